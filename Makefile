@@ -14,9 +14,9 @@ PYTHON ?= $(shell for python in $(CANDIDATES); do \
 # Three processes for two cores, since tests wait too. Each computes with one thread, and takes about 2 GiB. They start
 # many more processes, which take a second less each where the bytecode is kept, also in images that ask Python not to.
 PROCESSES ?= 3
-# A run begins with the file that takes longest, see tests/seconds.py; a single file needs no second process.
+# A single file needs no second process.
 # A process that dies ends the run, which names its test: xdist, which would replace it, may wait for ever.
-SHARED := --numprocesses $(PROCESSES) --dist loadfile --no-loadscope-reorder --max-worker-restart 0
+SHARED := --numprocesses $(PROCESSES) --dist loadfile --max-worker-restart 0
 ASKED := $(wildcard $(foreach word,$(ARGS),$(firstword $(subst ::, ,$(word)))))
 ALONE := $(and $(filter 1,$(words $(ASKED))),$(filter %.py,$(ASKED)))
 PYTEST = PYTHONDONTWRITEBYTECODE= OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(if $(ALONE),,$(SHARED)) -rs $(ARGS)
@@ -48,13 +48,10 @@ empty :=
 space := $(empty) $(empty)
 
 .DEFAULT_GOAL := help
-.PHONY: help check test test-core test-all quickstart finder bench gpu mutants litert docs format lock clean
+.PHONY: help test test-core test-all quickstart finder bench gpu mutants litert docs format lock clean
 
 help:  ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
-
-check: $(VENV)/test.stamp  ## What the changes reach, with lint and types, in about a minute; BASE=main ARGS="--seconds 300"
-	PYTHONDONTWRITEBYTECODE= OMP_NUM_THREADS=1 $(BIN)/python -m tests.check --processes $(PROCESSES) $(BASE:%=--base %) $(ARGS)
 
 test: $(VENV)/test.stamp  ## Lint, types, import contracts, all tests; with ARGS="..." for pytest, these tests alone
 	$(if $(ARGS),,$(BIN)/ruff check .)
@@ -114,7 +111,7 @@ lock: $(VENV)/test.stamp  ## Renew requirements/ with the newest versions that p
 
 clean:  ## Remove caches and builds; .venv and outputs stay
 	rm -rf build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .benchmarks .import_linter_cache
-	find mobileclip recipes benchmarks examples tests -name __pycache__ -type d -prune -exec rm -rf {} +
+	find mobileclip recipes benchmarks examples studies tests -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # A stamp's environment: files of versions, dependency groups, and extras.
 $(VENV)/%.stamp: LOCKS = $*

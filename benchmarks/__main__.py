@@ -16,7 +16,6 @@ from mobileclip.recipes import read_header, started
 from mobileclip.terminal import say
 
 BENCHMARKS = {
-    "latency": "LatencyBenchSpec",
     "headline": "HeadlineBenchSpec",
     "runtimes": "RuntimesBenchSpec",
     "quantization": "QuantizationBenchSpec",

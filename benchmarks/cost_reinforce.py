@@ -24,7 +24,7 @@ from attrs import validators
 from PIL import Image
 
 from benchmarks.harness import Bench, Case, Row, Value, seconds_of
-from benchmarks.random_weights import random_weights
+from benchmarks.rivals import random_weights
 from mobileclip.data import LAYOUTS, AugmentationSpec, Layout, ReinforcedSample, augmentation_rng, write_shard
 from mobileclip.reinforce import CocaCaptioner, OpenClipTeacher
 

@@ -30,8 +30,7 @@ from torch import Tensor, nn
 import mobileclip
 from benchmarks.data import WORDS, photo
 from benchmarks.harness import Bench, Case, Row, Value, in_turn, ratio, require, rounds_of, spread
-from benchmarks.random_weights import random_model
-from benchmarks.rivals import PUBLISHED
+from benchmarks.rivals import PUBLISHED, random_model
 from benchmarks.runtime_forms import DefaultInt8
 from mobileclip.data import ImageTransform, Tokenizer
 from mobileclip.data.randomness import seeded_rng

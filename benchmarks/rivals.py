@@ -1,8 +1,9 @@
-"""Models of open_clip and timm that mobileclip's are compared with: the same architectures, weights and inputs."""
+"""Models of open_clip that mobileclip's are compared with: the same architectures, weights, inputs and exports."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import copy
+from collections.abc import Callable
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, Literal, cast
@@ -11,12 +12,18 @@ import attrs
 import torch
 from torch import Tensor, nn
 
+from mobileclip.data import ImageTransform, load_image
 from mobileclip.encoders import DualEncoder, DualEncoderSpec, save_model, specs
-from mobileclip.inputs import ImageInput
+from mobileclip.export import ExportSpec, targets
+from mobileclip.export.describing import tower_file
+from mobileclip.export.export import tower_export
+from mobileclip.export.towers import TowerExport, cut_to_length, input_of
+from mobileclip.hardware.precision import Precision
+from mobileclip.inference.comparison import bundled_samples
+from mobileclip.inputs import ImageInput, TextInput
 from mobileclip.reparam import LayerScale
 
 Tower = Literal["image", "text"]
-Rival = Literal["timm", "open_clip"]
 Size = Literal["s0", "s1", "s2", "b", "s3", "s4", "l14"]
 
 
@@ -27,22 +34,20 @@ class Published:
     Args:
         spec: our spec of the form that open_clip can hold: its S0 is MobileCLIP2's, its B has timm's stem.
         open_clip: name of open_clip's model.
-        timm: name of timm's image tower.
     """
 
     spec: Callable[[], DualEncoderSpec]
     open_clip: str
-    timm: str
 
 
 PUBLISHED: dict[Size, Published] = {
-    "s0": Published(specs.mobileclip2_s0, "MobileCLIP2-S0", "fastvit_mci0"),
-    "s1": Published(specs.mobileclip_s1, "MobileCLIP-S1", "fastvit_mci1"),
-    "s2": Published(specs.mobileclip_s2, "MobileCLIP-S2", "fastvit_mci2"),
-    "b": Published(specs.mobileclip2_b, "MobileCLIP2-B", "vit_base_mci_224"),
-    "s3": Published(specs.mobileclip2_s3, "MobileCLIP2-S3", "fastvit_mci3"),
-    "s4": Published(specs.mobileclip2_s4, "MobileCLIP2-S4", "fastvit_mci4"),
-    "l14": Published(specs.mobileclip2_l14, "MobileCLIP2-L-14", "vit_large_patch14_clip_224"),
+    "s0": Published(specs.mobileclip2_s0, "MobileCLIP2-S0"),
+    "s1": Published(specs.mobileclip_s1, "MobileCLIP-S1"),
+    "s2": Published(specs.mobileclip_s2, "MobileCLIP-S2"),
+    "b": Published(specs.mobileclip2_b, "MobileCLIP2-B"),
+    "s3": Published(specs.mobileclip2_s3, "MobileCLIP2-S3"),
+    "s4": Published(specs.mobileclip2_s4, "MobileCLIP2-S4"),
+    "l14": Published(specs.mobileclip2_l14, "MobileCLIP2-L-14"),
 }
 
 
@@ -81,26 +86,15 @@ def open_clip_state(model: DualEncoder) -> dict[str, Tensor]:
     return state
 
 
-def rivals(
-    published: Published, model: DualEncoder, against: tuple[Rival, ...]
-) -> Iterator[tuple[Rival, Tower, nn.Module]]:
-    """Yield the rivals' reparameterised towers with the weights of `model`, which is in training form."""
+def released(published: Published, model: DualEncoder, tower: Tower) -> nn.Module:
+    """Return open_clip's tower, reparameterised by timm, with the weights of `model`, which is in training form."""
     import open_clip
-    import timm
     from timm.utils.model import reparameterize_model
 
-    state = open_clip_state(model)
-    if "timm" in against:
-        prefix = "visual.trunk."
-        trunk = timm.create_model(published.timm, num_classes=model.spec.image.embedding_dim)
-        trunk.load_state_dict({name.removeprefix(prefix): state[name] for name in state if name.startswith(prefix)})
-        yield "timm", "image", reparameterize_model(trunk.eval())
-    if "open_clip" in against:
-        rival = open_clip.create_model(published.open_clip)
-        rival.load_state_dict(state)
-        rival = reparameterize_model(rival.eval())
-        yield "open_clip", "image", cast("nn.Module", rival.visual)
-        yield "open_clip", "text", cast("nn.Module", rival.text)
+    rival = open_clip.create_model(published.open_clip)
+    rival.load_state_dict(open_clip_state(model))
+    rival = reparameterize_model(rival.eval())
+    return cast("nn.Module", rival.visual if tower == "image" else rival.text)
 
 
 def example(spec: DualEncoderSpec, tower: Tower, *, batch_size: int, channels_last: bool) -> Tensor:
@@ -125,3 +119,112 @@ def open_clip_model(published: Published, model: DualEncoder) -> nn.Module:
     rival: nn.Module = open_clip.create_model(published.open_clip, output_dict=False)
     rival.load_state_dict(open_clip_state(model))
     return rival
+
+
+def random_weights(model: str, folder: Path, *, seed: int = 0) -> str:
+    """Write a model's random weights and return the file: a name alone would fetch published ones.
+
+    Args:
+        model: an architecture that open_clip knows.
+        folder: where the file goes.
+        seed: of the weights.
+    """
+    import open_clip
+    from safetensors.torch import save_model
+
+    path = folder / f"{model}-{seed}.safetensors"
+    torch.manual_seed(seed)
+    made = open_clip.create_model(model)
+    if hasattr(made, "text_decoder"):  # whose projection open_clip leaves as the memory was, which may be not a number
+        torch.nn.init.normal_(made.text_decoder.text_projection, std=0.02)
+    save_model(made, str(path))
+    return str(path)
+
+
+@torch.no_grad()
+def random_model(spec: DualEncoderSpec) -> DualEncoder:
+    """Return a model of random weights, in training form and evaluation mode, as PyTorch's generator draws them.
+
+    Its batch norms have the statistics of the package's pictures: with others, all images have one embedding.
+
+    Args:
+        spec: of the model.
+    """
+    model = spec.build()
+    randomize(model)
+    transform = ImageTransform(model.spec.image.input)
+    images = torch.stack([transform(load_image(data)) for data in bundled_samples().images])
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            # The mean of the batches there are, of which there is one.
+            module.momentum = None
+            module.reset_running_stats()
+    model.train()
+    model.encode_image(images)
+    return model.eval()
+
+
+Runtime = Literal["onnxruntime", "openvino", "openvino_bf16"]
+_CHOICES: dict[Runtime, tuple[str, Precision]] = {
+    "onnxruntime": ("onnx", "float32"),
+    "openvino": ("openvino", "float32"),
+    "openvino_bf16": ("openvino", "bfloat16"),
+}
+
+
+@attrs.frozen(kw_only=True, eq=False)
+class RivalExport(TowerExport):
+    """The release's tower, exported as this library's is."""
+
+    rival: nn.Module
+
+    def graph(self, dtype: torch.dtype) -> nn.Module:
+        """Return the module to export."""
+        return _InItsType(copy.deepcopy(self.rival).to(dtype), dtype).requires_grad_(requires_grad=False)
+
+
+class _InItsType(nn.Module):
+    """A tower that takes and gives pixels and embeddings in float32, and computes in any type."""
+
+    def __init__(self, tower: nn.Module, dtype: torch.dtype) -> None:
+        super().__init__()
+        self.tower = tower
+        self.dtype = dtype
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        """Return the embeddings."""
+        taken = inputs.to(self.dtype) if inputs.is_floating_point() else inputs
+        embeddings: Tensor = self.tower(taken).float()
+        return embeddings
+
+
+def exported(
+    mine: nn.Module, tower: Tower, runtime: Runtime, *, batch_size: int, rival: nn.Module | None, folder: Path
+) -> Callable[[Tensor], Tensor]:
+    """Return a function that computes embeddings, not normalised, in a runtime of its own.
+
+    Args:
+        mine: this library's folded tower.
+        tower: which tower it is.
+        runtime: which runtime.
+        batch_size: images or texts per call; more than one goes into a file that takes batches of any size.
+        rival: the release's tower, to export in place of `mine`, which takes texts of the whole context alone.
+        folder: of the exported file; it is made.
+    """
+    name, precision = _CHOICES[runtime]
+    target = targets.resolve(name)
+    target.check()
+    spec = ExportSpec(
+        out=folder, target=name, tower=tower, precision=precision, dynamic_batch=batch_size > 1, normalize=False
+    )
+    export = tower_export(tower, mine, spec, target, calibration=None)
+    if rival is not None:
+        no_inputs = torch.empty(0)
+        export = RivalExport(tower=tower, encoder=mine, spec=spec, calibration=no_inputs, rival=rival)
+    folder.mkdir(parents=True)
+    path = folder / f"{tower}{target.suffix}"
+    file = tower_file(export, path.name, target.export(export, path))
+    run, contract = target.open(path, file), input_of(mine)
+    if isinstance(contract, TextInput) and file.lengths:
+        return lambda batch: run(cut_to_length(batch, file.lengths, contract))[0]
+    return lambda batch: run(batch)[0]

@@ -15,11 +15,11 @@ import attrs
 import torch
 from torch import Tensor, nn
 
-from benchmarks.latency_exported import exported
-from benchmarks.rivals import Tower
+from benchmarks.rivals import Tower, exported
 from mobileclip.encoders import ImageEncoderSpec
 from mobileclip.extras import advice
 from mobileclip.hardware.precision import FastPrecision, dtype_of
+from mobileclip.inference import optimize_tower
 from mobileclip.inference.comparison import times_in_turn
 from mobileclip.inference.forms import causal_pool, cut_behind_the_end, with_depthwise_convs, with_one_token
 from mobileclip.inference.optimization import (
@@ -32,12 +32,12 @@ from mobileclip.inference.optimization import (
 from mobileclip.inputs import ImageInput
 
 Side = Literal["release", "ours"]
-Engine = Literal["eager", "inductor", "onnxruntime", "openvino"]
+Engine = Literal["eager", "optimize", "onnxruntime", "openvino"]
 Form = Literal[
     "eager",
     "eager_bf16",
-    "inductor",
-    "inductor_bf16",
+    "optimize",
+    "optimize_bf16",
     "onnxruntime",
     "openvino",
     "openvino_bf16",
@@ -46,14 +46,14 @@ Form = Literal[
 ]
 FORMS: tuple[Form, ...] = get_args(Form)
 USUAL: tuple[Form, ...] = ("eager", "onnxruntime", "openvino", "openvino_bf16", "openvino_int8", "openvino_tuned")
-"""What has been anyone's best; compiled forms take a minute each to make, and eager ones in bfloat16 were none's."""
+"""What has been anyone's best. `optimize`, which takes a minute to choose, and eager bfloat16 have to be named."""
 Encode = Callable[[Tensor], Tensor]
 
 _PRECISIONS: dict[str, FastPrecision] = {"": "float32", "bf16": "bfloat16", "int8": "int8", "tuned": "int8"}
 # What is imported, and the extra that brings it.
 _NEEDS: dict[Engine, tuple[tuple[str, ...], str]] = {
     "eager": ((), ""),
-    "inductor": ((), ""),
+    "optimize": ((), ""),
     "onnxruntime": (("onnx", "onnxscript", "onnxruntime"), "onnx"),
     "openvino": (("openvino", "nncf"), "openvino"),
 }
@@ -69,11 +69,6 @@ def parts_of(form: Form) -> tuple[Engine, FastPrecision]:
     return engine, _PRECISIONS[precision]
 
 
-def eagerly(form: Form) -> Form:
-    """Return the form that PyTorch computes in the same precision, uncompiled."""
-    return "eager_bf16" if parts_of(form)[1] == "bfloat16" else "eager"
-
-
 def missing(form: Form) -> str:
     """Return what is not installed and how it is; nothing where all is there."""
     modules, extra = _NEEDS[parts_of(form)[0]]
@@ -82,8 +77,8 @@ def missing(form: Form) -> str:
 
 
 def has(side: Side, form: Form) -> bool:
-    """Return whether a side has a form: what the release's makers give has no ranges that are tuned."""
-    return side == "ours" or form != "openvino_tuned"
+    """Return whether a side has a form: the release has no ranges that are tuned, and `optimize` is this library's."""
+    return side == "ours" or not (form == "openvino_tuned" or form.startswith("optimize"))
 
 
 @attrs.frozen(kw_only=True, eq=False)
@@ -136,9 +131,7 @@ class Contestant:
         spec = self.mine.spec
         return spec.input if self.side == "ours" and isinstance(spec, ImageEncoderSpec) else None
 
-    def contenders(
-        self, form: Form, inputs: Tensor, ranges: Tensor, folder: Path, *, eager: Contender | None = None
-    ) -> Iterator[Contender]:
+    def contenders(self, form: Form, inputs: Tensor, ranges: Tensor, folder: Path) -> Iterator[Contender]:
         """Yield a form's variants, the same for both sides: layouts, and a large batch whole or by fours.
 
         Args:
@@ -146,15 +139,18 @@ class Contestant:
             inputs: a batch, as it will come.
             ranges: what ranges of int8 are found with, a batch.
             folder: of exported files.
-            eager: what was chosen eagerly in the same precision, which is what is compiled: that takes a minute each.
 
         Raises:
             Exception: whatever a compiler, an exporter or a runtime raises where it cannot make the form.
         """
         engine, precision = parts_of(form)
-        if engine in ("eager", "inductor"):
-            for layout, most in variants_of(self.tower, len(inputs), eager if engine == "inductor" else None):
-                run = self._torch(engine, precision, layout)
+        if engine == "optimize":
+            fast, report = optimize_tower(self.module, inputs, precision=precision)
+            yield Contender(encode=fast, most=len(inputs), layout=str(report.used and report.used.form))
+            return
+        if engine == "eager":
+            for layout, most in variants_of(self.tower, len(inputs)):
+                run = self._torch(precision, layout)
                 yield Contender(encode=partial(_in_parts, run, most), most=most, layout=layout)
             return
         made = self._onnxruntime(inputs, folder) if engine == "onnxruntime" else self._openvino(form, inputs, ranges)
@@ -162,21 +158,19 @@ class Contestant:
         for most in at_once(len(inputs)):
             yield Contender(encode=partial(_in_parts, made(most), most), most=most, takes_pixels=takes_pixels)
 
-    def _torch(self, engine: Engine, precision: FastPrecision, layout: str) -> Encode:
+    def _torch(self, precision: FastPrecision, layout: str) -> Encode:
         dtype = dtype_of(precision)
         module = copy.deepcopy(self.computed).to(dtype)
         options: dict[str, Any] = {"memory_format": torch.channels_last} if layout == "channels innermost" else {}
         module.to(**options)
-        # A program of the compiler has one length of text.
-        pool = causal_pool(self.module) if engine == "eager" else None
-        compute: Callable[..., Any] = module if engine == "eager" else torch.compile(module, dynamic=False)
+        pool = causal_pool(self.module)
 
         def run(inputs: Tensor) -> Tensor:
             if inputs.is_floating_point():
                 inputs = inputs.to(dtype, **options)
             elif pool is not None:
                 inputs = cut_behind_the_end(inputs, pool)
-            embeddings: Tensor = compute(inputs).float()
+            embeddings: Tensor = module(inputs).float()
             return embeddings
 
         return run
@@ -253,10 +247,8 @@ def _calls(variants: list[Contender], inputs: Tensor) -> list[Callable[[], Tenso
     return [partial(one.encode, inputs) for one in variants]
 
 
-def variants_of(tower: Tower, batch_size: int, eager: Contender | None) -> list[tuple[str, int]]:
-    """Return the layouts that PyTorch computes in, each with how many at once; one where it was chosen eagerly."""
-    if eager is not None:
-        return [(eager.layout, eager.most)]
+def variants_of(tower: Tower, batch_size: int) -> list[tuple[str, int]]:
+    """Return the layouts that PyTorch computes in, each with how many at once."""
     return list(product(("contiguous", "channels innermost") if tower == "image" else ("",), at_once(batch_size)))
 
 

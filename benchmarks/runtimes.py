@@ -3,9 +3,8 @@
 Command:   python -m benchmarks runtimes --output outputs/runtimes.json --weights WEIGHTS      (needs the extra `test`)
            python -m benchmarks runtimes --only s0-image-1 --output outputs/runtimes.json      (a first look)
            python -m benchmarks runtimes --models s0 s2 --thread-counts 2 --output outputs/runtimes.json
-           python -m benchmarks runtimes --seconds 3600 --output outputs/runtimes.json      (an hour of it; again: more)
 Hardware:  any CPU with nothing else to do, or the quartiles say how far to trust the medians
-Time:      minutes a case on two cores: it says at its start how long, and what was measured corrects that
+Time:      minutes a case on two cores; the same command goes on where it was stopped
 Result:    a table, a row for each side and form: milliseconds, the ratio to the release in the same form and to the
            release in its best form (below 1: faster) with quartiles, the smallest cosine, what was chosen, the gates;
            the rows `best` are this library's best form against the release's, and are told once more at the end
@@ -19,12 +18,12 @@ pass the gates of its precision. Random weights have norms that fit the package'
 embeddings of their own; --weights says more. Texts are captions; where a tower is causal and the form takes any length,
 mobileclip cuts them behind their end. From bytes, each side computes in its best form, and reads JPEGs its own way, in
 as many threads as it computes with; mobileclip also reads them at a reduced size, and OpenVINO gets its pixels as they
-were decoded. Compiled forms (`--forms inductor inductor_bf16`) are not among the usual ones: they take a minute each to
-make, and have been nobody's best.
+were decoded. `--forms optimize optimize_bf16` is what `mobileclip.optimize` chooses, which takes a minute each.
 """
 
 from __future__ import annotations
 
+import io
 import statistics
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -32,52 +31,46 @@ from functools import partial
 from itertools import product
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import ClassVar
+from typing import ClassVar, cast
 
 import attrs
 import torch
 from attrs import validators
+from PIL import Image
 from torch import Tensor
 
-from benchmarks.harness import Bench, Case, Results, Row, Value, in_turn, ratio, require, rounds_of, spread, text
-from benchmarks.harness.memory import keep_memory
-from benchmarks.rivals import Size, Tower
-from benchmarks.runtime_forms import USUAL, Contender, Form, eagerly, fastest, has, missing, parts_of
-from benchmarks.runtime_sides import REDUCED, Match, Read, match_of
-from mobileclip.data import ImageTransform
+from benchmarks.data import photo
+from benchmarks.harness import (
+    Bench,
+    Case,
+    Results,
+    Row,
+    Value,
+    in_turn,
+    keep_memory,
+    ratio,
+    require,
+    rounds_of,
+    spread,
+    text,
+)
+from benchmarks.rivals import PUBLISHED, Size, Tower, open_clip_transform, random_model, released
+from benchmarks.runtime_forms import USUAL, Contender, Contestant, Form, fastest, has, missing, parts_of
+from mobileclip.data import ImageTransform, Tokenizer
+from mobileclip.data.images import read_pixels
+from mobileclip.encoders import DualEncoder, load_model
 from mobileclip.hardware.threads import torch_threads
-from mobileclip.inference.comparison import LEAST_COSINE, smallest_cosine, times_in_turn, turn
+from mobileclip.inference.comparison import LEAST_COSINE, bundled_samples, smallest_cosine, times_in_turn, turn
+from mobileclip.inference.optimization import Calibration, calibrations
+from mobileclip.inference.tuning_inputs import read_captions, read_pictures
+from mobileclip.reparam import reparameterize
 from mobileclip.storage import printable
 from mobileclip.terminal import say
 
 Key = tuple[str, Form]
+Read = Callable[[bytes], Tensor]
+REDUCED = "ours, reduced"
 _OF_BEST = "of the release's best"
-
-# For the estimate alone. Milliseconds of the release's eager way on two cores, one input and 32, see docs/latency.md.
-_EAGER: dict[tuple[Size, Tower], tuple[float, float]] = {
-    ("s0", "image"): (48, 1248),
-    ("s1", "image"): (94, 2274),
-    ("s2", "image"): (130, 3805),
-    ("b", "image"): (271, 6952),
-    ("s0", "text"): (56, 1152),
-    ("s1", "text"): (86, 1107),
-    ("s2", "text"): (57, 1162),
-    ("b", "text"): (78, 1107),
-}
-_LARGEST = _EAGER["b", "image"]
-# Parts of that, and roughly the seconds that a side's form of S0 takes to be made on two cores.
-_PART: dict[Form, float] = {
-    "eager": 0.9,
-    "inductor": 0.9,
-    "eager_bf16": 1.2,
-    "inductor_bf16": 1.2,
-    "openvino_bf16": 0.9,
-}
-_SECONDS_TO_MAKE: dict[Form, float] = {"eager": 1, "eager_bf16": 1, "inductor": 20, "inductor_bf16": 20}
-_SECONDS_TO_MAKE |= {"onnxruntime": 5, "openvino_int8": 10}
-_OTHER_PART, _OTHER_SECONDS = 0.5, 3
-# Inputs that gates are measured on, in batches: about as many calls as this with one input.
-_GATED = 12
 
 
 @attrs.frozen(kw_only=True)
@@ -155,22 +148,7 @@ class RuntimesBenchSpec(Bench):
                     labels={"model": model, "tower": tower, "batch": str(batch_size), "threads": str(threads)},
                     measure=partial(measure, self, model, tower, batch_size, threads),
                     apart=True,
-                    expected_seconds=self.expected_seconds(model, tower, batch_size, threads),
                 )
-
-    def expected_seconds(self, model: Size, tower: Tower, batch_size: int, threads: int) -> float:
-        """Return roughly how long a case takes: as it would on two cores of the processor of the documentation."""
-        one, many = _EAGER.get((model, tower), _LARGEST)
-        eager = 1e-3 * (one if batch_size == 1 else many * batch_size / 32) * max(1.0, 2 / threads)
-        sides = [form for form in self.forms if not missing(form) for side in ("release", "ours") if has(side, form)]
-        computed = eager * sum(_PART.get(form, _OTHER_PART) for form in sides)
-        trials = self.trials(batch_size)
-        # A short call is made twice. Variants, gates and the best form take about as many again as trials.
-        calls = (2 if eager < 0.5 else 1) * (rounds_of(self.rounds, batch_size=batch_size) + 3 * trials) + 4
-        gates = _GATED if batch_size == 1 else 1
-        made = sum(_SECONDS_TO_MAKE.get(form, _OTHER_SECONDS) for form in sides)
-        from_bytes = 1.2 if tower == "image" and self.from_bytes else 1
-        return made * one / _EAGER["s0", "image"][0] + from_bytes * computed * (calls + gates)
 
     def trials(self, batch_size: int) -> int:
         """Return how many turns a variant and the best form are chosen by."""
@@ -210,13 +188,7 @@ def compare(match: Match, spec: RuntimesBenchSpec, folder: Path) -> Iterator[Row
             failed[key] = why
             continue
         try:
-            variants = one.contenders(
-                form,
-                match.inputs,
-                match.calibration.ranges,
-                folder / f"{one.side}_{form}",
-                eager=made.get((one.side, eagerly(form))),
-            )
+            variants = one.contenders(form, match.inputs, match.calibration.ranges, folder / f"{one.side}_{form}")
             made[key] = fastest(list(variants), match.inputs, rounds=trials)
         except Exception as error:  # noqa: BLE001 - compilers and runtimes raise what they like; the others go on
             failed[key] = printable(f"{type(error).__name__}: {' '.join(str(error).split())}")
@@ -334,3 +306,97 @@ def _embed(read: Callable[[], Tensor], contender: Contender, transform: ImageTra
     with torch_threads(1):
         inputs = transform.normalize(found)
     return contender.encode(inputs)
+
+
+@attrs.frozen(kw_only=True, eq=False)
+class Match:
+    """Both sides of a tower with what they are measured on.
+
+    Args:
+        sides: the release's tower and this library's.
+        inputs: a batch, as it comes.
+        calibration: what ranges are found with, and what the gates are of.
+        files: of the images, encoded; none for texts.
+        readers: from a file to an input, or to pixels, by side.
+        transform: from pixels to inputs; None for texts.
+    """
+
+    sides: tuple[Contestant, Contestant]
+    inputs: Tensor
+    calibration: Calibration
+    files: tuple[bytes, ...] = ()
+    readers: Mapping[str, Read] = attrs.field(factory=dict)
+    transform: ImageTransform | None = None
+
+
+def match_of(spec: RuntimesBenchSpec, size: Size, tower: Tower, batch_size: int) -> Match:
+    """Return both sides of a published model's tower, with the same weights."""
+    published = PUBLISHED[size]
+    file = None if spec.weights is None else next(spec.weights.glob(f"{size}.*"), None)
+    if file is None:
+        model = random_model(published.spec())
+    else:
+        model = cast("DualEncoder", load_model(file, published.spec(), fold=False))
+    release = released(published, model, tower)
+    release.requires_grad_(requires_grad=False)
+    folded = reparameterize(model).requires_grad_(requires_grad=False)
+    mine = folded.image_encoder if tower == "image" else folded.text_encoder
+    transform, tokenizer = ImageTransform(model.spec.image.input), Tokenizer(model.spec.text.input)
+    of_images, of_texts = calibrations(folded, calibration_inputs(spec, transform, tokenizer) if spec.data else None)
+    # Under its whole name: a tuning that was stopped leaves its state beside it.
+    wanted = spec.quantised and spec.quantised / f"{size}.safetensors"
+    in_int8 = load_model(wanted, published.spec(), tower=tower) if wanted and wanted.exists() else None
+    sides = (
+        Contestant(side="release", module=release, mine=mine, tower=tower),
+        Contestant(side="ours", module=mine, mine=mine, tower=tower, quantised=in_int8),
+    )
+    if tower == "text":
+        tokens = tokenizer(bundled_samples().captions)
+        return Match(sides=sides, inputs=tokens[torch.arange(batch_size) % len(tokens)], calibration=of_texts)
+    files = tuple(photo(number, spec.photo_side, quality=90, seed=spec.seed) for number in range(batch_size))
+    return Match(
+        sides=sides,
+        inputs=torch.stack([transform(data) for data in files]),
+        calibration=of_images,
+        files=files,
+        readers=readers_of(transform),
+        transform=transform,
+    )
+
+
+def calibration_inputs(
+    spec: RuntimesBenchSpec, transform: ImageTransform, tokenizer: Tokenizer
+) -> tuple[Tensor, Tensor]:
+    """Return images and token ids of the spec's data.
+
+    Raises:
+        ValueError: if something of them cannot be read.
+    """
+    skipped: list[str] = []
+    pixels = read_pictures(spec.data, transform, spec.num_inputs, seed=spec.seed, skipped=skipped, shown=False)
+    texts = read_captions(spec.data, spec.num_inputs, seed=spec.seed, skipped=skipped)
+    if skipped:
+        raise ValueError(f"{len(skipped)} inputs of {', '.join(spec.data)} cannot be read; the first: {skipped[0]}")
+    return transform.normalize(pixels), tokenizer(texts)
+
+
+def readers_of(transform: ImageTransform) -> dict[str, Read]:
+    """Return how each side reads a JPEG: open_clip's preprocessing, and this library's pixels, exact and reduced.
+
+    Args:
+        transform: of the model.
+    """
+    preprocess = open_clip_transform(transform.image_input)
+
+    def read(data: bytes, *, reduced: bool) -> Tensor:
+        return torch.from_numpy(read_pixels(data, transform, reduced=reduced))
+
+    def read_as_released(data: bytes) -> Tensor:
+        file = io.BytesIO(data)
+        return preprocess(Image.open(file, formats=("JPEG",)))
+
+    return {
+        "release": read_as_released,
+        "ours": partial(read, reduced=False),
+        REDUCED: partial(read, reduced=True),
+    }

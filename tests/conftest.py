@@ -19,7 +19,6 @@ from tests.collections.pictures import telling
 from tests.encoders.small import SMALL, randomised
 from tests.extras import Missing
 from tests.golden.checkpoints import golden
-from tests.seconds import Recorder, longest_first, recorded
 
 # How long an example takes says how busy the machine is.
 settings.register_profile("no deadline", deadline=None)
@@ -38,7 +37,6 @@ GPU = os.environ.get("GPU_TESTS_ON", "cuda")
 
 
 def pytest_addoption(parser):
-    parser.addoption("--record-seconds", action="store_true", help="renew tests/seconds.json for the files that run")
     parser.addoption(
         "--missing", choices=("fail", "skip"), default="fail", help="what becomes of tests whose extra is not installed"
     )
@@ -47,8 +45,6 @@ def pytest_addoption(parser):
 def pytest_configure(config):
     config.missing = Missing(may_skip=config.option.missing == "skip")
     sys.meta_path.append(config.missing)
-    if config.option.record_seconds and not hasattr(config, "workerinput"):
-        config.pluginmanager.register(Recorder(config.rootpath))
 
 
 @pytest.hookimpl(wrapper=True)
@@ -66,12 +62,10 @@ def pytest_collection():
         gc.enable()
 
 
-def pytest_collection_modifyitems(config, items):
+def pytest_collection_modifyitems(items):
     for item in items:
         if item.get_closest_marker("slow"):
             item.add_marker(pytest.mark.timeout(SLOW_SECONDS))
-    if hasattr(config, "workerinput"):  # one of several processes
-        longest_first(items, recorded(config.rootpath))
 
 
 def pytest_unconfigure(config):

@@ -17,15 +17,10 @@ from types import ModuleType
 from mobileclip.evaluation import SUITE, SUITES, evaluation_tasks
 from mobileclip.recipes import header_of, recipe_files
 from mobileclip.registry import Registry
-from tests.architecture import PACKAGE, ROOT, picture
-from tests.kept_results import (
-    costs_table,
-    latency_table,
-    measured_table,
-    runtimes_table,
-)
 from tests.targets import Table, acceptance_table, layouts_table, places_table, targets_table
 
+ROOT = Path(__file__).parents[1]
+PACKAGE = ROOT / "mobileclip"
 _BLOCK = re.compile(r"(<!-- written by python -m tests\.pages: (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
 
@@ -85,17 +80,13 @@ BLOCKS: dict[str, Callable[[], str]] = {one.__name__: one for one in _OWN} | {
         places_table,
         layouts_table,
         acceptance_table,
-        runtimes_table,
-        latency_table,
-        costs_table,
-        measured_table,
     )
 }
 
 
 def pages() -> dict[Path, str]:
     """Return every page with something written by the program, by its path."""
-    found = {ROOT / "docs" / "architecture.svg": picture()}
+    found = {}
     for path in sorted([*(ROOT / "docs").rglob("*.md"), ROOT / "recipes" / "README.md"]):
         text = path.read_text(encoding="utf-8")
         if _BLOCK.search(text):

@@ -19,6 +19,7 @@ from mobileclip.export import ExportSpec, export_model, verify_export
 from mobileclip.losses import ContrastiveLossSpec
 from mobileclip.reinforce import CheckpointTeacher
 from mobileclip.serialization import from_json, to_json
+from mobileclip.tensor_files import CheckpointError
 from mobileclip.training import CosineSchedule, RunSpec, TrainingSpec, run
 from tests.cli.test_cli import run as run_command
 from tests.data.made_samples import make_sample
@@ -105,14 +106,14 @@ def test_an_image_tower_alone_has_none(files, tmp_path):
 def test_layouts_that_cannot_hold_it_are_refused(files, tmp_path):
     model = load_model(files["bert"])
     for layout in ("official", "open_clip"):
-        with fails("encoders.layout-place-tokenizer-reads"):
+        with fails(ValueError):
             save_model(model, tmp_path / "m.pt", layout=layout)
     assert not list(tmp_path.iterdir())
 
 
 def test_a_model_whose_tokenizer_is_a_name_is_not_saved(contracts, tmp_path):
     named = from_json(to_json(model_spec(contracts["bert"])), DualEncoderSpec)
-    with fails("encoders.model-tokenizer-known-name"):
+    with fails(CheckpointError):
         save_model(named.build(), tmp_path / "m.safetensors")
 
 
@@ -120,7 +121,7 @@ def test_the_spec_that_is_asked_for_need_not_hold_the_text(contracts, files):
     named = from_json(to_json(model_spec(contracts["bert"])), DualEncoderSpec)
     assert load_model(files["bert"], named).spec.text.input.tokenizer.content is not None
     other = model_spec(contracts["gpt"])
-    with fails("encoders.holds-another-model-asked"):
+    with fails(CheckpointError):
         load_model(files["bert"], other)
 
 

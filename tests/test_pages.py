@@ -9,16 +9,22 @@ from pathlib import Path
 
 import pytest
 
-from tests.architecture import imports_between, reduced
 from tests.pages import pages
 
 ROOT = Path(__file__).parents[1]
 PAGES = {
     path.relative_to(ROOT).as_posix(): path.read_text(encoding="utf-8")
-    for path in sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), *ROOT.glob("examples/**/README.md")])
+    for path in sorted(
+        [
+            *ROOT.glob("*.md"),
+            *ROOT.glob("docs/**/*.md"),
+            *ROOT.glob("examples/**/README.md"),
+            *ROOT.glob("studies/*/README.md"),
+        ]
+    )
     if path.name not in ("CHANGELOG.md", "changes.md") and "node_modules" not in path.parts
 }
-PARTS = ("mobileclip", "benchmarks", "examples", "tests")
+PARTS = ("mobileclip", "benchmarks", "examples", "studies", "tests")
 
 
 def blocks(text: str, language: str) -> list[str]:
@@ -48,14 +54,6 @@ def test_what_a_page_imports_is_there(page):
         assert not name or hasattr(found, name) or importlib.import_module(f"{module}.{name}")
 
 
-def test_imports_are_found():
-    assert len(PYTHON) > 8
-    assert imports("import attrs\nfrom mobileclip.blocks import a, b") == {
-        ("mobileclip.blocks", "a"),
-        ("mobileclip.blocks", "b"),
-    }
-
-
 @pytest.mark.parametrize("page", PAGES)
 def test_modules_and_scripts_of_commands_are_there(page):
     commands = "\n".join(blocks(PAGES[page], "")) + "\n".join(re.findall(r"`([^`\n]+)`", PAGES[page]))
@@ -79,14 +77,3 @@ def test_what_the_program_writes_stands_in_the_pages():
     """`python -m tests.pages` renews them."""
     for path, text in pages().items():
         assert path.read_text(encoding="utf-8") == text, f"{path.name} is not what python -m tests.pages writes"
-
-
-def test_the_picture_has_the_imports_that_follow_from_no_others():
-    assert reduced({("a", "b"), ("b", "c"), ("a", "c"), ("c", "d"), ("a", "e")}) == {
-        ("a", "b"),
-        ("b", "c"),
-        ("c", "d"),
-        ("a", "e"),
-    }
-    assert ("encoders", "blocks") in imports_between(["encoders", "blocks", "losses"])
-    assert not {("blocks", "encoders"), ("encoders", "losses")} & imports_between(["encoders", "blocks", "losses"])

@@ -25,7 +25,7 @@ def test_names_lead_to_values():
 def test_a_name_is_taken_once():
     registry = Registry("colour")
     registry.add("red", 1)
-    with fails("registry.registered-already-choose-another", "colour", "red"):
+    with fails(ValueError, "colour", "red"):
         registry.add("red", 2)
 
 
@@ -45,11 +45,11 @@ def test_what_is_installed_later_is_found_by_whoever_looks_then(tmp_path, monkey
 
 
 def test_an_unknown_name_suggests_the_nearest_or_lists_all():
-    with fails("registry.unknown-parts-your-own", "model", "mobileclip_s22", "did you mean 'mobileclip_s2'"):
+    with fails(ValueError, "model", "mobileclip_s22", "did you mean 'mobileclip_s2'"):
         models.resolve("mobileclip_s22")
     registry = Registry("attention_backend")
     registry.add("sdpa", 1)
-    with fails("registry.unknown-parts-your-own", "attention", "backend 'x'", "known: sdpa"):
+    with fails(ValueError, "attention", "backend 'x'", "known: sdpa"):
         registry.resolve("x")
 
 
@@ -135,7 +135,7 @@ def test_a_cell_that_runs_twice_registers_twice():
     cell()
     again = cell()
     assert registry["mine"] is again
-    with fails("registry.registered-already-choose-another"):
+    with fails(ValueError):
         registry.add("mine", 3)
     registry.add("mine", 3, replace=True)
     assert registry.register("mine", replace=True)(4) == registry["mine"] == 4
@@ -161,13 +161,13 @@ def test_spellings_that_could_be_two_names_are_not_guessed():
     registry.add("a_b", 1)
     registry.add("ab", 2)
     assert registry.resolve("ab") == 2
-    with fails("registry.unknown-parts-your-own", "paint", "A-B"):
+    with fails(ValueError, "paint", "A-B"):
         registry.resolve("A-B")
 
 
 def test_a_model_is_built_with_other_fields():
     assert build_model("mci0", embedding_dim=96, drop_path=0.1).spec.embedding_dim == 96
-    with fails("blocks.field", "MCiSpec", "drop_pth", "did you mean 'drop_path'"):
+    with fails(TypeError, "MCiSpec", "drop_pth", "did you mean 'drop_path'"):
         build_model("mci0", drop_pth=0.1)
 
 
@@ -215,5 +215,5 @@ def test_a_file_that_is_named_is_imported_wherever_it_lies(tmp_path, monkeypatch
     monkeypatch.setenv(MODULES, str(tmp_path / "told_parts.py"))
     assert len(Registry("colour")) == 0
     assert "told_parts" in sys.modules
-    with fails("registry.import-needs-name-module"):
+    with fails(ValueError):
         with_parts(["train", "--import"])

@@ -26,12 +26,12 @@ def test_a_family_says_which_member_it_holds():
 @pytest.mark.parametrize(
     ("text", "error"),
     [
-        ('{"size": 256, "crop": 1}', ("serialization.json-valid", "unknown key 'crop'; known: size")),
-        ("{}", ("serialization.json-valid", "required key 'size' is missing")),
-        ('{"size": -1}', ("serialization.json-valid", "'size' must be > 0")),
-        ('{"size": 256, "interpolation": "nearest"}', ("serialization.json-valid", "nearest")),
-        ('{"size": 256, "mean": [0, 0]}', ("serialization.json-valid", "'mean' of ImageInput: has 2 values")),
-        ("{", ("serialization.json-holds",)),
+        ('{"size": 256, "crop": 1}', (ValueError, "unknown key 'crop'; known: size")),
+        ("{}", (ValueError, "required key 'size' is missing")),
+        ('{"size": -1}', (ValueError, "'size' must be > 0")),
+        ('{"size": 256, "interpolation": "nearest"}', (ValueError, "nearest")),
+        ('{"size": 256, "mean": [0, 0]}', (ValueError, "'mean' of ImageInput: has 2 values")),
+        ("{", (ValueError,)),
     ],
 )
 def test_bad_text_is_explained(text, error):
@@ -46,19 +46,19 @@ class Sides:
 
 def test_a_tuple_has_its_length():
     assert from_json('{"sides": [1, 2]}', Sides).sides == (1, 2)
-    with fails("serialization.values", "sides"):
+    with fails(ValueError, "sides"):
         from_json('{"sides": [1]}', Sides)
 
 
 def test_an_unknown_key_deep_inside_is_named_with_its_path():
     text = to_json(specs.mobileclip_s0()).replace('"depth": 2', '"deph": 2', 1)
-    with fails("serialization.json-valid", "unknown key 'deph'", "stages"):
+    with fails(ValueError, "unknown key 'deph'", "stages"):
         from_json(text, DualEncoderSpec)
 
 
 def test_an_unknown_member_suggests_the_nearest():
     text = to_json(specs.mci0(), unstructure_as=ImageEncoderSpec).replace('"mci"', '"mcii"')
-    with fails("registry.unknown-parts-your-own", "did you mean 'mci'"):
+    with fails(ValueError, "did you mean 'mci'"):
         from_json(text, ImageEncoderSpec)
 
 
@@ -68,7 +68,7 @@ def test_a_class_that_is_not_registered_is_not_written():
         pass
 
     own = DualEncoderSpec(image=OwnSpec(stages=(StageSpec(dim=8, depth=1),)), text=specs.text_base())
-    with fails("serialization.registered-register-class-first", "OwnSpec", "image encoder family"):
+    with fails(ValueError, "OwnSpec", "image encoder family"):
         to_json(own)
 
 
@@ -87,16 +87,16 @@ def test_inputs_refuse_nonsense():
 @pytest.mark.parametrize(
     ("value", "error"),
     [
-        ('"8"', ("strict.whole-number", "8", "str")),
-        ("8.0", ("strict.whole-number", "8.0")),
-        ("true", ("strict.whole-number", "True")),
-        ("null", ("strict.whole-number", "None")),
-        ("9" * 100, ("strict.number-digits-most-read", "100")),
-        (str(2**65), ("strict.whole-number-bits-too", "66")),
-        ("NaN", ("strict.number-json", "NaN")),
-        ("1e999", ("strict.number-too-large",)),
-        ('8, "size": 9', ("strict.key-twice", "size")),
-        ("[" * 100_000, ("strict.nested-too-deeply",)),
+        ('"8"', (ValueError, "8", "str")),
+        ("8.0", (ValueError, "8.0")),
+        ("true", (ValueError, "True")),
+        ("null", (ValueError, "None")),
+        ("9" * 100, (ValueError, "100")),
+        (str(2**65), (ValueError, "66")),
+        ("NaN", (ValueError, "NaN")),
+        ("1e999", (ValueError,)),
+        ('8, "size": 9', (ValueError, "size")),
+        ("[" * 100_000, (ValueError,)),
     ],
 )
 def test_nothing_is_converted_on_the_way(value, error):
@@ -166,17 +166,17 @@ def test_every_kind_of_field_comes_back(changes):
 @pytest.mark.parametrize(
     ("text", "error"),
     [
-        ('{"either": 1.5}', ("strict.whole-number", "strict.text", "1.5", "float")),
-        ('{"choice": "c"}', ("strict.must-be-one-of", "a', 'b", "c", "str")),
-        ('{"part": 3}', ("serialization.object", "int")),
-        ('{"parts": {"size": 8}}', ("serialization.list", "dict")),
-        ('{"parts": [{"size": 8}, {"size": 0}]}', ("serialization.json-valid", "'size' must be > 0")),
-        ('{"pair": [1]}', ("serialization.values", "2", "1")),
-        ('{"pair": [1, 2]}', ("strict.text", "2", "int")),
-        ('{"sizes": [1]}', ("serialization.object", "list")),
-        ('{"sizes": {"a": "1"}}', ("strict.whole-number", "1", "str")),
-        ('{"inputs": {"a": 1}}', ("serialization.object", "int")),
-        ('{"place": 3}', ("strict.text", "3", "int")),
+        ('{"either": 1.5}', (ValueError, "1.5", "float")),
+        ('{"choice": "c"}', (ValueError, "a', 'b", "c", "str")),
+        ('{"part": 3}', (ValueError, "int")),
+        ('{"parts": {"size": 8}}', (ValueError, "dict")),
+        ('{"parts": [{"size": 8}, {"size": 0}]}', (ValueError, "'size' must be > 0")),
+        ('{"pair": [1]}', (ValueError, "2", "1")),
+        ('{"pair": [1, 2]}', (ValueError, "2", "int")),
+        ('{"sizes": [1]}', (ValueError, "list")),
+        ('{"sizes": {"a": "1"}}', (ValueError, "1", "str")),
+        ('{"inputs": {"a": 1}}', (ValueError, "int")),
+        ('{"place": 3}', (ValueError, "3", "int")),
     ],
 )
 def test_every_kind_of_field_is_held_to_its_annotation(text, error):
@@ -185,10 +185,10 @@ def test_every_kind_of_field_is_held_to_its_annotation(text, error):
 
 
 def test_the_first_items_of_a_list_that_are_wrong_are_all_named():
-    with fails("serialization.json-valid", "Everything") as caught:
+    with fails(ValueError, "Everything") as caught:
         from_json('{"parts": [1, {"size": 8}, 2, {"size": 0}]}', Everything)
     assert [f"Everything.parts[{place}]" in str(caught.value) for place in range(4)] == [True, False, True, True]
-    with fails("serialization.object", "and 1 more"):
+    with fails(ValueError, "and 1 more"):
         from_json(f'{{"parts": {[0] * 1000}}}', Everything)
 
 
@@ -203,7 +203,7 @@ class Talkative:
 
 @pytest.mark.parametrize(("size", "said"), [(240, "x" * 240), (241, "x" * 240 + "...")])
 def test_a_reason_is_cut_where_it_is_too_long(size, said):
-    with fails("serialization.json-valid", f"{said} @ Talkative"):
+    with fails(ValueError, f"{said} @ Talkative"):
         from_json(f'{{"size": {size}}}', Talkative)
 
 
@@ -243,6 +243,6 @@ def test_a_subclass_of_which_json_would_hold_the_parent_is_refused():
     class Tilted(ImageInput):
         degrees: float = 10.0
 
-    with fails("serialization.field-holds-subclass-json", "ImageInput", "Tilted"):
+    with fails(ValueError, "ImageInput", "Tilted"):
         to_json(attrs.evolve(specs.mci0(), input=Tilted(size=256)), unstructure_as=ImageEncoderSpec)
     assert json.loads(to_json(Tilted(size=256)))["degrees"] == 10.0

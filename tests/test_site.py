@@ -12,13 +12,11 @@ from functools import cache
 from pathlib import Path
 
 import pytest
-from api_rooms import api_pages, homes, public_rooms
+from api_rooms import api_pages, homes
 from count_models import FILE, model_values
-from docstring_titles import with_titles
-from model_pages import average, measured_lines, measured_tables, model_names, model_pages, title_of
-from notebook_pages import FOLDER, notebook_pages
+from model_pages import average, model_names, model_pages, title_of
+from notebook_pages import notebook_pages
 from repository_pages import MOVED, path_of, relinked
-from search_order import ANSWERS, first_page, require_answers, search_settings
 
 import mobileclip
 from mobileclip.blocks import models
@@ -68,23 +66,6 @@ def test_every_public_name_is_described_once_and_listed_in_its_rooms():
         assert home in described or inspect.ismodule(getattr(importlib.import_module(room), name)), home
 
 
-def test_what_is_read_from_the_source_is_what_python_imports():
-    for room in public_rooms():
-        module = importlib.import_module(room.module)
-        assert room.summary == module.__doc__.partition("\n")[0]
-        for one in room.names:
-            value = getattr(module, one.name)
-            defined, _, name = one.source.rpartition(".")
-            assert getattr(importlib.import_module(defined), name) is value
-            if one.kind in ("class", "function"):
-                assert one.summary == inspect.getdoc(value).partition("\n")[0]
-
-
-def test_every_page_is_in_the_navigation_once():
-    navigation = (ROOT / "mkdocs.yml").read_text(encoding="utf-8").partition("\nnav:\n")[2]
-    assert sorted(re.findall(r"\S+\.md\b", navigation)) == sorted(PAGES)
-
-
 @pytest.mark.parametrize("page", PAGES)
 def test_links_lead_right_on_the_forge_and_in_the_site(page):
     source = ROOT / path_of(page)
@@ -115,58 +96,6 @@ def test_a_link_from_a_moved_page_leads_to_the_page_that_it_meant():
         == "[lost](no_such.md) [out](https://a.b/c.md)"
     )
     assert relinked("```\n[x](../README.md)\n```", "devices.md") == "```\n[x](../README.md)\n```"
-
-
-def test_every_notebook_is_a_page_of_its_text_and_its_code():
-    pages = notebook_pages()
-    assert {*pages} == {f"tutorials/{path.stem}.md" for path in FOLDER.glob("*.ipynb")}
-    for page, text in pages.items():
-        assert re.match(r"# \w", text)
-        assert text.count("```python\n") * 2 == text.count("```") >= 4
-        for target in LINK.findall(text):
-            assert (FOLDER.parent / "tutorials" / target).is_file(), f"{page}: {target}"
-
-
-def test_search_counts_reference_less():
-    assert search_settings("export.md")["boost"] > search_settings("api/mobileclip.export.md")["boost"]
-
-
-def test_a_search_shows_the_page_that_its_heading_names_first():
-    entries = [
-        {"location": f"{page}#part", "title": f"How to {word}", "text": "<p>short</p>"}
-        for word, page in ANSWERS.items()
-    ]
-    mentioned = {"location": "security.html", "title": "Security", "text": f"<p>{' '.join(ANSWERS)}</p>" * 5}
-    assert first_page([mentioned, *entries], "install") == "install.html"
-    require_answers([mentioned, *entries])
-    named = {"location": "api/onnx.html", "title": "onnx", "text": "", "boost": 0.1}
-    require_answers([*entries, named])
-    with pytest.raises(ValueError, match=r"'onnx' finds api/onnx\.html first, expected export\.html"):
-        require_answers([*entries, {**named, "boost": 1}])
-
-
-def test_sections_of_our_own_become_paragraphs_with_titles():
-    text = """Do it.
-
-Shape:
-    `(a, b)`
-    to `(b,)`.
-
-Args:
-    x: a thing.
-
-Folding: to one
-    layer.
-Source: section 3."""
-    title = '<span class="doc-section-title">{}:</span> '
-    paragraphs = [part.strip() for part in re.split(r"\n{2,}", with_titles(text))]
-    assert paragraphs == [
-        "Do it.",
-        f"{title.format('Shape')}`(a, b)`\nto `(b,)`.",
-        "Args:\n    x: a thing.",
-        f"{title.format('Folding')}to one\nlayer.",
-        f"{title.format('Source')}section 3.",
-    ]
 
 
 def test_every_model_known_by_name_has_a_page():
@@ -207,38 +136,3 @@ def test_published_averages_are_those_that_the_papers_state():
     """Source: MobileCLIP, table 8, to a digit behind the point."""
     names = ("mobileclip_s0", "mobileclip_s1", "mobileclip_s2", "mobileclip_b", "mobileclip_blt")
     assert [round(average(name), 1) for name in names] == [58.1, 61.3, 63.7, 65.2, 65.8]
-
-
-def test_measured_latencies_are_the_rows_of_their_page():
-    written = measured_lines()
-    tables = measured_tables("mobileclip2_s0").split("\n")
-    rows = [line for line in tables if line.startswith("| MobileCLIP")]
-    assert rows == [line for line in written if line.startswith("| MobileCLIP2-S0, ")]
-    assert len(rows) == 2 * sum(line.startswith("| | the release, ms") for line in tables) == 2
-    assert set(tables) <= set(written)
-    assert measured_tables("mobileclip2_s4") == ""
-
-
-def table_of(text: str, first: str) -> dict[str, dict[str, str]]:
-    """Return the rows of the table whose first column is called so, by their first cells without links."""
-    lines = text.split("\n")
-    start = next(index for index, line in enumerate(lines) if line.startswith(f"| {first} |"))
-    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in _until_blank(lines[start:])]
-    titles, _, *rows = rows
-    return {re.sub(r"\[(.+?)\]\(.*?\)", r"\1", row[0]): dict(zip(titles, row, strict=True)) for row in rows}
-
-
-def _until_blank(lines: list[str]) -> list[str]:
-    return lines[: lines.index("")]
-
-
-def test_the_table_of_models_says_what_the_site_says():
-    said = table_of((ROOT / "docs" / "using.md").read_text(encoding="utf-8"), "model")
-    known = table_of(model_pages()["models/index.md"], "model")
-    assert set(said) == {title_of(name) for name in models}
-    for name, spec in models.items():
-        normalised = ", normalised" if any(spec.image.input.mean) else ""
-        assert said[title_of(name)]["image"] == f"{spec.image.input.size}{normalised}"
-    for title, row in said.items():
-        columns = ("model", "parameters, millions", "MB in float16", "image", "ImageNet-1k", "mean of 38", "iPhone, ms")
-        assert row == {column: known[title][column] for column in columns} | {"model": title}

@@ -1,8 +1,24 @@
-"""What every benchmark shares: cases that are measured, a runner, one table, and one file of results.
+"""What every benchmark shares: cases that are measured, a runner, one table, and one file of results."""
 
-A process that measures one case imports what it needs of it alone.
-"""
+from benchmarks.harness.apart import LostProcessError, in_own_process
+from benchmarks.harness.clock import (
+    Seconds,
+    clocked,
+    in_turn,
+    keep_memory,
+    peak,
+    ratio,
+    rounds_of,
+    seconds_of,
+    spread,
+    start_peak,
+)
+from benchmarks.harness.results import Machine, Results, Row, Value, read_results, text, write_results
+from benchmarks.harness.runner import Bench, Case, Measure, require, run
+from benchmarks.harness.table import markdown
 
-import lazy_loader
-
-__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)
+__all__ = [
+    "Bench", "Case", "LostProcessError", "Machine", "Measure", "Results", "Row", "Seconds", "Value", "clocked",
+    "in_own_process", "in_turn", "keep_memory", "markdown", "peak", "ratio", "read_results", "require", "rounds_of",
+    "run", "seconds_of", "spread", "start_peak", "text", "write_results",
+]  # fmt: skip

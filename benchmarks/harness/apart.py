@@ -21,18 +21,15 @@ Result = TypeVar("Result")
 
 
 class LostProcessError(RuntimeError):
-    """A process that failed, died, or took too long; the message says which."""
+    """A process that failed or died; the message says which."""
 
 
-def in_own_process(
-    function: Callable[..., Result], *arguments: Any, limit_seconds: float | None = None, log: Path | None = None
-) -> Result:
+def in_own_process(function: Callable[..., Result], *arguments: Any, log: Path | None = None) -> Result:
     """Return what a function returns, called in a fresh process in a session of its own.
 
     Args:
         function: of a module, so that the process finds it.
         arguments: can be pickled.
-        limit_seconds: after so long it is ended; None for no limit.
         log: the file that gets what the process prints; None for this process's streams.
 
     Raises:
@@ -47,8 +44,6 @@ def in_own_process(
     sender.close()
     hint = "" if log is None else f"; see {log}"
     try:
-        if not receiver.poll(limit_seconds):
-            raise LostProcessError(f"took longer than {limit_seconds:.0f} seconds{hint}")
         failure, content = receiver.recv()
     except EOFError:
         process.join()

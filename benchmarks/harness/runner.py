@@ -5,9 +5,8 @@ from __future__ import annotations
 import importlib.util
 import json
 import logging
-import statistics
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -40,16 +39,11 @@ class Case:
         labels: what it is, such as the model and the batch; no other case has the same.
         measure: gives a row, or one for each of several sides; it can be pickled where it is measured apart.
         apart: measure it in a process of its own. What that cannot do is a row that failed, and the others go on.
-        limit_seconds: after so long that process is ended; None for no limit.
-        expected_seconds: that it is likely to take, roughly: what was measured before corrects it. None where nobody
-            knows.
     """
 
     labels: Mapping[str, str]
     measure: Measure
     apart: bool = False
-    limit_seconds: float | None = None
-    expected_seconds: float | None = None
 
 
 @attrs.frozen(kw_only=True)
@@ -61,14 +55,11 @@ class Bench:
             again. None to print the table alone.
         threads: threads that PyTorch computes with on the processor; None for its own choice.
         tiny: everything so small that it only shows whether it runs.
-        seconds: no case begins that is likely to end later than this after the start; the same command goes on with
-            what is left. None for no limit.
     """
 
     output: Path | None = None
     threads: int | None = attrs.field(default=None, validator=validators.optional(validators.gt(0)))
     tiny: bool = False
-    seconds: float | None = attrs.field(default=None, validator=validators.optional(validators.gt(0)))
 
     selects: ClassVar[frozenset[str]] = frozenset()
     """Choices that say which cases there are, and change none of them."""
@@ -133,18 +124,12 @@ def _run(bench: Bench, name: str) -> Results:
     cases = list(bench.cases())
     choices = json.loads(to_json(bench))
     now = Results(benchmark=name, choices=choices, machine=Machine.here(getattr(bench, "device", "cpu")))
-    ignored = bench.selects | {"output", "seconds"}
+    ignored = bench.selects | {"output"}
     results = now if bench.output is None else read_results(bench.output, now, selects=ignored)
     left = [case for case in cases if not _is_known(case, results.rows)]
     if len(left) < len(cases):
         _tell(f"{bench.output} has {len(cases) - len(left)} cases from before: {len(left)} are left")
-    _tell_duration(cases, left, results.rows)
-    started, later = time.monotonic(), 0
     for place, case in enumerate(left, 1):
-        end = time.monotonic() - started + (case.expected_seconds or 0) * _pace(cases, results.rows)
-        if bench.seconds is not None and end > bench.seconds:
-            later += 1
-            continue
         rows = list(_measured(case, bench))
         kept = [row for row in results.rows if row.failure is None or not _is_of(case, row)]
         results = attrs.evolve(results, rows=(*kept, *rows))
@@ -153,8 +138,6 @@ def _run(bench: Bench, name: str) -> Results:
             write_text(bench.output.with_suffix(".md"), markdown(results.rows))
         told = ", ".join(case.labels.values()) or name
         _tell(f"{place} of {len(left)}: {told}: {rows[0].failure or duration(rows[0].seconds)}")
-    if later:
-        say(f"{later} of {len(left)} cases would end too late for --seconds, and are left", error=True)
     print_table(terminal_table(results), *failures(results.rows), min_width=160)
     bench.finish(results)
     return results
@@ -164,24 +147,6 @@ def _tell(progress: str) -> None:
     """Show how far a run is, unless `--quiet` is given."""
     if not common_flags().quiet:
         say(progress, error=True)
-
-
-def _tell_duration(cases: list[Case], left: list[Case], rows: Sequence[Row]) -> None:
-    """Say how long what is left takes, where cases say so."""
-    seconds = sum(case.expected_seconds or 0 for case in left)
-    if seconds:
-        _tell(f"{len(left)} cases will take roughly {duration(seconds * _pace(cases, rows))}")
-
-
-def _pace(cases: Iterable[Case], rows: Sequence[Row]) -> float:
-    """Return how long cases take here over what was expected: the median of those that are known, or 1."""
-    taken = [
-        row.seconds / case.expected_seconds
-        for case in cases
-        for row in rows
-        if case.expected_seconds and row.failure is None and _is_of(case, row)
-    ]
-    return statistics.median(taken or [1.0])
 
 
 def _is_of(case: Case, row: Row) -> bool:
@@ -211,7 +176,7 @@ def _apart(case: Case, bench: Bench) -> list[Row]:
     if bench.output is not None:
         log = bench.output.with_suffix("") / f"{'-'.join(case.labels.values()).replace('/', '-').replace(' ', '-')}.log"
     call = partial(_in_child, case.measure, bench.threads)
-    return in_own_process(call, limit_seconds=case.limit_seconds, log=log)
+    return in_own_process(call, log=log)
 
 
 def _in_child(measure: Measure, threads: int | None) -> list[Row]:

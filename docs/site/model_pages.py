@@ -1,13 +1,12 @@
 """A page for each model known by name, and one with all of them, from values that stand elsewhere.
 
 `models.json` is written by `count_models.py`; accuracies and latencies are those that evaluation reports show beside
-their own, and the tables of `docs/latency.md`.
+their own.
 """
 
 from __future__ import annotations
 
 import json
-import re
 import runpy
 from functools import cache
 from pathlib import Path
@@ -50,32 +49,6 @@ def average(name: str) -> float:
     """Return the mean of the published main metrics of the 38 data sets, in per cent."""
     results = _published(name)
     return 100 * fmean(results[entry.key]["main_metric"] for entry in _suite())
-
-
-def measured_tables(name: str) -> str:
-    """Return the tables of measured latencies that have rows of a model, with these rows alone; empty without any."""
-    lines = measured_lines()
-    found = []
-    for index, line in enumerate(lines):
-        if not line.replace(" ", "").startswith("|---") or not lines[index - 1].startswith("| |"):
-            continue
-        end = next(stop for stop in range(index, len(lines)) if not lines[stop].startswith("|"))
-        rows = [row for row in lines[index:end] if row.startswith(f"| {title_of(name)}, ")]
-        if rows:
-            found.append("\n".join([_paragraph_above(lines, index - 1), "", lines[index - 1], line, *rows, ""]))
-    return "\n".join(found)
-
-
-def measured_lines() -> list[str]:
-    """Return the lines of the page that has measured latencies."""
-    text = (ROOT / "docs" / "latency.md").read_text(encoding="utf-8")
-    return re.sub(r"<!--.*?-->\n\n?", "", text).split("\n")
-
-
-def _paragraph_above(lines: list[str], index: int) -> str:
-    end = index - 1
-    start = next(at for at in range(end - 1, -1, -1) if not lines[at])
-    return "\n".join(lines[start + 1 : end])
 
 
 def _overview() -> str:
@@ -218,17 +191,7 @@ of 38 data sets.
 def _latency(name: str) -> str:
     latency = _latencies()["models"][name]
     published = f"{latency['image_ms']} ms for an image and {latency['text_ms']} ms for a text"
-    text = f"## Latency\n\nPublished: {published} ({_latencies()['device']})."
-    tables = measured_tables(name)
-    if not tables:
-        return text
-    return f"""{text}
-
-Measured here, on CPUs. The first figure is the release's time. The others are ratios to it: below 1 is faster.
-*Same runtime* is the ratio to the release's model, exported to the same runtime. [Latency in Python](../latency.md)
-says how.
-
-{tables}""".rstrip()
+    return f"## Latency\n\nPublished: {published} ({_latencies()['device']})."
 
 
 def _training(name: str) -> str:

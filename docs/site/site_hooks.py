@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-from pathlib import Path
 from typing import Any
 
 import griffe_classes  # noqa: F401  # mkdocstrings looks for it by its name, when this folder is no longer searched
@@ -14,8 +12,13 @@ from mkdocs.structure.pages import Page
 from model_pages import model_pages
 from notebook_pages import notebook_pages
 from repository_pages import MOVED, ROOT, path_of, relinked
-from search_order import require_answers, search_settings
 
+# How much a page counts in the search, by how its path begins: guides before reference.
+BOOSTS = {
+    **dict.fromkeys(("install", "using", "export", "search", "troubleshooting"), 3.0),
+    **dict.fromkeys(("api/", "changelog", "contributing"), 0.1),
+    **dict.fromkeys(("models/", "targets", "examples"), 0.3),
+}
 GENERATED = {"models/": model_pages, "api/": api_pages, "tutorials/": notebook_pages}
 
 
@@ -36,14 +39,8 @@ def on_files(files: Files, config: MkDocsConfig) -> None:
 def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Files) -> str:  # noqa: ARG001
     """Lead links to the site's pages, and say what counts in the search."""
     uri = page.file.src_uri
-    page.meta["search"] = search_settings(uri)
+    page.meta["search"] = {"boost": next((boost for start, boost in BOOSTS.items() if uri.startswith(start)), 1.0)}
     return relinked(markdown, uri) if (ROOT / path_of(uri)).is_file() else markdown
-
-
-def on_post_build(config: MkDocsConfig) -> None:
-    """Stop the build where a newcomer's search leads elsewhere than to the guide."""
-    index = json.loads((Path(config.site_dir) / "search" / "search_index.json").read_text(encoding="utf-8"))
-    require_answers(index["docs"])
 
 
 def _unfolded(entry: Any) -> list[Any]:

@@ -17,8 +17,7 @@ from examples.icons.reading import Icon, IconSet, read_sets
 from examples.icons.sets import ALL_SETS, ICON_SETS
 from examples.icons.splits import TITLES, divide
 from examples.quickstart.emoji.on_disk import DrawnDataset, claim, is_finished, load_finished, write_card, write_split
-from examples.quickstart.emoji.rendered import render_sets
-from examples.quickstart.emoji.rendering import Rendering
+from examples.quickstart.emoji.rendering import Rendering, render_sets
 from examples.quickstart.emoji.sources import NAMES_PACKAGE, download, with_version
 from examples.quickstart.emoji.splits import chance
 from mobileclip.data import ImageTextSample

@@ -10,7 +10,7 @@ from PIL import Image, ImageOps
 
 from examples.icons.duplicates import SIDE
 from examples.icons.splits import TEST_NAMES
-from examples.quickstart.emoji import DrawnDataset
+from examples.quickstart.emoji.on_disk import DrawnDataset
 from mobileclip.data import ImageTextSample, decode_image
 
 SAME_GLYPH, SEEN_WORDS = "same_glyph", "seen_words"

@@ -13,7 +13,8 @@ noisy captions alone, as plain CLIP does. All are evaluated on pictures, a style
 
 from __future__ import annotations
 
-from examples.quickstart import QuickstartSpec, run
+from examples.quickstart.run import run
+from examples.quickstart.spec import QuickstartSpec
 
 
 def quickstart() -> QuickstartSpec:

@@ -2,39 +2,30 @@
 
 from __future__ import annotations
 
+import random
 import statistics
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import attrs
 
-from examples.quickstart.commands import command
-from examples.quickstart.emoji import DrawnDataset
-from examples.quickstart.evaluate import Scores
-from examples.quickstart.sheet import choose_pictures, count_right, write_sheet
+from examples.quickstart.emoji.on_disk import DataSplit
+from examples.quickstart.scoring import COMPARED, Difference, Findings, Scores
 from examples.quickstart.spec import TEACHERS, TITLES
-from examples.quickstart.together import COMPARED, Together, together_table
 from mobileclip.data import ViewAgreement
-from mobileclip.terminal import print_table, say
+from mobileclip.datasets import Section, Thumbnail, load_shown, write_pictures
+from mobileclip.storage import write_text
 from mobileclip.training import plot_curves
 
-COLUMNS = {
+_COLUMNS = {
     "top1": "top-1",
     "top5": "top-5",
     "text_to_image": "text → image R@1",
     "image_to_text": "image → text R@1",
 }
-_PUBLISHED = {
-    "acc1": "top-1",
-    "acc5": "top-5",
-    "image_retrieval_recall@1": "text → image R@1",
-    "text_retrieval_recall@1": "image → text R@1",
-    "mean_recall@1": "mean R@1",
-}
-_PER_STEP = "s per step"
-# Whose answers the page of pictures shows.
+# Whose answers the page of pictures shows, and how many pictures.
 _ON_SHEET = ("plain", "reinforced", TEACHERS)
-_REPEATED = "in per cent, mean ± standard deviation over seeds"
+_ON_PAGE = 12
 
 
 @attrs.frozen(kw_only=True)
@@ -48,9 +39,8 @@ class Results:
         num_classes: concepts that zero-shot classification chooses from, by test split.
         seconds: what each part took in the run that finished.
         seconds_per_step: of training, one core a training, by row; the median over steps and the mean over seeds.
-        agreement: how far the teachers recognise the stored views; None where that was not measured.
-        published: metrics of the saved model, as fractions of one, by folder of the test data sets.
-        together: how sure the differences of top-5 are, by what is compared, and by split or all of them.
+        agreement: how far the teachers recognise the stored views.
+        differences: how sure the differences of top-5 are, by what is compared, and by split or all of them.
     """
 
     scores: dict[str, list[dict[str, Scores]]]
@@ -59,120 +49,98 @@ class Results:
     num_classes: dict[str, int]
     seconds: dict[str, float]
     seconds_per_step: dict[str, float]
-    agreement: ViewAgreement | None = None
-    published: dict[str, dict[str, float]] = attrs.field(factory=dict)
-    together: dict[str, dict[str, Together]] = attrs.field(factory=dict)
-
-
-def print_results(results: Results) -> None:
-    """Print the table to the terminal."""
-    from rich.table import Column, Table
-
-    for split in results.titles:
-        title = f"{_heading(results, split)}; {_REPEATED}"
-        table = Table(Column(no_wrap=True), *COLUMNS.values(), _PER_STEP, title=title)
-        for cells in _rows(results, split):
-            table.add_row(*cells)
-        print_table(table, min_width=110)
-    for title, found in results.together.items():
-        told = "; ".join(f"{results.titles.get(name, name)}: {one}" for name, one in found.items())
-        say(f"top-5, {title}, with the standard error of seeds and pictures: {told}")
+    agreement: ViewAgreement | None
+    differences: dict[str, dict[str, Difference]]
 
 
 def write_report(
-    output: Path,
-    results: Results,
-    dataset: DrawnDataset,
-    *,
-    answers: Mapping[str, Mapping[str, Mapping[str, str]]],
-    seed: int,
-    model_path: Path,
-    benchmarks: Path,
+    output: Path, results: Results, split: DataSplit, found: Mapping[str, Mapping[str, Findings]], *, seed: int
 ) -> None:
     """Write report.md, curves.png and pictures.html.
 
     Args:
         output: folder of the run.
         results: what came out.
-        dataset: where the test pictures come from.
-        answers: of the first seed, by row of the table, split and picture's key.
-        seed: of the choice of the pictures on the page.
-        model_path: the saved student.
-        benchmarks: folder of the test data sets.
+        split: whose pictures the page shows.
+        found: of the first seed, by row of the table and split.
+        seed: of the choice of these pictures.
     """
-    runs = {path.parent.name: path for path in sorted((output / "runs").glob("*/metrics.jsonl"))}
-    plot_curves(runs, output / "curves.png")
-    split = dataset.splits["test_renderings"]
-    sheet = {name: answers[name][split.name] for name in _ON_SHEET}
-    chosen = choose_pictures(list(split.samples()), seed=seed)
-    write_sheet(chosen, sheet, output / "pictures.html")
-    counts = ", ".join(f"{name} {number}" for name, number in count_right(chosen, sheet).items())
-    on_sheet = f"Right answers in pictures.html, of {len(chosen)} test pictures taken by chance: {counts}"
+    plot_curves(
+        {path.parent.name: path for path in sorted((output / "runs").glob("*/metrics.jsonl"))}, output / "curves.png"
+    )
+    answers = {name: found[name][split.name].answers for name in _ON_SHEET}
+    write_sheet(split, answers, output / "pictures.html", seed=seed)
     lines = [
         "# Quickstart\n",
         f"{results.num_images['train']} training pictures; everything below was never seen in training.\n",
-        *_tables(results),
+        *tables(results),
         *([] if results.agreement is None else [f"\nThe {results.agreement}."]),
-        f"\n![curves](curves.png)\n\n[Test pictures, with three answers](pictures.html)\n\n{on_sheet}\n",
-        f"```\n{command()} classify icon.png 'a cat' 'a heart' -m {model_path}\n```\n",
-        *_published_lines(results, model_path, benchmarks),
-        "\nSeconds:\n",
+        "\n![curves](curves.png)\n\n[Test pictures taken by chance, with three answers](pictures.html)\n",
+        "Seconds:\n",
         *(f"- {name}: {seconds:.0f}" for name, seconds in results.seconds.items()),
         "\nThe drawings' sources, licences and attributions are in `data/datacard.json`.\n",
     ]
-    (output / "report.md").write_text("\n".join(lines), encoding="utf-8")
-    say(on_sheet)
+    write_text(output / "report.md", "\n".join(lines))
 
 
-def _tables(results: Results) -> Iterator[str]:
-    yield f"Zero-shot classification and retrieval, {_REPEATED}; below the rows their differences in points."
-    yield "All rows of a seed see the same pictures and real captions in the same order."
-    for split in results.titles:
-        yield f"\n## {_heading(results, split)}\n"
-        yield "| learned from | " + " | ".join([*COLUMNS.values(), _PER_STEP]) + " |"
-        yield "|" + "---|" * (2 + len(COLUMNS))
-        for cells in (*_rows(results, split), *_differences(results, split)):
-            yield "| " + " | ".join(cells) + " |"
-    yield from together_table(results.together, results.titles)
+def tables(results: Results) -> Iterator[str]:
+    """Yield the lines of the tables, in Markdown."""
+    yield "Zero-shot classification and retrieval in per cent, mean ± standard deviation over seeds. All rows of a seed"
+    yield "see the same pictures and real captions in the same order."
+    for split, title in results.titles.items():
+        size = f"{results.num_images[split]} pictures, {results.num_classes[split]} concepts"
+        yield f"\n## {title.capitalize()}: {size}\n"
+        yield from _table("learned from", [*_COLUMNS.values(), "s per step"], dict(_rows(results, split)))
+    yield "\n## How sure the differences are\n"
+    yield "Points of top-5 ± standard error, of seeds and test pictures both; in brackets the two scores.\n"
+    first = next(iter(results.differences.values()))
+    heads = [f"{results.titles.get(name, name)} ({one.num_pictures})" for name, one in first.items()]
+    cells = {
+        title: [f"{one} ({one.earlier:.1f} to {one.later:.1f})" for one in row.values()]
+        for title, row in results.differences.items()
+    }
+    yield from _table("top-5", heads, cells)
 
 
-def _heading(results: Results, split: str) -> str:
-    title = results.titles[split].capitalize()
-    return f"{title}: {results.num_images[split]} pictures, {results.num_classes[split]} concepts"
+def _table(title: str, heads: Sequence[str], rows: Mapping[str, Sequence[str]]) -> Iterator[str]:
+    yield f"| {title} | {' | '.join(heads)} |"
+    yield "|" + "---|" * (1 + len(heads))
+    for name, cells in rows.items():
+        yield f"| {name} | {' | '.join(cells)} |"
 
 
-def _rows(results: Results, split: str) -> Iterator[list[str]]:
+def _rows(results: Results, split: str) -> Iterator[tuple[str, list[str]]]:
+    """Yield the rows of the table, and their differences seed by seed."""
     for name, repeated in results.scores.items():
-        cells = (_cell([getattr(one[split], column) for one in repeated]) for column in COLUMNS)
-        pace = f"{results.seconds_per_step[name]:.3f}" if name in results.seconds_per_step else ""
-        yield [TITLES[name], *cells, pace]
-
-
-def _differences(results: Results, split: str) -> Iterator[list[str]]:
+        cells = [_cell([getattr(one[split], column) for one in repeated]) for column in _COLUMNS]
+        pace = results.seconds_per_step.get(name)
+        yield TITLES[name], [*cells, "" if pace is None else f"{pace:.3f}"]
     for later, earlier in COMPARED:
         pairs = list(zip(results.scores[later], results.scores[earlier], strict=True))
-        cells = (
-            _cell([getattr(one[split], column) - getattr(other[split], column) for one, other in pairs], sign="+")
-            for column in COLUMNS
-        )
-        yield [f"{later} - {earlier}", *cells, ""]
-
-
-def _published_lines(results: Results, model_path: Path, benchmarks: Path) -> Iterator[str]:
-    yield "\nThe saved model on the test pictures, in the layout in which the field shares data sets:\n"
-    yield f"```\n{command()} eval {model_path} {benchmarks}/wds_*\n```\n"
-    yield "| data set | " + " | ".join(_PUBLISHED.values()) + " |"
-    yield "|" + "---|" * (1 + len(_PUBLISHED))
-    for folder, metrics in results.published.items():
-        cells = (f"{100 * metrics[name]:.1f}" if name in metrics else "" for name in _PUBLISHED)
-        yield f"| {folder} | " + " | ".join(cells) + " |"
-    yield (
-        "\nThis layout has one right picture for a caption, where the first table takes any of the concept: captions "
-        "that several pictures share are left out, and pictures without one of their own. Where no concept has two "
-        "pictures, the numbers are the same."
-    )
+        less = ([getattr(one[split], name) - getattr(other[split], name) for one, other in pairs] for name in _COLUMNS)
+        yield f"{later} - {earlier}", [*(_cell(values, sign="+") for values in less), ""]
 
 
 def _cell(values: list[float], *, sign: str = "") -> str:
     mean = f"{statistics.mean(values):{sign}.1f}"
     return f"{mean} ± {statistics.stdev(values):.1f}" if len(values) > 1 else mean
+
+
+def write_sheet(split: DataSplit, answers: Mapping[str, Mapping[str, str]], path: Path, *, seed: int) -> None:
+    """Write a page of pictures taken by chance with the truth and the answers below, ticked or crossed.
+
+    Args:
+        split: where the pictures are.
+        answers: by what gave them, then by the picture's key.
+        path: of the HTML file.
+        seed: of the choice.
+    """
+    samples, pictures = list(split.samples()), []
+    for sample in random.Random(seed).sample(samples, min(_ON_PAGE, len(samples))):  # noqa: S311  nothing secret
+        assert sample.image is not None, "the data set stores every picture"
+        truth = sample.metadata["label"]
+        said = [
+            f"{'✓' if one[sample.key] == truth else '✗'} {name}: {one[sample.key]}" for name, one in answers.items()
+        ]
+        pictures.append(Thumbnail(picture=load_shown(sample.image), lines=(truth, *said)))
+    write_pictures(path, "Test pictures taken by chance, with answers", [Section(pictures=pictures)])

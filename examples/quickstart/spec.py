@@ -8,7 +8,8 @@ from typing import Literal
 import attrs
 from attrs import validators
 
-from examples.quickstart.emoji import EmojiDataSpec, EmojiTeacherSpec, drawing_input, emoji_augmentation
+from examples.quickstart.emoji.dataset import EmojiDataSpec
+from examples.quickstart.emoji.teachers import EmojiTeacherSpec, drawing_input, emoji_augmentation
 from mobileclip.data import AugmentationSpec, crop_augmentation
 from mobileclip.encoders import AttentionSpec, DualEncoderSpec, MCiSpec, MCtSpec, StageSpec
 from mobileclip.inputs import TextInput
@@ -97,7 +98,7 @@ class QuickstartSpec:
     @property
     def data(self) -> EmojiDataSpec:
         """The data set."""
-        return EmojiDataSpec(concept_share=self.concept_share, train_captions="keywords", seed=self.data_seed)
+        return EmojiDataSpec(concept_share=self.concept_share, seed=self.data_seed)
 
     @property
     def teacher_data(self) -> EmojiDataSpec | None:

@@ -146,22 +146,22 @@ def test_a_backend_of_ones_own(monkeypatch):
 
 
 def test_an_unknown_backend_names_the_nearest():
-    with fails("registry.unknown-parts-your-own", "attention", "backend 'xformer'", "did you mean 'xformers'"):
+    with fails(ValueError, "attention", "backend 'xformer'", "did you mean 'xformers'"):
         Attention(8, num_heads=2, backend="xformer")
     model = Attention(8, num_heads=2)
-    with fails("registry.unknown-parts-your-own", "attention", "backend 'flash'", "known: reference, sdpa, xformers"):
+    with fails(ValueError, "attention", "backend 'flash'", "known: reference, sdpa, xformers"):
         set_attention_backend(model, "flash")
     assert model.backend is sdpa_attention
 
 
 def test_heads_divide_the_width():
-    with fails("blocks.dim-multiple-num-heads", "10", "4"):
+    with fails(ValueError, "10", "4"):
         Attention(10, num_heads=4)
 
 
 def test_xformers_is_refused_on_the_cpu():
     block = filled(Attention(8, num_heads=2, backend="xformers"))
-    with fails("blocks.attention-backend-xformers-runs", "cpu"):
+    with fails(ValueError, "cpu"):
         block(noise(1, 5, 8))
 
 

@@ -26,7 +26,7 @@ def test_evaluation_and_a_rate_of_zero_change_nothing():
 
 @pytest.mark.parametrize("rate", [1.0, -0.1, float("nan")])
 def test_other_rates_are_refused(rate):
-    with fails("blocks.rate-dropped-paths-below"):
+    with fails(ValueError):
         DropPath(rate)
 
 

@@ -57,20 +57,20 @@ def test_parameters_are_fewer_by_exactly_the_branches():
 
 @pytest.mark.parametrize("kernel_size", [(2, 3), (3, 4), (2, 2)])
 def test_even_kernels_are_refused(kernel_size):
-    with fails("blocks.block-kernels-need-centre", f"({kernel_size[0]}, {kernel_size[1]})"):
+    with fails(ValueError, f"({kernel_size[0]}, {kernel_size[1]})"):
         MobileOneBlock(4, kernel_size=kernel_size)
 
 
 @pytest.mark.parametrize(("out_dim", "stride"), [(8, 1), (4, 2)])
 def test_a_skip_that_changes_the_shape_is_refused(out_dim, stride):
-    with fails("blocks.skip-keeps-shape-dim", "4", str(out_dim), str(stride)):
+    with fails(ValueError, "4", str(out_dim), str(stride)):
         MobileOneBlock(4, out_dim=out_dim, stride=stride, skip=True)
 
 
 def test_a_block_without_branches_is_refused():
-    with fails("blocks.block-branch-give-num"):
+    with fails(ValueError):
         MobileOneBlock(4, num_branches=0, scale_branch=False, skip=False)
-    with fails("blocks.block-branch-give-num"):
+    with fails(ValueError):
         MobileOneBlock(4, out_dim=8, kernel_size=(1, 1), num_branches=0)
 
 

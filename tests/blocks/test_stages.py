@@ -59,7 +59,7 @@ def test_the_feed_forward_network_is_four_times_as_wide_unless_told():
 
 
 def test_heads_divide_the_channels():
-    with fails("blocks.dim-multiple-head-dim", "48", "32"):
+    with fails(ValueError, "48", "32"):
         AttentionBlock(48)
 
 

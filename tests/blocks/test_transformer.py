@@ -49,7 +49,7 @@ def test_both_norms_and_the_activation_are_made_by_what_is_given():
 
 
 def test_heads_divide_the_width():
-    with fails("blocks.dim-multiple-num-heads", "8", "3"):
+    with fails(ValueError, "8", "3"):
         TransformerLayer(8, num_heads=3)
 
 

@@ -221,7 +221,7 @@ def test_one_folder_does_not_drop_what_is_in_another(index, photos, tmp_path):
     other.unlink()
     add(index, photos)
     assert len(index) == 7
-    with fails("collections.folder-holds-pictures-videos"):
+    with fails(ValueError):
         add(index, other.parent)
     draw(tmp_path / "others" / "b.png", 31)
     assert add(index, other.parent).num_removed == 1
@@ -379,7 +379,7 @@ def test_another_model_is_refused_by_name(index, photos, tmp_path, telling_file)
     shutil.copy(telling_file, copy)
     other = Collection.create(tmp_path / "other", ModelSource(checkpoint=str(copy)))
     save_model(telling(seed=1), copy)
-    with fails("inference.two-models-whose-embeddings", "other", "what its model was loaded from", "weights"):
+    with fails(ValueError, "other", "what its model was loaded from", "weights"):
         Collection.open(other.path).search("a cat")
 
 
@@ -403,7 +403,7 @@ def named(tmp_path, layout):
     ],
 )
 def test_a_name_alone_tells_of_another_model(tmp_path, layout, asked, said):
-    with fails("collections.index-embeddings-two-models", "index", "/somewhere/b.pt", said):
+    with fails(ValueError, "index", "/somewhere/b.pt", said):
         named(tmp_path, layout).require_source(ModelSource(**asked))
 
 
@@ -526,11 +526,11 @@ def test_files_that_are_gone_are_exported_nowhere(index, photos, tmp_path, endin
 
 def test_what_is_asked_wrongly_is_told(index, photos):
     assert index.search("a cat") == []
-    with fails("collections.nothing-search-give-text"):
+    with fails(ValueError):
         index.search(" ")
-    with fails("collections.least", "0"):
+    with fails(ValueError, "0"):
         index.search("a cat", k=0)
-    with fails("collections.pictures-videos-folders-these"):
+    with fails(FileNotFoundError):
         add(index, photos / "lost")
     add(index, draw(photos / "one.png", 1))
     with pytest.raises(ImageError, match=r"^the picture "):

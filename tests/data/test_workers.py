@@ -9,6 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
+from mobileclip.data import LostProcessError
 from mobileclip.data.workers import _is_done_in_time, workers
 from tests.errors import fails
 
@@ -52,5 +53,5 @@ def test_as_long_as_something_is_finished_the_first_is_waited_for(monkeypatch):
 
 
 def test_a_process_that_is_killed_is_said_so():
-    with fails("data.process-ended-abruptly-while", "trying"):
+    with fails(LostProcessError, "trying"):
         list(share_all(["one", "SIGKILL", "three"], seconds=60.0))

@@ -103,22 +103,22 @@ def test_it_is_a_source_by_name(folder):
 
 
 def test_mistakes_are_named(folder, tmp_path):
-    with fails("data.template-where-name-class", "a photo"):
+    with fails(ValueError, "a photo"):
         ClassFolderSource(path=folder, templates=("a photo",))
-    with fails("data.empty-give-least-such", "templates"):
+    with fails(ValueError, "templates"):
         ClassFolderSource(path=folder, templates=())
-    with fails("data.folder-images-captions", "nowhere", "is no folder"):
+    with fails(ValueError, "nowhere", "is no folder"):
         ClassFolderSource(path=tmp_path / "nowhere").units()
-    with fails("data.images-folders-their-own"):
+    with fails(ValueError):
         ClassFolderSource(path=folder / "cat" / "more").units()
     (folder / "classes.txt").write_text("cat tabby\n")
-    with fails("data.read-line-every-class", "classes.txt"):
+    with fails(ValueError, "classes.txt"):
         ClassFolderSource(path=folder).units()
     (folder / "classes.json").write_text('{"cat": "great astronaut"}')
-    with fails("data.folders-both-called-rename", "cat", "great_astronaut", "great astronaut"):
+    with fails(ValueError, "cat", "great_astronaut", "great astronaut"):
         ClassFolderSource(path=folder).units()
     (folder / "classes.json").write_text('{"dog": "poodle"}')
-    with fails("data.names-folder-images", "dog"):
+    with fails(ValueError, "dog"):
         ClassFolderSource(path=folder).units()
     for table, content in (
         ("classes.json", '{"cat": "tabby", "cat": "lynx"}'),
@@ -130,5 +130,5 @@ def test_mistakes_are_named(folder, tmp_path):
         with pytest.raises(ValueError, match=r"classes\.(json is not JSON|txt cannot be read).*(twice|too deeply)"):
             ClassFolderSource(path=folder).units()
     (folder / "classes.json").write_text('["cat"]')
-    with fails("data.map-folders-classes-their"):
+    with fails(ValueError):
         ClassFolderSource(path=folder).units()

@@ -76,9 +76,9 @@ def assert_same(first, second):
 
 def test_a_spec_refuses_what_does_not_fit():
     assert spec("a.tar", erasing=RandomErasingSpec(), class_names=NAMES, augmentation=imagenet_augmentation(16))
-    with fails("data.classes-class-names", "3", "2"):
+    with fails(ValueError, "3", "2"):
         spec("a.tar", class_names=("a", "b"))
-    with fails("data.augmentation-makes-images-pixels", "32"):
+    with fails(ValueError, "32"):
         spec("a.tar", augmentation=imagenet_augmentation(32))
 
 
@@ -99,9 +99,9 @@ def test_a_folder_is_numbered_by_its_names_and_called_as_its_table_says(folder):
     names = ("zebra finch", "cat", "dog")
     assert find_class_names(folder) == find_class_names(f"class_folder:{folder}") == names
     assert len(by_key(spec(folder, class_names=names, drop_last=False).build())) == 18
-    with fails("data.calls-class-pipeline-calls", "zebra finch", "bird"):
+    with fails(ValueError, "zebra finch", "bird"):
         spec(folder, class_names=NAMES).build()
-    with fails("data.classes-pipeline-num-classes", "3", "1000"):
+    with fails(ValueError, "3", "1000"):
         spec(folder, num_classes=1000).build()
 
 
@@ -120,7 +120,7 @@ def test_shards_are_called_as_the_file_beside_them_says(shards, tmp_path):
     assert find_class_names(shards) == NAMES
     assert find_class_names(tmp_path) == find_class_names(f"shards:{shards}") == NAMES
     assert find_class_names([tmp_path / f"{number}.tar" for number in range(2)]) == NAMES
-    with fails("datasets.trained-shards-whose-samples"):
+    with fails(ValueError):
         find_class_names(f"jsonl:{tmp_path}/a.jsonl")
     assert len(by_key(spec(tmp_path, drop_last=False).build())) == 18
 
@@ -133,7 +133,7 @@ def test_the_public_layout(shards, tmp_path):
     assert find_class_names(root) == find_class_names(f"public_layout:{root}") == NAMES
     assert len(by_key(spec(root, drop_last=False).build())) == 18
     (root / "dataset_type.txt").write_text("retrieval")
-    with fails("data.captions-classes-shards-whose"):
+    with fails(ValueError):
         find_class_names(root)
 
 
@@ -152,7 +152,7 @@ def test_names_in_json_are_labels(tmp_path):
     pipeline = spec(tmp_path / "a.tar", class_names=NAMES, drop_last=False).build()
     assert {key: label for key, (_, label) in by_key(pipeline).items()} == {"0": 0, "1": 1, "2": 2}
     assert pipeline.report.counts == {"bad_label": 2}
-    with fails("data.sample-shards-used", "5 bad_label"):
+    with fails(ValueError, "5 bad_label"):
         next(iter(spec(tmp_path / "a.tar").build()))
 
 
@@ -218,11 +218,11 @@ def test_an_epoch_is_dealt_out_and_mixes_the_classes(folder, monkeypatch):
 
 
 def test_no_data_is_said(tmp_path, folder):
-    with fails("data.none-shards-exists-first", "1"):
+    with fails(ValueError, "1"):
         spec(tmp_path / "none.tar").build()
     (tmp_path / "flat").mkdir()
     (tmp_path / "flat" / "a.png").write_bytes(encoded(4, 4))
-    with fails("data.images-folders-their-own"):
+    with fails(ValueError):
         spec(tmp_path / "flat").build()
 
 

@@ -172,10 +172,10 @@ def test_the_kind_is_found_by_the_path(tmp_path):
 @pytest.mark.parametrize(
     ("data", "error"),
     [
-        ("", ("data.data-data-set-folder",)),
-        ("a.json", ("data.neither-tar-shard-nor", "a.json", ".jsonl, .ndjson, .parquet, .csv, .tsv")),
-        ("a.csv.gz", ("data.neither-tar-shard-nor",)),
-        ("a.jsonl.gz", ("data.neither-tar-shard-nor",)),
+        ("", (ValueError,)),
+        ("a.json", (ValueError, "a.json", ".jsonl, .ndjson, .parquet, .csv, .tsv")),
+        ("a.csv.gz", (ValueError,)),
+        ("a.jsonl.gz", (ValueError,)),
     ],
 )
 def test_what_is_no_source(data, error):
@@ -204,20 +204,20 @@ def test_what_is_asked_for_decides_where_both_are_there(tmp_path):
 @pytest.mark.parametrize(
     ("name", "content", "error"),
     [
-        ("lost", None, ("data.data-set-data-set",)),
-        ("empty/", {}, ("data.data-set-folder-folder", "there are no files in it")),
+        ("lost", None, (FileNotFoundError,)),
+        ("empty/", {}, (ValueError, "there are no files in it")),
         (
             "notes/",
             {"a.txt": b"x", "b.txt": b"y", "c.doc": b"z"},
-            ("data.data-set-folder-folder", "there are 2 .txt, 1 .doc"),
+            (ValueError, "there are 2 .txt, 1 .doc"),
         ),
-        ("flat/", {"a.png": picture("red"), "b.png": picture("blue")}, ("data.holds-images-without-captions", "2")),
-        ("table.csv", b"a,b", ("data.nothing-says-column-images",)),
-        ("table.csv.gz", b"a,b", ("data.neither-tar-shard-nor",)),
-        ("photo.png", picture("red"), ("data.data-set-data-set-folder",)),
-        ("empty.jsonl", b"", ("data.lines-json-object-line",)),
-        ("bad.jsonl", b"{}\n", ("data.sample-used-data-set",)),
-        ("torn.tar", b"torn", ("data.holds-sample-data-set",)),
+        ("flat/", {"a.png": picture("red"), "b.png": picture("blue")}, (ValueError, "2")),
+        ("table.csv", b"a,b", (ValueError,)),
+        ("table.csv.gz", b"a,b", (ValueError,)),
+        ("photo.png", picture("red"), (ValueError,)),
+        ("empty.jsonl", b"", (ValueError,)),
+        ("bad.jsonl", b"{}\n", (ValueError,)),
+        ("torn.tar", b"torn", (ValueError,)),
     ],
 )
 def test_what_is_no_data_set_is_told_with_what_one_is(tmp_path, name, content, error):
@@ -234,14 +234,14 @@ def test_what_is_no_data_set_is_told_with_what_one_is(tmp_path, name, content, e
 
 
 def test_numbers_of_classes_need_names(tmp_path):
-    with fails("data.samples-numbers-classes-cls", "classnames.txt"):
+    with fails(ValueError, "classnames.txt"):
         open_data_set(labelled_shards(tmp_path, names=False))
 
 
 def test_captions_are_not_made_up(tmp_path):
-    with fails("data.captions-folder-every-class"):
+    with fails(ValueError):
         open_data_set(class_folder(tmp_path), kind="captions")
-    with fails("data.classes-folder-every-class"):
+    with fails(ValueError):
         open_data_set(captioned_shard(tmp_path), kind="classes")
 
 
@@ -326,7 +326,7 @@ def test_a_kind_decides_what_a_folder_is(tmp_path):
     assert open_data_set(f"folder:{class_folder(tmp_path)}", kind="classes").class_names == COLOURS
     path = labelled_shards(tmp_path / "b", names=False)
     assert as_source(f"shards:{path}").shards == tuple(str(path / f"0000{number}.tar") for number in range(2))
-    with fails("data.samples-numbers-classes-cls", "classnames.txt"):
+    with fails(ValueError, "classnames.txt"):
         as_source(f"labelled_shards:{path}")
 
 
@@ -338,7 +338,7 @@ def test_training_reads_shards_by_whatever_name(tmp_path, capsys):
     assert shards_of(named) == (own, own, named[2], named[3].removeprefix("shards:"), named[4])
     captions = caption_folder(tmp_path / "b")
     for other in (str(captions), f"folder:{captions}", "pairs.csv", "pairs.jsonl"):
-        with fails("datasets.tar-shards-training-reads", other):
+        with fails(ValueError, other):
             shards_of(other)
     with pytest.raises(SystemExit) as stopped:
         main(["train", "s0", "--data", f"folder:{captions}", "--output", str(tmp_path / "run")])
@@ -359,7 +359,7 @@ def test_colons_that_name_no_kind(tmp_path, monkeypatch):
     caption_folder(tmp_path)
     (tmp_path / "mine").rename(tmp_path / "folder:mine")
     assert as_source("folder:mine") == FolderSource(path="folder:mine")
-    with fails("datasets.nothing-source-kind", "hf:org/name"):
+    with fails(ValueError, "hf:org/name"):
         as_source("hf:org/name")
-    with fails("datasets.several-data-sets-name"):
+    with fails(ValueError):
         as_source(["shards:a.tar", "b.tar"])

@@ -15,6 +15,7 @@ from mobileclip.export import ExportSpec, export_model
 from mobileclip.inputs import OPENAI_MEAN, OPENAI_STD, ImageInput
 from mobileclip.interop import timm_config
 from mobileclip.serialization import from_json, to_json
+from mobileclip.tensor_files import CheckpointError
 from tests.encoders.small import IMAGE, SMALL, VIT, randomised
 from tests.errors import fails
 from tests.interop.models import TOWER
@@ -58,9 +59,9 @@ def test_models_are_built_by_name():
     assert build_model(SMALL, in_channels=2).spec.image.input.channels == 2
     classifier = ClassifierSpec(image=IMAGE, num_classes=3)
     assert build_model(classifier, in_channels=5)(torch.rand(2, 5, 64, 64)).shape == (2, 3)
-    with fails("blocks.channels-images-none", "TextTransformerSpec"):
+    with fails(TypeError, "TextTransformerSpec"):
         build_model("text_base", in_channels=1)
-    with fails("inputs.image-channels", "1024", "0"):
+    with fails(ValueError, "1024", "0"):
         build_model("mci0", in_channels=0)
 
 
@@ -92,10 +93,10 @@ def test_weights_of_colours_are_refused_where_nobody_asks(tmp_path):
     tower = randomised(IMAGE)
     wanted = IMAGE.with_channels(4)
     save_model(tower, tmp_path / "own.safetensors")
-    with fails("encoders.holds-another-model-asked", "input.mean is (0.0, 0.0, 0.0), not (0.0, 0.0, 0.0, 0.0)"):
+    with fails(CheckpointError, "input.mean is (0.0, 0.0, 0.0), not (0.0, 0.0, 0.0, 0.0)"):
         load_model(tmp_path / "own.safetensors", wanted)
     torch.save(tower.state_dict(), tmp_path / "plain.pt")
-    with fails("encoders.does-fit-model-shape", "in_channels=4 of load_model adapts"):
+    with fails(CheckpointError, "in_channels=4 of load_model adapts"):
         load_model(tmp_path / "plain.pt", wanted)
     loaded = load_model(tmp_path / "plain.pt", IMAGE, in_channels=4)
     assert loaded.spec == wanted
@@ -110,22 +111,22 @@ def test_the_contract_is_of_as_many_channels():
     normal = normalize_pixels(pixels, ImageInput(size=4, mean=(0.5, 0.0), std=(0.5, 0.25)))
     assert normal[:, 0].eq(1).all()
     assert normal[:, 1].eq(4).all()
-    with fails("data.uint8-pixels-shape-height", "3"):
+    with fails(ValueError, "3"):
         normalize_pixels(pixels, image)
-    with fails("inputs.mean-imageinput-values-std", "2", "3"):
+    with fails(ValueError, "2", "3"):
         ImageInput(size=8, mean=(0.0, 0.0))
     model = build_model(SMALL, in_channels=2)
-    with fails("encoders.images-shape-batch-preprocess", "2, 64, 64"):
+    with fails(ValueError, "2, 64, 64"):
         model.encode_image(torch.rand(1, 3, 64, 64))
 
 
 def test_pictures_and_layouts_that_have_colours_alone_are_refused(tmp_path):
     model = build_model(SMALL, in_channels=4).eval()
-    with fails("inputs.red-green-blue-model", "pictures are", "4"):
+    with fails(ValueError, "pictures are", "4"):
         ImageTransform(model.spec.image.input)(Image.new("RGB", (64, 64)))
-    with fails("inputs.red-green-blue-model", "pictures are", "4"):
+    with fails(ValueError, "pictures are", "4"):
         export_model(model, ExportSpec(target="torch", out=tmp_path / "export"), show_progress=False)
-    with fails("inputs.red-green-blue-model", "open_clip", "4"):
+    with fails(ValueError, "open_clip", "4"):
         save_model(model, tmp_path / "model.safetensors", layout="open_clip")
 
 
@@ -135,7 +136,7 @@ def test_another_s_tower_says_whether_it_takes_them():
         def build(self) -> nn.Module:
             return nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(3, self.embedding_dim))
 
-    with fails("encoders.images-channels", "MeanColourSpec", "3", "1"):
+    with fails(ValueError, "MeanColourSpec", "3", "1"):
         build_model(MeanColourSpec(), in_channels=1)
 
 

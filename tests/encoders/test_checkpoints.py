@@ -54,7 +54,7 @@ class WithMarginSpec(DualEncoderSpec):
 def test_a_model_that_no_file_can_say_what_it_is_is_not_saved(spec, tmp_path):
     model = torch.nn.Linear(2, 2)
     model.spec = spec
-    with fails("encoders.neither-dualencoderspec-classifierspec-nor", type(spec).__name__):
+    with fails(CheckpointError, type(spec).__name__):
         save_model(model, tmp_path / "model.safetensors")
     assert not list(tmp_path.iterdir())
 
@@ -112,22 +112,22 @@ class TestLayouts:
         if layout == "official":
             save_model(model, tmp_path / "m.pt", layout=layout)
         else:
-            with fails("encoders.open-clip-text-repmixer"):
+            with fails(ValueError):
                 save_model(model, tmp_path / "m.pt", layout=layout)
             assert not (tmp_path / "m.pt").exists()
 
     def test_a_vit_is_not_written_where_it_would_mean_something_else(self, tmp_path):
-        with fails("encoders.timm-vit-pads-convolutional"):
+        with fails(ValueError):
             save_model(randomised(SMALL_VIT), tmp_path / "m.pt", layout="open_clip")
-        with fails("encoders.release-vit-pads-stem"):
+        with fails(ValueError):
             save_model(randomised(TIMM_VIT), tmp_path / "m.pt", layout="official")
 
     def test_unknown_layout_names_the_known(self, tmp_path):
-        with fails("registry.unknown-parts-your-own", "open_clip"):
+        with fails(ValueError, "open_clip"):
             save_model(randomised(SMALL), tmp_path / "m.pt", layout="openclip")
 
     def test_our_own_layout_is_safetensors(self, tmp_path):
-        with fails("encoders.mobileclip-own-layout-safetensors"):
+        with fails(CheckpointError):
             save_model(randomised(SMALL), tmp_path / "m.pt")
 
     def test_full_size_file_is_recognised_without_a_name(self, s0_shapes, tmp_path):
@@ -183,7 +183,7 @@ class TestOpenClip:
         tensors = load_file(tmp_path / "m.safetensors")
         tensors["visual.trunk.head.fc.bias"] += 1
         save_file(tensors, tmp_path / "m.safetensors", metadata=metadata)
-        with fails("encoders.does-fit-model-spec", "visual.trunk.head.fc.bias"):
+        with fails(CheckpointError, "visual.trunk.head.fc.bias"):
             load_model(tmp_path / "m.safetensors")
 
     def test_a_head_bias_that_says_something_is_kept(self, tmp_path):
@@ -192,7 +192,7 @@ class TestOpenClip:
         save_model(model, tmp_path / "m.pt", layout="open_clip")
         loaded = load_model(tmp_path / "m.pt", SMALL, fold=False)
         assert loaded.spec == biased
-        with fails("encoders.official-layout-place-bias"):
+        with fails(ValueError):
             save_model(loaded, tmp_path / "n.pt", layout="official")
 
 
@@ -244,7 +244,7 @@ class TestTimm:
     @pytest.mark.parametrize("part", ["text_encoder", None])
     def test_texts_have_no_place(self, part, tmp_path):
         model = randomised(SMALL)
-        with fails("encoders.timm-image-towers-alone"):
+        with fails(ValueError):
             save_model(getattr(model, part) if part else model, tmp_path / "m.pt", layout="timm")
         assert not list(tmp_path.iterdir())
 
@@ -263,47 +263,47 @@ class TestWrongFiles:
 
     def test_a_tensor_left_over_outside_both_towers_is_named(self, tmp_path):
         path = edited(tmp_path / "m.pt", lambda tensors: tensors.update(optimiser=torch.zeros(1)))
-        with fails("encoders.does-fit-model-tensors", "optimiser"):
+        with fails(CheckpointError, "optimiser"):
             load_model(path, SMALL)
 
     def test_another_shape_is_named(self, tmp_path):
         path = edited(
             tmp_path / "m.pt", lambda tensors: tensors.update({"text_encoder.final_layer_norm.bias": torch.zeros(31)})
         )
-        with fails("encoders.does-fit-model-shape", "final_layer_norm.bias", "(31,)", "(32,)"):
+        with fails(CheckpointError, "final_layer_norm.bias", "(31,)", "(32,)"):
             load_model(path, SMALL)
 
     @pytest.mark.parametrize("value", [float("nan"), float("inf")])
     def test_values_that_are_no_numbers_are_named(self, value, tmp_path):
         path = edited(tmp_path / "m.pt", lambda tensors: tensors["logit_scale"].fill_(value))
-        with fails("encoders.tensor-holds-nan-infinite", "logit_scale"):
+        with fails(CheckpointError, "logit_scale"):
             load_model(path, SMALL)
 
     def test_another_model_is_found_out_and_named(self, s0_shapes):
-        with fails("encoders.does-fit-model-tensors", "its tensors fit mobileclip_s0"):
+        with fails(CheckpointError, "its tensors fit mobileclip_s0"):
             load_model(s0_shapes, "mobileclip_s1", mmap=True)
 
     def test_another_spec_is_found_out(self, saved):
         other = attrs.evolve(SMALL, image=attrs.evolve(SMALL.image, input=attrs.evolve(SMALL.image.input, size=128)))
-        with fails("encoders.holds-another-model-asked", "image.input.size is 64, not 128"):
+        with fails(CheckpointError, "image.input.size is 64, not 128"):
             load_model(saved[0], other)
 
     def test_training_form_is_not_to_be_had_from_a_folded_file(self, tmp_path):
         save_model(reparameterize(randomised(SMALL)), tmp_path / "m.safetensors")
-        with fails("encoders.folded-longer-branches-training"):
+        with fails(CheckpointError):
             load_model(tmp_path / "m.safetensors", fold=False)
 
     def test_a_model_with_exchanged_blocks_is_not_saved_under_its_spec(self, tmp_path):
         model = randomised(SMALL)
         model.image_encoder.stem[0] = torch.nn.Conv2d(3, 16, 3, stride=2, padding=1)
-        with fails("encoders.other-tensors-spec-describes"):
+        with fails(ValueError):
             save_model(model, tmp_path / "m.safetensors")
 
     def test_a_projection_of_another_size_is_not_saved_under_the_spec(self, tmp_path):
         model = randomised(SMALL)
         own = model.image_encoder.head.project
         model.image_encoder.head.project = torch.nn.Linear(own.in_features, 5, bias=False)
-        with fails("encoders.shape-model-spec-describes", "head.project.weight", "(5"):
+        with fails(ValueError, "head.project.weight", "(5"):
             save_model(model, tmp_path / "m.safetensors")
         assert not list(tmp_path.iterdir())
 
@@ -317,7 +317,7 @@ class TestWrongFiles:
                 return (open, (str(tmp_path / "executed"), "w"))
 
         torch.save({"weight": Payload()}, tmp_path / "m.pt")
-        with fails("tensor_files.holds-more-tensors-calls"):
+        with fails(CheckpointError):
             load_model(tmp_path / "m.pt")
         assert not (tmp_path / "executed").exists()
 
@@ -332,25 +332,25 @@ class TestWrongFiles:
     @pytest.mark.parametrize("content", [b"", b"not a checkpoint at all"])
     def test_something_else_is_no_checkpoint(self, content, tmp_path):
         (tmp_path / "m.pt").write_bytes(content)
-        with fails("tensor_files.damaged-neither-safetensors-nor", "m.pt"):
+        with fails(CheckpointError, "m.pt"):
             load_model(tmp_path / "m.pt")
 
     def test_tensors_of_no_known_layout(self, tmp_path):
         save_file({"weight": torch.zeros(2)}, tmp_path / "m.safetensors")
-        with fails("encoders.known-layout-our-own"):
+        with fails(CheckpointError):
             load_model(tmp_path / "m.safetensors")
 
     def test_not_tensors_at_all(self, tmp_path):
         torch.save({"epoch": 3}, tmp_path / "m.pt")
-        with fails("tensor_files.dictionary-names-tensors-save"):
+        with fails(CheckpointError):
             load_model(tmp_path / "m.pt")
 
     def test_an_unknown_spec_in_the_header(self, saved):
         path, model = saved
         header = {"mobileclip.kind": "dual_encoder", "mobileclip.form": "training", "mobileclip.spec": '{"image": 3}'}
         save_file(dict(model.state_dict()), path, metadata=header)
-        with fails("encoders.spec-read"):
+        with fails(CheckpointError):
             load_model(path)
         save_file(dict(model.state_dict()), path, metadata={**header, "mobileclip.kind": "audio_encoder"})
-        with fails("encoders.says-holds-form-layout"):
+        with fails(CheckpointError):
             load_model(path)

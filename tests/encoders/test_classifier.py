@@ -72,17 +72,17 @@ def test_any_encoder_carries_a_head(tower, tmp_path):
 
 
 def test_specs_refuse_what_is_none():
-    with fails("data.classes-class-names", "5", "2"):
+    with fails(ValueError, "5", "2"):
         attrs.evolve(SPEC, class_names=("a", "b"))
-    with fails("encoders.two-classes-called-give", "a"):
+    with fails(ValueError, "a"):
         attrs.evolve(SPEC, class_names=("a", "b", "c", "d", "a"))
-    with fails("encoders.without-projection-embeddings-pooled", "128", "24"):
+    with fails(ValueError, "128", "24"):
         attrs.evolve(IMAGE, projection=False)
-    with fails("encoders.without-projection-embeddings-pooled", "32", "24"):
+    with fails(ValueError, "32", "24"):
         attrs.evolve(VIT, projection=False)
-    with fails("encoders.projection-bias-projection-projection"):
+    with fails(ValueError):
         attrs.evolve(BARE, projection_bias=True)
-    with fails("encoders.images-shape-batch-preprocess"):
+    with fails(ValueError):
         SPEC.build()(IMAGES[:, :, :32])
 
 
@@ -98,9 +98,9 @@ class TestFiles:
         tower = load_model(tmp_path / "c.safetensors", tower="image", fold=False)
         assert tower.spec == SPEC.image
         torch.testing.assert_close(tower(IMAGES), model.image_encoder(IMAGES))
-        with fails("encoders.holds-classifier-text-tower"):
+        with fails(CheckpointError):
             load_model(tmp_path / "c.safetensors", tower="text")
-        with fails("inference.holds-classifier-needs-image"):
+        with fails(ValueError):
             mobileclip.load(tmp_path / "c.safetensors")
 
     def test_another_size(self, tmp_path):
@@ -112,17 +112,17 @@ class TestFiles:
     def test_another_classifier_is_refused_by_what_differs(self, tmp_path):
         saved(tmp_path / "c.safetensors", SPEC)
         other = attrs.evolve(SPEC, num_classes=6, class_names=())
-        with fails("encoders.holds-another-model-asked", "num_classes is 5, not 6"):
+        with fails(CheckpointError, "num_classes is 5, not 6"):
             load_model(tmp_path / "c.safetensors", other)
         saved(tmp_path / "m.pt", layout="official")
-        with fails("encoders.layout-holds-image-text"):
+        with fails(CheckpointError):
             load_model(tmp_path / "m.pt", SPEC)
 
     @pytest.mark.parametrize("layout", ["official", "open_clip"])
     def test_foreign_layouts_have_no_place(self, layout, tmp_path):
-        with fails("encoders.layout-image-text-models"):
+        with fails(ValueError):
             save_model(randomised(SPEC), tmp_path / "c.pt", layout=layout)
-        with fails("encoders.layout-image-towers-projection"):
+        with fails(ValueError):
             save_model(randomised(BARE), tmp_path / "c.pt", layout=layout)
 
 
@@ -171,7 +171,7 @@ class TestBackbone:
 
     def test_folded_and_missing_files_are_refused(self, tmp_path):
         save_model(reparameterize(randomised(SMALL)), tmp_path / "folded.safetensors")
-        with fails("encoders.folded-longer-branches-training"):
+        with fails(CheckpointError):
             load_backbone(SPEC.build(), tmp_path / "folded.safetensors")
         with pytest.raises(FileNotFoundError):
             load_backbone(SPEC.build(), tmp_path / "none.safetensors")
@@ -185,10 +185,10 @@ class TestBackbone:
 
         spec = ClassifierSpec(image=Colours(embedding_dim=4, input=IMAGE.input), num_classes=2)
         assert spec.build()(IMAGES).shape == (3, 2)
-        with fails("encoders.form-without-last-projection", "Colours"):
+        with fails(ValueError, "Colours"):
             spec.image.without_projection()
         saved(tmp_path / "m.safetensors")
-        with fails("encoders.holds-another-image-tower", "a MCiSpec, not a Colours"):
+        with fails(CheckpointError, "a MCiSpec, not a Colours"):
             load_backbone(spec.build(), tmp_path / "m.safetensors")
 
 

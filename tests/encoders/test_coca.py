@@ -12,6 +12,7 @@ from mobileclip.encoders.checkpoints.coca import open_clip_spec, to_open_clip
 from mobileclip.encoders.coca import GenerationSpec, generate
 from mobileclip.inputs import TextInput
 from mobileclip.losses import CaptionLossSpec
+from mobileclip.tensor_files import CheckpointError
 from tests.encoders.small import COCA, COCA_VIT
 from tests.errors import fails
 from tests.lazily import lazily
@@ -205,9 +206,9 @@ def test_wide_beams_find_the_best_caption_of_all():
 @pytest.mark.parametrize(
     ("changes", "code", "named"),
     [
-        ({"text": attrs.evolve(COCA.text, causal=False)}, "encoders.text-tower-coca-causal", ()),
-        ({"text": attrs.evolve(COCA.text, embedding_dim=16)}, "encoders.image-text-embeddings-text", ("16",)),
-        ({"decoder_heads": 7}, "encoders.width-multiple-num-heads", ("7",)),
+        ({"text": attrs.evolve(COCA.text, causal=False)}, ValueError, ()),
+        ({"text": attrs.evolve(COCA.text, embedding_dim=16)}, ValueError, ("16",)),
+        ({"decoder_heads": 7}, ValueError, ("7",)),
     ],
 )
 def test_specs_refuse(changes, code, named):
@@ -217,11 +218,11 @@ def test_specs_refuse(changes, code, named):
 
 def test_files_of_others_are_refused(tmp_path):
     model = COCA_VIT.build()
-    with fails("encoders.open-clip-coca-vit"):
+    with fails(ValueError):
         save_coca(model, tmp_path / "coca.pt", layout="open_clip")
     torch.save({"weight": torch.zeros(3)}, tmp_path / "other.pt")
-    with fails("encoders.neither-our-own-file", "other.pt"):
+    with fails(CheckpointError, "other.pt"):
         load_coca(tmp_path / "other.pt")
-    with fails("encoders.max-length-model-room", "30", "12"):
+    with fails(ValueError, "30", "12"):
         generate(model, torch.zeros(1, 3, 64, 64))
     assert isinstance(model.spec, CoCaSpec)

@@ -130,7 +130,7 @@ def test_a_folded_state_is_known_as_such(spec, tmp_path):
     stored = read_checkpoint(tmp_path / "m.pt", spec)
     assert (stored.spec, stored.form, stored.layout) == (spec, "folded", "mobileclip")
     same(load_model(tmp_path / "m.pt", spec).state_dict(), state(spec, "folded"))
-    with fails("encoders.folded-longer-branches-training"):
+    with fails(CheckpointError):
         load_model(tmp_path / "m.pt", spec, fold=False)
 
 
@@ -255,14 +255,14 @@ def test_what_a_file_has_beside_the_model_is_named(tmp_path):
     buffer = io.BytesIO()
     torch.save({**state(SMALL), "extra.weight": torch.ones(3)}, buffer)
     (tmp_path / "m.pt").write_bytes(buffer.getvalue())
-    with fails("encoders.does-fit-model-tensors", "1 left over ('extra.weight')"):
+    with fails(CheckpointError, "1 left over ('extra.weight')"):
         load_model(tmp_path / "m.pt", SMALL)
 
 
 def test_a_spec_of_other_shapes_is_refused(tmp_path):
     torch.save(state(SMALL), tmp_path / "m.pt")
     wider = DualEncoderSpec(image=IMAGE, text=TextTransformerSpec(**{**attrs.asdict(TEXT, recurse=False), "width": 64}))
-    with fails("encoders.does-fit-model-shape"):
+    with fails(CheckpointError):
         load_model(tmp_path / "m.pt", wider)
 
 

@@ -107,7 +107,7 @@ def test_embeddings_and_maps_in_one_pass_are_those_of_two(pair):
     )
     torch.testing.assert_close(encoder.embedding_and_features(images, (2, 0)), expected)
     assert calls == [0]
-    with fails("encoders.stages-some", "2"):
+    with fails(ValueError, "2"):
         encoder.embedding_and_features(images, (3,))
 
 
@@ -138,14 +138,14 @@ def test_gradients_reach_all_that_the_maps_depend_on(pair):
 @pytest.mark.parametrize("stages", [(3,), (0, -1), ()])
 def test_unknown_stages_are_refused(pair, stages):
     encoder, _ = pair
-    with fails("encoders.stages-some", "2"):
+    with fails(ValueError, "2"):
         encoder.features(noise(1, 3, 64, 64), stages)
 
 
 @pytest.mark.parametrize("shape", [(1, 3, 64, 40), (1, 3, 40, 64), (3, 64, 64)])
 def test_sides_that_a_stride_does_not_divide_are_refused(pair, shape):
     encoder, _ = pair
-    with fails("encoders.images-shape-batch-channels", "16"):
+    with fails(ValueError, "16"):
         encoder.features(noise(*shape))
 
 
@@ -159,13 +159,13 @@ def test_only_strides_of_stages_asked_for_divide_the_sides():
 def test_positions_of_no_square_grid_are_not_interpolated():
     encoder = SMALL["vit"].build()
     encoder.position = nn.Parameter(encoder.position[:15])
-    with fails("encoders.positions-square-grid-those", "15"):
+    with fails(ValueError, "15"):
         encoder.features(noise(1, 3, 96, 96))
 
 
 def test_an_mci_has_a_width_and_a_stride_for_each_stage():
     built = SMALL["mci"].build()
-    with fails("encoders.each-stage-width-stride", "2", "1"):
+    with fails(ValueError, "2", "1"):
         MCi(built.stem, built.stages, built.head, dims=built.dims, strides=built.strides[:1])
 
 

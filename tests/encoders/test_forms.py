@@ -10,6 +10,7 @@ from mobileclip.cli import main
 from mobileclip.encoders import DualEncoder, load_model, save_model
 from mobileclip.encoders.checkpoints import in_form
 from mobileclip.reinforce import CheckpointTeacher
+from mobileclip.tensor_files import CheckpointError
 from tests.encoders.small import SMALL
 from tests.errors import fails
 from tests.reinforce.conftest import attentive
@@ -106,7 +107,7 @@ class TestDual:
         if form == "training":
             assert load_model(files[form, layout], SMALL, fold=False).spec == SMALL
         else:
-            with fails("encoders.folded-longer-branches-training"):
+            with fails(CheckpointError):
                 load_model(files[form, layout], SMALL, fold=False)
 
 
@@ -150,5 +151,5 @@ class TestTowers:
             status, _, err = ended(capsys, command)
             assert status == 2
             assert "one tower" in err
-        with fails("reinforce.holds-tower-teacher-needs"):
+        with fails(ValueError):
             CheckpointTeacher(checkpoint=path).build()

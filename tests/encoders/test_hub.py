@@ -114,7 +114,7 @@ def test_open_clip_has_no_other_tags_of_these_models():
     assert found["MobileCLIP-B", "datacompdr_lt"] == "mobileclip_blt"
     assert all(models.named(name) == found[name, tag] for name, tag in theirs if tag != "datacompdr_lt")
     for model, tag in (("mobileclip2_s2", "datacompdr"), ("mobileclip_s2", "dfndr2b"), ("icons", "datacompdr")):
-        with fails("encoders.published-weights-called", model, tag):
+        with fails(ValueError, model, tag):
             tagged(model, tag)
 
 
@@ -336,7 +336,7 @@ def test_a_pin_says_the_licence_of_its_revision():
     ["hf-hub:owner", "hf-hub:owner/name@", "hf-hub:owner/name#sha256=12", "hf-hub:owner/name/../x\n", "hf-hub:/x/y"],
 )
 def test_addresses_that_say_nothing(address):
-    with fails("encoders.names-checkpoint-hub-write"):
+    with fails(CheckpointError):
         load_model(address)
 
 

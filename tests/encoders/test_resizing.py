@@ -89,7 +89,7 @@ def test_an_mci_keeps_its_weights(stored):
     torch.testing.assert_close(dict(loaded.state_dict()), dict(model.state_dict()), rtol=0, atol=0)
     images = noise(2, 3, 96, 96)
     assert relative_error(loaded.encode_image(images), model.image_encoder(images)) < 1e-6
-    with fails("encoders.images-shape-batch-preprocess", "96"):
+    with fails(ValueError, "96"):
         loaded.encode_image(noise(2, 3, 64, 64))
 
 
@@ -127,14 +127,14 @@ def test_the_models_transform_and_tokenizer_follow(small_file):
 
 def test_a_longer_context_is_refused(stored):
     path, _ = stored(text="mct")
-    with fails("encoders.context-length-most-model", "12", "13"):
+    with fails(ValueError, "12", "13"):
         load_model(path, context_length=13)
     assert load_model(path, context_length=12).spec.text.input.context_length == 12
 
 
 def test_sizes_that_patches_do_not_tile_are_refused(stored):
     path, _ = stored()
-    with fails("encoders.image-pixels-multiple-patch", "100", "16"):
+    with fails(ValueError, "100", "16"):
         load_model(path, image_size=100)
 
 
@@ -144,7 +144,7 @@ def test_sizes_that_patches_do_not_tile_are_refused(stored):
 )
 def test_a_tower_that_is_not_there_has_no_size(stored, tower, sizes, asked):
     path, _ = stored()
-    with fails("encoders.size-model-tower", asked, asked):
+    with fails(ValueError, asked, asked):
         load_model(path, tower=tower, **sizes)
 
 

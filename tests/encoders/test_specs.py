@@ -50,21 +50,21 @@ def edited(spec, *path, **changes):
     ],
 )
 def test_an_unknown_key_is_refused_at_every_level(path, named):
-    with fails("serialization.json-valid", named):
+    with fails(ValueError, named):
         from_json(edited(SMALL["mci"], *path, colour="red"), ImageEncoderSpec)
 
 
 def test_an_unknown_kind_is_refused():
-    with fails("registry.unknown-parts-your-own", "image", "encoder family 'mcj'", "did you mean 'mci'"):
+    with fails(ValueError, "image", "encoder family 'mcj'", "did you mean 'mci'"):
         from_json(edited(SMALL["mci"], kind="mcj"), ImageEncoderSpec)
-    with fails("registry.unknown-parts-your-own", "token", "mixer 'repmixr'", "did you mean 'repmixer'"):
+    with fails(ValueError, "token", "mixer 'repmixr'", "did you mean 'repmixer'"):
         from_json(edited(SMALL["mci"], "stages", 0, "mixer", kind="repmixr"), ImageEncoderSpec)
-    with fails("serialization.object-kind", "mci, open_clip, transformers, vit"):
+    with fails(ValueError, "mci, open_clip, transformers, vit"):
         from_json("{}", ImageEncoderSpec)
 
 
 def test_values_in_json_are_held_to_the_validators():
-    with fails("encoders.odd-positive", "position_kernel_size", "AttentionSpec"):
+    with fails(ValueError, "position_kernel_size", "AttentionSpec"):
         from_json(edited(SMALL["mci"], "stages", 1, "mixer", position_kernel_size=4), ImageEncoderSpec)
 
 
@@ -107,7 +107,7 @@ def test_specs_refuse(make, message):
 
 def test_head_dim_divides_the_stage():
     spec = MCiSpec(stages=(StageSpec(dim=48, depth=1, mixer=AttentionSpec()),))
-    with fails("blocks.dim-multiple-head-dim", "48", "32"):
+    with fails(ValueError, "48", "32"):
         spec.build()
 
 
@@ -150,7 +150,7 @@ def test_a_token_mixer_of_ones_own_end_to_end(pooling_mixer):
     folded = reparameterize(encoder)
     assert is_folded(folded)
     torch.testing.assert_close(folded(images), encoder(images), rtol=1e-4, atol=1e-4)
-    with fails("registry.registered-already-choose-another", "token", "mixer 'pooling'"):
+    with fails(ValueError, "token", "mixer 'pooling'"):
         token_mixers.add("pooling", RepMixerSpec)
 
 
@@ -161,5 +161,5 @@ def test_an_unregistered_class_is_not_written():
             raise NotImplementedError
 
     spec = attrs.evolve(SMALL["mci"], stages=(StageSpec(dim=8, depth=1, mixer=Stranger()),))
-    with fails("serialization.registered-register-class-first", "Stranger", "token mixer"):
+    with fails(ValueError, "Stranger", "token mixer"):
         to_json(spec, unstructure_as=ImageEncoderSpec)

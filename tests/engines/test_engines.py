@@ -95,7 +95,7 @@ def test_a_full_disk_ends_the_run():
 def test_for_what_the_machine_lacks_no_unit_is_set_aside(engine, tmp_path, name, said, tries):
     """Memory may come back, and is waited for."""
     listener = Noting()
-    with fails("engines.run-again-finished-kept", said):
+    with fails(FatalError, said):
         engine.run(Counting(folder=tmp_path), tasks("good-0", name), listener)
     assert listener.asides == {}
     assert num_tries(tmp_path)[name] == tries
@@ -192,7 +192,7 @@ def test_a_run_that_was_stopped_itself_blames_no_worker(tmp_path):
 def test_workers_that_load_without_end_end_the_run(tmp_path):
     (tmp_path / "first worker").touch()
     engine = LocalEngine(num_workers=2, devices=("cpu",), progress_seconds=3.0)
-    with fails("engines.actor-ready-within-cluster", "3"):
+    with fails(ValueError, "3"):
         run(engine, tmp_path, "good-0", "good-1", late_seconds=60.0)
 
 

@@ -5,13 +5,13 @@ from __future__ import annotations
 import io
 import itertools
 import json
+from collections import Counter
 from functools import cache, partial
 from pathlib import Path
 
 import attrs
 import numpy as np
 
-from examples.quickstart.emoji.benchmark import captioned_samples
 from mobileclip import specs
 from mobileclip.data import ImageTextSample
 from mobileclip.encoders import DualEncoderSpec, TextTransformerSpec, save_model
@@ -85,6 +85,13 @@ def write_scene_benchmarks(folder: Path, count=COUNT):
     write_benchmark(folders[0], labelled, class_names=CLASSES, templates=TEMPLATES, samples_per_shard=120)
     write_benchmark(folders[1], captioned_samples(samples), samples_per_shard=120)
     return folders
+
+
+def captioned_samples(samples):
+    """Return pictures with those of their captions that no other picture has, whatever the case of letters."""
+    count = Counter(caption.lower() for sample in samples for caption in sample.captions)
+    own = [(sample, tuple(text for text in sample.captions if count[text.lower()] == 1)) for sample in samples]
+    return [BenchmarkSample(key=one.key, image=one.image, captions=captions) for one, captions in own if captions]
 
 
 def scene_texts(samples, labels):

@@ -98,9 +98,9 @@ def test_a_folder_of_some_classes_is_matched_by_names(tmp_path, model):
     other = tmp_path / "data" / "gnu" / "1.png"
     other.parent.mkdir()
     other.write_bytes(encoded(4, 4))
-    with fails("evaluation.data-class-classifier", "gnu"):
+    with fails(ValueError, "gnu"):
         evaluate_classifier(model, tmp_path / "data")
-    with fails("evaluation.data-classes-classifier-without", "4", "6"):
+    with fails(ValueError, "4", "6"):
         evaluate_classifier(randomised(attrs.evolve(SPEC, class_names=())), tmp_path / "data")
 
 
@@ -113,7 +113,7 @@ def test_what_cannot_be_used_is_counted(tmp_path, model):
     assert found.report.num_read == found.result.num_images == 24
     assert found.report.counts == {"image_not_an_image": 1, "no_image": 1, "bad_label": 1}
     write_raw(tmp_path / "c.tar", {"0": {"png": b"none", "cls": b"0"}})
-    with fails("evaluation.image-classified"):
+    with fails(ValueError):
         evaluate_classifier(model, tmp_path / "c.tar")
 
 
@@ -129,5 +129,5 @@ def test_a_hook_leaves_no_trace_and_goes_on_where_data_is_gone(tmp_path, model, 
     (tmp_path / "held-out.tar").unlink()
     assert evaluate(model, 4) == {}
     assert "the training goes on" in caplog.text
-    with fails("data.none-shards-exists-first", "1"):
+    with fails(ValueError, "1"):
         classifier_hook([place])

@@ -1,7 +1,6 @@
 """Our evaluation against CLIP_benchmark's own code: same files, same weights, same numbers."""
 
 import builtins
-import itertools
 import json
 import sys
 
@@ -9,9 +8,6 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from examples.quickstart.emoji import EmojiDataSpec, build_dataset
-from examples.quickstart.emoji.benchmark import write_benchmarks
-from examples.quickstart.emoji.teachers import PROMPTS
 from mobileclip import load
 from mobileclip.encoders import save_model
 from mobileclip.evaluation import Session, clip_benchmark, open_benchmark, score
@@ -140,28 +136,12 @@ def test_metrics_are_those_of_clip_benchmark(kind, folders, model, checkpoint, t
     require_parity(folders[kind == "retrieval"], checkpoint, name, clip_benchmark_metrics, least=0.03)
 
 
-@pytest.mark.slow
-def test_metrics_on_the_quickstart_s_test_set(tmp_path, clip_benchmark_metrics):
-    """Thousands of real pictures, which npm brings."""
-    dataset = build_dataset(EmojiDataSpec(), tmp_path / "data")
-    benchmarks = write_benchmarks(dataset, tmp_path / "benchmarks", templates=PROMPTS)
-    assert sum(split.num_samples for split in dataset.tests) > 2000
-    samples = list(itertools.islice(dataset.splits["test_style"].samples(), 800))
-    texts = [tuple(prompt.format(sample.metadata["label"]) for prompt in PROMPTS) for sample in samples]
-    model = fitted_model(small_spec(), [sample.image for sample in samples], texts)
-    name, checkpoint = write_for_open_clip(model, tmp_path / "open_clip"), tmp_path / "emoji.safetensors"
-    save_model(model, checkpoint)
-    for benchmark in benchmarks:
-        folder = tmp_path / "benchmarks" / f"wds_{benchmark.name}_test"
-        require_parity(folder, checkpoint, name, clip_benchmark_metrics, least=0.001)
-
-
 def test_loads_what_it_is_asked_for(small_file):
     loaded, transform, tokenizer = clip_benchmark.load_mobileclip("auto", str(small_file), device="cpu")
     assert loaded.spec == SMALL
     assert (transform.image_input, tokenizer.text_input) == (SMALL.image.input, SMALL.text.input)
     assert not loaded.training
-    with fails("evaluation.model-cache-dir-files", "/tmp/here"):
+    with fails(ValueError, "/tmp/here"):
         clip_benchmark.load_mobileclip("auto", str(small_file), cache_dir="/tmp/here")
     with pytest.raises(FileNotFoundError):
         clip_benchmark.load_mobileclip("mobileclip_s0", "laion400m_e32")
@@ -193,5 +173,5 @@ def test_without_clip_benchmark_the_command_that_installs_it_is_named(monkeypatc
         return real(name, *rest)
 
     monkeypatch.setattr(builtins, "__import__", without)
-    with fails("extras.used", install("clip-benchmark")):
+    with fails(ImportError, install("clip-benchmark")):
         clip_benchmark.register()

@@ -89,11 +89,11 @@ def outside(root):
 def test_a_list_that_is_trusted_names_pictures_elsewhere(tmp_path, colours):
     path = outside(tmp_path)
     spec = EvaluationSpec(datasets=(path,), output=tmp_path / "out", device="cpu")
-    with fails("data.sample-used-data-set", "6 refused_address", "(--no-inside)"):
+    with fails(ValueError, "6 refused_address", "(--no-inside)"):
         evaluate_models(colours[:1], spec)
     trusted = attrs.evolve(spec, rows=RowOptions(inside=False))
     assert evaluate_models(colours[:1], trusted).models[0].records["mine"].result.main_metric == 1
-    with fails("data.sample-used-data-set", "6 refused_address"):
+    with fails(ValueError, "6 refused_address"):
         evaluation_hook([path])
     assert callable(evaluation_hook([path], rows=RowOptions(inside=False)))
 
@@ -118,7 +118,7 @@ def test_broken_pictures_are_counted(tmp_path, colours):
 def test_one_class_leaves_nothing_to_choose(tmp_path):
     (tmp_path / "mine" / "red").mkdir(parents=True)
     (tmp_path / "mine" / "red" / "a.png").write_bytes(picture("red"))
-    with fails("evaluation.class-alone-several-choose", "red"):
+    with fails(ValueError, "red"):
         open_benchmark(tmp_path / "mine")
 
 

@@ -41,6 +41,7 @@ from mobileclip.evaluation.tasks.zero_shot import ZeroShotTask
 from mobileclip.interop import OpenClipSource, load_open_clip
 from mobileclip.recipes import run_recipe
 from mobileclip.recipes.tiny import SHAPES
+from mobileclip.tensor_files import CheckpointError
 from tests.cli.test_cli import run as command
 from tests.data.made_samples import encoded
 from tests.errors import fails
@@ -322,13 +323,13 @@ evaluate_models([{model_of(root)!r}], spec)
         assert len(after) == 2
 
     def test_an_unknown_data_set_is_found_before_anything_is_computed(self, root):
-        with fails("evaluation.data-set-neither-key", "vtab/cats"):
+        with fails(ValueError, "vtab/cats"):
             run_of(root, datasets=("vtab/cats",))
-        with fails("evaluation.none", "vtab/dtd", "wds_vtab-dtd_test"):
+        with fails(ValueError, "vtab/dtd", "wds_vtab-dtd_test"):
             run_of(root, datasets=("vtab/dtd",))
-        with fails("evaluation.data-sets-need-different", "vtab/pets"):
+        with fails(ValueError, "vtab/pets"):
             run_of(root, datasets=("vtab/pets", str(root / "wds_vtab-pets_test")))
-        with fails("evaluation.model-evaluate-give-name"):
+        with fails(ValueError):
             evaluate_models([], spec_of(root))
 
 
@@ -419,9 +420,9 @@ class TestCandidates:
         assert done.models[0].records["vtab/pets"].result.metrics["acc1"] == pytest.approx(sum(right) / COUNT)
 
     def test_a_file_by_the_name_of_its_model(self, root):
-        with fails("encoders.holds-another-model-asked"):
+        with fails(CheckpointError):
             open_candidate(f"mobileclip_s0={root / 'model0.safetensors'}")
-        with fails("registry.unknown-parts-your-own", "mobileclip_s9"):
+        with fails(ValueError, "mobileclip_s9"):
             open_candidate("mobileclip_s9")
 
     def test_fingerprint(self, root):
@@ -472,7 +473,7 @@ class TestTasks:
         quick = [task.path for task in suite_tasks("quick")]
         assert quick[0] == "https://huggingface.co/datasets/djghosh/wds_vtab-pets_test/tree/main"
         assert quick[-1] == "https://huggingface.co/datasets/clip-benchmark/wds_flickr30k/tree/main"
-        with fails("evaluation.suite", "slow"):
+        with fails(ValueError, "slow"):
             suite_tasks("slow")
 
     @pytest.mark.parametrize("entry", SUITE, ids=lambda entry: entry.key)
@@ -491,9 +492,9 @@ class TestTasks:
         found = find_task(str(own))
         assert (found.key, found.name, found.path) == ("mine", "mine", str(own))
         assert find_task(str(root / "wds_vtab-pets_test")).key == "vtab/pets"
-        with fails("evaluation.read-hub-give-folder", "aro/vg_relation"):
+        with fails(ValueError, "aro/vg_relation"):
             find_task("aro/vg_relation")
-        with fails("evaluation.folder", "winogavil"):
+        with fails(ValueError, "winogavil"):
             find_task("misc/winogavil", str(root))
 
 

@@ -112,8 +112,8 @@ def test_the_command_and_the_image_tower_alone(capsys, folder, convolutional, tm
 @pytest.mark.parametrize(
     ("options", "error"),
     [
-        ({"tower": "text"}, ("export.classifier-text-tower-leave",)),
-        ({"features": (0,)}, ("export.feature-maps-come-beside",)),
+        ({"tower": "text"}, (ValueError,)),
+        ({"features": (0,)}, (ValueError,)),
     ],
 )
 def test_what_a_classifier_has_not(convolutional, tmp_path, options, error):

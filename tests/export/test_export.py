@@ -239,7 +239,7 @@ def test_a_file_of_a_tower_alone_is_enough(convolutional, tmp_path):
     ]
     loaded = load_model(tmp_path / "tower.safetensors")
     assert contract.weights_sha256 == weights_sha256(loaded.state_dict())
-    with fails("export.model-tower-choose-tower", "text", "image"):
+    with fails(ValueError, "text", "image"):
         export_model(loaded, ExportSpec(out=tmp_path / "none", target="torch", tower="text"))
 
 
@@ -260,22 +260,22 @@ def test_a_text_tower_alone_is_exported_at_its_own_context(target, tmp_path):
 
 
 def test_mistakes_cost_nothing(convolutional, tmp_path, monkeypatch):
-    with fails("registry.unknown-parts-your-own", "did you mean 'onnx'"):
+    with fails(ValueError, "did you mean 'onnx'"):
         export_model(convolutional, ExportSpec(out=tmp_path / "out", target="onxx"))
-    with fails("export.published-weights-give-weights", "mci0", "models with published weights"):
+    with fails(ValueError, "mci0", "models with published weights"):
         export_model("mci0", ExportSpec(out=tmp_path / "out"))
-    with fails("strict.must-be-one-of", "precision"):
+    with fails(ValueError, "precision"):
         ExportSpec(out=tmp_path / "out", precision="int4")
-    with fails("reparam.fold-module-training-mode"):
+    with fails(ValueError):
         export_model(CONVOLUTIONAL.build().train(), ExportSpec(out=tmp_path / "out", target="torch"))
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "notes.txt").write_text("mine")
-    with fails("storage.already-choose-another-folder"):
+    with fails(FileExistsError):
         export_model(convolutional, ExportSpec(out=tmp_path / "full"))
     assert [path.name for path in tmp_path.iterdir()] == ["full"]
     (tmp_path / "empty").mkdir()
     monkeypatch.chdir(tmp_path / "empty")
-    with fails("storage.folder-put-place-give", "out"):
+    with fails(ValueError, "out"):
         export_model(convolutional, ExportSpec(out="."))
     assert list(tmp_path.glob("empty/.*")) == []
 
@@ -297,9 +297,9 @@ def test_images_that_cannot_be_read_are_counted(convolutional, tmp_path):
     assert report.image_names == ("one", "two")
     assert sum(report.skipped.values()) == 1
     assert report.towers[0].count == 2
-    with fails("export.only-images-used-give", "0", "2", "torn"):
+    with fails(ValueError, "0", "2", "torn"):
         export_model(MCI.build().eval(), ExportSpec(out=tmp_path / "none", target="torch", tower="image"), samples=torn)
-    with fails("inference.captions-come-twice-ranking"):
+    with fails(ValueError):
         Samples(name="same", image_names=("a", "b"), images=(b"", b""), captions=("a cat", "a cat"))
 
 

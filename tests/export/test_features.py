@@ -142,18 +142,18 @@ def with_fewer_maps(tensors):
 @pytest.mark.parametrize(
     ("edit", "error"),
     [
-        (lambda tower: tower["features"][0].update(stage=0), ("export.two-maps-stage-export",)),
+        (lambda tower: tower["features"][0].update(stage=0), (ValueError,)),
         (
             lambda tower: tower["features"][0].update(shape=[1, 16, 4, 4]),
-            ("export.map-shape-export-model", "stage_1", "(1, 16, 4, 4)"),
+            (ValueError, "stage_1", "(1, 16, 4, 4)"),
         ),
         (
             lambda tower: tower["features"][0].update(shape=[None, 16]),
-            ("export.map-shape-export-model", "stage_1", "(None, 16)"),
+            (ValueError, "stage_1", "(None, 16)"),
         ),
-        (swapped, ("export.contract-says-export-model", "export.maps-each", "stage_0", "float32")),
-        (without_maps, ("export.maps-each", "stage_0", "float32")),
-        (with_fewer_maps, ("export.maps", "3", "stage_0", "12")),
+        (swapped, (ValueError, "stage_0", "float32")),
+        (without_maps, (ValueError, "stage_0", "float32")),
+        (with_fewer_maps, (ValueError, "3", "stage_0", "12")),
     ],
 )
 def test_contracts_and_stored_maps_that_do_not_fit_are_refused(copied, edit, error):
@@ -177,15 +177,15 @@ class PlainSpec(ImageEncoderSpec):
 
 def test_features_that_nobody_gives_are_refused_before_the_work(tmp_path):
     spec = ExportSpec(out=tmp_path / "out", target="torch", tower="image", features=(0, 7))
-    with fails("encoders.stages-some", "1", "[7]"):
+    with fails(ValueError, "1", "[7]"):
         export_model(MCI.build().eval(), spec)
-    with fails("encoders.gives-feature-maps-these", "Sequential"):
+    with fails(ValueError, "Sequential"):
         export_model(PlainSpec(input=PIXELS).build().eval(), attrs.evolve(spec, features=(0,)))
-    with fails("export.features-maps-image-tower"):
+    with fails(ValueError):
         attrs.evolve(spec, tower="text")
-    with fails("export.numbers-stages-each-once"):
+    with fails(ValueError):
         attrs.evolve(spec, features=(1, 1))
-    with fails("encoders.say-where-picture-score", "ViT"):
+    with fails(ValueError, "ViT"):
         export_model(VIT.build().eval(), attrs.evolve(spec, features=("text-space",)))
     assert not list(tmp_path.iterdir())
 

@@ -102,14 +102,14 @@ def test_a_layout_stays_an_export(immich, model, tmp_path):
     assert len(digests) == 2, "each tower is known by its own files"
     shutil.copytree(immich, tmp_path / "damaged")
     (tmp_path / "damaged" / "textual" / "tokenizer_config.json").write_text("{}")
-    with fails("export.file-exported-sha-256", "tokenizer_config.json"):
+    with fails(ValueError, "tokenizer_config.json"):
         verify_export(tmp_path / "damaged")
     shutil.copytree(immich, tmp_path / "elsewhere")
     contract = (immich / "mobileclip.json").read_text()
     changed = contract.replace('"tokenizer": "textual/tokenizer.json"', '"tokenizer": "/etc/hostname"')
     assert changed != contract
     (tmp_path / "elsewhere" / "mobileclip.json").write_text(changed)
-    with fails("export.sha-256-tokenizer-export", "/etc/hostname"):
+    with fails(ValueError, "/etc/hostname"):
         mobileclip.load(tmp_path / "elsewhere")
 
 
@@ -128,14 +128,14 @@ def test_layers_that_stay_in_float32_are_tried_in_a_folder_that_both_towers_shar
 @pytest.mark.parametrize(
     ("options", "error"),
     [
-        ({"target": "openvino"}, ("export.layout-onnx-files-choose", "transformers.js", "openvino")),
-        ({"preprocess": "uint8"}, ("export.layout-host-scales-normalises",)),
+        ({"target": "openvino"}, (ValueError, "transformers.js", "openvino")),
+        ({"preprocess": "uint8"}, (ValueError,)),
         (
             {"precision": "bfloat16"},
-            ("export.layout-precision-choose-precision", "transformers.js", "bfloat16", "float32, float16"),
+            (ValueError, "transformers.js", "bfloat16", "float32, float16"),
         ),
-        ({"layout": "immich", "features": (0,)}, ("export.immich-reads-embeddings-alone",)),
-        ({"layout": "immic"}, ("registry.unknown-parts-your-own", "immich")),
+        ({"layout": "immich", "features": (0,)}, (ValueError,)),
+        ({"layout": "immic"}, (ValueError, "immich")),
     ],
 )
 def test_what_a_place_does_not_run_is_refused(options, error, tmp_path):

@@ -115,7 +115,7 @@ def _file(**changes):
 
 @pytest.mark.parametrize("lengths", [(8,), (12, 8), (8, 8, 12), (0, 12), (8, 13)])
 def test_lengths_that_no_file_has_are_refused(lengths):
-    with fails("export.rising-numbers-ids-last", str(lengths)):
+    with fails(ValueError, str(lengths)):
         _file(lengths=lengths)
 
 
@@ -128,5 +128,5 @@ def test_a_file_that_sees_the_padding_is_refused_with_lengths(tmp_path):
     def run(rows):
         return (encoder(rows),)
 
-    with fails("export.gives-another-embedding-text", "8", "12"):
+    with fails(ValueError, "8", "12"):
         check_lengths(run, tokens, TOKENS, _file(lengths=(SHORT, WHOLE)), tmp_path / "text.onnx")

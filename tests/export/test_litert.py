@@ -74,14 +74,14 @@ def test_a_damaged_file_another_input_and_a_weight_that_is_no_number_are_told(st
     for damaged in (sound[:3000], b"\0" * 40 + sound[40:], b""):
         path.write_bytes(damaged)
         sign(folder)
-        with fails("export.read-litert-update-pip", "image.tflite"):
+        with fails(ValueError, "image.tflite"):
             verify_export(folder, trust=True, show_progress=False)
     path.write_bytes((EXPORT / "text.tflite").read_bytes())
     sign(folder)
-    with fails("export.run-export-model-again", "image.tflite"):
+    with fails(ValueError, "image.tflite"):
         verify_export(folder, trust=True, show_progress=False)
     (file,) = (one for one in read_contract(EXPORT).towers if one.tower == "text")
-    with fails("export.device-others-need-build", "gpu"):
+    with fails(ValueError, "gpu"):
         TARGET.open(EXPORT / file.file, file, device="gpu")
 
 
@@ -159,7 +159,7 @@ def test_who_exports_is_told_how_to_get_the_converter(tmp_path):
         with pytest.raises(ValueError, match=message):
             # Before the model is read, which may have to be fetched.
             export_model(tmp_path / "none.safetensors", attrs.evolve(spec, converter=python))
-    with fails("export.target-litert-takes-input"):
+    with fails(ValueError):
         export_model(tmp_path / "none.safetensors", attrs.evolve(spec, dynamic_batch=True))
 
 
@@ -171,7 +171,7 @@ def test_a_converter_that_fails_is_told_with_its_last_words(stored, tmp_path):
     export = export_of(stored, "text", "float16", converter=python)
     assert converted(export) == (EXPORT / "text.tflite").read_bytes()
     python.write_text("#!/bin/sh\necho the last words >&2\nexit 3\n", encoding="utf-8")
-    with fails("export.litert-converter-failed-try", "the last words"):
+    with fails(ValueError, "the last words"):
         converted(export)
 
 

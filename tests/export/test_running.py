@@ -120,7 +120,7 @@ def test_verify_says_what_is_lost_on_a_data_set(capsys, plain_torch, checkpoint,
 def test_verify_compares_with_the_model_of_the_export_alone(capsys, plain_torch, pets, tmp_path):
     other = tmp_path / "other.safetensors"
     save_model(seeing(SHALLOW, seed=3), other)
-    with fails("export.made-whose-folded-weights"):
+    with fails(ValueError):
         require_made_of(plain_torch, other)
     status, _, said = run(capsys, "verify", plain_torch, "--data", pets)
     assert status != 0
@@ -130,11 +130,11 @@ def test_verify_compares_with_the_model_of_the_export_alone(capsys, plain_torch,
 @pytest.mark.parametrize(
     ("asked", "error"),
     [
-        ({"dtype": torch.bfloat16}, ("inference.export-model-precision-sizes",)),
-        ({"image_size": 32}, ("inference.export-model-precision-sizes",)),
-        ({"interpolation": "bicubic"}, ("inference.export-model-precision-sizes",)),
-        ({"checkpoint": "CHECKPOINT"}, ("inference.export-model-precision-sizes",)),
-        ({"device": "cuda"}, ("export.device-others-need-build", "cuda", "cpu")),
+        ({"dtype": torch.bfloat16}, (ValueError,)),
+        ({"image_size": 32}, (ValueError,)),
+        ({"interpolation": "bicubic"}, (ValueError,)),
+        ({"checkpoint": "CHECKPOINT"}, (ValueError,)),
+        ({"device": "cuda"}, (ValueError, "cuda", "cpu")),
     ],
 )
 def test_what_an_export_cannot_be_is_refused(plain_torch, asked, error):
@@ -148,13 +148,13 @@ def test_what_an_export_cannot_be_is_refused(plain_torch, asked, error):
 def test_one_tower_and_classifiers_are_no_image_text_models(shallow, plain_torch, tmp_path):
     spec = ExportSpec(out=tmp_path / "text", target="torch", tower="text")
     folder = export_model(shallow, spec, show_progress=False)
-    with fails("export.holds-tower-alone-needs", "text"):
+    with fails(ValueError, "text"):
         load_export(folder)
     damaged = shutil.copytree(plain_torch, tmp_path / "damaged")
     contract = json.loads((damaged / "mobileclip.json").read_text())
     contract["spec"]["text"]["input"]["context_length"] = 13
     (damaged / "mobileclip.json").write_text(json.dumps(contract))
-    with fails("export.contract-says-other-inputs"):
+    with fails(ValueError):
         load_export(damaged)
 
 

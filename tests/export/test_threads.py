@@ -171,7 +171,7 @@ def test_a_model_whose_files_have_changed_is_not_unpickled(exported, tmp_path):
     folder = shutil.copytree(exported("onnx"), tmp_path / "export")
     pickled = pickle.dumps(mobileclip.load(folder))
     shutil.copy(folder / "image.onnx", folder / "text.onnx")
-    with fails("export.file-exported-sha-256", "text.onnx"):
+    with fails(ValueError, "text.onnx"):
         pickle.loads(pickled)
 
 
@@ -238,7 +238,7 @@ def test_a_process_is_computed_in_by_as_many_threads_as_it_is_given(working, kin
 
 @pytest.mark.parametrize("kind", ["eager", "onnx", "torch"])
 def test_there_is_at_least_one_thread(exported, kind):
-    with fails("hardware.num-threads-least-none", "0"):
+    with fails(ValueError, "0"):
         mobileclip.load("icons" if kind == "eager" else exported(kind), num_threads=0)
 
 
@@ -285,7 +285,7 @@ def test_what_a_runtime_cannot_do_is_no_fault_of_the_export(exported):
         raise RuntimeError("the device is lost")
 
     tower._run = fail
-    with fails("export.runtime-failed-file-whole", "text.onnx", "RuntimeError", "the device is lost") as caught:
+    with fails(ValueError, "text.onnx", "RuntimeError", "the device is lost") as caught:
         clip.encode_text("a cat")
     assert "verify" not in str(caught.value)
     assert "ask again" in str(caught.value)

@@ -81,7 +81,7 @@ def test_the_authors_own_operations_are_judged_by_numbers(odd, target, tmp_path,
     if target == "onnx":
         assert verify_export(folder, show_progress=False) == report
     else:
-        with fails("export.written-elsewhere-whose-runtime"):
+        with fails(ValueError):
             verify_export(folder, show_progress=False)
 
 
@@ -109,16 +109,16 @@ def test_what_lies_in_a_trusted_folder_needs_no_flag(believing, tmp_path, monkey
     monkeypatch.setenv("MOBILECLIP_TRUST", str(tmp_path / "models"))
     for opened in (verify_export, load_export, mobileclip.load):
         opened(deployed)
-        with fails("export.written-elsewhere-whose-runtime"):
+        with fails(ValueError):
             opened(believing)
     (tmp_path / "models" / "link").symlink_to(believing)
-    with fails("export.written-elsewhere-whose-runtime"):
+    with fails(ValueError):
         mobileclip.load(tmp_path / "models" / "link")
     monkeypatch.setenv("MOBILECLIP_TRUST", "models")
-    with fails("export.mobileclip-trust-absolute-path", "models"):
+    with fails(ValueError, "models"):
         mobileclip.load(deployed)
     monkeypatch.setenv("MOBILECLIP_TRUST", "")
-    with fails("export.written-elsewhere-whose-runtime"):
+    with fails(ValueError):
         mobileclip.load(deployed)
 
 
@@ -126,11 +126,11 @@ def test_a_strangers_file_reaches_no_runtime(believing, tmp_path):
     """The runtime would say that it cannot read it, as it does where it is trusted."""
     theirs = shutil.copytree(believing, tmp_path / "theirs")
     _first_file(theirs).write_bytes(b"nothing that a runtime can read")
-    with fails("export.file-exported-sha-256"):
+    with fails(ValueError):
         verify_export(theirs, trust=True, show_progress=False)
     sign(theirs)
     for opened in (verify_export, load_export, mobileclip.load):
-        with fails("export.written-elsewhere-whose-runtime"):
+        with fails(ValueError):
             opened(theirs)
         with pytest.raises(ValueError, match="cannot be read"):
             opened(theirs, trust=True)
@@ -185,7 +185,7 @@ def own(tmp_path, monkeypatch):
 
 def test_what_this_machine_wrote_needs_no_trust(own):
     assert not is_written_here(own)
-    with fails("export.written-elsewhere-whose-runtime"):
+    with fails(ValueError):
         mobileclip.load(own)
     remember_export(own)
     assert is_written_here(own)

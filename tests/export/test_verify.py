@@ -32,11 +32,11 @@ def change(folder, edit):
     [
         (
             {"target": "onnx"},
-            ("encoders.export-checkpoint-mobileclip-verify-runs", "for the target 'onnx', which ONNX Runtime runs"),
+            (CheckpointError, "for the target 'onnx', which ONNX Runtime runs"),
         ),
-        ({"target": "mine\n"}, ("encoders.export-checkpoint-mobileclip-verify-runs", "for the target 'mine\\n'")),
-        ({}, ("encoders.export-checkpoint-mobileclip-verify-runs",)),
-        ([], ("encoders.export-checkpoint-mobileclip-verify-runs",)),
+        ({"target": "mine\n"}, (CheckpointError, "for the target 'mine\\n'")),
+        ({}, (CheckpointError,)),
+        ([], (CheckpointError,)),
     ],
 )
 def test_an_export_is_no_checkpoint(contract, error, tmp_path):
@@ -77,27 +77,27 @@ def test_tampered_and_missing_files(copied, name):
     content = bytearray(path.read_bytes())
     content[len(content) // 2] ^= 1
     path.write_bytes(content)
-    with fails("export.file-exported-sha-256", name):
+    with fails(ValueError, name):
         verify_export(copied)
     path.unlink()
-    with fails("export.mobileclip-json-names-export", name):
+    with fails(ValueError, name):
         verify_export(copied)
 
 
 def test_no_contract_and_bad_contracts(copied, tmp_path):
-    with fails("export.holds-mobileclip-json-export"):
+    with fails(ValueError):
         verify_export(tmp_path)
     change(copied, lambda contract: contract.update(format_version=99))
-    with fails("export.format-version-version-mobileclip", "99"):
+    with fails(ValueError, "99"):
         verify_export(copied)
     change(copied, lambda contract: contract.update(format_version=1, files={"../image.onnx": "0"}))
-    with fails("export.names-file-export-folder"):
+    with fails(ValueError):
         verify_export(copied)
     change(copied, lambda contract: contract.update(files={}))
-    with fails("export.sha-256-tower-export", "image.onnx", "image"):
+    with fails(ValueError, "image.onnx", "image"):
         verify_export(copied)
     change(copied, lambda contract: contract.update(colour="red"))
-    with fails("export.read-damaged-another-version", "unknown key 'colour'"):
+    with fails(ValueError, "unknown key 'colour'"):
         verify_export(copied)
 
 
@@ -110,13 +110,13 @@ def test_a_tower_whose_inputs_the_contract_does_not_describe_is_refused(copied, 
 
 def test_older_libraries_are_refused(copied):
     change(copied, lambda contract: contract["versions"].update(onnxruntime="99.1.0"))
-    with fails("export.older-wrote-export-update", "99.1.0"):
+    with fails(ValueError, "99.1.0"):
         verify_export(copied)
     change(copied, lambda contract: contract["versions"].update(onnxruntime="new"))
-    with fails("export.contract-names-version-none", "new"):
+    with fails(ValueError, "new"):
         verify_export(copied)
     change(copied, lambda contract: contract["versions"].pop("onnxruntime"))
-    with fails("export.contract-version-nobody-knows", "onnxruntime"):
+    with fails(ValueError, "onnxruntime"):
         verify_export(copied)
 
 
@@ -141,8 +141,8 @@ def not_a_number(model):
 @pytest.mark.parametrize(
     ("change", "error"),
     [
-        (zero, ("export.tower-gives-nan-infinity", "image", "embedding", "12")),
-        (not_a_number, ("export.tower-gives-nan-infinity", "image", "embedding")),
+        (zero, (ValueError, "image", "embedding", "12")),
+        (not_a_number, (ValueError, "image", "embedding")),
     ],
 )
 def test_a_model_that_no_export_could_be_measured_against_is_refused_before_the_work(
@@ -162,7 +162,7 @@ def test_stored_inputs_without_embeddings_are_refused(copied):
     tensors["text.embedding"] = tensors["text.embedding"][:3]
     save_file(tensors, copied / "evaluation.safetensors")
     sign(copied)
-    with fails("export.lacks-inputs-embeddings-tower"):
+    with fails(ValueError):
         verify_export(copied)
 
 
@@ -179,11 +179,11 @@ def test_weights_that_are_not_finite_fail_a_gate_and_other_files_are_refused(cop
     )
     shutil.copy(copied / "text.onnx", copied / "image.onnx")
     sign(copied)
-    with fails("export.run-export-model-again", "image.onnx"):
+    with fails(ValueError, "image.onnx"):
         verify_export(copied)
     (copied / "image.onnx").write_bytes(b"not a network")
     sign(copied)
-    with fails("export.onnx-model-export-model", "image.onnx"):
+    with fails(ValueError, "image.onnx"):
         verify_export(copied)
 
 
@@ -215,7 +215,7 @@ def test_what_a_living_process_writes_is_left_alone(shallow, tmp_path, monkeypat
     def meanwhile(self, path, file, **options):
         if not written:
             written.append(path.read_bytes())
-            with fails("storage.another-job-working-wait"):
+            with fails(ValueError):
                 export_model(shallow, spec)
             assert path.read_bytes() == written[0]
         return opened(self, path, file, **options)

@@ -36,7 +36,7 @@ def test_auto_is_the_best_there_is(machine):
     machine(num_gpus=2, mps=True)
     assert (pick_device(), all_devices()) == (torch.device("cuda:0"), ("cuda:0", "cuda:1"))
     assert pick_device(local_rank=1) == torch.device("cuda:1")
-    with fails("hardware.process-machine-gpu-own", "2"):
+    with fails(ValueError, "2"):
         pick_device(local_rank=2)
 
 
@@ -53,7 +53,7 @@ def test_several_processes_do_not_meet_on_an_apple_gpu(machine, monkeypatch):
     machine(mps=True)
     monkeypatch.setenv("WORLD_SIZE", "2")
     monkeypatch.setattr(torch, "ones", lambda *_, **__: torch.zeros(1))  # as if it had computed there
-    with fails("training.process-alone-trains-apple"), connected("mps"):
+    with fails(ValueError), connected("mps"):
         pass
 
 

@@ -43,11 +43,9 @@ def test_those_of_one_model_are_joined_and_those_of_two_are_not():
     joined = some().joined(some(first=3), here="old.npz", there="the new ones")
     assert len(joined.image) == len(joined.image_paths) == 6
     assert len(joined.texts) == 2
-    with fails(
-        "inference.two-models-whose-embeddings", "old.npz", "the new ones", "weights aaaaaaaaaaaa", "and bbbbbbbbbbbb"
-    ):
+    with fails(ValueError, "old.npz", "the new ones", "weights aaaaaaaaaaaa", "and bbbbbbbbbbbb"):
         some().joined(some(OTHER), here="old.npz", there="the new ones")
-    with fails("inference.two-models-whose-embeddings", "another spec"):
+    with fails(ValueError, "another spec"):
         some().joined(some(attrs.evolve(MODEL, spec='{"size": 1}')), here="a", there="b")
     newer = attrs.evolve(MODEL, version="2")
     assert some().joined(some(newer), here="a", there="b").model == MODEL
@@ -64,7 +62,7 @@ def test_an_archive_is_not_replaced_unasked(tmp_path):
 
 
 def test_nothing_is_not_written(tmp_path):
-    with fails("inference.embedding-write"):
+    with fails(ValueError):
         write_embeddings(tmp_path / "e.npz", Embeddings(model=MODEL))
     assert list(tmp_path.iterdir()) == []
 
@@ -72,9 +70,9 @@ def test_nothing_is_not_written(tmp_path):
 @pytest.mark.parametrize(
     ("values", "error"),
     [
-        ({"image_paths": ("a",)}, ("inference.embeddings-shape-row-float32", "1", "image")),
-        ({"image": np.zeros((1, 4)), "image_paths": ("a",)}, ("inference.embeddings-shape-row-float32", "float64")),
-        ({"image": np.full((1, 4), np.nan, np.float32), "image_paths": ("a",)}, ("inference.embedding-finite",)),
+        ({"image_paths": ("a",)}, (ValueError, "1", "image")),
+        ({"image": np.zeros((1, 4)), "image_paths": ("a",)}, (ValueError, "float64")),
+        ({"image": np.full((1, 4), np.nan, np.float32), "image_paths": ("a",)}, (ValueError,)),
         (
             {
                 "image": np.zeros((1, 4), np.float32),
@@ -82,7 +80,7 @@ def test_nothing_is_not_written(tmp_path):
                 "text": np.zeros((1, 5), np.float32),
                 "texts": ("b",),
             },
-            ("inference.images-numbers-each-texts", "4"),
+            (ValueError, "4"),
         ),
     ],
 )

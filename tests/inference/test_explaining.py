@@ -59,11 +59,11 @@ def test_the_mean_over_places_is_the_embedding(fold, changes):
 def test_towers_that_cannot_are_refused_by_name(tmp_path):
     save_model(randomised(SMALL_VIT), tmp_path / "vit.safetensors")
     vit = mobileclip.load(tmp_path / "vit.safetensors")
-    with fails("encoders.say-where-picture-score", "ViT"):
+    with fails(ValueError, "ViT"):
         vit.explain(PICTURE, TEXTS)
     stem = torch.nn.Conv2d(3, 8, 4, stride=4)
     pooled = torch.nn.Sequential(torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten())
-    with fails("encoders.head-local-whose-mean", "Sequential"):
+    with fails(ValueError, "Sequential"):
         MCi(stem, [torch.nn.Identity()], pooled, dims=(8,), strides=(4,)).local_embeddings(torch.rand(1, 3, 32, 32))
     whole = MCi(stem, [torch.nn.Identity()], ConvPoolHead(8, embedding_dim=4), dims=(8,), strides=(4,)).eval()
     assert whole.local_embeddings(torch.rand(1, 3, 32, 32)).shape == (1, 4, 8, 8)

@@ -7,7 +7,7 @@ from PIL import Image
 
 import mobileclip
 from mobileclip.blocks import models
-from mobileclip.data import ImageTransform, Tokenizer
+from mobileclip.data import ImageError, ImageTransform, Tokenizer
 from mobileclip.data.images import read_pixels
 from mobileclip.encoders import DualEncoder, save_model
 from mobileclip.encoders.checkpoints import PUBLISHED
@@ -137,7 +137,7 @@ class TestEncoding:
             clip.encode_image(paths)
 
     def test_another_way_to_decode_is_none(self, small_file):
-        with fails("data.decode", "quick", "exact, fast"):
+        with fails(ValueError, "quick", "exact, fast"):
             mobileclip.load(small_file, decode="quick")
 
     def test_half_precision_weights_give_float32_embeddings(self, small_file, clip, images):
@@ -147,11 +147,11 @@ class TestEncoding:
         assert relative_error(embedding, clip.encode_image(images)) < 0.05
 
     def test_a_bad_image_is_named(self, clip, tmp_path):
-        with fails("data.does-exist", "nothing.png"):
+        with fails(ImageError, "nothing.png"):
             clip.encode_image(tmp_path / "nothing.png")
 
     def test_no_batch_of_nothing(self, clip, images):
-        with fails("inference.batch-size-least"):
+        with fails(ValueError):
             clip.encode_image(images, batch_size=0)
 
 
@@ -173,11 +173,11 @@ class TestClassify:
     @pytest.mark.parametrize(
         ("labels", "template", "error"),
         [
-            ([], "{}", ("inference.labels-list-least-text",)),
-            ("a cat", "{}", ("inference.labels-list-least-text",)),
-            (["a", "a", "b"], "{}", ("inference.labels-twice", "a")),
-            (["a"], "a photo", ("inference.template-label-photo",)),
-            (["a", " "], "{}", ("inference.label-blank-texts-choose",)),
+            ([], "{}", (ValueError,)),
+            ("a cat", "{}", (ValueError,)),
+            (["a", "a", "b"], "{}", (ValueError, "a")),
+            (["a"], "a photo", (ValueError,)),
+            (["a", " "], "{}", (ValueError,)),
         ],
     )
     def test_labels_that_make_no_sense(self, clip, images, labels, template, error):
@@ -211,17 +211,17 @@ class TestLoad:
         assert spec_known_by_name(None, "hf-hub:somebody/something") is None
 
     def test_unknown_names_and_missing_weights(self):
-        with fails("registry.unknown-parts-your-own", "did you mean 'mobileclip_s2'"):
+        with fails(ValueError, "did you mean 'mobileclip_s2'"):
             mobileclip.load("mobileclip_s22")
-        with fails("export.published-weights-give-weights", "mci0", "models with published weights"):
+        with fails(ValueError, "mci0", "models with published weights"):
             mobileclip.load("mci0")
-        with fails("export.published-weights-give-weights", "this model"):
+        with fails(ValueError, "this model"):
             mobileclip.load()
 
     def test_a_model_without_weights_names_those_that_are_built_like_it(self, monkeypatch):
         monkeypatch.setitem(models._values, "a_twin", mobileclip.specs.mobileclip2_s4())
         with fails(
-            "export.published-weights-give-weights",
+            ValueError,
             "a_twin",
             "mobileclip_s4 and mobileclip2_s4 have the same architecture",
         ):
@@ -231,9 +231,9 @@ class TestLoad:
 
     def test_one_tower_cannot_classify(self, tmp_path):
         save_model(randomised(SMALL).text_encoder, tmp_path / "text.safetensors")
-        with fails("inference.holds-tower-needs-both"):
+        with fails(ValueError):
             mobileclip.load(tmp_path / "text.safetensors")
 
     def test_a_training_model_is_refused(self):
-        with fails("inference.model-training-mode-call"):
+        with fails(ValueError):
             mobileclip.ImageTextModel(SMALL.build())

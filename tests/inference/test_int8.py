@@ -40,7 +40,7 @@ def test_what_is_measured_is_not_what_ranges_are_found_with(one_of_two):
     images, calibration, _ = one_of_two
     assert torch.equal(calibration.ranges, images[[0, 2]])
     assert torch.equal(calibration.measured, images[[1, 3]])
-    with fails("inference.calibration-inputs-tower-least", "3", "4"):
+    with fails(ValueError, "3", "4"):
         Calibration.of(images[:3])
 
 
@@ -85,7 +85,7 @@ def test_without_programs_there_is_no_int8(model):
 
 def test_too_few_inputs_are_refused(model):
     images, tokens = torch.zeros(3, 3, PIXELS.size, PIXELS.size), torch.ones(8, TOKENS.context_length, dtype=torch.long)
-    with fails("inference.calibration-inputs-tower-least", "3"):
+    with fails(ValueError, "3"):
         optimize(model, precision="int8", calibration=(images, tokens), compiled=False)
 
 

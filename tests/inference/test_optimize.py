@@ -263,11 +263,11 @@ def test_it_serves_a_model_with_its_preprocessing(capsys):
 @pytest.mark.parametrize(
     ("change", "arguments", "error"),
     [
-        (nn.Module.train, {}, ("inference.model-training-mode-call",)),
-        (nn.Module.half, {}, ("inference.optimize-takes-model-float32", "torch.float16 on cpu")),
-        (nn.Module.eval, {"precision": "float16"}, ("inference.precision", "float32, bfloat16, int8", "float16")),
-        (nn.Module.eval, {"rounds": 0}, ("inference.rounds-least",)),
-        (nn.Module.eval, {"example": example(SMALL, 0)}, ("inference.example-give-least-many", "image")),
+        (nn.Module.train, {}, (ValueError,)),
+        (nn.Module.half, {}, (ValueError, "torch.float16 on cpu")),
+        (nn.Module.eval, {"precision": "float16"}, (ValueError, "float32, bfloat16, int8", "float16")),
+        (nn.Module.eval, {"rounds": 0}, (ValueError,)),
+        (nn.Module.eval, {"example": example(SMALL, 0)}, (ValueError, "image")),
     ],
 )
 def test_what_cannot_be_optimized_is_said(change, arguments, error):
@@ -277,9 +277,9 @@ def test_what_cannot_be_optimized_is_said(change, arguments, error):
 
 def test_inputs_of_another_size_are_refused():
     fast = optimize(randomised(SMALL), compiled=False, rounds=1)
-    with fails("encoders.images-shape-batch-preprocess"):
+    with fails(ValueError):
         fast.encode_image(torch.zeros(1, 3, 32, 32))
-    with fails("encoders.token-ids-shape-batch"):
+    with fails(ValueError):
         fast.encode_text(torch.zeros(1, 5, dtype=torch.long))
 
 

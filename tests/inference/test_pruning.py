@@ -85,9 +85,9 @@ def test_texts_that_are_repaired_are_counted():
 
 def test_what_cannot_be_pruned_is_named():
     tower = TextTransformerSpec(width=16, num_heads=2, depth=0, embedding_dim=8, input=CLIP).build()
-    with fails("data.text-vocabulary-pruned-texts"):
+    with fails(ValueError):
         prune_vocabulary([], tower)
-    with fails("inference.text-tower-library-spec", "Linear"):
+    with fails(ValueError, "Linear"):
         prune_vocabulary(["a"], torch.nn.Linear(2, 2))
-    with fails("encoders.ids-vocabulary-positions-ids", "2000"):
+    with fails(ValueError, "2000"):
         tower.with_vocabulary(CLIP, [1, 2, 3])

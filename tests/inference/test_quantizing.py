@@ -139,22 +139,22 @@ def test_a_killed_run_goes_on_to_the_same_tensors(spec, place, made):
 def test_what_is_left_of_another_tuning_is_not_taken(spec, place):
     output = place / "other.safetensors"
     state_file(output).write_bytes((place / "int8.safetensors").read_bytes())
-    with fails("inference.left-tuning-another-model", "other.tuning.safetensors"):
+    with fails(ValueError, "other.tuning.safetensors"):
         attrs.evolve(spec, output=output).run(show_progress=False)
 
 
 def test_what_cannot_be_quantised_is_refused(spec, place, made):
-    with fails("inference.nothing-tune-model-give"):
+    with fails(ValueError):
         attrs.evolve(spec, images=(), texts=(), output=place / "a.safetensors").run(show_progress=False)
-    with fails("inference.quantised-already-give-model", "int8.safetensors"):
+    with fails(ValueError, "int8.safetensors"):
         attrs.evolve(spec, model=str(spec.output), output=place / "a.safetensors").run(show_progress=False)
     few = place / "few.txt"
     few.write_text("one\ntwo\n", encoding="utf-8")
-    with fails("inference.inputs-used-least-better", "--texts", "2", "8"):
+    with fails(ValueError, "--texts", "2", "8"):
         attrs.evolve(spec, texts=(str(few),), output=place / "a.safetensors").run(show_progress=False)
     text = place / "text.safetensors"
     save_model(load_model(spec.model, tower="text"), text)
-    with fails("inference.tower-leave-out", "image", "--images"):
+    with fails(ValueError, "image", "--images"):
         attrs.evolve(spec, model=str(text), output=place / "a.safetensors").run(show_progress=False)
 
 

@@ -86,7 +86,7 @@ def test_a_run_from_a_tower_has_the_space_of_its_own_texts(files, tower, tmp_pat
     training = TrainingSpec(loss=TextDistillationLossSpec(), schedule=CosineSchedule(warmup_steps=0, total_steps=1))
     path = run(RunSpec(model=TOWER, data=data, training=training, initial_weights=tower), tmp_path / "out")
     assert space_in(path) == ""
-    with fails("inference.holds-model-both-towers", str(path)):
+    with fails(ValueError, str(path)):
         space_of(path)
 
 
@@ -128,11 +128,11 @@ def test_a_tower_encodes_texts_in_place_of_the_models_own(files, tower):
 
 
 def test_a_model_of_another_space_refuses_it_by_name(files, tower):
-    with fails("inference.speaks-space-model-weights", str(tower), str(files / "other.safetensors")):
+    with fails(ValueError, str(tower), str(files / "other.safetensors")):
         mobileclip.load(files / "other.safetensors", text_model=tower)
-    with fails("inference.holds-text-tower-alone", str(files / "other.safetensors")):
+    with fails(ValueError, str(files / "other.safetensors")):
         mobileclip.load(files / "model.safetensors", text_model=files / "other.safetensors")
-    with fails("inference.context-length-own-leave", str(tower)):
+    with fails(ValueError, str(tower)):
         mobileclip.load(files / "model.safetensors", text_model=tower, context_length=4)
 
 
@@ -140,11 +140,11 @@ def test_a_damaged_space_is_said(files, tower, tmp_path):
     model = load_model(tower)
     model.taught = Taught(space="{}")
     save_model(model, tmp_path / "damaged.safetensors")
-    with fails("inference.space-names-read", str(tmp_path / "damaged.safetensors")):
+    with fails(ValueError, str(tmp_path / "damaged.safetensors")):
         space_of(tmp_path / "damaged.safetensors")
     model.taught = attrs.evolve(model.taught, ngrams=torch.zeros(2, 2))
     save_model(model, tmp_path / "damaged.safetensors")
-    with fails("data.grams-row-bytes-shape", "torch.float32"):
+    with fails(ValueError, "torch.float32"):
         KnownNgrams(read_checkpoint(tmp_path / "damaged.safetensors").taught.ngrams)
 
 
@@ -212,7 +212,7 @@ def test_commands_take_it_and_refuse_that_of_another_model(files, tower, picture
     assert found == pytest.approx(mobileclip.load(model, text_model=tower).classify(picture, labels), abs=1e-5)
     with pytest.raises(SystemExit):
         main(["classify", str(picture), *labels, "-m", str(other), "--text-model", str(tower)])
-    told(capsys.readouterr().err, "inference.speaks-space-model-weights", str(tower), str(other))
+    told(capsys.readouterr().err, str(tower), str(other))
     with pytest.raises(SystemExit):
         main(["search", "x", "-i", str(files / "index"), "--text-model", str(tower.with_name("none.safetensors"))])
     assert "none.safetensors" in capsys.readouterr().err
@@ -267,5 +267,5 @@ def test_two_towers_of_a_space_become_a_model(image, files, tower, pictures, tmp
     assert space_of(tmp_path / "both.safetensors") == space_of(files / "model.safetensors")
     if image == "whole":
         assert both.model.similarity_scale == pytest.approx(expected.model.similarity_scale.item())
-        with fails("inference.speaks-space-model-weights", str(tower), str(files / "other.safetensors")):
+        with fails(ValueError, str(tower), str(files / "other.safetensors")):
             combine(files / "other.safetensors", tower)

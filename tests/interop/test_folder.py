@@ -18,6 +18,7 @@ from mobileclip.encoders.checkpoints import read_checkpoint
 from mobileclip.evaluation import DatasetResult
 from mobileclip.inputs import ImageInput
 from mobileclip.interop import from_pretrained, open_clip_config, save_pretrained, timm_config
+from mobileclip.tensor_files import CheckpointError
 from tests.data.tokenizer_files import bert
 from tests.encoders.small import IMAGE, SMALL, TEXT, VIT, randomised
 from tests.errors import fails
@@ -82,26 +83,26 @@ class TestFolders:
 
     def test_nothing_is_written_over_but_what_was_written_so(self, tmp_path):
         folder = save_pretrained(randomised(TOWER), tmp_path / "model", licence="mit")
-        with fails("storage.already-choose-another-folder"):
+        with fails(FileExistsError):
             save_pretrained(randomised(TEXT), folder, licence="mit")
         save_pretrained(randomised(TEXT), folder, licence="mit", overwrite=True)
         assert {path.name for path in folder.iterdir()} == {"README.md", "model.safetensors"}
         assert [path.name for path in tmp_path.iterdir()] == ["model"]
         (folder / "notes.txt").write_text("mine")
-        with fails("interop.holds-besides-model-replaced", "notes.txt"):
+        with fails(FileExistsError, "notes.txt"):
             save_pretrained(randomised(TEXT), folder, licence="mit", overwrite=True)
         (tmp_path / "project").mkdir()
         (tmp_path / "project" / "README.md").write_text("mine")
-        with fails("storage.holds-other-files-replaced"):
+        with fails(FileExistsError):
             save_pretrained(randomised(TEXT), tmp_path / "project", licence="mit", overwrite=True)
 
     @pytest.mark.parametrize(
         ("options", "error"),
         [
-            ({"licence": "MIT License"}, ("interop.licence-name-hub-such",)),
-            ({"licence": ""}, ("interop.licence-name-hub-such",)),
-            ({"licence": "mit", "repository": "name"}, ("interop.repository-owner-name",)),
-            ({"licence": "mit", "repository": "owner/name\n# Free"}, ("interop.repository-owner-name",)),
+            ({"licence": "MIT License"}, (ValueError,)),
+            ({"licence": ""}, (ValueError,)),
+            ({"licence": "mit", "repository": "name"}, (ValueError,)),
+            ({"licence": "mit", "repository": "owner/name\n# Free"}, (ValueError,)),
         ],
     )
     def test_names_that_the_hub_has_not_are_refused(self, options, error, tmp_path):
@@ -111,10 +112,10 @@ class TestFolders:
 
     def test_a_folder_is_asked_for_what_it_has(self, tmp_path):
         folder = save_pretrained(randomised(TEXT), tmp_path / "model", licence="mit")
-        with fails("interop.folder-revision-digest-leave"):
+        with fails(ValueError):
             from_pretrained(folder, revision="main")
         (folder / "more.safetensors").write_bytes(b"")
-        with fails("encoders.holds-several-checkpoints-name"):
+        with fails(CheckpointError):
             from_pretrained(folder)
 
 
@@ -229,16 +230,16 @@ class TestOpenClip:
     @pytest.mark.parametrize(
         ("spec", "error"),
         [
-            (specs.mobileclip_s0(), ("interop.open-clip-text-tower", "MCtSpec")),
-            (specs.mobileclip_b(), ("interop.timm-vit-convolutional-stem",)),
+            (specs.mobileclip_s0(), (ValueError, "MCtSpec")),
+            (specs.mobileclip_b(), (ValueError,)),
             (
                 DualEncoderSpec(image=attrs.evolve(TOWER, embedding_dim=512), text=specs.text_base()),
-                ("interop.open-clip-builds-image",),
+                (ValueError,),
             ),
-            (SMALL, ("interop.open-clip-pads-clip",)),
+            (SMALL, (ValueError,)),
             (
                 attrs.evolve(DUAL, image=attrs.evolve(IMAGE, embedding_dim=512)),
-                ("interop.timm-mci-attention-fourth", "none, none, batch"),
+                (ValueError, "none, none, batch"),
             ),
         ],
     )
@@ -249,7 +250,7 @@ class TestOpenClip:
     def test_a_vit_for_other_images_has_too_many_positions_for_it(self):
         spec = specs.mobileclip2_b()
         larger = attrs.evolve(spec, image=attrs.evolve(spec.image, input=ImageInput(size=384)))
-        with fails("interop.open-clip-builds-timm", "224"):
+        with fails(ValueError, "224"):
             open_clip_config(larger)
 
 
@@ -307,7 +308,7 @@ class TestCards:
         model = randomised(TEXT)
         folder = save_pretrained(model, tmp_path / "model", license="mit", base_model="apple/MobileCLIP-S2")
         assert ModelCard.load(folder / "README.md").data.base_model == "apple/MobileCLIP-S2"
-        with fails("interop.base-model-owner-name", "mobileclip_s2"):
+        with fails(ValueError, "mobileclip_s2"):
             save_pretrained(model, tmp_path / "other", license="mit", base_model="mobileclip_s2")
         assert not (tmp_path / "other").exists()
 

@@ -65,7 +65,7 @@ def test_without_weights_a_fresh_model():
 
 
 def test_names():
-    with fails("registry.unknown-parts-your-own", "did you mean"):
+    with fails(ValueError, "did you mean"):
         mobileclip.create_model_and_transforms("mobileclip_so")
-    with fails("interop.single-tower-mobileclip-build"):
+    with fails(ValueError):
         mobileclip.get_tokenizer("mci0")

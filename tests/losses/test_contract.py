@@ -113,7 +113,7 @@ class TestCalls:
         assert scale.grad.dtype == torch.float32
 
     def test_two_scales_are_refused(self, spec):
-        with fails("losses.logit-scale-number-shape", "(2,)"):
+        with fails(ValueError, "(2,)"):
             spec.build()(**random_batch(spec, 4), logit_scale=torch.ones(2))
 
     @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32])
@@ -227,13 +227,13 @@ class TestBackend:
     def test_small_batches_hold_the_matrices_and_large_ones_do_not(self):
         loss = SPECS["contrastive"].build()
         assert twice(loss, 512).abs().max() > 0
-        with fails("losses.losses-compute-their-first"):
+        with fails(RuntimeError):
             twice(loss, 513)
 
     def test_either_can_be_asked_for_at_any_size(self):
         dense, tiled = (attrs.evolve(SPECS["contrastive"], backend=backend).build() for backend in ("dense", "tiled"))
         assert twice(dense, 513).abs().max() > 0
-        with fails("losses.losses-compute-their-first"):
+        with fails(RuntimeError):
             twice(tiled, 4)
         inputs = random_batch(SPECS["contrastive"], 513, syn=False)
         one, other = (loss(**inputs, logit_scale=9.0).total.item() for loss in (dense, tiled))
@@ -247,7 +247,7 @@ def test_what_is_compiled_refuses_the_same_batches(gradients):
     torch._dynamo.reset()
     compiled = torch.compile(SPECS["contrastive"].build(), fullgraph=True, backend="eager")
     image = torch.eye(3).requires_grad_(gradients)
-    with fails("losses.rows-they-pair-row", "image", "3", "text", "2"):
+    with fails(ValueError, "image", "3", "text", "2"):
         compiled(image=image, text=torch.eye(3)[:2], logit_scale=9.0)
     assert torch.is_grad_enabled()
 

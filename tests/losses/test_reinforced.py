@@ -208,29 +208,29 @@ def change(name: str, value: Tensor | None) -> dict[str, Tensor | None]:
 @pytest.mark.parametrize(
     ("changes", "error"),
     [
-        (change("text", torch.zeros(5, 4)), ("losses.rows-they-pair-row", "image", "6", "text", "5")),
-        (change("text", torch.zeros(6, 3)), ("losses.dim-dim-both-towers", "image", "4", "text", "3")),
-        (change("syn_text", torch.zeros(7, 4)), ("losses.rows-they-pair-row", "image", "6", "syn_text", "7")),
-        (change("image", torch.zeros(6, 4, 1)), ("losses.batch-dim-shape", "image", "(6, 4, 1)")),
+        (change("text", torch.zeros(5, 4)), (ValueError, "image", "6", "text", "5")),
+        (change("text", torch.zeros(6, 3)), (ValueError, "image", "4", "text", "3")),
+        (change("syn_text", torch.zeros(7, 4)), (ValueError, "image", "6", "syn_text", "7")),
+        (change("image", torch.zeros(6, 4, 1)), (ValueError, "image", "(6, 4, 1)")),
         (
             change("teacher_text", torch.zeros(6, 6)),
-            ("losses.dim-dim-both-towers", "teacher_image", "7", "teacher_text", "6"),
+            (ValueError, "teacher_image", "7", "teacher_text", "6"),
         ),
         (
             change("teacher_syn_text", torch.zeros(6, 8)),
-            ("losses.dim-dim-both-towers", "teacher_image", "7", "teacher_syn_text", "8"),
+            (ValueError, "teacher_image", "7", "teacher_syn_text", "8"),
         ),
-        (change("teacher_syn_text", None), ("losses.without-synthetic-captions-need", "syn_text", "teacher_syn_text")),
-        (change("syn_text", None), ("losses.without-synthetic-captions-need", "teacher_syn_text", "syn_text")),
+        (change("teacher_syn_text", None), (ValueError, "syn_text", "teacher_syn_text")),
+        (change("syn_text", None), (ValueError, "teacher_syn_text", "syn_text")),
         (
             {name: torch.zeros(6, 9) for name in ("teacher_image", "teacher_text", "teacher_syn_text")},
-            ("losses.teacher-embeddings-dim-teacher", "9", "(3, 4)", "7"),
+            (ValueError, "9", "(3, 4)", "7"),
         ),
         (
             {name: torch.zeros(3, 7) for name in ("teacher_image", "teacher_text", "teacher_syn_text")},
-            ("losses.image-rows-teacher-image", "6", "3"),
+            (ValueError, "6", "3"),
         ),
-        ({name: torch.zeros(0, 4) for name in STUDENT}, ("losses.empty-loss-needs-least", "image", "text")),
+        ({name: torch.zeros(0, 4) for name in STUDENT}, (ValueError, "image", "text")),
     ],
 )
 def test_shapes_that_disagree_name_the_numbers(changes, error):

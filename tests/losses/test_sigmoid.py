@@ -220,9 +220,9 @@ def test_without_distillation_there_are_no_teachers(cls):
 @pytest.mark.parametrize("cls", [ReinforcedLossSpec, ReinforcedSigmoidLossSpec])
 def test_distillation_without_teachers_is_refused(cls):
     inputs = random_batch(SigmoidLossSpec(), 4, syn=False)
-    with fails("losses.missing-distillation-needs-teachers", "teacher_image"):
+    with fails(ValueError, "teacher_image"):
         cls().build()(**inputs, logit_scale=10.0)
-    with fails("losses.missing-distillation-needs-teachers", "teacher_text"):
+    with fails(ValueError, "teacher_text"):
         cls().build()(**inputs, logit_scale=10.0, teacher_image=torch.ones(4, 1536))
 
 
@@ -231,14 +231,14 @@ def test_distillation_without_teachers_is_refused(cls):
     [
         (
             {"teacher_logit_biases": (-10.0,)},
-            ("losses.teacher-dims-names-teachers", "2", "teacher_logit_biases", "1", "per"),
+            (ValueError, "2", "teacher_logit_biases", "1", "per"),
         ),
-        ({"teacher_logit_biases": (-10.0, float("nan"))}, ("strict.finite-number", "teacher_logit_biases")),
-        ({"initial_logit_bias": None, "teacher_logit_biases": (-1, None)}, ("losses.teacher-logit-biases-sigmoid",)),
-        ({"initial_logit_bias": None, "sigmoid_distillation": "release"}, ("losses.teacher-logit-biases-sigmoid",)),
-        ({"sigmoid_distillation": "soft"}, ("strict.must-be-one-of", "sigmoid_distillation")),
-        ({"backend": "fast"}, ("strict.must-be-one-of", "backend")),
-        ({"initial_logit_bias": float("inf")}, ("strict.finite-number", "initial_logit_bias")),
+        ({"teacher_logit_biases": (-10.0, float("nan"))}, (ValueError, "teacher_logit_biases")),
+        ({"initial_logit_bias": None, "teacher_logit_biases": (-1, None)}, (ValueError,)),
+        ({"initial_logit_bias": None, "sigmoid_distillation": "release"}, (ValueError,)),
+        ({"sigmoid_distillation": "soft"}, (ValueError, "sigmoid_distillation")),
+        ({"backend": "fast"}, (ValueError, "backend")),
+        ({"initial_logit_bias": float("inf")}, (ValueError, "initial_logit_bias")),
     ],
 )
 def test_bad_choices_are_refused(choices, error):
@@ -247,5 +247,5 @@ def test_bad_choices_are_refused(choices, error):
 
 
 def test_a_bias_that_is_no_number():
-    with fails("strict.finite-number", "initial_logit_bias", "nan"):
+    with fails(ValueError, "initial_logit_bias", "nan"):
         SigmoidLossSpec(initial_logit_bias=float("nan"))

@@ -28,18 +28,19 @@ from pathlib import Path
 import attrs
 
 from mobileclip.progress import duration
-from tests.mutants.equal import FIELDS, equal_programs
+from tests.mutants.ranking import own_tests, places_of
 from tests.mutants.reach import Reach, read_reach, record
 from tests.mutants.rooms import files, in_turns, room_of, rooms
 from tests.mutants.running import Trial, Verdict, confirmed, copied
 from tests.mutants.sites import Mutant, Place, places
-from tests.ranking import own_tests, places_of
 
 ROOT = Path(__file__).parents[2]
 ROOMS = rooms(ROOT)
 LEVEL = Path(__file__).with_name("level.json")
 SAMPLE = 60
 """Mutants of a nightly run."""
+FIELDS = ("file", "function", "line", "becomes")
+"""What names a mutant in the output."""
 UNKNOWN_SECONDS = 30.0
 """What a test file is taken to need until it has run."""
 
@@ -51,11 +52,9 @@ def main() -> int:
         return renew_level(Counter(outcome for outcome, _ in read(choices.output).values()))
     ends = time.monotonic() + choices.seconds
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # or else copies and tests would stay behind
-    equal = equal_programs()
     drawn_now = again(choices.output) if choices.again else drawn(choices)
-    entries = {mutant.key: Entry(mutant, "equal") for mutant in drawn_now if mutant.key in equal}
     kept = read(choices.output) if choices.go_on else {}
-    entries |= {mutant.key: Entry(mutant, *kept[mutant.key]) for mutant in drawn_now if mutant.key in kept}
+    entries = {mutant.key: Entry(mutant, *kept[mutant.key]) for mutant in drawn_now if mutant.key in kept}
     mutants = [mutant for mutant in drawn_now if mutant.key not in entries]
     reach = _reach(choices)
     os.environ["OMP_NUM_THREADS"] = "1"
@@ -73,7 +72,7 @@ def main() -> int:
             print(f"    - {mutant.line}\n    + {mutant.becomes}", flush=True)
             lines.write(json.dumps(entry.named | {"outcome": entry.outcome, "failed": entry.failed}) + "\n")
             lines.flush()
-    survivors = [entry.named | {"reason": ""} for entry in entries.values() if entry.outcome == "lived"]
+    survivors = [entry.named for entry in entries.values() if entry.outcome == "lived"]
     print(json.dumps(survivors, indent=2, ensure_ascii=False))
     print(table(entries.values()))
     num_left = len(drawn_now) - len(entries)
@@ -87,7 +86,7 @@ class Entry:
 
     Args:
         mutant: that was tried.
-        outcome: caught, lived, equal or unconfirmed.
+        outcome: caught, lived or unconfirmed.
         failed: the test that failed.
     """
 
@@ -113,7 +112,7 @@ def read(output: Path) -> dict[tuple[str, ...], tuple[str, str]]:
 
 
 def share_caught(outcomes: Mapping[str, int]) -> float:
-    """Return the share that was caught of the mutants that differ."""
+    """Return the share that was caught of those that were decided."""
     return outcomes["caught"] / max(outcomes["caught"] + outcomes["lived"], 1)
 
 
@@ -138,13 +137,13 @@ def renew_level(outcomes: Mapping[str, int]) -> int:
 
 
 def table(entries: Iterable[Entry]) -> str:
-    """Return how many mutants of each room had which outcome, and the share that was caught of those that differ."""
+    """Return how many mutants of each room had which outcome, and the share that was caught."""
     counts: dict[str, Counter[str]] = {}
     for entry in entries:
         for name in (room_of(entry.mutant.file), "all"):
             counts.setdefault(name, Counter())[entry.outcome] += 1
-    kinds = ("caught", "lived", "equal", "unconfirmed")
-    rows = ["| room | tried | " + " | ".join(kinds) + " | caught of those that differ |", "|---" * 7 + "|"]
+    kinds = ("caught", "lived", "unconfirmed")
+    rows = ["| room | tried | " + " | ".join(kinds) + " | share caught |", "|---" * 6 + "|"]
     for name, found in sorted(counts.items(), key=lambda item: (item[0] == "all", item[0])):
         cells = (name, str(found.total()), *(str(found[kind]) for kind in kinds), f"{share_caught(found):.0%}")
         rows.append("| " + " | ".join(cells) + " |")

@@ -12,8 +12,6 @@ from typing import Any
 
 import attrs
 
-from examples.quickstart.__main__ import quickstart
-from examples.quickstart.spec import student
 from mobileclip.losses import ContrastiveLossSpec
 from mobileclip.serialization import to_json
 from mobileclip.training import RunSpec
@@ -103,23 +101,6 @@ def _evaluate() -> object:
     return _plain(run_of("evaluate"))
 
 
-def _quickstart() -> object:
-    shards = (Path("a.tar"),)
-    specs = {"quick": quickstart(), "full": attrs.evolve(quickstart(), full=True).resolved}
-    parts = {
-        name: (
-            spec,
-            spec.data,
-            spec.teachers,
-            spec.reinforcement(shards),
-            spec.augmentation(student().image.input.size),
-            spec.training(ContrastiveLossSpec(), num_samples=6000, seed=0),
-        )
-        for name, spec in specs.items()
-    }
-    return {name: [_plain(part) for part in group] for name, group in parts.items()} | {"student": _plain(student())}
-
-
 def _plain(spec: object) -> object:
     return json.loads(to_json(spec))
 
@@ -132,7 +113,6 @@ CHOICES = {
     "evaluate": _evaluate,
     "distilling": _distilling,
     "captioning": _captioning,
-    "quickstart": _quickstart,
 }
 
 

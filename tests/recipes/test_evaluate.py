@@ -18,7 +18,7 @@ def test_help(capsys):
 
 
 def test_errors_are_for_people(tmp_path):
-    with fails("evaluation.none", "vtab/dtd", "wds_vtab-dtd_test", by=SystemExit):
+    with fails(SystemExit, "vtab/dtd", "wds_vtab-dtd_test"):
         run_named("evaluate", "mobileclip_s0", "--data", tmp_path, "--datasets", "vtab/dtd")
 
 

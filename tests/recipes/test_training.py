@@ -119,7 +119,7 @@ def test_a_recipe_takes_what_it_needs_from_the_card_of_ones_own_data(published, 
     said = capsys.readouterr().out
     assert all(word in said for word in ("teacher_dims (48, 32)", "teacher_logit_scales (20.0, 40.0)", "real captions"))
     wrong = ["--data.captions", "synthetic", "--training.loss.teacher-dims", "5", "5"]
-    with fails("training.run-contradicts-data-give", "(5, 5)", "(48, 32)", "'synthetic'", by=SystemExit):
+    with fails(SystemExit, "(5, 5)", "(48, 32)", "'synthetic'"):
         run_recipe(own, ["--data", "mine", "--quiet", *wrong], name="wrong")
     assert not Path("outputs/wrong").exists()
 
@@ -156,7 +156,7 @@ def test_held_out_shards_and_data_sets_in_the_public_layout_between_epochs(world
 def test_a_data_set_that_cannot_be_evaluated_is_named_before_the_training(world, tmp_path):
     folder, _ = write_scene_benchmarks(tmp_path, 4)
     (folder / "test" / "0.tar").unlink()
-    with fails("evaluation.shards-missing-fetch-missing", "1", "scenes", by=SystemExit):
+    with fails(SystemExit, "1", "scenes"):
         run_tiny(
             world, ROWS, "plain", [*narrow("plain"), "--evaluate", str(folder), "--output", str(tmp_path / "output")]
         )

@@ -15,7 +15,7 @@ import torch
 from PIL import Image, features
 
 from mobileclip.data import AugmentationSpec, read_reinforced_samples, read_samples, write_shard
-from mobileclip.engines import SET_ASIDE, read_set_aside
+from mobileclip.engines import SET_ASIDE, FatalError, read_set_aside
 from mobileclip.reinforce import InlineEngine, ReinforcementSpec, reinforce, verify
 from mobileclip.serialization import to_json
 from tests.errors import fails
@@ -168,7 +168,7 @@ def test_an_empty_and_a_foreign_file(teachers, tmp_path):
 def test_an_unreadable_shard_is_tried_again_next_time(teachers, tmp_path):
     (tmp_path / "0.tar").mkdir()
     write_tar(tmp_path / "1.tar", [("fine", GOOD)])
-    with fails("data.directory-shard-directory-images", "0.tar"):
+    with fails(ValueError, "0.tar"):
         run(tmp_path / "{0..1}.tar", tmp_path / "out", teachers)
     (tmp_path / "0.tar").rmdir()
     write_tar(tmp_path / "0.tar", [("late", GOOD)])
@@ -216,7 +216,7 @@ def test_a_teacher_that_gives_nan_stops_the_run_and_keeps_what_is_done(teachers,
     shards = [write_tar(tmp_path / f"{index}.tar", [(f"{index}", GOOD)]) for index in range(2)]
     run(shards[:1], tmp_path / "out", teachers)
     teachers.teachers[0].clip.model.image_encoder[-1].bias.data.fill_(float("nan"))
-    with fails("reinforce.sample-embeddings-finite", "reinforce.teacher-gave-nan-infinity", "1.tar", "first"):
+    with fails(FatalError, "1.tar", "first"):
         run(shards, tmp_path / "out", teachers)
     assert keys(tmp_path / "out") == ["0"]
 

@@ -161,7 +161,7 @@ def test_the_length_is_limited(spec, images):
         )
         captioner.caption(images[:2], [1, 2])
         assert len(steps) == max_length - 2
-    with fails("reinforce.max-length-room-ids", "77", "tiny_coca-", "76"):
+    with fails(ValueError, "77", "tiny_coca-", "76"):
         attrs.evolve(spec, max_length=77).build()
 
 
@@ -181,7 +181,7 @@ def test_text_of_ids():
     stops = {tokenizer.decoder[index] for index in torch.nonzero(vocabulary.stops).flatten().tolist()}
     assert {".", ".</w>", "...</w>", "<end_of_text>"} <= stops
     assert len(stops) < 1000
-    with fails("reinforce.captions-ids-read-clip", "builtin_function_or_method"):
+    with fails(ValueError, "builtin_function_or_method"):
         Vocabulary(torch.tensor)
 
 
@@ -201,17 +201,17 @@ def test_it_is_a_captioner_and_tells_its_weights(captioner, spec, model):
 
 def test_mistakes_are_named(tiny, spec, captioner, images, tmp_path):
     clip = tiny.teachers[0]
-    with fails("reinforce.coca-writes-captions", "tiny_vit-"):
+    with fails(ValueError, "tiny_vit-"):
         attrs.evolve(spec, model=clip.model, pretrained=clip.pretrained).build()
-    with fails("reinforce.images-come-seeds-per", "2", "1"):
+    with fails(ValueError, "2", "1"):
         captioner.caption(images[:2], [1])
     squashed = {"model_cfg": CONFIGS["tiny_coca"], "preprocess_cfg": {"resize_mode": "squash"}}
     (tmp_path / "squashed.json").write_text(json.dumps(squashed))
-    with fails("reinforce.makes-images-square-only", "squash"):
+    with fails(ValueError, "squash"):
         attrs.evolve(spec, model=str(tmp_path / "squashed.json")).build()
     custom = {**CONFIGS["tiny_coca"], "text_cfg": {**CONFIGS["tiny_coca"]["text_cfg"], "embed_cls": False}}
     loaded = open_clip.CoCa(**{key: value for key, value in custom.items() if key != "custom_text"})
-    with fails("reinforce.coca-text-tower-open"):
+    with fails(ValueError):
         CocaDecoder(loaded)
     for field, value in {"top_p": 0.0, "temperature": 0.0, "max_length": 5, "num_captions": 0}.items():
         with pytest.raises(ValueError, match=field):
@@ -227,7 +227,7 @@ def test_the_defaults_are_the_papers():
 
 
 def test_an_unknown_captioner_is_named():
-    with fails("registry.unknown-parts-your-own", "captioner", "cocoa", "did you mean 'coca'"):
+    with fails(ValueError, "captioner", "cocoa", "did you mean 'coca'"):
         from_json('{"kind": "cocoa"}', CaptionerSpec)
 
 

@@ -210,7 +210,7 @@ def test_a_damaged_manifest_says_which_line(make_shards, teachers, tmp_path):
     run(make_spec(shards, tmp_path), teachers)
     manifest = tmp_path / "manifest.jsonl"
     manifest.write_bytes(b"{}\n" + manifest.read_bytes())
-    with fails("reinforce.line-damaged-delete-line", "1", "manifest.jsonl", "'shard' is missing"):
+    with fails(ValueError, "1", "manifest.jsonl", "'shard' is missing"):
         run(make_spec(shards, tmp_path), teachers)
 
 
@@ -219,7 +219,7 @@ def test_two_jobs_do_not_share_an_output(make_shards, teachers, tmp_path):
     (tmp_path / "out").mkdir()
     with (tmp_path / "out" / ".lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        with fails("storage.another-job-working-wait"):
+        with fails(ValueError):
             run(spec, teachers)
     assert run(spec, teachers).num_samples == 5
 
@@ -249,13 +249,13 @@ def test_other_choices_in_the_same_place_are_refused(make_shards, teachers, tmp_
     shards = make_shards(1)
     run(make_spec(shards, tmp_path / "out"), teachers)
     said = (tmp_path / "out" / "run" / "status.json").read_bytes()
-    with fails("reinforce.reinforced-another-choice-choose", "num_augmentations, seed"):
+    with fails(ValueError, "num_augmentations, seed"):
         run(make_spec(shards, tmp_path / "out", num_augmentations=2, seed=8), teachers)
-    with fails("reinforce.reinforced-another-choice-choose", "layout"):
+    with fails(ValueError, "layout"):
         run(make_spec(shards, tmp_path / "out", layout="compact"), teachers)
     assert (tmp_path / "out" / "run" / "status.json").read_bytes() == said
     (tmp_path / "out" / "manifest.jsonl").unlink()
-    with fails("reinforce.reinforced-another-choice-choose", "teachers"):
+    with fails(ValueError, "teachers"):
         run(make_spec(shards, tmp_path / "out"), TeacherEnsemble(teachers.teachers[:1]))
     assert read_card(tmp_path / "out").num_augmentations == 3
 
@@ -305,7 +305,7 @@ def test_the_card_says_what_the_loss_needs(make_shards, teachers, tmp_path):
 
 def test_one_teacher_that_speaks_nonsense_stops_the_job(make_shards, tmp_path):
     liar = lying_teacher()
-    with fails("reinforce.teacher-says-dim-embeddings", "5"):
+    with fails(ValueError, "5"):
         run(make_spec(make_shards(1), tmp_path / "other"), TeacherEnsemble([liar]))
 
 
@@ -313,13 +313,13 @@ def test_a_job_that_stores_nothing_leaves_the_output_to_mended_choices(make_shar
     shards, good = make_shards(1), teachers.teachers[1].clip.model.image_encoder[-1].bias.detach().clone()
     with torch.no_grad():
         teachers.teachers[1].clip.model.image_encoder[-1].bias.fill_(float("nan"))
-    with fails("reinforce.teacher-gave-nan-infinity", "second", by=ValueError):
+    with fails(ValueError, "second"):
         run(make_spec(shards, tmp_path / "out"), teachers)
     with torch.no_grad():
         teachers.teachers[1].clip.model.image_encoder[-1].bias.copy_(good)
     broken = tmp_path / "broken.tar"
     write_shard(broken, [attrs.evolve(plain_sample("one", 1), image=b"not an image")])
-    with fails("reinforce.sample-shards-reinforced"):
+    with fails(ValueError):
         run(make_spec([broken], tmp_path / "out", seed=8), teachers)
     run(make_spec(shards, tmp_path / "out", seed=9), teachers)
     assert read_card(tmp_path / "out").seed == 9
@@ -327,11 +327,11 @@ def test_a_job_that_stores_nothing_leaves_the_output_to_mended_choices(make_shar
 
 def test_mistakes_are_named_before_anything_is_done(make_shards, teachers, tmp_path):
     shards = make_shards(1)
-    with fails("data.shard-does-exist-patterns"):
+    with fails(ValueError):
         run(make_spec([tmp_path / "none.tar"], tmp_path / "nothing"), teachers)
-    with fails("data.would-both-become-name"):
+    with fails(ValueError):
         run(make_spec([shards[0], shards[0]], tmp_path / "out"), teachers)
-    with fails("reinforce.output-would-replace-choose"):
+    with fails(ValueError):
         run(make_spec(shards, shards[0].parent), teachers)
 
 
@@ -404,6 +404,6 @@ def test_a_job_with_nothing_to_store_is_refused(make_shards, tmp_path):
     """Neither the spec nor the engine has teachers, and there is no captioner."""
     spec = make_spec(make_shards(1), tmp_path / "out")
     for engine in (None, InlineEngine()):
-        with fails("reinforce.neither-teachers-nor-captioner"):
+        with fails(ValueError):
             reinforce(spec, engine=engine, show_progress=False)
     assert not list((tmp_path / "out").glob("*.tar"))

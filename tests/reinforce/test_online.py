@@ -77,11 +77,11 @@ def test_a_captioner_writes_what_the_student_reads(tiny, shards):
 
 def test_what_is_missing_is_named(tiny, shards):
     teachers = build_ensemble(tiny.teachers, "cpu")
-    with fails("reinforce.teachers-look-images-pixels", "(32, 64)"):
+    with fails(ValueError, "(32, 64)"):
         next(
             OnlineTeachers(batches=watched(shards, (32,), reinforced=False), teachers=teachers).stream(StreamPosition())
         )
-    with fails("reinforce.batches-hold-captions-teachers"):
+    with fails(ValueError):
         next(OnlineTeachers(batches=pipeline(shards).build(), teachers=teachers).stream(StreamPosition()))
-    with fails("reinforce.captioner-needs-student-tokenizer"):
+    with fails(ValueError):
         OnlineTeachers(batches=pipeline(shards).build(), teachers=teachers, captioner=tiny.captioner.build("cpu"))

@@ -75,7 +75,7 @@ class TestNestedFolders:
 
     def test_the_same_folder_is_no_output(self, nested, teachers, tmp_path):
         (tmp_path / "link").symlink_to(tmp_path / "plain")
-        with fails("reinforce.output-would-replace-choose"):
+        with fails(ValueError):
             run(make_spec(nested, tmp_path / "link"), teachers)
 
     def test_an_output_of_it_is_a_source(self, nested, teachers, tmp_path):

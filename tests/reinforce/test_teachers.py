@@ -17,7 +17,7 @@ from mobileclip.reinforce import (
     TeacherSpec,
     build_ensemble,
 )
-from mobileclip.reinforce.teachers import teachers as registry
+from mobileclip.reinforce.teachers import NotFiniteError, teachers as registry
 from mobileclip.serialization import from_json
 from mobileclip.tensor_files import weights_sha256
 from tests.contracts.teachers import check_teacher
@@ -164,7 +164,7 @@ class TestCheckpointTeacher:
 
     def test_a_tower_alone_is_refused(self, tmp_path):
         save_model(randomised(SMALL).image_encoder, tmp_path / "tower.safetensors")
-        with fails("reinforce.holds-tower-teacher-needs"):
+        with fails(ValueError):
             CheckpointTeacher(checkpoint=tmp_path / "tower.safetensors").build()
         with pytest.raises(FileNotFoundError):
             CheckpointTeacher(checkpoint=tmp_path / "none.safetensors").build()
@@ -181,11 +181,11 @@ def image_of(one):
 
 class TestSpecs:
     def test_unknown_kinds_and_keys_are_named(self):
-        with fails("registry.unknown-parts-your-own", "teacher", "open_clap", "did you mean 'open_clip'"):
+        with fails(ValueError, "teacher", "open_clap", "did you mean 'open_clip'"):
             from_json('{"kind": "open_clap"}', TeacherSpec)
-        with fails("serialization.json-valid", "unknown key 'pretrain'"):
+        with fails(ValueError, "unknown key 'pretrain'"):
             from_json('{"kind": "open_clip", "pretrain": "openai"}', TeacherSpec)
-        with fails("strict.must-be-one-of", "precision"):
+        with fails(ValueError, "precision"):
             OpenClipTeacher(precision="float16")
         with pytest.raises(ValueError, match="logit_scale"):
             CheckpointTeacher(checkpoint="a.pt", logit_scale=0)
@@ -241,9 +241,9 @@ class TestEnsemble:
 
     def test_build_ensemble_refuses_twins_and_nothing(self, small_file):
         spec = CheckpointTeacher(checkpoint=small_file)
-        with fails("reinforce.teachers-different-names-these"):
+        with fails(ValueError):
             build_ensemble([spec, spec])
-        with fails("reinforce.ensemble-needs-least-teacher"):
+        with fails(ValueError):
             build_ensemble([])
         other = attrs.evolve(spec, precision="bfloat16")
         assert build_ensemble([spec, other]).dim == 2 * SMALL.image.embedding_dim
@@ -251,8 +251,8 @@ class TestEnsemble:
     def test_broken_teachers_are_named(self):
         teacher = tiny_teacher("broken", dim=6, size=32, seed=1)
         nn.init.constant_(teacher.clip.model.image_encoder[-1].weight, torch.nan)
-        with fails("reinforce.teacher-gave-nan-infinity", "broken"):
+        with fails(NotFiniteError, "broken"):
             TeacherEnsemble([teacher]).encode_images({32: pixels(1, 32)})
         liar = lying_teacher()
-        with fails("reinforce.teacher-says-dim-embeddings", "5"):
+        with fails(ValueError, "5"):
             TeacherEnsemble([liar]).encode_texts(["a"])

@@ -149,7 +149,7 @@ def test_a_tag_brings_its_preprocessing_and_its_activation(known):
     right = OpenClipTeacher(model="tiny-vit-quickgelu", pretrained="quick").build()
     assert torch.equal(corrected.encode_texts(TEXTS), right.encode_texts(TEXTS))
     assert not torch.allclose(corrected.encode_texts(TEXTS), plain.encode_texts(TEXTS), rtol=1e-3)
-    with fails("interop.trained-quickgelu-computes-take"):
+    with fails(ValueError):
         OpenClipTeacher(model="tiny-vit-quickgelu", pretrained="plain").build()
 
 
@@ -164,41 +164,41 @@ def test_the_papers_teachers_are_known_with_their_activation():
 
 
 def test_weights_are_never_random():
-    with fails("interop.pretrained-weights-named-path", "ViT-L-14", "its tags are openai"):
+    with fails(ValueError, "ViT-L-14", "its tags are openai"):
         OpenClipTeacher(pretrained=None)
-    with fails("interop.neither-file-nor-pretrained", "opnai", "ViT-B-32", "laion2b"):
+    with fails(ValueError, "opnai", "ViT-B-32", "laion2b"):
         OpenClipTeacher(model="ViT-B-32", pretrained="opnai").build()
-    with fails("interop.open-clip-knows-model", "ViT-L14", "did you mean 'ViT-L-14'"):
+    with fails(ValueError, "ViT-L14", "did you mean 'ViT-L-14'"):
         OpenClipTeacher(model="ViT-L14").build()
-    with fails("interop.brings-own-weights-pretrained", "openai"):
+    with fails(ValueError, "openai"):
         OpenClipTeacher(model="hf-hub:owner/name")
 
 
 def test_files_that_do_not_fit_are_refused(tiny, tmp_path):
     vit, resnet = tiny.teachers
-    with fails("interop.loaded", "tiny_vit.json with the weights", "tiny_resnet.safetensors"):
+    with fails(ValueError, "tiny_vit.json with the weights", "tiny_resnet.safetensors"):
         attrs.evolve(vit, pretrained=resnet.pretrained).build()
     state = load_file(vit.pretrained)
     del state["ln_final.weight"]
     torch.save(state, tmp_path / "part.pt")
-    with fails("interop.loaded", "ln_final.weight"):
+    with fails(ValueError, "ln_final.weight"):
         attrs.evolve(vit, pretrained=str(tmp_path / "part.pt")).build()
     (tmp_path / "broken.safetensors").write_bytes(b"not a header at all")
-    with fails("interop.loaded"):
+    with fails(ValueError):
         attrs.evolve(vit, pretrained=str(tmp_path / "broken.safetensors")).build()
-    with fails("interop.does-exist-model-json", "none.pt"):
+    with fails(ValueError, "none.pt"):
         attrs.evolve(vit, pretrained=str(tmp_path / "none.pt")).build()
     (tmp_path / "empty.json").write_text("{}")
-    with fails("interop.describes-model-open-clip-missing", "embed_dim, text_cfg, vision_cfg"):
+    with fails(ValueError, "embed_dim, text_cfg, vision_cfg"):
         attrs.evolve(vit, model=str(tmp_path / "empty.json")).build()
     (tmp_path / "broken.json").write_text("{")
-    with fails("interop.json-file"):
+    with fails(ValueError):
         attrs.evolve(vit, model=str(tmp_path / "broken.json")).build()
     for content in ("[1]", '{"model_cfg": []}'):
         (tmp_path / "other.json").write_text(content)
-        with fails("interop.describes-model-open-clip", "other.json"):
+        with fails(ValueError, "other.json"):
             attrs.evolve(vit, model=str(tmp_path / "other.json")).build()
-    with fails("interop.loaded", "open_clip_config"):
+    with fails(ValueError, "open_clip_config"):
         OpenClipTeacher(model=f"local-dir:{tmp_path}", pretrained=None).build()
 
 
@@ -210,7 +210,7 @@ def test_a_file_of_another_context_or_image_size_is_refused(tiny, tmp_path, name
     longer = 100 if name == "positional_embedding" else 6 * 6 + 1
     state[name] = torch.zeros(longer, state[name].shape[1])
     torch.save({f"{prefix}{key}": tensor for key, tensor in state.items()}, tmp_path / "longer.pt")
-    with fails("interop.loaded", "tiny_vit.json with the weights", f"({longer}, "):
+    with fails(ValueError, "tiny_vit.json with the weights", f"({longer}, "):
         attrs.evolve(vit, pretrained=str(tmp_path / "longer.pt")).build()
 
 
@@ -238,9 +238,9 @@ def test_what_the_image_contract_cannot_say_is_refused(tiny, folder, tmp_path):
 
     assert built(32).image.size == 32
     assert built(48).image.size == 48
-    with fails("interop.takes-images-pixels-only", "64", "32"):
+    with fails(ValueError, "64", "32"):
         built([32, 64])
-    with fails("interop.resizes-filter-bilinear-bicubic-supported", "nearest"):
+    with fails(ValueError, "nearest"):
         built(32, interpolation="nearest")
 
 

@@ -141,14 +141,14 @@ def test_weights_are_never_random(siglip, tmp_path):
         (tmp_path / name).write_bytes((siglip / name).read_bytes())
     weights = load_file(siglip / "model.safetensors")
     save_file({k: v for k, v in weights.items() if "text_model.head" not in k}, tmp_path / "model.safetensors")
-    with fails("interop.loaded-would-random-file", "text_model.head.bias, text_model.head.weight"):
+    with fails(ValueError, "text_model.head.bias, text_model.head.weight"):
         TransformersTeacher(model=tmp_path).build()
     save_file({**weights, "logit_scale": torch.zeros(2)}, tmp_path / "model.safetensors")
-    with fails("interop.loaded"):
+    with fails(ValueError):
         TransformersTeacher(model=tmp_path).build()
     (tmp_path / "model.safetensors").unlink()
     torch.save(weights, tmp_path / "pytorch_model.bin")
-    with fails("interop.loaded", "safetensors"):
+    with fails(ValueError, "safetensors"):
         TransformersTeacher(model=tmp_path).build()
 
 
@@ -161,7 +161,7 @@ def test_programs_of_a_model_are_not_run(siglip, tmp_path):
         named = {"auto_map": {"AutoConfig": "evil.Config", "AutoModel": "evil.Model"}}
         (tmp_path / "config.json").write_text(json.dumps({**config, **named, **value}))
         if value:
-            with fails("interop.loaded"):
+            with fails(ValueError):
                 TransformersTeacher(model=tmp_path).build()
         else:
             TransformersTeacher(model=tmp_path).build()
@@ -170,14 +170,14 @@ def test_programs_of_a_model_are_not_run(siglip, tmp_path):
 
 def test_mistakes(siglip, tmp_path):
     for model in (tmp_path / "none", "none", "./a/b"):
-        with fails("interop.neither-folder-nor-owner"):
+        with fails(ValueError):
             TransformersTeacher(model=model).build()
-    with fails("interop.folder-revision-leave-out", "main"):
+    with fails(ValueError, "main"):
         TransformersTeacher(model=siglip, revision="main").build()
-    with fails("interop.loaded"):
+    with fails(ValueError):
         TransformersTeacher(model=tmp_path).build()
     transformers.AutoConfig.for_model("siglip2").save_pretrained(tmp_path)
-    with fails("interop.kind-clip-metaclip-siglip", "siglip2"):
+    with fails(ValueError, "siglip2"):
         TransformersTeacher(model=tmp_path).build()
 
 
@@ -191,11 +191,11 @@ def test_what_the_image_contract_cannot_say_is_refused(siglip, tmp_path):
         return TransformersTeacher(model=folder).build()
 
     assert built(do_normalize=False).image.mean == (0.0,) * 3
-    with fails("interop.takes-pixels-images-prepared", "32", "[64]"):
+    with fails(ValueError, "32", "[64]"):
         built(size={"height": 64, "width": 64})
-    with fails("interop.resizes-filter-bilinear-bicubic", "0"):
+    with fails(ValueError, "0"):
         built(resample=0)
-    with fails("interop.does-scale-pixels-range"):
+    with fails(ValueError):
         built(rescale_factor=1 / 127.5)
 
 
@@ -256,7 +256,7 @@ def test_metaclip_2_by_open_clip(tmp_path):
         rows = list(pool.map(lambda text: teacher.clip.tokenizer([text])[0].tolist(), TEXTS * 8))
     assert rows == expected * 8
     (tmp_path / "metaclip2.json").write_text(json.dumps({**config, "text_cfg": {**text, "hf_tokenizer_name": "./no"}}))
-    with fails("interop.tokenizer-loaded", "/no", "metaclip2.json"):
+    with fails(ValueError, "/no", "metaclip2.json"):
         spec.build()
 
 

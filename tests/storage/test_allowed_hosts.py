@@ -5,7 +5,7 @@ import socket
 import pytest
 
 from mobileclip import storage
-from mobileclip.storage import public_hosts_only
+from mobileclip.storage import RefusedHostError, StorageError, public_hosts_only
 from tests.errors import fails
 from tests.stores import web_server
 
@@ -45,7 +45,7 @@ def test_the_first_address_that_answers_is_connected_to(named, address, num_deaf
 
 def test_where_none_answers_the_last_one_says_why(named, address):
     del named[0][2:]
-    with public_hosts_only([HOST]), fails("storage.reached", HOST, "Connection refused"):
+    with public_hosts_only([HOST]), fails(StorageError, HOST, "Connection refused"):
         storage.read_bytes(f"{address}/a.bin", limit=9)
 
 
@@ -55,13 +55,13 @@ def test_where_none_answers_the_last_one_says_why(named, address):
 def test_one_address_that_is_not_public_refuses_the_host(named, address, place, also):
     """Before anything is connected to."""
     named[0][:] = [place, *also]
-    with public_hosts_only(), fails("storage.public-address-you-trust-name", HOST, (also or [place])[-1]):
+    with public_hosts_only(), fails(RefusedHostError, HOST, (also or [place])[-1]):
         storage.read_bytes(f"{address}/a.bin", limit=9)
 
 
 def test_where_a_redirection_leads_may_be_asked_too(named, address):
     """The host is trusted, and the place where it leads is not."""
-    with public_hosts_only([HOST]), fails("storage.public-address-you-trust", "127.0.0.1"):
+    with public_hosts_only([HOST]), fails(RefusedHostError, "127.0.0.1"):
         storage.read_bytes(f"{address}/other.bin", limit=9)
     with public_hosts_only([HOST, "127.0.0.1"]):
         assert storage.read_bytes(f"{address}/other.bin", limit=9) == b"x"

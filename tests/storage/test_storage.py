@@ -95,11 +95,11 @@ class TestNames:
         assert storage.local_path("file:///a/b%20c.tar") == Path("/a/b c.tar")
 
     def test_unknown_addresses_are_refused_with_what_is_known(self):
-        with fails("storage.opened-path-address-such", "nosuch://x"):
+        with fails(ValueError, "nosuch://x"):
             storage.check_address("nosuch://x")
-        with fails("storage.opened-path-address-such", "nosuch"), storage.open_read("nosuch://x/y"):
+        with fails(ValueError, "nosuch"), storage.open_read("nosuch://x/y"):
             pass
-        with fails("storage.opened-path-address-such", "nosuch"), storage.atomic_write("nosuch://x/y"):
+        with fails(ValueError, "nosuch"), storage.atomic_write("nosuch://x/y"):
             pass
 
     def test_a_missing_package_is_named_with_the_command_that_installs_it(self, tmp_path):
@@ -129,7 +129,7 @@ class TestEveryStore:
         check_store(base)
         assert list(spool.iterdir()) == []
         for read in (storage.read_bytes, storage.read_if_there):
-            with fails("storage.more-bytes", "6"):
+            with fails(OSError, "6"):
                 read(storage.join(base, "refusals/below/a.bin"), limit=6)
 
     @pytest.mark.usefixtures("s3")
@@ -271,7 +271,7 @@ class TestWeb:
     def test_a_connection_that_breaks_again_and_again(self, site):
         site.files["/a.bin"] = DATA
         site.cut_after = [1_000_000, 0, 0, 0, 0, 0]
-        with fails("storage.connection-closed-bytes-before"):
+        with fails(StorageError):
             storage.read_bytes(f"{site.url}/a.bin", limit=len(DATA))
 
     def test_a_file_that_changes_in_the_middle_is_not_mixed(self, site):
@@ -280,7 +280,7 @@ class TestWeb:
         with storage.open_read(f"{site.url}/a.bin") as stream:
             stream.read(100)
             site.files["/a.bin"] = DATA[::-1]
-            with fails("storage.changed-while-being-read"):
+            with fails(OSError):
                 stream.read()
 
     @pytest.mark.parametrize("head", [True, False])
@@ -337,10 +337,10 @@ class TestWeb:
             deaf.listen()
             address = f"http://127.0.0.1:{deaf.getsockname()[1]}/a.bin"
             start = time.monotonic()
-            with fails("storage.reached", "TimeoutError"):
+            with fails(StorageError, "TimeoutError"):
                 storage.read_bytes(address, limit=9)
             assert time.monotonic() - start < 20
-        with fails("storage.reached", "Connection refused"):
+        with fails(StorageError, "Connection refused"):
             storage.read_bytes(address, limit=9)
 
     @pytest.mark.parametrize("address", ["http://", "http:///x", "http://[", "http://a b/\n", "http://127.0.0.1:x/"])
@@ -355,12 +355,12 @@ class TestWeb:
     def test_nothing_can_be_written_or_listed(self, site):
         address = f"{site.url}/a.bin"
         site.files["/a.bin"] = b"x"
-        with fails("storage.only-read-write-path"), storage.atomic_write(address):
+        with fails(ValueError), storage.atomic_write(address):
             pytest.fail("nothing may be prepared in vain")
-        with fails("storage.listed-name-files-brace"):
+        with fails(ValueError):
             storage.list_files(site.url)
         for change in (storage.remove, lambda one: storage.rename(one, "b.bin")):
-            with fails("storage.only-read"):
+            with fails(ValueError):
                 change(address)
         assert not storage.is_directory(site.url)
 
@@ -435,7 +435,7 @@ for number in range(1000):
             started = time.monotonic()
             with storage.use_limits(limits):
                 for call in (storage.size, storage.exists, storage.list_files, storage.remove):
-                    with fails("storage.store-did-answer-within", "s3://data/a", "0.1"):
+                    with fails(StorageError, "s3://data/a", "0.1"):
                         call("s3://data/a")
             assert time.monotonic() - started < 10
         s3fs.S3FileSystem.clear_instance_cache()

@@ -42,30 +42,30 @@ def test_what_fits_is_returned(value, annotation):
 @pytest.mark.parametrize(
     ("value", "annotation", "error"),
     [
-        (True, int, ("strict.whole-number", "True", "bool")),
-        (3.0, int, ("strict.whole-number", "3.0", "float")),
-        ("3", int, ("strict.whole-number", "3", "str")),
-        (MOST + 1, int, ("strict.whole-number-bits-too", "65")),
-        (-MOST - 1, float, ("strict.whole-number-bits-too", "65")),
-        (True, float, ("strict.number", "True", "bool")),
-        ("0.5", float, ("strict.number", "0.5", "str")),
-        (float("inf"), float, ("strict.finite-number", "inf", "float")),
-        (float("nan"), float, ("strict.finite-number", "nan", "float")),
-        (3, str, ("strict.text", "3", "int")),
-        (1, bool, ("strict.true-false", "1", "int")),
-        ("b", Literal["a", 1], ("strict.must-be-one-of", "'a', 1", "b", "str")),
-        (True, Literal["a", 1], ("strict.must-be-one-of", "'a', 1", "True", "bool")),
-        (0, NoneType, ("strict.must-be-but-is", "null", "0", "int")),
-        ("x", int | None, ("strict.whole-number", "x", "str")),
-        ("x", int | bool, ("strict.whole-number", "strict.true-false", "x", "str")),
-        ([1], tuple[int, ...], ("strict.tuple", "[1]", "list")),
-        ((1,), tuple[int, int], ("serialization.values", "2", "1")),
-        ((1, 2, 3), tuple[int, int], ("serialization.values", "2", "3")),
-        ((1, 2, "x"), tuple[int, ...], ("strict.whole-number", "2", "x", "str")),
-        ((1, 2), tuple[int, str], ("strict.text", "1", "2", "int")),
-        ("x" * 78, int, ("strict.whole-number", "x" * 78, "str")),
-        ("x" * 79, int, ("strict.whole-number", "x" * 79, "str")),
-        pytest.param(10**5000, str, ("strict.text", "something", "int"), id="digits"),
+        (True, int, (ValueError, "True", "bool")),
+        (3.0, int, (ValueError, "3.0", "float")),
+        ("3", int, (ValueError, "3", "str")),
+        (MOST + 1, int, (ValueError, "65")),
+        (-MOST - 1, float, (ValueError, "65")),
+        (True, float, (ValueError, "True", "bool")),
+        ("0.5", float, (ValueError, "0.5", "str")),
+        (float("inf"), float, (ValueError, "inf", "float")),
+        (float("nan"), float, (ValueError, "nan", "float")),
+        (3, str, (ValueError, "3", "int")),
+        (1, bool, (ValueError, "1", "int")),
+        ("b", Literal["a", 1], (ValueError, "'a', 1", "b", "str")),
+        (True, Literal["a", 1], (ValueError, "'a', 1", "True", "bool")),
+        (0, NoneType, (ValueError, "null", "0", "int")),
+        ("x", int | None, (ValueError, "x", "str")),
+        ("x", int | bool, (ValueError, "x", "str")),
+        ([1], tuple[int, ...], (ValueError, "[1]", "list")),
+        ((1,), tuple[int, int], (ValueError, "2", "1")),
+        ((1, 2, 3), tuple[int, int], (ValueError, "2", "3")),
+        ((1, 2, "x"), tuple[int, ...], (ValueError, "2", "x", "str")),
+        ((1, 2), tuple[int, str], (ValueError, "1", "2", "int")),
+        ("x" * 78, int, (ValueError, "x" * 78, "str")),
+        ("x" * 79, int, (ValueError, "x" * 79, "str")),
+        pytest.param(10**5000, str, (ValueError, "something", "int"), id="digits"),
     ],
 )
 def test_what_does_not_fit_is_told(value, annotation, error):
@@ -91,13 +91,13 @@ class Outer(Inner):
 
 
 def test_a_spec_checks_types_before_its_own_validators_and_names_the_field():
-    with fails("strict.whole-number", "size", "Inner", "x", "str"):
+    with fails(ValueError, "size", "Inner", "x", "str"):
         Inner(size="x")
     with pytest.raises(ValueError, match="must be >= 1"):
         Inner(size=0)
-    with fails("strict.text", "names", "Outer", "value 1", "2", "int"):
+    with fails(ValueError, "names", "Outer", "value 1", "2", "int"):
         Outer(names=("a", 2))
-    with fails("strict.number", "share", "Outer", "None", "NoneType"):
+    with fails(ValueError, "share", "Outer", "None", "NoneType"):
         Outer(share=None)
     assert Outer(size=2, share=1) == Outer(size=2, share=1.0)
 

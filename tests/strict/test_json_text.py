@@ -24,17 +24,17 @@ def test_what_it_holds(text, value):
 @pytest.mark.parametrize(
     ("text", "error"),
     [
-        ('{"a": 1, "b": 2, "b": 3, "a": 4}', ("strict.key-twice", "b")),
+        ('{"a": 1, "b": 2, "b": 3, "a": 4}', (ValueError, "b")),
         (
             f'{{"{"k" * 100}": 1, "{"k" * 100}": 2}}',
-            ("strict.key-twice", "k" * 80),
+            (ValueError, "k" * 80),
         ),
-        ("NaN", ("strict.number-json", "NaN")),
-        ("[-Infinity]", ("strict.number-json", "-Infinity")),
-        ("9" * 41, ("strict.number-digits-most-read", "41", "40")),
-        ("1e309", ("strict.number-too-large", "1e309")),
-        (f"0.{'1' * 999}", ("strict.number-too-large", "0.11111111111111111111111111111111111111")),
-        ("[" * 100_000, ("strict.nested-too-deeply",)),
+        ("NaN", (ValueError, "NaN")),
+        ("[-Infinity]", (ValueError, "-Infinity")),
+        ("9" * 41, (ValueError, "41", "40")),
+        ("1e309", (ValueError, "1e309")),
+        (f"0.{'1' * 999}", (ValueError, "0.11111111111111111111111111111111111111")),
+        ("[" * 100_000, (ValueError,)),
     ],
 )
 def test_what_is_refused(text, error):
@@ -50,7 +50,7 @@ def test_what_is_no_json(text):
 
 def test_length_is_bounded_before_anything_is_read():
     assert parse_json("[1]", max_characters=3) == [1]
-    with fails("strict.characters-most-read", "1,234", "1,233"):
+    with fails(ValueError, "1,234", "1,233"):
         parse_json("[" * 1234, max_characters=1233)
-    with fails("strict.characters-most-read", "67,108,864"):
+    with fails(ValueError, "67,108,864"):
         parse_json(b" " * (2**26 + 1))

@@ -78,7 +78,7 @@ def test_every_type_of_weights_comes_back(dtype, write, reading):
 
 @pytest.mark.parametrize("dtype", [torch.float8_e4m3fn, torch.uint16, torch.uint64], ids=str)
 def test_other_types_of_safetensors_are_no_weights(dtype, reading):
-    with fails("tensor_files.tensor-holds-type-weights", "a"):
+    with fails(CheckpointError, "a"):
         reading(save({"a": torch.zeros(2, dtype=torch.uint8).to(dtype)}))
 
 
@@ -106,7 +106,7 @@ def test_a_digest_is_held_against_the_file(tmp_path):
     digest = file_sha256(path)
     check_sha256(path, digest)
     assert read_tensors(path, sha256=digest)[0].keys() == TENSORS.keys()
-    with fails("tensor_files.file-sha-256-fetch", digest, "0" * 64):
+    with fails(CheckpointError, digest, "0" * 64):
         read_tensors(path, sha256="0" * 64)
 
 

@@ -134,7 +134,7 @@ def test_logs_are_one_line_without_secrets(caplog):
 
 @pytest.mark.parametrize(
     "room",
-    ["mobileclip", "recipes", "benchmarks", "examples/quickstart", "examples/learning_efficiency", "examples/icons"],
+    ["mobileclip", "recipes", "benchmarks", "examples/quickstart", "studies/learning_efficiency", "examples/icons"],
 )
 def test_nothing_prints_or_logs_past_it(room, request):
     ways = re.compile(r"\bConsole\(|(?<![\w.])print\(|getLogger\(__name__\)")

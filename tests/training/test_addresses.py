@@ -73,7 +73,7 @@ def test_a_whole_run_leaves_its_choices_curves_and_model_there(s3, tmp_path):
         assert load_model(local.rename(tmp_path / "model.safetensors")).spec == spec.model
     assert run(spec, OUTPUT, device="cpu") == path
     other = attrs.evolve(spec, training=attrs.evolve(spec.training, seed=1))
-    with fails("training.holds-run-another-choice", "s3://data/runs/one", "training"):
+    with fails(ValueError, "s3://data/runs/one", "training"):
         run(other, OUTPUT, device="cpu")
 
 
@@ -105,7 +105,7 @@ def test_a_log_in_a_store_is_written_when_asked_and_not_for_tensorboard(s3):
     assert read_metrics(log.path) == []
     write()
     assert [line["loss"] for line in read_metrics(log.path)] == [3.0]
-    with fails("training.tensorboard-files-written-leave", "s3://data/runs/one/tensorboard"):
+    with fails(ValueError, "s3://data/runs/one/tensorboard"):
         MetricLog(log.path, tensorboard=f"{OUTPUT}/tensorboard")
 
 

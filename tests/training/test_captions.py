@@ -14,6 +14,7 @@ from mobileclip.inputs import ImageInput, TextInput
 from mobileclip.losses import CaptionLossSpec
 from mobileclip.reinforce import CheckpointCaptioner
 from mobileclip.serialization import from_json
+from mobileclip.tensor_files import CheckpointError
 from mobileclip.training import (
     AdamWSpec,
     CaptionObjective,
@@ -120,7 +121,7 @@ def test_it_names_what_it_sees_and_keeps_the_contract(trained):
     captions = spec.build().caption([Image.open(io.BytesIO(square(one))) for one in COLOURS], range(4))
     assert captions == [(f"a {one} square on a page",) * 2 for one in COLOURS]
     check_captioner(attrs.evolve(spec, top_p=1.0, temperature=3.0))
-    with fails("reinforce.max-length-room-ids", "12"):
+    with fails(ValueError, "12"):
         attrs.evolve(spec, max_length=40).build()
 
 
@@ -166,15 +167,15 @@ def test_files_of_a_run_start_another_of_a_longer_context(shards, trained, tmp_p
     assert read_metrics(tmp_path / "again" / "metrics.jsonl")[0]["captions"] < 0.2 * GOLDEN[0][1]
     positions = [load_coca(path, one, any_context=True).text_encoder.position for one in (CAPTIONER, longer)]
     torch.testing.assert_close(positions[0][[0, -1]], positions[1][[0, -1]])
-    with fails("encoders.holds-another-captioner-asked"):
+    with fails(CheckpointError):
         load_coca(path, longer)
 
 
 def test_what_no_captioner_is_trained_with_is_refused(shards):
     training = spec_of(shards).training
-    with fails("training.captionlossspec-captioners-model-mobileclip", "DualEncoder"):
+    with fails(ValueError, "DualEncoder"):
         CaptionObjective(training, model=MODEL.build(), world=World())
     batch = next(iter(spec_of(shards).data.build()))
     objective = CaptionObjective(training, model=CAPTIONER.build(), world=World())
-    with fails("training.captioner-learns-images-caption", "two captions of each"):
+    with fails(ValueError, "two captions of each"):
         objective(attrs.evolve(batch, syn_text=batch.text))

@@ -101,13 +101,13 @@ class TestLoss:
     def test_what_does_not_go_together_is_refused(self):
         text = runs.MODEL.text
         dual = DualEncoderSpec(image=IMAGE, text=text).build()
-        with fails("training.cross-entropy-classifiers-model", "DualEncoder"):
+        with fails(ValueError, "DualEncoder"):
             objective_of(training_spec(), dual)
-        with fails("training.image-text-models-model"):
+        with fails(ValueError):
             objective_of(training_spec(loss=ContrastiveLossSpec()), new_classifier())
-        with fails("training.cross-entropy-needs-images", "ReinforcedBatch"):
+        with fails(ValueError, "ReinforcedBatch"):
             objective_of(training_spec(), new_classifier())(runs.batch_of(0))
-        with fails("training.needs-images-texts-batches", "LabelledBatch"):
+        with fails(ValueError, "LabelledBatch"):
             objective_of(runs.training_spec(), runs.new_model())(class_batch(0))
         assert isinstance(runs.new_model(), DualEncoder)
 
@@ -214,13 +214,13 @@ def run_spec(folder, **changes) -> RunSpec:
 class TestRun:
     def test_it_refuses_what_does_not_fit(self, folder):
         spec = run_spec(folder)
-        with fails("training.data-classes-give-both", "3, and the model's 2"):
+        with fails(ValueError, "3, and the model's 2"):
             run_spec(folder, data=attrs.evolve(spec.data, num_classes=3, class_names=()))
-        with fails("training.data-classes-give-both", "others than the model's"):
+        with fails(ValueError, "others than the model's"):
             run_spec(folder, data=attrs.evolve(spec.data, class_names=("red", "green")))
-        with fails("training.data-contract-model-expects", "image"):
+        with fails(ValueError, "image"):
             run_spec(folder, data=attrs.evolve(spec.data, image=ImageInput(size=64)))
-        with fails("training.classifier-trains-crossentropyspec-loss", "ReinforcedLossSpec"):
+        with fails(ValueError, "ReinforcedLossSpec"):
             run_spec(folder, training=attrs.evolve(spec.training, loss=ContrastiveLossSpec()))
 
     def test_from_a_dual_encoder_to_a_classifier_and_its_backbone(self, folder, tmp_path):
@@ -254,7 +254,7 @@ class TestRun:
     def test_another_run_in_the_folder_is_refused(self, folder, tmp_path):
         short = run_spec(folder, training=training_spec(3))
         run(short, tmp_path, device="cpu")
-        with fails("training.holds-run-another-choice", "training", "run.json"):
+        with fails(ValueError, "training", "run.json"):
             run(attrs.evolve(short, training=training_spec(4)), tmp_path, device="cpu")
 
 

@@ -47,7 +47,7 @@ def test_the_average_is_apart_from_the_model():
 
 @pytest.mark.parametrize("decay", [-0.1, 1.0])
 def test_decay_outside_of_its_range_is_refused(decay):
-    with fails("training.decay-lie", str(decay)):
+    with fails(ValueError, str(decay)):
         MovingAverage(new_model(), decay)
 
 

@@ -117,17 +117,17 @@ def test_a_run_of_others_parts(kind_of, tmp_path, model, data, training):
     assert from_json((tmp_path / "run" / "run.json").read_text(), RunSpec) == own
     assert load_file(path).keys() >= {name for name, _ in model.build().named_parameters()}
     assert run(own, tmp_path / "run", device="cpu") == path  # nothing is left to do
-    with fails("training.holds-run-another-choice", "data"):
+    with fails(ValueError, "data"):
         run(attrs.evolve(own, data=attrs.evolve(data, first=4)), tmp_path / "run", device="cpu")
 
 
 def test_parts_of_others_fit_each_other():
     training = class_runs.training_spec()
-    with fails("training.data-classes-give-both", "5, and the model's 8"):
+    with fails(ValueError, "5, and the model's 8"):
         RunSpec(model=PlainClassifierSpec(), data=DrawnClassesSpec(num_classes=5), training=training)
-    with fails("training.cross-entropy-classifiers-model", "Plain"):
+    with fails(ValueError, "Plain"):
         build_objective(training.loss, spec=training, model=PlainSpec().build(), world=World())
-    with fails("training.image-text-models-model"):
+    with fails(ValueError):
         build_objective(training_spec().loss, spec=training_spec(), model=PlainClassifierSpec().build(), world=World())
 
 
@@ -162,12 +162,12 @@ def test_what_cannot_be_written_or_read_is_named():
     class LocalSpec(DrawnSpec):
         pass
 
-    with fails("serialization.attrs-class-top-module", "LocalSpec"):
+    with fails(ValueError, "LocalSpec"):
         to_json(RunSpec(**{**run_of, "data": LocalSpec()}))
     text = to_json(RunSpec(**{**run_of, "data": DrawnSpec()}))
-    with fails("serialization.class-import-module-first", "no.such:DrawnSpec", by=ValueError):
+    with fails(ValueError, "no.such:DrawnSpec"):
         from_json(text.replace(f"{__name__}:DrawnSpec", "no.such:DrawnSpec"), RunSpec)
-    with fails("training.see-mobileclip-training", "Batches", "DataSpec"):
+    with fails(ValueError, "Batches", "DataSpec"):
         RunSpec(**{**run_of, "data": Batches()})
 
 

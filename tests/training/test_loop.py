@@ -19,6 +19,7 @@ from mobileclip.data import RangeAugmentSpec, ReinforcedBatch, ReinforcementCard
 from mobileclip.inputs import ImageInput
 from mobileclip.losses import SigmoidLossSpec
 from mobileclip.storage import exclusive
+from mobileclip.tensor_files import CheckpointError
 from mobileclip.training import AdamWSpec, Memory, read_metrics, train
 from mobileclip.training.checkpoints import DIGEST, CheckpointFolder, digest
 from tests.errors import fails
@@ -62,7 +63,7 @@ def test_a_loss_with_other_teachers_or_scales_than_the_data_is_refused(tmp_path)
     ]
     card, other = (ReinforcementCard(teachers=tuple(many), layout="npz") for many in (entries, entries[::-1]))
     for wrong, words in ((other, ("(5, 6)", "(40.0, 20.0)")), (card, ("(20.0, 30.0)", "(20.0, 40.0)"))):
-        with fails("training.loss-contradicts-data", *words):
+        with fails(ValueError, *words):
             train(training_spec(3), model=new_model(), batches=Batches(), output=tmp_path, card=wrong)
     assert not list(tmp_path.iterdir())
     # Without distillation, it does not matter who the teachers were.
@@ -124,14 +125,14 @@ def test_a_finished_run_is_not_repeated_and_gives_its_model(tmp_path):
 
 def test_another_run_s_folder_is_refused(tmp_path):
     train(training_spec(3), model=new_model(), batches=Batches(), output=tmp_path)
-    with fails("training.written-run-another-training"):
+    with fails(ValueError):
         train(training_spec(3, peak=1e-3), model=new_model(), batches=Batches(), output=tmp_path)
 
 
 def test_a_folder_that_another_run_writes_to_is_refused(tmp_path):
     with (
         exclusive(tmp_path),
-        fails("storage.another-job-working-wait"),
+        fails(ValueError),
     ):
         train(training_spec(3), model=new_model(), batches=Batches(), output=tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == [".lock"]
@@ -144,7 +145,7 @@ def test_what_is_resumed_from_is_looked_for_when_no_other_run_writes(tmp_path, m
     looked = []
 
     def every(self):
-        with fails("storage.another-job-working-wait"), exclusive(tmp_path):
+        with fails(ValueError), exclusive(tmp_path):
             pass
         looked.append(self.path)
         return []
@@ -162,7 +163,7 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_names_the_samples(tmp_path)
         return batch
 
     model = new_model()
-    with fails("training.step-batch-keys-all", "loss", "nan", "4", "4-0', '4-1", "step-00000003"):
+    with fails(FloatingPointError, "loss", "nan", "4", "4-0', '4-1", "step-00000003"):
         train(training_spec(8), model=model, batches=Batches(make=spoiled), output=tmp_path)
     assert all(parameter.isfinite().all() for parameter in model.parameters())
     report = json.loads((tmp_path / "diverged.json").read_text())
@@ -238,7 +239,7 @@ def test_bfloat16_trains(tmp_path):
 
 
 def test_batches_that_do_not_fit_are_named(tmp_path):
-    with fails("training.batches-ended-step-let", "2", "8"):
+    with fails(ValueError, "2", "8"):
         train(training_spec(8), model=new_model(), batches=Batches(stop=2), output=tmp_path)
 
     def without_teachers(step: int) -> ReinforcedBatch:
@@ -246,10 +247,10 @@ def test_batches_that_do_not_fit_are_named(tmp_path):
         return ReinforcedBatch(keys=batch.keys, image=batch.image, text=batch.text)
 
     plain = Batches(make=without_teachers)
-    with fails("training.needs-teachers-embeddings-batches", "ReinforcedLossSpec"):
+    with fails(ValueError, "ReinforcedLossSpec"):
         train(training_spec(8), model=new_model(), batches=plain, output=tmp_path / "other")
     train(training_spec(3, reinforced=False), model=new_model(), batches=plain, output=tmp_path / "plain")
-    with fails("training.channels-last-gpus-cpu"):
+    with fails(ValueError):
         train(training_spec(3, channels_last=True), model=new_model(), batches=plain, output=tmp_path / "last")
 
 
@@ -293,7 +294,7 @@ def test_the_checkpoint_before_a_damaged_one_is_gone_on_from(killed, caplog, dam
 def test_without_a_readable_checkpoint_nothing_is_begun_anew(killed):
     for path in (killed / "checkpoints").iterdir():
         path.write_bytes(b"")
-    with fails("training.none-checkpoints-read-delete", "2"):
+    with fails(ValueError, "2"):
         train(training_spec(8), model=new_model(), batches=Batches(), output=killed)
     assert len(read_metrics(killed / "metrics.jsonl")) == 7
 
@@ -308,7 +309,7 @@ def test_a_full_disk_keeps_the_checkpoint_before(tmp_path):
     _, most = limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     heard = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     try:
-        with fails("training.checkpoint-could-written-make"):
+        with fails(OSError):
             train(training_spec(8), model=new_model(), batches=Filling(), output=tmp_path)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
@@ -372,13 +373,13 @@ def test_layer_wise_rates(tmp_path):
 @pytest.mark.parametrize(
     ("name", "value", "error"),
     [
-        ("step", "five", ("training.read-number-steps-number",)),
-        ("step", "9" * 400, ("training.read-number-steps-number",)),
-        ("position", "[" * 100_000, ("strict.nested-too-deeply",)),
-        ("position", '{"first_batch": "2"}', ("strict.whole-number",)),
-        ("position", "[3]", ("training.read-delete-run-goes", "StreamPosition")),
-        ("spec", "{}", ("training.read-delete-run-goes", "required key")),
-        ("spec", None, ("training.read-lacks-delete-run", "spec")),
+        ("step", "five", (CheckpointError,)),
+        ("step", "9" * 400, (CheckpointError,)),
+        ("position", "[" * 100_000, (ValueError,)),
+        ("position", '{"first_batch": "2"}', (ValueError,)),
+        ("position", "[3]", (CheckpointError, "StreamPosition")),
+        ("spec", "{}", (CheckpointError, "required key")),
+        ("spec", None, (CheckpointError, "spec")),
     ],
 )
 def test_a_state_that_says_something_else_is_refused(name, value, error, killed):

@@ -33,14 +33,14 @@ def test_the_last_line_of_a_long_file_a_new_one_and_of_one_cut_short(tmp_path):
     assert path.stat().st_size > 1 << 17
     assert last_metrics(path) == {"step": 4999, "loss": 4999 / 3} == read_metrics(path)[-1]
     path.write_text('{"step": 0}\nnonsense\n')
-    with fails("training.line-json", "nonsense"):
+    with fails(ValueError, "nonsense"):
         last_metrics(path)
 
 
 def test_a_broken_line_is_an_error(tmp_path):
     path = tmp_path / "metrics.jsonl"
     path.write_text('{"step": 0}\nnonsense\n{"step": 2}\n')
-    with fails("training.line-json", "nonsense"):
+    with fails(ValueError, "nonsense"):
         read_metrics(path)
 
 

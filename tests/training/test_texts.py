@@ -122,15 +122,15 @@ def test_other_texts_are_no_place_to_go_on(texts, tmp_path):
     reinforce_texts(list(pairs())[:40], Teacher(), tmp_path / "fewer")
     position = spec_of(texts).data.build().position(3)
     assert position == StreamPosition(first_batch=3, data=position.data)
-    with fails("data.checkpoint-trained-other-texts"):
+    with fails(ValueError):
         next(spec_of(tmp_path / "fewer").data.build().stream(position))
 
 
 @pytest.mark.parametrize(
     ("changes", "code"),
     [
-        ({"channels_last": True}, "training.images-text-tower-sees"),
-        ({"loss": ContrastiveLossSpec()}, "training.image-text-models-model"),
+        ({"channels_last": True}, ValueError),
+        ({"loss": ContrastiveLossSpec()}, ValueError),
     ],
 )
 def test_what_is_of_images_is_refused(texts, tmp_path, changes, code):
@@ -140,7 +140,7 @@ def test_what_is_of_images_is_refused(texts, tmp_path, changes, code):
 
 def test_models_of_images_do_not_take_it(texts, tmp_path):
     spec = attrs.evolve(spec_of(texts), model=attrs.evolve(SMALL, text=attrs.evolve(TEXT, input=STUDENT.input)))
-    with fails("training.textdistillationlossspec-text-tower-model"):
+    with fails(ValueError):
         run(spec, tmp_path / "out")
 
 

@@ -26,7 +26,7 @@ from examples.icons.reading import Icon, IconSet, read_sets
 from examples.icons.sets import ALL_SETS, FREE_SETS
 from examples.icons.splits import TEST_NAMES, TITLES
 from examples.quickstart.emoji.on_disk import claim, is_finished, load_finished
-from examples.quickstart.emoji.rendered import render_sets
+from examples.quickstart.emoji.rendering import render_sets
 from examples.quickstart.emoji.sources import download
 from mobileclip import ImageTextModel
 from mobileclip.progress import track

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import attrs
 import numpy as np
@@ -14,8 +14,7 @@ from attrs import validators
 from examples.quickstart.emoji.captions import keyword_caption, real_captions, synthetic_captions
 from examples.quickstart.emoji.concepts import Concept, join_names, read_concepts
 from examples.quickstart.emoji.on_disk import DrawnDataset, claim, is_finished, load_finished, write_card, write_split
-from examples.quickstart.emoji.rendered import render_sets
-from examples.quickstart.emoji.rendering import THUMBNAIL_SIDE, Rendering
+from examples.quickstart.emoji.rendering import THUMBNAIL_SIDE, Rendering, render_sets
 from examples.quickstart.emoji.sources import (
     NAMES_PACKAGE,
     STYLES,
@@ -38,7 +37,7 @@ _TITLES = {
 
 @attrs.frozen(kw_only=True)
 class EmojiDataSpec:
-    """The choices of the data set.
+    """The choices of the data set. Captions for training are noisy: a few keywords of each picture's concept.
 
     Args:
         image_size: side of the pictures, in pixels.
@@ -46,9 +45,6 @@ class EmojiDataSpec:
         concept_share: fraction of the families of concepts that the data set has at all; fewer are learned faster.
         concept_fraction: fraction of the families of concepts that training never sees.
         rendering_fraction: fraction of the other families of which one vendor's drawings are held out.
-        train_captions: the real captions for training: `names` as the test pictures have them, or `keywords`, a few for
-            each picture, as noisy as what people write under pictures.
-        max_train_images: at most so many pictures for training, chosen at random; None for all.
         samples_per_shard: pictures in a shard.
         num_processes: drawings rendered at once.
         seed: of the splits and of the order of the samples.
@@ -64,10 +60,6 @@ class EmojiDataSpec:
     concept_share: float = attrs.field(default=1.0, validator=[validators.gt(0), validators.le(1)])
     concept_fraction: float = attrs.field(default=0.1, validator=[validators.gt(0), validators.lt(1)])
     rendering_fraction: float = attrs.field(default=0.4, validator=[validators.gt(0), validators.lt(1)])
-    train_captions: Literal["names", "keywords"] = attrs.field(
-        default="names", validator=validators.in_(("names", "keywords"))
-    )
-    max_train_images: int | None = attrs.field(default=None, validator=validators.optional(validators.gt(0)))
     samples_per_shard: int = attrs.field(default=500, validator=validators.gt(0))
     num_processes: int = attrs.field(default=2, validator=validators.gt(0))
     seed: int = 0
@@ -140,14 +132,13 @@ def build_from_drawings(
     for name in SPLITS:
         # Shards are read in order, so neighbours must not be alike.
         chosen = sorted(splits[name], key=lambda picture: chance(spec.seed, "order", picture.style, picture.code))
-        chosen = chosen[: spec.max_train_images] if name == TRAIN else chosen
         samples = [
             _sample(
                 picture,
                 titles[picture.style],
                 concepts[picture.code],
                 renderings[picture.style, picture.code],
-                keywords_seed=spec.seed if name == TRAIN and spec.train_captions == "keywords" else None,
+                keywords_seed=spec.seed if name == TRAIN else None,
             )
             for picture in chosen
         ]

@@ -96,18 +96,18 @@ def test_a_number_is_the_one_that_was_written(tmp_path):
 @pytest.mark.parametrize(
     ("text", "error"),
     [
-        ("width", ("collections.condition-column-comparison-value",)),
-        ("width>", ("collections.condition-column-comparison-value",)),
-        ("__import__('os')", ("collections.condition-column-comparison-value",)),
-        ("widht>3", ("collections.column", "widht", "did you mean 'width'")),
-        ("embedding>3", ("collections.column", "embedding")),
-        ("width>wide", ("collections.number-none-column-comparison", "width", "wide")),
-        ("width>nan", ("collections.number-none-column-comparison", "width")),
-        ("taken>=yesterday", ("collections.taken-date-none-such", "yesterday")),
-        ("taken=2024-13", ("collections.taken-date-none-such",)),
-        ("taken<2024-02-30", ("collections.taken-date-none-such",)),
-        ("taken<=2024-06-01T25", ("collections.taken-date-none-such",)),
-        ("width~3", ("collections.looks-text-number-use", "width")),
+        ("width", (ValueError,)),
+        ("width>", (ValueError,)),
+        ("__import__('os')", (ValueError,)),
+        ("widht>3", (ValueError, "widht", "did you mean 'width'")),
+        ("embedding>3", (ValueError, "embedding")),
+        ("width>wide", (ValueError, "width", "wide")),
+        ("width>nan", (ValueError, "width")),
+        ("taken>=yesterday", (ValueError, "yesterday")),
+        ("taken=2024-13", (ValueError,)),
+        ("taken<2024-02-30", (ValueError,)),
+        ("taken<=2024-06-01T25", (ValueError,)),
+        ("width~3", (ValueError, "width")),
     ],
 )
 def test_what_is_no_condition_is_told(text, error):
@@ -116,7 +116,7 @@ def test_what_is_no_condition_is_told(text, error):
 
 
 def test_control_characters_of_a_condition_are_shown_as_escapes():
-    with fails("collections.condition-column-comparison-value", "\\x1b[2J"):
+    with fails(ValueError, "\\x1b[2J"):
         parse_condition("\x1b[2J")
 
 

@@ -202,13 +202,13 @@ def test_what_is_two_things_is_refused_with_the_way_out_and_nothing_is_copied(ma
 
     first.concepts.add("rad", text="a bike", yes=[picture])
     second.concepts.add("rad", text="a wheel", no=[picture])
-    refused("collections.concept-index-give-text", "rad", "a bike", "a wheel", str(second.path))
+    refused(ValueError, "rad", "a bike", "a wheel", str(second.path))
     second.concepts.add("rad", text="a bike")
-    refused("collections.shows-concept-index-does", "one.png", "rad", str(second.path))
+    refused(ValueError, "one.png", "rad", str(second.path))
     main(["concept", "add", "rad", "--neither", str(picture), "--index", str(second.path)])
     first.tag(["a kite"], show_progress=False)
     second.tag(["a kite"], template="a photo of {}", show_progress=False)
-    refused("collections.tags-made-share-index", "a photo of {}", "0.05", str(second.path))
+    refused(ValueError, "a photo of {}", "0.05", str(second.path))
     main(["tag", "--index", str(second.path), "--template", "{}", "--quiet"])
     main(["merge", str(first.path), str(second.path), "-o", str(tmp_path / "whole")])
     whole = Collection.open(tmp_path / "whole")
@@ -219,9 +219,9 @@ def test_what_is_two_things_is_refused_with_the_way_out_and_nothing_is_copied(ma
 def test_an_index_of_another_model_is_refused_by_name(make, folders, tmp_path, small_file):
     index = make("index", folders[0])
     other = Collection.create(tmp_path / "other", ModelSource(checkpoint=str(small_file)))
-    with fails("inference.two-models-whose-embeddings", "the index", "index", "other", "weights"):
+    with fails(ValueError, "the index", "index", "other", "weights"):
         index.merge(other)
-    with fails("collections.index-merged-itself-give"):
+    with fails(ValueError):
         index.merge(Collection.open(index.path))
 
 
@@ -235,7 +235,7 @@ def test_an_index_that_is_written_to_meanwhile_is_told(make, folders, monkeypatc
 
     monkeypatch.setattr(Store, "rows", written)
     joined = Collection.create_like(tmp_path / "joined", index)
-    with fails("collections.written-meanwhile-run-again", "index"):
+    with fails(ValueError, "index"):
         joined.merge(index, show_progress=False)
     assert len(Collection.open(joined.path)) == 0
 

@@ -291,15 +291,15 @@ class TestParams:
         augmentation = datacompdr_augmentation(224)
         image = picture("coffee.png")
         params = augmentation.sample(augmentation_rng(0, "coffee", 0), image.size)
-        with fails("data.augmentation-made-image-pixels", "360", "240", "180", "120"):
+        with fails(ValueError, "360", "240", "180", "120"):
             augmentation.apply(image.resize((180, 120)), params)
 
     def test_a_crop_that_leaves_the_image_is_refused(self):
         augmentation = datacompdr_augmentation(224)
         params = augmentation.decompress([[0, 100, 240, 261], []])
-        with fails("data.crop-top-left-height-width", "(0, 100, 240, 261)", "360", "240"):
+        with fails(ValueError, "(0, 100, 240, 261)", "360", "240"):
             augmentation.apply(picture("coffee.png"), params)
-        with fails("data.crop-top-left-height-width"):
+        with fails(ValueError):
             AugmentationParams(crop=(0, 0, 10, 10), image_size=(9, 10))
 
     def test_most_crops_of_the_golden_records_leave_a_half_size_copy(self):
@@ -317,20 +317,20 @@ class TestParams:
     @pytest.mark.parametrize(
         ("compressed", "error"),
         [
-            (None, ("data.stored-augmentation-top-left",)),
-            (7, ("data.stored-augmentation-top-left",)),
-            ([], ("data.stored-augmentation-top-left",)),
-            ([[1, 2, 3], []], ("data.stored-augmentation-top-left",)),
-            ([[1, 2, 3, 4], [[1]]], ("data.stored-augmentation-top-left",)),
-            ([[1, 2, 3, 4], [[1, "strong"]]], ("data.stored-augmentation-top-left",)),
-            ([[1, 2, 3, 4], 5], ("data.stored-augmentation-top-left",)),
-            ([[1, 2, 3, 4], [], []], ("data.stored-augmentation-top-left",)),
-            ([[1, 2, 3, 4.5], []], ("data.crop-four-whole-numbers",)),
-            ([[-1, 2, 3, 4], []], ("data.crop-top-left-height",)),
-            ([[1, 2, 0, 4], []], ("data.crop-top-left-height",)),
-            ([[1, 2, 3, 4], [[14, 0.0]]], ("data.operation-unknown-index", "14", "13")),
-            ([[1, 2, 3, 4], [[None, 0.0]]], ("data.operation-unknown-index", "None")),
-            ([[1, 2, 3, 4], [[1, float("nan")]]], ("data.magnitude-operation", "ShearX", "nan")),
+            (None, (ValueError,)),
+            (7, (ValueError,)),
+            ([], (ValueError,)),
+            ([[1, 2, 3], []], (ValueError,)),
+            ([[1, 2, 3, 4], [[1]]], (ValueError,)),
+            ([[1, 2, 3, 4], [[1, "strong"]]], (ValueError,)),
+            ([[1, 2, 3, 4], 5], (ValueError,)),
+            ([[1, 2, 3, 4], [], []], (ValueError,)),
+            ([[1, 2, 3, 4.5], []], (ValueError,)),
+            ([[-1, 2, 3, 4], []], (ValueError,)),
+            ([[1, 2, 0, 4], []], (ValueError,)),
+            ([[1, 2, 3, 4], [[14, 0.0]]], (ValueError, "14", "13")),
+            ([[1, 2, 3, 4], [[None, 0.0]]], (ValueError, "None")),
+            ([[1, 2, 3, 4], [[1, float("nan")]]], (ValueError, "ShearX", "nan")),
         ],
     )
     def test_malformed_parameters_are_refused(self, compressed, error):
@@ -395,7 +395,7 @@ class TestSpec:
         )
 
     def test_an_empty_image_is_refused(self):
-        with fails("data.image-pixels-augmented", "0", "5"):
+        with fails(ValueError, "0", "5"):
             datacompdr_augmentation(224).sample(augmentation_rng(0, "a", 0), (0, 5))
 
 
@@ -430,7 +430,7 @@ class TestOwnOperations:
     def test_a_name_that_nobody_registered_is_named(self, spec, tmp_path):
         write_card(tmp_path, ReinforcementCard(layout="npz", augmentation=spec))
         del augmentation_operations._values["Swap"]
-        with fails("registry.unknown-parts-your-own", "augmentation operation", "Swap"):
+        with fails(ValueError, "augmentation operation", "Swap"):
             spec.decompress([[0, 0, 24, 24], [["Swap", -1.0]]])
         with pytest.raises(ValueError, match="unknown augmentation operation 'Swap'"):
             read_card(tmp_path)

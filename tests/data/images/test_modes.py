@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from mobileclip.data import ImageTransform, load_image
+from mobileclip.data import ImageError, ImageTransform, load_image
 from mobileclip.inputs import ImageInput
 from tests.errors import fails
 from tests.odd_pictures import drawing, encoded, glass, stamp
@@ -67,7 +67,7 @@ def test_16_bits_are_scaled_and_unknown_ranges_refused():
     assert np.array_equal(np.asarray(load_image(encoded(sixteen, "PNG")).convert("L")), eight)
     assert np.array_equal(np.asarray(load_image(sixteen).convert("L")), eight)
     assert np.array_equal(np.asarray(load_image(Image.fromarray(eight.astype(np.int32) * 257)).convert("L")), eight)
-    with fails("data.mode-32-bit-integers", "image from Image") as caught:
+    with fails(ImageError, "image from Image") as caught:
         load_image(Image.fromarray(eight.astype(np.int32)))
     assert caught.value.reason == "unsupported_mode"
     assert np.asarray(load_image(Image.new("I", (4, 4)))).max() == 0, "black is black in any range"

@@ -49,10 +49,10 @@ def test_a_gpu_normalises_alike(contract, gpu):
 
 @pytest.mark.parametrize("shape", [(3, 4), (4, 3, 3), (2, 4, 4, 3)])
 def test_other_shapes_are_refused(contract, shape):
-    with fails("data.uint8-pixels-shape-height"):
+    with fails(ValueError):
         normalize_pixels(torch.zeros(shape, dtype=torch.uint8), contract)
 
 
 def test_floats_are_refused(contract):
-    with fails("data.uint8-pixels-shape-height", "torch.float32", "(1, 3, 4, 4)"):
+    with fails(ValueError, "torch.float32", "(1, 3, 4, 4)"):
         normalize_pixels(torch.zeros(1, 3, 4, 4), contract)

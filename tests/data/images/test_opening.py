@@ -136,7 +136,7 @@ class TestScans:
         data = many_scans(40, 30, num_scans, between=between)
         frame = read_frame(data)
         made = data.count(b"\xff\xda")
-        with fails("data.scans-pixels-limit-scans", str(made)):
+        with fails(ImageError, str(made)):
             frame.check(data, ImageLimits(num_scans=made - 1), "x")
         frame.check(data, ImageLimits(num_scans=made), "x")
 
@@ -261,7 +261,7 @@ class TestBarrier:
             raise error
 
         monkeypatch.setattr("PIL.PngImagePlugin.PngImageFile.load_prepare", load)
-        with fails("data.decoded", type(error).__name__) as caught:
+        with fails(ImageError, type(error).__name__) as caught:
             load_image(png())
         assert caught.value.reason == "corrupt"
 
@@ -284,7 +284,7 @@ class TestBarrier:
     def test_what_needs_a_package_says_which(self, monkeypatch):
         data = encoded(noise(64, 64), "HEIF")
         monkeypatch.setitem(sys.modules, "pillow_heif", None)
-        with fails("data.read", "x", "reading HEIF files", "pillow_heif", "pip") as caught:
+        with fails(ImageError, "x", "reading HEIF files", "pillow_heif", "pip") as caught:
             open_image(data, ImageLimits(), "x")
         again = pickle.loads(pickle.dumps(caught.value))
         assert (again.reason, str(again)) == ("missing_package", str(caught.value))
@@ -299,7 +299,7 @@ class TestBarrier:
         with pytest.raises(ImageError) as caught:
             load_image(tmp_path / place)
         assert caught.value.reason == "unreadable"
-        with fails("data.more-bytes-limit-file-you", "1,000"):
+        with fails(ImageError, "1,000"):
             load_image(_Endless(), limits=ImageLimits(num_file_bytes=1000))
 
     @pytest.mark.skipif(not Path("/proc/kmsg").exists(), reason="a file of Linux")

@@ -143,7 +143,7 @@ def test_normalize_leaves_its_input_alone():
     ],
 )
 def test_normalize_refuses_other_pixels(pixels):
-    with fails("data.uint8-pixels-shape-height-width"):
+    with fails(ValueError):
         ImageTransform(PLAIN).normalize(pixels)
 
 
@@ -156,7 +156,7 @@ def test_normalize_refuses_other_pixels(pixels):
     ],
 )
 def test_arrays_that_are_no_picture_are_refused(array, named):
-    with fails("data.uint8-shape-height-width", named) as caught:
+    with fails(ImageError, named) as caught:
         ImageTransform(PLAIN)(array)
     assert caught.value.reason in ("unsupported_mode", "not_an_image")
 
@@ -352,7 +352,7 @@ def test_what_is_wrong_with_a_file_is_said_with_its_name(tmp_path, data, reason,
 
 def test_truncated_pil_image_that_was_not_decoded_yet():
     refused(Image.open(io.BytesIO(half("JPEG"))), "truncated")
-    with fails("data.truncated-fetch-again"):
+    with fails(ImageError):
         ImageTransform(PLAIN)(Image.open(io.BytesIO(half("JPEG"))))
 
 
@@ -377,7 +377,7 @@ def test_too_large(num_limits):
 def test_the_limit_is_one_of_the_spec():
     image = noise(40, 30)
     data = encoded(image, "PNG")
-    with fails("data.too-large-pixels-limit", "40", "30", "1,199"):
+    with fails(ImageError, "40", "30", "1,199"):
         load_image(data, limits=ImageLimits(num_pixels=40 * 30 - 1))
     assert np.array_equal(rgb(load_image(data, limits=ImageLimits(num_pixels=40 * 30))), np.asarray(image))
     assert np.array_equal(rgb(load_image(image, limits=ImageLimits(num_pixels=1))), np.asarray(image))
@@ -385,7 +385,7 @@ def test_the_limit_is_one_of_the_spec():
 
 @pytest.mark.parametrize("source", [None, 3, ["a.jpg"], torch.zeros(3, 4, 4)])
 def test_not_a_source(source):
-    with fails("data.path-bytes-file-opened", type(source).__name__) as caught:
+    with fails(ImageError, type(source).__name__) as caught:
         load_image(source)
     assert caught.value.reason == "not_an_image"
 

@@ -119,7 +119,7 @@ class TestPipeline:
             raise AssertionError
 
         monkeypatch.setattr(ExampleMaker, "example", failing)
-        with fails("data.sample-shards-used", "9 AssertionError"):
+        with fails(ValueError, "9 AssertionError"):
             next(self.spec(tmp_path).build().stream())
 
 

@@ -117,13 +117,13 @@ class TestEpoch:
         order = epoch_order([10, 1], most_readers=4)
         assert [order.step(step, 4) for step in range(3)] == [(0, range(4)), (0, range(4, 8)), (1, range(4))]
         assert list(order.steps(4)) == [range(4), range(4, 8), range(8, 11)]
-        with fails("data.samples-do-fill-batch", "11", "12"):
+        with fails(ValueError, "11", "12"):
             order.step(0, 12)
 
     def test_fewer_samples_than_readers(self):
         assert epoch_order([3, 4]).num_readers == 6
         assert epoch_order([3, 4], most_readers=7).num_readers == 7
-        with fails("data.sample-shards", "2"):
+        with fails(ValueError, "2"):
             epoch_order([0, 0])
 
     def test_a_billion_samples_fit_into_the_memory_of_a_laptop(self):
@@ -232,11 +232,11 @@ class TestEndless:
         assert Counter(drawn) == {f"0/{place}.tar": 2 for place in range(9)}
 
     def test_weights_that_do_not_fit(self):
-        with fails("data.sources-weights-give-each", "2", "3"):
+        with fails(ValueError, "2", "3"):
             endless_order(5, 5, weights=(1.0, 1.0, 1.0))
-        with fails("data.source-too-small-weight", "1", "96"):
+        with fails(ValueError, "1", "96"):
             endless_order(500, 500, weights=(1.0, 0.001))
-        with fails("data.sources-shards-shares-batch", "5, 1", "0.99, 0.01", "0.952, 0.0476"):
+        with fails(ValueError, "5, 1", "0.99, 0.01", "0.952, 0.0476"):
             endless_order(5, 1, weights=(0.99, 0.01))
 
     @settings(max_examples=200, deadline=None)
@@ -302,5 +302,5 @@ class TestShares:
     def test_processes_that_readers_cannot_be_divided_among(self):
         order = endless_order(100)
         order.check_processes(32)
-        with fails("data.readers-divided-among-processes", "96", "5"):
+        with fails(ValueError, "96", "5"):
             order.check_processes(5)

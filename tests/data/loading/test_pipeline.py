@@ -223,7 +223,7 @@ class TestBatches:
         assert drawn(caption_sets="syn_text_a$").keys() == {"a1", "a2", "a3"}
         assert drawn(caption_sets="syn_text_(a|b)$", num_captions=1).keys() == {"a1", "b1"}
         lost = spec(path, captions="synthetic", caption_sets="^syn_text$").build()
-        with fails("data.sample-shards-used", "30 no_syn_caption"):
+        with fails(ValueError, "30 no_syn_caption"):
             next(iter(lost))
         assert "called like '^syn_text$'; the sample has syn_text_a, syn_text_b" in caplog.text
 
@@ -337,7 +337,7 @@ class TestReproducibility:
         assert sizes.count(4) == 10
 
     def test_unknown_length(self, shards):
-        with fails("data.number-batches-unknown-give"):
+        with fails(TypeError):
             len(spec(shards).build())
 
     def test_processes_share_the_samples(self, shards, samples, monkeypatch):
@@ -349,7 +349,7 @@ class TestReproducibility:
         assert keys[0].isdisjoint(keys[1])
         assert keys[0] | keys[1] == set(samples)
         monkeypatch.setenv("WORLD_SIZE", "6")
-        with fails("data.readers-divided-among-processes", "16", "6"):
+        with fails(ValueError, "16", "6"):
             next(spec(shards).build().epoch(0))
 
     def test_an_epoch_can_be_left_early(self, shards):
@@ -372,7 +372,7 @@ class TestStream:
         assert keys[3:] == keys[:3]
 
     def test_too_few_samples(self, shards):
-        with fails("data.samples-do-fill-batch", "23", "24"):
+        with fails(ValueError, "23", "24"):
             next(spec(shards, batch_size=24).build().stream())
 
     def test_one_sample_in_the_place_of_all(self, tmp_path):
@@ -380,7 +380,7 @@ class TestStream:
         assert next(spec(path, batch_size=2).build().stream()).keys == ("000000", "000000")
 
     def test_a_position_without_places(self, shards):
-        with fails("data.position-behind-batch-does", "3"):
+        with fails(ValueError, "3"):
             next(spec(shards).build().stream(StreamPosition(first_batch=3)))
         assert (
             next(spec(shards).build().stream(StreamPosition(first_batch=5))).keys
@@ -438,16 +438,16 @@ class TestSkips:
 
     def test_nothing_usable_is_an_error(self, tmp_path):
         path = write_shard(tmp_path / "a.tar", [make_sample(number, image=None) for number in range(3)])
-        with fails("data.sample-shards-used", "1", "3 no_image"):
+        with fails(ValueError, "1", "3 no_image"):
             list(spec(path).build())
 
     def test_unreinforced_shards_read_as_reinforced(self, tmp_path):
         path = write_shard(tmp_path / "a.tar", [ImageTextSample(key="a", captions=("a",), image=encoded(9, 9))])
-        with fails("data.sample-shards-used", "1 missing_member"):
+        with fails(ValueError, "1 missing_member"):
             list(spec(path).build())
 
     def test_no_shard_exists(self, tmp_path):
-        with fails("data.none-shards-exists-first", "3", "0.tar"):
+        with fails(ValueError, "3", "0.tar"):
             spec(str(tmp_path / "{0..2}.tar")).build()
 
     def test_the_expected_dim_can_be_given(self, damaged):
@@ -485,7 +485,7 @@ class TestSpec:
             spec("a.tar", **changes)
 
     def test_sizes_agree(self):
-        with fails("data.augmentation-makes-images-pixels", "32", "16"):
+        with fails(ValueError, "32", "16"):
             spec("a.tar", augmentation=AugmentationSpec(size=32))
 
 
@@ -546,9 +546,7 @@ class TestWaiting:
         os.kill(stopped.pid, signal.SIGSTOP)
         started = time.monotonic()
         try:
-            with fails(
-                "data.batch-came-stopped-disk", f"{patience:g}", f"worker {place} (process {stopped.pid}), last", ".tar"
-            ):
+            with fails(TimeoutError, f"{patience:g}", f"worker {place} (process {stopped.pid}), last", ".tar"):
                 list(batches)
             assert not stopped.is_alive()
             assert bystander.is_alive()

@@ -201,7 +201,7 @@ class TestResuming:
         position = from_json(to_json(pipeline.position(2)), StreamPosition)
         assert next(moved.stream(position)).keys == batches[2].keys
         for others in ("others/{00000000..00000003}.tar", "here/{00000000..00000004}.tar"):
-            with fails("data.position-other-data-names"):
+            with fails(ValueError):
                 next(made(str(tmp_path / others)).build().stream(position))
 
     def test_a_position_knows_the_sizes_of_shards_that_nobody_counts(self, tmp_path):
@@ -213,7 +213,7 @@ class TestResuming:
         position = from_json(to_json(pipeline.position(1)), StreamPosition)
         before = attrs.evolve(position, data=position.data.partition(":")[0])
         write_shard(paths[3], map(make_sample, range(12, 17)))
-        with fails("data.position-other-data-names"):
+        with fails(ValueError):
             next(made().build().stream(position))
         next(made().build().stream(before))
         paths[3].unlink()
@@ -223,16 +223,16 @@ class TestResuming:
         pipeline = spec(shards).build()
         for _ in islice(pipeline.stream(), 7):
             pass
-        with fails("data.stream-does-know-where", "22", "[4, 5, 6, 7]"):
+        with fails(ValueError, "22", "[4, 5, 6, 7]"):
             pipeline.position(22)
         position = pipeline.position(7)
-        with fails("data.position-readers-order-num", "6", "3"):
+        with fails(ValueError, "6", "3"):
             next(spec(shards, num_readers=3).build().stream(position))
         with pytest.raises(ValueError, match="first_batch"):
             StreamPosition(first_batch=-1)
-        with fails("data.places-readers-negative", "2"):
+        with fails(ValueError, "2"):
             StreamPosition(num_readers=2, places=((2, 0, 0, 1),))
-        with fails("data.processes-stand-behind-different", "[7, 6]"):
+        with fails(ValueError, "[7, 6]"):
             joined_positions([position, pipeline.position(6)])
 
     def test_batches_taken_in_advance(self, shards):
@@ -307,7 +307,7 @@ class TestProcesses:
     def test_processes_that_the_readers_cannot_be_divided_among(self, shards, monkeypatch):
         monkeypatch.setenv("WORLD_SIZE", "4")
         monkeypatch.setenv("RANK", "0")
-        with fails("data.readers-divided-among-processes", "6", "4"):
+        with fails(ValueError, "6", "4"):
             next(spec(shards).build().stream())
 
 
@@ -465,16 +465,16 @@ class TestEndless:
         pipeline = spec(patterns, sampling="endless", weights=(3.0, 1.0), num_readers=4, batch_size=4).build()
         for batch in islice(pipeline.stream(), 10):
             assert sum(int(key) >= 100 for key in batch.keys) == 1
-        with fails("data.weights-sources-sampling-endless"):
+        with fails(ValueError):
             spec(patterns, weights=(3.0, 1.0))
-        with fails("data.weights-sources-sampling-endless", "3", "2", "endless"):
+        with fails(ValueError, "3", "2", "endless"):
             spec(patterns, sampling="endless", weights=(3.0, 1.0, 2.0))
 
     def test_a_source_that_would_fill_a_batch_with_copies(self, tmp_path):
         small = write_shard(tmp_path / "small.tar", map(make_sample, range(3)))
         large = write_shard(tmp_path / "large.tar", map(make_sample, range(10, 40)))
         choices = {"sampling": "endless", "weights": (1.0, 1.0), "num_samples": None}
-        with fails("data.source-samples-weight-every", "1", "small.tar", "3", "4", "8", "0.375"):
+        with fails(ValueError, "1", "small.tar", "3", "4", "8", "0.375"):
             next(spec((large, small), batch_size=8, **choices).build().stream())
         for batch in islice(spec((large, small), batch_size=6, **choices).build().stream(), 20):
             assert len(set(batch.keys)) == 6
@@ -483,13 +483,13 @@ class TestEndless:
     @pytest.mark.parametrize("num_workers", [0, 1])
     def test_nothing_to_draw(self, tmp_path, num_workers):
         empty = write_raw(tmp_path / "a.tar", {})
-        with fails("data.sample-shards-used", "1", "0 samples read, nothing skipped"):
+        with fails(ValueError, "1", "0 samples read, nothing skipped"):
             next(spec(empty, sampling="endless", num_workers=num_workers).build().stream())
 
     def test_nothing_but_bad_samples(self, tmp_path, monkeypatch):
         monkeypatch.setattr(mobileclip.data.loading.chunks, "MAX_VAIN", 50)
         path = write_shard(tmp_path / "a.tar", [make_sample(n, image=encoded(20, 15)[:-300]) for n in range(3)])
-        with fails("data.samples-row-used-last", "50", "image_truncated"):
+        with fails(ValueError, "50", "image_truncated"):
             next(spec(path, sampling="endless").build().stream())
 
 

@@ -59,7 +59,7 @@ def test_large_lists_stay_on_the_disk_and_must_be_sorted(tmp_path, monkeypatch):
     np.save(tmp_path / "sorted.npy", np.sort(pairs(UIDS)))
     assert all(UidList(tmp_path / "sorted.npy")(uid, {}) for uid in UIDS)
     np.save(tmp_path / "mixed.npy", pairs(UIDS[::-1]))
-    with fails("data.uids-sorted-save-np", "mixed.npy", "40"):
+    with fails(ValueError, "mixed.npy", "40"):
         UidList(tmp_path / "mixed.npy")
 
 
@@ -119,15 +119,15 @@ class TestPipeline:
         pipeline = self.spec(shards, None).build(keep=lambda key, members: int(key) % 2 == 0 and "png" in members)
         keys = {key for batch in islice(pipeline.stream(), 10) for key in batch.keys}
         assert keys == {f"{number}" for number in range(0, 40, 2)}
-        with fails("data.epoch-samples-keep-chooses"):
+        with fails(ValueError):
             self.spec(shards, None, sampling="epoch").build(keep=lambda *_: True)
 
     def test_a_list_of_other_data(self, shards, tmp_path, monkeypatch):
         monkeypatch.setattr(mobileclip.data.loading.chunks, "MAX_UNWANTED", 100)
         (tmp_path / "uids.txt").write_text("\n".join(OTHERS))
-        with fails("data.samples-row-none-those", "100"):
+        with fails(ValueError, "100"):
             next(self.spec(shards, tmp_path / "uids.txt").build().stream())
-        with fails("data.epoch-samples-uids-length"):
+        with fails(ValueError):
             self.spec(shards, tmp_path / "uids.txt", sampling="epoch")
 
     def test_as_a_stage(self, listed):

@@ -186,9 +186,9 @@ class TestShards:
         assert [f"{tmp_path}/{key}.tar" for key in next(pipeline.stream()).keys] == ours
 
     def test_what_cannot_be_is_refused(self):
-        with fails("data.sources-weights-give-each", "1", "2"):
+        with fails(ValueError, "1", "2"):
             next(endless_shards("a.tar", weights=(1, 2)))
-        with fails("data.shards-were-paths-pattern"):
+        with fails(ValueError):
             next(endless_shards("a.tar", []))
 
     def test_samples_are_those_of_webdataset(self, shard):
@@ -217,7 +217,7 @@ class TestShards:
             read = wds.DataPipeline(wds.SimpleShardList([shard]), wds.tarfile_to_samples())
             expected = list(make_examples(read, maker=maker, epoch=epoch, on_skip=report.add))
             same([maker.collate(own)], [maker.collate(expected)])
-        with fails("data.sample-does-say-epoch", "000000"):
+        with fails(ValueError, "000000"):
             next(make_examples(read, maker=maker, on_skip=report.add))
 
 

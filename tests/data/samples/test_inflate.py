@@ -5,6 +5,7 @@ import gzip
 import io
 import lzma
 import zlib
+from zlib import error
 
 import numpy as np
 import pytest
@@ -36,7 +37,7 @@ class TestInflate:
         assert gunzip(parts, limit=len(CONTENT)) == CONTENT
         with pytest.raises(TooLargeError):
             gunzip(parts, limit=len(CONTENT) - 1)
-        with fails("data.gzip-wrote-more-parts", "64"):
+        with fails(ValueError, "64"):
             gunzip(gzip.compress(b"") * 65, limit=1)
 
     def test_no_more_than_the_limit_is_inflated(self, monkeypatch):
@@ -59,7 +60,7 @@ class TestInflate:
         monkeypatch.setattr(
             module, "_library", lambda: type("Library", (), {"decompressobj": Counting, "error": library.error})
         )
-        with fails("data.inflates-more-bytes-hold", "5,000"):
+        with fails(TooLargeError, "5,000"):
             gunzip(bomb, limit=5000)
         assert inflated == [5001]
 
@@ -84,7 +85,7 @@ class TestInflate:
     def test_damage(self):
         with pytest.raises(zlib.error, match="header"):
             gunzip(b"nothing that gzip wrote", limit=10)
-        with fails("data.incomplete-truncated-stream"):
+        with fails(error):
             gunzip(gzip.compress(CONTENT)[:-20], limit=10**6)
         with pytest.raises(zlib.error, match="block type"):
             InflateStream(b"\xff\xff\xff", -15).read(10)
@@ -118,7 +119,7 @@ class TestInflatedFile:
 
     @pytest.mark.parametrize("kept", [9, 30, -1])
     def test_cut(self, compress, kept):
-        with fails("data.compressed-file-ends-before"):
+        with fails(EOFError):
             self.opened(compress(CONTENT)[:kept]).read(10**6)
 
     def test_damage(self, compress):
@@ -130,5 +131,5 @@ class TestInflatedFile:
     def test_bombs(self, compress):
         data = compress(bytes(2**22)) * 32
         assert self.opened(data, inflation=2**22).read(2**26 + 2**25) == bytes(2**26 + 2**25)
-        with fails("data.compressed-file-inflates-more", "2"):
+        with fails(TooLargeError, "2"):
             self.opened(data, inflation=2).read(2**26 + 2**25)

@@ -402,7 +402,7 @@ class TestForms:
 
     @pytest.mark.parametrize("value", [7, ["a", 7], {"a": "b"}, [["a"]]])
     def test_captions_in_json_must_be_captions(self, value):
-        with fails("data.bad-json-list-captions", "captions") as caught:
+        with fails(BadSampleError, "captions") as caught:
             json_captions({"captions": value})
         assert caught.value.reason == "bad_json"
 
@@ -424,10 +424,10 @@ class TestForms:
             assert parse_reinforced_sample(sample.key, sample_members(sample, layout)).others == read.others
             check_layout(read, layout)
         for layout, check in itertools.product(("npz", "pth.gz"), (check_layout, sample_members)):
-            with fails("data.bad-member-member-own", "npz") as caught:
+            with fails(BadSampleError, "npz") as caught:
                 check(sample, layout)
             assert caught.value.reason == "bad_member"
-        with fails("data.bad-member-member-own", "npz"):
+        with fails(BadSampleError, "npz"):
             check_layout(read, "npz")
 
     def test_metadata_that_utf8_cannot_spell(self):

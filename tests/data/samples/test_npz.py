@@ -72,18 +72,18 @@ def test_arrays_without_rows(shape):
 
 @pytest.mark.parametrize("array", [np.array(["text"]), np.array([None], dtype=object), np.zeros(2, "V3")])
 def test_no_arrays_of_numbers(array):
-    with fails("data.holds-something-else-arrays", by=BadSampleError):
+    with fails(BadSampleError):
         read_embeddings("a.npz", saved(image_emb=array), limit=LIMIT)
 
 
 def test_a_number_too_large_for_float32():
     rows = NpzRows(saved(image_emb=np.full((1, 2), 1e300)), limit=LIMIT)
-    with fails("data.finite-row-holds-nan"):
+    with fails(BadSampleError):
         rows.row("image_emb", 0)
 
 
 def test_no_such_row():
-    with fails("data.rows-row", "5"):
+    with fails(IndexError, "5"):
         NpzRows(DATA, limit=LIMIT).row("image_emb", 5)
 
 
@@ -105,7 +105,7 @@ def test_whoever_reads_to_the_end_notices_every_changed_byte(place, change):
 def test_wild_numbers_of_a_damaged_stream():
     wild = {"image_emb": np.full((2, 8), 1e30, np.float32)}
     rows = NpzRows(write_npz(wild), limit=LIMIT)
-    with fails("data.bad-embedding-npz-row", "0", "image_emb", "1e+30"):
+    with fails(BadSampleError, "0", "image_emb", "1e+30"):
         rows.row("image_emb", 0)
     rows.row("image_emb", 1)  # the end: the checksum says that they are meant
     np.testing.assert_array_equal(rows.row("image_emb", 0), wild["image_emb"][0])
@@ -117,11 +117,11 @@ def test_rows_that_are_not_finite(value):
     array[2, 7] = value
     rows = NpzRows(write_npz({"image_emb": array}), limit=LIMIT)
     rows.row("image_emb", 1)
-    with fails("data.finite-row-holds-nan", "2", "image_emb"):
+    with fails(BadSampleError, "2", "image_emb"):
         rows.row("image_emb", 2)
 
 
 @pytest.mark.parametrize("cut", [1, 30, 200, len(DATA) // 2])
 def test_cut_files(cut):
-    with fails("tensor_files.zip-file-cut-off", by=BadSampleError):
+    with fails(BadSampleError):
         read_embeddings("a.npz", DATA[:-cut], limit=LIMIT)

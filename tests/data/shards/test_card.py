@@ -34,7 +34,7 @@ CARD = ReinforcementCard(
 def test_round_trip(directory, tmp_path):
     place = str(tmp_path) if directory == "local" else directory
     assert find_card(place) is None
-    with fails("data.holds-reinforcement-json-reinforced"):
+    with fails(ValueError):
         read_card(place)
     write_card(place, CARD)
     card = read_card(place)
@@ -57,7 +57,7 @@ def test_what_a_loss_says_otherwise_than_the_card_is_told():
 
 def test_a_damaged_card_says_where(tmp_path):
     (tmp_path / "reinforcement.json").write_text('{"layout": "npz", "colour": 3}')
-    with fails("serialization.json-valid", "unknown key 'colour'"):
+    with fails(ValueError, "unknown key 'colour'"):
         read_card(tmp_path)
 
 
@@ -71,5 +71,5 @@ def test_some_of_the_teachers_by_their_columns():
     assert card.in_columns((4, 9)).teacher_dims == (2, 3)
     assert card.in_columns((0, 9)).teachers == tuple(entries)
     for columns in ((0, 5), (1, 4), (9, 12), (4, 12)):
-        with fails("data.columns-those-whole-teachers", "[(0, 4), (4, 6), (6, 9)"):
+        with fails(ValueError, "[(0, 4), (4, 6), (6, 9)"):
             card.in_columns(columns)

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from mobileclip.cli import main
-from mobileclip.data import ReinforcementCard, card_of_shards, write_card, write_shard, write_shards
+from mobileclip.data import ReinforcementCard, UncountedError, card_of_shards, write_card, write_shard, write_shards
 from mobileclip.data.shards import MOST_COUNTED, read_sizes, shard_sizes, write_sizes
 from mobileclip.datasets.viewing import count_shards
 from tests.data.made_samples import make_sample
@@ -56,9 +56,9 @@ def test_damaged_files_are_named(shards, tmp_path, content):
 
 def test_too_many_or_too_far_away(tmp_path):
     many = [str(tmp_path / f"{place}.tar") for place in range(MOST_COUNTED + 1)]
-    with fails("data.nothing-says-how-many", "0.tar and 1,000 other shards"):
+    with fails(UncountedError, "0.tar and 1,000 other shards"):
         shard_sizes(many)
-    with fails("data.nothing-says-how-many", "pipe:cat a.tar"):
+    with fails(UncountedError, "pipe:cat a.tar"):
         shard_sizes(["pipe:cat a.tar"])
 
 
@@ -95,13 +95,13 @@ class TestCards:
         assert card_of_shards(shards) == card  # above several folders
         assert card_of_shards(shards[:2]) is None
         write_card(tmp_path / "a", ReinforcementCard(layout="npz", seed=5))
-        with fails("data.were-reinforced-differently-teachers", "a", str(tmp_path)):
+        with fails(ValueError, "a", str(tmp_path)):
             card_of_shards(shards)
         (tmp_path / "reinforcement.json").unlink()
-        with fails("data.reinforced-reinforcement-json-none", "a", "b"):
+        with fails(ValueError, "a", "b"):
             card_of_shards(shards)
         write_card(tmp_path / "b", card)
-        with fails("data.were-reinforced-differently-teachers", "a", "b"):
+        with fails(ValueError, "a", "b"):
             card_of_shards(shards)
 
     def test_a_name_alone(self, tmp_path, monkeypatch):

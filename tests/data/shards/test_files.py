@@ -57,11 +57,11 @@ class TestExpand:
 
     @pytest.mark.parametrize("shards", [[], ()])
     def test_nothing(self, shards):
-        with fails("data.shards-were-paths-pattern"):
+        with fails(ValueError):
             expand_shards(shards)
 
     def test_malformed(self):
-        with fails("data.shard-patterns-expanded"):
+        with fails(ValueError):
             expand_shards("a/{00..02.tar")
 
 
@@ -294,15 +294,15 @@ class TestWrite:
         assert next(iter(read_reinforced_samples(path))).others == sample.others
 
     def test_mistakes(self, tmp_path):
-        with fails("data.key-comes-twice-keys", "000001"):
+        with fails(ValueError, "000001"):
             write_shard(tmp_path / "a.tar", [make_sample(1), make_sample(1)])
-        with fails("data.samples-write"):
+        with fails(ValueError):
             write_shard(tmp_path / "a.tar", [])
-        with fails("data.samples-write"):
+        with fails(ValueError):
             write_shards(tmp_path, [])
-        with fails("data.unknown-layout", "zip", "npz, pth.gz, compact, compact8"):
+        with fails(ValueError, "zip", "npz, pth.gz, compact, compact8"):
             write_shard(tmp_path / "a.tar", [make_sample(1)], layout="zip")
-        with fails("data.samples-per-shard-least", "0"):
+        with fails(ValueError, "0"):
             write_shards(tmp_path, [make_sample(1)], samples_per_shard=0)
         assert list(tmp_path.iterdir()) == []
 

@@ -6,6 +6,7 @@ import io
 import lzma
 import tarfile
 from functools import partial
+from tarfile import ReadError
 
 import pytest
 from hypothesis import given, settings, strategies as st
@@ -94,19 +95,19 @@ def test_every_damaged_header_byte_is_noticed():
 @pytest.mark.parametrize("kept", [0, 100, 512, 700, 1100, 1536])
 def test_every_cut_is_noticed(kept):
     data = archive([("a.jpg", b"x" * 600)], tarfile.USTAR_FORMAT)
-    with fails("data.archive-ends-before-byte"):
+    with fails(ReadError):
         walk(data[:kept])
 
 
 def test_compressed_and_sparse_and_forged():
-    with fails("data.archive-compressed-unpack-gunzip"):
+    with fails(ReadError):
         walk(b"\x1f\x8b\x08" + bytes(509))
     sparse = archive([("a.jpg", b"x")], pax_headers={"GNU.sparse.major": "1"})
-    with fails("data.sparse-files-supported-write"):
+    with fails(ReadError):
         walk(sparse)
     data = bytearray(archive([("a" * 200, b"x")], tarfile.PAX_FORMAT))
     data[512:515] = b"999"
-    with fails("data.pax-header-malformed"):
+    with fails(ReadError):
         walk(bytes(data))
 
 

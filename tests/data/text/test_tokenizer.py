@@ -405,7 +405,7 @@ def test_importing_reads_no_file_and_nothing_slow(tmp_path):
 
 @pytest.mark.parametrize("texts", [None, 3, 1.5])
 def test_neither_text_nor_texts(texts):
-    with fails("data.text-sequence-texts"):
+    with fails(ValueError):
         OURS(texts)
 
 
@@ -413,30 +413,30 @@ def test_neither_text_nor_texts(texts):
     ("item", "name"), [(float("nan"), "float"), (None, "NoneType"), (b"cat", "bytes"), (["a"], "list")]
 )
 def test_names_what_is_not_a_string(item, name):
-    with fails("data.text-string-decode-bytes", "1", name):
+    with fails(ValueError, "1", name):
         OURS(["cat", item])
-    with fails("data.text-string-decode-bytes", "0", name):
+    with fails(ValueError, "0", name):
         OURS.encode(item)
 
 
 def test_bytes_are_not_a_sequence_of_texts():
-    with fails("data.text-string-decode-bytes", "int"):
+    with fails(ValueError, "int"):
         OURS(b"cat")
 
 
 def test_another_context_length_is_refused():
-    with fails("data.context-length-asked-model", "64", "77"):
+    with fails(ValueError, "64", "77"):
         OURS("cat", context_length=64)
 
 
 @pytest.mark.parametrize("vocab_size", [513, 49409])
 def test_no_such_vocabulary(vocab_size):
-    with fails("data.vocab-size-byte-pair", "514", "49408"):
+    with fails(ValueError, "514", "49408"):
         Tokenizer(TextInput(vocab_size=vocab_size))
 
 
 def test_padding_outside_the_vocabulary():
-    with fails("inputs.none-ids-vocab-size", "pad_id", "600"):
+    with fails(ValueError, "pad_id", "600"):
         Tokenizer(TextInput(vocab_size=600, pad_id=600))
 
 
@@ -448,12 +448,12 @@ def test_contract_of_another_kind():
 
 @pytest.mark.parametrize("ids", [[49408], [-1], [5, 10**9]])
 def test_decode_refuses_unknown_ids(ids):
-    with fails("data.id-vocabulary-ids", "49407"):
+    with fails(ValueError, "49407"):
         OURS.decode(ids)
 
 
 def test_decode_takes_one_row():
-    with fails("data.decode-takes-ids-text", "(1, 77)"):
+    with fails(ValueError, "(1, 77)"):
         OURS.decode(OURS("cat"))
 
 

@@ -93,7 +93,7 @@ def test_json_holds_the_name_alone(folder, kind):
     assert named == contract
     assert hash(named) == hash(contract)
     assert named.tokenizer.content is None
-    with fails("data.text-contract-names-tokenizer", contract.tokenizer.sha256[:12]):
+    with fails(ValueError, contract.tokenizer.sha256[:12]):
         Tokenizer(named)
 
 
@@ -114,7 +114,7 @@ def test_decode(folder, kind):
     tokenizer = Tokenizer(read_text_input(folder / f"{kind}.json"))
     text = "a photo of a cat on the grass"
     assert tokenizer.decode(tokenizer(text)[0]) == text
-    with fails("data.id-vocabulary-ids"):
+    with fails(ValueError):
         tokenizer.decode([tokenizer.vocab_size])
 
 
@@ -147,9 +147,9 @@ def test_halves_of_characters_are_read_as_unknown_ones(folder):
 def test_another_file_is_refused(folder):
     contract = read_text_input(folder / "bert.json")
     other = (folder / "t5.json").read_text(encoding="utf-8")
-    with fails("inputs.tokenizer-json-model-trained"):
+    with fails(ValueError):
         attrs.evolve(contract.tokenizer, content=other)
-    with fails("inference.64-hexadecimal-digits-lower"):
+    with fails(ValueError):
         TokenizerFile(sha256="f" * 63, end_id=1)
 
 
@@ -161,7 +161,7 @@ def test_another_file_is_refused(folder):
 def test_a_contract_that_says_otherwise_than_its_file_is_refused(folder, change):
     contract = read_text_input(folder / "bert.json")
     other = attrs.evolve(contract, tokenizer=attrs.evolve(contract.tokenizer, **change))
-    with fails("data.tokenizer-start-token-end", "2", "3"):
+    with fails(ValueError, "2", "3"):
         Tokenizer(other)
 
 
@@ -169,14 +169,14 @@ def test_a_contract_may_have_more_ids_than_its_file_and_not_fewer(folder):
     contract = read_text_input(folder / "bert.json", context_length=12)
     wider = Tokenizer(attrs.evolve(contract, vocab_size=512))
     assert wider(TEXTS).tolist() == Tokenizer(contract)(TEXTS).tolist()
-    with fails("data.tokenizer-start-token-end", str(contract.vocab_size - 1)):
+    with fails(ValueError, str(contract.vocab_size - 1)):
         Tokenizer(attrs.evolve(contract, vocab_size=contract.vocab_size - 1))
 
 
 @pytest.mark.parametrize("name", ["start_id", "end_id"])
 def test_ids_of_a_contract_are_below_its_vocabulary(folder, name):
     contract = read_text_input(folder / "bert.json")
-    with fails("inputs.none-ids-vocab-size", name, "5000"):
+    with fails(ValueError, name, "5000"):
         attrs.evolve(contract, tokenizer=attrs.evolve(contract.tokenizer, **{name: 5000}))
 
 
@@ -189,16 +189,16 @@ def written(tmp_path, made, **changes):
 @pytest.mark.parametrize(
     ("changes", "error"),
     [
-        ({"post_processor": None}, ("data.makes-special-tokens-token",)),
+        ({"post_processor": None}, (ValueError,)),
         (
             {"post_processor": {"type": "BertProcessing", "sep": ["[UNK]", 1], "cls": ["[CLS]", 2]}},
-            ("data.end-token-stands-too", "what is unknown"),
+            (ValueError, "what is unknown"),
         ),
         (
             {"post_processor": {"type": "BertProcessing", "sep": ["a", 20], "cls": ["[CLS]", 2]}},
-            ("data.end-token-stands-too", "words"),
+            (ValueError, "words"),
         ),
-        ({"added_tokens": []}, ("data.end-token-stands-too", "words")),
+        ({"added_tokens": []}, (ValueError, "words")),
     ],
     ids=["no end", "the unknown as end", "a word as end", "an end that is not special"],
 )
@@ -211,7 +211,7 @@ def test_texts_that_fail_are_told_of(tmp_path):
     """A table whose entries point nowhere: the library's panic is an error like any other."""
     table = "AAQAAP" + "///3" * 3 + "//38AAAA"
     path = written(tmp_path, KINDS["t5"](), normalizer={"type": "Precompiled", "precompiled_charsmap": table})
-    with fails("data.tokenizer-json-used"):
+    with fails(ValueError):
         read_text_input(path)
 
 

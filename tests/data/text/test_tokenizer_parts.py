@@ -79,20 +79,20 @@ def test_what_the_library_writes_is_known(place, part):
     ("place", "value", "error"),
     [
         ("normalizer", {"prepend": "x" * 512}, None),
-        ("normalizer", {"prepend": "x" * 513}, ("data.holds-long-text", "normalizer", "513")),
+        ("normalizer", {"prepend": "x" * 513}, (ValueError, "normalizer", "513")),
         ("normalizer", mapping([0] * 8, b"x" * 64), None),
-        ("normalizer", mapping([0] * 8, b"x" * 65), ("data.table-sentencepiece-bytes", "65")),
+        ("normalizer", mapping([0] * 8, b"x" * 65), (ValueError, "65")),
         ("normalizer", several("normalizers", *[replace({"String": "ab"}, "xy")] * 15), None),
-        ("normalizer", several("normalizers", *[replace({"String": "a"}, "x")] * 16), ("data.parts-read", "17")),
-        ("normalizer", replace({"String": "ab"}, "xyz"), ("data.replace-puts-more-takes",)),
-        ("decoder", replace({"String": "ab"}, "xyz"), ("data.replace-puts-more-takes",)),
-        ("pre_tokenizer", several("pretokenizers", *[{"type": "ByteLevel"}] * 2), ("data.more-once-2", "ByteLevel")),
-        ("model", {"max_input_chars_per_word": 1001, "vocab": {}}, ("data.characters-read", "1001")),
-        ("model", {"dropout": 0.1, "vocab": {}}, ("data.text-would-other-ids",)),
+        ("normalizer", several("normalizers", *[replace({"String": "a"}, "x")] * 16), (ValueError, "17")),
+        ("normalizer", replace({"String": "ab"}, "xyz"), (ValueError,)),
+        ("decoder", replace({"String": "ab"}, "xyz"), (ValueError,)),
+        ("pre_tokenizer", several("pretokenizers", *[{"type": "ByteLevel"}] * 2), (ValueError, "ByteLevel")),
+        ("model", {"max_input_chars_per_word": 1001, "vocab": {}}, (ValueError, "1001")),
+        ("model", {"dropout": 0.1, "vocab": {}}, (ValueError,)),
         ("model", {"vocab": {"x" * 512: 0}}, None),
-        ("model", {"vocab": [["x" * 513, 0.0]]}, ("data.vocab-model-characters-read", "513")),
+        ("model", {"vocab": [["x" * 513, 0.0]]}, (ValueError, "513")),
         ("added_tokens", [{"content": "a"}] * 16_384, None),
-        ("added_tokens", [{"content": "a"}] * 16_385, ("data.added-tokens-read", "16,385")),
+        ("added_tokens", [{"content": "a"}] * 16_385, (ValueError, "16,385")),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
@@ -103,5 +103,5 @@ def test_bounds_are_held_to_the_last(place, value, error):
 
 
 def test_patterns_that_may_take_for_ever_are_refused():
-    with fails("data.regular-expression-none-published", "(a+)+$"):
+    with fails(ValueError, "(a+)+$"):
         check_parts(with_part("normalizer", normalizers.Replace(Regex("(a+)+$"), "b")))

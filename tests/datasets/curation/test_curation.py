@@ -199,7 +199,7 @@ class TestScores:
 
     def test_vectors_can_come_later(self, shards, tmp_path):
         scored(shards[:1], tmp_path)
-        with fails("data.missing-score-vectors-mobileclip"):
+        with fails(ValueError):
             _ = Scores.open(tmp_path).shards[0].vectors
         scored(shards[:1], tmp_path, vectors=True)
         assert len(Scores.open(tmp_path).shards[0].vectors) == PER_SHARD
@@ -232,25 +232,25 @@ class TestScores:
 
     def test_other_teachers_are_refused(self, scores, tmp_path):
         write_shard(tmp_path / "0.tar", [make_sample(2, dim=7)], layout="npz")
-        with fails("data.scores-teachers-these-shards", "32", "7"):
+        with fails(ValueError, "32", "7"):
             scored([tmp_path / "0.tar"], scores)
 
     def test_shards_without_embeddings_say_so(self, tmp_path):
         write_shard(tmp_path / "0.tar", [ImageTextSample(key="a", captions=("a",), image=b"x")])
-        with fails("data.shards-hold-reinforced-sample"):
+        with fails(ValueError):
             scored([tmp_path / "0.tar"], tmp_path / "scores")
 
     @pytest.mark.parametrize("content", ["", "[]", '{"teachers": 1, "shards": {}}', "{"])
     def test_a_damaged_folder_is_named(self, content, tmp_path):
         (tmp_path / "scores.json").write_text(content)
-        with fails("data.read-delete-folder-score", "scores.json"):
+        with fails(ValueError, "scores.json"):
             Scores.open(tmp_path)
 
     def test_damaged_scores_are_named(self, shards, tmp_path):
         scored(shards[:1], tmp_path)
         (path,) = tmp_path.rglob("*.parquet")
         path.write_bytes(path.read_bytes()[:200])
-        with fails("data.damaged-delete-score-shard"):
+        with fails(ValueError):
             Scores.open(tmp_path).shards[0].similarity("real")
 
 
@@ -287,11 +287,11 @@ class TestFilter:
 
     def test_one_of_share_and_threshold(self, scores, tmp_path):
         for choices in ({}, {"share": 0.5, "threshold": 0.1}):
-            with fails("data.give-either-share-samples"):
+            with fails(ValueError):
                 FilterSpec(scores=scores, output=tmp_path / "kept.npy", **choices)
 
     def test_an_unknown_teacher(self, scores, tmp_path):
-        with fails("data.teacher-they", "teacher"):
+        with fails(ValueError, "teacher"):
             filter_samples(FilterSpec(scores=scores, output=tmp_path / "kept.npy", share=0.5, teacher="teacher"))
 
 
@@ -372,7 +372,7 @@ class TestDuplicates:
     def test_scores_of_other_teachers_are_refused(self, scores, tmp_path):
         write_shard(tmp_path / "0.tar", [make_sample(2, dim=7)], layout="npz")
         scored([tmp_path / "0.tar"], tmp_path / "other", vectors=True)
-        with fails("data.scores-teachers-only-embeddings"):
+        with fails(ValueError):
             duplicates(scores, tmp_path, against=(tmp_path / "other",))
 
     def test_as_many_clusters_as_vectors_have_each_its_vector(self):

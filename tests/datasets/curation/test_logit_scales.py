@@ -139,14 +139,14 @@ def test_mistakes(shard, tmp_path):
         LogitScaleSpec(shards=shard, num_pairs=1)
     alone = make_sample(1, dim=2 * DIM)
     path = str(write_shard(tmp_path / "a.tar", [alone], layout="npz"))
-    with fails("data.pairs-captions-two-more", "1", "real"):
+    with fails(ValueError, "1", "real"):
         tune_scales(LogitScaleSpec(shards=path))
     mixed = str(write_shard(tmp_path / "b.tar", [alone, make_sample(2, dim=DIM)], layout="npz"))
-    with fails("data.samples-embeddings-different-dims"):
+    with fails(ValueError):
         tune_scales(LogitScaleSpec(shards=mixed))
     two = str(write_shard(tmp_path / "c.tar", [alone, make_sample(2, dim=2 * DIM)], layout="npz"))
     (teacher,) = tune_scales(LogitScaleSpec(shards=two)).teachers
     assert (teacher.name, teacher.own) == ("teachers", None)
     write_card(tmp_path, ReinforcementCard(teachers=(entry("one"),), layout="npz"))
-    with fails("data.shards-hold-numbers-every", "16", "[8]"):
+    with fails(ValueError, "16", "[8]"):
         tune_scales(LogitScaleSpec(shards=two))

@@ -139,7 +139,7 @@ class TestJoin:
         write_shard(other / "a.tar", [without_image(1)])
         for directory, seed in ((data.reinforced, 1), (other, 2)):
             write_card(directory, ReinforcementCard(layout="npz", seed=seed))
-        with fails("data.were-reinforced-differently-teachers"):
+        with fails(ValueError):
             data.join(reinforced=f"{data.pattern(data.reinforced)}::{other / 'a.tar'}")
 
     def test_several_processes_do_the_same(self, data):
@@ -294,18 +294,18 @@ class TestPlaceholders:
 class TestRefused:
     def test_other_choices(self, data):
         data.join()
-        with fails("data.joined-other-choices-now"):
+        with fails(ValueError):
             data.join(check_images=True)
 
     @pytest.mark.parametrize(
         ("changes", "error"),
         [
-            ({"index": "file"}, ("storage.written-choose-another-output",)),
-            ({"images": "nothing.tar"}, ("data.image-shards", "1")),
-            ({"images": "zipped.tar"}, ("data.image-shards", "compressed")),
-            ({"output": "reinforced"}, ("data.output-would-replace-choose",)),
-            ({"reinforced": "pipe:cat reinforced/00000.tar"}, ("data.program-writes-join-reads",)),
-            ({"reinforced": "::".join(["reinforced/00000.tar"] * 2)}, ("data.same-name-name-each",)),
+            ({"index": "file"}, (OSError,)),
+            ({"images": "nothing.tar"}, (ValueError, "1")),
+            ({"images": "zipped.tar"}, (ValueError, "compressed")),
+            ({"output": "reinforced"}, (ValueError,)),
+            ({"reinforced": "pipe:cat reinforced/00000.tar"}, (ValueError,)),
+            ({"reinforced": "::".join(["reinforced/00000.tar"] * 2)}, (ValueError,)),
         ],
     )
     def test_places_that_will_not_do(self, data, monkeypatch, changes, error):
@@ -318,9 +318,9 @@ class TestRefused:
     @pytest.mark.parametrize(
         ("changes", "error"),
         [
-            ({"placeholder_threshold": 1}, ("data.placeholder-threshold-least-look",)),
-            ({"placeholder_threshold": 0, "drop_placeholders": True}, ("data.drop-placeholders-needs-placeholder",)),
-            ({"output": "memory://joined"}, ("data.index-local-folder-say",)),
+            ({"placeholder_threshold": 1}, (ValueError,)),
+            ({"placeholder_threshold": 0, "drop_placeholders": True}, (ValueError,)),
+            ({"output": "memory://joined"}, (ValueError,)),
         ],
     )
     def test_choices_that_contradict_each_other(self, data, changes, error):

@@ -139,7 +139,7 @@ class TestJsonLines:
         (tmp_path / "a.jsonl").write_bytes(content)
         source = JsonLinesSource(path=tmp_path / "a.jsonl", samples_per_shard=size)
         if set(lines) == {"blank"}:
-            with fails("data.lines-json-object-line"):
+            with fails(ValueError):
                 source.units()
             return
         units = source.units()
@@ -184,15 +184,15 @@ class TestJsonLines:
         assert source.units()[1].fingerprint() != before[1]
 
     def test_mistakes(self, tmp_path):
-        with fails("data.does-exist-2", "a.jsonl"):
+        with fails(ValueError, "a.jsonl"):
             JsonLinesSource(path=tmp_path / "a.jsonl").units()
-        with fails("data.read-2", "Is a directory"):
+        with fails(ValueError, "Is a directory"):
             JsonLinesSource(path=tmp_path).units()
         (tmp_path / "a.jsonl").write_bytes(b"\n\n")
-        with fails("data.lines-json-object-line"):
+        with fails(ValueError):
             JsonLinesSource(path=tmp_path / "a.jsonl").units()
         (tmp_path / "a.jsonl").write_bytes(gzip.compress(b"{}\n"))
-        with fails("data.compressed-rows-found-decompress"):
+        with fails(ValueError):
             JsonLinesSource(path=tmp_path / "a.jsonl").units()
 
     @pytest.mark.parametrize("suffix", ["jsonl", "parquet"])

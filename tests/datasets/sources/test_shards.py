@@ -62,7 +62,7 @@ class TestShards:
         for folder in ("a", ".hidden"):
             (tmp_path / folder).mkdir()
             shutil.copy(golden("npz"), tmp_path / folder / "0.tar")
-        with fails("data.shards-lie-several-folders", ".hidden"):
+        with fails(ValueError, ".hidden"):
             ShardSource(shards=[tmp_path / "a" / "0.tar", tmp_path / ".hidden" / "0.tar"]).units()
 
     def test_a_pipe(self):
@@ -75,18 +75,18 @@ class TestShards:
     def test_mistakes(self, tmp_path):
         shutil.copy(golden("npz"), tmp_path / "0.tar")
         (tmp_path / "0.tar.gz").write_bytes(gzip.compress((tmp_path / "0.tar").read_bytes()))
-        with fails("data.would-both-become-name", "0.tar", "0.tar.gz"):
+        with fails(ValueError, "0.tar", "0.tar.gz"):
             ShardSource(shards=[tmp_path / "0.tar", tmp_path / "0.tar.gz"]).units()
-        with fails("data.shard-does-exist-patterns", "5.tar", "6", "tar", "7", "nor do 2 others"):
+        with fails(ValueError, "5.tar", "6", "tar", "7", "nor do 2 others"):
             ShardSource(shards=f"{tmp_path}/{{5..9}}.tar").units()
-        with fails("data.shard-does-exist-patterns", "*.tar"):
+        with fails(ValueError, "*.tar"):
             ShardSource(shards=f"{tmp_path}/*.tar").units()
         (tmp_path / "a").mkdir()
-        with fails("data.directory-shard-directory-images"):
+        with fails(ValueError):
             ShardSource(shards=tmp_path / "a").units()
-        with fails("data.does-end-name-file"):
+        with fails(ValueError):
             ShardSource(shards="pipe:cat - | gunzip").units()
-        with fails("storage.opened-path-address-such", "nosuch://"):
+        with fails(ValueError, "nosuch://"):
             ShardSource(shards="nosuch://a/{0..2}.tar").units()
 
     def test_fingerprints(self, tmp_path):
@@ -98,7 +98,7 @@ class TestShards:
         os.utime(path, (1, 1))
         assert unit.fingerprint() != before
         path.unlink()
-        with fails("data.does-exist-2"):
+        with fails(ValueError):
             unit.fingerprint()
 
     def test_of_samples_with_one_key_the_first_usable_one_counts(self, tmp_path):
@@ -143,10 +143,10 @@ class TestShards:
         samples, report = read(source)
         assert report.counts == {"connection_failed": 1}
         assert [sample.key for sample in samples[-3:]] == KEYS
-        with fails("data.does-exist-2", "/data/2.tar"):
+        with fails(ValueError, "/data/2.tar"):
             ShardSource(shards=f"{site.url}/data/2.tar").units()[0].fingerprint()
         site.status["/data/0.tar"] = [503] * 10
-        with fails("storage.server-answers-2", "503", by=storage.StorageError):
+        with fails(storage.StorageError, "503"):
             units[0].fingerprint()
 
     def test_s3_and_back(self, s3):
@@ -159,7 +159,7 @@ class TestShards:
         samples, report = read(source)
         assert report.num_skipped == 0
         assert [attrs.asdict(sample) for sample in samples] == [attrs.asdict(sample) for sample in originals] * 2
-        with fails("data.key-comes-twice-keys"):
+        with fails(ValueError):
             write_shard("s3://data/out/a.tar", [originals[0], originals[0]])
         assert sorted(s3.objects) == ["data/in/0.tar", "data/in/1.tar"]
         missing, report = read(ShardSource(shards="s3://data/in/7.tar"))

@@ -119,7 +119,7 @@ class TestRows:
         samples, report = read(source)
         assert report.num_skipped == 0
         assert [sample.captions for sample in samples] == [('a "cat',), ("a dog",)]
-        with fails("data.nothing-says-column-images", "a \"cat', '0.png", "--header"):
+        with fails(ValueError, "a \"cat', '0.png", "--header"):
             as_source(tmp_path / "a.tsv").units()
 
     def test_what_a_download_was_called_is_a_path_where_there_is_no_other(self, tmp_path):
@@ -193,7 +193,7 @@ class TestImagesInTheTable:
         assert [one.captions for one in samples] == [("a photo of a dog.",), ("a photo of a cat.",)]
         assert [one.metadata for one in samples] == [{"label": "dog"}, {"label": "cat"}]
         assert names(report) == {"bad_label": ["row 3"]}
-        with fails("data.sample-used-data-set", "no_caption"):
+        with fails(ValueError, "no_caption"):
             open_data_set(hub_table(tmp_path / "b.parquet", rows))
 
     def test_what_is_named_comes_first(self, tmp_path):
@@ -397,44 +397,44 @@ class TestUnits:
         report = SkipReport(log=False)
         assert list(unit.read(report)) == []
         assert report.counts == {"unreadable_file": 1}
-        with fails("data.does-exist-2", f"a.{suffix}"):
+        with fails(ValueError, f"a.{suffix}"):
             unit.fingerprint()
 
     def test_mistakes(self, tmp_path):
         def units(**options):
             return TableSource(**options).units()
 
-        with fails("data.does-exist-2", "a.csv"):
+        with fails(ValueError, "a.csv"):
             units(tables=tmp_path / "a.csv")
-        with fails("data.tables", ".parquet, .csv, .tsv"):
+        with fails(ValueError, ".parquet, .csv, .tsv"):
             units(tables=tmp_path)
         (tmp_path / "a.csv").write_bytes(b"")
-        with fails("data.empty-line-names-columns"):
+        with fails(ValueError):
             units(tables=tmp_path / "a.csv")
         (tmp_path / "a.csv").write_bytes(b"path,caption\n")
-        with fails("data.rows"):
+        with fails(ValueError):
             units(tables=tmp_path / "a.csv")
         (tmp_path / "a.csv").write_bytes(gzip.compress(b"path,caption\n"))
-        with fails("data.compressed-rows-found-decompress"):
+        with fails(ValueError):
             units(tables=tmp_path / "a.csv")
         (tmp_path / "a.csv").write_bytes(b"path,caption,path\nx,y,z\n")
-        with fails("data.two-columns-called-rename", "path"):
+        with fails(ValueError, "path"):
             units(tables=tmp_path / "a.csv")
         (tmp_path / "a.csv").write_bytes(b"path,words\nx,y\n")
-        with fails("data.nothing-says-column-captions", "path"):
+        with fails(ValueError, "path"):
             units(tables=tmp_path / "a.csv")
-        with fails("data.column", "urls", "path', 'words"):
+        with fails(ValueError, "urls", "path', 'words"):
             units(tables=tmp_path / "a.csv", options=RowOptions(url_column="urls"))
         (tmp_path / "a.parquet").write_bytes(b"PAR1" + bytes(100) + b"PAR1")
-        with fails("data.damaged-parquet-file", "data.read", "a.parquet", by=ValueError):
+        with fails(ValueError, "a.parquet"):
             units(tables=tmp_path / "a.parquet")
-        with fails("data.name-suffix-rename"):
+        with fails(ValueError):
             units(tables=tmp_path)
         with pytest.raises(ValueError, match="samples_per_shard"):
             TableSource(tables="a.csv", samples_per_shard=0)
 
     def test_columns_are_those_of_tables(self, tmp_path):
-        with fails("data.columns-could-named-lines"):
+        with fails(ValueError):
             as_source(tmp_path / "a.jsonl", rows=RowOptions(url_column="URL"))
 
     def test_without_arrow(self, tmp_path, monkeypatch):

@@ -83,7 +83,7 @@ def test_a_page_of_the_hub_stands_for_its_files(monkeypatch):
     monkeypatch.setattr("mobileclip.storage.exists", lambda path: path.endswith("dataset_type.txt"))
     page = "https://huggingface.co/datasets/somebody/wds_mnist_test"
     for address in (page, f"{page}/tree/main"):
-        with fails("data.says-classification-retrieval", "1"):
+        with fails(ValueError, "1"):
             open_benchmark(address)
         assert asked.pop() == f"{page}/resolve/main/dataset_type.txt"
 
@@ -133,19 +133,19 @@ class TestLostShards:
 
     def test_missing(self, pets):
         (pets / "test" / "0.tar").unlink()
-        with fails("evaluation.shards-missing-fetch-missing", "1", "2", "vtab-pets", "/0.tar"):
+        with fails(ValueError, "1", "2", "vtab-pets", "/0.tar"):
             self.read(pets)
         keys, report = self.read(pets, allow_missing=True)
         assert keys == ["c"]
         assert report.counts == {"missing_shard": 1}
         assert report.named["missing_shard"][0].shard.endswith("0.tar")
         (pets / "test" / "nshards.txt").write_text("9")
-        with fails("evaluation.shards-missing-fetch-missing", "8", "9", "vtab-pets", "/5.tar and 3 more"):
+        with fails(ValueError, "8", "9", "vtab-pets", "/5.tar and 3 more"):
             self.read(pets)
 
     def test_fewer_than_there_are(self, pets):
         (pets / "test" / "nshards.txt").write_text("1")
-        with fails("data.nshards-txt-says-shards", "1"):
+        with fails(ValueError, "1"):
             open_benchmark(pets)
 
     @pytest.mark.parametrize(("within", "reason"), [("b.png", "truncated_shard"), ("a.png", "unreadable_shard")])
@@ -154,7 +154,7 @@ class TestLostShards:
         with tarfile.open(path) as tar:
             end = tar.getmember(within).offset_data + (50 if within == "b.png" else -1)
         path.write_bytes(path.read_bytes()[:end])
-        with fails("evaluation.images-missing-fetch-missing", "vtab-pets", "0.tar", reason, "after"):
+        with fails(ValueError, "vtab-pets", "0.tar", reason, "after"):
             self.read(pets)
         keys, report = self.read(pets, allow_missing=True)
         assert keys == (["a", "c"] if within == "b.png" else ["c"])
@@ -166,7 +166,7 @@ class TestLostShards:
                 site.files[f"/{path.relative_to(pets.parent)}"] = path.read_bytes()
             del site.files["/wds_vtab-pets_test/test/1.tar"]
             root = f"{site.url}/wds_vtab-pets_test"
-            with fails("evaluation.images-missing-fetch-missing", "vtab-pets", "http", "1.tar", "unreadable_shard"):
+            with fails(ValueError, "vtab-pets", "http", "1.tar", "unreadable_shard"):
                 self.read(root)
             keys, report = self.read(root, allow_missing=True)
         assert keys == ["a", "b"]

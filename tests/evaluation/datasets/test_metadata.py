@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+from mobileclip.data import BadSampleError
 from mobileclip.evaluation import open_benchmark, suite_entry
 from mobileclip.evaluation.benchmark import metadata_fields, needs_metadata, parse_metadata
 from tests.data.made_samples import write_layout
@@ -36,28 +37,28 @@ def test_fractions_are_cut_off():
 @pytest.mark.parametrize(
     ("content", "reason", "error"),
     [
-        (None, "no_metadata", ("evaluation.metadata-npy", "region, country")),
-        (b"groups", "bad_metadata", ("evaluation.bad-metadata-npy-array",)),
-        (b"", "bad_metadata", ("evaluation.bad-metadata-npy-array",)),
-        (stored(np.array([1, 2]))[:-4], "bad_metadata", ("evaluation.bad-metadata-npy-array",)),
+        (None, "no_metadata", (BadSampleError, "region, country")),
+        (b"groups", "bad_metadata", (BadSampleError,)),
+        (b"", "bad_metadata", (BadSampleError,)),
+        (stored(np.array([1, 2]))[:-4], "bad_metadata", (BadSampleError,)),
         (
             stored(np.array([1, 2])).replace(b"(2,)", b"(" + b"9" * 17 + b",)"),
             "bad_metadata",
-            ("evaluation.bad-metadata-npy-array",),
+            (BadSampleError,),
         ),
-        (pickle.dumps([1, 2]), "bad_metadata", ("evaluation.bad-metadata-npy-array",)),
-        (stored(np.array([1, None]), pickled=True), "bad_metadata", ("evaluation.bad-metadata-npy-array",)),
+        (pickle.dumps([1, 2]), "bad_metadata", (BadSampleError,)),
+        (stored(np.array([1, None]), pickled=True), "bad_metadata", (BadSampleError,)),
         (
             stored(np.array([1, 2, 3])),
             "bad_metadata",
-            ("evaluation.bad-metadata-npy-holds", "int64", "(3,)", "2", "region, country"),
+            (BadSampleError, "int64", "(3,)", "2", "region, country"),
         ),
-        (stored(np.array([[1, 2]])), "bad_metadata", ("evaluation.bad-metadata-npy-holds", "(1, 2)")),
-        (stored(np.array(["1", "2"])), "bad_metadata", ("evaluation.bad-metadata-npy-array",)),
-        (stored(np.array([True, False])), "bad_metadata", ("evaluation.bad-metadata-npy-array",)),
-        (stored(np.array([1, -1])), "bad_metadata", ("evaluation.bad-metadata-npy-holds-numbers", "[1, -1]")),
-        (stored(np.array([1, np.nan])), "bad_metadata", ("evaluation.bad-metadata-npy-holds-numbers",)),
-        (stored(np.array([1, 1e30])), "bad_metadata", ("evaluation.bad-metadata-npy-holds-numbers",)),
+        (stored(np.array([[1, 2]])), "bad_metadata", (BadSampleError, "(1, 2)")),
+        (stored(np.array(["1", "2"])), "bad_metadata", (BadSampleError,)),
+        (stored(np.array([True, False])), "bad_metadata", (BadSampleError,)),
+        (stored(np.array([1, -1])), "bad_metadata", (BadSampleError, "[1, -1]")),
+        (stored(np.array([1, np.nan])), "bad_metadata", (BadSampleError,)),
+        (stored(np.array([1, 1e30])), "bad_metadata", (BadSampleError,)),
     ],
 )
 def test_what_is_no_metadata(content, reason, error):
@@ -69,7 +70,7 @@ def test_what_is_no_metadata(content, reason, error):
 def test_several_arrays_are_not_one():
     stream = io.BytesIO()
     np.savez(stream, a=np.array([1, 2]))
-    with fails("evaluation.bad-metadata-npy-array"):
+    with fails(BadSampleError):
         parse_metadata(stream.getvalue(), FIELDS)
 
 

@@ -88,7 +88,7 @@ def test_a_model_that_knows_the_classes_is_right_and_keeps_its_modes():
 def test_a_class_without_images_is_named():
     image, classes = torch.eye(3), torch.eye(3)
     labels = torch.tensor([0, 0, 2])
-    with fails("evaluation.image-class-leave-class", "cat"):
+    with fails(ValueError, "cat"):
         classification_accuracy(image, classes, labels, class_names=["ant", "cat", "dog"])
     result = classification_accuracy(image, classes, labels, allow_absent=True)
     assert result.mean_per_class == pytest.approx((0.5 + 1) / 2)
@@ -97,9 +97,9 @@ def test_a_class_without_images_is_named():
 
 def test_mistakes_are_named():
     image, classes, session = torch.eye(3), torch.eye(3), session_of()
-    with fails("evaluation.labels-go-classes-counted", "0", "3"):
+    with fails(ValueError, "0", "3"):
         classification_accuracy(image, classes, torch.tensor([0, 1, 3]))
-    with fails("evaluation.integer-labels-per-image", "3"):
+    with fails(ValueError, "3"):
         classification_accuracy(image, classes, torch.tensor([0, 1]))
     for template in ("a photo", ""):
         with pytest.raises(ValueError, match=re.escape(repr(template))):

@@ -37,12 +37,12 @@ class TestGroups:
             (
                 torch.ones(3),
                 torch.zeros(2, dtype=torch.long),
-                ("evaluation.hit-whole-number-group", "(3,)", "torch.int64", "(2,)"),
+                (ValueError, "(3,)", "torch.int64", "(2,)"),
             ),
-            (torch.ones(3), torch.zeros(3), ("evaluation.hit-whole-number-group",)),
-            (torch.ones(2), torch.tensor([0, -1]), ("evaluation.groups-counted-least", "-1")),
-            (torch.ones(0), torch.zeros(0, dtype=torch.long), ("evaluation.image-group-counts-ignored",)),
-            (torch.ones(1), torch.tensor([4]), ("evaluation.image-group-counts-ignored",)),
+            (torch.ones(3), torch.zeros(3), (ValueError,)),
+            (torch.ones(2), torch.tensor([0, -1]), (ValueError, "-1")),
+            (torch.ones(0), torch.zeros(0, dtype=torch.long), (ValueError,)),
+            (torch.ones(1), torch.tensor([4]), (ValueError,)),
         ],
     )
     def test_mistakes(self, hits, groups, error):
@@ -78,9 +78,9 @@ class TestMacroF1:
             assert change == pytest.approx(float(found[image]) - f1, abs=2e-3)
 
     def test_mistakes(self):
-        with fails("evaluation.prediction-label-per-image", "(2,)", "(3,)"):
+        with fails(ValueError, "(2,)", "(3,)"):
             macro_f1(torch.zeros(2), torch.zeros(3))
-        with fails("evaluation.prediction-label-per-image"):
+        with fails(ValueError):
             macro_f1(torch.zeros(0), torch.zeros(0))
 
 
@@ -98,7 +98,7 @@ class TestAssociations:
         assert association_score(torch.tensor(similarity), torch.tensor(associated).bool()) == pytest.approx(score)
 
     def test_mistakes(self):
-        with fails("evaluation.similarity-per-candidate-more", "(3,)", "0"):
+        with fails(ValueError, "(3,)", "0"):
             association_score(torch.zeros(3), torch.zeros(3).bool())
-        with fails("evaluation.similarity-per-candidate-more"):
+        with fails(ValueError):
             association_score(torch.zeros(2), torch.ones(3).bool())

@@ -56,8 +56,8 @@ def test_the_penalty_is_the_one_that_is_best_on_what_was_held_out():
 
 def test_what_cannot_be_fitted_is_refused():
     image, labels = clouds()
-    with fails("evaluation.penalty-number-above-zero", "0"):
+    with fails(ValueError, "0"):
         fit_linear_probe(image, labels, num_classes=4, penalty=0)
     image[3, 0] = torch.nan
-    with fails("evaluation.embedding-holds-nan-infinity", "image", "3"):
+    with fails(ValueError, "image", "3"):
         fit_linear_probe(image, labels, num_classes=4, penalty=1.0)

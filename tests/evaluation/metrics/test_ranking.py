@@ -45,15 +45,15 @@ def test_a_constant_model_gets_what_guessing_gets():
 
 
 def test_what_cannot_be_ranked_is_refused():
-    with fails("evaluation.embeddings-floating-point-count", "torch.float32", "(3,)"):
+    with fails(ValueError, "torch.float32", "(3,)"):
         require_embeddings("image", torch.zeros(3))
-    with fails("evaluation.embeddings-evaluation-needs-least", "text"):
+    with fails(ValueError, "text"):
         require_embeddings("text", torch.zeros(0, 4))
-    with fails("evaluation.embeddings-dimensions-other-side", "4", "5"):
+    with fails(ValueError, "4", "5"):
         require_embeddings("text", torch.zeros(2, 4), dim=5)
     broken = torch.zeros(4, 2)
     broken[2:, 1] = torch.nan
-    with fails("evaluation.embedding-holds-nan-infinity", "image", "2"):
+    with fails(ValueError, "image", "2"):
         require_embeddings("image", broken)
 
 

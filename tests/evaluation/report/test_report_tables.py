@@ -88,9 +88,9 @@ class TestModels:
         assert "average of 38, %" not in [column.title for column in table.columns]
 
     def test_mistakes(self):
-        with fails("evaluation.coverage-result-leave-out", "ours", "mnist"):
+        with fails(ValueError, "ours", "mnist"):
             model("ours", {}, coverage={"mnist": Coverage(num_used=3)})
-        with fails("evaluation.weights-sha256-64-hexadecimal"):
+        with fails(ValueError):
             Provenance(when=datetime.now(timezone.utc), version="1", weights_sha256="abc")
         with pytest.raises(ValueError, match="'source'"):
             ModelResults(name="ours", results={}, source="guessed")
@@ -219,7 +219,7 @@ class TestResults:
         assert "emoji-test_renderings" in below
 
     def test_a_row_has_a_cell_for_every_column(self):
-        with fails("evaluation.row-cells-columns", "1", "t", "2"):
+        with fails(ValueError, "1", "t", "2"):
             Table(title="t", columns=(Column(title="a"), Column(title="b")), rows=((Cell(),),))
 
 

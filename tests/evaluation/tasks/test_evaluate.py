@@ -90,13 +90,13 @@ def test_broken_images_are_counted_and_named(colours, caplog):
     assert "c of colours" in caplog.text
     assert (evaluation.result.num_images, evaluation.result.num_skipped) == (2, 2)
     write_raw(colours / "test" / "0.tar", {"a": {"png": b"no image", "cls": b"0"}})
-    with fails("evaluation.image-evaluated", "colours", "0 samples read, 1 skipped: 1 image_"):
+    with fails(ValueError, "colours", "0 samples read, 1 skipped: 1 image_"):
         evaluate(colours)
 
 
 def test_a_lost_shard_is_refused_or_counted(colours):
     (colours / "test" / "nshards.txt").write_text("2")
-    with fails("evaluation.shards-missing-fetch-missing", "1", "2", "colours"):
+    with fails(ValueError, "1", "2", "colours"):
         evaluate(colours)
     session = session_of()
     evaluation = evaluate_benchmark(session, open_benchmark(colours, allow_missing=True))

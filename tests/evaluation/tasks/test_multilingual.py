@@ -149,7 +149,7 @@ def test_missing_pictures_are_counted_and_missing_captions_refused(session, tmp_
     assert (found.result.num_images, found.result.num_skipped) == (COUNT - 2, 2)
     assert found.report.counts == {"missing_image": 1, "image_not_an_image": 1}
     (folder / "MIC" / "test_1kcaptions_de.txt").write_text("one alone")
-    with fails("evaluation.captions-pictures", "1", "de", "30"):
+    with fails(ValueError, "1", "de", "30"):
         task.open(TaskOptions())
 
 

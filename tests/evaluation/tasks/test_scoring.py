@@ -154,7 +154,7 @@ def test_fmow_counts_the_four_images_of_no_region_as_the_published_figures_do():
 def test_groups_that_are_needed_and_not_there():
     for name in ("wilds-fmow", "dollar_street", "geode"):
         case = case_of(name)
-        with fails("evaluation.counts-features-do-say", name, "acc_"):
+        with fails(ValueError, name, "acc_"):
             score(case.benchmark, case.features)
     case = case_of("wilds-camelyon17")
     assert set(score(case.benchmark, case.features).result.metrics) == {
@@ -170,9 +170,9 @@ def test_what_counts_is_known_for_every_data_set_of_the_suite_but_one():
         kind = "retrieval" if entry.key.startswith("retrieval/") else "classification"
         benchmark = benchmark_of(entry.key.replace("/", "-"), kind=kind)
         if entry.key == "misc/winogavil":
-            with fails("evaluation.counts-folder-gives-winogavil", "jaccard_score_10-12"):
+            with fails(ValueError, "jaccard_score_10-12"):
                 require_metric(benchmark)
         else:
             assert require_metric(benchmark) == entry.main_metric
-    with fails("evaluation.counts-folder-gives-winogavil", "mnist", "acc1", "retrieval", "mean"):
+    with fails(ValueError, "mnist", "acc1", "retrieval", "mean"):
         require_metric(benchmark_of("mnist", kind="retrieval"))

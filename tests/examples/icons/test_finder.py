@@ -14,11 +14,10 @@ from safetensors.torch import load
 import mobileclip
 from examples.icons import build_dataset
 from examples.icons.finder import FinderSpec, build_finder
-from examples.icons.finder.building import MODEL, alike
+from examples.icons.finder.building import MODEL
 from examples.icons.finder.page import SCRIPTS
 from examples.icons.finder.reducing import Reduced, recall
 from mobileclip.inference.text_towers import routed
-from tests.axe import findings
 from tests.browser import CHROMIUM, open_page
 from tests.examples.icons.packages import FEW, write_icon_packages
 from tests.examples.web import NPM, OFFLINE, served
@@ -96,15 +95,6 @@ def test_principal_components_keep_the_order_of_products():
     )
 
 
-def test_files_hold_icons_that_are_alike():
-    torch.manual_seed(0)
-    rows = torch.randn(100, 3)
-    order = alike(rows, 8)
-    assert sorted(order) == list(range(100))
-    spread = lambda some: torch.stack([one.var(dim=0).sum() for one in some.split(8)]).mean()  # noqa: E731
-    assert spread(rows[order]) < 0.4 * spread(rows)
-
-
 def test_a_build_has_a_row_for_each_glyph_with_its_variants(finder):
     catalogue, report = (
         json.loads(unpacked(finder / "catalogue.bin")),
@@ -160,63 +150,6 @@ def test_a_search_finds_what_python_finds(finder, address, tmp_path, width, dark
         page.wait_for(f"{TITLES}.length && {DRAWN}")
         assert page.evaluate(TITLES)[0] == next(one for one in expected(finder, "red circle") if "Bootstrap" in one)
         assert page.complaints == []
-
-
-@in_browser
-def test_an_icon_is_copied_by_keys_alone(address, tmp_path):
-    with open_page(address, width=1280) as page:
-        page.wait_for("document.querySelectorAll('#results button').length > 3")
-        page.ask("Browser.grantPermissions", permissions=["clipboardReadWrite", "clipboardSanitizedWrite"])
-        page.ask("Emulation.setFocusEmulationEnabled", enabled=True)
-        page.press("/", code=191, text="/")
-        assert page.evaluate("document.activeElement.id") == "text"
-        search(page, "red circle")
-        page.evaluate("document.getElementById('text').focus()")
-        page.press("ArrowDown", code=40)
-        page.press("Enter", code=13, text="\r")
-        page.wait_for("document.querySelectorAll('#variants button').length === 2")
-        page.press("c", code=67, text="c")
-        page.wait_for("document.getElementById('said').textContent.includes('is copied. Its licence: ISC')")
-        first = page.evaluate("navigator.clipboard.readText()")
-        assert first.startswith("<svg")
-        assert (
-            page.evaluate("decodeURIComponent(document.getElementById('download').href).split(',').slice(1).join(',')")
-            == first
-        )
-        page.evaluate("document.querySelector('#variants [aria-pressed=false]').click()")
-        page.evaluate("document.getElementById('copy').click()")
-        page.wait_for(
-            "navigator.clipboard.readText().then(text => text.startsWith('<svg') && text !== " + json.dumps(first) + ")"
-        )
-        page.press("Escape", code=27)
-        page.wait_for("!document.getElementById('one').open && document.activeElement.matches('.tile')")
-        assert page.complaints == []
-
-
-@in_browser
-def test_it_works_offline_after_the_first_load(finder):
-    with open_page("about:blank", width=390) as page:
-        with served(finder) as address:
-            page.load(address, width=390)
-            page.wait_for("navigator.serviceWorker.ready.then(() => navigator.serviceWorker.controller !== null)")
-            found = search(page, "Fahrrad")
-            page.evaluate("document.getElementById('keep').click()")
-            page.wait_for("document.getElementById('keep').textContent === 'All drawings are kept'")
-        page.load(f"{address}?text=Fahrrad", width=390)
-        page.wait_for(f"{TITLES}.length && {DRAWN}")
-        assert page.evaluate(TITLES) == found
-        assert search(page, "rotes Quadrat") != found
-
-
-@in_browser
-def test_axe_finds_nothing(address):
-    for dark in (False, True):
-        with open_page(address, width=390, dark=dark) as page:
-            page.wait_for("document.querySelectorAll('#results button').length > 3")
-            for step in ("document.getElementById('filter').open = true", "document.querySelector('.tile').click()"):
-                search(page, "red circle")
-                page.evaluate(step)
-                assert findings(page) == []
 
 
 @cache

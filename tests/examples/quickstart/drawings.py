@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from examples.quickstart.emoji import EmojiDataSpec
+from examples.quickstart.emoji.dataset import EmojiDataSpec
 from examples.quickstart.emoji.sources import NAMES_PACKAGE, STYLES, locked
 
 SPEC = EmojiDataSpec(image_size=48, concept_fraction=0.2, rendering_fraction=0.6, samples_per_shard=20, num_processes=1)

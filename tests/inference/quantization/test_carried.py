@@ -48,7 +48,7 @@ def test_a_tower_without_ranges_has_none_and_stays_as_it_is():
 def test_ranges_of_another_tower_are_refused_by_name():
     tower = nn.Sequential(nn.Linear(2, 2)).eval()
     ranges = observed_ranges(tower, lambda: [torch.rand(3, 2)])
-    with fails("inference.ranges-layers-form-tower", "1", "other"):
+    with fails(ValueError, "1", "other"):
         ranges_of_form(tower, {**ranges, "other.weight": torch.ones(2), "other.input": torch.ones(2)})
-    with fails("inference.outputs-ranges-give-ranges", "2", "3"):
+    with fails(ValueError, "2", "3"):
         ranges_of_form(tower, {**ranges, "0.weight": torch.ones(3)})

@@ -112,9 +112,9 @@ def test_zeros_around_an_image_stay_zeros():
 
 def test_ranges_of_another_tower_are_refused():
     tower = nn.Sequential(nn.Linear(2, 2)).eval()
-    with fails("inference.ranges-layers-tower-does", "1", "other"):
+    with fails(ValueError, "1", "other"):
         rounded(tower, {"other.input": torch.ones(2)})
-    with fails("inference.nothing-went-ranges-found", "0.input"):
+    with fails(ValueError, "0.input"):
         observed_ranges(tower, list)
-    with fails("inference.values-range-bits-holds", "0.input"):
+    with fails(ValueError, "0.input"):
         observed_ranges(tower, lambda: [torch.tensor([[1.0, torch.nan]])])

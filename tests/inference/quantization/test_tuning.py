@@ -158,8 +158,8 @@ def test_the_state_of_another_tuning_is_refused(tuning):
     run = tuning()
     state = run.state()
     other = tuning(TuningSpec(num_steps=4, round_weights=False))
-    with fails("inference.state-another-tuning-start", "rounding.shift"):
+    with fails(ValueError, "rounding.shift"):
         other.restore(state)
     state.pop("step")
-    with fails("inference.state-another-tuning-start", "step"):
+    with fails(ValueError, "step"):
         run.restore(state)

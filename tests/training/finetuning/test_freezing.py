@@ -24,5 +24,5 @@ def test_a_frozen_tower_does_not_move_and_the_other_does(tower):
 
 
 def test_an_unknown_tower_is_refused():
-    with fails("training.tower-model", "audio", "image, text"):
+    with fails(ValueError, "audio", "image, text"):
         freeze_tower(fresh(SMALL_MCT), "audio")

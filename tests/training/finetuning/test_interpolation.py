@@ -60,13 +60,13 @@ def test_the_model_between_saves_and_folds(tmp_path):
 
 def test_mistakes_are_named():
     before, after = pair()
-    with fails("training.alpha-goes-original-fine", "1.5"):
+    with fails(ValueError, "1.5"):
         interpolate_weights(before, after, 1.5)
-    with fails("training.models-other-tensors-them"):
+    with fails(ValueError):
         interpolate_weights(before, fresh(SMALL_MCT), 0.5)
-    with fails("training.models-folded-interpolate-them"):
+    with fails(ValueError):
         interpolate_weights(reparameterize(before), reparameterize(after), 0.5)
     wider = copy.deepcopy(after)
     wider.text_encoder.project = torch.nn.Linear(32, 30, bias=False)
-    with fails("training.models-differ-original-fine", "text_encoder.project.weight", "(24, 32)", "(30, 32)"):
+    with fails(ValueError, "text_encoder.project.weight", "(24, 32)", "(30, 32)"):
         interpolate_weights(before, wider, 0.5)

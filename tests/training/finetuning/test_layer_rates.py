@@ -175,7 +175,7 @@ def test_another_s_tower_joins_by_its_class():
             self.low, self.high = nn.Linear(4, 4), nn.Linear(4, 4)
 
     around = nn.Sequential(Own())
-    with fails("training.learning-rates-layer-need", "Sequential"):
+    with fails(ValueError, "Sequential"):
         rate_scales(around, 0.5)
     tower_layers.register(Own, lambda _: [["low", "low"], ["high", "high"]])
     assert rate_scales(around, 0.5) == {
@@ -194,14 +194,14 @@ def test_a_model_inside_of_a_module_is_found():
 
 def test_mistakes_are_named():
     model = fresh(SMALL)
-    with fails("training.decay-learning-rates-per", "0"):
+    with fails(ValueError, "0"):
         rate_scales(model, 0)
     with pytest.raises(ValueError, match="'rate_decay' must be <= 1"):
         LayerDecayAdamWSpec(rate_decay=1.5)
-    with fails("training.learning-rates-layer-need", "Linear"):
+    with fails(ValueError, "Linear"):
         LayerDecayAdamWSpec().build(nn.Linear(2, 2))
-    with fails("training.parameter-model-requires-gradient"):
+    with fails(ValueError):
         layer_rate_groups(model.requires_grad_(False), 0.9, lr=1e-3)
     model.image_encoder = nn.Sequential(nn.Flatten(), nn.Linear(3, 24))
-    with fails("training.order-layers-known-register", "Sequential"):
+    with fails(ValueError, "Sequential"):
         rate_scales(model, 0.9)

@@ -40,11 +40,11 @@ def test_adapters_need_their_extra(monkeypatch):
 
 
 def test_mistakes_are_named():
-    with fails("training.both-towers-frozen-nothing"):
+    with fails(ValueError):
         FinetuningSpec(frozen_towers=("image", "text"))
-    with fails("strict.must-be-one-of", "frozen_towers", "image', 'text"):
+    with fails(ValueError, "frozen_towers", "image', 'text"):
         FinetuningSpec(frozen_towers=("audio",))
-    with fails("strict.must-be-one-of", "batch_norm"):
+    with fails(ValueError, "batch_norm"):
         FinetuningSpec(batch_norm="thawed")
-    with fails("training.batch-norms-synchronised-between"):
+    with fails(ValueError):
         FinetuningSpec(batch_norm="synchronised").prepare(fresh(SMALL))

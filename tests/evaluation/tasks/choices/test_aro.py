@@ -135,10 +135,10 @@ def test_what_cannot_be_used_is_counted_case_by_case(genome, caplog):
 
 def test_a_mean_of_fewer_groups_is_refused(genome):
     (genome / "aro" / "images" / "b.png").unlink()
-    with fails("evaluation.macro-accuracy-over-groups", "2", "1", "under"):
+    with fails(ValueError, "2", "1", "under"):
         evaluated(RELATION, genome)
     (genome / "aro" / "images" / "a.png").unlink()
-    with fails("evaluation.image-evaluated", "VG-Relation", "0 samples read, 7 skipped"):
+    with fails(ValueError, "VG-Relation", "0 samples read, 7 skipped"):
         evaluated(RELATION, genome)
 
 

@@ -256,13 +256,13 @@ class TestWinoGavil:
     def test_nothing_left_that_counts(self, data):
         packed = data / "winogavil" / "winogavil_images.zip"
         packed.write_bytes(instance_pictures({name: encoded(SHADES[name]) for name in NAMES[:6]}))
-        with fails("evaluation.instance-winogavil-ten-candidates", "2 samples read, 5 skipped"):
+        with fails(ValueError, "2 samples read, 5 skipped"):
             evaluated(WINOGAVIL, data)
         packed.write_bytes(packed.read_bytes()[:-100])
-        with fails("evaluation.zip-file-whole-fetch", "winogavil_images.zip"):
+        with fails(ValueError, "winogavil_images.zip"):
             evaluated(WINOGAVIL, data)
         packed.unlink()
-        with fails("evaluation.missing-folder-images", "winogavil_images", "WinoGAViL"):
+        with fails(ValueError, "winogavil_images", "WinoGAViL"):
             opened(WINOGAVIL, data)
 
 
@@ -369,16 +369,16 @@ def test_malformed_files(key, content, message, data):
 )
 def test_missing_images_are_named(key, images, data):
     shutil.rmtree(data / images) if (data / images).is_dir() else (data / images).unlink()
-    with fails("evaluation.missing-folder-images", images.removesuffix(".zip"), find_task(key, str(data)).name):
+    with fails(ValueError, images.removesuffix(".zip"), find_task(key, str(data)).name):
         opened(key, data)
 
 
 def test_a_caption_without_its_picture_is_named(data):
     (data / "urban1k" / "image" / "1.jpg").unlink()
-    with fails("evaluation.picture-beside-image-jpg", "1.txt", "1"):
+    with fails(ValueError, "1.txt", "1"):
         opened("longclip/urban1k", data)
 
 
 def test_where_it_is_is_said():
-    with fails("evaluation.read-hub-give-folder", "winoground", "its data are given out on asking"):
+    with fails(ValueError, "winoground", "its data are given out on asking"):
         find_task("comp/winoground")

@@ -1,0 +1,180 @@
+"""How good students and teachers are on pictures that training never saw, and how sure a difference between them is."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
+
+import attrs
+import numpy as np
+import numpy.typing as npt
+import torch
+from PIL import Image
+from torch import Tensor
+
+from examples.quickstart.emoji.on_disk import DataSplit
+from examples.quickstart.emoji.teachers import PROMPTS
+from examples.quickstart.emoji.trunks import encoding_threads
+from mobileclip import ImageTextModel
+from mobileclip.data import decode_image
+from mobileclip.evaluation import retrieval_recall
+from mobileclip.evaluation.metrics.classification import classification_hits, mean_hits
+from mobileclip.inference import ensemble_prompts, fill_templates
+from mobileclip.processes import num_cores
+from mobileclip.progress import track
+from mobileclip.reinforce import TeacherEnsemble
+from mobileclip.reinforce.agreement import plain_augmentation, plain_views
+
+_BATCH = 32
+ALL = "all unseen pictures"
+# Rows of the table whose differences are told: the later one less the earlier one.
+COMPARED = (("reinforced", "plain"), ("reinforced", "captions"), ("captions", "plain"))
+_SURE = 1.96
+
+
+@attrs.frozen(kw_only=True)
+class Scores:
+    """What is reported of one split, in per cent.
+
+    Args:
+        top1: pictures whose concept is the best-scored of all.
+        top5: pictures whose concept is among the five best.
+        text_to_image: captions for which the first picture is one of the concept.
+        image_to_text: pictures for which the first caption is one of the concept.
+    """
+
+    top1: float
+    top5: float
+    text_to_image: float
+    image_to_text: float
+
+
+@attrs.frozen(kw_only=True)
+class Findings:
+    """What was found on one split.
+
+    Args:
+        scores: over all pictures.
+        answers: by picture's key, the concept that it is taken for.
+        top5: by picture's key, whether its concept is among the five best.
+    """
+
+    scores: Scores
+    answers: Mapping[str, str]
+    top5: Mapping[str, bool]
+
+
+def score_student(model: ImageTextModel, splits: Iterable[DataSplit]) -> dict[str, Findings]:
+    """Return what a student knows, by split."""
+    encode_images = partial(model.encode_image, batch_size=_BATCH)
+    return {split.name: _findings(split, encode_images, model.encode_text) for split in splits}
+
+
+def score_teachers(teachers: TeacherEnsemble, splits: Iterable[DataSplit]) -> dict[str, Findings]:
+    """Return what the ensemble knows, by split: its similarity is the mean over its members."""
+    plain = {size: plain_augmentation(size) for size in teachers.image_sizes}
+
+    def encode_batch(images: Sequence[Image.Image]) -> Tensor:
+        return teachers.encode_images({size: plain_views(images, policy) for size, policy in plain.items()})
+
+    def encode_images(images: Sequence[Image.Image]) -> Tensor:
+        batches = [images[start : start + _BATCH] for start in range(0, len(images), _BATCH)]
+        with encoding_threads(num_cores()) as pool:
+            shown = track(pool.map(encode_batch, batches), total=len(batches), title="teachers", unit="batches")
+            return torch.cat(list(shown))
+
+    return {split.name: _findings(split, encode_images, teachers.encode_texts) for split in splits}
+
+
+def _findings(
+    split: DataSplit,
+    encode_images: Callable[[Sequence[Image.Image]], Tensor],
+    encode_texts: Callable[[Sequence[str]], Tensor],
+) -> Findings:
+    """Classify every picture, and rank captions and pictures: those of one concept are right answers to each other."""
+    samples = list(split.samples())
+    labels = torch.tensor(split.class_indices(samples))
+    image = encode_images([decode_image(one.image) for one in samples if one.image is not None])
+    prompts = encode_texts(fill_templates(split.class_names, PROMPTS))
+    classes = ensemble_prompts(prompts.reshape(len(split.class_names), len(PROMPTS), -1))
+    hits = classification_hits(image, classes, labels)
+    accuracy = mean_hits(hits, labels, num_classes=len(classes))
+    captions = dict(zip(labels.tolist(), (one.captions for one in samples), strict=True))
+    texts = [text for group in captions.values() for text in group]
+    ids = torch.tensor([label for label, group in captions.items() for _ in group])
+    recall = retrieval_recall(image, encode_texts(texts), image_ids=labels, text_ids=ids)
+    keys = [one.key for one in samples]
+    best = (image @ classes.T).argmax(1).tolist()
+    return Findings(
+        scores=Scores(
+            top1=100 * accuracy.top1,
+            top5=100 * accuracy.top5,
+            text_to_image=100 * recall.text_to_image.at1,
+            image_to_text=100 * recall.image_to_text.at1,
+        ),
+        answers={key: split.class_names[index] for key, index in zip(keys, best, strict=True)},
+        # Of a tie, whether that is more likely than not.
+        top5=dict(zip(keys, (hits.top5 > 1 / 2).tolist(), strict=True)),
+    )
+
+
+@attrs.frozen(kw_only=True)
+class Difference:
+    """The top-5 of two rows of the table on the same pictures.
+
+    Args:
+        num_pictures: how many.
+        earlier: of the row that comes first, in per cent.
+        later: of the other one.
+        error: standard error of the difference, in points.
+    """
+
+    num_pictures: int
+    earlier: float
+    later: float
+    error: float
+
+    def __str__(self) -> str:
+        sure = abs(self.later - self.earlier) > _SURE * self.error
+        return f"{self.later - self.earlier:+.1f} ± {self.error:.1f}{'' if sure else ', not significant'}"
+
+
+def differences(found: Mapping[str, Sequence[Mapping[str, Findings]]]) -> dict[str, dict[str, Difference]]:
+    """Return the differences of top-5 by what is compared, and by split or `ALL`.
+
+    Args:
+        found: by row of the table, for every seed, by split.
+    """
+    return {
+        f"{later} - {earlier}": {
+            name: _difference(found[earlier], found[later], name) for name in (*found[later][0], ALL)
+        }
+        for later, earlier in COMPARED
+    }
+
+
+def _difference(
+    earlier: Sequence[Mapping[str, Findings]], later: Sequence[Mapping[str, Findings]], name: str
+) -> Difference:
+    """Compare seed by seed and picture by picture: errors of seeds and of pictures are added as variances."""
+    one, two = (np.array([_by_picture(seed, name) for seed in row]) for row in (earlier, later))
+    less = two - one
+    variance = less.mean(0).var(ddof=1) / less.shape[1]
+    if len(less) > 1:
+        variance += less.mean(1).var(ddof=1) / len(less)
+    return Difference(
+        num_pictures=less.shape[1],
+        earlier=100 * float(one.mean()),
+        later=100 * float(two.mean()),
+        error=100 * math.sqrt(variance),
+    )
+
+
+def _by_picture(found: Mapping[str, Findings], name: str) -> npt.NDArray[np.float64]:
+    """Return a number for each picture; one of several splits has their mean, and counts once."""
+    hits: dict[str, list[bool]] = {}
+    for split, of_split in found.items():
+        for key, hit in of_split.top5.items() if name in (split, ALL) else ():
+            hits.setdefault(key, []).append(hit)
+    return np.array([sum(hits[key]) / len(hits[key]) for key in sorted(hits)])

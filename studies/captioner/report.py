@@ -1,0 +1,133 @@
+"""The tables and the picture of the study, from its lines alone: `python -m studies.captioner.report LINES`."""
+
+from __future__ import annotations
+
+import math
+import statistics
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from mobileclip import charts
+from studies.captioner.spec import ABLATIONS, ARMS, MAIN, Line
+from studies.learning_efficiency.results import read_lines
+from studies.learning_efficiency.tables import spread, table
+
+PICTURE = "captions.png"
+_PARTS = {"test_pictures": "unseen drawings", "test_set": "an unseen set's", "test_names": "unseen names"}
+
+_SHARES = {
+    "names_recalled": "names recalled",
+    "known_names_recalled": "of names that it learned",
+    "distinct_1": "distinct words",
+    "distinct_2": "distinct pairs",
+}
+
+
+def captions_lines(lines: Sequence[Line]) -> dict[str, Line]:
+    """Return the last line about each set of captions, by what tells them apart."""
+    return {ARMS[one.arm].own_captions: one for one in lines if one.kind == "captions"}
+
+
+def report(lines: Sequence[Line], examples: Sequence[tuple[str, str, str]] = ()) -> str:
+    """Return the tables in Markdown.
+
+    Args:
+        lines: of the study.
+        examples: names of pictures, arms, and what these say of them.
+    """
+    told = []
+    for line in sorted(captions_lines(lines).values(), key=lambda one: list(ARMS).index(one.arm)):
+        values = line.values
+        shares = [f"{100 * values[name]:.1f} %" if name in values else "" for name in (*_SHARES, "found")]
+        cosine = f"{values['cosine']:.3f}" if "cosine" in values else ""
+        cells = (f"{values['pictures']:,.0f}", f"{values['words']:.1f}", *shares[:-1], cosine, shares[-1])
+        told.append((ARMS[line.arm].title, *cells))
+    head = ("captions", "pictures", "words", *_SHARES.values(), "cosine to the picture", "picture found")
+    text = table(head, told)
+    students = [one for one in lines if one.kind == "student"]
+    budgets = sorted({one.budget for one in students if one.arm in MAIN})
+    for part, title in _PARTS.items():
+        rows = {arm: [_spread(students, arm, budget, part) for budget in budgets] for arm in MAIN}
+        text += _table(f"Top-5 of {title}, after so many steps", [f"{one:,}" for one in budgets], rows)
+    for budget in budgets[-1:]:
+        rows = {arm: [_gain(students, arm, budget, part) for part in _PARTS] for arm in MAIN if arm != _base(arm)}
+        text += _table(f"Points above keywords alone, {budget:,} steps, seed by seed", list(_PARTS.values()), rows)
+    for budget in sorted({one.budget for one in students if one.arm in ABLATIONS}):
+        rows = {
+            arm: [_spread(students, arm, budget, part) for part in _PARTS]
+            for arm in ("written", "written-teacher", *ABLATIONS)
+        }
+        text += _table(f"One choice at a time, top-5 after {budget:,} steps", list(_PARTS.values()), rows)
+    if examples:
+        said = [(name, ARMS[arm].title, caption.replace("|", "/")) for name, arm, caption in examples]
+        text += ["", *table(("name", "captions", "what they say"), said)]
+    return "\n".join(text) + "\n"
+
+
+def draw(lines: Sequence[Line], path: Path) -> None:
+    """Draw top-5 of unseen drawings over the steps, without a teacher and with one; bands are deviations over seeds."""
+    charts.write_chart(
+        [
+            charts.Panel(
+                lines=[line for arm in MAIN if bool(ARMS[arm].teachers) == taught for line in _lines(lines, arm)],
+                title="with a teacher" if taught else "without a teacher",
+                x_label="training steps",
+                y_label="top-5 on unseen drawings, %",
+                has_legend=True,
+                is_log=True,
+                from_zero=True,
+            )
+            for taught in (False, True)
+        ],
+        path,
+    )
+
+
+def _lines(lines: Sequence[Line], arm: str) -> list[charts.Line]:
+    """Return the line of an arm, or none where nothing of it is finished."""
+    part = next(iter(_PARTS))
+    own = [one for one in lines if (one.kind, one.arm) == ("student", arm) and part in one.values]
+    budgets = sorted({one.budget for one in own})
+    values = [_by_seed(own, arm, budget, part).values() for budget in budgets]
+    deviations = [statistics.stdev(some) if len(some) > 1 else math.nan for some in values]
+    y = [statistics.mean(some) for some in values]
+    label = ARMS[arm].title.removesuffix(", a teacher")
+    return [charts.Line(x=budgets, y=y, label=label, marker=".", spread=deviations)] if own else []
+
+
+def _table(title: str, columns: Sequence[str], rows: Mapping[str, Sequence[str]]) -> list[str]:
+    """Return the lines of a table of arms, without those that have nothing."""
+    shown = [(ARMS[arm].title, *cells) for arm, cells in rows.items() if any(cells)]
+    return ["", *table((title, *columns), shown)] if shown else []
+
+
+def _base(arm: str) -> str:
+    """Return the arm of keywords alone that an arm is compared with."""
+    return "none-teacher" if ARMS[arm].teachers else "none"
+
+
+def _gain(students: Sequence[Line], arm: str, budget: int, part: str) -> str:
+    """Return mean and standard deviation of what an arm has above its base, over the seeds that both have."""
+    values, others = (_by_seed(students, one, budget, part) for one in (arm, _base(arm)))
+    differences = [value - others[seed] for seed, value in values.items() if seed in others]
+    return spread(differences, sign="+") if differences else ""
+
+
+def _spread(students: Sequence[Line], arm: str, budget: int, part: str) -> str:
+    """Return mean and standard deviation over seeds."""
+    values = list(_by_seed(students, arm, budget, part).values())
+    return spread(values) if values else ""
+
+
+def _by_seed(students: Sequence[Line], arm: str, budget: int, part: str) -> dict[int, float]:
+    """Return scores by seed; few icons make no drawings of some parts."""
+    own = (one for one in students if (one.arm, one.budget) == (arm, budget))
+    return {one.seed: one.values[part] for one in own if part in one.values}
+
+
+if __name__ == "__main__":
+    source = Path(sys.argv[1])
+    kept = read_lines(source, Line)
+    draw(kept, source.with_name(PICTURE))
+    sys.stdout.write(report(kept))

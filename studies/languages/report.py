@@ -1,0 +1,145 @@
+"""What the figures say, as tables for the page and as the card of the tower that ships."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from statistics import mean, stdev
+
+from studies.languages.scoring import ITSELF, NEVER, OTHER, RECOMBINED, SENTENCE, STRANGER, TAUGHT, Result
+from studies.languages.sources import ENGLISH
+from studies.languages.spec import LANGUAGES, STRANGERS
+
+_TITLES = {
+    TAUGHT: "names that it was taught",
+    NEVER: "names that no text had",
+    RECOMBINED: "of these, new combinations of words that texts had",
+    OTHER: "another dictionary's words for the same things, taught or not",
+    SENTENCE: "names that it was taught, in sentences (6 languages)",
+    STRANGER: "7 languages and scripts that no text had",
+}
+
+_COLUMNS = ("names", "this tower", "of the ceiling", "English tower", "word by word", "ceiling")
+
+_CARD = """# icons-multilingual
+
+The packaged model `icons` with a second text tower, for {languages} languages: {size:.1f} MB more. It comes with the
+package and needs no download.
+
+```python
+clip = mobileclip.load("icons-multilingual")
+clip.encode_text(["flèche rouge", "rotes Herz", "赤いハート"])
+```
+
+**Good for** searching icons by names of one to four words. A query goes to the tower that knows the larger share of
+its n-grams; English stays with `icons`' own. **Not for** sentences, nor for other languages than those below.
+
+## How good it is
+
+R@5: names with a drawing of theirs among the first five of {pool:,} unseen drawings, in per cent.
+[The study](../../../../studies/languages/README.md) has other ways beside it, and names that were never taught.
+
+{rows}
+
+## How it was made
+
+`python -m studies.languages`: a bag of tokens that learned {texts:,} texts, each with what `icons`' text tower says of
+its English. The tower that ships learned all names; those of the study had some held out.
+
+## Whose texts it learned from
+
+The weights are under the MIT licence, as the code is. The texts are their authors':
+
+| texts | author | licence | package |
+|---|---|---|---|
+{sources}
+"""
+
+
+def tables(results: Sequence[Result]) -> list[str]:
+    """Return the lines of the page's tables: of the trainings that names were held out from."""
+    tried = [one for one in results if one.seed is not None]
+
+    def of(kind: str, language: str | None = None) -> list[Result]:
+        return [one for one in tried if one.kind == kind and language in (None, one.language)]
+
+    lines = _head("language", "script", *_COLUMNS, "never taught", "of the ceiling")
+    for language, (title, script) in LANGUAGES.items():
+        if taught := of(TAUGHT, language):
+            lines.append(f"| {title} | {script} | {_row(taught)} | {_short(of(NEVER, language))} |")
+    lines += ["", *_head("what is typed", *_COLUMNS)]
+    lines += [f"| {title} | {_row(of(kind))} |" for kind, title in _TITLES.items() if of(kind)]
+    lines += ["", *_head("language that no text had", "script", *_COLUMNS)]
+    for language, (title, script) in STRANGERS.items():
+        if strange := of(STRANGER, language):
+            lines.append(f"| {title} | {script} | {_row(strange)} |")
+    return lines
+
+
+def card(results: Sequence[Result], path: Path, datacard: Path, *, pool: int) -> str:
+    """Return the card of the tower that ships.
+
+    Args:
+        results: all of them.
+        path: its file.
+        datacard: of its texts.
+        pool: number of drawings that were searched.
+    """
+    shipped = [one for one in results if one.seed is None and one.kind in (TAUGHT, ITSELF)]
+    about = json.loads(datacard.read_text(encoding="utf-8"))
+    titles = {ENGLISH: ITSELF} | {code: title for code, (title, _) in LANGUAGES.items()}
+    rows = _head("language", "names", "R@5", "of the English names'")
+    rows += [
+        f"| {titles[one.language]} | {one.number:,} | {one.student:.1f} | {_share(one):.0f} % |" for one in shipped
+    ]
+    return _CARD.format(
+        size=path.stat().st_size / 1e6,
+        languages=len(shipped) - 1,
+        pool=pool,
+        rows="\n".join(rows),
+        texts=sum(about["texts"].values()),
+        sources="\n".join(
+            f"| {one['title']} | {one['author']} | {one['licence']} | `{one['package']}` |" for one in about["sources"]
+        ),
+    )
+
+
+def _head(*titles: str) -> list[str]:
+    return [f"| {' | '.join(titles)} |", "|---" * len(titles) + "|"]
+
+
+def _row(results: Sequence[Result]) -> str:
+    share = f"{_spread(results, _share)} %"
+    cells = [_spread(results, lambda one: one.student), share]
+    cells += [f"{mean(get(one) for one in results):.1f}" for get in _BESIDE]
+    return " | ".join([f"{_number(results):,}", *cells])
+
+
+def _short(results: Sequence[Result]) -> str:
+    return f"{_spread(results, lambda one: one.student)} | {_spread(results, _share)} %" if results else " | "
+
+
+_BESIDE: tuple[Callable[[Result], float], ...] = (
+    lambda one: one.english,
+    lambda one: one.word_by_word,
+    lambda one: one.ceiling,
+)
+
+
+def _share(result: Result) -> float:
+    return 100 * result.student / result.ceiling if result.ceiling else 0.0
+
+
+def _number(results: Iterable[Result]) -> int:
+    of_one = {(one.language, one.kind): one.number for one in results}
+    return sum(of_one.values())
+
+
+def _spread(results: Sequence[Result], get: Callable[[Result], float]) -> str:
+    """Return the mean, over languages and seeds, with the standard deviation over seeds."""
+    by_seed: dict[int | None, list[float]] = {}
+    for one in results:
+        by_seed.setdefault(one.seed, []).append(get(one))
+    means = [mean(values) for values in by_seed.values()]
+    return f"{mean(means):.1f}" + (f" ± {stdev(means):.1f}" if len(means) > 1 else "")

@@ -1,0 +1,1 @@
+"""The study of learning efficiency: teachers, stored views, trainings, curves, report."""

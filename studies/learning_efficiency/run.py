@@ -1,0 +1,69 @@
+"""The steps, one after another; what an earlier run finished is read, not done again."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import attrs
+
+from examples.icons import build_dataset
+from mobileclip.terminal import say
+from studies.learning_efficiency.grid import run_grid
+from studies.learning_efficiency.report import write_report
+from studies.learning_efficiency.results import RESULTS, Result, read_results
+from studies.learning_efficiency.spec import Cell, EfficiencySpec
+from studies.learning_efficiency.stores import make_stores
+from studies.learning_efficiency.strict import STRICT, read_strict
+from studies.learning_efficiency.teachers import build_teachers, ensembles_of, score_ensembles, untrained
+
+# On two cores without other work; trainings of the default size.
+_STEPS_PER_SECOND = 20
+
+
+def run(spec: EfficiencySpec) -> dict[Cell, Result]:
+    """Run the study, or what earlier runs left undone of it, write the report, and return all results.
+
+    Raises:
+        ValueError: if the output folder holds a study with other choices, or a step says why it cannot go on.
+    """
+    spec = spec.resolved
+    path = spec.output / RESULTS
+    results = read_results(path, study=spec.study)
+    cells = spec.cells()
+    waiting = [cell for cell in cells if cell not in results]
+    ensembles = ensembles_of(cells)
+    say(what_is_left(cells, waiting, untrained(spec, ensembles)))
+    dataset = build_dataset(attrs.evolve(spec.data, output=spec.output / "data"))
+    teachers = build_teachers(spec, dataset, ensembles)
+    scores = score_ensembles(spec, dataset, teachers, ensembles)
+    for one in scores:
+        said = ", ".join(f"{one.scores[name].top1:.1f} % on {name}" for name in one.scores)
+        say(f"{' + '.join(one.names)}: top-1 {said}")
+    make_stores(spec, cells, teachers, dataset.train)
+    try:
+        if waiting:
+            before = sum(cell.budget for cell in cells) - sum(cell.budget for cell in waiting)
+            run_grid(spec, waiting, results=path, steps_before=before)
+    finally:
+        # An interrupted study has a report of what is finished.
+        results = read_results(path, study=spec.study)
+        text = write_report(spec, results, scores, dataset, read_strict(spec.output / STRICT, dataset))
+    say(text)
+    say(f"\nThe report and the curves are in {spec.output}; the same command with more seeds or parts extends it.")
+    return results
+
+
+def what_is_left(cells: Sequence[Cell], waiting: Sequence[Cell], teachers: Sequence[str]) -> str:
+    """Return how much is to be done before a study is whole, and how long that takes.
+
+    Args:
+        cells: all trainings that were asked for.
+        waiting: those that are not finished.
+        teachers: who is to be trained first.
+    """
+    steps = sum(cell.budget for cell in waiting)
+    first = f" Before that, an hour or so for each of the teachers: {', '.join(teachers)}." if teachers else ""
+    return (
+        f"{len(waiting):,} of {len(cells):,} trainings are to be done: {steps:,} steps, about "
+        f"{steps / _STEPS_PER_SECOND / 3600:.1f} hours of two cores.{first} It may be stopped at any moment."
+    )

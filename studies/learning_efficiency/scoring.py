@@ -1,0 +1,194 @@
+"""How good a model, or teachers, are on the drawings that nobody learned from."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from functools import partial
+
+import attrs
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from examples.quickstart.emoji.on_disk import DataSplit, DrawnDataset
+from mobileclip.data import ImageTransform, Tokenizer
+from mobileclip.encoders import DualEncoder
+from mobileclip.evaluation import retrieval_recall
+from mobileclip.evaluation.metrics.classification import classification_hits, mean_hits
+from mobileclip.inference import ensemble_prompts, fill_templates
+from mobileclip.inputs import ImageInput
+from mobileclip.reinforce import TeacherEnsemble
+from studies.learning_efficiency.finetune import PROMPTS
+
+_BATCH = 64
+_HALF = 0.5
+
+
+@attrs.frozen(kw_only=True)
+class Hits:
+    """Which pictures were named right: a bit for each, in the order of their part, packed as hexadecimal digits.
+
+    Args:
+        num_pictures: how many.
+        top1: whether its name is the best-scored of all; of a tie, whether that is more likely than not.
+        top5: whether it is among the five best.
+    """
+
+    num_pictures: int
+    top1: str
+    top5: str
+
+    def bits(self, metric: str) -> npt.NDArray[np.bool_]:
+        """Return a metric's bits.
+
+        Shape:
+            (pictures,).
+        """
+        return unpack_bits(getattr(self, metric), self.num_pictures)
+
+
+def pack_bits(bits: npt.ArrayLike) -> str:
+    """Return bits as hexadecimal digits, the first one highest."""
+    return np.packbits(np.asarray(bits, dtype=bool)).tobytes().hex()
+
+
+def unpack_bits(digits: str, count: int) -> npt.NDArray[np.bool_]:
+    """Return what `pack_bits` packed."""
+    return np.unpackbits(np.frombuffer(bytes.fromhex(digits), dtype=np.uint8), count=count).astype(bool)
+
+
+@attrs.frozen(kw_only=True)
+class Scores:
+    """How good a model is on one part of the held-out drawings, in per cent.
+
+    Args:
+        top1: pictures whose name is the best-scored of all.
+        top5: pictures whose name is among the five best.
+        retrieval: names for which the best-scored picture is one of the name.
+        hits: picture by picture; none in lines of before they were kept.
+    """
+
+    top1: float
+    top5: float
+    retrieval: float
+    hits: Hits | None = None
+
+
+@attrs.frozen(kw_only=True, eq=False)
+class HeldOut:
+    """A part of the held-out drawings.
+
+    Shape:
+        pixels: (samples, 3, size, size) uint8 by contract; labels: (samples,).
+
+    Args:
+        pixels: the pictures as models of these contracts see them.
+        labels: their classes.
+        class_names: what classification chooses from.
+    """
+
+    pixels: Mapping[ImageInput, Tensor]
+    labels: Tensor
+    class_names: tuple[str, ...]
+
+
+def held_out(dataset: DrawnDataset, contracts: Iterable[ImageInput]) -> dict[str, HeldOut]:
+    """Return the held-out parts by name, each picture as models of these contracts see it."""
+    transforms = [ImageTransform(contract) for contract in dict.fromkeys(contracts)]
+    return {split.name: _held_out(split, transforms) for split in dataset.tests if split.num_samples}
+
+
+def pixels_of(images: Iterable[bytes], transform: ImageTransform) -> Tensor:
+    """Return encoded pictures as a model sees them, before normalisation.
+
+    Shape:
+        (pictures, 3, size, size) uint8.
+    """
+    return torch.from_numpy(np.stack([transform.pixels(image) for image in images])).movedim(-1, 1)
+
+
+def _held_out(split: DataSplit, transforms: Sequence[ImageTransform]) -> HeldOut:
+    samples = list(split.samples())
+    images = [sample.image for sample in samples if sample.image is not None]
+    pixels = {transform.image_input: pixels_of(images, transform) for transform in transforms}
+    return HeldOut(pixels=pixels, labels=torch.tensor(split.class_indices(samples)), class_names=split.class_names)
+
+
+@torch.inference_mode()
+def score_student(model: DualEncoder, parts: Mapping[str, HeldOut]) -> dict[str, Scores]:
+    """Return how well a student names held-out drawings, and finds them by name.
+
+    Args:
+        model: in evaluation mode.
+        parts: the drawings, by the name of the part, as the student's contract has them.
+    """
+    transform, tokenizer = ImageTransform(model.spec.image.input), Tokenizer(model.spec.text.input)
+    encode_text = partial(model.encode_text, normalize=True)
+
+    def classes(names: tuple[str, ...]) -> Tensor:
+        prompts = fill_templates(names, PROMPTS)
+        rows = torch.cat([encode_text(ids) for ids in torch.split(tokenizer(prompts), _BATCH)])
+        return ensemble_prompts(rows.reshape(len(names), -1, rows.shape[-1]))
+
+    known = {names: classes(names) for names in {part.class_names for part in parts.values()}}
+    return {
+        name: score_embeddings(
+            torch.cat(
+                [
+                    model.encode_image(transform.normalize(pixels.permute(0, 2, 3, 1)), normalize=True)
+                    for pixels in torch.split(part.pixels[model.spec.image.input], _BATCH)
+                ]
+            ),
+            known[part.class_names],
+            part.labels,
+        )
+        for name, part in parts.items()
+    }
+
+
+def score_teachers(ensemble: TeacherEnsemble, parts: Mapping[str, HeldOut]) -> dict[str, Scores]:
+    """Return the scores of an ensemble, whose similarity is the mean over its members'.
+
+    Args:
+        ensemble: the teachers.
+        parts: the drawings, by the name of the part, as the teachers' contracts have them.
+    """
+
+    def classes(names: tuple[str, ...]) -> Tensor:
+        prompts = fill_templates(names, PROMPTS)
+        # Prompts are averaged teacher by teacher, so that each has the same say.
+        rows = torch.split(ensemble.encode_texts(prompts), list(ensemble.dims), dim=-1)
+        return torch.cat([ensemble_prompts(part.reshape(len(names), -1, part.shape[-1])) for part in rows], dim=-1)
+
+    known = {names: classes(names) for names in {part.class_names for part in parts.values()}}
+    return {
+        name: score_embeddings(
+            ensemble.encode_images({one.image.size: part.pixels[one.image] for one in ensemble.teachers}),
+            known[part.class_names],
+            part.labels,
+        )
+        for name, part in parts.items()
+    }
+
+
+def score_embeddings(image: Tensor, classes: Tensor, labels: Tensor) -> Scores:
+    """Return the scores of pictures' and classes' embeddings.
+
+    Shape:
+        image: (pictures, dim); classes: (classes, dim); labels: (pictures,).
+    """
+    found = classification_hits(image, classes, labels)
+    accuracy = mean_hits(found, labels, num_classes=len(classes))
+    present = torch.unique(labels)
+    recall = retrieval_recall(image, classes[present], image_ids=labels, text_ids=present)
+    return Scores(
+        top1=100 * accuracy.top1,
+        top5=100 * accuracy.top5,
+        retrieval=100 * recall.text_to_image.at1,
+        hits=Hits(
+            num_pictures=len(labels),
+            top1=pack_bits(found.top1.numpy() > _HALF),
+            top5=pack_bits(found.top5.numpy() > _HALF),
+        ),
+    )
