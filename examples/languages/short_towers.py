@@ -11,13 +11,15 @@ finds held-out drawings by their names.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import json
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import chain, product
 from pathlib import Path
 from statistics import mean, stdev
 from time import process_time
 
 import attrs
+import tokenizers
 
 import mobileclip
 from examples.icons import IconDataSpec, build_dataset
@@ -26,18 +28,19 @@ from examples.languages.scoring import Pool
 from examples.languages.training import TEACHER
 from examples.quickstart.emoji import DrawnDataset
 from mobileclip import ImageTextModel
+from mobileclip.data import Tokenizer
 from mobileclip.recipes.distilling import DistilSpec, distil
 from mobileclip.serialization import from_json, to_json
 from mobileclip.storage import write_text
 from mobileclip.training import CosineSchedule
 
-CAPTIONS = "captions.txt"
-STUDENT = DistilSpec(model=TEACHER, kind="transformer", width=64, prune_vocabulary=True, batch_size=512)
+CAPTIONS, TOKENIZER, WHOLE = "captions.txt", "tokenizer.json", "whole vocabulary"
+STUDENT = DistilSpec(model=TEACHER, kind="transformer", width=64, batch_size=512)
 ROWS = {
     f"{context} tokens, {layers}": attrs.evolve(STUDENT, context_length=context, depth=depth)
     for depth, layers, contexts in ((0, "no layer", (6, 8, 12, 24)), (1, "one layer", (12, 24)))
     for context in contexts
-} | {"12 tokens, no layer, whole vocabulary": attrs.evolve(STUDENT, context_length=12, depth=0, prune_vocabulary=False)}
+} | {f"12 tokens, no layer, {WHOLE}": attrs.evolve(STUDENT, context_length=12, depth=0)}
 
 
 @attrs.frozen(kw_only=True)
@@ -88,6 +91,7 @@ def make(spec: ShortTowersSpec) -> Path:
     teacher = mobileclip.load(TEACHER)
     pool = Pool.of(teacher, dataset)
     write_text(spec.output / CAPTIONS, "".join(f"{text}\n" for text in sorted(set(captions(dataset)))))
+    write_text(spec.output / TOKENIZER, used_tokens(teacher.tokenizer, set(captions(dataset))))
     results = spec.output / "results.jsonl"
     found = read(results) if results.exists() else [measured(f"{TEACHER}, the teacher", None, teacher, pool, minutes=0)]
     for seed, row in product(range(spec.num_seeds), ROWS):
@@ -107,6 +111,23 @@ def captions(dataset: DrawnDataset) -> Iterator[str]:
         yield from (" ".join(text.split()) for text in chain(sample.captions, *sample.syn_captions.values()))
 
 
+def used_tokens(tokenizer: Tokenizer, texts: Iterable[str]) -> str:
+    """Return a `tokenizer.json` of byte pairs without the tokens that no text uses; bytes stay, for other texts."""
+    parsed = json.loads(tokenizer.to_json())
+    model, special = parsed["model"], parsed["post_processor"]["special_tokens"]
+    whole = tokenizers.Tokenizer.from_str(tokenizer.to_json())
+    made = {first + second for first, second in model["merges"]}
+    kept = (model["vocab"].keys() - made) | {token for text in texts for token in whole.encode(text).tokens}
+    for first, second in reversed(model["merges"]):  # which are of tokens that earlier ones made
+        kept |= {first, second} if first + second in kept else set()
+    model["merges"] = [pair for pair in model["merges"] if {*pair, "".join(pair)} <= kept]
+    model["vocab"] = {token: index for index, token in enumerate(one for one in model["vocab"] if one in kept)}
+    for entry in parsed["added_tokens"]:
+        entry["id"] = model["vocab"][entry["content"]]
+        special[entry["content"]]["ids"] = [entry["id"]]
+    return json.dumps(parsed)
+
+
 def trained(spec: ShortTowersSpec, row: str, seed: int) -> Path:
     """Return the file of a tower."""
     schedule = CosineSchedule(peak=spec.learning_rate, warmup_steps=spec.steps // 20, total_steps=spec.steps)
@@ -114,6 +135,7 @@ def trained(spec: ShortTowersSpec, row: str, seed: int) -> Path:
         ROWS[row],
         data=(str(spec.output / CAPTIONS),),
         texts=spec.output / "texts",
+        tokenizer=None if row.endswith(WHOLE) else spec.output / TOKENIZER,
         output=spec.output / f"{row.replace(', ', '_').replace(' ', '_')}_{seed}",
         seed=seed,
         device="cpu",

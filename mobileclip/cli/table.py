@@ -62,11 +62,10 @@ _HUB = Commands(
     "folders of open_clip and timm",
 )
 _TOKENIZER = Commands(
-    "Train a tokenizer on texts, or leave out of a vocabulary what texts never use.",
+    "Train a tokenizer on texts of your own.",
     {
         "commands": {
             "train": Command("tokenizers:train", "train german.txt -o tokenizer.json", "a tokenizer.json of texts"),
-            "prune": Command("tokenizers:prune", "prune s0.pt texts.txt -o small.safetensors", "a smaller vocabulary"),
         }
     },
     "tokenizer train german.txt -o t.json",
@@ -130,7 +129,6 @@ COMMANDS = Commands(
         "files and shells": {
             "data": _DATA,
             "convert": Command("models:convert", "convert s2.pt -o s2.safetensors", "weights in another layout"),
-            "combine": Command("combining:combine", "combine A B -o C.safetensors", "one model of two towers"),
             "hub": _HUB,
             "completion": Command("completion:completion", "completion", "what bash and zsh complete by"),
         },
