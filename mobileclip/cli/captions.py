@@ -7,8 +7,7 @@ from typing import Annotated
 
 from tyro.conf import OmitArgPrefixes, Positional, arg
 
-from mobileclip.cli.checks import require_at_least
-from mobileclip.cli.models import Device
+from mobileclip.cli.arguments import Device, require_at_least
 from mobileclip.datasets.sources import RowOptions
 from mobileclip.storage import require_output
 from mobileclip.terminal import print_table, say

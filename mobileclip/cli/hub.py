@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from tyro.conf import Positional, arg
 
-from mobileclip.cli.checks import require_checkpoint, require_file
+from mobileclip.cli.arguments import require_checkpoint, require_file
 from mobileclip.terminal import say
 
 if TYPE_CHECKING:
