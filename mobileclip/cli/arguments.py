@@ -14,6 +14,7 @@ from mobileclip import storage
 from mobileclip.registry import nearest_file
 from mobileclip.storage import atomic_write, require_output
 from mobileclip.terminal import say
+from mobileclip.terminal.common import Rare
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -185,10 +186,10 @@ class ModelFlags:
     """
 
     model: Annotated[str | None, arg(metavar="NAME|FILE|NAME=FILE")] = None
-    image_size: int | None = None
-    context_length: int | None = None
+    image_size: Rare[int | None] = None
+    context_length: Rare[int | None] = None
     device: Device = "auto"
-    trust: bool = False
+    trust: Rare[bool] = False
 
     def named(self) -> tuple[str | None, str | None]:
         """Return the name of the model and its file, as far as they are given: `--model` takes either, or NAME=FILE."""
@@ -269,11 +270,11 @@ class Sharing:
 
     num_workers: Annotated[int, Workers] = 1
     engine: Literal["local", "ray"] = "local"
-    ray_address: str | None = None
-    shard_seconds: float = 3600.0
-    tries: int = 3
-    pause_seconds: float = 10.0
-    pause_growth: float = 4.0
+    ray_address: Rare[str | None] = None
+    shard_seconds: Rare[float] = 3600.0
+    tries: Rare[int] = 3
+    pause_seconds: Rare[float] = 10.0
+    pause_growth: Rare[float] = 4.0
 
     def build(self) -> Engine:
         """Return the engine.

@@ -25,6 +25,7 @@ from mobileclip.cli.indexing import IndexName, brought_up_to_date, opened, place
 from mobileclip.processes import default_workers
 from mobileclip.storage import printable, require_output
 from mobileclip.terminal import say, say_json
+from mobileclip.terminal.common import Rare
 from mobileclip.terminal.pictures import can_show_pictures, show_pictures
 from mobileclip.terminal.status import conclude
 
@@ -51,13 +52,13 @@ def search(
     without: Annotated[tuple[str, ...], arg(name="not", metavar="TEXT")] = (),
     where: Annotated[tuple[str, ...], arg(metavar="CONDITION")] = (),
     k: Annotated[int, arg(metavar="N")] = 10,
-    all_frames: bool = False,
+    all_frames: Rare[bool] = False,
     thumbnails: bool = False,
     explain: bool = False,
     output: Annotated[Path | None, arg(metavar="SHEET.png")] = None,
     overwrite: bool = False,
     device: Device = "auto",
-    trust: bool = False,
+    trust: Rare[bool] = False,
     text_model: TextModel = None,
     as_json: Annotated[bool, arg(name="json")] = False,
 ) -> None:
@@ -203,7 +204,7 @@ def serve(
     index_name: IndexName = None,
     port: Annotated[int, arg(metavar="PORT")] = 8000,
     device: Device = "auto",
-    trust: bool = False,
+    trust: Rare[bool] = False,
     text_model: TextModel = None,
 ) -> None:
     """Show an index in a browser on this machine: search by texts and pictures, similar ones, and duplicates.
@@ -286,7 +287,7 @@ def tag(
     template: Annotated[str | None, arg(metavar="TEMPLATE")] = None,
     share: Annotated[float | None, arg(metavar="SHARE")] = None,
     device: Device = "auto",
-    trust: bool = False,
+    trust: Rare[bool] = False,
 ) -> None:
     """Tag the pictures of an index with words of your own: columns that searches filter by.
 
@@ -327,7 +328,7 @@ def add(
     neither: Examples = (),
     text: Annotated[str | None, arg(metavar="TEXT")] = None,
     device: Device = "auto",
-    trust: bool = False,
+    trust: Rare[bool] = False,
 ) -> None:
     """Name something of your own, and teach it by examples: `@"my bike"` in a search then means it.
 

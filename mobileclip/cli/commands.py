@@ -24,7 +24,6 @@ from mobileclip.terminal.help import paragraphs
 READING = Reading(
     letters={
         "output": ("-o",),
-        "out": ("-o", "--output"),
         "model": ("-m",),
         "index_name": ("-i",),
         "k": ("-k",),

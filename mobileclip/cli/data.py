@@ -23,6 +23,7 @@ from mobileclip.datasets.joining.spec import JoinSpec
 from mobileclip.datasets.sources import RowOptions
 from mobileclip.storage import check_address, is_remote, local_path, require_output
 from mobileclip.terminal import print_table, say
+from mobileclip.terminal.common import Rare
 from mobileclip.terminal.status import conclude
 
 # Every other scale that was tried is shown: each is 26 % above the last.
@@ -200,10 +201,10 @@ def check(
     *,
     samples: Annotated[int, arg(metavar="N")] = 32,
     num_shards: int | None = None,
-    num_rows: int | None = None,
+    num_rows: Rare[int | None] = None,
     sharing: Annotated[Sharing, arg(name="")] = Sharing(),  # noqa: B008  frozen
     device: Device = "auto",
-    seed: int = 0,
+    seed: Rare[int] = 0,
 ) -> None:
     """Check reinforced shards: that all can be read, agree with the card, and that some of it is true.
 
@@ -378,11 +379,11 @@ def distinct(
     output: Annotated[tuple[Path, ...], arg(metavar="KEPT.npy|PAIRS.tsv")],
     threshold: Annotated[float, arg(metavar="SIMILARITY")] = 0.95,
     against: Annotated[tuple[Path, ...], arg(metavar="SCORES")] = (),
-    leak_threshold: float = 0.95,
+    leak_threshold: Rare[float] = 0.95,
     keep: Path | None = None,
-    num_clusters: int | None = None,
+    num_clusters: Rare[int | None] = None,
     device: Device = "auto",
-    seed: int = 0,
+    seed: Rare[int] = 0,
     overwrite: bool = False,
 ) -> None:
     """List samples without near duplicates, and without pictures of test sets.
@@ -442,8 +443,8 @@ def tune_scale(
     *,
     caption: Literal["real", "synthetic"] = "real",
     num_pairs: int = 8192,
-    batch_size: int = 1024,
-    seed: int = 0,
+    batch_size: Rare[int] = 1024,
+    seed: Rare[int] = 0,
 ) -> None:
     """Find the logit scale of each teacher at which it tells held-out pairs apart best.
 

@@ -14,6 +14,7 @@ from mobileclip.datasets.sources import RowOptions
 from mobileclip.export.spec import ExportSpec
 from mobileclip.storage import require_output_folder
 from mobileclip.terminal import console, say
+from mobileclip.terminal.common import Rare
 from mobileclip.terminal.status import conclude
 
 if TYPE_CHECKING:
@@ -34,9 +35,9 @@ def export(
         arg(name=""),
     ],
     data: Annotated[str | None, arg(metavar="DATA")] = None,
-    max_images: int = 100,
-    calibration: str | None = None,
-    rows: OmitArgPrefixes[RowOptions] = RowOptions(),  # noqa: B008  frozen
+    max_images: Rare[int] = 100,
+    calibration: Rare[str | None] = None,
+    rows: Rare[OmitArgPrefixes[RowOptions]] = RowOptions(),  # noqa: B008  frozen
     place: Annotated[str | None, arg(name="for", metavar="iphone|android|browser|server|...")] = None,
     overwrite: bool = False,
 ) -> None:
@@ -83,7 +84,7 @@ def export(
     target = targets.resolve(spec.target)
     require_able(target, spec)
     target.check()
-    require_output_folder(spec.out, overwrite=overwrite, marker=CONTRACT)
+    require_output_folder(spec.output, overwrite=overwrite, marker=CONTRACT)
     require_model(model, checkpoint)
     if (second := companion(model)) is not None:
         say(f"{model} has a second text tower, which is exported by itself: mobileclip export {second}", error=True)
@@ -107,11 +108,11 @@ def verify(
     folder: Annotated[Positional[Path], arg(metavar="DIR")],
     /,
     *,
-    trust: bool = False,
+    trust: Rare[bool] = False,
     data: str | None = None,
     model: Annotated[str | None, arg(metavar="FILE|FOLDER|hf-hub:OWNER/NAME")] = None,
     output: Annotated[Path, arg(metavar="FOLDER")] = Path("outputs/verification"),
-    rows: OmitArgPrefixes[RowOptions] = RowOptions(),  # noqa: B008  frozen
+    rows: Rare[OmitArgPrefixes[RowOptions]] = RowOptions(),  # noqa: B008  frozen
 ) -> None:
     """Run an export in its runtime, and measure it against the model that it was made of.
 
@@ -247,13 +248,13 @@ def quantize(
     steps: int = 200,
     num_images: int = 512,
     num_texts: int = 2048,
-    batch_size: BatchSize = 8,
-    grouped: bool = False,
-    outputs: bool = False,
-    most_float: float = 0.2,
-    learning_rate: float = 1e-2,
-    seed: int = 0,
-    seconds_between_saves: float = 20.0,
+    batch_size: Rare[BatchSize] = 8,
+    grouped: Rare[bool] = False,
+    outputs: Rare[bool] = False,
+    most_float: Rare[float] = 0.2,
+    learning_rate: Rare[float] = 1e-2,
+    seed: Rare[int] = 0,
+    seconds_between_saves: Rare[float] = 20.0,
     overwrite: bool = False,
 ) -> None:
     """Tune a model to compute in 8 bits what it computes in float32, and write one file that every int8 target takes.

@@ -24,6 +24,7 @@ from mobileclip.inputs import Decode
 from mobileclip.processes import default_workers
 from mobileclip.storage import printable, require_output, require_output_folder
 from mobileclip.terminal import say
+from mobileclip.terminal.common import Rare
 from mobileclip.terminal.status import conclude
 
 if TYPE_CHECKING:
@@ -42,17 +43,17 @@ def index(
     *,
     index_name: IndexName = None,
     model: ModelFlags = ModelFlags(),  # noqa: B008  frozen
-    batch_size: int = 32,
+    batch_size: Rare[int] = 32,
     num_workers: Annotated[int | None, Workers] = None,
-    engine: Literal["inline", "local", "ray"] = "inline",
-    ray_address: str | None = None,
-    gpus_per_worker: float = 0.0,
+    engine: Rare[Literal["inline", "local", "ray"]] = "inline",
+    ray_address: Rare[str | None] = None,
+    gpus_per_worker: Rare[float] = 0.0,
     status: bool = False,
     forget: Annotated[tuple[str, ...], arg(metavar="FOLDER")] = (),
-    decode: Decode = "fast",
-    video_frames: Literal["seconds", "scenes"] = "seconds",
-    video_seconds: float = 10.0,
-    precision: FastPrecision = "bfloat16",
+    decode: Rare[Decode] = "fast",
+    video_frames: Rare[Literal["seconds", "scenes"]] = "seconds",
+    video_seconds: Rare[float] = 10.0,
+    precision: Rare[FastPrecision] = "bfloat16",
     output: Annotated[Path | None, arg(metavar="PICTURES.safetensors")] = None,
     overwrite: bool = False,
 ) -> None:
@@ -339,8 +340,8 @@ def upgrade(
     to: Annotated[str, arg(metavar="NAME|FILE|NAME=FILE")],
     index_name: IndexName = None,
     device: Device = "auto",
-    trust: bool = False,
-    batch_size: int = 32,
+    trust: Rare[bool] = False,
+    batch_size: Rare[int] = 32,
     num_workers: Annotated[int | None, Workers] = None,
 ) -> None:
     """Bring an index to another model: searches use the model of before until all pictures are encoded.

@@ -29,6 +29,7 @@ from mobileclip.hardware.precision import FastPrecision
 from mobileclip.inputs import Decode
 from mobileclip.storage import is_same, printable, require_output
 from mobileclip.terminal import print_table, say, say_json
+from mobileclip.terminal.common import Rare
 from mobileclip.terminal.status import conclude
 
 if TYPE_CHECKING:
@@ -43,8 +44,8 @@ def classify(
     model: ModelFlags = ModelFlags(),  # noqa: B008  frozen
     text_model: TextModel = None,
     template: Annotated[tuple[str, ...], arg(metavar="TEMPLATE")] = ("{}",),
-    decode: Decode = "exact",
-    cache: bool = True,
+    decode: Rare[Decode] = "exact",
+    cache: Rare[bool] = True,
     as_json: Annotated[bool, arg(name="json")] = False,
 ) -> None:
     """Print how probable each label is for an image, the most probable first.
@@ -131,9 +132,9 @@ def embed(
     model: ModelFlags = ModelFlags(),  # noqa: B008  frozen
     batch_size: BatchSize = 32,
     num_workers: Annotated[int, Workers] = 1,
-    precision: FastPrecision = "float32",
-    decode: Decode = "exact",
-    rows: OmitArgPrefixes[RowOptions] = RowOptions(),  # noqa: B008  frozen
+    precision: Rare[FastPrecision] = "float32",
+    decode: Rare[Decode] = "exact",
+    rows: Rare[OmitArgPrefixes[RowOptions]] = RowOptions(),  # noqa: B008  frozen
     overwrite: bool = False,
     append: bool = False,
 ) -> None:
@@ -239,8 +240,8 @@ def convert(
     to: Literal["mobileclip", "official", "open_clip", "timm"] = "mobileclip",
     tower: Literal["image", "text"] | None = None,
     fold: bool = False,
-    image_size: int | None = None,
-    context_length: int | None = None,
+    image_size: Rare[int | None] = None,
+    context_length: Rare[int | None] = None,
     precision: Literal["float32", "float16", "bfloat16"] = "float32",
     overwrite: bool = False,
 ) -> None:
@@ -341,7 +342,7 @@ def check_weights(
     model: Annotated[Positional[str], arg(metavar="NAME|NAME=FILE")],
     /,
     *,
-    known: Annotated[Path | None, arg(metavar="FILE")] = None,
+    known: Rare[Annotated[Path | None, arg(metavar="FILE")]] = None,
     image: Annotated[tuple[Path, ...], arg(metavar="IMAGE")] = (),
     output: Annotated[Path, arg(metavar="RECORD.json")] = Path("weights.json"),
     overwrite: bool = False,

@@ -28,7 +28,7 @@ class Place:
         use: how the files are used there, for the card.
 
     Examples:
-        >>> spec = places.resolve("iphone").fitted(ExportSpec(out="phone"))
+        >>> spec = places.resolve("iphone").fitted(ExportSpec(output="phone"))
         >>> spec.target, spec.layout, spec.precision, spec.preprocess
         ('coreml', 'apple', 'float16', 'uint8')
     """

@@ -62,11 +62,13 @@ def models():
 def dist(tmp_path_factory, models):
     """The built page, with one export where it looks for it and others beside it."""
     folder = build(tmp_path_factory.mktemp("web") / "web")
-    export_model(models["export"], ExportSpec(out=folder / "export"))
-    half = ExportSpec(out=folder / "half", precision="float16", preprocess="uint8", normalize=False, dynamic_batch=True)
+    export_model(models["export"], ExportSpec(output=folder / "export"))
+    half = ExportSpec(
+        output=folder / "half", precision="float16", preprocess="uint8", normalize=False, dynamic_batch=True
+    )
     export_model(models["half"], half)
-    export_model(models["whole"], ExportSpec(out=folder / "whole", preprocess="picture", dynamic_batch=True))
-    export_model(models["immich"], ExportSpec(out=folder / "immich", layout="immich"))
+    export_model(models["whole"], ExportSpec(output=folder / "whole", preprocess="picture", dynamic_batch=True))
+    export_model(models["immich"], ExportSpec(output=folder / "immich", layout="immich"))
     return folder
 
 
@@ -510,7 +512,7 @@ def test_a_photo(address):
 )
 def test_full_size_models(browser, dist, address, name, precision, pictures, tmp_path):  # noqa: PLR0917  fixtures
     torch.save(golden(name).state(), tmp_path / "checkpoint.pt")
-    export_model(tmp_path / "checkpoint.pt", ExportSpec(out=dist / f"{name}_{precision}", precision=precision))
+    export_model(tmp_path / "checkpoint.pt", ExportSpec(output=dist / f"{name}_{precision}", precision=precision))
     browser.load(f"{address}?export={name}_{precision}", width=1280)
     browser.wait_for(READY, seconds=300)
     assert browser.evaluate(STATUS).startswith("Same as the original model")

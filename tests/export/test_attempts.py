@@ -39,7 +39,7 @@ def outlying(spec, *, norms):
 
 @pytest.mark.slow
 def test_layers_that_cannot_be_rounded_stay_float(tmp_path):
-    spec = ExportSpec(out=tmp_path / "out", precision="int8", tower="text")
+    spec = ExportSpec(output=tmp_path / "out", precision="int8", tower="text")
     folder = export_model(outlying(TRANSFORMERS, norms=["norm"]), spec)
     (text,) = read_contract(folder).towers
     assert "project" in text.float32
@@ -61,7 +61,11 @@ def differences(cosines):
 @pytest.mark.slow
 def test_towers_that_pass_alone_and_not_together_are_written_again(tmp_path):
     """On two pictures and captions whose order the rounding of one tower does not turn, and that of both does."""
-    model, everything, spec = seeing(SHALLOW), bundled_samples(), ExportSpec(out=tmp_path / "plain", precision="int8")
+    model, everything, spec = (
+        seeing(SHALLOW),
+        bundled_samples(),
+        ExportSpec(output=tmp_path / "plain", precision="int8"),
+    )
     plain = export_model(model, spec, samples=few_samples(2), calibration=everything)
     towers, embeddings = read_contract(plain).towers, {}
     assert [(tower.tower, tower.float32) for tower in towers] == [("image", ()), ("text", ())]
@@ -85,7 +89,7 @@ def test_towers_that_pass_alone_and_not_together_are_written_again(tmp_path):
         images=tuple(everything.images[row] for row in rows),
         captions=(everything.captions[first], everything.captions[second]),
     )
-    spec = ExportSpec(out=tmp_path / "out", precision="int8")
+    spec = ExportSpec(output=tmp_path / "out", precision="int8")
     folder = export_model(model, spec, samples=samples, calibration=everything)
     assert any(tower.float32 for tower in read_contract(folder).towers)
     assert read_report(folder).passed

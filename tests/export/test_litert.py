@@ -148,7 +148,7 @@ def tables_of(path, export):
 
 
 def test_who_exports_is_told_how_to_get_the_converter(tmp_path):
-    spec = ExportSpec(out=tmp_path / "out", target="litert", tower="text")
+    spec = ExportSpec(output=tmp_path / "out", target="litert", tower="text")
     told = "python3 -m venv litert-converter && litert-converter/bin/pip install 'litert-torch"
     for python, message in (
         (None, told),
@@ -183,7 +183,7 @@ def test_a_tower_is_converted_once_and_anew_for_another_spec(stored, tmp_path):
 @pytest.mark.parametrize("precision", TARGET.precisions)
 def test_the_converter_writes_both_towers(precision, tmp_path):
     spec = ExportSpec(
-        out=tmp_path / "out", target="litert", precision=precision, normalize=False, converter=converter()
+        output=tmp_path / "out", target="litert", precision=precision, normalize=False, converter=converter()
     )
     folder = export_model(seeing(TRANSFORMERS), spec, samples=few_samples())
     report = verify_export(folder, trust=True, show_progress=False)
@@ -195,7 +195,9 @@ def test_the_converter_writes_both_towers(precision, tmp_path):
 @needs_converter
 @pytest.mark.slow
 def test_the_converter_writes_what_is_stored(stored, tmp_path):
-    spec = ExportSpec(out=tmp_path / "out", target="litert", preprocess="uint8", features=(0, 1), converter=converter())
+    spec = ExportSpec(
+        output=tmp_path / "out", target="litert", preprocess="uint8", features=(0, 1), converter=converter()
+    )
     folder = export_model(stored, spec, samples=few_samples())
     for name in ("image.tflite", "text.tflite"):
         now, before = (litert.operations_of((place / name).read_bytes()) for place in (folder, EXPORT))

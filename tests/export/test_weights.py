@@ -62,7 +62,7 @@ def test_layers_stay_in_float32_as_a_gate_needs_it(model):
 
 
 def test_an_export_says_what_it_stores(tmp_path):
-    spec = ExportSpec(out=tmp_path / "out", precision="int8-weights", tower="text", normalize=False)
+    spec = ExportSpec(output=tmp_path / "out", precision="int8-weights", tower="text", normalize=False)
     folder = export_model(seeing(SHALLOW), spec, samples=few_samples())
     contract = read_contract(folder)
     assert contract.precision == "int8-weights"
@@ -74,7 +74,7 @@ def test_an_export_says_what_it_stores(tmp_path):
 def test_four_bits_are_refused_by_name(plain_torch, tmp_path):
     """They were larger than eight; what earlier versions wrote is told what to do."""
     with fails("export.int4-weights-longer-files"):
-        ExportSpec(out=tmp_path, precision="int4-weights")
+        ExportSpec(output=tmp_path, precision="int4-weights")
     old = shutil.copytree(plain_torch, tmp_path / "old")
     contract = json.loads((old / "mobileclip.json").read_text())
     (old / "mobileclip.json").write_text(json.dumps(contract | {"precision": "int4-weights"}))
