@@ -6,12 +6,11 @@ import _thread
 import multiprocessing
 import os
 import signal
-import socket
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable
+from contextlib import suppress
 from types import FrameType
 from typing import Any, NoReturn
 
@@ -26,8 +25,6 @@ _AGAIN = 75
 # What is left after the state is saved: closing files, ending processes, an upload that hangs. Docker kills after 10.
 _TIDYING_SECONDS = 8.0
 LOOK_SECONDS = 0.1
-_STOPPING = (signal.SIGINT, signal.SIGTERM, WARNING)
-_MOST_AT_ONCE = 4096
 _SHOW_CURSOR = "\x1b[?25h"
 
 
@@ -64,7 +61,6 @@ class Heard:
         program: name of the command, and what is kept, where the program ends with it.
         is_leaving: whether what is left to do is bounded already.
         is_told: whether the command has said what ended it.
-        is_passed_on: whether another process of the run heard it; this one's own may still come, and is no second one.
     """
 
     process: int = attrs.field(factory=os.getpid)
@@ -78,7 +74,6 @@ class Heard:
     program: tuple[str, str] | None = None
     is_leaving: bool = False
     is_told: bool = False
-    is_passed_on: bool = False
 
 
 heard = Heard()
@@ -128,7 +123,7 @@ def restore(before: Before) -> None:
 
 def _forget() -> None:
     heard.number, heard.is_over = None, False
-    heard.program, heard.is_leaving, heard.is_told, heard.is_passed_on = None, False, False, False
+    heard.program, heard.is_leaving, heard.is_told = None, False, False
 
 
 def _on_signal(number: int, _frame: FrameType | None) -> None:
@@ -159,55 +154,11 @@ def _hear_more(number: int) -> None:
     """Answer a further signal: leave at once, unless it is no more than the first one again."""
     if number == WARNING:
         return  # a scheduler may say it twice
-    if heard.is_passed_on:
-        heard.is_passed_on, heard.at = False, time.monotonic()
-        return
     if heard.number == WARNING and not heard.is_over:
         # The end that it warned of: nobody insists yet, while the state is being saved.
         heard.is_over, heard.at = True, time.monotonic()
     elif time.monotonic() - heard.at > _ONE_SIGNAL_SECONDS:
         _leave(number)
-
-
-def hear_from_others(number: int) -> None:
-    """In any thread: have this process hear what another one of its run has heard, unless it has heard a signal itself.
-
-    Args:
-        number: of the signal; one that nobody here listens to is ignored.
-    """
-    main = threading.main_thread().ident
-    if main is not None and heard.number is None and signal.getsignal(number) is _on_signal:
-        heard.is_passed_on = True
-        signal.pthread_kill(main, number)  # which ends waiting in a system call, too
-
-
-@contextmanager
-def overheard() -> Iterator[Callable[[], list[int]]]:
-    """Let another thread know of signals as they come, though the main one waits outside of Python, for others say.
-
-    Yields:
-        What returns the numbers of the signals that have come since it was called last.
-    """
-    if threading.current_thread() is not threading.main_thread():
-        yield list
-        return
-    receiving, sending = socket.socketpair()
-    with receiving, sending:
-        receiving.setblocking(False)
-        sending.setblocking(False)
-        before = signal.set_wakeup_fd(sending.fileno(), warn_on_full_buffer=False)
-
-        def numbers() -> list[int]:
-            try:
-                come = receiving.recv(_MOST_AT_ONCE)
-            except OSError:  # none has come, or this is over
-                return []
-            return [number for number in come if number in _STOPPING]
-
-        try:
-            yield numbers
-        finally:
-            signal.set_wakeup_fd(before)
 
 
 def _in_a_copy(number: int) -> None:

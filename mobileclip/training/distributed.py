@@ -6,9 +6,11 @@ import os
 import re
 import socket
 import time
+import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from datetime import timedelta
+from itertools import count
 from typing import Any, TypeVar, cast
 
 import attrs
@@ -21,7 +23,6 @@ from torch.distributed.rendezvous import rendezvous
 from mobileclip.hardware.devices import AUTO, pick_device
 from mobileclip.processes import ProcessPlace, portable_error, this_process
 from mobileclip.terminal.interruption import postponed
-from mobileclip.training.heartbeats import Pulse
 
 T = TypeVar("T")
 
@@ -32,8 +33,8 @@ COLLECTIVE_SECONDS = 1800.0
 _LATE = re.compile(
     r"timed? ?out|timeout|connection closed by peer|connection reset|broken pipe|wait_?for_?clients", re.IGNORECASE
 )
-# With NCCL the group's own patience ends the process without a word: this one has to end before it.
-_LONGER_SECONDS = 120.0
+# For what the first process does alone, such as an evaluation; its end closes the store, which ends the wait.
+_ALONE = timedelta(days=1)
 _CONNECTING_SECONDS, _BETWEEN_LOOKS_SECONDS = 5.0, 0.2
 
 
@@ -50,14 +51,15 @@ class World:
         size: number of processes.
         device: where this one computes.
         group: what they talk through; None where one trains alone.
-        pulse: what they know of each other's lives; without, what the first does alone is bounded as all else is.
+        store: where the others wait for what the first does alone; without, that is bounded as all else is.
     """
 
     rank: int = 0
     size: int = 1
     device: torch.device = attrs.field(default=torch.device("cpu"), converter=_device)
     group: dist.ProcessGroup | None = None
-    pulse: Pulse | None = None
+    store: Store | None = None
+    _turns: Iterator[int] = attrs.field(factory=count, init=False, repr=False, eq=False)
 
     @property
     def is_first(self) -> bool:
@@ -84,7 +86,7 @@ class World:
     def from_first(self, make: Callable[[], T]) -> T:
         """Return the first process's result of `make` in all processes; an error there is raised in all of them.
 
-        The others wait for as long as the first one gives heartbeats.
+        The others wait for up to a day, or until the first process has ended.
 
         Args:
             make: called in the first process alone; what it returns can be pickled.
@@ -92,11 +94,13 @@ class World:
         if self.group is None:
             return make()
         outcome: list[Any] = [None]
+        turn = f"turn/{next(self._turns)}"
         if self.is_first:
-            outcome[0] = self._made(make)
-        elif self.pulse is not None:
-            with self.pulse.unbounded():
-                self.pulse.await_barrier()
+            outcome[0] = _result(make)
+            if self.store is not None:
+                self.store.set(turn, "done")
+        elif self.store is not None:
+            self.store.wait([turn], _ALONE)
         dist.broadcast_object_list(outcome, src=0, group=self.group)
         if isinstance(outcome[0], Exception):
             raise outcome[0]
@@ -135,25 +139,6 @@ class World:
         with nullcontext() if self.group is None else postponed():
             yield
 
-    def tell(self, activity: str, step: float, *, bounded: bool = True) -> None:
-        """Report what this process does, for the others' message should it hang.
-
-        Args:
-            activity: such as `after step 41`.
-            step: how far it is.
-            bounded: whether it must take less time than the processes wait for each other, as a part of a step does.
-        """
-        if self.pulse is not None:
-            self.pulse.tell(activity, step, bounded=bounded)
-
-    def _made(self, make: Callable[[], T]) -> T | Exception:
-        if self.pulse is None:
-            return _result(make)
-        with self.pulse.unbounded():
-            outcome = _result(make)
-        self.pulse.open_barrier()
-        return outcome
-
 
 @contextmanager
 def connected(device: str | torch.device = AUTO, *, collective_seconds: float = COLLECTIVE_SECONDS) -> Iterator[World]:
@@ -164,7 +149,8 @@ def connected(device: str | torch.device = AUTO, *, collective_seconds: float = 
         collective_seconds: for which this process waits for the others, wherever they do something together.
 
     Raises:
-        TimeoutError: if the others did not come in time, or are gone; the message names them.
+        TimeoutError: if the others did not come in time, or are gone; the message has the collective. With NCCL,
+            PyTorch ends the process, and logs the collective.
         ValueError: if there is no such device, there are more processes than GPUs on this machine and no device was
             given, or several processes are to compute on Apple's GPU, which they cannot talk from.
     """
@@ -179,31 +165,28 @@ def connected(device: str | torch.device = AUTO, *, collective_seconds: float = 
     if place.size == 1:
         yield World(device=chosen)
         return
-    pulse = None
     try:
         store = _meet(place, timedelta(seconds=collective_seconds))
-        pulse = Pulse(PrefixStore("pulse", store), rank=place.rank, size=place.size, seconds=collective_seconds)
-        with pulse.heartbeats(), _named(place, pulse, collective_seconds):
-            _join(place, store, chosen, collective_seconds)
-            yield World(rank=place.rank, size=place.size, device=chosen, group=dist.group.WORLD, pulse=pulse)
-    except RuntimeError as error:
-        if pulse is not None or not _is_late(error):
-            raise
-        raise _waited_in_vain(place, collective_seconds, "not all have come to where they meet") from error
-    finally:
-        if dist.is_initialized():
-            dist.destroy_process_group()
-
-
-@contextmanager
-def _named(place: ProcessPlace, pulse: Pulse, seconds: float) -> Iterator[None]:
-    """Turn what a group says of others that do not come into an error that names them."""
-    try:
-        yield
+        dist.init_process_group(
+            "nccl" if chosen.type == "cuda" else "gloo",
+            store=PrefixStore("group", store),
+            rank=place.rank,
+            world_size=place.size,
+            timeout=timedelta(seconds=collective_seconds),
+        )
+        turns = PrefixStore("turns", store)
+        yield World(rank=place.rank, size=place.size, device=chosen, group=dist.group.WORLD, store=turns)
     except RuntimeError as error:
         if not _is_late(error):
             raise
-        raise _waited_in_vain(place, seconds, pulse.missing()) from error
+        raise TimeoutError(
+            f"process {place.rank} of {place.size} waited for the others in vain (at most {collective_seconds:g} s), "
+            f"in {traceback.extract_tb(error.__traceback__)[-1].name}: {error}. Start all of them again: the run goes "
+            "on from its last checkpoint"
+        ) from error
+    finally:
+        if dist.is_initialized():
+            dist.destroy_process_group()
 
 
 def _meet(place: ProcessPlace, within: timedelta) -> Store:
@@ -240,24 +223,6 @@ def _own_store(board: Store, place: ProcessPlace, within: timedelta) -> Store:
             time.sleep(_BETWEEN_LOOKS_SECONDS)
         else:
             return TCPStore(host, int(port), place.size, timeout=within, wait_for_workers=False)
-
-
-def _join(place: ProcessPlace, store: Store, device: torch.device, seconds: float) -> None:
-    is_cuda = device.type == "cuda"
-    dist.init_process_group(
-        "nccl" if is_cuda else "gloo",
-        store=PrefixStore("group", store),
-        rank=place.rank,
-        world_size=place.size,
-        timeout=timedelta(seconds=seconds + _LONGER_SECONDS if is_cuda else seconds),
-    )
-
-
-def _waited_in_vain(place: ProcessPlace, seconds: float, who: str) -> TimeoutError:
-    return TimeoutError(
-        f"process {place.rank} of {place.size} waited for the others in vain (at most {seconds:g} s): {who}. Start all "
-        "of them again: the run goes on from its last checkpoint"
-    )
 
 
 def _is_late(error: RuntimeError) -> bool:

@@ -145,7 +145,6 @@ def train(
                     stepping.fail(step + 1)
                 if is_due(step + 1, spec.evaluate_every_steps, spec) and not looks(kept, step + 1):
                     saving.stop(step + 1, warned=signals.warned)
-            world.tell("after the last step", spec.total_steps, bounded=False)
             saving.finish()
     return TrainingResult(model=kept.eval(), num_steps=len(steps))
 
@@ -182,7 +181,6 @@ class _Stepping:
             Interrupted: if one has.
         """
         world = self.state.world
-        world.tell(f"waiting for the batch of step {done + 1}", done)
         self.feed.advance()
         wishes = world.gather(attrs.evolve(self.saving.wishes, fail=self.feed.has_failed))
         if any(one.stop for one in wishes):
@@ -200,12 +198,9 @@ class _Stepping:
         spec, state, feed, world = self.spec, self.state, self.feed, self.state.world
         started = time.perf_counter()
         batch = self._next_batch(step)
-        world.tell(f"in step {step + 1}", step + 0.5)
         set_learning_rate(state.optimizer, spec.schedule.learning_rate(step))
         terms, norm = _gradient(self.minimised, batch, state, step / spec.total_steps)
-        world.tell(f"waiting for the batch of step {step + 2}", step + 0.6)
         feed.advance()  # while a GPU computes; a signal ends the wait, and all hear of it with this step
-        world.tell(f"waiting for the others in step {step + 1}", step + 0.8)
         own = attrs.evolve(self.saving.wishes, fail=feed.has_failed)
         values, wishes = _agreed(terms, norm, own, world, state.objective.term_names)
         scale = state.objective.loss_scale

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import re
 from collections import Counter
 from collections.abc import Callable
 from contextlib import nullcontext
-from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +13,7 @@ import torch
 from torch import nn
 
 from mobileclip import storage
-from mobileclip.data import ReinforcedPipelineSpec, ReinforcementCard, TextPipeline, read_samples
+from mobileclip.data import ReinforcedPipelineSpec, ReinforcementCard, TextPipeline
 from mobileclip.data.text import pack_ngrams
 from mobileclip.encoders import (
     Classifier,
@@ -51,7 +49,6 @@ if TYPE_CHECKING:
 SPEC = "run.json"
 MODEL = "model.safetensors"
 _MAX_SPEC_BYTES = 1 << 26
-_SAMPLES_LOOKED_AT = 64
 
 
 @attrs.frozen(kw_only=True, field_transformer=strict)
@@ -279,8 +276,9 @@ def _refuse_lacking(data: ReinforcedPipelineSpec) -> None:
 def follow_card(run: RunSpec, recipe: RunSpec | None = None) -> tuple[RunSpec, tuple[str, ...]]:
     """Return a run that agrees with the card of its data, and a line for each choice that was taken from the card.
 
-    The card has the teachers' dims and logit scales, and says which captions there are. Choices that the run has from
-    its recipe follow the card; others were asked for, and are refused where they contradict it.
+    The card has the teachers' dims and logit scales, and says which captions there are; where it names no captioner,
+    the first samples say whether there are synthetic ones. Choices that the run has from its recipe follow the card;
+    others were asked for, and are refused where they contradict it.
 
     Args:
         run: the run.
@@ -301,12 +299,9 @@ def follow_card(run: RunSpec, recipe: RunSpec | None = None) -> tuple[RunSpec, t
     }
     told = [f"{name} {value}, as the card of the data says" for name, value in taken.items()]
     wrong = card.differences({name: value for name, value in stated.items() if name not in taken})
-    if missing := _missing_captions(data, card):
-        if recipe is not None and data.captions == recipe.data.captions == "both" and data.caption_sets is None:
-            data = attrs.evolve(data, captions="real")
-            told.append("real captions alone: the data has no synthetic ones")
-        else:
-            wrong.append(missing)
+    if recipe is not None and _follows(data, recipe.data) and not card.captioners and _lacks_captions(data):
+        data = attrs.evolve(data, captions="real")
+        told.append("real captions alone: the data has no synthetic ones")
     if wrong:
         raise ValueError(
             f"the run contradicts its data: {'; '.join(wrong)}. Give it what the data has, or leave these flags out; "
@@ -317,19 +312,16 @@ def follow_card(run: RunSpec, recipe: RunSpec | None = None) -> tuple[RunSpec, t
     return attrs.evolve(run, data=data, training=attrs.evolve(run.training, loss=loss)), tuple(told)
 
 
-def _missing_captions(data: Data, card: ReinforcementCard) -> str | None:
-    """Return what a run needs that neither the card nor the first samples of its data have: synthetic captions."""
-    if not isinstance(data, ReinforcedPipelineSpec) or data.captions not in ("both", "synthetic"):
-        return None
-    wanted = re.compile(data.caption_sets or "")
-    there = {entry.caption_set for entry in card.captioners}
-    if not any(map(wanted.match, there)):
-        for sample in islice(read_samples(data.shards), _SAMPLES_LOOKED_AT):
-            there.update(sample.syn_captions)
-    if any(map(wanted.match, there)):
-        return None
-    called = f" called like {data.caption_sets!r}, only {', '.join(sorted(there))}" if there else ""
-    return f"captions is {data.captions!r}, and the data has no synthetic captions{called} (captions='real' needs none)"
+def _follows(data: Data, recipe: Data) -> bool:
+    """Return whether nobody has asked for other captions than the recipe's, of both kinds."""
+    is_known = isinstance(data, ReinforcedPipelineSpec) and isinstance(recipe, ReinforcedPipelineSpec)
+    return is_known and data.captions == recipe.captions == "both" and data.caption_sets is None
+
+
+def _lacks_captions(data: ReinforcedPipelineSpec) -> bool:
+    """Return whether the first samples of data lack synthetic captions alone."""
+    skips, _ = data.lacking_samples()
+    return {skip.reason for skip in skips} == {"no_syn_caption"}
 
 
 def _refuse_other(spec: RunSpec, output: storage.AnyPath) -> None:

@@ -224,7 +224,6 @@ class Looks:
     def _look(self, model: nn.Module, done: int) -> bool:
         if self.log is None or self.evaluate is None or self.log.was_evaluated(done - 1):
             return True
-        self.world.tell(f"evaluating after step {done}", done, bounded=False)
         try:
             with self.signals.not_now(), evaluating(model):
                 values = self.evaluate(merged(model), done)

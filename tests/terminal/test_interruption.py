@@ -22,10 +22,8 @@ from mobileclip.terminal import signal_state
 from mobileclip.terminal.interruption import (
     Interrupted,
     ending,
-    hear_from_others,
     interruptible,
     leave_to_parent,
-    overheard,
     postponed,
     save_for_parent,
     serve_loader,
@@ -197,42 +195,6 @@ def test_a_schedulers_warning_does_not_count_as_a_person_who_insists(exits, wait
         signals.stop("saved", warned=True)
     assert seen == [True, [], [143]]
     assert ended.value.code == 75
-
-
-def in_a_thread(function, *arguments) -> None:
-    thread = threading.Thread(target=function, args=arguments)
-    thread.start()
-    thread.join()
-
-
-def test_what_another_process_heard_is_heard_here_and_the_signal_itself_is_no_second_one(exits, wait):
-    """A launcher sends it to all, one machine after another."""
-    seen = []
-    with pytest.raises(SystemExit) as ended, command(), postponed() as signals:
-        in_a_thread(hear_from_others, signal.SIGTERM)
-        wait(1.1)
-        seen.append(signals.requested)
-        in_a_thread(hear_from_others, signal.SIGTERM)
-        signal.raise_signal(signal.SIGTERM)
-        seen.append(list(exits))
-        wait(1.1)
-        signal.raise_signal(signal.SIGTERM)
-        seen.append(list(exits))
-    assert seen == [True, [], [143]]
-    assert ended.value.code == 143
-
-
-def test_a_signal_of_another_process_that_nobody_here_listens_to_does_nothing():
-    in_a_thread(hear_from_others, signal.SIGTERM)
-    assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
-
-
-def test_signals_are_overheard_as_they_come():
-    with pytest.raises(SystemExit), command(), postponed(), overheard() as signals:
-        before = signals()
-        signal.raise_signal(signal.SIGTERM)
-        come, again = signals(), signals()
-    assert (before, come, again) == ([], [signal.SIGTERM], [])
 
 
 def test_all_processes_leave_as_the_one_that_was_warned(capsys):

@@ -22,7 +22,7 @@ from mobileclip.encoders import DualEncoderSpec, MCiSpec, StageSpec, TextTransfo
 from mobileclip.inputs import ImageInput, TextInput
 from mobileclip.losses import ReinforcedLossSpec
 from mobileclip.recipes import reported
-from mobileclip.training import CosineSchedule, Evaluate, RunSpec, TrainingSpec, heartbeats, read_metrics, run
+from mobileclip.training import CosineSchedule, Evaluate, RunSpec, TrainingSpec, read_metrics, run
 from tests.data.made_samples import make_sample
 from tests.preloaded import Started, preloaded, python
 from tests.training.runs import ENVIRONMENT, ROOT, free_port, launch
@@ -162,7 +162,6 @@ def main(data: str, output: str, num_steps: str, num_workers: str) -> None:
 
 
 if __name__ == "__main__":
-    # What the others' signals and stopped workers are waited for: processes are one machine's, and batches tiny.
-    heartbeats._MOST_SECONDS_BETWEEN, crew._END_SECONDS = 0.2, 0.2
+    crew._END_SECONDS = 0.2  # for which stopped workers are waited for
     register_optimizer_step_post_hook(lambda *_: time.sleep(STEP_SECONDS))
     main(*sys.argv[1:])

@@ -180,7 +180,6 @@ def test_two_processes_stop_after_the_same_step(data, tmp_path, number):
     assert_same_to_the_bit(tmp_path, tmp_path / "whole")
 
 
-@pytest.mark.slow
 def test_a_warning_to_one_process_of_a_step_of_slurm_stops_all_after_the_same_step(data, tmp_path):
     processes = start_step(data, tmp_path, num_steps=NUM_STEPS)
     try:
@@ -194,26 +193,6 @@ def test_a_warning_to_one_process_of_a_step_of_slurm_stops_all_after_the_same_st
     done = num_logged(tmp_path)
     assert 8 <= done < NUM_STEPS
     assert LINE.format(name="SIGUSR1", done=done, folder=tmp_path / "checkpoints") in said[0]
-    assert last_checkpoint(tmp_path).name == f"step-{done:08d}.safetensors"
-
-
-def test_a_signal_to_one_process_ends_the_waiting_of_another_for_its_data(data, tmp_path):
-    """The first waits, outside of Python, for the second one's gradients; that one, for a worker that is stopped."""
-    processes = start_step(data, tmp_path, num_steps=NUM_STEPS, num_workers=1)
-    try:
-        wait_for_steps(processes[0], tmp_path, 4)
-        for pid in descendants(processes[1].pid):
-            os.kill(pid, signal.SIGSTOP)
-        wait_until_still(tmp_path)
-        processes[0].send_signal(signal.SIGTERM)
-        said = [process.communicate(timeout=90)[1] for process in processes]
-    finally:
-        for process in processes:
-            kill_all(process)
-    assert [process.returncode for process in processes] == [143, 143], said
-    done = num_logged(tmp_path)
-    assert 4 <= done < NUM_STEPS
-    assert LINE.format(name="SIGTERM", done=done, folder=tmp_path / "checkpoints") in said[0]
     assert last_checkpoint(tmp_path).name == f"step-{done:08d}.safetensors"
 
 

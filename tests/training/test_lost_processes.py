@@ -1,0 +1,89 @@
+"""A process that stops, dies, hangs or leaves ends the others with an error, within a bound; real processes."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.training.runs import start_processes
+
+TRAINING = """
+import os, signal, sys, time
+import torch
+from mobileclip.training import connected, train
+from tests.training.runs import Batches, new_model, share_of, training_spec
+torch.set_num_threads(1)
+with connected("cpu", collective_seconds=5.0) as world:
+    batches = share_of(world.rank, 4)
+    def make(step):
+        if step == 4 and world.rank == world.size - 1:
+            {what}
+        return batches(step)
+    def evaluate(model, done):
+        {evaluation}
+        return {{"measured": float(done)}}
+    spec = training_spec(6, evaluate_every_steps=3)
+    train(spec, model=new_model(), batches=Batches(make=make), output=sys.argv[1], world=world, evaluate=evaluate)
+"""
+
+
+def started(output: Path, what: str, *, evaluation: str = "pass", size: int = 2) -> list[subprocess.Popen[str]]:
+    """Start processes that train together, the last of which does something before step 5."""
+    return start_processes(TRAINING.format(what=what, evaluation=evaluation), str(output), size=size)
+
+
+def ended(processes: list[subprocess.Popen[str]], seconds: float = 60.0) -> list[str]:
+    """Return what each wrote to standard error."""
+    try:
+        return [process.communicate(timeout=seconds)[1] for process in processes]
+    finally:
+        for process in processes:
+            process.kill()
+            process.communicate()
+
+
+@pytest.mark.parametrize(
+    "what",
+    [
+        "os.kill(os.getpid(), signal.SIGKILL)",
+        pytest.param("os.kill(os.getpid(), signal.SIGSTOP)", marks=pytest.mark.slow),
+        pytest.param("time.sleep(60)", marks=pytest.mark.slow),
+        # What ends a source otherwise than by an error, of which all are told with the step before.
+        pytest.param("raise SystemExit('my own')", marks=pytest.mark.slow),
+    ],
+    ids=["killed", "stopped", "hangs", "left"],
+)
+def test_one_that_is_lost_ends_the_other_in_time_with_the_collective(tmp_path, what):
+    first, second = started(tmp_path, what)
+    begun = time.monotonic()
+    try:
+        (errors,) = ended([first])
+    finally:
+        second.kill()
+        second.communicate()
+    assert time.monotonic() - begun < 40
+    assert first.returncode == 1
+    told = r"TimeoutError: process 0 of 2 waited for the others in vain \(at most 5 s\), in all_gather: "
+    assert re.search(told, errors), errors[-2000:]
+
+
+@pytest.mark.slow
+def test_the_first_process_that_is_killed_alone_ends_the_others(tmp_path):
+    """They wait for it without the bound of a step, until its end closes the store."""
+    _, second = started(tmp_path, "pass", evaluation="os.kill(os.getpid(), signal.SIGKILL)")
+    (errors,) = ended([second])
+    assert second.returncode == 1
+    assert "TimeoutError: process 1 of 2 waited for the others in vain (at most 5 s), in " in errors
+
+
+@pytest.mark.slow
+def test_an_evaluation_takes_longer_than_processes_wait_for_each_other(tmp_path):
+    processes = started(tmp_path, "pass", evaluation="time.sleep(10)")
+    errors = ended(processes)
+    assert [process.returncode for process in processes] == [0, 0], errors
+    log = (tmp_path / "metrics.jsonl").read_text()
+    assert log.count("measured") == 2
