@@ -94,6 +94,11 @@ def test_a_rare_flag_is_shown_by_help_all_alone(capsys, line, common, rare):
     assert (common in short, rare in short, rare in whole) == (True, False, True)
 
 
+def test_a_rare_flag_is_read():
+    _, chosen = read(shlex.split("index photos/ --video-frames scenes --batch-size 4"))
+    assert (chosen["video_frames"], chosen["batch_size"]) == ("scenes", 4)
+
+
 WITHOUT_TORCH = """
 import sys
 
