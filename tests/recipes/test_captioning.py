@@ -11,18 +11,18 @@ import torch
 from mobileclip.data import read_samples, write_shards
 from mobileclip.encoders.checkpoints import load_coca, skeleton
 from mobileclip.recipes import (
-    caption_cost,
     coca_run,
     coca_vit_l14,
     finetuning_run,
     header_of,
     recipe_files,
-    step_memory,
 )
 from mobileclip.recipes.tiny import scene_samples
 from mobileclip.training import read_metrics
 from recipes import finetune_coca, train_coca
+from tests.recipes.costs import caption_cost
 from tests.recipes.running import run_named, shown_run
+from tests.recipes.step_memory import step_memory
 
 CONTEXTS = (77, 128, 256)
 

@@ -15,15 +15,17 @@ from torch.nn import functional as F
 import mobileclip
 from mobileclip.data import StoredTexts, Tokenizer, train_tokenizer, write_shards
 from mobileclip.encoders import load_model, save_model
-from mobileclip.recipes import header_of, recipe_files, step_memory
-from mobileclip.recipes.distilling import DistilSpec, distil, open_teacher, student_run, text_cost, text_run
+from mobileclip.recipes import header_of, recipe_files
+from mobileclip.recipes.distilling import DistilSpec, distil, open_teacher, text_run
 from mobileclip.serialization import from_json
 from mobileclip.tensor_files import read_tensors
 from mobileclip.training import read_metrics
 from tests.data.made_samples import make_sample
 from tests.encoders.small import SMALL_MCT, TEXT_INPUT, randomised
 from tests.errors import fails
+from tests.recipes.costs import student_run, text_cost
 from tests.recipes.running import run_named, shown
+from tests.recipes.step_memory import step_memory
 from tests.test_pages import PAGES, blocks
 from tests.training.program import together
 

@@ -7,4 +7,4 @@ import lazy_loader
 
 __getattr__, __dir__, _ = lazy_loader.attach_stub(__name__, __file__)
 
-__all__ = ["DistilSpec", "Kind", "TextCost", "distil", "student_run", "text_cost", "text_run"]
+__all__ = ["DistilSpec", "Kind", "distil", "text_run"]

@@ -1,7 +1,4 @@
 from .published import (
-    TextCost as TextCost,
-    student_run as student_run,
-    text_cost as text_cost,
     text_run as text_run,
 )
 from .run import (
