@@ -239,7 +239,7 @@ def small_export(export_once):
 
     def folder(target, seed=0):
         def write(out):
-            export_model(small_model(target, seed), ExportSpec(out=out, target=target), show_progress=False)
+            export_model(small_model(target, seed), ExportSpec(output=out, target=target), show_progress=False)
 
         return export_once(f"{target}_{seed}", write)
 

@@ -336,5 +336,5 @@ GIVEN: dict[type, Callable[[], tuple[Any, ...]]] = {
     ReinforcedLossSpec: _losses(ReinforcedLossSpec),
     LabelledContrastiveSpec: _losses(LabelledContrastiveSpec),
     Condition: lambda: (Condition(column="width", comparison=">", value=1000.0),),
-    ExportSpec: lambda: tuple(ExportSpec(out=Path("a"), target=target) for target in ("onnx", "executorch")),
+    ExportSpec: lambda: tuple(ExportSpec(output=Path("a"), target=target) for target in ("onnx", "executorch")),
 }

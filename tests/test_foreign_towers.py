@@ -113,7 +113,9 @@ def test_training(tmp_path):
 @pytest.mark.parametrize("target", ["torch", pytest.param("onnx", marks=pytest.mark.slow)])
 def test_exports(file, tmp_path, target):
     """The backbone's activations work in place, which files of torch.export may not hold."""
-    folder = export_model(file, ExportSpec(out=tmp_path / "out", target=target, features=(1, 3)), show_progress=False)
+    folder = export_model(
+        file, ExportSpec(output=tmp_path / "out", target=target, features=(1, 3)), show_progress=False
+    )
     assert verify_export(folder).passed
     image, text = read_contract(folder).towers
     assert [one.shape for one in image.features] == [(1, 32, 16, 16), (1, 192, 4, 4)]
@@ -132,7 +134,7 @@ def test_a_spec_below_one_of_ours_is_named_by_its_own_kind(tmp_path):
     export = tower_export(
         "image",
         tower,
-        ExportSpec(out=tmp_path / "out", target="torch", tower="image"),
+        ExportSpec(output=tmp_path / "out", target="torch", tower="image"),
         targets["torch"],
         calibration=bundled_samples(),
     )

@@ -69,7 +69,7 @@ def test_classify_and_embed(vit_file, picture, tmp_path, capsys):
 
 def test_export_takes_a_size_for_what_it_loads_alone(tmp_path):
     """That it exports at that size is tested beside feature maps, `tests/export/test_features.py`."""
-    spec = ExportSpec(out=tmp_path / "none", target="torch", image_size=96)
+    spec = ExportSpec(output=tmp_path / "none", target="torch", image_size=96)
     with fails(ValueError):
         export_model(randomised(SMALL), spec)
 

@@ -73,7 +73,7 @@ def test_a_scale_at_the_cap_comes_down_again(spec, cap):
 def test_an_export_has_the_factor_too(tmp_path):
     model = beyond(attrs.evolve(SPEC, max_logit_scale=40))
     expected = probabilities(model, 40)
-    export_model(model, ExportSpec(target="torch", out=tmp_path / "export"), show_progress=False)
+    export_model(model, ExportSpec(target="torch", output=tmp_path / "export"), show_progress=False)
     assert json.loads((tmp_path / "export" / "mobileclip.json").read_text())["logit_scale"] == pytest.approx(40)
     served = load_export(tmp_path / "export", trust=True)
     assert ImageTextModel(served).classify(IMAGE, LABELS) == pytest.approx(expected, abs=1e-4)

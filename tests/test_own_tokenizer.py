@@ -207,7 +207,7 @@ def test_a_teacher_has_its_tokenizer(contracts, files):
 @pytest.mark.parametrize(("kind", "target"), [("bert", "torch"), pytest.param("t5", "onnx", marks=pytest.mark.slow)])
 def test_an_export_has_a_tokenizer_of_the_same_ids(contracts, files, tmp_path, kind, target):
     export_model(
-        files[kind], ExportSpec(out=tmp_path / "out", target=target), samples=few_samples(), show_progress=False
+        files[kind], ExportSpec(output=tmp_path / "out", target=target), samples=few_samples(), show_progress=False
     )
     whole = tokenizers.Tokenizer.from_file(str(tmp_path / "out" / "tokenizer.json"))
     assert [whole.encode(text).ids for text in TEXTS] == Tokenizer(contracts[kind])(TEXTS).tolist()

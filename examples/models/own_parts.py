@@ -67,7 +67,7 @@ def main(out: Path) -> None:
         with torch.inference_mode():
             errors = [(each.encode_image(images) - model.encode_image(images)).abs().max() for each in (folded, fast)]
         print(f"{out / name}: error folded and optimised {float(max(errors)):.0e}")
-        export_model(model, ExportSpec(out=out / name, target="torch", tower="image"), show_progress=False)
+        export_model(model, ExportSpec(output=out / name, target="torch", tower="image"), show_progress=False)
 
 
 if __name__ == "__main__":

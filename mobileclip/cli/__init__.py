@@ -8,9 +8,8 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from mobileclip.cli import recipes
-from mobileclip.cli.commands import Command, Commands
-from mobileclip.cli.table import COMMANDS
+from mobileclip.cli import training
+from mobileclip.cli.commands import COMMANDS, Command, Commands
 from mobileclip.extras import VERSION
 from mobileclip.machine import machine_line
 from mobileclip.registry import with_parts
@@ -38,8 +37,8 @@ def main(arguments: list[str] | None = None) -> None:
         if typed == ["--version"]:
             say(f"mobileclip {VERSION}")
             return
-        if recipes.is_run(typed):
-            recipes.run(typed[0], typed[1:])
+        if training.is_run(typed):
+            training.run(typed[0], typed[1:])
             return
         with interruptible("mobileclip", _KEPT, is_program=arguments is None):
             COMMANDS.run("mobileclip", _with_default(typed))
@@ -64,7 +63,7 @@ def _require_working_folder() -> None:
 
 def _with_default(arguments: list[str]) -> list[str]:
     """Return what was typed, with `run` behind an `eval` that no other command follows."""
-    if arguments[:1] == ["eval"] and arguments[1:2] not in ([], ["run"], ["report"], ["orders"]):
+    if arguments[:1] == ["eval"] and arguments[1:2] not in ([], ["run"], ["report"]):
         return ["eval", "run", *arguments[1:]]
     return arguments
 

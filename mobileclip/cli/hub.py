@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from tyro.conf import Positional, arg
 
-from mobileclip.cli.checks import require_checkpoint, require_file
+from mobileclip.cli.arguments import require_checkpoint, require_file
 from mobileclip.terminal import say
+from mobileclip.terminal.common import Rare
 
 if TYPE_CHECKING:
     from torch import nn
@@ -30,7 +31,7 @@ def save(
     output: Annotated[Path, arg(metavar="FOLDER")],
     licence: Licence,
     repository: str | None = None,
-    base_model: Base = None,
+    base_model: Rare[Base] = None,
     results: Results = None,
     tower: Tower = None,
     fold: Fold = False,
@@ -82,13 +83,13 @@ def push(
     /,
     *,
     licence: Licence,
-    base_model: Base = None,
+    base_model: Rare[Base] = None,
     results: Results = None,
     tower: Tower = None,
     fold: Fold = False,
     private: bool = False,
-    revision: str | None = None,
-    message: str = "Add a model of mobileclip",
+    revision: Rare[str | None] = None,
+    message: Rare[str] = "Add a model of mobileclip",
     overwrite: bool = False,
 ) -> None:
     """Write a model to a repository on the hub, as mobileclip hub save writes it to a folder, in one commit.

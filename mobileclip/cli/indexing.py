@@ -1,4 +1,4 @@
-"""`mobileclip index` and `mobileclip merge`: build, update and join search indexes of pictures."""
+"""`mobileclip index | merge | upgrade`: build, join and upgrade search indexes of pictures."""
 
 from __future__ import annotations
 
@@ -9,13 +9,22 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import attrs
 from tyro.conf import Positional, arg
 
-from mobileclip.cli.checks import require_at_least, require_checkpoint
-from mobileclip.cli.models import DEFAULT_MODEL, ModelFlags, Workers, report_left_out, report_skipped
+from mobileclip.cli.arguments import (
+    DEFAULT_MODEL,
+    Device,
+    ModelFlags,
+    Workers,
+    report_left_out,
+    report_skipped,
+    require_at_least,
+    require_checkpoint,
+)
 from mobileclip.hardware.precision import FastPrecision
 from mobileclip.inputs import Decode
 from mobileclip.processes import default_workers
 from mobileclip.storage import printable, require_output, require_output_folder
 from mobileclip.terminal import say
+from mobileclip.terminal.common import Rare
 from mobileclip.terminal.status import conclude
 
 if TYPE_CHECKING:
@@ -25,7 +34,6 @@ if TYPE_CHECKING:
 
 _MOST_NAMED = 10
 _LONGEST_NAME = 4096
-
 IndexName = Annotated[Path | None, arg(name="index", metavar="INDEX|PICTURES")]
 
 
@@ -35,17 +43,17 @@ def index(
     *,
     index_name: IndexName = None,
     model: ModelFlags = ModelFlags(),  # noqa: B008  frozen
-    batch_size: int = 32,
+    batch_size: Rare[int] = 32,
     num_workers: Annotated[int | None, Workers] = None,
-    engine: Literal["inline", "local", "ray"] = "inline",
-    ray_address: str | None = None,
-    gpus_per_worker: float = 0.0,
+    engine: Rare[Literal["inline", "local", "ray"]] = "inline",
+    ray_address: Rare[str | None] = None,
+    gpus_per_worker: Rare[float] = 0.0,
     status: bool = False,
     forget: Annotated[tuple[str, ...], arg(metavar="FOLDER")] = (),
-    decode: Decode = "fast",
-    video_frames: Literal["seconds", "scenes"] = "seconds",
-    video_seconds: float = 10.0,
-    precision: FastPrecision = "bfloat16",
+    decode: Rare[Decode] = "fast",
+    video_frames: Rare[Literal["seconds", "scenes"]] = "seconds",
+    video_seconds: Rare[float] = 10.0,
+    precision: Rare[FastPrecision] = "bfloat16",
     output: Annotated[Path | None, arg(metavar="PICTURES.safetensors")] = None,
     overwrite: bool = False,
 ) -> None:
@@ -325,3 +333,44 @@ def opened_for(folder: Path, asked: ModelFlags) -> Collection:
     collection = Collection(store, clip=clip, device=place, trust=trust)
     collection.require(identity, "the model that was given")
     return collection
+
+
+def upgrade(
+    *,
+    to: Annotated[str, arg(metavar="NAME|FILE|NAME=FILE")],
+    index_name: IndexName = None,
+    device: Device = "auto",
+    trust: Rare[bool] = False,
+    batch_size: Rare[int] = 32,
+    num_workers: Annotated[int | None, Workers] = None,
+) -> None:
+    """Bring an index to another model: searches use the model of before until all pictures are encoded.
+
+    mobileclip upgrade --to mobileclip_s2 --index photos.index
+
+    Args:
+        to: the new model; see --model of mobileclip index.
+        index_name: see mobileclip search.
+        device: where to compute; see mobileclip index.
+        trust: run an export that another machine wrote; see mobileclip classify.
+        batch_size: images encoded at once.
+        num_workers: processes that read and decode beside the model.
+    """
+    from mobileclip.collections import IndexOptions
+
+    workers = default_workers(num_workers)
+    require_at_least(1, batch_size=batch_size, num_workers=workers)
+    collection = opened(index_name, device, trust=trust)
+    options = IndexOptions(batch_size=batch_size, num_workers=workers)
+    problems = collection.upgrade(source_of(ModelFlags(model=to)), options=options)
+    for path, problem in list(problems.items())[:_MOST_NAMED]:
+        say(f"{problem}: {printable(path, limit=4096)}", error=True)
+    if problems:
+        say(
+            f"{len(problems):,} pictures cannot be read, and the index stays of {collection.store.about.model}: bring "
+            f"it up to date by `mobileclip index --index {collection.path}`, and run this again",
+            error=True,
+        )
+    else:
+        say(f"all {len(collection):,} pictures are of {collection.store.about.model}")
+    conclude(left_out=len(problems), done=not problems)

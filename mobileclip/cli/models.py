@@ -1,118 +1,235 @@
-"""What names a model on the command line, and `mobileclip convert | list | info | check-weights`."""
+"""`mobileclip classify | embed | convert | list | info | check-weights`: commands of a model."""
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable, Sequence
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal, TypeVar
+from typing import TYPE_CHECKING, Annotated, Literal
 
-import attrs
-from tyro.conf import Positional, arg
+from tyro.conf import OmitArgPrefixes, Positional, arg
 
-from mobileclip.cli.checks import require_checkpoint, require_file
-from mobileclip.storage import is_same, require_output
+from mobileclip.cli.arguments import (
+    BatchSize,
+    ModelFlags,
+    TextModel,
+    Workers,
+    report_left_out,
+    report_skipped,
+    require_at_least,
+    require_checkpoint,
+    require_file,
+    split,
+    without_repeats,
+)
+from mobileclip.data.images.formats import is_image_name
+from mobileclip.datasets.sources import RowOptions
+from mobileclip.hardware.precision import FastPrecision
+from mobileclip.inputs import Decode
+from mobileclip.storage import is_same, printable, require_output
 from mobileclip.terminal import print_table, say, say_json
+from mobileclip.terminal.common import Rare
+from mobileclip.terminal.status import conclude
 
 if TYPE_CHECKING:
     from mobileclip.data.skips import Skip
-
-_MOST_NAMED = 100
-
-DEFAULT_MODEL = "mobileclip_s0"
-
-Device = Annotated[str, arg(metavar="auto|cuda|mps|cpu")]
-BatchSize = int
-Workers = arg(metavar="PROCESSES")
-TextModel = Annotated[str | None, arg(metavar="FILE|FOLDER")]
-
-_T = TypeVar("_T")
+    from mobileclip.inference.embedding import EmbeddingInputs
 
 
-@attrs.frozen(kw_only=True)
-class ModelFlags:
-    """Flags that choose a command's model and the device that it runs on.
+def classify(
+    inputs: Annotated[Positional[tuple[str, ...]], arg(metavar="IMAGE... LABEL...")] = (),
+    /,
+    *,
+    model: ModelFlags = ModelFlags(),  # noqa: B008  frozen
+    text_model: TextModel = None,
+    template: Annotated[tuple[str, ...], arg(metavar="TEMPLATE")] = ("{}",),
+    decode: Rare[Decode] = "exact",
+    cache: Rare[bool] = True,
+    as_json: Annotated[bool, arg(name="json")] = False,
+) -> None:
+    """Print how probable each label is for an image, the most probable first.
 
-    Args:
-        model: a name, a checkpoint in any known layout, a folder with one or with an export, hf-hub:OWNER/NAME,
-            open_clip:MODEL/TAG, transformers:OWNER/NAME, or NAME=FILE where a file does not say what it holds. Of a
-            name alone, the published weights are fetched from the hub, once. mobileclip_s0 by default; an index keeps
-            the model that it was made with.
-        image_size: side of the images, where not the model's own; a ViT's positions are interpolated.
-        context_length: ids per text, where fewer than the model's own; see load_model in mobileclip.encoders.
-        device: where to compute: cuda, cuda:1, mps or cpu; auto takes the first of these that is there. Of an export:
-            cpu, or what its runtime has here.
-        trust: run an export of another target than ONNX that another machine wrote, whose runtime does not validate
-            files: its author could then run anything on this machine. An index does not remember it.
-    """
+    mobileclip classify photo.jpg "a cat" "a dog" -m mobileclip_s2.pt
 
-    model: Annotated[str | None, arg(metavar="NAME|FILE|NAME=FILE")] = None
-    image_size: int | None = None
-    context_length: int | None = None
-    device: Device = "auto"
-    trust: bool = False
-
-    def named(self) -> tuple[str | None, str | None]:
-        """Return the name of the model and its file, as far as they are given: `--model` takes either, or NAME=FILE."""
-        from mobileclip.encoders.checkpoints import packaged
-        from mobileclip.inference.loading import holds_weights
-
-        if self.model is None:
-            return None, None
-        name, file = split(self.model)
-        is_file = file is None and holds_weights(name) and packaged(name) is None
-        return (None, name) if is_file else (name, file)
-
-    def load(self, load: Callable[..., _T]) -> _T:
-        """Return the model as a function loads it, having made sure that there is one.
-
-        Args:
-            load: one of `mobileclip.inference.loading`.
-
-        Raises:
-            ValueError, FileNotFoundError: if there is no such model, or no such device.
-        """
-        from mobileclip.inference.loading import device_for, require_model
-
-        name, file = self.named()
-        name = name or (None if file else DEFAULT_MODEL)
-        place = device_for(name, file, self.device)
-        require_model(name, file)
-        sizes = {"image_size": self.image_size, "context_length": self.context_length}
-        return load(name, file, device=place, trust=self.trust, **sizes)
-
-
-def split(text: str) -> tuple[str, str | None]:
-    """Return the name of a model and its file, where NAME=FILE is given; otherwise the text, and no file."""
-    name, _, file = text.partition("=")
-    is_path = any(mark in name for mark in ("/", os.sep, ":")) or Path(text).exists()
-    return (text, None) if is_path or not (name and file) else (name, file)
-
-
-def report_skipped(skipped: Sequence[str], num_images: int, *, called: str = "images") -> None:
-    """Name the pictures that were left out, the first hundred of them, and say why.
+    mobileclip classify photos/*.jpg "a cat" "a dog" --json
 
     Args:
-        skipped: why each was, naming it.
-        num_images: of all.
-        called: what they are.
+        inputs: image files, and behind them the texts to choose among. The first argument is an image, and so are all
+            files that follow it, up to the first label. A label that is a file, or called like an image, is refused.
+        model: which it is, and where it computes.
+        text_model: a text tower of the model's space that reads the labels in place of the model's own, such as one in
+            another language that mobileclip train distil_text has left: a file, or a folder with one.
+        template: the sentence that each label is put into, such as "a photo of a {}"; several times for several, of
+            which a label has the mean.
+        decode: exact decodes all of a JPEG; fast no more than the model needs, in half the time or less.
+        cache: keep the embeddings of labels in the cache folder, where they make a hundred texts or more, so that the
+            next call with the same model, labels and templates encodes the image alone; up to a gigabyte.
+        as_json: print one JSON object instead of lines: probabilities by label; of several images, by image first.
     """
-    if skipped:
-        say(f"left out {len(skipped):,} of {num_images:,} {called}:", error=True)
-        for reason in skipped[:_MOST_NAMED]:
-            say(f"  {reason}", error=True)
-        if len(skipped) > _MOST_NAMED:
-            say(f"  and {len(skipped) - _MOST_NAMED:,} others", error=True)
+    from mobileclip.data.images.transform import load_image
+    from mobileclip.inference.labels import require_labels
+    from mobileclip.inference.loading import load
+    from mobileclip.inference.text_files import keep_on_disk
+
+    images, labels = _images_and_labels(inputs)
+    require_labels(labels, template)
+    if len(images) == 1:
+        load_image(images[0], reduce=8)  # what cannot be read is said before weights are fetched
+    if text_model is not None:
+        require_checkpoint(text_model)
+    clip = model.load(partial(load, text_model=text_model, decode=decode))
+    if cache:
+        keep_on_disk(clip, labels, template)
+    scores: dict[str, dict[str, float]] = {}
+    skipped: list[str] = []
+    for image in images:
+        with _skipping(skipped):
+            scores[image] = clip.classify(image, labels, template=template)
+        if not as_json and image in scores:
+            _say_scores(scores[image], image if len(images) > 1 else "")
+    if as_json:
+        say_json(scores if len(images) > 1 else scores.get(images[0], {}))
+    report_skipped(skipped, len(images))
+    conclude(left_out=skipped, done=bool(scores))
 
 
-def report_left_out(skips: Sequence[Skip]) -> None:
-    """Count what was left out of folders, by the reason and the kind of file."""
-    from mobileclip.data.images.files import describe_left_out
+@contextmanager
+def _skipping(skipped: list[str]) -> Iterator[None]:
+    """Note why an image cannot be read."""
+    from mobileclip.data.images.limits import ImageError
 
-    if skips:
-        say(f"left out {len(skips):,} files of the folders:", error=True)
-        for line in describe_left_out(skips):
-            say(f"  {line}", error=True)
+    try:
+        yield
+    except ImageError as error:
+        skipped.append(error.message)
+
+
+def _say_scores(scores: dict[str, float], image: str) -> None:
+    lines = [f"{probability:8.2%}  {label}" for label, probability in scores.items()]
+    say("\n".join([printable(image), *lines] if image else lines))
+
+
+def _images_and_labels(inputs: tuple[str, ...]) -> tuple[list[str], tuple[str, ...]]:
+    """Return the images among the arguments of `classify`, and the labels behind them."""
+    require_file(inputs[0] if inputs else "", "an image file")
+    count = next((place for place, one in enumerate(inputs) if place and not Path(one).is_file()), len(inputs))
+    for label in inputs[count:]:
+        if is_image_name(label) or Path(label).is_file():
+            require_file(label, "an image file")
+            raise ValueError(
+                f"{printable(label)} is a file behind the first label; give image files first, then labels"
+            )
+    return list(dict.fromkeys(inputs[:count])), inputs[count:]
+
+
+def embed(
+    inputs: Annotated[Positional[tuple[str, ...]], arg(metavar="[IMAGE|FOLDER|DATA...]")] = (),
+    /,
+    *,
+    texts: Path | None = None,
+    output: Annotated[Path, arg(metavar="ARCHIVE.npz")] = Path("embeddings.npz"),
+    model: ModelFlags = ModelFlags(),  # noqa: B008  frozen
+    batch_size: BatchSize = 32,
+    num_workers: Annotated[int, Workers] = 1,
+    precision: Rare[FastPrecision] = "float32",
+    decode: Rare[Decode] = "exact",
+    rows: Rare[OmitArgPrefixes[RowOptions]] = RowOptions(),  # noqa: B008  frozen
+    overwrite: bool = False,
+    append: bool = False,
+) -> None:
+    """Write the unit-length embeddings of images and texts to a NumPy archive.
+
+    mobileclip embed photos/ more/cat.jpg --texts captions.txt -m mobileclip_s2.pt
+
+    The archive holds image_embedding (images, dim) with image_path, and text_embedding (texts, dim) with text, as far
+    as they were given, and model, which says what weights they are of: embeddings of two models are never mixed. Images
+    that cannot be read are named, counted and left out.
+
+    Args:
+        inputs: image files, and folders that are searched for image files: what is hidden, a link to a folder
+            or out of the folder, or not called like an image is left out and counted.
+        texts: a UTF-8 file with one text per line.
+        output: the archive to write, *.npz.
+        model: which it is, and where it computes.
+        batch_size: images or texts encoded at once.
+        num_workers: processes that read and decode images beside the model.
+        precision: what the image tower may compute in on a processor, where there are hundreds of image files: its
+            fastest form that is exact enough is looked for; see mobileclip index. An export has its own.
+        decode: exact decodes all of a JPEG; fast no more than the model needs, as an index does, in half the time or
+            less; see mobileclip index.
+        rows: how rows of .jsonl files and of tables are read.
+        overwrite: replace an archive that is there.
+        append: add to the archive that is there, which the same model must have made; what is in it is not encoded
+            again.
+    """
+    from mobileclip.inference.archive import SUFFIXES, read_embeddings, write_embeddings
+    from mobileclip.inference.embedding import embed_inputs
+    from mobileclip.inference.loading import load
+
+    require_at_least(1, batch_size=batch_size, num_workers=num_workers)
+    if overwrite and append:
+        raise ValueError("--overwrite replaces the archive and --append adds to it; give one of them")
+    require_output(output, overwrite=overwrite or append, suffixes=SUFFIXES)
+    chosen = _embedding_inputs(inputs, texts, rows)
+    before = read_embeddings(output) if append and output.exists() else None
+    clip = model.load(partial(load, identify=True))
+    assert clip.identity is not None, "it was asked for"
+    names = {"here": f"the embeddings in {output}", "there": "the new ones"}
+    if before is not None:
+        before.model.require_same(clip.identity, **names)
+    new, skipped = embed_inputs(
+        clip,
+        clip.identity,
+        chosen,
+        before=before,
+        precision=precision,
+        batch_size=batch_size,
+        num_workers=num_workers,
+        decode=decode,
+    )
+    report_skipped(skipped, len(new.image_paths) + len(skipped))
+    embeddings = new if before is None else before.joined(new, **names)
+    if not embeddings.image_paths and not embeddings.texts:
+        say("not one image could be embedded; nothing was written", error=True)
+        conclude(left_out=skipped, done=False)
+        return
+    write_embeddings(output, embeddings, overwrite=overwrite or append)
+    done = "wrote" if before is None else "added"
+    say(f"{done} {len(new.image_paths)} image and {len(new.texts)} text embeddings to {output}")
+    conclude(left_out=skipped)
+
+
+def _embedding_inputs(inputs: tuple[str, ...], texts: Path | None, rows: RowOptions) -> EmbeddingInputs:
+    """Return what is to be embedded, having made sure that it is there."""
+    from mobileclip.datasets.sources.opening import is_gathered, require_data_set
+    from mobileclip.inference.embedding import EmbeddingInputs, read_texts
+
+    data = tuple(dict.fromkeys(filter(is_gathered, inputs)))
+    for place in data:
+        require_data_set(place)
+    paths = _images_at([one for one in inputs if one not in data])
+    if texts is not None:
+        require_file(texts, "a file with one text a line")
+    sentences = () if texts is None else tuple(read_texts(texts))
+    if not paths and not data and not sentences:
+        raise ValueError("there is nothing to embed; give image files, folders with images, or --texts FILE")
+    return EmbeddingInputs(paths=tuple(paths), data=data, texts=sentences, rows=rows)
+
+
+def _images_at(inputs: list[str]) -> list[Path]:
+    from mobileclip.data.images.files import find_images
+
+    images: list[Path] = []
+    left_out: list[Skip] = []
+    for given in inputs:
+        if not given.strip() or not Path(given).is_dir():
+            require_file(given, "an image file, or a folder with images")
+        found, others = find_images(Path(given))
+        images += found
+        left_out += others
+    report_left_out(left_out)
+    return without_repeats(images)
 
 
 def convert(
@@ -123,8 +240,8 @@ def convert(
     to: Literal["mobileclip", "official", "open_clip", "timm"] = "mobileclip",
     tower: Literal["image", "text"] | None = None,
     fold: bool = False,
-    image_size: int | None = None,
-    context_length: int | None = None,
+    image_size: Rare[int | None] = None,
+    context_length: Rare[int | None] = None,
     precision: Literal["float32", "float16", "bfloat16"] = "float32",
     overwrite: bool = False,
 ) -> None:
@@ -225,7 +342,7 @@ def check_weights(
     model: Annotated[Positional[str], arg(metavar="NAME|NAME=FILE")],
     /,
     *,
-    known: Annotated[Path | None, arg(metavar="FILE")] = None,
+    known: Rare[Annotated[Path | None, arg(metavar="FILE")]] = None,
     image: Annotated[tuple[Path, ...], arg(metavar="IMAGE")] = (),
     output: Annotated[Path, arg(metavar="RECORD.json")] = Path("weights.json"),
     overwrite: bool = False,

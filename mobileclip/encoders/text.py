@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import copy
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from typing import Literal, get_args
 
 import attrs
@@ -16,7 +15,6 @@ from mobileclip.blocks.sequence import ActivationCheckpointing
 from mobileclip.blocks.stages import TextPool
 from mobileclip.encoders.families import TextEncoderSpec, text_encoder_families
 from mobileclip.encoders.towers import WIDTH, check_heads, odd
-from mobileclip.inputs import TextInput
 from mobileclip.strict import strict
 
 # Without any layer, a tower is a bag of tokens.
@@ -218,37 +216,6 @@ class TextEncoder(ActivationCheckpointing, nn.Module):
         """
         features: Tensor = self.norm(self.layers(self.embed(tokens)))
         return features, self.pool.inside(tokens)
-
-    def with_vocabulary(self, text: TextInput, ids: Sequence[int]) -> TextEncoder:
-        """Return a copy that reads other ids: each is one of this encoder's.
-
-        Args:
-            text: the new text contract, of the same context length.
-            ids: of this encoder, one for each new id.
-
-        Raises:
-            ValueError: if the contract has another context length or number of ids, or an id is none of this encoder's.
-
-        Examples:
-            >>> encoder = mobileclip.build_model("text_mct")
-            >>> text = mobileclip.inputs.TextInput(vocab_size=3)
-            >>> encoder.with_vocabulary(text, [7, 49406, 49407]).token_embedding.weight.shape
-            torch.Size([3, 512])
-        """
-        spec, table = self.spec, self.token_embedding
-        wrong = [index for index in ids if not 0 <= index < table.num_embeddings]
-        if spec is None or wrong or len(ids) != text.vocab_size or text.context_length != len(self.position):
-            raise ValueError(
-                f"{len(ids)} ids with {text} are no vocabulary of a {type(spec).__name__} of {len(self.position)} "
-                f"positions and {table.num_embeddings} ids; give one of its ids for each new one"
-            )
-        found = copy.deepcopy(self)
-        rows = table.weight.detach()[torch.tensor(ids, device=table.weight.device)].clone()
-        found.token_embedding = nn.Embedding(len(rows), rows.shape[1], _weight=rows)
-        found.token_embedding.requires_grad_(table.weight.requires_grad)
-        found.pool = type(self.pool)(end_id=text.pooled_id)
-        found.spec = attrs.evolve(spec, input=text)
-        return found.train(self.training)
 
     def embed(self, tokens: Tensor) -> Tensor:
         """Return the input of the first layer: token embeddings plus positions.

@@ -16,6 +16,7 @@ from mobileclip.hardware.devices import AUTO
 from mobileclip.hardware.precision import WidePrecision
 from mobileclip.inputs import Interpolation
 from mobileclip.strict import repeated, strict
+from mobileclip.terminal.common import Rare
 
 if TYPE_CHECKING:
     from mobileclip.evaluation.tasks.task import TaskOptions
@@ -67,17 +68,17 @@ class EvaluationSpec:
     output: Path = Path("outputs/evaluation")
     device: str = AUTO
     precision: WidePrecision = "float32"
-    image_size: int | None = None
-    context_length: int | None = None
-    interpolation: tuple[Interpolation, ...] = attrs.field(default=())
-    text_model: tuple[str, ...] = attrs.field(default=())
+    image_size: Rare[int | None] = None
+    context_length: Rare[int | None] = None
+    interpolation: Rare[tuple[Interpolation, ...]] = attrs.field(default=())
+    text_model: Rare[tuple[str, ...]] = attrs.field(default=())
     batch_size: int | None = attrs.field(default=None, validator=validators.optional(validators.ge(1)))
     num_threads: int | None = attrs.field(default=None, validator=validators.optional(validators.ge(1)))
-    cache: bool = True
-    allow_missing: bool = False
-    trust: bool = False
-    rows: OmitArgPrefixes[RowOptions] = attrs.field(factory=RowOptions)
-    stores: storage.StoreLimits = attrs.field(factory=storage.StoreLimits, eq=False)
+    cache: Rare[bool] = True
+    allow_missing: Rare[bool] = False
+    trust: Rare[bool] = False
+    rows: Rare[OmitArgPrefixes[RowOptions]] = attrs.field(factory=RowOptions)
+    stores: Rare[storage.StoreLimits] = attrs.field(factory=storage.StoreLimits, eq=False)
 
     @interpolation.validator
     @text_model.validator

@@ -87,7 +87,7 @@ def export_model(
     target = targets.resolve(spec.target)
     require_able(target, spec)
     target.check()
-    out = Path(spec.out)
+    out = Path(spec.output)
     storage.require_output_folder(out, overwrite=overwrite, marker=CONTRACT)
     with working_folder(out) as folder:
         folded, spec = _as_asked(_folded(model, checkpoint, spec), spec)

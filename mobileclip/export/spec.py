@@ -11,6 +11,7 @@ from attrs import validators
 from mobileclip.hardware.precision import PRECISIONS, Precision
 from mobileclip.registry import Registry
 from mobileclip.strict import strict
+from mobileclip.terminal.common import Rare
 
 Tower = Literal["image", "text"]
 Towers = Literal["image", "text", "both"]
@@ -35,7 +36,7 @@ class ExportSpec:
     """The choices of an export: target, precision, towers, layout and preprocessing.
 
     Args:
-        out: the folder to write; it must not exist, or be empty.
+        output: the folder to write; it must not exist, or be empty.
         target: the runtime's format: `onnx`, `openvino`, `litert`, `executorch`, `coreml`, `torch`, or
             another that is registered in `mobileclip.export.targets`.
         layout: names of files, inputs and outputs, and the files beside them: `plain`, `transformers.js`,
@@ -64,24 +65,24 @@ class ExportSpec:
             library: that of `litert`. Other targets need none.
 
     Examples:
-        >>> ExportSpec(out="phone", target="coreml", precision="float16", preprocess="uint8").towers
+        >>> ExportSpec(output="phone", target="coreml", precision="float16", preprocess="uint8").towers
         ('image', 'text')
     """
 
-    out: Path = attrs.field(converter=Path)
+    output: Path = attrs.field(converter=Path)
     target: str = "onnx"
     layout: str = "plain"
     tower: Towers = attrs.field(default="both", validator=validators.in_(("image", "text", "both")))
     precision: Precision = attrs.field(default="float32", validator=validators.in_(PRECISIONS))
-    also: tuple[Precision, ...] = ()
+    also: Rare[tuple[Precision, ...]] = ()
     dynamic_batch: bool = False
     preprocess: Preprocess = attrs.field(default="host", validator=validators.in_(get_args(Preprocess)))
-    normalize: bool = True
-    features: tuple[Stage, ...] = attrs.field(default=(), validator=_are_stages)
-    image_size: int | None = None
-    context_length: int | None = None
-    text_lengths: TextLengths = attrs.field(default="own", validator=validators.in_(get_args(TextLengths)))
-    converter: Path | None = None
+    normalize: Rare[bool] = True
+    features: Rare[tuple[Stage, ...]] = attrs.field(default=(), validator=_are_stages)
+    image_size: Rare[int | None] = None
+    context_length: Rare[int | None] = None
+    text_lengths: Rare[TextLengths] = attrs.field(default="own", validator=validators.in_(get_args(TextLengths)))
+    converter: Rare[Path | None] = None
 
     def __attrs_post_init__(self) -> None:
         """Check that feature maps are asked of an image tower."""
@@ -112,7 +113,7 @@ class Place:
         use: how the files are used there, for the card.
 
     Examples:
-        >>> spec = places.resolve("iphone").fitted(ExportSpec(out="phone"))
+        >>> spec = places.resolve("iphone").fitted(ExportSpec(output="phone"))
         >>> spec.target, spec.layout, spec.precision, spec.preprocess
         ('coreml', 'apple', 'float16', 'uint8')
     """

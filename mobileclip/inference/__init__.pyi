@@ -1,5 +1,4 @@
 from .archive import Embeddings as Embeddings, write_embeddings as write_embeddings
-from .combining import combine as combine
 from .encoding import (
     Encoded as Encoded,
     Moment as Moment,
@@ -34,7 +33,6 @@ from .optimization.report import (
     Trial as Trial,
 )
 from .optimization.towers import Engine as Engine, Form as Form, OptimizedTower as OptimizedTower
-from .pruning import Pruned as Pruned, prune_vocabulary as prune_vocabulary
 from .quantizing import QuantizationReport as QuantizationReport, QuantizationSpec as QuantizationSpec
 from .quickening import quickened as quickened
 from .text_files import keep_on_disk as keep_on_disk

@@ -1,5 +1,4 @@
 from .captioners import (
-    caption_cost as caption_cost,
     coca_run as coca_run,
     coca_vit_l14 as coca_vit_l14,
     finetuning_run as finetuning_run,
@@ -22,7 +21,6 @@ from .files import (
     run_file as run_file,
 )
 from .imagenet import imagenet_run as imagenet_run
-from .memory import step_memory as step_memory
 from .published import (
     as_released as as_released,
     as_released_b as as_released_b,

@@ -1,4 +1,4 @@
-"""The choices of the published captioners, and what training them takes.
+"""The choices of the published captioners.
 
 Source: MobileCLIP2 (arXiv 2508.20691) and the names of its captioners' files, such as dfn2b_s13b and s12m_context128,
 for data, samples seen and contexts; open_clip's coca_ViT-L-14, its laion2B-s13B-b90k and its page of fine-tuning for
@@ -8,33 +8,16 @@ the rest.
 from __future__ import annotations
 
 import attrs
-import torch
 
 from mobileclip.data import ReinforcedPipelineSpec, crop_augmentation
 from mobileclip.encoders import CoCaSpec, TextTransformerSpec, ViTSpec
-from mobileclip.encoders.checkpoints.layouts import skeleton
-from mobileclip.inference.catalogue import macs_of
 from mobileclip.inputs import OPENAI_MEAN, OPENAI_STD, ImageInput, TextInput
 from mobileclip.losses import CaptionLossSpec
-from mobileclip.recipes.cost import PASSES, a100_macs_per_second
 from mobileclip.training import AdamWSpec, CosineSchedule, Memory, RunSpec, TrainingSpec
 
 NUM_SEEN, BATCH_SIZE = 13_000_000_000, 90_112
 NUM_FINETUNED, FINETUNING_BATCH = 12_000_000, 128
 """Pairs that a published captioner sees, first of DFN-2B and then of a set of captions; and batches."""
-
-
-@attrs.frozen(kw_only=True)
-class CaptionCost:
-    """What training a captioner takes, if a GPU computes it as fast as it trains ViT-B/16; small models are slower.
-
-    Args:
-        hours: of one A100.
-        macs: multiply-accumulates of one pair, forward.
-    """
-
-    hours: float
-    macs: int
 
 
 def coca_vit_l14(context: int = 77) -> CoCaSpec:
@@ -118,19 +101,6 @@ def finetuning_run(context: int = 77, *, total_steps: int = NUM_FINETUNED // FIN
             evaluate_every_steps=2_000,
         ),
     )
-
-
-def caption_cost(run: RunSpec) -> CaptionCost:
-    """Return what a run takes, computed from the published hours of another by the multiplications of both."""
-    model = run.model
-    image, text = model.image.input, model.text.input
-    examples = (
-        torch.empty(1, image.channels, image.size, image.size, device="meta"),
-        torch.zeros(1, text.context_length, dtype=torch.long, device="meta"),
-    )
-    count = macs_of(skeleton(model, "training"), *examples)
-    seen = run.data.batch_size * run.training.total_steps
-    return CaptionCost(hours=PASSES * seen * count / a100_macs_per_second() / 3600, macs=count)
 
 
 def _data(model: CoCaSpec, batch_size: int) -> ReinforcedPipelineSpec:

@@ -126,7 +126,7 @@ def run_recipe(
             spec, rest = change(spec), [one for one in rest if one != PLAIN]
             recipe = recipe and spec
         with use_common(told):
-            _run(parsed_as(spec, rest), f"{name}-{row}" if row else name, recipe)
+            _run(parsed_as(spec, rest), f"{name}-{row}" if row else name, recipe, before=spec)
 
 
 def _plain_of(spec: Any) -> Callable[[Any], Any] | None:
@@ -137,7 +137,7 @@ def _plain_of(spec: Any) -> Callable[[Any], Any] | None:
     return plain if isinstance(getattr(spec, "model", None), DualEncoderSpec) else None
 
 
-def _run(command: Command[Any, Any], name: str, recipe: Any) -> None:
+def _run(command: Command[Any, Any], name: str, recipe: Any, *, before: Any) -> None:
     from mobileclip.recipes.kinds import KINDS
     from mobileclip.recipes.tiny.shrink import FOLDER, shrunk
 
@@ -146,6 +146,9 @@ def _run(command: Command[Any, Any], name: str, recipe: Any) -> None:
     if command.tiny:
         with exclusive(FOLDER, wait_seconds=_DRAWING_SECONDS):  # one of several processes draws
             spec = shrunk(spec, getattr(command.options, "rows", None))
+        output = getattr(spec, "output", None)
+        if output and output == before.output:  # none was typed
+            spec = attrs.evolve(spec, output=type(output)(f"{output}-tiny"))
     if command.show:
         _show(spec)
     else:

@@ -69,7 +69,6 @@ LINES: Mapping[str, str] = {
 --context-length INT                                      ids per text, 3 to 77
 --depth INT                                               layers; 0 makes a bag of tokens
 --tokenizer FILE                                          a tokenizer.json; the teacher's own without
---prune-vocabulary                                        leave out tokens that the texts never use
 --relation-weight FLOAT        training.loss.relation_weight  of similarities within the batch
 {_TRAINED}{_DEVICE}{_COMMON}""",
     "EvaluationSpec": f"""

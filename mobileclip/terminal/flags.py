@@ -223,12 +223,12 @@ def parse(
         SystemExit: with 0 after `--help`, 2 if the command line is wrong.
     """
     given = list(sys.argv[1:] if arguments is None else arguments)
-    reading = reading or Reading()
-    if ASKING_ALL in given:
-        given, reading = ["--help"], attrs.evolve(reading, all_flags=True)
+    is_asking = ASKING_ALL in given or not ASKING.isdisjoint(given)
+    # tyro reads no flag that it does not show.
+    reading = attrs.evolve(reading or Reading(), all_flags=ASKING_ALL in given or not is_asking)
     choices.setdefault("prog", _program())
     choices.setdefault("config", (AvoidSubcommands,))
-    if is_asking := not ASKING.isdisjoint(given):
+    if is_asking:
         say(f"{description}\n")
     readable = reader_of(target, reading) if inspect.isfunction(target) else target
 

@@ -1,16 +1,17 @@
-"""Ctrl-C, SIGTERM and SIGUSR1: a command saves what it must, says so in a line, and leaves with 130, 143 or 75.
+"""Ctrl-C, SIGTERM, SIGHUP and SIGUSR1: a command ends after the current unit, and says what is kept in a line.
 
-SIGUSR1 is how schedulers warn: SLURM's `--signal=USR1@120` sends it two minutes before the time is over. 75 says "try
-again" (`EX_TEMPFAIL`); 138 would be what a shell says of a process that SIGUSR1 has killed before it could save.
+Its status is 130, 143 or 129. SIGUSR1 is how schedulers warn: SLURM's `--signal=USR1@120` sends it two minutes before
+the time is over; the status is 75 then, "try again" (`EX_TEMPFAIL`).
 
-The first signal raises `Interrupted` wherever the program is, or is kept until a training step is done; the second one
-leaves at once. What a signal ends must not hang: a program that has saved leaves within seconds, whatever waits. An
+The first signal raises `Interrupted` wherever the program is, or waits for the end of a training step; a second one,
+more than a second later, leaves at once. A program that tidies up for longer than a few seconds leaves then, too. An
 error that comes after a signal stays an error. Processes that a command has started leave the decision to it, and end
 with it.
 """
 
 from __future__ import annotations
 
+import _thread
 import multiprocessing
 import os
 import signal
@@ -21,32 +22,148 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import BrokenExecutor, Future, ProcessPoolExecutor
 from contextlib import contextmanager, suppress
 from multiprocessing.connection import wait
+from types import FrameType
 from typing import Any, NoReturn
+
+import attrs
 
 from mobileclip.processes import this_process
 from mobileclip.terminal import say
-from mobileclip.terminal.signal_state import (
-    LOOK_SECONDS,
-    WARNING,
-    Interrupted,
-    become_child,
-    heard,
-    install,
-    leave_soon,
-    restore,
-    status_of,
-)
 
-__all__ = [
-    "Interrupted",
-    "Postponed",
-    "ending",
-    "interruptible",
-    "leave_to_parent",
-    "postponed",
-    "save_for_parent",
-    "serve_loader",
-]
+WARNING, _AGAIN = signal.SIGUSR1, 75
+# A launcher passes on what a terminal has sent as well: signals so close together are one.
+_ONE_SIGNAL_SECONDS = 1.0
+# What is left after the state is saved: closing files, ending processes, an upload that hangs. Docker kills after 10.
+_TIDYING_SECONDS = 8.0
+_LOOK_SECONDS = 0.1
+_SHOW_CURSOR = "\x1b[?25h"
+
+
+class Interrupted(KeyboardInterrupt):
+    """A person, or the system, asked the program to stop.
+
+    Args:
+        number: of the signal.
+        kept: what is saved and how to go on, where the one who raises it knows; for the person.
+    """
+
+    def __init__(self, number: int, kept: str = "") -> None:
+        super().__init__(number, kept)
+        self.number, self.kept = number, kept
+
+    def __str__(self) -> str:
+        return signal.Signals(self.number).name
+
+
+@attrs.define
+class _Heard:
+    """The first signal that this process received, and how the process responds to it.
+
+    Args:
+        process: whose signals these are; a forked child has a copy, which is not meant for it.
+        is_child: whether a command has started this process, and waits for it.
+        postponed: how many are waiting for the end of what they do.
+        may_be_cut: whether what they do now may be cut short.
+        number: of the first signal.
+        at: when the first one came that is no scheduler's warning.
+        program: name of the command, and what is kept, where the program ends with it and has not said so yet.
+    """
+
+    process: int = attrs.field(factory=os.getpid)
+    is_child: bool = False
+    postponed: int = 0
+    may_be_cut: bool = False
+    number: int | None = None
+    at: float | None = None
+    program: tuple[str, str] | None = None
+
+    def forget(self) -> None:
+        """Be as before the first signal, in the process that asks for it."""
+        self.process, self.number, self.at, self.program = os.getpid(), None, None, None
+
+
+heard = _Heard()
+
+
+def _install(*numbers: signal.Signals) -> dict[signal.Signals, Any]:
+    """Hear those of these signals that nobody else asks for, in the main thread; return who heard them before."""
+    if threading.current_thread() is not threading.main_thread():
+        return {}
+    nobody = (signal.default_int_handler, signal.SIG_DFL)
+    before = {number: handler for number in numbers if (handler := signal.getsignal(number)) in nobody}
+    for number in before:
+        signal.signal(number, _on_signal)
+    if before:
+        heard.forget()
+    return before
+
+
+def _restore(before: dict[signal.Signals, Any]) -> None:
+    for number, handler in before.items():
+        signal.signal(number, handler)
+    if before:
+        heard.forget()
+
+
+def _on_signal(number: int, _frame: FrameType | None) -> None:
+    if os.getpid() != heard.process:  # a copy in a forked child, whose parent decides what Ctrl-C means
+        if number == signal.SIGTERM:
+            os._exit(_status_of(number))
+        return
+    is_first = heard.number is None
+    heard.number = number if heard.number is None else heard.number
+    if number != WARNING:
+        if heard.at is not None and time.monotonic() - heard.at > _ONE_SIGNAL_SECONDS:
+            _leave(number)
+        heard.at = time.monotonic() if heard.at is None else heard.at
+    if not is_first:
+        return
+    if heard.is_child and not heard.postponed:
+        os._exit(_status_of(number))
+    if heard.postponed and not heard.is_child:
+        # Not through a stream, which may be in the middle of a line of its own.
+        _write(f"\n{signal.Signals(number).name}: stopping after this step; once more leaves at once\n")
+    if heard.may_be_cut:
+        raise Interrupted(number)
+    if not heard.postponed:
+        raise _left_soon(Interrupted(number))
+
+
+def _left_soon(interrupted: Interrupted) -> Interrupted:
+    """Bound what is left to do in a program: a thread that waits, or a process that hangs, must not keep it."""
+    if heard.program:
+        # Not by `threading`, whose locks whatever the signal came into may hold.
+        _thread.start_new_thread(_leave_late, (interrupted,))
+    return interrupted
+
+
+def _leave_late(interrupted: Interrupted) -> None:
+    time.sleep(_TIDYING_SECONDS)
+    if heard.program:
+        _write(_told(interrupted, *heard.program))
+    _leave(interrupted.number)
+
+
+def _told(interrupted: Interrupted, name: str, kept: str) -> str:
+    return f"{name}: interrupted by {interrupted}; {interrupted.kept or kept}\n"
+
+
+def _leave(number: int) -> NoReturn:
+    for child in multiprocessing.active_children():
+        child.kill()
+    if sys.stderr.isatty():
+        _write(_SHOW_CURSOR)
+    os._exit(_status_of(number))
+
+
+def _write(text: str) -> None:
+    if this_process().is_first:
+        with suppress(OSError):
+            os.write(2, text.encode())
+
+
+def _status_of(number: int) -> int:
+    return _AGAIN if number == WARNING else 128 + number
 
 
 @contextmanager
@@ -56,30 +173,36 @@ def interruptible(name: str, kept: str, *, is_program: bool = True) -> Iterator[
     Args:
         name: of the command, which the line begins with.
         kept: what is saved and how to go on, in a sentence without its full stop.
-        is_program: whether the program ends with the command: a second signal then ends it while it tidies up, and so
-            does what takes longer than a few seconds to tidy up.
+        is_program: whether the program ends with the command, also where it takes longer than a few seconds to tidy up.
 
     Raises:
-        SystemExit: with 130 after SIGINT, 143 after SIGTERM and 75 after SIGUSR1.
+        SystemExit: with 130 after SIGINT, 143 after SIGTERM, 129 after SIGHUP, and 75 after SIGUSR1.
         BaseException: what ended the command otherwise, a signal that came before or not.
     """
-    before = install((signal.SIGINT, signal.SIGTERM, WARNING))
-    if is_program and before is not None:
-        heard.program = (name, kept)
+    before = _install(signal.SIGINT, signal.SIGTERM, signal.SIGHUP, WARNING)
+    heard.program = (name, kept) if is_program and before else heard.program
     try:
         yield
     except BaseException as error:
         interrupted = _signal_behind(error)
         if interrupted is None:
             raise
-        heard.is_told = True
+        _left_soon(interrupted)
+        heard.program = None
         if this_process().is_first:
-            say(f"{name}: interrupted by {interrupted}; {interrupted.kept or kept}", error=True)
-        leave_soon(interrupted)
-        raise SystemExit(status_of(interrupted.number)) from None
+            with suppress(OSError):  # the terminal may be gone
+                say(_told(interrupted, name, kept).rstrip(), error=True)
+        raise SystemExit(_status_of(interrupted.number)) from None
     finally:
-        if before is not None and not (is_program and heard.number is not None):
-            restore(before)
+        if not (is_program and heard.number is not None):
+            _restore(before)
+
+
+def _signal_behind(error: BaseException | None) -> Interrupted | None:
+    """Return the signal that an exception is, or is raised from, which libraries do."""
+    if error is None or isinstance(error, Interrupted):
+        return error
+    return Interrupted(signal.SIGINT) if isinstance(error, KeyboardInterrupt) else _signal_behind(error.__cause__)
 
 
 class Postponed:
@@ -102,12 +225,7 @@ class Postponed:
             kept: what is saved and how to go on, in a sentence without its full stop.
             warned: whether a scheduler has warned any process of the run, so that all leave with one status.
         """
-        number = signal.SIGTERM if heard.number is None else heard.number
-        if warned:
-            number = WARNING
-        interrupted = Interrupted(number, kept)
-        leave_soon(interrupted)
-        raise interrupted
+        raise _left_soon(Interrupted(WARNING if warned else heard.number or signal.SIGTERM, kept))
 
     @contextmanager
     def not_now(self) -> Iterator[None]:
@@ -137,7 +255,7 @@ def postponed() -> Iterator[Postponed]:
     Raises:
         Interrupted: at the end, if a signal has come that nobody asked for.
     """
-    before = install((signal.SIGINT,))
+    before = _install(signal.SIGINT)
     if heard.is_child and heard.number is not None:
         raise Interrupted(heard.number)
     heard.postponed += 1
@@ -148,12 +266,9 @@ def postponed() -> Iterator[Postponed]:
         heard.postponed -= 1
         heard.may_be_cut = may_be_cut
         number = heard.number
-        if before is not None:
-            restore(before)
+        _restore(before)
     if number is not None and not heard.postponed:
-        interrupted = Interrupted(number)
-        leave_soon(interrupted)
-        raise interrupted
+        raise _left_soon(Interrupted(number))
 
 
 def _end_abruptly() -> None:
@@ -164,41 +279,37 @@ def leave_to_parent(end: Callable[[], None] = _end_abruptly) -> None:
     """In a process that a command has started: Ctrl-C and warnings are the command's, with which it ends, however.
 
     Args:
-        end: called when the command is gone; ends this process, and what it has started.
+        end: called when the command is gone, killed or not; ends this process, and what it has started.
     """
-    for number in (signal.SIGINT, WARNING):
+    for number in (signal.SIGINT, signal.SIGHUP, WARNING):
         signal.signal(number, signal.SIG_IGN)
-    _after_parent(end)
+    parent = multiprocessing.parent_process()
+    if parent is not None:  # else a process of Ray, or a command itself
+        sentinel = parent.sentinel
+
+        def watch() -> None:
+            wait([sentinel])
+            end()
+
+        threading.Thread(target=watch, name="parent", daemon=True).start()
 
 
 def save_for_parent() -> None:
-    """In a process that a command has started to train: a signal waits for the step's end, or else ends it.
+    """In a process that a command has started to train: SIGTERM waits for the step's end, or else ends it.
 
     It ends with the command, having saved.
     """
-    become_child()
-    install((signal.SIGINT, signal.SIGTERM))
 
     def end() -> None:
         os.kill(os.getpid(), signal.SIGTERM)
         while heard.postponed:
-            time.sleep(LOOK_SECONDS)
-        os._exit(status_of(signal.SIGTERM))
+            time.sleep(_LOOK_SECONDS)
+        os._exit(_status_of(signal.SIGTERM))
 
-    _after_parent(end)
-
-
-def _after_parent(end: Callable[[], None]) -> None:
-    """Have this process end when the one that started it is gone, killed or not: nobody waits for its work any more."""
-    parent = multiprocessing.parent_process()
-    if parent is None:  # nobody's child: a process of Ray, or a command itself
-        return
-
-    def watch() -> None:
-        wait([parent.sentinel])
-        end()
-
-    threading.Thread(target=watch, name="parent", daemon=True).start()
+    heard.is_child, heard.postponed, heard.may_be_cut = True, 0, False
+    heard.forget()
+    signal.signal(signal.SIGTERM, _on_signal)
+    leave_to_parent(end)
 
 
 def serve_loader(_worker: int) -> None:
@@ -208,9 +319,15 @@ def serve_loader(_worker: int) -> None:
     """
     if sys.platform == "linux":  # elsewhere nobody says who has sent a signal
         signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})  # before any thread, which would hear it
-    leave_to_parent()
-    if sys.platform == "linux":
         threading.Thread(target=_obey, args=(os.getppid(),), daemon=True).start()
+    leave_to_parent()
+
+
+def _obey(parent: int) -> None:
+    if sys.platform == "linux":
+        while signal.sigwaitinfo({signal.SIGTERM}).si_pid != parent:
+            pass
+        os._exit(0)
 
 
 @contextmanager
@@ -242,32 +359,7 @@ def ending(pool: ProcessPoolExecutor) -> Iterator[Callable[..., Future[Any]]]:
                     os.kill(child.pid, signal.SIGCONT)
         pool.shutdown(cancel_futures=True)
         if isinstance(error, KeyboardInterrupt):
-            _tell_of_failures(begun)
+            for failure in (one.exception() for one in begun if one.done() and not one.cancelled()):
+                if isinstance(failure, Exception) and not isinstance(failure, BrokenExecutor):
+                    raise failure from None
         raise
-
-
-def _tell_of_failures(ended: list[Future[Any]]) -> None:
-    """Raise what a call raised that was not ended by a signal as well."""
-    failures = [one.exception() for one in ended if one.done() and not one.cancelled()]
-    for failure in failures:
-        if isinstance(failure, Exception) and not isinstance(failure, BrokenExecutor):
-            raise failure
-
-
-def _obey(parent: int) -> None:
-    if sys.platform == "linux":
-        while signal.sigwaitinfo({signal.SIGTERM}).si_pid != parent:
-            pass
-        os._exit(0)
-
-
-def _signal_behind(error: BaseException) -> Interrupted | None:
-    """Return the signal that an exception is, or is raised from, which libraries do; an error behind one is its own."""
-    behind: BaseException | None = error
-    while behind is not None:
-        if isinstance(behind, Interrupted):
-            return behind
-        if isinstance(behind, KeyboardInterrupt):
-            return Interrupted(signal.SIGINT)
-        behind = behind.__cause__
-    return None

@@ -5,7 +5,7 @@ import os
 
 import pytest
 
-from mobileclip.cli.sharing import Sharing
+from mobileclip.cli.arguments import Sharing
 from mobileclip.data import write_shard
 from mobileclip.engines import LocalEngine, RayEngine, Retries, read_set_aside
 from tests.cli.test_cli import run

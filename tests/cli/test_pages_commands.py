@@ -8,7 +8,7 @@ import shlex
 import pytest
 
 from mobileclip.cli import COMMANDS, Commands
-from mobileclip.cli.flags import COMMON, READING
+from mobileclip.cli.commands import COMMON, READING
 from mobileclip.recipes import find_recipe, parsed_as, recipe_files
 from mobileclip.recipes.files import KINDS
 from mobileclip.recipes.short import kind_of

@@ -229,7 +229,7 @@ def test_a_folder_whose_name_is_as_long_as_names_can_be_is_exported(tmp_path):
     from tests.export.models import few_samples
 
     tower = TextTransformerSpec(width=16, depth=1, num_heads=2, embedding_dim=8).build().eval()
-    spec = ExportSpec(out=tmp_path / ("x" * 255), target="torch", tower="text")
+    spec = ExportSpec(output=tmp_path / ("x" * 255), target="torch", tower="text")
     export_model(tower, spec, samples=few_samples(), show_progress=False)
     assert [path.name for path in tmp_path.iterdir()] == ["x" * 255]
 

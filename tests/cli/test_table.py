@@ -1,5 +1,6 @@
 """The commands by name: what `--help` lists, what a wrong name is told, and that every example can be typed."""
 
+import re
 import shlex
 import subprocess
 import sys
@@ -11,6 +12,8 @@ from mobileclip.cli import COMMANDS, Commands, main
 from tests.cli.test_pages_commands import read
 
 RECIPES = Path(__file__).parents[2] / "recipes"
+RECIPE_COMMANDS = (("train",), ("reinforce",), ("finetune",))
+FLAG = r"(?<![\w-])--[a-z][\w.-]*"
 
 
 def every(commands, *before):
@@ -63,6 +66,37 @@ def test_the_list_fits_a_screen_of_eighty_columns(capsys, monkeypatch, names):
 )
 def test_a_command_that_is_none_is_told_the_nearest(capsys, arguments, message):
     assert listed(capsys, *arguments) == (2, "", f"mobileclip: {message}\n")
+
+
+@pytest.mark.parametrize(("names", "one"), [one for one in every(COMMANDS) if one.values[0] not in RECIPE_COMMANDS])
+def test_help_is_short_and_rare_flags_are_shown_by_help_all(capsys, monkeypatch, names, one):
+    if isinstance(one, Commands):
+        return
+    monkeypatch.setenv("COLUMNS", "110")
+    short, whole = (listed(capsys, *names, asked)[1] for asked in ("--help", "--help-all"))
+    assert len(short.splitlines()) <= 60
+    assert {*re.findall(FLAG, short)} <= {*re.findall(FLAG, whole)}
+
+
+@pytest.mark.parametrize(
+    ("line", "common", "rare"),
+    [
+        ("index", "--num-workers", "--video-frames"),
+        ("search", "--where", "--all-frames"),
+        ("eval run", "--suite", "--stores.max-bytes"),
+        ("eval run", "--batch-size", "--caption-columns"),
+        ("export", "--target", "--converter"),
+        ("data join", "--engine", "--pause-growth"),
+    ],
+)
+def test_a_rare_flag_is_shown_by_help_all_alone(capsys, line, common, rare):
+    short, whole = (re.findall(FLAG, listed(capsys, *line.split(), asked)[1]) for asked in ("--help", "--help-all"))
+    assert (common in short, rare in short, rare in whole) == (True, False, True)
+
+
+def test_a_rare_flag_is_read():
+    _, chosen = read(shlex.split("index photos/ --video-frames scenes --batch-size 4"))
+    assert (chosen["video_frames"], chosen["batch_size"]) == ("scenes", 4)
 
 
 WITHOUT_TORCH = """

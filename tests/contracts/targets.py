@@ -58,7 +58,7 @@ def check_target(model: DualEncoder, export: ExportSpec | Path | str, *, samples
 
     Examples:
         >>> from mobileclip.export import ExportSpec
-        >>> model, spec = mobileclip.load("icons").model, ExportSpec(out="icons", target="torch")
+        >>> model, spec = mobileclip.load("icons").model, ExportSpec(output="icons", target="torch")
         >>> check_target(model, spec)
         >>> check_target(model, spec)  # doctest: +ELLIPSIS
         Traceback (most recent call last):

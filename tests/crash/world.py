@@ -210,7 +210,7 @@ COMMANDS = {
     "distil": Command(
         prepare=_texts,
         arguments=(
-            *("train", "distil_text", "-m", MODEL, "--data", "texts.txt", "--kind", "teacher", "--prune-vocabulary"),
+            *("train", "distil_text", "-m", MODEL, "--data", "texts.txt", "--kind", "teacher"),
             *("--steps", "2", "--batch-size", "2", "-o", "out", "--device", "cpu", "--quiet"),
         ),
     ),
@@ -220,9 +220,6 @@ COMMANDS = {
             *("quantize", MODEL, "--images", "photos", "--texts", "texts.txt", "-o", "a/int8.safetensors", "--quiet"),
             *("--steps", "2", "--batch-size", "2", "--seconds-between-saves", "0", "--overwrite"),
         ),
-    ),
-    "tokenizer prune": Command(
-        prepare=_texts, arguments=("tokenizer", "prune", MODEL, "texts.txt", "-o", "a/small.safetensors", "--overwrite")
     ),
     "finetune": Command(
         prepare=_classes_to_train,
@@ -237,11 +234,6 @@ COMMANDS = {
     "export over": Command(prepare=_model, before=(_ONNX,), arguments=_ONNX),
     "convert": Command(
         prepare=_model, arguments=("convert", MODEL, "-o", "b/model.pt", "--to", "official", "--overwrite")
-    ),
-    "combine": Command(
-        prepare=_model,
-        before=(("convert", MODEL, "-o", "text.safetensors", "--tower", "text"),),
-        arguments=("combine", MODEL, "text.safetensors", "-o", "b/both.safetensors", "--overwrite"),
     ),
     "check-weights": Command(
         prepare=_known,

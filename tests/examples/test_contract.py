@@ -104,7 +104,7 @@ def test_probabilities_are_the_models(contract, folder):
 def test_golden_vectors_tell_right_from_wrong(contract, folder, tmp_path, normalize):
     model = small_model("torch")
     if not normalize:
-        folder = export_model(model, ExportSpec(out=tmp_path / "out", target="torch", tower="text", normalize=False))
+        folder = export_model(model, ExportSpec(output=tmp_path / "out", target="torch", tower="text", normalize=False))
     export = contract.read_export(folder, target="torch")
 
     def encode(tokens):

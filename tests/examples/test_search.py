@@ -19,11 +19,11 @@ from tests.export.models import SHALLOW, few_samples, seeing, small_model
 TEXTS = ("a cat", "two dogs on a beach", "a red wall")
 SPECS = {
     "onnx": None,
-    "openvino": ExportSpec(out="", target="openvino", preprocess="uint8"),
-    "executorch": ExportSpec(out="", target="executorch"),
+    "openvino": ExportSpec(output="", target="openvino", preprocess="uint8"),
+    "executorch": ExportSpec(output="", target="executorch"),
     "litert": None,
     "onnx in 8 bits": ExportSpec(
-        out="", target="onnx", precision="int8", preprocess="uint8", normalize=False, dynamic_batch=True
+        output="", target="onnx", precision="int8", preprocess="uint8", normalize=False, dynamic_batch=True
     ),
 }
 SLOW = ("executorch", "onnx in 8 bits")
@@ -71,7 +71,7 @@ def example(request, small_export, tmp_path_factory):
         import ai_edge_litert  # noqa: F401
 
         return Example(request.param, EXPORT, mobileclip.ImageTextModel(litert_model()))
-    spec = attrs.evolve(spec, out=tmp_path_factory.mktemp("search") / "out")
+    spec = attrs.evolve(spec, output=tmp_path_factory.mktemp("search") / "out")
     samples = few_samples() if spec.precision == "int8" else None
     model = seeing(SHALLOW)
     return Example(request.param, export_model(model, spec, samples=samples), mobileclip.ImageTextModel(model))

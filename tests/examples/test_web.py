@@ -51,11 +51,13 @@ def models():
 def dist(tmp_path_factory, models):
     """The built page, with one export where it looks for it and others beside it."""
     folder = build(tmp_path_factory.mktemp("web") / "web")
-    export_model(models["export"], ExportSpec(out=folder / "export"))
-    half = ExportSpec(out=folder / "half", precision="float16", preprocess="uint8", normalize=False, dynamic_batch=True)
+    export_model(models["export"], ExportSpec(output=folder / "export"))
+    half = ExportSpec(
+        output=folder / "half", precision="float16", preprocess="uint8", normalize=False, dynamic_batch=True
+    )
     export_model(models["half"], half)
-    export_model(models["whole"], ExportSpec(out=folder / "whole", preprocess="picture", dynamic_batch=True))
-    export_model(models["immich"], ExportSpec(out=folder / "immich", layout="immich"))
+    export_model(models["whole"], ExportSpec(output=folder / "whole", preprocess="picture", dynamic_batch=True))
+    export_model(models["immich"], ExportSpec(output=folder / "immich", layout="immich"))
     return folder
 
 

@@ -36,7 +36,7 @@ def model():
 def export_of(stored, tower, precision, *, layers=(), **options):
     """A tower as `export_model` gives it to the target."""
     spec = ExportSpec(
-        out="unused", target="litert", precision=precision, preprocess="uint8", features=(0, 1), **options
+        output="unused", target="litert", precision=precision, preprocess="uint8", features=(0, 1), **options
     )
     encoder = getattr(stored, f"{tower}_encoder")
     export = tower_export(tower, encoder, spec, targets["litert"], calibration=bundled_samples())
@@ -71,7 +71,7 @@ def write(python):
                 # The converter multiplies the next layer's weight by it.
                 module.weight.uniform_(0.5, 1.5)
     save_model(small, CHECKPOINT)
-    spec = ExportSpec(out=EXPORT, target="litert", preprocess="uint8", features=(0, 1), converter=python)
+    spec = ExportSpec(output=EXPORT, target="litert", preprocess="uint8", features=(0, 1), converter=python)
     export_model(CHECKPOINT, spec, samples=few_samples(), calibration=bundled_samples(), overwrite=True)
     write_int8(python)
     write_lengths(python)

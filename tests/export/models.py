@@ -93,14 +93,14 @@ def raw_pixels(image_input):
 def unusual(out, *, target, preprocess="uint8"):
     """How both towers are exported with nothing as it is by default."""
     return ExportSpec(
-        out=out, target=target, precision="float16", dynamic_batch=True, preprocess=preprocess, normalize=False
+        output=out, target=target, precision="float16", dynamic_batch=True, preprocess=preprocess, normalize=False
     )
 
 
 def one_tower(model, tower, *, target, precision="int8", every=1, layers=(), **options):
     """One tower as `export_model` gives it to a target, with each so many-th input of the calibration data."""
     encoder = getattr(reparameterize(model), f"{tower}_encoder")
-    spec = ExportSpec(out="unused", target=target, precision=precision, **options)
+    spec = ExportSpec(output="unused", target=target, precision=precision, **options)
     export = tower_export(tower, encoder, spec, targets.resolve(target), calibration=bundled_samples())
     return attrs.evolve(export, calibration=export.calibration[::every], float32=frozenset(layers))
 

@@ -46,7 +46,7 @@ def convolutional():
 def folder(convolutional, tmp_path_factory):
     place = tmp_path_factory.mktemp("classifier")
     save_model(convolutional, place / "classifier.safetensors")
-    spec = ExportSpec(out=place / "onnx", dynamic_batch=True)
+    spec = ExportSpec(output=place / "onnx", dynamic_batch=True)
     return export_model(place / "classifier.safetensors", spec, show_progress=False)
 
 
@@ -77,7 +77,7 @@ def test_contract_report_and_golden_vectors_speak_of_classes(folder, convolution
 
 def test_a_vision_transformer_computes_one_token(tmp_path):
     model = classifier(attrs.evolve(VIT, embedding_dim=8))
-    export_model(model, ExportSpec(out=tmp_path / "out", target="torch"), show_progress=False)
+    export_model(model, ExportSpec(output=tmp_path / "out", target="torch"), show_progress=False)
     assert read_report(tmp_path / "out").passed
     program = torch.export.load(tmp_path / "out" / "image.pt2")
     with torch.inference_mode():
@@ -90,7 +90,7 @@ def test_a_vision_transformer_computes_one_token(tmp_path):
 @pytest.mark.parametrize("precision", ["float32", "int8"])
 @pytest.mark.parametrize("target", ["executorch", "onnx", "openvino", "torch"])
 def test_every_target_in_float32_and_int8(convolutional, tmp_path, target, precision):
-    spec = ExportSpec(out=tmp_path / "out", target=target, precision=precision)
+    spec = ExportSpec(output=tmp_path / "out", target=target, precision=precision)
     export_model(convolutional, spec, show_progress=False)
     report = verify_export(tmp_path / "out", trust=True, show_progress=False)
     assert report.passed, report.failures
@@ -118,7 +118,7 @@ def test_the_command_and_the_image_tower_alone(capsys, folder, convolutional, tm
 )
 def test_what_a_classifier_has_not(convolutional, tmp_path, options, error):
     with fails(*error):
-        export_model(convolutional, ExportSpec(out=tmp_path / "out", **options), show_progress=False)
+        export_model(convolutional, ExportSpec(output=tmp_path / "out", **options), show_progress=False)
     assert not (tmp_path / "out").exists()
 
 

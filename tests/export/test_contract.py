@@ -63,7 +63,7 @@ def exported(tmp_path_factory):
     model = seeing(SHALLOW)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(targets, "_values", targets._values | {"odd": OddTarget()})
-        spec = ExportSpec(out=tmp_path_factory.mktemp("odd") / "out", target="odd")
+        spec = ExportSpec(output=tmp_path_factory.mktemp("odd") / "out", target="odd")
         return model, export_model(model, spec, samples=few_samples(), show_progress=False)
 
 

@@ -22,7 +22,7 @@ from tests.preloaded import preloaded
 @pytest.fixture(scope="module")
 def iphone(convolutional, tmp_path_factory):
     """A small model under the name of a published one, as one that was fine-tuned, for an app for iPhones."""
-    spec = ExportSpec(out=tmp_path_factory.mktemp("coreml") / "out")
+    spec = ExportSpec(output=tmp_path_factory.mktemp("coreml") / "out")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(models, "_values", {**models, "mobileclip_s0": CONVOLUTIONAL})
         return export_model(convolutional, spec, place="iphone", samples=few_samples(), show_progress=False)
@@ -94,7 +94,7 @@ def test_core_ml_takes_a_picture_and_computes_in_half_precision(iphone, convolut
 
 
 def test_what_core_ml_cannot_hold(convolutional, tmp_path):
-    spec = ExportSpec(out=tmp_path / "out", target="coreml", preprocess="uint8", dynamic_batch=True)
+    spec = ExportSpec(output=tmp_path / "out", target="coreml", preprocess="uint8", dynamic_batch=True)
     with fails(ValueError):
         export_model(convolutional, spec)
     assert not list(tmp_path.iterdir())
@@ -122,7 +122,7 @@ def test_coremltools_does_without_the_other_libraries_that_it_converts_from(tmp_
 
 @pytest.mark.slow
 def test_core_ml_bounds_its_batches_and_keeps_what_it_cannot_measure_wider(convolutional, tmp_path):
-    spec = ExportSpec(out=tmp_path / "out", target="coreml", precision="int8", dynamic_batch=True)
+    spec = ExportSpec(output=tmp_path / "out", target="coreml", precision="int8", dynamic_batch=True)
     folder = export_model(convolutional, spec, samples=few_samples(), show_progress=False)
     image, text = read_contract(folder).towers
     grouped = {

@@ -93,7 +93,12 @@ def test_torch_gives_the_models_embeddings(plain_torch, shallow):
 @pytest.mark.parametrize("target", [pytest.param("onnx", marks=pytest.mark.slow), "torch"])
 def test_bfloat16(convolutional, tmp_path, target):
     spec = ExportSpec(
-        out=tmp_path / "out", target=target, tower="image", precision="bfloat16", preprocess="float32", normalize=False
+        output=tmp_path / "out",
+        target=target,
+        tower="image",
+        precision="bfloat16",
+        preprocess="float32",
+        normalize=False,
     )
     folder = export_model(convolutional, spec)
     (image,) = read_contract(str(folder)).towers
@@ -115,7 +120,7 @@ def test_bfloat16(convolutional, tmp_path, target):
 def test_in_bfloat16_the_weights_of_kept_layers_stay_float32(convolutional, tmp_path):
     kept = "stages.1.blocks.0.ffn.fc1"
     export = one_tower(convolutional, "image", target="onnx", every=12, layers=[kept])
-    export = attrs.evolve(export, spec=ExportSpec(out="unused", precision="bfloat16"))
+    export = attrs.evolve(export, spec=ExportSpec(output="unused", precision="bfloat16"))
     targets["onnx"].export(export, tmp_path / "image.onnx")
     wide = [
         onnx.numpy_helper.to_array(tensor)
@@ -134,7 +139,7 @@ def test_in_bfloat16_the_weights_of_kept_layers_stay_float32(convolutional, tmp_
 @pytest.mark.parametrize(("target", "split"), [("torch", True), ("executorch", False)])
 def test_convolutions_are_depthwise_where_the_runtime_is_faster_so(convolutional, target, split):
     samples = bundled_samples()
-    spec = ExportSpec(out="unused", target=target, tower="image")
+    spec = ExportSpec(output="unused", target=target, tower="image")
     encoder = reparameterize(convolutional).image_encoder
     export = tower_export("image", encoder, spec, targets.resolve(target), calibration=samples)
     convs = [module for module in export.encoder.modules() if isinstance(module, torch.nn.Conv2d)]
@@ -221,7 +226,7 @@ def test_report_names_what_it_was_measured_on(plain_onnx):
 
 def test_a_file_of_a_tower_alone_is_enough(convolutional, tmp_path):
     save_model(convolutional.image_encoder, tmp_path / "tower.safetensors")
-    spec = ExportSpec(out=tmp_path / "out", target="torch")
+    spec = ExportSpec(output=tmp_path / "out", target="torch")
     folder = export_model(tmp_path / "tower.safetensors", spec)
     contract, report = read_contract(folder), read_report(folder)
     assert contract.logit_scale is None
@@ -240,7 +245,7 @@ def test_a_file_of_a_tower_alone_is_enough(convolutional, tmp_path):
     loaded = load_model(tmp_path / "tower.safetensors")
     assert contract.weights_sha256 == weights_sha256(loaded.state_dict())
     with fails(ValueError, "text", "image"):
-        export_model(loaded, ExportSpec(out=tmp_path / "none", target="torch", tower="text"))
+        export_model(loaded, ExportSpec(output=tmp_path / "none", target="torch", tower="text"))
 
 
 @pytest.mark.parametrize("target", ["torch", pytest.param("onnx", marks=pytest.mark.slow)])
@@ -248,7 +253,7 @@ def test_a_text_tower_alone_is_exported_at_its_own_context(target, tmp_path):
     text = TextInput(context_length=6, vocab_size=900)
     tower = randomised(TextTransformerSpec(width=16, num_heads=2, depth=0, embedding_dim=24, pool="mean", input=text))
     save_model(tower, tmp_path / "tower.safetensors")
-    folder = export_model(tmp_path / "tower.safetensors", ExportSpec(out=tmp_path / "out", target=target))
+    folder = export_model(tmp_path / "tower.safetensors", ExportSpec(output=tmp_path / "out", target=target))
     contract, report = read_contract(folder), read_report(folder)
     assert [file.tower for file in contract.towers] == ["text"]
     assert contract.towers[0].input_shape[1] == contract.text.input.context_length == 6
@@ -261,22 +266,22 @@ def test_a_text_tower_alone_is_exported_at_its_own_context(target, tmp_path):
 
 def test_mistakes_cost_nothing(convolutional, tmp_path, monkeypatch):
     with fails(ValueError, "did you mean 'onnx'"):
-        export_model(convolutional, ExportSpec(out=tmp_path / "out", target="onxx"))
+        export_model(convolutional, ExportSpec(output=tmp_path / "out", target="onxx"))
     with fails(ValueError, "mci0", "models with published weights"):
-        export_model("mci0", ExportSpec(out=tmp_path / "out"))
+        export_model("mci0", ExportSpec(output=tmp_path / "out"))
     with fails(ValueError, "precision"):
-        ExportSpec(out=tmp_path / "out", precision="int4")
+        ExportSpec(output=tmp_path / "out", precision="int4")
     with fails(ValueError):
-        export_model(CONVOLUTIONAL.build().train(), ExportSpec(out=tmp_path / "out", target="torch"))
+        export_model(CONVOLUTIONAL.build().train(), ExportSpec(output=tmp_path / "out", target="torch"))
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "notes.txt").write_text("mine")
     with fails(FileExistsError):
-        export_model(convolutional, ExportSpec(out=tmp_path / "full"))
+        export_model(convolutional, ExportSpec(output=tmp_path / "full"))
     assert [path.name for path in tmp_path.iterdir()] == ["full"]
     (tmp_path / "empty").mkdir()
     monkeypatch.chdir(tmp_path / "empty")
     with fails(ValueError, "out"):
-        export_model(convolutional, ExportSpec(out="."))
+        export_model(convolutional, ExportSpec(output="."))
     assert list(tmp_path.glob("empty/.*")) == []
 
 
@@ -291,14 +296,16 @@ def test_images_that_cannot_be_read_are_counted(convolutional, tmp_path):
         captions=("a cat", "a dog"),
     )
     torn = Samples(name="torn", image_names=("a", "b"), images=(b"no", b"no"), captions=("a cat", "a dog"))
-    spec = ExportSpec(out=tmp_path / "out", target="torch", tower="image")
+    spec = ExportSpec(output=tmp_path / "out", target="torch", tower="image")
     # Where no ranges are to be found, nothing is read that they would be found with.
     report = read_report(export_model(convolutional, spec, samples=samples, calibration=torn))
     assert report.image_names == ("one", "two")
     assert sum(report.skipped.values()) == 1
     assert report.towers[0].count == 2
     with fails(ValueError, "0", "2", "torn"):
-        export_model(MCI.build().eval(), ExportSpec(out=tmp_path / "none", target="torch", tower="image"), samples=torn)
+        export_model(
+            MCI.build().eval(), ExportSpec(output=tmp_path / "none", target="torch", tower="image"), samples=torn
+        )
     with fails(ValueError):
         Samples(name="same", image_names=("a", "b"), images=(b"", b""), captions=("a cat", "a cat"))
 
@@ -322,7 +329,7 @@ class UnusualExport(TowerExport):
 @pytest.mark.parametrize("name", ["onnx", "openvino"])
 def test_whatever_only_computes_is_a_known_operation(convolutional, name, tmp_path):
     target = targets.resolve(name)
-    spec = ExportSpec(out=tmp_path, target=name, tower="image", normalize=False)
+    spec = ExportSpec(output=tmp_path, target=name, tower="image", normalize=False)
     export = UnusualExport(tower="image", encoder=convolutional.image_encoder, spec=spec, calibration=torch.empty(0))
     path = tmp_path / f"image{target.suffix}"
     run = target.open(path, tower_file(export, path.name, target.export(export, path)))

@@ -22,7 +22,7 @@ from tests.export.test_verify import change
 
 
 def exported(model, out, **options):
-    spec = ExportSpec(out=out, tower="image", features=(1, 0), **options)
+    spec = ExportSpec(output=out, tower="image", features=(1, 0), **options)
     return export_model(model.image_encoder, spec, show_progress=False)
 
 
@@ -76,7 +76,7 @@ def test_every_target_gives_them(convolutional, target, tmp_path):
 
 @pytest.mark.parametrize("target", ["onnx", pytest.param("torch", marks=pytest.mark.slow), SLOW[0]])
 def test_an_export_with_the_embedding_of_each_place_explains(target, tmp_path):
-    spec = ExportSpec(out=tmp_path / "out", target=target, features=("text-space",))
+    spec = ExportSpec(output=tmp_path / "out", target=target, features=("text-space",))
     folder = export_model("icons", spec, show_progress=False)
     report = read_report(folder)
     assert report.passed, report.failures
@@ -91,7 +91,7 @@ def test_an_export_with_the_embedding_of_each_place_explains(target, tmp_path):
 
 
 def test_maps_whose_mean_is_another_embedding_fail(tmp_path):
-    spec = ExportSpec(out=tmp_path / "out", tower="image", features=("text-space",))
+    spec = ExportSpec(output=tmp_path / "out", tower="image", features=("text-space",))
     folder = export_model(mobileclip.load("icons").model.image_encoder, spec, show_progress=False)
     model = onnx.load(folder / "image.onnx")
     (last,) = (node for node in model.graph.node if "text_space" in node.output)
@@ -176,7 +176,7 @@ class PlainSpec(ImageEncoderSpec):
 
 
 def test_features_that_nobody_gives_are_refused_before_the_work(tmp_path):
-    spec = ExportSpec(out=tmp_path / "out", target="torch", tower="image", features=(0, 7))
+    spec = ExportSpec(output=tmp_path / "out", target="torch", tower="image", features=(0, 7))
     with fails(ValueError, "1", "[7]"):
         export_model(MCI.build().eval(), spec)
     with fails(ValueError, "Sequential"):

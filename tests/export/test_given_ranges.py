@@ -124,7 +124,7 @@ def is_close(scales, steps):
 def test_a_file_of_a_quantised_model_is_exported_with_its_ranges(quantised, tmp_path):
     model = tmp_path / "int8.safetensors"
     save_model(quantised[False], model)
-    spec = ExportSpec(out=tmp_path / "out", precision="int8")
+    spec = ExportSpec(output=tmp_path / "out", precision="int8")
     folder = export_model(model, spec, samples=few_samples(), show_progress=False)
     contract = read_contract(folder)
     assert [(file.ranges, file.float32) for file in contract.towers] == [("model", ()), ("model", ())]
@@ -144,7 +144,7 @@ def test_what_lacks_ranges_stays_in_float32_and_a_tower_without_any_finds_its_ow
     text = with_children(quantised[False].text_encoder, {})
     del text.ranges
     model = with_children(quantised[False], {"image_encoder": part, "text_encoder": text})
-    spec = ExportSpec(out=tmp_path / "out", target="torch", precision="int8")
+    spec = ExportSpec(output=tmp_path / "out", target="torch", precision="int8")
     folder = export_model(model, spec, samples=few_samples(), show_progress=False)
     own, other = read_contract(folder).towers
     assert (own.ranges, own.float32) == ("model", (kept,))
@@ -173,7 +173,7 @@ def test_outputs_that_a_runtime_needs_are_found_where_the_model_has_no_ranges_of
 def test_ranges_of_another_model_are_refused_by_name(changed, code, told, quantised, tmp_path):
     image = with_children(quantised[False].image_encoder, {})
     image.ranges = {name: values for name, values in {**image.ranges, **changed}.items() if values is not None}
-    spec = ExportSpec(out=tmp_path / "out", precision="int8", tower="image")
+    spec = ExportSpec(output=tmp_path / "out", precision="int8", tower="image")
     with fails(code, told):
         export_model(image, spec, samples=few_samples(), show_progress=False)
     assert not (tmp_path / "out").exists()

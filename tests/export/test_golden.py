@@ -98,7 +98,7 @@ def test_embeddings_of_the_public_code(name, target, precision, tmp_path):
     if target == "litert" and converter() is None:
         pytest.skip("no LiteRT converter: make litert")
     torch.save(golden(name).state(), tmp_path / "checkpoint.pt")
-    spec = ExportSpec(out=tmp_path / "out", target=target, precision=precision, converter=converter())
+    spec = ExportSpec(output=tmp_path / "out", target=target, precision=precision, converter=converter())
     folder = export_model(tmp_path / "checkpoint.pt", spec)
     report = verify_export(folder, trust=True)
     least, may_fail = LEAST_COSINE[precision], {"ranking agreement"}

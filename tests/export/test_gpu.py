@@ -35,6 +35,6 @@ def test_its_file_holds_what_it_computes(trained, gpu, tmp_path):
 
 
 def test_its_export_passes_the_gates_and_leaves_it_where_it_is(trained, gpu, tmp_path):
-    folder = export_model(trained, ExportSpec(out=tmp_path / "export", target="torch"))
+    folder = export_model(trained, ExportSpec(output=tmp_path / "export", target="torch"))
     assert verify_export(folder).passed
     assert {parameter.device.type for parameter in trained.parameters()} == {gpu.type}

@@ -37,7 +37,7 @@ PACKAGE = "@huggingface/transformers@4.3.1"
 
 
 def exported(layout, folder, **options):
-    return export_model(seeing(SHALLOW), ExportSpec(out=folder, layout=layout, **options), samples=few_samples())
+    return export_model(seeing(SHALLOW), ExportSpec(output=folder, layout=layout, **options), samples=few_samples())
 
 
 @pytest.fixture(scope="module")
@@ -116,7 +116,7 @@ def test_a_layout_stays_an_export(immich, model, tmp_path):
 @pytest.mark.slow
 def test_layers_that_stay_in_float32_are_tried_in_a_folder_that_both_towers_share(tmp_path):
     folder = export_model(
-        seeing(CONVOLUTIONAL), ExportSpec(out=tmp_path / "out", layout="transformers.js", precision="int8")
+        seeing(CONVOLUTIONAL), ExportSpec(output=tmp_path / "out", layout="transformers.js", precision="int8")
     )
     assert sorted(path.name for path in (folder / "onnx").iterdir()) == [
         "text_model_int8.onnx",
@@ -139,7 +139,7 @@ def test_layers_that_stay_in_float32_are_tried_in_a_folder_that_both_towers_shar
     ],
 )
 def test_what_a_place_does_not_run_is_refused(options, error, tmp_path):
-    spec = ExportSpec(**{"out": tmp_path / "out", "layout": "transformers.js", **options})
+    spec = ExportSpec(**{"output": tmp_path / "out", "layout": "transformers.js", **options})
     with fails(*error):
         export_model(seeing(SHALLOW), spec)
     assert not list(tmp_path.iterdir())
@@ -160,7 +160,7 @@ def test_a_background_that_a_host_does_not_know_is_told(immich, tmp_path, caplog
 def test_a_contract_names_the_background(tmp_path):
     white = attrs.evolve(SHALLOW.image.input, background="white")
     model = seeing(attrs.evolve(SHALLOW, image=attrs.evolve(SHALLOW.image, input=white))).image_encoder
-    spec = ExportSpec(out=tmp_path / "out", target="torch", tower="image")
+    spec = ExportSpec(output=tmp_path / "out", target="torch", tower="image")
     folder = export_model(model, spec, samples=few_samples())
     assert read_contract(folder).image.input.background == "white"
 
@@ -200,7 +200,7 @@ def test_transformers_js_finds_what_it_reads_beside_the_towers(immich, tmp_path)
 
 
 def test_transformers_js_takes_batches_of_any_size():
-    spec = fitted(ExportSpec(out="out", layout="transformers.js"))
+    spec = fitted(ExportSpec(output="out", layout="transformers.js"))
     assert spec.dynamic_batch
 
 
@@ -263,7 +263,7 @@ def test_the_real_transformers_js_gives_the_same_first_five(package, encode, pre
     """With each precision of one folder, as `--for browser` writes it."""
     folder = package / "browser"
     if not folder.exists():
-        spec = ExportSpec(out=folder)
+        spec = ExportSpec(output=folder)
         export_model(seeing(SHALLOW), spec, place="browser", samples=few_samples(), show_progress=False)
     samples, transform = bundled_samples(), ImageTransform(PIXELS)
     pictures = [f"{name}.png" for name in samples.image_names]

@@ -53,7 +53,7 @@ class TestWhich:
         ],
     )
     def test_the_target_and_the_person_have_their_say(self, options, lengths):
-        spec = ExportSpec(out="unused", **options)
+        spec = ExportSpec(output="unused", **options)
         encoder = SHALLOW.text.build().eval()
         assert tower_export("text", encoder, spec, targets.resolve(spec.target), calibration=None).lengths == lengths
 

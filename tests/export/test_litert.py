@@ -149,7 +149,7 @@ def tables_of(path, export):
 
 
 def test_who_exports_is_told_how_to_get_the_converter(tmp_path):
-    spec = ExportSpec(out=tmp_path / "out", target="litert", tower="text")
+    spec = ExportSpec(output=tmp_path / "out", target="litert", tower="text")
     told = "python3 -m venv litert-converter && litert-converter/bin/pip install 'litert-torch"
     for python, message in (
         (None, told),
@@ -180,7 +180,7 @@ def test_a_converter_that_fails_is_told_with_its_last_words(stored, tmp_path):
 @pytest.mark.parametrize("precision", TARGET.precisions)
 def test_the_converter_writes_both_towers(precision, tmp_path):
     spec = ExportSpec(
-        out=tmp_path / "out", target="litert", precision=precision, normalize=False, converter=converter()
+        output=tmp_path / "out", target="litert", precision=precision, normalize=False, converter=converter()
     )
     folder = export_model(seeing(TRANSFORMERS), spec, samples=few_samples())
     report = verify_export(folder, trust=True, show_progress=False)
@@ -192,7 +192,9 @@ def test_the_converter_writes_both_towers(precision, tmp_path):
 @needs_converter
 @pytest.mark.slow
 def test_the_converter_writes_what_is_stored(stored, tmp_path):
-    spec = ExportSpec(out=tmp_path / "out", target="litert", preprocess="uint8", features=(0, 1), converter=converter())
+    spec = ExportSpec(
+        output=tmp_path / "out", target="litert", preprocess="uint8", features=(0, 1), converter=converter()
+    )
     folder = export_model(stored, spec, samples=few_samples())
     for name in ("image.tflite", "text.tflite"):
         now, before = (operations_of((place / name).read_bytes()) for place in (folder, EXPORT))

@@ -31,7 +31,7 @@ from tests.export.models import AUTHOR, LEAST, few_samples, seeing
 
 
 def exported(place, folder, model=None, **options):
-    spec = ExportSpec(out=folder, **options)
+    spec = ExportSpec(output=folder, **options)
     return export_model(model or seeing(LEAST), spec, place=place, samples=few_samples(), show_progress=False)
 
 
@@ -151,11 +151,11 @@ def test_a_server_takes_batches_of_any_size_by_the_command(tmp_path, capsys):
 
 
 def test_what_is_given_beside_a_place_stays():
-    spec = places["android"].fitted(ExportSpec(out="out", precision="int8-weights", features=(1,)))
+    spec = places["android"].fitted(ExportSpec(output="out", precision="int8-weights", features=(1,)))
     assert (spec.target, spec.precision, spec.also, spec.preprocess) == ("litert", "int8-weights", (), "uint8")
     assert spec.features == (1,)
-    assert places["browser"].fitted(ExportSpec(out="out")).precisions == ("float32", "float16", "int8-weights")
-    assert places["browser"].fitted(ExportSpec(out="out", precision="float16")).precisions == ("float16",)
+    assert places["browser"].fitted(ExportSpec(output="out")).precisions == ("float32", "float16", "int8-weights")
+    assert places["browser"].fitted(ExportSpec(output="out", precision="float16")).precisions == ("float16",)
 
 
 def test_a_place_of_ones_own(tmp_path, monkeypatch):
@@ -170,12 +170,12 @@ def test_a_place_of_ones_own(tmp_path, monkeypatch):
 def test_precisions_whose_files_are_called_alike_are_refused(tmp_path):
     model = seeing(LEAST)
     with fails(ValueError, "plain"):
-        export_model(model, ExportSpec(out=tmp_path / "out", also=("float16",)))
+        export_model(model, ExportSpec(output=tmp_path / "out", also=("float16",)))
     for options in ({"also": ("bfloat16",)}, {"precision": "bfloat16"}):
         with fails(ValueError, "transformers.js", "bfloat16", "float32"):
-            export_model(model, ExportSpec(out=tmp_path / "out", layout="transformers.js", **options))
+            export_model(model, ExportSpec(output=tmp_path / "out", layout="transformers.js", **options))
     with fails(ValueError, "onnx"):
-        export_model(model, ExportSpec(out=tmp_path / "out", layout="apple"))
+        export_model(model, ExportSpec(output=tmp_path / "out", layout="apple"))
 
 
 def test_every_place_is_of_a_target_that_writes_it():

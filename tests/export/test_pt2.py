@@ -17,7 +17,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:Duplicate name:UserWarning")
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    spec = ExportSpec(out=tmp_path_factory.mktemp("pt2") / "export", target="torch", tower="text")
+    spec = ExportSpec(output=tmp_path_factory.mktemp("pt2") / "export", target="torch", tower="text")
     return export_model(seeing(SHALLOW), spec, samples=few_samples(), show_progress=False)
 
 

@@ -46,7 +46,7 @@ def model():
 @pytest.fixture(scope="module")
 def pictures_onnx(model, tmp_path_factory):
     out = tmp_path_factory.mktemp("pictures") / "out"
-    spec = ExportSpec(out=out, target="onnx", preprocess="picture", dynamic_batch=True)
+    spec = ExportSpec(output=out, target="onnx", preprocess="picture", dynamic_batch=True)
     export_model(model, spec, samples=few_samples())
     return out
 
@@ -100,6 +100,6 @@ def test_a_file_that_resizes_otherwise_is_told(pictures_onnx, change):
 
 @pytest.mark.parametrize("target", ["openvino", "torch", "executorch", "coreml", "litert"])
 def test_a_target_that_does_not_resize_says_so(model, tmp_path, target):
-    spec = ExportSpec(out=tmp_path / "out", target=target, preprocess="picture")
+    spec = ExportSpec(output=tmp_path / "out", target=target, preprocess="picture")
     with fails(ValueError, target):
         export_model(model, spec)

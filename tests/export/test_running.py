@@ -146,7 +146,7 @@ def test_what_an_export_cannot_be_is_refused(plain_torch, asked, error):
 
 
 def test_one_tower_and_classifiers_are_no_image_text_models(shallow, plain_torch, tmp_path):
-    spec = ExportSpec(out=tmp_path / "text", target="torch", tower="text")
+    spec = ExportSpec(output=tmp_path / "text", target="torch", tower="text")
     folder = export_model(shallow, spec, show_progress=False)
     with fails(ValueError, "text"):
         load_export(folder)
@@ -164,7 +164,7 @@ def test_a_tokenizer_of_its_own_comes_with_the_export(tmp_path):
     text_input = read_text_input(tmp_path / "tokenizer.json", context_length=12)
     spec = attrs.evolve(SHALLOW, text=attrs.evolve(SHALLOW.text, input=text_input))
     model = seeing(spec)
-    folder = export_model(model, ExportSpec(out=tmp_path / "out", target="torch"), show_progress=False)
+    folder = export_model(model, ExportSpec(output=tmp_path / "out", target="torch"), show_progress=False)
     texts = ["a cat", "two dogs"]
     found, expected = (one.encode_text(texts) for one in (mobileclip.load(folder), mobileclip.ImageTextModel(model)))
     torch.testing.assert_close(found, expected, atol=1e-5, rtol=0)

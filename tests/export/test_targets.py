@@ -99,7 +99,7 @@ def test_a_target_keeps_the_contract(target, precision, small_export, request, t
     samples = few_samples() if precision == "int8" else None
     model = request.getfixturevalue("shallow" if (target, precision) in BY_DEFAULT else "convolutional")
     with programs_read_once():
-        check_target(model, ExportSpec(out=tmp_path / "out", target=target, precision=precision), samples=samples)
+        check_target(model, ExportSpec(output=tmp_path / "out", target=target, precision=precision), samples=samples)
 
 
 @pytest.mark.parametrize("target", in_turn("onnx", slow=("openvino", "executorch", "coreml")))
@@ -133,7 +133,7 @@ def test_nothing_as_it_is_by_default(target, shallow, request, tmp_path):
 @pytest.mark.parametrize("target", in_turn("onnx", slow=("openvino", "coreml", "executorch")))
 def test_layers_beyond_half_precision_stay_in_float32(target, tmp_path):
     """The model is sound in float32; its text embeddings in float16 throughout would not be finite."""
-    spec = ExportSpec(out=tmp_path / "out", target=target, precision="float16", tower="text")
+    spec = ExportSpec(output=tmp_path / "out", target=target, precision="float16", tower="text")
     folder = export_model(overflowing(TRANSFORMERS), spec, samples=few_samples(), show_progress=False)
     (text,) = read_contract(folder).towers
     assert (text.compute, text.float32) == ("float16", ("norm", "project"))
@@ -242,7 +242,7 @@ print(tuple(module(torch.zeros(1, 12, dtype=torch.int64)).shape))
 
 @pytest.mark.slow
 def test_verify_needs_no_torchao(transformers, tmp_path, monkeypatch):
-    spec = ExportSpec(out=tmp_path / "out", target="torch", precision="int8", tower="text")
+    spec = ExportSpec(output=tmp_path / "out", target="torch", precision="int8", tower="text")
     folder = export_model(transformers, spec, samples=few_samples(), show_progress=False)
     for name in [name for name in sys.modules if name.partition(".")[0] == "torchao"]:
         monkeypatch.delitem(sys.modules, name)
@@ -278,7 +278,7 @@ def test_the_processor_computes_in_int8(transformers, tmp_path):
 )
 def test_a_precision_that_a_target_has_not(target, precision, transformers, tmp_path):
     with fails(ValueError, target, precision, "float32"):
-        export_model(transformers, ExportSpec(out=tmp_path / "out", target=target, precision=precision))
+        export_model(transformers, ExportSpec(output=tmp_path / "out", target=target, precision=precision))
     assert not list(tmp_path.iterdir())
 
 
@@ -300,7 +300,7 @@ def test_a_missing_extra_names_its_command(missing, extras, asked, tmp_path, mon
         monkeypatch.setitem(sys.modules, name, ModuleType(name))
     monkeypatch.setitem(sys.modules, missing, None)
     with pytest.raises(ImportError, match=re.escape(f"needs {missing.partition('.')[0]}: `{install(*extras)}`")):
-        export_model("icons", ExportSpec(out=tmp_path / "out", tower="text", **asked))
+        export_model("icons", ExportSpec(output=tmp_path / "out", tower="text", **asked))
     assert not (tmp_path / "out").exists()
 
 
@@ -394,7 +394,7 @@ def refuse(self, address):
 socket.socket.connect = refuse
 os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
 from mobileclip.export import ExportSpec, export_model
-export_model("icons", ExportSpec(out=sys.argv[1], target="openvino", tower="text"), show_progress=False)
+export_model("icons", ExportSpec(output=sys.argv[1], target="openvino", tower="text"), show_progress=False)
 sys.exit("openvino_telemetry was imported" if "openvino_telemetry" in sys.modules else 0)
 """
 

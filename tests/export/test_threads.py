@@ -82,7 +82,7 @@ def working(export_once):
 
     def folder(target):
         def write(out):
-            export_model("icons", ExportSpec(out=out, target=target), show_progress=False)
+            export_model("icons", ExportSpec(output=out, target=target), show_progress=False)
 
         return EXPORT if target == "litert" else export_once(f"icons_{target}", write)
 

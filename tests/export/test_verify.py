@@ -153,7 +153,7 @@ def test_a_model_that_no_export_could_be_measured_against_is_refused_before_the_
     with torch.no_grad():
         change(model)
     with fails(*error):
-        export_model(model, ExportSpec(out=tmp_path / "out", target="torch"))
+        export_model(model, ExportSpec(output=tmp_path / "out", target="torch"))
     assert not list(tmp_path.iterdir())
 
 
@@ -196,20 +196,20 @@ from mobileclip.export import ExportSpec, export_model
 from mobileclip.export.measured import Measured
 from tests.export.models import SHALLOW, seeing
 Measured.write_golden = lambda *arguments: os.kill(os.getpid(), signal.SIGKILL)
-export_model(seeing(SHALLOW), ExportSpec(out=Path({str(tmp_path)!r}) / "out", target="torch", tower="text"))
+export_model(seeing(SHALLOW), ExportSpec(output=Path({str(tmp_path)!r}) / "out", target="torch", tower="text"))
 """
     done = preloaded().call("tests.preloaded:python", "-c", code, folder=tmp_path, seconds=120)
     assert done.status == -9, done.output
     assert not (tmp_path / "out").exists()
     assert list(tmp_path.rglob("text.pt2"))
     assert not list(tmp_path.rglob("mobileclip.json"))
-    spec = ExportSpec(out=tmp_path / "out", target="torch", tower="text")
+    spec = ExportSpec(output=tmp_path / "out", target="torch", tower="text")
     assert export_model(seeing(SHALLOW), spec) == tmp_path / "out"
     assert [path.name for path in tmp_path.iterdir()] == ["out"], "the next export into the same place tidies up"
 
 
 def test_what_a_living_process_writes_is_left_alone(shallow, tmp_path, monkeypatch):
-    spec, opened = ExportSpec(out=tmp_path / "out", target="torch", tower="text"), type(targets["torch"]).open
+    spec, opened = ExportSpec(output=tmp_path / "out", target="torch", tower="text"), type(targets["torch"]).open
     written = []
 
     def meanwhile(self, path, file, **options):
@@ -227,7 +227,7 @@ def test_what_a_living_process_writes_is_left_alone(shallow, tmp_path, monkeypat
 
 
 def test_a_folder_that_is_called_as_ours_keeps_what_it_holds(shallow, tmp_path, monkeypatch):
-    spec, opened = ExportSpec(out=tmp_path / "out", target="torch", tower="text"), type(targets["torch"]).open
+    spec, opened = ExportSpec(output=tmp_path / "out", target="torch", tower="text"), type(targets["torch"]).open
     ours = []
 
     def seen(self, path, file, **options):
@@ -251,7 +251,7 @@ def test_ctrl_c_leaves_nothing(shallow, tmp_path, monkeypatch):
 
     monkeypatch.setattr(type(targets["torch"]), "open", interrupt)
     with pytest.raises(KeyboardInterrupt):
-        export_model(shallow, ExportSpec(out=tmp_path / "out", target="torch", tower="text"))
+        export_model(shallow, ExportSpec(output=tmp_path / "out", target="torch", tower="text"))
     assert not list(tmp_path.iterdir())
 
 
@@ -261,7 +261,7 @@ def test_an_error_leaves_nothing(shallow, tmp_path, monkeypatch):
 
     monkeypatch.setattr(type(targets["torch"]), "open", fail)
     with pytest.raises(ValueError, match="no"):
-        export_model(shallow, ExportSpec(out=tmp_path / "out", target="torch", tower="text"))
+        export_model(shallow, ExportSpec(output=tmp_path / "out", target="torch", tower="text"))
     assert not list(tmp_path.iterdir())
 
 

@@ -57,7 +57,7 @@ def test_a_file_gives_what_its_rounded_weights_give(model, tower, tmp_path):
 
 
 def test_an_export_says_what_it_stores(tmp_path):
-    spec = ExportSpec(out=tmp_path / "out", precision="int8-weights", tower="text", normalize=False)
+    spec = ExportSpec(output=tmp_path / "out", precision="int8-weights", tower="text", normalize=False)
     folder = export_model(seeing(SHALLOW), spec, samples=few_samples())
     contract = read_contract(folder)
     assert contract.precision == "int8-weights"

@@ -53,7 +53,7 @@ PACKAGES = {
 def write(kind, place, seed):
     """Write what is loaded; another seed gives other numbers, of the same size."""
     if kind in EXPORTS:
-        export_model(seeing(CONVOLUTIONAL, seed), ExportSpec(out=place, target=kind))
+        export_model(seeing(CONVOLUTIONAL, seed), ExportSpec(output=place, target=kind))
     elif kind == "transformers_model":
         write_siglip(place, seed=seed)
     elif kind == "open_clip_model":

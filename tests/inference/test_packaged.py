@@ -100,7 +100,7 @@ def test_its_card_has_figures_for_every_part_and_names_whoever_drew():
 
 
 def test_an_export_of_it_carries_its_licence(tmp_path):
-    export_model("icons", ExportSpec(out=str(tmp_path / "out"), target="torch", tower="image"))
+    export_model("icons", ExportSpec(output=str(tmp_path / "out"), target="torch", tower="image"))
     contract = json.loads((tmp_path / "out" / "mobileclip.json").read_text())
     assert contract["name"] == "icons"
     assert contract["licence"] == licence_of("icons")

@@ -18,7 +18,7 @@ from mobileclip.encoders import TextTransformerSpec, load_model, save_model
 from mobileclip.encoders.checkpoints import Taught, read_checkpoint
 from mobileclip.evaluation import EvaluationSpec, Session, candidate_of, evaluate_models, summarize
 from mobileclip.evaluation.report import language_table, points
-from mobileclip.inference import ModelIdentity, combine, space_of
+from mobileclip.inference import ModelIdentity, space_of
 from mobileclip.inputs import TextInput
 from mobileclip.losses import TextDistillationLossSpec
 from mobileclip.reinforce import reinforce_texts
@@ -249,23 +249,3 @@ def test_an_evaluation_has_a_row_for_every_language_with_the_tower_that_reads_it
     texts = [*GERMAN, *ENGLISH]
     expected = torch.cat([mobileclip.load(model, text_model=tower).encode_text(GERMAN), english.encode_text(ENGLISH)])
     torch.testing.assert_close(torch.nn.functional.normalize(session.encode_texts(texts)), expected)
-
-
-@pytest.mark.parametrize("image", ["whole", "tower"])
-def test_two_towers_of_a_space_become_a_model(image, files, tower, pictures, tmp_path):
-    given = str(files / "model.safetensors")
-    if image == "tower":
-        main(["convert", given, "-o", str(tmp_path / "image.safetensors"), "--tower", "image", "--fold"])
-        given = str(tmp_path / "image.safetensors")
-    main(["combine", given, str(tower), "-o", str(tmp_path / "both.safetensors")])
-    expected = mobileclip.load(files / "model.safetensors", text_model=tower)
-    both = mobileclip.load(tmp_path / "both.safetensors")
-    picture = min(pictures.iterdir())
-    torch.testing.assert_close(both.encode_image(picture), expected.encode_image(picture), atol=1e-5, rtol=1e-4)
-    torch.testing.assert_close(both.encode_text(GERMAN), expected.encode_text(GERMAN))
-    assert both.text_sides[0].known.share(GERMAN[0]) == 1.0
-    assert space_of(tmp_path / "both.safetensors") == space_of(files / "model.safetensors")
-    if image == "whole":
-        assert both.model.similarity_scale == pytest.approx(expected.model.similarity_scale.item())
-        with fails(ValueError, str(tower), str(files / "other.safetensors")):
-            combine(files / "other.safetensors", tower)

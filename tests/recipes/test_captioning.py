@@ -11,18 +11,18 @@ import torch
 from mobileclip.data import read_samples, write_shards
 from mobileclip.encoders.checkpoints import load_coca, skeleton
 from mobileclip.recipes import (
-    caption_cost,
     coca_run,
     coca_vit_l14,
     finetuning_run,
     header_of,
     recipe_files,
-    step_memory,
 )
 from mobileclip.recipes.tiny import scene_samples
 from mobileclip.training import read_metrics
 from recipes import finetune_coca, train_coca
+from tests.recipes.costs import caption_cost
 from tests.recipes.running import run_named, shown_run
+from tests.recipes.step_memory import step_memory
 
 CONTEXTS = (77, 128, 256)
 
@@ -100,7 +100,7 @@ def test_a_run_on_a_table_is_resumed_to_the_bit_and_writes_captions(table, tmp_p
     assert all(torch.equal(tensor, states[1][name]) for name, tensor in states[0].items())
     weights = ("--captioner-weights", tmp_path / "one" / "model.safetensors")
     run_named("reinforce_datacompdr12m", "--tiny", "--step", "captions", *weights, "-o", "written", "--quiet")
-    samples = list(read_samples(sorted(map(str, (tmp_path / "written-tiny").glob("*.tar")))))
+    samples = list(read_samples(sorted(map(str, (tmp_path / "written").glob("*.tar")))))
     assert samples
     assert all(len(one.syn_captions["syn_text"]) == 5 and all(one.syn_captions["syn_text"]) for one in samples)
 

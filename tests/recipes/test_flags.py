@@ -1,5 +1,6 @@
 """The help of recipes: short, without torch, and of the flags that there are."""
 
+import json
 import re
 import subprocess
 import sys
@@ -83,3 +84,11 @@ def test_the_short_help_does_without_torch():
 def test_a_recipe_of_several_runs_says_which_there_are(arguments, code, named):
     with fails(SystemExit, named):
         run_named(ROWS, *arguments)
+
+
+@pytest.mark.parametrize("name", ["reinforce_datacompdr12m", "finetune", "distil_text", "evaluate"])
+def test_a_small_run_writes_where_it_is_told_and_otherwise_beside_the_whole_one(name, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert json.loads(shown(capsys, name, "--tiny", "-o", "here"))["output"] == "here"
+    without = json.loads(shown(capsys, name, "--tiny")).get("output")
+    assert without in (f"outputs/{name}-tiny", None, "")

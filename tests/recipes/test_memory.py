@@ -10,13 +10,14 @@ import attrs
 import pytest
 
 from mobileclip.data import RangeAugmentSpec
-from mobileclip.recipes import header_of, recipe_files, step_memory
+from mobileclip.recipes import header_of, recipe_files
 from mobileclip.training import Memory
 from recipes.train_s0 import RUN as S0
 from tests.encoders.small import SMALL
 from tests.errors import fails
 from tests.recipes.choices import TRAINING, run_of
 from tests.recipes.measure_step import changed
+from tests.recipes.step_memory import step_memory
 
 ROOT = Path(__file__).parents[2]
 GIB, MOST = 2**30, 72

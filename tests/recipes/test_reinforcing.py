@@ -160,5 +160,5 @@ def test_ray_makes_the_same(here):
 
     run_named("reinforce_dfndr2b", "-o", "outputs/local", "--tiny")
     run_named("reinforce_dfndr2b", "-o", "outputs/ray", "--tiny", "--engine", "ray", "--num-workers", "2")
-    for path in sorted(Path("outputs/local-tiny").glob("*.tar")):
-        assert path.read_bytes() == (Path("outputs/ray-tiny") / path.name).read_bytes()
+    for path in sorted(Path("outputs/local").glob("*.tar")):
+        assert path.read_bytes() == (Path("outputs/ray") / path.name).read_bytes()

@@ -31,8 +31,8 @@ BEGINNING = """
 import sys
 from pathlib import Path
 from mobileclip.recipes import reported
-from mobileclip.terminal import signal_state
-signal_state._TIDYING_SECONDS = 1.0
+from mobileclip.terminal import interruption
+interruption._TIDYING_SECONDS = 1.0
 folder, address = Path(sys.argv[1]), sys.argv[2]
 def ready():
     (folder / "ready").touch()

@@ -26,7 +26,7 @@ def cases() -> Iterator[Case]:
     model, samples = seeing(SHALLOW), bundled_samples()
     sound = {
         target: export_model(
-            model, ExportSpec(out=top / target, target=target, tower="text"), samples=samples, show_progress=False
+            model, ExportSpec(output=top / target, target=target, tower="text"), samples=samples, show_progress=False
         )
         for target in ("torch", "onnx")
     }

@@ -11,6 +11,7 @@ from tyro.conf import Positional
 from mobileclip import storage
 from mobileclip.data.samples.limits import SAMPLE_LIMITS, SampleLimits
 from mobileclip.strict import strict
+from mobileclip.terminal.common import Rare
 
 INDEX = "index"
 
@@ -47,15 +48,15 @@ class JoinSpec:
     images: Positional[str]
     output: str
     captions: str | None = None
-    index: str | None = None
+    index: Rare[str | None] = None
     by: str = attrs.field(default="key", validator=validators.min_len(1))
-    placeholder_threshold: int = attrs.field(default=10, validator=validators.ge(0))
-    drop_placeholders: bool = False
+    placeholder_threshold: Rare[int] = attrs.field(default=10, validator=validators.ge(0))
+    drop_placeholders: Rare[bool] = False
     check_images: bool = False
-    keep_other: bool = False
+    keep_other: Rare[bool] = False
     min_share: float = attrs.field(default=0.5, validator=[validators.ge(0), validators.le(1)])
-    go_on: bool = False
-    sample_limits: SampleLimits = SAMPLE_LIMITS
+    go_on: Rare[bool] = False
+    sample_limits: Rare[SampleLimits] = SAMPLE_LIMITS
 
     def __attrs_post_init__(self) -> None:
         if self.placeholder_threshold == 1:

@@ -3,9 +3,9 @@
 What stores texts with a teacher's embeddings belongs in `reinforce`; the loop is that of `training`.
 """
 
-from mobileclip.recipes.distilling.published import TextCost, student_run, text_cost, text_run
+from mobileclip.recipes.distilling.published import text_run as text_run
 from mobileclip.recipes.distilling.run import distil
 from mobileclip.recipes.distilling.spec import DistilSpec, Kind
 from mobileclip.recipes.distilling.teacher import OpenedTeacher as OpenedTeacher, open_teacher as open_teacher
 
-__all__ = ["DistilSpec", "Kind", "TextCost", "distil", "student_run", "text_cost", "text_run"]
+__all__ = ["DistilSpec", "Kind", "distil", "text_run"]

@@ -1,37 +1,10 @@
-"""Short text towers of the published models, and what distilling them takes.
-
-Source: MobileCLIP (arXiv 2311.17049), table 4d, for the hours that costs are computed from.
-"""
+"""Short text towers of the published models."""
 
 from __future__ import annotations
 
-import attrs
-
-from mobileclip.data import TextPipelineSpec
-from mobileclip.encoders import TextEncoderSpec
-from mobileclip.inference.loading import spec_known_by_name
 from mobileclip.losses import TextDistillationLossSpec
-from mobileclip.recipes.cost import PASSES, a100_macs_per_second, macs
 from mobileclip.recipes.distilling.spec import DistilSpec
-from mobileclip.training import AdamWSpec, CosineSchedule, RunSpec, TrainingSpec
-
-NUM_CAPTIONS = 6 * 12_800_000
-"""Of DataCompDR-12M: a real one and five synthetic ones of each image."""
-
-
-@attrs.frozen(kw_only=True)
-class TextCost:
-    """What distilling a text tower takes, if a GPU computes it as fast as it trains ViT-B/16; small towers are slower.
-
-    Args:
-        storing_hours: of one A100, for the teacher's embeddings.
-        training_hours: of one A100, for the student.
-        stored_bytes: of the teacher's embeddings.
-    """
-
-    storing_hours: float
-    training_hours: float
-    stored_bytes: int
+from mobileclip.training import AdamWSpec, CosineSchedule, TrainingSpec
 
 
 def text_run(model: str, context_length: int, *, total_steps: int = 30_000) -> DistilSpec:
@@ -57,49 +30,3 @@ def text_run(model: str, context_length: int, *, total_steps: int = 30_000) -> D
             precision="bfloat16",
         ),
     )
-
-
-def text_cost(spec: DistilSpec, num_texts: int = NUM_CAPTIONS) -> TextCost:
-    """Return what a run takes, computed from the published hours of another by the multiplications of both.
-
-    Args:
-        spec: a run whose teacher is known by name.
-        num_texts: that the teacher encodes once.
-
-    Raises:
-        ValueError: if the teacher is not known by name.
-    """
-    teacher = _teacher(spec)
-    macs_per_second = a100_macs_per_second()
-    num_trained = spec.batch_size * spec.training.total_steps
-    return TextCost(
-        storing_hours=num_texts * macs(teacher) / macs_per_second / 3600,
-        training_hours=PASSES * num_trained * macs(_student(spec)) / macs_per_second / 3600,
-        stored_bytes=2 * teacher.embedding_dim * num_texts,
-    )
-
-
-def student_run(spec: DistilSpec) -> RunSpec:
-    """Return the training of a student as it will be, of a run whose teacher is known by name.
-
-    Raises:
-        ValueError: if the teacher is not known by name.
-    """
-    student = _student(spec)
-    data = TextPipelineSpec(texts=spec.texts_folder, batch_size=spec.batch_size, text=student.input)
-    return RunSpec(model=student, data=data, training=spec.training)
-
-
-def _teacher(spec: DistilSpec) -> TextEncoderSpec:
-    known = spec_known_by_name(spec.model)
-    if known is None:
-        raise ValueError(
-            f"what {spec.model} is made of is told by its weights alone; give a model that is known by name"
-        )
-    return known.text
-
-
-def _student(spec: DistilSpec) -> TextEncoderSpec:
-    teacher = _teacher(spec)
-    text = attrs.evolve(teacher.input, context_length=spec.context_length)
-    return attrs.evolve(teacher, input=text) if spec.kind == "teacher" else spec.student(teacher.embedding_dim, text)

@@ -8,10 +8,8 @@ import attrs
 
 from mobileclip import storage
 from mobileclip.data import StoredTexts, TextPipelineSpec, read_text_input
-from mobileclip.data.text import prune_tokens
 from mobileclip.data.text.stored import CARD
 from mobileclip.encoders import TextEncoderSpec, save_model
-from mobileclip.inference import prune_vocabulary
 from mobileclip.inputs import TextInput
 from mobileclip.processes import this_process
 from mobileclip.recipes.distilling.spec import DistilSpec
@@ -88,7 +86,7 @@ def _prepared(spec: DistilSpec, world: World) -> RunSpec:
         if report.num_skipped:
             say(f"{report.num_skipped:,} rows were left out: {report}", error=True)
     texts = StoredTexts(spec.texts_folder)
-    model, initial_weights = _student(spec, texts, teacher)
+    model, initial_weights = _student(spec, texts.card.dim, teacher)
     storage.write_text(spec.output / CHOICES, to_json(spec, indent=1) + "\n")
     return RunSpec(
         model=model,
@@ -104,28 +102,21 @@ def _prepared(spec: DistilSpec, world: World) -> RunSpec:
     )
 
 
-def _student(
-    spec: DistilSpec, texts: StoredTexts, teacher: OpenedTeacher | None
-) -> tuple[TextEncoderSpec, Path | None]:
+def _student(spec: DistilSpec, dim: int, teacher: OpenedTeacher | None) -> tuple[TextEncoderSpec, Path | None]:
     """Return the student, and what it starts from."""
     if spec.kind != "teacher":
-        text = _text_input(spec, texts, teacher)
-        return spec.student(texts.card.dim, text), spec.initial_weights
+        return spec.student(dim, _text_input(spec, teacher)), spec.initial_weights
     assert teacher is not None, "asked before"
     if teacher.tower is None:
         raise ValueError(f"{spec.model} has no text tower that can be trained; choose --kind transformer or mct")
     tower = teacher.tower(min(spec.context_length, teacher.text.context_length))
-    if spec.prune_vocabulary:
-        tower = prune_vocabulary(texts.texts(), tower).tower
     save_model(tower, spec.output / START)
     started: TextEncoderSpec = tower.spec  # type: ignore[assignment]
     return started, spec.output / START
 
 
-def _text_input(spec: DistilSpec, texts: StoredTexts, teacher: OpenedTeacher | None) -> TextInput:
+def _text_input(spec: DistilSpec, teacher: OpenedTeacher | None) -> TextInput:
     """Return the student's text contract: of the file that is named, or the teacher's."""
     if spec.tokenizer is not None:
-        text = read_text_input(spec.tokenizer, context_length=spec.context_length)
-    else:
-        text = attrs.evolve(TextInput() if teacher is None else teacher.text, context_length=spec.context_length)
-    return prune_tokens(texts.texts(), text).text if spec.prune_vocabulary else text
+        return read_text_input(spec.tokenizer, context_length=spec.context_length)
+    return attrs.evolve(TextInput() if teacher is None else teacher.text, context_length=spec.context_length)

@@ -61,7 +61,6 @@ class DistilSpec:
         pool: what an embedding is read from: the `end` token, or the `mean` of the text's tokens, which is the default.
         tokenizer: a `tokenizer.json` for the student; the teacher's own by default, and CLIP's byte pairs for teachers
             of other libraries.
-        prune_vocabulary: whether tokens that the texts never use are left out of the student's vocabulary.
         initial_weights: a checkpoint of a text tower of the same choices to start from.
         batch_size: texts of a step, of all processes together.
         seed: of the order of the texts.
@@ -92,7 +91,6 @@ class DistilSpec:
     depth: int | None = attrs.field(default=None, validator=validators.optional(validators.ge(0)))
     pool: PoolName | None = attrs.field(default=None, validator=validators.optional(validators.in_(POOL_NAMES)))
     tokenizer: Path | None = None
-    prune_vocabulary: bool = False
     initial_weights: Path | None = None
     batch_size: int = attrs.field(default=256, validator=validators.gt(0))
     seed: int = attrs.field(default=0, validator=validators.ge(0))

@@ -93,7 +93,6 @@ def _(spec: ReinforcementSpec, *_: object) -> ReinforcementSpec:
     return attrs.evolve(
         spec,
         source=_copy(spec.source) if spec.source is not None else drawn(),
-        output=spec.output and f"{spec.output.rstrip('/')}-tiny",
         teachers=tuple(
             CheckpointTeacher(
                 checkpoint=str(small_model(seed) if seed else SMALL_MODEL),
@@ -125,7 +124,6 @@ def _(spec: FinetuneSpec, *_: object) -> FinetuneSpec:
         data=str(drawn_shapes()) if spec.data is None else few(spec.data),
         test=spec.test and few(spec.test),
         old_tasks=tuple(map(few, spec.old_tasks or (None,))),
-        output=_beside(spec.output),
         **{name: value for name, value in small.items() if getattr(spec, name) == getattr(untouched, name)},
     )
 
@@ -145,7 +143,6 @@ def _(spec: DistilSpec, *_: object) -> DistilSpec:
         width=spec.width if is_chosen else 64,
         context_length=min(spec.context_length, 24),
         batch_size=min(32, spec.batch_size),
-        output=_beside(spec.output),
         training=_few_steps(spec.training, 10),
     )
 
@@ -155,7 +152,7 @@ def _(spec: EvaluationSpec, *_: object) -> EvaluationSpec:
     names = spec.datasets or (SUITES[spec.suite] if spec.data is not None else ())
     tasks = [one for one in (find_task(name, spec.data) for name in names) if one.opener is open_zero_shot]
     copies = tuple(_copy(open_data_set(one.path, rows=spec.rows).source) for one in tasks)
-    return attrs.evolve(spec, output=_beside(spec.output), datasets=copies or (str(drawn()),), data=None)
+    return attrs.evolve(spec, datasets=copies or (str(drawn()),), data=None)
 
 
 def taking(model: Any, data: Any) -> Any:
@@ -318,10 +315,6 @@ def _few_steps(training: TrainingSpec, steps: int) -> TrainingSpec:
 
 def _copy(source: Any) -> str:
     return first_samples(source, FOLDER / "samples")
-
-
-def _beside(output: Path) -> Path:
-    return output.with_name(f"{output.name}-tiny")
 
 
 __all__ = ["SMALL_MODEL", "drawn", "drawn_shapes", "shallow", "shrunk", "small_captioner", "taking"]

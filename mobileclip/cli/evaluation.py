@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 from tyro.conf import Positional, arg
 
-from mobileclip.cli.checks import require_file
+from mobileclip.cli.arguments import require_file
 from mobileclip.evaluation.spec import EvaluationSpec
 from mobileclip.terminal import print_table, say
 

@@ -1,0 +1,288 @@
+"""What several commands take: models, checks of paths and numbers, outputs, and how work is shared."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Collection, Iterable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal, TypeVar
+
+import attrs
+from tyro.conf import arg
+
+from mobileclip import storage
+from mobileclip.registry import nearest_file
+from mobileclip.storage import require_output
+from mobileclip.terminal import say
+from mobileclip.terminal.common import Rare
+
+if TYPE_CHECKING:
+    from mobileclip.data.skips import Skip
+    from mobileclip.engines import Engine
+
+_MOST_NAMED = 100
+DEFAULT_MODEL = "mobileclip_s0"
+Device = Annotated[str, arg(metavar="auto|cuda|mps|cpu")]
+BatchSize = int
+Workers = arg(metavar="PROCESSES")
+TextModel = Annotated[str | None, arg(metavar="FILE|FOLDER")]
+_T = TypeVar("_T")
+
+
+def require_there(path: str | Path, expected: str) -> None:
+    """Make sure that something is on this machine; a URL is taken as it is.
+
+    Args:
+        path: a file, a folder, or a URL.
+        expected: what it should be, for the message.
+
+    Raises:
+        FileNotFoundError: if it is not; the message has names nearby that are like it.
+    """
+    if not str(path).strip():
+        raise ValueError(f"a name is empty; expected {expected}")
+    if storage.is_remote(path) or storage.local_path(path).exists():
+        return
+    near = nearest_file(storage.local_path(path))
+    raise FileNotFoundError(f"there is no {storage.printable(path)}; expected {expected}{near}")
+
+
+def require_folder(path: str | Path, expected: str) -> None:
+    """Make sure that a folder is on this machine; a URL is taken as it is.
+
+    Args:
+        path: a folder, or a URL.
+        expected: what it should be, for the message.
+
+    Raises:
+        OSError: if it is not.
+    """
+    require_there(path, expected)
+    if not storage.is_remote(path) and not storage.local_path(path).is_dir():
+        raise NotADirectoryError(f"{path} is a file; expected {expected}")
+
+
+def require_file(path: str | Path, expected: str) -> None:
+    """Make sure that a file is on this machine; a URL is taken as it is.
+
+    Args:
+        path: a file, or a URL.
+        expected: what it should be, for the message.
+
+    Raises:
+        OSError: if it is not.
+    """
+    require_there(path, expected)
+    if storage.is_remote(path) or storage.local_path(path).is_file():
+        return
+    if storage.local_path(path).is_dir():
+        raise IsADirectoryError(f"{path} is a folder; expected {expected}")
+    raise ValueError(f"{path} is a pipe or a device, which may never end; expected {expected}")
+
+
+def require_checkpoint(source: str) -> None:
+    """Make sure that a checkpoint is on this machine, a file or the one in a folder; one on the hub is taken as it is.
+
+    Args:
+        source: a file, a folder, or `hf-hub:owner/name`.
+
+    Raises:
+        OSError: if there is none.
+        ValueError: if the folder has no file of weights, or several.
+    """
+    from mobileclip.encoders.checkpoints import PREFIX, packaged
+    from mobileclip.encoders.checkpoints.hub import local_checkpoint
+    from mobileclip.encoders.checkpoints.loading import source_of
+
+    if not source.startswith(PREFIX) and source_of(source) is None and packaged(source) is None:
+        expected = "a checkpoint, a folder with one, or hf-hub:OWNER/NAME"
+        require_there(source, expected)
+        require_file(local_checkpoint(source), expected)
+
+
+def require_at_least(least: int, **numbers: float | None) -> None:
+    """Make sure that numbers are not below the least.
+
+    Args:
+        least: that each may be.
+        numbers: by the name of the option, with underscores; None is one that was not given.
+
+    Raises:
+        ValueError: if one is.
+    """
+    for name, number in numbers.items():
+        if number is not None and number < least:
+            raise ValueError(f"--{name.replace('_', '-')} is {number}, expected at least {least}")
+
+
+def without_repeats(paths: Iterable[Path]) -> list[Path]:
+    """Return paths in order, each once."""
+    return list(dict.fromkeys(paths))
+
+
+def outputs(given: Sequence[Path], *kinds: Collection[str], overwrite: bool) -> list[Path | None]:
+    """Return the file of each kind that is to be written, having made sure that it can be.
+
+    Args:
+        given: behind `--output`, each time.
+        kinds: how the names of each kind end; none for any name.
+        overwrite: whether what is there is replaced.
+
+    Raises:
+        ValueError, OSError: if a name is of no kind, two are of one, or one cannot be written.
+    """
+    found: list[Path | None] = [None] * len(kinds)
+    for path in given:
+        place = next((at for at, kind in enumerate(kinds) if not kind or path.suffix.lower() in kind), None)
+        if place is None:
+            suffixes = " or ".join(suffix for kind in kinds for suffix in kind)
+            raise ValueError(f"{path} cannot be written: its name must end with {suffixes}")
+        if found[place] is not None:
+            raise ValueError(f"--output is {found[place]} and {path}, which are of one kind; give one of them")
+        require_output(path, overwrite=overwrite)
+        found[place] = path
+    return found
+
+
+def require_page(path: Path | None, *, overwrite: bool) -> None:
+    """Refuse a page that could not be written, before the work.
+
+    Args:
+        path: of the page; None where none is asked for.
+        overwrite: whether one that is there is replaced.
+
+    Raises:
+        ValueError, OSError: if it cannot.
+    """
+    if path is not None:
+        require_output(path, overwrite=overwrite, suffixes=(".html",))
+
+
+@attrs.frozen(kw_only=True)
+class ModelFlags:
+    """Flags that choose a command's model and the device that it runs on.
+
+    Args:
+        model: a name, a checkpoint in any known layout, a folder with one or with an export, hf-hub:OWNER/NAME,
+            open_clip:MODEL/TAG, transformers:OWNER/NAME, or NAME=FILE where a file does not say what it holds. Of a
+            name alone, the published weights are fetched from the hub, once. mobileclip_s0 by default; an index keeps
+            the model that it was made with.
+        image_size: side of the images, where not the model's own; a ViT's positions are interpolated.
+        context_length: ids per text, where fewer than the model's own; see load_model in mobileclip.encoders.
+        device: where to compute: cuda, cuda:1, mps or cpu; auto takes the first of these that is there. Of an export:
+            cpu, or what its runtime has here.
+        trust: run an export of another target than ONNX that another machine wrote, whose runtime does not validate
+            files: its author could then run anything on this machine. An index does not remember it.
+    """
+
+    model: Annotated[str | None, arg(metavar="NAME|FILE|NAME=FILE")] = None
+    image_size: Rare[int | None] = None
+    context_length: Rare[int | None] = None
+    device: Device = "auto"
+    trust: Rare[bool] = False
+
+    def named(self) -> tuple[str | None, str | None]:
+        """Return the name of the model and its file, as far as they are given: `--model` takes either, or NAME=FILE."""
+        from mobileclip.encoders.checkpoints import packaged
+        from mobileclip.inference.loading import holds_weights
+
+        if self.model is None:
+            return None, None
+        name, file = split(self.model)
+        is_file = file is None and holds_weights(name) and packaged(name) is None
+        return (None, name) if is_file else (name, file)
+
+    def load(self, load: Callable[..., _T]) -> _T:
+        """Return the model as a function loads it, having made sure that there is one.
+
+        Args:
+            load: one of `mobileclip.inference.loading`.
+
+        Raises:
+            ValueError, FileNotFoundError: if there is no such model, or no such device.
+        """
+        from mobileclip.inference.loading import device_for, require_model
+
+        name, file = self.named()
+        name = name or (None if file else DEFAULT_MODEL)
+        place = device_for(name, file, self.device)
+        require_model(name, file)
+        sizes = {"image_size": self.image_size, "context_length": self.context_length}
+        return load(name, file, device=place, trust=self.trust, **sizes)
+
+
+def split(text: str) -> tuple[str, str | None]:
+    """Return the name of a model and its file, where NAME=FILE is given; otherwise the text, and no file."""
+    name, _, file = text.partition("=")
+    is_path = any(mark in name for mark in ("/", os.sep, ":")) or Path(text).exists()
+    return (text, None) if is_path or not (name and file) else (name, file)
+
+
+def report_skipped(skipped: Sequence[str], num_images: int, *, called: str = "images") -> None:
+    """Name the pictures that were left out, the first hundred of them, and say why.
+
+    Args:
+        skipped: why each was, naming it.
+        num_images: of all.
+        called: what they are.
+    """
+    if skipped:
+        say(f"left out {len(skipped):,} of {num_images:,} {called}:", error=True)
+        for reason in skipped[:_MOST_NAMED]:
+            say(f"  {reason}", error=True)
+        if len(skipped) > _MOST_NAMED:
+            say(f"  and {len(skipped) - _MOST_NAMED:,} others", error=True)
+
+
+def report_left_out(skips: Sequence[Skip]) -> None:
+    """Count what was left out of folders, by the reason and the kind of file."""
+    from mobileclip.data.images.files import describe_left_out
+
+    if skips:
+        say(f"left out {len(skips):,} files of the folders:", error=True)
+        for line in describe_left_out(skips):
+            say(f"  {line}", error=True)
+
+
+@attrs.frozen(kw_only=True)
+class Sharing:
+    """Flags that divide a command's work among processes or the machines of a cluster.
+
+    Args:
+        num_workers: processes, or with Ray the actors that there may be; the result does not depend on it.
+        engine: local for processes on this machine, ray for a cluster, whose machines need the same paths.
+        ray_address: Ray only: the cluster to join, such as auto; by default one is started on this machine.
+        shard_seconds: time limit for one shard; a process that takes longer is replaced, where there are several.
+        tries: attempts at a shard whose store, disk or process fails; others are done meanwhile.
+        pause_seconds: pause before the second try.
+        pause_growth: factor by which each further pause is longer.
+    """
+
+    num_workers: Annotated[int, Workers] = 1
+    engine: Literal["local", "ray"] = "local"
+    ray_address: Rare[str | None] = None
+    shard_seconds: Rare[float] = 3600.0
+    tries: Rare[int] = 3
+    pause_seconds: Rare[float] = 10.0
+    pause_growth: Rare[float] = 4.0
+
+    def build(self) -> Engine:
+        """Return the engine.
+
+        Raises:
+            ValueError: if a number is out of its range.
+        """
+        from mobileclip.engines import LocalEngine, RayEngine, Retries
+
+        require_at_least(1, num_workers=self.num_workers)
+        retries = Retries(tries=self.tries, pause_seconds=self.pause_seconds, pause_growth=self.pause_growth)
+        if self.engine == "ray":
+            return RayEngine(
+                address=self.ray_address,
+                max_workers=self.num_workers,
+                progress_seconds=self.shard_seconds,
+                retries=retries,
+            )
+        return LocalEngine(
+            num_workers=self.num_workers, devices=("cpu",), progress_seconds=self.shard_seconds, retries=retries
+        )
