@@ -215,7 +215,7 @@ def exported(
     target = targets.resolve(name)
     target.check()
     spec = ExportSpec(
-        out=folder, target=name, tower=tower, precision=precision, dynamic_batch=batch_size > 1, normalize=False
+        output=folder, target=name, tower=tower, precision=precision, dynamic_batch=batch_size > 1, normalize=False
     )
     export = tower_export(tower, mine, spec, target, calibration=None)
     if rival is not None:
