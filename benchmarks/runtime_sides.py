@@ -82,7 +82,7 @@ def match_of(spec: RuntimesBenchSpec, size: Size, tower: Tower, batch_size: int)
         inputs=torch.stack([transform(data) for data in files]),
         calibration=of_images,
         files=files,
-        readers=readers_of(transform, batch_size),
+        readers=readers_of(transform),
         transform=transform,
     )
 
@@ -103,18 +103,16 @@ def calibration_inputs(
     return transform.normalize(pixels), tokenizer(texts)
 
 
-def readers_of(transform: ImageTransform, num_files: int) -> dict[str, Read]:
+def readers_of(transform: ImageTransform) -> dict[str, Read]:
     """Return how each side reads a JPEG: open_clip's preprocessing, and this library's pixels, exact and reduced.
 
     Args:
         transform: of the model.
-        num_files: that are read at once; one alone is resized by all threads.
     """
     preprocess = open_clip_transform(transform.image_input)
 
     def read(data: bytes, *, reduced: bool) -> Tensor:
-        num_threads = torch.get_num_threads() if num_files == 1 else 1
-        return torch.from_numpy(read_pixels(data, transform, reduced=reduced, num_threads=num_threads))
+        return torch.from_numpy(read_pixels(data, transform, reduced=reduced))
 
     def read_as_released(data: bytes) -> Tensor:
         file = io.BytesIO(data)
