@@ -89,8 +89,8 @@ def taught_weights(spec: TaughtWeightsSpec) -> None:
     ways = {"image": _teach_images, "text": _teach_texts}
     taught = [ways[tower](spec, model, teacher, rotation) for tower in spec.towers]
     if len(taught) == len(ways):
-        own, others = (_lead(*embeddings) for embeddings in zip(*taught, strict=True))
-        say(f"a first result is ahead by {own:.4f}; of the teacher, by {others:.4f}")
+        mine, others = (_lead(*embeddings) for embeddings in zip(*taught, strict=True))
+        say(f"a first result is ahead by {mine:.4f}; of the teacher, by {others:.4f}")
     save_model(model, spec.output)
 
 
@@ -187,7 +187,7 @@ def _teach(
 @torch.no_grad()
 def _fit_tokens(tower: nn.Module, tokens: Tensor, targets: Tensor) -> None:
     """Give tokens the embeddings whose sums are nearest to what their texts have for a target."""
-    used, places = tokens.unique(return_inverse=True)
+    used, places = torch.unique(tokens, return_inverse=True)
     gram, product = torch.eye(len(used)), torch.zeros(len(used), targets.shape[1])
     for rows in torch.split(torch.arange(_HELD_OUT, len(tokens)), 1024):
         counts = torch.zeros(len(rows), len(used)).scatter_add_(1, places[rows], torch.ones(places[rows].shape))
