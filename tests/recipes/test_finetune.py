@@ -201,7 +201,11 @@ def test_captions_train_and_are_tested_by_retrieval(spec, world):
 
 
 @pytest.mark.parametrize(
-    "wrong", [{"learning_rate": 1e30}, {"checkpoint": "other.safetensors", "batch_size": 7}], ids=["step", "share"]
+    "wrong",
+    [
+        pytest.param({"learning_rate": 1e30}, id="step", marks=pytest.mark.slow),
+        pytest.param({"checkpoint": "other.safetensors", "batch_size": 7}, id="share"),
+    ],
 )
 def test_a_run_that_fails_before_its_first_checkpoint_leaves_the_folder_to_mended_choices(
     spec, alone, tmp_path, monkeypatch, wrong

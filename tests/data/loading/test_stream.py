@@ -100,7 +100,13 @@ def digests(batches: list[ReinforcedBatch]) -> Counter[tuple[str, float, float, 
 class TestResuming:
     @pytest.mark.parametrize(
         ("sampling", "num_workers"),
-        [("epoch", 0), ("endless", 0), ("with_replacement", 0), ("epoch", 3), ("endless", 3)],
+        [
+            ("epoch", 0),
+            ("endless", 0),
+            ("with_replacement", 0),
+            pytest.param("epoch", 3, marks=pytest.mark.slow),
+            ("endless", 3),
+        ],
     )
     def test_every_place(self, shards, num_workers, sampling):
         """The positions of a resumed run are those of the whole one, so two batches of it tell of all that follow."""
