@@ -431,7 +431,7 @@ MODEL = DualEncoderSpec(
     image=ViTSpec(**SIZE, patch_size=16, input=ImageInput(size=64)),
     text=TextTransformerSpec(**SIZE, input=TextInput(context_length=16)),
 )
-RUN: RunSpec = mobileclip_run(MODEL, batch_size=8, total_steps=2)
+RUN: RunSpec = mobileclip_run(MODEL, batch_size=8)
 
 if __name__ == "__main__":
     run_recipe(RUN)
