@@ -15,8 +15,7 @@ from benchmarks.rivals import Tower
 from mobileclip.export import ExportSpec, targets
 from mobileclip.export.describing import tower_file
 from mobileclip.export.export import tower_export
-from mobileclip.export.towers.graph import TowerExport, input_of
-from mobileclip.export.towers.lengths import cut_to_length
+from mobileclip.export.towers import TowerExport, cut_to_length, input_of
 from mobileclip.hardware.precision import Precision
 from mobileclip.inputs import TextInput
 

@@ -217,7 +217,7 @@ def clip2_s0_file(tmp_path_factory):
 @pytest.fixture(scope="session")
 def export_once(state_of_its_own, tmp_path_factory):
     """What gives an export that nobody changes, by name: whichever process of the run needs it first, writes it."""
-    from mobileclip.export.trust import remember_export
+    from mobileclip.export.running import remember_export
 
     place = tmp_path_factory.getbasetemp()
     place = place.parent if "PYTEST_XDIST_WORKER" in os.environ else place

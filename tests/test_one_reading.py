@@ -32,7 +32,7 @@ from mobileclip.datasets import LabelledPipelineSpec
 from mobileclip.datasets.viewing import PAPER, inspect_sample
 from mobileclip.evaluation import Session, candidate_of, open_benchmark
 from mobileclip.export import Samples
-from mobileclip.export.verification import measure_model
+from mobileclip.export.measured import measure_model
 from mobileclip.inference.archive import read_embeddings as read_archive
 from mobileclip.inference.comparison import calibration_crops
 from mobileclip.inputs import ImageInput

@@ -24,7 +24,7 @@ from mobileclip.evaluation.tasks.task import Evaluation, Task, TaskEntry, evalua
 from mobileclip.export import targets
 from mobileclip.export.contract import TowerFile
 from mobileclip.export.targets import Run, TorchTarget, Written
-from mobileclip.export.towers.graph import TowerExport
+from mobileclip.export.towers import TowerExport
 from mobileclip.losses import LossSpec, LossTerms, losses
 
 

@@ -48,8 +48,7 @@ def export(
     mobileclip export mobileclip_s0.pt --for iphone -o s0_iphone
 
     The files are run in their runtime at once, on real images and captions, and measured against the model in float32.
-    Where a tower of lower precision fails, it is written again with the layers that lose most in float32. The exit
-    status is 1 where it fails all the same; the folder with its report is kept. What no runtime here can run,
+    The exit status is 1 where a check fails; the folder with its report is kept. What no runtime here can run,
     such as Core ML's files away from a Mac, is written, not run, and says so.
 
     Args:
@@ -70,7 +69,7 @@ def export(
     from mobileclip.export import export_model, read_contract, read_report
     from mobileclip.export.contract import NOT_RUN
     from mobileclip.export.layouts import fitted
-    from mobileclip.export.places import places
+    from mobileclip.export.spec import places
     from mobileclip.export.targets import targets
     from mobileclip.export.targets.base import require_able
     from mobileclip.inference.loading import require_model

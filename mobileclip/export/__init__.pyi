@@ -4,13 +4,12 @@ from .contract import (
     ImageContract as ImageContract,
     TextContract as TextContract,
     TowerFile as TowerFile,
+    read_contract as read_contract,
 )
 from .export import Samples as Samples, bundled_samples as bundled_samples, export_model as export_model
 from .layouts import Layout as Layout, layouts as layouts
-from .places import Place as Place, places as places
-from .reading import read_contract as read_contract
+from .parity import Gate as Gate, Ranking as Ranking, Report as Report, TowerParity as TowerParity
 from .running import load_export as load_export
-from .spec import ExportSpec as ExportSpec
+from .spec import ExportSpec as ExportSpec, Place as Place, places as places
 from .targets import Target as Target, targets as targets
-from .verification.parity import Gate as Gate, Ranking as Ranking, Report as Report, TowerParity as TowerParity
-from .verification.verify import read_report as read_report, verify_export as verify_export
+from .verify import read_report as read_report, verify_export as verify_export

@@ -1,4 +1,4 @@
-"""Builds the contract of an export from the model and its exported towers."""
+"""What an export says of itself: the contract, from the model and its exported towers; the card; and the licence."""
 
 from __future__ import annotations
 
@@ -16,14 +16,25 @@ from mobileclip.encoders.checkpoints import PREFIX, PRETRAINED, hub_licence_of, 
 from mobileclip.encoders.checkpoints.hub import parsed
 from mobileclip.encoders.checkpoints.native import model_json
 from mobileclip.encoders.features import feature_encoder, local_encoder
-from mobileclip.export.contract import FORMAT_VERSION, Contract, FeatureMap, ImageContract, TextContract, TowerFile
+from mobileclip.export.contract import (
+    FORMAT_VERSION,
+    NOT_RUN,
+    Contract,
+    FeatureMap,
+    ImageContract,
+    TextContract,
+    TowerFile,
+)
+from mobileclip.export.int8 import given_ranges
 from mobileclip.export.layouts import layouts
+from mobileclip.export.parity import Report
 from mobileclip.export.spec import ExportSpec, Stage
 from mobileclip.export.targets import Target
 from mobileclip.export.targets.base import Written, versions_of
-from mobileclip.export.towers.graph import TowerExport, input_of, output_dim
+from mobileclip.export.towers import TowerExport, input_of, output_dim
 from mobileclip.extras import VERSION
 from mobileclip.inputs import ImageInput, TextInput
+from mobileclip.interop.card import front_matter
 from mobileclip.serialization import to_json
 from mobileclip.tensor_files.weights import weights_sha256
 
@@ -46,11 +57,11 @@ def tower_file(export: TowerExport, name: str, written: Written) -> TowerFile:
         output_name=export.output_name,
         output_shape=(batch, output_dim(export.encoder)),
         compute=written.compute,
-        float32=tuple(sorted(export.fallback.layers)),
+        float32=tuple(sorted(export.float32)),
         lengths=export.lengths,
         features=tuple(_feature_map(export, stage, batch) for stage in export.stages),
         outside=written.outside,
-        ranges="model" if export.has_given_ranges else "calibration",
+        ranges="model" if export.spec.precision == "int8" and given_ranges(export.encoder) else "calibration",
     )
 
 
@@ -172,3 +183,76 @@ def contract_of(
         num_classes=None if classifier is None else classifier.num_classes,
         class_names=() if classifier is None else classifier.class_names,
     )
+
+
+CARD, LICENCE = "README.md", "LICENSE"
+
+_BESIDE = (
+    "`mobileclip.json` has the whole contract: how pictures and texts are prepared, and the scale of the softmax. "
+    "`golden.safetensors` has inputs and the embeddings that a host must get of them."
+)
+_TERMS = "The licence of the weights goes with these files; its text is where the weights came from."
+
+
+def write_card(folder: Path, contract: Contract, report: Report, *, spec: ModelSpec, origin: Origin, use: str) -> None:
+    """Write the card of an export, and its licence.
+
+    Args:
+        folder: of the export.
+        contract: of it, but for its files.
+        report: what was measured.
+        spec: of the model.
+        origin: of the weights.
+        use: how the files are used where they are run; empty where nobody has said.
+    """
+    rows = [_row(file, one.precision) for one in contract.each for file in one.towers]
+    name = contract.name or "A model"
+    parts = [
+        front_matter(
+            spec,
+            licence=origin.hub_licence,
+            base_model=origin.base_model,
+            library="mobileclip",
+            tags=("export", contract.target),
+        ),
+        f"# {name} for {contract.target}",
+        f"An export by mobileclip. Weights: {origin.author}. Licence: {contract.licence}.",
+    ]
+    parts += [use] if use else []
+    parts.append("| file | precision | takes | gives |\n| --- | --- | --- | --- |\n" + "\n".join(rows))
+    given = [f"`{file.file}`" for one in contract.each for file in one.towers if file.ranges == "model"]
+    if given:
+        parts.append(
+            f"{' and '.join(given)}: int8 with the ranges that the model carries, found when it was quantised."
+        )
+    parts.append(_BESIDE)
+    parts.append(f"## Measured\n\n{_measured(contract, report)}")
+    (folder / CARD).write_text("\n\n".join(parts) + "\n", encoding="utf-8")
+    licence = f"{name}\n\nWeights: {origin.author}\nLicence: {contract.licence}\n\n{_TERMS}\n"
+    (folder / LICENCE).write_text(licence, encoding="utf-8")
+
+
+def _row(file: TowerFile, precision: str) -> str:
+    takes = f"`{file.input_name}`: {file.input_dtype} {_shape(file.input_shape)}"
+    if file.lengths:
+        takes += f", and rows of {', '.join(map(str, file.lengths[:-1]))} that hold the text"
+    gives = ", ".join(f"`{name}`: float32 {_shape(shape)}" for name, shape in file.outputs.items())
+    return f"| `{file.file}` | {precision} | {takes} | {gives} |"
+
+
+def _shape(sides: tuple[int | None, ...]) -> str:
+    return " x ".join("any" if side is None else str(side) for side in sides)
+
+
+def _measured(contract: Contract, report: Report) -> str:
+    if contract.state != "run":
+        return f"{NOT_RUN[0].upper()}{NOT_RUN[1:]}: no runtime of it was where it was exported."
+    lines = [
+        f"- {tower.tower}{'' if tower.precision is None else f' in {tower.precision}'}: least cosine with float32 "
+        f"{tower.cosine_minimum}, over {tower.count} inputs"
+        for tower in report.towers
+        if tower.stage is None
+    ]
+    verdict = "All acceptance checks passed." if report.passed else f"Failed: {'; '.join(report.failures)}."
+    verdict += "" if report.is_ranked else " Rankings could not be checked: the model's embeddings hardly differ."
+    return "\n".join(lines) + f"\n\nRun by {report.runtime}, on {report.data}. {verdict}"

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import cast
 
@@ -14,30 +18,29 @@ from mobileclip.data.text.tokenizer import Tokenizer
 from mobileclip.encoders import Classifier, ModelSpec, load_model
 from mobileclip.encoders.checkpoints import PRETRAINED, resolve_spec, unpublished
 from mobileclip.encoders.checkpoints.exports import CONTRACT
-from mobileclip.export.card import write_card
-from mobileclip.export.contract import NOT_RUN, REPORT, Contract, Variant
-from mobileclip.export.describing import architecture_of, contract_of, notes_of, origin_of
+from mobileclip.export.contract import NOT_RUN, REPORT, Contract, TowerFile, Variant
+from mobileclip.export.describing import architecture_of, contract_of, notes_of, origin_of, tower_file, write_card
+from mobileclip.export.int8 import calibration_inputs, layers_in_float32
 from mobileclip.export.layouts import fitted, layouts
-from mobileclip.export.places import places
-from mobileclip.export.spec import ExportSpec, Tower
+from mobileclip.export.measured import Measured, Outputs, measure_model, towers_of
+from mobileclip.export.parity import Report
+from mobileclip.export.running import remember_export
+from mobileclip.export.spec import ExportSpec, Tower, places
 from mobileclip.export.targets import Target, targets
-from mobileclip.export.targets.base import require_able, takes_lengths
-from mobileclip.export.towers.calibration import calibration_inputs
-from mobileclip.export.towers.graph import TowerExport, input_of
-from mobileclip.export.towers.lengths import lengths_of
-from mobileclip.export.trust import remember_export
-from mobileclip.export.verification.attempts import Attempts
-from mobileclip.export.verification.measured import Measured, measure_model, towers_of
-from mobileclip.export.verification.parity import Report
-from mobileclip.export.verification.verify import report_of_none, report_on, together
-from mobileclip.export.working_folder import working_folder
+from mobileclip.export.targets.base import NotRunHereError, require_able, takes_lengths
+from mobileclip.export.towers import TowerExport, input_of, lengths_of
+from mobileclip.export.verify import report_of_none, report_on, run_tower, together
 from mobileclip.inference.comparison.samples import Samples, bundled_samples
 from mobileclip.inference.forms import with_depthwise_convs, with_one_token
 from mobileclip.inference.image_text_model import ImageTextModel
 from mobileclip.inference.loading import holds_weights
 from mobileclip.inputs import TextInput
 from mobileclip.reparam import reparameterize, with_children
+from mobileclip.storage import atomic_folder, exclusive
+from mobileclip.storage.exclusive import LOCK
+from mobileclip.storage.leftovers import PREFIX
 from mobileclip.tensor_files import file_sha256
+from mobileclip.terminal import console
 
 __all__ = ["Samples", "bundled_samples", "export_model"]
 
@@ -58,8 +61,8 @@ def export_model(
     The folder holds a file per tower, `mobileclip.json` (what goes in and comes out), `tokenizer.json`, golden inputs
     and embeddings, a card (`README.md`), `LICENSE`, and `report.json`: how near the files are to the model in float32,
     run in their own runtime. It appears whole or not at all. An export that fails a gate is written too: its report
-    says so, and `verify_export` measures it again. Where lower precision fails, the layers that suffer most stay in
-    float32 (`fallbacks`); the contract names them. If no choice passes, the best one is written.
+    says so, and `verify_export` measures it again. In lower precision some layers stay in float32
+    (`layers_in_float32`); the contract names them.
 
     Args:
         model: a model, a tower or a classifier in evaluation mode; or a name, a file in any known layout, a folder with
@@ -217,26 +220,14 @@ def _write(
     variants, reports = [], {}
     for precision in exports[0].spec.precisions:
         own = tuple(attrs.evolve(one, spec=attrs.evolve(one.spec, precision=precision, also=())) for one in exports)
-        own_contract = attrs.evolve(contract, precision=precision)
-        attempts = {
-            export.tower: Attempts(
-                export,
-                folder=folder,
-                contract=own_contract,
-                target=target,
-                measured=measured,
-                show_progress=show_progress,
-            )
-            for export in own
-        }
-        passed = [one.write({}) for one in attempts.values()]
-        if all(passed):
-            # What passes its gates beside the other tower in float32 may fail them beside that one's file.
-            for tower, one in attempts.items():
-                one.write({other: two.outputs for other, two in attempts.items() if other != tower})
-        variants.append(Variant(precision=precision, towers=tuple(one.file for one in attempts.values())))
-        if all(one.has_run for one in attempts.values()):
-            outputs = {tower: one.outputs for tower, one in attempts.items()}
+        files, outputs = [], {}
+        for export in own:
+            file, given = _write_tower(export, folder, contract, target, measured, show_progress=show_progress)
+            files.append(file)
+            if given is not None:
+                outputs[export.tower] = given
+        variants.append(Variant(precision=precision, towers=tuple(files)))
+        if len(outputs) == len(own):
             reports[precision] = report_on(outputs, measured, precision=precision, data=data, runtime=target.runtime)
     has_run = len(reports) == len(variants)
     contract = attrs.evolve(
@@ -252,3 +243,49 @@ def _write(
     report = together(reports) if has_run else report_of_none(measured, data=data)
     (folder / REPORT).write_text(report.to_json(), encoding="utf-8")
     return contract, report
+
+
+def _write_tower(
+    export: TowerExport, folder: Path, contract: Contract, target: Target, measured: Measured, *, show_progress: bool
+) -> tuple[TowerFile, Outputs | None]:
+    """Write a tower, and return its file and what the file gives for the inputs; None if no runtime of it is here."""
+    name, precision, shown = f"{export.stem}{target.suffix}", export.spec.precision, console(shown=show_progress)
+    if shown is not None:
+        shown.print(f"writing {name} in {precision}", highlight=False, soft_wrap=True)
+    inputs = measured.encoder_inputs(export.tower, export.encoder)
+    export = attrs.evolve(export, float32=layers_in_float32(export.encoder, inputs, precision))
+    (folder / name).parent.mkdir(parents=True, exist_ok=True)
+    file = tower_file(export, name, target.export(export, folder / name))
+    try:
+        return file, run_tower(folder, contract, target, file, measured, show_progress=show_progress)
+    except NotRunHereError as error:
+        if shown is not None:
+            shown.print(str(error), highlight=False, soft_wrap=True)
+        return file, None
+
+
+@contextmanager
+def working_folder(out: Path) -> Iterator[Path]:
+    """Yield an empty folder that takes an output's place when the block ends; an error leaves nothing of it.
+
+    Args:
+        out: what is going to be written, or replaced.
+
+    Raises:
+        ValueError: if another process is writing the same output, or it has no name of its own.
+        OSError: if nothing can be written there.
+    """
+    # Of one length: a folder's own name may be as long as names can be.
+    place = out.parent / f"{PREFIX}{hashlib.sha256(os.fsencode(out.name)).hexdigest()[:16]}.exporting"
+    held = False
+    try:
+        with exclusive(place):
+            held = True
+            with atomic_folder(out, overwrite=True) as folder:
+                yield folder
+    finally:
+        if held:
+            # If another process has come in meanwhile, the folder is its own.
+            with suppress(OSError):
+                (place / LOCK).unlink()
+                place.rmdir()

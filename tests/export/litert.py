@@ -13,7 +13,6 @@ import torch
 from mobileclip.encoders import DualEncoderSpec, load_model, save_model
 from mobileclip.export import ExportSpec, bundled_samples, export_model, targets
 from mobileclip.export.export import tower_export
-from mobileclip.export.towers import Fallback
 from tests.export.models import MCI, MCT, SHALLOW, few_samples, seeing
 
 ROOT = Path(__file__).parents[2]
@@ -41,8 +40,7 @@ def export_of(stored, tower, precision, *, layers=(), **options):
     )
     encoder = getattr(stored, f"{tower}_encoder")
     export = tower_export(tower, encoder, spec, targets["litert"], calibration=bundled_samples())
-    fallback = Fallback(layers=frozenset(layers))
-    return attrs.evolve(export, calibration=export.calibration[::8], fallback=fallback)
+    return attrs.evolve(export, calibration=export.calibration[::8], float32=frozenset(layers))
 
 
 def int8_export(**options):

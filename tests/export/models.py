@@ -17,7 +17,6 @@ from mobileclip.encoders import (
 )
 from mobileclip.export import ExportSpec, bundled_samples, targets
 from mobileclip.export.export import tower_export
-from mobileclip.export.towers import Fallback
 from mobileclip.inputs import OPENAI_MEAN, OPENAI_STD, ImageInput, TextInput
 
 PIXELS = ImageInput(size=64, interpolation="bicubic", mean=OPENAI_MEAN, std=OPENAI_STD)
@@ -103,8 +102,7 @@ def one_tower(model, tower, *, target, precision="int8", every=1, layers=(), **o
     encoder = getattr(reparameterize(model), f"{tower}_encoder")
     spec = ExportSpec(output="unused", target=target, precision=precision, **options)
     export = tower_export(tower, encoder, spec, targets.resolve(target), calibration=bundled_samples())
-    fallback = Fallback(layers=frozenset(layers))
-    return attrs.evolve(export, calibration=export.calibration[::every], fallback=fallback)
+    return attrs.evolve(export, calibration=export.calibration[::every], float32=frozenset(layers))
 
 
 def constant(spec):

@@ -7,7 +7,7 @@ import numpy as np
 import onnx
 import torch
 
-from mobileclip.export.targets.torch.pt2 import load_pt2
+from mobileclip.export.targets.torch import load_pt2
 from mobileclip.inference.optimization import import_quietly
 
 IS_MAC = sys.platform == "darwin"
@@ -153,7 +153,7 @@ def openvino_stored(path):
 
 def coreml_function(path) -> Any:
     """A package's program, as coremltools reads it."""
-    from mobileclip.export.targets.coreml.convert import import_coremltools, quiet
+    from mobileclip.export.targets.coreml import import_coremltools, quiet
 
     import_coremltools()
     with quiet():

@@ -5,7 +5,7 @@ import torch
 
 from mobileclip.data import Tokenizer
 from mobileclip.export import Samples, bundled_samples
-from mobileclip.export.towers import calibration_inputs
+from mobileclip.export.int8 import calibration_inputs
 from tests.errors import fails
 from tests.export.models import PIXELS, TOKENS, pixels
 

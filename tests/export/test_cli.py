@@ -3,15 +3,20 @@
 import json
 import re
 import shutil
+from io import BytesIO
 
+import onnx
 import pytest
+import torch
+from PIL import Image
 
+from mobileclip.cli import main
 from mobileclip.encoders import save_model
 from mobileclip.evaluation import BenchmarkSample, write_benchmark
 from mobileclip.export import bundled_samples, read_contract, read_report
 from mobileclip.inference.comparison import LEAST_COSINE
 from tests.cli.test_cli import run
-from tests.export.models import CONVOLUTIONAL, constant
+from tests.export.models import CONVOLUTIONAL, PIXELS, TRANSFORMERS, constant, seeing
 
 
 @pytest.fixture(scope="module")
@@ -119,3 +124,40 @@ def test_mistakes_are_status_2(capsys, model_file, plain_onnx, tmp_path):
     status, _, err = run(capsys, "verify", damaged)
     assert status == 2
     assert "has no text.onnx" in err
+
+
+def outlying(spec, *, norms):
+    """A model with large values that nothing uses behind some norms: rounded with them, the others are zero."""
+    model = seeing(spec)
+    for tower in (model.image_encoder, model.text_encoder):
+        layer = tower.layers[0]
+        behind = {"attention_norm": layer.attention.qkv, "ffn_norm": layer.ffn.fc1, "norm": tower.project}
+        with torch.no_grad():
+            for name in norms:
+                (tower if name == "norm" else layer).get_submodule(name).weight[0] = 1e4
+                behind[name].weight[:, 0] = 0
+    return model
+
+
+@pytest.mark.slow
+def test_an_export_that_cannot_pass_is_status_1_and_is_kept(tmp_path, capsys):
+    """Its layers cannot be rounded; and the ranges come from the data set that the command names."""
+    model = outlying(TRANSFORMERS, norms=["attention_norm", "ffn_norm", "norm"])
+    save_model(model, tmp_path / "model.safetensors")
+    buffer = BytesIO()
+    Image.new("RGB", (80, 80)).save(buffer, "PNG")
+    black = [BenchmarkSample(key=str(row), image=buffer.getvalue(), captions=(f"black {row}",)) for row in range(2)]
+    write_benchmark(tmp_path / "wds_black_test", black)
+    out = tmp_path / "out"
+    command = ["export", tmp_path / "model.safetensors", "--precision", "int8", "--tower", "image", "-o", out]
+    with pytest.raises(SystemExit) as stop:
+        main([str(argument) for argument in [*command, "--calibration", tmp_path / "wds_black_test"]])
+    assert stop.value.code == 1
+    assert "image cosine, minimum" in capsys.readouterr().err
+    assert read_report(out).data == "bundled", "measured on what it would be measured on without"
+    stored = {tensor.name: tensor for tensor in onnx.load(out / "image.onnx").graph.initializer}
+    scale = float(onnx.numpy_helper.to_array(stored["pixels_scale"]))
+    assert scale == pytest.approx(max(mean / std for mean, std in zip(PIXELS.mean, PIXELS.std, strict=True)) / 255)
+    with pytest.raises(SystemExit) as stop:
+        main(["verify", str(out)])
+    assert stop.value.code == 1

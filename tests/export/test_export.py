@@ -271,8 +271,6 @@ def test_mistakes_cost_nothing(convolutional, tmp_path, monkeypatch):
         export_model("mci0", ExportSpec(output=tmp_path / "out"))
     with fails("strict.must-be-one-of", "precision"):
         ExportSpec(output=tmp_path / "out", precision="int4")
-    with fails("export.int4-weights-longer-files"):
-        ExportSpec(output=tmp_path / "out", precision="int4-weights")
     with fails("reparam.fold-module-training-mode"):
         export_model(CONVOLUTIONAL.build().train(), ExportSpec(output=tmp_path / "out", target="torch"))
     (tmp_path / "full").mkdir()

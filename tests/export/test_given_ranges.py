@@ -22,7 +22,7 @@ from mobileclip.export import (
     targets,
     verify_export,
 )
-from mobileclip.export.towers import EVERY_OUTPUT, graph_in_int8
+from mobileclip.export.int8 import EVERY_OUTPUT, graph_in_int8
 from mobileclip.inference import weighted_layers
 from mobileclip.inference.quantization import Int8Form, observed_ranges, ranges_of_form, rounded, with_rounded_weights
 from mobileclip.reparam import with_children

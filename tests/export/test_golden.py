@@ -6,8 +6,8 @@ import tokenizers
 import torch
 
 from mobileclip.export import ExportSpec, export_model, read_contract, read_report, verify_export
-from mobileclip.export.targets.quiet import quiet
-from mobileclip.export.targets.torch.pt2 import register_operations
+from mobileclip.export.targets.base import quiet
+from mobileclip.export.targets.torch import register_operations
 from mobileclip.inference.comparison import LEAST_COSINE
 from mobileclip.inference.optimization import import_quietly
 from tests.export.litert import converter

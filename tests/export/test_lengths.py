@@ -10,7 +10,7 @@ from mobileclip.encoders import TextTransformerSpec
 from mobileclip.export import ExportSpec, TowerFile, bundled_samples, load_export, read_contract, targets
 from mobileclip.export.export import tower_export
 from mobileclip.export.towers import cut_to_length, lengths_of
-from mobileclip.export.verification import check_lengths
+from mobileclip.export.verify import check_lengths
 from mobileclip.inputs import TextInput
 from tests.errors import fails
 from tests.export.models import CAUSAL, MCT, SHALLOW, TOKENS, seeing, small_model

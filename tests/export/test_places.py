@@ -126,7 +126,7 @@ def test_litert_files_have_their_notes_and_run_as_before():
     from ai_edge_litert.interpreter import Interpreter
     from ai_edge_litert.schema_py_generated import ModelT
 
-    from mobileclip.export.targets.litert.file import operations_of, with_notes
+    from mobileclip.export.targets.litert import operations_of, with_notes
 
     data = (EXPORT / "image.tflite").read_bytes()
     noted = with_notes(data, {"name": "mine", "license": "mit", "author": "me"})

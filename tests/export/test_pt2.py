@@ -6,7 +6,7 @@ import shutil
 import pytest
 
 from mobileclip.export import ExportSpec, export_model, verify_export
-from mobileclip.export.targets.torch.pt2 import load_pt2
+from mobileclip.export.targets.torch import load_pt2
 from tests.errors import fails
 from tests.export.hostile import PROGRAMS, make
 from tests.export.hostile_folders import sign

@@ -11,7 +11,7 @@ import mobileclip
 from mobileclip.data import ImageTransform, load_image
 from mobileclip.export import ExportSpec, bundled_samples, export_model, read_contract, targets, verify_export
 from mobileclip.export.towers import resized
-from mobileclip.export.verification import check_resizing
+from mobileclip.export.verify import check_resizing
 from mobileclip.inputs import ImageInput
 from tests.errors import fails
 from tests.export.models import LEAST, PIXELS, SHALLOW, few_samples, seeing

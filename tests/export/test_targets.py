@@ -27,7 +27,7 @@ from mobileclip.export import (
     verify_export,
 )
 from mobileclip.export.describing import tower_file
-from mobileclip.export.targets.executorch.lower import LARGEST_BATCH
+from mobileclip.export.targets.executorch import LARGEST_BATCH
 from mobileclip.extras import install
 from mobileclip.inference import weighted_layers
 from mobileclip.inference.optimization import PROCESSOR_OPTIONS, import_quietly
@@ -97,9 +97,7 @@ def test_a_target_keeps_the_contract(target, precision, small_export, request, t
         return
     # In 8 bits random weights rank more captions otherwise than the gate lets them.
     samples = few_samples() if precision == "int8" else None
-    # OpenVINO 2026.4 compiles no 1 x 1 convolution of one pixel with a compressed weight.
-    name = "transformers" if (target, precision) == ("openvino", "int8-weights") else "convolutional"
-    model = request.getfixturevalue("shallow" if (target, precision) in BY_DEFAULT else name)
+    model = request.getfixturevalue("shallow" if (target, precision) in BY_DEFAULT else "convolutional")
     with programs_read_once():
         check_target(model, ExportSpec(output=tmp_path / "out", target=target, precision=precision), samples=samples)
 

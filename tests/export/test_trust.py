@@ -15,7 +15,7 @@ from torch import nn
 import mobileclip
 from mobileclip.encoders import TextEncoderSpec, text_encoder_families
 from mobileclip.export import ExportSpec, export_model, load_export, read_contract, read_report, verify_export
-from mobileclip.export.trust import is_written_here, remember_export
+from mobileclip.export.running import is_written_here, remember_export
 from mobileclip.inputs import TextInput
 from tests.cli.test_cli import run
 from tests.collections.pictures import draw
@@ -225,7 +225,7 @@ os.environ.pop("HOME", None); os.environ.pop("XDG_STATE_HOME", None)
 def nobody(_):
     raise KeyError("no such user")
 pwd.getpwuid = nobody
-from mobileclip.export.trust import is_written_here, remember_export
+from mobileclip.export.running import is_written_here, remember_export
 folder = pathlib.Path(sys.argv[1])
 remember_export(folder)
 print(is_written_here(folder))

@@ -193,7 +193,7 @@ def test_an_export_that_is_killed_leaves_nothing_that_looks_whole(tmp_path):
 import os, signal
 from pathlib import Path
 from mobileclip.export import ExportSpec, export_model
-from mobileclip.export.verification import Measured
+from mobileclip.export.measured import Measured
 from tests.export.models import SHALLOW, seeing
 Measured.write_golden = lambda *arguments: os.kill(os.getpid(), signal.SIGKILL)
 export_model(seeing(SHALLOW), ExportSpec(output=Path({str(tmp_path)!r}) / "out", target="torch", tower="text"))

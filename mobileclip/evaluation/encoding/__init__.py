@@ -3,6 +3,15 @@
 How they are batched, and on what they are computed, is decided here; what they are worth, in `evaluation.metrics`.
 """
 
-import lazy_loader
-
-__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)
+from mobileclip.evaluation.encoding.batch_size import (
+    find_batch_size as find_batch_size,
+    fitting as fitting,
+    free_memory as free_memory,
+)
+from mobileclip.evaluation.encoding.features import Features as Features, num_images as num_images
+from mobileclip.evaluation.encoding.timing import (
+    Latency as Latency,
+    Source as Source,
+    machine_name as machine_name,
+    measure_latency as measure_latency,
+)

@@ -3,6 +3,4 @@
 A new task enters here, registered by its key. A number that several tasks compute belongs in `evaluation.metrics`.
 """
 
-import lazy_loader
-
-__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)
+from mobileclip.evaluation.tasks.linear_probe import split_folders as split_folders

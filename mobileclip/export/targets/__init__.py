@@ -1,9 +1,6 @@
-"""Export formats, a folder each.
+"""Export formats, a module each, registered by name."""
 
-A new format enters here, registered by name. What holds for all of them belongs in `export`.
-"""
-
-from mobileclip.export.targets.base import Format, NotRunHereError, Run, Target, Written, targets
+from mobileclip.export.targets.base import NotRunHereError, Run, Target, Written, targets
 from mobileclip.export.targets.coreml import CoreMLTarget
 from mobileclip.export.targets.executorch import ExecuTorchTarget
 from mobileclip.export.targets.litert import LiteRTTarget
@@ -22,7 +19,6 @@ targets.add("torch", TorchTarget())
 __all__ = [
     "CoreMLTarget",
     "ExecuTorchTarget",
-    "Format",
     "LiteRTTarget",
     "NotRunHereError",
     "OnnxTarget",

@@ -1,21 +1,29 @@
-"""The interface of an export target: check, export, open."""
+"""The interface of an export target: check, export, open; and what silences the libraries of several targets."""
 
 from __future__ import annotations
 
+import logging
+import os
 import re
-from collections.abc import Callable, Mapping
+import sys
+import tempfile
+import warnings
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from importlib import metadata
 from pathlib import Path
-from typing import Protocol
+from typing import IO
 
 import attrs
 from torch import Tensor
 
 from mobileclip.export.contract import TowerFile
 from mobileclip.export.spec import ExportSpec, TextDtype
-from mobileclip.export.towers.graph import TowerExport
+from mobileclip.export.towers import TowerExport
 from mobileclip.hardware.precision import Precision
 from mobileclip.registry import Registry
+from mobileclip.terminal.silence import SILENCING
 
 Run = Callable[[Tensor], tuple[Tensor, ...]]
 CPU = "cpu"
@@ -36,49 +44,37 @@ class Written:
     outside: tuple[str, ...] = ()
 
 
-class Target(Protocol):
-    """A format: how a tower is written in it, and run."""
+@attrs.frozen
+class Target(ABC):
+    """A format: how a tower is written in it, and run.
 
-    @property
-    def suffix(self) -> str:
-        """Of a tower's file."""
+    Args:
+        suffix: of a tower's file.
+        libraries: distributions that write and run it; their versions are in the contract, and older ones do not run
+            it.
+        text_dtype: what token ids come in as.
+        precisions: those that it writes.
+        resizes: whether its files can take pictures of any size, and resize them as the library does.
+        cuts_texts: whether its text files can take rows of several lengths.
+        prefers_depthwise: whether its runtime is faster at depthwise convolutions than at those of several outputs per
+            channel.
+        runtime: what `open` runs a file with on this machine, for the report.
+        vouched: whether a stranger's file may be opened, since the runtime validates it; others are opened with trust.
+        concurrent: whether several threads may be in what `open` returns at once; else they take turns.
+    """
 
-    @property
-    def libraries(self) -> tuple[str, ...]:
-        """Distributions that write and run it; their versions are in the contract, and older ones do not run it."""
+    suffix: str = ""
+    libraries: tuple[str, ...] = ()
+    text_dtype: TextDtype = "int64"
+    precisions: tuple[Precision, ...] = ("float32", "float16")
+    resizes: bool = False
+    cuts_texts: bool = False
+    prefers_depthwise: bool = False
+    runtime: str = ""
+    vouched: bool = False
+    concurrent: bool = False
 
-    @property
-    def text_dtype(self) -> TextDtype:
-        """What token ids come in as."""
-
-    @property
-    def precisions(self) -> tuple[Precision, ...]:
-        """Those that it writes."""
-
-    @property
-    def resizes(self) -> bool:
-        """Whether its files can take pictures of any size, and resize them as the library does."""
-
-    @property
-    def cuts_texts(self) -> bool:
-        """Whether its text files can take rows of several lengths; a target that does not say so cannot."""
-
-    @property
-    def prefers_depthwise(self) -> bool:
-        """Whether its runtime is faster at depthwise convolutions than at those of several outputs per channel."""
-
-    @property
-    def runtime(self) -> str:
-        """What `open` runs a file with on this machine, for the report."""
-
-    @property
-    def vouched(self) -> bool:
-        """Whether a stranger's file may be opened, since the runtime validates it; others are opened with trust."""
-
-    @property
-    def concurrent(self) -> bool:
-        """Whether several threads may be in what `open` returns at once; else they take turns."""
-
+    @abstractmethod
     def check(self) -> None:
         """Make sure that everything is installed.
 
@@ -92,19 +88,23 @@ class Target(Protocol):
         Raises:
             ValueError: if the spec names no such environment, or asks for what that does not write.
         """
+        del spec
+        return {}
 
+    @abstractmethod
     def export(self, tower: TowerExport, path: Path) -> Written:
         """Write one tower, and return what a contract says of the file.
 
         Args:
             tower: of a precision, with what that needs: calibration data, and the layers that stay in float32.
-            path: of the file to write, or of the folder where the format is one. Nothing else is in its folder yet;
-                further files may be put beside it, named after the tower.
+            path: of the file to write, or of the folder where the format is one; further files may be put beside it,
+                named after the tower.
 
         Raises:
             ValueError: if the format cannot hold the tower in this precision; the message says why.
         """
 
+    @abstractmethod
     def open(self, path: Path, tower: TowerFile, *, device: str = CPU, num_threads: int | None = None) -> Run:
         """Return a function that runs a file in its own runtime, from one batch of inputs to its outputs in order.
 
@@ -118,27 +118,6 @@ class Target(Protocol):
             NotRunHereError: if no runtime of the file's backend is here.
             ValueError: if the runtime cannot read the file, has no such device here, or cannot take so many threads.
         """
-
-
-@attrs.frozen
-class Format:
-    """Defaults that most targets share; a target's class overrides what differs."""
-
-    suffix: str = ""
-    libraries: tuple[str, ...] = ()
-    text_dtype: TextDtype = "int64"
-    precisions: tuple[Precision, ...] = ("float32", "float16")
-    resizes: bool = False
-    cuts_texts: bool = False
-    prefers_depthwise: bool = False
-    runtime: str = ""
-    vouched: bool = False
-    concurrent: bool = False
-
-    def elsewhere(self, spec: ExportSpec) -> dict[str, str]:
-        """Return nothing: this environment writes it."""
-        del spec
-        return {}
 
 
 def require_able(target: Target, spec: ExportSpec) -> None:
@@ -168,7 +147,7 @@ def require_able(target: Target, spec: ExportSpec) -> None:
 
 def takes_lengths(target: Target, spec: ExportSpec) -> bool:
     """Return whether text files take rows of several lengths, as far as target and spec say."""
-    return spec.text_lengths == "own" and bool(getattr(target, "cuts_texts", False))
+    return spec.text_lengths == "own" and target.cuts_texts
 
 
 class NotRunHereError(ValueError):
@@ -239,3 +218,52 @@ def _release(version: str) -> tuple[int, int]:
     if numbers is None:
         raise ValueError(f"the contract names the version {version!r}, which is none; export the model again")
     return int(numbers[1]), int(numbers[2])
+
+
+_STANDARD_ERROR = 2
+
+
+@contextmanager
+def kept_stderr() -> Iterator[IO[bytes]]:
+    """Yield a file of what is written to standard error meanwhile, by whatever part of the process."""
+    with SILENCING, _memory() as file:
+        sys.stderr.flush()
+        before = os.dup(_STANDARD_ERROR)
+        os.dup2(file.fileno(), _STANDARD_ERROR)
+        try:
+            yield file
+        finally:
+            os.dup2(before, _STANDARD_ERROR)
+            os.close(before)
+
+
+def text_of(file: IO[bytes]) -> str:
+    """Return what was written to the file so far."""
+    file.seek(0)
+    return file.read().decode(errors="replace").strip()
+
+
+def _memory() -> IO[bytes]:
+    """Return a file in memory, where the system has such: ExecuTorch ends a process that writes to a full disk."""
+    return os.fdopen(os.memfd_create("errors"), "w+b") if sys.platform == "linux" else tempfile.TemporaryFile()
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Silence what libraries log and warn of while they are imported and work.
+
+    torchao tells of its own kernels, for other processors, that it cannot load, and PyTorch of what torchao and
+    ExecuTorch do not do as it wants by now. ExecuTorch sets up the root logger, and that is undone.
+    """
+    with SILENCING:
+        root = logging.getLogger()
+        level, disabled, handlers = root.level, root.manager.disable, list(root.handlers)
+        logging.disable(logging.ERROR)
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                yield
+        finally:
+            logging.disable(disabled)
+            root.setLevel(level)
+            root.handlers[:] = handlers

@@ -12,12 +12,7 @@ from torch import Tensor, nn
 from mobileclip.inference.layers import weighted_layers
 from mobileclip.inference.optimization.openvino_quiet import import_quietly, quiet
 
-TABLE = "Gather"
-"""What OpenVINO calls looking up rows of a table."""
-
-WEIGHTED = ("Convolution", "GroupConvolution", "MatMul")
-"""What OpenVINO calls operations that multiply by weights."""
-
+_WEIGHTED = ("Convolution", "GroupConvolution", "MatMul")
 _LOG_ERRORS_ONLY = 40
 
 
@@ -40,7 +35,7 @@ def in_int8(model: Any, encoder: nn.Module, inputs: Tensor, *, kept: Collection[
     with quantiser() as nncf:
         from nncf.quantization.range_estimator import RangeEstimatorParametersSet
 
-        layers = layers_of(model, weighted_layers(encoder))
+        layers = _layers_of(model, encoder)
         missing = set(kept) - {name for several in layers.values() for name in several}
         assert not missing, f"not found in the graph: {missing}"
         rows = torch.split(inputs, 1)
@@ -72,19 +67,19 @@ def quantiser() -> Iterator[Any]:
             nncf.set_log_level(level)
 
 
-def layers_of(model: Any, layers_there: list[tuple[str, nn.Module]]) -> dict[str, set[str]]:
+def _layers_of(model: Any, encoder: nn.Module) -> dict[str, set[str]]:
     """Return the layers that each operation may be, both by name: those that have its weight.
 
     The conversion keeps no names of modules, and the values and order of a weight through all that it does to it.
     """
     weights: dict[bytes, set[str]] = {}
-    for name, layer in layers_there:
+    for name, layer in weighted_layers(encoder):
         weight = cast("Tensor", layer.weight).detach().numpy()
         weights.setdefault(weight.tobytes(), set()).add(name)
     layers = {}
     for node in model.get_ops():
-        if node.get_type_name() in (*WEIGHTED, TABLE):
-            constant = node.input_value(0 if node.get_type_name() == TABLE else 1).get_node()
+        if node.get_type_name() in _WEIGHTED:
+            constant = node.input_value(1).get_node()
             if constant.get_type_name() == "Constant" and (names := weights.get(constant.get_data().tobytes())):
                 layers[node.get_friendly_name()] = names
     return layers

@@ -3,6 +3,5 @@
 What saves memory and time belongs here; what is computed is said in `losses.reinforced`.
 """
 
-import lazy_loader
-
-__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)
+from mobileclip.losses.tiled.operation import pair_terms as pair_terms, tiled_terms as tiled_terms
+from mobileclip.losses.tiled.tiles import Similarity as Similarity, Tiling as Tiling

@@ -3,6 +3,20 @@
 Everything in it is there to try a recipe in little time; nothing that a published run needs belongs here.
 """
 
-import lazy_loader
-
-__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)
+from mobileclip.recipes.tiny.few_samples import NUM_SAMPLES as NUM_SAMPLES, first_samples as first_samples
+from mobileclip.recipes.tiny.scenes import (
+    COLOURS as COLOURS,
+    SHAPES as SHAPES,
+    draw_shape as draw_shape,
+    jpeg as jpeg,
+    scene_samples as scene_samples,
+    scenes as scenes,
+)
+from mobileclip.recipes.tiny.shapes import OUTLINES as OUTLINES
+from mobileclip.recipes.tiny.shrink import (
+    drawn as drawn,
+    drawn_shapes as drawn_shapes,
+    shallow as shallow,
+    shrunk as shrunk,
+    taking as taking,
+)

@@ -3,6 +3,12 @@
 When a run writes one does not belong here, see `saving`.
 """
 
-import lazy_loader
-
-__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)
+from mobileclip.training.checkpoints.background_writer import BackgroundWriter as BackgroundWriter
+from mobileclip.training.checkpoints.checkpoint import CheckpointFolder as CheckpointFolder, RunState as RunState
+from mobileclip.training.checkpoints.state_file import (
+    DIGEST as DIGEST,
+    StateFile as StateFile,
+    digest as digest,
+    mark as mark,
+    read_state as read_state,
+)

@@ -3,25 +3,58 @@
 What fine-tuning alone needs belongs here; the loop is that of `training`.
 """
 
-import lazy_loader
-
-__getattr__, __dir__, _names = lazy_loader.attach_stub(__name__, __file__)
+from mobileclip.training.finetuning.batch_norm import (
+    FrozenBatchNorm2d,
+    freeze_batch_norm,
+    ordinary_batch_norm,
+    synchronise_batch_norm,
+)
+from mobileclip.training.finetuning.interpolation import interpolate_weights
+from mobileclip.training.finetuning.labels import LabelledContrastiveSpec, labelled_contrastive, with_labels
+from mobileclip.training.finetuning.layer_rates import (
+    Granularity,
+    LayerDecayAdamWSpec,
+    layer_rate_groups,
+    rate_scales,
+    tower_layers,
+)
+from mobileclip.training.finetuning.lora import LoraSpec, add_lora, merge_lora
+from mobileclip.training.finetuning.scores import (
+    Measure as Measure,
+    Results as Results,
+    Score as Score,
+    Scores as Scores,
+)
+from mobileclip.training.finetuning.spec import BatchNormMode, FinetuningSpec, Tower, freeze_tower
+from mobileclip.training.finetuning.tasks import (
+    Task as Task,
+    TrainingData as TrainingData,
+    label_of as label_of,
+    open_task as open_task,
+    read_index as read_index,
+    split as split,
+    write_training_data as write_training_data,
+)
 
 __all__ = [
-    name
-    for name in _names
-    if name
-    not in {
-        "Measure",
-        "Results",
-        "Score",
-        "Scores",
-        "Task",
-        "TrainingData",
-        "label_of",
-        "open_task",
-        "read_index",
-        "split",
-        "write_training_data",
-    }
+    "BatchNormMode",
+    "FinetuningSpec",
+    "FrozenBatchNorm2d",
+    "Granularity",
+    "LabelledContrastiveSpec",
+    "LayerDecayAdamWSpec",
+    "LoraSpec",
+    "Tower",
+    "add_lora",
+    "freeze_batch_norm",
+    "freeze_tower",
+    "interpolate_weights",
+    "labelled_contrastive",
+    "layer_rate_groups",
+    "merge_lora",
+    "ordinary_batch_norm",
+    "rate_scales",
+    "synchronise_batch_norm",
+    "tower_layers",
+    "with_labels",
 ]

@@ -14,11 +14,13 @@ from mobileclip.datasets import RowOptions
 from mobileclip.encoders import DualEncoderSpec
 from mobileclip.hardware.devices import AUTO
 from mobileclip.losses import LossSpec
-from mobileclip.training import AdamWSpec, CosineSchedule, OptimizerSpec, TrainingSpec
 from mobileclip.training.distributed import COLLECTIVE_SECONDS
 from mobileclip.training.finetuning.layer_rates import Granularity, LayerDecayAdamWSpec
 from mobileclip.training.finetuning.lora import LoraSpec
 from mobileclip.training.finetuning.spec import BatchNormMode, FinetuningSpec, Tower
+from mobileclip.training.optimizer import AdamWSpec, OptimizerSpec
+from mobileclip.training.schedule import CosineSchedule
+from mobileclip.training.spec import TrainingSpec
 
 _BATCH_SIZE = 64
 

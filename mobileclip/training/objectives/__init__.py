@@ -3,6 +3,14 @@
 The formulas are those of `losses`; what is done with the gradients does not belong here.
 """
 
-import lazy_loader
-
-__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)
+from mobileclip.training.objectives.captions import CaptionObjective as CaptionObjective
+from mobileclip.training.objectives.classification import (
+    ClassificationObjective as ClassificationObjective,
+    CrossEntropySpec as CrossEntropySpec,
+)
+from mobileclip.training.objectives.objective import (
+    ImageTextObjective as ImageTextObjective,
+    Objective as Objective,
+    build_objective as build_objective,
+)
+from mobileclip.training.objectives.texts import TextDistillationObjective as TextDistillationObjective

@@ -4,6 +4,9 @@ What holds for any data set with labels or captions belongs here; a benchmark wi
 a place beside this package.
 """
 
-import lazy_loader
-
-__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)
+from mobileclip.evaluation.tasks.zero_shot.evaluate import (
+    ZeroShotTask as ZeroShotTask,
+    evaluate_benchmark as evaluate_benchmark,
+    open_zero_shot as open_zero_shot,
+)
+from mobileclip.evaluation.tasks.zero_shot.scoring import require_metric as require_metric, score as score

@@ -1,8 +1,0 @@
-from .formats import (
-    VIDEO_EXTENSIONS as VIDEO_EXTENSIONS,
-    VIDEO_FORMATS as VIDEO_FORMATS,
-    find_video_format as find_video_format,
-    is_video_name as is_video_name,
-    named_format as named_format,
-)
-from .opening import VideoFile as VideoFile

@@ -1,1 +1,0 @@
-from .linear_probe import split_folders as split_folders

@@ -1,0 +1,269 @@
+"""Core ML: ML programs for iPhones, iPads and Macs, as `.mlpackage` folders."""
+
+from __future__ import annotations
+
+import contextlib
+import inspect
+import io
+import sys
+from collections.abc import Callable, Iterator
+from importlib import import_module
+from importlib.abc import MetaPathFinder
+from pathlib import Path
+from typing import Any
+
+import attrs
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from mobileclip.export.contract import TowerFile
+from mobileclip.export.int8 import graph_in_int8
+from mobileclip.export.spec import TextDtype
+from mobileclip.export.targets.base import (
+    CPU,
+    NotRunHereError,
+    Run,
+    Target,
+    Written,
+    device_called,
+    quiet,
+    refuse_threads,
+)
+from mobileclip.export.towers import SHORTEST, TowerExport
+from mobileclip.extras import needed
+from mobileclip.hardware.precision import Precision
+from mobileclip.inference.quantization import Int8Form
+from mobileclip.machine import raise_machine_fault
+
+_IS_MAC = sys.platform == "darwin"
+_LARGEST_WEIGHT = 127
+
+
+@attrs.frozen
+class CoreMLTarget(Target):
+    """Core ML through coremltools: files are written anywhere, and run by Core ML on a Mac; elsewhere they are not run.
+
+    float16 is computed in as exported. In int8, what is not quantised is float16, which the Neural Engine needs.
+    Raw pixels come as a picture where they are uint8: Core ML has arrays of float and int32 alone.
+    """
+
+    suffix: str = ".mlpackage"
+    libraries: tuple[str, ...] = ("coremltools",)
+    text_dtype: TextDtype = "int32"
+    precisions: tuple[Precision, ...] = ("float32", "float16", "int8")
+    cuts_texts: bool = True
+    runtime: str = "Core ML"
+
+    def check(self) -> None:
+        """Make sure that everything is installed.
+
+        Raises:
+            ImportError: if something is missing; the message has the command that installs it.
+        """
+        with needed("the target 'coreml'", "coreml"):
+            import_coremltools()
+
+    def export(self, tower: TowerExport, path: Path) -> Written:
+        """Write one tower.
+
+        Raises:
+            ValueError: if pictures are to come in batches.
+        """
+        precision = tower.spec.precision
+        takes_picture = tower.input_dtype == "uint8"
+        if takes_picture and tower.spec.dynamic_batch:
+            raise ValueError(
+                "Core ML takes one picture at a time, and uint8 pixels are one; leave dynamic-batch out, or choose "
+                "--preprocess float32"
+            )
+        if takes_picture:
+            spec = attrs.evolve(tower.spec, preprocess="float32")
+            tower = attrs.evolve(tower, spec=spec, calibration=tower.calibration.float())
+        if precision == "int8":
+            graph = graph_in_int8(tower, Int8Form(stores_weights=True), largest_weight=_LARGEST_WEIGHT)
+            program = tower.program_of(graph)
+        else:
+            program = tower.program(torch.float16 if precision == "float16" else torch.float32)
+        convert(program, tower, path, takes_picture=takes_picture)
+        return Written(compute=precision)
+
+    def open(self, path: Path, tower: TowerFile, *, device: str = CPU, num_threads: int | None = None) -> Run:
+        """Return a function that runs a file with Core ML, on a Mac.
+
+        Core ML chooses by itself where it computes; `cpu` stands for that.
+
+        Raises:
+            NotRunHereError: if this is no Mac.
+            ValueError: if it cannot be read.
+        """
+        device_called(device, {CPU: CPU}, self.runtime)
+        if not _IS_MAC:
+            raise NotRunHereError(
+                f"{path.name} is written, not run: Core ML runs on Macs and on Apple's devices alone; run mobileclip "
+                "verify on a Mac, or compare the golden vectors beside it on the device"
+            )
+        refuse_threads(num_threads, "Core ML")
+        return _core_ml(path, tower)
+
+
+def _core_ml(path: Path, tower: TowerFile) -> Run:
+    coremltools = import_coremltools()
+    try:
+        model = coremltools.models.MLModel(str(path))
+    except Exception as error:
+        raise_machine_fault(error)
+        # Core ML's own errors come as whatever its bindings make of them.
+        raise ValueError(
+            f"{path} cannot be read by Core ML ({error}); update macOS, or export the model again"
+        ) from error
+    given: Callable[[Tensor], Any] = _picture if tower.input_dtype == "uint8" else Tensor.numpy
+
+    def run(inputs: Tensor) -> tuple[Tensor, ...]:
+        outputs = model.predict({tower.input_name: given(inputs)})
+        return tuple(torch.from_numpy(np.asarray(outputs[name], dtype=np.float32)) for name in tower.outputs)
+
+    return run
+
+
+def _picture(pixels: Tensor) -> Image.Image:
+    return Image.fromarray(pixels[0].movedim(0, -1).contiguous().numpy())
+
+
+# Core ML wants a bound on everything that may vary.
+LARGEST_BATCH = 64
+# What scales embeddings to unit length: float16 cannot hold the squares of large values.
+_UNIT_LENGTH = frozenset({"reduce_l2_norm", "maximum", "tile", "real_div"})
+# Beside the package's own files, the converter leaves a table for profilers of another runtime.
+_PROFILER_TABLE = "executorch_debug_handle_mapping.json"
+# What coremltools imports wherever it is installed, for seconds, and what no conversion of a program needs.
+_UNNEEDED = frozenset({"executorch", "sklearn", "torchvision", "transformers"})
+_IMPORTING = ("<frozen importlib._bootstrap>", "<frozen importlib._bootstrap_external>")
+
+
+def convert(program: torch.export.ExportedProgram, tower: TowerExport, path: Path, *, takes_picture: bool) -> None:
+    """Write a program as an ML program for iOS 17 and macOS 14.
+
+    Types are kept as the program has them, but for int8: what is float there becomes float16.
+
+    Args:
+        program: in float32, float16 or quantised.
+        tower: that it was made of.
+        path: of the package to write.
+        takes_picture: the input is a picture; an array otherwise.
+    """
+    coremltools = import_coremltools()
+    with _without_bars():
+        pipeline = coremltools.PassPipeline()
+        # Ids of tokens go beyond 16 bits, and what is added in units of the smaller step goes beyond float16.
+        pipeline.remove_passes(
+            {"common::add_int16_cast", "common::distributive_quantized_binary_op_scale_normalization"}
+        )
+        precision: Any = coremltools.precision.FLOAT32
+        if tower.spec.precision == "int8":
+            precision = coremltools.transform.FP16ComputePrecision(op_selector=_becomes_half)
+        batch = coremltools.RangeDim(1, LARGEST_BATCH, default=1) if tower.spec.dynamic_batch else 1
+        shape: Any = coremltools.Shape((batch, *tower.input_shape))
+        if tower.lengths and tower.spec.dynamic_batch:
+            longest = tower.lengths[-1]
+            shape = coremltools.Shape((batch, coremltools.RangeDim(SHORTEST, longest, default=longest)))
+        elif tower.lengths:
+            # Each of them runs on the Neural Engine; of a range, the default alone.
+            shapes = [(1, length) for length in tower.lengths]
+            shape = coremltools.EnumeratedShapes(shapes, default=shapes[-1])
+        if takes_picture:
+            taken = coremltools.ImageType(name=tower.input_name, shape=shape, color_layout=coremltools.colorlayout.RGB)
+        else:
+            dtype = np.dtype(tower.input_dtype).type
+            taken = coremltools.TensorType(name=tower.input_name, shape=shape, dtype=dtype)
+        with _norms_in_their_type():
+            model = coremltools.convert(
+                program.run_decompositions({}),
+                inputs=[taken],
+                outputs=[coremltools.TensorType(name=name, dtype=np.float32) for name in tower.output_names],
+                convert_to="mlprogram",
+                compute_precision=precision,
+                minimum_deployment_target=coremltools.target.iOS17,
+                pass_pipeline=pipeline,
+                skip_model_load=True,
+            )
+        model.author, model.license = tower.notes.get("author", ""), tower.notes.get("license", "")
+        model.short_description = f"{tower.notes.get('name', '')}, {tower.tower} tower"
+        model.user_defined_metadata.update(tower.notes)
+        model.save(str(path))
+    (path / _PROFILER_TABLE).unlink(missing_ok=True)
+
+
+def _becomes_half(operation: Any) -> bool:
+    return operation.op_type not in _UNIT_LENGTH
+
+
+@contextlib.contextmanager
+def _without_bars() -> Iterator[None]:
+    """Silence coremltools and what it imports: warnings of untested versions, progress bars, parts for Macs."""
+    with quiet(), contextlib.redirect_stderr(io.StringIO()):
+        yield
+
+
+def import_coremltools() -> Any:
+    """Return coremltools, without what it would import for models of other libraries.
+
+    Raises:
+        ImportError: if it is not installed.
+    """
+    unneeded = _Unneeded()
+    with _without_bars():
+        sys.meta_path.insert(0, unneeded)
+        try:
+            return import_module("coremltools")
+        finally:
+            sys.meta_path.remove(unneeded)
+
+
+class _Unneeded(MetaPathFinder):
+    """To coremltools alone, libraries that nothing has imported yet are not installed."""
+
+    def find_spec(self, fullname: str, *_: Any) -> None:
+        """Refuse what coremltools asks for without need, and leave everything else to the other finders.
+
+        Raises:
+            ModuleNotFoundError: if it is not needed.
+        """
+        frame = inspect.currentframe()
+        while frame is not None and frame.f_code.co_filename in (__file__, *_IMPORTING):
+            frame = frame.f_back
+        asking = "" if frame is None else frame.f_globals.get("__name__", "")
+        if fullname in _UNNEEDED and asking.partition(".")[0] == "coremltools":
+            raise ModuleNotFoundError(f"{fullname} is left out of coremltools", name=fullname)
+
+
+@contextlib.contextmanager
+def _norms_in_their_type() -> Iterator[None]:
+    """Let layer norms be converted in float16: coremltools' own conversion of them has an epsilon in float32 always."""
+    from coremltools.converters.mil import Builder
+    from coremltools.converters.mil.frontend.torch.ops import _get_inputs
+    from coremltools.converters.mil.frontend.torch.torch_op_registry import _TORCH_OPS_REGISTRY, register_torch_op
+    from coremltools.converters.mil.mil.types import builtin_to_string, nptype_from_builtin
+
+    def layer_norm(context: Any, node: Any) -> None:
+        x, normalized, weight, bias, epsilon = _get_inputs(context, node)[:5]
+        if weight is not None and x.dtype != weight.dtype:  # a mean over a mask, which coremltools has in float32
+            x = Builder.cast(x=x, dtype=builtin_to_string(weight.dtype))
+        context.add(
+            Builder.layer_norm(
+                x=x,
+                axes=list(range(-len(normalized.val), 0)),
+                gamma=weight,
+                beta=bias,
+                epsilon=nptype_from_builtin(x.dtype)(epsilon.val),
+                name=node.name,
+            )
+        )
+
+    before = _TORCH_OPS_REGISTRY.get_func("layer_norm")
+    register_torch_op(layer_norm, override=True)
+    try:
+        yield
+    finally:
+        register_torch_op(before, override=True)

@@ -1,0 +1,347 @@
+"""ONNX, run by ONNX Runtime: on servers, desktops, phones and in browsers."""
+
+from __future__ import annotations
+
+import re
+import warnings
+from collections.abc import Iterable, Iterator
+from importlib import import_module
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import attrs
+import torch
+from torch import Tensor, nn
+
+from mobileclip.export.contract import TowerFile
+from mobileclip.export.int8 import RoundedWeight, graph_in_int8, round_weight
+from mobileclip.export.targets.base import CPU, Run, Target, Written, device_called
+from mobileclip.export.towers import TowerExport
+from mobileclip.extras import needed
+from mobileclip.hardware.precision import PRECISIONS, Precision
+from mobileclip.hardware.threads import threads_or_default
+from mobileclip.inference.quantization import Int8Form
+from mobileclip.machine import raise_machine_fault
+from mobileclip.storage import printable
+
+if TYPE_CHECKING:
+    import onnx
+
+
+_SUFFIX_STORED = "_bfloat16"
+_PROVIDERS = {
+    CPU: "CPUExecutionProvider",
+    "cuda": "CUDAExecutionProvider",
+    "tensorrt": "TensorrtExecutionProvider",
+    "rocm": "ROCMExecutionProvider",
+    "coreml": "CoreMLExecutionProvider",
+    "qnn": "QNNExecutionProvider",
+    "directml": "DmlExecutionProvider",
+    "openvino": "OpenVINOExecutionProvider",
+}
+_LOG_ERRORS_ONLY = 3
+_IMAGE_AXES, _TEXT_AXES = ("batch_size", "channels", "height", "width"), ("batch_size", "sequence_length")
+_MOST_BYTES = 2**31 - 1
+
+
+@attrs.frozen
+class OnnxTarget(Target):
+    """ONNX through `torch.onnx.export(dynamo=True)`.
+
+    float16 is computed in as exported; ONNX Runtime's kernels for processors without it compute in float32. bfloat16
+    is what weights are stored in alone: ONNX Runtime has no convolution of it, so they become float32 when the file is
+    opened, and the file has half the bytes. int8 is static, with biases in int32, so that ONNX Runtime computes linear
+    layers in int8 too. Weights of 8 bits become float32 when the file is opened, see `weights`.
+    """
+
+    suffix: str = ".onnx"
+    libraries: tuple[str, ...] = ("onnx", "onnxruntime")
+    precisions: tuple[Precision, ...] = PRECISIONS
+    resizes: bool = True
+    cuts_texts: bool = True
+    prefers_depthwise: bool = True
+    runtime: str = "onnxruntime"
+    vouched: bool = True
+    concurrent: bool = True
+
+    def check(self) -> None:
+        """Make sure that everything is installed.
+
+        Raises:
+            ImportError: if something is missing; the message has the command that installs it.
+        """
+        with needed("the target 'onnx'", "onnx"):
+            for name in ("onnx", "onnxscript", "onnxruntime"):
+                import_module(name)
+
+    def export(self, tower: TowerExport, path: Path) -> Written:
+        """Write one tower."""
+        import onnx
+
+        if tower.spec.precision == "float16":
+            model = _converted(tower, tower.graph(torch.float16))
+        elif tower.spec.precision == "int8":
+            model = _converted(tower, graph_in_int8(tower, Int8Form(stores_weights=True, stores_biases=True)))
+        else:
+            model = _converted(tower, tower.graph(torch.float32))
+        if tower.spec.precision == "bfloat16":
+            _store_as_bfloat16(model)
+        if tower.spec.precision == "int8-weights":
+            _store_in_eight_bits(model, tower.encoder)
+        # What the exporter notes for itself about every operation: paths and source lines, a good part of a megabyte.
+        for node in model.graph.node:
+            del node.metadata_props[:]
+            node.doc_string = ""
+        onnx.helper.set_model_props(model, dict(tower.notes))
+        _name_axes(model, _TEXT_AXES if tower.tower == "text" else _IMAGE_AXES)
+        onnx.save_model(model, path)
+        stored_alone = ("bfloat16", "int8-weights")
+        return Written(compute="float32" if tower.spec.precision in stored_alone else tower.spec.precision)
+
+    def open(self, path: Path, tower: TowerFile, *, device: str = CPU, num_threads: int | None = None) -> Run:
+        """Return a function that runs a file with ONNX Runtime; what a device cannot do, the processor does."""
+        import onnxruntime
+
+        here = onnxruntime.get_available_providers()
+        devices = {name: provider for name, provider in _PROVIDERS.items() if provider in here}
+        wanted = dict.fromkeys((device_called(device, devices, "ONNX Runtime"), _PROVIDERS[CPU]))
+        data = _checked(path)
+        options = onnxruntime.SessionOptions()
+        options.log_severity_level = _LOG_ERRORS_ONLY
+        options.intra_op_num_threads, options.inter_op_num_threads = threads_or_default(num_threads), 1
+        if tower.lengths and device != CPU:
+            options.add_free_dimension_override_by_name(_TEXT_AXES[1], tower.lengths[-1])
+        try:
+            session = onnxruntime.InferenceSession(data, options, providers=list(wanted))
+        except Exception as error:
+            raise_machine_fault(error)
+            # Its exceptions have no common base of their own.
+            raise ValueError(
+                f"{path} cannot be read by ONNX Runtime {onnxruntime.__version__}: {error}; "
+                "update it with: pip install -U onnxruntime, or export the model again"
+            ) from error
+
+        def run(inputs: Tensor) -> tuple[Tensor, ...]:
+            outputs = session.run(list(tower.outputs), {tower.input_name: inputs.numpy()})
+            return tuple(map(torch.from_numpy, outputs))
+
+        return run
+
+
+def _converted(tower: TowerExport, graph: nn.Module) -> onnx.ModelProto:
+    """Return a tower's graph as PyTorch's exporter gives it."""
+    program = tower.program_of(graph)
+    with warnings.catch_warnings():
+        # PyTorch's own deprecations on the way: of its trees, and of what its decompositions copy.
+        warnings.simplefilter("ignore", FutureWarning)
+        warnings.simplefilter("ignore", DeprecationWarning)
+        converted = torch.onnx.export(
+            program,
+            dynamo=True,
+            input_names=[tower.input_name],
+            output_names=tower.output_names,
+            verbose=False,
+        )
+    assert converted is not None
+    return converted.model_proto
+
+
+def _name_axes(model: onnx.ModelProto, names: tuple[str, ...]) -> None:
+    """Call the sides of the input that may have any length by names, in place of the exporter's numbers.
+
+    Args:
+        model: changed in place.
+        names: of the sides.
+    """
+    graph = model.graph
+    sides = zip(graph.input[0].type.tensor_type.shape.dim, names, strict=False)
+    named = {side.dim_param: name for side, name in sides if side.dim_param}
+    for value in (*graph.input, *graph.output, *graph.value_info):
+        for side in value.type.tensor_type.shape.dim:
+            if side.dim_param:
+                side.dim_param = re.sub(r"\w+", lambda found: named.get(found[0], found[0]), side.dim_param)
+
+
+def _checked(path: Path) -> bytes:
+    """Return the bytes of a file that `onnx` finds valid, and that names no other file.
+
+    Raises:
+        ValueError: if it is none such.
+    """
+    import onnx
+
+    size = path.stat().st_size
+    if size > _MOST_BYTES:
+        raise ValueError(f"{path} has {size:,} bytes, and ONNX models have up to {_MOST_BYTES:,}")
+    data = path.read_bytes()
+    try:
+        model = onnx.load_model_from_string(data)
+        onnx.checker.check_model(data)
+        nodes = (node for function in model.functions for node in function.node)
+        named = [one.name for one in (*_tensors(model.graph), *_tensors_of(nodes)) if one.external_data]
+    except Exception as error:
+        raise_machine_fault(error)
+        # protobuf's errors, of whichever implementation is installed.
+        raise ValueError(f"{path} is not a valid ONNX model: {printable(error)}; export the model again") from error
+    if named:
+        raise ValueError(f"{path}: the weight {printable(named[0])} lies in another file; do not use it")
+    return data
+
+
+def _tensors(graph: onnx.GraphProto) -> Iterator[onnx.TensorProto]:
+    yield from graph.initializer
+    for sparse in graph.sparse_initializer:
+        yield from (sparse.values, sparse.indices)
+    yield from _tensors_of(graph.node)
+
+
+def _tensors_of(nodes: Iterable[onnx.NodeProto]) -> Iterator[onnx.TensorProto]:
+    for attribute in (attribute for node in nodes for attribute in node.attribute):
+        yield from (attribute.t, *attribute.tensors)
+        for sparse in (attribute.sparse_tensor, *attribute.sparse_tensors):
+            yield from (sparse.values, sparse.indices)
+        for graph in (attribute.g, *attribute.graphs):
+            yield from _tensors(graph)
+
+
+def _store_as_bfloat16(model: onnx.ModelProto) -> None:
+    """Replace weights by bfloat16 ones that are cast to float32 in the graph; vectors, which are small, stay as is.
+
+    Among these are the mean and the standard deviation of pixels, where they are inside.
+
+    Args:
+        model: changed in place.
+    """
+    import onnx
+
+    casts = []
+    for tensor in model.graph.initializer:
+        is_matrix = sum(side > 1 for side in tensor.dims) > 1
+        if tensor.data_type != onnx.TensorProto.FLOAT or not is_matrix:
+            continue
+        name = tensor.name
+        rounded = _as_torch(tensor).to(torch.bfloat16)
+        tensor.ClearField("float_data")
+        tensor.data_type = onnx.TensorProto.BFLOAT16
+        tensor.raw_data = rounded.contiguous().view(torch.int16).numpy().tobytes()
+        tensor.name = f"{name}{_SUFFIX_STORED}"
+        casts.append(onnx.helper.make_node("Cast", [tensor.name], [name], to=onnx.TensorProto.FLOAT))
+    nodes = [*casts, *model.graph.node]
+    del model.graph.node[:]
+    model.graph.node.extend(nodes)
+    unrounded = [value for value in model.graph.value_info if value.name not in {cast.output[0] for cast in casts}]
+    del model.graph.value_info[:]
+    model.graph.value_info.extend(unrounded)
+
+
+def _as_torch(tensor: onnx.TensorProto) -> Tensor:
+    """Return a stored tensor; bfloat16, which NumPy lacks, by its bits."""
+    import onnx
+
+    if tensor.data_type == onnx.TensorProto.BFLOAT16:
+        bits = torch.frombuffer(bytearray(tensor.raw_data), dtype=torch.bfloat16)
+        return bits.reshape(tuple(tensor.dims))
+    return torch.from_numpy(onnx.numpy_helper.to_array(tensor).copy())
+
+
+def _store_in_eight_bits(model: onnx.ModelProto, encoder: nn.Module) -> None:
+    """Store weights of linear layers and convolutions but for grouped ones, and tables of embeddings, in 8 bits.
+
+    They become float32 by operations on constants, which runtimes compute once, when a file is opened. Of a table, the
+    rows that are looked up become float32, so that it stays small in memory too.
+
+    Args:
+        model: in float32, changed in place.
+        encoder: the tower that it was made of.
+    """
+    import onnx
+
+    stored = {tensor.name: tensor for tensor in model.graph.initializer}
+    tables = {f"encoder.{name}.weight" for name, one in encoder.named_modules() if isinstance(one, nn.Embedding)}
+    file, done = _Operations(), set[str]()
+    for node in model.graph.node:
+        attributes = {one.name: one.i for one in node.attribute}
+        is_layer = node.op_type in ("Conv", "Gemm", "MatMul") and attributes.get("group", 1) == 1
+        name = node.input[1] if is_layer else node.input[0] if node.op_type == "Gather" else ""
+        if name not in (stored if is_layer else tables):
+            file.nodes.append(node)
+            continue
+        weight = torch.from_numpy(onnx.numpy_helper.to_array(stored[name]).copy())
+        if not is_layer:
+            file.look_up(name, round_weight(weight), node)
+        elif name not in done:
+            transposed = node.op_type == "MatMul" or (node.op_type == "Gemm" and not attributes.get("transB"))
+            rows = weight.T if transposed else weight.flatten(1)
+            file.restore(name, round_weight(rows), tuple(weight.shape), transposed=transposed)
+        if is_layer:
+            file.nodes.append(node)
+        done.add(name)
+    kept = [tensor for tensor in model.graph.initializer if tensor.name not in done]
+    del model.graph.initializer[:], model.graph.node[:]
+    model.graph.initializer.extend([*kept, *file.stored])
+    model.graph.node.extend(file.nodes)
+
+
+class _Operations:
+    """The operations and weights of a graph that is being written."""
+
+    def __init__(self) -> None:
+        self.nodes: list[onnx.NodeProto] = []
+        self.stored: list[onnx.TensorProto] = []
+
+    def restore(self, name: str, weight: RoundedWeight, shape: tuple[int, ...], *, transposed: bool) -> None:
+        """Write a weight, and what makes float32 of it.
+
+        Args:
+            name: of the float32 one.
+            weight: a row for each output channel.
+            shape: of the float32 one.
+            transposed: whether its rows are columns there.
+        """
+        parts = self._store(name, weight)
+        if transposed:
+            self._add("Transpose", [self._scaled(f"{name}.rows", parts)], name)
+            return
+        rows = self._scaled(f"{name}.rows", parts)
+        self._add("Reshape", [rows, self._constant(f"{name}.shape", torch.tensor(shape))], name)
+
+    def look_up(self, name: str, table: RoundedWeight, node: onnx.NodeProto) -> None:
+        """Write a table, and what makes float32 of the rows that are looked up.
+
+        Args:
+            name: of the float32 one.
+            table: its rows.
+            node: what looks them up.
+        """
+        ids, output = node.input[1], node.output[0]
+        self._scaled(
+            output, [self._add("Gather", [part, ids], f"{output}.{part}") for part in self._store(name, table)]
+        )
+
+    def _store(self, name: str, weight: RoundedWeight) -> list[str]:
+        """Store a weight; return what steps, zero points and scales are called."""
+        parts = {"steps": weight.steps, "zero": weight.zero, "scale": weight.scale}
+        return [self._constant(f"{name}.{part}", tensor) for part, tensor in parts.items()]
+
+    def _scaled(self, name: str, parts: list[str]) -> str:
+        """Write `(steps - zero) * scale`; return what it is called."""
+        steps, zero, scale = parts
+        difference = self._add("Sub", [self._as_float(steps), self._as_float(zero)], f"{name}.difference")
+        return self._add("Mul", [difference, scale], name)
+
+    def _as_float(self, name: str) -> str:
+        import onnx
+
+        return self._add("Cast", [name], f"{name}.float32", to=onnx.TensorProto.FLOAT)
+
+    def _constant(self, name: str, tensor: torch.Tensor) -> str:
+        import onnx
+
+        self.stored.append(onnx.numpy_helper.from_array(tensor.contiguous().numpy(), name))
+        return name
+
+    def _add(self, kind: str, inputs: list[str], output: str, **attributes: Any) -> str:
+        import onnx
+
+        self.nodes.append(onnx.helper.make_node(kind, inputs, [output], **attributes))
+        return output

@@ -1,0 +1,115 @@
+"""OpenVINO's intermediate representation: for CPUs, and for Intel's GPUs and NPUs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import attrs
+import torch
+from torch import Tensor
+
+from mobileclip.export.contract import TowerFile
+from mobileclip.export.int8 import graph_in_int8
+from mobileclip.export.targets.base import CPU, Run, Target, Written, device_called
+from mobileclip.export.towers import SHORTEST, TowerExport
+from mobileclip.extras import needed
+from mobileclip.hardware.precision import Precision, dtype_of
+from mobileclip.hardware.threads import threads_or_default
+from mobileclip.inference.optimization.openvino_quiet import PROCESSOR_OPTIONS, converted, import_quietly, openvino_core
+from mobileclip.inference.quantization import Int8Form
+
+# What a device must be able to do, and what it is asked for then: without a hint, or with one for float16 that it has
+# not got, a processor with bfloat16 computes everything in that.
+_HINTS: dict[Precision, tuple[str, str]] = {"float16": ("FP16", "f16"), "bfloat16": ("BF16", "bf16")}
+_WIDEST = "f32"
+_PROCESSOR = "CPU"
+# Where a host that has the model alone finds what to ask for.
+_HINT = ["mobileclip", "INFERENCE_PRECISION_HINT"]
+
+
+@attrs.frozen
+class OpenVINOTarget(Target):
+    """OpenVINO from an exported program: the graph in `.xml`, the weights beside it in `.bin`.
+
+    Graphs of float16 and bfloat16 are in these types, as are their weights. What a device computes in is what the host
+    asks for; where the processor has no float16 or no bfloat16, `open` asks for float32. int8 is static.
+    """
+
+    suffix: str = ".xml"
+    libraries: tuple[str, ...] = ("openvino", "nncf")
+    precisions: tuple[Precision, ...] = ("float32", "float16", "bfloat16", "int8")
+    cuts_texts: bool = True
+    prefers_depthwise: bool = True
+    runtime: str = "openvino"
+
+    def check(self) -> None:
+        """Make sure that everything is installed.
+
+        Raises:
+            ImportError: if something is missing; the message has the command that installs it.
+        """
+        with needed("the target 'openvino'", "openvino"):
+            for name in self.libraries:
+                import_quietly(name)
+
+    def export(self, tower: TowerExport, path: Path) -> Written:
+        """Write one tower.
+
+        Raises:
+            OSError: if the files cannot be written.
+        """
+        openvino = import_quietly("openvino")
+        precision = tower.spec.precision
+        if precision == "int8":
+            # Its converter knows operations on float weights alone, and stores what they give.
+            graph = graph_in_int8(tower, Int8Form(), outputs=())
+        else:
+            graph = tower.graph(dtype_of(precision))
+        model = converted(tower.program_of(graph))
+        batch = -1 if tower.spec.dynamic_batch else 1
+        model.reshape([batch, (SHORTEST, *tower.input_shape)] if tower.lengths else [batch, *tower.input_shape])
+        for output, name in zip(model.outputs, tower.output_names, strict=True):
+            output.get_tensor().set_names({name})
+        _, hint = _HINTS.get(precision, ("", _WIDEST))
+        model.set_rt_info(hint, _HINT)
+        try:
+            openvino.save_model(model, path, compress_to_fp16=False)
+        except RuntimeError as error:  # it writes files by itself, and says nothing of the system's errors
+            raise OSError(
+                f"OpenVINO cannot write {path.name} ({error}); if the disk is full, make room and export again"
+            ) from error
+        return Written(compute=precision)
+
+    def open(self, path: Path, tower: TowerFile, *, device: str = CPU, num_threads: int | None = None) -> Run:
+        """Return a function that runs a file with OpenVINO."""
+        core = openvino_core()
+        place = device_called(device, {name.lower(): name for name in core.available_devices}, "OpenVINO")
+        able, hint = _HINTS.get(tower.compute, ("FP32", _WIDEST))
+        if able not in core.get_property(place, "OPTIMIZATION_CAPABILITIES"):
+            hint = _WIDEST
+        model = _read(core, path)
+        if tower.lengths and place != _PROCESSOR:
+            model.reshape([tower.input_shape[0] or -1, tower.lengths[-1]])
+        options: dict[str, Any] = {"INFERENCE_PRECISION_HINT": hint}
+        if place == _PROCESSOR:
+            options |= {**PROCESSOR_OPTIONS, "INFERENCE_NUM_THREADS": threads_or_default(num_threads)}
+        compiled = core.compile_model(model, place, options)
+
+        def run(inputs: Tensor) -> tuple[Tensor, ...]:
+            # The runtime writes the next outputs where these are.
+            return tuple(torch.from_numpy(one.copy()) for one in compiled(inputs.numpy()).to_tuple())
+
+        return run
+
+
+def _read(core: Any, path: Path) -> Any:
+    try:
+        return core.read_model(path, path.with_suffix(".bin"))
+    except RuntimeError as error:
+        openvino = import_quietly("openvino")
+        reason = " ".join(str(error).split())
+        raise ValueError(
+            f"{path} cannot be read by OpenVINO {openvino.get_version()}: {reason}; "
+            "update it with: pip install -U openvino, or export the model again"
+        ) from error

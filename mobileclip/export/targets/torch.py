@@ -1,0 +1,133 @@
+"""torch.export's own format: an exported program, for PyTorch without this library and for further lowering."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import re
+from collections.abc import Iterator
+from importlib import import_module
+from pathlib import Path
+
+import attrs
+import torch
+from torch import Tensor
+
+from mobileclip.export.contract import TowerFile
+from mobileclip.export.int8 import graph_in_int8
+from mobileclip.export.targets.base import CPU, Run, Target, Written, device_called, quiet
+from mobileclip.export.towers import TowerExport
+from mobileclip.hardware.precision import Precision, dtype_of
+from mobileclip.hardware.threads import threads_or_default, torch_threads
+from mobileclip.inference.quantization import Int8Form
+from mobileclip.machine import raise_machine_fault
+from mobileclip.storage import printable
+
+# `aten.relu_.default`; not `aten.__and__.Tensor`.
+_IN_PLACE = re.compile(r"aten\.\w*[a-z0-9]_\.\w+")
+
+
+@attrs.frozen
+class TorchTarget(Target):
+    """`torch.export.save` and `torch.export.load`; int8 is static.
+
+    PyTorch runs int8 as it is, on values that are rounded to int8 and multiplied in float32; torch.compile finds its
+    kernels of int8 in it.
+    """
+
+    suffix: str = ".pt2"
+    libraries: tuple[str, ...] = ("torch",)
+    precisions: tuple[Precision, ...] = ("float32", "float16", "bfloat16", "int8")
+    cuts_texts: bool = True
+    prefers_depthwise: bool = True
+    runtime: str = "torch"
+    concurrent: bool = True
+
+    def check(self) -> None:
+        """Make sure that everything is installed: PyTorch is."""
+
+    def export(self, tower: TowerExport, path: Path) -> Written:
+        """Write one tower, computing in its precision."""
+        precision = tower.spec.precision
+        if precision == "int8":
+            program = tower.program_of(graph_in_int8(tower, Int8Form(stores_weights=True)))
+        else:
+            program = tower.program(dtype_of(precision))
+        if _writes_in_place(program):
+            with quiet():
+                program = program.run_decompositions({})
+        # An example input would be stored as a pickle, and is of no use to anyone.
+        program.example_inputs = None
+        save_pt2(program, path)
+        return Written(compute=precision)
+
+    def open(self, path: Path, tower: TowerFile, *, device: str = CPU, num_threads: int | None = None) -> Run:
+        """Return a function that runs a file with PyTorch."""
+        del tower
+        device_called(device, {CPU: CPU}, self.runtime)
+        threads_or_default(num_threads)
+        program = load_pt2(path)
+        with readable(path):
+            module = program.module()
+
+        @torch.no_grad()
+        def run(inputs: Tensor) -> tuple[Tensor, ...]:
+            with torch_threads(num_threads):
+                outputs: Tensor | tuple[Tensor, ...] = module(inputs)
+            return outputs if isinstance(outputs, tuple) else (outputs,)
+
+        return run
+
+
+def _writes_in_place(program: torch.export.ExportedProgram) -> bool:
+    """Return whether an operation changes what it is given, as `nn.ReLU(inplace=True)` does; a file holds none such."""
+    return any(_IN_PLACE.fullmatch(str(node.target)) for node in program.graph.nodes)
+
+
+_OPERATIONS = "torch.ao.quantization.fx._decomposed"
+
+
+def register_operations() -> None:
+    """Let PyTorch know the operations that round, which are its own, and which files of int8 are made of."""
+    with quiet():
+        import_module(_OPERATIONS)
+
+
+def save_pt2(program: torch.export.ExportedProgram, path: Path) -> None:
+    """Write a program to a file.
+
+    Raises:
+        OSError: if it cannot be written.
+    """
+    content = io.BytesIO()  # where PyTorch cannot write to a file, it ends the process
+    torch.export.save(program, content)
+    path.write_bytes(content.getbuffer())
+
+
+def load_pt2(path: Path) -> torch.export.ExportedProgram:
+    """Return the program in a file, which may run what its author likes.
+
+    Raises:
+        ValueError: if PyTorch cannot read it.
+    """
+    register_operations()
+    with readable(path), path.open("rb") as stream:
+        return torch.export.load(stream)
+
+
+@contextlib.contextmanager
+def readable(path: Path) -> Iterator[None]:
+    """Say what PyTorch makes of a file that it cannot read as an error of the file.
+
+    Raises:
+        ValueError: whatever a damaged file, or a newer format, makes PyTorch raise.
+    """
+    try:
+        with quiet():
+            yield
+    except Exception as error:
+        raise_machine_fault(error)
+        raise ValueError(
+            f"{path} cannot be read by PyTorch {torch.__version__} ({type(error).__name__}: {printable(error)}); "
+            "update PyTorch, or export the model again"
+        ) from error

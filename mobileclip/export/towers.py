@@ -1,0 +1,400 @@
+"""One tower as an export holds it: what comes in, the encoder, what goes out."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping, Sequence
+from typing import cast
+
+import attrs
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from mobileclip.blocks import Attention, EndTokenPool
+from mobileclip.data.images.transform import ImageTransform
+from mobileclip.encoders import ClassifierSpec, ImageEncoderSpec, TextEncoderSpec
+from mobileclip.encoders.features import feature_encoder, local_encoder
+from mobileclip.export.contract import feature_name
+from mobileclip.export.layouts import layouts
+from mobileclip.export.spec import TEXT_SPACE, ExportSpec, InputDtype, Stage, TextDtype, Tower
+from mobileclip.inference.forms import causal_pool
+from mobileclip.inference.forms.one_token import Attend, SingleQueryAttention, causal_mask, fused_attention
+from mobileclip.inputs import MAX_SIZE, ImageInput, TextInput
+
+_LARGEST_PIXEL = 255
+
+
+def input_of(encoder: nn.Module) -> ImageInput | TextInput:
+    """Return what a tower, or a classifier, takes.
+
+    Args:
+        encoder: which has a spec.
+    """
+    spec = cast("ImageEncoderSpec | TextEncoderSpec | ClassifierSpec", encoder.spec)
+    return spec.image.input if isinstance(spec, ClassifierSpec) else spec.input
+
+
+def output_dim(encoder: nn.Module) -> int:
+    """Return how many numbers a tower, or a classifier, gives for one input.
+
+    Args:
+        encoder: which has a spec.
+    """
+    spec = cast("ImageEncoderSpec | TextEncoderSpec | ClassifierSpec", encoder.spec)
+    return spec.num_classes if isinstance(spec, ClassifierSpec) else spec.embedding_dim
+
+
+def as_taken(pixels: Tensor, contract: ImageInput, preprocess: str) -> Tensor:
+    """Return uint8 pixels as an exported image tower takes them.
+
+    Shape:
+        `(images, 3, size, size)` in and out.
+
+    Args:
+        pixels: resized and cropped.
+        contract: of the model.
+        preprocess: of the export.
+    """
+    if preprocess == "host":
+        return ImageTransform(contract).normalize(pixels.movedim(1, -1))
+    return pixels.to(torch.float32) if preprocess == "float32" else pixels
+
+
+class ImageGraph(nn.Module):
+    """Resize, scale and normalise pixels where asked, encode them, normalise the embeddings where asked.
+
+    Shape:
+        `(batch, 3, size, size)`, or of any height and width where the file resizes, to `(batch, embedding_dim)`,
+        float32; where feature maps are asked for, to a tuple of the embeddings and
+        `(batch, channels, rows, columns)` of each, float32.
+
+    Args:
+        encoder: a folded image tower, or a folded classifier, whose logits stand in place of the embeddings.
+        spec: how it is exported.
+        dtype: what the encoder computes in.
+        float32: layers of the encoder that compute in float32 all the same.
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, encoder: nn.Module, *, spec: ExportSpec, dtype: torch.dtype, float32: frozenset[str]) -> None:
+        super().__init__()
+        contract = cast("ImageInput", input_of(encoder))
+        self.encoder = copy.deepcopy(encoder).to(dtype)
+        keep_in_float32(self.encoder, float32)
+        self.dtype, self.raw, self.unit_length = dtype, spec.preprocess != "host", spec.normalize
+        self.resize_to = contract if spec.preprocess == "picture" else None
+        self.stages = spec.features
+        self.register_buffer("mean", torch.tensor(contract.mean)[:, None, None])
+        self.register_buffer("std", torch.tensor(contract.std)[:, None, None])
+
+    def forward(self, pixels: Tensor) -> Tensor | tuple[Tensor, ...]:
+        """Return the embeddings, and behind them the feature maps that are asked for."""
+        if self.resize_to is not None:
+            pixels = resized(pixels, self.resize_to)
+        if self.raw:
+            # In float32, as the library's own transform computes them.
+            pixels = (pixels.to(torch.float32) / _LARGEST_PIXEL - self.mean) / self.std
+        pixels = pixels.to(self.dtype)
+        if not self.stages:
+            return _finished(self.encoder(pixels), unit_length=self.unit_length)
+        embeddings, *maps = embedding_and_maps(self.encoder, pixels, self.stages, unit_length=self.unit_length)
+        return (_finished(embeddings, unit_length=self.unit_length), *maps)
+
+
+class TextGraph(nn.Module):
+    """Encode token ids, ended where the layout's host cuts their end; normalise the embeddings where asked.
+
+    Shape:
+        `(batch, context_length)`, or fewer where no token sees a later one, integers, to `(batch, embedding_dim)`,
+        float32.
+
+    Args:
+        encoder: a folded text tower.
+        spec: how it is exported.
+        dtype: what the encoder computes in.
+        float32: layers of the encoder that compute in float32 all the same.
+    """
+
+    def __init__(self, encoder: nn.Module, *, spec: ExportSpec, dtype: torch.dtype, float32: frozenset[str]) -> None:
+        super().__init__()
+        self.encoder = copy.deepcopy(encoder).to(dtype)
+        keep_in_float32(self.encoder, float32)
+        set_attention(self.encoder, fused_attention)
+        self.unit_length = spec.normalize
+        self.end_id = cast("TextInput", input_of(encoder)).end_id if layouts.resolve(spec.layout).cuts_end else None
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """Return the embeddings."""
+        if self.end_id is not None:
+            tokens = with_end(tokens, self.end_id)
+        return _finished(self.encoder(tokens), unit_length=self.unit_length)
+
+
+def keep_in_float32(encoder: nn.Module, layers: frozenset[str]) -> None:
+    """Turn layers of a tower in half precision back into float32 ones, in place.
+
+    Every layer takes what comes in its own type, so that values beyond float16 go from one such layer to the next as
+    they are; what lies between them computes in the wider type.
+    """
+    if not layers:
+        return
+    for name, module in encoder.named_modules():
+        parameter = next(module.parameters(recurse=False), None)
+        if parameter is None or not isinstance(module, (nn.Conv2d, nn.Linear, nn.LayerNorm)):
+            continue
+        if name in layers:
+            module.float()
+        module.register_forward_pre_hook(_in_its_type)
+
+
+def _in_its_type(module: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    weight = cast("Tensor", module.weight)
+    return tuple(tensor.to(weight.dtype) for tensor in inputs)
+
+
+def with_end(tokens: Tensor, end_id: int) -> Tensor:
+    """Return rows of ids with the end token last where a row has none."""
+    last, end = tokens[:, -1:], torch.full_like(tokens[:, -1:], end_id)
+    has_end = (tokens == end_id).any(dim=1, keepdim=True)
+    return torch.cat([tokens[:, :-1], torch.where(has_end, last, end)], dim=1)
+
+
+def embedding_and_maps(
+    encoder: nn.Module, images: Tensor, stages: tuple[Stage, ...], *, unit_length: bool
+) -> tuple[Tensor, ...]:
+    """Return the embeddings of images, as the head gives them, and behind them the feature maps of stages, float32.
+
+    Args:
+        encoder: an image tower.
+        images: preprocessed.
+        stages: of which one at least.
+        unit_length: whether the mean over places in the space of texts is to be so long.
+    """
+    numbers = [stage for stage in stages if isinstance(stage, int)]
+    maps: dict[Stage, Tensor] = {}
+    if numbers:
+        embeddings, found = feature_encoder(encoder).embedding_and_features(images, numbers)
+        maps = {stage: one.to(torch.float32) for stage, one in zip(numbers, found, strict=True)}
+    if TEXT_SPACE in stages:
+        local = local_encoder(encoder).local_embeddings(images).to(torch.float32)
+        embeddings = local.mean((2, 3))
+        maps[TEXT_SPACE] = local / embeddings.norm(dim=1)[:, None, None, None] if unit_length else local
+    return (embeddings, *(maps[stage] for stage in stages))
+
+
+def _finished(embeddings: Tensor, *, unit_length: bool) -> Tensor:
+    # Half precision cannot hold the squares of large values, so lengths are taken in float32.
+    embeddings = embeddings.to(torch.float32)
+    return F.normalize(embeddings, dim=-1) if unit_length else embeddings
+
+
+@attrs.frozen(kw_only=True, eq=False)
+class TowerExport:
+    """One tower to export.
+
+    Args:
+        tower: which it is.
+        encoder: folded, in float32 and evaluation mode; a whole classifier as the image tower.
+        spec: how it is exported.
+        calibration: a batch of inputs, as the exported file takes them, that ranges of int8 are found with; empty where
+            there are none to find.
+        text_dtype: what token ids come in as.
+        lengths: of texts that the file takes, the context length last; none for that alone.
+        float32: layers that stay in float32. In the graph, their names begin with `encoder.`.
+        model: what the model is called in the names of files.
+        notes: what a file says of itself, where its format has a place for it: name, author, licence and contract.
+    """
+
+    tower: Tower
+    encoder: nn.Module
+    spec: ExportSpec
+    calibration: Tensor
+    text_dtype: TextDtype = "int64"
+    lengths: tuple[int, ...] = ()
+    float32: frozenset[str] = frozenset()
+    model: str = "mobileclip"
+    notes: Mapping[str, str] = attrs.field(factory=dict)
+
+    @property
+    def stem(self) -> str:
+        """Name of the file, without the target's suffix."""
+        layout = layouts.resolve(self.spec.layout)
+        return f"{layout.names[self.tower].stem.format(model=self.model)}{layout.endings[self.spec.precision]}"
+
+    @property
+    def input_name(self) -> str:
+        """Name of the input."""
+        return layouts.resolve(self.spec.layout).names[self.tower].input
+
+    @property
+    def output_name(self) -> str:
+        """Name of the output: logits of a classifier, embeddings otherwise."""
+        if isinstance(self.encoder.spec, ClassifierSpec):
+            return "logits"
+        return layouts.resolve(self.spec.layout).names[self.tower].output
+
+    @property
+    def output_names(self) -> list[str]:
+        """Names of all outputs, in order."""
+        return [self.output_name, *map(feature_name, self.stages)]
+
+    @property
+    def stages(self) -> tuple[Stage, ...]:
+        """Stages whose feature maps come out behind the embeddings."""
+        return self.spec.features if self.tower == "image" else ()
+
+    @property
+    def input_dtype(self) -> InputDtype:
+        """Type of the input."""
+        if self.tower == "text":
+            return self.text_dtype
+        return "uint8" if self.spec.preprocess in ("uint8", "picture") else "float32"
+
+    @property
+    def takes_any_size(self) -> bool:
+        """Whether pictures come in as they were decoded."""
+        return self.tower == "image" and self.spec.preprocess == "picture"
+
+    @property
+    def input_shape(self) -> tuple[int, ...]:
+        """Shape of one input, without the batch; of pictures of any size, that of one that stays as it is."""
+        contract = input_of(self.encoder)
+        if isinstance(contract, ImageInput):
+            return (3, contract.size, contract.size)
+        return (contract.context_length,)
+
+    def graph(self, dtype: torch.dtype) -> nn.Module:
+        """Return the module to export, computing in `dtype`; the encoder itself stays as it is."""
+        kind = ImageGraph if self.tower == "image" else TextGraph
+        float32 = frozenset[str]() if dtype == torch.float32 else self.float32
+        graph = kind(self.encoder, spec=self.spec, dtype=dtype, float32=float32)
+        return graph.eval().requires_grad_(requires_grad=False)
+
+    def program(self, dtype: torch.dtype) -> torch.export.ExportedProgram:
+        """Return the graph as torch.export sees it, with a batch of one or of any size, and texts of any length."""
+        return self.program_of(self.graph(dtype))
+
+    def program_of(self, graph: nn.Module, *, largest_batch: int | None = None) -> torch.export.ExportedProgram:
+        """Return a module that takes and gives what the graph does, as torch.export sees it.
+
+        Args:
+            graph: the graph, or what was made of it.
+            largest_batch: bound of a dynamic batch, for runtimes that plan their memory; none by default.
+        """
+        # A batch of one would be taken for a constant where the batch is dynamic.
+        batch = 2 if self.spec.dynamic_batch else 1
+        example = torch.zeros(batch, *self.input_shape, dtype=getattr(torch, self.input_dtype))
+        sides = {0: torch.export.Dim("batch", max=largest_batch)} if self.spec.dynamic_batch else {}
+        if self.takes_any_size:
+            sides |= sides_of_pictures()
+        if self.lengths:
+            sides |= {1: torch.export.Dim("tokens", min=SHORTEST, max=self.lengths[-1])}
+        return torch.export.export(graph, (example,), dynamic_shapes=(sides,) if sides else None, strict=False)
+
+
+def written_out_attention(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None) -> Tensor:
+    """Return what `fused_attention` does by products and a softmax.
+
+    PyTorch's own attention looks for rows that are masked throughout, of which there are none, with operations that
+    some runtimes lack.
+    """
+    logits = (query * query.shape[-1] ** -0.5) @ key.transpose(-2, -1)
+    attended: Tensor = (logits if mask is None else logits + mask).softmax(-1) @ value
+    return attended
+
+
+def set_attention(graph: nn.Module, attend: Attend) -> None:
+    """Let every attention of a graph compute with `attend`."""
+    for module in graph.modules():
+        if isinstance(module, Attention):
+            module.backend = _Masked(attend=attend)
+        elif isinstance(module, SingleQueryAttention):
+            module.attend = attend
+
+
+@attrs.frozen(kw_only=True)
+class _Masked:
+    """A backend of attention that hands its mask over."""
+
+    attend: Attend
+
+    def __call__(self, query: Tensor, key: Tensor, value: Tensor, *, causal: bool) -> Tensor:
+        """Return the attended values."""
+        if not causal:
+            return self.attend(query, key, value, None)
+        return self.attend(query, key, value, causal_mask(query.shape[-2], query))
+
+
+_SHORTER = (8, 16, 32)
+SHORTEST = 3
+"""Tokens of a dynamic axis, at least: a side of one, also in front of the last token, would be taken for a constant."""
+
+
+def lengths_of(encoder: nn.Module, text: TextInput) -> tuple[int, ...]:
+    """Return the lengths in which a text tower gives the same embedding, the context length last.
+
+    In a causal tower no token sees the padding behind it. Every other tower was trained with its padding in sight, so
+    that a shorter text is another one: the context length alone is right, and nothing is returned.
+
+    Args:
+        encoder: as it is exported.
+        text: what it takes.
+    """
+    shorter = tuple(length for length in _SHORTER if length < text.context_length)
+    return (*shorter, text.context_length) if shorter and causal_pool(encoder) is not None else ()
+
+
+def cut_to_length(tokens: Tensor, lengths: Sequence[int], text: TextInput) -> Tensor:
+    """Return a batch cut to the shortest of the lengths that holds its texts; as it is where there are none.
+
+    Shape:
+        `(batch, context_length)` to `(batch, one of lengths)`.
+
+    Args:
+        tokens: of the tower's own tokenizer.
+        lengths: of a file, rising, the context length last.
+        text: what the tower takes.
+    """
+    if not lengths or not len(tokens):
+        return tokens
+    needed = int(EndTokenPool(end_id=text.pooled_id).position(tokens).max()) + 1
+    return tokens[:, : next(length for length in lengths if length >= needed)].contiguous()
+
+
+def sides_of_pictures() -> dict[int, torch.export.Dim]:
+    """Return the sides that may have any length, by axis; one of 1 would be taken for a constant."""
+    return {axis: torch.export.Dim(name, min=2, max=MAX_SIZE) for axis, name in ((2, "height"), (3, "width"))}
+
+
+def resized(pixels: Tensor, image: ImageInput) -> Tensor:
+    """Return pictures with the shorter side resized to the model's size, antialiased, and the centre cropped.
+
+    Shape:
+        `(batch, 3, height, width)`, uint8 -> `(batch, 3, size, size)`, float32, whole numbers in [0, 255].
+
+    Args:
+        pixels: of pictures that have one size.
+        image: the model's input.
+
+    Source: `ImageTransform`, whose resize is Pillow's: first the width, then the height, rounded after each.
+    Differs: weights are float32, and Pillow's have 22 bits, so that a pixel may differ by one level of 255.
+    """
+    size, (own_height, own_width) = image.size, pixels.shape[-2:]
+    height, width = (
+        torch.sym_max(size, size * one // other)  # type: ignore[no-untyped-call]
+        for one, other in ((own_height, own_width), (own_width, own_height))
+    )
+    values = pixels.to(torch.float32)
+    for sides in ((own_height, width), (height, width)):
+        values = F.interpolate(values, size=sides, mode=image.interpolation, antialias=True)
+        values = values.round().clamp(0, _LARGEST_PIXEL)
+    return values.narrow(2, _margin(height - size), size).narrow(3, _margin(width - size), size)
+
+
+def _margin(rest: int) -> int:
+    """Return half of what is cut off; a half goes to the even number, as Python rounds."""
+    half = rest // 2
+    return half + (rest - 2 * half) * (half - 2 * (half // 2))
