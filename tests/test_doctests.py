@@ -36,7 +36,6 @@ ROOMS_OF_SPECS = (
 SPECS = ("Spec", "Schedule", "ImageInput", "TextInput")
 
 
-
 def documented(value):
     """Whether a public name has a docstring of its own: classes, functions and modules, and not aliases of types."""
     return get_origin(value) is None and (inspect.isclass(value) or inspect.isroutine(value) or inspect.ismodule(value))
