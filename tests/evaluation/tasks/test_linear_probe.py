@@ -7,7 +7,7 @@ import torch
 from PIL import Image
 
 from mobileclip.evaluation import EvaluationSpec, TaskOptions, evaluate_models, find_task
-from mobileclip.evaluation.tasks import split_folders
+from mobileclip.evaluation.tasks.linear_probe import split_folders
 from tests.encoders.small import SMALL, randomised
 from tests.errors import fails
 from tests.evaluation.models import COLOURS, ColourModel, NameTower, session_of
