@@ -193,7 +193,8 @@ def test_what_is_kept_of_a_model_is_what_the_library_says():
         assert sum(tower["parameters"]["folded"] for tower in kept[name]["towers"].values()) == pytest.approx(
             published, rel=2e-3
         )
-        for tower, said in json.loads(to_json(spec)).items():
+        said_of = json.loads(to_json(spec))
+        for tower, said in ((tower, said_of[tower]) for tower in ("image", "text")):
             assert {key: kept[name]["towers"][tower][key] for key in ("kind", "embedding_dim", "input")} == {
                 key: said[key] for key in ("kind", "embedding_dim", "input")
             }
