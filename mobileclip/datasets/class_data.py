@@ -10,7 +10,7 @@ from functools import partial
 import attrs
 
 from mobileclip import storage
-from mobileclip.data.loading.shard_reader import ShardReader, TarReader
+from mobileclip.data.loading.reading import ShardReader, TarReader
 from mobileclip.data.samples.json_object import parse_object
 from mobileclip.data.samples.limits import SAMPLE_LIMITS, SampleLimits
 from mobileclip.data.samples.sample import check_key

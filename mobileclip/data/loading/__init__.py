@@ -19,8 +19,6 @@ from mobileclip.data.loading.batch import (
 )
 from mobileclip.data.loading.batch_source import BatchSource as BatchSource
 from mobileclip.data.loading.decode import SourceImage as SourceImage
-from mobileclip.data.loading.endless_order import EndlessOrder as EndlessOrder
-from mobileclip.data.loading.epoch_order import EpochOrder as EpochOrder
 from mobileclip.data.loading.examples import (
     Captions as Captions,
     Example as Example,
@@ -30,19 +28,20 @@ from mobileclip.data.loading.examples import (
 from mobileclip.data.loading.order import (
     NUM_READERS as NUM_READERS,
     Cursor as Cursor,
+    EndlessOrder as EndlessOrder,
+    EpochOrder as EpochOrder,
     Segment as Segment,
-    Share as Share,
     StreamPosition as StreamPosition,
     joined_positions as joined_positions,
+)
+from mobileclip.data.loading.reading import (
+    SampleReading as SampleReading,
+    ShardReader as ShardReader,
+    TarReader as TarReader,
 )
 from mobileclip.data.loading.reinforced import (
     ReinforcedPipeline as ReinforcedPipeline,
     ReinforcedPipelineSpec as ReinforcedPipelineSpec,
-)
-from mobileclip.data.loading.shard_reader import (
-    SampleReading as SampleReading,
-    ShardReader as ShardReader,
-    TarReader as TarReader,
 )
 from mobileclip.data.loading.spec import ExampleSpec as ExampleSpec, PipelineSpec as PipelineSpec
 from mobileclip.data.loading.uid_list import UidList as UidList

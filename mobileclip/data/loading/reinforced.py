@@ -10,7 +10,7 @@ import attrs
 from mobileclip.data.loading.batch import ReinforcedBatch
 from mobileclip.data.loading.examples import ExampleMaker, ReinforcedExampleSpec, TextToIds
 from mobileclip.data.loading.pipeline import Pipeline
-from mobileclip.data.loading.shard_reader import TarReader
+from mobileclip.data.loading.reading import TarReader
 from mobileclip.data.loading.spec import PipelineSpec
 from mobileclip.data.loading.uid_list import Keep
 from mobileclip.data.shards.card import ReinforcementCard, card_of_shards

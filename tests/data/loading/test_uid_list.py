@@ -4,10 +4,10 @@ import json
 import pickle
 from itertools import islice
 
+import mobileclip.data.loading.chunks
 import numpy as np
 import pytest
 
-import mobileclip.data.loading.chunks
 import mobileclip.data.loading.uid_list
 from mobileclip.data import ReinforcedPipelineSpec, UidList, keep_samples
 from mobileclip.inputs import ImageInput
