@@ -42,19 +42,13 @@ from .images.transform import (
     ImageTransform as ImageTransform,
     load_image as load_image,
 )
-from .loading.ablations import (
-    ColumnPipelineSpec as ColumnPipelineSpec,
-    OnlinePipelineSpec as OnlinePipelineSpec,
-)
 from .loading.batch import (
     Batch as Batch,
+    BatchSource as BatchSource,
     ImageBatch as ImageBatch,
     LabelledBatch as LabelledBatch,
     ReinforcedBatch as ReinforcedBatch,
     TextBatch as TextBatch,
-)
-from .loading.batch_source import (
-    BatchSource as BatchSource,
 )
 from .loading.examples import (
     Captions as Captions,
@@ -67,6 +61,8 @@ from .loading.order import (
     joined_positions as joined_positions,
 )
 from .loading.reinforced import (
+    ColumnPipelineSpec as ColumnPipelineSpec,
+    OnlinePipelineSpec as OnlinePipelineSpec,
     ReinforcedPipeline as ReinforcedPipeline,
     ReinforcedPipelineSpec as ReinforcedPipelineSpec,
 )
@@ -77,7 +73,7 @@ from .loading.texts import (
     TextPipeline as TextPipeline,
     TextPipelineSpec as TextPipelineSpec,
 )
-from .loading.uid_list import (
+from .loading.uids import (
     UidList as UidList,
 )
 from .loading.webdataset_stages import (

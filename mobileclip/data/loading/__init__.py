@@ -3,12 +3,9 @@
 How a sample or a shard is stored does not belong here: it is for `data.samples` and `data.shards`.
 """
 
-from mobileclip.data.loading.ablations import (
-    ColumnPipelineSpec as ColumnPipelineSpec,
-    OnlinePipelineSpec as OnlinePipelineSpec,
-)
 from mobileclip.data.loading.batch import (
     Batch as Batch,
+    BatchSource as BatchSource,
     ImageBatch as ImageBatch,
     LabelledBatch as LabelledBatch,
     ReinforcedBatch as ReinforcedBatch,
@@ -17,13 +14,12 @@ from mobileclip.data.loading.batch import (
     join_batches as join_batches,
     stack_pixels as stack_pixels,
 )
-from mobileclip.data.loading.batch_source import BatchSource as BatchSource
-from mobileclip.data.loading.decode import SourceImage as SourceImage
 from mobileclip.data.loading.examples import (
     Captions as Captions,
     Example as Example,
     ExampleMaker as ExampleMaker,
     ReinforcedExampleSpec as ReinforcedExampleSpec,
+    SourceImage as SourceImage,
 )
 from mobileclip.data.loading.order import (
     NUM_READERS as NUM_READERS,
@@ -40,11 +36,13 @@ from mobileclip.data.loading.reading import (
     TarReader as TarReader,
 )
 from mobileclip.data.loading.reinforced import (
+    ColumnPipelineSpec as ColumnPipelineSpec,
+    OnlinePipelineSpec as OnlinePipelineSpec,
     ReinforcedPipeline as ReinforcedPipeline,
     ReinforcedPipelineSpec as ReinforcedPipelineSpec,
 )
 from mobileclip.data.loading.spec import ExampleSpec as ExampleSpec, PipelineSpec as PipelineSpec
-from mobileclip.data.loading.uid_list import UidList as UidList
+from mobileclip.data.loading.uids import UidList as UidList
 from mobileclip.data.loading.webdataset_stages import (
     endless_shards as endless_shards,
     keep_samples as keep_samples,

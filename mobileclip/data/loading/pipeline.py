@@ -23,7 +23,7 @@ from mobileclip.data.loading.batch import BatchType, interleaved, join_batches
 from mobileclip.data.loading.order import EndlessOrder, EpochOrder, Order, StreamPosition, data_digest
 from mobileclip.data.loading.reading import Chunk, Chunks, Maker, SampleReading, ShardReader
 from mobileclip.data.loading.spec import PipelineSpec
-from mobileclip.data.loading.uid_list import Keep, UidList
+from mobileclip.data.loading.uids import Keep, UidList
 from mobileclip.data.loading.worker_pool import LostWorkerError, WorkerPool
 from mobileclip.data.randomness import derived_seed
 from mobileclip.data.skips import Skip, SkipReport

@@ -13,7 +13,7 @@ import torch
 from mobileclip import storage
 from mobileclip.data.loading.batch import BatchType, BatchType_co
 from mobileclip.data.loading.order import Cursor, CursorRow, Order, Segment, StreamPosition
-from mobileclip.data.loading.uid_list import Keep
+from mobileclip.data.loading.uids import Keep
 from mobileclip.data.randomness import seeded_rng, shuffled_at_once
 from mobileclip.data.samples.limits import SAMPLE_LIMITS, SampleLimits
 from mobileclip.data.shards.counts import shard_sizes

@@ -46,13 +46,5 @@ from .sample import (
     is_showable as is_showable,
 )
 from .torch_file import TorchRows as TorchRows, described_tensors as described_tensors
-from .uids import (
-    HEX as HEX,
-    PAIR as PAIR,
-    Uids as Uids,
-    sorted_uids as sorted_uids,
-    uid_of as uid_of,
-    write_uids as write_uids,
-)
 from .views import StoredViews as StoredViews
 from .zips import Member as Member, zip_members as zip_members

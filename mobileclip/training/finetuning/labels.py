@@ -15,7 +15,7 @@ import attrs
 import torch
 import torch.nn.functional as F
 
-from mobileclip.data.loading.batch_source import ChangedBatches
+from mobileclip.data.loading.batch import ChangedBatches
 from mobileclip.losses import ReinforcedLossSpec, losses
 from mobileclip.strict import strict
 
