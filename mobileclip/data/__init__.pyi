@@ -26,14 +26,10 @@ from .buckets import (
     runs as runs,
     scratch_folder as scratch_folder,
 )
-from .images.exif import CameraNotes as CameraNotes
 from .images.files import list_folder as list_folder
-from .images.formats import IMAGE_EXTENSIONS as IMAGE_EXTENSIONS
-from .images.normalize import (
-    normalize_pixels as normalize_pixels,
-)
+from .images.limits import IMAGE_EXTENSIONS as IMAGE_EXTENSIONS
+from .images.metadata import CameraNotes as CameraNotes
 from .images.opening import read_image_file as read_image_file
-from .images.reading import read_tower_image as read_tower_image
 from .images.resize import Pixels as Pixels
 from .images.transform import (
     LIMITS as LIMITS,
@@ -41,6 +37,8 @@ from .images.transform import (
     ImageLimits as ImageLimits,
     ImageTransform as ImageTransform,
     load_image as load_image,
+    normalize_pixels as normalize_pixels,
+    read_tower_image as read_tower_image,
 )
 from .loading.batch import (
     Batch as Batch,

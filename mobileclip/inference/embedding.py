@@ -9,7 +9,7 @@ from pathlib import Path
 import attrs
 import numpy as np
 
-from mobileclip.data.images.reading import require_decode
+from mobileclip.data.images.transform import require_decode
 from mobileclip.data.skips import Skip, SkipReport
 from mobileclip.datasets.sources import RowOptions, as_source
 from mobileclip.hardware.precision import FastPrecision

@@ -15,11 +15,10 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
-from mobileclip.data.images.exif import CameraNotes, read_camera_notes
 from mobileclip.data.images.limits import ImageError
+from mobileclip.data.images.metadata import CameraNotes, read_camera_notes
 from mobileclip.data.images.opening import read_image_file
-from mobileclip.data.images.reading import read_tower_image
-from mobileclip.data.images.transform import LIMITS, ImageTransform, Pixels
+from mobileclip.data.images.transform import LIMITS, ImageTransform, Pixels, read_tower_image
 from mobileclip.data.workers import workers
 from mobileclip.datasets.videos.opening import VideoFile
 from mobileclip.inference.batching import encode_in_batches

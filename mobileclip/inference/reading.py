@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from mobileclip.data.images.reading import read_tower_image
 from mobileclip.data.images.resize import Pixels
-from mobileclip.data.images.transform import ImageError, ImageTransform
+from mobileclip.data.images.transform import ImageError, ImageTransform, read_tower_image
 from mobileclip.data.samples.sample import decode_image
 from mobileclip.data.skips import BadSampleError
 

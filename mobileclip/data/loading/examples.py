@@ -13,11 +13,10 @@ from attrs import validators
 from PIL import Image
 
 from mobileclip.data.augmentation.replay import AugmentationParams, AugmentationSpec, datacompdr_augmentation
-from mobileclip.data.images.jpeg import bare_jpeg, cut_below, read_frame
-from mobileclip.data.images.orientation import read_orientation
+from mobileclip.data.images.jpeg import bare_jpeg, cut_below, decode_jpeg, read_frame
+from mobileclip.data.images.metadata import read_orientation
 from mobileclip.data.images.resize import Pixels, resized_crop
 from mobileclip.data.images.transform import LIMITS, ImageError, ImageLimits
-from mobileclip.data.images.turbojpeg import decode_jpeg
 from mobileclip.data.loading.batch import ReinforcedBatch, stack_pixels
 from mobileclip.data.loading.spec import ExampleSpec
 from mobileclip.data.randomness import random_index, seeded_rng

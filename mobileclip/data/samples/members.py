@@ -15,7 +15,7 @@ import attrs
 import numpy as np
 
 from mobileclip.data.augmentation.replay import compress
-from mobileclip.data.images.formats import IMAGE_EXTENSIONS
+from mobileclip.data.images.limits import IMAGE_EXTENSIONS
 from mobileclip.data.samples.compact import CompactRecord, write_record
 from mobileclip.data.samples.embeddings import EmbeddingRows, Embeddings, read_embeddings, write_npz, write_pth_gz
 from mobileclip.data.samples.json_object import parse_object

@@ -12,7 +12,7 @@ import attrs
 import numpy as np
 from attrs import validators
 
-from mobileclip.data.images.formats import IMAGE_EXTENSIONS
+from mobileclip.data.images.limits import IMAGE_EXTENSIONS
 from mobileclip.data.images.transform import LIMITS, ImageError, ImageLimits, load_image
 from mobileclip.data.samples.embeddings import EmbeddingRows, Embeddings, as_float32
 from mobileclip.data.samples.views import StoredViews, stored_views

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from mobileclip.data.images.normalize import normalize_pixels
+from mobileclip.data.images.transform import normalize_pixels
 from mobileclip.encoders import ImageEncoderSpec, TextEncoderSpec
 from mobileclip.encoders.towers import check_images, check_tokens
 from mobileclip.hardware.precision import FastPrecision, dtype_of
