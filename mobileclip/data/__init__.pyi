@@ -85,12 +85,12 @@ from .randomness import (
     seeded_rng as seeded_rng,
     shuffled as shuffled,
 )
-from .samples.embeddings import (
-    read_embeddings as read_embeddings,
-)
 from .samples.members import (
     check_layout as check_layout,
     json_captions as json_captions,
+)
+from .samples.readers import (
+    read_embeddings as read_embeddings,
 )
 from .samples.sample import (
     LAYOUTS as LAYOUTS,

@@ -24,7 +24,7 @@ from mobileclip.data.text.tokenizer import Tokenizer
 from mobileclip.strict import strict
 
 if TYPE_CHECKING:
-    from mobileclip.data.samples.embeddings import Embeddings
+    from mobileclip.data.samples.readers import Embeddings
 
 
 _SAMPLES_LOOKED_AT, _SHARDS_LOOKED_AT = 64, 8
