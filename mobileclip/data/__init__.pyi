@@ -1,8 +1,6 @@
-from .augmentation.erasing import (
-    RandomErasingSpec as RandomErasingSpec,
-)
 from .augmentation.mixing import (
     MixingSpec as MixingSpec,
+    RandomErasingSpec as RandomErasingSpec,
 )
 from .augmentation.range_augment import (
     RangeAugment as RangeAugment,
@@ -104,16 +102,6 @@ from .samples.sample import (
     drop_blank as drop_blank,
     hash_image as hash_image,
 )
-from .shards.card import (
-    CaptionerEntry as CaptionerEntry,
-    ReinforcementCard as ReinforcementCard,
-    TeacherEntry as TeacherEntry,
-    ViewAgreement as ViewAgreement,
-    card_of_shards as card_of_shards,
-    find_card as find_card,
-    read_card as read_card,
-    write_card as write_card,
-)
 from .shards.files import (
     count_samples as count_samples,
     expand_shards as expand_shards,
@@ -122,6 +110,16 @@ from .shards.files import (
     read_shard as read_shard,
     write_shard as write_shard,
     write_shards as write_shards,
+)
+from .shards.sidecars import (
+    CaptionerEntry as CaptionerEntry,
+    ReinforcementCard as ReinforcementCard,
+    TeacherEntry as TeacherEntry,
+    ViewAgreement as ViewAgreement,
+    card_of_shards as card_of_shards,
+    find_card as find_card,
+    read_card as read_card,
+    write_card as write_card,
 )
 from .skips import (
     MAX_LOGGED as MAX_LOGGED,
@@ -141,8 +139,6 @@ from .text.tokenizer import (
 )
 from .text.tokenizer_file import (
     read_text_input as read_text_input,
-)
-from .text.tokenizer_training import (
     train_tokenizer as train_tokenizer,
 )
 from .workers import LostProcessError as LostProcessError

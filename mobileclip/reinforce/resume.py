@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from functools import cache
 
 from mobileclip import storage
-from mobileclip.data.shards.counts import shard_folder
+from mobileclip.data.shards.sidecars import shard_folder
 from mobileclip.datasets import Unit
 from mobileclip.datasets.sources.shards import ShardUnit
 from mobileclip.reinforce.manifest import Manifest, may_pass

@@ -11,7 +11,7 @@ import pytest
 
 from mobileclip import storage
 from mobileclip.data import AugmentationSpec, card_of_shards, read_card, read_samples, write_shard
-from mobileclip.data.shards import shard_sizes
+from mobileclip.data.shards.sidecars import shard_sizes
 from mobileclip.reinforce import InlineEngine, Manifest, ReinforcementSpec, ShardEntry, reinforce
 from mobileclip.serialization import to_json
 from tests.errors import fails

@@ -20,7 +20,7 @@ from mobileclip.data import (
     read_samples,
     write_shard,
 )
-from mobileclip.data.samples import sample_members
+from mobileclip.data.samples.members import sample_members
 from mobileclip.datasets import JsonLinesSource
 from mobileclip.datasets.joining import (
     PLACES,

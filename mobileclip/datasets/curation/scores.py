@@ -18,8 +18,8 @@ from mobileclip import storage
 from mobileclip.data.loading.uids import PAIR, Uids, uid_of
 from mobileclip.data.samples.members import parse_reinforced_sample
 from mobileclip.data.samples.sample import SAMPLE_LIMITS, SampleLimits
-from mobileclip.data.shards.card import card_of_shards
 from mobileclip.data.shards.files import Shards, expand_shards, parse, read_shard
+from mobileclip.data.shards.sidecars import card_of_shards
 from mobileclip.data.skips import CONNECTION_FAILED, Skip
 from mobileclip.datasets.curation.similarity import columns_of, image_vector, similarities
 from mobileclip.datasets.sources.parquet import read_keys, text_column

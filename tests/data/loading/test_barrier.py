@@ -19,8 +19,8 @@ from mobileclip.data import (
     made_or_skip,
     write_shard,
 )
-from mobileclip.data.samples import parse_stored_sample
-from mobileclip.data.shards import parse, read_shard
+from mobileclip.data.samples.members import parse_stored_sample
+from mobileclip.data.shards.files import parse, read_shard
 from mobileclip.inputs import ImageInput
 from mobileclip.machine import MachineError
 from tests.data.made_samples import encoded, golden

@@ -35,7 +35,7 @@ from mobileclip.data import (
     write_shard,
     write_shards,
 )
-from mobileclip.data.loading import join_batches
+from mobileclip.data.loading.batch import join_batches
 from mobileclip.data.loading.worker_pool import WorkerPool
 from mobileclip.inputs import OPENAI_MEAN, OPENAI_STD, ImageInput
 from tests.data.made_samples import encoded, golden, make_sample, write_raw

@@ -6,7 +6,8 @@ from itertools import islice
 import pytest
 
 from mobileclip.data import write_shard
-from mobileclip.data.loading import Cursor, EndlessOrder, EpochOrder, SampleReading, TarReader
+from mobileclip.data.loading.order import Cursor, EndlessOrder, EpochOrder
+from mobileclip.data.loading.reading import SampleReading, TarReader
 from tests.data.made_samples import make_sample
 
 SIZES = (4, 1, 5, 2)

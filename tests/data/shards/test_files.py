@@ -28,7 +28,7 @@ from mobileclip.data import (
     write_shard,
     write_shards,
 )
-from mobileclip.data.shards import RawSample
+from mobileclip.data.shards.files import RawSample
 from tests.data.made_samples import golden, golden_members, make_sample, write_raw
 from tests.errors import fails
 
