@@ -163,8 +163,7 @@ def embed(
         append: add to the archive that is there, which the same model must have made; what is in it is not encoded
             again.
     """
-    from mobileclip.inference.archive import SUFFIXES, read_embeddings, write_embeddings
-    from mobileclip.inference.embedding import embed_inputs
+    from mobileclip.inference.embedding import SUFFIXES, embed_inputs, read_embeddings, write_embeddings
     from mobileclip.inference.loading import load
 
     require_at_least(1, batch_size=batch_size, num_workers=num_workers)

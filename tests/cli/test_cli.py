@@ -16,7 +16,7 @@ from mobileclip.cli import COMMANDS, main
 from mobileclip.encoders import save_model
 from mobileclip.encoders.checkpoints import read_checkpoint
 from mobileclip.extras import VERSION
-from mobileclip.inference.archive import read_embeddings
+from mobileclip.inference.embedding import read_embeddings
 from tests.encoders.small import SMALL, randomised
 
 IMAGES = "tests/golden/augment/images"

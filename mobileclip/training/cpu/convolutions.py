@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
-from mobileclip.inference.forms.depthwise import interleave, memory_format
+from mobileclip.inference.forms import interleave, memory_format
 from mobileclip.reparam import PLAIN
 
 _aten = torch.ops.aten

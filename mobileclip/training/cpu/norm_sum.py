@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from mobileclip.inference.forms.depthwise import memory_format
+from mobileclip.inference.forms import memory_format
 from mobileclip.training.cpu.convolutions import computes_wide
 
 _aten = torch.ops.aten
