@@ -3,7 +3,6 @@
 import doctest
 import importlib
 import inspect
-import re
 from types import ModuleType
 from typing import get_origin
 
@@ -35,8 +34,6 @@ ROOMS_OF_SPECS = (
     "mobileclip.export",
 )
 SPECS = ("Spec", "Schedule", "ImageInput", "TextInput")
-
-SECTIONS = ("Shape", "Args", "Raises", "Folding", "Source", "Differs", "Examples")
 
 
 def documented(value):
@@ -86,9 +83,3 @@ def test_public_name_has_an_example_that_runs(room, value, tmp_path, monkeypatch
         torch.manual_seed(0)
         result = doctest.DocTestRunner(verbose=False).run(test, out=said.append)
     assert not result.failed, "".join(said)
-
-
-@pytest.mark.parametrize(("room", "value"), public())
-def test_sections_of_a_docstring_are_in_order(room, value):
-    found = re.findall(rf"^({'|'.join(SECTIONS)}):", inspect.cleandoc(value.__doc__ or ""), re.MULTILINE)
-    assert found == sorted(found, key=SECTIONS.index)

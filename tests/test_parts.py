@@ -43,11 +43,6 @@ def run(shards):
     return run
 
 
-@pytest.mark.parametrize("code", PARTS)
-def test_a_part_has_15_lines_at_most(code):
-    assert len(list(filter(str.strip, code.splitlines()))) <= 15
-
-
 def test_replay_in_webdataset(run):
     views = [sample["view"] for sample in run(0)["samples"]]
     assert [view.size for view in views] == [(256, 256)] * 8

@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageOps
 
-from examples.icons.duplicates import SIDE
+from examples.icons.dataset import SIDE
 from examples.icons.splits import TEST_NAMES
 from examples.quickstart.emoji.on_disk import DrawnDataset
 from mobileclip.data import ImageTextSample, decode_image

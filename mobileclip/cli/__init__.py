@@ -63,7 +63,8 @@ def _require_working_folder() -> None:
 
 def _with_default(arguments: list[str]) -> list[str]:
     """Return what was typed, with `run` behind an `eval` that no other command follows."""
-    if arguments[:1] == ["eval"] and arguments[1:2] not in ([], ["run"], ["report"]):
+    own = COMMANDS.members["eval"]
+    if arguments[:1] == ["eval"] and arguments[1:] and isinstance(own, Commands) and arguments[1] not in own.members:
         return ["eval", "run", *arguments[1:]]
     return arguments
 

@@ -228,10 +228,14 @@ def report_skipped(skipped: Sequence[str], num_images: int, *, called: str = "im
     """
     if skipped:
         say(f"left out {len(skipped):,} of {num_images:,} {called}:", error=True)
-        for reason in skipped[:_MOST_NAMED]:
-            say(f"  {reason}", error=True)
-        if len(skipped) > _MOST_NAMED:
-            say(f"  and {len(skipped) - _MOST_NAMED:,} others", error=True)
+        say_first(skipped, most=100)
+
+
+def say_first(lines: Sequence[str], *, most: int = 10) -> None:
+    """Print the first lines on standard error, and how many others there are."""
+    others = [f"and {len(lines) - most:,} others"] if len(lines) > most else []
+    for line in (*lines[:most], *others):
+        say(f"  {line}", error=True)
 
 
 def report_left_out(skips: Sequence[Skip]) -> None:

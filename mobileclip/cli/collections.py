@@ -19,6 +19,7 @@ from mobileclip.cli.arguments import (
     require_at_least,
     require_file,
     require_page,
+    say_first,
 )
 from mobileclip.cli.indexing import IndexName, brought_up_to_date, opened, place_of
 from mobileclip.processes import default_workers
@@ -37,7 +38,6 @@ if TYPE_CHECKING:
 # Columns of a terminal.
 _THUMBNAIL = 32
 _LONGEST_NAME = 4096
-_MOST_NAMED = 10
 Name = Annotated[Positional[str], arg(metavar="NAME")]
 Examples = Annotated[tuple[str, ...], arg(metavar="IMAGE")]
 
@@ -189,10 +189,7 @@ def dedup(
             f"{len(groups.blank):,} pictures of one colour, or nearly, are like others, and none is proposed:",
             error=True,
         )
-        for match in groups.blank[:_MOST_NAMED]:
-            say(f"  {printable(match.name, limit=_LONGEST_NAME)}", error=True)
-        if len(groups.blank) > _MOST_NAMED:
-            say(f"  and {len(groups.blank) - _MOST_NAMED:,} others", error=True)
+        say_first([printable(match.name, limit=_LONGEST_NAME) for match in groups.blank])
     num_others = sum(len(group.others) for group in groups)
     say(f"{num_others:,} near-duplicates among {len(collection):,} pictures, in {len(groups):,} groups: {listed}")
     conclude(left_out=num_left_out + groups.num_left_out)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import re
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
@@ -166,135 +167,120 @@ def _chosen_among(group: Commands) -> Any:
     return reduce(or_, map(member, group.members))
 
 
-_EVAL = Commands(
-    "Evaluate models, and set results beside published ones; `run` may be left out.",
-    {
-        "commands": {
-            "run": Command("evaluation:evaluate", "run s2.pt my_classes/", "evaluate models on data sets"),
-            "report": Command("evaluation:report", "report results.jsonl -m mobileclip_s0", "beside published results"),
-        }
-    },
-    "eval s2.pt my_classes/",
-    "accuracy, retrieval on data",
-)
-_RECIPES = Commands(
-    "List the published recipes, or copy one to change it.",
-    {
-        "commands": {
-            "ls": Command("training:list_recipes", "ls", "the published recipes"),
-            "cp": Command("training:copy", "cp train_s2 -o my_s2.py", "copy one to change it"),
-        }
-    },
-    "recipes ls",
-    "list or copy published recipes",
-)
-_DATA = Commands(
-    "Look into data sets, join published ones with their images, and choose samples.",
-    {
-        "look": {
-            "inspect": Command("data:inspect", "inspect shard.tar -o a.html", "a sample and its views"),
-            "count": Command("data:count", "count 'shards/{000..127}.tar'", "number of samples, kept beside them"),
-            "check": Command("data:check", "check DataCompDR-12M", "whether shards can be read and are true"),
-        },
-        "join": {
-            "urls": Command("data:urls", "urls DataComp-12M -o urls.parquet", "the URLs to download"),
-            "join": Command("data:join", "join DataCompDR-12M images -o joined/", "put images into shards"),
-        },
-        "choose": {
-            "score": Command("data:score", "score DataCompDR-12M -o scores", "how well captions fit images"),
-            "filter": Command("data:filter_", "filter scores -o kept.npy", "the samples that fit best"),
-            "distinct": Command("data:distinct", "distinct scores -o kept.npy", "samples without near duplicates"),
-            "tune-scale": Command("data:tune_scale", "tune-scale held_out.tar", "a logit scale per teacher"),
-        },
-    },
-    "data inspect shard.tar -o a.html",
-    "look into, join, filter data",
-)
-_HUB = Commands(
-    "Write models as open_clip and timm load them too, and push them.",
-    {
-        "commands": {
-            "save": Command("hub:save", "save s2.safetensors -o s2/ --license mit", "a folder to publish"),
-            "push": Command("hub:push", "push s2.safetensors me/s2 --license mit", "publish it"),
-        }
-    },
-    "hub save s2.safetensors -o s2/",
-    "folders of open_clip and timm",
-)
-_TOKENIZER = Commands(
-    "Train a tokenizer on texts of your own.",
-    {
-        "commands": {
-            "train": Command(
-                "training:train_tokenizer", "train german.txt -o tokenizer.json", "a tokenizer.json of texts"
-            ),
-        }
-    },
-    "tokenizer train german.txt -o t.json",
-    "vocabularies of your own texts",
-)
-_CONCEPT = Commands(
-    "Name things of your own in an index of pictures, and teach them by examples.",
-    {
-        "commands": {
-            "add": Command("collections:add", 'add "my bike" --yes a.jpg', "a name, and examples of it"),
-            "ls": Command("collections:list_concepts", "ls", "those that an index has"),
-            "show": Command("collections:show", 'show "my bike"', "its text and its examples"),
-            "rm": Command("collections:remove", 'rm "my bike"', "remove it"),
-        }
-    },
-    'concept add "my bike"',
-    "things of your own, by examples",
-)
+_GROUPS = {
+    "concept": (
+        "Name things of your own in an index of pictures, and teach them by examples.",
+        """
+commands
+  collections:add            add "my bike" --yes a.jpg  a name, and examples of it
+  collections:list_concepts  ls                         those that an index has
+  collections:show           show "my bike"             its text and its examples
+  collections:remove         rm "my bike"               remove it
+""",
+    ),
+    "eval": (
+        "Evaluate models, and set results beside published ones; `run` may be left out.",
+        """
+commands
+  evaluation:evaluate  run s2.pt my_classes/                  evaluate models on data sets
+  evaluation:report    report results.jsonl -m mobileclip_s0  beside published results
+""",
+    ),
+    "tokenizer": (
+        "Train a tokenizer on texts of your own.",
+        """
+commands
+  training:train_tokenizer  train german.txt -o tokenizer.json  a tokenizer.json of texts
+""",
+    ),
+    "recipes": (
+        "List the published recipes, or copy one to change it.",
+        """
+commands
+  training:list_recipes  ls                       the published recipes
+  training:copy          cp train_s2 -o my_s2.py  copy one to change it
+""",
+    ),
+    "data": (
+        "Look into data sets, join published ones with their images, and choose samples.",
+        """
+look
+  data:inspect       inspect shard.tar -o a.html            a sample and its views
+  data:count         count 'shards/{000..127}.tar'          number of samples, kept beside them
+  data:check         check DataCompDR-12M                   whether shards can be read and are true
+join
+  data:urls          urls DataComp-12M -o urls.parquet      the URLs to download
+  data:join          join DataCompDR-12M images -o joined/  put images into shards
+choose
+  data:score         score DataCompDR-12M -o scores         how well captions fit images
+  data:filter_       filter scores -o kept.npy              the samples that fit best
+  data:distinct      distinct scores -o kept.npy            samples without near duplicates
+  data:tune_scale    tune-scale held_out.tar                a logit scale per teacher
+""",
+    ),
+    "hub": (
+        "Write models as open_clip and timm load them too, and push them.",
+        """
+commands
+  hub:save  save s2.safetensors -o s2/ --license mit  a folder to publish
+  hub:push  push s2.safetensors me/s2 --license mit   publish it
+""",
+    ),
+}
 
-COMMANDS = Commands(
+
+def _listed(description: str, text: str, example: str = "", summary: str = "") -> Commands:
+    """Return the commands that a text lists under titles: a function, or the name of a group; an example; a summary."""
+    groups: dict[str, dict[str, Command | Commands]] = {}
+    for line in text.strip().splitlines():
+        if not line.startswith(" "):
+            group = groups[line] = {}
+            continue
+        place, *about = re.split(r"  +", line.strip())
+        name = about[0].split()[0]
+        group[name] = _listed(*_GROUPS[place], *about) if place in _GROUPS else Command(place, *about)
+    return Commands(description, groups, example, summary)
+
+
+COMMANDS = _listed(
     """
     Fast image-text models: use, search, measure and train them.
 
     `mobileclip --version` says which version this is. With `--import MODULE`, any command first imports a module of
     your own, by its name or the path of its file, whose decorators register parts.
     """,
-    {
-        "use a model": {
-            "classify": Command("models:classify", 'classify photo.jpg "a cat" "a dog"', "which text fits a picture"),
-            "embed": Command("models:embed", "embed photos/ -o photos.npz", "embeddings as a NumPy archive"),
-            "export": Command("export:export", "export s2.pt -o s2_onnx", "for phones, browsers, servers"),
-            "quantize": Command("export:quantize", "quantize s2.pt --texts t.txt -o q.safetensors", "tuned to int8"),
-            "list": Command("models:list_models", "list", "models and towers known by name"),
-            "info": Command("models:info", "info mobileclip_s2", "what a model or a checkpoint is"),
-        },
-        "search pictures": {
-            "index": Command("indexing:index", "index photos/", "make pictures ready for search"),
-            "search": Command("collections:search", 'search "a red bicycle"', "find pictures by what they show"),
-            "dedup": Command("collections:dedup", "dedup photos/", "pictures that show the same"),
-            "serve": Command("collections:serve", "serve", "search in a browser"),
-            "merge": Command("indexing:merge", "merge a.index b.index -o c.index", "join indexes of one model"),
-            "upgrade": Command("indexing:upgrade", "upgrade --to mobileclip_s2", "to another model"),
-            "tag": Command("collections:tag", "tag --vocabulary words.txt", "words to filter by"),
-            "concept": _CONCEPT,
-        },
-        "measure": {
-            "eval": _EVAL,
-            "verify": Command("export:verify", "verify s2_onnx", "an export against its model"),
-            "check-weights": Command(
-                "models:check_weights", "check-weights mobileclip_s0", "weights by published outputs"
-            ),
-        },
-        "train": {
-            "train": Command("training:train", "train s2 --tiny", "train by a recipe"),
-            "reinforce": Command(
-                "training:reinforce", "reinforce datacompdr12m --tiny", "captions and teachers' views"
-            ),
-            "finetune": Command("training:finetune", "finetune --tiny", "train on pictures of your own"),
-            "tokenizer": _TOKENIZER,
-            "recipes": _RECIPES,
-            "runs": Command("training:runs", "runs outputs/a outputs/b", "trainings side by side"),
-        },
-        "files and shells": {
-            "data": _DATA,
-            "convert": Command("models:convert", "convert s2.pt -o s2.safetensors", "weights in another layout"),
-            "hub": _HUB,
-            "completion": Command("commands:completion", "completion", "what bash and zsh complete by"),
-        },
-    },
+    """
+use a model
+  models:classify       classify photo.jpg "a cat" "a dog"             which text fits a picture
+  models:embed          embed photos/ -o photos.npz                    embeddings as a NumPy archive
+  export:export         export s2.pt -o s2_onnx                        for phones, browsers, servers
+  export:quantize       quantize s2.pt --texts t.txt -o q.safetensors  tuned to int8
+  models:list_models    list                                           models and towers known by name
+  models:info           info mobileclip_s2                             what a model or a checkpoint is
+search pictures
+  indexing:index        index photos/                                  make pictures ready for search
+  collections:search    search "a red bicycle"                         find pictures by what they show
+  collections:dedup     dedup photos/                                  pictures that show the same
+  collections:serve     serve                                          search in a browser
+  indexing:merge        merge a.index b.index -o c.index               join indexes of one model
+  indexing:upgrade      upgrade --to mobileclip_s2                     to another model
+  collections:tag       tag --vocabulary words.txt                     words to filter by
+  concept               concept add "my bike"                          things of your own, by examples
+measure
+  eval                  eval s2.pt my_classes/                         accuracy, retrieval on data
+  export:verify         verify s2_onnx                                 an export against its model
+  models:check_weights  check-weights mobileclip_s0                    weights by published outputs
+train
+  training:train        train s2 --tiny                                train by a recipe
+  training:reinforce    reinforce datacompdr12m --tiny                 captions and teachers' views
+  training:finetune     finetune --tiny                                train on pictures of your own
+  tokenizer             tokenizer train german.txt -o t.json           vocabularies of your own texts
+  recipes               recipes ls                                     list or copy published recipes
+  training:runs         runs outputs/a outputs/b                       trainings side by side
+files and shells
+  data                  data inspect shard.tar -o a.html               look into, join, filter data
+  models:convert        convert s2.pt -o s2.safetensors                weights in another layout
+  hub                   hub save s2.safetensors -o s2/                 folders of open_clip and timm
+  commands:completion   completion                                     what bash and zsh complete by
+""",
 )

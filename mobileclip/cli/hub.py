@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from tyro.conf import Positional, arg
 
@@ -58,22 +58,12 @@ def save(
         overwrite: replace a folder that was written so before.
     """
     from mobileclip.interop import save_pretrained
-    from mobileclip.interop.folder import require_folder, require_names
+    from mobileclip.interop.folder import require_folder
 
-    base = _base(source, base_model, repository)
-    require_names(licence, repository, base_model=base)
+    about = _card(source, licence, repository, base_model, results)
     require_folder(output, overwrite=overwrite)
-    measured = _measured(results)
     model = _model(source, tower=tower, fold=fold)
-    save_pretrained(
-        model,
-        output,
-        licence=licence,
-        repository=repository,
-        base_model=base,
-        results=measured,
-        overwrite=overwrite,
-    )
+    save_pretrained(model, output, repository=repository, overwrite=overwrite, **about)
     say(f"wrote {output}: {', '.join(sorted(path.name for path in output.iterdir()))}")
 
 
@@ -114,24 +104,30 @@ def push(
         overwrite: replace a model that is on the branch, its card included; the history keeps it.
     """
     from mobileclip.interop import push_to_hub
-    from mobileclip.interop.folder import require_names
 
-    base = _base(source, base_model, repository)
-    require_names(licence, repository, base_model=base)
-    measured = _measured(results)
+    about = _card(source, licence, repository, base_model, results)
     pushed = push_to_hub(
         _model(source, tower=tower, fold=fold),
         repository,
-        licence=licence,
-        base_model=base,
-        results=measured,
         private=True if private else None,
         revision=revision,
         message=message,
         overwrite=overwrite,
+        **about,
     )
     say(f"pushed {pushed.url}")
     say(f"this very model: hf-hub:{repository}@{pushed.commit}")
+
+
+def _card(
+    source: str, licence: str, repository: str | None, base_model: str | None, results: Path | None
+) -> dict[str, Any]:
+    """Return what a model's card says, having made sure that the hub takes it."""
+    from mobileclip.interop.folder import require_names
+
+    base = _base(source, base_model, repository)
+    require_names(licence, repository, base_model=base)
+    return {"licence": licence, "base_model": base, "results": _measured(results)}
 
 
 def _measured(path: Path | None) -> list[DatasetResult]:

@@ -18,6 +18,7 @@ from mobileclip.cli.arguments import (
     report_skipped,
     require_at_least,
     require_checkpoint,
+    say_first,
 )
 from mobileclip.hardware.precision import FastPrecision
 from mobileclip.inputs import Decode
@@ -233,11 +234,9 @@ def brought_up_to_date(
     report_skipped(report.unreadable, num_new, called="new pictures and videos")
     for what, number in report.uninstalled.items():
         say(f"left out {number:,} files: {what}", error=True)
-    for aside in report.set_aside[:_MOST_NAMED]:
-        unit = printable(aside.unit, limit=_LONGEST_NAME)
-        say(f"set aside, and tried again the next time: {unit}: {aside.reason}", error=True)
-    if len(report.set_aside) > _MOST_NAMED:
-        say(f"and {len(report.set_aside) - _MOST_NAMED:,} others: {folder / SET_ASIDE} has them", error=True)
+    if report.set_aside:
+        say(f"set aside, and tried again the next time; {folder / SET_ASIDE} has all:", error=True)
+        say_first([f"{printable(one.unit, limit=_LONGEST_NAME)}: {one.reason}" for one in report.set_aside])
     say(f"{len(collection):,} pictures in the index: {report}")
     return collection, report
 

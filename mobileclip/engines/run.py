@@ -314,7 +314,7 @@ class Run(Listener[Any, Any]):
         """Return who has the output, as far as it says so."""
         with suppress(ValueError, OSError):
             if (found := known_status(self._output)) is not None:
-                return f"{found.holder or 'a run of before'}, since {found.began}"
+                return f"{found.holder}, since {found.began}"
         return "one that has just begun"
 
 

@@ -92,10 +92,10 @@ def add_record(path: Path, record: Record, *, model: str) -> None:
 
 
 def _is_replaced(line: Any, record: Record) -> bool:
-    """Return whether a line is of the same data set and reading; those of before readings were written are."""
+    """Return whether a line is of the same data set and reading."""
     if not isinstance(line, dict):
         raise ValueError(f"a line is {str(line)[:60]!r}, expected an object with key, dataset and metrics")
-    return bool(line.get("key") == record.result.key and line.get("reading", record.reading) == record.reading)
+    return bool(line.get("key") == record.result.key and line.get("reading") == record.reading)
 
 
 RESULTS = "results.jsonl"

@@ -1,8 +1,3 @@
-from .captioners import (
-    coca_run as coca_run,
-    coca_vit_l14 as coca_vit_l14,
-    finetuning_run as finetuning_run,
-)
 from .command import (
     described as described,
     parsed_as as parsed_as,
@@ -20,12 +15,15 @@ from .files import (
     recipe_files as recipe_files,
     run_file as run_file,
 )
-from .imagenet import imagenet_run as imagenet_run
 from .published import (
     as_released as as_released,
     as_released_b as as_released_b,
     as_released_dfndr2b as as_released_dfndr2b,
+    coca_run as coca_run,
+    coca_vit_l14 as coca_vit_l14,
     datacompdr_reinforcement as datacompdr_reinforcement,
+    finetuning_run as finetuning_run,
+    imagenet_run as imagenet_run,
     long_training as long_training,
     mobileclip2_run as mobileclip2_run,
     mobileclip_run as mobileclip_run,

@@ -14,7 +14,7 @@ import torch
 from mobileclip.charts import Line, Panel, write_chart
 from mobileclip.data import BadSampleError, ImageTextSample, SkipReport
 from mobileclip.encoders import DualEncoder
-from mobileclip.evaluation import PairedDifference, Session, paired_difference, proportion_interval
+from mobileclip.evaluation import Session, paired_difference, proportion_interval
 from mobileclip.evaluation.metrics.classification import classification_hits
 from mobileclip.evaluation.metrics.retrieval import caption_hits
 from mobileclip.serialization import to_json
@@ -96,18 +96,6 @@ def table(rows: tuple[Scores, ...]) -> str:
     return "\n".join([text[0], rule, *text[1:]])
 
 
-def differences(results: Results) -> str:
-    """Return how sure the change of every task is, as a Markdown table; nothing where no picture's outcome is known."""
-    pairs = [(results.before.new, results.after.new), *zip(results.before.old, results.after.old, strict=True)]
-    known = [(before, difference) for before, after in pairs if (difference := _difference(before, after)) is not None]
-    lines = [
-        f"| {before.task} | {difference.num_questions} | {_points(difference)} | {_verdict(difference)} |"
-        for before, difference in known
-    ]
-    heads = ["| task | pictures | change, points (95 %) | which |", "|---|---|---|---|"]
-    return "\n".join([*heads, *lines]) if lines else ""
-
-
 def _interval(score: Score) -> str:
     if not score.hits:
         return ""
@@ -121,40 +109,14 @@ def _ends(score: Score) -> tuple[float, float]:
     return 100 * found.low, 100 * found.high
 
 
-def _difference(before: Score, after: Score) -> PairedDifference | None:
-    """Return what changed on the same pictures; None where these are not the same, or not known."""
-    if not before.hits or len(before.hits) != len(after.hits):
-        return None
-    return paired_difference(before.hits, after.hits)
-
-
-def _points(difference: PairedDifference) -> str:
-    low, high = difference.interval.low, difference.interval.high
-    return f"{100 * difference.difference:+.1f} ({100 * low:+.1f} to {100 * high:+.1f})"
-
-
-def _verdict(difference: PairedDifference) -> str:
-    """Return what the interval says, which stands beside it."""
-    return "may be chance" if difference.interval.low <= 0 <= difference.interval.high else "is hardly chance"
-
-
-def _how_sure(before: Score, after: Score) -> str:
-    """Return in words what a change is worth; nothing where the pictures' outcomes are not known."""
-    difference = _difference(before, after)
-    if difference is None:
-        return ""
-    low, high = 100 * difference.interval.low, 100 * difference.interval.high
-    return (
-        f"; with 95 % confidence {low:+.1f} to {high:+.1f}, which on {difference.num_questions} pictures "
-        f"{_verdict(difference)}"
-    )
-
-
 def summary(results: Results) -> str:
     """Return what fine-tuning gained and cost, in a sentence or two."""
     before, after = results.before, results.after
     gained = after.new.value - before.new.value
-    sure = _how_sure(before.new, after.new)
+    sure = ""
+    if before.new.hits and len(before.new.hits) == len(after.new.hits):  # of the same pictures
+        interval = paired_difference(before.new.hits, after.new.hits).interval
+        sure = f"; with 95 % confidence {100 * interval.low:+.1f} to {100 * interval.high:+.1f}"
     said = (
         f"Fine-tuning took the new task from {before.new.value:.1f} to {after.new.value:.1f} "
         f"({gained:+.1f} points{sure})"
@@ -176,8 +138,6 @@ def summary(results: Results) -> str:
 def write_report(folder: Path, results: Results) -> None:
     """Write `results.json`, `report.md` and, where matplotlib is installed and there are old tasks, `tradeoff.png`."""
     text = f"# Fine-tuning\n\n{table(results.rows)}\n\nPer cent, with intervals of 95 %. {summary(results)}\n"
-    if changes := differences(results):
-        text += f"\nOriginal against fine-tuned, on the same pictures:\n\n{changes}\n"
     if results.before.old and _plot(results, folder / "tradeoff.png"):
         text += "\n![New task against old tasks, from the original to the fine-tuned model](tradeoff.png)\n"
     write_text(folder / "report.md", text)

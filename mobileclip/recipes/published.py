@@ -1,6 +1,9 @@
 """The choices that the published runs share; a recipe states what is its own.
 
-Source: MobileCLIP (arXiv 2311.17049), table 12; MobileCLIP2 (arXiv 2508.20691); the released training scripts.
+Source: MobileCLIP (arXiv 2311.17049), table 12; MobileCLIP2 (arXiv 2508.20691); the released training scripts. Of
+captioners: MobileCLIP2 and the names of its captioners' files, such as dfn2b_s13b and s12m_context128, for data,
+samples seen and contexts; open_clip's coca_ViT-L-14, its laion2B-s13B-b90k and its page of fine-tuning for the rest. Of
+classifiers: FastViT (arXiv 2303.14189) and its released script, apple/ml-fastvit; MobileCLIP, table 11, for MCi.
 """
 
 from __future__ import annotations
@@ -9,15 +12,45 @@ from typing import Any
 
 import attrs
 
-from mobileclip.data import ColumnPipelineSpec, RangeAugmentSpec, ReinforcedPipelineSpec, datacompdr_augmentation
-from mobileclip.encoders import DualEncoderSpec, MCiSpec, TextEncoderSpec, TextTransformerSpec, ViTSpec
-from mobileclip.inputs import OPENAI_MEAN, OPENAI_STD, ImageInput
-from mobileclip.losses import LossSpec, ReinforcedLossSpec
+from mobileclip.data import (
+    ColumnPipelineSpec,
+    MixingSpec,
+    RandomErasingSpec,
+    RangeAugmentSpec,
+    ReinforcedPipelineSpec,
+    crop_augmentation,
+    datacompdr_augmentation,
+    imagenet_augmentation,
+)
+from mobileclip.datasets import LabelledPipelineSpec
+from mobileclip.encoders import (
+    ClassifierSpec,
+    CoCaSpec,
+    DualEncoderSpec,
+    MCiSpec,
+    TextEncoderSpec,
+    TextTransformerSpec,
+    ViTSpec,
+)
+from mobileclip.inputs import OPENAI_MEAN, OPENAI_STD, ImageInput, TextInput
+from mobileclip.losses import CaptionLossSpec, LossSpec, ReinforcedLossSpec
 from mobileclip.reinforce import CocaCaptioner, OpenClipTeacher, ReinforcementSpec
-from mobileclip.training import AdamWSpec, ConstantCosineSchedule, CosineSchedule, Memory, RunSpec, TrainingSpec
+from mobileclip.training import (
+    AdamWSpec,
+    ConstantCosineSchedule,
+    CosineSchedule,
+    CrossEntropySpec,
+    Memory,
+    RunSpec,
+    TrainingSpec,
+)
 
 STEPS_BETWEEN_LOOKS = 2_000
 STUDENT_AUGMENTATION = RangeAugmentSpec(target_psnr=(40.0, 20.0))
+NUM_SEEN, CAPTIONER_BATCH = 13_000_000_000, 90_112
+NUM_FINETUNED, FINETUNING_BATCH = 12_000_000, 128
+"""Pairs that a published captioner sees, first of DFN-2B and then of a set of captions; and batches."""
+NUM_IMAGES, IMAGENET_BATCH = 1_281_167, 1_024
 
 
 def mobileclip_run(
@@ -232,3 +265,131 @@ def as_released_b(run: RunSpec) -> RunSpec:
 def as_released_dfndr2b(run: RunSpec) -> RunSpec:
     """Return a run with the choices of the script for DFNDR-2B, which takes one set of synthetic captions alone."""
     return with_data(as_released(run), caption_sets="^syn_text_dfn_mscoco38k$")
+
+
+def coca_vit_l14(context: int = 77) -> CoCaSpec:
+    """Return open_clip's coca_ViT-L-14, which the published captioners are.
+
+    Args:
+        context: positions of a text, the class token's included: 77, 128 or 256.
+    """
+    image = ImageInput(size=224, interpolation="bicubic", mean=OPENAI_MEAN, std=OPENAI_STD)
+    return CoCaSpec(
+        image=ViTSpec(
+            input=image,
+            width=1024,
+            depth=24,
+            num_heads=16,
+            embedding_dim=768,
+            patch_size=14,
+            stem="patch",
+            class_position=True,
+            norm_before=True,
+            initialization="open_clip",
+        ),
+        text=TextTransformerSpec(
+            input=TextInput(context_length=context - 1),
+            width=768,
+            depth=12,
+            num_heads=12,
+            embedding_dim=768,
+            causal=True,
+        ),
+        decoder_depth=12,
+        decoder_heads=12,
+    )
+
+
+def coca_run(model: CoCaSpec) -> RunSpec:
+    """Return a captioner's run on image-text pairs, such as DFN-2B's."""
+    run = _captioner_run(
+        model,
+        batch_size=CAPTIONER_BATCH,
+        schedule=CosineSchedule(
+            peak=1e-3, final=0.0, warmup_steps=2_000 / 144_264, total_steps=NUM_SEEN // CAPTIONER_BATCH
+        ),
+        weight_decay=0.2,
+        loss=CaptionLossSpec(),
+        max_gradient_norm=1.0,
+        memory=Memory(micro_batch=64),
+    )
+    return with_data(run, num_readers=2_048)
+
+
+def finetuning_run(context: int = 77, *, total_steps: int = NUM_FINETUNED // FINETUNING_BATCH) -> RunSpec:
+    """Return a run on a small set of captions, from a captioner that knows pairs.
+
+    Args:
+        context: positions of a text; those of the checkpoint are interpolated.
+        total_steps: length of the run.
+    """
+    return _captioner_run(
+        coca_vit_l14(context),
+        batch_size=FINETUNING_BATCH,
+        schedule=CosineSchedule(peak=1e-5, final=0.0, warmup_steps=1_000 / 93_750, total_steps=total_steps),
+        weight_decay=0.1,
+        loss=CaptionLossSpec(contrastive_weight=0.0, caption_weight=1.0),
+        memory=Memory(micro_batch=32),
+    )
+
+
+def _captioner_run(model: CoCaSpec, *, batch_size: int, weight_decay: float, **training: Any) -> RunSpec:
+    return RunSpec(
+        model=model,
+        data=ReinforcedPipelineSpec(
+            shards=(),
+            batch_size=batch_size,
+            image=model.image.input,
+            text=model.text.input,
+            reinforced=False,
+            sampling="endless",  # the samples need not be counted
+            num_workers=8,
+            augmentation=crop_augmentation(model.image.input.size),
+        ),
+        training=TrainingSpec(
+            optimizer=AdamWSpec(beta1=0.9, beta2=0.98, eps=1e-6, weight_decay=weight_decay),
+            ema_decay=None,
+            precision="bfloat16",
+            checkpoint_every_steps=1_000,
+            evaluate_every_steps=STEPS_BETWEEN_LOOKS,
+            **training,
+        ),
+    )
+
+
+def imagenet_run(image: MCiSpec, *, drop_path: float, epochs: int = 300, warmup_epochs: int = 5) -> RunSpec:
+    """Return a run on ImageNet-1k by FastViT's recipe.
+
+    Args:
+        image: the encoder, whose pooled features are classified.
+        drop_path: of its last block.
+        epochs: length of the run, without the ten epochs at the final rate that the script appends.
+        warmup_epochs: epochs to the peak of the learning rate, which the script starts at 1e-6 and we near 0.
+    """
+    model = ClassifierSpec(image=attrs.evolve(image.without_projection(), drop_path=drop_path), num_classes=1_000)
+    steps_per_epoch = NUM_IMAGES // IMAGENET_BATCH
+    return RunSpec(
+        model=model,
+        data=LabelledPipelineSpec(
+            shards=(),
+            batch_size=IMAGENET_BATCH,
+            image=image.input,
+            augmentation=imagenet_augmentation(image.input.size),
+            erasing=RandomErasingSpec(probability=0.25),
+            num_workers=8,
+        ),
+        training=TrainingSpec(
+            loss=CrossEntropySpec(label_smoothing=0.1, mixing=MixingSpec(mixup_alpha=0.2, cutmix_alpha=1.0)),
+            schedule=CosineSchedule(
+                peak=1e-3,
+                final=1e-5,
+                warmup_steps=warmup_epochs / epochs,
+                total_steps=epochs * steps_per_epoch,
+            ),
+            optimizer=AdamWSpec(beta1=0.9, beta2=0.999, weight_decay=0.05),
+            ema_decay=0.9995,
+            precision="bfloat16",
+            checkpoint_every_steps=steps_per_epoch,
+            evaluate_every_steps=steps_per_epoch,
+        ),
+    )

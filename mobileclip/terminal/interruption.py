@@ -284,14 +284,14 @@ def leave_to_parent(end: Callable[[], None] = _end_abruptly) -> None:
     for number in (signal.SIGINT, signal.SIGHUP, WARNING):
         signal.signal(number, signal.SIG_IGN)
     parent = multiprocessing.parent_process()
-    if parent is not None:  # else a process of Ray, or a command itself
-        sentinel = parent.sentinel
+    if parent is None:  # nobody's child: a process of Ray, or a command itself
+        return
 
-        def watch() -> None:
-            wait([sentinel])
-            end()
+    def watch() -> None:
+        wait([parent.sentinel])
+        end()
 
-        threading.Thread(target=watch, name="parent", daemon=True).start()
+    threading.Thread(target=watch, name="parent", daemon=True).start()
 
 
 def save_for_parent() -> None:

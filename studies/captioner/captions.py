@@ -18,8 +18,7 @@ from mobileclip.storage import write_text
 from mobileclip.terminal import console
 from mobileclip.training import run
 from studies.captioner.caption_metrics import agreement, distinct_ngrams, mean_words, names_recalled
-from studies.captioner.spec import ARMS, WRITERS, Arm, CaptionerStudySpec, Line, Writer
-from studies.captioner.tower import write_start
+from studies.captioner.spec import ARMS, WRITERS, Arm, CaptionerStudySpec, Line, Writer, write_start
 from studies.learning_efficiency.scoring import pixels_of
 
 WRITTEN = "syn_text_written"

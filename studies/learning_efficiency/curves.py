@@ -43,15 +43,6 @@ class Curve:
         """
         return np.array([one.mean() for one in self.scores])
 
-    @property
-    def deviation(self) -> Array:
-        """Standard deviations over the seeds; not a number where there is one.
-
-        Shape:
-            (budgets,).
-        """
-        return np.array([one.std(ddof=1) if len(one) > 1 else np.nan for one in self.scores])
-
 
 @attrs.frozen(kw_only=True)
 class Interval:
@@ -97,20 +88,11 @@ def make_curve(
     )
 
 
-def steps_to_reach(score: float, steps: Array, means: Array) -> float:
-    """Return the first number of steps at which a curve reaches a score.
+def _crossings(scores: Array, steps: Array, means: Array) -> Array:
+    """Return the first number of steps at which each curve reaches its score.
 
     Between two budgets the score is linear in the logarithm of the steps. A curve that starts at or above the score
     gives zero, for fewer than its first budget, and one that never gets there infinity.
-
-    Shape:
-        steps, means: (budgets,).
-    """
-    return float(_crossings(np.array([score]), steps, means[None])[0])
-
-
-def _crossings(scores: Array, steps: Array, means: Array) -> Array:
-    """Return `steps_to_reach` of a score on a curve, for many of both.
 
     Shape:
         scores: (curves,); steps: (budgets,); means: (curves, budgets); result: (curves,).

@@ -31,7 +31,7 @@ from mobileclip.tensor_files import read_tensors
 from mobileclip.tensor_files.weights import weights_sha256
 from mobileclip.terminal import console
 from mobileclip.training import CosineSchedule
-from studies.learning_efficiency.views import VIEWS, view_augmentation
+from studies.learning_efficiency.variants import VIEWS, view_augmentation
 
 PROMPTS = ("{}", "an icon of {}")
 _MAX_GRADIENT_NORM = 1.0

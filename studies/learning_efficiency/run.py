@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
 
 import attrs
 
 from examples.icons import build_dataset
+from examples.icons.splits import TITLES
+from examples.quickstart.emoji.on_disk import load_finished
+from examples.quickstart.side_by_side import Job, side_by_side, use_threads
 from mobileclip.terminal import say
-from studies.learning_efficiency.grid import run_grid
 from studies.learning_efficiency.report import write_report
-from studies.learning_efficiency.results import RESULTS, Result, read_results
+from studies.learning_efficiency.results import RESULTS, Result, append, read_results
+from studies.learning_efficiency.scoring import HeldOut, held_out
 from studies.learning_efficiency.spec import Cell, EfficiencySpec
 from studies.learning_efficiency.stores import make_stores
 from studies.learning_efficiency.strict import STRICT, read_strict
+from studies.learning_efficiency.students import measure_cell
 from studies.learning_efficiency.teachers import build_teachers, ensembles_of, score_ensembles, untrained
 
 # On two cores without other work; trainings of the default size.
@@ -67,3 +74,48 @@ def what_is_left(cells: Sequence[Cell], waiting: Sequence[Cell], teachers: Seque
         f"{len(waiting):,} of {len(cells):,} trainings are to be done: {steps:,} steps, about "
         f"{steps / _STEPS_PER_SECOND / 3600:.1f} hours of two cores.{first} It may be stopped at any moment."
     )
+
+
+def run_grid(spec: EfficiencySpec, waiting: Sequence[Cell], *, results: Path, steps_before: int) -> None:
+    """Do trainings, each from its last checkpoint on, and add their results to a file one by one.
+
+    Args:
+        spec: the choices.
+        waiting: what is to be trained, in this order.
+        results: the file.
+        steps_before: steps of the trainings that are finished.
+
+    Raises:
+        FloatingPointError: if a loss is not finite; the message has the step and the pictures.
+    """
+    jobs = [Job(folder=_folder(spec, one), steps=one.budget, work=partial(_measure, one)) for one in waiting]
+    finished = side_by_side(
+        jobs,
+        num_processes=spec.num_processes,
+        prepare=partial(_open, spec),
+        title=f"{len(waiting)} trainings",
+        steps_before=steps_before,
+    )
+    for result in finished:
+        assert isinstance(result, Result), "every training gives one"
+        append(results, result)
+        # Hundreds of finished trainings would otherwise hold optimiser states that nobody resumes.
+        shutil.rmtree(_folder(spec, result.cell) / "checkpoints", ignore_errors=True)
+
+
+def _folder(spec: EfficiencySpec, cell: Cell) -> Path:
+    return spec.output / "runs" / cell.name
+
+
+# What a process reads once, for all of its trainings.
+_held: dict[str, tuple[EfficiencySpec, dict[str, HeldOut]]] = {}
+
+
+def _open(spec: EfficiencySpec) -> None:
+    use_threads(1)
+    _held["material"] = spec, held_out(load_finished(spec.output / "data", TITLES), [spec.student.image.input])
+
+
+def _measure(cell: Cell) -> Result:
+    spec, parts = _held["material"]
+    return measure_cell(spec, cell, parts, _folder(spec, cell))

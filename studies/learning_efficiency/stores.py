@@ -41,8 +41,7 @@ from mobileclip.storage import write_text
 from mobileclip.tensor_files import read_tensors
 from mobileclip.terminal import say
 from studies.learning_efficiency.spec import Cell, EfficiencySpec
-from studies.learning_efficiency.variants import NUM_VIEWS, VARIANTS, Variant
-from studies.learning_efficiency.views import view_augmentation
+from studies.learning_efficiency.variants import NUM_VIEWS, VARIANTS, Variant, view_augmentation
 
 _PER_SHARD = 500
 

@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import attrs
 
-from examples.quickstart.emoji.joint import JointTeacher
+from examples.quickstart.emoji.joint import JointTeacher, write_tensors
 from examples.quickstart.emoji.on_disk import DrawnDataset
 from examples.quickstart.emoji.teachers import all_captions
+from examples.quickstart.emoji.trunks import TextTrunk
+from mobileclip.progress import Progress
 from mobileclip.reinforce import TeacherEnsemble
 from mobileclip.serialization import from_json, to_json
 from mobileclip.storage import write_text
+from mobileclip.tensor_files import read_tensors
+from mobileclip.terminal import console
 from studies.learning_efficiency.finetune import FineTuneSpec, class_prompts, fine_tune, load_teacher
 from studies.learning_efficiency.scoring import HeldOut, Scores, held_out, score_teachers
 from studies.learning_efficiency.spec import Cell, EfficiencySpec
-from studies.learning_efficiency.texts import text_trunk
 from studies.learning_efficiency.variants import VARIANTS
 
 
@@ -96,3 +100,29 @@ def _members(spec: EfficiencySpec, ensembles: Iterable[tuple[str, ...]]) -> list
 
 def _file(spec: EfficiencySpec, name: str) -> Path:
     return spec.output / "teachers" / f"{name}.safetensors"
+
+
+_PART = 512
+
+
+def text_trunk(texts: Sequence[str], path: Path) -> TextTrunk:
+    """Return a trunk that knows texts.
+
+    Args:
+        texts: what it is to know; it can encode others, too.
+        path: file of their features, written where it is missing or of other texts.
+    """
+    trunk = TextTrunk()
+    digest = hashlib.sha256("\n".join(texts).encode()).hexdigest()
+    if path.exists():
+        tensors, metadata = read_tensors(path)
+        if metadata.get("texts") == digest:
+            trunk.remember(texts, tensors["features"])
+            return trunk
+    with Progress("teachers read captions", total=len(texts), unit="texts", console=console()) as progress:
+        for start in range(0, len(texts), _PART):
+            part = texts[start : start + _PART]
+            trunk(part)
+            progress.advance(len(part))
+    write_tensors(path, {"features": trunk(texts)}, {"texts": digest})
+    return trunk

@@ -89,8 +89,8 @@ def taught_weights(spec: TaughtWeightsSpec) -> None:
     ways = {"image": _teach_images, "text": _teach_texts}
     taught = [ways[tower](spec, model, teacher, rotation) for tower in spec.towers]
     if len(taught) == len(ways):
-        ahead, others = (_lead(*embeddings) for embeddings in zip(*taught, strict=True))
-        say(f"a first result is ahead by {ahead:.4f}; of the teacher, by {others:.4f}")
+        mine, others = (_lead(*embeddings) for embeddings in zip(*taught, strict=True))
+        say(f"a first result is ahead by {mine:.4f}; of the teacher, by {others:.4f}")
     save_model(model, spec.output)
 
 

@@ -393,7 +393,7 @@ def test_slips_are_told_at_once(capsys, photos, telling_file):
         (("search", "--image", "lost.png"), "there is no lost.png; expected an image file"),
         (("search", "-o", "a.html"), "--output shows what one query finds"),
         (("search", "a cat", "--explain"), "say which one: --output PAGE.html"),
-        (("search", "a cat", "-o", "a.txt"), "must end with .png or .jpg"),
+        (("search", "a cat", "-o", "a.txt"), "must end with .html"),
         (("search", "a cat", "--thumbnails"), "--thumbnails needs a terminal with colours"),
         (("index", "photos", "-m", "lost.pt"), "no checkpoint at lost.pt"),
         (("index", "lost"), "lost; expected pictures"),

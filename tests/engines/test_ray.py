@@ -75,7 +75,8 @@ def test_an_actor_that_still_loads_for_one_work_does_not_do_the_next_with_it(ray
     assert {path.name for path in (tmp_path / "next").iterdir()} == set(names)
 
 
-@pytest.mark.parametrize("kills", [False, pytest.param(True, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("kills", [False, True])
 def test_it_keeps_the_contract(ray_cluster, kills):
     """With one actor: each takes seconds to start, and three runs are ended, and one is killed three times."""
     check_engine(RayEngine(max_workers=1, retries=AT_ONCE), kills=kills, seconds=240.0)
@@ -125,13 +126,17 @@ def test_a_unit_that_kills_its_actor_is_set_aside_alone(two, tmp_path):
     assert "a worker that had it died (ActorDiedError" in reason
 
 
-@pytest.mark.parametrize(("name", "said"), [("full-0", "the disk is full"), ("writes-0", "the disk takes no more")])
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [("full-0", "the disk is full"), pytest.param("writes-0", "the disk takes no more", marks=pytest.mark.slow)],
+)
 def test_a_full_disk_ends_the_run(two, tmp_path, name, said):
     """The first of them ends its actor, the second finds the other one."""
     with pytest.raises(FatalError, match=said):
         run(two, tmp_path / "work", [name])
 
 
+@pytest.mark.slow
 def test_a_signal_ends_a_command_as_it_does_without_ray(tmp_path):
     """In a process of its own: a cluster is started there, and Ray takes SIGTERM for itself."""
     import ray  # noqa: F401

@@ -187,7 +187,7 @@ def test_a_run_that_was_killed_is_not_said_to_be_running(output, tmp_path):
 
 
 WRITTEN = Status(state="finished", began="2026-01-02 03:04:05 UTC", written="2026-01-02 03:04:05 UTC", num_units=3)
-# As runs of before wrote it.
+# As a run wrote it that was killed.
 BEFORE = {
     "state": "running", "began": "2026-01-02 03:04:05 UTC", "written": "2026-01-02 03:05:05 UTC", "num_units": 4,
     "num_done_before": 1, "num_done": 2, "num_failed": 0, "num_set_aside": 0, "units_per_hour": 60.0,
@@ -202,7 +202,7 @@ def path(tmp_path):
     return tmp_path / RUN / "status.json"
 
 
-def test_what_runs_of_before_wrote_is_read_and_taken_over(path, tmp_path):
+def test_what_a_killed_run_wrote_is_read_and_taken_over(path, tmp_path):
     path.write_text(json.dumps(BEFORE))
     first, second, *rest = str(read_status(tmp_path)).splitlines()
     assert first.startswith(
@@ -210,7 +210,6 @@ def test_what_runs_of_before_wrote_is_read_and_taken_over(path, tmp_path):
     )
     assert second == "joining: 3 of 4 shards done, 1 of them by earlier runs"
     assert rest == ["60.0 shards an hour, 1:00 left of joining", "cpu: 0.tar, for 0:07"]
-    (path.parent / "lease.json").write_text("{}")
     with held(str(tmp_path)):
         assert read_status(tmp_path).began != BEFORE["began"]
 

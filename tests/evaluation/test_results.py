@@ -74,8 +74,6 @@ class TestFiles:
         about = {"left_out": {odd: 1}, "absent_classes": (odd,), "interval": (0, 1)}
         record = Record(result=one, **about, reading={"image_size": 32}, evaluated={"weights_sha256": odd})
         path = tmp_path / "results.jsonl"
-        old = {"key": one.key, "dataset": "of before readings were written", "metrics": {"main_metric": 0.4}}
-        path.write_text(json.dumps(old))
         add_record(path, record, model=odd)
         add_record(path, attrs.evolve(record, reading={"image_size": 64}), model=odd)
         add_record(path, record, model=odd)

@@ -85,6 +85,7 @@ def test_a_hybrid_vit_folds_its_stem(script):
         torch.testing.assert_close(reparameterize(model)(images), expected, rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_repmixer_learns_keywords(script):
     model, folded, right = script("keyword_audio").main(steps=60)
     assert right > 0.8, "a guess is right once in four"
@@ -94,6 +95,7 @@ def test_repmixer_learns_keywords(script):
         torch.testing.assert_close(folded(sounds), model(sounds), rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_mci0_is_a_classifier_from_a_step_of_training_to_a_file(script, tmp_path, capsys):
     drawn = script("drawn_classifier")
     model, loaded, losses = drawn.main(side=64, steps=1, batch_size=4, out=tmp_path)

@@ -137,7 +137,7 @@ def stays(kind):
         assert not np.array_equal(before, np.array(loaded(kind, second)())), "both files are alike: nothing is tested"
 
 
-@pytest.mark.parametrize("kind", [pytest.param(kind, marks=[pytest.mark.slow] * (kind in EXPORTS)) for kind in KINDS])
+@pytest.mark.parametrize("kind", [pytest.param(kind, marks=[pytest.mark.slow] * (kind in FOLDERS)) for kind in KINDS])
 def test_what_was_loaded_stays_whatever_becomes_of_the_file(kind, tmp_path):
     for package in PACKAGES.get(kind, ()):
         importlib.import_module(package)

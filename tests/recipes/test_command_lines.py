@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from functools import partial, reduce
@@ -11,6 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from mobileclip.cli import main
 from mobileclip.data import BadSampleError, SkipReport, crop_augmentation, read_samples, write_shard, write_shards
 from mobileclip.datasets import RowOptions, as_source
 from mobileclip.inputs import OPENAI_MEAN, OPENAI_STD
@@ -416,3 +418,42 @@ def test_only_a_reader_of_standard_output_that_has_gone_ends_a_command_in_silenc
         errors = process.stderr.read()
         assert process.wait(60) in statuses
         assert errors == said
+
+
+OWN = '''"""Train a small model of one's own."""
+from mobileclip.encoders import DualEncoderSpec, TextTransformerSpec, ViTSpec
+from mobileclip.inputs import ImageInput, TextInput
+from mobileclip.recipes import mobileclip_run, run_recipe
+from mobileclip.training import RunSpec
+
+SIZE = {"width": 32, "depth": 1, "num_heads": 2, "embedding_dim": 32}
+MODEL = DualEncoderSpec(
+    image=ViTSpec(**SIZE, patch_size=16, input=ImageInput(size=64)),
+    text=TextTransformerSpec(**SIZE, input=TextInput(context_length=16)),
+)
+RUN: RunSpec = mobileclip_run(MODEL, batch_size=8)
+
+if __name__ == "__main__":
+    run_recipe(RUN)
+'''
+
+
+def test_a_recipe_of_ones_own_is_run_resumed_and_changed_from_the_command_line(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert sum(map(bool, OWN.splitlines())) <= 15
+    Path("mine.py").write_text(OWN)
+    command = ["train", "mine.py", "--tiny", "--device", "cpu", "--quiet", "--training.checkpoint-every-steps", "1"]
+    main([*command, "-o", "run"])
+    model = Path("run/model.safetensors").read_bytes()
+    *_, newest = sorted(Path("run/checkpoints").iterdir())
+    shutil.rmtree(newest) if newest.is_dir() else newest.unlink()
+    Path("run/model.safetensors").unlink()
+    main([*command, "-o", "run"])
+    assert Path("run/model.safetensors").read_bytes() == model
+    main([*command, "-o", "other", "--learning-rate", "0.01"])
+    assert Path("other/model.safetensors").read_bytes() != model
+    changed = from_json(Path("other/run.json").read_text(), RunSpec)
+    assert changed.training.schedule.peak == 0.01
+    capsys.readouterr()
+    main(["train", "mine.py", "other/run.json", "--show"])
+    assert from_json(capsys.readouterr().out, RunSpec) == changed

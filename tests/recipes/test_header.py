@@ -46,8 +46,7 @@ def test_no_header_is_an_empty_one():
 
 
 @pytest.mark.parametrize("name", recipe_files())
-def test_every_recipe_is_short_and_says_what_it_needs(name):
-    assert recipe_files()[name].read_text().count("\n") < 60
+def test_every_recipe_says_what_it_needs(name):
     header = header_of(recipe_files()[name])
     assert {"Command", "Try it", "Hardware", "Time", "Result", "Source"} == header.entries.keys()
     assert [*header.rows] == [row for one in runs_of(name) if (row := one.partition(" ")[2])]

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
 
 import attrs
 
@@ -63,11 +62,6 @@ def read_concepts(modules: Path) -> dict[str, Concept]:
     english = modules / NAMES_PACKAGE / "en"
     messages = json.loads((english / "messages.json").read_text(encoding="utf-8"))
     entries = json.loads((english / "data.json").read_text(encoding="utf-8"))
-    return make_concepts(entries, messages)
-
-
-def make_concepts(entries: Sequence[Mapping[str, Any]], messages: Mapping[str, Any]) -> dict[str, Concept]:
-    """Return concepts by code from emojibase's entries and its names of groups."""
     groups = {group["order"]: group["message"] for group in messages["groups"]}
     subgroups = {group["order"]: group["message"] for group in messages["subgroups"]}
     kept = [entry for entry in entries if "group" in entry and groups[entry["group"]] != "components"]

@@ -75,36 +75,16 @@ def build_dataset(spec: EmojiDataSpec, output: Path) -> DrawnDataset:
     Raises:
         ValueError: if the network or npm fails, or `output` holds a data set made with other choices.
     """
-    output = Path(output)
+    claim(output, spec)
     if not is_finished(output):
-        claim(output, spec)
         modules = download(output / "download")
         sets = [read_drawings(modules, style) for style in STYLES]
-        build_from_drawings(spec, output, read_concepts(modules), sets)
-    return load_dataset(spec, output)
-
-
-def load_dataset(spec: EmojiDataSpec, output: Path) -> DrawnDataset:
-    """Return a finished data set.
-
-    Raises:
-        ValueError: if it is not finished, or was made with other choices.
-    """
-    claim(output, spec)
+        _build(spec, output, read_concepts(modules), sets)
     return load_finished(output, _TITLES)
 
 
-def build_from_drawings(
-    spec: EmojiDataSpec, output: Path, concepts: Mapping[str, Concept], sets: Sequence[DrawingSet]
-) -> DrawnDataset:
-    """Render, caption, split and write drawings that were read from the download.
-
-    Args:
-        spec: the choices.
-        output: directory of the data set.
-        concepts: what can be depicted, by code.
-        sets: the vendors' drawings.
-    """
+def _build(spec: EmojiDataSpec, output: Path, concepts: Mapping[str, Concept], sets: Sequence[DrawingSet]) -> None:
+    """Render, caption, split and write drawings that were read from the download."""
     names = join_names(concepts, sets)
     concepts = {
         code: concept
@@ -149,9 +129,7 @@ def build_from_drawings(
             class_names=_class_names(name, splits, concepts),
             samples_per_shard=spec.samples_per_shard,
         )
-    card = _data_card(spec, sets, entries, len(renderings))
-    write_card(output, card)
-    return load_dataset(spec, output)
+    write_card(output, _data_card(spec, sets, entries, len(renderings)))
 
 
 def _drawings(

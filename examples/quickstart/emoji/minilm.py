@@ -40,20 +40,14 @@ class MiniLM(nn.Module):
         )
         self.layers = nn.TransformerEncoder(layer, NUM_LAYERS, enable_nested_tensor=False)
 
-    def forward(self, ids: Tensor, mask: Tensor) -> Tensor:
-        """Encode tokens.
+    def forward(self, ids: Tensor) -> Tensor:
+        """Encode WordPiece ids of texts of equal length.
 
         Shape:
-            ids, mask: (batch, length); result: (batch, 384).
-
-        Args:
-            ids: WordPiece ids.
-            mask: true for tokens, false for padding.
+            (batch, length) -> (batch, 384).
         """
         hidden = self.norm(self.tokens(ids) + self.positions.weight[: ids.shape[1]])
-        hidden = self.layers(hidden, src_key_padding_mask=None if bool(mask.all()) else ~mask)
-        weight = mask.unsqueeze(-1).to(hidden.dtype)
-        return F.normalize((hidden * weight).sum(1) / weight.sum(1), dim=-1)
+        return F.normalize(self.layers(hidden).mean(1), dim=-1)
 
 
 class SentenceEncoder:
@@ -95,7 +89,7 @@ class SentenceEncoder:
                 stop += 1
             rows = order[start:stop]
             batch = torch.tensor([ids[index] for index in rows])
-            output[rows] = self.model(batch, torch.ones_like(batch, dtype=torch.bool))
+            output[rows] = self.model(batch)
             start = stop
         return output
 

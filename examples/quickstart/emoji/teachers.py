@@ -82,28 +82,18 @@ class EmojiTeacherSpec:
             )
 
 
-def build_teachers(
-    spec: EmojiTeacherSpec,
-    dataset: DrawnDataset,
-    output: Path,
-    *,
-    image_trunk: ImageTrunk | None = None,
-    text_trunk: TextTrunk | None = None,
-) -> TeacherEnsemble:
+def build_teachers(spec: EmojiTeacherSpec, dataset: DrawnDataset, output: Path) -> TeacherEnsemble:
     """Train the heads on the training split, or load them where they were trained before.
 
     Args:
         spec: the choices.
         dataset: what `build_dataset` returned.
         output: directory of the heads' weights.
-        image_trunk: at `spec.image_size`; None for EfficientNet-Lite0 from its package.
-        text_trunk: None for MiniLM from its package.
 
     Raises:
         ValueError: if a package is missing, or `output` holds heads of another data set or of other choices.
     """
-    image_trunk = image_trunk or ImageTrunk(spec.image_size)
-    text_trunk = text_trunk or TextTrunk()
+    image_trunk, text_trunk = ImageTrunk(spec.image_size), TextTrunk()
     output = Path(output)
     made_of = _made_of(spec, dataset)
     if not (output / "teachers.json").exists():

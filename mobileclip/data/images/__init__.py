@@ -3,36 +3,6 @@
 What concerns a picture alone belongs here; what changes its pixels at random, in `data.augmentation`.
 """
 
-from mobileclip.data.images.exif import CameraNotes as CameraNotes, read_camera_notes as read_camera_notes
-from mobileclip.data.images.files import (
-    FolderFiles as FolderFiles,
-    describe_left_out as describe_left_out,
-    find_images as find_images,
-    list_folder as list_folder,
-    printable_name as printable_name,
-)
-from mobileclip.data.images.formats import (
-    IMAGE_EXTENSIONS as IMAGE_EXTENSIONS,
-    IMAGE_FORMATS as IMAGE_FORMATS,
-    find_format as find_format,
-    format_names as format_names,
-    is_image_name as is_image_name,
-)
-from mobileclip.data.images.jpeg import bare_jpeg as bare_jpeg, cut_below as cut_below, read_frame as read_frame
-from mobileclip.data.images.limits import ImageError as ImageError, ImageLimits as ImageLimits
-from mobileclip.data.images.normalize import normalize_pixels as normalize_pixels
-from mobileclip.data.images.opening import open_image as open_image, read_image_file as read_image_file
-from mobileclip.data.images.orientation import read_orientation as read_orientation
-from mobileclip.data.images.raw import raw_preview as raw_preview
-from mobileclip.data.images.reading import read_pixels as read_pixels, read_tower_image as read_tower_image
-from mobileclip.data.images.resize import Pixels as Pixels, resize as resize, resized_crop as resized_crop
-from mobileclip.data.images.transform import (
-    LIMITS as LIMITS,
-    READING as READING,
-    ImageSource as ImageSource,
-    ImageTransform as ImageTransform,
-    is_one_image as is_one_image,
-    load_image as load_image,
-    name_of as name_of,
-)
-from mobileclip.data.images.turbojpeg import decode_jpeg as decode_jpeg
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

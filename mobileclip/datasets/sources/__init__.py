@@ -3,47 +3,7 @@
 A new kind of data set enters here, registered by name. What is made of its units does not.
 """
 
-from mobileclip.datasets.sources.access import RowOptions
-from mobileclip.datasets.sources.base import Source, Unit, sources
-from mobileclip.datasets.sources.class_folder import ClassFolderSource
-from mobileclip.datasets.sources.folder import FolderSource
-from mobileclip.datasets.sources.lists import JsonLinesSource, TableSource
-from mobileclip.datasets.sources.opening import (
-    EXPECTED,
-    DataSet,
-    as_source,
-    is_gathered,
-    is_place,
-    label_of,
-    name_of,
-    open_data_set,
-)
-from mobileclip.datasets.sources.public_layout import LabelledShardSource, PublicLayoutSource
-from mobileclip.datasets.sources.shards import ShardSource
-from mobileclip.datasets.sources.text_pairs import (
-    TextColumns as TextColumns,
-    TextPair as TextPair,
-    read_text_pairs as read_text_pairs,
-)
+import lazy_loader
 
-__all__ = [
-    "EXPECTED",
-    "ClassFolderSource",
-    "DataSet",
-    "FolderSource",
-    "JsonLinesSource",
-    "LabelledShardSource",
-    "PublicLayoutSource",
-    "RowOptions",
-    "ShardSource",
-    "Source",
-    "TableSource",
-    "Unit",
-    "as_source",
-    "is_gathered",
-    "is_place",
-    "label_of",
-    "name_of",
-    "open_data_set",
-    "sources",
-]
+__getattr__, __dir__, _names = lazy_loader.attach_stub(__name__, __file__)
+__all__ = [name for name in _names if name not in {"TextColumns", "TextPair", "read_text_pairs"}]

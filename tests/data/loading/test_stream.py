@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import multiprocessing
 import os
 import signal
@@ -101,7 +100,13 @@ def digests(batches: list[ReinforcedBatch]) -> Counter[tuple[str, float, float, 
 class TestResuming:
     @pytest.mark.parametrize(
         ("sampling", "num_workers"),
-        [("epoch", 0), ("endless", 0), ("with_replacement", 0), ("epoch", 3), ("endless", 3)],
+        [
+            ("epoch", 0),
+            ("endless", 0),
+            ("with_replacement", 0),
+            pytest.param("epoch", 3, marks=pytest.mark.slow),
+            ("endless", 3),
+        ],
     )
     def test_every_place(self, shards, num_workers, sampling):
         """The positions of a resumed run are those of the whole one, so two batches of it tell of all that follow."""
@@ -165,28 +170,6 @@ class TestResuming:
             position = from_json(to_json(joined_positions(positions)), StreamPosition)
         assert position.skipped == expected.skipped
         assert sorted(again) == sorted(names)
-
-    @pytest.mark.parametrize("sampling", ["epoch", "endless", "with_replacement"])
-    def test_positions_in_the_order_of_before_go_on_where_an_epoch_begins(self, tmp_path, sampling, caplog):
-        """And say so; those of an epoch's end go on in silence."""
-        paths = write_shards(tmp_path, map(make_sample, range(24)), samples_per_shard=4)
-        made = partial(spec, paths, sampling=sampling, batch_size=6, num_samples=None)
-        pipeline = made().build()
-        for _ in islice(pipeline.stream(), 2):
-            pass
-        written = json.loads(to_json(pipeline.position(2)))
-        written = {name: written[name] for name in ("first_batch", "num_readers", "places", "skipped")}
-        resumed = made().build()
-        stream = resumed.stream(from_json(json.dumps(written), StreamPosition))
-        batches = [next(stream).keys for _ in range(7)]
-        assert "goes on where an epoch begins" in caplog.text
-        assert batches[:4] == [batch.keys for batch in made().build().epoch(1)]
-        position = from_json(to_json(resumed.position(6)), StreamPosition)
-        caplog.clear()
-        assert [batch.keys for batch in islice(made().build().stream(position), 3)] == batches[4:]
-        if sampling == "epoch":
-            next(made().build().stream(StreamPosition(first_batch=4)))
-        assert caplog.text == ""
 
     @pytest.mark.parametrize("sampling", ["epoch", "endless"])
     def test_a_position_in_other_data_is_refused(self, tmp_path, sampling):

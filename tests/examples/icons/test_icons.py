@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from examples.icons import build_dataset
-from examples.icons.duplicates import near_duplicates
+from examples.icons.dataset import near_duplicates
 from examples.icons.names import clean_name
 from examples.icons.reading import Icon
 from examples.icons.splits import TEST_NAMES, TEST_PICTURES, TEST_SET, TITLES, TRAIN, VALIDATION, divide

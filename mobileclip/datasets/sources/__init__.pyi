@@ -1,0 +1,40 @@
+from .access import (
+    RowOptions as RowOptions,
+)
+from .base import (
+    Source as Source,
+    Unit as Unit,
+    sources as sources,
+)
+from .class_folder import (
+    ClassFolderSource as ClassFolderSource,
+)
+from .folder import (
+    FolderSource as FolderSource,
+)
+from .lists import (
+    JsonLinesSource as JsonLinesSource,
+    TableSource as TableSource,
+)
+from .opening import (
+    EXPECTED as EXPECTED,
+    DataSet as DataSet,
+    as_source as as_source,
+    is_gathered as is_gathered,
+    is_place as is_place,
+    label_of as label_of,
+    name_of as name_of,
+    open_data_set as open_data_set,
+)
+from .public_layout import (
+    LabelledShardSource as LabelledShardSource,
+    PublicLayoutSource as PublicLayoutSource,
+)
+from .shards import (
+    ShardSource as ShardSource,
+)
+from .text_pairs import (
+    TextColumns as TextColumns,
+    TextPair as TextPair,
+    read_text_pairs as read_text_pairs,
+)

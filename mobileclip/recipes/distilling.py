@@ -1,0 +1,417 @@
+"""Distils a text tower from texts alone: the teacher's embeddings are stored once, then the student trains.
+
+What stores texts with a teacher's embeddings belongs in `reinforce`; the loop is that of `training`.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from itertools import chain
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import attrs
+import torch
+from attrs import validators
+from torch import Tensor, nn
+
+from mobileclip import storage
+from mobileclip.data import StoredTexts, TextPipelineSpec, Tokenizer, read_text_input
+from mobileclip.data.skips import BadSampleError
+from mobileclip.data.text.stored import CARD
+from mobileclip.datasets.sources import TextColumns, TextPair, read_text_pairs
+from mobileclip.encoders import DualEncoderSpec, MCtSpec, TextEncoderSpec, TextTransformerSpec, load_model, save_model
+from mobileclip.encoders.checkpoints import PRETRAINED, Stored, read_checkpoint
+from mobileclip.encoders.checkpoints.published import is_export
+from mobileclip.encoders.text import POOL_NAMES, PoolName
+from mobileclip.evaluation.candidates import asked
+from mobileclip.hardware.devices import AUTO
+from mobileclip.inference.loading import load, require_model
+from mobileclip.inference.text_towers import stored_space
+from mobileclip.inputs import TextInput
+from mobileclip.losses import TextDistillationLossSpec
+from mobileclip.processes import this_process
+from mobileclip.registry import nearest_file
+from mobileclip.reinforce import TextTeacher, reinforce_texts
+from mobileclip.reparam import reparameterize
+from mobileclip.serialization import from_json, to_json
+from mobileclip.strict import strict
+from mobileclip.tensor_files.weights import weights_sha256
+from mobileclip.terminal import console, say
+from mobileclip.training import AdamWSpec, CosineSchedule, RunSpec, TrainingSpec, World, connected, run
+from mobileclip.training.run import SPEC
+
+Kind = Literal["transformer", "mct", "teacher"]
+_OF_STUDENTS = ("width", "num_heads", "depth", "pool")
+_LANGUAGE = re.compile(r"([A-Za-z]{2,3}(?:[-_][A-Za-z0-9]+)*)=(.+)")
+_HEAD = 64
+CHOICES, START = "distil.json", "start.safetensors"
+
+
+def _training() -> TrainingSpec:
+    return TrainingSpec(
+        loss=TextDistillationLossSpec(relation_weight=10.0),
+        schedule=CosineSchedule(total_steps=20_000),
+        optimizer=AdamWSpec(weight_decay=0.1),
+        max_gradient_norm=1.0,
+        ema_decay=0.999,
+    )
+
+
+@attrs.frozen(kw_only=True, field_transformer=strict)
+class DistilSpec:
+    """The choices of a text tower that learns another one's embeddings from texts alone.
+
+    Args:
+        model: the teacher: a name, a checkpoint, a folder with one or with an export, `hf-hub:OWNER/NAME`, NAME=FILE,
+            `open_clip:MODEL/TAG`, or `transformers:OWNER/NAME` or a folder behind `transformers:`. Needed until its
+            embeddings are stored.
+        data: files of texts, see `mobileclip.datasets.sources.read_text_pairs`; as LANGUAGE=FILE where the file itself
+            does not say the language of its texts, such as `de=german.txt`.
+        columns: what the columns of tables are called.
+        texts: folder of the teacher's embeddings of the texts, stored once; by default `texts` in the output. What is
+            there of the same texts and teacher is used, by any number of runs.
+        shares: of every batch by language, such as `de=2 en=1`; languages that are left out are not seen. None given
+            takes every text as often as any other.
+        kind: of the student's layers: `transformer`; `mct`, between two RepMixers; or `teacher`, which starts from the
+            teacher's own text tower, its weights and its tokenizer, cut to the context length.
+        context_length: number of ids per text; longer texts are cut.
+        width: of the student's tokens, 256 by default.
+        num_heads: attention heads per layer; by default one for each 64 numbers of the width.
+        depth: number of the student's layers, 2 by default; 0 makes a bag of tokens.
+        pool: what an embedding is read from: the `end` token, or the `mean` of the text's tokens, which is the default.
+        tokenizer: a `tokenizer.json` for the student; the teacher's own by default, and CLIP's byte pairs for teachers
+            of other libraries.
+        initial_weights: a checkpoint of a text tower of the same choices to start from.
+        batch_size: texts of a step, of all processes together.
+        seed: of the order of the texts.
+        training: how the student is trained.
+        output: folder of the stored texts, metrics, checkpoints and the student; a second run goes on there.
+        device: where to compute, such as cuda:1, mps or cpu; `auto` is the best device there is.
+        trust: open an export of another target than ONNX as the teacher that another machine wrote; see
+            `mobileclip.load`.
+
+    Raises:
+        ValueError: if a choice is out of its range, or not of the student's kind.
+
+    Examples:
+        >>> spec = DistilSpec(model="icons", data=("de=german.txt", "pairs.tsv"), shares=("de=2,en=1",), depth=0)
+        >>> spec.language_shares, spec.student(512, mobileclip.inputs.TextInput()).pool
+        ({'de': 2.0, 'en': 1.0}, 'mean')
+    """
+
+    model: str | None = None
+    data: tuple[str, ...] = ()
+    columns: TextColumns = attrs.field(factory=TextColumns)
+    texts: Path | None = None
+    shares: tuple[str, ...] = ()
+    kind: Kind = attrs.field(default="transformer", validator=validators.in_(get_args(Kind)))
+    context_length: int = attrs.field(default=32, validator=validators.ge(3))
+    width: int | None = attrs.field(default=None, validator=validators.optional(validators.gt(0)))
+    num_heads: int | None = attrs.field(default=None, validator=validators.optional(validators.gt(0)))
+    depth: int | None = attrs.field(default=None, validator=validators.optional(validators.ge(0)))
+    pool: PoolName | None = attrs.field(default=None, validator=validators.optional(validators.in_(POOL_NAMES)))
+    tokenizer: Path | None = None
+    initial_weights: Path | None = None
+    batch_size: int = attrs.field(default=256, validator=validators.gt(0))
+    seed: int = attrs.field(default=0, validator=validators.ge(0))
+    training: TrainingSpec = attrs.field(factory=_training)
+    output: Path = Path("outputs/distil_text")
+    device: str = attrs.field(default=AUTO, eq=False)
+    trust: bool = attrs.field(default=False, eq=False)
+
+    def __attrs_post_init__(self) -> None:
+        """Check the shares, and that what the teacher decides is not chosen."""
+        _ = self.language_shares
+        given = [name for name in (*_OF_STUDENTS, "tokenizer", "initial_weights") if getattr(self, name) is not None]
+        if self.kind == "teacher" and given:
+            flags = ", ".join(f"--{name.replace('_', '-')}" for name in given)
+            raise ValueError(f"--kind teacher starts from the teacher's own tower, which decides {flags}; leave it out")
+
+    @property
+    def language_shares(self) -> dict[str, float] | None:
+        """The shares by language; None for as many as there are texts."""
+        found: dict[str, float] = {}
+        for one in filter(None, chain.from_iterable(given.split(",") for given in self.shares)):
+            language, equals, share = one.partition("=")
+            try:
+                found[language.strip()] = float(share)
+            except ValueError:
+                equals = ""
+            if not equals or not found[language.strip()] > 0:
+                raise ValueError(
+                    f"the share {one!r} is none; write LANGUAGE=NUMBER with a number above 0, such as de=2"
+                )
+        return found or None
+
+    @property
+    def texts_folder(self) -> Path:
+        """Where the teacher's embeddings are stored."""
+        return self.output / "texts" if self.texts is None else self.texts
+
+    def files(self) -> Iterator[tuple[str, str]]:
+        """Yield the language and the path of every file of texts."""
+        for given in self.data:
+            named = None if Path(given).exists() else _LANGUAGE.fullmatch(given)
+            yield (named[1], named[2]) if named else (self.columns.default_language, given)
+
+    def pairs(self) -> Iterator[TextPair | BadSampleError]:
+        """Yield the texts of all files, and what is wrong with a row in the place of one that cannot be used.
+
+        Raises:
+            ValueError, OSError: see `read_text_pairs`.
+        """
+        for language, path in self.files():
+            yield from read_text_pairs(path, attrs.evolve(self.columns, default_language=language))
+
+    def student(self, dim: int, text: TextInput) -> TextEncoderSpec:
+        """Return the student, where it is not of the teacher's kind.
+
+        Args:
+            dim: of the teacher's embeddings.
+            text: its text contract.
+        """
+        width = self.width or 256
+        choices: dict[str, Any] = {
+            "width": width,
+            "num_heads": self.num_heads or _heads_of(width),
+            "depth": 2 if self.depth is None else self.depth,
+            "pool": self.pool or "mean",
+            "embedding_dim": dim,
+            "input": text,
+        }
+        return MCtSpec(**choices) if self.kind == "mct" else TextTransformerSpec(**choices)
+
+
+def _heads_of(width: int) -> int:
+    """Return the number of heads that share a width, as many as have at least 64 numbers each."""
+    return next(heads for heads in range(max(1, width // _HEAD), 0, -1) if width % heads == 0)
+
+
+@attrs.frozen(kw_only=True, eq=False)
+class OpenedTeacher:
+    """A teacher of texts, and what a student takes from it.
+
+    Args:
+        teacher: encodes the texts.
+        text: its text contract.
+        space: identity of the model whose space its embeddings are in, as JSON.
+        tower: returns its text tower in training form, for a context length; None where it has none.
+    """
+
+    teacher: TextTeacher
+    text: TextInput = attrs.field(factory=TextInput)
+    space: str = ""
+    tower: Callable[[int], nn.Module] | None = None
+
+
+@attrs.frozen(kw_only=True, eq=False)
+class _Named:
+    """A teacher of texts, see `TextTeacher`."""
+
+    name: str
+    weights_sha256: str
+    dim: int
+    encode_texts: Callable[[Sequence[str]], Tensor]
+
+
+def require_teacher(text: str) -> None:
+    """Refuse a teacher that `open_teacher` would refuse for its name: nothing is read, and nothing is fetched.
+
+    Raises:
+        ValueError, FileNotFoundError: see `open_teacher`.
+    """
+    require_model(*asked(text).source)
+
+
+def open_teacher(text: str, *, device: str = "cpu", trust: bool = False) -> OpenedTeacher:
+    """Return the teacher that a person names.
+
+    Args:
+        text: as `DistilSpec` takes it.
+        device: where it computes.
+        trust: whether to open an export that may run code here; see `mobileclip.load`.
+
+    Raises:
+        ValueError: if there is no such model, or what it needs is not installed.
+        FileNotFoundError: if there is no such file.
+    """
+    one = asked(text)
+    place = one.file or PRETRAINED.get(one.model or "")
+    space = tower = None
+    if place is not None and not is_export(place):
+        stored = read_checkpoint(place, one.model, mmap=True)
+        if isinstance(stored.spec, TextEncoderSpec):
+            return _of_tower(stored, place, device)
+        if stored.taught.space or not isinstance(stored.spec, DualEncoderSpec):  # else its own, which comes with it
+            space = stored_space(stored, place)
+        tower = partial(_trainable, place, one.model)
+    clip = load(*one.source, device=device, trust=trust, identify=True)
+    identity = clip.identity
+    assert identity is not None, "it was asked for"
+    teacher = _Named(
+        name=one.name,
+        weights_sha256=identity.weights_sha256,
+        dim=clip.model.spec.image.embedding_dim,
+        encode_texts=clip.encode_text,
+    )
+    return OpenedTeacher(
+        teacher=teacher, text=clip.model.spec.text.input, space=(space or identity).to_json(), tower=tower
+    )
+
+
+def _trainable(place: str, model: str | None, context_length: int) -> nn.Module:
+    """Return the text tower of a checkpoint in training form, cut to a context length."""
+    return load_model(place, model, tower="text", fold=False, context_length=context_length)
+
+
+def _of_tower(stored: Stored, place: str, device: str) -> OpenedTeacher:
+    """Return a text tower alone as a teacher."""
+    spec = stored.spec
+    assert isinstance(spec, TextEncoderSpec), "asked before"
+    built = stored.build()
+    model = built if stored.form == "folded" else reparameterize(built, inplace=True)
+    model.requires_grad_(requires_grad=False).to(device)
+    tokenizer = Tokenizer(spec.input)
+
+    @torch.inference_mode()
+    def encode(texts: Sequence[str]) -> Tensor:
+        embedding: Tensor = model(tokenizer(texts).to(device))
+        return embedding.float().cpu()
+
+    return OpenedTeacher(
+        teacher=_Named(
+            name=asked(place).name,
+            weights_sha256=weights_sha256(stored.tensors),
+            dim=spec.embedding_dim,
+            encode_texts=encode,
+        ),
+        text=spec.input,
+        space=stored.taught.space,
+        tower=partial(_trainable, place, None),
+    )
+
+
+def distil(spec: DistilSpec, *, title: str = "distil") -> Path | None:
+    """Distil a text tower, or do what an earlier run left undone; its file, or None in any process but the first.
+
+    Under `torchrun`, every process calls this; the first one stores the teacher's embeddings, and the others wait.
+
+    Args:
+        spec: the choices.
+        title: what progress is shown under.
+
+    Raises:
+        ValueError: if something is missing or does not fit, or the output holds a run with other choices; see
+            `mobileclip.reinforce.reinforce_texts` and `mobileclip.training.run`.
+        FileNotFoundError: if there is no such file.
+    """
+    is_stored = (spec.texts_folder / CARD).exists()
+    missing = "--model" if spec.model is None and (spec.data or not is_stored) else "--data"
+    if missing == "--model" or not (spec.data or is_stored):
+        raise ValueError(
+            f"{missing} is missing: the teacher, and texts for it in files of lines or tables, are both needed until "
+            "its embeddings are stored (--texts); try it on names of icons: `mobileclip train distil_text --tiny`"
+        )
+    if spec.model is not None:
+        require_teacher(spec.model)
+    elif spec.kind == "teacher":
+        raise ValueError("--model is missing: --kind teacher starts from the teacher's own tower")
+    for _, path in spec.files():
+        if not (storage.is_remote(path) or path.endswith(".tar") or Path(path).is_file()):
+            raise FileNotFoundError(f"there is no file of texts {path}{nearest_file(Path(path))}")
+    _refuse_other(spec)
+    with connected(spec.device, collective_seconds=spec.training.collective_seconds) as world:
+        prepared = world.from_first(lambda: _prepared(spec, world))
+        model = run(prepared, str(spec.output), title=title, console=console(), within=world)
+    return Path(str(model)) if this_process().is_first else None
+
+
+def _refuse_other(spec: DistilSpec) -> None:
+    """Refuse, before texts are stored in its place, an output that holds a run of other choices."""
+    path = spec.output / CHOICES
+    if not (path.exists() and (spec.output / SPEC).exists()):
+        return
+    there = from_json(path.read_text(encoding="utf-8"), DistilSpec)
+    if there != spec:
+        raise ValueError(
+            f"{spec.output} holds a run with other choices; delete it to start over, go on with these by "
+            f"giving `{path}` before the flags, or keep it and choose another `--output`"
+        )
+
+
+def _prepared(spec: DistilSpec, world: World) -> RunSpec:
+    """Return the run of the student, with everything that it needs in its place."""
+    spec.output.mkdir(parents=True, exist_ok=True)
+    teacher = None
+    if spec.model is not None:
+        teacher = open_teacher(spec.model, device=str(world.device), trust=spec.trust)
+    if spec.data:
+        assert teacher is not None, "asked before"
+        _, report = reinforce_texts(
+            spec.pairs(), teacher.teacher, spec.texts_folder, space=teacher.space, console=console()
+        )
+        if report.num_skipped:
+            say(f"{report.num_skipped:,} rows were left out: {report}", error=True)
+    texts = StoredTexts(spec.texts_folder)
+    model, initial_weights = _student(spec, texts.card.dim, teacher)
+    storage.write_text(spec.output / CHOICES, to_json(spec, indent=1) + "\n")
+    return RunSpec(
+        model=model,
+        data=TextPipelineSpec(
+            texts=spec.texts_folder,
+            batch_size=spec.batch_size,
+            text=model.input,
+            shares=spec.language_shares,
+            seed=spec.seed,
+        ),
+        training=spec.training,
+        initial_weights=initial_weights,
+    )
+
+
+def _student(spec: DistilSpec, dim: int, teacher: OpenedTeacher | None) -> tuple[TextEncoderSpec, Path | None]:
+    """Return the student, and what it starts from."""
+    if spec.kind != "teacher":
+        return spec.student(dim, _text_input(spec, teacher)), spec.initial_weights
+    assert teacher is not None, "asked before"
+    if teacher.tower is None:
+        raise ValueError(f"{spec.model} has no text tower that can be trained; choose --kind transformer or mct")
+    tower = teacher.tower(min(spec.context_length, teacher.text.context_length))
+    save_model(tower, spec.output / START)
+    started: TextEncoderSpec = tower.spec  # type: ignore[assignment]
+    return started, spec.output / START
+
+
+def _text_input(spec: DistilSpec, teacher: OpenedTeacher | None) -> TextInput:
+    """Return the student's text contract: of the file that is named, or the teacher's."""
+    if spec.tokenizer is not None:
+        return read_text_input(spec.tokenizer, context_length=spec.context_length)
+    return attrs.evolve(TextInput() if teacher is None else teacher.text, context_length=spec.context_length)
+
+
+def text_run(model: str, context_length: int, *, total_steps: int = 30_000) -> DistilSpec:
+    """Return a run that shortens a published text tower, on the captions of DataCompDR-12M.
+
+    Args:
+        model: the teacher and the start, by name.
+        context_length: of the student.
+        total_steps: length of the run.
+    """
+    return DistilSpec(
+        model=model,
+        data=("DataCompDR-12M/{00000000..00001023}.tar",),
+        kind="teacher",
+        context_length=context_length,
+        batch_size=8_192,
+        training=TrainingSpec(
+            loss=TextDistillationLossSpec(relation_weight=10.0),
+            schedule=CosineSchedule(peak=1e-4, final=1e-6, warmup_steps=1_000 / 30_000, total_steps=total_steps),
+            optimizer=AdamWSpec(beta1=0.9, beta2=0.95, weight_decay=0.2),
+            max_gradient_norm=1.0,
+            ema_decay=0.9995,
+            precision="bfloat16",
+        ),
+    )
