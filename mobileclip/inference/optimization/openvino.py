@@ -119,8 +119,6 @@ class Int8Model:
             ImportError: if OpenVINO or its quantiser is not installed; the message has the command that installs them.
         """
         with needed("int8", "openvino"):
-            from mobileclip.inference.optimization.openvino import in_int8
-
             model = openvino_model(self._tower, self._ranges[:_FEW], lengths=self._lengths, any_batch=True)
             model.reshape([1, *self._ranges.shape[1:]])
             kept = [name for name, layer in weighted_layers(self._tower) if is_grouped(layer)]

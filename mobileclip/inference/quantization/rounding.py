@@ -79,8 +79,6 @@ class _OnGrid(torch.autograd.Function):
         return of_x, of_step, of_zero, None
 
 
-_HALF = 0.5
-
 Ranges = Mapping[str, Tensor]
 
 
