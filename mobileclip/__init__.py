@@ -38,7 +38,7 @@ _PLACES = {
     "build_model": "blocks",
     "create_model_and_transforms": "interop.release",
     "get_tokenizer": "interop.release",
-    "list_models": "inference.names",
+    "list_models": "inference.catalogue",
     "load": "inference.loading",
     "optimize": "inference",
     "reparameterize": "reparam",

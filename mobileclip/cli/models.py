@@ -356,7 +356,7 @@ def check_weights(
 
     Args:
         model: name of the model; with =FILE behind it, weights in place of the published ones.
-        known: a JSON file of known outputs of your own, as mobileclip/inference/known/outputs.json has them.
+        known: a JSON file of known outputs of your own, as mobileclip/inference/known_outputs/outputs.json has them.
         image: a picture that is compared and does not come with the package, known by its digest; several times for
             several.
         output: the record to write, *.json.

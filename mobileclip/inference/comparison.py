@@ -22,7 +22,7 @@ from mobileclip.hardware.precision import Precision
 from mobileclip.inputs import ImageInput
 from mobileclip.strict import repeated
 
-_FOLDER = "pictures"
+_FOLDER = "samples"
 
 
 @attrs.frozen(kw_only=True)
@@ -54,7 +54,7 @@ class Samples:
 
 def bundled_samples() -> Samples:
     """Return the twelve pictures that come with the package, with two captions each; all may be used freely."""
-    folder = resources.files("mobileclip.inference.comparison") / _FOLDER
+    folder = resources.files("mobileclip.inference") / _FOLDER
     captions: dict[str, list[str]] = json.loads((folder / "captions.json").read_text(encoding="utf-8"))
     return Samples(
         name="bundled",

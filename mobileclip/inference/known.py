@@ -18,7 +18,7 @@ from mobileclip.serialization import from_json
 from mobileclip.strict import strict
 from mobileclip.tensor_files import file_sha256
 
-FOLDER = Path(__file__).parent
+FOLDER = Path(__file__).with_name("known_outputs")
 _MOST_BYTES = 1 << 20
 
 
