@@ -81,7 +81,7 @@ print([len(tensor_shapes(specs.mci0(), form)) for form in FORMS], "sympy" in sys
 
 
 def test_adds_little_to_importing_torch():
-    """At most three tenths of torch's own work; the processor's time, and any of several runs: others only ever add."""
+    """At most two fifths of torch's own work; the processor's time, and any of several runs: others only ever add."""
     code = """
 import time
 start = time.process_time()
@@ -90,7 +90,7 @@ middle = time.process_time()
 from mobileclip import *
 print((time.process_time() - middle) / (middle - start))
 """
-    assert any(float(python(code)) < 0.3 for _ in range(10))
+    assert any(float(python(code)) < 0.4 for _ in range(10))
 
 
 @pytest.mark.parametrize(

@@ -84,8 +84,7 @@ def test_a_scale_within_the_cap_is_itself():
     assert model.similarity_scale.item() == model.logit_scale.exp().item() == pytest.approx(1 / 0.07)
 
 
-def test_the_cap_is_in_json_where_it_is_not_100():
-    assert set(json.loads(to_json(SPEC))) == {"image", "text"}
+def test_the_cap_is_in_json():
     again = from_json(to_json(attrs.evolve(SPEC, max_logit_scale=40)), DualEncoderSpec)
     assert again.max_logit_scale == 40
     assert again.build().spec.max_logit_scale == 40

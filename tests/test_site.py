@@ -122,7 +122,7 @@ def test_what_is_kept_of_a_model_is_what_the_library_says():
         assert sum(tower["parameters"]["folded"] for tower in kept[name]["towers"].values()) == pytest.approx(
             published, rel=2e-3
         )
-        for tower, said in json.loads(to_json(spec)).items():
+        for tower, said in ((one, json.loads(to_json(spec))[one]) for one in ("image", "text")):
             assert {key: kept[name]["towers"][tower][key] for key in ("kind", "embedding_dim", "input")} == {
                 key: said[key] for key in ("kind", "embedding_dim", "input")
             }

@@ -3,7 +3,7 @@
 Command:   make quickstart            (or: python -m examples.quickstart, with the extra `quickstart` installed)
 Hardware:  2 CPU cores, about 4 GiB of memory, no GPU
 Time:      about ten minutes, once the packages are installed; a second run resumes, or says that it is done
-Result:    outputs/quickstart: report.md with the table, curves.png, pictures.html, and quickstart.safetensors
+Result:    outputs/quickstart: report.md (the table), curves.png, pictures.html, and the model, quickstart.safetensors
 
 Emoji drawings of six vendors are split. For training each has a noisy caption, a few keywords, and synthetic ones. An
 ensemble of two teachers (pretrained encoders with heads trained here) reinforces them, and a small MobileCLIP learns

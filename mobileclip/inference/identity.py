@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import json
 import re
+from functools import lru_cache
 
 import attrs
 from attrs import validators
 
+from mobileclip.encoders import DualEncoderSpec
+from mobileclip.serialization import from_json
 from mobileclip.strict import parse_json
 
 _SHA256 = re.compile(r"[0-9a-f]{64}")
@@ -16,6 +19,15 @@ _SHA256 = re.compile(r"[0-9a-f]{64}")
 def _is_hash(_: object, attribute: attrs.Attribute[str], value: str) -> None:
     if not isinstance(value, str) or not _SHA256.fullmatch(value):
         raise ValueError(f"{attribute.name} is {str(value)[:80]!r}, expected 64 hexadecimal digits in lower case")
+
+
+@lru_cache
+def _read(spec: str) -> object:
+    """Return a spec; the text itself where it is none of the library's."""
+    try:
+        return from_json(spec, DualEncoderSpec)
+    except (ValueError, TypeError):
+        return spec
 
 
 @attrs.frozen(kw_only=True)
@@ -38,7 +50,7 @@ class ModelIdentity:
 
     def is_same(self, other: ModelIdentity) -> bool:
         """Return whether another model's embeddings can be compared with this one's."""
-        return (self.weights_sha256, self.spec) == (other.weights_sha256, other.spec)
+        return self.weights_sha256 == other.weights_sha256 and _read(self.spec) == _read(other.spec)
 
     def require_same(self, other: ModelIdentity, *, here: str, there: str) -> None:
         """Refuse embeddings of another model.

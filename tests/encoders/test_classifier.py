@@ -86,12 +86,6 @@ def test_specs_refuse_what_is_none():
         SPEC.build()(IMAGES[:, :, :32])
 
 
-def test_json_of_towers_with_a_projection_is_as_it_was():
-    for spec in (specs.mci0(), specs.vit_b16()):
-        assert '"projection"' not in to_json(spec)
-        assert '"projection"' in to_json(spec.without_projection())
-
-
 class TestFiles:
     def test_the_backbone_is_an_image_tower(self, tmp_path):
         model = saved(tmp_path / "c.safetensors", SPEC)

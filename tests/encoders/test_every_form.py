@@ -238,7 +238,9 @@ def test_weights_stay_in_the_file_for_those_who_ask(suffix, tmp_path):
     assert str(path) not in MAPS.read_text(encoding="utf-8")
     view = load_model(path, SMALL, fold=False, mmap=True)
     assert str(path) in MAPS.read_text(encoding="utf-8")
-    torch.testing.assert_close(embeddings(view), embeddings(own), rtol=0, atol=0)
+    torch.testing.assert_close(view.state_dict(), own.state_dict(), rtol=0, atol=0)
+    # Where weights begin in memory decides the last bit.
+    torch.testing.assert_close(embeddings(view), embeddings(own), rtol=0, atol=1e-6)
 
 
 def test_two_names_of_one_tensor_are_two_tensors_once_loaded(tmp_path):

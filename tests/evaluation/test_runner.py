@@ -222,7 +222,7 @@ class TestRun:
         assert after.outcomes["vtab/pets"].values.mean() == pytest.approx(half, abs=1e-6)
         assert read_results(after.path)["vtab/pets"] == after.records["vtab/pets"].result
         assert len(after.path.read_text().splitlines()) == 1
-        page, *_ = write_summary(root / "summary", run, summarize(run))
+        page, *_ = write_summary(root / "summary", summarize(run))
         assert f"{100 * half:.1f}" in page.read_text(encoding="utf-8")
 
     def test_sizes_filters_and_templates_stand_side_by_side(self, root):

@@ -177,15 +177,17 @@ def test_contract_says_what_goes_in(plain_onnx, half_onnx, convolutional):
         "interpolation": "bicubic",
         "mean": list(PIXELS.mean),
         "std": list(PIXELS.std),
+        "background": "hidden",
+        "fit": "crop",
     }
     assert (contract["image"]["channel_order"], contract["image"]["layout"]) == ("RGB", "NCHW")
-    assert contract["text"]["input"] == {"context_length": 12, "vocab_size": 600, "pad_id": 0}
+    assert contract["text"]["input"] == {"context_length": 12, "vocab_size": 600, "pad_id": 0, "tokenizer": None}
     assert (contract["text"]["start_id"], contract["text"]["end_id"]) == (598, 599)
     assert contract["logit_scale"] == pytest.approx(float(convolutional.logit_scale.detach().exp()))
     assert contract["weights_sha256"] == weights_sha256(reparameterize(convolutional).state_dict())
     assert contract["versions"]["onnxruntime"] == onnxruntime.__version__
     assert "whoever trained them" in contract["licence"]
-    assert "name" not in contract
+    assert contract["name"] is None
     assert contract["spec"]["image"]["kind"] == "mci"
     image, text = contract["towers"]
     assert (image["input_shape"], image["output_shape"]) == ([1, 3, 64, 64], [1, 12])

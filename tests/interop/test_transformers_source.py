@@ -45,6 +45,7 @@ def test_a_folder_is_called_by_its_name_and_its_weights(tmp_path, monkeypatch):
         TransformersTeacher(model="models/mine", revision="main").build()
 
 
+@pytest.mark.slow
 def test_threads_that_load_at_once_leave_torch_as_it_was(tmp_path):
     source, begin, linspace = (
         TransformersTeacher(model=str(write_siglip(tmp_path / "mine"))),

@@ -79,6 +79,7 @@ def table(tmp_path_factory):
     return folder
 
 
+@pytest.mark.slow
 def test_a_run_on_a_table_is_resumed_to_the_bit_and_writes_captions(table, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     flags = ["--tiny", "--quiet", "--training.checkpoint-every-steps", "1"]

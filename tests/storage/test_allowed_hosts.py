@@ -5,8 +5,8 @@ import socket
 import pytest
 
 from mobileclip import storage
-from mobileclip.storage import StorageError
-from mobileclip.storage.allowed_hosts import RefusedHostError, public_hosts_only
+from mobileclip.storage import StorageError, public_hosts_only
+from mobileclip.storage.allowed_hosts import RefusedHostError
 from tests.errors import fails
 from tests.stores import web_server
 

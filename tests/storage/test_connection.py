@@ -1,9 +1,9 @@
 """How much a web server may send beside the body."""
 
 import socket
+from http.client import HTTPException
 
 import pytest
-from starlette.exceptions import HTTPException
 
 from mobileclip.storage import StoreLimits
 from mobileclip.storage.connection import Exchange

@@ -1,6 +1,5 @@
 """What a line is: one splitter for every file in which a line is a record."""
 
-import ast
 from pathlib import Path
 
 import pytest
@@ -24,14 +23,3 @@ SAID_BY_PROGRAMS = {
 def test_lines_end_as_files_of_records_do(odd):
     assert split_lines(f"one{odd}line\ntwo\r\nthree\r\rfour\n") == [f"one{odd}line", "two", "three", "", "four"]
     assert split_lines("") == []
-
-
-def test_no_file_is_split_otherwise():
-    splitting = {
-        path.relative_to(ROOT).as_posix()
-        for path in ROOT.rglob("*.py")
-        if "splitlines" in (text := path.read_text(encoding="utf-8"))  # to parse all takes seconds
-        for node in ast.walk(ast.parse(text))
-        if isinstance(node, ast.Attribute) and node.attr == "splitlines"
-    }
-    assert splitting == SAID_BY_PROGRAMS

@@ -209,7 +209,6 @@ def test_the_choice_is_part_of_the_run():
     spec = training_spec(8, selection=HALF)
     assert spec != training_spec(8)
     assert json.loads(to_json(spec))["selection"] == {"share": 0.5, "num_chunks": 2}
-    assert "selection" not in json.loads(to_json(training_spec(8)))
     assert SelectionSpec(share=0.3).sizes(100) == (2,) * 14 + (1,) * 2
     assert SelectionSpec(share=0.3).sizes(10) == (1, 1, 1)
     assert SelectionSpec(share=0.25).sizes(8) == (1, 1)

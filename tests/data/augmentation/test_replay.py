@@ -29,7 +29,6 @@ from mobileclip.data import (
 )
 from mobileclip.data.augmentation import OPERATIONS, Operation, augmentation_operations, magnitudes
 from mobileclip.data.samples import parse_stored_sample, sample_members
-from mobileclip.serialization import to_json
 from tests.data.made_samples import make_sample
 from tests.errors import fails
 from tests.lazily import lazily
@@ -425,7 +424,6 @@ class TestOwnOperations:
         card = ReinforcementCard(layout="npz", augmentation=spec)
         write_card(tmp_path, card)
         assert read_card(tmp_path).augmentation == spec
-        assert "operations" not in json.loads(to_json(datacompdr_augmentation(224)))
 
     def test_a_name_that_nobody_registered_is_named(self, spec, tmp_path):
         write_card(tmp_path, ReinforcementCard(layout="npz", augmentation=spec))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import inspect
 import os
-import re
 import shutil
 import sys
 from collections.abc import Iterator
@@ -238,23 +237,3 @@ def test_folders_in_folders_without_end(tmp_path):
 def test_a_listing_without_a_listener_still_works(tmp_path):
     os.mkfifo(filled(tmp_path, "a") / "pipe")
     assert list(storage.find_files(tmp_path)) == ["a"]
-
-
-def test_nobody_else_opens_images_or_lists_their_names():
-    opening, listing = [], []
-    for path in sorted(PACKAGE.rglob("*.py")):
-        text = path.read_text(encoding="utf-8")
-        opening += [path.name] * len(re.findall(r"Image\.(?:open\(|OPEN\[)", text))
-        named = sum(
-            bool(re.search(rf"""["'][.]?{name}["']""", text)) for name in ("jpe?g", "png", "webp", "tiff?", "gif")
-        )
-        listing += [path.name] * (named > 1)
-    for folder in ("recipes", "benchmarks", "examples"):
-        for path in (PACKAGE.parent / folder).rglob("*.py"):
-            # What runs without the package names the formats itself.
-            opening += [path.name] * re.sub(r"Image\.open\([^()]*formats=", "", path.read_text("utf-8")).count(
-                "Image.open("
-            )
-    assert opening == ["opening.py"]
-    # A sheet of samples is written in three formats.
-    assert listing == ["outputs.py", "formats.py"]

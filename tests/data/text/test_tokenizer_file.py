@@ -97,8 +97,7 @@ def test_json_holds_the_name_alone(folder, kind):
         Tokenizer(named)
 
 
-def test_contracts_without_a_tokenizer_are_written_as_before():
-    assert to_json(TextInput()) == '{"context_length": 77, "vocab_size": 49408, "pad_id": 0}'
+def test_the_token_of_the_largest_id_is_pooled_by_default():
     assert TextInput().pooled_id is None
 
 

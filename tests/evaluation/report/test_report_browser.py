@@ -21,7 +21,7 @@ def report(tmp_path_factory):
     [(1280, False), (390, True), *(pytest.param(width, False, marks=pytest.mark.slow) for width in (390, 320))],
 )
 def test_it_fits_and_is_quiet(report, tmp_path, width, dark):
-    path, _, _ = report
+    path, _ = report
     with open_page(path, width=width, dark=dark) as page:
         page.evaluate("document.querySelectorAll('img').forEach(one => { one.loading = 'eager' })")
         broken = page.evaluate(

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from mobileclip.data import Skip, SkipReport
 from mobileclip.evaluation import SUITE, Benchmark, Features, score, suite_entry
 from mobileclip.evaluation.benchmark import FIELDS
-from mobileclip.evaluation.tasks.zero_shot import require_metric
+from mobileclip.evaluation.tasks.scoring import require_metric
 from tests.errors import fails
 from tests.lazily import lazily
 
