@@ -63,7 +63,7 @@ def run(spec: QuickstartSpec) -> Results:
         write_text(finished, to_json(results, indent=1))
     say("\n".join(tables(results)))
     say(f"\nThe report, the pictures and the model are in {spec.output}. Search the pictures that training never saw:")
-    say(f'  {_command()} search "a yellow face" --index {shlex.quote(str(spec.output / _INDEX))} -o found.png')
+    say(f'  {_command()} search "a yellow face" --index {shlex.quote(str(spec.output / _INDEX))} -o found.html')
     return results
 
 

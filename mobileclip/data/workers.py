@@ -1,4 +1,4 @@
-"""Processes that work ahead of their consumer, in order, and end with the one that started them.
+"""Calls that run ahead of their consumer, in order; and processes for them, which end with the one that started them.
 
 For a stream whose results this process uses, such as pictures for a model. Work in units, whose results are files or
 counts, is for `mobileclip.engines`.
@@ -14,6 +14,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor, wait as wait_for_futures
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
+from functools import partial
 from itertools import islice
 from multiprocessing.connection import wait
 from typing import Any, Protocol, TypeVar
@@ -70,19 +71,14 @@ def workers(num_workers: int, *, seconds: float = 3600.0) -> Iterator[Mapper]:
     with ProcessPoolExecutor(num_workers, mp_context=context, initializer=end_with_parent) as pool:
 
         def share(function: Callable[[Item], Result], items: Iterable[Item], /, *, doing: str) -> Iterator[Result]:
-            remaining = iter(items)
-            waiting = deque((item, pool.submit(function, item)) for item in islice(remaining, 2 * num_workers))
-            while waiting:
-                item, first = waiting[0]
-                if not _is_done_in_time(first, [future for _, future in waiting], seconds):
+            for item, first, waiting in submitted_ahead(partial(pool.submit, function), items, ahead=2 * num_workers):
+                if not _is_done_in_time(first, waiting, seconds):
                     raise ValueError(
                         f"none of {num_workers} processes finished anything in {seconds:g} s while {doing} "
                         f"{printable(item)}: one may be stopped or stuck. See to what hangs, and run this again"
                     )
-                waiting.popleft()
                 try:
                     result = first.result()
-                    waiting.extend((item, pool.submit(function, item)) for item in islice(remaining, 1))
                 except BrokenProcessPool:
                     raise LostProcessError(
                         f"a process ended abruptly while {doing} {printable(item)}, or one beside it: killed, often "
@@ -92,6 +88,43 @@ def workers(num_workers: int, *, seconds: float = 3600.0) -> Iterator[Mapper]:
 
         with ending(pool):
             yield share
+
+
+def submitted_ahead(
+    submit: Callable[[Item], Future[Result]],
+    items: Iterable[Item],
+    *,
+    ahead: int,
+    weigh: Callable[[Item], int] = lambda _: 1,
+) -> Iterator[tuple[Item, Future[Result], Collection[Future[Result]]]]:
+    """Yield items, in order, with their calls, some of which run ahead, and all calls that are not yielded before.
+
+    Args:
+        submit: starts a call, in a thread or a process.
+        items: drawn from in the caller's thread.
+        ahead: weight of the items that may wait for the caller; one item may, whatever it weighs.
+        weigh: how much memory a result takes, in any unit; by default every item weighs 1.
+    """
+    waiting: deque[tuple[Item, Future[Result]]] = deque()
+    remaining, weight = iter(items), 0
+    try:
+        while True:
+            while weight < ahead:
+                for item in islice(remaining, 1):
+                    waiting.append((item, submit(item)))
+                    weight += weigh(item)
+                    break
+                else:
+                    break
+            if not waiting:
+                return
+            item, first = waiting[0]
+            yield item, first, [future for _, future in waiting]
+            waiting.popleft()
+            weight -= weigh(item)
+    finally:
+        for _, future in waiting:
+            future.cancel()
 
 
 def _is_done_in_time(first: Future[Any], futures: Collection[Future[Any]], seconds: float) -> bool:

@@ -163,7 +163,7 @@ class Session:
             name: of the data, for people who look into the cache's folder.
             content: returns what the features depend on beside the model, such as a hash of the data, or None where
                 nothing says, so that nothing is kept. Questions that only scoring needs are no part of it.
-            make: encodes, by this session.
+            make: returns the features, encoded by `clip`.
 
         Raises:
             ValueError: if the data change meanwhile, or nothing can be used.

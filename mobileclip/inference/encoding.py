@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import os
 import threading
-from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import TypeVar
 
 import torch
 from torch import Tensor
 
 from mobileclip.data.skips import BadSampleError
+from mobileclip.data.workers import submitted_ahead
 from mobileclip.hardware.threads import torch_threads
 from mobileclip.processes import num_cores
 
@@ -86,34 +87,20 @@ def decode_ahead(
     """Yield items, in order, with what `decode` makes of them in threads, or with what is wrong with them.
 
     Args:
-        items: drawn from in the caller's thread.
+        items: see `submitted_ahead`.
         decode: called in several threads at once; a `BadSampleError` is a result, other errors are raised here.
-        ahead: weight of the items that may wait for the caller; one item may, whatever it weighs.
-        weigh: how much memory a result takes, in any unit; by default every item weighs 1.
+        ahead: see `submitted_ahead`.
+        weigh: see `submitted_ahead`.
         num_threads: by default one per core, eight at most.
     """
-    waiting: deque[tuple[Item, Future[Result]]] = deque()
-    source = iter(items)
-    weight = 0
     with ThreadPoolExecutor(num_threads or min(_MOST_THREADS, num_cores())) as pool:
-        try:
-            while True:
-                while weight < ahead and (item := next(source, None)) is not None:
-                    waiting.append((item, pool.submit(decode, item)))
-                    weight += weigh(item)
-                if not waiting:
-                    return
-                item, future = waiting.popleft()
-                weight -= weigh(item)
-                outcome: Result | BadSampleError
-                try:
-                    outcome = future.result()
-                except BadSampleError as error:
-                    outcome = error
-                yield item, outcome
-        finally:
-            for _, future in waiting:
-                future.cancel()
+        for item, future, _ in submitted_ahead(partial(pool.submit, decode), items, ahead=ahead, weigh=weigh):
+            outcome: Result | BadSampleError
+            try:
+                outcome = future.result()
+            except BadSampleError as error:
+                outcome = error
+            yield item, outcome
 
 
 def encode_ahead(

@@ -149,10 +149,9 @@ def test_what_a_place_does_not_run_is_refused(options, error, tmp_path):
 def test_a_background_that_a_host_does_not_know_is_told(immich, tmp_path, caplog, layout):
     """Of a contract that says so, as every layout is written from the contract."""
     folder = shutil.copytree(immich, tmp_path / "out")
-    text = (folder / "mobileclip.json").read_text()
-    size = f'"size": {PIXELS.size}'
-    assert size in text
-    (folder / "mobileclip.json").write_text(text.replace(size, f'{size}, "background": "white"'))
+    contract = json.loads((folder / "mobileclip.json").read_text())
+    contract["image"]["input"]["background"] = "white"
+    (folder / "mobileclip.json").write_text(json.dumps(contract))
     layouts.resolve(layout).write(folder, read_contract(folder))
     assert "was trained with them on white: put transparent ones on it before" in caplog.text
 

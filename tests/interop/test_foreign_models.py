@@ -189,7 +189,7 @@ def test_the_licence_is_that_of_the_card(models, capsys):
     assert "cc-by-nc-4.0" in json.loads(out)["licence"]
 
 
-@pytest.mark.parametrize("kind", ["open_clip", "siglip2"])
+@pytest.mark.parametrize("kind", ["open_clip", pytest.param("siglip2", marks=pytest.mark.slow)])
 def test_a_teacher_is_the_same_model(kind, models):
     scheme, _, where = models[kind].partition(":")
     config, _, weights = where.partition("=")

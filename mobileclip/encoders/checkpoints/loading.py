@@ -25,7 +25,16 @@ from mobileclip.encoders.checkpoints.layouts import (
     tensor_shapes,
 )
 from mobileclip.encoders.checkpoints.published import PRETRAINED
-from mobileclip.encoders.checkpoints.recognising import Claim, Tower, adapted, known_by_name, part, recognised, some
+from mobileclip.encoders.checkpoints.recognising import (
+    Claim,
+    Tower,
+    adapted,
+    known_by_name,
+    may_lack,
+    part,
+    recognised,
+    some,
+)
 from mobileclip.encoders.checkpoints.saving import NATIVE, NGRAMS, UNTAUGHT, Header, Taught, header_of, of_run
 from mobileclip.encoders.checkpoints.tensors import (
     attach_ranges,
@@ -314,11 +323,11 @@ def _placed(path: Path, claim: Claim, wanted: ModelSpec | None) -> dict[str, Ten
 
 def _usual(claim: Claim) -> dict[str, Tensor]:
     """Return what a file may lack: counters of batches, and the cap of the scale, where trained models end."""
-    shapes = tensor_shapes(claim.spec, claim.form)
-    counters = {name: torch.zeros((), dtype=torch.int64) for name in shapes if name.endswith("num_batches_tracked")}
-    if not isinstance(claim.spec, DualEncoderSpec):
-        return counters
-    return {**counters, "logit_scale": torch.tensor(math.log(claim.spec.max_logit_scale))}
+    spec = claim.spec
+    cap = torch.tensor(math.log(spec.max_logit_scale)) if isinstance(spec, DualEncoderSpec) else None
+    counter = torch.zeros((), dtype=torch.int64)
+    lacking = filter(may_lack, tensor_shapes(spec, claim.form))
+    return {name: cap if name == "logit_scale" and cap is not None else counter for name in lacking}
 
 
 def _asked(path: Path, stored: ModelSpec, wanted: ModelSpec) -> ModelSpec:
