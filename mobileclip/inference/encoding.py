@@ -5,8 +5,7 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from functools import partial
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TypeVar
 
 import torch
@@ -94,7 +93,11 @@ def decode_ahead(
         num_threads: by default one per core, eight at most.
     """
     with ThreadPoolExecutor(num_threads or min(_MOST_THREADS, num_cores())) as pool:
-        for item, future, _ in submitted_ahead(partial(pool.submit, decode), items, ahead=ahead, weigh=weigh):
+
+        def submit(item: Item) -> Future[Result]:
+            return pool.submit(decode, item)
+
+        for item, future, _ in submitted_ahead(submit, items, ahead=ahead, weigh=weigh):
             outcome: Result | BadSampleError
             try:
                 outcome = future.result()
