@@ -12,7 +12,6 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import safetensors.torch
 import torch
 from torch import Tensor
 
@@ -35,6 +34,8 @@ def read_kept(path: Path) -> tuple[dict[str, Tensor], str] | None:
 
     The file is not mapped, which a bad disk would make a crash.
     """
+    import safetensors.torch  # slow, and most models keep nothing
+
     try:
         data = path.read_bytes()
     except FileNotFoundError:
@@ -63,6 +64,8 @@ def write_kept(path: Path, tensors: Mapping[str, Tensor], header: str) -> None:
         tensors: by name.
         header: text that goes with them.
     """
+    import safetensors.torch  # slow, and most models keep nothing
+
     whole = {name: tensor.contiguous() for name, tensor in tensors.items()}
     data = safetensors.torch.save(whole, {_HEADER: header, _CHECKSUM: _checksum(whole, header)})
     try:
