@@ -22,7 +22,7 @@ from mobileclip.evaluation.hook import hook_of
 from mobileclip.evaluation.metrics.classification import ClassificationResult, Hits, mean_hits
 from mobileclip.evaluation.metrics.ranking import hit_probability
 from mobileclip.inference.encoding import encode_ahead
-from mobileclip.inference.reading import view_of
+from mobileclip.inference.pictures import view_of
 from mobileclip.reparam import reparameterize
 
 
