@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from mobileclip.blocks import Attention, EndTokenPool, TextRepMixerBlock, TransformerLayer
 from mobileclip.blocks.mixing import as_map, as_sequence
 from mobileclip.encoders import TextEncoder, ViT
-from mobileclip.reparam import is_hooked, some_outputs, with_children
+from mobileclip.reparam import in_class, is_hooked, some_outputs, with_children
 
 # From queries, keys, values, all `(batch, heads, tokens, head_dim)`, and what is added to `query key^T`, to values.
 Attend = Callable[[Tensor, Tensor, Tensor, Tensor | None], Tensor]
@@ -47,9 +47,7 @@ def with_one_token(tower: nn.Module) -> nn.Module:
         if isinstance(in_front, OneTokenTransformerLayer) and 0 < 2 * reads_one.reach < len(tower.position) - 1:
             changed[str(len(layers) - 1)] = in_front
             of_one_token = EndWindowTextEncoder
-    form = with_children(tower, {"layers": with_children(tower.layers, changed)})
-    form.__class__ = of_one_token
-    return form
+    return in_class(with_children(tower, {"layers": with_children(tower.layers, changed)}), of_one_token)
 
 
 def _reading_one(layer: nn.Module) -> nn.Module | None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TypeVar
+from typing import TypeVar, cast
 
 import torch
 from torch import Tensor, nn
@@ -19,7 +19,7 @@ from mobileclip.blocks import (
     RepMixerBlock,
     TextRepMixerBlock,
 )
-from mobileclip.reparam import LayerScale, is_hooked
+from mobileclip.reparam import LayerScale, children_by_name, in_class, is_hooked
 from mobileclip.training.cpu.convolutions import QuickConv2d, computes_wide, conv_and_picked, is_quicker, on_cpu
 from mobileclip.training.cpu.norm_sum import NormBranch, merges, sum_of_norms
 
@@ -32,10 +32,10 @@ def quicken(model: Module) -> Module:
 
     In training mode, feature maps have their channels innermost in memory. In float32, batch norms that are added up
     are computed in one pass over their common input, the gradients of wide depthwise kernels come in strips, and layer
-    scales go into the weights in front of them. As `fully_shard` does, it changes the classes of modules in place:
-    parameters, names, hooks and folding stay. A block with hooks on its parts, or with other parts than it was made
-    with, computes by its formula. So does everything in evaluation mode and under `torch.compile`, but for convolutions
-    that would crash there.
+    scales go into the weights in front of them. Blocks and convolutions in the model are replaced by ones that share
+    their parameters, names and hooks, and fold alike. A block with hooks on its parts, or with other parts than it was
+    made with, computes by its formula. So does everything in evaluation mode and under `torch.compile`, but for
+    convolutions that would crash there.
 
     The formulas can be differentiated twice, and by `torch.func`; these cannot.
 
@@ -43,14 +43,19 @@ def quicken(model: Module) -> Module:
         model: any module; it is changed.
 
     Returns:
-        The model.
+        The model; where it is such a block itself, the one that replaces it.
     """
+    quick: dict[nn.Module, nn.Module] = {}  # what is used in several places stays one module
     for module in model.modules():
-        if type(module) in _QUICK:
-            module.__class__ = _QUICK[type(module)]
-        elif isinstance(module, nn.Conv2d) and is_quicker(module):
-            module.__class__ = QuickConv2d
-    return model
+        known = isinstance(module, nn.Conv2d) and is_quicker(module)
+        cls = QuickConv2d if known else _QUICK.get(type(module))
+        if cls is not None:
+            quick[module] = in_class(module, cls)
+    for module in list(model.modules()):
+        for name, child in children_by_name(module).items():
+            if child in quick:
+                module.add_module(name, quick[child])
+    return cast("Module", quick.get(model, model))
 
 
 class QuickConvStem(ConvStem):
