@@ -7,7 +7,6 @@ from mobileclip.training.distributed import World, connected
 from mobileclip.training.ema import MovingAverage
 from mobileclip.training.families import DataSpec, StudentSpec, pipelines, students
 from mobileclip.training.finetuning.labels import LabelledContrastiveSpec as LabelledContrastiveSpec  # registered
-from mobileclip.training.finetuning.layer_rates import LayerDecayAdamWSpec as LayerDecayAdamWSpec  # registered
 from mobileclip.training.loop import TrainingResult, train
 from mobileclip.training.loss_scale import LossScale
 from mobileclip.training.objectives.captions import CaptionObjective
@@ -16,6 +15,7 @@ from mobileclip.training.objectives.objective import ImageTextObjective, Objecti
 from mobileclip.training.objectives.texts import TextDistillationObjective
 from mobileclip.training.optimizer import (
     AdamWSpec,
+    LayerDecayAdamWSpec as LayerDecayAdamWSpec,  # registered
     OptimizerSpec,
     decay_groups,
     optimizers,

@@ -11,13 +11,6 @@ from mobileclip.training.finetuning.batch_norm import (
 )
 from mobileclip.training.finetuning.interpolation import interpolate_weights
 from mobileclip.training.finetuning.labels import LabelledContrastiveSpec, labelled_contrastive, with_labels
-from mobileclip.training.finetuning.layer_rates import (
-    Granularity,
-    LayerDecayAdamWSpec,
-    layer_rate_groups,
-    rate_scales,
-    tower_layers,
-)
 from mobileclip.training.finetuning.lora import LoraSpec, add_lora, merge_lora
 from mobileclip.training.finetuning.scores import (
     Measure as Measure,
@@ -34,6 +27,13 @@ from mobileclip.training.finetuning.tasks import (
     read_index as read_index,
     split as split,
     write_training_data as write_training_data,
+)
+from mobileclip.training.optimizer import (
+    Granularity,
+    LayerDecayAdamWSpec,
+    layer_rate_groups,
+    rate_scales,
+    tower_layers,
 )
 
 __all__ = [

@@ -15,10 +15,9 @@ from mobileclip.encoders import DualEncoderSpec
 from mobileclip.hardware.devices import AUTO
 from mobileclip.losses import LossSpec
 from mobileclip.training.distributed import COLLECTIVE_SECONDS
-from mobileclip.training.finetuning.layer_rates import Granularity, LayerDecayAdamWSpec
 from mobileclip.training.finetuning.lora import LoraSpec
 from mobileclip.training.finetuning.spec import BatchNormMode, FinetuningSpec, Tower
-from mobileclip.training.optimizer import AdamWSpec, OptimizerSpec
+from mobileclip.training.optimizer import AdamWSpec, Granularity, LayerDecayAdamWSpec, OptimizerSpec
 from mobileclip.training.schedule import CosineSchedule
 from mobileclip.training.spec import TrainingSpec
 
