@@ -44,9 +44,8 @@ from mobileclip.data.images.reading import read_tower_image
 from mobileclip.data.images.transform import load_image
 from mobileclip.encoders import save_model
 from mobileclip.encoders.checkpoints import resolve_spec
-from mobileclip.inference.embedding import EmbeddingInputs, embed_inputs
+from mobileclip.inference.embedding import EmbeddingInputs, embed_inputs, quickened
 from mobileclip.inference.loading import load
-from mobileclip.inference.quickening import quickened
 
 _QUALITY = 88
 _NOISE = 4.0

@@ -21,7 +21,7 @@ from mobileclip.blocks import (
     RepMixerBlock,
     TextRepMixerBlock,
 )
-from mobileclip.inference.forms.depthwise import interleave, memory_format
+from mobileclip.inference.forms import interleave, memory_format
 from mobileclip.reparam import PLAIN, LayerScale, children_by_name, in_class, is_hooked
 
 Module = TypeVar("Module", bound=nn.Module)

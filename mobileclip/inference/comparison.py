@@ -1,17 +1,115 @@
-"""Times of several functions, called in turn, and how far their results are apart."""
+"""Towers compared on samples: pictures and texts of the package, calibration, and what is measured."""
 
 from __future__ import annotations
 
+import json
 import math
+import random
 import statistics
 import time
 from collections.abc import Callable, Iterator, Sequence
+from importlib import resources
 
+import attrs
 import torch
+from attrs import validators
+from PIL import Image
 from torch import Tensor
 
+from mobileclip.data.images.transform import ImageError, ImageTransform, load_image
 from mobileclip.hardware.devices import in_float64
 from mobileclip.hardware.precision import Precision
+from mobileclip.inputs import ImageInput
+from mobileclip.strict import repeated
+
+_FOLDER = "samples"
+
+
+@attrs.frozen(kw_only=True)
+class Samples:
+    """Real images and captions; every image is ranked against every caption, and the other way round.
+
+    Args:
+        name: of the data set, for the report.
+        image_names: of the images, in their order.
+        images: encoded images, at least two.
+        captions: at least two, no two equal.
+
+    Raises:
+        ValueError: if there are too few, a caption comes twice, or names are missing.
+    """
+
+    name: str
+    image_names: tuple[str, ...]
+    images: tuple[bytes, ...] = attrs.field(repr=False, validator=validators.min_len(2))
+    captions: tuple[str, ...] = attrs.field(repr=False, validator=validators.min_len(2))
+
+    def __attrs_post_init__(self) -> None:
+        """Check that every image has its name, and that no two captions could be taken for each other."""
+        if len(self.image_names) != len(self.images):
+            raise ValueError(f"{len(self.images)} images have {len(self.image_names)} names; give one for each")
+        if twice := repeated(self.captions):
+            raise ValueError(f"captions come twice, and ranking cannot tell them apart: {twice[:3]}")
+
+
+def bundled_samples() -> Samples:
+    """Return the twelve pictures that come with the package, with two captions each; all may be used freely."""
+    folder = resources.files("mobileclip.inference") / _FOLDER
+    captions: dict[str, list[str]] = json.loads((folder / "captions.json").read_text(encoding="utf-8"))
+    return Samples(
+        name="bundled",
+        image_names=tuple(captions),
+        images=tuple((folder / f"{name}.jpg").read_bytes() for name in captions),
+        captions=tuple(caption for several in captions.values() for caption in several),
+    )
+
+
+# Static ranges of convolutional networks settle within about a hundred images.
+NUM_CROPS = 96
+"""Crops that ranges are found with."""
+
+_LEAST_AREA, _WIDEST = 0.4, 4 / 3
+
+
+def calibration_crops(images: Sequence[bytes], contract: ImageInput) -> Tensor:
+    """Return about a hundred crops of images, resized as a model takes them, and not normalised yet.
+
+    Where there are fewer images, several crops are taken of each, always the same ones: at least 0.4 of its area,
+    between 3:4 and 4:3, half of them mirrored.
+
+    Shape:
+        `(crops, 3, size, size)`, uint8; no crops where no image can be read.
+
+    Args:
+        images: encoded; those that cannot be read are left out, and so are those behind the first `NUM_CROPS`.
+        contract: of the model.
+    """
+    transform, generator = ImageTransform(contract), random.Random(0)  # noqa: S311  not for secrets
+    each = math.ceil(NUM_CROPS / len(images))
+    readable = (found for data in images[:NUM_CROPS] if (found := _readable(data, contract)) is not None)
+    crops = [transform.pixels(_cropped(image, generator)) for image in readable for _ in range(each)]
+    if not crops:
+        return torch.empty(0, 3, contract.size, contract.size, dtype=torch.uint8)
+    return torch.stack([torch.from_numpy(crop).movedim(-1, 0) for crop in crops])
+
+
+def _readable(data: bytes, contract: ImageInput) -> Image.Image | None:
+    try:
+        return load_image(data, background=contract.background_color)
+    except ImageError:
+        return None
+
+
+def _cropped(image: Image.Image, generator: random.Random) -> Image.Image:
+    """Return a random part of an image, mirrored every other time."""
+    area = generator.uniform(_LEAST_AREA, 1) * image.width * image.height
+    aspect = math.exp(generator.uniform(-math.log(_WIDEST), math.log(_WIDEST)))
+    width = max(1, min(image.width, round(math.sqrt(area * aspect))))
+    height = max(1, min(image.height, round(math.sqrt(area / aspect))))
+    left, top = generator.randint(0, image.width - width), generator.randint(0, image.height - height)
+    crop = image.crop((left, top, left + width, top + height))
+    return crop.transpose(Image.Transpose.FLIP_LEFT_RIGHT) if generator.random() < 0.5 else crop
+
 
 LEAST_COSINE: dict[Precision, float] = {
     "float32": 0.99999,
