@@ -1,30 +1,33 @@
-"""The training objective: from a batch through the model to the loss."""
+"""Objectives: from a batch through the model to the loss, in micro-batches that fit into memory."""
 
 from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import singledispatch
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeAlias, TypeVar
 
 import attrs
 import torch
-from torch import Tensor, nn
+from attrs import validators
+from torch import Tensor, distributed, nn
 from torch.nn import functional as F
 
 from mobileclip.blocks.sequence import recompute, recomputed
-from mobileclip.data import Batch, RangeNumbers, ReinforcedBatch, normalize_pixels
+from mobileclip.data import Batch, LabelledBatch, MixingSpec, RangeNumbers, ReinforcedBatch, TextBatch, normalize_pixels
+from mobileclip.encoders import CoCa
 from mobileclip.encoders.dual import MAX_LOGIT_SCALE
 from mobileclip.inference.modes import evaluating
-from mobileclip.losses import LossSpec, LossTerms, ReinforcedLossSpec
+from mobileclip.losses import CaptionLossSpec, LossSpec, LossTerms, ReinforcedLossSpec, TextDistillationLossSpec, losses
+from mobileclip.strict import strict
 from mobileclip.training.cpu import quicken
 from mobileclip.training.distributed import World
-from mobileclip.training.loss_scale import LossScale
 from mobileclip.training.selection import Learnability, PairLosses, choose_pairs
 
 if TYPE_CHECKING:
     from mobileclip.data import RangeAugment
+    from mobileclip.data.augmentation.mixing import Mixture
     from mobileclip.encoders import DualEncoder
     from mobileclip.inputs import ImageInput
     from mobileclip.training.spec import TrainingSpec
@@ -374,3 +377,272 @@ def build_objective(loss: LossSpec, *, spec: TrainingSpec, model: nn.Module, wor
 def is_of_texts(loss: LossSpec) -> bool:
     """Return whether a loss is of image-text models: one that has no objective of its own."""
     return build_objective.dispatch(type(loss)) is build_objective.dispatch(object)
+
+
+@losses.register("cross_entropy")
+@attrs.frozen(kw_only=True, field_transformer=strict)
+class CrossEntropySpec(LossSpec):
+    """Cross entropy over classes: `-sum_c t_c log softmax(logits)_c`, the mean over the batch.
+
+    The target `t` is 1 at the label; where images are mixed, targets are with them. Then every target keeps
+    `1 - label_smoothing` of itself, and all classes share the rest.
+
+    Args:
+        label_smoothing: share of the targets that all classes have alike, from 0 to below 1.
+        mixing: mixup and CutMix; none leaves images as they are.
+
+    Source: FastViT (arXiv 2303.14189), which trains with 0.1, mixup 0.2 and CutMix 1.0; Szegedy et al. 2016, section 7,
+        for label smoothing.
+
+    Examples:
+        >>> loss = CrossEntropySpec(label_smoothing=0.1).build()
+        >>> loss(torch.zeros(2, 4), torch.tensor([0, 3]))  # ln 4, whatever the labels
+        tensor(1.3863)
+    """
+
+    label_smoothing: float = attrs.field(default=0.0, validator=[validators.ge(0), validators.lt(1)])
+    mixing: MixingSpec | None = None
+
+    @property
+    def needs_teachers(self) -> bool:
+        """Labels are all it needs."""
+        return False
+
+    @property
+    def term_names(self) -> tuple[str | None, str | None]:
+        """It has neither of the terms of image-text losses."""
+        return None, None
+
+    def build(self, *, process_group: distributed.ProcessGroup | None = None) -> nn.CrossEntropyLoss:
+        """Return the loss of logits `(batch, classes)` and labels `(batch,)`, or probabilities of the same shape."""
+        del process_group  # the mean over processes is that over their images
+        return nn.CrossEntropyLoss(label_smoothing=self.label_smoothing)
+
+
+class ClassificationObjective(Objective):
+    """The objective of a classifier: the cross entropy on batches of images and labels.
+
+    Args:
+        spec: how to train; its loss is cross entropy.
+        model: the classifier, or another module from images to logits.
+        world: the processes that train it together.
+
+    Raises:
+        ValueError: see `Objective`, and if the model is of images and texts.
+    """
+
+    def __init__(self, spec: TrainingSpec, *, model: nn.Module, world: World) -> None:
+        if hasattr(model, "encode_text"):
+            raise ValueError(
+                f"cross entropy is of classifiers, and the model is a {type(model).__name__}; put its image encoder "
+                "into a mobileclip.encoders.Classifier"
+            )
+        super().__init__(spec, model=model, world=world)
+        assert isinstance(spec.loss, CrossEntropySpec), "the loss decides which objective is built"
+        self._draw = None if spec.loss.mixing is None else self.not_compiled(spec.loss.mixing.draw)
+
+    @property
+    def towers(self) -> tuple[nn.Module, ...]:
+        """The image encoder."""
+        return (getattr(self.model, "image_encoder", self.model),)
+
+    @property
+    def term_names(self) -> tuple[str | None, ...]:
+        """Its one term is the sum."""
+        return ()
+
+    def forward(self, batch: Batch, progress: float = 0.0) -> tuple[Tensor, ...]:
+        """Return the loss alone."""
+        if not isinstance(batch, LabelledBatch):
+            raise ValueError(f"cross entropy needs images with labels, but the batches are {type(batch).__name__}")
+        image = batch.image
+        mixture = None if self._draw is None else self._draw(image.shape, image.device)
+        with self.autocast(image.device):
+            logits, *augmentation = self._logits(self.image_rows(image, progress), mixture)
+        logits = wide(logits)
+        targets = F.one_hot(batch.label, logits.shape[1]).to(logits.dtype)
+        if mixture is not None:
+            targets = mixture.between(targets, targets.flip(0))
+        return (with_mean(self.loss(logits, targets), augmentation),)
+
+    def _logits(self, rows: tuple[Rows, ...], mixture: Mixture | None) -> tuple[Tensor, ...]:
+        """Return logits, and the loss terms of images that RangeAugment changes."""
+        partners = () if mixture is None else tuple(one.flip(0) for one in rows)
+
+        def encode(*pieces: Any) -> tuple[Tensor, ...]:
+            image, *augmentation = self.images_of(*pieces[: len(rows)])
+            if mixture is not None:
+                image = mixture.images(image, self.images_of(*pieces[len(rows) :])[0])
+            return self.model(image), *augmentation
+
+        return self.in_pieces(encode, self.model, *rows, *partners)
+
+
+@build_objective.register(CrossEntropySpec)
+def _(loss: CrossEntropySpec, *, spec: TrainingSpec, model: nn.Module, world: World) -> ClassificationObjective:
+    del loss
+    return ClassificationObjective(spec, model=model, world=world)
+
+
+class CaptionObjective(Objective):
+    """The objective of a captioner: its loss on images with one caption each.
+
+    Args:
+        spec: how to train; its loss is `CaptionLossSpec`.
+        model: the captioner.
+        world: the processes that train it together.
+
+    Raises:
+        ValueError: see `Objective`, and if the model writes no captions.
+    """
+
+    model: CoCa
+
+    def __init__(self, spec: TrainingSpec, *, model: nn.Module, world: World) -> None:
+        if not isinstance(model, CoCa):
+            raise ValueError(
+                f"CaptionLossSpec is of captioners, and the model is a {type(model).__name__}; "
+                "mobileclip.encoders.CoCaSpec builds one"
+            )
+        super().__init__(spec, model=model, world=world)
+
+    @property
+    def towers(self) -> tuple[nn.Module, ...]:
+        """The image tower, the text tower and the decoder."""
+        return self.model.image_encoder, self.model.text_encoder, self.model.decoder
+
+    @property
+    def uses_all_weights(self) -> bool:
+        """With captions alone, the logit scale and what makes the embeddings get no gradient."""
+        return self.spec.loss.contrastive_weight > 0  # type: ignore[attr-defined, no-any-return]
+
+    def forward(self, batch: Batch, progress: float = 0.0) -> tuple[Tensor, ...]:
+        """Return the loss's contrastive term, its caption term, and the sum of all that is minimised."""
+        if not isinstance(batch, ReinforcedBatch) or batch.syn_text is not None:
+            given = "two captions of each" if isinstance(batch, ReinforcedBatch) else type(batch).__name__
+            raise ValueError(
+                f"a captioner learns from images with one caption each, but the batches are {given}; take captions "
+                "'real', 'synthetic' or 'either'"
+            )
+        rows = self.image_rows(batch.image, progress)
+        with self.autocast(batch.image.device):
+            image, text, sums, *augmentation = self.in_pieces(self._encode, self.model, batch.text, *rows)
+        terms: LossTerms = self.loss.of_sums(  # type: ignore[operator]
+            image=image,
+            text=text,
+            logit_scale=self.model.logit_scale.reshape(()).exp(),
+            sums=sums,
+            labels=batch.text[:, 1:],
+        )
+        return terms.contrastive, terms.distillation, with_mean(terms.total, augmentation)
+
+    def _encode(self, text: Tensor, image: Tensor, *numbers: Rows) -> tuple[Tensor, ...]:
+        """Return both embeddings and the captions' likelihoods; of the logits, which are large, nothing is kept."""
+        image, *augmentation = self.images_of(image, *numbers)
+        out = self.model(image, text)
+        return wide(out.image), wide(out.text), self.loss.sums(out.logits, out.labels), *augmentation  # type: ignore[operator]
+
+
+@build_objective.register(CaptionLossSpec)
+def _(loss: CaptionLossSpec, *, spec: TrainingSpec, model: nn.Module, world: World) -> CaptionObjective:
+    del loss
+    return CaptionObjective(spec, model=model, world=world)
+
+
+class TextDistillationObjective(Objective):
+    """The objective of a distilled text tower: its loss on texts with a teacher's embeddings.
+
+    Args:
+        spec: how to train; its loss is `TextDistillationLossSpec`.
+        model: the text tower: from ids to embeddings as wide as the teacher's.
+        world: the processes that train it together.
+
+    Raises:
+        ValueError: see `Objective`, if the model embeds images, and if the spec has choices that are of images.
+    """
+
+    def __init__(self, spec: TrainingSpec, *, model: nn.Module, world: World) -> None:
+        if hasattr(model.spec, "image"):
+            raise ValueError(
+                f"TextDistillationLossSpec is of a text tower, and the model is a {type(model).__name__}; train its "
+                "text_encoder alone, whose spec is a TextEncoderSpec"
+            )
+        of_images = [name for name in ("range_augment", "channels_last") if getattr(spec, name)]
+        if of_images:
+            raise ValueError(f"{' and '.join(of_images)} is of images, and a text tower sees none; leave it out")
+        super().__init__(spec, model=model, world=world)
+
+    @property
+    def towers(self) -> tuple[nn.Module, ...]:
+        """The text tower."""
+        return (self.model,)
+
+    def forward(self, batch: Batch, progress: float = 0.0) -> tuple[Tensor, ...]:
+        """Return the loss's relations, its cosine, and their sum."""
+        del progress
+        if not isinstance(batch, TextBatch):
+            raise ValueError(
+                "TextDistillationLossSpec needs texts with their teacher's embeddings, but the batches are "
+                f"{type(batch).__name__}; mobileclip.data.TextPipelineSpec makes them"
+            )
+        with self.autocast(batch.text.device):
+            (embedding,) = self.in_pieces(lambda text: (self.model(text),), self.model, batch.text)
+        terms: LossTerms = self.loss(wide(embedding), batch.teacher_text)
+        return terms.contrastive, terms.distillation, terms.total
+
+
+@build_objective.register(TextDistillationLossSpec)
+def _(loss: TextDistillationLossSpec, *, spec: TrainingSpec, model: nn.Module, world: World) -> Objective:
+    del loss
+    return TextDistillationObjective(spec, model=model, world=world)
+
+
+_FIRST, _STEPS_TO_GROWTH = 2.0**16, 2_000
+
+
+class LossScale(nn.Module):
+    """The factor of a loss whose gradients pass through float16.
+
+    A step whose gradient overflows is left out, and halves it; 2,000 steps in a row that do not double it. Its numbers
+    are buffers, so that they are saved and restored with the module that holds it.
+
+    Source: `torch.amp.GradScaler`, with which the released scripts train.
+
+    Examples:
+        >>> scale = LossScale()
+        >>> [scale.leaves_out(is_finite=finite) for finite in (True, False)], scale.factor.item()
+        ([False, True], 32768.0)
+    """
+
+    factor: Tensor
+    num_finite: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("factor", torch.tensor(_FIRST))
+        self.register_buffer("num_finite", torch.tensor(0))
+
+    def backward(self, loss: Tensor, parameters: Iterable[Tensor]) -> None:
+        """Give each parameter the loss's gradient, without the factor that it was computed with."""
+        (loss * self.factor).backward()  # type: ignore[no-untyped-call]
+        gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
+        torch._foreach_mul_(gradients, 1 / self.factor)
+
+    def leaves_out(self, *, is_finite: bool) -> bool:
+        """Update the factor after a step; return whether the step is skipped because its gradient overflowed.
+
+        Args:
+            is_finite: whether the loss and its gradient are. At a factor of 1 it is not to blame, and nothing is left
+                out.
+        """
+        if is_finite:
+            self.num_finite += 1
+            if self.num_finite == _STEPS_TO_GROWTH:
+                self.factor *= 2
+                self.num_finite.zero_()
+            return False
+        if self.factor <= 1:
+            return False
+        self.factor /= 2
+        self.num_finite.zero_()
+        return True

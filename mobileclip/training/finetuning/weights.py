@@ -1,17 +1,15 @@
-"""Batch norms while a pretrained model is trained further: fixed, or shared by all processes.
-
-A batch norm in training mode normalises with the statistics of the batch at hand. Pretraining's batches had tens of
-thousands of pictures; those of eight say little about a channel's mean and variance, and what is learned under them
-does not fit the running statistics that evaluation takes.
-"""
+"""What fine-tuning does to weights: batch norms fixed or shared, and averages with the original."""
 
 from __future__ import annotations
 
+import copy
 from typing import TypeVar, cast
 
 import torch
 import torch.distributed as dist
 from torch import nn
+
+from mobileclip.encoders.checkpoints.layouts import form_of
 
 Model = TypeVar("Model", bound=nn.Module)
 BatchNorm = nn.BatchNorm2d | nn.SyncBatchNorm
@@ -117,3 +115,51 @@ def _like(norm: BatchNorm, cls: type[BatchNorm]) -> BatchNorm:
     for name, buffer in norm.named_buffers(recurse=False):
         other.register_buffer(name, buffer)
     return other.train(norm.training)
+
+
+@torch.no_grad()
+def interpolate_weights(original: Model, finetuned: Model, alpha: float) -> Model:
+    """Return a model between two: `(1 - alpha) * original + alpha * finetuned`, in evaluation mode.
+
+    Every tensor in floating point is interpolated, the logarithm of the logit scale among them; counters are those of
+    `finetuned`. So are the running means and variances of batch norms. Where fine-tuning left them alone (frozen batch
+    norms) they are equal. Where it moved them, the interpolation is not exact, as a variance is not linear in the
+    weights, but it goes from the one model's to the other's. Statistics estimated anew, as for averages of one task's
+    weights, would be the new task's at every alpha, and the old ones would be lost at once.
+
+    Args:
+        original: the model before, in training form; not changed.
+        finetuned: the model after, with the same tensors; not changed.
+        alpha: 0 is the original, 1 the fine-tuned model.
+
+    Raises:
+        ValueError: if the models have other tensors than one another, are folded, or alpha is outside of [0, 1].
+
+    Source: Wortsman et al., "Robust fine-tuning of zero-shot models", section 3.
+    """
+    if not 0 <= alpha <= 1:
+        raise ValueError(f"alpha goes from 0, the original, to 1, the fine-tuned model; got {alpha}")
+    before, after = original.state_dict(), finetuned.state_dict()
+    if before.keys() != after.keys():
+        different = sorted(before.keys() ^ after.keys())
+        raise ValueError(
+            f"the models have other tensors, {len(different)} of them, the first is {different[0]!r}; interpolate "
+            f"two models of one spec in training form, after adapters were merged"
+        )
+    for name, tensor in before.items():
+        if tensor.shape != after[name].shape:
+            raise ValueError(
+                f"the models differ in {name!r}: {tuple(tensor.shape)} in the original and "
+                f"{tuple(after[name].shape)} in the fine-tuned one; interpolate two models of one spec"
+            )
+    for model in (original, finetuned):
+        if form_of(model) != "training":
+            raise ValueError(
+                "the models are folded; interpolate them in training form (load with fold=False), fold after: "
+                "the average of products is not the product of averages"
+            )
+    between = copy.deepcopy(finetuned).eval()
+    for name, tensor in between.state_dict().items():
+        if tensor.is_floating_point():
+            tensor.copy_(torch.lerp(before[name].to(tensor.device, tensor.dtype), after[name], alpha))
+    return between

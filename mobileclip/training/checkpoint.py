@@ -1,14 +1,13 @@
-"""The state of a run in one file: a run that is killed and resumed goes on as if nothing had happened.
-
-A file is safetensors: `objective/NAME` (student, loss, augmentation), `average/NAME`, `optimizer/PARAMETER/NAME` and
-`random/DEVICE/RANK`, with the specs, the step and the position in the data in its metadata. The first process alone
-writes and reads; the others get what it has read, so that all go on from one state.
-"""
+"""The state of a run in one file: a run that is killed and resumed goes on as if nothing had happened."""
 
 from __future__ import annotations
 
+import hashlib
 import platform
 import re
+from collections.abc import Callable, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 import attrs
@@ -20,18 +19,20 @@ from mobileclip.data.randomness import derived_seed
 from mobileclip.encoders.checkpoints.saving import SPACE, UNTAUGHT, model_json, read_back_as
 from mobileclip.encoders.checkpoints.tensors import check_numbers
 from mobileclip.serialization import from_json, to_json
-from mobileclip.tensor_files import CheckpointError
+from mobileclip.tensor_files import CheckpointError, read_tensors
 from mobileclip.tensor_files.errors import shown
+from mobileclip.tensor_files.weights import weights_sha256
 from mobileclip.terminal import get_logger
-from mobileclip.training.checkpoints.state_file import DIGEST, FORMAT, DamagedError, StateFile, digest, mark, read_state
 from mobileclip.training.distributed import World
 from mobileclip.training.ema import MovingAverage
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
+    from typing_extensions import Self
 
-    from mobileclip.training.objectives.objective import Objective
+    from mobileclip.training.objectives import Objective
     from mobileclip.training.spec import TrainingSpec
+
 
 logger = get_logger(__name__)
 
@@ -342,3 +343,139 @@ def _difference(there: Any, here: Any) -> str:
 
 def _below(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
     return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
+
+
+FORMAT = "mobileclip training state 4"
+DIGEST = "sha256"
+
+_LENGTH_BYTES = 8
+_MAX_HEADER_BYTES = 1 << 24
+
+
+class DamagedError(ValueError):
+    """A file that was a state, or was to become one."""
+
+
+@attrs.frozen(kw_only=True)
+class StateFile:
+    """The content of a training checkpoint: tensors by name, and metadata.
+
+    Args:
+        tensors: on the CPU, by name.
+        metadata: texts by name.
+    """
+
+    tensors: Mapping[str, Tensor]
+    metadata: Mapping[str, str]
+
+    def write(self, path: storage.AnyPath) -> None:
+        """Write the file, with the digest of its tensors; it is there whole or not at all.
+
+        Args:
+            path: where to, a path or a URL; a local folder is created.
+
+        Raises:
+            OSError: if it cannot be written.
+        """
+        from safetensors import SafetensorError
+        from safetensors.torch import save_file
+
+        try:
+            storage.make_directory_of(path)
+            with storage.atomic_file(path) as temporary:
+                metadata = {**self.metadata, "format": FORMAT, DIGEST: digest(self.tensors)}
+                save_file(dict(self.tensors), temporary, metadata)
+        except (OSError, SafetensorError) as error:
+            raise OSError(
+                f"checkpoint {path} could not be written ({error}); make room and start the run again: it goes on from "
+                "the checkpoint before"
+            ) from error
+
+
+def read_state(path: storage.AnyPath) -> StateFile:
+    """Return the content of a checkpoint file.
+
+    Raises:
+        DamagedError: if the file is damaged, or a number of it is another than was written.
+        ValueError: if it cannot be read now.
+    """
+    try:
+        with storage.local_copy(path) as local:
+            tensors, metadata = read_tensors(local)
+    except CheckpointError as error:
+        raise DamagedError(f"{path} is damaged ({error})") from None
+    except OSError as error:
+        raise ValueError(f"{path} cannot be read ({error}); the run goes on from it when it can be") from None
+    if DIGEST in metadata and metadata[DIGEST] != digest(tensors):
+        raise DamagedError(f"{path} is damaged (its numbers are not those that were written)")
+    return StateFile(tensors=tensors, metadata=metadata)
+
+
+def mark(path: storage.AnyPath) -> str | None:
+    """Return a short identifier of a state, from its header; None for another file."""
+    with storage.open_read(path) as stream:
+        length = int.from_bytes(stream.read(_LENGTH_BYTES), "little")
+        if 0 < length <= _MAX_HEADER_BYTES:
+            # The header has the digest of all numbers in it.
+            return hashlib.sha256(stream.read(length)).hexdigest()[:12]
+    return None
+
+
+def digest(tensors: Mapping[str, Tensor]) -> str:
+    """Return the SHA-256 of tensors: their names, types, shapes and numbers."""
+    return weights_sha256(tensors, head="{} {} {}\n")
+
+
+class BackgroundWriter:
+    """Writes in a thread of its own; leaving its context waits for the last write.
+
+    Raises:
+        Exception: what the last write raised, unless another error ends the context, behind which it is logged; a
+            signal is none.
+    """
+
+    def __init__(self) -> None:
+        self._pool = ThreadPoolExecutor(1, thread_name_prefix="writer")
+        self._last: Future[None] | None = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        try:
+            self.wait()
+        except Exception as failed:
+            if error is None or isinstance(error, KeyboardInterrupt):
+                raise
+            logger.warning("%s", failed)
+        finally:
+            self._pool.shutdown()
+
+    @property
+    def has_failed(self) -> bool:
+        """Whether the last write has ended with an error that nobody has seen."""
+        return self._last is not None and self._last.done() and self._last.exception() is not None
+
+    def begin(self, write: Callable[[], None]) -> None:
+        """Begin a write, when the one before has ended.
+
+        Args:
+            write: what it works on must not change meanwhile.
+
+        Raises:
+            Exception: what the write before raised; this one is not begun then.
+        """
+        self.wait()
+        self._last = self._pool.submit(write)
+
+    def wait(self) -> None:
+        """Return when the last write has ended.
+
+        Raises:
+            Exception: what it raised, once.
+        """
+        last, self._last = self._last, None
+        if last is not None:
+            last.result()

@@ -1,7 +1,8 @@
-"""Low-rank adapters, through `peft` (extra `lora`): a small part is trained and merged into the weights afterwards."""
+"""Low-rank adapters, through peft (extra lora): a small part is trained and merged into the weights afterwards."""
 
 from __future__ import annotations
 
+import copy
 from typing import TYPE_CHECKING
 
 import attrs
@@ -11,10 +12,10 @@ from torch import nn
 from mobileclip.blocks import Attention, ConvFFN, FeedForward
 from mobileclip.extras import needed
 from mobileclip.strict import strict
-from mobileclip.training.adapters import merge_lora as merge_lora  # noqa: PLC0414 - a name of this room
 
 if TYPE_CHECKING:
     from peft import LoraConfig
+
 
 _PARTS: dict[type[nn.Module], tuple[str, ...]] = {
     Attention: ("qkv", "project"),
@@ -122,3 +123,40 @@ def _extras(model: nn.Module, names: tuple[str, ...]) -> list[nn.Parameter]:
             )
         chosen += found
     return chosen
+
+
+def merge_lora(model: nn.Module) -> None:
+    """Add the adapters of `model` to the weights beside them and take them out: it is an ordinary model again.
+
+    Outputs do not change, but for rounding. A model without adapters is left as it is.
+
+    Args:
+        model: changed in place.
+    """
+    adapted = _adapted(model)
+    if not adapted:
+        return
+    from peft.tuners.lora import LoraLayer
+    from peft.tuners.tuners_utils import BaseTunerLayer
+
+    for name in adapted:
+        layer = model.get_submodule(name)
+        assert isinstance(layer, LoraLayer)
+        assert isinstance(layer, BaseTunerLayer)
+        layer.merge()
+        parent, _, own = name.rpartition(".")
+        model.get_submodule(parent).add_module(own, layer.get_base_layer())
+    del model.peft_config  # what the injection left on the model
+
+
+def merged(model: nn.Module) -> nn.Module:
+    """Return a model that folds: itself where it has no adapters, otherwise a copy with its adapters merged."""
+    if not _adapted(model):
+        return model
+    model = copy.deepcopy(model)
+    merge_lora(model)
+    return model
+
+
+def _adapted(model: nn.Module) -> list[str]:
+    return [name for name, module in model.named_modules() if isinstance(getattr(module, "lora_A", None), nn.Module)]
