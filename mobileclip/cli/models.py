@@ -23,7 +23,7 @@ from mobileclip.cli.arguments import (
     split,
     without_repeats,
 )
-from mobileclip.data.images.formats import is_image_name
+from mobileclip.data.images.limits import is_image_name
 from mobileclip.datasets.sources import RowOptions
 from mobileclip.hardware.precision import FastPrecision
 from mobileclip.inputs import Decode

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mobileclip.data import ImageTransform
-from mobileclip.data.samples.limits import SAMPLE_LIMITS
+from mobileclip.data.samples.sample import SAMPLE_LIMITS
 from mobileclip.data.shards.files import Shards, parse_each
 from mobileclip.data.skips import BadSampleError, SkipReport
 from mobileclip.datasets.class_data import ClassData, LabelledSample, LabelParser, open_class_data

@@ -15,8 +15,7 @@ from torch import Tensor
 
 from mobileclip import storage
 from mobileclip.data.images.limits import ImageError
-from mobileclip.data.images.reading import require_decode
-from mobileclip.data.images.transform import ImageTransform
+from mobileclip.data.images.transform import ImageTransform, require_decode
 from mobileclip.data.skips import Skip, SkipReport
 from mobileclip.datasets.sources import RowOptions, as_source
 from mobileclip.encoders import DualEncoder

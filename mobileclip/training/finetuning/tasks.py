@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 
 from mobileclip.data import ImageTextSample, SkipReport, read_samples, write_shard
-from mobileclip.data.loading.batch_source import ChangedBatches
+from mobileclip.data.loading.batch import ChangedBatches
 from mobileclip.datasets import ClassFolderSource, RowOptions, Source, open_data_set
 from mobileclip.losses import ReinforcedLossSpec, losses
 from mobileclip.progress import track

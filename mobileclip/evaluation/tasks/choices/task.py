@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from mobileclip import storage
-from mobileclip.data.images.formats import IMAGE_EXTENSIONS
+from mobileclip.data.images.limits import IMAGE_EXTENSIONS
 from mobileclip.data.skips import BadSampleError, SkipReport
 from mobileclip.evaluation.benchmark import Benchmark, fingerprint, folder_content, hash_of
 from mobileclip.evaluation.encoding import Features
