@@ -7,6 +7,7 @@ two nearest clusters, so that pairs on both sides of a border meet as well.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from itertools import pairwise
 
 import numpy as np
 import numpy.typing as npt
@@ -14,14 +15,17 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from mobileclip.data.buckets import Buckets, num_buckets_for
 from mobileclip.progress import track
 
 Vectors = npt.NDArray[np.float16]
 
 NUM_NEAREST = 2
 _ITERATIONS = 10
-_TRAINED_ON = 256
+# Of a cluster, vectors that its centre is found by; and of all of them together, bytes in memory.
+_TRAINED_ON, _TRAINED_BYTES = 256, 2**32
 _ROWS = 4096
+_MEMBER = np.dtype([("cluster", "i4"), ("index", "i8")])
 
 
 class VectorTable:
@@ -38,6 +42,11 @@ class VectorTable:
     def __len__(self) -> int:
         """Return the number of vectors."""
         return int(self._starts[-1])
+
+    @property
+    def dim(self) -> int:
+        """Numbers of a vector."""
+        return int(self._parts[0].shape[1])
 
     def rows(self, indices: npt.NDArray[np.int64], device: torch.device) -> Tensor:
         """Return some vectors.
@@ -60,7 +69,9 @@ class VectorTable:
                 yield torch.from_numpy(np.array(part[start : start + _ROWS])).to(device).float()
 
 
-def find_centres(table: VectorTable, *, num_clusters: int, device: torch.device, seed: int) -> Tensor:
+def find_centres(
+    table: VectorTable, *, num_clusters: int, device: torch.device, seed: int, most_bytes: int = _TRAINED_BYTES
+) -> Tensor:
     """Return the centres of clusters, as unit vectors.
 
     Shape:
@@ -71,9 +82,11 @@ def find_centres(table: VectorTable, *, num_clusters: int, device: torch.device,
         num_clusters: at most as many as there are vectors.
         device: where it is computed.
         seed: of the choice of the vectors that are clustered, and of the first centres.
+        most_bytes: of the vectors that are clustered; one for each cluster is taken in any case.
     """
     generator = np.random.default_rng(seed)
-    count = min(len(table), _TRAINED_ON * num_clusters)
+    held = max(num_clusters, most_bytes // (4 * table.dim))
+    count = min(len(table), _TRAINED_ON * num_clusters, held)
     chosen = np.sort(generator.choice(len(table), size=count, replace=False)).astype(np.int64)
     vectors = table.rows(chosen, device)
     centres = vectors[torch.from_numpy(generator.choice(count, size=num_clusters, replace=False)).to(device)]
@@ -98,13 +111,18 @@ def members_of_clusters(
         device: where it is computed.
     """
     num_nearest = min(NUM_NEAREST, len(centres))
-    nearest = np.concatenate(
-        [
-            (block @ centres.T).topk(num_nearest, dim=1).indices.cpu().numpy().astype(np.int32)
-            for block in table.blocks(device, title="assigning")
-        ]
-    )
-    order = np.argsort(nearest.reshape(-1), kind="stable")
-    stops = np.cumsum(np.bincount(nearest.reshape(-1), minlength=len(centres)))
-    for start, stop in zip([0, *stops[:-1]], stops, strict=True):
-        yield (order[start:stop] // num_nearest).astype(np.int64)
+    num_buckets = num_buckets_for(num_nearest * len(table), _MEMBER.itemsize)
+    per_bucket = -(-len(centres) // num_buckets)
+    with Buckets(_MEMBER, num_buckets) as buckets:
+        start = 0
+        for block in table.blocks(device, title="assigning"):
+            nearest = (block @ centres.T).topk(num_nearest, dim=1).indices.cpu().numpy().astype(np.int32).reshape(-1)
+            members = np.empty(len(nearest), _MEMBER)
+            members["cluster"], members["index"] = nearest, start + np.arange(len(nearest)) // num_nearest
+            buckets.add(members, nearest // per_bucket)
+            start += len(block)
+        for number, bucket in enumerate(buckets.drain()):
+            ordered = bucket[np.argsort(bucket["cluster"], kind="stable")]
+            clusters = np.arange(number * per_bucket, min((number + 1) * per_bucket, len(centres)) + 1)
+            for first, last in pairwise(np.searchsorted(ordered["cluster"], clusters)):
+                yield ordered["index"][first:last]

@@ -5,10 +5,11 @@ from __future__ import annotations
 import json
 import os
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from functools import cached_property, partial
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import attrs
 import numpy as np
@@ -30,6 +31,10 @@ from mobileclip.progress import Progress
 from mobileclip.registry import nearest
 from mobileclip.strict import strict
 from mobileclip.terminal import console, get_logger
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
 
 Caption = Literal["real", "synthetic", "best"]
 CAPTIONS: tuple[Caption, ...] = ("real", "synthetic", "best")
@@ -77,9 +82,9 @@ class ScoreReport:
     failed: tuple[tuple[str, str], ...]
 
 
-@attrs.frozen(kw_only=True, eq=False, slots=False)
+@attrs.frozen(kw_only=True, eq=False)
 class ShardScores:
-    """The scores of one shard's samples.
+    """The scores of one shard's samples, read from the disk whenever they are asked for.
 
     Args:
         shard: path or URL that was read.
@@ -91,29 +96,22 @@ class ShardScores:
     path: Path
     teachers: tuple[str, ...]
 
-    @cached_property
-    def _columns(self) -> Mapping[str, Any]:
-        try:
-            return _read_parquet(self.path)
-        except (OSError, ValueError, KeyError) as error:
-            raise_machine_fault(error)
-            raise ValueError(f"{self.path} is damaged ({error}); delete it, and score the shard again") from None
-
     @property
     def uids(self) -> Uids:
         """Uids of the samples, in the shard's order."""
-        uids: Uids = self._columns["uid"]
-        return uids
+        texts = self._column("uid").combine_chunks()
+        digits = bytes.fromhex(texts.buffers()[2].to_pybytes().decode()) if len(texts) else b""
+        return np.frombuffer(digits, ">u8").astype("u8").view(PAIR)
 
     @property
     def keys(self) -> list[str]:
         """Keys of the samples, in the shard's order."""
-        keys: list[str] = self._columns["key"]
-        return keys
+        return read_keys(self._column("key"))
 
     def __len__(self) -> int:
         """Return the number of samples."""
-        return len(self.uids)
+        with self._opened() as file:
+            return int(file.metadata.num_rows)
 
     def similarity(self, caption: Caption, teacher: str = MEAN) -> npt.NDArray[np.float32]:
         """Return how well captions fit; NaN where a sample has none of the kind.
@@ -128,16 +126,16 @@ class ShardScores:
         Raises:
             ValueError: if there is no such teacher, or the file is damaged.
         """
-        table: npt.NDArray[np.float32] = self._columns[caption]
         if teacher == MEAN:
-            means: npt.NDArray[np.float32] = table.mean(1)
+            means: npt.NDArray[np.float32] = self._column(caption).to_numpy()
             return means
         if teacher not in self.teachers:
             raise ValueError(
                 f"there is no teacher {teacher!r}{nearest(teacher, self.teachers)}; they are {', '.join(self.teachers)}"
             )
-        column: npt.NDArray[np.float32] = table[:, self.teachers.index(teacher)]
-        return column
+        values = self._column(f"{caption}_by_teacher").combine_chunks().flatten().to_numpy()
+        own: npt.NDArray[np.float32] = values.reshape(-1, len(self.teachers))[:, self.teachers.index(teacher)]
+        return own
 
     @property
     def vectors(self) -> npt.NDArray[np.float16]:
@@ -156,6 +154,23 @@ class ShardScores:
         if found.ndim != 2 or len(found) != len(self):
             raise ValueError(f"{path} is not of the samples of {self.path}; delete both, and score the shard again")
         return found
+
+    @contextmanager
+    def _opened(self) -> Iterator[pq.ParquetFile]:
+        with needed(f"the scores {self.path}", "parquet"):
+            import pyarrow as pa
+            import pyarrow.parquet as pq
+        try:
+            with pq.ParquetFile(self.path) as file:
+                yield file
+        except (pa.ArrowException, OSError, ValueError, KeyError) as error:
+            raise_machine_fault(error)
+            raise ValueError(f"{self.path} is damaged ({error}); delete it, and score the shard again") from None
+
+    def _column(self, name: str) -> pa.ChunkedArray:
+        """Return a column; nothing is kept, as a data set may have a billion rows."""
+        with self._opened() as file:
+            return file.read([name])[name]
 
 
 @attrs.frozen(kw_only=True, eq=False)
@@ -324,23 +339,6 @@ def _write_parquet(
         columns[f"{caption}_by_teacher"] = pa.FixedSizeListArray.from_arrays(table.reshape(-1), table.shape[1])
     with storage.atomic_write(path) as stream:
         pq.write_table(pa.table(columns), stream)
-
-
-def _read_parquet(path: Path) -> Mapping[str, Any]:
-    with needed(f"the scores {path}", "parquet"):
-        import pyarrow as pa
-        import pyarrow.parquet as pq
-    try:
-        table = pq.read_table(path, columns=["uid", "key", *(f"{caption}_by_teacher" for caption in CAPTIONS)])
-        digits = bytes.fromhex("".join(table["uid"].to_pylist()))
-        found: dict[str, Any] = {"uid": np.frombuffer(digits, ">u8").astype("u8").view(PAIR)}
-        found["key"] = read_keys(table["key"])
-        for caption in CAPTIONS:
-            column = table[f"{caption}_by_teacher"].combine_chunks()
-            found[caption] = column.values.to_numpy().reshape(len(table), column.type.list_size)
-    except pa.ArrowException as error:
-        raise ValueError(str(error)) from None
-    return found
 
 
 def _place(shard: str) -> str:
