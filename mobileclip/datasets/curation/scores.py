@@ -1,11 +1,12 @@
-"""The teachers' opinions of every sample of a data set, read from its shards once and kept in small files beside."""
+"""Scores of a reinforced data set: how well each caption fits its image, as each teacher sees it."""
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -16,13 +17,14 @@ import numpy as np
 import numpy.typing as npt
 
 from mobileclip import storage
+from mobileclip.data.samples.embeddings import Embeddings
 from mobileclip.data.samples.limits import SAMPLE_LIMITS, SampleLimits
 from mobileclip.data.samples.members import parse_reinforced_sample
+from mobileclip.data.samples.sample import ReinforcedSample
 from mobileclip.data.samples.uids import PAIR, Uids, uid_of
 from mobileclip.data.shards.card import card_of_shards
 from mobileclip.data.shards.files import Shards, expand_shards, parse, read_shard
 from mobileclip.data.skips import CONNECTION_FAILED, Skip
-from mobileclip.datasets.curation.similarity import columns_of, image_vector, similarities
 from mobileclip.datasets.sources.parquet import read_keys, text_column
 from mobileclip.engines import Engine, FunctionWork, Listener, SetAside, held
 from mobileclip.extras import needed
@@ -35,6 +37,76 @@ from mobileclip.terminal import console, get_logger
 if TYPE_CHECKING:
     import pyarrow as pa
     import pyarrow.parquet as pq
+
+
+_TINY = np.finfo(np.float32).tiny
+
+
+@attrs.frozen(kw_only=True, eq=False)
+class Similarities:
+    """Cosine similarities of a sample's image and captions, as the mean over its stored augmentations.
+
+    Shape:
+        real, synthetic, best: (teachers,), float32.
+
+    Args:
+        real: of the first real caption.
+        synthetic: of the synthetic captions, as their mean; NaN where there are none.
+        best: of the synthetic caption that fits best, teacher by teacher; NaN where there are none.
+    """
+
+    real: Embeddings
+    synthetic: Embeddings
+    best: Embeddings
+
+
+def columns_of(dims: Iterable[int]) -> tuple[slice, ...]:
+    """Return each teacher's columns of the stored embeddings."""
+    stops = np.cumsum([0, *dims])
+    return tuple(slice(int(start), int(stop)) for start, stop in itertools.pairwise(stops))
+
+
+def similarities(sample: ReinforcedSample, teachers: Sequence[slice]) -> Similarities:
+    """Return the similarities of a sample's captions with its image.
+
+    Args:
+        sample: with all its embeddings.
+        teachers: columns of each.
+    """
+    synthetic = [row for rows in sample.syn_text_emb.values() for row in rows]
+    real = np.empty(len(teachers), np.float32)
+    mean, best = np.full(len(teachers), np.nan, np.float32), np.full(len(teachers), np.nan, np.float32)
+    for number, columns in enumerate(teachers):
+        # The mean of cosines is the cosine's numerator with the mean of unit vectors.
+        image = _unit(sample.image_emb[:, columns]).mean(0)
+        real[number] = _unit(sample.text_emb[:1, columns])[0] @ image
+        if synthetic:
+            fits = _unit(np.stack([row[columns] for row in synthetic])) @ image
+            mean[number], best[number] = fits.mean(), fits.max()
+    return Similarities(real=real, synthetic=mean, best=best)
+
+
+def image_vector(sample: ReinforcedSample, teachers: Sequence[slice]) -> Embeddings:
+    """Return a unit vector whose dot product with another image's is the mean of the teachers' cosine similarities.
+
+    Each teacher's part is the mean direction of the stored augmentations.
+
+    Shape:
+        (D,), float32.
+
+    Args:
+        sample: with all its embeddings.
+        teachers: columns of each.
+    """
+    parts = [_unit(_unit(sample.image_emb[:, columns]).mean(0, keepdims=True))[0] for columns in teachers]
+    vector: Embeddings = np.concatenate(parts) * np.float32(len(parts) ** -0.5)
+    return vector
+
+
+def _unit(rows: Embeddings) -> Embeddings:
+    unit: Embeddings = rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), _TINY).astype(np.float32)
+    return unit
+
 
 Caption = Literal["real", "synthetic", "best"]
 CAPTIONS: tuple[Caption, ...] = ("real", "synthetic", "best")
