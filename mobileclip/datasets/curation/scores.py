@@ -25,7 +25,7 @@ from mobileclip.data.samples.uids import PAIR, Uids, uid_of
 from mobileclip.data.shards.card import card_of_shards
 from mobileclip.data.shards.files import Shards, expand_shards, parse, read_shard
 from mobileclip.data.skips import CONNECTION_FAILED, Skip
-from mobileclip.datasets.sources.parquet import read_keys, text_column
+from mobileclip.datasets.sources.tables import read_keys, text_column
 from mobileclip.engines import Engine, FunctionWork, Listener, SetAside, held
 from mobileclip.extras import needed
 from mobileclip.machine import raise_machine_fault
