@@ -6,6 +6,7 @@ row, in type as well, and Arrow would give up a whole block for one of them. A b
 
 from __future__ import annotations
 
+import re
 from collections import deque
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -42,6 +43,7 @@ _BUFFER_BYTES = 2**20
 # A quotation mark that is not closed within so many bytes is a mistake of its line.
 _MOST_QUOTED_BYTES = 2**17
 _MOST_FEATURES = 2**24
+_COUNTED = re.compile(r"Expected \d+ columns, got (\d+)")
 
 Row = tuple[int, str, "dict[str, Any] | BadSampleError"]
 """The number of a row, what messages call it, and its cells by column or why they cannot be read."""
@@ -326,8 +328,9 @@ def _cells(
     except pa.ArrowInvalid as error:
         problem = str(error)
     if len(rows) == 1:
-        reason = "bad_text" if "UTF8" in problem else "bad_row"
-        yield BadSampleError(reason, f"{rows[0].label} cannot be read, expected {len(names)} cells: {problem}")
+        counted = _COUNTED.search(problem)
+        detail = f"cannot be read: {problem}" if counted is None else f"has {counted[1]} cells, expected {len(names)}"
+        yield BadSampleError("bad_text" if "UTF8" in problem else "bad_row", f"{rows[0].label} {detail}")
         return
     middle = len(rows) // 2
     yield from _cells(rows[:middle], suffix, names, columns)
