@@ -6,13 +6,14 @@ row, in type as well, and Arrow would give up a whole block for one of them. A b
 
 from __future__ import annotations
 
+import os
 import re
 from collections import deque
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from hashlib import blake2b
 from itertools import islice
-from typing import IO, TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any, TypeVar
 
 import attrs
 import numpy as np
@@ -22,6 +23,7 @@ from mobileclip.data.skips import BadSampleError
 from mobileclip.datasets.sources.records import MAX_LINE_BYTES, parse_row
 from mobileclip.extras import needed
 from mobileclip.machine import raise_machine_fault
+from mobileclip.serialization import from_json, to_json
 from mobileclip.strict import parse_json, repeated
 
 if TYPE_CHECKING:
@@ -36,6 +38,7 @@ LABEL = "label"
 """The column with the class of an image: its name, or its number."""
 
 _DELIMITERS = {".csv": ",", ".tsv": "\t"}
+_NOTE = b"mobileclip"
 _BOM, _GZIP = b"\xef\xbb\xbf", b"\x1f\x8b"
 # Rows that are decoded at once, fewer where they hold images, and bytes that are read at once of a column.
 _NUM_ROWS, _NUM_IMAGES = 256, 16
@@ -45,6 +48,7 @@ _MOST_QUOTED_BYTES = 2**17
 _MOST_FEATURES = 2**24
 _COUNTED = re.compile(r"Expected \d+ columns, got (\d+)")
 
+T = TypeVar("T")
 Row = tuple[int, str, "dict[str, Any] | BadSampleError"]
 """The number of a row, what messages call it, and its cells by column or why they cannot be read."""
 
@@ -377,6 +381,46 @@ def read_keys(column: pa.ChunkedArray) -> list[str]:
     import pyarrow as pa
 
     return [key.decode(errors="surrogateescape") for key in column.cast(pa.large_binary()).to_pylist()]
+
+
+def write_noted(path: str, table: pa.Table, note: object) -> None:
+    """Write a Parquet file with a note about it as JSON; it appears when it is complete.
+
+    Args:
+        path: path or URL; its folder is made where it is missing.
+        table: the rows.
+        note: an instance of a class that `serialization` knows.
+    """
+    import pyarrow.parquet as pq
+
+    storage.make_directory_of(path)
+    with storage.atomic_write(path) as stream:
+        noted = table.replace_schema_metadata({_NOTE: to_json(note)})
+        pq.write_table(noted, stream, use_dictionary=False, write_page_checksum=True)
+
+
+def read_noted(path: str, kind: type[T], *, rows: bool = True) -> tuple[T, pa.Table | None] | None:
+    """Return the note of such a file and its rows; None where there is none, or it is damaged.
+
+    Args:
+        path: path or URL.
+        kind: of the note.
+        rows: whether the rows are read; of a file on this machine, only its end is read otherwise.
+    """
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        is_remote = storage.is_remote(path)
+        source = pa.BufferReader(storage.read_bytes(path)) if is_remote else os.fspath(storage.local_path(path))
+        with pq.ParquetFile(source, page_checksum_verification=True) as file:
+            note = from_json(file.schema_arrow.metadata[_NOTE].decode(errors="backslashreplace"), kind)
+            return note, file.read() if rows else None
+    except storage.StorageError:
+        raise
+    except (pa.ArrowException, OSError, ValueError, TypeError, KeyError) as error:
+        raise_machine_fault(error)
+        return None
 
 
 def _open_parquet(path: str) -> Table:
