@@ -202,7 +202,8 @@ def _open_text(path: str, suffix: str, header: tuple[str, ...]) -> Table:
         options = csv.ReadOptions(use_threads=False, block_size=len(first.content) + 2)
         names = csv.read_csv(pa.BufferReader(first.content + b"\n"), options, _parse_options(suffix)).column_names
     except (pa.ArrowException, BadSampleError, UnicodeDecodeError) as error:
-        raise ValueError(f"the names of the columns of {path} cannot be read: {error}") from None
+        why = "the line is not UTF-8" if isinstance(error, UnicodeDecodeError) else error
+        raise ValueError(f"the names of the columns of {path} cannot be read: {why}") from None
     whole = attrs.evolve(whole, start=first.end, first_line=first.last_line + 1)
     return Table(path=path, suffix=suffix, columns=tuple(names), whole=whole)
 
@@ -332,9 +333,12 @@ def _cells(
     except pa.ArrowInvalid as error:
         problem = str(error)
     if len(rows) == 1:
+        if "UTF8" in problem:
+            yield BadSampleError("bad_text", f"{rows[0].label} is not UTF-8")
+            return
         counted = _COUNTED.search(problem)
         detail = f"cannot be read: {problem}" if counted is None else f"has {counted[1]} cells, expected {len(names)}"
-        yield BadSampleError("bad_text" if "UTF8" in problem else "bad_row", f"{rows[0].label} {detail}")
+        yield BadSampleError("bad_row", f"{rows[0].label} {detail}")
         return
     middle = len(rows) // 2
     yield from _cells(rows[:middle], suffix, names, columns)
