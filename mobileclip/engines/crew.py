@@ -75,6 +75,10 @@ class Transport(ABC):
     def receive(self, members: Sequence[Member], seconds: float) -> Iterable[tuple[Member, Sequence[Message] | str]]:
         """Wait so many seconds at most; yield what some have said, or how one was lost."""
 
+    def has_lost_machine(self, member: Member) -> bool:  # noqa: ARG002 - of most, none goes alone
+        """Return whether the machine of a worker that is gone, is gone with it."""
+        return False
+
     @abstractmethod
     def end(self, members: Iterable[Member]) -> None:
         """End workers at once, whatever they do."""
@@ -103,8 +107,11 @@ class Crew(Engine):
             alone.run(work, units, listener)
             return
         self._transport = self._reach()
-        self._queue: UnitQueue[Any, Any] = UnitQueue(units, self._engine.retries, listener, work.split)
-        self._vacancies = deque(self._engine.assignments(work, self.most_workers(len(units))))
+        num_workers = self.most_workers(len(units))
+        self._queue: UnitQueue[Any, Any] = UnitQueue(
+            units, self._engine.retries, listener, work.split, num_workers=num_workers
+        )
+        self._vacancies = deque(self._engine.assignments(work, num_workers))
         self._members: list[Member] = []
         self._looked = time.monotonic()
         try:
@@ -224,10 +231,11 @@ class Crew(Engine):
 
     def _bury(self, member: Member, how: str) -> None:
         """Give the place of a worker that is gone to another, and its units back."""
+        with_machine = self._transport.has_lost_machine(member)
         self._transport.end([member])
         self._members.remove(member)
         self._vacancies.append(member.assignment)
-        self._queue.lose(tuple(member.units.values()), member.name, how)
+        self._queue.lose(tuple(member.units.values()), member.name, how, with_machine=with_machine)
 
 
 @attrs.frozen(kw_only=True)

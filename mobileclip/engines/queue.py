@@ -21,8 +21,9 @@ from mobileclip.terminal import get_logger
 
 logger = get_logger(__name__)
 
-# Workers that are lost one after another, with no unit finished in between: it is not the units then.
-_MOST_LOST = 30
+# Workers that are lost one after another, with no unit finished in between: it is not the units then. Of many workers,
+# one power failure takes many.
+_MOST_LOST, _MOST_LOST_PER_WORKER = 30, 10
 # After so many tries of a unit that has parts, these are tried.
 _TRIES_WHOLE = 2
 
@@ -63,6 +64,9 @@ class Listener(Generic[UnitT, EntryT]):
     def failed(self, unit: UnitT, reason: str, pause_seconds: float) -> None:
         """A unit has failed, and is tried again after a pause."""
 
+    def lost(self, unit: UnitT, reason: str) -> None:
+        """The machine that had a unit is gone; another worker gets the unit, and this is no try of it."""
+
     def divided(self, unit: UnitT, reason: str, parts: Sequence[UnitT]) -> None:
         """A unit has failed again, and smaller ones are tried in its place."""
 
@@ -78,6 +82,7 @@ class UnitQueue(Generic[UnitT, EntryT]):
         retries: how often each is tried.
         listener: who is told.
         split: returns smaller units that one which keeps failing is tried as, see `Work`.
+        num_workers: that share the units.
     """
 
     def __init__(
@@ -86,6 +91,8 @@ class UnitQueue(Generic[UnitT, EntryT]):
         retries: Retries,
         listener: Listener[UnitT, EntryT],
         split: Callable[[UnitT], Sequence[UnitT]],
+        *,
+        num_workers: int = 1,
     ) -> None:
         self._fresh = deque(units)
         self._retries = retries
@@ -97,7 +104,7 @@ class UnitQueue(Generic[UnitT, EntryT]):
         self._num_failures: dict[str, int] = {}
         self._under_way: dict[str, UnitT] = {}
         self._suspects: set[str] = set()
-        self._num_lost = 0
+        self._num_lost, self._most_lost = 0, max(_MOST_LOST, _MOST_LOST_PER_WORKER * num_workers)
         self._lock = threading.RLock()
 
     @property
@@ -196,8 +203,14 @@ class UnitQueue(Generic[UnitT, EntryT]):
             heapq.heappush(self._failed, (time.monotonic(), next(self._order), part))
         self._listener.divided(unit, reason, parts)
 
-    def lose(self, units: Sequence[UnitT], worker: str, how: str) -> None:
+    def lose(self, units: Sequence[UnitT], worker: str, how: str, *, with_machine: bool = False) -> None:
         """Take note of a worker that is gone, and of the units that it had: each of them may be what it died of.
+
+        Args:
+            units: that it had.
+            worker: its name.
+            how: it was lost.
+            with_machine: whether its whole machine is gone, of which no unit is to blame.
 
         Raises:
             ValueError: if very many are lost one after another.
@@ -205,11 +218,16 @@ class UnitQueue(Generic[UnitT, EntryT]):
         with self._lock:
             self._num_lost += 1
             logger.warning("%s %s; it had %s", worker, how, ", ".join(unit.name for unit in units) or "no unit")
-            self._suspects.update(unit.name for unit in units)
             for unit in units:
-                self.fail(unit, Failure(reason=f"a worker that had it {how}", is_transient=True))
-            if self._num_lost == _MOST_LOST:
+                if with_machine:
+                    del self._under_way[unit.name]
+                    heapq.heappush(self._failed, (time.monotonic(), next(self._order), unit))
+                    self._listener.lost(unit, f"the machine of a worker that had it is gone: it {how}")
+                else:
+                    self._suspects.add(unit.name)
+                    self.fail(unit, Failure(reason=f"a worker that had it {how}", is_transient=True))
+            if self._num_lost >= self._most_lost:
                 raise ValueError(
-                    f"{_MOST_LOST} workers were lost one after another, the last {printable(how)}; try a smaller "
+                    f"{self._num_lost} workers were lost one after another, the last {printable(how)}; try a smaller "
                     "batch_size or fewer workers. What is finished is kept"
                 )

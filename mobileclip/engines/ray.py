@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import signal
 import threading
+import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from queue import SimpleQueue
@@ -22,13 +23,19 @@ from mobileclip.extras import needed
 from mobileclip.hardware.devices import AUTO
 from mobileclip.storage import StoreLimits, store_limits
 
+# Between two looks at whether an actor is reached again.
+_AWAY_SECONDS = 0.2
+# So much of a machine's identity is shown.
+_ID = 8
+
 
 @attrs.frozen(kw_only=True)
 class RayEngine(CrewEngine):
     """Actors on a Ray cluster, or on this machine where none is joined; source and output must be reachable by all.
 
-    An actor that dies, with its machine for instance, or that is stopped or stuck, is replaced, and that is a failed
-    try of the units that it had, also of those that it had done if their entries went with the machine.
+    An actor that dies, or that is stopped or stuck, is replaced, and that is a failed try of the units that it had. A
+    machine that goes, such as a preempted one, is no failed try: others do the units that it had, also those that were
+    done if their entries went with the machine.
     Actors for which the cluster has no room wait for it to grow.
 
     Args:
@@ -96,7 +103,7 @@ class _Actor:
 
         self._received: SimpleQueue[Any] = SimpleQueue()
         self._said: SimpleQueue[Message] = SimpleQueue()
-        where = f"node {ray.get_runtime_context().get_node_id()[:8]}"
+        where = f"node {ray.get_runtime_context().get_node_id()[:_ID]}"
         told = (self._received.get, self._said.put, where, engine.heartbeat_seconds, stores)
         threading.Thread(target=serve, args=told, daemon=True).start()
 
@@ -133,14 +140,24 @@ class _Calls(Transport):
         by_call = {self.hearing[member.number]: member for member in members}
         self.ray.wait(list(by_call), num_returns=1, timeout=seconds)
         # One that says much would be the first of one each time.
+        is_away = False
         for call in self.ray.wait(list(by_call), num_returns=len(by_call), timeout=0)[0]:
             member = by_call[call]
             del self.hearing[member.number]
             try:
                 said: list[Message] | str = self.ray.get(call)
+            except self.ray.exceptions.ActorUnavailableError:
+                # Whether its machine is gone, or is reached again, the cluster finds out within seconds.
+                is_away = True
+                continue
             except self.ray.exceptions.RayError as error:
                 said = f"died ({_first_line(error)})"
             yield member, said
+        if is_away:
+            time.sleep(min(seconds, _AWAY_SECONDS))
+
+    def has_lost_machine(self, member: Member) -> bool:
+        return any(not node["Alive"] and member.where.endswith(node["NodeID"][:_ID]) for node in self.ray.nodes())
 
     def end(self, members: Iterable[Member]) -> None:
         for member in members:

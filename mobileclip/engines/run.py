@@ -168,6 +168,11 @@ class Run(Listener[Any, Any]):
         self._give_back(unit, f"failed: {reason}", num_failed=1)
         self._listener.failed(unit, reason, pause_seconds)
 
+    def lost(self, unit: NamedUnit, reason: str) -> None:
+        """Log it."""
+        self._give_back(unit, reason)
+        self._listener.lost(unit, reason)
+
     def divided(self, unit: NamedUnit, reason: str, parts: Sequence[NamedUnit]) -> None:
         """Note and log it."""
         logger.warning("%s failed again and is tried in %d parts: %s", unit.name, len(parts), reason)

@@ -114,6 +114,18 @@ def test_units_that_kill_their_worker_are_set_aside(tmp_path):
     assert workers_of_this_process() == before
 
 
+def test_how_many_workers_may_be_lost_in_a_row_depends_on_how_many_there_are(tmp_path):
+    names = [f"kills-{number}" for number in range(35)]
+    engines = {
+        count: LocalEngine(num_workers=count, devices=("cpu",), retries=Retries(tries=1, pause_seconds=0.0))
+        for count in (1, 4)
+    }
+    told = run(engines[4], tmp_path, *names, "good-0")
+    assert (set(told.asides), set(told.entries)) == (set(names), {"good-0"})
+    with fails(ValueError, "30 workers"):
+        run(attrs.evolve(engines[1], apart=True), tmp_path, *names, "good-0")
+
+
 def test_of_a_unit_that_keeps_failing_the_part_that_does_is_set_aside_alone(engine, tmp_path):
     names = [f"good-{number}" for number in range(16)]
     names[5], names[11] = "raises-5", "fails-11"
