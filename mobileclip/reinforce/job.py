@@ -178,10 +178,11 @@ class _Done(Listener[Unit, ShardEntry]):
         self._show(count if self.by_sample else 0, count)
 
     def finished(self, unit: Unit, entry: ShardEntry) -> None:  # noqa: ARG002 - the entry names it
+        before = self.manifest[entry.shard] if entry.attempts > 1 else None
         self.manifest.add(entry)
         if entry.agreement is not None:
             _tell(entry.agreement, aloud=self.aloud)
-        self.num_samples += entry.num_samples
+        self.num_samples += entry.num_samples - (before.num_samples if before is not None else 0)
         self.num_bytes += entry.num_bytes
         self._show(sum(entry.skipped.values()) if self.by_sample else 1, 0)
 
