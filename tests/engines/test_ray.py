@@ -144,7 +144,7 @@ def test_a_signal_ends_a_command_as_it_does_without_ray(tmp_path):
     code = (
         "import signal\nfrom mobileclip.engines import RayEngine\n"
         "from mobileclip.terminal.interruption import interruptible\n"
-        "with interruptible('index', 'all is kept'), RayEngine().transport():\n"
+        "with interruptible('index', 'all is kept'), RayEngine().channels():\n"
         "    signal.raise_signal(signal.SIGTERM)\n"
     )
     process = preloaded().start("-c", code, folder=tmp_path)
@@ -162,15 +162,6 @@ def test_an_actor_that_is_stuck_is_ended_and_its_unit_set_aside(ray_cluster, tmp
     )
     assert told.entries.keys() == {"good-0"}
     assert told.asides["hangs-0"] == ("a worker that had it did no step of it for 90 s", 1)
-
-
-@pytest.mark.slow
-def test_an_actor_that_is_stopped_is_replaced(ray_cluster, tmp_path):
-    """Its heartbeat is missed in seconds, whatever its unit may take."""
-    engine = RayEngine(max_workers=1, retries=Retries(tries=1), silence_seconds=5.0)
-    told = run(engine, tmp_path / "work", ["stops-0", "good-0"])
-    assert told.entries.keys() == {"good-0"}
-    assert told.asides["stops-0"] == ("a worker that had it gave no heartbeat for 5 s (it may have been stopped)", 1)
 
 
 @pytest.mark.slow

@@ -127,7 +127,7 @@ class TestInAStore:
         assert time.process_time() - started < 60
         assert report.num_done_before == len(report.shards) == num_shards
         assert sum(store.requests.values()) <= most_requests, store.requests
-        assert store.requests["HEAD"] < 40, "those of single files: cards, and the lease that is renewed"
+        assert store.requests["HEAD"] < 40, "those of single files: cards, and the status"
 
     def test_what_is_missing_or_changed_is_made_again(self, store, teachers, tmp_path):
         spec = finished_job(store, teachers, tmp_path, 8)
