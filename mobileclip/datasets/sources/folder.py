@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import posixpath
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from functools import partial
 from hashlib import blake2b
 from typing import Any
@@ -91,6 +91,15 @@ class FolderUnit(Unit):
         """Yield the images that have a caption."""
         report.extend((*self.stray, *self.left_out))
         return read_records(self.path, map(self._record_or_skip, self.items), report)
+
+    def read_again(self, names: Collection[str], report: SkipReport) -> Iterator[ImageTextSample]:
+        """Yield the images that skips have named."""
+        items = (item for item in self.items if printable_name(item.image) in names)
+        return read_records(self.path, map(self._record_or_skip, items), report)
+
+    def keys(self) -> Iterator[str]:
+        """Yield the keys of the images."""
+        return (item.key for item in self.items)
 
     def _record_or_skip(self, item: FolderItem) -> Record | Skip:
         label = printable_name(item.image)

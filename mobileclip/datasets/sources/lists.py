@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from hashlib import blake2b
 from typing import Any
@@ -405,6 +405,10 @@ class ListUnit(Unit):
     def read(self, report: SkipReport) -> Iterator[ImageTextSample]:
         """Yield the samples with their images."""
         return read_records(self.path, self.records(images=True), report)
+
+    def read_again(self, names: Collection[str], report: SkipReport) -> Iterator[ImageTextSample]:
+        """Yield the samples of the rows that skips have named."""
+        return read_records(self.path, (one for one in self.records(images=True) if one.key in names), report)
 
     def files(self) -> tuple[str, ...]:
         """Return the images that the list names, and a Parquet file itself."""
