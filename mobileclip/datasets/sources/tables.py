@@ -46,6 +46,7 @@ _BUFFER_BYTES = 2**20
 # A quotation mark that is not closed within so many bytes is a mistake of its line.
 _MOST_QUOTED_BYTES = 2**17
 _MOST_FEATURES = 2**24
+_MOST_NOTED_BYTES = 2**32
 _COUNTED = re.compile(r"Expected \d+ columns, got (\d+)")
 
 T = TypeVar("T")
@@ -416,7 +417,11 @@ def read_noted(path: str, kind: type[T], *, rows: bool = True) -> tuple[T, pa.Ta
 
     try:
         is_remote = storage.is_remote(path)
-        source = pa.BufferReader(storage.read_bytes(path)) if is_remote else os.fspath(storage.local_path(path))
+        source = (
+            pa.BufferReader(storage.read_bytes(path, limit=_MOST_NOTED_BYTES))
+            if is_remote
+            else os.fspath(storage.local_path(path))
+        )
         with pq.ParquetFile(source, page_checksum_verification=True) as file:
             note = from_json(file.schema_arrow.metadata[_NOTE].decode(errors="backslashreplace"), kind)
             return note, file.read() if rows else None

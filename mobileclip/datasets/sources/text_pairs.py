@@ -105,8 +105,8 @@ def _lines(path: storage.AnyPath, columns: TextColumns) -> Iterator[dict[str, An
     open_table(str(path), ".txt")  # it is not compressed
     with storage.open_read(path) as stream:
         for row in text_rows(stream, ".txt"):
-            is_text = isinstance(row.content, bytes)
-            yield {columns.text: row.content.decode("utf-8", errors="replace")} if is_text else row.content
+            content = row.content
+            yield {columns.text: content.decode("utf-8", errors="replace")} if isinstance(content, bytes) else content
 
 
 def _captions(shards: str, columns: TextColumns) -> Iterator[dict[str, Any] | BadSampleError]:

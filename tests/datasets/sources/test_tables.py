@@ -15,7 +15,7 @@ from hypothesis import HealthCheck, given, settings, strategies as st
 
 from mobileclip import storage
 from mobileclip.data import SkipReport, read_samples, write_shard
-from mobileclip.data.samples import uid_of
+from mobileclip.data.loading.uids import uid_of
 from mobileclip.datasets import RowOptions, TableSource, as_source, open_data_set
 from mobileclip.extras import install
 from tests.data.made_samples import encoded
