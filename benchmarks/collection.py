@@ -43,9 +43,8 @@ from mobileclip.collections.store import Row as StoredRow
 from mobileclip.data.images.transform import load_image, read_tower_image
 from mobileclip.encoders import save_model
 from mobileclip.encoders.checkpoints import resolve_spec
-from mobileclip.inference.embedding import EmbeddingInputs, embed_inputs
+from mobileclip.inference.embedding import EmbeddingInputs, embed_inputs, quickened
 from mobileclip.inference.loading import load
-from mobileclip.inference.quickening import quickened
 
 _QUALITY = 88
 _NOISE = 4.0

@@ -21,8 +21,8 @@ from mobileclip.encoders import Classifier
 from mobileclip.evaluation.hook import hook_of
 from mobileclip.evaluation.metrics.classification import ClassificationResult, Hits, mean_hits
 from mobileclip.evaluation.metrics.ranking import hit_probability
-from mobileclip.inference.decoding import encode_ahead
-from mobileclip.inference.reading import view_of
+from mobileclip.inference.encoding import encode_ahead
+from mobileclip.inference.pictures import view_of
 from mobileclip.reparam import reparameterize
 
 

@@ -16,13 +16,11 @@ from torch.nn import functional as F
 from mobileclip.encoders import DualEncoder
 from mobileclip.hardware.threads import threads_or_default, torch_threads
 from mobileclip.inference import by_length, prepared
-from mobileclip.inference.batching import encode_each
-from mobileclip.inference.decoding import encode_ahead
-from mobileclip.inference.encoding_threads import EncodingThreads
+from mobileclip.inference.encoding import EncodingThreads, encode_ahead, encode_each
 from mobileclip.inference.explaining import attribution, local_embeddings
 from mobileclip.inference.forms import MOST_IMAGES_ON_CPU, PreparedTower, ReadyDualEncoder, with_fast_layout
 from mobileclip.inference.identity import ModelIdentity
-from mobileclip.inference.kept_texts import KeptTexts, state_of
+from mobileclip.inference.kept import KeptTexts, state_of
 from mobileclip.inference.labels import ensemble_prompts, fill_templates, label_keys, require_labels
 from mobileclip.inference.modes import evaluating
 from mobileclip.inference.text_towers import TextSide, routed, with_text_tower

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import attrs
@@ -12,7 +12,7 @@ from attrs import validators
 from mobileclip import storage
 from mobileclip.data import ViewAgreement
 from mobileclip.data.shards.sidecars import MANIFEST
-from mobileclip.data.skips import CONNECTION_FAILED
+from mobileclip.datasets.sources.records import UNREACHABLE
 from mobileclip.serialization import from_json, to_json
 from mobileclip.strict import strict
 
@@ -26,13 +26,8 @@ _MAX_SAMPLES = 2**36
 # The manifest names files below its own folder.
 _PART = r"(?!\.{1,2}(?:/|$))[^/\\\x00-\x1f]+"
 _FILE_NAME = rf"{_PART}(?:/{_PART})*"
-# Skips that another run may not see: a file, a disk or a network that was away.
-_PASSING = frozenset({"unreadable_shard", CONNECTION_FAILED, "unreachable_image"})
-
-
-def may_pass(reasons: Iterable[str]) -> bool:
-    """Whether reasons for skipping are temporary, so that reading again may give more samples."""
-    return not _PASSING.isdisjoint(reasons)
+# Runs that try to reach an image.
+_MOST_ATTEMPTS = 3
 
 
 @attrs.frozen(kw_only=True, field_transformer=strict)
@@ -46,6 +41,7 @@ class ShardEntry:
         num_bytes: its size.
         skipped: samples left out, by reason.
         agreement: how far the teachers recognise its views; None where it was not measured.
+        attempts: runs that have tried to reach the images of all its rows.
     """
 
     shard: str = attrs.field(validator=validators.matches_re(_FILE_NAME))
@@ -54,6 +50,12 @@ class ShardEntry:
     num_bytes: int = attrs.field(validator=validators.ge(0))
     skipped: Mapping[str, int] = attrs.field(factory=dict)
     agreement: ViewAgreement | None = None
+    attempts: int = attrs.field(default=1, validator=validators.gt(0))
+
+    @property
+    def is_pending(self) -> bool:
+        """Whether the images of some rows could not be reached, and are tried again by the next run."""
+        return UNREACHABLE in self.skipped and self.attempts < _MOST_ATTEMPTS
 
 
 class Manifest:
@@ -145,4 +147,5 @@ def _write(path: str, entries: Mapping[str, ShardEntry]) -> None:
 
 
 def _line(entry: ShardEntry) -> bytes:
-    return to_json(entry).encode() + b"\n"
+    # Of most shards there is one attempt, which need not be said a million times.
+    return to_json(entry).replace(', "attempts": 1}', "}").encode() + b"\n"

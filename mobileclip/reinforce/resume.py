@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import cache
 
+import attrs
+
 from mobileclip import storage
+from mobileclip.data import ImageTextSample, SkipReport
 from mobileclip.data.shards.sidecars import shard_folder
 from mobileclip.datasets import Unit
+from mobileclip.datasets.sources.records import UNREACHABLE
 from mobileclip.datasets.sources.shards import ShardUnit
-from mobileclip.reinforce.manifest import Manifest, may_pass
+from mobileclip.reinforce.manifest import Manifest, ShardEntry
 from mobileclip.reinforce.spec import ReinforcementSpec
 
 
@@ -34,8 +38,33 @@ def refuse_own_input(spec: ReinforcementSpec, units: Sequence[Unit]) -> None:
             raise ValueError(f"the output would replace {unit.path}; choose another output directory")
 
 
+@attrs.frozen(kw_only=True)
+class UnreachedRows(Unit):
+    """The rows of a finished shard whose images could not be reached.
+
+    Args:
+        unit: that the shard is made of.
+        entry: of the shard.
+    """
+
+    unit: Unit
+    entry: ShardEntry
+
+    def fingerprint(self) -> str:
+        """Return the whole unit's fingerprint."""
+        return self.unit.fingerprint()
+
+    def count(self) -> int:
+        """Return how many rows there are."""
+        return self.entry.skipped[UNREACHABLE]
+
+    def read(self, report: SkipReport) -> Iterator[ImageTextSample]:
+        """Refuse: which rows they are, the output says."""
+        raise NotImplementedError
+
+
 def pending_units(spec: ReinforcementSpec, units: Sequence[Unit], manifest: Manifest) -> list[Unit]:
-    """Return the units that have no finished shard, or whose input has changed since.
+    """Return the units that have no finished shard, or whose input has changed since, and what others lack.
 
     A store is asked to list each folder, a thousand files at a time, and never for one file alone. Of web servers,
     which list nothing, a changed input is not seen.
@@ -48,7 +77,7 @@ def pending_units(spec: ReinforcementSpec, units: Sequence[Unit], manifest: Mani
     Raises:
         OSError: if a store cannot be reached.
     """
-    entered = [unit for unit in units if unit.name in manifest and not may_pass(manifest[unit.name].skipped)]
+    entered = [unit for unit in units if unit.name in manifest]
     sizes = storage.find_sizes(spec.output, [unit.name for unit in entered if manifest[unit.name].num_samples])
     whole = [
         unit
@@ -60,7 +89,11 @@ def pending_units(spec: ReinforcementSpec, units: Sequence[Unit], manifest: Mani
     # Where the input is gone, what was made of it stays.
     changed = {name for name, fingerprint in now.items() if fingerprint != manifest[name].fingerprint}
     finished = {unit.name for unit in whole} - changed
-    return [unit for unit in units if unit.name not in finished]
+    return [
+        unit if unit.name not in finished else UnreachedRows(name=unit.name, unit=unit, entry=manifest[unit.name])
+        for unit in units
+        if unit.name not in finished or manifest[unit.name].is_pending
+    ]
 
 
 def _place(folder: str) -> str:

@@ -12,7 +12,7 @@ from safetensors.torch import save_file
 
 import mobileclip
 from mobileclip.encoders.checkpoints import read_checkpoint
-from mobileclip.inference.archive import read_embeddings
+from mobileclip.inference.embedding import read_embeddings
 from mobileclip.interop import OpenClipSource, load_open_clip
 from mobileclip.reinforce import OpenClipTeacher, TransformersTeacher
 from tests.cli.test_cli import run

@@ -174,7 +174,7 @@ def test_killed_twenty_times_it_ends_with_the_same(tmp_path, engine, num_process
 
 @pytest.mark.slow
 def test_a_driver_whose_machine_goes_is_followed_by_another(tmp_path):
-    """It leaves its lease in the store, and nothing that was finished is lost."""
+    """Nothing that was finished is lost."""
     with object_store() as store:
 
         def in_store(_: Path) -> dict[str, bytes]:

@@ -70,12 +70,26 @@ class Unit(ABC):
     def read(self, report: SkipReport) -> Iterator[ImageTextSample]:
         """Yield every usable sample, in order; the others are counted and named.
 
-        Bad input raises nothing. The reason `connection_failed`, which ends the unit, and `unreachable_image` mean that
-        reading the unit again may give more.
+        Bad input raises nothing. The reason `connection_failed`, which ends the unit, means that reading it again may
+        give more, and `unreachable_image` that `read_again` may.
 
         Args:
             report: counts what was read and what was left out.
         """
+
+    def read_again(self, names: Collection[str], report: SkipReport) -> Iterator[ImageTextSample]:
+        """Yield the samples that skips have named, such as those whose image could not be reached; others may come too.
+
+        Args:
+            names: of the skips.
+            report: counts what was read and what was left out.
+        """
+        del names
+        return self.read(report)
+
+    def keys(self) -> Iterator[str]:
+        """Yield the keys of the samples, in order, also of those whose image cannot be used; no image is fetched."""
+        return (sample.key for sample in self.described(SkipReport(log=False)))
 
     def described(self, report: SkipReport) -> Iterator[ImageTextSample]:
         """Yield the samples for their texts and metadata; images that are stored elsewhere are not fetched."""

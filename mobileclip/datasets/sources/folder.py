@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import posixpath
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from functools import partial
 from hashlib import blake2b
 from typing import Any
@@ -20,9 +20,9 @@ from mobileclip.data.samples.members import json_captions
 from mobileclip.data.samples.sample import MAX_KEY_BYTES, ImageTextSample
 from mobileclip.data.skips import BadSampleError, Skip, SkipReport, attempt, made_or_skip
 from mobileclip.datasets.sources.base import Source, Unit, numbered_name, sources
-from mobileclip.datasets.sources.columns import CAPTION_FIELDS
+from mobileclip.datasets.sources.lists import CAPTION_FIELDS
 from mobileclip.datasets.sources.records import MAX_LINE_BYTES, Record, key_of_path, parse_row, read_records
-from mobileclip.datasets.sources.text_rows import JSON, TextRows
+from mobileclip.datasets.sources.tables import text_rows
 from mobileclip.machine import raise_machine_fault
 from mobileclip.strict import split_lines, strict
 
@@ -91,6 +91,15 @@ class FolderUnit(Unit):
         """Yield the images that have a caption."""
         report.extend((*self.stray, *self.left_out))
         return read_records(self.path, map(self._record_or_skip, self.items), report)
+
+    def read_again(self, names: Collection[str], report: SkipReport) -> Iterator[ImageTextSample]:
+        """Yield the images that skips have named."""
+        items = (item for item in self.items if printable_name(item.image) in names)
+        return read_records(self.path, map(self._record_or_skip, items), report)
+
+    def keys(self) -> Iterator[str]:
+        """Yield the keys of the images."""
+        return (item.key for item in self.items)
 
     def _record_or_skip(self, item: FolderItem) -> Record | Skip:
         label = printable_name(item.image)
@@ -200,12 +209,12 @@ class FolderSource(Source):
         stray: list[Skip] = []
         for table in _tables(files):
             with storage.open_read(storage.join(self.path, table)) as stream:
-                for row in TextRows(stream, JSON):
-                    label = f"line {row.line} of {printable_name(table)}"
-                    named = partial(_named, row.cells, label, posixpath.dirname(table), files)
+                for row in text_rows(stream, ".jsonl"):
+                    label = f"{row.label} of {printable_name(table)}"
+                    named = partial(_named, row.content, label, posixpath.dirname(table), files)
                     name = attempt(named, key=label, shard=self.path, on_skip=stray.append)
-                    if name is not None:
-                        rows[name].append(row.cells)
+                    if name is not None and isinstance(row.content, bytes):
+                        rows[name].append(row.content)
         return rows, stray
 
 

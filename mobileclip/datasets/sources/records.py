@@ -26,6 +26,9 @@ MAX_IMAGE_BYTES = 2**28
 # A line of JSON beyond this is another file by mistake; what is made of one has room in the member of a shard.
 MAX_LINE_BYTES = 2**23
 
+UNREACHABLE = "unreachable_image"
+"""Reason of a row whose image could not be fetched; another time may help."""
+
 _NUM_CONNECTIONS = 16
 
 T = TypeVar("T")
@@ -52,6 +55,11 @@ class Record:
     sha256: str | None = None
     is_held: bool = False
     data: bytes | None = attrs.field(default=None, repr=False)
+
+    @property
+    def key(self) -> str:
+        """What a skip calls it."""
+        return self.label
 
     @property
     def is_remote(self) -> bool:
@@ -117,7 +125,7 @@ def read_image(path: str) -> tuple[bytes, str]:
     except RefusedHostError as error:
         raise BadSampleError("refused_address", str(error)) from None
     except storage.StorageError as error:
-        raise BadSampleError("unreachable_image", str(error)) from None
+        raise BadSampleError(UNREACHABLE, str(error)) from None
     except (OSError, ValueError) as error:
         raise_machine_fault(error)
         raise BadSampleError("unreadable_image", f"{path}: {error}") from None
