@@ -16,14 +16,6 @@ from .augmentation.replay import (
     datacompdr_augmentation as datacompdr_augmentation,
     imagenet_augmentation as imagenet_augmentation,
 )
-from .buckets import (
-    Buckets as Buckets,
-    Records as Records,
-    leading_bits as leading_bits,
-    num_buckets_for as num_buckets_for,
-    runs as runs,
-    scratch_folder as scratch_folder,
-)
 from .images.files import list_folder as list_folder
 from .images.limits import IMAGE_EXTENSIONS as IMAGE_EXTENSIONS
 from .images.metadata import CameraNotes as CameraNotes
@@ -78,11 +70,6 @@ from .loading.webdataset_stages import (
     make_examples as make_examples,
     read_shards as read_shards,
 )
-from .randomness import (
-    derived_seed as derived_seed,
-    seeded_rng as seeded_rng,
-    shuffled as shuffled,
-)
 from .samples.members import (
     check_layout as check_layout,
     json_captions as json_captions,
@@ -122,13 +109,9 @@ from .shards.sidecars import (
     write_card as write_card,
 )
 from .skips import (
-    MAX_LOGGED as MAX_LOGGED,
-    MAX_NAMED as MAX_NAMED,
     BadSampleError as BadSampleError,
     Skip as Skip,
     SkipReport as SkipReport,
-    attempt as attempt,
-    made_or_skip as made_or_skip,
 )
 from .text.stored import (
     StoredTexts as StoredTexts,
