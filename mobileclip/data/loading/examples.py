@@ -237,10 +237,21 @@ class ExampleMaker:
     Args:
         spec: the choices; those of a pipeline are such ones.
         tokenizer: texts to ids (B, context length); None for CLIP's own with the text contract.
+        online: sides, in pixels, of images for teachers that look on as well: batches hold these and the captions.
+        columns: the first column of the teachers' embeddings that is taken, and the one behind the last; None for all.
+
+    Source: MobileCLIP (arXiv 2311.17049), table 4d for online teachers and table 2 for columns.
     """
 
-    def __init__(self, spec: ReinforcedExampleSpec, *, tokenizer: TextToIds | None = None) -> None:
-        self._spec = spec
+    def __init__(
+        self,
+        spec: ReinforcedExampleSpec,
+        *,
+        tokenizer: TextToIds | None = None,
+        online: Sequence[int] = (),
+        columns: tuple[int, int] | None = None,
+    ) -> None:
+        self._spec, self._online, self._columns = spec, tuple(online), columns
         self._tokenizer = Tokenizer(spec.text) if tokenizer is None else tokenizer
         self._caption_sets = re.compile(spec.caption_sets or "")
         self._parser = parse_stored_sample if spec.reinforced else parse_sample
@@ -248,7 +259,8 @@ class ExampleMaker:
             attrs.evolve(spec.sample_limits, dim=spec.teacher_dim) if spec.reinforced else spec.sample_limits
         )
         """What may be read of a sample."""
-        self._augmentations: tuple[AugmentationSpec, ...] = (spec.augmentation or _default_augmentation(spec),)
+        student = spec.augmentation or _default_augmentation(spec)
+        self._augmentations = (student, *(_at_side(student, side, stored=spec.reinforced) for side in self._online))
 
     def parse(self, key: str, members: Mapping[str, bytes]) -> ImageTextSample:
         """Return the sample that members of a shard make.
@@ -291,15 +303,23 @@ class ExampleMaker:
 
     def collate(self, examples: Sequence[Example]) -> ReinforcedBatch:
         """Return the batch of several examples."""
+        texts = tuple(example.caption for example in examples)
         syn_texts = tuple(example.syn_caption for example in examples if example.syn_caption is not None)
+        online = {
+            side: stack_pixels([example.images[place] for example in examples])
+            for place, side in enumerate(self._online, start=1)
+        }
         return ReinforcedBatch(
             keys=tuple(example.key for example in examples),
             image=stack_pixels([example.images[0] for example in examples]),
-            text=self._tokenizer(tuple(example.caption for example in examples)),
+            text=self._tokenizer(texts),
             syn_text=self._tokenizer(syn_texts) if syn_texts else None,
             teacher_image=_stack(example.teacher_image for example in examples),
             teacher_text=_stack(example.teacher_text for example in examples),
             teacher_syn_text=_stack(example.teacher_syn_text for example in examples),
+            online_images=online or None,
+            captions=texts if online else None,
+            syn_captions=(syn_texts or None) if online else None,
         )
 
     def _augmentation(
@@ -341,12 +361,29 @@ class ExampleMaker:
         return f"no set of synthetic captions is called like {chosen!r}; the sample has {', '.join(there)}"
 
     def _row(self, sample: ImageTextSample, name: str, index: int) -> Embeddings | None:
-        return sample.row(name, index) if isinstance(sample, _WITH_TEACHERS) else None
+        if not isinstance(sample, _WITH_TEACHERS):
+            return None
+        row = sample.row(name, index)
+        if self._columns is None:
+            return row
+        first, stop = self._columns
+        if stop > len(row):
+            raise BadSampleError(
+                "wrong_dim", f"the teacher embeddings have dim {len(row)}, and columns to {stop} are asked for"
+            )
+        return row[first:stop]
 
 
 def _first(stored: int, wanted: int | None) -> int:
     """Return how many of what is stored are taken."""
     return stored if wanted is None else min(stored, wanted)
+
+
+def _at_side(student: AugmentationSpec, side: int, *, stored: bool) -> AugmentationSpec:
+    if stored or student.scale_translations:
+        return attrs.evolve(student, size=side)
+    # Sampled at the student's size, the view is moved by the same fraction at another one.
+    return attrs.evolve(student, size=side, scale_translations=True, reference_size=student.size)
 
 
 def _default_augmentation(spec: ReinforcedExampleSpec) -> AugmentationSpec:

@@ -277,7 +277,7 @@ class Pipeline(IterableDataset[BatchType], ABC):
             ValueError: if it is of other data, or of another order.
         """
         order = self._order
-        if position.data not in ("", self._digest):
+        if position.data and position.data != self._digest:
             raise ValueError(
                 f"the position is one in other data: the names of the {len(self.shards)} shards, or their sizes, "
                 "were others. Give the shards as they were, or start another run from its weights"

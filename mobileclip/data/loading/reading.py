@@ -55,7 +55,7 @@ class ShardReader(Protocol):
         """
 
 
-@attrs.frozen
+@attrs.frozen(slots=False)
 class TarReader:
     """Reads tar shards.
 
@@ -80,7 +80,7 @@ class TarReader:
             raise ValueError(f"none of the {len(names)} shards exists, the first is {names[0]}")
         return cls(tuple(expand_shards(pattern) for pattern in patterns), cache)
 
-    @property
+    @cached_property
     def names(self) -> tuple[str, ...]:
         """All paths."""
         return tuple(name for source in self.sources for name in source)

@@ -15,7 +15,7 @@ import itertools
 import re
 import sys
 from collections.abc import Callable
-from functools import lru_cache, partial
+from functools import lru_cache
 from importlib import resources
 from typing import TYPE_CHECKING
 
@@ -91,15 +91,8 @@ END_OF_WORD = "</w>"
 # The pattern `SPLIT` for words of printable ASCII, for an engine that starts faster.
 _SPLIT_ASCII = re.compile(rf"{START}|{END}|'s|'t|'re|'ve|'m|'ll|'d|[a-z]+|[0-9]|[^a-z0-9]+")
 
-# And for words of printable ASCII and ideographs. Chinese has no spaces, so hardly a word comes twice. But no token of
-# the vocabulary reaches from one ideograph into the next: a piece is looked up by the parts between them.
-_IDEOGRAPH = "[一-龥]"
-_HAN = re.compile("[!-~一-龥]+")
-_SPLIT_HAN = re.compile(rf"{START}|{END}|'s|'t|'re|'ve|'m|'ll|'d|[a-z一-龥]+|[0-9]|[^a-z0-9一-龥]+")
-_PARTS = re.compile(f"(?:{_IDEOGRAPH}?[a-z]+)+{_IDEOGRAPH}?|{_IDEOGRAPH}|[^a-z一-龥]+")
-
-# Of words, of their pieces, and of the parts of pieces between ideographs, for each vocabulary: some 60,000 words.
-_MOST_WORD_BYTES, _MOST_PIECE_BYTES, _MOST_PART_BYTES = 2**25, 2**24, 2**22
+# Of words and of their pieces, for each vocabulary: some 60,000 words.
+_MOST_WORD_BYTES, _MOST_PIECE_BYTES = 2**25, 2**24
 _NUM_BYTE_TOKENS = 2 * 256
 _NUM_SPECIAL_TOKENS = 2
 
@@ -284,12 +277,6 @@ def _byte_symbols() -> dict[int, str]:
     return {byte: chr(byte) for byte in printable} | {byte: chr(256 + i) for i, byte in enumerate(others)}
 
 
-def _symbols(text: str) -> str:
-    """Return the symbols that stand for the bytes of a text."""
-    symbols = _byte_symbols()
-    return "".join(symbols[byte] for byte in text.encode())
-
-
 @lru_cache(maxsize=1)
 def _merges() -> list[tuple[str, str]]:
     """Return all merges that CLIP uses, the most frequent first; the published file has a header and many more."""
@@ -310,9 +297,12 @@ def _vocabulary(vocab_size: int) -> list[str]:
 @lru_cache(maxsize=4)
 def _backend(vocab_size: int) -> tokenizers.Tokenizer:
     """Build the pattern that splits words into pieces and the byte-pair model of the pieces."""
-    from tokenizers import Regex, Tokenizer, pre_tokenizers
+    from tokenizers import Regex, Tokenizer, models, pre_tokenizers
 
-    backend = Tokenizer(_model(vocab_size, end_of_word_suffix=END_OF_WORD))
+    vocabulary = {token: index for index, token in enumerate(_vocabulary(vocab_size))}
+    merges = _merges()[: vocab_size - _NUM_BYTE_TOKENS - _NUM_SPECIAL_TOKENS]
+    # Without a memory of its own: whoever asks it has one.
+    backend = Tokenizer(models.BPE(vocab=vocabulary, merges=merges, cache_capacity=0, end_of_word_suffix=END_OF_WORD))
     backend.pre_tokenizer = pre_tokenizers.Sequence(
         [
             pre_tokenizers.Split(Regex(SPLIT), behavior="removed", invert=True),
@@ -322,19 +312,10 @@ def _backend(vocab_size: int) -> tokenizers.Tokenizer:
     return backend
 
 
-def _model(vocab_size: int, **choices: str) -> tokenizers.models.BPE:
-    """Build a byte-pair model, without a memory of its own: whoever asks it has one."""
-    from tokenizers import models
-
-    vocabulary = {token: index for index, token in enumerate(_vocabulary(vocab_size))}
-    merges = _merges()[: vocab_size - _NUM_BYTE_TOKENS - _NUM_SPECIAL_TOKENS]
-    return models.BPE(vocab=vocabulary, merges=merges, cache_capacity=0, **choices)
-
-
 @lru_cache(maxsize=4)
 def _word_ids(vocab_size: int) -> WordMemory:
     """Return the memory from a cleaned word to its ids."""
-    backend, inner = _backend(vocab_size), _model(vocab_size)
+    backend = _backend(vocab_size)
     split, model = backend.pre_tokenizer, backend.model
     special = {START: (vocab_size - 2,), END: (vocab_size - 1,)}
 
@@ -343,23 +324,11 @@ def _word_ids(vocab_size: int) -> WordMemory:
             return _SPLIT_ASCII.findall(word)
         return [piece for piece, _ in split.pre_tokenize_str(word)]
 
-    def made(word: str) -> Ids:
-        if word.isascii() or not _HAN.fullmatch(word):
-            return tuple(itertools.chain.from_iterable(map(ending.__getitem__, pieces_of(word))))
-        ids: list[int] = []
-        for piece in _SPLIT_HAN.findall(word):
-            *before, last = [piece] if piece.isascii() else _PARTS.findall(piece)
-            for part in before:
-                ids += within[part]
-            ids += ending[last]
-        return tuple(ids)
+    def ids_of(piece: str) -> Ids:
+        return special.get(piece) or tuple(token.id for token in model.tokenize(piece))
 
-    def ids_of(model: tokenizers.models.Model, part: str) -> Ids:
-        """Return the ids of a part: of its characters if it has ideographs, else of the symbols that it consists of."""
-        return special.get(part) or tuple(
-            token.id for token in model.tokenize(_symbols(part) if re.search(_IDEOGRAPH, part) else part)
-        )
-
-    within = WordMemory(partial(ids_of, inner), max_bytes=_MOST_PART_BYTES)
-    ending = WordMemory(partial(ids_of, model), max_bytes=_MOST_PIECE_BYTES)
-    return WordMemory(made, max_bytes=_MOST_WORD_BYTES)
+    pieces = WordMemory(ids_of, max_bytes=_MOST_PIECE_BYTES)
+    return WordMemory(
+        lambda word: tuple(itertools.chain.from_iterable(map(pieces.__getitem__, pieces_of(word)))),
+        max_bytes=_MOST_WORD_BYTES,
+    )
