@@ -36,7 +36,7 @@ from mobileclip.export.measured import measure_model
 from mobileclip.inference.comparison import calibration_crops
 from mobileclip.inference.embedding import read_embeddings as read_archive
 from mobileclip.inputs import ImageInput
-from mobileclip.training.finetuning import open_task
+from mobileclip.training.finetuning.tasks import open_task
 from tests.odd_pictures import broken, drawing, encoded, readable, stamp, turned
 
 ROOT = Path(mobileclip.__file__).parent
