@@ -26,8 +26,8 @@ from mobileclip.data import (
     crop_augmentation,
     write_shards,
 )
-from mobileclip.data.images import read_pixels
-from mobileclip.data.loading import SourceImage
+from mobileclip.data.images.transform import read_pixels
+from mobileclip.data.loading.examples import SourceImage
 from mobileclip.datasets import LabelledPipelineSpec
 from mobileclip.datasets.viewing import PAPER, inspect_sample
 from mobileclip.evaluation import Session, candidate_of, open_benchmark

@@ -10,7 +10,7 @@ import attrs
 
 from mobileclip import storage
 from mobileclip.data import CaptionerEntry, ReinforcementCard, TeacherEntry, card_of_shards, find_card, write_card
-from mobileclip.data.shards.card import CARD
+from mobileclip.data.shards.sidecars import CARD
 from mobileclip.datasets import ShardSource
 from mobileclip.extras import VERSION
 from mobileclip.reinforce.captioners import Captioner, CaptionerSpec, SeveralCaptioners, caption_sets

@@ -9,7 +9,7 @@ import attrs
 
 from mobileclip import storage
 from mobileclip.data import ImageTextSample, SkipReport
-from mobileclip.data.shards.counts import shard_folder
+from mobileclip.data.shards.sidecars import shard_folder
 from mobileclip.datasets import Unit
 from mobileclip.datasets.sources.records import UNREACHABLE
 from mobileclip.datasets.sources.shards import ShardUnit

@@ -15,7 +15,7 @@ from torch import nn
 
 from mobileclip import storage
 from mobileclip.data import ReinforcedPipelineSpec, ReinforcementCard, TextPipeline
-from mobileclip.data.text import pack_ngrams
+from mobileclip.data.text.ngrams import pack_ngrams
 from mobileclip.encoders import (
     Classifier,
     ClassifierSpec,

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import attrs
 
 from mobileclip import storage
-from mobileclip.data.shards.counts import MANIFEST
+from mobileclip.data.shards.sidecars import MANIFEST
 from mobileclip.datasets.joining.image_index import IndexCounts
 from mobileclip.datasets.joining.placeholders import Placeholder
 from mobileclip.datasets.sources.records import called_ahead

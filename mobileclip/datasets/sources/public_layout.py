@@ -23,8 +23,8 @@ import attrs
 from mobileclip import storage
 from mobileclip.data.images.limits import IMAGE_EXTENSIONS
 from mobileclip.data.samples.sample import ImageTextSample
-from mobileclip.data.shards.counts import shard_folder
 from mobileclip.data.shards.files import expand_shards
+from mobileclip.data.shards.sidecars import shard_folder
 from mobileclip.data.skips import BadSampleError
 from mobileclip.datasets.sources.access import RowOptions
 from mobileclip.datasets.sources.base import TEMPLATES as DEFAULT_TEMPLATES, Source, sources

@@ -5,7 +5,7 @@ import random
 from pathlib import Path
 
 from mobileclip.data import write_shard
-from mobileclip.data.shards import read_shard
+from mobileclip.data.shards.files import read_shard
 from mobileclip.datasets.joining import JoinSpec, join_images
 from mobileclip.engines import InlineEngine, Retries
 from tests.data.made_samples import encoded, make_sample, write_raw
