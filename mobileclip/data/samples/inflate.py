@@ -153,7 +153,7 @@ class InflatedFile:
 
     def _next(self, size: int) -> bytes:
         try:
-            piece = self._file.read(size)
+            piece: bytes = self._file.read(size)
         except (zlib.error, lzma.LZMAError) as error:
             raise OSError(f"the compressed file is damaged: {error}") from None
         self._num_inflated += len(piece)
