@@ -145,7 +145,7 @@ def inspect(
         output: an HTML page to write, one file with the pictures in it.
         overwrite: replace a page that is there.
     """
-    from mobileclip.datasets.viewing.inspection import inspect_sample, print_inspection, write_inspection
+    from mobileclip.datasets.inspection import inspect_sample, print_inspection, write_inspection
 
     require_page(output, overwrite=overwrite)
     require_file(shard, "a tar shard")
@@ -178,7 +178,7 @@ def count(
         sharing: how the work is shared.
         overwrite: count all of them anew, where shards have changed.
     """
-    from mobileclip.datasets.viewing.counting import count_shards
+    from mobileclip.datasets.counting import count_shards
 
     engine = sharing.build()
     if not shards:

@@ -15,7 +15,7 @@ from mobileclip import storage
 from mobileclip.data.shards.counts import MANIFEST
 from mobileclip.datasets.joining.index import IndexCounts
 from mobileclip.datasets.joining.matching import Placeholder
-from mobileclip.datasets.sources.records import called_ahead
+from mobileclip.datasets.sources.base import called_ahead
 from mobileclip.datasets.sources.tables import read_noted, text_column, write_noted
 from mobileclip.serialization import to_json
 from mobileclip.strict import strict

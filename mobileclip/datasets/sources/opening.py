@@ -16,19 +16,20 @@ from mobileclip.data.images.files import list_folder
 from mobileclip.data.samples.sample import ImageTextSample
 from mobileclip.data.shards.files import Shards, paths_of, read_shard, runs_program
 from mobileclip.data.skips import SkipReport
-from mobileclip.datasets.sources.access import RowOptions
-from mobileclip.datasets.sources.base import TEMPLATES, Source, sources
-from mobileclip.datasets.sources.class_folder import ClassFolderSource
-from mobileclip.datasets.sources.folder import FolderItem, FolderSource
+from mobileclip.datasets.sources.base import TEMPLATES, RowOptions, Source, sources
+from mobileclip.datasets.sources.folder import ClassFolderSource, FolderItem, FolderSource
 from mobileclip.datasets.sources.lists import JsonLinesSource, TableSource, is_table
-from mobileclip.datasets.sources.public_layout import (
+from mobileclip.datasets.sources.shards import (
     LabelledShardSource,
     PublicLayoutSource,
+    ShardSource,
     files_of_page,
+    is_folder,
+    is_pattern,
     is_public_layout,
     read_public_layout,
+    shards_in,
 )
-from mobileclip.datasets.sources.shards import ShardSource, is_folder, is_pattern, shards_in
 from mobileclip.datasets.sources.tables import LINES, TABLES
 from mobileclip.machine import raise_machine_fault
 

@@ -241,7 +241,7 @@ def test_killed_at_any_moment_and_run_again(tmp_path, num_workers):
     program = Program(
         line=(
             *("-m", "mobileclip.cli", "data", "join", "--quiet", "-j", str(num_workers)),
-            *("reinforced/{00000..00019}.tar", images, "joined"),
+            *("reinforced/{00000..00019}.tar", images, "-o", "joined"),
         ),
         prepare=prepare,
         # Most of the time goes into importing: signs of work are waited for.

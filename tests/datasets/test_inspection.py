@@ -24,7 +24,7 @@ from mobileclip.data import (
     write_shard,
 )
 from mobileclip.data.augmentation import OPERATIONS
-from mobileclip.datasets.viewing import (
+from mobileclip.datasets.inspection import (
     describe_crop,
     describe_operations,
     inspect_sample,
