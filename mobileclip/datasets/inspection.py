@@ -8,7 +8,6 @@ import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from html import escape
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import attrs
 import numpy as np
@@ -32,12 +31,7 @@ from mobileclip.data.shards.files import RawSample, parse, read_shard
 from mobileclip.data.skips import BadSampleError, Skip
 from mobileclip.registry import nearest
 from mobileclip.storage import atomic_write, printable
-from mobileclip.terminal import print_table, shown
-
-if TYPE_CHECKING:
-    from rich.console import RenderableType
-    from rich.table import Column
-
+from mobileclip.terminal import say
 
 SIDE = 416
 """Of a thumbnail, in pixels; shown at half of that, so that it is sharp on a screen of two pixels to one."""
@@ -297,17 +291,15 @@ def describe_operations(params: AugmentationParams) -> tuple[str, ...]:
     return tuple(words)
 
 
-def print_inspection(inspection: Inspection, *, min_width: int = 100) -> None:
+def print_inspection(inspection: Inspection) -> None:
     """Print everything for a person to read, on standard output.
 
     Args:
         inspection: of a sample.
-        min_width: columns that a narrower terminal, or none, is taken to have.
     """
-    from rich.text import Text
-
-    for title, *contents in _sections(inspection):
-        print_table(Text(str(title), style="bold"), *contents, "", min_width=min_width)
+    for section in _sections(inspection, is_drawn=False):
+        rows = ["  ".join(one.lines) for one in section.pictures]
+        say("\n  ".join([section.title, *section.notes, *rows]) + "\n")
 
 
 def write_inspection(path: Path, inspection: Inspection) -> None:
@@ -320,29 +312,7 @@ def write_inspection(path: Path, inspection: Inspection) -> None:
     Raises:
         OSError: if it cannot be written.
     """
-    image, sample = inspection.image, inspection.sample
-    facts = [inspection.problem] if inspection.problem else []
-    facts += [sample.url] if sample.url is not None else []
-    names = ", ".join(name for name, _ in inspection.teachers)
-    sections = [Section(title="Image", notes=tuple(facts), pictures=() if image is None else [_with_crops(inspection)])]
-    if inspection.augmentations:
-        views = [_replayed(inspection, one) for one in inspection.augmentations]
-        sections.append(Section(title="Augmentations", pictures=views))
-    captions = tuple(
-        Thumbnail(
-            picture=None,
-            lines=(
-                one.text,
-                "real" if one.source == "real" else f"synthetic, {one.source}",
-                *(f"{each.mean:.3f} by {each.teacher}" for each in one.similarities),
-            ),
-        )
-        for one in inspection.captions
-    )
-    scored = any(one.similarities for one in inspection.captions)
-    note = (f"below each its mean cosine similarity with the augmented images, by {names}",) if scored else ()
-    sections.append(Section(title="Captions", notes=note, pictures=captions))
-    write_pictures(path, sample.key, sections, notes=(inspection.shard,))
+    write_pictures(path, inspection.sample.key, _sections(inspection, is_drawn=True))
 
 
 def _with_crops(inspection: Inspection) -> Thumbnail:
@@ -357,12 +327,12 @@ def _with_crops(inspection: Inspection) -> Thumbnail:
     return Thumbnail(picture=shown, lines=(f"{image.width} x {image.height} pixels",))
 
 
-def _replayed(inspection: Inspection, params: AugmentationParams) -> Thumbnail:
+def _replayed(inspection: Inspection, params: AugmentationParams, *, is_drawn: bool) -> Thumbnail:
     """Return an augmentation in words, with its picture where it can be replayed."""
     image, card = inspection.image, inspection.card
     size = params.image_size or (image.size if image else None)
     words = (*(describe_operations(params) or ("the crop alone",)), describe_crop(params, size))
-    if image is None or inspection.problem:
+    if image is None or inspection.problem or not is_drawn:
         return Thumbnail(picture=None, lines=words)
     policy = None if card is None else card.augmentation
     return Thumbnail(picture=(policy or datacompdr_augmentation(_VIEW_SIDE)).apply(image, params), lines=words)
@@ -427,84 +397,54 @@ def _similarity(teacher: str, columns: slice, images: Embeddings, text: Embeddin
     return Similarity(teacher=teacher, least=least, mean=mean, greatest=greatest)
 
 
-def _sections(inspection: Inspection) -> Iterator[tuple[RenderableType, ...]]:
-    yield "Sample", _about(inspection)
-    yield _captions_title(inspection), _table_of_captions(inspection)
+def _sections(inspection: Inspection, *, is_drawn: bool) -> Iterator[Section]:
+    """Yield what is said of a sample, with pictures or without."""
+    sample, names = inspection.sample, [name for name, _ in inspection.teachers]
+    image = [_with_crops(inspection)] if is_drawn and inspection.image is not None else []
+    yield Section(title=f"Sample {sample.key}", notes=tuple(_facts(inspection)), pictures=image)
+    title = "Captions, and their mean cosine similarity with the augmented images" if names else "Captions"
+    yield Section(title=title, pictures=[Thumbnail(picture=None, lines=_said(one)) for one in inspection.captions])
     if inspection.augmentations:
         agreement = None if inspection.card is None else inspection.card.agreement
-        measured = () if agreement is None else (f"On the first shard, {agreement}.",)
-        yield f"Augmentations, {len(inspection.augmentations)}", *measured, _table_of_augmentations(inspection)
-    if isinstance(inspection.sample, ReinforcedSample):
-        names = (f"teacher {number}: {name}" for number, (name, _) in enumerate(inspection.teachers, 1))
-        yield "Embeddings", "\n".join(names), _table_of_embeddings(inspection.sample, inspection.teachers)
-
-
-def _captions_title(inspection: Inspection) -> str:
-    if not inspection.teachers:
-        return "Captions"
-    return "Captions, and their cosine similarity with the augmented images: mean, least to greatest"
-
-
-def _about(inspection: Inspection) -> RenderableType:
-    from rich.table import Table
-    from rich.text import Text
-
-    sample, image = inspection.sample, inspection.image
-    table = Table.grid(padding=(0, 2, 0, 0))
-    lines = {"key": sample.key, "shard": inspection.shard}
-    if sample.url is not None:
-        lines["url"] = sample.url
-    if image is not None and sample.image is not None:
-        lines["image"] = f"{image.width} x {image.height}, {sample.image_extension}, {len(sample.image):,} bytes"
-        lines["sha256"] = hash_image(sample.image)
+        notes = () if agreement is None else (f"On the first shard, {agreement}.",)
+        yield Section(
+            title=f"Augmentations, {len(inspection.augmentations)}: operations, then width x height at (left, top)",
+            notes=notes,
+            pictures=[_replayed(inspection, one, is_drawn=is_drawn) for one in inspection.augmentations],
+        )
     if isinstance(sample, ReinforcedSample):
-        stated = "size" if sample.image_size else ""
-        stated += (" and " if stated else "") + ("hash" if sample.image_sha256 else "")
-        lines["made for"] = f"an image of the stated {stated}" if stated else "an image whose size and hash are unknown"
-    lines["members"] = ", ".join(f"{name} {size:,}" for name, size in sorted(inspection.members.items()))
-    for name, text in lines.items():
-        table.add_row(name, Text(shown(text), overflow="fold"))
+        teachers = (f"teacher {number}: {name}" for number, name in enumerate(names, 1))
+        yield Section(title="Embeddings", notes=(*teachers, *_norms(sample, inspection.teachers)))
+
+
+def _facts(inspection: Inspection) -> Iterator[str]:
+    sample, image = inspection.sample, inspection.image
+    yield f"shard {inspection.shard}"
+    if sample.url is not None:
+        yield f"url {sample.url}"
+    if image is not None and sample.image is not None:
+        yield f"image {image.width} x {image.height}, {sample.image_extension}, {len(sample.image):,} bytes"
+        yield f"sha256 {hash_image(sample.image)}"
+    if isinstance(sample, ReinforcedSample):
+        stated = " and ".join(["size"] * bool(sample.image_size) + ["hash"] * bool(sample.image_sha256))
+        yield f"made for an image {f'of the stated {stated}' if stated else 'whose size and hash are unknown'}"
+    yield "members " + ", ".join(f"{name} {size:,}" for name, size in sorted(inspection.members.items()))
     if inspection.problem:
-        table.add_row(Text("replay", "red"), Text(shown(inspection.problem), "red", overflow="fold"))
-    return table
+        yield f"cannot be replayed: {inspection.problem}"
 
 
-def _table_of_captions(inspection: Inspection) -> RenderableType:
-    from rich.table import Column
-    from rich.text import Text
-
-    cosines = (Column(f"cosine, teacher {number}", no_wrap=True) for number in range(1, len(inspection.teachers) + 1))
-    rows: list[tuple[RenderableType, ...]] = []
-    for caption in inspection.captions:
-        values = (f"{one.mean:.2f}  {one.least:.2f} to {one.greatest:.2f}" for one in caption.similarities)
-        rows.append((caption.source, Text(shown(caption.text)), *values))
-    return _table((Column("set", no_wrap=True), Column("caption", overflow="fold", min_width=24), *cosines), rows)
+def _said(caption: Caption) -> tuple[str, ...]:
+    source = "real" if caption.source == "real" else f"synthetic, {caption.source}"
+    ranges = (
+        f"{one.mean:.3f} by {one.teacher}, from {one.least:.3f} to {one.greatest:.3f}" for one in caption.similarities
+    )
+    return caption.text, source, *ranges
 
 
-def _table_of_augmentations(inspection: Inspection) -> RenderableType:
-    rows = []
-    for number, params in enumerate(inspection.augmentations, 1):
-        size = params.image_size or (inspection.image.size if inspection.image else None)
-        operations = ", ".join(describe_operations(params)) or "nothing"
-        rows.append((str(number), describe_crop(params, size), operations))
-    return _table(("", "crop: width x height at (left, top)", "then"), rows)
-
-
-def _table_of_embeddings(sample: ReinforcedSample, teachers: Sequence[tuple[str, slice]]) -> RenderableType:
+def _norms(sample: ReinforcedSample, teachers: Sequence[tuple[str, slice]]) -> Iterator[str]:
     arrays = {"image_emb": sample.image_emb, "text_emb": sample.text_emb}
     arrays |= {f"{name}_emb": array for name, array in sample.syn_text_emb.items()}
-    rows = []
     for name, array in arrays.items():
         norms = [np.linalg.norm(array[:, columns], axis=1) for _, columns in teachers]
         ranges = (f"{one.min():.4f} to {one.max():.4f}" if len(one) else "none" for one in norms)
-        rows.append((name, " x ".join(map(str, array.shape)), *ranges))
-    return _table(("array", "shape", *(f"norms, teacher {number}" for number in range(1, len(teachers) + 1))), rows)
-
-
-def _table(titles: Iterable[Column | str], rows: Iterable[Iterable[RenderableType]]) -> RenderableType:
-    from rich.table import Table
-
-    table = Table(*titles, box=None, padding=(0, 2, 0, 0))
-    for row in rows:
-        table.add_row(*row)
-    return table
+        yield f"{name} {' x '.join(map(str, array.shape))}, norms {', '.join(ranges)}"
