@@ -29,7 +29,7 @@ from mobileclip.data import (
 from mobileclip.data.images.transform import read_pixels
 from mobileclip.data.loading.examples import SourceImage
 from mobileclip.datasets import LabelledPipelineSpec
-from mobileclip.datasets.viewing import PAPER, inspect_sample
+from mobileclip.datasets.inspection import PAPER, inspect_sample
 from mobileclip.evaluation import Session, candidate_of, open_benchmark
 from mobileclip.export import Samples
 from mobileclip.export.measured import measure_model

@@ -12,7 +12,7 @@ from attrs import validators
 from mobileclip import storage
 from mobileclip.data import ViewAgreement
 from mobileclip.data.shards.sidecars import MANIFEST
-from mobileclip.datasets.sources.records import UNREACHABLE
+from mobileclip.datasets.sources.base import UNREACHABLE
 from mobileclip.serialization import from_json, to_json
 from mobileclip.strict import strict
 

@@ -11,7 +11,7 @@ from mobileclip import storage
 from mobileclip.data import ImageTextSample, SkipReport
 from mobileclip.data.shards.sidecars import shard_folder
 from mobileclip.datasets import Unit
-from mobileclip.datasets.sources.records import UNREACHABLE
+from mobileclip.datasets.sources.base import UNREACHABLE
 from mobileclip.datasets.sources.shards import ShardUnit
 from mobileclip.reinforce.manifest import Manifest, ShardEntry
 from mobileclip.reinforce.spec import ReinforcementSpec
