@@ -62,7 +62,7 @@ from mobileclip.encoders import DualEncoder, load_model
 from mobileclip.hardware.threads import torch_threads
 from mobileclip.inference.comparison import LEAST_COSINE, bundled_samples, smallest_cosine, times_in_turn, turn
 from mobileclip.inference.optimization import Calibration, calibrations
-from mobileclip.inference.tuning_inputs import read_captions, read_pictures
+from mobileclip.inference.quantizing import read_captions, read_pictures
 from mobileclip.reparam import reparameterize
 from mobileclip.storage import printable
 from mobileclip.terminal import say

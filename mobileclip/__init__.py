@@ -15,9 +15,9 @@ if TYPE_CHECKING:
     from mobileclip.blocks import build_model
     from mobileclip.encoders import specs
     from mobileclip.inference import optimize
+    from mobileclip.inference.catalogue import list_models
     from mobileclip.inference.image_text_model import ImageTextModel
     from mobileclip.inference.loading import load
-    from mobileclip.inference.names import list_models
     from mobileclip.interop.release import create_model_and_transforms, get_tokenizer
     from mobileclip.reparam import reparameterize
 
@@ -38,7 +38,7 @@ _PLACES = {
     "build_model": "blocks",
     "create_model_and_transforms": "interop.release",
     "get_tokenizer": "interop.release",
-    "list_models": "inference.names",
+    "list_models": "inference.catalogue",
     "load": "inference.loading",
     "optimize": "inference",
     "reparameterize": "reparam",

@@ -18,7 +18,7 @@ from mobileclip.reinforce import CheckpointTeacher
 from mobileclip.serialization import from_json, to_json
 from mobileclip.tensor_files import read_tensors
 from mobileclip.training import train
-from mobileclip.training.checkpoints import StateFile, read_state
+from mobileclip.training.checkpoint import StateFile, read_state
 from tests.encoders.small import COCA
 from tests.training.runs import Batches, KilledError, new_model, training_spec
 

@@ -33,8 +33,8 @@ from mobileclip.datasets.viewing import PAPER, inspect_sample
 from mobileclip.evaluation import Session, candidate_of, open_benchmark
 from mobileclip.export import Samples
 from mobileclip.export.measured import measure_model
-from mobileclip.inference.archive import read_embeddings as read_archive
 from mobileclip.inference.comparison import calibration_crops
+from mobileclip.inference.embedding import read_embeddings as read_archive
 from mobileclip.inputs import ImageInput
 from mobileclip.training.finetuning import open_task
 from tests.odd_pictures import broken, drawing, encoded, readable, stamp, turned

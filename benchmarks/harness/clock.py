@@ -14,7 +14,7 @@ import attrs
 import torch
 
 from benchmarks.harness.results import Value
-from mobileclip.inference.comparison.measuring import orders
+from mobileclip.inference.comparison import orders
 
 Found = TypeVar("Found")
 

@@ -11,7 +11,7 @@ import attrs
 ROOT = Path(__file__).parents[2]
 # Modules whose names are public though they have no `__all__`: every name of theirs without an underscore.
 WHOLE_MODULES = (
-    "mobileclip.inference.archive",
+    "mobileclip.inference.embedding",
     "mobileclip.inference.catalogue",
     "mobileclip.inference.embedding",
     "mobileclip.inference.encoding",

@@ -23,7 +23,7 @@ from mobileclip.cli.arguments import (
     split,
     without_repeats,
 )
-from mobileclip.data.images.formats import is_image_name
+from mobileclip.data.images.limits import is_image_name
 from mobileclip.datasets.sources import RowOptions
 from mobileclip.hardware.precision import FastPrecision
 from mobileclip.inputs import Decode
@@ -163,8 +163,7 @@ def embed(
         append: add to the archive that is there, which the same model must have made; what is in it is not encoded
             again.
     """
-    from mobileclip.inference.archive import SUFFIXES, read_embeddings, write_embeddings
-    from mobileclip.inference.embedding import embed_inputs
+    from mobileclip.inference.embedding import SUFFIXES, embed_inputs, read_embeddings, write_embeddings
     from mobileclip.inference.loading import load
 
     require_at_least(1, batch_size=batch_size, num_workers=num_workers)
@@ -357,7 +356,7 @@ def check_weights(
 
     Args:
         model: name of the model; with =FILE behind it, weights in place of the published ones.
-        known: a JSON file of known outputs of your own, as mobileclip/inference/known/outputs.json has them.
+        known: a JSON file of known outputs of your own, as mobileclip/inference/known_outputs/outputs.json has them.
         image: a picture that is compared and does not come with the package, known by its digest; several times for
             several.
         output: the record to write, *.json.

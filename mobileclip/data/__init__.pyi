@@ -26,14 +26,10 @@ from .buckets import (
     runs as runs,
     scratch_folder as scratch_folder,
 )
-from .images.exif import CameraNotes as CameraNotes
 from .images.files import list_folder as list_folder
-from .images.formats import IMAGE_EXTENSIONS as IMAGE_EXTENSIONS
-from .images.normalize import (
-    normalize_pixels as normalize_pixels,
-)
+from .images.limits import IMAGE_EXTENSIONS as IMAGE_EXTENSIONS
+from .images.metadata import CameraNotes as CameraNotes
 from .images.opening import read_image_file as read_image_file
-from .images.reading import read_tower_image as read_tower_image
 from .images.resize import Pixels as Pixels
 from .images.transform import (
     LIMITS as LIMITS,
@@ -41,20 +37,16 @@ from .images.transform import (
     ImageLimits as ImageLimits,
     ImageTransform as ImageTransform,
     load_image as load_image,
-)
-from .loading.ablations import (
-    ColumnPipelineSpec as ColumnPipelineSpec,
-    OnlinePipelineSpec as OnlinePipelineSpec,
+    normalize_pixels as normalize_pixels,
+    read_tower_image as read_tower_image,
 )
 from .loading.batch import (
     Batch as Batch,
+    BatchSource as BatchSource,
     ImageBatch as ImageBatch,
     LabelledBatch as LabelledBatch,
     ReinforcedBatch as ReinforcedBatch,
     TextBatch as TextBatch,
-)
-from .loading.batch_source import (
-    BatchSource as BatchSource,
 )
 from .loading.examples import (
     Captions as Captions,
@@ -67,6 +59,8 @@ from .loading.order import (
     joined_positions as joined_positions,
 )
 from .loading.reinforced import (
+    ColumnPipelineSpec as ColumnPipelineSpec,
+    OnlinePipelineSpec as OnlinePipelineSpec,
     ReinforcedPipeline as ReinforcedPipeline,
     ReinforcedPipelineSpec as ReinforcedPipelineSpec,
 )
@@ -77,7 +71,7 @@ from .loading.texts import (
     TextPipeline as TextPipeline,
     TextPipelineSpec as TextPipelineSpec,
 )
-from .loading.uid_list import (
+from .loading.uids import (
     UidList as UidList,
 )
 from .loading.webdataset_stages import (
@@ -91,12 +85,12 @@ from .randomness import (
     seeded_rng as seeded_rng,
     shuffled as shuffled,
 )
-from .samples.embeddings import (
-    read_embeddings as read_embeddings,
-)
 from .samples.members import (
     check_layout as check_layout,
     json_captions as json_captions,
+)
+from .samples.readers import (
+    read_embeddings as read_embeddings,
 )
 from .samples.sample import (
     LAYOUTS as LAYOUTS,

@@ -14,7 +14,6 @@ from collections.abc import Callable, Collection, Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor, wait as wait_for_futures
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
-from functools import partial
 from itertools import islice
 from multiprocessing.connection import wait
 from typing import Any, Protocol, TypeVar
@@ -71,7 +70,10 @@ def workers(num_workers: int, *, seconds: float = 3600.0) -> Iterator[Mapper]:
     with ProcessPoolExecutor(num_workers, mp_context=context, initializer=end_with_parent) as pool:
 
         def share(function: Callable[[Item], Result], items: Iterable[Item], /, *, doing: str) -> Iterator[Result]:
-            for item, first, waiting in submitted_ahead(partial(pool.submit, function), items, ahead=2 * num_workers):
+            def submit(item: Item) -> Future[Result]:
+                return pool.submit(function, item)
+
+            for item, first, waiting in submitted_ahead(submit, items, ahead=2 * num_workers):
                 if not _is_done_in_time(first, waiting, seconds):
                     raise ValueError(
                         f"none of {num_workers} processes finished anything in {seconds:g} s while {doing} "

@@ -10,10 +10,9 @@ from functools import partial
 import attrs
 
 from mobileclip import storage
-from mobileclip.data.loading.shard_reader import ShardReader, TarReader
-from mobileclip.data.samples.json_object import parse_object
-from mobileclip.data.samples.limits import SAMPLE_LIMITS, SampleLimits
-from mobileclip.data.samples.sample import check_key
+from mobileclip.data.loading.reading import ShardReader, TarReader
+from mobileclip.data.samples.members import parse_object
+from mobileclip.data.samples.sample import SAMPLE_LIMITS, SampleLimits, check_key
 from mobileclip.data.shards.files import RawSample, Shards, paths_of, runs_program
 from mobileclip.data.skips import BadSampleError, Skip, attempt
 from mobileclip.datasets.sources.class_folder import ClassFolderSource

@@ -13,10 +13,10 @@ from mobileclip.data.augmentation.erasing import RandomErasingSpec
 from mobileclip.data.augmentation.replay import imagenet_augmentation
 from mobileclip.data.images.resize import Pixels
 from mobileclip.data.loading.batch import LabelledBatch, stack_pixels
-from mobileclip.data.loading.decode import SourceImage
+from mobileclip.data.loading.examples import SourceImage
 from mobileclip.data.loading.pipeline import Pipeline
 from mobileclip.data.loading.spec import PipelineSpec
-from mobileclip.data.loading.uid_list import Keep
+from mobileclip.data.loading.uids import Keep
 from mobileclip.data.randomness import seeded_rng
 from mobileclip.datasets.class_data import ClassData, LabelledSample, LabelParser, open_class_data
 from mobileclip.strict import strict

@@ -14,7 +14,7 @@ import numpy as np
 
 from mobileclip import storage
 from mobileclip.data import ImageTextSample
-from mobileclip.data.samples.npz import read_npy
+from mobileclip.data.samples.readers import read_npy
 from mobileclip.data.shards.files import count_samples, parse, read_shard
 from mobileclip.data.skips import BadSampleError, Skip, SkipReport
 from mobileclip.datasets.sources import RowOptions, Source, label_of, open_data_set

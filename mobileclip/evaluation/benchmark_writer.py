@@ -10,7 +10,7 @@ from itertools import count, islice
 import numpy as np
 
 from mobileclip import storage
-from mobileclip.data.images.formats import find_format
+from mobileclip.data.images.limits import find_format
 from mobileclip.data.shards.files import write_shard_members
 from mobileclip.data.shards.tar import split_name
 from mobileclip.evaluation.benchmark import Benchmark, BenchmarkSample, Kind, open_benchmark

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mobileclip.data import ImageTransform
-from mobileclip.data.samples.limits import SAMPLE_LIMITS
+from mobileclip.data.samples.sample import SAMPLE_LIMITS
 from mobileclip.data.shards.files import Shards, parse_each
 from mobileclip.data.skips import BadSampleError, SkipReport
 from mobileclip.datasets.class_data import ClassData, LabelledSample, LabelParser, open_class_data
@@ -21,8 +21,8 @@ from mobileclip.encoders import Classifier
 from mobileclip.evaluation.hook import hook_of
 from mobileclip.evaluation.metrics.classification import ClassificationResult, Hits, mean_hits
 from mobileclip.evaluation.metrics.ranking import hit_probability
-from mobileclip.inference.decoding import encode_ahead
-from mobileclip.inference.reading import view_of
+from mobileclip.inference.encoding import encode_ahead
+from mobileclip.inference.pictures import view_of
 from mobileclip.reparam import reparameterize
 
 

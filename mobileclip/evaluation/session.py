@@ -21,9 +21,9 @@ from mobileclip.evaluation.candidates import Candidate
 from mobileclip.evaluation.encoding import Features, find_batch_size, machine_name, num_images
 from mobileclip.extras import VERSION
 from mobileclip.inference.image_text_model import ImageTextModel, Views
-from mobileclip.inference.kept_files import SUFFIX, read_kept, write_kept
+from mobileclip.inference.kept import SUFFIX, read_kept, write_kept
 from mobileclip.inference.labels import ensemble_prompts, fill_templates
-from mobileclip.inference.reading import view_of
+from mobileclip.inference.pictures import view_of
 
 _NOT_A_NAME = re.compile(r"[^\w.+-]+")
 

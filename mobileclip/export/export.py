@@ -30,7 +30,7 @@ from mobileclip.export.targets import Target, targets
 from mobileclip.export.targets.base import NotRunHereError, require_able, takes_lengths
 from mobileclip.export.towers import TowerExport, input_of, lengths_of
 from mobileclip.export.verify import report_of_none, report_on, run_tower, together
-from mobileclip.inference.comparison.samples import Samples, bundled_samples
+from mobileclip.inference.comparison import Samples, bundled_samples
 from mobileclip.inference.forms import with_depthwise_convs, with_one_token
 from mobileclip.inference.image_text_model import ImageTextModel
 from mobileclip.inference.loading import holds_weights

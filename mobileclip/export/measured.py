@@ -18,7 +18,7 @@ from mobileclip.encoders.checkpoints.layouts import towers
 from mobileclip.export.contract import EVALUATION, GOLDEN, Contract, feature_name
 from mobileclip.export.spec import TEXT_SPACE, Stage, Tower
 from mobileclip.export.towers import TowerExport, as_taken, embedding_and_maps, input_of
-from mobileclip.inference.comparison.samples import Samples
+from mobileclip.inference.comparison import Samples
 from mobileclip.inputs import ImageInput
 from mobileclip.tensor_files import read_tensors
 

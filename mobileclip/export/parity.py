@@ -12,7 +12,7 @@ from torch import Tensor
 from mobileclip.export.contract import feature_name
 from mobileclip.export.spec import TEXT_SPACE, Stage, Tower
 from mobileclip.hardware.precision import Precision
-from mobileclip.inference.comparison.measuring import (
+from mobileclip.inference.comparison import (
     LEAST_AGREEMENT,
     LEAST_COSINE,
     first_results,

@@ -18,8 +18,7 @@ from mobileclip.encoders.towers import feature_encoder, local_encoder
 from mobileclip.export.contract import feature_name
 from mobileclip.export.layouts import layouts
 from mobileclip.export.spec import TEXT_SPACE, ExportSpec, InputDtype, Stage, TextDtype, Tower
-from mobileclip.inference.forms import causal_pool
-from mobileclip.inference.forms.one_token import Attend, SingleQueryAttention, causal_mask, fused_attention
+from mobileclip.inference.forms import Attend, SingleQueryAttention, causal_mask, causal_pool, fused_attention
 from mobileclip.inputs import MAX_SIZE, ImageInput, TextInput
 
 _LARGEST_PIXEL = 255

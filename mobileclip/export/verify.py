@@ -30,7 +30,7 @@ from mobileclip.export.targets import Target
 from mobileclip.export.targets.base import EXAMPLE_BATCH, Run
 from mobileclip.export.towers import as_taken, cut_to_length
 from mobileclip.hardware.precision import Precision
-from mobileclip.inference.comparison.measuring import LEAST_COSINE
+from mobileclip.inference.comparison import LEAST_COSINE
 from mobileclip.inference.forms import by_length
 from mobileclip.inputs import ImageInput, TextInput
 from mobileclip.machine import raise_machine_fault

@@ -1,18 +1,10 @@
-from .archive import Embeddings as Embeddings, write_embeddings as write_embeddings
-from .encoding import (
-    Encoded as Encoded,
-    Moment as Moment,
-    Picture as Picture,
-    PictureRead as PictureRead,
-    encode_pictures as encode_pictures,
-)
+from .embedding import Embeddings as Embeddings, quickened as quickened, write_embeddings as write_embeddings
 from .explaining import attribution as attribution
 from .forms import by_length as by_length, prepared as prepared, prepared_tower as prepared_tower
 from .identity import ModelIdentity as ModelIdentity
 from .image_text_model import ImageTextModel as ImageTextModel
-from .kept_texts import KeptTexts as KeptTexts
+from .kept import KeptTexts as KeptTexts
 from .labels import ensemble_prompts as ensemble_prompts, fill_templates as fill_templates
-from .layers import is_grouped as is_grouped, weighted_layers as weighted_layers
 from .loading import (
     holds_weights as holds_weights,
     load as load,
@@ -21,18 +13,25 @@ from .loading import (
 )
 from .modes import evaluating as evaluating
 from .optimization.optimizing import (
+    Engine as Engine,
+    Form as Form,
+    OptimizationReport as OptimizationReport,
     OptimizedDualEncoder as OptimizedDualEncoder,
+    OptimizedTower as OptimizedTower,
+    TowerReport as TowerReport,
+    Trial as Trial,
     optimize as optimize,
     optimize_images as optimize_images,
     optimize_tower as optimize_tower,
     processor as processor,
 )
-from .optimization.report import (
-    OptimizationReport as OptimizationReport,
-    TowerReport as TowerReport,
-    Trial as Trial,
+from .pictures import (
+    Encoded as Encoded,
+    Moment as Moment,
+    Picture as Picture,
+    PictureRead as PictureRead,
+    encode_pictures as encode_pictures,
 )
-from .optimization.towers import Engine as Engine, Form as Form, OptimizedTower as OptimizedTower
+from .quantization.rounding import is_grouped as is_grouped, weighted_layers as weighted_layers
 from .quantizing import QuantizationReport as QuantizationReport, QuantizationSpec as QuantizationSpec
-from .quickening import quickened as quickened
 from .text_files import keep_on_disk as keep_on_disk

@@ -1,10 +1,11 @@
-"""Descriptions of models as plain values, for tables and JSON."""
+"""The models and towers that are known by name, with what each is and costs."""
 
 from __future__ import annotations
 
 import json
 import math
 from collections.abc import Collection
+from fnmatch import fnmatchcase
 from functools import lru_cache
 from typing import Any, cast
 
@@ -29,6 +30,24 @@ from mobileclip.encoders.checkpoints.saving import model_json
 from mobileclip.encoders.families import image_encoder_families, text_encoder_families
 from mobileclip.inference.loading import holds_weights, spec_called
 from mobileclip.serialization import to_json
+
+
+def list_models(pattern: str = "*", *, pretrained: bool = False) -> list[str]:
+    """Return the names of models and towers, sorted.
+
+    Args:
+        pattern: of the names, such as `*_s2`; upper and lower case are one.
+        pretrained: only those with weights, published or in this package: what `mobileclip.load` takes as it is.
+
+    Examples:
+        >>> list_models("*s2")
+        ['mobileclip2_s2', 'mobileclip_s2']
+        >>> list_models("icons", pretrained=True), list_models("mci2", pretrained=True)
+        (['icons'], [])
+    """
+    weights = {*PRETRAINED, *PACKAGED}
+    names = weights if pretrained else {*models, *image_encoders, *text_encoders, *PACKAGED}
+    return sorted(name for name in names if fnmatchcase(name.lower(), pattern.lower()))
 
 
 def rows(*, known: Collection[str] = ()) -> list[dict[str, str | None]]:

@@ -1,238 +1,172 @@
-"""Many pictures to embeddings: read and decoded in processes ahead of the model, encoded batch by batch, in order."""
+"""Batches of any inputs, encoded while others are decoded, and threads that encode side by side."""
 
 from __future__ import annotations
 
-import hashlib
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator
-from itertools import islice
-from pathlib import Path
-from typing import Generic, TypeVar
+import os
+import threading
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import TypeVar
 
-import attrs
-import numpy as np
 import torch
-from numpy.typing import NDArray
-from PIL import Image
+from torch import Tensor
 
-from mobileclip.data.images.exif import CameraNotes, read_camera_notes
-from mobileclip.data.images.limits import ImageError
-from mobileclip.data.images.opening import read_image_file
-from mobileclip.data.images.reading import read_tower_image
-from mobileclip.data.images.transform import LIMITS, ImageTransform, Pixels
-from mobileclip.data.workers import workers
-from mobileclip.datasets.videos.opening import VideoFile
-from mobileclip.inference.batching import encode_in_batches
-from mobileclip.inference.image_text_model import ImageTextModel
-from mobileclip.machine import raise_machine_fault
+from mobileclip.data.skips import BadSampleError
+from mobileclip.data.workers import submitted_ahead
+from mobileclip.hardware.threads import torch_threads
+from mobileclip.processes import num_cores
 
-Key = TypeVar("Key")
-
-# Pictures that a process reads before it hands them over.
-_CHUNK = 8
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+Input = TypeVar("Input")
+Row = TypeVar("Row")
 
 
-@attrs.frozen(kw_only=True)
-class Moment:
-    """A time in a video.
-
-    Args:
-        path: of the video.
-        seconds: since its first frame.
-    """
-
-    path: Path
-    seconds: float
-
-
-@attrs.frozen(kw_only=True, eq=False)
-class Picture(Generic[Key]):
-    """A picture that is to be encoded.
-
-    Args:
-        key: whatever tells it apart for the caller.
-        name: for messages.
-        source: the file, its content, or a moment of a video.
-        known: hashes of pictures that have embeddings; one of these is read, and not decoded.
-    """
-
-    key: Key
-    name: str
-    source: Path | bytes | Moment
-    known: tuple[str, ...] = ()
-
-
-@attrs.frozen(kw_only=True, eq=False)
-class PictureRead:
-    """A picture that was read: the model's input, and its metadata.
-
-    Args:
-        sha256: of the file; empty for a moment of a video.
-        num_bytes: of the file; 0 for a moment of a video.
-        pixels: what the model sees; None where the hash is a known one.
-        width: of the upright image, in pixels; 0 where it was not decoded.
-        height: of the upright image, in pixels; 0 where it was not decoded.
-        notes: of the camera.
-    """
-
-    sha256: str
-    num_bytes: int
-    pixels: Pixels | None = None
-    width: int = 0
-    height: int = 0
-    notes: CameraNotes = CameraNotes()
-
-
-@attrs.frozen(kw_only=True, eq=False)
-class Encoded(Generic[Key]):
-    """The outcome of a picture: its embedding, or why there is none.
-
-    Args:
-        picture: that was to be encoded.
-        read: what was read of it, or why it cannot be used.
-        embedding: `(dim,)`, float32, of unit length; None where it was not decoded, or not chosen.
-    """
-
-    picture: Picture[Key]
-    read: PictureRead | ImageError
-    embedding: NDArray[np.float32] | None = None
-
-
-@attrs.frozen(kw_only=True)
-class PictureReader:
-    """Reads and decodes pictures for a model, in this process or in another.
-
-    Args:
-        transform: to the model's input.
-        reduced: see `read_tower_image`.
-    """
-
-    transform: ImageTransform
-    reduced: bool
-
-    def __call__(self, chunk: _Chunk) -> list[PictureRead | ImageError]:
-        """Return what was read of each picture, or why it cannot be used."""
-        with _OpenVideo() as video:
-            return [self._attempt(picture, video) for picture in chunk.pictures]
-
-    def _attempt(self, picture: Picture[None], video: _OpenVideo) -> PictureRead | ImageError:
-        try:
-            if isinstance(picture.source, Moment):
-                return self._read_frame(picture.source, picture.name, video)
-            return self._read(picture, picture.source)
-        except ImageError as error:
-            raise_machine_fault(error)
-            return error
-        except Exception as error:  # noqa: BLE001  the last barrier: one picture costs itself alone
-            raise_machine_fault(error)
-            return ImageError("corrupt", f"image {picture.name!r} cannot be used ({type(error).__name__}: {error})")
-
-    def _read_frame(self, moment: Moment, name: str, video: _OpenVideo) -> PictureRead:
-        image = video.frame(moment, f"video {name!r}")
-        pixels = self.transform.pixels(image, name=f"video {name!r}")
-        return PictureRead(sha256="", num_bytes=0, pixels=pixels, width=image.width, height=image.height)
-
-    def _read(self, picture: Picture[None], source: Path | bytes) -> PictureRead:
-        name = f"image {picture.name!r}"
-        data = read_image_file(source, LIMITS, name)
-        digest = hashlib.sha256(data).hexdigest()
-        if digest in picture.known:
-            return PictureRead(sha256=digest, num_bytes=len(data))
-        image = read_tower_image(data, self.transform, reduced=self.reduced, name=name)
-        return PictureRead(
-            sha256=digest,
-            num_bytes=len(data),
-            pixels=image.pixels,
-            width=image.width,
-            height=image.height,
-            notes=read_camera_notes(image.exif),
-        )
-
-
-class _OpenVideo:
-    """The video that a frame was last taken from, kept open for the next one."""
-
-    def __init__(self) -> None:
-        self._path: Path | None = None
-        self._video: VideoFile | None = None
-
-    def __enter__(self) -> _OpenVideo:  # noqa: PYI034 - `Self` needs Python 3.11
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        if self._video is not None:
-            self._video.close()
-
-    def frame(self, moment: Moment, name: str) -> Image.Image:
-        if self._video is None or self._path != moment.path:
-            if self._video is not None:
-                self._video.close()
-                self._video = None
-            self._video, self._path = VideoFile(moment.path, LIMITS, name), moment.path
-        return self._video.frame(moment.seconds)
-
-
-@attrs.frozen
-class _Chunk:
-    """Pictures that are read at once."""
-
-    pictures: tuple[Picture[None], ...]
-
-    def __str__(self) -> str:
-        return f"{self.pictures[0].name} and {len(self.pictures) - 1} others"
-
-
-def encode_pictures(
-    clip: ImageTextModel,
-    pictures: Iterable[Picture[Key]],
+def encode_in_batches(
+    items: Iterable[tuple[Item, Sequence[Input]]],
+    encode: Callable[[list[Input]], Iterable[Row]],
     *,
-    reduced: bool = False,
-    batch_size: int = 32,
-    num_workers: int = 1,
-    choose: Callable[[Picture[Key], Pixels], bool] | None = None,
-) -> Iterator[Encoded[Key]]:
-    """Yield the pictures in order with their embeddings, or with why there are none.
+    batch_size: int,
+) -> Iterator[tuple[Item, list[Row]]]:
+    """Yield items, in order, with a row for each of their inputs.
 
     Args:
-        clip: the model.
-        pictures: drawn from as they are needed, a few hundred ahead of the model.
-        reduced: see `read_tower_image`.
-        batch_size: pictures encoded at once.
-        num_workers: processes that read and decode beside the model; one reads in this process.
-        choose: told what the model would see of each picture, in order; those that it does not choose are not encoded.
+        items: with what is to be encoded of each: nothing, one input or several. They are drawn from until there is a
+            batch.
+        encode: from up to `batch_size` inputs to as many rows.
+        batch_size: at least 1.
 
     Raises:
-        LostProcessError: if a process ends abruptly.
+        ValueError: if the batch size is less.
+
+    >>> list(encode_in_batches([("a", [1]), ("b", []), ("c", [2, 3])], lambda several: several, batch_size=2))
+    [('a', [1]), ('b', []), ('c', [2, 3])]
     """
-    reader = PictureReader(transform=clip.transform, reduced=reduced)
-
-    def wanted() -> Iterator[tuple[tuple[Picture[Key], PictureRead | ImageError], list[Pixels]]]:
-        for picture, read in _read_ahead(pictures, reader, num_workers):
-            seen = None if isinstance(read, ImageError) else read.pixels
-            is_chosen = seen is not None and (choose is None or choose(picture, seen))
-            # A caller who keeps what was read would keep the pixels of all pictures.
-            kept = read if isinstance(read, ImageError) else attrs.evolve(read, pixels=None)
-            yield (picture, kept), [seen] if seen is not None and is_chosen else []
-
-    def encode(pixels: list[Pixels]) -> NDArray[np.float32]:
-        rows: NDArray[np.float32] = clip.encode_pixels(torch.from_numpy(np.stack(pixels))).numpy()
-        return rows
-
-    for (picture, read), rows in encode_in_batches(wanted(), encode, batch_size=batch_size):
-        yield Encoded(picture=picture, read=read, embedding=rows[0] if rows else None)
+    if batch_size < 1:
+        raise ValueError(f"batch_size is at least 1, not {batch_size}")
+    waiting: list[tuple[Item, Sequence[Input]]] = []
+    num_inputs = 0
+    for item, inputs in items:
+        waiting.append((item, inputs))
+        num_inputs += len(inputs)
+        if num_inputs >= batch_size:
+            yield from _encoded(waiting, encode, batch_size)
+            waiting, num_inputs = [], 0
+    yield from _encoded(waiting, encode, batch_size)
 
 
-def _read_ahead(
-    pictures: Iterable[Picture[Key]], reader: Callable[[_Chunk], list[PictureRead | ImageError]], num_workers: int
-) -> Iterator[tuple[Picture[Key], PictureRead | ImageError]]:
-    sent: deque[tuple[Picture[Key], ...]] = deque()
+def encode_each(
+    inputs: Iterable[Input], encode: Callable[[list[Input]], Iterable[Row]], *, batch_size: int
+) -> Iterator[Row]:
+    """Yield a row for each input, in order; see `encode_in_batches`."""
+    return (row for _, (row,) in encode_in_batches(((None, [one]) for one in inputs), encode, batch_size=batch_size))
 
-    def chunks() -> Iterator[_Chunk]:
-        remaining = iter(pictures)
-        while chunk := tuple(islice(remaining, _CHUNK)):
-            sent.append(chunk)
-            yield _Chunk(tuple(Picture(key=None, name=one.name, source=one.source, known=one.known) for one in chunk))
 
-    with workers(num_workers) as share:
-        for found in share(reader, chunks(), doing="reading"):
-            yield from zip(sent.popleft(), found, strict=True)
+def _encoded(
+    waiting: list[tuple[Item, Sequence[Input]]], encode: Callable[[list[Input]], Iterable[Row]], batch_size: int
+) -> Iterator[tuple[Item, list[Row]]]:
+    inputs = [one for _, several in waiting for one in several]
+    batches = (inputs[start : start + batch_size] for start in range(0, len(inputs), batch_size))
+    rows = (row for batch in batches for row in encode(batch))
+    for item, several in waiting:
+        yield item, [next(rows) for _ in several]
+
+
+_MOST_THREADS = 8
+
+
+def decode_ahead(
+    items: Iterable[Item],
+    decode: Callable[[Item], Result],
+    *,
+    ahead: int,
+    weigh: Callable[[Item], int] = lambda _: 1,
+    num_threads: int | None = None,
+) -> Iterator[tuple[Item, Result | BadSampleError]]:
+    """Yield items, in order, with what `decode` makes of them in threads, or with what is wrong with them.
+
+    Args:
+        items: see `submitted_ahead`.
+        decode: called in several threads at once; a `BadSampleError` is a result, other errors are raised here.
+        ahead: see `submitted_ahead`.
+        weigh: see `submitted_ahead`.
+        num_threads: by default one per core, eight at most.
+    """
+    with ThreadPoolExecutor(num_threads or min(_MOST_THREADS, num_cores())) as pool:
+
+        def submit(item: Item) -> Future[Result]:
+            return pool.submit(decode, item)
+
+        for item, future, _ in submitted_ahead(submit, items, ahead=ahead, weigh=weigh):
+            outcome: Result | BadSampleError
+            try:
+                outcome = future.result()
+            except BadSampleError as error:
+                outcome = error
+            yield item, outcome
+
+
+def encode_ahead(
+    items: Iterable[Item],
+    decode: Callable[[Item], Sequence[Input | None]],
+    encode: Callable[[list[Input]], Iterable[Row]],
+    *,
+    batch_size: int,
+    weigh: Callable[[Item], int] = lambda _: 1,
+    num_threads: int | None = None,
+) -> Iterator[tuple[Item, list[Row | None] | BadSampleError]]:
+    """Yield items, in order, with a row for each of their inputs, or with what is wrong with them.
+
+    Args:
+        items: see `decode_ahead`.
+        decode: from an item to inputs, None for one that is not there and has no row; see `decode_ahead`.
+        encode: from up to `batch_size` inputs to as many rows, in the caller's thread.
+        batch_size: at least 1.
+        weigh: how many inputs an item has, about.
+        num_threads: see `decode_ahead`.
+    """
+    decoded = decode_ahead(items, decode, ahead=2 * batch_size, weigh=weigh, num_threads=num_threads)
+    inputs = (
+        (one, () if isinstance(one[1], BadSampleError) else [each for each in one[1] if each is not None])
+        for one in decoded
+    )
+    for (item, found), rows in encode_in_batches(inputs, encode, batch_size=batch_size):
+        if isinstance(found, BadSampleError):
+            yield item, found
+        else:
+            remaining = iter(rows)
+            yield item, [None if each is None else next(remaining) for each in found]
+
+
+class EncodingThreads:
+    """The threads of a model, in each of which torch uses one; they start when they are first needed.
+
+    A team of torch's own threads waits for its slowest after every layer, and spins while it waits. What is pickled, or
+    forked, has no threads yet.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._pool: ThreadPoolExecutor | None = None
+        self._of = (0, 0)
+
+    def __reduce__(self) -> tuple[type[EncodingThreads], tuple[()]]:
+        """Return what makes another one, without threads."""
+        return type(self), ()
+
+    def map(self, encode: Callable[[Tensor], Tensor], parts: Iterable[Tensor], *, count: int) -> list[Tensor]:
+        """Return what `encode` makes of the parts, in order, by so many threads, without gradients."""
+
+        @torch.inference_mode()
+        def encoded(part: Tensor) -> Tensor:
+            return encode(part)
+
+        with torch_threads(1):
+            return list(self._started(count).map(encoded, parts))
+
+    def _started(self, count: int) -> ThreadPoolExecutor:
+        with self._lock:
+            if self._pool is None or self._of != (os.getpid(), count):
+                self._of = os.getpid(), count
+                self._pool = ThreadPoolExecutor(count, initializer=torch.set_num_threads, initargs=(1,))
+            return self._pool

@@ -16,13 +16,11 @@ from torch.nn import functional as F
 from mobileclip.encoders import DualEncoder
 from mobileclip.hardware.threads import threads_or_default, torch_threads
 from mobileclip.inference import by_length, prepared
-from mobileclip.inference.batching import encode_each
-from mobileclip.inference.decoding import encode_ahead
-from mobileclip.inference.encoding_threads import EncodingThreads
+from mobileclip.inference.encoding import EncodingThreads, encode_ahead, encode_each
 from mobileclip.inference.explaining import attribution, local_embeddings
 from mobileclip.inference.forms import MOST_IMAGES_ON_CPU, PreparedTower, ReadyDualEncoder, with_fast_layout
 from mobileclip.inference.identity import ModelIdentity
-from mobileclip.inference.kept_texts import KeptTexts, state_of
+from mobileclip.inference.kept import KeptTexts, state_of
 from mobileclip.inference.labels import ensemble_prompts, fill_templates, label_keys, require_labels
 from mobileclip.inference.modes import evaluating
 from mobileclip.inference.text_towers import TextSide, routed, with_text_tower
@@ -83,8 +81,7 @@ class ImageTextModel:
         decode: Decode = "exact",
         identity: ModelIdentity | None = None,
     ) -> None:
-        from mobileclip.data.images.reading import require_decode
-        from mobileclip.data.images.transform import ImageTransform
+        from mobileclip.data.images.transform import ImageTransform, require_decode
 
         if model.training:
             raise ValueError("the model is in training mode; call model.eval() first")
@@ -246,8 +243,7 @@ class ImageTextModel:
 
     def _read(self, numbered: Sequence[tuple[int, ImageSource]]) -> list[Pixels]:
         """Return the pixels of images, by as many threads as compute."""
-        from mobileclip.data.images.reading import read_pixels
-        from mobileclip.data.images.transform import name_of
+        from mobileclip.data.images.transform import name_of, read_pixels
 
         def read(one: tuple[int, ImageSource]) -> Pixels:
             number, source = one

@@ -16,8 +16,7 @@ from mobileclip import storage
 from mobileclip.encoders import TextEncoderSpec
 from mobileclip.extras import VERSION
 from mobileclip.inference.image_text_model import ImageTextModel
-from mobileclip.inference.kept_files import SUFFIX, make_room, read_kept, write_kept
-from mobileclip.inference.kept_texts import state_of
+from mobileclip.inference.kept import SUFFIX, make_room, read_kept, state_of, write_kept
 from mobileclip.inference.labels import fill_templates, label_keys
 from mobileclip.serialization import to_json
 from mobileclip.tensor_files.weights import weights_sha256

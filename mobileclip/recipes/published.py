@@ -84,7 +84,7 @@ def mobileclip_run(
             batch_size=batch_size,
             image=model.image.input,
             text=model.text.input,
-            sampling="endless",  # `EndlessOrder` of data/loading/endless_order.py: the samples need not be counted
+            sampling="endless",  # `EndlessOrder` of data/loading/order.py: the samples need not be counted
             num_readers=2_048,
             num_workers=8,
         ),

@@ -23,7 +23,7 @@ from mobileclip.data import (
     augmentation_rng,
     decode_image,
 )
-from mobileclip.inference.batching import encode_each
+from mobileclip.inference.encoding import encode_each
 from mobileclip.reinforce.spec import ReinforcementSpec
 from mobileclip.reinforce.teachers import NotFiniteError, TeacherEnsemble
 from mobileclip.terminal import get_logger

@@ -23,7 +23,7 @@ from mobileclip.data import (
     decode_image,
     hash_image,
 )
-from mobileclip.data.images.orientation import turned
+from mobileclip.data.images.metadata import turned
 from mobileclip.data.samples.members import check_layout
 from mobileclip.data.skips import made_or_skip
 from mobileclip.engines import FatalError, reason_of

@@ -7,7 +7,7 @@ import torch
 from PIL import Image
 
 from mobileclip.data import BatchSource, ReinforcedBatch, Tokenizer
-from mobileclip.data.loading.batch_source import ChangedBatches
+from mobileclip.data.loading.batch import ChangedBatches
 from mobileclip.data.samples.sample import SYN_TEXT
 from mobileclip.reinforce.captioners import Captioner, caption_seed
 from mobileclip.reinforce.teachers import TeacherEnsemble

@@ -12,8 +12,8 @@ import numpy.typing as npt
 
 from mobileclip import storage
 from mobileclip.data import ImageTextSample, ReinforcedSample, ReinforcementCard, Skip, TeacherEntry
-from mobileclip.data.samples.limits import SAMPLE_LIMITS, SampleLimits
 from mobileclip.data.samples.members import parse_reinforced_sample, parse_sample
+from mobileclip.data.samples.sample import SAMPLE_LIMITS, SampleLimits
 from mobileclip.data.shards.files import RawSample, parse, read_shard
 from mobileclip.data.skips import CONNECTION_FAILED
 from mobileclip.reinforce.manifest import ShardEntry

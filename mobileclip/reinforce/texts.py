@@ -16,7 +16,7 @@ from mobileclip.data.skips import BadSampleError, SkipReport
 from mobileclip.data.text.stored import CARD, TextsCard, part_name, part_tensors, write_texts_card
 from mobileclip.datasets.sources.text_pairs import TextPair
 from mobileclip.encoders.checkpoints.saving import write_tensors
-from mobileclip.inference.batching import encode_each
+from mobileclip.inference.encoding import encode_each
 from mobileclip.progress import Progress
 from mobileclip.reinforce.teachers.ensemble import unit_embeddings
 from mobileclip.reinforce.teachers.protocol import TextTeacher

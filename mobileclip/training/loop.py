@@ -21,15 +21,12 @@ from mobileclip.losses import ReinforcedLossSpec
 from mobileclip.progress import Progress
 from mobileclip.terminal import get_logger
 from mobileclip.terminal.interruption import postponed
-from mobileclip.training.checkpoints.background_writer import BackgroundWriter
-from mobileclip.training.checkpoints.checkpoint import CheckpointFolder, RunState
-from mobileclip.training.distributed import World
+from mobileclip.training.checkpoint import BackgroundWriter, CheckpointFolder, RunState
+from mobileclip.training.distributed import Feed, World
 from mobileclip.training.ema import MovingAverage
-from mobileclip.training.objectives.objective import Objective, build_objective, max_logit_scale
+from mobileclip.training.objectives import Objective, build_objective, max_logit_scale
 from mobileclip.training.optimizer import set_learning_rate
-from mobileclip.training.prefetching import Feed
-from mobileclip.training.records.metrics import MetricLog
-from mobileclip.training.records.skipped import FOLDER, SkippedFolder
+from mobileclip.training.records import FOLDER, MetricLog, SkippedFolder
 from mobileclip.training.saving import Evaluate, Looks, Saving, Wishes, is_due
 
 if TYPE_CHECKING:

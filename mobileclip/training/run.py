@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import shutil
 from collections import Counter
-from collections.abc import Callable
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -33,17 +34,17 @@ from mobileclip.inputs import ImageInput, TextInput
 from mobileclip.losses import ContrastiveLossSpec, ReinforcedLossSpec
 from mobileclip.serialization import from_json, to_json
 from mobileclip.strict import strict
+from mobileclip.training.checkpoint import CheckpointFolder
 from mobileclip.training.distributed import World, connected
-from mobileclip.training.families import Data, DataSpec, Student, StudentSpec
 from mobileclip.training.loop import train
-from mobileclip.training.objectives.objective import is_of_texts
-from mobileclip.training.output_lock import claimed
+from mobileclip.training.objectives import is_of_texts
 from mobileclip.training.saving import Evaluate
 from mobileclip.training.selection import SelectionSpec
-from mobileclip.training.spec import TrainingSpec
+from mobileclip.training.spec import Data, DataSpec, Student, StudentSpec, TrainingSpec
 
 if TYPE_CHECKING:
     from rich.console import Console
+
 
 SPEC = "run.json"
 MODEL = "model.safetensors"
@@ -336,3 +337,54 @@ def _refuse_other(spec: RunSpec, output: storage.AnyPath) -> None:
             f"{output} holds a run with another choice of {' and '.join(changed)}; delete it to start over, go on with "
             f"its own choices by giving `{path}` before the flags, or keep it and choose another `--output`"
         )
+
+
+@contextmanager
+def claimed(
+    output: storage.AnyPath,
+    files: Mapping[str, str],
+    world: World,
+    *,
+    refuse: Callable[[], object],
+    checkpoints: str = "checkpoints",
+    kept: str | None = None,
+    made: str | None = None,
+) -> Iterator[None]:
+    """Lock a folder for this run; an error before the first checkpoint frees it for other settings.
+
+    Args:
+        output: the folder or URL.
+        files: what says which run it is, by the names of the files; the last one counts.
+        world: the processes of the run, all of which call this.
+        refuse: raises a ValueError where the folder holds another run.
+        checkpoints: where the run's checkpoints are, below the folder.
+        kept: file for which the folder is kept too.
+        made: folder that is removed when all is given back.
+    """
+
+    def take() -> bool:
+        with _held(output):
+            refuse()
+            is_new = not storage.exists(storage.join(output, list(files)[-1]))
+            if is_new:
+                for name, text in files.items():
+                    storage.write_text(storage.join(output, name), text)
+        return is_new
+
+    is_new = world.from_first(take)
+    try:
+        yield
+    except BaseException:
+        if is_new and world.is_first:
+            with suppress(OSError, ValueError), _held(output):  # what ended the run says more
+                begun = CheckpointFolder(storage.join(output, checkpoints)).newest() is not None
+                if not begun and not (kept and storage.exists(storage.join(output, kept))):
+                    for name in reversed(list(files)):
+                        storage.remove(storage.join(output, name))
+                    if made is not None:
+                        shutil.rmtree(storage.local_path(storage.join(output, made)), ignore_errors=True)
+        raise
+
+
+def _held(output: storage.AnyPath) -> AbstractContextManager[None]:
+    return nullcontext() if storage.is_remote(output) else storage.exclusive(storage.local_path(output))

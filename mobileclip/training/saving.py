@@ -13,15 +13,13 @@ from torch import nn
 from mobileclip.inference.modes import evaluating
 from mobileclip.terminal import get_logger
 from mobileclip.terminal.interruption import Interrupted, Postponed
-from mobileclip.training.adapters import merged
+from mobileclip.training.lora import merged
 
 if TYPE_CHECKING:
     from mobileclip.data import Batch, BatchSource
-    from mobileclip.training.checkpoints.background_writer import BackgroundWriter
-    from mobileclip.training.checkpoints.checkpoint import CheckpointFolder, RunState
+    from mobileclip.training.checkpoint import BackgroundWriter, CheckpointFolder, RunState
     from mobileclip.training.distributed import World
-    from mobileclip.training.records.metrics import MetricLog
-    from mobileclip.training.records.skipped import SkippedFolder
+    from mobileclip.training.records import MetricLog, SkippedFolder
     from mobileclip.training.spec import TrainingSpec
 
 logger = get_logger(__name__)

@@ -16,7 +16,6 @@ from mobileclip.cli import COMMANDS, main
 from mobileclip.encoders import save_model
 from mobileclip.encoders.checkpoints import read_checkpoint
 from mobileclip.extras import VERSION
-from mobileclip.inference.archive import read_embeddings
 from tests.encoders.small import SMALL, randomised
 
 IMAGES = "tests/golden/augment/images"
@@ -46,6 +45,7 @@ def test_classify_as_json(capsys, small_file):
     assert set(json.loads(out)) == {"a cup", "ein Café"}
 
 
+@pytest.mark.slow
 def test_a_photo_above_the_limit_of_pixels_is_read_and_a_bomb_is_where_the_environment_says_so(
     capsys, small_file, tmp_path
 ):
@@ -238,6 +238,8 @@ def test_arguments_are_looked_at_before_anything_else(capsys, monkeypatch, tmp_p
 
 
 def test_embeddings_are_added_to_and_never_mixed(capsys, small_file, tmp_path):
+    from mobileclip.inference.embedding import read_embeddings  # `statuses` imports this module first
+
     output, other = tmp_path / "e.npz", tmp_path / "other.safetensors"
     assert run(capsys, "embed", f"{IMAGES}/coffee.png", "-o", output, "-m", small_file)[0] == 0
     status, out, _ = run(capsys, "embed", IMAGES, "-o", output, "-m", small_file, "--append")
@@ -255,6 +257,7 @@ def test_embeddings_are_added_to_and_never_mixed(capsys, small_file, tmp_path):
 
 
 def test_pictures_of_a_data_set_are_embedded_by_their_keys(capsys, small_file, tmp_path):
+    from mobileclip.inference.embedding import read_embeddings  # `statuses` imports this module first
     from tests.datasets.test_opening import captioned_shard, lines, public_layout
 
     places = [captioned_shard(tmp_path), lines(tmp_path, labels=False), public_layout(tmp_path)]

@@ -248,6 +248,6 @@ def test_texts_of_a_file_are_its_lines(world):
     (world / "texts.txt").write_text("one\u2028line\r\nthe second\x0cline\n\nthe third", encoding="utf-8", newline="")
     done = run(world, "embed", "--texts", "texts.txt", "-m", MODEL, "-o", "t.npz")
     assert done.status == 0, done.output
-    from mobileclip.inference.archive import read_embeddings
+    from mobileclip.inference.embedding import read_embeddings
 
     assert read_embeddings(world / "t.npz").texts == ("one\u2028line", "the second\x0cline", "the third")

@@ -27,7 +27,7 @@ from mobileclip.export import (
     verify_export,
 )
 from mobileclip.export.targets import NotRunHereError, Target
-from mobileclip.inference.comparison.measuring import LEAST_COSINE
+from mobileclip.inference.comparison import LEAST_COSINE
 from mobileclip.inference.image_text_model import ImageTextModel
 from mobileclip.testing.comparing import copies, first_line
 

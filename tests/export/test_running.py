@@ -15,7 +15,7 @@ from mobileclip.encoders import save_model
 from mobileclip.evaluation import BenchmarkSample, open_candidate, write_benchmark
 from mobileclip.export import ExportSpec, bundled_samples, export_model, load_export
 from mobileclip.export.running import as_pixels, require_made_of
-from mobileclip.inference.archive import read_embeddings
+from mobileclip.inference.embedding import read_embeddings
 from tests.cli.test_cli import run
 from tests.data.tokenizer_files import KINDS
 from tests.errors import fails

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from mobileclip.inference import ModelIdentity
-from mobileclip.inference.archive import Embeddings, read_embeddings, write_embeddings
+from mobileclip.inference.embedding import Embeddings, read_embeddings, write_embeddings
 from tests.cli.test_cli import run
 from tests.encoders.small import SMALL, randomised
 from tests.errors import fails

@@ -6,7 +6,7 @@ from itertools import islice
 import pytest
 
 from mobileclip.data import BadSampleError
-from mobileclip.inference.decoding import decode_ahead
+from mobileclip.inference.encoding import decode_ahead
 
 
 def test_results_are_in_order_whatever_finishes_first():

@@ -10,7 +10,7 @@ import mobileclip
 from mobileclip.data import ImageError, LostProcessError
 from mobileclip.data.images import LIMITS
 from mobileclip.datasets.videos import VideoFile
-from mobileclip.inference.encoding import Moment, Picture, encode_pictures
+from mobileclip.inference.pictures import Moment, Picture, encode_pictures
 from tests.collections.pictures import draw
 from tests.datasets.videos.making import film
 from tests.errors import fails

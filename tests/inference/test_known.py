@@ -12,7 +12,7 @@ from mobileclip.inference.known import KnownOutputs, WeightsRecord, check_weight
 from mobileclip.serialization import from_json, to_json
 from tests.cli.test_cli import run
 
-PICTURE = Path(mobileclip.__file__).parent / "inference" / "known" / "cat.jpg"
+PICTURE = Path(mobileclip.__file__).parent / "inference" / "known_outputs" / "cat.jpg"
 LABELS = ("a cat", "a dog")
 
 

@@ -9,7 +9,7 @@ from torch import nn
 
 from mobileclip.data import ImageTransform
 from mobileclip.extras import install
-from mobileclip.inference.optimization import openvino_core, openvino_model, openvino_program, programs
+from mobileclip.inference.optimization import openvino as programs, openvino_core, openvino_model, openvino_program
 from mobileclip.inputs import OPENAI_MEAN, OPENAI_STD, ImageInput
 from tests.preloaded import preloaded
 

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from functools import cache
 
 from mobileclip import storage
-from mobileclip.data.samples.limits import SAMPLE_LIMITS, SampleLimits
+from mobileclip.data.samples.sample import SAMPLE_LIMITS, SampleLimits
 from mobileclip.data.shards.files import count_shard, is_here, runs_program
 from mobileclip.machine import raise_machine_fault
 from mobileclip.strict import parse_json

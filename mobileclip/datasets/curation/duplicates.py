@@ -12,8 +12,7 @@ import torch
 from attrs import validators
 
 from mobileclip import storage
-from mobileclip.data.loading.uid_list import UidList
-from mobileclip.data.samples.uids import Uids, write_uids
+from mobileclip.data.loading.uids import UidList, Uids, write_uids
 from mobileclip.datasets.curation.clusters import VectorTable, find_centres, members_of_clusters
 from mobileclip.datasets.curation.scores import Scores
 from mobileclip.progress import track

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 from attrs import validators
 
-from mobileclip.data.samples.uids import Uids, write_uids
+from mobileclip.data.loading.uids import Uids, write_uids
 from mobileclip.datasets.curation.scores import CAPTIONS, MEAN, Caption, Scores
 from mobileclip.progress import track
 from mobileclip.strict import strict

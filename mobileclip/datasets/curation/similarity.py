@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 import attrs
 import numpy as np
 
-from mobileclip.data.samples.embeddings import Embeddings
+from mobileclip.data.samples.readers import Embeddings
 from mobileclip.data.samples.sample import ReinforcedSample
 
 _TINY = np.finfo(np.float32).tiny

@@ -13,7 +13,7 @@ from typing import Any
 import attrs
 
 from mobileclip import storage
-from mobileclip.data.samples.limits import SampleLimits
+from mobileclip.data.samples.sample import SampleLimits
 from mobileclip.data.shards.files import expand_shards, read_shard
 from mobileclip.data.skips import BadSampleError, Skip
 from mobileclip.datasets.joining.comparison import stated_of

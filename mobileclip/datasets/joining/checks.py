@@ -12,10 +12,8 @@ import attrs
 from mobileclip.data.images.opening import open_image
 from mobileclip.data.images.transform import LIMITS, ImageError
 from mobileclip.data.samples.compact import CompactRecord
-from mobileclip.data.samples.json_object import parse_object
-from mobileclip.data.samples.limits import SampleLimits
-from mobileclip.data.samples.members import RECORD, json_captions
-from mobileclip.data.samples.sample import decode_image, hash_image
+from mobileclip.data.samples.members import RECORD, json_captions, parse_object
+from mobileclip.data.samples.sample import SampleLimits, decode_image, hash_image
 from mobileclip.data.skips import BadSampleError
 from mobileclip.datasets.joining.comparison import Likeness, compare, is_of, stated_of
 

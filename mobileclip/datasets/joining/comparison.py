@@ -11,8 +11,8 @@ import re
 from collections.abc import Mapping
 from typing import Any, Literal
 
-from mobileclip.data.samples.json_object import parse_object
-from mobileclip.data.samples.limits import SampleLimits
+from mobileclip.data.samples.members import parse_object
+from mobileclip.data.samples.sample import SampleLimits
 from mobileclip.data.skips import BadSampleError
 
 Likeness = Literal["stored", "downloaded", "other", "unknown"]

@@ -15,7 +15,7 @@ import attrs
 
 from mobileclip import storage
 from mobileclip.data.buckets import Records
-from mobileclip.data.samples.limits import SampleLimits
+from mobileclip.data.samples.sample import SampleLimits
 from mobileclip.data.shards.files import expand_shards
 from mobileclip.datasets.joining.image_scan import ScanUnit, image_name
 from mobileclip.datasets.joining.records import NAMES, PLACES, AboutShard, read_records

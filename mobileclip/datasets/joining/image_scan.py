@@ -14,8 +14,8 @@ import numpy as np
 
 from mobileclip import storage
 from mobileclip.data.buckets import Records
-from mobileclip.data.images.formats import IMAGE_EXTENSIONS
-from mobileclip.data.samples.limits import SampleLimits
+from mobileclip.data.images.limits import IMAGE_EXTENSIONS
+from mobileclip.data.samples.sample import SampleLimits
 from mobileclip.data.shards.tar import (
     START_BYTES,
     ForwardReader,

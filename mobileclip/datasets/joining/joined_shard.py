@@ -15,7 +15,7 @@ import numpy as np
 
 from mobileclip import storage
 from mobileclip.data.buckets import Records
-from mobileclip.data.images.formats import IMAGE_EXTENSIONS
+from mobileclip.data.images.limits import IMAGE_EXTENSIONS
 from mobileclip.data.samples.sample import check_key, is_showable
 from mobileclip.data.shards.files import RawSample, read_shard, write_shard_members
 from mobileclip.data.skips import BadSampleError, Skip, attempt

@@ -16,7 +16,7 @@ import attrs
 import numpy as np
 
 from mobileclip.data.buckets import Records
-from mobileclip.data.images.formats import IMAGE_EXTENSIONS
+from mobileclip.data.images.limits import IMAGE_EXTENSIONS
 from mobileclip.machine import raise_machine_fault
 from mobileclip.serialization import from_json, to_json
 from mobileclip.storage import atomic_path

@@ -15,7 +15,7 @@ from attrs import validators
 
 from mobileclip import storage
 from mobileclip.data.images.files import FolderFiles, list_folder, printable_name
-from mobileclip.data.images.formats import IMAGE_EXTENSIONS, is_image_name
+from mobileclip.data.images.limits import IMAGE_EXTENSIONS, is_image_name
 from mobileclip.data.samples.members import json_captions
 from mobileclip.data.samples.sample import MAX_KEY_BYTES, ImageTextSample
 from mobileclip.data.skips import BadSampleError, Skip, SkipReport, attempt, made_or_skip

@@ -21,7 +21,7 @@ from typing import Literal
 import attrs
 
 from mobileclip import storage
-from mobileclip.data.images.formats import IMAGE_EXTENSIONS
+from mobileclip.data.images.limits import IMAGE_EXTENSIONS
 from mobileclip.data.samples.sample import ImageTextSample
 from mobileclip.data.shards.counts import shard_folder
 from mobileclip.data.shards.files import expand_shards

@@ -14,8 +14,8 @@ import attrs
 
 from mobileclip import storage
 from mobileclip.data.images.files import printable_name
-from mobileclip.data.images.formats import find_format, format_names, is_image_name
-from mobileclip.data.samples.json_object import parse_object
+from mobileclip.data.images.limits import find_format, format_names, is_image_name
+from mobileclip.data.samples.members import parse_object
 from mobileclip.data.samples.sample import ImageTextSample
 from mobileclip.data.skips import BadSampleError, Skip, SkipReport, made_or_skip
 from mobileclip.machine import raise_machine_fault

@@ -11,9 +11,8 @@ from contextlib import suppress
 import attrs
 
 from mobileclip import storage
-from mobileclip.data.samples.limits import SAMPLE_LIMITS, SampleLimits
 from mobileclip.data.samples.members import parse_sample
-from mobileclip.data.samples.sample import ImageTextSample
+from mobileclip.data.samples.sample import SAMPLE_LIMITS, ImageTextSample, SampleLimits
 from mobileclip.data.shards.card import CARD
 from mobileclip.data.shards.counts import shard_folder
 from mobileclip.data.shards.files import count_samples, expand_shards, parse_each, paths_of, read_shard, runs_program

@@ -11,8 +11,8 @@ from typing import IO, TYPE_CHECKING, Any, NoReturn
 from PIL import Image
 
 from mobileclip import storage
-from mobileclip.data.images.exif import CameraNotes
 from mobileclip.data.images.limits import ImageError, ImageLimits
+from mobileclip.data.images.metadata import CameraNotes
 from mobileclip.datasets.videos.formats import DECODERS, START_BYTES, VIDEO_EXTENSIONS, find_video_format
 from mobileclip.extras import needed
 from mobileclip.machine import raise_machine_fault

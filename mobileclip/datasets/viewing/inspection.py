@@ -15,8 +15,8 @@ from mobileclip import storage
 from mobileclip.data.augmentation.operations import operation_of
 from mobileclip.data.augmentation.replay import AugmentationParams, datacompdr_augmentation
 from mobileclip.data.images.limits import ImageError
-from mobileclip.data.samples.embeddings import Embeddings
 from mobileclip.data.samples.members import RECORD, parse_reinforced_sample, parse_sample
+from mobileclip.data.samples.readers import Embeddings
 from mobileclip.data.samples.sample import (
     ImageTextSample,
     ReinforcedSample,

@@ -21,8 +21,6 @@ PREFIX = "hf-hub:"
 class Published:
     """A file on the Hugging Face hub.
 
-    What is known of neither a revision nor a digest is remembered when it is fetched first; see `hub.fetched`.
-
     Args:
         repository: owner and name.
         file: in the repository; None for its only checkpoint.

@@ -16,7 +16,7 @@ from mobileclip.export.towers import SHORTEST, TowerExport
 from mobileclip.extras import needed
 from mobileclip.hardware.precision import Precision, dtype_of
 from mobileclip.hardware.threads import threads_or_default
-from mobileclip.inference.optimization.openvino_quiet import PROCESSOR_OPTIONS, converted, import_quietly, openvino_core
+from mobileclip.inference.optimization.openvino import PROCESSOR_OPTIONS, converted, import_quietly, openvino_core
 from mobileclip.inference.quantization import Int8Form
 
 # What a device must be able to do, and what it is asked for then: without a hint, or with one for float16 that it has

@@ -4,32 +4,31 @@ What makes one, in PyTorch, by its compiler or in OpenVINO, belongs here; how tw
 `comparison`.
 """
 
-from mobileclip.inference.optimization.int8 import (
+from mobileclip.inference.optimization.openvino import (
+    PROCESSOR_OPTIONS as PROCESSOR_OPTIONS,
     Calibration as Calibration,
     Int8Model as Int8Model,
     TunedInt8Model as TunedInt8Model,
     calibrations as calibrations,
-)
-from mobileclip.inference.optimization.openvino_int8 import in_int8 as in_int8, quantiser as quantiser
-from mobileclip.inference.optimization.openvino_quiet import (
-    PROCESSOR_OPTIONS as PROCESSOR_OPTIONS,
     converted as converted,
     import_quietly as import_quietly,
+    in_int8 as in_int8,
     openvino_core as openvino_core,
     openvino_model as openvino_model,
+    openvino_program as openvino_program,
+    quantiser as quantiser,
 )
 from mobileclip.inference.optimization.optimizing import (
     ENGINES as ENGINES,
+    Engine as Engine,
+    Form as Form,
+    OptimizationReport as OptimizationReport,
     OptimizedDualEncoder as OptimizedDualEncoder,
+    OptimizedTower as OptimizedTower,
+    TowerReport as TowerReport,
+    Trial as Trial,
     optimize as optimize,
     optimize_images as optimize_images,
     optimize_tower as optimize_tower,
     processor as processor,
 )
-from mobileclip.inference.optimization.programs import openvino_program as openvino_program
-from mobileclip.inference.optimization.report import (
-    OptimizationReport as OptimizationReport,
-    TowerReport as TowerReport,
-    Trial as Trial,
-)
-from mobileclip.inference.optimization.towers import Engine as Engine, Form as Form, OptimizedTower as OptimizedTower

@@ -1,22 +1,27 @@
-"""Find the form of a model that is fastest on this machine, and prove that it gives the same embeddings."""
+"""Finds the fastest form of a model on this machine that is as exact as its precision allows, and reports on it."""
 
 from __future__ import annotations
 
+import copy
+import json
 import platform
 import statistics
 from collections.abc import Iterator
 from functools import cached_property, partial
 from pathlib import Path
-from typing import cast, get_args
+from typing import Literal, cast, get_args
 
 import attrs
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from mobileclip import hardware
+from mobileclip.data.images.transform import normalize_pixels
 from mobileclip.encoders import DualEncoder, ImageEncoderSpec, TextEncoderSpec
-from mobileclip.hardware.precision import FAST_PRECISIONS, FastPrecision
-from mobileclip.inference.comparison.measuring import (
+from mobileclip.encoders.towers import check_images, check_tokens
+from mobileclip.hardware.precision import FAST_PRECISIONS, FastPrecision, dtype_of
+from mobileclip.inference.comparison import (
     LARGEST_ERROR,
     LEAST_COSINE,
     largest_error,
@@ -24,12 +29,247 @@ from mobileclip.inference.comparison.measuring import (
     smallest_cosine,
     times_in_turn,
 )
-from mobileclip.inference.forms import ReadyDualEncoder, reads_text
-from mobileclip.inference.optimization.int8 import Calibration, Int8Model, calibrations
-from mobileclip.inference.optimization.report import OptimizationReport, TowerReport, Trial
-from mobileclip.inference.optimization.towers import Engine, Form, OptimizedTower
+from mobileclip.inference.forms import (
+    PreparedTower,
+    ReadyDualEncoder,
+    causal_pool,
+    cut_behind_the_end,
+    reads_text,
+    with_depthwise_convs,
+    with_one_token,
+)
+from mobileclip.inference.optimization.openvino import (
+    Calibration,
+    Int8Model,
+    Program,
+    TunedInt8Model,
+    calibrations,
+    openvino_program,
+)
+from mobileclip.inference.quantization import ranges_of_form
 from mobileclip.progress import track
 from mobileclip.reparam import reparameterize
+
+
+@attrs.frozen(kw_only=True)
+class Trial:
+    """One form that was tried.
+
+    Args:
+        form: what was tried.
+        milliseconds: median time of the example batch; None if it was not timed.
+        speed_up: how many times as fast as the plain tower it was: the median over neighbouring calls.
+        cosine: smallest cosine between its embeddings and the plain ones; None if there are none. In int8, of inputs
+            that it was not calibrated with.
+        error: largest norm of an embedding's difference, over the norm of the plain one.
+        refused: why it cannot be used; empty if it could.
+    """
+
+    form: Form
+    milliseconds: float | None = None
+    speed_up: float | None = None
+    cosine: float | None = None
+    error: float | None = None
+    refused: str = ""
+
+    def __str__(self) -> str:
+        """Return one line of a report."""
+        parts = [f"{self.form!s:28s}"]
+        if self.milliseconds is not None and self.speed_up is not None:
+            parts.append(f"{self.milliseconds:8.1f} ms, {self.speed_up:.2f} times as fast")
+        if self.cosine is not None and self.error is not None:
+            parts.append(f"cosine {self.cosine:.6f}, error {self.error:.1e}")
+        if self.refused:
+            parts.append(f"not usable: {self.refused}")
+        return "; ".join(parts)
+
+
+@attrs.frozen(kw_only=True)
+class TowerReport:
+    """The forms that were tried for one tower, with times and distances.
+
+    Args:
+        tower: `image` or `text`.
+        batch_size: of the example.
+        plain_milliseconds: median time of the model as it came.
+        trials: what was tried, in order.
+        used: the fastest of them, or None: none helps, and the plain folded tower is used.
+    """
+
+    tower: str
+    batch_size: int
+    plain_milliseconds: float
+    trials: tuple[Trial, ...]
+    used: Trial | None
+
+    def __str__(self) -> str:
+        """Return a few lines, one for each trial, a star in front of the one that is used."""
+        lines = [f"{self.tower}, batch of {self.batch_size}: {self.plain_milliseconds:.1f} ms as it came"]
+        lines += [f"  {'*' if trial == self.used else ' '} {trial}" for trial in self.trials]
+        if self.used is None:
+            lines.append("  * none of these is faster; the folded tower is used as it is")
+        return "\n".join(lines)
+
+
+@attrs.frozen(kw_only=True)
+class OptimizationReport:
+    """The report of `optimize`: the forms that were tried for both towers.
+
+    Args:
+        image: for its image tower.
+        text: for its text tower.
+        threads: that torch computed with.
+        processor: that it computed on.
+    """
+
+    image: TowerReport
+    text: TowerReport
+    threads: int
+    processor: str
+
+    def __str__(self) -> str:
+        """Return the report as text, for a person."""
+        return f"{self.processor}, {self.threads} threads\n{self.image}\n{self.text}"
+
+    def to_json(self) -> str:
+        """Return the report as JSON."""
+        return json.dumps(attrs.asdict(self), indent=2)
+
+
+Engine = Literal["eager", "openvino"]
+
+
+@attrs.frozen(kw_only=True)
+class Form:
+    """One way to compute a folded tower: engine, precision and batch size.
+
+    Args:
+        engine: what computes: PyTorch, or a program of OpenVINO.
+        precision: of the weights and the features; embeddings come out in float32. In int8, of convolutions and linear
+            layers: those that the tower carries ranges of, or all but grouped ones.
+        most: images or texts computed at once; a larger batch goes in parts. What a few images need between two layers
+            stays in a processor's cache.
+    """
+
+    engine: Engine
+    precision: FastPrecision
+    most: int
+
+    def __str__(self) -> str:
+        """Return what a report calls it."""
+        return f"{self.engine} {self.precision}, {self.most} at once"
+
+
+class OptimizedTower(PreparedTower):
+    """A folded tower in one form, for batches of any size.
+
+    Programs are made for one size of batch: what is left over at the end of a batch is computed eagerly (beside
+    OpenVINO in float32), so that no call waits for a compiler. No gradients: embeddings are plain tensors, in float32.
+
+    Shape:
+        what the tower takes, or pixels in place of images, to `(batch, embedding_dim)`.
+
+    Args:
+        tower: folded, in float32, on the CPU; it is copied.
+        form: how to compute.
+
+    Raises:
+        ValueError: if the inputs are not what the tower takes.
+    """
+
+    def __init__(self, tower: nn.Module, *, form: Form) -> None:
+        super().__init__()
+        self.form = form
+        # OpenVINO takes float32, and rounds what it computes in less itself.
+        self.dtype = torch.float32 if form.engine == "openvino" else dtype_of(form.precision)
+        self.tower = copy.deepcopy(with_depthwise_convs(with_one_token(tower))).to(self.dtype)
+        if not reads_text(tower):
+            self.tower.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self._pool = causal_pool(tower)
+        self.eval()
+        self._program: Program | None = None
+
+    @property
+    def spec(self) -> ImageEncoderSpec | TextEncoderSpec:
+        """The spec of the tower."""
+        return cast("ImageEncoderSpec | TextEncoderSpec", self.tower.spec)
+
+    @property
+    def takes_pixels(self) -> bool:
+        """Whether pixels may come in place of images: those of an image tower may."""
+        return isinstance(self.spec, ImageEncoderSpec)
+
+    def int8_model(self, calibration: Calibration) -> Int8Model:
+        """Return what programs in int8 are made of, whichever their batch.
+
+        Args:
+            calibration: inputs that ranges of values are found with, where the tower carries none.
+        """
+        lengths = self._pool is not None
+        ranges = calibration.ranges if lengths else self._prepared(calibration.ranges)
+        kind = TunedInt8Model if self.is_tuned else Int8Model
+        return kind(self.tower, ranges, lengths=lengths)
+
+    @property
+    def is_tuned(self) -> bool:
+        """Whether the tower carries ranges of int8."""
+        return bool(ranges_of_form(self.tower))
+
+    def compile_for(self, inputs: Tensor, *, int8: Int8Model | None = None) -> None:
+        """Make the program for batches of `form.most`, if the form has one.
+
+        Args:
+            inputs: at least `form.most` images or texts.
+            int8: what a program in int8 is made of.
+
+        Raises:
+            Exception: whatever the compiler raises, where there is none or it cannot compile the tower.
+        """
+        with torch.inference_mode(mode=False), torch.no_grad():
+            lengths = self._pool is not None
+            # Where lengths differ, a batch as it comes has the longest that there may be.
+            example = (inputs if lengths else self._prepared(inputs))[: self.form.most].clone()
+            if self.form.engine == "openvino":
+                spec = self.spec
+                self._program = openvino_program(
+                    self.tower,
+                    example,
+                    lengths=lengths,
+                    precision=self.form.precision,
+                    int8=int8,
+                    pixels=spec.input if isinstance(spec, ImageEncoderSpec) else None,
+                )
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        """Return the embeddings, not normalised."""
+        with torch.no_grad():
+            prepared = self._prepared(inputs)
+            parts = [self._encode(part) for part in torch.split(prepared, self.form.most)]
+            return torch.cat(parts).float()
+
+    def _prepared(self, inputs: Tensor) -> Tensor:
+        """Return the checked inputs, laid out as the form computes."""
+        spec = self.spec
+        if isinstance(spec, TextEncoderSpec):
+            check_tokens(inputs, spec.input)
+            return inputs if self._pool is None else cut_behind_the_end(inputs, self._pool)
+        check_images(inputs, spec.input)
+        if inputs.dtype == torch.uint8:
+            return inputs
+        if self.form.engine == "openvino":
+            # By NumPy: PyTorch's threads would go on waiting for work, in a loop, while OpenVINO's compute.
+            return torch.from_numpy(np.ascontiguousarray(inputs.detach().float().numpy()))
+        return inputs.to(self.dtype, memory_format=torch.channels_last)
+
+    def _encode(self, part: Tensor) -> Tensor:
+        if self._program is not None and len(part) == self.form.most:
+            return self._program(part)
+        spec = self.spec
+        if isinstance(spec, ImageEncoderSpec) and part.dtype == torch.uint8:
+            part = normalize_pixels(part, spec.input, memory_format=torch.channels_last).to(self.dtype)
+        rest: Tensor = self.tower(part)
+        return rest
+
 
 ENGINES: tuple[Engine, ...] = get_args(Engine)
 """What computes, the one that needs no program first."""

@@ -1,23 +1,106 @@
-"""A tower that computes in float32 what an int8 runtime computes of it, with parameters for its ranges.
-
-Ranges are tensors by name, as a file has them: for a layer, `LAYER.weight`, the steps of its output channels, and
-`LAYER.input` and `LAYER.output`, a step and a zero point each. A layer without `LAYER.weight` stays in float32.
-"""
+"""Towers that compute in float32 what an int8 runtime computes of them, and what exporters make of their ranges."""
 
 from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterator, Mapping
-from typing import cast
+from typing import Any, cast
 
+import attrs
 import torch
+import torch.ao.quantization.fx._decomposed
 from torch import Tensor, nn
 
-from mobileclip.inference.layers import weighted_layers
-from mobileclip.inference.quantization.grid import LARGEST_VALUE, LARGEST_WEIGHT, on_grid
+from mobileclip.inference.forms import DepthwiseConvs, SingleQueryAttention
 from mobileclip.reparam import children_by_name, with_children
 
+
+def weighted_layers(encoder: nn.Module) -> list[tuple[str, nn.Module]]:
+    """Return the convolutions and linear layers of a tower by name, in the order in which they compute.
+
+    Left out are those that only their owner may compute with: PyTorch's own attention does not call its layers, and
+    open_clip's text tower asks for the class of its projection.
+    """
+    owned = (
+        one if isinstance(one, nn.MultiheadAttention) else getattr(one, "text_projection", None)
+        for one in encoder.modules()
+    )
+    uncalled = {part for one in owned if isinstance(one, nn.Module) for part in one.modules()}
+    return [
+        (name, module)
+        for name, module in encoder.named_modules()
+        if isinstance(module, (nn.Conv2d, nn.Linear)) and module not in uncalled
+    ]
+
+
+def is_grouped(layer: nn.Module) -> bool:
+    """Return whether a layer is a convolution in several groups."""
+    return isinstance(layer, nn.Conv2d) and layer.groups > 1
+
+
+LARGEST_VALUE = 255
+"""Of what goes into a layer or comes out, in steps above the least: uint8. As int8, with its zero point, 128 less."""
+
+LARGEST_WEIGHT = 64
+"""Of a weight, in steps from zero: processors without VNNI add pairs of products in 16 bits, which more would saturate,
+silently. A file for every runtime cannot ask which processor will read it."""
+
 _HALF = 0.5
+
+
+def on_grid(x: Tensor, step: Tensor, zero: Tensor, *, least: int, largest: int) -> Tensor:
+    """Return `x` as ONNX's DequantizeLinear gives back what QuantizeLinear made of it, to the bit.
+
+    `q = clamp(round(x / step) + zero, least, largest)` and `(q - zero) * step`, halves rounded to even. Gradients pass
+    the rounding unchanged, so that the step's is `q - zero - x / step` within the range and `q - zero` outside, the
+    zero point's nothing within and `-step` outside.
+
+    Shape:
+        that of `x`; the step broadcasts to it, the zero point is one number.
+
+    Args:
+        x: float32.
+        step: above zero.
+        zero: the step that zero is at; any number, rounded to an integer.
+        least: of the integers.
+        largest: of the integers.
+
+    Source: Esser et al. 2020, Learned step size quantization; Bhalgat et al. 2020, LSQ+, for the zero point.
+    """
+    y: Tensor = _OnGrid.apply(x, step, zero, (least, largest))  # type: ignore[no-untyped-call]
+    return y
+
+
+class _OnGrid(torch.autograd.Function):
+    """The formula of `on_grid` in few passes over memory, which is what it takes its time with."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, step: Tensor, zero: Tensor, ends: tuple[int, int]) -> Tensor:
+        """Return the rounded numbers."""
+        # Sums of integers are exact, so that the zero point may move the ends in place of the numbers.
+        whole = zero.round().item()
+        ctx.ends = (ends[0] - whole, ends[1] - whole)
+        y = (x / step).round_().clamp_(*ctx.ends).mul_(step)
+        ctx.save_for_backward(x, y, step, zero)
+        return y
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        """Return the gradients of `x`, the step and the zero point."""
+        (gradient,) = gradients
+        x, y, step, zero = ctx.saved_tensors
+        least, largest = ctx.ends
+        steps = x / step
+        # What is rounded to an end is within; this is `gradient` there, and nothing outside.
+        of_x = torch.ops.aten.hardtanh_backward(gradient, steps, least - _HALF, largest + _HALF)
+        of_step = of_zero = None
+        # Differences before sums: what is no gradient at all must be zero, which Adam would else make a step of.
+        if ctx.needs_input_grad[1]:
+            of_step = (gradient * y).div_(step).addcmul_(steps, of_x, value=-1).sum_to_size(step.shape)
+        if ctx.needs_input_grad[2]:
+            of_zero = torch.sub(of_x, gradient, out=steps).sum().reshape(zero.shape) * step
+        return of_x, of_step, of_zero, None
+
 
 Ranges = Mapping[str, Tensor]
 
@@ -244,3 +327,172 @@ def with_rounded_weights(tower: nn.Module, tuned: nn.Module) -> nn.Module:
                 cast("nn.Parameter", layers[name].bias).copy_(bias)
     found.ranges = ranges_of(tuned)  # type: ignore[assignment]
     return found
+
+
+# What runtimes call int8. Weights from a file stay within 64 steps, so that no runtime cuts them.
+_LARGEST_INT8 = 127
+_OPS = torch.ops.quantized_decomposed
+# Axis, ends and type.
+_OF_WEIGHTS = (0, -_LARGEST_INT8, _LARGEST_INT8, torch.int8)
+_OF_BIASES = (0, -(2**31), 2**31 - 1, torch.int32)
+
+
+def ranges_of_form(form: nn.Module, ranges: Ranges | None = None) -> dict[str, Tensor]:
+    """Return the ranges of a tower by the names of layers in what was made of it; nothing where it carries none.
+
+    `load_model` gives towers that carry those of their file as `ranges`, by the names of the folded tower, and
+    `reparameterize`, copies and the functions of `inference.forms` leave them there. Where a form computes a layer by
+    several layers of some of its outputs (`NAME.convs.N`, `query` and `key_value` of `qkv`), each has the ranges of
+    what goes in and comes out, and its own steps. Layers without `NAME.weight` among them stay in float32.
+
+    Args:
+        form: a tower as it was loaded, folded; or what `with_one_token` and `with_depthwise_convs` made of it.
+        ranges: of the tower as it was loaded; those that `form` carries by default.
+
+    Raises:
+        ValueError: if the form lacks a layer that there are ranges of; the message names it.
+    """
+    given = cast("Mapping[str, Tensor]", getattr(form, "ranges", {})) if ranges is None else ranges
+    found: dict[str, Tensor] = {}
+    known = set()
+    for name, layer in weighted_layers(form):
+        source, chosen = _source_of(form, name)
+        if f"{source}.weight" not in given:
+            continue
+        known.add(source)
+        steps = given[f"{source}.weight"][chosen]
+        if len(steps) != len(cast("Tensor", layer.weight)):
+            raise ValueError(
+                f"{name} has {len(cast('Tensor', layer.weight))} outputs, and its ranges are of {len(steps)}; give "
+                "ranges that were found for this tower, folded"
+            )
+        found[f"{name}.weight"] = steps
+        found |= {f"{name}.{kind}": given[key] for kind in ("input", "output") if (key := f"{source}.{kind}") in given}
+    if lost := sorted({name.rpartition(".")[0] for name in given} - known):
+        raise ValueError(
+            f"there are ranges of {len(lost)} layers that this form of the tower does not have, {lost[0]!r} first; "
+            "give those that were found for this tower, folded"
+        )
+    return found
+
+
+def _source_of(form: nn.Module, name: str) -> tuple[str, slice]:
+    """Return which layer of the tower a layer of a form is of, and which of its outputs it gives."""
+    parent, _, own = name.rpartition(".")
+    whole, _, last = parent.rpartition(".")
+    if last == "convs" and isinstance(form.get_submodule(whole), DepthwiseConvs):
+        return whole, slice(int(own), None, len(list(form.get_submodule(parent).children())))
+    if isinstance(form.get_submodule(parent), SingleQueryAttention) and own != "project":
+        dim = len(cast("Tensor", form.get_submodule(f"{parent}.query").weight))
+        return f"{parent}.qkv", slice(0, dim) if own == "query" else slice(dim, None)
+    return name, slice(None)
+
+
+@attrs.frozen(kw_only=True)
+class Int8Form:
+    """The representation of int8 in a runtime: signedness, and how weights and biases are stored.
+
+    Args:
+        signed: what goes into layers and comes out is int8, its zero points 128 less; uint8 otherwise.
+        stores_weights: weights are int8 in the program already. Otherwise they are float, and the exporter rounds them.
+        stores_biases: biases are in int32, in steps of the products; float otherwise.
+    """
+
+    signed: bool = False
+    stores_weights: bool = False
+    stores_biases: bool = False
+
+
+def with_int8_layers(form: nn.Module, ranges: Ranges, how: Int8Form | None = None) -> nn.Module:
+    """Return a tower whose layers quantise and dequantise by PyTorch's `quantized_decomposed`, which exporters know.
+
+    It gives what `rounded` gives, but for values that lie between two steps to the last digit: these operations
+    multiply by the inverse of the step, where ONNX and `rounded` divide.
+
+    Args:
+        form: see `ranges_of_form`; in evaluation mode, in float32. The other one shares its weights.
+        ranges: by the names of its layers.
+        how: what the operations are like; uint8 on float weights by default.
+    """
+    how = how or Int8Form()
+    return with_layers(form, lambda name, one: Int8Layer(one, name, ranges, how) if f"{name}.weight" in ranges else one)
+
+
+class Int8Layer(nn.Module):
+    """A convolution or a linear layer whose input, weights and output are quantised and dequantised.
+
+    Weights are int8 without a zero point, one step for each output channel, what goes in and comes out is of 8 bits.
+
+    Shape:
+        as the layer's.
+
+    Args:
+        layer: its weights are shared.
+        name: of the layer.
+        ranges: of a tower; without `NAME.output`, the output is not rounded.
+        how: what the operations are like.
+    """
+
+    steps: Tensor
+    zeros: Tensor
+    steps_of_bias: Tensor
+
+    def __init__(self, layer: nn.Module, name: str, ranges: Ranges, how: Int8Form) -> None:
+        super().__init__()
+        # What is of a part of a layer is a part of the layer's, and a program stores no parts.
+        steps = ranges[f"{name}.weight"].detach().float().clone()
+        self.register_buffer("steps", steps)
+        self.register_buffer("zeros", torch.zeros(len(steps), dtype=torch.int64))
+        self._input = _Values.of(ranges[f"{name}.input"], signed=how.signed)
+        output = ranges.get(f"{name}.output")
+        self._output = None if output is None else _Values.of(output, signed=how.signed)
+        self.layer = with_children(layer, {})
+        weight, bias = cast("Tensor", layer.weight).detach(), cast("Tensor | None", layer.bias)
+        if how.stores_weights:
+            stored = _OPS.quantize_per_channel(weight, self.steps, self.zeros, *_OF_WEIGHTS)
+            self.layer.weight = nn.Parameter(stored, requires_grad=False)
+            if bias is not None:
+                self.layer.bias = nn.Parameter(bias.detach().clone(), requires_grad=False)
+        if how.stores_biases and bias is not None:
+            self.register_buffer("steps_of_bias", self._input.step * steps)
+            stored = (bias.detach() / self.steps_of_bias).round().to(torch.int32)
+            self.layer.bias = nn.Parameter(stored, requires_grad=False)
+        self.training = False
+
+    @property
+    def weight(self) -> Tensor:
+        """The weights in the type that the layer computes in: towers of transformers ask for it."""
+        return cast("Tensor", self.layer.weight).to(self.steps.dtype)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return what the layer gives."""
+        weight, bias = cast("Tensor", self.layer.weight), cast("Tensor | None", self.layer.bias)
+        if weight.dtype != torch.int8:
+            weight = _OPS.quantize_per_channel(weight, self.steps, self.zeros, *_OF_WEIGHTS)
+        floats = {"weight": _OPS.dequantize_per_channel(weight, self.steps, self.zeros, *_OF_WEIGHTS)}
+        if bias is not None and bias.dtype == torch.int32:
+            floats["bias"] = _OPS.dequantize_per_channel(bias, self.steps_of_bias, self.zeros, *_OF_BIASES)
+        y: Tensor = torch.func.functional_call(self.layer, floats, (self._input.rounded(x),))
+        return y if self._output is None else self._output.rounded(y)
+
+
+@attrs.frozen
+class _Values:
+    """Operations on what goes into a layer or comes out of it."""
+
+    step: float
+    zero: int
+    least: int
+    largest: int
+    dtype: torch.dtype
+
+    @classmethod
+    def of(cls, values: Tensor, *, signed: bool) -> _Values:
+        step, zero = values.tolist()
+        shift = _LARGEST_INT8 + 1 if signed else 0
+        return cls(step, int(zero) - shift, -shift, LARGEST_VALUE - shift, torch.int8 if signed else torch.uint8)
+
+    def rounded(self, x: Tensor) -> Tensor:
+        of_values = (self.step, self.zero, self.least, self.largest, self.dtype)
+        y: Tensor = _OPS.dequantize_per_tensor(_OPS.quantize_per_tensor(x, *of_values), *of_values)
+        return y

@@ -1,12 +1,12 @@
-"""A tower's ranges and rounding, tuned on the tower's own embeddings in float32.
-
-The whole tower is tuned at once: its embeddings are what counts, and no kind of tower has to say what its blocks are.
-"""
+"""Ranges and rounding of a tower, tuned on its own embeddings: which layers, how good, kept where it stops."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import cast
 
 import attrs
 import numpy as np
@@ -15,9 +15,133 @@ from attrs import validators
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from mobileclip import storage
 from mobileclip.data.randomness import seeded_rng
-from mobileclip.inference.quantization.rounding import Ranges, rounded, rounded_layers, roundings
+from mobileclip.encoders.checkpoints.saving import write_tensors
+from mobileclip.inference.comparison import LEAST_COSINE, first_results, least_agreement
+from mobileclip.inference.quantization.ranges import each_alone, observed_ranges, rounded_in_place, watched
+from mobileclip.inference.quantization.rounding import (
+    Ranges,
+    RoundedLayer,
+    is_grouped,
+    quantised_layers,
+    rounded,
+    rounded_layers,
+    roundings,
+    weighted_layers,
+)
 from mobileclip.strict import strict
+from mobileclip.tensor_files import read_tensors
+
+_CHANCE = 0.025
+
+
+@attrs.frozen(kw_only=True)
+class Agreement:
+    """The number of queries whose first result in int8 is that in float32.
+
+    Args:
+        same: that have.
+        total: of all, at least 1.
+
+    Examples:
+        >>> str(Agreement(same=49, total=50))
+        '98.0% of 50 (89.4% to 99.9%)'
+    """
+
+    same: int
+    total: int
+
+    @property
+    def interval(self) -> tuple[float, float]:
+        """The 95 % interval of the part that agrees, Clopper and Pearson's."""
+        from scipy.special import betaincinv
+
+        same, others = self.same, self.total - self.same
+        low = float(betaincinv(same, others + 1, _CHANCE)) if same else 0.0
+        return low, float(betaincinv(same + 1, others, 1 - _CHANCE)) if others else 1.0
+
+    def __str__(self) -> str:
+        """Return the part with its interval, for a person."""
+        low, high = self.interval
+        return f"{self.same / self.total:.1%} of {self.total:,} ({low:.1%} to {high:.1%})"
+
+
+@attrs.frozen(kw_only=True)
+class TowerQuality:
+    """Cosines and rankings of an int8 tower's embeddings against those in float32.
+
+    Args:
+        num_inputs: that it was measured on.
+        smallest_cosine: of an embedding with that in float32.
+        mean_cosine: over the inputs.
+        finds: what the inputs find first, among the other tower's embeddings in float32; among one another where there
+            is no other tower.
+        is_found: what the other tower's inputs find first among these; None where there are none.
+    """
+
+    num_inputs: int
+    smallest_cosine: float
+    mean_cosine: float
+    finds: Agreement
+    is_found: Agreement | None = None
+
+    @classmethod
+    def of(cls, embeddings: Tensor, expected: Tensor, others: Tensor | None = None) -> TowerQuality:
+        """Return what embeddings keep of those that are expected.
+
+        Shape:
+            all `(inputs, dim)`; at least two inputs.
+
+        Args:
+            embeddings: in int8.
+            expected: the same in float32.
+            others: of the other tower, in float32.
+        """
+        cosines = torch.cosine_similarity(embeddings.double(), expected.double(), dim=1)
+        found = None
+        if others is None:
+            finds = _agreement(first_results(embeddings, embeddings), first_results(expected, expected))
+        else:
+            finds = _agreement(first_results(embeddings, others), first_results(expected, others))
+            found = _agreement(first_results(others, embeddings), first_results(others, expected))
+        return cls(
+            num_inputs=len(embeddings),
+            smallest_cosine=float(cosines.min()),
+            mean_cosine=float(cosines.mean()),
+            finds=finds,
+            is_found=found,
+        )
+
+    @property
+    def refusal(self) -> str:
+        """Why the acceptance checks of int8 refuse the tower; empty where they do not."""
+        if not self.smallest_cosine >= LEAST_COSINE["int8"]:
+            return f"the smallest cosine is {self.smallest_cosine:.4f}, expected at least {LEAST_COSINE['int8']}"
+        both = [one for one in (self.finds, self.is_found) if one is not None]
+        same, total = sum(one.same for one in both), sum(one.total for one in both)
+        if same / total < (least := least_agreement(total)):
+            return f"{same / total:.1%} of {total:,} first results are as in float32, expected at least {least:.1%}"
+        return ""
+
+    @property
+    def has_margin(self) -> bool:
+        """Whether it passes, and of cosine loses half of what it may: what is decided on few inputs should."""
+        return not self.refusal and 1 - self.smallest_cosine <= (1 - LEAST_COSINE["int8"]) / 2
+
+    def __str__(self) -> str:
+        """Return a line for a person."""
+        found = "" if self.is_found is None else f", and is found by {self.is_found}"
+        verdict = f"; refused: {self.refusal}" if self.refusal else "; passes the acceptance checks of int8"
+        return (
+            f"{self.num_inputs:,} held-out inputs, cosine {self.mean_cosine:.5f}, at least {self.smallest_cosine:.4f}; "
+            f"finds the same first as in float32: {self.finds}{found}{verdict}"
+        )
+
+
+def _agreement(given: Tensor, expected: Tensor) -> Agreement:
+    return Agreement(same=int((given == expected).sum()), total=len(given))
+
 
 _STEP, _BEST = "step", "best"
 # What fewer steps than this move is small beside what a few inputs say by chance, at a rate that falls with them.
@@ -212,3 +336,174 @@ class Tuning:
                 else:
                     self._optimizer.state.pop(parameter, None)
         self.step = int(step)
+
+
+# Inputs that each layer alone is measured on.
+_FEW = 8
+
+
+@attrs.frozen(kw_only=True, field_transformer=strict)
+class PlacesSpec:
+    """Chooses the layers that compute in int8; all others stay in float32.
+
+    Args:
+        grouped: whether grouped convolutions are: they lose most, and OpenVINO takes no less time with them in int8.
+        outputs: whether what comes out of convolutions is, beside what goes into layers. Exports to runtimes that need
+            these ranges find them, untuned.
+        most_float: part of the multiplications that may stay in float32 besides, where the acceptance checks refuse a
+            tower that rounds all these layers: of the layers that lose most for their size.
+
+    Raises:
+        ValueError: if a number is out of its range.
+    """
+
+    grouped: bool = False
+    outputs: bool = False
+    most_float: float = attrs.field(default=0.2, validator=[validators.ge(0), validators.le(1)])
+
+    def observed(self, tower: nn.Module, batches: Callable[[], Iterable[Tensor]], *, whole: bool = False) -> Ranges:
+        """Return the ranges of all layers that may be rounded, see `observed_ranges`."""
+        kept = [name for name, layer in weighted_layers(tower) if is_grouped(layer) and not self.grouped]
+        outputs = (nn.Conv2d,) if self.outputs else ()
+        return observed_ranges(tower, batches, kept=kept, whole=whole, outputs=outputs)
+
+    @torch.no_grad()
+    def without_worst(
+        self,
+        tower: nn.Module,
+        ranges: Ranges,
+        checked: Sequence[Tensor],
+        *,
+        others: Tensor | None = None,
+        tell: Callable[[str], object] = str,
+    ) -> dict[str, Tensor]:
+        """Return the ranges without those of the layers that lose most, as few as pass the checks with a margin.
+
+        Where too little is left whatever is left out, it is what comes nearest.
+
+        Args:
+            tower: folded, in evaluation mode, in float32.
+            ranges: of its layers.
+            checked: inputs that it is decided by, batches; other ones than what is reported in the end.
+            others: embeddings of the other tower, see `TowerQuality`.
+            tell: called with the name of each layer that is measured.
+        """
+        if not self.most_float or not checked:
+            return dict(ranges)
+        expected = torch.cat([tower(one) for one in checked])
+
+        def tried(left_out: Sequence[str]) -> tuple[bool, float, dict[str, Tensor]]:
+            rest = _without(ranges, left_out)
+            form = rounded(tower, rest)
+            given = torch.cat([form(one) for one in checked])
+            loss = float(tuning_loss(given, expected, relations=1.0))
+            return TowerQuality.of(given, expected, others).has_margin, loss, rest
+
+        tries = [tried(())]
+        worst = [] if tries[0][0] else self._worst(tower, ranges, checked[0][:_FEW], tell)
+        few, many = 0, 0
+        while not tries[-1][0] and many < len(worst):
+            few, many = many, min(max(1, 2 * many), len(worst))
+            tries.append(tried(worst[:many]))
+        if not tries[-1][0]:
+            return min(tries, key=lambda one: one[1])[2]
+        while many - few > 1:
+            middle = (few + many) // 2
+            tries.append(tried(worst[:middle]))
+            few, many = (few, middle) if tries[-1][0] else (middle, many)
+        return _without(ranges, worst[:many])
+
+    def _worst(self, tower: nn.Module, ranges: Ranges, few: Tensor, tell: Callable[[str], object]) -> list[str]:
+        """Return the layers that may stay in float32, those first that lose most for their multiplications."""
+        expected, work = tower(few), _multiplications(tower, few)
+        losses = {}
+
+        def rounding(name: str, layer: nn.Module) -> AbstractContextManager[None]:
+            one = RoundedLayer(layer, name, ranges)
+            return rounded_in_place(layer, one.rounded_weight(), one.input, one.output)
+
+        for name, given in each_alone(tower, few, weighted_layers(tower), quantised_layers(ranges), rounding):
+            losses[name] = float(tuning_loss(given, expected, relations=1.0))
+            tell(name)
+        left, worst = self.most_float * sum(work[name] for name in losses), []
+        for name in sorted(losses, key=lambda name: losses[name] / work[name], reverse=True):
+            if work[name] <= left:
+                left -= work[name]
+                worst.append(name)
+        return worst
+
+
+def layers_in_float32(tower: nn.Module) -> list[str]:
+    """Return the layers that a tower that carries ranges computes in float32 all the same."""
+    quantised = quantised_layers(cast("Ranges", tower.ranges))
+    return [name for name, _ in weighted_layers(tower) if name not in quantised]
+
+
+def _without(ranges: Ranges, left_out: Sequence[str]) -> dict[str, Tensor]:
+    return {name: values for name, values in ranges.items() if name.rpartition(".")[0] not in left_out}
+
+
+def _multiplications(tower: nn.Module, inputs: Tensor) -> dict[str, int]:
+    """Return how often each layer multiplies for these inputs."""
+    found: dict[str, int] = {}
+    sizes = {name: cast("Tensor", layer.weight)[0].numel() for name, layer in weighted_layers(tower)}
+
+    def count(name: str, _: tuple[Tensor, ...], given: Tensor) -> None:
+        found[name] = found.get(name, 0) + given.numel() * sizes[name]
+
+    with watched(weighted_layers(tower), count):
+        tower(inputs)
+    return found
+
+
+_OF = "mobileclip.tuning_of"
+
+
+class SavedTunings:
+    """The tunings of a model's towers in a file beside the output; none where there is no file yet.
+
+    Args:
+        output: what is written in the end.
+        of: digest of the model, the inputs and the choices.
+        anew: whether a file of another tuning is left aside, and replaced.
+
+    Raises:
+        ValueError: if there is a file of another tuning, and it is not to be replaced.
+        CheckpointError: if it cannot be read.
+    """
+
+    def __init__(self, output: Path, *, of: str, anew: bool) -> None:
+        self.path = state_file(output)
+        self._of = of
+        self._tensors: dict[str, Tensor] = {}
+        if not self.path.exists():
+            return
+        tensors, metadata = read_tensors(self.path)
+        if metadata.get(_OF) == of:
+            self._tensors = tensors
+        elif not anew:
+            raise ValueError(
+                f"{self.path} is left of a tuning of another model, other inputs or other choices; give the same again "
+                "to go on with it, or --overwrite to start anew"
+            )
+
+    def of_tower(self, tower: str) -> dict[str, Tensor]:
+        """Return what was kept of a tower by its name; nothing where it has not begun."""
+        prefix = f"{tower}:"
+        return {name.removeprefix(prefix): tensor for name, tensor in self._tensors.items() if name.startswith(prefix)}
+
+    def keep(self, tower: str, tensors: dict[str, Tensor]) -> None:
+        """Write what is to be kept of a tower, beside the others; the file is there whole, as before or as now."""
+        prefix = f"{tower}:"
+        others = {name: tensor for name, tensor in self._tensors.items() if not name.startswith(prefix)}
+        self._tensors = others | {f"{prefix}{name}": tensor.contiguous() for name, tensor in tensors.items()}
+        write_tensors(self.path, self._tensors, {_OF: self._of})
+
+    def remove(self) -> None:
+        """Remove the file."""
+        storage.remove(self.path)
+
+
+def state_file(output: Path) -> Path:
+    """Return where the state of a tuning is, beside what it writes in the end."""
+    return output.with_name(f"{output.stem}.tuning.safetensors")

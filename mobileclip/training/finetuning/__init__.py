@@ -3,23 +3,7 @@
 What fine-tuning alone needs belongs here; the loop is that of `training`.
 """
 
-from mobileclip.training.finetuning.batch_norm import (
-    FrozenBatchNorm2d,
-    freeze_batch_norm,
-    ordinary_batch_norm,
-    synchronise_batch_norm,
-)
-from mobileclip.training.finetuning.interpolation import interpolate_weights
-from mobileclip.training.finetuning.labels import LabelledContrastiveSpec, labelled_contrastive, with_labels
-from mobileclip.training.finetuning.layer_rates import (
-    Granularity,
-    LayerDecayAdamWSpec,
-    layer_rate_groups,
-    rate_scales,
-    tower_layers,
-)
-from mobileclip.training.finetuning.lora import LoraSpec, add_lora, merge_lora
-from mobileclip.training.finetuning.scores import (
+from mobileclip.training.finetuning.run import (
     Measure as Measure,
     Results as Results,
     Score as Score,
@@ -27,13 +11,31 @@ from mobileclip.training.finetuning.scores import (
 )
 from mobileclip.training.finetuning.spec import BatchNormMode, FinetuningSpec, Tower, freeze_tower
 from mobileclip.training.finetuning.tasks import (
+    LabelledContrastiveSpec,
     Task as Task,
     TrainingData as TrainingData,
     label_of as label_of,
+    labelled_contrastive,
     open_task as open_task,
     read_index as read_index,
     split as split,
+    with_labels,
     write_training_data as write_training_data,
+)
+from mobileclip.training.finetuning.weights import (
+    FrozenBatchNorm2d,
+    freeze_batch_norm,
+    interpolate_weights,
+    ordinary_batch_norm,
+    synchronise_batch_norm,
+)
+from mobileclip.training.lora import LoraSpec, add_lora, merge_lora
+from mobileclip.training.optimizer import (
+    Granularity,
+    LayerDecayAdamWSpec,
+    layer_rate_groups,
+    rate_scales,
+    tower_layers,
 )
 
 __all__ = [

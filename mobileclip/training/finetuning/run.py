@@ -1,4 +1,4 @@
-"""A run from its choices to its results; what an earlier run finished is read, not done again."""
+"""A fine-tuning run from its choices to its scores; what an earlier run finished is read, not done again."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Mapping
 from functools import partial
 from hashlib import blake2b
+from typing import TypeAlias
 
 import attrs
 import torch
@@ -20,14 +21,89 @@ from mobileclip.serialization import from_json, to_json
 from mobileclip.storage import write_text
 from mobileclip.terminal import console
 from mobileclip.training.distributed import World, connected
-from mobileclip.training.finetuning.interpolation import interpolate_weights
-from mobileclip.training.finetuning.labels import labelled_contrastive, with_labels
-from mobileclip.training.finetuning.run_spec import FinetuneSpec
-from mobileclip.training.finetuning.scores import Measure, Results, Scores
-from mobileclip.training.finetuning.tasks import Task, TrainingData, open_task, split, write_training_data
+from mobileclip.training.finetuning.spec import FinetuneSpec
+from mobileclip.training.finetuning.tasks import (
+    Task,
+    TrainingData,
+    labelled_contrastive,
+    open_task,
+    split,
+    with_labels,
+    write_training_data,
+)
+from mobileclip.training.finetuning.weights import interpolate_weights
 from mobileclip.training.loop import train
-from mobileclip.training.output_lock import claimed
+from mobileclip.training.run import claimed
 from mobileclip.training.spec import TrainingSpec
+
+
+@attrs.frozen(kw_only=True)
+class Score:
+    """The accuracy of a model on one task.
+
+    Args:
+        task: its name.
+        metric: `top-1`, zero-shot, or `R@1`, the mean of both directions of retrieval.
+        value: in per cent.
+        num_images: pictures that it was tested on.
+        num_skipped: pictures, or parts of the data, that could not be used.
+        hits: how right the model was, from 0 to 1, by picture; their mean is the value.
+    """
+
+    task: str
+    metric: str
+    value: float
+    num_images: int
+    num_skipped: int = 0
+    hits: tuple[float, ...] = ()
+
+
+Measure: TypeAlias = Callable[[DualEncoder, Task, tuple[str, ...], tuple[str, ...]], Score]
+"""From a model, a task, templates, and classes to choose from beside those of the pictures, to the score."""
+
+
+@attrs.frozen(kw_only=True)
+class Scores:
+    """The accuracy of one interpolated model on the new task and on the old ones.
+
+    Args:
+        alpha: the model: 0 the original, 1 the fine-tuned one, between them an interpolation.
+        new: the new task.
+        old: the old ones.
+    """
+
+    alpha: float
+    new: Score
+    old: tuple[Score, ...]
+
+    @property
+    def mean_old(self) -> float:
+        """Mean over the old tasks."""
+        return sum(score.value for score in self.old) / len(self.old)
+
+
+@attrs.frozen(kw_only=True)
+class Results:
+    """The results of a fine-tuning run for every alpha, with its training time.
+
+    Args:
+        rows: of every alpha.
+        seconds: what training took; of this run alone where it resumed.
+    """
+
+    rows: tuple[Scores, ...]
+    seconds: float
+
+    @property
+    def before(self) -> Scores:
+        """Scores of the original model."""
+        return self.rows[0]
+
+    @property
+    def after(self) -> Scores:
+        """Scores of the fine-tuned model."""
+        return self.rows[-1]
+
 
 __all__ = ["FinetuneSpec", "finetune"]
 

@@ -71,7 +71,6 @@ def test_limits_hold():
     for limits in (
         ImageLimits(num_pixels=640 * 480 - 1),
         ImageLimits(num_file_bytes=1000),
-        ImageLimits(num_bytes=1000),
     ):
         with pytest.raises(ImageError) as caught:
             load_image(data, limits=limits)

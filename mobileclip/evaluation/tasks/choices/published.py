@@ -32,7 +32,7 @@ from itertools import chain
 from typing import Any
 
 from mobileclip import storage
-from mobileclip.data.images.formats import IMAGE_EXTENSIONS
+from mobileclip.data.images.limits import IMAGE_EXTENSIONS
 from mobileclip.datasets.sources.public_layout import files_of_page
 from mobileclip.evaluation.encoding import Features
 from mobileclip.evaluation.tasks.annotations import Entry, file_name, folder_or_zip, read_entries

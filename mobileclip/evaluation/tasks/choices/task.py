@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from mobileclip import storage
-from mobileclip.data.images.formats import IMAGE_EXTENSIONS
+from mobileclip.data.images.limits import IMAGE_EXTENSIONS
 from mobileclip.data.skips import BadSampleError, SkipReport
 from mobileclip.evaluation.benchmark import Benchmark, fingerprint, folder_content, hash_of
 from mobileclip.evaluation.encoding import Features
@@ -20,9 +20,9 @@ from mobileclip.evaluation.metrics.outcomes import Outcomes
 from mobileclip.evaluation.results import DatasetResult
 from mobileclip.evaluation.session import Session
 from mobileclip.evaluation.tasks.task import Evaluation, Task
-from mobileclip.inference.batching import encode_each
+from mobileclip.inference.encoding import encode_each
 from mobileclip.inference.image_text_model import Views
-from mobileclip.inference.reading import views_of
+from mobileclip.inference.pictures import views_of
 
 _MAX_IMAGE_BYTES = 1 << 28
 _READ_ERRORS = (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError)

@@ -1,0 +1,215 @@
+"""Towers compared on samples: pictures and texts of the package, calibration, and what is measured."""
+
+from __future__ import annotations
+
+import json
+import math
+import random
+import statistics
+import time
+from collections.abc import Callable, Iterator, Sequence
+from importlib import resources
+
+import attrs
+import torch
+from attrs import validators
+from PIL import Image
+from torch import Tensor
+
+from mobileclip.data.images.transform import ImageError, ImageTransform, load_image
+from mobileclip.hardware.devices import in_float64
+from mobileclip.hardware.precision import Precision
+from mobileclip.inputs import ImageInput
+from mobileclip.strict import repeated
+
+_FOLDER = "samples"
+
+
+@attrs.frozen(kw_only=True)
+class Samples:
+    """Real images and captions; every image is ranked against every caption, and the other way round.
+
+    Args:
+        name: of the data set, for the report.
+        image_names: of the images, in their order.
+        images: encoded images, at least two.
+        captions: at least two, no two equal.
+
+    Raises:
+        ValueError: if there are too few, a caption comes twice, or names are missing.
+    """
+
+    name: str
+    image_names: tuple[str, ...]
+    images: tuple[bytes, ...] = attrs.field(repr=False, validator=validators.min_len(2))
+    captions: tuple[str, ...] = attrs.field(repr=False, validator=validators.min_len(2))
+
+    def __attrs_post_init__(self) -> None:
+        """Check that every image has its name, and that no two captions could be taken for each other."""
+        if len(self.image_names) != len(self.images):
+            raise ValueError(f"{len(self.images)} images have {len(self.image_names)} names; give one for each")
+        if twice := repeated(self.captions):
+            raise ValueError(f"captions come twice, and ranking cannot tell them apart: {twice[:3]}")
+
+
+def bundled_samples() -> Samples:
+    """Return the twelve pictures that come with the package, with two captions each; all may be used freely."""
+    folder = resources.files("mobileclip.inference") / _FOLDER
+    captions: dict[str, list[str]] = json.loads((folder / "captions.json").read_text(encoding="utf-8"))
+    return Samples(
+        name="bundled",
+        image_names=tuple(captions),
+        images=tuple((folder / f"{name}.jpg").read_bytes() for name in captions),
+        captions=tuple(caption for several in captions.values() for caption in several),
+    )
+
+
+# Static ranges of convolutional networks settle within about a hundred images.
+NUM_CROPS = 96
+"""Crops that ranges are found with."""
+
+_LEAST_AREA, _WIDEST = 0.4, 4 / 3
+
+
+def calibration_crops(images: Sequence[bytes], contract: ImageInput) -> Tensor:
+    """Return about a hundred crops of images, resized as a model takes them, and not normalised yet.
+
+    Where there are fewer images, several crops are taken of each, always the same ones: at least 0.4 of its area,
+    between 3:4 and 4:3, half of them mirrored.
+
+    Shape:
+        `(crops, 3, size, size)`, uint8; no crops where no image can be read.
+
+    Args:
+        images: encoded; those that cannot be read are left out, and so are those behind the first `NUM_CROPS`.
+        contract: of the model.
+    """
+    transform, generator = ImageTransform(contract), random.Random(0)  # noqa: S311  not for secrets
+    each = math.ceil(NUM_CROPS / len(images))
+    readable = (found for data in images[:NUM_CROPS] if (found := _readable(data, contract)) is not None)
+    crops = [transform.pixels(_cropped(image, generator)) for image in readable for _ in range(each)]
+    if not crops:
+        return torch.empty(0, 3, contract.size, contract.size, dtype=torch.uint8)
+    return torch.stack([torch.from_numpy(crop).movedim(-1, 0) for crop in crops])
+
+
+def _readable(data: bytes, contract: ImageInput) -> Image.Image | None:
+    try:
+        return load_image(data, background=contract.background_color)
+    except ImageError:
+        return None
+
+
+def _cropped(image: Image.Image, generator: random.Random) -> Image.Image:
+    """Return a random part of an image, mirrored every other time."""
+    area = generator.uniform(_LEAST_AREA, 1) * image.width * image.height
+    aspect = math.exp(generator.uniform(-math.log(_WIDEST), math.log(_WIDEST)))
+    width = max(1, min(image.width, round(math.sqrt(area * aspect))))
+    height = max(1, min(image.height, round(math.sqrt(area / aspect))))
+    left, top = generator.randint(0, image.width - width), generator.randint(0, image.height - height)
+    crop = image.crop((left, top, left + width, top + height))
+    return crop.transpose(Image.Transpose.FLIP_LEFT_RIGHT) if generator.random() < 0.5 else crop
+
+
+LEAST_COSINE: dict[Precision, float] = {
+    "float32": 0.99999,
+    "float16": 0.9995,
+    "bfloat16": 0.9995,
+    "int8": 0.98,
+    "int8-weights": 0.99,
+}
+"""Of any embedding with the model's own in float32."""
+
+LARGEST_ERROR: dict[Precision, float] = {"float32": 1e-5}
+"""Of any embedding, of the model's own in the same precision: all that a faster form may differ."""
+
+LEAST_AGREEMENT = 0.99
+"""Part of the queries that have the same first result as in float32, where there are enough of them to tell."""
+
+_CHANCE = 0.025
+
+# Milliseconds.
+_SHORT = 500
+
+
+def times_in_turn(functions: Sequence[Callable[[], object]], *, rounds: int) -> list[list[float]]:
+    """Return the milliseconds of every function's calls: as many as there are rounds, after one to warm up.
+
+    Args:
+        functions: what to call.
+        rounds: at least 1.
+    """
+    for function in functions:
+        function()
+    times: list[list[float]] = [[] for _ in functions]
+    for order in orders(len(functions), rounds=rounds):
+        for which in order:
+            times[which].append(turn(functions[which])[0])
+    return times
+
+
+def orders(count: int, *, rounds: int) -> Iterator[list[int]]:
+    """Yield in which order so many take their turns in each round: drawn anew, the same in every process.
+
+    A machine that slows down for a while slows all of them down, and nobody has his turns in a row more often than
+    others, which takes a quarter off a small model's time. Back and forth, the first and the last would.
+    """
+    generator = torch.Generator().manual_seed(0)
+    for _ in range(rounds):
+        yield torch.randperm(count, generator=generator).tolist()
+
+
+def turn(call: Callable[[], object]) -> tuple[float, float]:
+    """Return the milliseconds of a call, and the seconds that processors computed for it.
+
+    A short one is called twice, and the second counts: in the first, threads of the last computation may still spin,
+    waiting for more work, and weights are no longer in the cache.
+    """
+    measured = _timed(call)
+    return _timed(call) if measured[0] < _SHORT else measured
+
+
+def _timed(call: Callable[[], object]) -> tuple[float, float]:
+    start, processors = time.perf_counter(), time.process_time()
+    call()
+    return 1e3 * (time.perf_counter() - start), time.process_time() - processors
+
+
+def median_ratio(numerators: Sequence[float], denominators: Sequence[float]) -> float:
+    """Return the median of the ratios of neighbouring calls."""
+    return statistics.median(a / b for a, b in zip(numerators, denominators, strict=True))
+
+
+def smallest_cosine(embeddings: Tensor, expected: Tensor) -> float:
+    """Return the smallest cosine between two embeddings of one input; NaN where one is not finite."""
+    return float(torch.cosine_similarity(in_float64(embeddings), in_float64(expected), dim=-1).min())
+
+
+def largest_error(embeddings: Tensor, expected: Tensor) -> float:
+    """Return the largest norm of an embedding's difference over the norm of the expected one."""
+    difference = (in_float64(embeddings) - in_float64(expected)).norm(dim=-1)
+    return float((difference / in_float64(expected).norm(dim=-1)).max())
+
+
+def least_agreement(num_queries: int) -> float:
+    """Return the least part of so many queries whose 95 % interval (Clopper and Pearson's) reaches `LEAST_AGREEMENT`.
+
+    Of 36 queries two may change: three would by a chance of 0.6 % alone.
+
+    Args:
+        num_queries: at least 1.
+    """
+    # What `scipy.stats.binom.ppf` asks, without the most of a second that importing the distributions takes.
+    from scipy.special import bdtrik
+
+    most = float(bdtrik(1 - _CHANCE, num_queries, 1 - LEAST_AGREEMENT))
+    return 1 - math.ceil(most) / num_queries
+
+
+def first_results(queries: Tensor, keys: Tensor) -> Tensor:
+    """Return the index of the key of the highest cosine for each query; of one set, without the query itself."""
+    one, other = (torch.nn.functional.normalize(tensor.double(), dim=1) for tensor in (queries, keys))
+    similarity = one @ other.T
+    if queries is keys:
+        similarity.fill_diagonal_(-torch.inf)
+    return similarity.argmax(dim=1)

@@ -1,0 +1,470 @@
+"""Forms of a tower that compute faster and give the same: depthwise convolutions, one token, text up to its end."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Callable, Sequence
+from functools import reduce
+from typing import TypeVar, cast
+
+import torch
+from einops import rearrange
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from mobileclip.blocks import Attention, EndTokenPool, TextRepMixerBlock, TransformerLayer
+from mobileclip.blocks.mixing import as_map, as_sequence
+from mobileclip.blocks.stages import TextPool
+from mobileclip.encoders import DualEncoder, ImageEncoderSpec, TextEncoder, TextEncoderSpec, ViT
+from mobileclip.encoders.families import image_spec, text_spec
+from mobileclip.inputs import TextInput
+from mobileclip.reparam import children_by_name, in_class, is_hooked, some_outputs, with_children
+
+Module = TypeVar("Module", bound=nn.Module)
+
+
+class DepthwiseConvs(nn.Module):
+    """A convolution with `m` outputs per input channel, computed as `m` depthwise convolutions.
+
+    Most libraries have code for depthwise convolutions alone. MCi's layers between two stages, and the one at its end,
+    take half of the time this way in PyTorch, ONNX Runtime and OpenVINO on a CPU.
+
+    Shape:
+        as the convolution's.
+
+    Args:
+        conv: with as many groups as channels come in; its weights are shared.
+    """
+
+    def __init__(self, conv: nn.Conv2d) -> None:
+        super().__init__()
+        several = conv.out_channels // conv.groups
+        parts = [some_outputs(conv, slice(start, None, several)) for start in range(several)]
+        for part in parts:
+            part.out_channels = conv.groups
+        self.convs = nn.ModuleList(parts)
+        self.training = False
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the convolution of `x`."""
+        outputs = [conv(x) for conv in self.convs]
+        # One of the layers may be kept in float32.
+        wide = reduce(torch.promote_types, (output.dtype for output in outputs))
+        return interleave([output.to(wide) for output in outputs])
+
+
+def interleave(outputs: Sequence[Tensor]) -> Tensor:
+    """Return the first channel of each, then the second of each, and so on, with channels as deep in memory.
+
+    Shape:
+        each `(batch, dim, height, width)`, to `(batch, len(outputs) * dim, height, width)`.
+    """
+    # What is compiled or exported has the simpler form, and a layout of its own.
+    if not torch.compiler.is_compiling() and memory_format(outputs[0]) is torch.channels_last:
+        return torch.stack([output.permute(0, 2, 3, 1) for output in outputs], dim=-1).flatten(3).permute(0, 3, 1, 2)
+    return torch.stack(list(outputs), dim=2).flatten(1, 2)
+
+
+def memory_format(x: Tensor) -> torch.memory_format:
+    """Return whether channels lie outermost or innermost in memory; outermost where both are true."""
+    innermost = x.is_contiguous(memory_format=torch.channels_last) and not x.is_contiguous()
+    return torch.channels_last if innermost else torch.contiguous_format
+
+
+def with_depthwise_convs(module: Module) -> Module:
+    """Return a module whose convolutions of several outputs for every channel are depthwise ones.
+
+    Args:
+        module: in evaluation mode; the other one shares its weights.
+    """
+    changed = {}
+    for name, child in children_by_name(module).items():
+        replaced = _replaced(child)
+        if replaced is not child:
+            changed[name] = replaced
+    return with_children(module, changed) if changed else module
+
+
+def _replaced(child: nn.Module) -> nn.Module:
+    if isinstance(child, nn.Conv2d) and 1 < child.groups == child.in_channels < child.out_channels:
+        return DepthwiseConvs(child)
+    return with_depthwise_convs(child)
+
+
+def cut_behind_the_end(tokens: Tensor, pool: TextPool) -> Tensor:
+    """Return the tokens of a batch that a causal tower's embeddings depend on.
+
+    No token sees a later one, and the embedding is read up to the end token: the batch is cut behind the last of its
+    end tokens. Towers of other kinds attend to the padding.
+
+    Shape:
+        `(batch, context_length)` to `(batch, tokens)`.
+    """
+    return tokens[:, : int(pool.position(tokens).max()) + 1] if len(tokens) else tokens
+
+
+def by_length(tokens: Tensor, contract: TextInput) -> Tensor:
+    """Return the order in which texts of like length stand side by side, so that few are cut later than they end.
+
+    Shape:
+        `(texts, context_length)` to `(texts,)`.
+
+    Args:
+        tokens: ids.
+        contract: that they were made for.
+    """
+    return EndTokenPool(end_id=contract.pooled_id).position(tokens).argsort(stable=True)
+
+
+def reads_text(tower: nn.Module) -> bool:
+    """Whether a tower embeds texts: its spec says so, of this library's kinds or of another."""
+    return isinstance(getattr(tower, "spec", None), TextEncoderSpec) or isinstance(tower, TextEncoder)
+
+
+def causal_pool(tower: object) -> TextPool | None:
+    """Return the pooling of a text tower with a causal mask; None for other towers."""
+    if isinstance(tower, TextEncoder) and tower.spec is not None and (tower.spec.causal or not len(tower.layers)):
+        return tower.pool
+    return None
+
+
+# From queries, keys, values, all `(batch, heads, tokens, head_dim)`, and what is added to `query key^T`, to values.
+Attend = Callable[[Tensor, Tensor, Tensor, Tensor | None], Tensor]
+# The usual mask holds -inf or -3.4e38, which float16 cannot, and which some runtimes turn into NaN. This is within
+# float16, and `exp` of it is zero in float32 already.
+_MASKED = -1e4
+
+
+def with_one_token(tower: nn.Module) -> nn.Module:
+    """Return a tower whose last layer computes the token that is read alone; any other tower as it is.
+
+    A transformer layer in front of a last Text-RepMixer block computes the tokens that this one reads: of MCt, 21. Its
+    queries and feed-forward network see these alone; its keys and values, all.
+
+    Args:
+        tower: in evaluation mode; the other one shares its weights.
+    """
+    of_one_token = {TextEncoder: OneTokenTextEncoder, ViT: OneTokenViT}.get(type(tower))
+    if of_one_token is None:
+        return tower
+    assert isinstance(tower, TextEncoder | ViT)
+    if isinstance(tower, TextEncoder) and not (isinstance(tower.pool, EndTokenPool) and len(tower.layers)):
+        return tower
+    layers = list(tower.layers)[:-1]
+    reads_one = _reading_one(tower.layers[-1])
+    if reads_one is None:
+        return tower
+    changed = {str(len(layers)): reads_one}
+    if isinstance(reads_one, OneTokenRepMixerBlock) and layers:
+        in_front = _reading_one(layers[-1])
+        if isinstance(in_front, OneTokenTransformerLayer) and 0 < 2 * reads_one.reach < len(tower.position) - 1:
+            changed[str(len(layers) - 1)] = in_front
+            of_one_token = EndWindowTextEncoder
+    return in_class(with_children(tower, {"layers": with_children(tower.layers, changed)}), of_one_token)
+
+
+def _reading_one(layer: nn.Module) -> nn.Module | None:
+    """Return what a layer computes for one token, or None where nobody knows."""
+    if type(layer) is TransformerLayer and type(layer.attention) is Attention and is_plain(layer.attention.qkv):
+        return OneTokenTransformerLayer(layer)
+    return OneTokenRepMixerBlock(layer) if type(layer) is TextRepMixerBlock else None
+
+
+def is_plain(linear: nn.Module) -> bool:
+    """Whether a layer's weight is all that it computes with: no adapter or quantised layer stands there."""
+    return type(linear) is nn.Linear and type(linear.weight) is nn.Parameter and not is_hooked(linear)
+
+
+class OneTokenTextEncoder(TextEncoder):
+    """A text encoder whose last layer computes the end token alone."""
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """Return the embeddings, not normalised, of tokenised texts."""
+        *layers, last = self.layers
+        features = self.embed(tokens)
+        for layer in layers:
+            features = layer(features)
+        y: Tensor = self.project(self.norm(last(features, self.pool.position(tokens))))
+        return y
+
+
+class EndWindowTextEncoder(TextEncoder):
+    """A text encoder whose last layer computes the end token alone, and the one in front what that depends on."""
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """Return the embeddings, not normalised, of tokenised texts."""
+        *layers, in_front, last = self.layers
+        features = self.embed(tokens)
+        for layer in layers:
+            features = layer(features)
+        reach, length = cast("OneTokenRepMixerBlock", last).reach, tokens.shape[1]
+        window = self.pool.position(tokens)[:, None] + torch.arange(-reach, reach + 1, device=tokens.device)
+        seen = window.clamp(0, length - 1)
+        inside = (seen == window).to(features.dtype)
+        features = in_front(features, seen)
+        y: Tensor = self.project(self.norm(last(features, reach, inside)))
+        return y
+
+
+class OneTokenViT(ViT):
+    """A vision transformer whose last layer computes the class token alone."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Return the embeddings, not normalised, of preprocessed images."""
+        *layers, last = self.layers
+        features = self.tokens(images)
+        for layer in layers:
+            features = layer(features)
+        y: Tensor = self.project(self.norm(last(features, 0)))
+        return y
+
+
+class OneTokenTransformerLayer(nn.Module):
+    """One token, or a few, of what a transformer layer gives; of the others, what these attend to.
+
+    Shape:
+        as `pick`'s.
+
+    Args:
+        layer: its weights are shared.
+    """
+
+    def __init__(self, layer: TransformerLayer) -> None:
+        super().__init__()
+        assert isinstance(layer.attention, Attention)
+        self.attention_norm = layer.attention_norm
+        self.attention = SingleQueryAttention(layer.attention)
+        self.ffn_norm = layer.ffn_norm
+        self.ffn = layer.ffn
+        self.training = False
+
+    def forward(self, x: Tensor, index: Tensor | int) -> Tensor:
+        """Return the transformed tokens of each sequence."""
+        picked = pick(x, index) + self.attention(self.attention_norm(x), index)
+        y: Tensor = picked + self.ffn(self.ffn_norm(picked))
+        return y
+
+
+class OneTokenRepMixerBlock(nn.Module):
+    """One token of what a Text-RepMixer block gives; the wide layers see it alone.
+
+    Shape:
+        `(batch, tokens, dim)` and the token's position, `(batch,)` or one for all, to `(batch, dim)`; where the tokens
+        are a window of a sequence, which of them are inside of it, `(batch, tokens)`, 1 or 0.
+
+    Args:
+        block: its weights are shared.
+    """
+
+    def __init__(self, block: TextRepMixerBlock) -> None:
+        super().__init__()
+        self.token_mixer, self.ffn, self.layer_scale = block.token_mixer, block.ffn, block.layer_scale
+        reaches = [_reach(part) for part in (block.token_mixer, block.ffn.conv)]
+        self.reach = sum(reaches) if all(reaches) else 0
+        """How many tokens on either side it depends on; 0 where that is not known."""
+        self.training = False
+
+    def forward(self, x: Tensor, index: Tensor | int, inside: Tensor | None = None) -> Tensor:
+        """Return the transformed token of each sequence."""
+        seen = as_map(x)
+        # Behind the ends of a sequence, both convolutions see zeros.
+        mask = 1 if inside is None else inside[:, None, None]
+        mixed = self.token_mixer(seen * mask) * mask
+        picked, seen = (pick(as_sequence(y), index)[..., None, None] for y in (mixed, self.ffn.conv(mixed)))
+        y: Tensor = picked + self.layer_scale(self.ffn.fc2(self.ffn.activation(self.ffn.fc1(seen))))
+        return y.flatten(1)
+
+
+def _reach(conv: nn.Module) -> int:
+    """Return how many tokens a folded convolution of a Text-RepMixer block sees on either side; 0: nobody knows."""
+    if type(conv) is not nn.Conv2d or is_hooked(conv) or conv.stride != (1, 1) or conv.padding_mode != "zeros":
+        return 0
+    reach = conv.dilation[1] * (conv.kernel_size[1] - 1) // 2
+    return reach if conv.padding == (0, reach) else 0
+
+
+class SingleQueryAttention(nn.Module):
+    """One token, or a few, of what an attention gives, with a layer for the queries and one for keys and values.
+
+    Quantisers look for layers. With so few queries, no backend of attention has anything to gain here.
+
+    Shape:
+        as `pick`'s.
+
+    Args:
+        attention: its weights are shared.
+    """
+
+    def __init__(self, attention: Attention) -> None:
+        super().__init__()
+        dim = attention.project.in_features
+        self.num_heads, self.causal = attention.num_heads, attention.causal
+        self.attend: Attend = fused_attention
+        self.query = some_outputs(attention.qkv, slice(0, dim))
+        self.key_value = some_outputs(attention.qkv, slice(dim, 3 * dim))
+        self.query.out_features, self.key_value.out_features = dim, 2 * dim
+        self.project = attention.project
+        self.training = False
+
+    def forward(self, x: Tensor, index: Tensor | int) -> Tensor:
+        """Return the attended tokens of each sequence."""
+        picked = pick(x, index)
+        query = rearrange(self.query(picked), "b ... (h d) -> b h (...) d", h=self.num_heads)
+        key_value = rearrange(self.key_value(x), "b n (two h d) -> two b h n d", two=2, h=self.num_heads)
+        # One of the two layers may be kept in float32.
+        wide = torch.promote_types(query.dtype, key_value.dtype)
+        query, key_value = query.to(wide), key_value.to(wide)
+        mask = None
+        if self.causal:
+            mask = causal_mask(x.shape[1], query)[torch.as_tensor(index)]
+            mask = mask.reshape(-1, 1, query.shape[2], x.shape[1])
+        attended = self.attend(query, key_value[0], key_value[1], mask)
+        attended = rearrange(attended, "b h n d -> b n (h d)")
+        y: Tensor = self.project(attended if picked.ndim == 3 else attended[:, 0])
+        return y
+
+
+def fused_attention(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None) -> Tensor:
+    """Return `softmax(query key^T / sqrt(head_dim) + mask) value` by the one operation that runtimes know.
+
+    Shape:
+        all `(batch, heads, tokens, head_dim)`; the mask, `(..., queries, tokens)`.
+    """
+    return F.scaled_dot_product_attention(query, key, value, attn_mask=mask)
+
+
+def causal_mask(tokens: int, like: Tensor) -> Tensor:
+    """Return what keeps each token from seeing later ones, of the type of `like`.
+
+    Shape:
+        `(tokens, tokens)`.
+    """
+    return torch.full((tokens, tokens), _MASKED, dtype=like.dtype, device=like.device).triu(1)
+
+
+def pick(x: Tensor, index: Tensor | int) -> Tensor:
+    """Return the tokens at `index` of each sequence: `y[i] = x[i, index[i]]`, or the same one of all.
+
+    Shape:
+        `(batch, tokens, dim)` and `(batch,)`, or one number for all, to `(batch, dim)`; with `(batch, picked)`, to
+        `(batch, picked, dim)`.
+    """
+    if isinstance(index, int):
+        return x[:, index]
+    several = index if index.ndim == 2 else index[:, None]
+    found = torch.gather(x, 1, several[..., None].expand(-1, -1, x.shape[-1]))
+    return found if index.ndim == 2 else found[:, 0]
+
+
+MOST_IMAGES_ON_CPU = 4
+"""What few images need between two layers stays in a processor's cache: on two cores, four at a time of S0 take little
+more than half the time of 64."""
+
+
+def prepared(model: DualEncoder, *, images: bool = True, texts: bool = True) -> DualEncoder:
+    """Return a dual encoder whose towers are ready to encode, as `prepared_tower` makes them.
+
+    Args:
+        model: in evaluation mode; the other one shares its weights. Making it takes about a millisecond, so that it can
+            be made whenever it is needed, and always has the weights of the moment.
+        images: whether its image tower is made ready, which takes the longer; texts are encoded without.
+        texts: whether its text tower is made ready; images are encoded without.
+    """
+    image_encoder = prepared_tower(model.image_encoder) if images else model.image_encoder
+    text_encoder = prepared_tower(model.text_encoder) if texts else model.text_encoder
+    ready = DualEncoder(image_encoder, text_encoder, max_logit_scale=model.max_logit_scale)
+    ready.logit_scale = model.logit_scale
+    ready.training = False
+    return ready
+
+
+def prepared_tower(tower: nn.Module) -> nn.Module:
+    """Return a tower that gives the same embeddings in less time.
+
+    The last layer of a transformer computes the token that is read alone, and a causal text tower reads no further than
+    its texts go; a text tower of another kind gets its tokens as they come. On a CPU, convolutions of several outputs
+    for every channel become depthwise ones, and images have their channels innermost in memory, in any image tower.
+
+    Args:
+        tower: in evaluation mode; the other one shares its weights.
+    """
+    if isinstance(tower, PreparedTower):
+        return tower
+    if reads_text(tower):
+        return ToTheEnd(tower)
+    weight = next(tower.parameters(), None)
+    if weight is None or weight.device.type != "cpu":
+        return with_one_token(tower)
+    return ChannelsInnermost(with_depthwise_convs(with_one_token(tower)))
+
+
+def with_fast_layout(model: DualEncoder) -> DualEncoder:
+    """Return the same model, whose image tower has its weights with channels innermost, as a CPU reads them fastest."""
+    if model.logit_scale.device.type == "cpu":
+        model.image_encoder.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    return model
+
+
+class ReadyDualEncoder(DualEncoder):
+    """A dual encoder whose towers choose by themselves how they compute, and how many inputs at once."""
+
+
+class PreparedTower(nn.Module):
+    """A tower that is ready to encode."""
+
+    @property
+    @abstractmethod
+    def spec(self) -> ImageEncoderSpec | TextEncoderSpec:
+        """The spec of the tower."""
+
+    @property
+    def takes_pixels(self) -> bool:
+        """Whether uint8 pixels may come in place of images: it scales and normalises them itself."""
+        return False
+
+
+class ToTheEnd(PreparedTower):
+    """A text tower that reads no further than its embeddings depend on, as far as that is known of its kind.
+
+    Shape:
+        ids `(batch, context_length)` to `(batch, embedding_dim)`.
+    """
+
+    def __init__(self, tower: nn.Module) -> None:
+        super().__init__()
+        self.tower = with_one_token(tower)
+        self.pool = causal_pool(tower)
+        self.training = False
+
+    @property
+    def spec(self) -> TextEncoderSpec:
+        """The spec of the tower."""
+        return text_spec(self.tower)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """Return the embeddings, not normalised."""
+        y: Tensor = self.tower(tokens if self.pool is None else cut_behind_the_end(tokens, self.pool))
+        return y
+
+
+class ChannelsInnermost(PreparedTower):
+    """An image tower that lays its images out with channels innermost, which convolutions on a CPU pass on.
+
+    Shape:
+        `(batch, 3, height, width)` to `(batch, embedding_dim)`.
+    """
+
+    def __init__(self, tower: nn.Module) -> None:
+        super().__init__()
+        self.tower = tower
+        self.training = False
+
+    @property
+    def spec(self) -> ImageEncoderSpec:
+        """The spec of the tower."""
+        return image_spec(self.tower)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Return the embeddings, not normalised."""
+        y: Tensor = self.tower(images.contiguous(memory_format=torch.channels_last))
+        return y

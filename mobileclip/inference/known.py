@@ -1,0 +1,227 @@
+"""Models checked by published outputs: pictures, texts, and what a model makes of them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import attrs
+import torch
+from attrs import validators
+
+from mobileclip.blocks import models
+from mobileclip.encoders.checkpoints import PRETRAINED
+from mobileclip.extras import VERSION
+from mobileclip.inference.image_text_model import ImageTextModel
+from mobileclip.inference.loading import load
+from mobileclip.serialization import from_json
+from mobileclip.strict import strict
+from mobileclip.tensor_files import file_sha256
+
+FOLDER = Path(__file__).with_name("known_outputs")
+_MOST_BYTES = 1 << 20
+
+
+@attrs.frozen(kw_only=True, field_transformer=strict)
+class Picture:
+    """A picture by its name and its SHA-256, in hexadecimal."""
+
+    name: str
+    sha256: str = attrs.field(validator=validators.matches_re(r"[0-9a-f]{64}"))
+
+
+@attrs.frozen(kw_only=True, field_transformer=strict)
+class KnownOutput:
+    """A published embedding of a text or an image, or published probabilities of texts for an image.
+
+    Args:
+        model: its name.
+        source: who says so.
+        picture: that was embedded.
+        texts: one that was embedded, or those that a picture was compared with.
+        first: the first numbers of the embedding, of unit length.
+        probabilities: of the texts: softmax of 100 times the cosines.
+        tolerance: how far a number may be off, absolutely.
+        factor: how many times as large, or as small, a number may be, where that is all that can be compared.
+
+    Raises:
+        ValueError: if it says nothing, or says two things.
+    """
+
+    model: str
+    source: str
+    picture: Picture | None = None
+    texts: tuple[str, ...] = ()
+    first: tuple[float, ...] = ()
+    probabilities: tuple[float, ...] = ()
+    tolerance: float | None = attrs.field(default=None, validator=validators.optional(validators.gt(0)))
+    factor: float | None = attrs.field(default=None, validator=validators.optional(validators.gt(1)))
+
+    def __attrs_post_init__(self) -> None:
+        if (self.tolerance is None) == (self.factor is None):
+            raise ValueError("numbers are compared by a tolerance or by a factor: give one of them")
+        is_shown = self.picture is not None
+        of_one = bool(self.first) and not self.probabilities and is_shown + len(self.texts) == 1
+        of_several = bool(self.texts) and not self.first and is_shown and len(self.probabilities) == len(self.texts)
+        if not (of_one or of_several):
+            raise ValueError(
+                "give the first numbers of one text's or picture's embedding, or a picture's probabilities of texts"
+            )
+
+    @property
+    def expected(self) -> tuple[float, ...]:
+        """The numbers that are compared."""
+        return self.first or self.probabilities
+
+    def __str__(self) -> str:
+        """Say what is put in."""
+        texts = ", ".join(map(repr, self.texts))
+        return texts if self.picture is None else f"{self.picture.name}{f' and {texts}' if texts else ''}"
+
+
+@attrs.frozen(kw_only=True, field_transformer=strict)
+class KnownOutputs:
+    """Known outputs, of one model or several."""
+
+    outputs: tuple[KnownOutput, ...]
+
+
+def known_outputs(path: Path | None = None) -> KnownOutputs:
+    """Return the outputs that come with the package, or those in a file of one's own.
+
+    Raises:
+        ValueError: if it holds something else.
+        OSError: if it cannot be read.
+    """
+    path = path or FOLDER / "outputs.json"
+    if path.stat().st_size > _MOST_BYTES:
+        raise ValueError(f"{path} has more than {_MOST_BYTES:,} bytes, and known outputs are a few numbers")
+    return from_json(path.read_text(encoding="utf-8"), KnownOutputs)
+
+
+SCALE = 100.0
+
+
+@attrs.frozen(kw_only=True, field_transformer=strict)
+class Finding:
+    """The comparison with one known output.
+
+    Args:
+        what: was put in.
+        source: of the numbers that were expected.
+        expected: numbers.
+        found: numbers; none where a picture was not at hand.
+        agrees: whether they are those expected; None where nothing was compared.
+        note: why not.
+    """
+
+    what: str
+    source: str
+    expected: tuple[float, ...]
+    found: tuple[float, ...] = ()
+    agrees: bool | None = None
+    note: str = ""
+
+
+@attrs.frozen(kw_only=True, field_transformer=strict)
+class WeightsRecord:
+    """The record of comparing a model's weights with known outputs.
+
+    Args:
+        model: its name.
+        checkpoint: where the weights are from.
+        weights_sha256: of all tensors, by our names, see `mobileclip.tensor_files.weights`.
+        version: of this library.
+        torch: version of PyTorch.
+        findings: one for every known output.
+    """
+
+    model: str
+    checkpoint: str
+    weights_sha256: str
+    version: str
+    torch: str
+    findings: tuple[Finding, ...]
+
+    @property
+    def agrees(self) -> bool:
+        """Whether something was compared, and all of it agrees."""
+        compared = [one.agrees for one in self.findings if one.agrees is not None]
+        return bool(compared) and all(compared)
+
+
+def check_weights(
+    model: str,
+    checkpoint: str | None = None,
+    *,
+    known: KnownOutputs | None = None,
+    pictures: Sequence[Path] = (),
+) -> WeightsRecord:
+    """Return a comparison of a model's outputs with published outputs for its weights.
+
+    Args:
+        model: its name, such as `mobileclip_s0`; its published weights are fetched once. With a checkpoint, any name
+            that outputs are known by.
+        checkpoint: weights to check in place of the published ones.
+        known: what it should give; what comes with the package by default.
+        pictures: further files to look for pictures in, which are known by their digests.
+
+    Raises:
+        ValueError: if nothing is known of the model, or its weights cannot be had or do not fit, see `mobileclip.load`.
+    """
+    known = known or known_outputs()
+    outputs = [one for one in known.outputs if one.model == model]
+    if not outputs:
+        names = ", ".join(dict.fromkeys(one.model for one in known.outputs))
+        raise ValueError(
+            f"no outputs of {model!r} are known, so there is nothing to compare; known are those of {names}"
+        )
+    # Weights of one's own may be of a model that has no name, and say themselves what they are of.
+    clip = load(model if checkpoint is None or model in models else None, checkpoint, identify=True)
+    identity = clip.identity
+    assert identity is not None, "it was asked for"
+    return WeightsRecord(
+        model=model,
+        checkpoint=checkpoint or PRETRAINED.get(model, model),
+        weights_sha256=identity.weights_sha256,
+        version=VERSION,
+        torch=torch.__version__,
+        findings=tuple(_finding(clip, one, pictures) for one in outputs),
+    )
+
+
+def _finding(clip: ImageTextModel, known: KnownOutput, pictures: Sequence[Path]) -> Finding:
+    finding = Finding(what=str(known), source=known.source, expected=known.expected)
+    place = None if known.picture is None else _at_hand(known.picture, pictures)
+    if known.picture is not None and place is None:
+        note = f"no file here is {known.picture.name} with the SHA-256 {known.picture.sha256}; give it with --pictures"
+        return attrs.evolve(finding, note=note)
+    found = _output(clip, known, place)
+    agrees = all(_is_near(known, one, other) for one, other in zip(known.expected, found, strict=True))
+    return attrs.evolve(finding, found=found, agrees=agrees)
+
+
+def _output(clip: ImageTextModel, known: KnownOutput, picture: Path | None) -> tuple[float, ...]:
+    texts = clip.encode_text(list(known.texts)) if known.texts else None
+    image = None if picture is None else clip.encode_image(picture)
+    if texts is not None and image is not None:
+        probabilities = (SCALE * image @ texts.T)[0].softmax(-1)
+        return tuple(probabilities.tolist())
+    embedding = image if texts is None else texts
+    assert embedding is not None, "a known output is of something"
+    return tuple(embedding[0, : len(known.first)].tolist())
+
+
+def _is_near(known: KnownOutput, expected: float, found: float) -> bool:
+    if known.tolerance is not None:
+        return abs(found - expected) <= known.tolerance
+    assert known.factor is not None, "the spec has looked"
+    return expected / known.factor <= found <= expected * known.factor
+
+
+def _at_hand(picture: Picture, places: Sequence[Path]) -> Path | None:
+    """Return the file of a picture, which comes with the package or was given."""
+    for place in (FOLDER / picture.name, *places):
+        if place.is_file() and file_sha256(place) == picture.sha256:
+            return place
+    return None

@@ -1,0 +1,285 @@
+"""Many pictures to embeddings: read and decoded in processes ahead of the model, encoded batch by batch, in order."""
+
+from __future__ import annotations
+
+import hashlib
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import islice
+from pathlib import Path
+from typing import Generic, TypeVar
+
+import attrs
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+
+from mobileclip.data.images.metadata import CameraNotes, read_camera_notes
+from mobileclip.data.images.opening import read_image_file
+from mobileclip.data.images.transform import LIMITS, ImageError, ImageTransform, Pixels, read_tower_image
+from mobileclip.data.samples.sample import decode_image
+from mobileclip.data.skips import BadSampleError
+from mobileclip.data.workers import workers
+from mobileclip.datasets.videos.opening import VideoFile
+from mobileclip.inference.encoding import encode_in_batches
+from mobileclip.inference.image_text_model import ImageTextModel
+from mobileclip.machine import raise_machine_fault
+
+Box = tuple[int, int, int, int]
+
+
+def view_of(data: bytes, transform: ImageTransform) -> Pixels:
+    """Return what a model sees of an encoded picture, upright.
+
+    Shape:
+        result: `(size, size, 3)`, uint8.
+
+    Raises:
+        BadSampleError: if it cannot be used; the reason starts with `image_`.
+    """
+    try:
+        return read_tower_image(data, transform, name="image").pixels
+    except ImageError as error:
+        raise BadSampleError(f"image_{error.reason}", error.message) from None
+
+
+def views_of(data: bytes, transform: ImageTransform, boxes: Sequence[Box | None]) -> list[Pixels | None]:
+    """Return what a model sees of parts of a picture, which are of the pixels as they are encoded.
+
+    Args:
+        data: the encoded picture.
+        transform: to the model's input.
+        boxes: left, top, right and bottom; None for all of it. One that lies outside has no view.
+
+    Raises:
+        BadSampleError: see `view_of`.
+    """
+    if list(boxes) == [None]:
+        return [view_of(data, transform)]
+    image = decode_image(data, orient=False, background=transform.image_input.background_color)
+    inside = [box is None or _overlaps(box, image.size) for box in boxes]
+    try:
+        return [
+            transform.pixels(image if box is None else image.crop(box)) if there else None
+            for box, there in zip(boxes, inside, strict=True)
+        ]
+    except ImageError as error:
+        raise BadSampleError(f"image_{error.reason}", error.message) from None
+
+
+def _overlaps(box: Box, size: tuple[int, int]) -> bool:
+    left, top, right, bottom = box
+    return left < size[0] and top < size[1] and right > 0 and bottom > 0
+
+
+Key = TypeVar("Key")
+
+# Pictures that a process reads before it hands them over.
+_CHUNK = 8
+
+
+@attrs.frozen(kw_only=True)
+class Moment:
+    """A time in a video.
+
+    Args:
+        path: of the video.
+        seconds: since its first frame.
+    """
+
+    path: Path
+    seconds: float
+
+
+@attrs.frozen(kw_only=True, eq=False)
+class Picture(Generic[Key]):
+    """A picture that is to be encoded.
+
+    Args:
+        key: whatever tells it apart for the caller.
+        name: for messages.
+        source: the file, its content, or a moment of a video.
+        known: hashes of pictures that have embeddings; one of these is read, and not decoded.
+    """
+
+    key: Key
+    name: str
+    source: Path | bytes | Moment
+    known: tuple[str, ...] = ()
+
+
+@attrs.frozen(kw_only=True, eq=False)
+class PictureRead:
+    """A picture that was read: the model's input, and its metadata.
+
+    Args:
+        sha256: of the file; empty for a moment of a video.
+        num_bytes: of the file; 0 for a moment of a video.
+        pixels: what the model sees; None where the hash is a known one.
+        width: of the upright image, in pixels; 0 where it was not decoded.
+        height: of the upright image, in pixels; 0 where it was not decoded.
+        notes: of the camera.
+    """
+
+    sha256: str
+    num_bytes: int
+    pixels: Pixels | None = None
+    width: int = 0
+    height: int = 0
+    notes: CameraNotes = CameraNotes()
+
+
+@attrs.frozen(kw_only=True, eq=False)
+class Encoded(Generic[Key]):
+    """The outcome of a picture: its embedding, or why there is none.
+
+    Args:
+        picture: that was to be encoded.
+        read: what was read of it, or why it cannot be used.
+        embedding: `(dim,)`, float32, of unit length; None where it was not decoded, or not chosen.
+    """
+
+    picture: Picture[Key]
+    read: PictureRead | ImageError
+    embedding: NDArray[np.float32] | None = None
+
+
+@attrs.frozen(kw_only=True)
+class PictureReader:
+    """Reads and decodes pictures for a model, in this process or in another.
+
+    Args:
+        transform: to the model's input.
+        reduced: see `read_tower_image`.
+    """
+
+    transform: ImageTransform
+    reduced: bool
+
+    def __call__(self, chunk: _Chunk) -> list[PictureRead | ImageError]:
+        """Return what was read of each picture, or why it cannot be used."""
+        with _OpenVideo() as video:
+            return [self._attempt(picture, video) for picture in chunk.pictures]
+
+    def _attempt(self, picture: Picture[None], video: _OpenVideo) -> PictureRead | ImageError:
+        try:
+            if isinstance(picture.source, Moment):
+                return self._read_frame(picture.source, picture.name, video)
+            return self._read(picture, picture.source)
+        except ImageError as error:
+            raise_machine_fault(error)
+            return error
+        except Exception as error:  # noqa: BLE001  the last barrier: one picture costs itself alone
+            raise_machine_fault(error)
+            return ImageError("corrupt", f"image {picture.name!r} cannot be used ({type(error).__name__}: {error})")
+
+    def _read_frame(self, moment: Moment, name: str, video: _OpenVideo) -> PictureRead:
+        image = video.frame(moment, f"video {name!r}")
+        pixels = self.transform.pixels(image, name=f"video {name!r}")
+        return PictureRead(sha256="", num_bytes=0, pixels=pixels, width=image.width, height=image.height)
+
+    def _read(self, picture: Picture[None], source: Path | bytes) -> PictureRead:
+        name = f"image {picture.name!r}"
+        data = read_image_file(source, LIMITS, name)
+        digest = hashlib.sha256(data).hexdigest()
+        if digest in picture.known:
+            return PictureRead(sha256=digest, num_bytes=len(data))
+        image = read_tower_image(data, self.transform, reduced=self.reduced, name=name)
+        return PictureRead(
+            sha256=digest,
+            num_bytes=len(data),
+            pixels=image.pixels,
+            width=image.width,
+            height=image.height,
+            notes=read_camera_notes(image.exif),
+        )
+
+
+class _OpenVideo:
+    """The video that a frame was last taken from, kept open for the next one."""
+
+    def __init__(self) -> None:
+        self._path: Path | None = None
+        self._video: VideoFile | None = None
+
+    def __enter__(self) -> _OpenVideo:  # noqa: PYI034 - `Self` needs Python 3.11
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._video is not None:
+            self._video.close()
+
+    def frame(self, moment: Moment, name: str) -> Image.Image:
+        if self._video is None or self._path != moment.path:
+            if self._video is not None:
+                self._video.close()
+                self._video = None
+            self._video, self._path = VideoFile(moment.path, LIMITS, name), moment.path
+        return self._video.frame(moment.seconds)
+
+
+@attrs.frozen
+class _Chunk:
+    """Pictures that are read at once."""
+
+    pictures: tuple[Picture[None], ...]
+
+    def __str__(self) -> str:
+        return f"{self.pictures[0].name} and {len(self.pictures) - 1} others"
+
+
+def encode_pictures(
+    clip: ImageTextModel,
+    pictures: Iterable[Picture[Key]],
+    *,
+    reduced: bool = False,
+    batch_size: int = 32,
+    num_workers: int = 1,
+    choose: Callable[[Picture[Key], Pixels], bool] | None = None,
+) -> Iterator[Encoded[Key]]:
+    """Yield the pictures in order with their embeddings, or with why there are none.
+
+    Args:
+        clip: the model.
+        pictures: drawn from as they are needed, a few hundred ahead of the model.
+        reduced: see `read_tower_image`.
+        batch_size: pictures encoded at once.
+        num_workers: processes that read and decode beside the model; one reads in this process.
+        choose: told what the model would see of each picture, in order; those that it does not choose are not encoded.
+
+    Raises:
+        LostProcessError: if a process ends abruptly.
+    """
+    reader = PictureReader(transform=clip.transform, reduced=reduced)
+
+    def wanted() -> Iterator[tuple[tuple[Picture[Key], PictureRead | ImageError], list[Pixels]]]:
+        for picture, read in _read_ahead(pictures, reader, num_workers):
+            seen = None if isinstance(read, ImageError) else read.pixels
+            is_chosen = seen is not None and (choose is None or choose(picture, seen))
+            # A caller who keeps what was read would keep the pixels of all pictures.
+            kept = read if isinstance(read, ImageError) else attrs.evolve(read, pixels=None)
+            yield (picture, kept), [seen] if seen is not None and is_chosen else []
+
+    def encode(pixels: list[Pixels]) -> NDArray[np.float32]:
+        rows: NDArray[np.float32] = clip.encode_pixels(torch.from_numpy(np.stack(pixels))).numpy()
+        return rows
+
+    for (picture, read), rows in encode_in_batches(wanted(), encode, batch_size=batch_size):
+        yield Encoded(picture=picture, read=read, embedding=rows[0] if rows else None)
+
+
+def _read_ahead(
+    pictures: Iterable[Picture[Key]], reader: Callable[[_Chunk], list[PictureRead | ImageError]], num_workers: int
+) -> Iterator[tuple[Picture[Key], PictureRead | ImageError]]:
+    sent: deque[tuple[Picture[Key], ...]] = deque()
+
+    def chunks() -> Iterator[_Chunk]:
+        remaining = iter(pictures)
+        while chunk := tuple(islice(remaining, _CHUNK)):
+            sent.append(chunk)
+            yield _Chunk(tuple(Picture(key=None, name=one.name, source=one.source, known=one.known) for one in chunk))
+
+    with workers(num_workers) as share:
+        for found in share(reader, chunks(), doing="reading"):
+            yield from zip(sent.popleft(), found, strict=True)
