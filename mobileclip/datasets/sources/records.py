@@ -19,7 +19,7 @@ from mobileclip.data.samples.members import parse_object
 from mobileclip.data.samples.sample import ImageTextSample
 from mobileclip.data.skips import BadSampleError, Skip, SkipReport, made_or_skip
 from mobileclip.machine import raise_machine_fault
-from mobileclip.storage.allowed_hosts import RefusedHostError, public_hosts_only
+from mobileclip.storage.backend import RefusedHostError, public_hosts_only
 
 # A file beyond this is no picture that anyone would train on, but a mistake or an endless answer.
 MAX_IMAGE_BYTES = 2**28
