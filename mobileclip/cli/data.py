@@ -350,7 +350,7 @@ def filter_(
         overwrite: replace files that are there.
     """
     from mobileclip.datasets.curation import FilterSpec, filter_samples
-    from mobileclip.datasets.curation.filter_page import write_filter_page
+    from mobileclip.datasets.curation.filtering import write_filter_page
 
     kept, page = outputs(output, (".npy",), (".html",), overwrite=overwrite)
     spec = FilterSpec(
@@ -398,7 +398,8 @@ def distinct(
         against: folders of scores of test sets, reinforced by the same teachers.
         leak_threshold: cosine similarity with a test picture from which on a sample is left out.
         keep: a list of uids, such as `mobileclip data filter` wrote; other samples are neither kept nor compared.
-        num_clusters: clusters that are searched for near duplicates; a thousandth of the samples by default.
+        num_clusters: clusters that are searched for near duplicates; a thousandth of the samples by default, 50,000 at
+            most.
         device: where to compute: cuda, cuda:1, mps or cpu; auto takes the first of these that is there.
         seed: random seed of the clustering.
         overwrite: replace files that are there.

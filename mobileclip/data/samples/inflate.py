@@ -12,7 +12,7 @@ import zlib
 from collections.abc import Callable
 from functools import cache, partial
 from types import ModuleType
-from typing import IO, cast
+from typing import IO, Any, cast
 
 GZIP = b"\x1f\x8b"
 
@@ -114,7 +114,7 @@ class _CountedFile:
         return content
 
 
-_OPENED: dict[bytes, Callable[[IO[bytes]], IO[bytes]]] = {
+_OPENED: dict[bytes, Callable[[IO[bytes]], Any]] = {
     GZIP: lambda source: gzip.GzipFile(fileobj=source),
     b"BZ": bz2.BZ2File,
     b"\xfd7": partial(lzma.LZMAFile, format=lzma.FORMAT_XZ),
@@ -153,7 +153,7 @@ class InflatedFile:
 
     def _next(self, size: int) -> bytes:
         try:
-            piece = self._file.read(size)
+            piece: bytes = self._file.read(size)
         except (zlib.error, lzma.LZMAError) as error:
             raise OSError(f"the compressed file is damaged: {error}") from None
         self._num_inflated += len(piece)

@@ -5,8 +5,7 @@ from .matching import (
     MATCH as MATCH,
     MatchCounts as MatchCounts,
     Matches as Matches,
-    find_names as find_names,
-    first_of_each as first_of_each,
+    match_names as match_names,
     read_matches as read_matches,
 )
 from .placeholders import find_placeholders as find_placeholders

@@ -1,8 +1,8 @@
-"""Which image belongs to which sample: both sides by the hash of their name, in buckets that fit into memory.
+"""Which image belongs to which sample: tables joined by the hash of a name, in buckets that fit into memory.
 
-Nothing is looked up. Names and places are written to buckets by the leading bits of their hash and read back, bucket by
-bucket; what is equal there goes to buckets by the sample's shard. So a billion of each are read and written a few times
-from start to end.
+Names and places are written to buckets by the leading bits of their hash. Arrow joins each bucket's two tables, and
+what it finds goes to buckets by the sample's shard. So a billion of each are read and written a few times from start to
+end.
 """
 
 from __future__ import annotations
@@ -125,20 +125,13 @@ class Matches:
         self._matches.close()
 
     def _match(self, images: Records, asks: Records, wanted: npt.NDArray[np.bool_]) -> None:
-        first, num_repeated = first_of_each(images)
-        place = find_names(first, asks)
-        found = place >= 0
-        self.counts += MatchCounts(
-            keys=len(first),
-            repeated_keys=num_repeated,
-            asked=int(found.sum()),
-            used_keys=len(np.unique(place[found])),
-        )
+        place, counts = match_names(images, asks)
+        self.counts += counts
         if not len(wanted):
             return
-        found &= wanted[asks["source"]]
+        found = (place >= 0) & wanted[asks["source"]]
         some = asks[found]
-        match = with_fields(MATCH, first[place[found]], source=some["source"], order=some["order"])
+        match = with_fields(MATCH, images[place[found]], source=some["source"], order=some["order"])
         self._matches.add(match, match["source"].astype(np.int64) * self._matches.num_buckets // self._num_sources)
 
 
@@ -153,38 +146,31 @@ def read_matches(path: Path, extent: tuple[int, int]) -> Records:
     return np.fromfile(path, MATCH, count=end - start, offset=start * MATCH.itemsize)
 
 
-def first_of_each(images: Records) -> tuple[Records, int]:
-    """Return the first image of every name, by ascending hashes, and how many names have several.
+def match_names(images: Records, asks: Records) -> tuple[npt.NDArray[np.int64], MatchCounts]:
+    """Return for every sample the number of the first image of its name, or -1, and how many there are.
 
     Args:
         images: in the order in which they count.
-    """
-    ordered = images[np.lexsort((images["low"], images["high"]))]
-    is_new = np.ones(len(ordered) + 1, bool)
-    is_new[1:-1] = (ordered["high"][1:] != ordered["high"][:-1]) | (ordered["low"][1:] != ordered["low"][:-1])
-    is_first = is_new[:-1]
-    return ordered[is_first], int((is_first & ~is_new[1:]).sum())
-
-
-def find_names(images: Records, asks: Records) -> npt.NDArray[np.int64]:
-    """Return for every sample the number of its image, or -1.
-
-    Args:
-        images: of different names, by ascending hashes.
         asks: samples.
     """
-    places = np.searchsorted(images["high"], asks["high"])
-    found = np.full(len(asks), -1, np.int64)
-    left = np.arange(len(asks))
-    # Different names seldom share the upper half of their hash; then they stand side by side.
-    while len(left):
-        left = left[places[left] < len(images)]
-        left = left[images["high"][places[left]] == asks["high"][left]]
-        same = images["low"][places[left]] == asks["low"][left]
-        found[left[same]] = places[left[same]]
-        left = left[~same]
-        places[left] += 1
-    return found
+    import pyarrow as pa
+
+    def table(records: Records, number: str) -> pa.Table:
+        columns = {name: np.ascontiguousarray(records[name]) for name in NAME.names or ()}
+        return pa.table({**columns, number: np.arange(len(records))})
+
+    keys, named = list(NAME.names or ()), table(images, "image").group_by(list(NAME.names or ()), use_threads=False)
+    first = named.aggregate([("image", "min"), ("image", "count")])
+    found = table(asks, "ask").join(first, keys, join_type="inner", use_threads=False)
+    place = np.full(len(asks), -1, np.int64)
+    place[found["ask"].to_numpy()] = found["image_min"].to_numpy()
+    counts = MatchCounts(
+        keys=len(first),
+        repeated_keys=int((first["image_count"].to_numpy() > 1).sum()),
+        asked=len(found),
+        used_keys=len(np.unique(found["image_min"].to_numpy())),
+    )
+    return place, counts
 
 
 def with_fields(dtype: np.dtype[np.void], records: Records, **fields: npt.ArrayLike) -> Records:

@@ -7,15 +7,13 @@ from pathlib import Path
 import attrs
 import numpy as np
 
-from mobileclip.data.buckets import Buckets, leading_bits, num_buckets_for, runs
+from mobileclip.data.buckets import Buckets, leading_bits, num_buckets_for
 from mobileclip.datasets.joining.image_index import ImageIndex
-from mobileclip.datasets.joining.matching import first_of_each, with_fields
+from mobileclip.datasets.joining.matching import with_fields
 from mobileclip.datasets.joining.records import NAME
 from mobileclip.strict import strict
 
 _NUM_NAMED = 10
-_SHA256 = np.dtype("u8")
-_NONE = np.empty(0, _SHA256)
 _IMAGE = np.dtype([("sha256", "u8"), *NAME.descr, ("shard", "u4"), ("row", "u4"), ("size", "u4")])
 
 
@@ -56,25 +54,23 @@ def find_placeholders(index: ImageIndex, threshold: int, scratch: Path) -> tuple
     Raises:
         ValueError: if records of the index are gone or damaged.
     """
-    often = _often(index, threshold, scratch) if threshold else _NONE
-    if not len(often):
+    if not threshold:
         return ()
     num_buckets = num_buckets_for(index.num_images, _IMAGE.itemsize)
     found: list[tuple[Placeholder, int, int]] = []
     with Buckets(_IMAGE, num_buckets, folder=scratch) as images:
         for number, part in enumerate(index.parts()):
-            places = np.minimum(np.searchsorted(often, part["sha256"]), len(often) - 1)
-            rows = np.flatnonzero(often[places] == part["sha256"])
-            some = with_fields(_IMAGE, part[rows], shard=number, row=rows)
+            some = with_fields(_IMAGE, part, shard=number, row=np.arange(len(part)))
             images.add(some, leading_bits(some["sha256"], num_buckets))
         for bucket in images.drain():
             ordered = bucket[np.argsort(bucket["sha256"], kind="stable")]
-            for value, start, end in runs(ordered["sha256"]):
-                same = ordered[start:end]
-                num_keys = len(first_of_each(same)[0])
+            values, starts, counts = np.unique(ordered["sha256"], return_index=True, return_counts=True)
+            for place in np.flatnonzero(counts >= threshold):
+                same = ordered[starts[place] : starts[place] + counts[place]]
+                num_keys = len(np.unique(same[["high", "low"]]))
                 if num_keys >= threshold:
                     placeholder = Placeholder(
-                        sha256=f"{value:016x}",
+                        sha256=f"{int(values[place]):016x}",
                         num_keys=num_keys,
                         num_bytes=int(same["size"][0]),
                         example="",
@@ -86,16 +82,3 @@ def find_placeholders(index: ImageIndex, threshold: int, scratch: Path) -> tuple
         attrs.evolve(one, example=index.name_at(shard, row)) if rank < _NUM_NAMED else one
         for rank, (one, shard, row) in enumerate(found)
     )
-
-
-def _often(index: ImageIndex, threshold: int, scratch: Path) -> np.ndarray[tuple[int], np.dtype[np.uint64]]:
-    """Return the hashes that so many images have, under whatever keys, ascending."""
-    num_buckets = num_buckets_for(index.num_images, _SHA256.itemsize)
-    often = []
-    with Buckets(_SHA256, num_buckets, folder=scratch) as hashes:
-        for part in index.parts():
-            hashes.add(part["sha256"], leading_bits(part["sha256"], num_buckets))
-        for bucket in hashes.drain():
-            values, counts = np.unique(bucket, return_counts=True)
-            often.append(values[counts >= threshold])
-    return np.concatenate(often)

@@ -1,25 +1,19 @@
-"""The files of a join's index, one for each shard: where its images are, or the names of its samples.
+"""The tables of a join's index, one for each shard: where its images are, or the names of its samples.
 
-A file is a line of JSON and the records behind it. It appears when it is complete, it is checked when it is read, and
-one that is damaged counts as missing: its shard is read again.
+A table appears when it is complete; one that is damaged counts as missing, and its shard is read again.
 """
 
 from __future__ import annotations
 
-import os
-import zlib
 from hashlib import blake2b
 from pathlib import Path
-from typing import Any
 
 import attrs
 import numpy as np
 
 from mobileclip.data.buckets import Records
 from mobileclip.data.images.limits import IMAGE_EXTENSIONS
-from mobileclip.machine import raise_machine_fault
-from mobileclip.serialization import from_json, to_json
-from mobileclip.storage import atomic_path
+from mobileclip.datasets.sources.tables import read_noted, write_noted
 from mobileclip.strict import strict
 
 NAME = np.dtype([("high", "u8"), ("low", "u8")])
@@ -45,8 +39,6 @@ PLACES, NAMES = "places", "names"
 KINDS = {PLACES: PLACE, NAMES: NAME}
 """Kinds of records by the suffix of their files."""
 
-_MAGIC = b"mobileclip join 1\n"
-_MOST_HEADER_BYTES = 2**16
 _MOST_PROBLEM = 1000
 
 
@@ -62,7 +54,6 @@ class AboutShard:
         num_records: of images, or of samples.
         num_without: samples without the field that they are called by.
         problem: what ended it before its time.
-        crc32: of the records.
     """
 
     shard: str
@@ -72,7 +63,6 @@ class AboutShard:
     num_records: int = 0
     num_without: int = 0
     problem: str | None = None
-    crc32: int = 0
 
 
 def name_hash(name: str) -> tuple[int, int]:
@@ -91,11 +81,11 @@ def records_path(folder: Path, kind: str, by: str, shard: str) -> Path:
         shard: path or URL.
     """
     digest = blake2b(f"{by}\n{shard}".encode(errors="surrogateescape"), digest_size=16).hexdigest()
-    return folder / digest[:2] / f"{digest[2:]}.{kind}"
+    return folder / digest[:2] / f"{digest[2:]}.{kind}.parquet"
 
 
 def write_records(folder: Path, kind: str, about: AboutShard, records: Records) -> AboutShard:
-    """Write the records of a shard, and return what is known of it with their number and checksum.
+    """Write the records of a shard as a table, and return what is known of it with their number.
 
     Args:
         folder: of the index.
@@ -103,14 +93,13 @@ def write_records(folder: Path, kind: str, about: AboutShard, records: Records) 
         about: the shard.
         records: of it.
     """
-    path = records_path(folder, kind, about.by, about.shard)
-    content = records.tobytes()
+    import pyarrow as pa
+
     problem = None if about.problem is None else about.problem[:_MOST_PROBLEM]
-    about = attrs.evolve(about, num_records=len(records), crc32=zlib.crc32(content), problem=problem)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with atomic_path(path) as temporary, temporary.open("wb") as stream:
-        stream.write(_MAGIC + to_json(about).encode(errors="backslashreplace") + b"\n")
-        stream.write(content)
+    about = attrs.evolve(about, num_records=len(records), problem=problem)
+    names = KINDS[kind].names or ()
+    table = pa.Table.from_arrays([pa.array(np.ascontiguousarray(records[name])) for name in names], list(names))
+    write_noted(str(records_path(folder, kind, about.by, about.shard)), table, about)
     return about
 
 
@@ -123,7 +112,7 @@ def read_about(folder: Path, kind: str, by: str, shard: str) -> AboutShard | Non
         by: what they are called by.
         shard: path or URL.
     """
-    found = _read_header(records_path(folder, kind, by, shard), KINDS[kind])
+    found = read_noted(str(records_path(folder, kind, by, shard)), AboutShard, rows=False)
     return found[0] if found is not None and (found[0].shard, found[0].by) == (shard, by) else None
 
 
@@ -138,26 +127,19 @@ def read_records(folder: Path, kind: str, about: AboutShard) -> Records:
     Raises:
         ValueError: if they are gone or damaged; the file is removed, and its shard read again by the next run.
     """
-    path = records_path(folder, kind, about.by, about.shard)
-    found = _read_header(path, KINDS[kind])
-    if found is not None and found[0] == about:
-        records = np.fromfile(path, KINDS[kind], offset=found[1])
-        is_known = kind == NAMES or bool((records["extension"] < len(IMAGE_EXTENSIONS)).all())
-        if is_known and zlib.crc32(records.view("u1").data) == about.crc32:
-            return records
-        path.unlink()
+    path, dtype = records_path(folder, kind, about.by, about.shard), KINDS[kind]
+    found = read_noted(str(path), AboutShard)
+    if found is not None and found[0] == about and found[1] is not None:
+        table = found[1]
+        columns = {name: table[name].to_numpy() for name in dtype.names or () if name in table.column_names}
+        is_whole = {name: column.dtype for name, column in columns.items()} == {
+            name: dtype[name] for name in dtype.names or ()
+        }
+        if is_whole and len(table) == about.num_records:
+            records = np.empty(len(table), dtype)
+            for name, column in columns.items():
+                records[name] = column
+            if kind == NAMES or bool((records["extension"] < len(IMAGE_EXTENSIONS)).all()):
+                return records
+    path.unlink(missing_ok=True)
     raise ValueError(f"{path} is gone or damaged; run this again, and its shard is read anew")
-
-
-def _read_header(path: Path, dtype: np.dtype[Any]) -> tuple[AboutShard, int] | None:
-    try:
-        with path.open("rb") as stream:
-            if stream.readline(len(_MAGIC)) != _MAGIC:
-                return None
-            line = stream.readline(_MOST_HEADER_BYTES)
-            num_bytes, size = stream.tell(), os.fstat(stream.fileno()).st_size
-        about = from_json(line.decode(), AboutShard)
-    except (OSError, ValueError) as error:
-        raise_machine_fault(error)
-        return None
-    return (about, num_bytes) if size == num_bytes + about.num_records * dtype.itemsize else None

@@ -16,8 +16,8 @@ from mobileclip import storage
 from mobileclip.data.shards.counts import MANIFEST
 from mobileclip.datasets.joining.image_index import IndexCounts
 from mobileclip.datasets.joining.placeholders import Placeholder
-from mobileclip.datasets.sources.parquet import read_keys, text_column
 from mobileclip.datasets.sources.records import called_ahead
+from mobileclip.datasets.sources.tables import read_keys, text_column
 from mobileclip.serialization import from_json, to_json
 from mobileclip.strict import strict
 

@@ -20,9 +20,9 @@ from mobileclip.data.samples.members import json_captions
 from mobileclip.data.samples.sample import MAX_KEY_BYTES, ImageTextSample
 from mobileclip.data.skips import BadSampleError, Skip, SkipReport, attempt, made_or_skip
 from mobileclip.datasets.sources.base import Source, Unit, numbered_name, sources
-from mobileclip.datasets.sources.columns import CAPTION_FIELDS
+from mobileclip.datasets.sources.lists import CAPTION_FIELDS
 from mobileclip.datasets.sources.records import MAX_LINE_BYTES, Record, key_of_path, parse_row, read_records
-from mobileclip.datasets.sources.text_rows import JSON, TextRows
+from mobileclip.datasets.sources.tables import text_rows
 from mobileclip.machine import raise_machine_fault
 from mobileclip.strict import split_lines, strict
 
@@ -209,12 +209,12 @@ class FolderSource(Source):
         stray: list[Skip] = []
         for table in _tables(files):
             with storage.open_read(storage.join(self.path, table)) as stream:
-                for row in TextRows(stream, JSON):
-                    label = f"line {row.line} of {printable_name(table)}"
-                    named = partial(_named, row.cells, label, posixpath.dirname(table), files)
+                for row in text_rows(stream, ".jsonl"):
+                    label = f"{row.label} of {printable_name(table)}"
+                    named = partial(_named, row.content, label, posixpath.dirname(table), files)
                     name = attempt(named, key=label, shard=self.path, on_skip=stray.append)
-                    if name is not None:
-                        rows[name].append(row.cells)
+                    if name is not None and isinstance(row.content, bytes):
+                        rows[name].append(row.content)
         return rows, stray
 
 

@@ -20,7 +20,7 @@ from mobileclip.datasets.sources.access import RowOptions
 from mobileclip.datasets.sources.base import TEMPLATES, Source, sources
 from mobileclip.datasets.sources.class_folder import ClassFolderSource
 from mobileclip.datasets.sources.folder import FolderItem, FolderSource
-from mobileclip.datasets.sources.lists import LINES, TABLES, JsonLinesSource, TableSource, is_table
+from mobileclip.datasets.sources.lists import JsonLinesSource, TableSource, is_table
 from mobileclip.datasets.sources.public_layout import (
     LabelledShardSource,
     PublicLayoutSource,
@@ -29,6 +29,7 @@ from mobileclip.datasets.sources.public_layout import (
     read_public_layout,
 )
 from mobileclip.datasets.sources.shards import ShardSource, is_folder, is_pattern, shards_in
+from mobileclip.datasets.sources.tables import LINES, TABLES
 from mobileclip.machine import raise_machine_fault
 
 DataKind = Literal["classes", "captions"]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import json
 import re
 from collections.abc import Callable, Iterator, Mapping
@@ -14,7 +13,7 @@ import attrs
 
 from mobileclip import storage
 from mobileclip.data.skips import BadSampleError
-from mobileclip.datasets.sources.text_rows import CSV, JSON, TextRows
+from mobileclip.datasets.sources.tables import open_table
 from mobileclip.strict import parse_json
 
 _MAX_BYTES = 1 << 28
@@ -113,13 +112,10 @@ def _first_values(path: str, data: bytes) -> Iterator[tuple[str, int, Any]]:
 def _values(path: str, data: bytes) -> Iterator[tuple[str, int | str, Any]]:
     """Yield where each value is, its index and itself."""
     if path.endswith((".csv", ".jsonl")):
-        is_table = path.endswith(".csv")
-        rows = TextRows(io.BytesIO(data), CSV if is_table else JSON)
-        names = rows.header(path).cells if is_table else ()
-        for index, row in enumerate(rows):
-            if isinstance(values := row.named(names), BadSampleError):
+        for index, (_, label, values) in enumerate(open_table(path).rows()):
+            if isinstance(values, BadSampleError):
                 raise ValueError(f"{path}: {values.detail}")
-            yield f", line {row.line}", index, values
+            yield f", {label}", index, values
         return
     try:
         values = parse_json(data, max_characters=_MAX_BYTES)

@@ -3,6 +3,7 @@
 import io
 from pathlib import Path
 
+import pyarrow.parquet as pq
 import pytest
 
 from mobileclip import storage
@@ -70,9 +71,11 @@ class TestAgain:
         data.join()
         assert files_of(data.output) == expected
         (data.output / "00001.tar").unlink()
-        (damaged,) = [path for path in (data.output / "index").rglob("*.places") if b"00002.tar" in path.read_bytes()]
+        (damaged,) = [path for path in (data.output / "index").rglob("*.places.*") if b"00002.tar" in path.read_bytes()]
         content = damaged.read_bytes()
-        damaged.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+        column = pq.ParquetFile(damaged).metadata.row_group(0).column(2)
+        last = column.data_page_offset + column.total_compressed_size - 1
+        damaged.write_bytes(content[:last] + bytes([content[last] ^ 1]) + content[last + 1 :])
         with fails(ValueError):
             data.join()
         data.join()

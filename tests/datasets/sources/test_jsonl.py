@@ -92,6 +92,15 @@ class TestJsonLines:
         ({"image": "a.png", "text": "x", "key": 1.5}, "bad_key"),
     )
 
+    def test_a_field_of_several_types(self, tmp_path):
+        (tmp_path / "a.png").write_bytes(PNG)
+        values = [1, "one", [1, "one"], {"a": 1}, None, 2**70, "2020-01-01T00:00:00"]
+        lines = [{"image": "a.png", "caption": "x" if number % 2 else ["x"], "n": n} for number, n in enumerate(values)]
+        samples, report = read(JsonLinesSource(path=write_lines(tmp_path / "a.jsonl", lines)))
+        assert report.num_skipped == 0
+        assert [sample.metadata["n"] for sample in samples] == values
+        assert {sample.captions for sample in samples} == {("x",)}
+
     @pytest.mark.parametrize(("line", "reason"), BAD, ids=[str(number) for number in range(len(BAD))])
     def test_a_bad_line_is_named_and_its_neighbours_are_read(self, tmp_path, line, reason):
         (tmp_path / "a.png").write_bytes(PNG)
