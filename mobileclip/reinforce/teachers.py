@@ -27,6 +27,20 @@ from mobileclip.serialization import open_family
 from mobileclip.strict import strict
 from mobileclip.tensor_files.weights import weights_sha256
 
+__all__ = [
+    "CheckpointTeacher",
+    "ModelTeacher",
+    "NotFiniteError",
+    "OpenClipTeacher",
+    "Teacher",
+    "TeacherEnsemble",
+    "TeacherSpec",
+    "TextTeacher",
+    "TransformersTeacher",
+    "build_ensemble",
+    "teachers",
+]
+
 
 @runtime_checkable
 class TextTeacher(Protocol):
@@ -292,21 +306,16 @@ class ModelTeacher:
 def teacher_of(
     stored: Stored,
     name: Callable[[str], str],
-    *,
+    spec: CheckpointTeacher | OpenClipTeacher | TransformersTeacher,
     device: str,
-    precision: WidePrecision,
-    logit_scale: float | None,
-    max_batch: int,
 ) -> ModelTeacher:
     """Return what a checkpoint holds as a teacher, folded.
 
     Args:
         stored: the content of the checkpoint.
         name: from the hash of its weights to what people call it.
+        spec: the choices.
         device: where it computes.
-        precision: of the weights, after folding, and of the computation.
-        logit_scale: what similarities are multiplied with; None for the model's own.
-        max_batch: see `ModelTeacher`.
 
     Raises:
         ValueError: if it holds one tower.
@@ -319,13 +328,13 @@ def teacher_of(
     model = built if stored.form == "folded" else reparameterize(built, inplace=True)
     assert isinstance(model, DualEncoder)
     own_scale = round(float(model.similarity_scale.detach()), 2)
-    model.requires_grad_(requires_grad=False).to(device=device, dtype=dtype_of(precision))
+    model.requires_grad_(requires_grad=False).to(device=device, dtype=dtype_of(spec.precision))
     called = name(sha256)
     return ModelTeacher(
-        name=called if precision == "float32" else f"{called}/{precision}",
+        name=called if spec.precision == "float32" else f"{called}/{spec.precision}",
         clip=ImageTextModel(model),
-        logit_scale=own_scale if logit_scale is None else logit_scale,
-        max_batch=max_batch,
+        logit_scale=own_scale if spec.logit_scale is None else spec.logit_scale,
+        max_batch=spec.max_batch,
         weights_sha256=sha256,
     )
 
@@ -361,10 +370,8 @@ class CheckpointTeacher(TeacherSpec):
         return teacher_of(
             read_checkpoint(self.checkpoint, self.model),
             lambda sha256: f"{Path(self.checkpoint).stem}-{sha256[:8]}",
+            spec=self,
             device=device,
-            precision=self.precision,
-            logit_scale=self.logit_scale,
-            max_batch=self.max_batch,
         )
 
 
@@ -409,10 +416,8 @@ class OpenClipTeacher(TeacherSpec):
         return teacher_of(
             read_open_clip(self._source()),
             self._source().name,
+            spec=self,
             device=device,
-            precision=self.precision,
-            logit_scale=self.logit_scale,
-            max_batch=self.max_batch,
         )
 
     def _source(self) -> OpenClipSource:
@@ -457,8 +462,6 @@ class TransformersTeacher(TeacherSpec):
         return teacher_of(
             read_dual_encoder(source),
             source.name,
+            spec=self,
             device=device,
-            precision=self.precision,
-            logit_scale=self.logit_scale,
-            max_batch=self.max_batch,
         )
