@@ -37,8 +37,7 @@ from mobileclip.inference.loading import holds_weights
 from mobileclip.inputs import TextInput
 from mobileclip.reparam import reparameterize, with_children
 from mobileclip.storage import atomic_folder, exclusive
-from mobileclip.storage.exclusive import LOCK
-from mobileclip.storage.leftovers import PREFIX
+from mobileclip.storage.atomic import LOCK, PREFIX
 from mobileclip.tensor_files import file_sha256
 from mobileclip.terminal import console
 
