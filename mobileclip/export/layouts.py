@@ -14,6 +14,7 @@ from mobileclip.export.contract import TOKENIZER, Contract, ImageContract
 from mobileclip.export.spec import ExportSpec, TextDtype, Tower
 from mobileclip.hardware.precision import PRECISIONS, Precision
 from mobileclip.inputs import HIDDEN
+from mobileclip.interop.transformers_folder import preprocessor_config, tokenizer_config
 from mobileclip.registry import Registry
 from mobileclip.terminal import get_logger
 
@@ -142,26 +143,12 @@ def write_json(path: Path, content: Mapping[str, Any]) -> None:
     path.write_text(f"{json.dumps(content, indent=2)}\n", encoding="utf-8")
 
 
-def tokenizer_config(folder: Path, contract: Contract) -> dict[str, Any] | None:
-    """Return what a `tokenizer_config.json` says, as far as hosts read it; None for an image tower alone.
-
-    Args:
-        folder: of the export, with its tokenizer.
-        contract: of the export.
-    """
+def _tokenizer_config(folder: Path, contract: Contract) -> dict[str, Any] | None:
+    """Return what a `tokenizer_config.json` says of an export, None for an image tower alone."""
     text = contract.text
     if text is None:
         return None
-    whole = json.loads((folder / text.tokenizer).read_text(encoding="utf-8"))
-    names = {entry["id"]: entry["content"] for entry in whole["added_tokens"]}
-    return {
-        "tokenizer_class": "CLIPTokenizer" if text.input.tokenizer is None else "PreTrainedTokenizerFast",
-        "model_max_length": text.input.context_length,
-        "pad_token": whole["padding"]["pad_token"],
-        "bos_token": names.get(text.start_id),
-        "eos_token": names.get(text.end_id),
-        "unk_token": names.get(text.end_id),
-    }
+    return tokenizer_config((folder / text.tokenizer).read_text(encoding="utf-8"), text.input)
 
 
 _APPLE: dict[Tower, TowerNames] = {
@@ -232,7 +219,7 @@ class ImmichLayout(Layout):
                 "resize_mode": "shortest",
             }
             write_json(folder / "visual" / "preprocess_cfg.json", content)
-        texts = tokenizer_config(folder, contract)
+        texts = _tokenizer_config(folder, contract)
         if texts is not None and contract.text is not None:
             text = contract.text.input
             language = {"context_length": text.context_length, "vocab_size": text.vocab_size}
@@ -292,29 +279,12 @@ class TransformersJsLayout(Layout):
         if contract.image is not None:
             config["vision_config"] = {"model_type": "clip_vision_model", "image_size": contract.image.input.size}
             warn_of_background(contract.image, "transformers.js")
-            write_json(folder / "preprocessor_config.json", _preprocessor_config(contract.image))
-        texts = tokenizer_config(folder, contract)
+            images = preprocessor_config(contract.image.input, resample=_ANTIALIASED)
+            write_json(folder / "preprocessor_config.json", images)
+        texts = _tokenizer_config(folder, contract)
         if texts is not None:
             write_json(folder / "tokenizer_config.json", texts)
         write_json(folder / "config.json", config)
-
-
-def _preprocessor_config(image: ImageContract) -> dict[str, Any]:
-    size = image.input.size
-    return {
-        "image_processor_type": "CLIPImageProcessor",
-        "do_convert_rgb": True,
-        "do_resize": True,
-        "size": {"shortest_edge": size},
-        "resample": _ANTIALIASED,
-        "do_center_crop": True,
-        "crop_size": {"height": size, "width": size},
-        "do_rescale": True,
-        "rescale_factor": 1 / 255,
-        "do_normalize": True,
-        "image_mean": list(image.input.mean),
-        "image_std": list(image.input.std),
-    }
 
 
 layouts.add("plain", Layout())
