@@ -3,7 +3,6 @@
 import json
 import re
 from collections.abc import Mapping
-from pathlib import Path
 
 import attrs
 import pytest
@@ -17,7 +16,6 @@ from mobileclip.data import ImageTransform, Tokenizer, read_text_input
 from mobileclip.encoders import (
     ClassifierSpec,
     DualEncoderSpec,
-    MCtSpec,
     TextTransformerSpec,
     ViTSpec,
     load_model,
@@ -33,7 +31,7 @@ from tests.data.tokenizer_files import bert
 from tests.encoders.small import IMAGE, SMALL, TEXT, VIT, randomised
 from tests.errors import fails
 from tests.golden.checkpoints import relative_error
-from tests.interop.models import DUAL, TOWER
+from tests.interop.models import DUAL, PHOTO, TOWER, WITH_TEXTS
 from tests.interop.round_trip import same
 from tests.lazily import lazily
 
@@ -55,7 +53,6 @@ PATCH = attrs.evolve(specs.vit_l14(), width=32, depth=2, num_heads=2, patch_size
 BARE = TOWER.without_projection()
 CLASSIFIER = ClassifierSpec(image=BARE, num_classes=3, class_names=("cat", "dog", "owl"))
 ON_EMBEDDINGS = ClassifierSpec(image=TOWER, num_classes=3)
-PHOTO = Path("tests/golden/augment/images/chelsea.png")
 
 
 class TestFolders:
@@ -263,9 +260,6 @@ class TestOpenClip:
             open_clip_config(larger)
 
 
-IN_TRANSFORMERS = DualEncoderSpec(
-    image=attrs.evolve(TOWER, embedding_dim=32), text=MCtSpec(width=32, num_heads=2, depth=1, embedding_dim=32)
-)
 SENTENCES = ["a red bicycle in snow", "cat", "word " * 90]
 
 
@@ -273,11 +267,9 @@ class TestTransformers:
     @pytest.mark.parametrize(
         ("spec", "text_model"),
         [
-            pytest.param(IN_TRANSFORMERS, "sam3_lite_text_text_model", id="mct"),
+            pytest.param(WITH_TEXTS, "sam3_lite_text_text_model", id="mct"),
             pytest.param(
-                attrs.evolve(
-                    IN_TRANSFORMERS, text=TextTransformerSpec(width=64, num_heads=2, depth=2, embedding_dim=32)
-                ),
+                attrs.evolve(WITH_TEXTS, text=TextTransformerSpec(width=64, num_heads=2, depth=2, embedding_dim=32)),
                 "sam3_lite_text_text_model",
                 id="padding-is-attended-to",
             ),
@@ -319,7 +311,7 @@ class TestTransformers:
         ("model", "error"),
         [
             (randomised(specs.mobileclip_b()), "stem"),
-            (reparameterize(randomised(IN_TRANSFORMERS)), "folded"),
+            (reparameterize(randomised(WITH_TEXTS)), "folded"),
             (randomised(SMALL), "stages"),
             (randomised(TOWER), "no image-text model"),
         ],
@@ -330,11 +322,11 @@ class TestTransformers:
         assert not (tmp_path / "model").exists()
 
     def test_the_command(self, tmp_path):
-        save_model(randomised(IN_TRANSFORMERS), tmp_path / "model.safetensors")
+        save_model(randomised(WITH_TEXTS), tmp_path / "model.safetensors")
         command_line(
             ["convert", f"{tmp_path / 'model.safetensors'}", "--to", "transformers", "-o", f"{tmp_path / 'f'}"]
         )
-        assert same(from_pretrained(tmp_path / "f", fold=False), randomised(IN_TRANSFORMERS))
+        assert same(from_pretrained(tmp_path / "f", fold=False), randomised(WITH_TEXTS))
         card = (tmp_path / "f" / "README.md").read_text(encoding="utf-8")
         assert "zero-shot-image-classification" in card
         assert '"padding": "max_length", "max_length": 77' in card
