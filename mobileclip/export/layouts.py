@@ -52,6 +52,7 @@ class Layout:
         tokenizer: file of the tokenizer.
         text_dtype: what token ids come in as; None where the target says so.
         cuts_end: whether long texts are cut there without their end token, which the text file then puts behind them.
+        suffix: of the files, which chooses another format of the target; None for the target's own.
     """
 
     names: Mapping[Tower, TowerNames] = attrs.field(factory=lambda: _PLAIN)
@@ -59,6 +60,7 @@ class Layout:
     tokenizer: str = TOKENIZER
     text_dtype: TextDtype | None = None
     cuts_end: bool = False
+    suffix: str | None = None
 
     def fitted(self, spec: ExportSpec) -> ExportSpec:
         """Return how a model is exported for this place.
@@ -287,7 +289,52 @@ class TransformersJsLayout(Layout):
         write_json(folder / "config.json", config)
 
 
+TORCHSCRIPT = ".ts"
+_ULTRALYTICS: dict[Tower, TowerNames] = {
+    "text": TowerNames(stem="mobileclip2_b", input="texts", output="text_features"),
+}
+
+
+@attrs.frozen(kw_only=True)
+class UltralyticsLayout(Layout):
+    """`mobileclip2_b.ts`: TorchScript from 77 ids of CLIP's tokenizer to embeddings, as YOLOE's text encoder.
+
+    Source: `MobileCLIPTS` in ultralytics' `nn/text_model.py`, which loads the file with `torch.jit.load` and calls it
+    with rows of int32.
+    """
+
+    names: Mapping[Tower, TowerNames] = attrs.field(factory=lambda: _ULTRALYTICS)
+    endings: Mapping[Precision, str] = attrs.field(factory=lambda: {"float32": ""})
+    text_dtype: TextDtype | None = "int32"
+    cuts_end: bool = True
+    suffix: str | None = TORCHSCRIPT
+
+    def fitted(self, spec: ExportSpec) -> ExportSpec:
+        """Return what was asked for, of the text tower, with batches of any size.
+
+        Raises:
+            ValueError: if it is for another target, of the image tower, or not of unit length.
+        """
+        if spec.target != "torch" or spec.tower == "image" or spec.features or not spec.normalize:
+            raise ValueError(
+                "the layout 'ultralytics' is a text tower in TorchScript, with embeddings of unit length; choose "
+                "--target torch --tower text, and leave features and normalize out"
+            )
+        return attrs.evolve(spec, tower="text", dynamic_batch=True, text_lengths="full")
+
+    def write(self, folder: Path, contract: Contract) -> None:
+        """Make sure that the model reads CLIP's ids, which is what ultralytics gives it.
+
+        Raises:
+            ValueError: if it has a tokenizer of its own.
+        """
+        del folder
+        if contract.text is not None and contract.text.input.tokenizer is not None:
+            raise ValueError("ultralytics gives CLIP's ids to a text tower, and this one has a tokenizer of its own")
+
+
 layouts.add("plain", Layout())
 layouts.add("apple", AppleLayout())
 layouts.add("immich", ImmichLayout())
 layouts.add("transformers.js", TransformersJsLayout())
+layouts.add("ultralytics", UltralyticsLayout())
