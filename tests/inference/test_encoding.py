@@ -12,7 +12,7 @@ from mobileclip.data.images.transform import LIMITS
 from mobileclip.datasets.videos import VideoFile
 from mobileclip.inference.pictures import Moment, Picture, encode_pictures
 from tests.collections.pictures import draw
-from tests.datasets.videos.making import film
+from tests.datasets.made_videos import film
 from tests.errors import fails
 
 
