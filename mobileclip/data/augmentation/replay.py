@@ -224,7 +224,7 @@ class AugmentationSpec:
         """Return the augmented image, `size` x `size`, RGB; equal arguments give equal bits.
 
         This is the replay of a whole image. Training decodes no more than the crop, and calls the two steps `resize`
-        and `operate` on it (`data.loading.decode`), to the same bits.
+        and `operate` on it (`SourceImage` of `data.loading.examples`), to the same bits.
 
         Args:
             image: the source image, of the size that the parameters were made for; converted to RGB if it is not.
