@@ -26,8 +26,8 @@ from mobileclip.data.samples.sample import (
     check_source_image,
     hash_image,
 )
-from mobileclip.data.shards.card import ReinforcementCard, find_card
 from mobileclip.data.shards.files import RawSample, parse, read_shard
+from mobileclip.data.shards.sidecars import ReinforcementCard, find_card
 from mobileclip.data.skips import BadSampleError, Skip
 from mobileclip.registry import nearest
 from mobileclip.storage import atomic_write, printable

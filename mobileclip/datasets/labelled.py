@@ -13,7 +13,7 @@ import torch
 from attrs import validators
 
 from mobileclip import storage
-from mobileclip.data.augmentation.erasing import RandomErasingSpec
+from mobileclip.data.augmentation.mixing import RandomErasingSpec
 from mobileclip.data.augmentation.replay import imagenet_augmentation
 from mobileclip.data.images.resize import Pixels
 from mobileclip.data.loading.batch import LabelledBatch, stack_pixels

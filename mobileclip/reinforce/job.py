@@ -19,11 +19,16 @@ from mobileclip.data import ViewAgreement, read_card, write_card
 from mobileclip.datasets import Unit
 from mobileclip.engines import Engine, InlineEngine, Listener, LocalEngine, Run, SetAside, held
 from mobileclip.progress import Progress
-from mobileclip.reinforce.agreement import CHANGED_BY, LOW_AGREEMENT
 from mobileclip.reinforce.captioners import Captioner
-from mobileclip.reinforce.manifest import Manifest, ShardEntry
-from mobileclip.reinforce.provenance import close_card, refuse_other_choices
-from mobileclip.reinforce.resume import pending_units, refuse_own_input
+from mobileclip.reinforce.encoding import CHANGED_BY, LOW_AGREEMENT
+from mobileclip.reinforce.manifest import (
+    Manifest,
+    ShardEntry,
+    close_card,
+    pending_units,
+    refuse_other_choices,
+    refuse_own_input,
+)
 from mobileclip.reinforce.spec import ReinforcementSpec
 from mobileclip.reinforce.teachers import TeacherEnsemble
 from mobileclip.reinforce.worker import ReinforcementWork

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections import Counter, deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import ExitStack, closing, contextmanager
 from functools import partial
 from itertools import chain, islice
 from pathlib import Path
-from threading import Semaphore
+from threading import Event, Semaphore
+from typing import Generic, TypeVar
 
 import attrs
 import torch
@@ -31,17 +32,67 @@ from mobileclip.datasets import Unit
 from mobileclip.datasets.sources.base import UNREACHABLE
 from mobileclip.engines import FatalError, OnProgress, Place, Work
 from mobileclip.machine import raise_machine_fault
-from mobileclip.reinforce.agreement import measure_agreement
 from mobileclip.reinforce.captioners import Captioner
-from mobileclip.reinforce.encoding import NOT_FINITE, BatchEncoder
-from mobileclip.reinforce.manifest import ShardEntry
-from mobileclip.reinforce.provenance import open_card
-from mobileclip.reinforce.resume import UnreachedRows
+from mobileclip.reinforce.encoding import NOT_FINITE, BatchEncoder, measure_agreement
+from mobileclip.reinforce.manifest import ShardEntry, UnreachedRows, open_card
 from mobileclip.reinforce.spec import ReinforcementSpec
 from mobileclip.reinforce.teachers import TeacherEnsemble, build_ensemble
-from mobileclip.reinforce.watched_source import WatchedSource
 from mobileclip.serialization import from_json, to_json
 from mobileclip.strict import split_lines
+
+T = TypeVar("T")
+ResultT = TypeVar("ResultT")
+
+
+class _StoppedError(Exception):
+    """Nobody waits for the work any more."""
+
+
+class WatchedSource(Generic[T]):
+    """An iterable for a thread that works on it; the starting thread sees its end, and can stop it.
+
+    Args:
+        source: read by the thread that works.
+    """
+
+    def __init__(self, source: Iterable[T]) -> None:
+        self._source = source
+        self._ended = Event()
+        self._stopped = Event()
+
+    def __iter__(self) -> Iterator[T]:
+        try:
+            for one in self._source:
+                if self._stopped.is_set():
+                    raise _StoppedError
+                yield one
+        finally:
+            self._ended.set()
+
+    def pass_to(self, work: Callable[[], ResultT]) -> Future[ResultT]:
+        """Run work that reads this in another thread; return the future of its result once everything is read.
+
+        Args:
+            work: iterates over this once.
+
+        Raises:
+            Exception: what the work raised before the source was at its end.
+        """
+        pool = ThreadPoolExecutor(1, thread_name_prefix="making")
+        outcome = pool.submit(work)
+        pool.shutdown(wait=False)
+        outcome.add_done_callback(lambda _: self._ended.set())
+        try:
+            self._ended.wait()
+        except BaseException:
+            # An interrupted process waits for its threads: this one is to end at the next sample.
+            self._stopped.set()
+            wait([outcome])
+            raise
+        if outcome.done():
+            outcome.result()
+        return outcome
+
 
 # What was written here is read back whole, whatever a stranger's shard may hold.
 _NO_LIMITS = SampleLimits(member_bytes=2**50, sample_bytes=2**50, text_bytes=2**50, embedding_bytes=2**50)

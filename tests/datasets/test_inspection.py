@@ -23,7 +23,7 @@ from mobileclip.data import (
     write_card,
     write_shard,
 )
-from mobileclip.data.augmentation import OPERATIONS
+from mobileclip.data.augmentation.operations import OPERATIONS
 from mobileclip.datasets.inspection import (
     describe_crop,
     describe_operations,

@@ -8,7 +8,7 @@ import pytest
 
 import mobileclip
 from mobileclip.data import ImageError, LostProcessError
-from mobileclip.data.images import LIMITS
+from mobileclip.data.images.transform import LIMITS
 from mobileclip.datasets.videos import VideoFile
 from mobileclip.inference.pictures import Moment, Picture, encode_pictures
 from tests.collections.pictures import draw

@@ -11,16 +11,9 @@ from typing import Any
 
 import attrs
 
-from mobileclip.data import (
-    ImageTextSample,
-    Records,
-    SkipReport,
-    find_card,
-    read_reinforced_samples,
-    read_samples,
-    write_shard,
-)
-from mobileclip.data.samples import sample_members
+from mobileclip.data import ImageTextSample, SkipReport, find_card, read_reinforced_samples, read_samples, write_shard
+from mobileclip.data.buckets import Records
+from mobileclip.data.samples.members import sample_members
 from mobileclip.datasets import JsonLinesSource
 from mobileclip.datasets.joining import (
     PLACES,

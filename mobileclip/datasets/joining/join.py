@@ -15,8 +15,8 @@ import numpy as np
 
 from mobileclip import storage
 from mobileclip.data.buckets import scratch_folder
-from mobileclip.data.shards.card import card_of_shards, write_card
 from mobileclip.data.shards.files import expand_shards, runs_program
+from mobileclip.data.shards.sidecars import card_of_shards, write_card
 from mobileclip.datasets.joining.checks import caption_shards
 from mobileclip.datasets.joining.index import build_image_index, digest_of
 from mobileclip.datasets.joining.joined_shard import JoinUnit, ShardJoin

@@ -12,7 +12,7 @@ from typing import Any
 import attrs
 
 from mobileclip import storage
-from mobileclip.data.shards.counts import MANIFEST
+from mobileclip.data.shards.sidecars import MANIFEST
 from mobileclip.datasets.joining.index import IndexCounts
 from mobileclip.datasets.joining.matching import Placeholder
 from mobileclip.datasets.sources.base import called_ahead

@@ -26,7 +26,7 @@ from mobileclip.data.skips import BadSampleError, Skip, SkipReport, made_or_skip
 from mobileclip.machine import raise_machine_fault
 from mobileclip.registry import Registry
 from mobileclip.serialization import open_family
-from mobileclip.storage.allowed_hosts import RefusedHostError, public_hosts_only
+from mobileclip.storage.backend import RefusedHostError, public_hosts_only
 from mobileclip.strict import strict
 
 SCHEMES = ("http", "https")

@@ -29,9 +29,8 @@ from mobileclip import storage
 from mobileclip.data.images.limits import IMAGE_EXTENSIONS
 from mobileclip.data.samples.members import parse_sample
 from mobileclip.data.samples.sample import SAMPLE_LIMITS, ImageTextSample, SampleLimits
-from mobileclip.data.shards.card import CARD
-from mobileclip.data.shards.counts import shard_folder
 from mobileclip.data.shards.files import count_samples, expand_shards, parse_each, paths_of, read_shard, runs_program
+from mobileclip.data.shards.sidecars import CARD, shard_folder
 from mobileclip.data.skips import BadSampleError, Skip, SkipReport
 from mobileclip.datasets.sources.base import (
     TEMPLATES as DEFAULT_TEMPLATES,

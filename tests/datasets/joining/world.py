@@ -7,7 +7,7 @@ from pathlib import Path
 import pyarrow.parquet as pq
 
 from mobileclip.data import write_shard
-from mobileclip.data.shards import read_shard
+from mobileclip.data.shards.files import read_shard
 from mobileclip.datasets.joining import JoinSpec, join_images
 from mobileclip.engines import InlineEngine, Retries
 from tests.data.made_samples import encoded, make_sample, write_raw

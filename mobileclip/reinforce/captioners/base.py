@@ -1,9 +1,11 @@
-"""Several captioners in one job, each with a set of captions of its own."""
+"""What a captioner is: its interface, the family of specs, and several captioners as one."""
 
 from __future__ import annotations
 
 import hashlib
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
+from typing import Protocol, runtime_checkable
 
 import attrs
 from attrs import validators
@@ -11,9 +13,74 @@ from PIL import Image
 
 from mobileclip.data.randomness import derived_seed
 from mobileclip.data.samples.sample import SYN_NAME
-from mobileclip.reinforce.captioners.protocol import Captioner
-from mobileclip.reinforce.captioners.spec import CaptionerSpec, captioners
+from mobileclip.registry import Registry
+from mobileclip.serialization import open_family
 from mobileclip.strict import repeated, strict
+
+
+@runtime_checkable
+class Captioner(Protocol):
+    """The interface that reinforcement requires of a captioner."""
+
+    @property
+    def name(self) -> str:
+        """What people call it."""
+
+    @property
+    def weights_sha256(self) -> str:
+        """Hash of its weights, as `weights_sha256` of the teachers makes it."""
+
+    @property
+    def num_captions(self) -> int:
+        """Captions per image."""
+
+    def caption(self, images: Sequence[Image.Image], seeds: Sequence[int]) -> list[tuple[str, ...]]:
+        """Return the captions of every image.
+
+        An image and its seed decide its captions, whatever other images come with it, and in whatever order.
+
+        Args:
+            images: as they are, not augmented.
+            seeds: one per image, any integer.
+
+        Raises:
+            ImageError: if an image cannot be brought to the captioner's input; the others then have no captions either.
+        """
+
+
+def require_seeds(images: Sequence[Image.Image], seeds: Sequence[int]) -> None:
+    """Raise a ValueError unless there is one seed per image."""
+    if len(seeds) != len(images):
+        raise ValueError(f"{len(images)} images come with {len(seeds)} seeds; one per image is expected")
+
+
+@attrs.frozen(kw_only=True)
+class CaptionerSpec(ABC):
+    """Base class of captioner specs; register your own in `captioners` or by an entry point.
+
+    Examples:
+        >>> from mobileclip.serialization import from_json, to_json
+        >>> captioner = CocaCaptioner()
+        >>> from_json(to_json(captioner, unstructure_as=CaptionerSpec), CaptionerSpec) == captioner
+        True
+    """
+
+    @abstractmethod
+    def build(self, device: str = "cpu") -> Captioner:
+        """Return the captioner, its weights loaded.
+
+        Args:
+            device: where it computes, such as `cuda:1`.
+
+        Raises:
+            ValueError: if there are no such weights, or they cannot be used.
+        """
+
+
+captioners: Registry[type[CaptionerSpec]] = Registry("captioner")
+"""Captioners by name; third parties add theirs here or by an entry point in `mobileclip.captioner`."""
+
+open_family(CaptionerSpec, captioners)
 
 
 @attrs.frozen(kw_only=True, field_transformer=strict)
