@@ -101,7 +101,7 @@ def urls(
     Args:
         data: tar shards, tables (.parquet, .csv, .tsv), a .jsonl file, or a folder of such: paths, URLs or
             patterns.
-        output: the table, whose name ends with .parquet, .csv or .jsonl.
+        output: the table, whose name ends with .parquet or .csv.
         rows: which columns of tables hold what.
         sharing: how the work is shared.
         overwrite: replace a table that is there.

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import csv
-import io
-import json
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import IO, NamedTuple, TypeAlias
+from typing import NamedTuple, TypeAlias
 
 import attrs
 
@@ -28,7 +25,7 @@ from mobileclip.extras import needed
 from mobileclip.progress import Progress
 from mobileclip.terminal import console
 
-SUFFIXES = (".parquet", ".csv", ".jsonl")
+SUFFIXES = (".parquet", ".csv")
 """How the name of a table may end, each a form of its own."""
 
 # Rows of a group of a Parquet file, which are held until it is written, and of a table that are read at once.
@@ -101,7 +98,7 @@ def write_urls(
     Raises:
         ValueError: if there is nothing to read, it names no URLs, or the suffix is unknown.
         OSError: if the table cannot be written.
-        ImportError: if it is to be a Parquet file and Apache Arrow is not installed (extra `parquet`).
+        ImportError: if Apache Arrow is not installed (extra `parquet`).
     """
     every = as_source(data, rows=rows, samples_per_shard=_GROUP_ROWS).units()
     units = [unit for unit in every if isinstance(unit, (ShardUnit, ListUnit))]
@@ -185,47 +182,24 @@ def _table(path: str) -> Iterator[Callable[[Sequence[UrlRow]], object]]:
     suffix = Path(path).suffix.lower()
     if suffix not in SUFFIXES:
         raise ValueError(f"{path} cannot be written: its name must end with {' or '.join(SUFFIXES)}")
-    if suffix == ".parquet":
-        with needed(f"the table {path}", "parquet"):
-            import pyarrow as pa  # noqa: F401 - before anything is read
+    with needed(f"the table {path}", "parquet"):
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+        from pyarrow import csv
+    schema, held = pa.schema([(column, pa.string()) for column in COLUMNS]), list[UrlRow]()
     storage.make_directory_of(path)
-    with storage.atomic_write(path) as stream:
-        if suffix == ".parquet":
-            with _parquet(stream) as write:
-                yield write
-            return
-        if suffix == ".csv":
-            stream.write(f"{','.join(COLUMNS)}\n".encode())
-        text_of = _csv if suffix == ".csv" else _jsonl
-        yield lambda rows: stream.write(text_of(rows).encode(errors="replace"))
-
-
-def _jsonl(rows: Sequence[UrlRow]) -> str:
-    return "".join(json.dumps(row._asdict(), ensure_ascii=False) + "\n" for row in rows)
-
-
-def _csv(rows: Sequence[UrlRow]) -> str:
-    text = io.StringIO()
-    # Arrow, by which img2dataset reads it, takes every line break for the end of a row.
-    csv.writer(text, lineterminator="\n").writerows([" ".join(cell.split()) for cell in row] for row in rows)
-    return text.getvalue()
-
-
-@contextmanager
-def _parquet(stream: IO[bytes]) -> Iterator[Callable[[Sequence[UrlRow]], None]]:
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    held: list[UrlRow] = []
-    schema = pa.schema([(column, pa.string()) for column in COLUMNS])
-    with pq.ParquetWriter(stream, schema) as writer:
+    with (
+        storage.atomic_write(path) as stream,
+        (pq.ParquetWriter if suffix == ".parquet" else csv.CSVWriter)(stream, schema) as writer,
+    ):
 
         def flush() -> None:
             writer.write_table(pa.Table.from_pylist([row._asdict() for row in held], schema))
             held.clear()
 
         def write(rows: Sequence[UrlRow]) -> None:
-            held.extend(rows)
+            # Arrow, by which img2dataset reads CSV, takes every line break for the end of a row.
+            held.extend(rows if suffix == ".parquet" else (UrlRow(*(" ".join(c.split()) for c in row)) for row in rows))
             if len(held) >= _GROUP_ROWS:
                 flush()
 
