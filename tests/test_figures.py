@@ -8,7 +8,7 @@ from PIL import Image
 from mobileclip.evaluation.report import LIGHT, draw_latency, latency_panels, published_model, to_png
 from mobileclip.recipes.finetuning import write_report
 from mobileclip.training import MetricLog, plot_curves
-from mobileclip.training.finetuning import Results, Score, Scores
+from mobileclip.training.finetuning.run import Results, Score, Scores
 
 
 def curves(path):

@@ -47,8 +47,8 @@ def join(
 
     Images are compared with what the samples state of them: the SHA-256 of the download, its size, the crops.
 
-    OUTPUT gets the shards, join.json with the report, and missing.txt with what was left out: key, shard and reason.
-    join/ has Parquet files with what became of each sample (extra parquet).
+    OUTPUT gets the shards, join.json with the report, and the table join/, Parquet files with a row for each sample:
+    its key, the shard of its image, and why it is left out (extra parquet).
     The exit status is 1 if fewer samples were joined than --min-share; the join stops after the first shard if no
     sample of it is joined. A shard that fails is set aside, after several tries where
     another may help, and listed in set_aside.jsonl; run/ has the status and a line for every shard.
@@ -145,7 +145,7 @@ def inspect(
         output: an HTML page to write, one file with the pictures in it.
         overwrite: replace a page that is there.
     """
-    from mobileclip.datasets.viewing.inspection import inspect_sample, print_inspection, write_inspection
+    from mobileclip.datasets.inspection import inspect_sample, print_inspection, write_inspection
 
     require_page(output, overwrite=overwrite)
     require_file(shard, "a tar shard")
@@ -178,7 +178,7 @@ def count(
         sharing: how the work is shared.
         overwrite: count all of them anew, where shards have changed.
     """
-    from mobileclip.datasets.viewing.counting import count_shards
+    from mobileclip.datasets.counting import count_shards
 
     engine = sharing.build()
     if not shards:

@@ -1,8 +1,6 @@
-from .augmentation.erasing import (
-    RandomErasingSpec as RandomErasingSpec,
-)
 from .augmentation.mixing import (
     MixingSpec as MixingSpec,
+    RandomErasingSpec as RandomErasingSpec,
 )
 from .augmentation.range_augment import (
     RangeAugment as RangeAugment,
@@ -17,14 +15,6 @@ from .augmentation.replay import (
     crop_augmentation as crop_augmentation,
     datacompdr_augmentation as datacompdr_augmentation,
     imagenet_augmentation as imagenet_augmentation,
-)
-from .buckets import (
-    Buckets as Buckets,
-    Records as Records,
-    leading_bits as leading_bits,
-    num_buckets_for as num_buckets_for,
-    runs as runs,
-    scratch_folder as scratch_folder,
 )
 from .images.files import list_folder as list_folder
 from .images.limits import IMAGE_EXTENSIONS as IMAGE_EXTENSIONS
@@ -80,11 +70,6 @@ from .loading.webdataset_stages import (
     make_examples as make_examples,
     read_shards as read_shards,
 )
-from .randomness import (
-    derived_seed as derived_seed,
-    seeded_rng as seeded_rng,
-    shuffled as shuffled,
-)
 from .samples.members import (
     check_layout as check_layout,
     json_captions as json_captions,
@@ -104,16 +89,6 @@ from .samples.sample import (
     drop_blank as drop_blank,
     hash_image as hash_image,
 )
-from .shards.card import (
-    CaptionerEntry as CaptionerEntry,
-    ReinforcementCard as ReinforcementCard,
-    TeacherEntry as TeacherEntry,
-    ViewAgreement as ViewAgreement,
-    card_of_shards as card_of_shards,
-    find_card as find_card,
-    read_card as read_card,
-    write_card as write_card,
-)
 from .shards.files import (
     count_samples as count_samples,
     expand_shards as expand_shards,
@@ -123,14 +98,20 @@ from .shards.files import (
     write_shard as write_shard,
     write_shards as write_shards,
 )
+from .shards.sidecars import (
+    CaptionerEntry as CaptionerEntry,
+    ReinforcementCard as ReinforcementCard,
+    TeacherEntry as TeacherEntry,
+    ViewAgreement as ViewAgreement,
+    card_of_shards as card_of_shards,
+    find_card as find_card,
+    read_card as read_card,
+    write_card as write_card,
+)
 from .skips import (
-    MAX_LOGGED as MAX_LOGGED,
-    MAX_NAMED as MAX_NAMED,
     BadSampleError as BadSampleError,
     Skip as Skip,
     SkipReport as SkipReport,
-    attempt as attempt,
-    made_or_skip as made_or_skip,
 )
 from .text.stored import (
     StoredTexts as StoredTexts,
@@ -141,8 +122,6 @@ from .text.tokenizer import (
 )
 from .text.tokenizer_file import (
     read_text_input as read_text_input,
-)
-from .text.tokenizer_training import (
     train_tokenizer as train_tokenizer,
 )
 from .workers import LostProcessError as LostProcessError

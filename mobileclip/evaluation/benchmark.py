@@ -19,7 +19,7 @@ from mobileclip.data.shards.files import count_samples, parse, read_shard
 from mobileclip.data.skips import BadSampleError, Skip, SkipReport
 from mobileclip.datasets.sources import RowOptions, Source, label_of, open_data_set
 from mobileclip.datasets.sources.opening import LISTS, name_of
-from mobileclip.datasets.sources.public_layout import (
+from mobileclip.datasets.sources.shards import (
     SPLIT,
     LayoutKind,
     caption_lines,

@@ -15,7 +15,7 @@ from mobileclip.data import ImageTransform
 from mobileclip.data.samples.sample import SAMPLE_LIMITS
 from mobileclip.data.shards.files import Shards, parse_each
 from mobileclip.data.skips import BadSampleError, SkipReport
-from mobileclip.datasets.class_data import ClassData, LabelledSample, LabelParser, open_class_data
+from mobileclip.datasets.labelled import ClassData, LabelledSample, LabelParser, open_class_data
 from mobileclip.datasets.sources.opening import name_of
 from mobileclip.encoders import Classifier
 from mobileclip.evaluation.hook import hook_of
@@ -49,7 +49,7 @@ def evaluate_classifier(
     Args:
         model: in evaluation mode; a folded copy computes.
         data: shards with labels, or a folder with a folder of images for every class; see
-            `mobileclip.datasets.class_data.open_class_data`.
+            `mobileclip.datasets.labelled.open_class_data`.
         batch_size: images classified at once.
         num_threads: that decode images beside the model; by default one per core, eight at most.
 

@@ -21,7 +21,7 @@ from mobileclip.data.images.transform import LIMITS, ImageError, ImageTransform,
 from mobileclip.data.samples.sample import decode_image
 from mobileclip.data.skips import BadSampleError
 from mobileclip.data.workers import workers
-from mobileclip.datasets.videos.opening import VideoFile
+from mobileclip.datasets.videos import VideoFile
 from mobileclip.inference.encoding import encode_in_batches
 from mobileclip.inference.image_text_model import ImageTextModel
 from mobileclip.machine import raise_machine_fault

@@ -25,10 +25,9 @@ from mobileclip.data import (
     find_card,
     write_card,
 )
-from mobileclip.data.shards.card import CARD
-from mobileclip.data.shards.counts import MANIFEST, shard_folder
+from mobileclip.data.shards.sidecars import CARD, MANIFEST, shard_folder
 from mobileclip.datasets import ShardSource, Unit
-from mobileclip.datasets.sources.records import UNREACHABLE
+from mobileclip.datasets.sources.base import UNREACHABLE
 from mobileclip.datasets.sources.shards import ShardUnit
 from mobileclip.extras import VERSION
 from mobileclip.reinforce.captioners import Captioner, CaptionerSpec, SeveralCaptioners, caption_sets

@@ -29,7 +29,7 @@ from mobileclip.data.samples.sample import SampleLimits
 from mobileclip.data.shards.files import read_shard, write_shard_members
 from mobileclip.data.skips import CONNECTION_FAILED, attempt
 from mobileclip.datasets import Unit
-from mobileclip.datasets.sources.records import UNREACHABLE
+from mobileclip.datasets.sources.base import UNREACHABLE
 from mobileclip.engines import FatalError, OnProgress, Place, Work
 from mobileclip.machine import raise_machine_fault
 from mobileclip.reinforce.captioners import Captioner

@@ -6,7 +6,7 @@ What takes steps, keeps them and goes on belongs here; losses belong in `losses`
 from mobileclip.training.distributed import World, connected
 from mobileclip.training.ema import MovingAverage
 from mobileclip.training.finetuning.tasks import LabelledContrastiveSpec as LabelledContrastiveSpec  # registered
-from mobileclip.training.loop import TrainingResult, train
+from mobileclip.training.loop import Evaluate, TrainingResult, train
 from mobileclip.training.objectives import (
     CaptionObjective,
     ClassificationObjective,
@@ -27,7 +27,6 @@ from mobileclip.training.optimizer import (
 )
 from mobileclip.training.records import MetricLog, last_metrics, plot_curves, read_metrics
 from mobileclip.training.run import RunSpec, follow_card, plain, run
-from mobileclip.training.saving import Evaluate
 from mobileclip.training.selection import (
     Learnability as Learnability,
     PairLosses as PairLosses,

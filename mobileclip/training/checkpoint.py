@@ -89,6 +89,12 @@ class RunState:
     world: World
     _copies: dict[str, Tensor] = attrs.field(factory=dict, init=False)
 
+    @property
+    def kept(self) -> nn.Module:
+        """What the run gives in the end: the moving average where there is one."""
+        model: nn.Module = self.objective.model if self.average is None else self.average.module
+        return model
+
     def snapshot(self, *, step: int, position: StreamPosition) -> StateFile | None:
         """Return the state after `step` steps as the first process is to write it; None in the others.
 
@@ -208,7 +214,8 @@ class RunState:
         return self._copies
 
     def _restore(self, path: str, tensors: dict[str, Tensor], metadata: dict[str, str]) -> tuple[int, StreamPosition]:
-        _check_format(path, metadata)
+        if metadata.get("format") != FORMAT:
+            raise ValueError(f"{path} is no training state of this version; expected format {FORMAT!r}")
         self._check(path, metadata)
         self._load_modules(tensors, path)
         self._load_optimizer(tensors, path)
@@ -247,9 +254,11 @@ class RunState:
         except ValueError as error:
             raise _damaged(path, str(error)) from error
         if there != spec:
+            pairs = {one.name: (getattr(there, one.name), getattr(spec, one.name)) for one in attrs.fields(type(spec))}
+            different = (f"{name}: there {one}, here {own}" for name, (one, own) in pairs.items() if one != own)
             raise ValueError(
                 f"{path} was written by a run with another training spec; choose another output folder, or delete it "
-                f"to start over. {_difference(there, spec)}"
+                f"to start over. {'; '.join(different)}"
             )
         if metadata["model"] != model_json(model) and model_there != model:  # the cap of the logit scale is the run's
             raise ValueError(
@@ -258,11 +267,9 @@ class RunState:
             )
 
     def _load_modules(self, tensors: dict[str, Tensor], path: str) -> None:
-        modules: dict[str, nn.Module] = {"objective": self.objective}
-        if self.average is not None:
-            modules["average"] = self.average.module
+        average = {} if self.average is None else {"average": self.average.module}
         try:
-            for prefix, module in modules.items():
+            for prefix, module in {"objective": self.objective, **average}.items():
                 saved = _below(tensors, f"{prefix}/")
                 dtypes = {name: tensor.dtype for name, tensor in module.state_dict().items()}
                 check_numbers(path, {name: saved[name] for name in saved.keys() & dtypes.keys()}, dtypes)
@@ -273,9 +280,6 @@ class RunState:
     def _load_optimizer(self, tensors: dict[str, Tensor], path: str) -> None:
         for name, parameter in self.objective.named_parameters():
             saved = _below(tensors, f"optimizer/{name}/")
-            if parameter.shape == (1,) and tensors[f"objective/{name}"].ndim == 0:
-                # Before the logit scale had a dimension, its moments had none either; a count of steps still has none.
-                saved = {k: v.reshape(1) if v.ndim == 0 and k != "step" else v for k, v in saved.items()}
             check_numbers(path, saved, dict.fromkeys(saved, parameter.dtype))
             if any(value.shape not in (parameter.shape, ()) for value in saved.values()):
                 raise _damaged(path, f"the optimizer's state of {shown(name)} has another shape than the weight")
@@ -314,11 +318,6 @@ def _require_equal(said: list[str], values: list[Any], what: str, advice: str) -
         raise ValueError(f"the processes of this run {what}: {named}{more}. {advice[0].upper()}{advice[1:]}")
 
 
-def _check_format(path: str, metadata: dict[str, str]) -> None:
-    if metadata.get("format") != FORMAT:
-        raise ValueError(f"{path} is no training state of this version; expected format {FORMAT!r}")
-
-
 def _place(metadata: dict[str, str], path: str) -> tuple[int, StreamPosition]:
     """Return the steps done, and where the run was in its data."""
     if not _DIGITS.fullmatch(metadata["step"]):
@@ -332,13 +331,6 @@ def _place(metadata: dict[str, str], path: str) -> tuple[int, StreamPosition]:
 
 def _damaged(path: str, why: str) -> CheckpointError:
     return CheckpointError(f"{path} cannot be read ({why}); delete it, and the run goes on from the checkpoint before")
-
-
-def _difference(there: Any, here: Any) -> str:
-    fields = [
-        field.name for field in attrs.fields(type(here)) if getattr(there, field.name) != getattr(here, field.name)
-    ]
-    return "; ".join(f"{name}: there {getattr(there, name)}, here {getattr(here, name)}" for name in fields)
 
 
 def _below(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from mobileclip.data import AugmentationSpec, read_card, read_reinforced_samples
-from mobileclip.data.shards import MANIFEST
+from mobileclip.data.shards.sidecars import MANIFEST
 from mobileclip.engines import RUN, Listener
 from mobileclip.reinforce import LocalEngine, Manifest, RayEngine, ReinforcementSpec, reinforce
 from mobileclip.reinforce.worker import ReinforcementWork

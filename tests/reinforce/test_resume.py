@@ -12,7 +12,7 @@ import pytest
 
 from mobileclip import storage
 from mobileclip.data import AugmentationSpec, card_of_shards, read_card, read_samples, write_shard
-from mobileclip.data.shards import shard_sizes
+from mobileclip.data.shards.sidecars import shard_sizes
 from mobileclip.datasets import JsonLinesSource
 from mobileclip.reinforce import (
     InlineEngine,

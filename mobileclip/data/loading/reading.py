@@ -16,8 +16,8 @@ from mobileclip.data.loading.order import Cursor, CursorRow, Order, Segment, Str
 from mobileclip.data.loading.uids import Keep
 from mobileclip.data.randomness import seeded_rng, shuffled_at_once
 from mobileclip.data.samples.sample import SAMPLE_LIMITS, SampleLimits
-from mobileclip.data.shards.counts import shard_sizes
 from mobileclip.data.shards.files import RawSample, Shards, expand_shards, is_here, parse, read_shard
+from mobileclip.data.shards.sidecars import shard_sizes
 from mobileclip.data.skips import Skip, attempt
 from mobileclip.machine import raise_machine_fault
 

@@ -17,8 +17,8 @@ from mobileclip.data.loading.reading import TarReader
 from mobileclip.data.loading.spec import PipelineSpec
 from mobileclip.data.loading.uids import Keep
 from mobileclip.data.samples.sample import ImageTextSample
-from mobileclip.data.shards.card import ReinforcementCard, card_of_shards
 from mobileclip.data.shards.files import expand_shards, parse, read_reinforced_samples, read_shard
+from mobileclip.data.shards.sidecars import ReinforcementCard, card_of_shards
 from mobileclip.data.skips import BadSampleError, Skip, SkipReport
 from mobileclip.data.text.tokenizer import Tokenizer
 from mobileclip.strict import strict

@@ -30,7 +30,7 @@ import torch
 from mobileclip.data.samples.inflate import GZIP, InflateStream, TooLargeError, gunzip
 from mobileclip.data.skips import BadSampleError
 from mobileclip.storage import printable
-from mobileclip.tensor_files.errors import shown
+from mobileclip.tensor_files.errors import CheckpointError, shown
 
 # Of files in an archive, far more than embeddings have; they are counted before they are looked at.
 _MOST_MEMBERS = 500
@@ -63,12 +63,12 @@ def zip_members(data: bytes) -> dict[str, Member]:
             encryption, or a method of compression other than deflate.
     """
     if data.count(_ENTRY) > _MOST_MEMBERS:
-        raise ValueError(f"it is an archive of more than {_MOST_MEMBERS} files")
+        raise CheckpointError(f"it is an archive of more than {_MOST_MEMBERS} files")
     try:
         with zipfile.ZipFile(io.BytesIO(data)) as archive:
             infos = archive.infolist()
     except (zipfile.BadZipFile, NotImplementedError, ValueError, struct.error, OverflowError) as error:
-        raise ValueError(f"it is no zip file, or damaged: {printable(str(error), limit=200)}") from None
+        raise CheckpointError(f"it is no zip file, or damaged: {printable(str(error), limit=200)}") from None
     found: dict[str, Member] = {}
     for info in infos:
         is_deflated, start = info.compress_type == zipfile.ZIP_DEFLATED, max(0, info.header_offset)
@@ -77,7 +77,7 @@ def zip_members(data: bytes) -> dict[str, Member]:
         header = data[start : start + _LENGTHS.size + len(name)]
         is_there = header.startswith(_LOCAL) and header[_LENGTHS.size :] == name and info.filename not in found
         if info.flag_bits & _ENCRYPTED or not is_there or not (is_deflated or is_plain):
-            raise ValueError(f"{printable(info.filename, limit=200)} in it is damaged, there twice, or encrypted")
+            raise CheckpointError(f"{printable(info.filename, limit=200)} in it is damaged, there twice, or encrypted")
         start += _LENGTHS.size + sum(_LENGTHS.unpack_from(header))
         stored = memoryview(data)[start : start + info.compress_size]
         found[info.filename] = Member(stored, info.file_size, info.CRC, is_deflated)
@@ -117,7 +117,7 @@ class NpzRows:
             raise TooLargeError(f"it holds {num_bytes:,} bytes, more than the {limit:,} that it may")
         self._arrays = {name.removesuffix(".npy"): _Array(member) for name, member in found.items()}
         if len(self._arrays) < len(found):
-            raise ValueError("two arrays have one name")
+            raise CheckpointError("two arrays have one name")
 
     @property
     def shapes(self) -> Mapping[str, tuple[int, ...]]:
@@ -179,10 +179,10 @@ def read_npy_header(start: bytes | bytearray) -> NpyHeader:
 @lru_cache(maxsize=1024)  # samples of a data set have one header, or few
 def _header(header: bytes) -> NpyHeader:
     if header[:8] != b"\x93NUMPY\x01\x00":
-        raise ValueError("it holds something else than arrays of numpy's first format")
+        raise CheckpointError("it holds something else than arrays of numpy's first format")
     match = _HEADER.fullmatch(header, 10)
     if match is None or len(header) > MAX_HEADER_BYTES:
-        raise ValueError("it holds something else than arrays of numbers")
+        raise CheckpointError("it holds something else than arrays of numbers")
     dtype = np.dtype(match[1].decode())
     shape = tuple(int(size) for size in match[3].split(b",") if size.strip())
     num_bytes = len(header) + math.prod(shape) * dtype.itemsize
@@ -197,7 +197,7 @@ def read_npy(data: bytes) -> npt.NDArray[Any]:
     """
     header = read_npy_header(data[:MAX_HEADER_BYTES])
     if header.num_bytes != len(data):
-        raise ValueError(f"it has {len(data)} bytes, its header says {header.num_bytes}")
+        raise CheckpointError(f"it has {len(data)} bytes, its header says {header.num_bytes}")
     values = np.frombuffer(data, header.dtype, offset=header.first)
     return values.reshape(header.shape, order=header.order)
 
@@ -216,7 +216,7 @@ class _Array:
         self._header = read_npy_header(self._content)
         self.shape = self._header.shape
         if self._header.num_bytes != member.size:
-            raise ValueError("an array has another size than its header says")
+            raise CheckpointError("an array has another size than its header says")
 
     def row(self, index: int) -> np.ndarray[tuple[int], np.dtype[np.float32]]:
         count, dim = self.shape
@@ -240,10 +240,10 @@ class _Array:
         else:
             self._content += self._stream.read(size - len(self._content))
         if len(self._content) < size:
-            raise ValueError("an array is cut off")
+            raise CheckpointError("an array is cut off")
         if len(self._content) == self._member.size:
             if zlib.crc32(self._content) != self._member.checksum:
-                raise ValueError("an array is damaged: its checksum differs")
+                raise CheckpointError("an array is damaged: its checksum differs")
             self.is_verified = True
 
 
@@ -273,20 +273,20 @@ class TorchRows:
     def __init__(self, data: bytes) -> None:
         found = zip_members(data)
         if len({name.partition("/")[0] for name in found}) != 1:
-            raise ValueError("it is an archive, but none of torch's: its files are not in one folder")
+            raise CheckpointError("it is an archive, but none of torch's: its files are not in one folder")
         if any(one.is_deflated for one in found.values()):
-            raise ValueError("a file in it is compressed, which torch does not do; unpack and save again")
+            raise CheckpointError("a file in it is compressed, which torch does not do; unpack and save again")
         files = {name.partition("/")[2]: one.stored for name, one in found.items()}
         if not {"data.pkl", "byteorder"} <= files.keys():
-            raise ValueError("it is no file of torch's")
+            raise CheckpointError("it is no file of torch's")
         order, description = bytes(files["byteorder"]), bytes(files["data.pkl"])
         if order != b"little" or len(description) > _MAX_DESCRIPTION_BYTES:
-            raise ValueError("its numbers or its description are of another kind")
+            raise CheckpointError("its numbers or its description are of another kind")
         self._arrays: dict[str, npt.NDArray[Any]] = {}
         for name, tensor in described_tensors(description).items():
             numbers = files.get(f"data/{tensor.storage.key}")
             if numbers is None:
-                raise ValueError("a tensor has no numbers")
+                raise CheckpointError("a tensor has no numbers")
             self._arrays[name] = _rows(np.frombuffer(numbers, tensor.storage.numbers), tensor)
 
     @property
@@ -343,10 +343,12 @@ def described_tensors(pickle: bytes) -> Mapping[str, Described]:
     """
     try:
         value = _Reader(io.BytesIO(pickle)).load()
-    except (LookupError, TypeError, AttributeError, RecursionError, struct.error, UnpicklingError) as error:
-        raise ValueError(f"its description is malformed ({type(error).__name__}: {shown(str(error))})") from None
+    except CheckpointError:
+        raise
+    except (LookupError, TypeError, ValueError, AttributeError, RecursionError, struct.error, UnpicklingError) as error:
+        raise CheckpointError(f"its description is malformed ({type(error).__name__}: {shown(str(error))})") from None
     if type(value) is not dict or not all(isinstance(tensor, Described) for tensor in value.values()):
-        raise ValueError("it holds something else than a dictionary of tensors of embeddings")
+        raise CheckpointError("it holds something else than a dictionary of tensors of embeddings")
     return value
 
 
@@ -355,7 +357,7 @@ def _rows(numbers: npt.NDArray[Any], tensor: Described) -> npt.NDArray[Any]:
     (count, dim), (down, right) = tensor.shape, tensor.stride
     last = tensor.offset + (count - 1) * down + (dim - 1) * right if count and dim else -1
     if len(numbers) != tensor.storage.num_stored or last >= len(numbers):
-        raise ValueError("a tensor is cut off")
+        raise CheckpointError("a tensor is cut off")
     if last < 0:
         return np.empty((count, dim), numbers.dtype)
     strides = (down * numbers.itemsize, right * numbers.itemsize)
@@ -376,14 +378,16 @@ class _Reader(_Unpickler):
 
     def load(self) -> Any:
         if self.read(2) != b"\x80\x02":
-            raise ValueError("its description is no pickle of the protocol 2, which torch.save writes by itself")
+            raise CheckpointError("its description is no pickle of the protocol 2, which torch.save writes by itself")
         while True:
             (code,) = self.read(1) or _refuse_end()
             if code == ord("."):
                 return self.stack.pop()
             step = _STEPS.get(code)
             if step is None:
-                raise ValueError(f"its description has the instruction {bytes([code])!r}, which tensors do not need")
+                raise CheckpointError(
+                    f"its description has the instruction {bytes([code])!r}, which tensors do not need"
+                )
             step(self)
 
     def find_class(self, module: str, name: str) -> _Global:
@@ -392,10 +396,10 @@ class _Reader(_Unpickler):
     def persistent_load(self, identity: Any) -> _Storage:
         kind, storage, key, _, count, *view = identity
         if kind != "storage" or not isinstance(storage, _Global) or any(part is not None for part in view):
-            raise ValueError("it holds something else than the numbers of tensors")
+            raise CheckpointError("it holds something else than the numbers of tensors")
         numbers = _NUMBERS.get(storage.name.removeprefix("torch "))
         if numbers is None:
-            raise ValueError(f"it holds {shown(storage.name)}, where the numbers of embeddings are expected")
+            raise CheckpointError(f"it holds {shown(storage.name)}, where the numbers of embeddings are expected")
         if not isinstance(key, str) or type(count) is not int or count < 0:
             raise TypeError("a storage without a name or a size")
         return _Storage(numbers, key, count)
@@ -418,7 +422,7 @@ class _Reader(_Unpickler):
         for key in keys:
             if not isinstance(key, str):
                 # Not shown, and not hashed: a tuple of tuples of tuples takes for ever.
-                raise ValueError(f"it has a {type(key).__name__} where the name of a tensor belongs")
+                raise CheckpointError(f"it has a {type(key).__name__} where the name of a tensor belongs")
         self.stack[-1].update(zip(keys, values, strict=True))
 
 
@@ -430,7 +434,7 @@ _STEPS |= {ord("s"): _Reader.set_item, ord("u"): _Reader.set_items, ord("R"): _R
 
 
 def _refuse_end() -> NoReturn:
-    raise ValueError("its description is cut off, or too long")
+    raise CheckpointError("its description is cut off, or too long")
 
 
 def _called(function: Any, arguments: Any) -> Any:
@@ -446,11 +450,11 @@ def _called(function: Any, arguments: Any) -> Any:
         if not isinstance(storage, _Storage):
             raise TypeError("a tensor without a storage")
         if len(shape) != 2 or len(stride) != 2:
-            raise ValueError("it holds something else than 2-d tensors of embeddings")
+            raise CheckpointError("it holds something else than 2-d tensors of embeddings")
         return Described(storage, offset, tuple(shape), tuple(stride))
     if name == "torch._utils _rebuild_parameter" and isinstance(arguments[0], Described):
         return arguments[0]
-    raise ValueError(f"it holds more than tensors: it calls {shown(name)}, which could run anything")
+    raise CheckpointError(f"it holds more than tensors: it calls {shown(name)}, which could run anything")
 
 
 Embeddings = npt.NDArray[np.float32]

@@ -19,7 +19,7 @@ from mobileclip.data.samples.sample import ImageTextSample
 from mobileclip.data.shards.files import parse_each, read_shard
 from mobileclip.data.skips import Skip
 from mobileclip.datasets.curation.scores import CAPTIONS, MEAN, Caption, Scores
-from mobileclip.datasets.viewing.page import Section, Thumbnail, load_shown, write_pictures
+from mobileclip.datasets.inspection import Section, Thumbnail, load_shown, write_pictures
 from mobileclip.progress import track
 from mobileclip.strict import strict
 

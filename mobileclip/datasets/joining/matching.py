@@ -15,8 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from mobileclip.data.buckets import Buckets, Records, leading_bits, num_buckets_for, runs
-from mobileclip.datasets.joining.image_index import ImageIndex
-from mobileclip.datasets.joining.records import NAME, NAMES, PLACE, AboutShard, read_records
+from mobileclip.datasets.joining.index import NAME, NAMES, PLACE, AboutShard, ImageIndex, read_records
 from mobileclip.progress import Progress
 from mobileclip.strict import strict
 
@@ -26,7 +25,7 @@ MATCH = np.dtype([("source", "u4"), ("order", "u4"), ("shard", "u4"), *PLACE.des
 _ASK = np.dtype([("source", "u4"), ("order", "u4"), *NAME.descr])
 _IMAGE = np.dtype([("shard", "u4"), *PLACE.descr])
 # Arrays of so many bytes, of which a few are held at once.
-_BUCKET_BYTES = 2**26
+_BUCKET_BYTES = 2**24
 
 
 @attrs.frozen(kw_only=True, field_transformer=strict)
@@ -77,7 +76,7 @@ class Matches:
         num_asks = sum(about.num_records for about in names)
         num_bytes = max(index.num_images * _IMAGE.itemsize, num_asks * _ASK.itemsize)
         num_buckets = num_buckets_for(num_bytes, 1, bucket_bytes=bucket_bytes)
-        held_bytes = bucket_bytes // 2
+        held_bytes = 2 * bucket_bytes
         self._num_sources = max(1, len(names))
         num_match_buckets = min(self._num_sources, num_buckets_for(num_asks, MATCH.itemsize, bucket_bytes=bucket_bytes))
         self._matches = Buckets(MATCH, num_match_buckets, folder=scratch, held_bytes=held_bytes)
@@ -179,3 +178,76 @@ def with_fields(dtype: np.dtype[np.void], records: Records, **fields: npt.ArrayL
     for name in dtype.names or ():
         found[name] = fields[name] if name in fields else records[name]
     return found
+
+
+_NUM_NAMED = 10
+_HASHED = np.dtype([("sha256", "u8"), *NAME.descr, ("shard", "u4"), ("row", "u4"), ("size", "u4")])
+
+
+@attrs.frozen(kw_only=True, field_transformer=strict)
+class Placeholder:
+    """One picture that stands under many keys.
+
+    Args:
+        sha256: the first 16 digits of its SHA-256.
+        num_keys: number of keys that it stands under.
+        num_bytes: of the encoded image.
+        example: one of the keys; of the most frequent pictures alone.
+        shard: where that one is.
+    """
+
+    sha256: str
+    num_keys: int
+    num_bytes: int
+    example: str
+    shard: str
+
+    def __str__(self) -> str:
+        """Say it in a line."""
+        return (
+            f"{self.num_keys:,} keys  sha256 {self.sha256}...  {self.num_bytes:,} bytes  such as {self.example} in "
+            f"{self.shard}"
+        )
+
+
+def find_placeholders(index: ImageIndex, threshold: int, scratch: Path) -> tuple[Placeholder, ...]:
+    """Return the pictures that stand under `threshold` or more keys, the most frequent first.
+
+    Args:
+        index: of the images, with their hashes.
+        threshold: at least 2, or 0 for none.
+        scratch: folder for what does not fit into memory, on this machine.
+
+    Raises:
+        ValueError: if records of the index are gone or damaged.
+    """
+    if not threshold:
+        return ()
+    num_buckets = num_buckets_for(index.num_images, _HASHED.itemsize, bucket_bytes=_BUCKET_BYTES)
+    found: list[tuple[Placeholder, int, int]] = []
+    with Buckets(_HASHED, num_buckets, folder=scratch) as images:
+        for number, part in enumerate(index.parts()):
+            some = with_fields(_HASHED, part, shard=number, row=np.arange(len(part)))
+            images.add(some, leading_bits(some["sha256"], num_buckets))
+        for bucket in images.drain():
+            values, places, counts = np.unique(bucket["sha256"], return_inverse=True, return_counts=True)
+            often = bucket[counts[places] >= threshold]
+            ordered = often[np.argsort(often["sha256"], kind="stable")]
+            values, starts, counts = np.unique(ordered["sha256"], return_index=True, return_counts=True)
+            for place in range(len(values)):
+                same = ordered[starts[place] : starts[place] + counts[place]]
+                num_keys = len(np.unique(same[["high", "low"]]))
+                if num_keys >= threshold:
+                    placeholder = Placeholder(
+                        sha256=f"{int(values[place]):016x}",
+                        num_keys=num_keys,
+                        num_bytes=int(same["size"][0]),
+                        example="",
+                        shard=index.shards[same["shard"][0]].shard,
+                    )
+                    found.append((placeholder, int(same["shard"][0]), int(same["row"][0])))
+    found.sort(key=lambda one: (-one[0].num_keys, one[0].sha256))
+    return tuple(
+        attrs.evolve(one, example=index.name_at(shard, row)) if rank < _NUM_NAMED else one
+        for rank, (one, shard, row) in enumerate(found)
+    )

@@ -22,17 +22,25 @@ from mobileclip.data.samples.members import json_captions
 from mobileclip.data.samples.sample import ImageTextSample
 from mobileclip.data.shards.files import expand_shards, paths_of
 from mobileclip.data.skips import CONNECTION_FAILED, BadSampleError, Skip, SkipReport, made_or_skip
-from mobileclip.datasets.sources.access import (
+from mobileclip.datasets.sources.base import (
     SCHEMES,
+    TEMPLATES,
+    Record,
     RowOptions,
+    Source,
+    Unit,
+    called_ahead,
     directory_of,
+    key_of,
+    key_of_path,
     locate,
     num_common,
+    numbered_name,
+    read_records,
+    sources,
     told,
     without_user,
 )
-from mobileclip.datasets.sources.base import TEMPLATES, Source, Unit, numbered_name, sources
-from mobileclip.datasets.sources.records import Record, called_ahead, key_of, key_of_path, read_records
 from mobileclip.datasets.sources.tables import LABEL, LINES, TABLES, Part, Row, Table, open_table
 from mobileclip.machine import raise_machine_fault
 from mobileclip.strict import strict

@@ -20,7 +20,7 @@ import numpy as np
 
 from mobileclip import storage
 from mobileclip.data.skips import BadSampleError
-from mobileclip.datasets.sources.records import MAX_LINE_BYTES, parse_row
+from mobileclip.datasets.sources.base import MAX_LINE_BYTES, parse_row
 from mobileclip.extras import needed
 from mobileclip.machine import raise_machine_fault
 from mobileclip.serialization import from_json, to_json

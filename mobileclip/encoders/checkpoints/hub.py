@@ -12,6 +12,7 @@ from pathlib import Path, PurePosixPath
 from mobileclip import storage
 from mobileclip.encoders.checkpoints.published import (
     CONTRACT,
+    OPEN_CLIP,
     PREFIX,
     PUBLISHED,
     Published,
@@ -208,6 +209,8 @@ def only_checkpoint(files: Iterable[str], place: str | Path) -> str:
         CheckpointError: if there are none, or several of a kind.
     """
     files = sorted(files)
+    if OPEN_CLIP in files:  # beside what is for transformers, both of one model
+        return OPEN_CLIP
     for suffix in _SUFFIXES:
         found = [file for file in files if PurePosixPath(file).suffix == suffix]
         if len(found) == 1:

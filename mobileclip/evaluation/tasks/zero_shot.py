@@ -26,7 +26,7 @@ import torch
 
 from mobileclip import storage
 from mobileclip.data.skips import Skip, SkipReport
-from mobileclip.datasets.sources.records import read_image
+from mobileclip.datasets.sources.base import read_image
 from mobileclip.evaluation.benchmark import Benchmark, fingerprint, folder_content, open_benchmark
 from mobileclip.evaluation.encoding import Features
 from mobileclip.evaluation.metrics.outcomes import class_weights, clustered_outcomes

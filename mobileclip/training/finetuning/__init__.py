@@ -3,24 +3,11 @@
 What fine-tuning alone needs belongs here; the loop is that of `training`.
 """
 
-from mobileclip.training.finetuning.run import (
-    Measure as Measure,
-    Results as Results,
-    Score as Score,
-    Scores as Scores,
-)
 from mobileclip.training.finetuning.spec import BatchNormMode, FinetuningSpec, Tower, freeze_tower
 from mobileclip.training.finetuning.tasks import (
     LabelledContrastiveSpec,
-    Task as Task,
-    TrainingData as TrainingData,
-    label_of as label_of,
     labelled_contrastive,
-    open_task as open_task,
-    read_index as read_index,
-    split as split,
     with_labels,
-    write_training_data as write_training_data,
 )
 from mobileclip.training.finetuning.weights import (
     FrozenBatchNorm2d,

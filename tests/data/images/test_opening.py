@@ -29,8 +29,11 @@ from mobileclip.data import (
     load_image,
     write_shard,
 )
-from mobileclip.data.images import IMAGE_FORMATS, bare_jpeg, open_image, read_camera_notes, read_frame
-from mobileclip.data.loading import SourceImage
+from mobileclip.data.images.jpeg import bare_jpeg, read_frame
+from mobileclip.data.images.limits import IMAGE_FORMATS
+from mobileclip.data.images.metadata import read_camera_notes
+from mobileclip.data.images.opening import open_image
+from mobileclip.data.loading.examples import SourceImage
 from mobileclip.extras import install
 from mobileclip.inputs import DECODES, Decode, ImageInput
 from mobileclip.machine import MachineError
@@ -301,7 +304,7 @@ class TestBarrier:
         code = """
 from pathlib import Path
 from mobileclip.data import ImageLimits, SkipReport, load_image
-from mobileclip.data.shards import read_shard
+from mobileclip.data.shards.files import read_shard
 from mobileclip.datasets.videos import VideoFile
 report = SkipReport(log=False)
 for read in (load_image, lambda path: VideoFile(Path(path), ImageLimits(), "v")):

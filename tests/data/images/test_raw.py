@@ -9,7 +9,9 @@ import pytest
 from PIL import Image
 
 from mobileclip.data import ImageError, ImageLimits, ImageTransform, load_image
-from mobileclip.data.images import open_image, raw_preview, read_camera_notes, read_tower_image
+from mobileclip.data.images.metadata import read_camera_notes
+from mobileclip.data.images.opening import open_image, raw_preview
+from mobileclip.data.images.transform import read_tower_image
 from mobileclip.extras import install
 from mobileclip.inputs import ImageInput
 from tests.errors import fails

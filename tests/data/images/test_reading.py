@@ -8,7 +8,7 @@ import simplejpeg
 from PIL import Image
 
 from mobileclip.data import ImageError, ImageLimits, ImageTransform, load_image
-from mobileclip.data.images import read_pixels, read_tower_image
+from mobileclip.data.images.transform import read_pixels, read_tower_image
 from mobileclip.inputs import ImageInput
 from tests.errors import fails
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings, strategies as st
 
-from mobileclip.data.loading import NUM_READERS, Cursor, EndlessOrder, EpochOrder, Segment
+from mobileclip.data.loading.order import NUM_READERS, Cursor, EndlessOrder, EpochOrder, Segment
 from tests.errors import fails
 
 SLOW = pytest.mark.slow

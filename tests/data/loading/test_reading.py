@@ -3,10 +3,13 @@
 from collections import Counter
 from itertools import islice
 
+import numpy as np
 import pytest
 
 from mobileclip.data import write_shard
-from mobileclip.data.loading import Cursor, EndlessOrder, EpochOrder, SampleReading, TarReader
+from mobileclip.data.loading.order import Cursor, EndlessOrder, EpochOrder
+from mobileclip.data.loading.reading import SampleReading, TarReader
+from mobileclip.data.shards.files import RawSample
 from tests.data.made_samples import make_sample
 
 SIZES = (4, 1, 5, 2)
@@ -83,6 +86,46 @@ def test_what_was_reported_is_not_reported_again(tmp_path):
     skips.clear()
     list(read.samples(0, 0, whole[-2].place, skips.append, is_alone=True))
     assert skips == []
+
+
+class Listed:
+    """Shards of so many samples each, which are not decoded."""
+
+    def __init__(self, num_shards, size):
+        self.names, self._size = tuple(str(place) for place in range(num_shards)), size
+
+    def read(self, name, *_):
+        return (RawSample(key=f"{number}", shard=name) for number in range(self._size))
+
+
+def test_shards_are_mixed_evenly_and_samples_as_far_as_the_buffer_allows():
+    """2,000 epochs tell a mean place from another one that is a fiftieth of its deviation away."""
+    num_epochs, num_shards, size = 2000, 5, 20
+    shards = Listed(num_shards, size)
+    order = EpochOrder(names=shards.names, sizes=(size,) * num_shards, most_readers=1, seed=0, shuffle=True)
+    read = SampleReading(shards=shards, order=order, seed=0, shuffle_buffer=100)
+    places = np.zeros((num_epochs, num_shards, size))
+    for epoch in range(num_epochs):
+        for place, sample in enumerate(read.samples(0, epoch, Cursor(), pytest.fail, is_alone=True)):
+            places[epoch, int(sample.raw.shard), int(sample.raw.key)] = place
+    of_shards, of_samples = np.divmod(places, size)
+    np.testing.assert_array_equal(of_shards.min(axis=2), of_shards.max(axis=2))
+    spread = np.sqrt((num_shards**2 - 1) / 12 / num_epochs)
+    assert np.abs(of_shards[:, :, 0].mean(axis=0) - (num_shards - 1) / 2).max() < 4 * spread
+    # At each draw of a shard, two samples more are in the buffer, until it is read: one of those is drawn.
+    law = np.zeros((size, size))
+    for number in range(size):
+        left = 1.0
+        for draw in range(number // 2, size):
+            share = 1 / (min(2 * (draw + 1), size) - draw)
+            law[number, draw], left = left * share, left * (1 - share)
+    means = law @ np.arange(size)
+    deviations = np.sqrt(law @ np.arange(size) ** 2 - means**2)
+    found = of_samples.mean(axis=(0, 1))
+    assert (np.abs(found - means) < 4 * deviations / np.sqrt(num_epochs * num_shards)).all()
+    # The limit that the docstring of `shuffle_buffer` says: of an even order, all would be in the middle.
+    assert (means[0] / size).round(2) == 0.12
+    assert (means[-1] / size).round(2) == 0.7
 
 
 class TestEnd:

@@ -24,8 +24,8 @@ from mobileclip.data import (
     write_shards,
 )
 from mobileclip.data.images import opening
-from mobileclip.data.loading import TarReader
-from mobileclip.data.shards import write_sizes
+from mobileclip.data.loading.reading import TarReader
+from mobileclip.data.shards.sidecars import write_sizes
 from mobileclip.inputs import ImageInput
 from mobileclip.serialization import from_json, to_json
 from tests.data.made_samples import encoded, make_sample as make_any_sample, write_raw

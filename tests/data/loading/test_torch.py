@@ -13,7 +13,7 @@ from torch.utils import _pytree as pytree
 from torch.utils.data import DataLoader, IterableDataset
 
 from mobileclip.data import LabelledBatch, ReinforcedBatch, ReinforcedPipelineSpec, write_shards
-from mobileclip.data.shards import write_sizes
+from mobileclip.data.shards.sidecars import write_sizes
 from mobileclip.extras import install_library
 from mobileclip.inputs import ImageInput
 from tests.data.made_samples import encoded, make_sample

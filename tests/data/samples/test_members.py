@@ -24,15 +24,9 @@ from mobileclip.data import (
     hash_image,
     json_captions,
 )
-from mobileclip.data.images import IMAGE_EXTENSIONS
-from mobileclip.data.samples import (
-    CompactRecord,
-    parse_reinforced_sample,
-    parse_sample,
-    parse_stored_sample,
-    sample_members,
-    write_record,
-)
+from mobileclip.data.images.limits import IMAGE_EXTENSIONS
+from mobileclip.data.samples.compact import CompactRecord, write_record
+from mobileclip.data.samples.members import parse_reinforced_sample, parse_sample, parse_stored_sample, sample_members
 from tests.data.made_samples import assert_same, golden_members, make_sample
 from tests.errors import fails
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from mobileclip.data.samples import TorchRows, zip_members
+from mobileclip.data.samples.readers import TorchRows, zip_members
 
 FILES = {"a.npy": b"content" * 40, "b.npy": bytes(range(256))}
 

@@ -14,7 +14,7 @@ import torch
 from mobileclip.cli import main
 from mobileclip.data import ImageTextSample, ReinforcedPipelineSpec, UidList, write_shard
 from mobileclip.data.loading.uids import PAIR, sorted_uids, uid_of, write_uids
-from mobileclip.data.shards import read_shard
+from mobileclip.data.shards.files import read_shard
 from mobileclip.datasets.curation import (
     DuplicatesSpec,
     FilterSpec,

@@ -10,7 +10,7 @@ from hypothesis import HealthCheck, given, settings, strategies as st
 from mobileclip import storage
 from mobileclip.data import SkipReport, read_samples, write_shard
 from mobileclip.datasets import JsonLinesSource, RowOptions, as_source
-from mobileclip.datasets.sources import records
+from mobileclip.datasets.sources import base
 from tests.data.made_samples import encoded
 from tests.datasets.sources.reading import JPEG, PNG, WEBP, names, read, write_lines, write_table
 from tests.errors import fails
@@ -230,7 +230,7 @@ class TestJsonLines:
         assert read(as_source(path))[1].counts == {"refused_address": 32}
 
     def test_an_image_without_end(self, tmp_path, site, monkeypatch):
-        monkeypatch.setattr(records, "MAX_IMAGE_BYTES", 1000)
+        monkeypatch.setattr(base, "MAX_IMAGE_BYTES", 1000)
         site.files["/a.png"] = PNG + bytes(1000)
         path = write_lines(tmp_path / "a.jsonl", [{"image": f"{site.url}/a.png", "text": "x"}])
         samples, report = read(JsonLinesSource(path=path, hosts=["127.0.0.1"]))

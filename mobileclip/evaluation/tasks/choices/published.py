@@ -33,7 +33,7 @@ from typing import Any
 
 from mobileclip import storage
 from mobileclip.data.images.limits import IMAGE_EXTENSIONS
-from mobileclip.datasets.sources.public_layout import files_of_page
+from mobileclip.datasets.sources.shards import files_of_page
 from mobileclip.evaluation.encoding import Features
 from mobileclip.evaluation.tasks.annotations import Entry, file_name, folder_or_zip, read_entries
 from mobileclip.evaluation.tasks.choices.scoring import score_associations, score_matches, score_pairs, score_retrieval

@@ -23,8 +23,8 @@ from mobileclip.data import (
     write_card,
     write_shard,
 )
-from mobileclip.data.augmentation import OPERATIONS
-from mobileclip.datasets.viewing import (
+from mobileclip.data.augmentation.operations import OPERATIONS
+from mobileclip.datasets.inspection import (
     describe_crop,
     describe_operations,
     inspect_sample,
@@ -61,7 +61,7 @@ def inspected(tmp_path, one):
 def printed(inspection):
     stream = io.StringIO()
     with contextlib.redirect_stdout(stream):
-        print_inspection(inspection, min_width=160)
+        print_inspection(inspection)
     return stream.getvalue()
 
 
@@ -141,8 +141,8 @@ class TestInspection:
             assert part in text
         assert "cls 1," in text
         assert "Augmentations, 7" in text
-        assert "image_emb\t7 x 6" in text
-        assert "crop: width x height at (left, top)" in text
+        assert "image_emb 7 x 6" in text
+        assert "width x height at (left, top)" in text
         assert "size and hash" in text
 
     def test_cosines_of_every_teacher(self, tmp_path):

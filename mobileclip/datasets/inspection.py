@@ -1,11 +1,13 @@
-"""One sample of a shard in readable form: its members, its augmentations, and the teachers' similarities."""
+"""Pages of pictures, and one sample of a shard in readable form: members, augmentations, similarities."""
 
 from __future__ import annotations
 
+import base64
+import io
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from html import escape
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import attrs
 import numpy as np
@@ -15,6 +17,7 @@ from mobileclip import storage
 from mobileclip.data.augmentation.operations import operation_of
 from mobileclip.data.augmentation.replay import AugmentationParams, datacompdr_augmentation
 from mobileclip.data.images.limits import ImageError
+from mobileclip.data.images.transform import ImageSource, load_image
 from mobileclip.data.samples.members import RECORD, parse_reinforced_sample, parse_sample
 from mobileclip.data.samples.readers import Embeddings
 from mobileclip.data.samples.sample import (
@@ -23,16 +26,131 @@ from mobileclip.data.samples.sample import (
     check_source_image,
     hash_image,
 )
-from mobileclip.data.shards.card import ReinforcementCard, find_card
 from mobileclip.data.shards.files import RawSample, parse, read_shard
+from mobileclip.data.shards.sidecars import ReinforcementCard, find_card
 from mobileclip.data.skips import BadSampleError, Skip
-from mobileclip.datasets.viewing.page import Section, Thumbnail, load_shown, write_pictures
 from mobileclip.registry import nearest
-from mobileclip.terminal import print_table, shown
+from mobileclip.storage import atomic_write, printable
+from mobileclip.terminal import say
 
-if TYPE_CHECKING:
-    from rich.console import RenderableType
-    from rich.table import Column
+SIDE = 416
+"""Of a thumbnail, in pixels; shown at half of that, so that it is sharp on a screen of two pixels to one."""
+PAPER = (252, 251, 248)
+"""The colour below transparent pictures."""
+_QUALITY = 80
+_MOST_LETTERS = 4_096
+_STYLE = """
+:root { color-scheme: light dark; --faint: #6b7079; --rule: #d8d6d0; }
+@media (prefers-color-scheme: dark) { :root { --faint: #a2a7b0; --rule: #3c3f45; } }
+body { font: 16px/1.5 system-ui, sans-serif; max-width: 76rem; margin: 2rem auto; padding: 0 1rem;
+  overflow-wrap: anywhere; }
+h1 { font-size: 1.5rem; } h2 { font-size: 1rem; border-top: 1px solid var(--rule); padding-top: 1rem; }
+ul { list-style: none; padding: 0; display: grid; gap: 1rem;
+  grid-template-columns: repeat(auto-fill, minmax(min(13rem, calc(50% - 0.5rem)), 1fr)); }
+li { min-width: 0; font-size: 0.85rem; } li div:first-of-type { font-weight: 600; font-size: 1rem; }
+img { max-width: 100%; height: auto; border-radius: 4px; display: block; }
+p { color: var(--faint); font-size: 0.85rem; margin: 0.2rem 0; }
+"""
+
+
+@attrs.frozen(kw_only=True, eq=False)
+class Thumbnail:
+    """A picture on a page, with lines below it.
+
+    Args:
+        picture: of any size; None where there is none.
+        lines: below it; the first is the largest.
+    """
+
+    picture: Image.Image | None
+    lines: tuple[str, ...]
+
+
+@attrs.frozen(kw_only=True, eq=False)
+class Section:
+    """Pictures below a heading.
+
+    Args:
+        title: the heading; empty for none.
+        notes: below it, a paragraph each.
+        pictures: side by side.
+    """
+
+    title: str = ""
+    notes: tuple[str, ...] = ()
+    pictures: Sequence[Thumbnail] = ()
+
+
+def load_shown(source: ImageSource, *, orient: bool = True, reduce: int = 1) -> Image.Image:
+    """Return a picture as a person looks at it: on paper where it is transparent.
+
+    Args:
+        source: see `load_image`.
+        orient: see `load_image`; not where stored crops are drawn on it.
+        reduce: see `load_image`.
+
+    Raises:
+        ImageError: if it cannot be read.
+    """
+    return load_image(source, orient=orient, background=PAPER, reduce=reduce)
+
+
+def write_pictures(path: Path, title: str, sections: Iterable[Section], *, notes: Sequence[str] = ()) -> None:
+    """Write a page of pictures; texts are shown as they are, whatever they hold.
+
+    Args:
+        path: the HTML file; replaced whole. Its folder is made where it is missing.
+        title: above the page.
+        sections: drawn from one after another.
+        notes: below the title, a paragraph each.
+
+    Raises:
+        OSError: if it cannot be written.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with atomic_write(path) as stream:
+        for line in _lines(title, sections, notes):
+            stream.write(f"{line}\n".encode())
+
+
+def _lines(title: str, sections: Iterable[Section], notes: Sequence[str]) -> Iterator[str]:
+    yield '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">'
+    yield '<meta name="viewport" content="width=device-width, initial-scale=1">'
+    policy = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
+    yield f'<meta http-equiv="Content-Security-Policy" content="{policy}">'
+    yield f"<title>{_shown(title)}</title>\n<style>{_STYLE}</style>\n</head>\n<body>\n<main>\n<h1>{_shown(title)}</h1>"
+    yield from (f"<p>{_shown(note)}</p>" for note in notes)
+    for section in sections:
+        yield "<section>"
+        if section.title:
+            yield f"<h2>{_shown(section.title)}</h2>"
+        yield from (f"<p>{_shown(note)}</p>" for note in section.notes)
+        if section.pictures:
+            yield "<ul>"
+            yield from map(_item, section.pictures)
+            yield "</ul>"
+        yield "</section>"
+    yield "</main>\n</body>\n</html>"
+
+
+def _item(one: Thumbnail) -> str:
+    lines = "".join(f"<div>{_shown(line)}</div>" for line in one.lines)
+    return f"<li>{'' if one.picture is None else _image(one.picture)}{lines}</li>"
+
+
+def _image(picture: Image.Image) -> str:
+    small, stream = picture.convert("RGB"), io.BytesIO()
+    small.thumbnail((SIDE, SIDE), Image.Resampling.LANCZOS)
+    small.save(stream, "WEBP", quality=_QUALITY)
+    address = f"data:image/webp;base64,{base64.b64encode(stream.getvalue()).decode()}"
+    width, height = (max(1, side // 2) for side in small.size)
+    return f'<img src="{address}" width="{width}" height="{height}" alt="" loading="lazy">'
+
+
+def _shown(text: str) -> str:
+    # A name cannot turn the direction in which the rest of the page is read.
+    return escape(printable(text, limit=_MOST_LETTERS))
+
 
 # Of a view, in pixels, where no card says it.
 _VIEW_SIDE = 224
@@ -173,17 +291,15 @@ def describe_operations(params: AugmentationParams) -> tuple[str, ...]:
     return tuple(words)
 
 
-def print_inspection(inspection: Inspection, *, min_width: int = 100) -> None:
+def print_inspection(inspection: Inspection) -> None:
     """Print everything for a person to read, on standard output.
 
     Args:
         inspection: of a sample.
-        min_width: columns that a narrower terminal, or none, is taken to have.
     """
-    from rich.text import Text
-
-    for title, *contents in _sections(inspection):
-        print_table(Text(str(title), style="bold"), *contents, "", min_width=min_width)
+    for section in _sections(inspection, is_drawn=False):
+        rows = ["  ".join(one.lines) for one in section.pictures]
+        say("\n  ".join([section.title, *section.notes, *rows]) + "\n")
 
 
 def write_inspection(path: Path, inspection: Inspection) -> None:
@@ -196,29 +312,7 @@ def write_inspection(path: Path, inspection: Inspection) -> None:
     Raises:
         OSError: if it cannot be written.
     """
-    image, sample = inspection.image, inspection.sample
-    facts = [inspection.problem] if inspection.problem else []
-    facts += [sample.url] if sample.url is not None else []
-    names = ", ".join(name for name, _ in inspection.teachers)
-    sections = [Section(title="Image", notes=tuple(facts), pictures=() if image is None else [_with_crops(inspection)])]
-    if inspection.augmentations:
-        views = [_replayed(inspection, one) for one in inspection.augmentations]
-        sections.append(Section(title="Augmentations", pictures=views))
-    captions = tuple(
-        Thumbnail(
-            picture=None,
-            lines=(
-                one.text,
-                "real" if one.source == "real" else f"synthetic, {one.source}",
-                *(f"{each.mean:.3f} by {each.teacher}" for each in one.similarities),
-            ),
-        )
-        for one in inspection.captions
-    )
-    scored = any(one.similarities for one in inspection.captions)
-    note = (f"below each its mean cosine similarity with the augmented images, by {names}",) if scored else ()
-    sections.append(Section(title="Captions", notes=note, pictures=captions))
-    write_pictures(path, sample.key, sections, notes=(inspection.shard,))
+    write_pictures(path, inspection.sample.key, _sections(inspection, is_drawn=True))
 
 
 def _with_crops(inspection: Inspection) -> Thumbnail:
@@ -233,12 +327,12 @@ def _with_crops(inspection: Inspection) -> Thumbnail:
     return Thumbnail(picture=shown, lines=(f"{image.width} x {image.height} pixels",))
 
 
-def _replayed(inspection: Inspection, params: AugmentationParams) -> Thumbnail:
+def _replayed(inspection: Inspection, params: AugmentationParams, *, is_drawn: bool) -> Thumbnail:
     """Return an augmentation in words, with its picture where it can be replayed."""
     image, card = inspection.image, inspection.card
     size = params.image_size or (image.size if image else None)
     words = (*(describe_operations(params) or ("the crop alone",)), describe_crop(params, size))
-    if image is None or inspection.problem:
+    if image is None or inspection.problem or not is_drawn:
         return Thumbnail(picture=None, lines=words)
     policy = None if card is None else card.augmentation
     return Thumbnail(picture=(policy or datacompdr_augmentation(_VIEW_SIDE)).apply(image, params), lines=words)
@@ -303,84 +397,54 @@ def _similarity(teacher: str, columns: slice, images: Embeddings, text: Embeddin
     return Similarity(teacher=teacher, least=least, mean=mean, greatest=greatest)
 
 
-def _sections(inspection: Inspection) -> Iterator[tuple[RenderableType, ...]]:
-    yield "Sample", _about(inspection)
-    yield _captions_title(inspection), _table_of_captions(inspection)
+def _sections(inspection: Inspection, *, is_drawn: bool) -> Iterator[Section]:
+    """Yield what is said of a sample, with pictures or without."""
+    sample, names = inspection.sample, [name for name, _ in inspection.teachers]
+    image = [_with_crops(inspection)] if is_drawn and inspection.image is not None else []
+    yield Section(title=f"Sample {sample.key}", notes=tuple(_facts(inspection)), pictures=image)
+    title = "Captions, and their mean cosine similarity with the augmented images" if names else "Captions"
+    yield Section(title=title, pictures=[Thumbnail(picture=None, lines=_said(one)) for one in inspection.captions])
     if inspection.augmentations:
         agreement = None if inspection.card is None else inspection.card.agreement
-        measured = () if agreement is None else (f"On the first shard, {agreement}.",)
-        yield f"Augmentations, {len(inspection.augmentations)}", *measured, _table_of_augmentations(inspection)
-    if isinstance(inspection.sample, ReinforcedSample):
-        names = (f"teacher {number}: {name}" for number, (name, _) in enumerate(inspection.teachers, 1))
-        yield "Embeddings", "\n".join(names), _table_of_embeddings(inspection.sample, inspection.teachers)
-
-
-def _captions_title(inspection: Inspection) -> str:
-    if not inspection.teachers:
-        return "Captions"
-    return "Captions, and their cosine similarity with the augmented images: mean, least to greatest"
-
-
-def _about(inspection: Inspection) -> RenderableType:
-    from rich.table import Table
-    from rich.text import Text
-
-    sample, image = inspection.sample, inspection.image
-    table = Table.grid(padding=(0, 2, 0, 0))
-    lines = {"key": sample.key, "shard": inspection.shard}
-    if sample.url is not None:
-        lines["url"] = sample.url
-    if image is not None and sample.image is not None:
-        lines["image"] = f"{image.width} x {image.height}, {sample.image_extension}, {len(sample.image):,} bytes"
-        lines["sha256"] = hash_image(sample.image)
+        notes = () if agreement is None else (f"On the first shard, {agreement}.",)
+        yield Section(
+            title=f"Augmentations, {len(inspection.augmentations)}: operations, then width x height at (left, top)",
+            notes=notes,
+            pictures=[_replayed(inspection, one, is_drawn=is_drawn) for one in inspection.augmentations],
+        )
     if isinstance(sample, ReinforcedSample):
-        stated = "size" if sample.image_size else ""
-        stated += (" and " if stated else "") + ("hash" if sample.image_sha256 else "")
-        lines["made for"] = f"an image of the stated {stated}" if stated else "an image whose size and hash are unknown"
-    lines["members"] = ", ".join(f"{name} {size:,}" for name, size in sorted(inspection.members.items()))
-    for name, text in lines.items():
-        table.add_row(name, Text(shown(text), overflow="fold"))
+        teachers = (f"teacher {number}: {name}" for number, name in enumerate(names, 1))
+        yield Section(title="Embeddings", notes=(*teachers, *_norms(sample, inspection.teachers)))
+
+
+def _facts(inspection: Inspection) -> Iterator[str]:
+    sample, image = inspection.sample, inspection.image
+    yield f"shard {inspection.shard}"
+    if sample.url is not None:
+        yield f"url {sample.url}"
+    if image is not None and sample.image is not None:
+        yield f"image {image.width} x {image.height}, {sample.image_extension}, {len(sample.image):,} bytes"
+        yield f"sha256 {hash_image(sample.image)}"
+    if isinstance(sample, ReinforcedSample):
+        stated = " and ".join(["size"] * bool(sample.image_size) + ["hash"] * bool(sample.image_sha256))
+        yield f"made for an image {f'of the stated {stated}' if stated else 'whose size and hash are unknown'}"
+    yield "members " + ", ".join(f"{name} {size:,}" for name, size in sorted(inspection.members.items()))
     if inspection.problem:
-        table.add_row(Text("replay", "red"), Text(shown(inspection.problem), "red", overflow="fold"))
-    return table
+        yield f"cannot be replayed: {inspection.problem}"
 
 
-def _table_of_captions(inspection: Inspection) -> RenderableType:
-    from rich.table import Column
-    from rich.text import Text
-
-    cosines = (Column(f"cosine, teacher {number}", no_wrap=True) for number in range(1, len(inspection.teachers) + 1))
-    rows: list[tuple[RenderableType, ...]] = []
-    for caption in inspection.captions:
-        values = (f"{one.mean:.2f}  {one.least:.2f} to {one.greatest:.2f}" for one in caption.similarities)
-        rows.append((caption.source, Text(shown(caption.text)), *values))
-    return _table((Column("set", no_wrap=True), Column("caption", overflow="fold", min_width=24), *cosines), rows)
+def _said(caption: Caption) -> tuple[str, ...]:
+    source = "real" if caption.source == "real" else f"synthetic, {caption.source}"
+    ranges = (
+        f"{one.mean:.3f} by {one.teacher}, from {one.least:.3f} to {one.greatest:.3f}" for one in caption.similarities
+    )
+    return caption.text, source, *ranges
 
 
-def _table_of_augmentations(inspection: Inspection) -> RenderableType:
-    rows = []
-    for number, params in enumerate(inspection.augmentations, 1):
-        size = params.image_size or (inspection.image.size if inspection.image else None)
-        operations = ", ".join(describe_operations(params)) or "nothing"
-        rows.append((str(number), describe_crop(params, size), operations))
-    return _table(("", "crop: width x height at (left, top)", "then"), rows)
-
-
-def _table_of_embeddings(sample: ReinforcedSample, teachers: Sequence[tuple[str, slice]]) -> RenderableType:
+def _norms(sample: ReinforcedSample, teachers: Sequence[tuple[str, slice]]) -> Iterator[str]:
     arrays = {"image_emb": sample.image_emb, "text_emb": sample.text_emb}
     arrays |= {f"{name}_emb": array for name, array in sample.syn_text_emb.items()}
-    rows = []
     for name, array in arrays.items():
         norms = [np.linalg.norm(array[:, columns], axis=1) for _, columns in teachers]
         ranges = (f"{one.min():.4f} to {one.max():.4f}" if len(one) else "none" for one in norms)
-        rows.append((name, " x ".join(map(str, array.shape)), *ranges))
-    return _table(("array", "shape", *(f"norms, teacher {number}" for number in range(1, len(teachers) + 1))), rows)
-
-
-def _table(titles: Iterable[Column | str], rows: Iterable[Iterable[RenderableType]]) -> RenderableType:
-    from rich.table import Table
-
-    table = Table(*titles, box=None, padding=(0, 2, 0, 0))
-    for row in rows:
-        table.add_row(*row)
-    return table
+        yield f"{name} {' x '.join(map(str, array.shape))}, norms {', '.join(ranges)}"

@@ -10,15 +10,15 @@ import numpy as np
 import pytest
 
 from mobileclip.data import ImageError, ImageLimits
+from mobileclip.datasets import videos
 from mobileclip.datasets.videos import (
     VIDEO_EXTENSIONS,
     VIDEO_FORMATS,
     VideoFile,
     find_video_format,
     is_video_name,
-    opening,
 )
-from tests.datasets.videos.making import film, scene
+from tests.datasets.made_videos import film, scene
 from tests.errors import fails
 
 LIMITS = ImageLimits()
@@ -140,12 +140,12 @@ def test_limits_hold(tmp_path, monkeypatch):
     assert shown(path, 0, limits=ImageLimits(num_pixels=96 * 64))
     assert refused(path, num_pixels=96 * 64 - 1) == "too_large"
     long = film(tmp_path / "b.mkv", [1, 2], keys=1000)
-    monkeypatch.setattr(opening, "_MOST_DECODED_PIXELS", 5 * 96 * 64)
+    monkeypatch.setattr(videos, "_MOST_DECODED_PIXELS", 5 * 96 * 64)
     assert shown(long, 0.5)
     with fails(ImageError, "3"):
         shown(long, 3)
     assert len(shown(film(tmp_path / "c.mp4", [1, 2, 3, 4]), 0, 6)) == 2, "what lies between is not decoded"
-    monkeypatch.setattr(opening, "MOST_SECONDS", 3)
+    monkeypatch.setattr(videos, "MOST_SECONDS", 3)
     assert refused(path) == "too_large"
 
 
