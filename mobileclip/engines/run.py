@@ -37,6 +37,7 @@ _RUNNING = "running"
 # The file is written anew four times a minute.
 _SILENT_SECONDS = 120.0
 _MAX_BYTES, _MAX_LIST_BYTES = 2**26, 2**31
+_LOOKS = 4
 _TIME = "%Y-%m-%d %H:%M:%S UTC"
 
 
@@ -135,15 +136,17 @@ def read_status(output: storage.AnyPath) -> Status:
         ValueError: if there was none, or it is damaged.
         OSError: if it cannot be read.
     """
-    path = storage.join(output, STATUS)
-    content = storage.read_if_there(path, limit=_MAX_BYTES)
-    if content is None:
-        where = storage.printable(output)
-        raise ValueError(f"there is no {where}/{STATUS}: nothing has run in {where}; start it without `--status`")
-    try:
-        return from_json(content.decode(), Status)
-    except ValueError as error:
-        raise ValueError(f"{path} is damaged ({error}); delete it if no other run works there") from None
+    path, damage = storage.join(output, STATUS), None
+    # A store is asked for the size of a file and then for its bytes, between which it may be written anew.
+    for _ in range(_LOOKS):
+        if (content := storage.read_if_there(path, limit=_MAX_BYTES)) is None:
+            where = storage.printable(output)
+            raise ValueError(f"there is no {where}/{STATUS}: nothing has run in {where}; start it without `--status`")
+        try:
+            return from_json(content.decode(), Status)
+        except ValueError as error:
+            damage = error
+    raise ValueError(f"{path} is damaged ({damage}); delete it if no other run works there")
 
 
 def read_set_aside(output: storage.AnyPath) -> tuple[SetAside, ...]:
