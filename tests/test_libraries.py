@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
+import subprocess
+import sys
 
 import pytest
 from PIL import Image
@@ -57,6 +60,15 @@ def test_a_librarys_lines_run(title, place, monkeypatch):
         assert len(names["batch"].keys) == 4
     if title == "timm":
         assert names["encoder"].num_classes == DUAL.image.embedding_dim
+
+
+def test_the_example_for_mteb_runs(place):
+    pytest.importorskip("mteb")
+    command = [sys.executable, "examples/python/mteb_task.py", str(place / "mine")]
+    said = subprocess.run(
+        command, capture_output=True, text=True, check=True, env={**os.environ, "HF_HUB_OFFLINE": "1"}
+    )
+    assert re.search(r"^DrawnShapesZeroShot: accuracy [01]\.\d{3}, by chance 0\.125$", said.stdout, re.MULTILINE)
 
 
 def test_every_other_section_has_a_test_of_its_own():
