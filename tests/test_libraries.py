@@ -1,0 +1,75 @@
+"""The lines of `docs/libraries.md` run as they stand there, in the libraries that are installed, on a small model."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+
+import pytest
+from PIL import Image
+
+from mobileclip.cli import main as command_line
+from mobileclip.data import write_shards
+from mobileclip.encoders import save_model
+from tests.data.made_samples import encoded, make_sample
+from tests.encoders.small import randomised
+from tests.interop.models import DUAL, PHOTO
+from tests.test_pages import PAGES, blocks
+
+SECTIONS = dict(re.findall(r"^## (.+?)\n(.*?)(?=^## |\Z)", PAGES["docs/libraries.md"], re.DOTALL | re.MULTILINE))
+RUN = [title for title, text in SECTIONS.items() if blocks(text, "python")]
+SHAPES = {
+    "transformers": ("scores", (1, 2)),
+    "sentence-transformers": ("scores", (1, 2)),
+}
+pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    """A folder with what the lines name: models that the first commands wrote, a photo, and shards."""
+    place = tmp_path_factory.mktemp("libraries")
+    with pytest.MonkeyPatch.context() as patch:
+        shutil.copy(PHOTO, place / "photo.png")
+        Image.open(place / "photo.png").convert("RGB").save(place / "photo.jpg")
+        patch.chdir(place)
+        save_model(randomised(DUAL), "mine.safetensors")
+        for line in blocks(PAGES["docs/libraries.md"], "")[0].splitlines():
+            command_line(line.partition("#")[0].split()[1:])
+        samples = [
+            make_sample(number, image=encoded(40, 30, number, "jpeg"), image_extension="jpg") for number in range(8)
+        ]
+        write_shards("shards", samples, samples_per_shard=4)
+    return place
+
+
+@pytest.mark.parametrize("title", RUN)
+def test_a_librarys_lines_run(title, place, monkeypatch):
+    pytest.importorskip({"Lightning": "lightning_fabric"}.get(title, title.lower().replace("-", "_")))
+    monkeypatch.chdir(place)
+    names: dict = {}
+    (code,) = blocks(SECTIONS[title], "python")
+    exec(compile(code, "docs/libraries.md", "exec"), names)
+    if title in SHAPES:
+        name, shape = SHAPES[title]
+        assert tuple(names[name].shape) == shape
+    if "batch" in names:
+        assert len(names["batch"].keys) == 4
+    if title == "timm":
+        assert names["encoder"].num_classes == DUAL.image.embedding_dim
+
+
+def test_the_example_for_mteb_runs(place):
+    pytest.importorskip("mteb")
+    command = [sys.executable, "examples/python/mteb_task.py", str(place / "mine")]
+    said = subprocess.run(
+        command, capture_output=True, text=True, check=True, env={**os.environ, "HF_HUB_OFFLINE": "1"}
+    )
+    assert re.search(r"^DrawnShapesZeroShot: accuracy [01]\.\d{3}, by chance 0\.125$", said.stdout, re.MULTILINE)
+
+
+def test_every_other_section_has_a_test_of_its_own():
+    assert set(SECTIONS) - set(RUN) == {"CLIP_benchmark", "MTEB", "transformers.js", "Immich", "ultralytics"}
