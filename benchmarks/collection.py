@@ -40,13 +40,11 @@ from mobileclip.collections.merge import merge_stores
 from mobileclip.collections.nearest import nearest_of, open_graph, renew_graph
 from mobileclip.collections.snapshot import Snapshot, take_snapshot
 from mobileclip.collections.store import Row as StoredRow
-from mobileclip.data.images.reading import read_tower_image
-from mobileclip.data.images.transform import load_image
+from mobileclip.data.images.transform import load_image, read_tower_image
 from mobileclip.encoders import save_model
 from mobileclip.encoders.checkpoints import resolve_spec
-from mobileclip.inference.embedding import EmbeddingInputs, embed_inputs
+from mobileclip.inference.embedding import EmbeddingInputs, embed_inputs, quickened
 from mobileclip.inference.loading import load
-from mobileclip.inference.quickening import quickened
 
 _QUALITY = 88
 _NOISE = 4.0

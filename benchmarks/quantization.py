@@ -50,7 +50,7 @@ from mobileclip.inference.quantization import (
     rounded,
     with_rounded_weights,
 )
-from mobileclip.inference.tuning_inputs import read_captions, read_pictures
+from mobileclip.inference.quantizing import read_captions, read_pictures
 from mobileclip.reparam import reparameterize
 
 TowerName = Literal["image", "text"]

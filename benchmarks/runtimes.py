@@ -57,12 +57,12 @@ from benchmarks.harness import (
 from benchmarks.rivals import PUBLISHED, Size, Tower, open_clip_transform, random_model, released
 from benchmarks.runtime_forms import USUAL, Contender, Contestant, Form, fastest, has, missing, parts_of
 from mobileclip.data import ImageTransform, Tokenizer
-from mobileclip.data.images import read_pixels
+from mobileclip.data.images.transform import read_pixels
 from mobileclip.encoders import DualEncoder, load_model
 from mobileclip.hardware.threads import torch_threads
 from mobileclip.inference.comparison import LEAST_COSINE, bundled_samples, smallest_cosine, times_in_turn, turn
 from mobileclip.inference.optimization import Calibration, calibrations
-from mobileclip.inference.tuning_inputs import read_captions, read_pictures
+from mobileclip.inference.quantizing import read_captions, read_pictures
 from mobileclip.reparam import reparameterize
 from mobileclip.storage import printable
 from mobileclip.terminal import say

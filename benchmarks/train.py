@@ -46,7 +46,7 @@ from mobileclip.hardware.precision import WidePrecision
 from mobileclip.losses import ContrastiveLossSpec
 from mobileclip.training import AdamWSpec, CosineSchedule, TrainingSpec
 from mobileclip.training.distributed import World
-from mobileclip.training.objectives.objective import ImageTextObjective
+from mobileclip.training.objectives import ImageTextObjective
 from mobileclip.training.optimizer import set_learning_rate
 from mobileclip.training.spec import COMPILED, Compile
 

@@ -16,7 +16,7 @@ from mobileclip import specs
 from mobileclip.recipes import as_released_b, mobileclip_run, run_recipe
 from mobileclip.training import RunSpec
 
-RUN: RunSpec = mobileclip_run(specs.mobileclip_b(), distill_weight=0.75)
+RUN: RunSpec = mobileclip_run(specs.mobileclip_b(), peak=1e-3, distill_weight=0.75)
 
 if __name__ == "__main__":
     run_recipe(RUN, released=as_released_b)

@@ -34,6 +34,7 @@ from mobileclip.training import Memory, RunSpec
 
 RUN = mobileclip2_run(
     specs.mobileclip2_b(),
+    peak=1e-3,
     warmup_steps=1_000,
     batch_size=8_192,
     total_steps=30_000,

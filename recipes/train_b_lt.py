@@ -17,7 +17,7 @@ from mobileclip import specs
 from mobileclip.recipes import as_released_b, long_training, mobileclip_run, run_recipe
 from mobileclip.training import RunSpec
 
-RUN: RunSpec = long_training(mobileclip_run(specs.mobileclip_blt(), distill_weight=0.75))
+RUN: RunSpec = long_training(mobileclip_run(specs.mobileclip_blt(), peak=1e-3, distill_weight=0.75))
 
 if __name__ == "__main__":
     run_recipe(RUN, released=as_released_b)

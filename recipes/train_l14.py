@@ -17,7 +17,7 @@ from mobileclip.recipes import as_released, mobileclip_run, run_recipe, with_dro
 from mobileclip.training import Memory, RunSpec
 
 RUN: RunSpec = mobileclip_run(
-    with_drop_path(specs.mobileclip_l14(), 0.1), memory=Memory(micro_batch=512, recompute=True)
+    with_drop_path(specs.mobileclip_l14(), 0.1), peak=1e-3, memory=Memory(micro_batch=512, recompute=True)
 )
 
 if __name__ == "__main__":

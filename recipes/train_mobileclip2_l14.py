@@ -16,7 +16,7 @@ from mobileclip.recipes import as_released_dfndr2b, mobileclip2_run, run_recipe,
 from mobileclip.training import Memory, RunSpec
 
 RUN: RunSpec = mobileclip2_run(
-    with_drop_path(specs.mobileclip2_l14(), 0.1), memory=Memory(micro_batch=512, recompute=True)
+    with_drop_path(specs.mobileclip2_l14(), 0.1), peak=1e-3, memory=Memory(micro_batch=512, recompute=True)
 )
 
 if __name__ == "__main__":

@@ -15,7 +15,7 @@ from mobileclip import specs
 from mobileclip.recipes import as_released_dfndr2b, mobileclip2_run, run_recipe
 from mobileclip.training import RunSpec
 
-RUN: RunSpec = mobileclip2_run(specs.mobileclip2_s0(), warmup_steps=10_000)
+RUN: RunSpec = mobileclip2_run(specs.mobileclip2_s0(), peak=1e-3, warmup_steps=10_000)
 
 if __name__ == "__main__":
     run_recipe(RUN, released=as_released_dfndr2b)

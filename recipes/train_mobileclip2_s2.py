@@ -16,7 +16,7 @@ from mobileclip.recipes import as_released_dfndr2b, mobileclip2_run, run_recipe
 from mobileclip.training import Memory, RunSpec
 
 RUN: RunSpec = mobileclip2_run(
-    specs.mobileclip2_s2(), warmup_steps=10_000, memory=Memory(micro_batch=512, recompute=True)
+    specs.mobileclip2_s2(), peak=1e-3, warmup_steps=10_000, memory=Memory(micro_batch=512, recompute=True)
 )
 
 if __name__ == "__main__":

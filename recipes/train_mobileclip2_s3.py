@@ -17,7 +17,11 @@ from mobileclip.recipes import as_released_dfndr2b, mobileclip2_run, run_recipe
 from mobileclip.training import Memory, RunSpec
 
 RUN: RunSpec = mobileclip2_run(
-    specs.mobileclip2_s3(), batch_size=114_688, total_steps=113_350, memory=Memory(micro_batch=512, recompute=True)
+    specs.mobileclip2_s3(),
+    peak=1e-3,
+    batch_size=114_688,
+    total_steps=113_350,
+    memory=Memory(micro_batch=512, recompute=True),
 )
 
 if __name__ == "__main__":

@@ -16,7 +16,7 @@ from mobileclip import specs
 from mobileclip.recipes import as_released, mobileclip_run, run_recipe
 from mobileclip.training import RunSpec
 
-RUN: RunSpec = mobileclip_run(specs.mobileclip_s0(), distill_weight=1.0)
+RUN: RunSpec = mobileclip_run(specs.mobileclip_s0(), peak=1e-3, distill_weight=1.0)
 
 if __name__ == "__main__":
     run_recipe(RUN, released=as_released)

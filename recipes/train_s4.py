@@ -16,7 +16,7 @@ from mobileclip import specs
 from mobileclip.recipes import as_released, mobileclip_run, run_recipe
 from mobileclip.training import Memory, RunSpec
 
-RUN: RunSpec = mobileclip_run(specs.mobileclip_s4(), memory=Memory(micro_batch=512, recompute=True))
+RUN: RunSpec = mobileclip_run(specs.mobileclip_s4(), peak=1e-3, memory=Memory(micro_batch=512, recompute=True))
 
 if __name__ == "__main__":
     run_recipe(RUN, released=as_released)

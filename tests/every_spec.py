@@ -28,7 +28,7 @@ from mobileclip.data import (
     ReinforcedPipelineSpec,
     StreamPosition,
 )
-from mobileclip.data.loading import PipelineSpec
+from mobileclip.data.loading.spec import PipelineSpec
 from mobileclip.datasets import LabelledPipelineSpec
 from mobileclip.datasets.curation import FilterSpec
 from mobileclip.encoders import ClassifierSpec, CoCaSpec, DualEncoderSpec, MCiSpec, ViTSpec

@@ -34,7 +34,6 @@ class ObjectStore:
     Args:
         buckets: that there are; None for any number.
         seconds: that each request takes, beside what the machine needs for it.
-        knows_conditions: whether it heeds `If-None-Match` and `If-Match`, as some stores do not.
         objects: content by bucket and key, such as `data/folder/0.tar`.
         requests: how many there were, by method; `LIST` are those that list.
         uploads: parts of objects that are not finished, by their number.
@@ -44,7 +43,6 @@ class ObjectStore:
 
     buckets: Collection[str] | None = None
     seconds: float = 0.0
-    knows_conditions: bool = True
     objects: dict[str, bytes] = attrs.field(factory=dict)
     requests: Counter[str] = attrs.field(factory=Counter)
     uploads: dict[str, dict[int, bytes]] = attrs.field(factory=dict)
@@ -187,18 +185,8 @@ class _Handler(http.server.BaseHTTPRequestHandler):
             self._send(200, f'<CopyObjectResult><ETag>"{_etag(content)}"</ETag></CopyObjectResult>'.encode())
             return
         with store.lock:
-            known = store.objects.get(name)
-            expected = self.headers.get("If-Match")
-            is_refused = store.knows_conditions and (
-                (self.headers.get("If-None-Match") == "*" and known is not None)
-                or (expected is not None and (known is None or expected.strip('"') != _etag(known)))
-            )
-            if not is_refused:
-                store.put(name, content)
-        if is_refused:
-            self._send(412, b"<Error><Code>PreconditionFailed</Code><Message>At least one condition</Message></Error>")
-        else:
-            self._send(200, b"", etag=_etag(content))
+            store.put(name, content)
+        self._send(200, b"", etag=_etag(content))
 
     def do_DELETE(self) -> None:
         """Remove an object, or the parts of one that was not finished."""

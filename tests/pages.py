@@ -109,8 +109,8 @@ def _registries() -> Iterator[tuple[str, str, str]]:
 
 
 def _home(name: str, registry: Registry[object], module: ModuleType) -> str | None:
-    """Return the outermost package that lists a registry as public."""
-    packages = module.__name__.split(".")[:-1]
+    """Return the outermost package or module that lists a registry as public."""
+    packages = module.__name__.split(".")
     for depth in range(1, len(packages) + 1):
         home = ".".join(packages[:depth])
         package = importlib.import_module(home)

@@ -136,7 +136,6 @@ def store(one_store: ObjectStore) -> ObjectStore:
     """An empty store with whatever buckets are asked for; its server and the client's are those of the whole file."""
     for kept in (one_store.objects, one_store.uploads, one_store.requests):
         kept.clear()
-    one_store.knows_conditions = True
     one_store.num_changes += 1
     return one_store
 

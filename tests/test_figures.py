@@ -9,7 +9,7 @@ from mobileclip.evaluation.report import draw_latency, latency_panels
 from mobileclip.evaluation.results import published_model
 from mobileclip.recipes.finetuning import write_report
 from mobileclip.training import MetricLog, plot_curves
-from mobileclip.training.finetuning import Results, Score, Scores
+from mobileclip.training.finetuning.run import Results, Score, Scores
 
 
 def curves(path):

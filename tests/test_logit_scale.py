@@ -18,9 +18,8 @@ from mobileclip.reinforce import CheckpointTeacher
 from mobileclip.serialization import from_json, to_json
 from mobileclip.tensor_files import read_tensors
 from mobileclip.training import train
-from mobileclip.training.checkpoints import StateFile, read_state
 from tests.encoders.small import COCA
-from tests.training.runs import Batches, KilledError, new_model, training_spec
+from tests.training.runs import Batches, new_model, training_spec
 
 SPEC = DualEncoderSpec(image=ViTSpec(width=16, depth=1, num_heads=2), text=MCtSpec(width=16, depth=1, num_heads=2))
 LABELS = ("a cat", "a dog", "two birds")
@@ -138,18 +137,3 @@ def test_files_hold_the_scale_as_the_release_and_open_clip_do(layout, text, tmp_
     save_model(DualEncoderSpec(image=image, text=text).build(), tmp_path / "model.safetensors", layout=layout)
     tensors, _ = read_tensors(tmp_path / "model.safetensors")
     assert tensors["logit_scale"].shape == ()
-
-
-def test_a_run_goes_on_from_a_state_whose_scale_had_no_dimension(tmp_path):
-    spec = training_spec(6)
-    whole = train(spec, model=new_model(), batches=Batches(), output=tmp_path / "whole")
-    with pytest.raises(KilledError):
-        train(spec, model=new_model(), batches=Batches(stop=4, killed=True), output=tmp_path / "parts")
-    path = tmp_path / "parts" / "checkpoints" / "step-00000003.safetensors"
-    state = read_state(path)
-    before = {name: one.reshape(()) if "logit_scale" in name else one for name, one in state.tensors.items()}
-    assert sum(before[name].shape != one.shape for name, one in state.tensors.items()) == 4  # two weights, two moments
-    StateFile(tensors=before, metadata=state.metadata).write(path)
-    resumed = train(spec, model=new_model(), batches=Batches(), output=tmp_path / "parts")
-    for name, weight in whole.model.state_dict().items():
-        assert torch.equal(resumed.model.state_dict()[name], weight), name

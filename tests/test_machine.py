@@ -150,7 +150,8 @@ def test_memory_that_does_not_suffice_for_a_picture(child, tmp_path):
     (tmp_path / "a.png").write_bytes(encoded(2600, 2600))
     code = """
 import resource, sys
-from mobileclip.data import attempt, decode_image
+from mobileclip.data.skips import attempt
+from mobileclip.data import decode_image
 from mobileclip.machine import MachineError
 decode_image(sys.argv[1])
 pages = int(open("/proc/self/statm").read().split()[0])

@@ -26,17 +26,17 @@ from mobileclip.data import (
     crop_augmentation,
     write_shards,
 )
-from mobileclip.data.images import read_pixels
-from mobileclip.data.loading import SourceImage
+from mobileclip.data.images.transform import read_pixels
+from mobileclip.data.loading.examples import SourceImage
 from mobileclip.datasets import LabelledPipelineSpec
-from mobileclip.datasets.viewing import PAPER, inspect_sample
+from mobileclip.datasets.inspection import PAPER, inspect_sample
 from mobileclip.evaluation import Session, candidate_of, open_benchmark
 from mobileclip.export import Samples
 from mobileclip.export.measured import measure_model
 from mobileclip.inference.comparison import calibration_crops
 from mobileclip.inference.embedding import read_embeddings as read_archive
 from mobileclip.inputs import ImageInput
-from mobileclip.training.finetuning import open_task
+from mobileclip.training.finetuning.tasks import open_task
 from tests.odd_pictures import broken, drawing, encoded, readable, stamp, turned
 
 ROOT = Path(mobileclip.__file__).parent

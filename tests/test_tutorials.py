@@ -17,6 +17,7 @@ LAST = {
     "search": "gravel.jpg\n0.98 grass.jpg\n0.94 brick.jpg\n",
 }
 EXTRAS = {"export": ("onnx",), "search": ("collections",)}
+QUICK = ("compose_a_block",)
 
 
 def cells(path, kind):
@@ -24,9 +25,11 @@ def cells(path, kind):
     return [cell for cell in notebook["cells"] if cell["cell_type"] == kind]
 
 
-@pytest.mark.parametrize(
-    "path", [pytest.param(one, marks=pytest.mark.extra(*EXTRAS.get(one.stem, ())), id=one.stem) for one in NOTEBOOKS]
-)
+def marks(path):
+    return [pytest.mark.extra(*EXTRAS.get(path.stem, ())), *([] if path.stem in QUICK else [pytest.mark.slow])]
+
+
+@pytest.mark.parametrize("path", [pytest.param(one, marks=marks(one), id=one.stem) for one in NOTEBOOKS])
 def test_its_cells_run(path, tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("TMPDIR", str(tmp_path))
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))

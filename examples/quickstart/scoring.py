@@ -24,7 +24,7 @@ from mobileclip.inference import ensemble_prompts, fill_templates
 from mobileclip.processes import num_cores
 from mobileclip.progress import track
 from mobileclip.reinforce import TeacherEnsemble
-from mobileclip.reinforce.agreement import plain_augmentation, plain_views
+from mobileclip.reinforce.encoding import plain_augmentation, plain_views
 
 _BATCH = 32
 ALL = "all unseen pictures"

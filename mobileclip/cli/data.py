@@ -47,8 +47,8 @@ def join(
 
     Images are compared with what the samples state of them: the SHA-256 of the download, its size, the crops.
 
-    OUTPUT gets the shards, join.json with the report, and missing.txt with what was left out: key, shard and reason.
-    join/ has Parquet files with what became of each sample (extra parquet).
+    OUTPUT gets the shards, join.json with the report, and the table join/, Parquet files with a row for each sample:
+    its key, the shard of its image, and why it is left out (extra parquet).
     The exit status is 1 if fewer samples were joined than --min-share; the join stops after the first shard if no
     sample of it is joined. A shard that fails is set aside, after several tries where
     another may help, and listed in set_aside.jsonl; run/ has the status and a line for every shard.
@@ -145,7 +145,7 @@ def inspect(
         output: an HTML page to write, one file with the pictures in it.
         overwrite: replace a page that is there.
     """
-    from mobileclip.datasets.viewing.inspection import inspect_sample, print_inspection, write_inspection
+    from mobileclip.datasets.inspection import inspect_sample, print_inspection, write_inspection
 
     require_page(output, overwrite=overwrite)
     require_file(shard, "a tar shard")
@@ -178,7 +178,7 @@ def count(
         sharing: how the work is shared.
         overwrite: count all of them anew, where shards have changed.
     """
-    from mobileclip.datasets.viewing.counting import count_shards
+    from mobileclip.datasets.counting import count_shards
 
     engine = sharing.build()
     if not shards:
@@ -350,7 +350,7 @@ def filter_(
         overwrite: replace files that are there.
     """
     from mobileclip.datasets.curation import FilterSpec, filter_samples
-    from mobileclip.datasets.curation.filter_page import write_filter_page
+    from mobileclip.datasets.curation.filtering import write_filter_page
 
     kept, page = outputs(output, (".npy",), (".html",), overwrite=overwrite)
     spec = FilterSpec(
@@ -398,7 +398,8 @@ def distinct(
         against: folders of scores of test sets, reinforced by the same teachers.
         leak_threshold: cosine similarity with a test picture from which on a sample is left out.
         keep: a list of uids, such as `mobileclip data filter` wrote; other samples are neither kept nor compared.
-        num_clusters: clusters that are searched for near duplicates; a thousandth of the samples by default.
+        num_clusters: clusters that are searched for near duplicates; a thousandth of the samples by default, 50,000 at
+            most.
         device: where to compute: cuda, cuda:1, mps or cpu; auto takes the first of these that is there.
         seed: random seed of the clustering.
         overwrite: replace files that are there.

@@ -23,7 +23,7 @@ from mobileclip.cli.arguments import (
     split,
     without_repeats,
 )
-from mobileclip.data.images.formats import is_image_name
+from mobileclip.data.images.limits import is_image_name
 from mobileclip.datasets.sources import RowOptions
 from mobileclip.hardware.precision import FastPrecision
 from mobileclip.inputs import Decode
@@ -235,8 +235,8 @@ def convert(
     source: Annotated[Positional[str], arg(metavar="FILE|NAME=FILE")],
     /,
     *,
-    output: Annotated[Path, arg(metavar="FILE")],
-    to: Literal["mobileclip", "official", "open_clip", "timm"] = "mobileclip",
+    output: Annotated[Path, arg(metavar="FILE|FOLDER")],
+    to: Literal["mobileclip", "official", "open_clip", "timm", "transformers"] = "mobileclip",
     tower: Literal["image", "text"] | None = None,
     fold: bool = False,
     image_size: Rare[int | None] = None,
@@ -248,14 +248,17 @@ def convert(
 
     mobileclip convert mobileclip_s2.pt -o s2.safetensors --fold
 
+    mobileclip convert mobileclip_s2.pt --to transformers -o s2_transformers
+
     A model that is written so stays in the space of the one that it was made of, and its towers alone too: the file
     names it, and text towers that were distilled from one work beside the others.
 
     Args:
         source: a checkpoint in any known layout, a folder with one, hf-hub:OWNER/NAME, or a model of another package;
             with NAME= before it where it does not say what it holds.
-        output: the file to write; mobileclip's own layout is *.safetensors.
-        to: the layout: mobileclip's own, the research release's, open_clip's, or timm's, which has no text towers.
+        output: the file to write, or for transformers the folder; mobileclip's own layout is *.safetensors.
+        to: the layout: mobileclip's own, the research release's, open_clip's, timm's, which has no text towers, or
+            transformers', a folder that sentence-transformers loads too.
         tower: write this tower alone.
         fold: fold branches, norms and scales for inference; the result can no longer be trained.
         image_size: side of the images, where not the model's own; a ViT's positions are interpolated.
@@ -266,15 +269,22 @@ def convert(
     import torch
 
     from mobileclip.encoders import save_model
-    from mobileclip.encoders.checkpoints import PREFIX, read_checkpoint, resolve_spec
+    from mobileclip.encoders.checkpoints import PREFIX, hub_licence_of, read_checkpoint, resolve_spec
     from mobileclip.encoders.checkpoints.hub import local_checkpoint
     from mobileclip.encoders.checkpoints.loading import source_of
     from mobileclip.inference.loading import CHECKPOINT_SUFFIXES
     from mobileclip.inference.text_towers import converted_from
+    from mobileclip.interop import save_pretrained
+    from mobileclip.interop.folder import require_folder
     from mobileclip.reparam import reparameterize
 
-    suffixes = (".safetensors",) if to == "mobileclip" else CHECKPOINT_SUFFIXES
-    require_output(output, overwrite=overwrite, suffixes=suffixes)
+    if to == "transformers":
+        require_folder(output, overwrite=overwrite)
+        if fold or precision != "float32":
+            raise ValueError("transformers loads the training form in float32; leave --fold and --precision out")
+    else:
+        suffixes = (".safetensors",) if to == "mobileclip" else CHECKPOINT_SUFFIXES
+        require_output(output, overwrite=overwrite, suffixes=suffixes)
     model, (name, file) = None, split(source)
     if file is not None:
         model, source = name, file
@@ -285,7 +295,11 @@ def convert(
     stored = read_checkpoint(source, model, tower=tower).of_size(image_size=image_size, context_length=context_length)
     converted = reparameterize(stored.build(), inplace=True) if fold else stored.build()
     converted.taught = converted_from(source, model, stored)  # type: ignore[assignment]
-    save_model(converted.to(getattr(torch, precision)), output, layout=to)
+    if to == "transformers":
+        licence = hub_licence_of(source)
+        save_pretrained(converted, output, license=licence, library=to, overwrite=overwrite)
+    else:
+        save_model(converted.to(getattr(torch, precision)), output, layout=to)
     state = "folded" if fold or stored.form != "training" else "in training form"
     say(f"wrote {output}: {to} layout, {state}, {precision}, from the {stored.layout} layout")
 

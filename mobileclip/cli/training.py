@@ -139,8 +139,7 @@ def runs(
     from rich.table import Table
 
     from mobileclip.storage import join, require_output
-    from mobileclip.training.records.comparison import compare_runs
-    from mobileclip.training.records.plots import plot_curves
+    from mobileclip.training.records import compare_runs, plot_curves
 
     if output is not None:
         require_output(output, overwrite=overwrite, suffixes=(".png",))

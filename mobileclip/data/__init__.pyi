@@ -1,8 +1,6 @@
-from .augmentation.erasing import (
-    RandomErasingSpec as RandomErasingSpec,
-)
 from .augmentation.mixing import (
     MixingSpec as MixingSpec,
+    RandomErasingSpec as RandomErasingSpec,
 )
 from .augmentation.range_augment import (
     RangeAugment as RangeAugment,
@@ -18,22 +16,10 @@ from .augmentation.replay import (
     datacompdr_augmentation as datacompdr_augmentation,
     imagenet_augmentation as imagenet_augmentation,
 )
-from .buckets import (
-    Buckets as Buckets,
-    Records as Records,
-    leading_bits as leading_bits,
-    num_buckets_for as num_buckets_for,
-    runs as runs,
-    scratch_folder as scratch_folder,
-)
-from .images.exif import CameraNotes as CameraNotes
 from .images.files import list_folder as list_folder
-from .images.formats import IMAGE_EXTENSIONS as IMAGE_EXTENSIONS
-from .images.normalize import (
-    normalize_pixels as normalize_pixels,
-)
+from .images.limits import IMAGE_EXTENSIONS as IMAGE_EXTENSIONS
+from .images.metadata import CameraNotes as CameraNotes
 from .images.opening import read_image_file as read_image_file
-from .images.reading import read_tower_image as read_tower_image
 from .images.resize import Pixels as Pixels
 from .images.transform import (
     LIMITS as LIMITS,
@@ -41,20 +27,16 @@ from .images.transform import (
     ImageLimits as ImageLimits,
     ImageTransform as ImageTransform,
     load_image as load_image,
-)
-from .loading.ablations import (
-    ColumnPipelineSpec as ColumnPipelineSpec,
-    OnlinePipelineSpec as OnlinePipelineSpec,
+    normalize_pixels as normalize_pixels,
+    read_tower_image as read_tower_image,
 )
 from .loading.batch import (
     Batch as Batch,
+    BatchSource as BatchSource,
     ImageBatch as ImageBatch,
     LabelledBatch as LabelledBatch,
     ReinforcedBatch as ReinforcedBatch,
     TextBatch as TextBatch,
-)
-from .loading.batch_source import (
-    BatchSource as BatchSource,
 )
 from .loading.examples import (
     Captions as Captions,
@@ -67,6 +49,8 @@ from .loading.order import (
     joined_positions as joined_positions,
 )
 from .loading.reinforced import (
+    ColumnPipelineSpec as ColumnPipelineSpec,
+    OnlinePipelineSpec as OnlinePipelineSpec,
     ReinforcedPipeline as ReinforcedPipeline,
     ReinforcedPipelineSpec as ReinforcedPipelineSpec,
 )
@@ -77,7 +61,7 @@ from .loading.texts import (
     TextPipeline as TextPipeline,
     TextPipelineSpec as TextPipelineSpec,
 )
-from .loading.uid_list import (
+from .loading.uids import (
     UidList as UidList,
 )
 from .loading.webdataset_stages import (
@@ -86,17 +70,12 @@ from .loading.webdataset_stages import (
     make_examples as make_examples,
     read_shards as read_shards,
 )
-from .randomness import (
-    derived_seed as derived_seed,
-    seeded_rng as seeded_rng,
-    shuffled as shuffled,
-)
-from .samples.embeddings import (
-    read_embeddings as read_embeddings,
-)
 from .samples.members import (
     check_layout as check_layout,
     json_captions as json_captions,
+)
+from .samples.readers import (
+    read_embeddings as read_embeddings,
 )
 from .samples.sample import (
     LAYOUTS as LAYOUTS,
@@ -110,16 +89,6 @@ from .samples.sample import (
     drop_blank as drop_blank,
     hash_image as hash_image,
 )
-from .shards.card import (
-    CaptionerEntry as CaptionerEntry,
-    ReinforcementCard as ReinforcementCard,
-    TeacherEntry as TeacherEntry,
-    ViewAgreement as ViewAgreement,
-    card_of_shards as card_of_shards,
-    find_card as find_card,
-    read_card as read_card,
-    write_card as write_card,
-)
 from .shards.files import (
     count_samples as count_samples,
     expand_shards as expand_shards,
@@ -129,14 +98,20 @@ from .shards.files import (
     write_shard as write_shard,
     write_shards as write_shards,
 )
+from .shards.sidecars import (
+    CaptionerEntry as CaptionerEntry,
+    ReinforcementCard as ReinforcementCard,
+    TeacherEntry as TeacherEntry,
+    ViewAgreement as ViewAgreement,
+    card_of_shards as card_of_shards,
+    find_card as find_card,
+    read_card as read_card,
+    write_card as write_card,
+)
 from .skips import (
-    MAX_LOGGED as MAX_LOGGED,
-    MAX_NAMED as MAX_NAMED,
     BadSampleError as BadSampleError,
     Skip as Skip,
     SkipReport as SkipReport,
-    attempt as attempt,
-    made_or_skip as made_or_skip,
 )
 from .text.stored import (
     StoredTexts as StoredTexts,
@@ -147,8 +122,6 @@ from .text.tokenizer import (
 )
 from .text.tokenizer_file import (
     read_text_input as read_text_input,
-)
-from .text.tokenizer_training import (
     train_tokenizer as train_tokenizer,
 )
 from .workers import LostProcessError as LostProcessError

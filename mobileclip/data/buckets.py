@@ -19,7 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from mobileclip.storage import exclusive
-from mobileclip.storage.leftovers import PREFIX
+from mobileclip.storage.atomic import PREFIX
 
 Records = npt.NDArray[Any]
 """A structured array, or one of numbers."""

@@ -62,7 +62,10 @@ def shuffled(items: Iterable[T], buffer_size: int, rng: np.random.Generator) -> 
 
 
 def shuffled_at_once(items: Iterable[T], buffer_size: int, rng: np.random.Generator) -> Iterator[T]:
-    """Yield as `shuffled` does, from a buffer that grows by one with each item: to fill it first would take minutes."""
+    """Yield as `shuffled` does, from a buffer that grows by one with each item: to fill it first would take minutes.
+
+    So the order is not uniform: item `i` is the `i / 2`-th at the earliest, and earlier items come earlier in the mean.
+    """
     buffer: list[T] = []
     rest = iter(items)
     while True:

@@ -1,14 +1,19 @@
-from .class_data import (
+from .inspection import (
+    SIDE as SIDE,
+    Section as Section,
+    Thumbnail as Thumbnail,
+    load_shown as load_shown,
+    write_pictures as write_pictures,
+)
+from .labelled import (
     ClassData as ClassData,
+    LabelledMaker as LabelledMaker,
+    LabelledPipeline as LabelledPipeline,
+    LabelledPipelineSpec as LabelledPipelineSpec,
     LabelledSample as LabelledSample,
     LabelParser as LabelParser,
     find_class_names as find_class_names,
     open_class_data as open_class_data,
-)
-from .labelled import (
-    LabelledMaker as LabelledMaker,
-    LabelledPipeline as LabelledPipeline,
-    LabelledPipelineSpec as LabelledPipelineSpec,
 )
 from .sources import (
     ClassFolderSource as ClassFolderSource,
@@ -23,16 +28,9 @@ from .sources import (
     open_data_set as open_data_set,
 )
 from .sources.opening import shards_of as shards_of
-from .videos.formats import (
+from .videos import (
     VIDEO_EXTENSIONS as VIDEO_EXTENSIONS,
+    VideoFile as VideoFile,
     is_video_name as is_video_name,
     named_format as named_format,
-)
-from .videos.opening import VideoFile as VideoFile
-from .viewing.page import (
-    SIDE as SIDE,
-    Section as Section,
-    Thumbnail as Thumbnail,
-    load_shown as load_shown,
-    write_pictures as write_pictures,
 )

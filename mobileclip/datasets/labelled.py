@@ -1,25 +1,239 @@
-"""From images of classes to batches of images and labels: one augmentation per image and epoch."""
+"""Images of classes to train on: shards with labels or a folder for every class, to batches of images and labels."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import json
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 
 import attrs
 import numpy as np
 import torch
 from attrs import validators
 
-from mobileclip.data.augmentation.erasing import RandomErasingSpec
+from mobileclip import storage
+from mobileclip.data.augmentation.mixing import RandomErasingSpec
 from mobileclip.data.augmentation.replay import imagenet_augmentation
 from mobileclip.data.images.resize import Pixels
 from mobileclip.data.loading.batch import LabelledBatch, stack_pixels
-from mobileclip.data.loading.decode import SourceImage
+from mobileclip.data.loading.examples import SourceImage
 from mobileclip.data.loading.pipeline import Pipeline
+from mobileclip.data.loading.reading import ShardReader, TarReader
 from mobileclip.data.loading.spec import PipelineSpec
-from mobileclip.data.loading.uid_list import Keep
+from mobileclip.data.loading.uids import Keep
 from mobileclip.data.randomness import seeded_rng
-from mobileclip.datasets.class_data import ClassData, LabelledSample, LabelParser, open_class_data
+from mobileclip.data.samples.members import parse_object
+from mobileclip.data.samples.sample import SAMPLE_LIMITS, SampleLimits, check_key
+from mobileclip.data.shards.files import RawSample, Shards, paths_of, runs_program
+from mobileclip.data.skips import BadSampleError, Skip, attempt
+from mobileclip.datasets.sources.base import read_image
+from mobileclip.datasets.sources.folder import ClassFolderSource, FolderItem, FolderSource
+from mobileclip.datasets.sources.opening import as_source, split_kind
+from mobileclip.datasets.sources.shards import (
+    PublicLayoutSource,
+    ShardSource,
+    class_names_beside,
+    image_of,
+    parse_label,
+    read_public_layout,
+)
 from mobileclip.strict import strict
+
+EXPECTED = (
+    "expected shards whose samples have the number of their class in .cls, or its name as `label` in their .json; or a "
+    "folder with a folder of images for every class"
+)
+_KINDS = ("class_folder", "shards", "labelled_shards", "public_layout")
+_MOST_IN_A_PART = 1000
+# Enough for many processes and workers to have some each.
+_NUM_PARTS = 256
+
+
+@attrs.frozen(kw_only=True, eq=False)
+class ClassData:
+    """Images of classes.
+
+    Args:
+        reader: of their samples; those of a folder have the number of their class as `cls`, as shards do.
+        class_names: in the order of the numbers; none where nothing says.
+    """
+
+    reader: ShardReader
+    class_names: tuple[str, ...]
+
+
+@attrs.frozen(kw_only=True, eq=False)
+class LabelledSample:
+    """An encoded image and the number of its class.
+
+    Args:
+        key: the sample's.
+        image: as it is stored.
+        label: number of its class.
+    """
+
+    key: str
+    image: bytes
+    label: int
+
+
+@attrs.frozen(kw_only=True)
+class LabelParser:
+    """Makes labelled samples of the members of a shard.
+
+    Args:
+        num_classes: labels are below it.
+        class_names: in the order of the labels, for samples whose `.json` has a name; none refuses these.
+        text_bytes: of a `.json`, at most.
+    """
+
+    num_classes: int
+    class_names: tuple[str, ...]
+    text_bytes: int = SAMPLE_LIMITS.text_bytes
+    _numbers: Mapping[str, int] = attrs.field(init=False, repr=False, eq=False)
+
+    @_numbers.default
+    def _number_names(self) -> Mapping[str, int]:
+        return {name: number for number, name in enumerate(self.class_names)}
+
+    def __call__(self, key: str, members: Mapping[str, bytes]) -> LabelledSample:
+        """Return the sample that members make.
+
+        Raises:
+            BadSampleError: if there is no image, or no class.
+        """
+        check_key(key)
+        return LabelledSample(key=key, image=members[image_of(members)], label=self._label(members))
+
+    def _label(self, members: Mapping[str, bytes]) -> int:
+        if "cls" in members or "json" not in members:
+            return parse_label(members.get("cls"), self.num_classes)
+        name = parse_object(members["json"], "json", limit=self.text_bytes).get("label")
+        if name is None:
+            raise BadSampleError("no_label", "there is no .cls with its label, and no `label` in its .json")
+        if not self._numbers:
+            raise BadSampleError("bad_label", "its `label` is a name, and nothing says the names of the classes")
+        if not isinstance(name, str) or name not in self._numbers:
+            raise BadSampleError("bad_label", f"{str(name)[:80]!r} is none of the {len(self._numbers)} classes")
+        return self._numbers[name]
+
+
+@attrs.frozen(kw_only=True, eq=False)
+class FolderReader:
+    """Reads a folder of classes in parts, as if they were shards.
+
+    Args:
+        path: the folder.
+        parts: key, relative path and class number of the images of each part, as JSON: workers that touched an object
+            for every image of a large folder would each get a copy of their memory.
+        left_out: what else is in the folder, which the first part reports.
+    """
+
+    path: str
+    parts: Mapping[str, bytes]
+    left_out: tuple[Skip, ...]
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """What the parts are called."""
+        return tuple(self.parts)
+
+    @property
+    def sources(self) -> tuple[tuple[str, ...], ...]:
+        """The parts of the one folder."""
+        return (self.names,)
+
+    def read(self, name: str, on_skip: Callable[[Skip], None], limits: SampleLimits) -> Iterator[RawSample]:
+        """Yield the images of one part with the numbers of their classes; what cannot be read is reported."""
+        if name == next(iter(self.parts)):
+            for skip in self.left_out:
+                on_skip(skip)
+        for key, place, number in json.loads(self.parts[name]):
+            make = partial(self._raw, key, place, number, shard=name, limits=limits)
+            raw = attempt(make, key=key, shard=name, on_skip=on_skip)
+            if raw is not None:
+                yield raw
+
+    def sizes(self, limits: SampleLimits) -> tuple[int, ...]:
+        """Return the number of images of every part."""
+        del limits
+        return tuple(len(json.loads(part)) for part in self.parts.values())
+
+    def _raw(self, key: str, place: str, number: int, *, shard: str, limits: SampleLimits) -> RawSample:
+        image, extension = read_image(storage.join(self.path, place))
+        raw = RawSample(key=key, shard=shard)
+        raw.enter(place, extension, image, limits)
+        raw.enter("cls", "cls", str(number).encode(), limits)
+        return raw
+
+
+def open_class_data(data: Shards, cache: storage.FileCache | None = None) -> ClassData:
+    """Return the images of classes at a path; no image is read.
+
+    Folders are numbered in the order of their names, as torchvision does, and called as `ClassFolderSource` says. Of
+    shards, `classnames.txt` beside them says what the numbers are called, where it is there.
+
+    Args:
+        data: shards, as paths, URLs or brace patterns; a folder of them, or one in the public layout; or one
+            folder with a folder of images for every class; `KIND:ARGUMENT` says which.
+        cache: where copies of remote shards are kept; none keeps none.
+
+    Raises:
+        ValueError: if there is no such data.
+        OSError: if it cannot be read.
+    """
+    texts = paths_of(data)
+    kind, argument = (split_kind(texts[0]) if len(texts) == 1 else None) or ("", "")
+    if kind == "labelled_shards":
+        texts = (f"shards:{argument}",)  # here they may do without names
+    match as_source(texts) if kind in ("", *_KINDS) else None:
+        case ShardSource(shards=shards):
+            reader = TarReader.of(shards, cache)
+            is_file = not runs_program(reader.names[0])
+            return ClassData(reader=reader, class_names=class_names_beside(reader.names[0]) if is_file else ())
+        case PublicLayoutSource(path=path, split=split):
+            layout = read_public_layout(path, split=split)
+            if layout.kind != "classification":
+                raise ValueError(f"{path} has captions and no classes; {EXPECTED}")
+            return ClassData(reader=TarReader((layout.shards,)), class_names=layout.class_names)
+        case ClassFolderSource(path=path) | FolderSource(path=path):
+            return _class_folder(path)
+    raise ValueError(f"{texts[0]} cannot be trained on as it is, {', '.join(_KINDS)} can; {EXPECTED}")
+
+
+def find_class_names(data: Shards) -> tuple[str, ...]:
+    """Return the class names of training data in the order of their labels; none if it does not have them.
+
+    Args:
+        data: see `open_class_data`.
+
+    Raises:
+        ValueError, OSError: see `open_class_data`.
+    """
+    return open_class_data(data).class_names
+
+
+def _class_folder(path: str) -> ClassData:
+    units = ClassFolderSource(path=path).units()
+    items = [item for unit in units for item in unit.items]  # in an order that mixes the classes
+    first = {_folder(item): item for item in reversed(items)}
+    names = {folder: str(json.loads(item.rows[0])["label"]) for folder, item in first.items()}
+    folders = sorted(names)
+    numbers = {folder: number for number, folder in enumerate(folders)}
+    rows = [(item.key, item.image, numbers[_folder(item)]) for item in items]
+    size = max(1, min(_MOST_IN_A_PART, math.ceil(len(rows) / _NUM_PARTS)))
+    starts = range(0, len(rows), size)
+    reader = FolderReader(
+        path=path,
+        parts={f"{path}/part {start // size}": json.dumps(rows[start : start + size]).encode() for start in starts},
+        left_out=tuple(skip for unit in units for skip in (*unit.stray, *unit.left_out)),
+    )
+    return ClassData(reader=reader, class_names=tuple(names[folder] for folder in folders))
+
+
+def _folder(item: FolderItem) -> str:
+    return item.image.partition("/")[0]
 
 
 @attrs.frozen(kw_only=True, field_transformer=strict)
@@ -30,7 +244,7 @@ class LabelledPipelineSpec(PipelineSpec):
 
     Args:
         shards: of images with the number of their class in `.cls`, or its name as `label` in their `.json`; or one
-            folder with a folder of images for every class. See `mobileclip.datasets.class_data.open_class_data`.
+            folder with a folder of images for every class. See `mobileclip.datasets.labelled.open_class_data`.
         augmentation: crop and RandAugment; None for `imagenet_augmentation`.
         num_classes: labels are below it.
         class_names: what the classes are called, in the order of their numbers; none where nothing says.

@@ -7,4 +7,4 @@ import lazy_loader
 
 __getattr__, __dir__, _names = lazy_loader.attach_stub(__name__, __file__)
 
-__all__ = [name for name in _names if name not in {"Heart", "fatal_of"}]
+__all__ = [name for name in _names if name != "fatal_of"]

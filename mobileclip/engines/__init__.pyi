@@ -1,24 +1,30 @@
-from .base import Engine as Engine, default_num_threads as default_num_threads
-from .heartbeat import Heart as Heart
-from .in_order import InOrder as InOrder
-from .inline import InlineEngine as InlineEngine
 from .local import LocalEngine as LocalEngine
-from .queue import Listener as Listener, Retries as Retries
+from .pool import (
+    Engine as Engine,
+    InlineEngine as InlineEngine,
+    InOrder as InOrder,
+    default_num_threads as default_num_threads,
+)
 from .ray import RayEngine as RayEngine
-from .run import Run as Run, held as held
-from .set_aside import (
+from .run import (
+    RUN as RUN,
     SET_ASIDE as SET_ASIDE,
-    SetAside as SetAside,
+    Run as Run,
+    Status as Status,
+    held as held,
     read_set_aside as read_set_aside,
+    read_status as read_status,
     write_set_aside as write_set_aside,
 )
-from .status import RUN as RUN, Status as Status, read_status as read_status
-from .work import (
+from .units import (
     FatalError as FatalError,
     FunctionWork as FunctionWork,
+    Listener as Listener,
     NamedUnit as NamedUnit,
     OnProgress as OnProgress,
     Place as Place,
+    Retries as Retries,
+    SetAside as SetAside,
     Work as Work,
     Worker as Worker,
     fatal_of as fatal_of,

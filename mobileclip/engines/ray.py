@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import signal
 import threading
-from collections.abc import Callable, Iterable, Iterator, Sequence
+import time
+from collections import deque
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from queue import SimpleQueue
 from typing import Any
@@ -15,20 +17,25 @@ from typing import Any
 import attrs
 from attrs import validators
 
-from mobileclip.engines.crew import CrewEngine, Member, Transport
-from mobileclip.engines.work import Place, Work
-from mobileclip.engines.worker import Assignment, Message, serve
+from mobileclip.engines.pool import Assignment, Channel, LostWorkerError, Message, PoolEngine, serve
+from mobileclip.engines.units import Place, Work
 from mobileclip.extras import needed
 from mobileclip.hardware.devices import AUTO
 from mobileclip.storage import StoreLimits, store_limits
 
+# Between two looks at whether an actor is reached again.
+_AWAY_SECONDS = 0.2
+# So much of a machine's identity is shown.
+_ID = 8
+
 
 @attrs.frozen(kw_only=True)
-class RayEngine(CrewEngine):
+class RayEngine(PoolEngine):
     """Actors on a Ray cluster, or on this machine where none is joined; source and output must be reachable by all.
 
-    An actor that dies, with its machine for instance, or that is stopped or stuck, is replaced, and that is a failed
-    try of the units that it had, also of those that it had done if their entries went with the machine.
+    An actor that dies, or that is stuck, is replaced, and that is a failed try of the units that it had. A
+    machine that goes, such as a preempted one, is no failed try: others do the units that it had, also those that were
+    done if their entries went with the machine.
     Actors for which the cluster has no room wait for it to grow.
 
     Args:
@@ -37,7 +44,6 @@ class RayEngine(CrewEngine):
         max_workers: actors, at most.
         cpus_per_worker: cores that an actor takes; so many threads decode and replay in it.
         gpus_per_worker: GPUs that an actor takes; a fraction lets several share one.
-        silence_seconds: without a heartbeat, after which an actor that was heard before counts as stopped.
         progress_seconds: without a step of a unit, after which an actor counts as stuck; one at least is ready in this
             time, too.
         retries: how often a unit that fails is tried.
@@ -53,8 +59,8 @@ class RayEngine(CrewEngine):
         return min(self.max_workers, max(1, num_units))
 
     @contextmanager
-    def transport(self) -> Iterator[Transport]:
-        """Yield calls of actors, with the cluster; see `CrewEngine`."""
+    def channels(self) -> Iterator[Callable[[], Channel]]:
+        """Yield what starts actors, with the cluster."""
         with needed("the engine 'ray'", "ray"):
             import ray
         started_here = not ray.is_initialized()
@@ -67,7 +73,7 @@ class RayEngine(CrewEngine):
             num_cpus=self.cpus_per_worker, num_gpus=self.gpus_per_worker or None
         )
         try:
-            yield _Calls(ray=ray, start_actor=lambda: actor.remote(self, store_limits()))
+            yield lambda: _Calls(ray, actor.remote(store_limits()))
         finally:
             if started_here:
                 ray.shutdown()
@@ -91,13 +97,13 @@ def _own_signals() -> Iterator[None]:
 class _Actor:
     """A worker in a process of Ray's."""
 
-    def __init__(self, engine: RayEngine, stores: StoreLimits) -> None:
+    def __init__(self, stores: StoreLimits) -> None:
         import ray
 
         self._received: SimpleQueue[Any] = SimpleQueue()
         self._said: SimpleQueue[Message] = SimpleQueue()
-        where = f"node {ray.get_runtime_context().get_node_id()[:8]}"
-        told = (self._received.get, self._said.put, where, engine.heartbeat_seconds, stores)
+        where = f"node {ray.get_runtime_context().get_node_id()[:_ID]}"
+        told = (self._received.get, self._said.put, where, stores)
         threading.Thread(target=serve, args=told, daemon=True).start()
 
     def tell(self, message: Any) -> None:
@@ -111,42 +117,44 @@ class _Actor:
         return said
 
 
-@attrs.frozen(kw_only=True, eq=False)
-class _Calls(Transport):
-    """Actors, by calls of them; `hearing` has those that return what an actor says next, by its number."""
+class _Calls(Channel):
+    """Calls of an actor."""
 
-    ray: Any
-    start_actor: Callable[[], Any]
-    hearing: dict[int, Any] = attrs.field(factory=dict)
-    queues_workers = True
+    def __init__(self, ray: Any, actor: Any) -> None:
+        self._ray, self._actor, self._where = ray, actor, ""
+        self._hearing: Any = None
+        self._said: deque[Message] = deque()
 
-    def start(self) -> Any:
-        return self.start_actor()
+    def send(self, message: Any) -> None:
+        self._actor.tell.options(concurrency_group="tell").remote(message)
 
-    def send(self, member: Member, message: Any) -> None:
-        member.handle.tell.options(concurrency_group="tell").remote(message)
+    def receive(self, seconds: float) -> Message | None:
+        if not self._said:
+            self._hear(seconds)
+        if not self._said:
+            return None
+        message = self._said.popleft()
+        self._where = message[2] if message[0] == "ready" else self._where
+        return message
 
-    def receive(self, members: Sequence[Member], seconds: float) -> Iterator[tuple[Member, Sequence[Message] | str]]:
-        for member in members:
-            if member.number not in self.hearing:
-                self.hearing[member.number] = member.handle.hear.options(concurrency_group="hear").remote()
-        by_call = {self.hearing[member.number]: member for member in members}
-        self.ray.wait(list(by_call), num_returns=1, timeout=seconds)
-        # One that says much would be the first of one each time.
-        for call in self.ray.wait(list(by_call), num_returns=len(by_call), timeout=0)[0]:
-            member = by_call[call]
-            del self.hearing[member.number]
-            try:
-                said: list[Message] | str = self.ray.get(call)
-            except self.ray.exceptions.RayError as error:
-                said = f"died ({_first_line(error)})"
-            yield member, said
+    def end(self) -> None:
+        with suppress(self._ray.exceptions.RayError):  # the way to it may be broken, or it is dead already
+            self._ray.kill(self._actor)
 
-    def end(self, members: Iterable[Member]) -> None:
-        for member in members:
-            with suppress(self.ray.exceptions.RayError):  # the way to it may be broken, or it is dead already
-                self.ray.kill(member.handle)
-
-
-def _first_line(error: BaseException) -> str:
-    return f"{type(error).__name__}: {(str(error).strip().splitlines() or [''])[0]}"
+    def _hear(self, seconds: float) -> None:
+        errors = self._ray.exceptions
+        if self._hearing is None:
+            self._hearing = self._actor.hear.options(concurrency_group="hear").remote()
+        if not self._ray.wait([self._hearing], timeout=seconds)[0]:
+            return
+        call, self._hearing = self._hearing, None
+        try:
+            self._said.extend(self._ray.get(call))
+        except errors.ActorUnavailableError:
+            # Whether its machine is gone, or is reached again, the cluster finds out within seconds.
+            time.sleep(min(seconds, _AWAY_SECONDS))
+        except errors.RayError as error:
+            first_line = (str(error).strip().splitlines() or [""])[0]
+            machines = [node["NodeID"][:_ID] for node in self._ray.nodes() if not node["Alive"]]
+            with_machine = any(map(self._where.endswith, machines))
+            raise LostWorkerError(f"died ({type(error).__name__}: {first_line})", with_machine=with_machine) from None

@@ -16,14 +16,14 @@ import numpy as np
 
 from mobileclip import storage
 from mobileclip.data import ImageTextSample
-from mobileclip.data.images.formats import find_format
-from mobileclip.data.samples.npz import read_npy
+from mobileclip.data.images.limits import find_format
+from mobileclip.data.samples.readers import read_npy
 from mobileclip.data.shards.files import count_samples, parse, read_shard, write_shard_members
 from mobileclip.data.shards.tar import split_name
 from mobileclip.data.skips import BadSampleError, Skip, SkipReport
 from mobileclip.datasets.sources import RowOptions, Source, label_of, open_data_set
 from mobileclip.datasets.sources.opening import LISTS, name_of
-from mobileclip.datasets.sources.public_layout import (
+from mobileclip.datasets.sources.shards import (
     SPLIT,
     LayoutKind,
     caption_lines,

@@ -28,7 +28,7 @@ from mobileclip.inference import prepared, processor
 from mobileclip.inference.image_text_model import ImageTextModel, Views
 from mobileclip.inference.kept import SUFFIX, read_kept, write_kept
 from mobileclip.inference.labels import ensemble_prompts, fill_templates
-from mobileclip.inference.reading import view_of
+from mobileclip.inference.pictures import view_of
 
 
 @attrs.frozen(kw_only=True, eq=False)

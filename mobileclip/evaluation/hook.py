@@ -13,10 +13,10 @@ import torch
 from torch import Tensor, nn
 
 from mobileclip.data import ImageTransform
-from mobileclip.data.samples.limits import SAMPLE_LIMITS
+from mobileclip.data.samples.sample import SAMPLE_LIMITS
 from mobileclip.data.shards.files import Shards, parse_each
 from mobileclip.data.skips import BadSampleError, SkipReport
-from mobileclip.datasets.class_data import ClassData, LabelledSample, LabelParser, open_class_data
+from mobileclip.datasets.labelled import ClassData, LabelledSample, LabelParser, open_class_data
 from mobileclip.datasets.sources import RowOptions
 from mobileclip.datasets.sources.opening import name_of
 from mobileclip.encoders import Classifier, DualEncoder
@@ -26,7 +26,7 @@ from mobileclip.evaluation.metrics import ClassificationResult, Hits, mean_hits
 from mobileclip.evaluation.results import MAIN_METRIC
 from mobileclip.evaluation.tasks.zero_shot import evaluate_benchmark, require_metric
 from mobileclip.inference.encoding import encode_ahead
-from mobileclip.inference.reading import view_of
+from mobileclip.inference.pictures import view_of
 from mobileclip.reparam import reparameterize
 from mobileclip.terminal import get_logger
 
@@ -184,7 +184,7 @@ def evaluate_classifier(
     Args:
         model: in evaluation mode; a folded copy computes.
         data: shards with labels, or a folder with a folder of images for every class; see
-            `mobileclip.datasets.class_data.open_class_data`.
+            `mobileclip.datasets.labelled.open_class_data`.
         batch_size: images classified at once.
         num_threads: that decode images beside the model; by default one per core, eight at most.
 

@@ -37,8 +37,7 @@ from mobileclip.inference.loading import holds_weights
 from mobileclip.inputs import TextInput
 from mobileclip.reparam import reparameterize, with_children
 from mobileclip.storage import atomic_folder, exclusive
-from mobileclip.storage.exclusive import LOCK
-from mobileclip.storage.leftovers import PREFIX
+from mobileclip.storage.atomic import LOCK, PREFIX
 from mobileclip.tensor_files import file_sha256
 from mobileclip.terminal import console
 
@@ -249,7 +248,8 @@ def _write_tower(
     export: TowerExport, folder: Path, contract: Contract, target: Target, measured: Measured, *, show_progress: bool
 ) -> tuple[TowerFile, Outputs | None]:
     """Write a tower, and return its file and what the file gives for the inputs; None if no runtime of it is here."""
-    name, precision, shown = f"{export.stem}{target.suffix}", export.spec.precision, console(shown=show_progress)
+    suffix = layouts.resolve(export.spec.layout).suffix or target.suffix
+    name, precision, shown = f"{export.stem}{suffix}", export.spec.precision, console(shown=show_progress)
     if shown is not None:
         shown.print(f"writing {name} in {precision}", highlight=False, soft_wrap=True)
     inputs = measured.encoder_inputs(export.tower, export.encoder)

@@ -14,7 +14,6 @@ from mobileclip.export.spec import Preprocess
 from mobileclip.export.towers import TowerExport, as_taken, input_of
 from mobileclip.hardware.precision import Precision
 from mobileclip.inference.comparison import NUM_CROPS, Samples, calibration_crops
-from mobileclip.inference.layers import is_grouped, weighted_layers
 from mobileclip.inference.quantization import (
     LARGEST_WEIGHT,
     Int8Form,
@@ -24,6 +23,7 @@ from mobileclip.inference.quantization import (
     with_int8_layers,
 )
 from mobileclip.inference.quantization.ranges import watched
+from mobileclip.inference.quantization.rounding import is_grouped, weighted_layers
 from mobileclip.inputs import ImageInput
 
 # Where the inputs at hand reach this value, a quarter of the range of float16, other inputs may leave the range.

@@ -14,6 +14,7 @@ from mobileclip.export.contract import TOKENIZER, Contract, ImageContract
 from mobileclip.export.spec import ExportSpec, TextDtype, Tower
 from mobileclip.hardware.precision import PRECISIONS, Precision
 from mobileclip.inputs import HIDDEN
+from mobileclip.interop.transformers_folder import preprocessor_config, tokenizer_config
 from mobileclip.registry import Registry
 from mobileclip.terminal import get_logger
 
@@ -51,6 +52,7 @@ class Layout:
         tokenizer: file of the tokenizer.
         text_dtype: what token ids come in as; None where the target says so.
         cuts_end: whether long texts are cut there without their end token, which the text file then puts behind them.
+        suffix: of the files, which chooses another format of the target; None for the target's own.
     """
 
     names: Mapping[Tower, TowerNames] = attrs.field(factory=lambda: _PLAIN)
@@ -58,6 +60,7 @@ class Layout:
     tokenizer: str = TOKENIZER
     text_dtype: TextDtype | None = None
     cuts_end: bool = False
+    suffix: str | None = None
 
     def fitted(self, spec: ExportSpec) -> ExportSpec:
         """Return how a model is exported for this place.
@@ -142,26 +145,12 @@ def write_json(path: Path, content: Mapping[str, Any]) -> None:
     path.write_text(f"{json.dumps(content, indent=2)}\n", encoding="utf-8")
 
 
-def tokenizer_config(folder: Path, contract: Contract) -> dict[str, Any] | None:
-    """Return what a `tokenizer_config.json` says, as far as hosts read it; None for an image tower alone.
-
-    Args:
-        folder: of the export, with its tokenizer.
-        contract: of the export.
-    """
+def _tokenizer_config(folder: Path, contract: Contract) -> dict[str, Any] | None:
+    """Return what a `tokenizer_config.json` says of an export, None for an image tower alone."""
     text = contract.text
     if text is None:
         return None
-    whole = json.loads((folder / text.tokenizer).read_text(encoding="utf-8"))
-    names = {entry["id"]: entry["content"] for entry in whole["added_tokens"]}
-    return {
-        "tokenizer_class": "CLIPTokenizer" if text.input.tokenizer is None else "PreTrainedTokenizerFast",
-        "model_max_length": text.input.context_length,
-        "pad_token": whole["padding"]["pad_token"],
-        "bos_token": names.get(text.start_id),
-        "eos_token": names.get(text.end_id),
-        "unk_token": names.get(text.end_id),
-    }
+    return tokenizer_config((folder / text.tokenizer).read_text(encoding="utf-8"), text.input)
 
 
 _APPLE: dict[Tower, TowerNames] = {
@@ -232,7 +221,7 @@ class ImmichLayout(Layout):
                 "resize_mode": "shortest",
             }
             write_json(folder / "visual" / "preprocess_cfg.json", content)
-        texts = tokenizer_config(folder, contract)
+        texts = _tokenizer_config(folder, contract)
         if texts is not None and contract.text is not None:
             text = contract.text.input
             language = {"context_length": text.context_length, "vocab_size": text.vocab_size}
@@ -292,32 +281,60 @@ class TransformersJsLayout(Layout):
         if contract.image is not None:
             config["vision_config"] = {"model_type": "clip_vision_model", "image_size": contract.image.input.size}
             warn_of_background(contract.image, "transformers.js")
-            write_json(folder / "preprocessor_config.json", _preprocessor_config(contract.image))
-        texts = tokenizer_config(folder, contract)
+            images = preprocessor_config(contract.image.input, resample=_ANTIALIASED)
+            write_json(folder / "preprocessor_config.json", images)
+        texts = _tokenizer_config(folder, contract)
         if texts is not None:
             write_json(folder / "tokenizer_config.json", texts)
         write_json(folder / "config.json", config)
 
 
-def _preprocessor_config(image: ImageContract) -> dict[str, Any]:
-    size = image.input.size
-    return {
-        "image_processor_type": "CLIPImageProcessor",
-        "do_convert_rgb": True,
-        "do_resize": True,
-        "size": {"shortest_edge": size},
-        "resample": _ANTIALIASED,
-        "do_center_crop": True,
-        "crop_size": {"height": size, "width": size},
-        "do_rescale": True,
-        "rescale_factor": 1 / 255,
-        "do_normalize": True,
-        "image_mean": list(image.input.mean),
-        "image_std": list(image.input.std),
-    }
+TORCHSCRIPT = ".ts"
+_ULTRALYTICS: dict[Tower, TowerNames] = {
+    "text": TowerNames(stem="mobileclip2_b", input="texts", output="text_features"),
+}
+
+
+@attrs.frozen(kw_only=True)
+class UltralyticsLayout(Layout):
+    """`mobileclip2_b.ts`: TorchScript from 77 ids of CLIP's tokenizer to embeddings, as YOLOE's text encoder.
+
+    Source: `MobileCLIPTS` in ultralytics' `nn/text_model.py`, which loads the file with `torch.jit.load` and calls it
+    with rows of int32.
+    """
+
+    names: Mapping[Tower, TowerNames] = attrs.field(factory=lambda: _ULTRALYTICS)
+    endings: Mapping[Precision, str] = attrs.field(factory=lambda: {"float32": ""})
+    text_dtype: TextDtype | None = "int32"
+    cuts_end: bool = True
+    suffix: str | None = TORCHSCRIPT
+
+    def fitted(self, spec: ExportSpec) -> ExportSpec:
+        """Return what was asked for, of the text tower, with batches of any size.
+
+        Raises:
+            ValueError: if it is for another target, of the image tower, or not of unit length.
+        """
+        if spec.target != "torch" or spec.tower == "image" or spec.features or not spec.normalize:
+            raise ValueError(
+                "the layout 'ultralytics' is a text tower in TorchScript, with embeddings of unit length; choose "
+                "--target torch --tower text, and leave features and normalize out"
+            )
+        return attrs.evolve(spec, tower="text", dynamic_batch=True, text_lengths="full")
+
+    def write(self, folder: Path, contract: Contract) -> None:
+        """Make sure that the model reads CLIP's ids, which is what ultralytics gives it.
+
+        Raises:
+            ValueError: if it has a tokenizer of its own.
+        """
+        del folder
+        if contract.text is not None and contract.text.input.tokenizer is not None:
+            raise ValueError("ultralytics gives CLIP's ids to a text tower, and this one has a tokenizer of its own")
 
 
 layouts.add("plain", Layout())
 layouts.add("apple", AppleLayout())
 layouts.add("immich", ImmichLayout())
 layouts.add("transformers.js", TransformersJsLayout())
+layouts.add("ultralytics", UltralyticsLayout())

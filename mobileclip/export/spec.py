@@ -40,7 +40,7 @@ class ExportSpec:
         target: the runtime's format: `onnx`, `openvino`, `litert`, `executorch`, `coreml`, `torch`, or
             another that is registered in `mobileclip.export.targets`.
         layout: names of files, inputs and outputs, and the files beside them: `plain`, `transformers.js`,
-            `immich`, or another that is registered in `mobileclip.export.layouts`.
+            `immich`, `ultralytics` (text encoder of YOLOE), or another registered in `mobileclip.export.layouts`.
         tower: the towers to export, a file each. A classifier is exported whole, and gives logits as they are, unless
             its image tower is asked for.
         precision: of the stored weights, and of what is computed where the runtime can compute in it. Embeddings are

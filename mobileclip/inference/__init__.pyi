@@ -1,11 +1,10 @@
-from .embedding import Embeddings as Embeddings, write_embeddings as write_embeddings
+from .embedding import Embeddings as Embeddings, quickened as quickened, write_embeddings as write_embeddings
 from .explaining import attribution as attribution
 from .forms import by_length as by_length, prepared as prepared, prepared_tower as prepared_tower
 from .identity import ModelIdentity as ModelIdentity
 from .image_text_model import ImageTextModel as ImageTextModel
 from .kept import KeptTexts as KeptTexts
 from .labels import ensemble_prompts as ensemble_prompts, fill_templates as fill_templates
-from .layers import is_grouped as is_grouped, weighted_layers as weighted_layers
 from .loading import (
     holds_weights as holds_weights,
     load as load,
@@ -33,6 +32,6 @@ from .pictures import (
     PictureRead as PictureRead,
     encode_pictures as encode_pictures,
 )
+from .quantization.rounding import is_grouped as is_grouped, weighted_layers as weighted_layers
 from .quantizing import QuantizationReport as QuantizationReport, QuantizationSpec as QuantizationSpec
-from .quickening import quickened as quickened
 from .text_files import keep_on_disk as keep_on_disk

@@ -18,7 +18,7 @@ from mobileclip.blocks.stages import TextPool
 from mobileclip.encoders import DualEncoder, ImageEncoderSpec, TextEncoder, TextEncoderSpec, ViT
 from mobileclip.encoders.families import image_spec, text_spec
 from mobileclip.inputs import TextInput
-from mobileclip.reparam import children_by_name, is_hooked, some_outputs, with_children
+from mobileclip.reparam import children_by_name, in_class, is_hooked, some_outputs, with_children
 
 Module = TypeVar("Module", bound=nn.Module)
 
@@ -160,9 +160,7 @@ def with_one_token(tower: nn.Module) -> nn.Module:
         if isinstance(in_front, OneTokenTransformerLayer) and 0 < 2 * reads_one.reach < len(tower.position) - 1:
             changed[str(len(layers) - 1)] = in_front
             of_one_token = EndWindowTextEncoder
-    form = with_children(tower, {"layers": with_children(tower.layers, changed)})
-    form.__class__ = of_one_token
-    return form
+    return in_class(with_children(tower, {"layers": with_children(tower.layers, changed)}), of_one_token)
 
 
 def _reading_one(layer: nn.Module) -> nn.Module | None:

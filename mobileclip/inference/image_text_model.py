@@ -81,8 +81,7 @@ class ImageTextModel:
         decode: Decode = "exact",
         identity: ModelIdentity | None = None,
     ) -> None:
-        from mobileclip.data.images.reading import require_decode
-        from mobileclip.data.images.transform import ImageTransform
+        from mobileclip.data.images.transform import ImageTransform, require_decode
 
         if model.training:
             raise ValueError("the model is in training mode; call model.eval() first")
@@ -244,8 +243,7 @@ class ImageTextModel:
 
     def _read(self, numbered: Sequence[tuple[int, ImageSource]]) -> list[Pixels]:
         """Return the pixels of images, by as many threads as compute."""
-        from mobileclip.data.images.reading import read_pixels
-        from mobileclip.data.images.transform import name_of
+        from mobileclip.data.images.transform import name_of, read_pixels
 
         def read(one: tuple[int, ImageSource]) -> Pixels:
             number, source = one

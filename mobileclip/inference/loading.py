@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from mobileclip.blocks import image_encoders, models, text_encoders
-from mobileclip.data.images.reading import require_decode
+from mobileclip.data.images.transform import require_decode
 from mobileclip.encoders import Classifier, DualEncoder, DualEncoderSpec
 from mobileclip.encoders.checkpoints import (
     PREFIX,

@@ -21,7 +21,8 @@ from mobileclip.serialization import to_json
 from mobileclip.tensor_files.weights import weights_sha256
 
 if TYPE_CHECKING:
-    from mobileclip.data.text import KnownNgrams, Tokenizer
+    from mobileclip.data.text.ngrams import KnownNgrams
+    from mobileclip.data.text.tokenizer import Tokenizer
 
 
 def identity_of(model: DualEncoder) -> ModelIdentity:
@@ -145,7 +146,8 @@ class TextSide:
     @classmethod
     def of(cls, model: DualEncoder) -> TextSide:
         """Return the side of a model."""
-        from mobileclip.data.text import KnownNgrams, Tokenizer
+        from mobileclip.data.text.ngrams import KnownNgrams
+        from mobileclip.data.text.tokenizer import Tokenizer
 
         packed = getattr(model.text_encoder, "taught", UNTAUGHT).ngrams
         # A tower may bring what no contract describes.

@@ -49,6 +49,8 @@ def model_card(
     *,
     layout: str,
     why_not: str | None,
+    for_transformers: bool,
+    why_not_transformers: str | None,
     source: str,
     licence: str,
     base_model: str | None,
@@ -61,17 +63,25 @@ def model_card(
         form: that it is in.
         layout: of the file of weights.
         why_not: why neither open_clip nor timm loads it; None where one does.
+        for_transformers: whether transformers and sentence-transformers load it.
+        why_not_transformers: why not, if the model is one of images and texts.
         source: `hf-hub:owner/name` or `local-dir:folder`, as open_clip and timm call what they load.
         licence: of the weights, as the hub calls it.
         base_model: owner and name of the model on the hub that this one was made of; None for none.
         results: what the model reaches on data sets.
     """
     name = source.partition(":")[2].rpartition("/")[2]
+    loading = _loading(spec, form, layout=layout, why_not=why_not, source=source)
+    if for_transformers:
+        loading += f"\n\n{_in_transformers(spec, source.partition(':')[2])}"
+    if why_not_transformers is not None:
+        loading += f"\n\ntransformers does not load it: {escaped(why_not_transformers)}."
+    tags = ("transformers", "sentence-transformers") if for_transformers else ()
     parts = [
-        _front_matter(spec, name, layout=layout, licence=licence, base_model=base_model, results=results),
+        _front_matter(spec, name, layout=layout, licence=licence, base_model=base_model, tags=tags, results=results),
         f"# {escaped(name)}\n\n{_described(spec, form)}",
         "## What it is given\n\n" + "\n\n".join(_contract(tower) for _, tower in towers(spec)),
-        f"## How to load it\n\n{_loading(spec, form, layout=layout, why_not=why_not, source=source)}",
+        f"## How to load it\n\n{loading}",
         f"## Licence\n\n{_licensed(licence)}",
     ]
     if results:
@@ -85,11 +95,18 @@ def escaped(text: object) -> str:
 
 
 def _front_matter(
-    spec: ModelSpec, name: str, *, layout: str, licence: str, base_model: str | None, results: Sequence[Result]
+    spec: ModelSpec,
+    name: str,
+    *,
+    layout: str,
+    licence: str,
+    base_model: str | None,
+    tags: Sequence[str],
+    results: Sequence[Result],
 ) -> str:
     entries = [_entry(result, task_of(spec)) for result in results]
     index = {"model-index": [{"name": printable(name), "results": entries}]} if entries else {}
-    return front_matter(spec, licence=licence, base_model=base_model, library=layout, more=index)
+    return front_matter(spec, licence=licence, base_model=base_model, library=layout, tags=tags, more=index)
 
 
 def front_matter(
@@ -229,6 +246,32 @@ def _loading(spec: ModelSpec, form: Form, *, layout: str, why_not: str | None, s
     if why_not is not None:
         blocks.append(f"Neither open_clip nor timm loads it: {escaped(why_not)}.")
     return "\n\n".join(blocks)
+
+
+def _in_transformers(spec: ModelSpec, place: str) -> str:
+    quoted = json.dumps(place, ensure_ascii=False)
+    length = spec.text.input.context_length if isinstance(spec, DualEncoderSpec) else 0
+    return f"""In transformers and timm, without remote code. Texts are padded to {length} tokens, as in training: \
+padded to the longest of a batch, they get other embeddings.
+
+```python
+from transformers import AutoModel, AutoProcessor
+
+model, processor = AutoModel.from_pretrained({quoted}), AutoProcessor.from_pretrained({quoted})
+texts = {{"padding": "max_length", "max_length": {length}, "truncation": True}}
+inputs = processor(text=["a cat", "a dog"], images=image, return_tensors="pt", **texts)
+scores = model(**inputs).logits_per_image.softmax(-1)
+```
+
+`pipeline("zero-shot-image-classification")` ignores the padding, so do not use it. sentence-transformers reads the \
+padding from the folder:
+
+```python
+from sentence_transformers import SentenceTransformer
+
+model = SentenceTransformer({quoted})
+scores = model.similarity(model.encode([image]), model.encode(["a cat", "a dog"]))
+```"""
 
 
 def _ours(spec: ModelSpec, form: Form, place: str) -> str:

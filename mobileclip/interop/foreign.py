@@ -11,8 +11,7 @@ import torch
 from torch import Tensor
 
 from mobileclip.data import Tokenizer
-from mobileclip.data.text.tokenizer_file import text_input_of as read_input
-from mobileclip.data.text.tokenizer_parts import LAST_SIGMA, PUNCTUATION
+from mobileclip.data.text.tokenizer_file import LAST_SIGMA, PUNCTUATION, text_input_of as read_input
 from mobileclip.encoders import DualEncoderSpec
 from mobileclip.encoders.checkpoints import Stored
 from mobileclip.encoders.dual import MAX_LOGIT_SCALE

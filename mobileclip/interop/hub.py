@@ -182,9 +182,6 @@ def from_pretrained(
 ) -> nn.Module:
     """Return the model in a folder or in a repository on the hub, in evaluation mode.
 
-    Of a repository that is named without a revision, the commit that came first comes later too, until it is named
-    otherwise: see `mobileclip.encoders.checkpoints.hub`.
-
     Args:
         name: a folder, or owner and name of a repository with one file of weights in any known layout.
         revision: a commit, a tag or a branch of the repository.

@@ -19,8 +19,8 @@ from mobileclip.evaluation.metrics import caption_hits, classification_hits
 from mobileclip.serialization import to_json
 from mobileclip.storage import write_text
 from mobileclip.terminal import say
-from mobileclip.training.finetuning import Results, Score, Scores, Task, label_of
-from mobileclip.training.finetuning.run import FinetuneSpec, finetune
+from mobileclip.training.finetuning.run import FinetuneSpec, Results, Score, Scores, finetune
+from mobileclip.training.finetuning.tasks import Task, label_of
 
 
 def finetune_and_report(spec: FinetuneSpec) -> Results | None:

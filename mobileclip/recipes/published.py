@@ -56,6 +56,7 @@ NUM_IMAGES, IMAGENET_BATCH = 1_281_167, 1_024
 def mobileclip_run(
     model: DualEncoderSpec,
     *,
+    peak: float = 1e-3,
     distill_weight: float = 1.0,
     batch_size: int = 65_536,
     total_steps: int = 200_000,
@@ -68,6 +69,7 @@ def mobileclip_run(
 
     Args:
         model: the student.
+        peak: highest learning rate.
         distill_weight: `w` of Eq. 2; the contrastive term has what is left of 1.
         batch_size: samples of a step, of all processes together.
         total_steps: length of the run.
@@ -84,7 +86,7 @@ def mobileclip_run(
             batch_size=batch_size,
             image=model.image.input,
             text=model.text.input,
-            sampling="endless",  # `EndlessOrder` of data/loading/endless_order.py: the samples need not be counted
+            sampling="endless",  # `EndlessOrder` of data/loading/order.py: the samples need not be counted
             num_readers=2_048,
             num_workers=8,
         ),
@@ -96,7 +98,7 @@ def mobileclip_run(
                 distill_weight=distill_weight,
             ),
             schedule=CosineSchedule(
-                peak=1e-3, final=1e-6, warmup_steps=warmup_steps / total_steps, total_steps=total_steps
+                peak=peak, final=1e-6, warmup_steps=warmup_steps / total_steps, total_steps=total_steps
             ),
             optimizer=AdamWSpec(beta1=0.9, beta2=0.95, weight_decay=0.2),
             max_gradient_norm=max_gradient_norm,

@@ -4,7 +4,6 @@ What computes, stores and checks it belongs here; reading it belongs in `data`.
 """
 
 from mobileclip.engines import Engine, InlineEngine, LocalEngine, RayEngine
-from mobileclip.reinforce.agreement import measure_agreement
 from mobileclip.reinforce.captioners import (
     Captioner,
     CaptionerSpec,
@@ -14,10 +13,10 @@ from mobileclip.reinforce.captioners import (
     ImageTextToTextCaptioner,
     SeveralCaptioners,
 )
+from mobileclip.reinforce.encoding import OnlineTeachers, measure_agreement
 from mobileclip.reinforce.estimate import Estimate, estimate
 from mobileclip.reinforce.job import ReinforcementReport, reinforce
 from mobileclip.reinforce.manifest import Manifest, ShardEntry
-from mobileclip.reinforce.online import OnlineTeachers
 from mobileclip.reinforce.spec import ReinforcementSpec
 from mobileclip.reinforce.teachers import (
     CheckpointTeacher,

@@ -1,8 +1,9 @@
-"""A batch of samples to reinforced ones: caption, draw, replay, and have every teacher encode."""
+"""A batch of samples to reinforced ones, by teachers beside training too, and how far they recognise what is stored."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -11,26 +12,145 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from PIL import Image
+from torch import Tensor
 
 from mobileclip.data import (
     AugmentationParams,
+    AugmentationSpec,
     BadSampleError,
+    BatchSource,
     ImageError,
     ImageTextSample,
+    ReinforcedBatch,
     ReinforcedSample,
     Skip,
+    Tokenizer,
+    ViewAgreement,
     augmentation_rng,
     decode_image,
     hash_image,
 )
-from mobileclip.data.images.orientation import turned
+from mobileclip.data.images.metadata import turned
+from mobileclip.data.loading.batch import ChangedBatches
 from mobileclip.data.samples.members import check_layout
+from mobileclip.data.samples.sample import SYN_TEXT
 from mobileclip.data.skips import made_or_skip
 from mobileclip.engines import FatalError, reason_of
+from mobileclip.inference.encoding import encode_each
 from mobileclip.machine import raise_machine_fault
 from mobileclip.reinforce.captioners import Captioner, caption_seed, caption_sets
 from mobileclip.reinforce.spec import ReinforcementSpec
 from mobileclip.reinforce.teachers import NotFiniteError, TeacherEnsemble
+from mobileclip.terminal import get_logger
+
+logger = get_logger(__name__)
+
+# Below it, most of what is stored of the pictures is said of something else.
+LOW_AGREEMENT = 0.5
+CHANGED_BY = "larger crops or fewer operations of the spec's augmentation raise it; in a recipe, --augmentation crop"
+_FEWEST = 2
+
+_Matrix = npt.NDArray[np.float32]
+
+
+def plain_augmentation(size: int) -> AugmentationSpec:
+    """Return the policy that does nothing: the largest central square, resized.
+
+    Args:
+        size: side of the output, in pixels.
+    """
+    return AugmentationSpec(size=size, scale=(1.0, 1.0), ratio=(1.0, 1.0), num_operations=0)
+
+
+def plain_views(images: Sequence[Image.Image], policy: AugmentationSpec) -> Tensor:
+    """Return pictures as they are, as teachers take them.
+
+    Shape:
+        (pictures, 3, size, size) uint8.
+
+    Args:
+        images: at least one.
+        policy: see `plain_augmentation`.
+    """
+    views = [np.asarray(policy.apply(one, policy.sample(augmentation_rng(0, "", 0), one.size))) for one in images]
+    return torch.from_numpy(np.stack(views)).permute(0, 3, 1, 2)
+
+
+def encode_plain(teachers: TeacherEnsemble, images: Sequence[bytes], spec: ReinforcementSpec) -> _Matrix:
+    """Return the teachers' embeddings of pictures as they are.
+
+    Shape:
+        (pictures, sum of dims).
+
+    Args:
+        teachers: the ensemble.
+        images: the pictures, encoded.
+        spec: its limits, batch size and resizing.
+    """
+    policies = [
+        attrs.evolve(plain_augmentation(size), interpolation=spec.augmentation.interpolation)
+        for size in teachers.image_sizes
+    ]
+    raw = partial(decode_image, orient=False, background=teachers.background, limits=spec.limits)
+
+    def encode(batch: list[bytes]) -> _Matrix:
+        decoded = [raw(one) for one in batch]
+        return teachers.encode_images({policy.size: plain_views(decoded, policy) for policy in policies}).numpy()
+
+    return np.stack(list(encode_each(images, encode, batch_size=spec.batch_size)))
+
+
+def measure_agreement(
+    samples: Sequence[ReinforcedSample], teachers: TeacherEnsemble, spec: ReinforcementSpec
+) -> ViewAgreement | None:
+    """Measure how often a teacher takes the stored views of samples for the same caption as the plain pictures.
+
+    A picture is taken for the one whose caption, real or synthetic, is the nearest. Captions that several of the
+    pictures have tell nothing apart and are left out, and so are pictures without one of their own.
+
+    Args:
+        samples: with their images.
+        teachers: those that gave the samples' embeddings.
+        spec: the choices.
+
+    Returns:
+        The measurement, or None where fewer than two samples have captions of their own, as there is nothing to choose
+        from, or the teachers' embeddings of a plain picture are not finite.
+    """
+    count = Counter(text for sample in samples for text in dict(_captions(sample)))
+    own = [{text: row for text, row in _captions(sample) if count[text] == 1} for sample in samples]
+    compared = [(sample, captions) for sample, captions in zip(samples, own, strict=True) if captions]
+    if len(compared) < _FEWEST:
+        return None
+    texts = np.stack([row for _, captions in compared for row in captions.values()])
+    owner = np.repeat(np.arange(len(compared)), [len(captions) for _, captions in compared])
+    try:
+        encoded = encode_plain(teachers, [_image(sample) for sample, _ in compared], spec)
+    except NotFiniteError as error:
+        logger.warning("it was not measured how far the teachers recognise the stored views: %s", error)
+        return None
+    plain = owner[(encoded @ texts.T).argmax(-1)]
+    views = owner[(np.stack([sample.image_emb for sample, _ in compared]) @ texts.T).argmax(-1)]
+    places = np.arange(len(compared))
+    return ViewAgreement(
+        num_samples=len(compared),
+        num_views=views.size,
+        agreement=float((views == plain[:, None]).mean()),
+        plain_accuracy=float((plain == places).mean()),
+        view_accuracy=float((views == places[:, None]).mean()),
+    )
+
+
+def _captions(sample: ReinforcedSample) -> Iterator[tuple[str, _Matrix]]:
+    yield from zip(sample.captions, sample.text_emb, strict=True)
+    for name, texts in sample.syn_captions.items():
+        yield from zip(texts, sample.syn_text_emb[name], strict=True)
+
+
+def _image(sample: ReinforcedSample) -> bytes:
+    assert sample.image is not None, "what has no image is not reinforced"
+    return sample.image
+
 
 NOT_FINITE = "not_finite"
 
@@ -200,3 +320,69 @@ class BatchEncoder:
 def plain_fields(sample: ImageTextSample) -> dict[str, Any]:
     """Return what a sample holds as an image-text sample, by field."""
     return {field.name: getattr(sample, field.name) for field in attrs.fields(ImageTextSample)}
+
+
+@attrs.frozen(kw_only=True, eq=False)
+class OnlineTeachers(ChangedBatches[ReinforcedBatch]):
+    """Wraps batches with teachers that embed each of them when it is used; `train` takes it as its batches.
+
+    Args:
+        batches: with online images at the teachers' sizes: `OnlinePipelineSpec`.
+        teachers: encode the images and the captions of every batch.
+        captioner: writes a synthetic caption for every image; None for those of the source. It sees the augmented
+            images, at the largest of their sizes.
+        tokenizer: the student's, for what the captioner writes.
+        seed: of the captions.
+
+    Raises:
+        ValueError: while streaming, if the batches lack the images or the captions.
+
+    Source: MobileCLIP, table 4d.
+    """
+
+    batches: BatchSource[ReinforcedBatch]
+    teachers: TeacherEnsemble
+    captioner: Captioner | None = None
+    tokenizer: Tokenizer | None = None
+    seed: int = 0
+
+    def __attrs_post_init__(self) -> None:
+        """Check that captions can become ids."""
+        if self.captioner is not None and self.tokenizer is None:
+            raise ValueError("a captioner needs the student's tokenizer beside it")
+
+    def changed(self, batch: ReinforcedBatch) -> ReinforcedBatch:
+        """Return a batch with embeddings, and captions where there is a captioner."""
+        return self._embedded(batch if self.captioner is None else self._captioned(batch, self.captioner))
+
+    def _captioned(self, batch: ReinforcedBatch, captioner: Captioner) -> ReinforcedBatch:
+        images = self._images(batch)
+        pixels = images[max(images)].permute(0, 2, 3, 1).numpy()
+        seeds = [caption_seed(self.seed, key, SYN_TEXT) for key in batch.keys]
+        written = captioner.caption([Image.fromarray(one) for one in pixels], seeds)
+        captions = tuple(texts[0] for texts in written)
+        assert self.tokenizer is not None, "checked when this was made"
+        return attrs.evolve(batch, syn_captions=captions, syn_text=self.tokenizer(captions))
+
+    def _embedded(self, batch: ReinforcedBatch) -> ReinforcedBatch:
+        if batch.captions is None:
+            raise ValueError("the batches hold no captions for the teachers; ask the pipeline for online images")
+        texts = [*batch.captions, *(batch.syn_captions or ())]
+        text = self.teachers.encode_texts(texts)
+        return attrs.evolve(
+            batch,
+            teacher_image=self.teachers.encode_images(self._images(batch)),
+            teacher_text=text[: len(batch)],
+            teacher_syn_text=text[len(batch) :] if batch.syn_captions else None,
+        )
+
+    def _images(self, batch: ReinforcedBatch) -> dict[int, torch.Tensor]:
+        images = dict(batch.online_images or {})
+        missing = [size for size in self.teachers.image_sizes if size not in images]
+        if missing or not images:
+            raise ValueError(
+                f"the teachers look at images of {', '.join(map(str, self.teachers.image_sizes))} pixels, and the "
+                f"batches hold {', '.join(map(str, images)) or 'none'}; give the pipeline "
+                f"online={self.teachers.image_sizes}"
+            )
+        return images

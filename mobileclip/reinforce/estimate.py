@@ -14,7 +14,7 @@ from mobileclip.data import ImageTextSample, SkipReport, ViewAgreement, read_rei
 from mobileclip.datasets import Unit
 from mobileclip.engines import Place, default_num_threads
 from mobileclip.hardware.devices import AUTO, pick_device
-from mobileclip.reinforce.agreement import CHANGED_BY, measure_agreement
+from mobileclip.reinforce.encoding import CHANGED_BY, measure_agreement
 from mobileclip.reinforce.manifest import ShardEntry
 from mobileclip.reinforce.spec import ReinforcementSpec
 from mobileclip.reinforce.worker import ReinforcementWork, ShardWorker

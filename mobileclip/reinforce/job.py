@@ -19,11 +19,16 @@ from mobileclip.data import ViewAgreement, read_card, write_card
 from mobileclip.datasets import Unit
 from mobileclip.engines import Engine, InlineEngine, Listener, LocalEngine, Run, SetAside, held
 from mobileclip.progress import Progress
-from mobileclip.reinforce.agreement import CHANGED_BY, LOW_AGREEMENT
 from mobileclip.reinforce.captioners import Captioner
-from mobileclip.reinforce.manifest import Manifest, ShardEntry
-from mobileclip.reinforce.provenance import close_card, refuse_other_choices
-from mobileclip.reinforce.resume import pending_units, refuse_own_input
+from mobileclip.reinforce.encoding import CHANGED_BY, LOW_AGREEMENT
+from mobileclip.reinforce.manifest import (
+    Manifest,
+    ShardEntry,
+    close_card,
+    pending_units,
+    refuse_other_choices,
+    refuse_own_input,
+)
 from mobileclip.reinforce.spec import ReinforcementSpec
 from mobileclip.reinforce.teachers import TeacherEnsemble
 from mobileclip.reinforce.worker import ReinforcementWork
@@ -74,7 +79,6 @@ def reinforce(
     teachers: TeacherEnsemble | None = None,
     captioner: Captioner | None = None,
     show_progress: bool = True,
-    renewal_seconds: float = 15.0,
 ) -> ReinforcementReport:
     """Reinforce every unit of the source that is not reinforced yet.
 
@@ -90,7 +94,6 @@ def reinforce(
         teachers: models that are loaded already, in place of the spec's; they work in this process.
         captioner: the same.
         show_progress: show a bar with the speed, the time left and the bytes written.
-        renewal_seconds: between two renewals of the lease on an output in a store; another run takes over after four.
 
     Raises:
         ValueError: if the source has no units, two would become one shard, there are neither teachers nor a captioner,
@@ -108,12 +111,12 @@ def reinforce(
     refuse_own_input(spec, tuple(units.values()))
     first = next(iter(units))
     work = ReinforcementWork(spec=spec, teachers=teachers, captioner=captioner, measured=first)
-    with held(spec.output, engine, renewal_seconds=renewal_seconds) as run:
+    with held(spec.output, engine) as run:
         manifest = Manifest(spec.output)
         is_known = refuse_other_choices(spec)
         pending = pending_units(spec, tuple(units.values()), manifest) if is_known else list(units.values())
         num_done_before = len(units) - len(pending)
-        with _unless_empty(spec, manifest, run, is_new=not is_known):
+        with _unless_empty(spec, manifest, is_new=not is_known):
             run.begin("reinforcing", num_units=len(units), num_done_before=num_done_before)
             done = _do(run, work, pending, manifest=manifest, show_progress=show_progress)
         entries = [manifest[name] for name in units if name in manifest]
@@ -138,19 +141,18 @@ def reinforce(
 
 
 @contextmanager
-def _unless_empty(spec: ReinforcementSpec, manifest: Manifest, run: Run, *, is_new: bool) -> Iterator[None]:
+def _unless_empty(spec: ReinforcementSpec, manifest: Manifest, *, is_new: bool) -> Iterator[None]:
     """Remove the card, which has claimed an output, where an error leaves no sample: other choices may go there then.
 
     Args:
         spec: the choices.
         manifest: of the output.
-        run: in the output.
         is_new: whether there was no card before.
     """
     try:
         yield
     except BaseException:
-        if is_new and run.is_sure and not any(entry.num_samples for entry in manifest.entries()):
+        if is_new and not any(entry.num_samples for entry in manifest.entries()):
             with suppress(OSError):  # what ended the run says more
                 close_card(spec)
         raise
@@ -178,10 +180,11 @@ class _Done(Listener[Unit, ShardEntry]):
         self._show(count if self.by_sample else 0, count)
 
     def finished(self, unit: Unit, entry: ShardEntry) -> None:  # noqa: ARG002 - the entry names it
+        before = self.manifest[entry.shard] if entry.attempts > 1 else None
         self.manifest.add(entry)
         if entry.agreement is not None:
             _tell(entry.agreement, aloud=self.aloud)
-        self.num_samples += entry.num_samples
+        self.num_samples += entry.num_samples - (before.num_samples if before is not None else 0)
         self.num_bytes += entry.num_bytes
         self._show(sum(entry.skipped.values()) if self.by_sample else 1, 0)
 
@@ -209,9 +212,7 @@ def _do(
         try:
             run.do(work, pending, done)
         finally:
-            # Another driver may write there now.
-            if run.is_sure:
-                manifest.close()
+            manifest.close()
     return done
 
 

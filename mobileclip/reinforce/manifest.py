@@ -1,18 +1,38 @@
-"""The manifest of a reinforcement: one line for every finished shard, so that none is done twice and none is lost."""
+"""The manifest of a reinforcement, what it still lacks, and the card: what an output is made of and by whom."""
 
 from __future__ import annotations
 
+import json
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from functools import cache
+from importlib import metadata
 from pathlib import Path
+from typing import Any
 
 import attrs
 from attrs import validators
 
 from mobileclip import storage
-from mobileclip.data import ViewAgreement
-from mobileclip.data.shards.counts import MANIFEST
-from mobileclip.data.skips import CONNECTION_FAILED
+from mobileclip.data import (
+    CaptionerEntry,
+    ImageTextSample,
+    ReinforcementCard,
+    SkipReport,
+    TeacherEntry,
+    ViewAgreement,
+    card_of_shards,
+    find_card,
+    write_card,
+)
+from mobileclip.data.shards.sidecars import CARD, MANIFEST, shard_folder
+from mobileclip.datasets import ShardSource, Unit
+from mobileclip.datasets.sources.base import UNREACHABLE
+from mobileclip.datasets.sources.shards import ShardUnit
+from mobileclip.extras import VERSION
+from mobileclip.reinforce.captioners import Captioner, CaptionerSpec, SeveralCaptioners, caption_sets
+from mobileclip.reinforce.spec import ReinforcementSpec
+from mobileclip.reinforce.teachers import TeacherEnsemble, TeacherSpec, build_ensemble
 from mobileclip.serialization import from_json, to_json
 from mobileclip.strict import strict
 
@@ -26,13 +46,8 @@ _MAX_SAMPLES = 2**36
 # The manifest names files below its own folder.
 _PART = r"(?!\.{1,2}(?:/|$))[^/\\\x00-\x1f]+"
 _FILE_NAME = rf"{_PART}(?:/{_PART})*"
-# Skips that another run may not see: a file, a disk or a network that was away.
-_PASSING = frozenset({"unreadable_shard", CONNECTION_FAILED, "unreachable_image"})
-
-
-def may_pass(reasons: Iterable[str]) -> bool:
-    """Whether reasons for skipping are temporary, so that reading again may give more samples."""
-    return not _PASSING.isdisjoint(reasons)
+# Runs that try to reach an image.
+_MOST_ATTEMPTS = 3
 
 
 @attrs.frozen(kw_only=True, field_transformer=strict)
@@ -46,6 +61,7 @@ class ShardEntry:
         num_bytes: its size.
         skipped: samples left out, by reason.
         agreement: how far the teachers recognise its views; None where it was not measured.
+        attempts: runs that have tried to reach the images of all its rows.
     """
 
     shard: str = attrs.field(validator=validators.matches_re(_FILE_NAME))
@@ -54,6 +70,12 @@ class ShardEntry:
     num_bytes: int = attrs.field(validator=validators.ge(0))
     skipped: Mapping[str, int] = attrs.field(factory=dict)
     agreement: ViewAgreement | None = None
+    attempts: int = attrs.field(default=1, validator=validators.gt(0))
+
+    @property
+    def is_pending(self) -> bool:
+        """Whether the images of some rows could not be reached, and are tried again by the next run."""
+        return UNREACHABLE in self.skipped and self.attempts < _MOST_ATTEMPTS
 
 
 class Manifest:
@@ -145,4 +167,198 @@ def _write(path: str, entries: Mapping[str, ShardEntry]) -> None:
 
 
 def _line(entry: ShardEntry) -> bytes:
-    return to_json(entry).encode() + b"\n"
+    # Of most shards there is one attempt, which need not be said a million times.
+    return to_json(entry).replace(', "attempts": 1}', "}").encode() + b"\n"
+
+
+def refuse_own_input(spec: ReinforcementSpec, units: Sequence[Unit]) -> None:
+    """Refuse an output whose shards would take the place of the source's.
+
+    Raises:
+        ValueError: if it is one.
+    """
+    place = cache(_place)
+    for unit in units:
+        if not isinstance(unit, ShardUnit) or storage.file_name(unit.path) != storage.file_name(unit.name):
+            continue
+        target = storage.join(spec.output, unit.name)
+        # Links to folders are followed once a folder.
+        same = (
+            storage.is_same(unit.path, target)
+            if not storage.is_remote(unit.path) and storage.local_path(unit.path).is_symlink()
+            else place(shard_folder(unit.path)) == place(shard_folder(target))
+        )
+        if same:
+            raise ValueError(f"the output would replace {unit.path}; choose another output directory")
+
+
+@attrs.frozen(kw_only=True)
+class UnreachedRows(Unit):
+    """The rows of a finished shard whose images could not be reached.
+
+    Args:
+        unit: that the shard is made of.
+        entry: of the shard.
+    """
+
+    unit: Unit
+    entry: ShardEntry
+
+    def fingerprint(self) -> str:
+        """Return the whole unit's fingerprint."""
+        return self.unit.fingerprint()
+
+    def count(self) -> int:
+        """Return how many rows there are."""
+        return self.entry.skipped[UNREACHABLE]
+
+    def read(self, report: SkipReport) -> Iterator[ImageTextSample]:
+        """Refuse: which rows they are, the output says."""
+        raise NotImplementedError
+
+
+def pending_units(spec: ReinforcementSpec, units: Sequence[Unit], manifest: Manifest) -> list[Unit]:
+    """Return the units that have no finished shard, or whose input has changed since, and what others lack.
+
+    A store is asked to list each folder, a thousand files at a time, and never for one file alone. Of web servers,
+    which list nothing, a changed input is not seen.
+
+    Args:
+        spec: the choices.
+        units: of its source.
+        manifest: of its output; a shard without an entry may be anything.
+
+    Raises:
+        OSError: if a store cannot be reached.
+    """
+    entered = [unit for unit in units if unit.name in manifest]
+    sizes = storage.find_sizes(spec.output, [unit.name for unit in entered if manifest[unit.name].num_samples])
+    whole = [
+        unit
+        for unit in entered
+        if not manifest[unit.name].num_samples or sizes.get(unit.name) == manifest[unit.name].num_bytes
+    ]
+    assert spec.source is not None, "units are of a source"
+    now = spec.source.fingerprints(whole)
+    # Where the input is gone, what was made of it stays.
+    changed = {name for name, fingerprint in now.items() if fingerprint != manifest[name].fingerprint}
+    finished = {unit.name for unit in whole} - changed
+    return [
+        unit if unit.name not in finished else UnreachedRows(name=unit.name, unit=unit, entry=manifest[unit.name])
+        for unit in units
+        if unit.name not in finished or manifest[unit.name].is_pending
+    ]
+
+
+def _place(folder: str) -> str:
+    return folder if storage.is_remote(folder) else str(storage.local_path(folder).resolve())
+
+
+_PACKAGES = ("torch", "pillow", "numpy")
+
+
+def open_card(
+    spec: ReinforcementSpec, teachers: TeacherEnsemble | None, captioner: Captioner | None
+) -> ReinforcementCard:
+    """Return the card of the job's output, as an earlier run left it, or a new one, which is then written.
+
+    Raises:
+        ValueError: if the output was made with other choices, teachers or captioners.
+    """
+    card = _card(spec, teachers, captioner)
+    found = find_card(spec.output)
+    if found is None:
+        write_card(spec.output, card)
+        return card
+    _refuse_difference(spec.output, found, card)
+    return found
+
+
+def close_card(spec: ReinforcementSpec) -> None:
+    """Remove the card of an output in which nothing is: it is free for other choices then."""
+    storage.remove(storage.join(spec.output, CARD))
+
+
+def refuse_other_choices(spec: ReinforcementSpec) -> bool:
+    """Return whether the output has a card, after comparing what can be told without loading a teacher.
+
+    Raises:
+        ValueError: if the output was made with other choices.
+    """
+    found = find_card(spec.output)
+    if found is None:
+        return False
+    wanted = attrs.evolve(found, seed=spec.seed, layout=spec.layout)
+    if found.teachers:
+        wanted = attrs.evolve(wanted, augmentation=spec.augmentation, num_augmentations=spec.num_augmentations)
+    _refuse_difference(spec.output, found, wanted)
+    if spec.teachers and [entry.spec for entry in found.teachers] != [
+        _as_json(one, TeacherSpec) for one in spec.teachers
+    ]:
+        # The same weights may have moved to another place.
+        captioner = None if spec.captioner is None else spec.captioner.build("cpu")
+        open_card(spec, build_ensemble(spec.teachers, "cpu"), captioner)
+    return True
+
+
+def _refuse_difference(output: str, found: ReinforcementCard, wanted: ReinforcementCard) -> None:
+    fields = [field.name for field in attrs.fields(ReinforcementCard) if field.eq is not False]
+    different = [name for name in fields if getattr(found, name) != getattr(wanted, name)]
+    if different:
+        raise ValueError(
+            f"{output} was reinforced with another choice of {', '.join(different)}; delete it to start over, "
+            "or keep it and choose another `--output`"
+        )
+
+
+def _card(spec: ReinforcementSpec, teachers: TeacherEnsemble | None, captioner: Captioner | None) -> ReinforcementCard:
+    specs = spec.teachers or (None,) * len(teachers.teachers if teachers else ())
+    return ReinforcementCard(
+        teachers=tuple(
+            TeacherEntry(
+                name=one.name,
+                weights_sha256=one.weights_sha256,
+                dim=one.dim,
+                logit_scale=one.logit_scale,
+                image=one.image,
+                spec=None if teacher_spec is None else _as_json(teacher_spec, TeacherSpec),
+            )
+            for one, teacher_spec in zip(teachers.teachers if teachers else (), specs, strict=True)
+        ),
+        captioners=(*_earlier_captioners(spec), *_own_captioners(spec, captioner)),
+        augmentation=spec.augmentation if teachers else None,
+        num_augmentations=spec.num_augmentations if teachers else 0,
+        seed=spec.seed,
+        layout=spec.layout,
+        versions={"mobileclip": VERSION, **{package: metadata.version(package) for package in _PACKAGES}},
+    )
+
+
+def _own_captioners(spec: ReinforcementSpec, captioner: Captioner | None) -> tuple[CaptionerEntry, ...]:
+    if captioner is None:
+        return ()
+    several = spec.captioner.sets if isinstance(spec.captioner, SeveralCaptioners) else ()
+    specs: dict[str, CaptionerSpec | None] = {one.name: one.captioner for one in several}
+    specs = specs or {spec.caption_set: spec.captioner}
+    return tuple(
+        CaptionerEntry(
+            name=one.name,
+            weights_sha256=one.weights_sha256,
+            caption_set=name,
+            seed=spec.seed,
+            spec={} if (own := specs.get(name)) is None else _as_json(own, CaptionerSpec),
+        )
+        for name, one in caption_sets(captioner, spec.caption_set).items()
+    )
+
+
+def _earlier_captioners(spec: ReinforcementSpec) -> tuple[CaptionerEntry, ...]:
+    """Return who captioned the source, where it is the output of an earlier step."""
+    if not isinstance(spec.source, ShardSource):
+        return ()
+    card = card_of_shards([spec.source.units()[0].path])
+    return () if card is None else card.captioners
+
+
+def _as_json(spec: Any, family: type) -> dict[str, Any]:
+    return dict(json.loads(to_json(spec, unstructure_as=family)))

@@ -18,8 +18,7 @@ from mobileclip.datasets.sources.text_pairs import TextPair
 from mobileclip.encoders.checkpoints.saving import write_tensors
 from mobileclip.inference.encoding import encode_each
 from mobileclip.progress import Progress
-from mobileclip.reinforce.teachers.ensemble import unit_embeddings
-from mobileclip.reinforce.teachers.protocol import TextTeacher
+from mobileclip.reinforce.teachers import TextTeacher, unit_embeddings
 from mobileclip.storage import exclusive
 from mobileclip.tensor_files import CheckpointError, read_tensors
 

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import ExitStack, closing, contextmanager
 from functools import partial
 from itertools import chain, islice
 from pathlib import Path
-from threading import Semaphore
+from threading import Event, Semaphore
+from typing import Generic, TypeVar
 
 import attrs
 import torch
@@ -23,22 +24,75 @@ from mobileclip.data import (
     read_reinforced_samples,
     read_samples,
 )
-from mobileclip.data.samples.limits import SampleLimits
 from mobileclip.data.samples.members import sample_members
-from mobileclip.data.shards.files import write_shard_members
+from mobileclip.data.samples.sample import SampleLimits
+from mobileclip.data.shards.files import read_shard, write_shard_members
 from mobileclip.data.skips import CONNECTION_FAILED, attempt
 from mobileclip.datasets import Unit
+from mobileclip.datasets.sources.base import UNREACHABLE
 from mobileclip.engines import FatalError, OnProgress, Place, Work
 from mobileclip.machine import raise_machine_fault
-from mobileclip.reinforce.agreement import measure_agreement
 from mobileclip.reinforce.captioners import Captioner
-from mobileclip.reinforce.encoding import NOT_FINITE, BatchEncoder
-from mobileclip.reinforce.manifest import ShardEntry, may_pass
-from mobileclip.reinforce.provenance import open_card
+from mobileclip.reinforce.encoding import NOT_FINITE, BatchEncoder, measure_agreement
+from mobileclip.reinforce.manifest import ShardEntry, UnreachedRows, open_card
 from mobileclip.reinforce.spec import ReinforcementSpec
 from mobileclip.reinforce.teachers import TeacherEnsemble, build_ensemble
-from mobileclip.reinforce.watched_source import WatchedSource
-from mobileclip.serialization import to_json
+from mobileclip.serialization import from_json, to_json
+from mobileclip.strict import split_lines
+
+T = TypeVar("T")
+ResultT = TypeVar("ResultT")
+
+
+class _StoppedError(Exception):
+    """Nobody waits for the work any more."""
+
+
+class WatchedSource(Generic[T]):
+    """An iterable for a thread that works on it; the starting thread sees its end, and can stop it.
+
+    Args:
+        source: read by the thread that works.
+    """
+
+    def __init__(self, source: Iterable[T]) -> None:
+        self._source = source
+        self._ended = Event()
+        self._stopped = Event()
+
+    def __iter__(self) -> Iterator[T]:
+        try:
+            for one in self._source:
+                if self._stopped.is_set():
+                    raise _StoppedError
+                yield one
+        finally:
+            self._ended.set()
+
+    def pass_to(self, work: Callable[[], ResultT]) -> Future[ResultT]:
+        """Run work that reads this in another thread; return the future of its result once everything is read.
+
+        Args:
+            work: iterates over this once.
+
+        Raises:
+            Exception: what the work raised before the source was at its end.
+        """
+        pool = ThreadPoolExecutor(1, thread_name_prefix="making")
+        outcome = pool.submit(work)
+        pool.shutdown(wait=False)
+        outcome.add_done_callback(lambda _: self._ended.set())
+        try:
+            self._ended.wait()
+        except BaseException:
+            # An interrupted process waits for its threads: this one is to end at the next sample.
+            self._stopped.set()
+            wait([outcome])
+            raise
+        if outcome.done():
+            outcome.result()
+        return outcome
+
 
 # What was written here is read back whole, whatever a stranger's shard may hold.
 _NO_LIMITS = SampleLimits(member_bytes=2**50, sample_bytes=2**50, text_bytes=2**50, embedding_bytes=2**50)
@@ -47,6 +101,8 @@ _NO_LIMITS = SampleLimits(member_bytes=2**50, sample_bytes=2**50, text_bytes=2**
 _UNREAD = ("unreadable_shard", CONNECTION_FAILED)
 
 SKIPPED = "skipped"
+# A thousand lines of each reason.
+_MOST_SKIP_BYTES = 2**28
 
 
 @attrs.frozen(kw_only=True, eq=False)
@@ -148,8 +204,12 @@ class ShardWorker:
             ValueError: if the unit cannot be read, or the shard not be written.
             StorageError: if that may be otherwise at another time.
         """
-        skips = SkipReport()
-        watched = WatchedSource(unit.read(skips))
+        if isinstance(unit, UnreachedRows):
+            skips, names = self._earlier_skips(unit.entry)
+            watched = WatchedSource(unit.unit.read_again(names, skips))
+        else:
+            skips = SkipReport()
+            watched = WatchedSource(unit.read(skips))
         made = watched.pass_to(partial(self._make, unit, watched, skips, on_samples))
         return partial(self._finish, made, skips)
 
@@ -174,20 +234,26 @@ class ShardWorker:
         staged = None
         with ExitStack() as placing:
             with _named_errors(target), closing(self._samples(unit.name, source, skips)) as samples:
-                members = stored(samples)
+                made = stored(samples)
+                members = self._merged(unit, dict(made), keys) if isinstance(unit, UnreachedRows) else made
                 if (first := next(members, None)) is not None:
                     storage.make_directory_of(target)
                     staged = placing.enter_context(storage.atomic_file(target))
                     write_shard_members(staged, chain([first], members))
             _refuse_failures(unit, keys, skips)
+            if isinstance(unit, UnreachedRows) and staged is None:
+                entry = attrs.evolve(unit.entry, skipped=_sorted(skips), attempts=unit.entry.attempts + 1)
+                return _Made(entry=entry, keys=keys, staged=None, placing=placing.pop_all())
             entry = ShardEntry(
                 shard=unit.name,
                 fingerprint=fingerprint,
                 num_samples=len(keys),
                 num_bytes=0 if staged is None else staged.stat().st_size,
-                skipped=dict(sorted(skips.counts.items())),
+                skipped=_sorted(skips),
                 agreement=None if teachers is None else measure_agreement(compared, teachers, self.spec),
             )
+            if isinstance(unit, UnreachedRows):
+                entry = attrs.evolve(entry, agreement=unit.entry.agreement, attempts=unit.entry.attempts + 1)
             return _Made(entry=entry, keys=keys, staged=staged, placing=placing.pop_all())
 
     def _finish(self, making: Future[_Made], skips: SkipReport) -> ShardEntry:
@@ -199,14 +265,61 @@ class ShardWorker:
             with made.placing:
                 if made.staged is not None:
                     self._read_back(made.staged, made.keys)
-            if made.staged is None and not may_pass(skips.counts):
+            if not made.entry.num_samples:
                 storage.remove(target)
             self._write_skips(shard, skips)
         return made.entry
 
+    def _earlier_skips(self, entry: ShardEntry) -> tuple[SkipReport, set[str]]:
+        """Return what was left out of a shard but for the rows that are tried again, and what those are called."""
+        path, report = self._skips_path(entry.shard), SkipReport(counts=Counter(entry.skipped))
+        content = storage.read_if_there(path, limit=_MOST_SKIP_BYTES) or b""
+        skips = [from_json(line, Skip) for line in split_lines(content.decode())]
+        names = {skip.key for skip in skips if skip.reason == UNREACHABLE}
+        report.counts[UNREACHABLE] -= len(names)
+        report.counts = +report.counts
+        for skip in skips:
+            if skip.reason != UNREACHABLE:
+                report.named.setdefault(skip.reason, []).append(skip)
+        return report, names
+
+    def _merged(
+        self, unit: UnreachedRows, new: Mapping[str, Mapping[str, bytes]], keys: list[str]
+    ) -> Iterator[tuple[str, Mapping[str, bytes]]]:
+        """Yield what a shard holds with new samples among it, in the order of the source; nothing without a new one.
+
+        Args:
+            unit: whose rows are new.
+            new: the samples, by key.
+            keys: gets the keys of all.
+        """
+        keys.clear()
+        if not new:
+            return
+        place = {key: number for number, key in reversed(list(enumerate(unit.unit.keys())))}
+        left = deque(sorted(new, key=lambda key: place.get(key, -1)))
+        lost: list[Skip] = []
+        target = storage.join(self.spec.output, unit.name)
+        for raw in read_shard(target, lost.append, _NO_LIMITS) if unit.entry.num_samples else ():
+            while left and place.get(left[0], -1) < place.get(raw.key, -1):
+                keys.append(left.popleft())
+                yield keys[-1], new[keys[-1]]
+            if raw.key in new:
+                left.remove(raw.key)  # another row of this key was used
+            keys.append(raw.key)
+            yield raw.key, raw.members
+        for skip in lost:
+            raise skip.error(f"{target} cannot be read: {skip.detail}")
+        keys.extend(left)
+        for key in left:
+            yield key, new[key]
+
+    def _skips_path(self, shard: str) -> str:
+        return storage.join(storage.join(self.spec.output, SKIPPED), f"{shard}.jsonl")
+
     def _write_skips(self, shard: str, skips: SkipReport) -> None:
         """Name what was left out in a file of the shard's own."""
-        path = storage.join(storage.join(self.spec.output, SKIPPED), f"{shard}.jsonl")
+        path = self._skips_path(shard)
         if not skips.counts:
             storage.remove(path)
             return
@@ -285,11 +398,15 @@ def _named_errors(target: str) -> Iterator[None]:
         raise (storage.StorageError if storage.is_transient(error) else ValueError)(what) from error
 
 
+def _sorted(skips: SkipReport) -> dict[str, int]:
+    return dict(sorted(skips.counts.items()))
+
+
 def _refuse_failures(unit: Unit, keys: Sequence[str], skips: SkipReport) -> None:
     """Refuse a unit that could not be read to its end, which another time may help, or of which nothing is finite."""
     for reason in _UNREAD:
         for skip in skips.named.get(reason, ()):
             raise skip.error(f"{reason}: {skip.detail}")
-    if not keys and skips.counts[NOT_FINITE]:
+    if not keys and skips.counts[NOT_FINITE] and not isinstance(unit, UnreachedRows):
         detail = skips.named[NOT_FINITE][0].detail
         raise FatalError(f"not one sample of {unit.name} got embeddings that are finite: {detail}")

@@ -117,6 +117,24 @@ def with_children(module: Module, children: dict[str, nn.Module]) -> Module:
     return clone
 
 
+def in_class(module: nn.Module, cls: type[Module]) -> Module:
+    """Return a module of another class with the parameters, buffers, children, hooks and settings of `module`.
+
+    Args:
+        module: what both share their state with; it is unchanged.
+        cls: computes with the attributes that the module has.
+
+    Examples:
+        >>> layer = nn.BatchNorm2d(4)
+        >>> other = in_class(layer, nn.BatchNorm1d)
+        >>> other(torch.zeros(2, 4)).shape, other.weight is layer.weight
+        (torch.Size([2, 4]), True)
+    """
+    other = cls.__new__(cls)
+    vars(other).update(vars(module))
+    return other
+
+
 def copied(module: Module) -> Module:
     """Return a copy of `module` with weights of its own, as `copy.deepcopy` does, in half its time.
 

@@ -6,20 +6,49 @@ need no further package; other URLs are opened by fsspec and what it needs (extr
 Credentials and endpoints are those of the store's own configuration and environment (`AWS_*`, `FSSPEC_*`).
 """
 
-from mobileclip.storage.addresses import AnyPath, check_address, file_name, is_remote, is_same, is_web, join, local_path
-from mobileclip.storage.allowed_hosts import connect as connect, public_hosts_only as public_hosts_only  # for the house
-from mobileclip.storage.atomic import atomic_folder, atomic_path
-from mobileclip.storage.backend import StorageError, is_transient
-from mobileclip.storage.cache import FileCache
-from mobileclip.storage.content import content_hash, content_hashes
-from mobileclip.storage.exclusive import LOCK, exclusive
+from mobileclip.storage.addresses import (
+    AnyPath,
+    file_name,
+    is_remote,
+    is_same,
+    is_web,
+    join,
+    local_path,
+    printable,
+    without_secrets,
+)
+from mobileclip.storage.atomic import (
+    LOCK,
+    atomic_folder,
+    atomic_path,
+    exclusive,
+    holds_anything,
+    is_left_over,
+    require_output,
+    require_output_folder,
+)
+from mobileclip.storage.backend import (
+    StorageError,
+    StoreLimits,
+    is_transient,
+    public_hosts_only as public_hosts_only,
+    store_limits,
+    use_limits,
+)
+from mobileclip.storage.cache import FileCache, cache_folder, state_folder
 from mobileclip.storage.files import (
     atomic_file,
     atomic_write,
+    check_address,
+    content_hash,
+    content_hashes,
     exists,
-    file_version,
+    find_files,
+    find_sizes,
     fingerprint,
     is_directory,
+    is_hidden,
+    list_files,
     local_copy,
     make_directory,
     make_directory_of,
@@ -31,14 +60,7 @@ from mobileclip.storage.files import (
     rename,
     size,
     write_text,
-    write_text_if,
 )
-from mobileclip.storage.leftovers import is_left_over
-from mobileclip.storage.limits import StoreLimits, store_limits, use_limits
-from mobileclip.storage.listing import find_files, find_sizes, is_hidden, list_files
-from mobileclip.storage.outputs import holds_anything, require_output, require_output_folder
-from mobileclip.storage.printable import printable, without_secrets
-from mobileclip.storage.state import cache_folder, state_folder
 
 __all__ = [
     "LOCK",
@@ -57,7 +79,6 @@ __all__ = [
     "exclusive",
     "exists",
     "file_name",
-    "file_version",
     "find_files",
     "find_sizes",
     "fingerprint",
@@ -90,5 +111,4 @@ __all__ = [
     "use_limits",
     "without_secrets",
     "write_text",
-    "write_text_if",
 ]

@@ -1,18 +1,166 @@
-"""Local files and folders that appear whole or not at all, whatever ends the process or the machine in between."""
+"""Local files and folders that appear whole or not at all, one writer at a time, and checks of what may be written."""
 
 from __future__ import annotations
 
 import errno
+import hashlib
 import os
+import platform
+import re
+import secrets
 import shutil
 import stat
 import tempfile
-from collections.abc import Iterator
+import time
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager, suppress
+from functools import cache
 from pathlib import Path
 from typing import IO
 
-from mobileclip.storage.leftovers import original_beside, remove_tree, sweep, temporary_beside
+import filelock
+
+from mobileclip.storage.addresses import AnyPath, is_remote, local_path
+
+LOCK = ".lock"
+
+
+@contextmanager
+def exclusive(directory: Path, *, wait_seconds: float = 0.0) -> Iterator[None]:
+    """Hold a folder while a job writes to it; the system lets go of it when the process ends, however that happens.
+
+    The lock's file stays where it is: removing it would let a third in beside one that waits for it.
+
+    Args:
+        directory: created where it is missing.
+        wait_seconds: how long another holder is waited for; by default not at all.
+
+    Raises:
+        ValueError: if another process holds it, or it is held here already.
+        OSError: if nothing can be written there.
+    """
+    lock = filelock.FileLock(directory / LOCK, timeout=wait_seconds)
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        lock.acquire()
+    except filelock.Timeout:
+        waited = f" for {wait_seconds:g} s" if wait_seconds else ""
+        raise ValueError(
+            f"another job is working in {directory}{waited}; wait for it, or choose another output (processes that a "
+            "killed launcher started may live on: end them)"
+        ) from None
+    except NotImplementedError as error:
+        raise OSError(f"{directory} lies on a disk that knows no locks ({error}); choose another output") from error
+    except OSError as error:
+        raise OSError(
+            error.errno, f"{directory} cannot be written to ({error.strerror or error}); choose another output"
+        ) from error
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+# A temporary file that nobody has touched for so long is left over, whatever machine it came from.
+LEFT_OVER_SECONDS = 24 * 3600.0
+
+PREFIX = ".mobileclip-"
+"""How the name of whatever is not whole, or only for the time of a command, begins."""
+
+_TEMPORARY, _ORIGINAL = ".tmp", ".before"
+_swept: set[tuple[int, Path]] = set()
+
+
+def is_left_over(name: str) -> bool:
+    """Return whether a file or folder of this name is one of our marks, and no person's."""
+    return name == LOCK or name.startswith(PREFIX)
+
+
+def temporary_beside(path: Path) -> Path:
+    """Return a name of this process's own in the folder of a path, which is swept at the first use."""
+    sweep(path.parent)
+    return path.parent / f"{_name()}{_TEMPORARY}"
+
+
+def original_beside(path: Path, replacement: Path) -> Path:
+    """Return where an original is put while its replacement takes its place: in a new folder, under its own name.
+
+    Args:
+        path: of the original.
+        replacement: what is going to be there, a folder of the same disk.
+    """
+    holder = path.parent / f"{_name()}-{replacement.stat().st_ino}{_ORIGINAL}"
+    holder.mkdir()
+    return holder / path.name
+
+
+def sweep(folder: Path) -> None:
+    """Remove temporary files and folders of processes that died, and put originals back; once a process and folder."""
+    if (os.getpid(), folder) in _swept:
+        return
+    _swept.add((os.getpid(), folder))
+    now = time.time()
+    with suppress(OSError):
+        for entry in list(os.scandir(folder)):
+            if not (entry.name.startswith(PREFIX) and entry.name.endswith((_TEMPORARY, _ORIGINAL))):
+                continue
+            with suppress(OSError):
+                if _is_of_the_dead(entry.name) or now - entry.stat().st_mtime > LEFT_OVER_SECONDS:
+                    (_put_back if entry.name.endswith(_ORIGINAL) else remove_tree)(Path(entry.path))
+
+
+def _put_back(holder: Path) -> None:
+    """Put an original back in its place; it goes where its replacement, known by its inode, has got there."""
+    inode = holder.name.removesuffix(_ORIGINAL).rpartition("-")[2]
+    for original in list(holder.iterdir()):
+        place = holder.parent / original.name
+        if not os.path.lexists(place):
+            original.rename(place)
+        elif str(place.lstat().st_ino) == inode:
+            remove_tree(original)
+    # Not empty where something else has taken the place: then the original stays.
+    holder.rmdir()
+
+
+def remove_tree(path: Path) -> None:
+    """Remove a file, a link, or a folder with all in it."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink()
+
+
+def _name() -> str:
+    return f"{PREFIX}{_place()}-{os.getpid()}-{secrets.token_hex(6)}"
+
+
+def _is_of_the_dead(name: str) -> bool:
+    """Return whether the name is of a process of this machine that has ended."""
+    place, _, rest = name.removeprefix(PREFIX).partition("-")
+    process = rest.partition("-")[0]
+    if place != _place() or not process.isdecimal():
+        return False
+    try:
+        os.kill(int(process), 0)
+    except ProcessLookupError:
+        return True
+    except (OSError, OverflowError):
+        return False
+    return False
+
+
+@cache
+def _place() -> str:
+    """Return a short text for where a process number means one process: this machine since it started, or a container.
+
+    Machines that share a folder may give two processes one number.
+    """
+    parts = [platform.node()]
+    with suppress(OSError):
+        parts.append(Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii"))
+        parts.append(str(Path("/proc/self/ns/pid").readlink()))
+    return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:8]
+
 
 _FILE_MODE = 0o666
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
@@ -194,3 +342,104 @@ def _synchronise(folder: Path) -> None:
             raise
     finally:
         os.close(handle)
+
+
+_FLATTENED = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:[/\\]")
+
+
+def require_output(path: AnyPath, *, overwrite: bool, suffixes: Collection[str] = ()) -> None:
+    """Make sure that a file can be written, and that nothing is lost by it.
+
+    Args:
+        path: of the file; a pipe or a device, such as `/dev/stdout`, is written to as it is, whatever its name.
+        overwrite: whether a file that is there may be replaced.
+        suffixes: how its name may end, such as `.npz`; empty where any name will do.
+
+    Raises:
+        ValueError: if its name ends otherwise; the message has the endings.
+        FileExistsError: if it is there and may not be replaced.
+        OSError: if it is a folder, or its folder cannot be made or written to.
+    """
+    place = _local(path)
+    if is_stream(place):
+        return
+    if suffixes and place.suffix.lower() not in suffixes:
+        raise ValueError(f"{path} cannot be written: its name must end with {' or '.join(suffixes)}")
+    if _is_there(place):
+        if place.is_dir():
+            raise IsADirectoryError(
+                f"{path} is a folder; give the name of a file, such as {place / _example(suffixes)}"
+            )
+        if not overwrite:
+            raise FileExistsError(f"{path} is there already; choose another name, or replace it with `--overwrite`")
+    _require_writable(Path(os.path.realpath(place)).parent)
+
+
+def require_output_folder(path: AnyPath, *, overwrite: bool, marker: str = "") -> None:
+    """Make sure that a folder can be written, and that nothing is lost by it.
+
+    Args:
+        path: of the folder, which need not exist.
+        overwrite: whether a folder of the same kind may be replaced.
+        marker: the file that a folder of this kind holds; another one that is not empty is never replaced. What a
+            killed process left behind, and a lock, count for nothing.
+
+    Raises:
+        FileExistsError: if it holds something and may not be replaced.
+        OSError: if it is a file, or cannot be made or written to.
+    """
+    place = _local(path)
+    sweep(place.parent)
+    if not _is_there(place):
+        _require_writable(place.parent)
+        return
+    if not place.is_dir():
+        raise NotADirectoryError(f"{path} is a file; give the name of a folder")
+    if holds_anything(place):
+        if not overwrite:
+            raise FileExistsError(f"{path} is there already; choose another folder, or replace it with `--overwrite`")
+        if not (place / marker).is_file():
+            raise FileExistsError(
+                f"{path} holds other files and no {marker}, and is not replaced; choose another folder"
+            )
+    _require_writable(place)
+
+
+def holds_anything(folder: Path) -> bool:
+    """Return whether there is anything in a folder but what a job leaves that was stopped before it wrote anything."""
+    return any(not is_left_over(entry.name) for entry in folder.iterdir())
+
+
+def _local(path: AnyPath) -> Path:
+    # Of the two slashes of a URL, pathlib leaves one.
+    if is_remote(path) or (isinstance(path, Path) and _FLATTENED.match(str(path))):
+        raise ValueError(f"{os.fspath(path)} is a URL; this is written to a disk of this machine")
+    return local_path(path)
+
+
+def _is_there(place: Path) -> bool:
+    """Return whether there is a file, a folder or a link, be it to nowhere; a name that none can have is refused."""
+    try:
+        place.lstat()
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    return True
+
+
+def _require_writable(folder: Path) -> None:
+    """Refuse a folder that cannot be made or written to."""
+    nearest = next((one for one in (folder, *folder.parents) if _is_there(one)), None)
+    if nearest is None:
+        return
+    if not nearest.is_dir():
+        raise NotADirectoryError(f"nothing can be written to {folder}: {nearest} is no folder")
+    try:
+        # A file without a name: what may be written is not always what permissions say.
+        with tempfile.TemporaryFile(dir=nearest):
+            pass
+    except OSError as error:
+        raise OSError(f"nothing can be written to {nearest} ({error.strerror}); choose another folder") from None
+
+
+def _example(suffixes: Collection[str]) -> str:
+    return f"result{next(iter(suffixes), '.txt')}"

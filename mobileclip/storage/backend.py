@@ -1,21 +1,177 @@
-"""What a remote store must be able to do, and a stream over it that survives a broken connection."""
+"""Remote stores: what one must do, how long it is waited for, and a stream that survives a broken connection."""
 
 from __future__ import annotations
 
 import gzip
 import io
+import ipaddress
+import socket
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import TYPE_CHECKING, Protocol, TypeVar
 
 import attrs
+from attrs import validators
 
 from mobileclip.machine import raise_machine_fault
-from mobileclip.storage.limits import Patience, store_limits
-from mobileclip.storage.printable import printable, without_secrets
+from mobileclip.storage.addresses import printable, without_secrets
+from mobileclip.strict import strict
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer
+
+
+@attrs.frozen(kw_only=True, field_transformer=strict)
+class StoreLimits:
+    """Timeouts, retry pauses and minimum data rates of remote stores.
+
+    Args:
+        answer_seconds: timeout for a web server's response header, connecting and redirects included.
+        stall_seconds: a connection below `min_bytes_per_second` for so long counts as broken.
+        min_bytes_per_second: lowest data rate of a connection.
+        recovery_seconds: a file is given up after so long below `min_bytes_per_second`, pauses included.
+        call_seconds: timeout of one call of another store's package: look up, list, read a block, remove.
+        retry_delays_seconds: pauses before the second and further attempts; a store that asks for less traffic gets it.
+        max_bytes: largest file that is read.
+    """
+
+    answer_seconds: float = attrs.field(default=60.0, validator=validators.gt(0))
+    stall_seconds: float = attrs.field(default=30.0, validator=validators.gt(0))
+    min_bytes_per_second: float = attrs.field(default=1000.0, validator=validators.gt(0))
+    recovery_seconds: float = attrs.field(default=600.0, validator=validators.gt(0))
+    call_seconds: float = attrs.field(default=600.0, validator=validators.gt(0))
+    retry_delays_seconds: tuple[float, ...] = attrs.field(
+        default=(0.5, 2.0, 8.0), validator=validators.deep_iterable(validators.ge(0))
+    )
+    max_bytes: int = attrs.field(default=2**40, validator=validators.gt(0))
+
+    @property
+    def num_attempts(self) -> int:
+        """How often a store is asked before it counts as failed."""
+        return len(self.retry_delays_seconds) + 1
+
+
+_in_use = StoreLimits()
+
+
+def store_limits() -> StoreLimits:
+    """Return the limits in use."""
+    return _in_use
+
+
+@contextmanager
+def use_limits(limits: StoreLimits) -> Iterator[None]:
+    """Hold these limits for all threads of this process; what is open already keeps its own."""
+    global _in_use  # noqa: PLW0603 - the functions that open files are called from everywhere
+    before, _in_use = _in_use, limits
+    try:
+        yield
+    finally:
+        _in_use = before
+
+
+class Patience:
+    """Seconds that a sender may be waited for: they run out while nothing comes, and come back with what is sent.
+
+    Args:
+        seconds: there are at most so many.
+        bytes_per_second: a sender as fast as this is waited for without end.
+    """
+
+    def __init__(self, seconds: float, bytes_per_second: float) -> None:
+        self._most = self.left = seconds
+        self._rate = bytes_per_second
+
+    def spend(self, seconds: float, num_bytes: int) -> None:
+        """Take note of so many bytes after so many seconds."""
+        self.left = min(self._most, self.left - seconds + num_bytes / self._rate)
+
+
+_trusted: ContextVar[tuple[str, ...] | None] = ContextVar("trusted", default=None)
+
+
+class RefusedHostError(PermissionError):
+    """A host that data named is none that may be reached."""
+
+
+@contextmanager
+def public_hosts_only(trusted: Sequence[str] = ()) -> Iterator[None]:
+    """Let what is opened in this block, redirections included, come from hosts at public addresses of the internet.
+
+    A stranger's list of URLs could otherwise ask a cloud's own services, or machines of the local network, for what is
+    meant for this machine alone. Where a proxy is configured, it decides, and is itself reached as ever.
+
+    Args:
+        trusted: names of hosts that may be reached wherever they are, such as `127.0.0.1` or `images.example`.
+    """
+    token = _trusted.set(tuple(host.lower() for host in trusted))
+    try:
+        yield
+    finally:
+        _trusted.reset(token)
+
+
+def check_host(host: str) -> None:
+    """Raise if a host is named by an address that is not public; names are looked up when they are connected to.
+
+    Raises:
+        RefusedHostError: if it is, and is not trusted.
+    """
+    trusted = _trusted.get()
+    if trusted is None or host.lower() in trusted:
+        return
+    if "@" in host:
+        raise RefusedHostError("an address with a user and a password is not opened")
+    if host.lower() == "localhost" or host.lower().endswith(".localhost"):
+        raise _refused(host, "this machine")
+    try:
+        address = ipaddress.ip_address(host)
+    except ValueError:
+        return
+    if not _is_public(address):
+        raise _refused(host, "no public address")
+
+
+def connect(
+    address: tuple[str, int], timeout: float | None, source_address: tuple[str, int] | None = None
+) -> socket.socket:
+    """Connect as `socket.create_connection` does, to hosts that may be reached.
+
+    Raises:
+        RefusedHostError: if the host has an address that is not public, and is not trusted.
+        OSError: if it cannot be reached.
+    """
+    host, port = address
+    trusted = _trusted.get()
+    if trusted is None or host.lower() in trusted:
+        return socket.create_connection(address, timeout, source_address)
+    check_host(host)
+    places = [str(place[0]) for *_, place in socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)]
+    for ip in places:
+        if not _is_public(ipaddress.ip_address(ip)):
+            raise _refused(host, f"{ip}, which is no public address")
+    # What was looked at is connected to: a second look-up could tell another place.
+    for ip in places[:-1]:
+        try:
+            return socket.create_connection((ip, port), timeout, source_address)
+        except OSError:  # noqa: PERF203 - a host has few addresses
+            continue
+    return socket.create_connection((places[-1], port), timeout, source_address)
+
+
+def _refused(host: str, what: str) -> RefusedHostError:
+    return RefusedHostError(f"{host} is {what}; if you trust it, name it in `hosts` of the source (--hosts)")
+
+
+def _is_public(address: ipaddress.IPv4Address | ipaddress.IPv6Address) -> bool:
+    if isinstance(address, ipaddress.IPv6Address):
+        inner = address.ipv4_mapped or address.sixtofour
+        if inner is not None:
+            return _is_public(inner)
+    return address.is_global and not address.is_multicast
+
 
 T = TypeVar("T")
 
@@ -83,7 +239,7 @@ class ByteStream(Protocol):
 class Backend(Protocol):
     """A remote store, for reading; every failure that may pass is a StorageError, and every other one another OSError.
 
-    One that can be written to has the last four, too.
+    One that can be written to has the last three, too.
     """
 
     def check(self, address: str, *, write: bool = False) -> None:
@@ -103,10 +259,6 @@ class Backend(Protocol):
 
     def upload(self, source: str, address: str) -> None:  # noqa: ARG002 - of those that can be written to
         """Put a local file there, whole or not at all."""
-        raise _only_read(address)
-
-    def write_if(self, address: str, content: bytes, version: str | None) -> bool:  # noqa: ARG002 - as above
-        """Write a small file if it is still of a version, or if there is none yet; return whether it was written."""
         raise _only_read(address)
 
     def rename(self, source: str, target: str) -> None:  # noqa: ARG002 - as above

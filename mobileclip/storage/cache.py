@@ -16,14 +16,44 @@ import attrs
 from attrs import validators
 
 from mobileclip.storage.addresses import is_remote
-from mobileclip.storage.atomic import move_into_place
-from mobileclip.storage.exclusive import exclusive
+from mobileclip.storage.atomic import LEFT_OVER_SECONDS, exclusive, move_into_place
 from mobileclip.storage.files import open_read, size
-from mobileclip.storage.leftovers import LEFT_OVER_SECONDS
 from mobileclip.strict import strict
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer
+
+
+def state_folder() -> Path | None:
+    """Return the user's folder for program state, which may not exist yet; None where there is no user.
+
+    `XDG_STATE_HOME/mobileclip`, by default in `~/.local/state`.
+
+    Source: the XDG Base Directory Specification.
+    """
+    given = os.environ.get("XDG_STATE_HOME", "")
+    if given and Path(given).is_absolute():
+        return Path(given) / "mobileclip"
+    try:
+        home = Path.home()
+    except RuntimeError:
+        return None
+    return home / ".local" / "state" / "mobileclip" if home.is_absolute() else None
+
+
+def cache_folder() -> Path | None:
+    """Return the user's folder of what can be made again, which need not be there; None where there is no user.
+
+    `XDG_CACHE_HOME/mobileclip`, by default in `~/.cache`.
+
+    Source: the XDG Base Directory Specification.
+    """
+    given = os.environ.get("XDG_CACHE_HOME", "")
+    try:
+        return (Path(given) if given else Path.home() / ".cache") / "mobileclip"
+    except RuntimeError:
+        return None
+
 
 _SUFFIX, _UNFINISHED = ".copy", ".part"
 # What a reader leaves unread behind the end mark of a file, at most.

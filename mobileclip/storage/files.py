@@ -1,25 +1,48 @@
-"""The operations on a file, on local paths and remote URLs alike."""
+"""The operations on a file and on a folder of files, on local paths and remote URLs alike."""
 
 from __future__ import annotations
 
+import hashlib
 import io
 import os
 import shutil
 import stat
 import tempfile
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO
 
-from mobileclip.storage.addresses import AnyPath, backend_of, is_remote, join, local_path
+from mobileclip.storage.addresses import AnyPath, is_remote, is_web, join, local_path, without_secrets
 from mobileclip.storage.atomic import atomic_path
-from mobileclip.storage.backend import Info, RemoteStream, retried
-from mobileclip.storage.printable import without_secrets
+from mobileclip.storage.backend import Backend, Info, RemoteStream, retried
 
 _BUFFER_BYTES = 2**20
 _PIECE_BYTES = 2**22
 _NO_FILE = (FileNotFoundError, NotADirectoryError, IsADirectoryError)
+
+
+def check_address(path: AnyPath) -> None:
+    """Make sure that URLs of this kind can be opened here; nothing is connected to.
+
+    Raises:
+        ValueError: if nothing knows the kind, or a package is missing; the message says what to install.
+    """
+    if is_remote(path):
+        backend_of(path).check(os.fspath(path))
+
+
+def backend_of(path: AnyPath) -> Backend:
+    """Return the store of a URL."""
+    if is_web(path):
+        from mobileclip.storage.web import WebBackend
+
+        return WebBackend()
+    from mobileclip.storage.remote import FsspecBackend
+
+    return FsspecBackend()
 
 
 @contextmanager
@@ -229,35 +252,6 @@ def rename(source: AnyPath, name: str) -> str:
     return target
 
 
-def file_version(address: AnyPath) -> str | None:
-    """Return the version of a file of a store, for `write_text_if`, or None where there is no such file.
-
-    Raises:
-        OSError: if the store cannot be reached.
-    """
-    try:
-        return file_info(address).version
-    except FileNotFoundError:
-        return None
-
-
-def write_text_if(address: AnyPath, text: str, version: str | None) -> bool:
-    """Write a short text in UTF-8 to a store if the file is still of a version; return whether it was written.
-
-    Of several that write at once, one succeeds; of stores that know no such condition, maybe several.
-
-    Args:
-        address: of the file.
-        text: its new content.
-        version: what `file_version` said; None where there was no file.
-
-    Raises:
-        OSError: if the store cannot be reached.
-    """
-    # One call alone: it may have been heeded though the answer was lost, and a second one would be refused then.
-    return backend_of(address).write_if(os.fspath(address), text.encode(), version)
-
-
 def write_text(path: AnyPath, text: str) -> None:
     """Write a text in UTF-8; the file is there whole or not at all, see `atomic_write`."""
     with atomic_write(path) as stream:
@@ -284,3 +278,196 @@ def modified_ns(status: os.stat_result) -> int:
     File systems have times after the year 2262, which such integers, and with them SQLite and Parquet, do not hold.
     """
     return (status.st_mtime_ns + 2**63) % 2**64 - 2**63
+
+
+_MAC_ARCHIVE, _FOLDER = "__MACOSX", "folder"
+_Tell = Callable[[str, str], None]
+
+
+def list_files(directory: AnyPath, suffix: str = "", *, recursive: bool = False) -> tuple[str, ...]:
+    """Return the paths of the files in a directory, sorted; none where there is no such directory.
+
+    Args:
+        directory: path or URL.
+        suffix: of the files' names.
+        recursive: with those in the directories below.
+
+    Raises:
+        OSError: if it cannot be listed.
+        ValueError: if the URL is a web server's, which lists nothing.
+    """
+    names = sorted(name for name in find_files(directory, recursive=recursive) if name.endswith(suffix))
+    return tuple(join(directory, name) for name in names)
+
+
+def find_files(
+    directory: AnyPath, *, recursive: bool = True, outside: bool = True, passed_over: _Tell | None = None
+) -> dict[str, str]:
+    """Return the fingerprints of the files in a directory, by their names relative to it, with `/` between parts.
+
+    What lies below and cannot be looked at does not end the search: it is passed over, and what vanishes meanwhile is
+    as if it had never been there.
+
+    Args:
+        directory: path or URL.
+        recursive: with those in the directories below; hidden ones are not entered, and links to directories are not
+            followed.
+        outside: follow links to files outside the directory.
+        passed_over: called with the name of everything else that is there, and with what it is: `hidden_folder`,
+            `linked_folder`, `outside_link`, `broken_link`, `special_file`, `unreadable_folder` or `unreadable_file`.
+
+    Raises:
+        OSError: if the directory itself cannot be listed.
+        ValueError: if the URL is a web server's, which lists nothing.
+    """
+    found = _find(directory, passed_over, recursive=recursive, outside=outside)
+    return {name: info.fingerprint for name, info in found.items()}
+
+
+def find_sizes(directory: AnyPath, names: Iterable[str] = ("",)) -> dict[str, int | None]:
+    """Return the bytes of the files that lie where some of a directory do, by name; None where a store does not say.
+
+    A store is asked once for a thousand files, or how many it lists at once, and never for one file alone.
+
+    Args:
+        directory: path or URL.
+        names: below it, of which the folders count; those in the directory itself by default.
+
+    Raises:
+        OSError: if it cannot be listed.
+        ValueError: if the URL is a web server's, which lists nothing.
+    """
+    return {
+        f"{folder}{name}": info.size
+        for folder in dict.fromkeys(name[: name.rfind("/") + 1] for name in names)
+        for name, info in _find(join(directory, folder), None, recursive=False).items()
+    }
+
+
+def is_hidden(name: str) -> bool:
+    """Return whether a file or a folder of this name is hidden, or the shadow of one in an archive of macOS."""
+    return name.startswith(".") or name == _MAC_ARCHIVE
+
+
+def _find(directory: AnyPath, tell: _Tell | None, *, recursive: bool, outside: bool = True) -> dict[str, Info]:
+    tell = tell or (lambda *_: None)
+    if is_remote(directory):
+        found = retried(lambda: backend_of(directory).find(os.fspath(directory), recursive=recursive))
+        hidden = {name: folder for name in found if (folder := _hidden_folder(name))}
+        for folder in dict.fromkeys(hidden.values()):
+            tell(folder, "hidden_folder")
+        return {name: info for name, info in found.items() if name not in hidden}
+    top = local_path(directory)
+    return dict(_walk(top, tell, recursive=recursive, outside=outside)) if top.is_dir() else {}
+
+
+def _walk(top: Path, passed_over: _Tell, *, recursive: bool, outside: bool) -> Iterator[tuple[str, Info]]:
+    resolved = top.resolve()
+    waiting = [(top, "")]
+    while waiting:
+        directory, prefix = waiting.pop()
+        try:
+            with os.scandir(directory) as entries:
+                listed = list(entries)
+        except OSError as error:
+            if not prefix:
+                raise
+            if not isinstance(error, FileNotFoundError):
+                passed_over(prefix.rstrip("/"), "unreadable_folder")
+            continue
+        for entry in listed:
+            name, found = f"{prefix}{entry.name}", _look_at(entry)
+            if isinstance(found, Info) and not outside and entry.is_symlink():
+                found = found if Path(entry.path).resolve().is_relative_to(resolved) else "outside_link"
+            if isinstance(found, Info):
+                yield name, found
+            elif found != _FOLDER:
+                passed_over(name, found)
+            elif recursive:
+                waiting.append((Path(entry.path), f"{name}/"))
+
+
+def _look_at(entry: os.DirEntry[str]) -> Info | str:
+    """Return what a listing says of a file, or what else it is; what has vanished is a folder without anything."""
+    try:
+        if entry.is_dir(follow_symlinks=False):
+            return "hidden_folder" if is_hidden(entry.name) else _FOLDER
+        if entry.is_file():
+            status = entry.stat()
+            return Info(size=status.st_size, version=str(status.st_mtime_ns))
+        if not entry.is_symlink():
+            return "special_file"
+        return "linked_folder" if entry.is_dir() else "special_file" if Path(entry.path).exists() else "broken_link"
+    except FileNotFoundError:
+        return _FOLDER
+    except OSError:
+        # Of a link: it leads to itself.
+        return "broken_link" if entry.is_symlink() else "unreadable_file"
+
+
+def _hidden_folder(name: str) -> str:
+    """Return the first hidden folder that a file of a store lies in; nothing where it lies in none."""
+    parts = name.split("/")
+    return next(("/".join(parts[: place + 1]) for place, part in enumerate(parts[:-1]) if is_hidden(part)), "")
+
+
+# Reading goes on beside hashing, and neither gains from more.
+_MOST_THREADS = 8
+_BLOCK_BYTES = 2**20
+# A file that was changed just now may be changed again before the system's clock for files moves on.
+_SETTLED_SECONDS = 2.0
+_MOST_KNOWN = 100_000
+
+_known: dict[tuple[str, int, int, int, int, int], str] = {}
+
+
+def content_hash(path: AnyPath) -> str:
+    """Return the SHA-256 of a file, or what its store says in place of one, such as an ETag.
+
+    A file of this machine is read, once a process as long as the system says that nobody touched it; that takes about a
+    second for a gigabyte. One of a store that says no more than size and time is read as well.
+
+    Raises:
+        OSError: if there is no such file, or it cannot be read.
+    """
+    if is_remote(path):
+        info = file_info(path)
+        return f"{info.size} {info.etag}" if info.etag else _read(path)
+    file = local_path(path)
+    status = file.stat()
+    # The third time is that of the last change of any kind, which no program can put back.
+    times = (status.st_size, status.st_mtime_ns, status.st_ctime_ns)
+    key = (str(file.absolute()), status.st_dev, status.st_ino, *times)
+    if key in _known:
+        return _known[key]
+    found = _read(path)
+    if time.time() - max(status.st_mtime, status.st_ctime) > _SETTLED_SECONDS:
+        if len(_known) >= _MOST_KNOWN:
+            _known.clear()
+        _known[key] = found
+    return found
+
+
+def content_hashes(paths: Iterable[AnyPath]) -> list[str]:
+    """Return `content_hash` of several files, which are read side by side; `missing` for those that are not there.
+
+    Raises:
+        OSError: if one cannot be read.
+    """
+    with ThreadPoolExecutor(_MOST_THREADS) as pool:
+        return list(pool.map(_hash_or_missing, paths))
+
+
+def _hash_or_missing(path: AnyPath) -> str:
+    try:
+        return content_hash(path)
+    except FileNotFoundError:
+        return "missing"
+
+
+def _read(path: AnyPath) -> str:
+    digest = hashlib.sha256()
+    with open_read(path) as stream:
+        while block := stream.read(_BLOCK_BYTES):
+            digest.update(block)
+    return digest.hexdigest()

@@ -11,9 +11,8 @@ from typing import Any, TypeVar
 
 from mobileclip.extras import advice
 from mobileclip.machine import raise_machine_fault
-from mobileclip.storage.backend import Backend, ByteStream, Info, StorageError
-from mobileclip.storage.limits import store_limits
-from mobileclip.storage.printable import printable, without_secrets
+from mobileclip.storage.addresses import printable, without_secrets
+from mobileclip.storage.backend import Backend, ByteStream, Info, StorageError, store_limits
 
 T = TypeVar("T")
 
@@ -22,8 +21,6 @@ _BLOCK_BYTES = 2**23
 # What tells one content from another, best first; stores name it differently.
 _ETAGS = ("ETag", "etag", "generation", "md5Hash", "content_md5")
 _VERSIONS = (*_ETAGS, "mtime", "LastModified", "last_modified", "created")
-# What S3 answers where a condition does not hold: it never did, another write came first, or the file is gone.
-_CONDITION_FAILED = ("PreconditionFailed", "412", "ConditionalRequestConflict", "409", "NoSuchKey")
 _PLAIN_ERRORS = (FileNotFoundError, PermissionError, IsADirectoryError, NotADirectoryError)
 
 
@@ -86,25 +83,6 @@ class FsspecBackend(Backend):
         filesystem, path = _filesystem(address)
         _call(address, lambda: filesystem.put_file(source, path))
 
-    def write_if(self, address: str, content: bytes, version: str | None) -> bool:
-        """Write a small file if it is still of a version, or if there is none yet.
-
-        S3 heeds that in one step. Of stores that do not, it is looked at just before.
-        """
-        filesystem, path = _filesystem(address)
-        if "s3" in filesystem.protocol:
-            known = _call(address, lambda: _put_to_s3(filesystem, path, content, version))
-            if known is not None:
-                return known
-        try:
-            found = self.info(address).version
-        except FileNotFoundError:
-            found = None
-        if found != version:
-            return False
-        _call(address, lambda: filesystem.pipe_file(path, content))
-        return True
-
     def rename(self, source: str, target: str) -> None:
         """Move a file within the store, which copies it there."""
         filesystem, path = _filesystem(source)
@@ -115,22 +93,6 @@ class FsspecBackend(Backend):
         """Remove a file."""
         filesystem, path = _filesystem(address)
         _call(address, lambda: filesystem.rm_file(path))
-
-
-def _put_to_s3(filesystem: Any, path: str, content: bytes, version: str | None) -> bool | None:
-    """Write an object under a condition and return whether it held, or None where the store knows no conditions."""
-    bucket, key, _ = filesystem.split_path(path)
-    condition = {"IfNoneMatch": "*"} if version is None else {"IfMatch": f'"{version}"'}
-    try:
-        filesystem.call_s3("put_object", Bucket=bucket, Key=key, Body=content, **condition)
-    except OSError as error:
-        code = getattr(error.__cause__, "response", {}).get("Error", {}).get("Code")
-        if code in _CONDITION_FAILED:
-            return False
-        if code == "NotImplemented":
-            return None
-        raise
-    return True
 
 
 class _Bounded:

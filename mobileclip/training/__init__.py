@@ -5,34 +5,46 @@ What takes steps, keeps them and goes on belongs here; losses belong in `losses`
 
 from mobileclip.training.distributed import World, connected
 from mobileclip.training.ema import MovingAverage
-from mobileclip.training.families import DataSpec, StudentSpec, pipelines, students
-from mobileclip.training.finetuning.labels import LabelledContrastiveSpec as LabelledContrastiveSpec  # registered
-from mobileclip.training.finetuning.layer_rates import LayerDecayAdamWSpec as LayerDecayAdamWSpec  # registered
-from mobileclip.training.loop import TrainingResult, train
-from mobileclip.training.loss_scale import LossScale
-from mobileclip.training.objectives.captions import CaptionObjective
-from mobileclip.training.objectives.classification import ClassificationObjective, CrossEntropySpec
-from mobileclip.training.objectives.objective import ImageTextObjective, Objective, build_objective
-from mobileclip.training.objectives.texts import TextDistillationObjective
+from mobileclip.training.finetuning.tasks import LabelledContrastiveSpec as LabelledContrastiveSpec  # registered
+from mobileclip.training.loop import Evaluate, TrainingResult, train
+from mobileclip.training.objectives import (
+    CaptionObjective,
+    ClassificationObjective,
+    CrossEntropySpec,
+    ImageTextObjective,
+    LossScale,
+    Objective,
+    TextDistillationObjective,
+    build_objective,
+)
 from mobileclip.training.optimizer import (
     AdamWSpec,
+    LayerDecayAdamWSpec as LayerDecayAdamWSpec,  # registered
     OptimizerSpec,
     decay_groups,
     optimizers,
     set_learning_rate,
 )
-from mobileclip.training.records.metrics import MetricLog, last_metrics, read_metrics
-from mobileclip.training.records.plots import plot_curves
+from mobileclip.training.records import MetricLog, last_metrics, plot_curves, read_metrics
 from mobileclip.training.run import RunSpec, follow_card, plain, run
-from mobileclip.training.saving import Evaluate
-from mobileclip.training.schedule import ConstantCosineSchedule, CosineSchedule, Schedule, schedules
 from mobileclip.training.selection import (
     Learnability as Learnability,
     PairLosses as PairLosses,
     SelectionSpec,
     choose_pairs as choose_pairs,
 )
-from mobileclip.training.spec import Memory, TrainingSpec
+from mobileclip.training.spec import (
+    ConstantCosineSchedule,
+    CosineSchedule,
+    DataSpec,
+    Memory,
+    Schedule,
+    StudentSpec,
+    TrainingSpec,
+    pipelines,
+    schedules,
+    students,
+)
 
 __all__ = [
     "AdamWSpec",

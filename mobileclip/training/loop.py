@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, NoReturn
 
@@ -17,20 +17,18 @@ from mobileclip import storage
 from mobileclip.data import Batch, BatchSource
 from mobileclip.data.randomness import derived_seed
 from mobileclip.hardware.devices import in_float64
+from mobileclip.inference.modes import evaluating
 from mobileclip.losses import ReinforcedLossSpec
 from mobileclip.progress import Progress
 from mobileclip.terminal import get_logger
-from mobileclip.terminal.interruption import postponed
-from mobileclip.training.checkpoints.background_writer import BackgroundWriter
-from mobileclip.training.checkpoints.checkpoint import CheckpointFolder, RunState
-from mobileclip.training.distributed import World
+from mobileclip.terminal.interruption import Interrupted, Postponed, postponed
+from mobileclip.training.checkpoint import BackgroundWriter, CheckpointFolder, RunState
+from mobileclip.training.distributed import Feed, World
 from mobileclip.training.ema import MovingAverage
-from mobileclip.training.objectives.objective import Objective, build_objective, max_logit_scale
+from mobileclip.training.lora import merged
+from mobileclip.training.objectives import Objective, build_objective, max_logit_scale
 from mobileclip.training.optimizer import set_learning_rate
-from mobileclip.training.prefetching import Feed
-from mobileclip.training.records.metrics import MetricLog
-from mobileclip.training.records.skipped import FOLDER, SkippedFolder
-from mobileclip.training.saving import Evaluate, Looks, Saving, Wishes, is_due
+from mobileclip.training.records import FOLDER, MetricLog, SkippedFolder
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -42,6 +40,9 @@ if TYPE_CHECKING:
 logger = get_logger(__name__)
 
 _KEYS_SHOWN = 8
+
+Evaluate = Callable[[nn.Module, int], Mapping[str, float]]
+"""From the model, in evaluation mode and with adapters merged, and the steps done to named numbers."""
 
 
 @attrs.frozen(kw_only=True)
@@ -108,147 +109,319 @@ def train(
         steps = range(first, spec.total_steps)
         minimised = _shared(state.objective, world)
         state.require_same(first)
-        kept = model if state.average is None else state.average.module
+        shown = console if world.is_first else None
         with (
-            Progress(
-                title, total=spec.total_steps, done=first, console=console if world.is_first else None
-            ) as progress,
+            Progress(title, total=spec.total_steps, done=first, console=shown) as progress,
             postponed() as signals,
             BackgroundWriter() as writer,
         ):
-            log = _open_log(spec, output, first, world)
-            looks = Looks(evaluate=evaluate, log=log, world=world, signals=signals)
-            saving = Saving(
+            source = batches.stream(position) if steps else iter(())
+            run = _Run(
                 spec=spec,
                 state=state,
-                checkpoints=checkpoints,
+                minimised=minimised,
+                feed=Feed(source, count=len(steps), device=world.device, waiting=signals.not_now),
                 batches=batches,
+                output=output,
+                checkpoints=checkpoints,
                 skipped=skipped,
-                log=log,
-                writer=writer,
-                world=world,
+                log=_open_log(spec, output, first, world),
+                evaluate=evaluate,
+                progress=progress,
                 signals=signals,
+                writer=writer,
                 saved_step=first,
             )
-            if first and is_due(first, spec.evaluate_every_steps, spec) and not looks(kept, first):
-                saving.stop(first, warned=signals.warned)
-            source = batches.stream(position) if steps else iter(())
-            feed = Feed(source, count=len(steps), device=world.device, waiting=signals.not_now)
-            stepping = _Stepping(
-                spec=spec, state=state, minimised=minimised, feed=feed, saving=saving, output=output, progress=progress
-            )
-            stepping.begin(first)
+            if first:
+                run.look(first)
+            run.begin(first)
             for step in steps:
-                wishes = stepping.make(step)
-                saving.after_step(step + 1, wishes)
-                if wishes.fail:
-                    stepping.fail(step + 1)
-                if is_due(step + 1, spec.evaluate_every_steps, spec) and not looks(kept, step + 1):
-                    saving.stop(step + 1, warned=signals.warned)
-            saving.finish()
-    return TrainingResult(model=kept.eval(), num_steps=len(steps))
+                run.end(step + 1, run.step(step))
+            run.finish()
+    return TrainingResult(model=state.kept.eval(), num_steps=len(steps))
 
 
-@attrs.frozen(kw_only=True)
-class _Stepping:
-    """Makes the steps of a run.
+@attrs.frozen
+class _Wishes:
+    """The actions that a process requests after a step; all processes follow any request.
+
+    Args:
+        stop: to save the state and leave, for it has heard a signal.
+        warned: whether that is a scheduler's warning, after which the same command is to be started again.
+        save: to save the state, for it is time, or to say that the last time failed.
+        fail: to save the state and end, for it gets no further batch.
+    """
+
+    stop: bool
+    warned: bool
+    save: bool
+    fail: bool
+
+
+@attrs.define(kw_only=True)
+class _Run:
+    """Steps, logs, evaluates, saves and stops, after the same step in all processes.
+
+    Saving waits for a copy in memory alone. A thread writes it, with the metrics in front of it, so that there never is
+    a state whose metrics are missing.
 
     Args:
         spec: how to train.
-        state: what a step changes.
+        state: what a step changes, and what is saved.
         minimised: the objective, as it is called.
         feed: of the batches.
-        saving: of the state, and the log.
+        batches: their source, whose position is saved.
         output: folder of the run.
+        checkpoints: where the state is saved.
+        skipped: where what the batches left out is written, by every process.
+        log: of metrics, in the first process.
+        evaluate: what measures, in the first process; None measures nothing.
         progress: where each step is shown.
+        signals: what has been asked for meanwhile.
+        writer: what writes, in the first process.
+        saved_step: the step after which the state was saved last.
     """
 
     spec: TrainingSpec
     state: RunState
     minimised: nn.Module
     feed: Feed[Batch]
-    saving: Saving
+    batches: BatchSource[Batch]
     output: storage.AnyPath
+    checkpoints: CheckpointFolder
+    skipped: SkippedFolder
+    log: MetricLog | None
+    evaluate: Evaluate | None
     progress: Progress
+    signals: Postponed
+    writer: BackgroundWriter
+    saved_step: int
+    _saved_at: float = attrs.field(factory=lambda: time.monotonic(), init=False)  # noqa: PLW0108 - looked up anew
+    _known_lost: int = attrs.field(default=0, init=False)
+
+    @property
+    def world(self) -> World:
+        """The processes, all of which call the methods together."""
+        return self.state.world
 
     def begin(self, done: int) -> None:
-        """Wait for the first batch, and end the run where a process gets none, or has heard a signal.
-
-        Args:
-            done: steps done.
-
-        Raises:
-            Interrupted: if one has.
-        """
-        world = self.state.world
+        """Wait for the first batch, and end the run where a process gets none, or has heard a signal."""
         self.feed.advance()
-        wishes = world.gather(attrs.evolve(self.saving.wishes, fail=self.feed.has_failed))
+        wishes = self.world.gather(self._wishes())
         if any(one.stop for one in wishes):
-            self.saving.stop(done, warned=any(one.warned for one in wishes))
+            self.stop(done, warned=any(one.warned for one in wishes))
         if any(one.fail for one in wishes):
-            self.fail(done)
+            self._fail(done)
 
-    def make(self, step: int) -> Wishes:
+    def step(self, step: int) -> _Wishes:
         """Make a step; return what any process wishes behind it.
 
         Raises:
             ValueError: if there is no batch for it.
             FloatingPointError: if the loss or its gradient is not finite.
         """
-        spec, state, feed, world = self.spec, self.state, self.feed, self.state.world
+        spec, state, objective = self.spec, self.state, self.state.objective
         started = time.perf_counter()
-        batch = self._next_batch(step)
-        set_learning_rate(state.optimizer, spec.schedule.learning_rate(step))
-        terms, norm = _gradient(self.minimised, batch, state, step / spec.total_steps)
-        feed.advance()  # while a GPU computes; a signal ends the wait, and all hear of it with this step
-        own = attrs.evolve(self.saving.wishes, fail=feed.has_failed)
-        values, wishes = _agreed(terms, norm, own, world, state.objective.term_names)
-        scale = state.objective.loss_scale
-        left_out = scale is not None and scale.leaves_out(is_finite=not _not_finite(values))
-        if not left_out:
-            _refuse_divergence(values, step, batch, output=self.output, saving=self.saving, world=world)
-            state.optimizer.step()
-            state.objective.after_step()
-            if state.average is not None:
-                state.average.update(state.objective.model)
+        with self._keeping(step):
+            batch = self.feed.take()
+        if batch is None:
+            raise ValueError(f"the batches ended at step {step} of {spec.total_steps}; let them go round")
 
-        self.progress.advance(count=len(batch) * world.size, detail=f"loss {values['loss']:.3f}")
+        set_learning_rate(state.optimizer, spec.schedule.learning_rate(step))
+        state.optimizer.zero_grad(set_to_none=True)
+        terms: tuple[Tensor, ...] = self.minimised(batch, step / spec.total_steps)
+        scale = objective.loss_scale
+        if scale is None:
+            terms[-1].backward()  # type: ignore[no-untyped-call]
+        else:
+            scale.backward(terms[-1], objective.parameters())
+        norm = nn.utils.clip_grad_norm_(objective.parameters(), spec.max_gradient_norm or math.inf)
+        self.feed.advance()  # while a GPU computes; a signal ends the wait, and all hear of it with this step
+
+        values, wishes = self._agreed(terms, norm)
+        not_finite = [name for name in ("loss", "gradient_norm") if not math.isfinite(values[name])]
+        left_out = scale is not None and scale.leaves_out(is_finite=not not_finite)
+        if not left_out:
+            if not_finite:
+                self._refuse_divergence(not_finite[0], values, step, batch)
+            state.optimizer.step()
+            objective.after_step()
+            if state.average is not None:
+                state.average.update(objective.model)
+
+        self.progress.advance(count=len(batch) * self.world.size, detail=f"loss {values['loss']:.3f}")
         if left_out:
             logger.warning("step %d is left out, since its loss or gradient overflows float16", step)
-        else:
-            self._log(step, values, seconds=time.perf_counter() - started)
+        elif self.log is not None and self._is_due(step + 1, spec.log_every_steps):
+            scaled = {} if scale is None else {"loss_scale": scale.factor.item()}
+            rate = {"learning_rate": spec.schedule.learning_rate(step)}
+            times = {"seconds": time.perf_counter() - started, "seconds_waiting": self.feed.seconds_waiting}
+            self.log.write(step, {**values, **objective.readings, **scaled, **rate, **times})
         return wishes
 
-    def fail(self, done: int) -> NoReturn:
-        """End the run, whose state is saved, as a process gets no further batch.
+    def end(self, done: int, wishes: _Wishes) -> None:
+        """Save the state and evaluate where that is due or wished for, and end the run where that is.
 
         Args:
             done: steps done.
+            wishes: those of any process.
 
         Raises:
-            Exception: what its source raised; in the others a ValueError.
+            Interrupted: if a process has heard a signal.
+            OSError: if the state before could not be written.
         """
-        self.saving.finish()
-        with self.saving.keeping(done):
+        if wishes.stop:
+            self.stop(done, warned=wishes.warned)
+        if wishes.save or wishes.fail or self._is_due(done, self.spec.checkpoint_every_steps):
+            self._save(done)
+        if wishes.fail:
+            self._fail(done)
+        self.look(done)
+
+    def look(self, done: int) -> None:
+        """Evaluate in the first process where that is due, while the others wait without limit; a signal ends it."""
+        is_due = self._is_due(done, self.spec.evaluate_every_steps)
+        if is_due and not self.world.from_first(lambda: self._evaluated(done)):
+            self.stop(done, warned=self.signals.warned)
+
+    def stop(self, done: int, *, warned: bool) -> NoReturn:
+        """Save the state, unless it is, and end the run.
+
+        Args:
+            done: steps done.
+            warned: whether a scheduler has warned a process.
+
+        Raises:
+            Interrupted: always.
+            OSError: if the state cannot be written.
+        """
+        if done != self.saved_step:
+            self._save(done)
+        self.finish()
+        kept = (
+            f"stopped after step {done} of {self.spec.total_steps}, whose state is in {self.checkpoints.path}; the "
+            "same command goes on from there"
+        )
+        self.signals.stop(
+            kept if done else "stopped before the first step; the same command starts again", warned=warned
+        )
+
+    def finish(self) -> None:
+        """Return when all is written, the metrics too; a process that left earlier would have the others ended.
+
+        Raises:
+            OSError: if something cannot be written.
+        """
+
+        def write() -> None:
+            self.writer.wait()
+            if self.log is not None:
+                self.log.written()()
+
+        self.world.from_first(write)
+
+    def _is_due(self, done: int, every_steps: int | None) -> bool:
+        """Return whether something is due after a step: every `every_steps`, and at the end."""
+        return done == self.spec.total_steps or (every_steps is not None and done % every_steps == 0)
+
+    def _wishes(self) -> _Wishes:
+        """Return what this process wants now; time is what the first one's clock says."""
+        due = time.monotonic() - self._saved_at >= 60 * self.spec.checkpoint_every_minutes
+        return _Wishes(
+            stop=self.signals.requested,
+            warned=self.signals.warned,
+            save=(due and self.world.is_first) or self.writer.has_failed or self._num_lost() > self._known_lost,
+            fail=self.feed.has_failed,
+        )
+
+    def _num_lost(self) -> int:
+        """Return how many workers the batches have lost, if they say so: what ended them may end this process too."""
+        return int(getattr(self.batches, "num_lost", 0))
+
+    def _agreed(self, terms: tuple[Tensor, ...], norm: Tensor) -> tuple[dict[str, float], _Wishes]:
+        """Return the loss of all processes, and what any of them wishes: one exchange, one transfer from the device."""
+        names, wishes = self.state.objective.term_names, self._wishes()
+        own = in_float64(torch.stack([term.detach() for term in (*terms, norm)]))
+        if self.world.group is not None:
+            own = torch.cat([own, own.new_tensor(attrs.astuple(wishes))])
+        means = self.world.mean(own).tolist()
+        values = {
+            "loss": means[len(names)],
+            **{name: mean for name, mean in zip(names, means, strict=False) if name is not None},
+            "gradient_norm": means[len(terms)],
+        }
+        wished = means[len(terms) + 1 :]
+        return values, _Wishes(*(share > 0 for share in wished)) if wished else wishes
+
+    def _refuse_divergence(self, wrong: str, values: Mapping[str, float], step: int, batch: Batch) -> NoReturn:
+        keys = [key for keys in self.world.gather(list(batch.keys)) for key in keys]
+        self.finish()
+        newest, path = self.world.from_first(self.checkpoints.newest), storage.join(self.output, "diverged.json")
+        if self.world.is_first:
+            report = {"step": step, **values, "checkpoint": newest, "keys": keys}
+            storage.write_text(path, json.dumps(report, indent=1) + "\n")
+        shown = ", ".join(map(repr, keys[:_KEYS_SHOWN])) + (", ..." if len(keys) > _KEYS_SHOWN else "")
+        raise FloatingPointError(
+            f"the {wrong.replace('_', ' ')} is {values[wrong]} at step {step}; the batch's keys are [{shown}], all "
+            f"in {path}. The last good state is {newest or 'the beginning'}. Try a lower "
+            "learning rate, a longer warm-up or max_gradient_norm=1, from its weights in another output folder"
+        )
+
+    def _fail(self, done: int) -> NoReturn:
+        """End the run, whose state is saved, with what this process's source raised, or as another one's did."""
+        self.finish()
+        with self._keeping(done):
             self.feed.take()
         raise ValueError(f"another process of the run gets no batch behind step {done}, and says why")
 
-    def _next_batch(self, step: int) -> Batch:
-        with self.saving.keeping(step):
-            batch = self.feed.take()
-        if batch is None:
-            raise ValueError(f"the batches ended at step {step} of {self.spec.total_steps}; let them go round")
-        return batch
+    @contextmanager
+    def _keeping(self, done: int) -> Iterator[None]:
+        """Save the state if the next batch cannot be had, and say so in the error's message.
 
-    def _log(self, step: int, values: Mapping[str, float], *, seconds: float) -> None:
-        log, spec = self.saving.log, self.spec
-        if log is not None and is_due(step + 1, spec.log_every_steps, spec):
-            rate = spec.schedule.learning_rate(step)
-            times = {"seconds": seconds, "seconds_waiting": self.feed.seconds_waiting}
-            scale = self.state.objective.loss_scale
-            scaled = {} if scale is None else {"loss_scale": scale.factor.item()}
-            readings = {**self.state.objective.readings, **scaled}
-            log.write(step, {**values, **readings, "learning_rate": rate, **times})
+        Of several processes, that is done where all of them know of it, see `_Wishes.fail`.
+        """
+        try:
+            yield
+        except Exception as error:
+            if done != self.saved_step and self.world.size == 1:
+                try:
+                    self._save(done)
+                    self.finish()
+                except OSError as failed:
+                    logger.warning("%s", failed)
+                    raise error from None
+            if done and done == self.saved_step and isinstance(error, (ValueError, OSError)) and len(error.args) == 1:
+                error.args = (f"{error}; the same command goes on from step {done}, whose state is kept",)
+            raise
+
+    def _save(self, done: int) -> None:
+        self.world.from_first(self.writer.wait)
+        self.skipped.write(self.batches.take_skips(done), step=done, rank=self.world.rank)
+        state = self.state.snapshot(step=done, position=self.batches.position(done))
+        self.saved_step, self._saved_at, self._known_lost = done, time.monotonic(), self._num_lost()
+        if state is None:
+            return
+        path, write_log = self.checkpoints.step(done), None if self.log is None else self.log.written()
+
+        def write() -> None:
+            if write_log is not None:
+                write_log()
+            state.write(path)
+            self.checkpoints.remove_old()
+
+        self.writer.begin(write)
+
+    def _evaluated(self, done: int) -> bool:
+        """Evaluate and log, unless the log has it already; return whether no signal came."""
+        if self.log is None or self.evaluate is None or self.log.was_evaluated(done - 1):
+            return True
+        try:
+            with self.signals.not_now(), evaluating(self.state.kept):
+                values = self.evaluate(merged(self.state.kept), done)
+            self.log.write(done - 1, values)
+        except Interrupted:
+            return False
+        return True
 
 
 @contextmanager
@@ -280,12 +453,9 @@ def _new_state(spec: TrainingSpec, model: nn.Module, world: World) -> RunState:
 
 def _open_log(spec: TrainingSpec, output: storage.AnyPath, first: int, world: World) -> MetricLog | None:
     tensorboard = storage.join(output, "tensorboard") if spec.tensorboard else None
-    opened: list[MetricLog] = []
-    world.from_first(
-        lambda: opened.append(
-            MetricLog(storage.join(output, "metrics.jsonl"), resume_step=first, tensorboard=tensorboard)
-        )
-    )
+    opened: list[MetricLog] = []  # in the first process alone
+    path = storage.join(output, "metrics.jsonl")
+    world.from_first(lambda: opened.append(MetricLog(path, resume_step=first, tensorboard=tensorboard)))
     return opened[0] if opened else None
 
 
@@ -297,68 +467,3 @@ def _shared(objective: Objective, world: World) -> nn.Module:
 
     some_unused = not objective.uses_all_weights
     return DistributedDataParallel(objective, process_group=world.group, find_unused_parameters=some_unused)
-
-
-def _gradient(
-    minimised: nn.Module, batch: Batch, state: RunState, progress: float
-) -> tuple[tuple[Tensor, ...], Tensor]:
-    """Compute the gradient, clipped; return the loss's terms, their sum last, and its norm before clipping."""
-    objective = state.objective
-    state.optimizer.zero_grad(set_to_none=True)
-    terms: tuple[Tensor, ...] = minimised(batch, progress)
-    if objective.loss_scale is None:
-        terms[-1].backward()  # type: ignore[no-untyped-call]
-    else:
-        objective.loss_scale.backward(terms[-1], objective.parameters())
-    norm = nn.utils.clip_grad_norm_(objective.parameters(), objective.spec.max_gradient_norm or math.inf)
-    return terms, norm
-
-
-def _agreed(
-    terms: tuple[Tensor, ...],
-    norm: Tensor,
-    wishes: Wishes,
-    world: World,
-    names: tuple[str | None, ...],
-) -> tuple[dict[str, float], Wishes]:
-    """Return the loss of all processes, and what any of them wishes: one exchange, one transfer from the device."""
-    own = in_float64(torch.stack([term.detach() for term in (*terms, norm)]))
-    if world.group is not None:
-        own = torch.cat([own, own.new_tensor(attrs.astuple(wishes))])
-    means = world.mean(own).tolist()
-    values = {
-        "loss": means[len(names)],
-        **{name: mean for name, mean in zip(names, means, strict=False) if name is not None},
-        "gradient_norm": means[len(terms)],
-    }
-    wished = means[len(terms) + 1 :]
-    return values, Wishes(*(share > 0 for share in wished)) if wished else wishes
-
-
-def _not_finite(values: Mapping[str, float]) -> list[str]:
-    return [name for name in ("loss", "gradient_norm") if not math.isfinite(values[name])]
-
-
-def _refuse_divergence(
-    values: Mapping[str, float],
-    step: int,
-    batch: Batch,
-    *,
-    output: storage.AnyPath,
-    saving: Saving,
-    world: World,
-) -> None:
-    wrong = _not_finite(values)
-    if not wrong:
-        return
-    keys = [key for keys in world.gather(list(batch.keys)) for key in keys]
-    newest, path = saving.last_good(), storage.join(output, "diverged.json")
-    if world.is_first:
-        report = {"step": step, **values, "checkpoint": newest, "keys": keys}
-        storage.write_text(path, json.dumps(report, indent=1) + "\n")
-    shown = ", ".join(map(repr, keys[:_KEYS_SHOWN])) + (", ..." if len(keys) > _KEYS_SHOWN else "")
-    raise FloatingPointError(
-        f"the {wrong[0].replace('_', ' ')} is {values[wrong[0]]} at step {step}; the batch's keys are [{shown}], all "
-        f"in {path}. The last good state is {newest or 'the beginning'}. Try a lower "
-        "learning rate, a longer warm-up or max_gradient_norm=1, from its weights in another output folder"
-    )

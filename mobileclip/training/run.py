@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import shutil
 from collections import Counter
-from collections.abc import Callable
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +15,7 @@ from torch import nn
 
 from mobileclip import storage
 from mobileclip.data import ReinforcedPipelineSpec, ReinforcementCard, TextPipeline
-from mobileclip.data.text import pack_ngrams
+from mobileclip.data.text.ngrams import pack_ngrams
 from mobileclip.encoders import (
     Classifier,
     ClassifierSpec,
@@ -29,21 +30,19 @@ from mobileclip.encoders import (
 from mobileclip.encoders.checkpoints import load_coca, save_coca
 from mobileclip.encoders.checkpoints.saving import Taught, is_known, write_tensors
 from mobileclip.hardware.devices import AUTO
-from mobileclip.inputs import ImageInput, TextInput
 from mobileclip.losses import ContrastiveLossSpec, ReinforcedLossSpec
 from mobileclip.serialization import from_json, to_json
 from mobileclip.strict import strict
+from mobileclip.training.checkpoint import CheckpointFolder
 from mobileclip.training.distributed import World, connected
-from mobileclip.training.families import Data, DataSpec, Student, StudentSpec
-from mobileclip.training.loop import train
-from mobileclip.training.objectives.objective import is_of_texts
-from mobileclip.training.output_lock import claimed
-from mobileclip.training.saving import Evaluate
+from mobileclip.training.loop import Evaluate, train
+from mobileclip.training.objectives import is_of_texts
 from mobileclip.training.selection import SelectionSpec
-from mobileclip.training.spec import TrainingSpec
+from mobileclip.training.spec import Data, DataSpec, Student, StudentSpec, TrainingSpec
 
 if TYPE_CHECKING:
     from rich.console import Console
+
 
 SPEC = "run.json"
 MODEL = "model.safetensors"
@@ -96,8 +95,8 @@ class RunSpec:
                 raise ValueError(f"{type(part).__name__} is no {name}; mobileclip.training.{name} says what one has")
         for name in ("image", "text"):
             wanted, given = _tower(self.model, name), getattr(self.data, name, None)
-            if wanted is not None and given is not None:
-                _check_contract(name, wanted.input, given)
+            if wanted is not None and given is not None and wanted.input != given:
+                raise ValueError(f"the data's {name} contract is {given}, and the model expects {wanted.input}")
         if hasattr(self.model, "num_classes") and hasattr(self.data, "num_classes"):
             _check_classes(self.model, self.data)
         loss = self.training.loss
@@ -227,11 +226,6 @@ def _tower(model: Any, name: str) -> Any:
     return model if isinstance(model, TextEncoderSpec) and name == "text" else getattr(model, name, None)
 
 
-def _check_contract(name: str, wanted: ImageInput | TextInput, given: ImageInput | TextInput) -> None:
-    if wanted != given:
-        raise ValueError(f"the data's {name} contract is {given}, and the model expects {wanted}")
-
-
 def _check_classes(model: Any, data: Any) -> None:
     if model.num_classes != data.num_classes:
         different = f"{data.num_classes}, and the model's {model.num_classes}"
@@ -298,9 +292,13 @@ def follow_card(run: RunSpec, recipe: RunSpec | None = None) -> tuple[RunSpec, t
     }
     told = [f"{name} {value}, as the card of the data says" for name, value in taken.items()]
     wrong = card.differences({name: value for name, value in stated.items() if name not in taken})
-    if recipe is not None and _follows(data, recipe.data) and not card.captioners and _lacks_captions(data):
-        data = attrs.evolve(data, captions="real")
-        told.append("real captions alone: the data has no synthetic ones")
+    # Nobody has asked for other captions than the recipe's, of both kinds.
+    follows = isinstance(data, ReinforcedPipelineSpec) and getattr(recipe and recipe.data, "captions", None) == "both"
+    if follows and data.captions == "both" and data.caption_sets is None and not card.captioners:
+        skips, _ = data.lacking_samples()
+        if {skip.reason for skip in skips} == {"no_syn_caption"}:
+            data = attrs.evolve(data, captions="real")
+            told.append("real captions alone: the data has no synthetic ones")
     if wrong:
         raise ValueError(
             f"the run contradicts its data: {'; '.join(wrong)}. Give it what the data has, or leave these flags out; "
@@ -309,18 +307,6 @@ def follow_card(run: RunSpec, recipe: RunSpec | None = None) -> tuple[RunSpec, t
     if isinstance(loss, ReinforcedLossSpec):
         loss = attrs.evolve(loss, **taken)
     return attrs.evolve(run, data=data, training=attrs.evolve(run.training, loss=loss)), tuple(told)
-
-
-def _follows(data: Data, recipe: Data) -> bool:
-    """Return whether nobody has asked for other captions than the recipe's, of both kinds."""
-    is_known = isinstance(data, ReinforcedPipelineSpec) and isinstance(recipe, ReinforcedPipelineSpec)
-    return is_known and data.captions == recipe.captions == "both" and data.caption_sets is None
-
-
-def _lacks_captions(data: ReinforcedPipelineSpec) -> bool:
-    """Return whether the first samples of data lack synthetic captions alone."""
-    skips, _ = data.lacking_samples()
-    return {skip.reason for skip in skips} == {"no_syn_caption"}
 
 
 def _refuse_other(spec: RunSpec, output: storage.AnyPath) -> None:
@@ -336,3 +322,54 @@ def _refuse_other(spec: RunSpec, output: storage.AnyPath) -> None:
             f"{output} holds a run with another choice of {' and '.join(changed)}; delete it to start over, go on with "
             f"its own choices by giving `{path}` before the flags, or keep it and choose another `--output`"
         )
+
+
+@contextmanager
+def claimed(
+    output: storage.AnyPath,
+    files: Mapping[str, str],
+    world: World,
+    *,
+    refuse: Callable[[], object],
+    checkpoints: str = "checkpoints",
+    kept: str | None = None,
+    made: str | None = None,
+) -> Iterator[None]:
+    """Lock a folder for this run; an error before the first checkpoint frees it for other settings.
+
+    Args:
+        output: the folder or URL.
+        files: what says which run it is, by the names of the files; the last one counts.
+        world: the processes of the run, all of which call this.
+        refuse: raises a ValueError where the folder holds another run.
+        checkpoints: where the run's checkpoints are, below the folder.
+        kept: file for which the folder is kept too.
+        made: folder that is removed when all is given back.
+    """
+
+    def take() -> bool:
+        with _held(output):
+            refuse()
+            is_new = not storage.exists(storage.join(output, list(files)[-1]))
+            if is_new:
+                for name, text in files.items():
+                    storage.write_text(storage.join(output, name), text)
+        return is_new
+
+    is_new = world.from_first(take)
+    try:
+        yield
+    except BaseException:
+        if is_new and world.is_first:
+            with suppress(OSError, ValueError), _held(output):  # what ended the run says more
+                begun = CheckpointFolder(storage.join(output, checkpoints)).newest() is not None
+                if not begun and not (kept and storage.exists(storage.join(output, kept))):
+                    for name in reversed(list(files)):
+                        storage.remove(storage.join(output, name))
+                    if made is not None:
+                        shutil.rmtree(storage.local_path(storage.join(output, made)), ignore_errors=True)
+        raise
+
+
+def _held(output: storage.AnyPath) -> AbstractContextManager[None]:
+    return nullcontext() if storage.is_remote(output) else storage.exclusive(storage.local_path(output))

@@ -29,7 +29,7 @@ from torch.nn import functional
 import mobileclip
 from mobileclip.data import ImageTransform, Tokenizer
 from mobileclip.encoders import DualEncoder, save_model
-from mobileclip.inference.tuning_inputs import read_captions, read_pictures
+from mobileclip.inference.quantizing import read_captions, read_pictures
 from mobileclip.progress import Progress
 from mobileclip.storage import require_output
 from mobileclip.terminal import console, say

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from mobileclip.data import datacompdr_augmentation, decode_image
-from mobileclip.data.augmentation import OPERATIONS, magnitudes
+from mobileclip.data.augmentation.operations import OPERATIONS, magnitudes
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "augment"
 RECORDS = json.loads((GOLDEN / "replay.json").read_text())["records"]

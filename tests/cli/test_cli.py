@@ -45,6 +45,7 @@ def test_classify_as_json(capsys, small_file):
     assert set(json.loads(out)) == {"a cup", "ein Café"}
 
 
+@pytest.mark.slow
 def test_a_photo_above_the_limit_of_pixels_is_read_and_a_bomb_is_where_the_environment_says_so(
     capsys, small_file, tmp_path
 ):

@@ -21,7 +21,7 @@ from mobileclip.cli import main
 from mobileclip.collections import Collection
 from mobileclip.encoders import save_model
 from tests.collections.pictures import draw, telling
-from tests.datasets.videos.making import film
+from tests.datasets.made_videos import film
 from tests.engines.conftest import forked_workers  # noqa: F401  a fixture
 
 

@@ -21,7 +21,7 @@ from mobileclip.collections.about import About
 from mobileclip.collections.nearest import GRAPH, renew_graph
 from mobileclip.collections.read import FileReader
 from mobileclip.data import ImageError
-from mobileclip.data.images import describe_left_out
+from mobileclip.data.images.files import describe_left_out
 from mobileclip.encoders import save_model
 from mobileclip.encoders.checkpoints import layouts
 from mobileclip.extras import install

@@ -18,7 +18,7 @@ from mobileclip.data import (
     augmentation_rng,
     datacompdr_augmentation,
 )
-from mobileclip.data.shards import read_shard
+from mobileclip.data.shards.files import read_shard
 
 SHARDS = Path(__file__).parents[1] / "golden" / "shards"
 

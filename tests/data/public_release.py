@@ -18,8 +18,8 @@ import numpy as np
 from PIL import Image
 
 from mobileclip.data import augmentation_rng, datacompdr_augmentation, hash_image
-from mobileclip.data.augmentation import compress
-from mobileclip.data.samples import write_npz
+from mobileclip.data.augmentation.replay import compress
+from mobileclip.data.samples.readers import write_npz
 from tests.data.made_samples import write_raw
 
 SIZE = (64, 48)

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from mobileclip.data import Buckets, leading_bits, num_buckets_for, runs, scratch_folder
+from mobileclip.data.buckets import Buckets, leading_bits, num_buckets_for, runs, scratch_folder
 
 RECORD = np.dtype([("key", "u8"), ("number", "u4")])
 

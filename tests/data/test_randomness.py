@@ -5,7 +5,7 @@ from itertools import permutations
 
 from hypothesis import given, settings, strategies as st
 
-from mobileclip.data import derived_seed, seeded_rng, shuffled
+from mobileclip.data.randomness import derived_seed, seeded_rng, shuffled
 
 
 def test_neighbouring_seeds_share_no_stream():

@@ -139,6 +139,18 @@ def test_every_form_is_opened_alike(tmp_path, form):
             assert sample.captions == (f"a {colour} thing",)
 
 
+def test_a_folder_that_may_be_of_two_kinds_is_named(tmp_path):
+    folder = class_folder(tmp_path)
+    (folder / "stray.png").write_bytes(PNG)
+    with fails(ValueError, f"class_folder:{folder}", f"folder:{folder}"):
+        as_source(folder)
+    opened = open_data_set(f"class_folder:{folder}")
+    assert (opened.kind, opened.class_names) == ("classes", COLOURS)
+    report = SkipReport(log=False)
+    assert sum(1 for unit in opened.source.units() for _ in unit.read(report)) == 6
+    assert report.counts == {"no_class": 1}
+
+
 @pytest.mark.parametrize("form", FORMS)
 def test_files_are_those_whose_content_is_read(tmp_path, form):
     path = FORMS[form][0](tmp_path)

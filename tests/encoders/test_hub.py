@@ -228,41 +228,31 @@ def outcomes(hub, folder, steps, **options):
     ]
 
 
-@pytest.mark.slow
-def test_what_came_first_is_what_comes_later(hub, files, tmp_path):
+def test_the_newest_commit_comes_unless_a_revision_or_a_digest_is_named(hub, files, tmp_path):
     repository = hub.repositories["owner/one"]
     first, digest = repository.branches["main"], hashlib.sha256(files[0]).hexdigest()
-    # Another model under the same name: the commit that came first is asked for, unless the branch is named.
     moves = ["upload", str(tmp_path / "other.safetensors"), "model.safetensors", "owner/one"]
-    steps = [["info", "hf-hub:owner/one"], moves, ["info", "hf-hub:owner/one"]]
-    assert [status for status, _ in outcomes(hub, tmp_path, steps)] == [0, 0]
-    later = repository.branches["main"]
-    assert later != first
-    assert not list((tmp_path / "cache").rglob(f"*{later}*"))
-    remembered = json.loads((tmp_path / "cache" / "hub" / ".mobileclip" / "weights.json").read_text())
-    assert remembered["files"] == {"hf-hub:owner/one": {"commit": first, "sha256": digest}}
-
     steps = [
-        ["info", "hf-hub:owner/one@main"],
+        ["info", "hf-hub:owner/one"],
+        moves,
         ["info", f"hf-hub:owner/one@{first}#sha256={digest}"],
         ["info", f"hf-hub:owner/one#sha256={'0' * 64}"],
     ]
-    branch, pinned, wrong = outcomes(hub, tmp_path, steps)
-    assert branch[0] == pinned[0] == 0
-    assert list((tmp_path / "cache").rglob(f"*{later}*"))
+    newest, pinned, wrong = outcomes(hub, tmp_path, steps)
+    assert newest[0] == pinned[0] == 0
     assert wrong[0] == 2
     assert "is not the file that was expected" in wrong[1]
+    assert outcomes(hub, tmp_path, steps[:1]) == [(0, "")]
+    assert list((tmp_path / "cache").rglob(f"*{repository.branches['main']}*/model.safetensors"))
 
 
-@pytest.mark.parametrize("how", ["remembered", "pinned", "never seen"])
+@pytest.mark.parametrize("how", ["newest", "pinned"])
 def test_a_damaged_file_in_the_cache_is_fetched_once_more(how, hub, files, tmp_path):
     repository = hub.repositories["owner/one"]
     commit, digest = repository.branches["main"], hashlib.sha256(files[0]).hexdigest()
     address = f"hf-hub:owner/one@{commit}#sha256={digest}" if how == "pinned" else "hf-hub:owner/one"
     assert outcomes(hub, tmp_path, [["info", address]]) == [(0, "")]
     (blob,) = (path for path in (tmp_path / "cache").rglob("blobs/*") if path.is_file())
-    if how == "never seen":
-        (tmp_path / "cache" / "hub" / ".mobileclip" / "weights.json").unlink()
     (tmp_path / "half").write_bytes(files[0][: len(files[0]) // 2])
     damage = ["copy", str(tmp_path / "half"), str(blob)]
     repaired, after = outcomes(hub, tmp_path, [damage, ["info", address], ["info", address]])
@@ -272,11 +262,10 @@ def test_a_damaged_file_in_the_cache_is_fetched_once_more(how, hub, files, tmp_p
     # What the hub itself has is damaged, or another file: it is fetched no second time, and refused.
     repository.commits[commit]["model.safetensors"] = files[1]
     hub.requests.clear()
-    if how != "never seen":
-        ((status, said),) = outcomes(hub, tmp_path, [damage, ["info", address]])
-        assert status == 2
-        assert any(str(path) in said for path in (tmp_path / "cache").rglob("blobs/*")), said
-        assert [method for method, path in hub.requests if path.endswith("model.safetensors")].count("GET") == 1
+    ((status, said),) = outcomes(hub, tmp_path, [damage, ["info", address]])
+    assert status == 2
+    assert any(str(path) in said for path in (tmp_path / "cache").rglob("blobs/*")), said
+    assert [method for method, path in hub.requests if path.endswith("model.safetensors")].count("GET") == 1
 
 
 def test_without_a_connection_a_damaged_file_is_named(files, tmp_path):

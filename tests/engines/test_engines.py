@@ -6,7 +6,6 @@ import errno
 import multiprocessing
 import os
 import re
-import signal
 import threading
 import time
 import weakref
@@ -114,6 +113,18 @@ def test_units_that_kill_their_worker_are_set_aside(tmp_path):
     assert workers_of_this_process() == before
 
 
+def test_how_many_workers_may_be_lost_in_a_row_depends_on_how_many_there_are(tmp_path):
+    names = [f"kills-{number}" for number in range(35)]
+    engines = {
+        count: LocalEngine(num_workers=count, devices=("cpu",), retries=Retries(tries=1, pause_seconds=0.0))
+        for count in (1, 4)
+    }
+    told = run(engines[4], tmp_path, *names, "good-0")
+    assert (set(told.asides), set(told.entries)) == (set(names), {"good-0"})
+    with fails(ValueError, "30 workers"):
+        run(attrs.evolve(engines[1], apart=True), tmp_path, *names, "good-0")
+
+
 def test_of_a_unit_that_keeps_failing_the_part_that_does_is_set_aside_alone(engine, tmp_path):
     names = [f"good-{number}" for number in range(16)]
     names[5], names[11] = "raises-5", "fails-11"
@@ -145,47 +156,6 @@ def test_a_part_that_kills_its_worker_costs_the_others_nothing(tmp_path):
     told = run(engine, tmp_path, "+".join([*good[:4], "kills-0", *good[4:]]), "good-7")
     assert told.asides.keys() == {"kills-0"}
     assert sorted(name for group in told.entries for name in group.split("+")) == [*good, "good-7"]
-
-
-@pytest.mark.slow
-def test_a_worker_that_is_stopped_is_replaced(tmp_path):
-    """It would hold its unit, and the run, for ever."""
-    stopped = []
-
-    class Stopping(Noting):
-        def advanced(self, count):  # noqa: ARG002 - as a `Listener` does
-            if not stopped:
-                stopped.append(workers_of_this_process()[-1])
-                os.kill(stopped[0], signal.SIGSTOP)
-
-    engine = LocalEngine(num_workers=2, devices=("cpu",), retries=AT_ONCE, silence_seconds=3.0)
-    told, names = Stopping(), [f"good-{number}" for number in range(20)]
-    engine.run(Counting(folder=tmp_path, seconds=0.1), tasks(*names), told)
-    assert stopped
-    assert not Path(f"/proc/{stopped[0]}").exists(), "it is left to no one"
-    assert set(told.entries) == set(names)
-
-
-@pytest.mark.slow
-def test_a_run_that_was_stopped_itself_blames_no_worker(tmp_path):
-    before = []
-
-    class Stopped(Noting):
-        def finished(self, unit, entry):
-            super().finished(unit, entry)
-            if not before:
-                before.extend(workers_of_this_process())
-                for worker in before:
-                    os.kill(worker, signal.SIGSTOP)
-                time.sleep(3)
-                for worker in before:
-                    os.kill(worker, signal.SIGCONT)
-            assert set(workers_of_this_process()) <= set(before), "one was replaced"
-
-    engine = LocalEngine(num_workers=2, devices=("cpu",), retries=AT_ONCE, silence_seconds=2.0)
-    told = Stopped()
-    engine.run(Counting(folder=tmp_path, seconds=0.1), tasks(*(f"good-{number}" for number in range(20))), told)
-    assert len(told.entries) == 20
 
 
 @pytest.mark.slow

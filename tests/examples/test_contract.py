@@ -11,7 +11,7 @@ import torch
 from PIL import Image, UnidentifiedImageError
 
 from mobileclip.data import ImageTransform, Tokenizer, load_image
-from mobileclip.data.images import IMAGE_FORMATS
+from mobileclip.data.images.limits import IMAGE_FORMATS
 from mobileclip.export import ExportSpec, bundled_samples, export_model, read_contract
 from mobileclip.inputs import ImageInput
 from mobileclip.serialization import from_json

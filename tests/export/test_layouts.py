@@ -12,10 +12,12 @@ import pytest
 import tokenizers
 import torch
 from PIL import Image
+from torch.nn import functional as F
 
 import mobileclip
 from mobileclip import reparameterize
 from mobileclip.data import ImageTransform, Tokenizer, load_image
+from mobileclip.encoders import TextTransformerSpec
 from mobileclip.export import (
     ExportSpec,
     bundled_samples,
@@ -27,6 +29,7 @@ from mobileclip.export import (
 )
 from mobileclip.export.layouts import fitted
 from mobileclip.export.towers import with_end
+from mobileclip.inputs import TextInput
 from tests.browser import CHROMIUM, open_page
 from tests.errors import fails
 from tests.examples.web import NPM, OFFLINE, run_npm, served
@@ -283,3 +286,44 @@ def test_the_real_transformers_js_gives_the_same_first_five(package, encode, pre
     ours = (images @ texts.T).topk(5).indices
     theirs = (torch.tensor(given["images"]) @ torch.tensor(given["texts"]).T).topk(5).indices
     assert theirs.equal(ours)
+
+
+class TestUltralytics:
+    """Its YOLOE loads the text encoder by `torch.jit.load`, and calls it with 77 ids of CLIP in 32 bits."""
+
+    @pytest.mark.filterwarnings("ignore:.torch.jit.load. is deprecated")
+    @pytest.mark.parametrize("context_length", [77, 32])
+    @pytest.mark.parametrize("causal", [False, True])
+    def test_its_loader_gets_the_towers_embeddings(self, causal, context_length, tmp_path, monkeypatch):
+        spec = TextTransformerSpec(
+            width=16,
+            num_heads=2,
+            depth=2,
+            embedding_dim=12,
+            causal=causal,
+            input=TextInput(context_length=context_length),
+        )
+        text = seeing(attrs.evolve(SHALLOW, text=spec)).text_encoder
+        folder = export_model(
+            text,
+            ExportSpec(output=tmp_path / "export", target="torch", layout="ultralytics"),
+            samples=few_samples(),
+        )
+        assert read_report(folder).passed
+        rows = Tokenizer(TextInput())(TEXTS).int()  # as clip.tokenize gives them
+        ours = F.normalize(text(Tokenizer(spec.input)(TEXTS)), dim=-1)
+        encoder = torch.jit.load(folder / "mobileclip2_b.ts", map_location="cpu")
+        for batch in (rows, rows[:1]):
+            assert (encoder(batch) - ours[: len(batch)]).abs().max() < 1e-5
+        try:
+            from ultralytics.nn.text_model import build_text_model
+        except ImportError:
+            return
+        monkeypatch.chdir(folder)
+        theirs = build_text_model("mobileclip2:b", device=torch.device("cpu"))
+        assert (theirs.encode_text(theirs.tokenize(list(TEXTS))) - ours).abs().max() < 1e-5
+
+    @pytest.mark.parametrize("options", [{"target": "onnx"}, {"target": "torch", "tower": "image"}])
+    def test_what_it_does_not_load_is_refused(self, options, tmp_path):
+        with fails(ValueError, "ultralytics"):
+            fitted(ExportSpec(output=tmp_path / "export", layout="ultralytics", **options))

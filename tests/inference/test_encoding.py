@@ -8,11 +8,11 @@ import pytest
 
 import mobileclip
 from mobileclip.data import ImageError, LostProcessError
-from mobileclip.data.images import LIMITS
+from mobileclip.data.images.transform import LIMITS
 from mobileclip.datasets.videos import VideoFile
 from mobileclip.inference.pictures import Moment, Picture, encode_pictures
 from tests.collections.pictures import draw
-from tests.datasets.videos.making import film
+from tests.datasets.made_videos import film
 from tests.errors import fails
 
 

@@ -8,7 +8,7 @@ from PIL import Image
 import mobileclip
 from mobileclip.blocks import models
 from mobileclip.data import ImageError, ImageTransform, Tokenizer
-from mobileclip.data.images import read_pixels
+from mobileclip.data.images.transform import read_pixels
 from mobileclip.encoders import DualEncoder, save_model
 from mobileclip.encoders.checkpoints import PUBLISHED
 from mobileclip.inference import catalogue

@@ -16,7 +16,7 @@ from mobileclip.export import ExportSpec, export_model, load_export
 from mobileclip.inference import ModelIdentity
 from mobileclip.inference.embedding import Embeddings, read_embeddings, write_embeddings
 from mobileclip.reinforce import OpenClipTeacher, TransformersTeacher
-from mobileclip.training.checkpoints import StateFile, read_state
+from mobileclip.training.checkpoint import StateFile, read_state
 from tests.encoders.small import SMALL, TEXT, inputs, randomised
 from tests.export.models import CONVOLUTIONAL, pixels, seeing
 from tests.preloaded import preloaded

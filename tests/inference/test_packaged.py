@@ -9,7 +9,7 @@ from PIL import Image, ImageDraw, ImageOps
 
 import mobileclip
 from mobileclip.cli.__main__ import main
-from mobileclip.data.text import pack_ngrams
+from mobileclip.data.text.ngrams import pack_ngrams
 from mobileclip.encoders import TextTransformerSpec, load_model, save_model
 from mobileclip.encoders.checkpoints import COMPANIONS, PACKAGED, Taught, licence_of
 from mobileclip.evaluation import Session, open_candidate

@@ -12,7 +12,7 @@ from mobileclip import ImageTextModel
 from mobileclip.cli.__main__ import main
 from mobileclip.collections import Collection, IndexOptions, ModelSource
 from mobileclip.data import TextPipelineSpec
-from mobileclip.data.text import KnownNgrams, pack_ngrams
+from mobileclip.data.text.ngrams import KnownNgrams, pack_ngrams
 from mobileclip.datasets.sources import TextPair
 from mobileclip.encoders import TextTransformerSpec, load_model, save_model
 from mobileclip.encoders.checkpoints import Taught, read_checkpoint

@@ -3,7 +3,6 @@
 import json
 import re
 from collections.abc import Mapping
-from pathlib import Path
 
 import attrs
 import pytest
@@ -11,23 +10,32 @@ import torch
 from huggingface_hub import ModelCard, metadata_load
 from PIL import Image
 
-from mobileclip import reparameterize, specs
+from mobileclip import ImageTextModel, reparameterize, specs
+from mobileclip.cli import main as command_line
 from mobileclip.data import ImageTransform, Tokenizer, read_text_input
-from mobileclip.encoders import ClassifierSpec, DualEncoderSpec, ViTSpec, load_model
+from mobileclip.encoders import (
+    ClassifierSpec,
+    DualEncoderSpec,
+    TextTransformerSpec,
+    ViTSpec,
+    load_model,
+    save_model,
+)
 from mobileclip.encoders.checkpoints import read_checkpoint
 from mobileclip.evaluation import DatasetResult
 from mobileclip.inputs import ImageInput
 from mobileclip.interop import from_pretrained, open_clip_config, save_pretrained, timm_config
+from mobileclip.interop.transformers_folder import TRANSFORMERS
 from mobileclip.tensor_files import CheckpointError
 from tests.data.tokenizer_files import bert
 from tests.encoders.small import IMAGE, SMALL, TEXT, VIT, randomised
 from tests.errors import fails
 from tests.golden.checkpoints import relative_error
-from tests.interop.models import DUAL, TOWER
+from tests.interop.models import DUAL, PHOTO, TOWER, WITH_TEXTS
 from tests.interop.round_trip import same
 from tests.lazily import lazily
 
-open_clip, timm = lazily("open_clip"), lazily("timm")
+open_clip, timm, transformers = lazily("open_clip"), lazily("timm"), lazily("transformers")
 PUBLISHED = [f"MobileCLIP2-{size}" for size in ("B", "L-14", "S0", "S2", "S3", "S4")]
 
 FIVE = attrs.evolve(
@@ -45,7 +53,6 @@ PATCH = attrs.evolve(specs.vit_l14(), width=32, depth=2, num_heads=2, patch_size
 BARE = TOWER.without_projection()
 CLASSIFIER = ClassifierSpec(image=BARE, num_classes=3, class_names=("cat", "dog", "owl"))
 ON_EMBEDDINGS = ClassifierSpec(image=TOWER, num_classes=3)
-PHOTO = Path("tests/golden/augment/images/chelsea.png")
 
 
 class TestFolders:
@@ -203,9 +210,8 @@ class TestOpenClip:
     def test_loads_a_folder_with_equal_embeddings(self, tmp_path):
         dual = randomised(DUAL)
         folder = save_pretrained(dual, tmp_path / "model", licence="mit")
-        assert {path.name for path in folder.iterdir()} == {
-            "README.md", "open_clip_config.json", "open_clip_model.safetensors",
-        }  # fmt: skip
+        others = {"README.md", "model.safetensors", "open_clip_config.json", "open_clip_model.safetensors"}
+        assert {path.name for path in folder.iterdir()} == {*others, *TRANSFORMERS}
         assert same(from_pretrained(folder, fold=False), dual)
         theirs, _, preprocess = open_clip.create_model_and_transforms(f"local-dir:{folder}")
         theirs.eval()
@@ -252,6 +258,78 @@ class TestOpenClip:
         larger = attrs.evolve(spec, image=attrs.evolve(spec.image, input=ImageInput(size=384)))
         with fails(ValueError, "224"):
             open_clip_config(larger)
+
+
+SENTENCES = ["a red bicycle in snow", "cat", "word " * 90]
+
+
+class TestTransformers:
+    @pytest.mark.parametrize(
+        ("spec", "text_model"),
+        [
+            pytest.param(WITH_TEXTS, "sam3_lite_text_text_model", id="mct"),
+            pytest.param(
+                attrs.evolve(WITH_TEXTS, text=TextTransformerSpec(width=64, num_heads=2, depth=2, embedding_dim=32)),
+                "sam3_lite_text_text_model",
+                id="padding-is-attended-to",
+            ),
+            pytest.param(
+                DualEncoderSpec(
+                    image=attrs.evolve(CONVOLUTIONAL, embedding_dim=32),
+                    text=TextTransformerSpec(width=64, num_heads=2, depth=2, embedding_dim=32, causal=True),
+                ),
+                "clip_text_model",
+                id="causal",
+            ),
+        ],
+    )
+    @torch.inference_mode()
+    def test_loads_a_folder_with_equal_embeddings_and_writes_one(self, spec, text_model, tmp_path):
+        model, photo = randomised(spec), Image.open(PHOTO).convert("RGB")
+        folder = save_pretrained(model, tmp_path / "model", license="mit", library="transformers")
+        assert {path.name for path in folder.iterdir()} == {"README.md", "model.safetensors", *TRANSFORMERS}
+        assert same(from_pretrained(folder, fold=False), model)
+        theirs = transformers.AutoModel.from_pretrained(folder).eval()
+        assert theirs.config.text_config.model_type == text_model
+        padded = {"padding": "max_length", "max_length": 77, "truncation": True}
+        given = transformers.AutoProcessor.from_pretrained(folder)(
+            text=SENTENCES, images=photo, return_tensors="pt", **padded
+        )
+        assert torch.equal(given["input_ids"], Tokenizer(spec.text.input)(SENTENCES))
+        texts = theirs.get_text_features(input_ids=given["input_ids"]).pooler_output
+        assert relative_error(texts, model.encode_text(given["input_ids"])) < 1e-5
+        images = theirs.get_image_features(pixel_values=given["pixel_values"]).pooler_output
+        assert relative_error(images, model.encode_image(given["pixel_values"])) < 1e-5
+        ours = model.encode_image(ImageTransform(spec.image.input)(photo)[None])
+        assert torch.cosine_similarity(images, ours) > 0.9999
+        theirs.text_projection.weight.mul_(2)
+        theirs.save_pretrained(tmp_path / "theirs")
+        trained = ImageTextModel(from_pretrained(tmp_path / "theirs"))
+        assert relative_error(trained.model.encode_text(given["input_ids"]), 2 * texts) < 1e-5
+
+    @pytest.mark.parametrize(
+        ("model", "error"),
+        [
+            (randomised(specs.mobileclip_b()), "stem"),
+            (reparameterize(randomised(WITH_TEXTS)), "folded"),
+            (randomised(SMALL), "stages"),
+            (randomised(TOWER), "no image-text model"),
+        ],
+    )
+    def test_what_it_does_not_build_is_refused(self, model, error, tmp_path):
+        with fails(ValueError, error):
+            save_pretrained(model, tmp_path / "model", license="mit", library="transformers")
+        assert not (tmp_path / "model").exists()
+
+    def test_the_command(self, tmp_path):
+        save_model(randomised(WITH_TEXTS), tmp_path / "model.safetensors")
+        command_line(
+            ["convert", f"{tmp_path / 'model.safetensors'}", "--to", "transformers", "-o", f"{tmp_path / 'f'}"]
+        )
+        assert same(from_pretrained(tmp_path / "f", fold=False), randomised(WITH_TEXTS))
+        card = (tmp_path / "f" / "README.md").read_text(encoding="utf-8")
+        assert "zero-shot-image-classification" in card
+        assert '"padding": "max_length", "max_length": 77' in card
 
 
 HOSTILE = [

@@ -209,6 +209,6 @@ def test_pictures_are_stretched_to_the_bit_of_pillow():
     image = Image.open(io.BytesIO(stream.getvalue()))
     expected = np.asarray(image.resize((32, 32), Image.Resampling.BICUBIC))
     assert np.array_equal(transform.pixels(image), expected)
-    from mobileclip.data.images.reading import read_tower_image
+    from mobileclip.data.images.transform import read_tower_image
 
     assert np.array_equal(read_tower_image(stream.getvalue(), transform, name="it").pixels, expected)

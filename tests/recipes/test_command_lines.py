@@ -22,8 +22,8 @@ from mobileclip.recipes import captions_on, measured_on, mobileclip_run, run_rec
 from mobileclip.recipes.tiny import NUM_SAMPLES, first_samples, scene_samples, shrunk
 from mobileclip.serialization import from_json
 from mobileclip.training import RunSpec, read_metrics
-from mobileclip.training.finetuning import open_task
 from mobileclip.training.finetuning.run import FinetuneSpec
+from mobileclip.training.finetuning.tasks import open_task
 from tests.data.made_samples import encoded, make_sample
 from tests.encoders.small import COCA, SMALL
 from tests.errors import fails

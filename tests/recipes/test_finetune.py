@@ -34,16 +34,8 @@ from mobileclip.recipes.finetuning import evaluate_task, finetune_and_report as 
 from mobileclip.recipes.tiny import OUTLINES
 from mobileclip.serialization import from_json
 from mobileclip.training import read_metrics
-from mobileclip.training.finetuning import (
-    Results,
-    Score,
-    Scores,
-    open_task,
-    read_index,
-    split,
-    write_training_data,
-)
-from mobileclip.training.finetuning.run import TRAINED_ON, FinetuneSpec, refuse_other_data
+from mobileclip.training.finetuning.run import TRAINED_ON, FinetuneSpec, Results, Score, Scores, refuse_other_data
+from mobileclip.training.finetuning.tasks import open_task, read_index, split, write_training_data
 from tests.encoders.small import SMALL, randomised
 from tests.errors import fails
 from tests.recipes.running import run_named, shown

@@ -16,7 +16,7 @@ import torch
 from PIL import Image
 
 from mobileclip.data import AugmentationParams, ImageTransform, datacompdr_augmentation
-from mobileclip.data.augmentation import OPERATIONS
+from mobileclip.data.augmentation.operations import OPERATIONS
 from mobileclip.encoders import ViTSpec
 from mobileclip.encoders.checkpoints import layouts
 from mobileclip.recipes.tiny import shallow

@@ -18,7 +18,7 @@ from mobileclip.inference.image_text_model import ImageTextModel
 from mobileclip.inputs import ImageInput, TextInput
 from mobileclip.reinforce import CheckpointTeacher, ModelTeacher, TeacherEnsemble
 from tests.encoders.small import SMALL, SMALL_VIT
-from tests.stores import one_store, store  # noqa: F401  fixtures
+from tests.stores import one_store, site, store  # noqa: F401  fixtures
 
 # Units that fail are tried again at once.
 AT_ONCE = Retries(pause_seconds=0)

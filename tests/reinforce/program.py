@@ -15,9 +15,6 @@ from mobileclip.engines import Engine
 from mobileclip.reinforce import InlineEngine, LocalEngine, RayEngine, ReinforcementSpec, reinforce
 from mobileclip.serialization import from_json, to_json
 
-# Of a lease, so that one that was killed is soon followed by the next.
-RENEWAL_SECONDS = 0.5
-
 
 def write_spec(
     folder: Path,
@@ -58,7 +55,7 @@ def main(written: str, engine: str, num_workers: str) -> None:
     torch.set_num_threads(1)
     spec = from_json(Path(written).read_text(encoding="utf-8"), ReinforcementSpec)
     engine_used = engine_of(engine, int(num_workers))
-    reinforce(spec, engine=engine_used, show_progress=False, renewal_seconds=RENEWAL_SECONDS)
+    reinforce(spec, engine=engine_used, show_progress=False)
 
 
 if __name__ == "__main__":

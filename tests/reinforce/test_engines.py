@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from mobileclip.data import AugmentationSpec, read_card, read_reinforced_samples
-from mobileclip.data.shards import MANIFEST
+from mobileclip.data.shards.sidecars import MANIFEST
 from mobileclip.engines import RUN, Listener
 from mobileclip.reinforce import LocalEngine, Manifest, RayEngine, ReinforcementSpec, reinforce
 from mobileclip.reinforce.worker import ReinforcementWork
@@ -174,7 +174,7 @@ def test_killed_twenty_times_it_ends_with_the_same(tmp_path, engine, num_process
 
 @pytest.mark.slow
 def test_a_driver_whose_machine_goes_is_followed_by_another(tmp_path):
-    """It leaves its lease in the store, and nothing that was finished is lost."""
+    """Nothing that was finished is lost."""
     with object_store() as store:
 
         def in_store(_: Path) -> dict[str, bytes]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections import Counter
 from pathlib import Path
@@ -11,11 +12,20 @@ import pytest
 
 from mobileclip import storage
 from mobileclip.data import AugmentationSpec, card_of_shards, read_card, read_samples, write_shard
-from mobileclip.data.shards import shard_sizes
-from mobileclip.reinforce import InlineEngine, Manifest, ReinforcementSpec, ShardEntry, reinforce
+from mobileclip.data.shards.sidecars import shard_sizes
+from mobileclip.datasets import JsonLinesSource
+from mobileclip.reinforce import (
+    InlineEngine,
+    Manifest,
+    ReinforcementSpec,
+    ShardEntry,
+    TeacherEnsemble,
+    reinforce,
+    verify,
+)
 from mobileclip.serialization import to_json
 from tests.errors import fails
-from tests.reinforce.conftest import plain_sample
+from tests.reinforce.conftest import picture, plain_sample, tiny_teacher
 
 POLICY = AugmentationSpec(size=32, reference_size=32, scale=(0.3, 1.0))
 
@@ -117,7 +127,7 @@ class TestInAStore:
         assert time.process_time() - started < 60
         assert report.num_done_before == len(report.shards) == num_shards
         assert sum(store.requests.values()) <= most_requests, store.requests
-        assert store.requests["HEAD"] < 40, "those of single files: cards, and the lease that is renewed"
+        assert store.requests["HEAD"] < 40, "those of single files: cards, and the status"
 
     def test_what_is_missing_or_changed_is_made_again(self, store, teachers, tmp_path):
         spec = finished_job(store, teachers, tmp_path, 8)
@@ -151,3 +161,80 @@ class TestInAStore:
         other.close()
         assert Manifest("s3://data/out")["a/0.tar"] == renewed
         assert sorted(store.objects) == ["data/out/manifest.jsonl"]
+
+
+def run_list(site, path, output, teachers):
+    source = JsonLinesSource(path=path, hosts=("127.0.0.1",), samples_per_shard=4)
+    with storage.use_limits(storage.StoreLimits(retry_delays_seconds=(0.0,))):
+        return run(make_spec(source, output, batch_size=1), teachers)
+
+
+class TestImagesThatCannotBeReached:
+    @pytest.fixture
+    def listed(self, site, tmp_path):
+        """Two shards of four rows; the third row's server is away."""
+        site.files |= {f"/{number}.png": picture(number) for number in range(8)}
+        rows = [{"key": f"k{number}", "image": f"{site.url}/{number}.png", "text": f"{number}"} for number in range(8)]
+        (tmp_path / "list.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+        run_list(site, tmp_path / "list.jsonl", tmp_path / "whole", teachers_of_one())
+        site.status["/2.png"] = [503] * 1000
+        return tmp_path / "list.jsonl"
+
+    def test_their_rows_alone_are_tried_again_so_many_times(self, site, listed, tmp_path):
+        teachers = Counting(teachers_of_one())
+        first = run_list(site, listed, tmp_path / "out", teachers)
+        assert (first.num_samples, first.skipped) == (7, {"unreachable_image": 1})
+        before, encoded = {path: path.stat().st_mtime_ns for path in (tmp_path / "out").glob("*.tar")}, teachers.count
+        asked = []
+        for _ in range(4):
+            site.requests.clear()
+            again = run_list(site, listed, tmp_path / "out", teachers)
+            assert (again.num_samples, again.skipped) == (7, {"unreachable_image": 1})
+            asked.append({path for _, path, _ in site.requests})
+        assert asked == [{"/2.png"}, {"/2.png"}, set(), set()]
+        assert teachers.count == encoded, "what is stored is not encoded again"
+        assert {path: path.stat().st_mtime_ns for path in (tmp_path / "out").glob("*.tar")} == before
+
+    def test_one_that_comes_back_has_its_place_in_the_shard(self, site, listed, tmp_path):
+        run_list(site, listed, tmp_path / "out", teachers_of_one())
+        site.status.clear()
+        site.requests.clear()
+        teachers = Counting(teachers_of_one())
+        report = run_list(site, listed, tmp_path / "out", teachers)
+        assert (report.num_samples, report.skipped, report.num_done_before) == (8, {}, 1)
+        assert {path for _, path, _ in site.requests} == {"/2.png"}
+        assert teachers.count == 1
+        for shard in report.shards:
+            assert Path(shard).read_bytes() == (tmp_path / "whole" / Path(shard).name).read_bytes()
+        assert not list((tmp_path / "out" / "skipped").iterdir())
+        assert run_list(site, listed, tmp_path / "out", teachers).num_done_before == 2
+        checked = verify(tmp_path / "out", teachers=teachers_of_one(), show_progress=False)
+        assert checked.is_good, checked
+
+    def test_a_shard_of_which_none_was_reached_is_made_of_those_that_come_back(self, site, listed, tmp_path):
+        for number in range(4):
+            site.status[f"/{number}.png"] = [503] * 1000
+        first = run_list(site, listed, tmp_path / "out", teachers_of_one())
+        assert (first.num_samples, len(first.shards)) == (4, 1)
+        site.status = {"/1.png": [404] * 1000}
+        report = run_list(site, listed, tmp_path / "out", teachers_of_one())
+        assert (report.num_samples, report.skipped) == (7, {"missing_image": 1})
+        assert [one.key for one in read_samples(report.shards)] == ["k0", "k2", "k3", "k4", "k5", "k6", "k7"]
+
+
+def teachers_of_one() -> TeacherEnsemble:
+    return TeacherEnsemble([tiny_teacher("first", dim=6, size=32, seed=1)])
+
+
+class Counting:
+    """An ensemble that counts the pictures that it is given."""
+
+    def __init__(self, teachers: TeacherEnsemble) -> None:
+        self._teachers, self.count = teachers, 0
+
+    def __getattr__(self, name):
+        return getattr(self._teachers, name)
+
+    def encode_images(self, pixels):
+        self.count += len(next(iter(pixels.values())))
+        return self._teachers.encode_images(pixels)

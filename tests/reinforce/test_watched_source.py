@@ -4,7 +4,7 @@ import threading
 
 import pytest
 
-from mobileclip.reinforce.watched_source import WatchedSource
+from mobileclip.reinforce.worker import WatchedSource
 
 
 def test_what_works_on_a_source_is_waited_for_to_its_end_alone():

@@ -6,7 +6,7 @@ import pytest
 
 from mobileclip import storage
 from mobileclip.storage import StorageError, public_hosts_only
-from mobileclip.storage.allowed_hosts import RefusedHostError
+from mobileclip.storage.backend import RefusedHostError
 from tests.errors import fails
 from tests.stores import web_server
 

@@ -6,7 +6,7 @@ from http.client import HTTPException
 import pytest
 
 from mobileclip.storage import StoreLimits
-from mobileclip.storage.connection import Exchange
+from mobileclip.storage.web import Exchange
 from tests.errors import fails
 
 

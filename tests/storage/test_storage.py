@@ -165,7 +165,6 @@ ODD_STORES = {
     "content": ("open", zeros, "has another content than was written"),
     "moved": ("mv", copied, "is not renamed to b.bin beside it"),
     "kept": ("rm_file", lambda *_, **__: None, "is still there once it is removed|is not renamed"),
-    "unwritten": ("pipe_file", lambda *_, **__: None, "is written, though it is not what it was"),
     "unlisted": (
         "ls",
         lambda self, call, path, **choices: call(self, path, **choices)[:-1],
@@ -178,7 +177,6 @@ ODD_STORES = {
 
 ODD_PARTS = {
     "atomic_write": ("folder", lambda path: open(path, "wb"), "is there before it is whole"),  # noqa: SIM115, PTH123
-    "write_text_if": ("memory://parts", lambda *_: True, "is written, though it is not what it was"),
     "read_bytes": ("folder", lambda path, **_: Path(path).read_bytes(), "is to be refused with OSError"),
     "find_files": ("folder", lambda *_, **__: {}, "names below .* are"),
 }

@@ -25,7 +25,7 @@ import attrs
 import torch
 
 from mobileclip.data import ReinforcedBatch, ReinforcedPipeline, StreamPosition
-from mobileclip.data.shards import write_sizes
+from mobileclip.data.shards.sidecars import write_sizes
 from mobileclip.processes import this_process
 from mobileclip.terminal import say
 from mobileclip.terminal.interruption import interruptible

@@ -17,7 +17,6 @@ import torch
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
 from mobileclip.data import ReinforcedPipelineSpec, write_shards
-from mobileclip.data.loading import crew
 from mobileclip.encoders import DualEncoderSpec, MCiSpec, StageSpec, TextTransformerSpec
 from mobileclip.inputs import ImageInput, TextInput
 from mobileclip.losses import ReinforcedLossSpec
@@ -162,6 +161,5 @@ def main(data: str, output: str, num_steps: str, num_workers: str) -> None:
 
 
 if __name__ == "__main__":
-    crew._END_SECONDS = 0.2  # for which stopped workers are waited for
     register_optimizer_step_post_hook(lambda *_: time.sleep(STEP_SECONDS))
     main(*sys.argv[1:])

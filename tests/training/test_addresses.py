@@ -12,7 +12,7 @@ from safetensors.torch import load
 from mobileclip import storage
 from mobileclip.encoders import load_model
 from mobileclip.training import MetricLog, plot_curves, read_metrics, run, train
-from mobileclip.training.checkpoints import digest
+from mobileclip.training.checkpoint import digest
 from mobileclip.training.records import compare_runs
 from tests.descendants import descendants, environment_of, kill_all
 from tests.errors import fails

@@ -11,7 +11,7 @@ import torch
 
 from mobileclip.terminal.interruption import Interrupted
 from mobileclip.training import train
-from mobileclip.training.checkpoints import BackgroundWriter, StateFile, digest, mark, read_state
+from mobileclip.training.checkpoint import BackgroundWriter, StateFile, digest, mark, read_state
 from tests.training.runs import Batches, batch_of, last_checkpoint, new_model, training_spec
 
 SECONDS = 20.0

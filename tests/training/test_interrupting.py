@@ -15,7 +15,7 @@ import pytest
 
 from mobileclip.terminal.interruption import Interrupted
 from mobileclip.training import read_metrics, train
-from mobileclip.training.checkpoints import RunState
+from mobileclip.training.checkpoint import RunState
 from tests.descendants import descendants, environment_of, kill_all, wait_until_gone
 from tests.training.program import (
     SECONDS,

@@ -21,7 +21,7 @@ from mobileclip.losses import SigmoidLossSpec
 from mobileclip.storage import exclusive
 from mobileclip.tensor_files import CheckpointError
 from mobileclip.training import AdamWSpec, Memory, read_metrics, train
-from mobileclip.training.checkpoints import DIGEST, CheckpointFolder, digest
+from mobileclip.training.checkpoint import DIGEST, CheckpointFolder, digest
 from tests.errors import fails
 from tests.training.runs import (
     Batches,

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from mobileclip.terminal.interruption import Interrupted
-from mobileclip.training.prefetching import Feed
+from mobileclip.training.distributed import Feed
 from tests.training.runs import KilledError, batch_of
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")

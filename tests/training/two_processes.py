@@ -13,7 +13,7 @@ import torch
 from mobileclip.data import LabelledBatch
 from mobileclip.tensor_files import CheckpointError
 from mobileclip.training import CrossEntropySpec, World, connected, train
-from mobileclip.training.checkpoints import StateFile, digest, read_state
+from mobileclip.training.checkpoint import StateFile, digest, read_state
 from tests.training import class_runs
 from tests.training.runs import Batches, KilledError, batch_of, new_model, share_of, training_spec
 from tests.training.test_captions import CAPTIONER, CAPTIONS_ALONE, caption_batch

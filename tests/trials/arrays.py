@@ -19,8 +19,8 @@ import numpy as np
 import torch
 
 from mobileclip.data import Skip, SkipReport, read_reinforced_samples
-from mobileclip.data.samples import parse_stored_sample, sample_members
-from mobileclip.data.shards import parse, read_shard
+from mobileclip.data.samples.members import parse_stored_sample, sample_members
+from mobileclip.data.shards.files import parse, read_shard
 from tests.data.made_samples import make_sample, write_raw
 from tests.trials.harness import Case, Outcome, PickledCanary
 

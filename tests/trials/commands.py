@@ -11,7 +11,7 @@ import torch
 
 # What commands import when they are called: once here, not in every process that tries one.
 from mobileclip.inference.embedding import read_embeddings
-from tests.datasets.videos.making import film
+from tests.datasets.made_videos import film
 from tests.trials.command_world import WRITTEN, accepted, contents, enter, refused, template
 from tests.trials.harness import Case, Outcome, run_command
 

@@ -131,9 +131,6 @@ def beyond_limits() -> Mapping[str, tuple[str, Make]]:
                 pixels=zlib.compress(bytes(10**6)),
             ),
             "TIFF of very many pixels": lambda: tiff(more=[(256, 4, 1, number(70_000)), (257, 4, 1, number(70_000))]),
-            "WebP that takes too much memory": lambda: riff(
-                (b"VP8L", b"\x2f" + struct.pack("<I", 8999 | 8999 << 14) + bytes(40))
-            ),
             "WebP of very many pixels": lambda: riff(extended(2**24, 2**24), webp_chunk(noise())),
         },
         "unsupported_format": {

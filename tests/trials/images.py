@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from mobileclip.data import AugmentationParams, BadSampleError, ImageError, crop_augmentation, load_image
-from mobileclip.data.loading import SourceImage
+from mobileclip.data.loading.examples import SourceImage
 from tests.trials.harness import Case, Outcome
 from tests.trials.image_cases import Make, beyond_limits, broken, disguises, sound
 

@@ -11,16 +11,9 @@ from typing import Any
 
 import attrs
 
-from mobileclip.data import (
-    ImageTextSample,
-    Records,
-    SkipReport,
-    find_card,
-    read_reinforced_samples,
-    read_samples,
-    write_shard,
-)
-from mobileclip.data.samples import sample_members
+from mobileclip.data import ImageTextSample, SkipReport, find_card, read_reinforced_samples, read_samples, write_shard
+from mobileclip.data.buckets import Records
+from mobileclip.data.samples.members import sample_members
 from mobileclip.datasets import JsonLinesSource
 from mobileclip.datasets.joining import (
     PLACES,
@@ -36,6 +29,7 @@ from mobileclip.datasets.joining import (
 from mobileclip.engines import InlineEngine, Retries
 from mobileclip.reinforce import Manifest, verify
 from tests.data.made_samples import encoded, make_sample, write_raw
+from tests.datasets.joining.world import left_out
 from tests.trials.harness import Case, Outcome
 
 IMAGE = encoded(8, 6, kind="jpeg")
@@ -91,9 +85,7 @@ def keyed(name: bytes, right: bool, folder: Path) -> Outcome:
     samples = list(read_samples(path, report))
     assert samples[0].key == "good"
     joined = _join(JoinSpec(reinforced=str(path), images=str(path), output=str(folder / "out")))
-    rows = (folder / "out" / "missing.txt").read_text(encoding="utf-8").splitlines()
-    assert len(rows) == joined.samples - joined.joined
-    assert all(row.count("\t") == 2 for row in rows)
+    assert len(left_out(folder / "out")) == joined.samples - joined.joined
     assert {one.name for one in folder.iterdir()} == {"in", "out"}
     return usable(report, len(samples) == 2, right)
 

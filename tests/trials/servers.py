@@ -20,7 +20,7 @@ from pathlib import Path
 import attrs
 
 from mobileclip import storage
-from mobileclip.data.shards import read_shard
+from mobileclip.data.shards.files import read_shard
 from mobileclip.storage import StoreLimits
 from tests.trials.harness import Case, Outcome
 

@@ -13,10 +13,10 @@ from functools import partial
 from pathlib import Path
 
 from mobileclip.data import ImageTextSample, SkipReport, count_samples, read_samples, write_shard
-from mobileclip.data.samples import SAMPLE_LIMITS, SampleLimits
+from mobileclip.data.samples.sample import SAMPLE_LIMITS, SampleLimits
 from mobileclip.datasets import ShardSource
+from mobileclip.datasets.inspection import inspect_sample
 from mobileclip.datasets.joining import NAMES, PLACES, AboutShard, ScanUnit
-from mobileclip.datasets.viewing import inspect_sample
 from tests.data.made_samples import encoded
 from tests.trials.harness import Case, Outcome, run_command
 

@@ -21,7 +21,7 @@ from mobileclip.data import AugmentationSpec, ImageTextSample, augmentation_rng,
 from mobileclip.inputs import ImageInput
 from mobileclip.progress import track
 from mobileclip.reinforce import TeacherEnsemble
-from mobileclip.reinforce.agreement import plain_augmentation
+from mobileclip.reinforce.encoding import plain_augmentation
 from mobileclip.serialization import from_json, to_json
 from mobileclip.storage import write_text
 from mobileclip.tensor_files import file_sha256, read_tensors

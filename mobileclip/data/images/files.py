@@ -17,7 +17,7 @@ from pathlib import Path
 import attrs
 
 from mobileclip import storage
-from mobileclip.data.images.formats import IMAGE_EXTENSIONS, is_image_name
+from mobileclip.data.images.limits import IMAGE_EXTENSIONS, is_image_name
 from mobileclip.data.skips import Skip
 
 FOLLOW_LINKS = "MOBILECLIP_FOLLOW_LINKS"

@@ -1,14 +1,95 @@
-"""Limits of the work and memory that one image may cost, checked before decoding."""
+"""Which image files are read, what one may cost, and the error that says why one is not used.
+
+Pillow knows some forty more formats. Some start other programs (PostScript: Ghostscript), some are decoded in Python,
+byte by byte (QOI, BLP, run-length BMP), and nearly none of them is met as a photograph. JPEG 2000 is left out because
+its decoder has no bound that a header tells, and vector graphics (SVG, WMF, PDF) because they hold no pixels. HEIC,
+which Pillow does not decode, is read by pillow-heif, an extra. Of raw files of cameras, the picture in them is read.
+"""
 
 from __future__ import annotations
 
 import os
+import re
 from typing import Any
 
 import attrs
 from attrs import validators
 
 from mobileclip.strict import strict
+
+
+@attrs.frozen(kw_only=True)
+class ImageFormat:
+    """A kind of image file.
+
+    Args:
+        name: of Pillow's plug-in.
+        extensions: that its files have, without the dot and in lower case, the usual one first.
+        start: what its files begin with.
+        module: of Pillow's, which not every Pillow was built with; None where all were.
+        extra: of this library, that brings its decoder; None where Pillow has it.
+        is_held: whether its decoder holds a copy of the pixels for as long as the image lives.
+    """
+
+    name: str
+    extensions: tuple[str, ...]
+    start: re.Pattern[bytes]
+    module: str | None = None
+    extra: str | None = None
+    is_held: bool = False
+
+
+IMAGE_FORMATS = (
+    ImageFormat(name="JPEG", extensions=("jpg", "jpeg", "jpe", "jfif", "mpo"), start=re.compile(rb"\xff\xd8\xff")),
+    ImageFormat(name="PNG", extensions=("png", "apng"), start=re.compile(rb"\x89PNG\r\n\x1a\n")),
+    ImageFormat(
+        name="WEBP",
+        extensions=("webp",),
+        start=re.compile(rb"(?s)RIFF.{4}WEBPVP8[ LX]"),
+        module="webp",
+        is_held=True,
+    ),
+    ImageFormat(name="GIF", extensions=("gif",), start=re.compile(rb"GIF8[79]a")),
+    ImageFormat(name="BMP", extensions=("bmp",), start=re.compile(rb"BM")),
+    ImageFormat(name="TIFF", extensions=("tif", "tiff"), start=re.compile(rb"II[*+]\0|MM\0[*+]")),
+    ImageFormat(
+        name="AVIF",
+        extensions=("avif",),
+        start=re.compile(rb"(?s).{4}ftyp.{0,64}?avi[fs]"),
+        module="avif",
+        is_held=True,
+    ),
+    ImageFormat(
+        name="HEIF",
+        extensions=("heic", "heif", "hif"),
+        start=re.compile(rb"(?s).{4}ftyp.{0,64}?he(?:ic|ix|im|is|vc|vx|vm|vs)"),
+        extra="heif",
+        is_held=True,
+    ),
+)
+
+RAW_EXTENSIONS = ("dng", "cr2", "nef", "arw", "orf", "rw2")
+"""Of cameras' raw files, of which the picture in them is read; see `raw_preview`."""
+
+IMAGE_EXTENSIONS = (*(extension for kind in IMAGE_FORMATS for extension in kind.extensions), *RAW_EXTENSIONS)
+"""Every extension of an image file, without the dot; the only list of them."""
+
+
+def find_format(data: bytes) -> ImageFormat | None:
+    """Return what kind of image file begins like this, or None if it is none that is read."""
+    return next((kind for kind in IMAGE_FORMATS if kind.start.match(data)), None)
+
+
+def is_image_name(name: str) -> bool:
+    """Return whether a file is called like an image, as `photo.JPG` is."""
+    _, dot, extension = name.rpartition(".")
+    return bool(dot) and extension.lower() in IMAGE_EXTENSIONS
+
+
+def format_names() -> str:
+    """Return the names of all kinds, for a message."""
+    return ", ".join(kind.name for kind in IMAGE_FORMATS)
+
 
 MIB = 2**20
 MAX_PIXELS = "MOBILECLIP_MAX_PIXELS"
@@ -63,13 +144,13 @@ class ImageLimits:
     Args:
         num_pixels: width times height of what is decoded: of a JPEG at a half, a quarter or an eighth of its size, of
             that. By default what the environment variable `MOBILECLIP_MAX_PIXELS` says, or 89,478,485, as for Pillow.
-            The limits of bytes and of `num_scan_pixels` grow with it where they are not given.
+            The limits of the file and of `num_scan_pixels` grow with it where they are not given. Decoding takes up to
+            20 bytes a pixel.
         num_file_bytes: of the file.
         num_scans: of a JPEG; encoders write about ten, and at most a few dozen.
         num_scan_pixels: scans of a JPEG times its pixels, at whatever size it is decoded; the default allows twelve
             scans of the largest image.
         num_parts: blocks, chunks, segments, strips and tiles of a file, which are looked at one by one.
-        num_bytes: of memory that decoding takes at its peak, as estimated from format, mode and size.
 
     Raises:
         ValueError: if a number is not positive.
@@ -80,7 +161,6 @@ class ImageLimits:
     num_scans: int = _count(100)
     num_scan_pixels: int = _count(_growing(2**30, 12))
     num_parts: int = _count(100_000)
-    num_bytes: int = _count(_growing(1024 * MIB, 12))
 
     def check_file(self, num_bytes: int, name: str) -> None:
         """Raise unless a file of this many bytes may be looked at.
@@ -124,16 +204,3 @@ class ImageLimits:
         """
         if num_parts > self.num_parts:
             raise ImageError("too_many_parts", f"{name} is made of more than {self.num_parts:,} parts")
-
-    def check_bytes(self, num_bytes: int, name: str) -> None:
-        """Raise unless decoding may take this much memory.
-
-        Raises:
-            ImageError: with the reason `too_large`.
-        """
-        if num_bytes > self.num_bytes:
-            raise ImageError(
-                "too_large",
-                f"{name} is too large: decoding it takes about {num_bytes / MIB:,.0f} MiB, the limit is "
-                f"{self.num_bytes / MIB:,.0f} MiB; {_RAISE}",
-            )

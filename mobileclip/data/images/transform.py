@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import attrs
 import numpy as np
@@ -10,13 +11,62 @@ import numpy.typing as npt
 import torch
 from PIL import Image
 
+from mobileclip.data.images.jpeg import JpegFrame, bare_jpeg, cut_below, decode_jpeg, read_frame
 from mobileclip.data.images.limits import ImageError, ImageLimits
-from mobileclip.data.images.modes import in_rgb
-from mobileclip.data.images.normalize import normalize_pixels
-from mobileclip.data.images.opening import EncodedImage, image_error, open_image, read_image_file
-from mobileclip.data.images.orientation import ORIENTATION, turned
-from mobileclip.data.images.resize import Centre, Pixels, resize
-from mobileclip.inputs import Color, ImageInput
+from mobileclip.data.images.metadata import (
+    ORIENTATION,
+    centre_before,
+    is_on_its_side,
+    read_orientation,
+    turned,
+    turned_pixels,
+)
+from mobileclip.data.images.opening import EncodedImage, image_error, open_image, raw_preview, read_image_file
+from mobileclip.data.images.resize import Centre, Pixels, in_rgb, resize, resize_centre, resize_reduced_centre
+from mobileclip.inputs import DECODES, Color, Decode, ImageInput
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+def normalize_pixels(
+    pixels: Tensor, image: ImageInput, *, memory_format: torch.memory_format = torch.contiguous_format
+) -> Tensor:
+    """Return pixels as the tower takes them, on the device where they are.
+
+    `(pixel / 255 - mean) / std`
+
+    Shape: (..., channels, height, width), uint8 -> the same, float32.
+
+    Args:
+        pixels: 0 to 255, such as `Batch.image`; in any order in memory.
+        image: the contract that mean and std are taken from.
+        memory_format: order of the result in memory; `torch.channels_last` is for batches.
+
+    Raises:
+        ValueError: if the pixels are not uint8 with the contract's channels in front of height and width.
+
+    Examples:
+        >>> pixels = torch.tensor([0, 51, 255], dtype=torch.uint8).expand(1, 3, 1, 3)
+        >>> normalize_pixels(pixels, mobileclip.inputs.ImageInput(size=3, mean=(0.5, 0, 0), std=(0.5, 1, 1)))[0, :2, 0]
+        tensor([[-1.0000, -0.6000,  1.0000],
+                [ 0.0000,  0.2000,  1.0000]])
+    """
+    if pixels.dtype != torch.uint8 or pixels.ndim < 3 or pixels.shape[-3] != image.channels:
+        raise ValueError(
+            f"expected uint8 pixels of shape (..., {image.channels}, height, width), got {pixels.dtype} "
+            f"{tuple(pixels.shape)}"
+        )
+    normalized = pixels.to(torch.float32, memory_format=memory_format).div_(255)
+    for number, (mean, std) in enumerate(zip(image.mean, image.std, strict=True)):
+        # Numbers and not tensors of them: these would be copied to the device, which waits for it.
+        channel = normalized.select(-3, number)
+        if mean:
+            channel.sub_(mean)
+        if std != 1:
+            channel.div_(std)
+    return normalized
+
 
 __all__ = [
     "ImageError",
@@ -191,7 +241,7 @@ def load_image(
                     image.draft(None, (image.width // reduce, image.height // reduce))
                 image.load()
                 orientation, converted = opened.orientation, in_rgb(image, background, name)
-                if converted is image and opened.kind.num_held:
+                if converted is image and opened.kind.is_held:
                     # Its decoder would live as long as the image does.
                     converted = image.copy()
         # What still said how it is turned would have it turned again by the next reader.
@@ -269,3 +319,141 @@ def _resized(whole: tuple[int, int], size: int, name: str) -> tuple[int, int]:
             "before the centre is taken; crop it first",
         )
     return (size, resized) if whole[0] <= whole[1] else (resized, size)
+
+
+_REDUCTIONS = (8, 4, 2)
+
+
+@attrs.frozen(kw_only=True, eq=False)
+class TowerImage:
+    """An image file as an image tower takes it: its pixels, original size and metadata.
+
+    Shape:
+        pixels: `(size, size, 3)`, uint8.
+
+    Args:
+        pixels: what the tower sees.
+        width: of the upright image, in pixels.
+        height: of the upright image, in pixels.
+        exif: the camera's notes, as they are encoded.
+    """
+
+    pixels: Pixels
+    width: int
+    height: int
+    exif: bytes | None
+
+
+def read_tower_image(
+    data: bytes,
+    transform: ImageTransform,
+    *,
+    reduced: bool = False,
+    name: str,
+    limits: ImageLimits = LIMITS,
+) -> TowerImage:
+    """Return an image file as a tower's input, with its metadata.
+
+    Args:
+        data: the file.
+        transform: to the tower's input.
+        reduced: whether a JPEG is decoded at a half, a quarter or an eighth where it still has as many pixels as the
+            tower takes: it costs a fraction of the time, and embeddings differ in the third digit. Without, the pixels
+            are those of `ImageTransform.pixels`, to the bit, unless the JPEG has more pixels than the limits allow.
+        name: of the image, for messages.
+        limits: of the work and memory that it may cost.
+
+    Raises:
+        ImageError: if it cannot be read, or is out of all shape.
+    """
+    preview = raw_preview(data, limits, name)
+    data = data if preview is None else preview
+    frame = read_frame(data, limits.num_parts)
+    if frame is not None:
+        return _read_jpeg(data, frame, transform, reduced=reduced, name=name, limits=limits)
+    opened = open_image(data, limits, name, reduce=_REDUCTIONS[0])
+    reduce = _reduction(opened.image.size, limits) if opened.kind.name == "JPEG" else 1
+    image = load_image(data, background=transform.image_input.background_color, reduce=reduce, limits=limits, name=name)
+    stored = opened.image.size[::-1] if is_on_its_side(opened.orientation) else opened.image.size
+    width, height = image.size if reduce == 1 else stored
+    return TowerImage(pixels=transform.pixels(image, name=name), width=width, height=height, exif=opened.exif)
+
+
+def require_decode(decode: str) -> Decode:
+    """Return the decoding mode, checked.
+
+    Raises:
+        ValueError: if it is no way that there is.
+    """
+    for one in DECODES:
+        if one == decode:
+            return one
+    raise ValueError(f"decode is {decode!r}, expected one of {', '.join(DECODES)}")
+
+
+def read_pixels(
+    source: ImageSource,
+    transform: ImageTransform,
+    *,
+    reduced: bool = False,
+    name: str | None = None,
+) -> Pixels:
+    """Return what a tower sees of any image, see `read_tower_image`; images that are decoded are taken as they are.
+
+    Shape: an image -> (size, size, 3), uint8.
+
+    Args:
+        source: see `load_image`.
+        transform: to the tower's input.
+        reduced: see `read_tower_image`.
+        name: of the image, for messages; by default what it says itself.
+
+    Raises:
+        ImageError: if it cannot be read, or has no pixels or an extreme shape.
+    """
+    name = name or name_of(source)
+    if isinstance(source, (Image.Image, np.ndarray)):
+        return transform.pixels(source, name=name)
+    data = read_image_file(source, LIMITS, name)
+    return read_tower_image(data, transform, reduced=reduced, name=name).pixels
+
+
+def _reduction(size: tuple[int, int], limits: ImageLimits) -> int:
+    """Return the part of its size at which a JPEG is within the limit of pixels: 1 if it is, 8 at most."""
+    width, height = size
+    fitting = (one for one in (1, *reversed(_REDUCTIONS)) if -(-width // one) * -(-height // one) <= limits.num_pixels)
+    return next(fitting, _REDUCTIONS[0])
+
+
+def _read_jpeg(
+    data: bytes,
+    frame: JpegFrame,
+    transform: ImageTransform,
+    *,
+    reduced: bool,
+    name: str,
+    limits: ImageLimits,
+) -> TowerImage:
+    bare = bare_jpeg(data, limits, name)
+    orientation = read_orientation(bare.exif, bare.xmp)
+    width, height = frame.size[::-1] if is_on_its_side(orientation) else frame.size
+    centre, contract = transform.centre((width, height), name), transform.image_input
+    reduce = next((one for one in _REDUCTIONS if reduced and min(frame.size) >= one * contract.size), 1)
+    reduce = max(reduce, _reduction(frame.size, limits))
+    frame.check(data, limits, name, reduce)
+    kept, rows = bare.data, frame.height
+    if orientation == 1:
+        # Reduced rows reach further.
+        cut, rows = cut_below(data, frame, centre.rows(frame.size, contract.interpolation)[1] + _REDUCTIONS[0])
+        kept = kept if rows == frame.height else cut
+    # What is cut ends in bytes that belong to no row.
+    pixels = decode_jpeg(kept, (frame.width, rows), reduce=reduce, strict=rows == frame.height)
+    image = load_image(data, orient=False, reduce=reduce, limits=limits, name=name) if pixels is None else pixels
+    if reduce > 1:
+        part = (frame.width / reduce, frame.height / reduce)
+        stored = resize_reduced_centre(image, part, centre_before(centre, orientation), contract.interpolation)
+        seen = np.ascontiguousarray(turned_pixels(stored, orientation))
+    else:
+        upright = turned(image, orientation) if isinstance(image, Image.Image) else turned_pixels(image, orientation)
+        seen = resize_centre(upright, height, centre, contract.interpolation)
+    return TowerImage(pixels=seen, width=width, height=height, exif=bare.exif)

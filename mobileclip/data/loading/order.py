@@ -3,20 +3,29 @@
 Samples come from a number of *readers*, which the spec names. Sample `n` of an epoch, or of a stream without end, is
 the next usable one of reader `n % num_readers`, so every batch has the same share of every reader. Processes and their
 workers divide the readers among them; each reader gives the same samples in the same order.
+
+A reader that loses samples, bad ones or those of a dead shard, goes on behind them: first with its own samples again,
+then with other readers' samples. Where each reader stands is all that a run needs to go on.
 """
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
+import hashlib
+import json
+import math
+import os
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
-from functools import lru_cache
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import cached_property, lru_cache
+from itertools import count, product
 from typing import Literal, get_args
 
 import attrs
+import numpy as np
+import numpy.typing as npt
 from attrs import validators
 
-from mobileclip.data.randomness import seeded_rng, shuffled
+from mobileclip.data.randomness import random_index, seeded_rng, shuffled
 from mobileclip.strict import strict
 
 Sampling = Literal["epoch", "endless", "with_replacement"]
@@ -24,6 +33,9 @@ SAMPLINGS: tuple[Sampling, ...] = get_args(Sampling)
 NUM_READERS = 96
 """Divided by most numbers of processes that machines have, and enough for many workers."""
 READERS_OF_A_SHARD = 4
+MOST_OFF = 0.02
+"""By which a source's share of the readers may differ from the asked one."""
+_GOLDEN = (math.sqrt(5) - 1) / 2
 
 CursorRow = tuple[int, int, int, int]
 """A reader, and where it stands: turn, segment and sample, see `Cursor`."""
@@ -41,6 +53,7 @@ class Segment:
         start: number of the first sample.
         stop: number of the one behind the last; None for all that there are.
         stride: from one sample to the next; others have those in between.
+        is_repeat: whether a reader has had these samples in this epoch already.
     """
 
     shard: str
@@ -49,6 +62,7 @@ class Segment:
     start: int = 0
     stop: int | None = None
     stride: int = 1
+    is_repeat: bool = False
 
 
 @attrs.frozen(order=True)
@@ -56,7 +70,7 @@ class Cursor:
     """Where a reader stands.
 
     Args:
-        turn: which of its turns it is: of drawing a shard; in `epoch`, of a part of the samples.
+        turn: which of its turns it is: of drawing a shard; with sampling `epoch`, of reading a part of the samples.
         segment: which of the turn's segments.
         sample: how many samples of the segment, usable or not, lie behind it.
     """
@@ -66,111 +80,234 @@ class Cursor:
     sample: int = 0
 
 
-def rows(places: Mapping[int, Cursor]) -> tuple[CursorRow, ...]:
-    """Return the readers' positions as rows of a `StreamPosition`."""
-    return tuple((reader, place.turn, place.segment, place.sample) for reader, place in places.items())
+@attrs.frozen(kw_only=True, slots=False)
+class EpochOrder:
+    """Every sample once an epoch.
 
-
-@attrs.frozen(kw_only=True)
-class Share:
-    """The place of one loader worker among the workers of all processes.
+    The shuffled shards are one row of samples, which is cut into as many equal parts as there are readers. Every epoch,
+    a reader reads its part; if it lost samples, it reads its part again, and then others' parts, each from its middle.
 
     Args:
-        rank: of the process.
-        world_size: number of processes; divides the number of readers.
-        worker: number of the worker in its process.
-        num_workers: of every process.
+        names: of the shards.
+        sizes: number of samples in each, as they are said.
+        most_readers: number of readers, or the largest divisor of it of which there are not more than samples, and not
+            more than four to a shard: each passes over what is not its own.
+        seed: of the order.
+        shuffle: whether to shuffle the shards.
+
+    Raises:
+        ValueError: if there is no sample.
     """
 
-    rank: int
-    world_size: int
-    worker: int
-    num_workers: int
+    names: tuple[str, ...]
+    sizes: tuple[int, ...] = attrs.field(repr=False)
+    most_readers: int
+    seed: int
+    shuffle: bool
 
-    def readers(self, num_readers: int) -> range:
-        """Return the numbers of the readers that this worker has."""
-        return range(num_readers)[self.rank :: self.world_size][self.worker :: self.num_workers]
+    def __attrs_post_init__(self) -> None:
+        if not self.num_samples:
+            raise ValueError(f"not one sample is in {len(self.names)} shards")
 
+    @cached_property
+    def num_samples(self) -> int:
+        """Number of samples of an epoch."""
+        return sum(self.sizes)
 
-class Order(ABC):
-    """Interface of an order: what each reader reads, turn by turn.
+    @cached_property
+    def num_readers(self) -> int:
+        """Number of readers that the samples come from."""
+        most = min(self.num_samples, READERS_OF_A_SHARD * len(self.names))
+        return next(one for one in divisors(self.most_readers) if one <= most)
 
-    Args:
-        num_readers: that the samples come from.
-    """
+    def start(self, epoch: int) -> tuple[Cursor, ...]:
+        """Return where each reader stands at the start of an epoch."""
+        return (Cursor(epoch * self._turns),) * self.num_readers
 
-    num_readers: int
+    def turns(self, epoch: int, first: int = 0) -> Iterator[int]:
+        """Return a reader's turns in an epoch, those before `first` left out."""
+        start = epoch * self._turns
+        return iter(range(max(first, start), start + self._turns))
 
-    @abstractmethod
-    def segments(self, epoch: int, reader: int, turn: int) -> Sequence[Segment] | None:
-        """Return the segments that a reader reads at one of its turns; None after the last turn of an epoch."""
+    def segments(self, reader: int, turn: int) -> Sequence[Segment]:
+        """Return the segments that a reader reads at one of its turns."""
+        epoch, number = divmod(turn, self._turns)
+        detour = max(0, number - 1)
+        part = (reader + detour * _stride(self.num_readers)) % self.num_readers
+        # Longer parts come first, as their readers have the last samples of the epoch.
+        size, num_longer = divmod(self.num_samples, self.num_readers)
+        start = part * size + min(part, num_longer)
+        stop = start + size + (part < num_longer)
+        # The part's own reader, and others that lost samples, are elsewhere in it.
+        middle = start + int((stop - start) * (detour * _GOLDEN % 1))
+        cut = (*self._cut(epoch, middle, stop), *self._cut(epoch, start, middle))
+        return [attrs.evolve(one, is_repeat=True) for one in cut] if number else cut
 
-    @abstractmethod
-    def step(self, step: int, batch_size: int) -> tuple[int, range]:
-        """Return the epoch of a step of a stream, and the numbers of its samples.
+    def steps(self, first: int, batch_size: int, *, epoch: int | None = None) -> Iterator[tuple[int, range]]:
+        """Yield the epoch of every step and the numbers of its samples.
 
         Args:
-            step: its number.
+            first: number of the first step.
             batch_size: of all processes together.
-        """
-
-    def without(self, dead: tuple[int, ...]) -> Order:
-        """Return the order where these shards, by number, are known to have no samples."""
-        del dead
-        return self
-
-    def is_repeat(self, turn: int) -> bool:
-        """Return whether a reader reads samples at one of its turns that a reader has had in this epoch."""
-        del turn
-        return False
-
-    def check_processes(self, world_size: int) -> None:
-        """Refuse a number of processes that the readers cannot be divided among.
+            epoch: the one whose steps are counted, the last of which may be incomplete; None for all epochs without
+                end, whose incomplete batches are left out.
 
         Raises:
-            ValueError: if it does not divide the number of readers.
+            ValueError: if there are fewer samples than one batch needs, and no end.
         """
-        if self.num_readers % world_size:
-            raise ValueError(
-                f"{self.num_readers} readers cannot be divided among {world_size} processes: there are as many as "
-                "divide num_readers and the data has samples, or shards in endless sampling, for. Choose num_readers "
-                f"as a multiple of {world_size}, or split the shards up"
+        per_epoch, numbers = self.num_samples // batch_size, range(self.num_samples)
+        if epoch is None and not per_epoch:
+            raise ValueError(f"{self.num_samples} samples do not fill a batch of {batch_size}")
+        for step in count(first):
+            own, place = divmod(step, per_epoch) if epoch is None else (epoch, step)
+            if not numbers[place * batch_size :]:
+                return
+            yield own, numbers[place * batch_size : (place + 1) * batch_size]
+
+    @property
+    def _turns(self) -> int:
+        """Number of a reader's turns in an epoch: its own part twice, and every other one."""
+        return self.num_readers + 1
+
+    def _cut(self, epoch: int, start: int, stop: int) -> Iterator[Segment]:
+        """Yield what lies between two places of the row of samples."""
+        if start == stop:
+            return
+        shards, ends = _row(self.sizes, (self.seed, epoch) if self.shuffle else None)
+        first, last = np.searchsorted(ends, (start, stop - 1), side="right").tolist()
+        for place in range(first, last + 1):
+            shard = int(shards[place])
+            begin = int(ends[place]) - self.sizes[shard]
+            yield Segment(
+                shard=self.names[shard],
+                number=shard,
+                epoch=epoch,
+                start=max(0, start - begin),
+                # To the very end: what is there beyond the size that was said is not lost.
+                stop=stop - begin if stop < ends[place] else None,
             )
 
 
-@lru_cache(maxsize=4)
-def shard_order(num_shards: int, names: tuple[int, ...]) -> list[int]:
-    """Return a permutation of shards by seed and purpose; another one would change every run."""
-    seed, *purpose = names
-    return list(shuffled(range(num_shards), num_shards, seeded_rng(seed, "shards", *purpose)))[::-1]
+@attrs.frozen(kw_only=True, slots=False)
+class EndlessOrder:
+    """Shuffled shards without end: all of them once, then all of them in another order; nothing need be counted.
+
+    Sample `n` of a run is the next one of reader `n % num_readers`, and every reader draws whole shards in turn.
+    Sources have the same share of every batch, as their weights say to within 2 %. With replacement, every draw is
+    among all shards: some come again before others have come.
+
+    Args:
+        sources: names of the shards of each source.
+        weights: share of each source's samples; none for one of its share of the shards.
+        most_readers: number of readers, or the largest divisor of it that there are shards for. Where none has the
+            asked shares, up to four readers share out a shard's samples, or their number is no divisor.
+        seed: of the order.
+        shuffle: whether to shuffle the shards.
+        replacement: whether to draw them with replacement, shuffled or not.
+        may_share: whether any number of readers may have a shard at once, as those that take turns.
+
+    Raises:
+        ValueError: if there are not as many weights as sources, or the shares cannot be had.
+    """
+
+    sources: tuple[tuple[str, ...], ...]
+    weights: tuple[float, ...] = ()
+    most_readers: int
+    seed: int
+    shuffle: bool
+    replacement: bool = False
+    may_share: bool = False
+
+    def __attrs_post_init__(self) -> None:
+        if not self.weights:
+            object.__setattr__(self, "sources", (tuple(name for names in self.sources for name in names),))
+        elif len(self.weights) != len(self.sources):
+            raise ValueError(
+                f"there are {len(self.sources)} sources and {len(self.weights)} weights; give each source one"
+            )
+        _ = self._counts  # what is wrong with the weights is said at once
+
+    @cached_property
+    def num_readers(self) -> int:
+        """Number of readers that the samples come from."""
+        return sum(self._counts)
+
+    def start(self, epoch: int) -> tuple[Cursor, ...]:
+        """Return where each reader stands after all shards were drawn `epoch` times."""
+        return tuple(
+            Cursor(epoch * math.ceil(len(self.sources[source]) * self._parts[source] / self._counts[source]))
+            for source, _ in self._readers
+        )
+
+    def turns(self, epoch: int, first: int = 0) -> Iterator[int]:
+        """Return a reader's turns from one on; they have no end, and no epoch."""
+        del epoch
+        return count(first)
+
+    def segments(self, reader: int, turn: int) -> Sequence[Segment]:
+        """Return the shard that a reader draws at one of its turns."""
+        source, number = self._readers[reader]
+        names, num_parts = self.sources[source], self._parts[source]
+        draw, num_places = turn * self._counts[source] + number, len(names) * num_parts
+        if self.replacement:
+            times, place = draw, random_index(seeded_rng(self.seed, "draw", draw, source), num_places)
+        else:
+            times, place = divmod(draw, num_places)
+            if self.shuffle:
+                place = _shard_order(num_places, (self.seed, times, source))[place]
+            elif num_parts > 1:  # a reader whose part is empty has another one next time
+                place = (place + times) % num_places
+        part, shard = divmod(place, len(names))
+        return (Segment(shard=names[shard], number=shard, epoch=times, start=part, stride=num_parts),)
+
+    def steps(self, first: int, batch_size: int, *, epoch: int | None = None) -> Iterator[tuple[int, range]]:
+        """Yield the numbers of every step's samples, without end; all of them are of epoch 0."""
+        del epoch
+        return ((0, range(step * batch_size, (step + 1) * batch_size)) for step in count(first))
+
+    @cached_property
+    def _counts(self) -> list[int]:
+        """Of each source: how many readers it has."""
+        there = [self.most_readers if self.may_share else len(names) for names in self.sources]
+        return _fitting(self.weights or (1.0,), there, self.most_readers)
+
+    @cached_property
+    def _parts(self) -> list[int]:
+        """Of each source: how many readers share out a shard's samples."""
+        if self.may_share:
+            return [1] * len(self.sources)
+        return [math.ceil(own / len(names)) for own, names in zip(self._counts, self.sources, strict=True)]
+
+    @cached_property
+    def _readers(self) -> list[tuple[int, int]]:
+        """Of each reader: its source and its number among the source's readers; sources are spread evenly."""
+        places = (
+            ((number + 0.5) / own, source, number) for source, own in enumerate(self._counts) for number in range(own)
+        )
+        return [(source, number) for _, source, number in sorted(places)]
 
 
-def divisors(number: int) -> list[int]:
-    """Return the divisors of a number, the largest first."""
-    return [divisor for divisor in range(number, 0, -1) if number % divisor == 0]
+Order = EpochOrder | EndlessOrder
 
 
 def _places(values: Iterable[Iterable[int]]) -> tuple[CursorRow, ...]:
-    return tuple((reader, turn, segment, sample) for reader, turn, segment, sample in values)
+    return tuple(sorted((reader, turn, segment, sample) for reader, turn, segment, sample in values))
 
 
 @attrs.frozen(kw_only=True, field_transformer=strict)
 class StreamPosition:
     """A place in a stream of batches; `to_json` of `mobileclip.serialization` writes it beside a checkpoint.
 
-    Which samples are good is known only after decoding them. So a position says how far every reader of
-    this module has come. Of several processes each knows its own readers; put together, their
-    positions are those of the run, whatever number of processes goes on with it.
+    Which samples are good is known only after decoding them, so a position says how far every reader has come. Of
+    several processes each knows its own readers; put together, their positions are those of the run, whatever number of
+    processes goes on with it.
 
     Args:
         first_batch: number of batches that were consumed.
-        num_readers: of the order; 0 where no place is known, at the start of a run or of an epoch.
+        num_readers: of the order; 0 at the start of a run.
         places: reader, turn, segment and sample of each, see `Cursor`.
         skipped: number of samples and shards that were left out since the start, by reason.
-        data: digest of names and sizes of the shards; empty where nothing says it.
-        dead: numbers of the shards that the epoch does without, see `mobileclip.data.loading.epoch_order.EpochOrder`.
-        found_dead: numbers of those without samples that are known by now; once a run resumes, the epochs that begin
-            from there on do without them.
+        data: digest of the shards' names, and with sampling `epoch` of their sizes; empty where nothing says it.
 
     Raises:
         ValueError: if a number is negative, or a place is of a reader that there is not.
@@ -183,29 +320,30 @@ class StreamPosition:
         factory=dict, validator=validators.deep_mapping(validators.instance_of(str), validators.ge(0))
     )
     data: str = ""
-    dead: tuple[int, ...] = attrs.field(default=(), validator=validators.deep_iterable(validators.ge(0)))
-    found_dead: tuple[int, ...] = attrs.field(default=(), validator=validators.deep_iterable(validators.ge(0)))
 
     @property
     def cursors(self) -> dict[int, Cursor]:
         """Where readers stand, by their numbers."""
         return {reader: Cursor(*place) for reader, *place in self.places}
 
-    @property
-    def names(self) -> str:
-        """The part of the digest that stands for the shards' names."""
-        return self.data.partition(":")[0]
-
-    def is_in(self, data: str) -> bool:
-        """Return whether this can be a position in data with a digest: the sizes that both know are equal."""
-        names, _, sizes = data.partition(":")
-        pairs = zip(self.data.partition(":")[2].split("."), sizes.split("."), strict=False)
-        return self.names in ("", names) and all(one == other or "" in (one, other) for one, other in pairs)
-
     @places.validator
     def _check_places(self, _: object, places: tuple[CursorRow, ...]) -> None:
         if any(min(place) < 0 or place[0] >= self.num_readers for place in places):
             raise ValueError(f"places must be of the {self.num_readers} readers, and not negative")
+
+    def moved(self, places: Iterable[CursorRow], skipped: Iterable[str]) -> StreamPosition:
+        """Return the position one batch further on.
+
+        Args:
+            places: where the readers that moved stand now.
+            skipped: reasons of what was left out for the batch.
+        """
+        return attrs.evolve(
+            self,
+            first_batch=self.first_batch + 1,
+            places={place[0]: place for place in (*self.places, *places)}.values(),
+            skipped=Counter(self.skipped) + Counter(skipped),
+        )
 
 
 def joined_positions(positions: Sequence[StreamPosition]) -> StreamPosition:
@@ -217,14 +355,78 @@ def joined_positions(positions: Sequence[StreamPosition]) -> StreamPosition:
     first = positions[0]
     if any(one.first_batch != first.first_batch for one in positions):
         raise ValueError(f"the processes stand behind different batches: {[one.first_batch for one in positions]}")
-    if any((one.names, one.dead) != (first.names, first.dead) for one in positions):
-        raise ValueError(
-            "the processes read different data, or find other shards without samples; give all of them the same files"
-        )
+    if any(one.data != first.data for one in positions):
+        raise ValueError("the processes read different data; give all of them the same files")
     return attrs.evolve(
         first,
         num_readers=max(one.num_readers for one in positions),
         places=sorted({place for one in positions for place in one.places}),
         skipped=sum((Counter(one.skipped) for one in positions), Counter()),
-        found_dead=tuple(sorted({number for one in positions for number in one.found_dead})),
     )
+
+
+def data_digest(names: Sequence[str], sizes: Sequence[int]) -> str:
+    """Return a hash of shards' names below their common folder, and of their sizes."""
+    folder = os.path.commonprefix(names).rpartition("/")[0]  # noqa: RUF071 - they may be URLs
+    return hashlib.sha256(json.dumps([[name[len(folder) :] for name in names], sizes]).encode()).hexdigest()
+
+
+def divisors(number: int) -> list[int]:
+    """Return the divisors of a number, the largest first."""
+    return [divisor for divisor in range(number, 0, -1) if number % divisor == 0]
+
+
+@lru_cache(maxsize=4)
+def _shard_order(num_shards: int, names: tuple[int, ...]) -> list[int]:
+    """Return a permutation of shards by seed and purpose; another one would change every run."""
+    seed, *purpose = names
+    return list(shuffled(range(num_shards), num_shards, seeded_rng(seed, "shards", *purpose)))[::-1]
+
+
+@lru_cache(maxsize=2)
+def _row(sizes: tuple[int, ...], names: tuple[int, ...] | None) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+    """Return the shards that have samples in their order, and where each one's samples end."""
+    shards = np.array(range(len(sizes)) if names is None else _shard_order(len(sizes), names), dtype=np.int64)
+    shards = shards[np.array(sizes, dtype=np.int64)[shards] > 0]
+    return shards, np.cumsum(np.array(sizes, dtype=np.int64)[shards])
+
+
+def _stride(num_readers: int) -> int:
+    """Return a step that comes past all readers, and from one to others far away first."""
+    return next(one for one in range(round(_GOLDEN * num_readers), num_readers + 1) if math.gcd(one, num_readers) == 1)
+
+
+def _fitting(weights: Sequence[float], num_shards: Sequence[int], most_readers: int) -> list[int]:
+    """Return how many readers each source has: not so many that they would have copies of its samples."""
+    shares = [weight / math.fsum(weights) for weight in weights]
+    dividing, several = divisors(most_readers), range(1, READERS_OF_A_SHARD + 1)
+    nearest = (math.inf, [1])
+    for numbers in (dividing, sorted({*range(1, most_readers)} - {*dividing}, reverse=True)):
+        for each, number in product(several, numbers):
+            counts = _dealt_out(shares, number)
+            possible = [min(max(1, own), each * there) for own, there in zip(counts, num_shards, strict=True)]
+            off = max(abs(own / sum(possible) - share) for own, share in zip(possible, shares, strict=True))
+            if counts == possible and off <= MOST_OFF:
+                return counts
+            nearest = min(nearest, (off, possible))
+    counts = _dealt_out(shares, most_readers)
+    if 0 in counts:
+        raise ValueError(
+            f"source {counts.index(0)} has too small a weight: of {most_readers} readers it gets none; give more "
+            "num_readers, or a larger weight"
+        )
+    had = ", ".join(f"{own / sum(nearest[1]):.3g}" for own in nearest[1])
+    asked = ", ".join(f"{share:.3g}" for share in shares)
+    raise ValueError(
+        f"sources of {', '.join(map(str, num_shards))} shards cannot have the shares {asked} of a batch without copies "
+        f"of a sample in it; the nearest that is possible is {had}. Give these as weights, or split the shards up"
+    )
+
+
+def _dealt_out(shares: Sequence[float], num_readers: int) -> list[int]:
+    """Return how many readers each source has: its share, rounded so that the sum is right."""
+    counts = [math.floor(share * num_readers) for share in shares]
+    by_rest = sorted(range(len(shares)), key=lambda source: (counts[source] - shares[source] * num_readers, source))
+    for source in by_rest[: num_readers - sum(counts)]:
+        counts[source] += 1
+    return counts

@@ -8,31 +8,38 @@ all processes together hold the same samples whatever the number of processes.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections import Counter, deque
+from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
-from itertools import cycle, islice
+from contextlib import AbstractContextManager, nullcontext
+from functools import cached_property
+from itertools import islice
 from typing import Any, cast
 
 import attrs
+import torch
 from torch.utils.data import IterableDataset, get_worker_info
 
 from mobileclip.data.loading.batch import BatchType, interleaved, join_batches
-from mobileclip.data.loading.chunks import Chunk, Maker, ShardDataset
-from mobileclip.data.loading.crew import Begin, Crew
-from mobileclip.data.loading.data_order import DataOrder
-from mobileclip.data.loading.endless_order import EndlessOrder
-from mobileclip.data.loading.order import CursorRow, StreamPosition, rows
-from mobileclip.data.loading.shard_reader import ShardReader
+from mobileclip.data.loading.order import EndlessOrder, EpochOrder, Order, StreamPosition, data_digest
+from mobileclip.data.loading.reading import Chunk, Chunks, Maker, SampleReading, ShardReader
 from mobileclip.data.loading.spec import PipelineSpec
-from mobileclip.data.loading.uid_list import Keep, UidList
+from mobileclip.data.loading.uids import Keep, UidList
+from mobileclip.data.loading.worker_pool import LostWorkerError, WorkerPool
 from mobileclip.data.randomness import derived_seed
 from mobileclip.data.skips import Skip, SkipReport
+from mobileclip.data.workers import LostProcessError
 from mobileclip.machine import raise_machine_fault
+from mobileclip.processes import this_process
 from mobileclip.serialization import from_json, to_json
+from mobileclip.storage import use_limits
+from mobileclip.terminal import get_logger
+
+logger = get_logger(__name__)
 
 # Steps behind the last one whose position is known: whoever takes batches in advance asks for an earlier one.
 _KNOWN_STEPS = 4
-_STREAM = -1
+# Workers that die of the same step, one after another, after which the stream ends.
+_MOST_LOST = 3
 # Of what was left out and is not taken by anyone; all are counted.
 _MOST_NAMED = 1_000_000
 
@@ -44,8 +51,7 @@ class _Progress:
     Args:
         epoch: that it is in.
         first_epoch: of those that it goes through.
-        position: within the epoch, behind a batch that left no samples waiting for the next one; what its data is, is
-            known when somebody asks.
+        position: within the epoch, behind a batch that left no samples waiting for the next one.
         num_since: batches since.
     """
 
@@ -80,27 +86,57 @@ class Pipeline(IterableDataset[BatchType], ABC):
             )
         self.spec = spec
         self._keep = UidList(spec.uids) if keep is None and spec.uids is not None else keep
-        self.shards = reader.names
-        self._data = DataOrder(spec, reader)
-        self.rank, self.world_size = self._data.rank, self._data.world_size
+        self._reader, self.shards = reader, reader.names
+        process = this_process()
+        self.rank, self.world_size = process.rank, process.size
+        self._batch_size = spec.batch_size * process.size
         self._first_epoch = 0
         self._progress, self._resumed = _Progress(), cast("_Progress | None", None)
         self.report = SkipReport()
         """What the current or last epoch, or stream, read and skipped, in this process."""
-        self._dataset: ShardDataset[BatchType] | None = None
-        self._crew: Crew[Chunk[BatchType]] | None = None
         self.num_lost = 0
         """How many workers have died, in whose place others went on."""
         # Where this process stands behind the last batches; what its data is, is known when somebody asks.
         self._known: deque[StreamPosition] = deque(maxlen=_KNOWN_STEPS)
-        # Shards that the epochs which begin in this stream do without.
-        self._dead: tuple[int, ...] = ()
         # Number of the batch that it was left out for, of what nobody has taken yet.
         self._left_out: deque[tuple[int, Skip]] = deque(maxlen=_MOST_NAMED)
 
     @abstractmethod
     def _maker(self) -> Maker[Any, Any, BatchType]:
         """Return what makes batches of samples."""
+
+    @cached_property
+    def _sizes(self) -> tuple[int, ...]:
+        """The number of samples of every shard, as it is said or counted."""
+        with use_limits(self.spec.stores):
+            return self._reader.sizes(self.spec.sample_limits)
+
+    @cached_property
+    def _order(self) -> Order:
+        """Which reader reads what.
+
+        Raises:
+            ValueError: if the readers cannot be divided among the processes.
+        """
+        spec = self.spec
+        order: Order
+        choices: dict[str, Any] = {"most_readers": spec.num_readers, "seed": spec.seed, "shuffle": spec.shuffle}
+        if spec.sampling == "epoch":
+            order = EpochOrder(names=self.shards, sizes=self._sizes, **choices)
+        else:
+            replacement = spec.sampling == "with_replacement"
+            order = EndlessOrder(sources=self._reader.sources, weights=spec.weights, replacement=replacement, **choices)
+        if order.num_readers % self.world_size:
+            raise ValueError(
+                f"{order.num_readers} readers cannot be divided among {self.world_size} processes: there are as many "
+                "as divide num_readers and the data has samples, or shards in endless sampling, for. Choose "
+                f"num_readers as a multiple of {self.world_size}, or split the shards up"
+            )
+        return order
+
+    @cached_property
+    def _digest(self) -> str:
+        return data_digest(self.shards, self._sizes if self.spec.sampling == "epoch" else ())
 
     def __len__(self) -> int:
         """Return the number of batches that iterating yields in this process, if no sample is skipped.
@@ -133,9 +169,7 @@ class Pipeline(IterableDataset[BatchType], ABC):
 
     def state_dict(self) -> dict[str, Any]:
         """Return where iterating stands, for `load_state_dict`; of this process alone."""
-        position = self._progress.position
-        if position.places and not position.data:
-            position = attrs.evolve(position, data=self._data.digest)
+        position = attrs.evolve(self._progress.position, data=self._digest if self._progress.position.places else "")
         return {**attrs.asdict(self._progress, recurse=False), "position": to_json(position)}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -157,17 +191,16 @@ class Pipeline(IterableDataset[BatchType], ABC):
 
     def _followed(self, start: _Progress) -> Iterator[tuple[_Progress, BatchType]]:
         """Yield the batches of the rest of an epoch, and where iterating stands behind each."""
-        if not isinstance(self._data.order, EndlessOrder):
+        if isinstance(self._order, EpochOrder):
             yield from islice(self._whole_epoch(start), start.num_since, None)
             return
-        num_samples = sum(self._data.sizes) if self.spec.num_samples is None else self.spec.num_samples
+        num_samples = sum(self._sizes) if self.spec.num_samples is None else self.spec.num_samples
         position = start.position
         if not position.places:
-            starts = rows(dict(enumerate(self._data.order.start(start.epoch))))
-            position = StreamPosition(num_readers=self._data.order.num_readers, places=starts)
+            places = [(reader, *attrs.astuple(place)) for reader, place in enumerate(self._order.start(start.epoch))]
+            position = StreamPosition(num_readers=self._order.num_readers, places=places)
         for batch in islice(self.stream(position), self._batches_per_epoch(num_samples) - position.first_batch):
-            position = attrs.evolve(self._known[-1], data="")
-            yield attrs.evolve(start, position=position), batch
+            yield attrs.evolve(start, position=self._known[-1]), batch
 
     def epoch(self, epoch: int) -> Iterator[BatchType]:
         """Yield the batches of one epoch: every usable sample once, or as many as that would be, of an endless stream.
@@ -194,16 +227,13 @@ class Pipeline(IterableDataset[BatchType], ABC):
             ValueError: if there are fewer samples than one batch needs, none can be used, or the position is of another
                 order.
         """
-        position = self._data.taken_up(StreamPosition() if position is None else position)
-        places = [place for place in position.places if place[0] % self.world_size == self.rank]
-        self._dead = position.found_dead
+        start = self._taken_up(StreamPosition() if position is None else position)
         self._left_out.clear()
         self._known.clear()
-        # Of the run so far, the first process tells.
-        skipped = position.skipped if self.rank == 0 else {}
-        self._known.append(attrs.evolve(position, places=places, skipped=skipped))
-        for chunks in self._steps(_STREAM, position):
-            self._note(chunks)
+        self._known.append(start)
+        for now, chunks in self._steps(start):
+            self._known.append(now)
+            self._left_out.extend((now.first_batch, skip) for chunk in chunks for skip in chunk.skips)
             batch = _whole(chunks)
             if batch is None or any(chunk.gave_up for chunk in chunks):
                 raise ValueError(self._nothing())
@@ -222,7 +252,7 @@ class Pipeline(IterableDataset[BatchType], ABC):
             return StreamPosition()
         for known in self._known:
             if known.first_batch == num_batches:
-                return attrs.evolve(known, data=self._data.digest)
+                return attrs.evolve(known, data=self._digest)
         raise ValueError(
             f"the stream does not know where it stood after batch {num_batches}, only after "
             f"{[known.first_batch for known in self._known]}; ask for its position when that many batches "
@@ -240,34 +270,42 @@ class Pipeline(IterableDataset[BatchType], ABC):
             skips.append(self._left_out.popleft()[1])
         return skips
 
-    def _note(self, chunks: Sequence[Chunk[BatchType]]) -> None:
-        """Note where the stream stands behind one batch more, and what was left out for it."""
-        last = self._known[-1]
-        skips = [skip for chunk in chunks for skip in chunk.skips]
-        self._left_out.extend((last.first_batch + 1, skip) for skip in skips)
-        steps = (last.first_batch, last.first_batch + 1)
-        before, now = (self._data.order.step(one, self._data.batch_size)[1].start for one in steps)
-        position = attrs.evolve(
-            last,
-            first_batch=last.first_batch + 1,
-            num_readers=self._data.order.num_readers if now else 0,
-            places=_moved(last.places, chunks) if now else (),
-            skipped=Counter(last.skipped) + Counter(skip.reason for skip in skips),
-            dead=() if not now else last.dead if before else self._dead,
-            found_dead=_found(last.found_dead, chunks),
-        )
-        self._known.append(position)
+    def _taken_up(self, position: StreamPosition) -> StreamPosition:
+        """Return this process's part of the position to go on from.
+
+        Raises:
+            ValueError: if it is of other data, or of another order.
+        """
+        order = self._order
+        if position.data not in ("", self._digest):
+            raise ValueError(
+                f"the position is one in other data: the names of the {len(self.shards)} shards, or their sizes, "
+                "were others. Give the shards as they were, or start another run from its weights"
+            )
+        if position.num_readers not in (0, order.num_readers):
+            raise ValueError(
+                f"the position is of {position.num_readers} readers, and the order has {order.num_readers}: "
+                "num_readers, the shards or their sizes are others than they were"
+            )
+        if (
+            not position.places
+            and position.first_batch
+            and next(order.steps(position.first_batch, self._batch_size))[1].start
+        ):
+            raise ValueError(
+                f"the position behind batch {position.first_batch} does not say where the readers stand; take it from "
+                "the checkpoint, or from the stream that came so far"
+            )
+        places = [place for place in position.places if place[0] % self.world_size == self.rank]
+        # Of the run so far, the first process tells.
+        skipped = position.skipped if self.rank == 0 else {}
+        return attrs.evolve(position, num_readers=order.num_readers, places=places, skipped=skipped, data="")
 
     def _whole_epoch(self, start: _Progress) -> Iterator[tuple[_Progress, BatchType]]:
-        begin = start.position
-        begin = self._data.taken_up(begin) if begin.places else self._data.with_dead(begin)
-        dead = begin.dead if begin.places else begin.found_dead
-        size, places, found = self.spec.batch_size, begin.places, begin.found_dead
-        waiting: list[BatchType] = []
+        size, waiting = self.spec.batch_size, list[BatchType]()
         progress = attrs.evolve(start, num_since=0)
-        for step, chunks in enumerate(self._steps(start.epoch, begin), start=begin.first_batch + 1):
+        for position, chunks in self._steps(self._taken_up(start.position), epoch=start.epoch):
             batch = _whole(chunks)
-            places, found = _moved(places, chunks), _found(found, chunks)
             if batch is not None and len(batch) < size:
                 # Where samples are missing, what is left makes complete batches together.
                 batch, waiting = _first_rows([*waiting, batch], size)
@@ -275,13 +313,6 @@ class Pipeline(IterableDataset[BatchType], ABC):
                 continue
             progress = attrs.evolve(progress, num_since=progress.num_since + 1)
             if not waiting:
-                position = StreamPosition(
-                    first_batch=step,
-                    num_readers=self._data.order.num_readers,
-                    places=places,
-                    dead=dead,
-                    found_dead=found,
-                )
                 progress = attrs.evolve(progress, num_since=0, position=position)
             yield progress, batch
         if waiting and not self.spec.drop_last:
@@ -289,21 +320,79 @@ class Pipeline(IterableDataset[BatchType], ABC):
         if self.report.num_read == 0 and not start.position.places:
             raise ValueError(self._nothing())
 
-    def _steps(self, epoch: int, start: StreamPosition) -> Iterator[list[Chunk[BatchType]]]:
-        """Yield the chunks of all workers, step by step, and count what they read and skipped."""
-        self.report = SkipReport()
-        chunks = self._chunks(epoch, start)
-        for first in chunks:
-            step = [first, *islice(chunks, self._num_workers - 1)]
-            for chunk in step:
-                self.report.extend(chunk.skips)
-                self.report.num_read += len(chunk.numbers)
-                self.report.num_unwanted += chunk.num_unwanted
-            yield step
+    def _steps(
+        self, position: StreamPosition, *, epoch: int | None = None
+    ) -> Iterator[tuple[StreamPosition, list[Chunk[BatchType]]]]:
+        """Yield the chunks of all workers, step by step, and the position behind them; count what they read.
+
+        Where a worker dies, all are started again from the last position.
+        """
+        self.report, num_lost = SkipReport(), 0
+        num_workers = max(1, min(self.spec.num_workers, self._order.num_readers // self.world_size))
+        while True:
+            try:
+                with self._workers(self._chunks(position, epoch, num_workers), num_workers) as chunks:
+                    for first in chunks:
+                        step = [first, *islice(chunks, num_workers - 1)]
+                        for chunk in step:
+                            self.report.extend(chunk.skips)
+                            self.report.num_read += len(chunk.numbers)
+                            self.report.num_unwanted += chunk.num_unwanted
+                        places = [place for chunk in step for place in chunk.places]
+                        position = position.moved(places, [skip.reason for chunk in step for skip in chunk.skips])
+                        num_lost = 0
+                        yield position, step
+            except LostWorkerError as lost:  # noqa: PERF203 - a loop of very few
+                num_lost += 1
+                if num_lost == _MOST_LOST:
+                    raise LostProcessError(
+                        f"{lost}; {_MOST_LOST} have died there, one after another: a sample may be what they die of, "
+                        "or too little memory. Choose fewer num_workers or a smaller batch_size, or leave that shard "
+                        "out"
+                    ) from None
+                self.num_lost += 1
+                logger.warning("%s; another one takes its place, from the same sample on", lost)
+            else:
+                return
+
+    def _workers(
+        self, chunks: Chunks[BatchType], num_workers: int
+    ) -> AbstractContextManager[Iterator[Chunk[BatchType]]]:
+        if not self.spec.num_workers:
+            return nullcontext(chunks.chunks(0, 1))
+        seed = derived_seed(self.spec.seed, "process", self.rank)
+        return WorkerPool(chunks, num_workers=num_workers, seconds=self.spec.worker_seconds, seed=seed)
+
+    def _chunks(self, start: StreamPosition, epoch: int | None, num_workers: int) -> Chunks[BatchType]:
+        spec, maker = self.spec, self._maker()
+        at = torch.full((num_workers,), -1, dtype=torch.int64)
+        if spec.num_workers:
+            try:
+                at.share_memory_()  # type: ignore[no-untyped-call]
+            except RuntimeError as error:
+                raise_machine_fault(error, "sharing memory with the workers that load data")
+                raise
+        return Chunks(
+            reading=SampleReading(
+                shards=self._reader,
+                order=self._order,
+                seed=spec.seed,
+                shuffle_buffer=spec.shuffle_buffer if spec.shuffle else 0,
+                limits=maker.limits,
+            ),
+            maker=maker,
+            keep=self._keep,
+            batch_size=self._batch_size,
+            world=(self.rank, self.world_size),
+            start=start,
+            epoch=epoch,
+            stores=spec.stores,
+            at=at,
+        )
 
     def _batches_per_epoch(self, num_samples: int) -> int:
         drop_last = self.spec.drop_last or self.spec.sampling != "epoch"
-        full, rest = divmod(num_samples, self._data.batch_size)
+        full, rest = divmod(num_samples, self._batch_size)
         return full + (rest > 0 and not drop_last)
 
     def _nothing(self) -> str:
@@ -311,63 +400,11 @@ class Pipeline(IterableDataset[BatchType], ABC):
             return f"nothing more can be read of {len(self.shards)} shards: {self.report}"
         return f"not one sample of {len(self.shards)} shards can be used: {self.report}"
 
-    @property
-    def _num_workers(self) -> int:
-        """How many share the work: as many as have a reader, at least one."""
-        return max(1, min(self.spec.num_workers, self._data.order.num_readers // self.world_size))
-
-    def _chunks(self, epoch: int, start: StreamPosition) -> Iterator[Chunk[BatchType]]:
-        if self._dataset is None:
-            try:
-                self._dataset = self._new_dataset()
-            except RuntimeError as error:
-                raise_machine_fault(error, "sharing memory with the workers that load data")
-                raise
-        dataset, num_workers = self._dataset, self._num_workers
-        if not self.spec.num_workers:
-            yield from dataset.chunks(0, 1, Begin(number=0, epoch=epoch, start=start))
-            return
-        if self._crew is None or not self._crew.end.alive:
-            seed = derived_seed(self.spec.seed, "process", self.rank)
-            self._crew = Crew(dataset, num_workers=num_workers, seconds=self.spec.worker_seconds, seed=seed)
-        number = self._crew.begin(epoch, start)
-        for worker in cycle(range(num_workers)):
-            chunk = self._crew.take(worker, number, on_lost=self._replaced)
-            if chunk is None:
-                return
-            yield chunk
-
-    def _replaced(self) -> StreamPosition:
-        """Count a worker that died, and return where the one in its place goes on."""
-        self.num_lost += 1
-        return attrs.evolve(self._known[-1] if self._known else StreamPosition(), found_dead=self._dead)
-
-    def _new_dataset(self) -> ShardDataset[BatchType]:
-        return ShardDataset(
-            self.spec,
-            shards=self._data.reader,
-            order=self._data.order,
-            maker=self._maker(),
-            keep=self._keep,
-            world=(self.rank, self.world_size),
-            left_out=[skip for skips in self._data.dead.values() for skip in skips],
-        )
-
 
 def _whole(chunks: Sequence[Chunk[BatchType]]) -> BatchType | None:
     """Return the batch that the chunks of all workers make, its samples in their order."""
     parts = [(chunk.batch, chunk.numbers) for chunk in chunks if chunk.batch is not None]
     return interleaved([batch for batch, _ in parts], [numbers for _, numbers in parts]) if parts else None
-
-
-def _moved(places: Sequence[CursorRow], chunks: Sequence[Chunk[Any]]) -> tuple[CursorRow, ...]:
-    """Return where readers stand behind one step more."""
-    return tuple({place[0]: place for own in (places, *(chunk.places for chunk in chunks)) for place in own}.values())
-
-
-def _found(dead: Sequence[int], chunks: Sequence[Chunk[Any]]) -> tuple[int, ...]:
-    """Return the shards without samples that are known behind one step more."""
-    return tuple(sorted({*dead, *(number for chunk in chunks for number in chunk.dead)}))
 
 
 def _first_rows(waiting: list[BatchType], size: int) -> tuple[BatchType | None, list[BatchType]]:

@@ -10,7 +10,7 @@ from attrs import validators
 from mobileclip.data.augmentation.replay import AugmentationSpec
 from mobileclip.data.images.limits import ImageLimits
 from mobileclip.data.loading.order import NUM_READERS, SAMPLINGS, Sampling
-from mobileclip.data.samples.limits import SAMPLE_LIMITS, SampleLimits
+from mobileclip.data.samples.sample import SAMPLE_LIMITS, SampleLimits
 from mobileclip.data.shards.files import paths_of
 from mobileclip.inputs import DECODES, Decode, ImageInput
 from mobileclip.storage import FileCache, StoreLimits
@@ -75,11 +75,14 @@ class PipelineSpec(ExampleSpec):
         num_readers: shards that are read at once, all processes together; every batch has the same share of each. The
             number of processes must divide it. Small data has fewer, the largest divisor for which there are samples
             and a quarter as many shards, or otherwise as many shards.
-        shuffle_buffer: number of samples, encoded, of every reader's buffer.
+        shuffle_buffer: number of samples, encoded, of every reader's buffer. The order of shards is uniform; that of
+            the samples within a shard is not: the buffer takes in two samples for each that leaves it, so none leaves
+            before half of its place, and of a shard that fits into the buffer, the first sample comes after 12 % of
+            the others in the mean and the last after 70 %. Mix samples when you write shards.
         num_workers: processes that read, decode and augment, at most one for every reader; 0 for none beside the own
             one.
         uids: a list of the samples that are used, with another sampling than `epoch`; none uses all. See
-            `mobileclip.data.loading.uid_list.UidList`.
+            `mobileclip.data.loading.uids.UidList`.
         cache: folder of copies of remote shards for the next time they are read; none keeps none.
         cache_bytes: of all copies together; the oldest make room.
         worker_seconds: for which one of them is waited for.

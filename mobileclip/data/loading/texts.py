@@ -14,8 +14,8 @@ from mobileclip.data.loading.batch import TextBatch
 from mobileclip.data.loading.order import StreamPosition
 from mobileclip.data.randomness import seeded_rng
 from mobileclip.data.skips import Skip
-from mobileclip.data.text import Tokenizer
 from mobileclip.data.text.stored import StoredTexts, TextsCard
+from mobileclip.data.text.tokenizer import Tokenizer
 from mobileclip.inputs import TextInput
 from mobileclip.processes import this_process
 from mobileclip.strict import strict

@@ -10,11 +10,10 @@ from functools import partial
 from itertools import count
 from typing import Any
 
-from mobileclip.data.loading.chunks import ExampleType, Maker
-from mobileclip.data.loading.endless_order import EndlessOrder
-from mobileclip.data.loading.order import NUM_READERS
-from mobileclip.data.loading.uid_list import Keep
-from mobileclip.data.samples.limits import SAMPLE_LIMITS, SampleLimits
+from mobileclip.data.loading.order import NUM_READERS, EndlessOrder
+from mobileclip.data.loading.reading import ExampleType, Maker
+from mobileclip.data.loading.uids import Keep
+from mobileclip.data.samples.sample import SAMPLE_LIMITS, SampleLimits
 from mobileclip.data.shards.files import Shards, expand_shards, parse_each, read_shard
 from mobileclip.data.skips import Skip, SkipReport, attempt
 from mobileclip.storage import FileCache
@@ -51,7 +50,7 @@ def endless_shards(
     )
     for turn in count():
         for reader in range(order.num_readers):
-            for segment in order.segments(0, reader, turn):
+            for segment in order.segments(reader, turn):
                 yield {"url": segment.shard, "epoch": segment.epoch}
 
 

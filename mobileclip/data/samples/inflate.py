@@ -6,23 +6,24 @@ zlib-ng does it where it is installed, to the same bytes (extra `speed`).
 from __future__ import annotations
 
 import bz2
+import gzip
 import lzma
 import zlib
-from functools import cache
+from collections.abc import Callable
+from functools import cache, partial
 from types import ModuleType
-from typing import IO, Any
+from typing import IO, Any, cast
 
 GZIP = b"\x1f\x8b"
 
 # What headers and tables of a stream take.
 _HEADROOM = 512
-# Of a compressed file: little, since what follows a part is copied for every part.
-_PIECE_BYTES = 2**14
+# Read at once: what comes out is compared with what went in for each.
+_PIECE_BYTES = 2**22
 # What a small file may inflate to whatever the ratio.
 _SLACK_BYTES = 2**26
 # Files of gzip may be several ones after another; nobody writes this many for one sample.
 _MAX_PARTS = 64
-_XZ_MEMORY_BYTES = 2**28
 
 
 class TooLargeError(ValueError):
@@ -95,22 +96,29 @@ def gunzip(data: bytes, *, limit: int) -> bytes:
     raise ValueError(f"gzip wrote more than {_MAX_PARTS} parts")
 
 
-class _GzipMachine:
-    """What inflates one part of a file, as `bz2.BZ2Decompressor` does."""
+class _CountedFile:
+    """A compressed file, read on from its start, that counts its bytes.
 
-    def __init__(self) -> None:
-        self._stream = _library().decompressobj(31)
+    Args:
+        stream: the file.
+        start: its first bytes, which were read before.
+    """
 
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._stream, name)
+    def __init__(self, stream: IO[bytes], start: bytes) -> None:
+        self._stream, self._start = stream, start
+        self.num_read = 0
 
-    @property
-    def needs_input(self) -> bool:
-        return not self._stream.unconsumed_tail and not self._stream.eof
-
-    def decompress(self, data: bytes, max_length: int) -> bytes:
-        content: bytes = self._stream.decompress(self._stream.unconsumed_tail + data, max_length)
+    def read(self, size: int) -> bytes:
+        content, self._start = self._start[:size] or self._stream.read(size), self._start[size:]
+        self.num_read += len(content)
         return content
+
+
+_OPENED: dict[bytes, Callable[[IO[bytes]], Any]] = {
+    GZIP: lambda source: gzip.GzipFile(fileobj=source),
+    b"BZ": bz2.BZ2File,
+    b"\xfd7": partial(lzma.LZMAFile, format=lzma.FORMAT_XZ),
+}
 
 
 class InflatedFile:
@@ -123,12 +131,10 @@ class InflatedFile:
     """
 
     def __init__(self, stream: IO[bytes], start: bytes, *, inflation: int) -> None:
-        self._stream = stream
-        self._kind = start[:2]
-        self._machine = self._new_machine()
-        self._piece = start
+        self._compressed = _CountedFile(stream, start)
+        source = cast("IO[bytes]", self._compressed)
+        self._file = _OPENED[start[:2]](source)
         self._inflation = inflation
-        self._num_read = len(start)
         self._num_inflated = 0
 
     def read(self, size: int) -> bytes:
@@ -140,51 +146,23 @@ class InflatedFile:
             OSError: if it is damaged.
         """
         pieces = []
-        missing = size
-        try:
-            while missing and (piece := self._next(missing)):
-                pieces.append(piece)
-                missing -= len(piece)
-        except (_library().error, lzma.LZMAError) as error:
-            raise OSError(f"the compressed file is damaged: {error}") from None
+        while size and (piece := self._next(min(size, _PIECE_BYTES))):
+            pieces.append(piece)
+            size -= len(piece)
         return b"".join(pieces)
 
     def _next(self, size: int) -> bytes:
-        """Return some of the next `size` bytes; none at the end."""
-        while True:
-            if self._machine.eof:
-                rest = (self._machine.unused_data or self._fill()).lstrip(b"\0")
-                while not rest:
-                    if not (rest := self._fill()):
-                        return b""
-                    rest = rest.lstrip(b"\0")
-                self._machine, self._piece = self._new_machine(), rest
-            if self._machine.needs_input and not self._piece:
-                self._piece = self._fill()
-                if not self._piece:
-                    raise EOFError("the compressed file ends before its end mark")
-            content = self._machine.decompress(self._piece, size)
-            self._piece = b""
-            self._num_inflated += len(content)
-            if self._num_inflated > self._inflation * self._num_read + _SLACK_BYTES:
-                raise TooLargeError(
-                    f"the compressed file inflates to more than {self._inflation} times its size; if it is no bomb, "
-                    "raise `inflation` in the limits, or decompress it first"
-                )
-            if content:
-                return content
-
-    def _fill(self) -> bytes:
-        piece = self._stream.read(_PIECE_BYTES)
-        self._num_read += len(piece)
+        try:
+            piece: bytes = self._file.read(size)
+        except (zlib.error, lzma.LZMAError) as error:
+            raise OSError(f"the compressed file is damaged: {error}") from None
+        self._num_inflated += len(piece)
+        if self._num_inflated > self._inflation * self._compressed.num_read + _SLACK_BYTES:
+            raise TooLargeError(
+                f"the compressed file inflates to more than {self._inflation} times its size; if it is no bomb, "
+                "raise `inflation` in the limits, or decompress it first"
+            )
         return piece
-
-    def _new_machine(self) -> _GzipMachine | bz2.BZ2Decompressor | lzma.LZMADecompressor:
-        if self._kind == GZIP:
-            return _GzipMachine()
-        if self._kind == b"BZ":
-            return bz2.BZ2Decompressor()
-        return lzma.LZMADecompressor(lzma.FORMAT_XZ, memlimit=_XZ_MEMORY_BYTES)
 
 
 @cache

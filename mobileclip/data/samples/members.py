@@ -1,7 +1,7 @@
 """Samples as the members of a shard, in the layouts of the public reinforced data sets and in the compact one.
 
 A caption that is blank is left out when a sample is read, together with its embedding. The sample is refused, with the
-reason `no_caption`, where no real caption is left; a set of synthetic captions may end up empty.
+reason no_caption, where no real caption is left; a set of synthetic captions may end up empty.
 """
 
 from __future__ import annotations
@@ -15,24 +15,57 @@ import attrs
 import numpy as np
 
 from mobileclip.data.augmentation.replay import compress
-from mobileclip.data.images.formats import IMAGE_EXTENSIONS
+from mobileclip.data.images.limits import IMAGE_EXTENSIONS
 from mobileclip.data.samples.compact import CompactRecord, write_record
-from mobileclip.data.samples.embeddings import EmbeddingRows, Embeddings, read_embeddings, write_npz, write_pth_gz
-from mobileclip.data.samples.json_object import parse_object
-from mobileclip.data.samples.limits import SAMPLE_LIMITS, SampleLimits
+from mobileclip.data.samples.readers import EmbeddingRows, Embeddings, read_embeddings, write_npz, write_pth_gz
 from mobileclip.data.samples.sample import (
+    SAMPLE_LIMITS,
     SYN_NAME,
     SYN_TEXT,
     AugmentedSample,
     ImageTextSample,
     Layout,
     ReinforcedSample,
+    SampleLimits,
     StoredSample,
+    StoredViews,
     check_shape,
     drop_blank,
 )
-from mobileclip.data.samples.views import StoredViews
 from mobileclip.data.skips import BadSampleError
+
+
+def parse_object(text: bytes, name: str, *, limit: int) -> dict[str, Any]:
+    """Return the JSON object in a member, a line or a file.
+
+    Args:
+        text: UTF-8, with a byte-order mark or without.
+        name: what it is, for messages.
+        limit: bytes that it may have.
+
+    Raises:
+        BadSampleError: with the reason `too_large`, `bad_text` if it is not UTF-8, or `bad_json` if it is not JSON, no
+            object, or names something twice.
+    """
+    if len(text) > limit:
+        raise BadSampleError("too_large", f"{name} has {len(text):,} bytes, more than the {limit:,} that it may")
+    try:
+        value = json.loads(text.decode("utf-8-sig"), object_pairs_hook=_object)
+    except UnicodeDecodeError as error:
+        raise BadSampleError("bad_text", f"{name} is not UTF-8: {error}") from None
+    except (ValueError, RecursionError) as error:
+        raise BadSampleError("bad_json", f"{name} is not JSON: {error}") from None
+    if not isinstance(value, dict):
+        raise BadSampleError("bad_json", f"{name} holds {type(value).__name__}, expected an object")
+    return value
+
+
+def _object(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        raise ValueError("a name comes twice in an object")
+    return found
+
 
 RECORD = "reinforced"
 
@@ -329,12 +362,12 @@ def _read_augmentations(stored: Mapping[str, Any]) -> StoredViews:
         compressed = stored["param_aug"]
         # The copy of the public data on its hub holds the list as a string.
         compressed = json.loads(compressed) if isinstance(compressed, str) else compressed
-        width, height = stored.get("image_size") or (None, None)
-        size = None if width is None or height is None else (int(width), int(height))
+        found = stored.get("image_size")
+        size = None if found is None else (int(found[0]), int(found[1]))
         augmentations = StoredViews(compressed if isinstance(compressed, list) else tuple(compressed), size)
     except KeyError:
         raise BadSampleError("bad_json", "paug.json has no param_aug") from None
-    except (TypeError, ValueError, RecursionError, OverflowError) as error:
+    except (TypeError, ValueError, IndexError, RecursionError, OverflowError) as error:
         raise BadSampleError("bad_augmentation", f"paug.json: {error}") from None
     if not augmentations:
         raise BadSampleError("bad_augmentation", "param_aug in paug.json is empty")

@@ -1,27 +1,160 @@
-"""Samples in memory: an image with its captions, and what the teachers said about them."""
+"""Samples in memory: an image with its captions, and what the teachers said about them; limits of what is read."""
 
 from __future__ import annotations
 
 import hashlib
 import re
 import warnings
-from collections.abc import Iterable, Mapping
-from typing import TYPE_CHECKING, Any, Literal
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Literal, overload
 
 import attrs
 import numpy as np
 from attrs import validators
 
-from mobileclip.data.images.formats import IMAGE_EXTENSIONS
+from mobileclip.data.augmentation.operations import OPERATIONS
+from mobileclip.data.augmentation.replay import AugmentationParams, compress, decompress
+from mobileclip.data.images.limits import IMAGE_EXTENSIONS
 from mobileclip.data.images.transform import LIMITS, ImageError, ImageLimits, load_image
-from mobileclip.data.samples.embeddings import EmbeddingRows, Embeddings, as_float32
-from mobileclip.data.samples.views import StoredViews, stored_views
+from mobileclip.data.samples.readers import EmbeddingRows, Embeddings, as_float32
 from mobileclip.data.skips import BadSampleError
 from mobileclip.inputs import Color
 from mobileclip.storage import printable
+from mobileclip.strict import strict
 
 if TYPE_CHECKING:
     from PIL import Image
+
+
+MAX_DIM = 2**16
+"""Far more than any teachers' embeddings have together."""
+_LARGEST_NUMBER_BYTES = 8
+# Of names, headers and tables.
+_OVERHEAD_BYTES = 2**20
+_POSITIVE = validators.gt(0)
+
+
+@attrs.frozen(kw_only=True, field_transformer=strict)
+class SampleLimits:
+    """Bounds on what is read of a sample; one beyond them is left out and counted, with the reason `too_large`.
+
+    The defaults are a thousand times what a sample of DataCompDR takes, and hold photographs of 100 MB.
+
+    Args:
+        member_bytes: of one member.
+        sample_bytes: of all members of a sample.
+        num_members: of a sample.
+        name_bytes: of a member's name.
+        text_bytes: of a member that is text or JSON.
+        embedding_bytes: of a sample's embeddings, inflated and as float32.
+        dim: of the teachers' concatenated embeddings, where a card says it: embeddings may then inflate to what the
+            rows of the sample take, and no more.
+        inflation: how many times its own size a compressed shard may inflate to; bombs reach thousands.
+
+    Raises:
+        ValueError: if a number is not positive.
+    """
+
+    member_bytes: int = attrs.field(default=2**28, validator=_POSITIVE)
+    sample_bytes: int = attrs.field(default=2**29, validator=_POSITIVE)
+    num_members: int = attrs.field(default=1000, validator=_POSITIVE)
+    name_bytes: int = attrs.field(default=2**12, validator=_POSITIVE)
+    text_bytes: int = attrs.field(default=2**24, validator=_POSITIVE)
+    embedding_bytes: int = attrs.field(default=2**26, validator=_POSITIVE)
+    inflation: int = attrs.field(default=256, validator=_POSITIVE)
+    dim: int | None = attrs.field(default=None, validator=validators.optional(_POSITIVE))
+
+    def inflated_bytes(self, num_rows: int) -> int:
+        """Return how many bytes the embeddings of a sample may inflate to.
+
+        Args:
+            num_rows: augmentations and captions of the sample.
+        """
+        rows = num_rows * MAX_DIM if self.dim is None else num_rows * self.dim
+        return min(self.embedding_bytes, _LARGEST_NUMBER_BYTES * rows + _OVERHEAD_BYTES)
+
+
+SAMPLE_LIMITS = SampleLimits()
+"""The defaults."""
+
+
+_NUM_OPERATIONS = len(OPERATIONS)
+
+
+class StoredViews(Sequence[AugmentationParams]):
+    """Augmentations of one image as they are stored: all are checked, and one is parsed when it is asked for.
+
+    Args:
+        compressed: the public form of each.
+        image_size: of the source image, where it is known.
+
+    Raises:
+        ValueError: if one is malformed, or its crop leaves the image.
+    """
+
+    def __init__(self, compressed: Sequence[Any], image_size: tuple[int, int] | None) -> None:
+        self._compressed, self.image_size = compressed, image_size
+        rights, bottoms = [], []
+        for one in compressed:
+            # What nearly all are is looked at here, since every sample that is read has dozens of these.
+            try:
+                (top, left, height, width), operations = one
+                is_plain = type(top) is type(left) is type(height) is type(width) is int
+                is_plain = is_plain and top >= 0 and left >= 0 and height > 0 and width > 0
+                for index, magnitude in operations:
+                    is_known = type(index) is int and 0 <= index < _NUM_OPERATIONS
+                    # A number less itself is 0, but for NaN and infinity.
+                    is_plain = is_plain and is_known and type(magnitude) is float and magnitude - magnitude == 0
+            except (TypeError, ValueError):
+                is_plain = False
+            if not is_plain:
+                top, left, height, width = decompress(one, image_size).crop
+            rights.append(left + width)
+            bottoms.append(top + height)
+        self._right, self._bottom = max(rights, default=0), max(bottoms, default=0)
+        if image_size is not None:
+            self.check_fits(image_size)
+
+    def __len__(self) -> int:
+        return len(self._compressed)
+
+    @overload
+    def __getitem__(self, index: int) -> AugmentationParams: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> tuple[AugmentationParams, ...]: ...
+
+    def __getitem__(self, index: int | slice) -> AugmentationParams | tuple[AugmentationParams, ...]:
+        if isinstance(index, slice):
+            return tuple(self[place] for place in range(len(self))[index])
+        return decompress(self._compressed[index], self.image_size)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Sequence) and tuple(self) == tuple(other)
+
+    __hash__ = None  # type: ignore[assignment]  # as a list's
+
+    def check_fits(self, size: tuple[int, int]) -> None:
+        """Raise unless all of them can be replayed on an image of this size; see `AugmentationParams.check_fits`."""
+        if self.image_size not in (None, size) or self._right > size[0] or self._bottom > size[1]:
+            for params in self:
+                params.check_fits(size)
+
+
+def stored_views(views: Iterable[AugmentationParams]) -> StoredViews:
+    """Return augmentations of one image as they are stored.
+
+    Raises:
+        BadSampleError: if they were made for images of several sizes.
+    """
+    if isinstance(views, StoredViews):
+        return views
+    own = tuple(views)
+    sizes = {params.image_size for params in own}
+    if len(sizes) > 1:
+        raise BadSampleError("bad_augmentation", "the augmentations were made for several sizes of the image")
+    return StoredViews([compress(params) for params in own], *sizes or (None,))
+
 
 Layout = Literal["npz", "pth.gz", "compact", "compact8"]
 

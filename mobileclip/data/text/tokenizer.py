@@ -1,10 +1,10 @@
 """Texts to ids: CLIP's byte pairs, equal to the release's to the last id and several times as fast, or a file's.
 
 No token crosses white space, so a text is its words one after another, and the ids of a word are looked up, not
-computed, whenever it was seen before. New words go through Hugging Face `tokenizers`. What is kept of them has a budget
+computed, whenever it was seen before. New words go through Hugging Face tokenizers. What is kept of them has a budget
 in bytes.
 
-What a letter is, is said by the tables of Unicode in `tokenizers`; for open_clip, by those in `regex`. A character that
+What a letter is, is said by the tables of Unicode in tokenizers; for open_clip, by those in regex. A character that
 only one of them knows yet as a letter or a digit is cut from its neighbours otherwise.
 """
 
@@ -13,6 +13,8 @@ from __future__ import annotations
 import gzip
 import itertools
 import re
+import sys
+from collections.abc import Callable
 from functools import lru_cache, partial
 from importlib import resources
 from typing import TYPE_CHECKING
@@ -21,16 +23,68 @@ import attrs
 import numpy as np
 import torch
 
-from mobileclip.data.text.cleaning import clean
-from mobileclip.data.text.tokenizer_file import FileTokenizer, file_tokenizer
-from mobileclip.data.text.tokenizer_parts import APOSTROPHES, END, LAST_SIGMA, QUOTES, SPLIT, START
-from mobileclip.data.text.word_memory import Ids, WordMemory
+from mobileclip.data.text.tokenizer_file import (
+    APOSTROPHES,
+    END,
+    LAST_SIGMA,
+    QUOTES,
+    SPLIT,
+    START,
+    FileTokenizer,
+    clean,
+    file_tokenizer,
+)
 from mobileclip.inputs import TextInput
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
     import tokenizers
+
+
+Ids = tuple[int, ...]
+
+# An entry of a dictionary with its share of what is left free, and the garbage collector's head of the ids.
+_ENTRY_BYTES = 128
+_NUMBER_BYTES = 28
+# Longer ones hardly come again.
+_MOST_ENTRY_BYTES = 2**12
+
+
+class WordMemory(dict[str, Ids]):
+    """The ids of words: `memory[word]` makes them where they are not known.
+
+    When half of its bytes are full, those that were asked for since are kept, and the others are forgotten the next
+    time. It may be used by several threads, which may make the same ids twice.
+
+    Args:
+        make: from a word to its ids.
+        max_bytes: of all words and ids.
+    """
+
+    def __init__(self, make: Callable[[str], Ids], *, max_bytes: int) -> None:
+        super().__init__()
+        self._make = make
+        self._most = max_bytes // 2
+        self._num_bytes = 0
+        self._before: dict[str, Ids] = {}
+
+    def __missing__(self, word: str) -> Ids:
+        """Return the ids of a word that was not asked for lately, and keep them."""
+        ids = self._before.get(word)
+        if ids is None:
+            ids = self._make(word)
+        num_bytes = sys.getsizeof(word) + sys.getsizeof(ids) + _NUMBER_BYTES * len(ids) + _ENTRY_BYTES
+        if num_bytes > _MOST_ENTRY_BYTES:
+            return ids
+        if self._num_bytes + num_bytes > self._most:
+            self._before = dict(self)
+            self.clear()
+            self._num_bytes = 0
+        self._num_bytes += num_bytes
+        self[word] = ids
+        return ids
+
 
 END_OF_WORD = "</w>"
 

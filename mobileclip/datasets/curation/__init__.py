@@ -3,12 +3,16 @@
 Scores of shards, lists of uids made from them, near duplicates. Whatever needs a model belongs elsewhere.
 """
 
-from mobileclip.datasets.curation.clusters import VectorTable, find_centres, members_of_clusters
-from mobileclip.datasets.curation.duplicates import DuplicatesSpec, find_duplicates
+from mobileclip.datasets.curation.duplicates import (
+    DuplicatesSpec,
+    VectorTable,
+    find_centres,
+    find_duplicates,
+    members_of_clusters,
+)
 from mobileclip.datasets.curation.filtering import FilterSpec, filter_samples
 from mobileclip.datasets.curation.logit_scales import SCALES, LogitScaleReport, LogitScaleSpec, tune_scales
-from mobileclip.datasets.curation.scores import Scores, ScoreSpec, score_shards
-from mobileclip.datasets.curation.similarity import columns_of, image_vector, similarities
+from mobileclip.datasets.curation.scores import Scores, ScoreSpec, columns_of, image_vector, score_shards, similarities
 
 __all__ = [
     "SCALES",

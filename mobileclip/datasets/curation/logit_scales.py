@@ -16,10 +16,10 @@ from torch.nn import functional as F
 
 from mobileclip.data.randomness import random_index, seeded_rng
 from mobileclip.data.samples.sample import ReinforcedSample
-from mobileclip.data.shards.card import card_of_shards
 from mobileclip.data.shards.files import Shards, expand_shards, read_reinforced_samples
+from mobileclip.data.shards.sidecars import card_of_shards
 from mobileclip.data.skips import SkipReport
-from mobileclip.datasets.curation.similarity import columns_of
+from mobileclip.datasets.curation.scores import columns_of
 from mobileclip.progress import track
 from mobileclip.strict import strict
 

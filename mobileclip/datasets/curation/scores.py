@@ -1,28 +1,30 @@
-"""The teachers' opinions of every sample of a data set, read from its shards once and kept in small files beside."""
+"""Scores of a reinforced data set: how well each caption fits its image, as each teacher sees it."""
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from functools import cached_property, partial
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import attrs
 import numpy as np
 import numpy.typing as npt
 
 from mobileclip import storage
-from mobileclip.data.samples.limits import SAMPLE_LIMITS, SampleLimits
+from mobileclip.data.loading.uids import PAIR, Uids, uid_of
 from mobileclip.data.samples.members import parse_reinforced_sample
-from mobileclip.data.samples.uids import PAIR, Uids, uid_of
-from mobileclip.data.shards.card import card_of_shards
+from mobileclip.data.samples.readers import Embeddings
+from mobileclip.data.samples.sample import SAMPLE_LIMITS, ReinforcedSample, SampleLimits
 from mobileclip.data.shards.files import Shards, expand_shards, parse, read_shard
+from mobileclip.data.shards.sidecars import card_of_shards
 from mobileclip.data.skips import CONNECTION_FAILED, Skip
-from mobileclip.datasets.curation.similarity import columns_of, image_vector, similarities
-from mobileclip.datasets.sources.parquet import read_keys, text_column
+from mobileclip.datasets.sources.tables import read_keys, text_column
 from mobileclip.engines import Engine, FunctionWork, Listener, SetAside, held
 from mobileclip.extras import needed
 from mobileclip.machine import raise_machine_fault
@@ -30,6 +32,80 @@ from mobileclip.progress import Progress
 from mobileclip.registry import nearest
 from mobileclip.strict import strict
 from mobileclip.terminal import console, get_logger
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+
+_TINY = np.finfo(np.float32).tiny
+
+
+@attrs.frozen(kw_only=True, eq=False)
+class Similarities:
+    """Cosine similarities of a sample's image and captions, as the mean over its stored augmentations.
+
+    Shape:
+        real, synthetic, best: (teachers,), float32.
+
+    Args:
+        real: of the first real caption.
+        synthetic: of the synthetic captions, as their mean; NaN where there are none.
+        best: of the synthetic caption that fits best, teacher by teacher; NaN where there are none.
+    """
+
+    real: Embeddings
+    synthetic: Embeddings
+    best: Embeddings
+
+
+def columns_of(dims: Iterable[int]) -> tuple[slice, ...]:
+    """Return each teacher's columns of the stored embeddings."""
+    stops = np.cumsum([0, *dims])
+    return tuple(slice(int(start), int(stop)) for start, stop in itertools.pairwise(stops))
+
+
+def similarities(sample: ReinforcedSample, teachers: Sequence[slice]) -> Similarities:
+    """Return the similarities of a sample's captions with its image.
+
+    Args:
+        sample: with all its embeddings.
+        teachers: columns of each.
+    """
+    synthetic = [row for rows in sample.syn_text_emb.values() for row in rows]
+    real = np.empty(len(teachers), np.float32)
+    mean, best = np.full(len(teachers), np.nan, np.float32), np.full(len(teachers), np.nan, np.float32)
+    for number, columns in enumerate(teachers):
+        # The mean of cosines is the cosine's numerator with the mean of unit vectors.
+        image = _unit(sample.image_emb[:, columns]).mean(0)
+        real[number] = _unit(sample.text_emb[:1, columns])[0] @ image
+        if synthetic:
+            fits = _unit(np.stack([row[columns] for row in synthetic])) @ image
+            mean[number], best[number] = fits.mean(), fits.max()
+    return Similarities(real=real, synthetic=mean, best=best)
+
+
+def image_vector(sample: ReinforcedSample, teachers: Sequence[slice]) -> Embeddings:
+    """Return a unit vector whose dot product with another image's is the mean of the teachers' cosine similarities.
+
+    Each teacher's part is the mean direction of the stored augmentations.
+
+    Shape:
+        (D,), float32.
+
+    Args:
+        sample: with all its embeddings.
+        teachers: columns of each.
+    """
+    parts = [_unit(_unit(sample.image_emb[:, columns]).mean(0, keepdims=True))[0] for columns in teachers]
+    vector: Embeddings = np.concatenate(parts) * np.float32(len(parts) ** -0.5)
+    return vector
+
+
+def _unit(rows: Embeddings) -> Embeddings:
+    unit: Embeddings = rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), _TINY).astype(np.float32)
+    return unit
+
 
 Caption = Literal["real", "synthetic", "best"]
 CAPTIONS: tuple[Caption, ...] = ("real", "synthetic", "best")
@@ -77,9 +153,9 @@ class ScoreReport:
     failed: tuple[tuple[str, str], ...]
 
 
-@attrs.frozen(kw_only=True, eq=False, slots=False)
+@attrs.frozen(kw_only=True, eq=False)
 class ShardScores:
-    """The scores of one shard's samples.
+    """The scores of one shard's samples, read from the disk whenever they are asked for.
 
     Args:
         shard: path or URL that was read.
@@ -91,29 +167,22 @@ class ShardScores:
     path: Path
     teachers: tuple[str, ...]
 
-    @cached_property
-    def _columns(self) -> Mapping[str, Any]:
-        try:
-            return _read_parquet(self.path)
-        except (OSError, ValueError, KeyError) as error:
-            raise_machine_fault(error)
-            raise ValueError(f"{self.path} is damaged ({error}); delete it, and score the shard again") from None
-
     @property
     def uids(self) -> Uids:
         """Uids of the samples, in the shard's order."""
-        uids: Uids = self._columns["uid"]
-        return uids
+        texts = self._column("uid").combine_chunks()
+        digits = bytes.fromhex(texts.buffers()[2].to_pybytes().decode()) if len(texts) else b""
+        return np.frombuffer(digits, ">u8").astype("u8").view(PAIR)
 
     @property
     def keys(self) -> list[str]:
         """Keys of the samples, in the shard's order."""
-        keys: list[str] = self._columns["key"]
-        return keys
+        return read_keys(self._column("key"))
 
     def __len__(self) -> int:
         """Return the number of samples."""
-        return len(self.uids)
+        with self._opened() as file:
+            return int(file.metadata.num_rows)
 
     def similarity(self, caption: Caption, teacher: str = MEAN) -> npt.NDArray[np.float32]:
         """Return how well captions fit; NaN where a sample has none of the kind.
@@ -128,16 +197,16 @@ class ShardScores:
         Raises:
             ValueError: if there is no such teacher, or the file is damaged.
         """
-        table: npt.NDArray[np.float32] = self._columns[caption]
         if teacher == MEAN:
-            means: npt.NDArray[np.float32] = table.mean(1)
+            means: npt.NDArray[np.float32] = self._column(caption).to_numpy()
             return means
         if teacher not in self.teachers:
             raise ValueError(
                 f"there is no teacher {teacher!r}{nearest(teacher, self.teachers)}; they are {', '.join(self.teachers)}"
             )
-        column: npt.NDArray[np.float32] = table[:, self.teachers.index(teacher)]
-        return column
+        values = self._column(f"{caption}_by_teacher").combine_chunks().flatten().to_numpy()
+        own: npt.NDArray[np.float32] = values.reshape(-1, len(self.teachers))[:, self.teachers.index(teacher)]
+        return own
 
     @property
     def vectors(self) -> npt.NDArray[np.float16]:
@@ -156,6 +225,23 @@ class ShardScores:
         if found.ndim != 2 or len(found) != len(self):
             raise ValueError(f"{path} is not of the samples of {self.path}; delete both, and score the shard again")
         return found
+
+    @contextmanager
+    def _opened(self) -> Iterator[pq.ParquetFile]:
+        with needed(f"the scores {self.path}", "parquet"):
+            import pyarrow as pa
+            import pyarrow.parquet as pq
+        try:
+            with pq.ParquetFile(self.path) as file:
+                yield file
+        except (pa.ArrowException, OSError, ValueError, KeyError) as error:
+            raise_machine_fault(error)
+            raise ValueError(f"{self.path} is damaged ({error}); delete it, and score the shard again") from None
+
+    def _column(self, name: str) -> pa.ChunkedArray:
+        """Return a column; nothing is kept, as a data set may have a billion rows."""
+        with self._opened() as file:
+            return file.read([name])[name]
 
 
 @attrs.frozen(kw_only=True, eq=False)
@@ -324,23 +410,6 @@ def _write_parquet(
         columns[f"{caption}_by_teacher"] = pa.FixedSizeListArray.from_arrays(table.reshape(-1), table.shape[1])
     with storage.atomic_write(path) as stream:
         pq.write_table(pa.table(columns), stream)
-
-
-def _read_parquet(path: Path) -> Mapping[str, Any]:
-    with needed(f"the scores {path}", "parquet"):
-        import pyarrow as pa
-        import pyarrow.parquet as pq
-    try:
-        table = pq.read_table(path, columns=["uid", "key", *(f"{caption}_by_teacher" for caption in CAPTIONS)])
-        digits = bytes.fromhex("".join(table["uid"].to_pylist()))
-        found: dict[str, Any] = {"uid": np.frombuffer(digits, ">u8").astype("u8").view(PAIR)}
-        found["key"] = read_keys(table["key"])
-        for caption in CAPTIONS:
-            column = table[f"{caption}_by_teacher"].combine_chunks()
-            found[caption] = column.values.to_numpy().reshape(len(table), column.type.list_size)
-    except pa.ArrowException as error:
-        raise ValueError(str(error)) from None
-    return found
 
 
 def _place(shard: str) -> str:

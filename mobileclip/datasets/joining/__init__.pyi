@@ -1,26 +1,25 @@
-from .image_index import ImageIndex as ImageIndex
-from .image_scan import ScanUnit as ScanUnit
-from .join import join_images as join_images
-from .matching import (
-    MATCH as MATCH,
-    MatchCounts as MatchCounts,
-    Matches as Matches,
-    find_names as find_names,
-    first_of_each as first_of_each,
-    read_matches as read_matches,
-)
-from .placeholders import find_placeholders as find_placeholders
-from .records import (
+from .index import (
     NAME as NAME,
     NAMES as NAMES,
     PLACE as PLACE,
     PLACES as PLACES,
     AboutShard as AboutShard,
+    ImageIndex as ImageIndex,
+    ScanUnit as ScanUnit,
     name_hash as name_hash,
     read_about as read_about,
     read_records as read_records,
     records_path as records_path,
     write_records as write_records,
+)
+from .join import join_images as join_images
+from .matching import (
+    MATCH as MATCH,
+    MatchCounts as MatchCounts,
+    Matches as Matches,
+    find_placeholders as find_placeholders,
+    match_names as match_names,
+    read_matches as read_matches,
 )
 from .report import LEDGER as LEDGER, JoinReport as JoinReport
 from .spec import JoinSpec as JoinSpec

@@ -1,23 +1,101 @@
-"""Whether an image is the one that a reinforced sample was made of, as far as its members tell."""
+"""Whether an image is the one that a reinforced sample was made of, as far as members and other data sets tell.
+
+A published sample states the SHA-256 of the bytes that were once downloaded. What was downloaded again may have been
+resized or encoded anew, so that the file in a shard has another hash; then the JSON beside the image, which
+`img2dataset` writes, has the hash of the download.
+"""
 
 from __future__ import annotations
 
 import json
+import re
 import warnings
-from collections.abc import Mapping
-from typing import Any
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Literal
 
 import attrs
 
+from mobileclip import storage
 from mobileclip.data.images.opening import open_image
 from mobileclip.data.images.transform import LIMITS, ImageError
 from mobileclip.data.samples.compact import CompactRecord
-from mobileclip.data.samples.json_object import parse_object
-from mobileclip.data.samples.limits import SampleLimits
-from mobileclip.data.samples.members import RECORD, json_captions
-from mobileclip.data.samples.sample import decode_image, hash_image
-from mobileclip.data.skips import BadSampleError
-from mobileclip.datasets.joining.comparison import Likeness, compare, is_of, stated_of
+from mobileclip.data.samples.members import RECORD, json_captions, parse_object
+from mobileclip.data.samples.sample import SampleLimits, decode_image, hash_image
+from mobileclip.data.shards.files import expand_shards, read_shard
+from mobileclip.data.skips import BadSampleError, Skip
+
+Likeness = Literal["stored", "downloaded", "other", "unknown"]
+"""`stored`: the file has the stated hash. `downloaded`: its download had, as stands beside it. `other`: neither has, or
+the download had another size. `unknown`: there is nothing to compare."""
+
+_SHA256 = re.compile(r"[0-9a-f]{64}")
+_ORIGINAL_SIZE = ("original_width", "original_height")
+
+
+def compare(stated: Mapping[str, Any], sha256: str, beside: Mapping[str, Any]) -> Likeness:
+    """Return whether an image is the one that a sample states.
+
+    Args:
+        stated: the sample's JSON: `sha256` and the original size of the download, as far as they are there.
+        sha256: of the image, as it is stored.
+        beside: the JSON beside the image: `sha256` and sizes, as far as they are there.
+    """
+    expected, download = _sha256(stated), _sha256(beside)
+    if sha256 == expected:
+        return "stored"
+    if expected is not None and download is not None:
+        return "downloaded" if download == expected else "other"
+    sizes = _size(stated, _ORIGINAL_SIZE), _size(beside, _ORIGINAL_SIZE)
+    if None not in sizes and sizes[0] != sizes[1]:
+        return "other"
+    # The hash of a file that was made smaller says nothing about its download.
+    return "unknown" if expected is None or _was_resized(beside) else "other"
+
+
+def is_of(beside: Mapping[str, Any], size: tuple[int, int]) -> bool:
+    """Return whether the size that the JSON beside an image states, if any, is the image's.
+
+    Args:
+        beside: the JSON.
+        size: width and height of the image as it is stored.
+    """
+    return _size(beside, ("width", "height")) in (None, size)
+
+
+def stated_of(content: bytes | None, limits: SampleLimits) -> Mapping[str, Any]:
+    """Return the object in a `.json` member; an empty one where there is none, or none that can be read.
+
+    Args:
+        content: of the member.
+        limits: of what is read.
+    """
+    try:
+        return parse_object(content or b"{}", "json", limit=limits.text_bytes)
+    except BadSampleError:
+        return {}
+
+
+def _sha256(stated: Mapping[str, Any]) -> str | None:
+    value = stated.get("sha256")
+    return value.lower() if isinstance(value, str) and _SHA256.fullmatch(value.lower()) else None
+
+
+def _size(stated: Mapping[str, Any], names: tuple[str, str]) -> tuple[int, int] | None:
+    width, height = (_pixels(stated.get(name)) for name in names)
+    return None if width is None or height is None else (width, height)
+
+
+def _pixels(value: object) -> int | None:
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        return None
+    # Tables write whole numbers as 640.0 where a row lacks one.
+    return int(value) if isinstance(value, int) or value.is_integer() else None
+
+
+def _was_resized(beside: Mapping[str, Any]) -> bool:
+    sizes = _size(beside, ("width", "height")), _size(beside, _ORIGINAL_SIZE)
+    return None not in sizes and sizes[0] != sizes[1]
 
 
 @attrs.frozen(kw_only=True)
@@ -72,7 +150,7 @@ def check_joined(
         likeness = compare({**stated, **own}, sha256, stated_of(beside, limits))
     if likeness == "other" and not keep_other:
         raise BadSampleError("other_image", "neither it nor its download has the hash and size that are stated")
-    width, height = decode_image(image, orient=False).size if decode else _size(image)
+    width, height = decode_image(image, orient=False).size if decode else _image_size(image)
     size, right, bottom = _needed(stored)
     if size not in (None, (width, height)):
         raise BadSampleError("wrong_image", f"it has {width}x{height} pixels, not {size}")
@@ -119,10 +197,95 @@ def _needed(stored: Mapping[str, Any]) -> tuple[tuple[int, ...] | None, int, int
         raise BadSampleError("bad_augmentation", f"paug.json: {error}") from None
 
 
-def _size(image: bytes) -> tuple[int, int]:
+def _image_size(image: bytes) -> tuple[int, int]:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             return open_image(image, LIMITS).image.size
     except ImageError as error:
         raise BadSampleError(f"image_{error.reason}", error.message) from None
+
+
+_UID = "uid"
+
+
+@attrs.frozen(kw_only=True)
+class Captioned:
+    """A sample in the data set of captions: its caption and the JSON beside it.
+
+    Args:
+        text: the caption.
+        stated: the JSON beside it.
+    """
+
+    text: bytes
+    stated: Mapping[str, Any]
+
+
+class Captions:
+    """The captions of one shard, by key and by uid.
+
+    Args:
+        shard: its path or URL; None for no captions at all.
+        on_skip: called with what was wrong with the shard.
+        limits: of what is read.
+    """
+
+    def __init__(self, shard: str | None, on_skip: Callable[[Skip], None], limits: SampleLimits) -> None:
+        self._limits = limits
+        self._known: dict[str, Captioned] = {}
+        for sample in () if shard is None else read_shard(shard, on_skip, limits):
+            if sample.problem is None and sample.members.get("txt", b"").strip():
+                stated = stated_of(sample.members.get("json"), limits)
+                known = Captioned(text=sample.members["txt"], stated=stated)
+                self._known.setdefault(sample.key, known)
+                if isinstance(stated.get(_UID), str):
+                    self._known.setdefault(stated[_UID], known)
+
+    def find(self, key: str, stated: Mapping[str, Any]) -> Captioned | None:
+        """Return what is known of a sample, None where there is nothing.
+
+        Args:
+            key: of the sample.
+            stated: its JSON, whose `uid` comes before the key.
+
+        Raises:
+            BadSampleError: with the reason `other_caption`, if the caption is one of another picture.
+        """
+        uid = stated.get(_UID)
+        found = self._known.get(uid) if isinstance(uid, str) else None
+        found = self._known.get(key) if found is None else found
+        if (
+            found is not None
+            and "sha256" in stated
+            and found.stated.get("sha256", stated["sha256"]) != stated["sha256"]
+        ):
+            raise BadSampleError("other_caption", "the caption under its uid is one of a picture with another hash")
+        return found
+
+
+def caption_shards(captions: str | None, names: Sequence[str]) -> dict[str, str | None]:
+    """Return, by the name of a reinforced shard, the one with its captions; None where captions are not asked for.
+
+    Args:
+        captions: folder or URL of the shards, or a pattern of some.
+        names: of the reinforced shards.
+
+    Raises:
+        ValueError: if a pattern has no shard of a name, or several.
+    """
+    if captions is None:
+        return dict.fromkeys(names)
+    if not captions.endswith(".tar"):
+        return {name: storage.join(captions, name) for name in names}
+    shards: dict[str, list[str]] = defaultdict(list)
+    for shard in expand_shards(captions):
+        shards[storage.file_name(shard)].append(shard)
+    for name in names:
+        found = shards[storage.file_name(name)]
+        if len(found) != 1:
+            raise ValueError(
+                f"{len(found)} of the shards {captions} are called {storage.file_name(name)}, expected one: captions "
+                "are taken from the shard of the same name"
+            )
+    return {name: shards[storage.file_name(name)][0] for name in names}

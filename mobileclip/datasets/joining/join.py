@@ -15,13 +15,12 @@ import numpy as np
 
 from mobileclip import storage
 from mobileclip.data.buckets import scratch_folder
-from mobileclip.data.shards.card import card_of_shards, write_card
 from mobileclip.data.shards.files import expand_shards, runs_program
-from mobileclip.datasets.joining.captions import caption_shards
-from mobileclip.datasets.joining.image_index import build_image_index, digest_of
+from mobileclip.data.shards.sidecars import card_of_shards, write_card
+from mobileclip.datasets.joining.checks import caption_shards
+from mobileclip.datasets.joining.index import build_image_index, digest_of
 from mobileclip.datasets.joining.joined_shard import JoinUnit, ShardJoin
-from mobileclip.datasets.joining.matching import MatchCounts, Matches
-from mobileclip.datasets.joining.placeholders import Placeholder, find_placeholders
+from mobileclip.datasets.joining.matching import MatchCounts, Matches, Placeholder, find_placeholders
 from mobileclip.datasets.joining.report import LEDGER, JoinReport, read_ledger, read_ledgers, write_report
 from mobileclip.datasets.joining.spec import INDEX, JoinSpec
 from mobileclip.datasets.sources.shards import listed_fingerprints, output_names

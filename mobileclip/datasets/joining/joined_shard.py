@@ -2,32 +2,127 @@
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, OrderedDict
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import closing
+from contextlib import ExitStack, closing
 from functools import partial
 from hashlib import blake2b
 from itertools import chain, islice
 from pathlib import Path
+from typing import IO
 
 import attrs
 import numpy as np
 
 from mobileclip import storage
 from mobileclip.data.buckets import Records
-from mobileclip.data.images.formats import IMAGE_EXTENSIONS
+from mobileclip.data.images.limits import IMAGE_EXTENSIONS
 from mobileclip.data.samples.sample import check_key, is_showable
 from mobileclip.data.shards.files import RawSample, read_shard, write_shard_members
+from mobileclip.data.shards.tar import read_up_to
 from mobileclip.data.skips import BadSampleError, Skip, attempt
-from mobileclip.datasets.joining.captions import Captioned, Captions
-from mobileclip.datasets.joining.checks import check_joined, has_caption
-from mobileclip.datasets.joining.comparison import stated_of
-from mobileclip.datasets.joining.image_reader import FoundImage, ImageReader, portions
-from mobileclip.datasets.joining.image_scan import sample_name
+from mobileclip.datasets.joining.checks import Captioned, Captions, check_joined, has_caption, stated_of
+from mobileclip.datasets.joining.index import name_hash, sample_name
 from mobileclip.datasets.joining.matching import read_matches
-from mobileclip.datasets.joining.records import name_hash
 from mobileclip.datasets.joining.report import JoinedSample, JoinedShard, read_ledger, renew_ledger, write_ledger
 from mobileclip.datasets.joining.spec import JoinSpec
+
+_BYTES_AT_ONCE = 64 * 2**20
+_MAX_OPEN_SHARDS = 32
+
+
+@attrs.frozen(kw_only=True)
+class FoundImage:
+    """An image read from its shard, with the caption and the JSON stored beside it.
+
+    Args:
+        shard: where it was.
+        data: the encoded image.
+        text: the caption beside it, where there is one.
+        json: the JSON beside it, where there is one.
+    """
+
+    shard: str
+    data: bytes
+    text: bytes | None
+    json: bytes | None
+
+
+def portions(
+    pairs: Sequence[tuple[RawSample, int | None]], sizes: Records
+) -> Iterator[list[tuple[RawSample, int | None]]]:
+    """Yield the samples in portions whose images fit into memory.
+
+    Args:
+        pairs: samples, each with the row of its match.
+        sizes: of the images, by row.
+    """
+    portion: list[tuple[RawSample, int | None]] = []
+    num_bytes = 0
+    for sample, row in pairs:
+        size = 0 if row is None else int(sizes[row])
+        if portion and num_bytes + size > _BYTES_AT_ONCE:
+            yield portion
+            portion, num_bytes = [], 0
+        portion.append((sample, row))
+        num_bytes += size
+    if portion:
+        yield portion
+
+
+class ImageReader:
+    """Reads images by their matches, in the order of the shards they are in, a few of which stay open.
+
+    Args:
+        shards: paths or URLs by number.
+    """
+
+    def __init__(self, shards: Mapping[int, str]) -> None:
+        self._shards = shards
+        self._open: OrderedDict[str, tuple[ExitStack, IO[bytes]]] = OrderedDict()
+
+    def read(self, matches: Records) -> Iterator[tuple[int, FoundImage]]:
+        """Yield the row of each match and its image, in the order of the shards.
+
+        Raises:
+            ValueError: if a shard is shorter than it was.
+        """
+        for row in np.lexsort((matches["start"], matches["shard"])).tolist():
+            shard = self._shards[int(matches["shard"][row])]
+            data, text, json = (
+                self._read(shard, int(matches[f"{name}start"][row]), int(matches[f"{name}size"][row]))
+                for name in ("", "text_", "json_")
+            )
+            yield row, FoundImage(shard=shard, data=data or b"", text=text, json=json)
+
+    def close(self) -> None:
+        """Close all shards."""
+        while self._open:
+            self._open.popitem()[1][0].close()
+
+    def _stream(self, shard: str) -> IO[bytes]:
+        if shard not in self._open:
+            if len(self._open) == _MAX_OPEN_SHARDS:
+                self._open.popitem(last=False)[1][0].close()
+            stack = ExitStack()
+            self._open[shard] = (stack, stack.enter_context(storage.open_read(shard)))
+        self._open.move_to_end(shard)
+        return self._open[shard][1]
+
+    def _read(self, shard: str, start: int, size: int) -> bytes | None:
+        """Return what is at a place; nothing is at 0, where a shard begins."""
+        if not start:
+            return None
+        stream = self._stream(shard)
+        try:
+            stream.seek(start)
+            content = read_up_to(stream, size)
+        except OverflowError:  # a place that no file has
+            content = b""
+        if len(content) < size:
+            raise ValueError(f"{shard} has changed since its images were indexed; run again to have it indexed anew")
+        return content
+
 
 _SAMPLES_AT_ONCE = 256
 
@@ -99,7 +194,7 @@ class ShardJoin:
                 storage.remove(path)
             else:
                 write_shard_members(path, chain([first], samples))
-        left_out = tuple((one.key, one.reason) for one in joined.done if one.reason is not None)
+        likeness = Counter(one.likeness for one in joined.done if one.likeness is not None)
         done = JoinedShard(
             # A shard that broke off may do so for its connection: the next run tries again.
             source="" if problems or unit.problem else unit.fingerprint,
@@ -108,20 +203,18 @@ class ShardJoin:
             captions=unit.captions_print,
             choices=self.spec.choices,
             num_bytes=_size(path),
-            num_joined=len(joined.done) - len(left_out),
+            num_joined=sum(one.reason is None for one in joined.done),
             num_captions=joined.num_captions,
             num_set_captions=joined.num_set_captions,
-            likeness=dict(sorted(Counter(one.likeness for one in joined.done if one.likeness is not None).items())),
-            other=tuple(one.key for one in joined.done if one.likeness == "other"),
+            likeness=dict(sorted(likeness.items())),
             reach=sum(joined.reaches) / len(joined.reaches) if joined.reaches else None,
-            left_out=left_out,
         )
         write_ledger(self.spec.output, unit.name, done, joined.done)
         if problems:
             raise problems[0].error(f"{problems[0].reason}, {problems[0].detail}")
         if unit.problem is not None:
             raise ValueError(unit.problem)
-        return done.num_samples
+        return len(joined.done)
 
     def _is_same(self, before: JoinedShard, unit: JoinUnit, digest: str) -> bool:
         """Return whether an earlier run joined the shard with these very images, others among all images apart."""

@@ -1,8 +1,8 @@
-"""Which image belongs to which sample: both sides by the hash of their name, in buckets that fit into memory.
+"""Which image belongs to which sample: tables joined by the hash of a name, in buckets that fit into memory.
 
-Nothing is looked up. Names and places are written to buckets by the leading bits of their hash and read back, bucket by
-bucket; what is equal there goes to buckets by the sample's shard. So a billion of each are read and written a few times
-from start to end.
+Names and places are written to buckets by the leading bits of their hash. Arrow joins each bucket's two tables, and
+what it finds goes to buckets by the sample's shard. So a billion of each are read and written a few times from start to
+end.
 """
 
 from __future__ import annotations
@@ -15,8 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from mobileclip.data.buckets import Buckets, Records, leading_bits, num_buckets_for, runs
-from mobileclip.datasets.joining.image_index import ImageIndex
-from mobileclip.datasets.joining.records import NAME, NAMES, PLACE, AboutShard, read_records
+from mobileclip.datasets.joining.index import NAME, NAMES, PLACE, AboutShard, ImageIndex, read_records
 from mobileclip.progress import Progress
 from mobileclip.strict import strict
 
@@ -26,7 +25,7 @@ MATCH = np.dtype([("source", "u4"), ("order", "u4"), ("shard", "u4"), *PLACE.des
 _ASK = np.dtype([("source", "u4"), ("order", "u4"), *NAME.descr])
 _IMAGE = np.dtype([("shard", "u4"), *PLACE.descr])
 # Arrays of so many bytes, of which a few are held at once.
-_BUCKET_BYTES = 2**26
+_BUCKET_BYTES = 2**24
 
 
 @attrs.frozen(kw_only=True, field_transformer=strict)
@@ -77,7 +76,7 @@ class Matches:
         num_asks = sum(about.num_records for about in names)
         num_bytes = max(index.num_images * _IMAGE.itemsize, num_asks * _ASK.itemsize)
         num_buckets = num_buckets_for(num_bytes, 1, bucket_bytes=bucket_bytes)
-        held_bytes = bucket_bytes // 2
+        held_bytes = 2 * bucket_bytes
         self._num_sources = max(1, len(names))
         num_match_buckets = min(self._num_sources, num_buckets_for(num_asks, MATCH.itemsize, bucket_bytes=bucket_bytes))
         self._matches = Buckets(MATCH, num_match_buckets, folder=scratch, held_bytes=held_bytes)
@@ -125,20 +124,13 @@ class Matches:
         self._matches.close()
 
     def _match(self, images: Records, asks: Records, wanted: npt.NDArray[np.bool_]) -> None:
-        first, num_repeated = first_of_each(images)
-        place = find_names(first, asks)
-        found = place >= 0
-        self.counts += MatchCounts(
-            keys=len(first),
-            repeated_keys=num_repeated,
-            asked=int(found.sum()),
-            used_keys=len(np.unique(place[found])),
-        )
+        place, counts = match_names(images, asks)
+        self.counts += counts
         if not len(wanted):
             return
-        found &= wanted[asks["source"]]
+        found = (place >= 0) & wanted[asks["source"]]
         some = asks[found]
-        match = with_fields(MATCH, first[place[found]], source=some["source"], order=some["order"])
+        match = with_fields(MATCH, images[place[found]], source=some["source"], order=some["order"])
         self._matches.add(match, match["source"].astype(np.int64) * self._matches.num_buckets // self._num_sources)
 
 
@@ -153,38 +145,31 @@ def read_matches(path: Path, extent: tuple[int, int]) -> Records:
     return np.fromfile(path, MATCH, count=end - start, offset=start * MATCH.itemsize)
 
 
-def first_of_each(images: Records) -> tuple[Records, int]:
-    """Return the first image of every name, by ascending hashes, and how many names have several.
+def match_names(images: Records, asks: Records) -> tuple[npt.NDArray[np.int64], MatchCounts]:
+    """Return for every sample the number of the first image of its name, or -1, and how many there are.
 
     Args:
         images: in the order in which they count.
-    """
-    ordered = images[np.lexsort((images["low"], images["high"]))]
-    is_new = np.ones(len(ordered) + 1, bool)
-    is_new[1:-1] = (ordered["high"][1:] != ordered["high"][:-1]) | (ordered["low"][1:] != ordered["low"][:-1])
-    is_first = is_new[:-1]
-    return ordered[is_first], int((is_first & ~is_new[1:]).sum())
-
-
-def find_names(images: Records, asks: Records) -> npt.NDArray[np.int64]:
-    """Return for every sample the number of its image, or -1.
-
-    Args:
-        images: of different names, by ascending hashes.
         asks: samples.
     """
-    places = np.searchsorted(images["high"], asks["high"])
-    found = np.full(len(asks), -1, np.int64)
-    left = np.arange(len(asks))
-    # Different names seldom share the upper half of their hash; then they stand side by side.
-    while len(left):
-        left = left[places[left] < len(images)]
-        left = left[images["high"][places[left]] == asks["high"][left]]
-        same = images["low"][places[left]] == asks["low"][left]
-        found[left[same]] = places[left[same]]
-        left = left[~same]
-        places[left] += 1
-    return found
+    import pyarrow as pa
+
+    def table(records: Records, number: str) -> pa.Table:
+        columns = {name: np.ascontiguousarray(records[name]) for name in NAME.names or ()}
+        return pa.table({**columns, number: np.arange(len(records))})
+
+    keys, named = list(NAME.names or ()), table(images, "image").group_by(list(NAME.names or ()), use_threads=False)
+    first = named.aggregate([("image", "min"), ("image", "count")])
+    found = table(asks, "ask").join(first, keys, join_type="inner", use_threads=False)
+    place = np.full(len(asks), -1, np.int64)
+    place[found["ask"].to_numpy()] = found["image_min"].to_numpy()
+    counts = MatchCounts(
+        keys=len(first),
+        repeated_keys=int((first["image_count"].to_numpy() > 1).sum()),
+        asked=len(found),
+        used_keys=len(np.unique(found["image_min"].to_numpy())),
+    )
+    return place, counts
 
 
 def with_fields(dtype: np.dtype[np.void], records: Records, **fields: npt.ArrayLike) -> Records:
@@ -193,3 +178,76 @@ def with_fields(dtype: np.dtype[np.void], records: Records, **fields: npt.ArrayL
     for name in dtype.names or ():
         found[name] = fields[name] if name in fields else records[name]
     return found
+
+
+_NUM_NAMED = 10
+_HASHED = np.dtype([("sha256", "u8"), *NAME.descr, ("shard", "u4"), ("row", "u4"), ("size", "u4")])
+
+
+@attrs.frozen(kw_only=True, field_transformer=strict)
+class Placeholder:
+    """One picture that stands under many keys.
+
+    Args:
+        sha256: the first 16 digits of its SHA-256.
+        num_keys: number of keys that it stands under.
+        num_bytes: of the encoded image.
+        example: one of the keys; of the most frequent pictures alone.
+        shard: where that one is.
+    """
+
+    sha256: str
+    num_keys: int
+    num_bytes: int
+    example: str
+    shard: str
+
+    def __str__(self) -> str:
+        """Say it in a line."""
+        return (
+            f"{self.num_keys:,} keys  sha256 {self.sha256}...  {self.num_bytes:,} bytes  such as {self.example} in "
+            f"{self.shard}"
+        )
+
+
+def find_placeholders(index: ImageIndex, threshold: int, scratch: Path) -> tuple[Placeholder, ...]:
+    """Return the pictures that stand under `threshold` or more keys, the most frequent first.
+
+    Args:
+        index: of the images, with their hashes.
+        threshold: at least 2, or 0 for none.
+        scratch: folder for what does not fit into memory, on this machine.
+
+    Raises:
+        ValueError: if records of the index are gone or damaged.
+    """
+    if not threshold:
+        return ()
+    num_buckets = num_buckets_for(index.num_images, _HASHED.itemsize, bucket_bytes=_BUCKET_BYTES)
+    found: list[tuple[Placeholder, int, int]] = []
+    with Buckets(_HASHED, num_buckets, folder=scratch) as images:
+        for number, part in enumerate(index.parts()):
+            some = with_fields(_HASHED, part, shard=number, row=np.arange(len(part)))
+            images.add(some, leading_bits(some["sha256"], num_buckets))
+        for bucket in images.drain():
+            values, places, counts = np.unique(bucket["sha256"], return_inverse=True, return_counts=True)
+            often = bucket[counts[places] >= threshold]
+            ordered = often[np.argsort(often["sha256"], kind="stable")]
+            values, starts, counts = np.unique(ordered["sha256"], return_index=True, return_counts=True)
+            for place in range(len(values)):
+                same = ordered[starts[place] : starts[place] + counts[place]]
+                num_keys = len(np.unique(same[["high", "low"]]))
+                if num_keys >= threshold:
+                    placeholder = Placeholder(
+                        sha256=f"{int(values[place]):016x}",
+                        num_keys=num_keys,
+                        num_bytes=int(same["size"][0]),
+                        example="",
+                        shard=index.shards[same["shard"][0]].shard,
+                    )
+                    found.append((placeholder, int(same["shard"][0]), int(same["row"][0])))
+    found.sort(key=lambda one: (-one[0].num_keys, one[0].sha256))
+    return tuple(
+        attrs.evolve(one, example=index.name_at(shard, row)) if rank < _NUM_NAMED else one
+        for rank, (one, shard, row) in enumerate(found)
+    )

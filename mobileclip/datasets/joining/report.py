@@ -5,34 +5,26 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack
 from functools import partial
-from itertools import chain, islice
-from typing import TYPE_CHECKING, Any
+from itertools import chain
+from typing import Any
 
 import attrs
 
 from mobileclip import storage
-from mobileclip.data.shards.counts import MANIFEST
-from mobileclip.datasets.joining.image_index import IndexCounts
-from mobileclip.datasets.joining.placeholders import Placeholder
-from mobileclip.datasets.sources.parquet import read_keys, text_column
-from mobileclip.datasets.sources.records import called_ahead
-from mobileclip.serialization import from_json, to_json
+from mobileclip.data.shards.sidecars import MANIFEST
+from mobileclip.datasets.joining.index import IndexCounts
+from mobileclip.datasets.joining.matching import Placeholder
+from mobileclip.datasets.sources.base import called_ahead
+from mobileclip.datasets.sources.tables import read_noted, text_column, write_noted
+from mobileclip.serialization import to_json
 from mobileclip.strict import strict
-
-if TYPE_CHECKING:
-    import pyarrow as pa
 
 LEDGER = "join"
 REPORT = "join.json"
-MISSING = "missing.txt"
-OTHER = "other.txt"
-_NOTE = b"mobileclip"
 _COLUMNS = ("key", "image", "likeness", "reason")
 _NUM_NAMED = 10
 _NUM_OTHERS = 2
-_MOST_BYTES = 2**31
 _REASONS = {
     "no_image": "no image under their key",
     "wrong_image": "the file is not the one that was reinforced: its hash, its size or a crop disagrees",
@@ -83,9 +75,10 @@ class JoinedShard:
         num_captions: samples whose caption came with the image.
         num_set_captions: samples whose caption came from the captions' shard.
         likeness: number of joined samples by what comparing their image with what they state gave.
-        other: keys of the joined samples whose image is another one.
         reach: of the crops, the mean over the joined samples; None where there are none.
-        left_out: key and reason of every sample that is not in it.
+        left_out: number of samples that are not in it, by reason.
+        others: the first keys of samples for which another picture was found.
+        first: the first key that is left out.
     """
 
     source: str
@@ -98,14 +91,15 @@ class JoinedShard:
     num_captions: int
     num_set_captions: int
     likeness: Mapping[str, int]
-    other: tuple[str, ...]
     reach: float | None
-    left_out: tuple[tuple[str, str], ...]
+    left_out: Mapping[str, int] = attrs.field(factory=dict)
+    others: tuple[str, ...] = ()
+    first: str = ""
 
     @property
     def num_samples(self) -> int:
         """Number of reinforced samples."""
-        return self.num_joined + len(self.left_out)
+        return self.num_joined + sum(self.left_out.values())
 
     @property
     def counts(self) -> Mapping[str, int]:
@@ -131,11 +125,11 @@ class JoinReport:
         samples: number of reinforced samples.
         joined: samples in the joined shards.
         num_bytes: size of the joined shards.
-        left_out: samples left out, by reason; `missing.txt` names them.
+        left_out: samples left out, by reason; `join/` names them.
         equal_stored: joined samples whose image has the hash that they state.
         equal_downloaded: joined samples whose image was made of a file with that hash, as stands beside it.
         unknown: joined samples whose image could not be compared with anything.
-        kept_other: joined samples whose image is another one; `other.txt` names them.
+        kept_other: joined samples whose image is another one; `join/` names them.
         reach: how far the crops reach to the right or down, as a mean share of the images; None where there are none.
         captions: joined samples whose caption came with the image.
         set_captions: joined samples whose caption came from the data set of captions.
@@ -200,7 +194,7 @@ class JoinReport:
             if count:
                 yield "", f"{count:,} had no caption of their own; theirs came {where}"
         if self.left_out:
-            yield "left out", f"{sum(self.left_out.values()):,} samples, named in {MISSING}:"
+            yield "left out", f"{sum(self.left_out.values()):,} samples, named in {LEDGER}/:"
         for reason, count in sorted(self.left_out.items(), key=lambda item: -item[1]):
             yield "", f"{count:,}  {_REASONS.get(reason, reason)}"
         if self.repeated_samples:
@@ -212,7 +206,7 @@ class JoinReport:
         unknown = f"{self.unknown:,} unknown: there was nothing to compare"
         yield "compared", f"{equal:,} equal ({how}), {other:,} other, {unknown}"
         if self.kept_other:
-            yield "", f"{self.kept_other:,} other ones were kept, named in {OTHER}"
+            yield "", f"{self.kept_other:,} other ones were kept, named in {LEDGER}/"
         if self.others:
             yield "", f"other: {', '.join(self.others[:_NUM_OTHERS])}"
         if self.reach is not None and self.reach < _LEAST_REACH:
@@ -260,20 +254,8 @@ def _listed(texts: Sequence[str]) -> Iterator[tuple[str, str]]:
 
 def read_ledger(output: str, name: str) -> JoinedShard | None:
     """Return what an earlier run noted about a shard, None where it did not, or in another form."""
-    content = storage.read_if_there(_note(output, name), limit=_MOST_BYTES)
-    if content is None:
-        return None
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    try:
-        table = pq.ParquetFile(pa.BufferReader(content)).read(["key", "likeness", "reason"])
-        done = from_json(table.schema.metadata[_NOTE].decode(), JoinedShard)
-    except (pa.ArrowException, OSError, ValueError, TypeError, KeyError):
-        return None
-    rows = list(zip(read_keys(table["key"]), table["likeness"].to_pylist(), table["reason"].to_pylist(), strict=True))
-    left_out = tuple((key, reason) for key, _, reason in rows if reason is not None)
-    return attrs.evolve(done, left_out=left_out, other=tuple(key for key, likeness, _ in rows if likeness == "other"))
+    found = read_noted(_note(output, name), JoinedShard, rows=False)
+    return None if found is None else found[0]
 
 
 def read_ledgers(output: str, names: Sequence[str]) -> Iterator[tuple[str, JoinedShard | None]]:
@@ -287,34 +269,31 @@ def write_ledger(output: str, name: str, done: JoinedShard, samples: Sequence[Jo
     import pyarrow as pa
 
     columns = [text_column([getattr(one, name) for one in samples]) for name in _COLUMNS]
-    _write_note(_note(output, name), pa.Table.from_arrays(columns, _COLUMNS), done)
+    others = [one.key for one in samples if one.likeness == "other" or one.reason == "other_image"]
+    left_out = [one for one in samples if one.reason is not None]
+    done = attrs.evolve(
+        done,
+        left_out=dict(sorted(Counter(one.reason or "" for one in left_out).items())),
+        others=tuple(storage.printable(key) for key in others[:_NUM_NAMED]),
+        first=storage.printable(left_out[0].key) if left_out else "",
+    )
+    write_noted(_note(output, name), pa.Table.from_arrays(columns, _COLUMNS), done)
 
 
 def renew_ledger(output: str, name: str, done: JoinedShard) -> None:
     """Note other fingerprints of a shard whose samples are what they were."""
-    import pyarrow.parquet as pq
-
     path = _note(output, name)
-    with storage.open_read(path) as stream:
-        table = pq.ParquetFile(stream).read()
-    _write_note(path, table, done)
+    found = read_noted(path, JoinedShard)
+    if found is not None and found[1] is not None:
+        write_noted(path, found[1], done)
 
 
 def _note(output: str, name: str) -> str:
     return storage.join(output, f"{LEDGER}/{name.removesuffix('.tar')}.parquet")
 
 
-def _write_note(path: str, table: pa.Table, done: JoinedShard) -> None:
-    import pyarrow.parquet as pq
-
-    note = to_json(attrs.evolve(done, left_out=(), other=()))
-    storage.make_directory_of(path)
-    with storage.atomic_write(path) as stream:
-        pq.write_table(table.replace_schema_metadata({_NOTE: note}), stream)
-
-
 def write_report(report: JoinReport, names: Sequence[str]) -> JoinReport:
-    """Write `missing.txt`, `other.txt`, `manifest.jsonl` and `join.json`, and return the report with all counts.
+    """Write `manifest.jsonl` and `join.json`, and return the report with all counts.
 
     Args:
         report: what is known beside the notes of shards.
@@ -322,27 +301,18 @@ def write_report(report: JoinReport, names: Sequence[str]) -> JoinReport:
     """
     counts, left_out, reach = Counter[str](), Counter[str](), 0.0
     others, example = list[str](), ""
-    with ExitStack() as files:
-        missing, other, manifest = (
-            files.enter_context(storage.atomic_write(storage.join(report.output, file)))
-            for file in (MISSING, OTHER, MANIFEST)
-        )
+    with storage.atomic_write(storage.join(report.output, MANIFEST)) as manifest:
         for name, done in read_ledgers(report.output, names):
             if done is None:
                 continue
-            reasons = Counter(reason for _, reason in done.left_out)
             counts.update(done.counts)
-            left_out += reasons
+            left_out.update(done.left_out)
             reach += (done.reach or 0.0) * done.num_joined
             line = {"shard": name, "fingerprint": done.source, "num_samples": done.num_joined}
-            line |= {"num_bytes": done.num_bytes or 0, "skipped": dict(sorted(reasons.items()))}
+            line |= {"num_bytes": done.num_bytes or 0, "skipped": done.left_out}
             manifest.write(json.dumps(line).encode() + b"\n")
-            missing.write("".join(f"{key}\t{name}\t{reason}\n" for key, reason in done.left_out).encode())
-            other.write("".join(f"{key}\t{name}\n" for key in done.other).encode())
-            keys = chain(done.other, (key for key, reason in done.left_out if reason == "other_image"))
-            others += [f"{storage.printable(key)} in {name}" for key in islice(keys, _NUM_NAMED - len(others))]
-            if name == report.stopped:
-                example = storage.printable(done.left_out[0][0])
+            others += [f"{key} in {name}" for key in done.others[: _NUM_NAMED - len(others)]]
+            example = done.first if name == report.stopped else example
     reaching, totals = counts.pop("reaching", 0), dict[str, Any](counts)
     report = attrs.evolve(
         report,
@@ -353,8 +323,6 @@ def write_report(report: JoinReport, names: Sequence[str]) -> JoinReport:
         others=tuple(others),
         examples=(example, report.examples[1]),
     )
-    if not report.kept_other:
-        storage.remove(storage.join(report.output, OTHER))
     content = storage.without_secrets(to_json(report, indent=1)) + "\n"
     storage.write_text(storage.join(report.output, REPORT), content)
     return report

@@ -1,15 +1,11 @@
-from .access import (
-    RowOptions as RowOptions,
-)
 from .base import (
+    RowOptions as RowOptions,
     Source as Source,
     Unit as Unit,
     sources as sources,
 )
-from .class_folder import (
-    ClassFolderSource as ClassFolderSource,
-)
 from .folder import (
+    ClassFolderSource as ClassFolderSource,
     FolderSource as FolderSource,
 )
 from .lists import (
@@ -26,11 +22,9 @@ from .opening import (
     name_of as name_of,
     open_data_set as open_data_set,
 )
-from .public_layout import (
+from .shards import (
     LabelledShardSource as LabelledShardSource,
     PublicLayoutSource as PublicLayoutSource,
-)
-from .shards import (
     ShardSource as ShardSource,
 )
 from .text_pairs import (

@@ -1,19 +1,148 @@
-"""The interface of a data source and of its units of work."""
+"""Data sources and their units of work, the samples that a unit names, and which files and URLs those may name."""
 
 from __future__ import annotations
 
+import hashlib
+import json
+import os
 from abc import ABC, abstractmethod
-from collections.abc import Collection, Iterator
-from contextlib import suppress
+from collections import deque
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
+from functools import partial
+from itertools import takewhile
+from pathlib import Path
+from typing import Any, TypeVar
 
 import attrs
 
 from mobileclip import storage
+from mobileclip.data.images.files import printable_name
+from mobileclip.data.images.limits import find_format, format_names, is_image_name
+from mobileclip.data.samples.members import parse_object
 from mobileclip.data.samples.sample import ImageTextSample
-from mobileclip.data.skips import SkipReport
-from mobileclip.datasets.sources.access import RowOptions
+from mobileclip.data.skips import BadSampleError, Skip, SkipReport, made_or_skip
+from mobileclip.machine import raise_machine_fault
 from mobileclip.registry import Registry
 from mobileclip.serialization import open_family
+from mobileclip.storage.backend import RefusedHostError, public_hosts_only
+from mobileclip.strict import strict
+
+SCHEMES = ("http", "https")
+"""Of URLs that anyone's file may name."""
+
+_WEB = ("http://", "https://")
+
+
+@attrs.frozen(kw_only=True, field_transformer=strict)
+class RowOptions:
+    """How the rows of `.jsonl` files and of tables (`.parquet`, `.csv`, `.tsv`) are read.
+
+    Where no column is named, the first of the usual names that a table has is taken, whatever its case.
+
+    Args:
+        inside: images on this machine must lie below the folder of the file; otherwise its rows name any file.
+        schemes: URL schemes that rows may use, such as `https` and `s3`.
+        hosts: web servers that rows may name although they are at no public address, such as `127.0.0.1`.
+        path_column: column of a table with the images' paths, relative to the table's folder.
+        url_column: column of a table with the images' URLs, fetched where a row has no path.
+        caption_columns: columns of a table with captions, one or a list of them in a cell.
+        uid_column: column of a table with the samples' uids, as DataComp names its samples.
+        key_column: of a table: the column with the samples' keys; where there is none, the uid is the key, or the name
+            of the table with the number of the row.
+        hash_column: of a table: the column with the SHA-256 of the images; one that has another is left out. It is not
+            looked for where none is named, as it may be that of an image before it was resized.
+        header: of a `.csv` or `.tsv` file whose first line has no names: the names of its columns, in their order.
+    """
+
+    inside: bool = True
+    schemes: tuple[str, ...] = SCHEMES
+    hosts: tuple[str, ...] = ()
+    path_column: str | None = None
+    url_column: str | None = None
+    caption_columns: tuple[str, ...] = ()
+    uid_column: str | None = None
+    key_column: str | None = None
+    hash_column: str | None = None
+    header: tuple[str, ...] = ()
+
+    @property
+    def names_columns(self) -> bool:
+        """Whether anything is said of a table's columns."""
+        return self != RowOptions(inside=self.inside, schemes=self.schemes, hosts=self.hosts)
+
+
+def locate(image: str, root: str, options: RowOptions) -> str:
+    """Return where an image that a row names is, if it may be read.
+
+    Args:
+        image: a path or a URL.
+        root: where relative paths begin.
+        options: what may be named.
+
+    Raises:
+        BadSampleError: with the reason `refused_address`.
+    """
+    if storage.is_remote(image):
+        scheme = image.partition("://")[0].lower()
+        if scheme not in options.schemes:
+            raise _refused(image, f"is opened by {scheme}://", f"name {scheme} in `schemes` (--schemes)")
+    if "::" in image and (storage.is_remote(image) or storage.is_remote(root)) and not image.startswith(_WEB):
+        raise _refused(image, "is a URL within a URL")
+    if storage.is_remote(image):
+        return image
+    path = image if storage.is_remote(root) else os.fspath(storage.local_path(image))
+    if options.inside and not _is_inside(root, path):
+        raise _refused(image, f"is not below {root}", "pass `inside=False` (--no-inside)")
+    return storage.join(root, path)
+
+
+@contextmanager
+def told(what: str) -> Iterator[None]:
+    """Turn errors of reading into a `ValueError`; transient errors and those of the machine pass."""
+    try:
+        yield
+    except FileNotFoundError:
+        raise ValueError(f"{what} does not exist") from None
+    except OSError as error:
+        raise_machine_fault(error)
+        if storage.is_transient(error):
+            raise
+        raise ValueError(f"{what} cannot be read: {error}") from None
+
+
+def num_common(paths: Iterable[Sequence[str]]) -> int:
+    """Return how many parts, from the first on, all paths have."""
+    return sum(1 for _ in takewhile(lambda level: len(set(level)) == 1, zip(*paths, strict=False)))
+
+
+def directory_of(path: str) -> str:
+    """Return the folder, or the URL, that a file lies in."""
+    if storage.is_remote(path):
+        return path.partition("?")[0].rpartition("/")[0]
+    return os.fspath(storage.local_path(path).parent)
+
+
+def without_user(address: str) -> str:
+    """Return a URL without user and password; its query may be what tells one image from another."""
+    scheme, _, rest = address.partition("://")
+    host, slash, path = rest.partition("/")
+    return f"{scheme}://{host.rpartition('@')[2]}{slash}{path}"
+
+
+def _is_inside(root: str, path: str) -> bool:
+    """Return whether a path leads below a folder, by its name; where links lead is up to whoever made them."""
+    if storage.is_remote(root):
+        return ".." not in path.split("/")
+    top = Path(os.path.abspath(storage.local_path(root)))  # noqa: PTH100 - links stay links
+    return Path(os.path.normpath(top / path)).is_relative_to(top)
+
+
+def _refused(image: str, what: str, advice: str = "") -> BadSampleError:
+    trust = f"; if you trust the file, {advice}" if advice else ""
+    return BadSampleError("refused_address", f"{image[:300]} {what}{trust}")
+
 
 TEMPLATES = ("a photo of a {}.",)
 """What stands around the name of a class where nothing else is said."""
@@ -70,12 +199,26 @@ class Unit(ABC):
     def read(self, report: SkipReport) -> Iterator[ImageTextSample]:
         """Yield every usable sample, in order; the others are counted and named.
 
-        Bad input raises nothing. The reason `connection_failed`, which ends the unit, and `unreachable_image` mean that
-        reading the unit again may give more.
+        Bad input raises nothing. The reason `connection_failed`, which ends the unit, means that reading it again may
+        give more, and `unreachable_image` that `read_again` may.
 
         Args:
             report: counts what was read and what was left out.
         """
+
+    def read_again(self, names: Collection[str], report: SkipReport) -> Iterator[ImageTextSample]:
+        """Yield the samples that skips have named, such as those whose image could not be reached; others may come too.
+
+        Args:
+            names: of the skips.
+            report: counts what was read and what was left out.
+        """
+        del names
+        return self.read(report)
+
+    def keys(self) -> Iterator[str]:
+        """Yield the keys of the samples, in order, also of those whose image cannot be used; no image is fetched."""
+        return (sample.key for sample in self.described(SkipReport(log=False)))
 
     def described(self, report: SkipReport) -> Iterator[ImageTextSample]:
         """Yield the samples for their texts and metadata; images that are stored elsewhere are not fetched."""
@@ -141,3 +284,193 @@ open_family(Source, sources)
 def numbered_name(index: int) -> str:
     """Return the name of the shard that the `index`-th unit becomes, where the data gives none."""
     return f"{index:08d}.tar"
+
+
+# A file beyond this is no picture that anyone would train on, but a mistake or an endless answer.
+MAX_IMAGE_BYTES = 2**28
+# A line of JSON beyond this is another file by mistake; what is made of one has room in the member of a shard.
+MAX_LINE_BYTES = 2**23
+
+UNREACHABLE = "unreachable_image"
+"""Reason of a row whose image could not be fetched; another time may help."""
+
+_NUM_CONNECTIONS = 16
+
+T = TypeVar("T")
+
+
+@attrs.frozen(kw_only=True)
+class Record:
+    """A sample without its image, and where that is.
+
+    Args:
+        sample: everything but the image.
+        image: path or URL; what it is called where the list holds it, which may be nothing.
+        label: how messages call it.
+        hosts: that its URL may lead to, beside public ones.
+        sha256: of the image, in hexadecimal, where it is to be compared.
+        is_held: whether the list holds the image.
+        data: the image, where the list holds it and it was asked for.
+    """
+
+    sample: ImageTextSample
+    image: str
+    label: str
+    hosts: tuple[str, ...] = ()
+    sha256: str | None = None
+    is_held: bool = False
+    data: bytes | None = attrs.field(default=None, repr=False)
+
+    @property
+    def key(self) -> str:
+        """What a skip calls it."""
+        return self.label
+
+    @property
+    def is_remote(self) -> bool:
+        """Whether the image comes over a network."""
+        return not self.is_held and storage.is_remote(self.image)
+
+
+def read_records(place: str, records: Iterable[Record | Skip], report: SkipReport) -> Iterator[ImageTextSample]:
+    """Yield the samples with their images, in order; what cannot be used, or has a key that was there, is counted.
+
+    Args:
+        place: where the records come from, for messages.
+        records: and what was left out before.
+        report: counts what was read and what was left out.
+    """
+    keys: set[str] = set()
+    calls = (
+        (isinstance(record, Record) and record.is_remote, partial(_with_image, place, record)) for record in records
+    )
+    for result in called_ahead(calls):
+        if isinstance(result, Skip):
+            report.add(result)
+        elif result.key in keys:
+            detail = "an earlier sample has this key"
+            report.add(Skip(reason="duplicate_key", key=result.key, shard=place, detail=detail))
+        else:
+            keys.add(result.key)
+            report.num_read += 1
+            yield result
+
+
+def called_ahead(calls: Iterable[tuple[bool, Callable[[], T]]]) -> Iterator[T]:
+    """Yield what functions return, in order; of those that wait for a network, several are called ahead.
+
+    Args:
+        calls: whether a function waits for a network, and the function. They are taken as they are called.
+    """
+    window: deque[Callable[[], T]] = deque()
+    pool = ThreadPoolExecutor(_NUM_CONNECTIONS, thread_name_prefix="ahead")
+    try:
+        for is_waiting, call in calls:
+            window.append(pool.submit(call).result if is_waiting else call)
+            if len(window) > 2 * _NUM_CONNECTIONS:
+                yield window.popleft()()
+        while window:
+            yield window.popleft()()
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def read_image(path: str) -> tuple[bytes, str]:
+    """Return the bytes of an image and its extension.
+
+    Raises:
+        BadSampleError: if the file cannot be read, or is no image by its content and none by its name.
+    """
+    try:
+        _check_regular(path)
+        # Among many URLs of the web, some never answer: two attempts must do.
+        data = storage.read_bytes(path, limit=MAX_IMAGE_BYTES, num_attempts=2)
+    except FileNotFoundError:
+        raise BadSampleError("missing_image", f"there is no image {path}") from None
+    except RefusedHostError as error:
+        raise BadSampleError("refused_address", str(error)) from None
+    except storage.StorageError as error:
+        raise BadSampleError(UNREACHABLE, str(error)) from None
+    except (OSError, ValueError) as error:
+        raise_machine_fault(error)
+        raise BadSampleError("unreadable_image", f"{path}: {error}") from None
+    return data, _extension(path, data)
+
+
+def parse_row(line: bytes, name: str) -> dict[str, Any]:
+    """Return the JSON object in a line or a small file; it can be written again.
+
+    Args:
+        line: UTF-8, with a byte-order mark or without.
+        name: what it is, for messages.
+
+    Raises:
+        BadSampleError: as `parse_object` does, and if it spells halves of characters.
+    """
+    value = parse_object(line, name, limit=MAX_LINE_BYTES)
+    if b"\\u" in line:
+        try:
+            # JSON can spell halves of characters, which no file can hold.
+            json.dumps(value, ensure_ascii=False).encode()
+        except UnicodeError as error:
+            raise BadSampleError("bad_text", f"{name} is not UTF-8: {error}") from None
+    return value
+
+
+def key_of(given: object, default: str) -> str:
+    """Return the key that a list gives a sample, or another where it gives none.
+
+    Raises:
+        BadSampleError: if it is neither a text nor a whole number.
+    """
+    if given is None:
+        return default
+    if isinstance(given, bool) or not isinstance(given, (str, int)):
+        raise BadSampleError("bad_key", f"`key` is {type(given).__name__}, expected a string or a number")
+    return str(given)
+
+
+def key_of_path(path: str) -> str:
+    """Return a path as a key: dots separate a key from the extension, and `__` marks no sample."""
+    key = printable_name(path).replace(".", "_")
+    return f"_{key.lstrip('_')}" if key.startswith("__") else key
+
+
+def _check_regular(path: str) -> None:
+    """Refuse pipes and devices, which may never end."""
+    if not storage.is_remote(path) and storage.local_path(path).exists() and not storage.local_path(path).is_file():
+        raise OSError("not a regular file")
+
+
+def _extension(path: str, data: bytes) -> str:
+    """Return the extension that fits the content; a broken file keeps its own."""
+    suffix = storage.file_name(path).rpartition(".")[2].lower()
+    kind = find_format(data)
+    if kind is None and not is_image_name(storage.file_name(path)):
+        raise BadSampleError("image_not_an_image", f"{path} is in no format that is read: {format_names()}")
+    # Whoever reads shards knows jpeg beside jpg, and hardly jfif.
+    return suffix if kind is None or (kind.name, suffix) == ("JPEG", "jpeg") else kind.extensions[0]
+
+
+def _held_image(record: Record) -> tuple[bytes, str]:
+    assert record.data is not None, "an image that a list holds is read with its row"
+    if len(record.data) > MAX_IMAGE_BYTES:
+        raise BadSampleError("unreadable_image", f"{record.label} holds an image of more than {MAX_IMAGE_BYTES} bytes")
+    return record.data, _extension(record.image or record.label, record.data)
+
+
+def _with_image(place: str, record: Record | Skip) -> ImageTextSample | Skip:
+    if isinstance(record, Skip):
+        return record
+
+    def read() -> ImageTextSample:
+        if record.is_held:
+            data, extension = _held_image(record)
+        else:
+            with public_hosts_only(record.hosts):
+                data, extension = read_image(record.image)
+        if record.sha256 is not None and hashlib.sha256(data).hexdigest() != record.sha256:
+            raise BadSampleError("other_image", f"{record.label} states another SHA-256 than that of {record.image}")
+        return attrs.evolve(record.sample, image=data, image_extension=extension)
+
+    return made_or_skip(read, key=record.label, shard=place)

@@ -1,16 +1,16 @@
 """Lists of pairs as sources: `.jsonl`, `.parquet`, `.csv` and `.tsv` files with a sample a row.
 
-What differs between them are the rows (`text_rows.py`, `parquet.py`) and what a row says of a sample (`columns.py`).
+`tables.py` reads the rows; here is what a row says of a sample.
 """
 
 from __future__ import annotations
 
 import os
-from abc import abstractmethod
-from collections.abc import Iterable, Iterator
+import re
+from abc import ABC, abstractmethod
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from hashlib import blake2b
-from itertools import islice
 from typing import Any
 
 import attrs
@@ -18,23 +18,321 @@ from attrs import validators
 
 from mobileclip import storage
 from mobileclip.data.images.files import list_folder, printable_name
+from mobileclip.data.samples.members import json_captions
 from mobileclip.data.samples.sample import ImageTextSample
 from mobileclip.data.shards.files import expand_shards, paths_of
 from mobileclip.data.skips import CONNECTION_FAILED, BadSampleError, Skip, SkipReport, made_or_skip
-from mobileclip.datasets.sources.access import SCHEMES, RowOptions, directory_of, num_common, told
-from mobileclip.datasets.sources.base import Source, Unit, numbered_name, sources
-from mobileclip.datasets.sources.columns import LineReading, Reading, TableReading, find_columns
-from mobileclip.datasets.sources.parquet import read_content, read_rows
-from mobileclip.datasets.sources.records import Record, called_ahead, key_of_path, read_records
-from mobileclip.datasets.sources.text_rows import CSV, JSON, TSV, Part, TextForm, TextRows, check_plain
+from mobileclip.datasets.sources.base import (
+    SCHEMES,
+    TEMPLATES,
+    Record,
+    RowOptions,
+    Source,
+    Unit,
+    called_ahead,
+    directory_of,
+    key_of,
+    key_of_path,
+    locate,
+    num_common,
+    numbered_name,
+    read_records,
+    sources,
+    told,
+    without_user,
+)
+from mobileclip.datasets.sources.tables import LABEL, LINES, TABLES, Part, Row, Table, open_table
 from mobileclip.machine import raise_machine_fault
 from mobileclip.strict import strict
 
-LINES = (".jsonl", ".ndjson")
-TABLES = (".parquet", ".csv", ".tsv")
-"""Suffixes of tables."""
+# As img2dataset, DataComp, LAION and open_clip call them.
+PATHS = ("path", "image_path", "filepath", "file_name", "image")
+URLS = ("url", "image_url")
+CAPTIONS = ("caption", "captions", "text", "texts", "title")
+LAST_PATHS = ("filename",)
+"""Where nothing else says where images are: beside a URL it is what a download was called."""
+UIDS = ("uid",)
+KEYS = ("key",)
+CAPTION_FIELDS = ("caption", "captions", "text", "texts")
+"""Of lines of JSON."""
 
-_FORMS = {".csv": CSV, ".tsv": TSV}
+_MISSING = "missing"
+
+_SHA256 = re.compile(r"[0-9a-f]{64}")
+
+
+@attrs.frozen(kw_only=True)
+class Columns:
+    """Names of the columns that are a sample's own; None where a table has none.
+
+    Args:
+        path: of the images' paths, or of the images that the table holds.
+        url: of the images' URLs.
+        captions: of the captions; none where the `label` of an image says what it shows.
+        uid: of the uids.
+        key: of the keys.
+        sha256: of the images' hashes.
+    """
+
+    path: str | None
+    url: str | None
+    captions: tuple[str, ...]
+    uid: str | None
+    key: str | None
+    sha256: str | None
+
+    @property
+    def names(self) -> frozenset[str]:
+        """Names of all columns that are used."""
+        return frozenset(filter(None, (self.path, self.url, *self.captions, self.uid, self.key, self.sha256)))
+
+
+def find_columns(table: str, names: Sequence[str], options: RowOptions, images: Sequence[str] = ()) -> Columns:
+    """Return the columns of a table that hold images, captions, uids, keys and hashes.
+
+    Args:
+        table: its path, for messages.
+        names: of all its columns.
+        options: what a person named.
+        images: those with images.
+
+    Raises:
+        ValueError: if a column that was named is missing, or nothing says where images or captions are.
+    """
+
+    def named(given: str | None, usual: Sequence[str]) -> str | None:
+        if given is not None:
+            if given not in names:
+                raise ValueError(f"{table} has no column {given!r}; it has {_listed(names)}")
+            return given
+        lower = {name.lower(): name for name in reversed(names)}
+        return next((lower[name] for name in usual if name in lower), None)
+
+    captions = tuple(filter(None, (named(name, ()) for name in options.caption_columns))) or tuple(
+        filter(None, (named(None, CAPTIONS),))
+    )
+    held = next(iter([*(name for name in PATHS if name in images), *images]), None)
+    # Who names one of the two wants no other.
+    wants_url = options.path_column is None and options.url_column is not None
+    path = None if wants_url else named(options.path_column or held, PATHS)
+    url = named(options.url_column, URLS)
+    path = named(None, LAST_PATHS) if path is None and url is None else path
+    if path is None and url is None:
+        raise ValueError(
+            f"nothing says which column of {table} has the images' paths or URLs; name one in `path_column` or "
+            f"`url_column` (--path-column, --url-column) of {_listed(names)}{_no_header(options)}"
+        )
+    if not captions and not (path in images and LABEL in names):
+        raise ValueError(
+            f"nothing says which column of {table} has captions; name one in `caption_columns` (--caption-columns) of "
+            f"{_listed(names)}{_no_header(options)}"
+        )
+    return Columns(
+        path=path,
+        url=url,
+        captions=captions,
+        uid=named(options.uid_column, UIDS),
+        key=named(options.key_column, KEYS),
+        sha256=named(options.hash_column, ()),
+    )
+
+
+@attrs.frozen(kw_only=True)
+class Reading(ABC):
+    """Interface that makes samples of a list's rows.
+
+    Args:
+        image_root: where relative image paths begin.
+        options: what the rows may name.
+    """
+
+    image_root: str
+    options: RowOptions
+
+    @abstractmethod
+    def record(self, number: int, label: str, cells: dict[str, Any] | BadSampleError) -> Record:
+        """Return the sample of a row, and where its image is.
+
+        Args:
+            cells: of the row, or why it cannot be read.
+            number: what the key is made of, where the row gives none.
+            label: what the row is called.
+
+        Raises:
+            BadSampleError: if it cannot be used.
+        """
+
+    @abstractmethod
+    def mark(self, number: int, label: str, cells: dict[str, Any] | BadSampleError) -> str:
+        """Return what tells the state of the local image that a row names, if it names one."""
+
+    def about(self, state: str) -> str:
+        """Return a text that changes with the state of rows and with how they are read."""
+        return f"{state} {self.image_root}"
+
+    def _located(self, image: str) -> str:
+        return locate(image, self.image_root, self.options)
+
+
+@attrs.frozen(kw_only=True)
+class LineReading(Reading):
+    """Makes samples of JSON lines."""
+
+    def record(self, number: int, label: str, cells: dict[str, Any] | BadSampleError) -> Record:
+        """Return the sample of a line, see `Reading`."""
+        if isinstance(cells, BadSampleError):
+            raise cells
+        fields = {**cells}
+        image = fields.pop("image", None)
+        if not isinstance(image, str) or not image:
+            raise BadSampleError("missing_image", f"{label} has no `image`, a path or a URL")
+        url: Any = None
+        if storage.is_remote(image):
+            url = without_user(image)
+        elif isinstance(fields.get("url"), str):
+            url = fields.pop("url")
+        key = key_of(fields.pop("key", None), f"{number:09d}")
+        captions = json_captions(fields)
+        metadata = {name: value for name, value in fields.items() if name not in CAPTION_FIELDS}
+        if not storage.is_remote(image):
+            metadata["image"] = image
+        sample = ImageTextSample(key=key, captions=captions, url=url, metadata=metadata)
+        return Record(sample=sample, image=self._located(image), label=label, hosts=self.options.hosts)
+
+    def mark(self, number: int, label: str, cells: dict[str, Any] | BadSampleError) -> str:
+        """Return the state of the image that a line names, also where it says nothing else, see `Reading`."""
+        del number, label  # what it is called says nothing of its image
+        if isinstance(cells, BadSampleError):
+            return _MISSING
+        image = cells.get("image")
+        try:
+            return "" if not isinstance(image, str) or storage.is_remote(image) else _mark(self._located(image))
+        except BadSampleError:
+            return _MISSING
+
+
+@attrs.frozen(kw_only=True)
+class TableReading(Reading):
+    """Makes samples of a table's rows.
+
+    Args:
+        table: what keys begin with that rows do not give.
+        columns: which columns hold what; the others are metadata.
+        class_names: of a `label` that is a number, where the table holds the images.
+        holds_images: whether it does.
+    """
+
+    table: str
+    columns: Columns
+    class_names: tuple[str, ...] = ()
+    holds_images: bool = False
+
+    def about(self, state: str) -> str:
+        """Return a text that changes with the state of rows and with how they are read."""
+        return f"{state} {self.columns} {self.image_root}"
+
+    def record(self, number: int, label: str, cells: dict[str, Any] | BadSampleError) -> Record:
+        """Return the sample of a row, see `Reading`."""
+        if isinstance(cells, BadSampleError):
+            raise cells
+        columns, row = self.columns, {**cells}
+        held = row[columns.path or ""] if self.holds_images else None
+        if held is not None:
+            row[columns.path or ""] = held["path"]
+            self._name_label(row, label)
+        path, url = _text(row, columns.path, label), _text(row, columns.url, label)
+        # What a table says of where an image came from is not opened where the image is in the table.
+        is_held = held is not None and held.get("bytes", b"") is not None
+        image = path or ("" if is_held else url) or ""
+        if not image and not is_held:
+            raise BadSampleError("missing_image", f"{label} has neither a path nor a URL of an image")
+        uid, given = _optional(row, columns.uid), _optional(row, columns.key)
+        captions = [text for name in columns.captions for text in _several(row[name])]
+        if not columns.captions and isinstance(row[LABEL], str):
+            captions = [template.replace("{}", row[LABEL]) for template in TEMPLATES]
+        metadata = {name: value for name, value in row.items() if name not in columns.names}
+        if uid is not None:
+            metadata["uid"] = str(uid)
+        if storage.is_remote(image):
+            url = without_user(image)
+        elif image:
+            metadata["image"] = image
+        return Record(
+            sample=ImageTextSample(
+                key=key_of(uid if given is None else given, f"{self.table}/{number:09d}"),
+                captions=json_captions({"captions": captions}),
+                url=url or None,
+                metadata=metadata,
+            ),
+            image=image if is_held else self._located(image),
+            label=label,
+            hosts=self.options.hosts,
+            sha256=_hash(row, columns.sha256, label),
+            is_held=is_held,
+            data=held.get("bytes") if held is not None else None,
+        )
+
+    def mark(self, number: int, label: str, cells: dict[str, Any] | BadSampleError) -> str:
+        """Return the state of the image of a row that can be used, see `Reading`."""
+        try:
+            record = self.record(number, label, cells)
+        except BadSampleError:
+            return ""
+        return "" if record.is_held or record.is_remote else _mark(record.image)
+
+    def _name_label(self, row: dict[str, Any], label: str) -> None:
+        """Give the class of a row its name."""
+        number = row.get(LABEL)
+        if not self.class_names or not isinstance(number, int):
+            return
+        if not 0 <= number < len(self.class_names):
+            classes = len(self.class_names)
+            raise BadSampleError("bad_label", f"{label} has the label {number}, but there are {classes} classes")
+        row[LABEL] = self.class_names[number]
+
+
+def _mark(image: str) -> str:
+    try:
+        return storage.fingerprint(image)
+    except (OSError, ValueError) as error:
+        raise_machine_fault(error)
+        return _MISSING
+
+
+def _optional(row: Mapping[str, Any], name: str | None) -> object:
+    """Return a cell, or None where it is empty."""
+    value = None if name is None else row[name]
+    return None if value == "" else value
+
+
+def _text(row: Mapping[str, Any], name: str | None, label: str) -> str | None:
+    value = _optional(row, name)
+    if value is not None and not isinstance(value, str):
+        raise BadSampleError("missing_image", f"{label} has {type(value).__name__} as {name!r}, expected a text")
+    return value
+
+
+def _several(value: Any) -> Sequence[Any]:
+    return [] if value is None else value if isinstance(value, list) else [value]
+
+
+def _hash(row: Mapping[str, Any], name: str | None, label: str) -> str | None:
+    value = _optional(row, name)
+    if value is None:
+        return None
+    if not isinstance(value, str) or not _SHA256.fullmatch(value.lower()):
+        detail = f"{label} has {str(value)[:80]!r} as {name!r}, expected a SHA-256 in hexadecimal"
+        raise BadSampleError("bad_hash", detail)
+    return value.lower()
+
+
+def _listed(names: Sequence[str]) -> str:
+    shown = ", ".join(repr(name[:40]) for name in names[:20])
+    return shown + (f" and {len(names) - 20} more" if len(names) > 20 else "")
+
+
+def _no_header(options: RowOptions) -> str:
+    return "" if options.header else "; a file whose first line has no names needs `header` (--header)"
 
 
 @attrs.frozen(kw_only=True)
@@ -42,38 +340,60 @@ class ListUnit(Unit):
     """A range of rows of a list.
 
     Args:
-        path: of the list.
+        table: the list.
+        part: which rows.
         reading: what a row says of a sample.
+        held: the column with images, where the table holds them.
     """
 
-    path: str
+    table: Table
+    part: Part
     reading: Reading
+    held: str | None = None
 
-    @abstractmethod
-    def rows(self, *, images: bool = False) -> Iterator[tuple[int, str, dict[str, Any] | BadSampleError]]:
+    @property
+    def path(self) -> str:
+        """Path or URL of the list."""
+        return self.table.path
+
+    @property
+    def _is_parquet(self) -> bool:
+        return self.table.suffix == ".parquet"
+
+    def rows(self, *, images: bool = False) -> Iterator[Row]:
         """Yield the rows: what keys are made of, what messages call it, and its cells or why it cannot be read.
 
         Args:
             images: whether those are read that the list holds.
         """
+        columns = self.table.columns if self.held is None else (*self.table.columns, self.held)
+        return self.table.rows(self.part, columns, held=self.held, images=images)
 
-    @abstractmethod
-    def state(self) -> str:
-        """Return a text that changes when the rows do."""
+    def _state(self) -> str:
+        """Return a text that changes when the rows do: of a Parquet file its size and time of change, or its mark."""
+        if self._is_parquet:
+            return f"{storage.fingerprint(self.path)} {self.part.first_row} {self.part.num_rows}"
+        return self.part.digest if self.table.suffix in LINES else f"{self.part.digest} {self.part.first_row}"
 
     def about(self) -> str:
         """Return what changes with the rows and with where their images are."""
+        if self._is_parquet and not storage.is_remote(self.path):
+            return self.reading.about(f"{self.part.first_row} {self.part.num_rows}")
         with told(self.path):
-            return self.reading.about(self.state())
+            return self.reading.about(self._state())
 
     def fingerprint(self) -> str:
         """Return a hash of the rows, and of sizes and times of change of the local images that they name."""
         with told(self.path):
-            digest = blake2b(os.fsencode(self.reading.about(self.state())), digest_size=16)
+            digest = blake2b(os.fsencode(self.reading.about(self._state())), digest_size=16)
             if not storage.is_remote(self.reading.image_root):
-                for number, label, cells in self.rows():
-                    digest.update(self.reading.mark(cells, number, label).encode())
+                for row in self.rows():
+                    digest.update(self.reading.mark(*row).encode())
         return digest.hexdigest()
+
+    def count(self) -> int:
+        """Return the number of rows."""
+        return self.part.num_rows
 
     def records(self, *, images: bool = False) -> Iterator[Record | Skip]:
         """Yield what every row says of a sample, or why it cannot be used; no image is looked for.
@@ -83,7 +403,7 @@ class ListUnit(Unit):
         """
         try:
             for number, label, cells in self.rows(images=images):
-                make = partial(self.reading.record, cells, number, label)
+                make = partial(self.reading.record, number, label, cells)
                 yield made_or_skip(make, key=label, shard=self.path)
         except OSError as error:
             raise_machine_fault(error)
@@ -94,9 +414,14 @@ class ListUnit(Unit):
         """Yield the samples with their images."""
         return read_records(self.path, self.records(images=True), report)
 
+    def read_again(self, names: Collection[str], report: SkipReport) -> Iterator[ImageTextSample]:
+        """Yield the samples of the rows that skips have named."""
+        return read_records(self.path, (one for one in self.records(images=True) if one.key in names), report)
+
     def files(self) -> tuple[str, ...]:
-        """Return the images that the list names."""
-        return tuple(one.image for one in self.records() if isinstance(one, Record) and not one.is_held)
+        """Return the images that the list names, and a Parquet file itself."""
+        images = (one.image for one in self.records() if isinstance(one, Record) and not one.is_held)
+        return (*((self.path,) if self._is_parquet else ()), *images)
 
     def described(self, report: SkipReport) -> Iterator[ImageTextSample]:
         """Yield the samples without their images, which are not looked for."""
@@ -105,78 +430,6 @@ class ListUnit(Unit):
                 report.add(record)
             else:
                 yield record.sample
-
-
-@attrs.frozen(kw_only=True)
-class TextUnit(ListUnit):
-    """A range of rows of a text file.
-
-    Args:
-        form: what a row is.
-        names: of the columns; none of JSON lines.
-        part: which rows.
-    """
-
-    form: TextForm
-    names: tuple[str, ...] = ()
-    part: Part
-
-    def state(self) -> str:
-        """Return the hash of the lines, and which rows of a table they are."""
-        return self.part.digest if self.form == JSON else f"{self.part.digest} {self.part.first_row}"
-
-    def count(self) -> int:
-        """Return the number of rows."""
-        return self.part.num_rows
-
-    def rows(self, *, images: bool = False) -> Iterator[tuple[int, str, dict[str, Any] | BadSampleError]]:
-        """Yield the rows, called by the lines that they begin on."""
-        del images  # no text holds one
-        with storage.open_read(self.path) as stream:
-            stream.seek(self.part.start)
-            rows = islice(TextRows(stream, self.form, self.part.first_line), self.part.num_rows)
-            for number, row in enumerate(rows, self.part.first_row):
-                yield row.line if self.form == JSON else number, f"line {row.line}", row.named(self.names)
-
-
-@attrs.frozen(kw_only=True)
-class ParquetUnit(ListUnit):
-    """A range of rows of a `.parquet` file.
-
-    Args:
-        names: of the columns that are read.
-        held: the column with images, where the table holds them.
-        first_row: number of the first row, from 1.
-        num_rows: number of rows.
-    """
-
-    names: tuple[str, ...]
-    held: str | None
-    first_row: int
-    num_rows: int
-
-    def state(self) -> str:
-        """Return size and time of change of the file, or the store's mark, and which rows are meant."""
-        return f"{storage.fingerprint(self.path)} {self.first_row} {self.num_rows}"
-
-    def files(self) -> tuple[str, ...]:
-        """Return the table and the images that it names."""
-        return (self.path, *super().files())
-
-    def about(self) -> str:
-        """Return which rows are meant, and where their images are; all that is known of a remote table."""
-        is_near = not storage.is_remote(self.path)
-        return self.reading.about(f"{self.first_row} {self.num_rows}") if is_near else super().about()
-
-    def count(self) -> int:
-        """Return the number of rows."""
-        return self.num_rows
-
-    def rows(self, *, images: bool = False) -> Iterator[tuple[int, str, dict[str, Any] | BadSampleError]]:
-        """Yield the rows, called by their numbers."""
-        found = read_rows(self.path, self.names, self.first_row - 1, self.num_rows, held=self.held, images=images)
-        for number, cells in enumerate(found, self.first_row):
-            yield number, f"row {number}", cells
 
 
 def _optional_path(path: str | os.PathLike[str] | None) -> str | None:
@@ -229,7 +482,7 @@ class JsonLinesSource(Source):
             )
         return attrs.evolve(self, inside=rows.inside, schemes=rows.schemes, hosts=rows.hosts)
 
-    def units(self) -> tuple[TextUnit, ...]:
+    def units(self) -> tuple[ListUnit, ...]:
         """Return ranges of lines; the file is read once, to find them.
 
         Raises:
@@ -238,12 +491,11 @@ class JsonLinesSource(Source):
         root = directory_of(self.path) if self.image_root is None else self.image_root
         options = RowOptions(inside=self.inside, schemes=self.schemes, hosts=self.hosts)
         reading = LineReading(image_root=root, options=options)
-        with told(self.path), storage.open_read(self.path) as stream:
-            check_plain(self.path, stream)
-            parts = TextRows(stream, JSON).parts(self.samples_per_shard)
+        with told(self.path):
+            table = open_table(self.path, LINES[0])
             units = tuple(
-                TextUnit(name=numbered_name(index), path=self.path, reading=reading, form=JSON, part=part)
-                for index, part in enumerate(parts)
+                ListUnit(name=numbered_name(index), table=table, part=part, reading=reading)
+                for index, part in enumerate(table.parts(self.samples_per_shard))
             )
         if not units:
             raise ValueError(f"{self.path} has no lines; expected one JSON object a line")
@@ -287,7 +539,7 @@ class TableSource(Source):
             ValueError: if there are no tables or no rows, a table cannot be read or is compressed, its columns are not
                 those that were named, or two tables have one name but for the suffix.
             StorageError: if a store cannot be reached.
-            ImportError: if there is a Parquet file and Apache Arrow is not installed (extra `parquet`).
+            ImportError: if Apache Arrow is not installed (extra `parquet`).
         """
         found = list(self._found())
         if not found:
@@ -316,49 +568,23 @@ class TableSource(Source):
             yield "/".join(names[num_above:]), path
 
     def _units(self, name: str, path: str) -> tuple[ListUnit, ...]:
-        suffix = os.path.splitext(name)[1].lower()  # noqa: PTH122 - may be a URL
+        stem, suffix = os.path.splitext(name)  # noqa: PTH122 - may be a URL
         with told(path):
-            return tuple(self._parquet(name, path) if suffix == ".parquet" else self._text(name, path, _FORMS[suffix]))
-
-    def _parquet(self, name: str, path: str) -> Iterator[ParquetUnit]:
-        content = read_content(path)
-        reading = self._reading(name, path, (*content.columns, *content.images), content.images)
-        held = reading.columns.path if reading.columns.path in content.images else None
-        if held is not None:
-            reading = attrs.evolve(reading, class_names=content.class_names, holds_images=True)
-        size = self.samples_per_shard
-        for index, start in enumerate(range(0, content.num_rows, size)):
-            yield ParquetUnit(
-                name=_unit_name(name, index),
-                path=path,
-                reading=reading,
-                names=content.columns if held is None else (*content.columns, held),
-                held=held,
-                first_row=start + 1,
-                num_rows=min(size, content.num_rows - start),
+            table = open_table(path, suffix.lower(), header=self.options.header)
+            columns = find_columns(path, (*table.columns, *table.images), self.options, table.images)
+            held = columns.path if columns.path in table.images else None
+            reading = TableReading(
+                table=key_of_path(stem),
+                columns=columns,
+                image_root=directory_of(path) if self.image_root is None else self.image_root,
+                options=self.options,
+                class_names=table.class_names if held is not None else (),
+                holds_images=held is not None,
             )
-
-    def _text(self, name: str, path: str, form: TextForm) -> Iterator[TextUnit]:
-        with storage.open_read(path) as stream:
-            check_plain(path, stream)
-            rows = TextRows(stream, form)
-            names, start, line = self.options.header, 0, 1
-            if not names:
-                first = rows.header(path)
-                names, start, line = tuple(first.cells), first.num_bytes, 1 + first.num_lines
-            reading = self._reading(name, path, names)
-            for index, part in enumerate(rows.parts(self.samples_per_shard, start=start, first_line=line)):
-                yield TextUnit(
-                    name=_unit_name(name, index), path=path, reading=reading, form=form, names=names, part=part
-                )
-
-    def _reading(self, name: str, path: str, names: tuple[str, ...], images: tuple[str, ...] = ()) -> TableReading:
-        return TableReading(
-            table=key_of_path(_stem(name)),
-            columns=find_columns(path, names, self.options, images),
-            image_root=directory_of(path) if self.image_root is None else self.image_root,
-            options=self.options,
-        )
+            return tuple(
+                ListUnit(name=_unit_name(name, index), table=table, part=part, reading=reading, held=held)
+                for index, part in enumerate(table.parts(self.samples_per_shard))
+            )
 
 
 def is_table(path: str) -> bool:

@@ -16,19 +16,21 @@ from mobileclip.data.images.files import list_folder
 from mobileclip.data.samples.sample import ImageTextSample
 from mobileclip.data.shards.files import Shards, paths_of, read_shard, runs_program
 from mobileclip.data.skips import SkipReport
-from mobileclip.datasets.sources.access import RowOptions
-from mobileclip.datasets.sources.base import TEMPLATES, Source, sources
-from mobileclip.datasets.sources.class_folder import ClassFolderSource
-from mobileclip.datasets.sources.folder import FolderItem, FolderSource
-from mobileclip.datasets.sources.lists import LINES, TABLES, JsonLinesSource, TableSource, is_table
-from mobileclip.datasets.sources.public_layout import (
+from mobileclip.datasets.sources.base import TEMPLATES, RowOptions, Source, sources
+from mobileclip.datasets.sources.folder import ClassFolderSource, FolderItem, FolderSource
+from mobileclip.datasets.sources.lists import JsonLinesSource, TableSource, is_table
+from mobileclip.datasets.sources.shards import (
     LabelledShardSource,
     PublicLayoutSource,
+    ShardSource,
     files_of_page,
+    is_folder,
+    is_pattern,
     is_public_layout,
     read_public_layout,
+    shards_in,
 )
-from mobileclip.datasets.sources.shards import ShardSource, is_folder, is_pattern, shards_in
+from mobileclip.datasets.sources.tables import LINES, TABLES
 from mobileclip.machine import raise_machine_fault
 
 DataKind = Literal["classes", "captions"]
@@ -337,7 +339,11 @@ def label_of(sample: ImageTextSample) -> str | None:
 
 
 def _kind_of_folder(folder: str) -> type[Source]:
-    """Return what a folder without shards is: tables alone, images in folders without a caption, or other images."""
+    """Return what a folder without shards plainly is: tables alone, a folder for every class, or other images.
+
+    Raises:
+        ValueError: if images without captions lie both in folders and beside them.
+    """
     try:
         found = list_folder(folder)
         if not found.images and any(map(is_table, found.files)):
@@ -348,8 +354,15 @@ def _kind_of_folder(folder: str) -> type[Source]:
         # What is wrong is said where the data are used.
         return FolderSource
     items = [item for unit in units for item in unit.items]
-    are_apart = any("/" in item.image for item in items) and not any(map(_is_captioned, items))
-    return ClassFolderSource if are_apart else FolderSource
+    num_apart = sum("/" in item.image for item in items)
+    if not num_apart or any(map(_is_captioned, items)):
+        return FolderSource
+    if num_apart < len(items):
+        raise ValueError(
+            f"{folder} holds {num_apart:,} images in folders and {len(items) - num_apart:,} beside these, without "
+            f"captions; name what it is: class_folder:{folder} or folder:{folder}"
+        )
+    return ClassFolderSource
 
 
 def _holds(path: str) -> str:

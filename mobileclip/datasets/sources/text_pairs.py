@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from itertools import chain, repeat
 from typing import Any
 
@@ -11,9 +11,8 @@ import attrs
 from mobileclip import storage
 from mobileclip.data import read_samples
 from mobileclip.data.skips import BadSampleError, SkipReport
-from mobileclip.datasets.sources.text_rows import CSV, JSON, TSV, TextForm, TextRows, check_plain
+from mobileclip.datasets.sources.tables import LINES, TABLES, open_table, text_rows
 
-_FORMS = {".jsonl": JSON, ".csv": CSV, ".tsv": TSV}
 MAX_TEXT = 10_000
 """Characters of a text; towers read a few hundred."""
 
@@ -63,16 +62,14 @@ def read_text_pairs(path: storage.AnyPath, columns: TextColumns | None = None) -
     Raises:
         OSError: if the file cannot be read.
         ValueError: if a table has no column of texts, or a file is compressed.
-        ImportError: if the file is Parquet and Arrow is not installed.
+        ImportError: if the file is a table and Arrow is not installed.
     """
     columns = TextColumns() if columns is None else columns
     suffix = "." + storage.file_name(path).rpartition(".")[2].lower()
-    if suffix == ".parquet":
-        found = _parquet_rows(str(path), columns)
-    elif suffix == ".tar":
-        found = _captions(str(path), columns)
+    if suffix in (*LINES, *TABLES):
+        found = _rows(str(path), columns)
     else:
-        found = _text_rows(path, _FORMS.get(suffix, JSON), columns, is_table=suffix in _FORMS)
+        found = _captions(str(path), columns) if suffix == ".tar" else _lines(path, columns)
     for number, row in enumerate(found, 1):
         if isinstance(row, BadSampleError):
             yield BadSampleError(row.reason, f"{row.detail}, in {path}")
@@ -92,21 +89,24 @@ def _pair(row: Mapping[str, Any], columns: TextColumns, label: str) -> TextPair 
     return TextPair(text=text.strip(), teacher_text=teacher_text.strip(), language=language.strip())
 
 
-def _text_rows(
-    path: storage.AnyPath, form: TextForm, columns: TextColumns, *, is_table: bool
-) -> Iterator[dict[str, Any] | BadSampleError]:
+def _rows(path: str, columns: TextColumns) -> Iterator[dict[str, Any] | BadSampleError]:
+    table = open_table(path)
+    wanted = [name for name in (columns.text, columns.teacher, columns.language) if name in table.columns]
+    if table.suffix in TABLES and columns.text not in wanted:
+        raise ValueError(
+            f"{path} has no column {columns.text!r}, its columns are {', '.join(map(repr, table.columns)) or 'none'}; "
+            "name the one with the texts"
+        )
+    for _, _, cells in table.rows(columns=wanted):
+        yield cells
+
+
+def _lines(path: storage.AnyPath, columns: TextColumns) -> Iterator[dict[str, Any] | BadSampleError]:
+    open_table(str(path), ".txt")  # it is not compressed
     with storage.open_read(path) as stream:
-        check_plain(str(path), stream)
-        rows = TextRows(stream, form)
-        header: Sequence[str] = ()
-        if form.delimiter is not None:
-            header = rows.header(str(path)).cells
-            _require_text(header, columns, path)
-        for row in rows:
-            if is_table or isinstance(row.cells, BadSampleError):
-                yield row.named(header)
-            else:
-                yield {columns.text: row.cells.decode("utf-8", errors="replace")}
+        for row in text_rows(stream, ".txt"):
+            content = row.content
+            yield {columns.text: content.decode("utf-8", errors="replace")} if isinstance(content, bytes) else content
 
 
 def _captions(shards: str, columns: TextColumns) -> Iterator[dict[str, Any] | BadSampleError]:
@@ -117,20 +117,3 @@ def _captions(shards: str, columns: TextColumns) -> Iterator[dict[str, Any] | Ba
             yield {columns.text: caption}
     for reason, count in report.counts.items():
         yield from repeat(BadSampleError(reason, f"a sample of {shards} was left out"), count)
-
-
-def _parquet_rows(path: str, columns: TextColumns) -> Iterator[dict[str, Any] | BadSampleError]:
-    from mobileclip.datasets.sources.parquet import read_content, read_rows
-
-    content = read_content(path)
-    _require_text(content.columns, columns, path)
-    wanted = [name for name in (columns.text, columns.teacher, columns.language) if name in content.columns]
-    yield from read_rows(path, wanted, 0, content.num_rows)
-
-
-def _require_text(names: Sequence[str], columns: TextColumns, path: storage.AnyPath) -> None:
-    if columns.text not in names:
-        raise ValueError(
-            f"{path} has no column {columns.text!r}, its columns are {', '.join(map(repr, names)) or 'none'}; name the "
-            "one with the texts"
-        )

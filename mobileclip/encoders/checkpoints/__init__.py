@@ -28,6 +28,7 @@ from mobileclip.encoders.checkpoints.saving import (  # for the house
     with_neutral_norms,
     write_tensors,
 )
+from mobileclip.encoders.checkpoints.transformers_layout import TransformersLayout as TransformersLayout
 from mobileclip.tensor_files import CheckpointError
 
 __all__ = [

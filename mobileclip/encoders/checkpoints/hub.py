@@ -1,20 +1,18 @@
 """Checkpoints on the Hugging Face hub: `hf-hub:owner/name[/file][@revision][#sha256=digest]`.
 
-What is named without a revision or a digest is trusted at its first use: the commit and the SHA-256 of what came are
-remembered beside the hub's cache, the same commit is asked for from then on, and other bytes are refused.
+A name with a revision or a digest says which file is meant; without, it is the newest one, as the hub's client has it.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from pathlib import Path, PurePosixPath
-
-import attrs
 
 from mobileclip import storage
 from mobileclip.encoders.checkpoints.published import (
     CONTRACT,
+    OPEN_CLIP,
     PREFIX,
     PUBLISHED,
     Published,
@@ -23,16 +21,11 @@ from mobileclip.encoders.checkpoints.published import (
     require_no_export,
 )
 from mobileclip.extras import needed
-from mobileclip.serialization import from_json, to_json
-from mobileclip.strict import strict
 from mobileclip.tensor_files import CheckpointError, check_sha256, file_sha256
 from mobileclip.terminal import get_logger
 
 _logger = get_logger(__name__)
 
-LOCK = "weights.json"
-_FOLDER = ".mobileclip"
-_WAIT_SECONDS = 60.0
 _CONNECT_SECONDS = 10.0
 
 _SUFFIXES = (".safetensors", ".bin", ".pt")
@@ -41,30 +34,6 @@ _ADDRESS = re.compile(
     r"hf-hub:(?P<repository>[\w.-]+/[\w.-]+)(?:/(?P<file>[\w./ -]+))?(?:@(?P<revision>[\w./-]+))?"
     r"(?:#sha256=(?P<sha256>[0-9a-f]{64}))?"
 )
-
-
-@attrs.frozen(kw_only=True, field_transformer=strict)
-class Remembered:
-    """The commit and digest of a file as it was first fetched from the hub.
-
-    Args:
-        commit: of the repository, in hexadecimal.
-        sha256: of the file, in hexadecimal.
-    """
-
-    commit: str
-    sha256: str
-
-
-@attrs.frozen(kw_only=True, field_transformer=strict)
-class Lock:
-    """The record of downloads by names without a digest, so that a change of the file is noticed.
-
-    Args:
-        files: URL, without its digest, to what came.
-    """
-
-    files: Mapping[str, Remembered] = attrs.field(factory=dict)
 
 
 def fetched(checkpoint: str | Path) -> Path:
@@ -76,38 +45,27 @@ def fetched(checkpoint: str | Path) -> Path:
     Raises:
         ImportError: if the hub's client is not installed; the message has the command that installs it.
         CheckpointError: if the folder or the repository holds no single checkpoint, or is an export, or the repository
-            cannot be reached, or if the file is not the one that its name, or an earlier download, says.
+            cannot be reached, or if the file is not the one that its name says.
     """
     if not str(checkpoint).startswith(PREFIX):
         return local_checkpoint(checkpoint)
     require_client(f"{checkpoint!r}, which is on the Hugging Face hub,")
     wanted = parsed(str(checkpoint))
-    known = None if wanted.sha256 is not None else _read_lock().files.get(wanted.address)
-    pinned = wanted if known is None else attrs.evolve(wanted, revision=known.commit, sha256=known.sha256)
-    path = _pinned(pinned)
+    path = _pinned(wanted)
+    stored = path.resolve()
     # The hub's client names a large file by its digest.
-    found, stored = file_sha256(path), path.resolve()
-    if found not in (pinned.sha256 or _named_digest(stored, found), _named_digest(stored)):
+    own = stored.name if _SHA256.fullmatch(stored.name) else None
+    digest = wanted.sha256 or own
+    if digest is None or (found := file_sha256(path)) == digest:
+        return path
+    if found != own:
         _logger.warning("%s is damaged, and fetched again", stored)
         try:
-            path = _pinned(pinned, again=True)
+            path = _pinned(wanted, again=True)
         except CheckpointError as error:
             raise CheckpointError(f"{stored} is damaged; {error}") from error
-        found, stored = file_sha256(path), path.resolve()
-    if known is not None and found != known.sha256:
-        raise CheckpointError(
-            f"{wanted.address} is no longer what was fetched first: the SHA-256 of {stored} is {found}, and "
-            f"{_lock_path()} remembers {known.sha256}. If it is meant to differ, delete its entry there"
-        )
-    check_sha256(stored, pinned.sha256 or _named_digest(stored))
-    if pinned.sha256 is None:
-        _remember(wanted.address, Remembered(commit=_commit(path), sha256=found))
+    check_sha256(path.resolve(), digest)
     return path
-
-
-def _named_digest(stored: Path, otherwise: str | None = None) -> str | None:
-    """Return the digest that a file of the hub's cache is named by; small files are named in another way."""
-    return stored.name if _SHA256.fullmatch(stored.name) else otherwise
 
 
 def _pinned(wanted: Published, *, again: bool = False) -> Path:
@@ -251,6 +209,8 @@ def only_checkpoint(files: Iterable[str], place: str | Path) -> str:
         CheckpointError: if there are none, or several of a kind.
     """
     files = sorted(files)
+    if OPEN_CLIP in files:  # beside what is for transformers, both of one model
+        return OPEN_CLIP
     for suffix in _SUFFIXES:
         found = [file for file in files if PurePosixPath(file).suffix == suffix]
         if len(found) == 1:
@@ -261,38 +221,3 @@ def only_checkpoint(files: Iterable[str], place: str | Path) -> str:
                 f"{place} holds several checkpoints ({several}); name one: {place}/{storage.printable(found[0])}"
             )
     raise CheckpointError(f"{place} holds no checkpoint ({', '.join(_SUFFIXES)})")
-
-
-def _commit(path: Path) -> str:
-    """Return the commit that a file in the hub's cache belongs to: the folder below `snapshots`."""
-    parts = path.parts
-    return parts[len(parts) - 1 - parts[::-1].index("snapshots") + 1] if "snapshots" in parts else ""
-
-
-def _lock_path() -> Path:
-    from huggingface_hub.constants import HF_HUB_CACHE
-
-    return Path(HF_HUB_CACHE) / _FOLDER / LOCK
-
-
-def _read_lock() -> Lock:
-    path = _lock_path()
-    if not path.exists():
-        return Lock()
-    try:
-        return from_json(path.read_text(encoding="utf-8"), Lock)
-    except ValueError as error:
-        raise CheckpointError(
-            f"{path} cannot be read ({error}); mend it, or delete it to trust what comes anew"
-        ) from None
-
-
-def _remember(address: str, what: Remembered) -> None:
-    path = _lock_path()
-    try:
-        with storage.exclusive(path.parent, wait_seconds=_WAIT_SECONDS):
-            files = {address: what, **_read_lock().files}
-            with storage.atomic_path(path) as temporary:
-                temporary.write_text(to_json(Lock(files=files), indent=1) + "\n", encoding="utf-8")
-    except OSError as error:
-        _logger.warning("what %s is cannot be remembered (%s), so a change will not be noticed", address, error)

@@ -240,6 +240,16 @@ class Layout:
         del tower
         return {}
 
+    def packed(self, tensors: Mapping[str, Tensor], spec: ModelSpec) -> dict[str, Tensor]:
+        """Return tensors by the names of `entries` as a file holds them, where it divides or joins some."""
+        del spec
+        return dict(tensors)
+
+    def unpacked(self, tensors: Mapping[str, Tensor], spec: ModelSpec) -> dict[str, Tensor]:
+        """Return the tensors of a file as `packed` was given them."""
+        del spec
+        return dict(tensors)
+
     def rules_of(self, names: Collection[str]) -> Sequence[Rule]:
         """Return the rules for a model that has these names."""
         del names
@@ -343,6 +353,11 @@ _PART = re.compile(rf"image_encoder\.stages\.(\d+)\.({'|'.join(_PARTS)})\.")
 _TEXT_MIXER = re.compile(r"text_encoder\.layers\.(\d+)\.token_mixer\.")
 
 
+def text_mixers(names: Collection[str]) -> list[str]:
+    """Return the numbers of the text tower's layers that are Text-RepMixers, by our names of a model's tensors."""
+    return sorted({found[1] for found in map(_TEXT_MIXER.match, names) if found})
+
+
 class OfficialLayout(Layout):
     """The layout of `mobileclip_s0.pt` and its kin.
 
@@ -356,8 +371,7 @@ class OfficialLayout(Layout):
             (rf"\.model\.stages\.{stage}\.{_PARTS[part]}\.", f".model.network.{index}.{'' if part else 'proj.'}")
             for index, (stage, part) in enumerate(sorted(parts))
         ]
-        mixers = {found[1] for found in map(_TEXT_MIXER.match, names) if found}
-        mixed = [(rf"^(text_encoder\.layers\.{number})\.ffn\.", r"\1.convffn.") for number in sorted(mixers)]
+        mixed = [(rf"^(text_encoder\.layers\.{number})\.ffn\.", r"\1.convffn.") for number in text_mixers(names)]
         return [*mixed, *self.rules, *numbered]
 
     def check(self, tower: TowerSpec) -> None:
@@ -401,7 +415,7 @@ layouts.add(
 
 TIMM_VIT = (0, 1e-6)  # stem padding, epsilon of the norms of a ViT with a convolutional stem
 
-_TIMM_RULES: Sequence[Rule] = (
+TIMM_RULES: Sequence[Rule] = (
     (r"(\.branches\.\d+|\.scale|\.large|\.small|\.ffn\.conv|\.stem\.conv\d)\.norm\.", r"\1.bn."),
     # Folded branches; where a mixer or a position itself is the convolution, it has no name of its own.
     (r"(\.stem\.\d+|\.downsample\.\d|\.head\.conv)\.conv\.(weight|bias)$", r"\1.reparam_conv.\2"),
@@ -467,7 +481,7 @@ class OpenClipLayout(Layout):
         if _timm_differs(tower) and (tower.stem_padding, tower.norm_eps) != TIMM_VIT:
             raise ValueError(
                 f"timm's ViT pads its convolutional stem by {TIMM_VIT[0]} with norm_eps={TIMM_VIT[1]}, this one by "
-                f"{tower.stem_padding} with {tower.norm_eps} (as the release builds it): open_clip would compute other "
+                f"{tower.stem_padding} with {tower.norm_eps} (as the release builds it): timm would compute other "
                 "embeddings from the same weights; use the official layout or our own"
             )
 
@@ -521,15 +535,15 @@ def _timm_differs(tower: TowerSpec) -> TypeGuard[ViTSpec]:
     return isinstance(tower, ViTSpec) and tower.stem == "convolutional"
 
 
-_IMAGE_SHAPES = ((r"^image_encoder\.class_token$", TWO_EMPTY_DIMS), (r"^image_encoder\.position$", ONE_EMPTY_DIM))
+IMAGE_SHAPES = ((r"^image_encoder\.class_token$", TWO_EMPTY_DIMS), (r"^image_encoder\.position$", ONE_EMPTY_DIM))
 layouts.add(
     "open_clip",
     OpenClipLayout(
         "open_clip",
         image_prefix="visual.trunk.",
         text_prefix="text.",
-        rules=(*_TIMM_RULES, (r"^image_encoder\.", "visual.trunk."), *_TEXT_RULES),
-        shapes=(*_IMAGE_SHAPES, (r"^text_encoder\.project\.weight$", TRANSPOSED)),
+        rules=(*TIMM_RULES, (r"^image_encoder\.", "visual.trunk."), *_TEXT_RULES),
+        shapes=(*IMAGE_SHAPES, (r"^text_encoder\.project\.weight$", TRANSPOSED)),
     ),
 )
 layouts.add(
@@ -538,8 +552,8 @@ layouts.add(
         "timm",
         image_prefix="",
         text_prefix="",
-        rules=(*_TIMM_RULES, (r"^image_encoder\.", "")),
-        shapes=_IMAGE_SHAPES,
+        rules=(*TIMM_RULES, (r"^image_encoder\.", "")),
+        shapes=IMAGE_SHAPES,
         has_bare_towers=True,
     ),
 )

@@ -262,7 +262,7 @@ def _claimed(path: Path, tensors: dict[str, Tensor], header: Header) -> Claim:
     layout = OWN if header.layout == NATIVE else layouts[header.layout]
     prefix = prefix_of(header.spec) if layout is OWN else ""
     _check_size(path, tensors, header.spec)
-    named = {f"{prefix}{name}": tensor for name, tensor in tensors.items()}
+    named = {f"{prefix}{name}": tensor for name, tensor in layout.unpacked(tensors, header.spec).items()}
     return Claim(spec=header.spec, form=header.form, layout=layout, tensors=named)
 
 

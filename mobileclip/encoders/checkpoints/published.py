@@ -21,8 +21,6 @@ PREFIX = "hf-hub:"
 class Published:
     """A file on the Hugging Face hub.
 
-    What is known of neither a revision nor a digest is remembered when it is fetched first; see `hub.fetched`.
-
     Args:
         repository: owner and name.
         file: in the repository; None for its only checkpoint.
@@ -47,7 +45,8 @@ class Published:
         return f"{PREFIX}{self.repository}{file}{revision}{digest}"
 
 
-_SAFETENSORS = "open_clip_model.safetensors"
+OPEN_CLIP = "open_clip_model.safetensors"
+"""Where open_clip keeps the weights of a folder."""
 _TORCH = "open_clip_pytorch_model.bin"
 
 PUBLISHED = {
@@ -88,16 +87,16 @@ PUBLISHED = {
     "mobileclip_l14": Published(repository="apple/MobileCLIP-L-14", file="mobileclip_l14.pt"),
     "mobileclip2_s0": Published(
         repository="timm/MobileCLIP2-S0-OpenCLIP",
-        file=_SAFETENSORS,
+        file=OPEN_CLIP,
         revision="095906d28bf54d7584dc411e8ffe448f34289e05",
         sha256="ab91a1a0c4330d6b1913e24d5035dfdea15423316aaec649610c6b1c6ddd0e95",
     ),
     "mobileclip2_s2": Published(
         repository="timm/MobileCLIP2-S2-OpenCLIP",
-        file=_SAFETENSORS,
+        file=OPEN_CLIP,
         revision="ac6b37c8fc40b62b623d09ed228a6f0c9bc29fe6",
     ),
-    "mobileclip2_b": Published(repository="timm/MobileCLIP2-B-OpenCLIP", file=_SAFETENSORS),
+    "mobileclip2_b": Published(repository="timm/MobileCLIP2-B-OpenCLIP", file=OPEN_CLIP),
     "mobileclip2_s3": Published(
         repository="timm/MobileCLIP2-S3-OpenCLIP",
         file=_TORCH,
@@ -109,7 +108,7 @@ PUBLISHED = {
         file=_TORCH,
         sha256="f25c203a6c982e91e6f55da0427cc736594ea701e5afd62049cdae8d48223af2",
     ),
-    "mobileclip2_l14": Published(repository="timm/MobileCLIP2-L-14-OpenCLIP", file=_SAFETENSORS),
+    "mobileclip2_l14": Published(repository="timm/MobileCLIP2-L-14-OpenCLIP", file=OPEN_CLIP),
 }
 """Where the published weights are. Apple's weights may be used for research only; read their licence first."""
 

@@ -39,6 +39,7 @@ from mobileclip.reparam import LayerScale
 from mobileclip.reparam.algebra import widened
 from mobileclip.serialization import from_json, to_json
 from mobileclip.storage import AnyPath, file_name
+from mobileclip.strict import parse_json
 from mobileclip.tensor_files import CheckpointError
 from mobileclip.tensor_files.errors import shown
 
@@ -162,6 +163,8 @@ def header_of(metadata: Mapping[str, str], path: Path) -> Header | None:
         CheckpointError: if there is one that this version cannot read.
     """
     if "mobileclip.spec" not in metadata:
+        metadata = _beside(path)
+    if "mobileclip.spec" not in metadata:
         return None
     kind, form = metadata.get("mobileclip.kind", ""), metadata.get("mobileclip.form", "")
     layout = metadata.get("mobileclip.layout", NATIVE)
@@ -182,6 +185,19 @@ def header_of(metadata: Mapping[str, str], path: Path) -> Header | None:
         except ValueError as error:
             raise CheckpointError(f"the tokenizer in {path} cannot be used: {error}") from None
     return Header(spec=spec, form=cast("Form", form), layout=layout, space=metadata.get(SPACE, ""))
+
+
+def _beside(path: Path) -> Mapping[str, str]:
+    """Return what the `config.json` beside a file says in place of its header, which transformers keeps there."""
+    config = path.parent / "config.json"
+    if path.suffix != ".safetensors" or not config.is_file():
+        return {}
+    try:
+        said = parse_json(config.read_text(encoding="utf-8"))
+        said = said.get(NATIVE) if isinstance(said, dict) else None
+    except ValueError:
+        return {}
+    return {str(key): str(value) for key, value in said.items()} if isinstance(said, dict) else {}
 
 
 def _inflated(stored: str | None) -> str:
@@ -334,6 +350,7 @@ def save_model(model: nn.Module, path: AnyPath, *, layout: str = NATIVE) -> None
     for name, entry in foreign.entries(spec, form).items():
         tensor = state[name]
         written[entry.name] = entry.reshape.to_layout(tensor).contiguous() if entry.reshape is not None else tensor
+    written = foreign.packed(written, spec)
     for _, tower in towers(spec):
         written |= foreign.constants(tower)
     header = Header(spec=spec, form=form, layout=layout, space=space)

@@ -39,7 +39,6 @@ published with.
 
 from __future__ import annotations
 
-import io
 import json
 import math
 import re
@@ -52,10 +51,10 @@ from typing import Any, TypeVar
 import attrs
 
 from mobileclip import storage
-from mobileclip.data.images.formats import IMAGE_EXTENSIONS
+from mobileclip.data.images.limits import IMAGE_EXTENSIONS
 from mobileclip.data.skips import BadSampleError, Skip, SkipReport
-from mobileclip.datasets.sources.public_layout import files_of_page
-from mobileclip.datasets.sources.text_rows import CSV, JSON, TextRows
+from mobileclip.datasets.sources.shards import files_of_page
+from mobileclip.datasets.sources.tables import open_table
 from mobileclip.evaluation.data import Benchmark, hash_of, open_benchmark
 from mobileclip.evaluation.features import Features, num_images
 from mobileclip.evaluation.spec import TaskOptions, data_set_folder
@@ -175,13 +174,10 @@ def _first_values(path: str, data: bytes) -> Iterator[tuple[str, int, Any]]:
 def _values(path: str, data: bytes) -> Iterator[tuple[str, int | str, Any]]:
     """Yield where each value is, its index and itself."""
     if path.endswith((".csv", ".jsonl")):
-        is_table = path.endswith(".csv")
-        rows = TextRows(io.BytesIO(data), CSV if is_table else JSON)
-        names = rows.header(path).cells if is_table else ()
-        for index, row in enumerate(rows):
-            if isinstance(values := row.named(names), BadSampleError):
+        for index, (_, label, values) in enumerate(open_table(path).rows()):
+            if isinstance(values, BadSampleError):
                 raise ValueError(f"{path}: {values.detail}")
-            yield f", line {row.line}", index, values
+            yield f", {label}", index, values
         return
     try:
         values = parse_json(data, max_characters=_MAX_BYTES)

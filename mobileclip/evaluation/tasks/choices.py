@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from mobileclip import storage
-from mobileclip.data.images.formats import IMAGE_EXTENSIONS
+from mobileclip.data.images.limits import IMAGE_EXTENSIONS
 from mobileclip.data.skips import BadSampleError, SkipReport
 from mobileclip.evaluation.data import Benchmark, fingerprint, folder_content, hash_of
 from mobileclip.evaluation.features import Features, Session
@@ -26,7 +26,7 @@ from mobileclip.evaluation.tasks.task import Task
 from mobileclip.evaluation.tasks.zero_shot import recall_metrics
 from mobileclip.inference.encoding import encode_each
 from mobileclip.inference.image_text_model import Views
-from mobileclip.inference.reading import views_of
+from mobileclip.inference.pictures import views_of
 
 _MAX_IMAGE_BYTES = 1 << 28
 _READ_ERRORS = (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError)

@@ -26,7 +26,7 @@ import torch
 
 from mobileclip import storage
 from mobileclip.data.skips import Skip, SkipReport
-from mobileclip.datasets.sources.records import read_image
+from mobileclip.datasets.sources.base import read_image
 from mobileclip.evaluation.data import Benchmark, fingerprint, folder_content
 from mobileclip.evaluation.features import Features, Session
 from mobileclip.evaluation.intervals import class_weights, clustered_outcomes

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from mobileclip import storage
 from mobileclip.data.skips import SkipReport
-from mobileclip.datasets.sources.public_layout import files_of_page
+from mobileclip.datasets.sources.shards import files_of_page
 from mobileclip.evaluation.data import Benchmark, fingerprint, hash_of, open_benchmark
 from mobileclip.evaluation.features import Features, Session
 from mobileclip.evaluation.metrics import Hits, require_embeddings

@@ -1,4 +1,7 @@
-"""torch.export's own format: an exported program, for PyTorch without this library and for further lowering."""
+"""torch.export's own format: an exported program, for PyTorch without this library and for further lowering.
+
+A layout whose files end in `.ts` has TorchScript in its place.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +18,8 @@ from torch import Tensor
 
 from mobileclip.export.contract import TowerFile
 from mobileclip.export.int8 import graph_in_int8
-from mobileclip.export.targets.base import CPU, Run, Target, Written, device_called, quiet
+from mobileclip.export.layouts import TORCHSCRIPT
+from mobileclip.export.targets.base import CPU, EXAMPLE_BATCH, Run, Target, Written, device_called, quiet
 from mobileclip.export.towers import TowerExport
 from mobileclip.hardware.precision import Precision, dtype_of
 from mobileclip.hardware.threads import threads_or_default, torch_threads
@@ -49,6 +53,9 @@ class TorchTarget(Target):
     def export(self, tower: TowerExport, path: Path) -> Written:
         """Write one tower, computing in its precision."""
         precision = tower.spec.precision
+        if path.suffix == TORCHSCRIPT:
+            _save_torchscript(tower, path)
+            return Written(compute=precision)
         if precision == "int8":
             program = tower.program_of(graph_in_int8(tower, Int8Form(stores_weights=True)))
         else:
@@ -66,9 +73,9 @@ class TorchTarget(Target):
         del tower
         device_called(device, {CPU: CPU}, self.runtime)
         threads_or_default(num_threads)
-        program = load_pt2(path)
+        program = None if path.suffix == TORCHSCRIPT else load_pt2(path)
         with readable(path):
-            module = program.module()
+            module = torch.jit.load(path, map_location=CPU) if program is None else program.module()
 
         @torch.no_grad()
         def run(inputs: Tensor) -> tuple[Tensor, ...]:
@@ -77,6 +84,28 @@ class TorchTarget(Target):
             return outputs if isinstance(outputs, tuple) else (outputs,)
 
         return run
+
+
+class _Cut(torch.nn.Module):
+    """Rows of ids cut to a context length, for hosts that know one length alone, then the graph."""
+
+    def __init__(self, graph: torch.nn.Module, context_length: int) -> None:
+        super().__init__()
+        self.graph, self.context_length = graph, context_length
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """Return the embeddings."""
+        embeddings: Tensor = self.graph(tokens[:, : self.context_length])
+        return embeddings
+
+
+def _save_torchscript(tower: TowerExport, path: Path) -> None:
+    example = torch.zeros(EXAMPLE_BATCH, *tower.input_shape, dtype=getattr(torch, tower.input_dtype))
+    graph = _Cut(tower.graph(dtype_of(tower.spec.precision)), tower.input_shape[-1])
+    content = io.BytesIO()
+    with quiet(), torch.no_grad():
+        torch.jit.save(torch.jit.trace(graph, example, check_trace=False), content)
+    path.write_bytes(content.getbuffer())
 
 
 def _writes_in_place(program: torch.export.ExportedProgram) -> bool:

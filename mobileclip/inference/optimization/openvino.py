@@ -6,12 +6,13 @@ import io
 import logging
 import statistics
 import sys
+import threading
 import warnings
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager, redirect_stdout
 from functools import cache, cached_property
 from importlib import import_module
-from typing import Any, cast
+from typing import Any, Generic, TypeVar, cast
 
 import attrs
 import numpy as np
@@ -23,11 +24,37 @@ from mobileclip.encoders import DualEncoder
 from mobileclip.extras import needed
 from mobileclip.hardware.precision import FastPrecision
 from mobileclip.inference.comparison import bundled_samples, first_results, least_agreement, times_in_turn
-from mobileclip.inference.layers import is_grouped, weighted_layers
-from mobileclip.inference.one_at_a_time import OneAtATime
 from mobileclip.inference.quantization import ranges_of_form, with_int8_layers
+from mobileclip.inference.quantization.rounding import is_grouped, weighted_layers
 from mobileclip.inputs import ImageInput, TextInput
 from mobileclip.terminal.silence import SILENCING
+
+Input = TypeVar("Input")
+Output = TypeVar("Output")
+
+
+class OneAtATime(Generic[Input, Output]):
+    """A function that any number of threads may call: one after another is let in.
+
+    It can be pickled if the function can; the other one has a lock of its own.
+
+    Args:
+        run: what is not safe under threads, such as a request of OpenVINO, or an interpreter of LiteRT.
+    """
+
+    def __init__(self, run: Callable[[Input], Output]) -> None:
+        self._run = run
+        self._lock = threading.Lock()
+
+    def __call__(self, given: Input) -> Output:
+        """Return what the function gives."""
+        with self._lock:
+            return self._run(given)
+
+    def __reduce__(self) -> tuple[type[OneAtATime[Input, Output]], tuple[Callable[[Input], Output]]]:
+        """Return what it is made of again."""
+        return type(self), (self._run,)
+
 
 _FEWEST, _FEW = 4, 16
 

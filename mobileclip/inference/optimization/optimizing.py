@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from mobileclip import hardware
-from mobileclip.data.images.normalize import normalize_pixels
+from mobileclip.data.images.transform import normalize_pixels
 from mobileclip.encoders import DualEncoder, ImageEncoderSpec, TextEncoderSpec
 from mobileclip.encoders.towers import check_images, check_tokens
 from mobileclip.hardware.precision import FAST_PRECISIONS, FastPrecision, dtype_of

@@ -9,8 +9,7 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from mobileclip.inference.layers import weighted_layers
-from mobileclip.inference.quantization.rounding import LARGEST_VALUE, LARGEST_WEIGHT, on_grid
+from mobileclip.inference.quantization.rounding import LARGEST_VALUE, LARGEST_WEIGHT, on_grid, weighted_layers
 
 Layers = Collection[tuple[str, nn.Module]]
 

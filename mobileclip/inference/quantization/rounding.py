@@ -12,8 +12,31 @@ import torch.ao.quantization.fx._decomposed
 from torch import Tensor, nn
 
 from mobileclip.inference.forms import DepthwiseConvs, SingleQueryAttention
-from mobileclip.inference.layers import weighted_layers
 from mobileclip.reparam import children_by_name, with_children
+
+
+def weighted_layers(encoder: nn.Module) -> list[tuple[str, nn.Module]]:
+    """Return the convolutions and linear layers of a tower by name, in the order in which they compute.
+
+    Left out are those that only their owner may compute with: PyTorch's own attention does not call its layers, and
+    open_clip's text tower asks for the class of its projection.
+    """
+    owned = (
+        one if isinstance(one, nn.MultiheadAttention) else getattr(one, "text_projection", None)
+        for one in encoder.modules()
+    )
+    uncalled = {part for one in owned if isinstance(one, nn.Module) for part in one.modules()}
+    return [
+        (name, module)
+        for name, module in encoder.named_modules()
+        if isinstance(module, (nn.Conv2d, nn.Linear)) and module not in uncalled
+    ]
+
+
+def is_grouped(layer: nn.Module) -> bool:
+    """Return whether a layer is a convolution in several groups."""
+    return isinstance(layer, nn.Conv2d) and layer.groups > 1
+
 
 LARGEST_VALUE = 255
 """Of what goes into a layer or comes out, in steps above the least: uint8. As int8, with its zero point, 128 less."""

@@ -19,15 +19,16 @@ from mobileclip import storage
 from mobileclip.data.randomness import seeded_rng
 from mobileclip.encoders.checkpoints.saving import write_tensors
 from mobileclip.inference.comparison import LEAST_COSINE, first_results, least_agreement
-from mobileclip.inference.layers import is_grouped, weighted_layers
 from mobileclip.inference.quantization.ranges import each_alone, observed_ranges, rounded_in_place, watched
 from mobileclip.inference.quantization.rounding import (
     Ranges,
     RoundedLayer,
+    is_grouped,
     quantised_layers,
     rounded,
     rounded_layers,
     roundings,
+    weighted_layers,
 )
 from mobileclip.strict import strict
 from mobileclip.tensor_files import read_tensors

@@ -9,7 +9,7 @@ from itertools import islice
 from pathlib import Path
 
 from mobileclip.data import ImageTextSample, SkipReport, write_shards
-from mobileclip.data.shards.card import find_card, write_card
+from mobileclip.data.shards.sidecars import find_card, write_card
 from mobileclip.datasets import ShardSource, Source
 from mobileclip.serialization import to_json
 from mobileclip.storage import atomic_folder

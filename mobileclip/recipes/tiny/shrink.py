@@ -21,7 +21,7 @@ from mobileclip.data import (
     expand_shards,
     write_shards,
 )
-from mobileclip.data.shards.card import TeacherEntry, card_of_shards, write_card
+from mobileclip.data.shards.sidecars import TeacherEntry, card_of_shards, write_card
 from mobileclip.datasets import LabelledPipelineSpec, RowOptions, as_source, find_class_names, open_data_set
 from mobileclip.encoders import (
     CoCaSpec,

@@ -22,9 +22,8 @@ from mobileclip.interop.transformers_models import (
     load_weights,
     transformers_package,
 )
-from mobileclip.reinforce.captioners.protocol import require_seeds
-from mobileclip.reinforce.captioners.sampling import caption_streams, nucleus_ids
-from mobileclip.reinforce.captioners.spec import CaptionerSpec, captioners
+from mobileclip.reinforce.captioners.base import CaptionerSpec, captioners, require_seeds
+from mobileclip.reinforce.captioners.nucleus import caption_streams, nucleus_ids
 from mobileclip.strict import strict
 
 # What stands for bytes that are no text, as where a caption was cut within a letter.

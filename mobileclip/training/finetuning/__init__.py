@@ -3,37 +3,26 @@
 What fine-tuning alone needs belongs here; the loop is that of `training`.
 """
 
-from mobileclip.training.finetuning.batch_norm import (
+from mobileclip.training.finetuning.spec import BatchNormMode, FinetuningSpec, Tower, freeze_tower
+from mobileclip.training.finetuning.tasks import (
+    LabelledContrastiveSpec,
+    labelled_contrastive,
+    with_labels,
+)
+from mobileclip.training.finetuning.weights import (
     FrozenBatchNorm2d,
     freeze_batch_norm,
+    interpolate_weights,
     ordinary_batch_norm,
     synchronise_batch_norm,
 )
-from mobileclip.training.finetuning.interpolation import interpolate_weights
-from mobileclip.training.finetuning.labels import LabelledContrastiveSpec, labelled_contrastive, with_labels
-from mobileclip.training.finetuning.layer_rates import (
+from mobileclip.training.lora import LoraSpec, add_lora, merge_lora
+from mobileclip.training.optimizer import (
     Granularity,
     LayerDecayAdamWSpec,
     layer_rate_groups,
     rate_scales,
     tower_layers,
-)
-from mobileclip.training.finetuning.lora import LoraSpec, add_lora, merge_lora
-from mobileclip.training.finetuning.scores import (
-    Measure as Measure,
-    Results as Results,
-    Score as Score,
-    Scores as Scores,
-)
-from mobileclip.training.finetuning.spec import BatchNormMode, FinetuningSpec, Tower, freeze_tower
-from mobileclip.training.finetuning.tasks import (
-    Task as Task,
-    TrainingData as TrainingData,
-    label_of as label_of,
-    open_task as open_task,
-    read_index as read_index,
-    split as split,
-    write_training_data as write_training_data,
 )
 
 __all__ = [

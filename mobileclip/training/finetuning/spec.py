@@ -1,19 +1,27 @@
-"""How a pretrained model is made ready to be trained further, and an ordinary model again."""
+"""The choices of fine-tuning, and how a model is made ready for it and an ordinary one again."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Any, Literal, get_args
 
 import attrs
 from attrs import validators
 from torch import nn
+from tyro.conf import OmitArgPrefixes
 
-from mobileclip.encoders import DualEncoder
+from mobileclip.data import ReinforcedPipelineSpec, crop_augmentation
+from mobileclip.datasets import RowOptions
+from mobileclip.encoders import DualEncoder, DualEncoderSpec
+from mobileclip.hardware.devices import AUTO
+from mobileclip.losses import LossSpec
 from mobileclip.strict import strict
-from mobileclip.training.adapters import merge_lora
-from mobileclip.training.finetuning.batch_norm import freeze_batch_norm, ordinary_batch_norm, synchronise_batch_norm
-from mobileclip.training.finetuning.lora import LoraSpec, add_lora
+from mobileclip.training.distributed import COLLECTIVE_SECONDS
+from mobileclip.training.finetuning.weights import freeze_batch_norm, ordinary_batch_norm, synchronise_batch_norm
+from mobileclip.training.lora import LoraSpec, add_lora, merge_lora
+from mobileclip.training.optimizer import AdamWSpec, Granularity, LayerDecayAdamWSpec, OptimizerSpec
+from mobileclip.training.spec import CosineSchedule, TrainingSpec
 
 BatchNormMode = Literal["frozen", "synchronised", "trained"]
 Tower = Literal["image", "text"]
@@ -98,3 +106,161 @@ def freeze_tower(model: DualEncoder, tower: Tower) -> None:
     if tower not in towers:
         raise ValueError(f"there is no tower {tower!r}; a model has: {', '.join(towers)}")
     freeze_batch_norm(towers[tower].requires_grad_(requires_grad=False))
+
+
+_BATCH_SIZE = 64
+
+Kind = Literal["auto", "classes", "captions"]
+
+
+def _alphas(values: tuple[float, ...]) -> tuple[float, ...]:
+    return tuple(sorted({0.0, 1.0, *map(float, values)}))
+
+
+def _fraction(_: object, attribute: attrs.Attribute[tuple[float, ...]], values: tuple[float, ...]) -> None:
+    if not all(0 <= value <= 1 for value in values):
+        raise ValueError(f"{attribute.name} lie between 0, the original, and 1, the fine-tuned model; got {values}")
+
+
+@attrs.frozen(kw_only=True)
+class FinetuneSpec:
+    """The choices of fine-tuning.
+
+    Args:
+        checkpoint: what is fine-tuned: a file in any known layout, in training form, or `hf-hub:owner/name`.
+        model: name of the model in the checkpoint, where it cannot be found from the file. On the command line, also
+            the file itself, NAME=FILE, or a name alone, whose published weights are fetched.
+        data: the new task: a folder with a folder of pictures for every class, a folder of pictures with captions, a
+            `.jsonl` file, or webdataset shards.
+        rows: how rows of `.jsonl` files and of tables are read.
+        kind: what the data are, `classes` or `captions`; `auto` looks.
+        test: data to test the new task on; without it, a part of `data` is held out.
+        held_out: fraction of `data`, of every class of a folder, that training does not see.
+        old_tasks: data of tasks that the model could do before, to measure what the new one costs.
+        templates: sentences that names of classes are put into, for training and testing.
+        output: folder of everything that is made; a second run goes on where the first one stopped.
+        batch_norm: `frozen`, which small batches need; `synchronised` between GPUs; or `trained`.
+        freeze: towers that stay as they are, `image` or `text`.
+        rate_decay: factor of the learning rate from a layer to the one below; 1 for one rate.
+        rate_layers: what counts as a layer of a convolutional tower: a `block`, or a whole `stage`.
+        lora_rank: rank of adapters to train in place of the weights (extra `lora`); none trains the weights.
+        lora_extras: parameters or modules that are trained beside the adapters.
+        epochs: passes over the training part.
+        batch_size: pictures per step, of all processes together; by default 64, or all where there are fewer.
+        learning_rate: peak of the cosine schedule.
+        weight_decay: of matrices and kernels.
+        warmup_share: fraction of the steps in which the learning rate rises.
+        max_gradient_norm: gradients are scaled down to this norm.
+        precision: `bfloat16` runs the forward pass in autocast.
+        num_workers: processes that read, decode and augment.
+        seed: of the order, the captions and the adapters.
+        alphas: interpolations between the original, 0, and the fine-tuned model, 1, that are tested; both ends are.
+        keep_alpha: the interpolation that is saved beside the fine-tuned model.
+        evaluate_every_steps: steps between two tests on the new task; none for at the end alone.
+        collective_seconds: for which processes wait for each other; tests by the first one must end in this time.
+        device: where to compute, such as cuda:1, mps or cpu; `auto` is the best device there is.
+
+    Examples:
+        >>> spec = FinetuneSpec(checkpoint="mobileclip_s2.pt", data="flowers/", epochs=3)
+        >>> spec.batch_of(num_samples=1_000), spec.finetuning.batch_norm
+        (64, 'frozen')
+    """
+
+    checkpoint: str | None = None
+    model: str | None = None
+    data: str | None = None
+    rows: OmitArgPrefixes[RowOptions] = attrs.field(factory=RowOptions)
+    kind: Kind = attrs.field(default="auto", validator=validators.in_(get_args(Kind)))
+    test: str | None = None
+    held_out: float = attrs.field(default=0.1, validator=[validators.gt(0), validators.lt(1)])
+    old_tasks: tuple[str, ...] = ()
+    templates: tuple[str, ...] = ("a photo of a {}.",)
+    output: Path = Path("outputs/finetune")
+    batch_norm: BatchNormMode = attrs.field(default="frozen", validator=validators.in_(get_args(BatchNormMode)))
+    freeze: tuple[Tower, ...] = ()
+    rate_decay: float = attrs.field(default=1.0, validator=[validators.gt(0), validators.le(1)])
+    rate_layers: Granularity = attrs.field(default="block", validator=validators.in_(get_args(Granularity)))
+    lora_rank: int | None = attrs.field(default=None, validator=validators.optional(validators.gt(0)))
+    lora_extras: tuple[str, ...] = ("logit_scale",)
+    epochs: int = attrs.field(default=10, validator=validators.gt(0))
+    batch_size: int | None = attrs.field(default=None, validator=validators.optional(validators.gt(1)))
+    learning_rate: float = attrs.field(default=1e-5, validator=validators.gt(0))
+    weight_decay: float = attrs.field(default=0.1, validator=validators.ge(0))
+    warmup_share: float = attrs.field(default=0.05, validator=[validators.ge(0), validators.lt(1)])
+    max_gradient_norm: float = attrs.field(default=1.0, validator=validators.gt(0))
+    precision: Literal["float32", "bfloat16"] = attrs.field(
+        default="float32", validator=validators.in_(("float32", "bfloat16"))
+    )
+    num_workers: int = attrs.field(default=0, validator=validators.ge(0))
+    seed: int = attrs.field(default=0, validator=validators.ge(0))
+    alphas: tuple[float, ...] = attrs.field(default=(0.0, 0.25, 0.5, 0.75, 1.0), converter=_alphas, validator=_fraction)
+    keep_alpha: float = attrs.field(default=0.5, validator=[validators.ge(0), validators.le(1)])
+    evaluate_every_steps: int | None = attrs.field(default=None, validator=validators.optional(validators.gt(0)))
+    collective_seconds: float = attrs.field(default=COLLECTIVE_SECONDS, validator=validators.gt(0), eq=False)
+    device: str = attrs.field(default=AUTO, eq=False)
+
+    @property
+    def finetuning(self) -> FinetuningSpec:
+        """What is trained, and how batch norms behave."""
+        lora = None if self.lora_rank is None else LoraSpec(rank=self.lora_rank, extras=self.lora_extras)
+        return FinetuningSpec(batch_norm=self.batch_norm, frozen_towers=self.freeze, lora=lora)
+
+    @property
+    def optimizer(self) -> OptimizerSpec:
+        """The optimiser: with a decay, rates fall towards the input."""
+        if self.rate_decay == 1:
+            return AdamWSpec(beta2=0.999, weight_decay=self.weight_decay)
+        return LayerDecayAdamWSpec(
+            beta2=0.999, weight_decay=self.weight_decay, rate_decay=self.rate_decay, rate_layers=self.rate_layers
+        )
+
+    def batch_of(self, num_samples: int, num_processes: int = 1) -> int:
+        """Return the batch size for a number of images, which the processes can share."""
+        if self.batch_size is not None:
+            return self.batch_size
+        most = min(_BATCH_SIZE, num_samples)
+        return max(2, most - most % num_processes)
+
+    def training(self, loss: LossSpec, *, num_samples: int) -> TrainingSpec:
+        """Return how the run trains on so many pictures.
+
+        Raises:
+            ValueError: if they do not fill a batch.
+        """
+        batch_size = self.batch_of(num_samples)
+        per_epoch = num_samples // batch_size
+        if per_epoch == 0:
+            raise ValueError(
+                f"{num_samples} pictures to train on fill no batch of {batch_size}; give a smaller --batch-size"
+            )
+        steps = per_epoch * self.epochs
+        warmup = min(round(self.warmup_share * steps), steps - 1)
+        return TrainingSpec(
+            loss=loss,
+            schedule=CosineSchedule(peak=self.learning_rate, final=0.0, warmup_steps=warmup, total_steps=steps),
+            optimizer=self.optimizer,
+            max_gradient_norm=self.max_gradient_norm,
+            ema_decay=None,
+            precision=self.precision,
+            seed=self.seed,
+            checkpoint_every_steps=max(1, per_epoch),
+            evaluate_every_steps=self.evaluate_every_steps,
+            collective_seconds=self.collective_seconds,
+        )
+
+    def pipeline(
+        self, shards: tuple[str, ...], model: DualEncoderSpec, *, num_samples: int, batch_size: int
+    ) -> ReinforcedPipelineSpec:
+        """Return the pipeline of one process: pictures barely cropped, a caption each, drawn anew every epoch."""
+        image = model.image.input
+        return ReinforcedPipelineSpec(
+            shards=shards,
+            batch_size=batch_size,
+            image=image,
+            text=model.text.input,
+            reinforced=False,
+            augmentation=attrs.evolve(crop_augmentation(image.size), interpolation=image.interpolation),
+            seed=self.seed,
+            num_workers=self.num_workers,
+            num_samples=num_samples,
+        )

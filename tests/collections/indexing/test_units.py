@@ -15,7 +15,7 @@ from mobileclip.collections.read import FileReader, FileTask, KnownContent
 from mobileclip.encoders import save_model
 from mobileclip.engines import SET_ASIDE, InlineEngine, LocalEngine, Retries, Work, read_status
 from tests.collections.pictures import assert_same_rows, draw, pack, rows_of, telling
-from tests.datasets.videos.making import film
+from tests.datasets.made_videos import film
 from tests.engines.conftest import forked_workers  # noqa: F401  a fixture
 from tests.engines.works import workers_of_this_process
 from tests.errors import fails

@@ -20,7 +20,7 @@ from mobileclip.collections.snapshot import clock
 from mobileclip.engines import InlineEngine
 from mobileclip.extras import install
 from tests.collections.pictures import draw, rows_of
-from tests.datasets.videos.making import film, scene
+from tests.datasets.made_videos import film, scene
 
 OPTIONS = IndexOptions(show_progress=False, video_seconds=2)
 

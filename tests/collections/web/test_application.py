@@ -24,7 +24,7 @@ from mobileclip.collections.web.guard import MOST_PICTURE_BYTES, Uploads
 from mobileclip.collections.web.served import Thumbnails, picture_of
 from tests.collections.pictures import draw, pack
 from tests.collections.web.served import OPTIONS, make_index, running
-from tests.datasets.videos.making import film, scene
+from tests.datasets.made_videos import film, scene
 from tests.waiting import wait_for
 
 ADDRESS = "http://127.0.0.1:8000"

@@ -12,7 +12,7 @@ from tests import serve_picture
 from tests.browser import CHROMIUM, open_page
 from tests.collections.pictures import draw
 from tests.collections.web.served import OPTIONS, make_index, running
-from tests.datasets.videos.making import film
+from tests.datasets.made_videos import film
 
 pytestmark = [
     pytest.mark.slow,

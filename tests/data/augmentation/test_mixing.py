@@ -1,9 +1,10 @@
 """Mixup and CutMix: what becomes of pixels, and that targets say what images hold."""
 
+import numpy as np
 import torch
 from hypothesis import given, settings, strategies as st
 
-from mobileclip.data import MixingSpec
+from mobileclip.data import MixingSpec, RandomErasingSpec, augmentation_rng
 from tests.errors import fails
 
 
@@ -64,3 +65,16 @@ def test_the_same_random_numbers_give_the_same():
 def test_nothing_to_mix_is_refused():
     with fails(ValueError):
         MixingSpec(mixup_alpha=0.0, cutmix_alpha=0.0)
+
+
+def test_what_is_erased_has_the_mean_and_the_deviation_of_imagenet():
+    """Of each channel, to within a level; cut to 0 to 255, as the docstring says."""
+    spec = RandomErasingSpec(probability=1.0, area=(0.5, 0.5), ratio=(1.0, 1.0))
+    images = [spec.apply(np.zeros((64, 64, 3), np.uint8), augmentation_rng(0, f"{one}", 0)) for one in range(40)]
+    noise = np.concatenate([one[one.any(axis=2)] for one in images]).astype(float)
+    assert len(noise) > 70_000
+    drawn = np.random.default_rng(0).standard_normal((100_000, 1))
+    mean, deviation = np.array((0.485, 0.456, 0.406)), np.array((0.229, 0.224, 0.225))
+    expected = (255 * (mean + deviation * drawn)).round().clip(0, 255)
+    np.testing.assert_allclose(noise.mean(axis=0), expected.mean(axis=0), atol=1)
+    np.testing.assert_allclose(noise.std(axis=0), expected.std(axis=0), atol=1)

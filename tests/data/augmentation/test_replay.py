@@ -27,8 +27,8 @@ from mobileclip.data import (
     read_card,
     write_card,
 )
-from mobileclip.data.augmentation import OPERATIONS, Operation, augmentation_operations, magnitudes
-from mobileclip.data.samples import parse_stored_sample, sample_members
+from mobileclip.data.augmentation.operations import OPERATIONS, Operation, augmentation_operations, magnitudes
+from mobileclip.data.samples.members import parse_stored_sample, sample_members
 from tests.data.made_samples import make_sample
 from tests.errors import fails
 from tests.lazily import lazily

@@ -8,7 +8,7 @@ from hypothesis import given, strategies as st
 from PIL import Image
 from PIL.TiffImagePlugin import IFDRational
 
-from mobileclip.data.images import CameraNotes, read_camera_notes
+from mobileclip.data.images.metadata import CameraNotes, read_camera_notes
 from tests.trials.image_files import overlapping
 
 

@@ -16,15 +16,8 @@ import pytest
 from mobileclip import storage
 from mobileclip.collections import scan
 from mobileclip.data import SkipReport
-from mobileclip.data.images import (
-    IMAGE_EXTENSIONS,
-    IMAGE_FORMATS,
-    describe_left_out,
-    find_format,
-    find_images,
-    is_image_name,
-    list_folder,
-)
+from mobileclip.data.images.files import describe_left_out, find_images, list_folder
+from mobileclip.data.images.limits import IMAGE_EXTENSIONS, IMAGE_FORMATS, find_format, is_image_name
 from mobileclip.datasets import ClassFolderSource, FolderSource
 from tests.errors import fails
 

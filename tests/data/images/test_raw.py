@@ -9,7 +9,9 @@ import pytest
 from PIL import Image
 
 from mobileclip.data import ImageError, ImageLimits, ImageTransform, load_image
-from mobileclip.data.images import open_image, raw_preview, read_camera_notes, read_tower_image
+from mobileclip.data.images.metadata import read_camera_notes
+from mobileclip.data.images.opening import open_image, raw_preview
+from mobileclip.data.images.transform import read_tower_image
 from mobileclip.extras import install
 from mobileclip.inputs import ImageInput
 from tests.errors import fails
@@ -71,7 +73,6 @@ def test_limits_hold():
     for limits in (
         ImageLimits(num_pixels=640 * 480 - 1),
         ImageLimits(num_file_bytes=1000),
-        ImageLimits(num_bytes=1000),
     ):
         with pytest.raises(ImageError) as caught:
             load_image(data, limits=limits)

@@ -8,7 +8,7 @@ import simplejpeg
 from PIL import Image
 
 from mobileclip.data import ImageError, ImageLimits, ImageTransform, load_image
-from mobileclip.data.images import read_pixels, read_tower_image
+from mobileclip.data.images.transform import read_pixels, read_tower_image
 from mobileclip.inputs import ImageInput
 from tests.errors import fails
 
@@ -109,7 +109,7 @@ def test_a_jpeg_with_more_pixels_than_the_limit_is_decoded_smaller(decoder, redu
         assert (found.width, found.height) == ((13_000, 9_600) if orientation is None else (9_600, 13_000))
         small = TRANSFORM.pixels(shaded(1_300, 960, orientation))
         assert np.abs(found.pixels.astype(int) - small).mean() < 2
-    limits = ImageLimits(num_pixels=400 * 400, num_bytes=2**30)
+    limits = ImageLimits(num_pixels=400 * 400)
     with pytest.raises(ImageError) as caught:
         read_tower_image(data, TRANSFORM, reduced=reduced, name="a picture", limits=limits)
     assert (caught.value.reason, "MOBILECLIP_MAX_PIXELS" in str(caught.value)) == ("too_large", True)

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings, strategies as st
 from PIL import Image
 
-from mobileclip.data.images import resized_crop
+from mobileclip.data.images.resize import resized_crop
 
 PICTURES = sorted((Path(__file__).parents[2] / "golden" / "augment" / "images").glob("*.png"))
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from mobileclip.data import ImageError, ImageLimits, load_image
-from mobileclip.data.images import open_image
+from mobileclip.data.images.opening import open_image
 from tests.errors import fails
 from tests.trials.image_files import directory, encoded, noise, number, tiff
 

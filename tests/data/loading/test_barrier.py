@@ -15,12 +15,11 @@ from mobileclip.data import (
     ReinforcedPipelineSpec,
     Skip,
     SkipReport,
-    attempt,
-    made_or_skip,
     write_shard,
 )
-from mobileclip.data.samples import parse_stored_sample
-from mobileclip.data.shards import parse, read_shard
+from mobileclip.data.samples.members import parse_stored_sample
+from mobileclip.data.shards.files import parse, read_shard
+from mobileclip.data.skips import attempt, made_or_skip
 from mobileclip.inputs import ImageInput
 from mobileclip.machine import MachineError
 from tests.data.made_samples import encoded, golden

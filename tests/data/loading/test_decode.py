@@ -23,8 +23,8 @@ from mobileclip.data import (
     datacompdr_augmentation,
     decode_image,
 )
-from mobileclip.data.images import cut_below, decode_jpeg, read_frame
-from mobileclip.data.loading import SourceImage
+from mobileclip.data.images.jpeg import cut_below, decode_jpeg, read_frame
+from mobileclip.data.loading.examples import SourceImage
 
 PICTURES = sorted((Path(__file__).parents[2] / "golden" / "augment" / "images").glob("*.png"))
 

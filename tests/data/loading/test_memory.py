@@ -3,7 +3,7 @@
 import numpy as np
 import torch
 
-from mobileclip.data.loading import empty_shared, stack_pixels
+from mobileclip.data.loading.batch import empty_shared, stack_pixels
 
 
 def test_images_are_stacked_as_they_lie():

@@ -3,14 +3,13 @@
 import itertools
 import tracemalloc
 from collections import Counter
-from functools import partial
-from itertools import count
+from itertools import islice
 
 import numpy as np
 import pytest
-from hypothesis import assume, given, settings, strategies as st
+from hypothesis import given, settings, strategies as st
 
-from mobileclip.data.loading import NUM_READERS, Cursor, EndlessOrder, EpochOrder, Segment, Share
+from mobileclip.data.loading.order import NUM_READERS, Cursor, EndlessOrder, EpochOrder, Segment
 from tests.errors import fails
 
 SLOW = pytest.mark.slow
@@ -33,7 +32,7 @@ def samples(order, epoch, reader, turn=0):
     sizes = dict(zip(order.names, order.sizes, strict=True))
     return [
         (segment.shard, number)
-        for segment in order.segments(epoch, reader, turn)
+        for segment in order.segments(reader, order.start(epoch)[reader].turn + turn)
         for number in range(segment.start, sizes[segment.shard] if segment.stop is None else segment.stop)
     ]
 
@@ -56,29 +55,6 @@ class TestEpoch:
                 len(numbers[reader :: order.num_readers]) for reader in range(order.num_readers)
             ]
 
-    @settings(max_examples=200, deadline=None)
-    @given(
-        st.lists(st.tuples(st.integers(0, 9), st.booleans()), min_size=1, max_size=12),
-        st.sampled_from([1, 2, 6, 12, 96]),
-        st.integers(1, 40),
-    )
-    def test_dead_shards_leave_no_copies_and_equal_counts(self, shards, most_readers, batch_size):
-        sizes = [size for size, _ in shards]
-        living = sum(size for size, is_dead in shards if not is_dead)
-        assume(living and sum(sizes) >= batch_size)
-        dead = tuple(place for place, (_, is_dead) in enumerate(shards) if is_dead)
-        order = epoch_order(sizes, most_readers=most_readers, dead=dead)
-        # Whoever resumes on another number of processes has the same readers, found dead or not.
-        assert order.num_readers == epoch_order(sizes, most_readers=most_readers).num_readers
-        turns = [map(partial(samples, order, 1, reader), count()) for reader in range(order.num_readers)]
-        readers = [itertools.chain.from_iterable(own) for own in turns]
-        taken = [next(readers[place % order.num_readers]) for place in range(sum(sizes))]
-        counts = Counter(taken)
-        assert len(counts) == living
-        assert max(counts.values()) - min(counts.values()) <= 1
-        for start in range(0, len(taken) - batch_size + 1, batch_size):
-            assert len(set(taken[start : start + batch_size])) == min(batch_size, living)
-
     def test_a_reader_that_lost_samples_reads_its_own_again_and_then_others_from_elsewhere(self):
         order = epoch_order([20, 20], most_readers=4)
         assert samples(order, 3, 1, turn=1) == samples(order, 3, 1)
@@ -87,11 +63,12 @@ class TestEpoch:
         for own in others:
             (owner,) = (reader for reader in range(4) if samples(order, 3, reader)[0] in own)
             assert own.index(samples(order, 3, owner)[0]) in range(2, 9)
-        assert order.segments(3, 1, 5) is None
+        assert len(list(order.turns(3))) == 5
+        assert list(order.turns(3, first=order.start(3)[1].turn + 2)) == list(order.turns(3))[2:]
 
     def test_the_end_of_a_shard_is_read_whatever_was_said(self):
         order = epoch_order([4, 4], most_readers=1, shuffle=False)
-        assert order.segments(0, 0, 0) == [
+        assert list(order.segments(0, 0)) == [
             Segment(shard="0.tar", number=0, epoch=0),
             Segment(shard="1.tar", number=1, epoch=0),
         ]
@@ -115,10 +92,12 @@ class TestEpoch:
 
     def test_steps(self):
         order = epoch_order([10, 1], most_readers=4)
-        assert [order.step(step, 4) for step in range(3)] == [(0, range(4)), (0, range(4, 8)), (1, range(4))]
-        assert list(order.steps(4)) == [range(4), range(4, 8), range(8, 11)]
+        assert list(islice(order.steps(0, 4), 3)) == [(0, range(4)), (0, range(4, 8)), (1, range(4))]
+        assert next(order.steps(2, 4)) == (1, range(4))
+        assert list(order.steps(1, 4, epoch=5)) == [(5, range(4, 8)), (5, range(8, 11))]
         with fails(ValueError, "11", "12"):
-            order.step(0, 12)
+            next(order.steps(0, 12))
+        assert list(order.steps(0, 12, epoch=0)) == [(0, range(11))]
 
     def test_fewer_samples_than_readers(self):
         assert epoch_order([3, 4]).num_readers == 6
@@ -130,27 +109,20 @@ class TestEpoch:
         """DataCompDR-1B: 65,536 shards."""
         sizes = np.random.default_rng(0).integers(19_000, 20_063, size=65_536).tolist()
         tracemalloc.start()
-        epoch_order(sizes, most_readers=2048).segments(0, 0, 0)
+        epoch_order(sizes, most_readers=2048).segments(0, 0)
         assert tracemalloc.get_traced_memory()[1] < 2**26
         tracemalloc.stop()
 
-    @pytest.mark.parametrize(
-        ("num_shards", "num_readers", "world_size"), [(4096, 128, 16), pytest.param(65_536, 2048, 256, marks=SLOW)]
-    )
-    def test_a_billion_samples_on_256_processes(self, num_shards, num_readers, world_size):
+    @pytest.mark.parametrize(("num_shards", "num_readers"), [(4096, 128), pytest.param(65_536, 2048, marks=SLOW)])
+    def test_a_billion_samples(self, num_shards, num_readers):
         """An epoch of DataCompDR-1B, and of a sixteenth of it, has no gap and no repeat."""
         sizes = np.random.default_rng(0).integers(19_000, 20_063, size=num_shards)
         order = epoch_order(sizes.tolist(), most_readers=num_readers)
         places = {name: place for place, name in enumerate(order.names)}
         rows = []
         lengths = np.zeros(num_readers, np.int64)
-        shares = (
-            Share(rank=rank, world_size=world_size, worker=worker, num_workers=8)
-            for rank in range(world_size)
-            for worker in range(8)
-        )
-        for reader in itertools.chain(*(share.readers(num_readers) for share in shares)):
-            for segment in order.segments(0, reader, 0):
+        for reader in range(num_readers):
+            for segment in order.segments(reader, 0):
                 place = places[segment.shard]
                 stop = sizes[place] if segment.stop is None else segment.stop
                 rows.append((place, segment.start, stop))
@@ -172,7 +144,7 @@ class TestEndless:
     def test_every_shard_once_before_any_comes_again(self):
         order = endless_order(10, most_readers=4)
         assert order.num_readers == 4
-        drawn = [order.segments(0, number % 4, number // 4)[0] for number in range(40)]
+        drawn = [order.segments(number % 4, number // 4)[0] for number in range(40)]
         for times in range(4):
             rounds = drawn[10 * times : 10 * (times + 1)]
             assert {segment.epoch for segment in rounds} == {times}
@@ -182,7 +154,7 @@ class TestEndless:
 
     def test_with_replacement_shards_come_again_before_others_have_come(self):
         order = endless_order(40, most_readers=4, replacement=True)
-        drawn = [order.segments(0, number % 4, number // 4)[0] for number in range(4_000)]
+        drawn = [order.segments(number % 4, number // 4)[0] for number in range(4_000)]
         counts = Counter(segment.shard for segment in drawn)
         assert len({segment.shard for segment in drawn[:40]}) < 35  # 40 * (1 - 1/e) is 25
         assert counts.keys() == set(order.sources[0])
@@ -191,29 +163,29 @@ class TestEndless:
         # Of a shard that comes twice, neither the order of the samples nor their augmentations are the same.
         assert len({segment.epoch for segment in drawn}) == len(drawn)
         again = endless_order(40, most_readers=4, replacement=True)
-        assert [again.segments(0, number % 4, number // 4)[0] for number in range(4_000)] == drawn
+        assert [again.segments(number % 4, number // 4)[0] for number in range(4_000)] == drawn
         other = endless_order(40, most_readers=4, replacement=True, seed=1)
-        assert [other.segments(0, number % 4, number // 4)[0] for number in range(40)] != drawn[:40]
+        assert [other.segments(number % 4, number // 4)[0] for number in range(40)] != drawn[:40]
 
     def test_with_replacement_sources_keep_their_shares(self):
         order = endless_order(500, 300, 200, weights=(2.0, 1.0, 1.0), replacement=True)
-        sources = [order.segments(0, reader, 7)[0].shard.partition("/")[0] for reader in range(96)]
+        sources = [order.segments(reader, 7)[0].shard.partition("/")[0] for reader in range(96)]
         assert Counter(sources) == {"0": 48, "1": 24, "2": 24}
 
     def test_in_order(self):
         order = endless_order(3, most_readers=1, shuffle=False)
-        assert [order.segments(0, 0, turn)[0].shard for turn in range(4)] == [f"0/{n}.tar" for n in (0, 1, 2, 0)]
+        assert [order.segments(0, turn)[0].shard for turn in range(4)] == [f"0/{n}.tar" for n in (0, 1, 2, 0)]
 
     def test_a_seed_keeps_its_order(self):
         order = endless_order(7, most_readers=2)
         assert order.num_readers == 2
-        drawn = [[order.segments(0, reader, turn)[0].number for turn in range(4)] for reader in range(2)]
+        drawn = [[order.segments(reader, turn)[0].number for turn in range(4)] for reader in range(2)]
         assert drawn == [[1, 4, 6, 0], [2, 3, 5, 5]]
 
     def test_sources_have_their_share_of_every_batch(self):
         order = endless_order(500, 300, 200, weights=(2.0, 1.0, 1.0))
         assert order.num_readers == 96
-        sources = [order.segments(0, reader, 0)[0].shard.partition("/")[0] for reader in range(96)]
+        sources = [order.segments(reader, 0)[0].shard.partition("/")[0] for reader in range(96)]
         assert Counter(sources) == {"0": 48, "1": 24, "2": 24}
         # Also of one that has fewer samples than there are readers.
         for start in range(0, 96, 8):
@@ -221,14 +193,14 @@ class TestEndless:
 
     def test_a_mixture_keeps_its_order(self):
         order = endless_order(50, 30, 30, weights=(3.0, 2.0, 1.0), most_readers=12)
-        drawn = [order.segments(0, reader, 0)[0].shard.partition("/")[0] for reader in range(12)]
+        drawn = [order.segments(reader, 0)[0].shard.partition("/")[0] for reader in range(12)]
         assert "".join(drawn) == "010210010210"
 
     def test_of_a_source_every_shard_once(self):
         order = endless_order(9, 40, weights=(1.0, 3.0), most_readers=8)
-        readers = [reader for reader in range(8) if order.segments(0, reader, 0)[0].shard.startswith("0/")]
+        readers = [reader for reader in range(8) if order.segments(reader, 0)[0].shard.startswith("0/")]
         assert len(readers) == 2
-        drawn = [order.segments(0, reader, turn)[0].shard for turn in range(9) for reader in readers]
+        drawn = [order.segments(reader, turn)[0].shard for turn in range(9) for reader in readers]
         assert Counter(drawn) == {f"0/{place}.tar": 2 for place in range(9)}
 
     def test_weights_that_do_not_fit(self):
@@ -249,7 +221,7 @@ class TestEndless:
         except ValueError:
             assert len(sources) > 1
             return
-        segments = [order.segments(0, reader, 0)[0] for reader in range(order.num_readers)]
+        segments = [order.segments(reader, 0)[0] for reader in range(order.num_readers)]
         found = Counter(one.shard.partition("/")[0] for one in segments)
         for source, weight in enumerate(weights):
             assert abs(found[str(source)] / order.num_readers - weight / sum(weights)) <= 0.02
@@ -269,11 +241,11 @@ class TestEndless:
     def test_few_shards_have_fewer_readers(self, shards, weights, readers, shuffle):
         """As many as give the asked shares; they may share out a shard's samples, of which every pass has all once."""
         order = endless_order(*shards, weights=weights, shuffle=shuffle)
-        drawn = Counter(order.segments(0, reader, 0)[0].shard[0] for reader in range(order.num_readers))
+        drawn = Counter(order.segments(reader, 0)[0].shard[0] for reader in range(order.num_readers))
         assert tuple(drawn[str(source)] for source in range(len(shards))) == readers
         seen = Counter()
         for reader, turn in itertools.product(range(order.num_readers), range(5 * max(shards))):
-            (one,) = order.segments(0, reader, turn)
+            (one,) = order.segments(reader, turn)
             seen.update((one.shard, one.epoch, number) for number in range(12)[one.start :: one.stride])
         assert set(seen.values()) == {1}
 
@@ -284,23 +256,5 @@ class TestEndless:
 
     def test_steps_and_starts(self):
         order = endless_order(10, most_readers=4)
-        assert order.step(7, 6) == (0, range(42, 48))
+        assert next(order.steps(7, 6)) == (0, range(42, 48))
         assert order.start(2) == (Cursor(6),) * 4
-
-
-class TestShares:
-    @pytest.mark.parametrize(("world_size", "num_workers"), [(1, 1), (2, 3), (8, 5), (96, 1)])
-    def test_every_reader_has_one_worker(self, world_size, num_workers):
-        readers = [
-            reader
-            for rank in range(world_size)
-            for worker in range(num_workers)
-            for reader in Share(rank=rank, world_size=world_size, worker=worker, num_workers=num_workers).readers(96)
-        ]
-        assert sorted(readers) == list(range(96))
-
-    def test_processes_that_readers_cannot_be_divided_among(self):
-        order = endless_order(100)
-        order.check_processes(32)
-        with fails(ValueError, "96", "5"):
-            order.check_processes(5)

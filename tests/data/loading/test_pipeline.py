@@ -35,7 +35,8 @@ from mobileclip.data import (
     write_shard,
     write_shards,
 )
-from mobileclip.data.loading import join_batches
+from mobileclip.data.loading.batch import join_batches
+from mobileclip.data.loading.worker_pool import WorkerPool
 from mobileclip.inputs import OPENAI_MEAN, OPENAI_STD, ImageInput
 from tests.data.made_samples import encoded, golden, make_sample, write_raw
 from tests.errors import fails
@@ -319,16 +320,6 @@ class TestReproducibility:
         batches = spec(shards, shuffle=False, num_readers=1, drop_last=False).build()
         assert [key for batch in batches for key in batch.keys] == sorted(samples)
 
-    def test_the_order_is_well_mixed(self, shards, samples):
-        pipeline = spec(shards, drop_last=False, shuffle_buffer=NUM_SAMPLES, reinforced=False).build()
-        places = np.zeros((60, NUM_SAMPLES))
-        for epoch in range(len(places)):
-            order = [key for batch in pipeline.epoch(epoch) for key in batch.keys]
-            places[epoch] = [order.index(key) for key in sorted(samples)]
-        means = places.mean(axis=0)
-        spread = NUM_SAMPLES / np.sqrt(12 * len(places))
-        assert np.abs(means - (NUM_SAMPLES - 1) / 2).max() < 4.5 * spread
-
     @pytest.mark.parametrize(("drop_last", "num_workers"), [(True, 0), (False, 2)])
     def test_length(self, shards, drop_last, num_workers):
         pipeline = spec(shards, drop_last=drop_last, num_workers=num_workers, epochs=2, num_samples=NUM_SAMPLES).build()
@@ -528,6 +519,47 @@ class TestBatchValue:
         copy = pickle.loads(pickle.dumps(self.batch(3, 1)))
         assert copy.keys == ("30",)
         assert len(copy) == 1
+
+
+class Numbers:
+    """A source of chunks: numbers, dealt out to the workers."""
+
+    def chunks(self, worker, num_workers):
+        return iter(range(worker, 20, num_workers))
+
+    def last_shard(self, worker):
+        return f"at shard {worker}"
+
+
+class TestWorkerPool:
+    @staticmethod
+    def opened(num_workers=2):
+        others = set(multiprocessing.active_children())
+        pool = WorkerPool(Numbers(), num_workers=num_workers, seconds=60.0, seed=0)
+        return pool, set(multiprocessing.active_children()) - others
+
+    def test_its_processes_end_with_its_block_stopped_ones_too(self):
+        pool, processes = self.opened()
+        with pool as numbers:
+            assert next(numbers) == 0
+            os.kill(next(iter(processes)).pid, signal.SIGSTOP)
+        assert len(processes) == 2
+        assert not any(process.is_alive() for process in processes)
+
+    def test_they_end_with_the_last_reference_to_it(self):
+        pool, processes = self.opened()
+        del pool
+        assert len(processes) == 2
+        assert not any(process.is_alive() for process in processes)
+
+    def test_the_end_of_a_forked_copy_ends_none_of_them(self):
+        pool, processes = self.opened()
+        copy = multiprocessing.get_context("fork").Process(target=pool.__exit__)
+        copy.start()
+        copy.join()
+        with pool as numbers:
+            assert list(numbers) == list(range(20))
+        assert not any(process.is_alive() for process in processes)
 
 
 class TestWaiting:

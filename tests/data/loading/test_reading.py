@@ -3,10 +3,13 @@
 from collections import Counter
 from itertools import islice
 
+import numpy as np
 import pytest
 
 from mobileclip.data import write_shard
-from mobileclip.data.loading import Cursor, EndlessOrder, EpochOrder, SampleReading, TarReader
+from mobileclip.data.loading.order import Cursor, EndlessOrder, EpochOrder
+from mobileclip.data.loading.reading import SampleReading, TarReader
+from mobileclip.data.shards.files import RawSample
 from tests.data.made_samples import make_sample
 
 SIZES = (4, 1, 5, 2)
@@ -33,11 +36,9 @@ def reading(names, *, sampling="epoch", sizes=SIZES, num_readers=2, **changes):
 
 @pytest.mark.parametrize("sampling", ["epoch", "endless"])
 def test_from_every_place_on(shards, sampling):
-    whole = list(islice(reading(shards, sampling=sampling).samples(1, 0, Cursor(), pytest.fail, [].append), 20))
+    whole = list(islice(reading(shards, sampling=sampling).samples(1, 0, Cursor(), pytest.fail), 20))
     for number, sample in enumerate(whole):
-        rest = islice(
-            reading(shards, sampling=sampling).samples(1, 0, sample.place, pytest.fail, [].append), 19 - number
-        )
+        rest = islice(reading(shards, sampling=sampling).samples(1, 0, sample.place, pytest.fail), 19 - number)
         assert [(one.raw.key, one.epoch, one.place) for one in rest] == [
             (one.raw.key, one.epoch, one.place) for one in whole[number + 1 :]
         ]
@@ -45,25 +46,20 @@ def test_from_every_place_on(shards, sampling):
 
 def test_readers_of_an_epoch_share_its_samples(shards):
     keys = [
-        [
-            sample.raw.key
-            for sample in reading(shards).samples(reader, 5, Cursor(), pytest.fail, [].append, is_alone=True)
-        ]
+        [sample.raw.key for sample in reading(shards).samples(reader, 5, Cursor(), pytest.fail, is_alone=True)]
         for reader in range(2)
     ]
     assert sorted(keys[0] + keys[1]) == [f"{number:06d}" for number in range(12)]
     assert len(keys[0]) == len(keys[1]) == 6
     assert keys[0] != sorted(keys[0])
     # Behind its own ones a reader has them again, and goes on with the other's.
-    beyond = [sample.raw.key for sample in reading(shards).samples(0, 5, Cursor(), pytest.fail, [].append)]
+    beyond = [sample.raw.key for sample in reading(shards).samples(0, 5, Cursor(), pytest.fail)]
     assert beyond[:12] == keys[0] * 2
     assert sorted(beyond[12:]) == sorted(keys[1])
 
 
 def test_endless_sampling_counts_how_often_a_shard_came(shards):
-    samples = islice(
-        reading(shards, sampling="endless", num_readers=1).samples(0, 0, Cursor(), pytest.fail, [].append), 30
-    )
+    samples = islice(reading(shards, sampling="endless", num_readers=1).samples(0, 0, Cursor(), pytest.fail), 30)
     seen = Counter((sample.raw.key, sample.epoch) for sample in samples)
     assert set(seen.values()) == {1}
     assert Counter(epoch for _, epoch in seen) == {0: 12, 1: 12, 2: 6}
@@ -71,7 +67,7 @@ def test_endless_sampling_counts_how_often_a_shard_came(shards):
 
 def test_samples_beyond_what_was_said_are_read(shards):
     told = reading(shards, sizes=(2, 1, 1, 2), num_readers=1)
-    keys = sorted(sample.raw.key for sample in told.samples(0, 0, Cursor(), pytest.fail, [].append, is_alone=True))
+    keys = sorted(sample.raw.key for sample in told.samples(0, 0, Cursor(), pytest.fail, is_alone=True))
     assert keys == [f"{number:06d}" for number in range(12)]
 
 
@@ -81,15 +77,55 @@ def test_what_was_reported_is_not_reported_again(tmp_path):
     names, skips = (str(path),), []
     read = reading(names, sizes=(6,), num_readers=1, shuffle_buffer=20)
     whole, told = [], []
-    for sample in read.samples(0, 0, Cursor(), skips.append, [].append, is_alone=True):
+    for sample in read.samples(0, 0, Cursor(), skips.append, is_alone=True):
         whole.append(sample)
         told.append(len(skips))
     assert [skip.reason for skip in skips] == ["truncated_shard"]
     assert told[0] == 0  # the buffer is not filled at once
     assert told[-2] == 1
     skips.clear()
-    list(read.samples(0, 0, whole[-2].place, skips.append, [].append, is_alone=True))
+    list(read.samples(0, 0, whole[-2].place, skips.append, is_alone=True))
     assert skips == []
+
+
+class Listed:
+    """Shards of so many samples each, which are not decoded."""
+
+    def __init__(self, num_shards, size):
+        self.names, self._size = tuple(str(place) for place in range(num_shards)), size
+
+    def read(self, name, *_):
+        return (RawSample(key=f"{number}", shard=name) for number in range(self._size))
+
+
+def test_shards_are_mixed_evenly_and_samples_as_far_as_the_buffer_allows():
+    """2,000 epochs tell a mean place from another one that is a fiftieth of its deviation away."""
+    num_epochs, num_shards, size = 2000, 5, 20
+    shards = Listed(num_shards, size)
+    order = EpochOrder(names=shards.names, sizes=(size,) * num_shards, most_readers=1, seed=0, shuffle=True)
+    read = SampleReading(shards=shards, order=order, seed=0, shuffle_buffer=100)
+    places = np.zeros((num_epochs, num_shards, size))
+    for epoch in range(num_epochs):
+        for place, sample in enumerate(read.samples(0, epoch, Cursor(), pytest.fail, is_alone=True)):
+            places[epoch, int(sample.raw.shard), int(sample.raw.key)] = place
+    of_shards, of_samples = np.divmod(places, size)
+    np.testing.assert_array_equal(of_shards.min(axis=2), of_shards.max(axis=2))
+    spread = np.sqrt((num_shards**2 - 1) / 12 / num_epochs)
+    assert np.abs(of_shards[:, :, 0].mean(axis=0) - (num_shards - 1) / 2).max() < 4 * spread
+    # At each draw of a shard, two samples more are in the buffer, until it is read: one of those is drawn.
+    law = np.zeros((size, size))
+    for number in range(size):
+        left = 1.0
+        for draw in range(number // 2, size):
+            share = 1 / (min(2 * (draw + 1), size) - draw)
+            law[number, draw], left = left * share, left * (1 - share)
+    means = law @ np.arange(size)
+    deviations = np.sqrt(law @ np.arange(size) ** 2 - means**2)
+    found = of_samples.mean(axis=(0, 1))
+    assert (np.abs(found - means) < 4 * deviations / np.sqrt(num_epochs * num_shards)).all()
+    # The limit that the docstring of `shuffle_buffer` says: of an even order, all would be in the middle.
+    assert (means[0] / size).round(2) == 0.12
+    assert (means[-1] / size).round(2) == 0.7
 
 
 class TestEnd:
@@ -97,21 +133,19 @@ class TestEnd:
     def test_it_ends_when_no_sample_came_in_ten_rounds(self, tmp_path, num_shards):
         names, skips = tuple(str(tmp_path / f"{number}.tar") for number in range(num_shards)), []
         read = reading(names, sampling="endless", num_readers=1)
-        assert not list(read.samples(0, 0, Cursor(), skips.append, [].append))
+        assert not list(read.samples(0, 0, Cursor(), skips.append))
         assert len(skips) == 10 * num_shards
 
     def test_or_in_a_hundred_shards(self, tmp_path):
         names, skips = tuple(str(tmp_path / f"{number}.tar") for number in range(300)), []
-        assert not list(
-            reading(names, sampling="endless", num_readers=1).samples(0, 0, Cursor(), skips.append, [].append)
-        )
+        assert not list(reading(names, sampling="endless", num_readers=1).samples(0, 0, Cursor(), skips.append))
         assert len(skips) == 100
 
     def test_a_sample_begins_the_count_anew(self, tmp_path):
         skips = []
         present = write_shard(tmp_path / "0.tar", [make_sample(0)])
         names = (str(present), str(tmp_path / "missing.tar"))
-        samples = reading(names, sampling="endless", num_readers=1).samples(0, 0, Cursor(), skips.append, [].append)
+        samples = reading(names, sampling="endless", num_readers=1).samples(0, 0, Cursor(), skips.append)
         for _ in range(15):
             next(samples)
         assert skips

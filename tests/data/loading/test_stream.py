@@ -8,15 +8,11 @@ import signal
 from collections import Counter
 from functools import partial
 from itertools import islice
-from pathlib import Path
-from tempfile import TemporaryDirectory
 
-import attrs
 import pytest
 import torch
-from hypothesis import assume, given, settings, strategies as st
 
-import mobileclip.data.loading.chunks
+import mobileclip.data.loading.reading
 from mobileclip import storage
 from mobileclip.data import (
     ReinforcedBatch,
@@ -28,13 +24,12 @@ from mobileclip.data import (
     write_shards,
 )
 from mobileclip.data.images import opening
-from mobileclip.data.loading import TarReader
-from mobileclip.data.shards import write_sizes
+from mobileclip.data.loading.reading import TarReader
+from mobileclip.data.shards.sidecars import write_sizes
 from mobileclip.inputs import ImageInput
 from mobileclip.serialization import from_json, to_json
 from tests.data.made_samples import encoded, make_sample as make_any_sample, write_raw
 from tests.errors import fails
-from tests.stores import web_server
 
 # What is tested is which samples come, and not their pixels.
 make_sample = partial(make_any_sample, size=(20, 15), augmentation=crop_augmentation(32))
@@ -187,21 +182,6 @@ class TestResuming:
             with fails(ValueError):
                 next(made(str(tmp_path / others)).build().stream(position))
 
-    def test_a_position_knows_the_sizes_of_shards_that_nobody_counts(self, tmp_path):
-        """Of those that are there: one that is missing now costs its own samples, and a run of before goes on."""
-        paths = write_shards(tmp_path, map(make_sample, range(24)), samples_per_shard=4)
-        made = partial(spec, paths, sampling="endless", batch_size=6, num_samples=None)
-        pipeline = made().build()
-        next(pipeline.stream())
-        position = from_json(to_json(pipeline.position(1)), StreamPosition)
-        before = attrs.evolve(position, data=position.data.partition(":")[0])
-        write_shard(paths[3], map(make_sample, range(12, 17)))
-        with fails(ValueError):
-            next(made().build().stream(position))
-        next(made().build().stream(before))
-        paths[3].unlink()
-        next(made().build().stream(position))
-
     def test_positions_that_are_elsewhere(self, shards):
         pipeline = spec(shards).build()
         for _ in islice(pipeline.stream(), 7):
@@ -295,124 +275,41 @@ class TestProcesses:
 
 
 class TestDeadShards:
-    @pytest.fixture(scope="class")
-    @staticmethod
-    def made(tmp_path_factory) -> list[bytes]:
-        """Shards of one sample more each, none with the samples of another."""
-        folder = tmp_path_factory.mktemp("made")
-        return [
-            write_shard(folder / "a.tar", [make_sample(10 * size + n) for n in range(size)]).read_bytes()
-            for size in range(1, 8)
-        ]
+    @pytest.mark.parametrize("kind", ["missing", "empty", "no tar"])
+    def test_others_take_the_place_of_its_samples(self, tmp_path, kind, monkeypatch):
+        """Without copies in a batch, told once an epoch, and the same on any number of processes and resumes."""
+        paths = write_shards(tmp_path, map(make_sample, range(96)), samples_per_shard=12)
+        write_sizes(tmp_path, {path.name: 12 for path in paths})
+        paths[3].unlink()
+        if kind != "missing":
+            paths[3].write_bytes(bytes(1024) if kind == "empty" else b"nothing")
 
-    @settings(max_examples=12, deadline=None)
-    @given(
-        kinds=st.lists(st.sampled_from(["alive", "alive", "empty", "missing", "no tar"]), min_size=7, max_size=7),
-        num_readers=st.sampled_from([2, 6, 12]),
-        stops=st.lists(st.tuples(st.sampled_from([1, 2]), st.integers(1, 9)), min_size=1, max_size=3),
-        batch_size=st.sampled_from([2, 4, 8]),
-    )
-    def test_no_copies_equal_counts_and_the_same_on_any_number_of_processes(
-        self, made, kinds, num_readers, stops, batch_size
-    ):
-        assume("alive" in kinds)
-        with TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as patch:
-            paths = [Path(folder) / f"{place}.tar" for place in range(7)]
-            for path, content, kind in zip(paths, made, kinds, strict=True):
-                if kind != "missing":
-                    path.write_bytes({"alive": content, "empty": bytes(1024), "no tar": b"nothing"}[kind])
-            write_sizes(folder, {path.name: place + 1 for place, path in enumerate(paths)})
+        def steps(world_size, position, stop):
+            monkeypatch.setenv("WORLD_SIZE", str(world_size))
+            found, positions = [[] for _ in range(position.first_batch, stop)], []
+            for rank in range(world_size):
+                monkeypatch.setenv("RANK", str(rank))
+                choices = {"batch_size": 16 // world_size, "num_readers": 8, "shuffle_buffer": 1}
+                pipeline = spec(paths, reinforced=False, **choices).build()
+                for own, batch in zip(found, pipeline.stream(position), strict=False):
+                    own.extend(batch.keys)
+                    if own is found[-1]:
+                        positions.append(pipeline.position(stop))
+                        break
+            return found, from_json(to_json(joined_positions(positions)), StreamPosition)
 
-            def steps(world_size, position, stop):
-                patch.setenv("WORLD_SIZE", str(world_size))
-                found, positions = [[] for _ in range(position.first_batch, stop)], []
-                for rank in range(world_size):
-                    patch.setenv("RANK", str(rank))
-                    choices = {"batch_size": batch_size // world_size, "num_readers": num_readers}
-                    pipeline = spec(paths, reinforced=False, **choices).build()
-                    for own, batch in zip(found, pipeline.stream(position), strict=False):
-                        own.extend(batch.keys)
-                        if own is found[-1]:
-                            positions.append(pipeline.position(stop))
-                            break
-                return found, from_json(to_json(joined_positions(positions)), StreamPosition)
-
-            per_epoch = 28 // batch_size
-            last = 3 * per_epoch
-            whole, end = steps(1, StreamPosition(), last)
-            living = sum(place + 1 for place, kind in enumerate(kinds) if kind == "alive")
-            assert all(len(set(keys)) == min(batch_size, living) for keys in whole)
-            for first in range(0, last, per_epoch):
-                counts = Counter(key for keys in whole[first : first + per_epoch] for key in keys)
-                fewest = min(counts.values()) if len(counts) == living else 0
-                assert max(counts.values()) - fewest <= 1
-            num_dead = sum(kind in ("missing", "no tar") for kind in kinds)
-            assert end.skipped.get("unreadable_shard", 0) == num_dead * 3
-            position, parts = StreamPosition(), []
-            for world_size, length in [*stops, (1, last)]:
-                if position.first_batch < last:
-                    found, position = steps(world_size, position, min(last, position.first_batch + length))
-                    parts += found
-            assert [sorted(keys) for keys in parts] == [sorted(keys) for keys in whole]
-            assert position == end
-
-    def test_of_a_store_they_are_found_on_the_way_and_known_to_a_run_that_resumes(self, tmp_path):
-        """To ask for all of them before the first batch costs a request for each shard and process."""
-        paths = write_shards(tmp_path, map(make_sample, range(40)), samples_per_shard=10)
-        write_sizes(tmp_path, {path.name: 10 for path in paths})
-        with web_server() as web:
-            web.files |= {f"/{path.name}": path.read_bytes() for path in [*paths, tmp_path / "sizes.json"]}
-            web.files["/00000002.tar"] = bytes(1024)
-            shards = [f"{web.url}/{path.name}" for path in paths]
-            made = partial(spec, shards, num_readers=2, batch_size=8)
-            for num_workers in (0, 2):
-                pipeline = made(num_workers=num_workers).build()
-                web.requests.clear()
-                stream = pipeline.stream()
-                next(stream)
-                asked = {path for _, path, _ in web.requests if path.endswith("tar")}
-                assert num_workers or len(asked) < len(paths)
-                for _ in range(3):
-                    next(stream)
-                assert (pipeline.position(4).dead, pipeline.position(4).found_dead) == ((), (2,))
-                stream.close()
-            position = from_json(to_json(joined_positions([pipeline.position(4)])), StreamPosition)
-            resumed = made().build()
-            batches = [batch.keys for batch in islice(resumed.stream(position), 6)]
-            assert resumed.position(9).dead == (2,)
-            assert "unreadable_shard" not in resumed.report.counts
-            counts = Counter(key for keys in batches[1:] for key in keys)
-            assert all(len(set(keys)) == 8 for keys in batches[1:])
-            assert set(counts.values()) == {1, 2}
-            assert len(counts) == 30
-            # One that is there again is read again from the next epoch on.
-            web.files["/00000002.tar"] = paths[2].read_bytes()
-            mended = made().build()
-            counts = Counter(key for batch in islice(mended.stream(position), 1, 6) for key in batch.keys)
-            assert set(counts.values()) == {1}
-
-    def test_one_that_dies_on_the_way_is_known_from_the_next_epoch_of_a_run_that_resumes(self, tmp_path):
-        paths = write_shards(tmp_path, map(make_sample, range(40)), samples_per_shard=10)
-        write_sizes(tmp_path, {path.name: 10 for path in paths})
-        pipeline = spec(paths, num_readers=4, batch_size=8).build()
-        stream = pipeline.stream()
-        next(stream)
-        position = pipeline.position(1)
-        paths[2].unlink()
-        resumed = spec(paths, num_readers=4, batch_size=8).build()
-        batches, positions = [()], [StreamPosition(), position]
-        for batch in islice(resumed.stream(from_json(to_json(position), StreamPosition)), 9):
-            batches.append(batch.keys)
-            positions.append(resumed.position(len(batches)))
-        assert [one.dead for one in positions[3:8]] == [(), (), (), (2,), (2,)]
-        assert all(len(set(keys)) == 8 for keys in batches[5:])
-        counts = Counter(key for keys in batches[5:] for key in keys)
-        assert set(counts.values()) == {1, 2}
-        assert len(counts) == 30
-        # The epoch that it is known in goes on without it even if it comes back.
-        write_shard(paths[2], map(make_sample, range(20, 30)))
-        again = islice(spec(paths, num_readers=4, batch_size=8).build().stream(positions[6]), 4)
-        assert [batch.keys for batch in again] == batches[6:]
+        whole, end = steps(1, StreamPosition(), 12)  # two epochs of six steps
+        assert all(len(set(keys)) == 16 for keys in whole)
+        living = {f"{number:06d}" for number in range(96) if number // 12 != 3}
+        for first in (0, 6):
+            assert {key for keys in whole[first : first + 6] for key in keys} == living
+        assert end.skipped == ({} if kind == "empty" else {"unreadable_shard": 2})
+        parts, position = [], StreamPosition()
+        for world_size, stop in ((2, 3), (4, 7), (1, 12)):
+            found, position = steps(world_size, position, stop)
+            parts += found
+        assert [sorted(keys) for keys in parts] == [sorted(keys) for keys in whole]
+        assert position == end
 
 
 class TestEndless:
@@ -453,16 +350,6 @@ class TestEndless:
         with fails(ValueError, "3", "2", "endless"):
             spec(patterns, sampling="endless", weights=(3.0, 1.0, 2.0))
 
-    def test_a_source_that_would_fill_a_batch_with_copies(self, tmp_path):
-        small = write_shard(tmp_path / "small.tar", map(make_sample, range(3)))
-        large = write_shard(tmp_path / "large.tar", map(make_sample, range(10, 40)))
-        choices = {"sampling": "endless", "weights": (1.0, 1.0), "num_samples": None}
-        with fails(ValueError, "1", "small.tar", "3", "4", "8", "0.375"):
-            next(spec((large, small), batch_size=8, **choices).build().stream())
-        for batch in islice(spec((large, small), batch_size=6, **choices).build().stream(), 20):
-            assert len(set(batch.keys)) == 6
-            assert sum(int(key) < 10 for key in batch.keys) == 3
-
     @pytest.mark.parametrize("num_workers", [0, 1])
     def test_nothing_to_draw(self, tmp_path, num_workers):
         empty = write_raw(tmp_path / "a.tar", {})
@@ -470,7 +357,7 @@ class TestEndless:
             next(spec(empty, sampling="endless", num_workers=num_workers).build().stream())
 
     def test_nothing_but_bad_samples(self, tmp_path, monkeypatch):
-        monkeypatch.setattr(mobileclip.data.loading.chunks, "MAX_VAIN", 50)
+        monkeypatch.setattr(mobileclip.data.loading.reading, "MAX_VAIN", 50)
         path = write_shard(tmp_path / "a.tar", [make_sample(n, image=encoded(20, 15)[:-300]) for n in range(3)])
         with fails(ValueError, "50", "image_truncated"):
             next(spec(path, sampling="endless").build().stream())

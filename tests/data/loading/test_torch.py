@@ -2,7 +2,6 @@
 
 import io
 import multiprocessing
-import os
 import shutil
 from itertools import islice
 from pathlib import Path
@@ -13,11 +12,10 @@ import torch
 from torch.utils import _pytree as pytree
 from torch.utils.data import DataLoader, IterableDataset
 
-from mobileclip.data import LabelledBatch, ReinforcedBatch, ReinforcedPipelineSpec, StreamPosition, write_shards
-from mobileclip.data.shards import write_sizes
+from mobileclip.data import LabelledBatch, ReinforcedBatch, ReinforcedPipelineSpec, write_shards
+from mobileclip.data.shards.sidecars import write_sizes
 from mobileclip.extras import install_library
 from mobileclip.inputs import ImageInput
-from mobileclip.serialization import from_json
 from tests.data.made_samples import encoded, make_sample
 from tests.errors import fails
 
@@ -75,17 +73,6 @@ def _saved(state):
     torch.save(state, stream)
     stream.seek(0)
     return stream
-
-
-def test_only_a_position_that_is_kept_asks_what_the_data_is(shards, monkeypatch):
-    """To ask takes a second of 65,536 shards, before the first batch."""
-    asked, stat = set(), os.stat
-    monkeypatch.setattr(os, "stat", lambda path, **choices: asked.add(str(path)) or stat(path, **choices))
-    made = pipeline(shards, sampling="endless", num_readers=2, num_samples=16)
-    next(iter(made))
-    assert len(asked & set(shards)) < len(shards)
-    assert from_json(made.state_dict()["position"], StreamPosition).data
-    assert asked >= set(shards)
 
 
 def test_what_went_on_decodes_little_of_what_came_before(shards, monkeypatch):

@@ -7,8 +7,8 @@ from itertools import islice
 import numpy as np
 import pytest
 
-import mobileclip.data.loading.chunks
-import mobileclip.data.loading.uid_list
+import mobileclip.data.loading.reading
+import mobileclip.data.loading.uids
 from mobileclip.data import ReinforcedPipelineSpec, UidList, keep_samples
 from mobileclip.inputs import ImageInput
 from tests.data.made_samples import encoded, write_raw
@@ -55,7 +55,7 @@ def test_equal_upper_halves(tmp_path):
 
 
 def test_large_lists_stay_on_the_disk_and_must_be_sorted(tmp_path, monkeypatch):
-    monkeypatch.setattr(mobileclip.data.loading.uid_list, "_MOST_SORTED", 10)
+    monkeypatch.setattr(mobileclip.data.loading.uids, "_MOST_SORTED", 10)
     np.save(tmp_path / "sorted.npy", np.sort(pairs(UIDS)))
     assert all(UidList(tmp_path / "sorted.npy")(uid, {}) for uid in UIDS)
     np.save(tmp_path / "mixed.npy", pairs(UIDS[::-1]))
@@ -123,7 +123,7 @@ class TestPipeline:
             self.spec(shards, None, sampling="epoch").build(keep=lambda *_: True)
 
     def test_a_list_of_other_data(self, shards, tmp_path, monkeypatch):
-        monkeypatch.setattr(mobileclip.data.loading.chunks, "MAX_UNWANTED", 100)
+        monkeypatch.setattr(mobileclip.data.loading.reading, "MAX_UNWANTED", 100)
         (tmp_path / "uids.txt").write_text("\n".join(OTHERS))
         with fails(ValueError, "100"):
             next(self.spec(shards, tmp_path / "uids.txt").build().stream())

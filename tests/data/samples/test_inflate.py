@@ -10,7 +10,8 @@ from zlib import error
 import numpy as np
 import pytest
 
-from mobileclip.data.samples import InflatedFile, InflateStream, TooLargeError, gunzip, inflate as module
+from mobileclip.data.samples import inflate as module
+from mobileclip.data.samples.inflate import InflatedFile, InflateStream, TooLargeError, gunzip
 from tests.errors import fails
 
 CONTENT = np.random.default_rng(0).standard_normal(5000).astype(np.float32).tobytes() + b"again " * 1000

@@ -24,15 +24,9 @@ from mobileclip.data import (
     hash_image,
     json_captions,
 )
-from mobileclip.data.images import IMAGE_EXTENSIONS
-from mobileclip.data.samples import (
-    CompactRecord,
-    parse_reinforced_sample,
-    parse_sample,
-    parse_stored_sample,
-    sample_members,
-    write_record,
-)
+from mobileclip.data.images.limits import IMAGE_EXTENSIONS
+from mobileclip.data.samples.compact import CompactRecord, write_record
+from mobileclip.data.samples.members import parse_reinforced_sample, parse_sample, parse_stored_sample, sample_members
 from tests.data.made_samples import assert_same, golden_members, make_sample
 from tests.errors import fails
 
@@ -511,6 +505,9 @@ class TestForms:
             ({"paug.json": b'{"param_aug": [[[0, 0, 5, 5], []], [[0, 0, 5, 5], [[99, 1.0]]]]}'}, "bad_augmentation"),
             ({"paug.json": b'{"param_aug": [[[0, 0, 5, 5], []]], "image_size": [4, 4]}'}, "bad_augmentation"),
             ({"paug.json": b'{"param_aug": [[[0, 0, 5, 5], []]], "image_size": [4]}'}, "bad_augmentation"),
+            ({"paug.json": b'{"param_aug": [[[0, 0, 5, 5], []]], "image_size": [null, 9]}'}, "bad_augmentation"),
+            ({"paug.json": b'{"param_aug": [[[0, 0, 5, 5], []]], "image_size": [9, null]}'}, "bad_augmentation"),
+            ({"paug.json": b'{"param_aug": [[[0, 0, 5, 5], []]], "image_size": null}'}, "row_count"),
             ({"paug.json": b'{"param_aug": [[[0, 0, 5, 5], []]]}'}, "row_count"),
             ({"syn.json": b'{"syn_text": "a"}'}, "bad_json"),
             ({"syn.json": b'{"syn_text": ["a", 1]}'}, "bad_json"),

@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given, settings, strategies as st
 
 from mobileclip.data import BadSampleError, read_embeddings
-from mobileclip.data.samples import InflateStream, NpzRows, write_npz
+from mobileclip.data.samples.inflate import InflateStream
+from mobileclip.data.samples.readers import NpzRows, write_npz
 from tests.errors import fails
 
 LIMIT = 2**20

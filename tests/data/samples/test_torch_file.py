@@ -15,7 +15,7 @@ import torch
 from hypothesis import given, settings, strategies as st
 
 from mobileclip.data import BadSampleError, read_embeddings
-from mobileclip.data.samples import TorchRows, described_tensors, write_pth_gz
+from mobileclip.data.samples.readers import TorchRows, described_tensors, write_pth_gz
 from mobileclip.tensor_files import CheckpointError
 from tests.errors import fails
 

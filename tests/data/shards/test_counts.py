@@ -6,9 +6,8 @@ import pytest
 
 from mobileclip.cli import main
 from mobileclip.data import ReinforcementCard, card_of_shards, write_card, write_shard, write_shards
-from mobileclip.data.shards import MOST_COUNTED, read_sizes, shard_sizes, write_sizes
-from mobileclip.data.shards.counts import UncountedError
-from mobileclip.datasets.viewing import count_shards
+from mobileclip.data.shards.sidecars import MOST_COUNTED, UncountedError, read_sizes, shard_sizes, write_sizes
+from mobileclip.datasets.counting import count_shards
 from tests.data.made_samples import make_sample
 from tests.errors import fails
 

@@ -16,8 +16,6 @@ from hypothesis import HealthCheck, given, settings, strategies as st
 from mobileclip import storage
 from mobileclip.data import (
     LAYOUTS,
-    MAX_LOGGED,
-    MAX_NAMED,
     ImageTextSample,
     Skip,
     SkipReport,
@@ -28,7 +26,8 @@ from mobileclip.data import (
     write_shard,
     write_shards,
 )
-from mobileclip.data.shards import RawSample
+from mobileclip.data.shards.files import RawSample
+from mobileclip.data.skips import MAX_LOGGED, MAX_NAMED
 from tests.data.made_samples import golden, golden_members, make_sample, write_raw
 from tests.errors import fails
 

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings, strategies as st
 from webdataset.tariterators import base_plus_ext
 
-from mobileclip.data.shards import ForwardReader, read_members, split_name, tar_members, write_end, write_member
+from mobileclip.data.shards.tar import ForwardReader, read_members, split_name, tar_members, write_end, write_member
 from tests.errors import fails
 
 NAMES = st.text(st.characters(exclude_categories=("Cs", "Cc")), min_size=1, max_size=180).filter(

@@ -22,7 +22,8 @@ import torch
 from hypothesis import example, given, settings, strategies as st
 
 from mobileclip.data import Tokenizer
-from mobileclip.data.text import clean, cleaning, tokenizer as tokenizer_module
+from mobileclip.data.text import tokenizer as tokenizer_module, tokenizer_file as cleaning
+from mobileclip.data.text.tokenizer_file import clean
 from mobileclip.inputs import TextInput
 from tests.bench.captions import captions
 from tests.errors import fails

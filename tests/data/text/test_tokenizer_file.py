@@ -14,7 +14,7 @@ import torch
 from hypothesis import given, settings, strategies as st
 
 from mobileclip.data import Tokenizer, read_text_input
-from mobileclip.data.text import PATTERNS
+from mobileclip.data.text.tokenizer_file import PATTERNS
 from mobileclip.inputs import TextInput, TokenizerFile
 from mobileclip.serialization import from_json, to_json
 from tests.data.tokenizer_files import KINDS, SENTENCES, TEXTS

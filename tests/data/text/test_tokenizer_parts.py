@@ -6,7 +6,7 @@ from contextlib import nullcontext
 import pytest
 from tokenizers import Regex, decoders, normalizers, pre_tokenizers, processors
 
-from mobileclip.data.text import check_parts
+from mobileclip.data.text.tokenizer_file import check_parts
 from tests.data.tokenizer_files import KINDS
 from tests.errors import fails
 from tests.trials.tokenizers import mapping, replace, several

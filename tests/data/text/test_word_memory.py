@@ -5,7 +5,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from mobileclip.data.text import WordMemory
+from mobileclip.data.text.tokenizer import WordMemory
 
 MAX_BYTES = 2**18
 

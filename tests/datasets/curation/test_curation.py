@@ -2,17 +2,19 @@
 
 import hashlib
 import json
+import tracemalloc
 
 import attrs
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
 
 from mobileclip.cli import main
 from mobileclip.data import ImageTextSample, ReinforcedPipelineSpec, UidList, write_shard
-from mobileclip.data.samples import PAIR, sorted_uids, uid_of, write_uids
-from mobileclip.data.shards import read_shard
+from mobileclip.data.loading.uids import PAIR, sorted_uids, uid_of, write_uids
+from mobileclip.data.shards.files import read_shard
 from mobileclip.datasets.curation import (
     DuplicatesSpec,
     FilterSpec,
@@ -36,6 +38,7 @@ from tests.errors import fails
 
 DIM, COLUMNS = 32, columns_of((20, 12))
 NUM_SHARDS, PER_SHARD = 4, 15
+PER_TABLE = 5_000
 
 
 def sample(number, *, direction, fit=0.6, spread=0.05):
@@ -290,6 +293,31 @@ class TestFilter:
             with fails(ValueError):
                 FilterSpec(scores=scores, output=tmp_path / "kept.npy", **choices)
 
+    def test_memory_does_not_grow_with_the_number_of_shards(self, scores, tmp_path):
+        one, rng = Scores.open(scores).shards[0], np.random.default_rng(0)
+        schema = pq.read_schema(one.path)
+        values = pa.array(rng.uniform(0, 1, PER_TABLE).astype(np.float32))
+        lists = pa.FixedSizeListArray.from_arrays(values, 1)
+        digits = [f"{number:032x}" for number in range(PER_TABLE)]
+        columns = [
+            lists if "by_teacher" in name else digits if name in ("uid", "key") else values for name in schema.names
+        ]
+        pq.write_table(pa.table(dict(zip(schema.names, columns, strict=True))), tmp_path / "0.parquet")
+        peaks = []
+        for count in (2, 22):
+            folder = tmp_path / str(count)
+            folder.mkdir()
+            for number in range(count):
+                (folder / f"{number}.parquet").symlink_to(tmp_path / "0.parquet")
+            about = {"teachers": [["one", DIM]], "shards": {str(number): f"{number}.tar" for number in range(count)}}
+            (folder / "scores.json").write_text(json.dumps(about))
+            tracemalloc.start()
+            report = filter_samples(FilterSpec(scores=folder, output=tmp_path / "kept.npy", share=0.001))
+            peaks.append(tracemalloc.get_traced_memory()[1])
+            tracemalloc.stop()
+            assert report.num_samples == count * PER_TABLE
+        assert (peaks[1] - peaks[0]) / (20 * PER_TABLE) < 5  # bytes for every further sample
+
     def test_an_unknown_teacher(self, scores, tmp_path):
         with fails(ValueError, "teacher"):
             filter_samples(FilterSpec(scores=scores, output=tmp_path / "kept.npy", share=0.5, teacher="teacher"))
@@ -380,6 +408,20 @@ class TestDuplicates:
         centres = find_centres(table, num_clusters=8, device=cpu, seed=0)
         assert sorted(centres.argmax(1).tolist()) == list(range(8))
         assert centres.max(1).values.tolist() == [1.0] * 8
+
+    def test_the_vectors_that_are_clustered_fit_into_the_memory_that_is_given(self):
+        class Counted(VectorTable):
+            num_rows = 0
+
+            def rows(self, indices, device):
+                self.num_rows += len(indices)
+                return super().rows(indices, device)
+
+        rows = np.random.default_rng(0).standard_normal((5000, 8)).astype(np.float16)
+        for most_bytes, expected in ((32 * 600, 600), (32, 40), (2**30, 5000)):
+            table = Counted([rows])
+            centres = find_centres(table, num_clusters=40, device=torch.device("cpu"), seed=0, most_bytes=most_bytes)
+            assert (len(centres), table.num_rows) == (40, expected)
 
     def test_every_vector_is_in_two_clusters(self):
         rng = np.random.default_rng(0)

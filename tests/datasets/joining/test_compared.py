@@ -4,6 +4,7 @@ import io
 import json
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
@@ -84,8 +85,9 @@ class TestCompared:
     def test_other_ones_are_kept_and_named(self, tmp_path):
         data, report = self.joined(tmp_path, {"sha256": SECOND}, {"sha256": FIRST}, keep_other=True)
         assert (report.joined, report.kept_other, report.left_out) == (1, 1, {})
-        assert (data.output / "other.txt").read_text() == "000000\ta.tar\n"
-        assert "1 other ones were kept, named in other.txt" in str(report)
+        (row,) = pq.read_table(data.output / "join" / "a.parquet").to_pylist()
+        assert (row["key"], row["likeness"], row["reason"]) == ("000000", "other", None)
+        assert "1 other ones were kept, named in join/" in str(report)
         assert "other: 000000 in a.tar" in str(report)
         with fails(ValueError):
             data.join()

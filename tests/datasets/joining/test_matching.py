@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings, strategies as st
 
-from mobileclip.data.samples import SAMPLE_LIMITS
+from mobileclip.data.samples.sample import SAMPLE_LIMITS
 from mobileclip.datasets.joining import (
     MATCH,
     NAME,
@@ -15,9 +15,8 @@ from mobileclip.datasets.joining import (
     ImageIndex,
     MatchCounts,
     Matches,
-    find_names,
     find_placeholders,
-    first_of_each,
+    match_names,
     name_hash,
     write_records,
 )
@@ -101,12 +100,10 @@ def test_names_that_share_half_of_their_hash_are_told_apart(images, samples):
     records = np.zeros(len(images), MATCH)
     for number, (high, low) in enumerate(images):
         records[number]["high"], records[number]["low"], records[number]["start"] = high, low, number
-    first, num_repeated = first_of_each(records)
-    assert len(first) == len(set(images))
-    assert num_repeated == sum(images.count(one) > 1 for one in set(images))
-    found = find_names(first, np.array(samples, NAME))
-    expected = [images.index(one) if one in images else -1 for one in samples]
-    assert [int(first["start"][place]) if place >= 0 else -1 for place in found] == expected
+    found, counts = match_names(records, np.array(samples, NAME))
+    assert counts.keys == len(set(images))
+    assert counts.repeated_keys == sum(images.count(one) > 1 for one in set(images))
+    assert found.tolist() == [images.index(one) if one in images else -1 for one in samples]
 
 
 def test_placeholders_are_counted_by_their_keys(tmp_path):

@@ -4,8 +4,10 @@ import json
 import random
 from pathlib import Path
 
+import pyarrow.parquet as pq
+
 from mobileclip.data import write_shard
-from mobileclip.data.shards import read_shard
+from mobileclip.data.shards.files import read_shard
 from mobileclip.datasets.joining import JoinSpec, join_images
 from mobileclip.engines import InlineEngine, Retries
 from tests.data.made_samples import encoded, make_sample, write_raw
@@ -70,8 +72,18 @@ class Data:
         return join_images(self.spec(**changes), engine=engine, show_progress=False)
 
     def named(self):
-        """What missing.txt names: key, shard, reason."""
-        return [tuple(line.split("\t")) for line in (self.output / "missing.txt").read_text().splitlines()]
+        """What the report's table has left out: key, shard, reason."""
+        return left_out(self.output)
+
+
+def left_out(output):
+    tables = {path: pq.read_table(path).to_pylist() for path in sorted((Path(output) / "join").rglob("*.parquet"))}
+    return [
+        (row["key"], f"{path.relative_to(Path(output) / 'join').with_suffix('.tar')}", row["reason"])
+        for path, rows in tables.items()
+        for row in rows
+        if row["reason"] is not None
+    ]
 
 
 def files_of(directory):

@@ -13,7 +13,7 @@ from hypothesis import HealthCheck, example, given, settings, strategies as st
 
 from mobileclip import storage
 from mobileclip.data import BadSampleError, SkipReport, decode_image, read_samples, write_shard
-from mobileclip.data.images import describe_left_out
+from mobileclip.data.images.files import describe_left_out
 from mobileclip.datasets import FolderSource, as_source
 from tests.datasets.sources.reading import JPEG, PNG, WEBP, names, read, write_lines
 from tests.errors import fails

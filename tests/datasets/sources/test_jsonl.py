@@ -10,7 +10,7 @@ from hypothesis import HealthCheck, given, settings, strategies as st
 from mobileclip import storage
 from mobileclip.data import SkipReport, read_samples, write_shard
 from mobileclip.datasets import JsonLinesSource, RowOptions, as_source
-from mobileclip.datasets.sources import records
+from mobileclip.datasets.sources import base
 from tests.data.made_samples import encoded
 from tests.datasets.sources.reading import JPEG, PNG, WEBP, names, read, write_lines, write_table
 from tests.errors import fails
@@ -91,6 +91,15 @@ class TestJsonLines:
         ({"image": "a.png", "text": "x", "key": True}, "bad_key"),
         ({"image": "a.png", "text": "x", "key": 1.5}, "bad_key"),
     )
+
+    def test_a_field_of_several_types(self, tmp_path):
+        (tmp_path / "a.png").write_bytes(PNG)
+        values = [1, "one", [1, "one"], {"a": 1}, None, 2**70, "2020-01-01T00:00:00"]
+        lines = [{"image": "a.png", "caption": "x" if number % 2 else ["x"], "n": n} for number, n in enumerate(values)]
+        samples, report = read(JsonLinesSource(path=write_lines(tmp_path / "a.jsonl", lines)))
+        assert report.num_skipped == 0
+        assert [sample.metadata["n"] for sample in samples] == values
+        assert {sample.captions for sample in samples} == {("x",)}
 
     @pytest.mark.parametrize(("line", "reason"), BAD, ids=[str(number) for number in range(len(BAD))])
     def test_a_bad_line_is_named_and_its_neighbours_are_read(self, tmp_path, line, reason):
@@ -221,7 +230,7 @@ class TestJsonLines:
         assert read(as_source(path))[1].counts == {"refused_address": 32}
 
     def test_an_image_without_end(self, tmp_path, site, monkeypatch):
-        monkeypatch.setattr(records, "MAX_IMAGE_BYTES", 1000)
+        monkeypatch.setattr(base, "MAX_IMAGE_BYTES", 1000)
         site.files["/a.png"] = PNG + bytes(1000)
         path = write_lines(tmp_path / "a.jsonl", [{"image": f"{site.url}/a.png", "text": "x"}])
         samples, report = read(JsonLinesSource(path=path, hosts=["127.0.0.1"]))

@@ -38,8 +38,9 @@ def pair(name, *, bias):
     """Our convolution and PyTorch's with the same weights, in float64."""
     choices = {"in_channels": 6, "out_channels": 6, "bias": bias, **SHAPES[name]}
     ours, theirs = (filled(nn.Conv2d(**choices)).double().train() for _ in range(2))
-    assert (type(quicken(ours)) is not nn.Conv2d) == (name in QUICK)
-    return ours, theirs
+    quick = quicken(ours)
+    assert (type(quick) is not nn.Conv2d) == (name in QUICK)
+    return quick, theirs
 
 
 class Asked(TorchDispatchMode):

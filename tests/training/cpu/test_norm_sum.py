@@ -16,8 +16,7 @@ from mobileclip.blocks import (
     RepMixer,
     recomputed,
 )
-from mobileclip.training.cpu import quicken
-from mobileclip.training.cpu.norm_sum import NormBranch, merges, sum_of_norms
+from mobileclip.training.cpu import NormBranch, merges, quicken, sum_of_norms
 from tests.blocks.filling import filled, noise
 from tests.errors import fails
 from tests.training.runs import kept_by

@@ -47,7 +47,8 @@ def test_in_half_precision_a_small_layer_scale_is_not_lost(dtype):
     block.token_mixer = nn.Identity()
     x = noise(2, 6, 5, 4)
     expected = block.layer_scale(block.ffn(x))
-    scaled = watched(quicken(block).drop_path)
+    block = quicken(block)
+    scaled = watched(block.drop_path)
     with torch.autocast("cpu", dtype=dtype):
         block(x)
     assert (scaled[0] - expected).norm() < 0.03 * expected.norm()
@@ -86,6 +87,15 @@ def test_hooks_fire_as_in_the_formula(case):
         part.register_forward_hook(lambda module, *_: fired.append(module))
     block(*case.inputs(dtype=torch.float64))
     assert sorted(map(id, fired)) == sorted(map(id, parts))
+
+
+def test_nothing_changes_its_class_and_hooks_go_along(case):
+    block = filled(case.make()).double().train()
+    modules = [(module, type(module)) for module in block.modules()]
+    seen = watched(block)
+    quicken(block)(*case.inputs(dtype=torch.float64))
+    assert [type(module) for module, _ in modules] == [cls for _, cls in modules]
+    assert len(seen) == 1
 
 
 def test_folding_copies_and_evaluation_are_those_of_the_formula(case):

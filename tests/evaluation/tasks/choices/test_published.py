@@ -327,7 +327,7 @@ MALFORMED = [
             ('1,"[""../a""]",cue,"[""../a""]"', "line 3: candidates is '[\"../a\"]'"),
             ('1,"[""a""]",cue', "line 3 has 3 cells, expected 4"),
             ('1,"[""a""]",cue,"[""b""]"', "line 3: none of the candidates is among the associations"),
-            ('1,"[""a""]"x,a,"[]"', "the row from line 3 to 3 cannot be read: ',' expected after"),
+            ('1,"[""a""],a,[]', "line 3 has a quotation mark that is not closed"),
         )
     ),
     (WINOGAVIL, "ID,cue\n1,a\n", "line 2: candidates is nothing, expected a JSON list"),

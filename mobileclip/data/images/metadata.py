@@ -1,0 +1,199 @@
+"""What a camera wrote into an image: how it is turned, and the camera, the time and the place of a photo."""
+
+from __future__ import annotations
+
+import io
+import re
+import struct
+import warnings
+from collections.abc import Mapping
+from typing import Any
+
+import attrs
+from PIL import ExifTags, Image
+
+from mobileclip.data.images.resize import Centre, Pixels
+
+ORIENTATION = 0x0112
+"""The tag of the notes that says it."""
+
+_INTEGERS = {1: "B", 3: "H", 4: "I", 6: "b", 8: "h", 9: "i"}
+_XMP = re.compile(rb'tiff:Orientation(?:="|>)([0-9])')
+_TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+# The same, as what is done to the axes of an array, in this order: exchanged, and reversed.
+_ON_ITS_SIDE, _UPSIDE_DOWN, _MIRRORED = (5, 6, 7, 8), (3, 4, 7, 8), (2, 3, 6, 7)
+
+
+def read_orientation(exif: bytes | None, xmp: bytes | None) -> int:
+    """Return the orientation, 1 to 8; 1, which turns nothing, where it is not said or cannot be read.
+
+    Args:
+        exif: the camera's notes, from their byte order on, or with `Exif` in front.
+        xmp: notes as XML, which count where the camera says nothing.
+
+    Source: the Exif standard, 4.6.4; TIFF 6.0, section 2.
+    """
+    found = None
+    if exif:
+        try:
+            found = _from_exif(exif.removeprefix(b"Exif\0\0"))
+        except (struct.error, OverflowError):
+            found = None
+    if found is None and xmp:
+        match = _XMP.search(xmp)
+        found = None if match is None else int(match[1])
+    return found if found in _TURNS else 1
+
+
+def turned(image: Image.Image, orientation: int) -> Image.Image:
+    """Return the image upright."""
+    turn = _TURNS.get(orientation)
+    return image if turn is None else image.transpose(turn)
+
+
+def turned_pixels(pixels: Pixels, orientation: int) -> Pixels:
+    """Return the pixels of an image upright: the same memory, read in another order.
+
+    Shape: (height, width, channels) -> the same, or (width, height, channels).
+    """
+    found = pixels.swapaxes(0, 1) if orientation in _ON_ITS_SIDE else pixels
+    found = found[::-1] if orientation in _UPSIDE_DOWN else found
+    return found[:, ::-1] if orientation in _MIRRORED else found
+
+
+def is_on_its_side(orientation: int) -> bool:
+    """Return whether width and height of the upright image are the other way round."""
+    return orientation in _ON_ITS_SIDE
+
+
+def centre_before(centre: Centre, orientation: int) -> Centre:
+    """Return where the centre of an upright image is before it is turned."""
+    left = centre.width - centre.side - centre.left if orientation in _MIRRORED else centre.left
+    top = centre.height - centre.side - centre.top if orientation in _UPSIDE_DOWN else centre.top
+    found = attrs.evolve(centre, left=left, top=top)
+    if not is_on_its_side(orientation):
+        return found
+    return attrs.evolve(found, width=found.height, height=found.width, left=top, top=left)
+
+
+def _from_exif(exif: bytes) -> int | None:
+    order = {b"II": "<", b"MM": ">"}.get(exif[:2])
+    if order is None:
+        return None
+    (start,) = struct.unpack_from(f"{order}I", exif, 4)
+    (count,) = struct.unpack_from(f"{order}H", exif, start)
+    for place in range(start + 2, start + 2 + 12 * count, 12):
+        tag, kind, num_values = struct.unpack_from(f"{order}HHI", exif, place)
+        if tag == ORIENTATION and num_values == 1 and kind in _INTEGERS:
+            return int(struct.unpack_from(f"{order}{_INTEGERS[kind]}", exif, place + 8)[0])
+    return None
+
+
+# A directory below the first, and tags in one; `Exif` has the tags of both.
+_CAMERA, _PLACE = ExifTags.IFD.Exif, ExifTags.IFD.GPSInfo
+_TAG, _PLACE_TAG = ExifTags.Base, ExifTags.GPS
+# Cameras write some dozens of kilobytes, and a thumbnail.
+_MOST_BYTES, _MOST_LETTERS = 2**18, 100
+_DATE = re.compile(r"(\d{4}):(\d\d):(\d\d) (\d\d:\d\d:\d\d)")
+
+
+@attrs.frozen(kw_only=True)
+class CameraNotes:
+    """Metadata that a camera wrote into an image; None for each that is missing.
+
+    Args:
+        camera: maker and model, such as `Apple iPhone 12`.
+        taken: when the picture was taken, in the camera's own time, such as `2024-05-01T12:30:00`.
+        latitude: in degrees, north of the equator positive.
+        longitude: in degrees, east of Greenwich positive.
+    """
+
+    camera: str | None = None
+    taken: str | None = None
+    latitude: float | None = None
+    longitude: float | None = None
+
+
+def read_camera_notes(exif: bytes | None) -> CameraNotes:
+    """Parse a camera's metadata; what is missing or damaged is None, and everything if it exceeds 256 KiB.
+
+    Args:
+        exif: the notes from their byte order on, or with `Exif` in front; None where there are none.
+
+    Source: the Exif standard, 4.6.4 to 4.6.6.
+    """
+    data = (exif or b"").removeprefix(b"Exif\0\0")
+    if not data.startswith((b"II", b"MM")) or len(data) > _MOST_BYTES:
+        return CameraNotes()
+    notes = Image.Exif()
+    with warnings.catch_warnings():
+        # Pillow warns of what is damaged.
+        warnings.simplefilter("ignore")
+        try:
+            notes.load_from_fp(_Bounded(data))
+            top = dict(notes)
+        except Exception:  # noqa: BLE001  Pillow raises anything on broken bytes
+            return CameraNotes()
+        below, place = _directory(notes, _CAMERA), _directory(notes, _PLACE)
+    maker, model = _text(top.get(_TAG.Make)), _text(top.get(_TAG.Model))
+    # Many models begin with the name of their maker.
+    parts = (model,) if model.lower().startswith(maker.lower()) else (maker, model)
+    taken = _DATE.fullmatch(_text(below.get(_TAG.DateTimeOriginal)) or _text(top.get(_TAG.DateTime)))
+    latitude = _degrees(place, _PLACE_TAG.GPSLatitude, _PLACE_TAG.GPSLatitudeRef, negative="S", most=90)
+    longitude = _degrees(place, _PLACE_TAG.GPSLongitude, _PLACE_TAG.GPSLongitudeRef, negative="W", most=180)
+    is_placed = latitude is not None and longitude is not None
+    return CameraNotes(
+        camera=" ".join(filter(None, parts)) or None,
+        taken=None if taken is None else f"{taken[1]}-{taken[2]}-{taken[3]}T{taken[4]}",
+        latitude=latitude if is_placed else None,
+        longitude=longitude if is_placed else None,
+    )
+
+
+class _Bounded(io.BytesIO):
+    """Notes that are read twice at most: tags that overlap would be read as many times as there are tags."""
+
+    def __init__(self, data: bytes) -> None:
+        super().__init__(data)
+        self._left = 2 * len(data)
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        found = super().read(size)
+        self._left -= len(found)
+        if self._left < 0:
+            raise OSError("tags overlap")
+        return found
+
+
+def _directory(notes: Image.Exif, number: int) -> Mapping[int, Any]:
+    try:
+        return notes.get_ifd(number)
+    except Exception:  # noqa: BLE001  Pillow raises anything on broken bytes
+        return {}
+
+
+def _text(value: Any) -> str:
+    if not isinstance(value, str):
+        return ""
+    stored = value.partition("\0")[0][:_MOST_LETTERS].encode("latin-1", "replace").decode("utf-8", "replace")
+    return " ".join("".join(letter if letter.isprintable() else " " for letter in stored).split())
+
+
+def _degrees(place: Mapping[int, Any], number: int, side: int, *, negative: str, most: float) -> float | None:
+    """Return degrees, minutes and seconds as a number, if it is one that there is on the globe."""
+    try:
+        degrees, minutes, seconds = map(float, place[number])
+    except (LookupError, TypeError, ValueError, ZeroDivisionError):
+        return None
+    total = degrees + minutes / 60 + seconds / 3600
+    if not 0 <= total <= most:
+        return None
+    return round(-total if _text(place.get(side)).upper() == negative else total, 6)

@@ -1,0 +1,400 @@
+"""What a worker makes of each step: samples of its readers in their order, with others in the place of bad ones."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import cached_property, partial
+from itertools import islice
+from typing import Any, Generic, Protocol, TypeVar
+
+import attrs
+import torch
+
+from mobileclip import storage
+from mobileclip.data.loading.batch import BatchType, BatchType_co
+from mobileclip.data.loading.order import Cursor, CursorRow, Order, Segment, StreamPosition
+from mobileclip.data.loading.uids import Keep
+from mobileclip.data.randomness import seeded_rng, shuffled_at_once
+from mobileclip.data.samples.sample import SAMPLE_LIMITS, SampleLimits
+from mobileclip.data.shards.files import RawSample, Shards, expand_shards, is_here, parse, read_shard
+from mobileclip.data.shards.sidecars import shard_sizes
+from mobileclip.data.skips import Skip, attempt
+from mobileclip.machine import raise_machine_fault
+
+SampleType = TypeVar("SampleType")
+ExampleType = TypeVar("ExampleType")
+
+# Shards in a row without a sample, or times that it saw all of them, after which a reader gives up: there is nothing,
+# or the store is away.
+MAX_EMPTY_SHARDS, MAX_EMPTY_ROUNDS = 100, 10
+# Bad samples in a row, more than a shard holds, after which a stream ends with an error.
+MAX_VAIN = 100_000
+# And so many that are none of those to be used.
+MAX_UNWANTED = 10_000_000
+
+
+class ShardReader(Protocol):
+    """Interface of a reader of samples, shard by shard."""
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Names of the shards."""
+
+    @property
+    def sources(self) -> tuple[tuple[str, ...], ...]:
+        """Names of the shards, by source."""
+
+    def read(self, name: str, on_skip: Callable[[Skip], None], limits: SampleLimits) -> Iterator[RawSample]:
+        """Yield the samples of one shard, in order; what cannot be read is reported."""
+
+    def sizes(self, limits: SampleLimits) -> tuple[int, ...]:
+        """Return the number of samples of every shard.
+
+        Raises:
+            ValueError: if nothing says them and they are too many to be counted now.
+        """
+
+
+@attrs.frozen
+class TarReader:
+    """Reads tar shards.
+
+    Args:
+        sources: their paths, by the pattern that named them.
+        cache: where copies of remote ones are kept; none keeps none.
+    """
+
+    sources: tuple[tuple[str, ...], ...]
+    cache: storage.FileCache | None = None
+
+    @classmethod
+    def of(cls, shards: Shards, cache: storage.FileCache | None = None) -> TarReader:
+        """Return a reader of the shards that patterns name.
+
+        Raises:
+            ValueError: if they name no shard, or none of the local ones exists.
+        """
+        patterns = (shards,) if not isinstance(shards, (list, tuple)) else tuple(shards)
+        names = expand_shards(shards)
+        if not any(not is_here(name) or storage.local_path(name).exists() for name in names):
+            raise ValueError(f"none of the {len(names)} shards exists, the first is {names[0]}")
+        return cls(tuple(expand_shards(pattern) for pattern in patterns), cache)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """All paths."""
+        return tuple(name for source in self.sources for name in source)
+
+    def read(self, name: str, on_skip: Callable[[Skip], None], limits: SampleLimits) -> Iterator[RawSample]:
+        """Yield the samples of one shard; see `read_shard`."""
+        return read_shard(name, on_skip, limits, cache=self.cache)
+
+    def sizes(self, limits: SampleLimits) -> tuple[int, ...]:
+        """Return the number of samples of every shard; see `shard_sizes`."""
+        return shard_sizes(self.names, limits)
+
+
+class Maker(Protocol[SampleType, ExampleType, BatchType_co]):
+    """Makes examples and batches of them; what it chooses depends on the seed, the epoch and the key alone."""
+
+    @property
+    def limits(self) -> SampleLimits:
+        """What may be read of a sample."""
+
+    def parse(self, key: str, members: Mapping[str, bytes]) -> SampleType:
+        """Return the sample that members of a shard make.
+
+        Raises:
+            BadSampleError: if they make none.
+        """
+
+    def example(self, sample: SampleType, epoch: int) -> ExampleType:
+        """Return the example that an epoch makes of a sample.
+
+        Raises:
+            BadSampleError: if the sample cannot be used.
+        """
+
+    def collate(self, examples: Sequence[ExampleType]) -> BatchType_co:
+        """Return the batch of several examples."""
+
+
+@attrs.define
+class OrderedSample:
+    """A sample with its place in the order, before it is put into a batch.
+
+    Args:
+        raw: what the shard holds.
+        epoch: how often its shard was read through before; decides augmentation and captions.
+        place: where the reader stands behind it.
+        is_repeat: whether a reader has had it in this epoch already.
+        number: in the epoch, of the place in a batch that it takes.
+        example: what the epoch takes of it, once that is made.
+    """
+
+    raw: RawSample
+    epoch: int
+    place: Cursor
+    is_repeat: bool = False
+    number: int = -1
+    example: Any = None
+
+
+@attrs.frozen(kw_only=True)
+class SampleReading:
+    """Settings of reading samples in order.
+
+    Args:
+        shards: of the run.
+        order: who reads what.
+        seed: of the order of samples.
+        shuffle_buffer: number of samples, encoded, of every reader's buffer; 0 leaves them as they come.
+        limits: of what is read of a sample.
+    """
+
+    shards: ShardReader
+    order: Order
+    seed: int
+    shuffle_buffer: int
+    limits: SampleLimits = SAMPLE_LIMITS
+
+    def samples(
+        self, reader: int, epoch: int, place: Cursor, on_skip: Callable[[Skip], None], *, is_alone: bool = False
+    ) -> Iterator[OrderedSample]:
+        """Yield the samples of a reader from a place on.
+
+        It ends where its turns do, or where a hundred shards in a row had none, or all there are ten times.
+
+        Args:
+            reader: its number.
+            epoch: its number; 0 in a stream without end.
+            place: where it stands.
+            on_skip: called with what had to be left out, behind that place.
+            is_alone: whether it keeps to its first turn.
+        """
+        num_empty, most = 0, min(MAX_EMPTY_SHARDS, MAX_EMPTY_ROUNDS * len(self.shards.names))
+        for turn in islice(self.order.turns(epoch, place.turn), 1 if is_alone else None):
+            for number, segment in enumerate(self.order.segments(reader, turn)):
+                if Cursor(turn, number) < Cursor(place.turn, place.segment):
+                    continue
+                num_passed = place.sample if (turn, number) == (place.turn, place.segment) else 0
+                num_empty += 1
+                for sample, raw in enumerate(self._segment(segment, num_passed, on_skip), start=num_passed + 1):
+                    num_empty = 0
+                    yield OrderedSample(raw, segment.epoch, Cursor(turn, number, sample), segment.is_repeat)
+                if num_empty >= most:
+                    return
+
+    def _segment(self, segment: Segment, num_passed: int, on_skip: Callable[[Skip], None]) -> Iterator[RawSample]:
+        """Yield the samples of a segment but for the first ones, of which nothing is reported again."""
+        is_told = num_passed > 0 or segment.is_repeat
+
+        def report(skip: Skip) -> None:
+            # That a shard cannot be opened is told by the reader that begins with it.
+            if not is_told and (skip.reason != "unreadable_shard" or segment.start == 0):
+                on_skip(skip)
+
+        read = self.shards.read(segment.shard, report, self.limits)
+        # What stands in front of the segment is another reader's.
+        raws: Iterator[RawSample] = islice(read, segment.start, segment.stop, segment.stride)
+        if self.shuffle_buffer:
+            rng = seeded_rng(self.seed, "samples", segment.epoch, segment.number, segment.start)
+            raws = shuffled_at_once(raws, self.shuffle_buffer, rng)
+        for _ in islice(raws, num_passed):
+            pass
+        is_told = segment.is_repeat
+        yield from raws
+
+
+@attrs.frozen(kw_only=True, eq=False)
+class Chunk(Generic[BatchType]):
+    """A worker's share of a step's batch.
+
+    Args:
+        batch: None where it has no sample of the step.
+        numbers: of its samples in the epoch, which they are ordered by.
+        skips: what was left out for it.
+        num_unwanted: number of samples that are not among those to be used.
+        places: where the readers that it took samples from stand now, as a `StreamPosition` has them.
+        gave_up: whether a reader has nothing more, and so no next step is to be expected.
+    """
+
+    batch: BatchType | None = None
+    numbers: tuple[int, ...] = ()
+    skips: tuple[Skip, ...] = ()
+    num_unwanted: int = 0
+    places: tuple[CursorRow, ...] = ()
+    gave_up: bool = False
+
+
+@attrs.frozen(kw_only=True, eq=False, slots=False)
+class Chunks(Generic[BatchType]):
+    """The workers' shares of the batches from a position on; the `ChunkSource` of a process's workers.
+
+    Args:
+        reading: how readers read.
+        maker: of batches.
+        keep: which samples are used; None for all.
+        batch_size: samples of a batch, of all processes together.
+        world: rank and number of processes.
+        start: where the readers stand.
+        epoch: the only one, in which each reader reads its own part alone; None for a stream without end.
+        stores: how long stores are waited for.
+        at: of every worker, the place of the shard that it is at; the process that started the workers sees it.
+    """
+
+    reading: SampleReading
+    maker: Maker[Any, Any, BatchType]
+    keep: Keep | None
+    batch_size: int
+    world: tuple[int, int]
+    start: StreamPosition
+    epoch: int | None
+    stores: storage.StoreLimits
+    at: torch.Tensor
+
+    def chunks(self, worker: int, num_workers: int) -> Iterator[Chunk[BatchType]]:
+        """Yield a worker's chunks.
+
+        Args:
+            worker: its number.
+            num_workers: that share the work.
+        """
+        made = self._made(worker, num_workers)
+        while True:
+            with storage.use_limits(self.stores):
+                chunk = next(made, None)
+            if chunk is None:
+                return
+            yield chunk
+
+    def last_shard(self, worker: int) -> str:
+        """Return what is known of the shard that a worker's last sample was of."""
+        place = int(self.at[worker])
+        if place < 0:
+            return "at its first shard"
+        return f"last at {storage.without_secrets(self.reading.shards.names[place])}"
+
+    @cached_property
+    def places(self) -> Mapping[str, int]:
+        """Of every shard, by its name, the place among all."""
+        return {shard: place for place, shard in enumerate(self.reading.shards.names)}
+
+    def _made(self, worker: int, num_workers: int) -> Iterator[Chunk[BatchType]]:
+        rank, world_size = self.world
+        own = range(self.reading.order.num_readers)[rank::world_size][worker::num_workers]
+        readers: _Readers[BatchType] | None = None
+        for epoch, numbers in self.reading.order.steps(self.start.first_batch, self.batch_size, epoch=self.epoch):
+            if readers is None or readers.epoch != epoch:
+                readers = _Readers(self, worker, own, epoch)
+            chunk = readers.chunk(numbers)
+            yield chunk
+            if chunk.gave_up:
+                return
+
+
+class _Readers(Generic[BatchType]):
+    """The readers of a worker in one epoch, or in a stream without end.
+
+    Args:
+        chunks: what they read, and from where on.
+        worker: whose they are.
+        own: their numbers.
+        epoch: its number.
+    """
+
+    def __init__(self, chunks: Chunks[BatchType], worker: int, own: range, epoch: int) -> None:
+        self.epoch, self._chunks, self._worker = epoch, chunks, worker
+        self._num_readers = chunks.reading.order.num_readers
+        self._skips: list[Skip] = []
+        self._num_unwanted = 0
+        self._moved: dict[int, Cursor] = {}
+        cursors, is_alone = chunks.start.cursors, chunks.epoch is not None
+        self._samples = {
+            reader: chunks.reading.samples(
+                reader, epoch, cursors.get(reader, Cursor()), self._skips.append, is_alone=is_alone
+            )
+            for reader in own
+        }
+
+    def chunk(self, numbers: range) -> Chunk[BatchType]:
+        """Return this worker's share of a step.
+
+        Args:
+            numbers: of the step's samples in the epoch, those of all processes.
+        """
+        own = sorted(
+            number
+            for reader in self._samples
+            for number in numbers[(reader - numbers.start) % self._num_readers :: self._num_readers]
+        )
+        batch, made = None, self._made(own)
+        while made and batch is None:
+            batch = self._collated(made)
+        chunk = Chunk(
+            batch=batch,
+            numbers=tuple(sample.number for sample in made),
+            skips=tuple(self._skips),
+            num_unwanted=self._num_unwanted,
+            places=tuple((reader, *attrs.astuple(place)) for reader, place in self._moved.items()),
+            gave_up=len(made) < len(own) and self._chunks.epoch is None,
+        )
+        self._num_unwanted = 0
+        self._skips.clear()
+        self._moved.clear()
+        return chunk
+
+    def _made(self, numbers: Sequence[int]) -> list[OrderedSample]:
+        """Return samples with their examples, as many as there are."""
+        return [made for number in numbers if (made := self._next(number)) is not None]
+
+    def _next(self, number: int) -> OrderedSample | None:
+        """Return the next sample of a reader that can be used, with its example."""
+        reader, keep = number % self._num_readers, self._chunks.keep
+        num_vain = num_unwanted = 0
+        for sample in self._samples[reader]:
+            raw, skips = sample.raw, list[Skip]()
+            self._chunks.at[self._worker] = self._chunks.places.get(raw.shard, 0)
+            self._moved[reader] = sample.place
+            if keep is not None and not keep(raw.key, raw.members):
+                num_unwanted += 1
+                self._num_unwanted += 1
+                if num_unwanted == MAX_UNWANTED:
+                    key = storage.printable(raw.key)
+                    raise ValueError(f"{MAX_UNWANTED:,} samples in a row, to {key}, are none of those to be used")
+                continue
+            sample.number = number
+            sample.example = parse(raw, partial(self._example, sample.epoch), skips.append)
+            if sample.example is not None:
+                return sample
+            if not sample.is_repeat:  # or it was told of
+                self._skips.extend(skips)
+            num_vain += 1
+            if num_vain == MAX_VAIN:
+                (last,) = skips
+                raise ValueError(
+                    f"{MAX_VAIN} samples in a row cannot be used, the last ({last.key} of {last.shard}): "
+                    f"{last.reason}: {last.detail}"
+                )
+        return None
+
+    def _example(self, epoch: int, key: str, members: Mapping[str, bytes]) -> Any:
+        return self._chunks.maker.example(self._chunks.maker.parse(key, members), epoch)
+
+    def _collated(self, made: list[OrderedSample]) -> BatchType | None:
+        """Return the batch of the examples, or None after putting others in the place of bad ones."""
+        try:
+            return self._chunks.maker.collate([sample.example for sample in made])
+        except Exception as error:
+            raise_machine_fault(error)
+            usable = [sample for sample in made if self._is_usable(sample)]
+            if len(usable) == len(made):
+                raise
+            kept = {sample.number for sample in usable}
+            others = self._made([sample.number for sample in made if sample.number not in kept])
+            made[:] = sorted((*usable, *others), key=lambda sample: sample.number)
+            return None
+
+    def _is_usable(self, sample: OrderedSample) -> bool:
+        collate = partial(self._chunks.maker.collate, [sample.example])
+        return attempt(collate, key=sample.raw.key, shard=sample.raw.shard, on_skip=self._skips.append) is not None

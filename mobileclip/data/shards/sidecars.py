@@ -1,0 +1,389 @@
+"""What lies beside shards: their numbers of samples, and the data card that says what made reinforced ones."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from functools import cache, lru_cache
+from typing import Any
+
+import attrs
+from attrs import validators
+
+from mobileclip import storage
+from mobileclip.data.augmentation.replay import AugmentationSpec
+from mobileclip.data.samples.sample import SAMPLE_LIMITS, Layout, SampleLimits
+from mobileclip.data.shards.files import count_shard, is_here, runs_program
+from mobileclip.inputs import ImageInput
+from mobileclip.machine import raise_machine_fault
+from mobileclip.serialization import from_json, to_json
+from mobileclip.strict import parse_json, strict
+from mobileclip.terminal import get_logger
+
+logger = get_logger(__name__)
+
+SIZES = "sizes.json"
+"""File beside shards: an object of their names and numbers of samples, as webdataset's users keep it."""
+MANIFEST = "manifest.jsonl"
+"""File beside reinforced shards: a line for every finished one."""
+# A reinforced data set may have folders in folders, and says what it holds in the topmost one.
+MOST_FOLDERS_ABOVE = 3
+# Local shards that are counted without being asked to: a few minutes at most.
+MOST_COUNTED = 1_000
+_MAX_BYTES = 2**31
+_MAX_SAMPLES = 2**36
+
+
+class UncountedError(ValueError):
+    """The number of samples is unknown, and the shards are too many or too far away to be counted now."""
+
+
+def shard_sizes(shards: Sequence[str], limits: SampleLimits = SAMPLE_LIMITS) -> tuple[int, ...]:
+    """Return the number of samples of each shard.
+
+    `sizes.json` beside the shards says it, or the manifest of a reinforcement; at most a thousand local shards without
+    are counted by their headers.
+
+    Args:
+        shards: their paths or URLs.
+        limits: of what is read.
+
+    Raises:
+        ValueError: if a file that says it cannot be read.
+        UncountedError: if there is none, and they are too many or too far away.
+    """
+    known: dict[str, int] = {}
+    said = cache(_said)
+    for folder in dict.fromkeys(shard_folder(shard) for shard in shards if not runs_program(shard)):
+        above = next(filter(said, folders_above(folder)), None)
+        if above is not None:
+            known |= {storage.join(above, name): size for name, size in said(above).items()}
+    unknown = [shard for shard in dict.fromkeys(shards) if _path(shard) not in known]
+    if unknown:
+        _check_countable(unknown)
+        if len(unknown) > 1:
+            logger.info("counting the samples of %d shards; `mobileclip data count` keeps the numbers", len(unknown))
+        # One that breaks off still has a sample to be read, and to be told of.
+        known |= {_path(shard): count_shard(shard, limits)[0] or 1 for shard in unknown}
+    return tuple(known[_path(shard)] for shard in shards)
+
+
+def read_sizes(folder: str | os.PathLike[str]) -> Mapping[str, int] | None:
+    """Return the counts of a folder's `sizes.json` by the name of the shard; None without such a file.
+
+    Raises:
+        ValueError: if it cannot be read, or holds something else.
+    """
+    path = storage.join(os.fspath(folder), SIZES)
+    try:
+        content = storage.read_if_there(path, limit=_MAX_BYTES)
+        if content is None:
+            return None
+        sizes = parse_json(content.decode())
+    except (ValueError, OSError) as error:
+        raise_machine_fault(error)
+        raise ValueError(f"{path} cannot be read: {error}") from None
+    if not isinstance(sizes, dict) or not all(map(_is_size, sizes.values())):
+        raise ValueError(f"{path} must be an object of shard names and numbers of samples")
+    return sizes
+
+
+def write_sizes(folder: str | os.PathLike[str], sizes: Mapping[str, int]) -> str:
+    """Write `sizes.json` into a folder and return its path; the old one is there until the new one is complete."""
+    path = storage.join(os.fspath(folder), SIZES)
+    storage.write_text(path, json.dumps(dict(sorted(sizes.items())), indent=0) + "\n")
+    return path
+
+
+def shard_folder(shard: str) -> str:
+    """Return the folder, or the URL of it, that a shard lies in."""
+    return shard.rpartition("/")[0] or os.curdir
+
+
+def folders_above(folder: str, most: int = MOST_FOLDERS_ABOVE) -> Iterator[str]:
+    """Yield a folder, the one that it lies in, and so on, as far as that is in its name, and `most` of them at most."""
+    yield folder
+    above = folder.rpartition("/")[0]
+    if not above and not folder.startswith("/") and folder != os.curdir:
+        above = os.curdir
+    if above and most and storage.is_remote(above) == storage.is_remote(folder):
+        yield from folders_above(above, most - 1)
+
+
+def _said(folder: str) -> Mapping[str, int]:
+    sizes = read_sizes(folder)
+    if sizes is not None:
+        return sizes
+    return _in_manifest(storage.join(folder, MANIFEST))
+
+
+def _in_manifest(path: str) -> dict[str, int]:
+    sizes: dict[str, int] = {}
+    *lines, _ = (storage.read_if_there(path, limit=_MAX_BYTES) or b"").split(b"\n")
+    for number, line in enumerate(lines, 1):
+        try:
+            entry = parse_json(line.decode())
+        except ValueError as error:
+            raise ValueError(f"line {number} of {path} cannot be read: {error}") from None
+        if isinstance(entry, dict) and isinstance(entry.get("shard"), str) and _is_size(entry.get("num_samples")):
+            sizes[entry["shard"]] = entry["num_samples"]
+    return sizes
+
+
+def _is_size(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < _MAX_SAMPLES
+
+
+def _check_countable(shards: Sequence[str]) -> None:
+    if len(shards) > MOST_COUNTED or not all(map(is_here, shards)):
+        raise UncountedError(
+            f"nothing says how many samples {_some(shards)} hold, which an epoch is made of: count them once with "
+            f"`mobileclip data count SHARDS`, which writes {SIZES} beside them; or choose sampling `endless`, which "
+            "need not know"
+        )
+
+
+def _some(shards: Sequence[str]) -> str:
+    first = storage.printable(storage.without_secrets(shards[0]))
+    return first if len(shards) == 1 else f"{first} and {len(shards) - 1:,} other shards"
+
+
+def _path(shard: str) -> str:
+    return storage.join(shard_folder(shard), storage.file_name(shard)) if not runs_program(shard) else shard
+
+
+CARD = "reinforcement.json"
+# A card has a few teachers and a few counts.
+_MAX_CARD_BYTES = 2**24
+
+
+@attrs.frozen(kw_only=True, field_transformer=strict)
+class TeacherEntry:
+    """One teacher.
+
+    Args:
+        name: of the model and its pretraining.
+        weights_sha256: hash of its weights; a name alone does not tell two files apart.
+        dim: columns of the stored embeddings that are its, in the order of the teachers.
+        logit_scale: what it multiplies cosine similarities with.
+        image: its image contract: size, interpolation, mean and std.
+        spec: how to build it again, as JSON; None where it was built by hand.
+    """
+
+    name: str
+    weights_sha256: str
+    dim: int = attrs.field(validator=validators.gt(0))
+    logit_scale: float
+    image: ImageInput
+    spec: Mapping[str, Any] | None = attrs.field(default=None, eq=False)
+
+
+@attrs.frozen(kw_only=True, field_transformer=strict)
+class CaptionerEntry:
+    """The captioner that generated a set of synthetic captions, with its weights, seed and settings.
+
+    Args:
+        name: of the model and its pretraining.
+        weights_sha256: hash of its weights.
+        caption_set: name of its captions' set.
+        seed: of the captions.
+        spec: its settings, as JSON: number of captions, top-p, ...
+    """
+
+    name: str
+    weights_sha256: str
+    caption_set: str
+    seed: int
+    spec: Mapping[str, Any]
+
+
+def _fraction() -> Any:
+    return attrs.field(validator=[validators.ge(0), validators.le(1)])
+
+
+@attrs.frozen(kw_only=True, field_transformer=strict)
+class ViewAgreement:
+    """Share of stored augmented views that the teachers match to the same caption as the plain image.
+
+    A picture, or a view of it, is taken for that one of these pictures whose caption is the nearest. Only captions that
+    no other of them has are compared.
+
+    Args:
+        num_samples: pictures that were compared.
+        num_views: stored views of them.
+        agreement: share of the views that are taken for the same as the plain picture.
+        plain_accuracy: share of the plain pictures that are taken for themselves.
+        view_accuracy: share of the views that are taken for their picture.
+    """
+
+    num_samples: int = attrs.field(validator=validators.gt(1))
+    num_views: int = attrs.field(validator=validators.gt(0))
+    agreement: float = _fraction()
+    plain_accuracy: float = _fraction()
+    view_accuracy: float = _fraction()
+
+    @property
+    def ratio(self) -> float | None:
+        """The views' accuracy over the plain pictures'; None where these have none."""
+        return self.view_accuracy / self.plain_accuracy if self.plain_accuracy else None
+
+    def __str__(self) -> str:
+        return (
+            f"teachers take {self.agreement:.0%} of the stored views for the same as the plain picture "
+            f"({self.num_views:,} views of {self.num_samples:,} pictures); the nearest caption is their own for "
+            f"{self.plain_accuracy:.1%} of the plain pictures and for {self.view_accuracy:.1%} of the views, where "
+            f"guessing gives {1 / self.num_samples:.1%}"
+        )
+
+
+@attrs.frozen(kw_only=True, field_transformer=strict)
+class ReinforcementCard:
+    """The data card of reinforced shards: teachers, captioners, augmentation, layout and sample counts.
+
+    Args:
+        teachers: whose embeddings are concatenated, in order; none where there are only captions so far.
+        captioners: who wrote the synthetic captions, earlier steps first.
+        augmentation: the policy; None where there are only captions so far.
+        num_augmentations: stored augmentations per image.
+        seed: of the augmentations.
+        layout: form of the embeddings.
+        versions: of the packages that the first run used; decoders and resizing may differ in the last bit.
+        num_shards: finished shards that hold samples.
+        num_samples: samples in them.
+        num_bytes: their size.
+        skipped: samples left out, by reason.
+        agreement: how far the teachers recognise the stored views of the first shard; None where it was not measured.
+    """
+
+    teachers: tuple[TeacherEntry, ...] = ()
+    captioners: tuple[CaptionerEntry, ...] = ()
+    augmentation: AugmentationSpec | None = None
+    num_augmentations: int = attrs.field(default=0, validator=validators.ge(0))
+    seed: int = 0
+    layout: Layout
+    versions: Mapping[str, str] = attrs.field(factory=dict, eq=False)
+    num_shards: int = attrs.field(default=0, eq=False, validator=validators.ge(0))
+    num_samples: int = attrs.field(default=0, eq=False, validator=validators.ge(0))
+    num_bytes: int = attrs.field(default=0, eq=False, validator=validators.ge(0))
+    skipped: Mapping[str, int] = attrs.field(factory=dict, eq=False)
+    agreement: ViewAgreement | None = attrs.field(default=None, eq=False)
+
+    @property
+    def teacher_dims(self) -> tuple[int, ...]:
+        """Dims of the teachers, as the distillation loss takes them."""
+        return tuple(teacher.dim for teacher in self.teachers)
+
+    @property
+    def teacher_logit_scales(self) -> tuple[float, ...]:
+        """Logit scales of the teachers, as the distillation loss takes them."""
+        return tuple(teacher.logit_scale for teacher in self.teachers)
+
+    def in_columns(self, columns: tuple[int, int]) -> ReinforcementCard:
+        """Return the card of those teachers whose embeddings are the given columns, the last one excluded.
+
+        Raises:
+            ValueError: if the columns cut through a teacher's, or hold none's.
+        """
+        stops = list(itertools.accumulate(self.teacher_dims))
+        places = [(stop - dim, stop) for dim, stop in zip(self.teacher_dims, stops, strict=True)]
+        chosen = [place for place in places if columns[0] <= place[0] and place[1] <= columns[1]]
+        if not chosen or (chosen[0][0], chosen[-1][1]) != columns:
+            raise ValueError(f"columns {columns} are not those of whole teachers, whose own are {places}")
+        teachers = [one for one, place in zip(self.teachers, places, strict=True) if place in chosen]
+        # What was measured of all teachers says nothing of some.
+        agreement = self.agreement if len(teachers) == len(self.teachers) else None
+        return attrs.evolve(self, teachers=tuple(teachers), agreement=agreement)
+
+    def differences(self, loss: Mapping[str, Sequence[float]]) -> list[str]:
+        """Return what a loss says otherwise than the teachers who reinforced the data, a sentence for each choice.
+
+        Args:
+            loss: its `teacher_dims` and `teacher_logit_scales`, or one of them.
+        """
+        names = ", ".join(teacher.name for teacher in self.teachers) or "no teachers"
+        return [
+            f"{name} is {tuple(value)}, and the data was reinforced by {names} with {own}"
+            for name, value in loss.items()
+            if tuple(value) != (own := getattr(self, name))
+        ]
+
+
+def read_card(directory: str | os.PathLike[str]) -> ReinforcementCard:
+    """Return the card of a directory of reinforced shards.
+
+    Args:
+        directory: local or a URL.
+
+    Raises:
+        ValueError: if there is none, or it cannot be read.
+    """
+    card = find_card(directory)
+    if card is None:
+        raise ValueError(f"{os.fspath(directory)} holds no {CARD}, so it was not reinforced by this library")
+    return card
+
+
+def find_card(directory: str | os.PathLike[str]) -> ReinforcementCard | None:
+    """Return the card of a directory, or None where there is none.
+
+    Args:
+        directory: local or a URL.
+
+    Raises:
+        ValueError: if it cannot be read.
+    """
+    path = storage.join(os.fspath(directory), CARD)
+    content = storage.read_if_there(path, limit=_MAX_CARD_BYTES)
+    if content is None:
+        return None
+    try:
+        return from_json(content.decode(), ReinforcementCard)
+    except ValueError as error:
+        raise ValueError(f"{path} cannot be read: {error}") from None
+
+
+def card_of_shards(shards: Sequence[str]) -> ReinforcementCard | None:
+    """Return the card of shards that lie in one folder or in several, or None where there is none.
+
+    It lies beside the shards, or above several folders of them.
+
+    Args:
+        shards: their paths or URLs.
+
+    Raises:
+        ValueError: if a card cannot be read, folders were reinforced differently, or one has a card and another none.
+    """
+    find = lru_cache(maxsize=None)(find_card)
+    folders = list(dict.fromkeys(map(shard_folder, shards)))
+    most_above = MOST_FOLDERS_ABOVE if len(folders) > 1 else 0
+    cards, without = dict[str, ReinforcementCard](), list[str]()
+    for folder in folders:
+        above = folders_above(folder, most_above)
+        found = next(((place, card) for place in above if (card := find(place)) is not None), None)
+        if found is None:
+            without.append(folder)
+        else:
+            cards.setdefault(*found)
+    first = next(iter(cards), None)
+    if first is None:
+        return None
+    if without:
+        raise ValueError(
+            f"{first} was reinforced and has a {CARD}, and {without[0]} has none, so nothing says what its samples "
+            "hold; take them apart, or put the card there that its shards were made with"
+        )
+    other = next((folder for folder, card in cards.items() if card != cards[first]), None)
+    if other is not None:
+        raise ValueError(
+            f"{first} and {other} were reinforced differently, so what teachers say about their samples does not go "
+            "together; take them apart"
+        )
+    return cards[first]
+
+
+def write_card(directory: str | os.PathLike[str], card: ReinforcementCard) -> None:
+    """Write the card; the old one is there until the new one is complete."""
+    with storage.atomic_write(storage.join(os.fspath(directory), CARD)) as stream:
+        stream.write((to_json(card, indent=1) + "\n").encode())

@@ -1,0 +1,450 @@
+"""Pages of pictures, and one sample of a shard in readable form: members, augmentations, similarities."""
+
+from __future__ import annotations
+
+import base64
+import io
+import os
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from html import escape
+from pathlib import Path
+
+import attrs
+import numpy as np
+from PIL import Image, ImageDraw
+
+from mobileclip import storage
+from mobileclip.data.augmentation.operations import operation_of
+from mobileclip.data.augmentation.replay import AugmentationParams, datacompdr_augmentation
+from mobileclip.data.images.limits import ImageError
+from mobileclip.data.images.transform import ImageSource, load_image
+from mobileclip.data.samples.members import RECORD, parse_reinforced_sample, parse_sample
+from mobileclip.data.samples.readers import Embeddings
+from mobileclip.data.samples.sample import (
+    ImageTextSample,
+    ReinforcedSample,
+    check_source_image,
+    hash_image,
+)
+from mobileclip.data.shards.files import RawSample, parse, read_shard
+from mobileclip.data.shards.sidecars import ReinforcementCard, find_card
+from mobileclip.data.skips import BadSampleError, Skip
+from mobileclip.registry import nearest
+from mobileclip.storage import atomic_write, printable
+from mobileclip.terminal import say
+
+SIDE = 416
+"""Of a thumbnail, in pixels; shown at half of that, so that it is sharp on a screen of two pixels to one."""
+PAPER = (252, 251, 248)
+"""The colour below transparent pictures."""
+_QUALITY = 80
+_MOST_LETTERS = 4_096
+_STYLE = """
+:root { color-scheme: light dark; --faint: #6b7079; --rule: #d8d6d0; }
+@media (prefers-color-scheme: dark) { :root { --faint: #a2a7b0; --rule: #3c3f45; } }
+body { font: 16px/1.5 system-ui, sans-serif; max-width: 76rem; margin: 2rem auto; padding: 0 1rem;
+  overflow-wrap: anywhere; }
+h1 { font-size: 1.5rem; } h2 { font-size: 1rem; border-top: 1px solid var(--rule); padding-top: 1rem; }
+ul { list-style: none; padding: 0; display: grid; gap: 1rem;
+  grid-template-columns: repeat(auto-fill, minmax(min(13rem, calc(50% - 0.5rem)), 1fr)); }
+li { min-width: 0; font-size: 0.85rem; } li div:first-of-type { font-weight: 600; font-size: 1rem; }
+img { max-width: 100%; height: auto; border-radius: 4px; display: block; }
+p { color: var(--faint); font-size: 0.85rem; margin: 0.2rem 0; }
+"""
+
+
+@attrs.frozen(kw_only=True, eq=False)
+class Thumbnail:
+    """A picture on a page, with lines below it.
+
+    Args:
+        picture: of any size; None where there is none.
+        lines: below it; the first is the largest.
+    """
+
+    picture: Image.Image | None
+    lines: tuple[str, ...]
+
+
+@attrs.frozen(kw_only=True, eq=False)
+class Section:
+    """Pictures below a heading.
+
+    Args:
+        title: the heading; empty for none.
+        notes: below it, a paragraph each.
+        pictures: side by side.
+    """
+
+    title: str = ""
+    notes: tuple[str, ...] = ()
+    pictures: Sequence[Thumbnail] = ()
+
+
+def load_shown(source: ImageSource, *, orient: bool = True, reduce: int = 1) -> Image.Image:
+    """Return a picture as a person looks at it: on paper where it is transparent.
+
+    Args:
+        source: see `load_image`.
+        orient: see `load_image`; not where stored crops are drawn on it.
+        reduce: see `load_image`.
+
+    Raises:
+        ImageError: if it cannot be read.
+    """
+    return load_image(source, orient=orient, background=PAPER, reduce=reduce)
+
+
+def write_pictures(path: Path, title: str, sections: Iterable[Section], *, notes: Sequence[str] = ()) -> None:
+    """Write a page of pictures; texts are shown as they are, whatever they hold.
+
+    Args:
+        path: the HTML file; replaced whole. Its folder is made where it is missing.
+        title: above the page.
+        sections: drawn from one after another.
+        notes: below the title, a paragraph each.
+
+    Raises:
+        OSError: if it cannot be written.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with atomic_write(path) as stream:
+        for line in _lines(title, sections, notes):
+            stream.write(f"{line}\n".encode())
+
+
+def _lines(title: str, sections: Iterable[Section], notes: Sequence[str]) -> Iterator[str]:
+    yield '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">'
+    yield '<meta name="viewport" content="width=device-width, initial-scale=1">'
+    policy = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
+    yield f'<meta http-equiv="Content-Security-Policy" content="{policy}">'
+    yield f"<title>{_shown(title)}</title>\n<style>{_STYLE}</style>\n</head>\n<body>\n<main>\n<h1>{_shown(title)}</h1>"
+    yield from (f"<p>{_shown(note)}</p>" for note in notes)
+    for section in sections:
+        yield "<section>"
+        if section.title:
+            yield f"<h2>{_shown(section.title)}</h2>"
+        yield from (f"<p>{_shown(note)}</p>" for note in section.notes)
+        if section.pictures:
+            yield "<ul>"
+            yield from map(_item, section.pictures)
+            yield "</ul>"
+        yield "</section>"
+    yield "</main>\n</body>\n</html>"
+
+
+def _item(one: Thumbnail) -> str:
+    lines = "".join(f"<div>{_shown(line)}</div>" for line in one.lines)
+    return f"<li>{'' if one.picture is None else _image(one.picture)}{lines}</li>"
+
+
+def _image(picture: Image.Image) -> str:
+    small, stream = picture.convert("RGB"), io.BytesIO()
+    small.thumbnail((SIDE, SIDE), Image.Resampling.LANCZOS)
+    small.save(stream, "WEBP", quality=_QUALITY)
+    address = f"data:image/webp;base64,{base64.b64encode(stream.getvalue()).decode()}"
+    width, height = (max(1, side // 2) for side in small.size)
+    return f'<img src="{address}" width="{width}" height="{height}" alt="" loading="lazy">'
+
+
+def _shown(text: str) -> str:
+    # A name cannot turn the direction in which the rest of the page is read.
+    return escape(printable(text, limit=_MOST_LETTERS))
+
+
+# Of a view, in pixels, where no card says it.
+_VIEW_SIDE = 224
+# What an operation does, with a positive magnitude and with a negative one.
+_OPERATIONS = {
+    "Identity": ("nothing", "nothing"),
+    "ShearX": ("shear left {:.2f}", "shear right {:.2f}"),
+    "ShearY": ("shear up {:.2f}", "shear down {:.2f}"),
+    "TranslateX": ("move right {:.0f} px", "move left {:.0f} px"),
+    "TranslateY": ("move down {:.0f} px", "move up {:.0f} px"),
+    "Rotate": ("turn left {:g}°", "turn right {:g}°"),
+    "Brightness": ("brightness +{:.0%}", "brightness -{:.0%}"),
+    "Color": ("colour +{:.0%}", "colour -{:.0%}"),
+    "Contrast": ("contrast +{:.0%}", "contrast -{:.0%}"),
+    "Sharpness": ("sharpness +{:.0%}", "sharpness -{:.0%}"),
+    "Posterize": ("posterize to {:.0f} bits", "posterize to -{:.0f} bits"),
+    "Solarize": ("solarize from {:g}", "solarize from -{:g}"),
+    "AutoContrast": ("autocontrast", "autocontrast"),
+    "Equalize": ("equalize", "equalize"),
+}
+
+
+@attrs.frozen(kw_only=True)
+class Similarity:
+    """How similar one teacher finds a caption and the augmented images.
+
+    Args:
+        teacher: its name.
+        least: of the cosine similarities, over the augmentations.
+        mean: of them.
+        greatest: of them.
+    """
+
+    teacher: str
+    least: float
+    mean: float
+    greatest: float
+
+
+@attrs.frozen(kw_only=True)
+class Caption:
+    """A caption, and how similar each teacher finds it to the image.
+
+    Args:
+        source: `real`, or the name of its synthetic set.
+        text: of it.
+        similarities: of every teacher; none in plain shards.
+    """
+
+    source: str
+    text: str
+    similarities: tuple[Similarity, ...] = ()
+
+
+@attrs.frozen(kw_only=True, eq=False)
+class Inspection:
+    """A sample with what can be said about it.
+
+    Args:
+        shard: where it is.
+        sample: the plain or reinforced sample.
+        members: extension and number of bytes of everything under its key.
+        image: decoded; None where there is none, or it cannot be.
+        problem: why the augmentations cannot be replayed; empty where they can.
+        card: beside the shard, if there is one.
+        teachers: name and columns of every teacher.
+        captions: all of them.
+    """
+
+    shard: str
+    sample: ImageTextSample
+    members: Mapping[str, int]
+    image: Image.Image | None
+    problem: str
+    card: ReinforcementCard | None
+    teachers: tuple[tuple[str, slice], ...]
+    captions: tuple[Caption, ...]
+
+    @property
+    def augmentations(self) -> tuple[AugmentationParams, ...]:
+        """The stored augmentations; none in plain shards."""
+        return tuple(self.sample.augmentations) if isinstance(self.sample, ReinforcedSample) else ()
+
+
+def inspect_sample(shard: str | os.PathLike[str], key: str | None = None) -> Inspection:
+    """Return what a sample of a shard holds.
+
+    Args:
+        shard: path or URL of a shard in any layout.
+        key: of the sample; the first one by default.
+
+    Raises:
+        ValueError: if the shard cannot be read, there is no such sample, or it is malformed.
+    """
+    shard = os.fspath(shard)
+    raw = _find(shard, key)
+    reinforced = "paug.json" in raw.members or RECORD in raw.members
+    skips: list[Skip] = []
+    sample = parse(raw, parse_reinforced_sample if reinforced else parse_sample, skips.append)
+    if sample is None:
+        raise ValueError(f"{skips[0].key}: {skips[0].reason}: {skips[0].detail}")
+    image, problem = _decode(sample)
+    card = find_card(shard.removesuffix(storage.file_name(shard)) or ".")
+    teachers = _teachers(sample, card)
+    return Inspection(
+        shard=shard,
+        sample=sample,
+        members={name: len(content) for name, content in raw.members.items()},
+        image=image,
+        problem=problem,
+        card=card,
+        teachers=teachers,
+        captions=tuple(_captions(sample, teachers)),
+    )
+
+
+def describe_crop(params: AugmentationParams, size: tuple[int, int] | None) -> str:
+    """Return a crop in words: width and height, where it starts, and its share of the image.
+
+    Args:
+        params: the augmentation.
+        size: width and height of the image, where they are known.
+    """
+    top, left, height, width = params.crop
+    share = f", {width * height / (size[0] * size[1]):.0%}" if size else ""
+    return f"{width} x {height} at ({left}, {top}){share}"
+
+
+def describe_operations(params: AugmentationParams) -> tuple[str, ...]:
+    """Return the operations in words, in the order in which they are applied."""
+    words = []
+    for stored, magnitude in params.operations:
+        operation = operation_of(stored)
+        # Translations are cut to whole pixels when they are applied.
+        strength = int(abs(magnitude)) if operation.translates else abs(magnitude)
+        known = _OPERATIONS.get(operation.name)
+        words.append(f"{operation.name} {magnitude:g}" if known is None else known[magnitude < 0].format(strength))
+    return tuple(words)
+
+
+def print_inspection(inspection: Inspection) -> None:
+    """Print everything for a person to read, on standard output.
+
+    Args:
+        inspection: of a sample.
+    """
+    for section in _sections(inspection, is_drawn=False):
+        rows = ["  ".join(one.lines) for one in section.pictures]
+        say("\n  ".join([section.title, *section.notes, *rows]) + "\n")
+
+
+def write_inspection(path: Path, inspection: Inspection) -> None:
+    """Write a page of a sample: the image with its crops, every stored augmentation replayed, and the captions.
+
+    Args:
+        path: the HTML file; replaced whole.
+        inspection: of a sample with an image or without, reinforced or plain.
+
+    Raises:
+        OSError: if it cannot be written.
+    """
+    write_pictures(path, inspection.sample.key, _sections(inspection, is_drawn=True))
+
+
+def _with_crops(inspection: Inspection) -> Thumbnail:
+    """Return the image with its crops outlined, and its size."""
+    image = inspection.image
+    assert image is not None, "there is an image to draw on"
+    shown, width = image.copy(), max(1, round(max(image.size) / 200))
+    draw = ImageDraw.Draw(shown)
+    for params in inspection.augmentations:
+        top, left, height, wide = params.crop
+        draw.rectangle((left, top, left + wide - 1, top + height - 1), None, (214, 58, 0), width)
+    return Thumbnail(picture=shown, lines=(f"{image.width} x {image.height} pixels",))
+
+
+def _replayed(inspection: Inspection, params: AugmentationParams, *, is_drawn: bool) -> Thumbnail:
+    """Return an augmentation in words, with its picture where it can be replayed."""
+    image, card = inspection.image, inspection.card
+    size = params.image_size or (image.size if image else None)
+    words = (*(describe_operations(params) or ("the crop alone",)), describe_crop(params, size))
+    if image is None or inspection.problem or not is_drawn:
+        return Thumbnail(picture=None, lines=words)
+    policy = None if card is None else card.augmentation
+    return Thumbnail(picture=(policy or datacompdr_augmentation(_VIEW_SIDE)).apply(image, params), lines=words)
+
+
+def _find(shard: str, key: str | None) -> RawSample:
+    skips: list[Skip] = []
+    keys: list[str] = []
+    for raw in read_shard(shard, skips.append):
+        if key in (None, raw.key):
+            return raw
+        keys.append(raw.key)
+    if skips:
+        raise ValueError(f"{shard}: {skips[0].reason}, {skips[0].detail}")
+    if key is None or not keys:
+        raise ValueError(f"{shard} holds no samples")
+    hint = nearest(key, keys, otherwise=f"the first is {keys[0]!r}, the last {keys[-1]!r}")
+    raise ValueError(f"{shard} holds {len(keys)} samples, but none with the key {key!r}; {hint}")
+
+
+def _decode(sample: ImageTextSample) -> tuple[Image.Image | None, str]:
+    if sample.image is None:
+        return None, "there is no image here; `mobileclip data join` brings it from the shards that have the images"
+    try:
+        image = load_shown(sample.image, orient=not isinstance(sample, ReinforcedSample))
+    except ImageError as error:
+        return None, error.message
+    if isinstance(sample, ReinforcedSample):
+        try:
+            check_source_image(sample, sample.image, image.size)
+        except BadSampleError as error:
+            return image, error.detail
+    return image, ""
+
+
+def _teachers(sample: ImageTextSample, card: ReinforcementCard | None) -> tuple[tuple[str, slice], ...]:
+    if not isinstance(sample, ReinforcedSample):
+        return ()
+    if card is None or sum(card.teacher_dims) != sample.dim:
+        return (("all teachers", slice(0, sample.dim)),)
+    ends = np.cumsum(card.teacher_dims).tolist()
+    names = (teacher.name for teacher in card.teachers)
+    return tuple((name, slice(end - dim, end)) for name, dim, end in zip(names, card.teacher_dims, ends, strict=True))
+
+
+def _captions(sample: ImageTextSample, teachers: Sequence[tuple[str, slice]]) -> Iterator[Caption]:
+    sets = {"real": sample.captions, **sample.syn_captions}
+    for name, texts in sets.items():
+        for index, text in enumerate(texts):
+            similarities: tuple[Similarity, ...] = ()
+            if isinstance(sample, ReinforcedSample):
+                row = sample.text_emb[index] if name == "real" else sample.syn_text_emb[name][index]
+                similarities = tuple(_similarity(*teacher, sample.image_emb, row) for teacher in teachers)
+            yield Caption(source=name, text=text, similarities=similarities)
+
+
+def _similarity(teacher: str, columns: slice, images: Embeddings, text: Embeddings) -> Similarity:
+    images, text = images[:, columns], text[columns]
+    norms = np.linalg.norm(images, axis=1) * np.linalg.norm(text)
+    cosines = images @ text / np.maximum(norms, np.finfo(np.float32).tiny)
+    least, mean, greatest = (float(value) for value in (cosines.min(), cosines.mean(), cosines.max()))
+    return Similarity(teacher=teacher, least=least, mean=mean, greatest=greatest)
+
+
+def _sections(inspection: Inspection, *, is_drawn: bool) -> Iterator[Section]:
+    """Yield what is said of a sample, with pictures or without."""
+    sample, names = inspection.sample, [name for name, _ in inspection.teachers]
+    image = [_with_crops(inspection)] if is_drawn and inspection.image is not None else []
+    yield Section(title=f"Sample {sample.key}", notes=tuple(_facts(inspection)), pictures=image)
+    title = "Captions, and their mean cosine similarity with the augmented images" if names else "Captions"
+    yield Section(title=title, pictures=[Thumbnail(picture=None, lines=_said(one)) for one in inspection.captions])
+    if inspection.augmentations:
+        agreement = None if inspection.card is None else inspection.card.agreement
+        notes = () if agreement is None else (f"On the first shard, {agreement}.",)
+        yield Section(
+            title=f"Augmentations, {len(inspection.augmentations)}: operations, then width x height at (left, top)",
+            notes=notes,
+            pictures=[_replayed(inspection, one, is_drawn=is_drawn) for one in inspection.augmentations],
+        )
+    if isinstance(sample, ReinforcedSample):
+        teachers = (f"teacher {number}: {name}" for number, name in enumerate(names, 1))
+        yield Section(title="Embeddings", notes=(*teachers, *_norms(sample, inspection.teachers)))
+
+
+def _facts(inspection: Inspection) -> Iterator[str]:
+    sample, image = inspection.sample, inspection.image
+    yield f"shard {inspection.shard}"
+    if sample.url is not None:
+        yield f"url {sample.url}"
+    if image is not None and sample.image is not None:
+        yield f"image {image.width} x {image.height}, {sample.image_extension}, {len(sample.image):,} bytes"
+        yield f"sha256 {hash_image(sample.image)}"
+    if isinstance(sample, ReinforcedSample):
+        stated = " and ".join(["size"] * bool(sample.image_size) + ["hash"] * bool(sample.image_sha256))
+        yield f"made for an image {f'of the stated {stated}' if stated else 'whose size and hash are unknown'}"
+    yield "members " + ", ".join(f"{name} {size:,}" for name, size in sorted(inspection.members.items()))
+    if inspection.problem:
+        yield f"cannot be replayed: {inspection.problem}"
+
+
+def _said(caption: Caption) -> tuple[str, ...]:
+    source = "real" if caption.source == "real" else f"synthetic, {caption.source}"
+    ranges = (
+        f"{one.mean:.3f} by {one.teacher}, from {one.least:.3f} to {one.greatest:.3f}" for one in caption.similarities
+    )
+    return caption.text, source, *ranges
+
+
+def _norms(sample: ReinforcedSample, teachers: Sequence[tuple[str, slice]]) -> Iterator[str]:
+    arrays = {"image_emb": sample.image_emb, "text_emb": sample.text_emb}
+    arrays |= {f"{name}_emb": array for name, array in sample.syn_text_emb.items()}
+    for name, array in arrays.items():
+        norms = [np.linalg.norm(array[:, columns], axis=1) for _, columns in teachers]
+        ranges = (f"{one.min():.4f} to {one.max():.4f}" if len(one) else "none" for one in norms)
+        yield f"{name} {' x '.join(map(str, array.shape))}, norms {', '.join(ranges)}"

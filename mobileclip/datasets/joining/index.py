@@ -1,0 +1,533 @@
+"""The index of a join: a table for each shard, of where its images are, or of what its samples are called.
+
+A table appears when it is complete. One that is damaged counts as missing, and its shard is read again. Several joins
+may share an index.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import tarfile
+from collections.abc import Iterator, Mapping
+from hashlib import blake2b
+from operator import attrgetter
+from pathlib import Path
+from typing import IO, Any
+
+import attrs
+import numpy as np
+
+from mobileclip import storage
+from mobileclip.data.buckets import Records
+from mobileclip.data.images.limits import IMAGE_EXTENSIONS
+from mobileclip.data.samples.sample import SampleLimits
+from mobileclip.data.shards.files import expand_shards
+from mobileclip.data.shards.tar import (
+    START_BYTES,
+    ForwardReader,
+    TarMember,
+    by_key,
+    forward_reader,
+    is_compressed,
+    member_key,
+    read_content,
+    tar_members,
+)
+from mobileclip.datasets.joining.checks import stated_of
+from mobileclip.datasets.joining.spec import JoinSpec
+from mobileclip.datasets.sources.shards import listed_fingerprints
+from mobileclip.datasets.sources.tables import read_noted, write_noted
+from mobileclip.engines import FunctionWork, Listener, Run, SetAside
+from mobileclip.machine import raise_machine_fault
+from mobileclip.progress import Progress
+from mobileclip.strict import strict
+from mobileclip.terminal import console
+
+NAME = np.dtype([("high", "u8"), ("low", "u8")])
+"""The 128-bit hash of what a sample is called; zeros where it asks for no image."""
+
+PLACE = np.dtype(
+    [
+        *NAME.descr,
+        ("start", "u8"),
+        ("size", "u4"),
+        ("text_start", "u8"),
+        ("text_size", "u4"),
+        ("json_start", "u8"),
+        ("json_size", "u4"),
+        ("extension", "u1"),
+        ("sha256", "u8"),
+    ]
+)
+"""Where an image is: the hash of its name, where it begins in its shard and its bytes, likewise its caption and its
+JSON (zeros where there is none), the number of its extension, and the first 8 bytes of its SHA-256."""
+
+PLACES, NAMES = "places", "names"
+KINDS = {PLACES: PLACE, NAMES: NAME}
+"""Kinds of records by the suffix of their files."""
+
+_MOST_PROBLEM = 1000
+
+
+@attrs.frozen(kw_only=True, field_transformer=strict)
+class AboutShard:
+    """Metadata of an indexed shard's records.
+
+    Args:
+        shard: its path or URL.
+        by: what its records are called by.
+        fingerprint: of the shard when it was read; empty if it has to be read again.
+        hashed: whether its images were read and hashed.
+        num_records: of images, or of samples.
+        num_without: samples without the field that they are called by.
+        problem: what ended it before its time.
+    """
+
+    shard: str
+    by: str
+    fingerprint: str
+    hashed: bool = False
+    num_records: int = 0
+    num_without: int = 0
+    problem: str | None = None
+
+
+def name_hash(name: str) -> tuple[int, int]:
+    """Return the 128-bit hash of what a sample or an image is called, as two numbers."""
+    digest = blake2b(name.encode(errors="surrogateescape"), digest_size=16).digest()
+    return int.from_bytes(digest[:8], "big"), int.from_bytes(digest[8:], "big")
+
+
+def records_path(folder: Path, kind: str, by: str, shard: str) -> Path:
+    """Return the file with the records of a shard.
+
+    Args:
+        folder: of the index.
+        kind: suffix of its name.
+        by: what the records are called by.
+        shard: path or URL.
+    """
+    digest = blake2b(f"{by}\n{shard}".encode(errors="surrogateescape"), digest_size=16).hexdigest()
+    return folder / digest[:2] / f"{digest[2:]}.{kind}.parquet"
+
+
+def write_records(folder: Path, kind: str, about: AboutShard, records: Records) -> AboutShard:
+    """Write the records of a shard as a table, and return what is known of it with their number.
+
+    Args:
+        folder: of the index.
+        kind: of records, `places` or `names`.
+        about: the shard.
+        records: of it.
+    """
+    import pyarrow as pa
+
+    problem = None if about.problem is None else about.problem[:_MOST_PROBLEM]
+    about = attrs.evolve(about, num_records=len(records), problem=problem)
+    names = KINDS[kind].names or ()
+    table = pa.Table.from_arrays([pa.array(np.ascontiguousarray(records[name])) for name in names], list(names))
+    write_noted(str(records_path(folder, kind, about.by, about.shard)), table, about)
+    return about
+
+
+def read_about(folder: Path, kind: str, by: str, shard: str) -> AboutShard | None:
+    """Return what is known of a shard; None where there is no file, or another one.
+
+    Args:
+        folder: of the index.
+        kind: of records, `places` or `names`.
+        by: what they are called by.
+        shard: path or URL.
+    """
+    found = read_noted(str(records_path(folder, kind, by, shard)), AboutShard, rows=False)
+    return found[0] if found is not None and (found[0].shard, found[0].by) == (shard, by) else None
+
+
+def read_records(folder: Path, kind: str, about: AboutShard) -> Records:
+    """Return the records of a shard.
+
+    Args:
+        folder: of the index.
+        kind: of records, `places` or `names`.
+        about: what `read_about` said.
+
+    Raises:
+        ValueError: if they are gone or damaged; the file is removed, and its shard read again by the next run.
+    """
+    path, dtype = records_path(folder, kind, about.by, about.shard), KINDS[kind]
+    found = read_noted(str(path), AboutShard)
+    if found is not None and found[0] == about and found[1] is not None:
+        table = found[1]
+        columns = {name: table[name].to_numpy() for name in dtype.names or () if name in table.column_names}
+        is_whole = {name: column.dtype for name, column in columns.items()} == {
+            name: dtype[name] for name in dtype.names or ()
+        }
+        if is_whole and len(table) == about.num_records:
+            records = np.empty(len(table), dtype)
+            for name, column in columns.items():
+                records[name] = column
+            if kind == NAMES or bool((records["extension"] < len(IMAGE_EXTENSIONS)).all()):
+                return records
+    path.unlink(missing_ok=True)
+    raise ValueError(f"{path} is gone or damaged; run this again, and its shard is read anew")
+
+
+# What its size is kept in.
+_MOST_BYTES = 2**32 - 1
+
+_Row = tuple[int, ...]
+
+
+@attrs.frozen(kw_only=True)
+class ScanUnit:
+    """A shard of which the index is to know where its images are, or what its samples are called.
+
+    Args:
+        name: of the unit.
+        shard: path or URL.
+        fingerprint: of it.
+        kind: of records, `places` of images or `names` of samples.
+        folder: of the index.
+        by: what samples and images are called by: `key`, `url`, or a field of their JSON.
+        limits: of what is read; members beyond them are passed over.
+        hashed: whether to read and hash the images too, and not the headers alone.
+    """
+
+    name: str
+    shard: str
+    fingerprint: str
+    kind: str
+    folder: Path
+    by: str
+    limits: SampleLimits
+    hashed: bool = False
+
+    def read(self) -> AboutShard:
+        """Read the shard, to a break if there is one, and return what is known of it.
+
+        Images whose bytes are broken, or that are not there, are known to be so. A shard that is there but could not be
+        read is tried again, by every run; so is a reinforced one that breaks off, as reading it says what is wrong.
+
+        Raises:
+            ValueError: if it is there and could not be read; what was read is kept.
+            StorageError: if that may be otherwise at another time; the same.
+        """
+        rows: list[_Row | None] = []
+        error: Exception | None = None
+        try:
+            with storage.open_read(self.shard) as stream:
+                rows.extend(self._places(stream) if self.kind == PLACES else self._names(stream))
+        except Exception as caught:  # noqa: BLE001 - the last barrier of a shard: whatever its bytes make libraries raise
+            raise_machine_fault(caught)
+            error = caught
+        unread = error if isinstance(error, OSError) and not isinstance(error, FileNotFoundError) else None
+        found = [row for row in rows if row is not None]
+        about = self._write(
+            found,
+            fingerprint=self.fingerprint if error is None or (unread is None and self.kind == PLACES) else "",
+            num_without=len(rows) - len(found),
+            problem=None if error is None else _problem(error),
+        )
+        if unread is not None:
+            raise (storage.StorageError if storage.is_transient(unread) else ValueError)(about.problem) from unread
+        return about
+
+    def known(self) -> AboutShard | None:
+        """Return an earlier run's record of the shard, if it is still valid and has the hashes that are needed."""
+        about = read_about(self.folder, self.kind, self.by, self.shard)
+        is_same = about is not None and about.fingerprint == self.fingerprint and (about.hashed or not self.hashed)
+        return about if is_same else None
+
+    def left(self, reason: str) -> AboutShard:
+        """Return the record of a shard that could not be read to its end: what came before the break.
+
+        Args:
+            reason: why the last try failed.
+        """
+        about = read_about(self.folder, self.kind, self.by, self.shard)
+        if about is not None and about.problem == reason:
+            return about
+        # The process that read it was lost.
+        return self._write([], fingerprint="", problem=reason)
+
+    def _write(self, rows: list[_Row], *, fingerprint: str, problem: str | None, num_without: int = 0) -> AboutShard:
+        about = AboutShard(
+            shard=self.shard,
+            by=self.by,
+            fingerprint=fingerprint,
+            hashed=self.hashed,
+            num_without=num_without,
+            problem=problem,
+        )
+        return write_records(self.folder, self.kind, about, np.array(rows, KINDS[self.kind]))
+
+    def _places(self, stream: IO[bytes]) -> Iterator[_Row | None]:
+        """Yield where the images are; None for a sample without the field that it would be called by."""
+        if is_compressed(stream.read(START_BYTES)):
+            raise tarfile.ReadError("it is compressed, and images are read by their place; decompress it first")
+        for key, members, contents in self._samples(stream):
+            extension = next((one for one in IMAGE_EXTENSIONS if one in members), None)
+            if extension is not None:
+                own = field_of(contents.get("json"), self.by, self.limits)
+                name = storable(key) if self.by == "key" else own
+                yield None if name is None else _place(name, extension, members, contents.get(extension, b""))
+
+    def _names(self, stream: IO[bytes]) -> Iterator[_Row]:
+        """Yield what samples are called, of which the headers tell; one with an image of its own asks for none."""
+        for key, members, contents in self._samples(forward_reader(stream, self.limits)):
+            own = contents.get("json"), contents.get("url.txt", b"")
+            is_asking = not any(one in members for one in IMAGE_EXTENSIONS)
+            name = sample_name(key, *own, by=self.by, limits=self.limits) if is_asking else ""
+            yield name_hash(name) if name else (0, 0)
+
+    def _samples(
+        self, stream: IO[bytes] | ForwardReader
+    ) -> Iterator[tuple[str, dict[str, TarMember], dict[str, bytes]]]:
+        """Yield each key, the members under it, and of those that are needed the content, or the hash of an image."""
+        limits = self.limits
+        for key, own in by_key(tar_members(stream), attrgetter("name")):
+            members, contents = {}, {}
+            for extension, member in own:
+                is_text = extension in ("json", "url.txt")
+                if member.size > (limits.text_bytes if is_text else min(limits.member_bytes, _MOST_BYTES)):
+                    continue
+                members[extension] = member
+                if self.hashed and extension in IMAGE_EXTENSIONS:
+                    contents[extension] = hashlib.sha256(_content(stream, member)).digest()
+                elif (extension == "json" and self.by != "key") or (extension == "url.txt" and self.by == "url"):
+                    contents[extension] = _content(stream, member)
+            yield key, members, contents
+
+
+def sample_name(key: str, metadata: bytes | None, url: bytes, *, by: str, limits: SampleLimits) -> str:
+    """Return the name by which a sample's image is looked up; empty if it has no URL where URLs are compared.
+
+    Args:
+        key: of the sample.
+        metadata: its JSON.
+        url: content of its `url.txt`.
+        by: `key`, `url`, or a field of the JSON; the key is taken where that is not stated.
+        limits: of what is read.
+    """
+    if by == "url":
+        return storable(url.decode(errors="backslashreplace").strip())
+    own = None if by == "key" else field_of(metadata, by, limits)
+    return storable(key) if own is None else own
+
+
+def field_of(metadata: bytes | None, name: str, limits: SampleLimits) -> str | None:
+    """Return a field of a sample's JSON as a name, None where it is not stated."""
+    value = stated_of(metadata, limits).get(name)
+    is_name = isinstance(value, (str, int)) and not isinstance(value, bool)
+    return storable(str(value).strip()) or None if is_name else None
+
+
+def storable(key: str) -> str:
+    """Return a key in which what has no place in UTF-8 is spelled out; names in tar files may be any bytes."""
+    return key if key.isascii() else key.encode(errors="backslashreplace").decode()
+
+
+def image_name(shard: str, place: Records, by: str, limits: SampleLimits) -> str:
+    """Return what an image is called, read from its shard; empty where that cannot be read any more.
+
+    Args:
+        shard: path or URL.
+        place: one record.
+        by: what it is called by.
+        limits: of what is read.
+    """
+    try:
+        with storage.open_read(shard) as stream:
+            if by != "key":
+                stream.seek(int(place["json_start"]))
+                return field_of(stream.read(int(place["json_size"])), by, limits) or ""
+            return member_key(stream, int(place["start"]))
+    except OSError as error:
+        raise_machine_fault(error)
+        return ""
+
+
+def _content(stream: IO[bytes] | ForwardReader, member: TarMember) -> bytes:
+    stream.seek(member.offset)
+    return read_content(stream, member)
+
+
+def _place(name: str, extension: str, members: dict[str, TarMember], digest: bytes) -> _Row:
+    """Return the record of a sample's image."""
+    where = []
+    for one in (extension, "txt", "json"):
+        where += [members[one].offset, members[one].size] if one in members else [0, 0]
+    return *name_hash(name), *where, IMAGE_EXTENSIONS.index(extension), int.from_bytes(digest[:8], "big")
+
+
+def _problem(error: Exception) -> str:
+    text = str(error) if isinstance(error, tarfile.TarError) else f"{type(error).__name__}: {error}"
+    return storage.printable(storage.without_secrets(" ".join(text.split())))
+
+
+_MISSING = "missing"
+
+
+@attrs.frozen(kw_only=True)
+class IndexCounts:
+    """The size of an image index, and the problems found while it was built.
+
+    Args:
+        shards: number of shards that were read.
+        images: number of images.
+        keys: number of different keys.
+        repeated_keys: number of keys with more than one image; the first one counts.
+        without_field: samples without the field that is the key.
+        unreadable: what is wrong with a shard, by its path; what comes before a break is in the index.
+    """
+
+    shards: int
+    images: int
+    keys: int
+    repeated_keys: int
+    without_field: int
+    unreadable: dict[str, str]
+
+
+@attrs.frozen(kw_only=True)
+class ImageIndex:
+    """Where the images of shards are; `build_image_index` makes it.
+
+    Args:
+        folder: of the index.
+        by: what images are called by: `key`, or the field of their JSON.
+        shards: what is known of each, in the order in which they were given: of several images of one name, that of
+            the first shard counts.
+        limits: of what is read.
+    """
+
+    folder: Path
+    by: str
+    shards: tuple[AboutShard, ...]
+    limits: SampleLimits
+
+    @property
+    def num_images(self) -> int:
+        """Number of images."""
+        return sum(about.num_records for about in self.shards)
+
+    def parts(self) -> Iterator[Records]:
+        """Yield the records of every shard, in order.
+
+        Raises:
+            ValueError: if some are gone or damaged.
+        """
+        for about in self.shards:
+            yield read_records(self.folder, PLACES, about)
+
+    def counts(self, *, num_keys: int, num_repeated_keys: int) -> IndexCounts:
+        """Return how much there is.
+
+        Args:
+            num_keys: number of different keys.
+            num_repeated_keys: of them, that have several images.
+        """
+        return IndexCounts(
+            shards=sum(about.num_records > 0 or about.problem is None for about in self.shards),
+            images=self.num_images,
+            keys=num_keys,
+            repeated_keys=num_repeated_keys,
+            without_field=sum(about.num_without for about in self.shards),
+            unreadable={about.shard: about.problem for about in self.shards if about.problem is not None},
+        )
+
+    def fingerprint(self) -> str:
+        """Return a hash of the indexed shards and their order."""
+        return digest_of([self.by, *([about.shard, about.fingerprint, about.num_records] for about in self.shards)])
+
+    def name_at(self, shard: int, row: int) -> str:
+        """Return the name of an image.
+
+        Args:
+            shard: its number.
+            row: of its record in the shard.
+        """
+        about = self.shards[shard]
+        return image_name(about.shard, read_records(self.folder, PLACES, about)[row], self.by, self.limits)
+
+    def example(self) -> str:
+        """Return the name of the first image, as an example."""
+        return self.name_at(next(number for number, about in enumerate(self.shards) if about.num_records), 0)
+
+
+def digest_of(value: Any) -> str:
+    """Return a short hash of a JSON value."""
+    return hashlib.sha256(json.dumps(value).encode()).hexdigest()[:16]
+
+
+def build_image_index(
+    run: Run, folder: Path, spec: JoinSpec, reinforced: Mapping[str, str], *, show_progress: bool
+) -> tuple[ImageIndex, dict[str, AboutShard]]:
+    """Return the index of images, and what is known of samples' names, reading what no earlier run has read.
+
+    Args:
+        run: in which the shards are read.
+        folder: of the index, on this machine; made where it is missing.
+        spec: the choices; images are read and hashed, and not their headers alone, where placeholders are looked for.
+        reinforced: fingerprints of the reinforced shards that are there, by path or URL.
+        show_progress: show a bar with the speed and the time left.
+
+    Returns:
+        The index, and what is known of every reinforced shard, by its path.
+
+    Raises:
+        ValueError: if none of the images can be read.
+        OSError: if the folder cannot be written.
+    """
+    # One that is not there has been found out once for all.
+    images = expand_shards(spec.images)
+    fingerprints = dict.fromkeys(images, _MISSING) | listed_fingerprints(images)
+    units = [
+        ScanUnit(
+            name=f"{side} shard {number}, {storage.printable(storage.without_secrets(shard))}",
+            shard=shard,
+            fingerprint=fingerprint,
+            kind=kind,
+            folder=folder,
+            by=spec.by,
+            limits=spec.sample_limits,
+            hashed=spec.placeholder_threshold > 0 and kind == PLACES,
+        )
+        for side, kind, shards in (("image", PLACES, fingerprints), ("reinforced", NAMES, reinforced))
+        for number, (shard, fingerprint) in enumerate(shards.items())
+    ]
+    known = {unit.name: about for unit in units if (about := unit.known()) is not None}
+    pending = [unit for unit in units if unit.name not in known]
+    screen = console(shown=show_progress and bool(pending))
+    with Progress("indexing", total=len(units), done=len(known), unit="keys", console=screen) as bar:
+        run.begin("indexing", num_units=len(units), num_done_before=len(known), then=("matching", "joining"))
+        run.do(FunctionWork(function=ScanUnit.read), pending, _Scanned(known=known, bar=bar))
+    every = [known[unit.name] for unit in units]
+    index = ImageIndex(folder=folder, by=spec.by, shards=tuple(every[: len(fingerprints)]), limits=spec.sample_limits)
+    if not index.num_images:
+        problems = (about.problem for about in index.shards if about.problem is not None)
+        num_without = sum(about.num_without for about in index.shards)
+        problem = next(problems, f"{num_without} samples have no field {spec.by!r}")
+        raise ValueError(f"there is no image in the {len(index.shards)} shards from {index.shards[0].shard}: {problem}")
+    return index, dict(zip(reinforced, every[len(fingerprints) :], strict=True))
+
+
+@attrs.define(kw_only=True, eq=False)
+class _Scanned(Listener[ScanUnit, AboutShard]):
+    """Keeps what is known of shards, by the names of their units.
+
+    Args:
+        known: what is known.
+        bar: what is shown.
+    """
+
+    known: dict[str, AboutShard]
+    bar: Progress
+
+    def finished(self, unit: ScanUnit, entry: AboutShard) -> None:
+        self.known[unit.name] = entry
+        self.bar.advance(count=entry.num_records)
+
+    def gave_up(self, unit: ScanUnit, aside: SetAside) -> None:
+        self.finished(unit, unit.left(aside.reason))

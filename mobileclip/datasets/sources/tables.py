@@ -1,0 +1,524 @@
+"""The one reader of tables: CSV, TSV, Parquet and JSON lines, in ranges of rows at which a worker can begin.
+
+Apache Arrow (extra `parquet`) decodes CSV, TSV and Parquet. Python decodes JSON lines: their fields differ from row to
+row, in type as well, and Arrow would give up a whole block for one of them. A bad row costs itself alone.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections import deque
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from hashlib import blake2b
+from itertools import islice
+from typing import IO, TYPE_CHECKING, Any, TypeVar
+
+import attrs
+import numpy as np
+
+from mobileclip import storage
+from mobileclip.data.skips import BadSampleError
+from mobileclip.datasets.sources.base import MAX_LINE_BYTES, parse_row
+from mobileclip.extras import needed
+from mobileclip.machine import raise_machine_fault
+from mobileclip.serialization import from_json, to_json
+from mobileclip.strict import parse_json, repeated
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+LINES = (".jsonl", ".ndjson")
+"""Suffixes of files with a JSON object a line."""
+TABLES = (".parquet", ".csv", ".tsv")
+"""Suffixes of tables."""
+LABEL = "label"
+"""The column with the class of an image: its name, or its number."""
+
+_DELIMITERS = {".csv": ",", ".tsv": "\t"}
+_NOTE = b"mobileclip"
+_BOM, _GZIP = b"\xef\xbb\xbf", b"\x1f\x8b"
+# Rows that are decoded at once, fewer where they hold images, and bytes that are read at once of a column.
+_NUM_ROWS, _NUM_IMAGES = 256, 16
+_BUFFER_BYTES = 2**20
+# A quotation mark that is not closed within so many bytes is a mistake of its line.
+_MOST_QUOTED_BYTES = 2**17
+_MOST_FEATURES = 2**24
+_MOST_NOTED_BYTES = 2**32
+_COUNTED = re.compile(r"Expected \d+ columns, got (\d+)")
+
+T = TypeVar("T")
+Row = tuple[int, str, "dict[str, Any] | BadSampleError"]
+"""The number of a row, what messages call it, and its cells by column or why they cannot be read."""
+
+
+@attrs.frozen(kw_only=True)
+class Part:
+    """A range of the rows of a table.
+
+    Args:
+        first_row: number of the first row, from 1.
+        num_rows: number of rows.
+        start: of a text, byte at which the first row begins.
+        first_line: of a text, number of its line, from 1.
+        digest: of a text, of the lines.
+    """
+
+    first_row: int
+    num_rows: int
+    start: int = 0
+    first_line: int = 1
+    digest: str = ""
+
+
+@attrs.frozen(kw_only=True)
+class Table:
+    """A table, as `open_table` found it.
+
+    Args:
+        path: path or URL.
+        suffix: of its name, which says the form.
+        columns: names of the columns whose cells JSON can hold: texts, numbers, truth values, and lists and structures
+            of these. None of JSON lines, whose fields may differ.
+        images: names of the columns that hold images as the Hugging Face hub does: structures of `bytes` and `path`.
+        class_names: of a `label` that is a number, where the file says what the numbers are called, as on the hub.
+        whole: of a Parquet file all rows, of a text where they begin.
+    """
+
+    path: str
+    suffix: str
+    columns: tuple[str, ...] = ()
+    images: tuple[str, ...] = ()
+    class_names: tuple[str, ...] = ()
+    whole: Part
+
+    def parts(self, size: int) -> Iterator[Part]:
+        """Yield ranges of so many rows; the last has fewer.
+
+        Raises:
+            OSError: if it cannot be read.
+        """
+        if self.suffix == ".parquet":
+            for start in range(0, self.whole.num_rows, size):
+                yield Part(first_row=start + 1, num_rows=min(size, self.whole.num_rows - start))
+            return
+        with storage.open_read(self.path) as stream:
+            stream.seek(self.whole.start)
+            part, num_rows, digest = self.whole, 0, blake2b(digest_size=16)
+            for row in text_rows(stream, self.suffix, self.whole.first_line):
+                digest.update(row.read)
+                num_rows += 1
+                if num_rows == size:
+                    yield attrs.evolve(part, num_rows=num_rows, digest=digest.hexdigest())
+                    first, start = part.first_row + num_rows, self.whole.start + row.end
+                    part = Part(first_row=first, num_rows=0, start=start, first_line=row.last_line + 1)
+                    num_rows, digest = 0, blake2b(digest_size=16)
+            if num_rows:
+                yield attrs.evolve(part, num_rows=num_rows, digest=digest.hexdigest())
+
+    def rows(
+        self,
+        part: Part | None = None,
+        columns: Sequence[str] | None = None,
+        *,
+        held: str | None = None,
+        images: bool = True,
+    ) -> Iterator[Row]:
+        """Yield rows; those of JSON lines are numbered by their lines.
+
+        Args:
+            part: which; None for all.
+            columns: that are read; None for all.
+            held: the column with images, if there is one.
+            images: whether those are read, and not their paths alone.
+
+        Raises:
+            OSError: if it cannot be read.
+        """
+        columns = self.columns if columns is None else columns
+        if self.suffix == ".parquet":
+            found = _parquet_rows(self.path, columns, part or self.whole, held=held, images=images)
+            for number, cells in enumerate(found, (part or self.whole).first_row):
+                yield number, f"row {number}", cells
+            return
+        with storage.open_read(self.path) as stream:
+            first = part or self.whole
+            stream.seek(first.start)
+            rows = text_rows(stream, self.suffix, first.first_line)
+            rows = rows if part is None else islice(rows, part.num_rows)
+            number = first.first_row
+            while some := list(islice(rows, _NUM_ROWS)):
+                for row, cells in zip(some, self._decoded(some, columns), strict=True):
+                    yield row.line if self.suffix in LINES else number, f"line {row.line}", cells
+                    number += 1
+
+    def _decoded(self, rows: Sequence[TextRow], columns: Sequence[str]) -> Iterator[dict[str, Any] | BadSampleError]:
+        if self.suffix not in LINES:
+            yield from _cells(rows, self.suffix, self.columns, columns)
+            return
+        yield from map(_parsed_line, rows)
+
+
+def open_table(path: str, suffix: str = "", *, header: Sequence[str] = ()) -> Table:
+    """Return a table with its columns; of a Parquet file the end is read, of another the first row.
+
+    Args:
+        path: path or URL.
+        suffix: says the form; empty for that of its name.
+        header: names of the columns of a CSV or TSV file that does not begin with them.
+
+    Raises:
+        OSError: if it cannot be read.
+        ValueError: if it is empty or compressed, its first row cannot be read, or two columns have one name.
+        ImportError: if Arrow is not installed, unless it is of JSON lines.
+    """
+    suffix = suffix or f".{storage.file_name(path).rpartition('.')[2].lower()}"
+    table = _open_parquet(path) if suffix == ".parquet" else _open_text(path, suffix, tuple(header))
+    if twice := repeated((*table.columns, *table.images)):
+        raise ValueError(f"{path} has two columns called {twice[0][:80]!r}; rename one")
+    return table
+
+
+def _open_text(path: str, suffix: str, header: tuple[str, ...]) -> Table:
+    whole = Part(first_row=1, num_rows=0)
+    with storage.open_read(path) as stream:
+        if stream.read(2) == _GZIP:
+            raise ValueError(f"{path} is compressed, so its rows cannot be found; decompress it first")
+        if suffix not in _DELIMITERS:
+            return Table(path=path, suffix=suffix, whole=whole)
+        with needed(f"the table {path}", "parquet"):
+            import pyarrow as pa
+            from pyarrow import csv
+        if header:
+            return Table(path=path, suffix=suffix, columns=header, whole=whole)
+        stream.seek(0)
+        first = next(text_rows(stream, suffix), None)
+    if first is None:
+        raise ValueError(f"{path} is empty; expected a line with the names of the columns")
+    try:
+        if isinstance(first.content, BadSampleError):
+            raise first.content
+        options = csv.ReadOptions(use_threads=False, block_size=len(first.content) + 2)
+        names = csv.read_csv(pa.BufferReader(first.content + b"\n"), options, _parse_options(suffix)).column_names
+    except (pa.ArrowException, BadSampleError, UnicodeDecodeError) as error:
+        why = "the line is not UTF-8" if isinstance(error, UnicodeDecodeError) else error
+        raise ValueError(f"the names of the columns of {path} cannot be read: {why}") from None
+    whole = attrs.evolve(whole, start=first.end, first_line=first.last_line + 1)
+    return Table(path=path, suffix=suffix, columns=tuple(names), whole=whole)
+
+
+@attrs.frozen(kw_only=True)
+class TextRow:
+    """A row of a text.
+
+    Args:
+        line: number of its first line, from 1.
+        last_line: number of its last line.
+        end: bytes up to its end.
+        content: the row, or why it cannot be read.
+        read: what a digest is made of, the blank lines in front of it with it.
+    """
+
+    line: int
+    last_line: int
+    end: int
+    content: bytes | BadSampleError
+    read: bytes
+
+    @property
+    def label(self) -> str:
+        """What messages call it."""
+        return f"line {self.line}"
+
+
+def text_rows(stream: IO[bytes], suffix: str, line: int = 1) -> Iterator[TextRow]:
+    """Yield the rows of a text from its position on; blank lines are none, and memory is bounded whatever it holds.
+
+    Of CSV, cells in quotation marks may hold line breaks (RFC 4180); a mark that is not closed costs its line alone.
+
+    Args:
+        stream: the text.
+        suffix: of its name.
+        line: number of the line at the position.
+    """
+    lines, ahead, end, blank = _lines(stream), deque[tuple[bytes, int]](), 0, b""
+    while (first := ahead.popleft() if ahead else next(lines, None)) is not None:
+        some = [first]
+        if suffix == ".csv" and first[0].count(b'"') % 2:
+            some += _closing(ahead, lines, first[1])
+        data, size = b"".join(part for part, _ in some), sum(length for _, length in some)
+        content: bytes | BadSampleError = data
+        end += size
+        if not data.strip(b" \r\n"):
+            blank, line = blank + data, line + 1
+            continue
+        read = data
+        if size > MAX_LINE_BYTES:
+            detail = f"the row from line {line} has {size} bytes; {MAX_LINE_BYTES} are enough"
+            content, read = BadSampleError("line_too_long", detail), b"%d " % size
+        elif suffix == ".csv" and data.count(b'"') % 2:
+            content = BadSampleError("bad_row", f"line {line} has a quotation mark that is not closed")
+        elif line == 1 and suffix in _DELIMITERS:
+            content = data.removeprefix(_BOM)
+        last = line + len(some) - 1
+        yield TextRow(line=line, last_line=last, end=end, content=content, read=blank + read)
+        blank, line = b"", last + 1
+
+
+def _parsed_line(row: TextRow) -> dict[str, Any] | BadSampleError:
+    try:
+        return row.content if isinstance(row.content, BadSampleError) else parse_row(row.content, row.label)
+    except BadSampleError as error:
+        return error
+
+
+def _lines(stream: IO[bytes]) -> Iterator[tuple[bytes, int]]:
+    """Yield lines, or the beginning of a long one, with their size."""
+    while data := stream.readline(MAX_LINE_BYTES):
+        size, rest = len(data), data
+        while not rest.endswith(b"\n") and (rest := stream.readline(MAX_LINE_BYTES)):
+            size += len(rest)
+        yield data, size
+
+
+def _closing(ahead: deque[tuple[bytes, int]], lines: Iterator[tuple[bytes, int]], size: int) -> list[tuple[bytes, int]]:
+    """Take the lines up to that in which a quotation mark is closed; none where no line near does."""
+    number = 0
+    while size <= _MOST_QUOTED_BYTES:
+        if number == len(ahead):
+            ahead.extend(islice(lines, 1))
+        if number == len(ahead):
+            return []
+        data, length = ahead[number]
+        size, number = size + length, number + 1
+        if data.count(b'"') % 2:
+            return [ahead.popleft() for _ in range(number)]
+    return []
+
+
+def _parse_options(suffix: str) -> Any:
+    from pyarrow import csv
+
+    is_quoted = suffix == ".csv"
+    return csv.ParseOptions(
+        delimiter=_DELIMITERS[suffix], quote_char='"' if is_quoted else False, newlines_in_values=is_quoted
+    )
+
+
+def _cells(
+    rows: Sequence[TextRow], suffix: str, names: Sequence[str], columns: Sequence[str]
+) -> Iterator[dict[str, Any] | BadSampleError]:
+    """Yield the cells of rows as texts, by column; where some cannot be decoded, the halves are decoded apart."""
+    import pyarrow as pa
+    from pyarrow import csv
+
+    if len(rows) == 1 and isinstance(rows[0].content, BadSampleError):
+        yield rows[0].content
+        return
+    data = b"".join(row.content.rstrip(b"\r\n") + b"\n" for row in rows if isinstance(row.content, bytes))
+    try:
+        table = csv.read_csv(
+            pa.BufferReader(data),
+            csv.ReadOptions(column_names=list(names), use_threads=False, block_size=len(data) + 1),
+            _parse_options(suffix),
+            csv.ConvertOptions(
+                column_types=dict.fromkeys(names, pa.string()), include_columns=list(columns), strings_can_be_null=False
+            ),
+        )
+        problem = f"it has {table.num_rows} rows"
+        if table.num_rows == len(rows):
+            yield from table.to_pylist()
+            return
+    except pa.ArrowInvalid as error:
+        problem = str(error)
+    if len(rows) == 1:
+        if "UTF8" in problem:
+            yield BadSampleError("bad_text", f"{rows[0].label} is not UTF-8")
+            return
+        counted = _COUNTED.search(problem)
+        detail = f"cannot be read: {problem}" if counted is None else f"has {counted[1]} cells, expected {len(names)}"
+        yield BadSampleError("bad_row", f"{rows[0].label} {detail}")
+        return
+    middle = len(rows) // 2
+    yield from _cells(rows[:middle], suffix, names, columns)
+    yield from _cells(rows[middle:], suffix, names, columns)
+
+
+@contextmanager
+def _opened(path: str) -> Iterator[pq.ParquetFile]:
+    with needed(f"the table {path}", "parquet"):
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+    with storage.open_read(path) as stream:
+        try:
+            yield pq.ParquetFile(stream, pre_buffer=False, buffer_size=_BUFFER_BYTES)
+        except (pa.ArrowException, OSError) as error:
+            raise_machine_fault(error)
+            if isinstance(error, OSError) and (error.errno is not None or isinstance(error, storage.StorageError)):
+                raise
+            raise OSError(f"it is damaged, or no Parquet file: {str(error).strip()}") from None
+
+
+def text_column(values: Sequence[str | None]) -> pa.Array:
+    """Return a column of texts; of bytes, where a text holds some, as keys from tar files may.
+
+    It is made of its parts: to look at a list, Arrow imports pandas where that is installed, with 50 MB of memory.
+    """
+    import pyarrow as pa
+
+    found = [b"" if value is None else value.encode(errors="surrogateescape") for value in values]
+    offsets = np.zeros(len(found) + 1, np.int64)
+    np.cumsum([len(one) for one in found], out=offsets[1:])
+    is_there = np.packbits(np.array([value is not None for value in values], bool), bitorder="little")
+    content = b"".join(found)
+    try:
+        content.decode()
+        kind = pa.large_string()
+    except UnicodeDecodeError:
+        kind = pa.large_binary()
+    return pa.Array.from_buffers(kind, len(found), [pa.py_buffer(part) for part in (is_there, offsets, content)])
+
+
+def read_keys(column: pa.ChunkedArray) -> list[str]:
+    """Return the keys in such a column."""
+    import pyarrow as pa
+
+    return [key.decode(errors="surrogateescape") for key in column.cast(pa.large_binary()).to_pylist()]
+
+
+def write_noted(path: str, table: pa.Table, note: object) -> None:
+    """Write a Parquet file with a note about it as JSON; it appears when it is complete.
+
+    Args:
+        path: path or URL; its folder is made where it is missing.
+        table: the rows.
+        note: an instance of a class that `serialization` knows.
+    """
+    import pyarrow.parquet as pq
+
+    storage.make_directory_of(path)
+    with storage.atomic_write(path) as stream:
+        noted = table.replace_schema_metadata({_NOTE: to_json(note)})
+        pq.write_table(noted, stream, use_dictionary=False, write_page_checksum=True)
+
+
+def read_noted(path: str, kind: type[T], *, rows: bool = True) -> tuple[T, pa.Table | None] | None:
+    """Return the note of such a file and its rows; None where there is none, or it is damaged.
+
+    Args:
+        path: path or URL.
+        kind: of the note.
+        rows: whether the rows are read; of a file on this machine, only its end is read otherwise.
+    """
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        is_remote = storage.is_remote(path)
+        source = (
+            pa.BufferReader(storage.read_bytes(path, limit=_MOST_NOTED_BYTES))
+            if is_remote
+            else os.fspath(storage.local_path(path))
+        )
+        with pq.ParquetFile(source, page_checksum_verification=True) as file:
+            note = from_json(file.schema_arrow.metadata[_NOTE].decode(errors="backslashreplace"), kind)
+            return note, file.read() if rows else None
+    except storage.StorageError:
+        raise
+    except (pa.ArrowException, OSError, ValueError, TypeError, KeyError) as error:
+        raise_machine_fault(error)
+        return None
+
+
+def _open_parquet(path: str) -> Table:
+    with _opened(path) as file:
+        schema = file.schema_arrow
+        return Table(
+            path=path,
+            suffix=".parquet",
+            columns=tuple(field.name for field in schema if _fits_json(field.type)),
+            images=tuple(field.name for field in schema if _holds_images(field.type)),
+            class_names=_class_names((schema.metadata or {}).get(b"huggingface", b"")),
+            whole=Part(first_row=1, num_rows=file.metadata.num_rows),
+        )
+
+
+def _parquet_rows(
+    path: str, columns: Sequence[str], part: Part, *, held: str | None, images: bool
+) -> Iterator[dict[str, Any] | BadSampleError]:
+    """Yield rows; those of the same row group in front of the first are decoded and passed over."""
+    first, end = part.first_row - 1, part.first_row - 1 + part.num_rows
+    with _opened(path) as file:
+        groups: list[int] = []
+        start = position = 0
+        for group in range(file.metadata.num_row_groups):
+            stop = position + file.metadata.row_group(group).num_rows
+            if position < end and stop > first:
+                start = start if groups else position
+                groups.append(group)
+            position = stop
+        # Where an image is missing, its path says where it is.
+        images = images or any(_may_lack(file, group, f"{held}.bytes") for group in groups)
+        names = [name if name != held or images else f"{held}.path" for name in columns]
+        size = _NUM_IMAGES if held is not None and images else _NUM_ROWS
+        for batch in file.iter_batches(size, row_groups=groups, columns=names, use_threads=False):
+            skipped = max(0, first - start)
+            yield from _values(batch.slice(skipped, max(0, end - start - skipped)))
+            start += batch.num_rows
+            if start >= end:
+                return
+
+
+def _may_lack(file: pq.ParquetFile, group: int, leaf: str) -> bool:
+    content = file.metadata.row_group(group)
+    columns = (content.column(number) for number in range(content.num_columns))
+    found = [column.statistics for column in columns if column.path_in_schema == leaf]
+    return any(one is None or not one.has_null_count or one.null_count > 0 for one in found)
+
+
+def _values(batch: pa.RecordBatch) -> Iterator[dict[str, Any] | BadSampleError]:
+    """Yield the rows as Python has them; a cell that is no text costs its row alone."""
+    try:
+        yield from batch.to_pylist()
+    except UnicodeDecodeError as error:
+        if batch.num_rows == 1:
+            yield BadSampleError("bad_text", f"a cell is not UTF-8: {error}")
+            return
+        for index in range(batch.num_rows):
+            yield from _values(batch.slice(index, 1))
+
+
+def _class_names(features: bytes) -> tuple[str, ...]:
+    """Return what the numbers in `label` are called; none where what the hub says of the columns does not tell."""
+    try:
+        label = parse_json(features.decode(), max_characters=_MOST_FEATURES)["info"]["features"][LABEL]
+        names = label["names"] if label["_type"] == "ClassLabel" else ()
+    except (ValueError, TypeError, LookupError):
+        return ()
+    is_list = isinstance(names, list) and all(isinstance(name, str) and name.strip() for name in names)
+    return tuple(names) if is_list else ()
+
+
+def _holds_images(kind: pa.DataType) -> bool:
+    from pyarrow import types
+
+    if not types.is_struct(kind):
+        return False
+    fields = {kind.field(index).name: kind.field(index).type for index in range(kind.num_fields)}
+    is_held = "bytes" in fields and (types.is_binary(fields["bytes"]) or types.is_large_binary(fields["bytes"]))
+    return is_held and "path" in fields and _fits_json(fields["path"])
+
+
+def _fits_json(kind: pa.DataType) -> bool:
+    from pyarrow import types
+
+    if types.is_dictionary(kind):
+        return _fits_json(kind.value_type)
+    if types.is_list(kind) or types.is_large_list(kind) or types.is_fixed_size_list(kind):
+        return _fits_json(kind.value_type)
+    if types.is_struct(kind):
+        return all(_fits_json(kind.field(index).type) for index in range(kind.num_fields))
+    is_text = types.is_string(kind) or types.is_large_string(kind) or types.is_string_view(kind)
+    return bool(is_text or types.is_integer(kind) or types.is_floating(kind) or types.is_boolean(kind))

@@ -1,0 +1,528 @@
+"""Engines run units of work: in this process, or by a pool of workers that load what the work needs once.
+
+`LocalEngine` and `RayEngine` say how a worker is started and reached. The rest is the same for both: a thread of the
+driver attends to each worker, gives it units from one queue, and replaces it when it is lost.
+"""
+
+from __future__ import annotations
+
+import pickle
+import tempfile
+import threading
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
+from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
+from functools import cache
+from itertools import count
+from pathlib import Path
+from typing import Any, Generic
+
+import attrs
+import torch
+from attrs import validators
+
+from mobileclip.engines.units import (
+    EntryT,
+    FatalError,
+    Listener,
+    NamedUnit,
+    OnProgress,
+    Place,
+    Retries,
+    SetAside,
+    UnitQueue,
+    UnitT,
+    Work,
+    Worker,
+    failure_of,
+    fatal_of,
+)
+from mobileclip.hardware.devices import AUTO, pick_device
+from mobileclip.processes import num_cores
+from mobileclip.storage import StoreLimits, use_limits
+
+# One that is made, and one that is finished beside it.
+_UNITS_AT_ONCE = 2
+# Between two looks at whether a worker that loads is still needed.
+_LOOK_SECONDS = 1.0
+# What the end of the driver raises in a worker.
+_GONE = (EOFError, BrokenPipeError, ConnectionResetError)
+
+
+class Engine(ABC):
+    """Spreads units over workers."""
+
+    @abstractmethod
+    def run(self, work: Work[UnitT, EntryT], units: Sequence[UnitT], listener: Listener[UnitT, EntryT]) -> None:
+        """Do all units, in any order, and tell what becomes of each; one that fails too often is set aside.
+
+        Args:
+            work: what is done with them.
+            units: with names that differ.
+            listener: who is told.
+
+        Raises:
+            ValueError: if a worker cannot load what it needs, or the run cannot go on. What is finished stays.
+        """
+
+    @abstractmethod
+    def most_workers(self, num_units: int) -> int:
+        """Return how many workers would share so many units, at most; at least 1."""
+
+    @contextmanager
+    def kept(self) -> Iterator[Engine]:
+        """Yield an engine like this one for several kinds of work, one after another; its processes stay meanwhile."""
+        yield self
+
+
+def default_num_threads(device: str, num_workers: int) -> int:
+    """Return how many threads a worker gets: its share of the cores, and no more than keep a GPU busy."""
+    share = max(1, num_cores() // num_workers)
+    return share if device == "cpu" else max(2, min(16, share))
+
+
+class Overlap(Generic[UnitT, EntryT]):
+    """Makes units one after another and finishes each in a thread of its own, at most one; a context manager.
+
+    While a unit is read back and uploaded, the device works on the next. What is under way at the end of the block is
+    finished; what that raises is raised behind a signal, too.
+
+    Args:
+        worker: who makes them.
+        on_finished: called with a unit and its entry, in the thread that finished it.
+        on_failed: called with a unit and what it raised, in whatever thread; what this raises ends the work.
+    """
+
+    def __init__(
+        self,
+        worker: Worker[UnitT, EntryT],
+        on_finished: Callable[[UnitT, EntryT], None],
+        on_failed: Callable[[UnitT, Exception], None],
+    ) -> None:
+        self._worker, self._on_finished, self._on_failed = worker, on_finished, on_failed
+        self._pool = ThreadPoolExecutor(1, thread_name_prefix="finishing")
+        self._pending: Future[None] | None = None
+
+    def __enter__(self) -> Overlap[UnitT, EntryT]:
+        return self
+
+    def __exit__(self, kind: object, error: object, trace: object) -> None:
+        self._pool.shutdown(wait=True)
+        if isinstance(error, KeyboardInterrupt):
+            self.wait()
+
+    def make(self, unit: UnitT, on_progress: OnProgress) -> None:
+        """Make a unit, wait for the one before it, and let this one be finished.
+
+        Raises:
+            Exception: what `on_failed` or `on_finished` raised, of this unit or of the one before it.
+        """
+        try:
+            finish = self._worker(unit, on_progress)
+        except Exception as error:  # noqa: BLE001 - whatever a unit makes its work raise, it is told
+            self._on_failed(unit, error)
+            return
+        try:
+            self.wait()
+        except BaseException:
+            del finish  # nobody finishes it: what it holds, such as a file that is not whole, goes with it
+            raise
+        self._pending = self._pool.submit(self._finish, unit, finish)
+
+    def wait(self) -> None:
+        """Wait until nothing is being finished, and raise what `on_failed` or `on_finished` raised of it."""
+        pending, self._pending = self._pending, None
+        if pending is not None:
+            pending.result()
+
+    def _finish(self, unit: UnitT, finish: Callable[[], EntryT]) -> None:
+        try:
+            entry = finish()
+        except Exception as error:  # noqa: BLE001 - as above
+            self._on_failed(unit, error)
+        else:
+            self._on_finished(unit, entry)
+
+
+@attrs.frozen(kw_only=True)
+class InlineEngine(Engine):
+    """Works in this process.
+
+    Args:
+        device: such as `cpu` or `cuda:1`; `auto` for the best one there is.
+        num_threads: of the worker; None for all cores, or as many as keep a GPU busy.
+        retries: how often a unit that fails is tried.
+    """
+
+    device: str = AUTO
+    num_threads: int | None = attrs.field(default=None, validator=validators.optional(validators.gt(0)))
+    retries: Retries = attrs.field(factory=Retries)
+
+    def run(self, work: Work[UnitT, EntryT], units: Sequence[UnitT], listener: Listener[UnitT, EntryT]) -> None:
+        """Do all units; see `Engine`."""
+        device = str(pick_device(self.device))
+        queue: UnitQueue[UnitT, EntryT] = UnitQueue(units, self.retries, listener, work.split)
+        worker = work.open(Place(device=device, num_threads=self.num_threads or default_num_threads(device, 1)))
+
+        def failed(unit: UnitT, error: Exception) -> None:
+            queue.fail(unit, failure_of(unit, error))
+
+        with Overlap(worker, queue.finish, failed) as overlap:
+            while not queue.is_over:
+                if (unit := queue.take(device)) is not None:
+                    overlap.make(unit, queue.advance)
+                else:
+                    overlap.wait()
+                    queue.wait()
+            overlap.wait()
+
+    def most_workers(self, num_units: int) -> int:  # noqa: ARG002 - as `Engine` does
+        """Return one; see `Engine`."""
+        return 1
+
+
+@attrs.frozen(kw_only=True, eq=False)
+class Assignment:
+    """Work for a worker; its units come after it, and the next assignment after them.
+
+    Args:
+        work: what is done with the units.
+        place: where.
+        torch_threads: on a CPU, that an operation is shared among.
+    """
+
+    work: Work[Any, Any]
+    place: Place
+    torch_threads: int
+
+
+Message = tuple[str, str, Any]
+"""What a worker says: a kind, the name of a unit, and a value.
+
+The kinds are `ready`, with where it is; `steps`, with how many; `made`; `finished`, with the entry; `failed`, with the
+failure; and `fatal`, with why the run ends.
+"""
+
+
+class LostWorkerError(Exception):
+    """A worker is gone.
+
+    Args:
+        how: it was lost, in a few words behind its name.
+        with_machine: whether its whole machine is gone.
+    """
+
+    def __init__(self, how: str, *, with_machine: bool = False) -> None:
+        super().__init__(how)
+        self.how, self.with_machine = how, with_machine
+
+
+class Channel(ABC):
+    """Interface to one worker: it is started with the channel."""
+
+    @abstractmethod
+    def send(self, message: Any) -> None:
+        """Send an assignment or a unit; that the worker is gone, `receive` finds out."""
+
+    @abstractmethod
+    def receive(self, seconds: float) -> Message | None:
+        """Return what the worker says next, or None if that is nothing for so many seconds.
+
+        Raises:
+            LostWorkerError: if it is gone.
+        """
+
+    @abstractmethod
+    def end(self) -> None:
+        """End the worker at once, whatever it does; maybe from another thread, and maybe again."""
+
+
+@attrs.define(kw_only=True, eq=False)
+class _Member:
+    """A worker, as the driver knows it.
+
+    Args:
+        number: of the worker.
+        channel: to it.
+        device: that it was started for.
+        num_loading: assignments for which it has not loaded yet what they need; what it says is of the first of them.
+        where: it is, for people; empty until it has begun.
+        is_free: whether it may have another unit.
+        units: what it has, by name; the last one is being made or waits for it.
+    """
+
+    number: int
+    channel: Channel
+    device: str
+    num_loading: int = 0
+    where: str = ""
+    is_free: bool = True
+    units: dict[str, Any] = attrs.field(factory=dict)
+
+    @property
+    def name(self) -> str:
+        return f"worker {self.number} ({self.where})" if self.where else f"worker {self.number}"
+
+
+@attrs.frozen(kw_only=True)
+class PoolEngine(Engine):
+    """An engine with a pool of workers; see those that are one."""
+
+    progress_seconds: float = attrs.field(default=3600.0, validator=validators.gt(0))
+    retries: Retries = attrs.field(factory=Retries)
+
+    @abstractmethod
+    def channels(self) -> AbstractContextManager[Callable[[], Channel]]:
+        """Return what starts workers."""
+
+    @abstractmethod
+    def assignments(self, work: Work[Any, Any], num_workers: int) -> Iterator[Assignment]:
+        """Yield what so many workers are given."""
+
+    def alone(self, num_units: int) -> Engine | None:  # noqa: ARG002 - of most engines, none is
+        """Return what does so many units without a pool; None where a pool does."""
+        return None
+
+    def run(self, work: Work[UnitT, EntryT], units: Sequence[UnitT], listener: Listener[UnitT, EntryT]) -> None:
+        """Do all units; see `Engine`."""
+        with self.kept() as engine:
+            engine.run(work, units, listener)
+
+    @contextmanager
+    def kept(self) -> Iterator[Engine]:
+        """Yield an engine whose workers stay from one work to the next; see `Engine`."""
+        with ExitStack() as opened:
+            pool = _Pool(self, lambda: opened.enter_context(self.channels()))
+            try:
+                yield pool
+            finally:
+                pool.dismiss()
+
+
+class _Pool(Engine):
+    """Workers that are reused from one kind of work to the next.
+
+    Args:
+        engine: whose choices count.
+        open_channels: returns what starts workers, when there is work for some.
+    """
+
+    def __init__(self, engine: PoolEngine, open_channels: Callable[[], Callable[[], Channel]]) -> None:
+        self._engine, self._open_channels = engine, cache(open_channels)
+        self._numbers, self._lock = count(), threading.Lock()
+        self._idle: list[_Member] = []
+
+    def most_workers(self, num_units: int) -> int:
+        return self._engine.most_workers(num_units)
+
+    def dismiss(self) -> None:
+        """End the workers, which have nothing to do."""
+        self._end(self._idle)
+
+    def run(self, work: Work[UnitT, EntryT], units: Sequence[UnitT], listener: Listener[UnitT, EntryT]) -> None:
+        if (alone := self._engine.alone(len(units))) is not None:
+            alone.run(work, units, listener)
+        elif units:
+            self._open_channels()
+            num_workers = self.most_workers(len(units))
+            queue: UnitQueue[UnitT, EntryT] = UnitQueue(
+                units, self._engine.retries, listener, work.split, num_workers=num_workers
+            )
+            members: set[_Member] = set()
+            with ThreadPoolExecutor(num_workers, thread_name_prefix="attending") as threads:
+                try:
+                    attending = [
+                        threads.submit(self._attend, queue, assignment, members)
+                        for assignment in self._engine.assignments(work, num_workers)
+                    ]
+                    wait(attending, return_when=FIRST_EXCEPTION)
+                finally:
+                    if not queue.is_over:
+                        queue.close()
+                        self._end(members)
+            try:
+                for one in attending:
+                    one.result()
+            except BaseException:
+                self._end(members)  # one may have been started meanwhile
+                raise
+            self._idle += members
+
+    def _end(self, members: Iterable[_Member]) -> None:
+        for member in tuple(members):
+            member.channel.end()
+
+    def _attend(self, queue: UnitQueue[Any, Any], assignment: Assignment, members: set[_Member]) -> None:
+        """Keep one worker busy until all is over; one that is lost is followed by another."""
+        member = None
+        while queue.wait():
+            member = member or self._member(assignment, members)
+            try:
+                self._give(queue, member, members)
+            except LostWorkerError as lost:
+                member.channel.end()
+                members.discard(member)
+                if not queue.is_over:
+                    queue.lose(tuple(member.units.values()), member.name, lost.how, with_machine=lost.with_machine)
+                member = None
+
+    def _member(self, assignment: Assignment, members: set[_Member]) -> _Member:
+        """Return a worker for an assignment: one of this device that has nothing to do, or a new one."""
+        device = assignment.place.device
+        with self._lock:
+            idle = [one for one in self._idle if one.device == device]
+            member = min(idle, key=lambda one: one.num_loading, default=None)
+            if member is not None:
+                self._idle.remove(member)
+        if member is None:
+            channel = self._open_channels()()
+            member = _Member(number=next(self._numbers), channel=channel, device=device)
+        member.num_loading += 1
+        member.is_free = True
+        members.add(member)
+        member.channel.send(assignment)
+        return member
+
+    def _give(self, queue: UnitQueue[Any, Any], member: _Member, members: set[_Member]) -> None:
+        """Have a worker do units until there is none for it, or all is over.
+
+        Raises:
+            LostWorkerError: if it is gone, or does nothing.
+            FatalError: if it says so.
+        """
+        units, seconds, heard = member.units, self._engine.progress_seconds, time.monotonic()
+        while not queue.is_over:
+            if not member.num_loading and member.is_free and len(units) < _UNITS_AT_ONCE:
+                is_alone = any(map(queue.is_suspect, units.values()))
+                unit = None if is_alone else queue.take(member.name, is_idle=not units)
+                if unit is not None:
+                    units[unit.name], member.is_free = unit, False
+                    member.channel.send(unit)
+                elif not units:
+                    return
+            message = member.channel.receive(min(_LOOK_SECONDS, seconds))
+            if message is not None:
+                heard = time.monotonic()
+                _note(queue, member, *message)
+            elif time.monotonic() - heard > seconds:
+                self._refuse_to_wait(member, members)
+
+    def _refuse_to_wait(self, member: _Member, members: set[_Member]) -> None:
+        seconds = self._engine.progress_seconds
+        if not member.num_loading:
+            raise LostWorkerError(f"did no step of it for {seconds:g} s")
+        if all(one.num_loading for one in tuple(members)):
+            raise ValueError(
+                f"no worker was ready within {seconds:g} s: there is no room for one, or loading takes longer "
+                "(progress_seconds)"
+            )
+        raise LostWorkerError(f"was not ready within {seconds:g} s")
+
+
+def _note(queue: UnitQueue[Any, Any], member: _Member, kind: str, name: str, value: Any) -> None:
+    if kind == "fatal":
+        raise FatalError(value)
+    if kind == "ready":
+        member.where = value
+        member.num_loading -= 1
+        return
+    if member.num_loading:
+        return  # it is said of the work before
+    match kind:
+        case "steps":
+            queue.advance(value)
+        case "made":
+            member.is_free = True
+        case "finished":
+            queue.finish(member.units.pop(name), value)
+        case "failed":
+            queue.fail(member.units.pop(name), value)
+
+
+def serve(receive: Callable[[], Any], send: Callable[[Message], None], where: str, stores: StoreLimits) -> None:
+    """Do unit after unit in a worker until the driver is gone.
+
+    Args:
+        receive: returns the next assignment or unit.
+        send: takes what is said, from whatever thread, one message at a time.
+        where: the worker is, for people.
+        stores: how long stores are waited for: as in the driver.
+    """
+    lock = threading.Lock()
+
+    def say(kind: str, unit: str = "", value: Any = None) -> None:
+        with lock:
+            send((kind, unit, value))
+
+    def failed(unit: NamedUnit, error: Exception) -> None:
+        try:
+            say("failed", unit.name, failure_of(unit, error))
+        except FatalError as fatal:
+            say("fatal", unit.name, str(fatal))
+
+    with suppress(*_GONE), use_limits(stores):
+        try:
+            received = receive()
+            while True:
+                assignment: Assignment = received
+                device = str(pick_device(assignment.place.device))
+                if device == "cpu":
+                    torch.set_num_threads(assignment.torch_threads)
+                worker = assignment.work.open(attrs.evolve(assignment.place, device=device))
+                say("ready", value=f"{device}, {where}")
+                with Overlap(worker, lambda unit, entry: say("finished", unit.name, entry), failed) as overlap:
+                    while not isinstance(received := receive(), Assignment):
+                        overlap.make(received, lambda steps: say("steps", value=steps))
+                        say("made")
+        except _GONE:
+            raise
+        except Exception as error:  # noqa: BLE001 - whatever it was, the run must hear of it
+            say("fatal", value=fatal_of(error))
+
+
+class InOrder(Listener[UnitT, EntryT]):
+    """Passes entries on in the order of the units; a context manager.
+
+    Those whose turn has not come wait on the disk, in the temporary directory: while one unit is tried again after a
+    pause, very many others may be finished.
+
+    Args:
+        units: in their order.
+        take: called with a unit and its entry, or with what it was set aside for.
+    """
+
+    def __init__(self, units: Sequence[UnitT], take: Callable[[UnitT, EntryT | SetAside], None]) -> None:
+        self._numbers = {unit.name: number for number, unit in enumerate(units)}
+        self._units, self._take, self._next = units, take, 0
+        self._folder = tempfile.TemporaryDirectory(prefix=".mobileclip-entries.")
+
+    def finished(self, unit: UnitT, entry: EntryT) -> None:
+        """Pass the entry on, and those that waited for it; or let it wait."""
+        self._end(unit, entry)
+
+    def gave_up(self, unit: UnitT, aside: SetAside) -> None:
+        """Pass on that there is none."""
+        self._end(unit, aside)
+
+    def __enter__(self) -> InOrder[UnitT, EntryT]:
+        return self
+
+    def __exit__(self, kind: object, error: object, trace: object) -> None:
+        self._folder.cleanup()
+
+    def _end(self, unit: UnitT, result: EntryT | SetAside) -> None:
+        number = self._numbers[unit.name]
+        if number != self._next:
+            self._path(number).write_bytes(pickle.dumps(result))
+            return
+        self._take(unit, result)
+        self._next += 1
+        while (path := self._path(self._next)).exists():
+            self._take(self._units[self._next], pickle.loads(path.read_bytes()))  # noqa: S301 - this process wrote it
+            path.unlink()
+            self._next += 1
+
+    def _path(self, number: int) -> Path:
+        return Path(self._folder.name, str(number))

@@ -1,0 +1,467 @@
+"""Teachers: image-text models whose embeddings are stored, and ensembles of them."""
+
+from __future__ import annotations
+
+import os
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Protocol, runtime_checkable
+
+import attrs
+import torch
+import torch.nn.functional as F
+from attrs import validators
+from torch import Tensor
+
+from mobileclip.encoders import DualEncoder, DualEncoderSpec
+from mobileclip.encoders.checkpoints import Stored, read_checkpoint
+from mobileclip.hardware.precision import WIDE_PRECISIONS, WidePrecision, dtype_of
+from mobileclip.inference.image_text_model import ImageTextModel
+from mobileclip.inputs import Color, ImageInput
+from mobileclip.interop.open_clip_models import OpenClipSource, read_open_clip
+from mobileclip.interop.transformers_models import TransformersSource, read_dual_encoder
+from mobileclip.registry import Registry
+from mobileclip.reparam import reparameterize
+from mobileclip.serialization import open_family
+from mobileclip.strict import strict
+from mobileclip.tensor_files.weights import weights_sha256
+
+__all__ = [
+    "CheckpointTeacher",
+    "ModelTeacher",
+    "NotFiniteError",
+    "OpenClipTeacher",
+    "Teacher",
+    "TeacherEnsemble",
+    "TeacherSpec",
+    "TextTeacher",
+    "TransformersTeacher",
+    "build_ensemble",
+    "teachers",
+]
+
+
+@runtime_checkable
+class TextTeacher(Protocol):
+    """The interface of a teacher of texts, which may be called from several threads at once."""
+
+    @property
+    def name(self) -> str:
+        """Display name; names in an ensemble differ."""
+
+    @property
+    def weights_sha256(self) -> str:
+        """Hash of its weights, as `weights_sha256` makes it: it is stored, and compared when a job resumes."""
+
+    @property
+    def dim(self) -> int:
+        """Dim of the joint embedding."""
+
+    def encode_texts(self, texts: Sequence[str]) -> Tensor:
+        """Return the embeddings of texts, normalised or not.
+
+        Shape:
+            (number of texts, dim).
+        """
+
+
+@runtime_checkable
+class Teacher(TextTeacher, Protocol):
+    """The interface that reinforcement requires of a teacher of images and texts."""
+
+    @property
+    def logit_scale(self) -> float:
+        """What the teacher multiplies cosine similarities with: the distillation loss needs the same number."""
+
+    @property
+    def image(self) -> ImageInput:
+        """The image contract; images come augmented at its size."""
+
+    def encode_images(self, pixels: Tensor) -> Tensor:
+        """Return the embeddings of images, normalised or not.
+
+        Shape:
+            (batch, 3, size, size) uint8 -> (batch, dim).
+        """
+
+
+class NotFiniteError(ValueError):
+    """A teacher gave NaN or infinity, for one input or for all."""
+
+
+def _teachers(values: Iterable[Teacher]) -> tuple[Teacher, ...]:
+    return tuple(values)
+
+
+@attrs.frozen(eq=False)
+class TeacherEnsemble:
+    """Several teachers as one: every embedding is normalised, then all are concatenated.
+
+    Args:
+        teachers: at least one, with different names.
+
+    Raises:
+        ValueError: if there is none, a name comes twice, or they put transparent pictures on different backgrounds.
+
+    Source: section 4 of the paper.
+    """
+
+    teachers: tuple[Teacher, ...] = attrs.field(converter=_teachers)
+
+    def __attrs_post_init__(self) -> None:
+        if not self.teachers:
+            raise ValueError("an ensemble needs at least one teacher")
+        if len(set(self.names)) < len(self.names):
+            raise ValueError(f"teachers must have different names, but these are {', '.join(self.names)}")
+        backgrounds = dict.fromkeys(teacher.image.background for teacher in self.teachers)
+        if len(backgrounds) > 1:
+            raise ValueError(
+                f"teachers see transparent pictures on one background, but these are for {', '.join(backgrounds)}; "
+                "reinforce the data set once for each"
+            )
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Names of the teachers."""
+        return tuple(teacher.name for teacher in self.teachers)
+
+    @property
+    def dims(self) -> tuple[int, ...]:
+        """Dims of the teachers, as the distillation loss takes them."""
+        return tuple(teacher.dim for teacher in self.teachers)
+
+    @property
+    def dim(self) -> int:
+        """Dim of the concatenated embedding."""
+        return sum(self.dims)
+
+    @property
+    def logit_scales(self) -> tuple[float, ...]:
+        """Logit scales of the teachers, as the distillation loss takes them."""
+        return tuple(teacher.logit_scale for teacher in self.teachers)
+
+    @property
+    def image_sizes(self) -> tuple[int, ...]:
+        """Every size, in pixels, at which a teacher wants its images."""
+        return tuple(sorted({teacher.image.size for teacher in self.teachers}))
+
+    @property
+    def background(self) -> Color | None:
+        """The colour that transparent images are put on; None where their transparency is dropped."""
+        return self.teachers[0].image.background_color
+
+    def encode_images(self, pixels: Mapping[int, Tensor]) -> Tensor:
+        """Return the concatenated embeddings of images.
+
+        Shape:
+            pixels: (batch, 3, size, size) uint8 for every size; result: (batch, sum of dims) float32.
+
+        Args:
+            pixels: the same images at all `image_sizes`.
+
+        Raises:
+            ValueError: if a teacher's embeddings have another dim than it says.
+            NotFiniteError: if some are not finite.
+        """
+        return self._join(lambda teacher: teacher.encode_images(pixels[teacher.image.size]))
+
+    def encode_texts(self, texts: Sequence[str]) -> Tensor:
+        """Return the concatenated embeddings of texts.
+
+        Shape:
+            (number of texts, sum of dims) float32.
+
+        Raises:
+            ValueError: if a teacher's embeddings have another dim than it says.
+            NotFiniteError: if some are not finite.
+        """
+        return self._join(lambda teacher: teacher.encode_texts(texts))
+
+    def _join(self, encode: Callable[[Teacher], Tensor]) -> Tensor:
+        return torch.cat([unit_embeddings(teacher, encode(teacher)) for teacher in self.teachers], dim=-1)
+
+
+def unit_embeddings(teacher: TextTeacher, embedding: Tensor) -> Tensor:
+    """Return a teacher's embeddings in float32 and of unit length.
+
+    Shape:
+        (batch, dim) -> the same.
+
+    Raises:
+        ValueError: if they have another dim than it says.
+        NotFiniteError: if some are not finite.
+    """
+    embedding = embedding.float()
+    if embedding.shape[-1] != teacher.dim:
+        raise ValueError(
+            f"teacher {teacher.name} says that its dim is {teacher.dim}, but its embeddings have "
+            f"{embedding.shape[-1]}; correct its dim"
+        )
+    if not bool(torch.isfinite(embedding).all()):
+        raise NotFiniteError(f"teacher {teacher.name} gave NaN or infinity; check its weights and its precision")
+    return F.normalize(embedding, dim=-1)
+
+
+@attrs.frozen(kw_only=True)
+class TeacherSpec(ABC):
+    """Base class of teacher specs; register your own in `teachers` or by the entry point `mobileclip.teacher`.
+
+    Examples:
+        >>> from mobileclip.serialization import from_json, to_json
+        >>> teacher = OpenClipTeacher(model="ViT-L-14", pretrained="openai")
+        >>> from_json(to_json(teacher, unstructure_as=TeacherSpec), TeacherSpec) == teacher
+        True
+    """
+
+    @abstractmethod
+    def build(self, device: str = "cpu") -> Teacher:
+        """Return the teacher, its weights loaded.
+
+        Args:
+            device: where it computes, such as `cuda:1`; embeddings are returned on the CPU.
+
+        Raises:
+            ValueError: if there are no such weights, or they cannot be used.
+        """
+
+
+teachers: Registry[type[TeacherSpec]] = Registry("teacher")
+"""Spec classes of teachers, by name; add your own here, or by an entry point in `mobileclip.teacher`."""
+
+open_family(TeacherSpec, teachers)
+
+
+def build_ensemble(specs: Sequence[TeacherSpec], device: str = "cpu") -> TeacherEnsemble:
+    """Return the teachers as one, in this order.
+
+    Args:
+        specs: at least one; the teachers' names differ.
+        device: where they compute.
+
+    Raises:
+        ValueError: if there is none, two are the same, or one cannot be built.
+    """
+    return TeacherEnsemble([spec.build(device) for spec in specs])
+
+
+MAX_BATCH = 128
+
+
+@attrs.frozen(kw_only=True, eq=False)
+class ModelTeacher:
+    """An image-text model as a teacher.
+
+    Args:
+        name: what people call it.
+        clip: the model; it computes on its own device and in the precision of its weights.
+        logit_scale: what it multiplies cosine similarities with; by default the model's own, to two decimals.
+        max_batch: images, or texts, that are encoded at once, so that memory does not grow with what is asked for.
+        weights_sha256: hash of the weights as they were loaded; computed where it is left out.
+    """
+
+    name: str
+    clip: ImageTextModel
+    logit_scale: float = attrs.field(validator=validators.gt(0))
+    max_batch: int = attrs.field(default=MAX_BATCH, validator=validators.gt(0))
+    weights_sha256: str = attrs.field()
+
+    @logit_scale.default
+    def _logit_scale(self) -> float:
+        return round(self.clip.similarity_scale, 2)
+
+    @weights_sha256.default
+    def _weights_sha256(self) -> str:
+        return weights_sha256(self.clip.model.state_dict())
+
+    @property
+    def image(self) -> ImageInput:
+        """The image contract of the model."""
+        return self.clip.image_input
+
+    @property
+    def dim(self) -> int:
+        """Dim of its joint embedding."""
+        return self.clip.embedding_dim
+
+    def encode_images(self, pixels: Tensor) -> Tensor:
+        """Return the embeddings of images.
+
+        Shape:
+            (batch, 3, size, size) uint8 -> (batch, dim) float32, on the CPU.
+        """
+        chunks = torch.split(pixels.movedim(1, -1), self.max_batch) if len(pixels) else ()
+        rows = [self.clip.encode_pixels(chunk, normalize=False) for chunk in chunks]
+        return torch.cat(rows) if rows else torch.zeros(0, self.dim)
+
+    def encode_texts(self, texts: Sequence[str]) -> Tensor:
+        """Return the embeddings of texts.
+
+        Shape:
+            (number of texts, dim) float32, on the CPU.
+        """
+        return self.clip.encode_text(list(texts), normalize=False, batch_size=self.max_batch)
+
+
+def teacher_of(
+    stored: Stored,
+    name: Callable[[str], str],
+    spec: CheckpointTeacher | OpenClipTeacher | TransformersTeacher,
+    device: str,
+) -> ModelTeacher:
+    """Return what a checkpoint holds as a teacher, folded.
+
+    Args:
+        stored: the content of the checkpoint.
+        name: from the hash of its weights to what people call it.
+        spec: the choices.
+        device: where it computes.
+
+    Raises:
+        ValueError: if it holds one tower.
+    """
+    if not isinstance(stored.spec, DualEncoderSpec):
+        raise ValueError(f"{name('')} holds one tower, and a teacher needs both")
+    # Of what is stored, in our names: folding may differ in the last bit from machine to machine.
+    sha256 = weights_sha256(stored.tensors)
+    built = stored.build()
+    model = built if stored.form == "folded" else reparameterize(built, inplace=True)
+    assert isinstance(model, DualEncoder)
+    own_scale = round(float(model.similarity_scale.detach()), 2)
+    model.requires_grad_(requires_grad=False).to(device=device, dtype=dtype_of(spec.precision))
+    called = name(sha256)
+    return ModelTeacher(
+        name=called if spec.precision == "float32" else f"{called}/{spec.precision}",
+        clip=ImageTextModel(model),
+        logit_scale=own_scale if spec.logit_scale is None else spec.logit_scale,
+        max_batch=spec.max_batch,
+        weights_sha256=sha256,
+    )
+
+
+@teachers.register("checkpoint")
+@attrs.frozen(kw_only=True, field_transformer=strict)
+class CheckpointTeacher(TeacherSpec):
+    """A model of this library, folded.
+
+    Args:
+        checkpoint: a file in the official, open_clip's or our own layout, in training form or folded, or
+            `hf-hub:OWNER/NAME`.
+        model: its name, such as `mobileclip_b`; None to find it from the file.
+        logit_scale: what similarities are multiplied with; None for the model's own.
+        precision: of the weights, after folding, and of the computation.
+        max_batch: images, or texts, that are encoded at once.
+    """
+
+    checkpoint: str = attrs.field(converter=os.fspath)
+    model: str | None = None
+    logit_scale: float | None = attrs.field(default=None, validator=validators.optional(validators.gt(0)))
+    precision: WidePrecision = attrs.field(default="float32", validator=validators.in_(WIDE_PRECISIONS))
+    max_batch: int = attrs.field(default=MAX_BATCH, validator=validators.gt(0))
+
+    def build(self, device: str = "cpu") -> ModelTeacher:
+        """Return the teacher, its weights loaded.
+
+        Raises:
+            FileNotFoundError: if there is no such file.
+            CheckpointError: if the file does not fit the model.
+            ValueError: if the name is unknown, or the checkpoint holds one tower.
+        """
+        return teacher_of(
+            read_checkpoint(self.checkpoint, self.model),
+            lambda sha256: f"{Path(self.checkpoint).stem}-{sha256[:8]}",
+            spec=self,
+            device=device,
+        )
+
+
+@teachers.register("open_clip")
+@attrs.frozen(kw_only=True, field_transformer=strict)
+class OpenClipTeacher(TeacherSpec):
+    """A model of open_clip (extra `teachers`).
+
+    How its own transform makes an image square does not matter here: augmented images are square.
+
+    Args:
+        model: a name that open_clip knows, such as `ViT-L-14`; `hf-hub:OWNER/NAME` or `local-dir:PATH`, which bring
+            their weights; or the path of an architecture's JSON file.
+        pretrained: a tag that open_clip knows for the model, or the path of a file of weights; None where the model
+            brings its own. An architecture that differs from what the tag was trained with in QuickGELU alone is
+            corrected.
+        logit_scale: what similarities are multiplied with; None for the model's own.
+        precision: of the weights and the computation. bfloat16 is for GPUs, and for CPUs that compute in it.
+        max_batch: images, or texts, that are encoded at once.
+
+    Raises:
+        ValueError: if the weights are not said, or are said twice.
+
+    Source: section 4 of the paper names the two defaults' like, `ViT-L-14` with `openai` and `datacomp_xl_s13b_b90k`.
+    """
+
+    model: str = attrs.field(default="ViT-L-14", validator=validators.min_len(1))
+    pretrained: str | None = "openai"
+    logit_scale: float | None = attrs.field(default=None, validator=validators.optional(validators.gt(0)))
+    precision: WidePrecision = attrs.field(default="float32", validator=validators.in_(WIDE_PRECISIONS))
+    max_batch: int = attrs.field(default=MAX_BATCH, validator=validators.gt(0))
+
+    def __attrs_post_init__(self) -> None:
+        self._source()
+
+    def build(self, device: str = "cpu") -> ModelTeacher:
+        """Return the teacher, its weights loaded.
+
+        Raises:
+            ValueError: if open_clip is missing, it does not know the model or the tag, or the weights do not fit.
+        """
+        return teacher_of(
+            read_open_clip(self._source()),
+            self._source().name,
+            spec=self,
+            device=device,
+        )
+
+    def _source(self) -> OpenClipSource:
+        return OpenClipSource(model=self.model, pretrained=self.pretrained)
+
+
+@teachers.register("transformers")
+@attrs.frozen(kw_only=True, field_transformer=strict)
+class TransformersTeacher(TeacherSpec):
+    """A dual encoder of transformers (extra `transformers`): of the kinds clip, metaclip_2 and siglip.
+
+    A model that was trained by a sigmoid loss has a bias as well. It is left out: it is the same for all pairs, and a
+    softmax over similarities does not see it. How its own transform makes an image square does not matter here:
+    augmented images are square.
+
+    Args:
+        model: a folder that `save_pretrained` has written, or `OWNER/NAME` on the hub, such as
+            `google/siglip2-so400m-patch14-384`.
+        revision: of the hub's repository; None for the newest.
+        logit_scale: what similarities are multiplied with; None for the model's own.
+        precision: of the weights and the computation. bfloat16 is for GPUs, and for CPUs that compute in it.
+        max_batch: images, or texts, that are encoded at once.
+
+    Raises:
+        ValueError: if it is neither a folder nor a name on the hub.
+    """
+
+    model: str = attrs.field(converter=os.fspath)
+    revision: str | None = None
+    logit_scale: float | None = attrs.field(default=None, validator=validators.optional(validators.gt(0)))
+    precision: WidePrecision = attrs.field(default="float32", validator=validators.in_(WIDE_PRECISIONS))
+    max_batch: int = attrs.field(default=MAX_BATCH, validator=validators.gt(0))
+
+    def build(self, device: str = "cpu") -> ModelTeacher:
+        """Return the teacher, its weights loaded.
+
+        Raises:
+            ValueError: if there is no such model, weights are missing, or it is of another kind.
+            ImportError: if transformers is missing.
+        """
+        source = TransformersSource(model=self.model, revision=self.revision)
+        return teacher_of(
+            read_dual_encoder(source),
+            source.name,
+            spec=self,
+            device=device,
+        )

@@ -1,0 +1,473 @@
+"""The state of a run in one file: a run that is killed and resumed goes on as if nothing had happened."""
+
+from __future__ import annotations
+
+import hashlib
+import platform
+import re
+from collections.abc import Callable, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from types import TracebackType
+from typing import TYPE_CHECKING, Any
+
+import attrs
+import torch
+
+from mobileclip import storage
+from mobileclip.data import StreamPosition, joined_positions
+from mobileclip.data.randomness import derived_seed
+from mobileclip.encoders.checkpoints.saving import SPACE, UNTAUGHT, model_json, read_back_as
+from mobileclip.encoders.checkpoints.tensors import check_numbers
+from mobileclip.serialization import from_json, to_json
+from mobileclip.tensor_files import CheckpointError, read_tensors
+from mobileclip.tensor_files.errors import shown
+from mobileclip.tensor_files.weights import weights_sha256
+from mobileclip.terminal import get_logger
+from mobileclip.training.distributed import World
+from mobileclip.training.ema import MovingAverage
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+    from typing_extensions import Self
+
+    from mobileclip.training.objectives import Objective
+    from mobileclip.training.spec import TrainingSpec
+
+
+logger = get_logger(__name__)
+
+_DIGITS = re.compile(r"[0-9]{1,12}")
+_NAME = re.compile(r"step-(\d{8})\.safetensors")
+_MOST_NAMED = 4
+
+
+@attrs.frozen
+class CheckpointFolder:
+    """The checkpoints of a run, the newest of which are kept.
+
+    Args:
+        path: the folder, created when the first one is written, or a URL.
+        keep: how many to keep, at least 1.
+    """
+
+    path: storage.AnyPath
+    keep: int = 1
+
+    def newest(self) -> str | None:
+        """Return the checkpoint with the most steps, if there is any."""
+        found = self.all()
+        return found[-1] if found else None
+
+    def step(self, num_steps: int) -> str:
+        """Return the path of the checkpoint after a number of steps."""
+        return storage.join(self.path, f"step-{num_steps:08d}.safetensors")
+
+    def remove_old(self) -> None:
+        """Remove all but the newest."""
+        for old in self.all()[: -self.keep]:
+            storage.remove(old)
+
+    def all(self) -> list[str]:
+        """Return all checkpoints, the one with the most steps at the end."""
+        return [path for path in storage.list_files(self.path) if _NAME.fullmatch(storage.file_name(path))]
+
+
+@attrs.define(kw_only=True)
+class RunState:
+    """The mutable state of a run: weights, optimiser moments and moving average.
+
+    Args:
+        objective: the model and the loss, weights and buffers.
+        optimizer: of their parameters.
+        average: the moving average of the student, where this process keeps one.
+        world: the processes of the run; all of them save and restore together, the first one writes and reads.
+    """
+
+    objective: Objective
+    optimizer: torch.optim.Optimizer
+    average: MovingAverage | None
+    world: World
+    _copies: dict[str, Tensor] = attrs.field(factory=dict, init=False)
+
+    @property
+    def kept(self) -> nn.Module:
+        """What the run gives in the end: the moving average where there is one."""
+        model: nn.Module = self.objective.model if self.average is None else self.average.module
+        return model
+
+    def snapshot(self, *, step: int, position: StreamPosition) -> StateFile | None:
+        """Return the state after `step` steps as the first process is to write it; None in the others.
+
+        It is a copy in the CPU's memory, which the next one takes over: write it before.
+
+        Args:
+            step: steps done.
+            position: where this process is in its data.
+        """
+        random = self.world.gather(_random_state(self.world.device))
+        positions = self.world.gather(position)
+        if not self.world.is_first:
+            return None
+        tensors = self._tensors()
+        for rank, states in enumerate(random):
+            tensors |= {f"random/{device}/{rank}": state for device, state in states.items()}
+        metadata = {
+            "step": str(step),
+            "spec": to_json(self.objective.spec),
+            "model": model_json(self.objective.model.spec),
+            "position": to_json(joined_positions(positions)),
+        }
+        if space := getattr(self.objective.model, "taught", UNTAUGHT).space:
+            metadata[SPACE] = space
+        return StateFile(tensors=self._copied(tensors), metadata=metadata)
+
+    def resume(self, checkpoints: CheckpointFolder) -> tuple[int, StreamPosition]:
+        """Go on from the newest checkpoint that can be read; return steps done and where the run is in its data.
+
+        The first process names and reads it. One that is damaged is set aside and told of.
+
+        Raises:
+            ValueError: if there are checkpoints and none can be read, the one that can is another run's, or other
+                processes find other checkpoints than the first one.
+        """
+        names = self.world.from_first(lambda: [storage.file_name(path) for path in checkpoints.all()])
+        self._compare_found(checkpoints, names[-1] if names else None)
+        for name in reversed(names):
+            path = storage.join(checkpoints.path, name)
+            content = self._read(path)
+            if content is not None:
+                return self._restore(path, dict(content.tensors), dict(content.metadata))
+        if names:
+            raise ValueError(
+                f"none of the {len(names)} checkpoints in {checkpoints.path} can be read; delete the output folder to "
+                "start over"
+            )
+        return 0, StreamPosition()
+
+    def require_same(self, step: int) -> None:
+        """Make sure that all processes are after the same step, with the same weights and moments.
+
+        Args:
+            step: steps done.
+
+        Raises:
+            ValueError: if one differs; the message names it.
+        """
+        if self.world.size == 1:
+            return
+        own = {name: value for name, value in self._tensors().items() if not name.startswith("average/")}
+        found = self.world.gather(f"{platform.node()}: step {step}, SHA-256 {digest(own)[:12]}")
+        _require_equal(found, [said.partition(": ")[2] for said in found], "are not in the same state", "start again")
+
+    def _compare_found(self, checkpoints: CheckpointFolder, newest: str | None) -> None:
+        """Refuse processes that see other checkpoints than the first one does; those that see none get its own."""
+        if self.world.size == 1:
+            return
+        # Looked for by name: a shared disk may list a new file later, but finds it.
+        path = None if newest is None else storage.join(checkpoints.path, newest)
+        if path is not None and storage.exists(path):
+            own: str | None = f"{newest} ({mark(path) or 'damaged'})"
+        else:
+            last = checkpoints.newest()
+            own = None if last is None else storage.file_name(last)
+        found = self.world.gather((own, f"{platform.node()}: {own or 'no checkpoint'} in {checkpoints.path}"))
+        first = found[0][0]
+        _require_equal(
+            [said for _, said in found],
+            [first if here is None else here for here, _ in found],
+            "find different checkpoints",
+            "give all of them one output, on a disk that they share or at a URL such as s3://, or delete the "
+            "checkpoints that are not this run's",
+        )
+
+    def _read(self, path: str) -> StateFile | None:
+        """Return what the first process reads, in all of them; None for what is damaged, which is set aside."""
+        tensors: dict[str, Tensor] = {}
+
+        def read() -> dict[str, str] | None:
+            try:
+                content = read_state(path)
+            except DamagedError as error:
+                aside = storage.rename(path, storage.file_name(path).replace(".safetensors", ".unreadable"))
+                logger.warning("%s; it is now %s, and the run goes on from the checkpoint before", error, aside)
+                return None
+            tensors.update(content.tensors)
+            return dict(content.metadata)
+
+        metadata = self.world.from_first(read)
+        if metadata is None:
+            return None
+        # The first process alone keeps an average.
+        average = {name: tensors.pop(name) for name in list(tensors) if name.startswith("average/")}
+        return StateFile(tensors=average | self.world.broadcast(tensors), metadata=metadata)
+
+    def _copied(self, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Return copies on the CPU, in memory that is kept from one time to the next."""
+        is_cuda = self.world.device.type == "cuda"
+        self._copies = {name: self._copies[name] for name in self._copies.keys() & tensors.keys()}
+        for name, value in tensors.items():
+            if name not in self._copies:
+                self._copies[name] = torch.empty(value.shape, dtype=value.dtype, pin_memory=is_cuda)
+            self._copies[name].copy_(value.detach(), non_blocking=is_cuda)
+        if is_cuda:
+            torch.cuda.synchronize(self.world.device)
+        return self._copies
+
+    def _restore(self, path: str, tensors: dict[str, Tensor], metadata: dict[str, str]) -> tuple[int, StreamPosition]:
+        if metadata.get("format") != FORMAT:
+            raise ValueError(f"{path} is no training state of this version; expected format {FORMAT!r}")
+        self._check(path, metadata)
+        self._load_modules(tensors, path)
+        self._load_optimizer(tensors, path)
+        rank = self.world.rank
+        step, position = _place(metadata, path)
+        if f"random/cpu/{rank}" not in tensors:
+            # Written by fewer processes: those that are new draw other numbers than the others, as at the start.
+            torch.manual_seed(derived_seed(self.objective.spec.seed, "process", rank, step))
+            return step, position
+        try:
+            torch.set_rng_state(tensors[f"random/cpu/{rank}"])
+            if f"random/cuda/{rank}" in tensors and self.world.device.type == "cuda":
+                torch.cuda.set_rng_state(tensors[f"random/cuda/{rank}"], self.world.device)
+        except (TypeError, RuntimeError) as error:
+            raise _damaged(path, f"its state of random numbers is of another kind: {error}") from None
+        return step, position
+
+    def _tensors(self) -> dict[str, Tensor]:
+        tensors = {f"objective/{name}": value for name, value in self.objective.state_dict().items()}
+        if self.average is not None:
+            tensors |= {f"average/{name}": value for name, value in self.average.module.state_dict().items()}
+        for name, parameter in self.objective.named_parameters():
+            for key, value in self.optimizer.state.get(parameter, {}).items():
+                tensors[f"optimizer/{name}/{key}"] = value
+        return tensors
+
+    def _check(self, path: str, metadata: dict[str, str]) -> None:
+        spec: TrainingSpec = self.objective.spec
+        model = self.objective.model.spec
+        missing = [name for name in ("spec", "model", "position", "step", DIGEST) if name not in metadata]
+        if missing:
+            raise _damaged(path, f"it lacks {', '.join(missing)}")
+        try:
+            there = from_json(metadata["spec"], type(spec))
+            model_there = from_json(metadata["model"], read_back_as(model))
+        except ValueError as error:
+            raise _damaged(path, str(error)) from error
+        if there != spec:
+            pairs = {one.name: (getattr(there, one.name), getattr(spec, one.name)) for one in attrs.fields(type(spec))}
+            different = (f"{name}: there {one}, here {own}" for name, (one, own) in pairs.items() if one != own)
+            raise ValueError(
+                f"{path} was written by a run with another training spec; choose another output folder, or delete it "
+                f"to start over. {'; '.join(different)}"
+            )
+        if metadata["model"] != model_json(model) and model_there != model:  # the cap of the logit scale is the run's
+            raise ValueError(
+                f"{path} was written by a run with another model; choose another output folder, or delete it to start "
+                f"over.\n  there: {metadata['model']}\n  here:  {model_json(model)}"
+            )
+
+    def _load_modules(self, tensors: dict[str, Tensor], path: str) -> None:
+        average = {} if self.average is None else {"average": self.average.module}
+        try:
+            for prefix, module in {"objective": self.objective, **average}.items():
+                saved = _below(tensors, f"{prefix}/")
+                dtypes = {name: tensor.dtype for name, tensor in module.state_dict().items()}
+                check_numbers(path, {name: saved[name] for name in saved.keys() & dtypes.keys()}, dtypes)
+                module.load_state_dict(saved, strict=True)
+        except RuntimeError as error:
+            raise ValueError(f"{path} does not fit the model: {error}") from None
+
+    def _load_optimizer(self, tensors: dict[str, Tensor], path: str) -> None:
+        for name, parameter in self.objective.named_parameters():
+            saved = _below(tensors, f"optimizer/{name}/")
+            check_numbers(path, saved, dict.fromkeys(saved, parameter.dtype))
+            if any(value.shape not in (parameter.shape, ()) for value in saved.values()):
+                raise _damaged(path, f"the optimizer's state of {shown(name)} has another shape than the weight")
+            # Moments keep the memory format of their weight, which the file does not know: it decides which kernel
+            # runs, and so the last bit.
+            if saved:
+                self.optimizer.state[parameter] = {
+                    key: torch.empty_like(parameter).copy_(value)
+                    if value.shape == parameter.shape
+                    else value.to(parameter.device)
+                    for key, value in saved.items()
+                }
+
+
+def _random_state(device: torch.device) -> dict[str, Tensor]:
+    states = {"cpu": torch.get_rng_state()}
+    if device.type == "cuda":
+        states["cuda"] = torch.cuda.get_rng_state(device)
+    return states
+
+
+def _require_equal(said: list[str], values: list[Any], what: str, advice: str) -> None:
+    """Raise if a process has another value than the first one.
+
+    Args:
+        said: by every process, beginning with its machine.
+        values: that must be equal.
+        what: is wrong if they are not.
+        advice: what to do then.
+    """
+    others = [rank for rank, value in enumerate(values) if value != values[0]]
+    if others:
+        shown_ranks = [0, *others[:_MOST_NAMED]]
+        named = "; ".join(f"process {rank} on {said[rank]}" for rank in shown_ranks)
+        more = f"; and {len(others) - _MOST_NAMED} more" if len(others) > _MOST_NAMED else ""
+        raise ValueError(f"the processes of this run {what}: {named}{more}. {advice[0].upper()}{advice[1:]}")
+
+
+def _place(metadata: dict[str, str], path: str) -> tuple[int, StreamPosition]:
+    """Return the steps done, and where the run was in its data."""
+    if not _DIGITS.fullmatch(metadata["step"]):
+        raise _damaged(path, "its number of steps is no number")
+    try:
+        position = from_json(metadata["position"], StreamPosition)
+    except ValueError as error:
+        raise _damaged(path, str(error)) from error
+    return int(metadata["step"]), position
+
+
+def _damaged(path: str, why: str) -> CheckpointError:
+    return CheckpointError(f"{path} cannot be read ({why}); delete it, and the run goes on from the checkpoint before")
+
+
+def _below(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
+
+
+FORMAT = "mobileclip training state 4"
+DIGEST = "sha256"
+
+_LENGTH_BYTES = 8
+_MAX_HEADER_BYTES = 1 << 24
+
+
+class DamagedError(ValueError):
+    """A file that was a state, or was to become one."""
+
+
+@attrs.frozen(kw_only=True)
+class StateFile:
+    """The content of a training checkpoint: tensors by name, and metadata.
+
+    Args:
+        tensors: on the CPU, by name.
+        metadata: texts by name.
+    """
+
+    tensors: Mapping[str, Tensor]
+    metadata: Mapping[str, str]
+
+    def write(self, path: storage.AnyPath) -> None:
+        """Write the file, with the digest of its tensors; it is there whole or not at all.
+
+        Args:
+            path: where to, a path or a URL; a local folder is created.
+
+        Raises:
+            OSError: if it cannot be written.
+        """
+        from safetensors import SafetensorError
+        from safetensors.torch import save_file
+
+        try:
+            storage.make_directory_of(path)
+            with storage.atomic_file(path) as temporary:
+                metadata = {**self.metadata, "format": FORMAT, DIGEST: digest(self.tensors)}
+                save_file(dict(self.tensors), temporary, metadata)
+        except (OSError, SafetensorError) as error:
+            raise OSError(
+                f"checkpoint {path} could not be written ({error}); make room and start the run again: it goes on from "
+                "the checkpoint before"
+            ) from error
+
+
+def read_state(path: storage.AnyPath) -> StateFile:
+    """Return the content of a checkpoint file.
+
+    Raises:
+        DamagedError: if the file is damaged, or a number of it is another than was written.
+        ValueError: if it cannot be read now.
+    """
+    try:
+        with storage.local_copy(path) as local:
+            tensors, metadata = read_tensors(local)
+    except CheckpointError as error:
+        raise DamagedError(f"{path} is damaged ({error})") from None
+    except OSError as error:
+        raise ValueError(f"{path} cannot be read ({error}); the run goes on from it when it can be") from None
+    if DIGEST in metadata and metadata[DIGEST] != digest(tensors):
+        raise DamagedError(f"{path} is damaged (its numbers are not those that were written)")
+    return StateFile(tensors=tensors, metadata=metadata)
+
+
+def mark(path: storage.AnyPath) -> str | None:
+    """Return a short identifier of a state, from its header; None for another file."""
+    with storage.open_read(path) as stream:
+        length = int.from_bytes(stream.read(_LENGTH_BYTES), "little")
+        if 0 < length <= _MAX_HEADER_BYTES:
+            # The header has the digest of all numbers in it.
+            return hashlib.sha256(stream.read(length)).hexdigest()[:12]
+    return None
+
+
+def digest(tensors: Mapping[str, Tensor]) -> str:
+    """Return the SHA-256 of tensors: their names, types, shapes and numbers."""
+    return weights_sha256(tensors, head="{} {} {}\n")
+
+
+class BackgroundWriter:
+    """Writes in a thread of its own; leaving its context waits for the last write.
+
+    Raises:
+        Exception: what the last write raised, unless another error ends the context, behind which it is logged; a
+            signal is none.
+    """
+
+    def __init__(self) -> None:
+        self._pool = ThreadPoolExecutor(1, thread_name_prefix="writer")
+        self._last: Future[None] | None = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        try:
+            self.wait()
+        except Exception as failed:
+            if error is None or isinstance(error, KeyboardInterrupt):
+                raise
+            logger.warning("%s", failed)
+        finally:
+            self._pool.shutdown()
+
+    @property
+    def has_failed(self) -> bool:
+        """Whether the last write has ended with an error that nobody has seen."""
+        return self._last is not None and self._last.done() and self._last.exception() is not None
+
+    def begin(self, write: Callable[[], None]) -> None:
+        """Begin a write, when the one before has ended.
+
+        Args:
+            write: what it works on must not change meanwhile.
+
+        Raises:
+            Exception: what the write before raised; this one is not begun then.
+        """
+        self.wait()
+        self._last = self._pool.submit(write)
+
+    def wait(self) -> None:
+        """Return when the last write has ended.
+
+        Raises:
+            Exception: what it raised, once.
+        """
+        last, self._last = self._last, None
+        if last is not None:
+            last.result()

@@ -1,0 +1,542 @@
+"""Faster training on a CPU: the blocks' formulas, with the same values and gradients, by what oneDNN is fast at."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple, TypeVar, cast
+
+import torch
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+from torch.nn import functional as F
+
+from mobileclip.blocks import (
+    AttentionBlock,
+    ConvFFN,
+    ConvNorm,
+    ConvStem,
+    LargeKernelConv,
+    MobileOneBlock,
+    RepMixer,
+    RepMixerBlock,
+    TextRepMixerBlock,
+)
+from mobileclip.inference.forms import interleave, memory_format
+from mobileclip.reparam import PLAIN, LayerScale, children_by_name, in_class, is_hooked
+
+Module = TypeVar("Module", bound=nn.Module)
+_aten = torch.ops.aten
+_STRIP = 3  # the widest depthwise kernel whose weight gradient oneDNN generates code for
+_FEW = 16  # channels
+_WIDE = {torch.float32, torch.float64}
+
+
+class QuickConv2d(nn.Conv2d):
+    """PyTorch's convolution, with the same values and gradients, by way of what oneDNN is fast at on a CPU.
+
+    - The weight gradient of a wide depthwise kernel is computed in strips three columns wide: up to ten times as fast
+      as whole.
+    - A strided convolution of `m` outputs per channel becomes `m` depthwise ones: up to three times as fast.
+    - A strided 1x1 convolution of fewer than 16 channels sees the picked positions alone: with channels innermost in
+      memory, as the compiler lays them too, oneDNN's backward pass of the strided one writes beyond its own memory.
+
+    Args, shape and errors are those of `torch.nn.Conv2d`.
+    """
+
+    def forward(self, input: Tensor) -> Tensor:  # noqa: A002 - PyTorch's name
+        """Return the convolution of `input`."""
+        if not (self.training and torch.is_grad_enabled()):
+            return super().forward(input)
+        if _picks(self) and input.device.type == "cpu":
+            picked = input[..., :: self.stride[0], :: self.stride[1]].contiguous(memory_format=memory_format(input))
+            return F.conv2d(picked, self.weight, self.bias, groups=self.groups)
+        if not computes_wide(input):
+            return super().forward(input)
+        if self.out_channels > self.in_channels:
+            return self._interleaved(input)
+        if self.weight.requires_grad and input.shape[-1] >= self.kernel_size[1]:
+            y: Tensor = _DepthwiseConv.apply(input, self.weight, self.bias, self.padding)  # type: ignore[no-untyped-call]
+            return y
+        return super().forward(input)
+
+    def _interleaved(self, x: Tensor) -> Tensor:
+        """Return the convolution as one depthwise convolution for each of the outputs of a channel."""
+        several = self.out_channels // self.groups
+        biases = [None] * several if self.bias is None else [self.bias[start::several] for start in range(several)]
+        return interleave(
+            [
+                F.conv2d(x, self.weight[start::several], bias, self.stride, self.padding, groups=self.groups)
+                for start, bias in enumerate(biases)
+            ]
+        )
+
+
+PLAIN.add(QuickConv2d)
+_PLAIN = (nn.Conv2d, QuickConv2d)
+
+
+def is_quicker(conv: nn.Conv2d) -> bool:
+    """Return whether `QuickConv2d` computes this convolution in another way than PyTorch."""
+    if type(conv) is not nn.Conv2d or conv.padding_mode != "zeros" or isinstance(conv.padding, str):
+        return False
+    depthwise = 1 < conv.groups == conv.in_channels and conv.dilation == (1, 1)
+    wide = conv.out_channels == conv.in_channels and conv.kernel_size[1] > _STRIP and conv.stride == (1, 1)
+    several = conv.out_channels > conv.in_channels and conv.stride != (1, 1)
+    return _picks(conv) or (depthwise and (wide or several))
+
+
+def _picks(conv: nn.Conv2d) -> bool:
+    """Whether the kernel sees one position in several, of few channels."""
+    few = conv.groups == 1 and conv.in_channels < _FEW
+    return few and conv.kernel_size == (1, 1) and conv.stride != (1, 1) and conv.padding == (0, 0)
+
+
+def on_cpu(x: Tensor) -> bool:
+    """Return whether `x` is on a CPU, and nothing is being compiled."""
+    return x.device.type == "cpu" and not torch.compiler.is_compiling()
+
+
+def computes_wide(x: Tensor) -> bool:
+    """Return whether `x` is on a CPU, in float32 or float64 without autocast, and nothing is being compiled."""
+    return on_cpu(x) and x.dtype in _WIDE and not torch.is_autocast_enabled("cpu")
+
+
+def conv_and_picked(conv: nn.Conv2d, x: Tensor) -> tuple[Tensor, Tensor]:
+    """Return `conv(x)`, depthwise and without bias, and the positions of `x` that its stride picks.
+
+    Their gradients meet in place: that of the few picked positions alone would fill a whole feature map with zeros.
+    """
+    outputs: tuple[Tensor, Tensor] = _ConvAndPicked.apply(x, conv.weight, conv.stride, conv.padding)  # type: ignore[no-untyped-call]
+    return outputs
+
+
+class _ConvAndPicked(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any, x: Tensor, weight: Tensor, stride: tuple[int, int], padding: tuple[int, int]
+    ) -> tuple[Tensor, Tensor]:
+        ctx.save_for_backward(x, weight)
+        ctx.stride, ctx.padding = stride, padding
+        picked = x[..., :: stride[0], :: stride[1]].contiguous(memory_format=memory_format(x))
+        return F.conv2d(x, weight, stride=stride, padding=padding, groups=x.shape[1]), picked
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor, grad_picked: Tensor) -> tuple[Tensor | None, Tensor | None, None, None]:
+        x, weight = ctx.saved_tensors
+        mask = [*ctx.needs_input_grad[:2], False]
+        grad_x, grad_weight, _ = _aten.convolution_backward(
+            grad, x, weight, None, ctx.stride, ctx.padding, (1, 1), False, (0, 0), x.shape[1], mask
+        )
+        if grad_x is not None:
+            grad_x[..., :: ctx.stride[0], :: ctx.stride[1]].add_(grad_picked)
+        return grad_x, grad_weight, None, None
+
+
+class _DepthwiseConv(torch.autograd.Function):
+    """A depthwise convolution of stride 1 whose weight gradient comes in strips."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, padding: tuple[int, int]) -> Tensor:
+        """Return the convolution."""
+        ctx.save_for_backward(x, weight)
+        ctx.padding = padding
+        return F.conv2d(x, weight, bias, padding=padding, groups=x.shape[1])
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None, None]:
+        """Return the gradients of the input, of the weight and of the bias.
+
+        Column `v` of the kernel meets columns `v` to `v + width` of the padded input: so do a few columns together,
+        as a narrower kernel over that part.
+        """
+        x, weight = ctx.saved_tensors
+        rows, columns = ctx.padding
+        grad_x = _gradients(grad, x, weight, (rows, columns), weight=False) if ctx.needs_input_grad[0] else None
+        grad_bias = grad.sum((0, 2, 3)) if ctx.needs_input_grad[2] else None
+        if not ctx.needs_input_grad[1]:
+            return grad_x, None, grad_bias, None
+        padded, strips = F.pad(x, (columns, columns)), []
+        for strip, start in zip(weight.split(_STRIP, dim=-1), range(0, weight.shape[-1], _STRIP), strict=True):
+            part = padded[..., start : start + grad.shape[-1] + strip.shape[-1] - 1]
+            part = part.contiguous(memory_format=memory_format(x))
+            strips.append(_gradients(grad, part, strip, (rows, 0), weight=True))
+        return grad_x, torch.cat(strips, dim=-1), grad_bias, None
+
+
+def _gradients(grad: Tensor, x: Tensor, kernel: Tensor, padding: tuple[int, int], *, weight: bool) -> Tensor:
+    """Return the gradient of the weight, or of the input, of a depthwise convolution of stride 1."""
+    mask = [not weight, weight, False]
+    both = _aten.convolution_backward(grad, x, kernel, None, (1, 1), padding, (1, 1), False, (0, 0), x.shape[1], mask)
+    wanted: Tensor = both[1] if weight else both[0]
+    return wanted
+
+
+class NormBranch(NamedTuple):
+    """One summand, `sign * norm(scale * x)`.
+
+    Args:
+        x: `(batch, dim, height, width)`; several branches may share one.
+        norm: its batch norm.
+        scale: a factor per channel, such as the weight of a depthwise 1x1 convolution; none for 1.
+        sign: 1 or -1.
+    """
+
+    x: Tensor
+    norm: nn.BatchNorm2d
+    scale: Tensor | None = None
+    sign: int = 1
+
+
+def merges(norms: Sequence[nn.Module | None], x: Tensor) -> bool:
+    """Return whether `sum_of_norms` can stand for these norms, one by one, of `x` and of convolutions of it.
+
+    Not for frozen or synchronised norms, whose statistics are others than the batch's, nor in half precision, where
+    sums cost more than they save.
+    """
+    own = all(type(norm) is nn.BatchNorm2d and norm.training and norm.affine for norm in norms)
+    return own and computes_wide(x)
+
+
+def sum_of_norms(
+    branches: Sequence[NormBranch], *, residual: Tensor | None = None, factor: Tensor | None = None
+) -> Tensor:
+    """Return `residual + factor * sum of sign * norm(scale * x)`, normalised with the batch's statistics.
+
+    A batch norm is an affine function of its input, and so is a sum of them. With the mean `m` and the variance `v` of
+    every distinct input `x_i`, and of every branch `j` the weight `g_j` (times sign and factor), scale `w_j` and bias:
+
+    `y = residual + sum_i a_i (x_i - m_i) + shift`, `a_i = sum over its j of g_j w_j / sqrt(w_j^2 v_i + eps_j)`.
+
+    Each input is read once for its statistics, and once to be added; the norms' running statistics follow from `m` and
+    `v`. The gradient needs two sums per input, of `dy` and of `dy (x_i - m_i)`, and one pass for `dx_i`.
+
+    Shape:
+        `(batch, dim, height, width)`.
+
+    Args:
+        branches: the summands; `merges` holds for their norms.
+        residual: one of the branches' inputs.
+        factor: factor per channel of the sum, any shape of `dim` values.
+
+    Raises:
+        ValueError: if a channel has one value alone, and so no variance.
+    """
+    count = branches[0].x.numel() // branches[0].x.shape[1]
+    if count == 1:
+        size = tuple(branches[0].x.shape)
+        raise ValueError(f"Expected more than 1 value per channel when training, got input size {size}")
+    inputs: list[Tensor] = []
+    source: list[int] = []
+    for branch in branches:
+        known = [index for index, x in enumerate(inputs) if x is branch.x]
+        source.append(known[0] if known else len(inputs))
+        inputs.extend([] if known else [branch.x])
+    weights = torch.stack([branch.sign * branch.norm.weight for branch in branches])
+    shift = torch.stack([branch.sign * branch.norm.bias for branch in branches]).sum(0)
+    if factor is not None:
+        weights, shift = weights * factor.flatten(), shift * factor.flatten()
+    one = torch.ones_like(branches[0].norm.weight)
+    scales = torch.stack([one if branch.scale is None else branch.scale.flatten() for branch in branches])
+    kept = next((index for index, x in enumerate(inputs) if x is residual), None)
+    assert residual is None or kept is not None
+    eps = tuple(branch.norm.eps for branch in branches)
+    y, means, variances = _SumOfNorms.apply(weights, scales, shift, eps, tuple(source), kept, *inputs)  # type: ignore[no-untyped-call]
+    with torch.no_grad():
+        for branch, index, scale in zip(branches, source, scales.detach(), strict=True):
+            _track(branch.norm, scale * means[index], scale.square() * variances[index] * (count / (count - 1)))
+    result: Tensor = y
+    return result
+
+
+def _track(norm: nn.BatchNorm2d, mean: Tensor, variance: Tensor) -> None:
+    """Move the running statistics towards the batch's, as the norm itself would."""
+    if norm.running_mean is None or norm.running_var is None:
+        return
+    momentum = norm.momentum
+    if norm.num_batches_tracked is not None:
+        norm.num_batches_tracked.add_(1)
+        momentum = 1 / float(norm.num_batches_tracked) if momentum is None else momentum
+    norm.running_mean.lerp_(mean.to(norm.running_mean.dtype), momentum or 0.0)
+    norm.running_var.lerp_(variance.to(norm.running_var.dtype), momentum or 0.0)
+
+
+def _statistics(x: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the mean and the variance, over the count, per channel."""
+    mean, variance = _aten.batch_norm_update_stats(x, None, None, 0.0)
+    return mean, variance
+
+
+def _of_branches(values: Tensor, source: Sequence[int]) -> Tensor:
+    """Return for every branch the values of its input."""
+    return torch.stack([values[index] for index in source])
+
+
+def _of_inputs(values: Tensor, source: Sequence[int]) -> Tensor:
+    """Return for every input the sum of its branches' values. Index tensors would have to travel to the device."""
+    rows = values.unbind()
+    sums = [[row for row, index in zip(rows, source, strict=True) if index == own] for own in range(max(source) + 1)]
+    return torch.stack([sum(own[1:], start=own[0]) for own in sums])
+
+
+def _per_channel(values: Tensor) -> Tensor:
+    return values.view(1, -1, 1, 1)
+
+
+class _SumOfNorms(torch.autograd.Function):
+    """`sum_of_norms` on tensors alone; the gradient is written out below."""
+
+    @staticmethod
+    def forward(  # noqa: PLR0917 - autograd's calls are positional
+        ctx: Any,
+        weights: Tensor,
+        scales: Tensor,
+        shift: Tensor,
+        eps: tuple[float, ...],
+        source: tuple[int, ...],
+        residual: int | None,
+        *inputs: Tensor,
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Return the sum, and the mean and variance of every input."""
+        means, variances = map(torch.stack, zip(*(_statistics(x) for x in inputs), strict=True))
+        added: float | Tensor = eps[0] if len(set(eps)) == 1 else shift.new_tensor(eps)[:, None]
+        roots = (scales.square() * _of_branches(variances, source) + added).rsqrt()
+        slopes = _of_inputs(weights * scales * roots, source)
+        offset = shift - (slopes * means).sum(0)
+        steps = slopes.clone()
+        if residual is not None:
+            steps[residual] += 1
+        y = torch.addcmul(_per_channel(offset), inputs[0], _per_channel(steps[0]))
+        for x, step in zip(inputs[1:], steps[1:], strict=True):
+            y.addcmul_(x, _per_channel(step))
+        ctx.save_for_backward(weights, scales, means, roots, slopes, steps, *inputs)
+        ctx.added, ctx.source = added, source
+        ctx.mark_non_differentiable(means, variances)
+        return y, means, variances
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
+        """Return the gradients of weights, scales and shift, and of every input.
+
+        With `S_i = sum of dy (x_i - m_i)`, `G = sum of dy`, `r_j = 1 / sqrt(w_j^2 v_i + eps_j)` and `n` values a
+        channel: `dg_j = w_j r_j S_i`, `dw_j = g_j eps_j r_j^3 S_i`, `dv_i = -S_i / 2 sum_j g_j w_j^3 r_j^3` and
+        `dx_i = a_i (dy - G / n) + 2 dv_i / n (x_i - m_i)`, to which a residual adds `dy`.
+        """
+        weights, scales, means, roots, slopes, steps, *inputs = ctx.saved_tensors
+        grad = grad.contiguous(memory_format=memory_format(inputs[0]))  # two layouts in one pass are slow
+        count = grad.numel() // grad.shape[1]
+        moments, total = _moments(grad, inputs, means)
+        of_branch = _of_branches(moments, ctx.source)
+        cubes = roots.pow(3)
+        grad_weights = scales * roots * of_branch
+        grad_scales = weights * ctx.added * cubes * of_branch
+        bends = _of_inputs(weights * scales.pow(3) * cubes, ctx.source) * moments / -count
+        offsets = slopes * total / -count - bends * means
+        grad_inputs: list[Tensor | None] = [None] * len(inputs)
+        for index, x in enumerate(inputs):
+            if ctx.needs_input_grad[-len(inputs) + index]:
+                offset, step, bend = (_per_channel(values[index]) for values in (offsets, steps, bends))
+                grad_inputs[index] = torch.addcmul(offset, grad, step).addcmul_(x, bend)
+        return grad_weights, grad_scales, total, None, None, None, *grad_inputs
+
+
+def _moments(grad: Tensor, inputs: Sequence[Tensor], means: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the sums of `grad (x - mean)` for every input, and of `grad`, per channel."""
+    moments, total = [], grad
+    one = torch.ones_like(means[0])
+    for x, mean in zip(inputs, means, strict=True):
+        # The kernel multiplies the first of its sums by the inverse deviation: 1 leaves it as it is.
+        _, moment, total = _aten.native_batch_norm_backward(
+            grad, x, one, None, None, mean, one, True, 0.0, [False, True, True]
+        )
+        moments.append(moment)
+    return torch.stack(moments), total
+
+
+def quicken(model: Module) -> Module:
+    """Let every block of a model train faster on a CPU, with the same values and gradients.
+
+    In training mode, feature maps have their channels innermost in memory. In float32, batch norms that are added up
+    are computed in one pass over their common input, the gradients of wide depthwise kernels come in strips, and layer
+    scales go into the weights in front of them. Blocks and convolutions in the model are replaced by ones that share
+    their parameters, names and hooks, and fold alike. A block with hooks on its parts, or with other parts than it was
+    made with, computes by its formula. So does everything in evaluation mode and under `torch.compile`, but for
+    convolutions that would crash there.
+
+    The formulas can be differentiated twice, and by `torch.func`; these cannot.
+
+    Args:
+        model: any module; it is changed.
+
+    Returns:
+        The model; where it is such a block itself, the one that replaces it.
+    """
+    quick: dict[nn.Module, nn.Module] = {}  # what is used in several places stays one module
+    for module in model.modules():
+        known = isinstance(module, nn.Conv2d) and is_quicker(module)
+        cls = QuickConv2d if known else _QUICK.get(type(module))
+        if cls is not None:
+            quick[module] = in_class(module, cls)
+    for module in list(model.modules()):
+        for name, child in children_by_name(module).items():
+            if child in quick:
+                module.add_module(name, quick[child])
+    return cast("Module", quick.get(model, model))
+
+
+class QuickConvStem(ConvStem):
+    """A stem whose feature maps, and so all that follow, have their channels innermost."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the feature map of the images `x`."""
+        if self.training and on_cpu(x):
+            # Convolutions and norms train about twice as fast in that order.
+            x = x.contiguous(memory_format=torch.channels_last)
+        y: Tensor = super().forward(x)  # type: ignore[no-untyped-call]
+        return y
+
+
+class QuickMobileOneBlock(MobileOneBlock):
+    """A MobileOne block that adds up its branches' norms in one pass."""
+
+    fold = MobileOneBlock.fold
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the activated, gated sum of the branches of `x`."""
+        if _hooked(self) or not _branches_merge(self, x):
+            return super().forward(x)
+        y: Tensor = self.activation(self.squeeze_excite(sum_of_norms(_norm_branches(self, x))))
+        return y
+
+
+class QuickLargeKernelConv(LargeKernelConv):
+    """A large-kernel convolution that adds up its two norms in one pass."""
+
+    fold = LargeKernelConv.fold
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the activated, gated sum of both kernels over `x`."""
+        convs = [conv for conv in (self.large, self.small) if isinstance(conv, ConvNorm)]
+        if _hooked(self) or not self.training or len(convs) < 2 or not merges([conv.norm for conv in convs], x):
+            return super().forward(x)
+        total = sum_of_norms([NormBranch(conv.conv(x), conv.norm) for conv in convs])
+        y: Tensor = self.activation(self.squeeze_excite(total))
+        return y
+
+
+class QuickRepMixer(RepMixer):
+    """A RepMixer whose skip, scale and norms are one sum."""
+
+    fold = RepMixer.fold
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return `x` mixed over its neighbourhoods."""
+        parts = (self.mixer, self.norm)
+        if _hooked(self) or not all(isinstance(part, MobileOneBlock) and _branches_merge(part, x) for part in parts):
+            return super().forward(x)
+        norms = [branch._replace(sign=-1) for branch in _norm_branches(self.norm, x)]
+        return sum_of_norms([*_norm_branches(self.mixer, x), *norms], residual=x, factor=self.layer_scale.gamma)
+
+
+class QuickRepMixerBlock(RepMixerBlock):
+    """A RepMixer block whose layer scale goes into the network's last weights."""
+
+    fold = RepMixerBlock.fold
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the transformed feature map."""
+        x = self.token_mixer(x)
+        y: Tensor = x + self.drop_path(_scaled(self.layer_scale, self.ffn, x))
+        return y
+
+
+class QuickTextRepMixerBlock(TextRepMixerBlock, QuickRepMixerBlock):
+    """A RepMixer block over a sequence, likewise."""
+
+    fold = TextRepMixerBlock.fold
+
+
+class QuickAttentionBlock(AttentionBlock):
+    """An attention block whose second layer scale goes into the network's last weights."""
+
+    fold = AttentionBlock.fold
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the transformed feature map."""
+        x = x + self.attention_drop_path(self.attention_scale(self.attention(self.norm(x))))
+        y: Tensor = x + self.ffn_drop_path(_scaled(self.ffn_scale, self.ffn, x))
+        return y
+
+
+_QUICK: dict[type[nn.Module], type[nn.Module]] = {
+    quick.__mro__[1]: quick
+    for quick in (
+        QuickAttentionBlock,
+        QuickConvStem,
+        QuickLargeKernelConv,
+        QuickMobileOneBlock,
+        QuickRepMixer,
+        QuickRepMixerBlock,
+        QuickTextRepMixerBlock,
+    )
+}
+
+
+def _hooked(block: nn.Module) -> bool:
+    """Whether somebody watches or changes what a part of the block computes."""
+    return any(is_hooked(part) for part in block.modules() if part is not block)
+
+
+def _conv_norms(block: MobileOneBlock) -> list[ConvNorm]:
+    return [branch for branch in (*block.branches, block.scale) if isinstance(branch, ConvNorm)]
+
+
+def _branches_merge(block: MobileOneBlock, x: Tensor) -> bool:
+    """Whether the branches of `x` can be added up as norms: in training, with a batch's statistics."""
+    convs = _conv_norms(block)
+    unfolded = len(convs) == len(block.branches) + (block.scale is not None)
+    norms: list[nn.Module] = [conv.norm for conv in convs]
+    return block.training and unfolded and merges([*norms, *([] if block.skip is None else [block.skip])], x)
+
+
+def _norm_branches(block: MobileOneBlock, x: Tensor) -> list[NormBranch]:
+    """Return the branches as norms, of the convolutions of `x` and of `x` itself."""
+    convs = _conv_norms(block)
+    is_factor = _is_factor(block)
+    if is_factor and block.stride > 1 and [type(conv.conv) in _PLAIN for conv in convs] == [True, True]:
+        y, picked = conv_and_picked(convs[0].conv, x)
+        return [NormBranch(y, convs[0].norm), NormBranch(picked, convs[1].norm, scale=convs[1].conv.weight)]
+    as_factor = convs.pop() if is_factor and block.stride == 1 else None
+    branches = [NormBranch(branch.conv(x), branch.norm) for branch in convs]
+    if as_factor is not None:
+        branches.append(NormBranch(x, as_factor.norm, scale=as_factor.conv.weight))
+    if isinstance(block.skip, nn.BatchNorm2d):
+        branches.append(NormBranch(x, block.skip))
+    return branches
+
+
+def _is_factor(block: MobileOneBlock) -> bool:
+    """Whether the 1x1 branch is a factor per channel."""
+    if not isinstance(block.scale, ConvNorm) or type(block.scale.conv) not in _PLAIN:
+        return False
+    return block.groups == block.scale.conv.in_channels == block.scale.conv.out_channels
+
+
+def _scaled(scale: nn.Module, network: nn.Module, x: Tensor) -> Tensor:
+    """Return `scale(network(x))`; in training a layer scale goes into the weights, smaller than the features.
+
+    `gamma * (W h + b) = (gamma W) h + gamma b`: one pass over the features less in each direction, one map less to
+    keep.
+    """
+    known = type(scale) is LayerScale and type(network) is ConvFFN and type(network.fc2) in _PLAIN
+    watched = is_hooked(scale) or _hooked(network)
+    if watched or not (known and network.training and computes_wide(x)):
+        y: Tensor = scale(network(x))
+        return y
+    assert isinstance(network, ConvFFN)
+    assert isinstance(scale, LayerScale)
+    assert network.fc2.bias is not None
+    weight, bias = network.fc2.weight * scale.gamma[..., None], network.fc2.bias * scale.gamma.flatten()
+    return F.conv2d(network.activation(network.fc1(network.conv(x))), weight, bias)

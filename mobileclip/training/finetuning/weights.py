@@ -1,0 +1,165 @@
+"""What fine-tuning does to weights: batch norms fixed or shared, and averages with the original."""
+
+from __future__ import annotations
+
+import copy
+from typing import TypeVar, cast
+
+import torch
+import torch.distributed as dist
+from torch import nn
+
+from mobileclip.encoders.checkpoints.layouts import form_of
+
+Model = TypeVar("Model", bound=nn.Module)
+BatchNorm = nn.BatchNorm2d | nn.SyncBatchNorm
+
+
+class FrozenBatchNorm2d(nn.BatchNorm2d):
+    """A batch norm that stays in evaluation mode: `train()` does not reach it, so its statistics never move.
+
+    It is an `nn.BatchNorm2d` with the same tensors under the same names: it saves, loads and folds as one.
+
+    Shape:
+        `(batch, channels, height, width)` in and out.
+
+    Args and errors are those of `nn.BatchNorm2d`.
+    """
+
+    def train(self, mode: bool = True) -> FrozenBatchNorm2d:  # noqa: FBT001, FBT002 - torch's signature
+        """Stay in evaluation mode, whatever is asked for."""
+        del mode
+        super().train(mode=False)
+        return self
+
+
+def freeze_batch_norm(model: Model) -> Model:
+    """Return `model` with every batch norm fixed, statistics, scales and shifts; `train()` does not undo it.
+
+    Gradients pass through; only what the batch norms hold stays as it is. Which tensors the model has, and their
+    names, do not change.
+
+    Args:
+        model: changed in place, unless it is itself a batch norm.
+    """
+    frozen = _exchanged(model, FrozenBatchNorm2d, skip=())
+    for module in frozen.modules():
+        if isinstance(module, FrozenBatchNorm2d):
+            module.requires_grad_(requires_grad=False)
+    return frozen
+
+
+def synchronise_batch_norm(model: Model) -> Model:
+    """Return `model` with batch norms that take the statistics of all processes' batches together; frozen ones stay.
+
+    Args:
+        model: changed in place, unless it is itself a batch norm.
+
+    Raises:
+        ValueError: if this is not one of several processes on GPUs: there is nobody to synchronise with, or torch has
+            no way to.
+    """
+    world_size = dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
+    if world_size < 2:
+        raise ValueError(
+            "batch norms are synchronised between processes, and this run has one; start it with "
+            "torchrun --nproc-per-node N, or freeze the batch norms"
+        )
+    if not torch.cuda.is_available():
+        raise ValueError("torch synchronises batch norms on GPUs only, and there is none; freeze the batch norms")
+    return _exchanged(model, nn.SyncBatchNorm, skip=(FrozenBatchNorm2d,))
+
+
+def ordinary_batch_norm(model: Model) -> Model:
+    """Return `model` with plain batch norms in place of frozen and synchronised ones, all trainable again: it folds.
+
+    Args:
+        model: changed in place, unless it is itself a batch norm.
+    """
+    for module in model.modules():
+        if isinstance(module, FrozenBatchNorm2d):
+            module.requires_grad_(requires_grad=True)
+    return _exchanged(model, nn.BatchNorm2d, skip=())
+
+
+def _exchanged(model: Model, cls: type[BatchNorm], *, skip: tuple[type[nn.Module], ...]) -> Model:
+    """Exchange batch norms in place for ones of class `cls` with the same tensors, one used twice for one."""
+    done: dict[nn.Module, nn.Module] = {}
+
+    def exchanged(module: nn.Module) -> nn.Module:
+        if module in done:
+            return done[module]
+        done[module] = module
+        if isinstance(module, BatchNorm) and not isinstance(module, skip):
+            if type(module) is not cls:
+                done[module] = _like(module, cls)
+            return done[module]
+        for name, child in list(module.named_children()):
+            module.add_module(name, exchanged(child))
+        return module
+
+    return cast("Model", exchanged(model))
+
+
+def _like(norm: BatchNorm, cls: type[BatchNorm]) -> BatchNorm:
+    other = cls(
+        norm.num_features,
+        eps=norm.eps,
+        momentum=norm.momentum,
+        affine=norm.affine,
+        track_running_stats=norm.track_running_stats,
+        device="meta",
+    )
+    for name, parameter in norm.named_parameters(recurse=False):
+        other.register_parameter(name, parameter)
+    for name, buffer in norm.named_buffers(recurse=False):
+        other.register_buffer(name, buffer)
+    return other.train(norm.training)
+
+
+@torch.no_grad()
+def interpolate_weights(original: Model, finetuned: Model, alpha: float) -> Model:
+    """Return a model between two: `(1 - alpha) * original + alpha * finetuned`, in evaluation mode.
+
+    Every tensor in floating point is interpolated, the logarithm of the logit scale among them; counters are those of
+    `finetuned`. So are the running means and variances of batch norms. Where fine-tuning left them alone (frozen batch
+    norms) they are equal. Where it moved them, the interpolation is not exact, as a variance is not linear in the
+    weights, but it goes from the one model's to the other's. Statistics estimated anew, as for averages of one task's
+    weights, would be the new task's at every alpha, and the old ones would be lost at once.
+
+    Args:
+        original: the model before, in training form; not changed.
+        finetuned: the model after, with the same tensors; not changed.
+        alpha: 0 is the original, 1 the fine-tuned model.
+
+    Raises:
+        ValueError: if the models have other tensors than one another, are folded, or alpha is outside of [0, 1].
+
+    Source: Wortsman et al., "Robust fine-tuning of zero-shot models", section 3.
+    """
+    if not 0 <= alpha <= 1:
+        raise ValueError(f"alpha goes from 0, the original, to 1, the fine-tuned model; got {alpha}")
+    before, after = original.state_dict(), finetuned.state_dict()
+    if before.keys() != after.keys():
+        different = sorted(before.keys() ^ after.keys())
+        raise ValueError(
+            f"the models have other tensors, {len(different)} of them, the first is {different[0]!r}; interpolate "
+            f"two models of one spec in training form, after adapters were merged"
+        )
+    for name, tensor in before.items():
+        if tensor.shape != after[name].shape:
+            raise ValueError(
+                f"the models differ in {name!r}: {tuple(tensor.shape)} in the original and "
+                f"{tuple(after[name].shape)} in the fine-tuned one; interpolate two models of one spec"
+            )
+    for model in (original, finetuned):
+        if form_of(model) != "training":
+            raise ValueError(
+                "the models are folded; interpolate them in training form (load with fold=False), fold after: "
+                "the average of products is not the product of averages"
+            )
+    between = copy.deepcopy(finetuned).eval()
+    for name, tensor in between.state_dict().items():
+        if tensor.is_floating_point():
+            tensor.copy_(torch.lerp(before[name].to(tensor.device, tensor.dtype), after[name], alpha))
+    return between

@@ -1,0 +1,648 @@
+"""Objectives: from a batch through the model to the loss, in micro-batches that fit into memory."""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Sequence
+from functools import singledispatch
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeAlias, TypeVar
+
+import attrs
+import torch
+from attrs import validators
+from torch import Tensor, distributed, nn
+from torch.nn import functional as F
+
+from mobileclip.blocks.sequence import recompute, recomputed
+from mobileclip.data import Batch, LabelledBatch, MixingSpec, RangeNumbers, ReinforcedBatch, TextBatch, normalize_pixels
+from mobileclip.encoders import CoCa
+from mobileclip.encoders.dual import MAX_LOGIT_SCALE
+from mobileclip.inference.modes import evaluating
+from mobileclip.losses import CaptionLossSpec, LossSpec, LossTerms, ReinforcedLossSpec, TextDistillationLossSpec, losses
+from mobileclip.strict import strict
+from mobileclip.training.cpu import quicken
+from mobileclip.training.distributed import World
+from mobileclip.training.selection import Learnability, PairLosses, choose_pairs
+
+if TYPE_CHECKING:
+    from mobileclip.data import RangeAugment
+    from mobileclip.data.augmentation.mixing import Mixture
+    from mobileclip.encoders import DualEncoder
+    from mobileclip.inputs import ImageInput
+    from mobileclip.training.spec import TrainingSpec
+
+
+P = ParamSpec("P")
+Result = TypeVar("Result")
+# One row for every sample of a batch; rows are split into micro-batches together.
+Rows: TypeAlias = Tensor | RangeNumbers
+
+
+def max_logit_scale(model: nn.Module) -> float:
+    """Return the cap of a model's logit scale: its own, or CLIP's where it says none."""
+    most: float = getattr(model, "max_logit_scale", MAX_LOGIT_SCALE)
+    return most
+
+
+class Objective(nn.Module, ABC):
+    """A model, its loss and its augmentation as one module, so that one call has every parameter that is trained.
+
+    The loss sees the whole batch at once; the towers may see it in micro-batches.
+
+    Args:
+        spec: how to train.
+        model: placed on the device and put into training mode; its `.spec` is held by checkpoints.
+        world: the processes that train it together.
+
+    Raises:
+        ValueError: if `channels_last` is asked for on the CPU.
+    """
+
+    model: Any
+
+    def __init__(self, spec: TrainingSpec, *, model: nn.Module, world: World) -> None:
+        super().__init__()
+        if spec.channels_last and world.device.type == "cpu":
+            raise ValueError(
+                "channels_last is for GPUs; on the CPU, convolutional stages take it by themselves: leave it out"
+            )
+        self.spec = spec
+        self.model = model
+        if hasattr(model.spec, "image"):
+            # Kept: the model makes its spec anew whenever it is asked, which the compiler does not follow.
+            self._contract = self.image_input
+        self.loss = spec.loss.build(process_group=world.group)
+        self.range_augment = None if spec.range_augment is None else spec.range_augment.build()
+        self.loss_scale = LossScale() if spec.precision == "float16" else None
+        # Its operations change places, and the compiler would compile every order of them.
+        self._changed = self.not_compiled(self._change)
+        self.to(world.device).train()
+        if spec.channels_last:
+            model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        if spec.memory.recompute:
+            recompute(model)
+        if world.device.type == "cpu":
+            quicken(model)
+        if spec.compile == "step":
+            self.compile()
+        elif spec.compile == "towers":
+            for tower in self.towers:
+                tower.compile()
+
+    @property
+    @abstractmethod
+    def towers(self) -> tuple[nn.Module, ...]:
+        """The encoders of the model, which may be compiled."""
+
+    @property
+    def image_input(self) -> ImageInput:
+        """What the model expects as its image; one of texts alone is never asked."""
+        contract: ImageInput = self.model.spec.image.input
+        return contract
+
+    @property
+    def term_names(self) -> tuple[str | None, ...]:
+        """Names of the terms in the log, before the sum; None for a term that is not logged."""
+        return self.spec.loss.term_names
+
+    @property
+    def readings(self) -> dict[str, float]:
+        """Further values of the model for the log, by name: its logit scale, where it has one."""
+        scale = getattr(self.model, "logit_scale", None)
+        return {} if scale is None else {"logit_scale": scale.exp().item()}
+
+    @property
+    def uses_all_weights(self) -> bool:
+        """Whether every weight gets a gradient; where some do not, several processes look for those that do."""
+        return True
+
+    @abstractmethod
+    def forward(self, batch: Batch, progress: float = 0.0) -> tuple[Tensor, ...]:
+        """Return the loss's terms, as many as `term_names`, and the sum of all that is minimised.
+
+        Args:
+            batch: on the device; its images are pixels, or in floating point and normalised already.
+            progress: fraction of the training that is done, from 0 to 1.
+
+        Raises:
+            ValueError: if the batch lacks what the loss needs.
+        """
+
+    @torch.no_grad()
+    def after_step(self) -> None:
+        """Bring weights back to where they may be, after an optimiser step: the logit scale, where there is one."""
+        if (scale := getattr(self.model, "logit_scale", None)) is not None:
+            least, most = self.spec.min_logit_scale, max_logit_scale(self.model)
+            scale.clamp_(min=None if least is None else math.log(least), max=math.log(most))
+
+    def normalized(self, image: Tensor) -> Tensor:
+        """Return images as the model takes them; those in floating point already are."""
+        memory_format = torch.channels_last if self.spec.channels_last else torch.contiguous_format
+        if image.is_floating_point():
+            return image.contiguous(memory_format=memory_format)
+        return normalize_pixels(image, self._contract, memory_format=memory_format)
+
+    def image_rows(self, image: Tensor, progress: float) -> tuple[Tensor] | tuple[Tensor, Rows]:
+        """Return what `images_of` makes a batch's images of: pixels, and how RangeAugment changes them.
+
+        Where they are not encoded in micro-batches, they are changed here, and so they are in a step that is compiled
+        as one, since what is drawn is not compiled: the rows are changed images and loss terms then.
+
+        Args:
+            image: of the whole batch, as it came.
+            progress: fraction of the training that is done, from 0 to 1.
+        """
+        augment = self.range_augment
+        if augment is None or not augment.training:
+            return (image,)
+        if self._piece_size(image) is None or torch.compiler.is_compiling():
+            changed, terms = self._changed(augment, image, progress)
+            return changed, terms
+        return image, augment.draw(len(image), progress=progress, device=image.device)
+
+    def images_of(self, image: Tensor, numbers: Rows | None = None) -> tuple[Tensor, ...]:
+        """Return images as the model takes them and, with RangeAugment, the loss term of each.
+
+        Args:
+            image: rows of `image_rows`, all or some, as are the numbers.
+            numbers: by which RangeAugment changes the images, or the loss terms of those that it has changed already;
+                none without it.
+        """
+        image = self.normalized(image)
+        if self.range_augment is None or numbers is None:
+            return (image,)
+        if isinstance(numbers, Tensor):
+            return image, numbers
+        return self.range_augment.change(image, numbers, mean=self._contract.mean, std=self._contract.std)
+
+    def not_compiled(self, function: Callable[P, Result]) -> Callable[P, Result]:
+        """Return a function that `torch.compile` of a whole step leaves as it is."""
+        if self.spec.compile != "step":
+            return function  # PyTorch's compiler takes seconds to import
+        left_out: Callable[P, Result] = torch.compiler.disable(function)  # type: ignore[no-untyped-call]
+        return left_out
+
+    def _change(self, augment: RangeAugment, image: Tensor, progress: float) -> tuple[Tensor, ...]:
+        return self.images_of(image, augment.draw(len(image), progress=progress, device=image.device))
+
+    def autocast(self, device: torch.device) -> torch.autocast:
+        """Return the context in which the model computes."""
+        narrow = torch.float16 if self.spec.precision == "float16" else torch.bfloat16
+        return torch.autocast(device.type, dtype=narrow, enabled=self.spec.precision != "float32")
+
+    def in_pieces(
+        self, encode: Callable[..., tuple[Tensor, ...]], module: nn.Module, *inputs: Rows
+    ) -> tuple[Tensor, ...]:
+        """Return `encode(*inputs)`, computed in micro-batches, whose activations are recomputed in the backward pass.
+
+        Args:
+            encode: from rows to tensors of as many rows, each made of its own row alone.
+            module: whose parameters it uses.
+            inputs: of equal length, such as pixels that `encode` normalises.
+        """
+        size = self._piece_size(inputs[0])
+        if size is None:
+            return encode(*inputs)
+        pieces = zip(*(rows.split(size) for rows in inputs), strict=True)
+        made = [recomputed(encode, module, *piece) for piece in pieces]
+        return tuple(torch.cat(parts) for parts in zip(*made, strict=True))
+
+    def _piece_size(self, rows: Rows) -> int | None:
+        """Return how many rows are encoded at once; None for all of them."""
+        size = self.spec.memory.micro_batch
+        return None if size is None or len(rows) <= size else size
+
+
+class ImageTextObjective(Objective):
+    """The objective of an image-text model: its loss on a batch.
+
+    Args:
+        spec: how to train.
+        model: the student.
+        world: the processes that train it together.
+
+    Raises:
+        ValueError: see `Objective`, if the model is a classifier, and if it is to be compiled for several threads of a
+            CPU.
+    """
+
+    model: DualEncoder
+
+    def __init__(self, spec: TrainingSpec, *, model: nn.Module, world: World) -> None:
+        if not hasattr(model, "encode_text"):
+            raise ValueError(
+                f"{type(spec.loss).__name__} is of image-text models, and the model is a classifier; train it with "
+                "CrossEntropySpec"
+            )
+        if spec.compile is not None and world.device.type == "cpu" and torch.get_num_threads() > 1:
+            # Seen with PyTorch 2.13, 15 numbers too far, behind a text tower with convolutions.
+            raise ValueError(
+                "compile is for GPUs, or for one thread: for several threads of a CPU, PyTorch's compiler makes "
+                "kernels that write beyond the gradient of the token embedding "
+                "(github.com/pytorch/pytorch/issues/191837); leave compile out, or set OMP_NUM_THREADS=1"
+            )
+        super().__init__(spec, model=model, world=world)
+        self._learned_from = self.not_compiled(self._learnable)
+
+    @property
+    def towers(self) -> tuple[nn.Module, ...]:
+        """Both encoders."""
+        return self.model.image_encoder, self.model.text_encoder
+
+    def forward(self, batch: Batch, progress: float = 0.0) -> tuple[Tensor, ...]:
+        """Return the loss's contrastive term, its distillation term, and the sum of all that is minimised."""
+        if not isinstance(batch, ReinforcedBatch):
+            raise ValueError(
+                f"{type(self.spec.loss).__name__} needs images with texts, but the batches are {type(batch).__name__}"
+            )
+        if self.spec.selection.leaves_some:
+            batch = self._learned_from(batch)
+        embeddings, augmentation = self._embed(batch, progress)
+        terms: LossTerms = self.loss(**embeddings, **self._teachers(batch))
+        return terms.contrastive, terms.distillation, with_mean(terms.total, augmentation)
+
+    def _embed(self, batch: ReinforcedBatch, progress: float) -> tuple[dict[str, Tensor], list[Tensor]]:
+        """Return what the loss compares, and RangeAugment's terms where there are any."""
+        # Real and synthetic captions go through the text tower together: one batch of twice the size.
+        texts = {"text": batch.text} | ({} if batch.syn_text is None else {"syn_text": batch.syn_text})
+        with self.autocast(batch.image.device):
+            rows = self.image_rows(batch.image, progress)
+            image_embedding, *augmentation = self.in_pieces(self._encode_image, self.model.image_encoder, *rows)
+            text = torch.cat(list(texts.values()))
+            (text_embedding,) = self.in_pieces(self._encode_text, self.model.text_encoder, text)
+        return {
+            "image": _unit(image_embedding),
+            **dict(zip(texts, _unit(text_embedding).chunk(len(texts)), strict=True)),
+            "logit_scale": self.model.logit_scale.exp(),
+        }, augmentation
+
+    @torch.no_grad()
+    def _learnable(self, batch: ReinforcedBatch) -> ReinforcedBatch:
+        """Return the samples of a batch that are learned from, by what the student says of them in evaluation mode."""
+        loss, selection = self.spec.loss, self.spec.selection
+        assert isinstance(loss, ReinforcedLossSpec), "checked by the spec"
+        teachers = self._stored(batch)
+        with evaluating(self.model), self.autocast(batch.image.device):
+            image = torch.cat([self.model.encode_image(self.normalized(one)) for one in self._parts(batch.image)])
+            texts = {
+                name: torch.cat([self.model.encode_text(one) for one in self._parts(ids)])
+                for name, ids in (("text", batch.text), ("syn_text", batch.syn_text))
+                if ids is not None
+            }
+        dims, scales = list(loss.teacher_dims), loss.teacher_logit_scales
+        of_images = torch.split(teachers["teacher_image"], dims, dim=1)
+        captions = [
+            Learnability(
+                student=PairLosses(image, text, self.model.logit_scale.exp()),
+                teachers=[
+                    PairLosses(*one)
+                    for one in zip(
+                        of_images, torch.split(teachers[f"teacher_{name}"], dims, dim=1), scales, strict=True
+                    )
+                ],
+            )
+            for name, text in texts.items()
+        ]
+        draws = torch.rand(selection.num_chunks, len(batch), dtype=torch.float64)
+        return batch.at(choose_pairs(selection, captions, draws))
+
+    def _parts(self, rows: Tensor) -> tuple[Tensor, ...]:
+        return torch.split(rows, self._piece_size(rows) or len(rows))
+
+    def _encode_image(self, image: Tensor, *numbers: Rows) -> tuple[Tensor, ...]:
+        image, *augmentation = self.images_of(image, *numbers)
+        return self.model.encode_image(image), *augmentation
+
+    def _encode_text(self, text: Tensor) -> tuple[Tensor]:
+        return (self.model.encode_text(text),)
+
+    def _teachers(self, batch: ReinforcedBatch) -> dict[str, Tensor]:
+        return self._stored(batch) if self.spec.loss.needs_teachers else {}
+
+    def _stored(self, batch: ReinforcedBatch) -> dict[str, Tensor]:
+        """Return what teachers have stored of a batch.
+
+        Raises:
+            ValueError: if there is nothing.
+        """
+        if batch.teacher_image is None or batch.teacher_text is None:
+            there = [name for name in attrs.fields_dict(ReinforcedBatch) if getattr(batch, name) is not None]
+            raise ValueError(
+                f"{type(self.spec.loss).__name__} needs teachers' embeddings, but the batches hold {', '.join(there)}; "
+                "train on reinforced shards, or with a loss without teachers"
+            )
+        teachers = {"teacher_image": batch.teacher_image, "teacher_text": batch.teacher_text}
+        if batch.teacher_syn_text is not None:
+            teachers["teacher_syn_text"] = batch.teacher_syn_text
+        return teachers
+
+
+def _unit(embedding: Tensor) -> Tensor:
+    """Return embeddings of length 1, which bfloat16 would miss by up to a 256th."""
+    return F.normalize(wide(embedding), dim=-1)
+
+
+def with_mean(total: Tensor, terms: Sequence[Tensor]) -> Tensor:
+    """Return a loss with the mean of each of `terms` added, which a batch's images have one by one."""
+    for term in terms:
+        total = total + term.mean()
+    return total
+
+
+def wide(embedding: Tensor) -> Tensor:
+    """Return an embedding in float32 at least."""
+    return embedding.to(torch.promote_types(embedding.dtype, torch.float32))
+
+
+@singledispatch
+def build_objective(loss: LossSpec, *, spec: TrainingSpec, model: nn.Module, world: World) -> Objective:
+    """Return the objective of a run by the class of its loss spec; unknown classes are image-text losses.
+
+    An objective of one's own joins with `build_objective.register` for the class of its loss's spec.
+
+    Args:
+        loss: of the spec.
+        spec: how to train.
+        model: what is trained.
+        world: the processes that train it together.
+
+    Raises:
+        ValueError: if the loss is not one of such a model, or see `Objective`.
+    """
+    del loss
+    return ImageTextObjective(spec, model=model, world=world)
+
+
+def is_of_texts(loss: LossSpec) -> bool:
+    """Return whether a loss is of image-text models: one that has no objective of its own."""
+    return build_objective.dispatch(type(loss)) is build_objective.dispatch(object)
+
+
+@losses.register("cross_entropy")
+@attrs.frozen(kw_only=True, field_transformer=strict)
+class CrossEntropySpec(LossSpec):
+    """Cross entropy over classes: `-sum_c t_c log softmax(logits)_c`, the mean over the batch.
+
+    The target `t` is 1 at the label; where images are mixed, targets are with them. Then every target keeps
+    `1 - label_smoothing` of itself, and all classes share the rest.
+
+    Args:
+        label_smoothing: share of the targets that all classes have alike, from 0 to below 1.
+        mixing: mixup and CutMix; none leaves images as they are.
+
+    Source: FastViT (arXiv 2303.14189), which trains with 0.1, mixup 0.2 and CutMix 1.0; Szegedy et al. 2016, section 7,
+        for label smoothing.
+
+    Examples:
+        >>> loss = CrossEntropySpec(label_smoothing=0.1).build()
+        >>> loss(torch.zeros(2, 4), torch.tensor([0, 3]))  # ln 4, whatever the labels
+        tensor(1.3863)
+    """
+
+    label_smoothing: float = attrs.field(default=0.0, validator=[validators.ge(0), validators.lt(1)])
+    mixing: MixingSpec | None = None
+
+    @property
+    def needs_teachers(self) -> bool:
+        """Labels are all it needs."""
+        return False
+
+    @property
+    def term_names(self) -> tuple[str | None, str | None]:
+        """It has neither of the terms of image-text losses."""
+        return None, None
+
+    def build(self, *, process_group: distributed.ProcessGroup | None = None) -> nn.CrossEntropyLoss:
+        """Return the loss of logits `(batch, classes)` and labels `(batch,)`, or probabilities of the same shape."""
+        del process_group  # the mean over processes is that over their images
+        return nn.CrossEntropyLoss(label_smoothing=self.label_smoothing)
+
+
+class ClassificationObjective(Objective):
+    """The objective of a classifier: the cross entropy on batches of images and labels.
+
+    Args:
+        spec: how to train; its loss is cross entropy.
+        model: the classifier, or another module from images to logits.
+        world: the processes that train it together.
+
+    Raises:
+        ValueError: see `Objective`, and if the model is of images and texts.
+    """
+
+    def __init__(self, spec: TrainingSpec, *, model: nn.Module, world: World) -> None:
+        if hasattr(model, "encode_text"):
+            raise ValueError(
+                f"cross entropy is of classifiers, and the model is a {type(model).__name__}; put its image encoder "
+                "into a mobileclip.encoders.Classifier"
+            )
+        super().__init__(spec, model=model, world=world)
+        assert isinstance(spec.loss, CrossEntropySpec), "the loss decides which objective is built"
+        self._draw = None if spec.loss.mixing is None else self.not_compiled(spec.loss.mixing.draw)
+
+    @property
+    def towers(self) -> tuple[nn.Module, ...]:
+        """The image encoder."""
+        return (getattr(self.model, "image_encoder", self.model),)
+
+    @property
+    def term_names(self) -> tuple[str | None, ...]:
+        """Its one term is the sum."""
+        return ()
+
+    def forward(self, batch: Batch, progress: float = 0.0) -> tuple[Tensor, ...]:
+        """Return the loss alone."""
+        if not isinstance(batch, LabelledBatch):
+            raise ValueError(f"cross entropy needs images with labels, but the batches are {type(batch).__name__}")
+        image = batch.image
+        mixture = None if self._draw is None else self._draw(image.shape, image.device)
+        with self.autocast(image.device):
+            logits, *augmentation = self._logits(self.image_rows(image, progress), mixture)
+        logits = wide(logits)
+        targets = F.one_hot(batch.label, logits.shape[1]).to(logits.dtype)
+        if mixture is not None:
+            targets = mixture.between(targets, targets.flip(0))
+        return (with_mean(self.loss(logits, targets), augmentation),)
+
+    def _logits(self, rows: tuple[Rows, ...], mixture: Mixture | None) -> tuple[Tensor, ...]:
+        """Return logits, and the loss terms of images that RangeAugment changes."""
+        partners = () if mixture is None else tuple(one.flip(0) for one in rows)
+
+        def encode(*pieces: Any) -> tuple[Tensor, ...]:
+            image, *augmentation = self.images_of(*pieces[: len(rows)])
+            if mixture is not None:
+                image = mixture.images(image, self.images_of(*pieces[len(rows) :])[0])
+            return self.model(image), *augmentation
+
+        return self.in_pieces(encode, self.model, *rows, *partners)
+
+
+@build_objective.register(CrossEntropySpec)
+def _(loss: CrossEntropySpec, *, spec: TrainingSpec, model: nn.Module, world: World) -> ClassificationObjective:
+    del loss
+    return ClassificationObjective(spec, model=model, world=world)
+
+
+class CaptionObjective(Objective):
+    """The objective of a captioner: its loss on images with one caption each.
+
+    Args:
+        spec: how to train; its loss is `CaptionLossSpec`.
+        model: the captioner.
+        world: the processes that train it together.
+
+    Raises:
+        ValueError: see `Objective`, and if the model writes no captions.
+    """
+
+    model: CoCa
+
+    def __init__(self, spec: TrainingSpec, *, model: nn.Module, world: World) -> None:
+        if not isinstance(model, CoCa):
+            raise ValueError(
+                f"CaptionLossSpec is of captioners, and the model is a {type(model).__name__}; "
+                "mobileclip.encoders.CoCaSpec builds one"
+            )
+        super().__init__(spec, model=model, world=world)
+
+    @property
+    def towers(self) -> tuple[nn.Module, ...]:
+        """The image tower, the text tower and the decoder."""
+        return self.model.image_encoder, self.model.text_encoder, self.model.decoder
+
+    @property
+    def uses_all_weights(self) -> bool:
+        """With captions alone, the logit scale and what makes the embeddings get no gradient."""
+        return self.spec.loss.contrastive_weight > 0  # type: ignore[attr-defined, no-any-return]
+
+    def forward(self, batch: Batch, progress: float = 0.0) -> tuple[Tensor, ...]:
+        """Return the loss's contrastive term, its caption term, and the sum of all that is minimised."""
+        if not isinstance(batch, ReinforcedBatch) or batch.syn_text is not None:
+            given = "two captions of each" if isinstance(batch, ReinforcedBatch) else type(batch).__name__
+            raise ValueError(
+                f"a captioner learns from images with one caption each, but the batches are {given}; take captions "
+                "'real', 'synthetic' or 'either'"
+            )
+        rows = self.image_rows(batch.image, progress)
+        with self.autocast(batch.image.device):
+            image, text, sums, *augmentation = self.in_pieces(self._encode, self.model, batch.text, *rows)
+        terms: LossTerms = self.loss.of_sums(  # type: ignore[operator]
+            image=image,
+            text=text,
+            logit_scale=self.model.logit_scale.reshape(()).exp(),
+            sums=sums,
+            labels=batch.text[:, 1:],
+        )
+        return terms.contrastive, terms.distillation, with_mean(terms.total, augmentation)
+
+    def _encode(self, text: Tensor, image: Tensor, *numbers: Rows) -> tuple[Tensor, ...]:
+        """Return both embeddings and the captions' likelihoods; of the logits, which are large, nothing is kept."""
+        image, *augmentation = self.images_of(image, *numbers)
+        out = self.model(image, text)
+        return wide(out.image), wide(out.text), self.loss.sums(out.logits, out.labels), *augmentation  # type: ignore[operator]
+
+
+@build_objective.register(CaptionLossSpec)
+def _(loss: CaptionLossSpec, *, spec: TrainingSpec, model: nn.Module, world: World) -> CaptionObjective:
+    del loss
+    return CaptionObjective(spec, model=model, world=world)
+
+
+class TextDistillationObjective(Objective):
+    """The objective of a distilled text tower: its loss on texts with a teacher's embeddings.
+
+    Args:
+        spec: how to train; its loss is `TextDistillationLossSpec`.
+        model: the text tower: from ids to embeddings as wide as the teacher's.
+        world: the processes that train it together.
+
+    Raises:
+        ValueError: see `Objective`, if the model embeds images, and if the spec has choices that are of images.
+    """
+
+    def __init__(self, spec: TrainingSpec, *, model: nn.Module, world: World) -> None:
+        if hasattr(model.spec, "image"):
+            raise ValueError(
+                f"TextDistillationLossSpec is of a text tower, and the model is a {type(model).__name__}; train its "
+                "text_encoder alone, whose spec is a TextEncoderSpec"
+            )
+        of_images = [name for name in ("range_augment", "channels_last") if getattr(spec, name)]
+        if of_images:
+            raise ValueError(f"{' and '.join(of_images)} is of images, and a text tower sees none; leave it out")
+        super().__init__(spec, model=model, world=world)
+
+    @property
+    def towers(self) -> tuple[nn.Module, ...]:
+        """The text tower."""
+        return (self.model,)
+
+    def forward(self, batch: Batch, progress: float = 0.0) -> tuple[Tensor, ...]:
+        """Return the loss's relations, its cosine, and their sum."""
+        del progress
+        if not isinstance(batch, TextBatch):
+            raise ValueError(
+                "TextDistillationLossSpec needs texts with their teacher's embeddings, but the batches are "
+                f"{type(batch).__name__}; mobileclip.data.TextPipelineSpec makes them"
+            )
+        with self.autocast(batch.text.device):
+            (embedding,) = self.in_pieces(lambda text: (self.model(text),), self.model, batch.text)
+        terms: LossTerms = self.loss(wide(embedding), batch.teacher_text)
+        return terms.contrastive, terms.distillation, terms.total
+
+
+@build_objective.register(TextDistillationLossSpec)
+def _(loss: TextDistillationLossSpec, *, spec: TrainingSpec, model: nn.Module, world: World) -> Objective:
+    del loss
+    return TextDistillationObjective(spec, model=model, world=world)
+
+
+_FIRST, _STEPS_TO_GROWTH = 2.0**16, 2_000
+
+
+class LossScale(nn.Module):
+    """The factor of a loss whose gradients pass through float16.
+
+    A step whose gradient overflows is left out, and halves it; 2,000 steps in a row that do not double it. Its numbers
+    are buffers, so that they are saved and restored with the module that holds it.
+
+    Source: `torch.amp.GradScaler`, with which the released scripts train.
+
+    Examples:
+        >>> scale = LossScale()
+        >>> [scale.leaves_out(is_finite=finite) for finite in (True, False)], scale.factor.item()
+        ([False, True], 32768.0)
+    """
+
+    factor: Tensor
+    num_finite: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("factor", torch.tensor(_FIRST))
+        self.register_buffer("num_finite", torch.tensor(0))
+
+    def backward(self, loss: Tensor, parameters: Iterable[Tensor]) -> None:
+        """Give each parameter the loss's gradient, without the factor that it was computed with."""
+        (loss * self.factor).backward()  # type: ignore[no-untyped-call]
+        gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
+        torch._foreach_mul_(gradients, 1 / self.factor)
+
+    def leaves_out(self, *, is_finite: bool) -> bool:
+        """Update the factor after a step; return whether the step is skipped because its gradient overflowed.
+
+        Args:
+            is_finite: whether the loss and its gradient are. At a factor of 1 it is not to blame, and nothing is left
+                out.
+        """
+        if is_finite:
+            self.num_finite += 1
+            if self.num_finite == _STEPS_TO_GROWTH:
+                self.factor *= 2
+                self.num_finite.zero_()
+            return False
+        if self.factor <= 1:
+            return False
+        self.factor /= 2
+        self.num_finite.zero_()
+        return True

@@ -1,0 +1,343 @@
+"""What a run leaves for people: metrics, curves, runs side by side, and skipped samples."""
+
+from __future__ import annotations
+
+import json
+import re
+import statistics
+from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import attrs
+
+from mobileclip import storage
+from mobileclip.charts import Line, Panel, write_chart
+from mobileclip.data import Skip
+from mobileclip.extras import needed
+from mobileclip.storage import AnyPath, join, read_if_there
+from mobileclip.strict import parse_json
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Mapping, Sequence
+    from pathlib import Path
+
+    from torch.utils.tensorboard import SummaryWriter
+
+    from mobileclip.storage import AnyPath
+
+
+_MAX_BYTES = 1 << 32
+# Of two lines and more.
+_TAIL_BYTES = 1 << 16
+
+
+class MetricLog:
+    """Appends to a JSONL file; a resumed run first drops what was logged after its checkpoint.
+
+    A file at a URL cannot be appended to. Its lines are kept in memory, and it is written whole by `written`, at
+    every checkpoint: a resumed run makes later lines again anyway.
+
+    Args:
+        path: the file, or a URL; a file is created, with its folder, if it is not there.
+        resume_step: lines of this step and later ones are dropped, since they are about to be written again.
+        tensorboard: folder that TensorBoard reads; none writes no such files.
+
+    Raises:
+        ModuleNotFoundError: if TensorBoard is asked for and not installed.
+        ValueError: if TensorBoard's folder is a URL.
+    """
+
+    def __init__(self, path: AnyPath, *, resume_step: int = 0, tensorboard: AnyPath | None = None) -> None:
+        self.path = path
+        kept = [line for line in read_metrics(path) if line["step"] < resume_step] if storage.exists(path) else []
+        lines = [json.dumps(line) + "\n" for line in kept]
+        self._lines = lines if storage.is_remote(path) else None
+        storage.make_directory_of(path)
+        storage.write_text(path, "".join(lines))  # a place that cannot be written to shows now
+        self._evaluated = {line["step"] for line in kept if "loss" not in line}
+        self._writer = None if tensorboard is None else _summary_writer(tensorboard, resume_step)
+
+    def was_evaluated(self, step: int) -> bool:
+        """Return whether an earlier run wrote more about the step than its loss."""
+        return step in self._evaluated
+
+    def write(self, step: int, values: Mapping[str, float]) -> None:
+        """Append one line; it is on its way to the disk when this returns, or waits for `written`."""
+        line = json.dumps({"step": step, **values}) + "\n"
+        if self._lines is not None:
+            self._lines.append(line)
+        else:
+            with storage.local_path(self.path).open("a", encoding="utf-8") as file:
+                file.write(line)
+        if self._writer is not None:
+            for name, value in values.items():
+                self._writer.add_scalar(name, value, step)
+            self._writer.flush()
+
+    def written(self) -> Callable[[], None]:
+        """Return what brings the lines of now to the URL, from any thread; a file of this machine has them."""
+        if self._lines is None:
+            return lambda: None
+        return partial(storage.write_text, self.path, "".join(self._lines))
+
+
+def read_metrics(path: AnyPath) -> list[dict[str, float]]:
+    """Return the lines of a metrics file; a last line cut short by a kill is left out.
+
+    Raises:
+        ValueError: if another line is no JSON.
+        OSError: if the file cannot be read.
+    """
+    *whole, _ = storage.read_bytes(path, limit=_MAX_BYTES).decode().split("\n")
+    try:
+        return [json.loads(line) for line in whole]
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{path} has a line that is not JSON: {error.doc[:80]!r}") from None
+
+
+def last_metrics(path: Path) -> dict[str, float] | None:
+    """Return the last whole line of a metrics file of this machine, or None if there is none yet.
+
+    It reads the end alone, so that a long training can be looked at every second.
+
+    Args:
+        path: the file, which may not be there yet.
+
+    Raises:
+        ValueError: if the line is no JSON.
+        OSError: if the file cannot be read.
+    """
+    if not path.exists():
+        return None
+    with path.open("rb") as file:
+        file.seek(max(0, path.stat().st_size - _TAIL_BYTES))
+        *lines, _ = file.read().split(b"\n")
+    try:
+        return dict(json.loads(lines[-1])) if lines else None
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{path} has a line that is not JSON: {error.doc[:80]!r}") from None
+
+
+def _summary_writer(folder: AnyPath, resume_step: int) -> SummaryWriter:
+    if storage.is_remote(folder):
+        raise ValueError(
+            f"TensorBoard's files cannot be written to {folder}; leave tensorboard out, or train into a folder"
+        )
+    with needed("training with TensorBoard's log", "tensorboard"):
+        from torch.utils.tensorboard import SummaryWriter
+    return SummaryWriter(str(folder), purge_step=resume_step)
+
+
+_TERMS = ("contrastive", "distillation")
+_ALWAYS = ("logit_scale", "learning_rate")
+# What evaluations call their main numbers; the others would fill a wall.
+_MAIN = ("acc1", "mean_recall@1", "recall_at_1", "top-1", "R@1", "measured")
+_MOST_EVALUATED = 4
+
+Lines = list[dict[str, float]]
+
+
+def plot_curves(runs: Mapping[str, AnyPath], path: AnyPath, *, metrics: Sequence[str] | None = None) -> None:
+    """Draw metrics over steps, one panel a metric and one line a run, to a PNG file.
+
+    What was evaluated has its best step marked.
+
+    Args:
+        runs: names for the legend to metrics files.
+        path: the PNG to write.
+        metrics: names of the values to draw, as in the files; None for what was evaluated, at most four of it, the
+            terms of the loss that are computed, the logit scale and the learning rate.
+
+    Raises:
+        ValueError: if there is no run, or no file has a metric of that name.
+        ModuleNotFoundError: if matplotlib is not there; the message says how to install it.
+    """
+    lines = {name: read_metrics(metrics_path) for name, metrics_path in runs.items()}
+    logged = [line for run in lines.values() for line in run]
+    chosen = _usual(logged) if metrics is None else tuple(metrics)
+    if not lines or not chosen:
+        raise ValueError("nothing to draw: give at least one run and one metric")
+    panels = [_panel(metric, lines, logged, has_legend=metric == chosen[0]) for metric in chosen]
+    write_chart(panels, path)
+
+
+def _usual(logged: Iterable[Mapping[str, float]]) -> tuple[str, ...]:
+    """Return what there is to see: terms that are not zero throughout, and the main numbers of evaluations."""
+    names: dict[str, None] = {}
+    evaluated: dict[str, None] = {}
+    for line in logged:
+        for name, value in line.items():
+            if name in _ALWAYS or (name in _TERMS and value != 0):
+                names[name] = None
+            elif name.endswith(_MAIN) and _is_evaluated(name, [line]):
+                evaluated[name] = None
+    order = (*list(evaluated)[:_MOST_EVALUATED], *_TERMS, *_ALWAYS)
+    return tuple(name for name in order if name in names or name in evaluated)
+
+
+def _is_evaluated(metric: str, logged: Iterable[Mapping[str, float]]) -> bool:
+    """Return whether a metric is of the model and not of a step's batch, whose lines have the loss."""
+    return any(metric in line and "loss" not in line and not {*_TERMS, *_ALWAYS} & line.keys() for line in logged)
+
+
+def _panel(metric: str, lines: Mapping[str, Lines], logged: Lines, *, has_legend: bool) -> Panel:
+    drawn = {name: [line for line in run if metric in line] for name, run in lines.items()}
+    if not any(drawn.values()):
+        known = sorted({key for line in logged for key in line})
+        raise ValueError(f"no run has logged {metric!r}; logged are: {', '.join(known)}")
+    found = []
+    for name, run in drawn.items():
+        steps, values = [line["step"] for line in run], [line[metric] for line in run]
+        if not run or not _is_evaluated(metric, run):
+            found.append(Line(x=steps, y=values, label=name))
+            continue
+        best = max(range(len(values)), key=values.__getitem__)
+        label = f"{name}: best {values[best]:.3g}, step {steps[best]:,.0f}"
+        found.append(Line(x=steps, y=values, label=label, marker=".", star=best))
+    is_told = has_legend or _is_evaluated(metric, logged)
+    return Panel(lines=found, y_label=metric.replace("_", " "), x_label="step", has_legend=is_told)
+
+
+SEEDS = ("training.seed", "data.seed")
+# Of a step's batch, these say how it went and not how good the model is; the curves show them.
+_OF_THE_STEP = ("gradient_norm", "learning_rate", "logit_scale", "seconds", "seconds_waiting")
+_MAX_SPEC_BYTES = 1 << 26
+
+
+@attrs.frozen(kw_only=True)
+class RunGroup:
+    """Runs with equal settings but for their seeds.
+
+    Args:
+        name: their folders.
+        steps: that they have made, as text.
+        values: names of metrics to their last value; of several runs the mean and, behind it, the standard deviation.
+    """
+
+    name: str
+    steps: str
+    values: Mapping[str, str]
+
+
+@attrs.frozen(kw_only=True)
+class ComparedRuns:
+    """Runs side by side.
+
+    Args:
+        groups: of runs that differ in their seeds alone.
+        choices: dotted names of what groups chose differently, to what each of them chose, in order.
+        metrics: names of all that was measured, those of evaluations first.
+    """
+
+    groups: tuple[RunGroup, ...]
+    choices: Mapping[str, tuple[str, ...]]
+    metrics: tuple[str, ...]
+
+
+def compare_runs(folders: Sequence[AnyPath]) -> ComparedRuns:
+    """Return runs side by side.
+
+    Args:
+        folders: outputs of runs, folders or URLs, each with `run.json` and `metrics.jsonl`.
+
+    Raises:
+        ValueError: if there is none, or a file of one is not what a run has written.
+        OSError: if a file cannot be read.
+    """
+    if not folders:
+        raise ValueError("nothing to compare: give the folders of one run or more")
+    groups: dict[tuple[tuple[str, str], ...], list[AnyPath]] = {}
+    for folder in folders:
+        chosen = tuple((name, value) for name, value in _choices(folder).items() if name not in SEEDS)
+        groups.setdefault(chosen, []).append(folder)
+    choices = [dict(chosen) for chosen in groups]
+    names = {name: None for chosen in choices for name in chosen}
+    differing = {name: tuple(chosen.get(name, "") for chosen in choices) for name in names}
+    last = {folder: _last(read_metrics(join(folder, "metrics.jsonl"))) for folder in folders}
+    return ComparedRuns(
+        groups=tuple(_group(members, last) for members in groups.values()),
+        choices={name: values for name, values in differing.items() if len(set(values)) > 1},
+        metrics=tuple({name: None for one in last.values() for name in one if name != "step"}),
+    )
+
+
+def _choices(folder: AnyPath) -> dict[str, str]:
+    """Return what a run chose, by dotted names."""
+    path = join(folder, "run.json")
+    content = read_if_there(path, limit=_MAX_SPEC_BYTES)
+    if content is None:
+        raise ValueError(f"{folder} is no output of a training: it has no run.json; `mobileclip train` writes one")
+    return dict(_flat(parse_json(content), ""))
+
+
+def _flat(value: Any, name: str) -> Iterator[tuple[str, str]]:
+    if isinstance(value, dict | list) and value:
+        for key, one in value.items() if isinstance(value, dict) else enumerate(value):
+            yield from _flat(one, f"{name}.{key}" if name else str(key))
+    else:
+        yield name, json.dumps(value, ensure_ascii=False)
+
+
+def _last(lines: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    """Return the last value of everything that was logged, of evaluations first; `step` is how far the run came."""
+    evaluated: dict[str, float] = {}
+    trained: dict[str, float] = {}
+    for line in lines:
+        (trained if "loss" in line else evaluated).update(line)
+    step = max((line["step"] for line in lines), default=0)
+    return {name: value for name, value in (evaluated | trained).items() if name not in _OF_THE_STEP} | {"step": step}
+
+
+def _group(members: Sequence[AnyPath], last: Mapping[AnyPath, Mapping[str, float]]) -> RunGroup:
+    names = {name: None for folder in members for name in last[folder] if name != "step"}
+    steps = sorted({int(last[folder]["step"]) for folder in members})
+    return RunGroup(
+        name=", ".join(map(str, members)),
+        steps=" to ".join(f"{step:,}" for step in dict.fromkeys((steps[0], steps[-1]))),
+        values={name: _spread([last[folder][name] for folder in members if name in last[folder]]) for name in names},
+    )
+
+
+def _spread(values: Sequence[float]) -> str:
+    if len(values) == 1:
+        return f"{values[0]:.4g}"
+    return f"{statistics.fmean(values):.4g} ± {statistics.stdev(values):.2g} ({len(values)})"
+
+
+FOLDER = "skipped"
+_NAME = re.compile(r"step-(\d{8})\.process-\d+\.jsonl")
+
+
+@attrs.frozen
+class SkippedFolder:
+    """The samples and shards that were left out, one a line with its reason; their number is in the checkpoints.
+
+    Args:
+        path: the folder; created when the first file is written.
+    """
+
+    path: str
+
+    def write(self, skips: Sequence[Skip], *, step: int, rank: int) -> None:
+        """Write what a process left out since the checkpoint before, if it is anything.
+
+        Args:
+            skips: of the batches up to the step.
+            step: of the checkpoint that comes next.
+            rank: of the process.
+
+        Raises:
+            OSError: if they cannot be written.
+        """
+        if skips:
+            storage.make_directory(self.path)
+            lines = (json.dumps(attrs.asdict(skip)) + "\n" for skip in skips)
+            storage.write_text(storage.join(self.path, f"step-{step:08d}.process-{rank}.jsonl"), "".join(lines))
+
+    def forget_after(self, step: int) -> None:
+        """Remove what was written after a step, which comes again."""
+        for path in storage.list_files(self.path):
+            found = _NAME.fullmatch(storage.file_name(path))
+            if found is not None and int(found[1]) > step:
+                storage.remove(path)
