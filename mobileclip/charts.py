@@ -36,6 +36,7 @@ class Line:
         spread: half the height of a band around its points, as many or none; not a number, as of a single measurement,
             leaves a point hollow.
         bars: the ends of each point's interval in y, as many or none.
+        is_joined: whether a line joins its points.
     """
 
     x: Sequence[float]
@@ -47,6 +48,7 @@ class Line:
     color: str | None = None
     spread: Sequence[float] = ()
     bars: Sequence[tuple[float, float]] = ()
+    is_joined: bool = True
 
 
 @attrs.frozen(kw_only=True)
@@ -95,6 +97,7 @@ def write_chart(panels: Sequence[Panel], path: storage.AnyPath, *, size: tuple[f
     for axes, panel in zip(places, panels, strict=False):
         for line in panel.lines:
             style = {"linewidth": 1.2, "marker": line.marker, "color": line.color}
+            style["linestyle"] = "solid" if line.is_joined else "none"
             (drawn,) = axes.plot(line.x, line.y, label=line.label, **style)
             _spread(axes, line, drawn.get_color())
             draw_bars(axes, line.x, line.y, line.bars, drawn.get_color())
@@ -102,7 +105,7 @@ def write_chart(panels: Sequence[Panel], path: storage.AnyPath, *, size: tuple[f
                 star = {"marker": "*", "markersize": 11, "color": drawn.get_color(), "linestyle": "none"}
                 axes.plot(line.x[line.star], line.y[line.star], **star)
             for name, *point in zip(line.names, line.x, line.y, strict=bool(line.names)):
-                axes.annotate(name, point, textcoords="offset points", xytext=(6, 4))
+                axes.annotate(name, point, textcoords="offset points", xytext=(6, 4), parse_math=False)
                 axes.margins(0.2)  # room for the names
         axes.set(title=panel.title, xlabel=panel.x_label, ylabel=panel.y_label)
         axes.grid(alpha=0.3)

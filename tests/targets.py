@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from mobileclip.export import layouts, places, targets
-from mobileclip.export.parity import LEAST_SPREAD, MOST_LENGTH_ERROR
+from mobileclip.export.verify import LEAST_SPREAD, MOST_LENGTH_ERROR
 from mobileclip.hardware import PRECISIONS
 from mobileclip.inference.comparison import LEAST_AGREEMENT, LEAST_COSINE
 

@@ -5,7 +5,8 @@ from itertools import pairwise
 import pytest
 from PIL import Image
 
-from mobileclip.evaluation.report import LIGHT, draw_latency, latency_panels, published_model, to_png
+from mobileclip.evaluation.report import draw_latency, latency_panels
+from mobileclip.evaluation.results import published_model
 from mobileclip.recipes.finetuning import write_report
 from mobileclip.training import MetricLog, plot_curves
 from mobileclip.training.finetuning.run import Results, Score, Scores
@@ -31,7 +32,7 @@ def tradeoff(path):
 
 def report(path):
     (panel,) = latency_panels([published_model(name) for name in ("mobileclip_s0", "mobileclip_s2", "mobileclip2_b")])
-    path.write_bytes(to_png(draw_latency(panel, LIGHT)))
+    draw_latency(panel, path)
 
 
 DRAWN = (curves, tradeoff, report)

@@ -22,7 +22,7 @@ import mobileclip
 from mobileclip.blocks import models
 from mobileclip.encoders.checkpoints import PRETRAINED
 from mobileclip.evaluation import published_with
-from mobileclip.evaluation.report import published_model
+from mobileclip.evaluation.results import published_model
 from mobileclip.serialization import to_json
 from tests.test_doctests import ROOMS, ROOMS_OF_SPECS, names
 

@@ -219,7 +219,7 @@ def _published(name: str) -> dict[str, dict[str, float]]:
 
 
 def _latencies() -> dict[str, Any]:
-    latencies: dict[str, Any] = _json("mobileclip/evaluation/report/latencies.json")
+    latencies: dict[str, Any] = _json("mobileclip/evaluation/latencies.json")
     return latencies
 
 

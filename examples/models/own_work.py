@@ -18,9 +18,9 @@ import torch.nn.functional as F
 from torch import Tensor, distributed, nn
 
 from mobileclip.evaluation import Benchmark, DatasetResult, Features, Session, open_benchmark
-from mobileclip.evaluation.benchmark import fingerprint
-from mobileclip.evaluation.metrics.outcomes import outcomes_of
-from mobileclip.evaluation.tasks.task import Evaluation, Task, TaskEntry, evaluation_tasks
+from mobileclip.evaluation.data import fingerprint
+from mobileclip.evaluation.intervals import outcomes_of
+from mobileclip.evaluation.tasks.task import Task, TaskEntry, evaluation_tasks
 from mobileclip.export import targets
 from mobileclip.export.contract import TowerFile
 from mobileclip.export.targets import Run, TorchTarget, Written
@@ -74,19 +74,20 @@ class NeighboursTask(Task):
         """Return the embeddings of the pictures, which the session keeps."""
         return session.pictures(self.data)
 
-    def score(self, features: Features) -> Evaluation:
+    def score(self, features: Features) -> DatasetResult:
         """Return the share of pictures whose nearest neighbour is of their class."""
         image = F.normalize(features.image, dim=1)
         nearest = (image @ image.T - 4 * torch.eye(len(image))).argmax(dim=1)
         hits = (features.labels[nearest] == features.labels).float()
-        result = DatasetResult(
+        return DatasetResult(
             key=self.key,
             dataset="neighbours",
             metrics={"main_metric": float(hits.mean())},
             num_images=len(hits),
             num_skipped=features.report.num_skipped,
+            report=features.report,
+            outcomes=outcomes_of(features.keys, hits.numpy()),
         )
-        return Evaluation(result=result, report=features.report, outcomes=outcomes_of(features.keys, hits.numpy()))
 
 
 def folder_given(key: str, data: str | None) -> str:

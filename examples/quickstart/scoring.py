@@ -19,7 +19,7 @@ from examples.quickstart.emoji.trunks import encoding_threads
 from mobileclip import ImageTextModel
 from mobileclip.data import decode_image
 from mobileclip.evaluation import retrieval_recall
-from mobileclip.evaluation.metrics.classification import classification_hits, mean_hits
+from mobileclip.evaluation.metrics import classification_hits, mean_hits
 from mobileclip.inference import ensemble_prompts, fill_templates
 from mobileclip.processes import num_cores
 from mobileclip.progress import track

@@ -12,7 +12,7 @@ from mobileclip.evaluation.spec import EvaluationSpec
 from mobileclip.terminal import print_table, say
 
 if TYPE_CHECKING:
-    from mobileclip.evaluation import ComparisonRow, DatasetResult
+    from mobileclip.evaluation import DatasetResult, Difference
 
 
 def evaluate(
@@ -52,7 +52,7 @@ def evaluate(
             always does.
         report: write report.html and its plots as PNG files; measures how long an image and a text take, too.
     """
-    from mobileclip.evaluation.printing import divided, evaluate_and_print
+    from mobileclip.evaluation.run import divided, evaluate_and_print
 
     evaluate_and_print(*divided(models, spec), beside=beside, report=report)
 
@@ -92,7 +92,7 @@ def report(
         table.add_column(title, justify="right", no_wrap=True)
     rows = compare_results(measured, published)
     for row in rows:
-        table.add_row(row.name, row.metric, *_cells(row))
+        table.add_row(row.dataset, row.metric, *_cells(row))
     table.add_section()
     table.add_row("average", "", _average(measured), _average(published), "", "")
     print_table(table)
@@ -102,10 +102,10 @@ def report(
         say(f"{num_stars} of {both} differ by more than the noise (*).")
 
 
-def _cells(row: ComparisonRow) -> tuple[str, str, str, str]:
+def _cells(row: Difference) -> tuple[str, str, str, str]:
     difference = "" if row.difference is None else f"{100 * row.difference:+.2f}{'*' if row.stands_out else ' '}"
-    noise = "" if row.difference is None else f"{100 * row.noise:.2f}"
-    return _per_cent(row.measured), _per_cent(row.published), difference, noise
+    noise = "" if row.interval is None else f"{50 * (row.interval.high - row.interval.low):.2f}"
+    return _per_cent(row.value), _per_cent(row.reference), difference, noise
 
 
 def _average(results: dict[str, DatasetResult]) -> str:

@@ -149,9 +149,8 @@ def verify(
 
 def _loses(folder: Path, checkpoint: str, spec: EvaluationSpec) -> bool:
     """Print what an export loses on a data set, and return whether that is more than the noise."""
-    from mobileclip.evaluation.report import differences
-    from mobileclip.evaluation.runner import evaluate_models
-    from mobileclip.evaluation.summary import summarize
+    from mobileclip.evaluation.results import differences
+    from mobileclip.evaluation.run import evaluate_models, summarize
     from mobileclip.export.running import require_made_of
 
     require_made_of(folder, checkpoint)

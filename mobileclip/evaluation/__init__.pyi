@@ -1,72 +1,71 @@
-from .benchmark import (
+from .candidates import Candidate as Candidate, candidate_of as candidate_of, open_candidate as open_candidate
+from .data import (
     Benchmark as Benchmark,
     BenchmarkSample as BenchmarkSample,
     open_benchmark as open_benchmark,
+    write_benchmark as write_benchmark,
 )
-from .benchmark_writer import write_benchmark as write_benchmark
-from .candidates import Candidate as Candidate, candidate_of as candidate_of, open_candidate as open_candidate
-from .classifier import (
+from .features import FeatureCache as FeatureCache, Features as Features, Session as Session
+from .hook import (
     ClassifierEvaluation as ClassifierEvaluation,
     classifier_hook as classifier_hook,
     evaluate_classifier as evaluate_classifier,
+    evaluation_hook as evaluation_hook,
 )
-from .encoding import Features as Features
-from .hook import evaluation_hook as evaluation_hook
-from .metrics.classification import (
-    ClassificationResult as ClassificationResult,
-    classification_accuracy as classification_accuracy,
-)
-from .metrics.groups import (
-    GroupAccuracy as GroupAccuracy,
-    association_score as association_score,
-    group_accuracy as group_accuracy,
-    macro_f1 as macro_f1,
-)
-from .metrics.intervals import (
+from .intervals import (
     Interval as Interval,
     PairedDifference as PairedDifference,
     paired_difference as paired_difference,
     proportion_interval as proportion_interval,
 )
-from .metrics.retrieval import (
+from .metrics import (
+    ClassificationResult as ClassificationResult,
+    GroupAccuracy as GroupAccuracy,
     Recall as Recall,
     RetrievalResult as RetrievalResult,
+    association_score as association_score,
     caption_recall as caption_recall,
+    classification_accuracy as classification_accuracy,
+    group_accuracy as group_accuracy,
+    macro_f1 as macro_f1,
     retrieval_recall as retrieval_recall,
 )
-from .published import (
+from .results import (
+    Answers as Answers,
+    DatasetResult as DatasetResult,
+    Difference as Difference,
+    Latency as Latency,
+    ModelResults as ModelResults,
+    add_result as add_result,
+    compare_results as compare_results,
+    differences as differences,
+    published_model as published_model,
     published_models as published_models,
     published_results as published_results,
     published_with as published_with,
-)
-from .results import (
-    ComparisonRow as ComparisonRow,
-    DatasetResult as DatasetResult,
-    compare_results as compare_results,
     read_results as read_results,
     suite_average as suite_average,
     write_results as write_results,
 )
-from .runner import (
+from .run import (
     Failure as Failure,
-    ModelRun as ModelRun,
-    Record as Record,
     Run as Run,
-    add_record as add_record,
     evaluate_models as evaluate_models,
+    summarize as summarize,
+    write_summary as write_summary,
 )
-from .session import FeatureCache as FeatureCache, Session as Session
-from .spec import EvaluationSpec as EvaluationSpec
-from .suite import SUITE as SUITE, SuiteEntry as SuiteEntry, suite_entry as suite_entry
-from .summary import summarize as summarize, write_summary as write_summary
+from .spec import (
+    SUITE as SUITE,
+    EvaluationSpec as EvaluationSpec,
+    SuiteEntry as SuiteEntry,
+    TaskOptions as TaskOptions,
+    suite_entry as suite_entry,
+)
 from .tasks.catalogue import SUITES as SUITES, find_task as find_task, suite_tasks as suite_tasks
-from .tasks.scoring import score as score
 from .tasks.task import (
-    Evaluation as Evaluation,
     FoundTask as FoundTask,
     Task as Task,
     TaskEntry as TaskEntry,
-    TaskOptions as TaskOptions,
     evaluation_tasks as evaluation_tasks,
 )
-from .tasks.zero_shot import evaluate_benchmark as evaluate_benchmark
+from .tasks.zero_shot import evaluate_benchmark as evaluate_benchmark, score as score

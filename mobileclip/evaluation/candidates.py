@@ -15,7 +15,7 @@ from mobileclip.blocks import models
 from mobileclip.data.images.transform import READING
 from mobileclip.encoders.checkpoints import PREFIX
 from mobileclip.encoders.families import text_spec
-from mobileclip.evaluation.published import published_with
+from mobileclip.evaluation.results import published_with
 from mobileclip.hardware.precision import WidePrecision, dtype_of
 from mobileclip.inference.catalogue import num_parameters
 from mobileclip.inference.forms import ReadyDualEncoder, with_fast_layout

@@ -8,8 +8,14 @@ from .contract import (
 )
 from .export import Samples as Samples, bundled_samples as bundled_samples, export_model as export_model
 from .layouts import Layout as Layout, layouts as layouts
-from .parity import Gate as Gate, Ranking as Ranking, Report as Report, TowerParity as TowerParity
 from .running import load_export as load_export
 from .spec import ExportSpec as ExportSpec, Place as Place, places as places
 from .targets import Target as Target, targets as targets
-from .verify import read_report as read_report, verify_export as verify_export
+from .verify import (
+    Gate as Gate,
+    Ranking as Ranking,
+    Report as Report,
+    TowerParity as TowerParity,
+    read_report as read_report,
+    verify_export as verify_export,
+)

@@ -27,11 +27,11 @@ from mobileclip.export.contract import (
 )
 from mobileclip.export.int8 import given_ranges
 from mobileclip.export.layouts import layouts
-from mobileclip.export.parity import Report
 from mobileclip.export.spec import ExportSpec, Stage
 from mobileclip.export.targets import Target
 from mobileclip.export.targets.base import Written, versions_of
 from mobileclip.export.towers import TowerExport, input_of, output_dim
+from mobileclip.export.verify import Report
 from mobileclip.extras import VERSION
 from mobileclip.inputs import ImageInput, TextInput
 from mobileclip.interop.card import front_matter

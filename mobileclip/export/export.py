@@ -23,13 +23,12 @@ from mobileclip.export.describing import architecture_of, contract_of, notes_of,
 from mobileclip.export.int8 import calibration_inputs, layers_in_float32
 from mobileclip.export.layouts import fitted, layouts
 from mobileclip.export.measured import Measured, Outputs, measure_model, towers_of
-from mobileclip.export.parity import Report
 from mobileclip.export.running import remember_export
 from mobileclip.export.spec import ExportSpec, Tower, places
 from mobileclip.export.targets import Target, targets
 from mobileclip.export.targets.base import NotRunHereError, require_able, takes_lengths
 from mobileclip.export.towers import TowerExport, input_of, lengths_of
-from mobileclip.export.verify import report_of_none, report_on, run_tower, together
+from mobileclip.export.verify import Report, report_of_none, report_on, run_tower, together
 from mobileclip.inference.comparison import Samples, bundled_samples
 from mobileclip.inference.forms import with_depthwise_convs, with_one_token
 from mobileclip.inference.image_text_model import ImageTextModel

@@ -15,8 +15,7 @@ from mobileclip.charts import Line, Panel, write_chart
 from mobileclip.data import BadSampleError, ImageTextSample, SkipReport
 from mobileclip.encoders import DualEncoder
 from mobileclip.evaluation import Session, paired_difference, proportion_interval
-from mobileclip.evaluation.metrics.classification import classification_hits
-from mobileclip.evaluation.metrics.retrieval import caption_hits
+from mobileclip.evaluation.metrics import caption_hits, classification_hits
 from mobileclip.serialization import to_json
 from mobileclip.storage import write_text
 from mobileclip.terminal import say

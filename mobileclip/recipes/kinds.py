@@ -27,7 +27,7 @@ from mobileclip.encoders.checkpoints import PRETRAINED
 from mobileclip.engines import SET_ASIDE, LocalEngine, RayEngine, Retries, read_status
 from mobileclip.evaluation import EvaluationSpec, classifier_hook
 from mobileclip.evaluation.candidates import asked
-from mobileclip.evaluation.printing import divided, evaluate_and_print
+from mobileclip.evaluation.run import divided, evaluate_and_print
 from mobileclip.hardware.devices import AUTO
 from mobileclip.processes import this_process
 from mobileclip.recipes.distilling import DistilSpec, distil

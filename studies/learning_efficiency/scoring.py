@@ -15,7 +15,7 @@ from examples.quickstart.emoji.on_disk import DataSplit, DrawnDataset
 from mobileclip.data import ImageTransform, Tokenizer
 from mobileclip.encoders import DualEncoder
 from mobileclip.evaluation import retrieval_recall
-from mobileclip.evaluation.metrics.classification import classification_hits, mean_hits
+from mobileclip.evaluation.metrics import classification_hits, mean_hits
 from mobileclip.inference import ensemble_prompts, fill_templates
 from mobileclip.inputs import ImageInput
 from mobileclip.reinforce import TeacherEnsemble

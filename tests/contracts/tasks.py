@@ -10,7 +10,7 @@ import attrs
 import numpy as np
 
 from mobileclip.evaluation import (
-    Evaluation,
+    DatasetResult,
     FeatureCache,
     Features,
     Session,
@@ -73,9 +73,9 @@ def check_task(
     other = attrs.evolve(session, clip=clip, batch_size=session.batch_size // 2 + 1)
     for how, one in {"again": session, "in batches of another size": other}.items():
         again = _evaluated(key, _opened(key, data, options), one)
-        is_same = again.outcomes.asked == evaluation.outcomes.asked
+        is_same = again.outcomes.keys == evaluation.outcomes.keys
         assert is_same, f"{key} asks about other images, or in another order, when it is asked {how}"
-        found, expected = again.result, evaluation.result
+        found, expected = again, evaluation
         is_near = found.metrics.keys() == expected.metrics.keys() and all(
             abs(found.metrics[name] - value) <= _NEAR for name, value in expected.metrics.items()
         )
@@ -111,12 +111,12 @@ def _opened(key: str, data: Path | str, options: TaskOptions) -> Task:
         raise AssertionError(f"{key} cannot be opened in {data}: {first_line(error)}") from error
 
 
-def _evaluated(key: str, task: Task, session: Session) -> Evaluation:
+def _evaluated(key: str, task: Task, session: Session) -> DatasetResult:
     try:
         evaluation = task.score(_read_back(key, task.features(session)))
     except Exception as error:
         raise AssertionError(f"no model can be evaluated on {key}: {first_line(error)}") from error
-    assert isinstance(evaluation, Evaluation), f"{key} gives {type(evaluation).__name__}, not an Evaluation"
+    assert isinstance(evaluation, DatasetResult), f"{key} gives {type(evaluation).__name__}, not a DatasetResult"
     return evaluation
 
 
@@ -130,8 +130,8 @@ def _read_back(key: str, features: Features) -> Features:
     return kept
 
 
-def _check_result(key: str, evaluation: Evaluation) -> None:
-    result, outcomes = evaluation.result, evaluation.outcomes
+def _check_result(key: str, evaluation: DatasetResult) -> None:
+    result, outcomes = evaluation, evaluation.outcomes
     assert result.key == key, f"the result of {key} has the key {result.key!r}"
     assert result.dataset.strip(), f"the result of {key} has no name"
     assert result.num_images, f"the result of {key} is over {result.num_images} images"
@@ -139,7 +139,7 @@ def _check_result(key: str, evaluation: Evaluation) -> None:
     assert result.num_skipped == skipped, (
         f"the result of {key} says {result.num_skipped} left out, its report {skipped}"
     )
-    assert outcomes.asked, f"the outcomes of {key} do not say what was asked"
+    assert outcomes.keys, f"the outcomes of {key} do not say what was asked"
     assert len(outcomes.values), f"{key} has no outcomes"
     assert np.isfinite(outcomes.values).all(), f"the outcomes of {key} are not finite"
     mean = float(np.mean(outcomes.values))

@@ -22,7 +22,7 @@ CAPTIONS = 2
 @pytest.fixture(autouse=True)
 def no_long_measurements(monkeypatch):
     """How long a model takes is asked of a few calls."""
-    monkeypatch.setattr("mobileclip.evaluation.encoding._SECONDS", 0.0)
+    monkeypatch.setattr("mobileclip.evaluation.features._SECONDS", 0.0)
 
 
 @pytest.fixture(scope="session")

@@ -6,14 +6,8 @@ import attrs
 import numpy as np
 
 from mobileclip.evaluation import evaluate_benchmark, open_benchmark
-from mobileclip.evaluation.report import (
-    Coverage,
-    Latency,
-    ModelResults,
-    Provenance,
-    published_model,
-    write_report,
-)
+from mobileclip.evaluation.report import write_report
+from mobileclip.evaluation.results import Latency, ModelResults, published_model
 from tests.data.made_samples import write_layout
 from tests.evaluation.models import COLOURS, ColourModel, ColourTower, session_of
 from tests.evaluation.tasks.test_evaluate import encoded
@@ -22,6 +16,12 @@ CLASS_NAMES = ("red", "green", "blue", "yellow")
 NAME = '<b>ours</b> <script>alert("name")</script> <img src=x onerror=alert(1)> \u65e5\u672c \u202eright to left'
 TITLE = "Colours <i>up close</i>"
 WHEN = datetime(2026, 3, 1, 12, 30, tzinfo=timezone.utc)
+EVALUATED = {
+    "when": WHEN.isoformat(),
+    "version": "9.8.7",
+    "weights_sha256": "ab" * 32,
+    "device": "a <small> machine",
+}
 
 
 def classification(folder, *, num_images=60):
@@ -71,12 +71,8 @@ def measured(folder, models=None, **options):
     return [
         ModelResults(
             name=name,
-            results={key: one.result for key, one in own.items()},
-            source="measured",
-            coverage={key: Coverage.of(one.report) for key, one in own.items()},
-            outcomes={key: one.outcomes for key, one in own.items()},
+            results={key: attrs.evolve(one, evaluated=EVALUATED) for key, one in own.items()},
             num_parameters=12_345_678,
-            provenance=Provenance(when=WHEN, version="9.8.7", weights_sha256="ab" * 32, device="a <small> machine"),
             latencies=(Latency(image_ms=12.0, text_ms=3.0, device="this <machine>", source="measured"),),
             **options,
         )

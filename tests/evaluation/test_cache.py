@@ -24,7 +24,7 @@ from mobileclip.evaluation import (
     open_candidate,
     write_benchmark,
 )
-from mobileclip.evaluation.benchmark import fingerprint, hash_of
+from mobileclip.evaluation.data import fingerprint, hash_of
 from mobileclip.recipes.tiny import SHAPES
 from tests.errors import fails
 from tests.evaluation.conftest import CAPTIONS, COUNT, TEMPLATES
@@ -171,7 +171,7 @@ class TestCache:
     def test_labels_that_changed_with_size_and_time_kept(self, root, cache):
         """Embeddings and results of what was there before are not those of what is there now."""
         model, spec = str(root / "model0.safetensors"), spec_of(root, datasets=("vtab/pets",), cache=cache)
-        before = evaluate_models([model], spec).models[0].records["vtab/pets"].result.main_metric
+        before = evaluate_models([model], spec).models[0].results["vtab/pets"].main_metric
         assert before > 0.5
         for path in (root / "wds_vtab-pets_test" / "test").glob("*.tar"):
             times = path.stat().st_atime_ns, path.stat().st_mtime_ns
@@ -182,9 +182,9 @@ class TestCache:
                 data[place] = ord("0") + (data[place] - ord("0") + 1) % len(SHAPES)
             path.write_bytes(data)
             os.utime(path, ns=times)
-        changed = evaluate_models([model], spec).models[0].records["vtab/pets"].result.main_metric
+        changed = evaluate_models([model], spec).models[0].results["vtab/pets"].main_metric
         anew = evaluate_models([model], attrs.evolve(spec, output=root / "anew"))
-        assert changed == anew.models[0].records["vtab/pets"].result.main_metric
+        assert changed == anew.models[0].results["vtab/pets"].main_metric
         assert changed < 0.5
 
     def test_data_that_change_while_they_are_evaluated_are_refused(self, root):

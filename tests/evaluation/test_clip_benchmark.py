@@ -114,7 +114,7 @@ def require_parity(folder, checkpoint, name, clip_benchmark_metrics, *, least, m
     benchmark = open_benchmark(folder)
     clip = load(checkpoint, fold=False)
     features, _ = Session(clip, show_progress=False).features(benchmark)
-    ours = score(benchmark, features).result.metrics
+    ours = score(benchmark, features).metrics
     allowed = undecided(features, benchmark)
     assert tuple(allowed) == (CLASSIFICATION if benchmark.kind == "classification" else RETRIEVAL)
     assert max(allowed.values()) < most_undecided  # or the comparison would say nothing

@@ -67,7 +67,7 @@ def test_every_form_gives_the_same_numbers(tmp_path, colours, form):
     spec = EvaluationSpec(datasets=(str(path),), output=tmp_path / "out", device="cpu", batch_size=2)
     done = evaluate_models(colours, spec)
     assert done.failures == ()
-    sees, confused = (model.records["mine"].result for model in done.models)
+    sees, confused = (model.results["mine"] for model in done.models)
     assert sees.num_images == confused.num_images == 6
     if FORMS[form][2] == "classes":
         assert sees.metrics["acc1"] == 1
@@ -75,7 +75,7 @@ def test_every_form_gives_the_same_numbers(tmp_path, colours, form):
     else:
         assert sees.metrics["mean_recall@1"] > confused.metrics["mean_recall@1"]
     again = evaluate_models(colours, spec)
-    assert [model.records for model in again.models] == [model.records for model in done.models]
+    assert [model.results for model in again.models] == [model.results for model in done.models]
 
 
 def outside(root):
@@ -92,7 +92,7 @@ def test_a_list_that_is_trusted_names_pictures_elsewhere(tmp_path, colours):
     with fails(ValueError, "6 refused_address", "(--no-inside)"):
         evaluate_models(colours[:1], spec)
     trusted = attrs.evolve(spec, rows=RowOptions(inside=False))
-    assert evaluate_models(colours[:1], trusted).models[0].records["mine"].result.main_metric == 1
+    assert evaluate_models(colours[:1], trusted).models[0].results["mine"].main_metric == 1
     with fails(ValueError, "6 refused_address"):
         evaluation_hook([path])
     assert callable(evaluation_hook([path], rows=RowOptions(inside=False)))
@@ -101,18 +101,18 @@ def test_a_list_that_is_trusted_names_pictures_elsewhere(tmp_path, colours):
 def test_a_picture_in_another_class_is_another_result(tmp_path, colours):
     folder = class_folder(tmp_path)
     spec = EvaluationSpec(datasets=(str(folder),), output=tmp_path / "out", device="cpu")
-    assert evaluate_models(colours[:1], spec).models[0].records["mine"].result.main_metric == 1
+    assert evaluate_models(colours[:1], spec).models[0].results["mine"].main_metric == 1
     shutil.move(folder / "red" / "red0.png", folder / "green" / "red0.png")
-    assert evaluate_models(colours[:1], spec).models[0].records["mine"].result.main_metric == pytest.approx(5 / 6)
+    assert evaluate_models(colours[:1], spec).models[0].results["mine"].main_metric == pytest.approx(5 / 6)
 
 
 def test_broken_pictures_are_counted(tmp_path, colours):
     folder = class_folder(tmp_path)
     (folder / "red" / "red0.png").write_bytes(b"\x89PNG\r\n\x1a\n torn")
     spec = EvaluationSpec(datasets=(str(folder),), output=tmp_path / "out", device="cpu")
-    record = evaluate_models(colours[:1], spec).models[0].records["mine"]
-    assert record.result.num_images == 5
-    assert sum(record.left_out.values()) == record.result.num_skipped == 1
+    record = evaluate_models(colours[:1], spec).models[0].results["mine"]
+    assert record.num_images == 5
+    assert sum(record.left_out.values()) == record.num_skipped == 1
 
 
 def test_one_class_leaves_nothing_to_choose(tmp_path):

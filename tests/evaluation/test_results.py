@@ -6,11 +6,11 @@ import attrs
 import pytest
 
 from mobileclip.cli import main
+from mobileclip.data import Skip, SkipReport
 from mobileclip.evaluation import (
     SUITE,
     DatasetResult,
-    Record,
-    add_record,
+    add_result,
     compare_results,
     published_models,
     published_results,
@@ -71,13 +71,15 @@ class TestFiles:
     @pytest.mark.parametrize("odd", ["\u2028", "\u2029", "\x85", "\x0b", "\x0c", "\x1c", "\r", "\n"])
     def test_a_name_may_hold_what_ends_a_line_elsewhere(self, tmp_path, odd):
         one = DatasetResult(key=f"a{odd}b", dataset=f"A{odd}B", metrics={"main_metric": 0.5})
-        about = {"left_out": {odd: 1}, "absent_classes": (odd,), "interval": (0, 1)}
-        record = Record(result=one, **about, reading={"image_size": 32}, evaluated={"weights_sha256": odd})
+        report = SkipReport(log=False)
+        report.add(Skip(reason=odd, key="k", shard="s", detail="d"))
+        about = {"report": report, "absent_classes": (odd,), "evaluated": {"weights_sha256": odd}}
+        one = attrs.evolve(one, **about, reading={"image_size": 32})
         path = tmp_path / "results.jsonl"
-        add_record(path, record, model=odd)
-        add_record(path, attrs.evolve(record, reading={"image_size": 64}), model=odd)
-        add_record(path, record, model=odd)
-        add_record(path, attrs.evolve(record, result=attrs.evolve(one, key="c")), model=odd)
+        add_result(path, one, model=odd)
+        add_result(path, attrs.evolve(one, reading={"image_size": 64}), model=odd)
+        add_result(path, one, model=odd)
+        add_result(path, attrs.evolve(one, key="c"), model=odd)
         assert read_results(path) == {one.key: one, "c": attrs.evolve(one, key="c")}
         lines = [json.loads(line) for line in path.read_text(encoding="utf-8").split("\n") if line]
         assert [line["reading"]["image_size"] for line in lines] == [64, 32, 32]
@@ -143,8 +145,8 @@ class TestComparison:
         for factor, stands_out in ((0.9, False), (-0.9, False), (1.2, True), (-1.2, True)):
             rows = compare_results(changed(published, "cifar10", score + factor * noise), published)
             assert len(rows) == 38
-            (row,) = (row for row in rows if row.name == "CIFAR-10")
-            assert row.noise == pytest.approx(noise, rel=0.07)
+            (row,) = (row for row in rows if row.dataset == "CIFAR-10")
+            assert (row.interval.high - row.interval.low) / 2 == pytest.approx(noise, rel=0.07)
             assert row.stands_out is stands_out
             assert not any(other.stands_out for other in rows if other is not row)
 
@@ -152,9 +154,9 @@ class TestComparison:
         published = published_results("mobileclip_s0")
         alone = {"mnist": published["mnist"]}
         rows = compare_results(alone, published)
-        assert [row.name for row in rows if row.difference is not None] == ["MNIST"]
+        assert [row.dataset for row in rows if row.difference is not None] == ["MNIST"]
         (row,) = compare_results(alone, {})
-        assert (row.measured, row.published, row.stands_out) == (0.6863, None, False)
+        assert (row.value, row.reference, row.stands_out) == (0.6863, None, False)
 
 
 class TestCommand:

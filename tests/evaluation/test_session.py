@@ -10,8 +10,8 @@ from tests.plugins import find_installed, install
 
 PLUGIN = '''
 from mobileclip.data import SkipReport
-from mobileclip.evaluation import DatasetResult, Evaluation, Features, Task, TaskEntry
-from mobileclip.evaluation.metrics.outcomes import outcomes_of
+from mobileclip.evaluation import DatasetResult, Features, Task, TaskEntry
+from mobileclip.evaluation.intervals import outcomes_of
 
 class Lengths(Task):
     """How long the embeddings of two texts are."""
@@ -27,8 +27,15 @@ class Lengths(Task):
         return session.kept("lengths", self.content, made)
     def score(self, features):
         metrics = {"main_metric": 0.5, "first": float(features.text[0].norm())}
-        result = DatasetResult(key="own/lengths", dataset="Lengths", metrics=metrics, num_images=2, num_skipped=0)
-        return Evaluation(result=result, report=features.report, outcomes=outcomes_of(["a", "b"], [0.0, 1.0]))
+        return DatasetResult(
+            key="own/lengths",
+            dataset="Lengths",
+            metrics=metrics,
+            num_images=2,
+            num_skipped=0,
+            report=features.report,
+            outcomes=outcomes_of(["a", "b"], [0.0, 1.0]),
+        )
 
 ENTRY = TaskEntry(name="Lengths", place=lambda key, data: f"{data}/{key}", opener=lambda found, _: Lengths(found.path))
 '''
@@ -56,10 +63,10 @@ def test_a_package_brings_a_task(tmp_path, monkeypatch, capsys):
     candidate = candidate_of(randomised(SMALL), name="small")
     run = evaluate_models([candidate], spec)
     assert run.failures == ()
-    record = run.models[0].records["own/lengths"]
-    assert record.result.metrics["first"] > 0
+    record = run.models[0].results["own/lengths"]
+    assert record.metrics["first"] > 0
     assert capsys.readouterr().out == "encoding\n"
-    assert evaluate_models([candidate], spec).models[0].records["own/lengths"] == record
+    assert evaluate_models([candidate], spec).models[0].results["own/lengths"] == record
     assert not capsys.readouterr().out, "its features are kept"
     sys.modules.pop("plugin_of_lengths")
 

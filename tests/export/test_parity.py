@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from mobileclip.export import Ranking, Report
-from mobileclip.export.parity import compare_rankings, compare_tower, gates_of
+from mobileclip.export.verify import compare_rankings, compare_tower, gates_of
 from mobileclip.inference.comparison import LEAST_COSINE
 
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from mobileclip import reparameterize
-from mobileclip.evaluation.metrics.ranking import hit_probability
+from mobileclip.evaluation.metrics import hit_probability
 from mobileclip.hardware import all_devices, has_float64, in_float64, pick_device
 from mobileclip.inference.comparison import largest_error, smallest_cosine
 from mobileclip.losses import distillation_target_kl

@@ -17,7 +17,7 @@ from mobileclip.datasets.sources import TextPair
 from mobileclip.encoders import TextTransformerSpec, load_model, save_model
 from mobileclip.encoders.checkpoints import Taught, read_checkpoint
 from mobileclip.evaluation import EvaluationSpec, Session, candidate_of, evaluate_models, summarize
-from mobileclip.evaluation.report import language_table, points
+from mobileclip.evaluation.tables import language_table, points
 from mobileclip.inference import ModelIdentity, space_of
 from mobileclip.inputs import TextInput
 from mobileclip.losses import TextDistillationLossSpec
@@ -230,17 +230,17 @@ def test_an_evaluation_has_a_row_for_every_language_with_the_tower_that_reads_it
     model = files / "model.safetensors"
     run = evaluate_models([str(model)], attrs.evolve(spec, text_model=("own", str(tower))))
     assert [one.name for one in run.models] == ["model", "model with run"]
-    assert all(list(one.records) == ["own", "own/de", "own/en"] for one in run.models)
-    first, second = (one.records for one in run.models)
+    assert all(list(one.results) == ["own", "own/de", "own/en"] for one in run.models)
+    first, second = (one.results for one in run.models)
     table = language_table(summarize(run))
     assert [(row[0].text, row[1].text) for row in table.rows] == [
         ("own, de", "model"), ("own, de", "model with run"), ("own, en", "model with run"),
     ]  # fmt: skip
-    difference = second["own/de"].result.main_metric - first["own/en"].result.main_metric
+    difference = second["own/de"].main_metric - first["own/en"].main_metric
     assert table.rows[1][2].text == points(difference)
     paired = run.models[1].outcomes["own/de"].compared_with(run.models[0].outcomes["own/en"])
     assert table.rows[1][2].small == f"{points(paired.interval.low)} to {points(paired.interval.high)}"
-    values = [records.result.metrics["image_retrieval_recall@5"] for records in (second["own/de"], first["own/en"])]
+    values = [records.metrics["image_retrieval_recall@5"] for records in (second["own/de"], first["own/en"])]
     assert table.rows[1][4].text == f"{100 * values[0] / values[1]:.0f}"
     english = mobileclip.load(model)
     english.model.text_encoder.taught = Taught(ngrams=pack_ngrams(ENGLISH))

@@ -148,9 +148,9 @@ def test_held_out_shards_and_data_sets_in_the_public_layout_between_epochs(world
     for folder in folders:
         benchmark, candidate = open_benchmark(folder), candidate_of(seen, name="student")
         found = evaluate_benchmark(Session.of(candidate, show_progress=False), benchmark)
-        logged = {name: line[f"{benchmark.name}/{name}"] for name in found.result.metrics if name != "main_metric"}
+        logged = {name: line[f"{benchmark.name}/{name}"] for name in found.metrics if name != "main_metric"}
         # One picture more or less, of twelve: two steps leave them close together.
-        assert logged == pytest.approx({name: found.result.metrics[name] for name in logged}, abs=1.01 / 12)
+        assert logged == pytest.approx({name: found.metrics[name] for name in logged}, abs=1.01 / 12)
 
 
 def test_a_data_set_that_cannot_be_evaluated_is_named_before_the_training(world, tmp_path):

@@ -13,27 +13,37 @@ from mobileclip import storage
 from mobileclip.datasets.sources.opening import is_place, require_data_set
 from mobileclip.encoders.checkpoints import packaged
 from mobileclip.encoders.checkpoints.published import is_export
-from mobileclip.evaluation.benchmark import benchmark_name
-from mobileclip.evaluation.published import NOT_EVALUATED
-from mobileclip.evaluation.suite import SUITE, SuiteName, data_set_folder, key_and_title
-from mobileclip.evaluation.tasks.choices.aro import ORDERS, PAIRS, open_orders, open_pairs
-from mobileclip.evaluation.tasks.choices.published import (
+from mobileclip.evaluation.data import benchmark_name, open_benchmark
+from mobileclip.evaluation.spec import SUITE, SuiteName, TaskOptions, data_set_folder, key_and_title
+from mobileclip.evaluation.tasks.choice_files import (
+    ORDERS,
+    PAIRS,
     PREFIX,
     SUGARCREPE,
+    open_orders,
+    open_pairs,
     open_sharegpt4v,
     open_sugarcrepe,
     open_urban1k,
     open_winogavil,
     open_winoground,
 )
-from mobileclip.evaluation.tasks.linear_probe import open_linear_probe, split_folders
-from mobileclip.evaluation.tasks.task import FoundTask, TaskEntry, evaluation_tasks
-from mobileclip.evaluation.tasks.zero_shot import open_crossmodal3600, open_xtd10, open_zero_shot
+from mobileclip.evaluation.tasks.multilingual import open_crossmodal3600, open_languages, open_xtd10
+from mobileclip.evaluation.tasks.probe import open_linear_probe, split_folders
+from mobileclip.evaluation.tasks.task import FoundTask, Task, TaskEntry, evaluation_tasks
+from mobileclip.evaluation.tasks.zero_shot import ZeroShotTask, require_metric
 from mobileclip.interop.folder import WEIGHTS
 from mobileclip.registry import nearest
 
 PROBE = "probe:"
 """Before a data set of classes: a linear probe on it, instead of zero-shot classification."""
+
+NOT_EVALUATED = {
+    "fairness/fairface": "the release lists it without a figure",
+    "fairness/utkface": "the release lists it without a figure",
+    "longclip/sharegpt4v-llava15k": "which 15,295 pairs of ShareGPT4V its figures were measured on is not published",
+}
+"""Data sets in the release's tables of results that are not evaluated here, and why."""
 
 WINOGAVIL = "misc/winogavil"
 _WHERE = {
@@ -122,6 +132,19 @@ def find_task(name: str, data: str | None = None) -> FoundTask:
         raise ValueError(f"{name} is not evaluated: {NOT_EVALUATED[name]}")
     hint = nearest(name, evaluation_tasks, otherwise="expected a key such as 'vtab/pets' or 'aro/coco_order'")
     raise ValueError(f"there is no data set {name!r}: it is neither a key nor a place of one; {hint}")
+
+
+def open_zero_shot(found: FoundTask, options: TaskOptions) -> Task:
+    """Return the task of a data set; see `open_benchmark`. Captions that say their languages are ranked by these.
+
+    Raises:
+        ValueError: if there is no data set, or its main metric cannot be computed.
+        OSError: if a store cannot be reached.
+    """
+    benchmark = open_benchmark(found.path, allow_missing=options.allow_missing, rows=options.rows)
+    require_metric(benchmark)
+    languages = open_languages(found, benchmark) if benchmark.kind == "retrieval" else None
+    return languages or ZeroShotTask(benchmark=benchmark)
 
 
 def is_data_set(name: str) -> bool:

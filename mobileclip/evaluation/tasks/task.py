@@ -7,45 +7,10 @@ from collections.abc import Callable
 
 import attrs
 
-from mobileclip.data.skips import SkipReport
-from mobileclip.datasets.sources import RowOptions
-from mobileclip.evaluation.encoding import Features
-from mobileclip.evaluation.metrics.outcomes import Outcomes
+from mobileclip.evaluation.features import Features, Session
 from mobileclip.evaluation.results import DatasetResult
-from mobileclip.evaluation.session import Session
+from mobileclip.evaluation.spec import TaskOptions
 from mobileclip.registry import Registry
-
-
-@attrs.frozen(kw_only=True)
-class Evaluation:
-    """The result of a model on a task, with what was left out.
-
-    Args:
-        result: the metrics, in the published form.
-        report: what was read, and what was left out, by reason.
-        absent_classes: names of classes without an image.
-        outcomes: of the main metric, image by image.
-        parts: results that have rows of their own beside it, such as that of each language.
-    """
-
-    result: DatasetResult
-    report: SkipReport
-    absent_classes: tuple[str, ...] = ()
-    outcomes: Outcomes
-    parts: tuple[Evaluation, ...] = ()
-
-
-@attrs.frozen(kw_only=True)
-class TaskOptions:
-    """Options for opening the data of evaluation tasks.
-
-    Args:
-        allow_missing: evaluate on what is left where a shard is missing; see `Benchmark`.
-        rows: how rows of `.jsonl` files and of tables are read.
-    """
-
-    allow_missing: bool = False
-    rows: RowOptions = attrs.field(factory=RowOptions)
 
 
 class Task(ABC):
@@ -79,14 +44,14 @@ class Task(ABC):
         """
 
     @abstractmethod
-    def score(self, features: Features) -> Evaluation:
+    def score(self, features: Features) -> DatasetResult:
         """Return the metrics of features, without opening any picture or model.
 
         Raises:
             ValueError: if they cannot be scored; the message says why.
         """
 
-    def evaluate(self, session: Session) -> Evaluation:
+    def evaluate(self, session: Session) -> DatasetResult:
         """Return the score of the session's model: its `features`, evaluated by `score`.
 
         Raises:

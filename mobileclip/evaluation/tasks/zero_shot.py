@@ -1,245 +1,279 @@
-"""Zero-shot classification and retrieval on a data set, also of captions in several languages.
-
-Of several languages, pictures are encoded once, and each language's captions are ranked by themselves:
-
-    xtd10/                                        xm3600/
-        test_image_names.txt    a name a line         captions.jsonl    {"image/key": "...", "de": {"caption": [...]}}
-        test_1kcaptions_de.txt  a caption a line      images/           KEY.jpg, ...
-        images/                 as the names say
-
-Of Crossmodal-3600, a picture's first caption in each language counts, as in CLIP_benchmark. XTD10's files of captions
-may lie in folders below, as they are published. A data set of one's own says the language of captions in `language`.
-
-Source: Aggarwal and Kale 2020 (XTD10, arXiv 2012.05107); Thapliyal et al. 2022 (Crossmodal-3600, arXiv 2205.12522).
-"""
+"""Zero-shot classification and retrieval: the published metrics of a data set, from a model's embeddings of it."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
-from functools import partial
-from hashlib import sha256
-from statistics import fmean
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import attrs
-import torch
+from torch import Tensor
 
-from mobileclip import storage
-from mobileclip.data.skips import Skip, SkipReport
-from mobileclip.datasets.sources.base import read_image
-from mobileclip.evaluation.benchmark import Benchmark, fingerprint, folder_content, open_benchmark
-from mobileclip.evaluation.encoding import Features
-from mobileclip.evaluation.metrics.outcomes import class_weights, clustered_outcomes
-from mobileclip.evaluation.results import DatasetResult
-from mobileclip.evaluation.session import Session
-from mobileclip.evaluation.tasks.annotations import read_entries
-from mobileclip.evaluation.tasks.scoring import require_metric, score, score_retrieval
-from mobileclip.evaluation.tasks.task import Evaluation, FoundTask, Task, TaskOptions
-from mobileclip.strict import split_lines
-
-LANGUAGE = "language"
-"""What a table's column, or a field beside a caption, is called that says its language."""
-
-_MAX_BYTES = 1 << 30
-_NAMES, _CAPTIONS, _LINES = "test_image_names.txt", "test_1kcaptions_", "captions.jsonl"
-
-
-@attrs.define
-class _Picture:
-    """A picture, and its captions with their languages as far as they were read."""
-
-    key: str
-    read: Callable[[], bytes]
-    captions: list[tuple[str, str]]
+from mobileclip.evaluation.data import FIELDS, OVER_GROUPS, Benchmark, fingerprint, needs_metadata
+from mobileclip.evaluation.features import Features, Session
+from mobileclip.evaluation.intervals import (
+    Outcomes,
+    class_weights,
+    macro_f1_outcomes,
+    outcomes_of,
+    worst_group_outcomes,
+)
+from mobileclip.evaluation.metrics import (
+    Hits,
+    RetrievalResult,
+    classification_hits,
+    group_accuracy,
+    macro_f1,
+    macro_f1_values,
+    mean_hits,
+    rank_captions,
+)
+from mobileclip.evaluation.results import MAIN_METRIC, Answers, DatasetResult
+from mobileclip.evaluation.spec import key_and_title, suite_entry
+from mobileclip.evaluation.tasks.task import Task
+from mobileclip.inference.labels import ensemble_prompts
 
 
-@attrs.frozen(kw_only=True)
-class MultilingualTask(Task):
-    """Pictures with captions in several languages.
+@attrs.frozen
+class _Grouping:
+    """The groups that one of the numbers beside an image makes, and what the accuracy in the worst is called."""
 
-    Args:
-        key: what results call it.
-        name: what tables call it.
-        hashed: returns what changes with the data.
-        pictures: yields them, told what is left out; captions may come to one that was there.
-    """
-
-    key: str
-    name: str
-    hashed: Callable[[], str | None]
-    pictures: Callable[[SkipReport], Iterator[_Picture]]
-
-    def content(self) -> str | None:
-        """Return what changes with the data."""
-        return self.hashed()
-
-    def features(self, session: Session) -> Features:
-        """Return the embeddings of pictures and captions, and which picture and language each caption is of."""
-        return session.kept(self.key, self.content, self._encoded)
-
-    def _encoded(self, session: Session) -> Features:
-        report = SkipReport()
-        kept, image = session.embed_pictures(
-            self.pictures(report),
-            lambda picture: picture.read(),
-            keep=lambda picture: (picture.key, picture.captions),
-            report=report,
-            title=self.name,
-        )
-        said = sorted((language, number, text) for number, (_, own) in enumerate(kept) for language, text in own)
-        if not said:
-            raise ValueError(f"no image of {self.name} can be evaluated: {report}")
-        report.num_read = len(kept)
-        languages = list(dict.fromkeys(language for language, *_ in said))
-        place = {language: number for number, language in enumerate(languages)}
-        return Features(
-            tensors={
-                "image": image,
-                "text": session.encode_texts([text for *_, text in said]),
-                "pictures": torch.tensor([number for _, number, _ in said]),
-                "languages": torch.tensor([place[language] for language, *_ in said]),
-            },
-            header={"keys": [key for key, _ in kept], "languages": languages},
-            report=report,
-        )
-
-    def score(self, features: Features) -> Evaluation:
-        """Return the means over the languages of the metrics of retrieval, with a part for each language."""
-        languages = [self._of_language(features, number) for number in range(len(features.header["languages"]))]
-        parts = [
-            score_retrieval(own, key=f"{self.key}/{language}", name=f"{self.name}, {language}")
-            for language, own in zip(features.header["languages"], languages, strict=True)
-        ]
-        means = {name: fmean(part.result.metrics[name] for part in parts) for name in parts[0].result.metrics}
-        return Evaluation(
-            result=DatasetResult(
-                key=self.key,
-                dataset=f"{self.name}, mean of {len(parts)} languages",
-                metrics=means,
-                num_images=len(features.keys),
-                num_skipped=features.report.num_skipped,
-            ),
-            report=features.report,
-            outcomes=clustered_outcomes(
-                [key for own in languages for key in own.keys],
-                [value for part in parts for value in part.outcomes.values],
-                class_weights([number for number, own in enumerate(languages) for _ in own.keys]),
-            ),
-            parts=tuple(parts),
-        )
-
-    def _of_language(self, features: Features, number: int) -> Features:
-        """Return the pictures that have captions in a language, with these."""
-        chosen = features.tensors["languages"] == number
-        pictures, counts = torch.unique_consecutive(features.tensors["pictures"][chosen], return_counts=True)
-        return Features.of(
-            keys=[features.keys[picture] for picture in pictures.tolist()],
-            image=features.image[pictures],
-            text=features.text[chosen],
-            num_captions=counts,
-            report=features.report,
-        )
+    field: str
+    worst: str
 
 
-def open_xtd10(found: FoundTask, _: TaskOptions) -> MultilingualTask:
-    """Return XTD10: 1,000 pictures of COCO with a caption in each of eleven languages.
-
-    Raises:
-        ValueError: if the names or the captions are missing, or not as many; the message says which.
-        OSError: if a store cannot be reached.
-    """
-    files = {storage.file_name(name): name for name in storage.find_files(found.path) if name.endswith(".txt")}
-    captions = {name.removeprefix(_CAPTIONS)[:-4]: name for name in sorted(files) if name.startswith(_CAPTIONS)}
-    if _NAMES not in files or not captions:
-        raise ValueError(f"{_NAMES} is missing in {found.path}, or {_CAPTIONS}de.txt and those of other languages")
-    names = _lines(found.path, files[_NAMES])
-    by_language = {language: _lines(found.path, files[name]) for language, name in captions.items()}
-    for language, own in by_language.items():
-        if len(own) != len(names):
-            raise ValueError(
-                f"{found.path} has {len(own)} captions in {files[captions[language]]} for {len(names)} pictures"
-            )
-    texts = {name: [(language, own[at]) for language, own in by_language.items()] for at, name in enumerate(names)}
-    return _in_folder(found, {f"images/{name}": own for name, own in texts.items()})
+_GROUPINGS = {
+    "wilds/camelyon17": (_Grouping("slide", "acc_wg"),),
+    "wilds/fmow": (_Grouping("year", "acc_worst_year"), _Grouping("region", "acc_worst_region")),
+    "fairness/dollar_street": (_Grouping("income_ds", "acc_top5_wg"),),
+    "fairness/geode": (_Grouping("region", "acc_wg"),),
+}
 
 
-def open_crossmodal3600(found: FoundTask, _: TaskOptions) -> MultilingualTask:
-    """Return Crossmodal-3600: 3,600 pictures with captions in 36 languages.
+def special_metrics(key: str, hits: Hits, labels: Tensor, metadata: Tensor | None) -> dict[str, float]:
+    """Return the metrics that only some data sets have, under the names that they are published by.
 
-    Raises:
-        ValueError: if the captions are missing or malformed; the message says which line.
-        OSError: if a store cannot be reached.
-    """
-    texts = {
-        f"images/{entry.file('image/key')}.jpg": [
-            (language, entry.get(language, _first_caption, "an object with a list of captions"))
-            for language, own in entry.values.items()
-            if isinstance(own, dict)
-        ]
-        for entry in read_entries(storage.join(found.path, _LINES), found.name)
-    }
-    return _in_folder(found, texts)
+    iWildCam has macro F1 and recall, `F1-macro_all` and `recall-macro_all`. Camelyon17 (by slide), FMoW (by year and by
+    region), Dollar Street (by income, among the five best) and GeoDE (by region) have the accuracy over all images,
+    such as `acc_avg`, in every group, such as `acc_region:2`, and in the worst of them, with the number of images of a
+    group, such as `count_region:2`.
 
-
-def open_languages(found: FoundTask, benchmark: Benchmark) -> MultilingualTask | None:
-    """Return the task of a data set whose captions say their languages; None of any other.
+    Shape:
+        labels: `(images,)`; metadata: `(images, fields)`.
 
     Args:
-        found: what it is called.
-        benchmark: of captions.
+        key: of the data set in the suite.
+        hits: what became of the images.
+        labels: index of each image's class.
+        metadata: what `metadata_fields` names; without, there is nothing about groups.
+
+    Differs:
+        WILDS itself leaves FMoW's region 5, "Other", out of the worst region: four images of the test split. The
+        published evaluation means to, but looks for the region's name where its number stands. It counts here as in the
+        published figures, some of which are 0 on account of it. Groups without an image are left out, not 0.
+
+    Source: the public evaluation of DataComp (Gadre et al. 2023); Koh et al. 2021 (WILDS).
     """
-    source = benchmark.source
-    if source is None:
-        return None
-    first = next((sample for unit in source.units() for sample in unit.described(SkipReport(log=False))), None)
-    if first is None or LANGUAGE not in first.metadata:
-        return None
-
-    def pictures(report: SkipReport) -> Iterator[_Picture]:
-        known: dict[bytes, list[tuple[str, str]]] = {}
-        for unit in source.units():
-            for sample in unit.read(report):
-                assert sample.image is not None, "a unit gives the images that it reads"
-                said = sample.metadata.get(LANGUAGE)
-                own = [said] * len(sample.captions) if isinstance(said, str) else said
-                if not isinstance(own, list) or len(own) != len(sample.captions) or not all(own):
-                    detail = f"it has {len(sample.captions)} captions, and {LANGUAGE} is {str(said)[:80]!r}"
-                    report.add(Skip(reason="no_language", key=sample.key, shard=benchmark.name, detail=detail))
-                    continue
-                digest = sha256(sample.image).digest()
-                is_new = digest not in known
-                known.setdefault(digest, []).extend(zip(map(str, own), sample.captions, strict=True))
-                if is_new:
-                    yield _Picture(sample.key, partial(bytes, sample.image), known[digest])
-
-    return MultilingualTask(key=found.key, name=found.name, hashed=lambda: fingerprint(benchmark), pictures=pictures)
+    metrics: dict[str, float] = {}
+    if key == "wilds/iwildcam":
+        accuracy = mean_hits(hits, labels, num_classes=int(labels.max()) + 1)
+        metrics["acc_avg"] = accuracy.top1
+        metrics["recall-macro_all"] = accuracy.mean_per_class
+        metrics["F1-macro_all"] = macro_f1(hits.predicted, labels.cpu())
+    if metadata is None:
+        return metrics
+    prefix = "acc_top5" if key == "fairness/dollar_street" else "acc"
+    for grouping in _GROUPINGS.get(key, ()):
+        found = group_accuracy(*grouped_hits(key, grouping.worst, hits, metadata))
+        metrics[f"{prefix}_avg"] = found.average
+        metrics |= {f"{prefix}_{grouping.field}:{group}": value for group, value in found.groups.items()}
+        metrics |= {f"count_{grouping.field}:{group}": float(count) for group, count in found.counts.items()}
+        metrics[grouping.worst] = found.worst
+    return metrics
 
 
-def _in_folder(found: FoundTask, texts: Mapping[str, list[tuple[str, str]]]) -> MultilingualTask:
-    def pictures(_: SkipReport) -> Iterator[_Picture]:
-        for name, captions in texts.items():
-            address = storage.join(found.path, name)
-            yield _Picture(name, partial(_image, address), captions)
+def grouped_hits(key: str, worst: str, hits: Hits, metadata: Tensor) -> tuple[Tensor, Tensor]:
+    """Return how right each image is, and the number of its group, of which a metric is the worst.
 
-    return MultilingualTask(
-        key=found.key, name=found.name, hashed=lambda: folder_content(found.path), pictures=pictures
+    Shape:
+        metadata: `(images, fields)`; results: `(images,)`.
+
+    Args:
+        key: of the data set in the suite.
+        worst: name of the metric.
+        hits: what became of the images.
+        metadata: what `metadata_fields` names.
+    """
+    field = next(grouping.field for grouping in _GROUPINGS[key] if grouping.worst == worst)
+    right = hits.top5 if key == "fairness/dollar_street" else hits.top1
+    return right, metadata[:, FIELDS[key].index(field)]
+
+
+# With fewer classes, five guesses say nothing.
+_FEWEST_FOR_TOP5 = 5
+# The first is what counts on a data set that is not one of the suite.
+_OF_RETRIEVAL = ("mean_recall@1",)
+_OF_CLASSIFICATION = ("acc1", "mean_per_class_recall", "F1-macro_all", *OVER_GROUPS)
+
+
+def score(benchmark: Benchmark, features: Features) -> DatasetResult:
+    """Return the metrics of a data set: zero-shot classification, or retrieval both ways; see `score_retrieval`.
+
+    Classification gives `acc1`, `acc5` where there are at least five classes, `mean_per_class_recall`, and what
+    `special_metrics` gives. The main metric is the suite's for its data sets, and `acc1` or `mean_recall@1` for others.
+
+    Args:
+        benchmark: the data set.
+        features: a model's embeddings of it.
+
+    Raises:
+        ValueError: if the main metric of a data set of the suite is none of these, or needs groups that the features
+            do not hold.
+    """
+    main = require_metric(benchmark)
+    key, name = key_and_title(benchmark.name)
+    if benchmark.kind == "retrieval":
+        return score_retrieval(features, key=key, name=name)
+    assert features.labels is not None, "a data set of classes has labels"
+    shape = (len(benchmark.class_names), len(benchmark.templates), -1)
+    hits = classification_hits(features.image, ensemble_prompts(features.text.reshape(shape)), features.labels)
+    entry = suite_entry(benchmark.name)
+    if entry is not None and features.metadata is None and needs_metadata(benchmark.name):
+        raise ValueError(
+            f"on {benchmark.name} counts {entry.main_metric}, but the features do not say which groups the images "
+            f"belong to; extract them again, from shards with a .npy beside each image"
+        )
+    return score_hits(
+        features,
+        hits,
+        features.labels,
+        benchmark.class_names,
+        key=key,
+        name=name,
+        main=main,
+        special={} if entry is None else special_metrics(entry.key, hits, features.labels, features.metadata),
     )
 
 
-def _first_caption(own: Any) -> str | None:
-    captions = own.get("caption")
-    return captions[0] if isinstance(captions, list) and captions and isinstance(captions[0], str) else None
+def score_hits(
+    features: Features,
+    hits: Hits,
+    labels: Tensor,
+    class_names: Sequence[str],
+    *,
+    key: str,
+    name: str,
+    main: str,
+    special: Mapping[str, float],
+) -> DatasetResult:
+    """Return the metrics of a classifier.
+
+    Shape:
+        labels: `(images,)`.
+
+    Args:
+        features: whose keys, groups and report these are.
+        hits: what became of the images.
+        labels: index of each image's class.
+        class_names: in the order of the labels.
+        key: what results call it.
+        name: what tables call it.
+        main: the metric that counts.
+        special: metrics that only some data sets have.
+    """
+    accuracy = mean_hits(hits, labels, num_classes=len(class_names))
+    metrics = {"acc1": accuracy.top1, "mean_per_class_recall": accuracy.mean_per_class}
+    if len(class_names) >= _FEWEST_FOR_TOP5:
+        metrics["acc5"] = accuracy.top5
+    present = set(labels.tolist())
+    metrics |= special
+    return _result(
+        features,
+        metrics,
+        key,
+        name,
+        main,
+        absent_classes=tuple(name for index, name in enumerate(class_names) if index not in present),
+        outcomes=_outcomes(features, hits, labels.cpu(), key, main),
+        answers=Answers(
+            keys=features.keys,
+            class_names=tuple(class_names),
+            labels=labels.cpu().numpy(),
+            predicted=hits.predicted.numpy(),
+            margin=hits.margin.numpy(),
+        ),
+    )
 
 
-def _image(address: str) -> bytes:
-    return read_image(address)[0]
+def score_retrieval(features: Features, *, key: str, name: str) -> DatasetResult:
+    """Return `image_retrieval_recall@k` and `text_retrieval_recall@k` for k of 1, 5 and 10, and `mean_recall@1`.
+
+    Args:
+        features: with captions.
+        key: what results call it.
+        name: what tables call it.
+    """
+    assert features.num_captions is not None, "a data set of captions says whose they are"
+    ranking = rank_captions(features.image, features.text, features.num_captions)
+    outcomes = outcomes_of(features.keys, ranking.caption_hits.numpy())
+    return _result(features, recall_metrics(ranking.recall), key, name, "mean_recall@1", outcomes=outcomes)
 
 
-def _lines(folder: str, name: str) -> list[str]:
-    return split_lines(storage.read_bytes(storage.join(folder, name), limit=_MAX_BYTES).decode("utf-8-sig", "replace"))
+def recall_metrics(found: RetrievalResult) -> dict[str, float]:
+    """Return recall by the names that it is published by."""
+    metrics = {}
+    for side, recall in (("image", found.text_to_image), ("text", found.image_to_text)):
+        for k, value in ((1, recall.at1), (5, recall.at5), (10, recall.at10)):
+            metrics[f"{side}_retrieval_recall@{k}"] = value
+    metrics["mean_recall@1"] = (found.text_to_image.at1 + found.image_to_text.at1) / 2
+    return metrics
 
 
-def evaluate_benchmark(session: Session, benchmark: Benchmark) -> Evaluation:
+def require_metric(benchmark: Benchmark) -> str:
+    """Return the name of the metric that counts, which is known before anything is encoded.
+
+    Raises:
+        ValueError: if it cannot be computed.
+    """
+    entry = suite_entry(benchmark.name)
+    given = _OF_RETRIEVAL if benchmark.kind == "retrieval" else _OF_CLASSIFICATION
+    main = given[0] if entry is None else entry.main_metric
+    if main not in given:
+        raise ValueError(
+            f"on {benchmark.name} counts {main}, but its folder is one for {benchmark.kind}, which gives "
+            f"{', '.join(given)}; WinoGAViL is evaluated as misc/winogavil"
+        )
+    return main
+
+
+def _result(
+    features: Features, metrics: Mapping[str, float], key: str, name: str, main: str, **more: Any
+) -> DatasetResult:
+    return DatasetResult(
+        key=key,
+        dataset=name,
+        metrics={**metrics, MAIN_METRIC: metrics[main]},
+        num_images=len(features.keys),
+        num_skipped=features.report.num_skipped,
+        report=features.report,
+        **more,
+    )
+
+
+def _outcomes(features: Features, hits: Hits, labels: Tensor, key: str, main: str) -> Outcomes:
+    """Return the main metric of a classifier image by image."""
+    if main == "acc1":
+        return outcomes_of(features.keys, hits.top1.numpy())
+    if main == "mean_per_class_recall":
+        return outcomes_of(features.keys, hits.top1.numpy(), class_weights(labels.numpy()))
+    if main == "F1-macro_all":
+        values = macro_f1_values(hits.predicted, labels)
+        return macro_f1_outcomes(features.keys, values.numpy(), labels.numpy())
+    assert features.metadata is not None, f"{main} is over groups, which the features hold"
+    right, groups = grouped_hits(key, main, hits, features.metadata)
+    return worst_group_outcomes(features.keys, right.numpy(), groups.cpu().numpy())
+
+
+def evaluate_benchmark(session: Session, benchmark: Benchmark) -> DatasetResult:
     """Evaluate a model on a data set: its embeddings, then `score`.
 
     Raises:
@@ -269,19 +303,6 @@ class ZeroShotTask(Task):
         """Return the embeddings of pictures and texts, of which prompts are kept by themselves."""
         return session.features(self.benchmark)[0]
 
-    def score(self, features: Features) -> Evaluation:
+    def score(self, features: Features) -> DatasetResult:
         """Return the metrics of classification, or of retrieval; see `score`."""
         return score(self.benchmark, features)
-
-
-def open_zero_shot(found: FoundTask, options: TaskOptions) -> Task:
-    """Return the task of a data set; see `open_benchmark`. Captions that say their languages are ranked by these.
-
-    Raises:
-        ValueError: if there is no data set, or its main metric cannot be computed.
-        OSError: if a store cannot be reached.
-    """
-    benchmark = open_benchmark(found.path, allow_missing=options.allow_missing, rows=options.rows)
-    require_metric(benchmark)
-    languages = open_languages(found, benchmark) if benchmark.kind == "retrieval" else None
-    return languages or ZeroShotTask(benchmark=benchmark)

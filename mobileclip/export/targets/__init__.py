@@ -8,24 +8,14 @@ from mobileclip.export.targets.onnx import OnnxTarget
 from mobileclip.export.targets.openvino import OpenVINOTarget
 from mobileclip.export.targets.torch import TorchTarget
 
-targets.add("coreml", CoreMLTarget())
-targets.add("executorch", ExecuTorchTarget())
-targets.add("litert", LiteRTTarget())
-targets.add("onnx", OnnxTarget())
-targets.add("openvino", OpenVINOTarget())
-targets.add("torch", TorchTarget())
+for _name, _target in {
+    "coreml": CoreMLTarget(),
+    "executorch": ExecuTorchTarget(),
+    "litert": LiteRTTarget(),
+    "onnx": OnnxTarget(),
+    "openvino": OpenVINOTarget(),
+    "torch": TorchTarget(),
+}.items():
+    targets.add(_name, _target)
 
-
-__all__ = [
-    "CoreMLTarget",
-    "ExecuTorchTarget",
-    "LiteRTTarget",
-    "NotRunHereError",
-    "OnnxTarget",
-    "OpenVINOTarget",
-    "Run",
-    "Target",
-    "TorchTarget",
-    "Written",
-    "targets",
-]
+__all__ = ["NotRunHereError", "Run", "Target", "TorchTarget", "Written", "targets"]

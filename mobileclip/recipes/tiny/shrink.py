@@ -32,7 +32,7 @@ from mobileclip.encoders import (
 )
 from mobileclip.encoders.checkpoints import save_coca
 from mobileclip.evaluation import SUITES, EvaluationSpec, find_task
-from mobileclip.evaluation.tasks.zero_shot import open_zero_shot
+from mobileclip.evaluation.tasks.catalogue import open_zero_shot
 from mobileclip.inputs import ImageInput, TextInput
 from mobileclip.processes import this_process
 from mobileclip.recipes.distilling import DistilSpec

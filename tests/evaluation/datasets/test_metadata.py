@@ -10,7 +10,7 @@ import torch
 
 from mobileclip.data import BadSampleError
 from mobileclip.evaluation import open_benchmark, suite_entry
-from mobileclip.evaluation.benchmark import metadata_fields, needs_metadata, parse_metadata
+from mobileclip.evaluation.data import metadata_fields, needs_metadata, parse_metadata
 from tests.data.made_samples import write_layout
 from tests.errors import fails
 from tests.evaluation.datasets.test_benchmark import IMAGE

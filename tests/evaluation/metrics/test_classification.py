@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 
 from mobileclip.evaluation import Session, classification_accuracy
-from mobileclip.evaluation.metrics.classification import classification_hits
+from mobileclip.evaluation.metrics import classification_hits
 from mobileclip.inference import ensemble_prompts
 from tests.errors import fails
 from tests.evaluation.models import COLOURS, ColourModel, picture_of, session_of, tokenize

@@ -7,7 +7,7 @@ import torch
 from hypothesis import given, strategies as st
 
 from mobileclip.evaluation import association_score, group_accuracy, macro_f1
-from mobileclip.evaluation.metrics.groups import macro_f1_values
+from mobileclip.evaluation.metrics import macro_f1_values
 from tests.errors import fails
 
 

@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from mobileclip.evaluation.metrics.linear_probe import chosen_linear_probe, fit_linear_probe
+from mobileclip.evaluation.tasks.probe import chosen_linear_probe, fit_linear_probe
 from tests.errors import fails
 
 

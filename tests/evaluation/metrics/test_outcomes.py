@@ -17,15 +17,16 @@ from mobileclip.evaluation import (
     score,
     summarize,
 )
-from mobileclip.evaluation.metrics.groups import macro_f1_values
-from mobileclip.evaluation.metrics.outcomes import (
+from mobileclip.evaluation.intervals import (
     class_weights,
     clustered_outcomes,
     macro_f1_outcomes,
     outcomes_of,
     worst_group_outcomes,
 )
-from mobileclip.evaluation.report import ModelResults, compared_pairs, differences, results_table
+from mobileclip.evaluation.metrics import macro_f1_values
+from mobileclip.evaluation.results import ModelResults, differences
+from mobileclip.evaluation.tables import compared_pairs, results_table
 from tests.cli.test_cli import run
 from tests.datasets.test_opening import class_folder
 from tests.evaluation.tasks.test_scoring import case_of
@@ -58,9 +59,9 @@ def test_their_mean_is_the_main_metric(name):
         features = features_of(labels=torch.tensor([0] * 40 + [1] * 15 + [2] * 4 + [3]))
     scored = score(benchmark, features)
     assert scored.outcomes is not None
-    assert float(scored.outcomes.values.mean()) == pytest.approx(scored.result.main_metric, abs=1e-6)
+    assert float(scored.outcomes.values.mean()) == pytest.approx(scored.main_metric, abs=1e-6)
     interval = scored.outcomes.interval
-    assert 0 <= interval.low < scored.result.main_metric < interval.high <= 1
+    assert 0 <= interval.low < scored.main_metric < interval.high <= 1
     # Where one class of a single image makes a quarter of the metric, fewer images speak.
     assert scored.outcomes.num_effective == pytest.approx(60) or name == "vtab-pets"
     assert scored.outcomes.num_effective <= 60 + 1e-9
@@ -71,11 +72,11 @@ def test_metrics_that_are_no_mean_have_intervals_and_paired_tests_too(name):
     case = case_of(name, fields=3, seed=4)
     scored = score(case.benchmark, case.features)
     interval = scored.outcomes.interval
-    assert 0 <= interval.low < scored.result.main_metric < interval.high <= 1
+    assert 0 <= interval.low < scored.main_metric < interval.high <= 1
     other = case.features.with_tensors(image=case.features.image + 0.5 * case_of(name, seed=5).features.image)
     changed = score(case.benchmark, other)
     found = changed.outcomes.compared_with(scored.outcomes)
-    assert found.difference == pytest.approx(changed.result.main_metric - scored.result.main_metric, abs=1e-6)
+    assert found.difference == pytest.approx(changed.main_metric - scored.main_metric, abs=1e-6)
     assert found.interval.low < found.difference < found.interval.high
     if name != "wilds-iwildcam":
         regrouped = case.features.with_tensors(metadata=case.features.metadata.flip(0))
@@ -107,7 +108,7 @@ def test_questions_about_one_image_count_as_one_image():
     outcomes = clustered_outcomes(keys, right)
     assert float(outcomes.values.mean()) == pytest.approx(0.5)
     assert outcomes.num_effective == pytest.approx(36 / (4 + 1 + 9))
-    assert outcomes.asked == outcomes_of(["a", "b", "c"], [0, 0, 0]).asked
+    assert outcomes.keys == ("a", "b", "c")
     by_group = clustered_outcomes(keys, right, class_weights(["x", "y", "y", "y", "y", "y"]))
     assert float(by_group.values.mean()) == pytest.approx((1 + 2 / 5) / 2)
     # What does not count leaves no image behind.
@@ -150,9 +151,8 @@ def test_only_the_same_images_are_compared():
 
 def model(name, values, *, key="mine", known=True):
     result = DatasetResult(key=key, dataset=key, metrics={"acc1": np.mean(values), "main_metric": np.mean(values)})
-    result = attrs.evolve(result, num_images=len(values))
-    outcomes = {key: outcomes_of(KEYS[: len(values)], values)} if known else {}
-    return ModelResults(name=name, results={key: result}, source="measured", outcomes=outcomes)
+    outcomes = outcomes_of(KEYS[: len(values)], values) if known else None
+    return ModelResults(name=name, results={key: attrs.evolve(result, num_images=len(values), outcomes=outcomes)})
 
 
 def test_a_paired_interval_sees_what_two_accuracies_do_not():
@@ -173,8 +173,8 @@ def test_intervals_stand_in_the_table_the_results_and_the_report(tmp_path, capsy
     for done in (first, again):
         measured = summarize(done)
         (row,) = results_table(measured).rows
-        low, high = done.models[0].records["mine"].interval
-        assert row[1].small == f"{100 * low:.1f} to {100 * high:.1f}"
+        low, high = attrs.astuple(done.models[0].results["mine"].interval)
+        assert row[1].small == f"{100 * low:.1f} to {100 * high:.1f}, n 6"
         (pair,) = compared_pairs(measured)
         assert differences(*pair)[0].num_images == 6
     line = json.loads(first.models[0].path.read_text(encoding="utf-8"))

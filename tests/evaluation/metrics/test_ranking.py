@@ -6,7 +6,7 @@ import pytest
 import torch
 from hypothesis import given, settings, strategies as st
 
-from mobileclip.evaluation.metrics.ranking import hit_probability, require_embeddings
+from mobileclip.evaluation.metrics import hit_probability, require_embeddings
 from tests.errors import fails
 
 

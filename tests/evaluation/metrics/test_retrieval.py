@@ -3,7 +3,7 @@ import pytest
 import torch
 
 from mobileclip.evaluation import Session, caption_recall, retrieval_recall
-from mobileclip.evaluation.metrics.retrieval import caption_hits
+from mobileclip.evaluation.metrics import caption_hits
 from tests.errors import fails
 from tests.evaluation.models import ColourModel, picture_of
 

@@ -7,31 +7,27 @@ from statistics import fmean
 import attrs
 import numpy as np
 import pytest
-from hypothesis import given, strategies as st
 
 from mobileclip.data import Skip, SkipReport
 from mobileclip.evaluation import SUITE, DatasetResult, proportion_interval, published_models, published_results
-from mobileclip.evaluation.metrics.outcomes import outcomes_of
-from mobileclip.evaluation.report import (
-    LIGHT,
+from mobileclip.evaluation.intervals import outcomes_of
+from mobileclip.evaluation.report import latency_panels
+from mobileclip.evaluation.results import Answers, Latency, ModelResults, differences, published_model
+from mobileclip.evaluation.tables import (
     Cell,
     Column,
-    Coverage,
-    Latency,
-    ModelResults,
-    Provenance,
     Table,
+    answer_tables,
+    class_table,
     compared_pairs,
+    confusion_table,
     coverage_table,
-    differences,
     differences_table,
-    draw_latency,
-    latency_panels,
+    errors_table,
     models_table,
     per_cent,
     points,
     provenance_table,
-    published_model,
     results_table,
     robustness_table,
 )
@@ -52,8 +48,9 @@ def result(key, score, **options):
     return DatasetResult(key=key, dataset=key.title(), metrics={"acc1": score, "main_metric": score}, **options)
 
 
-def model(name, scores, *, num_images=None, **options):
-    results = {key: result(key, score, num_images=num_images) for key, score in scores.items()}
+def model(name, scores, *, num_images=None, evaluated=None, **options):
+    about = {"num_images": num_images, "evaluated": evaluated or {}}
+    results = {key: result(key, score, **about) for key, score in scores.items()}
     return ModelResults(name=name, results=results, source="measured", **options)
 
 
@@ -88,10 +85,6 @@ class TestModels:
         assert "average of 38, %" not in [column.title for column in table.columns]
 
     def test_mistakes(self):
-        with fails(ValueError, "ours", "mnist"):
-            model("ours", {}, coverage={"mnist": Coverage(num_used=3)})
-        with fails(ValueError):
-            Provenance(when=datetime.now(timezone.utc), version="1", weights_sha256="abc")
         with pytest.raises(ValueError, match="'source'"):
             ModelResults(name="ours", results={}, source="guessed")
         with pytest.raises(ValueError, match="'image_ms'"):
@@ -105,12 +98,9 @@ class TestDifferences:
         ours = theirs + 0.02
         for used in (10_000, 500):
             noise = 2 * math.sqrt(ours * (1 - ours) / used + theirs * (1 - theirs) / 10_000)
-            by_report = model("ours", {"mnist": ours}, coverage={"mnist": Coverage(num_used=used)})
-            by_result = attrs.evolve(by_report, coverage={}, results={"mnist": result("mnist", ours, num_images=used)})
-            for one in (by_report, by_result):
-                (row,) = differences(one, published)
-                assert (row.interval.low, row.interval.high) == pytest.approx((0.02 - noise, 0.02 + noise))
-                assert row.num_images == used
+            (row,) = differences(model("ours", {"mnist": ours}, num_images=used), published)
+            assert (row.interval.low, row.interval.high) == pytest.approx((0.02 - noise, 0.02 + noise))
+            assert row.num_images == used
         # Nobody says how many were used: the suite's data set has 10,000.
         (row,) = differences(model("ours", {"mnist": ours}), published)
         assert row.interval.low > 0
@@ -121,7 +111,7 @@ class TestDifferences:
         before, after = np.zeros(190), np.zeros(190)
         before[:24], after[10:36] = 1, 1
         models = [
-            attrs.evolve(model(name, {"pets": values.mean()}), outcomes={"pets": outcomes_of(keys, values)})
+            ModelResults(name=name, results={"pets": result("pets", values.mean(), outcomes=outcomes_of(keys, values))})
             for name, values in (("A", before), ("B", after))
         ]
         ((one, other),) = compared_pairs(models)
@@ -135,11 +125,11 @@ class TestDifferences:
 
     def test_beyond_the_suite(self):
         """The suite's data sets first; where nobody knows the number of images, there is no interval."""
-        ours, theirs = model("a", {"zebras": 0.9, "cars": 0.5}), model("b", {"cars": 0.5, "zebras": 0.1, "x": 1})
+        scores = (("a", 0.9), ("b", 0.1))
+        ours, theirs = (model(one, {"zebras": score, "cars": 0.5, one: 1}) for one, score in scores)
         rows = differences(ours, theirs)
         assert [(row.dataset, row.interval is None) for row in rows] == [("Stanford Cars", False), ("Zebras", True)]
-        counted = {"zebras": Coverage(num_used=100)}
-        rows = differences(attrs.evolve(ours, coverage=counted), attrs.evolve(theirs, coverage=counted))
+        rows = differences(*(model(one, {"zebras": score, "cars": 0.5}, num_images=100) for one, score in scores))
         assert rows[1].interval.low > 0
         assert rows[1].metric == "acc1"
         assert differences(ours, model("theirs", {"y": 1})) == ()
@@ -223,14 +213,60 @@ class TestResults:
             Table(title="t", columns=(Column(title="a"), Column(title="b")), rows=((Cell(),),))
 
 
+class TestAnswers:
+    def answers(self, labels, predicted, margin=None):
+        margin = np.zeros(len(labels)) if margin is None else np.array(margin)
+        keys = tuple(f"image {number}" for number in range(len(labels)))
+        classes = {"labels": np.array(labels), "predicted": np.array(predicted), "margin": margin}
+        return Answers(keys=keys, class_names=("cat", "dog", "fish", "bird"), **classes)
+
+    def test_classes_the_worst_first(self):
+        table = class_table("t", self.answers([0, 0, 0, 1, 1, 3], [0, 0, 1, 1, 1, 0]))
+        assert texts(table) == [["bird", "0.0", "", "1"], ["cat", "66.7", "66.7", "3"], ["dog", "100.0", "66.7", "2"]]
+        low, high = (f"{100 * end:.1f}" for end in attrs.astuple(proportion_interval(2, 3)))
+        assert table.rows[1][1].small == f"{low} to {high}"
+
+    def test_confusion_matrix(self):
+        table = confusion_table("t", self.answers([0, 0, 0, 1, 1, 3], [0, 0, 1, 1, 1, 0]))
+        assert [column.title for column in table.columns[1:]] == ["cat", "dog", "bird"]
+        assert texts(table) == [["cat", "2", "1", ""], ["dog", "", "2", ""], ["bird", "1", "", ""]]
+
+    def test_many_classes_are_cut_to_the_most_confused(self):
+        labels = np.arange(60)
+        predicted = np.where(labels < 30, labels, (labels + 1) % 60)
+        many = Answers(
+            keys=tuple(map(str, labels)),
+            class_names=tuple(map(str, labels)),
+            labels=labels,
+            predicted=predicted,
+            margin=np.ones(60),
+        )
+        table = confusion_table("t", many)
+        assert len(table.rows) == len(table.columns) - 1 == 20
+        assert all(int(row[0].text) >= 30 for row in table.rows)
+        assert table.notes == ("The worst 20 of 60 classes.",)
+
+    def test_the_surest_errors_first(self):
+        table = errors_table("t", self.answers([0, 0, 1], [1, 2, 1], [0.1, 0.3, 0]))
+        assert texts(table) == [["image 1", "cat", "fish", "0.300"], ["image 0", "cat", "dog", "0.100"]]
+
+    def test_no_table_of_no_errors(self):
+        right = result("a", 1, answers=self.answers([0, 1], [0, 1]))
+        tables = answer_tables([ModelResults(name="m", results={"a": right})])
+        assert [table.title for table in tables] == ["m on A: classes", "m on A: confusion matrix"]
+
+
 class TestOrigins:
     def test_used_and_left_out(self):
         report = SkipReport(num_read=1234, log=False)
         for reason in ("no_label", "image_truncated", "no_label"):
             report.add(Skip(reason=reason, key="k", shard="s", detail="d"))
-        ours = attrs.evolve(model("ours", {"a": 1, "b": 1, "c": 1}), coverage={"a": Coverage.of(report)})
-        results = ours.results | {"c": result("c", 1, num_images=7, num_skipped=2)}
-        assert texts(coverage_table([attrs.evolve(ours, results=results)])) == [
+        results = {
+            "a": result("a", 1, num_images=1234, num_skipped=3, report=report),
+            "b": result("b", 1),
+            "c": result("c", 1, num_images=7, num_skipped=2),
+        }
+        assert texts(coverage_table([ModelResults(name="ours", results=results)])) == [
             ["A", "ours", "1,234", "3", "2 no label, 1 truncated"],
             ["B", "ours", "not recorded", "not recorded", "not recorded"],
             ["C", "ours", "7", "2", "not recorded"],
@@ -238,8 +274,8 @@ class TestOrigins:
 
     def test_when_and_with_what(self):
         when = datetime(2026, 3, 1, 12, 30, tzinfo=timezone.utc)
-        known = Provenance(when=when, version="1.2", weights_sha256="0f" * 32, device="CPU")
-        table = provenance_table([model("a", {}, provenance=known), model("b", {})])
+        known = {"when": when.isoformat(), "version": "1.2", "weights_sha256": "0f" * 32, "device": "CPU"}
+        table = provenance_table([model("a", {"x": 1}, evaluated=known), model("b", {})])
         assert texts(table) == [
             ["a", "2026-03-01 12:30 UTC", "1.2", "CPU", "0f" * 32],
             ["b", "not recorded", "", "", ""],
@@ -247,52 +283,10 @@ class TestOrigins:
 
 
 class TestLatency:
-    @given(st.lists(st.tuples(st.integers(1, 6), st.integers(0, 6)), min_size=1, max_size=12))
-    def test_the_front_is_what_no_other_point_beats(self, pairs):
-        timed = [
-            model(
-                f"{place}",
-                {"a": score / 10},
-                num_images=10**9,
-                latencies=(Latency(image_ms=cost / 2, text_ms=cost / 2, device="CPU", source="measured"),),
-            )
-            for place, (cost, score) in enumerate(pairs)
-        ]
-        (panel,) = latency_panels(timed)
-        for index, (cost, score) in enumerate(pairs):
-            beaten = any(
-                (other_cost <= cost and other_score > score) or (other_cost < cost and other_score >= score)
-                for other_cost, other_score in pairs
-            )
-            assert any(pairs[one] == (cost, score) for one in panel.front) is not beaten, index
-        assert [pairs[one] for one in panel.front] == sorted({pairs[one] for one in panel.front})
-
-    @pytest.mark.parametrize(("num_images", "front"), [(100, (0,)), (10_000, (0, 1)), (None, (0,))])
-    def test_models_that_are_not_to_be_told_apart_are_not_joined(self, num_images, front):
-        latency = Latency(image_ms=1, text_ms=1, device="CPU", source="measured", load=0.5)
-        slower = attrs.evolve(latency, image_ms=5, load=1.5)
-        both = [
-            model("faster", {"a": 0.5}, num_images=num_images, latencies=(latency,)),
-            model("slower", {"a": 0.53}, num_images=num_images, latencies=(slower,)),
-        ]
-        (panel,) = latency_panels(both)
-        assert panel.front == front
-        figure = draw_latency(panel, LIGHT)
-        (axes,) = figure.axes
-        joined = [line for line in axes.lines if line.get_label() == "better than all faster"]
-        assert [len(line.get_xdata()) for line in joined] == ([2] if len(front) == 2 else [])
-        bars = [one for collection in axes.collections for one in getattr(collection, "get_segments", list)()]
-        expected = [[0.5, 0.5], [0.53, 0.53]]
-        if num_images:
-            expected = [attrs.astuple(proportion_interval(p * num_images, num_images)) for p in (0.5, 0.53)]
-        assert np.array([bar[:, 1] / 100 for bar in bars]) == pytest.approx(np.array(expected))
-        assert "load average 0.5 to 1.5" in " ".join(text.get_text() for text in figure.texts)
-        cells = [cell for row in models_table(both).rows for cell in row]
-        assert [cell.small for cell in cells if "load" in cell.small] == ["CPU, load 0.5", "CPU, load 1.5"]
-
     def test_a_mean_over_data_sets_is_as_sure_as_all_of_them(self):
         latency = Latency(image_ms=1, text_ms=1, device="CPU", source="measured")
-        (panel,) = latency_panels([model("m", dict.fromkeys("abcd", 0.5), num_images=100, latencies=(latency,))])
+        two = [model(one, dict.fromkeys("abcd", 0.5), num_images=100, latencies=(latency,)) for one in "mn"]
+        (panel,) = latency_panels(two)
         alone, found = proportion_interval(50, 100), panel.points[0].interval
         assert (found.low, found.high) == pytest.approx((0.5 + (alone.low - 0.5) / 2, 0.5 + (alone.high - 0.5) / 2))
 

@@ -15,14 +15,13 @@ from mobileclip.data import SkipReport
 from mobileclip.evaluation import (
     BenchmarkSample,
     DatasetResult,
-    Evaluation,
     Features,
     Task,
     TaskEntry,
     evaluation_tasks,
     write_benchmark,
 )
-from mobileclip.evaluation.metrics.outcomes import Outcomes
+from mobileclip.evaluation.intervals import Outcomes
 from tests.contracts.tasks import check_task
 from tests.evaluation.models import COLOURS, session_of
 from tests.evaluation.tasks.test_evaluate import encoded
@@ -84,14 +83,14 @@ class OddTask(Task):
             "miscounting": {"num_skipped": 3},
         }.get(self.odd, {})
         values = {"not finite": hits + np.inf, "without values": hits[:0]}.get(self.odd, hits + number)
-        asked = {"unasked": "", "restless in order": f"{batch_size}"}.get(self.odd, "lines")
+        keys = {"unasked": (), "restless in order": (f"{batch_size}",)}.get(self.odd, ("lines",))
         return (
             None
             if self.odd == "silent"
-            else Evaluation(
-                result=DatasetResult(**result),
+            else DatasetResult(
+                **result,
                 report=features.report,
-                outcomes=Outcomes(asked=asked, values=values, num_effective=len(hits)),
+                outcomes=Outcomes(keys=keys, values=values, num_effective=len(hits)),
             )
         )
 
@@ -131,7 +130,7 @@ def test_the_smallest_keeps_it(session, tmp_path, monkeypatch):
         ("vague", "odd/yes refuses a folder without data, and does not name it: there is nothing"),
         ("restless", "the content of odd/yes is another when it is opened again"),
         ("failing", "no model can be evaluated on odd/yes: KeyError: 'yes'"),
-        ("silent", "odd/yes gives NoneType, not an Evaluation"),
+        ("silent", "odd/yes gives NoneType, not a DatasetResult"),
         ("other key", "the result of odd/yes has the key 'other'"),
         ("nameless result", "the result of odd/yes has no name"),
         ("over none", "the result of odd/yes is over 0 images"),

@@ -52,24 +52,24 @@ def evaluate(root, **options):
 @pytest.mark.parametrize("batch_size", [1, 5, 64])
 def test_classification(colours, batch_size):
     evaluation = evaluate(colours, batch_size=batch_size)
-    metrics = evaluation.result.metrics
+    metrics = evaluation.metrics
     assert metrics["acc1"] == pytest.approx(8 / 12)
     assert metrics["mean_per_class_recall"] == pytest.approx((0 + 1 + 1) / 3)
     assert metrics["main_metric"] == metrics["acc1"]
     assert "acc5" not in metrics  # of four classes
     assert evaluation.absent_classes == ("yellow",)
     assert (evaluation.report.num_read, evaluation.report.num_skipped) == (12, 0)
-    assert (evaluation.result.key, evaluation.result.dataset) == ("colours", "colours")
+    assert (evaluation.key, evaluation.dataset) == ("colours", "colours")
 
 
 def test_the_suite_says_what_counts(colours):
     pets = colours.rename(colours.parent / "wds_vtab-pets_test")
-    result = evaluate(pets).result
+    result = evaluate(pets)
     assert (result.key, result.dataset) == ("vtab/pets", "Oxford-IIIT Pet")
     assert result.main_metric == pytest.approx(2 / 3)
     wildcam = pets.rename(colours.parent / "wds_wilds-iwildcam_test")
     # No image is taken for the first class, all of it for the second; the third is found, and nothing else for it.
-    assert evaluate(wildcam).result.main_metric == pytest.approx((0 + 2 / 3 + 1) / 3)
+    assert evaluate(wildcam).main_metric == pytest.approx((0 + 2 / 3 + 1) / 3)
 
 
 def test_broken_images_are_counted_and_named(colours, caplog):
@@ -82,13 +82,13 @@ def test_broken_images_are_counted_and_named(colours, caplog):
     }
     write_raw(colours / "test" / "0.tar", samples)
     evaluation = evaluate(colours)
-    assert evaluation.result.metrics["acc1"] == 1.0
+    assert evaluation.metrics["acc1"] == 1.0
     assert evaluation.report.num_read == 2
     assert evaluation.report.keys("image_not_an_image") == ("c",)
     assert evaluation.report.num_skipped == 2
     assert evaluation.absent_classes == ("green", "yellow")
     assert "c of colours" in caplog.text
-    assert (evaluation.result.num_images, evaluation.result.num_skipped) == (2, 2)
+    assert (evaluation.num_images, evaluation.num_skipped) == (2, 2)
     write_raw(colours / "test" / "0.tar", {"a": {"png": b"no image", "cls": b"0"}})
     with fails(ValueError, "colours", "0 samples read, 1 skipped: 1 image_"):
         evaluate(colours)
@@ -101,13 +101,13 @@ def test_a_lost_shard_is_refused_or_counted(colours):
     session = session_of()
     evaluation = evaluate_benchmark(session, open_benchmark(colours, allow_missing=True))
     assert evaluation.report.counts == {"missing_shard": 1}
-    assert (evaluation.result.num_images, evaluation.result.num_skipped) == (12, 1)
+    assert (evaluation.num_images, evaluation.num_skipped) == (12, 1)
 
 
 def test_retrieval(tmp_path):
     texts = {"red": b"red\nsomething red", "green": b"green", "blue": b"yellow", "yellow": b"blue and green"}
     members = {name: {"png": encoded(COLOURS[name]), "txt": captions} for name, captions in texts.items()}
-    metrics = evaluate(write_layout(tmp_path / "colours", members, kind="retrieval")).result.metrics
+    metrics = evaluate(write_layout(tmp_path / "colours", members, kind="retrieval")).metrics
     # Captions: two of red and that of green are found; yellow's is nearest to blue or green, blue's to yellow.
     assert metrics["image_retrieval_recall@1"] == pytest.approx(3 / 5)
     assert metrics["text_retrieval_recall@1"] == pytest.approx(2 / 4)
@@ -135,4 +135,4 @@ def test_a_real_model_on_pictures_with_noise(colours):
         prompts = tokenizer([text.format(name) for name in COLOURS for text in ("a {} thing", "{}")])
         classes = ensemble_prompts(model.encode_text(prompts).reshape(4, 2, -1))
     right = (image @ classes.T).argmax(1) == torch.arange(20) % 4
-    assert evaluation.result.metrics["acc1"] == pytest.approx(float(right.float().mean()))
+    assert evaluation.metrics["acc1"] == pytest.approx(float(right.float().mean()))

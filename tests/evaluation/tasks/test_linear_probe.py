@@ -7,7 +7,7 @@ import torch
 from PIL import Image
 
 from mobileclip.evaluation import EvaluationSpec, TaskOptions, evaluate_models, find_task
-from mobileclip.evaluation.tasks.linear_probe import split_folders
+from mobileclip.evaluation.tasks.probe import split_folders
 from tests.encoders.small import SMALL, randomised
 from tests.errors import fails
 from tests.evaluation.models import COLOURS, ColourModel, NameTower, session_of
@@ -45,23 +45,23 @@ def test_fitted_to_one_folder_and_tested_on_another(tmp_path):
     write_classes(root / "val", seed=2)
     assert split_folders(str(root)) == (str(root / "train"), str(root / "val"))
     evaluation = evaluated(f"probe:{root}")
-    result = evaluation.result
+    result = evaluation
     assert (result.key, result.dataset, result.num_images) == ("probe/colours", "colours, linear probe", 3 * NUM_EACH)
     # Three in four have a colour, and of grey ones a third is right by chance.
     assert 0.74 < result.metrics["acc1"] < 1
     assert float(evaluation.outcomes.values.mean()) == pytest.approx(result.main_metric)
     zero_shot = find_task(str(root / "val")).open(TaskOptions())
     session = session_of(ColourModel(text=Deaf()))
-    assert zero_shot.evaluate(session).result.metrics["acc1"] == pytest.approx(1 / 3)
+    assert zero_shot.evaluate(session).metrics["acc1"] == pytest.approx(1 / 3)
 
 
 def test_without_a_part_to_fit_to_no_image_is_fitted_to_itself(tmp_path):
     root = write_classes(tmp_path / "colours")
     assert split_folders(str(root)) is None
     first, again = evaluated(f"probe:{root}"), evaluated(f"probe:{root}", batch_size=3)
-    assert first.result.num_images == 3 * NUM_EACH
-    assert 0.74 < first.result.metrics["acc1"] < 1
-    assert again.result.metrics == pytest.approx(first.result.metrics)
+    assert first.num_images == 3 * NUM_EACH
+    assert 0.74 < first.metrics["acc1"] < 1
+    assert again.metrics == pytest.approx(first.metrics)
     # Labels that say nothing are not found again, as they would be where an image is fitted to itself.
     mixed = tmp_path / "mixed"
     for place, path in enumerate(sorted(root.rglob("*.png"))):
@@ -73,7 +73,7 @@ def test_without_a_part_to_fit_to_no_image_is_fitted_to_itself(tmp_path):
         folder = flat / path.relative_to(mixed).parts[0]
         folder.mkdir(parents=True, exist_ok=True)
         shutil.copy(path, folder / f"{path.parent.name}-{path.name}")
-    assert evaluated(f"probe:{flat}").result.metrics["acc1"] < 0.75
+    assert evaluated(f"probe:{flat}").metrics["acc1"] < 0.75
 
 
 def test_a_run_keeps_it_and_goes_on(tmp_path):
@@ -84,12 +84,12 @@ def test_a_run_keeps_it_and_goes_on(tmp_path):
     spec = EvaluationSpec(datasets=(f"probe:{root}", str(root)), output=tmp_path / "out", batch_size=8)
     run = evaluate_models([candidate], spec)
     assert run.failures == ()
-    records = run.models[0].records
+    records = run.models[0].results
     assert list(records) == ["probe/colours", "colours"]
-    assert evaluate_models([candidate], spec).models[0].records == records
-    assert records["probe/colours"].interval[0] < records["probe/colours"].result.main_metric
+    assert evaluate_models([candidate], spec).models[0].results == records
+    assert records["probe/colours"].interval.low < records["probe/colours"].main_metric
     Image.new("RGB", (8, 8)).save(root / "red" / "new.png")
-    assert evaluate_models([candidate], spec).models[0].records["probe/colours"] != records["probe/colours"]
+    assert evaluate_models([candidate], spec).models[0].results["probe/colours"] != records["probe/colours"]
 
 
 def test_what_has_no_classes_is_refused(tmp_path):

@@ -20,7 +20,7 @@ from mobileclip.evaluation import (
     read_results,
     summarize,
 )
-from mobileclip.evaluation.report import results_table
+from mobileclip.evaluation.tables import results_table
 from tests.contracts.tasks import check_task
 from tests.encoders.small import SMALL, randomised
 from tests.errors import fails
@@ -128,15 +128,15 @@ def session():
 def test_each_language_has_the_numbers_of_clip_benchmark(written, session, tmp_path, monkeypatch):
     folder, key = written(tmp_path), f"multilingual/{written.__name__}"
     found = find_task(key, str(tmp_path)).open(TaskOptions()).evaluate(session)
-    assert [part.result.key for part in found.parts] == [f"{key}/{language}" for language in LANGUAGES]
+    assert [part.key for part in found.parts] == [f"{key}/{language}" for language in LANGUAGES]
     for language, part in zip(LANGUAGES, found.parts, strict=True):
         expected = theirs(written.__name__, folder, monkeypatch, language)
         assert 0 < expected["image_retrieval_recall@10"] < 1
-        assert {name: part.result.metrics[name] for name in expected} == pytest.approx(expected, abs=1e-6)
-        assert part.result.num_images == COUNT
-    for name in found.result.metrics:
-        mean = np.mean([part.result.metrics[name] for part in found.parts])
-        assert found.result.metrics[name] == pytest.approx(mean)
+        assert {name: part.metrics[name] for name in expected} == pytest.approx(expected, abs=1e-6)
+        assert part.num_images == COUNT
+    for name in found.metrics:
+        mean = np.mean([part.metrics[name] for part in found.parts])
+        assert found.metrics[name] == pytest.approx(mean)
     check_task(key, tmp_path, session, change=lambda: next(folder.rglob("*.jpg")).unlink())
 
 
@@ -146,7 +146,7 @@ def test_missing_pictures_are_counted_and_missing_captions_refused(session, tmp_
     (folder / "images" / "004.jpg").write_bytes(b"no picture")
     task = find_task("multilingual/xtd10", str(tmp_path))
     found = task.open(TaskOptions()).evaluate(session)
-    assert (found.result.num_images, found.result.num_skipped) == (COUNT - 2, 2)
+    assert (found.num_images, found.num_skipped) == (COUNT - 2, 2)
     assert found.report.counts == {"missing_image": 1, "image_not_an_image": 1}
     (folder / "MIC" / "test_1kcaptions_de.txt").write_text("one alone")
     with fails(ValueError, "1", "de", "30"):
@@ -184,13 +184,13 @@ def test_a_data_set_of_ones_own_has_a_row_for_each_language(form, tmp_path, monk
     spec = EvaluationSpec(datasets=(data,), output=tmp_path / "out", batch_size=8, device="cpu")
     run = evaluate_models([candidate_of(randomised(SMALL), name="small")], spec)
     assert run.failures == ()
-    records = run.models[0].records
+    records = run.models[0].results
     assert list(records) == ["own", "own/de", "own/en"]
-    assert [record.result.num_images for record in records.values()] == [COUNT - 1, COUNT - 1, COUNT // 2]
+    assert [record.num_images for record in records.values()] == [COUNT - 1, COUNT - 1, COUNT // 2]
     assert len(seen) == COUNT - 1
     assert records["own"].left_out == {"image_truncated": 1} or sum(records["own"].left_out.values()) == 1
-    mean = (records["own/de"].result.main_metric + records["own/en"].result.main_metric) / 2
-    assert records["own"].result.main_metric == pytest.approx(mean)
+    mean = (records["own/de"].main_metric + records["own/en"].main_metric) / 2
+    assert records["own"].main_metric == pytest.approx(mean)
     assert read_results(run.models[0].path).keys() == records.keys()
     assert [row[0].text for row in results_table(summarize(run)).rows] == [
         "own, mean of 2 languages", "own, de", "own, en",

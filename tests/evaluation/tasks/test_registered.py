@@ -3,7 +3,7 @@
 import pytest
 
 from mobileclip.evaluation import TaskOptions, evaluation_tasks, find_task, published_models, published_results
-from mobileclip.evaluation.published import NOT_EVALUATED
+from mobileclip.evaluation.tasks.catalogue import NOT_EVALUATED
 from tests.errors import fails
 
 KEYS = sorted(evaluation_tasks)

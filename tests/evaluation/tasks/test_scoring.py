@@ -10,8 +10,8 @@ import torch.nn.functional as F
 
 from mobileclip.data import Skip, SkipReport
 from mobileclip.evaluation import SUITE, Benchmark, Features, score, suite_entry
-from mobileclip.evaluation.benchmark import FIELDS
-from mobileclip.evaluation.tasks.scoring import require_metric
+from mobileclip.evaluation.data import FIELDS
+from mobileclip.evaluation.tasks.zero_shot import require_metric
 from tests.errors import fails
 from tests.lazily import lazily
 
@@ -82,7 +82,7 @@ def test_accuracies():
     case = case_of("vtab-pets")
     report = SkipReport(log=False)
     report.extend(Skip(reason="no_label", key=key, shard="", detail="") for key in "abc")
-    result = score(case.benchmark, attrs.evolve(case.features, report=report)).result
+    result = score(case.benchmark, attrs.evolve(case.features, report=report))
     assert result.metrics == {
         "acc1": pytest.approx(reference.accuracy_score(case.labels, case.predicted)),
         "acc5": pytest.approx(reference.top_k_accuracy_score(case.labels, case.scores, k=5, labels=range(NUM_CLASSES))),
@@ -101,7 +101,7 @@ def test_absent_classes_are_named():
 
 def test_iwildcam_counts_macro_f1_of_the_classes_that_are_there():
     case = case_of("wilds-iwildcam")
-    metrics = score(case.benchmark, case.features).result.metrics
+    metrics = score(case.benchmark, case.features).metrics
     options = {"labels": np.unique(case.labels), "average": "macro"}
     assert metrics["F1-macro_all"] == pytest.approx(reference.f1_score(case.labels, case.predicted, **options))
     assert metrics["recall-macro_all"] == pytest.approx(reference.recall_score(case.labels, case.predicted, **options))
@@ -128,7 +128,7 @@ def test_the_worst_group(name, field, prefix, worst, seed):
     entry = suite_entry(name)
     fields = FIELDS[entry.key]
     case = case_of(name, fields=len(fields), seed=seed)
-    metrics = score(case.benchmark, case.features).result.metrics
+    metrics = score(case.benchmark, case.features).metrics
     right = case.among_five if prefix == "acc_top5" else case.predicted == case.labels
     groups = worst_by_hand(case, right, fields.index(field))
     assert len(groups) == 6
@@ -147,7 +147,7 @@ def test_fmow_counts_the_four_images_of_no_region_as_the_published_figures_do():
     metadata = case.features.metadata.clone()
     metadata[metadata[:, 0] == 5, 0] = 3
     metadata[wrong, 0] = 5
-    metrics = score(case.benchmark, case.features.with_tensors(metadata=metadata)).result.metrics
+    metrics = score(case.benchmark, case.features.with_tensors(metadata=metadata)).metrics
     assert (metrics["count_region:5"], metrics["main_metric"]) == (4, 0)
 
 
@@ -157,7 +157,7 @@ def test_groups_that_are_needed_and_not_there():
         with fails(ValueError, name, "acc_"):
             score(case.benchmark, case.features)
     case = case_of("wilds-camelyon17")
-    assert set(score(case.benchmark, case.features).result.metrics) == {
+    assert set(score(case.benchmark, case.features).metrics) == {
         "acc1",
         "acc5",
         "mean_per_class_recall",

@@ -13,8 +13,8 @@ from PIL import Image
 
 from mobileclip.data import ImageTransform, Tokenizer
 from mobileclip.evaluation import Features
-from mobileclip.evaluation.tasks.choices.aro import normalize_caption
-from mobileclip.evaluation.tasks.choices.scoring import PERTURBATIONS, score_groups, score_orders
+from mobileclip.evaluation.tasks.choice_files import normalize_caption
+from mobileclip.evaluation.tasks.choices import PERTURBATIONS, score_groups, score_orders
 from tests.data.made_samples import write_layout
 from tests.encoders.small import SMALL_MCT
 from tests.errors import fails
@@ -64,7 +64,7 @@ def genome(tmp_path):
 @pytest.mark.parametrize("batch_size", [1, 3, 64])
 def test_relations_by_hand(genome, batch_size):
     evaluation = evaluated(RELATION, genome, session_of(batch_size=batch_size, num_threads=2))
-    result, report = evaluation.result, evaluation.report
+    result, report = evaluation, evaluation.report
     assert (result.key, result.dataset) == ("aro/vg_relation", "VG-Relation")
     assert (report.num_read, report.num_skipped) == (result.num_images, result.num_skipped) == (7, 0)
     assert result.metrics == pytest.approx(
@@ -88,7 +88,7 @@ def test_attributes_count_from_25_cases_on(tmp_path):
 
     entries = cases(25, 10, ["old", "red"]) + cases(24, 24, ["red", "old"]) + cases(30, 15, ["wet", "dry"])
     write_genome(tmp_path, entries, "attribution", a=halves("red", "blue"))
-    assert evaluated("aro/vg_attribution", tmp_path).result.metrics == pytest.approx(
+    assert evaluated("aro/vg_attribution", tmp_path).metrics == pytest.approx(
         {
             "main_metric": (10 / 25 + 15 / 30) / 2,
             "macro_accuracy": (10 / 25 + 15 / 30) / 2,
@@ -122,9 +122,9 @@ def test_what_cannot_be_used_is_counted_case_by_case(genome, caplog):
     ]
     write_genome(genome, entries, broken=halves("red", "blue")[:40])
     evaluation = evaluated(RELATION, genome)
-    assert evaluation.result.metrics["accuracy/on"] == pytest.approx(2 / 3)
+    assert evaluation.metrics["accuracy/on"] == pytest.approx(2 / 3)
     assert evaluation.report.num_read == 7
-    assert evaluation.result.num_skipped == evaluation.report.num_skipped == 4
+    assert evaluation.num_skipped == evaluation.report.num_skipped == 4
     assert evaluation.report.keys("image_missing") == ("missing.png, entry 7",)
     assert evaluation.report.keys("box_outside") == ("a.png, entry 10",)
     assert {"broken.png, entry 8", "broken.png, entry 9"} == {
@@ -151,11 +151,11 @@ def test_every_part_and_every_text_is_encoded_once(genome):
 
 
 def test_from_a_web_server(genome):
-    local = evaluated(RELATION, genome).result
+    local = evaluated(RELATION, genome)
     with web_server() as web:
         for path in genome.rglob("*.*"):
             web.files[f"/{path.relative_to(genome)}"] = path.read_bytes()
-        assert evaluated(RELATION, web.url).result == local
+        assert evaluated(RELATION, web.url) == local
 
 
 @pytest.mark.parametrize("part", ["coco", "flickr30k"])
@@ -180,14 +180,14 @@ def test_orders_against_the_public_rule(tmp_path, clip, part):
             right.append(scores.index(max(scores)) == 0)
             distinct.append(len(set(map(tuple, tokens.tolist()))))
             beaten.append([scores[0] >= score for score in scores[1:]])
-    metrics = evaluation.result.metrics
-    assert evaluation.result.key == f"aro/{part}_order"
-    assert "by hand" in evaluation.result.dataset
+    metrics = evaluation.metrics
+    assert evaluation.key == f"aro/{part}_order"
+    assert "by hand" in evaluation.dataset
     assert metrics["main_metric"] == metrics["precision@1"] == pytest.approx(np.mean(right))
     assert [metrics[f"accuracy/{name}"] for name in PERTURBATIONS] == pytest.approx(np.mean(beaten, axis=0).tolist())
     assert metrics["chance"] == pytest.approx(np.mean([1 / number for number in distinct]))
     assert 1 < sum(right) < NUM_CAPTIONS  # both happen, not for "Snow" alone
-    assert evaluation.report.num_read == evaluation.result.num_images == NUM_CAPTIONS
+    assert evaluation.report.num_read == evaluation.num_images == NUM_CAPTIONS
 
 
 def test_a_bag_of_words_is_as_good_as_guessing(tmp_path):
@@ -198,7 +198,7 @@ def test_a_bag_of_words_is_as_good_as_guessing(tmp_path):
         return torch.cat([tokenize(texts), torch.tensor(letters)], dim=1)
 
     session = session_of(ColourModel(text=NameTower(ids, 124)))
-    metrics = evaluated(COCO, write_order(tmp_path).parent, session).result.metrics
+    metrics = evaluated(COCO, write_order(tmp_path).parent, session).metrics
     assert metrics["precision@1"] == pytest.approx(metrics["chance"])
     assert metrics["chance"] > 1 / 5 + 4 / 5 / NUM_CAPTIONS  # "Snow" has one order, and others come twice
 
@@ -219,7 +219,7 @@ def test_orders_of_the_suite_s_own_data_set(tmp_path, clip):
     assert (task.key, task.name[:10], task.num_pictures) == ("aro/coco_order", "COCO-Order", 4)
     write_order(tmp_path / "own")
     runs = [task.evaluate(session_of_clip(clip)), evaluated(COCO, tmp_path / "own", session_of_clip(clip))]
-    assert runs[0].result.metrics == pytest.approx(runs[1].result.metrics)
+    assert runs[0].metrics == pytest.approx(runs[1].metrics)
     assert runs[0].report.num_read == runs[1].report.num_read == NUM_CAPTIONS
     assert runs[0].report.keys("no_caption") == ("bad, caption 1",)
     assert runs[0].report.keys("image_not_an_image") == ("bad, caption 0", "bad, caption 2")
@@ -243,7 +243,7 @@ def test_captions_without_a_word_are_left_out(tmp_path):
     write(write_order(tmp_path), {"coco_karpathy_test.json": entries})
     evaluation = evaluated(COCO, tmp_path)
     assert evaluation.report.keys("no_caption") == tuple(f"val2014/red.png, caption {number}" for number in (0, 1))
-    assert (evaluation.result.num_images, evaluation.result.num_skipped) == (1, 2)
+    assert (evaluation.num_images, evaluation.num_skipped) == (1, 2)
 
 
 def test_other_orders_are_other_questions(tmp_path):

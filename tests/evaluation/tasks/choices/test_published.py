@@ -15,7 +15,7 @@ from PIL import Image
 
 from mobileclip.data import ImageTransform, Tokenizer
 from mobileclip.evaluation import SUITES, find_task, published_results
-from mobileclip.evaluation.tasks.choices.scoring import matches
+from mobileclip.evaluation.tasks.choices import matches
 from tests.contracts.tasks import check_task
 from tests.encoders.small import SMALL_MCT
 from tests.errors import fails
@@ -61,7 +61,7 @@ def data(tmp_path):
 )
 def test_metrics_by_hand(key, metrics, data):
     evaluation = evaluated(key, data)
-    result, (*_, main) = evaluation.result, metrics.values()
+    result, (*_, main) = evaluation, metrics.values()
     assert metrics | {"main_metric": main} == pytest.approx(
         {name: result.metrics[name] for name in [*metrics, "main_metric"]}
     )
@@ -75,7 +75,7 @@ def test_questions_about_one_picture_are_not_independent(data):
 
 def test_published_figures_have_their_metrics(data):
     assert set(SUITES["sugarcrepe"]) <= set(published_results("mobileclip2_s0"))
-    metrics = evaluated("longclip/urban1k", data).result.metrics
+    metrics = evaluated("longclip/urban1k", data).metrics
     assert set(published_results("mobileclip2_b")["longclip/urban1k"].metrics) <= set(metrics)
 
 
@@ -113,8 +113,8 @@ def test_a_lost_picture_costs_its_cases(key, picture, reason, lost, data):
         (data / "aro" / "visual_genome_relation.json").write_text(json.dumps(cases))
     whole = evaluated(key, data)
     assert whole.report.keys(reason) == lost
-    assert whole.report.num_skipped == whole.result.num_skipped == len(lost)
-    assert whole.report.num_read == whole.result.num_images > 0
+    assert whole.report.num_skipped == whole.num_skipped == len(lost)
+    assert whole.report.num_read == whole.num_images > 0
     check_task(key, data, session_of(batch_size=4))
 
 
@@ -172,7 +172,7 @@ class TestWinoGavil:
     @pytest.mark.parametrize("batch_size", [1, 5, 64])
     def test_metrics(self, data, batch_size):
         evaluation = evaluated(WINOGAVIL, data, session_of(batch_size=batch_size))
-        metrics, scores = dict(evaluation.result.metrics), self.colour_scores()
+        metrics, scores = dict(evaluation.metrics), self.colour_scores()
         assert len({score for _, score in scores}) > 2
         groups = {"5": (5,), "6": (6,), "10": (10,), "12": (12,), "5-6": (5, 6), "10-12": (10, 11, 12)}
         for name, sizes in groups.items():
@@ -181,19 +181,19 @@ class TestWinoGavil:
             assert metrics.pop(f"count_{name}") == len(own)
         assert metrics == {
             "avg_jaccard_score": pytest.approx(np.mean([score for _, score in scores])),
-            "main_metric": evaluation.result.main_metric,
+            "main_metric": evaluation.main_metric,
         }
-        assert (evaluation.result.key, evaluation.result.dataset) == (WINOGAVIL, "WinoGAViL")
-        assert (evaluation.result.num_images, evaluation.report.num_read) == (7, 7)
+        assert (evaluation.key, evaluation.dataset) == (WINOGAVIL, "WinoGAViL")
+        assert (evaluation.num_images, evaluation.report.num_read) == (7, 7)
         assert evaluation.outcomes.values.tolist() == pytest.approx([score for size, score in scores if size >= 10])
-        assert evaluation.outcomes.interval.low < evaluation.result.main_metric < evaluation.outcomes.interval.high
+        assert evaluation.outcomes.interval.low < evaluation.main_metric < evaluation.outcomes.interval.high
 
     def test_what_counts_is_ten_candidates_and_more(self, data):
-        result = evaluated(WINOGAVIL, data).result
+        result = evaluated(WINOGAVIL, data)
         assert result.main_metric == result.metrics["jaccard_score_10-12"] != result.metrics["avg_jaccard_score"]
         # Between six and ten candidates, which the published data do not have, an instance counts in the mean alone.
         write(data, {PUBLISHED_TABLE: instances_table([*INSTANCES, ("green", NAMES[:8], NAMES[2:4])])})
-        more = evaluated(WINOGAVIL, data).result
+        more = evaluated(WINOGAVIL, data)
         assert more.metrics["jaccard_score_10-12"] == result.main_metric
         assert more.metrics["jaccard_score_5-6"] == result.metrics["jaccard_score_5-6"]
         assert more.metrics["avg_jaccard_score"] != result.metrics["avg_jaccard_score"]
@@ -209,21 +209,21 @@ class TestWinoGavil:
         }
         write(data, {"winogavil/winogavil_images.zip": instance_pictures(pictures)})
         session = session_of(model, batch_size=5)
-        metrics = evaluated(WINOGAVIL, data, session).result.metrics
+        metrics = evaluated(WINOGAVIL, data, session).metrics
         scores = self.scores_by_hand(model, transform, tokenizer, pictures, INSTANCES)
         assert metrics["main_metric"] == pytest.approx(np.mean([score for size, score in scores if size >= 10]))
         assert metrics["avg_jaccard_score"] == pytest.approx(np.mean([score for _, score in scores]))
 
     def test_every_image_is_read_once_wherever_it_is(self, data):
-        packed, root = evaluated(WINOGAVIL, data).result, data / "winogavil"
+        packed, root = evaluated(WINOGAVIL, data), data / "winogavil"
         with web_server() as site:
             for path in root.iterdir():
                 site.files[f"/winogavil/{path.name}"] = path.read_bytes()
-            assert evaluated(WINOGAVIL, site.url).result == packed
+            assert evaluated(WINOGAVIL, site.url) == packed
         (root / "winogavil_images.zip").unlink()
         for name, shade in SHADES.items():
             write(root / "winogavil_images", {f"{name}.{'png' if name == 'sea' else 'jpg'}": encoded(shade)})
-        assert evaluated(WINOGAVIL, data).result == packed
+        assert evaluated(WINOGAVIL, data) == packed
 
     @pytest.mark.parametrize("unpacked", [False, True])
     def test_images_that_cannot_be_used(self, data, unpacked):
@@ -239,10 +239,10 @@ class TestWinoGavil:
         assert evaluation.report.keys("image_truncated") == ("103", "104", "105")
         assert evaluation.report.keys("image_missing") == ("106",)
         assert "sea" in evaluation.report.named["image_missing"][0].detail
-        assert (evaluation.report.num_read, evaluation.result.num_images, evaluation.result.num_skipped) == (3, 3, 4)
-        assert evaluation.result.main_metric == pytest.approx(self.colour_scores(INSTANCES[:3])[2][1])
-        assert evaluation.result.metrics["count_10-12"] == 1
-        assert "jaccard_score_12" not in evaluation.result.metrics
+        assert (evaluation.report.num_read, evaluation.num_images, evaluation.num_skipped) == (3, 3, 4)
+        assert evaluation.main_metric == pytest.approx(self.colour_scores(INSTANCES[:3])[2][1])
+        assert evaluation.metrics["count_10-12"] == 1
+        assert "jaccard_score_12" not in evaluation.metrics
 
     def test_a_damaged_entry_of_the_zip_file(self, data):
         path = data / "winogavil" / "winogavil_images.zip"
@@ -269,7 +269,7 @@ class TestWinoGavil:
 def test_of_a_large_file_the_first_thousand_are_read(data):
     entries = [shared(number % 4, list(COLOURS)[number % 4]) for number in range(1000)]
     write(data / "sharegpt4v", {SHAREGPT4V: json.dumps(entries)[:-1] + ', {"image": "what follows is not looked at'})
-    assert evaluated("longclip/sharegpt4v-1k", data).result.num_images == 1000
+    assert evaluated("longclip/sharegpt4v-1k", data).num_images == 1000
 
 
 RELATION, ATTRIBUTES, COCO = "aro/vg_relation", "aro/vg_attribution", "aro/coco_order"

@@ -1,21 +1,134 @@
-"""Correctness per image, from which intervals and paired comparisons are computed."""
+"""Confidence intervals of metrics and of differences between models, from what is right image by image."""
 
 from __future__ import annotations
 
-import json
 import math
-from hashlib import sha256
+from statistics import NormalDist, fmean
 from typing import TYPE_CHECKING
 
 import attrs
 import numpy as np
 
-from mobileclip.evaluation.metrics.intervals import Interval, PairedDifference, paired_difference, proportion_interval
-
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
     from numpy.typing import ArrayLike, NDArray
+
+
+@attrs.frozen
+class Interval:
+    """A confidence interval, as fractions of one.
+
+    Args:
+        low: its lower end.
+        high: its upper end.
+    """
+
+    low: float
+    high: float
+
+
+@attrs.frozen(kw_only=True)
+class PairedDifference:
+    """The difference between two models on the same questions, with its interval.
+
+    Args:
+        difference: mean of `after` less mean of `before`, as a fraction of one.
+        interval: of the difference.
+        num_questions: that both were asked.
+    """
+
+    difference: float
+    interval: Interval
+    num_questions: int
+
+
+def proportion_interval(hits: float, total: int, *, confidence: float = 0.95) -> Interval:
+    """Return Wilson's interval of a share: the values that a score test would not refuse.
+
+    `(p + z^2 / 2n -+ z sqrt(p (1 - p) / n + z^2 / 4n^2)) / (1 + z^2 / n)`
+
+    Args:
+        hits: how many were right; a fraction where ties count in part, for which the interval is rather too wide.
+        total: of how many independent ones, at least 1: of retrieval, images and not captions.
+        confidence: how often the interval holds the true share, in (0, 1).
+
+    Raises:
+        ValueError: if there is nothing to count, or more hits than there are.
+
+    Source: Wilson, "Probable inference, the law of succession, and statistical inference", 1927.
+    """
+    if total < 1 or not 0 <= hits <= total:
+        raise ValueError(f"expected at least one question and from none to all of them as hits, got {hits} of {total}")
+    share = hits / total
+    z = _quantile(confidence)
+    centre = share + z * z / (2 * total)
+    spread = z * math.sqrt(share * (1 - share) / total + (z / (2 * total)) ** 2)
+    scale = 1 + z * z / total
+    # At the ends, what rounding leaves would be a share below 0 or above 1.
+    low = 0.0 if hits == 0 else (centre - spread) / scale
+    high = 1.0 if hits == total else (centre + spread) / scale
+    return Interval(low, high)
+
+
+def paired_difference(before: ArrayLike, after: ArrayLike, *, confidence: float = 0.95) -> PairedDifference:
+    """Return the difference of two models that answered the same questions, and where the true one lies.
+
+    With the differences `d` of `n` questions and two more, half of which are 1, -1, 0 and 0,
+    `m -+ z sqrt((s - m^2) / (n + 2))`, where `m = sum(d) / (n + 2)` and `s = (sum(d^2) + 1) / (n + 2)`. Models that
+    answer alike are so not known to be equal.
+
+    Shape:
+        before, after: `(questions,)`.
+
+    Args:
+        before: how right the first model was, from 0 to 1, by question: 0 or 1, or a fraction.
+        after: the second one, in the same order.
+        confidence: how often the interval holds the true difference, in (0, 1).
+
+    Raises:
+        ValueError: if there is no question, the two differ in number, or a value is not finite.
+
+    Source: Agresti and Min, "Simple improved confidence intervals for comparing matched proportions", 2005.
+    """
+    first, second = np.asarray(before, dtype=np.float64), np.asarray(after, dtype=np.float64)
+    if first.shape != second.shape or first.ndim != 1 or not len(first):
+        raise ValueError(
+            f"expected one value per question from both models, and at least one question; got {first.shape} and "
+            f"{second.shape}"
+        )
+    if not (np.isfinite(first).all() and np.isfinite(second).all()):
+        raise ValueError("a value is NaN or infinite; expected from 0, wrong, to 1, right")
+    differences, total = second - first, len(first) + 2
+    mean = float(differences.sum()) / total
+    variance = (float(np.square(differences).sum()) + 1) / total - mean * mean
+    spread = _quantile(confidence) * math.sqrt(variance / total)
+    return PairedDifference(
+        difference=float(differences.mean()),
+        interval=Interval(max(-1.0, mean - spread), min(1.0, mean + spread)),
+        num_questions=len(first),
+    )
+
+
+def mean_interval(values: Sequence[float], intervals: Sequence[Interval]) -> Interval:
+    """Return the interval of the mean of independent values: the distances to the ends of theirs, added in square.
+
+    Args:
+        values: at least one.
+        intervals: of each of them.
+    """
+    mean = fmean(values)
+    below, above = (
+        math.hypot(*(value - end for value, end in zip(values, ends, strict=True))) / len(values)
+        for ends in ([one.low for one in intervals], [one.high for one in intervals])
+    )
+    return Interval(mean - below, mean + above)
+
+
+def _quantile(confidence: float) -> float:
+    if not 0 < confidence < 1:
+        raise ValueError(f"confidence lies between 0 and 1, such as 0.95; got {confidence}")
+    return NormalDist().inv_cdf((1 + confidence) / 2)
 
 
 @attrs.frozen(kw_only=True, eq=False)
@@ -26,7 +139,7 @@ class Outcomes:
         values, groups: `(images,)`.
 
     Args:
-        asked: hash of the keys of the images in order; two models were asked the same where it is equal.
+        keys: of the images, in order; two models were asked the same where they are equal.
         values: how right the model was, by image: 0 or 1 for top-1 accuracy; a fraction for retrieval, of an image and
             its captions; for a mean over classes, what the image adds to it, times the number of images; for macro F1,
             see `macro_f1_values`.
@@ -37,7 +150,7 @@ class Outcomes:
         ValueError: if there are more or fewer groups than values.
     """
 
-    asked: str
+    keys: tuple[str, ...]
     values: NDArray[np.float32]
     num_effective: float
     groups: NDArray[np.int64] | None = None
@@ -45,6 +158,11 @@ class Outcomes:
     def __attrs_post_init__(self) -> None:
         if self.groups is not None and self.groups.shape != self.values.shape:
             raise ValueError(f"there are groups {self.groups.shape} for values {self.values.shape}, expected as many")
+
+    @property
+    def pairs(self) -> Iterator[tuple[str, float]]:
+        """Keys of the images, each with its value."""
+        return zip(self.keys, self.values.tolist(), strict=True)
 
     @property
     def value(self) -> float:
@@ -79,7 +197,7 @@ class Outcomes:
         Of the worst group, which may be another one for each of them, the distances to the ends of both intervals are
         added in square.
         """
-        if self.asked != other.asked or len(self.values) != len(other.values):
+        if self.keys != other.keys:
             return None
         if self.groups is None or other.groups is None:
             return paired_difference(other.values, self.values) if self.groups is other.groups else None
@@ -109,11 +227,17 @@ def outcomes_of(keys: Sequence[str], values: ArrayLike, weights: ArrayLike | Non
         values: how right the model was on each.
         weights: of the images, adding up to one; equal ones if left out.
     """
-    each = np.asarray(values, dtype=np.float64)
-    shares = np.full(len(each), 1 / len(each)) if weights is None else np.asarray(weights, dtype=np.float64)
+    each, shares = _weighted(values, weights)
     return Outcomes(
-        asked=_hash(keys), values=(each * shares * len(each)).astype(np.float32), num_effective=effective_number(shares)
+        keys=tuple(keys),
+        values=(each * shares * len(each)).astype(np.float32),
+        num_effective=effective_number(shares),
     )
+
+
+def _weighted(values: ArrayLike, weights: ArrayLike | None) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    each = np.asarray(values, dtype=np.float64)
+    return each, np.full(len(each), 1 / len(each)) if weights is None else np.asarray(weights, dtype=np.float64)
 
 
 def clustered_outcomes(keys: Sequence[str], values: ArrayLike, weights: ArrayLike | None = None) -> Outcomes:
@@ -128,12 +252,12 @@ def clustered_outcomes(keys: Sequence[str], values: ArrayLike, weights: ArrayLik
 
     Source: Kish, "Survey sampling", 1965, for clusters.
     """
-    each = np.asarray(values, dtype=np.float64)
-    shares = np.full(len(each), 1 / len(each)) if weights is None else np.asarray(weights, dtype=np.float64)
-    images = list(dict.fromkeys(key for key, share in zip(keys, shares, strict=True) if share > 0))
-    place = {key: number for number, key in enumerate(images)}
+    each, shares = _weighted(values, weights)
     counted = shares > 0
-    of_images = np.array([place[key] for key, counts in zip(keys, counted, strict=True) if counts])
+    kept = [key for key, counts in zip(keys, counted, strict=True) if counts]
+    images = list(dict.fromkeys(kept))
+    place = {key: number for number, key in enumerate(images)}
+    of_images = np.array([place[key] for key in kept])
     weight = np.bincount(of_images, weights=shares[counted])
     return outcomes_of(images, np.bincount(of_images, weights=(shares * each)[counted]) / weight, weight / weight.sum())
 
@@ -182,7 +306,3 @@ def effective_number(weights: NDArray[np.float64]) -> float:
     Source: Kish, "Survey sampling", 1965.
     """
     return float(1 / np.square(weights).sum())
-
-
-def _hash(keys: Sequence[str]) -> str:
-    return sha256(json.dumps(list(keys), ensure_ascii=True).encode()).hexdigest()

@@ -1,17 +1,26 @@
-"""The tables of a report, as values: models, differences, robustness, languages, every result, and its origin."""
+"""The tables of a report: results with intervals, classes, confusions and errors, differences, and their origin."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from datetime import datetime
 from statistics import fmean
 
 import attrs
+import numpy as np
+from numpy.typing import NDArray
 
-from mobileclip.evaluation.metrics.intervals import Interval, mean_interval
-from mobileclip.evaluation.report.values import Coverage, ModelResults, reference_of
-from mobileclip.evaluation.results import DatasetResult, compare_result, suite_average
-from mobileclip.evaluation.suite import SUITE
+from mobileclip.evaluation.intervals import Interval, proportion_interval
+from mobileclip.evaluation.results import (
+    Answers,
+    DatasetResult,
+    ModelResults,
+    differences,
+    metric_name,
+    ordered_keys,
+    suite_average,
+)
+from mobileclip.evaluation.spec import SUITE
 
 IMAGENET = "imagenet1k"
 ROBUSTNESS = ("imagenetv2", "imagenet-a", "imagenet-r", "imagenet_sketch", "imagenet-o", "objectnet")
@@ -23,8 +32,8 @@ _ROBUSTNESS_NOTE = (
 )
 _MOST_SIDE_BY_SIDE = 4
 _RESULTS_NOTE = (
-    "Main metrics in per cent, below them where the true one lies with 95 % confidence. Intervals of two models may "
-    "overlap where that of their difference does not hold zero."
+    "Main metrics in per cent, below them where the true one lies with 95 % confidence, and n, the number of images. "
+    "Intervals of two models may overlap where that of their difference does not hold zero."
 )
 _DIFFERENCES_NOTE = (
     "Where both models were asked about the same images, the interval is of their paired differences; otherwise it is "
@@ -32,8 +41,6 @@ _DIFFERENCES_NOTE = (
     "hold zero."
 )
 _NAMES = {entry.key: entry.name for entry in SUITE}
-# What counts outside the suite, so that another metric of the same value is not named in its place.
-_USUAL = ("acc1", "mean_recall@1")
 _UNKNOWN = "not recorded"
 ENGLISH = "en"
 _RECALL, _KS = "image_retrieval_recall@", (1, 5, 10)
@@ -175,11 +182,11 @@ def results_table(models: Sequence[ModelResults]) -> Table:
     A data set is a row, unless there are more models than stand side by side, and fewer data sets than models.
     """
     known = {key: result for model in reversed(models) for key, result in model.results.items()}
-    keys = [entry.key for entry in SUITE if entry.key in known] + sorted(key for key in known if key not in _NAMES)
+    keys = ordered_keys(models)
     rows = []
     for key in keys:
         cells = [_score_cell(model, key) for model in models]
-        name = Cell(text=_NAMES.get(key, known[key].dataset), small=readable(metric_name(known[key], key)))
+        name = Cell(text=_NAMES.get(key, known[key].dataset), small=readable(metric_name(known[key])))
         rows.append((name, *cells))
     averages = [_average(model) for model in models]
     if any(average is not None for average in averages):
@@ -197,26 +204,118 @@ def results_table(models: Sequence[ModelResults]) -> Table:
     return table.turned("model") if len(models) > max(_MOST_SIDE_BY_SIDE, len(keys)) else table
 
 
-@attrs.frozen(kw_only=True)
-class Difference:
-    """One model less another one on a data set.
+_MOST_CLASSES, _MOST_CONFUSED, _MOST_ERRORS = 50, 20, 20
+_MARGIN_NOTE = "The margin is the score of the class that it is taken for, less that of its own."
 
-    Args:
-        dataset: its name in tables.
-        metric: what counts.
-        value: of the model, as a fraction of one.
-        reference: of the model that it is compared with.
-        interval: where the true difference lies with 95 % confidence; None where nobody knows how many images there
-            were.
-        num_images: that both were asked about, or that the model was; None where that is not known.
+
+def answer_tables(models: Sequence[ModelResults]) -> list[Table]:
+    """Return, for each measured result, its accuracy by class, its confusion matrix and its worst errors.
+
+    Results without classes have their worst images alone.
     """
+    tables = []
+    for model in models:
+        for result in model.results.values():
+            title = f"{model.name} on {result.dataset}"
+            if result.answers is not None:
+                tables += [class_table(title, result.answers), confusion_table(title, result.answers)]
+                tables.append(errors_table(title, result.answers))
+            elif result.outcomes is not None and not result.parts:
+                tables.append(_worst_table(title, result.outcomes.pairs))
+    return [table for table in tables if table.rows]
 
-    dataset: str
-    metric: str
-    value: float
-    reference: float
-    interval: Interval | None
-    num_images: int | None
+
+def class_table(title: str, answers: Answers) -> Table:
+    """Return recall and precision of each class, the worst first; up to fifty."""
+    counts, said, right = _by_class(answers)
+    recall = right / np.maximum(counts, 1)
+    worst = [one for one in np.argsort(recall, kind="stable") if counts[one]]
+    rows = []
+    for one in worst[:_MOST_CLASSES]:
+        found = proportion_interval(right[one], counts[one])
+        rows.append(
+            (
+                Cell(text=answers.class_names[one]),
+                Cell(text=per_cent(recall[one]), small=f"{per_cent(found.low)} to {per_cent(found.high)}"),
+                Cell(text=per_cent(right[one] / said[one]) if said[one] else ""),
+                Cell(text=f"{counts[one]:,}"),
+            )
+        )
+    return Table(
+        title=f"{title}: classes",
+        columns=(
+            Column(title="class", is_number=False),
+            Column(title="recall, %", small="95 % interval"),
+            Column(title="precision, %"),
+            Column(title="n"),
+        ),
+        rows=tuple(rows),
+        notes=_more("classes", len(worst), _MOST_CLASSES),
+    )
+
+
+def confusion_table(title: str, answers: Answers) -> Table:
+    """Return how many images of each class are taken for which; of many classes, the twenty with most errors."""
+    counts, said, right = _by_class(answers)
+    num_wrong = counts + said - 2 * right
+    seen = np.flatnonzero(counts + said)
+    shown = np.sort(seen[np.argsort(-num_wrong[seen], kind="stable")[:_MOST_CONFUSED]])
+    matrix = np.zeros((len(counts), len(counts)), dtype=np.int64)
+    np.add.at(matrix, (answers.labels, answers.predicted), 1)
+    names = [answers.class_names[one] for one in shown]
+    return Table(
+        title=f"{title}: confusion matrix",
+        columns=(Column(title="class, taken for", is_number=False), *(Column(title=name) for name in names)),
+        rows=tuple(
+            (Cell(text=name), *(Cell(text=f"{matrix[one, other]:,}" if matrix[one, other] else "") for other in shown))
+            for name, one in zip(names, shown, strict=True)
+        ),
+        notes=_more("classes", len(seen), _MOST_CONFUSED),
+    )
+
+
+def errors_table(title: str, answers: Answers) -> Table:
+    """Return the images that are taken for another class, the surest errors first; up to twenty."""
+    wrong = np.flatnonzero(answers.predicted != answers.labels)
+    surest = wrong[np.argsort(-answers.margin[wrong], kind="stable")]
+    return Table(
+        title=f"{title}: errors",
+        columns=tuple(
+            Column(title=name, is_number=name == "margin") for name in ("image", "class", "taken for", "margin")
+        ),
+        rows=tuple(
+            (
+                Cell(text=answers.keys[one]),
+                Cell(text=answers.class_names[answers.labels[one]]),
+                Cell(text=answers.class_names[answers.predicted[one]]),
+                Cell(text=f"{answers.margin[one]:.3f}"),
+            )
+            for one in surest[:_MOST_ERRORS]
+        ),
+        notes=(_MARGIN_NOTE, *_more("errors", len(surest), _MOST_ERRORS)),
+    )
+
+
+def _worst_table(title: str, values: Iterable[tuple[str, float]]) -> Table:
+    wrong = sorted(((value, key) for key, value in values if value < 1), key=lambda one: one[0])
+    return Table(
+        title=f"{title}: errors",
+        columns=(Column(title="image", is_number=False), Column(title="right, %")),
+        rows=tuple((Cell(text=key), Cell(text=per_cent(value))) for value, key in wrong[:_MOST_ERRORS]),
+        notes=_more("errors", len(wrong), _MOST_ERRORS),
+    )
+
+
+def _by_class(answers: Answers) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
+    """Return how many images each class has, how many are taken for it, and how many rightly."""
+    labels, predicted, size = answers.labels, answers.predicted, len(answers.class_names)
+    right = labels[labels == predicted]
+    counts, said, found = (np.bincount(one, minlength=size) for one in (labels, predicted, right))
+    return counts, said, found
+
+
+def _more(what: str, total: int, most: int) -> tuple[str, ...]:
+    return (f"The worst {most} of {total:,} {what}.",) if total > most else ()
 
 
 def compared_pairs(models: Sequence[ModelResults]) -> tuple[tuple[ModelResults, ModelResults], ...]:
@@ -227,32 +326,10 @@ def compared_pairs(models: Sequence[ModelResults]) -> tuple[tuple[ModelResults, 
     measured = [model for model in models if model.source == "measured"]
     pairs = [(model, measured[0]) for model in measured[1:]]
     for model in models:
-        reference = reference_of(model, models)
-        if reference is not None and (model, reference) not in pairs:
-            pairs.append((model, reference))
+        for reference in models:
+            if reference.name == model.reference and (model, reference) not in pairs:
+                pairs.append((model, reference))
     return tuple((one, other) for one, other in pairs if one.results.keys() & other.results.keys())
-
-
-def differences(model: ModelResults, reference: ModelResults) -> tuple[Difference, ...]:
-    """Return one model less another on the data sets that both have, the suite's first."""
-    both = [key for key in model.results if key in reference.results]
-    suite = [entry.key for entry in SUITE if entry.key in both]
-    return tuple(_difference(model, reference, key) for key in (*suite, *sorted(set(both) - set(suite))))
-
-
-def mean_difference(model: ModelResults, reference: ModelResults, keys: Sequence[str]) -> Interval | None:
-    """Return where the difference of two models' mean over data sets lies, or None where one of them has no interval.
-
-    Args:
-        model: with results on all of them.
-        reference: likewise.
-        keys: of the data sets, at least one.
-    """
-    rows = [_difference(model, reference, key) for key in keys]
-    intervals = [row.interval for row in rows if row.interval is not None]
-    if len(intervals) < len(keys):
-        return None
-    return mean_interval([row.value - row.reference for row in rows], intervals)
 
 
 def differences_table(model: ModelResults, reference: ModelResults) -> Table:
@@ -269,7 +346,7 @@ def differences_table(model: ModelResults, reference: ModelResults) -> Table:
         rows=tuple(
             (
                 Cell(text=row.dataset, small=readable(row.metric)),
-                Cell(text=points(row.value - row.reference), small=_ends(row.interval) or "interval unknown"),
+                Cell(text=points(row.difference or 0), small=_ends(row.interval) or "interval unknown"),
                 Cell(text=per_cent(row.value)),
                 Cell(text=per_cent(row.reference)),
                 Cell(text="unknown" if row.num_images is None else f"{row.num_images:,}"),
@@ -278,15 +355,6 @@ def differences_table(model: ModelResults, reference: ModelResults) -> Table:
         ),
         notes=(_DIFFERENCES_NOTE,),
     )
-
-
-def metric_name(result: DatasetResult, key: str) -> str:
-    """Return which of a result's metrics is its main one: the suite's, or one of the same value."""
-    entry = next((one for one in SUITE if one.key == key), None)
-    if entry is not None:
-        return entry.main_metric
-    names = dict.fromkeys((*_USUAL, *result.metrics))
-    return next(name for name in names if result.metrics.get(name) == result.main_metric)
 
 
 def language_table(models: Sequence[ModelResults]) -> Table | None:
@@ -341,9 +409,9 @@ def coverage_table(models: Sequence[ModelResults]) -> Table:
         title="Images used and left out",
         columns=tuple(Column(title=title, is_number=is_number) for title, is_number in titles),
         rows=tuple(
-            (Cell(text=result.dataset), Cell(text=model.name), *_coverage(model.coverage.get(key), result))
+            (Cell(text=result.dataset), Cell(text=model.name), *_coverage(result))
             for model in models
-            for key, result in model.results.items()
+            for result in model.results.values()
         ),
         notes=("What is left out counts in no metric. A shard that breaks off counts once, however much it held.",),
     )
@@ -365,34 +433,6 @@ def readable(metric: str) -> str:
     return known.get(metric, metric)
 
 
-def _difference(model: ModelResults, reference: ModelResults, key: str) -> Difference:
-    result, expected = _counted(model, key), _counted(reference, key)
-    entry = next((one for one in SUITE if one.key == key), None)
-    num_images, interval = result.num_images, None
-    one, other = model.outcomes.get(key), reference.outcomes.get(key)
-    found = None if one is None or other is None else one.compared_with(other)
-    if found is not None:
-        num_images, interval = found.num_questions, found.interval
-    else:
-        row = compare_result(key, "", result, expected, None if entry is None else entry.num_images)
-        if row.difference is not None and math.isfinite(row.noise):
-            interval = Interval(row.difference - row.noise, row.difference + row.noise)
-    return Difference(
-        dataset=result.dataset if entry is None else entry.name,
-        metric=metric_name(result, key),
-        value=result.main_metric,
-        reference=expected.main_metric,
-        interval=interval,
-        num_images=num_images,
-    )
-
-
-def _counted(model: ModelResults, key: str) -> DatasetResult:
-    """Return a result with the number of images that it is from, where the model knows it."""
-    coverage, result = model.coverage.get(key), model.results[key]
-    return result if coverage is None else attrs.evolve(result, num_images=coverage.num_used)
-
-
 def _ends(interval: Interval | None) -> str:
     return "" if interval is None else f"{points(interval.low)} to {points(interval.high)}"
 
@@ -410,9 +450,7 @@ def _ceilings(models: Sequence[ModelResults]) -> dict[str, ModelResults]:
 
 def _language_row(model: ModelResults, ceiling: ModelResults, key: str, english: str) -> tuple[Cell, ...]:
     own, best = model.results[key], ceiling.results[english]
-    found = None
-    if key in model.outcomes and english in ceiling.outcomes:
-        found = model.outcomes[key].compared_with(ceiling.outcomes[english])
+    found = own.outcomes.compared_with(best.outcomes) if own.outcomes and best.outcomes else None
     between = "other pictures" if found is None else _ends(found.interval)
     recalls = [(own.metrics.get(f"{_RECALL}{k}"), best.metrics.get(f"{_RECALL}{k}")) for k in _KS]
     return (
@@ -431,24 +469,18 @@ def _share(value: float | None, most: float | None) -> Cell:
 
 
 def _provenance(model: ModelResults) -> tuple[Cell, ...]:
-    origin = model.provenance
-    if origin is None:
+    evaluated = max((one.evaluated for one in model.results.values()), key=lambda one: one.get("when", ""), default={})
+    if not evaluated:
         return (Cell(text=_UNKNOWN), Cell(), Cell(), Cell())
-    return (
-        Cell(text=f"{origin.when:%Y-%m-%d %H:%M %Z}".strip()),
-        Cell(text=origin.version),
-        Cell(text=origin.device or _UNKNOWN),
-        Cell(text=origin.weights_sha256 or _UNKNOWN),
-    )
+    when = f"{datetime.fromisoformat(evaluated['when']):%Y-%m-%d %H:%M %Z}".strip()
+    others = (evaluated["version"], evaluated.get("device") or _UNKNOWN, evaluated["weights_sha256"])
+    return (Cell(text=when), *(Cell(text=one) for one in others))
 
 
-def _coverage(coverage: Coverage | None, result: DatasetResult) -> tuple[Cell, ...]:
-    if coverage is None:
-        # The result alone may know the numbers, but not the reasons.
-        used, left_out = (_count(number) for number in (result.num_images, result.num_skipped))
-        return (Cell(text=used), Cell(text=left_out), Cell(text=_UNKNOWN if result.num_skipped != 0 else ""))
-    reasons = ", ".join(f"{count:,} {_words(reason)}" for reason, count in coverage.left_out.items())
-    return (Cell(text=_count(coverage.num_used)), Cell(text=_count(coverage.num_left_out)), Cell(text=reasons))
+def _coverage(result: DatasetResult) -> tuple[Cell, ...]:
+    reasons = ", ".join(f"{count:,} {_words(reason)}" for reason, count in result.left_out.items())
+    reasons = reasons or ("" if result.num_skipped == 0 else _UNKNOWN)
+    return (Cell(text=_count(result.num_images)), Cell(text=_count(result.num_skipped)), Cell(text=reasons))
 
 
 def _count(number: int | None) -> str:
@@ -465,12 +497,14 @@ def _score(model: ModelResults, key: str) -> float | None:
 
 
 def _score_cell(model: ModelResults, key: str) -> Cell:
-    """Return a model's result on a data set, with its interval where the images' outcomes are known."""
-    outcomes = model.outcomes.get(key)
-    if outcomes is None:
+    """Return a model's result on a data set, with its interval and n where the images' outcomes are known."""
+    result = model.results.get(key)
+    if result is None or result.outcomes is None:
         return Cell(text=per_cent(_score(model, key)))
-    found = outcomes.interval
-    return Cell(text=per_cent(_score(model, key)), small=f"{per_cent(found.low)} to {per_cent(found.high)}")
+    low, high = attrs.astuple(result.outcomes.interval)
+    return Cell(
+        text=per_cent(result.main_metric), small=f"{per_cent(low)} to {per_cent(high)}, n {_count(result.size)}"
+    )
 
 
 def _average(model: ModelResults) -> float | None:

@@ -1,0 +1,534 @@
+"""Metrics of embeddings and labels: accuracy, groups, recall, with ties counted as chance would break them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import attrs
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from mobileclip.hardware.devices import in_float64
+
+
+def require_embeddings(name: str, embeddings: Tensor, *, dim: int | None = None) -> None:
+    """Refuse what cannot be ranked.
+
+    Args:
+        name: what the rows are, for the message.
+        embeddings: `(count, dim)`.
+        dim: expected length of a row, where another matrix fixes it.
+
+    Raises:
+        ValueError: if the shape is wrong, there are no rows, or a value is NaN or infinite; the message names the row.
+    """
+    if embeddings.ndim != 2 or not embeddings.is_floating_point():
+        raise ValueError(
+            f"{name} embeddings must be a floating point (count, dim) matrix, got {embeddings.dtype} of shape "
+            f"{tuple(embeddings.shape)}"
+        )
+    if embeddings.shape[0] == 0:
+        raise ValueError(f"there are no {name} embeddings; an evaluation needs at least one")
+    if dim is not None and embeddings.shape[1] != dim:
+        raise ValueError(
+            f"{name} embeddings have {embeddings.shape[1]} dimensions, the other side has {dim}; "
+            f"both must come from one model"
+        )
+    finite = embeddings.isfinite().all(dim=1)
+    if not bool(finite.all()):
+        row = int((~finite).nonzero()[0])
+        raise ValueError(f"{name} embedding {row} holds NaN or infinity; check the weights of the model")
+
+
+def hit_probability(scores: Tensor, relevant: Tensor, k: int) -> Tensor:
+    """Return, per row, how likely one of the relevant columns is among the `k` best.
+
+    Without ties it is 0 or 1. Columns of equal score are in random order: with `m = k - better` places left for a tie
+    of `wrong` irrelevant and `right` relevant columns, `1 - C(wrong, m) / C(wrong + right, m)`, in
+    which the orders of the places, `m!`, cancel. A model that gives
+    every pair the same score so gets exactly what guessing gets.
+
+    Shape:
+        scores, relevant: `(rows, columns)`; result: `(rows,)`, float64.
+
+    Args:
+        scores: higher is better; finite.
+        relevant: boolean, at least one true column per row.
+        k: how many places count, at least 1.
+    """
+    scores = in_float64(scores)
+    relevant = relevant.to(scores.device)
+    best = scores.masked_fill(~relevant, -torch.inf).amax(dim=1, keepdim=True)
+    better = (scores > best).sum(dim=1).double()
+    tied = scores == best
+    right = (tied & relevant).sum(dim=1).double()
+    wrong = (tied & ~relevant).sum(dim=1).double()
+    places = (k - better).clamp(min=0)
+    certain = places > wrong
+    places = torch.where(certain, torch.zeros_like(places), places)
+    return torch.where(
+        certain,
+        torch.ones_like(places),
+        1 - torch.exp(_log_orders(wrong, places) - _log_orders(wrong + right, places)),
+    )
+
+
+def _log_orders(total: Tensor, places: Tensor) -> Tensor:
+    """Return the logarithm of the number of ways to fill places from a total: `total! / (total - places)!`."""
+    return torch.lgamma(total + 1) - torch.lgamma(total - places + 1)
+
+
+@attrs.frozen(kw_only=True)
+class ClassificationResult:
+    """Accuracies as fractions of one.
+
+    Args:
+        top1: images whose class is the best-scored one.
+        top5: images whose class is among the five best.
+        mean_per_class: mean over the classes of their top-1, so that a frequent class counts no more than a rare one.
+        num_images: images evaluated.
+        num_classes: classes to choose from.
+    """
+
+    top1: float
+    top5: float
+    mean_per_class: float
+    num_images: int
+    num_classes: int
+
+
+@attrs.frozen(kw_only=True, eq=False)
+class Hits:
+    """Per image: the predicted class, and whether the true class is in the top 1 and the top 5.
+
+    Shape:
+        predicted, top1, top5, margin: `(images,)`.
+
+    Args:
+        predicted: index of the best-scored class, the first of equal ones.
+        top1: how likely the image's class is the best-scored one: 0 or 1 without ties, see `hit_probability`.
+        top5: how likely it is among the five best.
+        margin: by how much the predicted class is scored above the image's own.
+    """
+
+    predicted: Tensor
+    top1: Tensor
+    top5: Tensor
+    margin: Tensor
+
+    @classmethod
+    def of(cls, scores: Tensor, labels: Tensor) -> Hits:
+        """Return the hits of images from their scores of all classes, on the CPU.
+
+        Shape:
+            scores: `(images, classes)`; labels: `(images,)`.
+        """
+        relevant = F.one_hot(labels, scores.shape[1]).bool()
+        return cls(
+            predicted=scores.argmax(dim=1).cpu(),
+            top1=hit_probability(scores, relevant, 1).cpu(),
+            top5=hit_probability(scores, relevant, 5).cpu(),
+            margin=(scores.amax(dim=1) - scores.gather(1, labels[:, None])[:, 0]).float().cpu(),
+        )
+
+    @classmethod
+    def joined(cls, parts: Sequence[Hits]) -> Hits:
+        """Return the hits of several batches together."""
+        return cls(**{name: torch.cat([getattr(one, name) for one in parts]) for name in attrs.fields_dict(cls)})
+
+
+def classification_hits(image: Tensor, classes: Tensor, labels: Tensor, *, chunk_size: int = 4096) -> Hits:
+    """Compare images with classes by cosine similarity, one by one.
+
+    Shape:
+        image: `(images, dim)`; classes: `(classes, dim)`; labels: `(images,)`.
+
+    Args:
+        image: embeddings, normalised here.
+        classes: one embedding per class, see `ensemble_prompts`; normalised here.
+        labels: index of each image's class.
+        chunk_size: images compared at once.
+
+    Raises:
+        ValueError: if shapes disagree or a label is no class.
+    """
+    require_embeddings("image", image)
+    require_embeddings("class", classes, dim=image.shape[1])
+    _require_labels(labels, image.shape[0], classes.shape[0])
+    image, classes = F.normalize(image.float(), dim=-1), F.normalize(classes.float(), dim=-1)
+    labels = labels.to(image.device)
+    chunks = zip(image.split(chunk_size), labels.split(chunk_size), strict=True)
+    return Hits.joined([Hits.of(rows @ classes.T, own) for rows, own in chunks])
+
+
+def mean_hits(hits: Hits, labels: Tensor, *, num_classes: int) -> ClassificationResult:
+    """Return the accuracies over images, and over those of the classes that have images.
+
+    Args:
+        hits: of at least one image.
+        labels: index of each image's class.
+        num_classes: classes to choose from.
+    """
+    labels = labels.cpu()
+    counts = torch.bincount(labels, minlength=num_classes)
+    per_class = torch.bincount(labels, weights=hits.top1, minlength=num_classes)
+    present = counts > 0
+    return ClassificationResult(
+        top1=float(hits.top1.mean()),
+        top5=float(hits.top5.mean()),
+        mean_per_class=float((per_class[present] / counts[present]).mean()),
+        num_images=len(labels),
+        num_classes=num_classes,
+    )
+
+
+def classification_accuracy(
+    image: Tensor,
+    classes: Tensor,
+    labels: Tensor,
+    *,
+    class_names: Sequence[str] | None = None,
+    allow_absent: bool = False,
+    chunk_size: int = 4096,
+) -> ClassificationResult:
+    """Score images against classes by cosine similarity.
+
+    Shape:
+        image: `(images, dim)`; classes: `(classes, dim)`; labels: `(images,)`.
+
+    Args:
+        image: embeddings, normalised here.
+        classes: one embedding per class, see `ensemble_prompts`; normalised here.
+        labels: index of each image's class.
+        class_names: names of the classes, for messages.
+        allow_absent: let classes without an image take part as wrong answers; the mean over classes is then one over
+            those that have images.
+        chunk_size: images compared at once.
+
+    Raises:
+        ValueError: if shapes disagree, a label is no class, or a class has no image and `allow_absent` is false.
+    """
+    hits = classification_hits(image, classes, labels, chunk_size=chunk_size)
+    if not allow_absent:
+        _require_images(torch.bincount(labels.cpu(), minlength=classes.shape[0]), class_names)
+    return mean_hits(hits, labels, num_classes=classes.shape[0])
+
+
+def _require_labels(labels: Tensor, num_images: int, num_classes: int) -> None:
+    if labels.shape != (num_images,) or labels.is_floating_point():
+        raise ValueError(
+            f"expected {num_images} integer labels, one per image, got {labels.dtype} of shape {tuple(labels.shape)}"
+        )
+    low, high = int(labels.min()), int(labels.max())
+    if low < 0 or high >= num_classes:
+        raise ValueError(f"labels go from {low} to {high}, but there are {num_classes} classes, counted from 0")
+
+
+def _require_images(counts: Tensor, class_names: Sequence[str] | None) -> None:
+    absent = (counts == 0).nonzero().flatten().tolist()
+    if absent:
+        shown = ", ".join(repr(class_names[index]) if class_names else str(index) for index in absent[:5])
+        more = f" and {len(absent) - 5} more" if len(absent) > 5 else ""
+        raise ValueError(
+            f"no image of class {shown}{more}; leave the class out, or pass allow_absent=True to keep it as a "
+            f"wrong answer"
+        )
+
+
+@attrs.frozen(kw_only=True)
+class GroupAccuracy:
+    """Accuracies by group, as fractions of one.
+
+    Args:
+        average: over all images.
+        groups: by the group's number, of those that have images.
+        counts: images by the group's number.
+    """
+
+    average: float
+    groups: dict[int, float]
+    counts: dict[int, int]
+
+    @property
+    def worst(self) -> float:
+        """The lowest accuracy of a group, as FMoW counts by region, Dollar Street by income and GeoDE by region."""
+        return min(self.groups.values())
+
+
+def group_accuracy(hits: Tensor, groups: Tensor, *, ignore: Sequence[int] = ()) -> GroupAccuracy:
+    """Return the accuracy in every group of images.
+
+    Shape:
+        hits, groups: `(images,)`.
+
+    Args:
+        hits: whether, or how likely, each image is classified right: see `hit_probability`.
+        groups: the number of each image's group, from 0.
+        ignore: groups that do not count, such as FMoW's region "Other" where WILDS reports it; their images still count
+            in the average.
+
+    Raises:
+        ValueError: if shapes disagree, a group is negative, or no group is left.
+    """
+    if hits.shape != groups.shape or hits.ndim != 1 or groups.is_floating_point():
+        raise ValueError(
+            f"expected one hit and one whole number of a group per image, got {tuple(hits.shape)} and "
+            f"{groups.dtype} of shape {tuple(groups.shape)}"
+        )
+    if hits.numel() and int(groups.min()) < 0:
+        raise ValueError(f"groups are counted from 0, the least is {int(groups.min())}")
+    counts = torch.bincount(groups)
+    sums = torch.bincount(groups, weights=hits.double())
+    kept = [group for group in counts.nonzero().flatten().tolist() if group not in ignore]
+    if not kept:
+        raise ValueError(f"there is no image in a group that counts; ignored are {list(ignore)}")
+    return GroupAccuracy(
+        average=float(hits.double().mean()),
+        groups={group: float(sums[group] / counts[group]) for group in kept},
+        counts={group: int(counts[group]) for group in kept},
+    )
+
+
+def macro_f1(predicted: Tensor, labels: Tensor) -> float:
+    """Return the mean over the classes of the harmonic mean of precision and recall, as iWildCam counts.
+
+    Classes without an image do not count, but an image that is taken for one costs its own class.
+
+    Shape:
+        predicted, labels: `(images,)`, whole numbers.
+
+    Raises:
+        ValueError: if shapes disagree or there is no image.
+
+    Source: Koh et al. 2021 (WILDS), section 4.1.1.
+    """
+    f1, _, there = _f1_by_class(predicted, labels)
+    return float(f1[there > 0].mean())
+
+
+def macro_f1_values(predicted: Tensor, labels: Tensor) -> Tensor:
+    """Return numbers by image whose mean is macro F1, and whose spread is that of macro F1 to the first order.
+
+    `F1 + mean over classes c of ([c right] - F1_c ([c there] + [c said]) / 2) 2 n / (there_c + said_c)`, with brackets
+    that are 1 or 0 for the image: macro F1, and what it changes by when the image weighs more: its infinitesimal
+    jackknife.
+
+    Shape:
+        predicted, labels: `(images,)`, whole numbers; result: `(images,)`.
+
+    Raises:
+        ValueError: if shapes disagree or there is no image.
+
+    Source: Efron, "The jackknife, the bootstrap and other resampling plans", 1982, section 6.1.
+    """
+    f1, seen, there = _f1_by_class(predicted, labels)
+    counted = there > 0
+    num_classes = int(counted.sum())
+    # Of a class that does not count, nothing changes.
+    weight = torch.where(counted, len(labels) / (num_classes * seen.clamp(min=1)), 0)
+    change = 2 * (predicted == labels) * weight[labels] - (f1 * weight)[labels] - (f1 * weight)[predicted]
+    return f1[counted].mean() + change
+
+
+def _f1_by_class(predicted: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Return F1 of every class, how often it is there or said, and how often it is there."""
+    if predicted.shape != labels.shape or labels.ndim != 1 or labels.numel() == 0:
+        raise ValueError(
+            f"expected a prediction and a label per image, got {tuple(predicted.shape)} and {tuple(labels.shape)}"
+        )
+    classes = int(torch.maximum(predicted.max(), labels.max())) + 1
+    right = torch.bincount(labels[predicted == labels], minlength=classes).double()
+    there = torch.bincount(labels, minlength=classes)
+    seen = there + torch.bincount(predicted, minlength=classes)
+    return 2 * right / seen.clamp(min=1), seen.double(), there
+
+
+def association_score(similarity: Tensor, associated: Tensor) -> float:
+    """Return how well the images that a cue is associated with are found among the candidates, as WinoGAViL counts.
+
+    As many of the most similar candidates are taken as there are associated ones; the score is the Jaccard index of the
+    two sets.
+
+    Shape:
+        similarity, associated: `(candidates,)`.
+
+    Args:
+        similarity: of every candidate to the cue; finite.
+        associated: which candidates people associated, at least one.
+
+    Raises:
+        ValueError: if shapes disagree or nothing is associated.
+
+    Source: Bitton et al. 2022 (WinoGAViL), section 3.
+    """
+    count = int(associated.sum())
+    if similarity.shape != associated.shape or similarity.ndim != 1 or count == 0:
+        raise ValueError(
+            f"expected a similarity per candidate, one or more of them associated, got {tuple(similarity.shape)} and "
+            f"{count} of {tuple(associated.shape)}"
+        )
+    found = int(associated[similarity.topk(count).indices].sum())
+    return found / (2 * count - found)
+
+
+@attrs.frozen(kw_only=True)
+class Recall:
+    """Fractions of queries with a right answer among the 1, 5 and 10 best."""
+
+    at1: float
+    at5: float
+    at10: float
+
+
+@attrs.frozen(kw_only=True)
+class RetrievalResult:
+    """Recall of texts for an image and of images for a text.
+
+    Args:
+        image_to_text: queries are the images.
+        text_to_image: queries are the texts.
+        num_images: images ranked.
+        num_texts: texts ranked.
+    """
+
+    image_to_text: Recall
+    text_to_image: Recall
+    num_images: int
+    num_texts: int
+
+
+@attrs.frozen(kw_only=True, eq=False)
+class Ranking:
+    """Retrieval outcomes per query in both directions: recall at 1, 5 and 10.
+
+    Shape:
+        by_image: `(images, 3)`; by_text: `(texts, 3)`; text_ids: `(texts,)`.
+
+    Args:
+        by_image: how likely one of an image's texts is among the 1, 5 and 10 best; see `hit_probability`.
+        by_text: the same of a text's images.
+        text_ids: of the texts: where every text is a caption of one image, the number of that.
+    """
+
+    by_image: Tensor
+    by_text: Tensor
+    text_ids: Tensor
+
+    @property
+    def recall(self) -> RetrievalResult:
+        """The means over the queries."""
+        return RetrievalResult(
+            image_to_text=_recall(self.by_image),
+            text_to_image=_recall(self.by_text),
+            num_images=len(self.by_image),
+            num_texts=len(self.by_text),
+        )
+
+    @property
+    def caption_hits(self) -> Tensor:
+        """How well every image does, where every text is a caption of one: the mean is that of recall at 1 both ways.
+
+        An image's own share is whether the best text is one of its captions, and how many of these find it. Captions of
+        one image are no independent questions, and images are: of these values the difference of two models can be
+        tested.
+
+        Shape:
+            `(images,)`.
+        """
+        found = torch.zeros(len(self.by_image), dtype=self.by_text.dtype)
+        found.index_add_(0, self.text_ids, self.by_text[:, 0])
+        return (self.by_image[:, 0] + found * len(self.by_image) / len(self.by_text)) / 2
+
+
+def rank(image: Tensor, text: Tensor, *, image_ids: Tensor, text_ids: Tensor, chunk_size: int = 2048) -> Ranking:
+    """Rank all texts for every image and all images for every text by cosine similarity.
+
+    A pair is right where its ids are equal: five captions of one image share its id, and so may two images of one
+    thing. A query counts as found at k when any right answer is among the k best; ties count as `hit_probability` says.
+
+    Shape:
+        image: `(images, dim)`; text: `(texts, dim)`; image_ids: `(images,)`; text_ids: `(texts,)`.
+
+    Args:
+        image: embeddings, normalised here.
+        text: embeddings, normalised here.
+        image_ids: integers.
+        text_ids: integers.
+        chunk_size: queries ranked at once; memory is `chunk_size` times the number of answers.
+
+    Raises:
+        ValueError: if shapes disagree or a query has no right answer; the message names it.
+    """
+    require_embeddings("image", image)
+    require_embeddings("text", text, dim=image.shape[1])
+    image_ids, text_ids = image_ids.to(image.device), text_ids.to(image.device)
+    _require_answers("image", image, image_ids, "text", text_ids)
+    _require_answers("text", text, text_ids, "image", image_ids)
+    image, text = F.normalize(image.float(), dim=-1), F.normalize(text.float(), dim=-1)
+    by_image = _ranked(image, image_ids, text, text_ids, chunk_size)
+    by_text = _ranked(text, text_ids, image, image_ids, chunk_size)
+    return Ranking(by_image=by_image, by_text=by_text, text_ids=text_ids.cpu())
+
+
+def rank_captions(image: Tensor, text: Tensor, counts: Sequence[int] | Tensor) -> Ranking:
+    """Rank as `rank` does, where every text is a caption of one image.
+
+    Shape:
+        image: `(images, dim)`; text: `(texts, dim)`, those of the first image first.
+
+    Args:
+        image: embeddings, normalised here.
+        text: embeddings, normalised here.
+        counts: how many captions each image has.
+
+    Raises:
+        ValueError: see `rank`.
+    """
+    image_ids = torch.arange(len(counts))
+    return rank(image, text, image_ids=image_ids, text_ids=image_ids.repeat_interleave(torch.as_tensor(counts)))
+
+
+def retrieval_recall(
+    image: Tensor, text: Tensor, *, image_ids: Tensor, text_ids: Tensor, chunk_size: int = 2048
+) -> RetrievalResult:
+    """Return the recall of `rank`; arguments and errors are its own."""
+    return rank(image, text, image_ids=image_ids, text_ids=text_ids, chunk_size=chunk_size).recall
+
+
+def caption_recall(image: Tensor, text: Tensor, counts: Sequence[int]) -> RetrievalResult:
+    """Return the recall of `rank_captions`; arguments and errors are its own."""
+    return rank_captions(image, text, counts).recall
+
+
+def caption_hits(image: Tensor, text: Tensor, counts: Sequence[int]) -> Tensor:
+    """Return `Ranking.caption_hits` of `rank_captions`, whose arguments and errors are these."""
+    return rank_captions(image, text, counts).caption_hits
+
+
+def _recall(hits: Tensor) -> Recall:
+    at1, at5, at10 = hits.mean(dim=0).tolist()
+    return Recall(at1=at1, at5=at5, at10=at10)
+
+
+def _ranked(query: Tensor, query_ids: Tensor, answer: Tensor, answer_ids: Tensor, chunk_size: int) -> Tensor:
+    """Return how likely a right answer is among the 1, 5 and 10 best of every query."""
+    hits = []
+    for start in range(0, len(query), chunk_size):
+        scores = query[start : start + chunk_size] @ answer.T
+        relevant = query_ids[start : start + chunk_size, None] == answer_ids
+        hits.append(torch.stack([hit_probability(scores, relevant, k) for k in (1, 5, 10)], dim=1).cpu())
+    return torch.cat(hits)
+
+
+def _require_answers(query: str, embeddings: Tensor, query_ids: Tensor, answer: str, answer_ids: Tensor) -> None:
+    if query_ids.shape != (len(embeddings),) or query_ids.is_floating_point():
+        raise ValueError(
+            f"expected {len(embeddings)} integer {query} ids, got {query_ids.dtype} of shape {tuple(query_ids.shape)}"
+        )
+    lonely = (~torch.isin(query_ids, answer_ids)).nonzero().flatten().tolist()
+    if lonely:
+        raise ValueError(
+            f"{query} {lonely[0]} (id {int(query_ids[lonely[0]])}) has no {answer} of the same id, and so have "
+            f"{len(lonely) - 1} others; leave them out"
+        )

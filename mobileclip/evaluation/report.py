@@ -1,0 +1,272 @@
+"""Writes a report: one HTML page that needs no other file and runs no script, and plots as PNG files."""
+
+from __future__ import annotations
+
+import base64
+import re
+import tempfile
+import warnings
+from collections.abc import Sequence
+from datetime import datetime, timezone
+from importlib.resources import files
+from pathlib import Path
+from statistics import fmean
+from typing import TYPE_CHECKING, Any
+
+import attrs
+
+from mobileclip import charts, storage
+from mobileclip.evaluation.intervals import Interval, mean_interval
+from mobileclip.evaluation.results import Latency, ModelResults, Source
+from mobileclip.evaluation.spec import SUITE
+from mobileclip.evaluation.tables import (
+    answer_tables,
+    compared_pairs,
+    coverage_table,
+    differences_table,
+    language_table,
+    models_table,
+    provenance_table,
+    results_table,
+    robustness_table,
+)
+from mobileclip.extras import VERSION, needed
+from mobileclip.strict import repeated
+
+if TYPE_CHECKING:
+    from jinja2 import Template
+
+_MOST_LETTERS = 10_000
+_MOST_IN_A_PLOT = 24  # letters of a name
+_SIZE = (5.0, 4.0)  # of a plot, in inches
+
+
+def require_report() -> None:
+    """Make sure that reports can be written.
+
+    Raises:
+        ModuleNotFoundError: if matplotlib or jinja2 is not there; the message says how to install it.
+    """
+    with needed("a report", "report"):
+        import jinja2  # noqa: F401  whether it is there
+        import matplotlib.figure  # noqa: F401  whether it is there
+
+
+def write_report(
+    path: storage.AnyPath,
+    models: Sequence[ModelResults],
+    *,
+    title: str = "Evaluation of image-text models",
+    when: datetime | None = None,
+) -> None:
+    """Write a page about models: one file with everything in it, for a desk, a phone and a printer.
+
+    Args:
+        path: the HTML file; replaced whole.
+        models: measured here or published, in the order of the tables.
+        title: above the page.
+        when: when the report is made; now, where it is left out.
+
+    Raises:
+        ValueError: if there is no model, two have one name, or one is compared with a model that is not there.
+        ModuleNotFoundError: if matplotlib or jinja2 is not there; the message says how to install it.
+        OSError: if the file cannot be written.
+    """
+    _require_models(models)
+    require_report()
+    storage.write_text(path, _page(models, title=title, when=when or datetime.now(timezone.utc)))
+
+
+def write_plots(folder: Path | str, models: Sequence[ModelResults]) -> tuple[Path, ...]:
+    """Write the plots of a report as PNG files, and return their paths.
+
+    Args:
+        folder: made where it is missing; files of the same name are replaced.
+        models: as in `write_report`.
+
+    Raises:
+        ValueError: as `write_report`.
+        ModuleNotFoundError: if matplotlib is not there; the message says how to install it.
+        OSError: if a file cannot be written.
+    """
+    _require_models(models)
+    paths = []
+    for number, panel in enumerate(latency_panels(models), 1):
+        device = re.sub(r"[^a-z0-9_]+", "-", panel.device.lower()).strip("-")[:80]
+        paths.append(Path(folder) / f"latency-{number}-{panel.source}-{device}.png")
+        draw_latency(panel, paths[-1])
+    return tuple(paths)
+
+
+def _require_models(models: Sequence[ModelResults]) -> None:
+    """Refuse models that one report cannot hold."""
+    names = [model.name for model in models]
+    if not names:
+        raise ValueError("a report needs at least one model")
+    if twice := repeated(names):
+        raise ValueError(f"models of one report need different names, repeated: {', '.join(map(repr, twice))}")
+    for model in models:
+        if model.reference is not None and (model.reference not in names or model.reference == model.name):
+            raise ValueError(
+                f"{model.name!r} is compared with {model.reference!r}, which is no other model of the report; there "
+                f"are {', '.join(map(repr, names))}"
+            )
+
+
+def _page(models: Sequence[ModelResults], *, title: str, when: datetime) -> str:
+    measured = [model for model in models if model.source == "measured"]
+    values: dict[str, Any] = {
+        "title": title,
+        "when": f"{when:%Y-%m-%d %H:%M %Z}",
+        "version": VERSION,
+        "num_measured": len(measured),
+        "num_published": len(models) - len(measured),
+        "results": results_table(models),
+        "answers": answer_tables(measured),
+        "differences": [differences_table(*pair) for pair in compared_pairs(models)],
+        "languages": language_table(models),
+        "models": models_table(models),
+        "plots": [_plot(panel) for panel in latency_panels(models)],
+        "robustness": robustness_table(models),
+        "origins": [provenance_table(measured), coverage_table(measured)] if measured else [],
+    }
+    return f"{_template('page.html').render(values)}\n"
+
+
+def _template(name: str) -> Template:
+    from jinja2 import Environment, FunctionLoader, StrictUndefined
+
+    environment = Environment(
+        loader=FunctionLoader(lambda name: (files(__package__) / name).read_text(encoding="utf-8")),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        # A caption cannot turn the direction in which the rest of the page is read.
+        finalize=lambda value: storage.printable(value, limit=_MOST_LETTERS) if type(value) is str else value,
+    )
+    return environment.get_template(name)
+
+
+@attrs.frozen(kw_only=True)
+class Point:
+    """A model in a panel.
+
+    Args:
+        name: of the model.
+        source: of its accuracy.
+        total_ms: image and text together, in milliseconds.
+        score: mean of its main metrics, as a fraction of one.
+        interval: of the score, with 95 % confidence; None where nobody knows of how many images it is.
+    """
+
+    name: str
+    source: Source
+    total_ms: float
+    score: float
+    interval: Interval | None
+
+    @property
+    def ends(self) -> tuple[float, float]:
+        """The ends of the interval, or the score itself, in per cent."""
+        found = self.interval or Interval(self.score, self.score)
+        return 100 * found.low, 100 * found.high
+
+
+@attrs.frozen(kw_only=True)
+class Panel:
+    """The models whose latency is known on one device, at least two.
+
+    Args:
+        device: what was measured.
+        source: whether the latencies were measured here or published.
+        score_title: what the scores are.
+        points: a point for each model.
+    """
+
+    device: str
+    source: Source
+    score_title: str
+    points: tuple[Point, ...]
+
+
+def latency_panels(models: Sequence[ModelResults]) -> tuple[Panel, ...]:
+    """Return a panel for every device; its scores are over the data sets that all its models have in common.
+
+    A device with one model, or whose models have no data set in common, has no panel.
+
+    Args:
+        models: those without latencies are in no panel.
+    """
+    devices: dict[tuple[str, Source], list[tuple[ModelResults, Latency]]] = {}
+    for model in models:
+        for one in model.latencies:
+            devices.setdefault((one.device, one.source), []).append((model, one))
+    suite = [entry.key for entry in SUITE]
+    panels = []
+    for (device, source), timed in devices.items():
+        common = set.intersection(*(set(model.results) for model, _ in timed))
+        if len(timed) < 2 or not common:
+            continue
+        # What is published beyond the suite would give other means than the papers'.
+        keys = suite if common.issuperset(suite) else sorted(common)
+        title = f"average of {len(suite)} data sets" if keys is suite else f"mean of {len(keys)} data sets"
+        if len(keys) == 1:
+            title = timed[0][0].results[keys[0]].dataset
+        points = tuple(_point(model, latency, keys) for model, latency in timed)
+        panels.append(Panel(device=device, source=source, score_title=title, points=points))
+    return tuple(panels)
+
+
+def _point(model: ModelResults, latency: Latency, keys: Sequence[str]) -> Point:
+    scores = [model.results[key].main_metric for key in keys]
+    intervals = [one for one in (model.results[key].interval for key in keys) if one is not None]
+    return Point(
+        name=model.name,
+        source=model.source,
+        total_ms=latency.total_ms,
+        score=fmean(scores),
+        interval=mean_interval(scores, intervals) if len(intervals) == len(keys) else None,
+    )
+
+
+def draw_latency(panel: Panel, path: Path) -> None:
+    """Write accuracy over latency on one device as a PNG file, with 95 % intervals."""
+    lines = [
+        charts.Line(
+            x=[one.total_ms for one in chosen],
+            y=[100 * one.score for one in chosen],
+            bars=[one.ends for one in chosen],
+            names=[_short(one.name) for one in chosen],
+            label=label,
+            marker=marker,
+            is_joined=False,
+        )
+        for source, label, marker in (("published", "published accuracy", "o"), ("measured", "measured here", "D"))
+        if (chosen := [one for one in panel.points if one.source == source])
+    ]
+    labels = {"x_label": "latency of image + text, ms", "y_label": "per cent"}
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph")  # of letters that the font lacks, it draws a box
+        charts.write_chart([charts.Panel(lines=lines, has_legend=True, is_log=True, **labels)], path, size=_SIZE)
+
+
+def _short(name: str) -> str:
+    return name if len(name) <= _MOST_IN_A_PLOT else f"{name[: _MOST_IN_A_PLOT - 1]}\N{HORIZONTAL ELLIPSIS}"
+
+
+def _plot(panel: Panel) -> dict[str, str]:
+    """Return a plot as a URL that holds the file itself, and what it shows, in words."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder, "plot.png")
+        draw_latency(panel, path)
+        data = base64.b64encode(path.read_bytes()).decode()
+    named = "; ".join(
+        f"{one.name} {100 * one.score:.1f} ({one.ends[0]:.1f} to {one.ends[1]:.1f}) at {one.total_ms:.1f} ms"
+        for one in panel.points
+    )
+    return {
+        "src": f"data:image/png;base64,{data}",
+        "caption": f"{panel.score_title}, per cent, over the latency on {panel.device}",
+        "alt": f"Plot of the {panel.score_title}, in per cent, over the latency on {panel.device}: {named}",
+    }

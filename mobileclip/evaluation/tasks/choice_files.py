@@ -1,0 +1,554 @@
+"""Tasks of choices as they are published: ARO, SugarCrepe, Winoground, WinoGAViL and long captions.
+
+    aro/
+        visual_genome_relation.json, visual_genome_attribution.json, images/2343731.jpg
+        coco_karpathy_test.json, val2014/COCO_val2014_000000391895.jpg, coco_order.jsonl
+        flickr30k_test.json, flickr30k-images/1007129816.jpg, flickr30k_order.jsonl
+    sugarcrepe/
+        add_att.json, ...      {"0": {"filename": "000000085329.jpg", "caption": "...", "negative_caption": "..."}, ...}
+        val2017/               COCO's images, or val2017.zip as it is published
+    winoground/
+        examples.jsonl         {"caption_0": "...", "caption_1": "...", "image_0": "ex_0_img_0", "image_1": ...}
+        images/                ex_0_img_0.png, ...; or images.zip as it is published
+    winogavil/
+        winogavil_dataset.csv  a case a row: ID, cue, candidates and associations, two JSON lists of names
+        winogavil_images.zip   an image of every candidate, winogavil_images/NAME.jpg; or that folder, unpacked
+    urban1k/
+        caption/1.txt, ...     a caption each
+        image/1.jpg, ...
+    sharegpt4v/
+        share-captioner_coco_lcs_sam_1246k_1107.json    its first 1,000 entries are the test set: {"image":
+                               "sam/images/sa_1.jpg", "conversations": [{...}, {"value": "the caption"}]}
+        sam/images/sa_1.jpg, ...
+
+`coco_order.jsonl` has the captions in other orders. Its first line says what found nouns and adjectives; each of the
+others has, for a caption, an order for each of `PERTURBATIONS`:
+
+    {"tagger": "spaCy en_core_web_sm 3.8.0"}
+    {"caption": "A red kite.", "orders": ["A red kite .", ". red kite A", "red A kite .", ". A red kite"]}
+
+The files of Winoground and WinoGAViL are those of the data sets `facebook/winoground`, `data/`, and `nlphuji/winogavil`
+on the Hugging Face hub, where their licences have to be agreed to before they can be fetched.
+
+Source: Yuksekgonul et al. 2023, "When and why vision-language models behave like bags-of-words, and what to do about
+it?" (arXiv 2210.01936), for ARO;
+Hsieh et al. 2023 (SugarCrepe, arXiv 2306.14610), Thrush et al. 2022 (Winoground, arXiv 2204.03162), Bitton et
+al. 2022 (WinoGAViL, arXiv 2207.12576), Zhang et al. 2024 (Long-CLIP, arXiv 2403.15378), and the code that they are
+published with.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from functools import partial
+from itertools import chain, count, islice
+from typing import Any, TypeVar
+
+import attrs
+
+from mobileclip import storage
+from mobileclip.data.images.limits import IMAGE_EXTENSIONS
+from mobileclip.data.skips import BadSampleError, Skip, SkipReport
+from mobileclip.datasets.sources.shards import files_of_page
+from mobileclip.datasets.sources.tables import open_table
+from mobileclip.evaluation.data import Benchmark, hash_of, open_benchmark
+from mobileclip.evaluation.features import Features, num_images
+from mobileclip.evaluation.spec import TaskOptions, data_set_folder
+from mobileclip.evaluation.tasks.choices import (
+    PERTURBATIONS,
+    Box,
+    Case,
+    ChoiceTask,
+    Picture,
+    Question,
+    Scored,
+    View,
+    find_pictures,
+    score_associations,
+    score_groups,
+    score_matches,
+    score_orders,
+    score_pairs,
+    score_retrieval,
+)
+from mobileclip.evaluation.tasks.task import FoundTask
+from mobileclip.strict import parse_json, split_lines
+
+_MAX_BYTES = 1 << 28
+# A gigabyte of ShareGPT4V begins with a thousand entries in less than two megabytes.
+_MAX_HEAD_BYTES = 1 << 24
+_SEPARATORS = re.compile(r"[\s,]*")
+
+Value = TypeVar("Value")
+
+
+@attrs.frozen
+class Entry:
+    """One object, or row, of an annotation file.
+
+    Args:
+        where: the file and the entry, for messages.
+        values: of the object.
+        index: place, from 0, or key of the object in its file.
+    """
+
+    where: str
+    values: Mapping[str, Any]
+    index: int | str
+
+    def get(self, name: str, read: Callable[[Any], Value | None], expected: str) -> Value:
+        """Return a value as `read` reads it.
+
+        Raises:
+            ValueError: if it is missing, or `read` returns None.
+        """
+        value = None if name not in self.values else read(self.values[name])
+        if value is None:
+            there = repr(self.values[name])[:60] if name in self.values else "nothing"
+            raise ValueError(f"{self.where}: {name} is {there}, expected {expected}")
+        return value
+
+    def text(self, name: str) -> str:
+        """Return a text that is not blank."""
+        return self.get(name, _text, "a text")
+
+    def texts(self, name: str, expected: str, *, count: int | None = None) -> tuple[str, ...]:
+        """Return a list of so many texts, or of one or more."""
+        return self.get(name, partial(_texts, count=count), expected)
+
+    def file(self, name: str) -> str:
+        """Return the name of a file of a folder, or of those below it."""
+        return self.get(name, file_name, "the name of a file")
+
+
+def read_entries(path: str, title: str, *, num_first: int | None = None) -> Iterator[Entry]:
+    """Yield the objects of a JSON list, the values of a JSON object, or the lines of a `.jsonl` or `.csv` file.
+
+    Args:
+        path: of the file, or its URL.
+        title: whose annotations they are, for messages.
+        num_first: how many objects to yield of a JSON list, of which only the beginning is read; None for all.
+
+    Raises:
+        ValueError: if there is no file, it has no entry, or it is something else.
+        OSError: if a store cannot be reached.
+    """
+    try:
+        if num_first is None:
+            data = storage.read_bytes(path, limit=_MAX_BYTES)
+        else:
+            with storage.open_read(path) as stream:
+                data = stream.read(_MAX_HEAD_BYTES)
+    except FileNotFoundError:
+        raise ValueError(f"{path} is missing: the annotations of {title}") from None
+    is_empty = True
+    found = _values(path, data) if num_first is None else islice(_first_values(path, data), num_first)
+    for where, index, values in found:
+        is_empty = False
+        if not isinstance(values, dict):
+            raise ValueError(f"{path}{where} is {str(values)[:60]!r}, expected an object")
+        yield Entry(f"{path}{where}", values, index)
+    if is_empty:
+        raise ValueError(f"{path} holds no annotations, but {data[:60].decode(errors='replace')!r}")
+
+
+def _first_values(path: str, data: bytes) -> Iterator[tuple[str, int, Any]]:
+    """Yield what `_values` does of a JSON list, as far as its text goes."""
+    text = data.decode(errors="ignore")
+    decoder, position = json.JSONDecoder(), text.find("[") + 1
+    for index in count() if position else ():
+        position = _SEPARATORS.match(text, position).end()  # type: ignore[union-attr]  # it matches nothing as well
+        if text[position : position + 1] in ("]", ""):
+            return
+        try:
+            value, position = decoder.raw_decode(text, position)
+        except (ValueError, RecursionError) as error:
+            raise ValueError(f"{path}, entry {index} is no JSON: {error}") from None
+        yield f", entry {index}", index, value
+
+
+def _values(path: str, data: bytes) -> Iterator[tuple[str, int | str, Any]]:
+    """Yield where each value is, its index and itself."""
+    if path.endswith((".csv", ".jsonl")):
+        for index, (_, label, values) in enumerate(open_table(path).rows()):
+            if isinstance(values, BadSampleError):
+                raise ValueError(f"{path}: {values.detail}")
+            yield f", {label}", index, values
+        return
+    try:
+        values = parse_json(data, max_characters=_MAX_BYTES)
+    except ValueError as error:
+        raise ValueError(f"{path} is no JSON: {error}") from None
+    items = values.items() if isinstance(values, dict) else enumerate(values if isinstance(values, list) else ())
+    yield from ((f", entry {index!r:.60}", index, value) for index, value in items)
+
+
+def folder_or_zip(path: str, title: str) -> str:
+    """Return a folder of images, or the zip file of the same name beside where it would be.
+
+    On remote stores, a folder that is missing is found out with the first image.
+
+    Raises:
+        ValueError: if neither is there.
+    """
+    if storage.exists(f"{path}.zip"):
+        return f"{path}.zip"
+    if not storage.is_remote(path) and not storage.is_directory(path):
+        raise ValueError(f"{path} is missing: the folder of the images of {title}")
+    return path
+
+
+def _text(value: Any) -> str | None:
+    return value if isinstance(value, str) and value.strip() else None
+
+
+def _texts(value: Any, *, count: int | None) -> tuple[str, ...] | None:
+    there = isinstance(value, list) and value and all(isinstance(text, str) for text in value)
+    return tuple(value) if there and count in (None, len(value)) else None
+
+
+def file_name(value: Any) -> str | None:
+    """Return the path of a file below the folder that it is relative to; None where it leads elsewhere."""
+    name = _text(value)
+    if name is None or any(mark in name for mark in "\\\0:") or {"", ".", ".."} & set(name.split("/")):
+        return None
+    return name
+
+
+_MAX_TEXT_BYTES = 1 << 20
+_NUM_ENTRIES = 1000
+_SHAREGPT4V = "share-captioner_coco_lcs_sam_1246k_1107.json"
+
+PREFIX = "comp/sugarcrepe_"
+SUGARCREPE = {
+    "replace_obj": "SugarCrepe Replace Object",
+    "replace_att": "SugarCrepe Replace Attribute",
+    "replace_rel": "SugarCrepe Replace Relation",
+    "swap_obj": "SugarCrepe Swap Object",
+    "swap_att": "SugarCrepe Swap Attribute",
+    "add_obj": "SugarCrepe Add Object",
+    "add_att": "SugarCrepe Add Attribute",
+}
+"""Names in tables, by what the false caption changes."""
+
+
+def task_of(found: FoundTask, cases: Iterable[Case], images: str, count: Callable[[Features], Scored]) -> ChoiceTask:
+    """Return the task of cases that are known, about pictures in a folder or a zip file."""
+    known = tuple(cases)
+    if not known:
+        raise ValueError(f"there is nothing of {found.name} in {found.path}")
+    names = tuple(dict.fromkeys(view.picture for case in known for view in case.views))
+    return ChoiceTask(
+        key=found.key,
+        name=found.name,
+        path=found.path,
+        ask=lambda _: chain(known, find_pictures(images, names)),
+        count=count,
+        num_pictures=len(names),
+    )
+
+
+def open_sugarcrepe(found: FoundTask, _: TaskOptions) -> ChoiceTask:
+    """Return a part of SugarCrepe: a true caption against one that is as fluent and not true.
+
+    Raises:
+        ValueError: if the captions or the images are missing or malformed; the message says which entry.
+        OSError: if a store cannot be reached.
+
+    Differs: the public code calls equal scores wrong, which no score but of a collapsed model is.
+    """
+    entries = read_entries(storage.join(found.path, f"{found.key.removeprefix(PREFIX)}.json"), found.name)
+    cases = [
+        Case(
+            key=str(entry.index),
+            views=(_view(entry, "filename"),),
+            texts=(entry.text("caption"), entry.text("negative_caption")),
+        )
+        for entry in entries
+    ]
+    return task_of(found, cases, folder_or_zip(storage.join(found.path, "val2017"), found.name), score_pairs)
+
+
+def open_winoground(found: FoundTask, _: TaskOptions) -> ChoiceTask:
+    """Return Winoground, or what has its form: two pictures and two captions of the same words, to be matched.
+
+    Raises:
+        ValueError: if the captions or the images are missing or malformed; the message says which line.
+        OSError: if a store cannot be reached.
+    """
+    cases = [
+        Case(
+            key=str(entry.index),
+            views=(_view(entry, "image_0"), _view(entry, "image_1")),
+            texts=(entry.text("caption_0"), entry.text("caption_1")),
+        )
+        for entry in read_entries(storage.join(found.path, "examples.jsonl"), found.name)
+    ]
+    return task_of(found, cases, folder_or_zip(storage.join(found.path, "images"), found.name), score_matches)
+
+
+def open_winogavil(found: FoundTask, _: TaskOptions) -> ChoiceTask:
+    """Return WinoGAViL: a cue, and five to twelve images, some of which people chose for it.
+
+    Raises:
+        ValueError: if the table or the images are missing, or a row is malformed; the message says which line.
+        OSError: if a store cannot be reached.
+    """
+    root = files_of_page(found.path)
+    cases: dict[str, Case] = {}
+    for entry in read_entries(storage.join(root, "winogavil_dataset.csv"), found.name):
+        key, cue = entry.text("ID").strip(), entry.text("cue").strip().lower()
+        candidates, chosen = (
+            entry.get(name, _names, "a JSON list of names of images") for name in ("candidates", "associations")
+        )
+        right = tuple(place for place, name in enumerate(candidates) if name in chosen)
+        if not right:
+            raise ValueError(f"{entry.where}: none of the candidates is among the associations")
+        if key in cases:
+            raise ValueError(f"{entry.where}: ID {key!r} comes twice")
+        prompt = f"{'An' if cue[0] in 'aeiou' else 'A'} {cue}"
+        cases[key] = Case(key=key, views=tuple(map(View, candidates)), texts=(prompt,), right=right)
+    images = folder_or_zip(storage.join(root, "winogavil_images"), found.name)
+    return task_of(found, cases.values(), images, score_associations)
+
+
+def open_urban1k(found: FoundTask, _: TaskOptions) -> ChoiceTask:
+    """Return Urban-1k, having read its captions; of each, the first line, as the public code reads it.
+
+    Raises:
+        ValueError: if captions or pictures are missing; the message names the first.
+        OSError: if a store cannot be reached.
+    """
+    files = storage.find_files(found.path)
+    images = {
+        name.removeprefix("image/").rpartition(".")[0]: name
+        for name in files
+        if name.startswith("image/") and name.rpartition(".")[2].lower() in IMAGE_EXTENSIONS
+    }
+    cases = []
+    for name in sorted(name for name in files if name.startswith("caption/") and name.endswith(".txt")):
+        key, place = name.removeprefix("caption/").removesuffix(".txt"), storage.join(found.path, name)
+        if key not in images:
+            raise ValueError(f"{place} has no picture beside it: there is no image/{key}.jpg")
+        text = storage.read_bytes(place, limit=_MAX_TEXT_BYTES).decode("utf-8-sig", "replace")
+        cases.append(Case(key=key, views=(View(images[key]),), texts=((split_lines(text) or [""])[0],)))
+    return task_of(found, cases, found.path, score_retrieval)
+
+
+def open_sharegpt4v(found: FoundTask, _: TaskOptions) -> ChoiceTask:
+    """Return ShareGPT4V's test set, having read its captions, line breaks as blanks.
+
+    Raises:
+        ValueError: if the file is missing or malformed; the message says which entry.
+        OSError: if a store cannot be reached.
+    """
+    cases = []
+    for entry in read_entries(storage.join(found.path, _SHAREGPT4V), found.name, num_first=_NUM_ENTRIES):
+        name = entry.file("image")
+        caption = entry.get("conversations", _caption, "two, the second with a text as value")
+        cases.append(Case(key=name, views=(View(name),), texts=(caption.replace("\n", " "),)))
+    return task_of(found, cases, found.path, score_retrieval)
+
+
+def _view(entry: Entry, name: str) -> View:
+    """Return the picture of a file's name; whatever its extension, as pictures are published in several."""
+    file = entry.file(name)
+    return View(file.rpartition(".")[0] or file)
+
+
+def _names(value: Any) -> tuple[str, ...] | None:
+    try:
+        names = parse_json(value or "")
+    except ValueError:
+        return None
+    return tuple(names) if isinstance(names, list) and names and all(map(file_name, names)) else None
+
+
+def _caption(conversations: Any) -> str | None:
+    try:
+        caption = conversations[1]["value"]
+    except (KeyError, IndexError, TypeError):
+        return None
+    return caption if isinstance(caption, str) else None
+
+
+PAIRS = {"aro/vg_relation": "VG-Relation", "aro/vg_attribution": "VG-Attribution"}
+"""Names in tables."""
+ORDERS = {"aro/coco_order": "COCO-Order", "aro/flickr30k_order": "Flickr30k-Order"}
+"""Names in tables."""
+_FILES = {
+    "aro/vg_relation": "visual_genome_relation.json",
+    "aro/vg_attribution": "visual_genome_attribution.json",
+    "aro/coco_order": "coco_karpathy_test.json",
+    "aro/flickr30k_order": "flickr30k_test.json",
+}
+# The suite's data sets whose captions stand in where ARO's own file is missing.
+_CAPTIONS = {
+    "aro/coco_order": "retrieval/mscoco_2014_5k_test_image_text_retrieval",
+    "aro/flickr30k_order": "retrieval/flickr_1k_test_image_text_retrieval",
+}
+# Fewer cases say too little of a pair of attributes.
+_FEWEST_OF_A_PAIR = 25
+_MOST_WORDS = 30
+_MARKS = re.compile(r'[.!"()*#:;~]')
+_SPACES = re.compile(r"\s{2,}")
+# Relations that do not count: symmetric ones, where the swapped caption may be true as well, and those with few test
+# cases. Source: Yuksekgonul et al. 2023, the notebook that repeats its results.
+_LEFT_OUT = """
+adjusting; attached to; between; bigger than; biting; boarding; brushing; chewing; cleaning; climbing; close to;
+coming from; coming out of; contain; crossing; dragging; draped over; drinking; drinking from; driving;
+driving down; driving on; eating from; eating in; enclosing; exiting; facing; filled with; floating in;
+floating on; flying; flying above; flying in; flying over; flying through; full of; going down; going into;
+going through; grazing in; growing in; growing on; guiding; hanging from; hanging in; hanging off; hanging over;
+higher than; holding onto; hugging; in between; jumping off; jumping on; jumping over; kept in; larger than;
+leading; leaning over; leaving; licking; longer than; looking in; looking into; looking out; looking over;
+looking through; lying next to; lying on top of; making; mixed with; mounted on; moving; on the back of;
+on the edge of; on the front of; on the other side of; opening; painted on; parked at; parked beside; parked by;
+parked in; parked in front of; parked near; parked next to; perched on; petting; piled on; playing; playing in;
+playing on; playing with; pouring; reaching for; reading; reflected on; riding on; running in; running on;
+running through; seen through; sitting behind; sitting beside; sitting by; sitting in front of; sitting near;
+sitting next to; sitting under; skiing down; skiing on; sleeping in; sleeping on; smiling at; sniffing; splashing;
+sprinkled on; stacked on; standing against; standing around; standing behind; standing beside;
+standing in front of; standing near; standing next to; staring at; stuck in; surrounding; swimming in; swinging;
+talking to; topped with; touching; traveling down; traveling on; tying; typing on; underneath; wading in;
+waiting for; walking across; walking by; walking down; walking next to; walking through; working in; working on;
+worn on; wrapped around; wrapped in; by; of; near; next to; with; beside; on the side of; around
+"""
+LEFT_OUT_RELATIONS = frozenset(" ".join(name.split()) for name in _LEFT_OUT.split(";"))
+
+
+def open_pairs(found: FoundTask, _: TaskOptions) -> ChoiceTask:
+    """Return VG-Relation or VG-Attribution: a caption against the same one with two things, or attributes, swapped.
+
+    Raises:
+        ValueError: if the annotation file or the folder of images is missing or malformed, or no group counts; the
+            message says which entry.
+        OSError: if a store cannot be reached.
+    """
+    of_relations = found.key == "aro/vg_relation"
+    by_picture: dict[str, list[Case]] = {}
+    for entry in read_entries(storage.join(found.path, _FILES[found.key]), found.name):
+        attributes = () if of_relations else entry.texts("attributes", "two attributes", count=2)
+        case = _pair(entry, entry.text("relation_name") if of_relations else "_".join(attributes))
+        by_picture.setdefault(case.views[0].picture, []).append(case)
+    cases = list(chain.from_iterable(by_picture.values()))
+    sizes = Counter(case.group for case in cases)
+    if of_relations:
+        counted = sorted(sizes.keys() - LEFT_OUT_RELATIONS)
+    else:
+        counted = sorted(group for group, size in sizes.items() if size >= _FEWEST_OF_A_PAIR)
+    if not counted:
+        raise ValueError(
+            f"nothing of {found.name} counts: its cases test {', '.join(sorted(sizes)[:5])}; is the annotation file "
+            f"the published one, and whole?"
+        )
+    images = folder_or_zip(storage.join(found.path, "images"), found.name)
+    return task_of(found, cases, images, partial(score_groups, counted=counted))
+
+
+def open_orders(found: FoundTask, options: TaskOptions) -> ChoiceTask:
+    """Return COCO-Order or Flickr30k-Order: a caption against four other orders of its words.
+
+    The captions are ARO's own, or those of the data set of the suite that is beside the folder `aro`.
+
+    Raises:
+        ValueError: if captions or orders are missing or malformed.
+        OSError: if a store cannot be reached.
+    """
+    path = storage.join(found.path, f"{found.key.removeprefix('aro/')}.jsonl")
+    head, *entries = read_entries(path, f"{found.name}, captions in other orders")
+    tagger = head.text("tagger")
+    orders = {entry.text("caption"): entry.texts("orders", "four texts", count=len(PERTURBATIONS)) for entry in entries}
+    benchmark, own = None, storage.join(found.path, _FILES[found.key])
+    if storage.exists(own):
+        pictures = _own_captions(found, own)
+    else:
+        place = data_set_folder(_CAPTIONS[found.key], found.path.rpartition("/")[0])
+        benchmark = open_benchmark(place, allow_missing=options.allow_missing, rows=options.rows)
+        if benchmark.kind != "retrieval":
+            raise ValueError(f"{benchmark.name} has classes; orders need captions, a data set for retrieval")
+        pictures = []
+
+    def ask(report: SkipReport) -> Iterator[Question]:
+        known = pictures if benchmark is None else _benchmark_captions(benchmark, report)
+        for picture, texts in known:
+            for number, caption in enumerate(texts):
+                key, true = f"{picture.name}, caption {number}", normalize_caption(caption)
+                if not true:
+                    detail = f"{caption[:40]!r} has no word"
+                    report.add(Skip(reason="no_caption", key=key, shard=found.path, detail=detail))
+                    continue
+                if caption not in orders:
+                    raise ValueError(f"{path} has no orders of {caption[:60]!r}: it has those of other captions")
+                false = map(normalize_caption, orders[caption])
+                yield Case(key=key, views=(View(picture.name),), texts=(true, *false))
+            yield picture
+
+    return ChoiceTask(
+        key=found.key,
+        name=f"{found.name} (tagged by {tagger})",
+        path=found.path,
+        ask=ask,
+        count=score_orders,
+        num_pictures=len(pictures) if benchmark is None else num_images(benchmark),
+        benchmark=benchmark,
+        orders=hash_of([tagger, orders]),
+    )
+
+
+def normalize_caption(caption: str) -> str:
+    """Return a caption as the benchmark shows it to models: in lower case, without most marks, thirty words at most.
+
+    True captions and other orders alike, so that no mark gives the true one away. Commas and hyphens stay.
+    """
+    text = _SPACES.sub(" ", _MARKS.sub(" ", caption.lower())).rstrip("\n").strip(" ")
+    return " ".join(text.split(" ")[:_MOST_WORDS])
+
+
+def _own_captions(found: FoundTask, file: str) -> list[tuple[Picture, tuple[str, ...]]]:
+    """Return ARO's own pictures with their captions."""
+    images = {}
+    for entry in read_entries(file, found.name):
+        name, texts = entry.file("image"), entry.texts("caption", "a list of captions")
+        images[name] = (Picture(name=name, content=[storage.join(found.path, name)]), texts)
+    for folder in {storage.join(found.path, name).rpartition("/")[0] for name in images}:
+        folder_or_zip(folder, found.name)
+    return list(images.values())
+
+
+def _benchmark_captions(benchmark: Benchmark, report: SkipReport) -> Iterable[tuple[Picture, tuple[str, ...]]]:
+    """Yield the pictures of a data set with their captions, each under a name of its own."""
+    times: Counter[str] = Counter()
+    for sample in benchmark.samples(report):
+        times[sample.key] += 1
+        # Several shards may have the same keys.
+        name = sample.key if times[sample.key] == 1 else f"{sample.key} ({times[sample.key]})"
+        yield Picture(name=name, content=sample.image), sample.captions
+
+
+def _pair(entry: Entry, group: str) -> Case:
+    image = entry.file("image_path")
+    left, top = (entry.get(name, _number, "a number of pixels") for name in ("bbox_x", "bbox_y"))
+    width, height = (entry.get(name, _size, "a number of pixels above zero") for name in ("bbox_w", "bbox_h"))
+    # As Pillow rounds what it cuts by.
+    box: Box = (round(left), round(top), round(left + width), round(top + height))
+    return Case(
+        key=f"{image}, entry {entry.index}",
+        views=(View(image, box),),
+        texts=(entry.text("true_caption"), entry.text("false_caption")),
+        group=group,
+    )
+
+
+def _number(value: Any) -> float | None:
+    there = isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+    return value if there else None
+
+
+def _size(value: Any) -> float | None:
+    number = _number(value)
+    return number if number is not None and number > 0 else None

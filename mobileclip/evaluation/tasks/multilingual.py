@@ -1,0 +1,236 @@
+"""Retrieval of captions in several languages.
+
+Pictures are encoded once, and each language's captions are ranked by themselves:
+
+    xtd10/                                        xm3600/
+        test_image_names.txt    a name a line         captions.jsonl    {"image/key": "...", "de": {"caption": [...]}}
+        test_1kcaptions_de.txt  a caption a line      images/           KEY.jpg, ...
+        images/                 as the names say
+
+Of Crossmodal-3600, a picture's first caption in each language counts, as in CLIP_benchmark. XTD10's files of captions
+may lie in folders below, as they are published. A data set of one's own says the language of captions in `language`.
+
+Source: Aggarwal and Kale 2020 (XTD10, arXiv 2012.05107); Thapliyal et al. 2022 (Crossmodal-3600, arXiv 2205.12522).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
+from hashlib import sha256
+from statistics import fmean
+from typing import Any
+
+import attrs
+import torch
+
+from mobileclip import storage
+from mobileclip.data.skips import Skip, SkipReport
+from mobileclip.datasets.sources.base import read_image
+from mobileclip.evaluation.data import Benchmark, fingerprint, folder_content
+from mobileclip.evaluation.features import Features, Session
+from mobileclip.evaluation.intervals import class_weights, clustered_outcomes
+from mobileclip.evaluation.results import DatasetResult
+from mobileclip.evaluation.spec import TaskOptions
+from mobileclip.evaluation.tasks.choice_files import read_entries
+from mobileclip.evaluation.tasks.task import FoundTask, Task
+from mobileclip.evaluation.tasks.zero_shot import score_retrieval
+from mobileclip.strict import split_lines
+
+LANGUAGE = "language"
+"""What a table's column, or a field beside a caption, is called that says its language."""
+
+_MAX_BYTES = 1 << 30
+_NAMES, _CAPTIONS, _LINES = "test_image_names.txt", "test_1kcaptions_", "captions.jsonl"
+
+
+@attrs.define
+class _Picture:
+    """A picture, and its captions with their languages as far as they were read."""
+
+    key: str
+    read: Callable[[], bytes]
+    captions: list[tuple[str, str]]
+
+
+@attrs.frozen(kw_only=True)
+class MultilingualTask(Task):
+    """Pictures with captions in several languages.
+
+    Args:
+        key: what results call it.
+        name: what tables call it.
+        hashed: returns what changes with the data.
+        pictures: yields them, told what is left out; captions may come to one that was there.
+    """
+
+    key: str
+    name: str
+    hashed: Callable[[], str | None]
+    pictures: Callable[[SkipReport], Iterator[_Picture]]
+
+    def content(self) -> str | None:
+        """Return what changes with the data."""
+        return self.hashed()
+
+    def features(self, session: Session) -> Features:
+        """Return the embeddings of pictures and captions, and which picture and language each caption is of."""
+        return session.kept(self.key, self.content, self._encoded)
+
+    def _encoded(self, session: Session) -> Features:
+        report = SkipReport()
+        kept, image = session.embed_pictures(
+            self.pictures(report),
+            lambda picture: picture.read(),
+            keep=lambda picture: (picture.key, picture.captions),
+            report=report,
+            title=self.name,
+        )
+        said = sorted((language, number, text) for number, (_, own) in enumerate(kept) for language, text in own)
+        if not said:
+            raise ValueError(f"no image of {self.name} can be evaluated: {report}")
+        report.num_read = len(kept)
+        languages = list(dict.fromkeys(language for language, *_ in said))
+        place = {language: number for number, language in enumerate(languages)}
+        return Features(
+            tensors={
+                "image": image,
+                "text": session.encode_texts([text for *_, text in said]),
+                "pictures": torch.tensor([number for _, number, _ in said]),
+                "languages": torch.tensor([place[language] for language, *_ in said]),
+            },
+            header={"keys": [key for key, _ in kept], "languages": languages},
+            report=report,
+        )
+
+    def score(self, features: Features) -> DatasetResult:
+        """Return the means over the languages of the metrics of retrieval, with a part for each language."""
+        languages = [self._of_language(features, number) for number in range(len(features.header["languages"]))]
+        parts = [
+            score_retrieval(own, key=f"{self.key}/{language}", name=f"{self.name}, {language}")
+            for language, own in zip(features.header["languages"], languages, strict=True)
+        ]
+        values = [(key, value) for part in parts if part.outcomes for key, value in part.outcomes.pairs]
+        return DatasetResult(
+            key=self.key,
+            dataset=f"{self.name}, mean of {len(parts)} languages",
+            metrics={name: fmean(part.metrics[name] for part in parts) for name in parts[0].metrics},
+            num_images=len(features.keys),
+            num_skipped=features.report.num_skipped,
+            report=features.report,
+            outcomes=clustered_outcomes(
+                *zip(*values, strict=True),
+                class_weights([number for number, own in enumerate(languages) for _ in own.keys]),
+            ),
+            parts=tuple(parts),
+        )
+
+    def _of_language(self, features: Features, number: int) -> Features:
+        """Return the pictures that have captions in a language, with these."""
+        chosen = features.tensors["languages"] == number
+        pictures, counts = torch.unique_consecutive(features.tensors["pictures"][chosen], return_counts=True)
+        return Features.of(
+            keys=[features.keys[picture] for picture in pictures.tolist()],
+            image=features.image[pictures],
+            text=features.text[chosen],
+            num_captions=counts,
+            report=features.report,
+        )
+
+
+def open_xtd10(found: FoundTask, _: TaskOptions) -> MultilingualTask:
+    """Return XTD10: 1,000 pictures of COCO with a caption in each of eleven languages.
+
+    Raises:
+        ValueError: if the names or the captions are missing, or not as many; the message says which.
+        OSError: if a store cannot be reached.
+    """
+    files = {storage.file_name(name): name for name in storage.find_files(found.path) if name.endswith(".txt")}
+    captions = {name.removeprefix(_CAPTIONS)[:-4]: name for name in sorted(files) if name.startswith(_CAPTIONS)}
+    if _NAMES not in files or not captions:
+        raise ValueError(f"{_NAMES} is missing in {found.path}, or {_CAPTIONS}de.txt and those of other languages")
+    names = _lines(found.path, files[_NAMES])
+    by_language = {language: _lines(found.path, files[name]) for language, name in captions.items()}
+    for language, own in by_language.items():
+        if len(own) != len(names):
+            raise ValueError(
+                f"{found.path} has {len(own)} captions in {files[captions[language]]} for {len(names)} pictures"
+            )
+    texts = {name: [(language, own[at]) for language, own in by_language.items()] for at, name in enumerate(names)}
+    return _in_folder(found, {f"images/{name}": own for name, own in texts.items()})
+
+
+def open_crossmodal3600(found: FoundTask, _: TaskOptions) -> MultilingualTask:
+    """Return Crossmodal-3600: 3,600 pictures with captions in 36 languages.
+
+    Raises:
+        ValueError: if the captions are missing or malformed; the message says which line.
+        OSError: if a store cannot be reached.
+    """
+    texts = {
+        f"images/{entry.file('image/key')}.jpg": [
+            (language, entry.get(language, _first_caption, "an object with a list of captions"))
+            for language, own in entry.values.items()
+            if isinstance(own, dict)
+        ]
+        for entry in read_entries(storage.join(found.path, _LINES), found.name)
+    }
+    return _in_folder(found, texts)
+
+
+def open_languages(found: FoundTask, benchmark: Benchmark) -> MultilingualTask | None:
+    """Return the task of a data set whose captions say their languages; None of any other.
+
+    Args:
+        found: what it is called.
+        benchmark: of captions.
+    """
+    source = benchmark.source
+    if source is None:
+        return None
+    first = next((sample for unit in source.units() for sample in unit.described(SkipReport(log=False))), None)
+    if first is None or LANGUAGE not in first.metadata:
+        return None
+
+    def pictures(report: SkipReport) -> Iterator[_Picture]:
+        known: dict[bytes, list[tuple[str, str]]] = {}
+        for unit in source.units():
+            for sample in unit.read(report):
+                assert sample.image is not None, "a unit gives the images that it reads"
+                said = sample.metadata.get(LANGUAGE)
+                own = [said] * len(sample.captions) if isinstance(said, str) else said
+                if not isinstance(own, list) or len(own) != len(sample.captions) or not all(own):
+                    detail = f"it has {len(sample.captions)} captions, and {LANGUAGE} is {str(said)[:80]!r}"
+                    report.add(Skip(reason="no_language", key=sample.key, shard=benchmark.name, detail=detail))
+                    continue
+                digest = sha256(sample.image).digest()
+                is_new = digest not in known
+                known.setdefault(digest, []).extend(zip(map(str, own), sample.captions, strict=True))
+                if is_new:
+                    yield _Picture(sample.key, partial(bytes, sample.image), known[digest])
+
+    return MultilingualTask(key=found.key, name=found.name, hashed=lambda: fingerprint(benchmark), pictures=pictures)
+
+
+def _in_folder(found: FoundTask, texts: Mapping[str, list[tuple[str, str]]]) -> MultilingualTask:
+    def pictures(_: SkipReport) -> Iterator[_Picture]:
+        for name, captions in texts.items():
+            address = storage.join(found.path, name)
+            yield _Picture(name, partial(_image, address), captions)
+
+    return MultilingualTask(
+        key=found.key, name=found.name, hashed=lambda: folder_content(found.path), pictures=pictures
+    )
+
+
+def _first_caption(own: Any) -> str | None:
+    captions = own.get("caption")
+    return captions[0] if isinstance(captions, list) and captions and isinstance(captions[0], str) else None
+
+
+def _image(address: str) -> bytes:
+    return read_image(address)[0]
+
+
+def _lines(folder: str, name: str) -> list[str]:
+    return split_lines(storage.read_bytes(storage.join(folder, name), limit=_MAX_BYTES).decode("utf-8-sig", "replace"))
