@@ -10,6 +10,7 @@ import hashlib
 import json
 import tarfile
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from hashlib import blake2b
 from operator import attrgetter
 from pathlib import Path
@@ -37,7 +38,7 @@ from mobileclip.data.shards.tar import (
 from mobileclip.datasets.joining.checks import stated_of
 from mobileclip.datasets.joining.spec import JoinSpec
 from mobileclip.datasets.sources.shards import listed_fingerprints
-from mobileclip.datasets.sources.tables import read_noted, write_noted
+from mobileclip.datasets.sources.tables import number_column, read_noted, read_numbers, write_noted
 from mobileclip.engines import FunctionWork, Listener, Run, SetAside
 from mobileclip.machine import raise_machine_fault
 from mobileclip.progress import Progress
@@ -126,7 +127,7 @@ def write_records(folder: Path, kind: str, about: AboutShard, records: Records) 
     problem = None if about.problem is None else about.problem[:_MOST_PROBLEM]
     about = attrs.evolve(about, num_records=len(records), problem=problem)
     names = KINDS[kind].names or ()
-    table = pa.Table.from_arrays([pa.array(np.ascontiguousarray(records[name])) for name in names], list(names))
+    table = pa.Table.from_arrays([number_column(records[name]) for name in names], list(names))
     write_noted(str(records_path(folder, kind, about.by, about.shard)), table, about)
     return about
 
@@ -157,16 +158,11 @@ def read_records(folder: Path, kind: str, about: AboutShard) -> Records:
     """
     path, dtype = records_path(folder, kind, about.by, about.shard), KINDS[kind]
     found = read_noted(str(path), AboutShard)
-    if found is not None and found[0] == about and found[1] is not None:
-        table = found[1]
-        columns = {name: table[name].to_numpy() for name in dtype.names or () if name in table.column_names}
-        is_whole = {name: column.dtype for name, column in columns.items()} == {
-            name: dtype[name] for name in dtype.names or ()
-        }
-        if is_whole and len(table) == about.num_records:
-            records = np.empty(len(table), dtype)
-            for name, column in columns.items():
-                records[name] = column
+    if found is not None and found[0] == about and found[1] is not None and len(found[1]) == about.num_records:
+        records = np.empty(about.num_records, dtype)
+        with suppress(KeyError, ValueError):
+            for name in dtype.names or ():
+                records[name] = read_numbers(found[1][name], dtype[name])
             if kind == NAMES or bool((records["extension"] < len(IMAGE_EXTENSIONS)).all()):
                 return records
     path.unlink(missing_ok=True)

@@ -16,6 +16,7 @@ import numpy.typing as npt
 
 from mobileclip.data.buckets import Buckets, Records, leading_bits, num_buckets_for, runs
 from mobileclip.datasets.joining.index import NAME, NAMES, PLACE, AboutShard, ImageIndex, read_records
+from mobileclip.datasets.sources.tables import number_column, read_numbers
 from mobileclip.progress import Progress
 from mobileclip.strict import strict
 
@@ -154,20 +155,23 @@ def match_names(images: Records, asks: Records) -> tuple[npt.NDArray[np.int64], 
     """
     import pyarrow as pa
 
-    def table(records: Records, number: str) -> pa.Table:
-        columns = {name: np.ascontiguousarray(records[name]) for name in NAME.names or ()}
-        return pa.table({**columns, number: np.arange(len(records))})
+    keys = list(NAME.names or ())
 
-    keys, named = list(NAME.names or ()), table(images, "image").group_by(list(NAME.names or ()), use_threads=False)
-    first = named.aggregate([("image", "min"), ("image", "count")])
+    def table(records: Records, number: str) -> pa.Table:
+        columns = [*(records[name] for name in keys), np.arange(len(records))]
+        return pa.Table.from_arrays([number_column(one) for one in columns], [*keys, number])
+
+    first = table(images, "image").group_by(keys, use_threads=False).aggregate([("image", "min"), ("image", "count")])
     found = table(asks, "ask").join(first, keys, join_type="inner", use_threads=False)
+    whole = np.dtype(np.int64)
+    image = read_numbers(found["image_min"], whole)
     place = np.full(len(asks), -1, np.int64)
-    place[found["ask"].to_numpy()] = found["image_min"].to_numpy()
+    place[read_numbers(found["ask"], whole)] = image
     counts = MatchCounts(
         keys=len(first),
-        repeated_keys=int((first["image_count"].to_numpy() > 1).sum()),
+        repeated_keys=int((read_numbers(first["image_count"], whole) > 1).sum()),
         asked=len(found),
-        used_keys=len(np.unique(found["image_min"].to_numpy())),
+        used_keys=len(np.unique(image)),
     )
     return place, counts
 
