@@ -75,7 +75,8 @@ class TorchTarget(Target):
         threads_or_default(num_threads)
         program = None if path.suffix == TORCHSCRIPT else load_pt2(path)
         with readable(path):
-            module = torch.jit.load(path, map_location=CPU) if program is None else program.module()
+            script = torch.jit.load(path, map_location=CPU) if program is None else None  # type: ignore[no-untyped-call]
+            module = script if program is None else program.module()
 
         @torch.no_grad()
         def run(inputs: Tensor) -> tuple[Tensor, ...]:
@@ -104,7 +105,8 @@ def _save_torchscript(tower: TowerExport, path: Path) -> None:
     graph = _Cut(tower.graph(dtype_of(tower.spec.precision)), tower.input_shape[-1])
     content = io.BytesIO()
     with quiet(), torch.no_grad():
-        torch.jit.save(torch.jit.trace(graph, example, check_trace=False), content)
+        traced = torch.jit.trace(graph, example, check_trace=False)  # type: ignore[no-untyped-call]
+        torch.jit.save(traced, content)
     path.write_bytes(content.getbuffer())
 
 
