@@ -8,7 +8,8 @@ from __future__ import annotations
 import contextlib
 import io
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from importlib import import_module
 from pathlib import Path
 
@@ -73,10 +74,10 @@ class TorchTarget(Target):
         del tower
         device_called(device, {CPU: CPU}, self.runtime)
         threads_or_default(num_threads)
-        program = None if path.suffix == TORCHSCRIPT else load_pt2(path)
+        is_script = path.suffix == TORCHSCRIPT
+        load: Callable[[], torch.nn.Module] = partial(torch.jit.load, path, CPU) if is_script else load_pt2(path).module
         with readable(path):
-            script = torch.jit.load(path, map_location=CPU) if program is None else None  # type: ignore[no-untyped-call]
-            module = script if program is None else program.module()
+            module = load()
 
         @torch.no_grad()
         def run(inputs: Tensor) -> tuple[Tensor, ...]:
