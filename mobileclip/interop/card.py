@@ -251,8 +251,8 @@ def _loading(spec: ModelSpec, form: Form, *, layout: str, why_not: str | None, s
 def _in_transformers(spec: ModelSpec, place: str) -> str:
     quoted = json.dumps(place, ensure_ascii=False)
     length = spec.text.input.context_length if isinstance(spec, DualEncoderSpec) else 0
-    return f"""In transformers and timm, without remote code. Texts are padded to {length} tokens, as in training: \
-padded to the longest of a batch, they get other embeddings.
+    return f"""In transformers (5.6 or newer; older ones leave weights out) and timm, without remote code. Texts are \
+padded to {length} tokens, as in training: padded to the longest of a batch, they get other embeddings.
 
 ```python
 from transformers import AutoModel, AutoProcessor

@@ -8,7 +8,8 @@ from __future__ import annotations
 import contextlib
 import io
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from importlib import import_module
 from pathlib import Path
 
@@ -73,9 +74,10 @@ class TorchTarget(Target):
         del tower
         device_called(device, {CPU: CPU}, self.runtime)
         threads_or_default(num_threads)
-        program = None if path.suffix == TORCHSCRIPT else load_pt2(path)
+        is_script = path.suffix == TORCHSCRIPT
+        load: Callable[[], torch.nn.Module] = partial(torch.jit.load, path, CPU) if is_script else load_pt2(path).module
         with readable(path):
-            module = torch.jit.load(path, map_location=CPU) if program is None else program.module()
+            module = load()
 
         @torch.no_grad()
         def run(inputs: Tensor) -> tuple[Tensor, ...]:
@@ -104,7 +106,8 @@ def _save_torchscript(tower: TowerExport, path: Path) -> None:
     graph = _Cut(tower.graph(dtype_of(tower.spec.precision)), tower.input_shape[-1])
     content = io.BytesIO()
     with quiet(), torch.no_grad():
-        torch.jit.save(torch.jit.trace(graph, example, check_trace=False), content)
+        traced = torch.jit.trace(graph, example, check_trace=False)  # type: ignore[no-untyped-call]
+        torch.jit.save(traced, content)
     path.write_bytes(content.getbuffer())
 
 
