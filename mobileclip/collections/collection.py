@@ -34,7 +34,15 @@ from mobileclip.collections.nearest import (
 from mobileclip.collections.pictures import COLUMNS, ReadAnew, encode_anew
 from mobileclip.collections.read import IndexOptions
 from mobileclip.collections.scan import Scan, scan
-from mobileclip.collections.search import AWAY, Matches, Picture, direction_of, explained, nearest_matches
+from mobileclip.collections.search import (
+    AWAY,
+    Matches,
+    Picture,
+    direction_of,
+    explained,
+    nearest_matches,
+    newest_matches,
+)
 from mobileclip.collections.snapshot import Match, Snapshot, match_of, take_snapshot
 from mobileclip.collections.store import ReplacedIndexError, Store
 from mobileclip.collections.tags import SHARE, Words, levels_of, make_words, read_words, write_words
@@ -520,6 +528,21 @@ class Collection:
                 if like:  # ids of the index of before
                     raise
                 self.refresh()
+
+    def newest(self, *, where: Sequence[Condition | str] = (), k: int = 10, all_frames: bool = False) -> Matches:
+        """Return pictures that meet conditions, the newest first; see `newest_matches`.
+
+        Args:
+            where: conditions on columns; all must hold.
+            k: number of pictures, at most.
+            all_frames: see `search`.
+
+        Raises:
+            ValueError: if a condition is none, or `k` is not positive.
+        """
+        if k < 1:
+            raise ValueError(f"k is {k}, expected 1 or more")
+        return newest_matches(self.snapshot, k, where=where, all_frames=all_frames)
 
     def explain(
         self,

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -125,6 +126,35 @@ def nearest_matches(
         if len(chosen) >= k or len(found) < wanted:
             return Matches((match_of(*shown[number]) for number in chosen[:k]), is_exact=is_exact)
         wanted *= _MORE
+
+
+def newest_matches(snapshot: Snapshot, k: int, *, where: Sequence[Condition | str], all_frames: bool) -> Matches:
+    """Return pictures that meet conditions, the newest first: when they were taken, or else when their files changed.
+
+    Args:
+        snapshot: what the index holds.
+        k: number of pictures, at most. They have no similarity with anything: their score is 0.
+        where: conditions on columns; all must hold.
+        all_frames: whether a video may be found by several of its frames.
+
+    Raises:
+        ValueError: if a condition is none, or none of the pictures is where it was.
+        ReplacedIndexError: if the index was replaced by another one since it was read.
+    """
+    places = matching(snapshot, [parse_condition(one) if isinstance(one, str) else one for one in where])
+    taken, changed = snapshot.column("taken")[places], snapshot.column("mtime_ns")[places] / 1e9
+    order = places[np.argsort(-np.where(np.isnat(taken), changed, taken.astype(np.float64)), kind="stable")]
+    there = Presence()
+    rows: list[dict[str, Any]] = []
+    chosen: Sequence[int] = ()
+    for start in range(0, len(order), max(k, 1)):
+        rows += [row for row in snapshot.rows(order[start : start + k]) if row is not None and row["path"] in there]
+        chosen = range(len(rows)) if all_frames else first_of_videos(rows)
+        if len(chosen) >= k:
+            break
+    if len(order) and not rows:
+        raise hidden_error(len(order))
+    return Matches(match_of(rows[number], 0.0) for number in chosen[:k])
 
 
 def _of_texts(clip: Callable[[], ImageTextModel], texts: Sequence[str]) -> list[Vector]:

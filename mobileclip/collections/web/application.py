@@ -7,7 +7,9 @@ import socket
 import threading
 from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from functools import partial
 from importlib.resources import files
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -25,9 +27,10 @@ from starlette.routing import Route
 from mobileclip import storage
 from mobileclip.collections.collection import Collection
 from mobileclip.collections.concepts import Concept, ids_of, named_concepts
-from mobileclip.collections.conditions import DATE, NUMBERS, TEXTS
+from mobileclip.collections.conditions import DATE, NUMBERS, TEXTS, matching, parse_condition
 from mobileclip.collections.duplicates import THRESHOLD
 from mobileclip.collections.scan import Presence, stamp_of
+from mobileclip.collections.search import Matches
 from mobileclip.collections.snapshot import TAG, Match, first_of_videos, match_of
 from mobileclip.collections.web.guard import Guard, Uploads
 from mobileclip.collections.web.served import (
@@ -45,9 +48,13 @@ from mobileclip.terminal import say
 
 _NUM_EXAMPLES = 6
 _MOST_VALUES = 20
+_MOST_TAGS_OFFERED = 40
+# What a model's card says that it cannot do.
+_LIMITS = {"icons": "It knows icons and simple drawings; it was not trained on photographs."}
 # Nobody writes one by hand.
 _NOT_OFFERED = ("sha256",)
 _LONGEST_VALUE = 200
+_MOST_UNREADABLE = 200
 
 
 def overview(collection: Collection) -> dict[str, Any]:
@@ -63,6 +70,8 @@ def overview(collection: Collection) -> dict[str, Any]:
         "num_unreadable": snapshot.num_unreadable,
         "model": storage.printable(about.model),
         "dim": about.dim,
+        "limits": _LIMITS.get(about.model.model or "", ""),
+        "tags": [] if snapshot.words is None else list(snapshot.words.words[:_MOST_TAGS_OFFERED]),
         "concepts": list(collection.concepts),
         "explains": isinstance(collection.clip.model.image_encoder, GivesLocalEmbeddings),
     }
@@ -80,6 +89,17 @@ def examples(collection: Collection) -> dict[str, Any]:
     places = np.unique(np.linspace(0, len(snapshot) - 1, _NUM_EXAMPLES).astype(np.int64))
     rows = [row for row in snapshot.rows(places) if row is not None and row["path"] in there]
     return {"examples": [as_shown(match_of(rows[number], 1.0)) for number in first_of_videos(rows)]}
+
+
+def unreadable(collection: Collection) -> dict[str, Any]:
+    """Return the files that cannot be read, each with the reason, of many the first.
+
+    Args:
+        collection: whose files they are.
+    """
+    found = [(path, why) for path, why in collection.store.values("path", "problem") if why is not None]
+    shown = found[:_MOST_UNREADABLE]
+    return {"files": [[storage.printable(one, limit=_LONGEST_VALUE) for one in both] for both in shown]}
 
 
 def columns(collection: Collection) -> dict[str, Any]:
@@ -104,8 +124,10 @@ def _said_of(name: str, known: NDArray[Any]) -> dict[str, Any]:
         return {"kind": "number", "least": float(known.min()), "most": float(known.max())}
     if name == DATE:
         return {"kind": "date", "least": str(known.min()), "most": str(known.max())}
+    if name == "path":
+        folders = Counter(str(Path(one).parent) for one in known.tolist()).most_common(_MOST_VALUES)
+        return {"kind": "text", "values": [storage.printable(one, limit=_LONGEST_VALUE) for one, _ in folders]}
     counted = Counter(known.tolist()).most_common(_MOST_VALUES + 1)
-    # Of paths there are too many to choose from.
     values = [storage.printable(value, limit=_LONGEST_VALUE) for value, _ in counted]
     return {"kind": "text", "values": values if len(values) <= _MOST_VALUES else []}
 
@@ -192,7 +214,7 @@ def _concept_told(collection: Collection, concept: Concept) -> dict[str, Any]:
 _MOST_FOUND = 200
 _MOST_TEXTS = 16
 _LAST_FOUND = 10_000
-_MOST_GROUPS = 100
+_MOST_GROUPS = 20
 _MOST_SHOWN = 24
 _LONGEST_MESSAGE = 500
 _FILES = {
@@ -221,12 +243,17 @@ def build_application(collection: Collection, uploads: Uploads | None = None) ->
 
     def duplicates(request: Request) -> Response:
         threshold = _number(request.query_params, "threshold", THRESHOLD, float)
+        skip = max(0, _number(request.query_params, "skip", 0, int))
         groups = served.duplicates(threshold)
-        shown = [
-            [as_shown(match) for match in (group.best, *group.others[: _MOST_SHOWN - 1])]
-            for group in groups[:_MOST_GROUPS]
-        ]
-        return JSONResponse({"num_groups": len(groups), "groups": shown, "version": served.version})
+        some = groups[skip : skip + _MOST_GROUPS]
+        told = {
+            "num_groups": len(groups),
+            "skip": skip,
+            "threshold": threshold,
+            "sizes": [1 + len(group.others) for group in some],
+            "groups": [[as_shown(one) for one in (group.best, *group.others[: _MOST_SHOWN - 1])] for group in some],
+        }
+        return JSONResponse({**told, "version": served.version})
 
     def picture(request: Request) -> Response:
         side = SIDES.get(request.path_params["size"])
@@ -253,6 +280,7 @@ def build_application(collection: Collection, uploads: Uploads | None = None) ->
             *(Route(path, _file(name, kind)) for path, (name, kind) in _FILES.items()),
             Route("/api/collection", _telling(overview, served)),
             Route("/api/examples", _telling(examples, served)),
+            Route("/api/unreadable", _telling(unreadable, served)),
             Route("/api/columns", _telling(columns, served)),
             Route("/api/search", _asking(_search, served, uploads), methods=["GET", "POST"]),
             Route("/api/explain/{number:int}", _asking(_explain, served, uploads), methods=["GET", "POST"]),
@@ -319,18 +347,24 @@ def _search(served: ServedCollection, request: Request, picture: bytes | None) -
     if not 0 <= skip <= _LAST_FOUND:
         raise HTTPException(400, f"skip is {skip}, expected 0 to {_LAST_FOUND}")
     query = _query(asked, picture)
-    found = collection.search(
-        **query,
-        where=_several(asked, "where"),
-        k=skip + k if k > 0 else k,
-        all_frames=_frames(asked) == "all",
-    )
+    try:
+        where = [parse_condition(one) for one in _several(asked, "where")]
+        matching(collection.snapshot, [one for one in where if one.column.startswith(TAG)])
+    except ValueError as error:
+        return _told(error, 400, field="where")
+    is_browsed = bool(where) and not any(query.values())
+    find: Callable[..., Matches] = collection.newest if is_browsed else partial(collection.search, **query)
+    found = find(where=where, k=skip + k if k > 0 else k, all_frames=_frames(asked) == "all")
     like = [as_shown(picture_of(collection, number)[0]) for number in query["like"]]
     shown = [
         {**as_shown(one), **tags} for one, tags in zip(found[skip:], tags_of(collection, found[skip:]), strict=True)
     ]
+    if is_browsed:
+        for one in shown:
+            del one["score"]
     concept = {} if like or picture else asked_concept(collection, query["text"])
     told = {"matches": shown, "like": like, "is_exact": found.is_exact, "version": served.version, **concept}
+    told["order"] = "newest" if is_browsed else "similar"
     return JSONResponse(told)
 
 
@@ -364,8 +398,8 @@ def _file(name: str, kind: str) -> _Endpoint:
     return lambda _: Response(data, media_type=kind)
 
 
-def _told(message: object, status: int, headers: Mapping[str, str] | None = None) -> Response:
-    told = {"error": storage.printable(message, limit=_LONGEST_MESSAGE)}
+def _told(message: object, status: int, headers: Mapping[str, str] | None = None, field: str | None = None) -> Response:
+    told = {**({"field": field} if field else {}), "error": storage.printable(message, limit=_LONGEST_MESSAGE)}
     return JSONResponse(told, status_code=status, headers=headers)
 
 

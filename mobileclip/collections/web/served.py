@@ -142,7 +142,8 @@ class ServedCollection:
         self._reading = threading.Lock()
         self._kept = _KeptDuplicates()
         self._comparing = threading.Lock()
-        self.version = 0
+        self.version = ""
+        """Of what was read: another one whenever the index was written to."""
 
     def current(self) -> Collection:
         """Return the collection as it is now, read and with its model.
@@ -159,7 +160,7 @@ class ServedCollection:
                     collection.load()
                     self._collection = collection
                     self._seen = seen
-                    self.version += 1
+                    self.version = seen
             except (OSError, ValueError, ImportError) as error:
                 self._seen = None
                 raise UnreadableIndexError(str(error)) from error

@@ -57,7 +57,7 @@ def test_a_search_shows_pictures_that_fit(address, tmp_path, width, dark):
         page.evaluate("document.querySelectorAll('img').forEach(one => { one.loading = 'eager' })")
         page.wait_for(DRAWN)
         assert page.evaluate("document.documentElement.scrollWidth") == width
-        assert page.evaluate("document.title") == "My photos"
+        assert page.evaluate("document.title") == "a cat – My photos"
         assert "\\x1b[31m" in page.evaluate("document.getElementById('results').innerText")
         assert page.evaluate("document.querySelectorAll('script').length") == 1
         assert page.complaints == []
@@ -177,7 +177,64 @@ def test_results_go_on_as_far_as_one_looks(tmp_path, telling_file):
             page.wait_for(f"{TILES} === {number}")
         page.wait_for("document.getElementById('more').hidden")
         assert page.evaluate("new Set([...document.querySelectorAll('.tile')].map(one => one.title)).size") == 130
+        left = page.evaluate("scrollY")
+        page.wait_for("history.state?.scroll === scrollY && history.state.size === 130")
+        search(page, "a dog")
+        page.wait_for(f"{TILES} === 60 && scrollY === 0")
+        page.evaluate("history.back()")
+        page.wait_for(f"{TILES} === 130 && Math.abs(scrollY - {left}) < 2")
         assert page.complaints == []
+
+
+def test_what_is_asked_for_is_chips_that_can_be_removed(address):
+    chips = "[...document.querySelectorAll('#chips .chip span')].map(one => one.textContent).join('|')"
+    with open_page(f"{address}?text=a+cat&not=a+dog&not=a+hill&where=width%3E1&where=path~copy", width=390) as page:
+        page.wait_for(f"{TILES} === 1")
+        assert page.evaluate(chips) == "a cat|Width (pixels) above 1|Folder contains copy|not a dog|not a hill"
+        for number, left in ((3, "a cat|Width (pixels) above 1|Folder contains copy|not a hill"), (0, None)):
+            page.evaluate(f"document.querySelectorAll('#chips button')[{number}].click()")
+            page.wait_for(f"{chips} === {json.dumps(left)}" if left else f"!{chips}.startsWith('a cat')")
+        page.evaluate("[...document.querySelectorAll('#chips button')].at(-1).click()")
+        page.wait_for(f"{STATUS} === '1 picture, the newest first' && {TILES} === 1")
+        search(page, "", where="colour=red")
+        page.wait_for("document.getElementById('conditions').open && document.activeElement.id === 'where'")
+
+
+def test_polling_leaves_a_question_alone_and_results_stay_without_a_server(address):
+    with open_page(f"{address}?text=a+cat", width=1280) as page:
+        page.wait_for(f"{TILES} === 8")
+        page.evaluate(
+            "window.kept = fetch; window.fetch = (address, options) => address.startsWith('/api/search')"
+            " ? new Promise(done => { window.answer = () => done(kept(address, options)) }) : kept(address, options)"
+        )
+        search(page, "a dog")
+        page.wait_for("window.answer !== undefined")
+        page.evaluate("window.polled = 0; kept('/api/collection').then(() => { window.polled = 1 })")
+        page.evaluate("document.dispatchEvent(new Event('visibilitychange'))")
+        page.wait_for("polled === 1")
+        assert page.evaluate(STATUS) == "…"
+        page.evaluate("answer()")
+        page.wait_for(f"{STATUS}.startsWith('8 pictures')")
+        page.evaluate("window.fetch = () => Promise.reject(new Error('gone'))")
+        search(page, "a hill")
+        page.wait_for(f"{STATUS}.includes('does not answer')")
+        assert page.evaluate(TILES) == 8
+
+
+def test_large_groups_of_similar_pictures_are_counted_and_the_threshold_changes(tmp_path, telling_file):
+    first = draw(tmp_path / "many" / "0.png", 2)
+    for number in range(1, 40):
+        (tmp_path / "many" / f"{number}.png").write_bytes(first.read_bytes())
+    index = Collection.create(tmp_path / "index", ModelSource(checkpoint=str(telling_file)))
+    index.add(tmp_path / "many", options=OPTIONS)
+    with running(index) as address, open_page(f"{address}?duplicates=1", width=390) as page:
+        page.wait_for(f"{TILES} === 24")
+        assert page.evaluate("document.querySelector('#results h2').textContent").startswith("40 pictures")
+        assert "96 × 80" in page.evaluate("document.querySelector('.tile .detail').textContent")
+        page.evaluate("document.getElementById('threshold').value = '0.9'")
+        page.evaluate("document.getElementById('threshold').form.requestSubmit()")
+        page.wait_for(f"location.search === '?duplicates=1&threshold=0.9' && {TILES} === 24")
+        assert page.evaluate("document.documentElement.scrollWidth") == 390
 
 
 def test_everything_is_done_by_keys(address):

@@ -3,6 +3,13 @@
 const COMPARISONS = { number: ['>=', '<=', '=', '!=', '>', '<'], date: ['>=', '<=', '=', '!='], text: ['~', '=', '!='], tag: ['=', '!='] };
 const MEANINGS = { '~': 'contains', '=': 'is', '!=': 'is not', '>=': 'at least', '<=': 'at most', '>': 'above', '<': 'below' };
 
+const LABELS = {
+  taken: 'Date', path: 'Folder', tag: 'Tag', size: 'Size (kB)', width: 'Width (pixels)', height: 'Height (pixels)',
+  camera: 'Camera', latitude: 'Latitude', longitude: 'Longitude', time: 'Time in the video (seconds)', part: 'Name in the archive',
+};
+const ORDERED = { '>=': 'from', '<=': 'until', '=': 'on', '!=': 'not on' }; // of dates
+const labelOf = (name) => LABELS[name] ?? name;
+
 const find = (id) => document.getElementById(id);
 const option = (value, text = value) => new Option(text, value);
 const rounded = (number) => (Number.isInteger(number) ? number : Number(number.toFixed(3)));
@@ -10,6 +17,18 @@ const rounded = (number) => (Number.isInteger(number) ? number : Number(number.t
 /** Conditions as they stand in the field: apart by spaces, quotation marks hold one together. */
 export const split = (text) => (text.match(/(?:"[^"]*"|[^\s"])+/g) ?? []).map((one) => one.replaceAll('"', ''));
 export const joined = (conditions) => conditions.map((one) => (/\s/.test(one) ? `"${one}"` : one)).join(' ');
+
+/** What is not wanted, as it stands in its field: apart by commas. */
+export const several = (text) => text.split(',').map((one) => one.trim()).filter(Boolean);
+
+/** A condition in words. */
+export function condition(text) {
+  const [, name, sign, value] = text.match(/^\s*(tag:[^<>=!~]+|\w+)\s*(<=|>=|!=|==|=|<|>|~)\s*(.*)$/s) ?? [];
+  if (!name) return text;
+  if (name === 'size' && Number(value)) return `Size ${MEANINGS[sign]} ${Number(value) < 1e6 ? `${value / 1e3} kB` : `${value / 1e6} MB`}`;
+  if (name === 'tag' && sign === '=') return `Tag: ${value}`;
+  return `${labelOf(name)} ${(name === 'taken' && ORDERED[sign]) || (MEANINGS[sign] ?? sign)} ${value}`;
+}
 
 /**
  * Offers the columns of a collection.
@@ -21,19 +40,22 @@ export function startFilters(columns) {
 
   function show() {
     const { kind, least, most, values = [] } = chosen();
-    find('comparison').replaceChildren(...COMPARISONS[kind].map((one) => option(one, MEANINGS[one])));
+    find('comparison').replaceChildren(...COMPARISONS[kind].map((one) => option(one, kind === 'date' ? ORDERED[one] : MEANINGS[one])));
     find('values').replaceChildren(...values.map((one) => option(one)));
     find('value').value = '';
-    const range = kind === 'number' ? `${rounded(least)} to ${rounded(most)}` : `${least?.slice(0, 10)} to ${most?.slice(0, 10)}`;
+    find('value').type = kind === 'date' ? 'date' : 'text';
+    const unit = chosen().name === 'size' ? 1000 : 1;
+    const range = kind === 'number' ? `${rounded(least / unit)} to ${rounded(most / unit)}` : `${least?.slice(0, 10)} to ${most?.slice(0, 10)}`;
     find('value').placeholder = ['text', 'tag'].includes(kind) ? (values[0] ?? 'a part of it') : range;
   }
 
   function add() {
-    const value = find('value').value.trim().replaceAll('"', '');
+    let value = find('value').value.trim().replaceAll('"', '');
     if (!value) {
       find('value').focus();
       return;
     }
+    if (find('column').value === 'size' && Number(value)) value = Math.round(Number(value) * 1000);
     const condition = `${find('column').value}${find('comparison').value}${value}`;
     find('where').value = joined([...split(find('where').value), condition]);
     find('value').value = '';
@@ -43,7 +65,7 @@ export function startFilters(columns) {
   find('conditions').addEventListener('toggle', async () => {
     if (!find('conditions').open || known.length) return;
     known = await columns();
-    find('column').replaceChildren(...known.map(({ name }) => option(name)));
+    find('column').replaceChildren(...known.map(({ name }) => option(name, labelOf(name))));
     find('columns').hidden = !known.length;
     if (known.length) show();
   });

@@ -60,14 +60,14 @@ export function under(one, concept, judged) {
   return [line];
 }
 
-/** Returns links to concepts, for the start page. */
-export function links(names) {
+/** Returns links to what there is by name, each to the query that finds it, for the start page. */
+export function links(title, names, query) {
   if (!names.length) return [];
   const line = make('p', '');
   names.forEach((name, place) => {
     const link = make('a', '', name);
-    link.href = `/?${new URLSearchParams({ text: quoted(name) })}`;
+    link.href = `/?${new URLSearchParams(query(name))}`;
     line.append(...(place ? [', ', link] : [link]));
   });
-  return [make('h2', '', 'Concepts'), line];
+  return [make('h2', '', title), line];
 }

@@ -1,15 +1,17 @@
 // The page of an index: what its server answers.
 
 import { read, written } from '/address.js';
-import { startFilters } from '/filters.js';
+import { condition, several, startFilters } from '/filters.js';
 import { links, quoted, said, under } from '/own.js';
-import { count, find, make, Search } from '/search.js';
+import { count, facts, find, make, Search } from '/search.js';
 
-const TEXTS = ['a red bicycle', 'people at a table', 'a dog on grass'];
+const NAME = 'My photos';
+const GROUPS = 20; // of duplicates on a page
 
 let about = null; // what the index holds
 let version = null;
-let isBroken = false; // the page says that the index, or the server, cannot be asked
+let leaving = 0; // the timer that notes where the page is scrolled to
+let isPlaced = false; // the page is scrolled to where it belongs
 let isStart = false; // nothing is asked for
 let isGoingBack = false; // what is asked for comes from the address
 let concept = null; // that is asked for alone
@@ -20,10 +22,11 @@ async function ask(address, options) {
   try {
     answer = await fetch(address, options);
   } catch {
-    throw new Error('the server does not answer; is mobileclip serve still running?');
+    const error = new Error('the server does not answer; is mobileclip serve still running?');
+    throw Object.assign(error, { isUnanswered: true });
   }
   const value = await answer.json().catch(() => ({ error: `the server answers ${answer.status}` }));
-  if (!answer.ok) throw new Error(value.error);
+  if (!answer.ok) throw Object.assign(new Error(value.error), { field: value.field });
   return value;
 }
 
@@ -36,12 +39,14 @@ addButton('duplicates', 'Duplicates', duplicates);
 keep.hidden = true;
 
 const page = new Search({
+  browses: true,
   async search({ skip, k, picture, ...asked }) {
     const place = new URLSearchParams({ skip, k });
     const answer = await askWith(`/api/search?${written(asked)}&${place}`, picture);
     const number = skip + answer.matches.length;
     concept = answer.concept ?? null;
-    const some = number ? `${count(number, 'picture', 'pictures')}, the most similar first` : 'Nothing was found.';
+    const order = answer.order === 'newest' ? 'the newest first' : 'the most similar first';
+    const some = number ? `${count(number, 'picture', 'pictures')}, ${order}` : 'Nothing was found.';
     const found = concept ? said(concept) : some;
     const rest = answer.is_exact ? '' : '. A graph proposed them: it may have missed a few';
     return { ...answer, said: found + rest };
@@ -57,15 +62,19 @@ const page = new Search({
   idle() {
     isStart = true;
     keep.hidden = true;
+    document.title = NAME;
     showStart();
     return 'Say what the pictures show, or choose a picture.';
   },
   asked(query) {
     isStart = false;
     keep.hidden = !query.text || query.text.includes('@"') || query.like !== null || Boolean(query.picture);
+    const named = [query.text, ...query.where.map(condition), ...several(query.not).map((one) => `not ${one}`)];
+    document.title = [named.filter(Boolean).join(', ') || (query.picture || query.like !== null ? 'Similar pictures' : ''), NAME].filter(Boolean).join(' – ');
     if (!isGoingBack) go(written(query), query.picture);
   },
   async shown(answer) {
+    isPlaced = true;
     if (answer.version) version = answer.version;
     await tell();
   },
@@ -82,8 +91,8 @@ async function judged(query, id) {
     page.say(error.message, true);
     return;
   }
-  await page.search();
-  document.getElementById(id)?.focus();
+  await page.search({ scroll: scrollY, size: page.size });
+  document.getElementById(id)?.focus({ preventScroll: true });
 }
 
 async function keepConcept() {
@@ -102,38 +111,90 @@ function go(query, picture = null) {
   const place = picture ? pictures.indexOf(picture) : -1;
   const state = picture ? { picture: place < 0 ? pictures.push(picture) - 1 : place } : null;
   if (address === location.pathname + location.search && history.state?.picture === state?.picture) return;
+  keepPlace();
   history.pushState(state, '', address);
+  isPlaced = false;
+}
+
+function keepPlace() {
+  clearTimeout(leaving);
+  if (isPlaced && page.size) history.replaceState({ ...history.state, scroll: scrollY, size: page.size }, '');
 }
 
 function restore() {
+  clearTimeout(leaving);
   isGoingBack = true;
   const query = new URLSearchParams(location.search);
   const own = history.state?.picture;
   const picture = pictures[own] ?? null;
-  if (query.has('duplicates')) showDuplicates();
-  else page.ask({ ...read(query), picture });
+  const { scroll, size } = history.state ?? {};
+  isPlaced = false;
+  if (query.has('duplicates')) showDuplicates(query, scroll);
+  else page.ask({ ...read(query), picture }, { scroll, size });
   if (own !== undefined && !picture) page.say('The picture that was searched with is gone: choose it again.');
   isGoingBack = false;
 }
 
 function duplicates() {
-  go(new URLSearchParams({ duplicates: '1' }));
-  showDuplicates();
+  const query = new URLSearchParams({ duplicates: '1' });
+  go(query);
+  showDuplicates(query);
 }
 
-function showDuplicates() {
+// How alike pictures have to be, and what leads to other groups.
+function similarTo(threshold) {
+  const form = make('form', 'line');
+  const label = make('label', 'choice', 'Similarity, at least ');
+  const field = Object.assign(make('input', ''), { type: 'number', min: 0.5, max: 1, step: 'any', value: threshold, id: 'threshold', required: true });
+  label.append(field);
+  form.append(label, Object.assign(make('button', '', 'Find'), { type: 'submit' }));
+  form.addEventListener('submit', (event) => {
+    event.preventDefault();
+    const query = new URLSearchParams({ duplicates: '1', threshold: field.value });
+    go(query);
+    showDuplicates(query);
+  });
+  return form;
+}
+
+function turn(text, query, skip) {
+  const link = make('a', '', text);
+  const other = new URLSearchParams(query);
+  other.set('skip', skip);
+  link.href = `/?${other}`;
+  return link;
+}
+
+function showDuplicates(query, scroll = 0) {
   isStart = false;
+  document.title = `Duplicates – ${NAME}`;
+  find('chips').replaceChildren();
   page.show(
-    () => ask('/api/duplicates'),
-    ({ groups, num_groups: number }) => {
-      for (const group of groups) {
-        find('results').append(make('h2', '', count(group.length, 'picture', 'pictures')));
-        page.list(group.map((one, place) => [one, place ? `similarity ${one.score.toFixed(3)}` : 'best copy', !place]));
-      }
-      if (!number) return 'No two pictures show the same.';
-      const rest = groups.length < number ? ` The first ${groups.length} are shown.` : '';
-      return `${count(number, 'group', 'groups')} of pictures that show the same. Nothing was deleted.${rest}`;
+    () => ask(`/api/duplicates?${query}`),
+    ({ groups, sizes, skip, threshold, num_groups: number }) => {
+      find('results').append(similarTo(threshold));
+      groups.forEach((group, place) => {
+        const rest = group.length < sizes[place] ? `, of which ${group.length} are shown` : '';
+        find('results').append(make('h2', '', `${count(sizes[place], 'picture', 'pictures')}${rest}`));
+        page.list(
+          group.map((one, other) => [
+            one,
+            other ? `similarity ${one.score.toFixed(3)}` : 'best copy',
+            !other,
+            `${facts(one)} · ${one.path.slice(0, one.path.lastIndexOf('/'))}`,
+          ]),
+        );
+      });
+      const pages = make('nav', 'line');
+      pages.setAttribute('aria-label', 'more groups');
+      if (skip) pages.append(turn('Previous groups', query, Math.max(0, skip - GROUPS)));
+      if (skip + groups.length < number) pages.append(turn('Next groups', query, skip + GROUPS));
+      if (pages.childElementCount) find('results').append(pages);
+      if (!number) return 'No two pictures are similar.';
+      const shown = groups.length < number ? ` Groups ${skip + 1} to ${skip + groups.length} are shown.` : '';
+      return `${count(number, 'group', 'groups')} of similar pictures. Nothing was deleted.${shown}`;
     },
+    () => scrollTo(0, scroll),
   );
 }
 
@@ -141,35 +202,44 @@ function showDuplicates() {
 async function showStart() {
   if (!isStart || !about?.num_pictures || find('results').childElementCount) return;
   const start = make('section', 'start');
-  const facts = `${count(about.num_pictures, 'picture', 'pictures')}, embedded by ${about.model} in ${about.dim} numbers each`;
-  const texts = make('p', '', 'For instance: ');
-  TEXTS.forEach((text, place) => {
-    const link = make('a', '', text);
-    link.href = `/?${new URLSearchParams({ text })}`;
-    texts.append(...(place ? [', ', link] : [link]));
-  });
-  start.append(make('h2', '', 'This collection'), make('p', '', facts), texts, ...links(about.concepts));
+  const facts = `${count(about.num_pictures, 'picture', 'pictures')}, searched with the model ${about.model}.`;
+  start.append(make('h2', '', 'This collection'), make('p', '', `${facts} ${about.limits}`));
+  const tags = links('Tags', about.tags, (tag) => ({ where: `tag=${tag}` }));
+  start.append(...tags, ...links('Concepts', about.concepts, (name) => ({ text: quoted(name) })));
+  if (about.num_unreadable) start.append(unreadable());
   start.append(make('h2', '', 'Some of its pictures'));
   find('results').append(start);
   const { examples } = await ask('/api/examples').catch(() => ({ examples: [] }));
   if (isStart && start.isConnected) page.list(examples.map((one) => [one, '']));
 }
 
+// The files that cannot be read, asked for when they are wanted.
+function unreadable() {
+  const details = make('details', '');
+  details.append(make('summary', '', `${count(about.num_unreadable, 'file', 'files')} cannot be read`));
+  details.addEventListener('toggle', async () => {
+    if (details.childElementCount > 1) return;
+    const { files } = await ask('/api/unreadable').catch(() => ({ files: [] }));
+    details.append(...files.map(([path, why]) => make('p', '', `${path}: ${why}`)));
+  });
+  return details;
+}
+
 // Says what the index holds, and that it has changed since the last answer.
 async function tell() {
+  const seen = version;
   try {
     about = await ask('/api/collection');
     const unreadable = about.num_unreadable ? `, ${count(about.num_unreadable, 'file', 'files')} cannot be read` : '';
     find('about').textContent = `${count(about.num_pictures, 'picture', 'pictures')} in ${about.index}${unreadable}`;
-    if (!about.num_pictures) page.say('The index is empty: add pictures with mobileclip index.');
+    if (seen !== version) return;
+    if (!about.num_pictures) page.notify('The index is empty: add pictures with mobileclip index.');
     else if (!isStart && page.size && about.version !== version)
-      page.say('The index has changed: search again to see what is new.');
-    else if (isBroken) page.say('');
-    isBroken = false;
+      page.notify('The index has changed: search again to see what is new.');
+    else page.notify('');
     showStart();
   } catch (error) {
-    isBroken = true;
-    page.say(error.message, true);
+    page.notify(error.message, true);
   }
 }
 
@@ -194,6 +264,12 @@ document.addEventListener('visibilitychange', () => {
 setInterval(() => {
   if (!document.hidden) tell();
 }, 10_000);
+// Where the page was left, for whoever comes back to it.
+history.scrollRestoration = 'manual';
+addEventListener('scroll', () => {
+  clearTimeout(leaving);
+  leaving = setTimeout(keepPlace, 100); // browsers refuse to note every step
+});
 addEventListener('popstate', restore);
 restore();
 tell();

@@ -1,7 +1,7 @@
 // The search of pictures: query, grid, one picture, settings. `mobileclip serve` and the page of examples/web share it,
 // and differ in who answers. Texts go to the page as texts, never as markup.
 
-import { joined, split } from './filters.js';
+import { condition, joined, several, split } from './filters.js';
 import { lay, lift, watch } from './explain.js';
 
 const PAGE = 60;
@@ -18,9 +18,12 @@ export const make = (tag, className, text = '') => {
 
 export const count = (number, one, many) => `${number.toLocaleString('en')} ${number === 1 ? one : many}`;
 
-function facts({ width, height, size, taken, camera, latitude, longitude }) {
+/** A number of bytes, in kB or MB. */
+const inBytes = (size) => (size < 1e6 ? `${Math.ceil(size / 1000)} kB` : `${(size / 1e6).toFixed(1)} MB`);
+
+export function facts({ width, height, size, taken, camera, latitude, longitude }) {
   const pixels = width && `${width} × ${height}`;
-  const bytes = size && `${Math.ceil(size / 1000).toLocaleString('en')} kB`;
+  const bytes = size && inBytes(size);
   const place = latitude === undefined ? '' : `${latitude.toFixed(4)}, ${longitude?.toFixed(4)}`;
   return [[pixels, bytes].filter(Boolean).join(', '), taken, camera, place].filter(Boolean).join(' · ');
 }
@@ -51,13 +54,16 @@ export class Search {
   #query = null; // what the pictures on the page were found with
   #found = 0; // of its answers so far
   #isAdding = false;
+  #isAsking = false; // a question has no answer yet
+  #said = ['', false]; // of the last question
+  #notice = ['', false]; // what the page says besides, in place of it
 
   /**
    * Makes the page's search work.
    * @param {object} source who answers: `search(query)` gives `k` matches behind the first `skip`, the nearest first,
    *   and what to say of all so far; `address(match, size)` of a `small` or a `large` picture; `video(match)` of a
    *   frame's; `idle()` what to say where nothing is asked for; `asked(query)` and `shown(answer)` are told of every
-   *   question and answer; `explain(match, query)` says which places add to the score, or nothing; `under(match)` gives
+   *   question and answer; `browses` whether it answers conditions without a text; `explain(match, query)` says which places add to the score, or nothing; `under(match)` gives
    *   what stands under a picture.
    */
   constructor(source) {
@@ -89,9 +95,19 @@ export class Search {
     return this.#shown.length;
   }
 
+  /** Says what became of the last question, in place of any notice. */
   say(text, isProblem = false) {
-    find('status').textContent = text;
-    find('status').classList.toggle('problem', isProblem);
+    this.#said = [text, isProblem];
+    this.notify('');
+  }
+
+  /** Says something that no question asked for, until the next question; '' takes it away. */
+  notify(text, isProblem = false) {
+    this.#notice = [text, isProblem];
+    if (this.#isAsking) return;
+    const [shown, isWrong] = text ? this.#notice : this.#said;
+    if (find('status').textContent !== shown) find('status').textContent = shown;
+    find('status').classList.toggle('problem', isWrong);
   }
 
   clear() {
@@ -109,17 +125,20 @@ export class Search {
   }
 
   /** Asks anew for what was asked for before: fills in all fields, and searches. */
-  ask({ text, not, where, allFrames, like, picture }) {
+  ask({ text, not, where, allFrames, like, picture }, at) {
     [find('text').value, find('not').value, find('where').value] = [text, not, joined(where)];
     find('frames').checked = allFrames;
     const isLike = like !== null || picture;
     this.#choose(picture, like, picture ? picture.name : `picture ${like}`);
     find('both').checked = Boolean(text && isLike);
-    return this.search();
+    return this.search(at);
   }
 
-  /** Shows what is asked for. */
-  async search() {
+  /**
+   * Shows what is asked for.
+   * @param {object} at how far the page is scrolled, and how many pictures it shows: its top and one portion by default.
+   */
+  async search({ scroll = 0, size = PAGE } = {}) {
     const [text, not] = ['text', 'not'].map((id) => find(id).value.trim());
     // A text is asked for in place of the picture before, but where both are wanted.
     if (text && !find('both').checked) this.#choose(null, null, '');
@@ -132,8 +151,11 @@ export class Search {
       like: this.#like,
     };
     this.#source.asked?.(query);
-    if (!text && this.#like === null && this.#picture === null) {
+    this.#showChips(query);
+    const isBrowsed = this.#source.browses && query.where.length > 0;
+    if (!text && !isBrowsed && this.#like === null && this.#picture === null) {
       this.#asked++;
+      this.#isAsking = false;
       this.clear();
       this.say(this.#source.idle());
       return;
@@ -146,49 +168,89 @@ export class Search {
         this.#add(matches);
         return said;
       },
+      async () => {
+        while (this.size < size && !find('more').hidden && (await this.#more()));
+        scrollTo(0, scroll);
+      },
+    );
+  }
+
+  // What is asked for, in parts, each of which can be taken away.
+  #showChips({ text, not, where }) {
+    const without = (list, place) => list.filter((_, other) => other !== place);
+    const chips = [
+      ...(text ? [[text, () => { find('text').value = ''; }]] : []),
+      ...where.map((one, place) => [condition(one), () => { find('where').value = joined(without(where, place)); }]),
+      ...several(not).map((one, place, all) => [`not ${one}`, () => { find('not').value = without(all, place).join(', '); }]),
+    ];
+    find('chips').replaceChildren(
+      ...chips.map(([name, remove]) => {
+        const chip = make('span', 'chip');
+        const button = make('button', '', '×');
+        button.type = 'button';
+        button.setAttribute('aria-label', `search without: ${name}`);
+        button.addEventListener('click', () => {
+          remove();
+          find('text').focus({ preventScroll: true });
+          this.search();
+        });
+        chip.append(make('span', '', name), button);
+        return chip;
+      }),
     );
   }
 
   #add(matches) {
     const known = new Set(this.#shown.map(({ id }) => id));
     this.#found += matches.length;
-    this.list(matches.filter(({ id }) => !known.has(id)).map((one) => [one, one.score.toFixed(3)]));
+    this.list(matches.filter(({ id }) => !known.has(id)).map((one) => [one, one.score?.toFixed(3) ?? one.taken?.slice(0, 10) ?? '']));
     find('more').hidden = matches.length < PAGE;
   }
 
   /** Adds the pictures behind those that are there. */
   async #more() {
-    if (this.#isAdding || find('more').hidden) return;
+    if (this.#isAdding || find('more').hidden) return false;
     this.#isAdding = true;
     const mine = this.#asked;
     try {
       const { matches, said } = await this.#source.search({ ...this.#query, skip: this.#found, k: PAGE });
-      if (mine !== this.#asked) return;
+      if (mine !== this.#asked) return false;
       this.#add(matches);
-      this.say(said);
+      this.#said = [said, false];
+      this.notify(...this.#notice);
+      return true;
     } catch (error) {
-      if (mine !== this.#asked) return;
+      if (mine !== this.#asked) return false;
       find('more').hidden = true;
       this.say(error.message, true);
+      return false;
     } finally {
       this.#isAdding = false;
     }
   }
 
-  /** Shows what a question finds, unless another one was asked meanwhile. */
-  async show(question, draw) {
+  /** Shows what a question finds, unless another one was asked meanwhile; what is there stays where nobody answers. */
+  async show(question, draw, place = () => scrollTo(0, 0)) {
     const mine = ++this.#asked;
     this.say('…');
+    this.#isAsking = true;
     try {
       const answer = await question();
       if (mine !== this.#asked) return;
+      this.#isAsking = false;
       this.clear();
       this.say(draw(answer));
-      await this.#source.shown?.(answer);
+      await place();
+      if (mine === this.#asked) await this.#source.shown?.(answer);
     } catch (error) {
       if (mine !== this.#asked) return;
-      this.clear();
+      this.#isAsking = false;
+      if (!error.isUnanswered) this.clear();
       this.say(error.message, true);
+      if (error.field === 'where') {
+        find('conditions').open = true;
+        find('where').focus();
+      }
     }
   }
 
@@ -199,7 +261,7 @@ export class Search {
     find('results').append(element);
   }
 
-  #tile(one, label, isBest = false) {
+  #tile(one, label, isBest = false, detail = '') {
     const query = this.#query;
     const item = document.createElement('li');
     const button = make('button', 'tile');
@@ -213,7 +275,7 @@ export class Search {
     image.addEventListener('error', () => frame.replaceChildren(make('span', 'gone', 'cannot be read any more')));
     image.src = this.#address(one, 'small');
     frame.append(image);
-    button.append(frame, make('span', isBest ? 'score keep' : 'score', label), make('span', 'path', one.file));
+    button.append(frame, make('span', isBest ? 'score keep' : 'score', label), make('span', 'path', one.file), ...(detail ? [make('span', 'detail', detail)] : []));
     const place = this.#shown.push(one) - 1;
     button.addEventListener('click', () => this.#open(place));
     if (this.#canExplain) watch(button, frame, image, () => this.#source.explain(one, query));
