@@ -38,6 +38,7 @@ from mobileclip.inputs import ImageInput, TokenizerFile
 from mobileclip.losses import ReinforcedLossSpec
 from mobileclip.recipes.distilling import DistilSpec
 from mobileclip.registry import Registry
+from mobileclip.reinforce.captioners import CaptionSet, CheckpointCaptioner
 from mobileclip.strict import NOT_IN_JSON, strict
 from mobileclip.training import (
     ConstantCosineSchedule,
@@ -314,6 +315,7 @@ GIVEN: dict[type, Callable[[], tuple[Any, ...]]] = {
     MCiSpec: lambda: (IMAGE, IMAGE.without_projection()),
     ViTSpec: lambda: (VIT, attrs.evolve(VIT, stem="patch"), attrs.evolve(VIT, projection=False, embedding_dim=32)),
     ClassifierSpec: lambda: (ClassifierSpec(image=IMAGE, num_classes=2, class_names=("a", "b")),),
+    CaptionSet: lambda: (CaptionSet(name="syn_text", captioner=CheckpointCaptioner(checkpoint="a.pt")),),
     CosineSchedule: lambda: (CosineSchedule(total_steps=3000),),
     DistilSpec: lambda: (DistilSpec(shares=("de=2",)),),
     ConstantCosineSchedule: lambda: (ConstantCosineSchedule(total_steps=3000, constant_steps=2500),),

@@ -161,6 +161,8 @@ def _loses(folder: Path, checkpoint: str, spec: EvaluationSpec) -> bool:
     is_worse = False
     for row in differences(export, model):
         assert row.interval is not None, "both were evaluated on the same data set"
+        assert row.value is not None, "the export was evaluated"
+        assert row.reference is not None, "the model was evaluated"
         low, high = row.interval.low, row.interval.high
         say(
             f"{row.dataset}, {row.metric}: {100 * row.reference:.2f} -> {100 * row.value:.2f} %, "

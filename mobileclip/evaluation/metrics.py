@@ -158,7 +158,7 @@ def classification_hits(image: Tensor, classes: Tensor, labels: Tensor, *, chunk
     _require_labels(labels, image.shape[0], classes.shape[0])
     image, classes = F.normalize(image.float(), dim=-1), F.normalize(classes.float(), dim=-1)
     labels = labels.to(image.device)
-    chunks = zip(image.split(chunk_size), labels.split(chunk_size), strict=True)
+    chunks = zip(torch.split(image, chunk_size), torch.split(labels, chunk_size), strict=True)
     return Hits.joined([Hits.of(rows @ classes.T, own) for rows, own in chunks])
 
 

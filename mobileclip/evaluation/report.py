@@ -245,10 +245,12 @@ def draw_latency(panel: Panel, path: Path) -> None:
         for source, label, marker in (("published", "published accuracy", "o"), ("measured", "measured here", "D"))
         if (chosen := [one for one in panel.points if one.source == source])
     ]
-    labels = {"x_label": "latency of image + text, ms", "y_label": "per cent"}
+    chart = charts.Panel(
+        lines=lines, x_label="latency of image + text, ms", y_label="per cent", has_legend=True, is_log=True
+    )
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Glyph")  # of letters that the font lacks, it draws a box
-        charts.write_chart([charts.Panel(lines=lines, has_legend=True, is_log=True, **labels)], path, size=_SIZE)
+        charts.write_chart([chart], path, size=_SIZE)
 
 
 def _short(name: str) -> str:

@@ -378,8 +378,8 @@ def difference(one: DatasetResult | None, other: DatasetResult | None) -> Differ
     return Difference(
         dataset=_NAMES.get(known[0].key, known[0].dataset),
         metric=metric_name(known[0]),
-        value=one and one.main_metric,
-        reference=other and other.main_metric,
+        value=None if one is None else one.main_metric,
+        reference=None if other is None else other.main_metric,
         interval=interval,
         num_images=num_images,
     )

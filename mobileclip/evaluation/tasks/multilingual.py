@@ -119,7 +119,8 @@ class MultilingualTask(Task):
             num_skipped=features.report.num_skipped,
             report=features.report,
             outcomes=clustered_outcomes(
-                *zip(*values, strict=True),
+                [key for key, _ in values],
+                [value for _, value in values],
                 class_weights([number for number, own in enumerate(languages) for _ in own.keys]),
             ),
             parts=tuple(parts),
