@@ -54,13 +54,8 @@ from .run import (
     summarize as summarize,
     write_summary as write_summary,
 )
-from .spec import (
-    SUITE as SUITE,
-    EvaluationSpec as EvaluationSpec,
-    SuiteEntry as SuiteEntry,
-    TaskOptions as TaskOptions,
-    suite_entry as suite_entry,
-)
+from .spec import EvaluationSpec as EvaluationSpec, TaskOptions as TaskOptions
+from .suite import SUITE as SUITE, SuiteEntry as SuiteEntry, suite_entry as suite_entry
 from .tasks.catalogue import SUITES as SUITES, find_task as find_task, suite_tasks as suite_tasks
 from .tasks.task import (
     FoundTask as FoundTask,

@@ -32,7 +32,7 @@ from mobileclip.datasets.sources.shards import (
     parse_label,
     read_public_layout,
 )
-from mobileclip.evaluation.spec import suite_entry
+from mobileclip.evaluation.suite import suite_entry
 from mobileclip.strict import repeated, split_lines
 
 # By the key of the data set: the order of the numbers.

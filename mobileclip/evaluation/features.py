@@ -22,7 +22,7 @@ from mobileclip.encoders import DualEncoder
 from mobileclip.evaluation.candidates import Candidate
 from mobileclip.evaluation.data import Benchmark, fingerprint, hash_of
 from mobileclip.evaluation.results import Latency
-from mobileclip.evaluation.spec import suite_entry
+from mobileclip.evaluation.suite import suite_entry
 from mobileclip.extras import VERSION
 from mobileclip.inference import prepared, processor
 from mobileclip.inference.image_text_model import ImageTextModel, Views

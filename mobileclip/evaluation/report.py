@@ -18,7 +18,7 @@ import attrs
 from mobileclip import charts, storage
 from mobileclip.evaluation.intervals import Interval, mean_interval
 from mobileclip.evaluation.results import Latency, ModelResults, Source
-from mobileclip.evaluation.spec import SUITE
+from mobileclip.evaluation.suite import SUITE
 from mobileclip.evaluation.tables import (
     answer_tables,
     compared_pairs,

@@ -19,7 +19,7 @@ from mobileclip import storage
 from mobileclip.blocks import models as known_models
 from mobileclip.data.skips import SkipReport
 from mobileclip.evaluation.intervals import Interval, Outcomes, proportion_interval
-from mobileclip.evaluation.spec import SUITE, suite_sizes
+from mobileclip.evaluation.suite import SUITE, suite_sizes
 from mobileclip.inputs import Interpolation
 from mobileclip.registry import nearest
 from mobileclip.strict import parse_json, split_lines

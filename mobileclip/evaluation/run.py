@@ -21,7 +21,8 @@ from mobileclip.evaluation.results import (
     published_model,
     published_results,
 )
-from mobileclip.evaluation.spec import OWN, EvaluationSpec, suite_sizes
+from mobileclip.evaluation.spec import OWN, EvaluationSpec
+from mobileclip.evaluation.suite import suite_sizes
 from mobileclip.evaluation.tasks.catalogue import find_task, is_data_set, suite_tasks
 from mobileclip.evaluation.tasks.task import FoundTask
 from mobileclip.inputs import Interpolation

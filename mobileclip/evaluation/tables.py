@@ -20,7 +20,7 @@ from mobileclip.evaluation.results import (
     ordered_keys,
     suite_average,
 )
-from mobileclip.evaluation.spec import SUITE
+from mobileclip.evaluation.suite import SUITE
 
 IMAGENET = "imagenet1k"
 ROBUSTNESS = ("imagenetv2", "imagenet-a", "imagenet-r", "imagenet_sketch", "imagenet-o", "objectnet")

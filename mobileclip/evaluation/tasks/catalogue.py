@@ -14,7 +14,8 @@ from mobileclip.datasets.sources.opening import is_place, require_data_set
 from mobileclip.encoders.checkpoints import packaged
 from mobileclip.encoders.checkpoints.published import is_export
 from mobileclip.evaluation.data import benchmark_name, open_benchmark
-from mobileclip.evaluation.spec import SUITE, SuiteName, TaskOptions, data_set_folder, key_and_title
+from mobileclip.evaluation.spec import TaskOptions
+from mobileclip.evaluation.suite import SUITE, SuiteName, data_set_folder, key_and_title
 from mobileclip.evaluation.tasks.choice_files import (
     ORDERS,
     PAIRS,

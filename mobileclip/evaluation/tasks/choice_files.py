@@ -57,7 +57,8 @@ from mobileclip.datasets.sources.shards import files_of_page
 from mobileclip.datasets.sources.tables import open_table
 from mobileclip.evaluation.data import Benchmark, hash_of, open_benchmark
 from mobileclip.evaluation.features import Features, num_images
-from mobileclip.evaluation.spec import TaskOptions, data_set_folder
+from mobileclip.evaluation.spec import TaskOptions
+from mobileclip.evaluation.suite import data_set_folder
 from mobileclip.evaluation.tasks.choices import (
     PERTURBATIONS,
     Box,

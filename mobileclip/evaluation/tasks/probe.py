@@ -18,7 +18,8 @@ from mobileclip.evaluation.data import Benchmark, fingerprint, hash_of, open_ben
 from mobileclip.evaluation.features import Features, Session
 from mobileclip.evaluation.metrics import Hits, require_embeddings
 from mobileclip.evaluation.results import DatasetResult
-from mobileclip.evaluation.spec import TaskOptions, suite_entry
+from mobileclip.evaluation.spec import TaskOptions
+from mobileclip.evaluation.suite import suite_entry
 from mobileclip.evaluation.tasks.task import FoundTask, Task
 from mobileclip.evaluation.tasks.zero_shot import score_hits
 

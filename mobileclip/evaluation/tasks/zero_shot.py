@@ -28,7 +28,7 @@ from mobileclip.evaluation.metrics import (
     rank_captions,
 )
 from mobileclip.evaluation.results import MAIN_METRIC, Answers, DatasetResult
-from mobileclip.evaluation.spec import key_and_title, suite_entry
+from mobileclip.evaluation.suite import key_and_title, suite_entry
 from mobileclip.evaluation.tasks.task import Task
 from mobileclip.inference.labels import ensemble_prompts
 

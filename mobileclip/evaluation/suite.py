@@ -1,0 +1,151 @@
+"""Suites by name, and the 38 data sets whose mean the papers report as the average, each with its metric."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Literal
+
+import attrs
+
+from mobileclip import storage
+
+SuiteName = Literal["quick", "imagenet", "retrieval", "multilingual", "aro", "sugarcrepe", "full"]
+
+
+@attrs.frozen
+class SuiteEntry:
+    """One data set of the suite.
+
+    Args:
+        key: what results call it.
+        name: what tables call it.
+        num_images: number of images of its test split, or of queries; what its noise is reckoned from.
+        main_metric: which of its metrics counts.
+    """
+
+    key: str
+    name: str
+    num_images: int
+    main_metric: str = "acc1"
+
+
+_PER_CLASS, _RECALL = "mean_per_class_recall", "mean_recall@1"
+
+# Source: DataComp (Gadre et al. 2023), section 3.5 and its list of tasks; Flickr30k by its test split of 1,000 images,
+# as the published results of MobileCLIP have it.
+SUITE: tuple[SuiteEntry, ...] = (
+    SuiteEntry("vtab/caltech101", "Caltech-101", 6_085, _PER_CLASS),
+    SuiteEntry("cifar10", "CIFAR-10", 10_000),
+    SuiteEntry("vtab/cifar100", "CIFAR-100", 10_000),
+    SuiteEntry("vtab/clevr_count_all", "CLEVR Counts", 15_000),
+    SuiteEntry("vtab/clevr_closest_object_distance", "CLEVR Distance", 15_000),
+    SuiteEntry("country211", "Country211", 21_100),
+    SuiteEntry("vtab/dtd", "Describable Textures", 1_880),
+    SuiteEntry("vtab/eurosat", "EuroSAT", 5_400),
+    SuiteEntry("fgvc_aircraft", "FGVC Aircraft", 3_333, _PER_CLASS),
+    SuiteEntry("food101", "Food-101", 25_250),
+    SuiteEntry("gtsrb", "GTSRB", 12_630),
+    SuiteEntry("imagenet1k", "ImageNet 1k", 50_000),
+    SuiteEntry("imagenet_sketch", "ImageNet Sketch", 50_889),
+    SuiteEntry("imagenetv2", "ImageNet v2", 10_000),
+    SuiteEntry("imagenet-a", "ImageNet-A", 7_500),
+    SuiteEntry("imagenet-o", "ImageNet-O", 2_000),
+    SuiteEntry("imagenet-r", "ImageNet-R", 30_000),
+    SuiteEntry("vtab/kitti_closest_vehicle_distance", "KITTI Vehicle Distance", 711),
+    SuiteEntry("mnist", "MNIST", 10_000),
+    SuiteEntry("objectnet", "ObjectNet", 18_574),
+    SuiteEntry("vtab/flowers", "Oxford Flowers-102", 6_149, _PER_CLASS),
+    SuiteEntry("vtab/pets", "Oxford-IIIT Pet", 3_669, _PER_CLASS),
+    SuiteEntry("voc2007", "Pascal VOC 2007", 14_976),
+    SuiteEntry("vtab/pcam", "PatchCamelyon", 32_768),
+    SuiteEntry("renderedsst2", "Rendered SST2", 1_821),
+    SuiteEntry("vtab/resisc45", "RESISC45", 6_300),
+    SuiteEntry("cars", "Stanford Cars", 8_041),
+    SuiteEntry("stl10", "STL-10", 8_000),
+    SuiteEntry("sun397", "SUN397", 108_754),
+    SuiteEntry("vtab/svhn", "SVHN", 26_032),
+    SuiteEntry("retrieval/flickr_1k_test_image_text_retrieval", "Flickr", 1_000, _RECALL),
+    SuiteEntry("retrieval/mscoco_2014_5k_test_image_text_retrieval", "MSCOCO", 5_000, _RECALL),
+    SuiteEntry("misc/winogavil", "WinoGAViL", 3_563, "jaccard_score_10-12"),
+    SuiteEntry("wilds/iwildcam", "iWildCam", 42_791, "F1-macro_all"),
+    SuiteEntry("wilds/camelyon17", "Camelyon17", 85_054),
+    SuiteEntry("wilds/fmow", "FMoW", 22_108, "acc_worst_region"),
+    SuiteEntry("fairness/dollar_street", "Dollar Street", 3_503, "acc_top5_wg"),
+    SuiteEntry("fairness/geode", "GeoDE", 12_488, "acc_wg"),
+)
+
+
+_HUB = "https://huggingface.co/datasets"
+# Data sets of captions are published by CLIP_benchmark, those of classes by DataComp.
+_RETRIEVAL_FOLDERS = {
+    "retrieval/flickr_1k_test_image_text_retrieval": "flickr30k",
+    "retrieval/mscoco_2014_5k_test_image_text_retrieval": "mscoco_captions",
+}
+
+
+def suite_entry(name: str) -> SuiteEntry | None:
+    """Return the entry of a data set of the suite, or None of any other.
+
+    Args:
+        name: of its folder, without `wds_` and `_test`; see `folder_names`.
+    """
+    return next((entry for entry in SUITE if name in folder_names(entry.key)), None)
+
+
+def key_and_title(name: str) -> tuple[str, str]:
+    """Return a data set's key in results and title in tables: those of the suite, or its own name as both.
+
+    Args:
+        name: of its folder, as `suite_entry` takes it.
+    """
+    entry = suite_entry(name)
+    return (entry.key, entry.name) if entry else (name, name)
+
+
+def folder_names(key: str) -> tuple[str, ...]:
+    """Return what the folder of a data set is called, without `wds_` and `_test`, the published name first.
+
+    It is the key with `-` for `/`. Where they are published, those of `fairness/` go without that, and those of
+    captions have names of their own.
+    """
+    published = _RETRIEVAL_FOLDERS.get(key, key.removeprefix("fairness/").replace("/", "-"))
+    return tuple(dict.fromkeys((published, key.replace("/", "-"))))
+
+
+def published_page(key: str) -> str:
+    """Return the page of the hub where a data set of the suite is published in the webdataset layout."""
+    name = folder_names(key)[0]
+    if key in _RETRIEVAL_FOLDERS:
+        return f"{_HUB}/clip-benchmark/wds_{name}/tree/main"
+    return f"{_HUB}/djghosh/wds_{name}_test/tree/main"
+
+
+def data_set_folder(key: str, data: str | None) -> str:
+    """Return where a data set of the suite is: its folder in `data`, or its page of the hub without.
+
+    Args:
+        key: of the data set.
+        data: folder or URL that holds data sets, or a pattern with `{name}` in it.
+
+    Raises:
+        ValueError: if a folder on this machine does not have it; the message says what was looked for.
+    """
+    if data is None:
+        return published_page(key)
+    names = folder_names(key)
+    if "{name}" in data:
+        return data.replace("{name}", names[0])
+    folders = [storage.join(data, folder) for name in names for folder in (f"wds_{name}_test", f"wds_{name}", name)]
+    if storage.is_remote(data):
+        return folders[0]
+    found = next((folder for folder in folders if Path(folder).is_dir()), None)
+    if found is None:
+        looked = ", ".join(os.path.basename(folder) for folder in folders)  # noqa: PTH119  names, not paths
+        raise ValueError(f"{key} is not in {data}: none of {looked} is there; {published_page(key)} has it")
+    return found
+
+
+def suite_sizes() -> dict[str, int]:
+    """Return the number of images of each data set of the suite, by key."""
+    return {entry.key: entry.num_images for entry in SUITE}
