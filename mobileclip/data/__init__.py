@@ -6,4 +6,6 @@ What prepares data sets offline is in `mobileclip.datasets`; models and losses d
 
 import lazy_loader
 
-__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)
+__getattr__, __dir__, _names = lazy_loader.attach_stub(__name__, __file__)
+
+__all__ = list(_names)
