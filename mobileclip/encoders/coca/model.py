@@ -167,15 +167,7 @@ class CoCa(ActivationCheckpointing, nn.Module):
         )
         self.image_norm = nn.LayerNorm(width)
         self.image_project = nn.Linear(width, width, bias=False)
-        self.text_encoder = CaptionTextEncoder(
-            text.input.vocab_size,
-            width=width,
-            layers=[CaptionLayer(width, num_heads=text.num_heads) for _ in range(text.depth)],
-            context_length=text.input.context_length,
-            embedding_dim=text.embedding_dim,
-            pad_id=text.input.pad_id,
-            class_mask=spec.class_mask,
-        )
+        self.text_encoder = CaptionTextEncoder(text, class_mask=spec.class_mask)
         self.decoder = CaptionDecoder(
             text.input.vocab_size, width=width, depth=spec.decoder_depth, num_heads=spec.decoder_heads
         )

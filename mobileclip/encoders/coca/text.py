@@ -15,6 +15,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mobileclip.blocks import Attention, BlockSequence, CrossAttentionLayer, TransformerLayer
+from mobileclip.blocks.stages import TextPool
+from mobileclip.encoders.text import TextEncoder, TextTransformerSpec
 
 
 @attrs.define(kw_only=True, eq=False)
@@ -96,52 +98,47 @@ class CaptionLayer(TransformerLayer):
         return Memory(keys=weight.new_zeros(shape), values=weight.new_zeros(shape), visible=visible)
 
 
-class CaptionTextEncoder(nn.Module):
+class LastTokenPool(TextPool):
+    """The features of the last token: CoCa's class token, behind the text."""
+
+    def forward(self, features: Tensor, tokens: Tensor) -> Tensor:  # noqa: ARG002 - as other pools
+        """Return those of the last."""
+        return features[:, -1]
+
+
+class CaptionTextEncoder(TextEncoder):
     """CoCa's text tower: `y = project(norm(layers(embed(ids) + class token)[-1]))`, and the ids' features before it.
 
     Shape:
         ids `(batch, ids)` to embeddings `(batch, embedding_dim)` and features `(batch, ids, width)`.
 
     Args:
-        vocab_size: number of ids.
-        width: of the tokens.
-        layers: of the tower.
-        context_length: ids per text; there is one position more, the class token's.
-        embedding_dim: width of the embedding.
-        pad_id: of the padding, which nothing attends to.
+        spec: of the tower; there is one position more than it says, the class token's.
         class_mask: see `CoCaSpec`.
 
     Source: Yu et al., "CoCa: Contrastive Captioners are Image-Text Foundation Models", section 3.2.
     """
 
-    def __init__(
-        self,
-        vocab_size: int,
-        *,
-        width: int,
-        layers: Sequence[CaptionLayer],
-        context_length: int,
-        embedding_dim: int,
-        pad_id: int,
-        class_mask: str,
-    ) -> None:
-        super().__init__()
-        self.pad_id, self.class_mask = pad_id, class_mask
-        self.token_embedding = nn.Embedding(vocab_size, width)
+    def __init__(self, spec: TextTransformerSpec, *, class_mask: str) -> None:
+        width = spec.width
+        super().__init__(
+            nn.Embedding(spec.input.vocab_size, width),
+            [CaptionLayer(width, num_heads=spec.num_heads) for _ in range(spec.depth)],
+            nn.Linear(width, spec.embedding_dim, bias=False),
+            context_length=spec.input.context_length + 1,
+            pool=LastTokenPool(),
+        )
         self.class_token = nn.Parameter(torch.zeros(width))
-        self.position = nn.Parameter(torch.zeros(context_length + 1, width))
-        self.layers = BlockSequence(*layers)
-        self.norm = nn.LayerNorm(width)
-        self.project = nn.Linear(width, embedding_dim, bias=False)
+        self.pad_id, self.class_mask = spec.input.pad_id, class_mask
 
-    def forward(self, ids: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(self, ids: Tensor) -> tuple[Tensor, Tensor]:  # type: ignore[override]
         """Return the embeddings of texts, not normalised, and the features of their ids."""
         class_token = self.class_token.expand(len(ids), 1, -1)
         x = torch.cat([self.token_embedding(ids), class_token], dim=1) + self.position[: ids.shape[1] + 1]
         visible, always = ids != self.pad_id, ids.new_ones(len(ids), 1, dtype=torch.bool)
         visible = torch.cat([visible, always] if self.class_mask == "aligned" else [always, visible], dim=1)
         x = self.layers(x, visible)
-        return self.project(self.norm(x[:, -1])), x[:, :-1]
+        return self.project(self.norm(self.pool(x, ids))), x[:, :-1]
 
     def step(self, ids: Tensor, memories: Sequence[Memory]) -> Tensor:
         """Return the features of one id of every row, `(rows, 1, width)`, behind those in the memories."""
