@@ -121,9 +121,10 @@ class CaptionTextEncoder(TextEncoder):
 
     def __init__(self, spec: TextTransformerSpec, *, class_mask: str) -> None:
         width = spec.width
+        layers = [CaptionLayer(width, num_heads=spec.num_heads) for _ in range(spec.depth)]
         super().__init__(
             nn.Embedding(spec.input.vocab_size, width),
-            [CaptionLayer(width, num_heads=spec.num_heads) for _ in range(spec.depth)],
+            layers,
             nn.Linear(width, spec.embedding_dim, bias=False),
             context_length=spec.input.context_length + 1,
             pool=LastTokenPool(),
