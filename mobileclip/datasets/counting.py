@@ -8,7 +8,7 @@ from functools import partial
 import attrs
 
 from mobileclip import storage
-from mobileclip.data.samples.sample import SAMPLE_LIMITS, SampleLimits
+from mobileclip.data.samples.limits import SAMPLE_LIMITS, SampleLimits
 from mobileclip.data.shards.files import Shards, count_samples, expand_shards
 from mobileclip.data.shards.sidecars import read_sizes, shard_folder, write_sizes
 from mobileclip.engines import Engine, FunctionWork, InlineEngine, Listener, SetAside

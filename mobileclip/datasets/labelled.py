@@ -23,8 +23,9 @@ from mobileclip.data.loading.reading import ShardReader, TarReader
 from mobileclip.data.loading.spec import PipelineSpec
 from mobileclip.data.loading.uids import Keep
 from mobileclip.data.randomness import seeded_rng
+from mobileclip.data.samples.limits import SAMPLE_LIMITS, SampleLimits
 from mobileclip.data.samples.members import parse_object
-from mobileclip.data.samples.sample import SAMPLE_LIMITS, SampleLimits, check_key
+from mobileclip.data.samples.sample import check_key
 from mobileclip.data.shards.files import RawSample, Shards, paths_of, runs_program
 from mobileclip.data.skips import BadSampleError, Skip, attempt
 from mobileclip.datasets.sources.base import read_image

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from mobileclip.data import ImageTransform
-from mobileclip.data.samples.sample import SAMPLE_LIMITS
+from mobileclip.data.samples.limits import SAMPLE_LIMITS
 from mobileclip.data.shards.files import Shards, parse_each
 from mobileclip.data.skips import BadSampleError, SkipReport
 from mobileclip.datasets.labelled import ClassData, LabelledSample, LabelParser, open_class_data

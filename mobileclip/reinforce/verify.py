@@ -18,8 +18,8 @@ from mobileclip import storage
 from mobileclip.data import ImageTextSample, ReinforcedSample, ReinforcementCard, Skip, TeacherEntry, read_card
 from mobileclip.data.buckets import Buckets, leading_bits, num_buckets_for
 from mobileclip.data.randomness import random_index, seeded_rng
+from mobileclip.data.samples.limits import SAMPLE_LIMITS, SampleLimits
 from mobileclip.data.samples.members import parse_reinforced_sample, parse_sample
-from mobileclip.data.samples.sample import SAMPLE_LIMITS, SampleLimits
 from mobileclip.data.shards.files import RawSample, parse, read_shard
 from mobileclip.data.skips import CONNECTION_FAILED, attempt
 from mobileclip.datasets import ShardSource

@@ -24,8 +24,8 @@ from mobileclip.data import (
     read_reinforced_samples,
     read_samples,
 )
+from mobileclip.data.samples.limits import SampleLimits
 from mobileclip.data.samples.members import sample_members
-from mobileclip.data.samples.sample import SampleLimits
 from mobileclip.data.shards.files import read_shard, write_shard_members
 from mobileclip.data.skips import CONNECTION_FAILED, attempt
 from mobileclip.datasets import Unit

@@ -13,7 +13,7 @@ from functools import partial
 from pathlib import Path
 
 from mobileclip.data import ImageTextSample, SkipReport, count_samples, read_samples, write_shard
-from mobileclip.data.samples.sample import SAMPLE_LIMITS, SampleLimits
+from mobileclip.data.samples.limits import SAMPLE_LIMITS, SampleLimits
 from mobileclip.datasets import ShardSource
 from mobileclip.datasets.inspection import inspect_sample
 from mobileclip.datasets.joining import NAMES, PLACES, AboutShard, ScanUnit

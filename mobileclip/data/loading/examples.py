@@ -20,11 +20,11 @@ from mobileclip.data.images.transform import LIMITS, ImageError, ImageLimits
 from mobileclip.data.loading.batch import ReinforcedBatch, stack_pixels
 from mobileclip.data.loading.spec import ExampleSpec
 from mobileclip.data.randomness import random_index, seeded_rng
+from mobileclip.data.samples.limits import SampleLimits
 from mobileclip.data.samples.members import parse_sample, parse_stored_sample
 from mobileclip.data.samples.sample import (
     ImageTextSample,
     ReinforcedSample,
-    SampleLimits,
     StoredSample,
     check_source_image,
     decode_image,

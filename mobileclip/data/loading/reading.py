@@ -15,7 +15,7 @@ from mobileclip.data.loading.batch import BatchType, BatchType_co
 from mobileclip.data.loading.order import Cursor, CursorRow, Order, Segment, StreamPosition
 from mobileclip.data.loading.uids import Keep
 from mobileclip.data.randomness import seeded_rng, shuffled_at_once
-from mobileclip.data.samples.sample import SAMPLE_LIMITS, SampleLimits
+from mobileclip.data.samples.limits import SAMPLE_LIMITS, SampleLimits
 from mobileclip.data.shards.files import RawSample, Shards, expand_shards, is_here, parse, read_shard
 from mobileclip.data.shards.sidecars import shard_sizes
 from mobileclip.data.skips import Skip, attempt

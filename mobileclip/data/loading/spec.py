@@ -10,7 +10,7 @@ from attrs import validators
 from mobileclip.data.augmentation.replay import AugmentationSpec
 from mobileclip.data.images.limits import ImageLimits
 from mobileclip.data.loading.order import NUM_READERS, SAMPLINGS, Sampling
-from mobileclip.data.samples.sample import SAMPLE_LIMITS, SampleLimits
+from mobileclip.data.samples.limits import SAMPLE_LIMITS, SampleLimits
 from mobileclip.data.shards.files import paths_of
 from mobileclip.inputs import DECODES, Decode, ImageInput
 from mobileclip.storage import FileCache, StoreLimits

@@ -13,7 +13,7 @@ from typing import Any
 from mobileclip.data.loading.order import NUM_READERS, EndlessOrder
 from mobileclip.data.loading.reading import ExampleType, Maker
 from mobileclip.data.loading.uids import Keep
-from mobileclip.data.samples.sample import SAMPLE_LIMITS, SampleLimits
+from mobileclip.data.samples.limits import SAMPLE_LIMITS, SampleLimits
 from mobileclip.data.shards.files import Shards, expand_shards, parse_each, read_shard
 from mobileclip.data.skips import Skip, SkipReport, attempt
 from mobileclip.storage import FileCache

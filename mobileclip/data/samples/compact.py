@@ -16,8 +16,8 @@ import attrs
 import numpy as np
 import numpy.typing as npt
 
+from mobileclip.data.samples.limits import MAX_DIM
 from mobileclip.data.samples.readers import Embeddings
-from mobileclip.data.samples.sample import MAX_DIM
 from mobileclip.data.skips import BadSampleError
 from mobileclip.hardware.precision import StoredPrecision
 

@@ -17,16 +17,15 @@ import numpy as np
 from mobileclip.data.augmentation.replay import compress
 from mobileclip.data.images.limits import IMAGE_EXTENSIONS
 from mobileclip.data.samples.compact import CompactRecord, write_record
+from mobileclip.data.samples.limits import SAMPLE_LIMITS, SampleLimits
 from mobileclip.data.samples.readers import EmbeddingRows, Embeddings, read_embeddings, write_npz, write_pth_gz
 from mobileclip.data.samples.sample import (
-    SAMPLE_LIMITS,
     SYN_NAME,
     SYN_TEXT,
     AugmentedSample,
     ImageTextSample,
     Layout,
     ReinforcedSample,
-    SampleLimits,
     StoredSample,
     StoredViews,
     check_shape,

@@ -16,15 +16,9 @@ import attrs
 
 from mobileclip import storage
 from mobileclip.data.images.limits import is_image_name
+from mobileclip.data.samples.limits import SAMPLE_LIMITS, SampleLimits
 from mobileclip.data.samples.members import parse_reinforced_sample, parse_sample, sample_members
-from mobileclip.data.samples.sample import (
-    LAYOUTS,
-    SAMPLE_LIMITS,
-    ImageTextSample,
-    Layout,
-    ReinforcedSample,
-    SampleLimits,
-)
+from mobileclip.data.samples.sample import LAYOUTS, ImageTextSample, Layout, ReinforcedSample
 from mobileclip.data.shards.tar import (
     START_BYTES,
     by_key,

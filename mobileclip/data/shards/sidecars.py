@@ -14,7 +14,8 @@ from attrs import validators
 
 from mobileclip import storage
 from mobileclip.data.augmentation.replay import AugmentationSpec
-from mobileclip.data.samples.sample import SAMPLE_LIMITS, Layout, SampleLimits
+from mobileclip.data.samples.limits import SAMPLE_LIMITS, SampleLimits
+from mobileclip.data.samples.sample import Layout
 from mobileclip.data.shards.files import count_shard, is_here, runs_program
 from mobileclip.inputs import ImageInput
 from mobileclip.machine import raise_machine_fault

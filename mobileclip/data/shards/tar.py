@@ -12,7 +12,7 @@ from typing import IO, Protocol, TypeVar
 import attrs
 
 from mobileclip.data.samples.inflate import InflatedFile
-from mobileclip.data.samples.sample import SAMPLE_LIMITS, SampleLimits
+from mobileclip.data.samples.limits import SAMPLE_LIMITS, SampleLimits
 from mobileclip.storage import printable
 
 Member = TypeVar("Member")

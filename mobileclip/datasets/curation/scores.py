@@ -18,9 +18,10 @@ import numpy.typing as npt
 
 from mobileclip import storage
 from mobileclip.data.loading.uids import PAIR, Uids, uid_of
+from mobileclip.data.samples.limits import SAMPLE_LIMITS, SampleLimits
 from mobileclip.data.samples.members import parse_reinforced_sample
 from mobileclip.data.samples.readers import Embeddings
-from mobileclip.data.samples.sample import SAMPLE_LIMITS, ReinforcedSample, SampleLimits
+from mobileclip.data.samples.sample import ReinforcedSample
 from mobileclip.data.shards.files import Shards, expand_shards, parse, read_shard
 from mobileclip.data.shards.sidecars import card_of_shards
 from mobileclip.data.skips import CONNECTION_FAILED, Skip

@@ -20,8 +20,9 @@ from mobileclip import storage
 from mobileclip.data.images.opening import open_image
 from mobileclip.data.images.transform import LIMITS, ImageError
 from mobileclip.data.samples.compact import CompactRecord
+from mobileclip.data.samples.limits import SampleLimits
 from mobileclip.data.samples.members import RECORD, json_captions, parse_object
-from mobileclip.data.samples.sample import SampleLimits, decode_image, hash_image
+from mobileclip.data.samples.sample import decode_image, hash_image
 from mobileclip.data.shards.files import expand_shards, read_shard
 from mobileclip.data.skips import BadSampleError, Skip
 

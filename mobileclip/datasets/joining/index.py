@@ -22,7 +22,7 @@ import numpy as np
 from mobileclip import storage
 from mobileclip.data.buckets import Records
 from mobileclip.data.images.limits import IMAGE_EXTENSIONS
-from mobileclip.data.samples.sample import SampleLimits
+from mobileclip.data.samples.limits import SampleLimits
 from mobileclip.data.shards.files import expand_shards
 from mobileclip.data.shards.tar import (
     START_BYTES,

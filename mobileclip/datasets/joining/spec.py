@@ -9,7 +9,7 @@ from attrs import validators
 from tyro.conf import Positional
 
 from mobileclip import storage
-from mobileclip.data.samples.sample import SAMPLE_LIMITS, SampleLimits
+from mobileclip.data.samples.limits import SAMPLE_LIMITS, SampleLimits
 from mobileclip.strict import strict
 from mobileclip.terminal.common import Rare
 

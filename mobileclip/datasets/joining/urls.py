@@ -12,8 +12,8 @@ from typing import NamedTuple, TypeAlias
 import attrs
 
 from mobileclip import storage
+from mobileclip.data.samples.limits import SAMPLE_LIMITS
 from mobileclip.data.samples.members import json_captions
-from mobileclip.data.samples.sample import SAMPLE_LIMITS
 from mobileclip.data.shards.files import RawSample, read_shard
 from mobileclip.data.skips import CONNECTION_FAILED, BadSampleError, Skip, SkipReport, attempt
 from mobileclip.datasets.joining.checks import stated_of

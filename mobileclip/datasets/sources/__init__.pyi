@@ -1,9 +1,4 @@
-from .base import (
-    RowOptions as RowOptions,
-    Source as Source,
-    Unit as Unit,
-    sources as sources,
-)
+from .base import Source as Source, Unit as Unit, sources as sources
 from .folder import (
     ClassFolderSource as ClassFolderSource,
     FolderSource as FolderSource,
@@ -22,6 +17,7 @@ from .opening import (
     name_of as name_of,
     open_data_set as open_data_set,
 )
+from .rows import RowOptions as RowOptions
 from .shards import (
     LabelledShardSource as LabelledShardSource,
     PublicLayoutSource as PublicLayoutSource,

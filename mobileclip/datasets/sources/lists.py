@@ -23,10 +23,8 @@ from mobileclip.data.samples.sample import ImageTextSample
 from mobileclip.data.shards.files import expand_shards, paths_of
 from mobileclip.data.skips import CONNECTION_FAILED, BadSampleError, Skip, SkipReport, made_or_skip
 from mobileclip.datasets.sources.base import (
-    SCHEMES,
     TEMPLATES,
     Record,
-    RowOptions,
     Source,
     Unit,
     called_ahead,
@@ -41,6 +39,7 @@ from mobileclip.datasets.sources.base import (
     told,
     without_user,
 )
+from mobileclip.datasets.sources.rows import SCHEMES, RowOptions
 from mobileclip.datasets.sources.tables import LABEL, LINES, TABLES, Part, Row, Table, open_table
 from mobileclip.machine import raise_machine_fault
 from mobileclip.strict import strict

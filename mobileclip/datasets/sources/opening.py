@@ -16,9 +16,10 @@ from mobileclip.data.images.files import list_folder
 from mobileclip.data.samples.sample import ImageTextSample
 from mobileclip.data.shards.files import Shards, paths_of, read_shard, runs_program
 from mobileclip.data.skips import SkipReport
-from mobileclip.datasets.sources.base import TEMPLATES, RowOptions, Source, sources
+from mobileclip.datasets.sources.base import TEMPLATES, Source, sources
 from mobileclip.datasets.sources.folder import ClassFolderSource, FolderItem, FolderSource
 from mobileclip.datasets.sources.lists import JsonLinesSource, TableSource, is_table
+from mobileclip.datasets.sources.rows import RowOptions
 from mobileclip.datasets.sources.shards import (
     LabelledShardSource,
     PublicLayoutSource,

@@ -27,20 +27,14 @@ import attrs
 
 from mobileclip import storage
 from mobileclip.data.images.limits import IMAGE_EXTENSIONS
+from mobileclip.data.samples.limits import SAMPLE_LIMITS, SampleLimits
 from mobileclip.data.samples.members import parse_sample
-from mobileclip.data.samples.sample import SAMPLE_LIMITS, ImageTextSample, SampleLimits
+from mobileclip.data.samples.sample import ImageTextSample
 from mobileclip.data.shards.files import count_samples, expand_shards, parse_each, paths_of, read_shard, runs_program
 from mobileclip.data.shards.sidecars import CARD, shard_folder
 from mobileclip.data.skips import BadSampleError, Skip, SkipReport
-from mobileclip.datasets.sources.base import (
-    TEMPLATES as DEFAULT_TEMPLATES,
-    RowOptions,
-    Source,
-    Unit,
-    num_common,
-    sources,
-    told,
-)
+from mobileclip.datasets.sources.base import TEMPLATES as DEFAULT_TEMPLATES, Source, Unit, num_common, sources, told
+from mobileclip.datasets.sources.rows import RowOptions
 from mobileclip.machine import raise_machine_fault
 from mobileclip.strict import split_lines, strict
 

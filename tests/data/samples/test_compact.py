@@ -16,7 +16,7 @@ from hypothesis.extra import numpy as hnp
 
 from mobileclip.data import BadSampleError
 from mobileclip.data.samples.compact import MAX_HEADER_BYTES, CompactRecord, round_to_bfloat16, write_record
-from mobileclip.data.samples.sample import MAX_DIM
+from mobileclip.data.samples.limits import MAX_DIM
 from tests.errors import fails
 
 CONTENT = {"paug.json": {"param_aug": [[[0, 0, 5, 5], [[1, 0.3]]]]}, "syn.json": {"syn_text": ["ein Kater", "a cat"]}}

@@ -9,7 +9,7 @@ import pytest
 
 from mobileclip import storage
 from mobileclip.data import ReinforcementCard, write_card
-from mobileclip.data.samples.sample import SAMPLE_LIMITS
+from mobileclip.data.samples.limits import SAMPLE_LIMITS
 from mobileclip.datasets.joining import PLACES, ScanUnit, join_images
 from mobileclip.engines import held, read_set_aside
 from mobileclip.storage import StorageError

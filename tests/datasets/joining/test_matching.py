@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings, strategies as st
 
-from mobileclip.data.samples.sample import SAMPLE_LIMITS
+from mobileclip.data.samples.limits import SAMPLE_LIMITS
 from mobileclip.datasets.joining import (
     MATCH,
     NAME,
