@@ -88,7 +88,7 @@ def test_zero_shot_evaluation(file, tmp_path, capsys):
         (place / f"{number}.jpg").write_bytes(image)
     clip = mobileclip.load(file)
     session = Session(clip, show_progress=False)
-    result = evaluate_benchmark(session, open_benchmark(str(folder))).result
+    result = evaluate_benchmark(session, open_benchmark(str(folder)))
     labels = [clip.classify(image, ["a photo of a cat", "a photo of a dog"]) for image in images[:6]]
     right = [next(iter(scores)).endswith(("cat", "dog")[number % 2]) for number, scores in enumerate(labels)]
     assert result.metrics["acc1"] == pytest.approx(sum(right) / 6)

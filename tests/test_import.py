@@ -96,8 +96,8 @@ print((time.process_time() - middle) / (middle - start))
 @pytest.mark.parametrize(
     ("names", "rooms"),
     [
-        ("data.augmentation import datacompdr_augmentation", {"data", "data.augmentation"}),
-        ("data.images import ImageTransform, load_image", {"data", "data.images"}),
+        ("data.augmentation.replay import datacompdr_augmentation", {"data", "data.augmentation"}),
+        ("data.images.transform import ImageTransform, load_image", {"data", "data.images"}),
         ("losses import ReinforcedLossSpec", {"losses"}),
     ],
 )

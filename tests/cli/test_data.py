@@ -136,7 +136,7 @@ def test_inspect(capsys, tmp_path):
         (("count", "{folder}/nothing.tar"), "nothing.tar; expected a tar shard"),
         (("count",), "no SHARDS were given"),
         (("urls", "-o", "{folder}/table.csv"), "no DATA were given"),
-        (("urls", golden("npz"), "-o", "{folder}/table.txt"), "must end with .parquet or .csv or .jsonl"),
+        (("urls", golden("npz"), "-o", "{folder}/table.txt"), "must end with .parquet or .csv"),
         (("score", "-o", "{folder}/scores"), "no SHARDS were given"),
         (("filter", "{folder}/images", "-o", "{folder}/kept.csv", "--share", "0.5"), "must end with .npy or .html"),
         (("distinct", "{folder}/images", "-o", "{folder}/kept.csv"), "must end with .npy\n"),

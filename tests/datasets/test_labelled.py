@@ -180,7 +180,7 @@ def test_what_cannot_be_used_is_counted(tmp_path, folder):
     (folder / "cat" / "01.png").write_bytes(b"no image")
     (folder / "cat" / "notes.txt").write_text("cats")
     (folder / "stray.png").write_bytes(encoded(4, 4))
-    pipeline = spec(folder, drop_last=False).build()
+    pipeline = spec(f"class_folder:{folder}", drop_last=False).build()
     assert len(by_key(pipeline)) == 17
     assert pipeline.report.counts["image_not_an_image"] == 1
     assert pipeline.report.counts["no_class"] == 1

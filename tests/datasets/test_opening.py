@@ -12,8 +12,6 @@ import attrs
 import pytest
 from PIL import Image
 
-import mobileclip.data
-import mobileclip.datasets
 from mobileclip.cli import main
 from mobileclip.data import ImageTextSample, SkipReport, write_shard
 from mobileclip.datasets import (
@@ -289,11 +287,6 @@ def test_places_and_names(tmp_path):
     assert not is_place("vtab/pets")
     assert not is_place("mobileclip_s2")
     assert not is_place("weights.pt")
-
-
-def test_names_work_from_data_too():
-    moved = ("ClassFolderSource", "LabelledPipelineSpec", "RowOptions", "Unit", "as_source", "open_data_set")
-    assert all(getattr(mobileclip.data, name) is getattr(mobileclip.datasets, name) for name in moved)
 
 
 @attrs.frozen(kw_only=True)

@@ -101,9 +101,9 @@ def test_eval_measures_an_export(plain_torch, checkpoint, pets, tmp_path):
 
     spec = EvaluationSpec(datasets=(str(pets),), output=tmp_path)
     one, other = evaluate_models([f"model={checkpoint}", f"export={plain_torch}"], spec).models
-    assert one.records.keys() == other.records.keys()
-    (key,) = one.records
-    assert one.records[key].result.metrics == other.records[key].result.metrics
+    assert one.results.keys() == other.results.keys()
+    (key,) = one.results
+    assert one.results[key].metrics == other.results[key].metrics
 
 
 def test_verify_says_what_is_lost_on_a_data_set(capsys, plain_torch, checkpoint, pets, tmp_path):

@@ -238,7 +238,7 @@ def test_an_evaluation_has_a_row_for_every_language_with_the_tower_that_reads_it
     ]  # fmt: skip
     difference = second["own/de"].main_metric - first["own/en"].main_metric
     assert table.rows[1][2].text == points(difference)
-    paired = run.models[1].outcomes["own/de"].compared_with(run.models[0].outcomes["own/en"])
+    paired = second["own/de"].outcomes.compared_with(first["own/en"].outcomes)
     assert table.rows[1][2].small == f"{points(paired.interval.low)} to {points(paired.interval.high)}"
     values = [records.metrics["image_retrieval_recall@5"] for records in (second["own/de"], first["own/en"])]
     assert table.rows[1][4].text == f"{100 * values[0] / values[1]:.0f}"

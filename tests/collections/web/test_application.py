@@ -314,7 +314,7 @@ def test_an_index_that_changes_is_read_anew(changing, tmp_path):
     Collection.open(path).add(new, options=OPTIONS)
     after = client.get("/api/collection").json()
     assert after["num_pictures"] == before["num_pictures"] + 1
-    assert after["version"] > before["version"]
+    assert after["version"] != before["version"]
     assert names(found(client, "k=1", content=new.read_bytes(), headers=BYTES)) == ["new.png"]
 
 
