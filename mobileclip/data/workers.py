@@ -109,24 +109,20 @@ def submitted_ahead(
     """
     waiting: deque[tuple[Item, Future[Result]]] = deque()
     remaining, weight = iter(items), 0
-    try:
-        while True:
-            while weight < ahead:
-                for item in islice(remaining, 1):
-                    waiting.append((item, submit(item)))
-                    weight += weigh(item)
-                    break
-                else:
-                    break
-            if not waiting:
-                return
-            item, first = waiting[0]
-            yield item, first, [future for _, future in waiting]
-            waiting.popleft()
-            weight -= weigh(item)
-    finally:
-        for _, future in waiting:
-            future.cancel()
+    while True:
+        while weight < ahead:
+            for item in islice(remaining, 1):
+                waiting.append((item, submit(item)))
+                weight += weigh(item)
+                break
+            else:
+                break
+        if not waiting:
+            return
+        item, first = waiting[0]
+        yield item, first, [future for _, future in waiting]
+        waiting.popleft()
+        weight -= weigh(item)
 
 
 def _is_done_in_time(first: Future[Any], futures: Collection[Future[Any]], seconds: float) -> bool:

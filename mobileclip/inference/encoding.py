@@ -97,13 +97,16 @@ def decode_ahead(
         def submit(item: Item) -> Future[Result]:
             return pool.submit(decode, item)
 
-        for item, future, _ in submitted_ahead(submit, items, ahead=ahead, weigh=weigh):
-            outcome: Result | BadSampleError
-            try:
-                outcome = future.result()
-            except BadSampleError as error:
-                outcome = error
-            yield item, outcome
+        try:
+            for item, future, _ in submitted_ahead(submit, items, ahead=ahead, weigh=weigh):
+                outcome: Result | BadSampleError
+                try:
+                    outcome = future.result()
+                except BadSampleError as error:
+                    outcome = error
+                yield item, outcome
+        finally:
+            pool.shutdown(wait=False, cancel_futures=True)
 
 
 def encode_ahead(
