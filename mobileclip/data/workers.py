@@ -74,7 +74,7 @@ def workers(num_workers: int, *, seconds: float = 3600.0) -> Iterator[Mapper]:
                 return pool.submit(function, item)
 
             for item, first, waiting in submitted_ahead(submit, items, ahead=2 * num_workers):
-                if not _is_done_in_time(first, waiting, seconds):
+                if not _is_done_in_time(first, [future for _, future in waiting], seconds):
                     raise ValueError(
                         f"none of {num_workers} processes finished anything in {seconds:g} s while {doing} "
                         f"{printable(item)}: one may be stopped or stuck. See to what hangs, and run this again"
@@ -98,8 +98,8 @@ def submitted_ahead(
     *,
     ahead: int,
     weigh: Callable[[Item], int] = lambda _: 1,
-) -> Iterator[tuple[Item, Future[Result], Collection[Future[Result]]]]:
-    """Yield items, in order, with their calls, some of which run ahead, and all calls that are not yielded before.
+) -> Iterator[tuple[Item, Future[Result], Collection[tuple[Item, Future[Result]]]]]:
+    """Yield items, in order, with their calls, some of which run ahead, and all items and calls from this one on.
 
     Args:
         submit: starts a call, in a thread or a process.
@@ -110,17 +110,13 @@ def submitted_ahead(
     waiting: deque[tuple[Item, Future[Result]]] = deque()
     remaining, weight = iter(items), 0
     while True:
-        while weight < ahead:
-            for item in islice(remaining, 1):
-                waiting.append((item, submit(item)))
-                weight += weigh(item)
-                break
-            else:
-                break
+        while weight < ahead and (drawn := list(islice(remaining, 1))):
+            waiting.extend((item, submit(item)) for item in drawn)
+            weight += sum(map(weigh, drawn))
         if not waiting:
             return
         item, first = waiting[0]
-        yield item, first, [future for _, future in waiting]
+        yield item, first, waiting
         waiting.popleft()
         weight -= weigh(item)
 
