@@ -154,7 +154,7 @@ def _teach(
 ) -> tuple[Tensor, Tensor]:
     """Teach a tower for a part of its minutes, and return what it gives for those it did not see, and its teacher.
 
-    The learning rate follows the clock. Images are learned in float32, by what is fast at it on a CPU, texts in bfloat16.
+    The learning rate follows the clock. Images are learned in float32, texts in bfloat16: each the faster.
     """
     if len(targets) < 2 * _HELD_OUT:
         raise ValueError(f"the {name} has {len(targets)} inputs to learn from, expected at least {2 * _HELD_OUT}")
