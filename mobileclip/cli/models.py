@@ -235,7 +235,7 @@ def convert(
     /,
     *,
     output: Annotated[Path, arg(metavar="FILE|FOLDER")],
-    to: Literal["mobileclip", "official", "open_clip", "timm", "transformers"] = "mobileclip",
+    to: Literal["mobileclip", "official", "open_clip", "open_clip_coca", "timm", "transformers"] = "mobileclip",
     tower: Literal["image", "text"] | None = None,
     fold: bool = False,
     image_size: Rare[int | None] = None,
@@ -256,8 +256,8 @@ def convert(
         source: a checkpoint in any known layout, a folder with one, hf-hub:OWNER/NAME, or a model of another package;
             with NAME= before it where it does not say what it holds.
         output: the file to write, or for transformers the folder; mobileclip's own layout is *.safetensors.
-        to: the layout: mobileclip's own, the research release's, open_clip's, timm's, which has no text towers, or
-            transformers', a folder that sentence-transformers loads too.
+        to: the layout: mobileclip's own, the research release's, open_clip's, open_clip's of captioners, timm's, which
+            has no text towers, or transformers', a folder that sentence-transformers loads too.
         tower: write this tower alone.
         fold: fold branches, norms and scales for inference; the result can no longer be trained.
         image_size: side of the images, where not the model's own; a ViT's positions are interpolated.

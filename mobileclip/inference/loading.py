@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from mobileclip.blocks import image_encoders, models, text_encoders
-from mobileclip.encoders import Classifier, DualEncoder, DualEncoderSpec, TextEncoderSpec
+from mobileclip.encoders import Classifier, CoCa, DualEncoder, DualEncoderSpec, TextEncoderSpec
 from mobileclip.encoders.checkpoints import (
     PREFIX,
     PRETRAINED,
@@ -318,14 +318,14 @@ def _resizing(model: DualEncoder, interpolation: Interpolation | None) -> DualEn
     return model
 
 
+_KINDS = {Classifier: "a classifier", CoCa: "a captioner"}
+
+
 def _both_towers(loaded: nn.Module, checkpoint: str | Path) -> DualEncoder:
-    if isinstance(loaded, Classifier):
-        raise ValueError(
-            f"{checkpoint} holds a classifier, and this needs an image-text model; load the classifier with "
-            "mobileclip.encoders.load_model"
-        )
     if not isinstance(loaded, DualEncoder):
+        kind = next((name for cls, name in _KINDS.items() if isinstance(loaded, cls)), "one tower")
         raise ValueError(
-            f"{checkpoint} holds one tower, and this needs both; load the tower with mobileclip.encoders.load_model"
+            f"{checkpoint} holds {kind}, and this needs an image-text model; load it with "
+            "mobileclip.encoders.load_model"
         )
     return loaded

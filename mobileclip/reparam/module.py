@@ -5,9 +5,9 @@ from __future__ import annotations
 import copy
 from abc import ABC, abstractmethod
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import torch
 from torch import Tensor, nn
@@ -135,6 +135,29 @@ def in_class(module: nn.Module, cls: type[Module]) -> Module:
     other = cls.__new__(cls)
     vars(other).update(vars(module))
     return other
+
+
+def in_classes(model: Module, cls_of: Callable[[nn.Module], type[nn.Module] | None]) -> Module:
+    """Exchange modules of `model`, in place, for ones of other classes with the same state; see `in_class`.
+
+    Args:
+        model: what is used in several places of it stays one module.
+        cls_of: the class of what takes a module's place; None for a module that stays.
+
+    Returns:
+        The model; where it is exchanged itself, what takes its place.
+
+    Examples:
+        >>> model, known = nn.Sequential(nn.BatchNorm2d(4)), {nn.BatchNorm2d: nn.BatchNorm1d}
+        >>> in_classes(model, lambda module: known.get(type(module)))(torch.zeros(2, 4)).shape
+        torch.Size([2, 4])
+    """
+    exchanged = {module: in_class(module, cls) for module in model.modules() if (cls := cls_of(module)) is not None}
+    for module in list(model.modules()):
+        for name, child in children_by_name(module).items():
+            if child in exchanged:
+                module.add_module(name, exchanged[child])
+    return cast("Module", exchanged.get(model, model))
 
 
 def copied(module: Module) -> Module:

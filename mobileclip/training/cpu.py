@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple, TypeVar, cast
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -22,7 +22,7 @@ from mobileclip.blocks import (
     TextRepMixerBlock,
 )
 from mobileclip.inference.forms import interleave, memory_format
-from mobileclip.reparam import PLAIN, LayerScale, children_by_name, in_class, is_hooked
+from mobileclip.reparam import PLAIN, LayerScale, in_classes, is_hooked
 
 Module = TypeVar("Module", bound=nn.Module)
 _aten = torch.ops.aten
@@ -373,17 +373,9 @@ def quicken(model: Module) -> Module:
     Returns:
         The model; where it is such a block itself, the one that replaces it.
     """
-    quick: dict[nn.Module, nn.Module] = {}  # what is used in several places stays one module
-    for module in model.modules():
-        known = isinstance(module, nn.Conv2d) and is_quicker(module)
-        cls = QuickConv2d if known else _QUICK.get(type(module))
-        if cls is not None:
-            quick[module] = in_class(module, cls)
-    for module in list(model.modules()):
-        for name, child in children_by_name(module).items():
-            if child in quick:
-                module.add_module(name, quick[child])
-    return cast("Module", quick.get(model, model))
+    return in_classes(
+        model, lambda one: QuickConv2d if isinstance(one, nn.Conv2d) and is_quicker(one) else _QUICK.get(type(one))
+    )
 
 
 class QuickConvStem(ConvStem):
