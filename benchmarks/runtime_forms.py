@@ -22,13 +22,7 @@ from mobileclip.hardware.precision import FastPrecision, dtype_of
 from mobileclip.inference import optimize_tower
 from mobileclip.inference.comparison import times_in_turn
 from mobileclip.inference.forms import causal_pool, cut_behind_the_end, with_depthwise_convs, with_one_token
-from mobileclip.inference.optimization import (
-    Int8Model,
-    TunedInt8Model,
-    openvino_model,
-    openvino_program,
-    quantiser,
-)
+from mobileclip.inference.openvino import int8_model, openvino_program
 from mobileclip.inputs import ImageInput
 
 Side = Literal["release", "ours"]
@@ -42,14 +36,13 @@ Form = Literal[
     "openvino",
     "openvino_bf16",
     "openvino_int8",
-    "openvino_tuned",
 ]
 FORMS: tuple[Form, ...] = get_args(Form)
-USUAL: tuple[Form, ...] = ("eager", "onnxruntime", "openvino", "openvino_bf16", "openvino_int8", "openvino_tuned")
+USUAL: tuple[Form, ...] = ("eager", "onnxruntime", "openvino", "openvino_bf16", "openvino_int8")
 """What has been anyone's best. `optimize`, which takes a minute to choose, and eager bfloat16 have to be named."""
 Encode = Callable[[Tensor], Tensor]
 
-_PRECISIONS: dict[str, FastPrecision] = {"": "float32", "bf16": "bfloat16", "int8": "int8", "tuned": "int8"}
+_PRECISIONS: dict[str, FastPrecision] = {"": "float32", "bf16": "bfloat16", "int8": "int8"}
 # What is imported, and the extra that brings it.
 _NEEDS: dict[Engine, tuple[tuple[str, ...], str]] = {
     "eager": ((), ""),
@@ -77,8 +70,8 @@ def missing(form: Form) -> str:
 
 
 def has(side: Side, form: Form) -> bool:
-    """Return whether a side has a form: the release has no ranges that are tuned, and `optimize` is this library's."""
-    return side == "ours" or not (form == "openvino_tuned" or form.startswith("optimize"))
+    """Return whether a side has a form: `optimize` is this library's."""
+    return side == "ours" or not form.startswith("optimize")
 
 
 @attrs.frozen(kw_only=True, eq=False)
@@ -111,14 +104,12 @@ class Contestant:
         module: folded, in float32 and evaluation mode.
         mine: this library's folded tower, which tells the exporter what comes in.
         tower: which tower it is.
-        quantised: the tower as `mobileclip quantize` wrote it; None where it was not.
     """
 
     side: Side
     module: nn.Module
     mine: nn.Module
     tower: Tower
-    quantised: nn.Module | None = None
 
     @cached_property
     def computed(self) -> nn.Module:
@@ -183,49 +174,21 @@ class Contestant:
     def _openvino(self, form: Form, inputs: Tensor, ranges: Tensor) -> Callable[[int], Encode]:
         pool = causal_pool(self.module)
         lengths = pool is not None
-        int8 = self.int8_model(form, ranges, lengths=lengths)
+        precision = parts_of(form)[1]
+        int8 = int8_model(self.computed, ranges, lengths=lengths) if precision == "int8" else None
 
         def made(most: int) -> Encode:
             program = openvino_program(
                 self.computed,
                 inputs[:most].clone(),
                 lengths=lengths,
-                precision=parts_of(form)[1],
+                precision=precision,
                 int8=int8,
                 pixels=self.pixels,
             )
             return program if pool is None else lambda part: program(cut_behind_the_end(part, pool).contiguous())
 
         return made
-
-    def int8_model(self, form: Form, ranges: Tensor, *, lengths: bool) -> Int8Model | None:
-        """Return what a form in int8 is computed by; None for other forms.
-
-        Args:
-            form: which form.
-            ranges: what ranges are found with, a batch.
-            lengths: whether texts may be shorter.
-
-        Raises:
-            ValueError: if the tower was not quantised, and the form needs it.
-        """
-        if form != "openvino_tuned":
-            return DefaultInt8(self.computed, ranges, lengths=lengths) if parts_of(form)[1] == "int8" else None
-        if self.quantised is None:
-            raise ValueError("no file of `mobileclip quantize` holds this tower; give --quantised FOLDER")
-        return TunedInt8Model(_as_exported(self.quantised), ranges, lengths=lengths)
-
-
-class DefaultInt8(Int8Model):
-    """A tower in int8 as NNCF quantises it when nobody tells it how, but for the inputs that it finds ranges with."""
-
-    @cached_property
-    def model(self) -> Any:
-        """The model, of batches of one."""
-        model = openvino_model(self._tower, self._ranges[:_FEW], lengths=self._lengths, any_batch=True)
-        model.reshape([1, *self._ranges.shape[1:]])
-        with quantiser() as nncf:
-            return nncf.quantize(model, nncf.Dataset([row.numpy() for row in torch.split(self._ranges, 1)]))
 
 
 def _as_exported(tower: nn.Module) -> nn.Module:

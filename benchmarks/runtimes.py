@@ -12,13 +12,13 @@ Result:    a table, a row for each side and form: milliseconds, the ratio to the
 The release is open_clip's model (its image tower is timm's), reparameterised by timm, with the same weights. Both sides
 have the same inputs, threads, forms and variants of each: feature maps contiguous or with channels innermost, a large
 batch whole or by fours, exporters, fixed sizes, NNCF's defaults and the same pictures to find ranges with. What int8
-leaves is computed in float32 or bfloat16, whichever takes less time. `openvino_tuned` is this library's alone: int8 as
-`mobileclip quantize` tuned it (--quantised). Rounds of their own choose a form's variant and the best form, which must
-pass the gates of its precision. Random weights have norms that fit the package's pictures, so that these have
-embeddings of their own; --weights says more. Texts are captions; where a tower is causal and the form takes any length,
-mobileclip cuts them behind their end. From bytes, each side computes in its best form, and reads JPEGs its own way, in
-as many threads as it computes with; mobileclip also reads them at a reduced size, and OpenVINO gets its pixels as they
-were decoded. `--forms optimize optimize_bf16` is what `mobileclip.optimize` chooses, which takes a minute each.
+leaves is computed in float32 or bfloat16, whichever takes less time. Rounds of their own choose a form's variant and
+the best form, which must pass the gates of its precision. Random weights have norms that fit the package's pictures, so
+that these have embeddings of their own; --weights says more. Texts are captions; where a tower is causal and the form
+takes any length, mobileclip cuts them behind their end. From bytes, each side computes in its best form, and reads
+JPEGs its own way, in as many threads as it computes with; mobileclip also reads them at a reduced size, and OpenVINO
+gets its pixels as they were decoded. `--forms optimize optimize_bf16` is what `mobileclip.optimize` chooses, which
+takes a minute each.
 """
 
 from __future__ import annotations
@@ -54,15 +54,22 @@ from benchmarks.harness import (
     spread,
     text,
 )
+from benchmarks.inputs import read_captions, read_pictures
 from benchmarks.rivals import PUBLISHED, Size, Tower, open_clip_transform, random_model, released
 from benchmarks.runtime_forms import USUAL, Contender, Contestant, Form, fastest, has, missing, parts_of
 from mobileclip.data import ImageTransform, Tokenizer
 from mobileclip.data.images.transform import read_pixels
 from mobileclip.encoders import DualEncoder, load_model
 from mobileclip.hardware.threads import torch_threads
-from mobileclip.inference.comparison import LEAST_COSINE, bundled_samples, smallest_cosine, times_in_turn, turn
-from mobileclip.inference.optimization import Calibration, calibrations
-from mobileclip.inference.quantizing import read_captions, read_pictures
+from mobileclip.inference.comparison import (
+    LEAST_COSINE,
+    Calibration,
+    bundled_samples,
+    calibrations,
+    smallest_cosine,
+    times_in_turn,
+    turn,
+)
 from mobileclip.reparam import reparameterize
 from mobileclip.storage import printable
 from mobileclip.terminal import say
@@ -88,8 +95,6 @@ class RuntimesBenchSpec(Bench):
         from_bytes: whether images are also measured from JPEGs to embeddings.
         weights: a folder with a file for each model, such as `s0.safetensors` or `s0.pt`, in training form; random ones
             by default, and for models without a file.
-        quantised: a folder with what `mobileclip quantize` made of these, under the same names; without a file there,
-            the form `openvino_tuned` is a failure that says so.
         data: pictures and captions, see `as_source`, that ranges are found with and gates measured on; those of the
             package by default, which are few.
         num_inputs: of each that are taken of them, half for ranges and half for gates.
@@ -107,7 +112,6 @@ class RuntimesBenchSpec(Bench):
     forms: tuple[Form, ...] = USUAL
     from_bytes: bool = True
     weights: Path | None = None
-    quantised: Path | None = None
     data: tuple[str, ...] = ()
     num_inputs: int = attrs.field(default=256, validator=validators.ge(4))
     photo_side: int = attrs.field(default=1600, validator=validators.ge(64))
@@ -343,12 +347,9 @@ def match_of(spec: RuntimesBenchSpec, size: Size, tower: Tower, batch_size: int)
     mine = folded.image_encoder if tower == "image" else folded.text_encoder
     transform, tokenizer = ImageTransform(model.spec.image.input), Tokenizer(model.spec.text.input)
     of_images, of_texts = calibrations(folded, calibration_inputs(spec, transform, tokenizer) if spec.data else None)
-    # Under its whole name: a tuning that was stopped leaves its state beside it.
-    wanted = spec.quantised and spec.quantised / f"{size}.safetensors"
-    in_int8 = load_model(wanted, published.spec(), tower=tower) if wanted and wanted.exists() else None
     sides = (
         Contestant(side="release", module=release, mine=mine, tower=tower),
-        Contestant(side="ours", module=mine, mine=mine, tower=tower, quantised=in_int8),
+        Contestant(side="ours", module=mine, mine=mine, tower=tower),
     )
     if tower == "text":
         tokens = tokenizer(bundled_samples().captions)
@@ -367,17 +368,9 @@ def match_of(spec: RuntimesBenchSpec, size: Size, tower: Tower, batch_size: int)
 def calibration_inputs(
     spec: RuntimesBenchSpec, transform: ImageTransform, tokenizer: Tokenizer
 ) -> tuple[Tensor, Tensor]:
-    """Return images and token ids of the spec's data.
-
-    Raises:
-        ValueError: if something of them cannot be read.
-    """
-    skipped: list[str] = []
-    pixels = read_pictures(spec.data, transform, spec.num_inputs, seed=spec.seed, skipped=skipped, shown=False)
-    texts = read_captions(spec.data, spec.num_inputs, seed=spec.seed, skipped=skipped)
-    if skipped:
-        raise ValueError(f"{len(skipped)} inputs of {', '.join(spec.data)} cannot be read; the first: {skipped[0]}")
-    return transform.normalize(pixels), tokenizer(texts)
+    """Return images and token ids of the spec's data."""
+    pixels = read_pictures(spec.data, transform, spec.num_inputs)
+    return transform.normalize(pixels), tokenizer(read_captions(spec.data, spec.num_inputs, seed=spec.seed))
 
 
 def readers_of(transform: ImageTransform) -> dict[str, Read]:

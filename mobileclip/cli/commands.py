@@ -254,7 +254,6 @@ use a model
   models:classify       classify photo.jpg "a cat" "a dog"             which text fits a picture
   models:embed          embed photos/ -o photos.npz                    embeddings as a NumPy archive
   export:export         export s2.pt -o s2_onnx                        for phones, browsers, servers
-  export:quantize       quantize s2.pt --texts t.txt -o q.safetensors  tuned to int8
   models:list_models    list                                           models and towers known by name
   models:info           info mobileclip_s2                             what a model or a checkpoint is
 search pictures

@@ -135,7 +135,6 @@ class TowerFile:
             Each has a signature in LiteRT: `length_8` and the like, and `serving_default` for the last.
         features: outputs behind the embeddings, in this order.
         outside: operations that ExecuTorch computes itself, outside XNNPACK.
-        ranges: of int8, where they come from: `calibration` data of the export, or the `model`, which carries them.
     """
 
     tower: Tower
@@ -150,7 +149,6 @@ class TowerFile:
     lengths: tuple[int, ...] = attrs.field(default=(), validator=_are_lengths)
     features: tuple[FeatureMap, ...] = ()
     outside: tuple[str, ...] = ()
-    ranges: Literal["calibration", "model"] = "calibration"
 
     @property
     def takes_any_size(self) -> bool:

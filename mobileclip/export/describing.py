@@ -25,7 +25,6 @@ from mobileclip.export.contract import (
     TextContract,
     TowerFile,
 )
-from mobileclip.export.int8 import given_ranges
 from mobileclip.export.layouts import layouts
 from mobileclip.export.spec import ExportSpec, Stage
 from mobileclip.export.targets import Target
@@ -61,7 +60,6 @@ def tower_file(export: TowerExport, name: str, written: Written) -> TowerFile:
         lengths=export.lengths,
         features=tuple(_feature_map(export, stage, batch) for stage in export.stages),
         outside=written.outside,
-        ranges="model" if export.spec.precision == "int8" and given_ranges(export.encoder) else "calibration",
     )
 
 
@@ -220,11 +218,6 @@ def write_card(folder: Path, contract: Contract, report: Report, *, spec: ModelS
     ]
     parts += [use] if use else []
     parts.append("| file | precision | takes | gives |\n| --- | --- | --- | --- |\n" + "\n".join(rows))
-    given = [f"`{file.file}`" for one in contract.each for file in one.towers if file.ranges == "model"]
-    if given:
-        parts.append(
-            f"{' and '.join(given)}: int8 with the ranges that the model carries, found when it was quantised."
-        )
     parts.append(_BESIDE)
     parts.append(f"## Measured\n\n{_measured(contract, report)}")
     (folder / CARD).write_text("\n\n".join(parts) + "\n", encoding="utf-8")

@@ -2,39 +2,67 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable, Collection, Iterator
+from contextlib import ExitStack, contextmanager
+from typing import cast
 
 import attrs
 import torch
+import torch.ao.quantization.fx._decomposed
 from torch import Tensor, nn
 
 from mobileclip.data.text.tokenizer import Tokenizer
-from mobileclip.encoders import Classifier
 from mobileclip.export.spec import Preprocess
 from mobileclip.export.towers import TowerExport, as_taken, input_of
 from mobileclip.hardware.precision import Precision
 from mobileclip.inference.comparison import NUM_CROPS, Samples, calibration_crops
-from mobileclip.inference.quantization import (
-    LARGEST_WEIGHT,
-    Int8Form,
-    observed_ranges,
-    quantised_layers,
-    ranges_of_form,
-    with_int8_layers,
-)
-from mobileclip.inference.quantization.ranges import watched
-from mobileclip.inference.quantization.rounding import is_grouped, weighted_layers
 from mobileclip.inputs import ImageInput
+from mobileclip.reparam import children_by_name, with_children
+
+Layers = Collection[tuple[str, nn.Module]]
 
 # Where the inputs at hand reach this value, a quarter of the range of float16, other inputs may leave the range.
 _LARGEST_VALUE = torch.finfo(torch.float16).max / 4
+
+
+def weighted_layers(encoder: nn.Module) -> list[tuple[str, nn.Module]]:
+    """Return the convolutions and linear layers of a tower by name, in the order in which they compute.
+
+    Left out are those that only their owner may compute with: PyTorch's own attention does not call its layers, and
+    open_clip's text tower asks for the class of its projection.
+    """
+    owned = (
+        one if isinstance(one, nn.MultiheadAttention) else getattr(one, "text_projection", None)
+        for one in encoder.modules()
+    )
+    uncalled = {part for one in owned if isinstance(one, nn.Module) for part in one.modules()}
+    return [
+        (name, module)
+        for name, module in encoder.named_modules()
+        if isinstance(module, (nn.Conv2d, nn.Linear)) and module not in uncalled
+    ]
+
+
+def is_grouped(layer: nn.Module) -> bool:
+    """Return whether a layer is a convolution in several groups."""
+    return isinstance(layer, nn.Conv2d) and layer.groups > 1
+
+
+@contextmanager
+def watched(layers: Layers, look: Callable[[str, tuple[Tensor, ...], Tensor], None]) -> Iterator[None]:
+    """Let `look` see the name of each layer that computes, what it takes and what it gives."""
+    with ExitStack() as hooks:
+        for name, layer in layers:
+            hooks.enter_context(
+                layer.register_forward_hook(lambda _, taken, output, name=name: look(name, taken, output))
+            )
+        yield
 
 
 def layers_in_float32(encoder: nn.Module, inputs: Tensor, precision: Precision) -> frozenset[str]:
     """Return the names of the layers that stay in float32.
 
     - float16: layers whose inputs or outputs reach a quarter of its range.
-    - int8 with ranges that the model carries: layers without ranges.
     - int8, int8-weights: grouped convolutions. All their input channels share one scale, and there are few products to
       average the rounding over. In MobileCLIP-S0 they hold 2 % of the image tower's weights; rounded alone they bring
       the least cosine of its images down to 0.959, and all other layers together to 0.988.
@@ -47,11 +75,8 @@ def layers_in_float32(encoder: nn.Module, inputs: Tensor, precision: Precision) 
     """
     if precision == "float16":
         return frozenset(name for name, value in _largest_values(encoder, inputs).items() if value > _LARGEST_VALUE)
-    layers = weighted_layers(encoder)
-    if precision == "int8" and (given := quantised_layers(given_ranges(encoder))):
-        return frozenset(name for name, _ in layers) - given
     if precision in ("int8", "int8-weights"):
-        return frozenset(name for name, layer in layers if is_grouped(layer))
+        return frozenset(name for name, layer in weighted_layers(encoder) if is_grouped(layer))
     return frozenset()
 
 
@@ -95,52 +120,217 @@ def calibration_inputs(encoder: nn.Module, samples: Samples, preprocess: Preproc
     return as_taken(crops, contract, preprocess)
 
 
-_BATCH = 8
-_ENCODER, _IMAGE = "encoder.", "image_encoder."
+LARGEST_WEIGHT = 64
+"""Of a weight, in steps from zero: processors without VNNI add pairs of products in 16 bits, which more would saturate,
+silently. A file for every runtime cannot ask which processor will read it."""
+
+EVERY_OUTPUT = (nn.Conv2d, nn.Linear)
+"""For runtimes that compute a layer in int8 only where its output is int8 too."""
+
+# Of what goes into a layer or comes out, in steps above the least: uint8. As int8, with its zero point, 128 less.
+_LARGEST = 255
+# What runtimes call int8. Weights stay within `LARGEST_WEIGHT` steps, so that no runtime cuts them.
+_LARGEST_INT8 = 127
+_OPS = torch.ops.quantized_decomposed
+# Axis, ends and type.
+_OF_WEIGHTS = (0, -_LARGEST_INT8, _LARGEST_INT8, torch.int8)
+_OF_BIASES = (0, -(2**31), 2**31 - 1, torch.int32)
+_BATCH, _TINY = 8, 1e-12
 
 
-def given_ranges(encoder: nn.Module) -> dict[str, Tensor]:
-    """Return the ranges that a tower carries, by the names of its layers; nothing where it was not quantised.
+@attrs.frozen(kw_only=True)
+class Int8Form:
+    """The representation of int8 in a runtime: signedness, and how weights and biases are stored.
 
     Args:
-        encoder: a tower as it is exported, or a classifier, whose image tower may carry them.
+        signed: what goes into layers and comes out is int8, its zero points 128 less; uint8 otherwise.
+        stores_weights: weights are int8 in the program already. Otherwise they are float, and the exporter rounds them.
+        stores_biases: biases are in int32, in steps of the products; float otherwise.
+    """
+
+    signed: bool = False
+    stores_weights: bool = False
+    stores_biases: bool = False
+
+
+def graph_in_int8(
+    tower: TowerExport,
+    how: Int8Form,
+    *,
+    outputs: tuple[type[nn.Module], ...] = (nn.Conv2d,),
+    largest_weight: int = LARGEST_WEIGHT,
+    float16_tables: bool = True,
+) -> nn.Module:
+    """Return the graph of a tower whose convolutions and linear layers quantise; everything else stays as it is.
+
+    What goes into them has one step and zero point, and so has what comes out of `outputs`, from the least to the
+    largest value over the calibration data; weights have no zero point, and a step for each output channel. Products of
+    two activations, those of attention, have no weights and stay float.
+
+    Args:
+        tower: calibration data, and the layers that stay in float32.
+        how: what the operations are like.
+        outputs: kinds of layers whose outputs are of 8 bits.
+        largest_weight: in steps: 64 where kernels for processors without VNNI add pairs of products in 16 bits, which
+            eight bits of weights saturate, silently.
+        float16_tables: whether tables that are looked up, of token embeddings, become float16: they are half of a text
+            tower, and nothing is multiplied by them.
 
     Raises:
-        ValueError: if they are of layers that it has not, or of a layer without what goes into it.
+        ValueError: if there is no calibration data, or the tower computes what is not finite.
     """
-    if isinstance(encoder, Classifier):
-        return {f"{_IMAGE}{name}": values for name, values in given_ranges(encoder.image_encoder).items()}
-    ranges = ranges_of_form(encoder)
-    lacking = sorted(name for name in quantised_layers(ranges) if f"{name}.input" not in ranges)
-    if lacking:
-        raise ValueError(
-            f"the model has ranges of the weights of {lacking[0]!r}, and none of what goes into it; quantise the model "
-            "anew, or load it from its file"
-        )
-    return ranges
+    graph = tower.graph(torch.float32)
+    encoder = graph.get_submodule("encoder")
+    layers = dict(weighted_layers(encoder))
+    missing = tower.float32 - layers.keys()
+    assert not missing, f"not found in the tower: {missing}"
+    chosen = {name: layer for name, layer in layers.items() if name not in tower.float32}
+    ends = _ends(graph, chosen, tower.calibration)
+
+    def in_int8(name: str, layer: nn.Module) -> Int8Layer:
+        given, output = (_Values.between(*ends[name, kind], signed=how.signed) for kind in ("input", "output"))
+        rounds_output = isinstance(layer, outputs)
+        return Int8Layer(layer, given, output if rounds_output else None, how, largest_weight=largest_weight)
+
+    changed = {layer: in_int8(name, layer) for name, layer in chosen.items()}
+    graph.encoder = _replaced(encoder, cast("dict[nn.Module, nn.Module]", changed))
+    if float16_tables:
+        for module in graph.modules():
+            if isinstance(module, nn.Embedding):
+                module.half()
+                module.register_forward_hook(lambda *called: called[-1].float())
+    return graph.requires_grad_(requires_grad=False)
 
 
-def found_ranges(
-    graph: nn.Module, inputs: Tensor, *, outputs: tuple[type[nn.Module], ...], largest_weight: int
-) -> dict[str, Tensor]:
-    """Return the ranges of the layers of a graph's encoder, from the least to the largest value, by their names in it.
+@torch.no_grad()
+def _ends(graph: nn.Module, layers: dict[str, nn.Module], inputs: Tensor) -> dict[tuple[str, str], tuple[float, float]]:
+    """Return the least and the largest value, and zero, of what goes into layers and comes out."""
+    ends = {(name, kind): torch.zeros(2) for name in layers for kind in ("input", "output")}
+    seen = set()
+
+    def see(name: str, taken: tuple[Tensor, ...], given: Tensor) -> None:
+        seen.add(name)
+        for kind, values in (("input", taken[0]), ("output", given)):
+            low, high = torch.aminmax(values)
+            least, most = ends[name, kind]
+            ends[name, kind] = torch.stack([torch.minimum(least, low), torch.maximum(most, high)])  # NaN stays
+
+    with watched(layers.items(), see):
+        for batch in torch.split(inputs, _BATCH):
+            graph(batch)
+    for (name, kind), values in ends.items():
+        if name not in seen:
+            raise ValueError(f"nothing went by {name}: ranges are found with inputs, and there were none for it")
+        if not values.isfinite().all():
+            raise ValueError(
+                f"{name}.{kind} has values from {values[0]} to {values[1]}, and no range of 8 bits holds them; "
+                "check the model's weights"
+            )
+    return {key: (float(low), float(high)) for key, (low, high) in ends.items()}
+
+
+def _replaced(module: nn.Module, changed: dict[nn.Module, nn.Module]) -> nn.Module:
+    """Return a module with others in the place of some; what is used in several places stays one module."""
+    if module not in changed:
+        children = children_by_name(module)
+        others = {name: other for name, child in children.items() if (other := _replaced(child, changed)) is not child}
+        changed[module] = with_children(module, others) if others else module
+    return changed[module]
+
+
+@attrs.frozen
+class _Values:
+    """Operations on what goes into a layer or comes out of it."""
+
+    step: float
+    zero: int
+    least: int
+    largest: int
+    dtype: torch.dtype
+
+    @classmethod
+    def between(cls, low: float, high: float, *, signed: bool) -> _Values:
+        step = (torch.tensor(high) - torch.tensor(low)).clamp(min=_TINY) / _LARGEST
+        zero = int((-torch.tensor(low) / step).round())
+        shift = _LARGEST_INT8 + 1 if signed else 0
+        return cls(float(step), zero - shift, -shift, _LARGEST - shift, torch.int8 if signed else torch.uint8)
+
+    def rounded(self, x: Tensor) -> Tensor:
+        of_values = (self.step, self.zero, self.least, self.largest, self.dtype)
+        y: Tensor = _OPS.dequantize_per_tensor(_OPS.quantize_per_tensor(x, *of_values), *of_values)
+        return y
+
+
+class Int8Layer(nn.Module):
+    """A layer whose input, weights and output are quantised and dequantised by operations that exporters know.
+
+    Weights are int8 without a zero point, one step for each output channel, what goes in and comes out is of 8 bits.
+
+    Shape:
+        as the layer's.
 
     Args:
-        graph: in float32.
-        inputs: what the graph takes, examples.
-        outputs: kinds of layers whose outputs have a range.
-        largest_weight: of the steps.
+        layer: a convolution or a linear layer; its weights are shared.
+        given: how what goes in is rounded.
+        output: how what comes out is rounded; None where it is not.
+        how: what the operations are like.
+        largest_weight: in steps.
     """
-    found = observed_ranges(graph, lambda: torch.split(inputs, _BATCH), whole=True, outputs=outputs)
-    finer = LARGEST_WEIGHT / largest_weight
-    return {
-        name.removeprefix(_ENCODER): values * finer if name.endswith(".weight") else values
-        for name, values in found.items()
-    }
+
+    steps: Tensor
+    zeros: Tensor
+    steps_of_bias: Tensor
+
+    def __init__(
+        self, layer: nn.Module, given: _Values, output: _Values | None, how: Int8Form, *, largest_weight: int
+    ) -> None:
+        super().__init__()
+        weight, bias = cast("Tensor", layer.weight).detach(), cast("Tensor | None", layer.bias)
+        steps = weight.float().flatten(1).abs().amax(1).clamp(min=_TINY) / largest_weight
+        self.register_buffer("steps", steps)
+        self.register_buffer("zeros", torch.zeros(len(steps), dtype=torch.int64))
+        self._input, self._output = given, output
+        self.layer = with_children(layer, {})
+        if how.stores_weights:
+            stored = _OPS.quantize_per_channel(weight, self.steps, self.zeros, *_OF_WEIGHTS)
+            self.layer.weight = nn.Parameter(stored, requires_grad=False)
+            if bias is not None:
+                self.layer.bias = nn.Parameter(bias.detach().clone(), requires_grad=False)
+        if how.stores_biases and bias is not None:
+            self.register_buffer("steps_of_bias", given.step * steps)
+            stored = (bias.detach() / self.steps_of_bias).round().to(torch.int32)
+            self.layer.bias = nn.Parameter(stored, requires_grad=False)
+        self.training = False
+
+    @property
+    def weight(self) -> Tensor:
+        """The weights in the type that the layer computes in: towers of transformers ask for it."""
+        return cast("Tensor", self.layer.weight).to(self.steps.dtype)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return what the layer gives."""
+        weight, bias = cast("Tensor", self.layer.weight), cast("Tensor | None", self.layer.bias)
+        if weight.dtype != torch.int8:
+            weight = _OPS.quantize_per_channel(weight, self.steps, self.zeros, *_OF_WEIGHTS)
+        floats = {"weight": _OPS.dequantize_per_channel(weight, self.steps, self.zeros, *_OF_WEIGHTS)}
+        if bias is not None and bias.dtype == torch.int32:
+            floats["bias"] = _OPS.dequantize_per_channel(bias, self.steps_of_bias, self.zeros, *_OF_BIASES)
+        y: Tensor = torch.func.functional_call(self.layer, floats, (self._input.rounded(x),))
+        return y if self._output is None else self._output.rounded(y)
 
 
-_LARGEST = 255
-_LEAST_SCALE = 1e-12
+def dequantize_for_each_user(program: torch.export.ExportedProgram) -> None:
+    """Let every operation have what is dequantised for itself, in place.
+
+    XNNPACK takes it over with the operation that it computes, and LiteRT's converter lays it out as that wants it.
+    """
+    dequantize = torch.ops.quantized_decomposed.dequantize_per_tensor.default
+    graph = program.graph_module.graph
+    for node in [node for node in graph.nodes if node.target is dequantize]:
+        for user in list(node.users)[1:]:
+            with graph.inserting_before(user):
+                user.replace_input_with(node, graph.node_copy(node))
+    program.graph_module.recompile()
 
 
 @attrs.frozen(kw_only=True, eq=False)
@@ -172,85 +362,7 @@ def round_weight(rows: Tensor) -> RoundedWeight:
     """
     rows = rows.detach().float()
     least, most = rows.amin(dim=1, keepdim=True).clamp_max(0), rows.amax(dim=1, keepdim=True).clamp_min(0)
-    scale = ((most - least) / _LARGEST).clamp_min(_LEAST_SCALE)
+    scale = ((most - least) / _LARGEST).clamp_min(_TINY)
     zero = (-least / scale).round()
     steps = ((rows / scale).round() + zero).clamp(0, _LARGEST)
     return RoundedWeight(steps=steps.to(torch.uint8), scale=scale, zero=zero.to(torch.uint8))
-
-
-EVERY_OUTPUT = (nn.Conv2d, nn.Linear)
-"""For runtimes that compute a layer in int8 only where its output is int8 too."""
-
-
-def graph_in_int8(
-    tower: TowerExport,
-    how: Int8Form,
-    *,
-    outputs: tuple[type[nn.Module], ...] = (nn.Conv2d,),
-    largest_weight: int = LARGEST_WEIGHT,
-    float16_tables: bool = True,
-) -> nn.Module:
-    """Return the graph of a tower whose convolutions and linear layers quantise; everything else stays as it is.
-
-    What goes into them has one step and zero point, and so has what comes out of `outputs`; weights have no zero point,
-    and a step for each output channel. A tower that carries ranges has exactly these; what it lacks of the outputs that
-    the runtime needs, and all ranges of other towers, are found on the calibration data. Products of two activations,
-    those of attention, have no weights and stay float.
-
-    Args:
-        tower: calibration data, and the layers that stay in float32.
-        how: what the operations are like.
-        outputs: kinds of layers whose outputs are of 8 bits.
-        largest_weight: of the steps that are found: 64 where kernels for processors without VNNI add pairs of products
-            in 16 bits, which eight bits of weights saturate, silently.
-        float16_tables: whether tables that are looked up, of token embeddings, become float16: they are half of a text
-            tower, and nothing is multiplied by them.
-    """
-    graph, kept = tower.graph(torch.float32), tower.float32
-    missing = kept - {name for name, _ in weighted_layers(tower.encoder)}
-    assert not missing, f"not found in the tower: {missing}"
-    ranges = _ranges(tower, graph, outputs, largest_weight)
-    chosen = {name: values for name, values in ranges.items() if name.rpartition(".")[0] not in kept}
-    graph.encoder = with_int8_layers(graph.get_submodule("encoder"), chosen, how)
-    if float16_tables:
-        _look_up_in_float16(graph)
-    return graph.requires_grad_(requires_grad=False)
-
-
-def dequantize_for_each_user(program: torch.export.ExportedProgram) -> None:
-    """Let every operation have what is dequantised for itself, in place.
-
-    XNNPACK takes it over with the operation that it computes, and LiteRT's converter lays it out as that wants it.
-    """
-    dequantize = torch.ops.quantized_decomposed.dequantize_per_tensor.default
-    graph = program.graph_module.graph
-    for node in [node for node in graph.nodes if node.target is dequantize]:
-        for user in list(node.users)[1:]:
-            with graph.inserting_before(user):
-                user.replace_input_with(node, graph.node_copy(node))
-    program.graph_module.recompile()
-
-
-def _ranges(
-    tower: TowerExport, graph: nn.Module, outputs: tuple[type[nn.Module], ...], largest_weight: int
-) -> dict[str, Tensor]:
-    given = given_ranges(tower.encoder)
-    quantised = quantised_layers(given)
-    needed = {f"{name}.output" for name, layer in weighted_layers(tower.encoder) if isinstance(layer, outputs)}
-    lacking = {name for name in needed - given.keys() if name.removesuffix(".output") in quantised}
-    if given and not lacking:
-        return given
-    found = found_ranges(graph, tower.calibration, outputs=outputs, largest_weight=largest_weight)
-    return given | {name: found[name] for name in lacking} if given else found
-
-
-def _look_up_in_float16(graph: nn.Module) -> None:
-    for module in graph.modules():
-        if isinstance(module, nn.Embedding):
-            module.half()
-            module.register_forward_hook(_as_float32)
-
-
-def _as_float32(module: nn.Module, inputs: Any, rows: Tensor) -> Tensor:
-    del module, inputs
-    return rows.float()

@@ -5,7 +5,6 @@ from .devices import (
     in_float64 as in_float64,
     pick_device as pick_device,
 )
-from .int8 import lacks_int8_products as lacks_int8_products
 from .precision import (
     FAST_PRECISIONS as FAST_PRECISIONS,
     PRECISIONS as PRECISIONS,

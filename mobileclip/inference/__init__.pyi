@@ -8,7 +8,7 @@ from .loading import (
     space_of as space_of,
     spec_known_by_name as spec_known_by_name,
 )
-from .optimization.optimizing import (
+from .optimizing import (
     Engine as Engine,
     Form as Form,
     OptimizationReport as OptimizationReport,
@@ -17,7 +17,6 @@ from .optimization.optimizing import (
     TowerReport as TowerReport,
     Trial as Trial,
     optimize as optimize,
-    optimize_images as optimize_images,
     optimize_tower as optimize_tower,
     processor as processor,
     quickened as quickened,
@@ -29,6 +28,4 @@ from .pictures import (
     PictureRead as PictureRead,
     encode_pictures as encode_pictures,
 )
-from .quantization.rounding import is_grouped as is_grouped, weighted_layers as weighted_layers
-from .quantizing import QuantizationReport as QuantizationReport, QuantizationSpec as QuantizationSpec
 from .texts import ensemble_prompts as ensemble_prompts, fill_templates as fill_templates

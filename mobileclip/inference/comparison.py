@@ -17,12 +17,14 @@ from PIL import Image
 from torch import Tensor
 
 from mobileclip.data.images.transform import ImageError, ImageTransform, load_image
+from mobileclip.data.text.tokenizer import Tokenizer
+from mobileclip.encoders import DualEncoder
 from mobileclip.hardware.devices import in_float64
 from mobileclip.hardware.precision import Precision
-from mobileclip.inputs import ImageInput
+from mobileclip.inputs import ImageInput, TextInput
 from mobileclip.strict import repeated
 
-_FOLDER = "samples"
+_FOLDER, _FEWEST = "samples", 4
 
 
 @attrs.frozen(kw_only=True)
@@ -213,3 +215,89 @@ def first_results(queries: Tensor, keys: Tensor) -> Tensor:
     if queries is keys:
         similarity.fill_diagonal_(-torch.inf)
     return similarity.argmax(dim=1)
+
+
+@attrs.frozen(kw_only=True, eq=False)
+class Calibration:
+    """Inputs of a tower that ranges of values are found with, and others that it is measured on.
+
+    Args:
+        ranges: what the tower takes, a batch.
+        measured: other inputs, a batch.
+        others: embeddings of the other tower in float32, which are found by those of `measured` and find them; without
+            them, the nearest other inputs of `measured` are looked for.
+    """
+
+    ranges: Tensor
+    measured: Tensor
+    others: Tensor | None = None
+
+    @classmethod
+    def of(cls, inputs: Tensor) -> Calibration:
+        """Return half of the inputs, every other one, for the ranges, and half to be measured on.
+
+        Raises:
+            ValueError: if there are fewer than four.
+        """
+        if len(inputs) < _FEWEST:
+            raise ValueError(
+                f"calibration has {len(inputs)} inputs of a tower, expected at least {_FEWEST}, of which half are for "
+                "ranges and half are measured on; give more, or none for the pictures of the package"
+            )
+        return cls(ranges=inputs[::2], measured=inputs[1::2])
+
+    @classmethod
+    def of_package(cls, contract: ImageInput | TextInput) -> Calibration:
+        """Return crops of half of the package's pictures and the other half whole; or its captions, by halves."""
+        samples = bundled_samples()
+        if isinstance(contract, TextInput):
+            return cls.of(Tokenizer(contract)(samples.captions))
+        transform = ImageTransform(contract)
+        crops = calibration_crops(samples.images[::2], contract)
+        whole = torch.stack([transform(data) for data in samples.images[1::2]])
+        return cls(ranges=transform.normalize(crops.movedim(1, -1)), measured=whole)
+
+    def refusal(self, embeddings: Tensor, expected: Tensor) -> str:
+        """Return why a tower does not find what it should; nothing where it does.
+
+        Args:
+            embeddings: of `measured`.
+            expected: the same in float32.
+        """
+        same, total = self.agreement(embeddings, expected)
+        if same / total < (least := least_agreement(total)):
+            return f"{same / total:.1%} of {total} first results are as in float32, expected at least {least:.1%}"
+        return ""
+
+    def agreement(self, embeddings: Tensor, expected: Tensor) -> tuple[int, int]:
+        """Return how many first results are as in float32, and of how many, in both directions where there are."""
+        same = self._found_first(embeddings) == self._found_first(expected)
+        return int(same.sum()), len(same)
+
+    def _found_first(self, embeddings: Tensor) -> Tensor:
+        if self.others is None:
+            return first_results(embeddings, embeddings)
+        return torch.cat([first_results(embeddings, self.others), first_results(self.others, embeddings)])
+
+
+@torch.no_grad()
+def calibrations(model: DualEncoder, given: tuple[Tensor, Tensor] | None) -> tuple[Calibration, Calibration]:
+    """Return what the image tower and the text tower of a model are calibrated with and measured on.
+
+    Args:
+        model: in float32.
+        given: images and tokenised texts; those of the package by default.
+
+    Raises:
+        ValueError: if there are fewer than four images or texts.
+    """
+    pixels, ids = model.spec.image.input, model.spec.text.input
+    if given is None:
+        samples, transform = bundled_samples(), ImageTransform(pixels)
+        images, tokens = torch.stack([transform(data) for data in samples.images]), Tokenizer(ids)(samples.captions)
+        of_images, of_texts = Calibration.of_package(pixels), Calibration.of_package(ids)
+    else:
+        images, tokens = given
+        of_images, of_texts = Calibration.of(images), Calibration.of(tokens)
+    image_embeddings, text_embeddings = model.image_encoder(images), model.text_encoder(tokens)
+    return attrs.evolve(of_images, others=text_embeddings), attrs.evolve(of_texts, others=image_embeddings)

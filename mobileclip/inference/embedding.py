@@ -18,7 +18,7 @@ from mobileclip.datasets.sources import RowOptions, as_source
 from mobileclip.hardware.precision import FastPrecision
 from mobileclip.inference.identity import ModelIdentity
 from mobileclip.inference.image_text_model import ImageTextModel
-from mobileclip.inference.optimization.optimizing import quickened
+from mobileclip.inference.optimizing import quickened
 from mobileclip.inference.pictures import Picture, encode_pictures
 from mobileclip.inputs import Decode
 from mobileclip.progress import Progress
@@ -220,7 +220,8 @@ def embed_inputs(
     clip = quickened(clip, paths, len(paths), precision=precision, show_progress=True)
     report = SkipReport(log=False)
     gathered = (one for data in inputs.data for one in gathered_pictures(data, report, rows=inputs.rows))
-    pictures = chain(((str(path), path) for path in paths), (one for one in gathered if one[0] not in known))
+    files: Iterator[tuple[str, Path | bytes]] = ((str(path), path) for path in paths)
+    pictures = chain(files, (one for one in gathered if one[0] not in known))
     named = (Picture(key=None, name=name, source=source) for name, source in pictures)
     reduced = require_decode(decode) == "fast"
     skipped: list[str] = []

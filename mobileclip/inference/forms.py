@@ -21,6 +21,7 @@ from mobileclip.inputs import TextInput
 from mobileclip.reparam import children_by_name, in_class, is_hooked, some_outputs, with_children
 
 Module = TypeVar("Module", bound=nn.Module)
+Dual = TypeVar("Dual", bound=DualEncoder)
 
 
 class DepthwiseConvs(nn.Module):
@@ -382,25 +383,24 @@ def with_towers(
     *,
     image_encoder: nn.Module | None = None,
     text_encoder: nn.Module | None = None,
-    is_ready: bool = False,
-) -> DualEncoder:
+    kind: type[Dual] | None = None,
+) -> Dual:
     """Return a dual encoder with other towers, in evaluation mode, that shares the rest with the model.
 
     Args:
         model: it is unchanged.
         image_encoder: in place of its own.
         text_encoder: in place of its own.
-        is_ready: whether the towers choose by themselves how they compute, see `ReadyDualEncoder`.
+        kind: of what is returned; as the model by default.
 
     Raises:
         ValueError: if their embeddings differ in length.
     """
     given = {"image_encoder": image_encoder, "text_encoder": text_encoder}
     other = with_children(model, {name: tower for name, tower in given.items() if tower is not None})
-    other = in_class(other, ReadyDualEncoder) if is_ready else other
     other.training = False
     assert other.spec, "the towers embed into one space"
-    return other
+    return cast("Dual", other if kind is None else in_class(other, kind))
 
 
 def prepared_tower(tower: nn.Module) -> nn.Module:

@@ -27,9 +27,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 import mobileclip
+from benchmarks.inputs import read_captions, read_pictures
 from mobileclip.data import ImageTransform, Tokenizer
 from mobileclip.encoders import DualEncoder, TextEncoderSpec, save_model
-from mobileclip.inference.quantizing import read_captions, read_pictures
 from mobileclip.progress import Progress
 from mobileclip.storage import require_output
 from mobileclip.terminal import console, say
@@ -47,7 +47,7 @@ class TaughtWeightsSpec:
     """What is taught, by what, and how long.
 
     Args:
-        images: pictures to learn from, as `mobileclip quantize` takes them.
+        images: pictures to learn from, files, folders or data sets.
         texts: texts, likewise.
         output: the file to write.
         model: name of what is taught.
@@ -101,7 +101,7 @@ def _teach_images(
     own = model.spec.image
     smaller = attrs.evolve(own, input=attrs.evolve(own.input, size=spec.small))
     transform = ImageTransform(smaller.input)
-    pixels = read_pictures(spec.images, transform, spec.num_images, seed=spec.seed, skipped=[])
+    pixels = read_pictures(spec.images, transform, spec.num_images)
     with torch.no_grad():
         seen = functional.interpolate(_floats(pixels), teacher.model.spec.image.input.size, mode="area")
         targets = _centred(torch.cat([teacher.model.encode_image(one) for one in torch.split(seen, 256)])) @ rotation
@@ -125,7 +125,7 @@ def _teach_texts(
 ) -> tuple[Tensor, Tensor]:
     own = model.spec.text
     shorter = attrs.evolve(own, input=attrs.evolve(own.input, context_length=spec.short))
-    texts = read_captions(spec.texts, spec.num_texts, seed=spec.seed, skipped=[])
+    texts = read_captions(spec.texts, spec.num_texts, seed=spec.seed)
     short, full, given = (Tokenizer(one.input)(texts) for one in (shorter, own, teacher.model.spec.text))
     with torch.no_grad():
         targets = _centred(torch.cat([teacher.model.encode_text(one) for one in torch.split(given, 256)])) @ rotation

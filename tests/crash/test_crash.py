@@ -23,7 +23,6 @@ QUICK = {
     "data score": 1,
     "data join": 1,
     "reinforce": 1,
-    "quantize": 1,
 }
 SECONDS = 1_500.0
 # Those that write in different ways, and how many pages of each are tried by default beside none.

@@ -125,14 +125,6 @@ def _texts(folder: Path) -> None:
     (folder / "texts.txt").write_text("a red kite\nan old hill\n", encoding="utf-8")
 
 
-def _to_quantize(folder: Path) -> None:
-    _model(folder)
-    (folder / "photos").mkdir()
-    for number in range(8):
-        Image.new("RGB", (40, 30), (30 * number, 0, 90)).save(folder / "photos" / f"{number}.png")
-    (folder / "texts.txt").write_text("\n".join(f"text number {number}" for number in range(8)), encoding="utf-8")
-
-
 def _known(folder: Path) -> None:
     _model(folder)
     output = {"model": "telling", "source": "a test", "texts": ["a cat"], "first": [0.5], "tolerance": 2.0}
@@ -212,13 +204,6 @@ COMMANDS = {
         arguments=(
             *("train", "distil_text", "-m", MODEL, "--data", "texts.txt", "--kind", "teacher"),
             *("--steps", "2", "--batch-size", "2", "-o", "out", "--device", "cpu", "--quiet"),
-        ),
-    ),
-    "quantize": Command(
-        prepare=_to_quantize,
-        arguments=(
-            *("quantize", MODEL, "--images", "photos", "--texts", "texts.txt", "-o", "a/int8.safetensors", "--quiet"),
-            *("--steps", "2", "--batch-size", "2", "--seconds-between-saves", "0", "--overwrite"),
         ),
     ),
     "finetune": Command(

@@ -11,8 +11,8 @@ import mobileclip
 from mobileclip import reparameterize
 from mobileclip.blocks import models
 from mobileclip.export import ExportSpec, export_model, load_export, read_contract, read_report, verify_export
+from mobileclip.export.int8 import weighted_layers
 from mobileclip.export.targets.coreml import LARGEST_BATCH
-from mobileclip.inference import weighted_layers
 from tests.errors import fails
 from tests.export.models import AUTHOR, CONVOLUTIONAL, TOKENS, few_samples
 from tests.export.stored import IS_MAC, coreml_function, coreml_operations

@@ -27,8 +27,8 @@ from mobileclip.export import (
 )
 from mobileclip.export.describing import origin_of, tower_file
 from mobileclip.export.export import tower_export
+from mobileclip.export.int8 import weighted_layers
 from mobileclip.export.towers import TowerExport
-from mobileclip.inference import weighted_layers
 from mobileclip.inputs import TextInput
 from mobileclip.tensor_files import weights_sha256
 from tests.encoders.small import randomised

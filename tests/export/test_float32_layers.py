@@ -8,9 +8,8 @@ import torch
 from mobileclip import reparameterize
 from mobileclip.data import Tokenizer
 from mobileclip.export import bundled_samples
-from mobileclip.export.int8 import layers_in_float32
+from mobileclip.export.int8 import layers_in_float32, weighted_layers
 from mobileclip.export.towers import keep_in_float32
-from mobileclip.inference import weighted_layers
 from mobileclip.inference.forms import with_one_token
 from tests.export.models import CONVOLUTIONAL, PIXELS, TOKENS, TRANSFORMERS, overflowing, pixels, seeing
 

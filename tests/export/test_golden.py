@@ -9,7 +9,7 @@ from mobileclip.export import ExportSpec, export_model, read_contract, read_repo
 from mobileclip.export.targets.base import quiet
 from mobileclip.export.targets.torch import register_operations
 from mobileclip.inference.comparison import LEAST_COSINE
-from mobileclip.inference.optimization import import_quietly
+from mobileclip.inference.openvino import import_quietly
 from tests.export.litert import converter
 from tests.golden.checkpoints import golden, golden_images, golden_texts, golden_tokens
 

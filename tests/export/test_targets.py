@@ -27,10 +27,10 @@ from mobileclip.export import (
     verify_export,
 )
 from mobileclip.export.describing import tower_file
+from mobileclip.export.int8 import weighted_layers
 from mobileclip.export.targets.executorch import LARGEST_BATCH
 from mobileclip.extras import install
-from mobileclip.inference import weighted_layers
-from mobileclip.inference.optimization import PROCESSOR_OPTIONS, import_quietly
+from mobileclip.inference.openvino import PROCESSOR_OPTIONS, import_quietly
 from tests.contracts.targets import check_target
 from tests.errors import fails
 from tests.export.hostile_folders import sign

@@ -3,10 +3,9 @@
 import pytest
 
 import mobileclip
-from mobileclip.inference import ModelIdentity, embedding
+from mobileclip.inference import ModelIdentity, embedding, optimizing
 from mobileclip.inference.comparison import LEAST_COSINE
 from mobileclip.inference.embedding import EmbeddingInputs, embed_inputs, read_texts
-from mobileclip.inference.optimization import optimizing
 from tests.collections.pictures import draw
 
 

@@ -29,7 +29,7 @@ from mobileclip.inference.comparison import (
     turn,
 )
 from mobileclip.inference.forms import ReadyDualEncoder
-from mobileclip.inference.optimization import import_quietly, openvino_core, openvino_program
+from mobileclip.inference.openvino import import_quietly, openvino_core, openvino_program
 from mobileclip.inputs import OPENAI_MEAN, OPENAI_STD
 from mobileclip.reparam import is_folded
 from tests.encoders.small import SMALL, SMALL_MCT, SMALL_VIT, inputs, randomised

@@ -1,7 +1,6 @@
 """A tower as OpenVINO runs it: in the precision that was asked for, without a word, and pickled."""
 
 import pickle
-from types import SimpleNamespace
 
 import pytest
 import torch
@@ -9,7 +8,8 @@ from torch import nn
 
 from mobileclip.data import ImageTransform
 from mobileclip.extras import install
-from mobileclip.inference.optimization import openvino as programs, openvino_core, openvino_model, openvino_program
+from mobileclip.inference import openvino as programs
+from mobileclip.inference.openvino import openvino_core, openvino_model, openvino_program
 from mobileclip.inputs import OPENAI_MEAN, OPENAI_STD, ImageInput
 from tests.preloaded import preloaded
 
@@ -88,8 +88,7 @@ def test_what_is_not_in_int8_is_in_what_takes_less_time(tower, example, monkeypa
         faster = "float32"
     hints = ["float32", "bfloat16"][: 1 + has_bfloat16()]
     monkeypatch.setattr(programs, "times_in_turn", lambda *_, **__: [[float(one != faster)] for one in hints])
-    int8 = SimpleNamespace(model=openvino_model(tower, example, lengths=False), rest="bfloat16")
-    beside = made(tower, example, "int8", int8=int8)(example)
+    beside = made(tower, example, "int8", int8=openvino_model(tower, example, lengths=False))(example)
     torch.testing.assert_close(beside, made(tower, example, faster)(example), rtol=0, atol=0)
 
 
@@ -116,7 +115,7 @@ def test_a_program_is_pickled_and_names_what_is_missing_where_it_is_read(tower, 
 
 _IMPORTED = """
 import sys
-from mobileclip.inference.optimization import import_quietly
+from mobileclip.inference.openvino import import_quietly
 import_quietly("openvino")
 assert "openvino" in sys.modules
 print(*(name for name in sys.modules if name.startswith("openvino_telemetry")))

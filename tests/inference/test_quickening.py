@@ -6,10 +6,9 @@ import torch
 
 import mobileclip
 from mobileclip.data import load_image
-from mobileclip.inference import optimize_images, quickened
+from mobileclip.inference import optimize_tower, optimizing, quickened
 from mobileclip.inference.comparison import LEAST_COSINE
 from mobileclip.inference.forms import MOST_IMAGES_ON_CPU
-from mobileclip.inference.optimization import optimizing
 from tests.collections.pictures import draw
 
 
@@ -49,13 +48,14 @@ def test_programs_are_worth_it_for_many_pictures_and_int8_for_enough(
     clip, paths, drawn, tried = drawn_files(files["given"])
     quickened(clip, drawn, num_pictures, precision=precision, show_progress=False)
     ((images, calibration, options),) = tried
-    assert options == {"precision": precision, "engines": engines, "show_progress": False}
+    assert options == {"precision": precision, "engines": engines, "rounds": 2, "show_progress": False}
     expected = torch.stack([clip.transform(load_image(path)) for path in paths])
     torch.testing.assert_close(images, expected[:MOST_IMAGES_ON_CPU])
     assert len(list(drawn)) == files["given"] - files["drawn"]
     assert (calibration is None) == (files["calibrated"] is None)
     if calibration is not None:
-        torch.testing.assert_close(calibration, expected[: files["calibrated"]])
+        torch.testing.assert_close(calibration.ranges, expected[: files["calibrated"] : 2])
+        torch.testing.assert_close(calibration.measured, expected[1 : files["calibrated"] : 2])
 
 
 @pytest.fixture
@@ -63,11 +63,11 @@ def drawn_files(telling_file, tmp_path, monkeypatch):
     """A function to a model, so many files, an iterator of them, and what forms are tried with."""
     tried = []
 
-    def watched(model, images, *, calibration, **options):
+    def watched(tower, images, *, calibration, **options):
         tried.append((images, calibration, options))
-        return optimize_images(model, images, engines=EAGER)
+        return optimize_tower(tower, images, engines=EAGER, rounds=1)
 
-    monkeypatch.setattr(optimizing, "optimize_images", watched)
+    monkeypatch.setattr(optimizing, "optimize_tower", watched)
 
     def drawn(num_files):
         paths = [draw(tmp_path / "photos" / f"{number % 8}.png", number % 8) for number in range(num_files)]
@@ -81,14 +81,16 @@ def test_int8_takes_its_ranges_from_the_pictures(telling_file, tmp_path, monkeyp
     monkeypatch.setattr(optimizing, "WORTH_COMPILING", 1)
     given = []
 
-    def watched(model, images, *, calibration, **options):
+    def watched(tower, images, *, calibration, **options):
         given.append(calibration)
-        return optimize_images(model, images, calibration=calibration, **options)
+        return optimize_tower(tower, images, calibration=calibration, **options)
 
-    monkeypatch.setattr(optimizing, "optimize_images", watched)
+    monkeypatch.setattr(optimizing, "optimize_tower", watched)
     clip = mobileclip.load(checkpoint=telling_file)
     paths = [draw(tmp_path / "photos" / f"{number:02d}.png", number) for number in range(20)]
     fast = quickened(clip, paths, optimizing.WORTH_TRYING, precision="int8", show_progress=False)
-    torch.testing.assert_close(given[0], torch.stack([clip.transform(load_image(path)) for path in paths]))
+    images = torch.stack([clip.transform(load_image(path)) for path in paths])
+    torch.testing.assert_close(given[0].ranges, images[::2])
+    torch.testing.assert_close(given[0].measured, images[1::2])
     cosines = (fast.encode_image(paths) * clip.encode_image(paths)).sum(dim=1)
     assert cosines.min() > LEAST_COSINE["int8"]

@@ -37,13 +37,9 @@ from mobileclip.encoders.checkpoints.recognising import (
 )
 from mobileclip.encoders.checkpoints.saving import NATIVE, NGRAMS, UNTAUGHT, Header, Taught, header_of, of_run
 from mobileclip.encoders.checkpoints.tensors import (
-    attach_ranges,
     check_cast,
     check_numbers,
-    check_ranges,
-    of_tower,
     resized,
-    taken_ranges,
 )
 from mobileclip.encoders.classifier import Classifier, ClassifierSpec
 from mobileclip.encoders.coca import CoCaSpec
@@ -89,7 +85,6 @@ class Stored:
         layout: name of the layout of the file.
         tensors: our names to tensors, as stored.
         taught: the space of its embeddings, and what a text tower was taught.
-        ranges: of int8, by the names of layers; empty where it was not quantised.
     """
 
     spec: ModelSpec
@@ -97,16 +92,13 @@ class Stored:
     layout: str
     tensors: dict[str, Tensor] = attrs.field(repr=False, eq=False)
     taught: Taught = attrs.field(default=UNTAUGHT, repr=False, eq=False)
-    ranges: dict[str, Tensor] = attrs.field(factory=dict, repr=False, eq=False)
 
     def build(self) -> nn.Module:
         """Return the model in the form that it is stored in, in float32 and in evaluation mode.
 
-        A text tower carries what it was taught. A model, which may be trained further, does not carry its space. Towers
-        carry their ranges of int8.
+        A text tower carries what it was taught. A model, which may be trained further, does not carry its space.
         """
         model = self._built()
-        attach_ranges(model, self.ranges)
         if isinstance(self.spec, TextEncoderSpec):
             model.taught = self.taught  # type: ignore[assignment]
         elif isinstance(model, DualEncoder):
@@ -139,8 +131,7 @@ class Stored:
         if all(size is None for size in sizes.values()):
             return self
         spec, tensors = resized(self.spec, self.form, self.tensors, **sizes)
-        # Weights of other channels are on no grid.
-        return attrs.evolve(self, spec=spec, tensors=tensors, ranges=self.ranges if in_channels is None else {})
+        return attrs.evolve(self, spec=spec, tensors=tensors)
 
 
 def _lacks_numbers(model: nn.Module) -> bool:
@@ -242,11 +233,8 @@ def read_checkpoint(
     tower = tower or _tower_of(wanted)
     header = header_of(metadata, path)
     taught = Taught(space="" if header is None else header.space, ngrams=tensors.pop(NGRAMS, None))
-    ranges = taken_ranges(tensors)
     claim = recognised(path, tensors, wanted, tower) if header is None else _claimed(path, tensors, header)
     spec, placed = _one_tower(path, claim.spec, _placed(path, claim, wanted), tower)
-    ranges = of_tower(ranges, claim.spec, tower)
-    check_ranges(path, ranges, tensor_shapes(spec, claim.form))
     if header is not None and wanted is not None:
         spec = _asked(path, spec, part(adapted(claim.layout, wanted, tensors), tower))
     if to_train and claim.form != "training":
@@ -255,7 +243,7 @@ def read_checkpoint(
             "training form that it was made of (as it is, it can be evaluated, converted and exported, but not trained)"
         )
     check_numbers(path, placed, tensor_dtypes(spec, claim.form))
-    return Stored(spec=spec, form=claim.form, layout=claim.layout.name, tensors=placed, taught=taught, ranges=ranges)
+    return Stored(spec=spec, form=claim.form, layout=claim.layout.name, tensors=placed, taught=taught)
 
 
 def _claimed(path: Path, tensors: dict[str, Tensor], header: Header) -> Claim:

@@ -26,7 +26,6 @@ from mobileclip.encoders.checkpoints.layouts import (
     state_of,
     towers,
 )
-from mobileclip.encoders.checkpoints.tensors import carried_ranges
 from mobileclip.encoders.classifier import ClassifierSpec
 from mobileclip.encoders.coca import CoCaSpec
 from mobileclip.encoders.dual import DualEncoderSpec
@@ -334,7 +333,6 @@ def save_model(model: nn.Module, path: AnyPath, *, layout: str = NATIVE) -> None
             )
         ngrams = getattr(getattr(model, "text_encoder", model), "taught", UNTAUGHT).ngrams
         state |= {} if ngrams is None else {NGRAMS: ngrams.cpu()}
-        state |= carried_ranges(model)
         write_tensors(path, state, Header(spec=spec, form=form, space=space).to_metadata())
         return
     if layout not in layouts:

@@ -19,7 +19,7 @@ from PIL import Image
 from torch import Tensor
 
 from mobileclip.export.contract import TowerFile
-from mobileclip.export.int8 import graph_in_int8
+from mobileclip.export.int8 import Int8Form, graph_in_int8
 from mobileclip.export.spec import TextDtype
 from mobileclip.export.targets.base import (
     CPU,
@@ -34,7 +34,6 @@ from mobileclip.export.targets.base import (
 from mobileclip.export.towers import SHORTEST, TowerExport
 from mobileclip.extras import needed
 from mobileclip.hardware.precision import Precision
-from mobileclip.inference.quantization import Int8Form
 from mobileclip.machine import raise_machine_fault
 
 _IS_MAC = sys.platform == "darwin"

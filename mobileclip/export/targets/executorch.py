@@ -12,13 +12,12 @@ import torch
 from torch import Tensor, nn
 
 from mobileclip.export.contract import TowerFile
-from mobileclip.export.int8 import EVERY_OUTPUT, dequantize_for_each_user, graph_in_int8
+from mobileclip.export.int8 import EVERY_OUTPUT, Int8Form, dequantize_for_each_user, graph_in_int8
 from mobileclip.export.targets.base import CPU, Run, Target, Written, device_called, kept_stderr, quiet, text_of
 from mobileclip.export.towers import TowerExport, set_attention, written_out_attention
 from mobileclip.extras import needed
 from mobileclip.hardware.precision import Precision
 from mobileclip.hardware.threads import threads_or_default
-from mobileclip.inference.quantization import Int8Form
 
 if TYPE_CHECKING:
     from executorch.exir import ExecutorchProgramManager

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from mobileclip.export.contract import TowerFile
-from mobileclip.export.int8 import EVERY_OUTPUT, dequantize_for_each_user, graph_in_int8
+from mobileclip.export.int8 import EVERY_OUTPUT, Int8Form, dequantize_for_each_user, graph_in_int8
 from mobileclip.export.spec import ExportSpec, TextDtype
 from mobileclip.export.targets.base import CPU, Run, Target, Written, device_called, kept_stderr, text_of
 from mobileclip.export.targets.torch import save_pt2
@@ -28,7 +28,6 @@ from mobileclip.export.towers import TowerExport, set_attention, written_out_att
 from mobileclip.extras import needed
 from mobileclip.hardware.precision import Precision
 from mobileclip.hardware.threads import threads_or_default
-from mobileclip.inference.quantization import Int8Form
 from mobileclip.storage import printable
 
 

@@ -14,13 +14,12 @@ import torch
 from torch import Tensor, nn
 
 from mobileclip.export.contract import TowerFile
-from mobileclip.export.int8 import RoundedWeight, graph_in_int8, round_weight
+from mobileclip.export.int8 import Int8Form, RoundedWeight, graph_in_int8, round_weight
 from mobileclip.export.targets.base import CPU, Run, Target, Written, device_called
 from mobileclip.export.towers import TowerExport
 from mobileclip.extras import needed
 from mobileclip.hardware.precision import PRECISIONS, Precision
 from mobileclip.hardware.threads import threads_or_default
-from mobileclip.inference.quantization import Int8Form
 from mobileclip.machine import raise_machine_fault
 from mobileclip.storage import printable
 

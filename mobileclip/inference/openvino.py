@@ -8,25 +8,21 @@ import statistics
 import sys
 import threading
 import warnings
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, redirect_stdout
-from functools import cache, cached_property
+from functools import cache
 from importlib import import_module
-from typing import Any, Generic, TypeVar, cast
+from typing import Any, Generic, TypeVar
 
-import attrs
 import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.export import ExportedProgram
 
-from mobileclip.encoders import DualEncoder
 from mobileclip.extras import needed
 from mobileclip.hardware.precision import FastPrecision
-from mobileclip.inference.comparison import bundled_samples, first_results, least_agreement, times_in_turn
-from mobileclip.inference.quantization import ranges_of_form, with_int8_layers
-from mobileclip.inference.quantization.rounding import is_grouped, weighted_layers
-from mobileclip.inputs import ImageInput, TextInput
+from mobileclip.inference.comparison import times_in_turn
+from mobileclip.inputs import ImageInput
 from mobileclip.terminal.silence import SILENCING
 
 Input = TypeVar("Input")
@@ -54,156 +50,6 @@ class OneAtATime(Generic[Input, Output]):
     def __reduce__(self) -> tuple[type[OneAtATime[Input, Output]], tuple[Callable[[Input], Output]]]:
         """Return what it is made of again."""
         return type(self), (self._run,)
-
-
-_FEWEST, _FEW = 4, 16
-
-
-@attrs.frozen(kw_only=True, eq=False)
-class Calibration:
-    """Inputs of a tower that ranges of values are found with, and others that it is measured on.
-
-    Args:
-        ranges: what the tower takes, a batch.
-        measured: other inputs, a batch.
-        others: embeddings of the other tower in float32, which are found by those of `measured` and find them; without
-            them, the nearest other inputs of `measured` are looked for.
-    """
-
-    ranges: Tensor
-    measured: Tensor
-    others: Tensor | None = None
-
-    @classmethod
-    def of(cls, inputs: Tensor, others: Tensor | None = None) -> Calibration:
-        """Return half of the inputs, every other one, for the ranges, and half to be measured on.
-
-        Raises:
-            ValueError: if there are fewer than four.
-        """
-        if len(inputs) < _FEWEST:
-            raise ValueError(
-                f"calibration has {len(inputs)} inputs of a tower, expected at least {_FEWEST}, of which half are for "
-                "ranges and half are measured on; give more, or none for the pictures of the package"
-            )
-        return cls(ranges=inputs[::2], measured=inputs[1::2], others=others)
-
-    @classmethod
-    def of_package(cls, contract: ImageInput | TextInput, others: Tensor | None = None) -> Calibration:
-        """Return crops of half of the package's pictures and the other half whole; or its captions, by halves."""
-        from mobileclip.data.images.transform import ImageTransform
-        from mobileclip.data.text.tokenizer import Tokenizer
-        from mobileclip.inference.comparison import calibration_crops
-
-        samples = bundled_samples()
-        if isinstance(contract, TextInput):
-            return cls.of(Tokenizer(contract)(samples.captions), others)
-        transform = ImageTransform(contract)
-        crops = calibration_crops(samples.images[::2], contract)
-        whole = torch.stack([transform(data) for data in samples.images[1::2]])
-        return cls(ranges=transform.normalize(crops.movedim(1, -1)), measured=whole, others=others)
-
-    def refusal(self, embeddings: Tensor, expected: Tensor) -> str:
-        """Return why a tower does not find what it should; nothing where it does.
-
-        Args:
-            embeddings: of `measured`.
-            expected: the same in float32.
-        """
-        same = self._found_first(embeddings) == self._found_first(expected)
-        agreement = float(same.double().mean())
-        least = least_agreement(len(same))
-        if agreement < least:
-            return f"{agreement:.1%} of {len(same)} first results are as in float32, expected at least {least:.1%}"
-        return ""
-
-    def _found_first(self, embeddings: Tensor) -> Tensor:
-        if self.others is None:
-            return first_results(embeddings, embeddings)
-        return torch.cat([first_results(embeddings, self.others), first_results(self.others, embeddings)])
-
-
-class Int8Model:
-    """A tower as OpenVINO's model in int8, but for grouped convolutions, which lose most and gain nothing.
-
-    Args:
-        tower: in evaluation mode, in float32.
-        ranges: what ranges of values are found with, a batch.
-        lengths: whether texts may be shorter.
-    """
-
-    rest: FastPrecision = "bfloat16"
-    """What other operations may be computed in, where the processor does."""
-
-    def __init__(self, tower: nn.Module, ranges: Tensor, *, lengths: bool) -> None:
-        self._tower, self._ranges, self._lengths = tower, ranges, lengths
-
-    @cached_property
-    def model(self) -> Any:
-        """The model, of batches of one.
-
-        Raises:
-            ImportError: if OpenVINO or its quantiser is not installed; the message has the command that installs them.
-        """
-        with needed("int8", "openvino"):
-            model = openvino_model(self._tower, self._ranges[:_FEW], lengths=self._lengths, any_batch=True)
-            model.reshape([1, *self._ranges.shape[1:]])
-            kept = [name for name, layer in weighted_layers(self._tower) if is_grouped(layer)]
-            return in_int8(model, self._tower, self._ranges, kept=kept)
-
-
-class TunedInt8Model(Int8Model):
-    """A tower as OpenVINO's model in int8 with the ranges that it carries, for all layers that have some.
-
-    Args:
-        tower: in evaluation mode, in float32; what `mobileclip quantize` wrote, or a form of it.
-        ranges: inputs, a batch, of which the first are examples.
-        lengths: whether texts may be shorter.
-    """
-
-    rest: FastPrecision = "float32"
-
-    @cached_property
-    def model(self) -> Any:
-        """The model, of batches of one.
-
-        Raises:
-            ImportError: if OpenVINO is not installed; the message has the command that installs it.
-        """
-        form = with_int8_layers(self._tower, ranges_of_form(self._tower))
-        with needed("int8", "openvino"):
-            model = openvino_model(form, self._ranges[:_FEW], lengths=self._lengths, any_batch=True)
-        model.reshape([1, *self._ranges.shape[1:]])
-        return model
-
-
-@torch.no_grad()
-def calibrations(model: DualEncoder, given: tuple[Tensor, Tensor] | None) -> tuple[Calibration, Calibration]:
-    """Return what the image tower and the text tower of a model are calibrated with and measured on.
-
-    Args:
-        model: in float32.
-        given: images and tokenised texts; those of the package by default.
-
-    Raises:
-        ValueError: if there are fewer than four images or texts.
-    """
-    from mobileclip.data.images.transform import ImageTransform
-    from mobileclip.data.text.tokenizer import Tokenizer
-
-    if given is None:
-        samples, transform = bundled_samples(), ImageTransform(model.spec.image.input)
-        images = torch.stack([transform(data) for data in samples.images])
-        tokens = Tokenizer(model.spec.text.input)(samples.captions)
-    else:
-        images, tokens = given
-    image_embeddings, text_embeddings = model.image_encoder(images), model.text_encoder(tokens)
-    if given is None:
-        return (
-            Calibration.of_package(model.spec.image.input, text_embeddings),
-            Calibration.of_package(model.spec.text.input, image_embeddings),
-        )
-    return Calibration.of(images, text_embeddings), Calibration.of(tokens, image_embeddings)
 
 
 PROCESSOR_OPTIONS = {"SNIPPETS_MODE": "DISABLE"}
@@ -296,77 +142,33 @@ def openvino_model(tower: nn.Module, example: Tensor, *, lengths: bool, any_batc
     return converted(torch.export.export(tower, (example,), dynamic_shapes=(sides,) if sides else None, strict=False))
 
 
-_WEIGHTED = ("Convolution", "GroupConvolution", "MatMul")
 _LOG_ERRORS_ONLY = 40
+_FEW = 16
 
 
-def in_int8(model: Any, encoder: nn.Module, inputs: Tensor, *, kept: Collection[str]) -> Any:
-    """Return a model whose convolutions and linear layers compute in int8; everything else stays as it is.
-
-    What goes into them is uint8, with a scale and zero point each, from the least and largest value over calibration
-    data; in front of depthwise convolutions, one for each channel. Weights are int8 without a zero point, with a scale
-    for each output channel, and within -64 and 64 but for depthwise convolutions: processors without VNNI add pairs of
-    products in 16 bits, which eight bits of weights saturate, silently. Layers of squeeze-and-excite blocks, which see
-    one vector an image, stay float: so NNCF has it. Products of two activations, those of attention, have no weights
-    and stay float32 too.
+def int8_model(tower: nn.Module, ranges: Tensor, *, lengths: bool) -> Any:
+    """Return a tower as OpenVINO's model of batches of one whose layers compute in int8, as NNCF has it by default.
 
     Args:
-        model: in float32, as OpenVINO converts it, of batches of one or of any size.
-        encoder: the tower that it was made of, folded.
-        inputs: calibration data, a batch.
-        kept: names of layers that stay as they are.
+        tower: in evaluation mode, in float32.
+        ranges: what ranges of values are found with, a batch.
+        lengths: whether texts may be shorter.
+
+    Raises:
+        ImportError: if OpenVINO or its quantiser is not installed; the message has the command that installs them.
     """
-    with quantiser() as nncf:
-        from nncf.quantization.range_estimator import RangeEstimatorParametersSet
-
-        layers = _layers_of(model, encoder)
-        missing = set(kept) - {name for several in layers.values() for name in several}
-        assert not missing, f"not found in the graph: {missing}"
-        rows = torch.split(inputs, 1)
-        names = [node.get_friendly_name() for node in model.get_ops()]
-        ignored = [name for name in names if not layers.get(name, set()).difference(kept)]
-        return nncf.quantize(
-            model,
-            nncf.Dataset([row.numpy() for row in rows]),
-            subset_size=len(rows),
-            preset=nncf.QuantizationPreset.MIXED,
-            ignored_scope=nncf.IgnoredScope(names=ignored, validate=False),
-            advanced_parameters=nncf.AdvancedQuantizationParameters(
-                overflow_fix=nncf.OverflowFix.ENABLE,
-                activations_range_estimator_params=RangeEstimatorParametersSet.MINMAX,
-            ),
-        )
-
-
-@contextmanager
-def quantiser() -> Iterator[Any]:
-    """Yield NNCF, silent but for errors."""
-    nncf = import_quietly("nncf")
+    with needed("int8", "openvino"):
+        model = openvino_model(tower, ranges[:_FEW], lengths=lengths, any_batch=True)
+        model.reshape([1, *ranges.shape[1:]])
+        nncf = import_quietly("nncf")
     level = nncf.nncf_logger.level
     with quiet():
         nncf.set_log_level(_LOG_ERRORS_ONLY)
         try:
-            yield nncf
+            rows = [row.numpy() for row in torch.split(ranges, 1)]
+            return nncf.quantize(model, nncf.Dataset(rows))
         finally:
             nncf.set_log_level(level)
-
-
-def _layers_of(model: Any, encoder: nn.Module) -> dict[str, set[str]]:
-    """Return the layers that each operation may be, both by name: those that have its weight.
-
-    The conversion keeps no names of modules, and the values and order of a weight through all that it does to it.
-    """
-    weights: dict[bytes, set[str]] = {}
-    for name, layer in weighted_layers(encoder):
-        weight = cast("Tensor", layer.weight).detach().numpy()
-        weights.setdefault(weight.tobytes(), set()).add(name)
-    layers = {}
-    for node in model.get_ops():
-        if node.get_type_name() in _WEIGHTED:
-            constant = node.input_value(1).get_node()
-            if constant.get_type_name() == "Constant" and (names := weights.get(constant.get_data().tobytes())):
-                layers[node.get_friendly_name()] = names
-    return layers
 
 
 Program = Callable[[Tensor], Tensor]
@@ -383,7 +185,7 @@ def openvino_program(
     *,
     lengths: bool,
     precision: FastPrecision,
-    int8: Int8Model | None = None,
+    int8: Any = None,
     pixels: ImageInput | None = None,
 ) -> Program:
     """Return a tower as OpenVINO runs it on the processor, with as many threads as PyTorch has now.
@@ -397,7 +199,7 @@ def openvino_program(
         lengths: whether texts may be shorter than the example's.
         precision: what OpenVINO may compute in; what int8 leaves, in float32, or in bfloat16 where it may be and that
             takes less time.
-        int8: the tower in int8, for that.
+        int8: the tower in int8, for that, see `int8_model`.
         pixels: how pixels become images; the program then takes uint8 too, of the shape of the images and with
             channels innermost in memory, as they were decoded.
 
@@ -409,10 +211,8 @@ def openvino_program(
         core = openvino_core()
     capabilities = core.get_property(_DEVICE, "OPTIMIZATION_CAPABILITIES")
     if precision == "int8":
-        assert int8 is not None, "int8 needs a calibrated model"
-        rest = ("float32", int8.rest)
-        hints = [hint for name, (able, hint) in _HINTS.items() if name in rest and able in capabilities]
-        model = int8.model.clone()
+        hints = [hint for able, hint in _HINTS.values() if able in capabilities]
+        model = int8.clone()
     else:
         able, hint = _HINTS[precision]
         hints = [hint]

@@ -7,17 +7,16 @@ import json
 import platform
 import statistics
 from collections.abc import Iterable, Iterator, Sequence
-from functools import cached_property, partial
+from functools import partial
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, cast, get_args
+from typing import TYPE_CHECKING, Any, Literal, cast, get_args
 
 import attrs
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from mobileclip import hardware
 from mobileclip.data.images.limits import ImageError
 from mobileclip.data.images.transform import ImageTransform, normalize_pixels
 from mobileclip.encoders import DualEncoder, ImageEncoderSpec, TextEncoderSpec
@@ -26,6 +25,8 @@ from mobileclip.hardware.precision import FAST_PRECISIONS, FastPrecision, dtype_
 from mobileclip.inference.comparison import (
     LARGEST_ERROR,
     LEAST_COSINE,
+    Calibration,
+    calibrations,
     largest_error,
     median_ratio,
     smallest_cosine,
@@ -40,21 +41,50 @@ from mobileclip.inference.forms import (
     reads_text,
     with_depthwise_convs,
     with_one_token,
+    with_towers,
 )
-from mobileclip.inference.optimization.openvino import (
-    Calibration,
-    Int8Model,
-    Program,
-    TunedInt8Model,
-    calibrations,
-    openvino_program,
-)
-from mobileclip.inference.quantization import ranges_of_form
+from mobileclip.inference.openvino import Program, int8_model, openvino_program
 from mobileclip.progress import track
 from mobileclip.reparam import reparameterize
 
 if TYPE_CHECKING:
     from mobileclip.inference.image_text_model import ImageTextModel
+
+Engine = Literal["eager", "openvino"]
+ENGINES: tuple[Engine, ...] = get_args(Engine)
+"""What computes, the one that needs no program first."""
+
+WORTH_TRYING = 200
+"""Trying forms of a tower takes as long as encoding about so many pictures."""
+
+WORTH_COMPILING = 1000
+"""Making a program of it by OpenVINO, where that is installed, takes as long as encoding about so many."""
+
+_FEW = 4
+_TEXT = "a photo of two people who walk along an old harbour"
+# Pictures that forms are timed on; and those of int8: half for its ranges, half that it is measured on.
+_TIMED, _CALIBRATED = 16, 64
+
+
+@attrs.frozen(kw_only=True)
+class Form:
+    """One way to compute a folded tower: engine, precision and batch size.
+
+    Args:
+        engine: what computes: PyTorch, or a program of OpenVINO.
+        precision: of the weights and the features; embeddings come out in float32. In int8, of convolutions and linear
+            layers.
+        most: images or texts computed at once; a larger batch goes in parts. What a few images need between two layers
+            stays in a processor's cache.
+    """
+
+    engine: Engine
+    precision: FastPrecision
+    most: int
+
+    def __str__(self) -> str:
+        """Return what a report calls it."""
+        return f"{self.engine} {self.precision}, {self.most} at once"
 
 
 @attrs.frozen(kw_only=True)
@@ -142,30 +172,6 @@ class OptimizationReport:
         return json.dumps(attrs.asdict(self), indent=2)
 
 
-Engine = Literal["eager", "openvino"]
-
-
-@attrs.frozen(kw_only=True)
-class Form:
-    """One way to compute a folded tower: engine, precision and batch size.
-
-    Args:
-        engine: what computes: PyTorch, or a program of OpenVINO.
-        precision: of the weights and the features; embeddings come out in float32. In int8, of convolutions and linear
-            layers: those that the tower carries ranges of, or all but grouped ones.
-        most: images or texts computed at once; a larger batch goes in parts. What a few images need between two layers
-            stays in a processor's cache.
-    """
-
-    engine: Engine
-    precision: FastPrecision
-    most: int
-
-    def __str__(self) -> str:
-        """Return what a report calls it."""
-        return f"{self.engine} {self.precision}, {self.most} at once"
-
-
 class OptimizedTower(PreparedTower):
     """A folded tower in one form, for batches of any size.
 
@@ -205,23 +211,13 @@ class OptimizedTower(PreparedTower):
         """Whether pixels may come in place of images: those of an image tower may."""
         return isinstance(self.spec, ImageEncoderSpec)
 
-    def int8_model(self, calibration: Calibration) -> Int8Model:
-        """Return what programs in int8 are made of, whichever their batch.
-
-        Args:
-            calibration: inputs that ranges of values are found with, where the tower carries none.
-        """
+    def int8_model(self, calibration: Calibration) -> Any:
+        """Return what programs in int8 are made of, whichever their batch; see `mobileclip.inference.openvino`."""
         lengths = self._pool is not None
         ranges = calibration.ranges if lengths else self._prepared(calibration.ranges)
-        kind = TunedInt8Model if self.is_tuned else Int8Model
-        return kind(self.tower, ranges, lengths=lengths)
+        return int8_model(self.tower, ranges, lengths=lengths)
 
-    @property
-    def is_tuned(self) -> bool:
-        """Whether the tower carries ranges of int8."""
-        return bool(ranges_of_form(self.tower))
-
-    def compile_for(self, inputs: Tensor, *, int8: Int8Model | None = None) -> None:
+    def compile_for(self, inputs: Tensor, *, int8: Any = None) -> None:
         """Make the program for batches of `form.most`, if the form has one.
 
         Args:
@@ -277,35 +273,13 @@ class OptimizedTower(PreparedTower):
         return rest
 
 
-ENGINES: tuple[Engine, ...] = get_args(Engine)
-"""What computes, the one that needs no program first."""
-
-_FEW = 4
-_TEXT = "a photo of two people who walk along an old harbour"
-
-
 class OptimizedDualEncoder(ReadyDualEncoder):
     """A dual encoder whose towers compute in the form that was the fastest on this machine.
 
-    Args:
-        model: the dual encoder as it came; its spec and its logit scale are kept.
-        image_encoder: the image tower.
-        text_encoder: the text tower.
-        report: what was tried and measured; kept as `.report`.
+    Its `report` is what was tried and measured.
     """
 
-    def __init__(
-        self,
-        model: DualEncoder,
-        *,
-        image_encoder: nn.Module,
-        text_encoder: nn.Module,
-        report: OptimizationReport,
-    ) -> None:
-        super().__init__(image_encoder, text_encoder, max_logit_scale=model.max_logit_scale)
-        self.logit_scale = nn.Parameter(model.logit_scale.detach().clone(), requires_grad=False)
-        self.report = report
-        self.eval()
+    report: OptimizationReport
 
 
 def optimize(
@@ -321,10 +295,9 @@ def optimize(
     """Return a model with the same embeddings that takes the least time on this machine, and a report on how.
 
     Tried are, for each tower: folded, with channels innermost in memory and text read up to its end; a batch in
-    small parts; and both as programs of OpenVINO. With `bfloat16` all of that in it. With `int8`, convolutions and
-    linear layers in int8 too, by OpenVINO, with static ranges of what goes into them: those that a model carries
-    which `mobileclip quantize` wrote, or ranges that are found here. What is not as exact as its
-    precision allows (an error of 1e-5 in float32, a cosine of 0.9995 in bfloat16; in int8 one of 0.98 and 99 of 100
+    small parts; and both as programs of OpenVINO. With `bfloat16` all of that in it. With `int8`, programs of OpenVINO
+    in int8 too, as NNCF quantises them by default, with static ranges of what goes into layers. What is not as exact as
+    its precision allows (an error of 1e-5 in float32, a cosine of 0.9995 in bfloat16; in int8 one of 0.98 and 99 of 100
     first results within a 95 % interval, on inputs that were not calibrated with), what cannot be compiled and what
     is no faster is not used, and `.report` says so. The model itself is not changed.
 
@@ -364,49 +337,12 @@ def optimize(
         of_images, of_texts = calibrations(model, calibration) if precision == "int8" else (None, None)
         image_encoder, image_report = search(model.image_encoder, images, calibration=of_images)
         text_encoder, text_report = search(model.text_encoder, tokens, calibration=of_texts)
-        report = OptimizationReport(
+        fast = with_towers(model, image_encoder=image_encoder, text_encoder=text_encoder, kind=OptimizedDualEncoder)
+        fast.logit_scale = nn.Parameter(model.logit_scale.detach().clone(), requires_grad=False)
+        fast.report = OptimizationReport(
             image=image_report, text=text_report, threads=torch.get_num_threads(), processor=processor()
         )
-        return OptimizedDualEncoder(model, image_encoder=image_encoder, text_encoder=text_encoder, report=report)
-
-
-def optimize_images(
-    model: DualEncoder,
-    images: Tensor,
-    *,
-    precision: FastPrecision = "float32",
-    calibration: Tensor | None = None,
-    engines: tuple[Engine, ...] = ("eager",),
-    rounds: int = 2,
-    show_progress: bool = False,
-) -> ReadyDualEncoder:
-    """Return a model whose image tower has its fastest form for batches like these, as `optimize` finds it.
-
-    Args:
-        model: see `optimize`.
-        images: as they will come, `(batch, 3, size, size)`.
-        precision: see `optimize`.
-        calibration: images for int8, see `optimize`; the nearest of them to each must be found as in float32.
-        engines: that are tried; `openvino` takes seconds to make a program.
-        rounds: see `optimize`.
-        show_progress: see `optimize`.
-
-    Raises:
-        ValueError: see `optimize`.
-    """
-    _check(model, precision=precision, rounds=rounds)
-    tower, _ = optimize_tower(
-        model.image_encoder,
-        images,
-        precision=precision,
-        calibration=None if calibration is None else Calibration.of(calibration),
-        engines=engines,
-        rounds=rounds,
-        show_progress=show_progress,
-    )
-    ready = ReadyDualEncoder(tower, model.text_encoder, max_logit_scale=model.max_logit_scale)
-    ready.logit_scale = model.logit_scale
-    return ready.eval()
+        return fast
 
 
 @torch.inference_mode(mode=False)
@@ -441,13 +377,33 @@ def optimize_tower(
         raise ValueError(f"the example has no {tower}s; give at least one, as many as will come at once")
     folded = reparameterize(plain)
     forms = list(_forms(len(inputs), precision=precision, engines=engines))
-    check = _Check(plain, inputs, calibration)
+    expected: Tensor = plain(inputs)
+    expected_measured, int8 = expected, None
+    if any(form.precision == "int8" for form in forms):
+        spec = cast("ImageEncoderSpec | TextEncoderSpec", plain.spec)
+        calibration = calibration or Calibration.of_package(spec.input)
+        expected_measured = plain(calibration.measured)
     towers: dict[Form, OptimizedTower] = {}
     trials: dict[Form, Trial] = {}
     for form in track(forms, total=len(forms), title=f"trying the {tower} tower", unit="forms", shown=show_progress):
         candidate = OptimizedTower(folded, form=form)
-        trials[form] = check.trial(candidate)
-        if not trials[form].refused:
+        try:
+            if form.precision == "int8":
+                assert calibration is not None, "it was made above"
+                int8 = int8 or candidate.int8_model(calibration)
+                candidate.compile_for(inputs, int8=int8)
+                # The example may be noise, which leaves all ranges. What does not fill a batch is computed in float32.
+                count = len(calibration.measured)
+                whole = calibration.measured[torch.arange(-(-count // form.most) * form.most) % count]
+                trial = _compared(form, candidate(whole)[:count], expected_measured, calibration)
+            else:
+                candidate.compile_for(inputs)
+                trial = _compared(form, candidate(inputs), expected)
+        except Exception as error:  # noqa: BLE001 - compilers raise what they like, and there are other forms
+            said = [type(error).__name__, *str(error).strip().splitlines()[:1]]
+            trial = Trial(form=form, refused=f"it cannot be compiled here: {': '.join(said)}")
+        trials[form] = trial
+        if not trial.refused:
             towers[form] = candidate
     plain_times, *others = times_in_turn([partial(each, inputs) for each in (plain, *towers.values())], rounds=rounds)
     for form, times in zip(towers, others, strict=True):
@@ -465,6 +421,61 @@ def optimize_tower(
         used=used,
     )
     return (folded if used is None else towers[used.form]), report
+
+
+def quickened(
+    clip: ImageTextModel,
+    pictures: Iterable[Path],
+    num_pictures: int,
+    *,
+    precision: FastPrecision,
+    show_progress: bool,
+) -> ImageTextModel:
+    """Return the model with the image tower in its fastest form, as `mobileclip.optimize` finds it.
+
+    Few pictures, GPUs, and models that come in a form of their own get the model as it is.
+
+    Args:
+        clip: the model.
+        pictures: files that will be encoded, of which the first are tried.
+        num_pictures: about how many pictures will be encoded.
+        precision: what may be computed in, where it is exact enough.
+        show_progress: whether to show how far it is.
+    """
+    device = next(clip.model.parameters()).device.type
+    if num_pictures < WORTH_TRYING or device != "cpu" or type(clip.model) is not DualEncoder:
+        return clip
+    compiling = num_pictures >= WORTH_COMPILING
+    calibrating = compiling and precision == "int8"
+    tried = islice(pictures, _CALIBRATED if calibrating else _TIMED)
+    seen = [found for path in tried if (found := _readable(clip.transform, path)) is not None]
+    given = clip.transform.normalize(torch.stack(seen)) if calibrating and len(seen) >= _TIMED else None
+    tower, _ = optimize_tower(
+        clip.model.image_encoder,
+        _examples(clip.transform, seen),
+        precision=precision,
+        calibration=None if given is None else Calibration.of(given),
+        engines=ENGINES if compiling else ENGINES[:1],
+        rounds=2,
+        show_progress=show_progress,
+    )
+    ready = with_towers(clip.model, image_encoder=tower, kind=ReadyDualEncoder)
+    return type(clip)(ready, num_threads=clip.num_threads, text_towers=clip.text_towers, decode=clip.decode)
+
+
+def _examples(transform: ImageTransform, seen: Sequence[Tensor]) -> Tensor:
+    """Return as many of the pictures as are encoded at once, and noise for those that cannot be read."""
+    size = transform.image_input.size
+    generator = torch.Generator().manual_seed(0)
+    noise = torch.randint(0, 256, (MOST_IMAGES_ON_CPU, size, size, 3), dtype=torch.uint8, generator=generator)
+    return transform.normalize(torch.stack([*seen, *noise][:MOST_IMAGES_ON_CPU]))
+
+
+def _readable(transform: ImageTransform, path: Path) -> Tensor | None:
+    try:
+        return torch.from_numpy(transform.pixels(path))
+    except ImageError:
+        return None
 
 
 def processor() -> str:
@@ -502,146 +513,27 @@ def _example(model: DualEncoder) -> tuple[Tensor, Tensor]:
 
 
 def _forms(batch_size: int, *, precision: FastPrecision, engines: tuple[Engine, ...]) -> Iterator[Form]:
-    """Yield what is tried: eager before programs, a whole batch before parts of it."""
-    for chosen in FAST_PRECISIONS[: FAST_PRECISIONS.index(precision) + 1]:
-        for engine in engines:
-            if not _is_tried(engine, chosen, precision):
-                continue
-            for most in sorted({batch_size, min(batch_size, _FEW)}, reverse=True):
-                yield Form(engine=engine, precision=chosen, most=most)
-
-
-def _is_tried(engine: Engine, chosen: FastPrecision, precision: FastPrecision) -> bool:
-    """Return whether an engine is tried in a precision where another one, or the same, was asked for.
+    """Yield what is tried: eager before programs, a whole batch before parts of it.
 
     Who asks for bfloat16 waits for no program in float32. Who asks for int8, which only OpenVINO computes, may have to
     make do with bfloat16, or with float32 on a processor without that.
     """
-    return chosen != "int8" if engine == "eager" else precision in ("int8", chosen)
+    for chosen in FAST_PRECISIONS[: FAST_PRECISIONS.index(precision) + 1]:
+        for engine in engines:
+            if chosen != "int8" if engine == "eager" else precision in ("int8", chosen):
+                for most in sorted({batch_size, min(batch_size, _FEW)}, reverse=True):
+                    yield Form(engine=engine, precision=chosen, most=most)
 
 
-class _Check:
-    """Compares the forms of a tower with it as it came.
-
-    Args:
-        plain: as it came.
-        inputs: as they will come.
-        calibration: of int8; the package's by default.
-    """
-
-    def __init__(self, plain: nn.Module, inputs: Tensor, calibration: Calibration | None) -> None:
-        self._plain, self._inputs, self._given = plain, inputs, calibration
-        self._expected: Tensor = plain(inputs)
-        self._int8: Int8Model | None = None
-
-    @cached_property
-    def _calibration(self) -> Calibration:
-        spec = cast("ImageEncoderSpec | TextEncoderSpec", self._plain.spec)
-        return Calibration.of_package(spec.input) if self._given is None else self._given
-
-    @cached_property
-    def _expected_of_measured(self) -> Tensor:
-        expected: Tensor = self._plain(self._calibration.measured)
-        return expected
-
-    def trial(self, candidate: OptimizedTower) -> Trial:
-        """Return how exact a form is, or why there is none."""
-        form = candidate.form
-        if form.precision == "int8" and candidate.is_tuned and hardware.lacks_int8_products():
-            return Trial(form=form, refused="the processor has no products of int8 (VNNI, AMX), which all layers need")
-        try:
-            if form.precision == "int8":
-                # The example may be noise, which leaves all ranges.
-                given, expected = self._in_int8(candidate), self._expected_of_measured
-            else:
-                candidate.compile_for(self._inputs)
-                given, expected = candidate(self._inputs), self._expected
-        except Exception as error:  # noqa: BLE001 - compilers raise what they like, and without one there are other forms
-            return Trial(form=form, refused=f"it cannot be compiled here: {_first_line(error)}")
-        cosine, error_size = smallest_cosine(given, expected), largest_error(given, expected)
-        refused = ""
-        if form.precision == "float32" and not error_size <= LARGEST_ERROR["float32"]:
+def _compared(form: Form, given: Tensor, expected: Tensor, calibration: Calibration | None = None) -> Trial:
+    """Return how exact a form is, in int8 on what it was not calibrated with."""
+    cosine, error = smallest_cosine(given, expected), largest_error(given, expected)
+    refused = ""
+    if form.precision == "float32":
+        if not error <= LARGEST_ERROR["float32"]:
             refused = f"the error is above {LARGEST_ERROR['float32']:.0e}"
-        elif form.precision != "float32" and not cosine >= LEAST_COSINE[form.precision]:
-            refused = f"the cosine is below {LEAST_COSINE[form.precision]}"
-        elif form.precision == "int8":
-            refused = self._calibration.refusal(given, expected)
-        return Trial(form=form, cosine=cosine, error=error_size, refused=refused)
-
-    def _in_int8(self, candidate: OptimizedTower) -> Tensor:
-        """Make the program of a form in int8, and return its embeddings of what it was not calibrated with."""
-        if self._int8 is None:
-            self._int8 = candidate.int8_model(self._calibration)
-        candidate.compile_for(self._inputs, int8=self._int8)
-        # What does not fill a batch is computed eagerly, in float32.
-        measured, most = self._calibration.measured, candidate.form.most
-        whole = measured[torch.arange(-(-len(measured) // most) * most) % len(measured)]
-        embeddings: Tensor = candidate(whole)
-        return embeddings[: len(measured)]
-
-
-def _first_line(error: Exception) -> str:
-    lines = str(error).strip().splitlines()
-    return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
-
-
-WORTH_TRYING = 200
-"""Trying forms of a tower takes as long as encoding about so many pictures."""
-
-WORTH_COMPILING = 1000
-"""Making a program of it by OpenVINO, where that is installed, takes as long as encoding about so many."""
-
-# Pictures that forms are timed on; and those of int8: half for its ranges, half that it is measured on.
-_TIMED, _CALIBRATED = 16, 64
-
-
-def quickened(
-    clip: ImageTextModel,
-    pictures: Iterable[Path],
-    num_pictures: int,
-    *,
-    precision: FastPrecision,
-    show_progress: bool,
-) -> ImageTextModel:
-    """Return the model with the image tower in its fastest form, as `mobileclip.optimize` finds it.
-
-    Few pictures, GPUs, and models that come in a form of their own get the model as it is.
-
-    Args:
-        clip: the model.
-        pictures: files that will be encoded, of which the first are tried.
-        num_pictures: about how many pictures will be encoded.
-        precision: what may be computed in, where it is exact enough.
-        show_progress: whether to show how far it is.
-    """
-    device = next(clip.model.parameters()).device.type
-    if num_pictures < WORTH_TRYING or device != "cpu" or type(clip.model) is not DualEncoder:
-        return clip
-    compiling = num_pictures >= WORTH_COMPILING
-    calibrating = compiling and precision == "int8"
-    tried = islice(pictures, _CALIBRATED if calibrating else _TIMED)
-    seen = [found for path in tried if (found := _readable(clip.transform, path)) is not None]
-    ready = optimize_images(
-        clip.model,
-        _examples(clip.transform, seen),
-        precision=precision,
-        calibration=clip.transform.normalize(torch.stack(seen)) if calibrating and len(seen) >= _TIMED else None,
-        engines=("eager", "openvino") if compiling else ("eager",),
-        show_progress=show_progress,
-    )
-    return type(clip)(ready, num_threads=clip.num_threads, text_towers=clip.text_towers, decode=clip.decode)
-
-
-def _examples(transform: ImageTransform, seen: Sequence[Tensor]) -> Tensor:
-    """Return as many of the pictures as are encoded at once, and noise for those that cannot be read."""
-    size = transform.image_input.size
-    generator = torch.Generator().manual_seed(0)
-    noise = torch.randint(0, 256, (MOST_IMAGES_ON_CPU, size, size, 3), dtype=torch.uint8, generator=generator)
-    return transform.normalize(torch.stack([*seen, *noise][:MOST_IMAGES_ON_CPU]))
-
-
-def _readable(transform: ImageTransform, path: Path) -> Tensor | None:
-    try:
-        return torch.from_numpy(transform.pixels(path))
-    except ImageError:
-        return None
+    elif not cosine >= LEAST_COSINE[form.precision]:
+        refused = f"the cosine is below {LEAST_COSINE[form.precision]}"
+    elif calibration is not None:
+        refused = calibration.refusal(given, expected)
+    return Trial(form=form, cosine=cosine, error=error, refused=refused)
