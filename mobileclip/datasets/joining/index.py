@@ -38,7 +38,7 @@ from mobileclip.datasets.joining.checks import stated_of
 from mobileclip.datasets.joining.spec import JoinSpec
 from mobileclip.datasets.sources.shards import listed_fingerprints
 from mobileclip.datasets.sources.tables import read_noted, write_noted
-from mobileclip.engines import FunctionWork, Listener, Run, SetAside
+from mobileclip.engines import EachResult, FunctionWork, Run, SetAside
 from mobileclip.machine import raise_machine_fault
 from mobileclip.progress import Progress
 from mobileclip.strict import strict
@@ -404,9 +404,14 @@ def build_image_index(
     known = {unit.name: about for unit in units if (about := unit.known()) is not None}
     pending = [unit for unit in units if unit.name not in known]
     screen = console(shown=show_progress and bool(pending))
+
+    def take(unit: ScanUnit, result: AboutShard | SetAside) -> None:
+        known[unit.name] = unit.left(result.reason) if isinstance(result, SetAside) else result
+        bar.advance(count=known[unit.name].num_records)
+
     with Progress("indexing", total=len(units), done=len(known), unit="keys", console=screen) as bar:
         run.begin("indexing", num_units=len(units), num_done_before=len(known), then=("matching", "joining"))
-        run.do(FunctionWork(function=ScanUnit.read), pending, _Scanned(known=known, bar=bar))
+        run.do(FunctionWork(function=ScanUnit.read), pending, EachResult(take))
     every = [known[unit.name] for unit in units]
     index = ImageIndex(folder=folder, by=spec.by, shards=tuple(every[: len(fingerprints)]), limits=spec.sample_limits)
     if not index.num_images:
@@ -415,23 +420,3 @@ def build_image_index(
         problem = next(problems, f"{num_without} samples have no field {spec.by!r}")
         raise ValueError(f"there is no image in the {len(index.shards)} shards from {index.shards[0].shard}: {problem}")
     return index, dict(zip(reinforced, every[len(fingerprints) :], strict=True))
-
-
-@attrs.define(kw_only=True, eq=False)
-class _Scanned(Listener[ScanUnit, AboutShard]):
-    """Keeps what is known of shards, by the names of their units.
-
-    Args:
-        known: what is known.
-        bar: what is shown.
-    """
-
-    known: dict[str, AboutShard]
-    bar: Progress
-
-    def finished(self, unit: ScanUnit, entry: AboutShard) -> None:
-        self.known[unit.name] = entry
-        self.bar.advance(count=entry.num_records)
-
-    def gave_up(self, unit: ScanUnit, aside: SetAside) -> None:
-        self.finished(unit, unit.left(aside.reason))

@@ -22,7 +22,7 @@ from mobileclip.datasets.joining.matching import Matches, match_images
 from mobileclip.datasets.joining.report import LEDGER, IndexCounts, JoinReport, read_ledger, read_ledgers, write_report
 from mobileclip.datasets.joining.spec import INDEX, JoinSpec
 from mobileclip.datasets.sources.shards import listed_fingerprints, output_names
-from mobileclip.engines import Engine, FunctionWork, InlineEngine, Listener, Run, SetAside, held
+from mobileclip.engines import EachResult, Engine, FunctionWork, InlineEngine, Run, SetAside, held
 from mobileclip.extras import needed
 from mobileclip.machine import raise_machine_fault
 from mobileclip.progress import Progress
@@ -218,7 +218,9 @@ class _Job:
         screen = console(shown=self.show_progress and bool(pending))
         with Progress("joining", total=total, done=total - len(pending), console=screen) as progress:
             progress.advance(len(pending) - len(units), count=0)
-            joined = _Joined(progress=progress)
+            joined = EachResult[JoinUnit, int](
+                lambda _, result: progress.advance(count=0 if isinstance(result, SetAside) else result)
+            )
             for number, name in enumerate(() if self.spec.go_on else self.sources):
                 if name in units:
                     self.run.do(work, [units.pop(name)], joined)
@@ -253,19 +255,6 @@ class _Job:
                     matches=extents.get(numbers[name], (0, 0)),
                 )
         return units
-
-
-@attrs.frozen(kw_only=True, eq=False)
-class _Joined(Listener[JoinUnit, int]):
-    """Shows how many shards and samples are done."""
-
-    progress: Progress
-
-    def finished(self, unit: JoinUnit, entry: int) -> None:  # noqa: ARG002 - as a `Listener` does
-        self.progress.advance(count=entry)
-
-    def gave_up(self, unit: JoinUnit, aside: SetAside) -> None:  # noqa: ARG002 - as a `Listener` does
-        self.progress.advance(count=0)
 
 
 def _read_matches(path: Path) -> Matches | None:

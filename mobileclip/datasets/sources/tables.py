@@ -424,7 +424,7 @@ def read_noted(path: str, kind: type[T], *, rows: bool = True) -> tuple[T, pa.Ta
         )
         with pq.ParquetFile(source, page_checksum_verification=True) as file:
             note = from_json(file.schema_arrow.metadata[_NOTE].decode(errors="backslashreplace"), kind)
-            return note, file.read() if rows else None
+            return note, file.read(use_threads=False) if rows else None
     except storage.StorageError:
         raise
     except (pa.ArrowException, OSError, ValueError, TypeError, KeyError) as error:
