@@ -26,7 +26,7 @@ DEFAULTS = "tests/test_defaults.py"
 """Looks at defaults, constants and bounds of whatever subpackage, as they are after imports."""
 
 _LIKELIEST = 2
-_FUSED = 4.0  # seconds
+_QUICK = 4.0  # seconds
 _MOST = 40.0  # seconds of tests for one mutant: what they do not notice by then has lived
 
 _CONFIGURATION = """[run]
@@ -97,7 +97,7 @@ def in_groups(found: Collection[str], seconds: Mapping[str, float], places: Mapp
     waiting = sorted(found, key=lambda test: (seconds.get(test, 0.0), test))
     likeliest = sorted({_file(test) for test in found}, key=places.__getitem__)[:_LIKELIEST]
     groups = []
-    for files, most in ((set(likeliest), _FUSED), (set(places), 2 * _FUSED), (set(places), _MOST)):
+    for files, most in ((set(likeliest), _QUICK), (set(places), 2 * _QUICK), (set(places), _MOST)):
         of_files = [test for test in waiting if _file(test) in files]
         spent = accumulate(seconds.get(test, 0.0) for test in of_files)
         groups.append([test for test, so_far in zip(of_files, spent, strict=True) if so_far < most])
