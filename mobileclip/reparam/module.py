@@ -1,12 +1,13 @@
-"""The base class of modules that fold (reparameterise) into simpler ones."""
+"""The base class of modules that fold (reparameterise) into simpler ones, and what changes a module or its mode."""
 
 from __future__ import annotations
 
 import copy
 from abc import ABC, abstractmethod
 from collections import OrderedDict
-from collections.abc import Callable
-from typing import TypeVar, cast
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, TypeVar, cast
 
 import torch
 from torch import Tensor, nn
@@ -218,3 +219,24 @@ def is_hooked(module: nn.Module) -> bool:
     # PyTorch has no public way to ask.
     hooks = (module._forward_hooks, module._forward_pre_hooks, module._backward_hooks, module._backward_pre_hooks)
     return any(hooks)
+
+
+@contextmanager
+def evaluating(module: Any) -> Iterator[None]:
+    """Put a module into evaluation mode for the block, and every part of it back into its own mode behind it.
+
+    Examples:
+        >>> model = nn.Sequential(nn.Dropout())
+        >>> with evaluating(model):
+        ...     model[0].training
+        False
+        >>> model[0].training
+        True
+    """
+    modes = [(part, part.training) for part in module.modules()]
+    module.eval()
+    try:
+        yield
+    finally:
+        for part, mode in modes:
+            part.training = mode

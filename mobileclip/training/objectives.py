@@ -18,8 +18,8 @@ from mobileclip.blocks.sequence import recompute, recomputed
 from mobileclip.data import Batch, LabelledBatch, MixingSpec, RangeNumbers, ReinforcedBatch, TextBatch, normalize_pixels
 from mobileclip.encoders import CoCa
 from mobileclip.encoders.dual import MAX_LOGIT_SCALE
-from mobileclip.inference.modes import evaluating
 from mobileclip.losses import CaptionLossSpec, LossSpec, LossTerms, ReinforcedLossSpec, TextDistillationLossSpec, losses
+from mobileclip.reparam import evaluating
 from mobileclip.strict import strict
 from mobileclip.training.cpu import fuse_for_cpu
 from mobileclip.training.distributed import World
