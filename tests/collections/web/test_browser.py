@@ -272,7 +272,7 @@ def test_one_picture_leads_to_the_others_and_to_its_file(tmp_path, telling_file,
     index = Collection.create(tmp_path / "index", ModelSource(checkpoint=str(telling_file)))
     index.add(tmp_path / "photos", options=OPTIONS)
     index.tag(["a cat", "a hill"], share=0.9, show_progress=False)
-    name, facts = ("document.getElementById('one-{}').textContent".format(one) for one in ("name", "facts"))
+    name, facts = (f"document.getElementById('one-{one}').textContent" for one in ("name", "facts"))
     press = "document.getElementById('{}').click()"
     with running(index) as address, open_page(f"{address}?text=a+cat", width=width) as page:
         page.wait_for(f"{TILES} >= 60")
