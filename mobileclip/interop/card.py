@@ -172,8 +172,7 @@ def _described(spec: ModelSpec, form: Form) -> str:
         "space of {dim} dimensions: the larger the cosine of two embeddings, the better the text describes the image.",
         "image-feature-extraction": "The image tower of an image-text model: it embeds images in {dim} dimensions.",
         "image-classification": "An image classifier: a linear layer on an image encoder of {dim} dimensions.",
-        "image-to-text": "A captioner: it writes captions of images, and embeds images and texts into one space of {dim} "
-        "dimensions.",
+        "image-to-text": "A captioner: it writes captions of images, and embeds images and texts in {dim} dimensions.",
         "feature-extraction": "The text tower of an image-text model: it embeds texts in {dim} dimensions.",
     }[task_of(spec)]
     encoder = spec.image if isinstance(spec, (DualEncoderSpec, ClassifierSpec, CoCaSpec)) else spec
