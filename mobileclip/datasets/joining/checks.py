@@ -15,8 +15,9 @@ from typing import Any, Literal
 
 import attrs
 
+from mobileclip.data.images.limits import ImageError
 from mobileclip.data.images.opening import open_image
-from mobileclip.data.images.transform import LIMITS, ImageError
+from mobileclip.data.images.transform import LIMITS
 from mobileclip.data.samples.compact import CompactRecord
 from mobileclip.data.samples.limits import SampleLimits
 from mobileclip.data.samples.members import RECORD, json_captions, parse_object
