@@ -19,8 +19,9 @@ import torch
 from attrs import validators
 from torch import Tensor
 
-from mobileclip.encoders import DualEncoderSpec, OpenClipImageSpec, OpenClipTextSpec
+from mobileclip.encoders import CoCa, CoCaSpec, DualEncoderSpec, OpenClipImageSpec, OpenClipTextSpec, ViTSpec
 from mobileclip.encoders.checkpoints import Stored
+from mobileclip.encoders.checkpoints.layouts import layouts
 from mobileclip.extras import needed
 from mobileclip.hardware.precision import WidePrecision, dtype_of
 from mobileclip.inputs import Fit, ImageInput, TextInput
@@ -191,6 +192,53 @@ def read_open_clip(source: OpenClipSource) -> Stored:
     )
     weights = open_clip.model.convert_to_custom_text_state_dict(loaded.state_dict())
     return stored_of(spec, weights, {"visual.": "image_encoder.tower.", "text.": "text_encoder.tower."})
+
+
+def coca_of(opened: OpenClipModel) -> CoCa:
+    """Return open_clip's CoCa, in float32 on the CPU, as one of the library's.
+
+    Raises:
+        ValueError: if it is no CoCa, or computes otherwise than the library's.
+    """
+    theirs, name = opened.model, opened.name
+    if not isinstance(theirs, open_clip_package().CoCa):
+        raise ValueError(f"{name} is no CoCa, so it writes no captions")
+    layout, state = layouts["open_clip_coca"], theirs.state_dict()
+    try:
+        spec = layout.spec_of(state)
+        assert isinstance(spec, CoCaSpec) and isinstance(spec.image, ViTSpec), "it is a CoCa"  # noqa: PT018
+        # Heads, which no shape says.
+        image, text, decoder, pooler = (
+            part.attn.num_heads
+            for part in (
+                theirs.visual.transformer.resblocks[0],
+                theirs.text.transformer.resblocks[0],
+                theirs.text_decoder.resblocks[0],
+                theirs.visual.attn_pool,
+            )
+        )
+        words = _text_input(opened.config["text_cfg"], opened.tokenizer, theirs)
+        spec = attrs.evolve(
+            spec,
+            image=attrs.evolve(spec.image, num_heads=image, input=image_input(opened.preprocess, name)),
+            text=attrs.evolve(spec.text, num_heads=text, input=words),
+            decoder_heads=decoder,
+            pooler_heads=pooler,
+        )
+        held, ours = layout.unpacked(state, spec), spec.build().eval()
+        weights = {
+            own: held[there.name] if there.reshape is None else there.reshape.from_layout(held[there.name])
+            for own, there in layout.entries(spec, "training").items()
+        }
+        ours.load_state_dict(weights)
+        size, ids = spec.image.input.size, torch.arange(1, 9)[None]
+        pixels = torch.linspace(-2, 2, 3 * size * size).reshape(1, 3, size, size)
+        with torch.inference_mode():
+            found, expected = ours(pixels, ids).logits, theirs(pixels, ids, output_labels=False)["logits"][:, :-1]
+        torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-3 * float(expected.abs().max()))
+    except (ValueError, RuntimeError, KeyError, AttributeError, AssertionError) as error:
+        raise ValueError(f"{name} is a CoCa of another kind than coca_ViT-L-14: {error}") from error
+    return ours
 
 
 def open_clip_source(text: str) -> OpenClipSource:
