@@ -33,7 +33,7 @@ clip.encode_text(["flèche rouge", "rotes Herz", "赤いハート"])
 ```
 
 **Good for** searching icons by names of one to four words. A query goes to the tower that knows the larger share of
-its n-grams; English stays with `icons`' own. **Not for** sentences, nor for other languages than those below.
+its n-grams; English stays with `icons`' own. **Not for** photographs, sentences, or languages that the table lacks.
 
 ## How good it is
 

@@ -17,7 +17,7 @@ from examples.icons.finder import FinderSpec, build_finder
 from examples.icons.finder.building import MODEL
 from examples.icons.finder.page import SCRIPTS
 from examples.icons.finder.reducing import Reduced, recall
-from mobileclip.inference.text_towers import routed
+from mobileclip.inference.texts import routed
 from tests.browser import CHROMIUM, open_page
 from tests.examples.icons.packages import FEW, write_icon_packages
 from tests.examples.web import NPM, OFFLINE, served
