@@ -90,7 +90,6 @@ class OpenClipModel:
         config: open_clip's description of the architecture.
         preprocess: open_clip's description of the image transform.
         tokenizer: texts to ids.
-        logit_scale: what it multiplies cosine similarities with, after exp, to two decimals.
         weights_sha256: hash of the weights in the float32 that they were loaded in.
         quick_gelu: whether its layers compute with that.
     """
@@ -100,7 +99,6 @@ class OpenClipModel:
     config: Mapping[str, Any]
     preprocess: Mapping[str, Any]
     tokenizer: Callable[[Sequence[str]], Tensor]
-    logit_scale: float
     weights_sha256: str
     quick_gelu: bool = False
 
@@ -145,7 +143,6 @@ def load_open_clip(source: OpenClipSource, *, device: str, precision: WidePrecis
         config = open_clip.get_model_config(model)
         tokenizer = _tokenizer(source, model, config)
     sha256 = weights_sha256(loaded.state_dict())
-    logit_scale = round(float(loaded.logit_scale.detach().exp()), 2)
     preprocess = loaded.visual.preprocess_cfg
     loaded.requires_grad_(requires_grad=False).eval().to(device=torch.device(device), dtype=dtype_of(precision))
     return OpenClipModel(
@@ -154,7 +151,6 @@ def load_open_clip(source: OpenClipSource, *, device: str, precision: WidePrecis
         config=config,
         preprocess=preprocess,
         tokenizer=tokenizer,
-        logit_scale=logit_scale,
         weights_sha256=sha256,
         quick_gelu=quick_gelu or bool(config.get("quick_gelu", False)),
     )

@@ -18,7 +18,7 @@ from mobileclip import storage
 from mobileclip.data import ImageTextSample, ReinforcedSample, ReinforcementCard, Skip, TeacherEntry, read_card
 from mobileclip.data.buckets import Buckets, leading_bits, num_buckets_for
 from mobileclip.data.randomness import derived_seed
-from mobileclip.data.samples.limits import SAMPLE_LIMITS
+from mobileclip.data.samples.limits import SAMPLE_LIMITS, SampleLimits
 from mobileclip.data.samples.members import parse_reinforced_sample, parse_sample
 from mobileclip.data.shards.files import RawSample, parse, read_shard
 from mobileclip.data.skips import CONNECTION_FAILED, attempt
@@ -122,8 +122,7 @@ class ShardCheck:
         shard, problems = task.name, list[Problem]()
         keys, replayed = list[int](), list[ReinforcedSample]()
         lost, unread = list[Skip](), list[Skip]()
-        limits = attrs.evolve(SAMPLE_LIMITS, dim=sum(self.card.teacher_dims) or None)
-        parser = partial(parse_reinforced_sample if self.card.teachers else parse_sample, limits=limits)
+        parser = partial(parse_reinforced_sample if self.card.teachers else parse_sample, limits=self.limits)
         num_checked = 0
         for number, raw in enumerate(self.read(shard, unread.append)):
             keys.append(key_hash(raw.key))
@@ -152,6 +151,11 @@ class ShardCheck:
             keys=np.array(keys, np.uint64),
         )
 
+    @property
+    def limits(self) -> SampleLimits:
+        """Limits of a sample, of the card's dims."""
+        return attrs.evolve(SAMPLE_LIMITS, dim=sum(self.card.teacher_dims) or None)
+
     def read(self, shard: str, on_skip: Callable[[Skip], None]) -> Iterable[RawSample]:
         """Yield what a shard holds; nothing of one that is not there, which the list of files tells.
 
@@ -160,8 +164,7 @@ class ShardCheck:
             on_skip: is told why, if it breaks off.
         """
         path = storage.join(self.directory, shard)
-        limits = attrs.evolve(SAMPLE_LIMITS, dim=sum(self.card.teacher_dims) or None)
-        return read_shard(path, on_skip, limits) if storage.exists(path) else ()
+        return read_shard(path, on_skip, self.limits) if storage.exists(path) else ()
 
     def _problems(self, where: str, sample: ReinforcedSample) -> Iterator[Problem]:
         card = self.card
@@ -319,17 +322,12 @@ def choose_tasks(
         again[number].add(index - int(ends[number - 1] if number else 0))
     tasks = []
     for number, entry in enumerate(some):
-        rows = replayed = None
-        if num_rows is not None and num_rows < entry.num_samples:
-            rows = sorted(_draw(seed, f"rows of {entry.shard}", entry.num_samples, num_rows))
+        if num_rows is None or num_rows >= entry.num_samples:
+            tasks.append(ShardTask(entry=entry, rows=None, replayed=frozenset(again[number])))
+        else:
+            rows = list(_draw(seed, f"rows of {entry.shard}", entry.num_samples, num_rows))
             replayed = frozenset(rows[index] for index in again[number])
-        tasks.append(
-            ShardTask(
-                entry=entry,
-                rows=None if rows is None else frozenset(rows),
-                replayed=frozenset(again[number]) if replayed is None else replayed,
-            )
-        )
+            tasks.append(ShardTask(entry=entry, rows=frozenset(rows), replayed=replayed))
     return tasks
 
 
