@@ -23,7 +23,6 @@ from mobileclip.encoders import CoCa, CoCaSpec, DualEncoderSpec, OpenClipImageSp
 from mobileclip.encoders.checkpoints import Stored
 from mobileclip.encoders.checkpoints.layouts import layouts
 from mobileclip.extras import needed
-from mobileclip.hardware.precision import WidePrecision, dtype_of
 from mobileclip.inputs import Fit, ImageInput, TextInput
 from mobileclip.interop.foreign import checked, stored_of, text_input_of
 from mobileclip.registry import nearest
@@ -85,7 +84,7 @@ class OpenClipModel:
     """A loaded model and all that belongs to it.
 
     Args:
-        model: in evaluation mode, on its device and in its precision.
+        model: in evaluation mode.
         name: what people call it.
         config: open_clip's description of the architecture.
         preprocess: open_clip's description of the image transform.
@@ -115,13 +114,8 @@ def open_clip_package() -> ModuleType:
     return package
 
 
-def load_open_clip(source: OpenClipSource, *, device: str, precision: WidePrecision) -> OpenClipModel:
-    """Return a model with pretrained weights, all of them and no others.
-
-    Args:
-        source: architecture and weights.
-        device: where to.
-        precision: what the weights are cast to.
+def load_open_clip(source: OpenClipSource) -> OpenClipModel:
+    """Return a model with pretrained weights, all of them and no others, in float32 on the CPU.
 
     Raises:
         ValueError: if open_clip is missing, it does not know the model or the tag, or the weights do not fit: positions
@@ -144,9 +138,8 @@ def load_open_clip(source: OpenClipSource, *, device: str, precision: WidePrecis
         tokenizer = _tokenizer(source, model, config)
     sha256 = weights_sha256(loaded.state_dict())
     preprocess = loaded.visual.preprocess_cfg
-    loaded.requires_grad_(requires_grad=False).eval().to(device=torch.device(device), dtype=dtype_of(precision))
     return OpenClipModel(
-        model=loaded,
+        model=loaded.requires_grad_(requires_grad=False).eval().float(),
         name=source.name(sha256),
         config=config,
         preprocess=preprocess,
@@ -164,7 +157,7 @@ def read_open_clip(source: OpenClipSource) -> Stored:
         ValueError: if it does not know the model or the tag, the weights do not fit, or it is no dual encoder.
     """
     open_clip, name = open_clip_package(), _spoken(source)
-    opened = load_open_clip(source, device="cpu", precision="float32")
+    opened = load_open_clip(source)
     loaded, config = opened.model, opened.config
     if not isinstance(loaded, (open_clip.CLIP, open_clip.CustomTextCLIP)):
         raise ValueError(

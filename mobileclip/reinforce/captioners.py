@@ -417,7 +417,7 @@ class CocaCaptioner(NucleusSpec):
             ValueError: if open_clip is missing, it does not know the model or the tag, the weights do not fit, or the
                 model is no CoCa that can be decoded here.
         """
-        opened = load_open_clip(self._source(), device="cpu", precision="float32")
+        opened = load_open_clip(self._source())
         sha256 = opened.weights_sha256
         return NucleusCaptioner(self, coca_of(opened), name=opened.name, weights_sha256=sha256, device=device)
 

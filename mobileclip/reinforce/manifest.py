@@ -82,7 +82,7 @@ class ShardEntry:
         return UNREACHABLE in self.skipped and self.attempts < _MOST_ATTEMPTS
 
 
-class Manifest:
+class Manifest(dict[str, ShardEntry]):
     """The finished shards of an output directory, a mapping that is as durable as the files.
 
     Lines are appended and synchronised, later ones count; what a killed process left of a line is dropped, and cut off
@@ -103,29 +103,17 @@ class Manifest:
         self.path = storage.join(os.fspath(directory), MANIFEST)
         self._tail_path = storage.join(os.fspath(directory), TAIL)
         self._remote = storage.is_remote(self.path)
-        self._entries, self._num_whole_bytes = _read(self.path)
+        entries, self._num_whole_bytes = _read(self.path)
         self._tail = _read(self._tail_path)[0] if self._remote else {}
-        self._entries |= self._tail
-
-    def __getitem__(self, shard: str) -> ShardEntry:
-        return self._entries[shard]
-
-    def __contains__(self, shard: str) -> bool:
-        return shard in self._entries
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._entries)
-
-    def __len__(self) -> int:
-        return len(self._entries)
+        super().__init__(entries | self._tail)
 
     def entries(self) -> tuple[ShardEntry, ...]:
         """Return all entries."""
-        return tuple(self._entries.values())
+        return tuple(self.values())
 
     def add(self, entry: ShardEntry) -> None:
         """Enter a finished shard; an entry of the same name is replaced."""
-        self._entries[entry.shard] = entry
+        self[entry.shard] = entry
         if self._remote:
             self._tail[entry.shard] = entry
             if len(self._tail) < self._most_in_tail:
@@ -144,7 +132,7 @@ class Manifest:
     def close(self) -> None:
         """Write to an object store's long file what its small one holds."""
         if self._tail:
-            _write(self.path, self._entries)
+            _write(self.path, self)
             storage.remove(self._tail_path)
             self._tail.clear()
 

@@ -52,7 +52,7 @@ def images():
 
 
 def opened(model, pretrained):
-    return load_open_clip(OpenClipSource(model=str(model), pretrained=pretrained), device="cpu", precision="float32")
+    return load_open_clip(OpenClipSource(model=str(model), pretrained=pretrained))
 
 
 @torch.inference_mode()
