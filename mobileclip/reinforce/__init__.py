@@ -3,66 +3,7 @@
 What computes, stores and checks it belongs here; reading it belongs in `data`.
 """
 
-from mobileclip.engines import Engine, InlineEngine, LocalEngine, RayEngine
-from mobileclip.reinforce.captioners import (
-    Captioner,
-    CaptionerSpec,
-    CaptionSet,
-    CheckpointCaptioner,
-    CocaCaptioner,
-    ImageTextToTextCaptioner,
-    SeveralCaptioners,
-)
-from mobileclip.reinforce.encoding import OnlineTeachers, measure_agreement
-from mobileclip.reinforce.estimate import Estimate, estimate
-from mobileclip.reinforce.job import ReinforcementReport, reinforce
-from mobileclip.reinforce.manifest import Manifest, ShardEntry
-from mobileclip.reinforce.spec import ReinforcementSpec
-from mobileclip.reinforce.teachers import (
-    CheckpointTeacher,
-    ModelTeacher,
-    OpenClipTeacher,
-    Teacher,
-    TeacherEnsemble,
-    TeacherSpec,
-    TextTeacher,
-    TransformersTeacher,
-    build_ensemble,
-)
-from mobileclip.reinforce.texts import reinforce_texts
-from mobileclip.reinforce.verify import Verification, verify
+import lazy_loader
 
-__all__ = [
-    "CaptionSet",
-    "Captioner",
-    "CaptionerSpec",
-    "CheckpointCaptioner",
-    "CheckpointTeacher",
-    "CocaCaptioner",
-    "Engine",
-    "Estimate",
-    "ImageTextToTextCaptioner",
-    "InlineEngine",
-    "LocalEngine",
-    "Manifest",
-    "ModelTeacher",
-    "OnlineTeachers",
-    "OpenClipTeacher",
-    "RayEngine",
-    "ReinforcementReport",
-    "ReinforcementSpec",
-    "SeveralCaptioners",
-    "ShardEntry",
-    "Teacher",
-    "TeacherEnsemble",
-    "TeacherSpec",
-    "TextTeacher",
-    "TransformersTeacher",
-    "Verification",
-    "build_ensemble",
-    "estimate",
-    "measure_agreement",
-    "reinforce",
-    "reinforce_texts",
-    "verify",
-]
+__getattr__, __dir__, _names = lazy_loader.attach_stub(__name__, __file__)
+__all__ = list(_names)
