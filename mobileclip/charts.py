@@ -1,4 +1,4 @@
-"""Line charts as a picture: panels, at most two beside each other, with one legend, readable on light and dark pages."""
+"""Line charts as a picture: panels, two in a row at most, with one legend, readable on light and dark pages."""
 
 from __future__ import annotations
 
