@@ -43,7 +43,8 @@ from mobileclip.collections.store import Row as StoredRow
 from mobileclip.data.images.transform import load_image, read_tower_image
 from mobileclip.encoders import save_model
 from mobileclip.encoders.checkpoints import resolve_spec
-from mobileclip.inference.embedding import EmbeddingInputs, embed_inputs, quickened
+from mobileclip.inference import quickened
+from mobileclip.inference.embedding import EmbeddingInputs, embed_inputs
 from mobileclip.inference.loading import load
 
 _QUALITY = 88

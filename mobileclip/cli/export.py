@@ -224,7 +224,7 @@ def _samples(path: str, max_images: int, rows: RowOptions) -> Samples:
 
 def _captions(benchmark: Benchmark, samples: list[BenchmarkSample]) -> tuple[str, ...]:
     """Return the distinct texts that images are ranked against."""
-    from mobileclip.inference.labels import fill_templates
+    from mobileclip.inference.texts import fill_templates
 
     if benchmark.kind == "retrieval":
         texts = [caption for sample in samples for caption in sample.captions]

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import json
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
+from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -27,7 +30,9 @@ from mobileclip.data.images.limits import is_image_name
 from mobileclip.datasets.sources import RowOptions
 from mobileclip.hardware.precision import FastPrecision
 from mobileclip.inputs import Decode
+from mobileclip.registry import has_others
 from mobileclip.storage import is_same, printable, require_output
+from mobileclip.strict import split_lines
 from mobileclip.terminal import print_table, say, say_json
 from mobileclip.terminal.common import Rare
 from mobileclip.terminal.status import conclude
@@ -45,7 +50,6 @@ def classify(
     text_model: TextModel = None,
     template: Annotated[tuple[str, ...], arg(metavar="TEMPLATE")] = ("{}",),
     decode: Rare[Decode] = "exact",
-    cache: Rare[bool] = True,
     as_json: Annotated[bool, arg(name="json")] = False,
 ) -> None:
     """Print how probable each label is for an image, the most probable first.
@@ -63,14 +67,11 @@ def classify(
         template: the sentence that each label is put into, such as "a photo of a {}"; several times for several, of
             which a label has the mean.
         decode: exact decodes all of a JPEG; fast no more than the model needs, in half the time or less.
-        cache: keep the embeddings of labels in the cache folder, where they make a hundred texts or more, so that the
-            next call with the same model, labels and templates encodes the image alone; up to a gigabyte.
         as_json: print one JSON object instead of lines: probabilities by label; of several images, by image first.
     """
     from mobileclip.data.images.transform import load_image
-    from mobileclip.inference.labels import require_labels
     from mobileclip.inference.loading import load
-    from mobileclip.inference.text_files import keep_on_disk
+    from mobileclip.inference.texts import require_labels
 
     images, labels = _images_and_labels(inputs)
     require_labels(labels, template)
@@ -79,8 +80,6 @@ def classify(
     if text_model is not None:
         require_checkpoint(text_model)
     clip = model.load(partial(load, text_model=text_model, decode=decode))
-    if cache:
-        keep_on_disk(clip, labels, template)
     scores: dict[str, dict[str, float]] = {}
     skipped: list[str] = []
     for image in images:
@@ -236,7 +235,7 @@ def convert(
     /,
     *,
     output: Annotated[Path, arg(metavar="FILE|FOLDER")],
-    to: Literal["mobileclip", "official", "open_clip", "timm", "transformers"] = "mobileclip",
+    to: Literal["mobileclip", "official", "open_clip", "open_clip_coca", "timm", "transformers"] = "mobileclip",
     tower: Literal["image", "text"] | None = None,
     fold: bool = False,
     image_size: Rare[int | None] = None,
@@ -257,8 +256,8 @@ def convert(
         source: a checkpoint in any known layout, a folder with one, hf-hub:OWNER/NAME, or a model of another package;
             with NAME= before it where it does not say what it holds.
         output: the file to write, or for transformers the folder; mobileclip's own layout is *.safetensors.
-        to: the layout: mobileclip's own, the research release's, open_clip's, timm's, which has no text towers, or
-            transformers', a folder that sentence-transformers loads too.
+        to: the layout: mobileclip's own, the research release's, open_clip's, open_clip's of captioners, timm's, which
+            has no text towers, or transformers', a folder that sentence-transformers loads too.
         tower: write this tower alone.
         fold: fold branches, norms and scales for inference; the result can no longer be trained.
         image_size: side of the images, where not the model's own; a ViT's positions are interpolated.
@@ -272,8 +271,8 @@ def convert(
     from mobileclip.encoders.checkpoints import PREFIX, hub_licence_of, read_checkpoint, resolve_spec
     from mobileclip.encoders.checkpoints.hub import local_checkpoint
     from mobileclip.encoders.checkpoints.loading import source_of
+    from mobileclip.inference.identity import converted_from
     from mobileclip.inference.loading import CHECKPOINT_SUFFIXES
-    from mobileclip.inference.text_towers import converted_from
     from mobileclip.interop import save_pretrained
     from mobileclip.interop.folder import require_folder
     from mobileclip.reparam import reparameterize
@@ -304,6 +303,22 @@ def convert(
     say(f"wrote {output}: {to} layout, {state}, {precision}, from the {stored.layout} layout")
 
 
+LISTED = resources.files("mobileclip.inference") / "models.jsonl"
+"""What `mobileclip.inference.catalogue.rows` returns of the library's own models, a line each: kept, since computing it
+takes seconds, and PyTorch."""
+
+
+def listed_rows() -> list[dict[str, str | None]]:
+    """Return the rows of `mobileclip.inference.catalogue.rows`; those that are kept are not computed."""
+    kept: list[dict[str, str | None]] = [json.loads(line) for line in split_lines(LISTED.read_text(encoding="utf-8"))]
+    # Whoever has added a model in this process has imported the registries.
+    if not has_others("model", "image_encoder", "text_encoder") and "mobileclip.blocks" not in sys.modules:
+        return kept
+    from mobileclip.inference.catalogue import rows
+
+    return [*kept, *rows(known={str(row["name"]) for row in kept})]
+
+
 def list_models(*, as_json: Annotated[bool, arg(name="json")] = False) -> None:
     """List the models and towers that are known by name.
 
@@ -313,8 +328,6 @@ def list_models(*, as_json: Annotated[bool, arg(name="json")] = False) -> None:
     Args:
         as_json: print one JSON object per model instead of a table.
     """
-    from mobileclip.inference.listing import listed_rows
-
     known = listed_rows()
     if as_json:
         for row in known:

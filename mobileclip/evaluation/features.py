@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import re
@@ -17,6 +18,7 @@ import attrs
 import torch
 from torch import Tensor
 
+from mobileclip import storage
 from mobileclip.data.skips import BadSampleError, Skip, SkipReport
 from mobileclip.encoders import DualEncoder
 from mobileclip.evaluation.candidates import Candidate
@@ -26,9 +28,14 @@ from mobileclip.evaluation.suite import suite_entry
 from mobileclip.extras import VERSION
 from mobileclip.inference import prepared, processor
 from mobileclip.inference.image_text_model import ImageTextModel, Views
-from mobileclip.inference.kept import SUFFIX, read_kept, write_kept
-from mobileclip.inference.labels import ensemble_prompts, fill_templates
 from mobileclip.inference.pictures import view_of
+from mobileclip.inference.texts import ensemble_prompts, fill_templates
+from mobileclip.machine import raise_machine_fault
+from mobileclip.terminal import get_logger
+
+logger = get_logger(__name__)
+
+_SUFFIX, _CHECKSUM, _HEADER = ".safetensors", "sha256", "header"
 
 
 @attrs.frozen(kw_only=True, eq=False)
@@ -304,7 +311,7 @@ class FeatureCache:
             name: of the data, for people who look into the folder.
             content: what the features depend on beside the model.
         """
-        kept = read_kept(self._path(name, content))
+        kept = _read_kept(self._path(name, content))
         if kept is None:
             return None
         tensors, text = kept
@@ -314,11 +321,66 @@ class FeatureCache:
     def write(self, name: str, content: str, features: Features) -> None:
         """Keep what `read` returns."""
         text = json.dumps({"header": dict(features.header), "report": _report_values(features.report)})
-        write_kept(self._path(name, content), features.tensors, text)
+        _write_kept(self._path(name, content), features.tensors, text)
 
     def _path(self, name: str, content: str) -> Path:
         key = hash_of([self.model, content])
-        return self.folder / self.weights_sha256[:16] / f"{_NOT_A_NAME.sub('-', name)[:80]}-{key[:16]}{SUFFIX}"
+        return self.folder / self.weights_sha256[:16] / f"{_NOT_A_NAME.sub('-', name)[:80]}-{key[:16]}{_SUFFIX}"
+
+
+def _read_kept(path: Path) -> tuple[dict[str, Tensor], str] | None:
+    """Return the tensors in a file with their header, to the bit as `_write_kept` was given them; else None.
+
+    The file is not mapped, which a bad disk would make a crash.
+    """
+    import safetensors.torch
+
+    try:
+        data = path.read_bytes()
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        logger.warning("%s cannot be read, and is made again: %s", path, error)
+        return None
+    try:
+        described = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])["__metadata__"]
+        tensors, header = safetensors.torch.load(data), str(described[_HEADER])
+        wrong: object = "its content is not what was written"
+        if _checksum(tensors, header) == described[_CHECKSUM]:
+            return tensors, header
+    except Exception as error:  # noqa: BLE001 - whatever is wrong, making it anew is right
+        raise_machine_fault(error)
+        wrong = error
+    logger.warning("%s is damaged and made again: %s", path, wrong)
+    return None
+
+
+def _write_kept(path: Path, tensors: Mapping[str, Tensor], header: str) -> None:
+    """Keep what `_read_kept` returns; where that cannot be, a warning says so.
+
+    Args:
+        path: whose folder is made; the file appears whole or not at all.
+        tensors: by name.
+        header: text that goes with them.
+    """
+    import safetensors.torch
+
+    whole = {name: tensor.contiguous() for name, tensor in tensors.items()}
+    data = safetensors.torch.save(whole, {_HEADER: header, _CHECKSUM: _checksum(whole, header)})
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with storage.atomic_write(path) as stream:
+            stream.write(data)
+    except OSError as error:
+        logger.warning("embeddings are not kept: %s", error)
+
+
+def _checksum(tensors: Mapping[str, Tensor], header: str) -> str:
+    digest = hashlib.sha256(header.encode())
+    for name, tensor in sorted(tensors.items()):
+        digest.update(json.dumps([name, str(tensor.dtype), list(tensor.shape)]).encode())
+        digest.update(tensor.contiguous().view(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()
 
 
 def _report_values(report: SkipReport) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from torch import nn
 
 from mobileclip import storage
 from mobileclip.data.text.tokenizer import Tokenizer
-from mobileclip.encoders import Classifier, ModelSpec, load_model
+from mobileclip.encoders import Classifier, CoCa, ModelSpec, load_model
 from mobileclip.encoders.checkpoints import PRETRAINED, resolve_spec, unpublished
 from mobileclip.encoders.checkpoints.published import CONTRACT
 from mobileclip.export.contract import NOT_RUN, REPORT, Contract, TowerFile, Variant
@@ -142,8 +142,10 @@ def _as_asked(model: nn.Module, spec: ExportSpec) -> tuple[nn.Module, ExportSpec
     A tower alone is exported where nobody says which.
 
     Raises:
-        ValueError: if a classifier is asked for what it has not.
+        ValueError: if a classifier is asked for what it has not, or the model is a captioner.
     """
+    if isinstance(model, CoCa):
+        raise ValueError("a captioner is not exported; export an image-text model or a classifier")
     if not isinstance(model, Classifier):
         alone = tuple(towers_of(model)) if spec.tower == "both" else ()
         return model, attrs.evolve(spec, tower=alone[0]) if len(alone) == 1 else spec

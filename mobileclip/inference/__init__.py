@@ -6,8 +6,4 @@ What uses a model as it is belongs here; what trains, evaluates or exports one d
 import lazy_loader
 
 __getattr__, __dir__, _names = lazy_loader.attach_stub(__name__, __file__)
-__all__ = [
-    name
-    for name in _names
-    if name not in {"KeptTexts", "attribution", "evaluating", "is_grouped", "keep_on_disk", "weighted_layers"}
-]
+__all__ = [name for name in _names if name not in {"attribution", "is_grouped", "weighted_layers"}]

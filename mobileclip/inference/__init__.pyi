@@ -1,17 +1,13 @@
-from .embedding import Embeddings as Embeddings, quickened as quickened, write_embeddings as write_embeddings
-from .explaining import attribution as attribution
+from .embedding import Embeddings as Embeddings, write_embeddings as write_embeddings
 from .forms import by_length as by_length, prepared as prepared, prepared_tower as prepared_tower
 from .identity import ModelIdentity as ModelIdentity
-from .image_text_model import ImageTextModel as ImageTextModel
-from .kept import KeptTexts as KeptTexts
-from .labels import ensemble_prompts as ensemble_prompts, fill_templates as fill_templates
+from .image_text_model import ImageTextModel as ImageTextModel, attribution as attribution
 from .loading import (
     holds_weights as holds_weights,
     load as load,
     space_of as space_of,
     spec_known_by_name as spec_known_by_name,
 )
-from .modes import evaluating as evaluating
 from .optimization.optimizing import (
     Engine as Engine,
     Form as Form,
@@ -24,6 +20,7 @@ from .optimization.optimizing import (
     optimize_images as optimize_images,
     optimize_tower as optimize_tower,
     processor as processor,
+    quickened as quickened,
 )
 from .pictures import (
     Encoded as Encoded,
@@ -34,4 +31,4 @@ from .pictures import (
 )
 from .quantization.rounding import is_grouped as is_grouped, weighted_layers as weighted_layers
 from .quantizing import QuantizationReport as QuantizationReport, QuantizationSpec as QuantizationSpec
-from .text_files import keep_on_disk as keep_on_disk
+from .texts import ensemble_prompts as ensemble_prompts, fill_templates as fill_templates

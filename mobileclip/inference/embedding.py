@@ -3,27 +3,22 @@
 from __future__ import annotations
 
 import zipfile
-from collections.abc import Iterable, Iterator, Sequence
-from itertools import chain, islice
+from collections.abc import Iterator
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import attrs
 import numpy as np
-import torch
-from torch import Tensor
 
 from mobileclip import storage
-from mobileclip.data.images.limits import ImageError
-from mobileclip.data.images.transform import ImageTransform, require_decode
+from mobileclip.data.images.transform import require_decode
 from mobileclip.data.skips import Skip, SkipReport
 from mobileclip.datasets.sources import RowOptions, as_source
-from mobileclip.encoders import DualEncoder
 from mobileclip.hardware.precision import FastPrecision
-from mobileclip.inference import optimize_images
-from mobileclip.inference.forms import MOST_IMAGES_ON_CPU
 from mobileclip.inference.identity import ModelIdentity
 from mobileclip.inference.image_text_model import ImageTextModel
+from mobileclip.inference.optimization.optimizing import quickened
 from mobileclip.inference.pictures import Picture, encode_pictures
 from mobileclip.inputs import Decode
 from mobileclip.progress import Progress
@@ -32,68 +27,6 @@ from mobileclip.terminal import console
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
-
-
-WORTH_TRYING = 200
-"""Trying forms of a tower takes as long as encoding about so many pictures."""
-
-WORTH_COMPILING = 1000
-"""Making a program of it by OpenVINO, where that is installed, takes as long as encoding about so many."""
-
-# Pictures that forms are timed on; and those of int8: half for its ranges, half that it is measured on.
-_TIMED, _CALIBRATED = 16, 64
-
-
-def quickened(
-    clip: ImageTextModel,
-    pictures: Iterable[Path],
-    num_pictures: int,
-    *,
-    precision: FastPrecision,
-    show_progress: bool,
-) -> ImageTextModel:
-    """Return the model with the image tower in its fastest form, as `mobileclip.optimize` finds it.
-
-    Few pictures, GPUs, and models that come in a form of their own get the model as it is.
-
-    Args:
-        clip: the model.
-        pictures: files that will be encoded, of which the first are tried.
-        num_pictures: about how many pictures will be encoded.
-        precision: what may be computed in, where it is exact enough.
-        show_progress: whether to show how far it is.
-    """
-    device = next(clip.model.parameters()).device.type
-    if num_pictures < WORTH_TRYING or device != "cpu" or type(clip.model) is not DualEncoder:
-        return clip
-    compiling = num_pictures >= WORTH_COMPILING
-    calibrating = compiling and precision == "int8"
-    tried = islice(pictures, _CALIBRATED if calibrating else _TIMED)
-    seen = [found for path in tried if (found := _readable(clip.transform, path)) is not None]
-    ready = optimize_images(
-        clip.model,
-        _examples(clip.transform, seen),
-        precision=precision,
-        calibration=clip.transform.normalize(torch.stack(seen)) if calibrating and len(seen) >= _TIMED else None,
-        engines=("eager", "openvino") if compiling else ("eager",),
-        show_progress=show_progress,
-    )
-    return ImageTextModel(ready, num_threads=clip.num_threads, text_towers=clip.text_towers, decode=clip.decode)
-
-
-def _examples(transform: ImageTransform, seen: Sequence[Tensor]) -> Tensor:
-    """Return as many of the pictures as are encoded at once, and noise for those that cannot be read."""
-    size = transform.image_input.size
-    generator = torch.Generator().manual_seed(0)
-    noise = torch.randint(0, 256, (MOST_IMAGES_ON_CPU, size, size, 3), dtype=torch.uint8, generator=generator)
-    return transform.normalize(torch.stack([*seen, *noise][:MOST_IMAGES_ON_CPU]))
-
-
-def _readable(transform: ImageTransform, path: Path) -> Tensor | None:
-    try:
-        return torch.from_numpy(transform.pixels(path))
-    except ImageError:
-        return None
 
 
 SUFFIXES = (".npz",)
@@ -201,44 +134,38 @@ def read_embeddings(path: Path) -> Embeddings:
         OSError: if it cannot be read.
     """
     try:
-        return _of_arrays(_read_arrays(path))
+        return _of_archive(path)
     except ValueError as error:
         raise ValueError(f"{path} is no archive of embeddings that can be used: {error}") from None
 
 
-def _stacked(one: NDArray[np.float32], other: NDArray[np.float32]) -> NDArray[np.float32]:
-    return np.concatenate([one, other]) if len(one) and len(other) else one if len(one) else other
-
-
-def _names(arrays: dict[str, NDArray[Any]], name: str) -> tuple[str, ...]:
-    return tuple(map(str, arrays[name].tolist())) if name in arrays else ()
-
-
-def _of_arrays(arrays: dict[str, NDArray[Any]]) -> Embeddings:
+def _of_archive(path: Path) -> Embeddings:
+    """Return what an archive holds; one that would take more memory than its file is long is refused."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            members = archive.infolist()
+        with np.load(path, allow_pickle=False) as stored:
+            is_short = sum(member.file_size for member in members) <= path.stat().st_size
+            arrays = {name: stored[name] for name in stored.files} if is_short else None
+    except (zipfile.BadZipFile, NotImplementedError, EOFError, MemoryError) as error:
+        raise ValueError(f"it is damaged: {error}") from None
+    if arrays is None:
+        raise ValueError("it is compressed, as embeddings are never written")
+    if any(member.comment for member in members):
+        raise ValueError("it is damaged: its directory holds comments, as none is written")
     if _MODEL not in arrays:
         raise ValueError("it does not say which model it is of; embed the files again")
     return Embeddings(
         model=ModelIdentity.from_json(str(arrays[_MODEL].item())),
         image=arrays.get("image_embedding", no_embeddings()),
-        image_paths=_names(arrays, "image_path"),
+        image_paths=tuple(map(str, arrays.get("image_path", np.array(())).tolist())),
         text=arrays.get("text_embedding", no_embeddings()),
-        texts=_names(arrays, "text"),
+        texts=tuple(map(str, arrays.get("text", np.array(())).tolist())),
     )
 
 
-def _read_arrays(path: Path) -> dict[str, NDArray[Any]]:
-    """Return the arrays of an archive; one that would take more memory than its file is long is refused."""
-    try:
-        with zipfile.ZipFile(path) as archive:
-            members = archive.infolist()
-        if sum(member.file_size for member in members) > path.stat().st_size:
-            raise ValueError("it is compressed, as embeddings are never written")
-        if any(member.comment for member in members):
-            raise ValueError("it is damaged: its directory holds comments, as none is written")
-        with np.load(path, allow_pickle=False) as stored:
-            return {name: stored[name] for name in stored.files}
-    except (zipfile.BadZipFile, NotImplementedError, EOFError, MemoryError) as error:
-        raise ValueError(f"it is damaged: {error}") from None
+def _stacked(one: NDArray[np.float32], other: NDArray[np.float32]) -> NDArray[np.float32]:
+    return np.concatenate([one, other]) if len(one) and len(other) else one if len(one) else other
 
 
 # Texts stand in an array as wide as the longest; a model reads no more than some eighty words of one.
@@ -260,15 +187,6 @@ class EmbeddingInputs:
     data: tuple[str, ...] = ()
     texts: tuple[str, ...] = ()
     rows: RowOptions = attrs.field(factory=RowOptions)
-
-    def without(self, embeddings: Embeddings) -> EmbeddingInputs:
-        """Return the image files and texts that are not among these embeddings, and the data sets."""
-        paths, texts = set(embeddings.image_paths), set(embeddings.texts)
-        return attrs.evolve(
-            self,
-            paths=tuple(path for path in self.paths if str(path) not in paths),
-            texts=tuple(text for text in self.texts if text not in texts),
-        )
 
 
 def embed_inputs(
@@ -295,24 +213,36 @@ def embed_inputs(
         decode: how much of a JPEG is decoded, `exact` or `fast`; see `read_tower_image`.
     """
     before = before or Embeddings(model=model)
-    new, known = inputs.without(before), set(before.image_paths)
-    clip = quickened(clip, new.paths, len(new.paths), precision=precision, show_progress=True)
+    known = set(before.image_paths)
+    paths = [path for path in inputs.paths if str(path) not in known]
+    known_texts = set(before.texts)
+    texts = tuple(text for text in inputs.texts if text not in known_texts)
+    clip = quickened(clip, paths, len(paths), precision=precision, show_progress=True)
     report = SkipReport(log=False)
-    gathered = (one for data in new.data for one in gathered_pictures(data, report, rows=new.rows))
-    files: Iterator[tuple[str, Path | bytes]] = ((str(path), path) for path in new.paths)
-    pictures = chain(files, (one for one in gathered if one[0] not in known))
-    count = None if new.data else len(new.paths)
-    embeddings, skipped = embed_files(
-        clip,
-        model,
-        pictures,
-        new.texts,
-        num_pictures=count,
-        batch_size=batch_size,
-        num_workers=num_workers,
-        decode=decode,
+    gathered = (one for data in inputs.data for one in gathered_pictures(data, report, rows=inputs.rows))
+    pictures = chain(((str(path), path) for path in paths), (one for one in gathered if one[0] not in known))
+    named = (Picture(key=None, name=name, source=source) for name, source in pictures)
+    reduced = require_decode(decode) == "fast"
+    skipped: list[str] = []
+    kept: list[str] = []
+    rows = []
+    total = None if inputs.data else len(paths)
+    with Progress("encoding images", total=total, unit="images", console=console(shown=total != 0)) as bar:
+        for one in encode_pictures(clip, named, reduced=reduced, batch_size=batch_size, num_workers=num_workers):
+            if one.embedding is None:
+                skipped.append(str(one.read))
+            else:
+                kept.append(one.picture.name)
+                rows.append(one.embedding)
+            bar.advance()
+    embeddings = Embeddings(
+        model=model,
+        image=np.stack(rows) if rows else no_embeddings(),
+        image_paths=tuple(kept),
+        text=clip.encode_text(texts, batch_size=batch_size, progress=True).numpy() if texts else no_embeddings(),
+        texts=texts,
     )
-    skips = (skip for named in report.named.values() for skip in named)
+    skips = (skip for several in report.named.values() for skip in several)
     return embeddings, skipped + [f"{skip.key} of {skip.shard}: {skip.detail}" for skip in skips]
 
 
@@ -360,52 +290,3 @@ def gathered_pictures(
                 report.add(Skip(reason="no_image", key=sample.key, shard=data, detail="there is a text alone"))
             else:
                 yield f"{data.rstrip('/')}/{sample.key}", sample.image
-
-
-def embed_files(
-    clip: ImageTextModel,
-    model: ModelIdentity,
-    pictures: Iterable[tuple[str, Path | bytes]],
-    texts: Sequence[str],
-    *,
-    num_pictures: int | None = None,
-    batch_size: int = 32,
-    num_workers: int = 1,
-    decode: Decode = "exact",
-) -> tuple[Embeddings, list[str]]:
-    """Return the unit-length embeddings of images and texts, and why each image that was left out was, naming it.
-
-    Args:
-        clip: the model.
-        model: what identifies it.
-        pictures: names and images, which are read batch by batch; those that cannot be read are left out.
-        texts: texts.
-        num_pictures: how many there are; None where nobody knows.
-        batch_size: images or texts encoded at once.
-        num_workers: processes that read and decode images; see `encode_pictures`.
-        decode: how much of a JPEG is decoded, `exact` or `fast`; see `read_tower_image`.
-    """
-    skipped: list[str] = []
-    kept: list[str] = []
-    rows = []
-    named = (Picture(key=source, name=name, source=source) for name, source in pictures)
-    reduced = require_decode(decode) == "fast"
-    encoded = encode_pictures(clip, named, reduced=reduced, batch_size=batch_size, num_workers=num_workers)
-    with Progress(
-        "encoding images", total=num_pictures, unit="images", console=console(shown=num_pictures != 0)
-    ) as bar:
-        for one in encoded:
-            if one.embedding is None:
-                skipped.append(str(one.read))
-            else:
-                kept.append(one.picture.name)
-                rows.append(one.embedding)
-            bar.advance()
-    embeddings = Embeddings(
-        model=model,
-        image=np.stack(rows) if rows else no_embeddings(),
-        image_paths=tuple(kept),
-        text=clip.encode_text(texts, batch_size=batch_size, progress=True).numpy() if texts else no_embeddings(),
-        texts=tuple(texts),
-    )
-    return embeddings, skipped

@@ -370,12 +370,37 @@ def prepared(model: DualEncoder, *, images: bool = True, texts: bool = True) -> 
         images: whether its image tower is made ready, which takes the longer; texts are encoded without.
         texts: whether its text tower is made ready; images are encoded without.
     """
-    image_encoder = prepared_tower(model.image_encoder) if images else model.image_encoder
-    text_encoder = prepared_tower(model.text_encoder) if texts else model.text_encoder
-    ready = DualEncoder(image_encoder, text_encoder, max_logit_scale=model.max_logit_scale)
-    ready.logit_scale = model.logit_scale
-    ready.training = False
-    return ready
+    return with_towers(
+        model,
+        image_encoder=prepared_tower(model.image_encoder) if images else None,
+        text_encoder=prepared_tower(model.text_encoder) if texts else None,
+    )
+
+
+def with_towers(
+    model: DualEncoder,
+    *,
+    image_encoder: nn.Module | None = None,
+    text_encoder: nn.Module | None = None,
+    is_ready: bool = False,
+) -> DualEncoder:
+    """Return a dual encoder with other towers, in evaluation mode, that shares the rest with the model.
+
+    Args:
+        model: it is unchanged.
+        image_encoder: in place of its own.
+        text_encoder: in place of its own.
+        is_ready: whether the towers choose by themselves how they compute, see `ReadyDualEncoder`.
+
+    Raises:
+        ValueError: if their embeddings differ in length.
+    """
+    given = {"image_encoder": image_encoder, "text_encoder": text_encoder}
+    other = with_children(model, {name: tower for name, tower in given.items() if tower is not None})
+    other = in_class(other, ReadyDualEncoder) if is_ready else other
+    other.training = False
+    assert other.spec, "the towers embed into one space"
+    return other
 
 
 def prepared_tower(tower: nn.Module) -> nn.Module:

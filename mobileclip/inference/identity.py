@@ -1,17 +1,22 @@
-"""The identity of the model that embeddings belong to; embeddings of two models cannot be compared."""
+"""Which model embeddings belong to, and whose space a checkpoint embeds into: those of two cannot be compared."""
 
 from __future__ import annotations
 
 import json
 import re
 from functools import lru_cache
+from pathlib import Path
 
 import attrs
 from attrs import validators
 
-from mobileclip.encoders import DualEncoderSpec
-from mobileclip.serialization import from_json
+from mobileclip.encoders import DualEncoder, DualEncoderSpec
+from mobileclip.encoders.checkpoints import ModelSpec, Stored, read_checkpoint
+from mobileclip.encoders.checkpoints.saving import Taught
+from mobileclip.extras import VERSION
+from mobileclip.serialization import from_json, to_json
 from mobileclip.strict import parse_json
+from mobileclip.tensor_files.weights import weights_sha256
 
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 
@@ -89,3 +94,52 @@ class ModelIdentity:
             return cls(**parse_json(text))
         except TypeError as error:
             raise ValueError(f"it does not say which model it is of: {error}") from None
+
+
+def identity_of(model: DualEncoder) -> ModelIdentity:
+    """Return what identifies a model in embeddings of it.
+
+    Args:
+        model: in the form that it is stored in.
+    """
+    return ModelIdentity(
+        weights_sha256=weights_sha256(model.state_dict()),
+        spec=to_json(model.spec, unstructure_as=DualEncoderSpec),
+        version=VERSION,
+    )
+
+
+def stored_space(stored: Stored, place: str | Path) -> ModelIdentity:
+    """Return the space of what a checkpoint holds: the one that it names, or a model's own.
+
+    Raises:
+        ValueError: if it is a tower, or a classifier, that names none.
+    """
+    if stored.taught.space:
+        try:
+            return ModelIdentity.from_json(stored.taught.space)
+        except ValueError as error:
+            raise ValueError(f"the space that {place} names cannot be read: {error}") from None
+    if not isinstance(stored.spec, DualEncoderSpec):
+        raise ValueError(
+            f"{place} holds no model with both towers, and does not say whose space it embeds into; give the model, or "
+            "a tower that was distilled from one, or cut out by `mobileclip convert MODEL --tower text|image -o FILE`"
+        )
+    model = stored.build()
+    assert isinstance(model, DualEncoder), "its spec is one's"
+    return identity_of(model)
+
+
+def converted_from(source: str | Path, model: str | ModelSpec | None, stored: Stored) -> Taught:
+    """Return what is known of a part, or another form, of what a checkpoint holds: it stays in the same space.
+
+    Args:
+        source: the checkpoint.
+        model: that it holds, where it does not say so.
+        stored: the part, or the whole.
+    """
+    if stored.taught.space:
+        return stored.taught
+    whole = read_checkpoint(source, model)
+    space = stored_space(whole, source).to_json() if isinstance(whole.spec, DualEncoderSpec) else ""
+    return attrs.evolve(stored.taught, space=space)

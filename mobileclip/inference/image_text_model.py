@@ -14,24 +14,36 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mobileclip.encoders import DualEncoder
+from mobileclip.encoders.towers import local_encoder
 from mobileclip.hardware.threads import threads_or_default, torch_threads
-from mobileclip.inference import by_length, prepared
 from mobileclip.inference.encoding import EncodingThreads, encode_ahead, encode_each
-from mobileclip.inference.explaining import attribution, local_embeddings
-from mobileclip.inference.forms import MOST_IMAGES_ON_CPU, PreparedTower, ReadyDualEncoder, with_fast_layout
-from mobileclip.inference.identity import ModelIdentity
-from mobileclip.inference.kept import KeptTexts, state_of
-from mobileclip.inference.labels import ensemble_prompts, fill_templates, label_keys, require_labels
-from mobileclip.inference.modes import evaluating
-from mobileclip.inference.text_towers import TextSide, routed, with_text_tower
+from mobileclip.inference.forms import (
+    MOST_IMAGES_ON_CPU,
+    PreparedTower,
+    ReadyDualEncoder,
+    by_length,
+    prepared,
+    with_fast_layout,
+)
+from mobileclip.inference.texts import (
+    KeptTexts,
+    TextSide,
+    as_templates,
+    ensemble_prompts,
+    fill_templates,
+    require_labels,
+    routed,
+    state_of,
+)
 from mobileclip.progress import Progress
-from mobileclip.reparam import reparameterize
+from mobileclip.reparam import evaluating, reparameterize
 from mobileclip.terminal import console
 
 if TYPE_CHECKING:
     from mobileclip.data.images.resize import Pixels
     from mobileclip.data.images.transform import ImageSource
     from mobileclip.data.skips import BadSampleError
+    from mobileclip.inference.identity import ModelIdentity
     from mobileclip.inputs import Decode, ImageInput
 
 Item = TypeVar("Item")
@@ -92,7 +104,7 @@ class ImageTextModel:
         self.identity = identity
         self.transform = ImageTransform(model.spec.image.input)
         self.text_towers = tuple(text_towers)
-        self.text_sides = tuple(map(TextSide.of, (model, *(with_text_tower(model, one) for one in text_towers))))
+        self.text_sides = tuple(TextSide.of(model, tower) for tower in (None, *text_towers))
         self.tokenizer = self.text_sides[0].tokenizer
         self.kept_texts = KeptTexts()
         self._threads = EncodingThreads()
@@ -176,14 +188,15 @@ class ImageTextModel:
             batch_size: texts encoded at once.
             progress: whether to show a bar with the rate and the time left.
         """
-        keys = label_keys(labels, template)
-        label_of = dict(zip(keys, labels, strict=True))
+        templates = hash(as_templates(template))
 
         def encode(new: list[str]) -> Tensor:
-            texts = fill_templates([label_of[key] for key in new], template)
+            texts = fill_templates([key.partition("\0")[2] for key in new], template)
             rows = self.encode_text(texts, batch_size=batch_size, progress=progress, keep=True)
             return ensemble_prompts(rows.reshape(len(new), -1, rows.shape[1]))
 
+        # Beside texts, which have no such beginning.
+        keys = [f"{templates}\0{label}" for label in labels]
         return self.kept_texts.embeddings(keys, encode, of=state_of(self.text_sides))
 
     def encode_image(
@@ -346,8 +359,11 @@ class ImageTextModel:
         Raises:
             ValueError: if the embedding of the image tower is no mean over places, as that of a ViT.
         """
-        with torch_threads(self.num_threads):
-            return local_embeddings(self.model.image_encoder, self.transform.normalize(pixels).to(self._like))
+        with torch_threads(self.num_threads), torch.inference_mode():
+            images = self.transform.normalize(pixels).to(self._like)
+            maps = local_encoder(self.model.image_encoder).local_embeddings(images).float().cpu()
+            length: Tensor = torch.linalg.vector_norm(maps.mean((2, 3), keepdim=True), dim=1, keepdim=True)
+            return maps / length
 
     def _inputs(self, pixels: Tensor, tower: nn.Module) -> Tensor:
         """Return pixels as an image tower takes them."""
@@ -442,3 +458,16 @@ class ImageTextModel:
         with bar, torch_threads(self.num_threads):
             rows = list(encode_each(items, shown, batch_size=batch_size))
         return torch.stack(rows) if rows else torch.zeros(0, self.embedding_dim)
+
+
+def attribution(maps: Tensor, directions: Tensor) -> Tensor:
+    """Return what each place adds to the cosines of images with directions: over places, maps sum to the cosines.
+
+    Shape:
+        `(B, dim, rows, columns)` and `(D, dim)` to `(B, D, rows, columns)`.
+
+    Args:
+        maps: see `ImageTextModel.local_embeddings`.
+        directions: of unit length.
+    """
+    return torch.einsum("bcij,dc->bdij", maps, directions.to(maps)) / (maps.shape[2] * maps.shape[3])

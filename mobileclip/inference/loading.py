@@ -10,8 +10,7 @@ import torch
 from torch import nn
 
 from mobileclip.blocks import image_encoders, models, text_encoders
-from mobileclip.data.images.transform import require_decode
-from mobileclip.encoders import Classifier, DualEncoder, DualEncoderSpec
+from mobileclip.encoders import Classifier, CoCa, DualEncoder, DualEncoderSpec, TextEncoderSpec
 from mobileclip.encoders.checkpoints import (
     PREFIX,
     PRETRAINED,
@@ -28,77 +27,12 @@ from mobileclip.encoders.checkpoints.published import PUBLISHED, is_export, with
 from mobileclip.encoders.checkpoints.tensors import check_cast, spec_of_size
 from mobileclip.encoders.families import image_spec
 from mobileclip.hardware.devices import AUTO, pick_device
-from mobileclip.inference.forms import with_fast_layout
-from mobileclip.inference.identity import ModelIdentity
+from mobileclip.inference.forms import with_fast_layout, with_towers
+from mobileclip.inference.identity import ModelIdentity, identity_of, stored_space
 from mobileclip.inference.image_text_model import ImageTextModel
-from mobileclip.inference.text_towers import identity_of, read_text_tower, stored_space, with_text_tower
 from mobileclip.inputs import Decode, Interpolation
 from mobileclip.registry import Registry, nearest_file
 from mobileclip.reparam import reparameterize
-
-
-@attrs.frozen(kw_only=True)
-class OtherTexts:
-    """The text towers that encode texts beside a model's own, or in place of it.
-
-    Args:
-        model: as it was asked for.
-        place: of its checkpoint.
-        wanted: what is asked of the checkpoint.
-        text_model: a tower in place of the model's own; None for the model's own.
-        any_language: whether the second text tower will do that comes with the package for the same file.
-        fold: whether towers are folded.
-        dtype: of their weights.
-    """
-
-    model: str | Path | DualEncoderSpec | None
-    place: str | Path
-    wanted: str | ModelSpec | None
-    text_model: str | Path | None
-    any_language: bool = False
-    fold: bool = True
-    dtype: torch.dtype = torch.float32
-
-    def beside(self, clip: ImageTextModel, *, device: str | torch.device) -> ImageTextModel:
-        """Return the model with the text towers that are asked for."""
-        if self.text_model is not None:
-            tower = self._read(self.text_model, clip, device)
-            with_texts = with_text_tower(clip.model, tower)
-            return ImageTextModel(with_texts, num_threads=clip.num_threads, decode=clip.decode, identity=clip.identity)
-        second = companion(self.place, of_file=self.any_language)
-        if second is not None:
-            tower = self._read(second, clip, device)
-            return ImageTextModel(
-                clip.model,
-                num_threads=clip.num_threads,
-                text_towers=(tower,),
-                decode=clip.decode,
-                identity=clip.identity,
-            )
-        return clip
-
-    def _read(self, place: str | Path, clip: ImageTextModel, device: str | torch.device) -> nn.Module:
-        def space() -> ModelIdentity:
-            if is_export(self.place):
-                return identity_of(clip.model)
-            return stored_space(read_checkpoint(self.place, self.wanted), self.place)
-
-        name = str(self.model) if isinstance(self.model, str | Path) else str(self.place)
-        return read_text_tower(place, space, model=name, fold=self.fold, dtype=self.dtype, device=device)
-
-
-def require_own_context(context_length: int | None, text_model: str | Path | None) -> None:
-    """Refuse a context length beside a text tower, which has its own.
-
-    Raises:
-        ValueError: if both are given.
-    """
-    if context_length is not None and text_model is not None:
-        raise ValueError(
-            f"{text_model} has a context length of its own; leave the context length out, or write the tower at "
-            "another one: mobileclip convert FILE -o SHORT.safetensors --context-length N"
-        )
-
 
 CHECKPOINT_SUFFIXES = (".safetensors", ".pt", ".pth", ".bin", ".ckpt")
 """How files of weights are usually called."""
@@ -175,35 +109,74 @@ def load(
         ValueError: unknown model 'mobileclip_s5'; did you mean 'mobileclip_s4' or ...
     """
     wanted, found = place_of(model, checkpoint)
-    require_own_context(context_length, text_model)
-    texts = OtherTexts(
-        model=model,
-        place=found,
-        wanted=wanted,
-        text_model=text_model,
-        any_language=any_language,
-        fold=fold,
-        dtype=dtype,
-    )
-    if is_export(found):
-        input_changes = (image_size, context_length, interpolation)
-        exported = _exported(
-            found, wanted, dtype=dtype, device=device, changes=input_changes, num_threads=num_threads, trust=trust
+    if context_length is not None and text_model is not None:
+        raise ValueError(
+            f"{text_model} has a context length of its own; leave the context length out, or write the tower at "
+            "another one: mobileclip convert FILE -o SHORT.safetensors --context-length N"
         )
-        exported.decode = require_decode(decode)
-        exported.identity = identity_of(exported.model)
-        return texts.beside(exported, device="cpu")
-    stored = read_checkpoint(found, wanted, mmap=mmap).of_size(image_size=image_size, context_length=context_length)
-    built = _resizing(_both_towers(stored.build(), found), interpolation)
-    identity = identity_of(built) if identify else None
+    identity = None
+    if is_export(found):
+        if wanted is not None or dtype != torch.float32 or {image_size, context_length, interpolation} != {None}:
+            raise ValueError(
+                f"{found} is an export, which has the model, the precision and the sizes that it was exported with, "
+                "and the filter of its contract; give it alone, or give the checkpoint that it was exported from"
+            )
+        built = openers["export"](found, device=str(device), num_threads=num_threads, trust=trust)
+        identity, device = identity_of(built), "cpu"
+    else:
+        stored = read_checkpoint(found, wanted, mmap=mmap)
+        stored = stored.of_size(image_size=image_size, context_length=context_length)
+        built = _resizing(_both_towers(stored.build(), found), interpolation)
+        if identify:
+            identity = identity_of(built)
+        if fold and stored.form != "folded":
+            built = reparameterize(built, inplace=True)
+        check_cast(built, dtype)
+        built.requires_grad_(not fold).to(device=device, dtype=dtype)
+        if fold and not mmap:
+            built = with_fast_layout(built)
+    towers: tuple[nn.Module, ...] = ()
+    if (other := text_model or companion(found, of_file=any_language)) is not None:
+        own = identity_of(built) if is_export(found) else stored_space(read_checkpoint(found, wanted), found)
+        called = str(model) if isinstance(model, str | Path) else str(found)
+        tower = _text_tower(other, own, model=called, fold=fold).to(device=device, dtype=dtype)
+        if text_model is None:
+            towers = (tower,)
+        else:
+            built = with_towers(built, text_encoder=tower)
+    return ImageTextModel(built, num_threads=num_threads, text_towers=towers, decode=decode, identity=identity)
+
+
+def _text_tower(place: str | Path, space: ModelIdentity, *, model: str, fold: bool) -> nn.Module:
+    """Return the text tower in a checkpoint, in evaluation mode, to encode texts for another model.
+
+    Args:
+        place: its file, a folder with one, or the name of a packaged model with a second text tower.
+        space: that of the model.
+        model: what the model is called, for messages.
+        fold: whether it is folded.
+
+    Raises:
+        FileNotFoundError, CheckpointError: if there is no such tower.
+        ValueError: if it speaks another space than the model's, or names none.
+    """
+    stored = read_checkpoint(companion(place) or place)
+    if not isinstance(stored.spec, TextEncoderSpec):
+        raise ValueError(
+            f"{place} holds no text tower alone; a text model is one that `mobileclip train distil_text` leaves, or "
+            "`mobileclip convert MODEL --tower text -o FILE`"
+        )
+    own = stored_space(stored, place)
+    if not own.is_same(space):
+        spoken, wanted = (f"the model with the weights {one.weights_sha256[:12]}" for one in (own, space))
+        raise ValueError(
+            f"{place} speaks the space of {spoken}, not that of {model} ({wanted}); distil one from {model}'s text "
+            f"tower with `mobileclip train distil_text -m {model}`"
+        )
+    tower = stored.build()
     if fold and stored.form != "folded":
-        built = reparameterize(built, inplace=True)
-    check_cast(built, dtype)
-    built.requires_grad_(not fold).to(device=device, dtype=dtype)
-    if fold and not mmap:
-        built = with_fast_layout(built)
-    clip = ImageTextModel(built, num_threads=num_threads, decode=decode, identity=identity)
-    return texts.beside(clip, device=device)
+        tower = reparameterize(tower, inplace=True)
+    return tower.requires_grad_(requires_grad=False)
 
 
 def space_of(
@@ -336,26 +309,6 @@ def spec_called(name: str | Path) -> ModelSpec:
         raise
 
 
-def _exported(
-    folder: str | Path,
-    wanted: str | ModelSpec | None,
-    *,
-    dtype: torch.dtype,
-    device: str | torch.device,
-    changes: tuple[int | None, int | None, Interpolation | None],
-    trust: bool,
-    num_threads: int | None = None,
-) -> ImageTextModel:
-    """Return an export as a model, unless it is asked to be another one."""
-    if wanted is not None or dtype != torch.float32 or any(one is not None for one in changes):
-        raise ValueError(
-            f"{folder} is an export, which has the model, the precision and the sizes that it was exported with, and "
-            "the filter of its contract; give it alone, or give the checkpoint that it was exported from"
-        )
-    model = openers["export"](folder, device=str(device), num_threads=num_threads, trust=trust)
-    return ImageTextModel(model, num_threads=num_threads)
-
-
 def _resizing(model: DualEncoder, interpolation: Interpolation | None) -> DualEncoder:
     """Return the model, whose pictures are resized with a filter, or its own where none is said."""
     if interpolation is not None:
@@ -365,14 +318,14 @@ def _resizing(model: DualEncoder, interpolation: Interpolation | None) -> DualEn
     return model
 
 
+_KINDS = {Classifier: "a classifier", CoCa: "a captioner"}
+
+
 def _both_towers(loaded: nn.Module, checkpoint: str | Path) -> DualEncoder:
-    if isinstance(loaded, Classifier):
-        raise ValueError(
-            f"{checkpoint} holds a classifier, and this needs an image-text model; load the classifier with "
-            "mobileclip.encoders.load_model"
-        )
     if not isinstance(loaded, DualEncoder):
+        kind = next((name for cls, name in _KINDS.items() if isinstance(loaded, cls)), "one tower")
         raise ValueError(
-            f"{checkpoint} holds one tower, and this needs both; load the tower with mobileclip.encoders.load_model"
+            f"{checkpoint} holds {kind}, and this needs an image-text model; load it with "
+            "mobileclip.encoders.load_model"
         )
     return loaded

@@ -29,6 +29,7 @@ from mobileclip.encoders.checkpoints.published import is_export
 from mobileclip.encoders.families import image_spec, text_spec
 from mobileclip.inference.comparison import bundled_samples
 from mobileclip.inference.embedding import gathered_pictures
+from mobileclip.inference.identity import converted_from
 from mobileclip.inference.loading import place_of
 from mobileclip.inference.quantization import (
     PlacesSpec,
@@ -44,7 +45,6 @@ from mobileclip.inference.quantization import (
     state_file,
     with_rounded_weights,
 )
-from mobileclip.inference.text_towers import converted_from
 from mobileclip.progress import Progress
 from mobileclip.reparam import reparameterize, with_children
 from mobileclip.serialization import to_json

@@ -28,8 +28,8 @@ from mobileclip.encoders.checkpoints.published import is_export
 from mobileclip.encoders.text import POOL_NAMES, PoolName
 from mobileclip.evaluation.candidates import asked
 from mobileclip.hardware.devices import AUTO
+from mobileclip.inference.identity import stored_space
 from mobileclip.inference.loading import load, require_model
-from mobileclip.inference.text_towers import stored_space
 from mobileclip.inputs import TextInput
 from mobileclip.losses import TextDistillationLossSpec
 from mobileclip.processes import this_process

@@ -13,8 +13,8 @@ from mobileclip.datasets import RowOptions, open_data_set
 from mobileclip.encoders import CoCa, CoCaSpec, DualEncoder, DualEncoderSpec
 from mobileclip.evaluation import Session, caption_recall
 from mobileclip.evaluation.hook import evaluation_hook
-from mobileclip.inference.modes import evaluating
 from mobileclip.losses import CaptionLossSpec
+from mobileclip.reparam import evaluating
 from mobileclip.training import Evaluate
 
 MOST_SAMPLES = 5_000

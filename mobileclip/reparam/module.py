@@ -1,11 +1,13 @@
-"""The base class of modules that fold (reparameterise) into simpler ones."""
+"""The base class of modules that fold (reparameterise) into simpler ones, and what changes a module or its mode."""
 
 from __future__ import annotations
 
 import copy
 from abc import ABC, abstractmethod
 from collections import OrderedDict
-from typing import TypeVar
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, TypeVar, cast
 
 import torch
 from torch import Tensor, nn
@@ -135,6 +137,29 @@ def in_class(module: nn.Module, cls: type[Module]) -> Module:
     return other
 
 
+def in_classes(model: Module, cls_of: Callable[[nn.Module], type[nn.Module] | None]) -> Module:
+    """Exchange modules of `model`, in place, for ones of other classes with the same state; see `in_class`.
+
+    Args:
+        model: what is used in several places of it stays one module.
+        cls_of: the class of what takes a module's place; None for a module that stays.
+
+    Returns:
+        The model; where it is exchanged itself, what takes its place.
+
+    Examples:
+        >>> model, known = nn.Sequential(nn.BatchNorm2d(4)), {nn.BatchNorm2d: nn.BatchNorm1d}
+        >>> in_classes(model, lambda module: known.get(type(module)))(torch.zeros(2, 4)).shape
+        torch.Size([2, 4])
+    """
+    exchanged = {module: in_class(module, cls) for module in model.modules() if (cls := cls_of(module)) is not None}
+    for module in list(model.modules()):
+        for name, child in children_by_name(module).items():
+            if child in exchanged:
+                module.add_module(name, exchanged[child])
+    return cast("Module", exchanged.get(model, model))
+
+
 def copied(module: Module) -> Module:
     """Return a copy of `module` with weights of its own, as `copy.deepcopy` does, in half its time.
 
@@ -194,3 +219,24 @@ def is_hooked(module: nn.Module) -> bool:
     # PyTorch has no public way to ask.
     hooks = (module._forward_hooks, module._forward_pre_hooks, module._backward_hooks, module._backward_pre_hooks)
     return any(hooks)
+
+
+@contextmanager
+def evaluating(module: Any) -> Iterator[None]:
+    """Put a module into evaluation mode for the block, and every part of it back into its own mode behind it.
+
+    Examples:
+        >>> model = nn.Sequential(nn.Dropout())
+        >>> with evaluating(model):
+        ...     model[0].training
+        False
+        >>> model[0].training
+        True
+    """
+    modes = [(part, part.training) for part in module.modules()]
+    module.eval()
+    try:
+        yield
+    finally:
+        for part, mode in modes:
+            part.training = mode

@@ -83,6 +83,8 @@ class Reading:
             kind = Annotated[kind, arg(help_behavior_hint="")]
         if _POSITIONAL not in said and (aliases := aliases or self.letters.get(name, ())):
             kind = Annotated[kind, arg(aliases=aliases)]
+        if default is tyro.MISSING_NONPROP:  # tyro does not ask for lists that are appended to
+            return Flag(kind, default)
         if is_list(whole) and get_args(whole)[0] not in (int, float) and _POSITIONAL not in said:
             own, *said = get_args(kind) if get_origin(kind) is Annotated else (kind,)
             if "--data" in (f"--{name}", *aliases):

@@ -17,9 +17,9 @@ from mobileclip import storage
 from mobileclip.data import Batch, BatchSource
 from mobileclip.data.randomness import derived_seed
 from mobileclip.hardware.devices import in_float64
-from mobileclip.inference.modes import evaluating
 from mobileclip.losses import ReinforcedLossSpec
 from mobileclip.progress import Progress
+from mobileclip.reparam import evaluating
 from mobileclip.terminal import get_logger
 from mobileclip.terminal.interruption import Interrupted, Postponed, postponed
 from mobileclip.training.checkpoint import BackgroundWriter, CheckpointFolder, RunState

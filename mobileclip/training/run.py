@@ -19,7 +19,6 @@ from mobileclip.data.text.ngrams import pack_ngrams
 from mobileclip.encoders import (
     Classifier,
     ClassifierSpec,
-    CoCa,
     CoCaSpec,
     DualEncoderSpec,
     TextEncoderSpec,
@@ -27,12 +26,13 @@ from mobileclip.encoders import (
     load_model,
     save_model,
 )
-from mobileclip.encoders.checkpoints import load_coca, save_coca
+from mobileclip.encoders.checkpoints import read_checkpoint
 from mobileclip.encoders.checkpoints.saving import Taught, is_known, write_tensors
 from mobileclip.hardware.devices import AUTO
 from mobileclip.losses import ContrastiveLossSpec, ReinforcedLossSpec
 from mobileclip.serialization import from_json, to_json
 from mobileclip.strict import strict
+from mobileclip.tensor_files import CheckpointError
 from mobileclip.training.checkpoint import CheckpointFolder
 from mobileclip.training.distributed import World, connected
 from mobileclip.training.loop import Evaluate, train
@@ -120,7 +120,12 @@ class RunSpec:
     def start(self) -> nn.Module:
         """Return the student that training starts with, drawn from torch's random numbers or loaded."""
         if self.initial_weights is not None and isinstance(self.model, CoCaSpec):
-            return load_coca(self.initial_weights, self.model, any_context=True)
+            stored = read_checkpoint(self.initial_weights, mmap=True).spec
+            if not isinstance(stored, CoCaSpec):
+                raise CheckpointError(f"{self.initial_weights} holds no captioner to train one from")
+            own = self.model.with_context(stored.text.input.context_length)
+            context = self.model.text.input.context_length
+            return load_model(self.initial_weights, own, fold=False, context_length=context)
         if self.initial_weights is not None and not isinstance(self.model, ClassifierSpec):
             return load_model(self.initial_weights, self.model, fold=False)
         model: nn.Module = self.model.build()
@@ -212,9 +217,7 @@ def _save(model: nn.Module, spec: Any, path: str, batches: object) -> None:
     if isinstance(batches, TextPipeline):
         known = pack_ngrams(batches.seen_texts())
         model.taught = Taught(space=batches.space, ngrams=known)  # type: ignore[assignment]
-    if isinstance(model, CoCa):
-        save_coca(model, path)
-    elif is_known(spec):
+    if is_known(spec):
         save_model(model, path)
     else:
         tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}

@@ -18,7 +18,7 @@ from examples.quickstart.emoji.efficientnet import HEAD_CHANNELS, MEAN, STD, Eff
 from examples.quickstart.emoji.trunks import image_weights
 from mobileclip.data import ReinforcedPipelineSpec, crop_augmentation
 from mobileclip.encoders import CoCaSpec, ImageEncoderSpec, TextTransformerSpec
-from mobileclip.encoders.checkpoints import save_coca
+from mobileclip.encoders.checkpoints import save_model
 from mobileclip.encoders.families import image_encoder_families
 from mobileclip.inputs import ImageInput, TextInput
 from mobileclip.losses import CaptionLossSpec
@@ -101,7 +101,7 @@ def write_start(spec: CoCaSpec, path: Path, *, seed: int) -> None:
     torch.manual_seed(seed)
     model = spec.build()
     model.image_encoder.load_state_dict(folded_state(image_weights()))
-    save_coca(model, path)
+    save_model(model, path)
 
 
 @attrs.frozen(kw_only=True)

@@ -28,12 +28,13 @@ from torch.nn import functional
 
 import mobileclip
 from mobileclip.data import ImageTransform, Tokenizer
-from mobileclip.encoders import DualEncoder, save_model
+from mobileclip.encoders import DualEncoder, TextEncoderSpec, save_model
 from mobileclip.inference.quantizing import read_captions, read_pictures
 from mobileclip.progress import Progress
 from mobileclip.storage import require_output
 from mobileclip.terminal import console, say
 from mobileclip.training import CosineSchedule
+from mobileclip.training.cpu import fuse_for_cpu
 
 _HELD_OUT = 64
 _SMALL_PART, _OF_TEXTS = 0.6, 0.3
@@ -153,7 +154,7 @@ def _teach(
 ) -> tuple[Tensor, Tensor]:
     """Teach a tower for a part of its minutes, and return what it gives for those it did not see, and its teacher.
 
-    The learning rate follows the clock.
+    The learning rate follows the clock. Images are learned in float32, texts in bfloat16: each the faster.
     """
     if len(targets) < 2 * _HELD_OUT:
         raise ValueError(f"the {name} has {len(targets)} inputs to learn from, expected at least {2 * _HELD_OUT}")
@@ -161,14 +162,14 @@ def _teach(
     optimizer = torch.optim.AdamW(tower.parameters(), lr=peak, weight_decay=0.05)
     generator = torch.Generator().manual_seed(spec.seed)
     began, done = time.process_time(), 0.0
-    tower.train()
+    quick, in_bfloat16 = fuse_for_cpu(tower.train()), isinstance(tower.spec, TextEncoderSpec)
     with Progress(f"teaching the {name}", total=None, unit="steps", console=console(shown=True)) as bar:
         while done < 1:
             rows = _HELD_OUT + torch.randint(len(targets) - _HELD_OUT, (batch_size,), generator=generator)
             for group in optimizer.param_groups:
                 group["lr"] = schedule.learning_rate(int(done * 1000))
-            with torch.autocast("cpu", torch.bfloat16):
-                given = tower(inputs(rows)).float()
+            with torch.autocast("cpu", torch.bfloat16, enabled=in_bfloat16):
+                given = quick(inputs(rows)).float()
             loss = 1 - functional.cosine_similarity(given, targets[rows]).mean()
             optimizer.zero_grad()
             torch.autograd.backward(loss)

@@ -6,10 +6,12 @@ import attrs
 import pytest
 import torch
 
+import mobileclip
+from mobileclip.cli import main
 from mobileclip.encoders import CoCaSpec
-from mobileclip.encoders.checkpoints import load_coca, save_coca, skeleton
-from mobileclip.encoders.checkpoints.coca import open_clip_spec, to_open_clip
+from mobileclip.encoders.checkpoints import layouts, load_model, save_model, skeleton
 from mobileclip.encoders.coca import GenerationSpec, generate
+from mobileclip.export import ExportSpec, export_model
 from mobileclip.inputs import TextInput
 from mobileclip.losses import CaptionLossSpec
 from mobileclip.tensor_files import CheckpointError
@@ -54,10 +56,20 @@ def pair(tmp_path, *, aligned=False, **choices):
     theirs = randomised(open_clip.CoCa(**architecture(**choices)))
     theirs.text.correct_cls_mask = aligned
     torch.save(theirs.state_dict(), tmp_path / "coca.pt")
-    ours = load_coca(tmp_path / "coca.pt")
+    ours = load_model(tmp_path / "coca.pt", fold=False)
     if aligned:
-        ours = load_coca(tmp_path / "coca.pt", attrs.evolve(ours.spec, class_mask="aligned"))
+        ours = load_model(tmp_path / "coca.pt", attrs.evolve(ours.spec, class_mask="aligned"), fold=False)
     return theirs.double(), ours.double()
+
+
+def in_open_clip(spec, tensors):
+    """Return tensors by our names as open_clip's, in its shapes."""
+    layout = layouts["open_clip_coca"]
+    named = {
+        entry.name: tensors[name] if entry.reshape is None else entry.reshape.to_layout(tensors[name])
+        for name, entry in layout.entries(spec, "training").items()
+    }
+    return layout.packed(named, spec)
 
 
 def batch(size=3, length=15, seed=1):
@@ -92,7 +104,7 @@ def test_loss_logits_and_gradients_are_those_of_open_clip(tmp_path, choices):
     torch.testing.assert_close(terms.distillation, wanted["caption_loss"], rtol=1e-9, atol=1e-9)
     sum(wanted.values()).backward()
     terms.total.backward()
-    gradients = to_open_clip({name: one.grad for name, one in ours.named_parameters()})
+    gradients = in_open_clip(ours.spec, {name: one.grad for name, one in ours.named_parameters()})
     assert gradients.keys() == dict(theirs.named_parameters()).keys()
     for name, one in theirs.named_parameters():
         torch.testing.assert_close(gradients[name], one.grad, rtol=1e-6, atol=1e-9, msg=lambda text, n=name: n + text)
@@ -102,15 +114,15 @@ def test_loss_logits_and_gradients_are_those_of_open_clip(tmp_path, choices):
 def test_open_clips_files_are_read_and_written(tmp_path, context_length):
     theirs = randomised(open_clip.CoCa(**architecture(context_length=context_length)))
     torch.save({"state_dict": theirs.state_dict()}, tmp_path / "coca.pt")
-    ours = load_coca(tmp_path / "coca.pt")
+    ours = load_model(tmp_path / "coca.pt", fold=False)
     assert ours.spec.text.input.context_length == context_length
-    save_coca(ours, tmp_path / "again.pt", layout="open_clip")
+    save_model(ours, tmp_path / "again.pt", layout="open_clip_coca")
     again = torch.load(tmp_path / "again.pt", weights_only=True)
     assert again.keys() == theirs.state_dict().keys()
     assert all(torch.equal(again[name], one) for name, one in theirs.state_dict().items())
 
 
-def test_published_architectures_are_known_by_their_shapes(tmp_path):
+def test_published_architectures_are_known_by_their_shapes():
     """Built without memory: names and shapes of all tensors, and the heads that no shape says."""
 
     for name in ("coca_ViT-B-32", "coca_ViT-L-14"):
@@ -118,8 +130,8 @@ def test_published_architectures_are_known_by_their_shapes(tmp_path):
         config.pop("custom_text")
         with torch.device("meta"):
             theirs = open_clip.CoCa(**config).state_dict()
-        spec = open_clip_spec(tmp_path, theirs)
-        ours = to_open_clip(skeleton(spec, "training").state_dict())
+        spec = layouts["open_clip_coca"].spec_of(theirs)
+        ours = in_open_clip(spec, skeleton(spec, "training").state_dict())
         assert {key: one.shape for key, one in ours.items()} == {key: one.shape for key, one in theirs.items()}
         text, decoder, vision = (config[key] for key in ("text_cfg", "multimodal_cfg", "vision_cfg"))
         assert (spec.text.num_heads, spec.decoder_heads) == (text["heads"], decoder["heads"])
@@ -176,8 +188,8 @@ def test_any_image_tower_of_ours_captions_learns_and_is_stored(tmp_path, spec):
     )
     terms.total.backward()
     assert [name for name, one in model.named_parameters() if one.grad is None] == []
-    save_coca(model, tmp_path / "coca.safetensors")
-    again = load_coca(tmp_path / "coca.safetensors")
+    save_model(model, tmp_path / "coca.safetensors")
+    again = load_model(tmp_path / "coca.safetensors", fold=False)
     assert again.spec == spec
     assert all(torch.equal(one, model.state_dict()[name]) for name, one in again.state_dict().items())
 
@@ -219,10 +231,25 @@ def test_specs_refuse(changes, code, named):
 def test_files_of_others_are_refused(tmp_path):
     model = COCA_VIT.build()
     with fails(ValueError):
-        save_coca(model, tmp_path / "coca.pt", layout="open_clip")
+        save_model(model, tmp_path / "coca.pt", layout="open_clip_coca")
     torch.save({"weight": torch.zeros(3)}, tmp_path / "other.pt")
     with fails(CheckpointError, "other.pt"):
-        load_coca(tmp_path / "other.pt")
+        load_model(tmp_path / "other.pt")
     with fails(ValueError, "30", "12"):
         generate(model, torch.zeros(1, 3, 64, 64))
     assert isinstance(model.spec, CoCaSpec)
+
+
+def test_commands_convert_a_captioner_and_say_what_takes_none(tmp_path):
+    _, model = pair(tmp_path)
+    model = model.float()
+    save_model(model, tmp_path / "coca.safetensors")
+    main(["convert", str(tmp_path / "coca.safetensors"), "-o", str(tmp_path / "again.pt"), "--to", "open_clip_coca"])
+    again = load_model(tmp_path / "again.pt", model.spec, fold=False)
+    assert all(torch.equal(one, model.state_dict()[name]) for name, one in again.state_dict().items())
+    with fails(CheckpointError, "coca.safetensors"):
+        load_model(tmp_path / "coca.safetensors", tower="image")
+    with fails(ValueError, "coca.safetensors"):
+        mobileclip.load(tmp_path / "coca.safetensors")
+    with fails(ValueError):
+        export_model(tmp_path / "coca.safetensors", ExportSpec(output=tmp_path / "exported"))

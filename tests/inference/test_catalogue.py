@@ -10,10 +10,10 @@ from torch import nn
 
 from mobileclip import specs
 from mobileclip.blocks import Attention, image_encoders, models, text_encoders
+from mobileclip.cli.models import LISTED, listed_rows
 from mobileclip.encoders import DualEncoderSpec, ImageEncoderSpec
 from mobileclip.encoders.checkpoints import PACKAGED, PRETRAINED, skeleton
 from mobileclip.inference.catalogue import describe, macs_of, num_macs, num_parameters, rows
-from mobileclip.inference.listing import FILE as LISTED, listed_rows
 from mobileclip.inputs import ImageInput
 from mobileclip.serialization import from_json
 from tests.encoders.small import SMALL

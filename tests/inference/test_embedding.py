@@ -6,6 +6,7 @@ import mobileclip
 from mobileclip.inference import ModelIdentity, embedding
 from mobileclip.inference.comparison import LEAST_COSINE
 from mobileclip.inference.embedding import EmbeddingInputs, embed_inputs, read_texts
+from mobileclip.inference.optimization import optimizing
 from tests.collections.pictures import draw
 
 
@@ -30,7 +31,7 @@ def test_many_image_files_are_embedded_by_a_faster_form(telling_file, tmp_path, 
     clip, identity = mobileclip.load(telling_file), ModelIdentity(weights_sha256="0" * 64, spec="{}", version="0")
     paths = tuple(draw(tmp_path / f"{number}.png", number) for number in range(4))
     plain, _ = embed_inputs(clip, identity, EmbeddingInputs(paths=paths))
-    monkeypatch.setattr(embedding, "WORTH_TRYING", 4)
+    monkeypatch.setattr(optimizing, "WORTH_TRYING", 4)
     encoders = []
     monkeypatch.setattr(embedding, "encode_pictures", watched(embedding.encode_pictures, encoders))
     fast, _ = embed_inputs(clip, identity, EmbeddingInputs(paths=paths), precision="bfloat16")

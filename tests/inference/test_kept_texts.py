@@ -2,16 +2,12 @@
 
 import pickle
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 
 import pytest
 import torch
 
 import mobileclip
-from mobileclip.encoders import save_model
-from mobileclip.inference import KeptTexts, keep_on_disk
-from tests.cli.test_cli import IMAGES, run
-from tests.encoders.small import SMALL, randomised
+from mobileclip.inference.texts import KeptTexts
 
 LABELS = [f"label {number}" for number in range(120)]
 
@@ -104,60 +100,3 @@ class TestMemory:
         encoded.clear()
         other.encode_text(LABELS, keep=True)
         assert sum(encoded) == len(LABELS)
-
-
-class TestDisk:
-    def test_another_process_encodes_no_label_again(self, small_file, cache, encoded, capsys):
-        line = ("classify", f"{IMAGES}/coffee.png", *LABELS, "--template", "a {}", "--template", "{}", "-m", small_file)
-        first = run(capsys, *line)
-        assert first[0] == 0, first
-        assert sum(encoded) == 2 * len(LABELS)
-        assert len(list(cache.glob("*.safetensors"))) == 1
-        assert run(capsys, *line)[:2] == first[:2]
-        assert sum(encoded) == 2 * len(LABELS)
-        assert run(capsys, *line, "--no-cache")[:2] == first[:2]
-        assert sum(encoded) == 4 * len(LABELS)
-
-    def test_few_texts_leave_no_file(self, clip, cache, encoded):
-        keep_on_disk(clip, LABELS[:5], "{}")
-        assert not cache.exists()
-        assert encoded == []
-
-    @pytest.mark.parametrize("damage", [lambda data: data[:100], lambda data: data[:-1] + b"~", lambda _: b""])
-    def test_a_damaged_file_is_made_again(self, small_file, cache, encoded, damage, caplog):
-        keep_on_disk(mobileclip.load(small_file), LABELS, "{}")
-        (path,) = cache.iterdir()
-        path.write_bytes(damage(path.read_bytes()))
-        keep_on_disk(mobileclip.load(small_file), LABELS, "{}")
-        assert sum(encoded) == 2 * len(LABELS)
-        assert "is damaged and made again" in caplog.text
-        keep_on_disk(mobileclip.load(small_file), LABELS, "{}")
-        assert sum(encoded) == 2 * len(LABELS)
-
-    def test_other_weights_and_other_texts_have_other_files(self, clip, cache, tmp_path):
-        keep_on_disk(clip, LABELS, "{}")
-        keep_on_disk(clip, LABELS[:-1], "{}")
-        save_model(randomised(SMALL, seed=1), tmp_path / "other.safetensors")
-        other = mobileclip.load(tmp_path / "other.safetensors")
-        keep_on_disk(other, LABELS, "{}")
-        keep_on_disk(other, LABELS, ["a {}", "{}"])
-        assert len(list(cache.iterdir())) == 4
-        torch.testing.assert_close(
-            other.encode_text(LABELS, keep=True), other.encode_text(LABELS), rtol=1e-5, atol=1e-6
-        )
-
-    def test_files_stay_within_their_bound(self, clip, cache):
-        keep_on_disk(clip, LABELS, "{}")
-        (first,) = cache.iterdir()
-        bound = 2 * first.stat().st_size
-        for number in range(3):
-            keep_on_disk(clip, LABELS, f"{number} {{}}", most_bytes=bound)
-        left = list(cache.iterdir())
-        assert len(left) == 2
-        assert first not in left
-
-    def test_a_cache_that_cannot_be_written_costs_nothing_else(self, clip, tmp_path, monkeypatch, caplog):
-        (tmp_path / "file").write_text("", encoding="utf-8")
-        monkeypatch.setenv("XDG_CACHE_HOME", str(Path(tmp_path, "file")))
-        keep_on_disk(clip, LABELS, "{}")
-        assert "embeddings are not kept" in caplog.text

@@ -9,6 +9,7 @@ from PIL import Image, ImageDraw, ImageOps
 
 import mobileclip
 from mobileclip.cli.__main__ import main
+from mobileclip.cli.models import listed_rows
 from mobileclip.data.text.ngrams import pack_ngrams
 from mobileclip.encoders import TextTransformerSpec, load_model, save_model
 from mobileclip.encoders.checkpoints import COMPANIONS, PACKAGED, Taught, licence_of
@@ -16,7 +17,6 @@ from mobileclip.evaluation import Session, open_candidate
 from mobileclip.export import ExportSpec, export_model
 from mobileclip.inference import space_of
 from mobileclip.inference.catalogue import describe, rows
-from mobileclip.inference.listing import listed_rows
 from mobileclip.inputs import TextInput
 from mobileclip.reparam import is_folded
 from tests.encoders.small import randomised

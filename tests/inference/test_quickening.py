@@ -6,16 +6,16 @@ import torch
 
 import mobileclip
 from mobileclip.data import load_image
-from mobileclip.inference import embedding, optimize_images
+from mobileclip.inference import optimize_images, quickened
 from mobileclip.inference.comparison import LEAST_COSINE
-from mobileclip.inference.embedding import quickened
 from mobileclip.inference.forms import MOST_IMAGES_ON_CPU
+from mobileclip.inference.optimization import optimizing
 from tests.collections.pictures import draw
 
 
 def test_few_pictures_are_encoded_by_the_model_as_it_is(telling_file):
     clip = mobileclip.load(checkpoint=telling_file)
-    assert quickened(clip, (), embedding.WORTH_TRYING - 1, precision="float32", show_progress=False) is clip
+    assert quickened(clip, (), optimizing.WORTH_TRYING - 1, precision="float32", show_progress=False) is clip
 
 
 @pytest.mark.parametrize("num_readable", [0, 3])
@@ -24,7 +24,7 @@ def test_many_are_encoded_by_another_form_to_the_same_embeddings(telling_file, t
     paths = [draw(tmp_path / "photos" / f"{number}.png", number) for number in range(6)]
     (tmp_path / "torn.png").write_bytes(b"torn")
     files = [tmp_path / "torn.png", *paths[:num_readable]]
-    fast = quickened(clip, files, embedding.WORTH_TRYING, precision="float32", show_progress=False)
+    fast = quickened(clip, files, optimizing.WORTH_TRYING, precision="float32", show_progress=False)
     assert fast.model is not clip.model
     np.testing.assert_allclose(fast.encode_image(paths), clip.encode_image(paths), atol=1e-4)
 
@@ -35,12 +35,12 @@ EAGER, BOTH = ("eager",), ("eager", "openvino")
 @pytest.mark.parametrize(
     ("num_pictures", "precision", "engines", "files"),
     [
-        (embedding.WORTH_TRYING, "int8", EAGER, {"given": 20, "drawn": 16, "calibrated": None}),
-        (embedding.WORTH_COMPILING - 1, "float32", EAGER, {"given": 20, "drawn": 16, "calibrated": None}),
-        (embedding.WORTH_COMPILING, "float32", BOTH, {"given": 20, "drawn": 16, "calibrated": None}),
-        (embedding.WORTH_COMPILING, "int8", BOTH, {"given": 15, "drawn": 15, "calibrated": None}),
-        (embedding.WORTH_COMPILING, "int8", BOTH, {"given": 16, "drawn": 16, "calibrated": 16}),
-        (embedding.WORTH_COMPILING, "int8", BOTH, {"given": 70, "drawn": 64, "calibrated": 64}),
+        (optimizing.WORTH_TRYING, "int8", EAGER, {"given": 20, "drawn": 16, "calibrated": None}),
+        (optimizing.WORTH_COMPILING - 1, "float32", EAGER, {"given": 20, "drawn": 16, "calibrated": None}),
+        (optimizing.WORTH_COMPILING, "float32", BOTH, {"given": 20, "drawn": 16, "calibrated": None}),
+        (optimizing.WORTH_COMPILING, "int8", BOTH, {"given": 15, "drawn": 15, "calibrated": None}),
+        (optimizing.WORTH_COMPILING, "int8", BOTH, {"given": 16, "drawn": 16, "calibrated": 16}),
+        (optimizing.WORTH_COMPILING, "int8", BOTH, {"given": 70, "drawn": 64, "calibrated": 64}),
     ],
 )
 def test_programs_are_worth_it_for_many_pictures_and_int8_for_enough(
@@ -67,7 +67,7 @@ def drawn_files(telling_file, tmp_path, monkeypatch):
         tried.append((images, calibration, options))
         return optimize_images(model, images, engines=EAGER)
 
-    monkeypatch.setattr(embedding, "optimize_images", watched)
+    monkeypatch.setattr(optimizing, "optimize_images", watched)
 
     def drawn(num_files):
         paths = [draw(tmp_path / "photos" / f"{number % 8}.png", number % 8) for number in range(num_files)]
@@ -78,17 +78,17 @@ def drawn_files(telling_file, tmp_path, monkeypatch):
 
 @pytest.mark.slow
 def test_int8_takes_its_ranges_from_the_pictures(telling_file, tmp_path, monkeypatch):
-    monkeypatch.setattr(embedding, "WORTH_COMPILING", 1)
+    monkeypatch.setattr(optimizing, "WORTH_COMPILING", 1)
     given = []
 
     def watched(model, images, *, calibration, **options):
         given.append(calibration)
         return optimize_images(model, images, calibration=calibration, **options)
 
-    monkeypatch.setattr(embedding, "optimize_images", watched)
+    monkeypatch.setattr(optimizing, "optimize_images", watched)
     clip = mobileclip.load(checkpoint=telling_file)
     paths = [draw(tmp_path / "photos" / f"{number:02d}.png", number) for number in range(20)]
-    fast = quickened(clip, paths, embedding.WORTH_TRYING, precision="int8", show_progress=False)
+    fast = quickened(clip, paths, optimizing.WORTH_TRYING, precision="int8", show_progress=False)
     torch.testing.assert_close(given[0], torch.stack([clip.transform(load_image(path)) for path in paths]))
     cosines = (fast.encode_image(paths) * clip.encode_image(paths)).sum(dim=1)
     assert cosines.min() > LEAST_COSINE["int8"]

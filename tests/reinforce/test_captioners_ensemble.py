@@ -10,7 +10,7 @@ from PIL import Image
 from mobileclip.data import AugmentationSpec, read_card, read_samples, write_shard
 from mobileclip.datasets import ShardSource
 from mobileclip.encoders import CoCaSpec, TextTransformerSpec, ViTSpec
-from mobileclip.encoders.checkpoints import save_coca
+from mobileclip.encoders.checkpoints import save_model
 from mobileclip.inputs import OPENAI_MEAN, OPENAI_STD, ImageInput, TextInput
 from mobileclip.reinforce import (
     Captioner,
@@ -128,7 +128,7 @@ def test_files_bring_their_architecture_and_the_names_of_their_sets(tmp_path):
         num_queries=8,
     ).build()
     file = str(tmp_path / "coca.context-128.pt")
-    save_coca(model, file, layout="open_clip")
+    save_model(model, file, layout="open_clip_coca")
     one = with_weights(CocaCaptioner(num_captions=2, max_length=120), [file])
     built = one.build()
     assert built.weights_sha256 == weights_sha256(model.state_dict())

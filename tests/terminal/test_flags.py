@@ -141,3 +141,23 @@ def test_the_usage_has_what_was_typed(capsys, monkeypatch, spec, said):
     with pytest.raises(SystemExit):
         parse(Cake, ["--help"], description="")
     assert said in capsys.readouterr().out
+
+
+@attrs.frozen(kw_only=True)
+class Basket:
+    """What is carried.
+
+    Args:
+        fruits: what is in it.
+    """
+
+    fruits: tuple[str, ...]
+
+
+def test_a_list_that_must_be_given_is_shown_as_required_and_read(capsys):
+    with pytest.raises(SystemExit):
+        parse(Basket, ["--help"], description="")
+    assert "(required)" in capsys.readouterr().out
+    assert parse(Basket, ["--fruits", "plum", "pear"], description="") == Basket(fruits=("plum", "pear"))
+    with pytest.raises(SystemExit):
+        parse(Basket, [], description="")

@@ -9,7 +9,7 @@ from PIL import Image
 
 from mobileclip.data import ImageTextSample, ReinforcedPipelineSpec, crop_augmentation, write_shards
 from mobileclip.encoders import CoCaSpec, TextTransformerSpec, ViTSpec
-from mobileclip.encoders.checkpoints import load_coca
+from mobileclip.encoders.checkpoints import load_model
 from mobileclip.inputs import ImageInput, TextInput
 from mobileclip.losses import CaptionLossSpec
 from mobileclip.reinforce import CheckpointCaptioner
@@ -154,8 +154,8 @@ def test_files_of_a_run_start_another_of_a_longer_context(shards, trained, tmp_p
     spec, output, path = trained
     assert from_json((output / "run.json").read_text(), RunSpec) == spec
     newest = max((output / "checkpoints").iterdir())
-    finished = load_coca(path)
-    for name, tensor in load_coca(newest).state_dict().items():
+    finished = load_model(path, fold=False)
+    for name, tensor in load_model(newest, fold=False).state_dict().items():
         torch.testing.assert_close(tensor, finished.state_dict()[name], msg=name)
     text = attrs.evolve(CAPTIONER.text.input, context_length=16)
     longer = attrs.evolve(CAPTIONER, text=attrs.evolve(CAPTIONER.text, input=text))
@@ -165,10 +165,10 @@ def test_files_of_a_run_start_another_of_a_longer_context(shards, trained, tmp_p
     )
     run(again, tmp_path / "again")
     assert read_metrics(tmp_path / "again" / "metrics.jsonl")[0]["captions"] < 0.2 * GOLDEN[0][1]
-    positions = [load_coca(path, one, any_context=True).text_encoder.position for one in (CAPTIONER, longer)]
+    positions = [load_model(path, fold=False, context_length=length).text_encoder.position for length in (None, 16)]
     torch.testing.assert_close(positions[0][[0, -1]], positions[1][[0, -1]])
     with fails(CheckpointError):
-        load_coca(path, longer)
+        load_model(path, longer)
 
 
 def test_what_no_captioner_is_trained_with_is_refused(shards):

@@ -12,8 +12,8 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from mobileclip.inference import evaluating
 from mobileclip.losses import ContrastiveLossSpec, ReinforcedLossSpec
+from mobileclip.reparam import evaluating
 from mobileclip.serialization import to_json
 from mobileclip.training import (
     ImageTextObjective,

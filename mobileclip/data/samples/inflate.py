@@ -1,6 +1,6 @@
 """Compressed bytes, inflated to at most as many as the caller allows, whatever their headers claim.
 
-zlib-ng does it where it is installed, to the same bytes (extra `speed`).
+zlib-ng reads gzip where it is installed, to the same bytes (extra `speed`).
 """
 
 from __future__ import annotations
@@ -16,8 +16,6 @@ from typing import IO, Any, cast
 
 GZIP = b"\x1f\x8b"
 
-# What headers and tables of a stream take.
-_HEADROOM = 512
 # Read at once: what comes out is compared with what went in for each.
 _PIECE_BYTES = 2**22
 # What a small file may inflate to whatever the ratio.
@@ -28,43 +26,6 @@ _MAX_PARTS = 64
 
 class TooLargeError(ValueError):
     """There is more than may be: a bomb, or a limit that is too low."""
-
-
-class InflateStream:
-    """A deflated stream that is inflated in steps, without a copy of what is left of it at each.
-
-    Args:
-        data: the stream.
-        wbits: as zlib counts them: -15 for a stream without a header.
-    """
-
-    def __init__(self, data: bytes | memoryview, wbits: int) -> None:
-        self._data = memoryview(data)
-        self._stream = _library().decompressobj(wbits)
-
-    def read(self, size: int) -> bytes:
-        """Return the next `size` bytes, or those that are left.
-
-        Raises:
-            zlib.error: if the stream is damaged.
-        """
-        content = b""
-        try:
-            while len(content) < size and not self._stream.eof:
-                missing = size - len(content)
-                piece = self._stream.unconsumed_tail or self._next(missing)
-                more: bytes = self._stream.decompress(piece, missing)
-                if not more and not piece:
-                    break
-                content += more
-        except _library().error as error:
-            raise zlib.error(str(error)) from None
-        return content
-
-    def _next(self, size: int) -> memoryview:
-        """Return enough of the stream for so many bytes, if they can be compressed, or nearly enough."""
-        piece, self._data = self._data[: size + _HEADROOM], self._data[size + _HEADROOM :]
-        return piece
 
 
 def gunzip(data: bytes, *, limit: int) -> bytes:

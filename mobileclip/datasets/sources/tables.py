@@ -17,7 +17,6 @@ from typing import IO, TYPE_CHECKING, Any, TypeVar
 
 import attrs
 import numpy as np
-import numpy.typing as npt
 
 from mobileclip import storage
 from mobileclip.data.skips import BadSampleError
@@ -382,30 +381,6 @@ def text_column(values: Sequence[str | None]) -> pa.Array:
     return pa.Array.from_buffers(kind, len(found), [pa.py_buffer(part) for part in (is_there, offsets, content)])
 
 
-def number_column(values: npt.NDArray[Any]) -> pa.Array:
-    """Return a column of numbers, without pandas, as `text_column` is made."""
-    import pyarrow as pa
-
-    held = np.ascontiguousarray(values)
-    return pa.Array.from_buffers(pa.from_numpy_dtype(held.dtype), len(held), [None, pa.py_buffer(held)])
-
-
-def read_numbers(column: pa.ChunkedArray, dtype: np.dtype[Any]) -> npt.NDArray[Any]:
-    """Return the numbers in a column, without pandas.
-
-    Raises:
-        ValueError: if it holds others, or none in a place.
-    """
-    import pyarrow as pa
-
-    if column.type != pa.from_numpy_dtype(dtype) or column.null_count:
-        raise ValueError(f"a column holds {column.type}, expected {dtype} in every row")
-    parts = [
-        np.frombuffer(one.buffers()[1], dtype, one.offset + len(one))[one.offset :] for one in column.chunks if len(one)
-    ]
-    return np.concatenate(parts) if parts else np.empty(0, dtype)
-
-
 def read_keys(column: pa.ChunkedArray) -> list[str]:
     """Return the keys in such a column."""
     import pyarrow as pa
@@ -449,7 +424,7 @@ def read_noted(path: str, kind: type[T], *, rows: bool = True) -> tuple[T, pa.Ta
         )
         with pq.ParquetFile(source, page_checksum_verification=True) as file:
             note = from_json(file.schema_arrow.metadata[_NOTE].decode(errors="backslashreplace"), kind)
-            return note, file.read() if rows else None
+            return note, file.read(use_threads=False) if rows else None
     except storage.StorageError:
         raise
     except (pa.ArrowException, OSError, ValueError, TypeError, KeyError) as error:

@@ -3,7 +3,7 @@
 A new layout of a model's weights enters here. Reading tensors from files is for `tensor_files`.
 """
 
-from mobileclip.encoders.checkpoints.coca import load_coca, save_coca
+from mobileclip.encoders.checkpoints.coca_layout import CocaLayout as CocaLayout
 from mobileclip.encoders.checkpoints.layouts import FORMS, ModelSpec, in_form, layouts, skeleton, tensor_shapes
 from mobileclip.encoders.checkpoints.loading import Stored, load_backbone, load_model, read_checkpoint, resolve_spec
 from mobileclip.encoders.checkpoints.published import (
@@ -21,7 +21,7 @@ from mobileclip.encoders.checkpoints.published import (
     tagged,
     unpublished,
 )
-from mobileclip.encoders.checkpoints.saving import (  # for the house
+from mobileclip.encoders.checkpoints.saving import (
     UNTAUGHT as UNTAUGHT,
     Taught as Taught,
     save_model,
@@ -48,13 +48,11 @@ __all__ = [
     "layouts",
     "licence_of",
     "load_backbone",
-    "load_coca",
     "load_model",
     "of_same_architecture",
     "packaged",
     "read_checkpoint",
     "resolve_spec",
-    "save_coca",
     "save_model",
     "skeleton",
     "tagged",

@@ -15,6 +15,7 @@ from torch.overrides import TorchFunctionMode
 
 from mobileclip.blocks import Buildable, LargeKernelConv, MobileOneBlock, RepCPE, RepMixer
 from mobileclip.encoders.classifier import ClassifierSpec
+from mobileclip.encoders.coca import CoCaSpec
 from mobileclip.encoders.dual import DualEncoderSpec
 from mobileclip.encoders.families import ImageEncoderSpec, TextEncoderSpec
 from mobileclip.encoders.mci import MCiSpec
@@ -198,7 +199,7 @@ class As:
 
 
 TowerSpec = ImageEncoderSpec | TextEncoderSpec
-ModelSpec = DualEncoderSpec | ClassifierSpec | ImageEncoderSpec | TextEncoderSpec
+ModelSpec = DualEncoderSpec | ClassifierSpec | CoCaSpec | ImageEncoderSpec | TextEncoderSpec
 Rule = tuple[str, str]
 
 
@@ -222,6 +223,21 @@ class Layout:
     rules: Sequence[Rule] = ()
     shapes: Sequence[tuple[str, Reshape]] = ()
     has_bare_towers: bool = False
+
+    def has_place(self, spec: ModelSpec) -> bool:
+        """Return whether the layout holds models of this kind."""
+        if isinstance(spec, ClassifierSpec):
+            return self.has_bare_towers
+        return not isinstance(spec, CoCaSpec) and (isinstance(spec, ImageEncoderSpec) or bool(self.text_prefix))
+
+    def spec_of(self, tensors: Mapping[str, Tensor]) -> ModelSpec | None:
+        """Return the model that names and shapes of tensors say, where they say all of it.
+
+        Raises:
+            ValueError: saying why it cannot be had of them.
+        """
+        del tensors
+        return None
 
     def check(self, tower: TowerSpec) -> None:
         """Raise if the layout, and the code that reads it, has no place for this tower.
@@ -280,15 +296,17 @@ def _entries(layout: Layout, spec: ModelSpec, form: Form) -> dict[str, As]:
 
 
 def towers(spec: ModelSpec) -> list[tuple[str, TowerSpec]]:
-    """Return each tower of `spec` with the beginning of our names for its tensors."""
+    """Return each tower of `spec` with the beginning of our names for its tensors; a captioner is none and has none."""
     if isinstance(spec, DualEncoderSpec):
         return [("image_encoder.", spec.image), ("text_encoder.", spec.text)]
+    if isinstance(spec, CoCaSpec):
+        return []
     return [("image_encoder.", spec.image)] if isinstance(spec, ClassifierSpec) else [("", spec)]
 
 
 def prefix_of(spec: ModelSpec) -> str:
     """Return the prefix of a tower's names in a dual encoder's checkpoint; empty for whole models."""
-    if isinstance(spec, (DualEncoderSpec, ClassifierSpec)):
+    if isinstance(spec, (DualEncoderSpec, ClassifierSpec, CoCaSpec)):
         return ""
     return "image_encoder." if isinstance(spec, ImageEncoderSpec) else "text_encoder."
 

@@ -46,6 +46,7 @@ from mobileclip.encoders.checkpoints.tensors import (
     taken_ranges,
 )
 from mobileclip.encoders.classifier import Classifier, ClassifierSpec
+from mobileclip.encoders.coca import CoCaSpec
 from mobileclip.encoders.dual import DualEncoder, DualEncoderSpec
 from mobileclip.encoders.families import ImageEncoderSpec, TextEncoderSpec, as_trained, image_spec
 from mobileclip.registry import Registry
@@ -306,8 +307,8 @@ def _placed(path: Path, claim: Claim, wanted: ModelSpec | None) -> dict[str, Ten
         # What is held in another shape has other dimensions, and is not turned where it has not as many.
         if reshape is not None and held.numel() == torch.Size(shape).numel():
             tensor = reshape.from_layout(held).contiguous()
-        elif not shape and held.numel() == 1:
-            tensor = held.reshape(())
+        elif len(shape) < 2 and held.numel() == math.prod(shape) == 1:
+            tensor = held.reshape(shape)
         if name.endswith("num_batches_tracked"):
             tensor = tensor.long()  # where all of a file was made half as precise, counts were too
         if tuple(tensor.shape) != shape:
@@ -324,7 +325,7 @@ def _placed(path: Path, claim: Claim, wanted: ModelSpec | None) -> dict[str, Ten
 def _usual(claim: Claim) -> dict[str, Tensor]:
     """Return what a file may lack: counters of batches, and the cap of the scale, where trained models end."""
     spec = claim.spec
-    cap = torch.tensor(math.log(spec.max_logit_scale)) if isinstance(spec, DualEncoderSpec) else None
+    cap = torch.tensor(math.log(spec.max_logit_scale)) if isinstance(spec, (DualEncoderSpec, CoCaSpec)) else None
     counter = torch.zeros((), dtype=torch.int64)
     lacking = filter(may_lack, tensor_shapes(spec, claim.form))
     return {name: cap if name == "logit_scale" and cap is not None else counter for name in lacking}
@@ -364,7 +365,8 @@ def _one_tower(
         raise CheckpointError(f"{path} holds a classifier, which has no text tower")
     if not isinstance(spec, (DualEncoderSpec, ClassifierSpec)):
         if _tower_of(spec) != tower:
-            raise CheckpointError(f"{path} holds a tower alone, and it is not the {tower} tower")
+            kind = "captioner" if isinstance(spec, CoCaSpec) else "tower"
+            raise CheckpointError(f"{path} holds a {kind} alone, and no {tower} tower")
         return spec, tensors
     prefix = f"{tower}_encoder."
     own = {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
@@ -372,7 +374,7 @@ def _one_tower(
 
 
 def _tower_of(spec: ModelSpec | None) -> Tower | None:
-    if spec is None or isinstance(spec, (DualEncoderSpec, ClassifierSpec)):
+    if spec is None or not prefix_of(spec):
         return None
     return "image" if isinstance(spec, ImageEncoderSpec) else "text"
 

@@ -25,6 +25,7 @@ from mobileclip.encoders.checkpoints.layouts import (
     towers,
 )
 from mobileclip.encoders.classifier import ClassifierSpec
+from mobileclip.encoders.coca import CoCaSpec
 from mobileclip.encoders.dual import DualEncoderSpec
 from mobileclip.encoders.families import ImageEncoderSpec, as_trained
 from mobileclip.tensor_files import CheckpointError
@@ -100,6 +101,11 @@ def recognised(path: Path, tensors: Tensors, wanted: ModelSpec | None, tower: To
         CheckpointError: if they are of no known layout, or of no model that is known, or of several.
     """
     tensors = _without_others(path, tensors)
+    said = (layout.spec_of(given) for given in _unwrapped(tensors) for layout in layouts.values())
+    try:
+        wanted = wanted or next((spec for spec in said if spec is not None), None)
+    except ValueError as error:
+        raise CheckpointError(f"{path} {error}; give the spec of the model it holds") from error
     if wanted is not None:
         return _best(path, tensors, list(dict.fromkeys((wanted, part(wanted, tower)))))
     found = {name: claim for given in _unwrapped(tensors) for name, claim in _known(given, tower)}
@@ -207,19 +213,13 @@ def _claims(tensors: Tensors, spec: ModelSpec) -> Iterator[Claim]:
     foreign: Form = "branches_folded" if folded else "training"
     tries: list[tuple[Layout, Form]] = [(OWN, "training"), *((layout, foreign) for layout in layouts.values())]
     for layout, form in (*tries, *((OWN, form) for form in FORMS if form != "training")):
-        if layout is not OWN and not _has_place(layout, spec):
+        if layout is not OWN and not layout.has_place(spec):
             continue
-        there = _of_part(layout, spec, tensors)
+        there = layout.unpacked(_of_part(layout, spec, tensors), spec)
         for one in _with_bare(adapted(layout, spec, there)):
             if layout is OWN and form != "training" and not _speaks_for(one, there):
                 continue
             yield Claim(spec=one, form=form, layout=layout, tensors=there)
-
-
-def _has_place(layout: Layout, spec: ModelSpec) -> bool:
-    if isinstance(spec, ImageEncoderSpec):
-        return True
-    return layout.has_bare_towers if isinstance(spec, ClassifierSpec) else bool(layout.text_prefix)
 
 
 def _speaks_for(spec: ModelSpec, tensors: Tensors) -> bool:
@@ -230,7 +230,7 @@ def _speaks_for(spec: ModelSpec, tensors: Tensors) -> bool:
 
 def _of_part(layout: Layout, spec: ModelSpec, tensors: Tensors) -> Tensors:
     """Return the tensors of a tower among those of a whole model, or those of a tower as a whole model calls them."""
-    if isinstance(spec, (DualEncoderSpec, ClassifierSpec)):
+    if isinstance(spec, (DualEncoderSpec, ClassifierSpec, CoCaSpec)):
         return tensors
     prefix = layout.prefix(spec)
     own = {name: one for name, one in tensors.items() if name.startswith(prefix)}

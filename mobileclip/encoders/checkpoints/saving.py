@@ -28,6 +28,7 @@ from mobileclip.encoders.checkpoints.layouts import (
 )
 from mobileclip.encoders.checkpoints.tensors import carried_ranges
 from mobileclip.encoders.classifier import ClassifierSpec
+from mobileclip.encoders.coca import CoCaSpec
 from mobileclip.encoders.dual import DualEncoderSpec
 from mobileclip.encoders.families import ImageEncoderSpec, TextEncoderSpec
 from mobileclip.encoders.mci import AttentionSpec, MCiSpec, RepMixerSpec
@@ -49,8 +50,6 @@ _RUN = "mobileclip training state"
 _OF_RUN = ("average/", "objective/model.")
 
 _TOKENIZER = "mobileclip.tokenizer"
-COCA = "coca"
-"""Kind of a captioner, which `load_coca` reads."""
 SPACE = "mobileclip.space"
 """Key of a header: identity of the model whose space the embeddings are in, as JSON."""
 NGRAMS = "mobileclip.ngrams"
@@ -58,6 +57,7 @@ NGRAMS = "mobileclip.ngrams"
 _KINDS: dict[str, type[Any]] = {
     "dual_encoder": DualEncoderSpec,
     "classifier": ClassifierSpec,
+    "coca": CoCaSpec,
     "image_encoder": ImageEncoderSpec,
     "text_encoder": TextEncoderSpec,
 }
@@ -140,7 +140,7 @@ def model_json(spec: Any) -> str:
 
 def tokenizer_of(spec: ModelSpec) -> TokenizerFile | None:
     """Return the tokenizer of a model's texts, where it is not CLIP's."""
-    text = spec.text if isinstance(spec, DualEncoderSpec) else spec
+    text = spec.text if isinstance(spec, (DualEncoderSpec, CoCaSpec)) else spec
     return text.input.tokenizer if isinstance(text, TextEncoderSpec) else None
 
 
@@ -150,7 +150,7 @@ def of_run(tensors: dict[str, Tensor], metadata: dict[str, str]) -> tuple[dict[s
         return tensors, metadata
     prefix = next((one for one in _OF_RUN if any(name.startswith(one) for name in tensors)), _OF_RUN[-1])
     own = {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
-    held = (("num_classes", "classifier"), ("decoder_depth", COCA), ("image", "dual_encoder"))
+    held = (("num_classes", "classifier"), ("decoder_depth", "coca"), ("image", "dual_encoder"))
     kind = next((kind for key, kind in held if f'"{key}"' in metadata["model"]), "text_encoder")
     header = {"mobileclip.kind": kind, "mobileclip.form": "training", "mobileclip.spec": metadata["model"]}
     return own, header | {SPACE: metadata.get(SPACE, "")}
@@ -168,8 +168,6 @@ def header_of(metadata: Mapping[str, str], path: Path) -> Header | None:
         return None
     kind, form = metadata.get("mobileclip.kind", ""), metadata.get("mobileclip.form", "")
     layout = metadata.get("mobileclip.layout", NATIVE)
-    if kind == COCA:
-        raise CheckpointError(f"{path} holds a captioner; load it with mobileclip.encoders.checkpoints.load_coca")
     if kind not in _KINDS or form not in get_args(Form) or layout not in (NATIVE, *layouts):
         raise CheckpointError(
             f"{path} says that it holds a {shown(kind)} in the form {shown(form)} and the layout {shown(layout)}, "
@@ -216,8 +214,8 @@ def _inflated(stored: str | None) -> str:
 
 def _with_tokenizer(spec: ModelSpec, content: str) -> ModelSpec:
     """Return a spec whose tokenizer has its text."""
-    if isinstance(spec, DualEncoderSpec):
-        return attrs.evolve(spec, text=cast("TextEncoderSpec", _with_tokenizer(spec.text, content)))
+    if isinstance(spec, (DualEncoderSpec, CoCaSpec)):
+        return attrs.evolve(spec, text=cast("Any", _with_tokenizer(spec.text, content)))
     assert isinstance(spec, TextEncoderSpec), "images have no tokenizer"
     assert spec.input.tokenizer is not None, "the caller has looked"
     tokenizer = attrs.evolve(spec.input.tokenizer, content=content)
@@ -380,8 +378,8 @@ def _check_place(spec: ModelSpec, layout: Layout) -> None:
         raise ValueError(
             f"the {layout.name} layout has no place for a tokenizer, and what reads it has CLIP's, of other ids; {own}"
         )
-    if isinstance(spec, ClassifierSpec) and not layout.has_bare_towers:
-        raise ValueError(f"the {layout.name} layout is of image-text models and has no place for a classifier; {own}")
+    if not layout.has_place(spec):
+        raise ValueError(f"the {layout.name} layout has no place for this {type(spec).__name__}; {own}")
     for _, tower in towers(spec):
         mixers = [stage.mixer for stage in tower.stages] if isinstance(tower, MCiSpec) else []
         for part in (tower, *mixers):

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from mobileclip.encoders.checkpoints.layouts import Form, ModelSpec, TowerSpec, prefix_of, tensor_shapes, towers
 from mobileclip.encoders.classifier import ClassifierSpec
+from mobileclip.encoders.coca import CoCaSpec
 from mobileclip.encoders.dual import DualEncoderSpec
 from mobileclip.encoders.families import ImageEncoderSpec, TextEncoderSpec
 from mobileclip.tensor_files.errors import CheckpointError, shown
@@ -180,6 +181,10 @@ def resized(
     Raises:
         ValueError: if the model has no such tower, or its weights cannot be had for that size.
     """
+    if isinstance(spec, CoCaSpec):
+        if context_length is None or (image_size, in_channels) != (None, None):
+            raise ValueError("a captioner takes another context_length, and images of its own size and channels")
+        return spec.with_context(context_length), spec.weights_for_context(weights, context_length)
     of_images = image_size if in_channels is None else in_channels
     for value, asked, kind in ((of_images, "image", ImageEncoderSpec), (context_length, "text", TextEncoderSpec)):
         if value is not None and not any(isinstance(tower, kind) for _, tower in towers(spec)):

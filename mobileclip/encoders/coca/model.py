@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Literal, NamedTuple, cast
 
 import attrs
@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     from mobileclip.encoders.mci import MCi
 
 ClassMask = Literal["shifted", "aligned"]
+
+_POSITION = "text_encoder.position"
 
 
 @attrs.frozen(kw_only=True, field_transformer=strict)
@@ -83,6 +85,18 @@ class CoCaSpec:
     def num_blocks(self) -> int:
         """How many blocks towers and decoder have."""
         return self.image.num_blocks + self.text.num_blocks + 2 * self.decoder_depth
+
+    def with_context(self, context_length: int) -> CoCaSpec:
+        """Return the spec for texts of another number of ids."""
+        text = attrs.evolve(self.text.input, context_length=context_length)
+        return attrs.evolve(self, text=attrs.evolve(self.text, input=text))
+
+    def weights_for_context(self, weights: Mapping[str, Tensor], context_length: int) -> dict[str, Tensor]:
+        """Return the weights with positions interpolated linearly, as open_clip does; the first and last stay."""
+        position, count = weights[_POSITION], context_length + 1
+        if len(position) != count:
+            position = F.interpolate(position.float().T[None], size=count, mode="linear")[0].T.contiguous()
+        return {**weights, _POSITION: position}
 
     def build(self) -> CoCa:
         """Return a new model.

@@ -30,7 +30,7 @@ from mobileclip.evaluation.metrics import (
 from mobileclip.evaluation.results import MAIN_METRIC, Answers, DatasetResult
 from mobileclip.evaluation.suite import key_and_title, suite_entry
 from mobileclip.evaluation.tasks.task import Task
-from mobileclip.inference.labels import ensemble_prompts
+from mobileclip.inference.texts import ensemble_prompts
 
 
 @attrs.frozen

@@ -30,7 +30,6 @@ from mobileclip.encoders import (
     load_model,
     save_model,
 )
-from mobileclip.encoders.checkpoints import save_coca
 from mobileclip.evaluation import SUITES, EvaluationSpec, find_task
 from mobileclip.evaluation.tasks.catalogue import open_zero_shot
 from mobileclip.inputs import ImageInput, TextInput
@@ -263,7 +262,7 @@ def small_captioner() -> Path:
         num_queries=9,
         pooler_heads=2,
     )
-    return _saved("captioner", spec, save_coca)
+    return _saved("captioner", spec, save_model)
 
 
 def small_model(seed: int) -> Path:

@@ -16,7 +16,8 @@ from torch.nn import functional as F
 
 from mobileclip.data import Tokenizer
 from mobileclip.data.samples.sample import SYN_TEXT
-from mobileclip.encoders.checkpoints import load_coca
+from mobileclip.encoders import CoCa
+from mobileclip.encoders.checkpoints import load_model
 from mobileclip.hardware.precision import dtype_of
 from mobileclip.inputs import TextInput
 from mobileclip.interop.open_clip_models import (
@@ -29,6 +30,7 @@ from mobileclip.interop.open_clip_models import (
 from mobileclip.reinforce.captioners.base import CaptionerSpec, CaptionSet, SeveralCaptioners, captioners
 from mobileclip.reinforce.captioners.nucleus import NucleusCaptioner, NucleusSpec
 from mobileclip.strict import strict
+from mobileclip.tensor_files import CheckpointError
 from mobileclip.tensor_files.weights import weights_sha256
 
 
@@ -263,7 +265,7 @@ class CheckpointCaptioner(NucleusSpec):
     """Captions of a `CoCa` in a file, by nucleus sampling, as `CocaCaptioner` writes them; open_clip is not needed.
 
     Args:
-        checkpoint: a file of ours or of open_clip's, see `load_coca`, a checkpoint of a run, or `hf-hub:OWNER/NAME`.
+        checkpoint: a file of ours or of open_clip's, see `load_model`, a checkpoint of a run, or `hf-hub:OWNER/NAME`.
     """
 
     checkpoint: str = attrs.field(converter=os.fspath)
@@ -276,7 +278,9 @@ class CheckpointCaptioner(NucleusSpec):
             CheckpointError: if it holds no captioner.
             ValueError: if its context is shorter than `max_length`, or its texts have no start token.
         """
-        model = load_coca(self.checkpoint).requires_grad_(requires_grad=False)
+        model = load_model(self.checkpoint, fold=False).requires_grad_(requires_grad=False)
+        if not isinstance(model, CoCa):
+            raise CheckpointError(f"{self.checkpoint} holds no captioner, but a {type(model).__name__}")
         sha256, text = weights_sha256(model.state_dict()), model.spec.text.input
         name = f"{Path(self.checkpoint).stem}-{sha256[:8]}"
         model.to(device=device, dtype=dtype_of(self.precision))

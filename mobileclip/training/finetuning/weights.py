@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import copy
-from typing import TypeVar, cast
+from typing import TypeVar
 
 import torch
 import torch.distributed as dist
 from torch import nn
 
 from mobileclip.encoders.checkpoints.layouts import form_of
+from mobileclip.reparam import in_classes
 
 Model = TypeVar("Model", bound=nn.Module)
 BatchNorm = nn.BatchNorm2d | nn.SyncBatchNorm
@@ -42,10 +43,10 @@ def freeze_batch_norm(model: Model) -> Model:
     Args:
         model: changed in place, unless it is itself a batch norm.
     """
-    frozen = _exchanged(model, FrozenBatchNorm2d, skip=())
+    frozen = in_classes(model, lambda module: FrozenBatchNorm2d if isinstance(module, BatchNorm) else None)
     for module in frozen.modules():
         if isinstance(module, FrozenBatchNorm2d):
-            module.requires_grad_(requires_grad=False)
+            module.eval().requires_grad_(requires_grad=False)
     return frozen
 
 
@@ -67,7 +68,11 @@ def synchronise_batch_norm(model: Model) -> Model:
         )
     if not torch.cuda.is_available():
         raise ValueError("torch synchronises batch norms on GPUs only, and there is none; freeze the batch norms")
-    return _exchanged(model, nn.SyncBatchNorm, skip=(FrozenBatchNorm2d,))
+    synchronised = in_classes(model, lambda module: nn.SyncBatchNorm if type(module) is nn.BatchNorm2d else None)
+    for module in synchronised.modules():
+        if isinstance(module, nn.SyncBatchNorm):
+            module.process_group = None
+    return synchronised
 
 
 def ordinary_batch_norm(model: Model) -> Model:
@@ -79,42 +84,7 @@ def ordinary_batch_norm(model: Model) -> Model:
     for module in model.modules():
         if isinstance(module, FrozenBatchNorm2d):
             module.requires_grad_(requires_grad=True)
-    return _exchanged(model, nn.BatchNorm2d, skip=())
-
-
-def _exchanged(model: Model, cls: type[BatchNorm], *, skip: tuple[type[nn.Module], ...]) -> Model:
-    """Exchange batch norms in place for ones of class `cls` with the same tensors, one used twice for one."""
-    done: dict[nn.Module, nn.Module] = {}
-
-    def exchanged(module: nn.Module) -> nn.Module:
-        if module in done:
-            return done[module]
-        done[module] = module
-        if isinstance(module, BatchNorm) and not isinstance(module, skip):
-            if type(module) is not cls:
-                done[module] = _like(module, cls)
-            return done[module]
-        for name, child in list(module.named_children()):
-            module.add_module(name, exchanged(child))
-        return module
-
-    return cast("Model", exchanged(model))
-
-
-def _like(norm: BatchNorm, cls: type[BatchNorm]) -> BatchNorm:
-    other = cls(
-        norm.num_features,
-        eps=norm.eps,
-        momentum=norm.momentum,
-        affine=norm.affine,
-        track_running_stats=norm.track_running_stats,
-        device="meta",
-    )
-    for name, parameter in norm.named_parameters(recurse=False):
-        other.register_parameter(name, parameter)
-    for name, buffer in norm.named_buffers(recurse=False):
-        other.register_buffer(name, buffer)
-    return other.train(norm.training)
+    return in_classes(model, lambda module: nn.BatchNorm2d if isinstance(module, BatchNorm) else None)
 
 
 @torch.no_grad()

@@ -18,7 +18,7 @@ from examples.icons.finder.building import MODEL
 from examples.icons.finder.page import SCRIPTS
 from examples.icons.finder.reducing import Reduced, recall
 from examples.icons.sets import ICON_SETS
-from mobileclip.inference.text_towers import routed
+from mobileclip.inference.texts import routed
 from tests.browser import CHROMIUM, open_page
 from tests.examples.icons.packages import FEW, write_icon_packages
 from tests.examples.web import NPM, OFFLINE, served

@@ -1,0 +1,212 @@
+"""Texts of a model: labels in their prompts, embeddings kept in memory, and towers that share texts."""
+
+from __future__ import annotations
+
+import sys
+import threading
+from collections import OrderedDict
+from collections.abc import Callable, Hashable, Iterable, Sequence
+from typing import TYPE_CHECKING
+
+import attrs
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from mobileclip.encoders import DualEncoder
+from mobileclip.encoders.checkpoints.saving import UNTAUGHT
+from mobileclip.inference.forms import with_towers
+from mobileclip.strict import repeated
+
+if TYPE_CHECKING:
+    from mobileclip.data.text.ngrams import KnownNgrams
+    from mobileclip.data.text.tokenizer import Tokenizer
+
+
+def ensemble_prompts(text: Tensor) -> Tensor:
+    """Return one unit-length embedding per class: prompts are normalised, averaged, and normalised again.
+
+    Shape:
+        text: `(classes, templates, dim)`; result: `(classes, dim)`.
+
+    Source: Radford et al., "Learning Transferable Visual Models", section 3.1.4.
+    """
+    return F.normalize(F.normalize(text.float(), dim=-1).mean(dim=1), dim=-1)
+
+
+def fill_templates(labels: Sequence[str], template: str | Sequence[str]) -> list[str]:
+    """Return every label in every template, the templates of the first label first.
+
+    Args:
+        labels: at least one; two may be equal, as two class names of ImageNet are.
+        template: a prompt with a place for the label, such as `a photo of a {}.`; or several.
+
+    Raises:
+        ValueError: if there is no label or no template, or a template has no `{}`.
+    """
+    templates = as_templates(template)
+    if not labels:
+        raise ValueError("there are no labels; expected at least one class name")
+    return [one.replace("{}", label) for label in labels for one in templates]
+
+
+def require_labels(labels: Sequence[str], template: str | Sequence[str]) -> None:
+    """Refuse texts that nothing can be chosen among.
+
+    Args:
+        labels: at least one, no two equal, none blank.
+        template: see `fill_templates`.
+
+    Raises:
+        ValueError: if they are not.
+    """
+    if isinstance(labels, str) or not labels:
+        raise ValueError('labels are a list of at least one text to choose among, such as "a cat" "a dog"')
+    if not all(label.strip() for label in labels):
+        raise ValueError("a label is blank; expected texts to choose among")
+    if twice := repeated(labels):
+        raise ValueError(f"labels are given twice: {', '.join(twice[:5])}")
+    as_templates(template)
+
+
+def as_templates(template: str | Sequence[str]) -> tuple[str, ...]:
+    """Return the templates, one or several.
+
+    Raises:
+        ValueError: if there is none, or one has no `{}`.
+    """
+    templates = (template,) if isinstance(template, str) else tuple(template)
+    if not templates:
+        raise ValueError("there is no template; leave template out for the labels alone, or give 'a photo of a {}'")
+    for one in templates:
+        if "{}" not in one:
+            raise ValueError(f"the template {one!r} has no {{}} for the label, as in 'a photo of a {{}}'")
+    return templates
+
+
+MOST_BYTES = 2**28
+"""Of what one model keeps in memory: of texts of some words, embeddings of 512 numbers each, about 120,000."""
+
+_SAMPLED = 4
+
+
+class KeptTexts:
+    """Embeddings by text, for any number of threads; the longest unused make room for new ones.
+
+    Two threads that ask for a new text at once may both encode it. What is pickled is empty.
+
+    Args:
+        most_bytes: of all embeddings and texts together.
+    """
+
+    def __init__(self, *, most_bytes: int = MOST_BYTES) -> None:
+        self._most_bytes = most_bytes
+        self._lock = threading.Lock()
+        self._rows: OrderedDict[str, Tensor] = OrderedDict()
+        self._num_bytes = 0
+        self._of: Hashable = None
+
+    def __reduce__(self) -> tuple[type[KeptTexts], tuple[()]]:
+        """Return what makes another one, which is empty."""
+        return type(self), ()
+
+    def embeddings(self, texts: Sequence[str], encode: Callable[[list[str]], Tensor], *, of: Hashable = None) -> Tensor:
+        """Return the embeddings of texts, in order; what is not kept is encoded, each text once.
+
+        Shape:
+            result: `(texts, dim)`.
+
+        Args:
+            texts: at least one.
+            encode: from different texts to `(texts, dim)`, on the CPU.
+            of: what embeddings depend on beside their texts; those of anything else are forgotten.
+        """
+        with self._lock:
+            if of != self._of:
+                self._rows.clear()
+                self._num_bytes, self._of = 0, of
+            found = {text: self._rows[text] for text in texts if text in self._rows}
+            for text in found:
+                self._rows.move_to_end(text)
+        if new := [text for text in dict.fromkeys(texts) if text not in found]:
+            # Rows of their own: a view of one would keep all the others.
+            rows = {text: row.clone() for text, row in zip(new, encode(new), strict=True)}
+            found |= rows
+            self._keep(rows, of)
+        return torch.stack([found[text] for text in texts])
+
+    def _keep(self, rows: dict[str, Tensor], of: Hashable) -> None:
+        with self._lock:
+            if of == self._of:
+                fresh = rows.keys() - self._rows.keys()
+                self._num_bytes += sum(_size(text, rows[text]) for text in fresh)
+                self._rows |= rows
+            while self._num_bytes > self._most_bytes:
+                self._num_bytes -= _size(*self._rows.popitem(last=False))
+
+
+def _size(text: str, row: Tensor) -> int:
+    return sys.getsizeof(text) + row.nbytes
+
+
+@attrs.frozen(eq=False)
+class TextSide:
+    """A model whose text tower encodes texts, with its tokenizer.
+
+    Args:
+        model: in evaluation mode.
+        tokenizer: for its text tower.
+        known: n-grams that the tower was taught; None where nothing says it.
+    """
+
+    model: DualEncoder
+    tokenizer: Tokenizer
+    known: KnownNgrams | None
+
+    @classmethod
+    def of(cls, model: DualEncoder, tower: nn.Module | None = None) -> TextSide:
+        """Return the side of a model, with another text tower where one is given.
+
+        Raises:
+            ValueError: if the towers' embeddings differ in length.
+        """
+        from mobileclip.data.text.ngrams import KnownNgrams
+        from mobileclip.data.text.tokenizer import Tokenizer
+
+        model = model if tower is None else with_towers(model, text_encoder=tower)
+        packed = getattr(model.text_encoder, "taught", UNTAUGHT).ngrams
+        # A tower may bring what no contract describes.
+        tokenizer = getattr(model.text_encoder, "tokenizer", None) or Tokenizer(model.spec.text.input)
+        return cls(model, tokenizer, None if packed is None else KnownNgrams(packed))
+
+    @property
+    def device(self) -> torch.device:
+        """Where ids go."""
+        weight = next(self.model.text_encoder.parameters(), self.model.logit_scale)
+        return weight.device
+
+
+def state_of(sides: Iterable[TextSide]) -> Hashable:
+    """Return what changes when weights of text towers do: their places, how often they were written to, some values.
+
+    A write through `.data` is not counted by PyTorch, and is seen by its values.
+    """
+    towers = [side.model.text_encoder for side in sides]
+    tensors = [tensor for tower in towers for tensor in (*tower.parameters(), *tower.buffers()) if tensor.numel()]
+    few = [tensor.detach().flatten()[:: max(1, tensor.numel() // _SAMPLED)].float() for tensor in tensors]
+    written = tuple((one.data_ptr(), 0 if one.is_inference() else one._version) for one in tensors)  # noqa: SLF001
+    return written, torch.cat(few).cpu().numpy().tobytes() if few else b""
+
+
+def routed(texts: Sequence[str], sides: Sequence[TextSide]) -> list[list[int]]:
+    """Return the numbers of the texts of every side: that which knows the largest share of a text's n-grams.
+
+    Of equals, the first has it, and one that does not say what it knows, knows nothing.
+    """
+    if len(sides) == 1:
+        return [list(range(len(texts)))]
+    numbers: list[list[int]] = [[] for _ in sides]
+    for number, text in enumerate(texts):
+        shares = [0.0 if side.known is None else side.known.share(text) for side in sides]
+        numbers[shares.index(max(shares))].append(number)
+    return numbers
