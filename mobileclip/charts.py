@@ -1,8 +1,4 @@
-<<<<<<< HEAD
-"""Line charts as a picture: panels, two in a row at most, with one legend, readable on light and dark pages."""
-=======
 """Line charts as a picture: at most two panels a row, with one legend, readable on light and dark pages."""
->>>>>>> main
 
 from __future__ import annotations
 
