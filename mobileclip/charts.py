@@ -1,10 +1,10 @@
-"""Line charts as a picture: panels beside each other, each with its lines, and what all pictures of figures share."""
+"""Line charts as a picture: at most two panels a row, with one legend, readable on light and dark pages."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING
 
 import attrs
 
@@ -14,11 +14,17 @@ from mobileclip.extras import needed
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-_COLUMNS = 4
-# In points: numbers and label of x stand between the axes and the legend.
-_BELOW = 38
-# Of a line of the legend, in inches.
-_LABEL_HEIGHT = 0.2
+_COLUMNS = 2
+# In inches: a picture of two columns is shown about 748 pixels wide, where 9 points are 12 pixels.
+_WIDTH, _ONE_WIDTH, _HEIGHT = 7.48, 5.0, 3.1
+_LEGEND_LINE = 0.2
+_DOTS_PER_INCH = 160
+# The palette of Okabe and Ito, which everybody can tell apart, without its yellow, which is pale on this background.
+_COLOURS = ("#0072b2", "#e69f00", "#009e73", "#d55e00", "#cc79a7", "#56b4e9", "#000000")
+_MARKERS = "osD^vPX"
+_BACKGROUND = "#f3f1ec"
+_MOST_MARKERS = 12
+_MOST_TICKS = 8
 
 
 @attrs.frozen(kw_only=True)
@@ -28,11 +34,9 @@ class Line:
     Args:
         x: of its points.
         y: of its points, equally many.
-        label: for the legend; none where it stands in none.
-        marker: of its points, as matplotlib calls it.
+        label: for the legend, which decides its colour and its marker in all panels; none where it stands in none.
         star: number of the point that is marked.
         names: what stands beside its points, as many or none.
-        color: of the line, as matplotlib calls it; none for the next of its own.
         spread: half the height of a band around its points, as many or none; not a number, as of a single measurement,
             leaves a point hollow.
         bars: the ends of each point's interval in y, as many or none.
@@ -42,10 +46,8 @@ class Line:
     x: Sequence[float]
     y: Sequence[float]
     label: str = ""
-    marker: str = ""
     star: int | None = None
     names: Sequence[str] = ()
-    color: str | None = None
     spread: Sequence[float] = ()
     bars: Sequence[tuple[float, float]] = ()
     is_joined: bool = True
@@ -60,8 +62,7 @@ class Panel:
         title: above it.
         x_label: below it.
         y_label: at its left.
-        has_legend: whether the lines' labels stand below it.
-        is_log: whether x is drawn by its logarithm, with a number at every point.
+        is_log: whether x is drawn by its logarithm, with a number at every point where these are few.
         from_zero: whether y begins at 0.
     """
 
@@ -69,18 +70,17 @@ class Panel:
     x_label: str
     y_label: str
     title: str = ""
-    has_legend: bool = False
     is_log: bool = False
     from_zero: bool = False
 
 
-def write_chart(panels: Sequence[Panel], path: storage.AnyPath, *, size: tuple[float, float] = (4.2, 3.4)) -> None:
-    """Write panels to a PNG file, four in a row.
+def write_chart(panels: Sequence[Panel], path: storage.AnyPath, *, title: str = "") -> None:
+    """Write panels to a PNG file, two in a row, with one legend below them where lines have several labels.
 
     Args:
         panels: at least one.
         path: of the file, or its URL.
-        size: of a panel, in inches; the legend below it comes to that.
+        title: above all panels: what they show.
 
     Raises:
         ModuleNotFoundError: if matplotlib is not there; the message says how to install it.
@@ -88,99 +88,74 @@ def write_chart(panels: Sequence[Panel], path: storage.AnyPath, *, size: tuple[f
     with needed("a plot", "report"):
         from matplotlib.figure import Figure
 
+    labels = list(dict.fromkeys(line.label for panel in panels for line in panel.lines))
     num_columns = min(_COLUMNS, len(panels))
     num_rows = math.ceil(len(panels) / num_columns)
-    num_labels = max((sum(bool(line.label) for line in one.lines) for one in panels if one.has_legend), default=0)
-    height = size[1] + _LABEL_HEIGHT * num_labels
-    figure = Figure(figsize=(size[0] * num_columns, height * num_rows), layout="constrained")
+    width = _WIDTH if num_columns > 1 else _ONE_WIDTH
+    height = _HEIGHT * num_rows + _LEGEND_LINE * (math.ceil(len(labels) / 2) if len(labels) > 1 else 0)
+    figure = Figure(figsize=(width, height), layout="constrained", facecolor=_BACKGROUND)
     places = list(figure.subplots(num_rows, num_columns, squeeze=False).flat)
     for axes, panel in zip(places, panels, strict=False):
         for line in panel.lines:
-            style = {"linewidth": 1.2, "marker": line.marker, "color": line.color}
-            style["linestyle"] = "solid" if line.is_joined else "none"
-            (drawn,) = axes.plot(line.x, line.y, label=line.label, **style)
-            _spread(axes, line, drawn.get_color())
-            draw_bars(axes, line.x, line.y, line.bars, drawn.get_color())
-            if line.star is not None:
-                star = {"marker": "*", "markersize": 11, "color": drawn.get_color(), "linestyle": "none"}
-                axes.plot(line.x[line.star], line.y[line.star], **star)
-            for name, *point in zip(line.names, line.x, line.y, strict=bool(line.names)):
-                axes.annotate(name, point, textcoords="offset points", xytext=(6, 4), parse_math=False)
-                axes.margins(0.2)  # room for the names
-        axes.set(title=panel.title, xlabel=panel.x_label, ylabel=panel.y_label)
-        axes.grid(alpha=0.3)
-        if panel.is_log:
-            points = sorted({x for line in panel.lines for x in line.x})
-            axes.set_xscale("log")
-            axes.set_xticks(points, [f"{x:,g}" for x in points], fontsize="small")
-            axes.minorticks_off()
-        if panel.from_zero:
-            axes.set_ylim(bottom=0)
-        if panel.has_legend:
-            put_legend_below(axes, fontsize="small")
+            _draw(axes, line, labels.index(line.label))
+        _finish(axes, panel)
     for label in {panel.y_label for panel in panels}:
-        _one_scale([axes for axes, panel in zip(places, panels, strict=False) if panel.y_label == label])
+        compared = [axes for axes, panel in zip(places, panels, strict=False) if panel.y_label == label]
+        low, high = zip(*(axes.get_ylim() for axes in compared), strict=True)
+        for axes in compared:
+            axes.set_ylim(min(low), max(high))
     for axes in places[len(panels) :]:
         axes.set_axis_off()
+    if len(labels) > 1:
+        handles = {line.get_label(): line for axes in places for line in axes.lines}
+        known = [label for label in labels if label in handles]
+        figure.legend(
+            [handles[label] for label in known], known, loc="outside lower center", ncols=2, frameon=False, fontsize=9
+        )
+    if title:
+        figure.suptitle(title, fontsize=10, fontweight="bold", wrap=True)
     storage.make_directory_of(path)
     with storage.atomic_write(path) as stream:
-        figure.savefig(stream, format="png", dpi=120)
+        figure.savefig(stream, format="png", dpi=_DOTS_PER_INCH)
 
 
-def put_legend_below(axes: Axes, **style: Any) -> None:
-    """Write the labels of lines below the axes, where they hide none; nothing where no line has one.
-
-    Args:
-        axes: that have their label of x.
-        style: for matplotlib's legend.
-    """
-    from matplotlib.transforms import ScaledTranslation
-
-    figure = axes.get_figure(root=True)
-    if figure is not None and axes.get_legend_handles_labels()[0]:
-        below = axes.transAxes + ScaledTranslation(0, -_BELOW / 72, figure.dpi_scale_trans)
-        style = {"frameon": False, "borderaxespad": 0, **style}
-        axes.legend(loc="upper left", bbox_to_anchor=(0, 0), bbox_transform=below, **style)
-
-
-def draw_bars(
-    axes: Axes,
-    x: Sequence[float],
-    y: Sequence[float],
-    ends: Sequence[tuple[float, float]],
-    color: Any,
-    *,
-    along: Literal["x", "y"] = "y",
-) -> None:
-    """Draw the intervals of points.
-
-    Args:
-        axes: to draw in.
-        x: of the points.
-        y: of the points, equally many.
-        ends: low and high of each point's interval, as many or none.
-        color: of the bars.
-        along: which coordinate they are intervals of.
-    """
-    if ends:
-        middle = x if along == "x" else y
-        below = [value - low for value, (low, _) in zip(middle, ends, strict=True)]
-        above = [high - value for value, (_, high) in zip(middle, ends, strict=True)]
-        xerr, yerr = ([below, above], None) if along == "x" else (None, [below, above])
-        axes.errorbar(x, y, xerr=xerr, yerr=yerr, fmt="none", ecolor=color, elinewidth=1, capsize=3, zorder=2)
-
-
-def _one_scale(compared: Sequence[Axes]) -> None:
-    low, high = zip(*(axes.get_ylim() for axes in compared), strict=True)
-    for axes in compared:
-        axes.set_ylim(min(low), max(high))
-
-
-def _spread(axes: Axes, line: Line, color: Any) -> None:
-    """Draw the band of a line, and its hollow points."""
+def _draw(axes: Axes, line: Line, number: int) -> None:
+    color, marker = _COLOURS[number % len(_COLOURS)], _MARKERS[number % len(_MARKERS)]
+    style = "none" if not line.is_joined else "solid" if number < len(_COLOURS) else "dashed"
+    every = max(1, len(line.x) // _MOST_MARKERS)
+    shown = {"color": color, "marker": marker, "markersize": 4, "markevery": every}
+    axes.plot(line.x, line.y, label=line.label, linewidth=1.4, linestyle=style, **shown)
     if line.spread:
         low, high = ([y + sign * half for y, half in zip(line.y, line.spread, strict=True)] for sign in (-1, 1))
         axes.fill_between(line.x, low, high, color=color, alpha=0.16, linewidth=0)
-        single = [point for *point, half in zip(line.x, line.y, line.spread, strict=True) if math.isnan(half)]
-        x, y = ([point[axis] for point in single] for axis in (0, 1))
-        axes.scatter(x, y, s=14, facecolors="white", edgecolors=color, zorder=3)
+        single = [(x, y) for x, y, half in zip(line.x, line.y, line.spread, strict=True) if math.isnan(half)]
+        x, y = zip(*single, strict=True) if single else ((), ())
+        axes.scatter(x, y, s=16, marker=marker, facecolors=_BACKGROUND, edgecolors=color, zorder=3)
+    if line.bars:
+        below, above = ([abs(y - ends[i]) for y, ends in zip(line.y, line.bars, strict=True)] for i in (0, 1))
+        axes.errorbar(line.x, line.y, yerr=(below, above), fmt="none", ecolor=color, elinewidth=1, capsize=3, zorder=2)
+    if line.star is not None:
+        axes.plot(line.x[line.star], line.y[line.star], marker="*", markersize=11, color=color, linestyle="none")
+    for name, *point in zip(line.names, line.x, line.y, strict=bool(line.names)):
+        side = {"ha": "right", "xytext": (-6, 4)} if point[0] == max(line.x) else {"xytext": (6, 4)}
+        axes.annotate(name, point, textcoords="offset points", parse_math=False, fontsize=8, **side)
+        axes.margins(0.2)  # room for the names
+
+
+def _finish(axes: Axes, panel: Panel) -> None:
+    axes.set_title(panel.title, fontsize=9, wrap=True)
+    axes.set_xlabel(panel.x_label, fontsize=9)
+    axes.set_ylabel(panel.y_label, fontsize=9)
+    axes.tick_params(labelsize=8)
+    axes.set_facecolor(_BACKGROUND)
+    axes.grid(alpha=0.3)
+    points = sorted({x for line in panel.lines for x in line.x})
+    if panel.is_log:
+        axes.set_xscale("log")
+        if len(points) <= _MOST_TICKS:
+            axes.set_xticks(points, [f"{x:,g}" for x in points])
+            axes.minorticks_off()
+    elif all(float(x).is_integer() for x in points):
+        axes.xaxis.get_major_locator().set_params(integer=True)
+    if panel.from_zero:
+        axes.set_ylim(bottom=0)

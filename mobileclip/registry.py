@@ -269,7 +269,7 @@ def nearest(name: str, known: Iterable[str], *, otherwise: str | None = None) ->
 
 def nearest_file(path: Path) -> str:
     """Return the hint for a missing file or folder: similar names beside it, if there are any."""
-    from mobileclip.storage import printable  # a room of its own, which a registry alone does without
+    from mobileclip.storage import printable  # a subpackage of its own, which a registry alone does without
 
     try:
         names = [entry.name for entry in path.parent.iterdir()]

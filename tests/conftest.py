@@ -17,7 +17,7 @@ from hypothesis import settings
 from mobileclip.encoders import save_model
 from tests.collections.pictures import telling
 from tests.encoders.small import SMALL, randomised
-from tests.extras import Missing
+from tests.extras import NOT_INSTALLED, Missing
 from tests.golden.checkpoints import golden
 
 # How long an example takes says how busy the machine is.
@@ -38,12 +38,15 @@ GPU = os.environ.get("GPU_TESTS_ON", "cuda")
 
 def pytest_addoption(parser):
     parser.addoption(
-        "--missing", choices=("fail", "skip"), default="fail", help="what becomes of tests whose extra is not installed"
+        "--environment",
+        choices=tuple(NOT_INSTALLED),
+        default="test",
+        help="what is installed: as by make test-core, test or test-full; a test whose extra is not is skipped",
     )
 
 
 def pytest_configure(config):
-    config.missing = Missing(may_skip=config.option.missing == "skip")
+    config.missing = Missing(config.option.environment)
     sys.meta_path.append(config.missing)
 
 

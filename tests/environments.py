@@ -1,7 +1,7 @@
 """The wheel in clean environments: every Python that is on this machine, and the lowest versions that are allowed.
 
     python -m tests.environments                                  # the core alone, in all of them
-    python -m tests.environments --only 3.12 lowest --rooms blocks encoders --extras onnx lora
+    python -m tests.environments --only 3.12 lowest --subpackages blocks encoders --extras onnx lora
     UV_TORCH_BACKEND=cpu python -m tests.environments             # PyTorch without CUDA, from PyTorch's own index
 
 An environment has the wheel, what it depends on, and what runs tests; with extras, as much of these, and of what their
@@ -32,7 +32,7 @@ ROOT = Path(__file__).parents[1]
 PYTHONS = ("3.10", "3.11", "3.12", "3.13", "3.14")
 LOWEST = "lowest"
 TORCH_LIMITS = ROOT / "requirements" / "torch.txt"
-ROOMS = (
+SUBPACKAGES = (
     "blocks",
     "reparam",
     "encoders",
@@ -84,7 +84,7 @@ class Uv:
     def __init__(self) -> None:
         found = shutil.which("uv", path=Path(sys.executable).parent) or shutil.which("uv")
         if found is None:
-            raise SystemExit("uv is needed: pip install uv, or make test-all")
+            raise SystemExit("uv is needed: pip install uv, or make test-versions")
         self._base = (found, "--no-config", "--quiet", "--no-python-downloads")
 
     def run(self, *arguments: str | Path) -> str:
@@ -221,9 +221,9 @@ def tried(name: str, folder: Path, wheel: Path, uv: Uv, choices: argparse.Namesp
         own = place / "venv" / "bin" / "python"
         (place / "versions.txt").write_text("\n".join(versions))
         uv.run("pip", "install", "--python", own, "--no-deps", "-r", place / "versions.txt", wheel)
-        rooms = [f"tests/{room}" for room in choices.rooms]
-        command = [own, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-n", str(choices.processes), *rooms]
-        command += ["--missing", "skip"]
+        subpackages = [f"tests/{subpackage}" for subpackage in choices.subpackages]
+        command = [own, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-n", str(choices.processes), *subpackages]
+        command += ["--environment", "core"]
         environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
         log = choices.logs / f"{name}.log"
         with log.open("w") as stream:
@@ -265,7 +265,7 @@ def main() -> int:
     add("--only", nargs="+", choices=(*PYTHONS, LOWEST), default=(*PYTHONS, LOWEST), help="environments")
     add("--extras", nargs="+", default=(), help="extras to be tested too, as far as they can be had")
     add("--newest-torch", action="store_true", help="not held to requirements/torch.txt")
-    add("--rooms", nargs="+", default=ROOMS, help="folders and files of tests/")
+    add("--subpackages", nargs="+", default=SUBPACKAGES, help="folders and files of tests/")
     add("--processes", type=int, default=2, help="that share out the tests of one environment")
     add("--logs", type=Path, default=ROOT / "build" / "environments", help="where the tests' output goes")
     add("arguments", nargs="*", help="for pytest, behind --")

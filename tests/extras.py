@@ -1,7 +1,7 @@
 """Packages that some tests need and the core does not: whoever lacks one skips these tests, or is told that they fail.
 
-A test imports what it needs, or is marked `extra("parquet")` where the library does. `make test` installs all of it,
-so that what is missing there is an error; with `--missing skip`, as beside the core alone, the test is skipped.
+A test imports what it needs, or is marked `extra("parquet")` where the library does. It is skipped where that is not
+installed, unless the environment should have it: `--environment` says which target of the Makefile has made it.
 """
 
 from __future__ import annotations
@@ -25,8 +25,10 @@ else:
     import tomli as tomllib
 
 ROOT = Path(__file__).parents[1]
-NOT_TESTED = ("docs", "gpu", "mutants", "npm", "quickstart", "remote", "xformers")
-"""Extras and groups that `make test` does not install: what these alone bring may be missing."""
+_NOWHERE = ("docs", "gpu", "mutants", "npm", "quickstart", "remote", "xformers")
+_FULL = ("clip-benchmark", "coreml", "executorch", "heif", "litert", "openvino", "raw", "ray", "tensorboard", "video")
+NOT_INSTALLED = {"core": None, "test": (*_NOWHERE, *_FULL), "full": _NOWHERE}
+"""Extras and groups that an environment has not, whose packages may be missing; None for any."""
 
 _MODULES = {"open_clip": "open-clip-torch", "open_clip_train": "open-clip-torch", "sklearn": "scikit-learn"}
 _BESIDE = tuple(f"{ROOT / folder}{os.sep}" for folder in ("tests", "benchmarks", "examples"))
@@ -57,18 +59,17 @@ class Missing(MetaPathFinder):
     What the library imports is left to it: the core must not need what is not the core's.
 
     Args:
-        may_skip: whether anything may be missing that an extra or a group brings; else what `make test` does not
-            install on this Python.
+        environment: see `NOT_INSTALLED`.
     """
 
-    def __init__(self, *, may_skip: bool) -> None:
+    def __init__(self, environment: str) -> None:
         self.project = read_project()
         self.known: dict[str, list[str]] = {}
-        promised = set()
+        promised, lacking = set(), NOT_INSTALLED[environment]
         for group in (*self.project["project"]["optional-dependencies"], *self.project["dependency-groups"]):
             for one in requirements(group, self.project):
                 self.known.setdefault(_distribution(one.name), []).append(group)
-                if not may_skip and group not in NOT_TESTED and _is_for_this_python(one):
+                if lacking is not None and group not in lacking and _is_for_this_python(one):
                     promised.add(_distribution(one.name))
         self.known = {name: groups for name, groups in self.known.items() if name not in promised}
 
@@ -88,7 +89,7 @@ class Missing(MetaPathFinder):
         for name in (one.name for one in wanted if not any(metadata.Distribution.discover(name=one.name))):
             if _distribution(name) in self.known:
                 self.skip(name)
-            pytest.fail(f"{name} is not installed, and `make test` installs it")
+            pytest.fail(f"{name} is not installed, and this environment should have it")
 
 
 def _is_for_this_python(wanted: Requirement) -> bool:

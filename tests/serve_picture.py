@@ -19,7 +19,7 @@ from tests.browser import Page, open_page
 from tests.collections.web.served import OPTIONS, running
 
 FILE = Path(__file__).parents[1] / "docs" / "serve.png"
-PHOTOGRAPHS = Path(mobileclip.__file__).parent / "inference" / "comparison" / "pictures"
+PHOTOGRAPHS = Path(mobileclip.__file__).parent / "inference" / "samples"
 ASKED = "gravel"
 WIDTH = 1320
 _SHOWN = "[...document.querySelectorAll('.tile img')]"

@@ -1,4 +1,4 @@
-"""Every public name of the rooms below shows how it is used, in an example that runs."""
+"""Every public name of the subpackages below shows how it is used, in an example that runs."""
 
 import doctest
 import importlib
@@ -13,8 +13,8 @@ from torch import nn
 import mobileclip
 from tests.once import programs_read_once
 
-# Of the first rooms every public name, of the others every spec.
-ROOMS = (
+# Of the first subpackages every public name, of the others every spec.
+SUBPACKAGES = (
     "mobileclip",
     "mobileclip.blocks",
     "mobileclip.reparam",
@@ -23,7 +23,7 @@ ROOMS = (
     "mobileclip.interop",
     "mobileclip.testing",
 )
-ROOMS_OF_SPECS = (
+SUBPACKAGES_OF_SPECS = (
     "mobileclip.inputs",
     "mobileclip.data",
     "mobileclip.training",
@@ -43,26 +43,26 @@ def documented(value):
 
 def public():
     found = {}
-    for name in (*ROOMS, *ROOMS_OF_SPECS):
-        room = importlib.import_module(name)
-        for own in names(room):
-            value = getattr(room, own)
-            if documented(value) and (name in ROOMS or own.endswith(SPECS)):
-                found.setdefault(value, pytest.param(room, value, id=f"{name.removeprefix('mobileclip.')}.{own}"))
+    for name in (*SUBPACKAGES, *SUBPACKAGES_OF_SPECS):
+        subpackage = importlib.import_module(name)
+        for own in names(subpackage):
+            value = getattr(subpackage, own)
+            if documented(value) and (name in SUBPACKAGES or own.endswith(SPECS)):
+                found.setdefault(value, pytest.param(subpackage, value, id=f"{name.removeprefix('mobileclip.')}.{own}"))
     return list(found.values())
 
 
-def names(room):
-    return getattr(room, "__all__", None) or [name for name in vars(room) if not name.startswith("_")]
+def names(subpackage):
+    return getattr(subpackage, "__all__", None) or [name for name in vars(subpackage) if not name.startswith("_")]
 
 
-def given(room):
-    """What an example may use without importing it: `torch`, `nn`, `mobileclip` and the room's public names."""
+def given(subpackage):
+    """What an example may use without importing it: `torch`, `nn`, `mobileclip` and the subpackage's public names."""
     return {
         "torch": torch,
         "nn": nn,
         "mobileclip": mobileclip,
-        **{name: getattr(room, name) for name in names(room)},
+        **{name: getattr(subpackage, name) for name in names(subpackage)},
     }
 
 
@@ -70,11 +70,11 @@ def own_name(value):
     return value.__name__.rpartition(".")[2] if isinstance(value, ModuleType) else value.__name__
 
 
-@pytest.mark.parametrize(("room", "value"), public())
-def test_public_name_has_an_example_that_runs(room, value, tmp_path, monkeypatch):
+@pytest.mark.parametrize(("subpackage", "value"), public())
+def test_public_name_has_an_example_that_runs(subpackage, value, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)  # examples may write files
     name = own_name(value)
-    test = doctest.DocTestParser().get_doctest(inspect.cleandoc(value.__doc__ or ""), given(room), name, None, 0)
+    test = doctest.DocTestParser().get_doctest(inspect.cleandoc(value.__doc__ or ""), given(subpackage), name, None, 0)
     assert "Examples:" in test.docstring, f"{name} has no example; end its docstring with a section `Examples:`"
     assert any(name in example.source for example in test.examples), f"no example of {name} uses it"
     assert any(example.want or example.exc_msg for example in test.examples), f"the examples of {name} show nothing"

@@ -19,8 +19,8 @@ from mobileclip.extras import DISTRIBUTION, IS_REGISTERED, VERSION, install, ins
 from tests.errors import fails
 
 ROOT = Path(__file__).parents[1]
-ROOMS = ("mobileclip", "recipes", "benchmarks", "examples")
-PROGRAMS = [path for room in ROOMS for path in (ROOT / room).rglob("*.py") if path.name != "extras.py"]
+FOLDERS = ("mobileclip", "recipes", "benchmarks", "examples")
+PROGRAMS = [path for subpackage in FOLDERS for path in (ROOT / subpackage).rglob("*.py") if path.name != "extras.py"]
 EXTRAS = metadata.metadata(DISTRIBUTION).get_all("Provides-Extra")
 not_registered = pytest.mark.skipif(IS_REGISTERED, reason="the distribution is installed by its name")
 
@@ -28,7 +28,7 @@ not_registered = pytest.mark.skipif(IS_REGISTERED, reason="the distribution is i
 def read(*folders: str) -> dict[str, str]:
     """Return the texts of all programs and pages, those of the root included."""
     kinds = ("py", "md", "html", "js", "toml", "yml", "json")
-    paths = [path for room in folders for kind in kinds for path in (ROOT / room).rglob(f"*.{kind}")]
+    paths = [path for subpackage in folders for kind in kinds for path in (ROOT / subpackage).rglob(f"*.{kind}")]
     paths += [*ROOT.glob("*.md"), ROOT / "pyproject.toml", ROOT / "Makefile", ROOT / "mkdocs.yml"]
     inside = [path for path in paths if "node_modules" not in path.parts]
     return {path.relative_to(ROOT).as_posix(): path.read_text(encoding="utf-8") for path in inside}
@@ -93,7 +93,7 @@ def test_every_extra_that_is_asked_for_exists():
 def test_nothing_names_the_distribution_of_somebody_else():
     """`mobileclip` on PyPI is not this package."""
     wrong = re.compile(r"install[^\n]*[ '\"`]mobileclip(\[|['\"`\s]*$)", re.MULTILINE)
-    texts = read(*ROOMS, "docs", "tests")
+    texts = read(*FOLDERS, "docs", "tests")
     assert [path for path, text in texts.items() if wrong.search(text)] == []
 
 

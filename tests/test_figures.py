@@ -55,19 +55,23 @@ def test_axes_are_named_legends_lie_outside_and_what_is_compared_has_one_scale(d
     axes = drawn(draw, tmp_path / "figure.png", monkeypatch)
     assert axes
     assert all(one.get_xlabel() and one.get_ylabel() for one in axes)
-    for one in axes:
-        if (legend := one.get_legend()) is not None:
-            box, page = legend.get_window_extent(), one.figure.bbox
+    figure, page = axes[0].figure, axes[0].figure.bbox
+    labels = {line.get_label() for one in axes for line in one.lines if not line.get_label().startswith("_")}
+    assert len(figure.legends) == (len(labels) > 1), "one legend says which line is which"
+    for legend in figure.legends:
+        box = legend.get_window_extent()
+        assert {text.get_text() for text in legend.get_texts()} == labels
+        assert page.x0 <= box.x0 < box.x1 <= page.x1, "it leaves the picture"
+        assert page.y0 - 10 <= box.y0, "it leaves the picture"  # letters are measured at another resolution
+        for one in axes:
             assert not box.overlaps(one.bbox), "it covers lines"
             assert not box.overlaps(one.xaxis.label.get_window_extent()), "it covers the label"
-            inside = (
-                page.x0 <= box.x0,
-                box.x1 <= page.x1,
-                page.y0 - 10 <= box.y0,
-            )  # letters are measured at another resolution than the file's
-            assert all(inside), "it leaves the picture"
-        elif len({line.get_label() for line in one.lines if not line.get_label().startswith("_")}) > 1:
-            assert any(other.get_legend() for other in axes), "nobody says which line is which"
+    for one in axes:
+        drawn_as = {
+            line.get_label(): (line.get_color(), line.get_marker()) for line in one.lines if line.get_label() in labels
+        }
+        assert len(set(drawn_as.values())) == len(drawn_as), "two lines look alike"
+        assert one.get_title() or len(axes) > 1, "the finding is not told"
     for first, second in pairwise(sorted(axes, key=lambda one: one.get_ylabel())):
         if first.get_ylabel() == second.get_ylabel():
             assert first.get_ylim() == second.get_ylim()

@@ -39,8 +39,8 @@ def test_no_slow_or_optional_library_comes_along(after_torch):
 
 def test_rooms_that_need_no_pytorch_come_without_it():
     """A child process, a benchmark or a script that only stores, prints or waits starts in a tenth of the time."""
-    rooms = ("storage", "terminal.interruption", "serialization", "registry", "inputs", "progress", "processes")
-    code = f"import sys, {', '.join(f'mobileclip.{room}' for room in rooms)}; print('torch' in sys.modules)"
+    subpackages = ("storage", "terminal.interruption", "serialization", "registry", "inputs", "progress", "processes")
+    code = f"import sys, {', '.join(f'mobileclip.{package}' for package in subpackages)}; print('torch' in sys.modules)"
     assert python(code) == "False"
 
 
@@ -94,29 +94,31 @@ print((time.process_time() - middle) / (middle - start))
 
 
 @pytest.mark.parametrize(
-    ("names", "rooms"),
+    ("names", "subpackages"),
     [
         ("data.augmentation.replay import datacompdr_augmentation", {"data", "data.augmentation"}),
         ("data.images.transform import ImageTransform, load_image", {"data", "data.images"}),
         ("losses import ReinforcedLossSpec", {"losses"}),
     ],
 )
-def test_a_part_alone_imports_few_modules(after_torch, names, rooms):
+def test_a_part_alone_imports_few_modules(after_torch, names, subpackages):
     code = f"import sys; from mobileclip.{names}; print(*(name for name in sys.modules if name[:11] == 'mobileclip.'))"
     imported = [name.split(".", 1)[1] for name in after_torch(code).split()]
     assert len(imported) <= 40, imported
     heavier = {"encoders", "inference", "datasets", "training", "reinforce", "evaluation", "export", "data.loading"}
-    assert not heavier - rooms & {name for room in imported for name in (room, ".".join(room.split(".")[:2]))}
+    assert not heavier - subpackages & {
+        name for package in imported for name in (package, ".".join(package.split(".")[:2]))
+    }
 
 
-def test_rooms_are_there_and_imported_when_they_are_asked_for(after_torch):
+def test_subpackages_are_there_and_imported_when_they_are_asked_for(after_torch):
     code = """
 import sys, mobileclip
-rooms = "collections data datasets engines evaluation export losses recipes reinforce storage".split()
-before = [room for room in rooms if f"mobileclip.{room}" in sys.modules]
+subpackages = "collections data datasets engines evaluation export losses recipes reinforce storage".split()
+before = [package for package in subpackages if f"mobileclip.{package}" in sys.modules]
 assert not {"losses", "evaluation", "reinforce", "export", "collections"} & set(before), before
-print(mobileclip.losses.ReinforcedLoss.__name__, all(room in dir(mobileclip) for room in rooms))
-assert all(getattr(mobileclip, room).__name__ == f"mobileclip.{room}" for room in rooms)
+print(mobileclip.losses.ReinforcedLoss.__name__, all(package in dir(mobileclip) for package in subpackages))
+assert all(getattr(mobileclip, package).__name__ == f"mobileclip.{package}" for package in subpackages)
 try:
     mobileclip.lossses
 except AttributeError as error:

@@ -12,7 +12,7 @@ from functools import cache
 from pathlib import Path
 
 import pytest
-from api_rooms import api_pages, homes
+from api_pages import api_pages, homes
 from count_models import FILE, model_values
 from model_pages import average, model_names, model_pages, title_of
 from notebook_pages import notebook_pages
@@ -24,7 +24,7 @@ from mobileclip.encoders.checkpoints import PRETRAINED
 from mobileclip.evaluation import published_with
 from mobileclip.evaluation.results import published_model
 from mobileclip.serialization import to_json
-from tests.test_doctests import ROOMS, ROOMS_OF_SPECS, names
+from tests.test_doctests import SUBPACKAGES, SUBPACKAGES_OF_SPECS, names
 
 ROOT = Path(__file__).parents[1]
 PAGES = [*(path.relative_to(ROOT / "docs").as_posix() for path in (ROOT / "docs").glob("*.md")), *MOVED.values()]
@@ -45,25 +45,25 @@ def with_all():
     modules = [
         one.name for one in pkgutil.walk_packages(mobileclip.__path__, "mobileclip.") if "__main__" not in one.name
     ]
-    rooms = [name for name in ("mobileclip", *modules) if hasattr(importlib.import_module(name), "__all__")]
+    subpackages = [name for name in ("mobileclip", *modules) if hasattr(importlib.import_module(name), "__all__")]
     # What a folder's stub lists is for the rest of the house, unless its own list says more.
-    return [name for name in rooms if "\n__all__ = " in source(name) or "attach_stub" not in source(name)]
+    return [name for name in subpackages if "\n__all__ = " in source(name) or "attach_stub" not in source(name)]
 
 
-def test_every_public_name_is_described_once_and_listed_in_its_rooms():
+def test_every_public_name_is_described_once_and_listed_in_its_subpackages():
     pages = api_pages()
     described = [name for page in pages.values() for name in re.findall(r"^::: (\S+)$", page, re.MULTILINE)]
     assert len(described) == len(set(described))
-    for room in {*with_all(), *ROOMS, *ROOMS_OF_SPECS}:
-        page = pages[f"api/{room}.md"]
-        module = importlib.import_module(room)
+    for subpackage in {*with_all(), *SUBPACKAGES, *SUBPACKAGES_OF_SPECS}:
+        page = pages[f"api/{subpackage}.md"]
+        module = importlib.import_module(subpackage)
         for name in names(module):
             # A module without `__all__` also has the names that it imports.
-            if hasattr(module, "__all__") or getattr(getattr(module, name), "__module__", None) == room:
-                assert f"| [`{name}`]" in page, f"{room}.{name} is not on its page"
+            if hasattr(module, "__all__") or getattr(getattr(module, name), "__module__", None) == subpackage:
+                assert f"| [`{name}`]" in page, f"{subpackage}.{name} is not on its page"
     for home in homes().values():
-        room, _, name = home.rpartition(".")
-        assert home in described or inspect.ismodule(getattr(importlib.import_module(room), name)), home
+        subpackage, _, name = home.rpartition(".")
+        assert home in described or inspect.ismodule(getattr(importlib.import_module(subpackage), name)), home
 
 
 @pytest.mark.parametrize("page", PAGES)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import griffe_classes  # noqa: F401  # mkdocstrings looks for it by its name, when this folder is no longer searched
-from api_rooms import api_pages
+from api_pages import api_pages
 from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import File, Files
 from mkdocs.structure.pages import Page
@@ -54,6 +54,6 @@ def _unfolded(entry: Any) -> list[Any]:
 
 
 def _entry(path: str) -> str | dict[str, str]:
-    """Return a page's entry: a room is called by its name within the library."""
+    """Return a page's entry: a subpackage is called by its name within the library."""
     inside = path.removeprefix("api/mobileclip.").removesuffix(".md")
     return {inside: path} if inside != path.removesuffix(".md") and path != "api/mobileclip.md" else path

@@ -17,14 +17,12 @@ from .augmentation.replay import (
     imagenet_augmentation as imagenet_augmentation,
 )
 from .images.files import list_folder as list_folder
-from .images.limits import IMAGE_EXTENSIONS as IMAGE_EXTENSIONS
+from .images.limits import IMAGE_EXTENSIONS as IMAGE_EXTENSIONS, ImageError as ImageError, ImageLimits as ImageLimits
 from .images.metadata import CameraNotes as CameraNotes
 from .images.opening import read_image_file as read_image_file
 from .images.resize import Pixels as Pixels
 from .images.transform import (
     LIMITS as LIMITS,
-    ImageError as ImageError,
-    ImageLimits as ImageLimits,
     ImageTransform as ImageTransform,
     load_image as load_image,
     normalize_pixels as normalize_pixels,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from functools import partial
 
 import attrs
 
@@ -11,7 +10,8 @@ from mobileclip import storage
 from mobileclip.data.samples.limits import SAMPLE_LIMITS, SampleLimits
 from mobileclip.data.shards.files import Shards, count_samples, expand_shards
 from mobileclip.data.shards.sidecars import read_sizes, shard_folder, write_sizes
-from mobileclip.engines import Engine, FunctionWork, InlineEngine, Listener, SetAside
+from mobileclip.datasets.sources.shards import ShardUnit
+from mobileclip.engines import EachResult, Engine, FunctionWork, InlineEngine, SetAside
 from mobileclip.progress import Progress
 from mobileclip.terminal import console, get_logger
 
@@ -61,69 +61,43 @@ def count_shards(
         OSError: if one cannot be written.
     """
     names = expand_shards(shards)
-    folders = dict.fromkeys(map(shard_folder, names))
-    sizes = {folder: {} if again else dict(read_sizes(folder) or {}) for folder in folders}
+    sizes = {
+        folder: {} if again else dict(read_sizes(folder) or {}) for folder in dict.fromkeys(map(shard_folder, names))
+    }
     uncounted = (name for name in dict.fromkeys(names) if storage.file_name(name) not in sizes[shard_folder(name)])
-    missing = [_Shard(name=name) for name in uncounted]
-    num_known = len(names) - len(missing)
-    screen = console() if show_progress else None
+    missing = [ShardUnit(name=name, path=name, sample_limits=limits) for name in uncounted]
+    changed, unreadable, written = set[str](), list[tuple[str, str]](), time.monotonic()
+
+    def write() -> None:
+        nonlocal written
+        for folder in sorted(changed):
+            write_sizes(folder, sizes[folder])
+        changed.clear()
+        written = time.monotonic()
+
+    def take(unit: ShardUnit, result: int | SetAside) -> None:
+        if isinstance(result, SetAside):
+            logger.warning("%s", result.reason)
+            unreadable.append((unit.path, result.reason))
+        else:
+            folder = shard_folder(unit.path)
+            sizes[folder][storage.file_name(unit.path)] = result
+            changed.add(folder)
+        progress.advance()
+        if time.monotonic() - written > _SECONDS_BETWEEN_WRITES:
+            write()
+
+    screen, num_known = console(shown=show_progress), len(names) - len(missing)
     with Progress("counting", total=len(names), done=num_known, unit="shards", console=screen) as progress:
-        counting = _Counting(sizes=sizes, progress=progress)
-        work = FunctionWork(function=partial(_count, limits=limits))
         try:
-            (engine or InlineEngine(device="cpu")).run(work, missing, counting)
+            (engine or InlineEngine(device="cpu")).run(FunctionWork(function=_count), missing, EachResult(take))
         finally:
-            counting.write()
+            write()
     known = [sizes[shard_folder(name)].get(storage.file_name(name)) for name in names]
     counts = [count for count in known if count is not None]
-    return Counted(num_shards=len(counts), num_samples=sum(counts), unreadable=tuple(counting.unreadable))
+    return Counted(num_shards=len(counts), num_samples=sum(counts), unreadable=tuple(unreadable))
 
 
-@attrs.frozen(kw_only=True)
-class _Shard:
-    """A shard to count; its name is its path."""
-
-    name: str
-
-
-def _count(shard: _Shard, limits: SampleLimits) -> int:
+def _count(shard: ShardUnit) -> int:
     """Return the number of samples, see `count_samples`."""
-    return count_samples([shard.name], limits)
-
-
-@attrs.define(kw_only=True, eq=False)
-class _Counting(Listener[_Shard, int]):
-    """Keeps the numbers, and writes them now and then.
-
-    Args:
-        sizes: number by file name, by folder.
-        progress: what is shown.
-    """
-
-    sizes: dict[str, dict[str, int]]
-    progress: Progress
-    unreadable: list[tuple[str, str]] = attrs.field(factory=list)
-    _changed: set[str] = attrs.field(factory=set)
-    _written: float = attrs.field(factory=time.monotonic)
-
-    def finished(self, unit: _Shard, entry: int) -> None:
-        """Enter a number."""
-        folder = shard_folder(unit.name)
-        self.sizes[folder][storage.file_name(unit.name)] = entry
-        self._changed.add(folder)
-        self.progress.advance()
-        if time.monotonic() - self._written > _SECONDS_BETWEEN_WRITES:
-            self.write()
-
-    def gave_up(self, unit: _Shard, aside: SetAside) -> None:
-        """Name a shard that has none."""
-        logger.warning("%s", aside.reason)
-        self.unreadable.append((unit.name, aside.reason))
-        self.progress.advance()
-
-    def write(self) -> None:
-        """Write what was counted since the last time."""
-        for folder in sorted(self._changed):
-            write_sizes(folder, self.sizes[folder])
-        self._changed.clear()
-        self._written = time.monotonic()
+    return count_samples([shard.path], shard.sample_limits)

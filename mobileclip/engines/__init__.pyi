@@ -17,6 +17,7 @@ from .run import (
     write_set_aside as write_set_aside,
 )
 from .units import (
+    EachResult as EachResult,
     FatalError as FatalError,
     FunctionWork as FunctionWork,
     Listener as Listener,

@@ -24,6 +24,7 @@ import torch
 from attrs import validators
 
 from mobileclip.engines.units import (
+    EachResult,
     EntryT,
     FatalError,
     Listener,
@@ -482,7 +483,7 @@ def serve(receive: Callable[[], Any], send: Callable[[Message], None], where: st
             say("fatal", value=fatal_of(error))
 
 
-class InOrder(Listener[UnitT, EntryT]):
+class InOrder(EachResult[UnitT, EntryT]):
     """Passes entries on in the order of the units; a context manager.
 
     Those whose turn has not come wait on the disk, in the temporary directory: while one unit is tried again after a
@@ -494,17 +495,10 @@ class InOrder(Listener[UnitT, EntryT]):
     """
 
     def __init__(self, units: Sequence[UnitT], take: Callable[[UnitT, EntryT | SetAside], None]) -> None:
+        super().__init__(self._wait)
         self._numbers = {unit.name: number for number, unit in enumerate(units)}
-        self._units, self._take, self._next = units, take, 0
+        self._units, self._pass_on, self._next = units, take, 0
         self._folder = tempfile.TemporaryDirectory(prefix=".mobileclip-entries.")
-
-    def finished(self, unit: UnitT, entry: EntryT) -> None:
-        """Pass the entry on, and those that waited for it; or let it wait."""
-        self._end(unit, entry)
-
-    def gave_up(self, unit: UnitT, aside: SetAside) -> None:
-        """Pass on that there is none."""
-        self._end(unit, aside)
 
     def __enter__(self) -> InOrder[UnitT, EntryT]:
         return self
@@ -512,15 +506,15 @@ class InOrder(Listener[UnitT, EntryT]):
     def __exit__(self, kind: object, error: object, trace: object) -> None:
         self._folder.cleanup()
 
-    def _end(self, unit: UnitT, result: EntryT | SetAside) -> None:
+    def _wait(self, unit: UnitT, result: EntryT | SetAside) -> None:
         number = self._numbers[unit.name]
         if number != self._next:
             self._path(number).write_bytes(pickle.dumps(result))
             return
-        self._take(unit, result)
+        self._pass_on(unit, result)
         self._next += 1
         while (path := self._path(self._next)).exists():
-            self._take(self._units[self._next], pickle.loads(path.read_bytes()))  # noqa: S301 - this process wrote it
+            self._pass_on(self._units[self._next], pickle.loads(path.read_bytes()))  # noqa: S301 - this process wrote it
             path.unlink()
             self._next += 1
 

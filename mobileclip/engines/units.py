@@ -229,6 +229,25 @@ class Listener(Generic[UnitT, EntryT]):
         """A unit has failed too often, or of what no other try would change."""
 
 
+class EachResult(Listener[UnitT, EntryT]):
+    """Passes the end of every unit to one function, in the order in which they end.
+
+    Args:
+        take: called with a unit and its entry, or with what it was set aside for.
+    """
+
+    def __init__(self, take: Callable[[UnitT, EntryT | SetAside], None]) -> None:
+        self._take = take
+
+    def finished(self, unit: UnitT, entry: EntryT) -> None:
+        """Pass the entry on."""
+        self._take(unit, entry)
+
+    def gave_up(self, unit: UnitT, aside: SetAside) -> None:
+        """Pass on that there is none."""
+        self._take(unit, aside)
+
+
 class UnitQueue(Generic[UnitT, EntryT]):
     """The units that wait, and those that workers have; it may be used by several threads.
 

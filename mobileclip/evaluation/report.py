@@ -38,7 +38,6 @@ if TYPE_CHECKING:
 
 _MOST_LETTERS = 10_000
 _MOST_IN_A_PLOT = 24  # letters of a name
-_SIZE = (5.0, 4.0)  # of a plot, in inches
 
 
 def require_report() -> None:
@@ -239,18 +238,19 @@ def draw_latency(panel: Panel, path: Path) -> None:
             bars=[one.ends for one in chosen],
             names=[_short(one.name) for one in chosen],
             label=label,
-            marker=marker,
             is_joined=False,
         )
-        for source, label, marker in (("published", "published accuracy", "o"), ("measured", "measured here", "D"))
+        for source, label in (("published", "published accuracy"), ("measured", "measured here"))
         if (chosen := [one for one in panel.points if one.source == source])
     ]
+    best = max(panel.points, key=lambda one: one.score)
+    title = f"{_short(best.name)} is best: {100 * best.score:.1f} % in {best.total_ms:.3g} ms"
     chart = charts.Panel(
-        lines=lines, x_label="latency of image + text, ms", y_label="per cent", has_legend=True, is_log=True
+        lines=lines, x_label="latency of image + text, ms", y_label=f"{panel.score_title}, %", title=title, is_log=True
     )
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Glyph")  # of letters that the font lacks, it draws a box
-        charts.write_chart([chart], path, size=_SIZE)
+        charts.write_chart([chart], path)
 
 
 def _short(name: str) -> str:

@@ -11,7 +11,8 @@ import attrs
 import torch
 from torch import Tensor, nn
 
-from mobileclip.data.images.transform import ImageError, ImageTransform
+from mobileclip.data.images.limits import ImageError
+from mobileclip.data.images.transform import ImageTransform
 from mobileclip.data.text.tokenizer import Tokenizer
 from mobileclip.encoders import Classifier, DualEncoder, ImageEncoderSpec, ModelSpec, TextEncoderSpec
 from mobileclip.encoders.checkpoints.layouts import towers

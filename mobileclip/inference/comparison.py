@@ -16,7 +16,8 @@ from attrs import validators
 from PIL import Image
 from torch import Tensor
 
-from mobileclip.data.images.transform import ImageError, ImageTransform, load_image
+from mobileclip.data.images.limits import ImageError
+from mobileclip.data.images.transform import ImageTransform, load_image
 from mobileclip.data.text.tokenizer import Tokenizer
 from mobileclip.encoders import DualEncoder
 from mobileclip.hardware.devices import in_float64

@@ -15,9 +15,11 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
+from mobileclip.data.images.limits import ImageError
 from mobileclip.data.images.metadata import CameraNotes, read_camera_notes
 from mobileclip.data.images.opening import read_image_file
-from mobileclip.data.images.transform import LIMITS, ImageError, ImageTransform, Pixels, read_tower_image
+from mobileclip.data.images.resize import Pixels
+from mobileclip.data.images.transform import LIMITS, ImageTransform, read_tower_image
 from mobileclip.data.samples.sample import decode_image
 from mobileclip.data.skips import BadSampleError
 from mobileclip.data.workers import workers

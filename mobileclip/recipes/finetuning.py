@@ -147,10 +147,11 @@ def _plot(results: Results, path: Path) -> bool:
     heads = [_head(row, f"{row.alpha:g}") for row in results.rows]
     old, new = [row.mean_old for row in results.rows], [row.new.value for row in results.rows]
     y_label = f"new task: {results.before.new.task}, {results.before.new.metric}, %"
+    title = f"new task {new[-1] - new[0]:+.1f} points, old tasks {old[-1] - old[0]:+.1f}"
     known = [_ends(row.new) for row in results.rows if row.new.hits]
-    line = Line(x=old, y=new, marker="o", names=heads, bars=known if len(known) == len(new) else ())
+    line = Line(x=old, y=new, names=heads, bars=known if len(known) == len(new) else ())
     try:
-        write_chart([Panel(lines=[line], x_label="old tasks, mean, %", y_label=y_label)], path, size=(5, 4))
+        write_chart([Panel(lines=[line], x_label="old tasks, mean, %", y_label=y_label, title=title)], path)
     except ModuleNotFoundError as error:
         say(f"there is no tradeoff.png: {error}")
         return False

@@ -31,7 +31,7 @@ _FEW = 16  # channels
 _WIDE = {torch.float32, torch.float64}
 
 
-class QuickConv2d(nn.Conv2d):
+class CpuConv2d(nn.Conv2d):
     """PyTorch's convolution, with the same values and gradients, by way of what oneDNN is fast at on a CPU.
 
     - The weight gradient of a wide depthwise kernel is computed in strips three columns wide: up to ten times as fast
@@ -71,12 +71,12 @@ class QuickConv2d(nn.Conv2d):
         )
 
 
-PLAIN.add(QuickConv2d)
-_PLAIN = (nn.Conv2d, QuickConv2d)
+PLAIN.add(CpuConv2d)
+_PLAIN = (nn.Conv2d, CpuConv2d)
 
 
-def is_quicker(conv: nn.Conv2d) -> bool:
-    """Return whether `QuickConv2d` computes this convolution in another way than PyTorch."""
+def is_slow(conv: nn.Conv2d) -> bool:
+    """Return whether `CpuConv2d` computes this convolution in another way than PyTorch."""
     if type(conv) is not nn.Conv2d or conv.padding_mode != "zeros" or isinstance(conv.padding, str):
         return False
     depthwise = 1 < conv.groups == conv.in_channels and conv.dilation == (1, 1)
@@ -355,7 +355,7 @@ def _moments(grad: Tensor, inputs: Sequence[Tensor], means: Tensor) -> tuple[Ten
     return torch.stack(moments), total
 
 
-def quicken(model: Module) -> Module:
+def fuse_for_cpu(model: Module) -> Module:
     """Let every block of a model train faster on a CPU, with the same values and gradients.
 
     In training mode, feature maps have their channels innermost in memory. In float32, batch norms that are added up
@@ -374,11 +374,11 @@ def quicken(model: Module) -> Module:
         The model; where it is such a block itself, the one that replaces it.
     """
     return in_classes(
-        model, lambda one: QuickConv2d if isinstance(one, nn.Conv2d) and is_quicker(one) else _QUICK.get(type(one))
+        model, lambda one: CpuConv2d if isinstance(one, nn.Conv2d) and is_slow(one) else _FUSED.get(type(one))
     )
 
 
-class QuickConvStem(ConvStem):
+class FusedConvStem(ConvStem):
     """A stem whose feature maps, and so all that follow, have their channels innermost."""
 
     def forward(self, x: Tensor) -> Tensor:
@@ -390,7 +390,7 @@ class QuickConvStem(ConvStem):
         return y
 
 
-class QuickMobileOneBlock(MobileOneBlock):
+class FusedMobileOneBlock(MobileOneBlock):
     """A MobileOne block that adds up its branches' norms in one pass."""
 
     fold = MobileOneBlock.fold
@@ -403,7 +403,7 @@ class QuickMobileOneBlock(MobileOneBlock):
         return y
 
 
-class QuickLargeKernelConv(LargeKernelConv):
+class FusedLargeKernelConv(LargeKernelConv):
     """A large-kernel convolution that adds up its two norms in one pass."""
 
     fold = LargeKernelConv.fold
@@ -418,7 +418,7 @@ class QuickLargeKernelConv(LargeKernelConv):
         return y
 
 
-class QuickRepMixer(RepMixer):
+class FusedRepMixer(RepMixer):
     """A RepMixer whose skip, scale and norms are one sum."""
 
     fold = RepMixer.fold
@@ -432,7 +432,7 @@ class QuickRepMixer(RepMixer):
         return sum_of_norms([*_norm_branches(self.mixer, x), *norms], residual=x, factor=self.layer_scale.gamma)
 
 
-class QuickRepMixerBlock(RepMixerBlock):
+class FusedRepMixerBlock(RepMixerBlock):
     """A RepMixer block whose layer scale goes into the network's last weights."""
 
     fold = RepMixerBlock.fold
@@ -444,13 +444,13 @@ class QuickRepMixerBlock(RepMixerBlock):
         return y
 
 
-class QuickTextRepMixerBlock(TextRepMixerBlock, QuickRepMixerBlock):
+class FusedTextRepMixerBlock(TextRepMixerBlock, FusedRepMixerBlock):
     """A RepMixer block over a sequence, likewise."""
 
     fold = TextRepMixerBlock.fold
 
 
-class QuickAttentionBlock(AttentionBlock):
+class FusedAttentionBlock(AttentionBlock):
     """An attention block whose second layer scale goes into the network's last weights."""
 
     fold = AttentionBlock.fold
@@ -462,16 +462,16 @@ class QuickAttentionBlock(AttentionBlock):
         return y
 
 
-_QUICK: dict[type[nn.Module], type[nn.Module]] = {
-    quick.__mro__[1]: quick
-    for quick in (
-        QuickAttentionBlock,
-        QuickConvStem,
-        QuickLargeKernelConv,
-        QuickMobileOneBlock,
-        QuickRepMixer,
-        QuickRepMixerBlock,
-        QuickTextRepMixerBlock,
+_FUSED: dict[type[nn.Module], type[nn.Module]] = {
+    fused.__mro__[1]: fused
+    for fused in (
+        FusedAttentionBlock,
+        FusedConvStem,
+        FusedLargeKernelConv,
+        FusedMobileOneBlock,
+        FusedRepMixer,
+        FusedRepMixerBlock,
+        FusedTextRepMixerBlock,
     )
 }
 

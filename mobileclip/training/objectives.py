@@ -21,7 +21,7 @@ from mobileclip.encoders.dual import MAX_LOGIT_SCALE
 from mobileclip.losses import CaptionLossSpec, LossSpec, LossTerms, ReinforcedLossSpec, TextDistillationLossSpec, losses
 from mobileclip.reparam import evaluating
 from mobileclip.strict import strict
-from mobileclip.training.cpu import quicken
+from mobileclip.training.cpu import fuse_for_cpu
 from mobileclip.training.distributed import World
 from mobileclip.training.selection import Learnability, PairLosses, choose_pairs
 
@@ -83,7 +83,7 @@ class Objective(nn.Module, ABC):
         if spec.memory.recompute:
             recompute(model)
         if world.device.type == "cpu":
-            quicken(model)
+            fuse_for_cpu(model)
         if spec.compile == "step":
             self.compile()
         elif spec.compile == "towers":

@@ -146,8 +146,8 @@ def plot_curves(runs: Mapping[str, AnyPath], path: AnyPath, *, metrics: Sequence
     Args:
         runs: names for the legend to metrics files.
         path: the PNG to write.
-        metrics: names of the values to draw, as in the files; None for what was evaluated, at most four of it, the
-            terms of the loss that are computed, the logit scale and the learning rate.
+        metrics: names of the values to draw, as in the files; None for the terms of the loss that are computed, at most
+            four metrics of evaluations, the logit scale and the learning rate.
 
     Raises:
         ValueError: if there is no run, or no file has a metric of that name.
@@ -158,8 +158,7 @@ def plot_curves(runs: Mapping[str, AnyPath], path: AnyPath, *, metrics: Sequence
     chosen = _usual(logged) if metrics is None else tuple(metrics)
     if not lines or not chosen:
         raise ValueError("nothing to draw: give at least one run and one metric")
-    panels = [_panel(metric, lines, logged, has_legend=metric == chosen[0]) for metric in chosen]
-    write_chart(panels, path)
+    write_chart([_panel(metric, lines, logged) for metric in chosen], path)
 
 
 def _usual(logged: Iterable[Mapping[str, float]]) -> tuple[str, ...]:
@@ -172,7 +171,7 @@ def _usual(logged: Iterable[Mapping[str, float]]) -> tuple[str, ...]:
                 names[name] = None
             elif name.endswith(_MAIN) and _is_evaluated(name, [line]):
                 evaluated[name] = None
-    order = (*list(evaluated)[:_MOST_EVALUATED], *_TERMS, *_ALWAYS)
+    order = (*_TERMS, *list(evaluated)[:_MOST_EVALUATED], *_ALWAYS)
     return tuple(name for name in order if name in names or name in evaluated)
 
 
@@ -181,22 +180,22 @@ def _is_evaluated(metric: str, logged: Iterable[Mapping[str, float]]) -> bool:
     return any(metric in line and "loss" not in line and not {*_TERMS, *_ALWAYS} & line.keys() for line in logged)
 
 
-def _panel(metric: str, lines: Mapping[str, Lines], logged: Lines, *, has_legend: bool) -> Panel:
+def _panel(metric: str, lines: Mapping[str, Lines], logged: Lines) -> Panel:
     drawn = {name: [line for line in run if metric in line] for name, run in lines.items()}
     if not any(drawn.values()):
         known = sorted({key for line in logged for key in line})
         raise ValueError(f"no run has logged {metric!r}; logged are: {', '.join(known)}")
-    found = []
+    found, said = [], []
     for name, run in drawn.items():
         steps, values = [line["step"] for line in run], [line[metric] for line in run]
-        if not run or not _is_evaluated(metric, run):
-            found.append(Line(x=steps, y=values, label=name))
-            continue
-        best = max(range(len(values)), key=values.__getitem__)
-        label = f"{name}: best {values[best]:.3g}, step {steps[best]:,.0f}"
-        found.append(Line(x=steps, y=values, label=label, marker=".", star=best))
-    is_told = has_legend or _is_evaluated(metric, logged)
-    return Panel(lines=found, y_label=metric.replace("_", " "), x_label="step", has_legend=is_told)
+        is_starred = bool(run) and _is_evaluated(metric, run)
+        told = max(range(len(values)), key=values.__getitem__) if is_starred else len(run) - 1
+        found.append(Line(x=steps, y=values, label=name, star=told if is_starred else None))
+        if run:
+            said.append((values[told], f"{name} has {values[told]:.3g} at step {steps[told]:,.0f}"))
+    # The finding: the run with the best evaluation, or with the least of a loss at its end.
+    title = "" if metric in _ALWAYS else (max if _is_evaluated(metric, logged) else min)(said)[1]
+    return Panel(lines=found, y_label=metric.replace("_", " "), x_label="step", title=title)
 
 
 SEEDS = ("training.seed", "data.seed")

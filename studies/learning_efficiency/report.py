@@ -32,8 +32,6 @@ from studies.learning_efficiency.variants import CAPTIONS, FIRST, LADDER, PARTS
 
 # The ladder, its losing rungs too, and plain training on names: what synthetic captions are to be compared with.
 DRAWN = {**{name: one.title for name, one in LADDER.items()}, "names": CAPTIONS["names"].title}
-# A grey, and five of the palette of Okabe and Ito, which everybody can tell apart.
-_COLOURS = dict(zip(DRAWN, ("#777777", "#e69f00", "#0072b2", "#009e73", "#d55e00", "#cc79a7"), strict=True))
 
 
 def panels(spec: EfficiencySpec, results: Results) -> list[Panel]:
@@ -45,21 +43,16 @@ def panels(spec: EfficiencySpec, results: Results) -> list[Panel]:
         spec: the choices.
         results: the trainings that are finished.
     """
-    return [
-        Panel(
-            lines=[
-                _line(curve, name)
-                for name, curve in variant_curves(results, tuple(DRAWN), share, TEST_PICTURES, "top5").items()
-            ],
-            title=f"{percent(share)} of the pictures",
-            x_label="training steps",
-            y_label="top-5 on unseen drawings, %",
-            has_legend=True,
-            is_log=True,
-            from_zero=True,
-        )
-        for share in spec.shares
-    ]
+    found = []
+    for share in spec.shares:
+        curves = variant_curves(results, tuple(DRAWN), share, TEST_PICTURES, "top5")
+        ends = [f"{DRAWN[name]} {curves[name].mean[-1]:.1f} %" for name in ("plain", "distillation") if name in curves]
+        steps = max((int(curve.steps[-1]) for curve in curves.values()), default=0)
+        title = f"{percent(share)} of the pictures, {steps:,} steps:\n{', '.join(ends)}"
+        lines = [_line(curve, name) for name, curve in curves.items()]
+        axes = {"x_label": "training steps", "y_label": "top-5 on unseen drawings, %"}
+        found.append(Panel(lines=lines, title=title, is_log=True, from_zero=True, **axes))
+    return found
 
 
 def _line(curve: Curve, name: str) -> Line:
@@ -67,8 +60,6 @@ def _line(curve: Curve, name: str) -> Line:
         x=curve.steps.tolist(),
         y=curve.mean.tolist(),
         label=DRAWN[name],
-        marker=".",
-        color=_COLOURS[name],
         spread=half_widths(curve).tolist(),
     )
 

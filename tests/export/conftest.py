@@ -11,7 +11,7 @@ from tests.export.models import CONVOLUTIONAL, SHALLOW, TRANSFORMERS, few_sample
 
 @pytest.fixture(scope="module", autouse=True)
 def _one_thread(one_thread):
-    """For every test of the room."""
+    """For every test of the subpackage."""
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -1,8 +1,8 @@
-"""How many slips of one token the tests notice: each is made in a copy of the tree, and its room's tests run.
+"""How many slips of one token the tests notice: each is made in a copy of the tree, and its subpackage's tests run.
 
 cosmic-ray says where and how a program can be changed. Its own runs know one command for all files, all changes or
-none, and no limit of memory; here each change runs against those of its room's tests that reach it, the likeliest
-first, in processes that have PyTorch imported, and a sample is drawn by seed, the same number from each room. A test
+none, and no limit of memory; here each change runs against those of its subpackage's tests that reach it, the likeliest
+first, in processes that have PyTorch imported, and a sample is drawn by seed, as many from each subpackage. A test
 that fails is run again, with the change and, once, without any: where it fails without or passes with, chance or the
 machine may have failed it.
 """
@@ -30,12 +30,12 @@ import attrs
 from mobileclip.progress import duration
 from tests.mutants.ranking import own_tests, places_of
 from tests.mutants.reach import Reach, read_reach, record
-from tests.mutants.rooms import files, in_turns, room_of, rooms
 from tests.mutants.running import Trial, Verdict, confirmed, copied
 from tests.mutants.sites import Mutant, Place, places
+from tests.mutants.subpackages import files, in_turns, subpackage_of, subpackages
 
 ROOT = Path(__file__).parents[2]
-ROOMS = rooms(ROOT)
+SUBPACKAGES = subpackages(ROOT)
 LEVEL = Path(__file__).with_name("level.json")
 SAMPLE = 60
 """Mutants of a nightly run."""
@@ -137,13 +137,13 @@ def renew_level(outcomes: Mapping[str, int]) -> int:
 
 
 def table(entries: Iterable[Entry]) -> str:
-    """Return how many mutants of each room had which outcome, and the share that was caught."""
+    """Return how many mutants of each subpackage had which outcome, and the share that was caught."""
     counts: dict[str, Counter[str]] = {}
     for entry in entries:
-        for name in (room_of(entry.mutant.file), "all"):
+        for name in (subpackage_of(entry.mutant.file), "all"):
             counts.setdefault(name, Counter())[entry.outcome] += 1
     kinds = ("caught", "lived", "unconfirmed")
-    rows = ["| room | tried | " + " | ".join(kinds) + " | share caught |", "|---" * 6 + "|"]
+    rows = ["| subpackage | tried | " + " | ".join(kinds) + " | share caught |", "|---" * 6 + "|"]
     for name, found in sorted(counts.items(), key=lambda item: (item[0] == "all", item[0])):
         cells = (name, str(found.total()), *(str(found[kind]) for kind in kinds), f"{share_caught(found):.0%}")
         rows.append("| " + " | ".join(cells) + " |")
@@ -156,18 +156,20 @@ def chosen(arguments: Sequence[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="make mutants ARGS=...", description=__doc__.partition("\n")[0])
     parser.add_argument("--seed", type=int, default=today, help="of the sample (default: the day, %(default)s)")
     parser.add_argument("--count", type=int, default=SAMPLE, help="mutants in the sample (default %(default)s)")
-    parser.add_argument("--count-per-room", type=int, help="mutants of each room, in place of --count")
+    parser.add_argument("--count-per-package", type=int, help="mutants of each subpackage, in place of --count")
     parser.add_argument("--all", action="store_true", help="every mutant of every place: a night or more")
     parser.add_argument("--seconds", type=float, help="after which no other is tried (default 3600; --all: no end)")
-    parser.add_argument("--rooms", nargs="+", default=ROOMS, choices=ROOMS, help="where to change the program")
+    parser.add_argument(
+        "--packages", nargs="+", default=SUBPACKAGES, choices=SUBPACKAGES, help="where to change the program"
+    )
     parser.add_argument("--only", default="", help="files whose path has this in it")
-    parser.add_argument("--tests", nargs="+", default=[], help="test files to run, in place of all of the room")
+    parser.add_argument("--tests", nargs="+", default=[], help="test files to run, in place of all of the subpackage")
     parser.add_argument("--again", action="store_true", help="those that the last run did not catch")
     parser.add_argument("--go-on", action="store_true", help="leave out those that the output has already")
     parser.add_argument(
         "--record",
         action="store_true",
-        help="anew which tests of --rooms reach which line; first of all if not known",
+        help="anew which tests of --packages reach which line; first of all if not known",
     )
     parser.add_argument("--renew-level", action="store_true", help="store the level that the output's share gives")
     parser.add_argument("--processes", type=int, default=2, help="tests at a time, about 2 GiB each (default 2)")
@@ -183,33 +185,39 @@ def _reach(choices: argparse.Namespace) -> Reach | None:
     if choices.tests:
         return None
     of_all = choices.output.with_name("reach.json")
-    of_rooms = of_all if choices.rooms == ROOMS else of_all.with_stem(f"reach-{'-'.join(choices.rooms)}")
-    kept = next((path for path in (of_rooms, of_all) if path.is_file()), None)
+    of_packages = of_all if choices.packages == SUBPACKAGES else of_all.with_stem(f"reach-{'-'.join(choices.packages)}")
+    kept = next((path for path in (of_packages, of_all) if path.is_file()), None)
     if choices.record or kept is None:
-        said = "All tests" if of_rooms is of_all else f"The tests of {', '.join(choices.rooms)}"
+        said = "All tests" if of_packages is of_all else f"The tests of {', '.join(choices.packages)}"
         print(f"{said} run once, to record which of them reach which line.", flush=True)
-        places = ["tests"] if of_rooms is of_all else [place for room in choices.rooms for place in places_of(room)]
-        record(ROOT, choices.processes, places).save(of_rooms)
-        kept = of_rooms
+        places = (
+            ["tests"]
+            if of_packages is of_all
+            else [place for package in choices.packages for place in places_of(package)]
+        )
+        record(ROOT, choices.processes, places).save(of_packages)
+        kept = of_packages
     return read_reach(kept)
 
 
 def drawn(choices: argparse.Namespace) -> list[Mutant]:
-    """Return the mutants of a run: all, or a sample with the same number from each room, as far as it has so many."""
-    found = {room: [file for file in files(ROOT, room) if choices.only in file] for room in choices.rooms}
-    sites = {room: [place for file in found[room] for place in places(ROOT, file)] for room in choices.rooms}
+    """Return the mutants of a run: all, or a sample with as many from each subpackage, where it has them."""
+    found = {package: [file for file in files(ROOT, package) if choices.only in file] for package in choices.packages}
+    sites = {
+        package: [place for file in found[package] for place in places(ROOT, file)] for package in choices.packages
+    }
     if choices.all:
-        return [mutant for room in choices.rooms for place in sites[room] for mutant in place.mutants()]
-    samples = [_sample(room, sites[room], choices) for room in choices.rooms]
-    if choices.count_per_room is not None:
-        return [mutant for sample in samples for mutant in islice(sample, choices.count_per_room)]
+        return [mutant for package in choices.packages for place in sites[package] for mutant in place.mutants()]
+    samples = [_sample(package, sites[package], choices) for package in choices.packages]
+    if choices.count_per_package is not None:
+        return [mutant for sample in samples for mutant in islice(sample, choices.count_per_package)]
     by_turns = (mutant for mutants in zip_longest(*samples) for mutant in mutants if mutant is not None)
     return list(islice(by_turns, choices.count))
 
 
-def _sample(room: str, sites: list[Place], choices: argparse.Namespace) -> Iterator[Mutant]:
-    """Yield one mutant of each place of a room in an order that depends on seed and room alone."""
-    rng = random.Random(f"{choices.seed} {room}")
+def _sample(subpackage: str, sites: list[Place], choices: argparse.Namespace) -> Iterator[Mutant]:
+    """Yield one mutant of each place of a subpackage in an order that depends on seed and subpackage alone."""
+    rng = random.Random(f"{choices.seed} {subpackage}")
     rng.shuffle(sites)
     return (rng.choice(mutants) for place in sites if (mutants := place.mutants()))
 
@@ -239,14 +247,14 @@ class Started:
 def tried(
     mutants: list[Mutant], processes: int, only: list[str], times: Path, reach: Reach | None, *, ends: float
 ) -> Iterator[tuple[Mutant, Verdict]]:
-    """Run the tests of each mutant's room, group by group until one fails, and yield what they said, as they end.
+    """Run the tests of each mutant's subpackage, group by group until one fails, and yield what they said, as they end.
 
     Args:
         mutants: to try.
         processes: how many at a time.
-        only: test files, in place of all of the room.
+        only: test files, in place of all of the subpackage.
         times: a file that keeps how long test files take.
-        reach: which tests reach which line; None if all of the room's are to run.
+        reach: which tests reach which line; None if all of the subpackage's are to run.
         ends: when no other is tried, and those that are under way are let go.
     """
     file_seconds: dict[str, float] = json.loads(times.read_text(encoding="utf-8")) if times.is_file() else {}

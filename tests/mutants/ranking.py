@@ -56,17 +56,17 @@ def own_tests(root: Path, file: str, function: str = "", seconds: Mapping[str, f
     return sorted(dict.fromkeys(_room_tests(root, file)), key=rank)
 
 
-def places_of(room: str, module: str = "") -> list[str]:
-    """Return the files and folders of the tests of a room, those that are not there among them."""
+def places_of(subpackage: str, module: str = "") -> list[str]:
+    """Return the files and folders of the tests of a subpackage, those that are not there among them."""
     of_module = (f"test_{module}.py",) if module else ()
-    places = (room, f"test_{room}.py", "test_defaults.py", *of_module, *ELSEWHERE.get(room, ()))
+    places = (subpackage, f"test_{subpackage}.py", "test_defaults.py", *of_module, *ELSEWHERE.get(subpackage, ()))
     return [f"tests/{place}" for place in places]
 
 
 def _room_tests(root: Path, file: str) -> list[str]:
-    room, *inside = Path(file).relative_to("mobileclip").with_suffix("").parts
-    own = [test for place in places_of(room, Path(file).stem) for test in _below(root, place)]
-    dotted = ".".join(("mobileclip", room, *inside))
+    subpackage, *inside = Path(file).relative_to("mobileclip").with_suffix("").parts
+    own = [test for place in places_of(subpackage, Path(file).stem) for test in _below(root, place)]
+    dotted = ".".join(("mobileclip", subpackage, *inside))
     naming = _naming(root).get(dotted, ()) if inside else ()
     return [*own, *naming, *_tests_by_names(root, dotted)]
 

@@ -23,7 +23,7 @@ from coverage import CoverageData
 from tests.mutants.running import copied
 
 DEFAULTS = "tests/test_defaults.py"
-"""Looks at defaults, constants and bounds of whatever room, as they are after imports."""
+"""Looks at defaults, constants and bounds of whatever subpackage, as they are after imports."""
 
 _LIKELIEST = 2
 _QUICK = 4.0  # seconds

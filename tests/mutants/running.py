@@ -1,4 +1,4 @@
-"""The tests of a room against a changed program: in a copy of the tree, in a process of its own, within bounds."""
+"""The tests of a subpackage against a changed program: in a copy of the tree, in a process within bounds."""
 
 from __future__ import annotations
 

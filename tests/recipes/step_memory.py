@@ -16,7 +16,7 @@ from mobileclip.encoders import TextEncoderSpec
 from mobileclip.encoders.checkpoints.layouts import skeleton
 from mobileclip.losses import ReinforcedLossSpec, TextDistillationLossSpec
 from mobileclip.training import Objective, World, build_objective
-from mobileclip.training.cpu import quicken
+from mobileclip.training.cpu import fuse_for_cpu
 
 if TYPE_CHECKING:
     from mobileclip.training import RunSpec
@@ -107,7 +107,7 @@ def _traced(run: RunSpec, batch_size: int, *, on_cpu: bool) -> tuple[int, int, t
     training = attrs.evolve(run.training, compile=None)
     objective = build_objective(training.loss, spec=training, model=model, world=World(device="meta"))
     if on_cpu:
-        quicken(model)
+        fuse_for_cpu(model)
     with FakeTensorMode(), _LiveBytes() as live:
         _place(objective)
         for tensor in (*objective.parameters(), *objective.buffers()):

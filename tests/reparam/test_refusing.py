@@ -20,7 +20,7 @@ from mobileclip.blocks import (
     TextRepMixerBlock,
 )
 from mobileclip.reparam import Reparameterizable, is_folded
-from mobileclip.training.cpu import quicken
+from mobileclip.training.cpu import fuse_for_cpu
 from tests.blocks.filling import filled, noise
 
 
@@ -176,14 +176,14 @@ def test_a_subclass_that_says_how_it_folds_is_folded():
 def test_what_trains_sooner_on_a_cpu_folds(make):
     block, x = filled(make()), noise(1, 4, 9, 9)
     wanted = reparameterize(block)(x)
-    folded = reparameterize(quicken(block), check=x)
+    folded = reparameterize(fuse_for_cpu(block), check=x)
     assert is_folded(folded)
     torch.testing.assert_close(folded(x), wanted)
 
 
 def test_a_text_block_that_trains_sooner_folds():
     block, x = filled(TextRepMixerBlock(4, kernel_size=5)), noise(1, 9, 4)
-    assert is_folded(reparameterize(quicken(block), check=x))
+    assert is_folded(reparameterize(fuse_for_cpu(block), check=x))
 
 
 @pytest.mark.parametrize("make", [lambda: RepMixerBlock(4), lambda: AttentionBlock(4, head_dim=2), lambda: RepMixer(4)])

@@ -11,7 +11,7 @@ from mobileclip.data import RangeAugmentSpec
 from mobileclip.encoders import MCiSpec, StageSpec, TextTransformerSpec, ViTSpec
 from mobileclip.inputs import ImageInput, TextInput
 from mobileclip.training import ImageTextObjective, Memory, World, decay_groups
-from mobileclip.training.cpu import quicken
+from mobileclip.training.cpu import fuse_for_cpu
 from tests.errors import fails
 from tests.training.runs import MODEL, batch_of, image_of, kept_by, new_model, training_spec
 
@@ -87,7 +87,7 @@ def test_batch_norms_count_every_piece_once():
     assert all(whole[name] == 1 and pieces[name] == 2 for name in counts)
     name = next(name for name in whole if name.endswith("running_mean"))
     first, second = image_of(batch_of(0)).split(4)
-    by_hand = quicken(copy.deepcopy(model).train())
+    by_hand = fuse_for_cpu(copy.deepcopy(model).train())
     for part in (first, second):
         by_hand.encode_image(part)
     torch.testing.assert_close(pieces[name], by_hand.state_dict()[name], rtol=0, atol=0)

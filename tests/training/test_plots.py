@@ -33,6 +33,8 @@ def test_the_picture_shows_every_run(tmp_path, runs):
     orange = (first[..., 0] > 200) & (first[..., 2] < 80)
     assert orange.sum() > 100
     assert not ((second[..., 0] > 200) & (second[..., 2] < 80)).any()
+    assert first.shape[1] >= 2 * 500
+    assert 200 < first[0, 0].min() < 250  # neither glares on a dark page nor hides its letters on a light one
 
 
 def texts_of(monkeypatch):
@@ -44,9 +46,9 @@ def texts_of(monkeypatch):
     def noting(figure, *_, **__):
         drawn = [axes for axes in figure.axes if axes.axison]
         found["y_labels"] = [axes.get_ylabel() for axes in drawn]
-        found["legends"] = [
-            [text.get_text() for text in axes.get_legend().get_texts()] for axes in drawn if axes.get_legend()
-        ]
+        found["titles"] = [axes.get_title() for axes in drawn]
+        found["columns"] = drawn[0].get_gridspec().ncols
+        found["ticks"] = [tick for axes in drawn for tick in axes.get_xticks()]
 
     monkeypatch.setattr(Figure, "savefig", noting)
     return found
@@ -62,9 +64,11 @@ def test_what_is_drawn_is_what_is_computed_and_what_was_evaluated(tmp_path, monk
             log.write(step, {"validation_image_to_text_recall_at_1": 0.5 - abs(step - 3) / 10, "a/num_skipped": 3})
     plot_curves({"run": tmp_path / "metrics.jsonl"}, tmp_path / "curves.png")
     assert found["y_labels"] == [
-        "validation image to text recall at 1", "distillation", "logit scale", "learning rate",
+        "distillation", "validation image to text recall at 1", "logit scale", "learning rate",
     ]  # fmt: skip
-    assert found["legends"] == [["run: best 0.5, step 3"]]
+    assert found["titles"] == ["run has 1 at step 7", "run has 0.5 at step 3", "", ""]
+    assert found["columns"] == 2
+    assert all(float(one).is_integer() for one in found["ticks"])
 
 
 def test_more_panels_than_fit_beside_each_other_leave_no_empty_one(tmp_path, monkeypatch):
@@ -74,7 +78,7 @@ def test_more_panels_than_fit_beside_each_other_leave_no_empty_one(tmp_path, mon
     log.write(0, {f"set{index}/acc1": 0.1 for index in range(9)})
     plot_curves({"run": tmp_path / "metrics.jsonl"}, tmp_path / "curves.png")
     assert found["y_labels"] == [
-        "set0/acc1", "set1/acc1", "set2/acc1", "set3/acc1", "contrastive", "distillation", "logit scale",
+        "contrastive", "distillation", "set0/acc1", "set1/acc1", "set2/acc1", "set3/acc1", "logit scale",
         "learning rate",
     ]  # fmt: skip
 

@@ -113,42 +113,21 @@ def beyond_limits() -> Mapping[str, tuple[str, Make]]:
                 many_scans(400, 300, 2000), exif_segment(turned_notes(6))
             ),
         },
-        "too_many_parts": {
-            "JPEG of a million segments": lambda: with_segments(_jpeg(), segment(0xFE, b"") * 1_000_000),
-            "PNG of a million chunks": lambda: png(before=[chunk(b"teST") * 1_000_000]),
-            "GIF with comments without end": lambda: gif(before=b"!\xfe" + b"\x01x" * 2_000_000 + b"\0"),
-            "TIFF with a million strips": lambda: tiff(more=[(273, 4, 10**6, number(200))], pixels=bytes(5 * 10**6)),
-            "TIFF with strips beyond counting": lambda: tiff(more=[(273, 4, 2**32 - 1, number(200))]),
-        },
         "too_large": {
             "JPEG of very many pixels": lambda: resized_frame(_jpeg(), 65_500, 65_500),
             "PNG of very many pixels": lambda: png(50_000, 50_000, bits=1, data=b""),
             "PNG of 16 bits of very many pixels": lambda: png(14_000, 14_000, bits=16, data=b""),
             "GIF with a canvas of very many pixels": lambda: gif(screen=(65_535, 65_535)),
             "BMP of very many pixels": lambda: bmp(width=65_000, height=65_000),
-            "TIFF with a tile of very many pixels": lambda: tiff(
-                more=[(259, 3, 1, number(8)), (322, 4, 1, number(60_000)), (323, 4, 1, number(60_000))],
-                pixels=zlib.compress(bytes(10**6)),
-            ),
             "TIFF of very many pixels": lambda: tiff(more=[(256, 4, 1, number(70_000)), (257, 4, 1, number(70_000))]),
             "WebP of very many pixels": lambda: riff(extended(2**24, 2**24), webp_chunk(noise())),
         },
-        "unsupported_format": {
-            "BMP of runs": lambda: bmp(compression=1, data=b"\x01\x00" * 500_000),
-            "BMP of runs, two pixels a byte": lambda: bmp(compression=2, bits=4, data=b"\x01\x00" * 500_000),
-        },
         "corrupt": {
             "TIFF whose tags overlap": lambda: tiff(more=_overlapping_tags(3000)),
-            "TIFF whose notes overlap": _tiff_with_notes,
-            "HEIC with notes that overlap": lambda: encoded(noise(), "HEIF") + overlapping(20_000, 60_000),
-            "AVIF with notes that overlap": lambda: encoded(noise(), "AVIF") + overlapping(20_000, 60_000),
         },
     }
     for count in (100, 1000, 40_000):
         made["too_many_scans"][f"JPEG of {count} scans"] = partial(many_scans, 400, 300, count)
-    for code in (6, 32771, 32809, 34676, 34925, 50000, 50001, 65535):
-        tags = [(259, 3, 1, number(code))]
-        made["unsupported_format"][f"TIFF with compression {code}"] = partial(tiff, more=tags)
     return {name: (reason, make) for reason, cases in made.items() for name, make in cases.items()}
 
 
@@ -176,7 +155,6 @@ def broken() -> Mapping[str, Make]:
         "BMP of negative width": lambda: bmp(width=-5),
         "BMP with a palette of millions": lambda: bmp(colours=2**31 - 1, data=bytes(12)),
         "BMP of three bits": lambda: bmp(bits=3, data=bytes(12)),
-        "TIFF with tiles without size": lambda: tiff(more=[(322, 4, 1, number(0)), (323, 4, 1, number(16))]),
         "TIFF with 60,000 samples a pixel": lambda: tiff(more=[(277, 3, 1, number(60_000))]),
         "TIFF with its width twice": lambda: directory([(256, 4, 1, number(3)), (256, 4, 1, number(70_000))]),
         "TIFF that is its own directory": lambda: directory([(330, 4, 1, number(8)), (34665, 4, 1, number(8))]),
@@ -220,11 +198,6 @@ def _without(data: bytes, kind: int) -> bytes:
 
 def _overlapping_tags(count: int) -> list[tuple[int, int, int, bytes]]:
     return [(40_000 + tag, 7, 36_000, number(8)) for tag in range(count)]
-
-
-def _tiff_with_notes() -> bytes:
-    data = tiff(more=[(34665, 4, 1, number(10_000))])
-    return data.ljust(10_000, b"\0") + overlapping(3000, 90_000)[8:]
 
 
 def _more_pixels(kind: str) -> bytes:
@@ -291,10 +264,6 @@ def sound() -> Mapping[str, Make]:
         "PNG with pixels in single bytes": _png_in_bytes,
         "PNG, animated": lambda: _animated("PNG", 20),
         "GIF, animated": lambda: _animated("GIF"),
-        "GIF with a long comment": lambda: gif(
-            before=b"!\xfe" + b"\xff" + b"x" * 255 + (b"\xff" + b"y" * 255) * 20_000 + b"\0"
-        ),
-        "GIF with megabytes of nothing between": lambda: gif(before=bytes(10**7)),
         "GIF with a program for a comment": lambda: gif(before=b"!\xfe\x20" + _POSTSCRIPT[:32] + b"\0"),
         "BMP": lambda: encoded(noise(), "BMP"),
         "BMP from top to bottom": lambda: bmp(height=-3, data=bytes(12)),

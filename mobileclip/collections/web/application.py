@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import errno
+import re
 import socket
 import threading
 from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from functools import partial
 from importlib.resources import files
+from mimetypes import guess_type
 from pathlib import Path
 from typing import Any
 
@@ -41,16 +43,17 @@ from mobileclip.collections.web.served import (
     UnreadableIndexError,
     as_shown,
     picture_of,
+    unchanged,
 )
 from mobileclip.datasets import named_format
-from mobileclip.encoders import GivesLocalEmbeddings
+from mobileclip.encoders import PACKAGED, GivesLocalEmbeddings
 from mobileclip.terminal import say
 
 _NUM_EXAMPLES = 6
 _MOST_VALUES = 20
 _MOST_TAGS_OFFERED = 40
-# What a model's card says that it cannot do.
-_LIMITS = {"icons": "It knows icons and simple drawings; it was not trained on photographs."}
+# What a model's card says that it cannot do: a sentence.
+_LIMITS = re.compile(r"\*\*(Not\s+for)\*\*([^.]*\.)")
 # Nobody writes one by hand.
 _NOT_OFFERED = ("sha256",)
 _LONGEST_VALUE = 200
@@ -70,11 +73,17 @@ def overview(collection: Collection) -> dict[str, Any]:
         "num_unreadable": snapshot.num_unreadable,
         "model": storage.printable(about.model),
         "dim": about.dim,
-        "limits": _LIMITS.get(about.model.model or "", ""),
+        "limits": _limits(about.model.model),
         "tags": [] if snapshot.words is None else list(snapshot.words.words[:_MOST_TAGS_OFFERED]),
         "concepts": list(collection.concepts),
         "explains": isinstance(collection.clip.model.image_encoder, GivesLocalEmbeddings),
     }
+
+
+def _limits(model: str | None) -> str:
+    card = PACKAGED[model].with_name(f"{model}.md").read_text(encoding="utf-8") if model in PACKAGED else ""
+    said = _LIMITS.search(card)
+    return "" if said is None else " ".join("".join(said.groups()).split())
 
 
 def examples(collection: Collection) -> dict[str, Any]:
@@ -265,14 +274,16 @@ def build_application(collection: Collection, uploads: Uploads | None = None) ->
             raise HTTPException(410, "the picture cannot be read any more, or has changed since it was indexed")
         return Response(data, media_type="image/webp")
 
-    def video(request: Request) -> Response:
+    def original(request: Request) -> Response:
         match, indexed = _found(served, request)
         kind = named_format(match.path)
-        if match.time is None or kind is None:
-            raise HTTPException(404, "it is a picture, and no video")
-        if stamp_of(match.path) != (indexed.mtime_ns, match.size):
-            raise HTTPException(410, "the video is gone, or has changed since it was indexed")
-        return FileResponse(match.path, media_type=kind.media_type)
+        if match.time is None and (data := unchanged(match, indexed)) is not None:
+            named, _ = guess_type(match.name)
+            # Never a page of this server. Of other names, browsers see by the first bytes what picture it is.
+            return Response(data, media_type=named if named and named.startswith("image/") else "image/png")
+        if kind is not None and stamp_of(match.path) == (indexed.mtime_ns, match.size):
+            return FileResponse(match.path, media_type=kind.media_type)
+        raise HTTPException(410, "the file is gone, or has changed since it was indexed")
 
     uploads = uploads or Uploads()
     return Starlette(
@@ -287,7 +298,7 @@ def build_application(collection: Collection, uploads: Uploads | None = None) ->
             Route("/api/concepts", lambda request: judged(served, request), methods=["POST"]),
             Route("/api/duplicates", duplicates),
             Route("/pictures/{number:int}/{size}", picture),
-            Route("/videos/{number:int}", video),
+            Route("/originals/{number:int}", original),
         ],
         middleware=[Middleware(Guard)],
         exception_handlers={

@@ -97,6 +97,17 @@ class Thumbnails:
                 self._num_kept_bytes -= len(oldest.data)
 
 
+def unchanged(match: Match, indexed: Indexed) -> bytes | None:
+    """Return a picture as it is encoded; None where its file is gone or another one.
+
+    Args:
+        match: the picture.
+        indexed: what its file was then.
+    """
+    (data,) = read_encoded([match])
+    return data if data is not None and hashlib.sha256(data).hexdigest() == indexed.sha256 else None
+
+
 def _make(match: Match, indexed: Indexed, side: int) -> bytes | None:
     # A path that leads elsewhere by now shows nothing that was not indexed.
     if match.time is not None:
@@ -104,9 +115,8 @@ def _make(match: Match, indexed: Indexed, side: int) -> bytes | None:
         is_same = stamp_of(match.path) == (indexed.mtime_ns, match.size)
         picture = make_small_frame(match, side) if is_same else None
     else:
-        (data,) = read_encoded([match])
-        is_same = data is not None and hashlib.sha256(data).hexdigest() == indexed.sha256
-        picture = make_small(data, match, side) if data is not None and is_same else None
+        data = unchanged(match, indexed)
+        picture = None if data is None else make_small(data, match, side)
     return None if picture is None else webp(picture, _QUALITY)
 
 

@@ -7,23 +7,23 @@ libjpeg-turbo, to the same pixels; Pillow's way into an array is longer.
 from __future__ import annotations
 
 import re
+import struct
 from collections.abc import Iterator
 from functools import cache
 from itertools import islice
 from types import ModuleType
+from typing import Any
 
 import attrs
-import numpy as np
 
-from mobileclip.data.images.limits import ImageError, ImageLimits
+from mobileclip.data.images.limits import ImageLimits
 from mobileclip.data.images.resize import Pixels
 from mobileclip.machine import raise_machine_fault
 
 _START, _END = b"\xff\xd8", b"\xff\xd9"
 _FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
-_SEQUENTIAL, _PROGRESSIVE = (0xC0, 0xC1), (0xC2, 0xC6, 0xCA, 0xCE)
+_PLAIN, _PROGRESSIVE = (0xC0, 0xC1, 0xC2), (0xC2, 0xC6, 0xCA, 0xCE)
 _SCAN, _END_OF_IMAGE = 0xDA, 0xD9
-_SCAN_MARK = int.from_bytes(b"\xff\xda", "little")
 _APP0, _APP1, _APP2, _APP14, _COMMENT = 0xE0, 0xE1, 0xE2, 0xEE, 0xFE
 _METADATA = frozenset(range(_APP0, 0xF0)) | {_COMMENT}
 _WITH_LENGTH = _FRAMES | _METADATA | {0xC4, 0xCC} | frozenset(range(0xDA, 0xE0))
@@ -34,122 +34,118 @@ _SEVERAL_PICTURES = b"MPF\0"
 # Bytes between segments, fill bytes, stuffed ones and restarts are passed over, as decoders do.
 _MARKER = re.compile(rb"\xff([\x02-\xcf\xd8-\xfe])")
 _BLOCK = 8
+# In front of the pixels; encoders write dozens.
+_MAX_SEGMENTS = 100_000
 
 
 @attrs.frozen(kw_only=True)
-class JpegFrame:
-    """The frame header of a JPEG: size, components, and how they are encoded.
+class Jpeg:
+    """A JPEG without its metadata, and what its header says.
 
     Args:
+        data: what a decoder needs: Pillow would read all metadata, some of it again and again.
         width: in pixels.
         height: in pixels.
-        height_offset: of the two bytes in the file that hold the height.
-        num_components: 1 for grey, 3 for colours, 4 for those of a printer.
+        height_offset: of the two bytes in the data that hold the height.
+        first_scan: where in the data the first scan begins.
         row_group: rows of pixels that are encoded together, where all comes in one scan from top to bottom; else None.
-        first_scan: where in the file the first scan begins.
+        is_plain: whether it is one picture of 8 bits, grey or of three colours: simplejpeg decodes it as Pillow does.
+        exif: the camera's notes, as they are encoded.
+        xmp: notes as XML.
     """
 
+    data: bytes
     width: int
     height: int
     height_offset: int
-    num_components: int
+    first_scan: int
     row_group: int | None
-    first_scan: int = 0
+    is_plain: bool
+    exif: bytes | None
+    xmp: bytes | None
 
     @property
     def size(self) -> tuple[int, int]:
         """Width and height, in pixels."""
         return self.width, self.height
 
-    def check(self, data: bytes, limits: ImageLimits, name: str, reduce: int = 1) -> None:
-        """Raise unless this JPEG, whose bytes are `data`, may be decoded, at so small a part of its size.
+    def check(self, limits: ImageLimits, name: str, reduce: int = 1) -> None:
+        """Raise unless this JPEG may be decoded, at so small a part of its size.
 
         Raises:
             ImageError: if it has more pixels or scans than the limits allow.
         """
         width, height = (-(-side // reduce) for side in self.size)
-        limits.check_file(len(data), name)
+        limits.check_file(len(self.data), name)
         limits.check_pixels(width, height, name)
-        num_scans = 1 if self.row_group is not None else _num_scans(data, self, limits, name)
+        num_scans = 1 if self.row_group is not None else self._num_scans(limits.num_scans)
         limits.check_scans(num_scans, self.width * self.height, name)
 
+    def above(self, bottom: int) -> tuple[bytes, int]:
+        """Return the JPEG without the rows far below `bottom`, and its height; those above decode to the same pixels.
 
-@attrs.frozen(kw_only=True)
-class BareJpeg:
-    """A JPEG without its metadata.
+        The encoded rows stay where they are, and a decoder passes over them on its way to the end mark. A file that
+        lacks the mark is returned as it is, so that a truncated one is still found to be truncated; so is one of
+        several scans.
 
-    Args:
-        data: what a decoder needs.
-        frame: what it says of its pixels.
-        exif: the camera's notes, as they are encoded.
-        xmp: notes as XML.
-    """
+        Args:
+            bottom: number of rows that are needed.
+        """
+        if self.row_group is None or not self.data.endswith(_END):
+            return self.data, self.height
+        # Chroma is interpolated between rows, across the edge of a group.
+        height = -(-(bottom + self.row_group // 2) // self.row_group) * self.row_group
+        if height >= self.height:
+            return self.data, self.height
+        start = self.height_offset
+        return b"".join((self.data[:start], height.to_bytes(2, "big"), self.data[start + 2 :])), height
 
-    data: bytes
-    frame: JpegFrame
-    exif: bytes | None
-    xmp: bytes | None
-
-
-def read_frame(data: bytes, max_segments: int = 100_000) -> JpegFrame | None:
-    """Return the frame of a JPEG of 8 bits, grey or of three colours; None of anything else, or of several pictures.
-
-    Args:
-        data: the file.
-        max_segments: None is returned of a file that has more in front of its pixels.
-    """
-    frame: JpegFrame | None = None
-    for kind, start, content, end in islice(_segments(data), max_segments):
-        if kind == _SCAN:
-            return None if frame is None else _with_scan(frame, data, start, content)
-        if kind in _FRAMES:
-            if (
-                frame is not None
-                or kind not in (*_SEQUENTIAL, _PROGRESSIVE[0])
-                or data[content : content + 1] != b"\x08"
-            ):
-                return None
-            frame = _frame(kind, data[content:end], content)
-            if frame is None or frame.num_components not in (1, 3):
-                return None
-        elif kind == _APP2 and data.startswith(_SEVERAL_PICTURES, content):
-            return None
-    return None
+    def _num_scans(self, most: int) -> int:
+        """Return the number of scans, of which `most` and one are counted, without those of other pictures behind."""
+        num_scans, position = 0, self.first_scan
+        while num_scans <= most and (found := _MARKER.search(self.data, position)) is not None:
+            kind, position = found[1][0], found.end()
+            if kind == _END_OF_IMAGE:
+                break
+            num_scans += kind == _SCAN
+            if kind in _WITH_LENGTH:
+                position += max(2, int.from_bytes(self.data[position : position + 2], "big"))
+        return num_scans
 
 
-def bare_jpeg(data: bytes, limits: ImageLimits, name: str) -> BareJpeg:
-    """Return a JPEG without its metadata: Pillow reads all of it, some of it again and again.
-
-    Args:
-        data: the file.
-        limits: of its segments.
-        name: of the image, for messages.
-
-    Raises:
-        ImageError: if there are more segments than the limits allow, or no pixels.
-    """
+def read_jpeg(data: bytes) -> Jpeg | None:
+    """Return a JPEG as far as its header tells; None if it is none, or has no pixels."""
     kept: list[bytes] = []
-    begun = 0
-    frame: JpegFrame | None = None
+    begun = num_left_out = num_frames = 0
+    is_one_picture = True
+    frame: dict[str, Any] | None = None
     notes: dict[bytes, bytes] = {}
-    for number, (kind, start, content, end) in enumerate(_segments(data)):
-        limits.check_parts(number, name)
+    for kind, start, content, end in islice(_segments(data), _MAX_SEGMENTS):
         if kind == _SCAN and frame is not None:
-            return BareJpeg(
+            num_components = frame.pop("num_components")
+            if data[content : content + 1] != bytes((num_components,)):
+                frame["row_group"] = None
+            return Jpeg(
+                **frame | {"is_plain": frame["is_plain"] and num_frames == 1 and is_one_picture},
                 data=b"".join((*kept, data[begun:])) if kept else data,
-                frame=_with_scan(frame, data, start, content),
+                first_scan=start - num_left_out,
                 exif=notes.get(_EXIF),
                 xmp=notes.get(_XMP),
             )
         if kind in _FRAMES:
-            frame = _frame(kind, data[content:end], content)
+            num_frames += 1
+            frame = _frame(kind, data[content:end])
+            if frame is not None:
+                frame["height_offset"] = content + 1 - num_left_out
         elif kind in _METADATA and not (kind in _COLOURS and data.startswith(_COLOURS[kind], content)):
             for mark in (_EXIF, _XMP) if kind == _APP1 else ():
                 if data.startswith(mark, content):
                     notes.setdefault(mark, data[content + len(mark) : end])
+            is_one_picture &= not (kind == _APP2 and data.startswith(_SEVERAL_PICTURES, content))
             kept.append(data[begun:start])
+            num_left_out += end - start
             begun = end
-    raise ImageError("truncated", f"{name} is truncated, or no JPEG: there are no pixels in it; fetch it again")
+    return None
 
 
 def _segments(data: bytes) -> Iterator[tuple[int, int, int, int]]:
@@ -164,71 +160,23 @@ def _segments(data: bytes) -> Iterator[tuple[int, int, int, int]]:
         yield kind, found.start(), content, position
 
 
-def _frame(kind: int, content: bytes, offset: int) -> JpegFrame | None:
+def _frame(kind: int, content: bytes) -> dict[str, Any] | None:
+    """Return what the header of a frame says; None if it contradicts itself."""
     if len(content) < 9 or len(content) != 6 + 3 * content[5]:
         return None
-    height, width = int.from_bytes(content[1:3], "big"), int.from_bytes(content[3:5], "big")
+    height, width, num_components = *struct.unpack_from(">HH", content, 1), content[5]
     factors = [divmod(factor, 16) for factor in content[7::3]]
     if height == 0 or width == 0 or not all(1 <= factor <= 4 for pair in factors for factor in pair):
         return None
-    down = max(down for _, down in factors)
-    return JpegFrame(
-        width=width,
-        height=height,
-        height_offset=offset + 1,
-        num_components=len(factors),
-        # A single component is never interleaved: its blocks come row by row whatever its factor says.
-        row_group=None if kind in _PROGRESSIVE else _BLOCK * (down if len(factors) > 1 else 1),
-    )
-
-
-def _with_scan(frame: JpegFrame, data: bytes, start: int, content: int) -> JpegFrame:
-    whole = frame.row_group is not None and data[content : content + 1] == bytes((frame.num_components,))
-    return attrs.evolve(frame, first_scan=start, row_group=frame.row_group if whole else None)
-
-
-def most_scans(data: bytes | memoryview, start: int = 0) -> int:
-    """Return an upper bound of the number of scans: how often their marker occurs from `start` on."""
-    pairs = (np.frombuffer(data, "<u2", (len(data) - first) // 2, first) for first in (start, start + 1))
-    return sum(int(np.count_nonzero(pair == _SCAN_MARK)) for pair in pairs)
-
-
-def _num_scans(data: bytes, frame: JpegFrame, limits: ImageLimits, name: str) -> int:
-    """Return the number of scans, or one that is larger and still allowed."""
-    most = most_scans(data, frame.first_scan)
-    if most <= limits.num_scans and most * frame.width * frame.height <= limits.num_scan_pixels:
-        return most
-    # There may be other pictures behind this one, or marks of scans in what belongs to no pixel.
-    num_scans, num_markers, position = 0, 0, frame.first_scan
-    while (found := _MARKER.search(data, position)) is not None and found[1][0] != _END_OF_IMAGE:
-        num_markers += 1
-        limits.check_parts(num_markers, name)
-        position = found.end()
-        num_scans += found[1][0] == _SCAN
-        if found[1][0] in _WITH_LENGTH:
-            position += max(2, int.from_bytes(data[position : position + 2], "big"))
-    return num_scans
-
-
-def cut_below(data: bytes, frame: JpegFrame, bottom: int) -> tuple[bytes, int]:
-    """Return the JPEG without the rows far below `bottom`, and its height; those above decode to the same pixels.
-
-    The encoded rows stay where they are, and a decoder passes over them on its way to the end mark. A file that lacks
-    the mark is returned as it is, so that a truncated one is still found to be truncated; so is one of several scans.
-
-    Args:
-        data: the file.
-        frame: what `read_frame` said of it.
-        bottom: number of rows that are needed.
-    """
-    if frame.row_group is None or not data.endswith(_END):
-        return data, frame.height
-    # Chroma is interpolated between rows, across the edge of a group.
-    height = -(-(bottom + frame.row_group // 2) // frame.row_group) * frame.row_group
-    if height >= frame.height:
-        return data, frame.height
-    start = frame.height_offset
-    return b"".join((data[:start], height.to_bytes(2, "big"), data[start + 2 :])), height
+    # A single component is never interleaved: its blocks come row by row whatever its factor says.
+    row_group = _BLOCK * (max(down for _, down in factors) if num_components > 1 else 1)
+    return {
+        "width": width,
+        "height": height,
+        "num_components": num_components,
+        "row_group": None if kind in _PROGRESSIVE else row_group,
+        "is_plain": kind in _PLAIN and content[0] == 8 and num_components in (1, 3),
+    }
 
 
 def decode_jpeg(data: bytes, size: tuple[int, int], *, reduce: int, strict: bool) -> Pixels | None:

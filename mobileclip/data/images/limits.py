@@ -1,7 +1,7 @@
 """Which image files are read, what one may cost, and the error that says why one is not used.
 
 Pillow knows some forty more formats. Some start other programs (PostScript: Ghostscript), some are decoded in Python,
-byte by byte (QOI, BLP, run-length BMP), and nearly none of them is met as a photograph. JPEG 2000 is left out because
+byte by byte (QOI, BLP), and nearly none of them is met as a photograph. JPEG 2000 is left out because
 its decoder has no bound that a header tells, and vector graphics (SVG, WMF, PDF) because they hold no pixels. HEIC,
 which Pillow does not decode, is read by pillow-heif, an extra. Of raw files of cameras, the picture in them is read.
 """
@@ -26,7 +26,6 @@ class ImageFormat:
         name: of Pillow's plug-in.
         extensions: that its files have, without the dot and in lower case, the usual one first.
         start: what its files begin with.
-        module: of Pillow's, which not every Pillow was built with; None where all were.
         extra: of this library, that brings its decoder; None where Pillow has it.
         is_held: whether its decoder holds a copy of the pixels for as long as the image lives.
     """
@@ -34,7 +33,6 @@ class ImageFormat:
     name: str
     extensions: tuple[str, ...]
     start: re.Pattern[bytes]
-    module: str | None = None
     extra: str | None = None
     is_held: bool = False
 
@@ -46,7 +44,6 @@ IMAGE_FORMATS = (
         name="WEBP",
         extensions=("webp",),
         start=re.compile(rb"(?s)RIFF.{4}WEBPVP8[ LX]"),
-        module="webp",
         is_held=True,
     ),
     ImageFormat(name="GIF", extensions=("gif",), start=re.compile(rb"GIF8[79]a")),
@@ -56,7 +53,6 @@ IMAGE_FORMATS = (
         name="AVIF",
         extensions=("avif",),
         start=re.compile(rb"(?s).{4}ftyp.{0,64}?avi[fs]"),
-        module="avif",
         is_held=True,
     ),
     ImageFormat(
@@ -102,7 +98,7 @@ class ImageError(ValueError):
     Args:
         reason: one of a few words, to be counted: `missing_file`, `unreadable` (a folder, a pipe, no permission),
             `not_an_image`, `unsupported_format`, `truncated`, `corrupt`, `too_large`, `too_many_scans`,
-            `too_many_parts`, `out_of_memory`, `unsupported_mode`, `extreme_shape`, `missing_package`.
+            `out_of_memory`, `unsupported_mode`, `extreme_shape`, `missing_package`.
         message: which image, what is wrong with it and what to do.
         install: of the reason `missing_package`: what is needed, and the command that installs it.
     """
@@ -150,7 +146,6 @@ class ImageLimits:
         num_scans: of a JPEG; encoders write about ten, and at most a few dozen.
         num_scan_pixels: scans of a JPEG times its pixels, at whatever size it is decoded; the default allows twelve
             scans of the largest image.
-        num_parts: blocks, chunks, segments, strips and tiles of a file, which are looked at one by one.
 
     Raises:
         ValueError: if a number is not positive.
@@ -160,7 +155,6 @@ class ImageLimits:
     num_file_bytes: int = _count(_growing(256 * MIB, 3))
     num_scans: int = _count(100)
     num_scan_pixels: int = _count(_growing(2**30, 12))
-    num_parts: int = _count(100_000)
 
     def check_file(self, num_bytes: int, name: str) -> None:
         """Raise unless a file of this many bytes may be looked at.
@@ -195,12 +189,3 @@ class ImageLimits:
                 f"{name} has {num_scans} scans of {num_pixels:,} pixels; the limit is {self.num_scans} scans, and "
                 f"{self.num_scan_pixels:,} pixels in all of them; {_RAISE}",
             )
-
-    def check_parts(self, num_parts: int, name: str) -> None:
-        """Raise unless a file of this many parts may be looked at.
-
-        Raises:
-            ImageError: with the reason `too_many_parts`.
-        """
-        if num_parts > self.num_parts:
-            raise ImageError("too_many_parts", f"{name} is made of more than {self.num_parts:,} parts")

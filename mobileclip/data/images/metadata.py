@@ -6,7 +6,8 @@ import io
 import re
 import struct
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from typing import Any
 
 import attrs
@@ -17,7 +18,9 @@ from mobileclip.data.images.resize import Centre, Pixels
 ORIENTATION = 0x0112
 """The tag of the notes that says it."""
 
-_INTEGERS = {1: "B", 3: "H", 4: "I", 6: "b", 8: "h", 9: "i"}
+TAG_BYTES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8, 13: 4, 16: 8, 17: 8, 18: 8}
+"""Of one value of a tag, by its type."""
+_INTEGERS = {1: "B", 3: "H", 4: "I", 6: "b", 8: "h", 9: "i", 13: "I", 16: "Q", 18: "Q"}
 _XMP = re.compile(rb'tiff:Orientation(?:="|>)([0-9])')
 _TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -41,12 +44,11 @@ def read_orientation(exif: bytes | None, xmp: bytes | None) -> int:
 
     Source: the Exif standard, 4.6.4; TIFF 6.0, section 2.
     """
-    found = None
-    if exif:
-        try:
-            found = _from_exif(exif.removeprefix(b"Exif\0\0"))
-        except (struct.error, OverflowError):
-            found = None
+    found, notes = None, (exif or b"").removeprefix(b"Exif\0\0")
+    with suppress(struct.error, OverflowError):
+        for number, kind, num_values, place in tiff_tags(notes):
+            if number == ORIENTATION and num_values == 1 and found is None:
+                found = whole_number(notes, kind, place)
     if found is None and xmp:
         match = _XMP.search(xmp)
         found = None if match is None else int(match[1])
@@ -84,17 +86,39 @@ def centre_before(centre: Centre, orientation: int) -> Centre:
     return attrs.evolve(found, width=found.height, height=found.width, left=top, top=left)
 
 
-def _from_exif(exif: bytes) -> int | None:
-    order = {b"II": "<", b"MM": ">"}.get(exif[:2])
+def tiff_tags(data: bytes) -> Iterator[tuple[int, int, int, int]]:
+    """Yield number, type, number of values and place of the first value of every tag of a TIFF file's first directory.
+
+    Cameras' notes are encoded like such a file.
+
+    Args:
+        data: the file, or the notes, from the byte order on; nothing is yielded of something else.
+
+    Raises:
+        struct.error, OverflowError: if the file ends before its tags do.
+
+    Source: TIFF 6.0, section 2; BigTIFF.
+    """
+    order = {b"II": "<", b"MM": ">"}.get(data[:2])
     if order is None:
-        return None
-    (start,) = struct.unpack_from(f"{order}I", exif, 4)
-    (count,) = struct.unpack_from(f"{order}H", exif, start)
-    for place in range(start + 2, start + 2 + 12 * count, 12):
-        tag, kind, num_values = struct.unpack_from(f"{order}HHI", exif, place)
-        if tag == ORIENTATION and num_values == 1 and kind in _INTEGERS:
-            return int(struct.unpack_from(f"{order}{_INTEGERS[kind]}", exif, place + 8)[0])
-    return None
+        return
+    word, length, start = ("Q", "Q", 8) if 43 in data[2:4] else ("I", "H", 4)
+    (place,) = struct.unpack_from(order + word, data, start)
+    (count,) = struct.unpack_from(order + length, data, place)
+    place += struct.calcsize("=" + length)
+    entry, width = struct.Struct(f"{order}HH{word}"), struct.calcsize("=" + word)
+    for start in range(place, place + count * (entry.size + width), entry.size + width):
+        number, kind, num_values = entry.unpack_from(data, start)
+        values = start + entry.size
+        if TAG_BYTES.get(kind, 0) * num_values > width:
+            (values,) = struct.unpack_from(order + word, data, values)
+        yield number, kind, num_values, values
+
+
+def whole_number(data: bytes, kind: int, place: int) -> int | None:
+    """Return the whole number that a tag of `data` holds, or None if it is of another type."""
+    order = "<" if data[:2] == b"II" else ">"
+    return int(struct.unpack_from(order + _INTEGERS[kind], data, place)[0]) if kind in _INTEGERS else None
 
 
 # A directory below the first, and tags in one; `Exif` has the tags of both.

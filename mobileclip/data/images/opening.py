@@ -1,19 +1,16 @@
-"""Opens image files, the only place that does: a few formats, within limits, without their metadata.
+"""Opens image files, the only place that does: a few formats, within limits, without the metadata of JPEG and PNG.
 
-Decoders are written in C and believe headers; Pillow reads metadata in Python, some of it again and again. A stranger
-wants one of four things, and none costs more than a few bytes of header:
+A stranger wants one of three things of whoever opens a picture:
 
-- another program or an interpreter behind a picture's name: only the formats of `formats.py` are opened, by what they
-  begin with, never by what Pillow guesses;
-- memory: pixels, tiles, strips, coefficients and what a decoder holds beside them are counted from the header and held
-  to `ImageLimits`; what one size promises and another asks for is refused;
-- time: scans over all pixels, segments, chunks and tags by the million, runs that are decoded in Python;
-- metadata: tags that overlap, so that two megabytes are read as a hundred thousand; comments joined one by one;
-  compressed texts and profiles without end. Pixels do not need it: it is left out before a decoder sees the file, all
-  but what says how a picture is turned, and where it cannot be left out its tags may claim no more than the file has.
+- another program or an interpreter behind its name: only the formats of `limits.py` are opened, by what they begin
+  with, never by what Pillow guesses;
+- memory and time: pixels, bytes and the scans of a JPEG are counted from the header and held to `ImageLimits`;
+- metadata, which Pillow reads in Python, some of it again and again: pixels do not need it. Of a JPEG and a PNG it is
+  left out before a decoder sees the file, all but what says how a picture is turned; tags of a TIFF may claim no more
+  than the file has.
 
-Past the guard a decoder may still fail: `opening.image_error` says what that means. A decoder that can be made to run
-code is not guarded against; renew Pillow.
+Past that, a decoder may still fail: `image_error` says what that means. A decoder that can be made to run code is not
+guarded against; renew Pillow.
 """
 
 from __future__ import annotations
@@ -21,102 +18,35 @@ from __future__ import annotations
 import io
 import re
 import struct
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
-from typing import BinaryIO, NamedTuple
+from typing import BinaryIO
 
 import attrs
 import numpy as np
-from PIL import Image, UnidentifiedImageError, features
+from PIL import Image, UnidentifiedImageError
 
 from mobileclip import storage
-from mobileclip.data.images.jpeg import bare_jpeg, most_scans
+from mobileclip.data.images.jpeg import Jpeg, read_jpeg
 from mobileclip.data.images.limits import ImageError, ImageFormat, ImageLimits, find_format, format_names
-from mobileclip.data.images.metadata import read_orientation
+from mobileclip.data.images.metadata import TAG_BYTES, read_orientation, tiff_tags, whole_number
 from mobileclip.extras import needed
 from mobileclip.machine import raise_machine_fault
-
-Buffer = bytes | memoryview
 
 _PNG_PIXELS = frozenset((b"IHDR", b"PLTE", b"tRNS", b"IDAT"))
 # What may say how a picture is turned; each is read once.
 _PNG_NOTES = re.compile(rb"eXIf|[tiz](?:TXt|EXt)(Raw profile type exif\0|XML:com\.adobe\.xmp\0)")
-_GIF_BLOCK = re.compile(rb"[\x21\x2c\x3b]")
-_GIF_EXTENSION, _GIF_CONTROL = 0x21, 0xF9
-_BMP_PLAIN = frozenset((0, 3))
-_EXIF_START = re.compile(rb"II\*\0|MM\0\*")
-_MAX_NOTES = 8
-
-_WIDTH, _HEIGHT, _COMPRESSION = 256, 257, 259
-_TILE_WIDTH, _TILE_HEIGHT = 322, 323
-_LISTS = (273, 279, 324, 325)
-_READ = frozenset((*range(_WIDTH, _COMPRESSION + 1), 277, 278, 284, _TILE_WIDTH, _TILE_HEIGHT, *_LISTS))
-_DIRECTORIES = (330, 34665, 34853, 40965)
-_MAX_DIRECTORIES = 16
-_SIZES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8, 13: 4, 16: 8, 17: 8, 18: 8}
-# Values that stay bytes; all others become numbers of Python's, of thirty bytes each.
-_TEXTS = frozenset((1, 2, 7))
-_INTEGERS = {1: "B", 3: "H", 4: "I", 13: "I", 16: "Q", 18: "Q"}
-# None, three of fax machines, LZW, JPEG, deflate by its two numbers, and PackBits. The others are old JPEG, whose
-# files nobody reads alike, LZMA, which takes gigabytes for a dictionary, and what is met in laboratories alone.
-_COMPRESSIONS = frozenset((1, 2, 3, 4, 5, 7, 8, 32773, 32946))
-_NONE, _JPEG = 1, 7
 
 
-@attrs.frozen(kw_only=True)
-class Prepared:
-    """An image file as its decoder gets it.
-
-    Args:
-        data: the file, without what the pixels do not need where that can be told.
-        exif: the camera's notes, where they were left out.
-        xmp: notes as XML, where they were left out.
-    """
-
-    data: bytes
-    exif: bytes | None = None
-    xmp: bytes | None = None
-
-
-def prepare(kind: str, data: bytes, limits: ImageLimits, name: str, reduce: int = 1) -> Prepared:
-    """Return an image file as its decoder gets it.
-
-    Args:
-        kind: name of its format.
-        data: the file.
-        limits: of what it is made of.
-        name: of the image, for messages.
-        reduce: part of its size at which a JPEG is decoded.
-
-    Raises:
-        ImageError: if it has more parts or scans than the limits allow, contradicts itself, or is encoded in a way that
-            is not read.
-    """
-    try:
-        if kind == "JPEG":
-            return _jpeg(data, limits, name, reduce)
-        return _PREPARE[kind](data, limits, name) if kind in _PREPARE else Prepared(data=data)
-    except (IndexError, OverflowError, struct.error):
-        raise ImageError("truncated", f"{name} is truncated: it ends within its header; fetch it again") from None
-
-
-def _jpeg(data: bytes, limits: ImageLimits, name: str, reduce: int) -> Prepared:
-    bare = bare_jpeg(data, limits, name)
-    bare.frame.check(data, limits, name, reduce)
-    return Prepared(data=bare.data, exif=bare.exif, xmp=bare.xmp)
-
-
-def _png(data: bytes, limits: ImageLimits, name: str) -> Prepared:
+def _bare_png(data: bytes) -> bytes:
+    """Return a PNG without the chunks that say nothing of its pixels, or of how they are turned."""
     kept, seen = [data[:8]], set()
     begun = position = 8
-    num_parts = 0
     while position + 12 <= len(data):
         length, kind = struct.unpack_from(">I4s", data, position)
         end = position + 12 + length
         if kind == b"IEND" or end > len(data):
             break
-        num_parts += 1
-        limits.check_parts(num_parts, name)
         note = _PNG_NOTES.match(data, position + 4)
         text = None if note is None else data[position + 8 : note.end()] or kind
         if kind not in _PNG_PIXELS and (text is None or text in seen):
@@ -124,168 +54,26 @@ def _png(data: bytes, limits: ImageLimits, name: str) -> Prepared:
             begun = end
         seen.add(text)
         position = end
-    return Prepared(data=b"".join((*kept, data[begun:])) if begun > 8 else data)
+    return b"".join((*kept, data[begun:])) if begun > 8 else data
 
 
-def _gif(data: bytes, limits: ImageLimits, name: str) -> Prepared:
-    start = 13 + (3 << (data[10] & 7) + 1 if data[10] & 0x80 else 0)
-    kept = [data[:start]]
-    num_parts = 0
-    while (found := _GIF_BLOCK.search(data, start)) is not None:
-        block = start = found.start()
-        if data[block] != _GIF_EXTENSION:
-            kept.append(data[block:])
-            break
-        start += 2
-        while data[start]:
-            start += data[start] + 1
-            num_parts += 1
-            limits.check_parts(num_parts, name)
-        start += 1
-        num_parts += 1
-        if data[block + 1] == _GIF_CONTROL:
-            kept.append(data[block:start])
-    return Prepared(data=b"".join(kept))
+def _checked_jpeg(data: bytes, limits: ImageLimits, name: str, reduce: int) -> Jpeg:
+    jpeg = read_jpeg(data)
+    if jpeg is None:
+        raise ImageError("truncated", f"{name} is truncated: there are no pixels in it; fetch it again")
+    jpeg.check(limits, name, reduce)
+    return jpeg
 
 
-def _bmp(data: bytes, _limits: ImageLimits, name: str) -> Prepared:
-    header, compression = struct.unpack_from("<I12xI", data, 14)
-    if header > 12 and compression not in _BMP_PLAIN:
-        # Pillow decodes them in Python, a microsecond a byte.
-        raise ImageError("unsupported_format", f"{name} is a run-length BMP; only plain ones are read, so save it anew")
-    return Prepared(data=data)
-
-
-def _boxes(data: bytes, limits: ImageLimits, name: str) -> Prepared:
-    for number, found in enumerate(_EXIF_START.finditer(data)):
-        if number == _MAX_NOTES:
-            raise ImageError("corrupt", f"{name} holds more than {_MAX_NOTES} notes of cameras")
-        try:
-            TiffTags(memoryview(data)[found.start() :], limits, name)
-        except (IndexError, OverflowError, struct.error):
-            continue  # these letters begin no notes
-    return Prepared(data=data)
-
-
-class _Tag(NamedTuple):
-    kind: int
-    num_values: int
-    start: int
-
-
-class TiffTags:
-    """The first directory of a TIFF file, or of notes, which are encoded like one; what its tags claim was checked.
-
-    Args:
-        data: the file, from its byte order on.
-        limits: of the values in its tags.
-        name: of the image, for messages.
-
-    Raises:
-        ImageError: if tags claim more than the file holds, because they overlap: each would be read on its own.
-        struct.error, IndexError, OverflowError: if the file ends before its tags do.
-    """
-
-    def __init__(self, data: Buffer, limits: ImageLimits, name: str) -> None:
-        self._data, self._limits, self._name = data, limits, name
-        self._order = "<" if data[:2] == b"II" else ">"
-        self._is_big = 43 in (data[2], data[3])
-        (first,) = self._unpack("Q" if self._is_big else "I", 8 if self._is_big else 4)
-        self._tags: dict[int, _Tag] = {}
-        waiting = [first]
-        num_bytes = num_values = 0
-        for start in waiting:
-            for number, tag in self._directory(start):
-                num_bytes += _SIZES.get(tag.kind, 0) * tag.num_values
-                num_values += 0 if tag.kind in _TEXTS else tag.num_values
-                limits.check_parts(num_values, name)
-                if start == first:
-                    if number in _READ and number in self._tags:
-                        raise ImageError("corrupt", f"{name} has the tag {number} twice")
-                    self._tags[number] = tag
-                if number in _DIRECTORIES and tag.kind in _INTEGERS and len(waiting) < _MAX_DIRECTORIES:
-                    (below,) = self._unpack(_INTEGERS[tag.kind], tag.start)
-                    if below not in waiting and below < len(data):
-                        waiting.append(below)
-        if num_bytes > 2 * len(data):
-            raise ImageError("corrupt", f"{name} has tags that claim {num_bytes:,} bytes; the file has {len(data):,}")
-
-    def __contains__(self, tag: int) -> bool:
-        return tag in self._tags
-
-    def numbers(self, tag: int, default: int) -> tuple[int, ...]:
-        """Return the first values of a tag, or the default where it is missing.
-
-        Raises:
-            ImageError: if they are no whole numbers.
-        """
-        found = self._tags.get(tag)
-        if found is None:
-            return (default,)
-        if found.kind not in _INTEGERS or not found.num_values:
-            raise ImageError("corrupt", f"{self._name} is a TIFF whose tag {tag} holds no whole number")
-        return self._unpack(f"{min(found.num_values, 8)}{_INTEGERS[found.kind]}", found.start)
-
-    def check(self) -> None:
-        """Raise unless the picture may be decoded.
-
-        Raises:
-            ImageError: if the limits do not allow its size, strips or tiles, or its compression is not read.
-        """
-        width, height = self.numbers(_WIDTH, 0)[0], self.numbers(_HEIGHT, 0)[0]
-        self._limits.check_pixels(width, height, self._name)
-        compression = self.numbers(_COMPRESSION, _NONE)[0]
-        if compression not in _COMPRESSIONS:
-            raise ImageError(
-                "unsupported_format",
-                f"{self._name} is a TIFF with compression {compression}, which is not read; "
-                "save it with LZW or deflate",
-            )
-        if compression == _JPEG:
-            num_strips = max(self._tags[tag].num_values for tag in (*_LISTS, _WIDTH) if tag in self._tags)
-            self._limits.check_scans(max(1, most_scans(self._data) - num_strips), width * height, self._name)
-        if _TILE_WIDTH in self or _TILE_HEIGHT in self:
-            across, down = self.numbers(_TILE_WIDTH, 0)[0], self.numbers(_TILE_HEIGHT, 0)[0]
-            if not across or not down:
-                raise ImageError("corrupt", f"{self._name} is a TIFF whose tiles have no size")
-            # Tiles are decoded whole, however little of them is in the picture.
-            self._limits.check_pixels(-(-width // across) * across, -(-height // down) * down, self._name)
-
-    def _directory(self, start: int) -> list[tuple[int, _Tag]]:
-        word, length, first = ("Q", "Q", 8) if self._is_big else ("I", "H", 2)
-        width = struct.calcsize(f"={word}")
-        (count,) = self._unpack(length, start)
-        self._limits.check_parts(count, self._name)
-        found = []
-        for place in range(start + first, start + first + count * (4 + 2 * width), 4 + 2 * width):
-            number, kind, num_values = self._unpack(f"HH{word}", place)
-            values = place + 4 + width
-            if _SIZES.get(kind, 0) * num_values > width:
-                (values,) = self._unpack(word, values)
-            found.append((number, _Tag(kind, num_values, values)))
-        return found
-
-    def _unpack(self, form: str, place: int) -> tuple[int, ...]:
-        return struct.unpack_from(self._order + form, self._data, place)
-
-
-def _tiff(data: bytes, limits: ImageLimits, name: str) -> Prepared:
-    TiffTags(data, limits, name).check()
-    return Prepared(data=data)
-
-
-_PREPARE: Mapping[str, Callable[[bytes, ImageLimits, str], Prepared]] = {
-    "PNG": _png,
-    "GIF": _gif,
-    "BMP": _bmp,
-    "TIFF": _tiff,
-    "AVIF": _boxes,
-    "HEIF": _boxes,
-}
+def _check_tags(data: bytes, name: str) -> None:
+    """Raise if tags of a TIFF file overlap: each would be read on its own, two megabytes a hundred thousand times."""
+    num_bytes = sum(TAG_BYTES.get(kind, 0) * num_values for _, kind, num_values, _ in tiff_tags(data))
+    if num_bytes > 2 * len(data):
+        raise ImageError("corrupt", f"{name} has tags that claim {num_bytes:,} bytes; the file has {len(data):,}")
 
 
 # Of Canon, Olympus and Panasonic; the others are told from a TIFF by its tags.
-_START = re.compile(rb"(?s)II\*\0.{4}CR|II(?:RO|RS|U\0)|MMOR")
+_RAW_START = re.compile(rb"(?s)II\*\0.{4}CR|II(?:RO|RS|U\0)|MMOR")
 _TIFF = (b"II*\0", b"MM\0*")
 _REDUCED, _SEVERAL_BELOW, _DNG = 254, 330, 50706
 
@@ -295,14 +83,14 @@ def raw_preview(data: bytes, limits: ImageLimits, name: str) -> bytes | None:
 
     Args:
         data: the file.
-        limits: of its tags.
+        limits: of its bytes.
         name: of the image, for messages.
 
     Raises:
         ImageError: if there is no picture in it, or it is damaged; with the reason `missing_package` if rawpy is not
             installed.
     """
-    if not _is_raw(data, limits, name):
+    if not _is_raw(data):
         return None
     limits.check_file(len(data), name)
     try:
@@ -323,18 +111,17 @@ def raw_preview(data: bytes, limits: ImageLimits, name: str) -> bytes | None:
     return stream.getvalue()
 
 
-def _is_raw(data: bytes, limits: ImageLimits, name: str) -> bool:
+def _is_raw(data: bytes) -> bool:
     """Return whether a file is a raw one: by its start, or a TIFF that is a small picture above a larger one."""
-    if _START.match(data):
+    if _RAW_START.match(data):
         return True
     if not data.startswith(_TIFF):
         return False
     try:
-        tags = TiffTags(data, limits, name)
-        is_reduced = tags.numbers(_REDUCED, 0)[0] & 1 == 1
-    except (ImageError, struct.error, IndexError, OverflowError):
+        tags = {number: whole_number(data, kind, place) for number, kind, _, place in tiff_tags(data)}
+    except (struct.error, OverflowError):
         return False  # whoever reads it as a TIFF says what is wrong with it
-    return _DNG in tags or (is_reduced and _SEVERAL_BELOW in tags)
+    return _DNG in tags or (_SEVERAL_BELOW in tags and bool((tags.get(_REDUCED) or 0) & 1))
 
 
 _TURNED_BY_DECODER = ("TIFF", "HEIF")
@@ -348,12 +135,12 @@ class OpenedImage:
     Args:
         image: Pillow's.
         kind: its format.
-        prepared: what its decoder gets.
+        jpeg: what the header of a JPEG says; None of other formats.
     """
 
     image: Image.Image
     kind: ImageFormat
-    prepared: Prepared
+    jpeg: Jpeg | None
 
     @property
     def orientation(self) -> int:
@@ -363,12 +150,22 @@ class OpenedImage:
         """
         if self.kind.name in _TURNED_BY_DECODER:
             return 1
-        return read_orientation(self.exif, self.prepared.xmp or _xmp(self.image))
+        found = self.image.info.get("xmp", self.image.info.get("XML:com.adobe.xmp"))
+        xmp = found.encode() if isinstance(found, str) else found if isinstance(found, bytes) else None
+        return read_orientation(self.exif, xmp if self.jpeg is None else self.jpeg.xmp)
 
     @property
     def exif(self) -> bytes | None:
         """The camera's notes, as they are encoded; None where there are none."""
-        return self.prepared.exif or _exif(self.image)
+        if self.jpeg is not None:
+            return self.jpeg.exif
+        found = self.image.info.get("exif")
+        if found is None and isinstance(text := self.image.info.get(_RAW_EXIF), str):
+            try:
+                found = bytes.fromhex("".join(text.split("\n")[3:]))
+            except ValueError:
+                return None
+        return found if isinstance(found, bytes) else None
 
 
 EncodedImage = str | Path | bytes | bytearray | memoryview | BinaryIO
@@ -424,20 +221,25 @@ def open_image(data: bytes, limits: ImageLimits, name: str = "image", *, reduce:
         raise ImageError(
             "not_an_image", f"{name} is not an image in a format that is read ({format_names()}); convert it first"
         )
-    if kind.module is not None and not (kind.module in features.modules and features.check_module(kind.module)):
-        raise ImageError("unsupported_format", f"{name} is {kind.name}, which this Pillow cannot decode; renew Pillow")
     try:
-        reduce = reduce if kind.name == "JPEG" else 1
-        prepared = prepare(kind.name, data, limits, name, reduce)
-        image = _opened(kind, prepared.data, name)
-        width, height = (-(-side // reduce) for side in image.size)
-        limits.check_pixels(width, height, name)
+        jpeg = _checked_jpeg(data, limits, name, reduce) if kind.name == "JPEG" else None
+        if jpeg is not None:
+            data = jpeg.data
+        elif kind.name == "PNG":
+            data = _bare_png(data)
+        elif kind.name == "TIFF":
+            _check_tags(data, name)
+        image = _opened(kind, data, name)
+        if jpeg is None:
+            limits.check_pixels(*image.size, name)
     except ImageError:
         raise
+    except (OverflowError, struct.error):
+        raise ImageError("truncated", f"{name} is truncated: it ends within its header; fetch it again") from None
     except Exception as error:
         # Plug-ins raise anything on broken bytes.
         raise image_error(error, name) from error
-    return OpenedImage(image=image, kind=kind, prepared=prepared)
+    return OpenedImage(image=image, kind=kind, jpeg=jpeg)
 
 
 def _opened(kind: ImageFormat, data: bytes, name: str) -> Image.Image:
@@ -446,6 +248,8 @@ def _opened(kind: ImageFormat, data: bytes, name: str) -> Image.Image:
         for load_plugins in (Image.preinit, Image.init):
             if kind.name not in Image.OPEN:
                 load_plugins()
+        if kind.name not in Image.OPEN:
+            raise ImageError("unsupported_format", f"{name} is {kind.name}, which this Pillow lacks; renew Pillow")
         try:
             return Image.OPEN[kind.name][0](io.BytesIO(data), "")
         except (SyntaxError, IndexError, TypeError, struct.error) as error:  # as Pillow does
@@ -475,18 +279,3 @@ def image_error(error: Exception, name: str) -> ImageError:
             return ImageError("truncated", f"{name} is truncated ({error}); fetch it again")
         case _:
             return ImageError("corrupt", f"{name} cannot be decoded ({type(error).__name__}: {error})")
-
-
-def _exif(image: Image.Image) -> bytes | None:
-    found = image.info.get("exif")
-    if found is None and isinstance(text := image.info.get(_RAW_EXIF), str):
-        try:
-            found = bytes.fromhex("".join(text.split("\n")[3:]))
-        except ValueError:
-            return None
-    return found if isinstance(found, bytes) else None
-
-
-def _xmp(image: Image.Image) -> bytes | None:
-    found = image.info.get("xmp", image.info.get("XML:com.adobe.xmp"))
-    return found.encode() if isinstance(found, str) else found if isinstance(found, bytes) else None

@@ -11,7 +11,7 @@ import numpy.typing as npt
 import torch
 from PIL import Image
 
-from mobileclip.data.images.jpeg import JpegFrame, bare_jpeg, cut_below, decode_jpeg, read_frame
+from mobileclip.data.images.jpeg import Jpeg, decode_jpeg, read_jpeg
 from mobileclip.data.images.limits import ImageError, ImageLimits
 from mobileclip.data.images.metadata import (
     ORIENTATION,
@@ -21,7 +21,14 @@ from mobileclip.data.images.metadata import (
     turned,
     turned_pixels,
 )
-from mobileclip.data.images.opening import EncodedImage, image_error, open_image, raw_preview, read_image_file
+from mobileclip.data.images.opening import (
+    EncodedImage,
+    OpenedImage,
+    image_error,
+    open_image,
+    raw_preview,
+    read_image_file,
+)
 from mobileclip.data.images.resize import Centre, Pixels, in_rgb, resize, resize_centre, resize_reduced_centre
 from mobileclip.inputs import DECODES, Color, Decode, ImageInput
 
@@ -67,17 +74,6 @@ def normalize_pixels(
             channel.div_(std)
     return normalized
 
-
-__all__ = [
-    "ImageError",
-    "ImageLimits",
-    "ImageSource",
-    "ImageTransform",
-    "Pixels",
-    "is_one_image",
-    "load_image",
-    "name_of",
-]
 
 # What Pillow holds between resize and crop: half a gigabyte, reached by images about 2000 times as long as wide.
 _MAX_RESIZED_PIXELS = 2**27
@@ -224,34 +220,45 @@ def load_image(
     Differs: the release ignores the orientation (`orient=False`), and turns 16-bit images all but white.
     """
     name = name or name_of(source)
+    if not isinstance(source, (Image.Image, np.ndarray)):
+        opened = open_image(read_image_file(source, limits, name), limits, name, reduce=reduce)
+        return _decoded(opened, name, orient=orient, background=background, reduce=reduce)
     try:
-        if isinstance(source, np.ndarray):
-            source = _from_array(source, name)
-        if isinstance(source, Image.Image):
-            source.load()
-            orientation, converted = _orientation_of(source), in_rgb(source, background, name)
-            if converted is source:
-                if orientation == 1:
-                    return source
-                converted = source.copy()
-        else:
-            opened = open_image(read_image_file(source, limits, name), limits, name, reduce=reduce)
-            with opened.image as image:
-                if reduce > 1 and opened.kind.name == "JPEG":
-                    image.draft(None, (image.width // reduce, image.height // reduce))
-                image.load()
-                orientation, converted = opened.orientation, in_rgb(image, background, name)
-                if converted is image and opened.kind.is_held:
-                    # Its decoder would live as long as the image does.
-                    converted = image.copy()
-        # What still said how it is turned would have it turned again by the next reader.
-        converted.info = {} if orient else {"orientation": orientation}
-        return turned(converted, orientation) if orient else converted
+        image = _from_array(source, name) if isinstance(source, np.ndarray) else source
+        image.load()
+        converted = in_rgb(image, background, name)
+        return _upright(converted, _orientation_of(image), orient=orient, is_shared=converted is source)
+    except ImageError:
+        raise
+    except Exception as error:
+        raise image_error(error, name) from error
+
+
+def _decoded(opened: OpenedImage, name: str, *, orient: bool, background: Color | None, reduce: int) -> Image.Image:
+    try:
+        with opened.image as image:
+            if reduce > 1 and opened.jpeg is not None:
+                image.draft(None, (image.width // reduce, image.height // reduce))
+            image.load()
+            converted = in_rgb(image, background, name)
+            # The decoder of some formats would live as long as the image does.
+            is_held = converted is image and opened.kind.is_held
+            return _upright(converted.copy() if is_held else converted, opened.orientation, orient=orient)
     except ImageError:
         raise
     except Exception as error:
         # Decoders raise anything on broken bytes.
         raise image_error(error, name) from error
+
+
+def _upright(image: Image.Image, orientation: int, *, orient: bool, is_shared: bool = False) -> Image.Image:
+    if is_shared:
+        if orientation == 1:
+            return image
+        image = image.copy()
+    # What still said how it is turned would have it turned again by the next reader.
+    image.info = {} if orient else {"orientation": orientation}
+    return turned(image, orientation) if orient else image
 
 
 def is_one_image(source: object) -> bool:
@@ -368,15 +375,19 @@ def read_tower_image(
     """
     preview = raw_preview(data, limits, name)
     data = data if preview is None else preview
-    frame = read_frame(data, limits.num_parts)
-    if frame is not None:
-        return _read_jpeg(data, frame, transform, reduced=reduced, name=name, limits=limits)
+    jpeg = read_jpeg(data)
+    if jpeg is not None and jpeg.is_plain:
+        return _read_jpeg(jpeg, transform, reduced=reduced, name=name, limits=limits)
     opened = open_image(data, limits, name, reduce=_REDUCTIONS[0])
-    reduce = _reduction(opened.image.size, limits) if opened.kind.name == "JPEG" else 1
-    image = load_image(data, background=transform.image_input.background_color, reduce=reduce, limits=limits, name=name)
-    stored = opened.image.size[::-1] if is_on_its_side(opened.orientation) else opened.image.size
-    width, height = image.size if reduce == 1 else stored
-    return TowerImage(pixels=transform.pixels(image, name=name), width=width, height=height, exif=opened.exif)
+    size, exif, background = opened.image.size, opened.exif, transform.image_input.background_color
+    reduce = 1 if opened.jpeg is None else _reduction(size, limits)
+    image = _decoded(opened, name, orient=True, background=background, reduce=reduce)
+    if reduce == 1:
+        size = image.size
+    elif is_on_its_side(opened.orientation):
+        size = size[::-1]
+    pixels = transform.pixels(image, name=name)
+    return TowerImage(pixels=pixels, width=size[0], height=size[1], exif=exif)
 
 
 def require_decode(decode: str) -> Decode:
@@ -425,35 +436,28 @@ def _reduction(size: tuple[int, int], limits: ImageLimits) -> int:
     return next(fitting, _REDUCTIONS[0])
 
 
-def _read_jpeg(
-    data: bytes,
-    frame: JpegFrame,
-    transform: ImageTransform,
-    *,
-    reduced: bool,
-    name: str,
-    limits: ImageLimits,
-) -> TowerImage:
-    bare = bare_jpeg(data, limits, name)
-    orientation = read_orientation(bare.exif, bare.xmp)
-    width, height = frame.size[::-1] if is_on_its_side(orientation) else frame.size
+def _read_jpeg(jpeg: Jpeg, transform: ImageTransform, *, reduced: bool, name: str, limits: ImageLimits) -> TowerImage:
+    orientation = read_orientation(jpeg.exif, jpeg.xmp)
+    width, height = jpeg.size[::-1] if is_on_its_side(orientation) else jpeg.size
     centre, contract = transform.centre((width, height), name), transform.image_input
-    reduce = next((one for one in _REDUCTIONS if reduced and min(frame.size) >= one * contract.size), 1)
-    reduce = max(reduce, _reduction(frame.size, limits))
-    frame.check(data, limits, name, reduce)
-    kept, rows = bare.data, frame.height
+    reduce = next((one for one in _REDUCTIONS if reduced and min(jpeg.size) >= one * contract.size), 1)
+    reduce = max(reduce, _reduction(jpeg.size, limits))
+    jpeg.check(limits, name, reduce)
+    data, rows = jpeg.data, jpeg.height
     if orientation == 1:
         # Reduced rows reach further.
-        cut, rows = cut_below(data, frame, centre.rows(frame.size, contract.interpolation)[1] + _REDUCTIONS[0])
-        kept = kept if rows == frame.height else cut
+        data, rows = jpeg.above(centre.rows(jpeg.size, contract.interpolation)[1] + _REDUCTIONS[0])
     # What is cut ends in bytes that belong to no row.
-    pixels = decode_jpeg(kept, (frame.width, rows), reduce=reduce, strict=rows == frame.height)
-    image = load_image(data, orient=False, reduce=reduce, limits=limits, name=name) if pixels is None else pixels
+    image: Image.Image | Pixels | None = decode_jpeg(
+        data, (jpeg.width, rows), reduce=reduce, strict=rows == jpeg.height
+    )
+    if image is None:
+        image = load_image(jpeg.data, orient=False, reduce=reduce, limits=limits, name=name)
     if reduce > 1:
-        part = (frame.width / reduce, frame.height / reduce)
+        part = (jpeg.width / reduce, jpeg.height / reduce)
         stored = resize_reduced_centre(image, part, centre_before(centre, orientation), contract.interpolation)
         seen = np.ascontiguousarray(turned_pixels(stored, orientation))
     else:
         upright = turned(image, orientation) if isinstance(image, Image.Image) else turned_pixels(image, orientation)
         seen = resize_centre(upright, height, centre, contract.interpolation)
-    return TowerImage(pixels=seen, width=width, height=height, exif=bare.exif)
+    return TowerImage(pixels=seen, width=width, height=height, exif=jpeg.exif)

@@ -13,10 +13,11 @@ from attrs import validators
 from PIL import Image
 
 from mobileclip.data.augmentation.replay import AugmentationParams, AugmentationSpec, datacompdr_augmentation
-from mobileclip.data.images.jpeg import bare_jpeg, cut_below, decode_jpeg, read_frame
+from mobileclip.data.images.jpeg import decode_jpeg, read_jpeg
+from mobileclip.data.images.limits import ImageError, ImageLimits
 from mobileclip.data.images.metadata import read_orientation
 from mobileclip.data.images.resize import Pixels, resized_crop
-from mobileclip.data.images.transform import LIMITS, ImageError, ImageLimits
+from mobileclip.data.images.transform import LIMITS
 from mobileclip.data.loading.batch import ReinforcedBatch, stack_pixels
 from mobileclip.data.loading.spec import ExampleSpec
 from mobileclip.data.randomness import random_index, seeded_rng
@@ -62,26 +63,25 @@ class SourceImage:
     def __init__(
         self, data: bytes, limits: ImageLimits = LIMITS, *, orient: bool = False, background: Color | None = None
     ) -> None:
-        self._data = data
         self._limits = limits
-        self._frame = read_frame(data, limits.num_parts)
+        jpeg = read_jpeg(data)
+        is_plain = jpeg is not None and jpeg.is_plain
+        if jpeg is not None and orient:
+            is_plain &= read_orientation(jpeg.exif, jpeg.xmp) == 1
+        self._jpeg = jpeg if is_plain else None
+        self._image: Image.Image | None = None
+        if self._jpeg is None:
+            self._image = decode_image(data, orient=orient, background=background, limits=limits)
+            return
         try:
-            if self._frame is not None:
-                self._frame.check(data, limits, "the image")
-                if orient and _is_turned(data, limits):
-                    self._frame = None
+            self._jpeg.check(limits, "the image")
         except ImageError as error:
             raise BadSampleError(f"image_{error.reason}", error.message) from None
-        self._image = (
-            decode_image(data, orient=orient, background=background, limits=limits) if self._frame is None else None
-        )
 
     @property
     def size(self) -> tuple[int, int]:
         """Width and height of the whole image, in pixels."""
-        if self._frame is not None:
-            return self._frame.size
-        return self._whole.size
+        return self._whole.size if self._jpeg is None else self._jpeg.size
 
     def replay(
         self, augmentations: Sequence[AugmentationSpec], params: AugmentationParams, decode: Decode = "exact"
@@ -103,7 +103,7 @@ class SourceImage:
             crops = [augmentation.resize(cut) for augmentation in augmentations]
         else:
             factor = _factor(min(height, width), max(augmentation.size for augmentation in augmentations))
-            factor = 1 if self._frame is None else factor
+            factor = 1 if self._jpeg is None else factor
             image = self._decoded(top + height, factor)
             box = (left / factor, top / factor, width / factor, height / factor)
             crops = [resized_crop(image, box, one.size, one.interpolation) for one in augmentations]
@@ -118,19 +118,13 @@ class SourceImage:
         return self._image
 
     def _decoded(self, bottom: int, factor: int = 1) -> Image.Image | Pixels:
-        if self._frame is None:
+        jpeg = self._jpeg
+        if jpeg is None:
             return self._whole
-        data, height = cut_below(self._data, self._frame, bottom)
+        data, height = jpeg.above(bottom)
         # What is cut ends in bytes that belong to no row.
-        pixels = decode_jpeg(data, (self._frame.width, height), reduce=factor, strict=height == self._frame.height)
-        if pixels is None:
-            return decode_image(data, orient=False, reduce=factor, limits=self._limits)
-        return pixels
-
-
-def _is_turned(data: bytes, limits: ImageLimits) -> bool:
-    bare = bare_jpeg(data, limits, "the image")
-    return read_orientation(bare.exif, bare.xmp) != 1
+        pixels = decode_jpeg(data, (jpeg.width, height), reduce=factor, strict=height == jpeg.height)
+        return decode_image(data, orient=False, reduce=factor, limits=self._limits) if pixels is None else pixels
 
 
 def _cut(image: Image.Image | Pixels, left: int, top: int, right: int, bottom: int) -> Image.Image:

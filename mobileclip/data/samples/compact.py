@@ -10,14 +10,14 @@ import math
 import struct
 import zlib
 from collections.abc import Mapping
+from itertools import accumulate
 from typing import Any
 
-import attrs
 import numpy as np
 import numpy.typing as npt
 
 from mobileclip.data.samples.limits import MAX_DIM
-from mobileclip.data.samples.readers import Embeddings
+from mobileclip.data.samples.readers import EmbeddingRows, Embeddings
 from mobileclip.data.skips import BadSampleError
 from mobileclip.hardware.precision import StoredPrecision
 
@@ -38,7 +38,7 @@ _SMALLEST_SCALE, _GREATEST_SCALE = 2.0**-100, 2.0**121
 _SCALE_BITS = 16
 
 
-class CompactRecord:
+class CompactRecord(EmbeddingRows):
     """A record that is checked as a whole and decoded row by row.
 
     Args:
@@ -49,61 +49,51 @@ class CompactRecord:
     """
 
     def __init__(self, data: bytes) -> None:
-        header_length, num_rows = _read_preamble(data)
+        if len(data) < _START or data[:4] != MAGIC:
+            raise _bad("it does not begin as one")
+        _, version, header_length, num_rows = _PREAMBLE.unpack_from(data)
+        if version != VERSION:
+            raise _bad(f"it has version {version}, this library reads version {VERSION}; a newer one may read it")
         header_end = _START + header_length
-        table = np.frombuffer(data, _TABLE, num_rows, header_end)
+        rows_start = header_end + num_rows * _TABLE.itemsize
+        if rows_start > len(data):
+            raise _bad(f"it has {len(data)} bytes, its header and its table alone need {rows_start}")
+        (checksum,) = _CHECKSUM.unpack_from(data, _PREAMBLE.size)
+        if zlib.crc32(memoryview(data)[_START:rows_start], zlib.crc32(data[: _PREAMBLE.size])) != checksum:
+            raise _bad("its header is damaged: the checksum differs")
         header = _read_header(data[_START:header_end])
-        self.content = header.content
+        self.content: dict[str, Any] = header["content"]
         """What was stored beside the embeddings."""
-        self.precision = header.precision
+        self.precision: StoredPrecision = header["precision"]
         """How the embeddings were rounded."""
-        self.dim = header.dim
+        self.dim: int = header["dim"]
         """Dim of every row."""
-        self._rows = header.rows
-        self._first = dict(zip(header.rows, np.cumsum([0, *header.rows.values()]).tolist(), strict=False))
-        if sum(header.rows.values()) != num_rows:
-            raise _bad(f"its arrays have {sum(header.rows.values())} rows, its table has {num_rows}")
-        lengths = table["length"].astype(np.int64)
+        rows: dict[str, int] = header["rows"]
+        if sum(rows.values()) != num_rows:
+            raise _bad(f"its arrays have {sum(rows.values())} rows, its table has {num_rows}")
+        self.shapes = {name: (count, self.dim) for name, count in rows.items()}
+        self._first = dict(zip(rows, accumulate((0, *rows.values())), strict=False))
+        self._data, self._table = data, np.frombuffer(data, _TABLE, num_rows, header_end)
+        lengths = self._table["length"].astype(np.int64)
         # A Huffman code spends a bit on a byte at least: rows that are shorter would only waste memory.
         least = self.dim // 8 + (self.dim if self.precision == "bfloat16" else _SCALE.size)
         if num_rows and int(lengths.min()) < least:
             raise _bad(f"a row has {lengths.min()} bytes, fewer than its {self.dim} numbers need")
-        self._ends = header_end + table.nbytes + np.cumsum(lengths)
-        self._table = table
-        expected = int(self._ends[-1]) if num_rows else header_end + table.nbytes
+        self._ends = rows_start + np.cumsum(lengths)
+        expected = rows_start + int(lengths.sum())
         if len(data) != expected:
             raise _bad(f"it has {len(data)} bytes, but its table says {expected}")
-        self._data = data
 
-    @property
-    def shapes(self) -> Mapping[str, tuple[int, ...]]:
-        """Shape of every array by its name: (number of rows, dim)."""
-        return {name: (count, self.dim) for name, count in self._rows.items()}
-
-    def row(self, name: str, index: int) -> Embeddings:
-        """Return one row of an array; no other is decoded.
-
-        Shape:
-            (dim,), float32.
-
-        Raises:
-            BadSampleError: if the row is damaged.
-        """
-        if not 0 <= index < self._rows[name]:
-            raise IndexError(f"{name} has {self._rows[name]} rows, there is no row {index}")
+    def _row(self, name: str, index: int) -> Embeddings:
+        if not 0 <= index < self.shapes[name][0]:
+            raise IndexError(f"{name} has {self.shapes[name][0]} rows, there is no row {index}")
         place = self._first[name] + index
-        end, length, checksum = (
-            int(self._ends[place]),
-            int(self._table["length"][place]),
-            self._table["checksum"][place],
-        )
+        length, checksum = self._table[place].tolist()
+        end = int(self._ends[place])
         stored = self._data[end - length : end]
         if zlib.crc32(stored) != checksum:
             raise _bad(f"row {index} of {name} is damaged: its checksum differs")
-        row = _decode_bfloat16(stored, self.dim) if self.precision == "bfloat16" else _decode_int8(stored, self.dim)
-        if not np.isfinite(row).all():
-            raise BadSampleError("not_finite", f"row {index} of {name} holds NaN or infinity")
-        return row
+        return _decode_bfloat16(stored, self.dim) if self.precision == "bfloat16" else _decode_int8(stored, self.dim)
 
 
 def write_record(content: Mapping[str, Any], arrays: Mapping[str, Embeddings], precision: StoredPrecision) -> bytes:
@@ -152,31 +142,8 @@ def _bad(detail: str) -> BadSampleError:
     return BadSampleError("bad_record", f"the compact record cannot be read: {detail}")
 
 
-@attrs.frozen
-class _Header:
-    dim: int
-    precision: StoredPrecision
-    rows: dict[str, int]
-    content: dict[str, Any]
-
-
-def _read_preamble(data: bytes) -> tuple[int, int]:
-    """Return the bytes of the header and the number of rows, after comparing the checksum."""
-    if len(data) < _START or data[:4] != MAGIC:
-        raise _bad("it does not begin as one")
-    _, version, header_length, num_rows = _PREAMBLE.unpack_from(data)
-    if version != VERSION:
-        raise _bad(f"it has version {version}, this library reads version {VERSION}; a newer one may read it")
-    rows_start = _START + header_length + num_rows * _TABLE.itemsize
-    if rows_start > len(data):
-        raise _bad(f"it has {len(data)} bytes, its header and its table alone need {rows_start}")
-    (checksum,) = _CHECKSUM.unpack_from(data, _PREAMBLE.size)
-    if zlib.crc32(memoryview(data)[_START:rows_start], zlib.crc32(data[: _PREAMBLE.size])) != checksum:
-        raise _bad("its header is damaged: the checksum differs")
-    return header_length, num_rows
-
-
-def _read_header(compressed: bytes) -> _Header:
+def _read_header(compressed: bytes) -> dict[str, Any]:
+    """Return dim, precision, number of rows by the names of the arrays, and content, having looked what they are."""
     stream = zlib.decompressobj()
     try:
         text = stream.decompress(compressed, MAX_HEADER_BYTES + 1)
@@ -186,16 +153,16 @@ def _read_header(compressed: bytes) -> _Header:
         raise _bad(f"its header is malformed: {error}") from None
     if not isinstance(header, dict):
         raise _bad("its header is cut, no object, or too large")
-    dim, precision, rows, content = (header.get(name) for name in ("dim", "precision", "rows", "content"))
+    dim, rows = header.get("dim"), header.get("rows")
     if type(dim) is not int or not 1 <= dim <= MAX_DIM:
         raise _bad(f"its dim is {dim!r}")
-    if precision not in ("bfloat16", "int8"):
-        raise _bad(f"its precision is {precision!r}")
-    if not isinstance(content, dict):
+    if header.get("precision") not in ("bfloat16", "int8"):
+        raise _bad(f"its precision is {header.get('precision')!r}")
+    if not isinstance(header.get("content"), dict):
         raise _bad("its content is no object")
     if not isinstance(rows, dict) or not all(type(count) is int and count >= 0 for count in rows.values()):
         raise _bad("its numbers of rows are malformed")
-    return _Header(dim, precision, rows, content)
+    return header
 
 
 def _encode_bfloat16(row: Embeddings) -> bytes:

@@ -1,11 +1,14 @@
 """Embeddings as the public layouts store them: arrays in an npz or in a compressed torch file, read row by row.
 
 numpy's and torch's own readers take 6 to 20 % more of a loader's time, and a file of 700 bytes keeps torch's busy for
-ever. An npz is inflated no further than the row that is wanted. The pickle that describes tensors is read and never
-run: Python's own reader of pickles, as far as it is written in Python, has a function for every instruction. Those for
-dictionaries, tuples, texts and numbers are taken; in place of those that name, call and change objects stand ours,
-which know the functions that make a tensor and call none. Everything else is refused. The same reader in C is no
-choice: nine bytes make it take gigabytes, for as many places as they say are remembered.
+ever. Both kinds of file are zip files, which `zipfile` opens: it inflates an npz no further than the row that is
+wanted, and compares checksums. The pickle that describes tensors is read and never run: Python's own reader of pickles,
+as far as it is written in Python, has a function for every instruction. Those for dictionaries, tuples, texts and
+numbers are taken; in place of those that name, call and change objects stand ours, which know the functions that make a
+tensor and call none. Everything else is refused. The same reader in C is no choice: nine bytes make it take gigabytes,
+for as many places as they say are remembered.
+
+zlib-ng reads gzip where it is installed, to the same bytes (extra `speed`).
 """
 
 from __future__ import annotations
@@ -17,71 +20,75 @@ import re
 import struct
 import zipfile
 import zlib
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
-from functools import lru_cache
+from functools import cache, lru_cache
 from pickle import UnpicklingError, _Unpickler
-from typing import Any, Literal, NamedTuple, NoReturn, Protocol
+from types import ModuleType
+from typing import Any, Literal, NamedTuple, NoReturn
 
 import attrs
 import numpy as np
 import numpy.typing as npt
 import torch
 
-from mobileclip.data.samples.inflate import GZIP, InflateStream, TooLargeError, gunzip
+from mobileclip.data.samples.limits import TooLargeError
 from mobileclip.data.skips import BadSampleError
 from mobileclip.storage import printable
 from mobileclip.tensor_files.errors import CheckpointError, shown
 
-# Of files in an archive, far more than embeddings have; they are counted before they are looked at.
-_MOST_MEMBERS = 500
-_ENTRY, _LOCAL, _LENGTHS = b"PK\x01\x02", b"PK\x03\x04", struct.Struct("<26x2H")
-_ENCRYPTED, _UTF_8 = 1, 0x800
+Embeddings = npt.NDArray[np.float32]
+
+# Of files in an archive, far more than embeddings have.
+_MOST_MEMBERS, _SMALL_BYTES = 500, 2**20
+_ENTRY = b"PK\x01\x02"
+# What `zipfile` and zlib raise of damaged, encrypted and unknown content.
+_DAMAGE = (ValueError, zipfile.BadZipFile, NotImplementedError, RuntimeError, EOFError, OverflowError)
+_DAMAGE += (struct.error, zlib.error)
 
 
-@attrs.frozen
-class Member:
-    """A file in a zip file.
+class EmbeddingRows(ABC):
+    """Stored embeddings, of which single rows can be read."""
 
-    Args:
-        stored: its content, as it is stored.
-        size: of its content, in bytes.
-        checksum: CRC-32 of its content.
-        is_deflated: whether it is compressed.
-    """
+    shapes: Mapping[str, tuple[int, ...]]
+    """Shape of every array by its name; (number of rows, dim) where it is well-formed."""
 
-    stored: memoryview
-    size: int
-    checksum: int
-    is_deflated: bool
+    def row(self, name: str, index: int) -> Embeddings:
+        """Return one row of an array.
+
+        Shape:
+            (dim,), float32.
+
+        Raises:
+            BadSampleError: if the row is damaged, or holds NaN or infinity.
+        """
+        row = self._row(name, index)
+        if not np.isfinite(row).all():
+            raise BadSampleError("not_finite", f"row {index} of {name} holds NaN or infinity")
+        return row
+
+    @abstractmethod
+    def _row(self, name: str, index: int) -> Embeddings:
+        """Return one row of an array, whatever numbers it holds."""
 
 
-def zip_members(data: bytes) -> dict[str, Member]:
-    """Return the files in a zip file by name.
-
-    Raises:
-        ValueError: if it is none, damaged, or has what no file of embeddings has: very many files, a name twice,
-            encryption, or a method of compression other than deflate.
-    """
-    if data.count(_ENTRY) > _MOST_MEMBERS:
-        raise CheckpointError(f"it is an archive of more than {_MOST_MEMBERS} files")
+def _open_zip(data: bytes) -> zipfile.ZipFile:
+    """Open a zip file, unless it has what no file of embeddings has: very many files, a name twice, odd compression."""
+    # The files of a large archive are counted before they are looked at.
+    is_crowded = len(data) > _SMALL_BYTES and data.count(_ENTRY) > _MOST_MEMBERS
     try:
-        with zipfile.ZipFile(io.BytesIO(data)) as archive:
-            infos = archive.infolist()
-    except (zipfile.BadZipFile, NotImplementedError, ValueError, struct.error, OverflowError) as error:
-        raise CheckpointError(f"it is no zip file, or damaged: {printable(str(error), limit=200)}") from None
-    found: dict[str, Member] = {}
-    for info in infos:
-        is_deflated, start = info.compress_type == zipfile.ZIP_DEFLATED, max(0, info.header_offset)
-        is_plain = info.compress_type == zipfile.ZIP_STORED and info.compress_size == info.file_size
-        name = info.orig_filename.encode("utf-8" if info.flag_bits & _UTF_8 else "cp437")
-        header = data[start : start + _LENGTHS.size + len(name)]
-        is_there = header.startswith(_LOCAL) and header[_LENGTHS.size :] == name and info.filename not in found
-        if info.flag_bits & _ENCRYPTED or not is_there or not (is_deflated or is_plain):
-            raise CheckpointError(f"{printable(info.filename, limit=200)} in it is damaged, there twice, or encrypted")
-        start += _LENGTHS.size + sum(_LENGTHS.unpack_from(header))
-        stored = memoryview(data)[start : start + info.compress_size]
-        found[info.filename] = Member(stored, info.file_size, info.CRC, is_deflated)
-    return found
+        archive = None if is_crowded else zipfile.ZipFile(io.BytesIO(data))
+    except _DAMAGE as error:
+        raise CheckpointError(f"it is no zip file, or damaged: {printable(error, limit=200)}") from None
+    if archive is None or len(archive.infolist()) > _MOST_MEMBERS:
+        raise CheckpointError(f"it is an archive of more than {_MOST_MEMBERS} files")
+    if any(info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED) for info in archive.infolist()):
+        raise CheckpointError("it is compressed by another method than deflate")
+    if len(archive.NameToInfo) < len(archive.infolist()):
+        raise CheckpointError("it is damaged: a name is there twice")
+    if sum(info.compress_size for info in archive.infolist()) > len(data):
+        raise CheckpointError("it is damaged: files in it overlap")
+    return archive
 
 
 MAX_HEADER_BYTES = 1024
@@ -95,7 +102,7 @@ _HEADER = re.compile(
 _LARGEST = 2.0**64
 
 
-class NpzRows:
+class NpzRows(EmbeddingRows):
     """Embeddings in an npz that numpy wrote, read row by row.
 
     The checksum of an array is compared once all of it was read. Before that, a damaged row shows only by what cannot
@@ -111,38 +118,72 @@ class NpzRows:
     """
 
     def __init__(self, data: bytes, *, limit: int) -> None:
-        found = zip_members(data)
-        num_bytes = sum(member.size for member in found.values())
+        archive = _open_zip(data)
+        num_bytes = sum(info.file_size for info in archive.infolist())
         if num_bytes > limit:
             raise TooLargeError(f"it holds {num_bytes:,} bytes, more than the {limit:,} that it may")
-        self._arrays = {name.removesuffix(".npy"): _Array(member) for name, member in found.items()}
-        if len(self._arrays) < len(found):
+        self._arrays = {info.filename.removesuffix(".npy"): _Array(archive, info) for info in archive.infolist()}
+        if len(self._arrays) < len(archive.infolist()):
             raise CheckpointError("two arrays have one name")
+        self.shapes = {name: array.header.shape for name, array in self._arrays.items()}
 
-    @property
-    def shapes(self) -> Mapping[str, tuple[int, ...]]:
-        """Shape of every array by its name; (number of rows, dim) where it has rows."""
-        return {name: array.shape for name, array in self._arrays.items()}
-
-    def row(self, name: str, index: int) -> np.ndarray[tuple[int], np.dtype[np.float32]]:
-        """Return one row of an array.
-
-        Shape:
-            (dim,), float32.
-
-        Raises:
-            BadSampleError: if it is damaged.
-        """
+    def _row(self, name: str, index: int) -> Embeddings:
+        array = self._arrays[name]
         try:
-            row = self._arrays[name].row(index)
-        except (ValueError, zlib.error) as error:
+            row = array.row(index)
+        except _DAMAGE as error:
             raise BadSampleError("bad_embedding", f"npz: {name}: {error}") from None
         largest = float(np.abs(row).max())
-        if not largest < np.inf:
-            raise BadSampleError("not_finite", f"row {index} of {name} holds NaN or infinity")
-        if largest > _LARGEST and not self._arrays[name].is_verified:
+        if _LARGEST < largest < np.inf and not array.is_verified:
             raise BadSampleError("bad_embedding", f"npz: row {index} of {name} holds {largest:.0e}: it is damaged")
         return row
+
+
+class _Array:
+    """One array, inflated as far as it was asked for."""
+
+    def __init__(self, archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> None:
+        self._size, self._content = info.file_size, bytearray()
+        try:
+            self._stream = archive.open(info)
+            self._read(min(_HEADER_BYTES, self._size))
+            if int.from_bytes(self._content[8:10], "little") > _HEADER_BYTES:
+                self._read(min(MAX_HEADER_BYTES, self._size))
+        except _DAMAGE as error:
+            raise CheckpointError(f"an array is damaged: {printable(error, limit=200)}") from None
+        self.header = read_npy_header(self._content)
+        if self.header.num_bytes != self._size:
+            raise CheckpointError("an array has another size than its header says")
+
+    @property
+    def is_verified(self) -> bool:
+        """Whether all of it was read, and so its checksum compared."""
+        return len(self._content) == self._size
+
+    def row(self, index: int) -> Embeddings:
+        header = self.header
+        count, dim = header.shape
+        if not 0 <= index < count:
+            raise IndexError(f"there are {count} rows, there is no row {index}")
+        if header.order == "F":
+            self._read(self._size)
+            whole = np.frombuffer(self._content, header.dtype, count * dim, header.first)
+            return _as_float32(whole.reshape(dim, count)[:, index])
+        start = header.first + index * dim * header.dtype.itemsize
+        self._read(start + dim * header.dtype.itemsize)
+        return _as_float32(np.frombuffer(self._content, header.dtype, dim, start))
+
+    def _read(self, size: int) -> None:
+        """Have the first `size` bytes of the content at hand."""
+        if size > len(self._content):
+            self._content += self._stream.read(size - len(self._content))
+            if len(self._content) < size:
+                raise CheckpointError("an array is cut off")
+
+
+def _as_float32(values: npt.NDArray[Any]) -> Embeddings:
+    with np.errstate(over="ignore"):  # what is too large becomes infinite, which is noticed
+        return values.astype(np.float32)
 
 
 @attrs.frozen
@@ -202,64 +243,16 @@ def read_npy(data: bytes) -> npt.NDArray[Any]:
     return values.reshape(header.shape, order=header.order)
 
 
-class _Array:
-    """One array, inflated as far as it was asked for."""
-
-    def __init__(self, member: Member) -> None:
-        self._member = member
-        self._stream = InflateStream(member.stored, -15)
-        self._content = bytearray()
-        self.is_verified = False
-        self._read(min(_HEADER_BYTES, member.size))
-        if int.from_bytes(self._content[8:10], "little") > _HEADER_BYTES:
-            self._read(min(MAX_HEADER_BYTES, member.size))
-        self._header = read_npy_header(self._content)
-        self.shape = self._header.shape
-        if self._header.num_bytes != member.size:
-            raise CheckpointError("an array has another size than its header says")
-
-    def row(self, index: int) -> np.ndarray[tuple[int], np.dtype[np.float32]]:
-        count, dim = self.shape
-        if not 0 <= index < count:
-            raise IndexError(f"there are {count} rows, there is no row {index}")
-        header = self._header
-        if header.order == "F":
-            self._read(self._member.size)
-            whole = np.frombuffer(self._content, header.dtype, count * dim, header.first)
-            return _as_float32(whole.reshape(dim, count)[:, index])
-        start = header.first + index * dim * header.dtype.itemsize
-        self._read(start + dim * header.dtype.itemsize)
-        return _as_float32(np.frombuffer(self._content, header.dtype, dim, start))
-
-    def _read(self, size: int) -> None:
-        """Have the first `size` bytes of the content at hand."""
-        if size <= len(self._content):
-            return
-        if not self._member.is_deflated:
-            self._content = bytearray(self._member.stored)
-        else:
-            self._content += self._stream.read(size - len(self._content))
-        if len(self._content) < size:
-            raise CheckpointError("an array is cut off")
-        if len(self._content) == self._member.size:
-            if zlib.crc32(self._content) != self._member.checksum:
-                raise CheckpointError("an array is damaged: its checksum differs")
-            self.is_verified = True
-
-
-def _as_float32(values: npt.NDArray[Any]) -> np.ndarray[tuple[int], np.dtype[np.float32]]:
-    with np.errstate(over="ignore"):  # what is too large becomes infinite, which is noticed
-        row: np.ndarray[tuple[int], np.dtype[np.float32]] = values.astype(np.float32)
-    return row
-
-
 # The numbers of bfloat16, which numpy has not, are taken as they lie in the file.
 _NUMBERS = {"BFloat16Storage": "<u2", "FloatStorage": "<f4", "HalfStorage": "<f2", "DoubleStorage": "<f8"}
+_GZIP = b"\x1f\x8b"
+# Files of gzip may be several ones after another; nobody writes this many for one sample.
+_MAX_PARTS = 64
 # Two arrays take some 250 bytes.
 _MAX_DESCRIPTION_BYTES = 1 << 14
 
 
-class TorchRows:
+class TorchRows(EmbeddingRows):
     """Embeddings in a dictionary of 2-d tensors that torch saved, read row by row.
 
     Args:
@@ -271,48 +264,28 @@ class TorchRows:
     """
 
     def __init__(self, data: bytes) -> None:
-        found = zip_members(data)
-        if len({name.partition("/")[0] for name in found}) != 1:
+        archive = _open_zip(data)
+        if len({name.partition("/")[0] for name in archive.namelist()}) != 1:
             raise CheckpointError("it is an archive, but none of torch's: its files are not in one folder")
-        if any(one.is_deflated for one in found.values()):
+        if any(info.compress_type != zipfile.ZIP_STORED for info in archive.infolist()):
             raise CheckpointError("a file in it is compressed, which torch does not do; unpack and save again")
-        files = {name.partition("/")[2]: one.stored for name, one in found.items()}
-        if not {"data.pkl", "byteorder"} <= files.keys():
-            raise CheckpointError("it is no file of torch's")
-        order, description = bytes(files["byteorder"]), bytes(files["data.pkl"])
-        if order != b"little" or len(description) > _MAX_DESCRIPTION_BYTES:
-            raise CheckpointError("its numbers or its description are of another kind")
-        self._arrays: dict[str, npt.NDArray[Any]] = {}
-        for name, tensor in described_tensors(description).items():
-            numbers = files.get(f"data/{tensor.storage.key}")
-            if numbers is None:
-                raise CheckpointError("a tensor has no numbers")
-            self._arrays[name] = _rows(np.frombuffer(numbers, tensor.storage.numbers), tensor)
+        folder = archive.namelist()[0].partition("/")[0]
+        if _content(archive, f"{folder}/byteorder") != b"little":
+            raise CheckpointError("its numbers are of another kind")
+        description = _content(archive, f"{folder}/data.pkl")
+        if len(description) > _MAX_DESCRIPTION_BYTES:
+            raise CheckpointError(f"its description has more than {_MAX_DESCRIPTION_BYTES:,} bytes")
+        self._arrays = {
+            name: _rows(_content(archive, f"{folder}/data/{tensor.storage.key}"), tensor)
+            for name, tensor in described_tensors(description).items()
+        }
+        self.shapes = {name: array.shape for name, array in self._arrays.items()}
 
-    @property
-    def shapes(self) -> Mapping[str, tuple[int, ...]]:
-        """Shape of every array by its name: (number of rows, dim)."""
-        return {name: array.shape for name, array in self._arrays.items()}
-
-    def row(self, name: str, index: int) -> npt.NDArray[np.float32]:
-        """Return one row of an array.
-
-        Shape:
-            (dim,), float32.
-
-        Raises:
-            BadSampleError: if it holds NaN or infinity.
-        """
+    def _row(self, name: str, index: int) -> Embeddings:
         stored = self._arrays[name][index]
-        row: npt.NDArray[np.float32]
         if stored.dtype == np.uint16:
-            row = (stored.astype(np.uint32) << 16).view(np.float32)
-        else:
-            with np.errstate(over="ignore"):  # what is too large becomes infinite, which is noticed
-                row = stored.astype(np.float32)
-        if not np.isfinite(row).all():
-            raise BadSampleError("not_finite", f"row {index} of {name} holds NaN or infinity")
-        return row
+            return (stored.astype(np.uint32) << 16).view(np.float32)
+        return _as_float32(stored)
 
 
 class _Global(NamedTuple):
@@ -345,6 +318,8 @@ def described_tensors(pickle: bytes) -> Mapping[str, Described]:
         value = _Reader(io.BytesIO(pickle)).load()
     except CheckpointError:
         raise
+    except EOFError:
+        raise CheckpointError("its description is cut off, or too long") from None
     except (LookupError, TypeError, ValueError, AttributeError, RecursionError, struct.error, UnpicklingError) as error:
         raise CheckpointError(f"its description is malformed ({type(error).__name__}: {shown(str(error))})") from None
     if type(value) is not dict or not all(isinstance(tensor, Described) for tensor in value.values()):
@@ -352,8 +327,16 @@ def described_tensors(pickle: bytes) -> Mapping[str, Described]:
     return value
 
 
-def _rows(numbers: npt.NDArray[Any], tensor: Described) -> npt.NDArray[Any]:
+def _content(archive: zipfile.ZipFile, name: str) -> bytes:
+    try:
+        return archive.read(name)
+    except (KeyError, *_DAMAGE) as error:
+        raise CheckpointError(f"it is no file of torch's, or damaged: {printable(error, limit=200)}") from None
+
+
+def _rows(stored: bytes, tensor: Described) -> npt.NDArray[Any]:
     """Return a tensor as a view of its storage, having looked that it lies within."""
+    numbers = np.frombuffer(stored, tensor.storage.numbers)
     (count, dim), (down, right) = tensor.shape, tensor.stride
     last = tensor.offset + (count - 1) * down + (dim - 1) * right if count and dim else -1
     if len(numbers) != tensor.storage.num_stored or last >= len(numbers):
@@ -364,31 +347,20 @@ def _rows(numbers: npt.NDArray[Any], tensor: Described) -> npt.NDArray[Any]:
     return np.lib.stride_tricks.as_strided(numbers[tensor.offset :], (count, dim), strides, writeable=False)
 
 
+class _Steps(dict[int, Callable[[Any], None]]):
+    def __missing__(self, code: int) -> NoReturn:
+        raise CheckpointError(f"its description has the instruction {bytes([code])!r}, which tensors do not need")
+
+
 class _Reader(_Unpickler):
-    """Python's reader of pickles of the second protocol, with the instructions that tensors need."""
+    """Python's reader of pickles, with the instructions of the second protocol that tensors need."""
 
     pop_mark: Callable[[], list[Any]]
-
-    def __init__(self, stream: io.BytesIO) -> None:
-        super().__init__(stream, encoding="latin-1")
-        self.read, self.readline = stream.read, stream.readline
-        self.metastack: list[list[Any]] = []
-        self.stack: list[Any] = []
-        self.append = self.stack.append
-
-    def load(self) -> Any:
-        if self.read(2) != b"\x80\x02":
-            raise CheckpointError("its description is no pickle of the protocol 2, which torch.save writes by itself")
-        while True:
-            (code,) = self.read(1) or _refuse_end()
-            if code == ord("."):
-                return self.stack.pop()
-            step = _STEPS.get(code)
-            if step is None:
-                raise CheckpointError(
-                    f"its description has the instruction {bytes([code])!r}, which tensors do not need"
-                )
-            step(self)
+    stack: list[Any]
+    append: Callable[[Any], None]
+    # The protocol and the end; None, truth values, numbers, texts and tuples; a dictionary, a mark; what is remembered
+    # and recalled; names; storages.
+    dispatch = _Steps((code, _Unpickler.dispatch[code]) for code in b"\x80.N\x88\x89KMJX)\x85\x86\x87t}(qrhjcQ")
 
     def find_class(self, module: str, name: str) -> _Global:
         return _Global(f"{module} {name}")
@@ -406,35 +378,25 @@ class _Reader(_Unpickler):
 
     def set_item(self) -> None:
         value, key = self.stack.pop(), self.stack.pop()
-        self._set([key], [value])
+        self._set([key, value])
 
     def set_items(self) -> None:
-        items = self.pop_mark()
-        self._set(items[0::2], items[1::2])
+        self._set(self.pop_mark())
 
     def call(self) -> None:
         arguments, function = self.stack.pop(), self.stack.pop()
         self.append(_called(function, arguments))
 
-    def _set(self, keys: list[Any], values: list[Any]) -> None:
+    def _set(self, items: list[Any]) -> None:
         if type(self.stack[-1]) is not dict:
             raise TypeError("what items are set in is no dictionary")
-        for key in keys:
+        for key in items[0::2]:
             if not isinstance(key, str):
                 # Not shown, and not hashed: a tuple of tuples of tuples takes for ever.
                 raise CheckpointError(f"it has a {type(key).__name__} where the name of a tensor belongs")
-        self.stack[-1].update(zip(keys, values, strict=True))
+        self.stack[-1].update(zip(items[0::2], items[1::2], strict=True))
 
-
-# None, truth values, numbers, texts and tuples; a dictionary, a mark; what is remembered and recalled; names; storages.
-_STEPS: dict[int, Callable[[Any], None]] = {
-    code: _Unpickler.dispatch[code] for code in b"N\x88\x89KMJX)\x85\x86\x87t}(qrhjcQ"
-}
-_STEPS |= {ord("s"): _Reader.set_item, ord("u"): _Reader.set_items, ord("R"): _Reader.call}
-
-
-def _refuse_end() -> NoReturn:
-    raise CheckpointError("its description is cut off, or too long")
+    dispatch |= {ord("s"): set_item, ord("u"): set_items, ord("R"): call}
 
 
 def _called(function: Any, arguments: Any) -> Any:
@@ -455,27 +417,6 @@ def _called(function: Any, arguments: Any) -> Any:
     if name == "torch._utils _rebuild_parameter" and isinstance(arguments[0], Described):
         return arguments[0]
     raise CheckpointError(f"it holds more than tensors: it calls {shown(name)}, which could run anything")
-
-
-Embeddings = npt.NDArray[np.float32]
-
-
-class EmbeddingRows(Protocol):
-    """Stored embeddings, of which single rows can be read."""
-
-    @property
-    def shapes(self) -> Mapping[str, tuple[int, ...]]:
-        """Shape of every array by its name; (number of rows, dim) where it is well-formed."""
-
-    def row(self, name: str, index: int) -> Embeddings:
-        """Return one row of an array.
-
-        Shape:
-            (dim,), float32.
-
-        Raises:
-            BadSampleError: if the row is damaged.
-        """
 
 
 def as_float32(value: Any) -> Embeddings:
@@ -518,9 +459,48 @@ def write_pth_gz(arrays: Mapping[str, Embeddings]) -> bytes:
     return gzip.compress(stream.getvalue(), mtime=0)
 
 
+def gunzip(data: bytes, *, limit: int) -> bytes:
+    """Return the decompressed content of gzip data.
+
+    Args:
+        data: a file of gzip.
+        limit: number of bytes that it may hold; no more than one beyond is inflated.
+
+    Raises:
+        TooLargeError: if it holds more.
+        ValueError: if it is of too many parts.
+        zlib.error: if it is damaged.
+    """
+    content: bytes = b""
+    for _ in range(_MAX_PARTS):
+        stream = _library().decompressobj(31)
+        try:
+            content += stream.decompress(data, limit + 1 - len(content))
+        except _library().error as error:
+            raise zlib.error(str(error)) from None
+        if len(content) > limit:
+            raise TooLargeError(f"it inflates to more than the {limit:,} bytes that it may hold")
+        if not stream.eof:
+            raise zlib.error("incomplete or truncated stream")
+        data = stream.unused_data.lstrip(b"\0")
+        if not data:
+            return content
+    raise ValueError(f"gzip wrote more than {_MAX_PARTS} parts")
+
+
+@cache
+def _library() -> ModuleType:
+    try:
+        from zlib_ng import zlib_ng
+    except ImportError:
+        return zlib
+    library: ModuleType = zlib_ng
+    return library
+
+
 def _decompressed(data: bytes, limit: int) -> bytes:
     # webdataset's writer compresses members called .gz itself: what was compressed before is compressed twice.
     for _ in range(2):
-        if data[:2] == GZIP:
+        if data[:2] == _GZIP:
             data = gunzip(data, limit=limit)
     return data

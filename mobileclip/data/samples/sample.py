@@ -14,8 +14,8 @@ from attrs import validators
 
 from mobileclip.data.augmentation.operations import OPERATIONS
 from mobileclip.data.augmentation.replay import AugmentationParams, compress, decompress
-from mobileclip.data.images.limits import IMAGE_EXTENSIONS
-from mobileclip.data.images.transform import LIMITS, ImageError, ImageLimits, load_image
+from mobileclip.data.images.limits import IMAGE_EXTENSIONS, ImageError, ImageLimits
+from mobileclip.data.images.transform import LIMITS, load_image
 from mobileclip.data.samples.readers import EmbeddingRows, Embeddings, as_float32
 from mobileclip.data.skips import BadSampleError
 from mobileclip.inputs import Color

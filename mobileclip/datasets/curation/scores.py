@@ -25,8 +25,9 @@ from mobileclip.data.samples.sample import ReinforcedSample
 from mobileclip.data.shards.files import Shards, expand_shards, parse, read_shard
 from mobileclip.data.shards.sidecars import card_of_shards
 from mobileclip.data.skips import CONNECTION_FAILED, Skip
+from mobileclip.datasets.sources.shards import ShardUnit
 from mobileclip.datasets.sources.tables import read_keys, text_column
-from mobileclip.engines import Engine, FunctionWork, Listener, SetAside, held
+from mobileclip.engines import EachResult, Engine, FunctionWork, SetAside, held
 from mobileclip.extras import needed
 from mobileclip.machine import raise_machine_fault
 from mobileclip.progress import Progress
@@ -305,52 +306,37 @@ def score_shards(spec: ScoreSpec, *, engine: Engine | None = None, show_progress
     places = {_place(name): name for name in names}
     _claim(spec.output, teachers, places)
     scored = partial(_score_shard, spec=spec, columns=columns_of(dim for _, dim in teachers))
-    units = [_Unit(name=name, shard=shard) for name, shard in places.items() if not _has_scores(spec, name)]
+    units = [ShardUnit(name=name, path=shard) for name, shard in places.items() if not _has_scores(spec, name)]
     num_done = len(places) - len(units)
-    screen = console() if show_progress and units else None
+    skipped, screen = Counter[str](), console(shown=show_progress and bool(units))
+
+    def take(_: ShardUnit, result: dict[str, int] | SetAside) -> None:
+        if not isinstance(result, SetAside):
+            skipped.update(result)
+        progress.advance(count=not isinstance(result, SetAside))
+
     with (
         held(str(spec.output), engine) as run,
         Progress("scoring", total=len(places), done=num_done, unit="shards", console=screen) as progress,
     ):
-        listener = _Scored(progress=progress)
         run.begin("scoring", num_units=len(places), num_done_before=num_done)
-        run.do(FunctionWork(function=scored), units, listener)
+        run.do(FunctionWork(function=scored), units, EachResult(take))
     failed = tuple((places[aside.unit], aside.reason) for aside in run.set_aside)
     num_samples = sum(map(len, Scores.open(spec.output).shards)) if len(failed) < len(places) else 0
-    return ScoreReport(num_samples=num_samples, skipped=dict(listener.skipped), failed=failed)
+    return ScoreReport(num_samples=num_samples, skipped=dict(skipped), failed=failed)
 
 
-@attrs.frozen(kw_only=True)
-class _Unit:
-    """A shard, with what its scores are called."""
-
-    name: str
-    shard: str
-
-
-@attrs.define(kw_only=True, eq=False)
-class _Scored(Listener[_Unit, dict[str, int]]):
-    """Counts what is left out, by reason."""
-
-    progress: Progress
-    skipped: Counter[str] = attrs.field(factory=Counter)
-
-    def finished(self, unit: _Unit, entry: dict[str, int]) -> None:  # noqa: ARG002 - as a `Listener` does
-        self.skipped.update(entry)
-        self.progress.advance()
-
-    def gave_up(self, unit: _Unit, aside: SetAside) -> None:  # noqa: ARG002 - as a `Listener` does
-        self.progress.advance(count=0)
-
-
-def _score_shard(unit: _Unit, spec: ScoreSpec, columns: tuple[slice, ...]) -> dict[str, int]:
+def _score_shard(unit: ShardUnit, spec: ScoreSpec, columns: tuple[slice, ...]) -> dict[str, int]:
     """Write a shard's scores, and return what was left out, by reason.
 
     Raises:
         ValueError: if it cannot be read to its end.
         StorageError: if that may be otherwise at another time.
     """
-    shard = unit.shard
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    shard = unit.path
     skips: list[Skip] = []
     uids, keys, vectors = [], [], []
     table: dict[Caption, list[npt.NDArray[np.float32]]] = {caption: [] for caption in CAPTIONS}
@@ -377,9 +363,15 @@ def _score_shard(unit: _Unit, spec: ScoreSpec, columns: tuple[slice, ...]) -> di
     if spec.vectors:
         with storage.atomic_write(_vectors_path(path)) as stream:
             np.save(stream, np.stack(vectors) if vectors else np.empty((0, width), np.float16), allow_pickle=False)
-    arrays = {one: np.stack(rows) if rows else np.empty((0, len(columns)), np.float32) for one, rows in table.items()}
+    digits = [f"{upper:016x}{lower:016x}" for upper, lower in uids]
+    scored: dict[str, Any] = {"uid": text_column(digits), "key": text_column(keys)}
+    for caption, rows in table.items():
+        values = np.stack(rows) if rows else np.empty((0, len(columns)), np.float32)
+        scored[caption] = values.mean(1)
+        scored[f"{caption}_by_teacher"] = pa.FixedSizeListArray.from_arrays(values.reshape(-1), len(columns))
     # Written last: a shard with this file is done.
-    _write_parquet(path, uids, keys, arrays)
+    with storage.atomic_write(path) as stream:
+        pq.write_table(pa.table(scored), stream)
     return dict(Counter(skip.reason for skip in skips))
 
 
@@ -396,21 +388,6 @@ def _path_of(folder: Path, name: str) -> Path | None:
 
 def _vectors_path(path: Path) -> Path:
     return path.with_name(path.name.removesuffix(path.suffix) + ".vectors.npy")
-
-
-def _write_parquet(
-    path: Path, uids: Sequence[tuple[int, int]], keys: Sequence[str], tables: Mapping[Caption, npt.NDArray[np.float32]]
-) -> None:
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    digits = [f"{upper:016x}{lower:016x}" for upper, lower in uids]
-    columns: dict[str, Any] = {"uid": text_column(digits), "key": text_column(keys)}
-    for caption, table in tables.items():
-        columns[caption] = table.mean(1)
-        columns[f"{caption}_by_teacher"] = pa.FixedSizeListArray.from_arrays(table.reshape(-1), table.shape[1])
-    with storage.atomic_write(path) as stream:
-        pq.write_table(pa.table(columns), stream)
 
 
 def _place(shard: str) -> str:

@@ -17,7 +17,7 @@ from .matching import (
     MATCH as MATCH,
     MatchCounts as MatchCounts,
     Matches as Matches,
-    find_placeholders as find_placeholders,
+    match_images as match_images,
     match_names as match_names,
     read_matches as read_matches,
 )

@@ -10,20 +10,19 @@ from __future__ import annotations
 import json
 import re
 import warnings
-from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any, Literal
 
 import attrs
 
-from mobileclip import storage
+from mobileclip.data.images.limits import ImageError
 from mobileclip.data.images.opening import open_image
-from mobileclip.data.images.transform import LIMITS, ImageError
+from mobileclip.data.images.transform import LIMITS
 from mobileclip.data.samples.compact import CompactRecord
 from mobileclip.data.samples.limits import SampleLimits
 from mobileclip.data.samples.members import RECORD, json_captions, parse_object
 from mobileclip.data.samples.sample import decode_image, hash_image
-from mobileclip.data.shards.files import expand_shards, read_shard
+from mobileclip.data.shards.files import read_shard
 from mobileclip.data.skips import BadSampleError, Skip
 
 Likeness = Literal["stored", "downloaded", "other", "unknown"]
@@ -31,7 +30,8 @@ Likeness = Literal["stored", "downloaded", "other", "unknown"]
 the download had another size. `unknown`: there is nothing to compare."""
 
 _SHA256 = re.compile(r"[0-9a-f]{64}")
-_ORIGINAL_SIZE = ("original_width", "original_height")
+_SIZE, _ORIGINAL_SIZE = ("width", "height"), ("original_width", "original_height")
+_UID = "uid"
 
 
 def compare(stated: Mapping[str, Any], sha256: str, beside: Mapping[str, Any]) -> Likeness:
@@ -47,21 +47,11 @@ def compare(stated: Mapping[str, Any], sha256: str, beside: Mapping[str, Any]) -
         return "stored"
     if expected is not None and download is not None:
         return "downloaded" if download == expected else "other"
-    sizes = _size(stated, _ORIGINAL_SIZE), _size(beside, _ORIGINAL_SIZE)
-    if None not in sizes and sizes[0] != sizes[1]:
+    stored, original = _size(beside, _SIZE), _size(beside, _ORIGINAL_SIZE)
+    if _differ(_size(stated, _ORIGINAL_SIZE), original):
         return "other"
     # The hash of a file that was made smaller says nothing about its download.
-    return "unknown" if expected is None or _was_resized(beside) else "other"
-
-
-def is_of(beside: Mapping[str, Any], size: tuple[int, int]) -> bool:
-    """Return whether the size that the JSON beside an image states, if any, is the image's.
-
-    Args:
-        beside: the JSON.
-        size: width and height of the image as it is stored.
-    """
-    return _size(beside, ("width", "height")) in (None, size)
+    return "unknown" if expected is None or _differ(stored, original) else "other"
 
 
 def stated_of(content: bytes | None, limits: SampleLimits) -> Mapping[str, Any]:
@@ -88,29 +78,13 @@ def _size(stated: Mapping[str, Any], names: tuple[str, str]) -> tuple[int, int] 
 
 
 def _pixels(value: object) -> int | None:
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
-        return None
     # Tables write whole numbers as 640.0 where a row lacks one.
-    return int(value) if isinstance(value, int) or value.is_integer() else None
+    is_whole = isinstance(value, int) or (isinstance(value, float) and value.is_integer())
+    return int(value) if isinstance(value, (int, float)) and is_whole and not isinstance(value, bool) else None
 
 
-def _was_resized(beside: Mapping[str, Any]) -> bool:
-    sizes = _size(beside, ("width", "height")), _size(beside, _ORIGINAL_SIZE)
-    return None not in sizes and sizes[0] != sizes[1]
-
-
-@attrs.frozen(kw_only=True)
-class Checked:
-    """The result of comparing an image with what a reinforced sample states about it.
-
-    Args:
-        likeness: whether it is the image that the sample states.
-        reach: how far the crops reach to the right or down, as a share of the image; about 1 in the image that was
-            reinforced, and one half in a copy of twice its width and height. None where there is no crop.
-    """
-
-    likeness: Likeness
-    reach: float | None
+def _differ(one: tuple[int, int] | None, other: tuple[int, int] | None) -> bool:
+    return one is not None and other is not None and one != other
 
 
 def check_joined(
@@ -122,7 +96,7 @@ def check_joined(
     keep_other: bool,
     decode: bool,
     limits: SampleLimits,
-) -> Checked:
+) -> tuple[Likeness, float | None]:
     """Return what is known of an image, or raise where it is not the one that was reinforced.
 
     The hash and the size of the file, where the augmentations state them, and every crop must fit. The hash of the
@@ -137,31 +111,34 @@ def check_joined(
         decode: whether to decode it to its end, and not its header alone.
         limits: of what is read.
 
+    Returns:
+        Whether it is the image that the sample states; and how far the crops reach to the right or down, as a share of
+        the image: about 1 in the image that was reinforced, one half in a copy of twice its width and height, None
+        where there is no crop.
+
     Raises:
         BadSampleError: with the reason `wrong_image`, `other_image`, that of the decoder, or that of a malformed
             member.
     """
-    stored, sha256 = _augmentations(members, limits), hash_image(image)
+    stored, sha256, told = _augmentations(members, limits), hash_image(image), stated_of(beside, limits)
     expected = stored.get("image_sha256")
-    if expected is not None and sha256 != expected:
+    if expected not in (None, sha256):
         raise BadSampleError("wrong_image", f"its SHA-256 is not {str(expected)[:12]}")
     likeness: Likeness = "stored"
     if expected is None:
-        own = stated_of(members.get("json"), limits)
-        likeness = compare({**stated, **own}, sha256, stated_of(beside, limits))
+        likeness = compare({**stated, **stated_of(members.get("json"), limits)}, sha256, told)
     if likeness == "other" and not keep_other:
         raise BadSampleError("other_image", "neither it nor its download has the hash and size that are stated")
     width, height = decode_image(image, orient=False).size if decode else _image_size(image)
     size, right, bottom = _needed(stored)
     if size not in (None, (width, height)):
         raise BadSampleError("wrong_image", f"it has {width}x{height} pixels, not {size}")
-    if likeness == "downloaded" and not keep_other and not is_of(stated_of(beside, limits), (width, height)):
-        raise BadSampleError(
-            "other_image", f"it has {width}x{height} pixels, and the JSON beside it is of another file"
-        )
+    if likeness == "downloaded" and not keep_other and _differ(_size(told, _SIZE), (width, height)):
+        detail = f"it has {width}x{height} pixels, and the JSON beside it is of another file"
+        raise BadSampleError("other_image", detail)
     if right > width or bottom > height:
         raise BadSampleError("wrong_image", f"a crop leaves its {width}x{height} pixels")
-    return Checked(likeness=likeness, reach=max(right / width, bottom / height) if right else None)
+    return likeness, max(right / width, bottom / height) if right else None
 
 
 def has_caption(members: Mapping[str, bytes], limits: SampleLimits) -> bool:
@@ -207,9 +184,6 @@ def _image_size(image: bytes) -> tuple[int, int]:
         raise BadSampleError(f"image_{error.reason}", error.message) from None
 
 
-_UID = "uid"
-
-
 @attrs.frozen(kw_only=True)
 class Captioned:
     """A sample in the data set of captions: its caption and the JSON beside it.
@@ -223,70 +197,37 @@ class Captioned:
     stated: Mapping[str, Any]
 
 
-class Captions:
-    """The captions of one shard, by key and by uid.
+def read_captions(shard: str | None, on_skip: Callable[[Skip], None], limits: SampleLimits) -> dict[str, Captioned]:
+    """Return the captions of one shard, by key and by uid, of which the first counts.
 
     Args:
         shard: its path or URL; None for no captions at all.
         on_skip: called with what was wrong with the shard.
         limits: of what is read.
     """
-
-    def __init__(self, shard: str | None, on_skip: Callable[[Skip], None], limits: SampleLimits) -> None:
-        self._limits = limits
-        self._known: dict[str, Captioned] = {}
-        for sample in () if shard is None else read_shard(shard, on_skip, limits):
-            if sample.problem is None and sample.members.get("txt", b"").strip():
-                stated = stated_of(sample.members.get("json"), limits)
-                known = Captioned(text=sample.members["txt"], stated=stated)
-                self._known.setdefault(sample.key, known)
-                if isinstance(stated.get(_UID), str):
-                    self._known.setdefault(stated[_UID], known)
-
-    def find(self, key: str, stated: Mapping[str, Any]) -> Captioned | None:
-        """Return what is known of a sample, None where there is nothing.
-
-        Args:
-            key: of the sample.
-            stated: its JSON, whose `uid` comes before the key.
-
-        Raises:
-            BadSampleError: with the reason `other_caption`, if the caption is one of another picture.
-        """
-        uid = stated.get(_UID)
-        found = self._known.get(uid) if isinstance(uid, str) else None
-        found = self._known.get(key) if found is None else found
-        if (
-            found is not None
-            and "sha256" in stated
-            and found.stated.get("sha256", stated["sha256"]) != stated["sha256"]
-        ):
-            raise BadSampleError("other_caption", "the caption under its uid is one of a picture with another hash")
-        return found
+    known: dict[str, Captioned] = {}
+    for sample in () if shard is None else read_shard(shard, on_skip, limits):
+        if sample.problem is None and sample.members.get("txt", b"").strip():
+            stated = stated_of(sample.members.get("json"), limits)
+            for name in (sample.key, stated.get(_UID)):
+                if isinstance(name, str):
+                    known.setdefault(name, Captioned(text=sample.members["txt"], stated=stated))
+    return known
 
 
-def caption_shards(captions: str | None, names: Sequence[str]) -> dict[str, str | None]:
-    """Return, by the name of a reinforced shard, the one with its captions; None where captions are not asked for.
+def find_caption(known: Mapping[str, Captioned], key: str, stated: Mapping[str, Any]) -> Captioned | None:
+    """Return what is known of a sample, None where there is nothing.
 
     Args:
-        captions: folder or URL of the shards, or a pattern of some.
-        names: of the reinforced shards.
+        known: see `read_captions`.
+        key: of the sample.
+        stated: its JSON, whose `uid` comes before the key.
 
     Raises:
-        ValueError: if a pattern has no shard of a name, or several.
+        BadSampleError: with the reason `other_caption`, if the caption is one of another picture.
     """
-    if captions is None:
-        return dict.fromkeys(names)
-    if not captions.endswith(".tar"):
-        return {name: storage.join(captions, name) for name in names}
-    shards: dict[str, list[str]] = defaultdict(list)
-    for shard in expand_shards(captions):
-        shards[storage.file_name(shard)].append(shard)
-    for name in names:
-        found = shards[storage.file_name(name)]
-        if len(found) != 1:
-            raise ValueError(
-                f"{len(found)} of the shards {captions} are called {storage.file_name(name)}, expected one: captions "
-                "are taken from the shard of the same name"
-            )
-    return {name: shards[storage.file_name(name)][0] for name in names}
+    uid = stated.get(_UID)
+    found = (known.get(uid) if isinstance(uid, str) else None) or known.get(key)
+    if found is not None and "sha256" in stated and found.stated.get("sha256", stated["sha256"]) != stated["sha256"]:
+        raise BadSampleError("other_caption", "the caption under its uid is one of a picture with another hash")
+    return found

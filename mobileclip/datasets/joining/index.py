@@ -10,7 +10,6 @@ import hashlib
 import json
 import tarfile
 from collections.abc import Iterator, Mapping
-from contextlib import suppress
 from hashlib import blake2b
 from operator import attrgetter
 from pathlib import Path
@@ -38,8 +37,8 @@ from mobileclip.data.shards.tar import (
 from mobileclip.datasets.joining.checks import stated_of
 from mobileclip.datasets.joining.spec import JoinSpec
 from mobileclip.datasets.sources.shards import listed_fingerprints
-from mobileclip.datasets.sources.tables import number_column, read_noted, read_numbers, write_noted
-from mobileclip.engines import FunctionWork, Listener, Run, SetAside
+from mobileclip.datasets.sources.tables import read_noted, write_noted
+from mobileclip.engines import EachResult, FunctionWork, Run, SetAside
 from mobileclip.machine import raise_machine_fault
 from mobileclip.progress import Progress
 from mobileclip.strict import strict
@@ -51,14 +50,8 @@ NAME = np.dtype([("high", "u8"), ("low", "u8")])
 PLACE = np.dtype(
     [
         *NAME.descr,
-        ("start", "u8"),
-        ("size", "u4"),
-        ("text_start", "u8"),
-        ("text_size", "u4"),
-        ("json_start", "u8"),
-        ("json_size", "u4"),
-        ("extension", "u1"),
-        ("sha256", "u8"),
+        *(("start", "u8"), ("size", "u4"), ("text_start", "u8"), ("text_size", "u4")),
+        *(("json_start", "u8"), ("json_size", "u4"), ("extension", "u1"), ("sha256", "u8")),
     ]
 )
 """Where an image is: the hash of its name, where it begins in its shard and its bytes, likewise its caption and its
@@ -68,7 +61,10 @@ PLACES, NAMES = "places", "names"
 KINDS = {PLACES: PLACE, NAMES: NAME}
 """Kinds of records by the suffix of their files."""
 
+_MISSING = "missing"
 _MOST_PROBLEM = 1000
+# What its size is kept in.
+_MOST_BYTES = 2**32 - 1
 
 
 @attrs.frozen(kw_only=True, field_transformer=strict)
@@ -100,12 +96,17 @@ def name_hash(name: str) -> tuple[int, int]:
     return int.from_bytes(digest[:8], "big"), int.from_bytes(digest[8:], "big")
 
 
+def digest_of(value: Any) -> str:
+    """Return a short hash of a JSON value."""
+    return hashlib.sha256(json.dumps(value).encode()).hexdigest()[:16]
+
+
 def records_path(folder: Path, kind: str, by: str, shard: str) -> Path:
     """Return the file with the records of a shard.
 
     Args:
         folder: of the index.
-        kind: suffix of its name.
+        kind: suffix of its name, `places` or `names`.
         by: what the records are called by.
         shard: path or URL.
     """
@@ -114,7 +115,7 @@ def records_path(folder: Path, kind: str, by: str, shard: str) -> Path:
 
 
 def write_records(folder: Path, kind: str, about: AboutShard, records: Records) -> AboutShard:
-    """Write the records of a shard as a table, and return what is known of it with their number.
+    """Write the records of a shard as a table of one column, and return what is known of it with their number.
 
     Args:
         folder: of the index.
@@ -124,10 +125,11 @@ def write_records(folder: Path, kind: str, about: AboutShard, records: Records) 
     """
     import pyarrow as pa
 
-    problem = None if about.problem is None else about.problem[:_MOST_PROBLEM]
-    about = attrs.evolve(about, num_records=len(records), problem=problem)
-    names = KINDS[kind].names or ()
-    table = pa.Table.from_arrays([number_column(records[name]) for name in names], list(names))
+    about = attrs.evolve(about, num_records=len(records))
+    column = pa.Array.from_buffers(
+        pa.binary(KINDS[kind].itemsize), len(records), [None, pa.py_buffer(records.tobytes())]
+    )
+    table = pa.Table.from_arrays([column], [kind])
     write_noted(str(records_path(folder, kind, about.by, about.shard)), table, about)
     return about
 
@@ -158,21 +160,14 @@ def read_records(folder: Path, kind: str, about: AboutShard) -> Records:
     """
     path, dtype = records_path(folder, kind, about.by, about.shard), KINDS[kind]
     found = read_noted(str(path), AboutShard)
-    if found is not None and found[0] == about and found[1] is not None and len(found[1]) == about.num_records:
-        records = np.empty(about.num_records, dtype)
-        with suppress(KeyError, ValueError):
-            for name in dtype.names or ():
-                records[name] = read_numbers(found[1][name], dtype[name])
+    if found is not None and found[0] == about and found[1] is not None and found[1].column_names == [kind]:
+        column = found[1][kind].combine_chunks()
+        if len(column) == about.num_records and getattr(column.type, "byte_width", 0) == dtype.itemsize:
+            records = np.frombuffer(column.buffers()[1] or b"", dtype, len(column))
             if kind == NAMES or bool((records["extension"] < len(IMAGE_EXTENSIONS)).all()):
                 return records
     path.unlink(missing_ok=True)
     raise ValueError(f"{path} is gone or damaged; run this again, and its shard is read anew")
-
-
-# What its size is kept in.
-_MOST_BYTES = 2**32 - 1
-
-_Row = tuple[int, ...]
 
 
 @attrs.frozen(kw_only=True)
@@ -209,22 +204,17 @@ class ScanUnit:
             ValueError: if it is there and could not be read; what was read is kept.
             StorageError: if that may be otherwise at another time; the same.
         """
-        rows: list[_Row | None] = []
+        rows: list[tuple[int, ...] | None] = []
         error: Exception | None = None
         try:
             with storage.open_read(self.shard) as stream:
-                rows.extend(self._places(stream) if self.kind == PLACES else self._names(stream))
+                rows.extend(self._rows(stream))
         except Exception as caught:  # noqa: BLE001 - the last barrier of a shard: whatever its bytes make libraries raise
             raise_machine_fault(caught)
             error = caught
         unread = error if isinstance(error, OSError) and not isinstance(error, FileNotFoundError) else None
-        found = [row for row in rows if row is not None]
-        about = self._write(
-            found,
-            fingerprint=self.fingerprint if error is None or (unread is None and self.kind == PLACES) else "",
-            num_without=len(rows) - len(found),
-            problem=None if error is None else _problem(error),
-        )
+        is_known = error is None or (unread is None and self.kind == PLACES)
+        about = self._write(rows, self.fingerprint if is_known else "", None if error is None else _problem(error))
         if unread is not None:
             raise (storage.StorageError if storage.is_transient(unread) else ValueError)(about.problem) from unread
         return about
@@ -242,74 +232,67 @@ class ScanUnit:
             reason: why the last try failed.
         """
         about = read_about(self.folder, self.kind, self.by, self.shard)
-        if about is not None and about.problem == reason:
-            return about
-        # The process that read it was lost.
-        return self._write([], fingerprint="", problem=reason)
+        # Another record is of another time: the process that read the shard was lost.
+        return about if about is not None and about.problem == reason else self._write([], "", reason)
 
-    def _write(self, rows: list[_Row], *, fingerprint: str, problem: str | None, num_without: int = 0) -> AboutShard:
+    def _write(self, rows: list[tuple[int, ...] | None], fingerprint: str, problem: str | None) -> AboutShard:
+        found = [row for row in rows if row is not None]
         about = AboutShard(
             shard=self.shard,
             by=self.by,
             fingerprint=fingerprint,
             hashed=self.hashed,
-            num_without=num_without,
-            problem=problem,
+            num_without=len(rows) - len(found),
+            problem=problem and problem[:_MOST_PROBLEM],
         )
-        return write_records(self.folder, self.kind, about, np.array(rows, KINDS[self.kind]))
+        return write_records(self.folder, self.kind, about, np.array(found, KINDS[self.kind]))
 
-    def _places(self, stream: IO[bytes]) -> Iterator[_Row | None]:
-        """Yield where the images are; None for a sample without the field that it would be called by."""
-        if is_compressed(stream.read(START_BYTES)):
+    def _rows(self, file: IO[bytes]) -> Iterator[tuple[int, ...] | None]:
+        """Yield a record of each image, None where it lacks the field; or the name of each sample, as headers say it.
+
+        A sample with an image of its own asks for none.
+        """
+        is_places, limits = self.kind == PLACES, self.limits
+        if is_places and is_compressed(file.read(START_BYTES)):
             raise tarfile.ReadError("it is compressed, and images are read by their place; decompress it first")
-        for key, members, contents in self._samples(stream):
-            extension = next((one for one in IMAGE_EXTENSIONS if one in members), None)
-            if extension is not None:
-                own = field_of(contents.get("json"), self.by, self.limits)
-                name = storable(key) if self.by == "key" else own
-                yield None if name is None else _place(name, extension, members, contents.get(extension, b""))
-
-    def _names(self, stream: IO[bytes]) -> Iterator[_Row]:
-        """Yield what samples are called, of which the headers tell; one with an image of its own asks for none."""
-        for key, members, contents in self._samples(forward_reader(stream, self.limits)):
-            own = contents.get("json"), contents.get("url.txt", b"")
-            is_asking = not any(one in members for one in IMAGE_EXTENSIONS)
-            name = sample_name(key, *own, by=self.by, limits=self.limits) if is_asking else ""
-            yield name_hash(name) if name else (0, 0)
-
-    def _samples(
-        self, stream: IO[bytes] | ForwardReader
-    ) -> Iterator[tuple[str, dict[str, TarMember], dict[str, bytes]]]:
-        """Yield each key, the members under it, and of those that are needed the content, or the hash of an image."""
-        limits = self.limits
+        stream = file if is_places else forward_reader(file, limits)
+        texts = {"key": (), "url": ("json", "url.txt")}.get(self.by, ("json",))
         for key, own in by_key(tar_members(stream), attrgetter("name")):
-            members, contents = {}, {}
+            members: dict[str, TarMember] = {}
+            contents: dict[str, bytes] = {}
             for extension, member in own:
                 is_text = extension in ("json", "url.txt")
                 if member.size > (limits.text_bytes if is_text else min(limits.member_bytes, _MOST_BYTES)):
                     continue
                 members[extension] = member
-                if self.hashed and extension in IMAGE_EXTENSIONS:
-                    contents[extension] = hashlib.sha256(_content(stream, member)).digest()
-                elif (extension == "json" and self.by != "key") or (extension == "url.txt" and self.by == "url"):
+                if extension in texts:
                     contents[extension] = _content(stream, member)
-            yield key, members, contents
+                elif self.hashed and extension in IMAGE_EXTENSIONS:
+                    contents[extension] = hashlib.sha256(_content(stream, member)).digest()
+            image = next((one for one in IMAGE_EXTENSIONS if one in members), None)
+            if not is_places:
+                called = "" if image else sample_name(key, contents, by=self.by, limits=limits)
+                yield name_hash(called) if called else (0, 0)
+            elif image is not None:
+                name = storable(key) if self.by == "key" else field_of(contents.get("json"), self.by, limits)
+                there = [members.get(one) for one in (image, "txt", "json")]
+                where = [number for one in there for number in ((one.offset, one.size) if one else (0, 0))]
+                digest = int.from_bytes(contents.get(image, b"")[:8], "big")
+                yield None if name is None else (*name_hash(name), *where, IMAGE_EXTENSIONS.index(image), digest)
 
 
-def sample_name(key: str, metadata: bytes | None, url: bytes, *, by: str, limits: SampleLimits) -> str:
+def sample_name(key: str, members: Mapping[str, bytes], *, by: str, limits: SampleLimits) -> str:
     """Return the name by which a sample's image is looked up; empty if it has no URL where URLs are compared.
 
     Args:
         key: of the sample.
-        metadata: its JSON.
-        url: content of its `url.txt`.
+        members: of the sample: `json` and `url.txt`, as far as they are there.
         by: `key`, `url`, or a field of the JSON; the key is taken where that is not stated.
         limits: of what is read.
     """
     if by == "url":
-        return storable(url.decode(errors="backslashreplace").strip())
-    own = None if by == "key" else field_of(metadata, by, limits)
-    return storable(key) if own is None else own
+        return storable(members.get("url.txt", b"").decode(errors="backslashreplace").strip())
+    return (None if by == "key" else field_of(members.get("json"), by, limits)) or storable(key)
 
 
 def field_of(metadata: bytes | None, name: str, limits: SampleLimits) -> str | None:
@@ -324,66 +307,14 @@ def storable(key: str) -> str:
     return key if key.isascii() else key.encode(errors="backslashreplace").decode()
 
 
-def image_name(shard: str, place: Records, by: str, limits: SampleLimits) -> str:
-    """Return what an image is called, read from its shard; empty where that cannot be read any more.
-
-    Args:
-        shard: path or URL.
-        place: one record.
-        by: what it is called by.
-        limits: of what is read.
-    """
-    try:
-        with storage.open_read(shard) as stream:
-            if by != "key":
-                stream.seek(int(place["json_start"]))
-                return field_of(stream.read(int(place["json_size"])), by, limits) or ""
-            return member_key(stream, int(place["start"]))
-    except OSError as error:
-        raise_machine_fault(error)
-        return ""
-
-
 def _content(stream: IO[bytes] | ForwardReader, member: TarMember) -> bytes:
     stream.seek(member.offset)
     return read_content(stream, member)
 
 
-def _place(name: str, extension: str, members: dict[str, TarMember], digest: bytes) -> _Row:
-    """Return the record of a sample's image."""
-    where = []
-    for one in (extension, "txt", "json"):
-        where += [members[one].offset, members[one].size] if one in members else [0, 0]
-    return *name_hash(name), *where, IMAGE_EXTENSIONS.index(extension), int.from_bytes(digest[:8], "big")
-
-
 def _problem(error: Exception) -> str:
     text = str(error) if isinstance(error, tarfile.TarError) else f"{type(error).__name__}: {error}"
     return storage.printable(storage.without_secrets(" ".join(text.split())))
-
-
-_MISSING = "missing"
-
-
-@attrs.frozen(kw_only=True)
-class IndexCounts:
-    """The size of an image index, and the problems found while it was built.
-
-    Args:
-        shards: number of shards that were read.
-        images: number of images.
-        keys: number of different keys.
-        repeated_keys: number of keys with more than one image; the first one counts.
-        without_field: samples without the field that is the key.
-        unreadable: what is wrong with a shard, by its path; what comes before a break is in the index.
-    """
-
-    shards: int
-    images: int
-    keys: int
-    repeated_keys: int
-    without_field: int
-    unreadable: dict[str, str]
 
 
 @attrs.frozen(kw_only=True)
@@ -408,53 +339,30 @@ class ImageIndex:
         """Number of images."""
         return sum(about.num_records for about in self.shards)
 
-    def parts(self) -> Iterator[Records]:
-        """Yield the records of every shard, in order.
-
-        Raises:
-            ValueError: if some are gone or damaged.
-        """
-        for about in self.shards:
-            yield read_records(self.folder, PLACES, about)
-
-    def counts(self, *, num_keys: int, num_repeated_keys: int) -> IndexCounts:
-        """Return how much there is.
-
-        Args:
-            num_keys: number of different keys.
-            num_repeated_keys: of them, that have several images.
-        """
-        return IndexCounts(
-            shards=sum(about.num_records > 0 or about.problem is None for about in self.shards),
-            images=self.num_images,
-            keys=num_keys,
-            repeated_keys=num_repeated_keys,
-            without_field=sum(about.num_without for about in self.shards),
-            unreadable={about.shard: about.problem for about in self.shards if about.problem is not None},
-        )
-
     def fingerprint(self) -> str:
         """Return a hash of the indexed shards and their order."""
         return digest_of([self.by, *([about.shard, about.fingerprint, about.num_records] for about in self.shards)])
 
     def name_at(self, shard: int, row: int) -> str:
-        """Return the name of an image.
+        """Return the name of an image, read from its shard; empty where that cannot be read any more.
 
         Args:
             shard: its number.
             row: of its record in the shard.
+
+        Raises:
+            ValueError: if the records are gone or damaged.
         """
-        about = self.shards[shard]
-        return image_name(about.shard, read_records(self.folder, PLACES, about)[row], self.by, self.limits)
-
-    def example(self) -> str:
-        """Return the name of the first image, as an example."""
-        return self.name_at(next(number for number, about in enumerate(self.shards) if about.num_records), 0)
-
-
-def digest_of(value: Any) -> str:
-    """Return a short hash of a JSON value."""
-    return hashlib.sha256(json.dumps(value).encode()).hexdigest()[:16]
+        place = read_records(self.folder, PLACES, self.shards[shard])[row]
+        try:
+            with storage.open_read(self.shards[shard].shard) as stream:
+                if self.by == "key":
+                    return member_key(stream, int(place["start"]))
+                stream.seek(int(place["json_start"]))
+                return field_of(stream.read(int(place["json_size"])), self.by, self.limits) or ""
+        except OSError as error:
+            raise_machine_fault(error)
+            return ""
 
 
 def build_image_index(
@@ -496,9 +404,14 @@ def build_image_index(
     known = {unit.name: about for unit in units if (about := unit.known()) is not None}
     pending = [unit for unit in units if unit.name not in known]
     screen = console(shown=show_progress and bool(pending))
+
+    def take(unit: ScanUnit, result: AboutShard | SetAside) -> None:
+        known[unit.name] = unit.left(result.reason) if isinstance(result, SetAside) else result
+        bar.advance(count=known[unit.name].num_records)
+
     with Progress("indexing", total=len(units), done=len(known), unit="keys", console=screen) as bar:
         run.begin("indexing", num_units=len(units), num_done_before=len(known), then=("matching", "joining"))
-        run.do(FunctionWork(function=ScanUnit.read), pending, _Scanned(known=known, bar=bar))
+        run.do(FunctionWork(function=ScanUnit.read), pending, EachResult(take))
     every = [known[unit.name] for unit in units]
     index = ImageIndex(folder=folder, by=spec.by, shards=tuple(every[: len(fingerprints)]), limits=spec.sample_limits)
     if not index.num_images:
@@ -507,23 +420,3 @@ def build_image_index(
         problem = next(problems, f"{num_without} samples have no field {spec.by!r}")
         raise ValueError(f"there is no image in the {len(index.shards)} shards from {index.shards[0].shard}: {problem}")
     return index, dict(zip(reinforced, every[len(fingerprints) :], strict=True))
-
-
-@attrs.define(kw_only=True, eq=False)
-class _Scanned(Listener[ScanUnit, AboutShard]):
-    """Keeps what is known of shards, by the names of their units.
-
-    Args:
-        known: what is known.
-        bar: what is shown.
-    """
-
-    known: dict[str, AboutShard]
-    bar: Progress
-
-    def finished(self, unit: ScanUnit, entry: AboutShard) -> None:
-        self.known[unit.name] = entry
-        self.bar.advance(count=entry.num_records)
-
-    def gave_up(self, unit: ScanUnit, aside: SetAside) -> None:
-        self.finished(unit, unit.left(aside.reason))

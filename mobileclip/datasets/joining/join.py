@@ -6,8 +6,7 @@ and a second run writes what is missing.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping
-from contextlib import closing
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import attrs
@@ -17,31 +16,21 @@ from mobileclip import storage
 from mobileclip.data.buckets import scratch_folder
 from mobileclip.data.shards.files import expand_shards, runs_program
 from mobileclip.data.shards.sidecars import card_of_shards, write_card
-from mobileclip.datasets.joining.checks import caption_shards
 from mobileclip.datasets.joining.index import build_image_index, digest_of
 from mobileclip.datasets.joining.joined_shard import JoinUnit, ShardJoin
-from mobileclip.datasets.joining.matching import MatchCounts, Matches, Placeholder, find_placeholders
-from mobileclip.datasets.joining.report import LEDGER, JoinReport, read_ledger, read_ledgers, write_report
+from mobileclip.datasets.joining.matching import Matches, match_images
+from mobileclip.datasets.joining.report import LEDGER, IndexCounts, JoinReport, read_ledger, read_ledgers, write_report
 from mobileclip.datasets.joining.spec import INDEX, JoinSpec
 from mobileclip.datasets.sources.shards import listed_fingerprints, output_names
-from mobileclip.engines import Engine, FunctionWork, InlineEngine, Listener, Run, SetAside, held
+from mobileclip.engines import EachResult, Engine, FunctionWork, InlineEngine, Run, SetAside, held
 from mobileclip.extras import needed
 from mobileclip.machine import raise_machine_fault
 from mobileclip.progress import Progress
 from mobileclip.serialization import from_json, to_json
-from mobileclip.strict import strict
 from mobileclip.terminal import console
 
 _MOST_SUMMARY_BYTES = 2**28
 _MATCHES = "matches"
-
-
-@attrs.frozen(kw_only=True, field_transformer=strict)
-class _Summary:
-    """What was found out of all images and samples, kept beside the index for runs that have nothing left to do."""
-
-    counts: MatchCounts
-    placeholders: tuple[Placeholder, ...]
 
 
 def join_images(spec: JoinSpec, *, engine: Engine | None = None, show_progress: bool = True) -> JoinReport:
@@ -77,19 +66,28 @@ def join_images(spec: JoinSpec, *, engine: Engine | None = None, show_progress: 
         scratch_folder(folder) as scratch,
     ):
         job = _Job(spec, sources, run=run, folder=folder, scratch=scratch, show_progress=show_progress)
-        summary, stopped = job.run_all()
+        found, stopped = job.run_all()
         if stopped is not None:
             run.end(f"not one sample of the first shard, {storage.printable(stopped)}, was joined")
+        counts, shards = found.counts, job.index.shards
+        first = next(number for number, about in enumerate(shards) if about.num_records)
         report = JoinReport(
             output=spec.output,
-            images=job.index.counts(num_keys=summary.counts.keys, num_repeated_keys=summary.counts.repeated_keys),
-            repeated_samples=summary.counts.asked - summary.counts.used_keys,
-            unused_keys=summary.counts.keys - summary.counts.used_keys,
-            placeholders=summary.placeholders,
+            images=IndexCounts(
+                shards=sum(about.num_records > 0 or about.problem is None for about in shards),
+                images=job.index.num_images,
+                keys=counts.keys,
+                repeated_keys=counts.repeated_keys,
+                without_field=sum(about.num_without for about in shards),
+                unreadable={about.shard: about.problem for about in shards if about.problem is not None},
+            ),
+            repeated_samples=counts.asked - counts.used_keys,
+            unused_keys=counts.keys - counts.used_keys,
+            placeholders=found.placeholders,
             unfinished={sources[aside.unit]: aside.reason for aside in run.set_aside if aside.unit in sources},
             min_share=spec.min_share,
             stopped=stopped,
-            examples=("", "" if stopped is None else storage.printable(job.index.example())),
+            examples=("", "" if stopped is None else storage.printable(job.index.name_at(first, 0))),
         )
         report = write_report(report, tuple(sources))
     if card is not None:
@@ -113,6 +111,28 @@ def _sources(spec: JoinSpec) -> dict[str, str]:
     return sources
 
 
+def _caption_shards(captions: str | None, names: Sequence[str]) -> dict[str, str | None]:
+    """Return, by the name of a reinforced shard, the one with its captions; None where captions are not asked for.
+
+    Raises:
+        ValueError: if a pattern has no shard of a name, or several.
+    """
+    if captions is None:
+        return dict.fromkeys(names)
+    if not captions.endswith(".tar"):
+        return {name: storage.join(captions, name) for name in names}
+    shards: dict[str, list[str]] = {storage.file_name(name): [] for name in names}
+    for shard in expand_shards(captions):
+        shards.get(storage.file_name(shard), []).append(shard)
+    for name, found in shards.items():
+        if len(found) != 1:
+            raise ValueError(
+                f"{len(found)} of the shards {captions} are called {name}, expected one: captions are taken from the "
+                "shard of the same name"
+            )
+    return {name: shards[storage.file_name(name)][0] for name in names}
+
+
 class _Job:
     """A join of both sides, which it indexes where they are not indexed yet.
 
@@ -130,51 +150,39 @@ class _Job:
     ) -> None:
         self.spec, self.sources, self.run, self.scratch = spec, sources, run, scratch
         self.show_progress = show_progress
-        self.captions = caption_shards(spec.captions, list(sources))
+        self.captions = _caption_shards(spec.captions, list(sources))
         self.prints = prints = listed_fingerprints({*sources.values(), *filter(None, self.captions.values())})
         there = {source: prints[source] for source in sources.values() if source in prints}
         self.index, abouts = build_image_index(run, folder, spec, there, show_progress=show_progress)
+        self.images = self.index.fingerprint()
         # What is known of the names of each shard's samples, of those that are there.
         self.names = {name: abouts[source] for name, source in sources.items() if source in abouts}
 
-    def run_all(self) -> tuple[_Summary, str | None]:
+    def run_all(self) -> tuple[Matches, str | None]:
         """Join what is missing; return what was found, and the first shard if the join stopped after it."""
         pending = set(self._pending())
-        path = self._summary_path()
-        summary = _read_summary(path)
-        if summary is not None and not pending:
+        there = [(about.shard, self.prints[about.shard]) for about in self.names.values()]
+        parts = [self.images, self.spec.by, self.spec.placeholder_threshold, *there]
+        # Kept beside the index for runs that have nothing left to do.
+        path = self.index.folder / f"summary-{digest_of(parts)}.json"
+        found = None if pending else _read_matches(path)
+        if found is not None:
             self.run.begin("joining", num_units=len(self.sources), num_done_before=len(self.sources))
-            return summary, None
+            return found, None
         self.run.begin("matching", then=("joining",))
         total = len(self.index.shards) + len(self.names)
         with Progress("matching", total=total, unit="keys", console=console(shown=self.show_progress)) as progress:
-            matches = Matches(
+            found, extents = match_images(
                 self.index,
                 list(self.names.values()),
                 np.array([name in pending for name in self.names], bool),
-                scratch=self.scratch,
+                self.scratch / _MATCHES,
+                threshold=self.spec.placeholder_threshold,
                 progress=progress,
             )
-        with closing(matches):
-            extents = matches.write(self.scratch / _MATCHES)
-        if summary is None:
-            placeholders = find_placeholders(self.index, self.spec.placeholder_threshold, self.scratch)
-        else:
-            placeholders = summary.placeholders
-        summary = _Summary(counts=matches.counts, placeholders=placeholders)
         if not any(about.problem for about in self.names.values()):
-            storage.write_text(path, to_json(summary) + "\n")
-        dropped = (int(one.sha256, 16) for one in placeholders) if self.spec.drop_placeholders else ()
-        join = ShardJoin(
-            spec=self.spec,
-            images=self.index.fingerprint(),
-            matches=self.scratch / _MATCHES,
-            shards=tuple((about.shard, about.fingerprint) for about in self.index.shards),
-            dropped=frozenset(dropped),
-        )
-        num_done_before = len(self.sources) - len(pending)
-        self.run.begin("joining", num_units=len(self.sources), num_done_before=num_done_before)
-        return summary, self._join(join, self._units(pending, extents), len(pending))
+            storage.write_text(path, to_json(found) + "\n")
+        return found, self._join(pending, found, extents)
 
     def _pending(self) -> Iterator[str]:
         """Yield the names of the shards that no earlier run joined from these very inputs.
@@ -182,7 +190,7 @@ class _Job:
         Raises:
             ValueError: if one did with other choices.
         """
-        images, sizes = self.index.fingerprint(), storage.find_sizes(self.spec.output, self.sources)
+        sizes = storage.find_sizes(self.spec.output, self.sources)
         for name, done in read_ledgers(self.spec.output, list(self.sources)):
             if done is not None and done.choices != self.spec.choices:
                 raise ValueError(
@@ -190,14 +198,39 @@ class _Job:
                     "choose another output, or delete it to start again"
                 )
             captions = self.prints.get(self.captions[name] or "", "")
-            now = (self.prints.get(self.sources[name]), images, captions, sizes.get(name))
+            now = (self.prints.get(self.sources[name]), self.images, captions, sizes.get(name))
             if done is None or (done.source, done.images, done.captions, done.num_bytes) != now:
                 yield name
 
-    def _summary_path(self) -> Path:
-        there = ((self.sources[name], self.prints[self.sources[name]]) for name in self.names)
-        parts = [self.index.fingerprint(), self.spec.by, self.spec.placeholder_threshold, *there]
-        return self.index.folder / f"summary-{digest_of(parts)}.json"
+    def _join(self, pending: Collection[str], found: Matches, extents: Mapping[int, tuple[int, int]]) -> str | None:
+        """Join shards, the first one before the others; return it if the join stops there."""
+        dropped = (int(one.sha256, 16) for one in found.placeholders) if self.spec.drop_placeholders else ()
+        join = ShardJoin(
+            spec=self.spec,
+            images=self.images,
+            matches=self.scratch / _MATCHES,
+            shards=tuple((about.shard, about.fingerprint) for about in self.index.shards),
+            dropped=frozenset(dropped),
+        )
+        total = len(self.sources)
+        self.run.begin("joining", num_units=total, num_done_before=total - len(pending))
+        units, work = self._units(pending, extents), FunctionWork(function=join)
+        screen = console(shown=self.show_progress and bool(pending))
+        with Progress("joining", total=total, done=total - len(pending), console=screen) as progress:
+            progress.advance(len(pending) - len(units), count=0)
+            joined = EachResult[JoinUnit, int](
+                lambda _, result: progress.advance(count=0 if isinstance(result, SetAside) else result)
+            )
+            for number, name in enumerate(() if self.spec.go_on else self.sources):
+                if name in units:
+                    self.run.do(work, [units.pop(name)], joined)
+                done = read_ledger(self.spec.output, name)
+                if done is not None and done.num_samples:
+                    if not done.num_joined and number + 1 < total:
+                        return name
+                    break
+            self.run.do(work, list(units.values()), joined)
+        return None
 
     def _units(self, pending: Collection[str], extents: Mapping[int, tuple[int, int]]) -> dict[str, JoinUnit]:
         """Return what is to be done, in the order of the sources; what is not there is set aside."""
@@ -218,47 +251,16 @@ class _Job:
                     fingerprint=self.prints[source],
                     problem=self.names[name].problem,
                     captions=captions,
-                    captions_print="" if captions is None else self.prints[captions],
+                    captions_print=self.prints.get(captions or "", ""),
                     matches=extents.get(numbers[name], (0, 0)),
                 )
         return units
 
-    def _join(self, join: ShardJoin, units: dict[str, JoinUnit], num_pending: int) -> str | None:
-        """Join shards, the first one before the others; return it if the join stops there."""
-        work = FunctionWork(function=join)
-        total, screen = len(self.sources), console(shown=self.show_progress and num_pending > 0)
-        with Progress("joining", total=total, done=total - num_pending, console=screen) as progress:
-            progress.advance(num_pending - len(units), count=0)
-            joined = _Joined(progress=progress)
-            for number, name in enumerate(() if self.spec.go_on else self.sources):
-                if name in units:
-                    self.run.do(work, [units.pop(name)], joined)
-                done = read_ledger(self.spec.output, name)
-                if done is not None and done.num_samples:
-                    if not done.num_joined and number + 1 < total:
-                        return name
-                    break
-            self.run.do(work, list(units.values()), joined)
-        return None
 
-
-@attrs.frozen(kw_only=True, eq=False)
-class _Joined(Listener[JoinUnit, int]):
-    """Shows how many shards and samples are done."""
-
-    progress: Progress
-
-    def finished(self, unit: JoinUnit, entry: int) -> None:  # noqa: ARG002 - as a `Listener` does
-        self.progress.advance(count=entry)
-
-    def gave_up(self, unit: JoinUnit, aside: SetAside) -> None:  # noqa: ARG002 - as a `Listener` does
-        self.progress.advance(count=0)
-
-
-def _read_summary(path: Path) -> _Summary | None:
+def _read_matches(path: Path) -> Matches | None:
     """Return what an earlier run kept, None where it did not, or in another form."""
     try:
-        return from_json(storage.read_bytes(path, limit=_MOST_SUMMARY_BYTES).decode(), _Summary)
+        return from_json(storage.read_bytes(path, limit=_MOST_SUMMARY_BYTES).decode(), Matches)
     except (OSError, ValueError) as error:
         raise_machine_fault(error)
         return None

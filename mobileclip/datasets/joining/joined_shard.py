@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections import Counter, OrderedDict
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, closing
 from functools import partial
 from hashlib import blake2b
-from itertools import chain, islice
+from itertools import chain, groupby, islice
 from pathlib import Path
 from typing import IO
 
@@ -21,110 +20,23 @@ from mobileclip.data.samples.sample import check_key, is_showable
 from mobileclip.data.shards.files import RawSample, read_shard, write_shard_members
 from mobileclip.data.shards.tar import read_up_to
 from mobileclip.data.skips import BadSampleError, Skip, attempt
-from mobileclip.datasets.joining.checks import Captioned, Captions, check_joined, has_caption, stated_of
+from mobileclip.datasets.joining.checks import (
+    Captioned,
+    check_joined,
+    find_caption,
+    has_caption,
+    read_captions,
+    stated_of,
+)
 from mobileclip.datasets.joining.index import name_hash, sample_name
 from mobileclip.datasets.joining.matching import read_matches
 from mobileclip.datasets.joining.report import JoinedSample, JoinedShard, read_ledger, renew_ledger, write_ledger
 from mobileclip.datasets.joining.spec import JoinSpec
 
-_BYTES_AT_ONCE = 64 * 2**20
-_MAX_OPEN_SHARDS = 32
-
-
-@attrs.frozen(kw_only=True)
-class FoundImage:
-    """An image read from its shard, with the caption and the JSON stored beside it.
-
-    Args:
-        shard: where it was.
-        data: the encoded image.
-        text: the caption beside it, where there is one.
-        json: the JSON beside it, where there is one.
-    """
-
-    shard: str
-    data: bytes
-    text: bytes | None
-    json: bytes | None
-
-
-def portions(
-    pairs: Sequence[tuple[RawSample, int | None]], sizes: Records
-) -> Iterator[list[tuple[RawSample, int | None]]]:
-    """Yield the samples in portions whose images fit into memory.
-
-    Args:
-        pairs: samples, each with the row of its match.
-        sizes: of the images, by row.
-    """
-    portion: list[tuple[RawSample, int | None]] = []
-    num_bytes = 0
-    for sample, row in pairs:
-        size = 0 if row is None else int(sizes[row])
-        if portion and num_bytes + size > _BYTES_AT_ONCE:
-            yield portion
-            portion, num_bytes = [], 0
-        portion.append((sample, row))
-        num_bytes += size
-    if portion:
-        yield portion
-
-
-class ImageReader:
-    """Reads images by their matches, in the order of the shards they are in, a few of which stay open.
-
-    Args:
-        shards: paths or URLs by number.
-    """
-
-    def __init__(self, shards: Mapping[int, str]) -> None:
-        self._shards = shards
-        self._open: OrderedDict[str, tuple[ExitStack, IO[bytes]]] = OrderedDict()
-
-    def read(self, matches: Records) -> Iterator[tuple[int, FoundImage]]:
-        """Yield the row of each match and its image, in the order of the shards.
-
-        Raises:
-            ValueError: if a shard is shorter than it was.
-        """
-        for row in np.lexsort((matches["start"], matches["shard"])).tolist():
-            shard = self._shards[int(matches["shard"][row])]
-            data, text, json = (
-                self._read(shard, int(matches[f"{name}start"][row]), int(matches[f"{name}size"][row]))
-                for name in ("", "text_", "json_")
-            )
-            yield row, FoundImage(shard=shard, data=data or b"", text=text, json=json)
-
-    def close(self) -> None:
-        """Close all shards."""
-        while self._open:
-            self._open.popitem()[1][0].close()
-
-    def _stream(self, shard: str) -> IO[bytes]:
-        if shard not in self._open:
-            if len(self._open) == _MAX_OPEN_SHARDS:
-                self._open.popitem(last=False)[1][0].close()
-            stack = ExitStack()
-            self._open[shard] = (stack, stack.enter_context(storage.open_read(shard)))
-        self._open.move_to_end(shard)
-        return self._open[shard][1]
-
-    def _read(self, shard: str, start: int, size: int) -> bytes | None:
-        """Return what is at a place; nothing is at 0, where a shard begins."""
-        if not start:
-            return None
-        stream = self._stream(shard)
-        try:
-            stream.seek(start)
-            content = read_up_to(stream, size)
-        except OverflowError:  # a place that no file has
-            content = b""
-        if len(content) < size:
-            raise ValueError(f"{shard} has changed since its images were indexed; run again to have it indexed anew")
-        return content
-
-
+# Samples, and bytes of their images, that are read at once, in the order of the shards that they are in.
 _SAMPLES_AT_ONCE = 256
+_BYTES_AT_ONCE = 64 * 2**20
+_DIGESTED = ("order", "high", "low", "start", "size", "text_start", "text_size", "json_start", "json_size")
 
 
 @attrs.frozen(kw_only=True)
@@ -177,57 +89,50 @@ class ShardJoin:
             OSError: if an image shard cannot be read any more, or the output cannot be written.
         """
         matches = read_matches(self.matches, unit.matches)
-        digest, path = self._digest(matches), storage.join(self.spec.output, unit.name)
+        path = storage.join(self.spec.output, unit.name)
+        done = JoinedShard(
+            source=unit.fingerprint,
+            images=self.images,
+            matches=self._digest(matches),
+            captions=unit.captions_print,
+            choices=self.spec.choices,
+        )
         before = read_ledger(self.spec.output, unit.name)
-        if before is not None and self._is_same(before, unit, digest) and before.num_bytes == _size(path):
+        if before is not None and before.made_of == done.made_of and before.num_bytes == _size(path):
             renew_ledger(self.spec.output, unit.name, attrs.evolve(before, images=self.images))
             return before.num_samples
         problems: list[Skip] = []
-        captions = Captions(unit.captions, problems.append, self.spec.sample_limits)
-        storage.make_directory_of(path)
-        shards = {number: self.shards[number][0] for number in np.unique(matches["shard"]).tolist()}
-        with closing(ImageReader(shards)) as reader:
-            joined = _Shard(spec=self.spec, dropped=self.dropped, matches=matches, reader=reader, captions=captions)
-            samples = joined.samples(read_shard(unit.source, problems.append, self.spec.sample_limits))
-            first = next(samples, None)
-            if first is None:
-                storage.remove(path)
-            else:
-                write_shard_members(path, chain([first], samples))
-        likeness = Counter(one.likeness for one in joined.done if one.likeness is not None)
-        done = JoinedShard(
-            # A shard that broke off may do so for its connection: the next run tries again.
-            source="" if problems or unit.problem else unit.fingerprint,
-            images=self.images,
-            matches=digest,
-            captions=unit.captions_print,
-            choices=self.spec.choices,
-            num_bytes=_size(path),
-            num_joined=sum(one.reason is None for one in joined.done),
-            num_captions=joined.num_captions,
-            num_set_captions=joined.num_set_captions,
-            likeness=dict(sorted(likeness.items())),
-            reach=sum(joined.reaches) / len(joined.reaches) if joined.reaches else None,
+        joined = _Shard(
+            spec=self.spec,
+            dropped=self.dropped,
+            matches=matches,
+            paths=[path for path, _ in self.shards],
+            captions=read_captions(unit.captions, problems.append, self.spec.sample_limits),
         )
-        write_ledger(self.spec.output, unit.name, done, joined.done)
+        storage.make_directory_of(path)
+        samples = joined.samples(read_shard(unit.source, problems.append, self.spec.sample_limits))
+        first = next(samples, None)
+        if first is None:
+            storage.remove(path)
+        else:
+            write_shard_members(path, chain([first], samples))
+        # A shard that broke off may do so for its connection: the next run tries again.
+        source = "" if problems or unit.problem else done.source
+        reach = sum(joined.reaches) / len(joined.reaches) if joined.reaches else None
+        done = attrs.evolve(done, source=source, num_bytes=_size(path), reach=reach, counts=joined.counts)
+        write_ledger(self.spec.output, unit.name, done, joined.rows)
         if problems:
             raise problems[0].error(f"{problems[0].reason}, {problems[0].detail}")
         if unit.problem is not None:
             raise ValueError(unit.problem)
-        return len(joined.done)
-
-    def _is_same(self, before: JoinedShard, unit: JoinUnit, digest: str) -> bool:
-        """Return whether an earlier run joined the shard with these very images, others among all images apart."""
-        now = (unit.fingerprint, unit.captions_print, self.spec.choices, digest)
-        return (before.source, before.captions, before.choices, before.matches) == now
+        return len(joined.rows)
 
     def _digest(self, matches: Records) -> str:
         """Return what changes when the images of the shard's samples do, or whether they are left out."""
         numbers, places = np.unique(matches["shard"], return_inverse=True)
-        digest = blake2b(digest_size=16)
-        digest.update(repr([self.shards[number] for number in numbers.tolist()]).encode())
+        digest = blake2b(repr([self.shards[number] for number in numbers.tolist()]).encode(), digest_size=16)
         digest.update(places.astype(np.uint32).tobytes())
-        for name in ("order", "high", "low", "start", "size", "text_start", "text_size", "json_start", "json_size"):
+        for name in _DIGESTED:
             digest.update(matches[name].tobytes())
         digest.update(bytes(sha256 in self.dropped for sha256 in matches["sha256"].tolist()))
         return digest.hexdigest()
@@ -240,11 +145,10 @@ class _Shard:
     spec: JoinSpec
     dropped: frozenset[int]
     matches: Records
-    reader: ImageReader
-    captions: Captions
-    num_captions: int = 0
-    num_set_captions: int = 0
-    done: list[JoinedSample] = attrs.field(factory=list)
+    paths: Sequence[str]
+    captions: Mapping[str, Captioned]
+    counts: Counter[str] = attrs.field(factory=Counter)
+    rows: list[JoinedSample] = attrs.field(factory=list)
     reaches: list[float] = attrs.field(factory=list)
     keys: set[str] = attrs.field(factory=set)
 
@@ -254,15 +158,16 @@ class _Shard:
         numbered = ((sample, rows.get(order)) for order, sample in enumerate(samples))
         for batch in iter(lambda: list(islice(numbered, _SAMPLES_AT_ONCE)), []):
             pairs = [(sample, row if self._is_match(sample, row) else None) for sample, row in batch]
-            for some in portions(pairs, self.matches["size"]):
-                own = [row for _, row in some if row is not None]
-                found = {own[at]: image for at, image in self.reader.read(self.matches[own])}
-                for sample, row in some:
+            sizes = np.cumsum([0 if row is None else int(self.matches["size"][row]) for _, row in pairs])
+            for _, some in groupby(zip(sizes // _BYTES_AT_ONCE, pairs, strict=True), lambda one: one[0]):
+                portion = [pair for _, pair in some]
+                found = self._images([row for _, row in portion if row is not None])
+                for sample, row in portion:
                     members = attempt(
                         partial(self._members, sample, row, found),
                         key=sample.key,
                         shard=sample.shard,
-                        on_skip=lambda skip: self.done.append(JoinedSample(key=skip.key, reason=skip.reason)),
+                        on_skip=lambda skip: self.rows.append(JoinedSample(skip.key, reason=skip.reason)),
                     )
                     if members is not None:
                         yield sample.key, members
@@ -271,47 +176,58 @@ class _Shard:
         """Return whether a sample asks for an image, by the name that was matched."""
         if row is None or not _lacks_image(sample):
             return False
-        own = sample.members.get("json"), sample.members.get("url.txt", b"")
-        name = sample_name(sample.key, *own, by=self.spec.by, limits=self.spec.sample_limits)
+        name = sample_name(sample.key, sample.members, by=self.spec.by, limits=self.spec.sample_limits)
         return name_hash(name) == (int(self.matches["high"][row]), int(self.matches["low"][row]))
 
-    def _members(self, sample: RawSample, row: int | None, found: Mapping[int, FoundImage]) -> dict[str, bytes]:
+    def _images(self, rows: list[int]) -> dict[int, list[bytes | None]]:
+        """Return by the rows of matches the image, the caption and the JSON beside it, as far as they are there.
+
+        Raises:
+            ValueError: if a shard is shorter than it was.
+        """
+        found = {}
+        ordered = sorted(rows, key=lambda row: (int(self.matches["shard"][row]), int(self.matches["start"][row])))
+        for shard, some in groupby(ordered, lambda row: int(self.matches["shard"][row])):
+            with storage.open_read(self.paths[shard]) as stream:
+                for row in some:
+                    places = [
+                        (int(self.matches[f"{name}start"][row]), int(self.matches[f"{name}size"][row]))
+                        for name in ("", "text_", "json_")
+                    ]
+                    found[row] = [_read(stream, self.paths[shard], *place) for place in places]
+        return found
+
+    def _members(self, sample: RawSample, row: int | None, found: Mapping[int, list[bytes | None]]) -> dict[str, bytes]:
         self._enter(sample)
         if not _lacks_image(sample):
-            self.done.append(JoinedSample(key=sample.key))
+            self.rows.append(JoinedSample(sample.key))
             return sample.members
         if row is None:
             raise BadSampleError("no_image", "there is no image under its key")
         if int(self.matches["sha256"][row]) in self.dropped:
             raise BadSampleError("placeholder", "its image stands under many keys")
-        image = found[row]
-        stated = stated_of(sample.members.get("json"), self.spec.sample_limits)
-        known = self.captions.find(sample.key, stated)
-        checked = check_joined(
+        image, beside, told = found[row]
+        known = find_caption(self.captions, sample.key, stated_of(sample.members.get("json"), self.spec.sample_limits))
+        likeness, reach = check_joined(
             sample.members,
-            image.data,
+            image or b"",
             stated={} if known is None else known.stated,
-            beside=image.json,
+            beside=told,
             keep_other=self.spec.keep_other,
             decode=self.spec.check_images,
             limits=self.spec.sample_limits,
         )
-        members = {**sample.members, IMAGE_EXTENSIONS[self.matches["extension"][row]]: image.data}
+        members = {**sample.members, IMAGE_EXTENSIONS[self.matches["extension"][row]]: image or b""}
         if not has_caption(members, self.spec.sample_limits):
-            members["txt"] = self._caption(known, image.text)
-        shard = storage.printable(storage.without_secrets(image.shard))
-        self.done.append(JoinedSample(key=sample.key, image=shard, likeness=checked.likeness))
-        self.reaches += [] if checked.reach is None else [checked.reach]
+            text = beside if known is None else known.text
+            if text is None:
+                raise BadSampleError("no_caption", "there is none for it")
+            members["txt"] = text
+            self.counts["captions" if known is None else "set_captions"] += 1
+        shard = storage.printable(storage.without_secrets(self.paths[self.matches["shard"][row]]))
+        self.rows.append(JoinedSample(sample.key, image=shard, likeness=likeness))
+        self.reaches += [] if reach is None else [reach]
         return members
-
-    def _caption(self, known: Captioned | None, beside: bytes | None) -> bytes:
-        if known is not None:
-            self.num_set_captions += 1
-            return known.text
-        if beside is None:
-            raise BadSampleError("no_caption", "there is none for it")
-        self.num_captions += 1
-        return beside
 
     def _enter(self, sample: RawSample) -> None:
         """Note a sample's key, or raise where it cannot stand in a shard."""
@@ -323,6 +239,20 @@ class _Shard:
         if sample.key in self.keys:
             raise BadSampleError("repeated_key", "another sample of the shard has its key")
         self.keys.add(sample.key)
+
+
+def _read(stream: IO[bytes], shard: str, start: int, size: int) -> bytes | None:
+    """Return what is at a place; nothing is at 0, where a shard begins."""
+    if not start:
+        return None
+    try:
+        stream.seek(start)
+        content = read_up_to(stream, size)
+    except OverflowError:  # a place that no file has
+        content = b""
+    if len(content) < size:
+        raise ValueError(f"{shard} has changed since its images were indexed; run again to have it indexed anew")
+    return content
 
 
 def _lacks_image(sample: RawSample) -> bool:

@@ -1,13 +1,14 @@
-"""Which image belongs to which sample: tables joined by the hash of a name, in buckets that fit into memory.
+"""Which image belongs to which sample: both sides by the hash of a name, in buckets that fit into memory.
 
-Names and places are written to buckets by the leading bits of their hash. Arrow joins each bucket's two tables, and
-what it finds goes to buckets by the sample's shard. So a billion of each are read and written a few times from start to
-end.
+Names and places are written to buckets by the leading bits of their hash and read back, bucket by bucket. There, equal
+names are sorted together, and what is found goes to buckets by the sample's shard. So a billion of each are read and
+written a few times from start to end.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 
 import attrs
@@ -15,8 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from mobileclip.data.buckets import Buckets, Records, leading_bits, num_buckets_for, runs
-from mobileclip.datasets.joining.index import NAME, NAMES, PLACE, AboutShard, ImageIndex, read_records
-from mobileclip.datasets.sources.tables import number_column, read_numbers
+from mobileclip.datasets.joining.index import NAME, NAMES, PLACE, PLACES, AboutShard, ImageIndex, read_records
 from mobileclip.progress import Progress
 from mobileclip.strict import strict
 
@@ -25,8 +25,10 @@ MATCH = np.dtype([("source", "u4"), ("order", "u4"), ("shard", "u4"), *PLACE.des
 
 _ASK = np.dtype([("source", "u4"), ("order", "u4"), *NAME.descr])
 _IMAGE = np.dtype([("shard", "u4"), *PLACE.descr])
+_HASHED = np.dtype([("sha256", "u8"), *NAME.descr, ("shard", "u4"), ("row", "u4"), ("size", "u4")])
 # Arrays of so many bytes, of which a few are held at once.
-_BUCKET_BYTES = 2**24
+_BUCKET_BYTES = 2**25
+_NUM_NAMED = 10
 
 
 @attrs.frozen(kw_only=True, field_transformer=strict)
@@ -48,144 +50,6 @@ class MatchCounts:
     def __add__(self, other: MatchCounts) -> MatchCounts:
         """Return the sums."""
         return MatchCounts(**{name: value + getattr(other, name) for name, value in attrs.asdict(self).items()})
-
-
-class Matches:
-    """The images of the samples of every shard.
-
-    Args:
-        index: of the images.
-        names: what is known of the names of each reinforced shard's samples, in order.
-        wanted: whether the matches of each are needed; the others are counted alone.
-        scratch: folder for what does not fit into memory, on this machine.
-        progress: is told of every shard that is read.
-        bucket_bytes: of an array in memory.
-    """
-
-    def __init__(
-        self,
-        index: ImageIndex,
-        names: Sequence[AboutShard],
-        wanted: npt.NDArray[np.bool_],
-        *,
-        scratch: Path,
-        progress: Progress,
-        bucket_bytes: int = _BUCKET_BYTES,
-    ) -> None:
-        self.counts = MatchCounts()
-        self.num_scratch_bytes = 0
-        num_asks = sum(about.num_records for about in names)
-        num_bytes = max(index.num_images * _IMAGE.itemsize, num_asks * _ASK.itemsize)
-        num_buckets = num_buckets_for(num_bytes, 1, bucket_bytes=bucket_bytes)
-        held_bytes = 2 * bucket_bytes
-        self._num_sources = max(1, len(names))
-        num_match_buckets = min(self._num_sources, num_buckets_for(num_asks, MATCH.itemsize, bucket_bytes=bucket_bytes))
-        self._matches = Buckets(MATCH, num_match_buckets, folder=scratch, held_bytes=held_bytes)
-        with (
-            Buckets(_IMAGE, num_buckets, folder=scratch, held_bytes=held_bytes) as images,
-            Buckets(_ASK, num_buckets, folder=scratch, held_bytes=held_bytes) as asks,
-        ):
-            for number, part in enumerate(index.parts()):
-                images.add(with_fields(_IMAGE, part, shard=number), leading_bits(part["high"], num_buckets))
-                progress.advance(count=len(part))
-            for number, about in enumerate(names):
-                part = read_records(index.folder, NAMES, about)
-                ask = with_fields(_ASK, part, source=number, order=np.arange(len(part)))
-                ask = ask[(part["high"] != 0) | (part["low"] != 0)]
-                asks.add(ask, leading_bits(ask["high"], num_buckets))
-                progress.advance(count=len(part))
-            self.num_scratch_bytes += images.num_written_bytes + asks.num_written_bytes
-            for some_images, some_asks in zip(images.drain(), asks.drain(), strict=True):
-                self._match(some_images, some_asks, wanted)
-        self.num_scratch_bytes += self._matches.num_written_bytes
-
-    def by_source(self) -> Iterator[tuple[int, Records]]:
-        """Yield, once, the matches of every shard that is wanted and has any: its number, and records in order."""
-        for bucket in self._matches.drain():
-            ordered = bucket[np.lexsort((bucket["order"], bucket["source"]))]
-            for number, start, end in runs(ordered["source"]):
-                yield number, ordered[start:end]
-
-    def write(self, path: Path) -> dict[int, tuple[int, int]]:
-        """Write all matches to a file, shard by shard, and return by a shard's number where its own begin and end.
-
-        Args:
-            path: of the file, which `read_matches` reads a part of.
-        """
-        extents, start = {}, 0
-        with path.open("wb") as stream:
-            for number, own in self.by_source():
-                own.tofile(stream)
-                extents[number] = (start, start + len(own))
-                start += len(own)
-        return extents
-
-    def close(self) -> None:
-        """Remove what was written."""
-        self._matches.close()
-
-    def _match(self, images: Records, asks: Records, wanted: npt.NDArray[np.bool_]) -> None:
-        place, counts = match_names(images, asks)
-        self.counts += counts
-        if not len(wanted):
-            return
-        found = (place >= 0) & wanted[asks["source"]]
-        some = asks[found]
-        match = with_fields(MATCH, images[place[found]], source=some["source"], order=some["order"])
-        self._matches.add(match, match["source"].astype(np.int64) * self._matches.num_buckets // self._num_sources)
-
-
-def read_matches(path: Path, extent: tuple[int, int]) -> Records:
-    """Return matches from a file.
-
-    Args:
-        path: of a file that `Matches.write` has written.
-        extent: where they begin and end, in records.
-    """
-    start, end = extent
-    return np.fromfile(path, MATCH, count=end - start, offset=start * MATCH.itemsize)
-
-
-def match_names(images: Records, asks: Records) -> tuple[npt.NDArray[np.int64], MatchCounts]:
-    """Return for every sample the number of the first image of its name, or -1, and how many there are.
-
-    Args:
-        images: in the order in which they count.
-        asks: samples.
-    """
-    import pyarrow as pa
-
-    keys = list(NAME.names or ())
-
-    def table(records: Records, number: str) -> pa.Table:
-        columns = [*(records[name] for name in keys), np.arange(len(records))]
-        return pa.Table.from_arrays([number_column(one) for one in columns], [*keys, number])
-
-    first = table(images, "image").group_by(keys, use_threads=False).aggregate([("image", "min"), ("image", "count")])
-    found = table(asks, "ask").join(first, keys, join_type="inner", use_threads=False)
-    whole = np.dtype(np.int64)
-    image = read_numbers(found["image_min"], whole)
-    place = np.full(len(asks), -1, np.int64)
-    place[read_numbers(found["ask"], whole)] = image
-    counts = MatchCounts(
-        keys=len(first),
-        repeated_keys=int((read_numbers(first["image_count"], whole) > 1).sum()),
-        asked=len(found),
-        used_keys=len(np.unique(image)),
-    )
-    return place, counts
-
-
-def with_fields(dtype: np.dtype[np.void], records: Records, **fields: npt.ArrayLike) -> Records:
-    """Return records converted to another type, with the values of the fields that are new."""
-    found = np.empty(len(records), dtype)
-    for name in dtype.names or ():
-        found[name] = fields[name] if name in fields else records[name]
-    return found
-
-
-_NUM_NAMED = 10
-_HASHED = np.dtype([("sha256", "u8"), *NAME.descr, ("shard", "u4"), ("row", "u4"), ("size", "u4")])
 
 
 @attrs.frozen(kw_only=True, field_transformer=strict)
@@ -214,44 +78,152 @@ class Placeholder:
         )
 
 
-def find_placeholders(index: ImageIndex, threshold: int, scratch: Path) -> tuple[Placeholder, ...]:
-    """Return the pictures that stand under `threshold` or more keys, the most frequent first.
+@attrs.frozen(kw_only=True, field_transformer=strict)
+class Matches:
+    """What was found out of all images and samples.
 
     Args:
-        index: of the images, with their hashes.
-        threshold: at least 2, or 0 for none.
-        scratch: folder for what does not fit into memory, on this machine.
+        counts: of both sides.
+        placeholders: pictures that stand under many keys, the most frequent first.
+    """
+
+    counts: MatchCounts
+    placeholders: tuple[Placeholder, ...]
+
+
+def match_images(
+    index: ImageIndex,
+    names: Sequence[AboutShard],
+    wanted: npt.NDArray[np.bool_],
+    path: Path,
+    *,
+    threshold: int,
+    progress: Progress,
+    bucket_bytes: int = _BUCKET_BYTES,
+) -> tuple[Matches, Mapping[int, tuple[int, int]]]:
+    """Write the images of the samples of every shard, and return the counts and where each shard's own are.
+
+    Args:
+        index: of the images.
+        names: what is known of the names of each reinforced shard's samples, in order.
+        wanted: whether the matches of each are needed; the others are counted alone.
+        path: of the file of matches, in a folder for what does not fit into memory.
+        threshold: a picture under so many keys is a placeholder, at least 2; 0 looks for none.
+        progress: is told of every shard that is read.
+        bucket_bytes: of an array in memory.
+
+    Returns:
+        What was found, and by the number of each shard that is wanted and has any where its matches begin and end in
+        the file, in records.
 
     Raises:
         ValueError: if records of the index are gone or damaged.
     """
-    if not threshold:
-        return ()
-    num_buckets = num_buckets_for(index.num_images, _HASHED.itemsize, bucket_bytes=_BUCKET_BYTES)
-    found: list[tuple[Placeholder, int, int]] = []
-    with Buckets(_HASHED, num_buckets, folder=scratch) as images:
-        for number, part in enumerate(index.parts()):
-            some = with_fields(_HASHED, part, shard=number, row=np.arange(len(part)))
-            images.add(some, leading_bits(some["sha256"], num_buckets))
-        for bucket in images.drain():
-            values, places, counts = np.unique(bucket["sha256"], return_inverse=True, return_counts=True)
-            often = bucket[counts[places] >= threshold]
-            ordered = often[np.argsort(often["sha256"], kind="stable")]
-            values, starts, counts = np.unique(ordered["sha256"], return_index=True, return_counts=True)
-            for place in range(len(values)):
-                same = ordered[starts[place] : starts[place] + counts[place]]
-                num_keys = len(np.unique(same[["high", "low"]]))
-                if num_keys >= threshold:
-                    placeholder = Placeholder(
-                        sha256=f"{int(values[place]):016x}",
-                        num_keys=num_keys,
-                        num_bytes=int(same["size"][0]),
-                        example="",
-                        shard=index.shards[same["shard"][0]].shard,
-                    )
-                    found.append((placeholder, int(same["shard"][0]), int(same["row"][0])))
-    found.sort(key=lambda one: (-one[0].num_keys, one[0].sha256))
-    return tuple(
-        attrs.evolve(one, example=index.name_at(shard, row)) if rank < _NUM_NAMED else one
-        for rank, (one, shard, row) in enumerate(found)
+    num_asks, num_sources = sum(about.num_records for about in names), max(1, len(names))
+    num_bytes = max(index.num_images * _IMAGE.itemsize, num_asks * _ASK.itemsize)
+    num_buckets = num_buckets_for(num_bytes, 1, bucket_bytes=bucket_bytes)
+    num_match_buckets = min(num_sources, num_buckets_for(num_asks, MATCH.itemsize, bucket_bytes=bucket_bytes))
+    counts, extents, start = MatchCounts(), dict[int, tuple[int, int]](), 0
+    with ExitStack() as stack:
+
+        def buckets(dtype: np.dtype[np.void], number: int) -> Buckets:
+            return stack.enter_context(Buckets(dtype, number, folder=path.parent, held_bytes=bucket_bytes))
+
+        images, asks, hashed = buckets(_IMAGE, num_buckets), buckets(_ASK, num_buckets), buckets(_HASHED, num_buckets)
+        matches = buckets(MATCH, num_match_buckets)
+        for number, about in enumerate(index.shards):
+            part = read_records(index.folder, PLACES, about)
+            images.add(_with_fields(_IMAGE, part, shard=number), leading_bits(part["high"], num_buckets))
+            if threshold:
+                some = _with_fields(_HASHED, part, shard=number, row=np.arange(len(part)))
+                hashed.add(some, leading_bits(part["sha256"], num_buckets))
+            progress.advance(count=len(part))
+        for number, about in enumerate(names):
+            part = read_records(index.folder, NAMES, about)
+            ask = _with_fields(_ASK, part, source=number, order=np.arange(len(part)))
+            ask = ask[(part["high"] != 0) | (part["low"] != 0)]
+            asks.add(ask, leading_bits(ask["high"], num_buckets))
+            progress.advance(count=len(part))
+        for some_images, some_asks in zip(images.drain(), asks.drain(), strict=True):
+            place, found = match_names(some_images, some_asks)
+            counts += found
+            if len(some_asks):
+                is_wanted = (place >= 0) & wanted[some_asks["source"]]
+                own = some_asks[is_wanted]
+                match = _with_fields(MATCH, some_images[place[is_wanted]], source=own["source"], order=own["order"])
+                matches.add(match, match["source"].astype(np.int64) * num_match_buckets // num_sources)
+        with path.open("wb") as stream:
+            for bucket in matches.drain():
+                ordered = bucket[np.lexsort((bucket["order"], bucket["source"]))]
+                ordered.tofile(stream)
+                extents |= {number: (start + one, start + end) for number, one, end in runs(ordered["source"])}
+                start += len(ordered)
+        return Matches(counts=counts, placeholders=_placeholders(index, hashed, threshold)), extents
+
+
+def read_matches(path: Path, extent: tuple[int, int]) -> Records:
+    """Return matches from a file that `match_images` has written.
+
+    Args:
+        path: of the file.
+        extent: where they begin and end, in records.
+    """
+    start, end = extent
+    return np.fromfile(path, MATCH, count=end - start, offset=start * MATCH.itemsize)
+
+
+def match_names(images: Records, asks: Records) -> tuple[npt.NDArray[np.int64], MatchCounts]:
+    """Return for every sample the number of the first image of its name, or -1, and how many there are.
+
+    Args:
+        images: in the order in which they count.
+        asks: samples.
+    """
+    high, low = (np.concatenate([images[name], asks[name]]) for name in ("high", "low"))
+    # Stable: of an equal name, the images come in their order, and then the samples.
+    order = np.lexsort((low, high))
+    high, low, is_image = high[order], low[order], order < len(images)
+    starts = np.flatnonzero(np.append(True, (high[1:] != high[:-1]) | (low[1:] != low[:-1]))[: len(order)])
+    sizes = np.diff(starts, append=len(order))
+    num_images = np.add.reduceat(is_image, starts, dtype=np.int64) if len(order) else sizes
+    is_used = (num_images > 0) & (num_images < sizes)
+    first = np.empty(len(order), np.int64)
+    first[order] = np.repeat(np.where(num_images > 0, order[starts], -1), sizes)
+    counts = MatchCounts(
+        keys=int((num_images > 0).sum()),
+        repeated_keys=int((num_images > 1).sum()),
+        asked=int((sizes - num_images)[is_used].sum()),
+        used_keys=int(is_used.sum()),
     )
+    return first[len(images) :], counts
+
+
+def _placeholders(index: ImageIndex, hashed: Buckets, threshold: int) -> tuple[Placeholder, ...]:
+    """Return the pictures that stand under so many keys or more, the most frequent first."""
+    found: list[tuple[int, str, Records]] = []
+    for bucket in hashed.drain():
+        _, places, counts = np.unique(bucket["sha256"], return_inverse=True, return_counts=True)
+        often = bucket[counts[places] >= threshold]
+        ordered = often[np.argsort(often["sha256"], kind="stable")]
+        for value, start, end in runs(ordered["sha256"]):
+            num_keys = len(np.unique(ordered[start:end][["high", "low"]]))
+            if num_keys >= threshold:
+                found.append((-num_keys, f"{value:016x}", ordered[start]))
+    return tuple(
+        Placeholder(
+            sha256=sha256,
+            num_keys=-key,
+            num_bytes=int(one["size"]),
+            example=index.name_at(int(one["shard"]), int(one["row"])) if rank < _NUM_NAMED else "",
+            shard=index.shards[one["shard"]].shard,
+        )
+        for rank, (key, sha256, one) in enumerate(sorted(found, key=lambda entry: entry[:2]))
+    )
+
+
+def _with_fields(dtype: np.dtype[np.void], records: Records, **fields: npt.ArrayLike) -> Records:
+    """Return records converted to another type, with the values of the fields that are new."""
+    found = np.empty(len(records), dtype)
+    for name in dtype.names or ():
+        found[name] = fields[name] if name in fields else records[name]
+    return found

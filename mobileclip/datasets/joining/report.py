@@ -6,14 +6,13 @@ import json
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
-from itertools import chain
-from typing import Any
+from typing import Any, NamedTuple
 
 import attrs
 
 from mobileclip import storage
 from mobileclip.data.shards.sidecars import MANIFEST
-from mobileclip.datasets.joining.index import IndexCounts
+from mobileclip.datasets.joining.checks import Likeness
 from mobileclip.datasets.joining.matching import Placeholder
 from mobileclip.datasets.sources.base import called_ahead
 from mobileclip.datasets.sources.tables import read_noted, text_column, write_noted
@@ -22,7 +21,6 @@ from mobileclip.strict import strict
 
 LEDGER = "join"
 REPORT = "join.json"
-_COLUMNS = ("key", "image", "likeness", "reason")
 _NUM_NAMED = 10
 _NUM_OTHERS = 2
 _REASONS = {
@@ -33,7 +31,7 @@ _REASONS = {
     "no_caption": "there is no caption for them; --captions takes some from a data set of their own",
     "other_caption": "the caption under their uid is one of another picture",
 }
-_LIKENESS: Mapping[str, str] = {
+_LIKENESS: Mapping[Likeness, str] = {
     "stored": "equal_stored",
     "downloaded": "equal_downloaded",
     "unknown": "unknown",
@@ -43,9 +41,8 @@ _LIKENESS: Mapping[str, str] = {
 _LEAST_REACH = 0.8
 
 
-@attrs.frozen(kw_only=True)
-class JoinedSample:
-    """The outcome of a join for one sample.
+class JoinedSample(NamedTuple):
+    """The outcome of a join for one sample, a row of the report's table.
 
     Args:
         key: of it.
@@ -56,7 +53,7 @@ class JoinedSample:
 
     key: str
     image: str | None = None
-    likeness: str | None = None
+    likeness: Likeness | None = None
     reason: str | None = None
 
 
@@ -71,10 +68,7 @@ class JoinedShard:
         captions: fingerprint of the shard with the captions; empty where captions were not asked for.
         choices: as `JoinSpec.choices`.
         num_bytes: size of the joined shard; None where nothing could be joined, and there is none.
-        num_joined: samples in it.
-        num_captions: samples whose caption came with the image.
-        num_set_captions: samples whose caption came from the captions' shard.
-        likeness: number of joined samples by what comparing their image with what they state gave.
+        counts: of its samples, by field of `JoinReport`.
         reach: of the crops, the mean over the joined samples; None where there are none.
         left_out: number of samples that are not in it, by reason.
         others: the first keys of samples for which another picture was found.
@@ -86,33 +80,48 @@ class JoinedShard:
     matches: str
     captions: str
     choices: str
-    num_bytes: int | None
-    num_joined: int
-    num_captions: int
-    num_set_captions: int
-    likeness: Mapping[str, int]
-    reach: float | None
+    num_bytes: int | None = None
+    counts: Mapping[str, int] = attrs.field(factory=dict)
+    reach: float | None = None
     left_out: Mapping[str, int] = attrs.field(factory=dict)
     others: tuple[str, ...] = ()
     first: str = ""
+
+    @property
+    def made_of(self) -> tuple[str, ...]:
+        """What it depends on, other images among all apart."""
+        return self.source, self.captions, self.choices, self.matches
+
+    @property
+    def num_joined(self) -> int:
+        """Number of samples in the joined shard."""
+        return self.counts.get("joined", 0)
 
     @property
     def num_samples(self) -> int:
         """Number of reinforced samples."""
         return self.num_joined + sum(self.left_out.values())
 
-    @property
-    def counts(self) -> Mapping[str, int]:
-        """Counts of this shard, by field of `JoinReport`, and of samples whose reach is known."""
-        return {
-            "shards": int(self.num_bytes is not None),
-            "joined": self.num_joined,
-            "num_bytes": self.num_bytes or 0,
-            "captions": self.num_captions,
-            "set_captions": self.num_set_captions,
-            "reaching": 0 if self.reach is None else self.num_joined,
-            **{_LIKENESS[one]: count for one, count in self.likeness.items()},
-        }
+
+@attrs.frozen(kw_only=True)
+class IndexCounts:
+    """The size of an image index, and the problems found while it was built.
+
+    Args:
+        shards: number of shards that were read.
+        images: number of images.
+        keys: number of different keys.
+        repeated_keys: number of keys with more than one image; the first one counts.
+        without_field: samples without the field that is the key.
+        unreadable: what is wrong with a shard, by its path; what comes before a break is in the index.
+    """
+
+    shards: int
+    images: int
+    keys: int
+    repeated_keys: int
+    without_field: int
+    unreadable: dict[str, str]
 
 
 @attrs.frozen(kw_only=True)
@@ -183,10 +192,9 @@ class JoinReport:
         return not self.unfinished and not self.images.unreadable and self.stopped is None
 
     def __str__(self) -> str:
-        parts = self._told_of_samples(), self._told_of_likeness(), self._told_of_images(), self._told_of_problems()
-        return "\n".join(f"{title:<12}{text}" for title, text in chain(*parts))
+        return "\n".join(f"{title:<12}{text}" for title, text in self._lines())
 
-    def _told_of_samples(self) -> Iterator[tuple[str, str]]:
+    def _lines(self) -> Iterator[tuple[str, str]]:
         shards = f"{self.num_bytes / 1e9:,.2f} GB in {self.shards:,} shards of {self.output}"
         share = f"{self.joined / self.samples:.1%}" if self.samples else "none"
         yield "joined", f"{self.joined:,} of {self.samples:,} samples ({share}), {shards}"
@@ -199,8 +207,6 @@ class JoinReport:
             yield "", f"{count:,}  {_REASONS.get(reason, reason)}"
         if self.repeated_samples:
             yield "repeated", f"{self.repeated_samples:,} samples have a key that another one has too"
-
-    def _told_of_likeness(self) -> Iterator[tuple[str, str]]:
         equal, other = self.equal_stored + self.equal_downloaded, self.kept_other + self.left_out.get("other_image", 0)
         how = f"{self.equal_stored:,} as stored, {self.equal_downloaded:,} by the hash of their download"
         unknown = f"{self.unknown:,} unknown: there was nothing to compare"
@@ -212,8 +218,10 @@ class JoinReport:
         if self.reach is not None and self.reach < _LEAST_REACH:
             doubt = "these may be larger copies than those that were reinforced"
             yield "", f"the crops end at {self.reach:.0%} of the pictures on average, expected about 97%: {doubt}"
+        yield from self._lines_of_images()
+        yield from self._problems()
 
-    def _told_of_images(self) -> Iterator[tuple[str, str]]:
+    def _lines_of_images(self) -> Iterator[tuple[str, str]]:
         images, unused = self.images, f"{self.unused_keys:,} of {self.images.keys:,} keys never asked for"
         yield "images", f"{images.images:,} in {images.shards:,} shards; {unused}"
         if images.repeated_keys:
@@ -225,9 +233,9 @@ class JoinReport:
             dropped = "left out" if "placeholder" in self.left_out else "--drop-placeholders leaves them out"
             pictures = f"{len(self.placeholders):,} pictures stand under many keys"
             yield "repeating", f"{pictures}, {keys:,} in all ({dropped}):"
-            yield from _listed([str(one) for one in self.placeholders])
+            yield from _listed(self.placeholders)
 
-    def _told_of_problems(self) -> Iterator[tuple[str, str]]:
+    def _problems(self) -> Iterator[tuple[str, str]]:
         if self.stopped is not None:
             sample, image = self.examples
             yield "stopped", f"after {self.stopped}, of which no sample was joined; --go-on joins the others"
@@ -245,11 +253,11 @@ class JoinReport:
                 yield from _listed([f"{shard}: {problem}" for shard, problem in of_shards.items()])
 
 
-def _listed(texts: Sequence[str]) -> Iterator[tuple[str, str]]:
+def _listed(values: Sequence[object]) -> Iterator[tuple[str, str]]:
     """Yield the first of them, and how many more there are."""
-    yield from (("", text) for text in texts[:_NUM_NAMED])
-    if len(texts) > _NUM_NAMED:
-        yield "", f"and {len(texts) - _NUM_NAMED:,} more, in {REPORT}"
+    yield from (("", str(value)) for value in values[:_NUM_NAMED])
+    if len(values) > _NUM_NAMED:
+        yield "", f"and {len(values) - _NUM_NAMED:,} more, in {REPORT}"
 
 
 def read_ledger(output: str, name: str) -> JoinedShard | None:
@@ -268,16 +276,20 @@ def write_ledger(output: str, name: str, done: JoinedShard, samples: Sequence[Jo
     """Note that a shard is finished: a row for every sample, and the rest beside them."""
     import pyarrow as pa
 
-    columns = [text_column([getattr(one, name) for one in samples]) for name in _COLUMNS]
     others = [one.key for one in samples if one.likeness == "other" or one.reason == "other_image"]
-    left_out = [one for one in samples if one.reason is not None]
+    left_out = [(one.reason, one.key) for one in samples if one.reason is not None]
+    counts = Counter(done.counts)
+    counts["joined"] = len(samples) - len(left_out)
+    counts.update(_LIKENESS[one.likeness] for one in samples if one.likeness is not None)
     done = attrs.evolve(
         done,
-        left_out=dict(sorted(Counter(one.reason or "" for one in left_out).items())),
+        counts=dict(sorted(counts.items())),
+        left_out=dict(sorted(Counter(reason for reason, _ in left_out).items())),
         others=tuple(storage.printable(key) for key in others[:_NUM_NAMED]),
-        first=storage.printable(left_out[0].key) if left_out else "",
+        first=storage.printable(left_out[0][1]) if left_out else "",
     )
-    write_noted(_note(output, name), pa.Table.from_arrays(columns, _COLUMNS), done)
+    columns = [text_column([getattr(one, name) for one in samples]) for name in JoinedSample._fields]
+    write_noted(_note(output, name), pa.Table.from_arrays(columns, list(JoinedSample._fields)), done)
 
 
 def renew_ledger(output: str, name: str, done: JoinedShard) -> None:
@@ -299,27 +311,27 @@ def write_report(report: JoinReport, names: Sequence[str]) -> JoinReport:
         report: what is known beside the notes of shards.
         names: of all shards.
     """
-    counts, left_out, reach = Counter[str](), Counter[str](), 0.0
+    counts, left_out, reach, num_reaching = Counter[str](), Counter[str](), 0.0, 0
     others, example = list[str](), ""
     with storage.atomic_write(storage.join(report.output, MANIFEST)) as manifest:
         for name, done in read_ledgers(report.output, names):
             if done is None:
                 continue
-            counts.update(done.counts)
+            counts.update(done.counts, shards=int(done.num_bytes is not None), num_bytes=done.num_bytes or 0)
             left_out.update(done.left_out)
-            reach += (done.reach or 0.0) * done.num_joined
+            if done.reach is not None:
+                reach, num_reaching = reach + done.reach * done.num_joined, num_reaching + done.num_joined
             line = {"shard": name, "fingerprint": done.source, "num_samples": done.num_joined}
             line |= {"num_bytes": done.num_bytes or 0, "skipped": done.left_out}
             manifest.write(json.dumps(line).encode() + b"\n")
             others += [f"{key} in {name}" for key in done.others[: _NUM_NAMED - len(others)]]
             example = done.first if name == report.stopped else example
-    reaching, totals = counts.pop("reaching", 0), dict[str, Any](counts)
     report = attrs.evolve(
         report,
-        **totals,
+        **dict[str, Any](counts),
         samples=counts["joined"] + left_out.total(),
         left_out=dict(sorted(left_out.items())),
-        reach=reach / reaching if reaching else None,
+        reach=reach / num_reaching if num_reaching else None,
         others=tuple(others),
         examples=(example, report.examples[1]),
     )

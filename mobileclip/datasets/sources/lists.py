@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import os
 import re
-from abc import ABC, abstractmethod
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from hashlib import blake2b
@@ -86,198 +85,141 @@ class Columns:
         return frozenset(filter(None, (self.path, self.url, *self.captions, self.uid, self.key, self.sha256)))
 
 
-def find_columns(table: str, names: Sequence[str], options: RowOptions, images: Sequence[str] = ()) -> Columns:
+def find_columns(table: Table, options: RowOptions) -> Columns:
     """Return the columns of a table that hold images, captions, uids, keys and hashes.
 
     Args:
-        table: its path, for messages.
-        names: of all its columns.
+        table: with the names of its columns.
         options: what a person named.
-        images: those with images.
 
     Raises:
         ValueError: if a column that was named is missing, or nothing says where images or captions are.
     """
+    names = (*table.columns, *table.images)
+    lower = {name.lower(): name for name in reversed(names)}
+    shown = ", ".join(repr(name[:40]) for name in names[:20]) + (f" and {len(names) - 20} more" if names[20:] else "")
 
-    def named(given: str | None, usual: Sequence[str]) -> str | None:
-        if given is not None:
-            if given not in names:
-                raise ValueError(f"{table} has no column {given!r}; it has {_listed(names)}")
-            return given
-        lower = {name.lower(): name for name in reversed(names)}
-        return next((lower[name] for name in usual if name in lower), None)
+    def named(given: str | None, usual: Sequence[str] = ()) -> str | None:
+        if given is not None and given not in names:
+            raise ValueError(f"{table.path} has no column {given!r}; it has {shown}")
+        return given or next((lower[name] for name in usual if name in lower), None)
 
-    captions = tuple(filter(None, (named(name, ()) for name in options.caption_columns))) or tuple(
-        filter(None, (named(None, CAPTIONS),))
-    )
-    held = next(iter([*(name for name in PATHS if name in images), *images]), None)
+    def unknown(what: str, advice: str) -> ValueError:
+        header = "" if options.header else "; a file whose first line has no names needs `header` (--header)"
+        return ValueError(
+            f"nothing says which column of {table.path} has {what}; name one in {advice} of {shown}{header}"
+        )
+
+    held = next(iter([*(name for name in PATHS if name in table.images), *table.images]), None)
     # Who names one of the two wants no other.
     wants_url = options.path_column is None and options.url_column is not None
     path = None if wants_url else named(options.path_column or held, PATHS)
     url = named(options.url_column, URLS)
     path = named(None, LAST_PATHS) if path is None and url is None else path
+    captions = [named(name) for name in options.caption_columns] or [named(None, CAPTIONS)]
     if path is None and url is None:
-        raise ValueError(
-            f"nothing says which column of {table} has the images' paths or URLs; name one in `path_column` or "
-            f"`url_column` (--path-column, --url-column) of {_listed(names)}{_no_header(options)}"
-        )
-    if not captions and not (path in images and LABEL in names):
-        raise ValueError(
-            f"nothing says which column of {table} has captions; name one in `caption_columns` (--caption-columns) of "
-            f"{_listed(names)}{_no_header(options)}"
-        )
+        advice = "`path_column` or `url_column` (--path-column, --url-column)"
+        raise unknown("the images' paths or URLs", advice)
+    if captions == [None] and not (path in table.images and LABEL in names):
+        raise unknown("captions", "`caption_columns` (--caption-columns)")
     return Columns(
         path=path,
         url=url,
-        captions=captions,
+        captions=tuple(filter(None, captions)),
         uid=named(options.uid_column, UIDS),
         key=named(options.key_column, KEYS),
-        sha256=named(options.hash_column, ()),
+        sha256=named(options.hash_column),
     )
 
 
+LINE_COLUMNS = Columns(path="image", url="url", captions=CAPTION_FIELDS, uid=None, key="key", sha256=None)
+
+
 @attrs.frozen(kw_only=True)
-class Reading(ABC):
-    """Interface that makes samples of a list's rows.
+class RowReading:
+    """Makes samples of a list's rows.
 
     Args:
+        columns: which columns hold what; the others are metadata.
         image_root: where relative image paths begin.
         options: what the rows may name.
+        table: what keys begin with that rows do not give; empty for lines of JSON.
+        held: the column with images, where the table holds them.
+        class_names: of a `label` that is a number, where it does.
     """
 
+    columns: Columns
     image_root: str
     options: RowOptions
+    table: str = ""
+    held: str | None = None
+    class_names: tuple[str, ...] = ()
 
-    @abstractmethod
+    def about(self, state: str) -> str:
+        """Return a text that changes with the state of rows and with how they are read."""
+        return f"{state} {self.columns} {self.image_root}" if self.table else f"{state} {self.image_root}"
+
     def record(self, number: int, label: str, cells: dict[str, Any] | BadSampleError) -> Record:
         """Return the sample of a row, and where its image is.
 
         Args:
-            cells: of the row, or why it cannot be read.
             number: what the key is made of, where the row gives none.
             label: what the row is called.
+            cells: of the row, or why it cannot be read.
 
         Raises:
             BadSampleError: if it cannot be used.
         """
-
-    @abstractmethod
-    def mark(self, number: int, label: str, cells: dict[str, Any] | BadSampleError) -> str:
-        """Return what tells the state of the local image that a row names, if it names one."""
-
-    def about(self, state: str) -> str:
-        """Return a text that changes with the state of rows and with how they are read."""
-        return f"{state} {self.image_root}"
-
-    def _located(self, image: str) -> str:
-        return locate(image, self.image_root, self.options)
-
-
-@attrs.frozen(kw_only=True)
-class LineReading(Reading):
-    """Makes samples of JSON lines."""
-
-    def record(self, number: int, label: str, cells: dict[str, Any] | BadSampleError) -> Record:
-        """Return the sample of a line, see `Reading`."""
-        if isinstance(cells, BadSampleError):
-            raise cells
-        fields = {**cells}
-        image = fields.pop("image", None)
-        if not isinstance(image, str) or not image:
-            raise BadSampleError("missing_image", f"{label} has no `image`, a path or a URL")
-        url: Any = None
-        if storage.is_remote(image):
-            url = without_user(image)
-        elif isinstance(fields.get("url"), str):
-            url = fields.pop("url")
-        key = key_of(fields.pop("key", None), f"{number:09d}")
-        captions = json_captions(fields)
-        metadata = {name: value for name, value in fields.items() if name not in CAPTION_FIELDS}
-        if not storage.is_remote(image):
-            metadata["image"] = image
-        sample = ImageTextSample(key=key, captions=captions, url=url, metadata=metadata)
-        return Record(sample=sample, image=self._located(image), label=label, hosts=self.options.hosts)
-
-    def mark(self, number: int, label: str, cells: dict[str, Any] | BadSampleError) -> str:
-        """Return the state of the image that a line names, also where it says nothing else, see `Reading`."""
-        del number, label  # what it is called says nothing of its image
-        if isinstance(cells, BadSampleError):
-            return _MISSING
-        image = cells.get("image")
-        try:
-            return "" if not isinstance(image, str) or storage.is_remote(image) else _mark(self._located(image))
-        except BadSampleError:
-            return _MISSING
-
-
-@attrs.frozen(kw_only=True)
-class TableReading(Reading):
-    """Makes samples of a table's rows.
-
-    Args:
-        table: what keys begin with that rows do not give.
-        columns: which columns hold what; the others are metadata.
-        class_names: of a `label` that is a number, where the table holds the images.
-        holds_images: whether it does.
-    """
-
-    table: str
-    columns: Columns
-    class_names: tuple[str, ...] = ()
-    holds_images: bool = False
-
-    def about(self, state: str) -> str:
-        """Return a text that changes with the state of rows and with how they are read."""
-        return f"{state} {self.columns} {self.image_root}"
-
-    def record(self, number: int, label: str, cells: dict[str, Any] | BadSampleError) -> Record:
-        """Return the sample of a row, see `Reading`."""
         if isinstance(cells, BadSampleError):
             raise cells
         columns, row = self.columns, {**cells}
-        held = row[columns.path or ""] if self.holds_images else None
-        if held is not None:
-            row[columns.path or ""] = held["path"]
+        held = None if self.held is None else row[self.held]
+        if self.held is not None:
+            row[self.held] = None if held is None else held["path"]
             self._name_label(row, label)
-        path, url = _text(row, columns.path, label), _text(row, columns.url, label)
+        given = {name: _given(row, getattr(columns, name)) for name in ("path", "url", "uid", "key", "sha256")}
+        path, url = (given[name] if isinstance(given[name], str) else None for name in ("path", "url"))
         # What a table says of where an image came from is not opened where the image is in the table.
         is_held = held is not None and held.get("bytes", b"") is not None
         image = path or ("" if is_held else url) or ""
         if not image and not is_held:
             raise BadSampleError("missing_image", f"{label} has neither a path nor a URL of an image")
-        uid, given = _optional(row, columns.uid), _optional(row, columns.key)
-        captions = [text for name in columns.captions for text in _several(row[name])]
+        captions = [text for name in columns.captions for text in _several(row.get(name))]
         if not columns.captions and isinstance(row[LABEL], str):
             captions = [template.replace("{}", row[LABEL]) for template in TEMPLATES]
         metadata = {name: value for name, value in row.items() if name not in columns.names}
-        if uid is not None:
-            metadata["uid"] = str(uid)
+        if given["uid"] is not None:
+            metadata["uid"] = str(given["uid"])
         if storage.is_remote(image):
             url = without_user(image)
         elif image:
             metadata["image"] = image
+        key = given["uid"] if given["key"] is None else given["key"]
         return Record(
             sample=ImageTextSample(
-                key=key_of(uid if given is None else given, f"{self.table}/{number:09d}"),
+                key=key_of(key, f"{self.table}/{number:09d}" if self.table else f"{number:09d}"),
                 captions=json_captions({"captions": captions}),
-                url=url or None,
+                url=url,
                 metadata=metadata,
             ),
-            image=image if is_held else self._located(image),
+            image=image if is_held else locate(image, self.image_root, self.options),
             label=label,
             hosts=self.options.hosts,
-            sha256=_hash(row, columns.sha256, label),
+            sha256=_hash(given["sha256"], columns.sha256, label),
             is_held=is_held,
-            data=held.get("bytes") if held is not None else None,
+            data=None if held is None else held.get("bytes"),
         )
 
     def mark(self, number: int, label: str, cells: dict[str, Any] | BadSampleError) -> str:
-        """Return the state of the image of a row that can be used, see `Reading`."""
+        """Return what tells the state of the local image of a row that can be used."""
         try:
             record = self.record(number, label, cells)
+            return "" if record.is_held or record.is_remote else storage.fingerprint(record.image)
         except BadSampleError:
             return ""
-        return "" if record.is_held or record.is_remote else _mark(record.image)
+        except (OSError, ValueError) as error:
+            raise_machine_fault(error)
+            return _MISSING
 
     def _name_label(self, row: dict[str, Any], label: str) -> None:
         """Give the class of a row its name."""
@@ -290,48 +232,23 @@ class TableReading(Reading):
         row[LABEL] = self.class_names[number]
 
 
-def _mark(image: str) -> str:
-    try:
-        return storage.fingerprint(image)
-    except (OSError, ValueError) as error:
-        raise_machine_fault(error)
-        return _MISSING
-
-
-def _optional(row: Mapping[str, Any], name: str | None) -> object:
+def _given(row: Mapping[str, Any], name: str | None) -> Any:
     """Return a cell, or None where it is empty."""
-    value = None if name is None else row[name]
-    return None if value == "" else value
-
-
-def _text(row: Mapping[str, Any], name: str | None, label: str) -> str | None:
-    value = _optional(row, name)
-    if value is not None and not isinstance(value, str):
-        raise BadSampleError("missing_image", f"{label} has {type(value).__name__} as {name!r}, expected a text")
-    return value
+    value = None if name is None else row.get(name)
+    return None if isinstance(value, str) and not value else value
 
 
 def _several(value: Any) -> Sequence[Any]:
     return [] if value is None else value if isinstance(value, list) else [value]
 
 
-def _hash(row: Mapping[str, Any], name: str | None, label: str) -> str | None:
-    value = _optional(row, name)
+def _hash(value: Any, name: str | None, label: str) -> str | None:
     if value is None:
         return None
     if not isinstance(value, str) or not _SHA256.fullmatch(value.lower()):
         detail = f"{label} has {str(value)[:80]!r} as {name!r}, expected a SHA-256 in hexadecimal"
         raise BadSampleError("bad_hash", detail)
     return value.lower()
-
-
-def _listed(names: Sequence[str]) -> str:
-    shown = ", ".join(repr(name[:40]) for name in names[:20])
-    return shown + (f" and {len(names) - 20} more" if len(names) > 20 else "")
-
-
-def _no_header(options: RowOptions) -> str:
-    return "" if options.header else "; a file whose first line has no names needs `header` (--header)"
 
 
 @attrs.frozen(kw_only=True)
@@ -342,13 +259,11 @@ class ListUnit(Unit):
         table: the list.
         part: which rows.
         reading: what a row says of a sample.
-        held: the column with images, where the table holds them.
     """
 
     table: Table
     part: Part
-    reading: Reading
-    held: str | None = None
+    reading: RowReading
 
     @property
     def path(self) -> str:
@@ -365,8 +280,9 @@ class ListUnit(Unit):
         Args:
             images: whether those are read that the list holds.
         """
-        columns = self.table.columns if self.held is None else (*self.table.columns, self.held)
-        return self.table.rows(self.part, columns, held=self.held, images=images)
+        held = self.reading.held
+        columns = self.table.columns if held is None else (*self.table.columns, held)
+        return self.table.rows(self.part, columns, held=held, images=images)
 
     def _state(self) -> str:
         """Return a text that changes when the rows do: of a Parquet file its size and time of change, or its mark."""
@@ -489,7 +405,7 @@ class JsonLinesSource(Source):
         """
         root = directory_of(self.path) if self.image_root is None else self.image_root
         options = RowOptions(inside=self.inside, schemes=self.schemes, hosts=self.hosts)
-        reading = LineReading(image_root=root, options=options)
+        reading = RowReading(columns=LINE_COLUMNS, image_root=root, options=options)
         with told(self.path):
             table = open_table(self.path, LINES[0])
             units = tuple(
@@ -570,19 +486,21 @@ class TableSource(Source):
         stem, suffix = os.path.splitext(name)  # noqa: PTH122 - may be a URL
         with told(path):
             table = open_table(path, suffix.lower(), header=self.options.header)
-            columns = find_columns(path, (*table.columns, *table.images), self.options, table.images)
-            held = columns.path if columns.path in table.images else None
-            reading = TableReading(
+            columns = find_columns(table, self.options)
+            is_held = columns.path in table.images
+            reading = RowReading(
                 table=key_of_path(stem),
                 columns=columns,
                 image_root=directory_of(path) if self.image_root is None else self.image_root,
                 options=self.options,
-                class_names=table.class_names if held is not None else (),
-                holds_images=held is not None,
+                held=columns.path if is_held else None,
+                class_names=table.class_names if is_held else (),
             )
+            parts = enumerate(table.parts(self.samples_per_shard))
+            unit_name = printable_name(stem)
             return tuple(
-                ListUnit(name=_unit_name(name, index), table=table, part=part, reading=reading, held=held)
-                for index, part in enumerate(table.parts(self.samples_per_shard))
+                ListUnit(name=f"{unit_name}-{index:05d}.tar", table=table, part=part, reading=reading)
+                for index, part in parts
             )
 
 
@@ -593,7 +511,3 @@ def is_table(path: str) -> bool:
 
 def _stem(name: str) -> str:
     return os.path.splitext(name)[0]  # noqa: PTH122 - may be a URL
-
-
-def _unit_name(name: str, index: int) -> str:
-    return f"{printable_name(_stem(name))}-{index:05d}.tar"

@@ -18,7 +18,7 @@ from mobileclip.data.shards.files import Shards, paths_of, read_shard, runs_prog
 from mobileclip.data.skips import SkipReport
 from mobileclip.datasets.sources.base import TEMPLATES, Source, sources
 from mobileclip.datasets.sources.folder import ClassFolderSource, FolderItem, FolderSource
-from mobileclip.datasets.sources.lists import JsonLinesSource, TableSource, is_table
+from mobileclip.datasets.sources.lists import TableSource, is_table
 from mobileclip.datasets.sources.rows import RowOptions
 from mobileclip.datasets.sources.shards import (
     LabelledShardSource,
@@ -88,17 +88,15 @@ def as_source(
     """
     if isinstance(data, Source):
         return data
-    if not isinstance(data, (str, os.PathLike)):
-        paths = tuple(os.fspath(path) for path in data)
-        if len(paths) != 1:
-            return _of_paths(paths, samples_per_shard, rows)
-        (data,) = paths
-    text = os.fspath(data)
-    named = split_kind(text)
-    if named is not None:
-        kind, argument = named
+    paths = tuple(map(os.fspath, (data,) if isinstance(data, (str, os.PathLike)) else data))
+    if len(paths) == 1:
+        kind, argument = split_kind(paths[0]) or (_kind_of(paths[0]), paths[0])
         return sources[kind].of(argument, samples_per_shard=samples_per_shard, rows=rows)
-    return _of_path(text, samples_per_shard, rows)
+    if any(map(split_kind, paths)):
+        raise ValueError(f"{' '.join(paths)} are several data sets; name one by its kind, without others beside it")
+    if paths and all(map(is_table, paths)):
+        return TableSource(tables=paths, samples_per_shard=samples_per_shard, options=rows)
+    return ShardSource(shards=paths)
 
 
 def shards_of(data: Shards) -> tuple[str, ...]:
@@ -143,35 +141,30 @@ def split_kind(text: str) -> tuple[str, str] | None:
     raise ValueError(f"there is nothing at {text}, and no source of that kind: {sources.unknown(found['kind'])}")
 
 
-def _of_paths(paths: tuple[str, ...], samples_per_shard: int, rows: RowOptions) -> Source:
-    if any(map(split_kind, paths)):
-        raise ValueError(f"{' '.join(paths)} are several data sets; name one by its kind, without others beside it")
-    if paths and all(map(is_table, paths)):
-        return TableSource(tables=paths, samples_per_shard=samples_per_shard, options=rows)
-    return ShardSource(shards=paths)
+def _kind_of(text: str) -> str:
+    """Return which kind of source plainly is at a path.
 
-
-def _of_path(text: str, samples_per_shard: int, rows: RowOptions) -> Source:
+    Raises:
+        ValueError: if there is none.
+    """
     if not text:
         raise ValueError(f"no data was given; {EXPECTED}")
     if text.lower().endswith(_OTHERS):
         raise ValueError(f"{text} is neither a tar shard nor a list ({', '.join(LISTS)}); write it as one of these")
-    kind: type[Source]
     if text.lower().endswith(LINES):
-        kind = JsonLinesSource
-    elif is_table(text):
-        kind = TableSource
-    elif files_of_page(text) != text.rstrip("/"):
-        kind = PublicLayoutSource
-    elif not is_folder(text):
-        return ShardSource(shards=text)
-    elif not storage.is_remote(text) and is_public_layout(text):
-        kind = PublicLayoutSource
-    elif shards := shards_in(text):
-        return ShardSource(shards=shards)
-    else:
-        kind = _kind_of_folder(text)
-    return kind.of(text, samples_per_shard=samples_per_shard, rows=rows)
+        return "jsonl"
+    if is_table(text):
+        return "tables"
+    if files_of_page(text) != text.rstrip("/"):
+        return "public_layout"
+    is_near = not storage.is_remote(text)
+    if is_folder(text):
+        if is_near and is_public_layout(text):
+            return "public_layout"
+        return "shards" if shards_in(text) else _kind_of_folder(text)
+    if is_near and not is_pattern(text) and ".tar" not in storage.file_name(text) and os.path.isfile(text):  # noqa: PTH113
+        raise ValueError(f"{text} is no data set; {EXPECTED}")
+    return "shards"
 
 
 def open_data_set(
@@ -199,7 +192,8 @@ def open_data_set(
         OSError: if it cannot be read.
     """
     text = os.fspath(data)
-    source = _required(text, samples_per_shard, rows)
+    require_data_set(text)
+    source = as_source(text, samples_per_shard=samples_per_shard, rows=rows)
     source, names, own = _named(source, text, templates, kind)
     found: DataKind = "classes" if names else "captions"
     if kind == "classes" and found != kind:
@@ -261,19 +255,6 @@ def require_data_set(text: str) -> None:
         raise FileNotFoundError(f"there is no data set {text}; {EXPECTED}")
 
 
-def _required(text: str, samples_per_shard: int, rows: RowOptions) -> Source:
-    require_data_set(text)
-    source = as_source(text, samples_per_shard=samples_per_shard, rows=rows)
-    place = (split_kind(text) or ("", text))[1]
-    if isinstance(source, ShardSource) and not is_pattern(place) and _is_no_tar(place):
-        raise ValueError(f"{text} is no data set; {EXPECTED}")
-    return source
-
-
-def _is_no_tar(text: str) -> bool:
-    return not storage.is_remote(text) and not storage.is_directory(text) and ".tar" not in storage.file_name(text)
-
-
 def _named(
     source: Source, text: str, templates: tuple[str, ...], kind: DataKind | Literal["auto"]
 ) -> tuple[Source, tuple[str, ...], tuple[str, ...]]:
@@ -302,7 +283,10 @@ def _check_captions(source: FolderSource) -> None:
     try:
         items = [item for unit in source.units() for item in unit.items]
     except ValueError as error:
-        raise ValueError(f"{error}; {_holds(source.path)}; {EXPECTED}") from None
+        suffixes = (os.path.splitext(name)[1].lower() for name in storage.find_files(source.path))  # noqa: PTH122 no paths
+        kinds = Counter(suffix or "without a suffix" for suffix in suffixes)
+        held = ", ".join(f"{count:,} {suffix}" for suffix, count in kinds.most_common(5)) or "no files in it"
+        raise ValueError(f"{error}; there are {held}; {EXPECTED}") from None
     if not any(map(_is_captioned, items)):
         raise ValueError(
             f"{source.path} holds {len(items)} images without captions and in no folders of classes; {EXPECTED}"
@@ -339,7 +323,7 @@ def label_of(sample: ImageTextSample) -> str | None:
     return label if isinstance(label, str) and label.strip() else None
 
 
-def _kind_of_folder(folder: str) -> type[Source]:
+def _kind_of_folder(folder: str) -> str:
     """Return what a folder without shards plainly is: tables alone, a folder for every class, or other images.
 
     Raises:
@@ -348,31 +332,19 @@ def _kind_of_folder(folder: str) -> type[Source]:
     try:
         found = list_folder(folder)
         if not found.images and any(map(is_table, found.files)):
-            return TableSource
+            return "tables"
         units = () if storage.is_remote(folder) else FolderSource(path=folder).units()
     except (ValueError, OSError) as error:
         raise_machine_fault(error)
         # What is wrong is said where the data are used.
-        return FolderSource
+        return "folder"
     items = [item for unit in units for item in unit.items]
     num_apart = sum("/" in item.image for item in items)
     if not num_apart or any(map(_is_captioned, items)):
-        return FolderSource
+        return "folder"
     if num_apart < len(items):
         raise ValueError(
             f"{folder} holds {num_apart:,} images in folders and {len(items) - num_apart:,} beside these, without "
             f"captions; name what it is: class_folder:{folder} or folder:{folder}"
         )
-    return ClassFolderSource
-
-
-def _holds(path: str) -> str:
-    """Say what is in a folder that is no data set."""
-    try:
-        names = storage.find_files(path)
-    except OSError as error:
-        return f"it cannot be looked through: {error}"
-    kinds = Counter(os.path.splitext(name)[1].lower() or "without a suffix" for name in names)  # noqa: PTH122  no paths
-    if not kinds:
-        return "there are no files in it"
-    return "there are " + ", ".join(f"{count:,} {suffix}" for suffix, count in kinds.most_common(5))
+    return "class_folder"

@@ -21,7 +21,7 @@ from mobileclip.encoders.checkpoints.published import (
     tagged,
     unpublished,
 )
-from mobileclip.encoders.checkpoints.saving import (  # for the house
+from mobileclip.encoders.checkpoints.saving import (
     UNTAUGHT as UNTAUGHT,
     Taught as Taught,
     save_model,

@@ -22,6 +22,7 @@ from mobileclip.collections import Collection, ModelSource
 from mobileclip.collections.web.application import build_application
 from mobileclip.collections.web.guard import MOST_PICTURE_BYTES, Uploads
 from mobileclip.collections.web.served import Thumbnails, picture_of
+from mobileclip.encoders.checkpoints import PACKAGED
 from tests.collections.pictures import draw, pack
 from tests.collections.web.served import OPTIONS, make_index, running
 from tests.datasets.made_videos import film, scene
@@ -137,6 +138,7 @@ def test_the_start_page_says_what_the_collection_is(client, collection):
     about = client.get("/api/collection").json()
     assert about["model"] == str(collection.store.about.model)
     assert (about["num_pictures"], about["dim"], about["explains"]) == (8, 24, True)
+    assert about["limits"] == ""
     examples = client.get("/api/examples").json()["examples"]
     assert 0 < len({one["id"] for one in examples}) == len(examples) <= 6
     columns = {one.pop("name"): one for one in client.get("/api/columns").json()["columns"]}
@@ -241,6 +243,16 @@ def test_the_page_itself_is_not_refused(client):
     assert client.get("/", headers=link).status_code == 200
 
 
+@pytest.mark.parametrize("model", ["icons", "icons-multilingual"])
+def test_what_a_packaged_model_cannot_do_comes_from_its_card(tmp_path, model):
+    own = Collection.create(tmp_path / "index", ModelSource(model=model))
+    own.add(draw(tmp_path / "0.png", 0), options=OPTIONS)
+    said = TestClient(build_application(own), base_url=ADDRESS).get("/api/collection").json()["limits"]
+    assert said.startswith("Not for ")
+    card = PACKAGED[model].with_name(f"{model}.md").read_text(encoding="utf-8")
+    assert said.removeprefix("Not for ") in " ".join(card.split())
+
+
 def test_names_are_shown_without_what_moves_a_cursor_or_turns_a_line(client):
     (harmful,) = found(client, "text=a&where=path~script")
     assert harmful["name"].isprintable()
@@ -295,15 +307,17 @@ def test_frames_are_shown_and_their_video_is_sent(tmp_path, telling_file):
     assert one["file"] == "clip.webm 0:04"
     small = Image.open(io.BytesIO(client.get(f"/pictures/{one['id']}/small").content))
     assert np.abs(np.asarray(small).astype(int) - np.asarray(scene(3))).mean() < 12
-    sent = client.get(f"/videos/{one['id']}")
+    sent = client.get(f"/originals/{one['id']}")
     assert (sent.status_code, sent.headers["content-type"], sent.content) == (200, "video/webm", path.read_bytes())
-    part = client.get(f"/videos/{one['id']}", headers={"Range": "bytes=10-19"})
+    part = client.get(f"/originals/{one['id']}", headers={"Range": "bytes=10-19"})
     assert (part.status_code, part.content) == (206, path.read_bytes()[10:20])
-    assert client.get(f"/videos/{one['id']}", headers={"Sec-Fetch-Site": "cross-site"}).status_code == 403
+    assert client.get(f"/originals/{one['id']}", headers={"Sec-Fetch-Site": "cross-site"}).status_code == 403
     (picture,) = (match for match in found(client, "text=a") if "time" not in match)
-    assert client.get(f"/videos/{picture['id']}").status_code == 404
+    sent = client.get(f"/originals/{picture['id']}")
+    assert (sent.headers["content-type"], sent.content) == ("image/png", (tmp_path / "videos/0.png").read_bytes())
     film(path, [5], codec="libvpx")
-    for address in (f"/videos/{one['id']}", f"/pictures/{one['id']}/small"):
+    draw(tmp_path / "videos/0.png", 1)
+    for address in (f"/originals/{one['id']}", f"/pictures/{one['id']}/small", f"/originals/{picture['id']}"):
         assert client.get(address).status_code == 410
 
 

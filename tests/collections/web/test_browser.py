@@ -160,6 +160,7 @@ def test_a_map_lies_over_the_square_that_the_model_sees(address, tmp_path, width
         page.wait_for(f"{OPEN} && document.getElementById('one-picture').naturalWidth > 0")
         page.evaluate("document.getElementById('why').click()")
         page.wait_for("document.querySelector('dialog .why') !== null")
+        assert page.evaluate("document.getElementById('one-scale').textContent").startswith("Full colour is")
         assert page.evaluate("document.documentElement.scrollWidth") == width
         page.screenshot(tmp_path / f"why-one-{width}.png")
         assert page.complaints == []
@@ -263,6 +264,45 @@ def test_everything_is_done_by_keys(address):
         key(page, "/", 191, "/")
         page.wait_for(TEXT_FIELD)
         assert page.evaluate("document.getElementById('text').value") == "cat"
+
+
+@pytest.mark.parametrize("width", [390, 1280])
+def test_one_picture_leads_to_the_others_and_to_its_file(tmp_path, telling_file, width):
+    for number in range(70):
+        draw(tmp_path / "photos" / f"{number}.png", number)
+    index = Collection.create(tmp_path / "index", ModelSource(checkpoint=str(telling_file)))
+    index.add(tmp_path / "photos", options=OPTIONS)
+    index.tag(["a cat", "a hill"], share=0.9, show_progress=False)
+    name, facts = (f"document.getElementById('one-{one}').textContent" for one in ("name", "facts"))
+    press = "document.getElementById('{}').click()"
+    with running(index) as address, open_page(f"{address}?text=a+cat", width=width) as page:
+        page.wait_for(f"{TILES} >= 60")
+        order = [one.name for one in index.search("a cat", k=70)]
+        page.evaluate("document.querySelector('.tile').click()")
+        assert page.evaluate("document.getElementById('previous').disabled")
+        best = index.search("a cat", k=1)[0]
+        assert f"score {best.score:.3f}" in page.evaluate(facts)
+        seen = [page.evaluate(facts)]
+        for wanted in order[1:]:
+            page.evaluate(press.format("next"))
+            page.wait_for(f"{name} === {json.dumps(wanted)}")
+            seen.append(page.evaluate(facts))
+        assert sum("a cat" in one.partition("tags: ")[2] for one in seen) == 63
+        assert page.evaluate("document.getElementById('next').disabled")
+        page.evaluate(press.format("previous"))
+        page.wait_for(f"{name} === {json.dumps(order[-2])}")
+        sent = page.evaluate(
+            "fetch(document.getElementById('original').href).then(one => one.arrayBuffer())"
+            ".then(one => [...new Uint8Array(one)])"
+        )
+        assert bytes(sent) == Path(order[-2]).read_bytes()
+        page.evaluate("navigator.clipboard.writeText = one => { window.copied = one; return Promise.resolve() }")
+        page.evaluate(press.format("copy"))
+        page.wait_for("document.getElementById('copy').textContent === 'Path copied'")
+        assert page.evaluate("copied") == order[-2]
+        assert page.evaluate("document.documentElement.scrollWidth") == width
+        page.screenshot(tmp_path / f"dialog-{width}.png")
+        assert page.complaints == []
 
 
 def test_similar_pictures_and_a_picture_of_ones_own(address, collection):

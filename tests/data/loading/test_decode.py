@@ -23,7 +23,7 @@ from mobileclip.data import (
     datacompdr_augmentation,
     decode_image,
 )
-from mobileclip.data.images.jpeg import cut_below, decode_jpeg, read_frame
+from mobileclip.data.images.jpeg import decode_jpeg, read_jpeg
 from mobileclip.data.loading.examples import SourceImage
 
 PICTURES = sorted((Path(__file__).parents[2] / "golden" / "augment" / "images").glob("*.png"))
@@ -51,17 +51,17 @@ def pixels(data: bytes) -> np.ndarray:
         return np.asarray(image)
 
 
-class TestFrame:
+class TestHeader:
     @pytest.mark.parametrize("mode", ["RGB", "L"])
     @pytest.mark.parametrize("subsampling", [0, 1, 2])
     @pytest.mark.parametrize("restart", [{}, {"restart_marker_rows": 1}])
     def test_rows_above_the_cut_stay_the_same(self, mode, subsampling, restart):
         data = encoded(picture(1, mode), subsampling=subsampling, **restart)
-        frame = read_frame(data)
+        frame = read_jpeg(data)
         assert frame.size == picture(1).size
         whole = pixels(data)
         for bottom in range(1, frame.height + 1, 3):
-            made, height = cut_below(data, frame, bottom)
+            made, height = frame.above(bottom)
             cut = pixels(made)
             assert len(cut) == height
             assert bottom <= len(cut) <= bottom + 1.5 * frame.row_group + 1
@@ -71,25 +71,21 @@ class TestFrame:
         exif = Image.Exif()
         exif[0x0112] = 6
         data = encoded(picture(), exif=exif, icc_profile=b"x" * 1000, comment=b"hello", dpi=(300, 300))
-        assert read_frame(data).size == picture().size
+        assert read_jpeg(data).size == picture().size
 
     def test_several_scans_are_not_cut(self):
         data = encoded(picture(), progressive=True)
-        frame = read_frame(data)
+        frame = read_jpeg(data)
         assert frame.size == picture().size
-        assert cut_below(data, frame, 10) == (data, frame.height)
+        assert frame.above(10) == (frame.data, frame.height)
 
     def test_what_is_no_frame(self):
-        for data in (
-            encoded(picture(0, "CMYK")),
-            encoded(picture(), "PNG"),
-            b"",
-            encoded(picture())[:30],
-        ):
-            assert read_frame(data) is None
+        for data in (encoded(picture(), "PNG"), b"", encoded(picture())[:30]):
+            assert read_jpeg(data) is None
+        assert not read_jpeg(encoded(picture(0, "CMYK"))).is_plain
         two = io.BytesIO()
         picture().save(two, "MPO", save_all=True, append_images=[picture(1)])
-        assert read_frame(two.getvalue()) is None
+        assert not read_jpeg(two.getvalue()).is_plain
 
     @settings(max_examples=150, deadline=None)
     @given(st.data())
@@ -97,7 +93,7 @@ class TestFrame:
         changed = bytearray(small(40, 30))
         for _ in range(data.draw(st.integers(1, 4))):
             changed[data.draw(st.integers(0, len(changed) - 1))] = data.draw(st.integers(0, 255))
-        frame = read_frame(bytes(changed[: data.draw(st.integers(0, len(changed)))]))
+        frame = read_jpeg(bytes(changed[: data.draw(st.integers(0, len(changed)))]))
         assert frame is None or min(frame.size) > 0
 
 

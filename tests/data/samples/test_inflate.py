@@ -10,8 +10,10 @@ from zlib import error
 import numpy as np
 import pytest
 
-from mobileclip.data.samples import inflate as module
-from mobileclip.data.samples.inflate import InflatedFile, InflateStream, TooLargeError, gunzip
+from mobileclip.data.samples import readers as module
+from mobileclip.data.samples.limits import TooLargeError
+from mobileclip.data.samples.readers import gunzip
+from mobileclip.data.shards.tar import InflatedFile
 from tests.errors import fails
 
 CONTENT = np.random.default_rng(0).standard_normal(5000).astype(np.float32).tobytes() + b"again " * 1000
@@ -65,31 +67,11 @@ class TestInflate:
             gunzip(bomb, limit=5000)
         assert inflated == [5001]
 
-    @pytest.mark.parametrize("step", [1000, 7777, len(CONTENT)])
-    def test_in_steps(self, step):
-        compressor = zlib.compressobj(wbits=-15)
-        stream, made = InflateStream(compressor.compress(CONTENT) + compressor.flush() + b"behind it", -15), b""
-        while len(made) < len(CONTENT):
-            more = stream.read(step)
-            made += more
-            assert len(more) == min(step, len(CONTENT) - len(made) + len(more))
-            assert made == CONTENT[: len(made)]
-        assert stream.read(step) == b""
-
-    def test_cut_off(self):
-        compressor = zlib.compressobj(wbits=-15)
-        whole = compressor.compress(CONTENT) + compressor.flush()
-        made = InflateStream(whole[: len(whole) // 2], -15).read(len(CONTENT))
-        assert 0 < len(made) < len(CONTENT)
-        assert CONTENT.startswith(made)
-
     def test_damage(self):
         with pytest.raises(zlib.error, match="header"):
             gunzip(b"nothing that gzip wrote", limit=10)
         with fails(error):
             gunzip(gzip.compress(CONTENT)[:-20], limit=10**6)
-        with pytest.raises(zlib.error, match="block type"):
-            InflateStream(b"\xff\xff\xff", -15).read(10)
 
 
 @pytest.mark.usefixtures("library")

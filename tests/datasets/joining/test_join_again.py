@@ -74,7 +74,7 @@ class TestAgain:
         (data.output / "00001.tar").unlink()
         (damaged,) = [path for path in (data.output / "index").rglob("*.places.*") if b"00002.tar" in path.read_bytes()]
         content = damaged.read_bytes()
-        column = pq.ParquetFile(damaged).metadata.row_group(0).column(2)
+        column = pq.ParquetFile(damaged).metadata.row_group(0).column(0)
         last = column.data_page_offset + column.total_compressed_size - 1
         damaged.write_bytes(content[:last] + bytes([content[last] ^ 1]) + content[last + 1 :])
         with fails(ValueError):

@@ -14,10 +14,10 @@ from mobileclip.datasets.joining import (
     AboutShard,
     ImageIndex,
     MatchCounts,
-    Matches,
-    find_placeholders,
+    match_images,
     match_names,
     name_hash,
+    read_matches,
     write_records,
 )
 from mobileclip.progress import Progress
@@ -52,6 +52,13 @@ def write_names(folder, shards):
     ]
 
 
+def matched(folder, index, names, wanted, *, threshold=0, **choices):
+    (folder / "scratch").mkdir(exist_ok=True)
+    progress = Progress("matching", total=None, console=None)
+    path = folder / "scratch" / "matches"
+    return match_images(index, names, wanted, path, threshold=threshold, progress=progress, **choices)
+
+
 @pytest.mark.parametrize("bucket_bytes", [100, 1000, 2**26])
 def test_every_sample_gets_the_first_image_of_its_name(tmp_path, bucket_bytes):
     rng = np.random.default_rng(0)
@@ -59,14 +66,7 @@ def test_every_sample_gets_the_first_image_of_its_name(tmp_path, bucket_bytes):
     samples = [[f"k{number}" if number else "" for number in rng.integers(0, 400, 50)] for _ in range(4)]
     index = write_index(tmp_path, [places(names) for names in images])
     wanted = np.array([True, False, True, True])
-    matches = Matches(
-        index,
-        write_names(tmp_path, samples),
-        wanted,
-        scratch=tmp_path / "scratch",
-        progress=Progress("matching", total=None, console=None),
-        bucket_bytes=bucket_bytes,
-    )
+    counts, extents = matched(tmp_path, index, write_names(tmp_path, samples), wanted, bucket_bytes=bucket_bytes)
     first = {}
     for shard, names in enumerate(images):
         for row, name in enumerate(names):
@@ -76,19 +76,18 @@ def test_every_sample_gets_the_first_image_of_its_name(tmp_path, bucket_bytes):
         for source, names in enumerate(samples)
         if wanted[source]
     }
+    own = {source: read_matches(tmp_path / "scratch" / "matches", extent) for source, extent in extents.items()}
     found = {
-        source: list(zip(*(own[f].tolist() for f in ("order", "shard", "start")), strict=True))
-        for source, own in matches.by_source()
+        source: list(zip(*(some[f].tolist() for f in ("order", "shard", "start")), strict=True))
+        for source, some in own.items()
     }
-    matches.close()
     assert found == expected
     every = [name for names in samples for name in names if name in first]
     several = sum(sum(names.count(name) for names in images) > 1 for name in first)
-    assert matches.counts == MatchCounts(
+    assert counts.counts == MatchCounts(
         keys=len(first), repeated_keys=several, asked=len(every), used_keys=len(set(every))
     )
-    assert (matches.num_scratch_bytes > 0) == (bucket_bytes < 2000)
-    assert not list((tmp_path / "scratch").glob("*")) if (tmp_path / "scratch").exists() else True
+    assert [path.name for path in (tmp_path / "scratch").iterdir()] == ["matches"]
 
 
 @settings(max_examples=60, deadline=None)
@@ -114,10 +113,10 @@ def test_placeholders_are_counted_by_their_keys(tmp_path):
         places(["f"] * 5, sha256=8),
     ]
     index = write_index(tmp_path, images)
-    found = find_placeholders(index, 2, tmp_path / "scratch")
+    found = matched(tmp_path, index, [], np.zeros(0, bool), threshold=2)[0].placeholders
     assert [(one.sha256, one.num_keys, one.shard) for one in found] == [
         ("0000000000000007", 3, "i0"),
         ("0000000000000009", 2, "i1"),
     ]
     assert [one.example for one in found] == ["", ""], "the shards are gone"
-    assert find_placeholders(index, 4, tmp_path / "scratch") == ()
+    assert matched(tmp_path, index, [], np.zeros(0, bool), threshold=4)[0].placeholders == ()

@@ -8,7 +8,7 @@ from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from mobileclip.blocks import MobileOneBlock
-from mobileclip.training.cpu import quicken
+from mobileclip.training.cpu import fuse_for_cpu
 from tests.blocks.filling import filled, noise
 from tests.preloaded import preloaded
 
@@ -38,7 +38,7 @@ def pair(name, *, bias):
     """Our convolution and PyTorch's with the same weights, in float64."""
     choices = {"in_channels": 6, "out_channels": 6, "bias": bias, **SHAPES[name]}
     ours, theirs = (filled(nn.Conv2d(**choices)).double().train() for _ in range(2))
-    quick = quicken(ours)
+    quick = fuse_for_cpu(ours)
     assert (type(quick) is not nn.Conv2d) == (name in QUICK)
     return quick, theirs
 
@@ -122,7 +122,7 @@ def test_wide_kernels_are_taken_in_strips():
 
 def test_autocast_decides_the_type():
     plain, x = filled(nn.Conv2d(6, 6, 7, padding=3, groups=6)).train(), noise(2, 6, 9, 9)
-    conv = quicken(copy.deepcopy(plain))
+    conv = fuse_for_cpu(copy.deepcopy(plain))
     with torch.autocast("cpu", dtype=torch.bfloat16):
         assert conv(x).dtype == torch.bfloat16
         results = gradients(conv, x), gradients(plain, x)
@@ -133,7 +133,7 @@ def test_autocast_decides_the_type():
 def test_a_convolution_and_what_its_stride_picks(layout):
     """In a block that adds them up: its 1x1 kernel is a factor of what the stride picks, and no convolution."""
     block = filled(MobileOneBlock(6, groups=6, stride=2)).double().train()
-    other = quicken(copy.deepcopy(block))
+    other = fuse_for_cpu(copy.deepcopy(block))
     x = noise(2, 6, 9, 14, dtype=torch.float64).contiguous(memory_format=layout)
     with Asked() as asked:
         found = gradients(other, x)
@@ -145,8 +145,8 @@ CRASHING = """
 import sys
 import torch
 from mobileclip.blocks import ConvStem
-from mobileclip.training.cpu import quicken
-stem = quicken(ConvStem(64).train())
+from mobileclip.training.cpu import fuse_for_cpu
+stem = fuse_for_cpu(ConvStem(64).train())
 if sys.argv[1:]:
     stem.compile()
 x = torch.rand(2, 3, 256, 256).to(memory_format=torch.channels_last).requires_grad_()

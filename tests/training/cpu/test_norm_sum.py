@@ -16,7 +16,7 @@ from mobileclip.blocks import (
     RepMixer,
     recomputed,
 )
-from mobileclip.training.cpu import NormBranch, merges, quicken, sum_of_norms
+from mobileclip.training.cpu import NormBranch, fuse_for_cpu, merges, sum_of_norms
 from tests.blocks.filling import filled, noise
 from tests.errors import fails
 from tests.training.runs import kept_by
@@ -74,7 +74,7 @@ def num_alone(y):
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last], ids=["nchw", "nhwc"])
 def test_in_float64_it_is_the_branches_one_by_one(name, layout):
     other = filled(BLOCKS[name]()).double().train()
-    block = quicken(copy.deepcopy(other))
+    block = fuse_for_cpu(copy.deepcopy(other))
     x = (2 * noise(4, 6, 7, 10, dtype=torch.float64) + 3).contiguous(memory_format=layout)
     assert num_alone(copy.deepcopy(block)(x)) < num_alone(copy.deepcopy(other)(x)) == num_norms(other)
     torch.testing.assert_close(trained(block, x), trained(other, x), rtol=1e-12, atol=1e-12)
@@ -84,7 +84,7 @@ def test_in_float64_it_is_the_branches_one_by_one(name, layout):
 def test_in_float32_it_is_no_further_from_the_truth_than_the_branches(name):
     other = filled(BLOCKS[name]()).train()
     x = 2 * noise(4, 6, 7, 10) + 3
-    result = trained(quicken(copy.deepcopy(other)), x)
+    result = trained(fuse_for_cpu(copy.deepcopy(other)), x)
     truth = trained(copy.deepcopy(other).double(), x.double())
     expected = trained(other, x)
     for key in result:
@@ -95,7 +95,7 @@ def test_in_float32_it_is_no_further_from_the_truth_than_the_branches(name):
 
 @pytest.mark.parametrize("name", ["repmixer", "depthwise_strided"])
 def test_the_gradient_is_that_of_finite_differences(name):
-    block = quicken(filled(BLOCKS[name]())).double().train()
+    block = fuse_for_cpu(filled(BLOCKS[name]())).double().train()
     x = noise(2, 6, 4, 3, dtype=torch.float64).requires_grad_()
     assert torch.autograd.gradcheck(block, (x,), eps=1e-6, atol=1e-6)
 
@@ -106,7 +106,7 @@ def test_running_statistics_at_any_momentum(momentum):
     for module in other.modules():
         if isinstance(module, nn.BatchNorm2d):
             module.momentum = momentum
-    block, x = quicken(copy.deepcopy(other)), noise(4, 6, 5, 5, dtype=torch.float64)
+    block, x = fuse_for_cpu(copy.deepcopy(other)), noise(4, 6, 5, 5, dtype=torch.float64)
     before = {name: buffer.clone() for name, buffer in block.named_buffers()}
     torch.testing.assert_close(trained(block, x), trained(other, x), rtol=1e-12, atol=1e-12)
     moved = [name for name, buffer in block.named_buffers() if not torch.equal(buffer, before[name])]
@@ -116,7 +116,7 @@ def test_running_statistics_at_any_momentum(momentum):
 def test_norms_without_running_statistics():
     other = filled(RepMixer(6)).double().train()
     other.mixer.skip = nn.BatchNorm2d(6, track_running_stats=False).double()
-    block, x = quicken(copy.deepcopy(other)), noise(4, 6, 5, 5, dtype=torch.float64)
+    block, x = fuse_for_cpu(copy.deepcopy(other)), noise(4, 6, 5, 5, dtype=torch.float64)
     torch.testing.assert_close(trained(block, x), trained(other, x), rtol=1e-12, atol=1e-12)
 
 
@@ -125,13 +125,13 @@ def test_each_norm_has_its_own_eps():
     norms = [module for module in other.modules() if isinstance(module, nn.BatchNorm2d)]
     for norm, eps in zip(norms, (1e-5, 0.1, 1.0, 3.0), strict=True):
         norm.eps = eps
-    block, x = quicken(copy.deepcopy(other)), noise(4, 6, 5, 5, dtype=torch.float64)
+    block, x = fuse_for_cpu(copy.deepcopy(other)), noise(4, 6, 5, 5, dtype=torch.float64)
     torch.testing.assert_close(trained(block, x), trained(other, x), rtol=1e-12, atol=1e-12)
 
 
 @pytest.mark.parametrize("again", [lambda block, x: recomputed(block, block, x), None], ids=["held", "plain"])
 def test_computed_again_in_the_backward_pass(again):
-    block, x = quicken(filled(RepMixer(6))).double().train(), noise(4, 6, 5, 5, dtype=torch.float64)
+    block, x = fuse_for_cpu(filled(RepMixer(6))).double().train(), noise(4, 6, 5, 5, dtype=torch.float64)
     other = copy.deepcopy(block)
     again = again or (lambda block, x: checkpoint(block, x, use_reentrant=False))
     results = []
@@ -144,7 +144,7 @@ def test_computed_again_in_the_backward_pass(again):
 
 @pytest.mark.parametrize("frozen", ["mixer.skip", "mixer.scale.norm", "norm.skip"])
 def test_a_frozen_norm_keeps_its_statistics_and_the_others_go_on(frozen):
-    block, x = quicken(filled(RepMixer(6))).train(), noise(4, 6, 5, 5)
+    block, x = fuse_for_cpu(filled(RepMixer(6))).train(), noise(4, 6, 5, 5)
     norm = block.get_submodule(frozen).eval()
     before = norm.running_mean.clone()
     y = block(x)
@@ -154,7 +154,7 @@ def test_a_frozen_norm_keeps_its_statistics_and_the_others_go_on(frozen):
 
 
 def test_synchronised_norms_are_left_to_themselves():
-    block, x = quicken(RepMixer(6).train()), noise(4, 6, 5, 5)
+    block, x = fuse_for_cpu(RepMixer(6).train()), noise(4, 6, 5, 5)
     assert (num_norms(block), num_alone(block(x))) == (4, 0)
     block = nn.SyncBatchNorm.convert_sync_batchnorm(block)
     assert type(block.norm.skip) is nn.SyncBatchNorm
@@ -164,7 +164,7 @@ def test_synchronised_norms_are_left_to_themselves():
 def test_one_value_per_channel_is_refused_as_a_norm_refuses_it():
     for block, side in ((RepMixer(6), 1), (MobileOneBlock(6, groups=6, stride=2), 2)):
         with fails(ValueError):
-            quicken(block).train()(noise(1, 6, side, side))
+            fuse_for_cpu(block).train()(noise(1, 6, side, side))
 
 
 @pytest.mark.parametrize("name", BLOCKS)
@@ -173,20 +173,20 @@ def test_wrapped_convolutions_are_called(name):
     other = filled(BLOCKS[name]()).double().train()
     for module in [module for module in other.modules() if isinstance(module, ConvNorm)]:
         module.conv = nn.Sequential(module.conv, nn.Tanh())
-    block, x = quicken(copy.deepcopy(other)), noise(4, 6, 7, 10, dtype=torch.float64)
+    block, x = fuse_for_cpu(copy.deepcopy(other)), noise(4, 6, 7, 10, dtype=torch.float64)
     torch.testing.assert_close(trained(block, x), trained(other, x), rtol=1e-11, atol=1e-11)
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_half_precision_is_left_to_the_norms(dtype):
-    block = quicken(RepMixer(6)).train().to(dtype)
+    block = fuse_for_cpu(RepMixer(6)).train().to(dtype)
     assert num_alone(block(noise(4, 6, 5, 5).to(dtype))) == 4
 
 
 @pytest.mark.parametrize("name", BLOCKS)
 def test_autocast_gives_the_type_and_nearly_the_values_of_the_branches(name):
     other, x = filled(BLOCKS[name]()).train(), noise(8, 6, 9, 10)
-    block = quicken(copy.deepcopy(other))
+    block = fuse_for_cpu(copy.deepcopy(other))
     with torch.autocast("cpu", dtype=torch.bfloat16):
         y, expected = block(x), other(x)
     assert y.dtype == expected.dtype
@@ -194,7 +194,7 @@ def test_autocast_gives_the_type_and_nearly_the_values_of_the_branches(name):
 
 
 def test_autocast_gradients_are_near_those_of_float32():
-    block, x = quicken(filled(RepMixer(6))).train(), noise(8, 6, 9, 10)
+    block, x = fuse_for_cpu(filled(RepMixer(6))).train(), noise(8, 6, 9, 10)
     wide = trained(copy.deepcopy(block), x, steps=1)
     with torch.autocast("cpu", dtype=torch.bfloat16):
         narrow = trained(block, x, steps=1)
@@ -205,7 +205,7 @@ def test_autocast_gradients_are_near_those_of_float32():
 
 @pytest.mark.parametrize("name", [name if name in EACH_CLASS else pytest.param(name, marks=SLOW) for name in BLOCKS])
 def test_compiled_it_is_left_to_the_compiler(name):
-    block, x = quicken(filled(BLOCKS[name]())).train(), noise(4, 6, 5, 5)
+    block, x = fuse_for_cpu(filled(BLOCKS[name]())).train(), noise(4, 6, 5, 5)
     expected = block(x)
     assert num_alone(expected) < num_norms(block)
     torch.compiler.reset()  # it compiles a class for a few forms of it and no more
@@ -218,7 +218,7 @@ def test_compiled_it_is_left_to_the_compiler(name):
 def test_inputs_that_need_no_gradient_get_none():
     other, x = filled(MobileOneBlock(6)).double().train(), noise(4, 6, 5, 5, dtype=torch.float64)
     results = []
-    for block in (quicken(copy.deepcopy(other)), other):
+    for block in (fuse_for_cpu(copy.deepcopy(other)), other):
         block(x).pow(3).sum().backward()
         results.append([parameter.grad for parameter in block.parameters()])
     torch.testing.assert_close(*results, rtol=1e-12, atol=1e-12)
@@ -230,7 +230,7 @@ def test_it_keeps_two_feature_maps_where_the_branches_keep_five():
         return sum(tensor.shape == x.shape for tensor in kept_by(lambda: block(x)))
 
     block, x = RepMixer(6).train(), noise(4, 6, 16, 16).requires_grad_()
-    assert kept(quicken(copy.deepcopy(block)), x) == 2
+    assert kept(fuse_for_cpu(copy.deepcopy(block)), x) == 2
     assert kept(block, x) >= 4
 
 

@@ -53,7 +53,8 @@ const page = new Search({
   },
   // Browsers show an address again without asking: every question has addresses of its own, since files change.
   address: (one, size, question) => `/pictures/${one.id}/${size}?${question}`,
-  video: (one, question) => one.time !== undefined && `/videos/${one.id}?${question}#t=${one.time}`,
+  original: (one, question) => `/originals/${one.id}?${question}`,
+  video: (one, question) => one.time !== undefined && `/originals/${one.id}?${question}#t=${one.time}`,
   async explain(one, { picture, ...asked }) {
     if (!about?.explains) return null;
     return askWith(`/api/explain/${one.id}?${written(asked)}`, picture).catch(() => null);

@@ -61,8 +61,8 @@ export class Search {
   /**
    * Makes the page's search work.
    * @param {object} source who answers: `search(query)` gives `k` matches behind the first `skip`, the nearest first,
-   *   and what to say of all so far; `address(match, size)` of a `small` or a `large` picture; `video(match)` of a
-   *   frame's; `idle()` what to say where nothing is asked for; `asked(query)` and `shown(answer)` are told of every
+   *   and what to say of all so far; `address(match, size)` of a `small` or a `large` picture; `original(match)` of
+   *   its file, where that is another one; `video(match)` of a frame's; `idle()` what to say where nothing is asked for; `asked(query)` and `shown(answer)` are told of every
    *   question and answer; `browses` whether it answers conditions without a text; `explain(match, query)` says which places add to the score, or nothing; `under(match)` gives
    *   what stands under a picture.
    */
@@ -318,6 +318,13 @@ export class Search {
       find('one-gone').hidden = false;
     });
     find('one-picture').addEventListener('load', () => this.#showWhy());
+    find('previous').addEventListener('click', () => this.#step(-1));
+    find('next').addEventListener('click', () => this.#step(1));
+    find('copy').addEventListener('click', async () => {
+      const { path, name } = this.#shown[this.#opened];
+      const isCopied = await navigator.clipboard?.writeText(path ?? name).then(() => true, () => false);
+      find('copy').textContent = isCopied ? 'Path copied' : 'This browser does not let the page copy';
+    });
     find('why').addEventListener('click', () => {
       find('why').setAttribute('aria-pressed', String(!this.#wantsWhy));
       this.#showWhy();
@@ -332,6 +339,13 @@ export class Search {
     });
   }
 
+  /** Opens the picture before or behind the one that is open; pictures that are not on the page yet are asked for. */
+  async #step(by) {
+    const place = this.#opened + by;
+    if (place >= this.size) await this.#more();
+    if (this.#shown[place] && find('one').open) this.#open(place);
+  }
+
   #open(place) {
     this.#opened = place;
     const one = this.#shown[place];
@@ -340,7 +354,13 @@ export class Search {
     find('one-picture').src = this.#address(one, 'large');
     this.#showVideo(one);
     find('one-name').textContent = one.name;
-    find('one-facts').textContent = facts(one);
+    const score = this.#query && one.score !== undefined && `score ${one.score.toFixed(3)}`;
+    const tags = one.tags && `tags: ${one.tags.join(', ')}`;
+    find('one-facts').textContent = [facts(one), score, tags].filter(Boolean).join(' · ');
+    find('copy').textContent = 'Copy path';
+    find('original').href = this.#source.original?.(one, this.#asked) ?? this.#address(one, 'large');
+    find('previous').disabled = place === 0;
+    find('next').disabled = place === this.size - 1 && find('more').hidden;
     find('why').hidden = !this.#canExplain;
     lift(find('one-picture').parentElement);
     if (find('one').open) return;
@@ -359,7 +379,9 @@ export class Search {
     find('one-why').hidden = !isShown;
     if (!isShown) return;
     const answer = await this.#source.explain(this.#shown[place], this.#query);
-    if (answer && place === this.#opened && this.#wantsWhy && !picture.hidden) lay(answer, picture.parentElement, picture);
+    if (!answer || place !== this.#opened || !this.#wantsWhy || picture.hidden) return;
+    const strongest = lay(answer, picture.parentElement, picture);
+    find('one-scale').textContent = strongest ? `Full colour is a place that changes the score by ${strongest.toFixed(4)}.` : '';
   }
 
   // A video stands in the place of its frame as soon as the browser knows that it can play it.
@@ -387,7 +409,7 @@ export class Search {
     if (!all.length || !find('results').checkVisibility()) return;
     if (isOpen) {
       const step = event.target.matches('video') ? undefined : { ArrowRight: 1, ArrowLeft: -1 }[event.key];
-      if (step && this.#shown[this.#opened + step]) this.#open(this.#opened + step);
+      if (step) this.#step(step);
       return;
     }
     const active = document.activeElement;

@@ -10,7 +10,7 @@ from torch.nn.utils import prune
 
 from mobileclip import reparameterize
 from mobileclip.blocks import AttentionBlock, RepMixerBlock
-from mobileclip.training.cpu import quicken
+from mobileclip.training.cpu import fuse_for_cpu
 from tests.blocks.contract import CASES
 from tests.blocks.filling import filled, noise
 
@@ -28,7 +28,7 @@ def watched(module):
 def test_in_training_the_layer_scale_may_go_into_the_weights(make):
     """The same values and gradients as after the network, whose output is then never held."""
     results = []
-    for change in (quicken, lambda block: block):
+    for change in (fuse_for_cpu, lambda block: block):
         block = change(filled(make()).double().train())
         is_mixer = isinstance(block, RepMixerBlock)
         scale = block.layer_scale if is_mixer else block.ffn_scale
@@ -47,7 +47,7 @@ def test_in_half_precision_a_small_layer_scale_is_not_lost(dtype):
     block.token_mixer = nn.Identity()
     x = noise(2, 6, 5, 4)
     expected = block.layer_scale(block.ffn(x))
-    block = quicken(block)
+    block = fuse_for_cpu(block)
     scaled = watched(block.drop_path)
     with torch.autocast("cpu", dtype=dtype):
         block(x)
@@ -74,13 +74,13 @@ def trained(block, case):
 
 def test_every_block_trains_as_by_its_formula(case):
     block = filled(case.make()).double().train()
-    other = quicken(copy.deepcopy(block))
+    other = fuse_for_cpu(copy.deepcopy(block))
     torch.testing.assert_close(trained(other, case), trained(block, case), rtol=1e-11, atol=1e-11)
 
 
 def test_hooks_fire_as_in_the_formula(case):
     """Once each, on every module that computes, whoever looks on."""
-    block = quicken(filled(case.make()).double().train())
+    block = fuse_for_cpu(filled(case.make()).double().train())
     parts = [part for part in block.modules() if not isinstance(part, nn.ModuleList)]
     fired = []
     for part in parts:
@@ -93,14 +93,14 @@ def test_nothing_changes_its_class_and_hooks_go_along(case):
     block = filled(case.make()).double().train()
     modules = [(module, type(module)) for module in block.modules()]
     seen = watched(block)
-    quicken(block)(*case.inputs(dtype=torch.float64))
+    fuse_for_cpu(block)(*case.inputs(dtype=torch.float64))
     assert [type(module) for module, _ in modules] == [cls for _, cls in modules]
     assert len(seen) == 1
 
 
 def test_folding_copies_and_evaluation_are_those_of_the_formula(case):
     block, inputs = filled(case.make()).double(), case.inputs(dtype=torch.float64)
-    other = quicken(copy.deepcopy(block))
+    other = fuse_for_cpu(copy.deepcopy(block))
     assert torch.equal(other(*inputs), block(*inputs))
     for changed in (copy.deepcopy(other), pickle.loads(pickle.dumps(other)), reparameterize(other)):
         torch.testing.assert_close(changed(*inputs), block(*inputs), rtol=1e-10, atol=1e-10)
@@ -109,7 +109,7 @@ def test_folding_copies_and_evaluation_are_those_of_the_formula(case):
 
 def test_a_pruned_projection_trains_step_after_step():
     """Pruning sets a weight in front of every call, so that a weight read without a call would be an old one."""
-    block, x = quicken(filled(RepMixerBlock(6, hidden_dim=9))).train(), noise(2, 6, 5, 4)
+    block, x = fuse_for_cpu(filled(RepMixerBlock(6, hidden_dim=9))).train(), noise(2, 6, 5, 4)
     prune.l1_unstructured(block.ffn.fc2, "weight", amount=0.5)
     optimizer, losses = torch.optim.SGD(block.parameters(), lr=1e-3), []
     for _ in range(3):

@@ -1,4 +1,4 @@
-"""The public rooms of the library and their names, read from the source: nothing is imported."""
+"""The public subpackages of the library and their names, read from the source: nothing is imported."""
 
 from __future__ import annotations
 
@@ -9,23 +9,24 @@ from pathlib import Path
 import attrs
 
 ROOT = Path(__file__).parents[2]
-# Modules whose names are public though they have no `__all__`: every name of theirs without an underscore.
+# Modules whose names are public though they have no `__all__`: every name of theirs without an underscore, and those
+# that they import under their own names (`import X as X`).
 WHOLE_MODULES = (
     "mobileclip.inference.embedding",
     "mobileclip.inference.catalogue",
-    "mobileclip.inference.embedding",
     "mobileclip.inference.encoding",
     "mobileclip.evaluation.clip_benchmark",
     "mobileclip.extras",
     "mobileclip.inputs",
     "mobileclip.registry",
     "mobileclip.serialization",
+    "mobileclip.storage",
 )
 
 
 @attrs.frozen(kw_only=True)
 class PublicName:
-    """A name that a room gives.
+    """A name that a subpackage gives.
 
     Args:
         name: as it is imported.
@@ -41,7 +42,7 @@ class PublicName:
 
 
 @attrs.frozen(kw_only=True)
-class Room:
+class Subpackage:
     """A module that people import from.
 
     Args:
@@ -56,56 +57,59 @@ class Room:
 
 
 @cache
-def public_rooms() -> tuple[Room, ...]:
+def public_subpackages() -> tuple[Subpackage, ...]:
     """Return modules with an `__all__`, the modules that these give, and `WHOLE_MODULES`, in the order of names."""
     modules = [_dotted(path) for path in (ROOT / "mobileclip").rglob("*.py")]
-    rooms = [_room(module) for module in modules if module in WHOLE_MODULES or _all_of(module) is not None]
-    known = {room.module for room in rooms}
-    given = {one.source for room in rooms for one in room.names if one.kind == "module"}
-    return tuple(sorted([*rooms, *map(_room, given - known)], key=lambda room: room.module))
+    subpackages = [_subpackage(module) for module in modules if module in WHOLE_MODULES or _all_of(module) is not None]
+    known = {subpackage.module for subpackage in subpackages}
+    given = {one.source for subpackage in subpackages for one in subpackage.names if one.kind == "module"}
+    return tuple(sorted([*subpackages, *map(_subpackage, given - known)], key=lambda subpackage: subpackage.module))
 
 
 @cache
 def homes() -> dict[str, str]:
     """Return where each name is described in full, as `mobileclip.blocks.RepMixer`, by where it is defined.
 
-    That is the innermost of the rooms that give it and that its definition lies in; the first that gives it where it
-    lies in none of them.
+    That is the innermost of the subpackages that give it and that its definition lies in; the first that gives it where
+    it lies in none of them.
     """
     givers: dict[str, list[str]] = {}
-    for room in public_rooms():
-        for one in room.names:
-            givers.setdefault(one.source, []).append(f"{room.module}.{one.name}")
+    for subpackage in public_subpackages():
+        for one in subpackage.names:
+            givers.setdefault(one.source, []).append(f"{subpackage.module}.{one.name}")
     return {source: max(given, key=lambda path: _closeness(path, source)) for source, given in givers.items()}
 
 
 def api_pages() -> dict[str, str]:
     """Return the pages by their paths below `docs/`: Markdown with a line `::: NAME` for every name described there."""
-    rooms = public_rooms()
-    pages = {"api/index.md": _overview(rooms)}
-    return pages | {page_of(room): _page(room) for room in rooms}
+    subpackages = public_subpackages()
+    pages = {"api/index.md": _overview(subpackages)}
+    return pages | {page_of(subpackage): _page(subpackage) for subpackage in subpackages}
 
 
-def page_of(room: Room) -> str:
-    """Return the path of a room's page."""
-    return f"api/{room.module}.md"
+def page_of(subpackage: Subpackage) -> str:
+    """Return the path of a subpackage's page."""
+    return f"api/{subpackage.module}.md"
 
 
 def _closeness(path: str, source: str) -> int:
-    room = path.rpartition(".")[0]
-    return len(room) if f"{source}.".startswith(f"{room}.") else 0
+    subpackage = path.rpartition(".")[0]
+    return len(subpackage) if f"{source}.".startswith(f"{subpackage}.") else 0
 
 
-def _overview(rooms: tuple[Room, ...]) -> str:
-    rows = "\n".join(f"| [`{room.module}`]({room.module}.md) | {_cell(room.summary)} |" for room in rooms)
+def _overview(subpackages: tuple[Subpackage, ...]) -> str:
+    rows = "\n".join(
+        f"| [`{subpackage.module}`]({subpackage.module}.md) | {_cell(subpackage.summary)} |"
+        for subpackage in subpackages
+    )
     text = "Public modules. A name is imported from its module."
     return f"# API\n\n{text}\n\n| module | what it is |\n|---|---|\n{rows}\n"
 
 
-def _page(room: Room) -> str:
+def _page(subpackage: Subpackage) -> str:
     described, rows = [], []
-    for one in room.names:
-        path = f"{room.module}.{one.name}"
+    for one in subpackage.names:
+        path = f"{subpackage.module}.{one.name}"
         if one.kind == "module":
             rows.append(f"| [`{one.name}`]({one.source}.md) | {_cell(one.summary)} |")
             continue
@@ -115,17 +119,17 @@ def _page(room: Room) -> str:
             described.append(f"::: {path}\n")
     table = "\n".join(["| name | what it is |", "|---|---|", *rows])
     options = ("members", "show_root_heading", "show_root_toc_entry")
-    own = "\n".join([f"::: {room.module}", "    options:", *(f"      {option}: false" for option in options)])
-    return "\n".join([f"# {room.module}\n", own, "", table, "", *described])
+    own = "\n".join([f"::: {subpackage.module}", "    options:", *(f"      {option}: false" for option in options)])
+    return "\n".join([f"# {subpackage.module}\n", own, "", table, "", *described])
 
 
 def _cell(text: str) -> str:
     return text.replace("|", "\\|")
 
 
-def _room(module: str) -> Room:
+def _subpackage(module: str) -> Subpackage:
     tree = _tree(module)
-    return Room(
+    return Subpackage(
         module=module,
         summary=_first_line(ast.get_docstring(tree)),
         names=tuple(_resolved(module, name) for name in _public_names(module)),
@@ -137,7 +141,8 @@ def _public_names(module: str) -> tuple[str, ...]:
     if named is not None:
         return named
     statements = (statement for statement in _tree(module).body if not _is_type_variable(statement))
-    return tuple(name for statement in statements for name in _defined(statement) if not name.startswith("_"))
+    names = (name for statement in statements for name in (*_defined(statement), *_given_on(statement)))
+    return tuple(name for name in names if not name.startswith("_"))
 
 
 def _resolved(module: str, name: str) -> PublicName:
@@ -183,6 +188,12 @@ def _defined(statement: ast.stmt) -> tuple[str, ...]:
     if isinstance(statement, ast.Assign):
         return tuple(target.id for target in statement.targets if isinstance(target, ast.Name))
     return ()
+
+
+def _given_on(statement: ast.stmt) -> tuple[str, ...]:
+    """Return the names that a statement imports for others."""
+    aliases = statement.names if isinstance(statement, ast.ImportFrom) else []
+    return tuple(alias.name for alias in aliases if alias.asname == alias.name)
 
 
 def _is_type_variable(statement: ast.stmt) -> bool:
