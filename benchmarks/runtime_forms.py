@@ -22,7 +22,7 @@ from mobileclip.hardware.precision import FastPrecision, dtype_of
 from mobileclip.inference import optimize_tower
 from mobileclip.inference.comparison import times_in_turn
 from mobileclip.inference.forms import causal_pool, cut_behind_the_end, with_depthwise_convs, with_one_token
-from mobileclip.inference.openvino import int8_model, openvino_program
+from mobileclip.inference.openvino import openvino_model, openvino_program, quantiser
 from mobileclip.inputs import ImageInput
 
 Side = Literal["release", "ours"]
@@ -175,7 +175,7 @@ class Contestant:
         pool = causal_pool(self.module)
         lengths = pool is not None
         precision = parts_of(form)[1]
-        int8 = int8_model(self.computed, ranges, lengths=lengths) if precision == "int8" else None
+        int8 = default_int8(self.computed, ranges, lengths=lengths) if precision == "int8" else None
 
         def made(most: int) -> Encode:
             program = openvino_program(
@@ -189,6 +189,14 @@ class Contestant:
             return program if pool is None else lambda part: program(cut_behind_the_end(part, pool).contiguous())
 
         return made
+
+
+def default_int8(tower: nn.Module, ranges: Tensor, *, lengths: bool) -> Any:
+    """Return a tower as OpenVINO's model of batches of one in int8, as NNCF quantises it when nobody tells it how."""
+    model = openvino_model(tower, ranges[:_FEW], lengths=lengths, any_batch=True)
+    model.reshape([1, *ranges.shape[1:]])
+    with quantiser() as nncf:
+        return nncf.quantize(model, nncf.Dataset([row.numpy() for row in torch.split(ranges, 1)]))
 
 
 def _as_exported(tower: nn.Module) -> nn.Module:

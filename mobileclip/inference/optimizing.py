@@ -296,7 +296,7 @@ def optimize(
 
     Tried are, for each tower: folded, with channels innermost in memory and text read up to its end; a batch in
     small parts; and both as programs of OpenVINO. With `bfloat16` all of that in it. With `int8`, programs of OpenVINO
-    in int8 too, as NNCF quantises them by default, with static ranges of what goes into layers. What is not as exact as
+    in int8 too, with static ranges of what goes into layers, but for grouped convolutions. What is not as exact as
     its precision allows (an error of 1e-5 in float32, a cosine of 0.9995 in bfloat16; in int8 one of 0.98 and 99 of 100
     first results within a 95 % interval, on inputs that were not calibrated with), what cannot be compiled and what
     is no faster is not used, and `.report` says so. The model itself is not changed.

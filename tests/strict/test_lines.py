@@ -12,8 +12,7 @@ ROOT = Path(mobileclip.__file__).parent
 SAID_BY_PROGRAMS = {
     "engines/ray.py",
     "export/targets/litert/convert.py",
-    "hardware/int8.py",
-    "inference/optimization/optimizing.py",
+    "inference/optimizing.py",
     "recipes/short.py",
     "terminal/help.py",
 }
