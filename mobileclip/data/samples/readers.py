@@ -43,8 +43,10 @@ Embeddings = npt.NDArray[np.float32]
 _MOST_MEMBERS, _SMALL_BYTES = 500, 2**20
 _ENTRY = b"PK\x01\x02"
 # What `zipfile` and zlib raise of damaged, encrypted and unknown content.
-_DAMAGE = (ValueError, zipfile.BadZipFile, NotImplementedError, RuntimeError, EOFError, OverflowError)
-_DAMAGE += (struct.error, zlib.error)
+_DAMAGE = (
+    *(ValueError, RuntimeError, EOFError, OverflowError),  # of which NotImplementedError is one
+    *(struct.error, zlib.error, zipfile.BadZipFile),
+)
 
 
 class EmbeddingRows(ABC):
