@@ -22,6 +22,7 @@ from mobileclip import storage
 from mobileclip.data.buckets import Records
 from mobileclip.data.images.limits import IMAGE_EXTENSIONS
 from mobileclip.data.samples.limits import SampleLimits
+from mobileclip.data.samples.members import parse_object
 from mobileclip.data.shards.files import expand_shards
 from mobileclip.data.shards.tar import (
     START_BYTES,
@@ -34,7 +35,7 @@ from mobileclip.data.shards.tar import (
     read_content,
     tar_members,
 )
-from mobileclip.datasets.joining.checks import stated_of
+from mobileclip.data.skips import BadSampleError
 from mobileclip.datasets.joining.spec import JoinSpec
 from mobileclip.datasets.sources.shards import listed_fingerprints
 from mobileclip.datasets.sources.tables import read_noted, write_noted
@@ -293,6 +294,19 @@ def sample_name(key: str, members: Mapping[str, bytes], *, by: str, limits: Samp
     if by == "url":
         return storable(members.get("url.txt", b"").decode(errors="backslashreplace").strip())
     return (None if by == "key" else field_of(members.get("json"), by, limits)) or storable(key)
+
+
+def stated_of(content: bytes | None, limits: SampleLimits) -> Mapping[str, Any]:
+    """Return the object in a `.json` member; an empty one where there is none, or none that can be read.
+
+    Args:
+        content: of the member.
+        limits: of what is read.
+    """
+    try:
+        return parse_object(content or b"{}", "json", limit=limits.text_bytes)
+    except BadSampleError:
+        return {}
 
 
 def field_of(metadata: bytes | None, name: str, limits: SampleLimits) -> str | None:

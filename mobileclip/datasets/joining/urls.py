@@ -16,7 +16,7 @@ from mobileclip.data.samples.limits import SAMPLE_LIMITS
 from mobileclip.data.samples.members import json_captions
 from mobileclip.data.shards.files import RawSample, read_shard
 from mobileclip.data.skips import CONNECTION_FAILED, BadSampleError, Skip, SkipReport, attempt
-from mobileclip.datasets.joining.checks import stated_of
+from mobileclip.datasets.joining.index import stated_of
 from mobileclip.datasets.sources import RowOptions, Unit, as_source
 from mobileclip.datasets.sources.lists import ListUnit
 from mobileclip.datasets.sources.shards import ShardUnit
