@@ -113,7 +113,7 @@ class ShardJoin:
             choices=self.spec.choices,
         )
         before = read_ledger(self.spec.output, unit.name)
-        if before is not None and before.made_of == done.made_of and before.num_bytes == _size(path):
+        if before is not None and before.made_of == done.made_of and before.num_bytes == _bytes_of(path):
             renew_ledger(self.spec.output, unit.name, attrs.evolve(before, images=self.images))
             return before.num_samples
         problems: list[Skip] = []
@@ -134,7 +134,7 @@ class ShardJoin:
         # A shard that broke off may do so for its connection: the next run tries again.
         source = "" if problems or unit.problem else done.source
         reach = sum(joined.reaches) / len(joined.reaches) if joined.reaches else None
-        done = attrs.evolve(done, source=source, num_bytes=_size(path), reach=reach, counts=joined.counts)
+        done = attrs.evolve(done, source=source, num_bytes=_bytes_of(path), reach=reach, counts=joined.counts)
         write_ledger(self.spec.output, unit.name, done, joined.rows)
         if problems:
             raise problems[0].error(f"{problems[0].reason}, {problems[0].detail}")
@@ -274,7 +274,7 @@ def _lacks_image(sample: RawSample) -> bool:
     return not any(extension in sample.members for extension in IMAGE_EXTENSIONS)
 
 
-def _size(path: str) -> int | None:
+def _bytes_of(path: str) -> int | None:
     """Return the size of a file, None where there is none."""
     try:
         return storage.size(path)
