@@ -321,7 +321,7 @@ def score_shards(spec: ScoreSpec, *, engine: Engine | None = None, show_progress
         Progress("scoring", total=len(places), done=num_done, unit="shards", console=screen) as progress,
     ):
         run.begin("scoring", num_units=len(places), num_done_before=num_done)
-        run.do(FunctionWork(function=scored), units, EachResult(take))
+        run.do(FunctionWork(function=scored), units, EachResult[ShardUnit, dict[str, int]](take))
     failed = tuple((places[aside.unit], aside.reason) for aside in run.set_aside)
     num_samples = sum(map(len, Scores.open(spec.output).shards)) if len(failed) < len(places) else 0
     return ScoreReport(num_samples=num_samples, skipped=dict(skipped), failed=failed)

@@ -425,7 +425,7 @@ def build_image_index(
 
     with Progress("indexing", total=len(units), done=len(known), unit="keys", console=screen) as bar:
         run.begin("indexing", num_units=len(units), num_done_before=len(known), then=("matching", "joining"))
-        run.do(FunctionWork(function=ScanUnit.read), pending, EachResult(take))
+        run.do(FunctionWork(function=ScanUnit.read), pending, EachResult[ScanUnit, AboutShard](take))
     every = [known[unit.name] for unit in units]
     index = ImageIndex(folder=folder, by=spec.by, shards=tuple(every[: len(fingerprints)]), limits=spec.sample_limits)
     if not index.num_images:
