@@ -34,6 +34,8 @@ PAPER = (252, 251, 248)
 """The colour below transparent pictures."""
 _QUALITY = 80
 _MOST_LETTERS = 4_096
+# Letters of a name, whose end tells more than its beginning.
+_MOST_OF_NAME, _HEAD, _TAIL = 60, 20, 39
 _STYLE = """
 :root { color-scheme: light dark; --faint: #6b7079; --rule: #d8d6d0; }
 @media (prefers-color-scheme: dark) { :root { --faint: #a2a7b0; --rule: #3c3f45; } }
@@ -55,10 +57,12 @@ class Thumbnail:
     Args:
         picture: of any size; None where there is none.
         lines: below it; the first is the largest.
+        name: of its file, below them; a long one without its middle, whose whole is shown where it is pointed at.
     """
 
     picture: Image.Image | None
     lines: tuple[str, ...]
+    name: str = ""
 
 
 @attrs.frozen(kw_only=True, eq=False)
@@ -130,6 +134,13 @@ def _lines(title: str, sections: Iterable[Section], notes: Sequence[str]) -> Ite
 
 def _item(one: Thumbnail) -> str:
     lines = "".join(f"<div>{_shown(line)}</div>" for line in one.lines)
+    if one.name:
+        short = (
+            one.name
+            if len(one.name) <= _MOST_OF_NAME
+            else f"{one.name[:_HEAD]}\N{HORIZONTAL ELLIPSIS}{one.name[-_TAIL:]}"
+        )
+        lines += f'<div title="{_shown(one.name)}">{_shown(short)}</div>'
     return f"<li>{'' if one.picture is None else _image(one.picture)}{lines}</li>"
 
 
