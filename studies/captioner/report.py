@@ -54,7 +54,11 @@ def report(lines: Sequence[Line], examples: Sequence[tuple[str, str, str]] = ())
         text += _table(f"Top-5 of {title}, after so many steps", [f"{one:,}" for one in budgets], rows)
     for budget in budgets[-1:]:
         rows = {arm: [_gain(students, arm, budget, part) for part in _PARTS] for arm in MAIN if arm != _base(arm)}
-        text += _table(f"Points above keywords alone, {budget:,} steps, ± standard error of seeds and pictures", list(_PARTS.values()), rows)
+        text += _table(
+            f"Points above keywords alone, {budget:,} steps, ± standard error of seeds and pictures",
+            list(_PARTS.values()),
+            rows,
+        )
     for budget in sorted({one.budget for one in students if one.arm in ABLATIONS}):
         rows = {
             arm: [_spread(students, arm, budget, part) for part in _PARTS]
