@@ -65,7 +65,7 @@ class EqualSpec:
         steps: of a distilled student.
         pilot: steps that the time of a captions step is measured with.
         num_classes: that a captions step compares with.
-        num_seeds: how often all of it is done, each time with a fresh teacher.
+        seeds: each has a fresh teacher; two calls of different seeds may run at once.
     """
 
     output: Path = Path("outputs/equal")
@@ -76,7 +76,7 @@ class EqualSpec:
     steps: int = 12_800
     pilot: int = 400
     num_classes: int = 512
-    num_seeds: int = 3
+    seeds: tuple[int, ...] = (0, 1, 2)
 
     @property
     def digest(self) -> str:
@@ -209,7 +209,7 @@ def run(spec: EqualSpec) -> list[Line]:
     timer.start()
     torch.set_num_threads(1)
     dataset = build_dataset(attrs.evolve(spec.study.data, output=spec.output / "data"))
-    for seed in range(spec.num_seeds):
+    for seed in spec.seeds:
         _seed(spec, seed, dataset)
     timer.cancel()
     say("all is done")

@@ -48,7 +48,7 @@ def test_equal_core_minutes(tmp_path):
     study = attrs.evolve(study, data=few_icons(tmp_path / "data", study.data))
     lines = tmp_path / "equal.jsonl"
     spec = EqualSpec(
-        output=tmp_path, lines=lines, study=study, epochs=1, steps=4, pilot=2, num_classes=8, num_seeds=2, minutes=30
+        output=tmp_path, lines=lines, study=study, epochs=1, steps=4, pilot=2, num_classes=8, seeds=(0, 1), minutes=30
     )
     found = run_equal(spec)
     assert [one.unit for one in found] == 2 * ["teacher", "store", "distillation", "pilot", *["captions"] * len(SHARED)]
