@@ -118,7 +118,7 @@ _FILTERS = """
 
 Which filter the published figures had is not known: open_clip's tags of MobileCLIP2 say bilinear, the release's README
 bicubic. `--interpolation bicubic` evaluates with the other one,
-[or both](../evaluation.md#the-filter-that-resizes-pictures)."""
+[or both](../evaluation.md#the-resize-filter)."""
 
 
 def _input(name: str, towers: dict[str, Any]) -> str:

@@ -217,7 +217,7 @@ def test_captions_of_shards_are_texts(tmp_path):
 def test_the_page_of_segmenters_runs_as_it_is_written(here):
     save_model(randomised(attrs.evolve(SMALL_MCT.text, pool="mean")), here / "short.safetensors")
     names = {}
-    for code in blocks(PAGES["docs/segmenters.md"], "python"):
+    for code in blocks(PAGES["docs/text_towers.md"], "python"):
         exec(code.replace("outputs/short/model.safetensors", "short.safetensors"), names)
     tokens, mask = names["program"].module()(names["ids"])
     torch.testing.assert_close((tokens, mask), (names["tokens"], names["mask"]))
