@@ -2,7 +2,7 @@
 
 Command:   python -m benchmarks runtimes --output outputs/runtimes.json --weights WEIGHTS      (needs the extra `test`)
            python -m benchmarks runtimes --only s0-image-1 --output outputs/runtimes.json      (a first look)
-           python -m benchmarks runtimes --models s0 s2 --thread-counts 2 --output outputs/runtimes.json
+           python -m benchmarks runtimes --models s0 --models s2 --thread-counts 2 --output outputs/runtimes.json
 Hardware:  any CPU with nothing else to do, or the quartiles say how far to trust the medians
 Time:      minutes a case on two cores; the same command goes on where it was stopped
 Result:    a table, a row for each side and form: milliseconds, the ratio to the release in the same form and to the
@@ -18,7 +18,7 @@ pass the gates of its precision. Random weights have norms that fit the package'
 embeddings of their own; --weights says more. Texts are captions; where a tower is causal and the form takes any length,
 mobileclip cuts them behind their end. From bytes, each side computes in its best form, and reads JPEGs its own way, in
 as many threads as it computes with; mobileclip also reads them at a reduced size, and OpenVINO gets its pixels as they
-were decoded. `--forms optimize optimize_bf16` is what `mobileclip.optimize` chooses, which takes a minute each.
+were decoded. `--forms optimize --forms optimize_bf16` is what `mobileclip.optimize` chooses, which takes a minute each.
 """
 
 from __future__ import annotations
