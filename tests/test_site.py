@@ -80,8 +80,8 @@ def test_links_lead_right_on_the_forge_and_in_the_site(page):
 
 
 def test_a_link_from_a_moved_page_leads_to_the_page_that_it_meant():
-    text = "[a](docs/data.md#joining) [b](examples/README.md)"
-    assert relinked(text, "index.md") == "[a](data.md#joining) [b](examples.md)"
+    text = "[a](docs/data.md#join) [b](examples/README.md)"
+    assert relinked(text, "index.md") == "[a](data.md#join) [b](examples.md)"
     assert relinked("[docs/training.md](docs/training.md)", "index.md") == "[Training](training.md)"
     assert relinked("[sizes](docs/site/models.json)", "index.md") == "[sizes](models/index.md)"
     assert relinked("[search](docs/tutorials/search.ipynb)", "index.md") == "[search](tutorials/search.md)"
