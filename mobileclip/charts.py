@@ -1,4 +1,4 @@
-"""Line charts as a picture: panels, at most two beside each other, with one legend, readable on light and dark pages."""
+"""Line charts as a picture: at most two panels a row, with one legend, readable on light and dark pages."""
 
 from __future__ import annotations
 

@@ -30,7 +30,7 @@ from mobileclip.data import (
 )
 from mobileclip.data.loading.spec import PipelineSpec
 from mobileclip.datasets import LabelledPipelineSpec
-from mobileclip.datasets.curation import FilterSpec
+from mobileclip.datasets.curation.filtering import FilterSpec
 from mobileclip.encoders import ClassifierSpec, CoCaSpec, DualEncoderSpec, MCiSpec, ViTSpec
 from mobileclip.export import ExportSpec, TowerFile
 from mobileclip.inference.known import KnownOutput, Picture as KnownPicture

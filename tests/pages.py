@@ -114,7 +114,7 @@ def _home(name: str, registry: Registry[object], module: ModuleType) -> str | No
     for depth in range(1, len(packages) + 1):
         home = ".".join(packages[:depth])
         package = importlib.import_module(home)
-        if name in getattr(package, "__all__", ()) and getattr(package, name) is registry:
+        if name in getattr(package, "__all__", vars(package)) and getattr(package, name) is registry:
             return home
     return None
 

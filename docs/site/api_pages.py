@@ -9,17 +9,18 @@ from pathlib import Path
 import attrs
 
 ROOT = Path(__file__).parents[2]
-# Modules whose names are public though they have no `__all__`: every name of theirs without an underscore.
+# Modules whose names are public though they have no `__all__`: every name of theirs without an underscore, and those
+# that they import under their own names (`import X as X`).
 WHOLE_MODULES = (
     "mobileclip.inference.embedding",
     "mobileclip.inference.catalogue",
-    "mobileclip.inference.embedding",
     "mobileclip.inference.encoding",
     "mobileclip.evaluation.clip_benchmark",
     "mobileclip.extras",
     "mobileclip.inputs",
     "mobileclip.registry",
     "mobileclip.serialization",
+    "mobileclip.storage",
 )
 
 
@@ -140,7 +141,8 @@ def _public_names(module: str) -> tuple[str, ...]:
     if named is not None:
         return named
     statements = (statement for statement in _tree(module).body if not _is_type_variable(statement))
-    return tuple(name for statement in statements for name in _defined(statement) if not name.startswith("_"))
+    names = (name for statement in statements for name in (*_defined(statement), *_given_on(statement)))
+    return tuple(name for name in names if not name.startswith("_"))
 
 
 def _resolved(module: str, name: str) -> PublicName:
@@ -186,6 +188,12 @@ def _defined(statement: ast.stmt) -> tuple[str, ...]:
     if isinstance(statement, ast.Assign):
         return tuple(target.id for target in statement.targets if isinstance(target, ast.Name))
     return ()
+
+
+def _given_on(statement: ast.stmt) -> tuple[str, ...]:
+    """Return the names that a statement imports for others."""
+    aliases = statement.names if isinstance(statement, ast.ImportFrom) else []
+    return tuple(alias.name for alias in aliases if alias.asname == alias.name)
 
 
 def _is_type_variable(statement: ast.stmt) -> bool:

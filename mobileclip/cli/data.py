@@ -300,7 +300,7 @@ def score(
         sharing: how the work is shared.
         status: print what a run in the folder does now, how far it is and how long the rest takes, and stop.
     """
-    from mobileclip.datasets.curation import ScoreSpec, score_shards
+    from mobileclip.datasets.curation.scores import ScoreSpec, score_shards
     from mobileclip.engines import read_status
 
     if status:
@@ -349,8 +349,7 @@ def filter_(
         teacher: the one that is asked, by its name; mean asks all.
         overwrite: replace files that are there.
     """
-    from mobileclip.datasets.curation import FilterSpec, filter_samples
-    from mobileclip.datasets.curation.filtering import write_filter_page
+    from mobileclip.datasets.curation.filtering import FilterSpec, filter_samples, write_filter_page
 
     kept, page = outputs(output, (".npy",), (".html",), overwrite=overwrite)
     spec = FilterSpec(
@@ -404,7 +403,7 @@ def distinct(
         seed: random seed of the clustering.
         overwrite: replace files that are there.
     """
-    from mobileclip.datasets.curation import DuplicatesSpec, find_duplicates
+    from mobileclip.datasets.curation.duplicates import DuplicatesSpec, find_duplicates
     from mobileclip.hardware.devices import pick_device
 
     kept, pairs = outputs(output, (".npy",), (), overwrite=overwrite)

@@ -39,12 +39,18 @@ def write_matches(path: Path, title: str, matches: Sequence[Match], maps: Sequen
     pictures = [
         Thumbnail(
             picture=picture if picture is None or shares is None else under_map(picture, shares),
-            lines=(f"{match.score:.3f}", match.name),
+            lines=(f"{match.score:.3f}", *(() if shares is None else (scale_of(shares),))),
+            name=match.name,
         )
         for match, picture, shares in shown
     ]
     notes = (*(() if maps is None else (_EXPLAINED,)), *(() if pictures else ("nothing was found",)))
     write_pictures(path, title, [Section(pictures=pictures)], notes=notes)
+
+
+def scale_of(shares: Map) -> str:
+    """Return in words what the strongest colour of a map is worth."""
+    return f"full colour: a place that changes the score by {float(np.abs(shares).max()):.4f}"
 
 
 def under_map(picture: Image.Image, shares: Map) -> Image.Image:
@@ -104,14 +110,15 @@ def write_page(path: Path, groups: Duplicates, *, threshold: float) -> None:
     notes = [f"{found} Nothing was deleted."]
     if len(groups) > _MOST_GROUPS:
         notes.append(f"The first {_MOST_GROUPS} groups are shown; the list has all.")
-    title = f"{len(groups)} group{'' if len(groups) == 1 else 's'} of pictures that show the same"
+    title = f"{len(groups)} group{'' if len(groups) == 1 else 's'} of similar pictures"
     write_pictures(path, title, _sections(groups), notes=notes)
 
 
 def _sections(groups: Duplicates) -> Iterator[Section]:
     for number, group in enumerate(groups[:_MOST_GROUPS], 1):
         shown = [group.best, *islice(group.others, _MOST_SHOWN - 1)]
-        yield Section(title=f"{number}: {len(shown)} pictures", pictures=list(_group(shown)))
+        more = f", of which {len(shown)} are shown" if len(shown) <= len(group.others) else ""
+        yield Section(title=f"{number}: {len(group.others) + 1} pictures{more}", pictures=list(_group(shown)))
     if groups.blank:
         note = "They are like others, and say nothing of each other: none is proposed."
         names = (match.name for match in groups.blank[:_MOST_GROUPS])
@@ -124,7 +131,6 @@ def _group(matches: Sequence[Match]) -> Iterator[Thumbnail]:
         lines = (
             f"similarity {match.score:.3f}" if number else "best copy",
             ", ".join(filter(None, (facts, match.taken, match.camera))),
-            match.name,
             *(("cannot be read any more",) if picture is None else ()),
         )
-        yield Thumbnail(picture=picture, lines=lines)
+        yield Thumbnail(picture=picture, lines=lines, name=match.name)

@@ -39,6 +39,8 @@ PAPER = (252, 251, 248)
 """The colour below transparent pictures."""
 _QUALITY = 80
 _MOST_LETTERS = 4_096
+# Letters of a name, whose end tells more than its beginning.
+_MOST_OF_NAME, _HEAD, _TAIL = 60, 20, 39
 _STYLE = """
 :root { color-scheme: light dark; --faint: #6b7079; --rule: #d8d6d0; }
 @media (prefers-color-scheme: dark) { :root { --faint: #a2a7b0; --rule: #3c3f45; } }
@@ -60,10 +62,12 @@ class Thumbnail:
     Args:
         picture: of any size; None where there is none.
         lines: below it; the first is the largest.
+        name: of its file, below them; a long one without its middle, whose whole is shown where it is pointed at.
     """
 
     picture: Image.Image | None
     lines: tuple[str, ...]
+    name: str = ""
 
 
 @attrs.frozen(kw_only=True, eq=False)
@@ -135,6 +139,13 @@ def _lines(title: str, sections: Iterable[Section], notes: Sequence[str]) -> Ite
 
 def _item(one: Thumbnail) -> str:
     lines = "".join(f"<div>{_shown(line)}</div>" for line in one.lines)
+    if one.name:
+        short = (
+            one.name
+            if len(one.name) <= _MOST_OF_NAME
+            else f"{one.name[:_HEAD]}\N{HORIZONTAL ELLIPSIS}{one.name[-_TAIL:]}"
+        )
+        lines += f'<div title="{_shown(one.name)}">{_shown(short)}</div>'
     return f"<li>{'' if one.picture is None else _image(one.picture)}{lines}</li>"
 
 
@@ -254,7 +265,12 @@ def inspect_sample(shard: str | os.PathLike[str], key: str | None = None) -> Ins
         raise ValueError(f"{skips[0].key}: {skips[0].reason}: {skips[0].detail}")
     image, problem = _decode(sample)
     card = find_card(shard.removesuffix(storage.file_name(shard)) or ".")
-    teachers = _teachers(sample, card)
+    teachers: tuple[tuple[str, slice], ...] = ()
+    if isinstance(sample, ReinforcedSample):
+        fits = card is not None and sum(card.teacher_dims) == sample.dim
+        named = [(one.name, one.dim) for one in card.teachers] if card and fits else [("all teachers", sample.dim)]
+        ends = np.cumsum([dim for _, dim in named]).tolist()
+        teachers = tuple((name, slice(end - dim, end)) for (name, dim), end in zip(named, ends, strict=True))
     return Inspection(
         shard=shard,
         sample=sample,
@@ -315,29 +331,6 @@ def write_inspection(path: Path, inspection: Inspection) -> None:
     write_pictures(path, inspection.sample.key, _sections(inspection, is_drawn=True))
 
 
-def _with_crops(inspection: Inspection) -> Thumbnail:
-    """Return the image with its crops outlined, and its size."""
-    image = inspection.image
-    assert image is not None, "there is an image to draw on"
-    shown, width = image.copy(), max(1, round(max(image.size) / 200))
-    draw = ImageDraw.Draw(shown)
-    for params in inspection.augmentations:
-        top, left, height, wide = params.crop
-        draw.rectangle((left, top, left + wide - 1, top + height - 1), None, (214, 58, 0), width)
-    return Thumbnail(picture=shown, lines=(f"{image.width} x {image.height} pixels",))
-
-
-def _replayed(inspection: Inspection, params: AugmentationParams, *, is_drawn: bool) -> Thumbnail:
-    """Return an augmentation in words, with its picture where it can be replayed."""
-    image, card = inspection.image, inspection.card
-    size = params.image_size or (image.size if image else None)
-    words = (*(describe_operations(params) or ("the crop alone",)), describe_crop(params, size))
-    if image is None or inspection.problem or not is_drawn:
-        return Thumbnail(picture=None, lines=words)
-    policy = None if card is None else card.augmentation
-    return Thumbnail(picture=(policy or datacompdr_augmentation(_VIEW_SIDE)).apply(image, params), lines=words)
-
-
 def _find(shard: str, key: str | None) -> RawSample:
     skips: list[Skip] = []
     keys: list[str] = []
@@ -356,36 +349,27 @@ def _find(shard: str, key: str | None) -> RawSample:
 def _decode(sample: ImageTextSample) -> tuple[Image.Image | None, str]:
     if sample.image is None:
         return None, "there is no image here; `mobileclip data join` brings it from the shards that have the images"
+    image = None
     try:
         image = load_shown(sample.image, orient=not isinstance(sample, ReinforcedSample))
+        if isinstance(sample, ReinforcedSample):
+            check_source_image(sample, sample.image, image.size)
     except ImageError as error:
         return None, error.message
-    if isinstance(sample, ReinforcedSample):
-        try:
-            check_source_image(sample, sample.image, image.size)
-        except BadSampleError as error:
-            return image, error.detail
+    except BadSampleError as error:
+        return image, error.detail
     return image, ""
 
 
-def _teachers(sample: ImageTextSample, card: ReinforcementCard | None) -> tuple[tuple[str, slice], ...]:
-    if not isinstance(sample, ReinforcedSample):
-        return ()
-    if card is None or sum(card.teacher_dims) != sample.dim:
-        return (("all teachers", slice(0, sample.dim)),)
-    ends = np.cumsum(card.teacher_dims).tolist()
-    names = (teacher.name for teacher in card.teachers)
-    return tuple((name, slice(end - dim, end)) for name, dim, end in zip(names, card.teacher_dims, ends, strict=True))
-
-
 def _captions(sample: ImageTextSample, teachers: Sequence[tuple[str, slice]]) -> Iterator[Caption]:
-    sets = {"real": sample.captions, **sample.syn_captions}
-    for name, texts in sets.items():
-        for index, text in enumerate(texts):
-            similarities: tuple[Similarity, ...] = ()
-            if isinstance(sample, ReinforcedSample):
-                row = sample.text_emb[index] if name == "real" else sample.syn_text_emb[name][index]
-                similarities = tuple(_similarity(*teacher, sample.image_emb, row) for teacher in teachers)
+    if not isinstance(sample, ReinforcedSample):
+        yield from (Caption(source="real", text=text) for text in sample.captions)
+        return
+    sets = {"real": (sample.captions, sample.text_emb)}
+    sets |= {name: (texts, sample.syn_text_emb[name]) for name, texts in sample.syn_captions.items()}
+    for name, (texts, rows) in sets.items():
+        for text, row in zip(texts, rows, strict=False):
+            similarities = tuple(_similarity(*teacher, sample.image_emb, row) for teacher in teachers)
             yield Caption(source=name, text=text, similarities=similarities)
 
 
@@ -399,22 +383,42 @@ def _similarity(teacher: str, columns: slice, images: Embeddings, text: Embeddin
 
 def _sections(inspection: Inspection, *, is_drawn: bool) -> Iterator[Section]:
     """Yield what is said of a sample, with pictures or without."""
-    sample, names = inspection.sample, [name for name, _ in inspection.teachers]
-    image = [_with_crops(inspection)] if is_drawn and inspection.image is not None else []
-    yield Section(title=f"Sample {sample.key}", notes=tuple(_facts(inspection)), pictures=image)
-    title = "Captions, and their mean cosine similarity with the augmented images" if names else "Captions"
-    yield Section(title=title, pictures=[Thumbnail(picture=None, lines=_said(one)) for one in inspection.captions])
-    if inspection.augmentations:
-        agreement = None if inspection.card is None else inspection.card.agreement
-        notes = () if agreement is None else (f"On the first shard, {agreement}.",)
+    sample, image, card = inspection.sample, inspection.image, inspection.card
+    shown = [] if image is None or not is_drawn else [_with_crops(image, inspection.augmentations)]
+    yield Section(title=f"Sample {sample.key}", notes=tuple(_facts(inspection)), pictures=shown)
+    title = "Captions, and their mean cosine similarity with the augmented images"
+    captions = [Thumbnail(picture=None, lines=tuple(_said(one))) for one in inspection.captions]
+    yield Section(title=title if inspection.teachers else "Captions", pictures=captions)
+    if not isinstance(sample, ReinforcedSample):
+        return
+    policy = (card and card.augmentation) or datacompdr_augmentation(_VIEW_SIDE)
+    views = []
+    for params in inspection.augmentations:
+        size = params.image_size or (image.size if image else None)
+        words = (*(describe_operations(params) or ("the crop alone",)), describe_crop(params, size))
+        is_replayed = image is not None and is_drawn and not inspection.problem
+        views.append(Thumbnail(picture=policy.apply(image, params) if image and is_replayed else None, lines=words))
+    if views:
+        title = f"Augmentations, {len(views)}: operations, then width x height at (left, top)"
+        agreement = None if card is None else card.agreement
         yield Section(
-            title=f"Augmentations, {len(inspection.augmentations)}: operations, then width x height at (left, top)",
-            notes=notes,
-            pictures=[_replayed(inspection, one, is_drawn=is_drawn) for one in inspection.augmentations],
+            title=title, notes=() if agreement is None else (f"On the first shard, {agreement}.",), pictures=views
         )
-    if isinstance(sample, ReinforcedSample):
-        teachers = (f"teacher {number}: {name}" for number, name in enumerate(names, 1))
-        yield Section(title="Embeddings", notes=(*teachers, *_norms(sample, inspection.teachers)))
+    named = (f"teacher {number}: {name}" for number, (name, _) in enumerate(inspection.teachers, 1))
+    arrays = {"image_emb": sample.image_emb, "text_emb": sample.text_emb}
+    arrays |= {f"{name}_emb": array for name, array in sample.syn_text_emb.items()}
+    norms = (_norms(name, array, inspection.teachers) for name, array in arrays.items())
+    yield Section(title="Embeddings", notes=(*named, *norms))
+
+
+def _with_crops(image: Image.Image, augmentations: Sequence[AugmentationParams]) -> Thumbnail:
+    """Return an image with its crops outlined, and its size."""
+    shown, width = image.copy(), max(1, round(max(image.size) / 200))
+    draw = ImageDraw.Draw(shown)
+    for params in augmentations:
+        top, left, height, wide = params.crop
+        draw.rectangle((left, top, left + wide - 1, top + height - 1), None, (214, 58, 0), width)
+    return Thumbnail(picture=shown, lines=(f"{image.width} x {image.height} pixels",))
 
 
 def _facts(inspection: Inspection) -> Iterator[str]:
@@ -433,18 +437,13 @@ def _facts(inspection: Inspection) -> Iterator[str]:
         yield f"cannot be replayed: {inspection.problem}"
 
 
-def _said(caption: Caption) -> tuple[str, ...]:
-    source = "real" if caption.source == "real" else f"synthetic, {caption.source}"
-    ranges = (
-        f"{one.mean:.3f} by {one.teacher}, from {one.least:.3f} to {one.greatest:.3f}" for one in caption.similarities
-    )
-    return caption.text, source, *ranges
+def _said(caption: Caption) -> Iterator[str]:
+    yield from (caption.text, "real" if caption.source == "real" else f"synthetic, {caption.source}")
+    for one in caption.similarities:
+        yield f"{one.mean:.3f} by {one.teacher}, from {one.least:.3f} to {one.greatest:.3f}"
 
 
-def _norms(sample: ReinforcedSample, teachers: Sequence[tuple[str, slice]]) -> Iterator[str]:
-    arrays = {"image_emb": sample.image_emb, "text_emb": sample.text_emb}
-    arrays |= {f"{name}_emb": array for name, array in sample.syn_text_emb.items()}
-    for name, array in arrays.items():
-        norms = [np.linalg.norm(array[:, columns], axis=1) for _, columns in teachers]
-        ranges = (f"{one.min():.4f} to {one.max():.4f}" if len(one) else "none" for one in norms)
-        yield f"{name} {' x '.join(map(str, array.shape))}, norms {', '.join(ranges)}"
+def _norms(name: str, array: Embeddings, teachers: Sequence[tuple[str, slice]]) -> str:
+    norms = [np.linalg.norm(array[:, columns], axis=1) for _, columns in teachers]
+    ranges = (f"{one.min():.4f} to {one.max():.4f}" if len(one) else "none" for one in norms)
+    return f"{name} {' x '.join(map(str, array.shape))}, norms {', '.join(ranges)}"

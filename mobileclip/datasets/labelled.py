@@ -218,10 +218,8 @@ def find_class_names(data: Shards) -> tuple[str, ...]:
 def _class_folder(path: str) -> ClassData:
     units = ClassFolderSource(path=path).units()
     items = [item for unit in units for item in unit.items]  # in an order that mixes the classes
-    first = {_folder(item): item for item in reversed(items)}
-    names = {folder: str(json.loads(item.rows[0])["label"]) for folder, item in first.items()}
-    folders = sorted(names)
-    numbers = {folder: number for number, folder in enumerate(folders)}
+    names = {_folder(item): item for item in reversed(items)}
+    numbers = {folder: number for number, folder in enumerate(sorted(names))}
     rows = [(item.key, item.image, numbers[_folder(item)]) for item in items]
     size = max(1, min(_MOST_IN_A_PART, math.ceil(len(rows) / _NUM_PARTS)))
     starts = range(0, len(rows), size)
@@ -230,7 +228,7 @@ def _class_folder(path: str) -> ClassData:
         parts={f"{path}/part {start // size}": json.dumps(rows[start : start + size]).encode() for start in starts},
         left_out=tuple(skip for unit in units for skip in (*unit.stray, *unit.left_out)),
     )
-    return ClassData(reader=reader, class_names=tuple(names[folder] for folder in folders))
+    return ClassData(reader=reader, class_names=tuple(str(json.loads(names[one].rows[0])["label"]) for one in numbers))
 
 
 def _folder(item: FolderItem) -> str:
@@ -304,7 +302,15 @@ class LabelledPipeline(Pipeline[LabelledBatch]):
 
     def __init__(self, spec: LabelledPipelineSpec, *, keep: Keep | None = None) -> None:
         data = open_class_data(spec.shards, spec.file_cache)
-        _check_classes(spec, data)
+        names, where = data.class_names, spec.shards[0]
+        if names and len(names) != spec.num_classes:
+            raise ValueError(f"{where} has {len(names)} classes, and the pipeline's num_classes is {spec.num_classes}")
+        for found, expected in zip(names, spec.class_names, strict=False):
+            if found != expected:
+                raise ValueError(
+                    f"{where} calls a class {found[:80]!r} that the pipeline calls {expected[:80]!r}; give both the "
+                    "same names in the same order"
+                )
         super().__init__(spec, reader=data.reader, keep=keep)
 
     def _maker(self) -> LabelledMaker:
@@ -361,21 +367,4 @@ class LabelledMaker:
             keys=tuple(example.key for example in examples),
             image=stack_pixels([example.pixels for example in examples]),
             label=torch.tensor([example.label for example in examples]),
-        )
-
-
-def _check_classes(spec: LabelledPipelineSpec, data: ClassData) -> None:
-    names = data.class_names
-    if not names:
-        return
-    if len(names) != spec.num_classes:
-        raise ValueError(
-            f"{spec.shards[0]} has {len(names)} classes, and the pipeline's num_classes is {spec.num_classes}"
-        )
-    different = [pair for pair in zip(names, spec.class_names, strict=False) if pair[0] != pair[1]]
-    if different:
-        found, expected = different[0]
-        raise ValueError(
-            f"{spec.shards[0]} calls a class {found[:80]!r} that the pipeline calls {expected[:80]!r}; give both "
-            "the same names in the same order"
         )

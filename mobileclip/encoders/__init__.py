@@ -4,11 +4,12 @@ What composes blocks into towers belongs here; a new block belongs in `blocks`, 
 """
 
 from mobileclip.encoders.checkpoints import (
+    PACKAGED as PACKAGED,  # for collections, as the next ones
     CheckpointError,
     ModelSpec,
     load_backbone,
     load_model,
-    packaged as packaged,  # for collections, as the next ones
+    packaged as packaged,
     save_model,
 )
 from mobileclip.encoders.checkpoints.loading import is_other_model as is_other_model

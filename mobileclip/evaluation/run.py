@@ -277,6 +277,10 @@ def evaluate_and_print(
     if any(model.results for model in run.models):
         summary = summarize(run, beside=beside)
         _print_results(run, summary)
+        for model in summary:
+            if model.name in beside and not model.results:
+                own = ", ".join(sorted({key for measured in run.models for key in measured.results}))
+                say(f"of {model.name}, nothing is published on {own}: papers measure public data sets alone")
         if report:
             page, *plots = write_summary(spec.output, summary)
             say(f"report: {page}")

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any, Protocol
 
-from mobileclip.encoders import ClassifierSpec, DualEncoderSpec, ImageEncoderSpec
+from mobileclip.encoders import ClassifierSpec, CoCaSpec, DualEncoderSpec, ImageEncoderSpec
 from mobileclip.encoders.checkpoints import ModelSpec
 from mobileclip.encoders.checkpoints.layouts import Form, TowerSpec, towers
 from mobileclip.encoders.checkpoints.saving import tokenizer_of
@@ -146,6 +146,8 @@ def task_of(spec: ModelSpec) -> str:
         return "zero-shot-image-classification"
     if isinstance(spec, ClassifierSpec):
         return "image-classification"
+    if isinstance(spec, CoCaSpec):
+        return "image-to-text"
     return "image-feature-extraction" if isinstance(spec, ImageEncoderSpec) else "feature-extraction"
 
 
@@ -170,9 +172,10 @@ def _described(spec: ModelSpec, form: Form) -> str:
         "space of {dim} dimensions: the larger the cosine of two embeddings, the better the text describes the image.",
         "image-feature-extraction": "The image tower of an image-text model: it embeds images in {dim} dimensions.",
         "image-classification": "An image classifier: a linear layer on an image encoder of {dim} dimensions.",
+        "image-to-text": "A captioner: it writes captions of images, and embeds images and texts in {dim} dimensions.",
         "feature-extraction": "The text tower of an image-text model: it embeds texts in {dim} dimensions.",
     }[task_of(spec)]
-    encoder = spec.image if isinstance(spec, (DualEncoderSpec, ClassifierSpec)) else spec
+    encoder = spec.image if isinstance(spec, (DualEncoderSpec, ClassifierSpec, CoCaSpec)) else spec
     folded = form != "training"
     rows = [
         f"| {type_of(tower)} | {_family(tower)} | {num_parameters(tower, folded=folded):,} |"

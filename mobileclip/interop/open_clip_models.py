@@ -19,10 +19,10 @@ import torch
 from attrs import validators
 from torch import Tensor
 
-from mobileclip.encoders import DualEncoderSpec, OpenClipImageSpec, OpenClipTextSpec
+from mobileclip.encoders import CoCa, CoCaSpec, DualEncoderSpec, OpenClipImageSpec, OpenClipTextSpec, ViTSpec
 from mobileclip.encoders.checkpoints import Stored
+from mobileclip.encoders.checkpoints.layouts import layouts
 from mobileclip.extras import needed
-from mobileclip.hardware.precision import WidePrecision, dtype_of
 from mobileclip.inputs import Fit, ImageInput, TextInput
 from mobileclip.interop.foreign import checked, stored_of, text_input_of
 from mobileclip.registry import nearest
@@ -84,12 +84,11 @@ class OpenClipModel:
     """A loaded model and all that belongs to it.
 
     Args:
-        model: in evaluation mode, on its device and in its precision.
+        model: in evaluation mode.
         name: what people call it.
         config: open_clip's description of the architecture.
         preprocess: open_clip's description of the image transform.
         tokenizer: texts to ids.
-        logit_scale: what it multiplies cosine similarities with, after exp, to two decimals.
         weights_sha256: hash of the weights in the float32 that they were loaded in.
         quick_gelu: whether its layers compute with that.
     """
@@ -99,7 +98,6 @@ class OpenClipModel:
     config: Mapping[str, Any]
     preprocess: Mapping[str, Any]
     tokenizer: Callable[[Sequence[str]], Tensor]
-    logit_scale: float
     weights_sha256: str
     quick_gelu: bool = False
 
@@ -116,13 +114,8 @@ def open_clip_package() -> ModuleType:
     return package
 
 
-def load_open_clip(source: OpenClipSource, *, device: str, precision: WidePrecision) -> OpenClipModel:
-    """Return a model with pretrained weights, all of them and no others.
-
-    Args:
-        source: architecture and weights.
-        device: where to.
-        precision: what the weights are cast to.
+def load_open_clip(source: OpenClipSource) -> OpenClipModel:
+    """Return a model with pretrained weights, all of them and no others, in float32 on the CPU.
 
     Raises:
         ValueError: if open_clip is missing, it does not know the model or the tag, or the weights do not fit: positions
@@ -144,16 +137,13 @@ def load_open_clip(source: OpenClipSource, *, device: str, precision: WidePrecis
         config = open_clip.get_model_config(model)
         tokenizer = _tokenizer(source, model, config)
     sha256 = weights_sha256(loaded.state_dict())
-    logit_scale = round(float(loaded.logit_scale.detach().exp()), 2)
     preprocess = loaded.visual.preprocess_cfg
-    loaded.requires_grad_(requires_grad=False).eval().to(device=torch.device(device), dtype=dtype_of(precision))
     return OpenClipModel(
-        model=loaded,
+        model=loaded.requires_grad_(requires_grad=False).eval().float(),
         name=source.name(sha256),
         config=config,
         preprocess=preprocess,
         tokenizer=tokenizer,
-        logit_scale=logit_scale,
         weights_sha256=sha256,
         quick_gelu=quick_gelu or bool(config.get("quick_gelu", False)),
     )
@@ -167,7 +157,7 @@ def read_open_clip(source: OpenClipSource) -> Stored:
         ValueError: if it does not know the model or the tag, the weights do not fit, or it is no dual encoder.
     """
     open_clip, name = open_clip_package(), _spoken(source)
-    opened = load_open_clip(source, device="cpu", precision="float32")
+    opened = load_open_clip(source)
     loaded, config = opened.model, opened.config
     if not isinstance(loaded, (open_clip.CLIP, open_clip.CustomTextCLIP)):
         raise ValueError(
@@ -191,6 +181,53 @@ def read_open_clip(source: OpenClipSource) -> Stored:
     )
     weights = open_clip.model.convert_to_custom_text_state_dict(loaded.state_dict())
     return stored_of(spec, weights, {"visual.": "image_encoder.tower.", "text.": "text_encoder.tower."})
+
+
+def coca_of(opened: OpenClipModel) -> CoCa:
+    """Return open_clip's CoCa, in float32 on the CPU, as one of the library's.
+
+    Raises:
+        ValueError: if it is no CoCa, or computes otherwise than the library's.
+    """
+    theirs, name = opened.model, opened.name
+    if not isinstance(theirs, open_clip_package().CoCa):
+        raise ValueError(f"{name} is no CoCa, so it writes no captions")
+    layout, state = layouts["open_clip_coca"], theirs.state_dict()
+    try:
+        spec = layout.spec_of(state)
+        assert isinstance(spec, CoCaSpec) and isinstance(spec.image, ViTSpec), "it is a CoCa"  # noqa: PT018
+        # Heads, which no shape says.
+        image, text, decoder, pooler = (
+            part.attn.num_heads
+            for part in (
+                theirs.visual.transformer.resblocks[0],
+                theirs.text.transformer.resblocks[0],
+                theirs.text_decoder.resblocks[0],
+                theirs.visual.attn_pool,
+            )
+        )
+        words = _text_input(opened.config["text_cfg"], opened.tokenizer, theirs)
+        spec = attrs.evolve(
+            spec,
+            image=attrs.evolve(spec.image, num_heads=image, input=image_input(opened.preprocess, name)),
+            text=attrs.evolve(spec.text, num_heads=text, input=words),
+            decoder_heads=decoder,
+            pooler_heads=pooler,
+        )
+        held, ours = layout.unpacked(state, spec), spec.build().eval()
+        weights = {
+            own: held[there.name] if there.reshape is None else there.reshape.from_layout(held[there.name])
+            for own, there in layout.entries(spec, "training").items()
+        }
+        ours.load_state_dict(weights)
+        size, ids = spec.image.input.size, torch.arange(1, 9)[None]
+        pixels = torch.linspace(-2, 2, 3 * size * size).reshape(1, 3, size, size)
+        with torch.inference_mode():
+            found, expected = ours(pixels, ids).logits, theirs(pixels, ids, output_labels=False)["logits"][:, :-1]
+        torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-3 * float(expected.abs().max()))
+    except (ValueError, RuntimeError, KeyError, AttributeError, AssertionError) as error:
+        raise ValueError(f"{name} is a CoCa of another kind than coca_ViT-L-14: {error}") from error
+    return ours
 
 
 def open_clip_source(text: str) -> OpenClipSource:

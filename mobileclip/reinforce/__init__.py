@@ -3,18 +3,17 @@
 What computes, stores and checks it belongs here; reading it belongs in `data`.
 """
 
-from mobileclip.engines import Engine, InlineEngine, LocalEngine, RayEngine
 from mobileclip.reinforce.captioners import (
     Captioner,
     CaptionerSpec,
     CaptionSet,
     CheckpointCaptioner,
     CocaCaptioner,
-    ImageTextToTextCaptioner,
     SeveralCaptioners,
 )
 from mobileclip.reinforce.encoding import OnlineTeachers, measure_agreement
-from mobileclip.reinforce.estimate import Estimate, estimate
+from mobileclip.reinforce.estimation import Estimate, estimate
+from mobileclip.reinforce.image_text_to_text import ImageTextToTextCaptioner
 from mobileclip.reinforce.job import ReinforcementReport, reinforce
 from mobileclip.reinforce.manifest import Manifest, ShardEntry
 from mobileclip.reinforce.spec import ReinforcementSpec
@@ -30,7 +29,7 @@ from mobileclip.reinforce.teachers import (
     build_ensemble,
 )
 from mobileclip.reinforce.texts import reinforce_texts
-from mobileclip.reinforce.verify import Verification, verify
+from mobileclip.reinforce.verification import Verification, verify
 
 __all__ = [
     "CaptionSet",
@@ -39,16 +38,12 @@ __all__ = [
     "CheckpointCaptioner",
     "CheckpointTeacher",
     "CocaCaptioner",
-    "Engine",
     "Estimate",
     "ImageTextToTextCaptioner",
-    "InlineEngine",
-    "LocalEngine",
     "Manifest",
     "ModelTeacher",
     "OnlineTeachers",
     "OpenClipTeacher",
-    "RayEngine",
     "ReinforcementReport",
     "ReinforcementSpec",
     "SeveralCaptioners",

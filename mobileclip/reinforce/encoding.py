@@ -125,7 +125,7 @@ def measure_agreement(
     texts = np.stack([row for _, captions in compared for row in captions.values()])
     owner = np.repeat(np.arange(len(compared)), [len(captions) for _, captions in compared])
     try:
-        encoded = encode_plain(teachers, [_image(sample) for sample, _ in compared], spec)
+        encoded = encode_plain(teachers, [sample.image or b"" for sample, _ in compared], spec)
     except NotFiniteError as error:
         logger.warning("it was not measured how far the teachers recognise the stored views: %s", error)
         return None
@@ -147,17 +147,12 @@ def _captions(sample: ReinforcedSample) -> Iterator[tuple[str, _Matrix]]:
         yield from zip(texts, sample.syn_text_emb[name], strict=True)
 
 
-def _image(sample: ReinforcedSample) -> bytes:
-    assert sample.image is not None, "what has no image is not reinforced"
-    return sample.image
-
-
 NOT_FINITE = "not_finite"
 
 _PLAIN_SIZE = (64, 64)
 
 
-@attrs.frozen(kw_only=True, eq=False)
+@attrs.define(eq=False)
 class _Item:
     """A sample under way, with what has been made for it.
 
@@ -169,7 +164,7 @@ class _Item:
     """
 
     sample: ImageTextSample
-    image: Image.Image | None = None
+    image: Image.Image = attrs.field(factory=partial(Image.new, "RGB", _PLAIN_SIZE))
     params: tuple[AugmentationParams, ...] = ()
     pixels: Mapping[int, npt.NDArray[np.uint8]] = attrs.field(factory=dict)
 
@@ -192,19 +187,22 @@ class BatchEncoder:
 
     def __call__(self, samples: Sequence[ImageTextSample]) -> list[ImageTextSample | Skip]:
         """Return for every sample what is to be stored, or why there is nothing."""
-        results = self._each([_Item(sample=sample) for sample in samples], self._decoded)
+        results = self._each([_Item(sample) for sample in samples], self._decode)
         sets = caption_sets(self.captioner, self.spec.caption_set) if self.captioner is not None else {}
         for name, captioner in sets.items():
-            make = partial(self._captioned, captioner=captioner, name=name)
+            make = partial(self._caption, captioner=captioner, name=name)
             plain = partial(captioner.caption, [Image.new("RGB", _PLAIN_SIZE)], [0])
             skip = partial(self._skip, plain=plain, who="captioner cannot caption", prefix="for the captioner: ")
             results = self._together(results, make, skip)
         if self.teachers is not None:
-            augment = partial(self._augmented, teachers=self.teachers)
-            encode = partial(self._encoded, teachers=self.teachers)
-            sample = ImageTextSample(key="plain", captions=("a photo",))
-            one = _Item(sample=sample, image=Image.new("RGB", _PLAIN_SIZE))
-            skip = partial(self._skip, plain=lambda: encode([augment(one)]), who="teachers cannot encode")
+            augment, encode = (partial(one, teachers=self.teachers) for one in (self._augment, self._encode))
+
+            def encode_plain() -> None:
+                one = _Item(ImageTextSample(key="plain", captions=("a photo",)))
+                augment(one)
+                encode([one])
+
+            skip = partial(self._skip, plain=encode_plain, who="teachers cannot encode")
             results = self._together(self._each(results, augment), encode, skip)
         return [one if isinstance(one, Skip) else one.sample for one in results]
 
@@ -217,19 +215,20 @@ class BatchEncoder:
     def _together(
         self,
         items: Sequence[_Item | Skip],
-        make: Callable[[Sequence[_Item]], list[_Item]],
+        make: Callable[[Sequence[_Item]], None],
         skip: Callable[[_Item, Exception], Skip],
     ) -> list[_Item | Skip]:
         """Have something made of all items, or where that fails, of each alone, to find whose fault it is."""
         left = [one for one in items if isinstance(one, _Item)]
         try:
-            made = iter(make(left) if left else ())
+            if left:
+                make(left)
         except Exception as error:  # noqa: BLE001 - whatever is wrong with one of them
             if len(left) > 1:
                 return [result for one in items for result in self._together([one], make, skip)]
             raise_machine_fault(error)
             return [one if isinstance(one, Skip) else skip(one, error) for one in items]
-        return [one if isinstance(one, Skip) else next(made) for one in items]
+        return list(items)
 
     def _skip(self, item: _Item, error: Exception, *, plain: Callable[[], object], who: str, prefix: str = "") -> Skip:
         """Return why an item is skipped: what fails with a plain picture as well is not its fault.
@@ -250,46 +249,40 @@ class BatchEncoder:
                 raise FatalError(f"the {who} a plain picture either: {reason_of(other)}") from other
         return Skip(reason=reason, key=item.sample.key, shard=self.shard, detail=f"{prefix}{detail}")
 
-    def _decoded(self, item: _Item) -> _Item:
+    def _decode(self, item: _Item) -> _Item:
         if item.sample.image is None:
             raise BadSampleError("missing_image", "there is no image; `mobileclip data join` brings images in")
         check_layout(item.sample, self.spec.layout)
         background = None if self.teachers is None else self.teachers.background
-        image = decode_image(item.sample.image, orient=False, background=background, limits=self.spec.limits)
-        return attrs.evolve(item, image=image)
+        item.image = decode_image(item.sample.image, orient=False, background=background, limits=self.spec.limits)
+        return item
 
-    def _captioned(self, items: Sequence[_Item], captioner: Captioner, name: str) -> list[_Item]:
+    def _caption(self, items: Sequence[_Item], captioner: Captioner, name: str) -> None:
         seeds = [caption_seed(self.spec.seed, one.sample.key, name) for one in items]
         captions = captioner.caption([self._upright(one) for one in items], seeds)
-        return [
-            attrs.evolve(
-                one,
-                sample=attrs.evolve(one.sample, syn_captions={**one.sample.syn_captions, name: tuple(texts)}),
-            )
-            for one, texts in zip(items, captions, strict=True)
-        ]
+        for one, texts in zip(items, captions, strict=True):
+            one.sample = attrs.evolve(one.sample, syn_captions={**one.sample.syn_captions, name: tuple(texts)})
 
     def _upright(self, item: _Item) -> Image.Image:
         """Return what a captioner sees; stored augmentations are of the pixels as they are encoded."""
-        assert item.sample.image is not None and item.image is not None, "it was decoded"  # noqa: PT018
         if self.teachers is not None and self.teachers.background is not None:
+            assert item.sample.image is not None, "it was decoded"
             return decode_image(item.sample.image, limits=self.spec.limits)
         return turned(item.image, item.image.info["orientation"])
 
-    def _augmented(self, item: _Item, teachers: TeacherEnsemble) -> _Item:
+    def _augment(self, item: _Item, teachers: TeacherEnsemble) -> _Item:
         image, policy = item.image, self.spec.augmentation
-        assert image is not None, "it was decoded"
-        params = tuple(
+        item.params = tuple(
             policy.sample(augmentation_rng(self.spec.seed, item.sample.key, index), image.size)
             for index in range(self.spec.num_augmentations)
         )
-        pixels = {
-            size: np.stack([np.asarray(attrs.evolve(policy, size=size).apply(image, each)) for each in params])
+        item.pixels = {
+            size: np.stack([np.asarray(attrs.evolve(policy, size=size).apply(image, each)) for each in item.params])
             for size in teachers.image_sizes
         }
-        return attrs.evolve(item, params=params, pixels=pixels)
+        return item
 
-    def _encoded(self, items: Sequence[_Item], teachers: TeacherEnsemble) -> list[_Item]:
+    def _encode(self, items: Sequence[_Item], teachers: TeacherEnsemble) -> None:
         pixels = {
             size: torch.from_numpy(np.concatenate([one.pixels[size] for one in items])).permute(0, 3, 1, 2)
             for size in teachers.image_sizes
@@ -300,11 +293,11 @@ class BatchEncoder:
         row = {text: index for index, text in enumerate(dict.fromkeys(text for group in groups for text in group))}
         text_emb = teachers.encode_texts(list(row)).numpy()
 
-        def rows(group: Sequence[str]) -> npt.NDArray[np.float32]:
+        def rows(group: Sequence[str]) -> _Matrix:
             return text_emb[[row[text] for text in group]]
 
-        samples = [
-            ReinforcedSample(
+        for one, emb in zip(items, image_emb, strict=True):
+            one.sample = ReinforcedSample(
                 **plain_fields(one.sample),
                 augmentations=one.params,
                 image_sha256=None if one.sample.image is None else hash_image(one.sample.image),
@@ -312,9 +305,6 @@ class BatchEncoder:
                 text_emb=rows(one.sample.captions),
                 syn_text_emb={name: rows(group) for name, group in one.sample.syn_captions.items()},
             )
-            for one, emb in zip(items, image_emb, strict=True)
-        ]
-        return [attrs.evolve(one, sample=sample) for one, sample in zip(items, samples, strict=True)]
 
 
 def plain_fields(sample: ImageTextSample) -> dict[str, Any]:

@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 
 import attrs
 
@@ -60,9 +60,9 @@ class ReinforcementReport:
     num_samples: int
     num_bytes: int
     skipped: Mapping[str, int]
-    num_done_before: int
-    seconds: float
-    samples_per_second: float
+    num_done_before: int = 0
+    seconds: float = 0.0
+    samples_per_second: float = 0.0
     agreement: ViewAgreement | None = None
     set_aside: tuple[SetAside, ...] = ()
 
@@ -116,46 +116,43 @@ def reinforce(
         is_known = refuse_other_choices(spec)
         pending = pending_units(spec, tuple(units.values()), manifest) if is_known else list(units.values())
         num_done_before = len(units) - len(pending)
-        with _unless_empty(spec, manifest, is_new=not is_known):
+        try:
             run.begin("reinforcing", num_units=len(units), num_done_before=num_done_before)
             done = _do(run, work, pending, manifest=manifest, show_progress=show_progress)
-        entries = [manifest[name] for name in units if name in manifest]
-        report = ReinforcementReport(
-            shards=tuple(storage.join(spec.output, entry.shard) for entry in entries if entry.num_samples),
-            num_samples=sum(entry.num_samples for entry in entries),
-            num_bytes=sum(entry.num_bytes for entry in entries),
-            skipped=dict(sorted(sum((Counter(entry.skipped) for entry in entries), Counter[str]()).items())),
-            num_done_before=num_done_before,
-            seconds=time.monotonic() - started,
-            samples_per_second=done.num_samples / max(time.monotonic() - started, 1e-9),
-            agreement=manifest[first].agreement if first in manifest else None,
-            set_aside=run.set_aside,
-        )
-        if not report.num_samples:
-            if not is_known:
-                close_card(spec)
-            why = "".join(f"; {aside.unit}: {aside.reason}" for aside in run.set_aside[:1])
-            raise ValueError(f"not one sample of {len(units)} shards can be reinforced: {report}{why}")
+            entries = [manifest[name] for name in units if name in manifest]
+            report = _report(spec.output, entries, run.set_aside, num_units=len(units))
+        except BaseException:
+            # The card has claimed an output in which nothing is: other choices may go there.
+            if not is_known and not any(entry.num_samples for entry in manifest.entries()):
+                with suppress(OSError):  # what ended the run says more
+                    close_card(spec)
+            raise
         _count(spec.output, report)
+    seconds = time.monotonic() - started
+    return attrs.evolve(
+        report,
+        num_done_before=num_done_before,
+        seconds=seconds,
+        samples_per_second=done.num_samples / max(seconds, 1e-9),
+    )
+
+
+def _report(
+    output: str, entries: Sequence[ShardEntry], set_aside: tuple[SetAside, ...], *, num_units: int
+) -> ReinforcementReport:
+    """Return what is stored, without what this run alone knows; nothing is an error."""
+    report = ReinforcementReport(
+        shards=tuple(storage.join(output, entry.shard) for entry in entries if entry.num_samples),
+        num_samples=sum(entry.num_samples for entry in entries),
+        num_bytes=sum(entry.num_bytes for entry in entries),
+        skipped=dict(sorted(sum((Counter(entry.skipped) for entry in entries), Counter[str]()).items())),
+        agreement=next((entry.agreement for entry in entries if entry.agreement is not None), None),
+        set_aside=set_aside,
+    )
+    if not report.num_samples:
+        why = "".join(f"; {aside.unit}: {aside.reason}" for aside in set_aside[:1])
+        raise ValueError(f"not one sample of {num_units} shards can be reinforced: {report}{why}")
     return report
-
-
-@contextmanager
-def _unless_empty(spec: ReinforcementSpec, manifest: Manifest, *, is_new: bool) -> Iterator[None]:
-    """Remove the card, which has claimed an output, where an error leaves no sample: other choices may go there then.
-
-    Args:
-        spec: the choices.
-        manifest: of the output.
-        is_new: whether there was no card before.
-    """
-    try:
-        yield
-    except BaseException:
-        if is_new and not any(entry.num_samples for entry in manifest.entries()):
-            with suppress(OSError):  # what ended the run says more
-                close_card(spec)
-        raise
 
 
 @attrs.define(kw_only=True, eq=False)
@@ -230,13 +227,8 @@ def _tell(agreement: ViewAgreement, *, aloud: bool) -> None:
 
 def _count(output: str, report: ReinforcementReport) -> None:
     card = read_card(output)
-    counted = attrs.evolve(
-        card,
-        num_shards=len(report.shards),
-        num_samples=report.num_samples,
-        num_bytes=report.num_bytes,
-        skipped=report.skipped,
-        agreement=report.agreement,
-    )
+    names = ("num_samples", "num_bytes", "skipped", "agreement")
+    counts = {name: getattr(report, name) for name in names}
+    counted = attrs.evolve(card, num_shards=len(report.shards), **counts)
     if attrs.asdict(counted) != attrs.asdict(card):
         write_card(output, counted)

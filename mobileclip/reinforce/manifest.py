@@ -18,6 +18,7 @@ from mobileclip.data import (
     CaptionerEntry,
     ImageTextSample,
     ReinforcementCard,
+    Skip,
     SkipReport,
     TeacherEntry,
     ViewAgreement,
@@ -34,13 +35,16 @@ from mobileclip.reinforce.captioners import Captioner, CaptionerSpec, SeveralCap
 from mobileclip.reinforce.spec import ReinforcementSpec
 from mobileclip.reinforce.teachers import TeacherEnsemble, TeacherSpec, build_ensemble
 from mobileclip.serialization import from_json, to_json
-from mobileclip.strict import strict
+from mobileclip.strict import split_lines, strict
 
 TAIL = "manifest.tail.jsonl"
 """File beside the manifest in an object store, which cannot append: its newest lines, until they are written there."""
 
-# Ten million lines.
-_MAX_BYTES = 2**31
+SKIPPED = "skipped"
+"""Folder in the output with a file for every shard that samples were left out of."""
+
+# Ten million lines, and a thousand of each reason.
+_MAX_BYTES, _MAX_SKIP_BYTES = 2**31, 2**28
 # No shard has so many.
 _MAX_SAMPLES = 2**36
 # The manifest names files below its own folder.
@@ -78,7 +82,7 @@ class ShardEntry:
         return UNREACHABLE in self.skipped and self.attempts < _MOST_ATTEMPTS
 
 
-class Manifest:
+class Manifest(dict[str, ShardEntry]):
     """The finished shards of an output directory, a mapping that is as durable as the files.
 
     Lines are appended and synchronised, later ones count; what a killed process left of a line is dropped, and cut off
@@ -99,29 +103,17 @@ class Manifest:
         self.path = storage.join(os.fspath(directory), MANIFEST)
         self._tail_path = storage.join(os.fspath(directory), TAIL)
         self._remote = storage.is_remote(self.path)
-        self._entries, self._num_whole_bytes = _read(self.path)
+        entries, self._num_whole_bytes = _read(self.path)
         self._tail = _read(self._tail_path)[0] if self._remote else {}
-        self._entries |= self._tail
-
-    def __getitem__(self, shard: str) -> ShardEntry:
-        return self._entries[shard]
-
-    def __contains__(self, shard: str) -> bool:
-        return shard in self._entries
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._entries)
-
-    def __len__(self) -> int:
-        return len(self._entries)
+        super().__init__(entries | self._tail)
 
     def entries(self) -> tuple[ShardEntry, ...]:
         """Return all entries."""
-        return tuple(self._entries.values())
+        return tuple(self.values())
 
     def add(self, entry: ShardEntry) -> None:
         """Enter a finished shard; an entry of the same name is replaced."""
-        self._entries[entry.shard] = entry
+        self[entry.shard] = entry
         if self._remote:
             self._tail[entry.shard] = entry
             if len(self._tail) < self._most_in_tail:
@@ -140,7 +132,7 @@ class Manifest:
     def close(self) -> None:
         """Write to an object store's long file what its small one holds."""
         if self._tail:
-            _write(self.path, self._entries)
+            _write(self.path, self)
             storage.remove(self._tail_path)
             self._tail.clear()
 
@@ -199,10 +191,12 @@ class UnreachedRows(Unit):
     Args:
         unit: that the shard is made of.
         entry: of the shard.
+        output: where it is.
     """
 
     unit: Unit
     entry: ShardEntry
+    output: str
 
     def fingerprint(self) -> str:
         """Return the whole unit's fingerprint."""
@@ -213,8 +207,33 @@ class UnreachedRows(Unit):
         return self.entry.skipped[UNREACHABLE]
 
     def read(self, report: SkipReport) -> Iterator[ImageTextSample]:
-        """Refuse: which rows they are, the output says."""
-        raise NotImplementedError
+        """Yield the rows that the shard's list of skips names; its other skips are entered in the report."""
+        content = storage.read_if_there(_skips_path(self.output, self.name), limit=_MAX_SKIP_BYTES) or b""
+        skips = [from_json(line, Skip) for line in split_lines(content.decode())]
+        names = {skip.key for skip in skips if skip.reason == UNREACHABLE}
+        report.counts.update(self.entry.skipped)
+        report.counts[UNREACHABLE] -= len(names)
+        report.counts = +report.counts
+        for skip in skips:
+            if skip.reason != UNREACHABLE:
+                report.named.setdefault(skip.reason, []).append(skip)
+        yield from self.unit.read_again(names, report)
+
+
+def write_skips(output: str, shard: str, skips: SkipReport) -> None:
+    """Name what was left out of a shard in a file of its own, or remove that where nothing was."""
+    path = _skips_path(output, shard)
+    if not skips.counts:
+        storage.remove(path)
+        return
+    storage.make_directory_of(path)
+    with storage.atomic_write(path) as stream:
+        for named in skips.named.values():
+            stream.writelines(to_json(skip).encode() + b"\n" for skip in named)
+
+
+def _skips_path(output: str, shard: str) -> str:
+    return storage.join(storage.join(output, SKIPPED), f"{shard}.jsonl")
 
 
 def pending_units(spec: ReinforcementSpec, units: Sequence[Unit], manifest: Manifest) -> list[Unit]:
@@ -244,7 +263,9 @@ def pending_units(spec: ReinforcementSpec, units: Sequence[Unit], manifest: Mani
     changed = {name for name, fingerprint in now.items() if fingerprint != manifest[name].fingerprint}
     finished = {unit.name for unit in whole} - changed
     return [
-        unit if unit.name not in finished else UnreachedRows(name=unit.name, unit=unit, entry=manifest[unit.name])
+        UnreachedRows(name=unit.name, unit=unit, entry=manifest[unit.name], output=spec.output)
+        if unit.name in finished
+        else unit
         for unit in units
         if unit.name not in finished or manifest[unit.name].is_pending
     ]

@@ -3,25 +3,18 @@
 from __future__ import annotations
 
 import os
-import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
 import attrs
 from attrs import validators
 
 from mobileclip.data import LAYOUTS, AugmentationSpec, ImageLimits, Layout
-from mobileclip.data.samples.sample import SYN_TEXT
+from mobileclip.data.samples.sample import SYN_NAME, SYN_TEXT
 from mobileclip.datasets import Source, as_source
 from mobileclip.datasets.sources import Unit
 from mobileclip.reinforce.captioners import CaptionerSpec
 from mobileclip.reinforce.teachers import TeacherSpec
 from mobileclip.strict import strict
-
-_CAPTION_SET = re.compile(r"syn_text(_\w+)?")
-
-
-def _teachers(values: Iterable[TeacherSpec]) -> tuple[TeacherSpec, ...]:
-    return tuple(values)
 
 
 @attrs.frozen(kw_only=True, field_transformer=strict)
@@ -62,9 +55,9 @@ class ReinforcementSpec:
 
     source: Source | None = attrs.field(default=None, converter=attrs.converters.optional(as_source))
     output: str = attrs.field(default="", converter=os.fspath)
-    teachers: tuple[TeacherSpec, ...] = attrs.field(default=(), converter=_teachers)
+    teachers: tuple[TeacherSpec, ...] = attrs.field(default=(), converter=tuple[TeacherSpec, ...])
     captioner: CaptionerSpec | None = None
-    caption_set: str = attrs.field(default=SYN_TEXT, validator=validators.matches_re(_CAPTION_SET))
+    caption_set: str = attrs.field(default=SYN_TEXT, validator=validators.matches_re(SYN_NAME))
     augmentation: AugmentationSpec
     num_augmentations: int = attrs.field(default=10, validator=validators.gt(0))
     seed: int = 0

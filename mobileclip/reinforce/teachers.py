@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
@@ -26,20 +26,6 @@ from mobileclip.reparam import reparameterize
 from mobileclip.serialization import open_family
 from mobileclip.strict import strict
 from mobileclip.tensor_files.weights import weights_sha256
-
-__all__ = [
-    "CheckpointTeacher",
-    "ModelTeacher",
-    "NotFiniteError",
-    "OpenClipTeacher",
-    "Teacher",
-    "TeacherEnsemble",
-    "TeacherSpec",
-    "TextTeacher",
-    "TransformersTeacher",
-    "build_ensemble",
-    "teachers",
-]
 
 
 @runtime_checkable
@@ -90,10 +76,6 @@ class NotFiniteError(ValueError):
     """A teacher gave NaN or infinity, for one input or for all."""
 
 
-def _teachers(values: Iterable[Teacher]) -> tuple[Teacher, ...]:
-    return tuple(values)
-
-
 @attrs.frozen(eq=False)
 class TeacherEnsemble:
     """Several teachers as one: every embedding is normalised, then all are concatenated.
@@ -107,7 +89,7 @@ class TeacherEnsemble:
     Source: section 4 of the paper.
     """
 
-    teachers: tuple[Teacher, ...] = attrs.field(converter=_teachers)
+    teachers: tuple[Teacher, ...] = attrs.field(converter=tuple[Teacher, ...])
 
     def __attrs_post_init__(self) -> None:
         if not self.teachers:
@@ -367,12 +349,8 @@ class CheckpointTeacher(TeacherSpec):
             CheckpointError: if the file does not fit the model.
             ValueError: if the name is unknown, or the checkpoint holds one tower.
         """
-        return teacher_of(
-            read_checkpoint(self.checkpoint, self.model),
-            lambda sha256: f"{Path(self.checkpoint).stem}-{sha256[:8]}",
-            spec=self,
-            device=device,
-        )
+        stored, stem = read_checkpoint(self.checkpoint, self.model), Path(self.checkpoint).stem
+        return teacher_of(stored, lambda sha256: f"{stem}-{sha256[:8]}", spec=self, device=device)
 
 
 @teachers.register("open_clip")
@@ -413,12 +391,7 @@ class OpenClipTeacher(TeacherSpec):
         Raises:
             ValueError: if open_clip is missing, it does not know the model or the tag, or the weights do not fit.
         """
-        return teacher_of(
-            read_open_clip(self._source()),
-            self._source().name,
-            spec=self,
-            device=device,
-        )
+        return teacher_of(read_open_clip(self._source()), self._source().name, spec=self, device=device)
 
     def _source(self) -> OpenClipSource:
         return OpenClipSource(model=self.model, pretrained=self.pretrained)
@@ -459,9 +432,4 @@ class TransformersTeacher(TeacherSpec):
             ImportError: if transformers is missing.
         """
         source = TransformersSource(model=self.model, revision=self.revision)
-        return teacher_of(
-            read_dual_encoder(source),
-            source.name,
-            spec=self,
-            device=device,
-        )
+        return teacher_of(read_dual_encoder(source), source.name, spec=self, device=device)

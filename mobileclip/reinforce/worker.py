@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter, deque
+import heapq
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import ExitStack, closing, contextmanager
@@ -10,7 +10,7 @@ from functools import partial
 from itertools import chain, islice
 from pathlib import Path
 from threading import Event, Semaphore
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 import attrs
 import torch
@@ -28,20 +28,19 @@ from mobileclip.data.samples.limits import SampleLimits
 from mobileclip.data.samples.members import sample_members
 from mobileclip.data.shards.files import read_shard, write_shard_members
 from mobileclip.data.skips import CONNECTION_FAILED, attempt
+from mobileclip.data.workers import submitted_ahead
 from mobileclip.datasets import Unit
-from mobileclip.datasets.sources.base import UNREACHABLE
 from mobileclip.engines import FatalError, OnProgress, Place, Work
 from mobileclip.machine import raise_machine_fault
 from mobileclip.reinforce.captioners import Captioner
 from mobileclip.reinforce.encoding import NOT_FINITE, BatchEncoder, measure_agreement
-from mobileclip.reinforce.manifest import ShardEntry, UnreachedRows, open_card
+from mobileclip.reinforce.manifest import ShardEntry, UnreachedRows, open_card, write_skips
 from mobileclip.reinforce.spec import ReinforcementSpec
 from mobileclip.reinforce.teachers import TeacherEnsemble, build_ensemble
-from mobileclip.serialization import from_json, to_json
-from mobileclip.strict import split_lines
 
 T = TypeVar("T")
 ResultT = TypeVar("ResultT")
+Member = tuple[str, Mapping[str, bytes]]
 
 
 class _StoppedError(Exception):
@@ -100,10 +99,6 @@ _NO_LIMITS = SampleLimits(member_bytes=2**50, sample_bytes=2**50, text_bytes=2**
 # Of a whole unit, and of a store that was away in its middle.
 _UNREAD = ("unreadable_shard", CONNECTION_FAILED)
 
-SKIPPED = "skipped"
-# A thousand lines of each reason.
-_MOST_SKIP_BYTES = 2**28
-
 
 @attrs.frozen(kw_only=True, eq=False)
 class ReinforcementWork(Work[Unit, ShardEntry]):
@@ -127,30 +122,8 @@ class ReinforcementWork(Work[Unit, ShardEntry]):
         if teachers is None and captioner is None:
             teachers = build_ensemble(spec.teachers, place.device) if spec.teachers else None
             captioner = None if spec.captioner is None else spec.captioner.build(place.device)
-        return ShardWorker(
-            spec=spec,
-            teachers=teachers,
-            captioner=captioner,
-            num_threads=place.num_threads,
-            measured=self.measured,
-        )
-
-
-@attrs.frozen(kw_only=True, eq=False)
-class _Made:
-    """A shard that is not in its place yet.
-
-    Args:
-        entry: of the manifest.
-        keys: of its samples.
-        staged: where it is; None without samples.
-        placing: puts it in its place when it ends.
-    """
-
-    entry: ShardEntry
-    keys: Sequence[str]
-    staged: Path | None
-    placing: ExitStack
+        loaded: dict[str, Any] = {"teachers": teachers, "captioner": captioner, "measured": self.measured}
+        return ShardWorker(spec=spec, num_threads=place.num_threads, **loaded)
 
 
 @attrs.frozen(kw_only=True, eq=False)
@@ -204,140 +177,76 @@ class ShardWorker:
             ValueError: if the unit cannot be read, or the shard not be written.
             StorageError: if that may be otherwise at another time.
         """
-        if isinstance(unit, UnreachedRows):
-            skips, names = self._earlier_skips(unit.entry)
-            watched = WatchedSource(unit.unit.read_again(names, skips))
-        else:
-            skips = SkipReport()
-            watched = WatchedSource(unit.read(skips))
+        skips = SkipReport()
+        watched = WatchedSource(unit.read(skips))
         made = watched.pass_to(partial(self._make, unit, watched, skips, on_samples))
-        return partial(self._finish, made, skips)
+        return lambda: self._place(*made.result(), skips)
 
-    def _make(self, unit: Unit, source: Iterable[ImageTextSample], skips: SkipReport, on_samples: OnProgress) -> _Made:
-        """Write the shard of a unit aside."""
-        teachers, num_compared = self.teachers, self.spec.num_compared if unit.name == self.measured else 0
-        compared: list[ReinforcedSample] = []
-        keys: list[str] = []
-
-        def stored(samples: Iterable[ImageTextSample]) -> Iterator[tuple[str, Mapping[str, bytes]]]:
-            for sample in samples:
-                if isinstance(sample, ReinforcedSample) and len(compared) < num_compared:
-                    compared.append(sample)
-                make = partial(sample_members, sample, self.spec.layout)
-                members = attempt(make, key=sample.key, shard=unit.name, on_skip=skips.add)
-                if members is not None:
-                    keys.append(sample.key)
-                    yield sample.key, members
-                on_samples(1)
-
-        target, fingerprint = storage.join(self.spec.output, unit.name), unit.fingerprint()
-        staged = None
+    def _make(
+        self, unit: Unit, source: Iterable[ImageTextSample], skips: SkipReport, on_samples: OnProgress
+    ) -> tuple[ShardEntry, Sequence[str], Path | None, ExitStack]:
+        """Write the shard of a unit aside: its entry, its keys, the file if it has samples, and what places that."""
+        compared, keys = list[ReinforcedSample](), list[str]()
+        target, fingerprint, staged = storage.join(self.spec.output, unit.name), unit.fingerprint(), None
         with ExitStack() as placing:
             with _named_errors(target), closing(self._samples(unit.name, source, skips)) as samples:
-                made = stored(samples)
-                members = self._merged(unit, dict(made), keys) if isinstance(unit, UnreachedRows) else made
-                if (first := next(members, None)) is not None:
+                made = self._members(unit, samples, skips, compared, on_samples)
+                if isinstance(unit, UnreachedRows):
+                    made = _merged(unit, dict(made), target)
+                if (first := next(made, None)) is not None:
                     storage.make_directory_of(target)
                     staged = placing.enter_context(storage.atomic_file(target))
-                    write_shard_members(staged, chain([first], members))
+                    write_shard_members(staged, _noted(chain([first], made), keys))
             _refuse_failures(unit, keys, skips)
-            if isinstance(unit, UnreachedRows) and staged is None:
-                entry = attrs.evolve(unit.entry, skipped=_sorted(skips), attempts=unit.entry.attempts + 1)
-                return _Made(entry=entry, keys=keys, staged=None, placing=placing.pop_all())
-            entry = ShardEntry(
-                shard=unit.name,
-                fingerprint=fingerprint,
-                num_samples=len(keys),
-                num_bytes=0 if staged is None else staged.stat().st_size,
-                skipped=_sorted(skips),
-                agreement=None if teachers is None else measure_agreement(compared, teachers, self.spec),
-            )
+            entry = ShardEntry(shard=unit.name, fingerprint=fingerprint, num_samples=0, num_bytes=0)
             if isinstance(unit, UnreachedRows):
-                entry = attrs.evolve(entry, agreement=unit.entry.agreement, attempts=unit.entry.attempts + 1)
-            return _Made(entry=entry, keys=keys, staged=staged, placing=placing.pop_all())
+                entry = attrs.evolve(unit.entry, attempts=unit.entry.attempts + 1)
+            elif self.teachers is not None:
+                entry = attrs.evolve(entry, agreement=measure_agreement(compared, self.teachers, self.spec))
+            if staged is not None:
+                size = staged.stat().st_size
+                entry = attrs.evolve(entry, fingerprint=fingerprint, num_samples=len(keys), num_bytes=size)
+            entry = attrs.evolve(entry, skipped=dict(sorted(skips.counts.items())))
+            return entry, keys, staged, placing.pop_all()
 
-    def _finish(self, making: Future[_Made], skips: SkipReport) -> ShardEntry:
-        """Wait for a shard, read it back, and put it in its place."""
-        made = making.result()
-        shard = made.entry.shard
-        target = storage.join(self.spec.output, shard)
+    def _members(
+        self,
+        unit: Unit,
+        samples: Iterable[ImageTextSample],
+        skips: SkipReport,
+        compared: list[ReinforcedSample],
+        on_samples: OnProgress,
+    ) -> Iterator[Member]:
+        """Yield what a shard holds of each sample; the first ones of the measured unit are kept."""
+        num_compared = self.spec.num_compared if unit.name == self.measured else 0
+        for sample in samples:
+            if isinstance(sample, ReinforcedSample) and len(compared) < num_compared:
+                compared.append(sample)
+            make = partial(sample_members, sample, self.spec.layout)
+            members = attempt(make, key=sample.key, shard=unit.name, on_skip=skips.add)
+            if members is not None:
+                yield sample.key, members
+            on_samples(1)
+
+    def _place(
+        self, entry: ShardEntry, keys: Sequence[str], staged: Path | None, placing: ExitStack, skips: SkipReport
+    ) -> ShardEntry:
+        """Read a shard back, and put it in its place."""
+        target = storage.join(self.spec.output, entry.shard)
         with _named_errors(target):
-            with made.placing:
-                if made.staged is not None:
-                    self._read_back(made.staged, made.keys)
-            if not made.entry.num_samples:
+            with placing:
+                if staged is not None:
+                    self._read_back(staged, keys)
+            if not entry.num_samples:
                 storage.remove(target)
-            self._write_skips(shard, skips)
-        return made.entry
-
-    def _earlier_skips(self, entry: ShardEntry) -> tuple[SkipReport, set[str]]:
-        """Return what was left out of a shard but for the rows that are tried again, and what those are called."""
-        path, report = self._skips_path(entry.shard), SkipReport(counts=Counter(entry.skipped))
-        content = storage.read_if_there(path, limit=_MOST_SKIP_BYTES) or b""
-        skips = [from_json(line, Skip) for line in split_lines(content.decode())]
-        names = {skip.key for skip in skips if skip.reason == UNREACHABLE}
-        report.counts[UNREACHABLE] -= len(names)
-        report.counts = +report.counts
-        for skip in skips:
-            if skip.reason != UNREACHABLE:
-                report.named.setdefault(skip.reason, []).append(skip)
-        return report, names
-
-    def _merged(
-        self, unit: UnreachedRows, new: Mapping[str, Mapping[str, bytes]], keys: list[str]
-    ) -> Iterator[tuple[str, Mapping[str, bytes]]]:
-        """Yield what a shard holds with new samples among it, in the order of the source; nothing without a new one.
-
-        Args:
-            unit: whose rows are new.
-            new: the samples, by key.
-            keys: gets the keys of all.
-        """
-        keys.clear()
-        if not new:
-            return
-        place = {key: number for number, key in reversed(list(enumerate(unit.unit.keys())))}
-        left = deque(sorted(new, key=lambda key: place.get(key, -1)))
-        lost: list[Skip] = []
-        target = storage.join(self.spec.output, unit.name)
-        for raw in read_shard(target, lost.append, _NO_LIMITS) if unit.entry.num_samples else ():
-            while left and place.get(left[0], -1) < place.get(raw.key, -1):
-                keys.append(left.popleft())
-                yield keys[-1], new[keys[-1]]
-            if raw.key in new:
-                left.remove(raw.key)  # another row of this key was used
-            keys.append(raw.key)
-            yield raw.key, raw.members
-        for skip in lost:
-            raise skip.error(f"{target} cannot be read: {skip.detail}")
-        keys.extend(left)
-        for key in left:
-            yield key, new[key]
-
-    def _skips_path(self, shard: str) -> str:
-        return storage.join(storage.join(self.spec.output, SKIPPED), f"{shard}.jsonl")
-
-    def _write_skips(self, shard: str, skips: SkipReport) -> None:
-        """Name what was left out in a file of the shard's own."""
-        path = self._skips_path(shard)
-        if not skips.counts:
-            storage.remove(path)
-            return
-        storage.make_directory_of(path)
-        with storage.atomic_write(path) as stream:
-            for named in skips.named.values():
-                stream.writelines(to_json(skip).encode() + b"\n" for skip in named)
+            write_skips(self.spec.output, entry.shard, skips)
+        return entry
 
     def _samples(
         self, shard: str, source: Iterable[ImageTextSample], skips: SkipReport
     ) -> Generator[ImageTextSample, None, None]:
         """Yield what is to be stored of a unit, in its order, with several batches under way."""
-        encoder = BatchEncoder(
-            spec=self.spec,
-            teachers=self.teachers,
-            captioner=self.captioner,
-            shard=shard,
-        )
+        encoder = BatchEncoder(spec=self.spec, teachers=self.teachers, captioner=self.captioner, shard=shard)
         left = iter(source)
         batches = iter(lambda: list(islice(left, self.spec.batch_size)), [])
 
@@ -346,18 +255,16 @@ class ShardWorker:
                 return encoder(batch)
 
         with self._threads() as pool:
-            futures = deque(pool.submit(encode, batch) for batch in islice(batches, 2 * self.num_threads))
             try:
-                while futures:
-                    for result in futures.popleft().result():
+                submit = partial(pool.submit, encode)
+                for _, future, _ in submitted_ahead(submit, batches, ahead=2 * self.num_threads):
+                    for result in future.result():
                         if isinstance(result, Skip):
                             skips.add(result)
                         else:
                             yield result
-                    futures.extend(pool.submit(encode, batch) for batch in islice(batches, 1))
             finally:
-                for future in futures:
-                    future.cancel()
+                pool.shutdown(wait=False, cancel_futures=True)
 
     @contextmanager
     def _threads(self) -> Iterator[ThreadPoolExecutor]:
@@ -398,8 +305,32 @@ def _named_errors(target: str) -> Iterator[None]:
         raise (storage.StorageError if storage.is_transient(error) else ValueError)(what) from error
 
 
-def _sorted(skips: SkipReport) -> dict[str, int]:
-    return dict(sorted(skips.counts.items()))
+def _noted(members: Iterable[Member], keys: list[str]) -> Iterator[Member]:
+    for key, content in members:
+        keys.append(key)
+        yield key, content
+
+
+def _merged(unit: UnreachedRows, new: Mapping[str, Mapping[str, bytes]], target: str) -> Iterator[Member]:
+    """Yield what a shard holds with new samples among it, in the order of the source; nothing without a new one."""
+    if not new:
+        return
+    place = {key: number for number, key in reversed(list(enumerate(unit.unit.keys())))}
+    lost: list[Skip] = []
+    held = read_shard(target, lost.append, _NO_LIMITS) if unit.entry.num_samples else ()
+    pairs = ((raw.key, raw.members) for raw in held)
+
+    def order(pair: Member) -> int:
+        return place.get(pair[0], -1)
+
+    there: set[str] = set()
+    for key, members in heapq.merge(pairs, sorted(new.items(), key=order), key=order):
+        # Of a key that comes in several rows, the one that is there stays.
+        if key not in new or key not in there:
+            there.add(key)
+            yield key, members
+    for skip in lost:
+        raise skip.error(f"{target} cannot be read: {skip.detail}")
 
 
 def _refuse_failures(unit: Unit, keys: Sequence[str], skips: SkipReport) -> None:

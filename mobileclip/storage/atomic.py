@@ -82,18 +82,6 @@ def temporary_beside(path: Path) -> Path:
     return path.parent / f"{_name()}{_TEMPORARY}"
 
 
-def original_beside(path: Path, replacement: Path) -> Path:
-    """Return where an original is put while its replacement takes its place: in a new folder, under its own name.
-
-    Args:
-        path: of the original.
-        replacement: what is going to be there, a folder of the same disk.
-    """
-    holder = path.parent / f"{_name()}-{replacement.stat().st_ino}{_ORIGINAL}"
-    holder.mkdir()
-    return holder / path.name
-
-
 def sweep(folder: Path) -> None:
     """Remove temporary files and folders of processes that died, and put originals back; once a process and folder."""
     if (os.getpid(), folder) in _swept:
@@ -292,7 +280,11 @@ def atomic_folder(path: Path, *, overwrite: bool = False) -> Iterator[Path]:
         if path.exists() and overwrite:
             _replace(temporary, path)
         else:
-            _move_folder(temporary, path)
+            try:
+                temporary.rename(path)
+            except OSError:
+                if not path.is_dir():  # or another process has put one there meanwhile
+                    raise
         _synchronise(path.parent)
     finally:
         with suppress(OSError):
@@ -300,21 +292,16 @@ def atomic_folder(path: Path, *, overwrite: bool = False) -> Iterator[Path]:
 
 
 def _replace(temporary: Path, path: Path) -> None:
-    """Put a folder where another is, whose files are at the temporary path from then on."""
-    original = original_beside(path, temporary)
-    path.rename(original)
+    """Put a folder where another is, whose files are at the temporary path from then on.
+
+    The original is put into a new folder while its replacement, whose inode that folder's name has, takes its place.
+    """
+    holder = path.parent / f"{_name()}-{temporary.stat().st_ino}{_ORIGINAL}"
+    holder.mkdir()
+    path.rename(holder / path.name)
     temporary.rename(path)
-    original.rename(temporary)
-    original.parent.rmdir()
-
-
-def _move_folder(source: Path, target: Path) -> None:
-    """Rename a folder, or leave what another process has put there meanwhile."""
-    try:
-        source.rename(target)
-    except OSError:
-        if not target.is_dir():
-            raise
+    (holder / path.name).rename(temporary)
+    holder.rmdir()
 
 
 def move_into_place(source: Path, target: Path) -> None:

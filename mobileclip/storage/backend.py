@@ -113,27 +113,6 @@ def public_hosts_only(trusted: Sequence[str] = ()) -> Iterator[None]:
         _trusted.reset(token)
 
 
-def check_host(host: str) -> None:
-    """Raise if a host is named by an address that is not public; names are looked up when they are connected to.
-
-    Raises:
-        RefusedHostError: if it is, and is not trusted.
-    """
-    trusted = _trusted.get()
-    if trusted is None or host.lower() in trusted:
-        return
-    if "@" in host:
-        raise RefusedHostError("an address with a user and a password is not opened")
-    if host.lower() == "localhost" or host.lower().endswith(".localhost"):
-        raise _refused(host, "this machine")
-    try:
-        address = ipaddress.ip_address(host)
-    except ValueError:
-        return
-    if not _is_public(address):
-        raise _refused(host, "no public address")
-
-
 def connect(
     address: tuple[str, int], timeout: float | None, source_address: tuple[str, int] | None = None
 ) -> socket.socket:
@@ -147,11 +126,13 @@ def connect(
     trusted = _trusted.get()
     if trusted is None or host.lower() in trusted:
         return socket.create_connection(address, timeout, source_address)
-    check_host(host)
     places = [str(place[0]) for *_, place in socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)]
     for ip in places:
         if not _is_public(ipaddress.ip_address(ip)):
-            raise _refused(host, f"{ip}, which is no public address")
+            raise RefusedHostError(
+                f"{host} is at {ip}, which is no public address; if you trust it, name it in `hosts` of the source "
+                "(--hosts)"
+            )
     # What was looked at is connected to: a second look-up could tell another place.
     for ip in places[:-1]:
         try:
@@ -159,10 +140,6 @@ def connect(
         except OSError:  # noqa: PERF203 - a host has few addresses
             continue
     return socket.create_connection((places[-1], port), timeout, source_address)
-
-
-def _refused(host: str, what: str) -> RefusedHostError:
-    return RefusedHostError(f"{host} is {what}; if you trust it, name it in `hosts` of the source (--hosts)")
 
 
 def _is_public(address: ipaddress.IPv4Address | ipaddress.IPv6Address) -> bool:
@@ -259,19 +236,15 @@ class Backend(Protocol):
 
     def upload(self, source: str, address: str) -> None:  # noqa: ARG002 - of those that can be written to
         """Put a local file there, whole or not at all."""
-        raise _only_read(address)
+        raise ValueError(f"{address} can only be read")
 
     def rename(self, source: str, target: str) -> None:  # noqa: ARG002 - as above
         """Move a file within the store."""
-        raise _only_read(source)
+        raise ValueError(f"{source} can only be read")
 
     def remove(self, address: str) -> None:
         """Remove a file."""
-        raise _only_read(address)
-
-
-def _only_read(address: str) -> ValueError:
-    return ValueError(f"{address} can only be read")
+        raise ValueError(f"{address} can only be read")
 
 
 def retried(call: Callable[[], T], num_attempts: int | None = None) -> T:

@@ -31,14 +31,7 @@ def state_folder() -> Path | None:
 
     Source: the XDG Base Directory Specification.
     """
-    given = os.environ.get("XDG_STATE_HOME", "")
-    if given and Path(given).is_absolute():
-        return Path(given) / "mobileclip"
-    try:
-        home = Path.home()
-    except RuntimeError:
-        return None
-    return home / ".local" / "state" / "mobileclip" if home.is_absolute() else None
+    return _user_folder("XDG_STATE_HOME", ".local/state")
 
 
 def cache_folder() -> Path | None:
@@ -48,11 +41,16 @@ def cache_folder() -> Path | None:
 
     Source: the XDG Base Directory Specification.
     """
-    given = os.environ.get("XDG_CACHE_HOME", "")
+    return _user_folder("XDG_CACHE_HOME", ".cache")
+
+
+def _user_folder(variable: str, default: str) -> Path | None:
+    given = Path(os.environ.get(variable, ""))
     try:
-        return (Path(given) if given else Path.home() / ".cache") / "mobileclip"
+        folder = given if given.is_absolute() else Path.home() / default
     except RuntimeError:
         return None
+    return folder / "mobileclip" if folder.is_absolute() else None
 
 
 _SUFFIX, _UNFINISHED = ".copy", ".part"
@@ -108,7 +106,7 @@ class FileCache:
                     if entry.stat().st_size == _size_of(entry.name):
                         with suppress(OSError):
                             os.utime(entry.path)
-                        return _opened(entry.path)
+                        return Path(entry.path).open("rb")
                     Path(entry.path).unlink()
         return None
 
@@ -159,10 +157,6 @@ class FileCache:
                 Path(path).unlink()
                 total -= freed
         return total <= self.max_bytes
-
-
-def _opened(path: str) -> IO[bytes]:
-    return Path(path).open("rb")
 
 
 def _size_of(name: str) -> int | None:

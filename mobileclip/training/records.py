@@ -146,8 +146,8 @@ def plot_curves(runs: Mapping[str, AnyPath], path: AnyPath, *, metrics: Sequence
     Args:
         runs: names for the legend to metrics files.
         path: the PNG to write.
-        metrics: names of the values to draw, as in the files; None for the terms of the loss that are computed, what was
-            evaluated, at most four of it, the logit scale and the learning rate.
+        metrics: names of the values to draw, as in the files; None for the terms of the loss that are computed, at most
+            four metrics of evaluations, the logit scale and the learning rate.
 
     Raises:
         ValueError: if there is no run, or no file has a metric of that name.

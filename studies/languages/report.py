@@ -20,7 +20,9 @@ _TITLES = {
     STRANGER: "7 languages and scripts that no text had",
 }
 
-_COLUMNS = ("names", "this tower", "of the ceiling", "English tower", "word by word", "ceiling")
+_COLUMNS = (
+    "names", "this tower", "of the ceiling", "English tower", "word by word", "ceiling", "languages where words win",
+)  # fmt: skip
 
 _CARD = """# icons-multilingual
 
@@ -64,7 +66,7 @@ def tables(results: Sequence[Result]) -> list[str]:
     def of(kind: str, language: str | None = None) -> list[Result]:
         return [one for one in tried if one.kind == kind and language in (None, one.language)]
 
-    lines = _head("language", "script", *_COLUMNS, "never taught", "of the ceiling")
+    lines = _head("language", "script", *_COLUMNS, "names never taught", "this tower", "of the ceiling")
     for language, (title, script) in LANGUAGES.items():
         if taught := of(TAUGHT, language):
             lines.append(f"| {title} | {script} | {_row(taught)} | {_short(of(NEVER, language))} |")
@@ -91,7 +93,8 @@ def card(results: Sequence[Result], path: Path, datacard: Path, *, pool: int) ->
     titles = {ENGLISH: ITSELF} | {code: title for code, (title, _) in LANGUAGES.items()}
     rows = _head("language", "names", "R@5", "of the English names'")
     rows += [
-        f"| {titles[one.language]} | {one.number:,} | {one.student:.1f} | {_share(one):.0f} % |" for one in shipped
+        f"| {titles[one.language]} | {one.number:,} | {one.student:.1f} | {100 * one.student / one.ceiling:.0f} % |"
+        for one in shipped
     ]
     return _CARD.format(
         size=path.stat().st_size / 1e6,
@@ -110,14 +113,21 @@ def _head(*titles: str) -> list[str]:
 
 
 def _row(results: Sequence[Result]) -> str:
-    share = f"{_spread(results, _share)} %"
-    cells = [_spread(results, lambda one: one.student), share]
-    cells += [f"{mean(get(one) for one in results):.1f}" for get in _BESIDE]
-    return " | ".join([f"{_number(results):,}", *cells])
+    cells = [_spread(results, lambda one: one.student), f"{_share(results)} %"]
+    cells += [_spread(results, get).partition(" ")[0] for get in _BESIDE]
+    ahead = sum(
+        mean(one.word_by_word - one.student for one in own) > 0
+        for language in {one.language for one in results}
+        if (own := [one for one in results if one.language == language])
+    )
+    return " | ".join([f"{_number(results):,}", *cells, str(ahead)])
 
 
 def _short(results: Sequence[Result]) -> str:
-    return f"{_spread(results, lambda one: one.student)} | {_spread(results, _share)} %" if results else " | "
+    """Return names, score and share; of few names, the score is mostly chance."""
+    if not results:
+        return " | | "
+    return f"{_number(results):,} | {_spread(results, lambda one: one.student)} | {_share(results)} %"
 
 
 _BESIDE: tuple[Callable[[Result], float], ...] = (
@@ -127,19 +137,28 @@ _BESIDE: tuple[Callable[[Result], float], ...] = (
 )
 
 
-def _share(result: Result) -> float:
-    return 100 * result.student / result.ceiling if result.ceiling else 0.0
-
-
 def _number(results: Iterable[Result]) -> int:
     of_one = {(one.language, one.kind): one.number for one in results}
     return sum(of_one.values())
 
 
 def _spread(results: Sequence[Result], get: Callable[[Result], float]) -> str:
-    """Return the mean, over languages and seeds, with the standard deviation over seeds."""
-    by_seed: dict[int | None, list[float]] = {}
+    """Return the mean over names, so that a language with one name counts as one, ± the deviation over seeds."""
+    return _told(_by_seed(results, get))
+
+
+def _share(results: Sequence[Result]) -> str:
+    """Return the score in per cent of the ceiling's, over the same names."""
+    scores, ceilings = (_by_seed(results, get) for get in (lambda one: one.student, lambda one: one.ceiling))
+    return _told([100 * score / most if most else 0.0 for score, most in zip(scores, ceilings, strict=True)])
+
+
+def _by_seed(results: Sequence[Result], get: Callable[[Result], float]) -> list[float]:
+    by_seed: dict[int | None, list[Result]] = {}
     for one in results:
-        by_seed.setdefault(one.seed, []).append(get(one))
-    means = [mean(values) for values in by_seed.values()]
-    return f"{mean(means):.1f}" + (f" ± {stdev(means):.1f}" if len(means) > 1 else "")
+        by_seed.setdefault(one.seed, []).append(one)
+    return [sum(one.number * get(one) for one in own) / _number(own) for own in by_seed.values()]
+
+
+def _told(values: Sequence[float]) -> str:
+    return f"{mean(values):.1f}" + (f" ± {stdev(values):.1f}" if len(values) > 1 else "")

@@ -34,7 +34,7 @@ from mobileclip.progress import Progress
 from mobileclip.storage import require_output
 from mobileclip.terminal import console, say
 from mobileclip.training import CosineSchedule
-from mobileclip.training.cpu import quicken
+from mobileclip.training.cpu import fuse_for_cpu
 
 _HELD_OUT = 64
 _SMALL_PART, _OF_TEXTS = 0.6, 0.3
@@ -162,7 +162,7 @@ def _teach(
     optimizer = torch.optim.AdamW(tower.parameters(), lr=peak, weight_decay=0.05)
     generator = torch.Generator().manual_seed(spec.seed)
     began, done = time.process_time(), 0.0
-    quick, in_bfloat16 = quicken(tower.train()), isinstance(tower.spec, TextEncoderSpec)
+    quick, in_bfloat16 = fuse_for_cpu(tower.train()), isinstance(tower.spec, TextEncoderSpec)
     with Progress(f"teaching the {name}", total=None, unit="steps", console=console(shown=True)) as bar:
         while done < 1:
             rows = _HELD_OUT + torch.randint(len(targets) - _HELD_OUT, (batch_size,), generator=generator)

@@ -264,6 +264,7 @@ def test_a_page_shows_what_was_found(capsys, photos, telling_file, tmp_path):
     run(capsys, "search", "a cat <b>", "-i", "made", "--not", "dogs", "--explain", "-o", explained)
     page = explained.read_text(encoding="utf-8")
     assert "attribution, not segmentation" in page
+    assert page.count("full colour: a place that changes the score by 0.") == page.count("<li>") > 0
     for plain, drawn in zip(pictures, _pictures(page), strict=True):
         assert plain.size == drawn.size
         assert len(drawn.getcolors(2**24)) > len(plain.getcolors(2**24))

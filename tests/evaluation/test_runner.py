@@ -405,7 +405,7 @@ class TestCandidates:
 
         right = []
         source = OpenClipSource(model=tiny.model, pretrained=tiny.pretrained)
-        theirs = load_open_clip(source, device="cpu", precision="float32").model
+        theirs = load_open_clip(source).model
         transform = ImageTransform(candidate.clip.image_input)
         with torch.no_grad():
             prompts = open_clip.tokenize([text.format(name) for name in SHAPES for text in TEMPLATES])

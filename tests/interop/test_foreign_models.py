@@ -75,7 +75,7 @@ def their_embeddings(name, images):
     scheme, _, where = name.partition(":")
     if scheme == "open_clip":
         config, weights = where.split("=")
-        opened = load_open_clip(OpenClipSource(model=config, pretrained=weights), device="cpu", precision="float32")
+        opened = load_open_clip(OpenClipSource(model=config, pretrained=weights))
         transform = open_clip.transform.image_transform_v2(
             open_clip.transform.PreprocessCfg(**opened.preprocess), is_train=False
         )

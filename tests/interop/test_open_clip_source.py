@@ -41,7 +41,7 @@ def test_an_architecture_may_be_a_file_alone_or_with_its_preprocessing(nested, t
     whole = {"model_cfg": CONFIG, "preprocess_cfg": {"mean": [0.1, 0.2, 0.3]}} if nested else CONFIG
     (tmp_path / "mine.json").write_text(json.dumps(whole), encoding="utf-8")
     source = OpenClipSource(model=str(tmp_path / "mine.json"), pretrained=str(tmp_path / "mine.pt"))
-    loaded = load_open_clip(source, device="cpu", precision="float32")
+    loaded = load_open_clip(source)
     assert loaded.name == f"mine-{loaded.weights_sha256[:8]}"
     assert (tuple(loaded.preprocess["mean"]) == (0.1, 0.2, 0.3)) == nested
     torch.testing.assert_close(dict(loaded.model.state_dict()), dict(small.state_dict()), rtol=0, atol=0)
@@ -52,7 +52,7 @@ def test_files_of_torch_are_read_by_the_reader_of_this_library_and_those_of_nump
     path = tmp_path / f"mine{suffix}"
     path.write_bytes(b"torn")
     with fails(ValueError, "ViT-B-32 with the weights") as raised:
-        load_open_clip(OpenClipSource(model="ViT-B-32", pretrained=str(path)), device="cpu", precision="float32")
+        load_open_clip(OpenClipSource(model="ViT-B-32", pretrained=str(path)))
     assert ("cannot be used as a checkpoint" in str(raised.value)) == (suffix == ".pt")
 
 

@@ -15,11 +15,12 @@ from safetensors.torch import load_file
 
 from mobileclip.data import ReinforcedPipelineSpec, datacompdr_augmentation, read_card, write_shards
 from mobileclip.encoders import MCtSpec, load_model
+from mobileclip.engines import InlineEngine
 from mobileclip.evaluation import Session, candidate_of, evaluate_benchmark, open_benchmark
 from mobileclip.losses import ContrastiveLossSpec, ReinforcedLossSpec, SigmoidLossSpec
 from mobileclip.recipes import mobileclip2_run, mobileclip_run, run_recipe, with_data
 from mobileclip.recipes.tiny import scene_samples
-from mobileclip.reinforce import InlineEngine, ReinforcementSpec, reinforce
+from mobileclip.reinforce import ReinforcementSpec, reinforce
 from mobileclip.serialization import from_json, to_json
 from mobileclip.training import RunSpec, SelectionSpec, plain, read_metrics
 from tests.data.made_samples import write_raw

@@ -11,8 +11,8 @@ from pathlib import Path
 import torch
 
 from mobileclip.data import AugmentationSpec
-from mobileclip.engines import Engine
-from mobileclip.reinforce import InlineEngine, LocalEngine, RayEngine, ReinforcementSpec, reinforce
+from mobileclip.engines import Engine, InlineEngine, LocalEngine, RayEngine
+from mobileclip.reinforce import ReinforcementSpec, reinforce
 from mobileclip.serialization import from_json, to_json
 
 

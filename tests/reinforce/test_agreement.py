@@ -22,9 +22,9 @@ from mobileclip.data import (
     read_card,
     read_reinforced_samples,
 )
+from mobileclip.engines import InlineEngine
 from mobileclip.inputs import ImageInput
 from mobileclip.reinforce import (
-    InlineEngine,
     Manifest,
     ModelTeacher,
     ReinforcementSpec,

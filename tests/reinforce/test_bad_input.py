@@ -15,8 +15,8 @@ import torch
 from PIL import Image, features
 
 from mobileclip.data import AugmentationSpec, read_reinforced_samples, read_samples, write_shard
-from mobileclip.engines import SET_ASIDE, FatalError, read_set_aside
-from mobileclip.reinforce import InlineEngine, ReinforcementSpec, reinforce, verify
+from mobileclip.engines import SET_ASIDE, FatalError, InlineEngine, read_set_aside
+from mobileclip.reinforce import ReinforcementSpec, reinforce, verify
 from mobileclip.serialization import to_json
 from tests.errors import fails
 from tests.preloaded import preloaded

@@ -9,8 +9,9 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 
+from mobileclip.interop.open_clip_models import OpenClipSource, coca_of, load_open_clip
 from mobileclip.reinforce import Captioner, CaptionerSpec, CocaCaptioner
-from mobileclip.reinforce.captioners import CocaDecoder, Vocabulary, captioners as registry
+from mobileclip.reinforce.captioners import captioners as registry
 from mobileclip.serialization import from_json
 from mobileclip.tensor_files import weights_sha256
 from tests.contracts.captioners import check_captioner
@@ -50,15 +51,19 @@ def images():
     return [Image.open(io.BytesIO(picture(seed, width=40 + 9 * seed))) for seed in range(8)]
 
 
+def opened(model, pretrained):
+    return load_open_clip(OpenClipSource(model=str(model), pretrained=pretrained))
+
+
 @torch.inference_mode()
-def test_logits_are_those_of_open_clip(model):
+def test_logits_are_those_of_open_clip(spec, model):
     generator = torch.Generator().manual_seed(0)
     pixels = torch.randn(3, 3, 32, 32, generator=generator)
     ids = torch.randint(1, START, (6, 20), generator=generator)
     ids[:, 0] = START
-    decoder = CocaDecoder(model)
-    state = decoder.start(model.visual(pixels)[1], num_captions=2, max_length=20)
-    ours = torch.stack([decoder.step(state, column) for column in ids.T], dim=1)
+    coca = coca_of(opened(spec.model, spec.pretrained))
+    state = coca.start(coca.image_tokens(pixels)[1], num_captions=2, max_length=20)
+    ours = torch.stack([coca.step(state, column) for column in ids.T], dim=1)
     theirs = model(pixels.repeat_interleave(2, 0), ids, output_labels=False)["logits"]
     torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-4)
     assert theirs.std() > 1
@@ -74,14 +79,14 @@ def test_captions_are_the_same_where_a_device_has_no_float64(captioner, images):
 
 
 @torch.inference_mode()
-def greedy(model, pixels, vocabulary, num_steps):
+def greedy(model, pixels, stops, num_steps):
     """Most probable ids by open_clip's own forward, under the rules for what may come when."""
     ids = torch.full((len(pixels), 1), START)
     for step in range(num_steps):
         logits = model(pixels, ids, output_labels=False)["logits"][:, -1]
         logits[:, [0, START]] = -torch.inf
         if step < 4:
-            logits[:, vocabulary.stops] = -torch.inf
+            logits[:, stops] = -torch.inf
         ids = torch.cat([ids, logits.argmax(-1, keepdim=True)], 1)
     return ids[:, 1:].tolist()
 
@@ -89,7 +94,7 @@ def greedy(model, pixels, vocabulary, num_steps):
 def test_a_tiny_nucleus_writes_the_most_probable_caption(spec, model, images):
     captioner = attrs.evolve(spec, top_p=1e-9, num_captions=2).build()
     pixels = torch.stack([captioner._transform(image) for image in images])
-    expected = [captioner._vocabulary.text(row) for row in greedy(model, pixels, captioner._vocabulary, 10)]
+    expected = [captioner._text(row) for row in greedy(model, pixels, captioner._stops, 10)]
     assert captioner.caption(images, range(8)) == [(text, text) for text in expected]
     assert len(set(expected)) > 1
 
@@ -141,7 +146,7 @@ def test_the_end_and_full_stops_end_captions_but_not_before_the_fifth_id(spec, i
     spec = stopping(spec, tmp_path, token_id)
     captioner = spec.build()
     steps = []
-    captioner._decoder.step = lambda state, ids, step=captioner._decoder.step: steps.append(ids) or step(state, ids)
+    captioner._model.step = lambda state, ids, step=captioner._model.step: steps.append(ids) or step(state, ids)
     texts = [text for group in captioner.caption(images[:4], range(4)) for text in group]
     assert len(steps) == 5
     assert all(text and "." not in text for text in texts)
@@ -156,7 +161,7 @@ def test_the_length_is_limited(spec, images):
     for max_length in (6, 9):
         captioner = attrs.evolve(spec, max_length=max_length).build()
         steps = []
-        captioner._decoder.step = lambda state, ids, step=captioner._decoder.step, steps=steps: (
+        captioner._model.step = lambda state, ids, step=captioner._model.step, steps=steps: (
             steps.append(ids) or step(state, ids)
         )
         captioner.caption(images[:2], [1, 2])
@@ -165,24 +170,21 @@ def test_the_length_is_limited(spec, images):
         attrs.evolve(spec, max_length=77).build()
 
 
-def test_text_of_ids():
+def test_text_of_ids(captioner):
     tokenizer = open_clip.get_tokenizer("ViT-L-14")
-    vocabulary = Vocabulary(tokenizer)
 
     def text(caption):
-        return vocabulary.text(tokenizer.encode(caption))
+        return captioner._text(tokenizer.encode(caption))
 
     assert text("a cat sits on a mat") == "a cat sits on a mat"
     assert text("a cat. a dog.") == "a cat"
     assert text("a 🐱 — naïve") == "a 🐱 — naïve"
     ids = tokenizer.encode("a cat")
-    assert vocabulary.text([*ids, END, *tokenizer.encode("and more")]) == "a cat"
-    assert vocabulary.text([*ids, END, 0, 0, END]) == "a cat"
-    stops = {tokenizer.decoder[index] for index in torch.nonzero(vocabulary.stops).flatten().tolist()}
-    assert {".", ".</w>", "...</w>", "<end_of_text>"} <= stops
+    assert captioner._text([*ids, END, *tokenizer.encode("and more")]) == "a cat"
+    assert captioner._text([*ids, END, 0, 0, END]) == "a cat"
+    stops = {index for index, token in tokenizer.decoder.items() if index == END or "." in token}
+    assert set(torch.nonzero(captioner._stops).flatten().tolist()) == stops
     assert len(stops) < 1000
-    with fails(ValueError, "builtin_function_or_method"):
-        Vocabulary(torch.tensor)
 
 
 def test_bfloat16_writes_captions_too(spec, images):
@@ -205,18 +207,31 @@ def test_mistakes_are_named(tiny, spec, captioner, images, tmp_path):
         attrs.evolve(spec, model=clip.model, pretrained=clip.pretrained).build()
     with fails(ValueError, "2", "1"):
         captioner.caption(images[:2], [1])
-    squashed = {"model_cfg": CONFIGS["tiny_coca"], "preprocess_cfg": {"resize_mode": "squash"}}
-    (tmp_path / "squashed.json").write_text(json.dumps(squashed))
-    with fails(ValueError, "squash"):
-        attrs.evolve(spec, model=str(tmp_path / "squashed.json")).build()
-    custom = {**CONFIGS["tiny_coca"], "text_cfg": {**CONFIGS["tiny_coca"]["text_cfg"], "embed_cls": False}}
-    loaded = open_clip.CoCa(**{key: value for key, value in custom.items() if key != "custom_text"})
-    with fails(ValueError):
-        CocaDecoder(loaded)
+    config = CONFIGS["tiny_coca"]
+    other = {
+        "classless": {**config, "text_cfg": {**config["text_cfg"], "embed_cls": False}},
+        "quick": {**config, "quick_gelu": True},
+    }
+    for name, one in other.items():
+        (tmp_path / f"{name}.json").write_text(json.dumps(one))
+        model = open_clip.CoCa(**{key: value for key, value in one.items() if key != "custom_text"})
+        torch.manual_seed(0)
+        state = {key: value if "ln_" in key else torch.randn_like(value) for key, value in model.state_dict().items()}
+        torch.save(state, tmp_path / f"{name}.pt")
+        with fails(ValueError, name):
+            attrs.evolve(spec, model=str(tmp_path / f"{name}.json"), pretrained=str(tmp_path / f"{name}.pt")).build()
     for field, value in {"top_p": 0.0, "temperature": 0.0, "max_length": 5, "num_captions": 0}.items():
         with pytest.raises(ValueError, match=field):
             attrs.evolve(spec, **{field: value})
     assert captioner.caption([], []) == []
+
+
+def test_images_are_made_square_as_the_model_says(spec, captioner, images, tmp_path):
+    squashed = {"model_cfg": CONFIGS["tiny_coca"], "preprocess_cfg": {"resize_mode": "squash"}}
+    (tmp_path / "squashed.json").write_text(json.dumps(squashed))
+    other = attrs.evolve(spec, model=str(tmp_path / "squashed.json")).build()
+    assert (captioner.image.fit, other.image.fit) == ("crop", "stretch")
+    assert other.caption(images[:1], [1]) != captioner.caption(images[:1], [1])
 
 
 def test_the_defaults_are_the_papers():

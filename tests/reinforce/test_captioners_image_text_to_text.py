@@ -116,7 +116,7 @@ def test_the_prompt_counts_and_is_kept(spec, captioner, images, tmp_path):
 
 
 def test_a_caption_is_one_line_without_what_is_no_text(captioner):
-    tokenizer, vocabulary = captioner._tokenizer, captioner._vocabulary
+    tokenizer, vocabulary = captioner._processor.tokenizer, captioner._vocabulary
     ids = tokenizer("a cat. a dog", add_special_tokens=False)["input_ids"]
     end = [tokenizer.eos_token_id, *ids]
     assert vocabulary.text([*ids, *end], first_sentence=False) == "a cat. a dog"

@@ -14,8 +14,8 @@ import pytest
 
 from mobileclip.data import AugmentationSpec, read_card, read_reinforced_samples
 from mobileclip.data.shards.sidecars import MANIFEST
-from mobileclip.engines import RUN, Listener
-from mobileclip.reinforce import LocalEngine, Manifest, RayEngine, ReinforcementSpec, reinforce
+from mobileclip.engines import RUN, Listener, LocalEngine, RayEngine
+from mobileclip.reinforce import Manifest, ReinforcementSpec, reinforce
 from mobileclip.reinforce.worker import ReinforcementWork
 from mobileclip.storage import LOCK
 from tests.engines.works import workers_of_this_process

@@ -28,15 +28,9 @@ from mobileclip.data import (
     read_samples,
     write_shard,
 )
+from mobileclip.engines import InlineEngine
 from mobileclip.losses import ReinforcedLossSpec
-from mobileclip.reinforce import (
-    InlineEngine,
-    Manifest,
-    ReinforcementSpec,
-    TeacherEnsemble,
-    reinforce,
-    verify,
-)
+from mobileclip.reinforce import Manifest, ReinforcementSpec, TeacherEnsemble, reinforce, verify
 from tests.errors import fails
 from tests.reinforce.conftest import lying_teacher, picture, plain_sample, without_image
 from tests.waiting import wait_for

@@ -14,15 +14,8 @@ from mobileclip import storage
 from mobileclip.data import AugmentationSpec, card_of_shards, read_card, read_samples, write_shard
 from mobileclip.data.shards.sidecars import shard_sizes
 from mobileclip.datasets import JsonLinesSource
-from mobileclip.reinforce import (
-    InlineEngine,
-    Manifest,
-    ReinforcementSpec,
-    ShardEntry,
-    TeacherEnsemble,
-    reinforce,
-    verify,
-)
+from mobileclip.engines import InlineEngine
+from mobileclip.reinforce import Manifest, ReinforcementSpec, ShardEntry, TeacherEnsemble, reinforce, verify
 from mobileclip.serialization import to_json
 from tests.errors import fails
 from tests.reinforce.conftest import picture, plain_sample, tiny_teacher

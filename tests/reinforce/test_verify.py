@@ -20,7 +20,7 @@ from mobileclip.cli import main
 from mobileclip.data import LAYOUTS, AugmentationSpec, read_card, read_reinforced_samples, write_card, write_shard
 from mobileclip.engines import InlineEngine, LocalEngine, Retries
 from mobileclip.reinforce import Manifest, ReinforcementSpec, ShardEntry, build_ensemble, reinforce, verify
-from mobileclip.reinforce.verify import choose_tasks
+from mobileclip.reinforce.verification import choose_tasks
 from tests.data.made_samples import write_raw
 from tests.errors import fails
 from tests.reinforce.conftest import plain_sample

@@ -68,14 +68,10 @@ def test_where_a_redirection_leads_may_be_asked_too(named, address):
         assert storage.read_bytes(f"{address}/other.bin", limit=9) == b"x"
 
 
-@pytest.mark.parametrize(
-    ("host", "num_asked"),
-    [("localhost", 0), ("127.0.0.1", 0), ("[::1]", 0), ("169.254.169.254", 0), ("2130706433", 1), ("127.1", 1)],
-)
-def test_places_that_are_named_are_refused_in_every_writing(named, host, num_asked):
+@pytest.mark.parametrize("host", ["localhost", "127.0.0.1", "[::1]", "169.254.169.254", "2130706433", "127.1"])
+def test_places_that_are_named_are_refused_in_every_writing(host):
     with public_hosts_only(), pytest.raises(PermissionError, match="if you trust it, name it in `hosts`"):
         storage.read_bytes(f"http://{host}/a.bin", limit=9)
-    assert len(named[1]) == num_asked
 
 
 def test_a_proxy_decides_and_is_asked_wherever_it_is(named, address, monkeypatch):

@@ -69,7 +69,8 @@ if __name__ == "__main__":
         {engine}.run(Counting(folder=folder / "work"), tasks({name!r}, "good-1"), Telling())
 """
 REINFORCE = """
-from mobileclip.reinforce import InlineEngine, ReinforcementSpec, TeacherEnsemble, reinforce
+from mobileclip.engines import InlineEngine
+from mobileclip.reinforce import ReinforcementSpec, TeacherEnsemble, reinforce
 from tests.reinforce.conftest import tiny_teacher
 from mobileclip.data import AugmentationSpec
 import threading, time

@@ -37,6 +37,10 @@ from mobileclip.tensor_files.weights import weights_sha256
 MODEL = "icons-multilingual"
 REPORT = "report.json"
 _BATCH = 64
+# What common words of interfaces are called in each language: the texts of emoji that the model learned lack them.
+_WORDS = Path(__file__).with_name("words.json")
+# A best score fewer standard deviations above the mean of all icons is a weak match.
+WEAK = 3.4
 _OWN, _SHARED = ("index.html", "finder.css"), ("search.css", "icon.svg")
 # What comes at the first load.
 _SHELL = (*_OWN, *_SHARED, "finder.js", "index.bin", "catalogue.bin")
@@ -178,12 +182,15 @@ def _write(  # noqa: PLR0917  the parts of the folder
     variants = {icon.key: one.variants[icon.name] for one in sets for icon in one.icons}
     numbers = {one.style.name: number for number, one in enumerate(sets)}
     counts = Counter(icon.set_name for icon in icons)
+    words = json.loads(_WORDS.read_text(encoding="utf-8"))
     catalogue = {
         "towers": towers,
         "sets": [
             {"name": one.style.name, "title": one.style.title, "number": counts[one.style.name], **one.licence}
             for one in sets
         ],
+        "words": {one.casefold(): name for name, several in words.items() for one in several.values()},
+        "weak": WEAK,
         "icons_per_file": spec.icons_per_file,
         "icons": [(numbers[one.set_name], one.source, one.name, len(variants[one.key])) for one in icons],
     }

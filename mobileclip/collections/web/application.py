@@ -46,8 +46,7 @@ from mobileclip.collections.web.served import (
     unchanged,
 )
 from mobileclip.datasets import named_format
-from mobileclip.encoders import GivesLocalEmbeddings
-from mobileclip.encoders.checkpoints import PACKAGED
+from mobileclip.encoders import PACKAGED, GivesLocalEmbeddings
 from mobileclip.terminal import say
 
 _NUM_EXAMPLES = 6

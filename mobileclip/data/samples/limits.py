@@ -21,6 +21,10 @@ _OVERHEAD_BYTES = 2**20
 _POSITIVE = validators.gt(0)
 
 
+class TooLargeError(ValueError):
+    """There is more than may be: a bomb, or a limit that is too low."""
+
+
 @attrs.frozen(kw_only=True, field_transformer=strict)
 class SampleLimits:
     """Bounds on what is read of a sample; one beyond them is left out and counted, with the reason `too_large`.

@@ -11,7 +11,6 @@ from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from typing import Any
 
-import attrs
 import numpy as np
 
 from mobileclip.data.augmentation.replay import compress
@@ -86,8 +85,7 @@ def parse_sample(key: str, members: Mapping[str, bytes], limits: SampleLimits = 
     Raises:
         BadSampleError: if the caption is missing or a member is malformed.
     """
-    record = CompactRecord(members[RECORD]) if RECORD in members else None
-    return ImageTextSample(**_plain_fields(key, members, _read_captions(key, members, record, limits), limits))
+    return ImageTextSample(**_Members(key, members, limits).plain_fields())
 
 
 def parse_stored_sample(key: str, members: Mapping[str, bytes], limits: SampleLimits = SAMPLE_LIMITS) -> StoredSample:
@@ -102,19 +100,19 @@ def parse_stored_sample(key: str, members: Mapping[str, bytes], limits: SampleLi
     Raises:
         BadSampleError: if a member is missing or malformed, or the members disagree.
     """
-    record = CompactRecord(members[RECORD]) if RECORD in members else None
-    captions = _read_captions(key, members, record, limits)
-    stored = _json_object(members, "paug.json", limits) if record is None else _record_object(record, "paug.json")
+    read = _Members(key, members, limits)
+    stored = read.object("paug.json")
     augmentations = _read_augmentations(stored)
-    num_rows = len(augmentations) + captions.count
-    limit = limits.inflated_bytes(num_rows)
-    embeddings = _public_embeddings(key, members, limit) if record is None else record
+    sha256 = stored.get("image_sha256")
+    if sha256 is not None and not isinstance(sha256, str):
+        raise BadSampleError("bad_json", f"image_sha256 in paug.json is {type(sha256).__name__}, expected a string")
+    embeddings = read.embeddings(len(augmentations))
     return StoredSample(
-        **_plain_fields(key, members, captions, limits),
+        **read.plain_fields(),
         augmentations=augmentations,
-        image_sha256=_read_hash(stored),
+        image_sha256=sha256,
         embeddings=embeddings,
-        places=_places(captions, len(augmentations), embeddings, limits),
+        places=read.places(len(augmentations), embeddings.shapes),
     )
 
 
@@ -206,91 +204,92 @@ def json_captions(metadata: Mapping[str, Any]) -> tuple[str, ...]:
     return tuple(captions)
 
 
-@attrs.frozen(kw_only=True)
-class _Captions:
-    """The captions of a sample as they are stored, blank ones included: each has a row in the embeddings."""
+class _Members:
+    """The members of one sample, and its captions as they are stored, blank ones included: each has an embedding."""
 
-    first: tuple[str, ...]
-    more: tuple[str, ...]
-    sets: Mapping[str, tuple[str, ...]]
-
-    @property
-    def count(self) -> int:
-        """Number of captions, and so of rows."""
-        return len(self.first) + len(self.more) + sum(map(len, self.sets.values()))
-
-
-def _read_captions(
-    key: str, members: Mapping[str, bytes], record: CompactRecord | None, limits: SampleLimits
-) -> _Captions:
-    synthetic: Mapping[str, Any] = {}
-    if record is not None:
-        synthetic = _record_object(record, "syn.json")
-    elif "syn.json" in members:
-        synthetic = _json_object(members, "syn.json", limits)
-    if "txt" in members:
-        first: tuple[str, ...] = (_text(members, "txt", limits),)
-    else:
-        first = json_captions(_json_object(members, "json", limits)) if "json" in members else ()
-        if not first:
+    def __init__(self, key: str, members: Mapping[str, bytes], limits: SampleLimits) -> None:
+        self._key, self._members, self._limits = key, members, limits
+        self._record = CompactRecord(members[RECORD]) if RECORD in members else None
+        there = self._record is not None or "syn.json" in members
+        synthetic: Mapping[str, Any] = self.object("syn.json") if there else {}
+        self._metadata = _json_object(members, "json", limits) if "json" in members else {}
+        self._first = (_text(members, "txt", limits),) if "txt" in members else json_captions(self._metadata)
+        if not self._first:
             raise BadSampleError("missing_member", f"{key}.txt is missing, the caption, and {key}.json has none")
-    return _Captions(
-        first=first,
-        more=_caption_list(synthetic.get(_MORE_TEXT, []), _MORE_TEXT),
-        sets={name: _caption_list(texts, name) for name, texts in synthetic.items() if SYN_NAME.fullmatch(name)},
-    )
+        self._more = _caption_list(synthetic.get(_MORE_TEXT, []), _MORE_TEXT)
+        self._sets = {name: _caption_list(texts, name) for name, texts in synthetic.items() if SYN_NAME.fullmatch(name)}
 
+    def object(self, name: str) -> Mapping[str, Any]:
+        """Return a JSON object, which the compact record has in place of a member."""
+        if self._record is None:
+            return _json_object(self._members, name, self._limits)
+        value = self._record.content.get(name)
+        if not isinstance(value, dict):
+            raise BadSampleError("bad_json", f"{name} in the compact record is {type(value).__name__}, not an object")
+        return value
 
-def _plain_fields(key: str, members: Mapping[str, bytes], captions: _Captions, limits: SampleLimits) -> dict[str, Any]:
-    """Return the fields of an `ImageTextSample`."""
-    extension = next((extension for extension in IMAGE_EXTENSIONS if extension in members), None)
-    known = {extension} | _PLAIN_MEMBERS | (_PUBLIC_MEMBERS if "paug.json" in members else frozenset())
-    return {
-        "key": key,
-        "captions": drop_blank((*captions.first, *captions.more)),
-        "syn_captions": {name: drop_blank(texts) for name, texts in captions.sets.items()},
-        "image": None if extension is None else members[extension],
-        "image_extension": extension or "jpg",
-        "url": _text(members, "url.txt", limits) if "url.txt" in members else None,
-        "metadata": _json_object(members, "json", limits) if "json" in members else {},
-        "others": {name: content for name, content in members.items() if name and name not in known},
-    }
+    def plain_fields(self) -> dict[str, Any]:
+        """Return the fields of an `ImageTextSample`."""
+        members = self._members
+        extension = next((extension for extension in IMAGE_EXTENSIONS if extension in members), None)
+        known = {extension} | _PLAIN_MEMBERS | (_PUBLIC_MEMBERS if "paug.json" in members else frozenset())
+        return {
+            "key": self._key,
+            "captions": drop_blank((*self._first, *self._more)),
+            "syn_captions": {name: drop_blank(texts) for name, texts in self._sets.items()},
+            "image": None if extension is None else members[extension],
+            "image_extension": extension or "jpg",
+            "url": _text(members, "url.txt", self._limits) if "url.txt" in members else None,
+            "metadata": self._metadata,
+            "others": {name: content for name, content in members.items() if name and name not in known},
+        }
 
-
-def _places(
-    captions: _Captions, num_augmentations: int, embeddings: EmbeddingRows, limits: SampleLimits
-) -> dict[str, tuple[tuple[str, int], ...]]:
-    """Return where every row that is not of a blank caption is stored, having compared all shapes."""
-    shapes = embeddings.shapes
-    names = {name: f"{name}_emb" for name in captions.sets}
-    counts = {"image_emb": num_augmentations, "text_emb": len(captions.first)}
-    starts = dict.fromkeys(names, 0)
-    if len(names) == 1 and not shapes.keys() & names.values():
-        # The first release has one array for the caption and the set.
-        (name,) = names
-        names[name], starts[name] = "text_emb", len(captions.first)
-        counts["text_emb"] += len(captions.sets[name])
-    else:
-        counts |= {names[name]: len(texts) for name, texts in captions.sets.items()}
-    if captions.more:
-        counts[f"{_MORE_TEXT}_emb"] = len(captions.more)
-    for array in counts:
-        if array not in shapes:
-            raise BadSampleError("missing_member", f"the embeddings {array} are missing, there are {sorted(shapes)}")
-    dim = shapes["image_emb"][-1] if len(shapes["image_emb"]) == 2 else 0
-    for array, count in counts.items():
-        check_shape(array, shapes[array], count, dim)
-    num_bytes = sum(counts.values()) * dim * np.dtype(np.float32).itemsize
-    if num_bytes > limits.embedding_bytes:
+    def embeddings(self, num_augmentations: int) -> EmbeddingRows:
+        """Return the embeddings of any layout, within what so many augmentations and the captions can take."""
+        if self._record is not None:
+            return self._record
+        num_captions = len(self._first) + len(self._more) + sum(map(len, self._sets.values()))
+        limit = self._limits.inflated_bytes(num_augmentations + num_captions)
+        for extension in ("npz", "pth.gz"):
+            if extension in self._members:
+                return read_embeddings(f"{self._key}.{extension}", self._members[extension], limit=limit)
         raise BadSampleError(
-            "too_large", f"the embeddings take {num_bytes:,} bytes, more than {limits.embedding_bytes:,}"
+            "missing_member", f"neither {self._key}.npz nor {self._key}.pth.gz is there, the embeddings"
         )
-    more = _rows_of(captions.more, f"{_MORE_TEXT}_emb", 0)
-    return {
-        "image_emb": _all_rows("image_emb", num_augmentations),
-        "text_emb": _rows_of(captions.first, "text_emb", 0) + more,
-        **{f"{name}_emb": _rows_of(captions.sets[name], names[name], starts[name]) for name in names},
-    }
+
+    def places(
+        self, num_augmentations: int, shapes: Mapping[str, tuple[int, ...]]
+    ) -> dict[str, tuple[tuple[str, int], ...]]:
+        """Return where every row that is not of a blank caption is stored, having compared all shapes."""
+        names = {name: f"{name}_emb" for name in self._sets}
+        counts = {"image_emb": num_augmentations, "text_emb": len(self._first)}
+        starts = dict.fromkeys(names, 0)
+        if len(names) == 1 and not shapes.keys() & names.values():
+            # The first release has one array for the caption and the set.
+            (name,) = names
+            names[name], starts[name] = "text_emb", len(self._first)
+            counts["text_emb"] += len(self._sets[name])
+        else:
+            counts |= {names[name]: len(texts) for name, texts in self._sets.items()}
+        if self._more:
+            counts[f"{_MORE_TEXT}_emb"] = len(self._more)
+        for array in counts:
+            if array not in shapes:
+                raise BadSampleError(
+                    "missing_member", f"the embeddings {array} are missing, there are {sorted(shapes)}"
+                )
+        dim = shapes["image_emb"][-1] if len(shapes["image_emb"]) == 2 else 0
+        for array, count in counts.items():
+            check_shape(array, shapes[array], count, dim)
+        num_bytes, most = 4 * sum(counts.values()) * dim, self._limits.embedding_bytes
+        if num_bytes > most:
+            raise BadSampleError("too_large", f"the embeddings take {num_bytes:,} bytes, more than {most:,}")
+        more = _rows_of(self._more, f"{_MORE_TEXT}_emb", 0)
+        return {
+            "image_emb": _all_rows("image_emb", num_augmentations),
+            "text_emb": _rows_of(self._first, "text_emb", 0) + more,
+            **{f"{name}_emb": _rows_of(self._sets[name], names[name], starts[name]) for name in names},
+        }
 
 
 @lru_cache(maxsize=64)  # samples of a data set have as many augmentations each
@@ -343,13 +342,6 @@ def _json_object(members: Mapping[str, bytes], name: str, limits: SampleLimits) 
     return parse_object(members[name], name, limit=limits.text_bytes)
 
 
-def _record_object(record: CompactRecord, name: str) -> Mapping[str, Any]:
-    value = record.content.get(name)
-    if not isinstance(value, dict):
-        raise BadSampleError("bad_json", f"{name} in the compact record is {type(value).__name__}, expected an object")
-    return value
-
-
 def _caption_list(texts: Any, name: str) -> tuple[str, ...]:
     if not isinstance(texts, list) or not all(isinstance(text, str) for text in texts):
         raise BadSampleError("bad_json", f"{name} is not a list of captions")
@@ -371,20 +363,6 @@ def _read_augmentations(stored: Mapping[str, Any]) -> StoredViews:
     if not augmentations:
         raise BadSampleError("bad_augmentation", "param_aug in paug.json is empty")
     return augmentations
-
-
-def _read_hash(stored: Mapping[str, Any]) -> str | None:
-    value = stored.get("image_sha256")
-    if value is not None and not isinstance(value, str):
-        raise BadSampleError("bad_json", f"image_sha256 in paug.json is {type(value).__name__}, expected a string")
-    return value
-
-
-def _public_embeddings(key: str, members: Mapping[str, bytes], limit: int) -> EmbeddingRows:
-    for extension in ("npz", "pth.gz"):
-        if extension in members:
-            return read_embeddings(f"{key}.{extension}", members[extension], limit=limit)
-    raise BadSampleError("missing_member", f"neither {key}.npz nor {key}.pth.gz is there, the embeddings")
 
 
 def _to_json(value: Any) -> bytes:

@@ -7,6 +7,8 @@ as far as it is written in Python, has a function for every instruction. Those f
 numbers are taken; in place of those that name, call and change objects stand ours, which know the functions that make a
 tensor and call none. Everything else is refused. The same reader in C is no choice: nine bytes make it take gigabytes,
 for as many places as they say are remembered.
+
+zlib-ng reads gzip where it is installed, to the same bytes (extra `speed`).
 """
 
 from __future__ import annotations
@@ -20,8 +22,9 @@ import zipfile
 import zlib
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
-from functools import lru_cache
+from functools import cache, lru_cache
 from pickle import UnpicklingError, _Unpickler
+from types import ModuleType
 from typing import Any, Literal, NamedTuple, NoReturn
 
 import attrs
@@ -29,7 +32,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from mobileclip.data.samples.inflate import GZIP, TooLargeError, gunzip
+from mobileclip.data.samples.limits import TooLargeError
 from mobileclip.data.skips import BadSampleError
 from mobileclip.storage import printable
 from mobileclip.tensor_files.errors import CheckpointError, shown
@@ -242,6 +245,9 @@ def read_npy(data: bytes) -> npt.NDArray[Any]:
 
 # The numbers of bfloat16, which numpy has not, are taken as they lie in the file.
 _NUMBERS = {"BFloat16Storage": "<u2", "FloatStorage": "<f4", "HalfStorage": "<f2", "DoubleStorage": "<f8"}
+_GZIP = b"\x1f\x8b"
+# Files of gzip may be several ones after another; nobody writes this many for one sample.
+_MAX_PARTS = 64
 # Two arrays take some 250 bytes.
 _MAX_DESCRIPTION_BYTES = 1 << 14
 
@@ -453,9 +459,48 @@ def write_pth_gz(arrays: Mapping[str, Embeddings]) -> bytes:
     return gzip.compress(stream.getvalue(), mtime=0)
 
 
+def gunzip(data: bytes, *, limit: int) -> bytes:
+    """Return the decompressed content of gzip data.
+
+    Args:
+        data: a file of gzip.
+        limit: number of bytes that it may hold; no more than one beyond is inflated.
+
+    Raises:
+        TooLargeError: if it holds more.
+        ValueError: if it is of too many parts.
+        zlib.error: if it is damaged.
+    """
+    content: bytes = b""
+    for _ in range(_MAX_PARTS):
+        stream = _library().decompressobj(31)
+        try:
+            content += stream.decompress(data, limit + 1 - len(content))
+        except _library().error as error:
+            raise zlib.error(str(error)) from None
+        if len(content) > limit:
+            raise TooLargeError(f"it inflates to more than the {limit:,} bytes that it may hold")
+        if not stream.eof:
+            raise zlib.error("incomplete or truncated stream")
+        data = stream.unused_data.lstrip(b"\0")
+        if not data:
+            return content
+    raise ValueError(f"gzip wrote more than {_MAX_PARTS} parts")
+
+
+@cache
+def _library() -> ModuleType:
+    try:
+        from zlib_ng import zlib_ng
+    except ImportError:
+        return zlib
+    library: ModuleType = zlib_ng
+    return library
+
+
 def _decompressed(data: bytes, limit: int) -> bytes:
     # webdataset's writer compresses members called .gz itself: what was compressed before is compressed twice.
     for _ in range(2):
-        if data[:2] == GZIP:
+        if data[:2] == _GZIP:
             data = gunzip(data, limit=limit)
     return data

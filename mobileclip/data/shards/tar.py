@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import bz2
+import gzip
+import lzma
 import re
 import tarfile
+import zlib
 from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from itertools import groupby
 from operator import itemgetter
-from typing import IO, Protocol, TypeVar
+from typing import IO, Any, Protocol, TypeVar, cast
 
 import attrs
 
-from mobileclip.data.samples.inflate import InflatedFile
-from mobileclip.data.samples.limits import SAMPLE_LIMITS, SampleLimits
+from mobileclip.data.samples.limits import SAMPLE_LIMITS, SampleLimits, TooLargeError
 from mobileclip.storage import printable
 
 Member = TypeVar("Member")
@@ -32,6 +36,8 @@ START_BYTES = 10
 """As many as tell whether a file is compressed."""
 # What a header claims is read in pieces: memory is taken for what is there.
 _PIECE_BYTES = 1 << 22
+# What a small file may inflate to whatever the ratio.
+_SLACK_BYTES = 1 << 26
 # Mode, owner, group, size, time, checksum, kind and magic of a ustar header; read-only, of nobody, from the epoch.
 _TEMPLATE = b"".join(
     (
@@ -83,7 +89,7 @@ class ForwardReader:
 
     def __init__(self, stream: _Stream, ahead: bytes = b"") -> None:
         self._stream = stream
-        self._position = 0
+        self.position = 0
         self._ahead = ahead
 
     def read(self, size: int) -> bytes:
@@ -92,15 +98,64 @@ class ForwardReader:
         if len(content) < size:
             rest = self._stream.read(size - len(content))
             content = content + rest if content else rest
-        self._position += len(content)
+        self.position += len(content)
         return content
 
     def seek(self, position: int) -> int:
         """Move to a position, which must not lie behind."""
-        assert position >= self._position, "a stream that moves forward alone"
-        while self._position < position and self.read(min(position - self._position, _PIECE_BYTES)):
+        assert position >= self.position, "a stream that moves forward alone"
+        while self.position < position and self.read(min(position - self.position, _PIECE_BYTES)):
             pass
-        return self._position
+        return self.position
+
+
+_OPENED: dict[bytes, Callable[[IO[bytes]], Any]] = {
+    b"\x1f\x8b": lambda source: gzip.GzipFile(fileobj=source),
+    b"BZ": bz2.BZ2File,
+    b"\xfd7": partial(lzma.LZMAFile, format=lzma.FORMAT_XZ),
+}
+
+
+class InflatedFile:
+    """A file that gzip, bzip2 or xz compressed, read on from its start.
+
+    Args:
+        stream: the compressed file.
+        start: its first bytes, which were read before.
+        inflation: how many times the bytes of the file may come out of it.
+    """
+
+    def __init__(self, stream: IO[bytes], start: bytes, *, inflation: int) -> None:
+        self._compressed = ForwardReader(stream, start)
+        self._file = _OPENED[start[:2]](cast("IO[bytes]", self._compressed))
+        self._inflation, self._num_inflated = inflation, 0
+
+    def read(self, size: int) -> bytes:
+        """Return the next `size` bytes, or those that are left.
+
+        Raises:
+            TooLargeError: if more comes out than the file may hold.
+            EOFError: if the file is cut.
+            OSError: if it is damaged.
+        """
+        pieces = []
+        while size and (piece := self._next(min(size, _PIECE_BYTES))):
+            pieces.append(piece)
+            size -= len(piece)
+        return b"".join(pieces)
+
+    def _next(self, size: int) -> bytes:
+        try:
+            piece: bytes = self._file.read(size)
+        except (zlib.error, lzma.LZMAError) as error:
+            raise OSError(f"the compressed file is damaged: {error}") from None
+        self._num_inflated += len(piece)
+        if self._num_inflated > self._inflation * self._compressed.position + _SLACK_BYTES:
+            raise TooLargeError(
+                f"the compressed file inflates to more than {self._inflation} times its size; if it is no bomb, "
+                "raise `inflation` in the limits, or decompress it first"
+            )
+        return piece
 
 
 def read_members(stream: IO[bytes], limits: SampleLimits = SAMPLE_LIMITS) -> Iterator[tuple[str, bytes | None]]:

@@ -212,6 +212,13 @@ class _Likeness:
     other: npt.NDArray[np.int64]
     similarity: npt.NDArray[np.float32]
 
+    @staticmethod
+    def joined(parts: Sequence[_Likeness]) -> _Likeness:
+        """Return all of several."""
+        parts = parts or [_Likeness(np.empty(0, np.int64), np.empty(0, np.int64), np.empty(0, np.float32))]
+        names = ("index", "other", "similarity")
+        return _Likeness(*(np.concatenate([getattr(one, name) for one in parts]) for name in names))
+
 
 def find_duplicates(spec: DuplicatesSpec) -> DuplicatesReport:
     """Write the list of the samples that are kept: of those that show the same, the one whose caption fits best.
@@ -259,15 +266,13 @@ def find_duplicates(spec: DuplicatesSpec) -> DuplicatesReport:
 def _leaks(table: VectorTable, test: Scores, spec: DuplicatesSpec, device: torch.device) -> _Likeness:
     """Return the samples that show a test's picture, each with the one that it is most like."""
     pictures = torch.cat([torch.from_numpy(np.array(one.vectors)) for one in test.shards]).to(device).float()
-    index, other, similarity, start = [], [], [], 0
+    found, start = list[_Likeness](), 0
     for block in table.blocks(device, title=f"comparing with {test.folder.name}"):
         values, places = (block @ pictures.T).max(1)
-        found = torch.nonzero(values >= spec.leak_threshold)[:, 0]
-        index.append(found.cpu().numpy() + start)
-        other.append(places[found].cpu().numpy())
-        similarity.append(values[found].cpu().numpy())
+        near = torch.nonzero(values >= spec.leak_threshold)[:, 0]
+        found.append(_Likeness(near.cpu().numpy() + start, places[near].cpu().numpy(), values[near].cpu().numpy()))
         start += len(block)
-    return _Likeness(np.concatenate(index), np.concatenate(other), np.concatenate(similarity))
+    return _Likeness.joined(found)
 
 
 def _near_pairs(
@@ -275,9 +280,7 @@ def _near_pairs(
 ) -> _Likeness:
     """Return near samples among the available ones: the first of each pair is worth less than the second."""
     device = torch.device(spec.device)
-    wanted = (
-        min(_MOST_CLUSTERS, max(1, len(table) // _CLUSTER_SIZE)) if spec.num_clusters is None else spec.num_clusters
-    )
+    wanted = spec.num_clusters or min(_MOST_CLUSTERS, max(1, len(table) // _CLUSTER_SIZE))
     centres = find_centres(table, num_clusters=min(wanted, len(table)), device=device, seed=spec.seed)
     # Those of most worth come first; of equal ones the first.
     rank = np.empty(len(worth), np.int64)
@@ -291,28 +294,21 @@ def _near_pairs(
         vectors = table.rows(members, device)
         order = np.argsort(rank[members])
         found.append(_pairs_of_cluster(vectors[torch.from_numpy(order).to(device)], members[order], spec.threshold))
-    if not found:
-        return _Likeness(np.empty(0, np.int64), np.empty(0, np.int64), np.empty(0, np.float32))
-    index, other, similarity = (
-        np.concatenate([getattr(one, name) for one in found]) for name in ("index", "other", "similarity")
-    )
-    return _Likeness(index, other, similarity)
+    return _Likeness.joined(found)
 
 
 def _pairs_of_cluster(vectors: torch.Tensor, members: npt.NDArray[np.int64], threshold: float) -> _Likeness:
     """Return the near pairs of vectors that come in order of worth; of a vector, those of most worth alone."""
-    rows, columns, values = [], [], []
+    found = []
     for start in range(0, len(vectors), _ROWS):
         block = vectors[start : start + _ROWS]
         similarity = block @ vectors[: start + len(block)].T
-        is_near = similarity >= threshold
-        is_near = is_near.tril(start - 1)
+        is_near = (similarity >= threshold).tril(start - 1)
         is_near &= is_near.cumsum(1) <= _MOST_NEIGHBOURS
         row, column = torch.nonzero(is_near, as_tuple=True)
-        rows.append(row.cpu().numpy() + start)
-        columns.append(column.cpu().numpy())
-        values.append(similarity[row, column].cpu().numpy())
-    return _Likeness(members[np.concatenate(rows)], members[np.concatenate(columns)], np.concatenate(values))
+        values = similarity[row, column].cpu().numpy()
+        found.append(_Likeness(members[row.cpu().numpy() + start], members[column.cpu().numpy()], values))
+    return _Likeness.joined(found)
 
 
 def _without_followers(pairs: _Likeness, worth: npt.NDArray[np.float32], available: npt.NDArray[np.bool_]) -> _Likeness:
@@ -324,14 +320,13 @@ def _without_followers(pairs: _Likeness, worth: npt.NDArray[np.float32], availab
         available: samples that may be kept.
     """
     order = np.lexsort((pairs.other, -worth[pairs.other], pairs.index, -worth[pairs.index]))
-    left_out = ~available
-    chosen = []
-    for place in order:
-        index, other = int(pairs.index[place]), int(pairs.other[place])
+    left_out, chosen = ~available, list[int]()
+    for place in order.tolist():
+        index, other = pairs.index[place], pairs.other[place]
         if not left_out[index] and not left_out[other]:
             left_out[index] = True
             chosen.append(place)
-    found = np.array(chosen, dtype=np.int64)
+    found = np.array(chosen, np.int64)
     return _Likeness(pairs.index[found], pairs.other[found], pairs.similarity[found])
 
 
@@ -351,27 +346,23 @@ def _kept_uids(scores: Scores, kept: npt.NDArray[np.bool_]) -> Iterator[Uids]:
 
 def _write_pairs(path: Path, scores: Scores, duplicates: _Likeness, leaks: Sequence[tuple[_Likeness, Scores]]) -> None:
     """Write what is left out and why, a line each, fields between tabs."""
-    names = _Names(scores)
     with storage.atomic_write(path) as stream:
         stream.write(b"why\tkey\tshard\tlike key\tlike shard\tsimilarity\n")
-        for why, found, others in [
-            ("duplicate", duplicates, names),
-            *(("test picture", found, _Names(test)) for found, test in leaks),
-        ]:
-            for index, other, similarity in zip(found.index, found.other, found.similarity, strict=True):
-                fields = (why, *names[int(index)], *others[int(other)], f"{similarity:.4f}")
+        for why, found, others in [("duplicate", duplicates, scores), *(("test picture", *leak) for leak in leaks)]:
+            names = zip(_names(scores, found.index), _names(others, found.other), found.similarity, strict=True)
+            for own, other, similarity in names:
+                fields = (why, *own, *other, f"{similarity:.4f}")
                 stream.write(("\t".join(map(storage.printable, fields)) + "\n").encode())
 
 
-class _Names:
-    """Key and shard of every sample, by its index."""
-
-    def __init__(self, scores: Scores) -> None:
-        self._shards = scores.shards
-        self._starts = np.cumsum([0, *map(len, scores.shards)])
-        self._keys: dict[int, list[str]] = {}
-
-    def __getitem__(self, index: int) -> tuple[str, str]:
-        place = int(np.searchsorted(self._starts, index, side="right")) - 1
-        keys = self._keys.setdefault(place, self._shards[place].keys)
-        return keys[index - int(self._starts[place])], self._shards[place].shard
+def _names(scores: Scores, indices: npt.NDArray[np.int64]) -> list[tuple[str, str]]:
+    """Return the key and the shard of samples by their indices; of each shard, the keys are read once."""
+    names: dict[int, tuple[str, str]] = {}
+    start = 0
+    for one in scores.shards:
+        end = start + len(one)
+        if len(own := np.unique(indices[(indices >= start) & (indices < end)])):
+            keys = one.keys
+            names |= {index: (keys[index - start], one.shard) for index in own.tolist()}
+        start = end
+    return [names[index] for index in indices.tolist()]

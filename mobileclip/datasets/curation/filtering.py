@@ -114,13 +114,9 @@ def filter_samples(spec: FilterSpec) -> FilterReport:
 
     def kept() -> Iterator[Uids]:
         for values, uids in _judged(spec, scores, "writing the list"):
-            known = np.isfinite(values)
-            chosen = np.zeros(len(values), dtype=bool)
-            if spec.threshold is not None:
-                chosen[known] = values[known] >= spec.threshold
-            else:
-                chosen[known] = _bins(values[known]) >= lowest
-            yield uids[chosen]
+            known = np.flatnonzero(np.isfinite(values))
+            some = values[known]
+            yield uids[known[_bins(some) >= lowest if spec.threshold is None else some >= spec.threshold]]
 
     num_kept = write_uids(spec.output, kept())
     return FilterReport(
@@ -209,10 +205,8 @@ def _ends(spec: FilterSpec, scores: Scores, threshold: float, is_kept: bool, fro
         # A shard's keys are read only where it may have one of the row.
         if len(order) and (len(best) < _IN_A_ROW or distances[order[0]] < best[-1].distance):
             keys = one.keys
-            best += [
-                _Found(float(distances[at]), float(values[places[at]]), one.shard, keys[places[at]]) for at in order
-            ]
-            best = sorted(best)[:_IN_A_ROW]
+            found = ((float(distances[at]), float(values[places[at]]), one.shard, keys[places[at]]) for at in order)
+            best = sorted([*best, *(_Found(*fields) for fields in found)])[:_IN_A_ROW]
     return best
 
 

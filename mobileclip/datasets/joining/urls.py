@@ -17,7 +17,7 @@ from mobileclip.data.samples.members import json_captions
 from mobileclip.data.shards.files import RawSample, read_shard
 from mobileclip.data.skips import CONNECTION_FAILED, BadSampleError, Skip, SkipReport, attempt
 from mobileclip.datasets.joining.checks import stated_of
-from mobileclip.datasets.sources import RowOptions, as_source
+from mobileclip.datasets.sources import RowOptions, Unit, as_source
 from mobileclip.datasets.sources.lists import ListUnit
 from mobileclip.datasets.sources.shards import ShardUnit
 from mobileclip.engines import Engine, FunctionWork, InlineEngine, InOrder, SetAside
@@ -28,7 +28,7 @@ from mobileclip.terminal import console
 SUFFIXES = (".parquet", ".csv")
 """How the name of a table may end, each a form of its own."""
 
-# Rows of a group of a Parquet file, which are held until it is written, and of a table that are read at once.
+# Rows of a table that are read at once.
 _GROUP_ROWS = 100_000
 _SHA256 = "sha256"
 
@@ -100,9 +100,8 @@ def write_urls(
         OSError: if the table cannot be written.
         ImportError: if Apache Arrow is not installed (extra `parquet`).
     """
-    every = as_source(data, rows=rows, samples_per_shard=_GROUP_ROWS).units()
-    units = [unit for unit in every if isinstance(unit, (ShardUnit, ListUnit))]
-    if len(units) < len(every):
+    units = as_source(data, rows=rows, samples_per_shard=_GROUP_ROWS).units()
+    if not all(isinstance(unit, (ShardUnit, ListUnit)) for unit in units):
         raise ValueError(f"{data} has no URLs; expected tar shards, a .jsonl file, or tables (.parquet, .csv, .tsv)")
     skips, num_rows = SkipReport(log=False), 0
     num_without = {"caption": 0, _SHA256: 0}
@@ -111,13 +110,12 @@ def write_urls(
         Progress("reading URLs", total=len(units), console=console(shown=show_progress)) as progress,
     ):
 
-        def take(unit: ShardUnit | ListUnit, result: _Rows | SetAside) -> None:
+        def take(unit: Unit, result: _Rows | SetAside) -> None:
             nonlocal num_rows
+            found, left_out = ([], []) if isinstance(result, SetAside) else result
             if isinstance(result, SetAside):
-                skips.add(Skip(reason="unreadable_shard", key="", shard=unit.path, detail=result.reason))
-                progress.advance(count=0)
-                return
-            found, left_out = result
+                shard = getattr(unit, "path", unit.name)
+                left_out = [Skip(reason="unreadable_shard", key="", shard=shard, detail=result.reason)]
             write(found)
             num_rows += len(found)
             for column in num_without:
@@ -125,7 +123,7 @@ def write_urls(
             skips.extend(left_out)
             progress.advance(count=len(found))
 
-        with InOrder[ShardUnit | ListUnit, _Rows](units, take) as listener:
+        with InOrder[Unit, _Rows](units, take) as listener:
             (engine or InlineEngine(device="cpu")).run(FunctionWork(function=_rows_of), units, listener)
     return UrlReport(path=os.fspath(output), num_rows=num_rows, num_without=num_without, skips=skips)
 
@@ -136,8 +134,7 @@ def _rows_of(unit: ShardUnit | ListUnit) -> _Rows:
     Raises:
         StorageError: if its store or disk failed.
     """
-    skips: list[Skip] = []
-    found: list[UrlRow] = []
+    skips, found = list[Skip](), list[UrlRow]()
     if isinstance(unit, ShardUnit):
         for raw in read_shard(unit.path, skips.append, unit.sample_limits):
             row = attempt(partial(_row_of_sample, raw), key=raw.key, shard=raw.shard, on_skip=skips.append)
@@ -149,14 +146,14 @@ def _rows_of(unit: ShardUnit | ListUnit) -> _Rows:
     for record in unit.records():
         if isinstance(record, Skip):
             skips.append(record)
-            continue
-        sample, metadata = record.sample, record.sample.metadata
-        if sample.url is None:
+        elif record.sample.url is None:
             detail = f"{record.label} has no URL"
-            skips.append(Skip(reason="missing_url", key=sample.key, shard=unit.path, detail=detail))
+            skips.append(Skip(reason="missing_url", key=record.sample.key, shard=unit.path, detail=detail))
         else:
-            uid, sha256 = str(metadata.get("uid", sample.key)), record.sha256 or _text(metadata.get(_SHA256))
-            found.append(UrlRow(sample.url, next(iter(sample.captions), ""), uid, sha256))
+            sample, metadata = record.sample, record.sample.metadata
+            sha256 = record.sha256 or _text(metadata.get(_SHA256))
+            caption = next(iter(sample.captions), "")
+            found.append(UrlRow(sample.url, caption, str(metadata.get("uid", sample.key)), sha256))
     return found, skips
 
 
@@ -167,9 +164,8 @@ def _row_of_sample(raw: RawSample) -> UrlRow:
     url = raw.members.get("url.txt", b"").decode().strip() or _text(stated.get("url"))
     if not url:
         raise BadSampleError("missing_url", "there is neither url.txt nor a url in its JSON")
-    captions = json_captions(stated)
-    text = raw.members["txt"].decode() if "txt" in raw.members else next(iter(captions), "")
-    return UrlRow(url=url, caption=text, uid=_text(stated.get("uid")) or raw.key, sha256=_text(stated.get(_SHA256)))
+    caption = raw.members["txt"].decode() if "txt" in raw.members else next(iter(json_captions(stated)), "")
+    return UrlRow(url=url, caption=caption, uid=_text(stated.get("uid")) or raw.key, sha256=_text(stated.get(_SHA256)))
 
 
 def _text(value: object) -> str:
@@ -186,22 +182,17 @@ def _table(path: str) -> Iterator[Callable[[Sequence[UrlRow]], object]]:
         import pyarrow as pa
         import pyarrow.parquet as pq
         from pyarrow import csv
-    schema, held = pa.schema([(column, pa.string()) for column in COLUMNS]), list[UrlRow]()
+    schema = pa.schema([(column, pa.string()) for column in COLUMNS])
     storage.make_directory_of(path)
     with (
         storage.atomic_write(path) as stream,
         (pq.ParquetWriter if suffix == ".parquet" else csv.CSVWriter)(stream, schema) as writer,
     ):
 
-        def flush() -> None:
-            writer.write_table(pa.Table.from_pylist([row._asdict() for row in held], schema))
-            held.clear()
-
         def write(rows: Sequence[UrlRow]) -> None:
             # Arrow, by which img2dataset reads CSV, takes every line break for the end of a row.
-            held.extend(rows if suffix == ".parquet" else (UrlRow(*(" ".join(c.split()) for c in row)) for row in rows))
-            if len(held) >= _GROUP_ROWS:
-                flush()
+            rows = rows if suffix == ".parquet" else [UrlRow(*(" ".join(c.split()) for c in row)) for row in rows]
+            if rows:
+                writer.write_table(pa.Table.from_pylist([row._asdict() for row in rows], schema))
 
         yield write
-        flush()

@@ -6,7 +6,7 @@ import json
 import os
 import posixpath
 from collections import defaultdict
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from hashlib import blake2b
 from typing import Any
@@ -113,18 +113,14 @@ class FolderUnit(Unit):
         return (item.key for item in self.items)
 
     def _record_or_skip(self, item: FolderItem) -> Record | Skip:
-        label = printable_name(item.image)
-
-        def record() -> Record:
-            return Record(sample=self._sample(item, label), image=storage.join(self.path, item.image), label=label)
-
-        return made_or_skip(record, key=label, shard=self.path)
+        label, place = printable_name(item.image), storage.join(self.path, item.image)
+        make = lambda: Record(sample=self._sample(item, label), image=place, label=label)  # noqa: E731
+        return made_or_skip(make, key=label, shard=self.path)
 
     def _sample(self, item: FolderItem, label: str) -> ImageTextSample:
         rows = [parse_row(row, f"the row of {label}") for row in item.rows]
         beside = parse_row(self._content(item.json), printable_name(item.json)) if item.json is not None else {}
-        captions = self._text_captions(item)
-        captions = captions or json_captions(beside)
+        captions = self._text_captions(item) or json_captions(beside)
         fields: dict[str, Any] = {**(rows[0] if rows else {}), **beside}
         if not captions:
             said = tuple(dict.fromkeys((text, row.get("language")) for row in rows for text in json_captions(row)))
@@ -138,13 +134,11 @@ class FolderUnit(Unit):
         return ImageTextSample(key=item.key, captions=captions, metadata={**metadata, "image": label})
 
     def _text_captions(self, item: FolderItem) -> tuple[str, ...]:
-        if item.text is None:
-            return ()
         try:
-            lines = split_lines(self._content(item.text).decode("utf-8-sig"))
+            text = "" if item.text is None else self._content(item.text).decode("utf-8-sig")
         except UnicodeDecodeError as error:
-            raise BadSampleError("bad_text", f"{printable_name(item.text)} is not UTF-8: {error}") from None
-        return tuple(dict.fromkeys(line.strip() for line in lines if line.strip()))
+            raise BadSampleError("bad_text", f"{printable_name(item.text or '')} is not UTF-8: {error}") from None
+        return tuple(dict.fromkeys(line.strip() for line in split_lines(text) if line.strip()))
 
     def _content(self, name: str) -> bytes:
         try:
@@ -199,20 +193,11 @@ class FolderSource(Source):
             raise ValueError(f"{self.path} {missing}; expected a folder of images with captions{found.said_left_out()}")
         beside = [name for item in items for name in (item.text, item.json) if name is not None]
         left_out = found.left_out({*beside, *_tables(found.files)})
-        parts = [
-            items[start : start + self.samples_per_shard] for start in range(0, len(items), self.samples_per_shard)
-        ]
-        return tuple(
-            FolderUnit(
-                name=numbered_name(index),
-                path=self.path,
-                items=tuple(part),
-                stray=() if index else tuple(stray),
-                left_out=() if index else left_out,
-                digest=_digest(part, found.files, () if index else stray),
-            )
-            for index, part in enumerate(parts)
-        )
+
+        def digest(part: Sequence[FolderItem], index: int) -> str:
+            return _digest(part, found.files, () if index else stray)
+
+        return _units(self, items, digest, stray, left_out)
 
     def _rows(self, files: Mapping[str, str]) -> tuple[Mapping[str, list[bytes]], list[Skip]]:
         """Return the tables' lines by the image they name, and what names none."""
@@ -227,6 +212,29 @@ class FolderSource(Source):
                     if name is not None and isinstance(row.content, bytes):
                         rows[name].append(row.content)
         return rows, stray
+
+
+def _units(
+    source: FolderSource | ClassFolderSource,
+    items: Sequence[FolderItem],
+    digest: Callable[[Sequence[FolderItem], int], str],
+    stray: Sequence[Skip],
+    left_out: Sequence[Skip],
+) -> tuple[FolderUnit, ...]:
+    """Return the images in parts; the first one reports what belongs to none."""
+    size = source.samples_per_shard
+    parts = [items[start : start + size] for start in range(0, len(items), size)]
+    return tuple(
+        FolderUnit(
+            name=numbered_name(index),
+            path=source.path,
+            items=tuple(part),
+            stray=() if index else tuple(stray),
+            left_out=() if index else tuple(left_out),
+            digest=digest(part, index),
+        )
+        for index, part in enumerate(parts)
+    )
 
 
 def _named(line: bytes | BadSampleError, label: str, directory: str, files: Mapping[str, str]) -> str:
@@ -344,24 +352,15 @@ class ClassFolderSource(Source):
         """
         items, stray, digest, left_out = self._items()
         names = self._names({_folder(item) for item in items})
-        rows = {folder: self._row(folder, name) for folder, name in names.items()}
+        rows = {}
+        for folder, name in names.items():
+            captions = [template.replace("{}", name) for template in self.templates]
+            rows[folder] = json.dumps({"captions": captions, "label": name, "class": folder}).encode()
         digest = blake2b(b"\0".join((digest.encode(), *rows.values())), digest_size=16).hexdigest()
         mixed = sorted(items, key=lambda item: blake2b(item.key.encode(), digest_size=16).digest())
-        parts = [
-            mixed[start : start + self.samples_per_shard] for start in range(0, len(mixed), self.samples_per_shard)
-        ]
-        return tuple(
-            FolderUnit(
-                name=numbered_name(index),
-                path=self.path,
-                items=tuple(FolderItem(key=item.key, image=item.image, rows=(rows[_folder(item)],)) for item in part),
-                stray=() if index else tuple(stray),
-                left_out=() if index else left_out,
-                # Every image's place depends on all the others, so every part changes with any of them.
-                digest=digest,
-            )
-            for index, part in enumerate(parts)
-        )
+        named = [FolderItem(key=item.key, image=item.image, rows=(rows[_folder(item)],)) for item in mixed]
+        # Every image's place depends on all the others, so every part changes with any of them.
+        return _units(self, named, lambda *_: digest, stray, left_out)
 
     def class_names(self) -> tuple[str, ...]:
         """Return the names of the classes, sorted; the folder is listed.
@@ -409,33 +408,25 @@ class ClassFolderSource(Source):
             folder_of[name] = folder
         return names
 
-    def _row(self, folder: str, name: str) -> bytes:
-        captions = [template.replace("{}", name) for template in self.templates]
-        return json.dumps({"captions": captions, "label": name, "class": folder}).encode()
-
 
 def _folder(item: FolderItem) -> str:
     return item.image.partition("/")[0]
-
-
-def _rows(text: str) -> dict[str, str]:
-    rows = [line.split("\t") for line in split_lines(text) if line.strip()]
-    if twice := repeated(folder for folder, *_ in rows):
-        raise ValueError(f"the folder {twice[0][:80]!r} is there twice")
-    return dict(rows)
 
 
 def _parsed(place: str, content: bytes) -> dict[str, str]:
     """Return the names in a table by their folders."""
     try:
         text = content.decode("utf-8-sig")
-        names = parse_json(text, max_characters=_MAX_NAMES_BYTES) if place.endswith(".json") else _rows(text)
+        if place.endswith(".json"):
+            names = parse_json(text, max_characters=_MAX_NAMES_BYTES)
+        else:
+            rows = [line.split("\t") for line in split_lines(text) if line.strip()]
+            if twice := repeated(folder for folder, *_ in rows):
+                raise ValueError(f"the folder {twice[0][:80]!r} is there twice")  # noqa: TRY301
+            names = dict(rows)
     except ValueError as error:
-        raise ValueError(
-            f"{place} cannot be read ({error}); expected a line for every class: its folder, a tab, its name"
-            if place.endswith(".txt")
-            else f"{place} is not JSON in UTF-8: {error}"
-        ) from None
+        expected = "a JSON object" if place.endswith(".json") else "a line for every class: its folder, a tab, its name"
+        raise ValueError(f"{place} cannot be read ({error}); expected {expected}, in UTF-8") from None
     if not isinstance(names, dict) or not all(isinstance(name, str) and name.strip() for name in names.values()):
         raise ValueError(f"{place} must map the folders of classes to their names, texts that are not blank")
     return {str(folder): name.strip() for folder, name in names.items()}

@@ -220,7 +220,18 @@ def output_names(paths: Sequence[str]) -> list[str]:
     """Return what the shards become: their paths below the folder that is common to all; a program's has no folder."""
     folders = [() if runs_program(path) else _folders(path) for path in paths]
     num_above = num_common(one for path, one in zip(paths, folders, strict=True) if not runs_program(path))
-    return [_output_name(path, one[num_above:]) for path, one in zip(paths, folders, strict=True)]
+    names = []
+    for path, above in zip(paths, folders, strict=True):
+        name, below = _COMPRESSED.sub(".tar", storage.file_name(path)), above[num_above:]
+        if not _FILE_NAME.fullmatch(name):
+            raise ValueError(f"{path!r} does not end with the name of a file, which the new shard could bear")
+        if bad := [folder for folder in below if not _FILE_NAME.fullmatch(folder)]:
+            raise ValueError(
+                f"the shards lie in several folders, and what becomes of {path!r} cannot lie in one that is called "
+                f"{bad[0]!r}; rename it, or work on each folder as a data set of its own"
+            )
+        names.append("/".join((*below, name)))
+    return names
 
 
 def _folders(path: str) -> tuple[str, ...]:
@@ -231,19 +242,6 @@ def _folders(path: str) -> tuple[str, ...]:
     else:
         whole = path if storage.is_remote(path) else storage.local_path(path).absolute().as_posix()
     return tuple(part for part in whole.split("/")[:-1] if part not in ("", "."))
-
-
-def _output_name(path: str, folders: Sequence[str]) -> str:
-    name = _COMPRESSED.sub(".tar", storage.file_name(path))
-    if not _FILE_NAME.fullmatch(name):
-        raise ValueError(f"{path!r} does not end with the name of a file, which the new shard could bear")
-    for folder in folders:
-        if not _FILE_NAME.fullmatch(folder):
-            raise ValueError(
-                f"the shards lie in several folders, and what becomes of {path!r} cannot lie in one that is called "
-                f"{folder!r}; rename it, or work on each folder as a data set of its own"
-            )
-    return "/".join((*folders, name))
 
 
 LayoutKind = Literal["classification", "retrieval"]
@@ -408,13 +406,12 @@ class LabelledShardUnit(ShardUnit):
 
     def sample(self, key: str, members: Mapping[str, bytes]) -> ImageTextSample:
         """Return the sample with its class's captions, or its own."""
-        extension = image_of(members)
-        if not self.class_names:
-            captions, metadata = caption_lines(members.get("txt")), {}
-        else:
-            name = self.class_names[parse_label(members.get("cls"), len(self.class_names))]
+        extension, metadata = image_of(members), dict[str, str]()
+        if self.class_names:
+            metadata["label"] = name = self.class_names[parse_label(members.get("cls"), len(self.class_names))]
             captions = tuple(template.replace("{}", name) for template in self.templates)
-            metadata = {"label": name}
+        else:
+            captions = caption_lines(members.get("txt"))
         return ImageTextSample(
             key=key, captions=captions, image=members[extension], image_extension=extension, metadata=metadata
         )
@@ -463,10 +460,9 @@ class LabelledShardSource(Source):
         Raises:
             ValueError: see `ShardSource.units`.
         """
-        return tuple(
-            LabelledShardUnit(name=unit.name, path=unit.path, class_names=self.class_names, templates=self.templates)
-            for unit in ShardSource(shards=self.shards).units()
-        )
+        units = ShardSource(shards=self.shards).units()
+        named = {"class_names": self.class_names, "templates": self.templates}
+        return tuple(LabelledShardUnit(name=unit.name, path=unit.path, **named) for unit in units)
 
 
 @sources.register("public_layout")
@@ -489,34 +485,27 @@ class PublicLayoutSource(Source):
             ValueError, OSError: see `read_public_layout`.
         """
         layout = read_public_layout(self.path, split=self.split)
-        return tuple(
-            LabelledShardUnit(
-                name=storage.file_name(shard), path=shard, class_names=layout.class_names, templates=layout.templates
-            )
-            for shard in layout.shards
-        )
+        named = {"class_names": layout.class_names, "templates": layout.templates}
+        return tuple(LabelledShardUnit(name=storage.file_name(path), path=path, **named) for path in layout.shards)
 
 
 def _num_shards(root: str, split: str) -> int:
     path = storage.join(root, f"{split}/nshards.txt")
-    lines = _lines(path, "how many shards there are")
-    if len(lines) != 1 or not re.fullmatch(r"[0-9]{1,9}", lines[0].strip()) or int(lines[0]) == 0:
-        raise ValueError(f"{path} holds {' '.join(lines)[:40]!r}, expected a number of shards")
-    if int(lines[0]) > _MAX_SHARDS:
-        raise ValueError(f"{path} says that there are {int(lines[0]):,} shards, expected at most {_MAX_SHARDS:,}")
-    return int(lines[0])
+    text = " ".join(_lines(path, "how many shards there are")).strip()
+    number = int(text) if re.fullmatch(r"[0-9]{1,9}", text) else 0
+    if number == 0:
+        raise ValueError(f"{path} holds {text[:40]!r}, expected a number of shards")
+    if number > _MAX_SHARDS:
+        raise ValueError(f"{path} says that there are {number:,} shards, expected at most {_MAX_SHARDS:,}")
+    return number
 
 
 def _kind(root: str) -> LayoutKind:
     path = storage.join(root, KIND)
-    lines = _lines(path, "what it is for") if storage.exists(path) else ["classification"]
-    match " ".join(lines).strip().lower():
-        case "classification":
-            return "classification"
-        case "retrieval":
-            return "retrieval"
-        case other:
-            raise ValueError(f"{path} says {other[:40]!r}, expected classification or retrieval")
+    said = " ".join(_lines(path, "what it is for")).strip().lower() if storage.exists(path) else "classification"
+    if said not in ("classification", "retrieval"):
+        raise ValueError(f"{path} says {said[:40]!r}, expected classification or retrieval")
+    return "retrieval" if said == "retrieval" else "classification"
 
 
 def _templates(root: str) -> tuple[str, ...]:

@@ -12,7 +12,7 @@ from collections import deque
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from hashlib import blake2b
-from itertools import islice
+from itertools import chain, groupby, islice
 from typing import IO, TYPE_CHECKING, Any, TypeVar
 
 import attrs
@@ -104,19 +104,19 @@ class Table:
             for start in range(0, self.whole.num_rows, size):
                 yield Part(first_row=start + 1, num_rows=min(size, self.whole.num_rows - start))
             return
+        first, start, line = self.whole.first_row, self.whole.start, self.whole.first_line
         with storage.open_read(self.path) as stream:
-            stream.seek(self.whole.start)
-            part, num_rows, digest = self.whole, 0, blake2b(digest_size=16)
-            for row in text_rows(stream, self.suffix, self.whole.first_line):
-                digest.update(row.read)
-                num_rows += 1
-                if num_rows == size:
-                    yield attrs.evolve(part, num_rows=num_rows, digest=digest.hexdigest())
-                    first, start = part.first_row + num_rows, self.whole.start + row.end
-                    part = Part(first_row=first, num_rows=0, start=start, first_line=row.last_line + 1)
-                    num_rows, digest = 0, blake2b(digest_size=16)
-            if num_rows:
-                yield attrs.evolve(part, num_rows=num_rows, digest=digest.hexdigest())
+            stream.seek(start)
+            numbered = enumerate(text_rows(stream, self.suffix, line))
+            for _, some in groupby(numbered, lambda one: one[0] // size):
+                digest, end = blake2b(digest_size=16), first
+                for _, row in some:
+                    digest.update(row.read)
+                    end += 1
+                yield Part(
+                    first_row=first, num_rows=end - first, start=start, first_line=line, digest=digest.hexdigest()
+                )
+                first, start, line = end, self.whole.start + row.end, row.last_line + 1
 
     def rows(
         self,
@@ -150,15 +150,11 @@ class Table:
             rows = rows if part is None else islice(rows, part.num_rows)
             number = first.first_row
             while some := list(islice(rows, _NUM_ROWS)):
-                for row, cells in zip(some, self._decoded(some, columns), strict=True):
-                    yield row.line if self.suffix in LINES else number, f"line {row.line}", cells
+                is_json = self.suffix in LINES
+                decoded = map(_parsed_line, some) if is_json else _cells(some, self.suffix, self.columns, columns)
+                for row, cells in zip(some, decoded, strict=True):
+                    yield row.line if is_json else number, row.label, cells
                     number += 1
-
-    def _decoded(self, rows: Sequence[TextRow], columns: Sequence[str]) -> Iterator[dict[str, Any] | BadSampleError]:
-        if self.suffix not in LINES:
-            yield from _cells(rows, self.suffix, self.columns, columns)
-            return
-        yield from map(_parsed_line, rows)
 
 
 def open_table(path: str, suffix: str = "", *, header: Sequence[str] = ()) -> Table:
@@ -485,9 +481,8 @@ def _values(batch: pa.RecordBatch) -> Iterator[dict[str, Any] | BadSampleError]:
     except UnicodeDecodeError as error:
         if batch.num_rows == 1:
             yield BadSampleError("bad_text", f"a cell is not UTF-8: {error}")
-            return
-        for index in range(batch.num_rows):
-            yield from _values(batch.slice(index, 1))
+        else:
+            yield from chain.from_iterable(_values(batch.slice(index, 1)) for index in range(batch.num_rows))
 
 
 def _class_names(features: bytes) -> tuple[str, ...]:
@@ -514,9 +509,8 @@ def _holds_images(kind: pa.DataType) -> bool:
 def _fits_json(kind: pa.DataType) -> bool:
     from pyarrow import types
 
-    if types.is_dictionary(kind):
-        return _fits_json(kind.value_type)
-    if types.is_list(kind) or types.is_large_list(kind) or types.is_fixed_size_list(kind):
+    is_list = types.is_list(kind) or types.is_large_list(kind) or types.is_fixed_size_list(kind)
+    if is_list or types.is_dictionary(kind):
         return _fits_json(kind.value_type)
     if types.is_struct(kind):
         return all(_fits_json(kind.field(index).type) for index in range(kind.num_fields))

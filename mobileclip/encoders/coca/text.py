@@ -194,5 +194,5 @@ class CaptionDecoder(nn.Module):
             # The rows of an image are to its attention what the tokens of a text are.
             x = cast("CrossAttentionLayer", cross_layer).attend(x.reshape(images, -1, x.shape[-1]), *context)
             x = x.reshape(rows, 1, -1)
-        logits: Tensor = self.project(self.norm(x[:, 0]))
-        return logits
+        # In float32: probabilities are drawn from, and bfloat16 has two or three digits.
+        return F.linear(self.norm(x[:, 0]).float(), self.project.weight.float())

@@ -112,6 +112,25 @@ def test_the_list_is_read_by_programs_and_the_page_by_people(collection, photos,
     assert {path: path.read_bytes() for path in photos.iterdir()} == before
 
 
+def test_groups_are_counted_whole_and_long_names_keep_their_ends(tmp_path, telling_file):
+    folder = tmp_path / "a folder whose name is long" / "photos"
+    first = draw(folder / "picture 0.png", 3)
+    for number in range(1, 30):
+        shutil.copy(first, folder / f"picture {number}.png")
+    made = Collection.create(tmp_path / "index", ModelSource(checkpoint=str(telling_file)))
+    made.add(folder, options=IndexOptions(show_progress=False))
+    write_page(tmp_path / "page.html", made.duplicates(threshold=0.99, show_progress=False), threshold=0.99)
+    page = (tmp_path / "page.html").read_text(encoding="utf-8")
+    assert "30 pictures, of which 24 are shown" in page
+    shown = re.findall(r'<div title="([^"]*)">([^<]*)</div>', page)
+    assert len(shown) == 24
+    for whole, short in shown:
+        head, tail = short.split("\N{HORIZONTAL ELLIPSIS}")
+        assert whole.startswith(head)
+        assert whole.endswith(tail)
+        assert len(short) <= 60 < len(whole)
+
+
 def test_what_is_gone_is_shown_as_gone(collection, photos, tmp_path):
     groups = collection.duplicates(threshold=0.99, show_progress=False)
     (photos / "1small.png").rename(tmp_path / "away.png")

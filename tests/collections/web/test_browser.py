@@ -160,6 +160,7 @@ def test_a_map_lies_over_the_square_that_the_model_sees(address, tmp_path, width
         page.wait_for(f"{OPEN} && document.getElementById('one-picture').naturalWidth > 0")
         page.evaluate("document.getElementById('why').click()")
         page.wait_for("document.querySelector('dialog .why') !== null")
+        assert page.evaluate("document.getElementById('one-scale').textContent").startswith("Full colour is")
         assert page.evaluate("document.documentElement.scrollWidth") == width
         page.screenshot(tmp_path / f"why-one-{width}.png")
         assert page.complaints == []

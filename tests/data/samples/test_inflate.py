@@ -10,8 +10,10 @@ from zlib import error
 import numpy as np
 import pytest
 
-from mobileclip.data.samples import inflate as module
-from mobileclip.data.samples.inflate import InflatedFile, TooLargeError, gunzip
+from mobileclip.data.samples import readers as module
+from mobileclip.data.samples.limits import TooLargeError
+from mobileclip.data.samples.readers import gunzip
+from mobileclip.data.shards.tar import InflatedFile
 from tests.errors import fails
 
 CONTENT = np.random.default_rng(0).standard_normal(5000).astype(np.float32).tobytes() + b"again " * 1000

@@ -108,7 +108,7 @@ def test_members_that_overlap_are_refused(kind):
         data[position + 20 : position + 28] = (total - 100).to_bytes(4, "little") * 2
         position += 46 + sum(int.from_bytes(data[position + at : position + at + 2], "little") for at in (28, 30, 32))
     with fails(ValueError, "overlap"):
-        (lambda made: NpzRows(made, limit=LIMIT) if kind == "npz" else TorchRows(made))(bytes(data))
+        _ = NpzRows(bytes(data), limit=LIMIT) if kind == "npz" else TorchRows(bytes(data))
 
 
 @pytest.mark.parametrize(

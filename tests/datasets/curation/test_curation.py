@@ -15,21 +15,15 @@ from mobileclip.cli import main
 from mobileclip.data import ImageTextSample, ReinforcedPipelineSpec, UidList, write_shard
 from mobileclip.data.loading.uids import PAIR, sorted_uids, uid_of, write_uids
 from mobileclip.data.shards.files import read_shard
-from mobileclip.datasets.curation import (
+from mobileclip.datasets.curation.duplicates import (
     DuplicatesSpec,
-    FilterSpec,
-    Scores,
-    ScoreSpec,
     VectorTable,
-    columns_of,
-    filter_samples,
     find_centres,
     find_duplicates,
-    image_vector,
     members_of_clusters,
-    score_shards,
-    similarities,
 )
+from mobileclip.datasets.curation.filtering import FilterSpec, filter_samples
+from mobileclip.datasets.curation.scores import Scores, ScoreSpec, columns_of, image_vector, score_shards, similarities
 from mobileclip.engines import InlineEngine, LocalEngine, Retries, read_set_aside
 from mobileclip.inputs import ImageInput
 from tests.data.made_samples import golden, make_sample

@@ -7,7 +7,7 @@ import torch
 
 from mobileclip.cli import main
 from mobileclip.data import ReinforcementCard, TeacherEntry, write_card, write_shard
-from mobileclip.datasets.curation import SCALES, LogitScaleSpec, tune_scales
+from mobileclip.datasets.curation.logit_scales import SCALES, LogitScaleSpec, tune_scales
 from mobileclip.inputs import ImageInput
 from mobileclip.losses import ContrastiveLoss
 from tests.data.made_samples import make_sample

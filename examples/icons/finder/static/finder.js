@@ -1,16 +1,16 @@
 /** The page: what is typed, in any language, to icons of many sets, which are copied as SVG. */
 
 import { count, neighbour } from "../../../../mobileclip/collections/web/static/search.js";
-import { rank, unit } from "../../../web/src/ranking.js";
+import { folded, rank, unit } from "../../../web/src/ranking.js";
 import { readSafetensors } from "../../../web/src/safetensors.js";
 import { byId, make, settled } from "../../../web/src/ui/dom.js";
 import { makeTextEncoder } from "./text.js";
 
 const PAGE = 60;
 const PAUSE = 120;
-const EXAMPLES = ["save", "Fahrrad", "télécharger", "検索", "корзина", "سهم"];
+const EXAMPLES = ["save", "speichern", "保存", "حفظ", "Fahrrad", "télécharger", "検索", "корзина", "سهم"];
 
-let icons, sets, encode, opened;
+let icons, sets, words, weak, encode, opened;
 let ranked = [];
 let shown = 0;
 const files = new Map();
@@ -52,7 +52,7 @@ async function start() {
     parsed("catalogue.bin"),
   ]);
   const tensors = readSafetensors(index);
-  sets = catalogue.sets;
+  ({ sets, words, weak } = catalogue);
   const vectors = tensors.get("vectors").rows;
   icons = catalogue.icons.map(([set, source, name, variants], i) => {
     const file = Math.floor(i / catalogue.icons_per_file);
@@ -106,6 +106,20 @@ function restore() {
   search();
 }
 
+/** Returns icons, the best first: those of the name, those whose name has all words, and all others by similarity. */
+function found(text, some) {
+  const asked = words[folded(text)] ?? text;
+  const parts = folded(asked).split(/\s+/);
+  const scored = rank(some, unit(encode(asked).vector));
+  const scores = scored.map(({ score }) => score);
+  const mean = scores.reduce((sum, score) => sum + score, 0) / scores.length;
+  const deviation = Math.sqrt(scores.reduce((sum, score) => sum + (score - mean) ** 2, 0) / scores.length);
+  const named = ({ name }) => (name === parts.join(" ") ? 2 : Number(parts.every((part) => name.split(" ").includes(part))));
+  const kinds = new Map(scored.map(({ picture }) => [picture, named(picture)]));
+  const ordered = scored.map(({ picture }) => picture).sort((one, other) => kinds.get(other) - kinds.get(one));
+  return { ordered, isWeak: scored.length > 1 && !kinds.get(ordered[0]) && (scores[0] - mean) / deviation < weak };
+}
+
 function search() {
   const text = byId("text").value.trim();
   const chosen = new Set(boxes().flatMap(({ checked, value }) => (checked ? [Number(value)] : [])));
@@ -115,10 +129,12 @@ function search() {
   if (!isAll) for (const one of chosen) query.append("set", sets[one].name);
   history.replaceState(null, "", query.size ? `?${query}` : "./");
   const some = icons.filter(({ set }) => chosen.has(set));
-  ranked = text ? rank(some, unit(encode(text).vector)).map(({ picture }) => picture) : [];
+  const { ordered, isWeak } = text ? found(text, some) : { ordered: [] };
+  ranked = ordered;
   shown = 0;
   byId("results").replaceChildren(text ? make("ul") : make("p", { className: "line" }, ...EXAMPLES.map(example)));
-  const said = some.length ? `${count(some.length, "icon", "icons")}, the most fitting first` : "No set is chosen.";
+  const order = isWeak ? "weak match: the model may not know this" : "the most fitting first";
+  const said = some.length ? `${count(some.length, "icon", "icons")}, ${order}` : "No set is chosen.";
   byId("status").textContent = text ? said : "Say what the icon shows, for instance:";
   showMore();
 }

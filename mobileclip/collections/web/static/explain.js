@@ -6,29 +6,29 @@ const COLD = [0, 84, 190];
 const STRONGEST = 150; // of 255: the picture is seen below
 
 /** Returns a map as a canvas of a pixel a place: warm where it adds to the score, cold where it takes from it. */
-function drawn({ map }) {
+function drawn(map, strongest) {
   const canvas = document.createElement('canvas');
   canvas.className = 'why';
   [canvas.width, canvas.height] = [map[0].length, map.length];
   const image = new ImageData(canvas.width, canvas.height);
-  const shares = map.flat();
-  const strongest = Math.max(...shares.map(Math.abs), Number.MIN_VALUE);
-  shares.forEach((share, place) => {
+  map.flat().forEach((share, place) => {
     image.data.set([...(share > 0 ? WARM : COLD), Math.round((Math.abs(share) / strongest) * STRONGEST)], 4 * place);
   });
   canvas.getContext('2d').putImageData(image, 0, 0);
   return canvas;
 }
 
-/** Puts a map over the square in the middle of a picture, which is in the middle of its frame. */
-export function lay(answer, frame, picture) {
-  const canvas = drawn(answer);
+/** Puts a map over the square in the middle of a picture and of its frame; returns what its full colour is worth. */
+export function lay({ map }, frame, picture) {
+  const strongest = Math.max(...map.flat().map(Math.abs), Number.MIN_VALUE);
+  const canvas = drawn(map, strongest);
   const { naturalWidth: width, naturalHeight: height, clientWidth, clientHeight } = picture;
-  if (!width || !height) return;
+  if (!width || !height) return null;
   const side = Math.min(width, height) * Math.min(clientWidth / width, clientHeight / height);
   canvas.style.width = canvas.style.height = `${side}px`;
   lift(frame);
   frame.append(canvas);
+  return strongest;
 }
 
 /** Takes the map away. */

@@ -379,7 +379,9 @@ export class Search {
     find('one-why').hidden = !isShown;
     if (!isShown) return;
     const answer = await this.#source.explain(this.#shown[place], this.#query);
-    if (answer && place === this.#opened && this.#wantsWhy && !picture.hidden) lay(answer, picture.parentElement, picture);
+    if (!answer || place !== this.#opened || !this.#wantsWhy || picture.hidden) return;
+    const strongest = lay(answer, picture.parentElement, picture);
+    find('one-scale').textContent = strongest ? `Full colour is a place that changes the score by ${strongest.toFixed(4)}.` : '';
   }
 
   // A video stands in the place of its frame as soon as the browser knows that it can play it.

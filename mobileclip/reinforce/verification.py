@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import json
 import os
+import random
 from collections import Counter, defaultdict
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from hashlib import blake2b
-from typing import Any
 
 import attrs
 import numpy as np
@@ -17,12 +17,11 @@ import numpy.typing as npt
 from mobileclip import storage
 from mobileclip.data import ImageTextSample, ReinforcedSample, ReinforcementCard, Skip, TeacherEntry, read_card
 from mobileclip.data.buckets import Buckets, leading_bits, num_buckets_for
-from mobileclip.data.randomness import random_index, seeded_rng
+from mobileclip.data.randomness import derived_seed
 from mobileclip.data.samples.limits import SAMPLE_LIMITS, SampleLimits
 from mobileclip.data.samples.members import parse_reinforced_sample, parse_sample
 from mobileclip.data.shards.files import RawSample, parse, read_shard
 from mobileclip.data.skips import CONNECTION_FAILED, attempt
-from mobileclip.datasets import ShardSource
 from mobileclip.engines import Engine, FunctionWork, InlineEngine, InOrder, SetAside
 from mobileclip.hardware.devices import AUTO, pick_device
 from mobileclip.progress import Progress
@@ -36,11 +35,15 @@ from mobileclip.terminal import console
 # Largest norm of a difference between unit-length embeddings that storing explains, by layout; measured values are
 # about half of them.
 TOLERANCES = {"npz": 1e-4, "pth.gz": 4e-3, "compact": 4e-3, "compact8": 2e-2}
+# Embeddings computed in bfloat16 depend on the device and on the batch.
+_HALF_PRECISION_TOLERANCE = 5e-2
 MAX_NAMED = 20
 """Problems of a kind that are named; all of them are counted."""
+# A key's hash, and the number of the shard that has it.
+_KEY = np.dtype([("hash", "u8"), ("shard", "u4")])
 
 
-@attrs.frozen(kw_only=True)
+@attrs.frozen
 class Problem:
     """A problem that was found in a shard.
 
@@ -55,29 +58,8 @@ class Problem:
     detail: str
 
 
-@attrs.define(kw_only=True)
-class Problems:
-    """Everything wrong: counted by kind, and of each kind the first ones."""
-
-    counts: Counter[str] = attrs.field(factory=Counter)
-    named: list[Problem] = attrs.field(factory=list)
-
-    def add(self, kind: str, where: str, detail: str) -> None:
-        """Count a problem."""
-        self.counts[kind] += 1
-        if self.counts[kind] <= MAX_NAMED:
-            self.named.append(Problem(kind=kind, where=where, detail=detail))
-
-    def add_skip(self, skip: Skip) -> None:
-        """Enter what could not be read."""
-        self.add(skip.reason, place(skip.shard, skip.key), skip.detail)
-
-    def extend(self, other: Problems) -> None:
-        """Add the problems of another check."""
-        for problem in other.named:
-            if sum(one.kind == problem.kind for one in self.named) < MAX_NAMED:
-                self.named.append(problem)
-        self.counts.update(other.counts)
+def _of_skip(skip: Skip) -> Problem:
+    return Problem(skip.reason, place(skip.shard, skip.key), skip.detail)
 
 
 @attrs.frozen(kw_only=True)
@@ -86,12 +68,12 @@ class ShardTask:
 
     Args:
         entry: of the manifest.
-        rows: numbers of the samples that are parsed and checked, ascending; None for all.
+        rows: numbers of the samples that are parsed and checked; None for all.
         replayed: numbers of those that are given back, to be computed again.
     """
 
     entry: ShardEntry
-    rows: tuple[int, ...] | None
+    rows: frozenset[int] | None
     replayed: frozenset[int]
 
     @property
@@ -105,7 +87,6 @@ class ShardFindings:
     """The result of checking a shard.
 
     Args:
-        shard: its name.
         num_samples: that were read.
         num_checked: of them, that were parsed.
         problems: what is wrong.
@@ -113,11 +94,10 @@ class ShardFindings:
         keys: of all samples, 64-bit hashes.
     """
 
-    shard: str
     num_samples: int
     num_checked: int
-    problems: Problems
-    replayed: tuple[ReinforcedSample, ...]
+    problems: Sequence[Problem]
+    replayed: Sequence[ReinforcedSample]
     keys: npt.NDArray[np.uint64]
 
 
@@ -139,75 +119,66 @@ class ShardCheck:
         Raises:
             StorageError: if its store or disk failed.
         """
-        shard, problems = task.entry.shard, Problems()
-        keys: list[int] = []
-        replayed: list[ReinforcedSample] = []
-        rows = None if task.rows is None else frozenset(task.rows)
-        num_checked = num_unusable = 0
-        unread: list[Skip] = []
-        for number, raw in enumerate(self.read(shard, unread)):
+        shard, problems = task.name, list[Problem]()
+        keys, replayed = list[int](), list[ReinforcedSample]()
+        lost, unread = list[Skip](), list[Skip]()
+        parser = partial(parse_reinforced_sample if self.card.teachers else parse_sample, limits=self.limits)
+        num_checked = 0
+        for number, raw in enumerate(self.read(shard, unread.append)):
             keys.append(key_hash(raw.key))
-            if rows is not None and number not in rows:
+            if task.rows is not None and number not in task.rows:
                 continue
-            num_checked += 1
-            sample = self._parse(shard, raw, problems)
+            sample = parse(raw, parser, lost.append)
+            num_checked += sample is not None
             if isinstance(sample, ReinforcedSample):
-                self._check(shard, sample, problems)
+                problems += self._problems(place(shard, sample.key), sample)
                 if number in task.replayed:
                     replayed.append(sample)
-            num_unusable += sample is None
-        if len(keys) - num_unusable != task.entry.num_samples:
-            detail = f"{len(keys) - num_unusable} samples, the manifest says {task.entry.num_samples}"
-            problems.add("wrong_count", shard, detail)
+        problems += [_of_skip(attrs.evolve(skip, shard=shard)) for skip in lost]
+        num_samples = len(keys) - len(lost)
+        if num_samples != task.entry.num_samples:
+            detail = f"{num_samples} samples, the manifest says {task.entry.num_samples}"
+            problems.append(Problem("wrong_count", shard, detail))
         for skip in unread:
             if skip.reason == CONNECTION_FAILED:
                 raise skip.error(skip.detail)
-            problems.add(skip.reason, shard, skip.detail)
+            problems.append(Problem(skip.reason, shard, skip.detail))
         return ShardFindings(
-            shard=shard,
-            num_samples=len(keys) - num_unusable,
-            num_checked=num_checked - num_unusable,
+            num_samples=num_samples,
+            num_checked=num_checked,
             problems=problems,
-            replayed=tuple(replayed),
+            replayed=replayed,
             keys=np.array(keys, np.uint64),
         )
 
-    def read(self, shard: str, unread: list[Skip]) -> Iterable[RawSample]:
+    @property
+    def limits(self) -> SampleLimits:
+        """Limits of a sample, of the card's dims."""
+        return attrs.evolve(SAMPLE_LIMITS, dim=sum(self.card.teacher_dims) or None)
+
+    def read(self, shard: str, on_skip: Callable[[Skip], None]) -> Iterable[RawSample]:
         """Yield what a shard holds; nothing of one that is not there, which the list of files tells.
 
         Args:
             shard: its name.
-            unread: gets the reason if it breaks off.
+            on_skip: is told why, if it breaks off.
         """
         path = storage.join(self.directory, shard)
-        return read_shard(path, unread.append, self._limits()) if storage.exists(path) else ()
+        return read_shard(path, on_skip, self.limits) if storage.exists(path) else ()
 
-    def _limits(self) -> SampleLimits:
-        return attrs.evolve(SAMPLE_LIMITS, dim=sum(self.card.teacher_dims) or None)
-
-    def _parse(self, shard: str, raw: RawSample, problems: Problems) -> ImageTextSample | None:
-        parser = parse_reinforced_sample if self.card.teachers else parse_sample
-        limits = self._limits()
-        return parse(
-            raw,
-            lambda key, members: parser(key, members, limits),
-            lambda skip: problems.add(skip.reason, place(shard, skip.key), skip.detail),
-        )
-
-    def _check(self, shard: str, sample: ReinforcedSample, problems: Problems) -> None:
-        where, card = place(shard, sample.key), self.card
+    def _problems(self, where: str, sample: ReinforcedSample) -> Iterator[Problem]:
+        card = self.card
         if len(sample.augmentations) != card.num_augmentations:
             detail = f"{len(sample.augmentations)} augmentations, the card says {card.num_augmentations}"
-            problems.add("wrong_augmentations", where, detail)
+            yield Problem("wrong_augmentations", where, detail)
         if sample.dim != sum(card.teacher_dims):
-            problems.add("wrong_dim", where, f"embeddings of dim {sample.dim}, the card says {card.teacher_dims}")
+            yield Problem("wrong_dim", where, f"embeddings of dim {sample.dim}, the card says {card.teacher_dims}")
             return
-        tolerance = TOLERANCES[card.layout]
         for name, teacher, part in parts_of(sample, card):
             norms = np.linalg.norm(part, axis=-1)
-            if np.abs(norms - 1).max(initial=0) > tolerance:
+            if np.abs(norms - 1).max(initial=0) > TOLERANCES[card.layout]:
                 detail = f"{name} of {teacher.name} has norms {norms.min():.4f} to {norms.max():.4f}, expected 1"
-                problems.add("wrong_norm", where, detail)
+                yield Problem("wrong_norm", where, detail)
 
 
 def key_hash(key: str) -> int:
@@ -228,12 +199,6 @@ def parts_of(
     for name, emb in {"image_emb": sample.image_emb, "text_emb": sample.text_emb, **named}.items():
         for teacher, part in zip(card.teachers, np.split(emb, np.cumsum(card.teacher_dims)[:-1], axis=-1), strict=True):
             yield name, teacher, part
-
-
-# Embeddings computed in bfloat16 depend on the device and on the batch.
-_HALF_PRECISION_TOLERANCE = 5e-2
-# A key's hash, and the number of the shard that has it.
-_KEY = np.dtype([("hash", "u8"), ("shard", "u4")])
 
 
 @attrs.frozen(kw_only=True)
@@ -321,7 +286,9 @@ def verify(
     Raises:
         ValueError: if there is no card, or it cannot be read.
     """
-    verifier = _Verifier(os.fspath(directory), num_samples, teachers, str(pick_device(device)))
+    verifier = _Verifier(os.fspath(directory))
+    if num_samples:
+        verifier.load(teachers, str(pick_device(device)))
     tasks = choose_tasks(
         verifier.entries,
         num_samples=num_samples if verifier.teachers else 0,
@@ -345,11 +312,10 @@ def choose_tasks(
         seed: of the choices.
     """
     chosen: Sequence[int] = range(len(entries))
-    if num_shards is not None and num_shards < len(entries):
+    if num_shards is not None:
         chosen = sorted(_draw(seed, "shards", len(entries), num_shards))
     some = [entries[index] for index in chosen]
-    counts = np.array([entry.num_samples for entry in some], np.int64)
-    ends = np.cumsum(counts if num_rows is None else np.minimum(counts, num_rows))
+    ends = np.cumsum([entry.num_samples if num_rows is None else min(entry.num_samples, num_rows) for entry in some])
     again: dict[int, set[int]] = defaultdict(set)
     for index in _draw(seed, "samples", int(ends[-1]) if len(ends) else 0, num_samples):
         number = int(np.searchsorted(ends, index, side="right"))
@@ -358,36 +324,37 @@ def choose_tasks(
     for number, entry in enumerate(some):
         if num_rows is None or num_rows >= entry.num_samples:
             tasks.append(ShardTask(entry=entry, rows=None, replayed=frozenset(again[number])))
-            continue
-        rows = tuple(sorted(_draw(seed, f"rows of {entry.shard}", entry.num_samples, num_rows)))
-        tasks.append(ShardTask(entry=entry, rows=rows, replayed=frozenset(rows[index] for index in again[number])))
+        else:
+            rows = list(_draw(seed, f"rows of {entry.shard}", entry.num_samples, num_rows))
+            replayed = frozenset(rows[index] for index in again[number])
+            tasks.append(ShardTask(entry=entry, rows=frozenset(rows), replayed=replayed))
     return tasks
 
 
 def _draw(seed: int, what: str, total: int, count: int) -> Collection[int]:
-    """Return different numbers below a total, without a list of them all (Floyd's algorithm)."""
-    rng, drawn = seeded_rng(seed, "verify", what), set[int]()
-    for last in range(total - min(count, total), total):
-        index = random_index(rng, last + 1)
-        drawn.add(last if index in drawn else index)
-    return drawn
+    """Return different numbers below a total, without a list of them all."""
+    rng = random.Random(derived_seed(seed, "verify", what))  # noqa: S311 - nothing is secret
+    return rng.sample(range(total), min(count, total))
 
 
 class _Verifier:
-    def __init__(self, directory: str, num_samples: int, teachers: TeacherEnsemble | None, device: str) -> None:
-        self.directory = directory
-        self.card = read_card(directory)
+    def __init__(self, directory: str) -> None:
+        self.directory, self.card = directory, read_card(directory)
         self.entries = [entry for entry in Manifest(directory).entries() if entry.num_samples]
-        self.found = Problems()
-        self.notes: list[str] = []
-        self.largest_difference = 0.0
-        self.num_replayed = 0
-        self.teachers = self._load(teachers, device) if num_samples else None
+        self.teachers: TeacherEnsemble | None = None
+        self.counts, self.named, self.notes = Counter[str](), list[Problem](), list[str]()
+        self.largest_difference, self.num_replayed = 0.0, 0
+
+    def add(self, problem: Problem) -> None:
+        self.counts[problem.kind] += 1
+        if self.counts[problem.kind] <= MAX_NAMED:
+            self.named.append(problem)
 
     def run(self, tasks: Sequence[ShardTask], engine: Engine, *, show_progress: bool) -> Verification:
         num_read = num_checked = 0
         numbers = {task.name: number for number, task in enumerate(tasks)}
-        self._check_files()
+        for problem in self._wrong_files():
+            self.add(problem)
         check = ShardCheck(directory=self.directory, card=self.card)
         total = sum(task.entry.num_samples for task in tasks)
         with (
@@ -399,18 +366,23 @@ class _Verifier:
                 nonlocal num_read, num_checked
                 progress.advance(task.entry.num_samples)
                 if isinstance(result, SetAside):
-                    self.found.add("unreadable_shard", task.name, result.reason)
+                    self.add(Problem("unreadable_shard", task.name, result.reason))
                     return
                 num_read += result.num_samples
                 num_checked += result.num_checked
-                self._enter(result)
+                for problem in result.problems:
+                    self.add(problem)
+                for sample in result.replayed:
+                    replay = partial(self._replay, task.name, sample)
+                    attempt(replay, key=sample.key, shard=task.name, on_skip=lambda skip: self.add(_of_skip(skip)))
                 records = np.empty(len(result.keys), _KEY)
                 records["hash"], records["shard"] = result.keys, numbers[task.name]
                 keys.add(records, leading_bits(records["hash"], keys.num_buckets))
 
             with InOrder[ShardTask, ShardFindings](tasks, take) as listener:
                 engine.run(FunctionWork(function=check), tasks, listener)
-            self._check_duplicates(tasks, keys, check)
+            for problem in _repeated_keys(tasks, keys, check):
+                self.add(problem)
         return Verification(
             num_shards=len(tasks),
             num_samples=num_read,
@@ -419,116 +391,93 @@ class _Verifier:
             all_samples=sum(entry.num_samples for entry in self.entries),
             num_replayed=self.num_replayed,
             largest_difference=self.largest_difference,
-            problems=tuple(self.found.named),
-            counts=dict(self.found.counts),
+            problems=tuple(self.named),
+            counts=dict(self.counts),
             notes=tuple(self.notes),
         )
 
-    def _enter(self, findings: ShardFindings) -> None:
-        self.found.extend(findings.problems)
-        for sample in findings.replayed:
-            attempt(
-                partial(self._replay, findings.shard, sample),
-                key=sample.key,
-                shard=findings.shard,
-                on_skip=self.found.add_skip,
-            )
-
-    def _load(self, teachers: TeacherEnsemble | None, device: str) -> TeacherEnsemble | None:
-        if not self.card.teachers:
-            self.notes.append("there are captions and no embeddings, so nothing was recomputed")
-            return None
+    def load(self, teachers: TeacherEnsemble | None, device: str) -> None:
+        """Take the teachers, or build those of the card; a note says why there are none."""
         specs = [entry.spec for entry in self.card.teachers]
+        if not specs:
+            self.notes.append("there are captions and no embeddings, so nothing was recomputed")
+            return
         if teachers is None and None in specs:
             self.notes.append("the card does not say how to build the teachers, so nothing was recomputed")
-            return None
+            return
+        family: type[TeacherSpec] = TeacherSpec  # type: ignore[type-abstract]  # JSON says which concrete one
         try:
-            built = teachers or build_ensemble([_teacher_spec(spec) for spec in specs], device)
+            built = teachers or build_ensemble([from_json(json.dumps(one), family) for one in specs], device)
         except ValueError as error:
             self.notes.append(f"the teachers cannot be loaded, so nothing was recomputed: {error}")
-            return None
+            return
         for entry, teacher in zip(self.card.teachers, built.teachers, strict=True):
             if entry.weights_sha256 != teacher.weights_sha256:
-                self.found.add("wrong_teacher", entry.name, f"its weights are not the ones of the card: {teacher.name}")
-        return built
+                detail = f"its weights are not the ones of the card: {teacher.name}"
+                self.add(Problem("wrong_teacher", entry.name, detail))
+        self.teachers = built
 
-    def _check_files(self) -> None:
+    def _wrong_files(self) -> Iterator[Problem]:
         known = {entry.shard: entry for entry in self.entries}
         sizes = storage.find_sizes(self.directory, ["", *known])
         for shard, entry in known.items():
             if shard not in sizes:
-                self.found.add("missing_shard", shard, "the manifest names it, but there is no file")
+                yield Problem("missing_shard", shard, "the manifest names it, but there is no file")
             elif sizes[shard] not in (None, entry.num_bytes):
-                detail = f"{sizes[shard]} bytes, the manifest says {entry.num_bytes}"
-                self.found.add("wrong_size", shard, detail)
+                yield Problem("wrong_size", shard, f"{sizes[shard]} bytes, the manifest says {entry.num_bytes}")
         for name in sorted(name for name in sizes if name.endswith(".tar") and name not in known):
-            self.found.add("unknown_shard", name, "the manifest does not name it; a job that goes on makes it again")
+            yield Problem("unknown_shard", name, "the manifest does not name it; a job that goes on makes it again")
         total = sum(entry.num_samples for entry in self.entries)
         if total != self.card.num_samples:
             detail = f"it counts {self.card.num_samples} samples, the manifest {total}"
-            self.found.add("wrong_card", "the card", detail)
+            yield Problem("wrong_card", "the card", detail)
 
     def _replay(self, shard: str, sample: ReinforcedSample) -> None:
         """Reinforce the sample again, from its image and captions, and compare."""
-        assert self.teachers is not None, "samples are only chosen where there are teachers"
-        assert self.card.augmentation is not None, "where there are teachers, there are augmentations"
-        where = place(shard, sample.key)
+        card, where = self.card, place(shard, sample.key)
+        assert card.augmentation is not None, "where there are teachers, there are augmentations"
         spec = ReinforcementSpec(
-            source=ShardSource(shards=(storage.join(self.directory, shard),)),
-            output=self.directory,
-            augmentation=self.card.augmentation,
-            num_augmentations=self.card.num_augmentations,
-            seed=self.card.seed,
-            layout=self.card.layout,
+            augmentation=card.augmentation,
+            num_augmentations=card.num_augmentations,
+            seed=card.seed,
+            layout=card.layout,
         )
-        (again,) = BatchEncoder(spec=spec, teachers=self.teachers, captioner=None, shard=shard)(
-            [ImageTextSample(**plain_fields(sample))]
-        )
+        encoder = BatchEncoder(spec=spec, teachers=self.teachers, captioner=None, shard=shard)
+        (again,) = encoder([ImageTextSample(**plain_fields(sample))])
         if isinstance(again, Skip):
-            self.found.add(again.reason, where, again.detail)
+            self.add(_of_skip(again))
             return
         assert isinstance(again, ReinforcedSample), "there are teachers"
         self.num_replayed += 1
-        if sample.image_sha256 is not None and sample.image_sha256 != again.image_sha256:
-            self.found.add("wrong_image", where, "the image is not the one that was reinforced")
+        if sample.image_sha256 not in (None, again.image_sha256):
+            self.add(Problem("wrong_image", where, "the image is not the one that was reinforced"))
             return
         if sample.augmentations != again.augmentations:
-            self.found.add(
-                "wrong_replay", where, "the stored augmentations are not the ones that the card's seed gives"
-            )
+            detail = "the stored augmentations are not the ones that the card's seed gives"
+            self.add(Problem("wrong_replay", where, detail))
             return
-        computed = {(name, teacher.name): part for name, teacher, part in parts_of(again, self.card)}
-        for name, teacher, stored in parts_of(sample, self.card):
-            difference = float(np.linalg.norm(stored - computed[name, teacher.name], axis=-1).max(initial=0))
+        pairs = zip(parts_of(sample, card), parts_of(again, card), strict=True)
+        for (name, teacher, stored), (_, _, computed) in pairs:
+            difference = float(np.linalg.norm(stored - computed, axis=-1).max(initial=0))
             self.largest_difference = max(self.largest_difference, difference)
-            if difference > self._tolerance(teacher.spec):
+            is_half = (teacher.spec or {}).get("precision") == "bfloat16"
+            if difference > max(TOLERANCES[card.layout], _HALF_PRECISION_TOLERANCE * is_half):
                 detail = f"{name} of {teacher.name} differs by {difference:.1e} from what it gives now"
-                self.found.add("wrong_embedding", where, detail)
+                self.add(Problem("wrong_embedding", where, detail))
 
-    def _tolerance(self, teacher_spec: Any) -> float:
-        is_half = teacher_spec is not None and teacher_spec.get("precision") == "bfloat16"
-        return max(TOLERANCES[self.card.layout], _HALF_PRECISION_TOLERANCE if is_half else 0.0)
 
-    def _check_duplicates(self, tasks: Sequence[ShardTask], keys: Buckets, check: ShardCheck) -> None:
-        """Name keys that come twice: found by their hashes, bucket by bucket, and told apart by a second look."""
-        suspects: dict[int, list[npt.NDArray[np.uint64]]] = defaultdict(list)
-        for bucket in keys:
-            by_hash = bucket[np.argsort(bucket["hash"])]
-            is_same = np.zeros(len(by_hash) + 1, bool)
-            is_same[1:-1] = by_hash["hash"][1:] == by_hash["hash"][:-1]
-            repeated = by_hash[is_same[1:] | is_same[:-1]]
-            for number in np.unique(repeated["shard"]).tolist():
-                suspects[number].append(repeated["hash"][repeated["shard"] == number])
-        first: dict[str, str] = {}
-        for number, hashes in sorted(suspects.items()):
-            shard, wanted = tasks[number].entry.shard, set(np.concatenate(hashes).tolist())
-            for raw in check.read(shard, []):
-                if key_hash(raw.key) not in wanted:
-                    continue
+def _repeated_keys(tasks: Sequence[ShardTask], keys: Buckets, check: ShardCheck) -> Iterator[Problem]:
+    """Name keys that come twice: found by their hashes, bucket by bucket, and told apart by a second look."""
+    suspects: dict[int, set[int]] = defaultdict(set)
+    for bucket in keys:
+        _, group, count = np.unique(bucket["hash"], return_inverse=True, return_counts=True)
+        for hashed, number in bucket[count[group] > 1].tolist():
+            suspects[number].add(hashed)
+    first: dict[str, str] = {}
+    for number, hashes in sorted(suspects.items()):
+        shard = tasks[number].name
+        for raw in check.read(shard, lambda _: None):
+            if key_hash(raw.key) in hashes:
                 if raw.key in first:
-                    self.found.add("duplicate_key", place(shard, raw.key), f"it is in {first[raw.key]} too")
+                    yield Problem("duplicate_key", place(shard, raw.key), f"it is in {first[raw.key]} too")
                 first.setdefault(raw.key, shard)
-
-
-def _teacher_spec(spec: Any) -> TeacherSpec:
-    return from_json(json.dumps(spec), TeacherSpec)  # type: ignore[type-abstract]  # JSON says which concrete one

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from threading import Lock
 from typing import Any
@@ -13,7 +14,6 @@ from attrs import validators
 from PIL import Image
 from torch import Tensor
 
-from mobileclip.hardware import devices
 from mobileclip.hardware.precision import WIDE_PRECISIONS, WidePrecision
 from mobileclip.interop.transformers_models import (
     LoadedWeights,
@@ -22,8 +22,14 @@ from mobileclip.interop.transformers_models import (
     load_weights,
     transformers_package,
 )
-from mobileclip.reinforce.captioners.base import CaptionerSpec, captioners, require_seeds
-from mobileclip.reinforce.captioners.nucleus import caption_streams, nucleus_ids
+from mobileclip.reinforce.captioners import (
+    CaptionerSpec,
+    caption_streams,
+    captioners,
+    nucleus_ids,
+    require_seeds,
+    sampling_device,
+)
 from mobileclip.strict import strict
 
 # What stands for bytes that are no text, as where a caption was cut within a letter.
@@ -93,23 +99,21 @@ class ImageTextToTextModel:
     """
 
     def __init__(self, spec: ImageTextToTextCaptioner, loaded: LoadedWeights, processor: Any) -> None:
-        self.spec = spec
-        self.name = loaded.name
-        self.weights_sha256 = loaded.weights_sha256
-        self._model = loaded.model
-        self._processor = processor
-        self._tokenizer: Any = getattr(processor, "tokenizer", None)
-        if self._tokenizer is None:
+        self.spec, self.name, self.weights_sha256 = spec, loaded.name, loaded.weights_sha256
+        self._model, self._processor, self._text = loaded.model, processor, spec.prompt
+        if getattr(processor, "tokenizer", None) is None:
             raise ValueError(f"{loaded.name} has no tokenizer in its processor, so its captions cannot be read")
-        self._text = self._prompt()
-        self._vocabulary = _Vocabulary(self._tokenizer, loaded)
+        if getattr(processor, "chat_template", None):
+            turn = {"role": "user", "content": [{"type": "image"}, {"type": "text", "text": spec.prompt}]}
+            self._text = processor.apply_chat_template([turn], add_generation_prompt=True)
         published = self._model.generation_config
+        self._vocabulary = AnswerVocabulary(processor.tokenizer, published.eos_token_id, name=loaded.name)
         # Of the model's own settings, only its special ids count: all else is a choice of the spec.
         settings = transformers_package().GenerationConfig(
             do_sample=False,
             max_new_tokens=spec.max_length,
             bos_token_id=published.bos_token_id,
-            eos_token_id=list(self._vocabulary.end_ids),
+            eos_token_id=self._vocabulary.end_ids,
             pad_token_id=self._vocabulary.pad_id,
             decoder_start_token_id=published.decoder_start_token_id,
         )
@@ -138,21 +142,17 @@ class ImageTextToTextModel:
         """
         require_seeds(images, seeds)
         captions: dict[int, tuple[str, ...]] = {}
+        alike: dict[Any, list[int]] = defaultdict(list)
         with self._lock:
             prepared = [self._prepared(image) for image in images]
-            for group in _alike(prepared):
+            for index, inputs in enumerate(prepared):
+                alike[tuple((name, tuple(value.shape)) for name, value in inputs.items())].append(index)
+            for group in alike.values():
                 for start in range(0, len(group), self.spec.max_batch):
                     chunk = group[start : start + self.spec.max_batch]
                     answers = self._answers([prepared[index] for index in chunk], [seeds[index] for index in chunk])
                     captions |= zip(chunk, answers, strict=True)
         return [captions[index] for index in range(len(images))]
-
-    def _prompt(self) -> str:
-        if not getattr(self._processor, "chat_template", None):
-            return self.spec.prompt
-        turn = {"role": "user", "content": [{"type": "image"}, {"type": "text", "text": self.spec.prompt}]}
-        text: str = self._processor.apply_chat_template([turn], add_generation_prompt=True)
-        return text
 
     def _prepared(self, image: Image.Image) -> Mapping[str, Tensor]:
         inputs = self._processor(images=[image.convert("RGB")], text=[self._text], return_tensors="pt")
@@ -160,48 +160,47 @@ class ImageTextToTextModel:
 
     def _answers(self, prepared: Sequence[Mapping[str, Tensor]], seeds: Sequence[int]) -> list[tuple[str, ...]]:
         """Return the captions of images whose inputs have the same shapes, at most `max_batch` of them."""
-        spec = self.spec
+        spec, count, parameter = self.spec, self.spec.num_captions, next(self._model.parameters())
         missing = spec.max_batch - len(prepared)
-        rows = [one for one in (*prepared, *[prepared[0]] * missing) for _ in range(spec.num_captions)]
-        parameter = next(self._model.parameters())
-        inputs = {name: torch.cat([row[name] for row in rows]).to(parameter.device) for name in prepared[0]}
+        rows = [one for one in (*prepared, *[prepared[0]] * missing) for _ in range(count)]
+        inputs = {name: torch.cat([row[name] for row in rows]) for name in prepared[0]}
         inputs = {
-            name: value.to(parameter.dtype) if value.is_floating_point() else value for name, value in inputs.items()
+            name: value.to(parameter if value.is_floating_point() else parameter.device)
+            for name, value in inputs.items()
         }
-        draws = caption_streams([*seeds, *[0] * missing], num_captions=spec.num_captions, num_steps=spec.max_length)
-        sampler = _Sampler(spec, self._vocabulary, draws, parameter.device)
+        draws = caption_streams([*seeds, *[0] * missing], num_captions=count, num_steps=spec.max_length)
+        sampler = _Sampler(spec, self._vocabulary, draws.to(sampling_device(parameter.device)))
         self._model.generate(**inputs, logits_processor=transformers_package().LogitsProcessorList([sampler]))
-        texts = [self._vocabulary.text(row, first_sentence=spec.first_sentence) for row in sampler.ids()]
-        count = spec.num_captions
+        drawn = torch.stack(sampler.drawn, dim=1).tolist()
+        texts = [self._vocabulary.text(row, first_sentence=spec.first_sentence) for row in drawn]
         return [tuple(texts[start : start + count]) for start in range(0, len(prepared) * count, count)]
 
 
-class _Vocabulary:
-    """What the ids of an answer mean.
+class AnswerVocabulary:
+    """The ids of an answer: those that end it, those that are never drawn, and text.
 
     Args:
         tokenizer: the model's.
-        loaded: the model, whose settings may name more ids that end an answer.
+        ends: ids that end an answer by the model's settings: one, several, or None for the tokenizer's.
+        name: of the model, for messages.
+
+    Raises:
+        ValueError: if nothing says which id ends an answer.
     """
 
-    def __init__(self, tokenizer: Any, loaded: LoadedWeights) -> None:
+    def __init__(self, tokenizer: Any, ends: int | Iterable[int] | None, *, name: str) -> None:
         self._tokenizer = tokenizer
-        ends = loaded.model.generation_config.eos_token_id
         ends = tokenizer.eos_token_id if ends is None else ends
         given = ends if isinstance(ends, Iterable) else () if ends is None else (ends,)
-        self.end_ids = tuple(int(index) for index in given if index < len(tokenizer))
+        self.end_ids = [int(index) for index in given if index < len(tokenizer)]
         if not self.end_ids:
-            raise ValueError(f"nothing says which id ends an answer of {loaded.name}; its tokenizer has no end token")
-        pad = tokenizer.pad_token_id
-        self.pad_id = self.end_ids[0] if pad is None else pad
+            raise ValueError(f"nothing says which id ends an answer of {name}; its tokenizer has no end token")
+        self.pad_id = self.end_ids[0] if tokenizer.pad_token_id is None else tokenizer.pad_token_id
         words = tokenizer.batch_decode([[index] for index in range(len(tokenizer))])
-        self.is_visible = torch.tensor([any(map(str.isalnum, word)) for word in words])
         special = {*tokenizer.all_special_ids, *tokenizer.get_added_vocab().values()} - {*self.end_ids}
         self.special = torch.tensor(sorted(index for index in special if index < len(tokenizer)), dtype=torch.int64)
-        self.is_end = torch.zeros_like(self.is_visible)
-        self.is_end[list(self.end_ids)] = True
-        self.is_visible[self.special] = False
-        self.is_visible[self.is_end] = False
+        self.is_visible = torch.tensor([any(map(str.isalnum, word)) for word in words])
+        self.is_visible[[*self.end_ids, *self.special.tolist()]] = False
 
     def text(self, ids: Sequence[int], *, first_sentence: bool) -> str:
         """Return the caption: up to the end, or the first full stop behind a letter or a digit, in one line."""
@@ -222,47 +221,25 @@ class _Sampler:
     Args:
         spec: the choices.
         vocabulary: what ids mean.
-        draws: (rows, steps), from [0, 1).
-        device: of the logits.
+        draws: (rows, steps), from [0, 1), where ids are drawn.
     """
 
-    def __init__(
-        self, spec: ImageTextToTextCaptioner, vocabulary: _Vocabulary, draws: Tensor, device: torch.device
-    ) -> None:
-        self._spec = spec
-        self._vocabulary = vocabulary
-        # What is drawn is decided in float64, on the CPU where the device has none.
-        self._place = device if devices.has_float64(device) else torch.device("cpu")
-        self._draws = draws.to(self._place)
-        self._says_something = torch.zeros(len(draws), dtype=torch.bool)
-        self._drawn: list[Tensor] = []
+    def __init__(self, spec: ImageTextToTextCaptioner, vocabulary: AnswerVocabulary, draws: Tensor) -> None:
+        self._spec, self._vocabulary, self._draws = spec, vocabulary, draws
+        self._is_silent = torch.ones(len(draws), dtype=torch.bool)
+        self.drawn: list[Tensor] = []
 
     def __call__(self, _ids: Tensor, scores: Tensor) -> Tensor:
         """Return the scores of the next id: 0 of the one that is drawn, minus infinity of all others."""
-        vocabulary, spec = self._vocabulary, self._spec
-        logits = scores.float().to(self._place).clone()
-        logits[:, vocabulary.special.to(self._place)] = -torch.inf
+        vocabulary, spec, step, place = self._vocabulary, self._spec, len(self.drawn), self._draws.device
+        logits = scores.float().to(place).clone()
+        logits[:, vocabulary.special.to(place)] = -torch.inf
         # Models have room for more ids than their tokenizers know.
         logits[:, len(vocabulary.is_visible) :] = -torch.inf
-        silent = torch.nonzero(~self._says_something).flatten().to(self._place)
-        mute = ~vocabulary.is_visible if len(self._drawn) == spec.max_length - 1 else vocabulary.is_end
-        logits[silent[:, None], mute.nonzero().flatten().to(self._place)] = -torch.inf
-        ids = nucleus_ids(logits, self._draws[:, len(self._drawn)], top_p=spec.top_p, temperature=spec.temperature)
-        self._drawn.append(ids.cpu())
-        self._says_something |= vocabulary.is_visible[ids.cpu()]
-        chosen = torch.full_like(scores, -torch.inf)
-        return chosen.scatter_(1, ids.to(scores.device)[:, None], 0.0)
-
-    def ids(self) -> list[list[int]]:
-        """Return the ids of every row, what comes after its end included."""
-        rows: list[list[int]] = torch.stack(self._drawn, dim=1).tolist()
-        return rows
-
-
-def _alike(prepared: Sequence[Mapping[str, Tensor]]) -> list[list[int]]:
-    """Return the places of the inputs by their shapes, those of one shape together."""
-    groups: dict[tuple[tuple[str, tuple[int, ...]], ...], list[int]] = {}
-    for index, inputs in enumerate(prepared):
-        shapes = tuple((name, tuple(value.shape)) for name, value in inputs.items())
-        groups.setdefault(shapes, []).append(index)
-    return list(groups.values())
+        is_last = step == spec.max_length - 1
+        mute = (~vocabulary.is_visible).nonzero().flatten() if is_last else torch.tensor(vocabulary.end_ids)
+        logits[self._is_silent.nonzero().to(place), mute.to(place)] = -torch.inf
+        ids = nucleus_ids(logits, self._draws[:, step], top_p=spec.top_p, temperature=spec.temperature)
+        self.drawn.append(ids.cpu())
+        self._is_silent &= ~vocabulary.is_visible[ids.cpu()]
+        return torch.full_like(scores, -torch.inf).scatter_(1, ids.to(scores.device)[:, None], 0.0)

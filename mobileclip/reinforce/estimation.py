@@ -15,9 +15,8 @@ from mobileclip.datasets import Unit
 from mobileclip.engines import Place, default_num_threads
 from mobileclip.hardware.devices import AUTO, pick_device
 from mobileclip.reinforce.encoding import CHANGED_BY, measure_agreement
-from mobileclip.reinforce.manifest import ShardEntry
 from mobileclip.reinforce.spec import ReinforcementSpec
-from mobileclip.reinforce.worker import ReinforcementWork, ShardWorker
+from mobileclip.reinforce.worker import ReinforcementWork
 from mobileclip.storage import join
 
 _MAX_COUNTED = 16
@@ -88,9 +87,9 @@ def estimate(spec: ReinforcementSpec, *, num_samples: int = 64, device: str = AU
         place = Place(device=device, num_threads=default_num_threads(device, 1))
         worker = ReinforcementWork(spec=aside).open(place)
         loading_seconds = time.perf_counter() - started
-        _made(worker, _beginning(units[0], spec.batch_size))
-        started = time.perf_counter()
-        entry = _made(worker, _beginning(units[0], num_samples))
+        for count in (spec.batch_size, num_samples):  # the first batch compiles
+            started = time.perf_counter()
+            entry = worker(_Beginning(name=units[0].name, unit=units[0], num_samples=count), lambda _: None)()
         seconds = time.perf_counter() - started
         stored = islice(read_reinforced_samples([join(folder, units[0].name)]), spec.num_compared)
         agreement = None if worker.teachers is None else measure_agreement(list(stored), worker.teachers, aside)
@@ -108,10 +107,6 @@ def estimate(spec: ReinforcementSpec, *, num_samples: int = 64, device: str = AU
         else (f"{torch.get_num_threads()} CPU cores" if device == "cpu" else device),
         agreement=agreement,
     )
-
-
-def _made(worker: ShardWorker, unit: Unit) -> ShardEntry:
-    return worker(unit, lambda _count: None)()
 
 
 @attrs.frozen(kw_only=True)
@@ -137,10 +132,6 @@ class _Beginning(Unit):
     def read(self, report: SkipReport) -> Iterator[ImageTextSample]:
         """Yield the first samples."""
         return islice(self.unit.read(report), self.num_samples)
-
-
-def _beginning(unit: Unit, num_samples: int) -> _Beginning:
-    return _Beginning(name=unit.name, unit=unit, num_samples=num_samples)
 
 
 def _count(units: Sequence[Unit]) -> int:

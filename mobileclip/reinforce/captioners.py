@@ -1,0 +1,473 @@
+"""Captioners: models that write captions of images, alone or several at once, by nucleus sampling from a CoCa.
+
+Every draw is decided by a seed, one stream of numbers per caption. A new captioner enters here, registered by name.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Protocol, runtime_checkable
+
+import attrs
+import numpy as np
+import torch
+from attrs import validators
+from PIL import Image
+from torch import Tensor
+
+from mobileclip.data import ImageTransform, Tokenizer
+from mobileclip.data.randomness import derived_seed, seeded_rng
+from mobileclip.data.samples.sample import SYN_NAME, SYN_TEXT
+from mobileclip.encoders import CoCa
+from mobileclip.encoders.checkpoints import load_model
+from mobileclip.hardware import devices
+from mobileclip.hardware.precision import WIDE_PRECISIONS, WidePrecision, dtype_of
+from mobileclip.interop.open_clip_models import OpenClipSource, coca_of, load_open_clip
+from mobileclip.registry import Registry
+from mobileclip.serialization import open_family
+from mobileclip.strict import repeated, strict
+from mobileclip.tensor_files import CheckpointError
+from mobileclip.tensor_files.weights import weights_sha256
+
+
+@runtime_checkable
+class Captioner(Protocol):
+    """The interface that reinforcement requires of a captioner."""
+
+    @property
+    def name(self) -> str:
+        """What people call it."""
+
+    @property
+    def weights_sha256(self) -> str:
+        """Hash of its weights, as `weights_sha256` of the teachers makes it."""
+
+    @property
+    def num_captions(self) -> int:
+        """Captions per image."""
+
+    def caption(self, images: Sequence[Image.Image], seeds: Sequence[int]) -> list[tuple[str, ...]]:
+        """Return the captions of every image.
+
+        An image and its seed decide its captions, whatever other images come with it, and in whatever order.
+
+        Args:
+            images: as they are, not augmented.
+            seeds: one per image, any integer.
+
+        Raises:
+            ImageError: if an image cannot be brought to the captioner's input; the others then have no captions either.
+        """
+
+
+def require_seeds(images: Sequence[Image.Image], seeds: Sequence[int]) -> None:
+    """Raise a ValueError unless there is one seed per image."""
+    if len(seeds) != len(images):
+        raise ValueError(f"{len(images)} images come with {len(seeds)} seeds; one per image is expected")
+
+
+@attrs.frozen(kw_only=True)
+class CaptionerSpec(ABC):
+    """Base class of captioner specs; register your own in `captioners` or by an entry point.
+
+    Examples:
+        >>> from mobileclip.serialization import from_json, to_json
+        >>> captioner = CocaCaptioner()
+        >>> from_json(to_json(captioner, unstructure_as=CaptionerSpec), CaptionerSpec) == captioner
+        True
+    """
+
+    @abstractmethod
+    def build(self, device: str = "cpu") -> Captioner:
+        """Return the captioner, its weights loaded.
+
+        Args:
+            device: where it computes, such as `cuda:1`.
+
+        Raises:
+            ValueError: if there are no such weights, or they cannot be used.
+        """
+
+
+captioners: Registry[type[CaptionerSpec]] = Registry("captioner", home="mobileclip.reinforce.image_text_to_text")
+"""Captioners by name; third parties add theirs here or by an entry point in `mobileclip.captioner`."""
+
+open_family(CaptionerSpec, captioners)
+
+
+@attrs.frozen(kw_only=True, field_transformer=strict)
+class CaptionSet:
+    """A captioner, and what its captions are called.
+
+    Args:
+        name: of the set, `syn_text` or `syn_text_NAME`.
+        captioner: who writes it.
+    """
+
+    name: str = attrs.field(validator=validators.matches_re(SYN_NAME))
+    captioner: CaptionerSpec
+
+
+@captioners.register("several")
+@attrs.frozen(kw_only=True, field_transformer=strict)
+class SeveralCaptioners(CaptionerSpec):
+    """Several captioners, whose captions are stored in sets of their own, as MobileCLIP2's are.
+
+    One job with all of them stores what one job for each, after one another, does.
+
+    Args:
+        sets: at least one, with different names.
+
+    Raises:
+        ValueError: if there is none, or a name comes twice.
+
+    Source: MobileCLIP2, section 3: captions of several models are complementary.
+    """
+
+    sets: tuple[CaptionSet, ...] = attrs.field(converter=tuple[CaptionSet, ...], validator=validators.min_len(1))
+
+    def __attrs_post_init__(self) -> None:
+        if twice := repeated(one.name for one in self.sets):
+            raise ValueError(f"two sets of captions are called {twice[0]}; name one syn_text_NAME")
+
+    def build(self, device: str = "cpu") -> CaptionerEnsemble:
+        """Return the captioners, their weights loaded.
+
+        Raises:
+            ValueError: if one cannot be loaded.
+        """
+        return CaptionerEnsemble({one.name: one.captioner.build(device) for one in self.sets})
+
+
+class CaptionerEnsemble:
+    """Loaded captioners by the names of their sets; where one captioner is expected, all of them as one.
+
+    Args:
+        sets: at least one.
+    """
+
+    def __init__(self, sets: Mapping[str, Captioner]) -> None:
+        self.sets = dict(sets)
+
+    @property
+    def name(self) -> str:
+        """What people call them."""
+        return " + ".join(one.name for one in self.sets.values())
+
+    @property
+    def weights_sha256(self) -> str:
+        """Hash of the hashes of their weights."""
+        return hashlib.sha256("".join(one.weights_sha256 for one in self.sets.values()).encode()).hexdigest()
+
+    @property
+    def num_captions(self) -> int:
+        """Captions per image, of all of them."""
+        return sum(one.num_captions for one in self.sets.values())
+
+    def caption(self, images: Sequence[Image.Image], seeds: Sequence[int]) -> list[tuple[str, ...]]:
+        """Return the captions of every image, one captioner's after the other's, each drawn with numbers of its own."""
+        written = [one.caption(images, [derived_seed(seed, name) for seed in seeds]) for name, one in self.sets.items()]
+        return [tuple(text for texts in of_image for text in texts) for of_image in zip(*written, strict=True)]
+
+
+def caption_sets(captioner: Captioner, name: str) -> Mapping[str, Captioner]:
+    """Return captioners by the names of their sets.
+
+    Args:
+        captioner: one, or several.
+        name: of the set of one.
+    """
+    return captioner.sets if isinstance(captioner, CaptionerEnsemble) else {name: captioner}
+
+
+# How many ids are sorted, until the nucleus is among them; that of a trained captioner is far smaller than the first.
+_SIZES = (256, 4096)
+# The release forbids the end before the fifth id, the start token included.
+_MIN_LENGTH = 5
+_PAD_ID = 0  # CLIP's
+
+
+def caption_seed(seed: int, key: str, caption_set: str) -> int:
+    """Return the seed of an image's captions.
+
+    Args:
+        seed: of the run.
+        key: of the sample.
+        caption_set: name of the captions' set.
+    """
+    return derived_seed(seed, "captions", caption_set, key)
+
+
+def caption_streams(seeds: Sequence[int], *, num_captions: int, num_steps: int) -> Tensor:
+    """Return the numbers from [0, 1) that every caption of every image is drawn with.
+
+    Shape:
+        (number of seeds * num_captions, num_steps) float64, the captions of an image beside each other.
+
+    Args:
+        seeds: one per image.
+        num_captions: captions per image; the first ones are the same however many there are.
+        num_steps: ids per caption.
+    """
+    streams = [seeded_rng(seed, "caption", index).random(num_steps) for seed in seeds for index in range(num_captions)]
+    return torch.from_numpy(np.stack(streams)) if streams else torch.zeros(0, num_steps, dtype=torch.float64)
+
+
+def nucleus_ids(logits: Tensor, draws: Tensor, *, top_p: float, temperature: float) -> Tensor:
+    """Return one id per row, drawn from the fewest most probable ids that have `top_p` of the probability.
+
+    `P(id) ~ softmax(logits)[id] ** (1 / temperature)` on the nucleus of `softmax(logits)`, and 0 elsewhere. The draw is
+    the inverse of the cumulated probability, in float64, from the most probable id on; ids that are equally probable
+    come in their order. What a row gives depends on no other row.
+
+    Shape:
+        logits (rows, vocab), draws (rows,) float64 -> (rows,) int64.
+
+    Args:
+        logits: minus infinity where an id is out of the question.
+        draws: from [0, 1).
+        top_p: in (0, 1].
+        temperature: above 0; below 1 it sharpens.
+
+    Source: Holtzman et al., "The Curious Case of Neural Text Degeneration", section 3.1.
+    """
+    # The total of 49408 terms only places the nucleus' edge, for which float32 terms do; what is drawn from is float64.
+    most = logits.amax(-1, keepdim=True)
+    log_total = most.double() + (logits - most).exp().sum(-1, keepdim=True, dtype=torch.float64).log()
+    result = torch.zeros(len(logits), dtype=torch.int64, device=logits.device)
+    rows = torch.arange(len(logits), device=logits.device)
+    vocab_size = logits.shape[-1]
+    for size in (*_SIZES, vocab_size):
+        ids, log_probs = _most_probable(logits[rows], min(size, vocab_size), log_total[rows])
+        result[rows] = _inverse_cdf(ids, log_probs, draws[rows], top_p=top_p, temperature=temperature)
+        # An id as probable as the last may be missing, so only those above it count.
+        certain = torch.where(log_probs > log_probs[:, -1:], log_probs.exp(), 0).sum(-1)
+        rows = rows[certain < top_p]
+        if not len(rows):
+            break
+    return result
+
+
+def _most_probable(logits: Tensor, size: int, log_total: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the most probable ids and their log probabilities in float64, in order."""
+    if size < logits.shape[-1]:
+        # In ascending order, so that the stable sort breaks ties by id, as it does when all are sorted.
+        ids = logits.topk(size, dim=-1).indices.sort(dim=-1).values
+        logits = logits.gather(-1, ids)
+    else:
+        ids = torch.arange(size, device=logits.device).expand(len(logits), -1)
+    logits, order = logits.sort(dim=-1, descending=True, stable=True)
+    return ids.gather(-1, order), logits.double() - log_total
+
+
+def _inverse_cdf(ids: Tensor, log_probs: Tensor, draws: Tensor, *, top_p: float, temperature: float) -> Tensor:
+    probs = log_probs.exp()
+    inside = (probs.cumsum(-1) - probs < top_p) & (probs > 0)
+    weights = torch.where(inside, (log_probs / temperature - log_probs[:, :1] / temperature).exp(), 0)
+    cumulated = weights.cumsum(-1)
+    index = torch.searchsorted(cumulated, draws.unsqueeze(-1) * cumulated[:, -1:], right=True)
+    last = inside.sum(-1, keepdim=True) - 1
+    return ids.gather(-1, torch.minimum(index, last)).squeeze(-1)
+
+
+def sampling_device(device: torch.device) -> torch.device:
+    """Return where ids are drawn, which is decided in float64: the CPU where a device has none."""
+    return device if devices.has_float64(device) else torch.device("cpu")
+
+
+@attrs.frozen(kw_only=True, field_transformer=strict)
+class NucleusSpec(CaptionerSpec):
+    """The choices that captioners by nucleus sampling share; their captions are cut in front of the first full stop.
+
+    Args:
+        num_captions: captions per image. Two may be the same, and stay: an image has as many as every other.
+        top_p: the nucleus' share of the probability, in (0, 1].
+        temperature: above 0.
+        max_length: ids per caption, start and end included.
+        precision: of the weights and the computation; probabilities are in float64.
+        max_batch: images that are captioned at once. Every step has this size, so that a caption does not depend on how
+            many images came with it; calls with fewer images waste the rest.
+    """
+
+    num_captions: int = attrs.field(default=5, validator=validators.gt(0))
+    top_p: float = attrs.field(default=0.9, validator=[validators.gt(0), validators.le(1)])
+    temperature: float = attrs.field(default=1.0, validator=validators.gt(0))
+    max_length: int = attrs.field(default=30, validator=validators.gt(_MIN_LENGTH))
+    precision: WidePrecision = attrs.field(default="float32", validator=validators.in_(WIDE_PRECISIONS))
+    max_batch: int = attrs.field(default=8, validator=validators.gt(0))
+
+
+class NucleusCaptioner:
+    """A loaded CoCa that writes captions.
+
+    Args:
+        spec: the choices.
+        model: in float32; it is moved and cast.
+        name: what people call it.
+        weights_sha256: hash of its weights.
+        device: where it computes.
+
+    Raises:
+        ValueError: if its context is too short, or its texts have no start token.
+    """
+
+    def __init__(self, spec: NucleusSpec, model: CoCa, *, name: str, weights_sha256: str, device: str) -> None:
+        self.image, text = model.spec.image.input, model.spec.text.input
+        if spec.max_length > text.context_length:
+            raise ValueError(f"max_length is {spec.max_length}, and {name} has room for {text.context_length} ids")
+        if text.start_id is None:
+            raise ValueError("captions begin with a start token, and this model's tokenizer has none")
+        self.spec, self.name, self.weights_sha256 = spec, name, weights_sha256
+        self._model = model.eval().requires_grad_(requires_grad=False).to(device=device, dtype=dtype_of(spec.precision))
+        self._transform, self._tokenizer = ImageTransform(self.image), Tokenizer(text)
+        self._start_id, self._end_id = text.start_id, text.end_id
+        special = {text.start_id, text.end_id, text.pad_id}
+        words = ("" if index in special else self._tokenizer.decode([index]) for index in range(text.vocab_size))
+        self._stops = torch.tensor([index == text.end_id or "." in word for index, word in enumerate(words)])
+
+    @property
+    def num_captions(self) -> int:
+        """Captions per image."""
+        return self.spec.num_captions
+
+    @torch.inference_mode()
+    def caption(self, images: Sequence[Image.Image], seeds: Sequence[int]) -> list[tuple[str, ...]]:
+        """Return the captions of every image, `num_captions` each; two may be the same.
+
+        Args:
+            images: as they are, not augmented.
+            seeds: one per image, any integer.
+
+        Raises:
+            ImageError: if an image cannot be brought to the model's input.
+            ValueError: if there are not as many seeds as images.
+        """
+        require_seeds(images, seeds)
+        size, count = self.spec.max_batch, self.spec.num_captions
+        texts: list[str] = []
+        for start in range(0, len(images), size):
+            pixels = [self._transform(image) for image in images[start : start + size]]
+            texts += self._texts(pixels, seeds[start : start + size])
+        return [tuple(texts[start : start + count]) for start in range(0, len(texts), count)]
+
+    def _texts(self, pixels: list[Tensor], seeds: Sequence[int]) -> list[str]:
+        """Return the captions of at most `max_batch` images, up to the first full stop or the end, without it."""
+        spec, model, num_steps = self.spec, self._model, self.spec.max_length - 2
+        missing = spec.max_batch - len(pixels)
+        stacked = torch.stack([*pixels, *[torch.zeros_like(pixels[0])] * missing]).to(model.logit_scale)
+        state = model.start(model.image_tokens(stacked)[1], num_captions=spec.num_captions, max_length=num_steps)
+        place = sampling_device(stacked.device)
+        draws = caption_streams([*seeds, *[0] * missing], num_captions=spec.num_captions, num_steps=num_steps).to(place)
+        stops = self._stops.to(place)
+        ids = torch.full((len(draws),), self._start_id, device=place)
+        # Missing images, and captions that have ended, go on in every step but draw nothing.
+        running = torch.arange(len(pixels) * spec.num_captions, device=place)
+        drawn: list[Tensor] = []
+        while len(drawn) < num_steps and len(running):
+            logits = model.step(state, ids.to(stacked.device)).float().to(place)[running]
+            logits[:, [_PAD_ID, self._start_id]] = -torch.inf
+            if len(drawn) + 1 < _MIN_LENGTH:
+                logits.masked_fill_(stops, -torch.inf)
+            ids = torch.full_like(ids, self._end_id)
+            ids[running] = nucleus_ids(
+                logits, draws[running, len(drawn)], top_p=spec.top_p, temperature=spec.temperature
+            )
+            drawn.append(ids)
+            running = running[~stops[ids[running]]]
+        rows = torch.stack(drawn, dim=1)[: len(pixels) * spec.num_captions]
+        return [self._text(row) for row in rows.cpu()]
+
+    def _text(self, ids: Sequence[int] | Tensor) -> str:
+        return self._tokenizer.decode(ids).split(".", maxsplit=1)[0].strip()
+
+
+@captioners.register("coca")
+@attrs.frozen(kw_only=True, field_transformer=strict)
+class CocaCaptioner(NucleusSpec):
+    """CoCa's captions by nucleus sampling, cut in front of the first full stop.
+
+    Args:
+        model: as `OpenClipTeacher` takes it.
+        pretrained: as `OpenClipTeacher` takes it.
+
+    Raises:
+        ValueError: if the weights are not said, or are said twice.
+
+    Source: section 4 of the paper, and the release's generator, whose length limits these are.
+    Differs: draws depend on the image's seed alone, not on the batch; neither a full stop nor the end comes before the
+        fifth id, so that no caption is empty; padding, which the release may draw and then spells out as exclamation
+        marks, is never drawn.
+    """
+
+    model: str = attrs.field(default="coca_ViT-L-14", validator=validators.min_len(1))
+    pretrained: str | None = "mscoco_finetuned_laion2B-s13B-b90k"
+
+    def __attrs_post_init__(self) -> None:
+        self._source()
+
+    def build(self, device: str = "cpu") -> NucleusCaptioner:
+        """Return the captioner, its weights loaded.
+
+        Raises:
+            ValueError: if open_clip is missing, it does not know the model or the tag, the weights do not fit, or the
+                model is no CoCa that can be decoded here.
+        """
+        opened = load_open_clip(self._source())
+        sha256 = opened.weights_sha256
+        return NucleusCaptioner(self, coca_of(opened), name=opened.name, weights_sha256=sha256, device=device)
+
+    def _source(self) -> OpenClipSource:
+        return OpenClipSource(model=self.model, pretrained=self.pretrained)
+
+
+@captioners.register("checkpoint")
+@attrs.frozen(kw_only=True, field_transformer=strict)
+class CheckpointCaptioner(NucleusSpec):
+    """Captions of a `CoCa` in a file, by nucleus sampling, as `CocaCaptioner` writes them; open_clip is not needed.
+
+    Args:
+        checkpoint: a file of ours or of open_clip's, see `load_model`, a checkpoint of a run, or `hf-hub:OWNER/NAME`.
+    """
+
+    checkpoint: str = attrs.field(converter=os.fspath)
+
+    def build(self, device: str = "cpu") -> NucleusCaptioner:
+        """Return the captioner, its weights loaded.
+
+        Raises:
+            FileNotFoundError: if there is no such file.
+            CheckpointError: if it holds no captioner.
+            ValueError: if its context is shorter than `max_length`, or its texts have no start token.
+        """
+        model = load_model(self.checkpoint, fold=False)
+        if not isinstance(model, CoCa):
+            raise CheckpointError(f"{self.checkpoint} holds no captioner, but a {type(model).__name__}")
+        sha256 = weights_sha256(model.state_dict())
+        name = f"{Path(self.checkpoint).stem}-{sha256[:8]}"
+        called = name if self.precision == "float32" else f"{name}/{self.precision}"
+        return NucleusCaptioner(self, model, name=called, weights_sha256=sha256, device=device)
+
+
+def with_weights(captioner: NucleusSpec, weights: Sequence[str]) -> CaptionerSpec:
+    """Return a captioner with the weights and the architecture of each file, in sets of their own for several files.
+
+    Args:
+        captioner: whose other choices are kept.
+        weights: as `CheckpointCaptioner` takes a checkpoint; the set of NAME.pt and of hf-hub:OWNER/NAME is
+            `syn_text_NAME`.
+
+    Raises:
+        ValueError: if two files have one name.
+    """
+    kept = {name: getattr(captioner, name) for name in attrs.fields_dict(NucleusSpec)}  # type: ignore[type-abstract]
+    sets = []
+    for one in weights:
+        name = Path(re.sub(r"^(hf-hub:[^@#]*).*", r"\1", one)).stem
+        called = f"{SYN_TEXT}_{re.sub(r'[^A-Za-z0-9]+', '_', name)}"
+        sets.append(CaptionSet(name=called, captioner=CheckpointCaptioner(checkpoint=one, **kept)))
+    return SeveralCaptioners(sets=sets) if len(sets) > 1 else sets[0].captioner
