@@ -265,15 +265,19 @@ class Calibration:
             embeddings: of `measured`.
             expected: the same in float32.
         """
-        same, total = self.agreement(embeddings, expected)
-        if same / total < (least := least_agreement(total)):
-            return f"{same / total:.1%} of {total} first results are as in float32, expected at least {least:.1%}"
+        same = self.same_first(embeddings, expected)
+        agreement, least = float(same.double().mean()), least_agreement(len(same))
+        if agreement < least:
+            return f"{agreement:.1%} of {len(same)} first results are as in float32, expected at least {least:.1%}"
         return ""
 
-    def agreement(self, embeddings: Tensor, expected: Tensor) -> tuple[int, int]:
-        """Return how many first results are as in float32, and of how many, in both directions where there are."""
-        same = self._found_first(embeddings) == self._found_first(expected)
-        return int(same.sum()), len(same)
+    def same_first(self, embeddings: Tensor, expected: Tensor) -> Tensor:
+        """Return whether each first result is as in float32, in both directions where there are others.
+
+        Shape:
+            returns `(results,)`, bool.
+        """
+        return self._found_first(embeddings) == self._found_first(expected)
 
     def _found_first(self, embeddings: Tensor) -> Tensor:
         if self.others is None:
