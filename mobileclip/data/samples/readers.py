@@ -286,7 +286,7 @@ class TorchRows(EmbeddingRows):
     def _row(self, name: str, index: int) -> Embeddings:
         stored = self._arrays[name][index]
         if stored.dtype == np.uint16:
-            return (stored.astype(np.uint32) << 16).view(np.float32)
+            stored = (stored.astype(np.uint32) << 16).view(np.float32)
         return _as_float32(stored)
 
 
