@@ -262,7 +262,7 @@ class TestJsonLines:
             ("http://10.0.0.1/a.png", "no public address"),
             ("http://[::1]/a.png", "no public address"),
             ("http://[::ffff:127.0.0.1]/a.png", "no public address"),
-            ("http://localhost:80/a.png", "this machine"),
+            ("http://localhost:80/a.png", "no public address"),
             ("http://2130706433/a.png", "no public address"),
         ],
     )
