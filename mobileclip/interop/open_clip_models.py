@@ -12,7 +12,7 @@ from functools import lru_cache
 from pathlib import Path
 from threading import Lock
 from types import ModuleType
-from typing import Any
+from typing import Any, cast
 
 import attrs
 import torch
@@ -214,12 +214,12 @@ def coca_of(opened: OpenClipModel) -> CoCa:
             decoder_heads=decoder,
             pooler_heads=pooler,
         )
-        held, ours = layout.unpacked(state, spec), spec.build().eval()
-        weights = {
-            own: held[there.name] if there.reshape is None else there.reshape.from_layout(held[there.name])
+        held = layout.unpacked(state, spec)
+        tensors = {
+            own: held[there.name] if there.reshape is None else there.reshape.from_layout(held[there.name]).contiguous()
             for own, there in layout.entries(spec, "training").items()
         }
-        ours.load_state_dict(weights)
+        ours = cast("CoCa", Stored(spec=spec, form="training", layout=layout.name, tensors=tensors).build())
         size, ids = spec.image.input.size, torch.arange(1, 9)[None]
         pixels = torch.linspace(-2, 2, 3 * size * size).reshape(1, 3, size, size)
         with torch.inference_mode():

@@ -61,7 +61,7 @@ class RunSpec:
         training: how it trains; the loss of a classifier is `CrossEntropySpec`, or one with an objective of its own.
         initial_weights: a checkpoint to start from, in training form and any known layout; none for random weights. A
             classifier takes its image tower, see `mobileclip.encoders.load_backbone`, and its head is drawn. A
-            captioner takes a file of any context, see `load_coca`.
+            captioner takes a file of any context, see `load_model`.
 
     Raises:
         ValueError: if the data is made for another input or other classes than the model's, the loss of a classifier
