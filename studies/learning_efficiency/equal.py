@@ -126,8 +126,6 @@ class ClassLossSpec(ReinforcedLossSpec):
         num_classes: that a step compares with: the batch's, and others by chance.
     """
 
-    teacher_dims: tuple[int, ...] = ()
-    distill_weight: float = 0.0
     num_classes: int = 512
 
 
@@ -185,7 +183,9 @@ def captions_student(spec: EqualSpec, seed: int, steps: int, dataset: DrawnDatas
     torch.manual_seed(seed)
     samples = load_store(study, store_of(cell, study), VARIANTS["captions"])
     trained = train(
-        study.training(ClassLossSpec(num_classes=spec.num_classes), budget=steps, seed=seed),
+        study.training(
+            ClassLossSpec(teacher_dims=(), distill_weight=0.0, num_classes=spec.num_classes), budget=steps, seed=seed
+        ),
         model=study.student.build(),
         batches=cell_batches(study, cell, samples),
         output=folder,
