@@ -3,7 +3,7 @@
 Command:   python -m benchmarks cost_reinforce --price-per-hour 2.0      (needs the extra `teachers`)
 Hardware:  the machine that is to do the work, or one like it
 Time:      four minutes on two CPU cores
-Result:    a table for every choice of augmentations and captions; docs/costs.md has one, and says how it comes about
+Result:    a table for every choice of augmentations and captions, such as the one in docs/reinforcing.md
 """
 
 from __future__ import annotations

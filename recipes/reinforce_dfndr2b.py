@@ -8,7 +8,7 @@ writes a set of captions that is called like its file. The paper tuned the teach
 Command:   python recipes/reinforce_dfndr2b.py --data DFN-2B --output DFNDR-2B
 Try it:    python recipes/reinforce_dfndr2b.py --tiny
 Hardware:  one process per GPU, or `--engine ray` for a cluster
-Time:      `--dry-run` measures the first shard and extrapolates; docs/costs.md explains
+Time:      `--dry-run` measures the first shard and extrapolates; docs/reinforcing.md explains
 Result:    shards that the release's loader reads, and reinforcement.json; `mobileclip data check` checks them
 Source:    MobileCLIP2 (arXiv 2508.20691), section 3
 """

@@ -1,4 +1,4 @@
-"""Each part that `docs/parts.md` shows runs as it stands there, on shards that were written here."""
+"""Each part that `docs/extending.md` shows runs as it stands there, on shards that were written here."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tests.encoders.small import SMALL
 from tests.test_pages import PAGES, blocks
 
 pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
-PARTS = blocks(PAGES["docs/parts.md"], "python")
+PARTS = blocks(PAGES["docs/extending.md"].partition("\n## Use one part in your own code\n")[2], "python")
 
 
 @pytest.fixture
@@ -37,7 +37,7 @@ def run(shards):
 
     def run(number):
         names: dict = {}
-        exec(compile(PARTS[number], "docs/parts.md", "exec"), names)
+        exec(compile(PARTS[number], "docs/extending.md", "exec"), names)
         return names
 
     return run

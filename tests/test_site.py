@@ -80,22 +80,22 @@ def test_links_lead_right_on_the_forge_and_in_the_site(page):
 
 
 def test_a_link_from_a_moved_page_leads_to_the_page_that_it_meant():
-    text = "[a](docs/data.md#joining) [b](examples/README.md)"
-    assert relinked(text, "index.md") == "[a](data.md#joining) [b](examples.md)"
+    text = "[a](docs/data.md#join) [b](examples/README.md)"
+    assert relinked(text, "index.md") == "[a](data.md#join) [b](examples.md)"
     assert relinked("[docs/training.md](docs/training.md)", "index.md") == "[Training](training.md)"
     assert relinked("[sizes](docs/site/models.json)", "index.md") == "[sizes](models/index.md)"
     assert relinked("[search](docs/tutorials/search.ipynb)", "index.md") == "[search](tutorials/search.md)"
     assert (
-        relinked("[web](web/README.md) [d](../docs/devices.md)", "examples.md")
-        == "[web](examples/web.md) [d](devices.md)"
+        relinked("[web](web/README.md) [d](../docs/export.md)", "examples.md")
+        == "[web](examples/web.md) [d](export.md)"
     )
     assert relinked("[up](../README.md)", "examples/web.md") == "[up](../examples.md)"
-    assert relinked("[code](../examples/python/contract.py)", "devices.md") == "code"
+    assert relinked("[code](../examples/python/contract.py)", "export.md") == "code"
     assert (
-        relinked("[lost](no_such.md) [out](https://a.b/c.md)", "devices.md")
+        relinked("[lost](no_such.md) [out](https://a.b/c.md)", "export.md")
         == "[lost](no_such.md) [out](https://a.b/c.md)"
     )
-    assert relinked("```\n[x](../README.md)\n```", "devices.md") == "```\n[x](../README.md)\n```"
+    assert relinked("```\n[x](../README.md)\n```", "export.md") == "```\n[x](../README.md)\n```"
 
 
 def test_every_model_known_by_name_has_a_page():

@@ -145,7 +145,7 @@ class ClassObjective(ImageTextObjective):
         known = labels >= 0
         total = terms.total
         if int(known.sum()) > 1:
-            own = labels[known].unique()
+            own = torch.tensor(sorted(set(labels[known].tolist())))
             others = torch.randperm(len(self.prompts[0]))
             others = others[~torch.isin(others, own)][: max(0, self.spec.loss.num_classes - len(own))]
             chosen = torch.cat([own, others])

@@ -33,33 +33,23 @@ def quickstart(file, kind, name):
 
 # The words around the figures of a claim, and where each comes from.
 CLAIMS = {
-    "{:.2f} (MobileCLIP2-S0) and {:.2f} (S2) times the samples/s": lambda: (
+    "{:.2f} (MobileCLIP2-S0) and {:.2f} (S2) times open_clip's samples/s": lambda: (
         number("train.json", "ratio", model="s0"),
         number("train.json", "ratio", model="s2"),
     ),
-    "**The loss in {:.2f} GiB** at batch 8,192 | {:.2f} GiB": lambda: (
+    "The loss takes {:.2f} GiB at batch 8,192; with whole similarity matrices it takes {:.2f} GiB": lambda: (
         number("loss.json", "tiled memory", batch="8192"),
         number("loss.json", "dense memory", batch="8192"),
     ),
-    "takes {:.2f} of the time": lambda: (number("loss.json", "tiled / dense", batch="8192"),),
-    "**One image takes {:.2f}** (S0) **and {:.2f}** (S2), **one text {:.2f}** (S0) **and {:.2f}** (B": lambda: (
+    "one image takes {:.2f} (S0) and {:.2f} (S2) of the time": lambda: (
         runtime("s0", "image", "openvino", "runtimes_images.json"),
         runtime("s2", "image", "openvino", "runtimes_s2_b.json"),
-        runtime("s0", "text", "openvino", "runtimes_texts.json"),
-        runtime("b", "text", "openvino", "runtimes_s2_b.json"),
     ),
-    "Both in bfloat16: {:.2f}, {:.2f}, {:.2f} and {:.2f}": lambda: (
-        runtime("s0", "image", "openvino_bf16", "runtimes_images.json"),
-        runtime("s2", "image", "openvino_bf16", "runtimes_s2_b.json"),
-        runtime("s0", "text", "openvino_bf16", "runtimes_texts.json"),
-        runtime("b", "text", "openvino_bf16", "runtimes_s2_b.json"),
-    ),
-    "takes 1 / {:.2f}** of the CPU time": lambda: (number("headline.json", "CPU ratio", way="openvino", tower="both"),),
-    "**Reinforced top-5 of {:.1f} %** on all {} unseen pictures": lambda: (
+    "a top-5 of {:.1f} % on all {} unseen pictures": lambda: (
         quickstart("quickstart.json", "reinforced - captions", "later"),
         quickstart("quickstart.json", "reinforced - captions", "num_pictures"),
     ),
-    "{:.1f} % with synthetic captions, {:.1f} % plain": lambda: (
+    "with synthetic captions they reach {:.1f} %, plain {:.1f} %": lambda: (
         quickstart("quickstart.json", "captions - plain", "later"),
         quickstart("quickstart.json", "captions - plain", "earlier"),
     ),
@@ -68,7 +58,7 @@ CLAIMS = {
 
 @pytest.mark.parametrize("claim", CLAIMS)
 def test_a_claim_of_the_readme_has_the_figures_of_its_rows(claim):
-    assert claim.format(*CLAIMS[claim]()) in README
+    assert claim.format(*CLAIMS[claim]()) in " ".join(README.split())
 
 
 @pytest.mark.parametrize("file", ["runtimes_images.json", "runtimes_texts.json", "runtimes_s2_b.json"])

@@ -1,4 +1,4 @@
-"""The example of docs/classification.md, run as it is written: a classifier from a model that learned drawn scenes."""
+"""The example of docs/finetuning.md, run as it is written: a classifier from a model that learned drawn scenes."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from mobileclip.recipes.tiny import SHAPES
 from mobileclip.training import read_metrics
 from tests.recipes.world import World, write_model, write_shapes
 
-PAGE = Path(__file__).parents[2] / "docs" / "classification.md"
+PAGE = Path(__file__).parents[2] / "docs" / "finetuning.md"
 
 
 @pytest.mark.slow
@@ -27,7 +27,8 @@ def test_accuracy_rises(tmp_path, monkeypatch):
         write_model(Path("made"), World(num_scenes=500, num_steps=100, batch_size=32)).rename("clip.safetensors")
         for split, count, seed in (("train", 24, 4), ("val", 20, 5)):
             write_shapes(Path("shapes") / split, SHAPES, count, seed=seed)
-        (code,) = re.findall(r"```python\n(.*?)```", PAGE.read_text(encoding="utf-8"), re.DOTALL)
+        section = PAGE.read_text(encoding="utf-8").partition("\n## Train a classifier\n")[2]
+        (code,) = re.findall(r"```python\n(.*?)```", section, re.DOTALL)
         result: dict[str, object] = {}
         exec(compile(code, str(PAGE), "exec"), result)
     finally:

@@ -1,6 +1,5 @@
 """Examples in webdataset's own pipelines: those of ours, to the bit, and damage costs the sample alone."""
 
-import re
 from collections import Counter
 from functools import partial
 from itertools import islice
@@ -219,26 +218,3 @@ class TestShards:
             same([maker.collate(own)], [maker.collate(expected)])
         with fails(ValueError, "000000"):
             next(make_examples(read, maker=maker, on_skip=report.add))
-
-
-def test_what_the_page_shows(tmp_path, monkeypatch):
-    """The block of the page runs on small shards of the names that it gives."""
-    guide = (Path(__file__).parents[3] / "docs" / "data.md").read_text(encoding="utf-8")
-    section = guide.partition("\n## In a webdataset pipeline of your own\n")[2]
-    (block,) = re.findall(r"^```python\n(.*?)^```$", section, re.DOTALL | re.MULTILINE)
-    monkeypatch.chdir(tmp_path)
-    Path("DataCompDR-12M").mkdir()
-    keys = [f"{number:032x}" for number in range(12)]
-    for place in range(2):
-        own = [make_sample(number, key=keys[number]) for number in range(4 * place, 4 * place + 4)]
-        write_shard(f"DataCompDR-12M/{place:08d}.tar", own)
-    Path("uids.txt").write_text("\n".join(keys[::2]))
-    shown: dict = {}
-    write_shard("memory://page/0000.tar", [make_sample(number, key=keys[number]) for number in range(8, 12)])
-    for name, other in (
-        ("00000099", "00000001"), ("0009", "0000"), ("s3://mine", "memory://page"), ("batched(256", "batched(3")
-    ):  # fmt: skip
-        block = block.replace(name, other)
-    exec(block, shown)
-    assert {key for batch in islice(shown["batches"], 100) for key in batch.keys} == set(keys[::2])
-    assert shown["report"].num_skipped == 0
