@@ -296,7 +296,9 @@ def report(lines: Sequence[Line]) -> list[str]:
             captions = {
                 one.seed: one for one in lines if one.unit == "captions" and one.scores and one.shared == shared
             }
-            if seeds := sorted(distilled.keys() & captions.keys()):
+            # A few icons make no drawings of some parts.
+            both = sorted(distilled.keys() & captions.keys())
+            if seeds := [one for one in both if part in (distilled[one].scores or {})]:
                 gains = np.stack([_hits(distilled[one], part) - _hits(captions[one], part) for one in seeds])
                 low, high = interval(gains)
                 each = ", ".join(f"{100 * one:+.1f}" for one in gains.mean(axis=1))
