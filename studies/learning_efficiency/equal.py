@@ -126,8 +126,6 @@ class ClassLossSpec(ReinforcedLossSpec):
         num_classes: that a step compares with: the batch's, and others by chance.
     """
 
-    teacher_dims: tuple[int, ...] = ()
-    distill_weight: float = 0.0
     num_classes: int = 512
 
 
@@ -185,7 +183,9 @@ def captions_student(spec: EqualSpec, seed: int, steps: int, dataset: DrawnDatas
     torch.manual_seed(seed)
     samples = load_store(study, store_of(cell, study), VARIANTS["captions"])
     trained = train(
-        study.training(ClassLossSpec(num_classes=spec.num_classes), budget=steps, seed=seed),
+        study.training(
+            ClassLossSpec(teacher_dims=(), distill_weight=0.0, num_classes=spec.num_classes), budget=steps, seed=seed
+        ),
         model=study.student.build(),
         batches=cell_batches(study, cell, samples),
         output=folder,
@@ -296,7 +296,9 @@ def report(lines: Sequence[Line]) -> list[str]:
             captions = {
                 one.seed: one for one in lines if one.unit == "captions" and one.scores and one.shared == shared
             }
-            if seeds := sorted(distilled.keys() & captions.keys()):
+            # A few icons make no drawings of some parts.
+            both = sorted(distilled.keys() & captions.keys())
+            if seeds := [one for one in both if part in (distilled[one].scores or {})]:
                 gains = np.stack([_hits(distilled[one], part) - _hits(captions[one], part) for one in seeds])
                 low, high = interval(gains)
                 each = ", ".join(f"{100 * one:+.1f}" for one in gains.mean(axis=1))

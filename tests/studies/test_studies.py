@@ -83,9 +83,11 @@ def test_learning_efficiency(tmp_path):
 def test_captioner(tmp_path):
     spec = CaptionerStudySpec(tiny=True).resolved
     data = attrs.evolve(few_icons(tmp_path / "data", spec.data), image_size=32, min_sets=2)
-    spec = attrs.evolve(spec, output=tmp_path, data=data, batch_size=4, arms=("none", "written", "written-teacher"))
+    spec = attrs.evolve(
+        spec, output=tmp_path, data=data, batch_size=4, arms=("none", "written", "shuffled", "written-teacher")
+    )
     lines = captioner.run(spec)
-    assert [one.kind for one in lines].count("student") == 3 * len(spec.budgets)
+    assert [one.kind for one in lines].count("student") == 4 * len(spec.budgets)
     assert captioner.run(spec) == lines
 
 

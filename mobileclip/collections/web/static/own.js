@@ -12,10 +12,9 @@ const SAID = [
 export const quoted = (name) => `@"${name}"`;
 
 /** What the page says of a concept that is asked for alone. */
-export function said({ name, yes, no, uses_examples: used, left_behind: left }) {
+export function said({ name, yes, no, uses_examples: used }) {
   const taught = `${count(yes.length, 'picture shows', 'pictures show')} “${name}”, ${no.length} not`;
-  const old = left ? `. The old model answers, since the new one cannot read ${left.join(', ')}` : '';
-  return `${taught}; ${used ? 'they help' : 'its text alone is searched with'}${old}. Accept or reject more below`;
+  return `${taught}; ${used ? 'they help' : 'its text alone is searched with'}. Accept or reject more below`;
 }
 
 function judge({ name, yes, no }, one, judged) {
