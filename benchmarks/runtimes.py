@@ -2,7 +2,7 @@
 
 Command:   python -m benchmarks runtimes --output outputs/runtimes.json --weights WEIGHTS      (needs the extra `test`)
            python -m benchmarks runtimes --only s0-image-1 --output outputs/runtimes.json      (a first look)
-           python -m benchmarks runtimes --models s0 s2 --thread-counts 2 --output outputs/runtimes.json
+           python -m benchmarks runtimes --models s0 --models s2 --thread-counts 2 --output outputs/runtimes.json
 Hardware:  any CPU with nothing else to do, or the quartiles say how far to trust the medians
 Time:      minutes a case on two cores; the same command goes on where it was stopped
 Result:    a table, a row for each side and form: milliseconds, the ratio to the release in the same form and to the
@@ -18,7 +18,7 @@ pass the gates of its precision. Random weights have norms that fit the package'
 embeddings of their own; --weights says more. Texts are captions; where a tower is causal and the form takes any length,
 mobileclip cuts them behind their end. From bytes, each side computes in its best form, and reads JPEGs its own way, in
 as many threads as it computes with; mobileclip also reads them at a reduced size, and OpenVINO gets its pixels as they
-were decoded. `--forms optimize optimize_bf16` is what `mobileclip.optimize` chooses, which takes a minute each.
+were decoded. `--forms optimize --forms optimize_bf16` is what `mobileclip.optimize` chooses, which takes a minute each.
 """
 
 from __future__ import annotations
@@ -65,12 +65,14 @@ from mobileclip.inference.optimization import Calibration, calibrations
 from mobileclip.inference.quantizing import read_captions, read_pictures
 from mobileclip.reparam import reparameterize
 from mobileclip.storage import printable
+from mobileclip.tensor_files.weights import weights_sha256
 from mobileclip.terminal import say
 
 Key = tuple[str, Form]
 Read = Callable[[bytes], Tensor]
 REDUCED = "ours, reduced"
 _OF_BEST = "of the release's best"
+_MEASURED_ON = ("ranges", "measured")
 
 
 @attrs.frozen(kw_only=True)
@@ -155,7 +157,17 @@ class RuntimesBenchSpec(Bench):
         return self.trial_rounds if batch_size == 1 else 1
 
     def finish(self, results: Results) -> None:
-        """Tell this library's best form against the release's best that passes the same gates, case by case."""
+        """Tell this library's best form against the release's best that passes the same gates, case by case.
+
+        Raises:
+            ValueError: if rows of a tower are of different weights or data.
+        """
+        digests: dict[tuple[str, ...], tuple[str, ...]] = {}
+        for row in results.rows:
+            tower = tuple(row.case.get(name, "") for name in ("model", "tower"))
+            own = tuple(row.notes.get(name, "") for name in ("weights", "data"))
+            if any(own) and digests.setdefault(tower, own) != own:
+                raise ValueError(f"rows of {' '.join(tower)} are of different weights or data; give another --output")
         for row in results.rows:
             if row.case.get("form") == "best":
                 value = row.values[_OF_BEST]
@@ -192,11 +204,19 @@ def compare(match: Match, spec: RuntimesBenchSpec, folder: Path) -> Iterator[Row
             made[key] = fastest(list(variants), match.inputs, rounds=trials)
         except Exception as error:  # noqa: BLE001 - compilers and runtimes raise what they like; the others go on
             failed[key] = printable(f"{type(error).__name__}: {' '.join(str(error).split())}")
-    gates = {key: gate(key[1], one, match) for key, one in made.items()}
+    checked = {key: gate(key[1], one, match) for key, one in made.items()}
+    gates = {key: one["gates"] for key, one in checked.items()}
     tried = times_in_turn([partial(one.encode, match.inputs) for one in made.values()], rounds=trials)
     best = best_forms(dict(zip(made, tried, strict=True)), gates)
-    notes = {key: {"chosen": str(one), "gates": gates[key] or "passed"} for key, one in made.items()}
     release = match.sides[0].module
+    digests = {
+        "weights": release.state_dict(),
+        "data": {name: getattr(match.calibration, name) for name in _MEASURED_ON},
+    }
+    told = {name: weights_sha256(tensors)[:12] for name, tensors in digests.items()}
+    notes = {
+        key: {"chosen": str(one), **checked[key], "gates": gates[key] or "passed", **told} for key, one in made.items()
+    }
     source = "pixels" if match.sides[0].tower == "image" else "ids"
     given = {key: partial(one.encode, match.inputs) for key, one in made.items()}
     yield from rows_of(source, *timed(given, release(match.inputs), rounds=rounds), best, notes)
@@ -214,18 +234,21 @@ def compare(match: Match, spec: RuntimesBenchSpec, folder: Path) -> Iterator[Row
         yield Row(case={"from": source, "side": side, "form": form}, failure=why)
 
 
-def gate(form: Form, contender: Contender, match: Match) -> str:
-    """Return why a form is not exact enough; nothing where it is."""
+def gate(form: Form, contender: Contender, match: Match) -> dict[str, str]:
+    """Return as `gates` why a form is not exact enough, or nothing, and what each check found in any precision."""
     precision = parts_of(form)[1]
     measured, size = match.calibration.measured, len(match.inputs)
     # Programs take whole batches.
     whole = measured[torch.arange(-(-len(measured) // size) * size) % len(measured)]
     given = torch.cat([contender.encode(part) for part in torch.split(whole, size)])[: len(measured)]
     expected = match.sides[0].module(measured)
-    cosine = smallest_cosine(given, expected)
-    if not cosine >= LEAST_COSINE[precision]:
-        return f"the cosine is {cosine:.4f}, below {LEAST_COSINE[precision]}"
-    return match.calibration.refusal(given, expected) if precision == "int8" else ""
+    cosine, same = smallest_cosine(given, expected), match.calibration.same_first(given, expected)
+    short = "" if cosine >= LEAST_COSINE[precision] else f"the cosine is {cosine:.4f}, below {LEAST_COSINE[precision]}"
+    return {
+        "gates": "; ".join(filter(None, (short, match.calibration.refusal(given, expected)))),
+        "least cosine": f"{cosine:.4f}",
+        "first results": f"{int(same.sum())} of {len(same)}",
+    }
 
 
 def best_forms(times: Mapping[Key, Sequence[float]], gates: Mapping[Key, str]) -> dict[str, Form]:

@@ -123,8 +123,17 @@ def _draw(axes: Axes, line: Line, number: int) -> None:
     color, marker = _COLOURS[number % len(_COLOURS)], _MARKERS[number % len(_MARKERS)]
     style = "none" if not line.is_joined else "solid" if number < len(_COLOURS) else "dashed"
     every = max(1, len(line.x) // _MOST_MARKERS)
-    shown = {"color": color, "marker": marker, "markersize": 4, "markevery": every}
-    axes.plot(line.x, line.y, label=line.label, linewidth=1.4, linestyle=style, **shown)
+    axes.plot(
+        line.x,
+        line.y,
+        label=line.label,
+        linewidth=1.4,
+        linestyle=style,
+        color=color,
+        marker=marker,
+        markersize=4,
+        markevery=every,
+    )
     if line.spread:
         low, high = ([y + sign * half for y, half in zip(line.y, line.spread, strict=True)] for sign in (-1, 1))
         axes.fill_between(line.x, low, high, color=color, alpha=0.16, linewidth=0)
@@ -138,7 +147,7 @@ def _draw(axes: Axes, line: Line, number: int) -> None:
         axes.plot(line.x[line.star], line.y[line.star], marker="*", markersize=11, color=color, linestyle="none")
     for name, *point in zip(line.names, line.x, line.y, strict=bool(line.names)):
         side = {"ha": "right", "xytext": (-6, 4)} if point[0] == max(line.x) else {"xytext": (6, 4)}
-        axes.annotate(name, point, textcoords="offset points", parse_math=False, fontsize=8, **side)
+        axes.annotate(name, (point[0], point[1]), textcoords="offset points", parse_math=False, fontsize=8, **side)
         axes.margins(0.2)  # room for the names
 
 
@@ -156,6 +165,6 @@ def _finish(axes: Axes, panel: Panel) -> None:
             axes.set_xticks(points, [f"{x:,g}" for x in points])
             axes.minorticks_off()
     elif all(float(x).is_integer() for x in points):
-        axes.xaxis.get_major_locator().set_params(integer=True)
+        axes.locator_params(axis="x", integer=True)
     if panel.from_zero:
         axes.set_ylim(bottom=0)

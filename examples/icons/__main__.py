@@ -1,7 +1,7 @@
 """Icons: a data set of some 40,000 small drawings with names, captions, splits and licences.
 
 Command:   python -m examples.icons                  (with the extra `quickstart` installed)
-           python -m examples.icons --sets bi lucide tabler noto          (fewer sets, in a minute)
+           python -m examples.icons --sets bi --sets lucide --sets noto    (fewer sets, in a minute)
 Hardware:  any computer, about 2 GiB of memory
 Time:      minutes, most of them for rendering; it may be stopped, and goes on with the set of icons that it was at
 Result:    outputs/icons: shards of each split in the public layout, and datacard.json with counts, sources and licences

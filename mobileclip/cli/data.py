@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -181,10 +182,7 @@ def count(
     from mobileclip.datasets.counting import count_shards
 
     engine = sharing.build()
-    if not shards:
-        raise ValueError("no SHARDS were given; expected tar files, such as 'mine/{000..127}.tar'")
-    for pattern in shards:
-        require_shards(pattern, "a tar shard")
+    require_shards(shards, "a tar shard")
     counted = count_shards(shards, again=overwrite, engine=engine)
     say(f"{counted.num_samples:,} samples in {counted.num_shards:,} shards")
     if counted.unreadable:
@@ -249,15 +247,18 @@ def check(
         sys.exit(1)
 
 
-def require_shards(pattern: str, what: str) -> None:
-    """Raise if none of the shards exists; missing ones among others are reported."""
+def require_shards(patterns: str | Sequence[str], what: str) -> None:
+    """Raise if none of the shards of a pattern exists, or none is given; missing ones among others are reported."""
     from mobileclip.data.shards.files import expand_shards, runs_program
 
-    shards = expand_shards(pattern)
-    if all(not runs_program(one) and not is_remote(one) and not local_path(one).exists() for one in shards):
-        require_file(shards[0], what)
-    for shard in shards:
-        check_address(shard)
+    if not patterns:
+        raise ValueError(f"no SHARDS were given; expected {what}, such as 'mine/{{000..127}}.tar'")
+    for pattern in (patterns,) if isinstance(patterns, str) else patterns:
+        shards = expand_shards(pattern)
+        if all(not runs_program(one) and not is_remote(one) and not local_path(one).exists() for one in shards):
+            require_file(shards[0], what)
+        for shard in shards:
+            check_address(shard)
 
 
 def _require_output_directory(output: str) -> None:
@@ -307,10 +308,7 @@ def score(
         say(read_status(output))
         return
     engine = sharing.build()
-    if not shards:
-        raise ValueError("no SHARDS were given; expected reinforced tar files, such as 'DataCompDR-12M/{000..127}.tar'")
-    for pattern in shards:
-        require_shards(pattern, "a reinforced shard")
+    require_shards(shards, "a reinforced shard")
     spec = ScoreSpec(shards=shards, output=output, vectors=keep_vectors)
     report = score_shards(spec, engine=engine)
     say(f"{report.num_samples:,} samples have scores in {output}")
@@ -463,10 +461,7 @@ def tune_scale(
 
     from mobileclip.datasets.curation.logit_scales import SCALES, LogitScaleSpec, tune_scales
 
-    if not shards:
-        raise ValueError("no SHARDS were given; expected reinforced tar files that are not trained on")
-    for pattern in shards:
-        require_shards(pattern, "a reinforced shard")
+    require_shards(shards, "a reinforced shard")
     spec = LogitScaleSpec(shards=shards, caption=caption, num_pairs=num_pairs, batch_size=batch_size, seed=seed)
     report = tune_scales(spec)
     table = Table("logit scale", *(Column(Text(teacher.name)) for teacher in report.teachers))

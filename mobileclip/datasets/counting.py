@@ -90,7 +90,9 @@ def count_shards(
     screen, num_known = console(shown=show_progress), len(names) - len(missing)
     with Progress("counting", total=len(names), done=num_known, unit="shards", console=screen) as progress:
         try:
-            (engine or InlineEngine(device="cpu")).run(FunctionWork(function=_count), missing, EachResult(take))
+            (engine or InlineEngine(device="cpu")).run(
+                FunctionWork(function=_count), missing, EachResult[ShardUnit, int](take)
+            )
         finally:
             write()
     known = [sizes[shard_folder(name)].get(storage.file_name(name)) for name in names]

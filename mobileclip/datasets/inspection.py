@@ -20,12 +20,7 @@ from mobileclip.data.images.limits import ImageError
 from mobileclip.data.images.transform import ImageSource, load_image
 from mobileclip.data.samples.members import RECORD, parse_reinforced_sample, parse_sample
 from mobileclip.data.samples.readers import Embeddings
-from mobileclip.data.samples.sample import (
-    ImageTextSample,
-    ReinforcedSample,
-    check_source_image,
-    hash_image,
-)
+from mobileclip.data.samples.sample import ImageTextSample, ReinforcedSample, check_source_image, hash_image
 from mobileclip.data.shards.files import RawSample, parse, read_shard
 from mobileclip.data.shards.sidecars import ReinforcementCard, find_card
 from mobileclip.data.skips import BadSampleError, Skip

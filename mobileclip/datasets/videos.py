@@ -50,40 +50,17 @@ VIDEO_FORMATS = (
         start=re.compile(rb"(?s).{4}(?:ftyp|moov|mdat|wide|free|skip|pnot)"),
     ),
     VideoFormat(
-        name="matroska",
-        extensions=("mkv", "webm"),
-        media_type="video/webm",
-        start=re.compile(rb"\x1a\x45\xdf\xa3"),
+        name="matroska", extensions=("mkv", "webm"), media_type="video/webm", start=re.compile(rb"\x1a\x45\xdf\xa3")
     ),
-    VideoFormat(
-        name="avi",
-        extensions=("avi",),
-        media_type="video/x-msvideo",
-        start=re.compile(rb"(?s)RIFF.{4}AVI "),
-    ),
+    VideoFormat(name="avi", extensions=("avi",), media_type="video/x-msvideo", start=re.compile(rb"(?s)RIFF.{4}AVI ")),
 )
 
 VIDEO_EXTENSIONS = tuple(extension for kind in VIDEO_FORMATS for extension in kind.extensions)
 """Every extension of a video file, without the dot; the only list of them."""
 
 DECODERS = (
-    "h264",
-    "hevc",
-    "libdav1d",
-    "av1",
-    "vp8",
-    "vp9",
-    "libvpx",
-    "libvpx-vp9",
-    "mpeg4",
-    "msmpeg4v2",
-    "msmpeg4",
-    "mpeg1video",
-    "mpeg2video",
-    "h263",
-    "mjpeg",
-    "prores",
-    "dvvideo",
+    *("h264", "hevc", "libdav1d", "av1", "vp8", "vp9", "libvpx", "libvpx-vp9", "mpeg4", "msmpeg4v2", "msmpeg4"),
+    *("mpeg1video", "mpeg2video", "h263", "mjpeg", "prores", "dvvideo"),
 )
 """FFmpeg's decoders that may be used."""
 

@@ -220,8 +220,10 @@ def embed_inputs(
     clip = quickened(clip, paths, len(paths), precision=precision, show_progress=True)
     report = SkipReport(log=False)
     gathered = (one for data in inputs.data for one in gathered_pictures(data, report, rows=inputs.rows))
-    pictures = chain(((str(path), path) for path in paths), (one for one in gathered if one[0] not in known))
-    named = (Picture(key=None, name=name, source=source) for name, source in pictures)
+    named = chain(
+        (Picture(key=None, name=str(path), source=path) for path in paths),
+        (Picture(key=None, name=name, source=source) for name, source in gathered if name not in known),
+    )
     reduced = require_decode(decode) == "fast"
     skipped: list[str] = []
     kept: list[str] = []

@@ -195,7 +195,8 @@ class BatchEncoder:
             skip = partial(self._skip, plain=plain, who="captioner cannot caption", prefix="for the captioner: ")
             results = self._together(results, make, skip)
         if self.teachers is not None:
-            augment, encode = (partial(one, teachers=self.teachers) for one in (self._augment, self._encode))
+            augment = partial(self._augment, teachers=self.teachers)
+            encode = partial(self._encode, teachers=self.teachers)
 
             def encode_plain() -> None:
                 one = _Item(ImageTextSample(key="plain", captions=("a photo",)))

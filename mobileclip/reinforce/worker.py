@@ -256,8 +256,9 @@ class ShardWorker:
 
         with self._threads() as pool:
             try:
-                submit = partial(pool.submit, encode)
-                for _, future, _ in submitted_ahead(submit, batches, ahead=2 * self.num_threads):
+                for _, future, _ in submitted_ahead(
+                    lambda batch: pool.submit(encode, batch), batches, ahead=2 * self.num_threads
+                ):
                     for result in future.result():
                         if isinstance(result, Skip):
                             skips.add(result)

@@ -100,6 +100,10 @@ def part_of(spec: CaptionerStudySpec, split: DataSplit, arm: Arm) -> Part:
         composed = same[0].syn_captions["syn_text"] if arm.captions == "both" else ()
         own = [caption for one in same for caption in one.syn_captions[WRITTEN]]
         kept.append(attrs.evolve(same[0], syn_captions={"syn_text": (*composed, *own)}))
+    if arm.is_shuffled:
+        # Each in an order by chance has the captions of the one before, so that none has its own.
+        kept.sort(key=lambda one: chance(spec.seed, "shuffled", one.key))
+        kept = [attrs.evolve(one, syn_captions=kept[place - 1].syn_captions) for place, one in enumerate(kept)]
     return Part(kept=tuple(kept))
 
 

@@ -14,6 +14,8 @@ from studies.learning_efficiency.results import read_lines
 from studies.learning_efficiency.tables import spread, table
 
 PICTURE = "captions.png"
+# Of each part; whole numbers of these are what the kept scores are.
+_PICTURES = {"test_pictures": 808, "test_set": 296, "test_names": 1392}
 _PARTS = {"test_pictures": "unseen drawings", "test_set": "an unseen set's", "test_names": "unseen names"}
 
 _SHARES = {
@@ -52,7 +54,11 @@ def report(lines: Sequence[Line], examples: Sequence[tuple[str, str, str]] = ())
         text += _table(f"Top-5 of {title}, after so many steps", [f"{one:,}" for one in budgets], rows)
     for budget in budgets[-1:]:
         rows = {arm: [_gain(students, arm, budget, part) for part in _PARTS] for arm in MAIN if arm != _base(arm)}
-        text += _table(f"Points above keywords alone, {budget:,} steps, seed by seed", list(_PARTS.values()), rows)
+        text += _table(
+            f"Points above keywords alone, {budget:,} steps, ± standard error of seeds and pictures",
+            list(_PARTS.values()),
+            rows,
+        )
     for budget in sorted({one.budget for one in students if one.arm in ABLATIONS}):
         rows = {
             arm: [_spread(students, arm, budget, part) for part in _PARTS]
@@ -110,10 +116,19 @@ def _base(arm: str) -> str:
 
 
 def _gain(students: Sequence[Line], arm: str, budget: int, part: str) -> str:
-    """Return mean and standard deviation of what an arm has above its base, over the seeds that both have."""
+    """Return what an arm has above its base, over the seeds that both have, ± the standard error of seeds and pictures.
+
+    Lines do not say which pictures were hit, so both arms' are counted as independent, which is an upper bound.
+    """
     values, others = (_by_seed(students, one, budget, part) for one in (arm, _base(arm)))
-    differences = [value - others[seed] for seed, value in values.items() if seed in others]
-    return spread(differences, sign="+") if differences else ""
+    both = [(value, others[seed]) for seed, value in values.items() if seed in others]
+    if not both:
+        return ""
+    differences = [value - other for value, other in both]
+    of_seeds = statistics.variance(differences) / len(both) if len(both) > 1 else math.nan
+    means = [statistics.mean(scores) for scores in zip(*both, strict=True)]
+    of_pictures = sum(mean * (100 - mean) for mean in means) / _PICTURES[part]
+    return f"{statistics.mean(differences):+.1f} ± {math.sqrt(of_seeds + of_pictures):.1f}"
 
 
 def _spread(students: Sequence[Line], arm: str, budget: int, part: str) -> str:

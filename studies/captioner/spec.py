@@ -135,6 +135,7 @@ class Arm:
         temperature: that they are drawn with.
         teachers: whom the student distils, by name; none, one or a pair.
         scale: what the teacher's logit scale is multiplied with: 0.5, 1, 2 or 4.
+        is_shuffled: whether each picture has another picture's captions, which tell nothing of it.
     """
 
     title: str
@@ -144,6 +145,7 @@ class Arm:
     temperature: float = 1.0
     teachers: tuple[str, ...] = ()
     scale: float = 1.0
+    is_shuffled: bool = False
 
     @property
     def has_writers(self) -> bool:
@@ -154,6 +156,7 @@ class Arm:
     def source(self) -> str:
         """Name of its captions' folder."""
         own = f"-{'-'.join(self.writers)}-{self.num_captions}-{self.temperature:g}" if self.has_writers else ""
+        own += "-shuffled" if self.is_shuffled else ""
         return f"{'composed' if self.captions == 'none' else self.captions}{own}"
 
     @property
@@ -177,6 +180,7 @@ _MAIN = {
     "composed": Arm(title="+ composed captions", captions="composed"),
     "written": Arm(title="+ the captioner's", captions="written"),
     "both": Arm(title="+ both", captions="both"),
+    "shuffled": Arm(title="+ the captioner's, of other pictures", captions="written", is_shuffled=True),
 }
 MAIN = {
     **_MAIN,

@@ -1,7 +1,7 @@
 """Languages: a second text tower for the packaged model of icons, for search in 27 languages.
 
 Command:   python -m studies.languages              (with the extra `quickstart` installed)
-           python -m studies.languages --languages de fr --num-seeds 1          (two languages, in minutes)
+           python -m studies.languages --languages de --languages fr --num-seeds 1    (two languages, in minutes)
 Hardware:  any computer, about 3 GiB of memory
 Time:      five minutes of one core for each training; it may be stopped, and goes on
 Result:    outputs/languages: icons-multilingual.safetensors with its card, tables.md, results.jsonl, and the texts

@@ -146,6 +146,15 @@ def test_a_folder_beside_a_model_is_what_it_is_evaluated_on(tmp_path, small_file
     assert results["whole"].metrics == pytest.approx(results["folded"].metrics)
 
 
+def test_of_own_data_it_says_that_nothing_is_published(tmp_path, small_file, capsys):
+    options = ("--beside", "mobileclip_s1", "--output", tmp_path / "out", "--device", "cpu")
+    status, out, err = run(capsys, "eval", f"own={small_file}", f"{class_folder(tmp_path)}/", *options)
+    assert status == 0
+    (said,) = [line for line in (out + err).splitlines() if "nothing is published" in line]
+    assert "mobileclip_s1" in said
+    assert "mine" in said
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

@@ -15,6 +15,7 @@ from studies.captioner.spec import CaptionerStudySpec
 from studies.languages.run import make
 from studies.languages.sources import CLDR, OSM
 from studies.languages.spec import LanguagesSpec
+from studies.learning_efficiency.equal import SHARED, EqualSpec, report as equal_report, run as run_equal
 from studies.learning_efficiency.model import make_model
 from studies.learning_efficiency.run import run
 from studies.learning_efficiency.spec import EfficiencySpec
@@ -40,6 +41,27 @@ def few_icons(folder, data):
         data, sets=SETS, picture_fraction=0.9, name_fraction=0.2, validation_share=0.5, duplicate_rms=0.01,
         samples_per_shard=20, num_processes=1,
     )  # fmt: skip
+
+
+def test_equal_core_minutes(tmp_path):
+    study = EfficiencySpec(tiny=True, num_processes=1).resolved
+    study = attrs.evolve(study, data=few_icons(tmp_path / "data", study.data))
+    lines = tmp_path / "equal.jsonl"
+    spec = EqualSpec(
+        output=tmp_path, lines=lines, study=study, epochs=1, steps=4, pilot=2, num_classes=8, seeds=(0, 1), minutes=30
+    )
+    found = run_equal(spec)
+    assert [one.unit for one in found] == 2 * ["teacher", "store", "distillation", "pilot", *["captions"] * len(SHARED)]
+    assert all(one.done and one.processor_seconds > 0 for one in found)
+    captions = [one.steps for one in found if one.unit == "captions"]
+    assert captions[0] >= captions[1] >= captions[2] >= captions[3] > 0
+    assert len(equal_report(found)) > 2
+    # What is lost is done again, and nothing else.
+    kept = lines.read_text().splitlines(keepends=True)
+    lines.write_text("".join(kept[:-1]))
+    assert [attrs.evolve(one, processor_seconds=0) for one in run_equal(spec)] == [
+        attrs.evolve(one, processor_seconds=0) for one in found
+    ]
 
 
 def test_learning_efficiency(tmp_path):

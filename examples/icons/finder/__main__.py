@@ -1,7 +1,7 @@
 """Icon finder: a static page that searches the icons of twenty sets in 27 languages, also offline.
 
 Command:   python -m examples.icons.finder            (with the extra `quickstart` installed), or: make finder
-           python -m examples.icons.finder --sets lucide tabler --output build/two          (two sets)
+           python -m examples.icons.finder --sets lucide --sets tabler --output build/two   (two sets)
            python -m http.server --directory build/finder                                   (then open it)
 Hardware:  any computer, about 2 GiB of memory
 Time:      minutes, most of them for rendering; it may be stopped, and goes on with the set that it was at

@@ -39,7 +39,9 @@ REPORT = "report.json"
 _BATCH = 64
 # What common words of interfaces are called in each language: the texts of emoji that the model learned lack them.
 _WORDS = Path(__file__).with_name("words.json")
-# A best score fewer standard deviations above the mean of all icons is a weak match.
+# A best score fewer standard deviations above the mean of all icons is a weak match. Chosen on 164 names that training
+# never saw, among 15,131 icons of eight sets: it is said of 53 % of the names without a drawing of theirs among the
+# first five, and of 17 % of the others.
 WEAK = 3.4
 _OWN, _SHARED = ("index.html", "finder.css"), ("search.css", "icon.svg")
 # What comes at the first load.

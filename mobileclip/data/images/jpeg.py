@@ -164,7 +164,7 @@ def _frame(kind: int, content: bytes) -> dict[str, Any] | None:
     """Return what the header of a frame says; None if it contradicts itself."""
     if len(content) < 9 or len(content) != 6 + 3 * content[5]:
         return None
-    height, width, num_components = *struct.unpack_from(">HH", content, 1), content[5]
+    height, width, num_components = struct.unpack_from(">HHB", content, 1)
     factors = [divmod(factor, 16) for factor in content[7::3]]
     if height == 0 or width == 0 or not all(1 <= factor <= 4 for pair in factors for factor in pair):
         return None

@@ -44,7 +44,8 @@ def read_orientation(exif: bytes | None, xmp: bytes | None) -> int:
 
     Source: the Exif standard, 4.6.4; TIFF 6.0, section 2.
     """
-    found, notes = None, (exif or b"").removeprefix(b"Exif\0\0")
+    found: int | None = None
+    notes = (exif or b"").removeprefix(b"Exif\0\0")
     with suppress(struct.error, OverflowError):
         for number, kind, num_values, place in tiff_tags(notes):
             if number == ORIENTATION and num_values == 1 and found is None:

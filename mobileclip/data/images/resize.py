@@ -196,8 +196,6 @@ def _mean(first: Pixels, second: Pixels, *, up: bool) -> Pixels:
 
 
 _MOST_16_BIT, _MOST_8_BIT = 65535, 255
-# Images of 16 bits are scaled so many pixels at a time.
-_SCALED_PIXELS = 2**20
 
 
 def in_rgb(image: Image.Image, background: Color | None, name: str) -> Image.Image:
@@ -229,27 +227,25 @@ def in_rgb(image: Image.Image, background: Color | None, name: str) -> Image.Ima
 
 def _from_16_bit(image: Image.Image, background: Color | None, name: str) -> Image.Image:
     """Scale [0, 65535] to [0, 255], rounded to the nearest."""
-    scaled = Image.new("RGB", image.size)
-    hidden = image.info.get("transparency")
-    num_rows = max(1, _SCALED_PIXELS // max(1, image.width))
-    greatest = 0
-    for top in range(0, image.height, num_rows):
-        values = np.asarray(image.crop((0, top, image.width, min(top + num_rows, image.height))))
-        least, most = (int(values.min()), int(values.max())) if values.size else (0, 0)
-        if not 0 <= least <= most <= _MOST_16_BIT:
-            raise ImageError(
-                "unsupported_mode",
-                f"{name} holds integers from {least} to {most}, more than 16 bits; scale it to 8 bits first",
-            )
-        greatest = max(greatest, most)
-        strip = Image.fromarray(((values.astype(np.uint32) * 255 + 32767) // _MOST_16_BIT).astype(np.uint8))
-        scaled.paste(strip.convert("RGB"), (0, top))
-        if background is not None and hidden is not None:
-            scaled.paste(background, (0, top), Image.fromarray(np.where(values == hidden, 255, 0).astype(np.uint8)))
-    if image.mode == "I" and 0 < greatest <= _MOST_8_BIT:
+    values = np.asarray(image)
+    least, most = (int(values.min()), int(values.max())) if values.size else (0, 0)
+    if not 0 <= least <= most <= _MOST_16_BIT:
         raise ImageError(
             "unsupported_mode",
-            f"{name} has mode I, 32-bit integers, and none above {greatest}: nothing tells whether they are of 8 bits "
+            f"{name} holds integers from {least} to {most}, more than 16 bits; scale it to 8 bits first",
+        )
+    if image.mode == "I" and 0 < most <= _MOST_8_BIT:
+        raise ImageError(
+            "unsupported_mode",
+            f"{name} has mode I, 32-bit integers, and none above {most}: nothing tells whether they are of 8 bits "
             "or dark ones of 16; make it an image of 8 bits with Image.fromarray(numpy.asarray(image).astype('uint8'))",
         )
+    wide = values.astype(np.uint32)
+    wide *= _MOST_8_BIT
+    wide += _MOST_16_BIT // 2
+    wide //= _MOST_16_BIT
+    scaled = Image.fromarray(wide.astype(np.uint8)).convert("RGB")
+    hidden = image.info.get("transparency")
+    if background is not None and hidden is not None:
+        scaled.paste(background, mask=Image.fromarray(np.where(values == hidden, 255, 0).astype(np.uint8)))
     return scaled

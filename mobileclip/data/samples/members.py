@@ -213,7 +213,7 @@ class _Members:
         there = self._record is not None or "syn.json" in members
         synthetic: Mapping[str, Any] = self.object("syn.json") if there else {}
         self._metadata = _json_object(members, "json", limits) if "json" in members else {}
-        self._first = (_text(members, "txt", limits),) if "txt" in members else json_captions(self._metadata)
+        self._first = json_captions(self._metadata) if "txt" not in members else (_text(members, "txt", limits),)
         if not self._first:
             raise BadSampleError("missing_member", f"{key}.txt is missing, the caption, and {key}.json has none")
         self._more = _caption_list(synthetic.get(_MORE_TEXT, []), _MORE_TEXT)

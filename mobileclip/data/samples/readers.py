@@ -43,8 +43,10 @@ Embeddings = npt.NDArray[np.float32]
 _MOST_MEMBERS, _SMALL_BYTES = 500, 2**20
 _ENTRY = b"PK\x01\x02"
 # What `zipfile` and zlib raise of damaged, encrypted and unknown content.
-_DAMAGE = (ValueError, zipfile.BadZipFile, NotImplementedError, RuntimeError, EOFError, OverflowError)
-_DAMAGE += (struct.error, zlib.error)
+_DAMAGE = (
+    *(ValueError, RuntimeError, EOFError, OverflowError),  # of which NotImplementedError is one
+    *(struct.error, zlib.error, zipfile.BadZipFile),
+)
 
 
 class EmbeddingRows(ABC):
@@ -284,7 +286,7 @@ class TorchRows(EmbeddingRows):
     def _row(self, name: str, index: int) -> Embeddings:
         stored = self._arrays[name][index]
         if stored.dtype == np.uint16:
-            return (stored.astype(np.uint32) << 16).view(np.float32)
+            stored = (stored.astype(np.uint32) << 16).view(np.float32)
         return _as_float32(stored)
 
 

@@ -20,8 +20,8 @@ from torch.nn import functional as F
 
 from mobileclip import storage
 from mobileclip.data.buckets import Buckets, num_buckets_for
-from mobileclip.data.loading.uids import UidList, Uids, write_uids
-from mobileclip.datasets.curation.scores import Scores
+from mobileclip.data.loading.uids import UidList, write_uids
+from mobileclip.datasets.curation.scores import Scores, ShardScores
 from mobileclip.progress import track
 from mobileclip.strict import strict
 
@@ -251,7 +251,7 @@ def find_duplicates(spec: DuplicatesSpec) -> DuplicatesReport:
     worth = np.concatenate([one.similarity("real") for one in scores.shards])
     duplicates = _without_followers(_near_pairs(table, worth, kept, spec), worth, kept)
     kept[duplicates.index] = False
-    num_kept = write_uids(spec.output, _kept_uids(scores, kept))
+    num_kept = write_uids(spec.output, (one.uids[kept[start:end]] for one, start, end in _extents(scores)))
     if spec.pairs is not None:
         _write_pairs(spec.pairs, scores, duplicates, list(zip(leaks.values(), tests, strict=True)))
     return DuplicatesReport(
@@ -337,11 +337,12 @@ def _listed(scores: Scores, keep: Path | None) -> npt.NDArray[np.bool_]:
     return np.concatenate([listed.contains(one.uids) for one in scores.shards])
 
 
-def _kept_uids(scores: Scores, kept: npt.NDArray[np.bool_]) -> Iterator[Uids]:
-    start = 0
-    for one in scores.shards:
-        yield one.uids[kept[start : start + len(one)]]
-        start += len(one)
+def _extents(scores: Scores) -> Iterator[tuple[ShardScores, int, int]]:
+    """Yield the scores of every shard, and where its samples begin and end among all."""
+    for one, (start, end) in zip(
+        scores.shards, pairwise(np.cumsum([0, *map(len, scores.shards)]).tolist()), strict=True
+    ):
+        yield one, start, end
 
 
 def _write_pairs(path: Path, scores: Scores, duplicates: _Likeness, leaks: Sequence[tuple[_Likeness, Scores]]) -> None:
@@ -358,11 +359,8 @@ def _write_pairs(path: Path, scores: Scores, duplicates: _Likeness, leaks: Seque
 def _names(scores: Scores, indices: npt.NDArray[np.int64]) -> list[tuple[str, str]]:
     """Return the key and the shard of samples by their indices; of each shard, the keys are read once."""
     names: dict[int, tuple[str, str]] = {}
-    start = 0
-    for one in scores.shards:
-        end = start + len(one)
+    for one, start, end in _extents(scores):
         if len(own := np.unique(indices[(indices >= start) & (indices < end)])):
             keys = one.keys
             names |= {index: (keys[index - start], one.shard) for index in own.tolist()}
-        start = end
     return [names[index] for index in indices.tolist()]

@@ -142,28 +142,15 @@ def tune_scales(spec: LogitScaleSpec) -> LogitScaleReport:
             f"{[dim for _, dim, _ in known]}; take shards of one reinforcement"
         )
     size = min(spec.batch_size, len(images))
-    starts = range(0, len(images) - size + 1, size)
+    batches = [slice(start, start + size) for start in range(0, len(images) - size + 1, size)]
     found = []
     for (name, _, own), columns in zip(known, columns_of(dim for _, dim, _ in known), strict=True):
-        parts = track(starts, total=len(starts), title=f"scales of {name}", unit="batches")
-        losses = torch.cat(
-            [
-                _losses(
-                    images[start : start + size, columns],
-                    captions[start : start + size, columns],
-                    texts[start : start + size],
-                )
-                for start in parts
-            ]
-        ).numpy()
-        mean = losses.mean(0)
-        low, high = np.percentile(_resampled(losses, spec.seed), _INTERVAL)
-        found.append(
-            TeacherScale(
-                name=name, own=own, losses=mean, best=float(_least(mean[None])[0]), low=float(low), high=float(high)
-            )
-        )
-    return LogitScaleReport(teachers=tuple(found), num_pairs=len(starts) * size, batch_size=size, skipped=report)
+        parts = track(batches, total=len(batches), title=f"scales of {name}", unit="batches")
+        losses = torch.cat([_losses(images[one, columns], captions[one, columns], texts[one]) for one in parts]).numpy()
+        mean, (low, high) = losses.mean(0), np.percentile(_resampled(losses, spec.seed), _INTERVAL).tolist()
+        best = float(_least(mean[None])[0])
+        found.append(TeacherScale(name=name, own=own, losses=mean, best=best, low=low, high=high))
+    return LogitScaleReport(teachers=tuple(found), num_pairs=len(batches) * size, batch_size=size, skipped=report)
 
 
 def _pairs(spec: LogitScaleSpec, shards: Sequence[str], report: SkipReport) -> tuple[Tensor, Tensor, list[str]]:
@@ -186,13 +173,11 @@ def _chosen(
         view = sample.image_emb[random_index(rng, len(sample.image_emb))]
         if spec.caption == "real":
             yield view, sample.text_emb[0], sample.captions[0]
-            continue
-        written = [
+        elif written := [
             (text, row)
             for name, rows in sample.syn_text_emb.items()
             for text, row in zip(sample.syn_captions[name], rows, strict=True)
-        ]
-        if written:
+        ]:
             text, row = written[random_index(rng, len(written))]
             yield view, row, text
 

@@ -272,8 +272,9 @@ class Scores:
             raise ValueError(f"{folder} holds no {_ABOUT}; make scores: `mobileclip data score SHARDS -o {folder}`")
         teachers = tuple(about["teachers"])
         names = tuple(name for name, _ in teachers)
-        places = {shard: _path_of(folder, name) for name, shard in sorted(about["shards"].items())}
-        found = tuple(ShardScores(shard=shard, path=path, teachers=names) for shard, path in places.items() if path)
+        places = {shard: folder / f"{name}{_SUFFIX}" for name, shard in sorted(about["shards"].items())}
+        there = ((shard, path) for shard, path in places.items() if path.exists())
+        found = tuple(ShardScores(shard=shard, path=path, teachers=names) for shard, path in there)
         if not found:
             raise ValueError(f"{folder} has no scores of any shard; run mobileclip data score again")
         if len(found) < len(places):
@@ -320,7 +321,7 @@ def score_shards(spec: ScoreSpec, *, engine: Engine | None = None, show_progress
         Progress("scoring", total=len(places), done=num_done, unit="shards", console=screen) as progress,
     ):
         run.begin("scoring", num_units=len(places), num_done_before=num_done)
-        run.do(FunctionWork(function=scored), units, EachResult(take))
+        run.do(FunctionWork(function=scored), units, EachResult[ShardUnit, dict[str, int]](take))
     failed = tuple((places[aside.unit], aside.reason) for aside in run.set_aside)
     num_samples = sum(map(len, Scores.open(spec.output).shards)) if len(failed) < len(places) else 0
     return ScoreReport(num_samples=num_samples, skipped=dict(skipped), failed=failed)
@@ -376,14 +377,8 @@ def _score_shard(unit: ShardUnit, spec: ScoreSpec, columns: tuple[slice, ...]) -
 
 
 def _has_scores(spec: ScoreSpec, name: str) -> bool:
-    path = _path_of(spec.output, name)
-    return path is not None and (not spec.vectors or _vectors_path(path).exists())
-
-
-def _path_of(folder: Path, name: str) -> Path | None:
-    """Return the file with the scores of a shard; None where there is none."""
-    path = folder / f"{name}{_SUFFIX}"
-    return path if path.exists() else None
+    path = spec.output / f"{name}{_SUFFIX}"
+    return path.exists() and (not spec.vectors or _vectors_path(path).exists())
 
 
 def _vectors_path(path: Path) -> Path:

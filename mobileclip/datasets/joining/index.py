@@ -22,6 +22,7 @@ from mobileclip import storage
 from mobileclip.data.buckets import Records
 from mobileclip.data.images.limits import IMAGE_EXTENSIONS
 from mobileclip.data.samples.limits import SampleLimits
+from mobileclip.data.samples.members import parse_object
 from mobileclip.data.shards.files import expand_shards
 from mobileclip.data.shards.tar import (
     START_BYTES,
@@ -34,7 +35,7 @@ from mobileclip.data.shards.tar import (
     read_content,
     tar_members,
 )
-from mobileclip.datasets.joining.checks import stated_of
+from mobileclip.data.skips import BadSampleError
 from mobileclip.datasets.joining.spec import JoinSpec
 from mobileclip.datasets.sources.shards import listed_fingerprints
 from mobileclip.datasets.sources.tables import read_noted, write_noted
@@ -295,6 +296,19 @@ def sample_name(key: str, members: Mapping[str, bytes], *, by: str, limits: Samp
     return (None if by == "key" else field_of(members.get("json"), by, limits)) or storable(key)
 
 
+def stated_of(content: bytes | None, limits: SampleLimits) -> Mapping[str, Any]:
+    """Return the object in a `.json` member; an empty one where there is none, or none that can be read.
+
+    Args:
+        content: of the member.
+        limits: of what is read.
+    """
+    try:
+        return parse_object(content or b"{}", "json", limit=limits.text_bytes)
+    except BadSampleError:
+        return {}
+
+
 def field_of(metadata: bytes | None, name: str, limits: SampleLimits) -> str | None:
     """Return a field of a sample's JSON as a name, None where it is not stated."""
     value = stated_of(metadata, limits).get(name)
@@ -411,7 +425,7 @@ def build_image_index(
 
     with Progress("indexing", total=len(units), done=len(known), unit="keys", console=screen) as bar:
         run.begin("indexing", num_units=len(units), num_done_before=len(known), then=("matching", "joining"))
-        run.do(FunctionWork(function=ScanUnit.read), pending, EachResult(take))
+        run.do(FunctionWork(function=ScanUnit.read), pending, EachResult[ScanUnit, AboutShard](take))
     every = [known[unit.name] for unit in units]
     index = ImageIndex(folder=folder, by=spec.by, shards=tuple(every[: len(fingerprints)]), limits=spec.sample_limits)
     if not index.num_images:

@@ -34,7 +34,7 @@ _MATCHES = "matches"
 
 
 def join_images(spec: JoinSpec, *, engine: Engine | None = None, show_progress: bool = True) -> JoinReport:
-    """Write every joined shard that is missing, `join.json` with the report, and `missing.txt` with what was left out.
+    """Write every joined shard that is missing, `join.json` with the report, and a table with a row for every sample.
 
     A joined sample has all members of the reinforced one as they are, and the image. Where it has no caption, it gets
     the one of the captions' shard, or else the one beside the image. A reinforced sample with an image of its own stays

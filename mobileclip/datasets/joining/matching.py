@@ -27,7 +27,7 @@ _ASK = np.dtype([("source", "u4"), ("order", "u4"), *NAME.descr])
 _IMAGE = np.dtype([("shard", "u4"), *PLACE.descr])
 _HASHED = np.dtype([("sha256", "u8"), *NAME.descr, ("shard", "u4"), ("row", "u4"), ("size", "u4")])
 # Arrays of so many bytes, of which a few are held at once.
-_BUCKET_BYTES = 2**25
+_BUCKET_BYTES = 2**24
 _NUM_NAMED = 10
 
 

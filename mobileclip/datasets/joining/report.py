@@ -6,18 +6,21 @@ import json
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import attrs
 
 from mobileclip import storage
 from mobileclip.data.shards.sidecars import MANIFEST
-from mobileclip.datasets.joining.checks import Likeness
 from mobileclip.datasets.joining.matching import Placeholder
 from mobileclip.datasets.sources.base import called_ahead
 from mobileclip.datasets.sources.tables import read_noted, text_column, write_noted
 from mobileclip.serialization import to_json
 from mobileclip.strict import strict
+
+Likeness = Literal["stored", "downloaded", "other", "unknown"]
+"""`stored`: the file has the stated hash. `downloaded`: its download had, as stands beside it. `other`: neither has, or
+the download had another size. `unknown`: there is nothing to compare."""
 
 LEDGER = "join"
 REPORT = "join.json"

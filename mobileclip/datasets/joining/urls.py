@@ -16,8 +16,8 @@ from mobileclip.data.samples.limits import SAMPLE_LIMITS
 from mobileclip.data.samples.members import json_captions
 from mobileclip.data.shards.files import RawSample, read_shard
 from mobileclip.data.skips import CONNECTION_FAILED, BadSampleError, Skip, SkipReport, attempt
-from mobileclip.datasets.joining.checks import stated_of
-from mobileclip.datasets.sources import RowOptions, Unit, as_source
+from mobileclip.datasets.joining.index import stated_of
+from mobileclip.datasets.sources import RowOptions, as_source
 from mobileclip.datasets.sources.lists import ListUnit
 from mobileclip.datasets.sources.shards import ShardUnit
 from mobileclip.engines import Engine, FunctionWork, InlineEngine, InOrder, SetAside
@@ -100,8 +100,9 @@ def write_urls(
         OSError: if the table cannot be written.
         ImportError: if Apache Arrow is not installed (extra `parquet`).
     """
-    units = as_source(data, rows=rows, samples_per_shard=_GROUP_ROWS).units()
-    if not all(isinstance(unit, (ShardUnit, ListUnit)) for unit in units):
+    every = as_source(data, rows=rows, samples_per_shard=_GROUP_ROWS).units()
+    units = [unit for unit in every if isinstance(unit, (ShardUnit, ListUnit))]
+    if len(units) < len(every):
         raise ValueError(f"{data} has no URLs; expected tar shards, a .jsonl file, or tables (.parquet, .csv, .tsv)")
     skips, num_rows = SkipReport(log=False), 0
     num_without = {"caption": 0, _SHA256: 0}
@@ -110,12 +111,11 @@ def write_urls(
         Progress("reading URLs", total=len(units), console=console(shown=show_progress)) as progress,
     ):
 
-        def take(unit: Unit, result: _Rows | SetAside) -> None:
+        def take(unit: ShardUnit | ListUnit, result: _Rows | SetAside) -> None:
             nonlocal num_rows
             found, left_out = ([], []) if isinstance(result, SetAside) else result
             if isinstance(result, SetAside):
-                shard = getattr(unit, "path", unit.name)
-                left_out = [Skip(reason="unreadable_shard", key="", shard=shard, detail=result.reason)]
+                left_out = [Skip(reason="unreadable_shard", key="", shard=unit.path, detail=result.reason)]
             write(found)
             num_rows += len(found)
             for column in num_without:
@@ -123,7 +123,7 @@ def write_urls(
             skips.extend(left_out)
             progress.advance(count=len(found))
 
-        with InOrder[Unit, _Rows](units, take) as listener:
+        with InOrder[ShardUnit | ListUnit, _Rows](units, take) as listener:
             (engine or InlineEngine(device="cpu")).run(FunctionWork(function=_rows_of), units, listener)
     return UrlReport(path=os.fspath(output), num_rows=num_rows, num_without=num_without, skips=skips)
 
@@ -146,14 +146,14 @@ def _rows_of(unit: ShardUnit | ListUnit) -> _Rows:
     for record in unit.records():
         if isinstance(record, Skip):
             skips.append(record)
-        elif record.sample.url is None:
+        elif (url := record.sample.url) is None:
             detail = f"{record.label} has no URL"
             skips.append(Skip(reason="missing_url", key=record.sample.key, shard=unit.path, detail=detail))
         else:
             sample, metadata = record.sample, record.sample.metadata
             sha256 = record.sha256 or _text(metadata.get(_SHA256))
             caption = next(iter(sample.captions), "")
-            found.append(UrlRow(sample.url, caption, str(metadata.get("uid", sample.key)), sha256))
+            found.append(UrlRow(url, caption, str(metadata.get("uid", sample.key)), sha256))
     return found, skips
 
 

@@ -1,12 +1,6 @@
 from .base import Source as Source, Unit as Unit, sources as sources
-from .folder import (
-    ClassFolderSource as ClassFolderSource,
-    FolderSource as FolderSource,
-)
-from .lists import (
-    JsonLinesSource as JsonLinesSource,
-    TableSource as TableSource,
-)
+from .folder import ClassFolderSource as ClassFolderSource, FolderSource as FolderSource
+from .lists import JsonLinesSource as JsonLinesSource, TableSource as TableSource
 from .opening import (
     EXPECTED as EXPECTED,
     DataSet as DataSet,
@@ -23,8 +17,4 @@ from .shards import (
     PublicLayoutSource as PublicLayoutSource,
     ShardSource as ShardSource,
 )
-from .text_pairs import (
-    TextColumns as TextColumns,
-    TextPair as TextPair,
-    read_text_pairs as read_text_pairs,
-)
+from .text_pairs import TextColumns as TextColumns, TextPair as TextPair, read_text_pairs as read_text_pairs

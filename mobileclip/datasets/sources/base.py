@@ -341,7 +341,9 @@ def read_image(path: str) -> tuple[bytes, str]:
         BadSampleError: if the file cannot be read, or is no image by its content and none by its name.
     """
     try:
-        _check_regular(path)
+        # Pipes and devices may never end.
+        if not storage.is_remote(path) and (place := storage.local_path(path)).exists() and not place.is_file():
+            raise OSError("not a regular file")  # noqa: TRY301 - told as whatever else keeps it from being read
         # Among many URLs of the web, some never answer: two attempts must do.
         data = storage.read_bytes(path, limit=MAX_IMAGE_BYTES, num_attempts=2)
     except FileNotFoundError:
@@ -395,12 +397,6 @@ def key_of_path(path: str) -> str:
     return f"_{key.lstrip('_')}" if key.startswith("__") else key
 
 
-def _check_regular(path: str) -> None:
-    """Refuse pipes and devices, which may never end."""
-    if not storage.is_remote(path) and storage.local_path(path).exists() and not storage.local_path(path).is_file():
-        raise OSError("not a regular file")
-
-
 def _extension(path: str, data: bytes) -> str:
     """Return the extension that fits the content; a broken file keeps its own."""
     suffix = storage.file_name(path).rpartition(".")[2].lower()
@@ -411,20 +407,17 @@ def _extension(path: str, data: bytes) -> str:
     return suffix if kind is None or (kind.name, suffix) == ("JPEG", "jpeg") else kind.extensions[0]
 
 
-def _held_image(record: Record) -> tuple[bytes, str]:
-    assert record.data is not None, "an image that a list holds is read with its row"
-    if len(record.data) > MAX_IMAGE_BYTES:
-        raise BadSampleError("unreadable_image", f"{record.label} holds an image of more than {MAX_IMAGE_BYTES} bytes")
-    return record.data, _extension(record.image or record.label, record.data)
-
-
 def _with_image(place: str, record: Record | Skip) -> ImageTextSample | Skip:
     if isinstance(record, Skip):
         return record
 
     def read() -> ImageTextSample:
         if record.is_held:
-            data, extension = _held_image(record)
+            data = record.data or b""
+            if len(data) > MAX_IMAGE_BYTES:
+                detail = f"{record.label} holds an image of more than {MAX_IMAGE_BYTES} bytes"
+                raise BadSampleError("unreadable_image", detail)
+            extension = _extension(record.image or record.label, data)
         else:
             with public_hosts_only(record.hosts):
                 data, extension = read_image(record.image)

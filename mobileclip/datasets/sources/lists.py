@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from functools import partial
 from hashlib import blake2b
 from typing import Any
@@ -177,7 +177,9 @@ class RowReading:
         if self.held is not None:
             row[self.held] = None if held is None else held["path"]
             self._name_label(row, label)
-        given = {name: _given(row, getattr(columns, name)) for name in ("path", "url", "uid", "key", "sha256")}
+        given = {name: row.get(getattr(columns, name)) for name in ("path", "url", "uid", "key", "sha256")}
+        if self.table:  # a cell without a text is empty
+            given = {name: None if isinstance(value, str) and not value else value for name, value in given.items()}
         path, url = (given[name] if isinstance(given[name], str) else None for name in ("path", "url"))
         # What a table says of where an image came from is not opened where the image is in the table.
         is_held = held is not None and held.get("bytes", b"") is not None
@@ -187,7 +189,8 @@ class RowReading:
         captions = [text for name in columns.captions for text in _several(row.get(name))]
         if not columns.captions and isinstance(row[LABEL], str):
             captions = [template.replace("{}", row[LABEL]) for template in TEMPLATES]
-        metadata = {name: value for name, value in row.items() if name not in columns.names}
+        used = columns.names
+        metadata = {name: value for name, value in row.items() if name not in used}
         if given["uid"] is not None:
             metadata["uid"] = str(given["uid"])
         if storage.is_remote(image):
@@ -199,7 +202,7 @@ class RowReading:
             sample=ImageTextSample(
                 key=key_of(key, f"{self.table}/{number:09d}" if self.table else f"{number:09d}"),
                 captions=json_captions({"captions": captions}),
-                url=url,
+                url=url or None,
                 metadata=metadata,
             ),
             image=image if is_held else locate(image, self.image_root, self.options),
@@ -230,12 +233,6 @@ class RowReading:
             classes = len(self.class_names)
             raise BadSampleError("bad_label", f"{label} has the label {number}, but there are {classes} classes")
         row[LABEL] = self.class_names[number]
-
-
-def _given(row: Mapping[str, Any], name: str | None) -> Any:
-    """Return a cell, or None where it is empty."""
-    value = None if name is None else row.get(name)
-    return None if isinstance(value, str) and not value else value
 
 
 def _several(value: Any) -> Sequence[Any]:

@@ -88,7 +88,8 @@ def as_source(
     """
     if isinstance(data, Source):
         return data
-    paths = tuple(map(os.fspath, (data,) if isinstance(data, (str, os.PathLike)) else data))
+    given = (data,) if isinstance(data, (str, os.PathLike)) else data
+    paths = tuple(os.fspath(path) for path in given)
     if len(paths) == 1:
         kind, argument = split_kind(paths[0]) or (_kind_of(paths[0]), paths[0])
         return sources[kind].of(argument, samples_per_shard=samples_per_shard, rows=rows)

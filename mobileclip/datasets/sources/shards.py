@@ -21,6 +21,7 @@ import urllib.parse
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
+from functools import partial
 from typing import Literal
 
 import attrs
@@ -461,8 +462,7 @@ class LabelledShardSource(Source):
             ValueError: see `ShardSource.units`.
         """
         units = ShardSource(shards=self.shards).units()
-        named = {"class_names": self.class_names, "templates": self.templates}
-        return tuple(LabelledShardUnit(name=unit.name, path=unit.path, **named) for unit in units)
+        return _labelled(((unit.name, unit.path) for unit in units), self.class_names, self.templates)
 
 
 @sources.register("public_layout")
@@ -485,8 +485,15 @@ class PublicLayoutSource(Source):
             ValueError, OSError: see `read_public_layout`.
         """
         layout = read_public_layout(self.path, split=self.split)
-        named = {"class_names": layout.class_names, "templates": layout.templates}
-        return tuple(LabelledShardUnit(name=storage.file_name(path), path=path, **named) for path in layout.shards)
+        named = ((storage.file_name(path), path) for path in layout.shards)
+        return _labelled(named, layout.class_names, layout.templates)
+
+
+def _labelled(
+    shards: Iterable[tuple[str, str]], class_names: tuple[str, ...], templates: tuple[str, ...]
+) -> tuple[LabelledShardUnit, ...]:
+    make = partial(LabelledShardUnit, class_names=class_names, templates=templates)
+    return tuple(make(name=name, path=path) for name, path in shards)
 
 
 def _num_shards(root: str, split: str) -> int:

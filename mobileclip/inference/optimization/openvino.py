@@ -110,12 +110,20 @@ class Calibration:
             embeddings: of `measured`.
             expected: the same in float32.
         """
-        same = self._found_first(embeddings) == self._found_first(expected)
+        same = self.same_first(embeddings, expected)
         agreement = float(same.double().mean())
         least = least_agreement(len(same))
         if agreement < least:
             return f"{agreement:.1%} of {len(same)} first results are as in float32, expected at least {least:.1%}"
         return ""
+
+    def same_first(self, embeddings: Tensor, expected: Tensor) -> Tensor:
+        """Return whether each first result is as in float32; see `refusal`.
+
+        Shape:
+            returns (results,), bool.
+        """
+        return self._found_first(embeddings) == self._found_first(expected)
 
     def _found_first(self, embeddings: Tensor) -> Tensor:
         if self.others is None:

@@ -99,6 +99,14 @@ def test_a_member_of_a_torch_file_that_is_cut_or_reaches_into_the_next_is_refuse
         TorchRows(bytes(data))
 
 
+def test_a_number_of_a_torch_file_that_changed_is_noticed():
+    """By the checksum: gzip has one of its own, and a file that is stored without it has none."""
+    data = bytearray(torch_file())
+    data[data.index(np.float32(7).tobytes()) + 2] ^= 1
+    with fails(ValueError, "CRC"):
+        TorchRows(bytes(data))
+
+
 @pytest.mark.parametrize("kind", ["npz", "torch"])
 def test_members_that_overlap_are_refused(kind):
     """Each claims the bytes of all that follow: read one by one, a small file would be a large one."""

@@ -31,8 +31,8 @@ BOX = '<path d="M5 8h14l-1 13H6zM3 5h18v2H3zM9 2h6v2H9z"/>'
 # Names come before what a drawing looks like: one that looks like a bin has another name.
 NAMED = {
     "save": '<path d="M4 4h13l3 3v13H4zM8 4v5h7V4zM7 13h10v7H7z" fill-rule="evenodd"/>',
-    "trash": '<circle cx="12" cy="12" r="4"/>',
-    "trash-can": '<circle cx="12" cy="12" r="9"/>',
+    "trash": '<path d="M2 2h6v2z"/>',
+    "trash-can": '<path d="M2 22h6v-2z"/>',
     "bin": BOX,
 }
 # Not a capital sigma at the end of a word: browsers make ς of it, as the tower was taught, and `tokenizers` makes σ.

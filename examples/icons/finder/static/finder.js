@@ -106,18 +106,19 @@ function restore() {
   search();
 }
 
-/** Returns icons, the best first: those of the name, those whose name has all words, and all others by similarity. */
-function found(text, some) {
+/** Returns chosen icons: those of the name first, then those whose name has all words, then all others by similarity. */
+function found(text, isChosen) {
   const asked = words[folded(text)] ?? text;
   const parts = folded(asked).split(/\s+/);
-  const scored = rank(some, unit(encode(asked).vector));
-  const scores = scored.map(({ score }) => score);
+  const all = rank(icons, unit(encode(asked).vector));
+  const scores = all.map(({ score }) => score);
   const mean = scores.reduce((sum, score) => sum + score, 0) / scores.length;
   const deviation = Math.sqrt(scores.reduce((sum, score) => sum + (score - mean) ** 2, 0) / scores.length);
   const named = ({ name }) => (name === parts.join(" ") ? 2 : Number(parts.every((part) => name.split(" ").includes(part))));
+  const scored = all.filter(({ picture }) => isChosen(picture));
   const kinds = new Map(scored.map(({ picture }) => [picture, named(picture)]));
   const ordered = scored.map(({ picture }) => picture).sort((one, other) => kinds.get(other) - kinds.get(one));
-  return { ordered, isWeak: scored.length > 1 && !kinds.get(ordered[0]) && (scores[0] - mean) / deviation < weak };
+  return { ordered, isWeak: ordered.length > 0 && !kinds.get(ordered[0]) && (scored[0].score - mean) / deviation < weak };
 }
 
 function search() {
@@ -128,13 +129,13 @@ function search() {
   const query = new URLSearchParams(text && { text });
   if (!isAll) for (const one of chosen) query.append("set", sets[one].name);
   history.replaceState(null, "", query.size ? `?${query}` : "./");
-  const some = icons.filter(({ set }) => chosen.has(set));
-  const { ordered, isWeak } = text ? found(text, some) : { ordered: [] };
+  const isChosen = ({ set }) => chosen.has(set);
+  const { ordered, isWeak } = text ? found(text, isChosen) : { ordered: [] };
   ranked = ordered;
   shown = 0;
   byId("results").replaceChildren(text ? make("ul") : make("p", { className: "line" }, ...EXAMPLES.map(example)));
   const order = isWeak ? "weak match: the model may not know this" : "the most fitting first";
-  const said = some.length ? `${count(some.length, "icon", "icons")}, ${order}` : "No set is chosen.";
+  const said = ordered.length ? `${count(ordered.length, "icon", "icons")}, ${order}` : "No set is chosen.";
   byId("status").textContent = text ? said : "Say what the icon shows, for instance:";
   showMore();
 }
