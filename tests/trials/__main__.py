@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import re
 import subprocess
 import sys
 from pathlib import Path
@@ -13,8 +12,6 @@ import attrs
 
 from tests.trials.harness import AREAS, BAD, GOOD, Tried, cases_of, try_all
 
-DOCUMENT = Path(__file__).parents[2] / "docs" / "lab" / "security.md"
-START, END = "<!-- tried -->", "<!-- end of tried -->"
 _TITLES = {
     "checkpoints": "checkpoints",
     "specs": "specs and other JSON",
@@ -37,7 +34,6 @@ def main() -> None:
     parser.add_argument("--only", metavar="TEXT", help="cases whose name has this in it")
     parser.add_argument("--part", type=int, default=1, metavar="N", help="one case of N, spread over the area")
     parser.add_argument("--json", action="store_true", help="print a line of JSON for each case")
-    parser.add_argument("--write", action="store_true", help=f"write the table into {DOCUMENT.name}")
     options = parser.parse_args()
     if unknown := [area for area in options.areas if area not in AREAS]:
         parser.error(f"unknown area {', '.join(unknown)}; known: {', '.join(AREAS)}")
@@ -51,11 +47,6 @@ def main() -> None:
         else:
             tried += in_process_of_its_own(area, options.part)
             print(row(area, tried))
-    if options.write:
-        text = DOCUMENT.read_text(encoding="utf-8")
-        before, rest = text.split(START)
-        after = rest.split(END)[1]
-        DOCUMENT.write_text(f"{before}{START}\n{table(tried)}{END}{after}", encoding="utf-8")
     sys.exit(any(one.outcome in BAD for one in tried))
 
 
@@ -68,13 +59,6 @@ def in_process_of_its_own(area: str, part: int = 1) -> list[Tried]:
     return [Tried(**json.loads(line)) for line in finished.stdout.splitlines()]
 
 
-def table(tried: list[Tried]) -> str:
-    """Return the table, a row for each area."""
-    head = "| area | inputs | " + " | ".join((*GOOD, *BAD)) + " | longest, s |\n"
-    rule = "|---|" + "---:|" * (2 + len(GOOD) + len(BAD)) + "\n"
-    return head + rule + "".join(f"{row(area, tried)}\n" for area in (*AREAS, "all"))
-
-
 def row(area: str, tried: list[Tried]) -> str:
     """Return the row of an area."""
     those = [one for one in tried if area in (one.area, "all")]
@@ -82,12 +66,6 @@ def row(area: str, tried: list[Tried]) -> str:
     seconds = max((one.seconds for one in those), default=0.0)
     cells = [_TITLES.get(area, area), len(those), *counts, f"{seconds:.1f}"]
     return f"| {' | '.join(map(str, cells))} |"
-
-
-def tried_in(text: str) -> dict[str, int]:
-    """Return the number of inputs by area that a document's table tells of."""
-    found = re.findall(r"^\| ([^|]+) \| (\d+) \|", text.split(START)[1].split(END, maxsplit=1)[0], re.MULTILINE)
-    return {title: int(count) for title, count in found}
 
 
 def _line(one: Tried) -> str:
