@@ -32,6 +32,9 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
 # After which a test that is marked `slow` fails; pyproject.toml has the time of the others.
 SLOW_SECONDS = 3600
 
+# Export targets that `make test` does not install.
+TARGETS_OF_EXTRAS = {"openvino", "executorch", "coreml", "litert"}
+
 # The device of tests marked `gpu`. `GPU_TESTS_ON=cpu pytest -m gpu` tries those that run elsewhere too.
 GPU = os.environ.get("GPU_TESTS_ON", "cuda")
 
@@ -78,6 +81,9 @@ def pytest_unconfigure(config):
 
 def pytest_runtest_setup(item):
     item.config.missing.require(extra for marker in item.iter_markers("extra") for extra in marker.args)
+    choices = item.callspec.params.values() if hasattr(item, "callspec") else ()
+    named = {one.partition(" ")[0] for one in choices if isinstance(one, str)}  # a target is called as its extra
+    item.config.missing.require(named & TARGETS_OF_EXTRAS)
     is_moved = GPU != "cuda" and "gpu" in getattr(item, "fixturenames", ())
     if item.get_closest_marker("gpu") and not is_moved and not torch.cuda.is_available():
         pytest.skip("there is no CUDA device")

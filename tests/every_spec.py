@@ -48,6 +48,7 @@ from mobileclip.training import (
     TrainingSpec,
 )
 from mobileclip.training.finetuning import LabelledContrastiveSpec
+from studies.learning_efficiency.equal import ClassLossSpec
 from tests.encoders.small import COCA, COCA_VIT, IMAGE, SMALL, SMALL_MCT, SMALL_VIT, VIT
 
 _MOST_TRIES = 300
@@ -337,6 +338,7 @@ GIVEN: dict[type, Callable[[], tuple[Any, ...]]] = {
     KnownPicture: lambda: (_PICTURE,),
     ReinforcedLossSpec: _losses(ReinforcedLossSpec),
     LabelledContrastiveSpec: _losses(LabelledContrastiveSpec),
+    ClassLossSpec: _losses(ClassLossSpec),
     Condition: lambda: (Condition(column="width", comparison=">", value=1000.0),),
     ExportSpec: lambda: tuple(ExportSpec(output=Path("a"), target=target) for target in ("onnx", "executorch")),
 }

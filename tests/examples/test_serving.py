@@ -32,6 +32,9 @@ def embedding(address, text):
     return found["version"], torch.tensor(found["found"][0])
 
 
+pytestmark = pytest.mark.extra("openvino")
+
+
 @pytest.fixture(scope="module")
 def models(small_export, tmp_path_factory):
     """Exports of two models for OpenVINO."""

@@ -18,6 +18,8 @@ from tests.export.models import AUTHOR, CONVOLUTIONAL, TOKENS, few_samples
 from tests.export.stored import IS_MAC, coreml_function, coreml_operations
 from tests.preloaded import preloaded
 
+pytestmark = pytest.mark.extra("coreml")
+
 
 @pytest.fixture(scope="module")
 def iphone(convolutional, tmp_path_factory):

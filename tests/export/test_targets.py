@@ -286,7 +286,10 @@ def test_a_precision_that_a_target_has_not(target, precision, transformers, tmp_
     ("missing", "extras", "asked"),
     [
         *((missing, ("onnx",), {"target": "onnx"}) for missing in ("onnx", "onnxscript", "onnxruntime")),
-        *((missing, ("openvino",), {"target": "openvino"}) for missing in ("openvino", "nncf")),
+        *(
+            pytest.param(missing, ("openvino",), {"target": "openvino"}, marks=pytest.mark.extra("openvino"))
+            for missing in ("openvino", "nncf")
+        ),
         *(
             (missing, ("executorch",), {"target": "executorch"})
             for missing in ("torchao", "executorch.exir", "executorch.runtime")
@@ -368,6 +371,7 @@ def test_executorch_in_float16_of_wide_layers(tmp_path):
 
 
 @pytest.mark.parametrize("precision", in_turn("float16", slow=("bfloat16",)))
+@pytest.mark.extra("openvino")
 def test_openvino_files_say_what_to_ask_for(convolutional, tmp_path, precision):
     ov = import_quietly("openvino")
     path, file = written(one_tower(convolutional, "image", target="openvino", precision=precision), tmp_path)

@@ -256,6 +256,7 @@ def test_executorch_has_one_number_of_threads_a_process(exported):
     assert first.encode_text("a cat").isfinite().all()
 
 
+@pytest.mark.extra("openvino", "litert")
 def test_exports_that_are_loaded_at_once_leave_loggers_and_streams_as_they_were(exported):
     """Replacing a model while it answers: what was silenced for one may not stay so by another."""
 

@@ -320,6 +320,7 @@ def test_pixels_give_the_embeddings_of_images():
     torch.testing.assert_close(fast(transform.as_images(pixels)), plain(images), rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.extra("openvino")
 def test_a_program_takes_pixels_where_they_lie(monkeypatch):
     """Nothing is made of floats on the way into it, and the model's own preprocessing is what it computes."""
     model = randomised(SMALL)

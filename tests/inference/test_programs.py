@@ -14,6 +14,7 @@ from mobileclip.inputs import OPENAI_MEAN, OPENAI_STD, ImageInput
 from tests.preloaded import preloaded
 
 pytestmark = [
+    pytest.mark.extra("openvino"),
     pytest.mark.usefixtures("one_thread"),
     # Torch's tracer imports parts of torch that warn of themselves.
     pytest.mark.filterwarnings("ignore:`torch.jit.script:DeprecationWarning"),

@@ -288,6 +288,7 @@ class TestBarrier:
         with fails(ImageError, "1,000"):
             load_image(_Endless(), limits=ImageLimits(num_file_bytes=1000))
 
+    @pytest.mark.extra("video")
     @pytest.mark.skipif(not Path("/proc/kmsg").exists(), reason="a file of Linux")
     def test_a_file_of_the_kernel_that_never_ends_is_not_read(self):
         code = """

@@ -192,7 +192,8 @@ class TestPlots:
             pixels = np.asarray(image.convert("L"))
             # Ink on paper, and nothing runs over the edge.
             assert 0.001 < (pixels < 128).mean() < 0.5, path.name
-            assert (np.concatenate([pixels[0], pixels[-1], pixels[:, 0], pixels[:, -1]]) == 255).all(), path.name
+            edges = np.concatenate([pixels[0], pixels[-1], pixels[:, 0], pixels[:, -1]])
+            assert (edges == edges[0]).all(), path.name
 
     @pytest.mark.parametrize("name", ["W" * 150, "$x$ and $y_", "\u65e5\U00013000\u00e9"])
     def test_odd_names_are_drawn(self, name, tmp_path):
