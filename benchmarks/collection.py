@@ -43,7 +43,7 @@ from mobileclip.collections.store import Row as StoredRow
 from mobileclip.data.images.transform import load_image, read_tower_image
 from mobileclip.encoders import save_model
 from mobileclip.encoders.checkpoints import resolve_spec
-from mobileclip.inference import quickened
+from mobileclip.inference import select_backend
 from mobileclip.inference.embedding import EmbeddingInputs, embed_inputs
 from mobileclip.inference.loading import load
 
@@ -142,7 +142,7 @@ def measure_indexing(folder: Path, spec: CollectionBenchSpec) -> dict[str, float
     pixels: list[NDArray[np.uint8]] = []
     found = scan([str(folder / "photos")])
     options = IndexOptions(show_progress=False)
-    fast = quickened(clip, map(Path, found.files), len(paths), precision=options.precision, show_progress=False)
+    fast = select_backend(clip, map(Path, found.files), len(paths), precision=options.precision, show_progress=False)
     collection = Collection.create(folder / "index", ModelSource(checkpoint=str(checkpoint)))
 
     def decode() -> None:

@@ -1,7 +1,7 @@
 """Errors of the machine, such as a full disk or memory, which no other sample or file would avoid.
 
 Whatever catches every `Exception` of a sample, a file or a unit calls `raise_machine_fault` first, which raises one
-`MachineError` in place of these. It passes through every such barrier, and ends the run.
+`ResourceExhaustedError` in place of these. It passes through every such barrier, and ends the run.
 """
 
 from __future__ import annotations
@@ -68,7 +68,7 @@ class MachineFault:
         return f"{_ADVICE[self.kind]} ({self.said})"
 
 
-class MachineError(OSError):
+class ResourceExhaustedError(OSError):
     """The machine has run out of memory, disk space or files; the message is a line that says which, and what to do."""
 
     fault: MachineFault | None = None
@@ -84,7 +84,7 @@ def machine_fault(error: BaseException) -> MachineFault | None:
     for _ in range(_MOST_CAUSES):
         if seen is None:
             return None
-        if isinstance(seen, MachineError):
+        if isinstance(seen, ResourceExhaustedError):
             return seen.fault
         kind = _kind(seen)
         if kind is not None:
@@ -103,14 +103,16 @@ def raise_machine_fault(error: BaseException, doing: str = "") -> None:
         doing: what was being done, for the message.
 
     Raises:
-        MachineError: if it is the machine's.
+        ResourceExhaustedError: if it is the machine's.
     """
     fault = machine_fault(error)
     if fault is None:
         return
-    if isinstance(error, MachineError) and not doing:
+    if isinstance(error, ResourceExhaustedError) and not doing:
         raise error
-    raised = MachineError(f"{error if isinstance(error, MachineError) else fault}{doing and f', {doing}'}")
+    raised = ResourceExhaustedError(
+        f"{error if isinstance(error, ResourceExhaustedError) else fault}{doing and f', {doing}'}"
+    )
     raised.fault = fault
     raise raised from error
 

@@ -1,6 +1,6 @@
 """Fine-tune any checkpoint on pictures of your own, and see what that costs on what the model could do before.
 
-Command:   python recipes/finetune.py -m mobileclip_s2.pt --data flowers/ --old-tasks imagenet-val/
+Command:   python recipes/finetune.py -m mobileclip_s2.pt --data flowers/ --retention-tasks imagenet-val/
            torchrun --nproc-per-node 8 recipes/finetune.py --batch-norm synchronised --batch-size 1024 ...
 Try it:    python recipes/finetune.py --tiny
 Hardware:  a GPU for the published models; the tiny one trains on two CPU cores

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from mobileclip.machine import MachineError, machine_fault, machine_line, raise_machine_fault
+from mobileclip.machine import ResourceExhaustedError, machine_fault, machine_line, raise_machine_fault
 from tests.data.made_samples import encoded
 from tests.preloaded import preloaded
 from tests.storage.test_transient import error_of
@@ -73,11 +73,11 @@ class TestWhoseFault:
     def test_the_machines(self, error, kind):
         assert machine_fault(error).kind == kind
         wrapped = error_of(lambda: wrap(error))
-        with pytest.raises(MachineError) as raised:
+        with pytest.raises(ResourceExhaustedError) as raised:
             raise_machine_fault(wrapped, "reading a.jpg")
         assert str(raised.value).endswith(", reading a.jpg")
         assert "\n" not in str(raised.value)
-        with pytest.raises(MachineError, match=re.escape(str(machine_fault(error)))):
+        with pytest.raises(ResourceExhaustedError, match=re.escape(str(machine_fault(error)))):
             raise_machine_fault(error)
         assert machine_fault(pickle.loads(pickle.dumps(raised.value))).kind == kind
 
@@ -134,12 +134,12 @@ def test_a_picture_without_a_file_to_read_it_with_is_not_broken(child, tmp_path)
         + """
 import sys
 from mobileclip.data import decode_image
-from mobileclip.machine import MachineError
+from mobileclip.machine import ResourceExhaustedError
 decode_image(sys.argv[1])
 use_up()
 try:
     decode_image(sys.argv[1])
-except MachineError as error:
+except ResourceExhaustedError as error:
     print(error)
 """
     )
@@ -152,7 +152,7 @@ def test_memory_that_does_not_suffice_for_a_picture(child, tmp_path):
 import resource, sys
 from mobileclip.data.skips import attempt
 from mobileclip.data import decode_image
-from mobileclip.machine import MachineError
+from mobileclip.machine import ResourceExhaustedError
 decode_image(sys.argv[1])
 pages = int(open("/proc/self/statm").read().split()[0])
 limit = pages * resource.getpagesize() + 2**24
@@ -160,7 +160,7 @@ resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
 skips = []
 try:
     attempt(lambda: decode_image(sys.argv[1]), key="a", shard="s.tar", on_skip=skips.append)
-except MachineError as error:
+except ResourceExhaustedError as error:
     print(error, skips)
 """
     said = child(code, str(tmp_path / "a.png"))
@@ -175,7 +175,7 @@ def test_shards_that_cannot_be_opened_end_a_stream_and_are_not_skipped(child, tm
 import sys
 from pathlib import Path
 from tests.training.program import run_spec, write_data
-from mobileclip.machine import MachineError
+from mobileclip.machine import ResourceExhaustedError
 pipeline = run_spec(write_data(Path(sys.argv[1])), num_steps=9, num_workers=0).data.build()
 stream = pipeline.stream()
 next(stream)
@@ -183,7 +183,7 @@ use_up()
 try:
     for _ in range(20):
         next(stream)
-except MachineError as error:
+except ResourceExhaustedError as error:
     print(error, pipeline.report.num_skipped)
 """
     )

@@ -23,7 +23,7 @@ def evaluate(
         EvaluationSpec,
         arg(name=""),
     ] = EvaluationSpec(),  # noqa: B008  frozen
-    beside: Annotated[tuple[str, ...], arg(metavar="NAME")] = (),
+    compare_published: Annotated[tuple[str, ...], arg(metavar="NAME")] = (),
     report: bool = False,
 ) -> None:
     """Evaluate one or several models, and print their results in one table.
@@ -48,13 +48,13 @@ def evaluate(
     Args:
         models: one or several, and the data sets to evaluate them on.
         spec: the data sets, and how.
-        beside: published models that stand in the table too, such as mobileclip_s1; one that is evaluated by its name
+        compare_published: published models that the table has too, such as mobileclip_s1; one evaluated by its name
             always does.
         report: write report.html and its plots as PNG files; measures how long an image and a text take, too.
     """
     from mobileclip.evaluation.run import divided, evaluate_and_print
 
-    evaluate_and_print(*divided(models, spec), beside=beside, report=report)
+    evaluate_and_print(*divided(models, spec), compare_published=compare_published, report=report)
 
 
 def report(

@@ -55,7 +55,7 @@ def finetune() -> None:
 
     mobileclip finetune --tiny
 
-    mobileclip finetune -m mobileclip_s2.pt --data flowers/ --old-tasks imagenet-val/
+    mobileclip finetune -m mobileclip_s2.pt --data flowers/ --retention-tasks imagenet-val/
     """
     run("finetune", [])
 

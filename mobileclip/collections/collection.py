@@ -48,7 +48,7 @@ from mobileclip.collections.store import ReplacedIndexError, Store
 from mobileclip.collections.tags import SHARE, Words, levels_of, make_words, read_words, write_words
 from mobileclip.collections.teaching import Concepts
 from mobileclip.engines import Engine
-from mobileclip.inference import Embeddings, ImageTextModel, ModelIdentity, quickened, write_embeddings
+from mobileclip.inference import Embeddings, ImageTextModel, ModelIdentity, select_backend, write_embeddings
 from mobileclip.progress import Progress
 from mobileclip.terminal import console
 
@@ -467,7 +467,7 @@ class Collection:
         rows = [dict(zip(COLUMNS, one, strict=True)) for one in self.store.values(*COLUMNS, ids=left)]
         rows.sort(key=lambda row: row["path"] if row["part"] is not None else "")
         paths = (Path(row["path"]) for row in rows if row["part"] is None and row["time"] is None)
-        clip = quickened(clip, paths, len(rows), precision=options.precision, show_progress=options.show_progress)
+        clip = select_backend(clip, paths, len(rows), precision=options.precision, show_progress=options.show_progress)
         read = encode_anew(
             rows,
             clip,

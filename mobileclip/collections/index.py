@@ -31,7 +31,7 @@ from mobileclip.engines import (
     read_set_aside,
     write_set_aside,
 )
-from mobileclip.inference import ImageTextModel, ModelIdentity, quickened
+from mobileclip.inference import ImageTextModel, ModelIdentity, select_backend
 from mobileclip.progress import Progress
 from mobileclip.terminal import console, get_logger
 
@@ -240,7 +240,7 @@ class IndexWork(Work[IndexUnit, Findings]):
             identity, here=f"the index {self.folder}", there="what a worker has loaded its model from"
         )
         examples = (Path(file.path) for file in self.examples)
-        clip = quickened(clip, examples, self.num_pictures, precision=self.options.precision, show_progress=False)
+        clip = select_backend(clip, examples, self.num_pictures, precision=self.options.precision, show_progress=False)
         return partial(self._read, clip)
 
     def split(self, unit: IndexUnit) -> list[IndexUnit]:
@@ -293,7 +293,7 @@ class FileEncoder:
             OSError: if the index cannot be written.
         """
         options, writer, num_about = self.options, self.writer, estimated_pictures(files)
-        clip = quickened(
+        clip = select_backend(
             clip,
             (Path(file.path) for file in files if file.kind == "picture"),
             num_about,

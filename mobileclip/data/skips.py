@@ -97,7 +97,7 @@ def attempt(make: Callable[[], T], *, key: str, shard: str, on_skip: Callable[[S
         on_skip: called with what had to be left out.
 
     Raises:
-        MachineError: if the machine has run out of memory, files or room.
+        ResourceExhaustedError: if the machine has run out of memory, files or room.
     """
     try:
         return make()

@@ -33,7 +33,7 @@ from mobileclip.engines.units import (
     Place,
     Retries,
     SetAside,
-    UnitQueue,
+    TaskQueue,
     UnitT,
     Work,
     Worker,
@@ -164,7 +164,7 @@ class InlineEngine(Engine):
     def run(self, work: Work[UnitT, EntryT], units: Sequence[UnitT], listener: Listener[UnitT, EntryT]) -> None:
         """Do all units; see `Engine`."""
         device = str(pick_device(self.device))
-        queue: UnitQueue[UnitT, EntryT] = UnitQueue(units, self.retries, listener, work.split)
+        queue: TaskQueue[UnitT, EntryT] = TaskQueue(units, self.retries, listener, work.split)
         worker = work.open(Place(device=device, num_threads=self.num_threads or default_num_threads(device, 1)))
 
         def failed(unit: UnitT, error: Exception) -> None:
@@ -328,7 +328,7 @@ class _Pool(Engine):
         elif units:
             self._open_channels()
             num_workers = self.most_workers(len(units))
-            queue: UnitQueue[UnitT, EntryT] = UnitQueue(
+            queue: TaskQueue[UnitT, EntryT] = TaskQueue(
                 units, self._engine.retries, listener, work.split, num_workers=num_workers
             )
             members: set[_Member] = set()
@@ -355,7 +355,7 @@ class _Pool(Engine):
         for member in tuple(members):
             member.channel.end()
 
-    def _attend(self, queue: UnitQueue[Any, Any], assignment: Assignment, members: set[_Member]) -> None:
+    def _attend(self, queue: TaskQueue[Any, Any], assignment: Assignment, members: set[_Member]) -> None:
         """Keep one worker busy until all is over; one that is lost is followed by another."""
         member = None
         while queue.wait():
@@ -386,7 +386,7 @@ class _Pool(Engine):
         member.channel.send(assignment)
         return member
 
-    def _give(self, queue: UnitQueue[Any, Any], member: _Member, members: set[_Member]) -> None:
+    def _give(self, queue: TaskQueue[Any, Any], member: _Member, members: set[_Member]) -> None:
         """Have a worker do units until there is none for it, or all is over.
 
         Raises:
@@ -422,7 +422,7 @@ class _Pool(Engine):
         raise LostWorkerError(f"was not ready within {seconds:g} s")
 
 
-def _note(queue: UnitQueue[Any, Any], member: _Member, kind: str, name: str, value: Any) -> None:
+def _note(queue: TaskQueue[Any, Any], member: _Member, kind: str, name: str, value: Any) -> None:
     if kind == "fatal":
         raise FatalError(value)
     if kind == "ready":

@@ -14,7 +14,7 @@ from typing import Generic, Protocol, TypeVar
 import attrs
 from attrs import validators
 
-from mobileclip.machine import MachineError, machine_fault
+from mobileclip.machine import ResourceExhaustedError, machine_fault
 from mobileclip.storage import is_transient, printable, without_secrets
 from mobileclip.strict import strict
 from mobileclip.terminal import get_logger
@@ -196,7 +196,9 @@ def failure_of(unit: NamedUnit, error: Exception) -> Failure:
         raise error
     if (fault := machine_fault(error)) is not None:
         if not fault.may_pass:
-            raise FatalError(f"{error if isinstance(error, MachineError) else fault}; {_RUN_AGAIN}") from error
+            raise FatalError(
+                f"{error if isinstance(error, ResourceExhaustedError) else fault}; {_RUN_AGAIN}"
+            ) from error
         return Failure(reason=str(fault), is_transient=True, is_machines=True)
     is_for_people = isinstance(error, (ValueError, OSError))
     if not is_for_people:
@@ -248,7 +250,7 @@ class EachResult(Listener[UnitT, EntryT]):
         self._take(unit, aside)
 
 
-class UnitQueue(Generic[UnitT, EntryT]):
+class TaskQueue(Generic[UnitT, EntryT]):
     """The units that wait, and those that workers have; it may be used by several threads.
 
     Args:

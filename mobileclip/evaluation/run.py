@@ -249,7 +249,7 @@ def evaluate_and_print(
     models: Sequence[str],
     spec: EvaluationSpec,
     *,
-    beside: Sequence[str] = (),
+    compare_published: Sequence[str] = (),
     report: bool = False,
     strict: bool = False,
 ) -> None:
@@ -258,7 +258,7 @@ def evaluate_and_print(
     Args:
         models: as `evaluate_models` takes them.
         spec: the data sets, and how.
-        beside: published models that stand in the table too.
+        compare_published: published models that stand in the table too.
         report: write a page and its plots as well.
         strict: whether it counts as a failure that samples of a data set were left out.
 
@@ -269,16 +269,16 @@ def evaluate_and_print(
     """
     from mobileclip.evaluation.report import require_report
 
-    for name in beside:
+    for name in compare_published:
         published_results(name)
     if report:
         require_report()
     run = evaluate_models(models, spec, for_report=report, console=console())
     if any(model.results for model in run.models):
-        summary = summarize(run, beside=beside)
+        summary = summarize(run, compare_published=compare_published)
         _print_results(run, summary)
         for model in summary:
-            if model.name in beside and not model.results:
+            if model.name in compare_published and not model.results:
                 own = ", ".join(sorted({key for measured in run.models for key in measured.results}))
                 say(f"of {model.name}, nothing is published on {own}: papers measure public data sets alone")
         if report:
@@ -343,20 +343,20 @@ def _printed(cell: Cell, *, is_first: bool) -> str:
     return f"{cell.text}{small}"
 
 
-def summarize(run: Run, *, beside: Sequence[str] = ()) -> tuple[ModelResults, ...]:
+def summarize(run: Run, *, compare_published: Sequence[str] = ()) -> tuple[ModelResults, ...]:
     """Return the measured models, each with the published one that it can be compared with, and further published ones.
 
     Of published models, the results on the data sets that were measured stand beside.
 
     Args:
         run: what was measured.
-        beside: names of further published models.
+        compare_published: names of further published models.
 
     Raises:
         ValueError: if no results of a model are published, or nothing was measured and none is asked for.
     """
     own = [model.reference for model in run.models if model.reference is not None]
-    published = [published_model(name) for name in dict.fromkeys((*own, *beside))]
+    published = [published_model(name) for name in dict.fromkeys((*own, *compare_published))]
     measured = [
         attrs.evolve(model, name=f"{model.name} (measured)") if model.name == model.reference else model
         for model in run.models

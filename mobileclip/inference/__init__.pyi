@@ -19,7 +19,7 @@ from .optimizing import (
     optimize as optimize,
     optimize_tower as optimize_tower,
     processor as processor,
-    quickened as quickened,
+    select_backend as select_backend,
 )
 from .pictures import (
     Encoded as Encoded,

@@ -18,7 +18,7 @@ from mobileclip.datasets.sources import RowOptions, as_source
 from mobileclip.hardware.precision import FastPrecision
 from mobileclip.inference.identity import ModelIdentity
 from mobileclip.inference.image_text_model import ImageTextModel
-from mobileclip.inference.optimizing import quickened
+from mobileclip.inference.optimizing import select_backend
 from mobileclip.inference.pictures import Picture, encode_pictures
 from mobileclip.inputs import Decode
 from mobileclip.progress import Progress
@@ -207,7 +207,7 @@ def embed_inputs(
         model: what identifies it.
         inputs: what is to be embedded.
         before: embeddings that are there already; what is among them is not encoded again.
-        precision: what the image tower may compute in; see `quickened`, which hundreds of image files are worth.
+        precision: what the image tower may compute in; see `select_backend`, which hundreds of image files are worth.
         batch_size: images or texts encoded at once.
         num_workers: processes that read and decode images; see `encode_pictures`.
         decode: how much of a JPEG is decoded, `exact` or `fast`; see `read_tower_image`.
@@ -217,7 +217,7 @@ def embed_inputs(
     paths = [path for path in inputs.paths if str(path) not in known]
     known_texts = set(before.texts)
     texts = tuple(text for text in inputs.texts if text not in known_texts)
-    clip = quickened(clip, paths, len(paths), precision=precision, show_progress=True)
+    clip = select_backend(clip, paths, len(paths), precision=precision, show_progress=True)
     report = SkipReport(log=False)
     gathered = (one for data in inputs.data for one in gathered_pictures(data, report, rows=inputs.rows))
     named = chain(

@@ -423,7 +423,7 @@ def optimize_tower(
     return (folded if used is None else towers[used.form]), report
 
 
-def quickened(
+def select_backend(
     clip: ImageTextModel,
     pictures: Iterable[Path],
     num_pictures: int,

@@ -121,7 +121,7 @@ def summary(results: Results) -> str:
         f"({gained:+.1f} points{sure})"
     )
     if not before.old:
-        return f"{said}. What it cost on old tasks is not known: name some with --old-tasks."
+        return f"{said}. What it cost on old tasks is not known: name some with --retention-tasks."
     lost = after.mean_old - before.mean_old
     said += f" and the old ones from {before.mean_old:.1f} to {after.mean_old:.1f} ({lost:+.1f})."
     between = results.rows[1:-1]

@@ -325,19 +325,19 @@ class EvaluateOptions:
     Args:
         models: one or several: a name, a file, NAME=FILE, LABEL=FILE, hf-hub:OWNER/NAME, or open_clip:MODEL/TAG; and
             data sets to evaluate them on, such as my_classes/.
-        beside: published models that stand in the table too; one that is evaluated by its name always does.
+        compare_published: published models that stand in the table too; one that is evaluated by its name always does.
         report: write report.html, and its plots as PNG files.
     """
 
     models: Annotated[Positional[tuple[str, ...]], arg(metavar="[MODEL...]")] = ()
-    beside: tuple[str, ...] = ()
+    compare_published: tuple[str, ...] = ()
     report: bool = False
 
 
 def _evaluate(spec: EvaluationSpec, command: Command[EvaluateOptions, EvaluationSpec], *_: object) -> None:
     models, spec = divided(command.options.models, spec)
     models = models or ((SMALL_MODEL,) if command.tiny else ("mobileclip_s2",))
-    evaluate_and_print(models, spec, beside=command.options.beside, report=command.options.report)
+    evaluate_and_print(models, spec, compare_published=command.options.compare_published, report=command.options.report)
 
 
 def _sized(kind: type) -> Callable[..., Any]:

@@ -53,7 +53,7 @@ LINES: Mapping[str, str] = {
 -m, --model FILE               model                      what is fine-tuned; or a name, NAME=FILE, hf-hub:...
 --data DATA                                               a folder of classes, captions, .jsonl or shards
 --test DATA                                               to test on; by default a part is held out
---old-tasks DATA                                          what it could do before, measured too; once for each
+--retention-tasks DATA                                          what it could do before, measured too; once for each
 -o, --output FOLDER            output                     of all that it makes; a second run goes on there
 --epochs INT                                              passes over the pictures
 --batch-size INT                                          pictures of a step, all processes together

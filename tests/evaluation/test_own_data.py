@@ -147,7 +147,7 @@ def test_a_folder_beside_a_model_is_what_it_is_evaluated_on(tmp_path, small_file
 
 
 def test_of_own_data_it_says_that_nothing_is_published(tmp_path, small_file, capsys):
-    options = ("--beside", "mobileclip_s1", "--output", tmp_path / "out", "--device", "cpu")
+    options = ("--compare-published", "mobileclip_s1", "--output", tmp_path / "out", "--device", "cpu")
     status, out, err = run(capsys, "eval", f"own={small_file}", f"{class_folder(tmp_path)}/", *options)
     assert status == 0
     (said,) = [line for line in (out + err).splitlines() if "nothing is published" in line]
@@ -174,7 +174,7 @@ def test_of_own_data_it_says_that_nothing_is_published(tmp_path, small_file, cap
         (("a/model.safetensors", "empty"), "there are no files in it"),
         (("a/model.safetensors", "mine", "--device", "warp"), "there is no device 'warp'"),
         (("a/model.safetensors", "mine", "--output", "a/model.safetensors"), "is no folder"),
-        (("a/model.safetensors", "mine", "--beside", "mobileclip_s9"), "mobileclip_s9"),
+        (("a/model.safetensors", "mine", "--compare-published", "mobileclip_s9"), "mobileclip_s9"),
         (("a/model.safetensors", "mine", "mine"), "repeated: mine"),
         (("mine",), "there is no model to evaluate"),
         ((), "there is no model to evaluate"),

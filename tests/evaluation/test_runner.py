@@ -500,7 +500,7 @@ class TestCommand:
     def test_a_table_of_several_models(self, root, capsys):
         status, out, err = command(
             capsys, "eval", root / "model0.safetensors", root / "model1.safetensors", "--data", root, "--output",
-            root / "out", "--datasets", "vtab/pets", "--beside", "mobileclip_s1",
+            root / "out", "--datasets", "vtab/pets", "--compare-published", "mobileclip_s1",
         )  # fmt: skip
         assert status == 0
         rows = [line.split() for line in out.splitlines() if line.strip().startswith("Oxford-IIIT")]
@@ -579,7 +579,7 @@ class TestCommand:
     def test_a_report_on_two_models(self, root, capsys):
         status, out, _ = command(
             capsys, "eval", root / "model0.safetensors", root / "model1.safetensors", "--data", root, "--output",
-            root / "out", "--datasets", "vtab/pets", "--datasets", "probe:vtab/pets", "--report", "--beside",
+            root / "out", "--datasets", "vtab/pets", "--datasets", "probe:vtab/pets", "--report", "--compare-published",
             "mobileclip_s1",
         )  # fmt: skip
         assert status == 0

@@ -263,7 +263,7 @@ def test_several_values_stand_behind_data_alone_and_repeated_flags_append(capsys
     text = shown(capsys, "evaluate", "--datasets", "a", "--datasets", "b")
     assert json.loads(text)["datasets"] == ["a", "b"]
     with pytest.raises(SystemExit):
-        run_named("finetune", "--old-tasks", "a", "b", "--show")
+        run_named("finetune", "--retention-tasks", "a", "b", "--show")
 
 
 PIXELS = {
@@ -341,7 +341,7 @@ def test_published_warm_ups_are_whole_steps():
         ("train_vit_b16_12m plain", ["--data", "nowhere/{0..3}.tar"]),
         ("reinforce_dfndr2b", ["--data", "nowhere/"]),
         ("finetune", ["--data", "nowhere/"]),
-        ("finetune", ["--old-tasks", "nowhere/", "--model", "x.pt"]),
+        ("finetune", ["--retention-tasks", "nowhere/", "--model", "x.pt"]),
         ("evaluate", ["--datasets", "nowhere/"]),
         ("evaluate", ["--data", "nowhere/"]),
     ],

@@ -12,7 +12,7 @@ def test_help(capsys):
         run_named("evaluate", "--help-all")
     assert stop.value.code == 0
     text = capsys.readouterr().out
-    for flag in ("--suite", "--data ", "--datasets", "--beside", "--report", "--tiny", "--allow-missing"):
+    for flag in ("--suite", "--data ", "--datasets", "--compare-published", "--report", "--tiny", "--allow-missing"):
         assert flag in text
     assert "mobileclip_s2 --data datasets/ --report" in text
 
@@ -25,7 +25,7 @@ def test_errors_are_for_people(tmp_path):
 @pytest.mark.slow
 def test_tiny(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    run_named("evaluate", "--tiny", "--report", "--beside", "mobileclip_s1")
+    run_named("evaluate", "--tiny", "--report", "--compare-published", "mobileclip_s1")
     (path,) = (tmp_path / "outputs" / "evaluate-tiny").glob("icons-*/results.jsonl")
     results = read_results(path)
     assert set(results) == {"scenes"}

@@ -73,7 +73,7 @@ def chosen(world, output):
     return FinetuneSpec(
         checkpoint=str(world / "small.safetensors"),
         data=str(world / "new-shapes"),
-        old_tasks=(str(world / "old-shapes"), str(world / "held-out-scenes")),
+        retention_tasks=(str(world / "old-shapes"), str(world / "held-out-scenes")),
         templates=(TEMPLATE,),
         held_out=0.3,
         epochs=1,
@@ -92,7 +92,9 @@ def spec(world, tmp_path):
 @pytest.fixture(scope="module")
 def alone(world, tmp_path_factory, one_thread):
     """A run of two epochs without old tasks, that nothing happens to, and what it finds."""
-    spec = attrs.evolve(chosen(world, tmp_path_factory.mktemp("alone") / "output"), old_tasks=(), alphas=(), epochs=2)
+    spec = attrs.evolve(
+        chosen(world, tmp_path_factory.mktemp("alone") / "output"), retention_tasks=(), alphas=(), epochs=2
+    )
     return spec, run(spec)
 
 
@@ -148,7 +150,7 @@ def test_the_whole_path_and_a_second_run(spec, capsys, monkeypatch):
     ],
 )
 def test_choices_reach_the_weights(spec, choices, moves, stays):
-    spec = attrs.evolve(spec, old_tasks=(), alphas=(), **choices)
+    spec = attrs.evolve(spec, retention_tasks=(), alphas=(), **choices)
     run(spec)
     moved = states_differ(
         load_model(spec.checkpoint, fold=False), load_model(spec.output / "finetuned.safetensors", fold=False)
@@ -158,7 +160,7 @@ def test_choices_reach_the_weights(spec, choices, moves, stays):
 
 
 def test_statistics_of_trained_batch_norms_lie_between_both_models(spec):
-    spec = attrs.evolve(spec, old_tasks=(), batch_norm="trained", alphas=())
+    spec = attrs.evolve(spec, retention_tasks=(), batch_norm="trained", alphas=())
     run(spec)
     name = "image_encoder.stem.0.branches.0.norm.running_var"
     one, other, between = (
@@ -172,7 +174,7 @@ def test_statistics_of_trained_batch_norms_lie_between_both_models(spec):
 def test_adapters_are_merged(spec):
     import peft  # noqa: F401
 
-    spec = attrs.evolve(spec, old_tasks=(), lora_rank=2, alphas=())
+    spec = attrs.evolve(spec, retention_tasks=(), lora_rank=2, alphas=())
     run(spec)
     original = load_model(spec.checkpoint, fold=False)
     moved = states_differ(original, load_model(spec.output / "finetuned.safetensors", fold=False))
@@ -183,7 +185,11 @@ def test_adapters_are_merged(spec):
 
 def test_captions_train_and_are_tested_by_retrieval(spec, world):
     spec = attrs.evolve(
-        spec, data=str(world / "scenes"), test=str(world / "held-out-scenes"), old_tasks=(), evaluate_every_steps=4
+        spec,
+        data=str(world / "scenes"),
+        test=str(world / "held-out-scenes"),
+        retention_tasks=(),
+        evaluate_every_steps=4,
     )
     results = run(spec)
     assert (results.after.new.metric, results.after.new.num_images) == ("R@1", 12)
@@ -204,7 +210,7 @@ def test_a_run_that_fails_before_its_first_checkpoint_leaves_the_folder_to_mende
     spec, alone, tmp_path, monkeypatch, wrong
 ):
     """A score of the model that it began with is not taken for the next one's either."""
-    spec = attrs.evolve(spec, old_tasks=(), alphas=())
+    spec = attrs.evolve(spec, retention_tasks=(), alphas=())
     if "checkpoint" in wrong:
         wrong["checkpoint"] = str(tmp_path / wrong["checkpoint"])
         save_model(randomised(load_model(spec.checkpoint, fold=False).spec), wrong["checkpoint"])
@@ -372,9 +378,9 @@ def test_mistakes_end_with_one_line(spec, tmp_path):
 
 
 def test_lists_are_flags(capsys):
-    given = ["--old-tasks", "a", "--old-tasks", "b.jsonl", "--freeze", "text", "--lora-rank", "8"]
+    given = ["--retention-tasks", "a", "--retention-tasks", "b.jsonl", "--freeze", "text", "--lora-rank", "8"]
     chosen = from_json(shown(capsys, "finetune", *given, "--alphas", "0.3", "0.6"), FinetuneSpec)
-    assert (chosen.old_tasks, chosen.freeze, chosen.alphas) == (("a", "b.jsonl"), ("text",), (0.0, 0.3, 0.6, 1.0))
+    assert (chosen.retention_tasks, chosen.freeze, chosen.alphas) == (("a", "b.jsonl"), ("text",), (0.0, 0.3, 0.6, 1.0))
     assert chosen.finetuning.lora.rank == 8
 
 
@@ -395,7 +401,7 @@ def test_the_table_and_the_summary_say_what_was_gained_and_lost():
     assert "from 10.0 to 60.0 (+50.0 points) and the old ones from 80.0 to 40.0 (-40.0)." in summary(results)
     assert "The best sum of both has alpha 0.5: 55.0 and 75.0" in summary(results)
     alone = Results(rows=tuple(attrs.evolve(row, old=()) for row in results.rows), seconds=1.0)
-    assert "is not known: name some with --old-tasks" in summary(alone)
+    assert "is not known: name some with --retention-tasks" in summary(alone)
 
 
 def test_the_report_says_how_sure_a_change_is(tmp_path):

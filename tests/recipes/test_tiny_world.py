@@ -100,5 +100,5 @@ def test_a_tiny_fine_tuning_starts_from_the_model_that_is_named(tmp_path, monkey
     for name in ("ant", "bee"):
         (tmp_path / "data" / name).mkdir(parents=True)
         (tmp_path / "data" / name / "0.png").write_bytes(encoded(8, 8))
-    named = FinetuneSpec(checkpoint="my.pt", data="data", old_tasks=("data",))
+    named = FinetuneSpec(checkpoint="my.pt", data="data", retention_tasks=("data",))
     assert shrunk(named).checkpoint == "my.pt"

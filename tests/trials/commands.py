@@ -261,7 +261,7 @@ def _special() -> Iterator[tuple[tuple[str, ...], str]]:
     yield ("eval", "small.safetensors", "--datasets", "vtab/pets", "--data", "lost"), "vtab/pets is not in lost"
     yield ("eval", "small.safetensors", "--suite", "slow"), ""
     yield ("eval", "small.safetensors", "--suite", "quick", "--data", "photos"), "is not in photos"
-    yield ("eval", "small.safetensors", "classes", "--beside", "mobileclip_s9"), "mobileclip_s9"
+    yield ("eval", "small.safetensors", "classes", "--compare-published", "mobileclip_s9"), "mobileclip_s9"
     yield ("eval", "small.safetensors", "classes", "--output", "a.jpg"), "is no folder"
     yield ("eval", "small.safetensors", "classes", "--output", "s3://bucket/x"), ""
     yield ("eval", "small.safetensors", "classes", "--precision", "float8"), ""

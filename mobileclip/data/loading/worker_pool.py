@@ -32,7 +32,7 @@ import torch.multiprocessing
 from mobileclip.data.loading.batch import share_images
 from mobileclip.data.randomness import derived_seed
 from mobileclip.data.workers import end_with_parent
-from mobileclip.machine import MachineError, raise_machine_fault
+from mobileclip.machine import ResourceExhaustedError, raise_machine_fault
 from mobileclip.processes import portable_error
 from mobileclip.storage import printable
 from mobileclip.terminal.interruption import serve_loader
@@ -86,7 +86,7 @@ class WorkerPool(Generic[Item]):
         seed: of what draws from the generators of Python, NumPy and PyTorch in a worker; each has a stream of its own.
 
     Raises:
-        MachineError: if the machine lets no process be started.
+        ResourceExhaustedError: if the machine lets no process be started.
     """
 
     def __init__(self, source: ChunkSource[Item], *, num_workers: int, seconds: float, seed: int) -> None:
@@ -128,7 +128,7 @@ class WorkerPool(Generic[Item]):
         while True:
             for worker, member in enumerate(self._members):
                 chunk, trace = self._received(worker, member)
-                if isinstance(chunk, MachineError):
+                if isinstance(chunk, ResourceExhaustedError):
                     raise chunk
                 if isinstance(chunk, Exception):
                     raise chunk from _WorkersTraceError(trace)
@@ -206,7 +206,7 @@ def _raised(error: Exception) -> tuple[Exception, str]:
     trace = traceback.format_exc()
     try:
         raise_machine_fault(error)
-    except MachineError as fault:
+    except ResourceExhaustedError as fault:
         error = fault
     return portable_error(error), trace
 

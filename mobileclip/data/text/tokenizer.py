@@ -51,7 +51,7 @@ _NUMBER_BYTES = 28
 _MOST_ENTRY_BYTES = 2**12
 
 
-class WordMemory(dict[str, Ids]):
+class TokenCache(dict[str, Ids]):
     """The ids of words: `memory[word]` makes them where they are not known.
 
     When half of its bytes are full, those that were asked for since are kept, and the others are forgotten the next
@@ -313,7 +313,7 @@ def _backend(vocab_size: int) -> tokenizers.Tokenizer:
 
 
 @lru_cache(maxsize=4)
-def _word_ids(vocab_size: int) -> WordMemory:
+def _word_ids(vocab_size: int) -> TokenCache:
     """Return the memory from a cleaned word to its ids."""
     backend = _backend(vocab_size)
     split, model = backend.pre_tokenizer, backend.model
@@ -327,8 +327,8 @@ def _word_ids(vocab_size: int) -> WordMemory:
     def ids_of(piece: str) -> Ids:
         return special.get(piece) or tuple(token.id for token in model.tokenize(piece))
 
-    pieces = WordMemory(ids_of, max_bytes=_MOST_PIECE_BYTES)
-    return WordMemory(
+    pieces = TokenCache(ids_of, max_bytes=_MOST_PIECE_BYTES)
+    return TokenCache(
         lambda word: tuple(itertools.chain.from_iterable(map(pieces.__getitem__, pieces_of(word)))),
         max_bytes=_MOST_WORD_BYTES,
     )

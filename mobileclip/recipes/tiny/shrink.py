@@ -122,7 +122,7 @@ def _(spec: FinetuneSpec, *_: object) -> FinetuneSpec:
         checkpoint=spec.checkpoint or SMALL_MODEL,
         data=str(drawn_shapes()) if spec.data is None else few(spec.data),
         test=spec.test and few(spec.test),
-        old_tasks=tuple(map(few, spec.old_tasks or (None,))),
+        retention_tasks=tuple(map(few, spec.retention_tasks or (None,))),
         **{name: value for name, value in small.items() if getattr(spec, name) == getattr(untouched, name)},
     )
 

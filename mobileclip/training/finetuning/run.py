@@ -204,7 +204,7 @@ def _tasks(spec: FinetuneSpec, data: str) -> tuple[Task, Task, tuple[Task, ...]]
         if spec.test is None
         else (new, open_task(spec.test, spec.kind, spec.templates, spec.rows))
     )
-    return *parts, tuple(open_task(path, "auto", spec.templates, spec.rows) for path in spec.old_tasks)
+    return *parts, tuple(open_task(path, "auto", spec.templates, spec.rows) for path in spec.retention_tasks)
 
 
 def _finetuned(

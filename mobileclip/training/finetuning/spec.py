@@ -136,7 +136,7 @@ class FinetuneSpec:
         kind: what the data are, `classes` or `captions`; `auto` looks.
         test: data to test the new task on; without it, a part of `data` is held out.
         held_out: fraction of `data`, of every class of a folder, that training does not see.
-        old_tasks: data of tasks that the model could do before, to measure what the new one costs.
+        retention_tasks: data of tasks that the model could do before, to measure what the new one costs.
         templates: sentences that names of classes are put into, for training and testing.
         output: folder of everything that is made; a second run goes on where the first one stopped.
         batch_norm: `frozen`, which small batches need; `synchronised` between GPUs; or `trained`.
@@ -173,7 +173,7 @@ class FinetuneSpec:
     kind: Kind = attrs.field(default="auto", validator=validators.in_(get_args(Kind)))
     test: str | None = None
     held_out: float = attrs.field(default=0.1, validator=[validators.gt(0), validators.lt(1)])
-    old_tasks: tuple[str, ...] = ()
+    retention_tasks: tuple[str, ...] = ()
     templates: tuple[str, ...] = ("a photo of a {}.",)
     output: Path = Path("outputs/finetune")
     batch_norm: BatchNormMode = attrs.field(default="frozen", validator=validators.in_(get_args(BatchNormMode)))

@@ -36,7 +36,7 @@ from mobileclip.data.images.opening import open_image
 from mobileclip.data.loading.examples import SourceImage
 from mobileclip.extras import install
 from mobileclip.inputs import DECODES, Decode, ImageInput
-from mobileclip.machine import MachineError
+from mobileclip.machine import ResourceExhaustedError
 from tests.data.made_samples import make_sample
 from tests.errors import fails
 from tests.trials.image_files import (
@@ -256,7 +256,7 @@ class TestBarrier:
             raise MemoryError
 
         monkeypatch.setattr("PIL.PngImagePlugin.PngImageFile.load_prepare", load)
-        with pytest.raises(MachineError, match="the memory is full"):
+        with pytest.raises(ResourceExhaustedError, match="the memory is full"):
             load_image(png())
 
     def test_the_person_at_the_keyboard_is_heard(self, monkeypatch):

@@ -21,7 +21,7 @@ from mobileclip.data.samples.members import parse_stored_sample
 from mobileclip.data.shards.files import parse, read_shard
 from mobileclip.data.skips import attempt, made_or_skip
 from mobileclip.inputs import ImageInput
-from mobileclip.machine import MachineError
+from mobileclip.machine import ResourceExhaustedError
 from tests.data.made_samples import encoded, golden
 from tests.errors import fails
 
@@ -62,7 +62,7 @@ def test_what_the_machine_lacks_is_no_samples_fault(error):
     def make():
         raise BadSampleError("bad_text", "cannot be read") from error
 
-    with pytest.raises(MachineError, match="ulimit" if isinstance(error, OSError) else "memory is full"):
+    with pytest.raises(ResourceExhaustedError, match="ulimit" if isinstance(error, OSError) else "memory is full"):
         attempt(make, key="k", shard="s", on_skip=skips.append)
     assert not skips
 

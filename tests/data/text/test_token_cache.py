@@ -5,7 +5,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from mobileclip.data.text.tokenizer import WordMemory
+from mobileclip.data.text.tokenizer import TokenCache
 
 MAX_BYTES = 2**18
 
@@ -28,7 +28,7 @@ def bytes_of(memory):
 
 def test_known_words_are_not_made_again():
     made = Made()
-    memory = WordMemory(made, max_bytes=MAX_BYTES)
+    memory = TokenCache(made, max_bytes=MAX_BYTES)
     assert [memory[word] for word in ("ab", "b", "ab")] == [(1097, 1098), (1098,), (1097, 1098)]
     assert made == ["ab", "b"]
 
@@ -36,7 +36,7 @@ def test_known_words_are_not_made_again():
 @pytest.mark.parametrize("letters", ["a", "a" * 30, "一" * 20])
 def test_however_many_words_come_the_budget_holds_and_those_in_use_stay(letters):
     made = Made()
-    memory = WordMemory(made, max_bytes=MAX_BYTES)
+    memory = TokenCache(made, max_bytes=MAX_BYTES)
     for number in range(20_000):
         assert memory[f"{letters}{number}"][-1] == 1000 + ord(str(number)[-1])
         _ = memory["in use"]
@@ -49,7 +49,7 @@ def test_however_many_words_come_the_budget_holds_and_those_in_use_stay(letters)
 
 def test_long_words_are_made_and_not_kept():
     made = Made()
-    memory = WordMemory(made, max_bytes=MAX_BYTES)
+    memory = TokenCache(made, max_bytes=MAX_BYTES)
     for _ in range(2):
         assert len(memory["a" * 10_000]) == 10_000
     assert len(made) == 2
@@ -57,7 +57,7 @@ def test_long_words_are_made_and_not_kept():
 
 
 def test_threads_get_their_own_words_ids():
-    memory = WordMemory(Made(), max_bytes=2**14)
+    memory = TokenCache(Made(), max_bytes=2**14)
 
     def ask(start):
         return all(memory[f"{number % 700}"] == Made()(f"{number % 700}") for number in range(start, start + 5000))

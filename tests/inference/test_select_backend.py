@@ -6,7 +6,7 @@ import torch
 
 import mobileclip
 from mobileclip.data import load_image
-from mobileclip.inference import optimize_tower, optimizing, quickened
+from mobileclip.inference import optimize_tower, optimizing, select_backend
 from mobileclip.inference.comparison import LEAST_COSINE
 from mobileclip.inference.forms import MOST_IMAGES_ON_CPU
 from tests.collections.pictures import draw
@@ -14,7 +14,7 @@ from tests.collections.pictures import draw
 
 def test_few_pictures_are_encoded_by_the_model_as_it_is(telling_file):
     clip = mobileclip.load(checkpoint=telling_file)
-    assert quickened(clip, (), optimizing.WORTH_TRYING - 1, precision="float32", show_progress=False) is clip
+    assert select_backend(clip, (), optimizing.WORTH_TRYING - 1, precision="float32", show_progress=False) is clip
 
 
 @pytest.mark.parametrize("num_readable", [0, 3])
@@ -23,7 +23,7 @@ def test_many_are_encoded_by_another_form_to_the_same_embeddings(telling_file, t
     paths = [draw(tmp_path / "photos" / f"{number}.png", number) for number in range(6)]
     (tmp_path / "torn.png").write_bytes(b"torn")
     files = [tmp_path / "torn.png", *paths[:num_readable]]
-    fast = quickened(clip, files, optimizing.WORTH_TRYING, precision="float32", show_progress=False)
+    fast = select_backend(clip, files, optimizing.WORTH_TRYING, precision="float32", show_progress=False)
     assert fast.model is not clip.model
     np.testing.assert_allclose(fast.encode_image(paths), clip.encode_image(paths), atol=1e-4)
 
@@ -46,7 +46,7 @@ def test_programs_are_worth_it_for_many_pictures_and_int8_for_enough(
     num_pictures, precision, engines, files, drawn_files
 ):
     clip, paths, drawn, tried = drawn_files(files["given"])
-    quickened(clip, drawn, num_pictures, precision=precision, show_progress=False)
+    select_backend(clip, drawn, num_pictures, precision=precision, show_progress=False)
     ((images, calibration, options),) = tried
     assert options == {"precision": precision, "engines": engines, "rounds": 2, "show_progress": False}
     expected = torch.stack([clip.transform(load_image(path)) for path in paths])
@@ -88,7 +88,7 @@ def test_int8_takes_its_ranges_from_the_pictures(telling_file, tmp_path, monkeyp
     monkeypatch.setattr(optimizing, "optimize_tower", watched)
     clip = mobileclip.load(checkpoint=telling_file)
     paths = [draw(tmp_path / "photos" / f"{number:02d}.png", number) for number in range(20)]
-    fast = quickened(clip, paths, optimizing.WORTH_TRYING, precision="int8", show_progress=False)
+    fast = select_backend(clip, paths, optimizing.WORTH_TRYING, precision="int8", show_progress=False)
     images = torch.stack([clip.transform(load_image(path)) for path in paths])
     torch.testing.assert_close(given[0].ranges, images[::2])
     torch.testing.assert_close(given[0].measured, images[1::2])
