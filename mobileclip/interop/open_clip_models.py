@@ -20,7 +20,7 @@ from attrs import validators
 from torch import Tensor
 
 from mobileclip.encoders import CoCa, CoCaSpec, DualEncoderSpec, OpenClipImageSpec, OpenClipTextSpec, ViTSpec
-from mobileclip.encoders.checkpoints import Stored
+from mobileclip.encoders.checkpoints import Stored, read_checkpoint
 from mobileclip.encoders.checkpoints.layouts import layouts
 from mobileclip.extras import needed
 from mobileclip.inputs import Fit, ImageInput, TextInput
@@ -192,9 +192,9 @@ def coca_of(opened: OpenClipModel) -> CoCa:
     theirs, name = opened.model, opened.name
     if not isinstance(theirs, open_clip_package().CoCa):
         raise ValueError(f"{name} is no CoCa, so it writes no captions")
-    layout, state = layouts["open_clip_coca"], theirs.state_dict()
+    state = theirs.state_dict()
     try:
-        spec = layout.spec_of(state)
+        spec = layouts["open_clip_coca"].spec_of(state)
         assert isinstance(spec, CoCaSpec) and isinstance(spec.image, ViTSpec), "it is a CoCa"  # noqa: PT018
         # Heads, which no shape says.
         image, text, decoder, pooler = (
@@ -214,12 +214,7 @@ def coca_of(opened: OpenClipModel) -> CoCa:
             decoder_heads=decoder,
             pooler_heads=pooler,
         )
-        held = layout.unpacked(state, spec)
-        tensors = {
-            own: held[there.name] if there.reshape is None else there.reshape.from_layout(held[there.name]).contiguous()
-            for own, there in layout.entries(spec, "training").items()
-        }
-        ours = cast("CoCa", Stored(spec=spec, form="training", layout=layout.name, tensors=tensors).build())
+        ours = cast("CoCa", read_checkpoint(state, spec).build())
         size, ids = spec.image.input.size, torch.arange(1, 9)[None]
         pixels = torch.linspace(-2, 2, 3 * size * size).reshape(1, 3, size, size)
         with torch.inference_mode():

@@ -142,7 +142,7 @@ def in_classes(model: Module, cls_of: Callable[[nn.Module], type[nn.Module] | No
 
     Args:
         model: what is used in several places of it stays one module.
-        cls_of: the class of what takes a module's place; None for a module that stays.
+        cls_of: the class of what takes a module's place; None, or its own, for a module that stays.
 
     Returns:
         The model; where it is exchanged itself, what takes its place.
@@ -152,7 +152,8 @@ def in_classes(model: Module, cls_of: Callable[[nn.Module], type[nn.Module] | No
         >>> in_classes(model, lambda module: known.get(type(module)))(torch.zeros(2, 4)).shape
         torch.Size([2, 4])
     """
-    exchanged = {module: in_class(module, cls) for module in model.modules() if (cls := cls_of(module)) is not None}
+    chosen = ((module, cls_of(module)) for module in model.modules())
+    exchanged = {one: in_class(one, cls) for one, cls in chosen if cls is not None and type(one) is not cls}
     for module in list(model.modules()):
         for name, child in children_by_name(module).items():
             if child in exchanged:

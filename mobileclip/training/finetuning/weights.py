@@ -68,7 +68,7 @@ def synchronise_batch_norm(model: Model) -> Model:
         )
     if not torch.cuda.is_available():
         raise ValueError("torch synchronises batch norms on GPUs only, and there is none; freeze the batch norms")
-    synchronised = in_classes(model, lambda module: nn.SyncBatchNorm if type(module) is nn.BatchNorm2d else None)
+    synchronised = in_classes(model, lambda module: nn.SyncBatchNorm if _is_ordinary(module) else None)
     for module in synchronised.modules():
         if isinstance(module, nn.SyncBatchNorm):
             module.process_group = None
@@ -85,6 +85,10 @@ def ordinary_batch_norm(model: Model) -> Model:
         if isinstance(module, FrozenBatchNorm2d):
             module.requires_grad_(requires_grad=True)
     return in_classes(model, lambda module: nn.BatchNorm2d if isinstance(module, BatchNorm) else None)
+
+
+def _is_ordinary(module: nn.Module) -> bool:
+    return isinstance(module, BatchNorm) and not isinstance(module, FrozenBatchNorm2d)
 
 
 @torch.no_grad()
