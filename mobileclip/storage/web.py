@@ -217,10 +217,6 @@ class WebBackend(Backend):
         with body:
             return Info(size=body.size, version=body.version, etag=body.etag)
 
-    def find(self, address: str, *, recursive: bool) -> dict[str, Info]:  # noqa: ARG002 - nothing can be listed
-        """Refuse: web servers list nothing."""
-        raise ValueError(f"{address} cannot be listed; name the files, a brace pattern such as {{000..127}} will do")
-
     def _request(self, address: str, method: str = "GET", *, position: int = 0) -> _Body:
         self.check(address)
         headers = {"User-Agent": "mobileclip", "Accept-Encoding": "identity"}
