@@ -14,7 +14,7 @@ import itertools
 import re
 from functools import lru_cache
 from importlib import resources
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import attrs
 import numpy as np
@@ -179,7 +179,7 @@ def _checked(texts: str | Iterable[object]) -> list[str]:
     if isinstance(texts, str):
         return [texts]
     try:
-        items = list(texts)
+        items: list[Any] = list(texts)
     except TypeError:
         raise ValueError(f"expected a text or a sequence of texts, got {type(texts).__name__}: {texts!r:.60}") from None
     for position, item in enumerate(items):
