@@ -197,7 +197,7 @@ class Pipeline(IterableDataset[BatchType], ABC):
         num_samples = sum(self._sizes) if self.spec.num_samples is None else self.spec.num_samples
         position = start.position
         if not position.places:
-            places = [(reader, *attrs.astuple(place)) for reader, place in enumerate(self._order.start(start.epoch))]
+            places = [(reader, *place) for reader, place in enumerate(self._order.start(start.epoch))]
             position = StreamPosition(num_readers=self._order.num_readers, places=places)
         for batch in islice(self.stream(position), self._batches_per_epoch(num_samples) - position.first_batch):
             yield attrs.evolve(start, position=self._known[-1]), batch
@@ -331,7 +331,7 @@ class Pipeline(IterableDataset[BatchType], ABC):
         num_workers = max(1, min(self.spec.num_workers, self._order.num_readers // self.world_size))
         while True:
             try:
-                with self._workers(self._chunks(position, epoch, num_workers), num_workers) as chunks:
+                with self._chunks(position, epoch, num_workers) as chunks:
                     for first in chunks:
                         step = [first, *islice(chunks, num_workers - 1)]
                         for chunk in step:
@@ -355,31 +355,20 @@ class Pipeline(IterableDataset[BatchType], ABC):
             else:
                 return
 
-    def _workers(
-        self, chunks: Chunks[BatchType], num_workers: int
+    def _chunks(
+        self, start: StreamPosition, epoch: int | None, num_workers: int
     ) -> AbstractContextManager[Iterator[Chunk[BatchType]]]:
-        if not self.spec.num_workers:
-            return nullcontext(chunks.chunks(0, 1))
-        seed = derived_seed(self.spec.seed, "process", self.rank)
-        return WorkerPool(chunks, num_workers=num_workers, seconds=self.spec.worker_seconds, seed=seed)
-
-    def _chunks(self, start: StreamPosition, epoch: int | None, num_workers: int) -> Chunks[BatchType]:
+        """Return what enters into the chunks from a position on, made by workers or here."""
         spec, maker = self.spec, self._maker()
-        at = torch.full((num_workers,), -1, dtype=torch.int64)
-        if spec.num_workers:
-            try:
-                at.share_memory_()  # type: ignore[no-untyped-call]
-            except RuntimeError as error:
-                raise_machine_fault(error, "sharing memory with the workers that load data")
-                raise
-        return Chunks(
-            reading=SampleReading(
-                shards=self._reader,
-                order=self._order,
-                seed=spec.seed,
-                shuffle_buffer=spec.shuffle_buffer if spec.shuffle else 0,
-                limits=maker.limits,
-            ),
+        reading = SampleReading(
+            shards=self._reader,
+            order=self._order,
+            seed=spec.seed,
+            shuffle_buffer=spec.shuffle_buffer if spec.shuffle else 0,
+            limits=maker.limits,
+        )
+        chunks = Chunks(
+            reading=reading,
             maker=maker,
             keep=self._keep,
             batch_size=self._batch_size,
@@ -387,8 +376,17 @@ class Pipeline(IterableDataset[BatchType], ABC):
             start=start,
             epoch=epoch,
             stores=spec.stores,
-            at=at,
+            at=torch.full((num_workers,), -1, dtype=torch.int64),
         )
+        if not spec.num_workers:
+            return nullcontext(chunks.chunks(0, 1))
+        try:
+            chunks.at.share_memory_()  # type: ignore[no-untyped-call]
+        except RuntimeError as error:
+            raise_machine_fault(error, "sharing memory with the workers that load data")
+            raise
+        seed = derived_seed(spec.seed, "process", self.rank)
+        return WorkerPool(chunks, num_workers=num_workers, seconds=spec.worker_seconds, seed=seed)
 
     def _batches_per_epoch(self, num_samples: int) -> int:
         drop_last = self.spec.drop_last or self.spec.sampling != "epoch"
