@@ -47,8 +47,6 @@ from .loading.order import (
     joined_positions as joined_positions,
 )
 from .loading.reinforced import (
-    ColumnPipelineSpec as ColumnPipelineSpec,
-    OnlinePipelineSpec as OnlinePipelineSpec,
     ReinforcedPipeline as ReinforcedPipeline,
     ReinforcedPipelineSpec as ReinforcedPipelineSpec,
 )

@@ -11,7 +11,7 @@ import attrs
 from attrs import validators
 from tyro.conf import OmitArgPrefixes, Positional, arg
 
-from mobileclip.data import ColumnPipelineSpec, ReinforcedPipelineSpec, augmentations, read_text_input
+from mobileclip.data import ReinforcedPipelineSpec, augmentations, read_text_input
 from mobileclip.datasets import (
     JsonLinesSource,
     LabelledPipelineSpec,
@@ -357,7 +357,7 @@ KINDS: Mapping[type, Kind] = {
         RunOptions,
         _ready_run,
         fixed={(RunSpec, "model")},
-        made_by={one: _sized(one) for one in (ReinforcedPipelineSpec, ColumnPipelineSpec, LabelledPipelineSpec)}
+        made_by={one: _sized(one) for one in (ReinforcedPipelineSpec, LabelledPipelineSpec)}
         | {RunSpec: lambda model, data, **rest: RunSpec(model=taking(model, data), data=data, **rest)},
     ),
     ReinforcementSpec: Kind(_reinforce, ReinforceOptions, _ready_reinforcement, fixed={(ReinforcementSpec, "source")}),

@@ -318,7 +318,7 @@ class OnlineTeachers(ChangedBatches[ReinforcedBatch]):
     """Wraps batches with teachers that embed each of them when it is used; `train` takes it as its batches.
 
     Args:
-        batches: with online images at the teachers' sizes: `OnlinePipelineSpec`.
+        batches: with online images at the teachers' sizes: `online` of `ReinforcedPipelineSpec`.
         teachers: encode the images and the captions of every batch.
         captioner: writes a synthetic caption for every image; None for those of the source. It sees the augmented
             images, at the largest of their sizes.

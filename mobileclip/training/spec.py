@@ -13,7 +13,6 @@ from torch import nn
 from mobileclip.data import (
     Batch,
     BatchSource,
-    ColumnPipelineSpec,
     RangeAugmentSpec,
     ReinforcedPipelineSpec,
     TextPipelineSpec,
@@ -215,9 +214,7 @@ pipelines: Registry[type[DataSpec]] = Registry("pipeline")
 """Specs of data to train on by name; third parties add theirs here or by an entry point in `mobileclip.pipeline`."""
 
 open_family(StudentSpec, students, own=(DualEncoderSpec, ClassifierSpec, CoCaSpec))
-open_family(
-    DataSpec, pipelines, own=(ReinforcedPipelineSpec, ColumnPipelineSpec, LabelledPipelineSpec, TextPipelineSpec)
-)
+open_family(DataSpec, pipelines, own=(ReinforcedPipelineSpec, LabelledPipelineSpec, TextPipelineSpec))
 
 if TYPE_CHECKING:
     # A checker knows what the library's own have beside.

@@ -145,6 +145,18 @@ def _is_pattern(_: object, attribute: attrs.Attribute[str], value: str) -> None:
         ) from None
 
 
+def _are_columns(_: object, attribute: attrs.Attribute[tuple[int, int]], value: tuple[int, int]) -> None:
+    if not 0 <= value[0] < value[1]:
+        raise ValueError(
+            f"{attribute.name} are the first column and the one behind the last, such as (0, 768), not {value}"
+        )
+
+
+def _are_sides(_: object, attribute: attrs.Attribute[tuple[int, ...]], value: tuple[int, ...]) -> None:
+    if len(set(value)) < len(value) or any(side < 1 for side in value):
+        raise ValueError(f"{attribute.name} are sides above 0, each once, and not {value}")
+
+
 def _default_captions(spec: ReinforcedExampleSpec) -> Captions:
     return "both" if spec.reinforced else "real"
 
@@ -169,12 +181,17 @@ class ReinforcedExampleSpec(ExampleSpec):
             taken with all of its own.
         teacher_dim: dim of the concatenated teacher embeddings; other samples are refused. A pipeline that is given
             None takes that of the first usable sample.
+        teacher_columns: the first column of the teachers' embeddings that is taken and the one behind the last, those
+            of some teachers; None for all.
+        online: sides, in pixels, of images for teachers that run beside the training: batches hold these and the
+            captions too. Stored augmentations move the image by the pixels that are stored, at any side.
 
     Raises:
-        ValueError: as `ExampleSpec` does, or if `caption_sets` is no regular expression.
+        ValueError: as `ExampleSpec` does, or if `caption_sets` is no regular expression, `teacher_columns` are no
+            columns, or a side is in `online` twice.
 
-    Source: MobileCLIP (arXiv 2311.17049), tables 3a, 4a and 4b; MobileCLIP2 (arXiv 2508.20691) and its released scripts
-        for shares and sets.
+    Source: MobileCLIP (arXiv 2311.17049), tables 3a, 4a and 4b, 2 for columns and 4d for online teachers; MobileCLIP2
+        (arXiv 2508.20691) and its released scripts for shares and sets.
 
     Examples:
         >>> spec = ReinforcedExampleSpec(image=mobileclip.inputs.ImageInput(size=64), reinforced=False)
@@ -192,6 +209,8 @@ class ReinforcedExampleSpec(ExampleSpec):
     num_captions: int | None = attrs.field(default=None, validator=validators.optional(validators.gt(0)))
     num_augmentations: int | None = attrs.field(default=None, validator=validators.optional(validators.gt(0)))
     teacher_dim: int | None = attrs.field(default=None, validator=validators.optional(validators.gt(0)))
+    teacher_columns: tuple[int, int] | None = attrs.field(default=None, validator=validators.optional(_are_columns))
+    online: tuple[int, ...] = attrs.field(default=(), validator=_are_sides)
 
 
 @attrs.frozen(kw_only=True, eq=False)
@@ -223,21 +242,10 @@ class ExampleMaker:
     Args:
         spec: the choices; those of a pipeline are such ones.
         tokenizer: texts to ids (B, context length); None for CLIP's own with the text contract.
-        online: sides, in pixels, of images for teachers that look on as well: batches hold these and the captions.
-        columns: the first column of the teachers' embeddings that is taken, and the one behind the last; None for all.
-
-    Source: MobileCLIP (arXiv 2311.17049), table 4d for online teachers and table 2 for columns.
     """
 
-    def __init__(
-        self,
-        spec: ReinforcedExampleSpec,
-        *,
-        tokenizer: TextToIds | None = None,
-        online: Sequence[int] = (),
-        columns: tuple[int, int] | None = None,
-    ) -> None:
-        self._spec, self._online, self._columns = spec, tuple(online), columns
+    def __init__(self, spec: ReinforcedExampleSpec, *, tokenizer: TextToIds | None = None) -> None:
+        self._spec = spec
         self._tokenizer = Tokenizer(spec.text) if tokenizer is None else tokenizer
         self._caption_sets = re.compile(spec.caption_sets or "")
         self._parser = parse_stored_sample if spec.reinforced else parse_sample
@@ -246,7 +254,7 @@ class ExampleMaker:
         )
         """What may be read of a sample."""
         student = spec.augmentation or _default_augmentation(spec)
-        self._augmentations = (student, *(_at_side(student, side, stored=spec.reinforced) for side in self._online))
+        self._augmentations = (student, *(_at_side(student, side, stored=spec.reinforced) for side in spec.online))
 
     def parse(self, key: str, members: Mapping[str, bytes]) -> ImageTextSample:
         """Return the sample that members of a shard make.
@@ -293,7 +301,7 @@ class ExampleMaker:
         syn_texts = tuple(example.syn_caption for example in examples if example.syn_caption is not None)
         online = {
             side: stack_pixels([example.images[place] for example in examples])
-            for place, side in enumerate(self._online, start=1)
+            for place, side in enumerate(self._spec.online, start=1)
         }
         return ReinforcedBatch(
             keys=tuple(example.key for example in examples),
@@ -350,9 +358,9 @@ class ExampleMaker:
         if not isinstance(sample, _WITH_TEACHERS):
             return None
         row = sample.row(name, index)
-        if self._columns is None:
+        if self._spec.teacher_columns is None:
             return row
-        first, stop = self._columns
+        first, stop = self._spec.teacher_columns
         if stop > len(row):
             raise BadSampleError(
                 "wrong_dim", f"the teacher embeddings have dim {len(row)}, and columns to {stop} are asked for"
