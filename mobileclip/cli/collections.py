@@ -21,7 +21,7 @@ from mobileclip.cli.arguments import (
     require_page,
     say_first,
 )
-from mobileclip.cli.indexing import IndexName, brought_up_to_date, opened, place_of
+from mobileclip.cli.indexing import IndexName, index_path, open_index, update_index
 from mobileclip.processes import default_workers
 from mobileclip.storage import printable, require_output
 from mobileclip.terminal import say, say_json
@@ -108,7 +108,7 @@ def search(
     _require_drawn(output, is_one_query=query is not None or bool(image), explain=explain)
     if thumbnails and (as_json or not can_show_pictures()):
         raise ValueError("--thumbnails needs a terminal with colours, and no --json; --output PAGE.html writes a file")
-    collection = opened(index_name, device, trust=trust, text_model=text_model)
+    collection = open_index(index_name, device, trust=trust, text_model=text_model)
     find = partial(collection.search, image=image, without=without, where=conditions, k=k, all_frames=all_frames)
     show = partial(_show, thumbnails=thumbnails, as_json=as_json)
     if query is not None or image:
@@ -172,10 +172,10 @@ def dedup(
     require_output(listed, overwrite=overwrite)
     if inputs:
         options = IndexOptions(num_workers=workers)
-        collection, report = brought_up_to_date(inputs, index_name, model, options)
+        collection, report = update_index(inputs, index_name, model, options)
         num_left_out = report.num_left_out
     else:
-        collection, num_left_out = Collection.open(place_of(index_name, inputs)), 0
+        collection, num_left_out = Collection.open(index_path(index_name, inputs)), 0
     groups = collection.duplicates(threshold=threshold)
     listed.parent.mkdir(parents=True, exist_ok=True)
     write_list(listed, groups)
@@ -225,7 +225,7 @@ def serve(
     with needed("mobileclip serve", "collections"):
         from mobileclip.collections.web.application import serve as serve_collection
 
-    collection = opened(index_name, device, trust=trust, text_model=text_model)
+    collection = open_index(index_name, device, trust=trust, text_model=text_model)
     serve_collection(collection, port=port)
 
 
@@ -306,7 +306,7 @@ def tag(
     from mobileclip.inference.embedding import read_texts
 
     words = None if vocabulary is None else read_texts(vocabulary)
-    collection = opened(index_name, device, trust=trust)
+    collection = open_index(index_name, device, trust=trust)
     made = collection.tag(words, template=template, share=share)
     say(
         f"{len(collection):,} pictures in {collection.path} have {len(made.words):,} words as tags, each the "
@@ -347,7 +347,11 @@ def add(
     """
     for path in (*yes, *no):
         require_file(path, "an image file")
-    say(_told(opened(index_name, device, trust=trust).concepts.add(name, yes=yes, no=no, neither=neither, text=text)))
+    say(
+        _told(
+            open_index(index_name, device, trust=trust).concepts.add(name, yes=yes, no=no, neither=neither, text=text)
+        )
+    )
 
 
 def list_concepts(*, index_name: IndexName = None, as_json: Annotated[bool, arg(name="json")] = False) -> None:

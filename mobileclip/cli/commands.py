@@ -18,7 +18,7 @@ from tyro.conf import Positional, subcommand
 
 from mobileclip.registry import nearest
 from mobileclip.terminal import say
-from mobileclip.terminal.common import taken_common, use_common
+from mobileclip.terminal.common import split_common_flags, use_common
 from mobileclip.terminal.flags import ASKING, ASKING_ALL, Reading, parse, reader_of, specs_read
 from mobileclip.terminal.help import paragraphs
 
@@ -82,7 +82,7 @@ class Command:
         if not ASKING.isdisjoint(arguments) or ASKING_ALL in arguments:
             explained = inspect.cleandoc(function.__doc__ or "").partition("\n\nArgs:")[0]
             description = paragraphs(f"{explained}\n\n{_OF_ALL}")
-        told, rest = taken_common(COMMON, arguments)
+        told, rest = split_common_flags(COMMON, arguments)
         with use_common(told):
             parse(function, rest, description=description, reading=READING, prog=program)
 

@@ -100,7 +100,7 @@ class Concepts(Mapping[str, Concept]):
         Raises:
             KeyError: if there is none of this name.
         """
-        found = read_concepts(self._index.path, normal(name)).get(normal(name))
+        found = read_concepts(self._index.path, normalize_name(name)).get(normalize_name(name))
         if found is None:
             raise KeyError(name)
         return self._kept(found)
@@ -116,7 +116,7 @@ class Concepts(Mapping[str, Concept]):
         except KeyError:
             others = list(self)
             hint = (
-                nearest(normal(name), others)
+                nearest(normalize_name(name), others)
                 if others
                 else f'add it: `mobileclip concept add "{name}" --index {self._index.path}`'
             )
@@ -149,7 +149,7 @@ class Concepts(Mapping[str, Concept]):
             ImageError: if a picture cannot be read.
             OSError: if the index cannot be written.
         """
-        name = _required(normal(name), _LONGEST_NAME, "name")
+        name = _required(normalize_name(name), _LONGEST_NAME, "name")
         text = text and _required(text.strip(), _LONGEST_TEXT, "text")
         index = self._index
         # Before anything is held: the index and its model are read, and small copies are encoded.
@@ -198,9 +198,9 @@ class Concepts(Mapping[str, Concept]):
             ValueError: if there is none of this name.
             OSError: if the index cannot be written.
         """
-        if normal(name) not in read_concepts(self._index.path):
+        if normalize_name(name) not in read_concepts(self._index.path):
             self.require(name)
-        change_concept(self._index.path, normal(name), lambda _: None)
+        change_concept(self._index.path, normalize_name(name), lambda _: None)
 
     def follow(self) -> int:
         """Bring concepts to the space of an upgraded index, and return how many were in another."""
@@ -305,7 +305,7 @@ def _named(concept: Concept, given: Sequence[str]) -> set[Key]:
     return found
 
 
-def normal(name: str) -> str:
+def normalize_name(name: str) -> str:
     """Return a name as it is kept: letters that look alike are one, and so are spaces."""
     return " ".join(unicodedata.normalize("NFC", name).split())
 

@@ -11,7 +11,7 @@ import pytest
 
 from mobileclip.cli import main
 from mobileclip.collections import Collection, IndexOptions, ModelSource
-from mobileclip.collections.store import reading
+from mobileclip.collections.store import read_transaction
 from mobileclip.encoders import save_model
 from tests.collections.pictures import assert_same_rows, draw, pack, rows_of, telling
 from tests.errors import fails
@@ -61,7 +61,7 @@ def source(world):
 
 def upgraded(folder):
     """Return the ids of the pictures that the other model has encoded, with their embeddings."""
-    with reading(folder) as db:
+    with read_transaction(folder) as db:
         return dict(db.execute("SELECT id, embedding FROM upgraded ORDER BY id").fetchall())
 
 

@@ -14,7 +14,7 @@ import pytest
 
 from mobileclip.cli import main
 from mobileclip.collections import INDEX, Collection, IndexOptions, ModelSource, Store
-from mobileclip.collections.about import About
+from mobileclip.collections.metadata import IndexMetadata
 from mobileclip.collections.snapshot import take_snapshot
 from mobileclip.collections.store import Row
 from tests.collections.pictures import assert_same_rows, draw, pack, rows_of
@@ -250,7 +250,7 @@ index.merge(*others, show_progress=False)
 
 def numbered(folder, numbers):
     """Make an index of rows whose embeddings tell their numbers."""
-    store = Store.create(folder, About(weights_sha256="0" * 64, spec="{}", version="1", dim=64))
+    store = Store.create(folder, IndexMetadata(weights_sha256="0" * 64, spec="{}", version="1", dim=64))
     with store.writing():
         store.append(
             Row(
