@@ -319,16 +319,16 @@ def add(
     /,
     *,
     index_name: IndexName = None,
-    yes: Examples = (),
-    no: Examples = (),
-    neither: Examples = (),
+    positive: Examples = (),
+    negative: Examples = (),
+    unlabel: Examples = (),
     text: Annotated[str | None, arg(metavar="TEXT")] = None,
     device: Device = "auto",
     trust: Rare[bool] = False,
 ) -> None:
     """Name something of your own, and teach it by examples: `@"my bike"` in a search then means it.
 
-    mobileclip concept add "my bike" --yes a.jpg --yes b.jpg --no c.jpg --text "a bicycle" --index photos.index
+    mobileclip concept add "my bike" --positive a.jpg --negative c.jpg --text "a bicycle" --index photos.index
     mobileclip search '@"my bike" in snow' --index photos.index
 
     The text finds it without any example. Examples add to the score of pictures that are like them, where that helps:
@@ -338,18 +338,20 @@ def add(
     Args:
         name: what it is called, without quotation marks; examples are added to a concept that is there.
         index_name: see mobileclip search.
-        yes: a picture that shows it; several times for several.
-        no: a picture that does not, and may be mistaken for it.
-        neither: a picture that is no example any more, as mobileclip concept show names it; its file need not be there.
+        positive: a picture that shows it; several times for several.
+        negative: a picture that does not, and may be mistaken for it.
+        unlabel: a picture that is no example any more, as mobileclip concept show names it; its file need not be there.
         text: what it is in words; by default its name.
         device: where to compute; see mobileclip index.
         trust: run an export that another machine wrote; see mobileclip classify.
     """
-    for path in (*yes, *no):
+    for path in (*positive, *negative):
         require_file(path, "an image file")
     say(
         _told(
-            open_index(index_name, device, trust=trust).concepts.add(name, yes=yes, no=no, neither=neither, text=text)
+            open_index(index_name, device, trust=trust).concepts.add(
+                name, positive=positive, negative=negative, unlabel=unlabel, text=text
+            )
         )
     )
 
@@ -385,7 +387,8 @@ def show(name: Name, /, *, index_name: IndexName = None) -> None:
 
     concept = Collection.open(index_name).concepts.require(name)
     lines = [
-        f"  {'yes' if one.is_yes else 'no '}  {printable(one.name, limit=_LONGEST_NAME)}" for one in concept.examples
+        f"  {'yes' if one.is_positive else 'no '}  {printable(one.name, limit=_LONGEST_NAME)}"
+        for one in concept.examples
     ]
     say("\n".join([_told(concept), *lines]))
 
@@ -407,7 +410,7 @@ def remove(name: Name, /, *, index_name: IndexName = None) -> None:
 
 def _told(concept: Concept) -> str:
     """Return a concept in a line."""
-    num_yes = sum(one.is_yes for one in concept.examples)
+    num_yes = sum(one.is_positive for one in concept.examples)
     num_no = len(concept.examples) - num_yes
     used = "which help" if concept.uses_examples else "the text alone is searched with"
     return f'@"{printable(concept.name)}"  {printable(concept.text)}  {num_yes:,} yes, {num_no:,} no: {used}'

@@ -172,7 +172,7 @@ _GROUPS = {
         "Name things of your own in an index of pictures, and teach them by examples.",
         """
 commands
-  collections:add            add "my bike" --yes a.jpg  a name, and examples of it
+  collections:add            add "my bike" --positive a.jpg  a name, and examples of it
   collections:list_concepts  ls                         those that an index has
   collections:show           show "my bike"             its text and its examples
   collections:remove         rm "my bike"               remove it
@@ -214,7 +214,7 @@ join
 choose
   data:score         score DataCompDR-12M -o scores         how well captions fit images
   data:filter_       filter scores -o kept.npy              the samples that fit best
-  data:distinct      distinct scores -o kept.npy            samples without near duplicates
+  data:dedup         dedup scores -o kept.npy               samples without near duplicates
   data:tune_scale    tune-scale held_out.tar                a logit scale per teacher
 """,
     ),

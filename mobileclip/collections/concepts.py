@@ -43,13 +43,13 @@ class Example:
         path: where it was when it was given, for people.
         sha256: of its content.
         time: of a video's frame, in seconds.
-        is_yes: whether it shows the concept.
+        is_positive: whether it shows the concept.
     """
 
     path: str
     sha256: str
     time: float | None = None
-    is_yes: bool
+    is_positive: bool
 
     @property
     def key(self) -> Key:
@@ -96,9 +96,9 @@ class Concept:
     vectors: NDArray[np.float16]
     pictures: tuple[bytes | None, ...] = ()
 
-    def of(self, *, is_yes: bool) -> NDArray[np.float32]:
+    def of(self, *, is_positive: bool) -> NDArray[np.float32]:
         """Return the embeddings of the examples that show it, or of those that do not."""
-        return self.vectors[[one.is_yes == is_yes for one in self.examples]].astype(np.float32)
+        return self.vectors[[one.is_positive == is_positive for one in self.examples]].astype(np.float32)
 
     def is_same(self, other: Concept) -> bool:
         """Return whether another one is the same, in the same space."""
@@ -116,7 +116,7 @@ class Concept:
 
     def described(self) -> dict[str, object]:
         """Return what is known of it, as JSON has it."""
-        names = {word: [one.name for one in self.examples if one.is_yes == kind] for word, kind in _KINDS.items()}
+        names = {word: [one.name for one in self.examples if one.is_positive == kind] for word, kind in _KINDS.items()}
         return {"name": self.name, "text": self.text, "uses_examples": self.uses_examples, **names}
 
 
@@ -291,7 +291,10 @@ class TaughtConcepts:
 
     def cache(self) -> Cache | None:
         """Return what their examples add; None without any."""
-        caches = [Cache.of(one.of(is_yes=True), one.of(is_yes=False), weight=weight) for one, weight in self.concepts]
+        caches = [
+            Cache.of(one.of(is_positive=True), one.of(is_positive=False), weight=weight)
+            for one, weight in self.concepts
+        ]
         if not caches:
             return None
         vectors, weighed = (

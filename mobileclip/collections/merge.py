@@ -214,19 +214,19 @@ def merge_concepts(one: Concept, here: Path, other: Concept, there: Path) -> Con
         )
     own = {example.key: example for example in one.examples}
     for example in other.examples:
-        if example.key in own and own[example.key].is_yes != example.is_yes:
+        if example.key in own and own[example.key].is_positive != example.is_positive:
             path = storage.printable(example.name)
-            yes, no = (here, there) if own[example.key].is_yes else (there, here)
+            yes, no = (here, there) if own[example.key].is_positive else (there, here)
             raise ValueError(
                 f"{path} shows the concept {name!r} in {yes} and does not in {no}; take it out of one: "
-                f'`mobileclip concept add "{name}" --neither {path} --index {there}`'
+                f'`mobileclip concept add "{name}" --unlabel {path} --index {there}`'
             )
     new = [place for place, example in enumerate(other.examples) if example.key not in own]
     examples = (*one.examples, *(other.examples[place] for place in new))
     if len(examples) > MOST_EXAMPLES:
         raise ValueError(
             f"a concept has at most {MOST_EXAMPLES:,} examples, and {name!r} of {here} and {there} would have "
-            f'{len(examples):,}; take some out: `mobileclip concept add "{name}" --neither IMAGE --index {there}`'
+            f'{len(examples):,}; take some out: `mobileclip concept add "{name}" --unlabel IMAGE --index {there}`'
         )
     vectors = np.concatenate([one.vectors, other.vectors[new]])
     pictures = (*one.pictures, *(other.pictures[place] for place in new))

@@ -176,7 +176,9 @@ def save_judgement(served: ServedCollection, request: Request) -> Response:
     except ValueError:
         raise HTTPException(400, "a picture is named by its id, a whole number") from None
     return JSONResponse(
-        _concept_told(collection, collection.concepts.add(asked.get("name", ""), yes=yes, no=no, neither=neither))
+        _concept_told(
+            collection, collection.concepts.add(asked.get("name", ""), positive=yes, negative=no, unlabel=neither)
+        )
     )
 
 
@@ -210,8 +212,8 @@ def tags_of(collection: Collection, matches: Sequence[Match]) -> list[dict[str, 
 def _concept_told(collection: Collection, concept: Concept) -> dict[str, Any]:
     ids = ids_of(collection.path, [one.key for one in concept.examples])
     own: dict[str, list[Any]] = {
-        kind: [ids[one.key] for one in concept.examples if one.is_yes == is_yes and one.key in ids]
-        for kind, is_yes in (("yes", True), ("no", False))
+        kind: [ids[one.key] for one in concept.examples if one.is_positive == is_positive and one.key in ids]
+        for kind, is_positive in (("yes", True), ("no", False))
     }
     return {
         "name": concept.name,
