@@ -34,10 +34,10 @@ from mobileclip.collections import (
     parse_condition,
     scan,
 )
-from mobileclip.collections.about import About
 from mobileclip.collections.conditions import matching
 from mobileclip.collections.merge import merge_stores
-from mobileclip.collections.nearest import nearest_of, open_graph, renew_graph
+from mobileclip.collections.metadata import IndexMetadata
+from mobileclip.collections.nearest import exact_nearest, open_graph, update_graph
 from mobileclip.collections.snapshot import Snapshot, take_snapshot
 from mobileclip.collections.store import Row as StoredRow
 from mobileclip.data.images.transform import load_image, read_tower_image
@@ -170,7 +170,7 @@ def measure_search(folder: Path, spec: CollectionBenchSpec) -> dict[str, Value]:
     snapshot = Snapshot(vectors=vectors, ids=np.arange(len(vectors)))
     chosen = vectors[draw.integers(0, len(vectors), spec.num_queries)].astype(np.float32)
     queries = unit_rows(chosen + 0.02 * draw.standard_normal(chosen.shape, dtype=np.float32))
-    made = seconds_of(lambda: renew_graph(folder, snapshot, spec.graph))
+    made = seconds_of(lambda: update_graph(folder, snapshot, spec.graph))
     before = start_peak("cpu")
     graph = open_graph(folder, snapshot, spec.graph)
     values = {
@@ -178,7 +178,9 @@ def measure_search(folder: Path, spec: CollectionBenchSpec) -> dict[str, Value]:
         "the graph, opened": Value(number=(peak("cpu") - before) / 1e9, unit="GB"),
         "the vectors": Value(number=vectors.nbytes / 1e9, unit="GB"),
     }
-    exact, values["all compared"] = _searched(lambda query: nearest_of(snapshot.vectors, None, query, 10)[0], queries)
+    exact, values["all compared"] = _searched(
+        lambda query: exact_nearest(snapshot.vectors, None, query, 10)[0], queries
+    )
     if graph is not None:
         proposed, values["by the graph"] = _searched(lambda query: graph.nearest(query, 10)[0], queries)
         hits = sum(len(set(one) & set(other)) for one, other in zip(exact, proposed, strict=True))
@@ -189,7 +191,7 @@ def measure_search(folder: Path, spec: CollectionBenchSpec) -> dict[str, Value]:
 def measure_store(folder: Path, spec: CollectionBenchSpec) -> dict[str, Value]:
     """Return seconds of processor time, disk and memory of an index of so many rows."""
     vectors = draw_vectors(np.random.default_rng(spec.seed), spec)
-    about = About(weights_sha256="0" * 64, spec="{}", version="1", dim=_DIM)
+    about = IndexMetadata(weights_sha256="0" * 64, spec="{}", version="1", dim=_DIM)
     store, joined = Store.create(folder / "index", about), Store.create(folder / "joined", about)
 
     def append() -> None:
@@ -215,7 +217,7 @@ def measure_store(folder: Path, spec: CollectionBenchSpec) -> dict[str, Value]:
     values["opened"] = Value(number=(peak("cpu") - before) / 1e9, unit="GB")
     query, condition = vectors[0].astype(np.float32), [parse_condition("width>1000")]
     ways: dict[str, Callable[[], object]] = {
-        "first search": lambda: nearest_of(found[0].vectors, None, query, 10),
+        "first search": lambda: exact_nearest(found[0].vectors, None, query, 10),
         "filter": lambda: matching(found[0], condition),
         "add one row": add_one,
         "merge": merge,

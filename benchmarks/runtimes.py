@@ -14,11 +14,11 @@ have the same inputs, threads, forms and variants of each: feature maps contiguo
 batch whole or by fours, exporters, fixed sizes, NNCF's defaults and the same pictures to find ranges with. What int8
 leaves is computed in float32 or bfloat16, whichever takes less time. Rounds of their own choose a form's variant and
 the best form, which must pass the gates of its precision. Random weights have norms that fit the package's pictures, so
-that these have embeddings of their own; --weights says more. Texts are captions; where a tower is causal and the form
-takes any length, mobileclip cuts them behind their end. From bytes, each side computes in its best form, and reads
-JPEGs its own way, in as many threads as it computes with; mobileclip also reads them at a reduced size, and OpenVINO
-gets its pixels as they were decoded. `--forms optimize --forms optimize_bf16` is what `mobileclip.optimize` chooses,
-which takes a minute each.
+that these have embeddings of their own; --weights says more. Texts fill the context; a causal tower also gets shorter
+ones, which mobileclip cuts behind their end where the form takes any length. From bytes, each side computes in its best
+form, and reads JPEGs its own way, in as many threads as it computes with; mobileclip also reads them at a reduced size,
+and OpenVINO gets its pixels as they were decoded. `--forms optimize --forms optimize_bf16` is what
+`mobileclip.optimize` chooses, which takes a minute each.
 """
 
 from __future__ import annotations
@@ -38,6 +38,7 @@ import torch
 from attrs import validators
 from PIL import Image
 from torch import Tensor
+from torch.nn import functional as F
 
 from benchmarks.data import photo
 from benchmarks.harness import (
@@ -59,7 +60,7 @@ from benchmarks.rivals import PUBLISHED, Size, Tower, open_clip_transform, rando
 from benchmarks.runtime_forms import USUAL, Contender, Contestant, Form, fastest, has, missing, parts_of
 from mobileclip.data import ImageTransform, Tokenizer
 from mobileclip.data.images.transform import read_pixels
-from mobileclip.encoders import DualEncoder, load_model
+from mobileclip.encoders import DualEncoder, TextTransformerSpec, load_model
 from mobileclip.hardware.threads import torch_threads
 from mobileclip.inference.comparison import (
     LEAST_COSINE,
@@ -70,6 +71,7 @@ from mobileclip.inference.comparison import (
     times_in_turn,
     turn,
 )
+from mobileclip.inputs import TextInput
 from mobileclip.reparam import reparameterize
 from mobileclip.storage import printable
 from mobileclip.tensor_files.weights import weights_sha256
@@ -91,8 +93,10 @@ class RuntimesBenchSpec(Bench):
         towers: which of their towers.
         batch_sizes: images or texts per call.
         thread_counts: threads that everything computes with.
-        only: beginnings of the names of the cases to measure, which are model, tower, batch and threads, such as
-            `s0-image-1-2`; none for all.
+        text_lengths: ids of the texts, start and end included, that a causal tower gets; others compute all places of
+            the context whatever is in them, and get the longest.
+        only: beginnings of the names of the cases to measure, which are model, tower, batch, threads and ids of texts,
+            such as `s0-image-1-2` and `b-text-1-2-77`; none for all.
         forms: which forms; what is not installed is left out by name.
         from_bytes: whether images are also measured from JPEGs to embeddings.
         weights: a folder with a file for each model, such as `s0.safetensors` or `s0.pt`, in training form; random ones
@@ -110,6 +114,9 @@ class RuntimesBenchSpec(Bench):
     towers: tuple[Tower, ...] = ("image", "text")
     batch_sizes: tuple[int, ...] = attrs.field(default=(1, 32), validator=validators.deep_iterable(validators.gt(0)))
     thread_counts: tuple[int, ...] = attrs.field(default=(1, 2), validator=validators.deep_iterable(validators.gt(0)))
+    text_lengths: tuple[int, ...] = attrs.field(
+        default=(8, 16, 32, 77), validator=validators.deep_iterable(validators.in_(range(3, 78)))
+    )
     only: tuple[str, ...] = ()
     forms: tuple[Form, ...] = USUAL
     from_bytes: bool = True
@@ -130,7 +137,9 @@ class RuntimesBenchSpec(Bench):
         "rounds": 2,
         "trial_rounds": 1,
     }
-    selects: ClassVar[frozenset[str]] = frozenset(("models", "towers", "batch_sizes", "thread_counts", "only"))
+    selects: ClassVar[frozenset[str]] = frozenset(
+        ("models", "towers", "batch_sizes", "thread_counts", "text_lengths", "only")
+    )
 
     def cases(self) -> Iterator[Case]:
         """Yield every tower of every model, each batch and number of threads in a process of its own.
@@ -139,22 +148,27 @@ class RuntimesBenchSpec(Bench):
             ValueError: if no case has a name that begins so.
         """
         require("timm", "open_clip", "torchvision")
-        named = {
-            f"{model}-{tower}-{batch_size}-{threads}": (model, tower, batch_size, threads)
-            for model, tower, batch_size, threads in product(
-                self.models, self.towers, self.batch_sizes, self.thread_counts
-            )
-        }
+        named: dict[str, Case] = {}
+        for model, tower, batch_size, threads in product(
+            self.models, self.towers, self.batch_sizes, self.thread_counts
+        ):
+            for length in self.lengths(model, tower):
+                labels = {"model": model, "tower": tower, "batch": str(batch_size), "threads": str(threads)}
+                labels |= {"ids": str(length)} if length else {}
+                task = partial(measure, self, model, tower, batch_size, threads, length=length)
+                named["-".join(labels.values())] = Case(labels=labels, measure=task, apart=True)
         for beginning in self.only:
             if not any(name.startswith(beginning) for name in named):
                 raise ValueError(f"no case begins with {beginning!r}; there are: {', '.join(named)}")
-        for name, (model, tower, batch_size, threads) in named.items():
-            if not self.only or name.startswith(self.only):
-                yield Case(
-                    labels={"model": model, "tower": tower, "batch": str(batch_size), "threads": str(threads)},
-                    measure=partial(measure, self, model, tower, batch_size, threads),
-                    apart=True,
-                )
+        yield from (case for name, case in named.items() if not self.only or name.startswith(self.only))
+
+    def lengths(self, size: Size, tower: Tower) -> tuple[int, ...]:
+        """Return the numbers of ids of a tower's texts; 0 for images."""
+        if tower == "image":
+            return (0,)
+        spec = PUBLISHED[size].spec().text
+        is_causal = isinstance(spec, TextTransformerSpec) and spec.causal
+        return self.text_lengths if is_causal else (max(self.text_lengths),)
 
     def trials(self, batch_size: int) -> int:
         """Return how many turns a variant and the best form are chosen by."""
@@ -180,12 +194,14 @@ class RuntimesBenchSpec(Bench):
                 say(f"{named}: {text(value.number)}{span}, {row.notes['chosen']}")
 
 
-def measure(spec: RuntimesBenchSpec, size: Size, tower: Tower, batch_size: int, threads: int) -> list[Row]:
+def measure(
+    spec: RuntimesBenchSpec, size: Size, tower: Tower, batch_size: int, threads: int, *, length: int
+) -> list[Row]:
     """Return what both sides took in every form; the process keeps the memory, the threads and the seed of this."""
     keep_memory()
     torch.set_num_threads(threads)
     torch.manual_seed(spec.seed)
-    match = match_of(spec, size, tower, batch_size)
+    match = match_of(spec, size, tower, batch_size, length=length)
     with TemporaryDirectory() as folder:
         return list(compare(match, spec, Path(folder)))
 
@@ -356,8 +372,8 @@ class Match:
     transform: ImageTransform | None = None
 
 
-def match_of(spec: RuntimesBenchSpec, size: Size, tower: Tower, batch_size: int) -> Match:
-    """Return both sides of a published model's tower, with the same weights."""
+def match_of(spec: RuntimesBenchSpec, size: Size, tower: Tower, batch_size: int, *, length: int) -> Match:
+    """Return both sides of a published model's tower, with the same weights, and texts of so many ids."""
     published = PUBLISHED[size]
     file = None if spec.weights is None else next(spec.weights.glob(f"{size}.*"), None)
     if file is None:
@@ -375,8 +391,7 @@ def match_of(spec: RuntimesBenchSpec, size: Size, tower: Tower, batch_size: int)
         Contestant(side="ours", module=mine, mine=mine, tower=tower),
     )
     if tower == "text":
-        tokens = tokenizer(bundled_samples().captions)
-        return Match(sides=sides, inputs=tokens[torch.arange(batch_size) % len(tokens)], calibration=of_texts)
+        return Match(sides=sides, inputs=texts_of(model.spec.text.input, length, batch_size), calibration=of_texts)
     files = tuple(photo(number, spec.photo_side, quality=90, seed=spec.seed) for number in range(batch_size))
     return Match(
         sides=sides,
@@ -386,6 +401,15 @@ def match_of(spec: RuntimesBenchSpec, size: Size, tower: Tower, batch_size: int)
         readers=readers_of(transform),
         transform=transform,
     )
+
+
+def texts_of(contract: TextInput, length: int, batch_size: int) -> Tensor:
+    """Return texts of so many ids, which begin with different captions of the package, and padding behind them."""
+    captions = bundled_samples().captions
+    texts = [" ".join(captions[first:] + captions[:first]) for first in range(len(captions))]
+    ids = Tokenizer(attrs.evolve(contract, context_length=length))(texts)
+    ids = ids[torch.arange(batch_size) % len(ids)]
+    return F.pad(ids, (0, contract.context_length - length), value=contract.pad_id)
 
 
 def calibration_inputs(

@@ -21,7 +21,7 @@ from mobileclip.cli.arguments import (
     require_page,
     say_first,
 )
-from mobileclip.cli.indexing import IndexName, brought_up_to_date, opened, place_of
+from mobileclip.cli.indexing import IndexName, index_path, open_index, update_index
 from mobileclip.processes import default_workers
 from mobileclip.storage import printable, require_output
 from mobileclip.terminal import say, say_json
@@ -108,7 +108,7 @@ def search(
     _require_drawn(output, is_one_query=query is not None or bool(image), explain=explain)
     if thumbnails and (as_json or not can_show_pictures()):
         raise ValueError("--thumbnails needs a terminal with colours, and no --json; --output PAGE.html writes a file")
-    collection = opened(index_name, device, trust=trust, text_model=text_model)
+    collection = open_index(index_name, device, trust=trust, text_model=text_model)
     find = partial(collection.search, image=image, without=without, where=conditions, k=k, all_frames=all_frames)
     show = partial(_show, thumbnails=thumbnails, as_json=as_json)
     if query is not None or image:
@@ -172,10 +172,10 @@ def dedup(
     require_output(listed, overwrite=overwrite)
     if inputs:
         options = IndexOptions(num_workers=workers)
-        collection, report = brought_up_to_date(inputs, index_name, model, options)
+        collection, report = update_index(inputs, index_name, model, options)
         num_left_out = report.num_left_out
     else:
-        collection, num_left_out = Collection.open(place_of(index_name, inputs)), 0
+        collection, num_left_out = Collection.open(index_path(index_name, inputs)), 0
     groups = collection.duplicates(threshold=threshold)
     listed.parent.mkdir(parents=True, exist_ok=True)
     write_list(listed, groups)
@@ -225,7 +225,7 @@ def serve(
     with needed("mobileclip serve", "collections"):
         from mobileclip.collections.web.application import serve as serve_collection
 
-    collection = opened(index_name, device, trust=trust, text_model=text_model)
+    collection = open_index(index_name, device, trust=trust, text_model=text_model)
     serve_collection(collection, port=port)
 
 
@@ -306,7 +306,7 @@ def tag(
     from mobileclip.inference.embedding import read_texts
 
     words = None if vocabulary is None else read_texts(vocabulary)
-    collection = opened(index_name, device, trust=trust)
+    collection = open_index(index_name, device, trust=trust)
     made = collection.tag(words, template=template, share=share)
     say(
         f"{len(collection):,} pictures in {collection.path} have {len(made.words):,} words as tags, each the "
@@ -319,16 +319,16 @@ def add(
     /,
     *,
     index_name: IndexName = None,
-    yes: Examples = (),
-    no: Examples = (),
-    neither: Examples = (),
+    positive: Examples = (),
+    negative: Examples = (),
+    unlabel: Examples = (),
     text: Annotated[str | None, arg(metavar="TEXT")] = None,
     device: Device = "auto",
     trust: Rare[bool] = False,
 ) -> None:
     """Name something of your own, and teach it by examples: `@"my bike"` in a search then means it.
 
-    mobileclip concept add "my bike" --yes a.jpg --yes b.jpg --no c.jpg --text "a bicycle" --index photos.index
+    mobileclip concept add "my bike" --positive a.jpg --negative c.jpg --text "a bicycle" --index photos.index
     mobileclip search '@"my bike" in snow' --index photos.index
 
     The text finds it without any example. Examples add to the score of pictures that are like them, where that helps:
@@ -338,16 +338,22 @@ def add(
     Args:
         name: what it is called, without quotation marks; examples are added to a concept that is there.
         index_name: see mobileclip search.
-        yes: a picture that shows it; several times for several.
-        no: a picture that does not, and may be mistaken for it.
-        neither: a picture that is no example any more, as mobileclip concept show names it; its file need not be there.
+        positive: a picture that shows it; several times for several.
+        negative: a picture that does not, and may be mistaken for it.
+        unlabel: a picture that is no example any more, as mobileclip concept show names it; its file need not be there.
         text: what it is in words; by default its name.
         device: where to compute; see mobileclip index.
         trust: run an export that another machine wrote; see mobileclip classify.
     """
-    for path in (*yes, *no):
+    for path in (*positive, *negative):
         require_file(path, "an image file")
-    say(_told(opened(index_name, device, trust=trust).concepts.add(name, yes=yes, no=no, neither=neither, text=text)))
+    say(
+        _told(
+            open_index(index_name, device, trust=trust).concepts.add(
+                name, positive=positive, negative=negative, unlabel=unlabel, text=text
+            )
+        )
+    )
 
 
 def list_concepts(*, index_name: IndexName = None, as_json: Annotated[bool, arg(name="json")] = False) -> None:
@@ -381,7 +387,8 @@ def show(name: Name, /, *, index_name: IndexName = None) -> None:
 
     concept = Collection.open(index_name).concepts.require(name)
     lines = [
-        f"  {'yes' if one.is_yes else 'no '}  {printable(one.name, limit=_LONGEST_NAME)}" for one in concept.examples
+        f"  {'yes' if one.is_positive else 'no '}  {printable(one.name, limit=_LONGEST_NAME)}"
+        for one in concept.examples
     ]
     say("\n".join([_told(concept), *lines]))
 
@@ -403,7 +410,7 @@ def remove(name: Name, /, *, index_name: IndexName = None) -> None:
 
 def _told(concept: Concept) -> str:
     """Return a concept in a line."""
-    num_yes = sum(one.is_yes for one in concept.examples)
+    num_yes = sum(one.is_positive for one in concept.examples)
     num_no = len(concept.examples) - num_yes
     used = "which help" if concept.uses_examples else "the text alone is searched with"
     return f'@"{printable(concept.name)}"  {printable(concept.text)}  {num_yes:,} yes, {num_no:,} no: {used}'

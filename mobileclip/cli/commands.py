@@ -18,7 +18,7 @@ from tyro.conf import Positional, subcommand
 
 from mobileclip.registry import nearest
 from mobileclip.terminal import say
-from mobileclip.terminal.common import taken_common, use_common
+from mobileclip.terminal.common import split_common_flags, use_common
 from mobileclip.terminal.flags import ASKING, ASKING_ALL, Reading, parse, reader_of, specs_read
 from mobileclip.terminal.help import paragraphs
 
@@ -82,7 +82,7 @@ class Command:
         if not ASKING.isdisjoint(arguments) or ASKING_ALL in arguments:
             explained = inspect.cleandoc(function.__doc__ or "").partition("\n\nArgs:")[0]
             description = paragraphs(f"{explained}\n\n{_OF_ALL}")
-        told, rest = taken_common(COMMON, arguments)
+        told, rest = split_common_flags(COMMON, arguments)
         with use_common(told):
             parse(function, rest, description=description, reading=READING, prog=program)
 
@@ -172,7 +172,7 @@ _GROUPS = {
         "Name things of your own in an index of pictures, and teach them by examples.",
         """
 commands
-  collections:add            add "my bike" --yes a.jpg  a name, and examples of it
+  collections:add            add "my bike" --positive a.jpg  a name, and examples of it
   collections:list_concepts  ls                         those that an index has
   collections:show           show "my bike"             its text and its examples
   collections:remove         rm "my bike"               remove it
@@ -214,7 +214,7 @@ join
 choose
   data:score         score DataCompDR-12M -o scores         how well captions fit images
   data:filter_       filter scores -o kept.npy              the samples that fit best
-  data:distinct      distinct scores -o kept.npy            samples without near duplicates
+  data:dedup         dedup scores -o kept.npy               samples without near duplicates
   data:tune_scale    tune-scale held_out.tar                a logit scale per teacher
 """,
     ),

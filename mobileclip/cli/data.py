@@ -297,7 +297,7 @@ def score(
     Args:
         shards: reinforced tar files: paths, URLs or brace patterns.
         output: folder of the scores.
-        keep_vectors: keep a vector of each image as well, which `mobileclip data distinct` needs.
+        keep_vectors: keep a vector of each image as well, which `mobileclip data dedup` needs.
         sharing: how the work is shared.
         status: print what a run in the folder does now, how far it is and how long the rest takes, and stop.
     """
@@ -366,13 +366,13 @@ def filter_(
     say(f"wrote {' and '.join(map(str, output))}")
 
 
-def distinct(
+def dedup(
     scores: Annotated[Positional[Path], arg(metavar="SCORES")],
     /,
     *,
     output: Annotated[tuple[Path, ...], arg(metavar="KEPT.npy|PAIRS.tsv")],
     threshold: Annotated[float, arg(metavar="SIMILARITY")] = 0.95,
-    against: Annotated[tuple[Path, ...], arg(metavar="SCORES")] = (),
+    exclude_test_scores: Annotated[tuple[Path, ...], arg(metavar="SCORES")] = (),
     leak_threshold: Rare[float] = 0.95,
     keep: Path | None = None,
     num_clusters: Rare[int | None] = None,
@@ -382,7 +382,7 @@ def distinct(
 ) -> None:
     """List samples without near duplicates, and without pictures of test sets.
 
-    mobileclip data distinct scores -o kept.npy --against test_scores -o left_out.tsv
+    mobileclip data dedup scores -o kept.npy --exclude-test-scores test_scores -o left_out.tsv
 
     Images are compared by the teachers' stored embeddings, within clusters. Of samples that show the same, the one
     whose caption fits best is kept. The list has the form of `mobileclip data filter`.
@@ -392,7 +392,7 @@ def distinct(
         output: the list of uids that are kept; and, where one is named too, a file with a line for every sample that is
             left out, and what it is like.
         threshold: cosine similarity from which on two images show the same.
-        against: folders of scores of test sets, reinforced by the same teachers.
+        exclude_test_scores: folders of scores of test sets, reinforced by the same teachers.
         leak_threshold: cosine similarity with a test picture from which on a sample is left out.
         keep: a list of uids, such as `mobileclip data filter` wrote; other samples are neither kept nor compared.
         num_clusters: clusters that are searched for near duplicates; a thousandth of the samples by default, 50,000 at
@@ -411,13 +411,13 @@ def distinct(
         keep=keep,
         pairs=pairs,
         threshold=threshold,
-        against=against,
+        exclude_test_scores=exclude_test_scores,
         leak_threshold=leak_threshold,
         num_clusters=num_clusters,
         device=str(pick_device(device)),
         seed=seed,
     )
-    for folder in (scores, *against):
+    for folder in (scores, *exclude_test_scores):
         require_folder(str(folder), "a folder of scores")
     if keep is not None:
         require_file(str(keep), "a list of uids")

@@ -104,7 +104,7 @@ def index(
 
     workers = default_workers(num_workers)
     require_at_least(1, batch_size=batch_size, num_workers=workers, video_seconds=video_seconds)
-    folder = place_of(index_name, inputs)
+    folder = index_path(index_name, inputs)
     if status:
         try:
             say(read_status(str(folder)))
@@ -128,7 +128,7 @@ def index(
     if output is not None:
         require_output(output, overwrite=overwrite, suffixes=(".safetensors",))
     shared = _engine(engine, workers, model.device, ray_address, gpus_per_worker)
-    collection, report = brought_up_to_date(inputs, index_name, model, options, engine=shared)
+    collection, report = update_index(inputs, index_name, model, options, engine=shared)
     if output is not None:
         output.parent.mkdir(parents=True, exist_ok=True)
         written = collection.export(output, overwrite=overwrite)
@@ -192,7 +192,7 @@ def _engine(
     return None
 
 
-def brought_up_to_date(
+def update_index(
     inputs: Sequence[str],
     index_name: Path | None,
     model: ModelFlags,
@@ -204,7 +204,7 @@ def brought_up_to_date(
 
     Args:
         inputs: as a person gives them; without any, those that the index was made of.
-        index_name: of the index, which may not be there yet; see `place_of`.
+        index_name: of the index, which may not be there yet; see `index_path`.
         model: that is asked for.
         options: how.
         engine: whose workers read and encode; None for this process.
@@ -215,11 +215,11 @@ def brought_up_to_date(
     from mobileclip.collections import Store, is_index, scan
     from mobileclip.engines import SET_ASIDE
 
-    folder = place_of(index_name, inputs)
+    folder = index_path(index_name, inputs)
     found = scan(inputs or Store.open(folder).inputs, may_be_missing=not inputs)
     if index_name is None and not is_index(folder):
-        _take_along(folder, found, source_of(model))
-    collection = opened_for(folder, model)
+        _take_along(folder, found, model_source(model))
+    collection = open_or_create_index(folder, model)
     say(f"the index is {folder}")
     report = collection.add_found(found, options, engine)
     report_left_out(report.left_out)
@@ -241,7 +241,7 @@ def brought_up_to_date(
     return collection, report
 
 
-def source_of(model: ModelFlags) -> ModelSource:
+def model_source(model: ModelFlags) -> ModelSource:
     """Return the model that is asked for; nothing where none is."""
     from mobileclip.collections import ModelSource
 
@@ -249,7 +249,7 @@ def source_of(model: ModelFlags) -> ModelSource:
     return ModelSource(model=name, checkpoint=file, image_size=model.image_size, context_length=model.context_length)
 
 
-def place_of(name: Path | None, inputs: Sequence[str]) -> Path:
+def index_path(name: Path | None, inputs: Sequence[str]) -> Path:
     """Return where an index is, or is to be.
 
     Args:
@@ -291,7 +291,7 @@ def _require_index_or_room(folder: Path) -> None:
     require_output_folder(folder, overwrite=True, marker=INDEX)
 
 
-def opened(name: Path | None, device: str, *, trust: bool, text_model: str | None = None) -> Collection:
+def open_index(name: Path | None, device: str, *, trust: bool, text_model: str | None = None) -> Collection:
     """Return an index, with the device that its model is to compute on, and whether that is trusted.
 
     Args:
@@ -311,14 +311,14 @@ def opened(name: Path | None, device: str, *, trust: bool, text_model: str | Non
     return collection
 
 
-def opened_for(folder: Path, asked: ModelFlags) -> Collection:
+def open_or_create_index(folder: Path, asked: ModelFlags) -> Collection:
     """Return the index in a folder, or a new one; one that is there is of the model that is asked for, if any is."""
     from mobileclip.collections import Collection, ModelSource, Store, is_index
     from mobileclip.inference.loading import device_for, require_model
 
-    source, device, trust = source_of(asked), asked.device, asked.trust
+    source, device, trust = model_source(asked), asked.device, asked.trust
     if is_index(folder) and source == ModelSource():
-        return opened(folder, device, trust=trust)
+        return open_index(folder, device, trust=trust)
     _require_index_or_room(folder)
     model = source.model or (None if source.checkpoint else DEFAULT_MODEL)
     place = device_for(model, source.checkpoint, device)
@@ -359,9 +359,9 @@ def upgrade(
 
     workers = default_workers(num_workers)
     require_at_least(1, batch_size=batch_size, num_workers=workers)
-    collection = opened(index_name, device, trust=trust)
+    collection = open_index(index_name, device, trust=trust)
     options = IndexOptions(batch_size=batch_size, num_workers=workers)
-    problems = collection.upgrade(source_of(ModelFlags(model=to)), options=options)
+    problems = collection.upgrade(model_source(ModelFlags(model=to)), options=options)
     for path, problem in list(problems.items())[:_MOST_NAMED]:
         say(f"{problem}: {printable(path, limit=4096)}", error=True)
     if problems:

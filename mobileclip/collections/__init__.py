@@ -4,7 +4,6 @@ It is an application of the library: it imports what the library's subpackages e
 it.
 """
 
-from mobileclip.collections.about import ModelSource
 from mobileclip.collections.collection import Collection
 from mobileclip.collections.concepts import Concept, Example
 from mobileclip.collections.conditions import Condition, is_condition, parse_condition
@@ -12,6 +11,7 @@ from mobileclip.collections.duplicates import DuplicateGroup, Duplicates, requir
 from mobileclip.collections.index import IndexReport
 from mobileclip.collections.locations import default_index, find_index, moved_index
 from mobileclip.collections.merge import MergeReport
+from mobileclip.collections.metadata import ModelSource
 from mobileclip.collections.nearest import GraphSizes
 from mobileclip.collections.pictures import small_pictures
 from mobileclip.collections.read import IndexOptions
@@ -19,7 +19,7 @@ from mobileclip.collections.scan import Scan, scan
 from mobileclip.collections.search import Matches
 from mobileclip.collections.snapshot import Match
 from mobileclip.collections.store import INDEX, Store, is_index
-from mobileclip.collections.tags import Words
+from mobileclip.collections.tags import TagWords
 from mobileclip.collections.teaching import Concepts
 from mobileclip.collections.viewing import write_list, write_matches, write_page
 
@@ -41,7 +41,7 @@ __all__ = [
     "ModelSource",
     "Scan",
     "Store",
-    "Words",
+    "TagWords",
     "default_index",
     "find_index",
     "is_condition",

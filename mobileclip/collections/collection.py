@@ -14,14 +14,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mobileclip import storage
-from mobileclip.collections.about import About, ModelSource
-from mobileclip.collections.concepts import Concept, Taught, named_concepts
+from mobileclip.collections.concepts import Concept, TaughtConcepts, named_concepts
 from mobileclip.collections.conditions import Condition
 from mobileclip.collections.duplicates import MOST_COMPARED, THRESHOLD, Duplicates, find_duplicates
 from mobileclip.collections.exports import SUFFIX, WEB_SUFFIX, open_rows, write_rows, write_web_file
 from mobileclip.collections.index import IndexReport, forget, update
 from mobileclip.collections.locations import find_index
-from mobileclip.collections.merge import MergeReport, OwnThings, merge_stores
+from mobileclip.collections.merge import ConceptsAndWords, MergeReport, merge_stores
+from mobileclip.collections.metadata import IndexMetadata, ModelSource
 from mobileclip.collections.nearest import (
     GRAPH,
     GraphSizes,
@@ -29,23 +29,23 @@ from mobileclip.collections.nearest import (
     build_graph,
     open_graph,
     remove_graph,
-    renew_graph,
+    update_graph,
 )
-from mobileclip.collections.pictures import COLUMNS, ReadAnew, encode_anew
+from mobileclip.collections.pictures import COLUMNS, Reencoded, reencode
 from mobileclip.collections.read import IndexOptions
 from mobileclip.collections.scan import Scan, scan
 from mobileclip.collections.search import (
     AWAY,
     Matches,
     Picture,
-    direction_of,
-    explained,
     nearest_matches,
     newest_matches,
+    query_direction,
+    similarity_map,
 )
 from mobileclip.collections.snapshot import Match, Snapshot, match_of, take_snapshot
 from mobileclip.collections.store import ReplacedIndexError, Store
-from mobileclip.collections.tags import SHARE, Words, levels_of, make_words, read_words, write_words
+from mobileclip.collections.tags import SHARE, TagWords, levels_of, make_tag_words, read_tag_words, write_tag_words
 from mobileclip.collections.teaching import Concepts
 from mobileclip.engines import Engine
 from mobileclip.inference import Embeddings, ImageTextModel, ModelIdentity, select_backend, write_embeddings
@@ -336,7 +336,7 @@ class Collection:
                     self._snapshot = self._graph = None
             if len(self.store) > self.graph_sizes.exact:
                 if self.store.token != before or not (self.path / GRAPH).exists():
-                    renew_graph(self.path, self.snapshot, self.graph_sizes, show_progress=show_progress)
+                    update_graph(self.path, self.snapshot, self.graph_sizes, show_progress=show_progress)
                     self._graph = open_graph(self.path, self.snapshot, self.graph_sizes)
             else:
                 remove_graph(self.path)
@@ -363,16 +363,16 @@ class Collection:
         with self._changing(show_progress=show_progress):
             for other in others:
                 self.require(other.store.about.identity, f"the index {other.path}")
-            own, is_copy = OwnThings.of(self.path), len(others) == 1 and not len(self.store)
+            own, is_copy = ConceptsAndWords.of(self.path), len(others) == 1 and not len(self.store)
             for other in others:
-                own = own.joined(OwnThings.of(other.path))
+                own = own.joined(ConceptsAndWords.of(other.path))
             report = merge_stores(self.store, [other.store for other in others], show_progress=show_progress)
         own.write_concepts(self.path)
         if own.words is not None:
             words, _ = own.words
             if not is_copy and len(self) and words.about.identity.is_same(self.store.about.identity):
                 words = attrs.evolve(words, levels=levels_of(self.snapshot.vectors, words.vectors))
-            write_words(self.path, words)
+            write_tag_words(self.path, words)
             self.refresh()
         return report
 
@@ -388,11 +388,11 @@ class Collection:
         template: str | None = None,
         share: float | None = None,
         show_progress: bool = True,
-    ) -> Words:
+    ) -> TagWords:
         """Give the index words that its pictures are tagged with, in the place of those it had, and return them.
 
         They are columns of conditions then: `tag=WORD` for the share of the collection that fits a word best, and
-        `tag:WORD>=0.99` for a score, which is the share of the collection that fits the word less; see `Words`.
+        `tag:WORD>=0.99` for a score, which is the share of the collection that fits the word less; see `TagWords`.
         Pictures that are added later have tags too, by what was found here.
 
         Args:
@@ -406,13 +406,13 @@ class Collection:
             ValueError: if there are no words or no pictures, or one cannot be a tag.
             OSError: if the index cannot be written.
         """
-        before = read_words(self.path)
+        before = read_tag_words(self.path)
         if words is None and before is None:
             raise ValueError(f"the index {self.path} has no tags to write anew; give words")
         if before is not None:
             words = before.words if words is None else words
             template, share = template or before.template, before.share if share is None else share
-        made = make_words(
+        made = make_tag_words(
             words or (),
             self.clip,
             self.store.about,
@@ -421,7 +421,7 @@ class Collection:
             share=SHARE if share is None else share,
             show_progress=show_progress,
         )
-        write_words(self.path, made)
+        write_tag_words(self.path, made)
         self.refresh()
         return made
 
@@ -456,19 +456,19 @@ class Collection:
                 self.store.adopt_upgraded(about)
         self._clip, self._clip_of = clip, about.identity
         self.concepts.follow()
-        words = read_words(self.path)
+        words = read_tag_words(self.path)
         if words is not None and not words.about.identity.is_same(about.identity):
             self.tag(show_progress=options.show_progress)
         return {}
 
-    def _encode_upgraded(self, clip: ImageTextModel, about: About, options: IndexOptions) -> dict[str, str]:
+    def _encode_upgraded(self, clip: ImageTextModel, about: IndexMetadata, options: IndexOptions) -> dict[str, str]:
         """Keep what the other model makes of all pictures, beside the index, and return why some cannot be read."""
         left = self.store.begin_upgrade(about)
         rows = [dict(zip(COLUMNS, one, strict=True)) for one in self.store.values(*COLUMNS, ids=left)]
         rows.sort(key=lambda row: row["path"] if row["part"] is not None else "")
         paths = (Path(row["path"]) for row in rows if row["part"] is None and row["time"] is None)
         clip = select_backend(clip, paths, len(rows), precision=options.precision, show_progress=options.show_progress)
-        read = encode_anew(
+        read = reencode(
             rows,
             clip,
             reduced=about.decode == "fast",
@@ -578,7 +578,7 @@ class Collection:
                 "examples of a concept are compared as a whole, and no place of a picture has a share of that"
             )
         query = direction(lambda: self.clip, known=_known(self.snapshot, like))
-        return explained(self.clip, match, query, reduced=self.store.about.decode == "fast")
+        return similarity_map(self.clip, match, query, reduced=self.store.about.decode == "fast")
 
     def _asked(
         self,
@@ -586,15 +586,15 @@ class Collection:
         image: Picture | Sequence[Picture],
         like: Sequence[int],
         without: str | Sequence[str],
-    ) -> tuple[Callable[..., NDArray[np.float32]], Taught]:
+    ) -> tuple[Callable[..., NDArray[np.float32]], TaughtConcepts]:
         """Return what makes a query of a model and of known embeddings, and the concepts whose examples add to it."""
         (texts, wanted), (away, unwanted) = (self._named(one) for one in (text, without))
         pictures = _several(image)
         direction = partial(
-            direction_of, texts=texts, pictures=pictures, without=away, reduced=self.store.about.decode == "fast"
+            query_direction, texts=texts, pictures=pictures, without=away, reduced=self.store.about.decode == "fast"
         )
         num_wanted = max(1, len(texts) + len(pictures) + len(like))
-        return direction, Taught.of(wanted, unwanted, num_wanted=num_wanted, share=AWAY / max(1, len(away)))
+        return direction, TaughtConcepts.of(wanted, unwanted, num_wanted=num_wanted, share=AWAY / max(1, len(away)))
 
     def _named(self, given: str | Sequence[str]) -> tuple[list[str], list[Concept]]:
         """Return texts, those of concepts that they name among them, and these concepts."""
@@ -644,16 +644,16 @@ class Collection:
         return len(names)
 
 
-def _loaded(source: ModelSource, device: str, *, trust: bool) -> tuple[ImageTextModel, About]:
+def _loaded(source: ModelSource, device: str, *, trust: bool) -> tuple[ImageTextModel, IndexMetadata]:
     """Return a model, and what an index of it is of."""
     kept = source.in_full()
     clip, identity = kept.load(device, trust=trust)
-    return clip, About(**attrs.asdict(identity), dim=clip.model.spec.image.embedding_dim, model=kept)
+    return clip, IndexMetadata(**attrs.asdict(identity), dim=clip.model.spec.image.embedding_dim, model=kept)
 
 
-def _portions(read: Iterable[ReadAnew], options: IndexOptions) -> Iterator[list[ReadAnew]]:
+def _portions(read: Iterable[Reencoded], options: IndexOptions) -> Iterator[list[Reencoded]]:
     """Yield pictures in lists, each after so many pictures or so many seconds."""
-    some: list[ReadAnew] = []
+    some: list[Reencoded] = []
     begun = time.monotonic()
     for one in read:
         some.append(one)

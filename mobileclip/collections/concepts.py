@@ -20,10 +20,10 @@ import attrs
 import numpy as np
 from numpy.typing import NDArray
 
-from mobileclip.collections.about import About
+from mobileclip.collections.metadata import IndexMetadata
 from mobileclip.collections.nearest import Found
-from mobileclip.collections.snapshot import Snapshot, clock
-from mobileclip.collections.store import INDEX, changing, reading
+from mobileclip.collections.snapshot import Snapshot, format_time
+from mobileclip.collections.store import INDEX, read_transaction, write_transaction
 from mobileclip.collections.tags import BLOCK, Vectors, cosines
 from mobileclip.serialization import from_json, to_json
 from mobileclip.strict import strict
@@ -43,13 +43,13 @@ class Example:
         path: where it was when it was given, for people.
         sha256: of its content.
         time: of a video's frame, in seconds.
-        is_yes: whether it shows the concept.
+        is_positive: whether it shows the concept.
     """
 
     path: str
     sha256: str
     time: float | None = None
-    is_yes: bool
+    is_positive: bool
 
     @property
     def key(self) -> Key:
@@ -59,7 +59,7 @@ class Example:
     @property
     def name(self) -> str:
         """The path, with the time of a frame behind it."""
-        return self.path if self.time is None else f"{self.path} {clock(self.time)}"
+        return self.path if self.time is None else f"{self.path} {format_time(self.time)}"
 
 
 @attrs.frozen(kw_only=True, field_transformer=strict)
@@ -67,7 +67,7 @@ class _Known:
     """What is kept of a concept beside its name and its examples."""
 
     text: str
-    about: About
+    about: IndexMetadata
     uses_examples: bool
 
 
@@ -90,15 +90,15 @@ class Concept:
 
     name: str
     text: str
-    about: About
+    about: IndexMetadata
     uses_examples: bool = False
     examples: tuple[Example, ...] = ()
     vectors: NDArray[np.float16]
     pictures: tuple[bytes | None, ...] = ()
 
-    def of(self, *, is_yes: bool) -> NDArray[np.float32]:
+    def of(self, *, is_positive: bool) -> NDArray[np.float32]:
         """Return the embeddings of the examples that show it, or of those that do not."""
-        return self.vectors[[one.is_yes == is_yes for one in self.examples]].astype(np.float32)
+        return self.vectors[[one.is_positive == is_positive for one in self.examples]].astype(np.float32)
 
     def is_same(self, other: Concept) -> bool:
         """Return whether another one is the same, in the same space."""
@@ -116,7 +116,7 @@ class Concept:
 
     def described(self) -> dict[str, object]:
         """Return what is known of it, as JSON has it."""
-        names = {word: [one.name for one in self.examples if one.is_yes == kind] for word, kind in _KINDS.items()}
+        names = {word: [one.name for one in self.examples if one.is_positive == kind] for word, kind in _KINDS.items()}
         return {"name": self.name, "text": self.text, "uses_examples": self.uses_examples, **names}
 
 
@@ -130,7 +130,7 @@ def read_concepts(folder: Path, name: str | None = None) -> dict[str, Concept]:
         ValueError: if the index is damaged, or of another version of this library.
         OSError: if it cannot be read.
     """
-    with reading(folder) as db:
+    with read_transaction(folder) as db:
         return {one.name: one for one in _found(db, folder, name)}
 
 
@@ -146,7 +146,7 @@ def change_concept(folder: Path, name: str, changed: Callable[[Concept | None], 
         ValueError: if the index is damaged.
         OSError: if it cannot be written.
     """
-    with changing(folder, renew=False) as db:
+    with write_transaction(folder, renew=False) as db:
         after = changed(next(_found(db, folder, name), None))
         db.execute("DELETE FROM concepts WHERE name = ?", (name,))
         db.execute("DELETE FROM examples WHERE concept = ?", (name,))
@@ -208,7 +208,7 @@ def ids_of(folder: Path, keys: Iterable[Key]) -> dict[Key, int]:
     wanted = set(keys)
     text = """SELECT id, sha256, time FROM present
     WHERE problem IS NULL AND sha256 IN (SELECT value FROM json_each(?)) ORDER BY id DESC"""
-    with reading(folder) as db:
+    with read_transaction(folder) as db:
         rows = db.execute(text, (json.dumps([sha256 for sha256, _ in wanted]),)).fetchall()
     return {(sha256, time): number for number, sha256, time in rows if (sha256, time) in wanted}
 
@@ -265,7 +265,7 @@ class Cache:
 
 
 @attrs.frozen(kw_only=True, eq=False)
-class Taught:
+class TaughtConcepts:
     """The concepts of a query that examples help, each with its weight, that of its text.
 
     Args:
@@ -275,7 +275,9 @@ class Taught:
     concepts: tuple[tuple[Concept, float], ...]
 
     @classmethod
-    def of(cls, wanted: Sequence[Concept], without: Sequence[Concept], *, num_wanted: int, share: float) -> Taught:
+    def of(
+        cls, wanted: Sequence[Concept], without: Sequence[Concept], *, num_wanted: int, share: float
+    ) -> TaughtConcepts:
         """Return those of a query.
 
         Args:
@@ -289,7 +291,10 @@ class Taught:
 
     def cache(self) -> Cache | None:
         """Return what their examples add; None without any."""
-        caches = [Cache.of(one.of(is_yes=True), one.of(is_yes=False), weight=weight) for one, weight in self.concepts]
+        caches = [
+            Cache.of(one.of(is_positive=True), one.of(is_positive=False), weight=weight)
+            for one, weight in self.concepts
+        ]
         if not caches:
             return None
         vectors, weighed = (
@@ -298,7 +303,9 @@ class Taught:
         return Cache(vectors=vectors, weights=weighed)
 
 
-def nearest_with(vectors: Vectors, places: NDArray[np.int64] | None, query: Matrix, cache: Cache, k: int) -> Found:
+def nearest_with_concepts(
+    vectors: Vectors, places: NDArray[np.int64] | None, query: Matrix, cache: Cache, k: int
+) -> Found:
     """Return the pictures of the highest scores, of which all are compared.
 
     Args:

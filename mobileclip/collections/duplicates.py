@@ -31,7 +31,7 @@ _SHARPNESS_SIDE = 768
 
 
 @attrs.frozen(kw_only=True)
-class Look:
+class UnchangedPicture:
     """A picture that is what was indexed.
 
     Args:
@@ -47,7 +47,7 @@ class Look:
     sharpness: float
 
 
-def unchanged(snapshot: Snapshot, places: NDArray[np.int64]) -> NDArray[np.int64]:
+def with_unchanged_files(snapshot: Snapshot, places: NDArray[np.int64]) -> NDArray[np.int64]:
     """Return those of some pictures whose files are there, with the times and sizes that were indexed."""
     stamps: dict[str, tuple[int, int] | None] = {}
     kept = []
@@ -62,7 +62,7 @@ def unchanged(snapshot: Snapshot, places: NDArray[np.int64]) -> NDArray[np.int64
     return np.array(kept, np.int64)
 
 
-def look_at(rows: Mapping[int, dict[str, Any]]) -> list[Look]:
+def read_unchanged(rows: Mapping[int, dict[str, Any]]) -> list[UnchangedPicture]:
     """Return those of some pictures that can be read and have the content that was indexed.
 
     Args:
@@ -79,7 +79,9 @@ def look_at(rows: Mapping[int, dict[str, Any]]) -> list[Look]:
         image = make_small(data, match, _SHARPNESS_SIDE if is_compared else _FLAT_SIDE)
         if image is not None:
             sharpness = _sharpness(image) if is_compared else 0.0
-            looks.append(Look(place=place, match=match, is_blank=_spread(image) < _FLAT, sharpness=sharpness))
+            looks.append(
+                UnchangedPicture(place=place, match=match, is_blank=_spread(image) < _FLAT, sharpness=sharpness)
+            )
     return looks
 
 
@@ -206,7 +208,7 @@ def find_duplicates(
     pictures = [(place, row) for place, row in enumerate(rows) if row is not None and row["time"] is None]
     pictures.sort(key=lambda one: (-one[1]["width"] * one[1]["height"], -one[1]["size"], one[0]))
     num_pictures = len(pictures)
-    order = unchanged(snapshot, np.array([place for place, _ in pictures], np.int64))
+    order = with_unchanged_files(snapshot, np.array([place for place, _ in pictures], np.int64))
     is_compared = np.zeros(len(snapshot), bool)
     is_compared[order] = True
     leader = np.full(len(snapshot), -1)
@@ -267,7 +269,7 @@ def _groups(
     for members in several:
         files = _files_apart({place: row for place in members.tolist() if (row := known[place]) is not None})
         if len(files) > 1:
-            looks = look_at(files)
+            looks = read_unchanged(files)
             num_changed += len(files) - len(looks)
             blank += [look.match for look in looks if look.is_blank]
             groups += _grouped(snapshot, [look for look in looks if not look.is_blank], threshold)
@@ -294,7 +296,7 @@ def _files_apart(rows: Mapping[int, dict[str, Any]]) -> dict[int, dict[str, Any]
     return {place: rows[place] for place in sorted(chosen)}
 
 
-def _grouped(snapshot: Snapshot, looks: Sequence[Look], threshold: float) -> Iterator[DuplicateGroup]:
+def _grouped(snapshot: Snapshot, looks: Sequence[UnchangedPicture], threshold: float) -> Iterator[DuplicateGroup]:
     """Yield groups of pictures, each of which is itself like the best of its group; what is like none is left."""
     while len(looks) > 1:
         best = max(looks, key=_worth)
@@ -309,6 +311,6 @@ def _grouped(snapshot: Snapshot, looks: Sequence[Look], threshold: float) -> Ite
         looks = [look for look in looks if look.place not in done]
 
 
-def _worth(look: Look) -> tuple[int, float, int, int]:
+def _worth(look: UnchangedPicture) -> tuple[int, float, int, int]:
     """Return what is greatest of the copy that is worth keeping."""
     return look.match.width * look.match.height, look.sharpness, look.match.size, -look.place

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from mobileclip import storage
-from mobileclip.collections.about import About
+from mobileclip.collections.metadata import IndexMetadata
 from mobileclip.collections.pictures import small_pictures, webp
 from mobileclip.collections.snapshot import Match, Snapshot, match_of
 from mobileclip.collections.store import COLUMNS, Row, Store
@@ -54,7 +54,7 @@ def arrow() -> tuple[Any, Any]:
     return pa, pq
 
 
-def write_rows(path: Path, rows: Iterable[Row], about: About, *, overwrite: bool = False) -> int:
+def write_rows(path: Path, rows: Iterable[Row], about: IndexMetadata, *, overwrite: bool = False) -> int:
     """Write rows to a file, whole or not at all, and return how many there are.
 
     Args:
@@ -92,7 +92,7 @@ def open_rows(file: Path) -> Store:
     """
     pa, pq = arrow()
     try:
-        about = from_json(pq.read_metadata(file).metadata[_ABOUT.encode()].decode(), About)
+        about = from_json(pq.read_metadata(file).metadata[_ABOUT.encode()].decode(), IndexMetadata)
     except (pa.ArrowException, ValueError, TypeError, KeyError) as error:
         raise ValueError(
             f"{file} holds no rows of an index ({error!r}); give one that Collection.export wrote"

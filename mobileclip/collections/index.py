@@ -10,10 +10,10 @@ from pathlib import Path
 
 import attrs
 
-from mobileclip.collections.about import ModelSource
 from mobileclip.collections.known import KnownFiles, KnownRow
+from mobileclip.collections.metadata import ModelSource
 from mobileclip.collections.read import FileReader, FileTask, Findings, IndexOptions, KnownContent
-from mobileclip.collections.scan import FoundFile, Presence, Scan, estimated_pictures, lies_in
+from mobileclip.collections.scan import FoundFile, Presence, Scan, estimated_pictures, is_inside
 from mobileclip.collections.store import Store
 from mobileclip.data import LostProcessError, Skip
 from mobileclip.encoders import is_export
@@ -476,12 +476,12 @@ def forget(store: Store, folders: Sequence[str]) -> int:
     """
     known, before, there = KnownFiles(store), store.inputs, Presence()
     for folder in folders:
-        around = [one for one in before if one != folder and lies_in(folder, one)]
+        around = [one for one in before if one != folder and is_inside(folder, one)]
         if around and any(path in there for path in known.below(folder)):
             raise ValueError(f"{folder} is a part of {around[0]}, which the index is of, and would be found again")
-        if not known.below(folder) and not any(lies_in(one, folder) for one in before):
+        if not known.below(folder) and not any(is_inside(one, folder) for one in before):
             raise ValueError(f"the index has nothing of {folder}; it is of {', '.join(before) or 'nothing'}")
-    inputs = [one for one in before if any(lies_in(one, folder) for folder in folders)]
+    inputs = [one for one in before if any(is_inside(one, folder) for folder in folders)]
     gone = list(dict.fromkeys(path for folder in folders for path in known.below(folder)))
     rows = [row for path in gone for row in known.rows(path)]
     store.append(removed=[row.id for row in rows])

@@ -7,9 +7,9 @@ from collections.abc import Collection, Sequence
 
 import attrs
 
-from mobileclip.collections.about import FinishedFile
+from mobileclip.collections.metadata import FinishedFile
 from mobileclip.collections.read import FileTask, KnownContent, Recognised
-from mobileclip.collections.scan import FoundFile, MissingFolders, Presence, Scan, lies_in
+from mobileclip.collections.scan import FoundFile, MissingFolders, Presence, Scan, is_inside
 from mobileclip.collections.store import Row, Store
 from mobileclip.datasets import is_video_name
 
@@ -109,7 +109,7 @@ class KnownFiles:
             if _is_elsewhere(rows, recognised):
                 gone.append(path)
                 continue
-            missing = next((one for one in found.missing if lies_in(path, one)), None)
+            missing = next((one for one in found.missing if is_inside(path, one)), None)
             if missing is None and not found.covers(path):
                 continue
             place = missing or folders.around(path)
@@ -121,7 +121,7 @@ class KnownFiles:
 
     def below(self, folder: str) -> list[str]:
         """Return the paths of the files that the index has of a folder."""
-        return [path for path in self._rows if lies_in(path, folder)]
+        return [path for path in self._rows if is_inside(path, folder)]
 
     def is_as_before(self, file: FoundFile) -> bool:
         """Return whether nothing has to be read of a file."""

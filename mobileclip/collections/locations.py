@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from mobileclip import storage
-from mobileclip.collections.about import ModelSource
+from mobileclip.collections.metadata import ModelSource
 from mobileclip.collections.store import INDEX, Store, is_index
 from mobileclip.machine import raise_machine_fault
 

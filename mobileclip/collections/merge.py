@@ -12,7 +12,7 @@ import numpy as np
 from mobileclip import storage
 from mobileclip.collections.concepts import MOST_EXAMPLES, Concept, change_concept, read_concepts
 from mobileclip.collections.store import Row, Store
-from mobileclip.collections.tags import MOST_WORDS, Words, read_words
+from mobileclip.collections.tags import MOST_WORDS, TagWords, read_tag_words
 from mobileclip.progress import Progress
 from mobileclip.terminal import console
 
@@ -131,7 +131,7 @@ def _held(store: Store) -> dict[_Key, _Held]:
 
 
 @attrs.frozen(kw_only=True, eq=False)
-class OwnThings:
+class ConceptsAndWords:
     """A person's concepts and words of tags, and the indexes that they are from.
 
     Args:
@@ -140,21 +140,21 @@ class OwnThings:
     """
 
     concepts: Mapping[str, tuple[Concept, Path]]
-    words: tuple[Words, Path] | None
+    words: tuple[TagWords, Path] | None
 
     @classmethod
-    def of(cls, folder: Path) -> OwnThings:
+    def of(cls, folder: Path) -> ConceptsAndWords:
         """Return those of an index.
 
         Raises:
             ValueError: if it is damaged.
             OSError: if it cannot be read.
         """
-        words = read_words(folder)
+        words = read_tag_words(folder)
         concepts = {name: (concept, folder) for name, concept in read_concepts(folder).items()}
         return cls(concepts=concepts, words=None if words is None else (words, folder))
 
-    def joined(self, other: OwnThings) -> OwnThings:
+    def joined(self, other: ConceptsAndWords) -> ConceptsAndWords:
         """Return them with those of another index; a concept that only one of them has stays as it is there.
 
         Args:
@@ -165,13 +165,13 @@ class OwnThings:
         """
         shared = self.concepts.keys() & other.concepts.keys()
         both = {
-            name: (joined_concept(*self.concepts[name], *other.concepts[name]), self.concepts[name][1])
+            name: (merge_concepts(*self.concepts[name], *other.concepts[name]), self.concepts[name][1])
             for name in shared
         }
         words = self.words or other.words
         if self.words is not None and other.words is not None:
             words = _joined_words(*self.words, *other.words), self.words[1]
-        return OwnThings(concepts={**self.concepts, **other.concepts, **both}, words=words)
+        return ConceptsAndWords(concepts={**self.concepts, **other.concepts, **both}, words=words)
 
     def write_concepts(self, folder: Path) -> None:
         """Write the concepts into an index, each whole or not at all, with what was added to it meanwhile.
@@ -182,13 +182,13 @@ class OwnThings:
         """
 
         def added(concept: Concept, source: Path, now: Concept | None) -> Concept:
-            return concept if now is None else joined_concept(now, folder, concept, source)
+            return concept if now is None else merge_concepts(now, folder, concept, source)
 
         for name, (concept, source) in self.concepts.items():
             change_concept(folder, name, partial(added, concept, source))
 
 
-def joined_concept(one: Concept, here: Path, other: Concept, there: Path) -> Concept:
+def merge_concepts(one: Concept, here: Path, other: Concept, there: Path) -> Concept:
     """Return a concept with the examples of both; they are used where they are in one.
 
     Args:
@@ -214,19 +214,19 @@ def joined_concept(one: Concept, here: Path, other: Concept, there: Path) -> Con
         )
     own = {example.key: example for example in one.examples}
     for example in other.examples:
-        if example.key in own and own[example.key].is_yes != example.is_yes:
+        if example.key in own and own[example.key].is_positive != example.is_positive:
             path = storage.printable(example.name)
-            yes, no = (here, there) if own[example.key].is_yes else (there, here)
+            yes, no = (here, there) if own[example.key].is_positive else (there, here)
             raise ValueError(
                 f"{path} shows the concept {name!r} in {yes} and does not in {no}; take it out of one: "
-                f'`mobileclip concept add "{name}" --neither {path} --index {there}`'
+                f'`mobileclip concept add "{name}" --unlabel {path} --index {there}`'
             )
     new = [place for place, example in enumerate(other.examples) if example.key not in own]
     examples = (*one.examples, *(other.examples[place] for place in new))
     if len(examples) > MOST_EXAMPLES:
         raise ValueError(
             f"a concept has at most {MOST_EXAMPLES:,} examples, and {name!r} of {here} and {there} would have "
-            f'{len(examples):,}; take some out: `mobileclip concept add "{name}" --neither IMAGE --index {there}`'
+            f'{len(examples):,}; take some out: `mobileclip concept add "{name}" --unlabel IMAGE --index {there}`'
         )
     vectors = np.concatenate([one.vectors, other.vectors[new]])
     pictures = (*one.pictures, *(other.pictures[place] for place in new))
@@ -234,7 +234,7 @@ def joined_concept(one: Concept, here: Path, other: Concept, there: Path) -> Con
     return attrs.evolve(one, examples=examples, vectors=vectors, pictures=pictures, uses_examples=used)
 
 
-def _joined_words(one: Words, here: Path, other: Words, there: Path) -> Words:
+def _joined_words(one: TagWords, here: Path, other: TagWords, there: Path) -> TagWords:
     """Return the words of both, with how their scores were spread before."""
     if (one.template, one.share) != (other.template, other.share):
         raise ValueError(

@@ -50,7 +50,7 @@ class GraphSizes:
     candidates: int = 512
 
 
-def nearest_of(
+def exact_nearest(
     vectors: NDArray[np.float16], places: NDArray[np.int64] | None, query: NDArray[np.float32], k: int
 ) -> Found:
     """Return the nearest of some pictures, all of which are compared; of equal ones, the first.
@@ -95,7 +95,7 @@ class NeighbourGraph:
         return len(self._missing)
 
     def nearest(self, query: NDArray[np.float32], k: int) -> Found:
-        """Return what `nearest_of` would, nearly always."""
+        """Return what `exact_nearest` would, nearly always."""
         return self.nearest_to_each(query[None], k, num_candidates=max(_CANDIDATES * k, self._least))[0]
 
     def nearest_to_each(self, queries: NDArray[np.float32], k: int, *, num_candidates: int) -> list[Found]:
@@ -119,7 +119,7 @@ class NeighbourGraph:
         places = places[places < len(known)]
         candidates = np.union1d(places[np.isin(known[places], ids.astype(np.int64))], self._missing)
         is_short = len(candidates) < min(k, len(known))
-        return nearest_of(self._snapshot.vectors, None if is_short else candidates, query, k)
+        return exact_nearest(self._snapshot.vectors, None if is_short else candidates, query, k)
 
 
 def open_graph(folder: Path, snapshot: Snapshot, sizes: GraphSizes) -> NeighbourGraph | None:
@@ -128,7 +128,7 @@ def open_graph(folder: Path, snapshot: Snapshot, sizes: GraphSizes) -> Neighbour
     return None if graph is None else NeighbourGraph(graph, snapshot, sizes)
 
 
-def renew_graph(folder: Path, snapshot: Snapshot, sizes: GraphSizes, *, show_progress: bool = True) -> None:
+def update_graph(folder: Path, snapshot: Snapshot, sizes: GraphSizes, *, show_progress: bool = True) -> None:
     """Bring the graph of an index up to date, or remove it where all pictures are compared.
 
     What was added is kept when it is stopped.
@@ -162,7 +162,7 @@ def renew_graph(folder: Path, snapshot: Snapshot, sizes: GraphSizes, *, show_pro
 
 
 def build_graph(snapshot: Snapshot, sizes: GraphSizes, *, show_progress: bool = True) -> NeighbourGraph:
-    """Return a graph that no file keeps; see `renew_graph`."""
+    """Return a graph that no file keeps; see `update_graph`."""
     graph = _empty(snapshot)
     _add(graph, snapshot, sizes, show_progress=show_progress)
     return NeighbourGraph(graph, snapshot, sizes)

@@ -156,7 +156,7 @@ COLUMNS = ("id", "path", "part", "size", "mtime_ns", "sha256", "time")
 
 
 @attrs.frozen(kw_only=True, eq=False)
-class ReadAnew:
+class Reencoded:
     """A picture that was read anew.
 
     Args:
@@ -170,9 +170,9 @@ class ReadAnew:
     problem: Literal["gone", "changed", "unreadable"] | None = None
 
 
-def encode_anew(
+def reencode(
     rows: Iterable[Known], clip: ImageTextModel, *, reduced: bool, batch_size: int = 32, num_workers: int = 1
-) -> Iterator[ReadAnew]:
+) -> Iterator[Reencoded]:
     """Yield pictures with the embeddings that another model gives them, or with why there are none.
 
     Args:
@@ -185,7 +185,7 @@ def encode_anew(
     Raises:
         LostProcessError: if one of the processes ends abruptly.
     """
-    aside: list[ReadAnew] = []
+    aside: list[Reencoded] = []
     encoded = encode_pictures(
         clip, _pictures(rows, aside), reduced=reduced, batch_size=batch_size, num_workers=num_workers
     )
@@ -196,17 +196,17 @@ def encode_anew(
     yield from aside
 
 
-def _compared(one: Encoded[Known]) -> ReadAnew:
+def _compared(one: Encoded[Known]) -> Reencoded:
     """Return a picture with its embedding if it is the one that the index has."""
     row, read = one.picture.key, one.read
     if isinstance(read, ImageError):
-        return ReadAnew(row=row, problem="gone" if read.reason == "missing_file" else "unreadable")
+        return Reencoded(row=row, problem="gone" if read.reason == "missing_file" else "unreadable")
     if row["time"] is None and read.sha256 != row["sha256"]:
-        return ReadAnew(row=row, problem="changed")
-    return ReadAnew(row=row, embedding=one.embedding)
+        return Reencoded(row=row, problem="changed")
+    return Reencoded(row=row, embedding=one.embedding)
 
 
-def _pictures(rows: Iterable[Known], aside: list[ReadAnew]) -> Iterator[Picture[Known]]:
+def _pictures(rows: Iterable[Known], aside: list[Reencoded]) -> Iterator[Picture[Known]]:
     """Yield the pictures that can be read; the others go aside."""
     for shard, some in groupby(rows, lambda row: None if row["part"] is None else row["path"]):
         if shard is not None:
@@ -219,10 +219,10 @@ def _pictures(rows: Iterable[Known], aside: list[ReadAnew]) -> Iterator[Picture[
             elif (problem := _change(path, row)) is None:
                 yield Picture(key=row, name=row["path"], source=Moment(path=path, seconds=row["time"]))
             else:
-                aside.append(ReadAnew(row=row, problem=problem))
+                aside.append(Reencoded(row=row, problem=problem))
 
 
-def _parts(shard: str, wanted: dict[str, Known], aside: list[ReadAnew]) -> Iterator[Picture[Known]]:
+def _parts(shard: str, wanted: dict[str, Known], aside: list[Reencoded]) -> Iterator[Picture[Known]]:
     """Yield pictures of a shard."""
     there = Path(shard).is_file()
     for raw in read_shard(shard, SkipReport(log=False).add) if there else ():
@@ -230,7 +230,7 @@ def _parts(shard: str, wanted: dict[str, Known], aside: list[ReadAnew]) -> Itera
             yield Picture(key=wanted.pop(raw.key), name=f"{shard}/{raw.key}", source=raw.image)
         if not wanted:
             return
-    aside += [ReadAnew(row=row, problem="changed" if there else "gone") for row in wanted.values()]
+    aside += [Reencoded(row=row, problem="changed" if there else "gone") for row in wanted.values()]
 
 
 def _change(path: Path, row: Known) -> Literal["gone", "changed"] | None:

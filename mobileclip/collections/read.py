@@ -12,7 +12,7 @@ from attrs import validators
 from numpy.typing import NDArray
 
 from mobileclip import storage
-from mobileclip.collections.about import FinishedFile
+from mobileclip.collections.metadata import FinishedFile
 from mobileclip.collections.scan import FoundFile, estimated_pictures
 from mobileclip.collections.store import Row
 from mobileclip.collections.videos import Frames, SceneChooser, hash_file, look_at_video

@@ -63,7 +63,7 @@ def stamp_of(path: str) -> tuple[int, int] | None:
     return storage.modified_ns(status), status.st_size
 
 
-def lies_in(path: str, folder: str) -> bool:
+def is_inside(path: str, folder: str) -> bool:
     """Return whether a path is a folder, or lies below it, by their names."""
     return path == folder or path.startswith(f"{folder.rstrip(os.sep)}{os.sep}")
 
@@ -120,7 +120,7 @@ class Scan:
 
     def covers(self, path: str) -> bool:
         """Return whether a path lies in what was looked at."""
-        return any(lies_in(path, one) for one in self.inputs)
+        return any(is_inside(path, one) for one in self.inputs)
 
 
 def estimated_pictures(files: Iterable[FoundFile]) -> int:

@@ -14,9 +14,9 @@ import torch
 from numpy.typing import NDArray
 
 from mobileclip import storage
-from mobileclip.collections.concepts import Cache, nearest_with
+from mobileclip.collections.concepts import Cache, nearest_with_concepts
 from mobileclip.collections.conditions import Condition, matching, parse_condition
-from mobileclip.collections.nearest import NeighbourGraph, nearest_of
+from mobileclip.collections.nearest import NeighbourGraph, exact_nearest
 from mobileclip.collections.pictures import read_encoded
 from mobileclip.collections.scan import Presence
 from mobileclip.collections.snapshot import Match, Snapshot, first_of_videos, hidden_error, match_of
@@ -46,7 +46,7 @@ class Matches(list[Match]):
         self.is_exact = is_exact
 
 
-def direction_of(
+def query_direction(
     clip: Callable[[], ImageTextModel],
     *,
     texts: Sequence[str],
@@ -113,11 +113,11 @@ def nearest_matches(
     wanted, there = k, Presence()
     while True:
         if cache is not None:
-            found, scores = nearest_with(snapshot.vectors, places, query, cache, wanted)
+            found, scores = nearest_with_concepts(snapshot.vectors, places, query, cache, wanted)
         elif places is None and graph is not None:
             found, scores = graph.nearest(query, wanted)
         else:
-            found, scores = nearest_of(snapshot.vectors, places, query, wanted)
+            found, scores = exact_nearest(snapshot.vectors, places, query, wanted)
         pairs = zip(snapshot.rows(found), scores.tolist(), strict=True)
         shown = [(row, score) for row, score in pairs if row is not None and row["path"] in there]
         chosen = range(len(shown)) if all_frames else first_of_videos([row for row, _ in shown])
@@ -167,7 +167,7 @@ def embedding_of(clip: ImageTextModel, picture: Picture, *, reduced: bool) -> Ve
     Args:
         clip: the model of the index.
         picture: its path, or the bytes of its file.
-        reduced: see `direction_of`.
+        reduced: see `query_direction`.
 
     Raises:
         ImageError: if it cannot be read.
@@ -179,7 +179,7 @@ def embedding_of(clip: ImageTextModel, picture: Picture, *, reduced: bool) -> Ve
     return embedding
 
 
-def explained(
+def similarity_map(
     clip: ImageTextModel, match: Match, direction: NDArray[np.float32], *, reduced: bool
 ) -> NDArray[np.float32]:
     """Return what each place of a picture adds to its similarity with a direction: a map that sums to it.

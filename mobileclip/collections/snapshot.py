@@ -11,8 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mobileclip.collections.scan import Presence
-from mobileclip.collections.store import COLUMNS, Store, array_of
-from mobileclip.collections.tags import LEVELS, Words, cosines, read_words
+from mobileclip.collections.store import COLUMNS, Store, column_array
+from mobileclip.collections.tags import LEVELS, TagWords, cosines, read_tag_words
 from mobileclip.progress import duration
 
 
@@ -52,7 +52,7 @@ class Match:
     def name(self) -> str:
         """The path, with the part or the time behind it."""
         if self.time is not None:
-            return f"{self.path} {clock(self.time)}"
+            return f"{self.path} {format_time(self.time)}"
         return self.path if self.part is None else f"{self.path}/{self.part}"
 
     def known(self) -> dict[str, Any]:
@@ -60,7 +60,7 @@ class Match:
         return {name: value for name, value in attrs.asdict(self).items() if value is not None}
 
 
-def clock(seconds: float) -> str:
+def format_time(seconds: float) -> str:
     """Return a time as players show it.
 
     Examples:
@@ -167,7 +167,7 @@ class Snapshot:
         return [dict(zip(columns, found[number], strict=True)) if number in found else None for number in wanted]
 
     def column(self, name: str) -> NDArray[Any]:
-        """Return what a column has of each picture, see `array_of`; it is read once.
+        """Return what a column has of each picture, see `column_array`; it is read once.
 
         Of a picture that is gone by then, it has nothing.
 
@@ -183,19 +183,19 @@ class Snapshot:
             numbers, values = np.array([number for number, _ in found]), [value for _, value in found]
             places = np.searchsorted(numbers, self.ids)
             is_gone = ~np.isin(self.ids, numbers, assume_unique=True)
-            self._columns[name] = array_of(name, [*values, None])[np.where(is_gone, len(values), places)]
+            self._columns[name] = column_array(name, [*values, None])[np.where(is_gone, len(values), places)]
         return self._columns[name]
 
     @cached_property
-    def words(self) -> Words | None:
+    def words(self) -> TagWords | None:
         """The words that pictures are tagged with; None without any, or of those that are of another model."""
-        words = None if self.store is None else read_words(self.store.folder)
+        words = None if self.store is None else read_tag_words(self.store.folder)
         return words if words is None or self._is_of(words) else None
 
-    def _is_of(self, words: Words) -> bool:
+    def _is_of(self, words: TagWords) -> bool:
         return self.store is not None and words.about.identity.is_same(self.store.about.identity)
 
-    def require_words(self) -> Words:
+    def require_words(self) -> TagWords:
         """Return the words that pictures are tagged with.
 
         Raises:
@@ -204,7 +204,7 @@ class Snapshot:
         assert self.store is not None, "words are asked of an index"
         if self.words is not None:
             return self.words
-        folder, other = self.store.folder, read_words(self.store.folder)
+        folder, other = self.store.folder, read_tag_words(self.store.folder)
         if other is None:
             raise ValueError(
                 f"the index {folder} has no tags; write some: `mobileclip tag --vocabulary FILE --index {folder}`"

@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mobileclip import storage
-from mobileclip.collections.about import About, FinishedFile
+from mobileclip.collections.metadata import FinishedFile, IndexMetadata
 from mobileclip.inputs import Decode
 from mobileclip.serialization import from_json, to_json
 
@@ -128,7 +128,7 @@ class Row:
     embedding: NDArray[np.floating[Any]] | None = None
 
 
-def array_of(name: str, values: Sequence[Any]) -> NDArray[Any]:
+def column_array(name: str, values: Sequence[Any]) -> NDArray[Any]:
     """Return what a column has: moments, numbers, or texts; NaT, NaN or None where it has nothing."""
     if name == "taken":
         return np.array(values, "datetime64[s]")
@@ -136,7 +136,7 @@ def array_of(name: str, values: Sequence[Any]) -> NDArray[Any]:
 
 
 @contextmanager
-def reading(folder: Path) -> Iterator[sqlite3.Connection]:
+def read_transaction(folder: Path) -> Iterator[sqlite3.Connection]:
     """Yield a connection that sees one moment of an index.
 
     Raises:
@@ -149,7 +149,7 @@ def reading(folder: Path) -> Iterator[sqlite3.Connection]:
 
 
 @contextmanager
-def changing(folder: Path, *, renew: bool = True) -> Iterator[sqlite3.Connection]:
+def write_transaction(folder: Path, *, renew: bool = True) -> Iterator[sqlite3.Connection]:
     """Yield a connection whose writes are all there when the block ends, or none is.
 
     Args:
@@ -181,7 +181,7 @@ class Store:
     """
 
     folder: Path
-    about: About
+    about: IndexMetadata
     exported: Path | None = None
     _is_held: bool = attrs.field(default=False, init=False)
 
@@ -201,7 +201,7 @@ class Store:
         return cls(folder, _unchanged(folder, lambda db: _about(db, folder)))
 
     @classmethod
-    def create(cls, folder: Path, about: About) -> Store:
+    def create(cls, folder: Path, about: IndexMetadata) -> Store:
         """Return a new, empty index; it appears whole or not at all.
 
         Raises:
@@ -241,25 +241,25 @@ class Store:
     @property
     def inputs(self) -> tuple[str, ...]:
         """What was indexed: files, folders and shards, in full."""
-        with reading(self.folder) as db:
+        with read_transaction(self.folder) as db:
             return tuple(path for (path,) in db.execute("SELECT path FROM inputs ORDER BY rowid"))
 
     @property
     def finished(self) -> tuple[FinishedFile, ...]:
         """Files of many pictures that need not be read again."""
-        with reading(self.folder) as db:
+        with read_transaction(self.folder) as db:
             rows = db.execute("SELECT path, num_bytes, mtime_ns FROM finished ORDER BY rowid").fetchall()
         return tuple(FinishedFile(path=path, num_bytes=size, mtime_ns=time) for path, size, time in rows)
 
     @property
     def token(self) -> str:
         """A random text, which is another one whenever the index was written to, or replaced."""
-        with reading(self.folder) as db:
+        with read_transaction(self.folder) as db:
             return _token(db)
 
     def __len__(self) -> int:
         """Return how many pictures there are; no embedding is read."""
-        with reading(self.folder) as db:
+        with read_transaction(self.folder) as db:
             return int(db.execute("SELECT count(*) FROM present WHERE problem IS NULL").fetchone()[0])
 
     def values(
@@ -275,7 +275,7 @@ class Store:
         Raises:
             ReplacedIndexError: if the index is another one than that of the token.
         """
-        with reading(self.folder) as db:
+        with read_transaction(self.folder) as db:
             if since and not db.execute("SELECT 1 FROM tokens WHERE token = ?", (since,)).fetchone():
                 raise ReplacedIndexError(f"{self.folder} was replaced by another index; open it again")
             return _selected(db, "present", columns, ids)
@@ -289,7 +289,7 @@ class Store:
         ids = [number for (number,) in self.values("id")] if ids is None else ids
         names = (*(f"pictures.{one}" for one in COLUMNS), "embedding")
         for start in range(0, len(ids), _BLOCK):
-            with reading(self.folder) as db:
+            with read_transaction(self.folder) as db:
                 found = _selected(db, "pictures LEFT JOIN embeddings USING (id)", names, ids[start : start + _BLOCK])
             vectors = iter(self._vectors([vector for *_, vector in found if vector is not None]))
             for *values, vector in found:
@@ -396,7 +396,7 @@ class Store:
                 db.execute(f"DELETE FROM {table} WHERE id IN (SELECT id FROM removed)")  # noqa: S608 - our own names
             db.execute("DELETE FROM removed")
 
-    def begin_upgrade(self, about: About) -> list[int]:
+    def begin_upgrade(self, about: IndexMetadata) -> list[int]:
         """Begin to keep embeddings of another model beside those of the index, or go on with them.
 
         Args:
@@ -419,7 +419,7 @@ class Store:
             rows = ((number, np.asarray(vector, np.float16).tobytes()) for number, vector in found)
             db.executemany("INSERT OR REPLACE INTO upgraded VALUES (?, ?)", rows)
 
-    def adopt_upgraded(self, about: About) -> None:
+    def adopt_upgraded(self, about: IndexMetadata) -> None:
         """Let the index be of the other model, in one transaction."""
         with self._changing() as db:
             db.execute("DELETE FROM upgraded WHERE id NOT IN (SELECT id FROM embeddings)")
@@ -433,7 +433,7 @@ class Store:
     @contextmanager
     def _changing(self, *, renew: bool = True) -> Iterator[sqlite3.Connection]:
         assert self._is_held, "an index is written to by whoever holds it"
-        with changing(self.folder, renew=renew) as db:
+        with write_transaction(self.folder, renew=renew) as db:
             yield db
 
 
@@ -490,13 +490,13 @@ def _unchanged(folder: Path, read: Callable[[sqlite3.Connection], T]) -> T:
     for _ in range(_TRIES):
         before, settled = stamp(), is_settled()
         try:
-            with reading(folder) as lock:
+            with read_transaction(folder) as lock:
                 lock.execute("SELECT count(*) FROM sqlite_schema").fetchone()
                 # From here on, no job of this library writes. What this connection has read may be torn.
                 if not is_settled():
                     time.sleep(_SETTLED_NS / 1e9)
                 before, settled = stamp(), is_settled()
-                with reading(folder) as db:
+                with read_transaction(folder) as db:
                     found = read(db)
                     if settled and stamp() == before:
                         return found
@@ -507,10 +507,10 @@ def _unchanged(folder: Path, read: Callable[[sqlite3.Connection], T]) -> T:
     raise OSError(f"{folder / INDEX} is being overwritten; run this again when that is done")
 
 
-def _about(db: sqlite3.Connection, folder: Path) -> About:
+def _about(db: sqlite3.Connection, folder: Path) -> IndexMetadata:
     ((text,),) = db.execute("SELECT about FROM state").fetchall() or [("",)]
     try:
-        return from_json(text, About)
+        return from_json(text, IndexMetadata)
     except (ValueError, TypeError) as error:
         raise ValueError(
             f"{folder / INDEX} is damaged, or of another version of this library: {error}; delete the folder, and "

@@ -12,8 +12,8 @@ from attrs import validators
 from numpy.typing import NDArray
 
 from mobileclip import storage
-from mobileclip.collections.about import About
-from mobileclip.collections.store import INDEX, changing, reading
+from mobileclip.collections.metadata import IndexMetadata
+from mobileclip.collections.store import INDEX, read_transaction, write_transaction
 from mobileclip.inference import ImageTextModel, fill_templates
 from mobileclip.progress import Progress
 from mobileclip.registry import nearest
@@ -33,14 +33,14 @@ LEVELS = np.concatenate([np.linspace(0, 0.99, 100), np.linspace(0.991, 1, 10)])
 class _Known:
     """What is kept of words beside their numbers."""
 
-    about: About
+    about: IndexMetadata
     template: str
     share: float = attrs.field(validator=validators.and_(validators.gt(0), validators.lt(1)))
     words: tuple[str, ...]
 
 
 @attrs.frozen(kw_only=True, eq=False)
-class Words:
+class TagWords:
     """Words with what they score in a collection, by which any picture has a calibrated score for each.
 
     The score of a picture is the share of the collection that fits the word less, by the cosine with it: 0.99 is a
@@ -59,7 +59,7 @@ class Words:
         levels: cosines of each word that `LEVELS` of the collection are below of.
     """
 
-    about: About
+    about: IndexMetadata
     template: str
     share: float
     words: tuple[str, ...]
@@ -111,14 +111,14 @@ def cosines(vectors: Vectors | NDArray[np.float32], others: NDArray[np.float32])
     return found
 
 
-def read_words(folder: Path) -> Words | None:
+def read_tag_words(folder: Path) -> TagWords | None:
     """Return the words that an index is tagged with, if it is.
 
     Raises:
         ValueError: if the index is damaged, or of a later version of this library.
         OSError: if it cannot be read.
     """
-    with reading(folder) as db:
+    with read_transaction(folder) as db:
         row = db.execute("SELECT known, embeddings, levels FROM words").fetchone()
     if row is None:
         return None
@@ -131,13 +131,13 @@ def read_words(folder: Path) -> Words | None:
             f"{folder / INDEX} is damaged, or of another version of this library: its tags: {error}; write them again: "
             f"`mobileclip tag --vocabulary WORDS.txt --index {folder}`"
         ) from None
-    return Words(vectors=vectors, levels=levels, **{one: getattr(known, one) for one in _NAMES})
+    return TagWords(vectors=vectors, levels=levels, **{one: getattr(known, one) for one in _NAMES})
 
 
 _NAMES = ("about", "template", "share", "words")
 
 
-def write_words(folder: Path, words: Words) -> None:
+def write_tag_words(folder: Path, words: TagWords) -> None:
     """Put words in the place of those that an index had, all of it or nothing.
 
     Raises:
@@ -145,7 +145,7 @@ def write_words(folder: Path, words: Words) -> None:
     """
     known = to_json(_Known(**{one: getattr(words, one) for one in _NAMES}))
     numbers = (np.ascontiguousarray(words.vectors, np.float16), np.ascontiguousarray(words.levels, np.float32))
-    with changing(folder) as db:
+    with write_transaction(folder) as db:
         db.execute("DELETE FROM words")
         db.execute("INSERT INTO words VALUES (?, ?, ?)", (known, *(one.tobytes() for one in numbers)))
 
@@ -161,19 +161,19 @@ _MOST_CALIBRATED = 100_000
 _BLOCK = 64
 
 
-def make_words(
+def make_tag_words(
     given: Sequence[str],
     clip: ImageTextModel,
-    about: About,
+    about: IndexMetadata,
     pictures: Vectors,
     *,
     template: str,
     share: float,
     show_progress: bool = True,
-) -> Words:
+) -> TagWords:
     """Return words with their embeddings, and how their scores are spread over a collection.
 
-    A word's cosines are compared with its own over the collection, and with nothing else: see `Words`.
+    A word's cosines are compared with its own over the collection, and with nothing else: see `TagWords`.
 
     Shape:
         pictures: `(pictures, dim)`.
@@ -204,11 +204,11 @@ def make_words(
             vectors[some] = clip.encode_text(fill_templates(words[some], template)).numpy()
             bar.advance(len(words[some]))
     levels = levels_of(pictures, vectors)
-    return Words(about=about, template=template, share=share, words=tuple(words), vectors=vectors, levels=levels)
+    return TagWords(about=about, template=template, share=share, words=tuple(words), vectors=vectors, levels=levels)
 
 
 def levels_of(pictures: Vectors, words: Vectors) -> NDArray[np.float32]:
-    """Return how the scores of words are spread over a collection, see `Words.levels`.
+    """Return how the scores of words are spread over a collection, see `TagWords.levels`.
 
     Shape:
         pictures: `(pictures, dim)`; words: `(words, dim)`; result: `(words, len(LEVELS))`.

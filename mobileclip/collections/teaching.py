@@ -100,7 +100,7 @@ class Concepts(Mapping[str, Concept]):
         Raises:
             KeyError: if there is none of this name.
         """
-        found = read_concepts(self._index.path, normal(name)).get(normal(name))
+        found = read_concepts(self._index.path, normalize_name(name)).get(normalize_name(name))
         if found is None:
             raise KeyError(name)
         return self._kept(found)
@@ -116,7 +116,7 @@ class Concepts(Mapping[str, Concept]):
         except KeyError:
             others = list(self)
             hint = (
-                nearest(normal(name), others)
+                nearest(normalize_name(name), others)
                 if others
                 else f'add it: `mobileclip concept add "{name}" --index {self._index.path}`'
             )
@@ -126,9 +126,9 @@ class Concepts(Mapping[str, Concept]):
         self,
         name: str,
         *,
-        yes: Sequence[Given] = (),
-        no: Sequence[Given] = (),
-        neither: Sequence[Given] = (),
+        positive: Sequence[Given] = (),
+        negative: Sequence[Given] = (),
+        unlabel: Sequence[Given] = (),
         text: str | None = None,
     ) -> Concept:
         """Add a concept, or examples to one that is there, and return it; all of it is written, or nothing.
@@ -138,9 +138,9 @@ class Concepts(Mapping[str, Concept]):
 
         Args:
             name: of the concept, without quotation marks.
-            yes: pictures that show it: paths, or ids of the index.
-            no: pictures that do not.
-            neither: pictures that are no examples any more: ids, paths, or `Example.name`; they need not be there.
+            positive: pictures that show it: paths, or ids of the index.
+            negative: pictures that do not.
+            unlabel: pictures that are no examples any more: ids, paths, or `Example.name`; they need not be there.
             text: what it is in words; by default what it was, and the name of a new one.
 
         Raises:
@@ -149,16 +149,20 @@ class Concepts(Mapping[str, Concept]):
             ImageError: if a picture cannot be read.
             OSError: if the index cannot be written.
         """
-        name = _required(normal(name), _LONGEST_NAME, "name")
+        name = _required(normalize_name(name), _LONGEST_NAME, "name")
         text = text and _required(text.strip(), _LONGEST_TEXT, "text")
         index = self._index
         # Before anything is held: the index and its model are read, and small copies are encoded.
         pictures, clip = index.snapshot, index.clip
         for known in read_concepts(index.path, name).values():
             self._embeddings(known)
-        given = [self._embedded(one, is_yes=kind) for some, kind in ((no, False), (yes, True)) for one in some]
-        dropped = {self._example(one).key for one in neither if isinstance(one, int)}
-        named = [str(one) for one in neither if not isinstance(one, int)]
+        given = [
+            self._embedded(one, is_positive=kind)
+            for some, kind in ((negative, False), (positive, True))
+            for one in some
+        ]
+        dropped = {self._example(one).key for one in unlabel if isinstance(one, int)}
+        named = [str(one) for one in unlabel if not isinstance(one, int)]
         about = index.store.about
 
         def changed(before: Concept | None) -> Concept:
@@ -198,9 +202,9 @@ class Concepts(Mapping[str, Concept]):
             ValueError: if there is none of this name.
             OSError: if the index cannot be written.
         """
-        if normal(name) not in read_concepts(self._index.path):
+        if normalize_name(name) not in read_concepts(self._index.path):
             self.require(name)
-        change_concept(self._index.path, normal(name), lambda _: None)
+        change_concept(self._index.path, normalize_name(name), lambda _: None)
 
     def follow(self) -> int:
         """Bring concepts to the space of an upgraded index, and return how many were in another."""
@@ -225,20 +229,20 @@ class Concepts(Mapping[str, Concept]):
         (row,) = self._index.snapshot.rows([self._index.snapshot.place(number)], ("path", "sha256", "time"))
         if row is None:
             raise ValueError(f"the index has no picture of the id {number}; search again, it may have been removed")
-        return Example(**row, is_yes=True)
+        return Example(**row, is_positive=True)
 
-    def _embedded(self, given: Given, *, is_yes: bool) -> _Embedded:
+    def _embedded(self, given: Given, *, is_positive: bool) -> _Embedded:
         """Return an example with its embedding, which is that of the index where it has one."""
         index, snapshot = self._index, self._index.snapshot
         if isinstance(given, int):
-            example, place = attrs.evolve(self._example(given), is_yes=is_yes), snapshot.place(given)
+            example, place = attrs.evolve(self._example(given), is_positive=is_positive), snapshot.place(given)
             (row,) = snapshot.rows([place])
             return _Embedded(
                 example, snapshot.vectors[place], None if row is None else small_copy_of(match_of(row, 1.0))
             )
         path = storage.local_path(str(given))
         data = read_image_file(path, LIMITS, f"image {str(path)!r}")
-        example = Example(path=_in_full(given), sha256=hashlib.sha256(data).hexdigest(), is_yes=is_yes)
+        example = Example(path=_in_full(given), sha256=hashlib.sha256(data).hexdigest(), is_positive=is_positive)
         known = places_of(snapshot, [example]).get(example.key)
         vector = (
             embedding_of(index.clip, data, reduced=index.store.about.decode == "fast")
@@ -283,7 +287,7 @@ def _decided(concept: Concept, snapshot: Snapshot, clip: ImageTextModel) -> Conc
     """Return a concept with the decision whether its examples help."""
     text = clip.encode_text([concept.text], keep=True).numpy()[0]
     own = list(places_of(snapshot, concept.examples).values())
-    yes, no = concept.of(is_yes=True), concept.of(is_yes=False)
+    yes, no = concept.of(is_positive=True), concept.of(is_positive=False)
     return attrs.evolve(concept, uses_examples=examples_help(snapshot.vectors, text, yes, no, own))
 
 
@@ -305,7 +309,7 @@ def _named(concept: Concept, given: Sequence[str]) -> set[Key]:
     return found
 
 
-def normal(name: str) -> str:
+def normalize_name(name: str) -> str:
     """Return a name as it is kept: letters that look alike are one, and so are spaces."""
     return " ".join(unicodedata.normalize("NFC", name).split())
 

@@ -38,7 +38,7 @@ def write_matches(path: Path, title: str, matches: Sequence[Match], maps: Sequen
     shown = zip(matches, small_pictures(matches, SIDE), maps or [None] * len(matches), strict=True)
     pictures = [
         Thumbnail(
-            picture=picture if picture is None or shares is None else under_map(picture, shares),
+            picture=picture if picture is None or shares is None else overlay_map(picture, shares),
             lines=(f"{match.score:.3f}", *(() if shares is None else (scale_of(shares),))),
             name=match.name,
         )
@@ -53,7 +53,7 @@ def scale_of(shares: Map) -> str:
     return f"full colour: a place that changes the score by {float(np.abs(shares).max()):.4f}"
 
 
-def under_map(picture: Image.Image, shares: Map) -> Image.Image:
+def overlay_map(picture: Image.Image, shares: Map) -> Image.Image:
     """Return a picture below its map: warm where it adds to the score, cold where it takes from it.
 
     Args:

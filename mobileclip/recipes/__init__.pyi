@@ -1,10 +1,10 @@
 from .command import (
     described as described,
     parsed_as as parsed_as,
+    read_choices as read_choices,
     reported as reported,
     run_recipe as run_recipe,
     started as started,
-    written as written,
 )
 from .files import (
     KINDS as KINDS,

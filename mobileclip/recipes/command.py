@@ -13,11 +13,11 @@ import attrs
 
 from mobileclip.machine import machine_line
 from mobileclip.recipes.files import read_header
-from mobileclip.recipes.short import ASKING_ALL, PLAIN, again, asks, brief_help, program, shorts
+from mobileclip.recipes.short import ASKING_ALL, PLAIN, brief_help, program, retyped_command, shorts, wants_short_help
 from mobileclip.registry import nearest, nearest_file, with_parts
 from mobileclip.storage import exclusive
 from mobileclip.terminal import has_reader, say, shown
-from mobileclip.terminal.common import taken_common, use_common
+from mobileclip.terminal.common import split_common_flags, use_common
 from mobileclip.terminal.flags import Reading, parse
 from mobileclip.terminal.interruption import interruptible
 from mobileclip.terminal.streams import ensure_streams, give_up_output
@@ -80,7 +80,7 @@ def started(
         choices: for `mobileclip.terminal.parse`.
     """
     with reported(name, None, kept=kept):
-        told, rest = taken_common(["--quiet"], with_parts(sys.argv[1:] if arguments is None else arguments))
+        told, rest = split_common_flags(["--quiet"], with_parts(sys.argv[1:] if arguments is None else arguments))
         with use_common(told):
             yield parse(target, rest, description=described(docstring), **choices)
 
@@ -103,12 +103,12 @@ def run_recipe(
     main = sys.modules["__main__"]
     name, docstring = name or Path(getattr(main, "__file__", None) or "recipe").stem, main.__doc__
     with reported(name, arguments):
-        told, typed = taken_common(
+        told, typed = split_common_flags(
             ["--quiet", "--strict"], with_parts(sys.argv[1:] if arguments is None else arguments)
         )
         rows = choices if isinstance(choices, Mapping) else {"": choices}
         one = next(iter(rows.values()))
-        if asks(typed):
+        if wants_short_help(typed):
             header = read_header(docstring, sys.argv[0])
             titles = {row: header.rows.get(row, "") for row in rows if row}
             say(f"{header.brief()}\n\n{brief_help(type(one).__name__, program(), titles, tuple(variants))}")
@@ -121,7 +121,7 @@ def run_recipe(
             row, spec, rest = "-".join(filter(None, (row, rest[0]))), variants[rest[0]](spec), rest[1:]
         recipe = spec
         if rest and rest[0].endswith(".json"):
-            spec, recipe, rest = written(Path(rest[0]), type(spec)), None, rest[1:]
+            spec, recipe, rest = read_choices(Path(rest[0]), type(spec)), None, rest[1:]
         if PLAIN in rest and (change := _plain_of(spec)):  # before the flags that change the choices
             spec, rest = change(spec), [one for one in rest if one != PLAIN]
             recipe = recipe and spec
@@ -139,13 +139,13 @@ def _plain_of(spec: Any) -> Callable[[Any], Any] | None:
 
 def _run(command: Command[Any, Any], name: str, recipe: Any, *, before: Any) -> None:
     from mobileclip.recipes.kinds import KINDS
-    from mobileclip.recipes.tiny.shrink import FOLDER, shrunk
+    from mobileclip.recipes.tiny.shrink import FOLDER, shrink
 
     kind = KINDS[type(command.spec)]
     spec = kind.ready(command.spec, command.options)
     if command.tiny:
         with exclusive(FOLDER, wait_seconds=_DRAWING_SECONDS):  # one of several processes draws
-            spec = shrunk(spec, getattr(command.options, "rows", None))
+            spec = shrink(spec, getattr(command.options, "rows", None))
         output = getattr(spec, "output", None)
         if output and output == before.output:  # none was typed
             spec = attrs.evolve(spec, output=type(output)(f"{output}-tiny"))
@@ -211,7 +211,7 @@ def _chosen(rows: Mapping[str, Any], arguments: Sequence[str]) -> tuple[str, Any
     raise ValueError(f"there is no run {first!r}; {nearest(row, rows)} Their titles are in `--help`")
 
 
-def written(file: Path, kind: type[Spec]) -> Spec:
+def read_choices(file: Path, kind: type[Spec]) -> Spec:
     """Return the choices in a file that `--show`, or a run, has written.
 
     Raises:
@@ -224,7 +224,7 @@ def written(file: Path, kind: type[Spec]) -> Spec:
         return from_json(file.read_text(encoding="utf-8"), kind)
     except FileNotFoundError:
         raise ValueError(
-            f"there is no {file}{nearest_file(file)}; write one: {again('--show')[:-1]} > {file}`"
+            f"there is no {file}{nearest_file(file)}; write one: {retyped_command('--show')[:-1]} > {file}`"
         ) from None
     except UnicodeDecodeError:
         raise ValueError(f"{file} is no text; expected what --show has written") from None

@@ -40,7 +40,7 @@ from mobileclip.serialization import from_json, to_json
 from mobileclip.strict import strict
 from mobileclip.tensor_files.weights import weights_sha256
 from mobileclip.terminal import console, say
-from mobileclip.training import AdamWSpec, CosineSchedule, RunSpec, TrainingSpec, World, connected, run
+from mobileclip.training import AdamWSpec, CosineSchedule, RunSpec, TrainingSpec, World, process_group, run
 from mobileclip.training.run import SPEC
 
 Kind = Literal["transformer", "mct", "teacher"]
@@ -323,7 +323,7 @@ def distil(spec: DistilSpec, *, title: str = "distil") -> Path | None:
         if not (storage.is_remote(path) or path.endswith(".tar") or Path(path).is_file()):
             raise FileNotFoundError(f"there is no file of texts {path}{nearest_file(Path(path))}")
     _refuse_other(spec)
-    with connected(spec.device, collective_seconds=spec.training.collective_seconds) as world:
+    with process_group(spec.device, collective_seconds=spec.training.collective_seconds) as world:
         prepared = world.from_first(lambda: _prepared(spec, world))
         model = run(prepared, str(spec.output), title=title, console=console(), within=world)
     return Path(str(model)) if this_process().is_first else None

@@ -16,11 +16,11 @@ from types import ModuleType
 
 import attrs
 
-from mobileclip.recipes.short import asks, brief_help, kind_of
+from mobileclip.recipes.short import brief_help, kind_of, wants_short_help
 from mobileclip.registry import nearest, nearest_file
 from mobileclip.storage import atomic_path, require_output
 from mobileclip.terminal import say
-from mobileclip.terminal.help import command_lines, laid_out
+from mobileclip.terminal.help import command_lines, format_help
 
 KINDS = {"train": ("train_", "distil_", "finetune_"), "reinforce": ("reinforce_",)}
 """Commands to what the names of their recipes' files begin with; the first of these need not be typed."""
@@ -89,7 +89,7 @@ def run_file(file: Path, arguments: Sequence[str], *, program: str) -> None:
     Raises:
         SystemExit: as the recipe does.
     """
-    if asks(arguments) and (kind := kind_of(file)):
+    if wants_short_help(arguments) and (kind := kind_of(file)):
         # Nothing is imported that computes.
         header = read_header(_docstring(file), program)
         say(f"{header.brief()}\n\n{brief_help(kind[0], program, header.rows, kind[1])}")
@@ -150,8 +150,8 @@ class Header:
     def description(self) -> str:
         """Return what `--help-all` begins with: everything, as wide as the terminal, with every command in a line."""
         width = max(map(len, self.entries), default=0) + len(":  ")
-        entries = (laid_out(text, heading=f"{name}:".ljust(width)) for name, text in self.entries.items())
-        return "\n\n".join((*map(laid_out, (self.title, *self.prose)), "\n".join(entries))).strip()
+        entries = (format_help(text, heading=f"{name}:".ljust(width)) for name, text in self.entries.items())
+        return "\n\n".join((*map(format_help, (self.title, *self.prose)), "\n".join(entries))).strip()
 
     def brief(self) -> str:
         """Return what `--help` begins with: the title, and the commands that run it and try it."""

@@ -32,8 +32,8 @@ from mobileclip.hardware.devices import AUTO
 from mobileclip.processes import this_process
 from mobileclip.recipes.distilling import DistilSpec, distil
 from mobileclip.recipes.finetuning import finetune_and_report, summary, table
-from mobileclip.recipes.short import again
-from mobileclip.recipes.tiny.shrink import SMALL_MODEL, taking
+from mobileclip.recipes.short import retyped_command
+from mobileclip.recipes.tiny.shrink import SMALL_MODEL, fitted_to_data
 from mobileclip.recipes.validation import captions_on, measured_on
 from mobileclip.reinforce import (
     ReinforcementSpec,
@@ -44,7 +44,7 @@ from mobileclip.reinforce.captioners import NucleusSpec, with_weights
 from mobileclip.storage import is_remote, join
 from mobileclip.terminal import console, say
 from mobileclip.terminal.status import conclude
-from mobileclip.training import Evaluate, RunSpec, connected, follow_card, last_metrics, plot_curves, run
+from mobileclip.training import Evaluate, RunSpec, follow_card, last_metrics, plot_curves, process_group, run
 from mobileclip.training.finetuning.run import FinetuneSpec
 from mobileclip.training.finetuning.tasks import open_task, write_training_data
 
@@ -133,7 +133,7 @@ def _ready_run(spec: RunSpec, options: RunOptions) -> RunSpec:
         raise ValueError(f"--tokenizer is missing: the run names the tokenizer.json whose SHA-256 is {named.sha256}")
     if getattr(data, "reinforced", False) and data.shards:  # plain pairs may be a list or a table, see `_sharded`
         data = attrs.evolve(data, shards=shards_of(data.shards))
-    return attrs.evolve(spec, model=taking(spec.model, data), data=data)
+    return attrs.evolve(spec, model=fitted_to_data(spec.model, data), data=data)
 
 
 def _train(spec: RunSpec, command: Command[RunOptions, RunSpec], name: str, recipe: RunSpec | None) -> None:
@@ -142,12 +142,12 @@ def _train(spec: RunSpec, command: Command[RunOptions, RunSpec], name: str, reci
         raise ValueError(
             "--data is missing: shards, such as 'DataCompDR-12M/{00000000..00001023}.tar', docs/data.md says which; or "
             "a folder of folders for classes\n"
-            f"  small: try the whole path on drawn scenes, in a minute: {again('--tiny')}"
+            f"  small: try the whole path on drawn scenes, in a minute: {retyped_command('--tiny')}"
         )
     spec, taken = follow_card(spec, recipe)
     for line in taken if this_process().is_first else ():
         say(line)
-    with connected(options.device, collective_seconds=spec.training.collective_seconds) as world:
+    with process_group(options.device, collective_seconds=spec.training.collective_seconds) as world:
         spec = world.from_first(partial(_sharded, spec, output, options.rows))
         measure = _measure(spec, options)
         model = run(spec, output, evaluate=measure, title=name, console=console(), within=world)
@@ -180,7 +180,7 @@ def _sharded(spec: RunSpec, output: str, rows: RowOptions) -> RunSpec:
     if isinstance(spec.data, LabelledPipelineSpec):
         if not spec.data.class_names and (names := find_class_names(given)):
             data = attrs.evolve(spec.data, num_classes=len(names), class_names=names)
-            return attrs.evolve(spec, model=taking(spec.model, data), data=data)
+            return attrs.evolve(spec, model=fitted_to_data(spec.model, data), data=data)
         return spec
     if not given or spec.data.reinforced:
         return spec
@@ -263,7 +263,9 @@ def _reinforce(
         say(read_status(spec.output))
         return
     if spec.source is None:
-        raise ValueError(f"--data is missing: shards, a table or a folder; try it on drawn scenes: {again('--tiny')}")
+        raise ValueError(
+            f"--data is missing: shards, a table or a folder; try it on drawn scenes: {retyped_command('--tiny')}"
+        )
     if options.dry_run:
         say(estimate(spec))
         return
@@ -358,7 +360,7 @@ KINDS: Mapping[type, Kind] = {
         _ready_run,
         fixed={(RunSpec, "model")},
         made_by={one: _sized(one) for one in (ReinforcedPipelineSpec, LabelledPipelineSpec)}
-        | {RunSpec: lambda model, data, **rest: RunSpec(model=taking(model, data), data=data, **rest)},
+        | {RunSpec: lambda model, data, **rest: RunSpec(model=fitted_to_data(model, data), data=data, **rest)},
     ),
     ReinforcementSpec: Kind(_reinforce, ReinforceOptions, _ready_reinforcement, fixed={(ReinforcementSpec, "source")}),
     FinetuneSpec: Kind(_finetune, ready=_ready_finetuning),

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import attrs
 
-from mobileclip.terminal.help import laid_out
+from mobileclip.terminal.help import format_help
 
 _COMMON = """
 --tiny                                                    try the whole path on a few drawn samples, in a minute
@@ -125,7 +125,7 @@ def kind_of(file: Path) -> tuple[str, list[str]] | None:
     return (found[1], variants) if found and found[1] in LINES else None
 
 
-def asks(arguments: object) -> bool:
+def wants_short_help(arguments: object) -> bool:
     """Return whether a command line asks for the short help."""
     return not _ASKING.isdisjoint(arguments)  # type: ignore[arg-type]
 
@@ -142,7 +142,7 @@ def brief_help(kind: str, program: str, rows: Mapping[str, str] | None = None, v
     others = " [MODEL...]" if kind == "EvaluationSpec" else ""
     words = f"{' ROW' if rows else ''}{''.join(f' [{one}]' for one in variants)} [RUN.json]{others}"
     lines = [f"usage: {program}{words} [FLAGS]", ""]
-    lines += [laid_out(title, heading=f"  {name:{_WIDTH}}  ") for name, title in (rows or {}).items()]
+    lines += [format_help(title, heading=f"  {name:{_WIDTH}}  ") for name, title in (rows or {}).items()]
     lines += [""] if rows else []
     lines += [f"  {_head(one):{_WIDTH}}  {one.text}" for one in shorts(kind)]
     return "\n".join([*lines, "", f"`{program} {ASKING_ALL}` lists all flags; `--quiet` shows no progress."])
@@ -157,7 +157,7 @@ def program() -> str:
     return f"python {sys.argv[0]}" if sys.argv[0].endswith(".py") else sys.argv[0]
 
 
-def again(*flags: str) -> str:
+def retyped_command(*flags: str) -> str:
     """Return the command that was typed, with its row and these flags alone, in backticks."""
     row = [one for one in sys.argv[1:2] if not one.startswith("-") and not one.endswith(".json")]
     return f"`{' '.join((program(), *row, *flags))}`"

@@ -3,7 +3,7 @@ from .flags import Reading as Reading, flags_of as flags_of, parse as parse
 from .help import (
     PROGRAMS as PROGRAMS,
     command_lines as command_lines,
-    laid_out as laid_out,
+    format_help as format_help,
     paragraphs as paragraphs,
 )
 from .pictures import can_show_pictures as can_show_pictures, show_pictures as show_pictures

@@ -35,7 +35,7 @@ def common_flags() -> Common:
     return _in_use
 
 
-def taken_common(names: Collection[str], arguments: Sequence[str]) -> tuple[Common, list[str]]:
+def split_common_flags(names: Collection[str], arguments: Sequence[str]) -> tuple[Common, list[str]]:
     """Return what a command line says of these, and the command line without them.
 
     Args:

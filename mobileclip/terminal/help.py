@@ -22,10 +22,10 @@ def paragraphs(text: str) -> str:
         text: its paragraphs are apart by empty lines.
     """
     parts = inspect.cleandoc(text).split("\n\n")
-    return "\n\n".join(laid_out(one, heading="  " if one.startswith(PROGRAMS) else "") for one in parts)
+    return "\n\n".join(format_help(one, heading="  " if one.startswith(PROGRAMS) else "") for one in parts)
 
 
-def laid_out(text: str, *, heading: str = "") -> str:
+def format_help(text: str, *, heading: str = "") -> str:
     """Return a paragraph as wide as the terminal, no word of which is broken; commands stay lines that can be copied.
 
     Args:

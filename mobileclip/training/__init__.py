@@ -3,7 +3,7 @@
 What takes steps, keeps them and goes on belongs here; losses belong in `losses`, command lines in `recipes`.
 """
 
-from mobileclip.training.distributed import World, connected
+from mobileclip.training.distributed import World, process_group
 from mobileclip.training.ema import MovingAverage
 from mobileclip.training.finetuning.tasks import LabelledContrastiveSpec as LabelledContrastiveSpec  # registered
 from mobileclip.training.loop import Evaluate, TrainingResult, train
@@ -71,7 +71,6 @@ __all__ = [
     "TrainingSpec",
     "World",
     "build_objective",
-    "connected",
     "decay_groups",
     "follow_card",
     "last_metrics",
@@ -79,6 +78,7 @@ __all__ = [
     "pipelines",
     "plain",
     "plot_curves",
+    "process_group",
     "read_metrics",
     "run",
     "schedules",

@@ -142,7 +142,9 @@ class World:
 
 
 @contextmanager
-def connected(device: str | torch.device = AUTO, *, collective_seconds: float = COLLECTIVE_SECONDS) -> Iterator[World]:
+def process_group(
+    device: str | torch.device = AUTO, *, collective_seconds: float = COLLECTIVE_SECONDS
+) -> Iterator[World]:
     """Join the other processes of a run that `torchrun` or `srun` started, or train alone without them.
 
     Args:

@@ -34,7 +34,7 @@ from mobileclip.serialization import from_json, to_json
 from mobileclip.strict import strict
 from mobileclip.tensor_files import CheckpointError
 from mobileclip.training.checkpoint import CheckpointFolder
-from mobileclip.training.distributed import World, connected
+from mobileclip.training.distributed import World, process_group
 from mobileclip.training.loop import Evaluate, train
 from mobileclip.training.objectives import is_of_texts
 from mobileclip.training.selection import SelectionSpec
@@ -122,7 +122,9 @@ class RunSpec:
         if self.initial_weights is not None and isinstance(self.model, CoCaSpec):
             stored = read_checkpoint(self.initial_weights, mmap=True).spec
             if not isinstance(stored, CoCaSpec):
-                raise CheckpointError(f"{self.initial_weights} holds no captioner to train one from")
+                raise CheckpointError(
+                    f"{self.initial_weights} holds no captioner to train one from", code="another_model"
+                )
             own = self.model.with_context(stored.text.input.context_length)
             context = self.model.text.input.context_length
             return load_model(self.initial_weights, own, fold=False, context_length=context)
@@ -157,7 +159,7 @@ def run(
         device: where to train; `auto` for this process's GPU, or the best device where there is none.
         title: what progress is shown under.
         console: where progress is shown; none shows nothing.
-        within: the processes of the run, where they are `connected` already; its device counts.
+        within: the processes of the run, where they are `process_group` already; its device counts.
 
     Raises:
         ValueError: if the folder holds another run, the batch can't be divided among the processes, the run contradicts
@@ -167,7 +169,7 @@ def run(
     """
     spec = spec.resolved
     seconds = spec.training.collective_seconds
-    with connected(device, collective_seconds=seconds) if within is None else nullcontext(within) as world:
+    with process_group(device, collective_seconds=seconds) if within is None else nullcontext(within) as world:
         world.from_first(lambda: _check(spec, output))
         batches = attrs.evolve(spec.data, batch_size=world.share(spec.data.batch_size)).build()
         torch.manual_seed(spec.training.seed)

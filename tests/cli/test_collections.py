@@ -110,7 +110,7 @@ def test_every_command_takes_the_index_its_pictures_or_nothing(capsys, photos, t
             ("index", "--quiet", "-j", 1),
             ("dedup", "--quiet", "--overwrite"),
             ("tag", "--vocabulary", "words.txt", "--quiet"),
-            ("concept", "add", "mine", "--yes", "photos/0.png"),
+            ("concept", "add", "mine", "--positive", "photos/0.png"),
             ("concept", "show", "mine"),
             ("concept", "ls"),
             ("concept", "rm", "mine"),

@@ -139,9 +139,9 @@ def test_inspect(capsys, tmp_path):
         (("urls", golden("npz"), "-o", "{folder}/table.txt"), "must end with .parquet or .csv"),
         (("score", "-o", "{folder}/scores"), "no SHARDS were given"),
         (("filter", "{folder}/images", "-o", "{folder}/kept.csv", "--share", "0.5"), "must end with .npy or .html"),
-        (("distinct", "{folder}/images", "-o", "{folder}/kept.csv"), "must end with .npy\n"),
-        (("distinct", "{folder}/images", "-o", "{folder}/kept.png"), "is there already"),
-        (("distinct", "{folder}/lost", "-o", "{folder}/kept.npy"), "lost; expected a folder of scores"),
+        (("dedup", "{folder}/images", "-o", "{folder}/kept.csv"), "must end with .npy\n"),
+        (("dedup", "{folder}/images", "-o", "{folder}/kept.png"), "is there already"),
+        (("dedup", "{folder}/lost", "-o", "{folder}/kept.npy"), "lost; expected a folder of scores"),
         (("tune-scale", "{folder}/nothing.tar"), "nothing.tar; expected a reinforced shard"),
     ],
 )

@@ -13,7 +13,7 @@ from mobileclip.recipes import find_recipe, parsed_as, recipe_files
 from mobileclip.recipes.files import KINDS
 from mobileclip.recipes.short import kind_of
 from mobileclip.terminal import parse
-from mobileclip.terminal.common import taken_common
+from mobileclip.terminal.common import split_common_flags
 from tests.test_pages import PAGES, blocks
 
 TEXTS = {page: "\n".join(blocks(text, "")) for page, text in PAGES.items()}
@@ -65,7 +65,7 @@ def read(words):
     def recorded(*positional, **chosen):
         return positional, chosen
 
-    return parse(recorded, taken_common(COMMON, rest)[1], description="", reading=READING, prog="mobileclip")
+    return parse(recorded, split_common_flags(COMMON, rest)[1], description="", reading=READING, prog="mobileclip")
 
 
 def read_recipe(name, words):
@@ -82,7 +82,7 @@ def read_recipe(name, words):
         words = words[1:]
     if words and words[0].endswith(".json"):
         words = words[1:]
-    return parsed_as(spec, taken_common(["--quiet", "--strict"], words)[1])
+    return parsed_as(spec, split_common_flags(["--quiet", "--strict"], words)[1])
 
 
 def is_whole(words):

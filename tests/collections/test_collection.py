@@ -17,8 +17,8 @@ from pillow_heif import from_pillow
 import mobileclip
 from mobileclip.blocks import models
 from mobileclip.collections import INDEX, Collection, GraphSizes, IndexOptions, ModelSource, Store, scan, small_pictures
-from mobileclip.collections.about import About
-from mobileclip.collections.nearest import GRAPH, renew_graph
+from mobileclip.collections.metadata import IndexMetadata
+from mobileclip.collections.nearest import GRAPH, update_graph
 from mobileclip.collections.read import FileReader
 from mobileclip.data import ImageError
 from mobileclip.data.images.files import describe_left_out
@@ -293,7 +293,7 @@ def test_dead_paths_take_no_places_of_living_ones(index, photos, tmp_path):
     assert names(index.search(image=photos / "deep/er/1.png", k=1)) == ["1.png"]
     assert len(index.search(image=photos / "deep/er/1.png", k=30)) == 6
     assert not {str(path) for path in gone} & {one.path for one in index.search("a cat", k=30)}
-    renew_graph(index.path, index.snapshot, GraphSizes(exact=3), show_progress=False)
+    update_graph(index.path, index.snapshot, GraphSizes(exact=3), show_progress=False)
     reader = Collection.open(index.path)
     reader.graph_sizes = GraphSizes(exact=3)
     assert names(reader.search(image=photos / "deep/er/1.png", k=1)) == ["1.png"]
@@ -387,7 +387,7 @@ def named(tmp_path, layout):
     """An empty index of MobileCLIP-B, as its weights are in a layout; the weights are nowhere."""
     spec = attrs.evolve(models["mobileclip_b"], image=layouts[layout].adapted(models["mobileclip_b"].image, {}))
     source = ModelSource(checkpoint="/somewhere/b.pt")
-    about = About(weights_sha256="0" * 64, spec=to_json(spec), version="1", dim=512, model=source)
+    about = IndexMetadata(weights_sha256="0" * 64, spec=to_json(spec), version="1", dim=512, model=source)
     return Collection(Store.create(tmp_path / "index", about))
 
 
@@ -424,7 +424,7 @@ def test_where_names_do_not_tell_the_weights_do(tmp_path, layout, asked):
 
 
 def test_a_spec_of_no_known_kind_leaves_it_to_the_weights(tmp_path):
-    about = About(weights_sha256="0" * 64, spec='{"image": {"kind": "theirs"}}', version="1", dim=512)
+    about = IndexMetadata(weights_sha256="0" * 64, spec='{"image": {"kind": "theirs"}}', version="1", dim=512)
     Collection(Store.create(tmp_path / "index", about)).require_source(ModelSource(model="mobileclip_s1"))
 
 

@@ -71,7 +71,7 @@ def test_examples_find_what_the_text_does_not(world, index):
     kind = next(iter(OUTLINES))
     yes, rest = pictures(world, kind)[:3], pictures(world, kind)[3:]
     before = kinds(index.search("Zoë's thing", k=6))
-    concept = index.concepts.add(BIKE, yes=yes, text="Zoë's thing")
+    concept = index.concepts.add(BIKE, positive=yes, text="Zoë's thing")
     assert concept.uses_examples
     assert kinds(index.search(f'@"{BIKE}"', k=6)).count(kind) > before.count(kind)
     # The score is the formula's, with the embeddings that the index has.
@@ -87,31 +87,31 @@ def test_examples_find_what_the_text_does_not(world, index):
     assert set(kinds(mixed)) == {"star"}
     # What does not show it is pushed away, and is no example any more when that is said.
     worst = index.search(f'@"{BIKE}"', k=40)[5]
-    index.concepts.add(BIKE, no=[worst.id])
+    index.concepts.add(BIKE, negative=[worst.id])
     pushed = {match.id: match.score for match in index.search(f'@"{BIKE}"', k=60)}
     assert pushed[worst.id] < worst.score - 0.5
-    assert len(index.concepts.add(BIKE, neither=[worst.path]).examples) == 3
+    assert len(index.concepts.add(BIKE, unlabel=[worst.path]).examples) == 3
     assert str(rest[0]) not in {one.path for one in index.concepts[BIKE].examples}
 
 
 def test_one_example_is_used_where_the_text_does_not_find_it(world, index):
     first, *_, last = index.search("a heart", k=60)
-    assert not index.concepts.add("easy", text="a heart", yes=[first.id]).uses_examples
-    assert index.concepts.add("hard", text="a heart", yes=[last.id]).uses_examples
-    assert not index.concepts.add("never", text="a heart", no=[last.id]).uses_examples
+    assert not index.concepts.add("easy", text="a heart", positive=[first.id]).uses_examples
+    assert index.concepts.add("hard", text="a heart", positive=[last.id]).uses_examples
+    assert not index.concepts.add("never", text="a heart", negative=[last.id]).uses_examples
 
 
 def test_examples_of_the_index_are_not_encoded_again_and_others_once(world, index, tmp_path, monkeypatch):
     own, other = pictures(world, "star")[0], outline(tmp_path / "other.png", "star", "teal")
-    index.concepts.add("star", yes=[own, other])
+    index.concepts.add("star", positive=[own, other])
     other.unlink()
     monkeypatch.setattr(type(index.clip), "encode_pixels", lambda *_, **__: pytest.fail("a picture was encoded"))
-    concept = index.concepts.add("star", yes=[pictures(world, "star")[1]])
+    concept = index.concepts.add("star", positive=[pictures(world, "star")[1]])
     place = index.snapshot.place(index.search("a", where=[f"path={own}"])[0].id)
     np.testing.assert_array_equal(concept.vectors[0], index.snapshot.vectors[place])
-    assert [one.is_yes for one in concept.examples] == [True] * 3
+    assert [one.is_positive for one in concept.examples] == [True] * 3
     with fails(ImageError, str(other)):
-        index.concepts.add("star", yes=[other])
+        index.concepts.add("star", positive=[other])
     assert index.concepts["star"].examples == concept.examples
 
 
@@ -132,7 +132,17 @@ def test_another_process_sees_it_at_once(world, index, capsys):
     other.load()
     index_folder = str(index.path)
     main(
-        ["concept", "add", BIKE, "--index", index_folder, "--text", "a heart", "--yes", str(pictures(world, "star")[0])]
+        [
+            "concept",
+            "add",
+            BIKE,
+            "--index",
+            index_folder,
+            "--text",
+            "a heart",
+            "--positive",
+            str(pictures(world, "star")[0]),
+        ]
     )
     assert "which help" in capsys.readouterr().out
     assert kinds(other.search(f'@"{BIKE}"', k=3))[0] == "star"
@@ -155,7 +165,7 @@ index, path = Collection.open(sys.argv[1]), sys.argv[2]
 index.concepts.add("whole", text="a heart")
 write = concepts.to_json
 concepts.to_json = lambda known: os.kill(os.getpid(), signal.SIGKILL)
-index.concepts.add("whole", yes=[path], text="a star")
+index.concepts.add("whole", positive=[path], text="a star")
 """
 
 
@@ -165,7 +175,7 @@ def test_a_process_that_is_killed_while_it_writes_leaves_what_was_there(world, i
     assert job.returncode == -signal.SIGKILL
     whole = index.concepts["whole"]
     assert (whole.text, whole.examples) == ("a heart", ())
-    assert index.concepts.add("whole", yes=[pictures(world, "star")[0]]).examples
+    assert index.concepts.add("whole", positive=[pictures(world, "star")[0]]).examples
 
 
 def announced(capsys):
@@ -178,7 +188,7 @@ def test_a_moved_folder_keeps_them(world, tmp_path, monkeypatch, capsys):
     shutil.copytree(world / "photos" / "star", tmp_path / "stars")
     main(["index", str(tmp_path / "stars"), "-m", "icons", "-j", "1", "--quiet"])
     index = Collection.open(announced(capsys))
-    index.concepts.add(BIKE, yes=[tmp_path / "stars" / "black.png"])
+    index.concepts.add(BIKE, positive=[tmp_path / "stars" / "black.png"])
     index.tag(["a star"], show_progress=False)
     (tmp_path / "stars").rename(tmp_path / "moved")
     main(["index", str(tmp_path / "moved"), "-m", "icons", "-j", "1", "--quiet"])
@@ -209,7 +219,7 @@ def upgraded(index, tmp_path):
 def test_they_follow_an_index_to_another_model(small, tmp_path):
     inside = tmp_path / "photos" / "07.png"
     in_shard = small.search("a", where=["part~0050"])[0]
-    small.concepts.add("inside", yes=[inside, in_shard.id])
+    small.concepts.add("inside", positive=[inside, in_shard.id])
     words = small.tag(["a kite", "a hill"], template="a photo of {}", share=0.2, show_progress=False)
     fresh = upgraded(small, tmp_path)
     places = [fresh.snapshot.place(one.id) for one in (fresh.search("a", where=[f"path={inside}"])[0], in_shard)]
@@ -223,13 +233,13 @@ def test_they_follow_an_index_to_another_model(small, tmp_path):
 @pytest.mark.parametrize("change", ["gone", "changed"])
 def test_an_example_that_has_vanished_follows_by_its_small_copy(small, tmp_path, change):
     inside, outside = tmp_path / "photos" / "07.png", draw(tmp_path / "outside.png", 99)
-    small.concepts.add("own", yes=[inside, outside], no=[tmp_path / "photos" / "09.png"])
+    small.concepts.add("own", positive=[inside, outside], negative=[tmp_path / "photos" / "09.png"])
     clip, _ = ModelSource(checkpoint=str(tmp_path / "new.safetensors")).load("cpu")
     expected = clip.encode_image([outside]).numpy()[0]
     outside.unlink() if change == "gone" else outside.write_bytes(b"another file")
     fresh = upgraded(small, tmp_path)
     concept = fresh.concepts["own"]
-    assert [one.path for one in concept.examples if one.is_yes] == [str(inside), str(outside)]
+    assert [one.path for one in concept.examples if one.is_positive] == [str(inside), str(outside)]
     vector = concept.vectors[[one.path for one in concept.examples].index(str(outside))]
     assert float(vector.astype(np.float32) @ expected) > 0.99
     assert fresh.search('@"own"', k=3)
@@ -241,7 +251,7 @@ def test_a_concept_works_without_an_example_of_which_nothing_is_left(small, tmp_
     small.add(tmp_path / "photos", options=OPTIONS)
     chosen = small.search("a", where=["path~away"])[0]
     away.unlink()
-    small.concepts.add("own", yes=[chosen.id, tmp_path / "photos" / "07.png"])
+    small.concepts.add("own", positive=[chosen.id, tmp_path / "photos" / "07.png"])
     small.add(tmp_path / "photos", options=OPTIONS)
     fresh = upgraded(small, tmp_path)
     assert [one.path for one in fresh.concepts["own"].examples] == [str(tmp_path / "photos" / "07.png")]
@@ -251,14 +261,14 @@ def test_a_concept_works_without_an_example_of_which_nothing_is_left(small, tmp_
 
 def test_single_examples_are_lost_on_request_whether_or_not_they_are_there(small, tmp_path, capsys):
     one, two, three = (draw(tmp_path / f"{number}.png", 90 + number) for number in range(3))
-    small.concepts.add("own", yes=[one, two], no=[three])
+    small.concepts.add("own", positive=[one, two], negative=[three])
     two.unlink()
     main(["concept", "show", "own", "--index", str(small.path)])
     assert str(two) in capsys.readouterr().out
-    main(["concept", "add", "own", "--neither", str(two), "--index", str(small.path)])
+    main(["concept", "add", "own", "--unlabel", str(two), "--index", str(small.path)])
     assert [example.path for example in small.concepts["own"].examples] == [str(three), str(one)]
     with pytest.raises(ValueError, match="is no example of the concept 'own'"):
-        small.concepts.add("own", neither=[two])
+        small.concepts.add("own", unlabel=[two])
 
 
 def test_tags_are_columns_calibrated_on_the_collection(world, index):

@@ -15,7 +15,7 @@ from safetensors.torch import save
 
 from mobileclip.collections import INDEX, Collection
 from mobileclip.collections.concepts import read_concepts
-from mobileclip.collections.tags import read_words
+from mobileclip.collections.tags import read_tag_words
 
 # When it was, how long it took, and by which process it was done.
 _TIMES = {"seconds", "evaluated", "when", "time", "host", "process", "created", "started", "ended", "images_per_second"}
@@ -58,7 +58,7 @@ def _rows(folder: Path) -> str:
     table = [{**row, "id": 0} for row in snapshot.rows(range(len(snapshot)))]
     rows = sorted(repr((row, vector.tobytes())) for row, vector in zip(table, snapshot.vectors, strict=True))
     rows += [repr((one.described(), one.vectors.tobytes())) for one in read_concepts(folder).values()]
-    rows += [repr((words.words, words.levels.tobytes()))] if (words := read_words(folder)) is not None else []
+    rows += [repr((words.words, words.levels.tobytes()))] if (words := read_tag_words(folder)) is not None else []
     return hashlib.sha256("\n".join(rows).encode()).hexdigest()
 
 

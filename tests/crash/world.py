@@ -151,7 +151,7 @@ def _to_join(folder: Path) -> None:
 
 _INDEX = ("index", "photos", "-i", "idx", "-m", MODEL, "-j", "1", "--quiet")
 _TAG = ("tag", "--index", "idx", "--vocabulary", "texts.txt", "--quiet")
-_CONCEPT = ("concept", "add", "my own", "--yes", "photos/1.png", "--index", "idx")
+_CONCEPT = ("concept", "add", "my own", "--positive", "photos/1.png", "--index", "idx")
 _FILTER = ("data", "filter", "scores", "-o", "kept.npy", "--share", "0.5", "--overwrite")
 _SCORE = ("data", "score", "data/{00000000..00000003}.tar", "-o", "scores", "--keep-vectors", "-j", "1", "--quiet")
 _EXPORT = ("export", MODEL, "--tower", "text", "-o", "out", "--overwrite", "--target")

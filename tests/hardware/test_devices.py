@@ -10,7 +10,7 @@ from mobileclip.evaluation.metrics import hit_probability
 from mobileclip.hardware import all_devices, has_float64, in_float64, pick_device
 from mobileclip.inference.comparison import largest_error, smallest_cosine
 from mobileclip.losses import distillation_target_kl
-from mobileclip.training import connected, train
+from mobileclip.training import process_group, train
 from tests.errors import fails
 from tests.no_float64 import no_float64
 from tests.training.runs import MODEL, Batches, new_model, training_spec
@@ -53,7 +53,7 @@ def test_several_processes_do_not_meet_on_an_apple_gpu(machine, monkeypatch):
     machine(mps=True)
     monkeypatch.setenv("WORLD_SIZE", "2")
     monkeypatch.setattr(torch, "ones", lambda *_, **__: torch.zeros(1))  # as if it had computed there
-    with fails(ValueError), connected("mps"):
+    with fails(ValueError), process_group("mps"):
         pass
 
 

@@ -18,8 +18,8 @@ from mobileclip.data import SkipReport, crop_augmentation, read_samples, write_s
 from mobileclip.datasets import RowOptions, as_source
 from mobileclip.inputs import OPENAI_MEAN, OPENAI_STD
 from mobileclip.losses import ContrastiveLossSpec
-from mobileclip.recipes import captions_on, measured_on, mobileclip_run, run_recipe, with_data, with_loss, written
-from mobileclip.recipes.tiny import NUM_SAMPLES, first_samples, scene_samples, shrunk
+from mobileclip.recipes import captions_on, measured_on, mobileclip_run, read_choices, run_recipe, with_data, with_loss
+from mobileclip.recipes.tiny import NUM_SAMPLES, first_samples, scene_samples, shrink
 from mobileclip.serialization import from_json
 from mobileclip.training import RunSpec, read_metrics
 from mobileclip.training.finetuning.run import FinetuneSpec
@@ -110,7 +110,7 @@ def test_what_lists_may_name_and_columns_are_told_in_the_same_words(name, data, 
 def test_a_task_of_a_list_that_is_trusted_has_pictures_elsewhere(tmp_path):
     path = outside(tmp_path)
     with fails(ValueError, "6 refused_address", "(--no-inside)"):
-        shrunk(FinetuneSpec(data=path, output=tmp_path / "out"))
+        shrink(FinetuneSpec(data=path, output=tmp_path / "out"))
     task = open_task(path, "auto", ("{}",), RowOptions(inside=False))
     assert len(list(task.samples(SkipReport()))) == 6
 
@@ -192,7 +192,7 @@ def test_what_is_no_run_is_named(file, said, tmp_path, monkeypatch):
     with pytest.raises(SystemExit, match=said):
         run_named("train_s2", file)
     with pytest.raises(ValueError, match=said):
-        written(Path(file), RunSpec)
+        read_choices(Path(file), RunSpec)
 
 
 @pytest.mark.parametrize(

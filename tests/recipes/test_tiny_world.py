@@ -13,7 +13,7 @@ from PIL import Image, ImageColor
 
 from mobileclip.data import ImageTransform, Tokenizer, count_samples, find_card, write_card, write_shard
 from mobileclip.datasets import as_source
-from mobileclip.recipes.tiny import COLOURS, OUTLINES, SHAPES, draw_shape, first_samples, shrunk
+from mobileclip.recipes.tiny import COLOURS, OUTLINES, SHAPES, draw_shape, first_samples, shrink
 from mobileclip.training.finetuning.run import FinetuneSpec
 from tests.data.made_samples import encoded, make_sample
 from tests.data.shards.test_card import CARD
@@ -85,7 +85,7 @@ def test_every_process_of_a_tiny_run_has_a_shard_and_a_share_of_the_batch(tmp_pa
     run = run_of("train_s2")
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("WORLD_SIZE", "3")
-    data = shrunk(attrs.evolve(run, data=attrs.evolve(run.data, shards=tuple(shards)))).data
+    data = shrink(attrs.evolve(run, data=attrs.evolve(run.data, shards=tuple(shards)))).data
     assert (data.shards, data.batch_size, data.num_samples) == (tuple(shards[:3]), 6, 12)
 
 
@@ -101,4 +101,4 @@ def test_a_tiny_fine_tuning_starts_from_the_model_that_is_named(tmp_path, monkey
         (tmp_path / "data" / name).mkdir(parents=True)
         (tmp_path / "data" / name / "0.png").write_bytes(encoded(8, 8))
     named = FinetuneSpec(checkpoint="my.pt", data="data", retention_tasks=("data",))
-    assert shrunk(named).checkpoint == "my.pt"
+    assert shrink(named).checkpoint == "my.pt"

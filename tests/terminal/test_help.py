@@ -4,7 +4,7 @@ import pytest
 from tyro.conf import Positional
 
 from mobileclip.cli import COMMANDS, Commands
-from mobileclip.terminal import PROGRAMS, laid_out, paragraphs, parse
+from mobileclip.terminal import PROGRAMS, format_help, paragraphs, parse
 
 WIDTH = 72
 
@@ -68,7 +68,7 @@ def test_commands_stay_lines_and_prose_is_filled():
 
 
 def test_further_lines_stand_below_the_text():
-    told = laid_out("word " * 30, heading="Time:  ")
+    told = format_help("word " * 30, heading="Time:  ")
     first, *rest = told.splitlines()
     assert first.startswith("Time:  word")
     assert rest
@@ -78,4 +78,4 @@ def test_further_lines_stand_below_the_text():
 def test_a_wide_terminal_does_not_make_wide_prose(monkeypatch):
     monkeypatch.setenv("COLUMNS", "300")
     assert shutil.get_terminal_size().columns == 300
-    assert max(map(len, laid_out("word " * 200).splitlines())) <= 120
+    assert max(map(len, format_help("word " * 200).splitlines())) <= 120

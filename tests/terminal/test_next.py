@@ -49,7 +49,7 @@ NEXT = [
     ("export small.safetensors -o photos", "`--overwrite`"),
     ("classify photos/0.jpg a -m small.safetensors --device mps", "there are: .*cpu. .* `--device cpu`"),
     ("runs photos", "`mobileclip train` writes one"),
-    ("data distinct photos -o kept.npy", "make scores: `mobileclip data score SHARDS -o photos`"),
+    ("data dedup photos -o kept.npy", "make scores: `mobileclip data score SHARDS -o photos`"),
     ("search a --import no_such_parts", "no module 'no_such_parts' in .*"),
 ]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch.nn.parallel import DistributedDataParallel
 
-from mobileclip.training import ImageTextObjective, Memory, World, connected
+from mobileclip.training import ImageTextObjective, Memory, World, process_group
 from tests.training.runs import new_model, share_of, training_spec
 from tests.training.test_objective import relative_error
 
@@ -21,7 +21,7 @@ def gradients(world: World, **changes) -> dict[str, torch.Tensor]:
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
-    with connected("cpu") as connected_world:
+    with process_group("cpu") as connected_world:
         plain = gradients(connected_world)
         compiled = gradients(connected_world, compile="step", memory=Memory(recompute=True))
         error = relative_error(compiled, plain)

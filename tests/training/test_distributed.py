@@ -10,7 +10,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from mobileclip.training import CrossEntropySpec, World, connected, read_metrics, train
+from mobileclip.training import CrossEntropySpec, World, process_group, read_metrics, train
 from tests.training import class_runs
 from tests.training.program import together
 from tests.training.runs import (
@@ -143,7 +143,7 @@ def test_alone_nothing_is_shared():
     assert world.is_first
     assert world.mean(values) is values
     assert world.gather("own") == ["own"]
-    with connected("cpu") as found:
+    with process_group("cpu") as found:
         assert found == World()
 
 
@@ -157,8 +157,8 @@ def test_a_process_that_stops_is_not_waited_for_without_end():
     """The one that goes on says so, and ends; what started them then ends the other."""
     program = (
         "import os, signal, sys\n"
-        "from mobileclip.training import connected\n"
-        "with connected('cpu', collective_seconds=2.0) as world:\n"
+        "from mobileclip.training import process_group\n"
+        "with process_group('cpu', collective_seconds=2.0) as world:\n"
         "    print('ready', flush=True)\n"
         "    world.gather(world.rank)\n"
         "    if world.rank == 1:\n"

@@ -13,10 +13,10 @@ PLAIN = """
 import sys
 from pathlib import Path
 import torch
-from mobileclip.training import connected, train
+from mobileclip.training import process_group, train
 from tests.training.runs import Batches, new_model, share_of, training_spec
 torch.set_num_threads(1)
-with connected("cpu") as world:
+with process_group("cpu") as world:
     batches = Batches(make=share_of(world.rank, world.size))
     spec = training_spec(int(sys.argv[1]))
     train(spec, model=new_model(), batches=batches, output=Path("trained"), world=world)

@@ -14,10 +14,10 @@ from tests.training.runs import start_processes
 TRAINING = """
 import os, signal, sys, time
 import torch
-from mobileclip.training import connected, train
+from mobileclip.training import process_group, train
 from tests.training.runs import Batches, new_model, share_of, training_spec
 torch.set_num_threads(1)
-with connected("cpu", collective_seconds=5.0) as world:
+with process_group("cpu", collective_seconds=5.0) as world:
     batches = share_of(world.rank, 4)
     def make(step):
         if step == 4 and world.rank == world.size - 1:

@@ -12,7 +12,7 @@ import torch
 
 from mobileclip.data import LabelledBatch
 from mobileclip.tensor_files import CheckpointError
-from mobileclip.training import CrossEntropySpec, World, connected, train
+from mobileclip.training import CrossEntropySpec, World, process_group, train
 from mobileclip.training.checkpoint import StateFile, digest, read_state
 from tests.training import class_runs
 from tests.training.runs import Batches, KilledError, batch_of, new_model, share_of, training_spec
@@ -158,7 +158,7 @@ def share_errors(world: World, output: Path) -> None:
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
-    with connected("cpu") as connected_world:
+    with process_group("cpu") as connected_world:
         for part in (
             compare_with_one_process,
             classify,

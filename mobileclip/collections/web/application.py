@@ -41,9 +41,9 @@ from mobileclip.collections.web.served import (
     ServedCollection,
     Thumbnails,
     UnreadableIndexError,
-    as_shown,
+    display_values,
     picture_of,
-    unchanged,
+    read_if_unchanged,
 )
 from mobileclip.datasets import named_format
 from mobileclip.encoders import PACKAGED, GivesLocalEmbeddings
@@ -97,7 +97,7 @@ def examples(collection: Collection) -> dict[str, Any]:
         return {"examples": []}
     places = np.unique(np.linspace(0, len(snapshot) - 1, _NUM_EXAMPLES).astype(np.int64))
     rows = [row for row in snapshot.rows(places) if row is not None and row["path"] in there]
-    return {"examples": [as_shown(match_of(rows[number], 1.0)) for number in first_of_videos(rows)]}
+    return {"examples": [display_values(match_of(rows[number], 1.0)) for number in first_of_videos(rows)]}
 
 
 def unreadable(collection: Collection) -> dict[str, Any]:
@@ -154,7 +154,7 @@ _LONGEST_NAME = 200
 _JUDGEMENTS = ("yes", "no", "neither")
 
 
-def judged(served: ServedCollection, request: Request) -> Response:
+def save_judgement(served: ServedCollection, request: Request) -> Response:
     """Add a concept, or what was said of a picture to one, and answer with it; it has learned by then.
 
     The query has its name, and `yes`, `no` or `neither` with the id of a picture.
@@ -176,11 +176,13 @@ def judged(served: ServedCollection, request: Request) -> Response:
     except ValueError:
         raise HTTPException(400, "a picture is named by its id, a whole number") from None
     return JSONResponse(
-        _concept_told(collection, collection.concepts.add(asked.get("name", ""), yes=yes, no=no, neither=neither))
+        _concept_told(
+            collection, collection.concepts.add(asked.get("name", ""), positive=yes, negative=no, unlabel=neither)
+        )
     )
 
 
-def asked_concept(collection: Collection, texts: Sequence[str]) -> dict[str, Any]:
+def requested_concept(collection: Collection, texts: Sequence[str]) -> dict[str, Any]:
     """Return the concept that is asked for and nothing else, with the ids of its examples, as `concept`.
 
     Args:
@@ -210,8 +212,8 @@ def tags_of(collection: Collection, matches: Sequence[Match]) -> list[dict[str, 
 def _concept_told(collection: Collection, concept: Concept) -> dict[str, Any]:
     ids = ids_of(collection.path, [one.key for one in concept.examples])
     own: dict[str, list[Any]] = {
-        kind: [ids[one.key] for one in concept.examples if one.is_yes == is_yes and one.key in ids]
-        for kind, is_yes in (("yes", True), ("no", False))
+        kind: [ids[one.key] for one in concept.examples if one.is_positive == is_positive and one.key in ids]
+        for kind, is_positive in (("yes", True), ("no", False))
     }
     return {
         "name": concept.name,
@@ -260,7 +262,9 @@ def build_application(collection: Collection, uploads: Uploads | None = None) ->
             "skip": skip,
             "threshold": threshold,
             "sizes": [1 + len(group.others) for group in some],
-            "groups": [[as_shown(one) for one in (group.best, *group.others[: _MOST_SHOWN - 1])] for group in some],
+            "groups": [
+                [display_values(one) for one in (group.best, *group.others[: _MOST_SHOWN - 1])] for group in some
+            ],
         }
         return JSONResponse({**told, "version": served.version})
 
@@ -277,7 +281,7 @@ def build_application(collection: Collection, uploads: Uploads | None = None) ->
     def original(request: Request) -> Response:
         match, indexed = _found(served, request)
         kind = named_format(match.path)
-        if match.time is None and (data := unchanged(match, indexed)) is not None:
+        if match.time is None and (data := read_if_unchanged(match, indexed)) is not None:
             named, _ = guess_type(match.name)
             # Never a page of this server. Of other names, browsers see by the first bytes what picture it is.
             return Response(data, media_type=named if named and named.startswith("image/") else "image/png")
@@ -295,7 +299,7 @@ def build_application(collection: Collection, uploads: Uploads | None = None) ->
             Route("/api/columns", _telling(columns, served)),
             Route("/api/search", _asking(_search, served, uploads), methods=["GET", "POST"]),
             Route("/api/explain/{number:int}", _asking(_explain, served, uploads), methods=["GET", "POST"]),
-            Route("/api/concepts", lambda request: judged(served, request), methods=["POST"]),
+            Route("/api/concepts", lambda request: save_judgement(served, request), methods=["POST"]),
             Route("/api/duplicates", duplicates),
             Route("/pictures/{number:int}/{size}", picture),
             Route("/originals/{number:int}", original),
@@ -366,14 +370,15 @@ def _search(served: ServedCollection, request: Request, picture: bytes | None) -
     is_browsed = bool(where) and not any(query.values())
     find: Callable[..., Matches] = collection.newest if is_browsed else partial(collection.search, **query)
     found = find(where=where, k=skip + k if k > 0 else k, all_frames=_frames(asked) == "all")
-    like = [as_shown(picture_of(collection, number)[0]) for number in query["like"]]
+    like = [display_values(picture_of(collection, number)[0]) for number in query["like"]]
     shown = [
-        {**as_shown(one), **tags} for one, tags in zip(found[skip:], tags_of(collection, found[skip:]), strict=True)
+        {**display_values(one), **tags}
+        for one, tags in zip(found[skip:], tags_of(collection, found[skip:]), strict=True)
     ]
     if is_browsed:
         for one in shown:
             del one["score"]
-    concept = {} if like or picture else asked_concept(collection, query["text"])
+    concept = {} if like or picture else requested_concept(collection, query["text"])
     told = {"matches": shown, "like": like, "is_exact": found.is_exact, "version": served.version, **concept}
     told["order"] = "newest" if is_browsed else "similar"
     return JSONResponse(told)

@@ -97,7 +97,7 @@ class Thumbnails:
                 self._num_kept_bytes -= len(oldest.data)
 
 
-def unchanged(match: Match, indexed: Indexed) -> bytes | None:
+def read_if_unchanged(match: Match, indexed: Indexed) -> bytes | None:
     """Return a picture as it is encoded; None where its file is gone or another one.
 
     Args:
@@ -115,7 +115,7 @@ def _make(match: Match, indexed: Indexed, side: int) -> bytes | None:
         is_same = stamp_of(match.path) == (indexed.mtime_ns, match.size)
         picture = make_small_frame(match, side) if is_same else None
     else:
-        data = unchanged(match, indexed)
+        data = read_if_unchanged(match, indexed)
         picture = None if data is None else make_small(data, match, side)
     return None if picture is None else webp(picture, _QUALITY)
 
@@ -207,7 +207,7 @@ def picture_of(collection: Collection, number: int) -> tuple[Match, Indexed]:
     return match_of(row, 1.0), Indexed(sha256=row["sha256"], mtime_ns=row["mtime_ns"])
 
 
-def as_shown(match: Match) -> dict[str, Any]:
+def display_values(match: Match) -> dict[str, Any]:
     """Return what the page shows of a picture: texts without anything that moves a cursor or turns a line."""
     known = {
         name: storage.printable(value, limit=_LONGEST_TEXT) if isinstance(value, str) else value

@@ -154,7 +154,8 @@ class DuplicatesSpec:
         pairs: text file with a line for every sample that is left out: why, its key and shard, the key and shard of
             the one like it, and their similarity; None writes none.
         threshold: cosine similarity of images, as the mean over the teachers, from which on they show the same.
-        against: folders of scores of test sets, of the same teachers: what shows their pictures is left out as well.
+        exclude_test_scores: folders of scores of test sets, of the same teachers: samples that show their pictures are
+            left out as well.
         leak_threshold: similarity with a test picture, from which on a sample shows it.
         num_clusters: clusters that are searched for near duplicates; None for a thousandth of the
             samples, 50,000 at most.
@@ -167,7 +168,7 @@ class DuplicatesSpec:
     keep: Path | None = None
     pairs: Path | None = None
     threshold: float = attrs.field(default=0.95, validator=[validators.gt(0), validators.le(1)])
-    against: tuple[Path, ...] = ()
+    exclude_test_scores: tuple[Path, ...] = ()
     leak_threshold: float = attrs.field(default=0.95, validator=[validators.gt(0), validators.le(1)])
     num_clusters: int | None = attrs.field(default=None, validator=validators.optional(validators.gt(0)))
     device: str = "cpu"
@@ -234,7 +235,7 @@ def find_duplicates(spec: DuplicatesSpec) -> DuplicatesReport:
         OSError: if the list cannot be written.
     """
     scores, device = Scores.open(spec.scores), torch.device(spec.device)
-    tests = [Scores.open(folder) for folder in spec.against]
+    tests = [Scores.open(folder) for folder in spec.exclude_test_scores]
     other = next((test for test in tests if test.teachers != scores.teachers), None)
     if other is not None:
         raise ValueError(

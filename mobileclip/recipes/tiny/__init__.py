@@ -16,7 +16,7 @@ from mobileclip.recipes.tiny.shapes import OUTLINES as OUTLINES
 from mobileclip.recipes.tiny.shrink import (
     drawn as drawn,
     drawn_shapes as drawn_shapes,
+    fitted_to_data as fitted_to_data,
     shallow as shallow,
-    shrunk as shrunk,
-    taking as taking,
+    shrink as shrink,
 )

@@ -54,7 +54,7 @@ Spec = TypeVar("Spec")
 
 
 @singledispatch
-def shrunk(spec: Any, rows: RowOptions | None = None) -> Any:  # noqa: ARG001  runs take it
+def shrink(spec: Any, rows: RowOptions | None = None) -> Any:  # noqa: ARG001  runs take it
     """Return choices made small: few samples, few steps, a shallow or a small model where none is named.
 
     Of the data that is named, the first samples are taken; otherwise some are drawn, see `drawn`.
@@ -69,7 +69,7 @@ def shrunk(spec: Any, rows: RowOptions | None = None) -> Any:  # noqa: ARG001  r
     raise ValueError(f"--tiny makes the library's own runs small, and {type(spec).__name__} is none of them")
 
 
-@shrunk.register
+@shrink.register
 def _(spec: RunSpec, rows: RowOptions | None = None) -> RunSpec:
     data = _few(spec.data, rows)
     card = card_of_shards(expand_shards(data.shards)) if getattr(data, "reinforced", False) else None
@@ -77,11 +77,11 @@ def _(spec: RunSpec, rows: RowOptions | None = None) -> RunSpec:
         data = attrs.evolve(data, teacher_columns=(sum(card.teacher_dims[:-1]), sum(card.teacher_dims)))
     model = spec.model if spec.initial_weights is not None else shallow(spec.model)
     training = _few_steps(spec.training, NUM_STEPS)
-    small = attrs.evolve(spec, model=taking(model, data), data=data, training=training)
+    small = attrs.evolve(spec, model=fitted_to_data(model, data), data=data, training=training)
     return follow_card(small, spec)[0]
 
 
-@shrunk.register
+@shrink.register
 def _(spec: ReinforcementSpec, *_: object) -> ReinforcementSpec:
     captioner = spec.captioner
     is_here = isinstance(captioner, CheckpointCaptioner) and Path(captioner.checkpoint).exists()
@@ -103,7 +103,7 @@ def _(spec: ReinforcementSpec, *_: object) -> ReinforcementSpec:
     )
 
 
-@shrunk.register
+@shrink.register
 def _(spec: FinetuneSpec, *_: object) -> FinetuneSpec:
     def few(path: str | None) -> str:
         return str(drawn()) if path is None else _copy(open_data_set(path, rows=spec.rows).source)
@@ -126,7 +126,7 @@ def _(spec: FinetuneSpec, *_: object) -> FinetuneSpec:
     )
 
 
-@shrunk.register
+@shrink.register
 def _(spec: DistilSpec, *_: object) -> DistilSpec:
     file = FOLDER / "texts.txt"
     if not spec.data or not Path(spec.data[0].partition("=")[2] or spec.data[0]).exists():
@@ -145,7 +145,7 @@ def _(spec: DistilSpec, *_: object) -> DistilSpec:
     )
 
 
-@shrunk.register
+@shrink.register
 def _(spec: EvaluationSpec, *_: object) -> EvaluationSpec:
     names = spec.datasets or (SUITES[spec.suite] if spec.data is not None else ())
     tasks = [one for one in (find_task(name, spec.data) for name in names) if one.opener is open_zero_shot]
@@ -153,7 +153,7 @@ def _(spec: EvaluationSpec, *_: object) -> EvaluationSpec:
     return attrs.evolve(spec, datasets=copies or (str(drawn()),), data=None)
 
 
-def taking(model: Any, data: Any) -> Any:
+def fitted_to_data(model: Any, data: Any) -> Any:
     """Return a model that takes what the data is made as, and has its classes."""
     changes: dict[str, Any] = {}
     for name in ("image", "text"):
@@ -315,4 +315,4 @@ def _copy(source: Any) -> str:
     return first_samples(source, FOLDER / "samples")
 
 
-__all__ = ["SMALL_MODEL", "drawn", "drawn_shapes", "shallow", "shrunk", "small_captioner", "taking"]
+__all__ = ["SMALL_MODEL", "drawn", "drawn_shapes", "fitted_to_data", "shallow", "shrink", "small_captioner"]

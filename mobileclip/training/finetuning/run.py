@@ -20,7 +20,7 @@ from mobileclip.reparam import reparameterize
 from mobileclip.serialization import from_json, to_json
 from mobileclip.storage import write_text
 from mobileclip.terminal import console
-from mobileclip.training.distributed import World, connected
+from mobileclip.training.distributed import World, process_group
 from mobileclip.training.finetuning.spec import FinetuneSpec
 from mobileclip.training.finetuning.tasks import (
     Task,
@@ -142,8 +142,10 @@ def finetune(
     refuse_other_data(spec, train_part)
     original = load_model(spec.checkpoint, spec.model, fold=False)
     if not isinstance(original, DualEncoder):
-        raise CheckpointError(f"{spec.checkpoint} holds one tower alone; fine-tuning needs a model with both")
-    with connected(spec.device, collective_seconds=spec.collective_seconds) as world:
+        raise CheckpointError(
+            f"{spec.checkpoint} holds one tower alone; fine-tuning needs a model with both", code="no_such_tower"
+        )
+    with process_group(spec.device, collective_seconds=spec.collective_seconds) as world:
         # Changed data goes elsewhere.
         folder = spec.output / "data" / train_part.fingerprint
         data = world.from_first(lambda: write_training_data(train_part, folder))

@@ -11,7 +11,7 @@ import pytest
 
 from mobileclip.cli import main
 from mobileclip.collections import Collection, IndexOptions, ModelSource
-from mobileclip.collections.store import reading
+from mobileclip.collections.store import read_transaction
 from mobileclip.encoders import save_model
 from tests.collections.pictures import assert_same_rows, draw, pack, rows_of, telling
 from tests.errors import fails
@@ -61,7 +61,7 @@ def source(world):
 
 def upgraded(folder):
     """Return the ids of the pictures that the other model has encoded, with their embeddings."""
-    with reading(folder) as db:
+    with read_transaction(folder) as db:
         return dict(db.execute("SELECT id, embedding FROM upgraded ORDER BY id").fetchall())
 
 
@@ -128,7 +128,7 @@ def test_with_pictures_that_cannot_be_read_the_index_stays_and_they_are_named(te
 @pytest.mark.parametrize("num_kills", [2, pytest.param(20, marks=pytest.mark.slow)])
 def test_killed_at_any_moment_nothing_is_lost_and_searches_use_the_old_model(world, index, num_kills):
     photos = world / "photos"
-    index.concepts.add("mein Fahrrad", yes=[photos / "00.png", photos / "01.png"])
+    index.concepts.add("mein Fahrrad", positive=[photos / "00.png", photos / "01.png"])
     tags = index.tag(["a kite", "a hill"], template="a photo of {}", share=0.2, show_progress=False)
     answer, draw_moment = index.search("a kite", k=5), np.random.default_rng(5)
     for _ in range(num_kills):
@@ -163,7 +163,7 @@ def assert_own_things_are_there(index, tags):
 @pytest.mark.parametrize("at", ["follow", "tag"])
 def test_killed_when_the_index_is_of_the_new_model_concepts_and_tags_follow_later(world, index, at):
     photos = world / "photos"
-    index.concepts.add("mein Fahrrad", yes=[photos / "00.png", photos / "01.png"])
+    index.concepts.add("mein Fahrrad", positive=[photos / "00.png", photos / "01.png"])
     tags = index.tag(["a kite", "a hill"], template="a photo of {}", share=0.2, show_progress=False)
     code = KILLED.format(at=at)
     job = preloaded().start("-c", code, index.path, world / "new.safetensors", folder=index.path.parent)

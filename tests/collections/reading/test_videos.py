@@ -16,7 +16,7 @@ from safetensors.numpy import load_file
 
 from mobileclip.collections import Collection, IndexOptions, ModelSource, small_pictures
 from mobileclip.collections.exports import PROBES
-from mobileclip.collections.snapshot import clock
+from mobileclip.collections.snapshot import format_time
 from mobileclip.engines import InlineEngine
 from mobileclip.extras import install
 from tests.collections.pictures import draw, rows_of
@@ -219,4 +219,4 @@ def test_frames_are_no_duplicates(index, tmp_path):
 
 @pytest.mark.parametrize(("seconds", "shown"), [(0, "0:00"), (42.9, "0:42"), (600, "10:00"), (3661, "1:01:01")])
 def test_times_are_shown_as_players_do(seconds, shown):
-    assert clock(seconds) == shown
+    assert format_time(seconds) == shown

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image, ImageFilter
 
 from mobileclip.collections import Collection, GraphSizes, IndexOptions, ModelSource, pictures, write_list, write_page
-from mobileclip.collections.nearest import renew_graph
+from mobileclip.collections.nearest import update_graph
 from tests.collections.pictures import contents, draw
 from tests.errors import fails
 
@@ -81,7 +81,7 @@ def test_every_picture_is_like_the_largest_of_its_group(collection):
 
 def test_a_graph_gives_the_same_groups(collection):
     expected = collection.duplicates(threshold=0.99, show_progress=False)
-    renew_graph(collection.path, collection.snapshot, sizes=GraphSizes(exact=3), show_progress=False)
+    update_graph(collection.path, collection.snapshot, sizes=GraphSizes(exact=3), show_progress=False)
     reader = Collection.open(collection.path)
     reader.graph_sizes = GraphSizes(exact=3)
     assert reader.graph.num_missing == 0

@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given, settings, strategies as st
 
 from mobileclip.collections import Store, parse_condition
-from mobileclip.collections.about import About
 from mobileclip.collections.conditions import matching
+from mobileclip.collections.metadata import IndexMetadata
 from mobileclip.collections.snapshot import take_snapshot
 from mobileclip.collections.store import Row
 from tests.errors import fails
@@ -22,7 +22,7 @@ ROWS = (
 
 
 def made(folder):
-    return Store.create(folder / "index", About(weights_sha256="0" * 64, spec="{}", version="1", dim=2))
+    return Store.create(folder / "index", IndexMetadata(weights_sha256="0" * 64, spec="{}", version="1", dim=2))
 
 
 def rewrite(index, *rows):

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from mobileclip.collections import GraphSizes
-from mobileclip.collections.nearest import GRAPH, nearest_of, open_graph, renew_graph
+from mobileclip.collections.nearest import GRAPH, exact_nearest, open_graph, update_graph
 from mobileclip.collections.snapshot import Snapshot
 from mobileclip.progress import Progress
 
@@ -20,7 +20,7 @@ def snapshot_of(vectors, ids=None):
 def assert_found_as_by_comparing(graph, vectors):
     hits = 0
     for query in vectors[:40].astype(np.float32):
-        expected, scores = nearest_of(vectors, None, query, 5)
+        expected, scores = exact_nearest(vectors, None, query, 5)
         found, found_scores = graph.nearest(query, 5)
         hits += len(set(expected) & set(found))
         assert found_scores[0] == scores[0]
@@ -44,13 +44,13 @@ def two_threads():
 def test_the_nearest_come_first_with_their_cosines(vectors):
     query = vectors[17].astype(np.float32)
     scores = vectors.astype(np.float32) @ query
-    places, found = nearest_of(vectors, None, query, 5)
+    places, found = exact_nearest(vectors, None, query, 5)
     assert places.tolist() == np.argsort(-scores)[:5].tolist()
     np.testing.assert_allclose(found, np.sort(scores)[::-1][:5], rtol=1e-5)
     some = np.array([3, 17, 400])
-    assert nearest_of(vectors, some, query, 10)[0][0] == 17
-    assert len(nearest_of(vectors, some, query, 10)[0]) == 3
-    assert len(nearest_of(vectors[:0], None, query, 10)[0]) == 0
+    assert exact_nearest(vectors, some, query, 10)[0][0] == 17
+    assert len(exact_nearest(vectors, some, query, 10)[0]) == 3
+    assert len(exact_nearest(vectors[:0], None, query, 10)[0]) == 0
 
 
 def test_the_best_of_many_are_those_of_32_bits(vectors):
@@ -60,7 +60,7 @@ def test_the_best_of_many_are_those_of_32_bits(vectors):
         scores = vectors.astype(np.float32) @ query
         for some in (None, np.sort(draw.permutation(600)[:300])):
             among = scores if some is None else scores[some]
-            places, found = nearest_of(vectors, some, query, 20)
+            places, found = exact_nearest(vectors, some, query, 20)
             expected = np.argsort(-among, kind="stable")[:20]
             assert places.tolist() == (expected if some is None else some[expected]).tolist()
             np.testing.assert_allclose(found, np.sort(among)[::-1][:20], rtol=1e-5)
@@ -68,19 +68,19 @@ def test_the_best_of_many_are_those_of_32_bits(vectors):
 
 def test_of_equal_ones_the_first_comes_first(vectors):
     same = np.repeat(vectors[:1], 6, axis=0)
-    assert nearest_of(same, None, vectors[0].astype(np.float32), 6)[0].tolist() == [0, 1, 2, 3, 4, 5]
+    assert exact_nearest(same, None, vectors[0].astype(np.float32), 6)[0].tolist() == [0, 1, 2, 3, 4, 5]
 
 
 def test_a_graph_finds_what_comparing_finds(vectors, tmp_path):
     snapshot = snapshot_of(vectors)
-    renew_graph(tmp_path, snapshot, FROM_200, show_progress=False)
+    update_graph(tmp_path, snapshot, FROM_200, show_progress=False)
     graph = open_graph(tmp_path, snapshot, FROM_200)
     assert graph.num_missing == 0
     assert_found_as_by_comparing(graph, vectors)
 
 
 def renewed(folder, snapshot):
-    renew_graph(folder, snapshot, FROM_200, show_progress=False)
+    update_graph(folder, snapshot, FROM_200, show_progress=False)
     return open_graph(folder, snapshot, FROM_200)
 
 

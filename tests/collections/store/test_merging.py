@@ -14,7 +14,7 @@ import pytest
 
 from mobileclip.cli import main
 from mobileclip.collections import INDEX, Collection, IndexOptions, ModelSource, Store
-from mobileclip.collections.about import About
+from mobileclip.collections.metadata import IndexMetadata
 from mobileclip.collections.snapshot import take_snapshot
 from mobileclip.collections.store import Row
 from tests.collections.pictures import assert_same_rows, draw, pack, rows_of
@@ -165,9 +165,12 @@ def test_a_refused_merge_leaves_nothing_behind_and_names_the_input_that_is_wrong
 
 def test_concepts_and_tags_come_along_and_are_joined(make, folders, tmp_path):
     first, second = make("first", folders[0]), make("second", folders[1])
-    first.concepts.add("mein Rad", text="a bike", yes=[folders[0] / "0.png", folders[0] / "2.png"])
+    first.concepts.add("mein Rad", text="a bike", positive=[folders[0] / "0.png", folders[0] / "2.png"])
     second.concepts.add(
-        "mein Rad", text="a bike", yes=[folders[0] / "0.png", folders[1] / "1.png"], no=[draw(tmp_path / "no.png", 40)]
+        "mein Rad",
+        text="a bike",
+        positive=[folders[0] / "0.png", folders[1] / "1.png"],
+        negative=[draw(tmp_path / "no.png", 40)],
     )
     second.concepts.add("hers", text="a hat")
     for index, words in ((first, ["a kite", "a hill"]), (second, ["A hill", "a boat"])):
@@ -177,7 +180,7 @@ def test_concepts_and_tags_come_along_and_are_joined(make, folders, tmp_path):
         joined.merge(first, second, show_progress=False)
         concepts = joined.concepts
         assert list(concepts) == ["hers", "mein Rad"]
-        examples = [(Path(one.path).name, one.is_yes) for one in concepts["mein Rad"].examples]
+        examples = [(Path(one.path).name, one.is_positive) for one in concepts["mein Rad"].examples]
         assert examples == [("0.png", True), ("2.png", True), ("no.png", False), ("1.png", True)]
     whole = make("whole", *folders)
     tags = whole.tag(["a kite", "a hill", "a boat"], template="a photo of {}", share=0.3, show_progress=False)
@@ -200,12 +203,12 @@ def test_what_is_two_things_is_refused_with_the_way_out_and_nothing_is_copied(ma
             joined.merge(first, second, show_progress=False)
         assert (len(joined.store.values("id")), len(joined.concepts)) == (0, 0)
 
-    first.concepts.add("rad", text="a bike", yes=[picture])
-    second.concepts.add("rad", text="a wheel", no=[picture])
+    first.concepts.add("rad", text="a bike", positive=[picture])
+    second.concepts.add("rad", text="a wheel", negative=[picture])
     refused(ValueError, "rad", "a bike", "a wheel", str(second.path))
     second.concepts.add("rad", text="a bike")
     refused(ValueError, "one.png", "rad", str(second.path))
-    main(["concept", "add", "rad", "--neither", str(picture), "--index", str(second.path)])
+    main(["concept", "add", "rad", "--unlabel", str(picture), "--index", str(second.path)])
     first.tag(["a kite"], show_progress=False)
     second.tag(["a kite"], template="a photo of {}", show_progress=False)
     refused(ValueError, "a photo of {}", "0.05", str(second.path))
@@ -250,7 +253,7 @@ index.merge(*others, show_progress=False)
 
 def numbered(folder, numbers):
     """Make an index of rows whose embeddings tell their numbers."""
-    store = Store.create(folder, About(weights_sha256="0" * 64, spec="{}", version="1", dim=64))
+    store = Store.create(folder, IndexMetadata(weights_sha256="0" * 64, spec="{}", version="1", dim=64))
     with store.writing():
         store.append(
             Row(

@@ -15,13 +15,13 @@ import pyarrow.parquet as pq
 import pytest
 
 from mobileclip.collections import INDEX, Collection, Store
-from mobileclip.collections.about import About, FinishedFile
+from mobileclip.collections.metadata import FinishedFile, IndexMetadata
 from mobileclip.collections.snapshot import take_snapshot
-from mobileclip.collections.store import ReplacedIndexError, Row, changing
+from mobileclip.collections.store import ReplacedIndexError, Row, write_transaction
 from tests.errors import fails
 
 DIM = 8
-ABOUT = About(weights_sha256="0" * 64, spec="{}", version="1", dim=DIM)
+ABOUT = IndexMetadata(weights_sha256="0" * 64, spec="{}", version="1", dim=DIM)
 
 
 def row(name, **values):
@@ -367,7 +367,7 @@ def test_a_reader_without_write_permission_reads_beside_a_writer(index):
 
 
 def die_in_a_transaction(folder):
-    with changing(folder) as db:
+    with write_transaction(folder) as db:
         db.execute("PRAGMA cache_size = 1")
         db.executemany("INSERT INTO inputs VALUES (?)", ((f"/{number:0900}",) for number in range(500)))
         os.kill(os.getpid(), signal.SIGKILL)

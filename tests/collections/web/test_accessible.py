@@ -36,7 +36,7 @@ def index(tmp_path, telling_file):
     found = make_index(tmp_path, telling_file)
     words = ["a cat", "words that are far too long for one line under a small picture"]
     found.tag(words, share=0.5, show_progress=False)
-    found.concepts.add("my bike", text="a bike", yes=[tmp_path / "photos" / "1.png"])
+    found.concepts.add("my bike", text="a bike", positive=[tmp_path / "photos" / "1.png"])
     found.concepts.add("Zoë's Fahrrad 🚲")
     return found
 
@@ -75,7 +75,7 @@ def test_accept_and_reject_by_keys_back_and_reload(index):
             press(" ", 32, " ")
             page.wait_for(f"{PRESSED.format(kind, number, 'true')} && {PRESSED.format(others, number, 'false')}")
             page.wait_for(f"{FOCUS} === '{kind}-{number}'")
-        assert [one.is_yes for one in Collection.open(index.path).concepts["a cat"].examples] == [False]
+        assert [one.is_positive for one in Collection.open(index.path).concepts["a cat"].examples] == [False]
         press("ArrowRight", 39)
         assert page.evaluate(FOCUS) not in {second, f"no-{number}"}
         page.evaluate("history.back()")

@@ -427,7 +427,7 @@ def test_a_concept_is_kept_taught_and_found_on_the_start_page(tmp_path, telling_
         page.evaluate(f"document.getElementById('yes-{last}').click()")
         page.wait_for(pressed.format(last, "true"))
         page.wait_for(f"document.activeElement.id === 'yes-{last}'")
-        assert [one.is_yes for one in index.concepts["a cat"].examples] == [True]
+        assert [one.is_positive for one in index.concepts["a cat"].examples] == [True]
         page.evaluate(f"document.getElementById('yes-{last}').click()")
         page.wait_for(pressed.format(last, "false"))
         assert not index.concepts["a cat"].examples

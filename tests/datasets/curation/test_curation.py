@@ -338,7 +338,7 @@ class TestDuplicates:
         tests = [sample(100 + number, direction=direction(number)) for number in (3, 20, 70)]
         write_shard(tmp_path / "test.tar", tests, layout="npz")
         scored([tmp_path / "test.tar"], tmp_path / "test_scores", vectors=True)
-        report = duplicates(scores, tmp_path, against=(tmp_path / "test_scores",))
+        report = duplicates(scores, tmp_path, exclude_test_scores=(tmp_path / "test_scores",))
         assert report.num_leaked == {str(tmp_path / "test_scores"): 2}
         assert report.num_leaks == 3  # one of them twice
         assert not {3, 20, 43} & keys_of(tmp_path / "kept.npy")
@@ -395,7 +395,7 @@ class TestDuplicates:
         write_shard(tmp_path / "0.tar", [make_sample(2, dim=7)], layout="npz")
         scored([tmp_path / "0.tar"], tmp_path / "other", vectors=True)
         with fails(ValueError):
-            duplicates(scores, tmp_path, against=(tmp_path / "other",))
+            duplicates(scores, tmp_path, exclude_test_scores=(tmp_path / "other",))
 
     def test_as_many_clusters_as_vectors_have_each_its_vector(self):
         table, cpu = VectorTable([np.eye(8, dtype=np.float16)]), torch.device("cpu")
@@ -445,7 +445,7 @@ class TestCommands:
             assert title in page
         # The spread, and at least a row of samples of each side.
         assert page.count("data:image/webp") > 10
-        main(["data", "distinct", str(tmp_path / "scores"), "-o", str(tmp_path / "unique.npy"), "--keep", str(kept)])
+        main(["data", "dedup", str(tmp_path / "scores"), "-o", str(tmp_path / "unique.npy"), "--keep", str(kept)])
         assert "40 of 48 samples kept" in capsys.readouterr().out
         with pytest.raises(SystemExit):
             main(filtered)

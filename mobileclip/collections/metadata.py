@@ -96,7 +96,7 @@ class FinishedFile:
 
 
 @attrs.frozen(kw_only=True, field_transformer=strict)
-class About:
+class IndexMetadata:
     """What an index is of: one model's space.
 
     Args:
