@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from functools import partial
 from typing import TYPE_CHECKING, TypeVar
 
 import attrs
@@ -25,16 +26,14 @@ CONNECTION_FAILED = "connection_failed"
 MAX_NAMED = 1000
 MAX_LOGGED = 10
 _MAX_DETAIL = 1000
-_MAX_NAME = 4096
+
+
+# As long as a path may be: of a cut one, nobody would know the end.
+_name = partial(printable, limit=4096)
 
 
 def _text(value: object) -> str:
     return printable(without_secrets(value), limit=_MAX_DETAIL)
-
-
-def _name(value: object) -> str:
-    # As long as a path may be: of a cut one, nobody would know the end.
-    return printable(value, limit=_MAX_NAME)
 
 
 class BadSampleError(ValueError):

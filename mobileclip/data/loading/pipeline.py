@@ -287,11 +287,8 @@ class Pipeline(IterableDataset[BatchType], ABC):
                 f"the position is of {position.num_readers} readers, and the order has {order.num_readers}: "
                 "num_readers, the shards or their sizes are others than they were"
             )
-        if (
-            not position.places
-            and position.first_batch
-            and next(order.steps(position.first_batch, self._batch_size))[1].start
-        ):
+        first = position.first_batch
+        if first and not position.places and next(order.steps(first, self._batch_size))[1].start:
             raise ValueError(
                 f"the position behind batch {position.first_batch} does not say where the readers stand; take it from "
                 "the checkpoint, or from the stream that came so far"
