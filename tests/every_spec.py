@@ -27,7 +27,7 @@ from mobileclip.data import (
     ReinforcedPipelineSpec,
     StreamPosition,
 )
-from mobileclip.data.loading.spec import PipelineSpec
+from mobileclip.data.loading.pipeline import PipelineSpec
 from mobileclip.datasets import LabelledPipelineSpec
 from mobileclip.datasets.curation.filtering import FilterSpec
 from mobileclip.encoders import ClassifierSpec, CoCaSpec, DualEncoderSpec, MCiSpec, ViTSpec

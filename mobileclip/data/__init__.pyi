@@ -40,6 +40,7 @@ from .loading.examples import (
     Captions as Captions,
     Example as Example,
     ExampleMaker as ExampleMaker,
+    ExampleSpec as ExampleSpec,
     ReinforcedExampleSpec as ReinforcedExampleSpec,
 )
 from .loading.order import (
@@ -49,9 +50,6 @@ from .loading.order import (
 from .loading.reinforced import (
     ReinforcedPipeline as ReinforcedPipeline,
     ReinforcedPipelineSpec as ReinforcedPipelineSpec,
-)
-from .loading.spec import (
-    ExampleSpec as ExampleSpec,
 )
 from .loading.texts import (
     TextPipeline as TextPipeline,

@@ -19,9 +19,8 @@ from mobileclip.data.images.metadata import read_orientation
 from mobileclip.data.images.resize import Pixels, resized_crop
 from mobileclip.data.images.transform import LIMITS
 from mobileclip.data.loading.batch import ReinforcedBatch, stack_pixels
-from mobileclip.data.loading.spec import ExampleSpec
 from mobileclip.data.randomness import random_index, seeded_rng
-from mobileclip.data.samples.limits import SampleLimits
+from mobileclip.data.samples.limits import SAMPLE_LIMITS, SampleLimits
 from mobileclip.data.samples.members import parse_sample, parse_stored_sample
 from mobileclip.data.samples.sample import (
     ImageTextSample,
@@ -32,7 +31,7 @@ from mobileclip.data.samples.sample import (
 )
 from mobileclip.data.skips import BadSampleError
 from mobileclip.data.text.tokenizer import Tokenizer
-from mobileclip.inputs import Color, Decode, TextInput
+from mobileclip.inputs import DECODES, Color, Decode, ImageInput, TextInput
 from mobileclip.strict import strict
 
 if TYPE_CHECKING:
@@ -128,6 +127,44 @@ def _cut(image: Image.Image | Pixels, left: int, top: int, right: int, bottom: i
 def _factor(side: int, size: int) -> int:
     """Return by how much a crop may be reduced and still have `size` pixels along its shorter side."""
     return next((factor for factor in (8, 4, 2) if side >= factor * size), 1)
+
+
+@attrs.frozen(kw_only=True, field_transformer=strict)
+class ExampleSpec:
+    """The settings that make an example of a sample with an image: its size, augmentation, decoding and limits.
+
+    Args:
+        image: the student's image contract; augmentations are replayed at its size.
+        augmentation: the augmentation at the student's size; None for the public data sets' policy, with translations
+            in pixels of the teachers' image where it is replayed, and of the student's where it is sampled afresh.
+        decode: `exact`, or `fast` to decode JPEGs at a half, a quarter or an eighth where the crop still has as many
+            pixels as the output, and to resize by torch's filters; the pixels then differ a little from those that the
+            teachers saw.
+        limits: of the work and memory that one image may cost; one beyond them is skipped.
+        sample_limits: of what is read of a sample; what is beyond them is skipped, and never allocated.
+        seed: of every choice, and of the order.
+
+    Raises:
+        ValueError: if a number is out of its range, or the augmentation has another size than the image contract.
+
+    Examples:
+        >>> ExampleSpec(image=mobileclip.inputs.ImageInput(size=256)).decode
+        'exact'
+    """
+
+    image: ImageInput
+    augmentation: AugmentationSpec | None = None
+    decode: Decode = attrs.field(default="exact", validator=validators.in_(DECODES))
+    limits: ImageLimits = attrs.field(factory=ImageLimits)
+    sample_limits: SampleLimits = SAMPLE_LIMITS
+    seed: int = 0
+
+    def __attrs_post_init__(self) -> None:
+        if self.augmentation is not None and self.augmentation.size != self.image.size:
+            raise ValueError(
+                f"the augmentation makes images of {self.augmentation.size} pixels and the image contract wants "
+                f"{self.image.size}; give both the same size"
+            )
 
 
 Captions = Literal["real", "synthetic", "either", "both"]

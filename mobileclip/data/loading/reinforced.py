@@ -9,9 +9,8 @@ import attrs
 
 from mobileclip.data.loading.batch import ReinforcedBatch
 from mobileclip.data.loading.examples import ExampleMaker, ReinforcedExampleSpec, TextToIds
-from mobileclip.data.loading.pipeline import Pipeline
+from mobileclip.data.loading.pipeline import Pipeline, PipelineSpec
 from mobileclip.data.loading.reading import TarReader
-from mobileclip.data.loading.spec import PipelineSpec
 from mobileclip.data.loading.uids import Keep
 from mobileclip.data.shards.files import expand_shards, parse, read_reinforced_samples, read_shard
 from mobileclip.data.shards.sidecars import ReinforcementCard, card_of_shards
