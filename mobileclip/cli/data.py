@@ -225,7 +225,7 @@ def check(
         device: where to recompute: cuda, cuda:1, mps or cpu; auto takes the first of these that is there.
         seed: random seed of the samples that are drawn.
     """
-    from mobileclip.hardware.devices import pick_device
+    from mobileclip.hardware import pick_device
     from mobileclip.reinforce import verify
 
     engine = sharing.build()
@@ -402,7 +402,7 @@ def dedup(
         overwrite: replace files that are there.
     """
     from mobileclip.datasets.curation.duplicates import DuplicatesSpec, find_duplicates
-    from mobileclip.hardware.devices import pick_device
+    from mobileclip.hardware import pick_device
 
     kept, pairs = outputs(output, (".npy",), (), overwrite=overwrite)
     spec = DuplicatesSpec(

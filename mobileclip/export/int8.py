@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from mobileclip.data.text.tokenizer import Tokenizer
 from mobileclip.export.spec import Preprocess
 from mobileclip.export.towers import TowerExport, as_taken, input_of
-from mobileclip.hardware.precision import Precision
+from mobileclip.hardware import Precision
 from mobileclip.inference.comparison import NUM_CROPS, Samples, calibration_crops
 from mobileclip.inputs import ImageInput
 from mobileclip.reparam import children_by_name, with_children

@@ -28,7 +28,7 @@ from mobileclip.engines import SET_ASIDE, LocalEngine, RayEngine, Retries, read_
 from mobileclip.evaluation import EvaluationSpec, classifier_hook
 from mobileclip.evaluation.candidates import asked
 from mobileclip.evaluation.run import divided, evaluate_and_print
-from mobileclip.hardware.devices import AUTO
+from mobileclip.hardware import AUTO
 from mobileclip.processes import this_process
 from mobileclip.recipes.distilling import DistilSpec, distil
 from mobileclip.recipes.finetuning import finetune_and_report, summary, table

@@ -19,7 +19,7 @@ from mobileclip.data import (
 )
 from mobileclip.datasets import LabelledPipelineSpec
 from mobileclip.encoders import ClassifierSpec, CoCaSpec, DualEncoderSpec
-from mobileclip.hardware.precision import TRAINING_PRECISIONS, TrainingPrecision
+from mobileclip.hardware import TRAINING_PRECISIONS, TrainingPrecision
 from mobileclip.losses import LossSpec, ReinforcedLossSpec
 from mobileclip.registry import Registry
 from mobileclip.serialization import open_family

@@ -21,7 +21,7 @@ from torch import Tensor
 from mobileclip.export.contract import TowerFile
 from mobileclip.export.spec import ExportSpec, TextDtype
 from mobileclip.export.towers import TowerExport
-from mobileclip.hardware.precision import Precision
+from mobileclip.hardware import Precision
 from mobileclip.registry import Registry
 from mobileclip.terminal.silence import SILENCING
 

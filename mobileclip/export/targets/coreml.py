@@ -33,7 +33,7 @@ from mobileclip.export.targets.base import (
 )
 from mobileclip.export.towers import SHORTEST, TowerExport
 from mobileclip.extras import needed
-from mobileclip.hardware.precision import Precision
+from mobileclip.hardware import Precision
 from mobileclip.machine import raise_machine_fault
 
 _IS_MAC = sys.platform == "darwin"

@@ -16,8 +16,7 @@ from mobileclip.export.int8 import EVERY_OUTPUT, Int8Form, dequantize_for_each_u
 from mobileclip.export.targets.base import CPU, Run, Target, Written, device_called, kept_stderr, quiet, text_of
 from mobileclip.export.towers import TowerExport, set_attention, written_out_attention
 from mobileclip.extras import needed
-from mobileclip.hardware.precision import Precision
-from mobileclip.hardware.threads import threads_or_default
+from mobileclip.hardware import Precision, threads_or_default
 
 if TYPE_CHECKING:
     from executorch.exir import ExecutorchProgramManager

@@ -26,8 +26,7 @@ from mobileclip.export.targets.base import CPU, Run, Target, Written, device_cal
 from mobileclip.export.targets.torch import save_pt2
 from mobileclip.export.towers import TowerExport, set_attention, written_out_attention
 from mobileclip.extras import needed
-from mobileclip.hardware.precision import Precision
-from mobileclip.hardware.threads import threads_or_default
+from mobileclip.hardware import Precision, threads_or_default
 from mobileclip.storage import printable
 
 

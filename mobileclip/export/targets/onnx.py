@@ -18,8 +18,7 @@ from mobileclip.export.int8 import Int8Form, RoundedWeight, graph_in_int8, round
 from mobileclip.export.targets.base import CPU, Run, Target, Written, device_called
 from mobileclip.export.towers import TowerExport
 from mobileclip.extras import needed
-from mobileclip.hardware.precision import PRECISIONS, Precision
-from mobileclip.hardware.threads import threads_or_default
+from mobileclip.hardware import PRECISIONS, Precision, threads_or_default
 from mobileclip.machine import raise_machine_fault
 from mobileclip.storage import printable
 

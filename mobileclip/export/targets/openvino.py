@@ -14,8 +14,7 @@ from mobileclip.export.int8 import Int8Form, graph_in_int8
 from mobileclip.export.targets.base import CPU, Run, Target, Written, device_called
 from mobileclip.export.towers import SHORTEST, TowerExport
 from mobileclip.extras import needed
-from mobileclip.hardware.precision import Precision, dtype_of
-from mobileclip.hardware.threads import threads_or_default
+from mobileclip.hardware import Precision, dtype_of, threads_or_default
 from mobileclip.inference.openvino import PROCESSOR_OPTIONS, converted, import_quietly, openvino_core
 
 # What a device must be able to do, and what it is asked for then: without a hint, or with one for float16 that it has

@@ -22,8 +22,7 @@ from mobileclip.export.int8 import Int8Form, graph_in_int8
 from mobileclip.export.layouts import TORCHSCRIPT
 from mobileclip.export.targets.base import CPU, EXAMPLE_BATCH, Run, Target, Written, device_called, quiet
 from mobileclip.export.towers import TowerExport
-from mobileclip.hardware.precision import Precision, dtype_of
-from mobileclip.hardware.threads import threads_or_default, torch_threads
+from mobileclip.hardware import Precision, dtype_of, threads_or_default, torch_threads
 from mobileclip.machine import raise_machine_fault
 from mobileclip.storage import printable
 
