@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections import Counter
-from functools import partial
 from typing import TYPE_CHECKING, TypeVar
 
 import attrs
@@ -28,8 +27,8 @@ MAX_LOGGED = 10
 _MAX_DETAIL = 1000
 
 
-# As long as a path may be: of a cut one, nobody would know the end.
-_name = partial(printable, limit=4096)
+def _name(value: object) -> str:
+    return printable(value, limit=4096)  # as long as a path may be: of a cut one, nobody would know the end
 
 
 def _text(value: object) -> str:
