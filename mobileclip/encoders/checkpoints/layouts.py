@@ -215,6 +215,7 @@ class Layout:
             changed so far.
         shapes: patterns of our names, and how what they name is held.
         has_bare_towers: whether it has a place for image towers without a projection, and for classifiers on them.
+        advice: what to do with a model of a kind that it does not hold, beside saving it in our own layout.
     """
 
     name: str
@@ -223,6 +224,7 @@ class Layout:
     rules: Sequence[Rule] = ()
     shapes: Sequence[tuple[str, Reshape]] = ()
     has_bare_towers: bool = False
+    advice: str = ""
 
     def has_place(self, spec: ModelSpec) -> bool:
         """Return whether the layout holds models of this kind."""
@@ -529,15 +531,6 @@ class TimmLayout(OpenClipLayout):
     Source: the public project huggingface/pytorch-image-models.
     """
 
-    def check(self, tower: TowerSpec) -> None:
-        """Raise for text towers, and for image towers that timm cannot build."""
-        if not isinstance(tower, ImageEncoderSpec):
-            raise ValueError(
-                "timm has image towers alone, so its layout has no place for a text tower; save the image tower "
-                "(model.image_encoder, or --tower image), or use the open_clip layout or our own"
-            )
-        super().check(tower)
-
     def rules_of(self, names: Collection[str]) -> Sequence[Rule]:
         """Return the rules; a classifier's last layer is where the projection would be."""
         is_mci = any(name.startswith("image_encoder.stages.") for name in names)
@@ -573,5 +566,6 @@ layouts.add(
         rules=(*TIMM_RULES, (r"^image_encoder\.", "")),
         shapes=IMAGE_SHAPES,
         has_bare_towers=True,
+        advice="save the image tower (model.image_encoder, or --tower image), use the open_clip layout, or",
     ),
 )
