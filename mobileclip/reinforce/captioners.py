@@ -446,7 +446,9 @@ class CheckpointCaptioner(NucleusSpec):
         """
         model = load_model(self.checkpoint, fold=False)
         if not isinstance(model, CoCa):
-            raise CheckpointError(f"{self.checkpoint} holds no captioner, but a {type(model).__name__}")
+            raise CheckpointError(
+                f"{self.checkpoint} holds no captioner, but a {type(model).__name__}", code="another_model"
+            )
         sha256 = weights_sha256(model.state_dict())
         name = f"{Path(self.checkpoint).stem}-{sha256[:8]}"
         called = name if self.precision == "float32" else f"{name}/{self.precision}"

@@ -3,9 +3,9 @@
 What formats hold belongs here; which model's tensors they are, in `encoders.checkpoints`.
 """
 
-from mobileclip.tensor_files.errors import CheckpointError
+from mobileclip.tensor_files.errors import CheckpointCode, CheckpointError
 from mobileclip.tensor_files.reading import check_sha256, file_sha256, read_tensors
 from mobileclip.tensor_files.torch_file import weights_of as weights_of
 from mobileclip.tensor_files.weights import weights_sha256 as weights_sha256
 
-__all__ = ["CheckpointError", "check_sha256", "file_sha256", "read_tensors"]
+__all__ = ["CheckpointCode", "CheckpointError", "check_sha256", "file_sha256", "read_tensors"]

@@ -2,20 +2,53 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 MAX_TENSORS = 1 << 16
 _MAX_SHOWN = 80
+
+CheckpointCode = Literal[
+    "damaged",  # cut off, contradicts itself, too large, or in a format that is not read
+    "not_weights",  # holds something other than plain dense tensors by name
+    "unsafe",  # unpickling it would call something
+    "digest",  # has another SHA-256 than expected
+    "description",  # what it says of its own model, form, layout or tokenizer cannot be used
+    "unknown_layout",  # tensors named as in no known layout
+    "unknown_model",  # a known layout, and none of the models known by name
+    "ambiguous",  # several models, or several files, fit; one has to be named
+    "another_model",  # holds another model than asked for
+    "no_such_tower",  # does not hold the tower that was asked for
+    "does_not_fit",  # tensors are missing, left over, or of another shape
+    "another_dtype",  # floating point where the model counts, or the reverse
+    "not_finite",  # NaN or infinite weights
+    "folded",  # no longer has the branches that training needs
+    "export",  # is an export, and no checkpoint
+    "address",  # does not name a checkpoint on the hub
+    "not_fetched",  # the hub did not give it
+    "no_checkpoint",  # a repository or folder without checkpoints
+    "not_storable",  # a model that no checkpoint can hold under this name
+]
+"""What is wrong with a checkpoint, for code that handles some of it."""
 
 
 class CheckpointError(ValueError):
     """A checkpoint that cannot be used: what is wrong with it, and what to do.
 
+    Args:
+        message: for a person.
+        code: for a program; one of `CheckpointCode`.
+
     Examples:
         >>> try:
         ...     save_model(MCtSpec(width=16, depth=0, num_heads=2).build(), "text.bin")
         ... except CheckpointError as error:
-        ...     str(error)
-        "mobileclip's own layout is safetensors, so name the file *.safetensors, not 'text.bin'"
+        ...     error.code
+        'not_storable'
     """
+
+    def __init__(self, message: str, *, code: CheckpointCode = "damaged") -> None:
+        super().__init__(message)
+        self.code = code
 
 
 def shown(name: object) -> str:

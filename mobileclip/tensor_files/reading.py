@@ -41,7 +41,7 @@ def read_tensors(
     try:
         return _read(path, mmap=mmap)
     except CheckpointError as error:
-        raise CheckpointError(f"{path} cannot be used as a checkpoint: {error}") from error
+        raise CheckpointError(f"{path} cannot be used as a checkpoint: {error}", code=error.code) from error
 
 
 def check_sha256(path: Path, expected: str | None) -> None:
@@ -58,7 +58,8 @@ def check_sha256(path: Path, expected: str | None) -> None:
     if found != expected:
         raise CheckpointError(
             f"{path} is not the file that was expected: its SHA-256 is {found}, not {expected}; fetch it again, and if "
-            "that does not help, do not use it"
+            "that does not help, do not use it",
+            code="digest",
         )
 
 

@@ -81,5 +81,7 @@ def _checked_header(file: IO[bytes], num_bytes: int) -> tuple[dict[str, dict[str
     for name, entry in header.items():
         kind = entry.get("dtype") if isinstance(entry, dict) else None
         if not isinstance(kind, str) or kind not in _TYPES:
-            raise CheckpointError(f"the tensor {shown(name)} holds {shown(kind)}, which is no type of weights")
+            raise CheckpointError(
+                f"the tensor {shown(name)} holds {shown(kind)}, which is no type of weights", code="not_weights"
+            )
     return header, metadata, _LENGTH_BYTES + length

@@ -56,7 +56,7 @@ def read_torch(path: Path, *, is_archive: bool, mmap: bool) -> dict[str, Tensor]
     except CheckpointError:
         raise
     except _DAMAGE as error:
-        raise CheckpointError(_reason(error)) from None
+        raise _refused(error) from None
     tensors = weights_of(value)
     if sum(tensor.nbytes for tensor in tensors.values()) > 2 * path.stat().st_size:
         raise CheckpointError("its tensors are larger than the file: too many share their numbers")
@@ -84,14 +84,18 @@ def _apart(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     return apart
 
 
-def _reason(error: BaseException) -> str:
-    """Say in a line what torch says in ten."""
+def _refused(error: BaseException) -> CheckpointError:
+    """Return an error that says in a line what torch says in ten."""
     said = str(error)
     if "GLOBAL " in said:
         called = said.partition("GLOBAL ")[2].partition(" ")[0]
-        return f"it holds more than tensors: it calls {shown(called)}, which could run anything"
+        return CheckpointError(
+            f"it holds more than tensors: it calls {shown(called)}, which could run anything", code="unsafe"
+        )
     told = said.rpartition("WeightsUnpickler error: ")[2].strip().partition("\n")[0]
-    return f"it is damaged, cut off, or holds more than tensors ({type(error).__name__}: {shown(told)})"
+    return CheckpointError(
+        f"it is damaged, cut off, or holds more than tensors ({type(error).__name__}: {shown(told)})"
+    )
 
 
 def weights_of(value: Any) -> dict[str, Tensor]:
@@ -115,13 +119,15 @@ def weights_of(value: Any) -> dict[str, Tensor]:
             break
         value = value[kept[0]]
     if not isinstance(value, Mapping) or not value:
-        raise CheckpointError("it is not a dictionary from names to tensors; save a model's state_dict")
+        raise CheckpointError(
+            "it is not a dictionary from names to tensors; save a model's state_dict", code="not_weights"
+        )
     check_count(len(value))
     for name, tensor in value.items():
         if not isinstance(name, str):
             # Nothing but numbers is shown: a tuple of tuples of tuples takes for ever.
             what = f"the number {name}" if isinstance(name, int) else f"a {type(name).__name__}"
-            raise CheckpointError(f"it has {what} where the name of a tensor belongs")
+            raise CheckpointError(f"it has {what} where the name of a tensor belongs", code="not_weights")
         _check_tensor(name, tensor)
     return {name: tensor.detach() for name, tensor in value.items()}
 
@@ -137,13 +143,19 @@ def _check_tensor(name: str, tensor: Any) -> None:
     if not isinstance(tensor, Tensor):
         raise CheckpointError(
             f"it is not a dictionary from names to tensors: {shown(name)} is a {type(tensor).__name__}; save a model's "
-            "state_dict"
+            "state_dict",
+            code="not_weights",
         )
     if tensor.layout != torch.strided or tensor.is_nested or tensor.is_quantized or tensor.is_meta:
         kinds = {"quantized": tensor.is_quantized, "nested": tensor.is_nested, "without numbers": tensor.is_meta}
         kind = next((kind for kind, holds in kinds.items() if holds), "sparse")
-        raise CheckpointError(f"the tensor {shown(name)} is {shown(kind)}; weights are plain dense tensors")
+        raise CheckpointError(
+            f"the tensor {shown(name)} is {shown(kind)}; weights are plain dense tensors", code="not_weights"
+        )
     if tensor.dtype not in _WEIGHTS:
-        raise CheckpointError(f"the tensor {shown(name)} holds {shown(str(tensor.dtype))}, which is no type of weights")
+        raise CheckpointError(
+            f"the tensor {shown(name)} holds {shown(str(tensor.dtype))}, which is no type of weights",
+            code="not_weights",
+        )
     if any(side > 1 and step == 0 for side, step in zip(tensor.shape, tensor.stride(), strict=True)):
-        raise CheckpointError(f"the tensor {shown(name)} is expanded; save a contiguous copy")
+        raise CheckpointError(f"the tensor {shown(name)} is expanded; save a contiguous copy", code="not_weights")

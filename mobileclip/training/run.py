@@ -122,7 +122,9 @@ class RunSpec:
         if self.initial_weights is not None and isinstance(self.model, CoCaSpec):
             stored = read_checkpoint(self.initial_weights, mmap=True).spec
             if not isinstance(stored, CoCaSpec):
-                raise CheckpointError(f"{self.initial_weights} holds no captioner to train one from")
+                raise CheckpointError(
+                    f"{self.initial_weights} holds no captioner to train one from", code="another_model"
+                )
             own = self.model.with_context(stored.text.input.context_length)
             context = self.model.text.input.context_length
             return load_model(self.initial_weights, own, fold=False, context_length=context)

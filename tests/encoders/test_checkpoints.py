@@ -3,11 +3,10 @@
 import attrs
 import pytest
 import torch
-from safetensors import safe_open
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 
 from mobileclip import reparameterize, specs
-from mobileclip.encoders import CheckpointError, DualEncoderSpec, MCi, TextEncoder, load_model, save_model
+from mobileclip.encoders import CheckpointError, MCi, TextEncoder, load_model, save_model
 from mobileclip.encoders.checkpoints import read_checkpoint
 from mobileclip.reparam import is_folded
 from tests.encoders.small import SMALL, SMALL_MCT, SMALL_VIT, embeddings, randomised
@@ -34,29 +33,6 @@ def saved(tmp_path):
     model = randomised(SMALL)
     save_model(model, path)
     return path, model
-
-
-def edited(path, edit):
-    """The official-layout file of a small model, changed by `edit`, which takes and changes its tensors."""
-    save_model(randomised(SMALL), path, layout="official")
-    tensors = torch.load(path, weights_only=True)
-    edit(tensors)
-    torch.save(tensors, path)
-    return path
-
-
-@attrs.frozen(kw_only=True)
-class WithMarginSpec(DualEncoderSpec):
-    margin: float = 0.1
-
-
-@pytest.mark.parametrize("spec", [SMALL.image.input, WithMarginSpec(image=SMALL.image, text=SMALL.text)])
-def test_a_model_that_no_file_can_say_what_it_is_is_not_saved(spec, tmp_path):
-    model = torch.nn.Linear(2, 2)
-    model.spec = spec
-    with fails(CheckpointError, type(spec).__name__):
-        save_model(model, tmp_path / "model.safetensors")
-    assert not list(tmp_path.iterdir())
 
 
 class TestLayouts:
@@ -126,10 +102,6 @@ class TestLayouts:
         with fails(ValueError, "open_clip"):
             save_model(randomised(SMALL), tmp_path / "m.pt", layout="openclip")
 
-    def test_our_own_layout_is_safetensors(self, tmp_path):
-        with fails(CheckpointError):
-            save_model(randomised(SMALL), tmp_path / "m.pt")
-
     def test_full_size_file_is_recognised_without_a_name(self, s0_shapes, tmp_path):
         assert read_checkpoint(s0_shapes, mmap=True).spec == specs.mobileclip_s0()
         other = golden("openclip_MobileCLIP2-S0").write_shapes(tmp_path / "open_clip.safetensors")
@@ -175,16 +147,6 @@ class TestOpenClip:
         assert (stored.spec, stored.form, stored.layout) == (SMALL, "training", layout)
         tower = load_model(tmp_path / "m.safetensors", tower="image", fold=False)
         torch.testing.assert_close(dict(tower.state_dict()), dict(model.image_encoder.state_dict()), rtol=0, atol=0)
-
-    def test_a_bias_that_the_spec_beside_it_does_not_have_is_not_dropped(self, tmp_path):
-        save_model(randomised(SMALL), tmp_path / "m.safetensors", layout="open_clip")
-        with safe_open(tmp_path / "m.safetensors", "pt") as file:
-            metadata = file.metadata()
-        tensors = load_file(tmp_path / "m.safetensors")
-        tensors["visual.trunk.head.fc.bias"] += 1
-        save_file(tensors, tmp_path / "m.safetensors", metadata=metadata)
-        with fails(CheckpointError, "visual.trunk.head.fc.bias"):
-            load_model(tmp_path / "m.safetensors")
 
     def test_a_head_bias_that_says_something_is_kept(self, tmp_path):
         biased = attrs.evolve(SMALL, image=attrs.evolve(SMALL.image, projection_bias=True))
@@ -250,49 +212,6 @@ class TestTimm:
 
 
 class TestWrongFiles:
-    def test_missing_and_left_over_tensors_are_named(self, tmp_path):
-        def edit(tensors):
-            tensors["image_encoder.model.conv_exp.se.extra"] = tensors.pop(
-                "image_encoder.model.conv_exp.se.reduce.bias"
-            )
-
-        with pytest.raises(CheckpointError) as caught:
-            load_model(edited(tmp_path / "m.pt", edit), SMALL)
-        assert "1 missing ('image_encoder.model.conv_exp.se.reduce.bias')" in str(caught.value)
-        assert "1 left over ('image_encoder.model.conv_exp.se.extra')" in str(caught.value)
-
-    def test_a_tensor_left_over_outside_both_towers_is_named(self, tmp_path):
-        path = edited(tmp_path / "m.pt", lambda tensors: tensors.update(optimiser=torch.zeros(1)))
-        with fails(CheckpointError, "optimiser"):
-            load_model(path, SMALL)
-
-    def test_another_shape_is_named(self, tmp_path):
-        path = edited(
-            tmp_path / "m.pt", lambda tensors: tensors.update({"text_encoder.final_layer_norm.bias": torch.zeros(31)})
-        )
-        with fails(CheckpointError, "final_layer_norm.bias", "(31,)", "(32,)"):
-            load_model(path, SMALL)
-
-    @pytest.mark.parametrize("value", [float("nan"), float("inf")])
-    def test_values_that_are_no_numbers_are_named(self, value, tmp_path):
-        path = edited(tmp_path / "m.pt", lambda tensors: tensors["logit_scale"].fill_(value))
-        with fails(CheckpointError, "logit_scale"):
-            load_model(path, SMALL)
-
-    def test_another_model_is_found_out_and_named(self, s0_shapes):
-        with fails(CheckpointError, "its tensors fit mobileclip_s0"):
-            load_model(s0_shapes, "mobileclip_s1", mmap=True)
-
-    def test_another_spec_is_found_out(self, saved):
-        other = attrs.evolve(SMALL, image=attrs.evolve(SMALL.image, input=attrs.evolve(SMALL.image.input, size=128)))
-        with fails(CheckpointError, "image.input.size is 64, not 128"):
-            load_model(saved[0], other)
-
-    def test_training_form_is_not_to_be_had_from_a_folded_file(self, tmp_path):
-        save_model(reparameterize(randomised(SMALL)), tmp_path / "m.safetensors")
-        with fails(CheckpointError):
-            load_model(tmp_path / "m.safetensors", fold=False)
-
     def test_a_model_with_exchanged_blocks_is_not_saved_under_its_spec(self, tmp_path):
         model = randomised(SMALL)
         model.image_encoder.stem[0] = torch.nn.Conv2d(3, 16, 3, stride=2, padding=1)
@@ -310,47 +229,3 @@ class TestWrongFiles:
     def test_no_file(self, tmp_path):
         with pytest.raises(FileNotFoundError, match="no checkpoint at"):
             load_model(tmp_path / "nothing.pt")
-
-    def test_nothing_in_a_file_is_executed(self, tmp_path):
-        class Payload:
-            def __reduce__(self):
-                return (open, (str(tmp_path / "executed"), "w"))
-
-        torch.save({"weight": Payload()}, tmp_path / "m.pt")
-        with fails(CheckpointError):
-            load_model(tmp_path / "m.pt")
-        assert not (tmp_path / "executed").exists()
-
-    @pytest.mark.parametrize("suffix", [".pt", ".safetensors"])
-    def test_a_truncated_file_is_damaged(self, suffix, tmp_path):
-        path = tmp_path / f"m{suffix}"
-        save_model(randomised(SMALL), path, layout="official")
-        path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
-        with pytest.raises(CheckpointError, match=r"damaged|no PyTorch file|cut off"):
-            load_model(path, SMALL)
-
-    @pytest.mark.parametrize("content", [b"", b"not a checkpoint at all"])
-    def test_something_else_is_no_checkpoint(self, content, tmp_path):
-        (tmp_path / "m.pt").write_bytes(content)
-        with fails(CheckpointError, "m.pt"):
-            load_model(tmp_path / "m.pt")
-
-    def test_tensors_of_no_known_layout(self, tmp_path):
-        save_file({"weight": torch.zeros(2)}, tmp_path / "m.safetensors")
-        with fails(CheckpointError):
-            load_model(tmp_path / "m.safetensors")
-
-    def test_not_tensors_at_all(self, tmp_path):
-        torch.save({"epoch": 3}, tmp_path / "m.pt")
-        with fails(CheckpointError):
-            load_model(tmp_path / "m.pt")
-
-    def test_an_unknown_spec_in_the_header(self, saved):
-        path, model = saved
-        header = {"mobileclip.kind": "dual_encoder", "mobileclip.form": "training", "mobileclip.spec": '{"image": 3}'}
-        save_file(dict(model.state_dict()), path, metadata=header)
-        with fails(CheckpointError):
-            load_model(path)
-        save_file(dict(model.state_dict()), path, metadata={**header, "mobileclip.kind": "audio_encoder"})
-        with fails(CheckpointError):
-            load_model(path)

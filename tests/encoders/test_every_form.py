@@ -1,7 +1,6 @@
 """Every form that weights come in, by one table: what was saved is what is loaded, to the bit."""
 
 import copy
-import io
 from functools import cache
 from pathlib import Path
 
@@ -15,8 +14,6 @@ from mobileclip.blocks import image_encoders, models, text_encoders
 from mobileclip.encoders import (
     CheckpointError,
     ClassifierSpec,
-    DualEncoderSpec,
-    TextTransformerSpec,
     load_backbone,
     load_model,
     save_model,
@@ -199,13 +196,6 @@ class TestWhatIsNotInShapes:
             monkeypatch.setattr(registry, "_values", {other: registry[other]})
         models._values.update(first=SMALL, second=CAUSAL)
 
-    @pytest.mark.parametrize("write", [lambda: state(SMALL), lambda: foreign(SMALL, "official"), lambda: state(TEXT)])
-    @pytest.mark.usefixtures("known")
-    def test_several_models_fit(self, write, tmp_path):
-        torch.save(write(), tmp_path / "m.pt")
-        with pytest.raises(CheckpointError, match=r"fit .*first and .*second, which compute different embeddings"):
-            load_model(tmp_path / "m.pt")
-
     @pytest.mark.usefixtures("known")
     def test_a_name_decides(self, tmp_path):
         torch.save(state(CAUSAL), tmp_path / "m.pt")
@@ -251,21 +241,6 @@ def test_two_names_of_one_tensor_are_two_tensors_once_loaded(tmp_path):
     with torch.no_grad():
         loaded.get_parameter(name).zero_()
     assert torch.equal(loaded.get_parameter(other), tensors[name])
-
-
-def test_what_a_file_has_beside_the_model_is_named(tmp_path):
-    buffer = io.BytesIO()
-    torch.save({**state(SMALL), "extra.weight": torch.ones(3)}, buffer)
-    (tmp_path / "m.pt").write_bytes(buffer.getvalue())
-    with fails(CheckpointError, "1 left over ('extra.weight')"):
-        load_model(tmp_path / "m.pt", SMALL)
-
-
-def test_a_spec_of_other_shapes_is_refused(tmp_path):
-    torch.save(state(SMALL), tmp_path / "m.pt")
-    wider = DualEncoderSpec(image=IMAGE, text=TextTransformerSpec(**{**attrs.asdict(TEXT, recurse=False), "width": 64}))
-    with fails(CheckpointError):
-        load_model(tmp_path / "m.pt", wider)
 
 
 def halved(weights):

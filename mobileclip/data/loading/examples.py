@@ -13,7 +13,7 @@ from attrs import validators
 from PIL import Image
 
 from mobileclip.data.augmentation.replay import AugmentationParams, AugmentationSpec, datacompdr_augmentation
-from mobileclip.data.images.jpeg import decode_jpeg, read_jpeg
+from mobileclip.data.images.jpeg import Jpeg, decode_jpeg, read_jpeg
 from mobileclip.data.images.limits import ImageError, ImageLimits
 from mobileclip.data.images.metadata import read_orientation
 from mobileclip.data.images.resize import Pixels, resized_crop
@@ -65,23 +65,20 @@ class SourceImage:
     ) -> None:
         self._limits = limits
         jpeg = read_jpeg(data)
-        is_plain = jpeg is not None and jpeg.is_plain
-        if jpeg is not None and orient:
-            is_plain &= read_orientation(jpeg.exif, jpeg.xmp) == 1
-        self._jpeg = jpeg if is_plain else None
-        self._image: Image.Image | None = None
-        if self._jpeg is None:
-            self._image = decode_image(data, orient=orient, background=background, limits=limits)
-            return
-        try:
-            self._jpeg.check(limits, "the image")
-        except ImageError as error:
-            raise BadSampleError(f"image_{error.reason}", error.message) from None
+        self._source: Jpeg | Image.Image
+        if jpeg is not None and jpeg.is_plain and not (orient and read_orientation(jpeg.exif, jpeg.xmp) != 1):
+            try:
+                jpeg.check(limits, "the image")
+            except ImageError as error:
+                raise BadSampleError(f"image_{error.reason}", error.message) from None
+            self._source = jpeg
+        else:
+            self._source = decode_image(data, orient=orient, background=background, limits=limits)
 
     @property
     def size(self) -> tuple[int, int]:
         """Width and height of the whole image, in pixels."""
-        return self._whole.size if self._jpeg is None else self._jpeg.size
+        return self._source.size
 
     def replay(
         self, augmentations: Sequence[AugmentationSpec], params: AugmentationParams, decode: Decode = "exact"
@@ -103,7 +100,7 @@ class SourceImage:
             crops = [augmentation.resize(cut) for augmentation in augmentations]
         else:
             factor = _factor(min(height, width), max(augmentation.size for augmentation in augmentations))
-            factor = 1 if self._jpeg is None else factor
+            factor = factor if isinstance(self._source, Jpeg) else 1
             image = self._decoded(top + height, factor)
             box = (left / factor, top / factor, width / factor, height / factor)
             crops = [resized_crop(image, box, one.size, one.interpolation) for one in augmentations]
@@ -112,15 +109,10 @@ class SourceImage:
             for augmentation, crop in zip(augmentations, crops, strict=True)
         ]
 
-    @property
-    def _whole(self) -> Image.Image:
-        assert self._image is not None, "what cannot wait was decoded at once"
-        return self._image
-
     def _decoded(self, bottom: int, factor: int = 1) -> Image.Image | Pixels:
-        jpeg = self._jpeg
-        if jpeg is None:
-            return self._whole
+        jpeg = self._source
+        if isinstance(jpeg, Image.Image):
+            return jpeg
         data, height = jpeg.above(bottom)
         # What is cut ends in bytes that belong to no row.
         pixels = decode_jpeg(data, (jpeg.width, height), reduce=factor, strict=height == jpeg.height)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import islice
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import attrs
 from attrs import validators
@@ -21,6 +21,9 @@ from mobileclip.data.skips import Skip, SkipReport
 from mobileclip.data.text.tokenizer import Tokenizer
 from mobileclip.strict import strict
 
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
 _SAMPLES_LOOKED_AT, _SHARDS_LOOKED_AT = 64, 8
 _LACKING = frozenset(("missing_member", "no_caption", "no_syn_caption", "no_image"))
 
@@ -34,6 +37,12 @@ class ReinforcedPipelineSpec(ReinforcedExampleSpec, PipelineSpec):
         >>> ReinforcedPipelineSpec(**choices).captions, ReinforcedPipelineSpec(**choices, reinforced=False).captions
         ('both', 'real')
     """
+
+    @classmethod
+    def of(cls, data: ReinforcedPipelineSpec, **others: Any) -> Self:
+        """Return a pipeline of this class with the settings of a reinforced one, and others that it has beside."""
+        names = (field.name for field in attrs.fields(ReinforcedPipelineSpec))
+        return cls(**{name: getattr(data, name) for name in names}, **others)
 
     @property
     def card(self) -> ReinforcementCard | None:
@@ -130,11 +139,6 @@ class OnlinePipelineSpec(ReinforcedPipelineSpec):
         if len(set(self.online)) < len(self.online):
             raise ValueError(f"online names a side twice: {self.online}; batches hold one image of every side")
 
-    @classmethod
-    def of(cls, data: ReinforcedPipelineSpec, *, online: tuple[int, ...]) -> OnlinePipelineSpec:
-        """Return an online pipeline with the settings of a reinforced one."""
-        return cls(**_choices(data), online=online)
-
     def example_maker(self, tokenizer: TextToIds) -> ExampleMaker:
         """Return the `ExampleMaker` of these settings."""
         return ExampleMaker(self, tokenizer=tokenizer, online=self.online)
@@ -170,11 +174,6 @@ class ColumnPipelineSpec(ReinforcedPipelineSpec):
                 f"{self.teacher_columns}"
             )
 
-    @classmethod
-    def of(cls, data: ReinforcedPipelineSpec, *, teacher_columns: tuple[int, int]) -> ColumnPipelineSpec:
-        """Return a pipeline of some columns with the settings of a reinforced one."""
-        return cls(**_choices(data), teacher_columns=teacher_columns)
-
     @property
     def card(self) -> ReinforcementCard | None:
         """The card beside the shards, where there is one, with the teachers of these columns alone."""
@@ -184,7 +183,3 @@ class ColumnPipelineSpec(ReinforcedPipelineSpec):
     def example_maker(self, tokenizer: TextToIds) -> ExampleMaker:
         """Return the `ExampleMaker` of these settings."""
         return ExampleMaker(self, tokenizer=tokenizer, columns=self.teacher_columns)
-
-
-def _choices(data: ReinforcedPipelineSpec) -> dict[str, Any]:
-    return {field.name: getattr(data, field.name) for field in attrs.fields(ReinforcedPipelineSpec)}

@@ -63,7 +63,7 @@ def fetched(checkpoint: str | Path) -> Path:
         try:
             path = _pinned(wanted, again=True)
         except CheckpointError as error:
-            raise CheckpointError(f"{stored} is damaged; {error}") from error
+            raise CheckpointError(f"{stored} is damaged; {error}", code=error.code) from error
     check_sha256(path.resolve(), digest)
     return path
 
@@ -105,7 +105,8 @@ def parsed(address: str) -> Published:
     if match is None:
         raise CheckpointError(
             f"{address!r} names no checkpoint on the hub; write {PREFIX}owner/name or {PREFIX}owner/name/file, with "
-            "@revision and #sha256= and 64 hexadecimal digits behind it to pin what comes"
+            "@revision and #sha256= and 64 hexadecimal digits behind it to pin what comes",
+            code="address",
         )
     return Published(**match.groupdict())
 
@@ -144,7 +145,8 @@ def _downloaded(wanted: Published, revision: str | None, *, again: bool) -> Path
         name = next((name for name, one in PUBLISHED.items() if one.address == wanted.address), "")
         raise CheckpointError(
             f"could not fetch {name or wanted.address!r} from the hub ({said(error)}); "
-            f"{_advice(error, wanted, revision, name)}"
+            f"{_advice(error, wanted, revision, name)}",
+            code="not_fetched",
         ) from error
 
 
@@ -218,6 +220,7 @@ def only_checkpoint(files: Iterable[str], place: str | Path) -> str:
         if found:
             several = ", ".join(map(storage.printable, found[:5]))
             raise CheckpointError(
-                f"{place} holds several checkpoints ({several}); name one: {place}/{storage.printable(found[0])}"
+                f"{place} holds several checkpoints ({several}); name one: {place}/{storage.printable(found[0])}",
+                code="ambiguous",
             )
-    raise CheckpointError(f"{place} holds no checkpoint ({', '.join(_SUFFIXES)})")
+    raise CheckpointError(f"{place} holds no checkpoint ({', '.join(_SUFFIXES)})", code="no_checkpoint")

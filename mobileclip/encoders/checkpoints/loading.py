@@ -240,7 +240,8 @@ def read_checkpoint(
     if to_train and claim.form != "training":
         raise CheckpointError(
             f"{checkpoint} is folded and no longer has the branches that training needs; start from the checkpoint in "
-            "training form that it was made of (as it is, it can be evaluated, converted and exported, but not trained)"
+            "training form that it was made of (as it is, it can be evaluated, converted and exported, not trained)",
+            code="folded",
         )
     check_numbers(path, placed, tensor_dtypes(spec, claim.form))
     return Stored(spec=spec, form=claim.form, layout=claim.layout.name, tensors=placed, taught=taught)
@@ -275,7 +276,9 @@ def _placed(path: Path, claim: Claim, wanted: ModelSpec | None) -> dict[str, Ten
     given = dict(claim.tensors)
     for name, constant in claim.constants.items():
         if not torch.equal(given.pop(name, constant).float(), constant):
-            raise CheckpointError(f"{path} does not fit the model: its spec has no place for {shown(name)}")
+            raise CheckpointError(
+                f"{path} does not fit the model: its spec has no place for {shown(name)}", code="does_not_fit"
+            )
     entries = claim.layout.entries(claim.spec, claim.form)
     given |= {entries[name].name: one for name, one in _usual(claim).items() if entries[name].name not in given}
     expected = {entry.name for entry in entries.values()}
@@ -287,7 +290,9 @@ def _placed(path: Path, claim: Claim, wanted: ModelSpec | None) -> dict[str, Ten
     if problems:
         fitting = [] if wanted is None else known_by_name(claim)
         hint = f"; its tensors fit {' or '.join(fitting)}" if fitting else ""
-        raise CheckpointError(f"{path} does not fit the model: tensors {' and '.join(problems)}{hint}")
+        raise CheckpointError(
+            f"{path} does not fit the model: tensors {' and '.join(problems)}{hint}", code="does_not_fit"
+        )
     placed = {}
     for name, shape in tensor_shapes(claim.spec, claim.form).items():
         tensor = held = given[entries[name].name]
@@ -304,7 +309,8 @@ def _placed(path: Path, claim: Claim, wanted: ModelSpec | None) -> dict[str, Ten
             hint = f"; in_channels={shape[1]} of load_model adapts weights to other channels" if others else ""
             raise CheckpointError(
                 f"{path} does not fit the model: {shown(entries[name].name)} has the shape {tuple(held.shape)}, "
-                f"and the model's is {shape}{hint}"
+                f"and the model's is {shape}{hint}",
+                code="does_not_fit",
             )
         placed[name] = tensor
     return placed
@@ -325,7 +331,8 @@ def _asked(path: Path, stored: ModelSpec, wanted: ModelSpec) -> ModelSpec:
     if there != asked:
         raise CheckpointError(
             f"{path} holds another model than asked for: {difference(there, asked)}; "
-            "leave the model out to load what the file holds"
+            "leave the model out to load what the file holds",
+            code="another_model",
         )
     if stored == wanted:  # the stored one may have the text of its tokenizer, by which equal ones do not differ
         return stored
@@ -350,11 +357,11 @@ def _one_tower(
     if tower is None:
         return spec, tensors
     if isinstance(spec, ClassifierSpec) and tower == "text":
-        raise CheckpointError(f"{path} holds a classifier, which has no text tower")
+        raise CheckpointError(f"{path} holds a classifier, which has no text tower", code="no_such_tower")
     if not isinstance(spec, (DualEncoderSpec, ClassifierSpec)):
         if _tower_of(spec) != tower:
             kind = "captioner" if isinstance(spec, CoCaSpec) else "tower"
-            raise CheckpointError(f"{path} holds a {kind} alone, and no {tower} tower")
+            raise CheckpointError(f"{path} holds a {kind} alone, and no {tower} tower", code="no_such_tower")
         return spec, tensors
     prefix = f"{tower}_encoder."
     own = {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
@@ -426,7 +433,8 @@ def _fitted(stored: Stored, wanted: ImageEncoderSpec, checkpoint: str | Path) ->
         raise CheckpointError(
             f"{checkpoint} holds another image tower than the classifier's: "
             f"{difference(as_trained(spec), as_trained(wanted))}; build the classifier of the tower that the file "
-            "holds, which `mobileclip info` shows"
+            "holds, which `mobileclip info` shows",
+            code="another_model",
         )
     return tensors
 

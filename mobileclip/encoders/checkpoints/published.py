@@ -298,7 +298,8 @@ def no_checkpoint(place: str, contract: Path, run: str) -> CheckpointError:
     """
     return CheckpointError(
         f"{place} is an export{_target(contract)}, and no checkpoint; {run}. To load the model, give the checkpoint "
-        "that it was exported from"
+        "that it was exported from",
+        code="export",
     )
 
 

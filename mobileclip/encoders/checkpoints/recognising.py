@@ -105,7 +105,7 @@ def recognised(path: Path, tensors: Tensors, wanted: ModelSpec | None, tower: To
     try:
         wanted = wanted or next((spec for spec in said if spec is not None), None)
     except ValueError as error:
-        raise CheckpointError(f"{path} {error}; give the spec of the model it holds") from error
+        raise CheckpointError(f"{path} {error}; give the spec of the model it holds", code="description") from error
     if wanted is not None:
         return _best(path, tensors, list(dict.fromkeys((wanted, part(wanted, tower)))))
     found = {name: claim for given in _unwrapped(tensors) for name, claim in _known(given, tower)}
@@ -113,13 +113,15 @@ def recognised(path: Path, tensors: Tensors, wanted: ModelSpec | None, tower: To
         _require_layout(path, tensors)
         raise CheckpointError(
             f"{path} is in a known layout, but its tensors fit none of the models known by name; give the name or the "
-            "spec of the model it holds"
+            "spec of the model it holds",
+            code="unknown_model",
         )
     first, *others = found.values()
     if any(as_trained(part(other.spec, tower)) != as_trained(part(first.spec, tower)) for other in others):
         raise CheckpointError(
             f"{path} does not say which model it holds, and its tensors fit {' and '.join(found)}, which compute "
-            "different embeddings of them; name the model"
+            "different embeddings of them; name the model",
+            code="ambiguous",
         )
     return first
 
@@ -171,7 +173,8 @@ def _best(path: Path, tensors: Tensors, wanted: list[ModelSpec]) -> Claim:
         if isinstance(wanted[-1], ClassifierSpec):
             raise CheckpointError(
                 f"{path} is in the {layout.name} layout, which holds image-text models and no classifier; take its "
-                "image tower with mobileclip.encoders.load_backbone"
+                "image tower with mobileclip.encoders.load_backbone",
+                code="another_model",
             )
     assert best is not None, "every model has a form in our own layout"
     return best
@@ -285,5 +288,6 @@ def _require_layout(path: Path, tensors: Tensors) -> Layout:
         if any(name.startswith(known) for given in _unwrapped(tensors) for name in given):
             return layout
     raise CheckpointError(
-        f"{path} is of no known layout ({', '.join(layouts)} or our own); its first tensors are {some(tensors, 3)}"
+        f"{path} is of no known layout ({', '.join(layouts)} or our own); its first tensors are {some(tensors, 3)}",
+        code="unknown_layout",
     )

@@ -116,7 +116,8 @@ class Header:
             if tokenizer.content is None:
                 raise CheckpointError(
                     f"the model's tokenizer {tokenizer.sha256[:12]} is known by name alone, and a checkpoint holds its "
-                    "text; build the model from a contract that mobileclip.data.read_text_input read"
+                    "text; build the model from a contract that mobileclip.data.read_text_input read",
+                    code="not_storable",
                 )
             header[_TOKENIZER] = base64.b64encode(zlib.compress(tokenizer.content.encode(), 9)).decode("ascii")
         return header
@@ -170,17 +171,18 @@ def header_of(metadata: Mapping[str, str], path: Path) -> Header | None:
     if kind not in _KINDS or form not in get_args(Form) or layout not in (NATIVE, *layouts):
         raise CheckpointError(
             f"{path} says that it holds a {shown(kind)} in the form {shown(form)} and the layout {shown(layout)}, "
-            f"which this version of mobileclip does not know; it was written by another version, update with: {UPDATE}"
+            f"which this version of mobileclip does not know; it was written by another version, update with: {UPDATE}",
+            code="description",
         )
     try:
         spec = cast("ModelSpec", from_json(metadata["mobileclip.spec"], _KINDS[kind]))
     except ValueError as error:
-        raise CheckpointError(f"the spec in {path} cannot be read: {error}") from error
+        raise CheckpointError(f"the spec in {path} cannot be read: {error}", code="description") from error
     if tokenizer_of(spec) is not None:
         try:
             spec = _with_tokenizer(spec, _inflated(metadata.get(_TOKENIZER)))
         except ValueError as error:
-            raise CheckpointError(f"the tokenizer in {path} cannot be used: {error}") from None
+            raise CheckpointError(f"the tokenizer in {path} cannot be used: {error}", code="description") from None
     return Header(spec=spec, form=cast("Form", form), layout=layout, space=metadata.get(SPACE, ""))
 
 
@@ -320,7 +322,8 @@ def save_model(model: nn.Module, path: AnyPath, *, layout: str = NATIVE) -> None
     if not is_known(spec):
         raise CheckpointError(
             f"a {type(spec).__name__} is neither a DualEncoderSpec, a ClassifierSpec nor a tower, and no checkpoint "
-            "can say what it is; store its weights, and its spec by mobileclip.serialization.to_json"
+            "can say what it is; store its weights, and its spec by mobileclip.serialization.to_json",
+            code="not_storable",
         )
     form = form_of(model)
     space = getattr(model, "taught", UNTAUGHT).space
@@ -329,7 +332,8 @@ def save_model(model: nn.Module, path: AnyPath, *, layout: str = NATIVE) -> None
     if layout == NATIVE:
         if not name.endswith(".safetensors"):
             raise CheckpointError(
-                f"mobileclip's own layout is safetensors, so name the file *.safetensors, not {name!r}"
+                f"mobileclip's own layout is safetensors, so name the file *.safetensors, not {name!r}",
+                code="not_storable",
             )
         ngrams = getattr(getattr(model, "text_encoder", model), "taught", UNTAUGHT).ngrams
         state |= {} if ngrams is None else {NGRAMS: ngrams.cpu()}

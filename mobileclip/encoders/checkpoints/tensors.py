@@ -38,11 +38,13 @@ def check_numbers(source: str | Path, tensors: Mapping[str, Tensor], dtypes: Map
         ):
             raise CheckpointError(
                 f"{source}: the tensor {shown(name)} holds {_spoken(tensor.dtype)}, and the model has "
-                f"{_spoken(dtypes[name])} there; the checkpoint is of another model, or broken"
+                f"{_spoken(dtypes[name])} there; the checkpoint is of another model, or broken",
+                code="another_dtype",
             )
         if tensor.dtype.is_floating_point and not _is_finite(tensor):
             raise CheckpointError(
-                f"{source}: the tensor {shown(name)} holds NaN or infinite values; the checkpoint is broken"
+                f"{source}: the tensor {shown(name)} holds NaN or infinite values; the checkpoint is broken",
+                code="not_finite",
             )
 
 

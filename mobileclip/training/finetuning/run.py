@@ -142,7 +142,9 @@ def finetune(
     refuse_other_data(spec, train_part)
     original = load_model(spec.checkpoint, spec.model, fold=False)
     if not isinstance(original, DualEncoder):
-        raise CheckpointError(f"{spec.checkpoint} holds one tower alone; fine-tuning needs a model with both")
+        raise CheckpointError(
+            f"{spec.checkpoint} holds one tower alone; fine-tuning needs a model with both", code="no_such_tower"
+        )
     with process_group(spec.device, collective_seconds=spec.collective_seconds) as world:
         # Changed data goes elsewhere.
         folder = spec.output / "data" / train_part.fingerprint
