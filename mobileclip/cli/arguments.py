@@ -219,7 +219,7 @@ def split(text: str) -> tuple[str, str | None]:
 
 
 def report_skipped(skipped: Sequence[str], num_images: int, *, called: str = "images") -> None:
-    """Name the pictures that were left out, the first hundred of them, and say why.
+    """Name the images that were left out, the first hundred of them, and say why.
 
     Args:
         skipped: why each was, naming it.

@@ -1,4 +1,4 @@
-"""`mobileclip search | dedup | serve | tag | concept`: search an index of pictures, and name things in it."""
+"""`mobileclip search | dedup | serve | tag | concept`: search an index of images, and name things in it."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def search(
     text_model: TextModel = None,
     as_json: Annotated[bool, arg(name="json")] = False,
 ) -> None:
-    """Find pictures by what they show, the most similar first.
+    """Find images by what they show, the most similar first.
 
     mobileclip search "a red bicycle in snow"
 
@@ -71,25 +71,25 @@ def search(
     similarities: compare those of one query, not those of texts with those of pictures.
 
     Args:
-        query: what the pictures show, in words; @"my bike" in it is a concept of mobileclip concept.
-        index_name: the folder of an index, or the folder of pictures that one in the user's cache was made of; by
-            default the index there that was written last.
-        image: an example picture to search with, beside the text or without one; several times for several.
+        query: what the images show, in words; @"my bike" in it is a concept of mobileclip concept.
+        index_name: the folder of an index, or the folder of images that one in the user's cache was made of; by default
+            the index there that was written last.
+        image: an example image to search with, beside the text or without one; several times for several.
         without: a text that results should not match; several times for several.
         where: a condition: a column, a comparison and a value; of several, all must hold. Columns are path, part,
             size, width, height, camera, taken, latitude, longitude, time and sha256; comparisons are =, !=, <, <=, >,
             >= and ~, which finds a text within a text. Words of mobileclip tag are columns too: tag=dog, tag:dog>=0.99.
         k: number of results, at most.
         all_frames: find a video by several of its frames; by default, by the one that is most similar.
-        thumbnails: show the pictures in the terminal, in blocks of colour.
-        explain: draw over each picture of the page which places add to its score, with an MCi image tower. It is
+        thumbnails: show the images in the terminal, in blocks of colour.
+        explain: draw over each image of the page which places add to its score, with an MCi image tower. It is
             attribution, not segmentation.
-        output: an HTML page of what was found, one file with the pictures in it.
+        output: an HTML page of what was found, one file with the images in it.
         overwrite: replace a page that is there.
         device: where to compute; see mobileclip index.
         trust: run an export that another machine wrote; see mobileclip classify.
         text_model: a text tower of the index's space that reads texts in place of the model's own; see mobileclip
-            classify. Pictures are not read again.
+            classify. Images are not read again.
         as_json: print a list of objects, with path, score and what else is known.
     """
     from mobileclip.collections import is_condition, parse_condition
@@ -136,18 +136,18 @@ def dedup(
     output: Annotated[tuple[Path, ...], arg(metavar="LIST.jsonl|PAGE.html")] = (),
     overwrite: bool = False,
 ) -> None:
-    """List the pictures that show the same, and propose the best copy of each. Nothing is deleted.
+    """List the images that show the same, and propose the best copy of each. Nothing is deleted.
 
     mobileclip dedup photos/ -o duplicates.html
 
     mobileclip dedup --index photos.index
 
-    The index of the pictures that are given is made first, or brought up to date, as by mobileclip index; without any,
-    an index is looked at as it is. Frames of videos are left out.
+    The index of the images that are given is made first, or brought up to date, as by mobileclip index; without any, an
+    index is looked at as it is. Frames of videos are left out.
 
-    The list has a line of JSON for every near-duplicate of a better picture: keep, duplicate and similarity. The best
+    The list has a line of JSON for every near-duplicate of a better image: keep, duplicate and similarity. The best
     copy has the most pixels, is the sharpest of these, and has the most bytes of these. Both are read for it: they are
-    there, as they were indexed. Pictures of one colour, or nearly, are like each other whatever they are of: they are
+    there, as they were indexed. Images of one colour, or nearly, are like each other whatever they are of: they are
     named, and none is proposed.
 
     Args:
@@ -155,7 +155,7 @@ def dedup(
         index_name: see mobileclip index.
         model: of a new index, and where it computes.
         num_workers: processes that read and decode; see mobileclip index.
-        threshold: cosine similarity from which on two pictures show the same.
+        threshold: cosine similarity from which on two images show the same.
         output: the list to write, duplicates.jsonl by default; and, where one is named too, a page to look at, which
             shows the groups side by side.
         overwrite: replace a list or a page that is there.
@@ -203,18 +203,18 @@ def serve(
     trust: Rare[bool] = False,
     text_model: TextModel = None,
 ) -> None:
-    """Show an index in a browser on this machine: search by texts and pictures, similar ones, and duplicates.
+    """Show an index in a browser on this machine: search by texts and images, similar ones, and duplicates.
 
     mobileclip serve
 
     mobileclip serve --index photos.index --port 0
 
-    The page is for this machine alone. It changes no picture, and of the index nothing but its concepts, which learn
-    from what is accepted and rejected. When mobileclip index has changed the index, the next search sees it.
+    The page is for this machine alone. It changes no image, and of the index nothing but its concepts, which learn from
+    what is accepted and rejected. When mobileclip index has changed the index, the next search sees it.
 
     Args:
-        index_name: the folder of an index, or the folder of pictures that one in the user's cache was made of; by
-            default the index there that was written last.
+        index_name: the folder of an index, or the folder of images that one in the user's cache was made of; by default
+            the index there that was written last.
         port: the page's port on 127.0.0.1; 0 takes a free one.
         device: where to compute; see mobileclip index.
         trust: run an export that another machine wrote; see mobileclip classify.
@@ -257,7 +257,7 @@ def _require_drawn(output: Path | None, *, is_one_query: bool, explain: bool) ->
 def _maps(
     explained: Callable[[Match], NDArray[np.float32]], matches: Sequence[Match]
 ) -> list[NDArray[np.float32] | None]:
-    """Return what places add to the score of each picture; None for one that cannot be read any more."""
+    """Return what places add to the score of each image; None for one that cannot be read any more."""
     from mobileclip.data.images.limits import ImageError
 
     def of(match: Match) -> NDArray[np.float32] | None:
@@ -285,14 +285,14 @@ def tag(
     device: Device = "auto",
     trust: Rare[bool] = False,
 ) -> None:
-    """Tag the pictures of an index with words of your own: columns that searches filter by.
+    """Tag the images of an index with words of your own: columns that searches filter by.
 
     mobileclip tag --index photos.index --vocabulary words.txt --template "a photo of a {}"
     mobileclip search "a beach" --where 'tag=dog' --where 'tag:red bicycle>=0.99'
 
-    A picture's score for a word is the share of the collection that fits the word less, from 0 to 1: cosines of
+    An image's score for a word is the share of the collection that fits the word less, from 0 to 1: cosines of
     different words cannot be compared, and these can. A word is a tag of the 5 % that fit it best (--share), also where
-    no picture shows it. No picture is read. Pictures that are indexed later have tags too; the same command without
+    no image shows it. No image is read. Images that are indexed later have tags too; the same command without
     --vocabulary calibrates the words anew.
 
     Args:
@@ -331,16 +331,16 @@ def add(
     mobileclip concept add "my bike" --positive a.jpg --negative c.jpg --text "a bicycle" --index photos.index
     mobileclip search '@"my bike" in snow' --index photos.index
 
-    The text finds it without any example. Examples add to the score of pictures that are like them, where that helps:
-    one that is held back must be found better with the others than by the text alone. A picture of the index is not
-    read again. A small copy of each example is kept in the index.
+    The text finds it without any example. Examples add to the score of images that are like them, where that helps: one
+    that is held back must be found better with the others than by the text alone. An image of the index is not read
+    again. A small copy of each example is kept in the index.
 
     Args:
         name: what it is called, without quotation marks; examples are added to a concept that is there.
         index_name: see mobileclip search.
-        positive: a picture that shows it; several times for several.
-        negative: a picture that does not, and may be mistaken for it.
-        unlabel: a picture that is no example any more, as mobileclip concept show names it; its file need not be there.
+        positive: an image that shows it; several times for several.
+        negative: an image that does not, and may be mistaken for it.
+        unlabel: an image that is no example any more, as mobileclip concept show names it; its file need not be there.
         text: what it is in words; by default its name.
         device: where to compute; see mobileclip index.
         trust: run an export that another machine wrote; see mobileclip classify.
@@ -394,7 +394,7 @@ def show(name: Name, /, *, index_name: IndexName = None) -> None:
 
 
 def remove(name: Name, /, *, index_name: IndexName = None) -> None:
-    """Remove a concept from an index; no picture is touched.
+    """Remove a concept from an index; no image is touched.
 
     mobileclip concept rm "my bike" --index photos.index
 

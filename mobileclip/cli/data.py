@@ -95,7 +95,7 @@ def urls(
     mobileclip data urls 'DataComp-12M/{00000000..00001023}.tar' -o urls.parquet -j 8
 
     Its columns are url, caption, uid and sha256, as far as the data state them: shards by url.txt, txt and json, tables
-    by their columns. The uid joins the pictures with reinforced shards, and the sha256 tells whether they are the same.
+    by their columns. The uid joins the images with reinforced shards, and the sha256 tells whether they are the same.
 
     A shard that breaks off, and samples without a URL, are counted; the others are in the table.
 
@@ -143,7 +143,7 @@ def inspect(
     Args:
         shard: a tar file of any layout, path or URL; plain image-text shards and shards without images do too.
         key: the sample to show; the first one by default.
-        output: an HTML page to write, one file with the pictures in it.
+        output: an HTML page to write, one file with the images in it.
         overwrite: replace a page that is there.
     """
     from mobileclip.datasets.inspection import inspect_sample, print_inspection, write_inspection
@@ -380,7 +380,7 @@ def dedup(
     seed: Rare[int] = 0,
     overwrite: bool = False,
 ) -> None:
-    """List samples without near duplicates, and without pictures of test sets.
+    """List samples without near duplicates, and without images of test sets.
 
     mobileclip data dedup scores -o kept.npy --exclude-test-scores test_scores -o left_out.tsv
 
@@ -393,7 +393,7 @@ def dedup(
             left out, and what it is like.
         threshold: cosine similarity from which on two images show the same.
         exclude_test_scores: folders of scores of test sets, reinforced by the same teachers.
-        leak_threshold: cosine similarity with a test picture from which on a sample is left out.
+        leak_threshold: cosine similarity with a test image from which on a sample is left out.
         keep: a list of uids, such as `mobileclip data filter` wrote; other samples are neither kept nor compared.
         num_clusters: clusters that are searched for near duplicates; a thousandth of the samples by default, 50,000 at
             most.

@@ -54,7 +54,7 @@ def export(
         model: a name such as mobileclip_s0, whose published weights are fetched once, a file of weights in any known
             layout, a folder with one, hf-hub:OWNER/NAME, or NAME=FILE where a file does not say what it holds.
         spec: what to export, and how.
-        data: a data set to measure on, as mobileclip eval takes it; without it, pictures that come along.
+        data: a data set to measure on, as mobileclip eval takes it; without it, images that come along.
         max_images: at most so many of the data set are used; they are stored in the folder, so that it can be verified.
         calibration: a data set that int8 finds its ranges with, in at most a hundred images; crops
             of those that are measured on without it.

@@ -58,21 +58,21 @@ def index(
     output: Annotated[Path | None, arg(metavar="PICTURES.safetensors")] = None,
     overwrite: bool = False,
 ) -> None:
-    """Make pictures ready to be searched, or bring their index up to date: what is known is not encoded again.
+    """Make images ready to be searched, or bring their index up to date: what is known is not encoded again.
 
     mobileclip index photos/ -m mobileclip_s2.pt
 
     mobileclip index photos/ more/cat.jpg 'shards/{000..127}.tar' --index photos.index
 
-    The index is a folder with one SQLite file. What is finished is kept when the command is
-    stopped, and the same command does the rest. New, changed and removed files are found by size and time, moved ones
-    by their content. Pictures that cannot be read are named and counted, and tried again when they change.
+    The index is a folder with one SQLite file. What is finished is kept when the command is stopped, and the same
+    command does the rest. New, changed and removed files are found by size and time, moved ones by their content.
+    Images that cannot be read are named and counted, and tried again when they change.
 
     Args:
         inputs: image and video files, folders that are searched for these and for shards, and tar shards: what is
             hidden, a link to a folder or out of the folder, or called otherwise is left out and counted. Without any,
             those that the index was made of.
-        index_name: the folder of the index, or the folder of pictures that one in the user's cache was made of; by
+        index_name: the folder of the index, or the folder of images that one in the user's cache was made of; by
             default a place in the user's cache for these inputs, which is printed, and without inputs the index there
             that was written last. A new one there begins with what the index of a folder that was moved knows of the
             pictures.
@@ -85,17 +85,17 @@ def index(
         ray_address: Ray only: the cluster to join, such as auto; by default one is started on this machine.
         gpus_per_worker: Ray only: GPUs of every actor; a fraction lets several share one.
         status: print what the engine that writes to the index does now, and how far it is, and stop.
-        forget: drop this folder from the index, and stop; no file is touched. Pictures of a folder that is missing or
+        forget: drop this folder from the index, and stop; no file is touched. Images of a folder that is missing or
             empty are kept and not shown, in case its disk comes back.
         decode: fast decodes a JPEG no larger than the model needs, which leaves a cosine of 0.9999 with the embedding
             of the whole photograph; exact decodes all of it.
         video_frames: which frames of videos are encoded: one every so many seconds, or of one a second those whose
             colours differ from the one that was encoded before. Videos that are known keep their frames.
         video_seconds: from one frame to the next.
-        precision: what the image tower may compute in on a processor, where there are hundreds of new pictures and it
-            is found to be exact enough and faster; int8, by OpenVINO, where there are thousands. Its ranges come from
-            some of the pictures, and others must find the same neighbours as in float32.
-        output: a file to write in the end: all pictures of the index, small, with their embeddings. The page of
+        precision: what the image tower may compute in on a processor, where there are hundreds of new images and it is
+            found to be exact enough and faster; int8, by OpenVINO, where there are thousands. Its ranges come from some
+            of the images, and others must find the same neighbours as in float32.
+        output: a file to write in the end: all images of the index, small, with their embeddings. The page of
             examples/web opens it.
         overwrite: replace such a file that is there.
     """
@@ -147,15 +147,15 @@ def merge(
     mobileclip merge monday.index tuesday.index -o week.index
     mobileclip merge photos.index -o photos.parquet
 
-    Pictures are compared by the digests of their content: two under one path, such as those of two machines, are both
+    Images are compared by the digests of their content: two under one path, such as those of two machines, are both
     kept, until mobileclip index finds one of them there. Concepts of one name and text are joined, and so are words of
     tags that are made alike; where they differ, nothing is copied. The other indexes are left as they are. All of them
     are copied, or nothing: after whatever ends the command, the same command does it.
 
     Args:
         others: indexes to join, see --index of mobileclip search; one of another model is refused.
-        output: the index that they are joined in; it may hold pictures already, or not be there yet. A name that
-            ends with .parquet: one index is written there for other programs, and may be merged into an index again.
+        output: the index that they are joined in; it may hold images already, or not be there yet. A name that ends
+            with .parquet: one index is written there for other programs, and may be merged into an index again.
     """
     from mobileclip.collections import Collection, is_index
 
@@ -254,7 +254,7 @@ def index_path(name: Path | None, inputs: Sequence[str]) -> Path:
 
     Args:
         name: that a person gives it, see `find_index`, or the folder of a new one.
-        inputs: pictures that are given.
+        inputs: images that are given.
 
     Raises:
         FileNotFoundError: if there are no inputs, and no such index.
@@ -272,7 +272,7 @@ def index_path(name: Path | None, inputs: Sequence[str]) -> Path:
 
 
 def _take_along(folder: Path, found: Scan, source: ModelSource) -> None:
-    """Let a new index begin with what is known of the pictures, where these were in another place before."""
+    """Let a new index begin with what is known of the images, where these were in another place before."""
     from mobileclip.collections import Collection, ModelSource, moved_index
 
     files = ((file.path, file.size) for file in found.files.values())
@@ -343,7 +343,7 @@ def upgrade(
     batch_size: Rare[int] = 32,
     num_workers: Annotated[int | None, Workers] = None,
 ) -> None:
-    """Bring an index to another model: searches use the model of before until all pictures are encoded.
+    """Bring an index to another model: searches use the model of before until all images are encoded.
 
     mobileclip upgrade --to mobileclip_s2 --index photos.index
 

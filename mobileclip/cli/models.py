@@ -351,7 +351,7 @@ def info(model: Annotated[Positional[str], arg(metavar="NAME|FILE|FOLDER")], /) 
     Args:
         model: a name, a checkpoint in any known layout, a folder with one, hf-hub:owner/name, or a model of another
             package, as open_clip:MODEL/TAG or transformers:OWNER/NAME; or an index, of which its model and number of
-            pictures are printed.
+            images are printed.
     """
     from mobileclip.inference.catalogue import describe
 
@@ -377,14 +377,14 @@ def check_weights(
 
     mobileclip check-weights mobileclip_s0
 
-    The weights are fetched from the hub, once. Known are embeddings of a text and a picture for mobileclip_s0, and the
-    probabilities of three texts for mobileclip_s1, whose pictures have to be given. The exit status is 1 where a number
+    The weights are fetched from the hub, once. Known are embeddings of a text and an image for mobileclip_s0, and the
+    probabilities of three texts for mobileclip_s1, whose images have to be given. The exit status is 1 where a number
     is another one, or where nothing could be compared.
 
     Args:
         model: name of the model; with =FILE behind it, weights in place of the published ones.
         known: a JSON file of known outputs of your own, as mobileclip/inference/known_outputs/outputs.json has them.
-        image: a picture that is compared and does not come with the package, known by its digest; several times for
+        image: an image that is compared and does not come with the package, known by its digest; several times for
             several.
         output: the record to write, *.json.
         overwrite: replace a record that is there.

@@ -51,7 +51,7 @@ def reinforce(recipe: Recipe, /) -> None:
 
 
 def finetune() -> None:
-    """Fine-tune a checkpoint on pictures of your own, and see what it costs; `--help` has all flags.
+    """Fine-tune a checkpoint on images of your own, and see what it costs; `--help` has all flags.
 
     mobileclip finetune --tiny
 
@@ -133,8 +133,8 @@ def runs(
 
     Args:
         folders: outputs of trainings, finished or not; folders, or URLs such as s3://bucket/run.
-        output: a picture of their curves, one panel a metric.
-        overwrite: replace a picture that is there.
+        output: an image of their curves, one panel a metric.
+        overwrite: replace an image that is there.
     """
     from rich.table import Table
 

@@ -1,4 +1,4 @@
-"""Files that an index is written to: rows as Parquet, and pictures for a page in a browser."""
+"""Files that an index is written to: rows as Parquet, and images for a page in a browser."""
 
 from __future__ import annotations
 
@@ -147,13 +147,12 @@ def write_web_file(
     overwrite: bool = False,
     show_progress: bool = True,
 ) -> int:
-    """Write the pictures of an index with their embeddings and small copies, and return how many they are.
+    """Write the images of an index with their embeddings and small copies, and return how many they are.
 
-    The file is safetensors: `embedding`, float16; `names` and
-    `facts`, lists of JSON; `thumbnails`, WebP files one behind another, each of which ends where `ends` says; `probes`,
-    the embeddings of `PROBES`. A name begins with the path below the folder that all pictures are in. Facts are what
-    conditions may be on, but for where a picture was taken. A picture that cannot be read any more has a small copy of
-    no bytes; one that is gone is left out.
+    The file is safetensors: `embedding`, float16; `names` and `facts`, lists of JSON; `thumbnails`, WebP files one
+    behind another, each of which ends where `ends` says; `probes`, the embeddings of `PROBES`. A name begins with the
+    path below the folder that all images are in. Facts are what conditions may be on, but for where an image was taken.
+    An image that cannot be read any more has a small copy of no bytes; one that is gone is left out.
 
     Args:
         path: `*.safetensors`.
@@ -163,7 +162,7 @@ def write_web_file(
         show_progress: whether to show how far it is.
 
     Raises:
-        ValueError: if there are no pictures, or none is where it was, or the name ends otherwise.
+        ValueError: if there are no images, or none is where it was, or the name ends otherwise.
         OSError: if the file is there already, or cannot be written.
     """
     from safetensors.numpy import save

@@ -82,7 +82,7 @@ class ModelSource:
 
 @attrs.frozen(kw_only=True, field_transformer=strict)
 class FinishedFile:
-    """A file of many pictures that was read to its end.
+    """A file of many images that was read to its end.
 
     Args:
         path: of the file.
@@ -106,7 +106,7 @@ class IndexMetadata:
         version: see `ModelIdentity`.
         dim: numbers in an embedding.
         model: where the model comes from.
-        decode: how pictures were read when the index was last brought up to date, see `IndexOptions`.
+        decode: how images were read when the index was last brought up to date, see `IndexOptions`.
         vectors: how embeddings are held in memory.
 
     Raises:

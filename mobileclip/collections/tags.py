@@ -1,4 +1,4 @@
-"""Tags: words with a score for each picture of an index, calibrated on the collection itself."""
+"""Tags: words with a score for each image of an index, calibrated on the collection itself."""
 
 from __future__ import annotations
 
@@ -41,11 +41,11 @@ class _Known:
 
 @attrs.frozen(kw_only=True, eq=False)
 class TagWords:
-    """Words with what they score in a collection, by which any picture has a calibrated score for each.
+    """Words with what they score in a collection, by which any image has a calibrated score for each.
 
-    The score of a picture is the share of the collection that fits the word less, by the cosine with it: 0.99 is a
-    picture among the hundredth that fits best. It compares pictures for a word, and words for a picture; that the word
-    is there at all, it does not say.
+    The score of an image is the share of the collection that fits the word less, by the cosine with it: 0.99 is an
+    image among the hundredth that fits best. It compares images for a word, and words for an image; that the word is
+    there at all, it does not say.
 
     Shape:
         vectors: `(words, dim)`, float16; levels: `(words, len(LEVELS))`, float32, rising.
@@ -81,7 +81,7 @@ class TagWords:
         return place
 
     def scores(self, vectors: Vectors, place: int) -> NDArray[np.float64]:
-        """Return the calibrated scores of pictures for a word.
+        """Return the calibrated scores of images for a word.
 
         Shape:
             vectors: `(pictures, dim)`; result: `(pictures,)`, from 0 to 1.
@@ -176,19 +176,19 @@ def make_tag_words(
     A word's cosines are compared with its own over the collection, and with nothing else: see `TagWords`.
 
     Shape:
-        pictures: `(pictures, dim)`.
+        images: `(pictures, dim)`.
 
     Args:
         given: the words, each once whatever the case of its letters; empty ones are left out.
         clip: the model of the index.
         about: what the index is of.
-        pictures: embeddings of the collection, one at least.
+        images: embeddings of the collection, one at least.
         template: the sentence that each is put into, with `{}` in its place.
         share: of the collection that has each word as a tag.
         show_progress: whether to show how far it is.
 
     Raises:
-        ValueError: if there are no words, no pictures, too many words, or one cannot be a tag.
+        ValueError: if there are no words, no images, too many words, or one cannot be a tag.
     """
     words = _distinct(given)
     if not 0 < share < 1:
@@ -211,10 +211,10 @@ def levels_of(pictures: Vectors, words: Vectors) -> NDArray[np.float32]:
     """Return how the scores of words are spread over a collection, see `TagWords.levels`.
 
     Shape:
-        pictures: `(pictures, dim)`; words: `(words, dim)`; result: `(words, len(LEVELS))`.
+        images: `(pictures, dim)`; words: `(words, dim)`; result: `(words, len(LEVELS))`.
 
     Args:
-        pictures: embeddings of the collection, one at least.
+        images: embeddings of the collection, one at least.
         words: their embeddings.
     """
     places = np.unique(np.linspace(0, len(pictures) - 1, min(len(pictures), _MOST_CALIBRATED)).astype(np.int64))

@@ -145,7 +145,7 @@ class VideoFile:
 
     @property
     def seconds(self) -> float:
-        """How long it lasts, as it says: the pictures, where that is told apart from the sound."""
+        """How long it lasts, as it says: the images, where that is told apart from the sound."""
         noted = _DURATION.match(self._stream.metadata.get("DURATION", ""))
         if noted is not None:
             return 3600 * int(noted[1]) + 60 * int(noted[2]) + float(noted[3])

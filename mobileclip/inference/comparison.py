@@ -1,4 +1,4 @@
-"""Towers compared on samples: pictures and texts of the package, calibration, and what is measured."""
+"""Towers compared on samples: images and texts of the package, calibration, and what is measured."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ class Samples:
 
 
 def bundled_samples() -> Samples:
-    """Return the twelve pictures that come with the package, with two captions each; all may be used freely."""
+    """Return the twelve images that come with the package, with two captions each; all may be used freely."""
     folder = resources.files("mobileclip.inference") / _FOLDER
     captions: dict[str, list[str]] = json.loads((folder / "captions.json").read_text(encoding="utf-8"))
     return Samples(
@@ -249,7 +249,7 @@ class Calibration:
 
     @classmethod
     def of_package(cls, contract: ImageInput | TextInput) -> Calibration:
-        """Return crops of half of the package's pictures and the other half whole; or its captions, by halves."""
+        """Return crops of half of the package's images and the other half whole; or its captions, by halves."""
         samples = bundled_samples()
         if isinstance(contract, TextInput):
             return cls.of(Tokenizer(contract)(samples.captions))

@@ -1,4 +1,4 @@
-"""Embeddings of many files, pictures, data sets of pictures and texts, and the archive that keeps them."""
+"""Embeddings of many files, images, data sets of images and texts, and the archive that keeps them."""
 
 from __future__ import annotations
 
@@ -178,7 +178,7 @@ class EmbeddingInputs:
 
     Args:
         paths: of image files.
-        data: data sets whose pictures are embedded, see `as_source`.
+        data: data sets whose images are embedded, see `as_source`.
         texts: texts.
         rows: how rows of `.jsonl` files and of tables among the data sets are read.
     """
@@ -278,7 +278,7 @@ def gathered_pictures(
     *,
     rows: RowOptions = RowOptions(),  # noqa: B008  frozen
 ) -> Iterator[tuple[str, bytes]]:
-    """Yield the pictures of a data set, each with a name: `DATA/KEY`.
+    """Yield the images of a data set, each with a name: `DATA/KEY`.
 
     Args:
         data: see `as_source`.

@@ -1,4 +1,4 @@
-"""`ImageTextModel`: a model with its own preprocessing, which classifies and encodes pictures and texts."""
+"""`ImageTextModel`: a model with its own preprocessing, which classifies and encodes images and texts."""
 
 from __future__ import annotations
 
@@ -148,7 +148,7 @@ class ImageTextModel:
         """Return the probability of each label for an image, the most probable first.
 
         `softmax(similarity_scale * cosine(image, label))` over the labels, with that of the model. Embeddings of labels
-        are kept in memory: the next picture with the same labels takes the image tower alone.
+        are kept in memory: the next image with the same labels takes the image tower alone.
 
         Args:
             image: a Pillow image, a path, the bytes of a file, an open file or an array; see `load_image`.
@@ -234,7 +234,7 @@ class ImageTextModel:
         return self._in_batches(numbered, encode, total=total, batch_size=batch_size, unit="images", progress=progress)
 
     def explain(self, image: ImageSource, texts: str | Sequence[str]) -> Tensor:
-        """Return what each place of a picture adds to its similarity with texts: a map sums to the score.
+        """Return what each place of an image adds to its similarity with texts: a map sums to the score.
 
         The sum over rows and columns is `encode_image(image) @ encode_text(texts).T`. It is attribution, and not
         segmentation: a place has seen the places around it, and what it adds may be below 0.

@@ -1,4 +1,4 @@
-"""Models checked by published outputs: pictures, texts, and what a model makes of them."""
+"""Models checked by published outputs: images, texts, and what a model makes of them."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _MOST_BYTES = 1 << 20
 
 @attrs.frozen(kw_only=True, field_transformer=strict)
 class Picture:
-    """A picture by its name and its SHA-256, in hexadecimal."""
+    """An image by its name and its SHA-256, in hexadecimal."""
 
     name: str
     sha256: str = attrs.field(validator=validators.matches_re(r"[0-9a-f]{64}"))
@@ -37,8 +37,8 @@ class KnownOutput:
     Args:
         model: its name.
         source: who says so.
-        picture: that was embedded.
-        texts: one that was embedded, or those that a picture was compared with.
+        image: that was embedded.
+        texts: one that was embedded, or those that an image was compared with.
         first: the first numbers of the embedding, of unit length.
         probabilities: of the texts: softmax of 100 times the cosines.
         tolerance: how far a number may be off, absolutely.
@@ -110,7 +110,7 @@ class Finding:
         what: was put in.
         source: of the numbers that were expected.
         expected: numbers.
-        found: numbers; none where a picture was not at hand.
+        found: numbers; none where an image was not at hand.
         agrees: whether they are those expected; None where nothing was compared.
         note: why not.
     """
@@ -164,7 +164,7 @@ def check_weights(
             that outputs are known by.
         checkpoint: weights to check in place of the published ones.
         known: what it should give; what comes with the package by default.
-        pictures: further files to look for pictures in, which are known by their digests.
+        images: further files to look for images in, which are known by their digests.
 
     Raises:
         ValueError: if nothing is known of the model, or its weights cannot be had or do not fit, see `mobileclip.load`.
@@ -220,7 +220,7 @@ def _is_near(known: KnownOutput, expected: float, found: float) -> bool:
 
 
 def _at_hand(picture: Picture, places: Sequence[Path]) -> Path | None:
-    """Return the file of a picture, which comes with the package or was given."""
+    """Return the file of an image, which comes with the package or was given."""
     for place in (FOLDER / picture.name, *places):
         if place.is_file() and file_sha256(place) == picture.sha256:
             return place

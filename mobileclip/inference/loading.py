@@ -78,7 +78,7 @@ def load(
         device: where to; of an export, `cpu` or what its runtime has here, see `mobileclip.export.load_export`.
         image_size: side of the images, in pixels, where not the model's own; see `mobileclip.encoders.load_model`.
         context_length: ids per text, where fewer than the model's own; see `mobileclip.encoders.load_model`.
-        interpolation: filter that resizes pictures, where not the model's own; its spec then says so.
+        interpolation: filter that resizes images, where not the model's own; its spec then says so.
         num_threads: of the processor that a call computes with; as many as PyTorch has by default. See
             `mobileclip.export.load_export` for exports.
         trust: whether to open an export that may run code here, which those for other targets than ONNX need where
@@ -310,7 +310,7 @@ def spec_called(name: str | Path) -> ModelSpec:
 
 
 def _resizing(model: DualEncoder, interpolation: Interpolation | None) -> DualEncoder:
-    """Return the model, whose pictures are resized with a filter, or its own where none is said."""
+    """Return the model, whose images are resized with a filter, or its own where none is said."""
     if interpolation is not None:
         spec = image_spec(model.image_encoder)
         changed = attrs.evolve(spec, input=attrs.evolve(spec.input, interpolation=interpolation))

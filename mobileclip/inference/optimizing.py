@@ -307,7 +307,7 @@ def optimize(
             Other sizes are computed as well, in parts, the rest of them eagerly. One image and one text by default.
         precision: what may be computed in.
         calibration: for int8, images and tokenised texts, at least four of each: every other one is what ranges are
-            found with, and the rest is what is compared. Pictures and captions of the package by default.
+            found with, and the rest is what is compared. Images and captions of the package by default.
         compiled: whether to make programs, which takes seconds for each, and the extra `openvino`. In int8 there are
             only programs.
         rounds: timed calls of each form.
@@ -363,7 +363,7 @@ def optimize_tower(
         plain: in evaluation mode, in float32, on the CPU; in training form or folded.
         inputs: images or tokenised texts as they will come.
         precision: what may be computed in.
-        calibration: of int8; the package's pictures or captions by default.
+        calibration: of int8; the package's images or captions by default.
         engines: that are tried.
         rounds: timed calls of each form.
         show_progress: whether to show how far it is.
@@ -433,12 +433,12 @@ def select_backend(
 ) -> ImageTextModel:
     """Return the model with the image tower in its fastest form, as `mobileclip.optimize` finds it.
 
-    Few pictures, GPUs, and models that come in a form of their own get the model as it is.
+    Few images, GPUs, and models that come in a form of their own get the model as it is.
 
     Args:
         clip: the model.
-        pictures: files that will be encoded, of which the first are tried.
-        num_pictures: about how many pictures will be encoded.
+        images: files that will be encoded, of which the first are tried.
+        num_pictures: about how many images will be encoded.
         precision: what may be computed in, where it is exact enough.
         show_progress: whether to show how far it is.
     """
@@ -464,7 +464,7 @@ def select_backend(
 
 
 def _examples(transform: ImageTransform, seen: Sequence[Tensor]) -> Tensor:
-    """Return as many of the pictures as are encoded at once, and noise for those that cannot be read."""
+    """Return as many of the images as are encoded at once, and noise for those that cannot be read."""
     size = transform.image_input.size
     generator = torch.Generator().manual_seed(0)
     noise = torch.randint(0, 256, (MOST_IMAGES_ON_CPU, size, size, 3), dtype=torch.uint8, generator=generator)

@@ -38,7 +38,7 @@ def evaluate_task(
 
     Args:
         model: in any mode, which it keeps.
-        task: what to test on; pictures that cannot be used are left out, logged and counted.
+        task: what to test on; images that cannot be used are left out, logged and counted.
         templates: sentences that names of classes are put into.
         class_names: classes to choose from beside those of the pictures.
 

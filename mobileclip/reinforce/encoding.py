@@ -63,10 +63,10 @@ def plain_augmentation(size: int) -> AugmentationSpec:
 
 
 def plain_views(images: Sequence[Image.Image], policy: AugmentationSpec) -> Tensor:
-    """Return pictures as they are, as teachers take them.
+    """Return images as they are, as teachers take them.
 
     Shape:
-        (pictures, 3, size, size) uint8.
+        (images, 3, size, size) uint8.
 
     Args:
         images: at least one.
@@ -77,14 +77,14 @@ def plain_views(images: Sequence[Image.Image], policy: AugmentationSpec) -> Tens
 
 
 def encode_plain(teachers: TeacherEnsemble, images: Sequence[bytes], spec: ReinforcementSpec) -> _Matrix:
-    """Return the teachers' embeddings of pictures as they are.
+    """Return the teachers' embeddings of images as they are.
 
     Shape:
-        (pictures, sum of dims).
+        (images, sum of dims).
 
     Args:
         teachers: the ensemble.
-        images: the pictures, encoded.
+        images: the images, encoded.
         spec: its limits, batch size and resizing.
     """
     policies = [
@@ -105,8 +105,8 @@ def measure_agreement(
 ) -> ViewAgreement | None:
     """Measure how often a teacher takes the stored views of samples for the same caption as the plain pictures.
 
-    A picture is taken for the one whose caption, real or synthetic, is the nearest. Captions that several of the
-    pictures have tell nothing apart and are left out, and so are pictures without one of their own.
+    An image is taken for the one whose caption, real or synthetic, is the nearest. Captions that several of the images
+    have tell nothing apart and are left out, and so are images without one of their own.
 
     Args:
         samples: with their images.
@@ -115,7 +115,7 @@ def measure_agreement(
 
     Returns:
         The measurement, or None where fewer than two samples have captions of their own, as there is nothing to choose
-        from, or the teachers' embeddings of a plain picture are not finite.
+        from, or the teachers' embeddings of a plain image are not finite.
     """
     count = Counter(text for sample in samples for text in dict(_captions(sample)))
     own = [{text: row for text, row in _captions(sample) if count[text] == 1} for sample in samples]
@@ -232,7 +232,7 @@ class BatchEncoder:
         return list(items)
 
     def _skip(self, item: _Item, error: Exception, *, plain: Callable[[], object], who: str, prefix: str = "") -> Skip:
-        """Return why an item is skipped: what fails with a plain picture as well is not its fault.
+        """Return why an item is skipped: what fails with a plain image as well is not its fault.
 
         Raises:
             FatalError: if it is not.

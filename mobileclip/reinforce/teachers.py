@@ -84,7 +84,7 @@ class TeacherEnsemble:
         teachers: at least one, with different names.
 
     Raises:
-        ValueError: if there is none, a name comes twice, or they put transparent pictures on different backgrounds.
+        ValueError: if there is none, a name comes twice, or they put transparent images on different backgrounds.
 
     Source: section 4 of the paper.
     """

@@ -136,7 +136,7 @@ class ShardWorker:
         captioner: who writes synthetic captions; None for none.
         num_threads: batches in work at once, of one unit or of two, each in a thread of its own, which share torch's
             threads. On the CPU one per core is fastest; on a GPU they decode and replay while it works.
-        measured: name of the unit whose views are compared with its plain pictures; None for none.
+        measured: name of the unit whose views are compared with its plain images; None for none.
 
     Raises:
         ValueError: if there are neither teachers nor a captioner, or the output was made with other choices, teachers

@@ -10,7 +10,7 @@ from mobileclip.terminal.common import common_flags
 def conclude(*, left_out: object, strict: bool = False, done: object = True) -> None:
     """End with status 1 where nothing was done, or where something was left out and that is to count as a failure.
 
-    One picture of a thousand that cannot be read does not stop `mobileclip index photos/ && mobileclip search ...`: it
+    One image of a thousand that cannot be read does not stop `mobileclip index photos/ && mobileclip search ...`: it
     was told, and the status is 0. `--strict` is for scripts that must not go on then.
 
     Args:

@@ -86,7 +86,7 @@ class ShardJoin:
         images: fingerprint of all images.
         matches: the file with the matches of all shards.
         shards: path and fingerprint of every image shard, by its number.
-        dropped: hashes of the pictures that are left out.
+        dropped: hashes of the images that are left out.
     """
 
     spec: JoinSpec

@@ -74,7 +74,7 @@ class JoinedShard:
         counts: of its samples, by field of `JoinReport`.
         reach: of the crops, the mean over the joined samples; None where there are none.
         left_out: number of samples that are not in it, by reason.
-        others: the first keys of samples for which another picture was found.
+        others: the first keys of samples for which another image was found.
         first: the first key that is left out.
     """
 
@@ -148,12 +148,12 @@ class JoinReport:
         repeated_samples: samples that asked for an image that another one had asked for.
         images: what was found on the images' side.
         unused_keys: image keys that no sample asked for.
-        placeholders: pictures that stand under many keys, the most frequent first.
+        placeholders: images that stand under many keys, the most frequent first.
         unfinished: what is wrong with a reinforced shard, by its path; the next run tries it again.
         min_share: of the samples that must be joined.
         stopped: the first shard, if nothing of it was joined and the others were left therefore; None otherwise.
         examples: a key of a sample and one of an image.
-        others: the first samples for which another picture was downloaded, each with its shard.
+        others: the first samples for which another image was downloaded, each with its shard.
     """
 
     output: str

@@ -1,4 +1,4 @@
-"""The table of URLs that a download takes, from shards or tables that say where pictures are."""
+"""The table of URLs that a download takes, from shards or tables that say where images are."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Any data set that a person has, opened in one way: what is at a path, and what its pictures have beside them."""
+"""Any data set that a person has, opened in one way: what is at a path, and what its images have beside them."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ class DataSet:
     Args:
         name: how results and reports call it.
         source: its samples: captions, and `label` in the metadata where they belong to classes.
-        kind: what the pictures have beside them.
+        kind: what the images have beside them.
         class_names: of a data set of classes, in the order of their labels.
         templates: sentences around the names of classes, with one `{}` each; none for captions.
     """
@@ -176,7 +176,7 @@ def open_data_set(
     samples_per_shard: int = 1000,
     rows: RowOptions = RowOptions(),  # noqa: B008  frozen
 ) -> DataSet:
-    """Return the data set at a path, having looked at what its pictures have beside them.
+    """Return the data set at a path, having looked at what its images have beside them.
 
     Classes are the folders of a folder; the `label`, a name, in the metadata of JSON lines or shards; or the number in
     `.cls`, of which `classnames.txt` beside the shards has the names. What has no classes has captions.
@@ -259,7 +259,7 @@ def require_data_set(text: str) -> None:
 def _named(
     source: Source, text: str, templates: tuple[str, ...], kind: DataKind | Literal["auto"]
 ) -> tuple[Source, tuple[str, ...], tuple[str, ...]]:
-    """Return a source with the names of its classes and their templates; none where its pictures have captions."""
+    """Return a source with the names of its classes and their templates; none where its images have captions."""
     if isinstance(source, FolderSource) and kind == "classes":
         source = ClassFolderSource(path=source.path, samples_per_shard=source.samples_per_shard)
     if isinstance(source, ShardSource) and _has_numbers(source, text):

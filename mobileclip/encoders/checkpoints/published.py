@@ -187,8 +187,8 @@ COMPANIONS = {"icons-multilingual": _FOLDER / "icons-multilingual.safetensors"}
 def packaged(name: str | Path) -> Path | None:
     """Return the file of the packaged model that a person means; None for everything else.
 
-    A bare name means the model, also where a folder of pictures is called so: that is `./icons` or `icons/`, or a
-    `Path`. A file without a suffix that is called so can only be weights, and is meant.
+    A bare name means the model, also where a folder of images is called so: that is `./icons` or `icons/`, or a `Path`.
+    A file without a suffix that is called so can only be weights, and is meant.
     """
     if Path(name).is_file() or (isinstance(name, Path) and name.exists()):
         return None

@@ -45,9 +45,9 @@ class Score:
         task: its name.
         metric: `top-1`, zero-shot, or `R@1`, the mean of both directions of retrieval.
         value: in per cent.
-        num_images: pictures that it was tested on.
-        num_skipped: pictures, or parts of the data, that could not be used.
-        hits: how right the model was, from 0 to 1, by picture; their mean is the value.
+        num_images: images that it was tested on.
+        num_skipped: images, or parts of the data, that could not be used.
+        hits: how right the model was, from 0 to 1, by image; their mean is the value.
     """
 
     task: str
@@ -250,7 +250,7 @@ def _refuse_other_choices(spec: FinetuneSpec) -> None:
 
 
 def refuse_other_data(spec: FinetuneSpec, task: Task) -> None:
-    """Refuse an output that was trained on other pictures than those of a task.
+    """Refuse an output that was trained on other images than those of a task.
 
     Raises:
         ValueError: if it was.

@@ -130,7 +130,7 @@ class FinetuneSpec:
         checkpoint: what is fine-tuned: a file in any known layout, in training form, or `hf-hub:owner/name`.
         model: name of the model in the checkpoint, where it cannot be found from the file. On the command line, also
             the file itself, NAME=FILE, or a name alone, whose published weights are fetched.
-        data: the new task: a folder with a folder of pictures for every class, a folder of pictures with captions, a
+        data: the new task: a folder with a folder of images for every class, a folder of images with captions, a
             `.jsonl` file, or webdataset shards.
         rows: how rows of `.jsonl` files and of tables are read.
         kind: what the data are, `classes` or `captions`; `auto` looks.
@@ -146,7 +146,7 @@ class FinetuneSpec:
         lora_rank: rank of adapters to train in place of the weights (extra `lora`); none trains the weights.
         lora_extras: parameters or modules that are trained beside the adapters.
         epochs: passes over the training part.
-        batch_size: pictures per step, of all processes together; by default 64, or all where there are fewer.
+        batch_size: images per step, of all processes together; by default 64, or all where there are fewer.
         learning_rate: peak of the cosine schedule.
         weight_decay: of matrices and kernels.
         warmup_share: fraction of the steps in which the learning rate rises.
@@ -251,7 +251,7 @@ class FinetuneSpec:
     def pipeline(
         self, shards: tuple[str, ...], model: DualEncoderSpec, *, num_samples: int, batch_size: int
     ) -> ReinforcedPipelineSpec:
-        """Return the pipeline of one process: pictures barely cropped, a caption each, drawn anew every epoch."""
+        """Return the pipeline of one process: images barely cropped, a caption each, drawn anew every epoch."""
         image = model.image.input
         return ReinforcedPipelineSpec(
             shards=shards,

@@ -1,4 +1,4 @@
-"""Tasks: pictures with classes or captions, the part that training sees, and targets shared within a class."""
+"""Tasks: images with classes or captions, the part that training sees, and targets shared within a class."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ class HeldOut:
 
 @attrs.frozen(kw_only=True)
 class Task:
-    """Pictures to train or to test on.
+    """Images to train or to test on.
 
     Args:
         name: how the report calls it.
@@ -95,7 +95,7 @@ class TrainingData:
 
     Args:
         shards: their paths.
-        num_samples: pictures in them.
+        num_samples: images in them.
         class_names: names of the classes; none for captions.
         labels: the classes of the samples by their keys, as places in `class_names`.
     """
@@ -125,7 +125,7 @@ def open_task(
 def split(task: Task, fraction: float) -> tuple[Task, Task]:
     """Return the parts of a task to train and to test on.
 
-    Of every class of a folder the fraction is held out, rounded, at least one picture; of other data by a hash of keys.
+    Of every class of a folder the fraction is held out, rounded, at least one image; of other data by a hash of keys.
     """
     held_out = HeldOut(fraction=fraction, keys=_keys_by_class(task, fraction))
     train, test = (attrs.evolve(task, part=part, held_out=held_out) for part in ("train", "test"))
@@ -238,7 +238,7 @@ class LabelledContrastiveSpec(ReinforcedLossSpec):
 def labelled_contrastive(num_classes: int) -> LabelledContrastiveSpec:
     """Return the loss of batches that `with_labels` made: both cross-entropies with targets shared within a class.
 
-    For picture i the target is 1/n at the n texts of its class and 0 elsewhere, and for texts the same. Reported is the
+    For image i the target is 1/n at the n texts of its class and 0 elsewhere, and for texts the same. Reported is the
     divergence from the targets: zero at its best, where the cross-entropy would be their entropy. Where every class
     comes once, it is the contrastive loss. Where all texts of a class are one text, as with a single template, its
     gradient is that loss's, as it makes no difference which of equal texts is called right; with several it is not.
@@ -249,7 +249,7 @@ def labelled_contrastive(num_classes: int) -> LabelledContrastiveSpec:
     Raises:
         ValueError: if there are fewer than two classes.
 
-    Source: Khosla et al., "Supervised Contrastive Learning", Eq. 2, with texts in place of augmented pictures; Yang et
+    Source: Khosla et al., "Supervised Contrastive Learning", Eq. 2, with texts in place of augmented images; Yang et
         al., "Unified Contrastive Learning in Image-Text-Label Space", Eq. 2.
     """
     if num_classes < 2:
@@ -268,7 +268,7 @@ def with_labels(
     """Return the same batches with the teacher who knows the labels: what `labelled_contrastive` learns from.
 
     Args:
-        batches: of pictures whose texts name their class.
+        batches: of images whose texts name their class.
         labels: the classes of the samples by their keys, from 0.
         num_classes: classes in all.
 
