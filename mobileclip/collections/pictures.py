@@ -81,7 +81,7 @@ def webp(picture: Image.Image, quality: int) -> bytes:
     """Return an image as WebP, without its metadata.
 
     Args:
-        image: see `make_small`.
+        picture: see `make_small`.
         quality: from 0 to 100.
     """
     picture.info.clear()

@@ -130,7 +130,7 @@ class KnownContent:
     """Hashes of what has embeddings.
 
     Args:
-        images: by their sizes in bytes.
+        pictures: by their sizes in bytes.
         videos: of those that were read to their end.
     """
 

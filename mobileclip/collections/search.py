@@ -63,7 +63,7 @@ def query_direction(
     Args:
         clip: gives the model of the index, which embeddings alone need not wait for.
         texts: what images show.
-        images: what they are like: paths, or the bytes of files.
+        pictures: what they are like: paths, or the bytes of files.
         known: embeddings of what they are like, of shape (dim,).
         without: texts or images that results should not match.
         reduced: whether images are decoded no larger than they need to be, as those of the index were.
@@ -166,7 +166,7 @@ def embedding_of(clip: ImageTextModel, picture: Picture, *, reduced: bool) -> Ve
 
     Args:
         clip: the model of the index.
-        image: its path, or the bytes of its file.
+        picture: its path, or the bytes of its file.
         reduced: see `query_direction`.
 
     Raises:

@@ -176,13 +176,13 @@ def make_tag_words(
     A word's cosines are compared with its own over the collection, and with nothing else: see `TagWords`.
 
     Shape:
-        images: `(pictures, dim)`.
+        pictures: `(pictures, dim)`.
 
     Args:
         given: the words, each once whatever the case of its letters; empty ones are left out.
         clip: the model of the index.
         about: what the index is of.
-        images: embeddings of the collection, one at least.
+        pictures: embeddings of the collection, one at least.
         template: the sentence that each is put into, with `{}` in its place.
         share: of the collection that has each word as a tag.
         show_progress: whether to show how far it is.
@@ -211,10 +211,10 @@ def levels_of(pictures: Vectors, words: Vectors) -> NDArray[np.float32]:
     """Return how the scores of words are spread over a collection, see `TagWords.levels`.
 
     Shape:
-        images: `(pictures, dim)`; words: `(words, dim)`; result: `(words, len(LEVELS))`.
+        pictures: `(pictures, dim)`; words: `(words, dim)`; result: `(words, len(LEVELS))`.
 
     Args:
-        images: embeddings of the collection, one at least.
+        pictures: embeddings of the collection, one at least.
         words: their embeddings.
     """
     places = np.unique(np.linspace(0, len(pictures) - 1, min(len(pictures), _MOST_CALIBRATED)).astype(np.int64))

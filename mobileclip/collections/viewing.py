@@ -57,7 +57,7 @@ def overlay_map(picture: Image.Image, shares: Map) -> Image.Image:
     """Return an image below its map: warm where it adds to the score, cold where it takes from it.
 
     Args:
-        image: the whole of it; what the model does not see stays as it is.
+        picture: the whole of it; what the model does not see stays as it is.
         shares: `(rows, columns)` of the square in its middle.
     """
     side = min(picture.size)

@@ -55,7 +55,7 @@ class Thumbnail:
     """An image on a page, with lines below it.
 
     Args:
-        image: of any size; None where there is none.
+        picture: of any size; None where there is none.
         lines: below it; the first is the largest.
         name: of its file, below them; a long one without its middle, whose whole is shown where it is pointed at.
     """
@@ -72,7 +72,7 @@ class Section:
     Args:
         title: the heading; empty for none.
         notes: below it, a paragraph each.
-        images: side by side.
+        pictures: side by side.
     """
 
     title: str = ""

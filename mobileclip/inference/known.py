@@ -37,7 +37,7 @@ class KnownOutput:
     Args:
         model: its name.
         source: who says so.
-        image: that was embedded.
+        picture: that was embedded.
         texts: one that was embedded, or those that an image was compared with.
         first: the first numbers of the embedding, of unit length.
         probabilities: of the texts: softmax of 100 times the cosines.
@@ -164,7 +164,7 @@ def check_weights(
             that outputs are known by.
         checkpoint: weights to check in place of the published ones.
         known: what it should give; what comes with the package by default.
-        images: further files to look for images in, which are known by their digests.
+        pictures: further files to look for images in, which are known by their digests.
 
     Raises:
         ValueError: if nothing is known of the model, or its weights cannot be had or do not fit, see `mobileclip.load`.

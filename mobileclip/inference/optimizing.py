@@ -437,7 +437,7 @@ def select_backend(
 
     Args:
         clip: the model.
-        images: files that will be encoded, of which the first are tried.
+        pictures: files that will be encoded, of which the first are tried.
         num_pictures: about how many images will be encoded.
         precision: what may be computed in, where it is exact enough.
         show_progress: whether to show how far it is.

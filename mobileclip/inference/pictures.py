@@ -137,7 +137,7 @@ class Encoded(Generic[Key]):
     """The outcome of an image: its embedding, or why there is none.
 
     Args:
-        image: that was to be encoded.
+        picture: that was to be encoded.
         read: what was read of it, or why it cannot be used.
         embedding: `(dim,)`, float32, of unit length; None where it was not decoded, or not chosen.
     """
@@ -244,7 +244,7 @@ def encode_pictures(
 
     Args:
         clip: the model.
-        images: drawn from as they are needed, a few hundred ahead of the model.
+        pictures: drawn from as they are needed, a few hundred ahead of the model.
         reduced: see `read_tower_image`.
         batch_size: images encoded at once.
         num_workers: processes that read and decode beside the model; one reads in this process.
