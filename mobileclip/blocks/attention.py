@@ -333,7 +333,7 @@ class FeedForward(nn.Module):
     Args:
         dim: width of the tokens.
         hidden_dim: width between the layers; four times `dim` by default.
-        activation: what makes the activation.
+        activation: class or factory of the activation.
 
     Examples:
         >>> network = FeedForward(8, activation=nn.SiLU)
@@ -368,7 +368,7 @@ class TransformerLayer(nn.Module):
         num_heads: number of heads of the default mixer; divides `dim`.
         hidden_dim: width of the feed-forward network; four times `dim` by default.
         causal: whether the default mixer lets a token see itself and earlier tokens only.
-        norm: what makes each of the two norms.
+        norm: class or factory of each of the two norms.
         activation: what makes the feed-forward network's activation.
         drop_path: probability that a branch is left out for a sample in training.
 

@@ -185,7 +185,7 @@ class MobileOneBlock(Reparameterizable):
             release, which so has none for the (1, 11) kernels of text.
         skip: whether there is a batch-normalised skip; by default where input and output have one shape.
         squeeze_excite: whether channels are gated after the sum, by a bottleneck of 1/16.
-        activation: what makes the activation that follows; None for none.
+        activation: class or factory of the activation that follows; None for none.
 
     Raises:
         ValueError: if no branch is left, a kernel side is even, or a skip would change the shape.
@@ -283,7 +283,7 @@ class LargeKernelConv(Reparameterizable):
         small_kernel_size: the small kernel, likewise.
         stride: step of both, both ways.
         squeeze_excite: whether channels are gated after the sum, by a bottleneck of 1/4.
-        activation: what makes the activation that follows; None for none.
+        activation: class or factory of the activation that follows; None for none.
 
     Raises:
         ValueError: if a kernel side is even, the small kernel is larger, or `out_dim` is no multiple of `dim`.
@@ -350,7 +350,7 @@ class Downsample(nn.Sequential):
         dim: channels in.
         out_dim: channels out, a multiple of `dim`.
         squeeze_excite: whether the large-kernel convolution gates its channels.
-        activation: what makes the activation behind the large-kernel convolution; None for none.
+        activation: class or factory of the activation behind the large-kernel convolution; None for none.
 
     Source: MobileCLIP Table 9; Vasu et al., "FastViT", section 3.2.2.
 

@@ -210,7 +210,7 @@ class ConvFFN(nn.Module):
         dim: number of channels.
         hidden_dim: channels between the two 1x1 convolutions; four times `dim` by default.
         kernel_size: height and width of the depthwise kernel, both odd, or one number for both; (1, 11) for text.
-        activation: what makes the activation.
+        activation: class or factory of the activation.
 
     Raises:
         ValueError: if a side of the kernel is even.

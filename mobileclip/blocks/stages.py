@@ -138,8 +138,8 @@ class AttentionBlock(Reparameterizable):
         mixer: what stands in place of the attention, feature map in and out; by default an `Attention2d`.
         head_dim: channels per head of the default mixer; divides `dim`.
         hidden_dim: width of the feed-forward network; four times `dim` by default.
-        norm: what makes the norm in front: `nn.BatchNorm2d` (MCi0-2), which folds away, or `ChannelLayerNorm` (MCi3-4),
-            which stays.
+        norm: class or factory of the norm in front: `nn.BatchNorm2d` (MCi0-2), which folds away, or `ChannelLayerNorm`
+            (MCi3-4), which stays.
         layer_scale: initial value of both layer scales.
         drop_path: probability that either branch is left out for a sample in training.
 

@@ -153,7 +153,7 @@ class Collection:
     def create_merged(
         cls, path: str | Path, *others: Collection, show_progress: bool = True
     ) -> tuple[Collection, MergeReport]:
-        """Return a new collection with all that others hold, and the report; it appears whole or not at all.
+        """Return a new collection with all that others hold, and the report; it is written atomically.
 
         Args:
             path: of a folder that holds nothing, or does not exist.
@@ -232,7 +232,7 @@ class Collection:
 
     @property
     def graph(self) -> NeighbourGraph | None:
-        """What proposes neighbours of the images in `snapshot`; None where all are compared."""
+        """What proposes neighbours of the images in `snapshot`; None if all are compared."""
         assert self.snapshot is not None, "reading the index opens its graph"
         return self._graph
 
@@ -606,7 +606,7 @@ class Collection:
         """Return the groups of images that show the same; see `find_duplicates`.
 
         Args:
-            threshold: cosine similarity from which on two show the same.
+            threshold: least cosine similarity of near duplicates.
             show_progress: whether to show how far it is.
 
         Raises:
@@ -624,7 +624,7 @@ class Collection:
             output: `*.npz` is an archive that `mobileclip embed` could have written; `*.safetensors` has small copies
                 of the images too, and is what the page of `examples/web` opens, see `write_web_file`; `*.parquet` has
                 all rows, those of files that are gone included, for other programs, `open` and `merge`.
-            overwrite: whether a file that is there is replaced.
+            overwrite: whether to replace an existing file.
             show_progress: whether to show how far it is.
 
         Raises:

@@ -85,7 +85,7 @@ class Concept:
         uses_examples: whether examples add to the score; where they would not help, the text stands alone.
         examples: those that show it and those that do not.
         vectors: their embeddings, of unit length.
-        pictures: a small copy of each, encoded, which another model can read; None where none could be made.
+        pictures: a small copy of each, encoded, which another model can read; None if none could be made.
     """
 
     name: str

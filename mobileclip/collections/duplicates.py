@@ -38,7 +38,7 @@ class UnchangedPicture:
         place: in the snapshot.
         match: the picture.
         is_blank: whether it shows nothing: one colour, or nearly.
-        sharpness: how much its neighbouring pixels differ; 0 where no other one has as many pixels.
+        sharpness: how much its neighbouring pixels differ; 0 if no other one has as many pixels.
     """
 
     place: int
@@ -170,7 +170,7 @@ class Duplicates(Sequence[DuplicateGroup]):
 
 
 def require_threshold(threshold: float) -> None:
-    """Check a cosine similarity from which on two images show the same.
+    """Check a least cosine similarity of near duplicates.
 
     Raises:
         ValueError: if it is not above 0 and at most 1.
@@ -196,8 +196,8 @@ def find_duplicates(
     Args:
         snapshot: of the collection.
         graph: proposes neighbours; None to compare all pictures.
-        threshold: cosine similarity from which on two show the same; embeddings are rounded, so that copies have 0.999
-            and more.
+        threshold: least cosine similarity of near duplicates; embeddings are rounded, so that copies have 0.999 and
+            more.
         show_progress: whether to show how far it is.
 
     Raises:

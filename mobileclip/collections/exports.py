@@ -55,13 +55,13 @@ def arrow() -> tuple[Any, Any]:
 
 
 def write_rows(path: Path, rows: Iterable[Row], about: IndexMetadata, *, overwrite: bool = False) -> int:
-    """Write rows to a file, whole or not at all, and return how many there are.
+    """Write rows to a file, atomically, and return how many there are.
 
     Args:
         path: `*.parquet`.
         rows: of an index; those without an embedding have zeros.
         about: what the index is of.
-        overwrite: whether a file that is there is replaced.
+        overwrite: whether to replace an existing file.
 
     Raises:
         ValueError: if the name ends otherwise.
@@ -158,7 +158,7 @@ def write_web_file(
         path: `*.safetensors`.
         snapshot: of the collection.
         clip: the model that it is of.
-        overwrite: whether a file that is there is replaced.
+        overwrite: whether to replace an existing file.
         show_progress: whether to show how far it is.
 
     Raises:

@@ -174,7 +174,7 @@ class ConceptsAndWords:
         return ConceptsAndWords(concepts={**self.concepts, **other.concepts, **both}, words=words)
 
     def write_concepts(self, folder: Path) -> None:
-        """Write the concepts into an index, each whole or not at all, with what was added to it meanwhile.
+        """Write the concepts into an index, each atomically, with what was added to it meanwhile.
 
         Raises:
             ValueError: if one has become another thing meanwhile.

@@ -123,7 +123,7 @@ class NeighbourGraph:
 
 
 def open_graph(folder: Path, snapshot: Snapshot, sizes: GraphSizes) -> NeighbourGraph | None:
-    """Return the graph of an index; None where all images are compared, or there is none."""
+    """Return the graph of an index; None if all images are compared, or there is none."""
     graph = _opened(folder / GRAPH, snapshot) if len(snapshot) > sizes.exact else None
     return None if graph is None else NeighbourGraph(graph, snapshot, sizes)
 

@@ -161,7 +161,7 @@ class Reencoded:
 
     Args:
         row: what is known of it.
-        embedding: `(dim,)`, of unit length; None where there is none.
+        embedding: `(dim,)`, of unit length; None if there is none.
         problem: why there is none: its file is gone, has changed, or cannot be read.
     """
 

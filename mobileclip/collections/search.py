@@ -96,7 +96,7 @@ def nearest_matches(
 
     Args:
         snapshot: what the index holds.
-        graph: proposes neighbours; None where all are compared. With conditions or examples, all are.
+        graph: proposes neighbours; None if all are compared. With conditions or examples, all are.
         query: the direction, of shape (dim,).
         k: number of results, at most.
         where: conditions on columns; all must hold.

@@ -129,7 +129,7 @@ class Row:
 
 
 def column_array(name: str, values: Sequence[Any]) -> NDArray[Any]:
-    """Return what a column has: moments, numbers, or texts; NaT, NaN or None where it has nothing."""
+    """Return what a column has: moments, numbers, or texts; NaT, NaN or None if it has nothing."""
     if name == "taken":
         return np.array(values, "datetime64[s]")
     return np.array(values, object if _TYPES[name].startswith("TEXT") else np.float64)
@@ -202,7 +202,7 @@ class Store:
 
     @classmethod
     def create(cls, folder: Path, about: IndexMetadata) -> Store:
-        """Return a new, empty index; it appears whole or not at all.
+        """Return a new, empty index; it is written atomically.
 
         Raises:
             FileExistsError: if the folder holds something.
@@ -270,7 +270,7 @@ class Store:
         Args:
             columns: that are asked for.
             ids: of the rows; None for all.
-            since: the token that the index had when the ids were read; None where they are read now.
+            since: the token that the index had when the ids were read; None if they are read now.
 
         Raises:
             ReplacedIndexError: if the index is another one than that of the token.

@@ -55,7 +55,7 @@ class Thumbnail:
     """An image on a page, with lines below it.
 
     Args:
-        picture: of any size; None where there is none.
+        picture: of any size; None if there is none.
         lines: below it; the first is the largest.
         name: of its file, below them; a long one without its middle, whose whole is shown where it is pointed at.
     """
@@ -219,8 +219,8 @@ class Inspection:
         shard: where it is.
         sample: the plain or reinforced sample.
         members: extension and number of bytes of everything under its key.
-        image: decoded; None where there is none, or it cannot be.
-        problem: why the augmentations cannot be replayed; empty where they can.
+        image: decoded; None if there is none, or it cannot be.
+        problem: why the augmentations cannot be replayed; empty if they can.
         card: beside the shard, if there is one.
         teachers: name and columns of every teacher.
         captions: all of them.

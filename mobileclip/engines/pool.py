@@ -283,7 +283,7 @@ class PoolEngine(Engine):
         """Yield what so many workers are given."""
 
     def alone(self, num_units: int) -> Engine | None:  # noqa: ARG002 - of most engines, none is
-        """Return what does so many units without a pool; None where a pool does."""
+        """Return what does so many units without a pool; None if a pool does."""
         return None
 
     def run(self, work: Work[UnitT, EntryT], units: Sequence[UnitT], listener: Listener[UnitT, EntryT]) -> None:

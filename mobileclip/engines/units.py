@@ -305,7 +305,7 @@ class TaskQueue(Generic[UnitT, EntryT]):
             return False
 
     def take(self, worker: str, *, is_idle: bool = True) -> UnitT | None:
-        """Return a unit for a worker, or None where there is none, none yet, or one that it must have alone.
+        """Return a unit for a worker, or None if there is none, none yet, or one that it must have alone.
 
         Args:
             worker: its name.

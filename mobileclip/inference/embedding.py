@@ -98,7 +98,7 @@ class Embeddings:
 
 
 def write_embeddings(path: Path, embeddings: Embeddings, *, overwrite: bool = False) -> None:
-    """Write embeddings to a NumPy archive, which appears whole or not at all.
+    """Write embeddings to a NumPy archive, which is written atomically.
 
     It holds `image_embedding` with `image_path`, `text_embedding` with `text`, as far as there are any, and `model`,
     the model's identity as JSON.
@@ -106,7 +106,7 @@ def write_embeddings(path: Path, embeddings: Embeddings, *, overwrite: bool = Fa
     Args:
         path: the archive, `*.npz`.
         embeddings: at least one.
-        overwrite: whether an archive that is there is replaced.
+        overwrite: whether to replace an existing archive.
 
     Raises:
         ValueError: if there is nothing to write, or the name ends otherwise.
@@ -283,7 +283,7 @@ def gathered_pictures(
     Args:
         data: see `as_source`.
         report: counts what was read and what was left out.
-        rows: how rows of `.jsonl` files and of tables are read.
+        rows: column names of `.jsonl` files and tables.
     """
     for unit in as_source(data, rows=rows).units():
         for sample in unit.read(report):

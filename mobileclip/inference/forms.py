@@ -165,7 +165,7 @@ def with_one_token(tower: nn.Module) -> nn.Module:
 
 
 def _reading_one(layer: nn.Module) -> nn.Module | None:
-    """Return what a layer computes for one token, or None where nobody knows."""
+    """Return what a layer computes for one token, or None if nobody knows."""
     if type(layer) is TransformerLayer and type(layer.attention) is Attention and is_plain(layer.attention.qkv):
         return OneTokenTransformerLayer(layer)
     return OneTokenRepMixerBlock(layer) if type(layer) is TextRepMixerBlock else None

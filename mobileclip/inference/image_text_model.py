@@ -70,7 +70,7 @@ class ImageTextModel:
         decode: how much of a JPEG is decoded: `exact`, all of it; `fast`, no more than the model needs, see
             `read_tower_image`: a photograph is read in half the time or less, and embeddings differ in the third digit.
         identity: what identifies the model wherever its embeddings are kept, without other text towers: that of the
-            weights as they are stored. None where it was not asked for.
+            weights as they are stored. None if it was not asked for.
 
     Raises:
         ValueError: if the model is in training mode, where batch statistics would change with every call,

@@ -111,7 +111,7 @@ class Finding:
         source: of the numbers that were expected.
         expected: numbers.
         found: numbers; none where an image was not at hand.
-        agrees: whether they are those expected; None where nothing was compared.
+        agrees: whether they are those expected; None if nothing was compared.
         note: why not.
     """
 

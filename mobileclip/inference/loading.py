@@ -229,7 +229,7 @@ def spec_known_by_name(
 ) -> DualEncoderSpec | None:
     """Return the spec of the model that `load` would return, as far as its name or its URL on the hub tells.
 
-    Nothing is read, and nothing is fetched. None where only the weights tell. The layout that the weights are in may
+    Nothing is read, and nothing is fetched. None if only the weights tell. The layout that the weights are in may
     decide some of it yet, see `mobileclip.encoders.checkpoints.loading.is_other_model`.
 
     Args:

@@ -118,9 +118,9 @@ class PictureRead:
     Args:
         sha256: of the file; empty for a moment of a video.
         num_bytes: of the file; 0 for a moment of a video.
-        pixels: what the model sees; None where the hash is a known one.
-        width: of the upright image, in pixels; 0 where it was not decoded.
-        height: of the upright image, in pixels; 0 where it was not decoded.
+        pixels: what the model sees; None if the hash is a known one.
+        width: of the upright image, in pixels; 0 if it was not decoded.
+        height: of the upright image, in pixels; 0 if it was not decoded.
         notes: of the camera.
     """
 
@@ -139,7 +139,7 @@ class Encoded(Generic[Key]):
     Args:
         picture: that was to be encoded.
         read: what was read of it, or why it cannot be used.
-        embedding: `(dim,)`, float32, of unit length; None where it was not decoded, or not chosen.
+        embedding: `(dim,)`, float32, of unit length; None if it was not decoded, or not chosen.
     """
 
     picture: Picture[Key]

@@ -156,7 +156,7 @@ class TextSide:
     Args:
         model: in evaluation mode.
         tokenizer: for its text tower.
-        known: n-grams that the tower was taught; None where nothing says it.
+        known: n-grams that the tower was taught; None if nothing says it.
     """
 
     model: DualEncoder

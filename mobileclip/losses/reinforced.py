@@ -48,7 +48,7 @@ class ReinforcedLossSpec(LossSpec):
 
     Args:
         teacher_dims: embedding dims of the teachers, in the order in which their embeddings are concatenated; may be
-            empty where nothing is distilled.
+            empty if nothing is distilled.
         teacher_logit_scales: inverse temperatures of the teachers, after `exp`, in the same order; by default 100 each.
         tuned_scales: whether the logit scales were tuned for the student, as MobileCLIP2's were; those of a data card
             that differ are then no contradiction.

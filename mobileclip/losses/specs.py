@@ -65,8 +65,8 @@ class LossSpec(abc.ABC):
         and scale what it returns alike; gradients are exchanged in the forward pass.
 
         Args:
-            process_group: the processes that the batch is spread over, the same number of pairs to each; None where
-                this process has the whole batch.
+            process_group: the processes that the batch is spread over, the same number of pairs to each; None if this
+                process has the whole batch.
         """
 
 

@@ -23,7 +23,7 @@ class TermSum:
 
     Args:
         image: (B, D), the student's images.
-        dtype: what is computed in.
+        dtype: of the computation.
         gradients: whether gradients are wanted.
         bias: whether the logits have a bias.
     """
@@ -74,7 +74,7 @@ class CaptionSet:
     Args:
         batch: this process's embeddings.
         text: (B, D), the student's texts of the set.
-        teacher_text: (B, sum of teacher dims), the teachers'; None where there are none.
+        teacher_text: (B, sum of teacher dims), the teachers'; None if there are none.
         release: whether a sigmoid loss distils as the release does.
         processes: who shares the batch.
     """
@@ -197,7 +197,7 @@ class Similarity:
         image: (B, D), the rows.
         text: (N, D), the columns, those of all processes.
         scale: inverse temperature.
-        dtype: what is computed in.
+        dtype: of the computation.
         normalize: bring the embeddings to unit length first.
     """
 
@@ -333,7 +333,7 @@ class Processes:
     """The processes of a group, or one process alone.
 
     Args:
-        group_name: name of the group that the batch is spread over, the same number of pairs to each; None where this
+        group_name: name of the group that the batch is spread over, the same number of pairs to each; None if this
             process has the whole batch.
     """
 
@@ -453,7 +453,7 @@ def tiled_terms(
         contrastive: whether the first is wanted.
         distillation: whether the second is wanted, for which the batch has teachers.
         release: whether a sigmoid loss distils by the release's loss with soft signs.
-        group_name: name of the group that the batch is spread over; None where this process has the whole batch.
+        group_name: name of the group that the batch is spread over; None if this process has the whole batch.
 
     Raises:
         ValueError: what `EmbeddingBatch.check` raises, or if the processes' batches do not fit together.

@@ -39,11 +39,11 @@ def reported(name: str, arguments: Sequence[str] | None, *, kept: str = GOES_ON)
     Args:
         name: of the recipe.
         arguments: the command line; None for the process's own, with which the program ends.
-        kept: what a signal leaves and how to go on, in a sentence without its full stop.
+        kept: remaining state after a signal and how to resume, a sentence without a full stop.
 
     Raises:
-        SystemExit: with 1 and the error's message, 0 where nobody reads the output any more, 130 after Ctrl-C, 143
-            after SIGTERM, or 75 after SIGUSR1.
+        SystemExit: with 1 and the error's message, 0 if nobody reads the output any more, 130 after Ctrl-C, 143 after
+            SIGTERM, or 75 after SIGUSR1.
     """
     ensure_streams()
     try:
@@ -187,7 +187,7 @@ def parsed_as(spec: Any, arguments: Sequence[str]) -> Command[Any, Any]:
 
 
 def _field(spec: Any, place: str) -> tuple[type, str] | None:
-    """Return a field by its place, such as `training.seed`, as its class and its name; None where there is none."""
+    """Return a field by its place, such as `training.seed`, as its class and its name; None if there is none."""
     *above, name = place.split(".")
     spec = reduce(lambda one, field: getattr(one, field, None), above, spec)
     return (type(spec), name) if attrs.has(type(spec)) and name in attrs.fields_dict(type(spec)) else None

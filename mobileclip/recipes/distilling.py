@@ -89,7 +89,7 @@ class DistilSpec:
         seed: of the order of the texts.
         training: how the student is trained.
         output: folder of the stored texts, metrics, checkpoints and the student; a second run goes on there.
-        device: where to compute, such as cuda:1, mps or cpu; `auto` is the best device there is.
+        device: cuda:1, mps or cpu, for example; `auto` takes the best available device.
         trust: open an export of another target than ONNX as the teacher that another machine wrote; see
             `mobileclip.load`.
 
@@ -198,7 +198,7 @@ class OpenedTeacher:
         teacher: encodes the texts.
         text: its text contract.
         space: identity of the model whose space its embeddings are in, as JSON.
-        tower: returns its text tower in training form, for a context length; None where it has none.
+        tower: returns its text tower in training form, for a context length; None if it has none.
     """
 
     teacher: TextTeacher
@@ -295,7 +295,7 @@ def _of_tower(stored: Stored, place: str, device: str) -> OpenedTeacher:
 
 
 def distil(spec: DistilSpec, *, title: str = "distil") -> Path | None:
-    """Distil a text tower, or do what an earlier run left undone; its file, or None in any process but the first.
+    """Distil a text tower, or do an earlier run's remaining work; its file, or None in any process but the first.
 
     Under `torchrun`, every process calls this; the first one stores the teacher's embeddings, and the others wait.
 

@@ -112,7 +112,7 @@ def copy_recipe(name: str, output: Path, *, overwrite: bool = False) -> Path:
     Args:
         name: of a recipe.
         output: the copy's path, or a folder for it.
-        overwrite: whether a file that is there is replaced.
+        overwrite: whether to replace an existing file.
 
     Raises:
         ValueError: if the recipe is unknown, or the file is there.

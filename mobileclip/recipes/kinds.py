@@ -103,7 +103,7 @@ class RunOptions:
         validation: held out, and measured between epochs: recall on pairs, top-1 and top-5 on classes, nats per id of
             captions.
         evaluate: data sets of any kind, of classes or captions, whose metrics are measured then too.
-        rows: how rows of `.jsonl` files and of tables are read.
+        rows: column names of `.jsonl` files and tables.
         tokenizer: a Hugging Face `tokenizer.json` that makes the ids of texts in place of CLIP's byte pairs.
         plain: real captions alone, without teachers: for image-text pairs as they are.
         output: folder, or URL such as s3://bucket/run, of metrics, curves, checkpoints and the model. A second run goes
@@ -206,7 +206,7 @@ class ReinforceOptions:
 
     Args:
         data: shards: a path, a brace pattern or a URL; or a .jsonl, .parquet, .csv or .tsv file; or a folder of images.
-        rows: how rows of `.jsonl` files and of tables are read.
+        rows: column names of `.jsonl` files and tables.
         step: `captions` writes synthetic captions alone, `embeddings` encodes the captions that are there, or `both`.
         augmentation: policy of the stored augmentations: `datacompdr`, or `crop` for the weak one of plain CLIP.
         captioner_weights: a captioner in place of the recipe's: a file of open_clip's or Apple's, one that `mobileclip

@@ -153,7 +153,7 @@ def _head(flag: Short) -> str:
 
 
 def program() -> str:
-    """Return what was typed before the flags."""
+    """Return the program as typed, without flags."""
     return f"python {sys.argv[0]}" if sys.argv[0].endswith(".py") else sys.argv[0]
 
 

@@ -114,7 +114,7 @@ def measure_agreement(
         spec: the choices.
 
     Returns:
-        The measurement, or None where fewer than two samples have captions of their own, as there is nothing to choose
+        The measurement, or None if fewer than two samples have captions of their own, as there is nothing to choose
         from, or the teachers' embeddings of a plain image are not finite.
     """
     count = Counter(text for sample in samples for text in dict(_captions(sample)))

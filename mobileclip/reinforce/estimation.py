@@ -34,7 +34,7 @@ class Estimate:
         bytes_per_sample: of a finished shard, images included.
         loading_seconds: until a worker's models are loaded, once per worker.
         device: what it was measured on.
-        agreement: how far the teachers recognise the stored views of these samples; None where it was not measured.
+        agreement: how far the teachers recognise the stored views of these samples; None if it was not measured.
     """
 
     num_shards: int

@@ -1,8 +1,8 @@
 """The reinforcement job: a source in, shards with stored augmentations and teachers' embeddings out.
 
-A shard is the unit of work: it appears whole or not at all, is entered into the manifest, and is never done again. What
-is stored depends on the spec and the source alone: not on the engine, the number of workers, their order, or on how
-often the job was killed.
+A shard is the unit of work: it is written atomically, is entered into the manifest, and is never done again. What is
+stored depends on the spec and the source alone: not on the engine, the number of workers, their order, or on how often
+the job was killed.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ class ReinforcementReport:
         set_aside: shards that were tried and given up, with the reasons; the next run tries them again.
         seconds: duration of this run.
         samples_per_second: of this run.
-        agreement: how far the teachers recognise the stored views of the first shard; None where it was not measured.
+        agreement: how far the teachers recognise the stored views of the first shard; None if it was not measured.
     """
 
     shards: tuple[str, ...]

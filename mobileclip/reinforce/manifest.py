@@ -64,7 +64,7 @@ class ShardEntry:
         num_samples: samples in it.
         num_bytes: its size.
         skipped: samples left out, by reason.
-        agreement: how far the teachers recognise its views; None where it was not measured.
+        agreement: how far the teachers recognise its views; None if it was not measured.
         attempts: runs that have tried to reach the images of all its rows.
     """
 

@@ -130,7 +130,7 @@ class TeacherEnsemble:
 
     @property
     def background(self) -> Color | None:
-        """The colour that transparent images are put on; None where their transparency is dropped."""
+        """The colour that transparent images are put on; None if their transparency is dropped."""
         return self.teachers[0].image.background_color
 
     def encode_images(self, pixels: Mapping[int, Tensor]) -> Tensor:
@@ -363,9 +363,8 @@ class OpenClipTeacher(TeacherSpec):
     Args:
         model: a name that open_clip knows, such as `ViT-L-14`; `hf-hub:OWNER/NAME` or `local-dir:PATH`, which bring
             their weights; or the path of an architecture's JSON file.
-        pretrained: a tag that open_clip knows for the model, or the path of a file of weights; None where the model
-            brings its own. An architecture that differs from what the tag was trained with in QuickGELU alone is
-            corrected.
+        pretrained: a tag that open_clip knows for the model, or the path of a file of weights; None if the model brings
+            its own. An architecture that differs from what the tag was trained with in QuickGELU alone is corrected.
         logit_scale: what similarities are multiplied with; None for the model's own.
         precision: of the weights and the computation. bfloat16 is for GPUs, and for CPUs that compute in it.
         max_batch: images, or texts, that are encoded at once.

@@ -213,7 +213,7 @@ class Verification:
         all_samples: that it counts.
         num_replayed: samples whose augmentations and embeddings were computed again.
         largest_difference: norm of the largest difference between a stored and a recomputed embedding of one teacher,
-            which are of unit length; 0 where none was recomputed.
+            which are of unit length; 0 if none was recomputed.
         problems: everything wrong, by kind the first ones.
         counts: number of problems by kind, complete.
         notes: what could not be checked, and why.

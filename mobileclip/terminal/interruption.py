@@ -172,7 +172,7 @@ def interruptible(name: str, kept: str, *, is_program: bool = True) -> Iterator[
 
     Args:
         name: of the command, which the line begins with.
-        kept: what is saved and how to go on, in a sentence without its full stop.
+        kept: saved state and how to resume, a sentence without a full stop.
         is_program: whether the program ends with the command, also where it takes longer than a few seconds to tidy up.
 
     Raises:
@@ -222,7 +222,7 @@ class Postponed:
         """Raise what the signal asked for; of another process's signal where this one has heard none.
 
         Args:
-            kept: what is saved and how to go on, in a sentence without its full stop.
+            kept: saved state and how to resume, a sentence without a full stop.
             warned: whether a scheduler has warned any process of the run, so that all leave with one status.
         """
         raise _left_soon(Interrupted(WARNING if warned else heard.number or signal.SIGTERM, kept))

@@ -42,13 +42,13 @@ def check_block(
     Args:
         block: makes it: a function or class without arguments, or a spec that has `build()`.
         inputs: what it is called with, at least three examples each; those of floats, in float32, are cast.
-        shape: what it gives for them; None where that is not checked.
+        shape: what it gives for them; None if that is not checked.
         folds: whether nothing that folding removes is left in the folded form; where not, batch norms may be left, or
             folding may be refused with a `ValueError`.
         export: whether `torch.export` is tried, which takes seconds.
 
     Raises:
-        AssertionError: if something of it is not so; the message says what.
+        AssertionError: if a check fails; the message names the problem.
 
     Examples:
         >>> from mobileclip.blocks import RepMixer
@@ -145,7 +145,7 @@ def _check_form(form: str, block: nn.Module, inputs: tuple[Tensor, ...], expecte
 
 
 def _folded(name: str, block: nn.Module, inputs: Sequence[Tensor], *, folds: bool) -> nn.Module | None:
-    """Return the folded form, checked; None where folding is refused, as it may be."""
+    """Return the folded form, checked; None if folding is refused, as it may be."""
     before, exact, given = copy.deepcopy(block.state_dict()), copy.deepcopy(block).double(), _cast(inputs, torch.double)
     expected = exact(*given)
     try:

@@ -32,7 +32,7 @@ def check_encoder(spec: ImageEncoderSpec | TextEncoderSpec, *, export: bool = Tr
         export: whether `torch.export` is tried, which takes seconds.
 
     Raises:
-        AssertionError: if something of it is not so; the message says what, and what to do.
+        AssertionError: if a check fails; the message names the problem, and what to do.
 
     Examples:
         >>> from mobileclip.testing import check_encoder

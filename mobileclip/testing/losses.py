@@ -39,7 +39,7 @@ def check_loss(spec: LossSpec, *, teacher_dims: int = 0, synthetic: bool = True,
         processes: how many are started to share a batch; 1 where the loss is of one process.
 
     Raises:
-        AssertionError: if something of it is not so; the message says what.
+        AssertionError: if a check fails; the message names the problem.
 
     Examples:
         >>> from mobileclip.losses import ContrastiveLossSpec, ReinforcedLossSpec

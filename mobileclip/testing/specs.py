@@ -26,7 +26,7 @@ def check_spec(spec: Any, *, family: type | None = None) -> None:
             `TeacherSpec`: JSON then names the member.
 
     Raises:
-        AssertionError: if something of it is not so; the message says what.
+        AssertionError: if a check fails; the message names the problem.
 
     Examples:
         >>> from mobileclip.losses import LossSpec, ReinforcedLossSpec

@@ -361,7 +361,7 @@ class StateFile:
     metadata: Mapping[str, str]
 
     def write(self, path: storage.AnyPath) -> None:
-        """Write the file, with the digest of its tensors; it is there whole or not at all.
+        """Write the file, with the digest of its tensors; it is there atomically.
 
         Args:
             path: where to, a path or a URL; a local folder is created.

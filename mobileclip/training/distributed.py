@@ -51,7 +51,7 @@ class World:
         rank: its number, from 0; the first one writes files and shows progress.
         size: number of processes.
         device: where this one computes.
-        group: what they talk through; None where one trains alone.
+        group: what they talk through; None if one trains alone.
         store: where the others wait for what the first does alone; without, that is bounded as all else is.
     """
 
@@ -248,8 +248,8 @@ class _OnTheWay(Generic[BatchType]):
     """A batch that is being copied, or the error in place of one.
 
     Args:
-        batch: on the device, and complete there after the event; None where the source has ended.
-        copied: the event; None where there is nothing to wait for.
+        batch: on the device, and complete there after the event; None if the source has ended.
+        copied: the event; None if there is nothing to wait for.
         error: that the source raised, or what ended the waiting for it: a signal, or the person at the keyboard.
     """
 
@@ -306,7 +306,7 @@ class Feed(Generic[BatchType]):
         return self._next is not None and isinstance(self._next.error, Exception)
 
     def take(self) -> BatchType | None:
-        """Return the next batch, on the device; None where the source has ended.
+        """Return the next batch, on the device; None if the source has ended.
 
         Raises:
             Exception: whatever the source does.

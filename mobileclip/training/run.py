@@ -146,7 +146,7 @@ def run(
     console: Console | None = None,
     within: World | None = None,
 ) -> storage.AnyPath:
-    """Train, or finish what an earlier run left undone, and return the trained model's file or URL.
+    """Train, or finish an earlier run's remaining work, and return the trained model's file or URL.
 
     Under `torchrun` or `srun`, every process calls this and has its share of the batch.
 
@@ -227,7 +227,7 @@ def _save(model: nn.Module, spec: Any, path: str, batches: object) -> None:
 
 
 def _tower(model: Any, name: str) -> Any:
-    """Return what has the contract of images or texts as `input`; None where a model takes none of them."""
+    """Return what has the contract of images or texts as `input`; None if a model takes none of them."""
     return model if isinstance(model, TextEncoderSpec) and name == "text" else getattr(model, name, None)
 
 
@@ -280,7 +280,7 @@ def follow_card(run: RunSpec, recipe: RunSpec | None = None) -> tuple[RunSpec, t
 
     Args:
         run: the run.
-        recipe: the choices that nobody asked for; None where all were asked for.
+        recipe: the choices that nobody asked for; None if all were asked for.
 
     Raises:
         ValueError: if the run contradicts the card; the message has all contradictions.

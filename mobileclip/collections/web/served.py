@@ -67,7 +67,7 @@ class Thumbnails:
         self._decoding = threading.BoundedSemaphore(_MOST_AT_ONCE)
 
     def get(self, match: Match, indexed: Indexed, side: int) -> bytes | None:
-        """Return an image as WebP, without its metadata; None where its file is gone or another one.
+        """Return an image as WebP, without its metadata; None if its file is gone or another one.
 
         Args:
             match: the picture.
@@ -98,7 +98,7 @@ class Thumbnails:
 
 
 def read_if_unchanged(match: Match, indexed: Indexed) -> bytes | None:
-    """Return an image as it is encoded; None where its file is gone or another one.
+    """Return an image as it is encoded; None if its file is gone or another one.
 
     Args:
         match: the picture.

@@ -49,7 +49,7 @@ class JoinedSample(NamedTuple):
 
     Args:
         key: of it.
-        image: the shard that its image comes from; None where it is its own, or it is left out.
+        image: the shard that its image comes from; None if it is its own, or it is left out.
         likeness: what comparing the image with what the sample states gave.
         reason: why it is left out.
     """
@@ -68,11 +68,11 @@ class JoinedShard:
         source: fingerprint of the reinforced shard.
         images: fingerprint of all images.
         matches: hash of the places of its own images.
-        captions: fingerprint of the shard with the captions; empty where captions were not asked for.
+        captions: fingerprint of the shard with the captions; empty if captions were not asked for.
         choices: as `JoinSpec.choices`.
-        num_bytes: size of the joined shard; None where nothing could be joined, and there is none.
+        num_bytes: size of the joined shard; None if nothing could be joined, and there is none.
         counts: of its samples, by field of `JoinReport`.
-        reach: of the crops, the mean over the joined samples; None where there are none.
+        reach: of the crops, the mean over the joined samples; None if there are none.
         left_out: number of samples that are not in it, by reason.
         others: the first keys of samples for which another image was found.
         first: the first key that is left out.
@@ -142,7 +142,7 @@ class JoinReport:
         equal_downloaded: joined samples whose image was made of a file with that hash, as stands beside it.
         unknown: joined samples whose image could not be compared with anything.
         kept_other: joined samples whose image is another one; `join/` names them.
-        reach: how far the crops reach to the right or down, as a mean share of the images; None where there are none.
+        reach: how far the crops reach to the right or down, as a mean share of the images; None if there are none.
         captions: joined samples whose caption came with the image.
         set_captions: joined samples whose caption came from the data set of captions.
         repeated_samples: samples that asked for an image that another one had asked for.
@@ -264,7 +264,7 @@ def _listed(values: Sequence[object]) -> Iterator[tuple[str, str]]:
 
 
 def read_ledger(output: str, name: str) -> JoinedShard | None:
-    """Return what an earlier run noted about a shard, None where it did not, or in another form."""
+    """Return what an earlier run noted about a shard, None if it did not, or in another form."""
     found = read_noted(_note(output, name), JoinedShard, rows=False)
     return None if found is None else found[0]
 

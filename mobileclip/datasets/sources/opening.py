@@ -81,7 +81,7 @@ def as_source(
             tables and no images; `KIND:ARGUMENT` with the name of a kind in `sources`, such as `folder:photos`; a
             source is returned as it is.
         samples_per_shard: of a source that is not cut into shards yet.
-        rows: how rows of `.jsonl` files and of tables are read.
+        rows: column names of `.jsonl` files and tables.
 
     Raises:
         ValueError: if there is nothing, the file is of another kind, or no source is called so.
@@ -107,7 +107,7 @@ def shards_of(data: Shards) -> tuple[str, ...]:
         data: shards, folders of such, or `shards:` with one of them.
 
     Raises:
-        ValueError: if data come in another form; the message says what writes them into shards.
+        ValueError: if data come in another form; the message names the problem writes them into shards.
     """
     found = []
     for text in paths_of(data):
@@ -189,7 +189,7 @@ def open_data_set(
         rows: see `as_source`.
 
     Raises:
-        ValueError: if there is no data set of that kind; the message says what is there and what is expected.
+        ValueError: if there is no data set of that kind; the message names the problem is there and what is expected.
         OSError: if it cannot be read.
     """
     text = os.fspath(data)

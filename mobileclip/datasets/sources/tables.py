@@ -401,7 +401,7 @@ def write_noted(path: str, table: pa.Table, note: object) -> None:
 
 
 def read_noted(path: str, kind: type[T], *, rows: bool = True) -> tuple[T, pa.Table | None] | None:
-    """Return the note of such a file and its rows; None where there is none, or it is damaged.
+    """Return the note of such a file and its rows; None if there is none, or it is damaged.
 
     Args:
         path: path or URL.

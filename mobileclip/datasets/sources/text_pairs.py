@@ -24,7 +24,7 @@ class TextPair:
     Args:
         text: what the student reads.
         teacher_text: what the teacher reads: a translation, or the same text.
-        language: of the text, such as `de`; empty where nothing says it.
+        language: of the text, such as `de`; empty if nothing says it.
     """
 
     text: str

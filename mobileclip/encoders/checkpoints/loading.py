@@ -61,7 +61,7 @@ class Source:
     Args:
         read: from what stands behind the colon to the model, all of its weights.
         check: refuses what is not there, as far as that shows without a connection.
-        licence: of the weights, as their card says it; None where no card can be read.
+        licence: of the weights, as their card says it; None if no card can be read.
     """
 
     read: Callable[[str], Stored]

@@ -25,7 +25,7 @@ class Published:
         repository: owner and name.
         file: in the repository; None for its only checkpoint.
         revision: the commit, in hexadecimal, or a branch; None for the newest.
-        sha256: of the file, in hexadecimal, as the hub shows it; None where it is not known here.
+        sha256: of the file, in hexadecimal, as the hub shows it; None if it is not known here.
         licence: of the weights, as the hub calls it, which that revision shows: Apple's sample code licence until
             February 2025, its model licence since. Both are for research only.
     """
@@ -196,7 +196,7 @@ def packaged(name: str | Path) -> Path | None:
 
 
 def companion(name: str | Path, *, of_file: bool = False) -> Path | None:
-    """Return the second text tower of the packaged model that a person means; None where it has none.
+    """Return the second text tower of the packaged model that a person means; None if it has none.
 
     Args:
         name: see `packaged`.

@@ -1,4 +1,4 @@
-"""Writing checkpoints: our own header, norms for layouts that need them, and tensors whole or not at all."""
+"""Writing checkpoints: our own header, norms for layouts that need them, and tensors atomically."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ class Taught:
     Args:
         space: identity of the model whose space its embeddings are in, as JSON, see `mobileclip.inference.space_of`;
             empty for a model that has its own, and where nothing says it.
-        ngrams: of the texts, as `mobileclip.data.text.ngrams` packs them; None where nothing says it.
+        ngrams: of the texts, as `mobileclip.data.text.ngrams` packs them; None if nothing says it.
     """
 
     space: str = ""
@@ -224,7 +224,7 @@ def _with_tokenizer(spec: ModelSpec, content: str) -> ModelSpec:
 
 
 def write_tensors(path: storage.AnyPath, tensors: dict[str, Tensor], metadata: dict[str, str]) -> None:
-    """Write tensors as safetensors or, by any other suffix, as a PyTorch file; the file appears whole or not at all.
+    """Write tensors as safetensors or, by any other suffix, as a PyTorch file; the file is written atomically.
 
     Args:
         path: where to, a path or a URL; the suffix decides the format.
@@ -295,7 +295,7 @@ _KNOWN_ELSEWHERE = (MCiSpec, RepMixerSpec, AttentionSpec, ViTSpec, TextTransform
 
 
 def save_model(model: nn.Module, path: AnyPath, *, layout: str = NATIVE) -> None:
-    """Write a model, or a tower alone, to a file that appears whole or not at all.
+    """Write a model, or a tower alone, to a file that is written atomically.
 
     Args:
         model: a model or tower in training form or folded; it may be compiled, as a whole or in parts.

@@ -132,7 +132,7 @@ class FinetuneSpec:
             the file itself, NAME=FILE, or a name alone, whose published weights are fetched.
         data: the new task: a folder with a folder of images for every class, a folder of images with captions, a
             `.jsonl` file, or webdataset shards.
-        rows: how rows of `.jsonl` files and of tables are read.
+        rows: column names of `.jsonl` files and tables.
         kind: what the data are, `classes` or `captions`; `auto` looks.
         test: data to test the new task on; without it, a part of `data` is held out.
         held_out: fraction of `data`, of every class of a folder, that training does not see.
@@ -158,7 +158,7 @@ class FinetuneSpec:
         keep_alpha: the interpolation that is saved beside the fine-tuned model.
         evaluate_every_steps: steps between two tests on the new task; none for at the end alone.
         collective_seconds: for which processes wait for each other; tests by the first one must end in this time.
-        device: where to compute, such as cuda:1, mps or cpu; `auto` is the best device there is.
+        device: cuda:1, mps or cpu, for example; `auto` takes the best available device.
 
     Examples:
         >>> spec = FinetuneSpec(checkpoint="mobileclip_s2.pt", data="flowers/", epochs=3)

@@ -150,7 +150,7 @@ def _place(key: str) -> float:
 
 
 def write_training_data(task: Task, folder: Path) -> TrainingData:
-    """Write the training part to shards, or what an earlier run left undone of it, and an index of them.
+    """Write the training part to shards, or an earlier run's remaining work of it, and an index of them.
 
     Raises:
         ValueError: if there is nothing to train on, or a key comes twice among labelled pictures.
