@@ -54,7 +54,7 @@ from mobileclip.terminal import console
 
 
 class Collection:
-    """Images in an index, which is a folder.
+    """Images of a search index in a folder.
 
     What it holds is read when it is first asked for, and stays as it is then; `refresh` has it read again. One job at a
     time writes to an index, while any number read it.

@@ -1,4 +1,4 @@
-"""Concepts of an index: a text, examples with small copies of their images, and what examples add to a text's score.
+"""Concepts of an index: a text, examples with small copies of their images, and scores with examples.
 
     score(x) = cos(x, text) + alpha * (sum_yes exp(-beta (1 - cos(x, yes))) - sum_no exp(-beta (1 - cos(x, no))))
 
@@ -73,7 +73,7 @@ class _Known:
 
 @attrs.frozen(kw_only=True, eq=False)
 class Concept:
-    """What a person calls by a name of their own.
+    """A named concept of a user: a text with examples.
 
     Shape:
         vectors: `(examples, dim)`, float16.
@@ -226,7 +226,7 @@ Matrix = NDArray[np.float32]
 
 @attrs.frozen(kw_only=True, eq=False)
 class Cache:
-    """Examples, and what each adds to the score of an image that is the same.
+    """Embeddings of examples with their weights (Tip-Adapter's cache).
 
     Shape:
         vectors: `(examples, dim)`; weights: `(examples,)`.
@@ -266,7 +266,7 @@ class Cache:
 
 @attrs.frozen(kw_only=True, eq=False)
 class TaughtConcepts:
-    """The concepts of a query that examples help, each with its weight, that of its text.
+    """The concepts of a query with useful examples, each with its text's weight.
 
     Args:
         concepts: with their weights, below 0 of what is not wanted.

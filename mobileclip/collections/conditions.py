@@ -1,4 +1,4 @@
-"""Conditions on what is known of images, such as `width>1000`: read from a text, and never run as a program."""
+"""Conditions on image metadata, such as `width>1000`, parsed and never evaluated as code."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def _is_column(_: object, __: object, value: str) -> None:
 
 @attrs.frozen(kw_only=True, field_transformer=strict)
 class Condition:
-    """A comparison of a column with a value; an image of which the column is not known does not meet it.
+    """A comparison of a column with a value; an image without the value does not meet it.
 
     Args:
         column: one of `NUMBERS` and `TEXTS`; `tag`, which is `=` or `!=` a word; `tag:WORD`, its score from 0 to 1, see

@@ -1,4 +1,4 @@
-"""Images that show the same: found by their embeddings, with the best copy of each proposed. Nothing is deleted."""
+"""Finds near duplicates by embeddings and proposes the best copy of each; deletes nothing."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ _SHARPNESS_SIDE = 768
 
 @attrs.frozen(kw_only=True)
 class UnchangedPicture:
-    """An image that is what was indexed.
+    """An image that is unchanged since indexing.
 
     Args:
         place: in the snapshot.

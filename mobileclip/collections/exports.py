@@ -1,4 +1,4 @@
-"""Files that an index is written to: rows as Parquet, and images for a page in a browser."""
+"""Exports an index: rows as Parquet, or images and embeddings for a static page."""
 
 from __future__ import annotations
 

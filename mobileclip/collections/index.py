@@ -91,7 +91,7 @@ MARK = "reading"
 
 
 class FindingsWriter:
-    """Writes to an index what was found, and counts what it has written.
+    """Writes findings to an index and counts them.
 
     Args:
         store: of the index, which the caller holds.
@@ -154,7 +154,7 @@ _GROUPS_A_WORKER = 8
 
 @attrs.frozen(kw_only=True, eq=False)
 class IndexUnit:
-    """Files that are read by one worker.
+    """Files for one worker.
 
     Args:
         name: of the first one, and how many others there are.
@@ -208,7 +208,7 @@ def _name(group: Sequence[FileTask]) -> str:
 
 @attrs.frozen(kw_only=True, eq=False)
 class IndexWork(Work[IndexUnit, Findings]):
-    """What workers do with the files; their paths, and the model's, lead to the same content everywhere.
+    """The workers' job on files; paths of files and model must be valid on all machines.
 
     Args:
         source: where the model comes from.
@@ -265,7 +265,7 @@ _EXAMPLES = 16
 
 @attrs.frozen(kw_only=True, eq=False)
 class FileEncoder:
-    """Has files read and encoded, and what is found in them written down.
+    """Reads and encodes files, and writes the findings.
 
     Args:
         store: of the index, which the caller holds.

@@ -1,4 +1,4 @@
-"""What an index already has of each file: its rows, embeddings by content, and whether it was read to its end."""
+"""Looks up indexed files: rows, embeddings by content, and completely read files."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from mobileclip.datasets import is_video_name
 
 @attrs.frozen(kw_only=True)
 class KnownRow:
-    """A row of an index, as far as it says whether a file is as before.
+    """The fields of an index row that detect a changed file.
 
     Args:
         id: that the index knows it by.
@@ -36,7 +36,7 @@ class KnownRow:
 
 
 class KnownFiles:
-    """What an index knew of files when it was last looked up; `look_up` does that again.
+    """The index's rows for files at the last lookup; `look_up` refreshes them.
 
     Args:
         store: of the index.

@@ -1,4 +1,4 @@
-"""Where an index is kept, and which index a name stands for."""
+"""Locations of indexes, and lookup of an index by name."""
 
 from __future__ import annotations
 

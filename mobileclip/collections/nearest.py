@@ -37,7 +37,7 @@ Found = tuple[NDArray[np.int64], NDArray[np.float32]]
 
 @attrs.frozen(kw_only=True)
 class GraphSizes:
-    """How large an index is searched with a graph, and how.
+    """The size above which search uses a graph, and the graph's settings.
 
     Args:
         exact: images up to which a query is compared with all of them.
@@ -77,7 +77,7 @@ def exact_nearest(
 
 
 class NeighbourGraph:
-    """A graph that proposes neighbours, which are compared with images that it does not have yet.
+    """An approximate neighbour graph; search also compares images that the graph lacks.
 
     Args:
         graph: of usearch.

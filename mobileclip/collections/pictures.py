@@ -157,7 +157,7 @@ COLUMNS = ("id", "path", "part", "size", "mtime_ns", "sha256", "time")
 
 @attrs.frozen(kw_only=True, eq=False)
 class Reencoded:
-    """An image that was read anew.
+    """An image after reading it again.
 
     Args:
         row: what is known of it.

@@ -25,7 +25,7 @@ from mobileclip.strict import strict
 
 @attrs.frozen(kw_only=True, field_transformer=strict)
 class IndexOptions:
-    """The settings of an index update: how images are read, and how often rows are written.
+    """The settings of an index update: reading of images, and interval of writes.
 
     Args:
         batch_size: images encoded at once.
@@ -68,7 +68,7 @@ class Recognised:
 
 @attrs.define(kw_only=True, eq=False)
 class Findings:
-    """What was found; another process may have found it.
+    """Findings in files, of this process or another.
 
     Args:
         rows: of images that were encoded, and of files that cannot be read.
@@ -112,7 +112,7 @@ _PASSING = frozenset(("unreadable", "out_of_memory", "too_large", "too_many_scan
 
 @attrs.frozen(kw_only=True)
 class FileTask:
-    """A file that is to be read, and what the index has of it.
+    """A file to read, with its rows in the index.
 
     Args:
         file: that was found.
@@ -127,7 +127,7 @@ class FileTask:
 
 @attrs.frozen(kw_only=True, eq=False)
 class KnownContent:
-    """Hashes of what has embeddings.
+    """Hashes of content that already has embeddings.
 
     Args:
         pictures: by their sizes in bytes.
@@ -154,7 +154,7 @@ class _Wanted:
 
 
 class FileReader:
-    """Reads files, and keeps what it finds until it is taken.
+    """Reads files, and queues the findings.
 
     `num_expected` says how many images they hold, as far as they were read, and about how many where they were not.
 

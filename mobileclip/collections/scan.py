@@ -16,7 +16,7 @@ from mobileclip.datasets import VIDEO_EXTENSIONS, is_video_name
 
 
 class Presence:
-    """Files that are looked for, a folder that is gone once for all of its files."""
+    """Checks whether files exist, with one check per missing folder."""
 
     def __init__(self) -> None:
         self._gone: dict[str, bool] = {}
@@ -30,7 +30,7 @@ class Presence:
 
 
 class MissingFolders:
-    """Folders that are missing or empty, each of which is looked at once."""
+    """Missing or empty folders, with one check per folder."""
 
     def __init__(self) -> None:
         self._holds_something: dict[str, bool] = {}
@@ -104,7 +104,7 @@ class FoundFile:
 
 @attrs.frozen(kw_only=True)
 class Scan:
-    """What was found.
+    """The files of a scan.
 
     Args:
         inputs: what was looked at, in full.

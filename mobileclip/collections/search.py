@@ -1,4 +1,4 @@
-"""What is asked for as one direction, the images that are nearest to it, and where in an image a score comes from.
+"""Query embeddings, nearest images, and each location's share of a score.
 
 `examples/web/src/ranking.js` ranks in the same way in a browser, and tests compare the two.
 """

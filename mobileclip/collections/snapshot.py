@@ -1,4 +1,4 @@
-"""A read-only view of an index at one moment, and an image of it as it is found."""
+"""A read-only snapshot of an index, and search results."""
 
 from __future__ import annotations
 

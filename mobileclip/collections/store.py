@@ -78,7 +78,7 @@ Loaded = tuple[str, NDArray[np.int64], NDArray[np.float16], int]
 
 
 class ReplacedIndexError(ValueError):
-    """An index that was replaced by another one since it was read."""
+    """Another index replaced this index after it was read."""
 
 
 def _moment(text: str | None) -> str | None:

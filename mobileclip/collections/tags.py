@@ -41,7 +41,7 @@ class _Known:
 
 @attrs.frozen(kw_only=True, eq=False)
 class TagWords:
-    """Words with what they score in a collection, by which any image has a calibrated score for each.
+    """Words with their score distribution in an index, for calibrated scores of any image.
 
     The score of an image is the share of the collection that fits the word less, by the cosine with it: 0.99 is an
     image among the hundredth that fits best. It compares images for a word, and words for an image; that the word is

@@ -42,7 +42,7 @@ _LONGEST_TEXT = 1000
 
 
 class TaughtIndex(Protocol):
-    """What concepts need of a collection."""
+    """The interface of a collection for concepts."""
 
     store: Store
 
@@ -69,7 +69,7 @@ class _Embedded:
 
 
 class Concepts(Mapping[str, Concept]):
-    """The concepts of an index by their names, read whenever they are asked for: other processes add to them.
+    """The concepts of an index by name, read on each access, since other processes may add concepts.
 
     Args:
         index: with its images and its model.

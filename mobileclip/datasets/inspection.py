@@ -213,7 +213,7 @@ class Caption:
 
 @attrs.frozen(kw_only=True, eq=False)
 class Inspection:
-    """A sample with what can be said about it.
+    """A sample with its checks and similarities.
 
     Args:
         shard: where it is.

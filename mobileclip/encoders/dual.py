@@ -22,7 +22,7 @@ MAX_LOGIT_SCALE = 100.0
 
 @attrs.frozen(kw_only=True, field_transformer=strict)
 class DualEncoderSpec:
-    """A whole image-text model.
+    """The spec of an image-text model.
 
     Args:
         image: the image tower.

@@ -1,4 +1,4 @@
-"""The open families of specs: what an image encoder, a text encoder and a stage's token mixer are described by."""
+"""The open families of specs: image encoders, text encoders and token mixers."""
 
 from __future__ import annotations
 

@@ -22,7 +22,7 @@ from mobileclip.strict import strict
 
 
 class ForeignTower(nn.Module):
-    """A tower of another package: inputs as its spec says to `(batch, embedding_dim)`.
+    """A tower of another package, from the inputs of its spec to `(batch, embedding_dim)`.
 
     Args:
         spec: of the tower.

@@ -1,4 +1,4 @@
-"""The published models, as specs. Each function returns one; each is registered under its own name.
+"""Specs of the published models. Each function returns a spec, registered under the function's name.
 
 Source: MobileCLIP section 3.1 and Table 9 (mci0-2, vit_b16, text_base, text_mct); MobileCLIP2 (mci3-4, vit_l14);
 Vasu et al., "FastViT", Table 1 (fastvit).

@@ -1,4 +1,4 @@
-"""What the towers share: checks of widths and images, initial weights, positions, and feature maps of stages."""
+"""Shared code of towers: checks of widths and images, initial weights, position embeddings, and feature maps."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A run in an output: one driver at a time, its status file, and the list of units that were set aside.
+"""A run in an output: the lock of its driver, its status file, and the list of failed units.
 
 On this machine a lock of the system keeps a second driver out. A store has no locks: who starts two runs in one output
 there has both do the work.
@@ -58,7 +58,7 @@ class UnderWay:
 
 @attrs.frozen(kw_only=True, field_transformer=strict)
 class Status:
-    """Progress of a run; its text says when a running one has not reported for two minutes.
+    """Progress of a run; its text warns if a running run has not reported for two minutes.
 
     Args:
         state: `running`, `finished`, or `ended` before its time.
@@ -184,7 +184,7 @@ def write_set_aside(output: storage.AnyPath, units: Iterable[SetAside]) -> None:
 
 
 class Run(Listener[Any, Any]):
-    """An output that one driver holds, and what is done there; `held` makes it.
+    """An output locked by one driver, with its run; create it with `held`.
 
     A run may do several kinds of work, one after another; their list of what was set aside is one. It is told what
     becomes of the units, and tells the listener of the work.

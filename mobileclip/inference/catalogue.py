@@ -1,4 +1,4 @@
-"""The models and towers that are known by name, with what each is and costs."""
+"""All named models and towers, with spec and cost."""
 
 from __future__ import annotations
 

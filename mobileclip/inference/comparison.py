@@ -1,4 +1,4 @@
-"""Towers compared on samples: images and texts of the package, calibration, and what is measured."""
+"""Compares towers on samples: packaged images and texts, calibration inputs, and measures."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ _FOLDER, _FEWEST = "samples", 4
 
 @attrs.frozen(kw_only=True)
 class Samples:
-    """Real images and captions; every image is ranked against every caption, and the other way round.
+    """Real images and captions, for ranking in both directions.
 
     Args:
         name: of the data set, for the report.
@@ -220,7 +220,7 @@ def first_results(queries: Tensor, keys: Tensor) -> Tensor:
 
 @attrs.frozen(kw_only=True, eq=False)
 class Calibration:
-    """Inputs of a tower that ranges of values are found with, and others that it is measured on.
+    """Inputs of a tower for calibration, and held-out inputs for measurement.
 
     Args:
         ranges: what the tower takes, a batch.

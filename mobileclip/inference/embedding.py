@@ -1,4 +1,4 @@
-"""Embeddings of many files, images, data sets of images and texts, and the archive that keeps them."""
+"""Embeds files, images, data sets and texts, and writes the archive of embeddings."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Batches of any inputs, encoded while others are decoded, and threads that encode side by side."""
+"""Encodes batches while other threads decode, and encodes in several threads."""
 
 from __future__ import annotations
 
@@ -142,7 +142,7 @@ def encode_ahead(
 
 
 class EncodingThreads:
-    """The threads of a model, in each of which torch uses one; they start when they are first needed.
+    """Threads for a model, each with one torch thread; they start on first use.
 
     A team of torch's own threads waits for its slowest after every layer, and spins while it waits. What is pickled, or
     forked, has no threads yet.

@@ -177,7 +177,7 @@ def is_plain(linear: nn.Module) -> bool:
 
 
 class OneTokenTextEncoder(TextEncoder):
-    """A text encoder whose last layer computes the end token alone."""
+    """A text encoder whose last layer computes only the end token."""
 
     def forward(self, tokens: Tensor) -> Tensor:
         """Return the embeddings, not normalised, of tokenised texts."""
@@ -190,7 +190,7 @@ class OneTokenTextEncoder(TextEncoder):
 
 
 class EndWindowTextEncoder(TextEncoder):
-    """A text encoder whose last layer computes the end token alone, and the one in front what that depends on."""
+    """A text encoder whose last layer computes only the end token, and the layer before only the tokens for it."""
 
     def forward(self, tokens: Tensor) -> Tensor:
         """Return the embeddings, not normalised, of tokenised texts."""
@@ -221,7 +221,7 @@ class OneTokenViT(ViT):
 
 
 class OneTokenTransformerLayer(nn.Module):
-    """One token, or a few, of what a transformer layer gives; of the others, what these attend to.
+    """A transformer layer that computes one or a few tokens; the other tokens are keys and values only.
 
     Shape:
         as `pick`'s.
@@ -247,7 +247,7 @@ class OneTokenTransformerLayer(nn.Module):
 
 
 class OneTokenRepMixerBlock(nn.Module):
-    """One token of what a Text-RepMixer block gives; the wide layers see it alone.
+    """A Text-RepMixer block that computes one token; its wide layers process only that token.
 
     Shape:
         `(batch, tokens, dim)` and the token's position, `(batch,)` or one for all, to `(batch, dim)`; where the tokens
@@ -285,7 +285,7 @@ def _reach(conv: nn.Module) -> int:
 
 
 class SingleQueryAttention(nn.Module):
-    """One token, or a few, of what an attention gives, with a layer for the queries and one for keys and values.
+    """Attention for one or a few query tokens, with a layer for queries and a layer for keys and values.
 
     Quantisers look for layers. With so few queries, no backend of attention has anything to gain here.
 
@@ -449,7 +449,7 @@ class PreparedTower(nn.Module):
 
 
 class ToTheEnd(PreparedTower):
-    """A text tower that reads no further than its embeddings depend on, as far as that is known of its kind.
+    """A text tower that truncates a batch to its longest text, if later ids cannot affect the embedding.
 
     Shape:
         ids `(batch, context_length)` to `(batch, embedding_dim)`.
@@ -473,7 +473,7 @@ class ToTheEnd(PreparedTower):
 
 
 class ChannelsInnermost(PreparedTower):
-    """An image tower that lays its images out with channels innermost, which convolutions on a CPU pass on.
+    """An image tower with its inputs in channels-last memory format.
 
     Shape:
         `(batch, 3, height, width)` to `(batch, embedding_dim)`.

@@ -1,4 +1,4 @@
-"""Which model embeddings belong to, and whose space a checkpoint embeds into: those of two cannot be compared."""
+"""The identity of a model and of its embedding space: embeddings of two spaces are not comparable."""
 
 from __future__ import annotations
 

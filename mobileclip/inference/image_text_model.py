@@ -1,4 +1,4 @@
-"""`ImageTextModel`: a model with its own preprocessing, which classifies and encodes images and texts."""
+"""`ImageTextModel`: a model with its preprocessing, for classification and embeddings."""
 
 from __future__ import annotations
 

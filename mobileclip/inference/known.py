@@ -1,4 +1,4 @@
-"""Models checked by published outputs: images, texts, and what a model makes of them."""
+"""Checks models against published outputs for images and texts."""
 
 from __future__ import annotations
 

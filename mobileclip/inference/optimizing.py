@@ -68,7 +68,7 @@ _TIMED, _CALIBRATED = 16, 64
 
 @attrs.frozen(kw_only=True)
 class Form:
-    """One way to compute a folded tower: engine, precision and batch size.
+    """A backend of a reparameterized tower: engine, precision and batch size.
 
     Args:
         engine: what computes: PyTorch, or a program of OpenVINO.
@@ -89,7 +89,7 @@ class Form:
 
 @attrs.frozen(kw_only=True)
 class Trial:
-    """One form that was tried.
+    """One measured backend.
 
     Args:
         form: what was tried.
@@ -122,7 +122,7 @@ class Trial:
 
 @attrs.frozen(kw_only=True)
 class TowerReport:
-    """The forms that were tried for one tower, with times and distances.
+    """The measured backends of one tower, with latency and error.
 
     Args:
         tower: `image` or `text`.
@@ -149,7 +149,7 @@ class TowerReport:
 
 @attrs.frozen(kw_only=True)
 class OptimizationReport:
-    """The report of `optimize`: the forms that were tried for both towers.
+    """The report of `optimize`: the measured backends of both towers.
 
     Args:
         image: for its image tower.

@@ -113,7 +113,7 @@ class Picture(Generic[Key]):
 
 @attrs.frozen(kw_only=True, eq=False)
 class PictureRead:
-    """An image that was read: the model's input, and its metadata.
+    """A decoded image: the model's input, and metadata.
 
     Args:
         sha256: of the file; empty for a moment of a video.

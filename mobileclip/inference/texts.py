@@ -1,4 +1,4 @@
-"""Texts of a model: labels in their prompts, embeddings kept in memory, and towers that share texts."""
+"""Text encoding: label prompts, cached embeddings, and several text towers."""
 
 from __future__ import annotations
 

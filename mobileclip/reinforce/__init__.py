@@ -1,4 +1,4 @@
-"""Reinforces data sets: captions and teachers' embeddings, computed once and stored beside each image.
+"""Reinforces data sets: computes captions and teacher embeddings once, and stores them with each image.
 
 What computes, stores and checks it belongs here; reading it belongs in `data`.
 """

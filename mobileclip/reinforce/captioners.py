@@ -102,7 +102,7 @@ open_family(CaptionerSpec, captioners)
 
 @attrs.frozen(kw_only=True, field_transformer=strict)
 class CaptionSet:
-    """A captioner, and what its captions are called.
+    """A captioner with the name of its caption set.
 
     Args:
         name: of the set, `syn_text` or `syn_text_NAME`.
@@ -116,7 +116,7 @@ class CaptionSet:
 @captioners.register("several")
 @attrs.frozen(kw_only=True, field_transformer=strict)
 class SeveralCaptioners(CaptionerSpec):
-    """Several captioners, whose captions are stored in sets of their own, as MobileCLIP2's are.
+    """Several captioners with a caption set each, as for MobileCLIP2.
 
     One job with all of them stores what one job for each, after one another, does.
 
@@ -145,7 +145,7 @@ class SeveralCaptioners(CaptionerSpec):
 
 
 class CaptionerEnsemble:
-    """Loaded captioners by the names of their sets; where one captioner is expected, all of them as one.
+    """Loaded captioners by name of their set, with the interface of one captioner.
 
     Args:
         sets: at least one.
@@ -282,7 +282,7 @@ def sampling_device(device: torch.device) -> torch.device:
 
 @attrs.frozen(kw_only=True, field_transformer=strict)
 class NucleusSpec(CaptionerSpec):
-    """The choices that captioners by nucleus sampling share; their captions are cut in front of the first full stop.
+    """Shared options of captioners with nucleus sampling; a caption ends before its first full stop.
 
     Args:
         num_captions: captions per image. Two may be the same, and stay: an image has as many as every other.
@@ -428,7 +428,7 @@ class CocaCaptioner(NucleusSpec):
 @captioners.register("checkpoint")
 @attrs.frozen(kw_only=True, field_transformer=strict)
 class CheckpointCaptioner(NucleusSpec):
-    """Captions of a `CoCa` in a file, by nucleus sampling, as `CocaCaptioner` writes them; open_clip is not needed.
+    """Captioner with a `CoCa` from a file and nucleus sampling, like `CocaCaptioner` but without open_clip.
 
     Args:
         checkpoint: a file of ours or of open_clip's, see `load_model`, a checkpoint of a run, or `hf-hub:OWNER/NAME`.

@@ -1,4 +1,4 @@
-"""A batch of samples to reinforced ones, by teachers beside training too, and how far they recognise what is stored."""
+"""Encodes batches of samples with teachers, also during training, and measures the teachers' agreement."""
 
 from __future__ import annotations
 
@@ -315,7 +315,7 @@ def plain_fields(sample: ImageTextSample) -> dict[str, Any]:
 
 @attrs.frozen(kw_only=True, eq=False)
 class OnlineTeachers(ChangedBatches[ReinforcedBatch]):
-    """Wraps batches with teachers that embed each of them when it is used; `train` takes it as its batches.
+    """Wraps batches with teachers that encode each batch on use; pass it to `train` as `batches`.
 
     Args:
         batches: with online images at the teachers' sizes: `OnlinePipelineSpec`.

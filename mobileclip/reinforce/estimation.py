@@ -24,7 +24,7 @@ _MAX_COUNTED = 16
 
 @attrs.frozen(kw_only=True)
 class Estimate:
-    """The cost of a whole reinforcement on one device like this one.
+    """The cost of a complete reinforcement on one device of this kind.
 
     Args:
         num_shards: of the output.

@@ -177,7 +177,7 @@ class ImageTextToTextModel:
 
 
 class AnswerVocabulary:
-    """The ids of an answer: those that end it, those that are never drawn, and text.
+    """The token ids of an answer: end tokens, tokens to exclude, and text tokens.
 
     Args:
         tokenizer: the model's.

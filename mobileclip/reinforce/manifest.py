@@ -1,4 +1,4 @@
-"""The manifest of a reinforcement, what it still lacks, and the card: what an output is made of and by whom."""
+"""The manifest of a reinforcement, its missing shards, and the card: sources, teachers and captioner of an output."""
 
 from __future__ import annotations
 

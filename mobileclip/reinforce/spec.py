@@ -1,4 +1,4 @@
-"""The choices of a reinforcement: everything that decides what is stored, and nothing else."""
+"""The spec of a reinforcement: all options that decide the stored data."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Teachers: image-text models whose embeddings are stored, and ensembles of them."""
+"""Teachers: image-text models for stored embeddings, and ensembles of teachers."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from mobileclip.tensor_files.weights import weights_sha256
 
 @runtime_checkable
 class TextTeacher(Protocol):
-    """The interface of a teacher of texts, which may be called from several threads at once."""
+    """The thread-safe interface of a teacher for texts."""
 
     @property
     def name(self) -> str:
@@ -78,7 +78,7 @@ class NotFiniteError(ValueError):
 
 @attrs.frozen(eq=False)
 class TeacherEnsemble:
-    """Several teachers as one: every embedding is normalised, then all are concatenated.
+    """Several teachers as one: the ensemble normalises each teacher's embedding, then concatenates them.
 
     Args:
         teachers: at least one, with different names.

@@ -1,4 +1,4 @@
-"""Stores a teacher's embeddings of texts, from which text towers are distilled."""
+"""Stores a teacher's text embeddings, for the distillation of text towers."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Verification of reinforced shards: what can be read, whether it agrees with the card, and whether it is true."""
+"""Verifies reinforced shards: readable members, agreement with the card, and recomputed embeddings."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ _KEY = np.dtype([("hash", "u8"), ("shard", "u4")])
 
 @attrs.frozen
 class Problem:
-    """A problem that was found in a shard.
+    """A problem in a shard.
 
     Args:
         kind: in a few words, to be counted.
@@ -103,7 +103,7 @@ class ShardFindings:
 
 @attrs.frozen(kw_only=True)
 class ShardCheck:
-    """Reads a shard once, in whatever process, and says what is wrong with it.
+    """Reads a shard once, in any process, and returns its problems.
 
     Args:
         directory: of the shards.

@@ -1,4 +1,4 @@
-"""What a worker does with one unit of the source: one shard, written aside, read back, and moved to its place."""
+"""The work on one unit of the source: write a temporary shard, read it back, and move it to its final path."""
 
 from __future__ import annotations
 
@@ -128,7 +128,7 @@ class ReinforcementWork(Work[Unit, ShardEntry]):
 
 @attrs.frozen(kw_only=True, eq=False)
 class ShardWorker:
-    """Makes shards with teachers that are loaded once, and enters them into the output's card first.
+    """Writes shards with teachers that it loads once; before the first shard it adds the teachers to the output's card.
 
     Args:
         spec: the choices.

@@ -1,4 +1,4 @@
-"""Who may ask, and how many bytes of images that are searched with are held at once."""
+"""Access checks of the web server, and the limit for uploaded images."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ T = TypeVar("T")
 
 
 class Uploads:
-    """Uploaded images, held while their requests are answered, up to a limit; `num_free` is how many bytes are left.
+    """Uploaded images of running requests, up to a limit; `num_free` is the number of free bytes.
 
     Args:
         num_bytes: of all of them, at most; who would exceed it is told to come again.

@@ -1,4 +1,4 @@
-"""An index that is served: asked from many threads, read again when it has changed, with small images kept."""
+"""A served index: thread-safe, reloaded after changes, with a cache of thumbnails."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ _MOST_AT_ONCE = min(4, num_cores())
 
 @attrs.frozen(kw_only=True)
 class Indexed:
-    """What the file of an image was when it was indexed.
+    """The state of an image's file at indexing.
 
     Args:
         sha256: of the encoded image, or of the video.
@@ -53,7 +53,7 @@ class _Kept:
 
 
 class Thumbnails:
-    """Small images, the ones asked for last kept.
+    """A cache of the most recent thumbnails.
 
     Args:
         num_bytes: of those that are kept, at most.
@@ -124,7 +124,7 @@ _LONGEST_TEXT = 4096
 
 
 class UnreadableIndexError(Exception):
-    """An index that cannot be read now: it is gone, damaged, or of a model that cannot be loaded."""
+    """An unreadable index: missing, damaged, or of a model that cannot be loaded."""
 
 
 @attrs.define(eq=False)

@@ -1,4 +1,4 @@
-"""Near duplicates by the teachers' image embeddings, and samples that show a test's pictures.
+"""Finds near duplicates by the teachers' image embeddings, and samples with images of test sets.
 
 Source: SemDeDup (arXiv 2303.09540) looks for near duplicates within clusters of k-means. Here every vector is in its
 two nearest clusters, so that pairs on both sides of a border meet as well.
@@ -36,7 +36,7 @@ _MEMBER = np.dtype([("cluster", "i4"), ("index", "i8")])
 
 
 class VectorTable:
-    """The vectors of many files as one table, read from the disk as they are used.
+    """The vectors of many files as one table, read from disk on use.
 
     Args:
         parts: the files' arrays, (rows, D) each.
@@ -145,7 +145,7 @@ _MOST_NEIGHBOURS = 32
 
 @attrs.frozen(kw_only=True, field_transformer=strict)
 class DuplicatesSpec:
-    """The settings of near-duplicate removal: thresholds, test sets to compare with, and the lists that are written.
+    """The settings of near-duplicate removal: thresholds, test sets and output lists.
 
     Args:
         scores: folder that `score_shards` wrote, with vectors.
@@ -177,7 +177,7 @@ class DuplicatesSpec:
 
 @attrs.frozen(kw_only=True)
 class DuplicatesReport:
-    """The result of near-duplicate removal: how many samples were compared, kept and left out.
+    """The result of near-duplicate removal: numbers of compared, kept and removed samples.
 
     Args:
         num_samples: that were compared.

@@ -1,4 +1,4 @@
-"""The index of a join: a table for each shard, of where its images are, or of what its samples are called.
+"""The index of a join: a table per shard with the positions of its images, or the names of its samples.
 
 A table appears when it is complete. One that is damaged counts as missing, and its shard is read again. Several joins
 may share an index.
@@ -173,7 +173,7 @@ def read_records(folder: Path, kind: str, about: AboutShard) -> Records:
 
 @attrs.frozen(kw_only=True)
 class ScanUnit:
-    """A shard of which the index is to know where its images are, or what its samples are called.
+    """A shard to index: positions of its images, or names of its samples.
 
     Args:
         name: of the unit.

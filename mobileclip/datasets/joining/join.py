@@ -1,4 +1,4 @@
-"""Joins reinforced shards, which are published without images, with shards that hold the images, by key.
+"""Joins reinforced shards with shards of images by key.
 
 The two may be sharded differently and in another order. One shard is written per reinforced shard, atomically, and a
 second run writes what is missing.

@@ -421,7 +421,7 @@ def _image_size(image: bytes) -> tuple[int, int]:
 
 @attrs.frozen(kw_only=True)
 class Captioned:
-    """A sample in the data set of captions: its caption and the JSON beside it.
+    """A sample of the captions' data set: caption and JSON.
 
     Args:
         text: the caption.

@@ -1,4 +1,4 @@
-"""Which image belongs to which sample: both sides by the hash of a name, in buckets that fit into memory.
+"""Matches images and samples by the hash of a name, in buckets that fit into memory.
 
 Names and places are written to buckets by the leading bits of their hash and read back, bucket by bucket. There, equal
 names are sorted together, and what is found goes to buckets by the sample's shard. So a billion of each are read and
@@ -54,7 +54,7 @@ class MatchCounts:
 
 @attrs.frozen(kw_only=True, field_transformer=strict)
 class Placeholder:
-    """One image that stands under many keys.
+    """One image with many keys.
 
     Args:
         sha256: the first 16 digits of its SHA-256.
@@ -80,7 +80,7 @@ class Placeholder:
 
 @attrs.frozen(kw_only=True, field_transformer=strict)
 class Matches:
-    """What was found out of all images and samples.
+    """The matches of all images and samples.
 
     Args:
         counts: of both sides.

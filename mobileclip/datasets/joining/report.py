@@ -108,7 +108,7 @@ class JoinedShard:
 
 @attrs.frozen(kw_only=True)
 class IndexCounts:
-    """The size of an image index, and the problems found while it was built.
+    """The size of an image index, and the problems during its construction.
 
     Args:
         shards: number of shards that were read.
@@ -129,7 +129,7 @@ class IndexCounts:
 
 @attrs.frozen(kw_only=True)
 class JoinReport:
-    """Totals of a join over all of its runs: shards, samples joined and samples left out by reason.
+    """Totals of a join over all its runs: shards, joined samples, and skipped samples by reason.
 
     Args:
         output: where they are.

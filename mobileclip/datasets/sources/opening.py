@@ -1,4 +1,4 @@
-"""Any data set that a person has, opened in one way: what is at a path, and what its images have beside them."""
+"""Opens any data set: detects the kind of source at a path, and captions or classes."""
 
 from __future__ import annotations
 

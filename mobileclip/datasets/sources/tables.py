@@ -1,4 +1,4 @@
-"""The one reader of tables: CSV, TSV, Parquet and JSON lines, in ranges of rows at which a worker can begin.
+"""Reads tables (CSV, TSV, Parquet, JSON lines) in ranges of rows, for several workers.
 
 Apache Arrow (extra `parquet`) decodes CSV, TSV and Parquet. Python decodes JSON lines: their fields differ from row to
 row, in type as well, and Arrow would give up a whole block for one of them. A bad row costs itself alone.

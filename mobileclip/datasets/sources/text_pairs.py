@@ -19,7 +19,7 @@ MAX_TEXT = 10_000
 
 @attrs.frozen(kw_only=True)
 class TextPair:
-    """A text, and the one that the teacher is given in its place.
+    """A text, with the text for the teacher.
 
     Args:
         text: what the student reads.

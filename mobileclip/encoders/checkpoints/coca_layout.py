@@ -1,4 +1,4 @@
-"""The layout of captioners: open_clip's CoCa, which Apple's MobileCLIP2 captioners have too."""
+"""The checkpoint layout of open_clip's CoCa, also of Apple's MobileCLIP2 captioners."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ _JOINED = re.compile(r"(?:\.attn_pool|\.cross_attn\.\d+)\.attn\.in_proj_(?:weigh
 
 
 class CocaLayout(Layout):
-    """The layout of open_clip's CoCa with a ViT of its own.
+    """The layout of open_clip's CoCa with open_clip's own ViT.
 
     `nn.MultiheadAttention` holds queries, keys and values beside each other, and their weights one by one where the
     context is of another width than the queries.

@@ -1,4 +1,4 @@
-"""Layouts of checkpoints, ours and others': what each calls a model's tensors; and the forms that a model is in."""
+"""Checkpoint layouts of this library and others (names of a model's tensors), and forms of a model."""
 
 from __future__ import annotations
 
@@ -205,7 +205,7 @@ Rule = tuple[str, str]
 
 @attrs.frozen(eq=False)
 class Layout:
-    """A way to name and shape the tensors of a model: our own, or another code's by its own class below this one.
+    """Names and shapes of a model's tensors in a checkpoint; each library's layout is a subclass.
 
     Args:
         name: what people call it.

@@ -1,4 +1,4 @@
-"""Published and packaged weights by name and tag, and exports, which are no checkpoints."""
+"""Published and packaged weights by name and tag, and detection of exports."""
 
 from __future__ import annotations
 

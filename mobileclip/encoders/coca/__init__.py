@@ -1,4 +1,4 @@
-"""CoCa: captioners as models of this library, and how captions are drawn from them.
+"""CoCa captioners, and the generation of captions.
 
 What reads and writes their files is in `encoders.checkpoints`; what captions are for, in `reinforce`.
 """

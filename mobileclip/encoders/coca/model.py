@@ -126,7 +126,7 @@ class CoCaOutput(NamedTuple):
 
 
 class CaptionState(NamedTuple):
-    """Captions under way.
+    """The state of captions during generation.
 
     Args:
         text: memories of the text tower's layers.

@@ -48,7 +48,7 @@ class Memory:
 
 
 class CaptionAttention(Attention):
-    """Causal attention that leaves some tokens out, or goes on from a memory; shape and args are `Attention`'s."""
+    """Causal attention with masked tokens or a key-value cache; shape and arguments of `Attention`."""
 
     def forward(self, x: Tensor, visible: Tensor | None = None, memory: Memory | None = None) -> Tensor:
         """Return the attended `x`.
