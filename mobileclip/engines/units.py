@@ -208,6 +208,7 @@ def failure_of(unit: NamedUnit, error: Exception) -> Failure:
 
 class Listener(Generic[UnitT, EntryT]):
     """Callbacks for finished and failed units, one at a time, in any thread; an error in a callback ends the run."""
+
     def begun(self, unit: UnitT, worker: str) -> None:
         """A worker has got a unit."""
 

@@ -27,14 +27,14 @@ Dual = TypeVar("Dual", bound=DualEncoder)
 class DepthwiseConvs(nn.Module):
     """A convolution with `m` outputs per input channel, computed as `m` depthwise convolutions.
 
-    Most libraries have code for depthwise convolutions alone. MCi's layers between two stages, and the one at its end,
-    take half of the time this way in PyTorch, ONNX Runtime and OpenVINO on a CPU.
+    Most runtimes are fast for depthwise convolutions only. MCi's layers between stages, and its last layer, take half
+    of the time this way in PyTorch, ONNX Runtime and OpenVINO on a CPU.
 
     Shape:
         as the convolution's.
 
     Args:
-        conv: with as many groups as channels come in; its weights are shared.
+        conv: with as many groups as input channels; shares its weights.
     """
 
     def __init__(self, conv: nn.Conv2d) -> None:
@@ -95,8 +95,8 @@ def _replaced(child: nn.Module) -> nn.Module:
 def cut_behind_the_end(tokens: Tensor, pool: TextPool) -> Tensor:
     """Return the tokens of a batch that a causal tower's embeddings depend on.
 
-    No token sees a later one, and the embedding is read up to the end token: the batch is cut behind the last of its
-    end tokens. Towers of other kinds attend to the padding.
+    In a causal tower, ids after the end token cannot affect the embedding, so the batch is truncated after its last end
+    token. Other towers attend to padding.
 
     Shape:
         `(batch, context_length)` to `(batch, tokens)`.
@@ -105,20 +105,20 @@ def cut_behind_the_end(tokens: Tensor, pool: TextPool) -> Tensor:
 
 
 def by_length(tokens: Tensor, contract: TextInput) -> Tensor:
-    """Return the order in which texts of like length stand side by side, so that few are cut later than they end.
+    """Return the order of texts by length, for batches of similar lengths.
 
     Shape:
         `(texts, context_length)` to `(texts,)`.
 
     Args:
         tokens: ids.
-        contract: that they were made for.
+        contract: the text input of the ids.
     """
     return EndTokenPool(end_id=contract.pooled_id).position(tokens).argsort(stable=True)
 
 
 def reads_text(tower: nn.Module) -> bool:
-    """Whether a tower embeds texts: its spec says so, of this library's kinds or of another."""
+    """Whether a tower is a text tower, by its spec."""
     return isinstance(getattr(tower, "spec", None), TextEncoderSpec) or isinstance(tower, TextEncoder)
 
 
@@ -137,7 +137,7 @@ _MASKED = -1e4
 
 
 def with_one_token(tower: nn.Module) -> nn.Module:
-    """Return a tower whose last layer computes the token that is read alone; any other tower as it is.
+    """Return a tower whose last layer computes only the pooled token; return other towers unchanged.
 
     A transformer layer in front of a last Text-RepMixer block computes the tokens that this one reads: of MCt, 21. Its
     queries and feed-forward network see these alone; its keys and values, all.
@@ -172,7 +172,7 @@ def _reading_one(layer: nn.Module) -> nn.Module | None:
 
 
 def is_plain(linear: nn.Module) -> bool:
-    """Whether a layer's weight is all that it computes with: no adapter or quantised layer stands there."""
+    """Whether a layer computes with its weight only, without adapter or quantisation."""
     return type(linear) is nn.Linear and type(linear.weight) is nn.Parameter and not is_hooked(linear)
 
 
@@ -227,7 +227,7 @@ class OneTokenTransformerLayer(nn.Module):
         as `pick`'s.
 
     Args:
-        layer: its weights are shared.
+        layer: shares its weights.
     """
 
     def __init__(self, layer: TransformerLayer) -> None:
@@ -254,7 +254,7 @@ class OneTokenRepMixerBlock(nn.Module):
         are a window of a sequence, which of them are inside of it, `(batch, tokens)`, 1 or 0.
 
     Args:
-        block: its weights are shared.
+        block: shares its weights.
     """
 
     def __init__(self, block: TextRepMixerBlock) -> None:
@@ -293,7 +293,7 @@ class SingleQueryAttention(nn.Module):
         as `pick`'s.
 
     Args:
-        attention: its weights are shared.
+        attention: shares its weights.
     """
 
     def __init__(self, attention: Attention) -> None:
@@ -326,7 +326,7 @@ class SingleQueryAttention(nn.Module):
 
 
 def fused_attention(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None) -> Tensor:
-    """Return `softmax(query key^T / sqrt(head_dim) + mask) value` by the one operation that runtimes know.
+    """Return `softmax(query key^T / sqrt(head_dim) + mask) value` by PyTorch's fused operation, known to runtimes.
 
     Shape:
         all `(batch, heads, tokens, head_dim)`; the mask, `(..., queries, tokens)`.
@@ -335,7 +335,7 @@ def fused_attention(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | No
 
 
 def causal_mask(tokens: int, like: Tensor) -> Tensor:
-    """Return what keeps each token from seeing later ones, of the type of `like`.
+    """Return the causal mask, with the dtype of `like`.
 
     Shape:
         `(tokens, tokens)`.
@@ -366,10 +366,10 @@ def prepared(model: DualEncoder, *, images: bool = True, texts: bool = True) -> 
     """Return a dual encoder whose towers are ready to encode, as `prepared_tower` makes them.
 
     Args:
-        model: in evaluation mode; the other one shares its weights. Making it takes about a millisecond, so that it can
-            be made whenever it is needed, and always has the weights of the moment.
-        images: whether its image tower is made ready, which takes the longer; texts are encoded without.
-        texts: whether its text tower is made ready; images are encoded without.
+        model: in evaluation mode; the result shares its weights. Preparation takes about a millisecond, so callers
+            prepare for every call.
+        images: whether to prepare the image tower, the slower part.
+        texts: whether to prepare the text tower.
     """
     return with_towers(
         model,
@@ -388,10 +388,10 @@ def with_towers(
     """Return a dual encoder with other towers, in evaluation mode, that shares the rest with the model.
 
     Args:
-        model: it is unchanged.
+        model: stays unchanged.
         image_encoder: in place of its own.
         text_encoder: in place of its own.
-        kind: of what is returned; as the model by default.
+        kind: class of the result; by default the model's.
 
     Raises:
         ValueError: if their embeddings differ in length.
@@ -406,9 +406,9 @@ def with_towers(
 def prepared_tower(tower: nn.Module) -> nn.Module:
     """Return a tower that gives the same embeddings in less time.
 
-    The last layer of a transformer computes the token that is read alone, and a causal text tower reads no further than
-    its texts go; a text tower of another kind gets its tokens as they come. On a CPU, convolutions of several outputs
-    for every channel become depthwise ones, and images have their channels innermost in memory, in any image tower.
+    The last transformer layer computes only the pooled token, and causal text towers truncate batches to the longest
+    text. On a CPU, convolutions with several outputs per channel become depthwise convolutions, and images are
+    channels-last.
 
     Args:
         tower: in evaluation mode; the other one shares its weights.
@@ -444,7 +444,7 @@ class PreparedTower(nn.Module):
 
     @property
     def takes_pixels(self) -> bool:
-        """Whether uint8 pixels may come in place of images: it scales and normalises them itself."""
+        """Whether the tower also takes uint8 pixels, and scales and normalises them."""
         return False
 
 

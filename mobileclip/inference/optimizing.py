@@ -71,11 +71,10 @@ class Form:
     """A backend of a reparameterized tower: engine, precision and batch size.
 
     Args:
-        engine: what computes: PyTorch, or a program of OpenVINO.
-        precision: of the weights and the features; embeddings come out in float32. In int8, of convolutions and linear
-            layers.
-        most: images or texts computed at once; a larger batch goes in parts. What a few images need between two layers
-            stays in a processor's cache.
+        engine: PyTorch or OpenVINO.
+        precision: of weights and features; for int8, of convolutions and linear layers. Embeddings are float32.
+        most: largest batch; a larger batch is split into parts, since features of a few images fit into the CPU's
+            cache.
     """
 
     engine: Engine
@@ -92,13 +91,12 @@ class Trial:
     """One measured backend.
 
     Args:
-        form: what was tried.
-        milliseconds: median time of the example batch; None if it was not timed.
-        speed_up: how many times as fast as the plain tower it was: the median over neighbouring calls.
-        cosine: smallest cosine between its embeddings and the plain ones; None if there are none. In int8, of inputs
-            that it was not calibrated with.
-        error: largest norm of an embedding's difference, over the norm of the plain one.
-        refused: why it cannot be used; empty if it could.
+        form: the measured backend.
+        milliseconds: median latency of the example batch; None without timing.
+        speed_up: speed relative to the plain tower, median over neighbouring calls.
+        cosine: least cosine with the plain embeddings; None without embeddings. For int8, on held-out inputs.
+        error: largest relative error of an embedding.
+        refused: reason of a refusal; empty if usable.
     """
 
     form: Form
@@ -127,9 +125,9 @@ class TowerReport:
     Args:
         tower: `image` or `text`.
         batch_size: of the example.
-        plain_milliseconds: median time of the model as it came.
-        trials: what was tried, in order.
-        used: the fastest of them, or None: none helps, and the plain folded tower is used.
+        plain_milliseconds: median latency of the original model.
+        trials: measured backends, in order.
+        used: the fastest usable backend; None for the plain reparameterized tower.
     """
 
     tower: str
@@ -175,18 +173,18 @@ class OptimizationReport:
 class OptimizedTower(PreparedTower):
     """A folded tower in one form, for batches of any size.
 
-    Programs are made for one size of batch: what is left over at the end of a batch is computed eagerly (beside
-    OpenVINO in float32), so that no call waits for a compiler. No gradients: embeddings are plain tensors, in float32.
+    A program has one batch size; eager PyTorch computes the remainder of a batch, so no call waits for a compiler.
+    Embeddings are float32 tensors without gradients.
 
     Shape:
         what the tower takes, or pixels in place of images, to `(batch, embedding_dim)`.
 
     Args:
-        tower: folded, in float32, on the CPU; it is copied.
-        form: how to compute.
+        tower: reparameterized, in float32, on the CPU; it is copied.
+        form: the backend.
 
     Raises:
-        ValueError: if the inputs are not what the tower takes.
+        ValueError: if the inputs do not fit the tower.
     """
 
     def __init__(self, tower: nn.Module, *, form: Form) -> None:

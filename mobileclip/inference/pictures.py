@@ -246,7 +246,7 @@ def encode_pictures(
         clip: the model.
         pictures: drawn from as they are needed, a few hundred ahead of the model.
         reduced: see `read_tower_image`.
-        batch_size: images encoded at once.
+        batch_size: images per batch.
         num_workers: processes that read and decode beside the model; one reads in this process.
         choose: told what the model would see of each image, in order; those that it does not choose are not encoded.
 
