@@ -1,6 +1,6 @@
 """Towers that another package builds, open_clip or transformers: the same contract as the library's own.
 
-The package is imported where a tower is built. Weights, their form and their file are as of any other model.
+Building a tower imports its package. Weights, form and checkpoints are like those of other models.
 """
 
 from __future__ import annotations

@@ -22,11 +22,11 @@ def can_show_pictures() -> bool:
 
 
 def show_pictures(rows: Iterable[tuple[Image.Image | None, str]]) -> None:
-    """Print images on standard output, each with a text on its right.
+    """Print images on standard output, each with a text to its right.
 
     Args:
-        rows: RGB images, a column of the terminal for each pixel of their width and a line for two of their height, and
-            what is said of them; None for an image that is not there.
+        rows: RGB images (a terminal column per pixel column, a line per two pixel rows) with texts; None for a missing
+            image.
     """
     from rich.table import Table
 

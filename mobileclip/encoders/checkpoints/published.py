@@ -25,7 +25,7 @@ class Published:
         repository: owner and name.
         file: in the repository; None for its only checkpoint.
         revision: the commit, in hexadecimal, or a branch; None for the newest.
-        sha256: of the file, in hexadecimal, as the hub shows it; None if it is not known here.
+        sha256: of the file, in hexadecimal, as on the hub; None if unknown.
         licence: of the weights, as the hub calls it, which that revision shows: Apple's sample code licence until
             February 2025, its model licence since. Both are for research only.
     """
