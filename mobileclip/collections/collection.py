@@ -1,4 +1,4 @@
-"""`Collection`: a searchable index of pictures in a folder."""
+"""`Collection`: a searchable index of images in a folder."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ from mobileclip.terminal import console
 
 
 class Collection:
-    """Pictures in an index, which is a folder.
+    """Images of a search index in a folder.
 
     What it holds is read when it is first asked for, and stays as it is then; `refresh` has it read again. One job at a
     time writes to an index, while any number read it.
@@ -68,7 +68,7 @@ class Collection:
         text_model: a text tower of the model's space that encodes texts in place of the model's own, see
             `mobileclip.load`; of a model that is loaded here. An index does not remember it.
 
-    `graph_sizes` says from how many pictures on a graph proposes neighbours; it may be set before the index is read.
+    `graph_sizes` says from how many images on a graph proposes neighbours; it may be set before the index is read.
 
     Examples:
         The tests have no photographs, so they leave this out.
@@ -103,7 +103,7 @@ class Collection:
         trust: bool = False,
         text_model: str | Path | None = None,
     ) -> Collection:
-        """Return a collection: of an index, of a folder of pictures, or of a Parquet file that `export` wrote.
+        """Return a collection: of an index, of a folder of images, or of a Parquet file that `export` wrote.
 
         Args:
             path: see `find_index`; a Parquet file is not written to.
@@ -153,7 +153,7 @@ class Collection:
     def create_merged(
         cls, path: str | Path, *others: Collection, show_progress: bool = True
     ) -> tuple[Collection, MergeReport]:
-        """Return a new collection with all that others hold, and the report; it appears whole or not at all.
+        """Return a new collection with all that others hold, and the report; it is written atomically.
 
         Args:
             path: of a folder that holds nothing, or does not exist.
@@ -219,7 +219,7 @@ class Collection:
             )
 
     def __len__(self) -> int:
-        """Return how many pictures there are; no embedding is read for it."""
+        """Return how many images there are; no embedding is read for it."""
         return len(self.store if self._snapshot is None else self._snapshot)
 
     @property
@@ -232,7 +232,7 @@ class Collection:
 
     @property
     def graph(self) -> NeighbourGraph | None:
-        """What proposes neighbours of the pictures in `snapshot`; None where all are compared."""
+        """What proposes neighbours of the images in `snapshot`; None if all are compared."""
         assert self.snapshot is not None, "reading the index opens its graph"
         return self._graph
 
@@ -272,19 +272,19 @@ class Collection:
         options: IndexOptions = IndexOptions(),  # noqa: B008  frozen
         engine: Engine | None = None,
     ) -> IndexReport:
-        """Bring the index up to date with pictures, folders and shards, and return what became of them.
+        """Bring the index up to date with images, folders and shards, and return what became of them.
 
-        New and changed pictures are encoded, those that moved are recognised by their content, wherever they were, and
+        New and changed images are encoded, those that moved are recognised by their content, wherever they were, and
         those of these folders that are gone are dropped; those of a folder that is missing or empty are kept. What is
         finished is kept, whatever ends this; the same call does the rest.
 
         Args:
-            inputs: pictures, folders with pictures, and tar shards, see `scan`.
+            inputs: images, folders with images, and tar shards, see `scan`.
             options: how.
             engine: whose workers read and encode, for which paths lead to the same files; None for this process.
 
         Raises:
-            ValueError: if another job writes to the index, there are no pictures, or no worker can work.
+            ValueError: if another job writes to the index, there are no images, or no worker can work.
             OSError: if something is not there, or the index cannot be written.
         """
         return self.add_found(scan([str(one) for one in inputs]), options, engine)
@@ -309,7 +309,7 @@ class Collection:
             return update(self.store, lambda: self.clip, found, options, engine, trust=self.trust)
 
     def forget(self, *folders: str | Path) -> int:
-        """Drop folders, or files, from the index, and return how many pictures it had of them; no file is touched.
+        """Drop folders, or files, from the index, and return how many images it had of them; no file is touched.
 
         Args:
             folders: what the index is of, or a folder around it; it need not be there any more.
@@ -342,9 +342,9 @@ class Collection:
                 remove_graph(self.path)
 
     def merge(self, *others: Collection, show_progress: bool = True) -> MergeReport:
-        """Copy the pictures of other indexes of the same model into this one, all or none; return what became of them.
+        """Copy the images of other indexes of the same model into this one, all or none; return what became of them.
 
-        Pictures are compared by the digests of their content, see `merge_stores`. Concepts of one name are joined where
+        Images are compared by the digests of their content, see `merge_stores`. Concepts of one name are joined where
         their texts are the same, and words of tags where these are made alike; how their scores are spread is taken
         from all pictures.
 
@@ -389,11 +389,11 @@ class Collection:
         share: float | None = None,
         show_progress: bool = True,
     ) -> TagWords:
-        """Give the index words that its pictures are tagged with, in the place of those it had, and return them.
+        """Give the index words that its images are tagged with, in the place of those it had, and return them.
 
         They are columns of conditions then: `tag=WORD` for the share of the collection that fits a word best, and
         `tag:WORD>=0.99` for a score, which is the share of the collection that fits the word less; see `TagWords`.
-        Pictures that are added later have tags too, by what was found here.
+        Images that are added later have tags too, by what was found here.
 
         Args:
             words: or phrases; None for those that the index has, in the space that it has now.
@@ -403,7 +403,7 @@ class Collection:
             show_progress: whether to show how far it is.
 
         Raises:
-            ValueError: if there are no words or no pictures, or one cannot be a tag.
+            ValueError: if there are no words or no images, or one cannot be a tag.
             OSError: if the index cannot be written.
         """
         before = read_tag_words(self.path)
@@ -431,11 +431,11 @@ class Collection:
         *,
         options: IndexOptions = IndexOptions(),  # noqa: B008  frozen
     ) -> dict[str, str]:
-        """Bring the index to another model, and return why pictures cannot be read, by their paths.
+        """Bring the index to another model, and return why images cannot be read, by their paths.
 
-        Searches use the model of before until all pictures are encoded; then the index is of the new model, in one
-        step. What is encoded is kept, whatever ends this; the same call does the rest. Where pictures cannot be read,
-        the index stays of the model of before: bring it up to date first.
+        Searches use the model of before until all images are encoded; then the index is of the new model, in one step.
+        What is encoded is kept, whatever ends this; the same call does the rest. Where images cannot be read, the index
+        stays of the model of before: bring it up to date first.
 
         Args:
             source: the new model.
@@ -462,7 +462,7 @@ class Collection:
         return {}
 
     def _encode_upgraded(self, clip: ImageTextModel, about: IndexMetadata, options: IndexOptions) -> dict[str, str]:
-        """Keep what the other model makes of all pictures, beside the index, and return why some cannot be read."""
+        """Keep what the other model makes of all images, beside the index, and return why some cannot be read."""
         left = self.store.begin_upgrade(about)
         rows = [dict(zip(COLUMNS, one, strict=True)) for one in self.store.values(*COLUMNS, ids=left)]
         rows.sort(key=lambda row: row["path"] if row["part"] is not None else "")
@@ -495,15 +495,15 @@ class Collection:
         k: int = 10,
         all_frames: bool = False,
     ) -> Matches:
-        """Return the pictures that are nearest to what is asked for, the nearest first.
+        """Return the images that are nearest to what is asked for, the nearest first.
 
-        The query is the direction between all texts and pictures, turned away from what is not wanted. Up to two
-        million pictures are all compared with it; `Matches.is_exact` says whether they were.
+        The query is the direction between all texts and images, turned away from what is not wanted. Up to two million
+        images are all compared with it; `Matches.is_exact` says whether they were.
 
         Args:
             text: what they show, in one text or several; `@"my bike"` in one names a concept.
-            image: pictures that they are like: paths, or the bytes of files.
-            like: pictures of the index that they are like, by `Match.id`.
+            image: images that they are like: paths, or the bytes of files.
+            like: images of the index that they are like, by `Match.id`.
             without: what they do not show.
             where: conditions on columns, see `Condition`; all must hold.
             k: number of results, at most.
@@ -511,8 +511,8 @@ class Collection:
 
         Raises:
             ValueError: if nothing is asked for, k is below 1, a condition is none, an id is unknown, or there are
-                pictures and none of them is where it was.
-            ImageError: if a picture cannot be read.
+                images and none of them is where it was.
+            ImageError: if an image cannot be read.
         """
         if k < 1:
             raise ValueError(f"k is {k}, expected at least 1")
@@ -530,11 +530,11 @@ class Collection:
                 self.refresh()
 
     def newest(self, *, where: Sequence[Condition | str] = (), k: int = 10, all_frames: bool = False) -> Matches:
-        """Return pictures that meet conditions, the newest first; see `newest_matches`.
+        """Return images that meet conditions, the newest first; see `newest_matches`.
 
         Args:
             where: conditions on columns; all must hold.
-            k: number of pictures, at most.
+            k: number of images, at most.
             all_frames: see `search`.
 
         Raises:
@@ -553,12 +553,12 @@ class Collection:
         like: Sequence[int] = (),
         without: str | Sequence[str] = (),
     ) -> NDArray[np.float32]:
-        """Return what each place of a picture that was found adds to its score: a map that sums to it.
+        """Return what each place of an image that was found adds to its score: a map that sums to it.
 
-        It is attribution, and not segmentation; see `ImageTextModel.explain`. The picture is read again.
+        It is attribution, and not segmentation; see `ImageTextModel.explain`. The image is read again.
 
         Shape:
-            result: `(rows, columns)`, of the square in the picture's middle that the model sees.
+            result: `(rows, columns)`, of the square in the image's middle that the model sees.
 
         Args:
             match: the picture.
@@ -570,7 +570,7 @@ class Collection:
         Raises:
             ValueError: if the model cannot say, such as a ViT, nothing is asked for, or the index is being
                 brought to another model, so that scores are of two.
-            ImageError: if a picture cannot be read.
+            ImageError: if an image cannot be read.
         """
         direction, taught = self._asked(text, image, like, without)
         if taught.concepts:
@@ -603,10 +603,10 @@ class Collection:
         return [*(rest for rest, _ in parts if rest.strip()), *(one.text for one in concepts)], concepts
 
     def duplicates(self, *, threshold: float = THRESHOLD, show_progress: bool = True) -> Duplicates:
-        """Return the groups of pictures that show the same; see `find_duplicates`.
+        """Return the groups of images that show the same; see `find_duplicates`.
 
         Args:
-            threshold: cosine similarity from which on two show the same.
+            threshold: least cosine similarity of near duplicates.
             show_progress: whether to show how far it is.
 
         Raises:
@@ -618,17 +618,17 @@ class Collection:
         return find_duplicates(self.snapshot, graph, threshold=threshold, show_progress=show_progress)
 
     def export(self, output: str | Path, *, overwrite: bool = False, show_progress: bool = True) -> int:
-        """Write the embeddings of the pictures that are where the index has them, and return how many there are.
+        """Write the embeddings of the images that are where the index has them, and return how many there are.
 
         Args:
             output: `*.npz` is an archive that `mobileclip embed` could have written; `*.safetensors` has small copies
-                of the pictures too, and is what the page of `examples/web` opens, see `write_web_file`; `*.parquet` has
+                of the images too, and is what the page of `examples/web` opens, see `write_web_file`; `*.parquet` has
                 all rows, those of files that are gone included, for other programs, `open` and `merge`.
-            overwrite: whether a file that is there is replaced.
+            overwrite: whether to replace an existing file.
             show_progress: whether to show how far it is.
 
         Raises:
-            ValueError: if there are no pictures, none is where it was, or the name ends otherwise.
+            ValueError: if there are no images, none is where it was, or the name ends otherwise.
             OSError: if it is there already, or cannot be written.
         """
         path = Path(output)
@@ -652,7 +652,7 @@ def _loaded(source: ModelSource, device: str, *, trust: bool) -> tuple[ImageText
 
 
 def _portions(read: Iterable[Reencoded], options: IndexOptions) -> Iterator[list[Reencoded]]:
-    """Yield pictures in lists, each after so many pictures or so many seconds."""
+    """Yield images in lists, each after so many images or so many seconds."""
     some: list[Reencoded] = []
     begun = time.monotonic()
     for one in read:

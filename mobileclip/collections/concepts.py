@@ -1,11 +1,11 @@
-"""Concepts of an index: a text, examples with small copies of their pictures, and what examples add to a text's score.
+"""Concepts of an index: a text, examples with small copies of their images, and scores with examples.
 
     score(x) = cos(x, text) + alpha * (sum_yes exp(-beta (1 - cos(x, yes))) - sum_no exp(-beta (1 - cos(x, no))))
 
-Concepts stand beside the rows of pictures, so that any process changes them without holding the index.
+Concepts stand beside the rows of images, so that any process changes them without holding the index.
 
 Source: Tip-Adapter (arXiv 2111.03930), section 3.2; alpha and beta are its first values. Differs: scores are cosines,
-and not 100 times as large, and pictures that do not show a concept count against it.
+    and not 100 times as large, and images that do not show a concept count against it.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ MOST_EXAMPLES = 200
 
 @attrs.frozen(kw_only=True, field_transformer=strict)
 class Example:
-    """A picture that shows a concept, or does not.
+    """An image that shows a concept, or does not.
 
     Args:
         path: where it was when it was given, for people.
@@ -73,7 +73,7 @@ class _Known:
 
 @attrs.frozen(kw_only=True, eq=False)
 class Concept:
-    """What a person calls by a name of their own.
+    """A named concept of a user: a text with examples.
 
     Shape:
         vectors: `(examples, dim)`, float16.
@@ -85,7 +85,7 @@ class Concept:
         uses_examples: whether examples add to the score; where they would not help, the text stands alone.
         examples: those that show it and those that do not.
         vectors: their embeddings, of unit length.
-        pictures: a small copy of each, encoded, which another model can read; None where none could be made.
+        pictures: a small copy of each, encoded, which another model can read; None if none could be made.
     """
 
     name: str
@@ -203,7 +203,7 @@ def ids_of(folder: Path, keys: Iterable[Key]) -> dict[Key, int]:
 
     Args:
         folder: of the index.
-        keys: of pictures; those that no row has are left out.
+        keys: of images; those that no row has are left out.
     """
     wanted = set(keys)
     text = """SELECT id, sha256, time FROM present
@@ -226,7 +226,7 @@ Matrix = NDArray[np.float32]
 
 @attrs.frozen(kw_only=True, eq=False)
 class Cache:
-    """Examples, and what each adds to the score of a picture that is the same.
+    """Embeddings of examples with their weights (Tip-Adapter's cache).
 
     Shape:
         vectors: `(examples, dim)`; weights: `(examples,)`.
@@ -266,7 +266,7 @@ class Cache:
 
 @attrs.frozen(kw_only=True, eq=False)
 class TaughtConcepts:
-    """The concepts of a query that examples help, each with its weight, that of its text.
+    """The concepts of a query with useful examples, each with its text's weight.
 
     Args:
         concepts: with their weights, below 0 of what is not wanted.
@@ -283,7 +283,7 @@ class TaughtConcepts:
         Args:
             wanted: among what is wanted.
             without: among what is not.
-            num_wanted: texts, pictures and concepts whose mean is asked for.
+            num_wanted: texts, images and concepts whose mean is asked for.
             share: of what is not wanted.
         """
         weighed = [(one, 1 / num_wanted) for one in wanted] + [(one, -share) for one in without]
@@ -306,7 +306,7 @@ class TaughtConcepts:
 def nearest_with_concepts(
     vectors: Vectors, places: NDArray[np.int64] | None, query: Matrix, cache: Cache, k: int
 ) -> Found:
-    """Return the pictures of the highest scores, of which all are compared.
+    """Return the images of the highest scores, of which all are compared.
 
     Args:
         vectors: of unit length.
@@ -325,11 +325,11 @@ def nearest_with_concepts(
 def examples_help(vectors: Vectors, text: Matrix, yes: Matrix, no: Matrix, own: Sequence[int]) -> bool:
     """Return whether examples find one of them that is held back better than the text alone, one after the other.
 
-    Better is a smaller logarithm of its rank among the pictures of the collection, on average. Of a single example,
-    none can be held back: it is used where the text alone does not find it among the first five.
+    Better is a smaller logarithm of its rank among the images of the collection, on average. Of a single example, none
+    can be held back: it is used where the text alone does not find it among the first five.
 
     Args:
-        vectors: of the collection, of shape (pictures, dim).
+        vectors: of the collection, of shape (images, dim).
         text: embedding of the text, of shape (dim,).
         yes: of the examples that show the concept.
         no: of those that do not.
@@ -364,5 +364,5 @@ def named_concepts(text: str) -> tuple[str, list[str]]:
 
 
 def _rank(scores: Matrix, score: float) -> int:
-    """Return how many pictures come before one of a score."""
+    """Return how many images come before one of a score."""
     return int(np.count_nonzero(scores > score))

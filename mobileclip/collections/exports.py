@@ -1,4 +1,4 @@
-"""Files that an index is written to: rows as Parquet, and pictures for a page in a browser."""
+"""Exports an index: rows as Parquet, or images and embeddings for a static page."""
 
 from __future__ import annotations
 
@@ -55,13 +55,13 @@ def arrow() -> tuple[Any, Any]:
 
 
 def write_rows(path: Path, rows: Iterable[Row], about: IndexMetadata, *, overwrite: bool = False) -> int:
-    """Write rows to a file, whole or not at all, and return how many there are.
+    """Write rows to a file, atomically, and return how many there are.
 
     Args:
         path: `*.parquet`.
         rows: of an index; those without an embedding have zeros.
         about: what the index is of.
-        overwrite: whether a file that is there is replaced.
+        overwrite: whether to replace an existing file.
 
     Raises:
         ValueError: if the name ends otherwise.
@@ -147,23 +147,22 @@ def write_web_file(
     overwrite: bool = False,
     show_progress: bool = True,
 ) -> int:
-    """Write the pictures of an index with their embeddings and small copies, and return how many they are.
+    """Write the images of an index with their embeddings and small copies, and return how many they are.
 
-    The file is safetensors: `embedding`, float16; `names` and
-    `facts`, lists of JSON; `thumbnails`, WebP files one behind another, each of which ends where `ends` says; `probes`,
-    the embeddings of `PROBES`. A name begins with the path below the folder that all pictures are in. Facts are what
-    conditions may be on, but for where a picture was taken. A picture that cannot be read any more has a small copy of
-    no bytes; one that is gone is left out.
+    The file is safetensors: `embedding`, float16; `names` and `facts`, lists of JSON; `thumbnails`, WebP files one
+    behind another, each of which ends where `ends` says; `probes`, the embeddings of `PROBES`. A name begins with the
+    path below the folder that all images are in. Facts are what conditions may be on, but for where an image was taken.
+    An image that cannot be read any more has a small copy of no bytes; one that is gone is left out.
 
     Args:
         path: `*.safetensors`.
         snapshot: of the collection.
         clip: the model that it is of.
-        overwrite: whether a file that is there is replaced.
+        overwrite: whether to replace an existing file.
         show_progress: whether to show how far it is.
 
     Raises:
-        ValueError: if there are no pictures, or none is where it was, or the name ends otherwise.
+        ValueError: if there are no images, or none is where it was, or the name ends otherwise.
         OSError: if the file is there already, or cannot be written.
     """
     from safetensors.numpy import save

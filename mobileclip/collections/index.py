@@ -38,7 +38,7 @@ from mobileclip.terminal import console, get_logger
 
 @attrs.frozen(kw_only=True)
 class IndexReport:
-    """The report of an index update: numbers of pictures encoded, unchanged, moved, removed and unreadable.
+    """The report of an index update: numbers of images encoded, unchanged, moved, removed and unreadable.
 
     Args:
         num_encoded: new or changed ones.
@@ -52,7 +52,7 @@ class IndexReport:
             they are tried again each time.
         left_out: files of folders that are no pictures.
         set_aside: files that an engine has given up; the next run tries them again.
-        missing: how many pictures are kept of each folder or file that is not there, or is empty.
+        missing: how many images are kept of each folder or file that is not there, or is empty.
     """
 
     num_encoded: int
@@ -91,12 +91,12 @@ MARK = "reading"
 
 
 class FindingsWriter:
-    """Writes to an index what was found, and counts what it has written.
+    """Writes findings to an index and counts them.
 
     Args:
         store: of the index, which the caller holds.
         known: what the index knows of files.
-        options: after how many pictures and how many seconds something is written.
+        options: after how many images and how many seconds something is written.
     """
 
     def __init__(self, store: Store, known: KnownFiles, options: IndexOptions) -> None:
@@ -154,7 +154,7 @@ _GROUPS_A_WORKER = 8
 
 @attrs.frozen(kw_only=True, eq=False)
 class IndexUnit:
-    """Files that are read by one worker.
+    """Files for one worker.
 
     Args:
         name: of the first one, and how many others there are.
@@ -173,13 +173,13 @@ def units_of(
     num_workers: int,
     suspects: Collection[str] = (),
 ) -> list[IndexUnit]:
-    """Return files as groups: some hundred pictures each, and shards and videos one by one.
+    """Return files as groups: some hundred images each, and shards and videos one by one.
 
     Args:
         tasks: the files.
         known_of: says what need not be encoded of a file.
         num_workers: that share them.
-        suspects: paths of pictures that were set aside before, which come one by one.
+        suspects: paths of images that were set aside before, which come one by one.
     """
     pictures = [task for task in tasks if task.file.kind == "picture" and task.file.path not in suspects]
     share = -(-len(pictures) // (_GROUPS_A_WORKER * num_workers))
@@ -208,7 +208,7 @@ def _name(group: Sequence[FileTask]) -> str:
 
 @attrs.frozen(kw_only=True, eq=False)
 class IndexWork(Work[IndexUnit, Findings]):
-    """What workers do with the files; their paths, and the model's, lead to the same content everywhere.
+    """The workers' job on files; paths of files and model must be valid on all machines.
 
     Args:
         source: where the model comes from.
@@ -217,7 +217,7 @@ class IndexWork(Work[IndexUnit, Findings]):
         folder: of the index, for messages.
         options: how.
         num_pictures: about how many a worker gets.
-        examples: pictures that forms of the model are tried on.
+        examples: images that forms of the model are tried on.
     """
 
     source: ModelSource
@@ -244,7 +244,7 @@ class IndexWork(Work[IndexUnit, Findings]):
         return partial(self._read, clip)
 
     def split(self, unit: IndexUnit) -> list[IndexUnit]:
-        """Return the halves of a group of pictures, of which one may be what fails; none of a single file."""
+        """Return the halves of a group of images, of which one may be what fails; none of a single file."""
         middle = len(unit.tasks) // 2
         halves = (unit.tasks[:middle], unit.tasks[middle:]) if middle else ()
         return [attrs.evolve(unit, name=_name(half), tasks=half) for half in halves]
@@ -265,7 +265,7 @@ _EXAMPLES = 16
 
 @attrs.frozen(kw_only=True, eq=False)
 class FileEncoder:
-    """Has files read and encoded, and what is found in them written down.
+    """Reads and encodes files, and writes the findings.
 
     Args:
         store: of the index, which the caller holds.
@@ -373,7 +373,7 @@ class _Entering(Listener[IndexUnit, Findings]):
         self._writer, self._bar = writer, bar
 
     def advanced(self, count: int) -> None:
-        """Show how fast pictures are read; a file counts when it is done."""
+        """Show how fast images are read; a file counts when it is done."""
         self._bar.advance(0, count=count)
 
     def finished(self, unit: IndexUnit, entry: Findings) -> None:
@@ -464,7 +464,7 @@ def update(
 
 
 def forget(store: Store, folders: Sequence[str]) -> int:
-    """Drop folders from an index, and return how many pictures it had of them; the caller holds the index.
+    """Drop folders from an index, and return how many images it had of them; the caller holds the index.
 
     Args:
         store: of the index.

@@ -1,4 +1,4 @@
-"""What an index already has of each file: its rows, embeddings by content, and whether it was read to its end."""
+"""Looks up indexed files: rows, embeddings by content, and completely read files."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from mobileclip.datasets import is_video_name
 
 @attrs.frozen(kw_only=True)
 class KnownRow:
-    """A row of an index, as far as it says whether a file is as before.
+    """The fields of an index row that detect a changed file.
 
     Args:
         id: that the index knows it by.
         part: key of its sample, where the file holds several.
-        size: of the picture or of the video, in bytes.
+        size: of the image or of the video, in bytes.
         mtime_ns: when the file was last changed, in nanoseconds since 1970.
-        sha256: of the picture or of the video.
+        sha256: of the image or of the video.
         is_problem: whether the file could not be read.
     """
 
@@ -36,7 +36,7 @@ class KnownRow:
 
 
 class KnownFiles:
-    """What an index knew of files when it was last looked up; `look_up` does that again.
+    """The index's rows for files at the last lookup; `look_up` refreshes them.
 
     Args:
         store: of the index.
@@ -86,7 +86,7 @@ class KnownFiles:
         return self._rows.get(path, ())
 
     def gone(self, found: Scan, recognised: Collection[str] = ()) -> tuple[list[str], dict[str, int]]:
-        """Return which files are gone, and how many pictures are kept of what is missing.
+        """Return which files are gone, and how many images are kept of what is missing.
 
         A file that is there stays, whatever a folder says of it: hidden ones and those of linked folders are in an
         index where they were given by their names. What was in a folder that is missing or empty, as one on a disk that
@@ -97,7 +97,7 @@ class KnownFiles:
             recognised: hashes of what was found in other files, which takes the rows of files that are gone along.
 
         Returns:
-            paths of files that are gone; and numbers of pictures by the folder that is missing or empty, or by what was
+            paths of files that are gone; and numbers of images by the folder that is missing or empty, or by what was
             missing of the inputs.
         """
         there, folders = Presence(), MissingFolders()
@@ -171,7 +171,7 @@ class KnownFiles:
         return self._replaceable[path].pop(part, [])
 
     def copies(self, recognised: Sequence[Recognised]) -> list[Row]:
-        """Return the rows of pictures and videos whose content is in the index already."""
+        """Return the rows of images and videos whose content is in the index already."""
         wanted = [(one, number) for one in recognised for number in self._ids_of(one)]
         rows = {row.id: row for row in self._store.rows(list({number for _, number in wanted}))}
         return [

@@ -1,4 +1,4 @@
-"""Where an index is kept, and which index a name stands for."""
+"""Locations of indexes, and lookup of an index by name."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def indexes_folder() -> Path:
 
 
 def default_index(inputs: Sequence[str]) -> Path:
-    """Return where the index of these pictures is kept.
+    """Return where the index of these images is kept.
 
     Args:
         inputs: as a person gives them; the same ones, in any order, have the same index.
@@ -48,7 +48,7 @@ def find_index(name: str | Path | None = None) -> Path:
     """Return the index that a name stands for.
 
     Args:
-        name: the folder of an index, the folder or file of pictures that one in the cache was made of, or None for the
+        name: the folder of an index, the folder or file of images that one in the cache was made of, or None for the
             index in the cache that was written to last.
 
     Raises:
@@ -81,7 +81,7 @@ def find_index(name: str | Path | None = None) -> Path:
 
 
 def moved_index(files: Iterable[tuple[str, int]], model: ModelSource | None) -> Store | None:
-    """Return the index of the cache whose pictures are elsewhere now, as those of a folder that was moved.
+    """Return the index of the cache whose images are elsewhere now, as those of a folder that was moved.
 
     All that it is of is gone, and at least half of its files are there under their names and with their sizes; of
     several such indexes, the one that knows the most.

@@ -24,7 +24,7 @@ class MergeReport:
     Args:
         num_copied: rows that were copied.
         num_replaced: rows that they took the place of.
-        num_left: rows that were not copied, since the same pictures are known already.
+        num_left: rows that were not copied, since the same images are known already.
     """
 
     num_copied: int = 0
@@ -45,7 +45,7 @@ _Key = tuple[str, str | None, str | None]
 
 @attrs.define(eq=False)
 class _Held:
-    """What an index has of a picture, or of a video.
+    """What an index has of an image, or of a video.
 
     Args:
         owner: the index.
@@ -61,10 +61,10 @@ class _Held:
 def merge_stores(target: Store, sources: Sequence[Store], *, show_progress: bool = True) -> MergeReport:
     """Copy the rows of indexes into another, which the caller holds: all of them, or nothing.
 
-    A picture is the same in two indexes if its path, its part and the digest of its content are. Of the same picture,
-    the rows of the latest change are kept; of a video, those of an index that has read it to its end are preferred.
-    Two pictures under one path, such as those of two machines, are both kept. A file that one index could not read
-    gives way to what another has read of it.
+    An image is the same in two indexes if its path, its part and the digest of its content are. Of the same image, the
+    rows of the latest change are kept; of a video, those of an index that has read it to its end are preferred. Two
+    images under one path, such as those of two machines, are both kept. A file that one index could not read gives way
+    to what another has read of it.
 
     Args:
         target: the index that is written to.
@@ -174,7 +174,7 @@ class ConceptsAndWords:
         return ConceptsAndWords(concepts={**self.concepts, **other.concepts, **both}, words=words)
 
     def write_concepts(self, folder: Path) -> None:
-        """Write the concepts into an index, each whole or not at all, with what was added to it meanwhile.
+        """Write the concepts into an index, each atomically, with what was added to it meanwhile.
 
         Raises:
             ValueError: if one has become another thing meanwhile.

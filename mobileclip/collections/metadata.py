@@ -1,4 +1,4 @@
-"""The model that an index is of, and where that model comes from."""
+"""The model of an index, and its source."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from mobileclip.strict import strict
 
 @attrs.frozen(kw_only=True, field_transformer=strict)
 class ModelSource:
-    """Where the model comes from, as `mobileclip.load` takes it.
+    """The source of a model, as for `mobileclip.load`.
 
     Args:
         model: its name, where one was given.
@@ -82,7 +82,7 @@ class ModelSource:
 
 @attrs.frozen(kw_only=True, field_transformer=strict)
 class FinishedFile:
-    """A file of many pictures that was read to its end.
+    """A completely read file with many images.
 
     Args:
         path: of the file.
@@ -97,7 +97,7 @@ class FinishedFile:
 
 @attrs.frozen(kw_only=True, field_transformer=strict)
 class IndexMetadata:
-    """What an index is of: one model's space.
+    """The metadata of an index: the model's embedding space.
 
     Args:
         layout: of the folder; this library writes 2, and brings indexes of layout 1 over.
@@ -106,7 +106,7 @@ class IndexMetadata:
         version: see `ModelIdentity`.
         dim: numbers in an embedding.
         model: where the model comes from.
-        decode: how pictures were read when the index was last brought up to date, see `IndexOptions`.
+        decode: how images were read when the index was last brought up to date, see `IndexOptions`.
         vectors: how embeddings are held in memory.
 
     Raises:

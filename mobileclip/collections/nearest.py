@@ -37,11 +37,11 @@ Found = tuple[NDArray[np.int64], NDArray[np.float32]]
 
 @attrs.frozen(kw_only=True)
 class GraphSizes:
-    """How large an index is searched with a graph, and how.
+    """The size above which search uses a graph, and the graph's settings.
 
     Args:
-        exact: pictures up to which a query is compared with all of them.
-        added: pictures added to the graph at once.
+        exact: images up to which a query is compared with all of them.
+        added: images added to the graph at once.
         candidates: that the graph proposes, at least.
     """
 
@@ -53,7 +53,7 @@ class GraphSizes:
 def exact_nearest(
     vectors: NDArray[np.float16], places: NDArray[np.int64] | None, query: NDArray[np.float32], k: int
 ) -> Found:
-    """Return the nearest of some pictures, all of which are compared; of equal ones, the first.
+    """Return the nearest of some images, all of which are compared; of equal ones, the first.
 
     Shape:
         vectors: `(pictures, dim)`; places: `(candidates,)`; query: `(dim,)`.
@@ -77,7 +77,7 @@ def exact_nearest(
 
 
 class NeighbourGraph:
-    """A graph that proposes neighbours, which are compared with pictures that it does not have yet.
+    """An approximate neighbour graph; search also compares images that the graph lacks.
 
     Args:
         graph: of usearch.
@@ -91,7 +91,7 @@ class NeighbourGraph:
 
     @property
     def num_missing(self) -> int:
-        """Pictures that the graph does not have."""
+        """Images that the graph does not have."""
         return len(self._missing)
 
     def nearest(self, query: NDArray[np.float32], k: int) -> Found:
@@ -123,13 +123,13 @@ class NeighbourGraph:
 
 
 def open_graph(folder: Path, snapshot: Snapshot, sizes: GraphSizes) -> NeighbourGraph | None:
-    """Return the graph of an index; None where all pictures are compared, or there is none."""
+    """Return the graph of an index; None if all images are compared, or there is none."""
     graph = _opened(folder / GRAPH, snapshot) if len(snapshot) > sizes.exact else None
     return None if graph is None else NeighbourGraph(graph, snapshot, sizes)
 
 
 def update_graph(folder: Path, snapshot: Snapshot, sizes: GraphSizes, *, show_progress: bool = True) -> None:
-    """Bring the graph of an index up to date, or remove it where all pictures are compared.
+    """Bring the graph of an index up to date, or remove it where all images are compared.
 
     What was added is kept when it is stopped.
 
@@ -169,7 +169,7 @@ def build_graph(snapshot: Snapshot, sizes: GraphSizes, *, show_progress: bool = 
 
 
 def _add(graph: Any, snapshot: Snapshot, sizes: GraphSizes, *, show_progress: bool) -> None:
-    """Add the pictures that a graph does not have."""
+    """Add the images that a graph does not have."""
     new = np.flatnonzero(~np.isin(snapshot.ids, _ids(graph)))
     shown = console(shown=show_progress and len(new) > 0)
     with Progress("joining neighbours", total=len(new), unit="pictures", console=shown) as bar:

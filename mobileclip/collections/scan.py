@@ -16,7 +16,7 @@ from mobileclip.datasets import VIDEO_EXTENSIONS, is_video_name
 
 
 class Presence:
-    """Files that are looked for, a folder that is gone once for all of its files."""
+    """Checks whether files exist, with one check per missing folder."""
 
     def __init__(self) -> None:
         self._gone: dict[str, bool] = {}
@@ -30,7 +30,7 @@ class Presence:
 
 
 class MissingFolders:
-    """Folders that are missing or empty, each of which is looked at once."""
+    """Missing or empty folders, with one check per folder."""
 
     def __init__(self) -> None:
         self._holds_something: dict[str, bool] = {}
@@ -93,7 +93,7 @@ class FoundFile:
         path: in full.
         size: in bytes.
         mtime_ns: when it was last changed, in nanoseconds since 1970.
-        kind: a picture, a shard with samples, or a video.
+        kind: an image, a shard with samples, or a video.
     """
 
     path: str
@@ -104,13 +104,13 @@ class FoundFile:
 
 @attrs.frozen(kw_only=True)
 class Scan:
-    """What was found.
+    """The files of a scan.
 
     Args:
         inputs: what was looked at, in full.
-        missing: inputs that are not there, or are folders without pictures, as those of a disk that is not mounted.
+        missing: inputs that are not there, or are folders without images, as those of a disk that is not mounted.
         files: by their paths, sorted.
-        left_out: files of the folders that are neither pictures nor videos, or cannot be named in an index.
+        left_out: files of the folders that are neither images nor videos, or cannot be named in an index.
     """
 
     inputs: tuple[str, ...]
@@ -124,19 +124,19 @@ class Scan:
 
 
 def estimated_pictures(files: Iterable[FoundFile]) -> int:
-    """Return about how many pictures there are in files."""
+    """Return about how many images there are in files."""
     return sum(1 if file.kind == "picture" else 1 + file.size // _BYTES_OF_A_PICTURE[file.kind] for file in files)
 
 
 def scan(inputs: Sequence[str], *, may_be_missing: bool = False) -> Scan:
-    """Return the pictures, videos and shards that files, folders and patterns stand for.
+    """Return the images, videos and shards that files, folders and patterns stand for.
 
-    A folder is looked through with those below it. Hidden files, links to folders and what is called neither like a
-    picture nor like a video are left out and counted.
+    A folder is looked through with those below it. Hidden files, links to folders and what is called neither like an
+    image nor like a video are left out and counted.
 
     Args:
         inputs: paths and brace patterns.
-        may_be_missing: whether the others are looked at where one is not there, or is a folder without pictures; by
+        may_be_missing: whether the others are looked at where one is not there, or is a folder without images; by
             default that is an error. A disk that is not mounted looks like either.
 
     Raises:

@@ -1,4 +1,4 @@
-"""What is asked for as one direction, the pictures that are nearest to it, and where in a picture a score comes from.
+"""Query embeddings, nearest images, and each location's share of a score.
 
 `examples/web/src/ranking.js` ranks in the same way in a browser, and tests compare the two.
 """
@@ -38,7 +38,7 @@ class Matches(list[Match]):
 
     Args:
         found: the pictures.
-        is_exact: whether the query was compared with all pictures; a graph that proposes some may miss a few.
+        is_exact: whether the query was compared with all images; a graph that proposes some may miss a few.
     """
 
     def __init__(self, found: Iterable[Match] = (), *, is_exact: bool = True) -> None:
@@ -62,15 +62,15 @@ def query_direction(
 
     Args:
         clip: gives the model of the index, which embeddings alone need not wait for.
-        texts: what pictures show.
+        texts: what images show.
         pictures: what they are like: paths, or the bytes of files.
         known: embeddings of what they are like, of shape (dim,).
-        without: texts or pictures that results should not match.
-        reduced: whether pictures are decoded no larger than they need to be, as those of the index were.
+        without: texts or images that results should not match.
+        reduced: whether images are decoded no larger than they need to be, as those of the index were.
 
     Raises:
         ValueError: if nothing is wanted.
-        ImageError: if a picture cannot be read.
+        ImageError: if an image cannot be read.
     """
     if not any(text.strip() for text in texts) and not pictures and not known:
         raise ValueError("there is nothing to search for; give a text, or a picture")
@@ -92,11 +92,11 @@ def nearest_matches(
     all_frames: bool,
     cache: Cache | None = None,
 ) -> Matches:
-    """Return the pictures that are nearest to a direction, the nearest first; of files that are gone, none.
+    """Return the images that are nearest to a direction, the nearest first; of files that are gone, none.
 
     Args:
         snapshot: what the index holds.
-        graph: proposes neighbours; None where all are compared. With conditions or examples, all are.
+        graph: proposes neighbours; None if all are compared. With conditions or examples, all are.
         query: the direction, of shape (dim,).
         k: number of results, at most.
         where: conditions on columns; all must hold.
@@ -104,7 +104,7 @@ def nearest_matches(
         cache: what examples add to the scores.
 
     Raises:
-        ValueError: if a condition is none, or there are pictures and none of them is where it was.
+        ValueError: if a condition is none, or there are images and none of them is where it was.
         ReplacedIndexError: if the index was replaced by another one since it was read.
     """
     conditions = [parse_condition(one) if isinstance(one, str) else one for one in where]
@@ -129,16 +129,16 @@ def nearest_matches(
 
 
 def newest_matches(snapshot: Snapshot, k: int, *, where: Sequence[Condition | str], all_frames: bool) -> Matches:
-    """Return pictures that meet conditions, the newest first: when they were taken, or else when their files changed.
+    """Return images that meet conditions, the newest first: when they were taken, or else when their files changed.
 
     Args:
         snapshot: what the index holds.
-        k: number of pictures, at most. They have no similarity with anything: their score is 0.
+        k: number of images, at most. They have no similarity with anything: their score is 0.
         where: conditions on columns; all must hold.
         all_frames: whether a video may be found by several of its frames.
 
     Raises:
-        ValueError: if a condition is none, or none of the pictures is where it was.
+        ValueError: if a condition is none, or none of the images is where it was.
         ReplacedIndexError: if the index was replaced by another one since it was read.
     """
     places = matching(snapshot, [parse_condition(one) if isinstance(one, str) else one for one in where])
@@ -162,7 +162,7 @@ def _of_texts(clip: Callable[[], ImageTextModel], texts: Sequence[str]) -> list[
 
 
 def embedding_of(clip: ImageTextModel, picture: Picture, *, reduced: bool) -> Vector:
-    """Return the embedding of a picture, which is read as those of the index are.
+    """Return the embedding of an image, which is read as those of the index are.
 
     Args:
         clip: the model of the index.
@@ -182,20 +182,20 @@ def embedding_of(clip: ImageTextModel, picture: Picture, *, reduced: bool) -> Ve
 def similarity_map(
     clip: ImageTextModel, match: Match, direction: NDArray[np.float32], *, reduced: bool
 ) -> NDArray[np.float32]:
-    """Return what each place of a picture adds to its similarity with a direction: a map that sums to it.
+    """Return what each place of an image adds to its similarity with a direction: a map that sums to it.
 
     Shape:
-        `(rows, columns)`, of the square in the picture's middle that the model sees.
+        `(rows, columns)`, of the square in the image's middle that the model sees.
 
     Args:
         clip: the model of the index.
-        match: the picture, whose file is read again.
+        match: the image, whose file is read again.
         direction: that is asked for, of shape (dim,) and unit length.
-        reduced: whether the pictures of the index were decoded no larger than they need to be.
+        reduced: whether the images of the index were decoded no larger than they need to be.
 
     Raises:
         ValueError: if the model cannot say.
-        ImageError: if the picture cannot be read any more.
+        ImageError: if the image cannot be read any more.
     """
     pixels = torch.from_numpy(_pixels_of(clip, match, reduced=reduced))
     shares = attribution(clip.local_embeddings(pixels[None]), torch.from_numpy(direction)[None])

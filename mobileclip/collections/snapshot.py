@@ -1,4 +1,4 @@
-"""A read-only view of an index at one moment, and a picture of it as it is found."""
+"""A read-only snapshot of an index, and search results."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ from mobileclip.progress import duration
 
 @attrs.frozen(kw_only=True)
 class Match:
-    """A search result: a picture with its score.
+    """A search result: an image with its score.
 
     Args:
         id: that its index knows it by, for good.
         path: of the file that it is in.
         part: key of its sample, where the file holds several.
         score: cosine similarity with what was asked for, from -1 to 1.
-        size: of the picture as it is encoded, or of the video, in bytes.
+        size: of the image as it is encoded, or of the video, in bytes.
         width: in pixels.
         height: in pixels.
         camera: that took it, where it is known.
@@ -71,10 +71,10 @@ def format_time(seconds: float) -> str:
 
 
 def first_of_videos(rows: Sequence[Mapping[str, Any]]) -> list[int]:
-    """Return which of some pictures are left when only the first frame of each video counts.
+    """Return which of some images are left when only the first frame of each video counts.
 
     Args:
-        rows: what is known of the pictures, the nearest first.
+        rows: what is known of the images, the nearest first.
     """
     seen: set[str] = set()
     chosen = []
@@ -87,7 +87,7 @@ def first_of_videos(rows: Sequence[Mapping[str, Any]]) -> list[int]:
 
 
 def match_of(row: Mapping[str, Any], score: float) -> Match:
-    """Return a picture as it is found.
+    """Return an image as it is found.
 
     Args:
         row: what is known of it, see `Snapshot.rows`.
@@ -98,7 +98,7 @@ def match_of(row: Mapping[str, Any], score: float) -> Match:
 
 
 def hidden_error(count: int) -> ValueError:
-    """Return the error of a search over pictures none of which is where it was."""
+    """Return the error of a search over images none of which is where it was."""
     return ValueError(
         f"none of the {count:,} pictures is where it was: mount the disk that they are on; or, where they have moved, "
         "`mobileclip index NEW_FOLDER --index INDEX`"
@@ -114,9 +114,9 @@ _MOST_TAGS = 5
 
 @attrs.frozen(kw_only=True, eq=False)
 class Snapshot:
-    """The pictures of an index.
+    """The images of an index.
 
-    Rows are never changed: a picture is as it was, or was removed since.
+    Rows are never changed: an image is as it was, or was removed since.
 
     Shape:
         vectors: `(pictures, dim)`, float16; ids: `(pictures,)`, int64, rising.
@@ -137,11 +137,11 @@ class Snapshot:
     _columns: dict[str, NDArray[Any]] = attrs.field(factory=dict, init=False)
 
     def __len__(self) -> int:
-        """Return how many pictures there are."""
+        """Return how many images there are."""
         return len(self.ids)
 
     def place(self, number: int) -> int:
-        """Return where a picture is, by its id.
+        """Return where an image is, by its id.
 
         Raises:
             ValueError: if there is none of that id.
@@ -154,7 +154,7 @@ class Snapshot:
     def rows(
         self, places: Sequence[int] | NDArray[np.int64], columns: Sequence[str] = COLUMNS
     ) -> list[dict[str, Any] | None]:
-        """Return what is known of some pictures, by column; None for one that was removed since.
+        """Return what is known of some images, by column; None for one that was removed since.
 
         Args:
             places: of the pictures.
@@ -167,9 +167,9 @@ class Snapshot:
         return [dict(zip(columns, found[number], strict=True)) if number in found else None for number in wanted]
 
     def column(self, name: str) -> NDArray[Any]:
-        """Return what a column has of each picture, see `column_array`; it is read once.
+        """Return what a column has of each image, see `column_array`; it is read once.
 
-        Of a picture that is gone by then, it has nothing.
+        Of an image that is gone by then, it has nothing.
 
         Shape:
             `(pictures,)`.
@@ -188,7 +188,7 @@ class Snapshot:
 
     @cached_property
     def words(self) -> TagWords | None:
-        """The words that pictures are tagged with; None without any, or of those that are of another model."""
+        """The words that images are tagged with; None without any, or of those that are of another model."""
         words = None if self.store is None else read_tag_words(self.store.folder)
         return words if words is None or self._is_of(words) else None
 
@@ -196,7 +196,7 @@ class Snapshot:
         return self.store is not None and words.about.identity.is_same(self.store.about.identity)
 
     def require_words(self) -> TagWords:
-        """Return the words that pictures are tagged with.
+        """Return the words that images are tagged with.
 
         Raises:
             ValueError: if there are none, or they are of another model.
@@ -215,7 +215,7 @@ class Snapshot:
         )
 
     def tags(self, places: Sequence[int] | NDArray[np.int64]) -> list[tuple[str, ...]]:
-        """Return the tags of some pictures, the one that fits best first, five of each at most.
+        """Return the tags of some images, the one that fits best first, five of each at most.
 
         Args:
             places: of the pictures.
@@ -233,10 +233,10 @@ class Snapshot:
         ]
 
     def shown(self) -> tuple[NDArray[np.int64], list[dict[str, Any]]]:
-        """Return the places of the pictures whose files are where the index has them, and what is known of them.
+        """Return the places of the images whose files are where the index has them, and what is known of them.
 
         Raises:
-            ValueError: if there is no picture, or none is where it was.
+            ValueError: if there is no image, or none is where it was.
         """
         if not len(self):
             raise ValueError("there are no pictures in the index; add some: `mobileclip index FOLDER`")
@@ -248,7 +248,7 @@ class Snapshot:
 
 
 def take_snapshot(store: Store) -> Snapshot:
-    """Return what an index holds now; pictures that are written later are not in it.
+    """Return what an index holds now; images that are written later are not in it.
 
     Raises:
         ValueError: if the index is damaged.

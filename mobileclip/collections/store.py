@@ -78,7 +78,7 @@ Loaded = tuple[str, NDArray[np.int64], NDArray[np.float16], int]
 
 
 class ReplacedIndexError(ValueError):
-    """An index that was replaced by another one since it was read."""
+    """Another index replaced this index after it was read."""
 
 
 def _moment(text: str | None) -> str | None:
@@ -91,15 +91,15 @@ def _moment(text: str | None) -> str | None:
 
 @attrs.frozen(kw_only=True, eq=False)
 class Row:
-    """A picture in an index, or a file that cannot be read.
+    """An image in an index, or a file that cannot be read.
 
     Args:
         id: that the index knows it by; None before it is written.
         path: of the file that it is in, in full.
         part: key of its sample, where the file holds several.
-        size: of the picture as it is encoded, or of the video, in bytes.
+        size: of the image as it is encoded, or of the video, in bytes.
         mtime_ns: when the file was last changed, in nanoseconds since 1970.
-        sha256: of the encoded picture, or of the video.
+        sha256: of the encoded image, or of the video.
         width: in pixels.
         height: in pixels.
         camera: that took it.
@@ -129,7 +129,7 @@ class Row:
 
 
 def column_array(name: str, values: Sequence[Any]) -> NDArray[Any]:
-    """Return what a column has: moments, numbers, or texts; NaT, NaN or None where it has nothing."""
+    """Return what a column has: moments, numbers, or texts; NaT, NaN or None if it has nothing."""
     if name == "taken":
         return np.array(values, "datetime64[s]")
     return np.array(values, object if _TYPES[name].startswith("TEXT") else np.float64)
@@ -202,7 +202,7 @@ class Store:
 
     @classmethod
     def create(cls, folder: Path, about: IndexMetadata) -> Store:
-        """Return a new, empty index; it appears whole or not at all.
+        """Return a new, empty index; it is written atomically.
 
         Raises:
             FileExistsError: if the folder holds something.
@@ -246,7 +246,7 @@ class Store:
 
     @property
     def finished(self) -> tuple[FinishedFile, ...]:
-        """Files of many pictures that need not be read again."""
+        """Files of many images that need not be read again."""
         with read_transaction(self.folder) as db:
             rows = db.execute("SELECT path, num_bytes, mtime_ns FROM finished ORDER BY rowid").fetchall()
         return tuple(FinishedFile(path=path, num_bytes=size, mtime_ns=time) for path, size, time in rows)
@@ -258,7 +258,7 @@ class Store:
             return _token(db)
 
     def __len__(self) -> int:
-        """Return how many pictures there are; no embedding is read."""
+        """Return how many images there are; no embedding is read."""
         with read_transaction(self.folder) as db:
             return int(db.execute("SELECT count(*) FROM present WHERE problem IS NULL").fetchone()[0])
 
@@ -270,7 +270,7 @@ class Store:
         Args:
             columns: that are asked for.
             ids: of the rows; None for all.
-            since: the token that the index had when the ids were read; None where they are read now.
+            since: the token that the index had when the ids were read; None if they are read now.
 
         Raises:
             ReplacedIndexError: if the index is another one than that of the token.
@@ -297,9 +297,9 @@ class Store:
                 yield Row(embedding=embedding, **dict(zip(COLUMNS, values, strict=True)))
 
     def load(self) -> Loaded:
-        """Return the token of the index, the ids and embeddings of its pictures, and how many files cannot be read.
+        """Return the token of the index, the ids and embeddings of its images, and how many files cannot be read.
 
-        A file that is overwritten in place while it is read, as `cp` does, is read again. Of many pictures, embeddings
+        A file that is overwritten in place while it is read, as `cp` does, is read again. Of many images, embeddings
         are written as arrays beside the index, whose name is its token: SQLite takes seconds for a million rows.
 
         Shape:
@@ -377,13 +377,13 @@ class Store:
                     db.execute("INSERT INTO embeddings VALUES (?, ?)", (number, vector))
 
     def forget(self, paths: Iterable[str], *, inputs: Iterable[str] = ()) -> None:
-        """Drop files of many pictures from those that are finished, and inputs from those that were indexed."""
+        """Drop files of many images from those that are finished, and inputs from those that were indexed."""
         with self._changing() as db:
             db.executemany("DELETE FROM finished WHERE path = ?", ((path,) for path in paths))
             db.executemany("DELETE FROM inputs WHERE path = ?", ((path,) for path in inputs))
 
     def note_decode(self, decode: Decode) -> None:
-        """Remember how pictures are read, so that one that is searched with is read alike."""
+        """Remember how images are read, so that one that is searched with is read alike."""
         if decode != self.about.decode:
             self.about = attrs.evolve(self.about, decode=decode)
             with self._changing() as db:
@@ -403,7 +403,7 @@ class Store:
             about: of the other model.
 
         Returns:
-            ids of the pictures that have none yet.
+            ids of the images that have none yet.
         """
         with self._changing(renew=False) as db:
             if db.execute("SELECT about FROM upgrade").fetchone() != (to_json(about),):

@@ -1,4 +1,4 @@
-"""Tags: words with a score for each picture of an index, calibrated on the collection itself."""
+"""Tags: words with a score for each image of an index, calibrated on the collection itself."""
 
 from __future__ import annotations
 
@@ -41,11 +41,11 @@ class _Known:
 
 @attrs.frozen(kw_only=True, eq=False)
 class TagWords:
-    """Words with what they score in a collection, by which any picture has a calibrated score for each.
+    """Words with their score distribution in an index, for calibrated scores of any image.
 
-    The score of a picture is the share of the collection that fits the word less, by the cosine with it: 0.99 is a
-    picture among the hundredth that fits best. It compares pictures for a word, and words for a picture; that the word
-    is there at all, it does not say.
+    The score of an image is the share of the collection that fits the word less, by the cosine with it: 0.99 is an
+    image among the hundredth that fits best. It compares images for a word, and words for an image; that the word is
+    there at all, it does not say.
 
     Shape:
         vectors: `(words, dim)`, float16; levels: `(words, len(LEVELS))`, float32, rising.
@@ -81,7 +81,7 @@ class TagWords:
         return place
 
     def scores(self, vectors: Vectors, place: int) -> NDArray[np.float64]:
-        """Return the calibrated scores of pictures for a word.
+        """Return the calibrated scores of images for a word.
 
         Shape:
             vectors: `(pictures, dim)`; result: `(pictures,)`, from 0 to 1.
@@ -188,7 +188,7 @@ def make_tag_words(
         show_progress: whether to show how far it is.
 
     Raises:
-        ValueError: if there are no words, no pictures, too many words, or one cannot be a tag.
+        ValueError: if there are no words, no images, too many words, or one cannot be a tag.
     """
     words = _distinct(given)
     if not 0 < share < 1:

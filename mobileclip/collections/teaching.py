@@ -42,7 +42,7 @@ _LONGEST_TEXT = 1000
 
 
 class TaughtIndex(Protocol):
-    """What concepts need of a collection."""
+    """The interface of a collection for concepts."""
 
     store: Store
 
@@ -61,7 +61,7 @@ class TaughtIndex(Protocol):
 
 @attrs.frozen(eq=False)
 class _Embedded:
-    """An example with its embedding, and a small copy of its picture where one could be made."""
+    """An example with its embedding, and a small copy of its image where one could be made."""
 
     example: Example
     vector: NDArray[np.floating]
@@ -69,10 +69,10 @@ class _Embedded:
 
 
 class Concepts(Mapping[str, Concept]):
-    """The concepts of an index by their names, read whenever they are asked for: other processes add to them.
+    """The concepts of an index by name, read on each access, since other processes may add concepts.
 
     Args:
-        index: with its pictures and its model.
+        index: with its images and its model.
     """
 
     def __init__(self, index: TaughtIndex) -> None:
@@ -94,8 +94,8 @@ class Concepts(Mapping[str, Concept]):
     def __getitem__(self, name: str) -> Concept:
         """Return a concept in the space of the index.
 
-        Of an index that was brought to another model, a concept follows with the examples whose pictures are in the
-        index or have a small copy; others are left out, and a warning names them.
+        Of an index that was brought to another model, a concept follows with the examples whose images are in the index
+        or have a small copy; others are left out, and a warning names them.
 
         Raises:
             KeyError: if there is none of this name.
@@ -133,20 +133,20 @@ class Concepts(Mapping[str, Concept]):
     ) -> Concept:
         """Add a concept, or examples to one that is there, and return it; all of it is written, or nothing.
 
-        A picture that is in the index has its embedding there, and another is encoded, once. A small copy of each is
+        An image that is in the index has its embedding there, and another is encoded, once. A small copy of each is
         kept.
 
         Args:
             name: of the concept, without quotation marks.
-            positive: pictures that show it: paths, or ids of the index.
-            negative: pictures that do not.
-            unlabel: pictures that are no examples any more: ids, paths, or `Example.name`; they need not be there.
+            positive: images that show it: paths, or ids of the index.
+            negative: images that do not.
+            unlabel: images that are no examples any more: ids, paths, or `Example.name`; they need not be there.
             text: what it is in words; by default what it was, and the name of a new one.
 
         Raises:
-            ValueError: if the name or the text is none, a picture is not in the index, or one that is to be no example
+            ValueError: if the name or the text is none, an image is not in the index, or one that is to be no example
                 any more is none.
-            ImageError: if a picture cannot be read.
+            ImageError: if an image cannot be read.
             OSError: if the index cannot be written.
         """
         name = _required(normalize_name(name), _LONGEST_NAME, "name")

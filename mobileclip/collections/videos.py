@@ -1,4 +1,4 @@
-"""Looks at a video before it is indexed: camera metadata, digest, and which frames to read."""
+"""Inspects a video before indexing: camera metadata, digest, and frames to read."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ _READ_BYTES = 2**20
 
 @attrs.frozen(kw_only=True)
 class VideoFacts:
-    """A video that was looked at.
+    """The inspection of a video.
 
     Args:
         notes: of the camera.
@@ -78,7 +78,7 @@ def hash_file(path: Path) -> str:
 
 
 class SceneChooser:
-    """Chooses the frames of a video that show another scene than the one that was chosen before.
+    """Chooses frames of a video that differ from the last chosen frame.
 
     Frames are compared by how many of their pixels have each of 216 colours: half of the sum of the differences, from 0
     for the same to 1 for no colour in common.

@@ -24,13 +24,13 @@ Map = NDArray[np.float32]
 
 
 def write_matches(path: Path, title: str, matches: Sequence[Match], maps: Sequence[Map | None] | None = None) -> None:
-    """Write a page of the pictures that were found, with their scores and names, the best first.
+    """Write a page of the images that were found, with their scores and names, the best first.
 
     Args:
         path: the HTML file; replaced whole.
         title: what was asked for.
-        matches: what was found; a picture that cannot be read any more shows its name alone.
-        maps: what places add to the score of each, see `Collection.explain`; None for a picture without one.
+        matches: what was found; an image that cannot be read any more shows its name alone.
+        maps: what places add to the score of each, see `Collection.explain`; None for an image without one.
 
     Raises:
         OSError: if it cannot be written.
@@ -54,7 +54,7 @@ def scale_of(shares: Map) -> str:
 
 
 def overlay_map(picture: Image.Image, shares: Map) -> Image.Image:
-    """Return a picture below its map: warm where it adds to the score, cold where it takes from it.
+    """Return an image below its map: warm where it adds to the score, cold where it takes from it.
 
     Args:
         picture: the whole of it; what the model does not see stays as it is.
@@ -78,7 +78,7 @@ _EXPLAINED = "warm places add to the score, cold ones take from it: attribution,
 
 
 def write_list(path: Path, groups: Sequence[DuplicateGroup]) -> None:
-    """Write a line of JSON for every near-duplicate of a better picture: `keep`, `duplicate` and `similarity`.
+    """Write a line of JSON for every near-duplicate of a better image: `keep`, `duplicate` and `similarity`.
 
     Args:
         path: of the file.

@@ -1,4 +1,4 @@
-"""The number of samples of every shard, counted once and kept beside the shards."""
+"""Counts the samples of every shard once, and stores the numbers in the shards' folder."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _SECONDS_BETWEEN_WRITES = 30.0
 
 @attrs.frozen(kw_only=True)
 class Counted:
-    """The result of counting: shards, samples, and what could not be read.
+    """The result of counting: numbers of shards and samples, and unreadable shards.
 
     Args:
         num_shards: that could be counted, now or before.

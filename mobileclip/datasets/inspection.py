@@ -1,4 +1,4 @@
-"""Pages of pictures, and one sample of a shard in readable form: members, augmentations, similarities."""
+"""Pages of images, and one sample of a shard in readable form: members, augmentations, similarities."""
 
 from __future__ import annotations
 
@@ -52,10 +52,10 @@ p { color: var(--faint); font-size: 0.85rem; margin: 0.2rem 0; }
 
 @attrs.frozen(kw_only=True, eq=False)
 class Thumbnail:
-    """A picture on a page, with lines below it.
+    """An image on a page, with lines below it.
 
     Args:
-        picture: of any size; None where there is none.
+        picture: of any size; None if there is none.
         lines: below it; the first is the largest.
         name: of its file, below them; a long one without its middle, whose whole is shown where it is pointed at.
     """
@@ -67,7 +67,7 @@ class Thumbnail:
 
 @attrs.frozen(kw_only=True, eq=False)
 class Section:
-    """Pictures below a heading.
+    """Images below a heading.
 
     Args:
         title: the heading; empty for none.
@@ -81,7 +81,7 @@ class Section:
 
 
 def load_shown(source: ImageSource, *, orient: bool = True, reduce: int = 1) -> Image.Image:
-    """Return a picture as a person looks at it: on paper where it is transparent.
+    """Return an image as a person looks at it: on paper where it is transparent.
 
     Args:
         source: see `load_image`.
@@ -95,7 +95,7 @@ def load_shown(source: ImageSource, *, orient: bool = True, reduce: int = 1) -> 
 
 
 def write_pictures(path: Path, title: str, sections: Iterable[Section], *, notes: Sequence[str] = ()) -> None:
-    """Write a page of pictures; texts are shown as they are, whatever they hold.
+    """Write a page of images; texts are shown as they are, whatever they hold.
 
     Args:
         path: the HTML file; replaced whole. Its folder is made where it is missing.
@@ -213,14 +213,14 @@ class Caption:
 
 @attrs.frozen(kw_only=True, eq=False)
 class Inspection:
-    """A sample with what can be said about it.
+    """A sample with its checks and similarities.
 
     Args:
         shard: where it is.
         sample: the plain or reinforced sample.
         members: extension and number of bytes of everything under its key.
-        image: decoded; None where there is none, or it cannot be.
-        problem: why the augmentations cannot be replayed; empty where they can.
+        image: decoded; None if there is none, or it cannot be.
+        problem: why the augmentations cannot be replayed; empty if they can.
         card: beside the shard, if there is one.
         teachers: name and columns of every teacher.
         captions: all of them.
@@ -377,7 +377,7 @@ def _similarity(teacher: str, columns: slice, images: Embeddings, text: Embeddin
 
 
 def _sections(inspection: Inspection, *, is_drawn: bool) -> Iterator[Section]:
-    """Yield what is said of a sample, with pictures or without."""
+    """Yield what is said of a sample, with images or without."""
     sample, image, card = inspection.sample, inspection.image, inspection.card
     shown = [] if image is None or not is_drawn else [_with_crops(image, inspection.augmentations)]
     yield Section(title=f"Sample {sample.key}", notes=tuple(_facts(inspection)), pictures=shown)

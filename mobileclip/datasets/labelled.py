@@ -326,7 +326,7 @@ class LabelledExample:
 
 
 class LabelledMaker:
-    """Makes batches of images and labels; what it chooses depends on the seed, the epoch and the key alone."""
+    """Makes batches of images and labels; random choices depend only on seed, epoch and key."""
 
     def __init__(self, spec: LabelledPipelineSpec) -> None:
         self.limits = spec.sample_limits

@@ -1,4 +1,4 @@
-"""Engines run units of work: in this process, or by a pool of workers that load what the work needs once.
+"""Engines run units of work in this process, or in a pool of workers with loaded resources.
 
 `LocalEngine` and `RayEngine` say how a worker is started and reached. The rest is the same for both: a thread of the
 driver attends to each worker, gives it units from one queue, and replaces it when it is lost.
@@ -85,7 +85,7 @@ def default_num_threads(device: str, num_workers: int) -> int:
 
 
 class Overlap(Generic[UnitT, EntryT]):
-    """Makes units one after another and finishes each in a thread of its own, at most one; a context manager.
+    """Context manager that makes units in order, and finishes one unit at a time in a second thread.
 
     While a unit is read back and uploaded, the device works on the next. What is under way at the end of the block is
     finished; what that raises is raised behind a signal, too.
@@ -186,7 +186,7 @@ class InlineEngine(Engine):
 
 @attrs.frozen(kw_only=True, eq=False)
 class Assignment:
-    """Work for a worker; its units come after it, and the next assignment after them.
+    """Work for a worker, followed by its units and then by the next assignment.
 
     Args:
         work: what is done with the units.
@@ -208,7 +208,7 @@ failure; and `fatal`, with why the run ends.
 
 
 class LostWorkerError(Exception):
-    """A worker is gone.
+    """A worker process or actor died.
 
     Args:
         how: it was lost, in a few words behind its name.
@@ -221,7 +221,7 @@ class LostWorkerError(Exception):
 
 
 class Channel(ABC):
-    """Interface to one worker: it is started with the channel."""
+    """Interface to one worker; creating the channel starts the worker."""
 
     @abstractmethod
     def send(self, message: Any) -> None:
@@ -283,7 +283,7 @@ class PoolEngine(Engine):
         """Yield what so many workers are given."""
 
     def alone(self, num_units: int) -> Engine | None:  # noqa: ARG002 - of most engines, none is
-        """Return what does so many units without a pool; None where a pool does."""
+        """Return what does so many units without a pool; None if a pool does."""
         return None
 
     def run(self, work: Work[UnitT, EntryT], units: Sequence[UnitT], listener: Listener[UnitT, EntryT]) -> None:

@@ -31,7 +31,7 @@ _ID = 8
 
 @attrs.frozen(kw_only=True)
 class RayEngine(PoolEngine):
-    """Actors on a Ray cluster, or on this machine where none is joined; source and output must be reachable by all.
+    """Actors on a Ray cluster, by default a new one on this machine; all machines need access to source and output.
 
     An actor that dies, or that is stuck, is replaced, and that is a failed try of the units that it had. A
     machine that goes, such as a preempted one, is no failed try: others do the units that it had, also those that were

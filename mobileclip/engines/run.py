@@ -1,4 +1,4 @@
-"""A run in an output: one driver at a time, its status file, and the list of units that were set aside.
+"""A run in an output: the lock of its driver, its status file, and the list of failed units.
 
 On this machine a lock of the system keeps a second driver out. A store has no locks: who starts two runs in one output
 there has both do the work.
@@ -58,24 +58,24 @@ class UnderWay:
 
 @attrs.frozen(kw_only=True, field_transformer=strict)
 class Status:
-    """Progress of a run; its text says when a running one has not reported for two minutes.
+    """Progress of a run; its text warns if a running run has not reported for two minutes.
 
     Args:
         state: `running`, `finished`, or `ended` before its time.
         began: by the clock of its machine.
         written: when this was written, by the same clock.
-        num_units: of the work that is done now, or was done last; 0 where it has none.
+        num_units: of the work that is done now, or was done last; 0 if it has none.
         num_done_before: of them, that earlier runs had finished.
         num_done: of them, that this run has finished.
         num_failed: tries that failed, in the whole run.
         num_set_aside: units that were given up, in the whole run.
-        units_per_hour: speed of the later half of the units; 0 where it is not known yet.
-        seconds_left: until all are done at that speed; None where it is not known, or nothing is left.
+        units_per_hour: speed of the later half of the units; 0 if it is not known yet.
+        seconds_left: until all are done at that speed; None if it is not known, or nothing is left.
         under_way: what the workers have.
         doing: the work that is done now, or was done last, such as `indexing`.
         doing_began: when it began, by the same clock.
         then: the kinds of work that come after it.
-        reason: why it ended before its time; empty where it did not.
+        reason: why it ended before its time; empty if it did not.
         called: what the units are called.
     """
 
@@ -184,7 +184,7 @@ def write_set_aside(output: storage.AnyPath, units: Iterable[SetAside]) -> None:
 
 
 class Run(Listener[Any, Any]):
-    """An output that one driver holds, and what is done there; `held` makes it.
+    """An output locked by one driver, with its run; create it with `held`.
 
     A run may do several kinds of work, one after another; their list of what was set aside is one. It is told what
     becomes of the units, and tells the listener of the work.
@@ -218,7 +218,7 @@ class Run(Listener[Any, Any]):
 
         Args:
             doing: the kind of work, such as `indexing`.
-            num_units: of it; 0 where it has none.
+            num_units: of it; 0 if it has none.
             num_done_before: of them, that earlier runs have finished.
             then: the kinds of work that come after it.
             called: what the units are called.
@@ -388,7 +388,7 @@ def _time_now() -> str:
 
 
 def _seconds_since(text: str) -> float:
-    """Return how long ago a time was, by the clock of this machine; 0 where it is none."""
+    """Return how long ago a time was, by the clock of this machine; 0 if it is none."""
     with suppress(ValueError):
         then = datetime.strptime(text, _TIME).replace(tzinfo=timezone.utc)
         return (datetime.now(timezone.utc) - then).total_seconds()

@@ -1,4 +1,4 @@
-"""Units of work with names: what is done with them, which is next, and how often one that fails is tried."""
+"""Named units of work: the work on a unit, the queue, and retries of failed units."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ OnProgress = Callable[[int], None]
 
 
 class NamedUnit(Protocol):
-    """A part of the work: a value that can be pickled, with a name of its own."""
+    """A part of the work: a picklable value with a unique name."""
 
     @property
     def name(self) -> str:
@@ -47,7 +47,7 @@ EntryT_co = TypeVar("EntryT_co", covariant=True)
 
 
 class FatalError(ValueError):
-    """Something that no other try and no other unit would change, such as a full disk: it ends the run."""
+    """An error that retries cannot fix, such as a full disk; it ends the run."""
 
 
 @attrs.frozen(kw_only=True)
@@ -64,7 +64,7 @@ class Place:
 
 
 class Worker(Protocol[UnitT_contra, EntryT_co]):
-    """Makes units, with what it has loaded once."""
+    """Makes units with resources that it loaded once."""
 
     def __call__(self, unit: UnitT_contra, on_progress: OnProgress, /) -> Callable[[], EntryT_co]:
         """Make a unit, and return what finishes it and gives its entry, in another thread, while the next one is made.
@@ -106,7 +106,7 @@ class Work(ABC, Generic[UnitT, EntryT]):
 
 @attrs.frozen(kw_only=True)
 class FunctionWork(Work[UnitT, EntryT]):
-    """A function of a unit, which needs nothing loaded and nothing finished.
+    """Work by a plain function of a unit, without loading and finishing.
 
     Args:
         function: of a module, so that other processes find it; `functools.partial` of one does too.
@@ -125,7 +125,7 @@ class FunctionWork(Work[UnitT, EntryT]):
 
 @attrs.frozen(kw_only=True, field_transformer=strict)
 class SetAside:
-    """A unit that was given up; the next run tries it again.
+    """A unit that failed after all tries; the next run tries it again.
 
     Args:
         unit: its name.
@@ -207,7 +207,7 @@ def failure_of(unit: NamedUnit, error: Exception) -> Failure:
 
 
 class Listener(Generic[UnitT, EntryT]):
-    """Callbacks for finished and failed units, one call at a time, maybe in another thread; an error ends the run."""
+    """Callbacks for finished and failed units, one at a time, in any thread; an error in a callback ends the run."""
 
     def begun(self, unit: UnitT, worker: str) -> None:
         """A worker has got a unit."""
@@ -232,7 +232,7 @@ class Listener(Generic[UnitT, EntryT]):
 
 
 class EachResult(Listener[UnitT, EntryT]):
-    """Passes the end of every unit to one function, in the order in which they end.
+    """Calls one function for every finished or failed unit, in order of completion.
 
     Args:
         take: called with a unit and its entry, or with what it was set aside for.
@@ -305,7 +305,7 @@ class TaskQueue(Generic[UnitT, EntryT]):
             return False
 
     def take(self, worker: str, *, is_idle: bool = True) -> UnitT | None:
-        """Return a unit for a worker, or None where there is none, none yet, or one that it must have alone.
+        """Return a unit for a worker, or None if there is none, none yet, or one that it must have alone.
 
         Args:
             worker: its name.

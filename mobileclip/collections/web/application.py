@@ -87,7 +87,7 @@ def _limits(model: str | None) -> str:
 
 
 def examples(collection: Collection) -> dict[str, Any]:
-    """Return a few pictures from all over a collection, of those whose files are there.
+    """Return a few images from all over a collection, of those whose files are there.
 
     Args:
         collection: with or without pictures.
@@ -155,7 +155,7 @@ _JUDGEMENTS = ("yes", "no", "neither")
 
 
 def save_judgement(served: ServedCollection, request: Request) -> Response:
-    """Add a concept, or what was said of a picture to one, and answer with it; it has learned by then.
+    """Add a concept, or what was said of an image to one, and answer with it; it has learned by then.
 
     The query has its name, and `yes`, `no` or `neither` with the id of a picture.
 
@@ -198,7 +198,7 @@ def requested_concept(collection: Collection, texts: Sequence[str]) -> dict[str,
 
 
 def tags_of(collection: Collection, matches: Sequence[Match]) -> list[dict[str, Any]]:
-    """Return the tags of pictures, as `tags`; nothing of those without.
+    """Return the tags of images, as `tags`; nothing of those without.
 
     Args:
         collection: that has them.
@@ -248,7 +248,7 @@ def build_application(collection: Collection, uploads: Uploads | None = None) ->
 
     Args:
         collection: that is searched. It is read anew when its index has changed.
-        uploads: the room for pictures that are searched with; its own by default.
+        uploads: the room for images that are searched with; its own by default.
     """
     served, thumbnails = ServedCollection(collection), Thumbnails()
 

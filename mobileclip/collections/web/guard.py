@@ -1,4 +1,4 @@
-"""Who may ask, and how many bytes of pictures that are searched with are held at once."""
+"""Access checks of the web server, and the limit for uploaded images."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ T = TypeVar("T")
 
 
 class Uploads:
-    """Uploaded pictures, held while their requests are answered, up to a limit; `num_free` is how many bytes are left.
+    """Uploaded images of running requests, up to a limit; `num_free` is the number of free bytes.
 
     Args:
         num_bytes: of all of them, at most; who would exceed it is told to come again.
@@ -96,7 +96,7 @@ class Uploads:
 
     @asynccontextmanager
     async def received(self, request: Request) -> AsyncIterator[bytes]:
-        """Yield the picture that a request sends.
+        """Yield the image that a request sends.
 
         Raises:
             HTTPException: if it is none, is too large, or there is no room beside others.
@@ -122,7 +122,7 @@ class Uploads:
             self.num_free += len(data)
 
     async def in_turn(self, work: Callable[[], T]) -> T:
-        """Return what a function gives, in a thread, of which there is one: each decodes a picture of any size."""
+        """Return what a function gives, in a thread, of which there is one: each decodes an image of any size."""
         if self._turn is None:
             self._turn = anyio.CapacityLimiter(1)
         return await anyio.to_thread.run_sync(work, limiter=self._turn)

@@ -1,4 +1,4 @@
-"""An index that is served: asked from many threads, read again when it has changed, with small pictures kept."""
+"""A served index: thread-safe, reloaded after changes, with a cache of thumbnails."""
 
 from __future__ import annotations
 
@@ -30,10 +30,10 @@ _MOST_AT_ONCE = min(4, num_cores())
 
 @attrs.frozen(kw_only=True)
 class Indexed:
-    """What the file of a picture was when it was indexed.
+    """The state of an image's file at indexing.
 
     Args:
-        sha256: of the encoded picture, or of the video.
+        sha256: of the encoded image, or of the video.
         mtime_ns: when the file was last changed, in nanoseconds since 1970.
     """
 
@@ -46,14 +46,14 @@ _Key = tuple[int, Indexed, int]
 
 @attrs.frozen
 class _Kept:
-    """A picture that was made, and the file that it was made of."""
+    """An image that was made, and the file that it was made of."""
 
     data: bytes
     stamp: tuple[int, int] | None
 
 
 class Thumbnails:
-    """Small pictures, the ones asked for last kept.
+    """A cache of the most recent thumbnails.
 
     Args:
         num_bytes: of those that are kept, at most.
@@ -67,7 +67,7 @@ class Thumbnails:
         self._decoding = threading.BoundedSemaphore(_MOST_AT_ONCE)
 
     def get(self, match: Match, indexed: Indexed, side: int) -> bytes | None:
-        """Return a picture as WebP, without its metadata; None where its file is gone or another one.
+        """Return an image as WebP, without its metadata; None if its file is gone or another one.
 
         Args:
             match: the picture.
@@ -98,7 +98,7 @@ class Thumbnails:
 
 
 def read_if_unchanged(match: Match, indexed: Indexed) -> bytes | None:
-    """Return a picture as it is encoded; None where its file is gone or another one.
+    """Return an image as it is encoded; None if its file is gone or another one.
 
     Args:
         match: the picture.
@@ -124,7 +124,7 @@ _LONGEST_TEXT = 4096
 
 
 class UnreadableIndexError(Exception):
-    """An index that cannot be read now: it is gone, damaged, or of a model that cannot be loaded."""
+    """An unreadable index: missing, damaged, or of a model that cannot be loaded."""
 
 
 @attrs.define(eq=False)
@@ -177,7 +177,7 @@ class ServedCollection:
             return self._collection
 
     def duplicates(self, threshold: float) -> Duplicates:
-        """Return the groups of pictures that show the same; what was found last is kept.
+        """Return the groups of images that show the same; what was found last is kept.
 
         Args:
             threshold: see `Collection.duplicates`.
@@ -196,7 +196,7 @@ class ServedCollection:
 
 
 def picture_of(collection: Collection, number: int) -> tuple[Match, Indexed]:
-    """Return a picture by its id, and what its file was when it was indexed.
+    """Return an image by its id, and what its file was when it was indexed.
 
     Raises:
         ValueError: if there is none.
@@ -208,7 +208,7 @@ def picture_of(collection: Collection, number: int) -> tuple[Match, Indexed]:
 
 
 def display_values(match: Match) -> dict[str, Any]:
-    """Return what the page shows of a picture: texts without anything that moves a cursor or turns a line."""
+    """Return what the page shows of an image: texts without anything that moves a cursor or turns a line."""
     known = {
         name: storage.printable(value, limit=_LONGEST_TEXT) if isinstance(value, str) else value
         for name, value in match.known().items()

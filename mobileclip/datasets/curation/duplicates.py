@@ -1,4 +1,4 @@
-"""Near duplicates by the teachers' image embeddings, and samples that show a test's pictures.
+"""Finds near duplicates by the teachers' image embeddings, and samples with images of test sets.
 
 Source: SemDeDup (arXiv 2303.09540) looks for near duplicates within clusters of k-means. Here every vector is in its
 two nearest clusters, so that pairs on both sides of a border meet as well.
@@ -36,7 +36,7 @@ _MEMBER = np.dtype([("cluster", "i4"), ("index", "i8")])
 
 
 class VectorTable:
-    """The vectors of many files as one table, read from the disk as they are used.
+    """The vectors of many files as one table, read from disk on use.
 
     Args:
         parts: the files' arrays, (rows, D) each.
@@ -145,7 +145,7 @@ _MOST_NEIGHBOURS = 32
 
 @attrs.frozen(kw_only=True, field_transformer=strict)
 class DuplicatesSpec:
-    """The settings of near-duplicate removal: thresholds, test sets to compare with, and the lists that are written.
+    """The settings of near-duplicate removal: thresholds, test sets and output lists.
 
     Args:
         scores: folder that `score_shards` wrote, with vectors.
@@ -154,9 +154,9 @@ class DuplicatesSpec:
         pairs: text file with a line for every sample that is left out: why, its key and shard, the key and shard of
             the one like it, and their similarity; None writes none.
         threshold: cosine similarity of images, as the mean over the teachers, from which on they show the same.
-        exclude_test_scores: folders of scores of test sets, of the same teachers: samples that show their pictures are
+        exclude_test_scores: folders of scores of test sets, of the same teachers: samples that show their images are
             left out as well.
-        leak_threshold: similarity with a test picture, from which on a sample shows it.
+        leak_threshold: similarity with a test image, from which on a sample shows it.
         num_clusters: clusters that are searched for near duplicates; None for a thousandth of the
             samples, 50,000 at most.
         device: where it is computed.
@@ -177,14 +177,14 @@ class DuplicatesSpec:
 
 @attrs.frozen(kw_only=True)
 class DuplicatesReport:
-    """The result of near-duplicate removal: how many samples were compared, kept and left out.
+    """The result of near-duplicate removal: numbers of compared, kept and removed samples.
 
     Args:
         num_samples: that were compared.
         num_kept: in the list, each uid once.
         num_duplicates: that are left out, since one of more worth is like them.
         num_leaks: that are left out, since they show a test's picture.
-        num_leaked: test pictures that some sample shows, by the folder of their scores.
+        num_leaked: test images that some sample shows, by the folder of their scores.
     """
 
     num_samples: int
@@ -265,7 +265,7 @@ def find_duplicates(spec: DuplicatesSpec) -> DuplicatesReport:
 
 
 def _leaks(table: VectorTable, test: Scores, spec: DuplicatesSpec, device: torch.device) -> _Likeness:
-    """Return the samples that show a test's picture, each with the one that it is most like."""
+    """Return the samples that show a test's image, each with the one that it is most like."""
     pictures = torch.cat([torch.from_numpy(np.array(one.vectors)) for one in test.shards]).to(device).float()
     found, start = list[_Likeness](), 0
     for block in table.blocks(device, title=f"comparing with {test.folder.name}"):

@@ -30,7 +30,7 @@ _SHOWN_BINS = 200
 
 @attrs.frozen(kw_only=True, field_transformer=strict)
 class FilterSpec:
-    """The settings of a filter: scores, teacher, and the share or threshold of what is kept.
+    """The settings of a filter: scores, teacher, and the share or threshold of kept samples.
 
     Args:
         scores: folder that `score_shards` wrote.
@@ -61,7 +61,7 @@ class FilterSpec:
 
 @attrs.frozen(kw_only=True, eq=False)
 class FilterReport:
-    """The result of a filter: how many samples were kept, the threshold, and the distribution.
+    """The result of a filter: number of kept samples, threshold, and distribution.
 
     Shape:
         counts: (bins,); edges: (bins + 1,).

@@ -1,4 +1,4 @@
-"""The logit scale at which each teacher's softmax fits pairs that it was not trained on, from what was stored."""
+"""Finds each teacher's best logit scale for held-out pairs, from stored embeddings."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ _INTERVAL = (2.5, 97.5)
 
 @attrs.frozen(kw_only=True, field_transformer=strict)
 class LogitScaleSpec:
-    """The settings of tuning logit scales: the held-out pairs, and how many are compared at a time.
+    """The settings of tuning logit scales: the held-out pairs and the batch size.
 
     Args:
         shards: reinforced shards that are not trained on, with images or without: paths, URLs or patterns. Their
@@ -97,7 +97,7 @@ class TeacherScale:
 
 @attrs.frozen(kw_only=True, eq=False)
 class LogitScaleReport:
-    """The tuned logit scales, with the losses at the scales that were tried.
+    """The tuned logit scales, with the losses at all tried scales.
 
     Args:
         teachers: in the order of their embeddings.

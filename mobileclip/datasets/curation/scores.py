@@ -157,7 +157,7 @@ class ScoreReport:
 
 @attrs.frozen(kw_only=True, eq=False)
 class ShardScores:
-    """The scores of one shard's samples, read from the disk whenever they are asked for.
+    """The scores of one shard's samples, read from disk on each access.
 
     Args:
         shard: path or URL that was read.

@@ -1,4 +1,4 @@
-"""The index of a join: a table for each shard, of where its images are, or of what its samples are called.
+"""The index of a join: a table per shard with the positions of its images, or the names of its samples.
 
 A table appears when it is complete. One that is damaged counts as missing, and its shard is read again. Several joins
 may share an index.
@@ -136,7 +136,7 @@ def write_records(folder: Path, kind: str, about: AboutShard, records: Records) 
 
 
 def read_about(folder: Path, kind: str, by: str, shard: str) -> AboutShard | None:
-    """Return what is known of a shard; None where there is no file, or another one.
+    """Return what is known of a shard; None if there is no file, or another one.
 
     Args:
         folder: of the index.
@@ -173,7 +173,7 @@ def read_records(folder: Path, kind: str, about: AboutShard) -> Records:
 
 @attrs.frozen(kw_only=True)
 class ScanUnit:
-    """A shard of which the index is to know where its images are, or what its samples are called.
+    """A shard to index: positions of its images, or names of its samples.
 
     Args:
         name: of the unit.
@@ -249,7 +249,7 @@ class ScanUnit:
         return write_records(self.folder, self.kind, about, np.array(found, KINDS[self.kind]))
 
     def _rows(self, file: IO[bytes]) -> Iterator[tuple[int, ...] | None]:
-        """Yield a record of each image, None where it lacks the field; or the name of each sample, as headers say it.
+        """Yield a record of each image, None if it lacks the field; or the name of each sample, as headers say it.
 
         A sample with an image of its own asks for none.
         """
@@ -310,7 +310,7 @@ def stated_of(content: bytes | None, limits: SampleLimits) -> Mapping[str, Any]:
 
 
 def field_of(metadata: bytes | None, name: str, limits: SampleLimits) -> str | None:
-    """Return a field of a sample's JSON as a name, None where it is not stated."""
+    """Return a field of a sample's JSON as a name, None if it is not stated."""
     value = stated_of(metadata, limits).get(name)
     is_name = isinstance(value, (str, int)) and not isinstance(value, bool)
     return storable(str(value).strip()) or None if is_name else None
@@ -358,7 +358,7 @@ class ImageIndex:
         return digest_of([self.by, *([about.shard, about.fingerprint, about.num_records] for about in self.shards)])
 
     def name_at(self, shard: int, row: int) -> str:
-        """Return the name of an image, read from its shard; empty where that cannot be read any more.
+        """Return the name of an image, read from its shard; empty if that cannot be read any more.
 
         Args:
             shard: its number.

@@ -1,7 +1,7 @@
-"""Joins reinforced shards, which are published without images, with shards that hold the images, by key.
+"""Joins reinforced shards with shards of images by key.
 
-The two may be sharded differently and in another order. One shard is written per reinforced shard, whole or not at all,
-and a second run writes what is missing.
+The two may be sharded differently and in another order. One shard is written per reinforced shard, atomically, and a
+second run writes what is missing.
 """
 
 from __future__ import annotations
@@ -112,7 +112,7 @@ def _sources(spec: JoinSpec) -> dict[str, str]:
 
 
 def _caption_shards(captions: str | None, names: Sequence[str]) -> dict[str, str | None]:
-    """Return, by the name of a reinforced shard, the one with its captions; None where captions are not asked for.
+    """Return, by the name of a reinforced shard, the one with its captions; None if captions are not asked for.
 
     Raises:
         ValueError: if a pattern has no shard of a name, or several.
@@ -258,7 +258,7 @@ class _Job:
 
 
 def _read_matches(path: Path) -> Matches | None:
-    """Return what an earlier run kept, None where it did not, or in another form."""
+    """Return what an earlier run kept, None if it did not, or in another form."""
     try:
         return from_json(storage.read_bytes(path, limit=_MOST_SUMMARY_BYTES).decode(), Matches)
     except (OSError, ValueError) as error:

@@ -63,8 +63,8 @@ class JoinUnit:
         source: path or URL of the reinforced shard.
         fingerprint: of it.
         problem: why the names of its samples could not be read to the end; then some may seem to have no image.
-        captions: the shard with its captions; None where captions are not asked for.
-        captions_print: fingerprint of that; empty where captions are not asked for.
+        captions: the shard with its captions; None if captions are not asked for.
+        captions_print: fingerprint of that; empty if captions are not asked for.
         matches: of its samples, in order: where they begin and end among all.
     """
 
@@ -86,7 +86,7 @@ class ShardJoin:
         images: fingerprint of all images.
         matches: the file with the matches of all shards.
         shards: path and fingerprint of every image shard, by its number.
-        dropped: hashes of the pictures that are left out.
+        dropped: hashes of the images that are left out.
     """
 
     spec: JoinSpec
@@ -275,7 +275,7 @@ def _lacks_image(sample: RawSample) -> bool:
 
 
 def _bytes_of(path: str) -> int | None:
-    """Return the size of a file, None where there is none."""
+    """Return the size of a file, None if there is none."""
     try:
         return storage.size(path)
     except FileNotFoundError:
@@ -421,7 +421,7 @@ def _image_size(image: bytes) -> tuple[int, int]:
 
 @attrs.frozen(kw_only=True)
 class Captioned:
-    """A sample in the data set of captions: its caption and the JSON beside it.
+    """A sample of the captions' data set: caption and JSON.
 
     Args:
         text: the caption.
@@ -451,7 +451,7 @@ def read_captions(shard: str | None, on_skip: Callable[[Skip], None], limits: Sa
 
 
 def find_caption(known: Mapping[str, Captioned], key: str, stated: Mapping[str, Any]) -> Captioned | None:
-    """Return what is known of a sample, None where there is nothing.
+    """Return what is known of a sample, None if there is nothing.
 
     Args:
         known: see `read_captions`.

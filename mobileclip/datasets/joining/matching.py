@@ -1,4 +1,4 @@
-"""Which image belongs to which sample: both sides by the hash of a name, in buckets that fit into memory.
+"""Matches images and samples by the hash of a name, in buckets that fit into memory.
 
 Names and places are written to buckets by the leading bits of their hash and read back, bucket by bucket. There, equal
 names are sorted together, and what is found goes to buckets by the sample's shard. So a billion of each are read and
@@ -54,13 +54,13 @@ class MatchCounts:
 
 @attrs.frozen(kw_only=True, field_transformer=strict)
 class Placeholder:
-    """One picture that stands under many keys.
+    """One image with many keys.
 
     Args:
         sha256: the first 16 digits of its SHA-256.
         num_keys: number of keys that it stands under.
         num_bytes: of the encoded image.
-        example: one of the keys; of the most frequent pictures alone.
+        example: one of the keys; of the most frequent images alone.
         shard: where that one is.
     """
 
@@ -80,11 +80,11 @@ class Placeholder:
 
 @attrs.frozen(kw_only=True, field_transformer=strict)
 class Matches:
-    """What was found out of all images and samples.
+    """The matches of all images and samples.
 
     Args:
         counts: of both sides.
-        placeholders: pictures that stand under many keys, the most frequent first.
+        placeholders: images that stand under many keys, the most frequent first.
     """
 
     counts: MatchCounts
@@ -108,7 +108,7 @@ def match_images(
         names: what is known of the names of each reinforced shard's samples, in order.
         wanted: whether the matches of each are needed; the others are counted alone.
         path: of the file of matches, in a folder for what does not fit into memory.
-        threshold: a picture under so many keys is a placeholder, at least 2; 0 looks for none.
+        threshold: an image under so many keys is a placeholder, at least 2; 0 looks for none.
         progress: is told of every shard that is read.
         bucket_bytes: of an array in memory.
 
@@ -199,7 +199,7 @@ def match_names(images: Records, asks: Records) -> tuple[npt.NDArray[np.int64], 
 
 
 def _placeholders(index: ImageIndex, hashed: Buckets, threshold: int) -> tuple[Placeholder, ...]:
-    """Return the pictures that stand under so many keys or more, the most frequent first."""
+    """Return the images that stand under so many keys or more, the most frequent first."""
     found: list[tuple[int, str, Records]] = []
     for bucket in hashed.drain():
         _, places, counts = np.unique(bucket["sha256"], return_inverse=True, return_counts=True)

@@ -49,7 +49,7 @@ class JoinedSample(NamedTuple):
 
     Args:
         key: of it.
-        image: the shard that its image comes from; None where it is its own, or it is left out.
+        image: the shard that its image comes from; None if it is its own, or it is left out.
         likeness: what comparing the image with what the sample states gave.
         reason: why it is left out.
     """
@@ -68,13 +68,13 @@ class JoinedShard:
         source: fingerprint of the reinforced shard.
         images: fingerprint of all images.
         matches: hash of the places of its own images.
-        captions: fingerprint of the shard with the captions; empty where captions were not asked for.
+        captions: fingerprint of the shard with the captions; empty if captions were not asked for.
         choices: as `JoinSpec.choices`.
-        num_bytes: size of the joined shard; None where nothing could be joined, and there is none.
+        num_bytes: size of the joined shard; None if nothing could be joined, and there is none.
         counts: of its samples, by field of `JoinReport`.
-        reach: of the crops, the mean over the joined samples; None where there are none.
+        reach: of the crops, the mean over the joined samples; None if there are none.
         left_out: number of samples that are not in it, by reason.
-        others: the first keys of samples for which another picture was found.
+        others: the first keys of samples for which another image was found.
         first: the first key that is left out.
     """
 
@@ -108,7 +108,7 @@ class JoinedShard:
 
 @attrs.frozen(kw_only=True)
 class IndexCounts:
-    """The size of an image index, and the problems found while it was built.
+    """The size of an image index, and the problems during its construction.
 
     Args:
         shards: number of shards that were read.
@@ -129,7 +129,7 @@ class IndexCounts:
 
 @attrs.frozen(kw_only=True)
 class JoinReport:
-    """Totals of a join over all of its runs: shards, samples joined and samples left out by reason.
+    """Totals of a join over all its runs: shards, joined samples, and skipped samples by reason.
 
     Args:
         output: where they are.
@@ -142,18 +142,18 @@ class JoinReport:
         equal_downloaded: joined samples whose image was made of a file with that hash, as stands beside it.
         unknown: joined samples whose image could not be compared with anything.
         kept_other: joined samples whose image is another one; `join/` names them.
-        reach: how far the crops reach to the right or down, as a mean share of the images; None where there are none.
+        reach: how far the crops reach to the right or down, as a mean share of the images; None if there are none.
         captions: joined samples whose caption came with the image.
         set_captions: joined samples whose caption came from the data set of captions.
         repeated_samples: samples that asked for an image that another one had asked for.
         images: what was found on the images' side.
         unused_keys: image keys that no sample asked for.
-        placeholders: pictures that stand under many keys, the most frequent first.
+        placeholders: images that stand under many keys, the most frequent first.
         unfinished: what is wrong with a reinforced shard, by its path; the next run tries it again.
         min_share: of the samples that must be joined.
         stopped: the first shard, if nothing of it was joined and the others were left therefore; None otherwise.
         examples: a key of a sample and one of an image.
-        others: the first samples for which another picture was downloaded, each with its shard.
+        others: the first samples for which another image was downloaded, each with its shard.
     """
 
     output: str
@@ -264,7 +264,7 @@ def _listed(values: Sequence[object]) -> Iterator[tuple[str, str]]:
 
 
 def read_ledger(output: str, name: str) -> JoinedShard | None:
-    """Return what an earlier run noted about a shard, None where it did not, or in another form."""
+    """Return what an earlier run noted about a shard, None if it did not, or in another form."""
     found = read_noted(_note(output, name), JoinedShard, rows=False)
     return None if found is None else found[0]
 

@@ -31,8 +31,8 @@ class JoinSpec:
         by: what tells which image belongs to a sample: `key`, or a field of the images' JSON, such as `uid`, that
             equals the same field of the sample's JSON, or the sample's key where that states none; `url` is compared
             with the sample's URL instead.
-        placeholder_threshold: a picture under that many keys is reported as a placeholder; 0 looks for none, which
-            saves reading all images once.
+        placeholder_threshold: an image under that many keys is reported as a placeholder; 0 looks for none, which saves
+            reading all images once.
         drop_placeholders: leave samples out whose image is a placeholder.
         check_images: decode every image, and leave samples out whose image is broken.
         keep_other: keep samples whose image is another one than they state, by its hash or its original size.

@@ -1,4 +1,4 @@
-"""The table of URLs that a download takes, from shards or tables that say where pictures are."""
+"""Writes the table of URLs for a download, from shards or tables."""
 
 from __future__ import annotations
 

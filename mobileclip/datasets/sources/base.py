@@ -128,7 +128,7 @@ class Unit(ABC):
 
     @abstractmethod
     def count(self) -> int | None:
-        """Return the number of samples, those that reading will skip included; None where only reading could tell."""
+        """Return the number of samples, those that reading will skip included; None if only reading could tell."""
 
     def files(self) -> tuple[str, ...]:
         """Return the paths and URLs of the files whose content its fingerprint does not hold, as far as known."""
@@ -151,7 +151,7 @@ class Unit(ABC):
         return " ".join((self.about(), *hashes))
 
     def size(self) -> int | None:
-        """Return the bytes that reading goes through, or None where that is not known."""
+        """Return the bytes that reading goes through, or None if that is not known."""
         return None
 
     @abstractmethod

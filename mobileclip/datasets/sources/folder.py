@@ -1,4 +1,4 @@
-"""Folders of images as sources: with captions beside them or in a table, or with a folder for every class."""
+"""Folders of images as sources: with a caption file per image, a table of captions, or a folder per class."""
 
 from __future__ import annotations
 
@@ -321,7 +321,7 @@ def _have_a_place(_: object, attribute: attrs.Attribute[Any], values: tuple[str,
 @sources.register("class_folder")
 @attrs.frozen(kw_only=True, field_transformer=strict)
 class ClassFolderSource(Source):
-    """Images of classes, `PATH/CLASS/NAME.jpg` and deeper, as image classification keeps them.
+    """Labelled images in a folder per class: `PATH/CLASS/NAME.jpg` and deeper.
 
     A sample's captions are the templates with the name of its class; its metadata has the name as `label`. A class is
     called like its folder, with spaces for underscores, or as a table beside the folders says: `classes.json`

@@ -61,7 +61,7 @@ _SHA256 = re.compile(r"[0-9a-f]{64}")
 
 @attrs.frozen(kw_only=True)
 class Columns:
-    """Names of the columns that are a sample's own; None where a table has none.
+    """Names of the columns that are a sample's own; None if a table has none.
 
     Args:
         path: of the images' paths, or of the images that the table holds.

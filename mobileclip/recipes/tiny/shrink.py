@@ -238,7 +238,7 @@ def drawn(folder: Path | None = None) -> Path:
 
 
 def drawn_shapes() -> Path:
-    """Write a folder of 20 pictures for each of eight shapes, unless it is there, and return the folder of folders."""
+    """Write a folder of 20 images for each of eight shapes, unless it is there, and return the folder of folders."""
     place = FOLDER / "shapes"
     if not place.exists():
         rng = np.random.default_rng(2)
