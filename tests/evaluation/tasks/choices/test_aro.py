@@ -227,14 +227,14 @@ def test_orders_of_the_suite_s_own_data_set(tmp_path, clip):
 
 def test_captions_and_orders_that_are_not_there(tmp_path):
     write(tmp_path / "aro", {"coco_order.jsonl": orders_of(["a"])})
-    with pytest.raises(ValueError, match="none of wds_mscoco_captions_test"):
+    with fails(ValueError, "wds_mscoco_captions_test"):
         opened(COCO, tmp_path)
     colour = {"a": {"png": encoded(COLOURS["red"]), "cls": b"0"}}
     write_layout(tmp_path / "wds_mscoco_captions_test", colour, classnames=["red"], templates=["{c}"])
-    with pytest.raises(ValueError, match="has classes; orders need captions"):
+    with fails(ValueError, "captions"):
         opened(COCO, tmp_path)
     (write_order(tmp_path) / "coco_order.jsonl").unlink()
-    with pytest.raises(ValueError, match=r"coco_order\.jsonl is missing"):
+    with fails(ValueError, "coco_order.jsonl"):
         opened(COCO, tmp_path)
 
 
@@ -251,7 +251,7 @@ def test_other_orders_are_other_questions(tmp_path):
     path = write_order(tmp_path) / "coco_order.jsonl"
     content = opened(COCO, tmp_path).content()
     path.write_text(path.read_text().replace("Snow", "Rain"))
-    with pytest.raises(ValueError, match="no orders of 'Snow'"):
+    with fails(ValueError, "'Snow'"):
         evaluated(COCO, tmp_path)
     for old, new in (("Rain", "Snow"), ('"orders": ["kite a"', '"orders": ["a kite"')):
         path.write_text(path.read_text().replace(old, new))
