@@ -350,7 +350,7 @@ class Downsample(nn.Sequential):
         dim: channels in.
         out_dim: channels out, a multiple of `dim`.
         squeeze_excite: whether the large-kernel convolution gates its channels.
-        activation: class or factory of the activation behind the large-kernel convolution; None for none.
+        activation: class or factory of the activation after the large-kernel convolution; None for none.
 
     Source: MobileCLIP Table 9; Vasu et al., "FastViT", section 3.2.2.
 

@@ -35,10 +35,10 @@ class UnchangedPicture:
     """An image that is unchanged since indexing.
 
     Args:
-        place: in the snapshot.
-        match: the picture.
-        is_blank: whether it shows nothing: one colour, or nearly.
-        sharpness: how much its neighbouring pixels differ; 0 if no other one has as many pixels.
+        place: position in the snapshot.
+        match: the image.
+        is_blank: whether it has nearly one colour.
+        sharpness: difference of neighbouring pixels; 0 if no other copy has as many pixels.
     """
 
     place: int
@@ -48,7 +48,7 @@ class UnchangedPicture:
 
 
 def with_unchanged_files(snapshot: Snapshot, places: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Return those of some images whose files are there, with the times and sizes that were indexed."""
+    """Return the images whose files exist with the indexed times and sizes."""
     stamps: dict[str, tuple[int, int] | None] = {}
     kept = []
     for place, row in zip(places.tolist(), snapshot.rows(places, ("path", "part", "size", "mtime_ns")), strict=True):
@@ -63,10 +63,10 @@ def with_unchanged_files(snapshot: Snapshot, places: NDArray[np.int64]) -> NDArr
 
 
 def read_unchanged(rows: Mapping[int, dict[str, Any]]) -> list[UnchangedPicture]:
-    """Return those of some images that can be read and have the content that was indexed.
+    """Return the readable images with the indexed content.
 
     Args:
-        rows: what is known of them, by their places in the snapshot.
+        rows: of the images, by position in the snapshot.
     """
     matches = [match_of(row, 1.0) for row in rows.values()]
     num_pixels = Counter(match.width * match.height for match in matches)
@@ -120,9 +120,8 @@ class DuplicateGroup:
     """A group of near-duplicate images: the one to keep, and the others.
 
     Args:
-        best: the copy that is proposed to be kept: that of the most pixels, of these the sharpest, of these the one of
-            the most bytes.
-        others: each with its similarity with the best one as its score.
+        best: the copy to keep: the most pixels, then the sharpest, then the most bytes.
+        others: the other copies; their score is the similarity with the best copy.
     """
 
     best: Match
@@ -134,10 +133,9 @@ class Duplicates(Sequence[DuplicateGroup]):
     """The near-duplicates of a collection, as a sequence of groups.
 
     Args:
-        groups: those of the most images first.
-        blank: images of one colour, or nearly, that are like others: they say nothing of each other, and are in no
-            group.
-        num_left_out: images that are not where they were, or have changed since they were indexed.
+        groups: largest groups first.
+        blank: similar images of nearly one colour; these are in no group, since their similarity says nothing.
+        num_left_out: images that are missing or have changed since indexing.
     """
 
     groups: tuple[DuplicateGroup, ...] = ()
@@ -159,7 +157,7 @@ class Duplicates(Sequence[DuplicateGroup]):
         return self.groups[place]
 
     def still_there(self) -> Duplicates:
-        """Return them without what has gone since they were found."""
+        """Return the groups without files that are missing now."""
         there = Presence()
         groups = [
             attrs.evolve(group, others=tuple(one for one in group.others if one.path in there))
@@ -186,19 +184,19 @@ def find_duplicates(
     threshold: float = THRESHOLD,
     show_progress: bool = True,
 ) -> Duplicates:
-    """Return the groups of images that show the same, those of the most images first.
+    """Return the groups of near duplicates, largest groups first.
 
-    Every image of a group is like the best one of it, and all are read for that: they are there, with the content that
-    was indexed. Without a graph, all images are compared; with one, each with its 64 nearest. Frames of videos are left
-    out: those of one video are alike. Several names of one file (links) are no copies of it: deleting some of them may
-    delete the only copy. Its own name counts.
+    Every image of a group is similar to the best one; the function reads all of them, and so knows that they have the
+    indexed content. Without a graph it compares all images, with a graph each image with its 64 nearest. It skips
+    frames of videos, since frames of one video are similar. Links to a file are no copies, since deleting a link's
+    target may delete the only copy.
 
     Args:
         snapshot: of the collection.
-        graph: proposes neighbours; None to compare all pictures.
-        threshold: least cosine similarity of near duplicates; embeddings are rounded, so that copies have 0.999 and
-            more.
-        show_progress: whether to show how far it is.
+        graph: neighbour graph; None for exact search.
+        threshold: least cosine similarity of near duplicates; identical copies have at least 0.999, since embeddings
+            are rounded.
+        show_progress: whether to show progress.
 
     Raises:
         ValueError: if the threshold is not above 0 and at most 1.

@@ -26,11 +26,11 @@ _COPY_SIDE, _COPY_QUALITY, _COPY_BYTES = 512, 90, 2**16
 
 
 def small_pictures(matches: Sequence[Match], side: int) -> Iterator[Image.Image | None]:
-    """Yield the images no larger than they are shown; None for one that cannot be read any more.
+    """Yield the images at display size; None for an unreadable image.
 
     Args:
         matches: the images; each shard is read once.
-        side: of the square that an image fits into, in pixels.
+        side: largest side in pixels.
     """
     in_shards = _read_parts(matches)
     for match in matches:
@@ -42,10 +42,10 @@ def small_pictures(matches: Sequence[Match], side: int) -> Iterator[Image.Image 
 
 
 def read_encoded(matches: Sequence[Match]) -> Iterator[bytes | None]:
-    """Yield images as they are encoded; None for one that cannot be read any more.
+    """Yield encoded images; None for an unreadable image.
 
     Args:
-        matches: the images, none of which is a frame; each shard is read once.
+        matches: the images, no video frames; each shard is read once.
     """
     in_shards = _read_parts(matches)
     for match in matches:
@@ -60,12 +60,12 @@ def read_encoded(matches: Sequence[Match]) -> Iterator[bytes | None]:
 
 
 def make_small(data: str | bytes, match: Match, side: int) -> Image.Image | None:
-    """Return an image no larger than it is shown; None if it cannot be decoded.
+    """Return an image at display size; None if it cannot be decoded.
 
     Args:
-        data: the image as it is encoded, or the path of its file.
-        match: the picture.
-        side: of the square that it fits into, in pixels.
+        data: the encoded image, or the path of its file.
+        match: the image.
+        side: largest side in pixels.
     """
     shorter = min(match.width, match.height)
     reduce = next((one for one in _REDUCTIONS if shorter >= one * side), 1)
@@ -93,7 +93,7 @@ def webp(picture: Image.Image, quality: int) -> bytes:
 def small_copy(data: bytes) -> bytes | None:
     """Return a small copy of an image, enough for a model to encode it; None if it cannot be decoded.
 
-    A file of few bytes is kept as it is; others are WebP.
+    Small files stay unchanged; others become WebP.
     """
     if len(data) <= _COPY_BYTES:
         return data
@@ -115,11 +115,11 @@ def small_copy_of(match: Match) -> bytes | None:
 
 
 def make_small_frame(match: Match, side: int) -> Image.Image | None:
-    """Return a frame of a video no larger than it is shown; None if it cannot be read any more.
+    """Return a video frame at display size; None if unreadable.
 
     Args:
         match: the frame.
-        side: of the square that it fits into, in pixels.
+        side: largest side in pixels.
     """
     assert match.time is not None, "a frame has a time"
     try:
@@ -160,9 +160,9 @@ class Reencoded:
     """An image after reading it again.
 
     Args:
-        row: what is known of it.
-        embedding: `(dim,)`, of unit length; None if there is none.
-        problem: why there is none: its file is gone, has changed, or cannot be read.
+        row: of the image.
+        embedding: `(dim,)`, of unit length, or None.
+        problem: why there is no embedding: the file is missing, changed, or unreadable.
     """
 
     row: Known
@@ -176,14 +176,14 @@ def reencode(
     """Yield images with the embeddings that another model gives them, or with why there are none.
 
     Args:
-        rows: what is known of them; those of one shard side by side, for which it is read once.
+        rows: of the images; rows of one shard are consecutive, so each shard is read once.
         clip: the model.
         reduced: see `read_tower_image`.
-        batch_size: images encoded at once.
-        num_workers: processes that read and decode beside the model; one reads in this process.
+        batch_size: images per batch.
+        num_workers: decoding processes; 1 decodes in this process.
 
     Raises:
-        LostProcessError: if one of the processes ends abruptly.
+        LostProcessError: if a process dies.
     """
     aside: list[Reencoded] = []
     encoded = encode_pictures(

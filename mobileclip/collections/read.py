@@ -28,16 +28,16 @@ class IndexOptions:
     """The settings of an index update: reading of images, and interval of writes.
 
     Args:
-        batch_size: images encoded at once.
-        num_workers: processes that read and decode beside the model; one reads in this process. With an engine, its
-            workers do both, and this does not count.
-        decode: `fast` decodes a JPEG no larger than the model needs, see `read_tower_image`; `exact` decodes all of it.
+        batch_size: images per batch.
+        num_workers: decoding processes; 1 decodes in this process. With an engine, its workers do both, and this does
+            not count.
+        decode: `fast` decodes a JPEG at reduced size, see `read_tower_image`; `exact` at full size.
         video_frames: see `look_at_video`.
         video_seconds: see `look_at_video`.
-        precision: what an image tower on a CPU may compute in, as far as `mobileclip.optimize` finds it exact enough.
-        segment_rows: images after which what is finished is written down.
-        segment_seconds: after which it is written down as well.
-        show_progress: whether to show how far it is.
+        precision: lowest precision of the image tower on a CPU, if `mobileclip.optimize` finds it accurate enough.
+        segment_rows: images between writes.
+        segment_seconds: seconds between writes.
+        show_progress: whether to show progress.
     """
 
     batch_size: int = attrs.field(default=32, validator=validators.gt(0))
@@ -57,7 +57,7 @@ class Recognised:
 
     Args:
         file: that it is in.
-        part: key of its sample, where the file holds several.
+        part: key of its sample, in a file with several samples.
         sha256: of its content.
     """
 
@@ -71,14 +71,14 @@ class Findings:
     """Findings in files, of this process or another.
 
     Args:
-        rows: of images that were encoded, and of files that cannot be read.
-        recognised: what has its embeddings already.
-        gone: paths of files that were read to their end, and keys of samples that they do not hold any more.
-        finished: files of many images that were read to their end.
+        rows: of encoded images, and of unreadable files.
+        recognised: content with existing embeddings.
+        gone: paths of completely read files, with keys of their deleted samples.
+        finished: completely read files with many images.
         unreadable: why each file that could not be read was not, naming it.
-        uninstalled: what must be installed for other files, and how many these are.
+        uninstalled: missing extras, with the numbers of their files.
         num_encoded: images among the rows.
-        num_unchanged: samples that were in the index already.
+        num_unchanged: samples already in the index.
     """
 
     rows: list[Row] = attrs.field(factory=list)
@@ -96,7 +96,7 @@ class Findings:
         return len(self.rows) + len(self.recognised)
 
     def add(self, other: Findings) -> None:
-        """Take over what was found elsewhere."""
+        """Add findings of another process."""
         for field in ("rows", "recognised", "gone", "finished", "unreadable"):
             getattr(self, field).extend(getattr(other, field))
         self.uninstalled.update(other.uninstalled)
@@ -115,9 +115,9 @@ class FileTask:
     """A file to read, with its rows in the index.
 
     Args:
-        file: that was found.
-        parts: keys of the samples that the index has of it.
-        done: those of them that were read from it as it is now.
+        file: of the scan.
+        parts: keys of its samples in the index.
+        done: keys already read from the current version.
     """
 
     file: FoundFile
@@ -131,14 +131,14 @@ class KnownContent:
 
     Args:
         pictures: by their sizes in bytes.
-        videos: of those that were read to their end.
+        videos: of completely read videos.
     """
 
     pictures: Mapping[int, Sequence[str]] = attrs.field(factory=dict)
     videos: Collection[str] = ()
 
     def of_size(self, size: int) -> tuple[str, ...]:
-        """Return hashes that an image of so many bytes may have; of very many of one size, some."""
+        """Return known hashes of images with this number of bytes, up to a limit."""
         return tuple(self.pictures.get(size, ())[:_MOST_HASHES])
 
 
@@ -156,12 +156,12 @@ class _Wanted:
 class FileReader:
     """Reads files, and queues the findings.
 
-    `num_expected` says how many images they hold, as far as they were read, and about how many where they were not.
+    `num_expected` is the number of images in read files, plus an estimate for the others.
 
     Args:
-        tasks: the files, in the order in which they are read.
-        known: what need not be encoded.
-        options: how images are indexed.
+        tasks: the files in order.
+        known: content with embeddings.
+        options: indexing options.
     """
 
     def __init__(self, tasks: Sequence[FileTask], known: KnownContent, options: IndexOptions) -> None:
@@ -178,11 +178,11 @@ class FileReader:
         """Read all files, and yield after each picture.
 
         Args:
-            clip: encodes.
-            num_workers: processes that read and decode beside it; one reads in this process.
+            clip: the model.
+            num_workers: decoding processes; 1 decodes in this process.
 
         Raises:
-            LostProcessError: if one of them ends abruptly.
+            LostProcessError: if a process dies.
         """
         encoded = encode_pictures(
             clip,
@@ -197,7 +197,7 @@ class FileReader:
             yield
 
     def take(self) -> Findings:
-        """Return what was found since this was last called."""
+        """Return the findings since the last call."""
         found, self.findings = self.findings, Findings()
         for path, file in tuple(self._read_to_end.items()):
             if self._asked[path] == self._answered[path]:

@@ -55,7 +55,7 @@ class MissingFolders:
 
 
 def stamp_of(path: str) -> tuple[int, int] | None:
-    """Return a file's time and size, by which a changed one is recognised; None if there is no such local file."""
+    """Return a file's time and size, for detecting changes; None for a missing file."""
     try:
         status = Path(path).stat()
     except (OSError, ValueError):
@@ -107,10 +107,10 @@ class Scan:
     """The files of a scan.
 
     Args:
-        inputs: what was looked at, in full.
-        missing: inputs that are not there, or are folders without images, as those of a disk that is not mounted.
+        inputs: absolute paths of the inputs.
+        missing: missing inputs, or folders without images (an unmounted disk, for example).
         files: by their paths, sorted.
-        left_out: files of the folders that are neither images nor videos, or cannot be named in an index.
+        left_out: files of other types, or with names that an index cannot store.
     """
 
     inputs: tuple[str, ...]
@@ -119,7 +119,7 @@ class Scan:
     missing: tuple[str, ...] = ()
 
     def covers(self, path: str) -> bool:
-        """Return whether a path lies in what was looked at."""
+        """Return whether a path lies in an input."""
         return any(is_inside(path, one) for one in self.inputs)
 
 
@@ -129,19 +129,18 @@ def estimated_pictures(files: Iterable[FoundFile]) -> int:
 
 
 def scan(inputs: Sequence[str], *, may_be_missing: bool = False) -> Scan:
-    """Return the images, videos and shards that files, folders and patterns stand for.
+    """Return the images, videos and shards of files, folders and patterns.
 
-    A folder is looked through with those below it. Hidden files, links to folders and what is called neither like an
-    image nor like a video are left out and counted.
+    The scan searches folders recursively. It skips and counts hidden files, links to folders, and other file types.
 
     Args:
         inputs: paths and brace patterns.
-        may_be_missing: whether the others are looked at where one is not there, or is a folder without images; by
-            default that is an error. A disk that is not mounted looks like either.
+        may_be_missing: whether to continue if an input is missing or a folder without images (an unmounted disk, for
+            example); by default an error.
 
     Raises:
-        ValueError: if one is a URL, or a folder holds no pictures.
-        OSError: if one is not there.
+        ValueError: if one is a URL, or a folder without images.
+        OSError: if one is missing.
     """
     found: dict[str, FoundFile] = {}
     left_out: list[Skip] = []

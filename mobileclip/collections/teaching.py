@@ -52,7 +52,7 @@ class TaughtIndex(Protocol):
 
     @property
     def snapshot(self) -> Snapshot:
-        """Its pictures."""
+        """Its snapshot."""
 
     @property
     def clip(self) -> ImageTextModel:
@@ -88,7 +88,7 @@ class Concepts(Mapping[str, Concept]):
         return len(read_concepts(self._index.path))
 
     def stored(self) -> dict[str, Concept]:
-        """Return the concepts as they were written, which may be in the space of a model of before."""
+        """Return the stored concepts, possibly in the embedding space of an earlier model."""
         return read_concepts(self._index.path)
 
     def __getitem__(self, name: str) -> Concept:
@@ -131,17 +131,16 @@ class Concepts(Mapping[str, Concept]):
         unlabel: Sequence[Given] = (),
         text: str | None = None,
     ) -> Concept:
-        """Add a concept, or examples to one that is there, and return it; all of it is written, or nothing.
+        """Add a concept, or examples to an existing one, in one transaction, and return it.
 
-        An image that is in the index has its embedding there, and another is encoded, once. A small copy of each is
-        kept.
+        Indexed images have stored embeddings; other images are encoded once. The index stores a small copy of each.
 
         Args:
             name: of the concept, without quotation marks.
-            positive: images that show it: paths, or ids of the index.
-            negative: images that do not.
-            unlabel: images that are no examples any more: ids, paths, or `Example.name`; they need not be there.
-            text: what it is in words; by default what it was, and the name of a new one.
+            positive: positive examples: paths, or ids of the index.
+            negative: negative examples.
+            unlabel: examples to remove: ids, paths, or `Example.name`; they need not exist.
+            text: description; by default unchanged, or the name of a new concept.
 
         Raises:
             ValueError: if the name or the text is none, an image is not in the index, or one that is to be no example
@@ -310,7 +309,7 @@ def _named(concept: Concept, given: Sequence[str]) -> set[Key]:
 
 
 def normalize_name(name: str) -> str:
-    """Return a name as it is kept: letters that look alike are one, and so are spaces."""
+    """Return a normalised name: Unicode-compatible letters and single spaces."""
     return " ".join(unicodedata.normalize("NFC", name).split())
 
 

@@ -45,8 +45,8 @@ def look_at_video(path: Path, frames: Frames, seconds: float) -> VideoFacts:
 
     Args:
         path: of the video.
-        frames: `seconds` reads one every so many seconds, `scenes` one a second, of which `SceneChooser` chooses.
-        seconds: from one frame to the next, where that is asked for; more in a video of more than 20,000 of them.
+        frames: `seconds` reads a frame per interval, `scenes` lets `SceneChooser` choose among one per second.
+        seconds: interval of frames; larger for videos with more than 20,000 frames at this interval.
 
     Raises:
         ImageError: if it cannot be read.
@@ -80,8 +80,7 @@ def hash_file(path: Path) -> str:
 class SceneChooser:
     """Chooses frames of a video that differ from the last chosen frame.
 
-    Frames are compared by how many of their pixels have each of 216 colours: half of the sum of the differences, from 0
-    for the same to 1 for no colour in common.
+    The distance of frames is half of the absolute difference of their histograms of 216 colours, from 0 to 1.
     """
 
     def __init__(self) -> None:

@@ -52,9 +52,9 @@ def count_shards(
     Args:
         shards: paths, URLs or brace patterns.
         again: count all of them anew.
-        limits: of what is read.
+        limits: size limits for reading.
         engine: who does the work; None for this process.
-        show_progress: show a bar with the speed and the time left.
+        show_progress: show a bar with speed and remaining time.
 
     Raises:
         ValueError: if there are none, or a `sizes.json` that is there cannot be read.

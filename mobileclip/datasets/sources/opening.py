@@ -53,9 +53,9 @@ class DataSet:
     """A data set.
 
     Args:
-        name: how results and reports call it.
-        source: its samples: captions, and `label` in the metadata where they belong to classes.
-        kind: what the images have beside them.
+        name: its name in results and reports.
+        source: its samples, with captions, and with `label` in the metadata for classes.
+        kind: captions or classes.
         class_names: of a data set of classes, in the order of their labels.
         templates: sentences around the names of classes, with one `{}` each; none for captions.
     """
@@ -80,7 +80,7 @@ def as_source(
             public layout, with shards, with images and captions, with a directory of images for each class, or with
             tables and no images; `KIND:ARGUMENT` with the name of a kind in `sources`, such as `folder:photos`; a
             source is returned as it is.
-        samples_per_shard: of a source that is not cut into shards yet.
+        samples_per_shard: for a source without shards.
         rows: column names of `.jsonl` files and tables.
 
     Raises:
