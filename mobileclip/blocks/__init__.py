@@ -1,7 +1,7 @@
 """The building blocks: plain modules that compose into the MobileCLIP encoders, and `build_model` by name.
 
-Each computes its formula and nothing else; whole towers belong in `encoders`, what makes a block faster in
-`inference.forms` and `training.cpu`.
+A block computes its formula only; towers belong in `encoders`, faster versions of blocks in `inference.forms` and
+`training.cpu`.
 """
 
 from mobileclip.blocks.attention import (

@@ -40,7 +40,7 @@ class AttentionBackend(Protocol):
 
 
 class Attending(nn.Module):
-    """A module that attends by a backend: what `set_attention_backend` looks for."""
+    """A module with a selectable attention backend, for `set_attention_backend`."""
 
     backend: AttentionBackend
 
@@ -60,7 +60,7 @@ def sdpa_attention(query: Tensor, key: Tensor, value: Tensor, *, causal: bool) -
 
 @attention_backends.register("reference")
 def reference_attention(query: Tensor, key: Tensor, value: Tensor, *, causal: bool) -> Tensor:
-    """Attend by the formula, written out and in at least float32: slow, and what the others are checked against."""
+    """Attend by the explicit formula, in at least float32: slow, a reference for other backends."""
     wide, device = torch.promote_types(query.dtype, torch.float32), query.device
     # Autocast would narrow both products again.
     casts = torch.amp.is_autocast_available(device.type) and torch.is_autocast_enabled(device.type)
@@ -80,7 +80,7 @@ def xformers_attention(query: Tensor, key: Tensor, value: Tensor, *, causal: boo
 
     Raises:
         ValueError: on another device.
-        ImportError: where xformers is not installed; the message has the command that installs it.
+        ImportError: if xformers is not installed.
     """
     if query.device.type != "cuda":
         raise ValueError(
@@ -229,7 +229,7 @@ class CrossAttention(Attending):
         self.project = nn.Linear(dim, dim)
 
     def forward(self, x: Tensor, context: Tensor) -> Tensor:
-        """Return what the tokens `x` gather from the context."""
+        """Return the attention of tokens `x` to the context."""
         return self.attend(x, *self.keys_and_values(context))
 
     def keys_and_values(self, context: Tensor) -> tuple[Tensor, Tensor]:
@@ -237,7 +237,7 @@ class CrossAttention(Attending):
         return self._heads(self.key(context)), self._heads(self.value(context))
 
     def attend(self, x: Tensor, key: Tensor, value: Tensor) -> Tensor:
-        """Return what the tokens `x` gather from the context that keys and values are of."""
+        """Return the attention of tokens `x` to the given keys and values."""
         attended = self.backend(self._heads(self.query(x)), key, value, causal=False)
         y: Tensor = self.project(rearrange(attended, "b h n d -> b n (h d)"))
         return y
@@ -280,7 +280,7 @@ class CrossAttentionLayer(nn.Module):
         return y
 
     def keys_and_values(self, context: Tensor) -> tuple[Tensor, Tensor]:
-        """Return keys and values of a context, which do not depend on the tokens."""
+        """Return the keys and values of a context."""
         return self.attention.keys_and_values(self.context_norm(context))
 
     def attend(self, x: Tensor, key: Tensor, value: Tensor) -> Tensor:
@@ -297,7 +297,7 @@ class AttentionPooler(nn.Module):
         `(batch, places, context_dim)` to `(batch, num_queries, dim)`.
 
     Args:
-        dim: width of what is gathered.
+        dim: width of the queries and the output.
         context_dim: width of the sequence.
         num_queries: number of queries.
         num_heads: number of heads; divides `dim`.
@@ -318,7 +318,7 @@ class AttentionPooler(nn.Module):
         nn.init.normal_(self.queries)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return what each query gathers from `x`."""
+        """Return each query's attention to `x`."""
         query = self.query_norm(self.queries).expand(x.shape[0], -1, -1)
         y: Tensor = self.attention(query, self.context_norm(x))
         return y
@@ -333,7 +333,7 @@ class FeedForward(nn.Module):
     Args:
         dim: width of the tokens.
         hidden_dim: width between the layers; four times `dim` by default.
-        activation: what makes the activation.
+        activation: class or factory of the activation.
 
     Examples:
         >>> network = FeedForward(8, activation=nn.SiLU)
@@ -364,13 +364,13 @@ class TransformerLayer(nn.Module):
 
     Args:
         dim: width of the tokens.
-        mixer: what stands in place of the attention, tokens in and out; by default an `Attention`.
+        mixer: the token mixer, tokens in and out; by default an `Attention`.
         num_heads: number of heads of the default mixer; divides `dim`.
         hidden_dim: width of the feed-forward network; four times `dim` by default.
-        causal: whether the default mixer lets a token see itself and earlier tokens only.
-        norm: what makes each of the two norms.
-        activation: what makes the feed-forward network's activation.
-        drop_path: probability that a branch is left out for a sample in training.
+        causal: whether the default mixer is causal.
+        norm: class or factory of both norms.
+        activation: class or factory of the feed-forward network's activation.
+        drop_path: probability of dropping a branch for a sample in training.
 
     Source: MobileCLIP section 3.1; Radford et al., "Learning Transferable Visual Models", section 2.4.
 

@@ -12,7 +12,7 @@ from mobileclip.registry import Registry, nearest
 
 
 class Buildable(Protocol):
-    """A spec that knows the module it describes.
+    """A spec with a `build()` method for its module.
 
     Examples:
         >>> class IdentitySpec(Buildable):
@@ -43,10 +43,10 @@ def build_model(model: str | Buildable, *, in_channels: int | None = None, **cha
     Args:
         model: a spec, or a name: of a whole model (`mobileclip_s2`), an image encoder (`mci2`) or a text encoder
             (`text_mct`). `mobileclip list` prints them all. Names of open_clip (`MobileCLIP-S2`) and timm
-            (`fastvit_mci2`) are understood.
-        in_channels: of the images, where they are not red, green and blue: 1 for depth, more for satellites. Mean and
-            std of the input are those of `ImageInput.of_channels`.
-        changes: fields of the spec that are to be others, such as `drop_path=0.1`.
+            (`fastvit_mci2`) also work.
+        in_channels: number of image channels, if not 3: 1 for depth, more for satellites. `ImageInput.of_channels`
+            gives mean and std.
+        changes: changed fields of the spec, such as `drop_path=0.1`.
 
     Raises:
         ValueError: if the name is unknown; the message has the nearest ones.

@@ -108,15 +108,15 @@ class ConvNorm(Reparameterizable):
 
 
 def kernel_and_bias(branch: nn.Module, *, stride: int, groups: int) -> tuple[Tensor, Tensor]:
-    """Return the kernel and bias of a convolution and its norm, or of what they were folded to before.
+    """Return the kernel and bias of a convolution with its norm, or of their reparameterized form.
 
     Shape:
         kernel `(out_dim, dim / groups, height, width)`, bias `(out_dim,)`, in the dtype of the algebra.
 
     Args:
-        branch: one of several whose kernels are added up.
-        stride: that all of them have.
-        groups: likewise.
+        branch: one of the summed branches.
+        stride: common stride of all branches.
+        groups: common number of groups.
 
     Raises:
         ValueError: if it is no such convolution, or one with other taps than the others: its kernel cannot be added.
@@ -181,11 +181,11 @@ class MobileOneBlock(Reparameterizable):
         stride: step of the kernel, both ways.
         groups: groups of every branch; `dim` makes the block depthwise.
         num_branches: number of convolution branches.
-        scale_branch: whether there is a 1x1 branch; by default where the kernel is taller than one row, as in the
-            release, which so has none for the (1, 11) kernels of text.
-        skip: whether there is a batch-normalised skip; by default where input and output have one shape.
-        squeeze_excite: whether channels are gated after the sum, by a bottleneck of 1/16.
-        activation: what makes the activation that follows; None for none.
+        scale_branch: whether there is a 1x1 branch; by default if the kernel has more than one row, like Apple's code
+            (so none for text's (1, 11) kernels).
+        skip: whether there is a batch-normalised skip; by default if input and output have equal shapes.
+        squeeze_excite: whether to gate channels after the sum, with a bottleneck of 1/16.
+        activation: class or factory of the following activation; None for none.
 
     Raises:
         ValueError: if no branch is left, a kernel side is even, or a skip would change the shape.
@@ -280,10 +280,10 @@ class LargeKernelConv(Reparameterizable):
         dim: channels in, and the number of groups.
         out_dim: channels out, a multiple of `dim`.
         kernel_size: the large kernel, both sides odd, or one number for both.
-        small_kernel_size: the small kernel, likewise.
+        small_kernel_size: the small kernel, in the same form.
         stride: step of both, both ways.
-        squeeze_excite: whether channels are gated after the sum, by a bottleneck of 1/4.
-        activation: what makes the activation that follows; None for none.
+        squeeze_excite: whether to gate channels after the sum, with a bottleneck of 1/4.
+        activation: class or factory of the following activation; None for none.
 
     Raises:
         ValueError: if a kernel side is even, the small kernel is larger, or `out_dim` is no multiple of `dim`.
@@ -350,7 +350,7 @@ class Downsample(nn.Sequential):
         dim: channels in.
         out_dim: channels out, a multiple of `dim`.
         squeeze_excite: whether the large-kernel convolution gates its channels.
-        activation: what makes the activation behind the large-kernel convolution; None for none.
+        activation: class or factory of the activation after the large-kernel convolution; None for none.
 
     Source: MobileCLIP Table 9; Vasu et al., "FastViT", section 3.2.2.
 

@@ -1,4 +1,4 @@
-"""What mixes tokens or channels without attention: RepMixer, positional convolutions, conv-FFN and drop path."""
+"""Token and channel mixing without attention: RepMixer, positional convolutions, conv-FFN and drop path."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class DropPath(nn.Module):
         `(batch, ...)` in and out.
 
     Args:
-        rate: probability that a sample's branch is dropped, from 0 to below 1.
+        rate: drop probability per sample, in [0, 1).
 
     Raises:
         ValueError: if the rate is none.
@@ -46,7 +46,7 @@ class DropPath(nn.Module):
         self.rate = rate
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return the branch, scaled where it is kept; in evaluation mode as it is."""
+        """Return the branch, dropped or scaled per sample in training, unchanged in evaluation mode."""
         if not self.training or not self.rate:
             return x
         keep = x.new_empty(x.shape[0], *[1] * (x.ndim - 1)).bernoulli_(1 - self.rate)
@@ -157,7 +157,7 @@ class TextRepMixer(nn.Module):
 
     Args:
         dim: width of the tokens.
-        kernel_size: number of neighbouring tokens that each is mixed with, odd.
+        kernel_size: number of tokens to mix, odd.
         layer_scale: initial value of `gamma`.
 
     Folding: to one depthwise convolution with a bias.
@@ -210,7 +210,7 @@ class ConvFFN(nn.Module):
         dim: number of channels.
         hidden_dim: channels between the two 1x1 convolutions; four times `dim` by default.
         kernel_size: height and width of the depthwise kernel, both odd, or one number for both; (1, 11) for text.
-        activation: what makes the activation.
+        activation: class or factory of the activation.
 
     Raises:
         ValueError: if a side of the kernel is even.

@@ -1,4 +1,4 @@
-"""Blocks one after another, and activation checkpointing, which computes them again in the backward pass."""
+"""Sequences of blocks, and activation checkpointing."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ Made = TypeVar("Made", bound=Tensor | tuple[Tensor, ...])
 class BlockSequence(nn.Sequential):
     """Blocks of one width, one after another: `y = block_n(... block_1(x))`.
 
-    Activation checkpointing, `fully_shard` and exports look for this class to handle a model block by block. Where
-    `recomputes` is set, each block keeps only its input in training, and computes the rest again in the backward pass.
+    Activation checkpointing, `fully_shard` and exports look for this class to handle a model block by block. If
+    `recomputes` is set, each block stores only its input in training, and the backward pass computes the block again.
 
     Shape:
         whatever the blocks take and give.
@@ -36,18 +36,18 @@ class BlockSequence(nn.Sequential):
     recomputes = False
 
     def forward(self, x: Tensor, *context: object) -> Tensor:
-        """Return what the last block makes of `x`; every block gets the context too."""
+        """Return the last block's output for `x`; every block also gets the context."""
         for block in self.functions():
             x = block(x, *context)
         return x
 
     def functions(self) -> Iterator[Callable[..., Tensor]]:
-        """Yield the blocks as functions, which recompute where that is switched on."""
+        """Yield the blocks as functions, with recomputation if enabled."""
         return (partial(recomputed, block, block) for block in self) if self.recomputes else iter(self)
 
 
 class ActivationCheckpointing:
-    """A model that recomputes its blocks by the name that timm and open_clip have for it; a base beside `nn.Module`."""
+    """Mixin with `set_grad_checkpointing`, the interface of timm and open_clip."""
 
     def set_grad_checkpointing(self, enable: bool = True) -> None:  # noqa: FBT001, FBT002 - timm's and open_clip's
         """Switch activation checkpointing on or off: blocks keep only inputs, and recompute the rest in backward."""
@@ -59,8 +59,8 @@ def recompute(model: Module, enable: bool = True) -> Module:  # noqa: FBT001, FB
     """Switch on activation checkpointing in every `BlockSequence` of a model.
 
     Args:
-        model: any module; it is changed.
-        enable: False keeps activations again.
+        model: any module; changed in place.
+        enable: False disables checkpointing.
 
     Returns:
         The model.
@@ -80,14 +80,14 @@ def recompute(model: Module, enable: bool = True) -> Module:  # noqa: FBT001, FB
 
 
 def recomputed(function: Callable[..., Made], module: nn.Module, *inputs: object) -> Made:
-    """Return `function(*inputs)`, computed again when its gradient is asked for.
+    """Return `function(*inputs)`, with recomputation in the backward pass.
 
-    Batch statistics are counted once: the second time leaves the running ones as they are.
+    Recomputation does not update the running statistics of batch norms.
 
     Args:
-        function: what is computed, one tensor or several; its parameters are those of `module`.
-        module: whose batch norms are held while it is computed again.
-        inputs: its inputs, which are kept.
+        function: returns one tensor or several, with the parameters of `module`.
+        module: its batch norms do not update during recomputation.
+        inputs: stored inputs.
     """
     if not torch.is_grad_enabled():
         return function(*inputs)

@@ -24,10 +24,10 @@ class RepMixerBlock(Reparameterizable):
         ffn_kernel_size: height and width of the kernel in the feed-forward network, or one number for both.
         hidden_dim: width of the feed-forward network; four times `dim` by default.
         layer_scale: initial value of the layer scales.
-        drop_path: probability that the network is left out for a sample in training.
+        drop_path: probability of dropping the network for a sample in training.
 
-    Folding: the layer scale goes into the network's last projection; mixer and network fold on their own.
-    Source: Vasu et al., "FastViT"; MobileCLIP section 3.1.
+    Folding: the network's last projection absorbs the layer scale; mixer and network fold themselves. Source: Vasu et
+        al., "FastViT"; MobileCLIP section 3.1.
 
     Examples:
         >>> block = RepMixerBlock(8).eval()
@@ -85,10 +85,10 @@ class TextRepMixerBlock(RepMixerBlock):
     Args:
         dim: width of the tokens.
         mixer: the token mixer, `(batch, dim, 1, length)` in and out; by default a RepMixer.
-        kernel_size: number of neighbouring tokens that the default mixer and the feed-forward network see, odd.
+        kernel_size: number of tokens in the kernels of the default mixer and the feed-forward network, odd.
         hidden_dim: width of the feed-forward network; four times `dim` by default.
         layer_scale: initial value of the layer scales.
-        drop_path: probability that the network is left out for a sample in training.
+        drop_path: probability of dropping the network for a sample in training.
 
     Source: MobileCLIP Figure 3 (Text-RepMixer).
 
@@ -135,13 +135,13 @@ class AttentionBlock(Reparameterizable):
 
     Args:
         dim: number of channels.
-        mixer: what stands in place of the attention, feature map in and out; by default an `Attention2d`.
+        mixer: the token mixer, feature map in and out; by default an `Attention2d`.
         head_dim: channels per head of the default mixer; divides `dim`.
         hidden_dim: width of the feed-forward network; four times `dim` by default.
-        norm: what makes the norm in front: `nn.BatchNorm2d` (MCi0-2), which folds away, or `ChannelLayerNorm` (MCi3-4),
-            which stays.
+        norm: class or factory of the first norm: `nn.BatchNorm2d` (MCi0-2, reparameterizable), or `ChannelLayerNorm`
+            (MCi3-4).
         layer_scale: initial value of both layer scales.
-        drop_path: probability that either branch is left out for a sample in training.
+        drop_path: probability of dropping each branch for a sample in training.
 
     Raises:
         ValueError: if `head_dim` does not divide `dim`.
@@ -218,9 +218,9 @@ class ConvPoolHead(nn.Module):
 
     Args:
         dim: channels in.
-        embedding_dim: width of the embedding; None for no projection, which leaves the mean, `expansion * dim` wide.
-        expansion: how many times wider the features are before the mean.
-        bias: whether the projection has a bias. The papers' has none; open_clip's layout can hold one.
+        embedding_dim: width of the embedding; None for no projection: the mean, of width `expansion * dim`.
+        expansion: factor of the width before the mean.
+        bias: whether the projection has a bias. The papers' models have none; open_clip's layout allows one.
 
     Source: MobileCLIP Table 9.
 
@@ -253,10 +253,10 @@ class ConvPoolHead(nn.Module):
 
 
 class TextPool(nn.Module):
-    """Locates the end token of each text, where pooling reads the features; padding lies behind it.
+    """Locates each text's end token, for pooling; padding follows it.
 
     Args:
-        end_id: the end token's, which every text holds; None for the highest id of each text, which CLIP's is.
+        end_id: id of the end token, in every text; None for the highest id of each text (CLIP).
     """
 
     def __init__(self, *, end_id: int | None = None) -> None:
@@ -264,7 +264,7 @@ class TextPool(nn.Module):
         self.end_id = end_id
 
     def position(self, ids: Tensor) -> Tensor:
-        """Return where each text ends: at its first end token.
+        """Return the position of each text's first end token.
 
         Shape:
             `(batch, tokens)` to `(batch,)`.
@@ -272,7 +272,7 @@ class TextPool(nn.Module):
         return (ids if self.end_id is None else (ids == self.end_id).int()).argmax(dim=-1)
 
     def inside(self, ids: Tensor) -> Tensor:
-        """Return which tokens are of the text: up to its end token.
+        """Return the mask of the text's tokens, up to its end token.
 
         Shape:
             `(batch, tokens)` to booleans `(batch, tokens)`.
@@ -306,7 +306,7 @@ class EndTokenPool(TextPool):
 
 
 class MeanTokenPool(TextPool):
-    """Average the features of a text's tokens, from the first to its end token; padding does not count.
+    """Average the features of a text's tokens, from the first to its end token, without padding.
 
     `y[i] = mean(features[i, : end[i] + 1])`.
 

@@ -1,6 +1,6 @@
-"""The console command: its commands by name, and what is common to all of them.
+"""The console command: commands by name, and their common flags.
 
-What a command does belongs in the packages below; a file here reads its flags.
+A file here reads a command's flags; lower subpackages do the work.
 """
 
 from __future__ import annotations
@@ -25,10 +25,10 @@ _MOST = 1_600
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Run the console command; errors that a person can mend are printed without a traceback.
+    """Run the console command; print errors that a user can correct without a traceback.
 
     Args:
-        arguments: what was typed behind `mobileclip`; the process's own by default.
+        arguments: the arguments after `mobileclip`; `sys.argv[1:]` by default.
     """
     ensure_streams()
     try:
@@ -54,7 +54,7 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 def _require_working_folder() -> None:
-    """Refuse to start in a folder that was deleted: PyTorch cannot even be imported there."""
+    """Refuse to start in a deleted working folder: `import torch` fails there."""
     try:
         Path.cwd()
     except FileNotFoundError:
@@ -62,7 +62,7 @@ def _require_working_folder() -> None:
 
 
 def _with_default(arguments: list[str]) -> list[str]:
-    """Return what was typed, with `run` behind an `eval` that no other command follows."""
+    """Return the arguments, with `run` inserted after an `eval` without subcommand."""
     own = COMMANDS.members["eval"]
     if arguments[:1] == ["eval"] and arguments[1:] and isinstance(own, Commands) and arguments[1] not in own.members:
         return ["eval", "run", *arguments[1:]]

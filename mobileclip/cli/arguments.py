@@ -1,4 +1,4 @@
-"""What several commands take: models, checks of paths and numbers, outputs, and how work is shared."""
+"""Arguments of several commands: models, outputs and workers, and checks of paths and numbers."""
 
 from __future__ import annotations
 
@@ -30,11 +30,11 @@ _T = TypeVar("_T")
 
 
 def require_there(path: str | Path, expected: str) -> None:
-    """Make sure that something is on this machine; a URL is taken as it is.
+    """Raise if a local path does not exist; do not check URLs.
 
     Args:
         path: a file, a folder, or a URL.
-        expected: what it should be, for the message.
+        expected: description of the expected file, for the message.
 
     Raises:
         FileNotFoundError: if it is not; the message has names nearby that are like it.
@@ -48,11 +48,11 @@ def require_there(path: str | Path, expected: str) -> None:
 
 
 def require_folder(path: str | Path, expected: str) -> None:
-    """Make sure that a folder is on this machine; a URL is taken as it is.
+    """Raise if a local folder does not exist; do not check URLs.
 
     Args:
         path: a folder, or a URL.
-        expected: what it should be, for the message.
+        expected: description of the expected file, for the message.
 
     Raises:
         OSError: if it is not.
@@ -63,11 +63,11 @@ def require_folder(path: str | Path, expected: str) -> None:
 
 
 def require_file(path: str | Path, expected: str) -> None:
-    """Make sure that a file is on this machine; a URL is taken as it is.
+    """Raise if a local file does not exist; do not check URLs.
 
     Args:
         path: a file, or a URL.
-        expected: what it should be, for the message.
+        expected: description of the expected file, for the message.
 
     Raises:
         OSError: if it is not.
@@ -81,7 +81,7 @@ def require_file(path: str | Path, expected: str) -> None:
 
 
 def require_checkpoint(source: str) -> None:
-    """Make sure that a checkpoint is on this machine, a file or the one in a folder; one on the hub is taken as it is.
+    """Raise if a local checkpoint (a file, or a folder with one) does not exist; do not check the hub.
 
     Args:
         source: a file, a folder, or `hf-hub:owner/name`.
@@ -124,9 +124,9 @@ def outputs(given: Sequence[Path], *kinds: Collection[str], overwrite: bool) -> 
     """Return the file of each kind that is to be written, having made sure that it can be.
 
     Args:
-        given: behind `--output`, each time.
-        kinds: how the names of each kind end; none for any name.
-        overwrite: whether what is there is replaced.
+        given: the values of `--output`.
+        kinds: file name extensions of each kind; empty for any name.
+        overwrite: whether to replace existing files.
 
     Raises:
         ValueError, OSError: if a name is of no kind, two are of one, or one cannot be written.
@@ -148,8 +148,8 @@ def require_page(path: Path | None, *, overwrite: bool) -> None:
     """Refuse a page that could not be written, before the work.
 
     Args:
-        path: of the page; None where none is asked for.
-        overwrite: whether one that is there is replaced.
+        path: of the page; None for no page.
+        overwrite: whether to replace an existing file.
 
     Raises:
         ValueError, OSError: if it cannot.
@@ -164,15 +164,15 @@ class ModelFlags:
 
     Args:
         model: a name, a checkpoint in any known layout, a folder with one or with an export, hf-hub:OWNER/NAME,
-            open_clip:MODEL/TAG, transformers:OWNER/NAME, or NAME=FILE where a file does not say what it holds. Of a
-            name alone, the published weights are fetched from the hub, once. mobileclip_s0 by default; an index keeps
-            the model that it was made with.
-        image_size: side of the images, where not the model's own; a ViT's positions are interpolated.
-        context_length: ids per text, where fewer than the model's own; see load_model in mobileclip.encoders.
-        device: where to compute: cuda, cuda:1, mps or cpu; auto takes the first of these that is there. Of an export:
-            cpu, or what its runtime has here.
-        trust: run an export of another target than ONNX that another machine wrote, whose runtime does not validate
-            files: its author could then run anything on this machine. An index does not remember it.
+            open_clip:MODEL/TAG, transformers:OWNER/NAME, or NAME=FILE for a file without the model's name. For a name
+            alone, the command downloads the published weights once. mobileclip_s0 by default; an index stores its
+            model.
+        image_size: side of the images, if it differs from the model's; a ViT interpolates its position embeddings.
+        context_length: ids per text, if fewer than the model's; see load_model in mobileclip.encoders.
+        device: cuda, cuda:1, mps or cpu; auto takes the first available device. For an export: cpu, or a device of its
+            runtime.
+        trust: open an export of another machine for a runtime that does not validate files (all targets except ONNX).
+            The author of the file can then run any code on this machine. An index does not store this flag.
     """
 
     model: Annotated[str | None, arg(metavar="NAME|FILE|NAME=FILE")] = None
@@ -182,7 +182,7 @@ class ModelFlags:
     trust: Rare[bool] = False
 
     def named(self) -> tuple[str | None, str | None]:
-        """Return the name of the model and its file, as far as they are given: `--model` takes either, or NAME=FILE."""
+        """Return the model's name and file, or None for either: `--model` takes a name, a file, or NAME=FILE."""
         from mobileclip.encoders.checkpoints import packaged
         from mobileclip.inference.loading import holds_weights
 
@@ -212,19 +212,19 @@ class ModelFlags:
 
 
 def split(text: str) -> tuple[str, str | None]:
-    """Return the name of a model and its file, where NAME=FILE is given; otherwise the text, and no file."""
+    """Split NAME=FILE into name and file; return other texts with None."""
     name, _, file = text.partition("=")
     is_path = any(mark in name for mark in ("/", os.sep, ":")) or Path(text).exists()
     return (text, None) if is_path or not (name and file) else (name, file)
 
 
 def report_skipped(skipped: Sequence[str], num_images: int, *, called: str = "images") -> None:
-    """Name the pictures that were left out, the first hundred of them, and say why.
+    """Log the first hundred skipped images with their reasons.
 
     Args:
-        skipped: why each was, naming it.
-        num_images: of all.
-        called: what they are.
+        skipped: a message per skipped image.
+        num_images: number of all images.
+        called: noun for the message.
     """
     if skipped:
         say(f"left out {len(skipped):,} of {num_images:,} {called}:", error=True)
@@ -239,7 +239,7 @@ def say_first(lines: Sequence[str], *, most: int = 10) -> None:
 
 
 def report_left_out(skips: Sequence[Skip]) -> None:
-    """Count what was left out of folders, by the reason and the kind of file."""
+    """Log the number of skipped files of folders, by reason and kind of file."""
     from mobileclip.data.images.files import describe_left_out
 
     if skips:
@@ -253,13 +253,13 @@ class Sharing:
     """Flags that divide a command's work among processes or the machines of a cluster.
 
     Args:
-        num_workers: processes, or with Ray the actors that there may be; the result does not depend on it.
+        num_workers: number of processes, or of Ray actors at most; the result does not depend on it.
         engine: local for processes on this machine, ray for a cluster, whose machines need the same paths.
         ray_address: Ray only: the cluster to join, such as auto; by default one is started on this machine.
-        shard_seconds: time limit for one shard; a process that takes longer is replaced, where there are several.
-        tries: attempts at a shard whose store, disk or process fails; others are done meanwhile.
+        shard_seconds: time limit per shard; with several processes, a new process replaces a slower one.
+        tries: attempts per shard if its store, disk or process fails.
         pause_seconds: pause before the second try.
-        pause_growth: factor by which each further pause is longer.
+        pause_growth: factor from one pause to the next.
     """
 
     num_workers: Annotated[int, Workers] = 1

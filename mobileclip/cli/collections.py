@@ -1,4 +1,4 @@
-"""`mobileclip search | dedup | serve | tag | concept`: search an index of pictures, and name things in it."""
+"""`mobileclip search | dedup | serve | tag | concept`: search an index of images, tag it, and define concepts."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def search(
     text_model: TextModel = None,
     as_json: Annotated[bool, arg(name="json")] = False,
 ) -> None:
-    """Find pictures by what they show, the most similar first.
+    """Search images by text or example image, most similar first.
 
     mobileclip search "a red bicycle in snow"
 
@@ -71,26 +71,26 @@ def search(
     similarities: compare those of one query, not those of texts with those of pictures.
 
     Args:
-        query: what the pictures show, in words; @"my bike" in it is a concept of mobileclip concept.
-        index_name: the folder of an index, or the folder of pictures that one in the user's cache was made of; by
-            default the index there that was written last.
-        image: an example picture to search with, beside the text or without one; several times for several.
-        without: a text that results should not match; several times for several.
-        where: a condition: a column, a comparison and a value; of several, all must hold. Columns are path, part,
-            size, width, height, camera, taken, latitude, longitude, time and sha256; comparisons are =, !=, <, <=, >,
-            >= and ~, which finds a text within a text. Words of mobileclip tag are columns too: tag=dog, tag:dog>=0.99.
+        query: a text; @"my bike" in the text is a concept of mobileclip concept.
+        index_name: the folder of an index, or the images' folder of an index in the user's cache; by default the newest
+            index in the cache.
+        image: an example image, with or without a text; repeatable.
+        without: a text that results should not match; repeatable.
+        where: a condition: a column, a comparison and a value; repeatable, all conditions must hold. Columns are path,
+            part, size, width, height, camera, taken, latitude, longitude, time and sha256; comparisons are =, !=, <,
+            <=, >, >= and ~ (contains). Words of mobileclip tag are columns too: tag=dog, tag:dog>=0.99.
         k: number of results, at most.
-        all_frames: find a video by several of its frames; by default, by the one that is most similar.
-        thumbnails: show the pictures in the terminal, in blocks of colour.
-        explain: draw over each picture of the page which places add to its score, with an MCi image tower. It is
+        all_frames: list several frames of a video; by default, the most similar frame.
+        thumbnails: show images in the terminal.
+        explain: draw each location's share of the score over the images of the page (MCi image towers only). This is
             attribution, not segmentation.
-        output: an HTML page of what was found, one file with the pictures in it.
-        overwrite: replace a page that is there.
-        device: where to compute; see mobileclip index.
-        trust: run an export that another machine wrote; see mobileclip classify.
-        text_model: a text tower of the index's space that reads texts in place of the model's own; see mobileclip
-            classify. Pictures are not read again.
-        as_json: print a list of objects, with path, score and what else is known.
+        output: an HTML page of the results, including the images.
+        overwrite: replace an existing page.
+        device: see mobileclip index.
+        trust: open an export of another machine; see mobileclip classify.
+        text_model: a text tower of the index's embedding space, in place of the model's own; see mobileclip classify.
+            The command does not encode images again.
+        as_json: print a list of objects with path, score and metadata.
     """
     from mobileclip.collections import is_condition, parse_condition
 
@@ -136,29 +136,27 @@ def dedup(
     output: Annotated[tuple[Path, ...], arg(metavar="LIST.jsonl|PAGE.html")] = (),
     overwrite: bool = False,
 ) -> None:
-    """List the pictures that show the same, and propose the best copy of each. Nothing is deleted.
+    """List groups of near-duplicate images with the best copy of each. The command deletes nothing.
 
     mobileclip dedup photos/ -o duplicates.html
 
     mobileclip dedup --index photos.index
 
-    The index of the pictures that are given is made first, or brought up to date, as by mobileclip index; without any,
-    an index is looked at as it is. Frames of videos are left out.
+    The command first creates or updates the index of the given images, like mobileclip index; without images, it reads
+    an existing index. It skips frames of videos.
 
-    The list has a line of JSON for every near-duplicate of a better picture: keep, duplicate and similarity. The best
-    copy has the most pixels, is the sharpest of these, and has the most bytes of these. Both are read for it: they are
-    there, as they were indexed. Pictures of one colour, or nearly, are like each other whatever they are of: they are
-    named, and none is proposed.
+    The list has a line of JSON for every near-duplicate of a better image: keep, duplicate and similarity. The best
+    copy has the most pixels; among these, the sharpest; among these, the largest file. Both files must be unchanged
+    since indexing. The command lists images of nearly one colour apart, since their similarity says nothing.
 
     Args:
         inputs: image files, folders and tar shards; see mobileclip index.
         index_name: see mobileclip index.
-        model: of a new index, and where it computes.
-        num_workers: processes that read and decode; see mobileclip index.
-        threshold: cosine similarity from which on two pictures show the same.
-        output: the list to write, duplicates.jsonl by default; and, where one is named too, a page to look at, which
-            shows the groups side by side.
-        overwrite: replace a list or a page that is there.
+        model: for a new index.
+        num_workers: processes that decode; see mobileclip index.
+        threshold: least cosine similarity of near duplicates.
+        output: the list, duplicates.jsonl by default, and optionally an HTML page of the groups.
+        overwrite: replace existing files.
     """
     from mobileclip.collections import Collection, IndexOptions, require_threshold, write_list, write_page
 
@@ -203,22 +201,22 @@ def serve(
     trust: Rare[bool] = False,
     text_model: TextModel = None,
 ) -> None:
-    """Show an index in a browser on this machine: search by texts and pictures, similar ones, and duplicates.
+    """Serve an index to browsers on this machine: search by text and image, and duplicates.
 
     mobileclip serve
 
     mobileclip serve --index photos.index --port 0
 
-    The page is for this machine alone. It changes no picture, and of the index nothing but its concepts, which learn
-    from what is accepted and rejected. When mobileclip index has changed the index, the next search sees it.
+    The server accepts connections of this machine only. It changes no image, and writes only concepts to the index. The
+    next search sees changes by mobileclip index.
 
     Args:
-        index_name: the folder of an index, or the folder of pictures that one in the user's cache was made of; by
-            default the index there that was written last.
-        port: the page's port on 127.0.0.1; 0 takes a free one.
-        device: where to compute; see mobileclip index.
-        trust: run an export that another machine wrote; see mobileclip classify.
-        text_model: a text tower that reads texts in place of the model's own; see mobileclip search.
+        index_name: the folder of an index, or the images' folder of an index in the user's cache; by default the newest
+            index in the cache.
+        port: port on 127.0.0.1; 0 takes a free port.
+        device: see mobileclip index.
+        trust: open an export of another machine; see mobileclip classify.
+        text_model: a text tower in place of the model's own; see mobileclip search.
     """
     from mobileclip.extras import needed
 
@@ -230,7 +228,7 @@ def serve(
 
 
 def _show(matches: Matches, *, thumbnails: bool, as_json: bool) -> None:
-    """Print what one query finds."""
+    """Print the results of one query."""
     from mobileclip.collections import small_pictures
 
     if not matches.is_exact:
@@ -257,7 +255,7 @@ def _require_drawn(output: Path | None, *, is_one_query: bool, explain: bool) ->
 def _maps(
     explained: Callable[[Match], NDArray[np.float32]], matches: Sequence[Match]
 ) -> list[NDArray[np.float32] | None]:
-    """Return what places add to the score of each picture; None for one that cannot be read any more."""
+    """Return each location's share of the score per image; None for an unreadable image."""
     from mobileclip.data.images.limits import ImageError
 
     def of(match: Match) -> NDArray[np.float32] | None:
@@ -285,23 +283,23 @@ def tag(
     device: Device = "auto",
     trust: Rare[bool] = False,
 ) -> None:
-    """Tag the pictures of an index with words of your own: columns that searches filter by.
+    """Tag the images of an index with your own words, as columns for search filters.
 
     mobileclip tag --index photos.index --vocabulary words.txt --template "a photo of a {}"
     mobileclip search "a beach" --where 'tag=dog' --where 'tag:red bicycle>=0.99'
 
-    A picture's score for a word is the share of the collection that fits the word less, from 0 to 1: cosines of
-    different words cannot be compared, and these can. A word is a tag of the 5 % that fit it best (--share), also where
-    no picture shows it. No picture is read. Pictures that are indexed later have tags too; the same command without
-    --vocabulary calibrates the words anew.
+    An image's score for a word is its percentile rank within the index, from 0 to 1; unlike cosines, scores of
+    different words are comparable. The 5 % with the highest score have the word as a tag (--share), even if no image
+    shows it. The command reads no image. Images indexed later have tags too; the same command without --vocabulary
+    calibrates the words again.
 
     Args:
         index_name: see mobileclip search.
-        vocabulary: a text file with a word or phrase a line, in UTF-8; its words take the place of those before.
-        template: the sentence that each word is put into, such as "a photo of a {}"; by default the word alone.
-        share: of the collection that has each word as a tag; 0.05 by default.
-        device: where to compute; see mobileclip index.
-        trust: run an export that another machine wrote; see mobileclip classify.
+        vocabulary: a UTF-8 text file with a word or phrase per line; it replaces the earlier words.
+        template: prompt template, such as "a photo of a {}"; by default the word alone.
+        share: fraction of the images that get each word as a tag; 0.05 by default.
+        device: see mobileclip index.
+        trust: open an export of another machine; see mobileclip classify.
     """
     from mobileclip.inference.embedding import read_texts
 
@@ -331,19 +329,19 @@ def add(
     mobileclip concept add "my bike" --positive a.jpg --negative c.jpg --text "a bicycle" --index photos.index
     mobileclip search '@"my bike" in snow' --index photos.index
 
-    The text finds it without any example. Examples add to the score of pictures that are like them, where that helps:
-    one that is held back must be found better with the others than by the text alone. A picture of the index is not
-    read again. A small copy of each example is kept in the index.
+    A concept works without examples. Search uses examples only if they help: the other examples must rank a held-out
+    example better than the text does. The command uses stored embeddings of indexed images. The index stores a small
+    copy of each example.
 
     Args:
-        name: what it is called, without quotation marks; examples are added to a concept that is there.
+        name: the concept's name, without quotation marks; an existing concept gets the further examples.
         index_name: see mobileclip search.
-        positive: a picture that shows it; several times for several.
-        negative: a picture that does not, and may be mistaken for it.
-        unlabel: a picture that is no example any more, as mobileclip concept show names it; its file need not be there.
-        text: what it is in words; by default its name.
-        device: where to compute; see mobileclip index.
-        trust: run an export that another machine wrote; see mobileclip classify.
+        positive: an image of the concept; repeatable.
+        negative: a similar image without the concept; repeatable.
+        unlabel: an example to remove, as mobileclip concept show prints it; the file need not exist.
+        text: description of the concept; by default its name.
+        device: see mobileclip index.
+        trust: open an export of another machine; see mobileclip classify.
     """
     for path in (*positive, *negative):
         require_file(path, "an image file")
@@ -375,7 +373,7 @@ def list_concepts(*, index_name: IndexName = None, as_json: Annotated[bool, arg(
 
 
 def show(name: Name, /, *, index_name: IndexName = None) -> None:
-    """Print what is known of a concept: its text, and its examples.
+    """Print a concept's text and examples.
 
     mobileclip concept show "my bike" --index photos.index
 
@@ -394,7 +392,7 @@ def show(name: Name, /, *, index_name: IndexName = None) -> None:
 
 
 def remove(name: Name, /, *, index_name: IndexName = None) -> None:
-    """Remove a concept from an index; no picture is touched.
+    """Remove a concept from an index; images stay unchanged.
 
     mobileclip concept rm "my bike" --index photos.index
 

@@ -1,4 +1,4 @@
-"""Commands by name, some of which are groups of others; each has its own `--help`, and is imported when it runs."""
+"""Commands and groups of commands by name; the program imports a command's module when the command runs."""
 
 from __future__ import annotations
 
@@ -49,12 +49,12 @@ _OF_ALL = (
 
 @attrs.frozen
 class Command:
-    """A command that is imported when it runs.
+    """A command, imported on use.
 
     Args:
         place: its function, `module:name` in this package, whose arguments are flags and whose docstring is the help.
-        example: what may be typed, from its own name on.
-        summary: what it does, in a few words.
+        example: an example of its arguments, including its name.
+        summary: a short description.
     """
 
     place: str
@@ -71,8 +71,8 @@ class Command:
         """Read the flags, and call the function.
 
         Args:
-            program: what was typed before.
-            arguments: what was typed behind it.
+            program: the words before the arguments.
+            arguments: the words after `program`.
 
         Raises:
             SystemExit: after `--help`, or if there is no such flag.
@@ -92,9 +92,9 @@ class Commands:
     """A group of commands.
 
     Args:
-        description: what they are for.
-        groups: commands and further groups by name, under what they have in common.
-        example: see `Command`; of the whole, none.
+        description: purpose of the group.
+        groups: commands and further groups by name, under headings.
+        example: see `Command`; empty for the program.
         summary: see `Command`.
     """
 
@@ -109,14 +109,14 @@ class Commands:
         return {name: one for group in self.groups.values() for name, one in group.items()}
 
     def run(self, program: str, arguments: Sequence[str]) -> None:
-        """Run the command that is named first, or say which there are.
+        """Run the command of the first word, or list all commands.
 
         Args:
-            program: what was typed before.
-            arguments: what was typed behind it.
+            program: the words before the arguments.
+            arguments: the words after `program`.
 
         Raises:
-            SystemExit: after `--help`, or if no command is named.
+            SystemExit: after `--help`, or without a command.
             ValueError: if there is no such command.
         """
         name = arguments[0].replace("_", "-") if arguments else ""
@@ -130,7 +130,7 @@ class Commands:
             raise ValueError(f"there is no command {arguments[0][:80]!r}; {near}")
 
     def listed(self, program: str) -> str:
-        """Return an example of every command with what it does, a line each."""
+        """Return a line per command with example and summary."""
         width = max(len(one.example) for one in self.members.values())
         lines = [paragraphs(self.description)]
         for title, group in self.groups.items():
@@ -140,7 +140,7 @@ class Commands:
 
 
 def completion(shell: Positional[Literal["bash", "zsh", "tcsh"]] = "bash", /) -> None:
-    """Print a script by which a shell completes commands and flags; each recipe's own are in its help.
+    """Print a script for shell completion of commands and flags, except for a recipe's own flags.
 
     source <(mobileclip completion)     # for this shell; as a line of ~/.bashrc for all
 

@@ -38,26 +38,24 @@ def join(
     sharing: Annotated[Sharing, arg(name="")] = Sharing(),  # noqa: B008  frozen
     status: bool = False,
 ) -> None:
-    """Put the images into reinforced shards, which are published without them.
+    """Join published reinforced shards with their images.
 
     mobileclip data join 'DataCompDR-12M/{00000000..00001023}.tar' 'images/{00000..01289}.tar' -o joined/ --by uid
 
-    The two sides may be sharded differently and in another order. Where every image is gets noted in an index on disk;
-    then one joined shard is written per reinforced shard, whole or not at all. Run the same command again after an
-    interruption: it finishes what is missing.
+    The two sides may have different shards and another order. The command writes an index of all images to disk, and
+    then one joined shard per reinforced shard, atomically. The same command resumes after an interruption.
 
-    Images are compared with what the samples state of them: the SHA-256 of the download, its size, the crops.
+    The command compares each image with the sample's metadata: SHA-256 of the download, size and crops.
 
     OUTPUT gets the shards, join.json with the report, and the table join/, Parquet files with a row for each sample:
-    its key, the shard of its image, and why it is left out (extra parquet).
-    The exit status is 1 if fewer samples were joined than --min-share; the join stops after the first shard if no
-    sample of it is joined. A shard that fails is set aside, after several tries where
-    another may help, and listed in set_aside.jsonl; run/ has the status and a line for every shard.
+    its key, the shard of its image, and the reason if the command skipped it (extra parquet). The exit status is 1 if
+    the command joined fewer samples than --min-share; the join stops if the first shard has no match. set_aside.jsonl
+    lists shards that failed after all tries; run/ has the status and a line for every shard.
 
     Args:
-        spec: what is joined, and how.
-        sharing: how the work is shared.
-        status: print what the join in the output does now, how far it is and how long the rest takes, and stop.
+        spec: sources and options of the join.
+        sharing: engine, workers and retries.
+        status: print the state, progress and remaining time of the join in the output, and stop.
     """
     from mobileclip.datasets.joining.join import join_images
     from mobileclip.engines import read_status
@@ -94,18 +92,18 @@ def urls(
 
     mobileclip data urls 'DataComp-12M/{00000000..00001023}.tar' -o urls.parquet -j 8
 
-    Its columns are url, caption, uid and sha256, as far as the data state them: shards by url.txt, txt and json, tables
-    by their columns. The uid joins the pictures with reinforced shards, and the sha256 tells whether they are the same.
+    Its columns are url, caption, uid and sha256, if the data has them: shards in url.txt, txt and json, tables in their
+    columns. mobileclip data join matches by uid and verifies by sha256.
 
-    A shard that breaks off, and samples without a URL, are counted; the others are in the table.
+    The command counts truncated shards and samples without a URL, and writes the others.
 
     Args:
         data: tar shards, tables (.parquet, .csv, .tsv), a .jsonl file, or a folder of such: paths, URLs or
             patterns.
-        output: the table, whose name ends with .parquet or .csv.
-        rows: which columns of tables hold what.
-        sharing: how the work is shared.
-        overwrite: replace a table that is there.
+        output: the table, *.parquet or *.csv.
+        rows: column names of tables.
+        sharing: engine, workers and retries.
+        overwrite: replace an existing table.
     """
     from mobileclip.datasets.joining.urls import SUFFIXES, write_urls
 
@@ -132,19 +130,19 @@ def inspect(
     output: Annotated[Path | None, arg(metavar="PAGE.html")] = None,
     overwrite: bool = False,
 ) -> None:
-    """Print what a sample holds, and write a page of its augmentations.
+    """Print a sample's content, and write a page of its augmentations.
 
     mobileclip data inspect joined/00000000.tar --key 000000000012 --output sample.html
 
-    Printed are captions, augmentations in words, the shapes and norms of the teachers' embeddings, and how similar each
-    teacher finds image and captions, with the teachers' dims from the reinforcement.json beside the shard. The page
-    shows the image with its crops, every stored augmentation replayed, and the captions.
+    The command prints captions, augmentations in words, shapes and norms of the teachers' embeddings, and each
+    teacher's similarity of image and captions. The teachers' dims come from reinforcement.json in the shard's folder.
+    The page shows the image with its crops, every stored augmentation replayed, and the captions.
 
     Args:
         shard: a tar file of any layout, path or URL; plain image-text shards and shards without images do too.
         key: the sample to show; the first one by default.
-        output: an HTML page to write, one file with the pictures in it.
-        overwrite: replace a page that is there.
+        output: an HTML page, including the images.
+        overwrite: replace an existing page.
     """
     from mobileclip.datasets.inspection import inspect_sample, print_inspection, write_inspection
 
@@ -165,19 +163,19 @@ def count(
     sharing: Annotated[Sharing, arg(name="")] = Sharing(),  # noqa: B008  frozen
     overwrite: bool = False,
 ) -> None:
-    """Count the samples of shards and keep the numbers in a sizes.json beside them.
+    """Count the samples of shards, and write the numbers to sizes.json in their folder.
 
     mobileclip data count 'DataCompDR-1B/{00..64}/{00000000..00000999}.tar' -j 16
 
-    Training with sampling `epoch` reads it. On a local disk only headers are read, through a network whole shards. What
-    is written already is not counted again, so a run that was stopped goes on.
+    Training with sampling `epoch` reads sizes.json. The command reads only headers on a local disk, and whole shards
+    through a network. A stopped command resumes.
 
-    A shard that breaks off or cannot be read is named and left out.
+    The command names and skips truncated and unreadable shards.
 
     Args:
         shards: tar files: paths, URLs or brace patterns.
-        sharing: how the work is shared.
-        overwrite: count all of them anew, where shards have changed.
+        sharing: engine, workers and retries.
+        overwrite: count all shards again, after shards have changed.
     """
     from mobileclip.datasets.counting import count_shards
 
@@ -205,14 +203,14 @@ def check(
 
     mobileclip data check DataCompDR-12M --samples 100
 
-    Of every sample: members, shapes, norms, numbers of augmentations and captions, keys that come twice, the manifest
-    and the card. Of N samples drawn at random: the image is the one that was reinforced, the stored augmentations are
-    those that the seed gives, and the teachers, loaded as the card describes them, give the stored embeddings.
+    For every sample, the command checks members, shapes, norms, numbers of augmentations and captions, duplicate keys,
+    the manifest and the card. For N random samples, it checks that the image is the reinforced image, that the seed
+    gives the stored augmentations, and that the card's teachers give the stored embeddings.
 
     mobileclip data check DataCompDR-1B --num-shards 100 --num-rows 500 -j 16
 
-    Of a large data set, some shards, and some samples of each, drawn at random. That all files are there, of the right
-    size, is checked in any case.
+    For a large data set, check random shards and random samples of each. The command always checks that all files exist
+    with the right size.
 
     The exit status is 1 if anything is wrong.
 
@@ -221,11 +219,11 @@ def check(
         samples: how many samples to recompute; 0 loads no teacher.
         num_shards: how many shards to read; all of them by default.
         num_rows: how many samples of each shard to check; all of them by default.
-        sharing: how the work is shared.
-        device: where to recompute: cuda, cuda:1, mps or cpu; auto takes the first of these that is there.
-        seed: random seed of the samples that are drawn.
+        sharing: engine, workers and retries.
+        device: cuda, cuda:1, mps or cpu; auto takes the first available device.
+        seed: random seed for the choice of samples.
     """
-    from mobileclip.hardware.devices import pick_device
+    from mobileclip.hardware import pick_device
     from mobileclip.reinforce import verify
 
     engine = sharing.build()
@@ -248,7 +246,7 @@ def check(
 
 
 def require_shards(patterns: str | Sequence[str], what: str) -> None:
-    """Raise if none of the shards of a pattern exists, or none is given; missing ones among others are reported."""
+    """Raise if no shard of a pattern exists; log missing shards."""
     from mobileclip.data.shards.files import expand_shards, runs_program
 
     if not patterns:
@@ -262,7 +260,7 @@ def require_shards(patterns: str | Sequence[str], what: str) -> None:
 
 
 def _require_output_directory(output: str) -> None:
-    """Refuse a place that cannot be a directory; one that is there may hold what an interrupted join left."""
+    """Raise if the path cannot be a directory; a directory of an interrupted join is valid."""
     if is_remote(output):
         return
     from mobileclip.datasets.joining.report import LEDGER
@@ -288,18 +286,18 @@ def score(
 
     mobileclip data score 'DataCompDR-12M/{00000000..00001023}.tar' -o scores -j 16 --keep-vectors
 
-    No teacher runs: what they stored is read, once. Shards need no images. Of each sample the FOLDER keeps its uid, its
-    key, and per teacher the cosine similarity with the real caption, the mean over the synthetic ones and the best of
-    these. A run that was stopped goes on; shards that have scores are not read again.
+    The command reads stored teacher embeddings once; shards need no images. FOLDER gets each sample's uid and key, and
+    per teacher the cosine similarity with the real caption, the mean over the synthetic captions, and the best
+    synthetic caption. A stopped command resumes, and skips shards with scores.
 
-    A shard that cannot be read to its end is named, and the next run tries it again.
+    The command names truncated shards; the next run tries them again.
 
     Args:
         shards: reinforced tar files: paths, URLs or brace patterns.
         output: folder of the scores.
-        keep_vectors: keep a vector of each image as well, which `mobileclip data dedup` needs.
-        sharing: how the work is shared.
-        status: print what a run in the folder does now, how far it is and how long the rest takes, and stop.
+        keep_vectors: also store a vector per image, for `mobileclip data dedup`.
+        sharing: engine, workers and retries.
+        status: print the state, progress and remaining time of the run in the folder, and stop.
     """
     from mobileclip.datasets.curation.scores import ScoreSpec, score_shards
     from mobileclip.engines import read_status
@@ -334,18 +332,18 @@ def filter_(
 
     mobileclip data filter scores -o kept.npy --share 0.3 -o kept.html
 
-    The list is sorted pairs of 64-bit numbers, the form in which DataComp publishes its subsets. Nothing is rewritten:
-    trainings take it with --data.uids kept.npy --data.sampling endless.
+    The list has sorted pairs of 64-bit numbers, DataComp's format for subsets. Shards stay unchanged; train with
+    --data.uids kept.npy --data.sampling endless.
 
     Args:
         scores: folder that `mobileclip data score` wrote.
-        output: the list of uids; and, where one is named too, an HTML page with the spread of similarities, and
-            samples of both sides and both ends.
+        output: the list of uids, and optionally an HTML page with the distribution of similarities and example samples.
         share: fraction of the samples to keep, the most similar ones.
-        threshold: cosine similarity from which on samples are kept, in place of a share.
-        caption: whose similarity decides: real, synthetic for the mean over synthetic captions, or best of these.
-        teacher: the one that is asked, by its name; mean asks all.
-        overwrite: replace files that are there.
+        threshold: least cosine similarity of kept samples, in place of a share.
+        caption: the caption to compare: real, synthetic (mean over synthetic captions), or best (best synthetic
+            caption).
+        teacher: a teacher's name; mean averages all teachers.
+        overwrite: replace existing files.
     """
     from mobileclip.datasets.curation.filtering import FilterSpec, filter_samples, write_filter_page
 
@@ -380,29 +378,27 @@ def dedup(
     seed: Rare[int] = 0,
     overwrite: bool = False,
 ) -> None:
-    """List samples without near duplicates, and without pictures of test sets.
+    """List samples without near duplicates, and without images of test sets.
 
     mobileclip data dedup scores -o kept.npy --exclude-test-scores test_scores -o left_out.tsv
 
-    Images are compared by the teachers' stored embeddings, within clusters. Of samples that show the same, the one
-    whose caption fits best is kept. The list has the form of `mobileclip data filter`.
+    The command compares the teachers' stored image embeddings within clusters, and keeps the near duplicate with the
+    best matching caption. The list has the format of `mobileclip data filter`.
 
     Args:
         scores: folder that `mobileclip data score --keep-vectors` wrote.
-        output: the list of uids that are kept; and, where one is named too, a file with a line for every sample that is
-            left out, and what it is like.
-        threshold: cosine similarity from which on two images show the same.
+        output: the list of kept uids, and optionally a file with a line per removed sample and its near duplicate.
+        threshold: least cosine similarity of near duplicates.
         exclude_test_scores: folders of scores of test sets, reinforced by the same teachers.
-        leak_threshold: cosine similarity with a test picture from which on a sample is left out.
-        keep: a list of uids, such as `mobileclip data filter` wrote; other samples are neither kept nor compared.
-        num_clusters: clusters that are searched for near duplicates; a thousandth of the samples by default, 50,000 at
-            most.
-        device: where to compute: cuda, cuda:1, mps or cpu; auto takes the first of these that is there.
+        leak_threshold: remove samples with at least this cosine similarity to a test image.
+        keep: a list of uids, such as that of `mobileclip data filter`; the command ignores all other samples.
+        num_clusters: number of clusters; by default a thousandth of the samples, at most 50,000.
+        device: cuda, cuda:1, mps or cpu; auto takes the first available device.
         seed: random seed of the clustering.
-        overwrite: replace files that are there.
+        overwrite: replace existing files.
     """
     from mobileclip.datasets.curation.duplicates import DuplicatesSpec, find_duplicates
-    from mobileclip.hardware.devices import pick_device
+    from mobileclip.hardware import pick_device
 
     kept, pairs = outputs(output, (".npy",), (), overwrite=overwrite)
     spec = DuplicatesSpec(
@@ -426,7 +422,7 @@ def dedup(
 
 
 def require_kept(path: Path | None) -> Path:
-    """Return the list of uids that is to be written, or say that none is named."""
+    """Return the path of the list of uids, or raise if there is none."""
     if path is None:
         raise ValueError("--output names no list of uids: one that must end with .npy")
     return path
@@ -441,20 +437,20 @@ def tune_scale(
     batch_size: Rare[int] = 1024,
     seed: Rare[int] = 0,
 ) -> None:
-    """Find the logit scale of each teacher at which it tells held-out pairs apart best.
+    """Find each teacher's logit scale with the lowest contrastive loss on held-out pairs.
 
     mobileclip data tune-scale 'held-out/{000..007}.tar'
 
-    No teacher runs: the embeddings that they stored are read. Printed are the contrastive loss of the pairs at every
-    other scale that was tried, the best scale with its 95 % interval, and the flag that trains with it. MobileCLIP2
-    tunes the scales of its teachers, to 70 and 60; what fits held-out pairs is a place to begin.
+    The command reads stored teacher embeddings. It prints the loss at every second scale, the best scale with its 95 %
+    interval, and the flag for training. MobileCLIP2 tunes its teachers' scales to 70 and 60; the scale for held-out
+    pairs is a first guess.
 
     Args:
-        shards: reinforced tar files that are not trained on: paths, URLs or brace patterns.
+        shards: held-out reinforced tar files: paths, URLs or brace patterns.
         caption: real for the first real caption, synthetic for a synthetic one.
-        num_pairs: pairs, at most: the first of the shards.
-        batch_size: pairs that are compared with one another.
-        seed: random seed of the stored view drawn for each image, and of the interval.
+        num_pairs: most pairs to read, from the start of the shards.
+        batch_size: pairs per similarity matrix.
+        seed: random seed for each image's stored augmentation, and for the interval.
     """
     from rich.table import Column, Table
     from rich.text import Text

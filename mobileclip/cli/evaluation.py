@@ -32,18 +32,17 @@ def evaluate(
 
     mobileclip eval mobileclip_s0 mobileclip_s2=my_s2.pt open_clip:ViT-B-32/openai --suite quick --report
 
-    A MODEL is a name whose published weights are fetched once, such as mobileclip_s2; a file of weights, a folder that
-    mobileclip hub save or mobileclip export wrote, or hf-hub:OWNER/NAME; NAME=FILE where a file does not say which
-    model known by NAME it holds; or a model of open_clip, as open_clip:MODEL/TAG or open_clip:MODEL=FILE (extra
-    `teachers`). LABEL= before any of them says what the results call it: before=a/model.safetensors
-    after=b/model.safetensors.
+    A MODEL is a name such as mobileclip_s2 (the command downloads its weights once), a file of weights, a folder of
+    mobileclip hub save or mobileclip export, hf-hub:OWNER/NAME, NAME=FILE for a file without the model's name,
+    open_clip:MODEL/TAG, or open_clip:MODEL=FILE (extra `teachers`). LABEL= before a MODEL sets its label in the
+    results: before=a/model.safetensors after=b/model.safetensors.
 
-    DATA is a data set of your own: a folder with a folder of images for each class, a folder of
-    images with captions, a .jsonl file, tar shards, a folder in the public layout, or a key such as vtab/pets. With
-    probe: before one of classes, it is a linear probe. Without any, a suite is evaluated.
+    DATA is a data set of your own: a folder with a folder of images for each class, a folder of images with captions, a
+    .jsonl file, tar shards, a folder in the public layout, or a key such as vtab/pets. probe: before a data set of
+    classes fits a linear probe. Without DATA, the command evaluates a suite.
 
-    Every finished data set is written down at once: the same command goes on where it was stopped, and what was encoded
-    is not encoded again. What cannot be evaluated is named at the end. mobileclip eval report has a --help of its own.
+    The command writes each result at once, and resumes after a stop with the stored embeddings. At the end it names the
+    data sets that failed. mobileclip eval report has its own --help.
 
     Args:
         models: one or several, and the data sets to evaluate them on.
@@ -63,18 +62,18 @@ def report(
     *,
     model: Annotated[str, arg(metavar="NAME")] = "mobileclip_s2",
 ) -> None:
-    """Print a model's results on the 38 data sets beside the published ones.
+    """Print a model's results on the 38 data sets with published results.
 
     mobileclip eval report results.jsonl --model mobileclip_s0
 
     RESULTS.jsonl has a line for each data set: {"key": "vtab/pets", "dataset": "Oxford-IIIT Pet", "metrics":
-    {"main_metric": 0.9}}. Without it, the published results are printed alone.
+    {"main_metric": 0.9}}. Without the file, the command prints published results only.
 
-    A star marks what differs by more than the noise: two standard errors of the difference of two accuracies on as many
-    images. Metrics over the worst of several groups, and macro F1, are noisier than that.
+    A star marks a difference of more than two standard errors, as for two accuracies on the same number of images.
+    Worst-group metrics and macro F1 have more noise.
 
     Args:
-        results: what was measured here.
+        results: your results.
         model: published models to compare with.
     """
     from rich.table import Table

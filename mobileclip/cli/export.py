@@ -40,28 +40,26 @@ def export(
     place: Annotated[str | None, arg(name="for", metavar="iphone|android|browser|server|...")] = None,
     overwrite: bool = False,
 ) -> None:
-    """Write a model for another runtime: a file per tower, and all that is needed to use and to check them.
+    """Export a model to another runtime: a file per tower, with contract, tokenizer and test inputs.
 
     mobileclip export mobileclip_s0.pt --target onnx --precision float16 -o s0_onnx
 
     mobileclip export mobileclip_s0.pt --for iphone -o s0_iphone
 
-    The files are run in their runtime at once, on real images and captions, and measured against the model in float32.
-    The exit status is 1 where a check fails; the folder with its report is kept. What no runtime here can run,
-    such as Core ML's files away from a Mac, is written, not run, and says so.
+    The command runs each file in its runtime on real images and captions, and compares embeddings with the model in
+    float32. If a check fails, the exit status is 1, and the folder stays with its report. If this machine lacks the
+    runtime (Core ML without a Mac), the report says that the file was not run.
 
     Args:
-        model: a name such as mobileclip_s0, whose published weights are fetched once, a file of weights in any known
-            layout, a folder with one, hf-hub:OWNER/NAME, or NAME=FILE where a file does not say what it holds.
-        spec: what to export, and how.
-        data: a data set to measure on, as mobileclip eval takes it; without it, pictures that come along.
-        max_images: at most so many of the data set are used; they are stored in the folder, so that it can be verified.
-        calibration: a data set that int8 finds its ranges with, in at most a hundred images; crops
-            of those that are measured on without it.
-        rows: how rows of .jsonl files and of tables are read.
-        place: where it will run; sets target, layout, precisions, preprocessing and batches; flags that are given and
-            are not at their default stay.
-        overwrite: replace an export that is there.
+        model: a name such as mobileclip_s0 (the command downloads its weights once), a file of weights in any known
+            layout, a folder with one, hf-hub:OWNER/NAME, or NAME=FILE for a file without the model's name.
+        spec: options of the export.
+        data: a data set for the checks, as for mobileclip eval; by default packaged images.
+        max_images: most images of the data set; the folder stores their inputs for mobileclip verify.
+        calibration: a data set for int8 ranges, at most a hundred images; by default crops of the images of the checks.
+        rows: column names of .jsonl files and tables.
+        place: platform; sets target, layout, precisions, preprocessing and batches. Other flags take precedence.
+        overwrite: replace an existing export.
     """
     from mobileclip.encoders.checkpoints import companion
     from mobileclip.encoders.checkpoints.published import CONTRACT
@@ -112,25 +110,24 @@ def verify(
     output: Annotated[Path, arg(metavar="FOLDER")] = Path("outputs/verification"),
     rows: Rare[OmitArgPrefixes[RowOptions]] = RowOptions(),  # noqa: B008  frozen
 ) -> None:
-    """Run an export in its runtime, and measure it against the model that it was made of.
+    """Run an export in its runtime, and compare its embeddings with the model's.
 
     mobileclip verify s0_onnx
 
     mobileclip verify s0_onnx --data wds_imagenetv2_test -m mobileclip_s0.pt
 
-    The second also says what the export loses on a data set of any size: both are evaluated on it, and compared image
-    by image. The exit status is 1 where an acceptance check fails, or the export is worse there by more than the noise,
-    and 2 where it is not whole, has changed, or cannot be run here.
+    With --data, the command also evaluates export and model on a data set and compares them image by image. The exit
+    status is 1 if an acceptance check fails or the export is significantly worse, and 2 if files are missing or
+    changed, or this machine cannot run the export.
 
     Args:
-        folder: that `mobileclip export` wrote.
-        trust: run files of other targets than ONNX that another machine wrote, whose runtimes do not validate files:
-            its author could then run anything on this machine. Files of ONNX need no trust, and are
-            refused without it for what is not known in them.
-        data: a data set, as mobileclip eval takes it.
-        model: the checkpoint that the export was made of, as mobileclip export takes it.
-        output: where results on the data set and embeddings of it are kept; what is there is not computed again.
-        rows: how rows of .jsonl files and of tables are read.
+        folder: output of `mobileclip export`.
+        trust: open files of another machine for runtimes that do not validate files (all targets except ONNX). The
+            author can then run any code on this machine. ONNX files with unknown operators also need trust.
+        data: a data set, as for mobileclip eval.
+        model: the exported checkpoint, as for mobileclip export.
+        output: folder for results and embeddings on the data set; the command reuses stored ones.
+        rows: column names of .jsonl files and tables.
     """
     from mobileclip.export import verify_export
 
@@ -147,7 +144,7 @@ def verify(
 
 
 def _loses(folder: Path, checkpoint: str, spec: EvaluationSpec) -> bool:
-    """Print what an export loses on a data set, and return whether that is more than the noise."""
+    """Print an export's loss of accuracy on a data set, and return whether it is significant."""
     from mobileclip.evaluation.results import differences
     from mobileclip.evaluation.run import evaluate_models, summarize
     from mobileclip.export.running import require_made_of
@@ -173,7 +170,7 @@ def _loses(folder: Path, checkpoint: str, spec: EvaluationSpec) -> bool:
 
 
 def _conclude(report: Report, failure: str) -> None:
-    """Print a report; end with status 1 where a check failed."""
+    """Print a report; exit with status 1 if a check failed."""
     from mobileclip.export.contract import feature_name
 
     for name, count in report.skipped.items():
@@ -222,7 +219,7 @@ def _samples(path: str, max_images: int, rows: RowOptions) -> Samples:
 
 
 def _captions(benchmark: Benchmark, samples: list[BenchmarkSample]) -> tuple[str, ...]:
-    """Return the distinct texts that images are ranked against."""
+    """Return the distinct captions of a data set, for ranking."""
     from mobileclip.inference.texts import fill_templates
 
     if benchmark.kind == "retrieval":

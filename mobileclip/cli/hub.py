@@ -37,25 +37,25 @@ def save(
     fold: Fold = False,
     overwrite: bool = False,
 ) -> None:
-    """Write a model to a folder as the hub has it: weights, what open_clip or timm needs, and a model card.
+    """Write a model to a folder for the hub: weights, configurations for open_clip or timm, and a model card.
 
     mobileclip hub save s2.safetensors -o s2 --license mit --repository me/s2
 
-    A dual encoder in training form is written for open_clip, an image tower or a classifier for timm, wherever they
-    build such a model, in one file that this library loads as well. The card says what loads the folder, and if not
-    all, why.
+    The command writes a dual encoder in training form for open_clip, and an image tower or classifier for timm, if
+    these libraries build such a model; this library loads the same file. The card names the libraries that load the
+    folder, and the reasons for the others.
 
     Args:
         source: a checkpoint in any known layout, a folder with one, or hf-hub:owner/name.
         output: the folder to write.
-        licence: the weights' licence, as the hub calls it. Apple's, and what was trained from them, are apple-amlr: for
-            research only.
-        repository: owner and name that it will have on the hub, for the card's examples.
-        base_model: owner and name on the hub of what the model was made of; by default the source, if it is there.
-        results: results.jsonl of mobileclip eval, whose numbers the card shows.
+        licence: the hub's name of the weights' licence; apple-amlr (research only) for Apple's weights and models
+            trained from them.
+        repository: owner and name on the hub, for the card's examples.
+        base_model: owner and name of the original model on the hub; by default the source, if it is on the hub.
+        results: results.jsonl of mobileclip eval, for the card.
         tower: write this tower alone.
-        fold: fold for inference; the result can no longer be trained, and this library alone loads it.
-        overwrite: replace a folder that was written so before.
+        fold: reparameterize; only this library loads the result, and it cannot be trained.
+        overwrite: replace a folder of an earlier hub save.
     """
     from mobileclip.interop import save_pretrained
     from mobileclip.interop.folder import require_folder
@@ -86,22 +86,22 @@ def push(
 
     mobileclip hub push s2.safetensors me/s2 --license mit --private
 
-    The repository and the branch are made if there are none. Log in with hf auth login, or set HF_TOKEN. To push a
-    folder whose card you have edited: hf upload OWNER/NAME FOLDER.
+    The command creates a missing repository or branch. Log in with hf auth login, or set HF_TOKEN. To push a folder
+    whose card you have edited: hf upload OWNER/NAME FOLDER.
 
     Args:
         source: a checkpoint in any known layout, a folder with one, or hf-hub:owner/name.
         repository: owner and name on the hub.
-        licence: the weights' licence, as the hub calls it. Apple's, and what was trained from them, are apple-amlr: for
-            research only.
-        base_model: owner and name on the hub of what the model was made of; by default the source, if it is there.
-        results: results.jsonl of mobileclip eval, whose numbers the card shows.
+        licence: the hub's name of the weights' licence; apple-amlr (research only) for Apple's weights and models
+            trained from them.
+        base_model: owner and name of the original model on the hub; by default the source, if it is on the hub.
+        results: results.jsonl of mobileclip eval, for the card.
         tower: push this tower alone.
-        fold: fold for inference; the result can no longer be trained, and this library alone loads it.
+        fold: reparameterize; only this library loads the result, and it cannot be trained.
         private: make a new repository private, and push to no public one.
-        revision: the branch; the main one if left out.
+        revision: the branch; by default main.
         message: the commit message.
-        overwrite: replace a model that is on the branch, its card included; the history keeps it.
+        overwrite: replace an existing model and card on the branch; the git history keeps both.
     """
     from mobileclip.interop import push_to_hub
 
@@ -122,7 +122,7 @@ def push(
 def _card(
     source: str, licence: str, repository: str | None, base_model: str | None, results: Path | None
 ) -> dict[str, Any]:
-    """Return what a model's card says, having made sure that the hub takes it."""
+    """Return the card's metadata, or raise if the hub would refuse it."""
     from mobileclip.interop.folder import require_names
 
     base = _base(source, base_model, repository)
@@ -143,7 +143,7 @@ def _measured(path: Path | None) -> list[DatasetResult]:
 
 
 def _base(source: str, given: str | None, repository: str | None) -> str | None:
-    """Return what a model was made of: what was said, or the source where it is another repository on the hub."""
+    """Return the original model: the flag's value, or the source if it is another repository on the hub."""
     from mobileclip.encoders.checkpoints import PREFIX
     from mobileclip.encoders.checkpoints.hub import parsed
 
@@ -154,7 +154,7 @@ def _base(source: str, given: str | None, repository: str | None) -> str | None:
 
 
 def _model(source: str, *, tower: Literal["image", "text"] | None, fold: bool) -> nn.Module:
-    """Return the model of a checkpoint in the form that it is stored in, or folded."""
+    """Return a checkpoint's model in its stored form, or reparameterized."""
     from mobileclip.encoders.checkpoints import read_checkpoint
     from mobileclip.reparam import reparameterize
 

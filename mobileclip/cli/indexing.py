@@ -20,7 +20,7 @@ from mobileclip.cli.arguments import (
     require_checkpoint,
     say_first,
 )
-from mobileclip.hardware.precision import FastPrecision
+from mobileclip.hardware import FastPrecision
 from mobileclip.inputs import Decode
 from mobileclip.processes import default_workers
 from mobileclip.storage import printable, require_output, require_output_folder
@@ -58,46 +58,43 @@ def index(
     output: Annotated[Path | None, arg(metavar="PICTURES.safetensors")] = None,
     overwrite: bool = False,
 ) -> None:
-    """Make pictures ready to be searched, or bring their index up to date: what is known is not encoded again.
+    """Create or update a search index of images; the command encodes only new and changed images.
 
     mobileclip index photos/ -m mobileclip_s2.pt
 
     mobileclip index photos/ more/cat.jpg 'shards/{000..127}.tar' --index photos.index
 
-    The index is a folder with one SQLite file. What is finished is kept when the command is
-    stopped, and the same command does the rest. New, changed and removed files are found by size and time, moved ones
-    by their content. Pictures that cannot be read are named and counted, and tried again when they change.
+    The index is a folder with a SQLite file. A stopped command keeps its progress and resumes. The command detects new,
+    changed and removed files by size and time, and moved files by content. It names and counts unreadable images, and
+    tries them again after they change.
 
     Args:
-        inputs: image and video files, folders that are searched for these and for shards, and tar shards: what is
-            hidden, a link to a folder or out of the folder, or called otherwise is left out and counted. Without any,
-            those that the index was made of.
-        index_name: the folder of the index, or the folder of pictures that one in the user's cache was made of; by
-            default a place in the user's cache for these inputs, which is printed, and without inputs the index there
-            that was written last. A new one there begins with what the index of a folder that was moved knows of the
-            pictures.
-        model: which it is, and where it computes.
-        batch_size: images encoded at once.
-        num_workers: processes that read and decode beside the model; by default one per core, sixteen at most. With an
-            engine, processes or actors that have a model each.
-        engine: inline has one model in this process; local as many as there are processes, on the GPUs in turn where
-            there are some; ray those of a cluster, whose machines need the same paths.
+        inputs: image and video files, tar shards, and folders of these. The command skips and counts hidden files,
+            links to folders or out of the folder, and other file types. By default the inputs of the index.
+        index_name: the folder of the index, or the images' folder of an index in the user's cache; by default an index
+            in the cache for these inputs, or without inputs the newest index there. A new index in the cache reuses the
+            embeddings of a moved folder's index.
+        model: the model and its device.
+        batch_size: images per batch.
+        num_workers: processes that decode images; by default one per core, at most sixteen. With an engine, processes
+            or actors with a model each.
+        engine: inline runs one model in this process, local a model per process (on the GPUs in turn), ray a model per
+            actor of a cluster with the same paths on all machines.
         ray_address: Ray only: the cluster to join, such as auto; by default one is started on this machine.
         gpus_per_worker: Ray only: GPUs of every actor; a fraction lets several share one.
-        status: print what the engine that writes to the index does now, and how far it is, and stop.
-        forget: drop this folder from the index, and stop; no file is touched. Pictures of a folder that is missing or
-            empty are kept and not shown, in case its disk comes back.
-        decode: fast decodes a JPEG no larger than the model needs, which leaves a cosine of 0.9999 with the embedding
-            of the whole photograph; exact decodes all of it.
-        video_frames: which frames of videos are encoded: one every so many seconds, or of one a second those whose
-            colours differ from the one that was encoded before. Videos that are known keep their frames.
-        video_seconds: from one frame to the next.
-        precision: what the image tower may compute in on a processor, where there are hundreds of new pictures and it
-            is found to be exact enough and faster; int8, by OpenVINO, where there are thousands. Its ranges come from
-            some of the pictures, and others must find the same neighbours as in float32.
-        output: a file to write in the end: all pictures of the index, small, with their embeddings. The page of
-            examples/web opens it.
-        overwrite: replace such a file that is there.
+        status: print the state and progress of the engine that writes to the index, and stop.
+        forget: remove this folder from the index, and stop; its files stay. Otherwise the index hides and keeps images
+            of a missing or empty folder, since a disk may be unmounted.
+        decode: fast decodes a JPEG at reduced size (cosine of 0.9999 with the exact embedding); exact decodes it at
+            full size.
+        video_frames: seconds encodes a frame every --video-seconds; scenes samples a frame per second and encodes it if
+            its colours differ from the last encoded frame. Indexed videos keep their frames.
+        video_seconds: seconds between frames.
+        precision: lowest precision of the image tower on a CPU. For hundreds of new images, the command tests whether a
+            lower precision is faster and accurate enough; int8 (OpenVINO) for thousands. int8 calibrates on some
+            images, and other images must have the same neighbours as in float32.
+        output: a file with small copies and embeddings of all images, for the page of examples/web.
+        overwrite: replace an existing output file.
     """
     from mobileclip.collections import Collection, IndexOptions
     from mobileclip.engines import read_status
@@ -142,20 +139,20 @@ def merge(
     *,
     output: Annotated[Path, arg(metavar="INDEX")],
 ) -> None:
-    """Join indexes of one model, made on several machines for instance: their embeddings are copied into one.
+    """Merge indexes of one model, for example of several machines, into one index.
 
     mobileclip merge monday.index tuesday.index -o week.index
     mobileclip merge photos.index -o photos.parquet
 
-    Pictures are compared by the digests of their content: two under one path, such as those of two machines, are both
-    kept, until mobileclip index finds one of them there. Concepts of one name and text are joined, and so are words of
-    tags that are made alike; where they differ, nothing is copied. The other indexes are left as they are. All of them
-    are copied, or nothing: after whatever ends the command, the same command does it.
+    The command compares images by the digest of their content. It keeps both of two different images with one path,
+    until mobileclip index finds one of them there. It merges concepts with equal name and text, and tags with equal
+    settings; if these differ, it copies nothing. The other indexes stay unchanged. The merge is one transaction: after
+    an interruption, run the same command again.
 
     Args:
-        others: indexes to join, see --index of mobileclip search; one of another model is refused.
-        output: the index that they are joined in; it may hold pictures already, or not be there yet. A name that
-            ends with .parquet: one index is written there for other programs, and may be merged into an index again.
+        others: indexes to merge, all of one model; see --index of mobileclip search.
+        output: the merged index, new or existing; or, for one index, *.parquet, a table for other programs that
+            mobileclip merge reads again.
     """
     from mobileclip.collections import Collection, is_index
 
@@ -179,9 +176,9 @@ def merge(
 def _engine(
     name: Literal["inline", "local", "ray"], num_workers: int, device: str, ray_address: str | None, gpus: float
 ) -> Engine | None:
-    """Return the engine that is asked for; None for this process."""
+    """Return the engine of the flags; None for this process."""
     from mobileclip.engines import LocalEngine, RayEngine
-    from mobileclip.hardware.devices import AUTO
+    from mobileclip.hardware import AUTO
 
     if name == "ray":
         return RayEngine(address=ray_address, max_workers=num_workers, gpus_per_worker=gpus)
@@ -203,11 +200,11 @@ def update_index(
     """Bring an index up to date, and say what became of the pictures.
 
     Args:
-        inputs: as a person gives them; without any, those that the index was made of.
-        index_name: of the index, which may not be there yet; see `index_path`.
-        model: that is asked for.
-        options: how.
-        engine: whose workers read and encode; None for this process.
+        inputs: command-line inputs; empty for the inputs of the index.
+        index_name: name of a new or existing index; see `index_path`.
+        model: flags of the model.
+        options: indexing options.
+        engine: runs the workers; None for this process.
 
     Raises:
         ValueError, OSError: see `Collection.add`.
@@ -242,7 +239,7 @@ def update_index(
 
 
 def model_source(model: ModelFlags) -> ModelSource:
-    """Return the model that is asked for; nothing where none is."""
+    """Return the model of the flags, or None."""
     from mobileclip.collections import ModelSource
 
     name, file = model.named()
@@ -253,8 +250,8 @@ def index_path(name: Path | None, inputs: Sequence[str]) -> Path:
     """Return where an index is, or is to be.
 
     Args:
-        name: that a person gives it, see `find_index`, or the folder of a new one.
-        inputs: pictures that are given.
+        name: value of `--index`, see `find_index`, or the folder of a new index.
+        inputs: command-line inputs.
 
     Raises:
         FileNotFoundError: if there are no inputs, and no such index.
@@ -272,7 +269,7 @@ def index_path(name: Path | None, inputs: Sequence[str]) -> Path:
 
 
 def _take_along(folder: Path, found: Scan, source: ModelSource) -> None:
-    """Let a new index begin with what is known of the pictures, where these were in another place before."""
+    """Copy embeddings of a moved folder's index into a new index."""
     from mobileclip.collections import Collection, ModelSource, moved_index
 
     files = ((file.path, file.size) for file in found.files.values())
@@ -292,13 +289,13 @@ def _require_index_or_room(folder: Path) -> None:
 
 
 def open_index(name: Path | None, device: str, *, trust: bool, text_model: str | None = None) -> Collection:
-    """Return an index, with the device that its model is to compute on, and whether that is trusted.
+    """Open an index for reading, with the device and trust of its model.
 
     Args:
         name: see `find_index`.
-        device: as it is asked for.
+        device: value of `--device`.
         trust: see `Collection`.
-        text_model: see `Collection`; it is there, or is on the hub.
+        text_model: see `Collection`; a local path or a model on the hub.
     """
     from mobileclip.collections import Collection
     from mobileclip.inference.loading import device_for
@@ -312,7 +309,7 @@ def open_index(name: Path | None, device: str, *, trust: bool, text_model: str |
 
 
 def open_or_create_index(folder: Path, asked: ModelFlags) -> Collection:
-    """Return the index in a folder, or a new one; one that is there is of the model that is asked for, if any is."""
+    """Open the index in a folder, or create one; raise if an existing index has another model than the flags."""
     from mobileclip.collections import Collection, ModelSource, Store, is_index
     from mobileclip.inference.loading import device_for, require_model
 
@@ -343,7 +340,7 @@ def upgrade(
     batch_size: Rare[int] = 32,
     num_workers: Annotated[int | None, Workers] = None,
 ) -> None:
-    """Bring an index to another model: searches use the model of before until all pictures are encoded.
+    """Migrate an index to another model; searches use the old model until all images are encoded.
 
     mobileclip upgrade --to mobileclip_s2 --index photos.index
 
@@ -352,8 +349,8 @@ def upgrade(
         index_name: see mobileclip search.
         device: where to compute; see mobileclip index.
         trust: run an export that another machine wrote; see mobileclip classify.
-        batch_size: images encoded at once.
-        num_workers: processes that read and decode beside the model.
+        batch_size: images per batch.
+        num_workers: processes that decode images.
     """
     from mobileclip.collections import IndexOptions
 

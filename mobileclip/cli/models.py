@@ -28,7 +28,7 @@ from mobileclip.cli.arguments import (
 )
 from mobileclip.data.images.limits import is_image_name
 from mobileclip.datasets.sources import RowOptions
-from mobileclip.hardware.precision import FastPrecision
+from mobileclip.hardware import FastPrecision
 from mobileclip.inputs import Decode
 from mobileclip.registry import has_others
 from mobileclip.storage import is_same, printable, require_output
@@ -59,15 +59,14 @@ def classify(
     mobileclip classify photos/*.jpg "a cat" "a dog" --json
 
     Args:
-        inputs: image files, and behind them the texts to choose among. The first argument is an image, and so are all
-            files that follow it, up to the first label. A label that is a file, or called like an image, is refused.
-        model: which it is, and where it computes.
-        text_model: a text tower of the model's space that reads the labels in place of the model's own, such as one in
-            another language that mobileclip train distil_text has left: a file, or a folder with one.
-        template: the sentence that each label is put into, such as "a photo of a {}"; several times for several, of
-            which a label has the mean.
-        decode: exact decodes all of a JPEG; fast no more than the model needs, in half the time or less.
-        as_json: print one JSON object instead of lines: probabilities by label; of several images, by image first.
+        inputs: image files, then labels. The first argument is an image, and so are all files up to the first label.
+            The command refuses a label that is a file or has the extension of an image.
+        model: the model and its device.
+        text_model: a text tower of the model's embedding space for the labels, such as another language's from
+            mobileclip train distil_text: a file, or a folder with one.
+        template: prompt template, such as "a photo of a {}"; repeatable, a label has the mean embedding of its prompts.
+        decode: exact decodes a JPEG at full size; fast at reduced size, in half the time or less.
+        as_json: print a JSON object of probabilities by label; with several images, by image and label.
     """
     from mobileclip.data.images.transform import load_image
     from mobileclip.inference.loading import load
@@ -141,26 +140,24 @@ def embed(
 
     mobileclip embed photos/ more/cat.jpg --texts captions.txt -m mobileclip_s2.pt
 
-    The archive holds image_embedding (images, dim) with image_path, and text_embedding (texts, dim) with text, as far
-    as they were given, and model, which says what weights they are of: embeddings of two models are never mixed. Images
-    that cannot be read are named, counted and left out.
+    The archive has image_embedding (images, dim) with image_path, text_embedding (texts, dim) with text, and model, the
+    identity of the weights: the command never mixes embeddings of two models. It names, counts and skips unreadable
+    images.
 
     Args:
-        inputs: image files, and folders that are searched for image files: what is hidden, a link to a folder
-            or out of the folder, or not called like an image is left out and counted.
+        inputs: image files, and folders of these. The command skips and counts hidden files, links to folders or out of
+            the folder, and files without the extension of an image.
         texts: a UTF-8 file with one text per line.
         output: the archive to write, *.npz.
-        model: which it is, and where it computes.
-        batch_size: images or texts encoded at once.
-        num_workers: processes that read and decode images beside the model.
-        precision: what the image tower may compute in on a processor, where there are hundreds of image files: its
-            fastest form that is exact enough is looked for; see mobileclip index. An export has its own.
-        decode: exact decodes all of a JPEG; fast no more than the model needs, as an index does, in half the time or
-            less; see mobileclip index.
-        rows: how rows of .jsonl files and of tables are read.
-        overwrite: replace an archive that is there.
-        append: add to the archive that is there, which the same model must have made; what is in it is not encoded
-            again.
+        model: the model and its device.
+        batch_size: images or texts per batch.
+        num_workers: processes that decode images.
+        precision: lowest precision of the image tower on a CPU. For hundreds of images, the command selects the fastest
+            accurate backend; see mobileclip index. An export has its own precision.
+        decode: exact decodes a JPEG at full size; fast at reduced size, in half the time or less; see mobileclip index.
+        rows: column names of `.jsonl` files and tables.
+        overwrite: replace an existing archive.
+        append: add to an existing archive of the same model, and encode only new images and texts.
     """
     from mobileclip.inference.embedding import SUFFIXES, embed_inputs, read_embeddings, write_embeddings
     from mobileclip.inference.loading import load
@@ -199,7 +196,7 @@ def embed(
 
 
 def _embedding_inputs(inputs: tuple[str, ...], texts: Path | None, rows: RowOptions) -> EmbeddingInputs:
-    """Return what is to be embedded, having made sure that it is there."""
+    """Return the images and texts to embed, or raise if a file is missing."""
     from mobileclip.datasets.sources.opening import is_gathered, require_data_set
     from mobileclip.inference.embedding import EmbeddingInputs, read_texts
 
@@ -243,27 +240,27 @@ def convert(
     precision: Literal["float32", "float16", "bfloat16"] = "float32",
     overwrite: bool = False,
 ) -> None:
-    """Write a checkpoint in another layout, whole or one tower of it, every tensor accounted for.
+    """Convert a checkpoint, or one tower, to another layout; the command refuses unknown tensors.
 
     mobileclip convert mobileclip_s2.pt -o s2.safetensors --fold
 
     mobileclip convert mobileclip_s2.pt --to transformers -o s2_transformers
 
-    A model that is written so stays in the space of the one that it was made of, and its towers alone too: the file
-    names it, and text towers that were distilled from one work beside the others.
+    The converted file names the embedding space of its source, so text towers distilled from the source also work with
+    the converted image tower.
 
     Args:
         source: a checkpoint in any known layout, a folder with one, hf-hub:OWNER/NAME, or a model of another package;
-            with NAME= before it where it does not say what it holds.
+            NAME=FILE for a file without the model's name.
         output: the file to write, or for transformers the folder; mobileclip's own layout is *.safetensors.
-        to: the layout: mobileclip's own, the research release's, open_clip's, open_clip's of captioners, timm's, which
-            has no text towers, or transformers', a folder that sentence-transformers loads too.
+        to: the layout of mobileclip, Apple's code, open_clip, open_clip's CoCa, timm (without text towers), or
+            transformers (a folder, also for sentence-transformers).
         tower: write this tower alone.
-        fold: fold branches, norms and scales for inference; the result can no longer be trained.
+        fold: reparameterize branches, norms and scales; the result cannot be trained.
         image_size: side of the images, where not the model's own; a ViT's positions are interpolated.
         context_length: ids per text, where fewer than the model's own; see load_model in mobileclip.encoders.
         precision: precision of the weights; folding happens before the cast.
-        overwrite: replace a file that is there.
+        overwrite: replace an existing file.
     """
     import torch
 
@@ -309,7 +306,7 @@ takes seconds, and PyTorch."""
 
 
 def listed_rows() -> list[dict[str, str | None]]:
-    """Return the rows of `mobileclip.inference.catalogue.rows`; those that are kept are not computed."""
+    """Return the rows of `mobileclip.inference.catalogue.rows`, from the cache if possible."""
     kept: list[dict[str, str | None]] = [json.loads(line) for line in split_lines(LISTED.read_text(encoding="utf-8"))]
     # Whoever has added a model in this process has imported the registries.
     if not has_others("model", "image_encoder", "text_encoder") and "mobileclip.blocks" not in sys.modules:
@@ -320,7 +317,7 @@ def listed_rows() -> list[dict[str, str | None]]:
 
 
 def list_models(*, as_json: Annotated[bool, arg(name="json")] = False) -> None:
-    """List the models and towers that are known by name.
+    """List all models and towers with a name.
 
     Of two figures, the first is the image tower's and the second the text tower's. GMACs are of one image and one text,
     folded.
@@ -344,14 +341,15 @@ def list_models(*, as_json: Annotated[bool, arg(name="json")] = False) -> None:
 
 
 def info(model: Annotated[Positional[str], arg(metavar="NAME|FILE|FOLDER")], /) -> None:
-    """Print what a model, or a checkpoint, is: its spec as JSON, its form, its size, what it expects as input.
+    """Print a model's or checkpoint's spec as JSON, form, size and input.
 
-    Multiply-accumulates are those of one image and one text of full length, folded; the papers' tables call them FLOPs.
+    Multiply-accumulates are for one image and one text of full length, reparameterized; the papers' tables call them
+    FLOPs.
 
     Args:
         model: a name, a checkpoint in any known layout, a folder with one, hf-hub:owner/name, or a model of another
-            package, as open_clip:MODEL/TAG or transformers:OWNER/NAME; or an index, of which its model and number of
-            pictures are printed.
+            package, as open_clip:MODEL/TAG or transformers:OWNER/NAME; or an index (the command prints its model and
+            number of images).
     """
     from mobileclip.inference.catalogue import describe
 
@@ -373,21 +371,21 @@ def check_weights(
     output: Annotated[Path, arg(metavar="RECORD.json")] = Path("weights.json"),
     overwrite: bool = False,
 ) -> None:
-    """Compare what a model's published weights give with what others got from them, and write a record.
+    """Compare a model's outputs with published outputs of the same weights, and write a record.
 
     mobileclip check-weights mobileclip_s0
 
-    The weights are fetched from the hub, once. Known are embeddings of a text and a picture for mobileclip_s0, and the
-    probabilities of three texts for mobileclip_s1, whose pictures have to be given. The exit status is 1 where a number
-    is another one, or where nothing could be compared.
+    The command downloads the weights once. It knows embeddings of a text and an image for mobileclip_s0, and
+    probabilities of three texts for mobileclip_s1 (give the images with --image). The exit status is 1 if a number
+    differs, or if there was nothing to compare.
 
     Args:
-        model: name of the model; with =FILE behind it, weights in place of the published ones.
-        known: a JSON file of known outputs of your own, as mobileclip/inference/known_outputs/outputs.json has them.
-        image: a picture that is compared and does not come with the package, known by its digest; several times for
-            several.
+        model: name of the model, or NAME=FILE for other weights.
+        known: a JSON file of known outputs, in the format of mobileclip/inference/known_outputs/outputs.json.
+        image: an image of the known outputs that the package lacks; the command recognises it by its digest;
+            repeatable.
         output: the record to write, *.json.
-        overwrite: replace a record that is there.
+        overwrite: replace an existing record.
     """
     import sys
 

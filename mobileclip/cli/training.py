@@ -1,4 +1,4 @@
-"""`mobileclip train | reinforce | finetune | recipes | runs | tokenizer`: the recipes, and what goes with them."""
+"""`mobileclip train | reinforce | finetune | recipes | runs | tokenizer`: recipes and their tools."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def train(recipe: Recipe, /) -> None:
 
 
 def reinforce(recipe: Recipe, /) -> None:
-    """Reinforce a data set by a recipe: synthetic captions and embeddings of teachers beside its pairs.
+    """Reinforce a data set by a recipe: add synthetic captions and teacher embeddings to its pairs.
 
     mobileclip reinforce datacompdr12m --tiny
 
@@ -51,7 +51,7 @@ def reinforce(recipe: Recipe, /) -> None:
 
 
 def finetune() -> None:
-    """Fine-tune a checkpoint on pictures of your own, and see what it costs; `--help` has all flags.
+    """Fine-tune a checkpoint on your own images, and measure forgetting; `--help` lists all flags.
 
     mobileclip finetune --tiny
 
@@ -85,7 +85,7 @@ def run(command: str, arguments: Sequence[str]) -> None:
 
 
 def list_recipes() -> None:
-    """Print the published recipes: what each does, the command that runs it, and on what hardware."""
+    """Print the published recipes with title, command and hardware."""
     from rich.table import Table
 
     table = Table(box=None)
@@ -104,15 +104,15 @@ def copy(
     output: Annotated[Path, arg(metavar="FILE|FOLDER")] = Path(),
     overwrite: bool = False,
 ) -> None:
-    """Copy a recipe to change it; the copy runs by itself, wherever it lies and whatever it is called.
+    """Copy a recipe for editing; the copy runs in any folder under any name.
 
     mobileclip recipes cp train_s2 -o my_s2.py
     python my_s2.py --tiny
 
     Args:
-        name: as `mobileclip recipes ls` has it, or the file's: s2 and train_s2 are one.
+        name: name of `mobileclip recipes ls`, or of the file: s2 or train_s2.
         output: the copy, or a folder for it.
-        overwrite: replace a file that is there.
+        overwrite: replace an existing file.
     """
     copied = copy_recipe(name, output, overwrite=overwrite)
     say(f"{copied}: python {copied} --tiny")
@@ -125,16 +125,16 @@ def runs(
     output: Annotated[Path | None, arg(metavar="FILE.png")] = None,
     overwrite: bool = False,
 ) -> None:
-    """Set trainings side by side: what they chose differently, how good they became, and their curves in one picture.
+    """Compare training runs: differing options, final metrics, and a plot of their curves.
 
     mobileclip runs outputs/train_s2 outputs/train_s2-wide -o curves.png
 
     Runs that differ in their seed alone are one row, with mean and standard deviation.
 
     Args:
-        folders: outputs of trainings, finished or not; folders, or URLs such as s3://bucket/run.
-        output: a picture of their curves, one panel a metric.
-        overwrite: replace a picture that is there.
+        folders: outputs of training runs, finished or not; folders, or URLs such as s3://bucket/run.
+        output: a plot of the curves, one panel per metric.
+        overwrite: replace an existing plot.
     """
     from rich.table import Table
 
@@ -191,11 +191,11 @@ def train_tokenizer(
         texts: files of lines, or tables: .jsonl, .csv, .tsv and .parquet.
         output: the file to write.
         vocab_size: number of tokens at most, special ones included.
-        kind: bpe joins the most frequent pairs of bytes, and is the same every time; unigram has the most probable
-            subwords, as sentencepiece.
-        text_column: column of tables that holds the texts.
+        kind: bpe merges the most frequent pairs of bytes (deterministic); unigram keeps the most probable subwords,
+            like sentencepiece.
+        text_column: name of the texts' column in tables.
         lowercase: turn all texts into lower case.
-        overwrite: replace a file that is there.
+        overwrite: replace an existing file.
     """
     from mobileclip.data import SkipReport, train_tokenizer as trained_tokenizer
 
@@ -219,7 +219,7 @@ def _require(texts: Sequence[str]) -> None:
 
 
 def _read(paths: Sequence[str], column: str, report: SkipReport) -> Iterator[str]:
-    """Yield the texts of files; what cannot be used is counted."""
+    """Yield the texts of files, and count unusable rows."""
     from mobileclip.data import BadSampleError, Skip
     from mobileclip.datasets.sources import TextColumns, read_text_pairs
 

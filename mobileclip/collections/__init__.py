@@ -1,7 +1,6 @@
-"""A searchable index of a person's pictures: kept in a folder, brought up to date, and searched.
+"""A search index of images in a folder: create, update and search.
 
-It is an application of the library: it imports what the library's subpackages export, and only `mobileclip.cli` imports
-it.
+It is an application of the library: only `mobileclip.cli` imports it.
 """
 
 from mobileclip.collections.collection import Collection

@@ -1,4 +1,4 @@
-"""`Collection`: a searchable index of pictures in a folder."""
+"""`Collection`: a searchable index of images in a folder."""
 
 from __future__ import annotations
 
@@ -54,21 +54,21 @@ from mobileclip.terminal import console
 
 
 class Collection:
-    """Pictures in an index, which is a folder.
+    """Images of a search index in a folder.
 
-    What it holds is read when it is first asked for, and stays as it is then; `refresh` has it read again. One job at a
-    time writes to an index, while any number read it.
+    The collection reads the index on first use, and again after `refresh`. One job at a time writes to an index, and
+    any number may read.
 
     Args:
         store: the rows.
-        clip: the model that the index is of; by default it is loaded when it is first needed.
-        device: where to compute.
-        trust: whether the author of an export that the index is of may run anything here, see `mobileclip.load`. An
-            index does not remember it.
-        text_model: a text tower of the model's space that encodes texts in place of the model's own, see
-            `mobileclip.load`; of a model that is loaded here. An index does not remember it.
+        clip: the model of the index; by default loaded on first use.
+        device: of the model.
+        trust: whether to open the index's export of another machine, see `mobileclip.load`. An index does not store
+            this.
+        text_model: a text tower of the model's embedding space in place of its own, see `mobileclip.load`. An index
+            does not store this.
 
-    `graph_sizes` says from how many pictures on a graph proposes neighbours; it may be set before the index is read.
+    `graph_sizes` has the number of images above which search uses a graph; set it before the first use.
 
     Examples:
         The tests have no photographs, so they leave this out.
@@ -103,11 +103,11 @@ class Collection:
         trust: bool = False,
         text_model: str | Path | None = None,
     ) -> Collection:
-        """Return a collection: of an index, of a folder of pictures, or of a Parquet file that `export` wrote.
+        """Return a collection: of an index, of a folder of images, or of a Parquet file that `export` wrote.
 
         Args:
             path: see `find_index`; a Parquet file is not written to.
-            device: where to compute.
+            device: of the model.
             trust: see the class.
             text_model: see the class.
 
@@ -124,9 +124,9 @@ class Collection:
         """Return a new, empty collection.
 
         Args:
-            path: of a folder that holds nothing, or does not exist.
-            source: the model; paths are kept in full.
-            device: where to compute.
+            path: of an empty or new folder.
+            source: the model; stored with absolute paths.
+            device: of the model.
             trust: see the class.
 
         Raises:
@@ -138,10 +138,10 @@ class Collection:
 
     @classmethod
     def create_like(cls, path: str | Path, other: Collection) -> Collection:
-        """Return a new, empty collection of the model of another one, which is not loaded.
+        """Return a new, empty collection with the model of another one, without loading it.
 
         Args:
-            path: of a folder that holds nothing, or does not exist.
+            path: of an empty or new folder.
             other: a collection.
 
         Raises:
@@ -153,12 +153,12 @@ class Collection:
     def create_merged(
         cls, path: str | Path, *others: Collection, show_progress: bool = True
     ) -> tuple[Collection, MergeReport]:
-        """Return a new collection with all that others hold, and the report; it appears whole or not at all.
+        """Merge collections into a new one, atomically; return it with the report.
 
         Args:
-            path: of a folder that holds nothing, or does not exist.
-            others: one collection at least, all of one model; see `merge`.
-            show_progress: whether to show how far it is.
+            path: of an empty or new folder.
+            others: one or more collections of one model; see `merge`.
+            show_progress: whether to show progress.
 
         Raises:
             ValueError: see `merge`.
@@ -177,7 +177,7 @@ class Collection:
 
     @property
     def clip(self) -> ImageTextModel:
-        """The model that the index is of, with the text tower that is asked for.
+        """The model of the index, with the chosen text tower.
 
         Raises:
             ValueError: if another is now where it came from, or the text tower is of another space.
@@ -190,7 +190,7 @@ class Collection:
         return self._clip
 
     def require(self, identity: ModelIdentity, there: str) -> None:
-        """Refuse a model that is another one than that of the index.
+        """Raise if a model differs from the index's.
 
         Args:
             identity: of the model.
@@ -202,10 +202,10 @@ class Collection:
         self.store.about.identity.require_same(identity, here=f"the index {self.path}", there=there)
 
     def require_source(self, source: ModelSource) -> None:
-        """Refuse a model whose name alone tells that it is another one; no weights are read, and none are fetched.
+        """Raise if a model's name shows that it differs from the index's, without reading or downloading weights.
 
         Args:
-            source: the model that is asked for.
+            source: the requested model.
 
         Raises:
             ValueError: if it is another one, or there is no such model.
@@ -219,12 +219,12 @@ class Collection:
             )
 
     def __len__(self) -> int:
-        """Return how many pictures there are; no embedding is read for it."""
+        """Return how many images there are; no embedding is read for it."""
         return len(self.store if self._snapshot is None else self._snapshot)
 
     @property
     def snapshot(self) -> Snapshot:
-        """What the index holds, as it was when it was read."""
+        """The snapshot of the index at reading."""
         if self._snapshot is None:
             self._snapshot = take_snapshot(self.store)
             self._graph = open_graph(self.path, self._snapshot, self.graph_sizes)
@@ -232,12 +232,12 @@ class Collection:
 
     @property
     def graph(self) -> NeighbourGraph | None:
-        """What proposes neighbours of the pictures in `snapshot`; None where all are compared."""
+        """The neighbour graph of `snapshot`; None for exact search."""
         assert self.snapshot is not None, "reading the index opens its graph"
         return self._graph
 
     def load(self) -> None:
-        """Read the index and its model now, not when they are first asked for.
+        """Read the index and its model now instead of on first use.
 
         Raises:
             ValueError, OSError: if they cannot be read.
@@ -246,7 +246,7 @@ class Collection:
         assert self.clip is not None, "its model is loaded"
 
     def refresh(self) -> None:
-        """Read the index again when it is next asked for."""
+        """Read the index again on next use."""
         self.store = attrs.evolve(self.store) if self.store.exported else Store.open(self.path)
         self._snapshot = self._graph = None
 
@@ -263,7 +263,7 @@ class Collection:
         return other
 
     def described(self) -> dict[str, object]:
-        """Return what is known of the index, as JSON has it."""
+        """Return the metadata of the index for JSON."""
         return {"index": str(self.path), "pictures": len(self), "model": str(self.store.about.model)}
 
     def add(
@@ -272,19 +272,18 @@ class Collection:
         options: IndexOptions = IndexOptions(),  # noqa: B008  frozen
         engine: Engine | None = None,
     ) -> IndexReport:
-        """Bring the index up to date with pictures, folders and shards, and return what became of them.
+        """Update the index with images, folders and shards, and return a report.
 
-        New and changed pictures are encoded, those that moved are recognised by their content, wherever they were, and
-        those of these folders that are gone are dropped; those of a folder that is missing or empty are kept. What is
-        finished is kept, whatever ends this; the same call does the rest.
+        The update encodes new and changed images, recognises moved images by content, and removes deleted images of
+        these folders; it keeps images of a missing or empty folder. After an interruption, the same call resumes.
 
         Args:
-            inputs: pictures, folders with pictures, and tar shards, see `scan`.
-            options: how.
-            engine: whose workers read and encode, for which paths lead to the same files; None for this process.
+            inputs: images, folders with images, and tar shards, see `scan`.
+            options: indexing options.
+            engine: runs the workers, which need the same paths; None for this process.
 
         Raises:
-            ValueError: if another job writes to the index, there are no pictures, or no worker can work.
+            ValueError: if another job writes to the index, there are no images, or no worker can work.
             OSError: if something is not there, or the index cannot be written.
         """
         return self.add_found(scan([str(one) for one in inputs]), options, engine)
@@ -295,11 +294,11 @@ class Collection:
         options: IndexOptions = IndexOptions(),  # noqa: B008  frozen
         engine: Engine | None = None,
     ) -> IndexReport:
-        """Bring the index up to date with files that were found; see `add`.
+        """Update the index with the files of a scan; see `add`.
 
         Args:
-            found: the files.
-            options: how.
+            found: the scan.
+            options: indexing options.
             engine: see `add`.
 
         Raises:
@@ -309,13 +308,13 @@ class Collection:
             return update(self.store, lambda: self.clip, found, options, engine, trust=self.trust)
 
     def forget(self, *folders: str | Path) -> int:
-        """Drop folders, or files, from the index, and return how many pictures it had of them; no file is touched.
+        """Remove folders or files from the index, and return the number of their images; the files stay.
 
         Args:
-            folders: what the index is of, or a folder around it; it need not be there any more.
+            folders: inputs of the index, or parent folders of these; they need not exist.
 
         Raises:
-            ValueError: if the index has nothing of one, or would find it again as a part of what it is of.
+            ValueError: if the index has no images of one, or would find them again in another input.
             OSError: if the index cannot be written.
         """
         paths = [os.path.abspath(one) for one in folders]  # noqa: PTH100 - links stay links
@@ -342,19 +341,18 @@ class Collection:
                 remove_graph(self.path)
 
     def merge(self, *others: Collection, show_progress: bool = True) -> MergeReport:
-        """Copy the pictures of other indexes of the same model into this one, all or none; return what became of them.
+        """Merge other indexes of the same model into this one, in one transaction; return a report.
 
-        Pictures are compared by the digests of their content, see `merge_stores`. Concepts of one name are joined where
-        their texts are the same, and words of tags where these are made alike; how their scores are spread is taken
-        from all pictures.
+        The merge compares images by digest, see `merge_stores`. It merges concepts with equal names and texts, and tags
+        with equal settings, and calibrates tags on all images.
 
         Args:
             others: they stay as they are.
-            show_progress: whether to show how far it is.
+            show_progress: whether to show progress.
 
         Raises:
-            ValueError: if one is of another model, is this one, is damaged, or is written to meanwhile, or a concept
-                or the tags are other things in two of them: nothing is copied then.
+            ValueError: if one has another model, is this one, is damaged, or changes meanwhile, or concepts or tags
+                conflict; then nothing is copied.
             OSError: if one cannot be read, or this one cannot be written.
         """
         for other in others:
@@ -378,7 +376,7 @@ class Collection:
 
     @property
     def concepts(self) -> Concepts:
-        """What a person calls by names of their own, taught by examples: `@"my bike"` in a query."""
+        """The user's concepts with examples: `@"my bike"` in a query."""
         return Concepts(self)
 
     def tag(
@@ -389,21 +387,20 @@ class Collection:
         share: float | None = None,
         show_progress: bool = True,
     ) -> TagWords:
-        """Give the index words that its pictures are tagged with, in the place of those it had, and return them.
+        """Set the words for tags of the index, replacing earlier words, and return them.
 
-        They are columns of conditions then: `tag=WORD` for the share of the collection that fits a word best, and
-        `tag:WORD>=0.99` for a score, which is the share of the collection that fits the word less; see `TagWords`.
-        Pictures that are added later have tags too, by what was found here.
+        Words are columns of conditions: `tag=WORD` for the images with the highest scores, and `tag:WORD>=0.99` for a
+        score, the percentile rank within the collection; see `TagWords`. Images added later get tags by the same
+        calibration.
 
         Args:
-            words: or phrases; None for those that the index has, in the space that it has now.
-            template: the sentence that each is put into, such as `a photo of a {}`; by default the one of before, and
-                of a new one the word alone.
-            share: of the collection that has each word as a tag; by default that of before, and of a new one 0.05.
-            show_progress: whether to show how far it is.
+            words: or phrases; None calibrates the index's words again.
+            template: prompt template, such as `a photo of a {}`; by default the earlier one, or the word alone.
+            share: fraction of the images that get each word as a tag; by default the earlier one, or 0.05.
+            show_progress: whether to show progress.
 
         Raises:
-            ValueError: if there are no words or no pictures, or one cannot be a tag.
+            ValueError: if there are no words or no images, or one cannot be a tag.
             OSError: if the index cannot be written.
         """
         before = read_tag_words(self.path)
@@ -431,15 +428,15 @@ class Collection:
         *,
         options: IndexOptions = IndexOptions(),  # noqa: B008  frozen
     ) -> dict[str, str]:
-        """Bring the index to another model, and return why pictures cannot be read, by their paths.
+        """Bring the index to another model, and return why images cannot be read, by their paths.
 
-        Searches use the model of before until all pictures are encoded; then the index is of the new model, in one
-        step. What is encoded is kept, whatever ends this; the same call does the rest. Where pictures cannot be read,
-        the index stays of the model of before: bring it up to date first.
+        Searches use the old model until all images are encoded; then the index switches to the new model in one
+        transaction. After an interruption, the same call resumes. If images cannot be read, the index keeps the old
+        model: update it first.
 
         Args:
             source: the new model.
-            options: how.
+            options: indexing options.
 
         Raises:
             ValueError: if another job writes to the index, or there is no such model.
@@ -462,7 +459,7 @@ class Collection:
         return {}
 
     def _encode_upgraded(self, clip: ImageTextModel, about: IndexMetadata, options: IndexOptions) -> dict[str, str]:
-        """Keep what the other model makes of all pictures, beside the index, and return why some cannot be read."""
+        """Keep what the other model makes of all images, beside the index, and return why some cannot be read."""
         left = self.store.begin_upgrade(about)
         rows = [dict(zip(COLUMNS, one, strict=True)) for one in self.store.values(*COLUMNS, ids=left)]
         rows.sort(key=lambda row: row["path"] if row["part"] is not None else "")
@@ -495,24 +492,24 @@ class Collection:
         k: int = 10,
         all_frames: bool = False,
     ) -> Matches:
-        """Return the pictures that are nearest to what is asked for, the nearest first.
+        """Return the nearest images to a query, nearest first.
 
-        The query is the direction between all texts and pictures, turned away from what is not wanted. Up to two
-        million pictures are all compared with it; `Matches.is_exact` says whether they were.
+        The query embedding is the mean of texts and images, minus half of the exclusions. Search is exact up to two
+        million images; see `Matches.is_exact`.
 
         Args:
-            text: what they show, in one text or several; `@"my bike"` in one names a concept.
-            image: pictures that they are like: paths, or the bytes of files.
-            like: pictures of the index that they are like, by `Match.id`.
-            without: what they do not show.
+            text: one text or several; `@"my bike"` in a text is a concept.
+            image: example images: paths, or the bytes of files.
+            like: example images of the index, by `Match.id`.
+            without: texts or images to exclude.
             where: conditions on columns, see `Condition`; all must hold.
             k: number of results, at most.
-            all_frames: whether a video may be found by several of its frames; by default, by the nearest one alone.
+            all_frames: whether to return several frames of a video; by default the nearest frame only.
 
         Raises:
-            ValueError: if nothing is asked for, k is below 1, a condition is none, an id is unknown, or there are
-                pictures and none of them is where it was.
-            ImageError: if a picture cannot be read.
+            ValueError: if the query is empty, k is below 1, a condition is invalid, an id is unknown, or all files of
+                the index are missing.
+            ImageError: if an image cannot be read.
         """
         if k < 1:
             raise ValueError(f"k is {k}, expected at least 1")
@@ -530,11 +527,11 @@ class Collection:
                 self.refresh()
 
     def newest(self, *, where: Sequence[Condition | str] = (), k: int = 10, all_frames: bool = False) -> Matches:
-        """Return pictures that meet conditions, the newest first; see `newest_matches`.
+        """Return images that meet conditions, the newest first; see `newest_matches`.
 
         Args:
             where: conditions on columns; all must hold.
-            k: number of pictures, at most.
+            k: number of images, at most.
             all_frames: see `search`.
 
         Raises:
@@ -553,24 +550,24 @@ class Collection:
         like: Sequence[int] = (),
         without: str | Sequence[str] = (),
     ) -> NDArray[np.float32]:
-        """Return what each place of a picture that was found adds to its score: a map that sums to it.
+        """Return each location's share of a match's score; the map sums to the score.
 
-        It is attribution, and not segmentation; see `ImageTextModel.explain`. The picture is read again.
+        This is attribution, not segmentation; see `ImageTextModel.explain`. The function reads the image again.
 
         Shape:
-            result: `(rows, columns)`, of the square in the picture's middle that the model sees.
+            result: `(rows, columns)`, of the square in the image's middle that the model sees.
 
         Args:
-            match: the picture.
-            text: what was asked for, as in `search`.
+            match: the image.
+            text: see `search`.
             image: see `search`.
             like: see `search`.
             without: see `search`.
 
         Raises:
-            ValueError: if the model cannot say, such as a ViT, nothing is asked for, or the index is being
-                brought to another model, so that scores are of two.
-            ImageError: if a picture cannot be read.
+            ValueError: if the model does not support it (a ViT, for example), the query is empty, or an upgrade of the
+                index is in progress.
+            ImageError: if an image cannot be read.
         """
         direction, taught = self._asked(text, image, like, without)
         if taught.concepts:
@@ -603,11 +600,11 @@ class Collection:
         return [*(rest for rest, _ in parts if rest.strip()), *(one.text for one in concepts)], concepts
 
     def duplicates(self, *, threshold: float = THRESHOLD, show_progress: bool = True) -> Duplicates:
-        """Return the groups of pictures that show the same; see `find_duplicates`.
+        """Return the groups of images that show the same; see `find_duplicates`.
 
         Args:
-            threshold: cosine similarity from which on two show the same.
-            show_progress: whether to show how far it is.
+            threshold: least cosine similarity of near duplicates.
+            show_progress: whether to show progress.
 
         Raises:
             ValueError: if the threshold is not above 0 and at most 1.
@@ -618,18 +615,18 @@ class Collection:
         return find_duplicates(self.snapshot, graph, threshold=threshold, show_progress=show_progress)
 
     def export(self, output: str | Path, *, overwrite: bool = False, show_progress: bool = True) -> int:
-        """Write the embeddings of the pictures that are where the index has them, and return how many there are.
+        """Write the embeddings of the images that are where the index has them, and return how many there are.
 
         Args:
-            output: `*.npz` is an archive that `mobileclip embed` could have written; `*.safetensors` has small copies
-                of the pictures too, and is what the page of `examples/web` opens, see `write_web_file`; `*.parquet` has
-                all rows, those of files that are gone included, for other programs, `open` and `merge`.
-            overwrite: whether a file that is there is replaced.
-            show_progress: whether to show how far it is.
+            output: `*.npz` is an archive like that of `mobileclip embed`; `*.safetensors` also has small copies of the
+                images, for the page of `examples/web`, see `write_web_file`; `*.parquet` has all rows, including those
+                of missing files, for other programs, `open` and `merge`.
+            overwrite: whether to replace an existing file.
+            show_progress: whether to show progress.
 
         Raises:
-            ValueError: if there are no pictures, none is where it was, or the name ends otherwise.
-            OSError: if it is there already, or cannot be written.
+            ValueError: if there are no images, all files are missing, or the suffix is unknown.
+            OSError: if the file exists, or cannot be written.
         """
         path = Path(output)
         if path.suffix == WEB_SUFFIX:
@@ -652,7 +649,7 @@ def _loaded(source: ModelSource, device: str, *, trust: bool) -> tuple[ImageText
 
 
 def _portions(read: Iterable[Reencoded], options: IndexOptions) -> Iterator[list[Reencoded]]:
-    """Yield pictures in lists, each after so many pictures or so many seconds."""
+    """Yield images in lists, each after so many images or so many seconds."""
     some: list[Reencoded] = []
     begun = time.monotonic()
     for one in read:

@@ -1,11 +1,11 @@
-"""Concepts of an index: a text, examples with small copies of their pictures, and what examples add to a text's score.
+"""Concepts of an index: a text, examples with small copies of their images, and scores with examples.
 
     score(x) = cos(x, text) + alpha * (sum_yes exp(-beta (1 - cos(x, yes))) - sum_no exp(-beta (1 - cos(x, no))))
 
-Concepts stand beside the rows of pictures, so that any process changes them without holding the index.
+Concepts have their own table, so that any process may change them without the index's lock.
 
 Source: Tip-Adapter (arXiv 2111.03930), section 3.2; alpha and beta are its first values. Differs: scores are cosines,
-and not 100 times as large, and pictures that do not show a concept count against it.
+    and not 100 times as large, and images that do not show a concept count against it.
 """
 
 from __future__ import annotations
@@ -37,13 +37,13 @@ MOST_EXAMPLES = 200
 
 @attrs.frozen(kw_only=True, field_transformer=strict)
 class Example:
-    """A picture that shows a concept, or does not.
+    """An image that shows a concept, or does not.
 
     Args:
-        path: where it was when it was given, for people.
+        path: original path, for display.
         sha256: of its content.
         time: of a video's frame, in seconds.
-        is_positive: whether it shows the concept.
+        is_positive: whether it is a positive example.
     """
 
     path: str
@@ -53,7 +53,7 @@ class Example:
 
     @property
     def key(self) -> Key:
-        """What it is known by."""
+        """Its key."""
         return self.sha256, self.time
 
     @property
@@ -73,19 +73,19 @@ class _Known:
 
 @attrs.frozen(kw_only=True, eq=False)
 class Concept:
-    """What a person calls by a name of their own.
+    """A named concept of a user: a text with examples.
 
     Shape:
         vectors: `(examples, dim)`, float16.
 
     Args:
         name: as `@"name"` in a query has it.
-        text: what it is in words, its score without examples.
-        about: whose space the embeddings are in.
-        uses_examples: whether examples add to the score; where they would not help, the text stands alone.
-        examples: those that show it and those that do not.
+        text: description; gives the score without examples.
+        about: identity of the embedding space.
+        uses_examples: whether examples help and so add to the score.
+        examples: positive and negative examples.
         vectors: their embeddings, of unit length.
-        pictures: a small copy of each, encoded, which another model can read; None where none could be made.
+        pictures: a small encoded copy of each, for other models, or None.
     """
 
     name: str
@@ -115,7 +115,7 @@ class Concept:
         )
 
     def described(self) -> dict[str, object]:
-        """Return what is known of it, as JSON has it."""
+        """Return its data for JSON."""
         names = {word: [one.name for one in self.examples if one.is_positive == kind] for word, kind in _KINDS.items()}
         return {"name": self.name, "text": self.text, "uses_examples": self.uses_examples, **names}
 
@@ -135,12 +135,12 @@ def read_concepts(folder: Path, name: str | None = None) -> dict[str, Concept]:
 
 
 def change_concept(folder: Path, name: str, changed: Callable[[Concept | None], Concept | None]) -> Concept | None:
-    """Put what a function makes of a concept in its place, all of it or nothing; no other process comes between.
+    """Replace a concept by the result of a function, in one transaction.
 
     Args:
         folder: of the index.
         name: of the concept.
-        changed: gets what is there, and returns what is to be; None for nothing.
+        changed: maps the old concept to the new one; None for no concept.
 
     Raises:
         ValueError: if the index is damaged.
@@ -191,7 +191,7 @@ def _found(db: sqlite3.Connection, folder: Path, name: str | None) -> Iterator[C
 
 
 def places_of(snapshot: Snapshot, examples: Iterable[Example]) -> dict[Key, int]:
-    """Return where examples are in an index as it was read, of those that are there."""
+    """Return the positions of examples in a snapshot, if present."""
     assert snapshot.store is not None, "examples are asked of an index"
     ids, found = snapshot.ids, ids_of(snapshot.store.folder, [one.key for one in examples])
     places = {key: int(np.searchsorted(ids, number)) for key, number in found.items()}
@@ -203,7 +203,7 @@ def ids_of(folder: Path, keys: Iterable[Key]) -> dict[Key, int]:
 
     Args:
         folder: of the index.
-        keys: of pictures; those that no row has are left out.
+        keys: of images; unknown keys are ignored.
     """
     wanted = set(keys)
     text = """SELECT id, sha256, time FROM present
@@ -226,14 +226,14 @@ Matrix = NDArray[np.float32]
 
 @attrs.frozen(kw_only=True, eq=False)
 class Cache:
-    """Examples, and what each adds to the score of a picture that is the same.
+    """Embeddings of examples with their weights (Tip-Adapter's cache).
 
     Shape:
         vectors: `(examples, dim)`; weights: `(examples,)`.
 
     Args:
         vectors: of unit length.
-        weights: above 0 of what is wanted.
+        weights: positive for wanted examples.
     """
 
     vectors: Matrix
@@ -241,18 +241,18 @@ class Cache:
 
     @classmethod
     def of(cls, yes: Matrix, no: Matrix, *, weight: float = 1.0) -> Cache:
-        """Return that of some examples.
+        """Build the cache of examples.
 
         Args:
-            yes: embeddings of those that show what is wanted.
-            no: of those that do not.
-            weight: of all of them beside others.
+            yes: embeddings of positive examples.
+            no: embeddings of negative examples.
+            weight: weight of all examples.
         """
         signs = np.repeat(np.array([ALPHA, -ALPHA], np.float32), (len(yes), len(no)))
         return cls(vectors=np.concatenate([yes, no]), weights=weight * signs)
 
     def added(self, vectors: Vectors | Matrix) -> Matrix:
-        """Return what is added to the score of each picture.
+        """Return the additional score of each image.
 
         Shape:
             `(pictures, dim)` to `(pictures,)`.
@@ -266,10 +266,10 @@ class Cache:
 
 @attrs.frozen(kw_only=True, eq=False)
 class TaughtConcepts:
-    """The concepts of a query that examples help, each with its weight, that of its text.
+    """The concepts of a query with useful examples, each with its text's weight.
 
     Args:
-        concepts: with their weights, below 0 of what is not wanted.
+        concepts: with their weights, negative for excluded concepts.
     """
 
     concepts: tuple[tuple[Concept, float], ...]
@@ -278,19 +278,19 @@ class TaughtConcepts:
     def of(
         cls, wanted: Sequence[Concept], without: Sequence[Concept], *, num_wanted: int, share: float
     ) -> TaughtConcepts:
-        """Return those of a query.
+        """Return the concepts of a query.
 
         Args:
-            wanted: among what is wanted.
-            without: among what is not.
-            num_wanted: texts, pictures and concepts whose mean is asked for.
-            share: of what is not wanted.
+            wanted: positive concepts.
+            without: excluded concepts.
+            num_wanted: number of texts, images and concepts in the mean.
+            share: weight of exclusions.
         """
         weighed = [(one, 1 / num_wanted) for one in wanted] + [(one, -share) for one in without]
         return cls(concepts=tuple((one, weight) for one, weight in weighed if one.uses_examples))
 
     def cache(self) -> Cache | None:
-        """Return what their examples add; None without any."""
+        """Return the cache of their examples; None without examples."""
         caches = [
             Cache.of(one.of(is_positive=True), one.of(is_positive=False), weight=weight)
             for one, weight in self.concepts
@@ -306,7 +306,7 @@ class TaughtConcepts:
 def nearest_with_concepts(
     vectors: Vectors, places: NDArray[np.int64] | None, query: Matrix, cache: Cache, k: int
 ) -> Found:
-    """Return the pictures of the highest scores, of which all are compared.
+    """Return the images with the highest scores, by exact search.
 
     Args:
         vectors: of unit length.
@@ -323,17 +323,17 @@ def nearest_with_concepts(
 
 
 def examples_help(vectors: Vectors, text: Matrix, yes: Matrix, no: Matrix, own: Sequence[int]) -> bool:
-    """Return whether examples find one of them that is held back better than the text alone, one after the other.
+    """Return whether examples rank held-out examples better than the text alone (leave-one-out).
 
-    Better is a smaller logarithm of its rank among the pictures of the collection, on average. Of a single example,
-    none can be held back: it is used where the text alone does not find it among the first five.
+    The criterion is the mean log rank among the images of the collection. A single example helps if the text alone
+    ranks it below the first five.
 
     Args:
-        vectors: of the collection, of shape (pictures, dim).
+        vectors: of the collection, of shape (images, dim).
         text: embedding of the text, of shape (dim,).
-        yes: of the examples that show the concept.
-        no: of those that do not.
-        own: places of examples in the collection, which are not ranked.
+        yes: embeddings of positive examples.
+        no: embeddings of negative examples.
+        own: positions of examples in the collection, excluded from ranking.
     """
     if not len(yes):
         return False
@@ -364,5 +364,5 @@ def named_concepts(text: str) -> tuple[str, list[str]]:
 
 
 def _rank(scores: Matrix, score: float) -> int:
-    """Return how many pictures come before one of a score."""
+    """Return how many images come before one of a score."""
     return int(np.count_nonzero(scores > score))

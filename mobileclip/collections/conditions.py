@@ -1,4 +1,4 @@
-"""Conditions on what is known of pictures, such as `width>1000`: read from a text, and never run as a program."""
+"""Conditions on image metadata, such as `width>1000`, parsed and never evaluated as code."""
 
 from __future__ import annotations
 
@@ -50,16 +50,15 @@ def _is_column(_: object, __: object, value: str) -> None:
 
 @attrs.frozen(kw_only=True, field_transformer=strict)
 class Condition:
-    """A comparison of a column with a value; a picture of which the column is not known does not meet it.
+    """A comparison of a column with a value; an image without the value does not meet it.
 
     Args:
         column: one of `NUMBERS` and `TEXTS`; `tag`, which is `=` or `!=` a word; `tag:WORD`, its score from 0 to 1, see
             `Words`.
-        comparison: `~` finds a text within a text, whatever the case of its letters; other texts are compared letter by
-            letter. A date stands for all of its moments: `2024-06` from the first second of June to the last. A picture
-            is `=` a date if it was taken within it, `<` before all of it, `>` after all of it, `<=` before its end, and
-            `>=` from its beginning on.
-        value: what the column is compared with; for `taken`, a date as `YYYY-MM-DDTHH:MM:SS`, or its beginning.
+        comparison: `~` means contains (case-insensitive); other comparisons of texts are exact. A date is a period:
+            `2024-06` means all of June. An image is `=` a date if it was taken within it, `<` before all of it, `>`
+            after all of it, `<=` before its end, and `>=` from its beginning on.
+        value: the value to compare with; for `taken`, a date as `YYYY-MM-DDTHH:MM:SS`, or a prefix.
 
     Raises:
         ValueError: if there is no such column or comparison, or the value does not fit the column.
@@ -86,10 +85,10 @@ class Condition:
             _date(str(self.value))
 
     def holds(self, values: NDArray[Any]) -> NDArray[np.bool_]:
-        """Return for which pictures it holds.
+        """Return the mask of images that meet the condition.
 
         Args:
-            values: what the column has of each, see `Snapshot.column`.
+            values: of the column, see `Snapshot.column`.
         """
         wanted = str(self.value)
         if self.column in NUMBERS or _is_score(self.column):
@@ -114,7 +113,7 @@ class Condition:
 
 
 def matching(snapshot: Snapshot, conditions: Sequence[Condition]) -> NDArray[np.int64]:
-    """Return the places of the pictures that meet all conditions, rising."""
+    """Return the places of the images that meet all conditions, rising."""
     meets = np.ones(len(snapshot), np.bool_)
     for one in conditions:
         if one.column == TAG:

@@ -1,4 +1,4 @@
-"""Pictures that show the same: found by their embeddings, with the best copy of each proposed. Nothing is deleted."""
+"""Finds near duplicates by embeddings and proposes the best copy of each; deletes nothing."""
 
 from __future__ import annotations
 
@@ -32,13 +32,13 @@ _SHARPNESS_SIDE = 768
 
 @attrs.frozen(kw_only=True)
 class UnchangedPicture:
-    """A picture that is what was indexed.
+    """An image that is unchanged since indexing.
 
     Args:
-        place: in the snapshot.
-        match: the picture.
-        is_blank: whether it shows nothing: one colour, or nearly.
-        sharpness: how much its neighbouring pixels differ; 0 where no other one has as many pixels.
+        place: position in the snapshot.
+        match: the image.
+        is_blank: whether it has nearly one colour.
+        sharpness: difference of neighbouring pixels; 0 if no other copy has as many pixels.
     """
 
     place: int
@@ -48,7 +48,7 @@ class UnchangedPicture:
 
 
 def with_unchanged_files(snapshot: Snapshot, places: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Return those of some pictures whose files are there, with the times and sizes that were indexed."""
+    """Return the images whose files exist with the indexed times and sizes."""
     stamps: dict[str, tuple[int, int] | None] = {}
     kept = []
     for place, row in zip(places.tolist(), snapshot.rows(places, ("path", "part", "size", "mtime_ns")), strict=True):
@@ -63,10 +63,10 @@ def with_unchanged_files(snapshot: Snapshot, places: NDArray[np.int64]) -> NDArr
 
 
 def read_unchanged(rows: Mapping[int, dict[str, Any]]) -> list[UnchangedPicture]:
-    """Return those of some pictures that can be read and have the content that was indexed.
+    """Return the readable images with the indexed content.
 
     Args:
-        rows: what is known of them, by their places in the snapshot.
+        rows: of the images, by position in the snapshot.
     """
     matches = [match_of(row, 1.0) for row in rows.values()]
     num_pixels = Counter(match.width * match.height for match in matches)
@@ -95,7 +95,7 @@ def _sharpness(image: Image.Image) -> float:
 
 
 def _spread(image: Image.Image) -> float:
-    """Return how far pixels lie around their mean, in the channel where it is most; the picture is made smaller."""
+    """Return how far pixels lie around their mean, in the channel where it is most; the image is made smaller."""
     image.thumbnail((_FLAT_SIDE, _FLAT_SIDE), Image.Resampling.BOX, reducing_gap=1.0)
     channels = np.asarray(image, np.float32).reshape(-1, 3).T.copy()
     return float(channels.std(axis=1).max())
@@ -117,12 +117,11 @@ _CANDIDATES = 256
 
 @attrs.frozen(kw_only=True)
 class DuplicateGroup:
-    """A group of near-duplicate pictures: the one to keep, and the others.
+    """A group of near-duplicate images: the one to keep, and the others.
 
     Args:
-        best: the copy that is proposed to be kept: that of the most pixels, of these the sharpest, of these the one of
-            the most bytes.
-        others: each with its similarity with the best one as its score.
+        best: the copy to keep: the most pixels, then the sharpest, then the most bytes.
+        others: the other copies; their score is the similarity with the best copy.
     """
 
     best: Match
@@ -134,10 +133,9 @@ class Duplicates(Sequence[DuplicateGroup]):
     """The near-duplicates of a collection, as a sequence of groups.
 
     Args:
-        groups: those of the most pictures first.
-        blank: pictures of one colour, or nearly, that are like others: they say nothing of each other, and are in no
-            group.
-        num_left_out: pictures that are not where they were, or have changed since they were indexed.
+        groups: largest groups first.
+        blank: similar images of nearly one colour; these are in no group, since their similarity says nothing.
+        num_left_out: images that are missing or have changed since indexing.
     """
 
     groups: tuple[DuplicateGroup, ...] = ()
@@ -159,7 +157,7 @@ class Duplicates(Sequence[DuplicateGroup]):
         return self.groups[place]
 
     def still_there(self) -> Duplicates:
-        """Return them without what has gone since they were found."""
+        """Return the groups without files that are missing now."""
         there = Presence()
         groups = [
             attrs.evolve(group, others=tuple(one for one in group.others if one.path in there))
@@ -170,7 +168,7 @@ class Duplicates(Sequence[DuplicateGroup]):
 
 
 def require_threshold(threshold: float) -> None:
-    """Check a cosine similarity from which on two pictures show the same.
+    """Check a least cosine similarity of near duplicates.
 
     Raises:
         ValueError: if it is not above 0 and at most 1.
@@ -186,19 +184,19 @@ def find_duplicates(
     threshold: float = THRESHOLD,
     show_progress: bool = True,
 ) -> Duplicates:
-    """Return the groups of pictures that show the same, those of the most pictures first.
+    """Return the groups of near duplicates, largest groups first.
 
-    Every picture of a group is like the best one of it, and all are read for that: they are there, with the content
-    that was indexed. Without a graph, all pictures are compared; with one, each with its 64 nearest. Frames
-    of videos are left out: those of one video are alike. Several names of one file (links) are no copies of it:
-    deleting some of them may delete the only copy. Its own name counts.
+    Every image of a group is similar to the best one; the function reads all of them, and so knows that they have the
+    indexed content. Without a graph it compares all images, with a graph each image with its 64 nearest. It skips
+    frames of videos, since frames of one video are similar. Links to a file are no copies, since deleting a link's
+    target may delete the only copy.
 
     Args:
         snapshot: of the collection.
-        graph: proposes neighbours; None to compare all pictures.
-        threshold: cosine similarity from which on two show the same; embeddings are rounded, so that copies have 0.999
-            and more.
-        show_progress: whether to show how far it is.
+        graph: neighbour graph; None for exact search.
+        threshold: least cosine similarity of near duplicates; identical copies have at least 0.999, since embeddings
+            are rounded.
+        show_progress: whether to show progress.
 
     Raises:
         ValueError: if the threshold is not above 0 and at most 1.
@@ -227,7 +225,7 @@ def find_duplicates(
 def _near(
     snapshot: Snapshot, graph: NeighbourGraph | None, order: NDArray[np.int64], threshold: float
 ) -> Iterator[tuple[NDArray[np.int64], list[NDArray[np.int64]]]]:
-    """Yield pictures in order, each with those that are like it."""
+    """Yield images in order, each with those that are like it."""
     for start in range(0, len(order), _BLOCK):
         places = order[start : start + _BLOCK]
         if graph is None:
@@ -241,7 +239,7 @@ def _near(
 def _compared(
     vectors: Vectors, places: NDArray[np.int64], others: NDArray[np.int64], threshold: float
 ) -> list[NDArray[np.int64]]:
-    """Return for each of some pictures those of the others that are like it."""
+    """Return for each of some images those of the others that are like it."""
     wanted = torch.from_numpy(vectors[places]).float()
     rows, columns = [], []
     for start in range(0, len(others), _BLOCK):
@@ -257,7 +255,7 @@ def _compared(
 def _groups(
     snapshot: Snapshot, leader: NDArray[np.int64], threshold: float
 ) -> tuple[tuple[DuplicateGroup, ...], tuple[Match, ...], int]:
-    """Return the groups, the pictures without content, and how many pictures have changed."""
+    """Return the groups, the images without content, and how many images have changed."""
     by_leader = np.argsort(leader, kind="stable")[np.count_nonzero(leader < 0) :]
     starts = np.flatnonzero(np.diff(leader[by_leader], prepend=-1))
     several = [members for members in np.split(by_leader, starts[1:]) if len(members) > 1]
@@ -278,7 +276,7 @@ def _groups(
 
 
 def _files_apart(rows: Mapping[int, dict[str, Any]]) -> dict[int, dict[str, Any]]:
-    """Return one of the pictures of every file: of several names for it, one that is no link where there is one."""
+    """Return one of the images of every file: of several names for it, one that is no link where there is one."""
     files: defaultdict[tuple[object, ...], list[int]] = defaultdict(list)
     for place, row in rows.items():
         file: tuple[object, ...] = (row["path"], row["part"])
@@ -297,7 +295,7 @@ def _files_apart(rows: Mapping[int, dict[str, Any]]) -> dict[int, dict[str, Any]
 
 
 def _grouped(snapshot: Snapshot, looks: Sequence[UnchangedPicture], threshold: float) -> Iterator[DuplicateGroup]:
-    """Yield groups of pictures, each of which is itself like the best of its group; what is like none is left."""
+    """Yield groups of images, each of which is itself like the best of its group; what is like none is left."""
     while len(looks) > 1:
         best = max(looks, key=_worth)
         places = [look.place for look in looks]

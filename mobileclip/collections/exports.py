@@ -1,4 +1,4 @@
-"""Files that an index is written to: rows as Parquet, and pictures for a page in a browser."""
+"""Exports an index: rows as Parquet, or images and embeddings for a static page."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def arrow() -> tuple[Any, Any]:
     """Return pyarrow and its reader of Parquet.
 
     Raises:
-        ImportError: if it is not installed; the message has the command that installs it.
+        ImportError: if it is not installed.
     """
     with needed("rows as Parquet", "collections"):
         import pyarrow as pa
@@ -55,17 +55,17 @@ def arrow() -> tuple[Any, Any]:
 
 
 def write_rows(path: Path, rows: Iterable[Row], about: IndexMetadata, *, overwrite: bool = False) -> int:
-    """Write rows to a file, whole or not at all, and return how many there are.
+    """Write rows to a file, atomically, and return how many there are.
 
     Args:
         path: `*.parquet`.
-        rows: of an index; those without an embedding have zeros.
-        about: what the index is of.
-        overwrite: whether a file that is there is replaced.
+        rows: of an index; rows without an embedding get zeros.
+        about: metadata of the index.
+        overwrite: whether to replace an existing file.
 
     Raises:
-        ValueError: if the name ends otherwise.
-        OSError: if the file is there already, or cannot be written.
+        ValueError: if the suffix is unknown.
+        OSError: if the file exists, or cannot be written.
     """
     storage.require_output(path, overwrite=overwrite, suffixes=(SUFFIX,))
     pa, pq = arrow()
@@ -84,7 +84,7 @@ def write_rows(path: Path, rows: Iterable[Row], about: IndexMetadata, *, overwri
 
 
 def open_rows(file: Path) -> Store:
-    """Return an index of rows that `write_rows` wrote, which is removed with the process and is not written to.
+    """Return a temporary, read-only index of a file of `write_rows`.
 
     Raises:
         ValueError: if the file holds no rows of an index.
@@ -147,24 +147,23 @@ def write_web_file(
     overwrite: bool = False,
     show_progress: bool = True,
 ) -> int:
-    """Write the pictures of an index with their embeddings and small copies, and return how many they are.
+    """Write the images of an index with their embeddings and small copies, and return how many they are.
 
-    The file is safetensors: `embedding`, float16; `names` and
-    `facts`, lists of JSON; `thumbnails`, WebP files one behind another, each of which ends where `ends` says; `probes`,
-    the embeddings of `PROBES`. A name begins with the path below the folder that all pictures are in. Facts are what
-    conditions may be on, but for where a picture was taken. A picture that cannot be read any more has a small copy of
-    no bytes; one that is gone is left out.
+    The file is safetensors: `embedding`, float16; `names` and `facts`, lists of JSON; `thumbnails`, concatenated WebP
+    files that end at `ends`; `probes`, the embeddings of `PROBES`. Names are paths relative to the images' common
+    folder. Facts are the columns of conditions, except for GPS positions. Unreadable images have empty thumbnails;
+    missing images are skipped.
 
     Args:
         path: `*.safetensors`.
         snapshot: of the collection.
         clip: the model that it is of.
-        overwrite: whether a file that is there is replaced.
-        show_progress: whether to show how far it is.
+        overwrite: whether to replace an existing file.
+        show_progress: whether to show progress.
 
     Raises:
-        ValueError: if there are no pictures, or none is where it was, or the name ends otherwise.
-        OSError: if the file is there already, or cannot be written.
+        ValueError: if there are no images, all files are missing, or the suffix is unknown.
+        OSError: if the file exists, or cannot be written.
     """
     from safetensors.numpy import save
 

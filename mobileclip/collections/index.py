@@ -38,21 +38,19 @@ from mobileclip.terminal import console, get_logger
 
 @attrs.frozen(kw_only=True)
 class IndexReport:
-    """The report of an index update: numbers of pictures encoded, unchanged, moved, removed and unreadable.
+    """The report of an index update: numbers of images encoded, unchanged, moved, removed and unreadable.
 
     Args:
-        num_encoded: new or changed ones.
-        num_known: of new files or changed ones whose content had an embedding: moved files, copies, and files that
-            were touched.
-        num_unchanged: that were not looked at again.
-        num_removed: that are gone, or moved.
-        num_unreadable: files that could not be read before, and have not changed.
-        unreadable: why each file that could not be read now was not, naming it.
-        uninstalled: what must be installed for other files, with the command that does, and how many files these are;
-            they are tried again each time.
-        left_out: files of folders that are no pictures.
-        set_aside: files that an engine has given up; the next run tries them again.
-        missing: how many pictures are kept of each folder or file that is not there, or is empty.
+        num_encoded: encoded new or changed images.
+        num_known: new or changed files with known content: moved, copied and touched files.
+        num_unchanged: unchanged images, not read again.
+        num_removed: deleted or moved images.
+        num_unreadable: unchanged files that were unreadable before.
+        unreadable: a message per newly unreadable file.
+        uninstalled: commands to install missing extras, with the numbers of their files; every run tries these again.
+        left_out: other files of the folders.
+        set_aside: files that failed in an engine; the next run tries them again.
+        missing: number of kept images per missing or empty folder or file.
     """
 
     num_encoded: int
@@ -68,7 +66,7 @@ class IndexReport:
 
     @property
     def num_left_out(self) -> int:
-        """How much could not be read now, was set aside, or is not there now."""
+        """Number of unreadable, failed and missing files."""
         return len(self.unreadable) + len(self.set_aside) + len(self.missing)
 
     def __str__(self) -> str:
@@ -91,12 +89,12 @@ MARK = "reading"
 
 
 class FindingsWriter:
-    """Writes to an index what was found, and counts what it has written.
+    """Writes findings to an index and counts them.
 
     Args:
-        store: of the index, which the caller holds.
-        known: what the index knows of files.
-        options: after how many pictures and how many seconds something is written.
+        store: of the index, locked by the caller.
+        known: the index's rows of files.
+        options: intervals of writes.
     """
 
     def __init__(self, store: Store, known: KnownFiles, options: IndexOptions) -> None:
@@ -113,12 +111,12 @@ class FindingsWriter:
         self._written = time.monotonic()
 
     def is_due(self, num_rows: int) -> bool:
-        """Return whether it is time to write down so many rows."""
+        """Return whether a write is due for a number of rows."""
         is_late = time.monotonic() - self._written > self._options.segment_seconds
         return num_rows >= self._options.segment_rows or (is_late and num_rows > 0)
 
     def add(self, found: Findings) -> None:
-        """Take what was found, and write it down if it is time.
+        """Add findings, and write them if due.
 
         Raises:
             OSError: if it cannot be written.
@@ -128,7 +126,7 @@ class FindingsWriter:
             self.flush()
 
     def flush(self) -> None:
-        """Write down what was found.
+        """Write the findings.
 
         Raises:
             OSError: if it cannot be written.
@@ -154,12 +152,12 @@ _GROUPS_A_WORKER = 8
 
 @attrs.frozen(kw_only=True, eq=False)
 class IndexUnit:
-    """Files that are read by one worker.
+    """Files for one worker.
 
     Args:
-        name: of the first one, and how many others there are.
+        name: name of the first file, and the number of others.
         tasks: the files.
-        known: what of them need not be encoded.
+        known: content with embeddings.
     """
 
     name: str
@@ -173,13 +171,13 @@ def units_of(
     num_workers: int,
     suspects: Collection[str] = (),
 ) -> list[IndexUnit]:
-    """Return files as groups: some hundred pictures each, and shards and videos one by one.
+    """Return files as groups: some hundred images each, and shards and videos one by one.
 
     Args:
         tasks: the files.
-        known_of: says what need not be encoded of a file.
-        num_workers: that share them.
-        suspects: paths of pictures that were set aside before, which come one by one.
+        known_of: returns a file's content with embeddings.
+        num_workers: number of workers.
+        suspects: paths of earlier failed images, one per unit.
     """
     pictures = [task for task in tasks if task.file.kind == "picture" and task.file.path not in suspects]
     share = -(-len(pictures) // (_GROUPS_A_WORKER * num_workers))
@@ -208,16 +206,16 @@ def _name(group: Sequence[FileTask]) -> str:
 
 @attrs.frozen(kw_only=True, eq=False)
 class IndexWork(Work[IndexUnit, Findings]):
-    """What workers do with the files; their paths, and the model's, lead to the same content everywhere.
+    """The workers' job on files; paths of files and model must be valid on all machines.
 
     Args:
-        source: where the model comes from.
+        source: of the model.
         trust: see `update`.
         identity: of the model.
         folder: of the index, for messages.
-        options: how.
-        num_pictures: about how many a worker gets.
-        examples: pictures that forms of the model are tried on.
+        options: indexing options.
+        num_pictures: approximate number of images per worker.
+        examples: images for selecting a backend.
     """
 
     source: ModelSource
@@ -244,7 +242,7 @@ class IndexWork(Work[IndexUnit, Findings]):
         return partial(self._read, clip)
 
     def split(self, unit: IndexUnit) -> list[IndexUnit]:
-        """Return the halves of a group of pictures, of which one may be what fails; none of a single file."""
+        """Return the halves of a failing group of images; none for a single file."""
         middle = len(unit.tasks) // 2
         halves = (unit.tasks[:middle], unit.tasks[middle:]) if middle else ()
         return [attrs.evolve(unit, name=_name(half), tasks=half) for half in halves]
@@ -265,13 +263,13 @@ _EXAMPLES = 16
 
 @attrs.frozen(kw_only=True, eq=False)
 class FileEncoder:
-    """Has files read and encoded, and what is found in them written down.
+    """Reads and encodes files, and writes the findings.
 
     Args:
-        store: of the index, which the caller holds.
-        known: what the index knows of files.
+        store: of the index, locked by the caller.
+        known: the index's rows of files.
         writer: writes to the index.
-        options: how.
+        options: indexing options.
         trust: see `update`.
     """
 
@@ -282,14 +280,14 @@ class FileEncoder:
     trust: bool = False
 
     def encode_here(self, files: Sequence[FoundFile], clip: ImageTextModel) -> None:
-        """Read and encode in this process, with those that decode beside it.
+        """Read and encode in this process, with decoding processes.
 
         Args:
-            files: that are read.
-            clip: encodes.
+            files: to read.
+            clip: the model.
 
         Raises:
-            LostProcessError: if one of the processes ends abruptly; what was finished before is in the index.
+            LostProcessError: if a process dies; finished images are in the index.
             OSError: if the index cannot be written.
         """
         options, writer, num_about = self.options, self.writer, estimated_pictures(files)
@@ -321,11 +319,11 @@ class FileEncoder:
         writer.flush()
 
     def share(self, files: Sequence[FoundFile], engine: Engine) -> tuple[SetAside, ...]:
-        """Have an engine read and encode, and return what it has set aside.
+        """Read and encode with an engine, and return the failed files.
 
         Args:
-            files: that are read.
-            engine: whose workers have a model each.
+            files: to read.
+            engine: its workers have a model each.
 
         Raises:
             ValueError: if no worker can work.
@@ -359,7 +357,7 @@ class FileEncoder:
             return run.set_aside
 
     def suspects(self) -> set[str]:
-        """Return the paths of files that were set aside before."""
+        """Return the paths of earlier failed files."""
         return {aside.unit for aside in read_set_aside(self.store.folder)}
 
     def _bar(self, total: int) -> Progress:
@@ -373,7 +371,7 @@ class _Entering(Listener[IndexUnit, Findings]):
         self._writer, self._bar = writer, bar
 
     def advanced(self, count: int) -> None:
-        """Show how fast pictures are read; a file counts when it is done."""
+        """Update the speed of reading images."""
         self._bar.advance(0, count=count)
 
     def finished(self, unit: IndexUnit, entry: Findings) -> None:
@@ -382,7 +380,7 @@ class _Entering(Listener[IndexUnit, Findings]):
         self._bar.advance(len(unit.tasks), count=0)
 
     def gave_up(self, unit: IndexUnit, aside: SetAside) -> None:  # noqa: ARG002 - as a `Listener` does
-        """Show that no more is done for it."""
+        """Show the unit as failed."""
         self._bar.advance(len(unit.tasks), count=0)
 
 
@@ -402,22 +400,21 @@ def update(
     *,
     trust: bool = False,
 ) -> IndexReport:
-    """Bring an index up to date with the files that were found; the caller holds the index.
+    """Update an index with the files of a scan; the caller has the index's lock.
 
-    What is finished is written down every few seconds, so that a job that is killed loses no more than these.
+    The update writes every few seconds, so a killed job loses only seconds of work.
 
     Args:
         store: of the index.
-        clip: gives the model that it is of; not called where nothing is to be encoded, nor with an engine, whose
-            workers load it.
-        found: the files.
-        options: how.
-        engine: whose workers read and encode; None for this process, with those that decode beside it.
-        trust: whether workers may load an export that another machine wrote, see `mobileclip.load`.
+        clip: returns the index's model; called only for new images without an engine.
+        found: the scan.
+        options: indexing options.
+        engine: runs the workers; None for this process with its decoding processes.
+        trust: whether workers may open an export of another machine, see `mobileclip.load`.
 
     Raises:
         OSError: if the index cannot be written.
-        ValueError: if a process that decodes ends abruptly, or no worker can work.
+        ValueError: if a decoding process dies, or no worker can start.
     """
     known = KnownFiles(store)
     writer = FindingsWriter(store, known, options)
@@ -464,14 +461,14 @@ def update(
 
 
 def forget(store: Store, folders: Sequence[str]) -> int:
-    """Drop folders from an index, and return how many pictures it had of them; the caller holds the index.
+    """Drop folders from an index, and return how many images it had of them; the caller holds the index.
 
     Args:
         store: of the index.
         folders: in full; files and shards do too.
 
     Raises:
-        ValueError: if the index has nothing of one, or would find it again as a part of what it is of.
+        ValueError: if the index has no images of one, or would find them again in another input.
         OSError: if the index cannot be written.
     """
     known, before, there = KnownFiles(store), store.inputs, Presence()

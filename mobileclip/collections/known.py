@@ -1,4 +1,4 @@
-"""What an index already has of each file: its rows, embeddings by content, and whether it was read to its end."""
+"""Looks up indexed files: rows, embeddings by content, and completely read files."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ from mobileclip.datasets import is_video_name
 
 @attrs.frozen(kw_only=True)
 class KnownRow:
-    """A row of an index, as far as it says whether a file is as before.
+    """The fields of an index row that detect a changed file.
 
     Args:
-        id: that the index knows it by.
-        part: key of its sample, where the file holds several.
-        size: of the picture or of the video, in bytes.
-        mtime_ns: when the file was last changed, in nanoseconds since 1970.
-        sha256: of the picture or of the video.
-        is_problem: whether the file could not be read.
+        id: in the index.
+        part: key of its sample, in a file with several samples.
+        size: of the image or of the video, in bytes.
+        mtime_ns: modification time of the file, in nanoseconds since 1970.
+        sha256: of the image or of the video.
+        is_problem: whether the file was unreadable.
     """
 
     id: int
@@ -36,7 +36,7 @@ class KnownRow:
 
 
 class KnownFiles:
-    """What an index knew of files when it was last looked up; `look_up` does that again.
+    """The index's rows for files at the last lookup; `look_up` refreshes them.
 
     Args:
         store: of the index.
@@ -51,7 +51,7 @@ class KnownFiles:
         self.look_up()
 
     def look_up(self) -> None:
-        """Enter what the index holds now.
+        """Read the index's current rows.
 
         Raises:
             ValueError: if the index is damaged.
@@ -86,18 +86,17 @@ class KnownFiles:
         return self._rows.get(path, ())
 
     def gone(self, found: Scan, recognised: Collection[str] = ()) -> tuple[list[str], dict[str, int]]:
-        """Return which files are gone, and how many pictures are kept of what is missing.
+        """Return the deleted files, and the numbers of kept images of missing folders.
 
-        A file that is there stays, whatever a folder says of it: hidden ones and those of linked folders are in an
-        index where they were given by their names. What was in a folder that is missing or empty, as one on a disk that
-        is not mounted, is kept, unless it was found elsewhere.
+        Existing files stay, including hidden files and files of linked folders that the user named. The index keeps
+        files of a missing or empty folder (an unmounted disk, for example), unless they were found elsewhere.
 
         Args:
-            found: what was looked at.
-            recognised: hashes of what was found in other files, which takes the rows of files that are gone along.
+            found: the scan.
+            recognised: hashes of content found in other files, which replaces rows of deleted files.
 
         Returns:
-            paths of files that are gone; and numbers of pictures by the folder that is missing or empty, or by what was
+            paths of files that are gone; and numbers of images by the folder that is missing or empty, or by what was
             missing of the inputs.
         """
         there, folders = Presence(), MissingFolders()
@@ -124,14 +123,14 @@ class KnownFiles:
         return [path for path in self._rows if is_inside(path, folder)]
 
     def is_as_before(self, file: FoundFile) -> bool:
-        """Return whether nothing has to be read of a file."""
+        """Return whether a file is unchanged."""
         if file.kind == "picture":
             return [(row.size, row.mtime_ns) for row in self.rows(file.path)] == [(file.size, file.mtime_ns)]
         before = self._finished.get(file.path)
         return before is not None and (before.num_bytes, before.mtime_ns) == (file.size, file.mtime_ns)
 
     def task(self, file: FoundFile) -> FileTask:
-        """Return a file as it is to be read: of a shard, some may have been read from it as it is now."""
+        """Return the task for reading a file, with the finished samples of a shard."""
         if file.kind != "shard":
             return FileTask(file=file)
         known = self.rows(file.path)
@@ -146,7 +145,7 @@ class KnownFiles:
         return KnownContent(pictures=self._hashes_of_size, videos=self._video_of_hash)
 
     def content_like(self, file: FoundFile) -> KnownContent:
-        """Return what need not be encoded of a file: of a shard, what it held before, and shards as large as it is."""
+        """Return a file's content with embeddings: for a shard, its earlier content and that of shards of equal size."""
         if file.kind == "picture":
             return KnownContent(pictures={file.size: self.content().of_size(file.size)})
         alike = self._finished_of_size.get(file.size, [])
@@ -160,7 +159,7 @@ class KnownFiles:
         return KnownContent(pictures=dict(hashes))
 
     def take_replaced(self, path: str, part: str | None) -> list[int]:
-        """Return the ids of the rows that are replaced by one of this name; after the first time, none."""
+        """Return the ids of rows to replace under this name, once."""
         if path not in self._rows:
             return []
         if path not in self._replaceable:
@@ -171,7 +170,7 @@ class KnownFiles:
         return self._replaceable[path].pop(part, [])
 
     def copies(self, recognised: Sequence[Recognised]) -> list[Row]:
-        """Return the rows of pictures and videos whose content is in the index already."""
+        """Return the rows of images and videos whose content is in the index already."""
         wanted = [(one, number) for one in recognised for number in self._ids_of(one)]
         rows = {row.id: row for row in self._store.rows(list({number for _, number in wanted}))}
         return [

@@ -1,4 +1,4 @@
-"""Where an index is kept, and which index a name stands for."""
+"""Locations of indexes, and lookup of an index by name."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def indexes_folder() -> Path:
 
 
 def default_index(inputs: Sequence[str]) -> Path:
-    """Return where the index of these pictures is kept.
+    """Return the default location of these images' index.
 
     Args:
         inputs: as a person gives them; the same ones, in any order, have the same index.
@@ -45,11 +45,10 @@ def default_index(inputs: Sequence[str]) -> Path:
 
 
 def find_index(name: str | Path | None = None) -> Path:
-    """Return the index that a name stands for.
+    """Return the index of a name.
 
     Args:
-        name: the folder of an index, the folder or file of pictures that one in the cache was made of, or None for the
-            index in the cache that was written to last.
+        name: the folder of an index, an input of an index in the cache, or None for the newest index in the cache.
 
     Raises:
         FileNotFoundError: if there is no such index.
@@ -81,14 +80,14 @@ def find_index(name: str | Path | None = None) -> Path:
 
 
 def moved_index(files: Iterable[tuple[str, int]], model: ModelSource | None) -> Store | None:
-    """Return the index of the cache whose pictures are elsewhere now, as those of a folder that was moved.
+    """Return the index in the cache of a moved folder's images.
 
-    All that it is of is gone, and at least half of its files are there under their names and with their sizes; of
-    several such indexes, the one that knows the most.
+    All its inputs are missing, and at least half of its files exist in the new folder with equal names and sizes; of
+    several such indexes, the largest.
 
     Args:
-        files: that are there, with their sizes in bytes.
-        model: that the index is of; None for any.
+        files: existing files, with sizes in bytes.
+        model: of the index; None for any.
     """
     here = {(os.path.basename(path), size) for path, size in files}  # noqa: PTH119 - texts, of any number
     best, most = None, 0

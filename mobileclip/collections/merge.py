@@ -22,9 +22,9 @@ class MergeReport:
     """The report of a merge: rows copied, replaced and left.
 
     Args:
-        num_copied: rows that were copied.
-        num_replaced: rows that they took the place of.
-        num_left: rows that were not copied, since the same pictures are known already.
+        num_copied: copied rows.
+        num_replaced: replaced rows.
+        num_left: skipped rows of known images.
     """
 
     num_copied: int = 0
@@ -45,7 +45,7 @@ _Key = tuple[str, str | None, str | None]
 
 @attrs.define(eq=False)
 class _Held:
-    """What an index has of a picture, or of a video.
+    """What an index has of an image, or of a video.
 
     Args:
         owner: the index.
@@ -59,21 +59,20 @@ class _Held:
 
 
 def merge_stores(target: Store, sources: Sequence[Store], *, show_progress: bool = True) -> MergeReport:
-    """Copy the rows of indexes into another, which the caller holds: all of them, or nothing.
+    """Merge the rows of indexes into another, locked by the caller, in one transaction.
 
-    A picture is the same in two indexes if its path, its part and the digest of its content are. Of the same picture,
-    the rows of the latest change are kept; of a video, those of an index that has read it to its end are preferred.
-    Two pictures under one path, such as those of two machines, are both kept. A file that one index could not read
-    gives way to what another has read of it.
+    Images of two indexes are equal if path, part and digest are equal. Of equal images, the latest rows stay; of a
+    video, preferably those of a completely read one. Different images with one path (of two machines, for example) both
+    stay. Rows of a readable file replace an unreadable one.
 
     Args:
-        target: the index that is written to.
+        target: the index to write to.
         sources: the others, of the same model.
-        show_progress: whether to show how far it is.
+        show_progress: whether to show progress.
 
     Raises:
-        ValueError: if an index is damaged, or was written to meanwhile.
-        OSError: if one cannot be read, or nothing can be written.
+        ValueError: if an index is damaged, or changes meanwhile.
+        OSError: if an index cannot be read or written.
     """
     all_held = [_held(store) for store in (target, *sources)]
     kept = _kept(all_held)
@@ -144,7 +143,7 @@ class ConceptsAndWords:
 
     @classmethod
     def of(cls, folder: Path) -> ConceptsAndWords:
-        """Return those of an index.
+        """Return the concepts and tags of an index.
 
         Raises:
             ValueError: if it is damaged.
@@ -155,13 +154,13 @@ class ConceptsAndWords:
         return cls(concepts=concepts, words=None if words is None else (words, folder))
 
     def joined(self, other: ConceptsAndWords) -> ConceptsAndWords:
-        """Return them with those of another index; a concept that only one of them has stays as it is there.
+        """Merge with the concepts and tags of another index; other concepts stay unchanged.
 
         Args:
             other: of the same model.
 
         Raises:
-            ValueError: if a concept of one name is two things in them, or their tags are made otherwise.
+            ValueError: if concepts or tags conflict.
         """
         shared = self.concepts.keys() & other.concepts.keys()
         both = {
@@ -174,7 +173,7 @@ class ConceptsAndWords:
         return ConceptsAndWords(concepts={**self.concepts, **other.concepts, **both}, words=words)
 
     def write_concepts(self, folder: Path) -> None:
-        """Write the concepts into an index, each whole or not at all, with what was added to it meanwhile.
+        """Write the concepts into an index, each atomically, merged with concurrent changes.
 
         Raises:
             ValueError: if one has become another thing meanwhile.
@@ -189,7 +188,7 @@ class ConceptsAndWords:
 
 
 def merge_concepts(one: Concept, here: Path, other: Concept, there: Path) -> Concept:
-    """Return a concept with the examples of both; they are used where they are in one.
+    """Return a concept with the examples of both; it uses them if either concept does.
 
     Args:
         one: of a name.

@@ -1,4 +1,4 @@
-"""The model that an index is of, and where that model comes from."""
+"""The model of an index, and its source."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from mobileclip.strict import strict
 
 @attrs.frozen(kw_only=True, field_transformer=strict)
 class ModelSource:
-    """Where the model comes from, as `mobileclip.load` takes it.
+    """The source of a model, as for `mobileclip.load`.
 
     Args:
-        model: its name, where one was given.
-        checkpoint: its weights, where they were given.
-        image_size: side of the images in pixels, where not the model's own.
-        context_length: ids per text, where fewer than the model's own.
+        model: its name, if given.
+        checkpoint: its weights, if given.
+        image_size: side of the images in pixels, if it differs from the model's.
+        context_length: ids per text, if fewer than the model's.
     """
 
     model: str | None = None
@@ -37,13 +37,13 @@ class ModelSource:
         return name + size + ("" if self.context_length is None else f" for texts of {self.context_length} ids")
 
     def in_full(self) -> ModelSource:
-        """Return it with paths in full, as an index keeps it."""
+        """Return the source with absolute paths."""
         # A name stays a name, whatever lies beside it.
         model = _in_full(self.model) if self.model is not None and holds_weights(self.model) else self.model
         return attrs.evolve(self, checkpoint=_in_full(self.checkpoint), model=model)
 
     def known_spec(self) -> DualEncoderSpec | None:
-        """Return the spec of the model, as far as its name tells; nothing is read, and nothing is fetched.
+        """Return the spec of the model from its name, without reading or downloading.
 
         Raises:
             ValueError, FileNotFoundError: if there is no such model, see `mobileclip.load`.
@@ -55,10 +55,10 @@ class ModelSource:
     def load(
         self, device: str, *, trust: bool = False, text_model: str | Path | None = None
     ) -> tuple[ImageTextModel, ModelIdentity]:
-        """Return the model, and what identifies it; it knows all languages that the package has for it.
+        """Return the model and its identity, with all packaged text towers.
 
         Args:
-            device: where to compute.
+            device: of the model.
             trust: whether to open an export that may run code here, see `mobileclip.load`.
             text_model: a text tower in place of the model's own, see `mobileclip.load`.
 
@@ -82,7 +82,7 @@ class ModelSource:
 
 @attrs.frozen(kw_only=True, field_transformer=strict)
 class FinishedFile:
-    """A file of many pictures that was read to its end.
+    """A completely read file with many images.
 
     Args:
         path: of the file.
@@ -97,17 +97,17 @@ class FinishedFile:
 
 @attrs.frozen(kw_only=True, field_transformer=strict)
 class IndexMetadata:
-    """What an index is of: one model's space.
+    """The metadata of an index: the model's embedding space.
 
     Args:
-        layout: of the folder; this library writes 2, and brings indexes of layout 1 over.
+        layout: version of the folder's layout; this library writes 2, and converts 1.
         weights_sha256: see `ModelIdentity`.
         spec: see `ModelIdentity`.
         version: see `ModelIdentity`.
-        dim: numbers in an embedding.
-        model: where the model comes from.
-        decode: how pictures were read when the index was last brought up to date, see `IndexOptions`.
-        vectors: how embeddings are held in memory.
+        dim: of the embeddings.
+        model: source of the model.
+        decode: JPEG decoding at the last update, see `IndexOptions`.
+        vectors: format of embeddings in memory.
 
     Raises:
         ValueError: if a value is none of these.
@@ -129,7 +129,7 @@ class IndexMetadata:
         """Return whether the name of a model alone tells that the embeddings are of another one.
 
         Args:
-            source: the model; nothing of it is read, and nothing is fetched.
+            source: the model, neither read nor downloaded.
 
         Raises:
             ValueError, FileNotFoundError: if there is no such model, see `mobileclip.load`.

@@ -37,12 +37,12 @@ Found = tuple[NDArray[np.int64], NDArray[np.float32]]
 
 @attrs.frozen(kw_only=True)
 class GraphSizes:
-    """How large an index is searched with a graph, and how.
+    """The size above which search uses a graph, and the graph's settings.
 
     Args:
-        exact: pictures up to which a query is compared with all of them.
-        added: pictures added to the graph at once.
-        candidates: that the graph proposes, at least.
+        exact: largest number of images for exact search.
+        added: images per batch of additions.
+        candidates: least number of proposed neighbours.
     """
 
     exact: int = 2_000_000
@@ -53,7 +53,7 @@ class GraphSizes:
 def exact_nearest(
     vectors: NDArray[np.float16], places: NDArray[np.int64] | None, query: NDArray[np.float32], k: int
 ) -> Found:
-    """Return the nearest of some pictures, all of which are compared; of equal ones, the first.
+    """Return the nearest of some images by exact search; ties in order.
 
     Shape:
         vectors: `(pictures, dim)`; places: `(candidates,)`; query: `(dim,)`.
@@ -77,12 +77,12 @@ def exact_nearest(
 
 
 class NeighbourGraph:
-    """A graph that proposes neighbours, which are compared with pictures that it does not have yet.
+    """An approximate neighbour graph; search also compares images that the graph lacks.
 
     Args:
         graph: of usearch.
         snapshot: of the index.
-        sizes: how it is searched.
+        sizes: search settings.
     """
 
     def __init__(self, graph: Any, snapshot: Snapshot, sizes: GraphSizes) -> None:
@@ -91,11 +91,11 @@ class NeighbourGraph:
 
     @property
     def num_missing(self) -> int:
-        """Pictures that the graph does not have."""
+        """Images that the graph does not have."""
         return len(self._missing)
 
     def nearest(self, query: NDArray[np.float32], k: int) -> Found:
-        """Return what `exact_nearest` would, nearly always."""
+        """Return approximately the result of `exact_nearest`."""
         return self.nearest_to_each(query[None], k, num_candidates=max(_CANDIDATES * k, self._least))[0]
 
     def nearest_to_each(self, queries: NDArray[np.float32], k: int, *, num_candidates: int) -> list[Found]:
@@ -123,21 +123,21 @@ class NeighbourGraph:
 
 
 def open_graph(folder: Path, snapshot: Snapshot, sizes: GraphSizes) -> NeighbourGraph | None:
-    """Return the graph of an index; None where all pictures are compared, or there is none."""
+    """Return the graph of an index; None for exact search, or without a graph."""
     graph = _opened(folder / GRAPH, snapshot) if len(snapshot) > sizes.exact else None
     return None if graph is None else NeighbourGraph(graph, snapshot, sizes)
 
 
 def update_graph(folder: Path, snapshot: Snapshot, sizes: GraphSizes, *, show_progress: bool = True) -> None:
-    """Bring the graph of an index up to date, or remove it where all pictures are compared.
+    """Update the graph of an index, or remove it for exact search.
 
-    What was added is kept when it is stopped.
+    An interrupted update keeps its additions.
 
     Args:
         folder: of the index.
         snapshot: of it.
         sizes: whether it has a graph.
-        show_progress: whether to show how far it is.
+        show_progress: whether to show progress.
 
     Raises:
         OSError: if it cannot be written.
@@ -162,14 +162,14 @@ def update_graph(folder: Path, snapshot: Snapshot, sizes: GraphSizes, *, show_pr
 
 
 def build_graph(snapshot: Snapshot, sizes: GraphSizes, *, show_progress: bool = True) -> NeighbourGraph:
-    """Return a graph that no file keeps; see `update_graph`."""
+    """Return a graph without a file; see `update_graph`."""
     graph = _empty(snapshot)
     _add(graph, snapshot, sizes, show_progress=show_progress)
     return NeighbourGraph(graph, snapshot, sizes)
 
 
 def _add(graph: Any, snapshot: Snapshot, sizes: GraphSizes, *, show_progress: bool) -> None:
-    """Add the pictures that a graph does not have."""
+    """Add the images that a graph does not have."""
     new = np.flatnonzero(~np.isin(snapshot.ids, _ids(graph)))
     shown = console(shown=show_progress and len(new) > 0)
     with Progress("joining neighbours", total=len(new), unit="pictures", console=shown) as bar:

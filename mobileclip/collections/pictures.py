@@ -1,4 +1,4 @@
-"""Pictures of an index, read again: small ones to show, and all of them for another model."""
+"""Images of an index, read again: small ones to show, and all of them for another model."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ _COPY_SIDE, _COPY_QUALITY, _COPY_BYTES = 512, 90, 2**16
 
 
 def small_pictures(matches: Sequence[Match], side: int) -> Iterator[Image.Image | None]:
-    """Yield the pictures no larger than they are shown; None for one that cannot be read any more.
+    """Yield the images at display size; None for an unreadable image.
 
     Args:
-        matches: the pictures; each shard is read once.
-        side: of the square that a picture fits into, in pixels.
+        matches: the images; each shard is read once.
+        side: largest side in pixels.
     """
     in_shards = _read_parts(matches)
     for match in matches:
@@ -42,10 +42,10 @@ def small_pictures(matches: Sequence[Match], side: int) -> Iterator[Image.Image 
 
 
 def read_encoded(matches: Sequence[Match]) -> Iterator[bytes | None]:
-    """Yield pictures as they are encoded; None for one that cannot be read any more.
+    """Yield encoded images; None for an unreadable image.
 
     Args:
-        matches: the pictures, none of which is a frame; each shard is read once.
+        matches: the images, no video frames; each shard is read once.
     """
     in_shards = _read_parts(matches)
     for match in matches:
@@ -60,12 +60,12 @@ def read_encoded(matches: Sequence[Match]) -> Iterator[bytes | None]:
 
 
 def make_small(data: str | bytes, match: Match, side: int) -> Image.Image | None:
-    """Return a picture no larger than it is shown; None if it cannot be decoded.
+    """Return an image at display size; None if it cannot be decoded.
 
     Args:
-        data: the picture as it is encoded, or the path of its file.
-        match: the picture.
-        side: of the square that it fits into, in pixels.
+        data: the encoded image, or the path of its file.
+        match: the image.
+        side: largest side in pixels.
     """
     shorter = min(match.width, match.height)
     reduce = next((one for one in _REDUCTIONS if shorter >= one * side), 1)
@@ -78,7 +78,7 @@ def make_small(data: str | bytes, match: Match, side: int) -> Image.Image | None
 
 
 def webp(picture: Image.Image, quality: int) -> bytes:
-    """Return a picture as WebP, without its metadata.
+    """Return an image as WebP, without its metadata.
 
     Args:
         picture: see `make_small`.
@@ -91,9 +91,9 @@ def webp(picture: Image.Image, quality: int) -> bytes:
 
 
 def small_copy(data: bytes) -> bytes | None:
-    """Return a small copy of a picture, enough for a model to encode it; None if it cannot be decoded.
+    """Return a small copy of an image, enough for a model to encode it; None if it cannot be decoded.
 
-    A file of few bytes is kept as it is; others are WebP.
+    Small files stay unchanged; others become WebP.
     """
     if len(data) <= _COPY_BYTES:
         return data
@@ -106,7 +106,7 @@ def small_copy(data: bytes) -> bytes | None:
 
 
 def small_copy_of(match: Match) -> bytes | None:
-    """Return a small copy of a picture of an index, see `small_copy`; None if it cannot be read any more."""
+    """Return a small copy of an image of an index, see `small_copy`; None if it cannot be read any more."""
     if match.time is not None:
         frame = make_small_frame(match, _COPY_SIDE)
         return None if frame is None else webp(frame, _COPY_QUALITY)
@@ -115,11 +115,11 @@ def small_copy_of(match: Match) -> bytes | None:
 
 
 def make_small_frame(match: Match, side: int) -> Image.Image | None:
-    """Return a frame of a video no larger than it is shown; None if it cannot be read any more.
+    """Return a video frame at display size; None if unreadable.
 
     Args:
         match: the frame.
-        side: of the square that it fits into, in pixels.
+        side: largest side in pixels.
     """
     assert match.time is not None, "a frame has a time"
     try:
@@ -132,7 +132,7 @@ def make_small_frame(match: Match, side: int) -> Image.Image | None:
 
 
 def _read_parts(matches: Sequence[Match]) -> dict[str, bytes]:
-    """Return the pictures that are in shards, by name."""
+    """Return the images that are in shards, by name."""
     wanted: dict[str, set[str]] = defaultdict(set)
     for match in matches:
         if match.part is not None:
@@ -157,12 +157,12 @@ COLUMNS = ("id", "path", "part", "size", "mtime_ns", "sha256", "time")
 
 @attrs.frozen(kw_only=True, eq=False)
 class Reencoded:
-    """A picture that was read anew.
+    """An image after reading it again.
 
     Args:
-        row: what is known of it.
-        embedding: `(dim,)`, of unit length; None where there is none.
-        problem: why there is none: its file is gone, has changed, or cannot be read.
+        row: of the image.
+        embedding: `(dim,)`, of unit length, or None.
+        problem: why there is no embedding: the file is missing, changed, or unreadable.
     """
 
     row: Known
@@ -173,17 +173,17 @@ class Reencoded:
 def reencode(
     rows: Iterable[Known], clip: ImageTextModel, *, reduced: bool, batch_size: int = 32, num_workers: int = 1
 ) -> Iterator[Reencoded]:
-    """Yield pictures with the embeddings that another model gives them, or with why there are none.
+    """Yield images with the embeddings that another model gives them, or with why there are none.
 
     Args:
-        rows: what is known of them; those of one shard side by side, for which it is read once.
+        rows: of the images; rows of one shard are consecutive, so each shard is read once.
         clip: the model.
         reduced: see `read_tower_image`.
-        batch_size: pictures encoded at once.
-        num_workers: processes that read and decode beside the model; one reads in this process.
+        batch_size: images per batch.
+        num_workers: decoding processes; 1 decodes in this process.
 
     Raises:
-        LostProcessError: if one of the processes ends abruptly.
+        LostProcessError: if a process dies.
     """
     aside: list[Reencoded] = []
     encoded = encode_pictures(
@@ -197,7 +197,7 @@ def reencode(
 
 
 def _compared(one: Encoded[Known]) -> Reencoded:
-    """Return a picture with its embedding if it is the one that the index has."""
+    """Return an image with its embedding if it is the one that the index has."""
     row, read = one.picture.key, one.read
     if isinstance(read, ImageError):
         return Reencoded(row=row, problem="gone" if read.reason == "missing_file" else "unreadable")
@@ -207,7 +207,7 @@ def _compared(one: Encoded[Known]) -> Reencoded:
 
 
 def _pictures(rows: Iterable[Known], aside: list[Reencoded]) -> Iterator[Picture[Known]]:
-    """Yield the pictures that can be read; the others go aside."""
+    """Yield the images that can be read; the others go aside."""
     for shard, some in groupby(rows, lambda row: None if row["part"] is None else row["path"]):
         if shard is not None:
             yield from _parts(shard, {row["part"]: row for row in some}, aside)
@@ -223,7 +223,7 @@ def _pictures(rows: Iterable[Known], aside: list[Reencoded]) -> Iterator[Picture
 
 
 def _parts(shard: str, wanted: dict[str, Known], aside: list[Reencoded]) -> Iterator[Picture[Known]]:
-    """Yield pictures of a shard."""
+    """Yield images of a shard."""
     there = Path(shard).is_file()
     for raw in read_shard(shard, SkipReport(log=False).add) if there else ():
         if raw.key in wanted and raw.image is not None and raw.problem is None:

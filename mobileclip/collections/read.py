@@ -1,4 +1,4 @@
-"""Files read and encoded, one picture after another, by a job that need not have the index at hand."""
+"""Files read and encoded, one image after another, by a job that need not have the index at hand."""
 
 from __future__ import annotations
 
@@ -25,19 +25,19 @@ from mobileclip.strict import strict
 
 @attrs.frozen(kw_only=True, field_transformer=strict)
 class IndexOptions:
-    """The settings of an index update: how pictures are read, and how often rows are written.
+    """The settings of an index update: reading of images, and interval of writes.
 
     Args:
-        batch_size: pictures encoded at once.
-        num_workers: processes that read and decode beside the model; one reads in this process. With an engine, its
-            workers do both, and this does not count.
-        decode: `fast` decodes a JPEG no larger than the model needs, see `read_tower_image`; `exact` decodes all of it.
+        batch_size: images per batch.
+        num_workers: decoding processes; 1 decodes in this process. With an engine, its workers do both, and this does
+            not count.
+        decode: `fast` decodes a JPEG at reduced size, see `read_tower_image`; `exact` at full size.
         video_frames: see `look_at_video`.
         video_seconds: see `look_at_video`.
-        precision: what an image tower on a CPU may compute in, as far as `mobileclip.optimize` finds it exact enough.
-        segment_rows: pictures after which what is finished is written down.
-        segment_seconds: after which it is written down as well.
-        show_progress: whether to show how far it is.
+        precision: lowest precision of the image tower on a CPU, if `mobileclip.optimize` finds it accurate enough.
+        segment_rows: images between writes.
+        segment_seconds: seconds between writes.
+        show_progress: whether to show progress.
     """
 
     batch_size: int = attrs.field(default=32, validator=validators.gt(0))
@@ -53,11 +53,11 @@ class IndexOptions:
 
 @attrs.frozen(kw_only=True)
 class Recognised:
-    """A picture or a video whose content is in the index already.
+    """An image or a video whose content is in the index already.
 
     Args:
         file: that it is in.
-        part: key of its sample, where the file holds several.
+        part: key of its sample, in a file with several samples.
         sha256: of its content.
     """
 
@@ -68,17 +68,17 @@ class Recognised:
 
 @attrs.define(kw_only=True, eq=False)
 class Findings:
-    """What was found; another process may have found it.
+    """Findings in files, of this process or another.
 
     Args:
-        rows: of pictures that were encoded, and of files that cannot be read.
-        recognised: what has its embeddings already.
-        gone: paths of files that were read to their end, and keys of samples that they do not hold any more.
-        finished: files of many pictures that were read to their end.
+        rows: of encoded images, and of unreadable files.
+        recognised: content with existing embeddings.
+        gone: paths of completely read files, with keys of their deleted samples.
+        finished: completely read files with many images.
         unreadable: why each file that could not be read was not, naming it.
-        uninstalled: what must be installed for other files, and how many these are.
-        num_encoded: pictures among the rows.
-        num_unchanged: samples that were in the index already.
+        uninstalled: missing extras, with the numbers of their files.
+        num_encoded: images among the rows.
+        num_unchanged: samples already in the index.
     """
 
     rows: list[Row] = attrs.field(factory=list)
@@ -96,7 +96,7 @@ class Findings:
         return len(self.rows) + len(self.recognised)
 
     def add(self, other: Findings) -> None:
-        """Take over what was found elsewhere."""
+        """Add findings of another process."""
         for field in ("rows", "recognised", "gone", "finished", "unreadable"):
             getattr(self, field).extend(getattr(other, field))
         self.uninstalled.update(other.uninstalled)
@@ -112,12 +112,12 @@ _PASSING = frozenset(("unreadable", "out_of_memory", "too_large", "too_many_scan
 
 @attrs.frozen(kw_only=True)
 class FileTask:
-    """A file that is to be read, and what the index has of it.
+    """A file to read, with its rows in the index.
 
     Args:
-        file: that was found.
-        parts: keys of the samples that the index has of it.
-        done: those of them that were read from it as it is now.
+        file: of the scan.
+        parts: keys of its samples in the index.
+        done: keys already read from the current version.
     """
 
     file: FoundFile
@@ -127,24 +127,24 @@ class FileTask:
 
 @attrs.frozen(kw_only=True, eq=False)
 class KnownContent:
-    """Hashes of what has embeddings.
+    """Hashes of content that already has embeddings.
 
     Args:
         pictures: by their sizes in bytes.
-        videos: of those that were read to their end.
+        videos: of completely read videos.
     """
 
     pictures: Mapping[int, Sequence[str]] = attrs.field(factory=dict)
     videos: Collection[str] = ()
 
     def of_size(self, size: int) -> tuple[str, ...]:
-        """Return hashes that a picture of so many bytes may have; of very many of one size, some."""
+        """Return known hashes of images with this number of bytes, up to a limit."""
         return tuple(self.pictures.get(size, ())[:_MOST_HASHES])
 
 
 @attrs.frozen(kw_only=True)
 class _Wanted:
-    """A picture that is asked for: its file, and its part of it, or its time and what is known of its video."""
+    """An image that is asked for: its file, and its part of it, or its time and what is known of its video."""
 
     file: FoundFile
     part: str | None = None
@@ -154,14 +154,14 @@ class _Wanted:
 
 
 class FileReader:
-    """Reads files, and keeps what it finds until it is taken.
+    """Reads files, and queues the findings.
 
-    `num_expected` says how many pictures they hold, as far as they were read, and about how many where they were not.
+    `num_expected` is the number of images in read files, plus an estimate for the others.
 
     Args:
-        tasks: the files, in the order in which they are read.
-        known: what need not be encoded.
-        options: how pictures are indexed.
+        tasks: the files in order.
+        known: content with embeddings.
+        options: indexing options.
     """
 
     def __init__(self, tasks: Sequence[FileTask], known: KnownContent, options: IndexOptions) -> None:
@@ -178,11 +178,11 @@ class FileReader:
         """Read all files, and yield after each picture.
 
         Args:
-            clip: encodes.
-            num_workers: processes that read and decode beside it; one reads in this process.
+            clip: the model.
+            num_workers: decoding processes; 1 decodes in this process.
 
         Raises:
-            LostProcessError: if one of them ends abruptly.
+            LostProcessError: if a process dies.
         """
         encoded = encode_pictures(
             clip,
@@ -197,7 +197,7 @@ class FileReader:
             yield
 
     def take(self) -> Findings:
-        """Return what was found since this was last called."""
+        """Return the findings since the last call."""
         found, self.findings = self.findings, Findings()
         for path, file in tuple(self._read_to_end.items()):
             if self._asked[path] == self._answered[path]:
@@ -216,7 +216,7 @@ class FileReader:
             self.num_expected += self._asked[file.path] - estimated_pictures([file])
 
     def _pictures_of_shard(self, task: FileTask) -> Iterator[Picture[_Wanted]]:
-        """Yield the pictures of a shard, but for those that a job has entered which did not come to its end."""
+        """Yield the images of a shard, but for those that a job has entered which did not come to its end."""
         file = task.file
         skips = SkipReport(log=False)
         seen: set[str] = set()
@@ -326,7 +326,7 @@ class FileReader:
         sha256: str,
         notes: CameraNotes,
     ) -> None:
-        """Add the row of a picture that was encoded."""
+        """Add the row of an image that was encoded."""
         self.findings.num_encoded += 1
         self.findings.rows.append(
             Row(

@@ -16,7 +16,7 @@ from mobileclip.datasets import VIDEO_EXTENSIONS, is_video_name
 
 
 class Presence:
-    """Files that are looked for, a folder that is gone once for all of its files."""
+    """Checks whether files exist, with one check per missing folder."""
 
     def __init__(self) -> None:
         self._gone: dict[str, bool] = {}
@@ -30,7 +30,7 @@ class Presence:
 
 
 class MissingFolders:
-    """Folders that are missing or empty, each of which is looked at once."""
+    """Missing or empty folders, with one check per folder."""
 
     def __init__(self) -> None:
         self._holds_something: dict[str, bool] = {}
@@ -55,7 +55,7 @@ class MissingFolders:
 
 
 def stamp_of(path: str) -> tuple[int, int] | None:
-    """Return a file's time and size, by which a changed one is recognised; None if there is no such local file."""
+    """Return a file's time and size, for detecting changes; None for a missing file."""
     try:
         status = Path(path).stat()
     except (OSError, ValueError):
@@ -93,7 +93,7 @@ class FoundFile:
         path: in full.
         size: in bytes.
         mtime_ns: when it was last changed, in nanoseconds since 1970.
-        kind: a picture, a shard with samples, or a video.
+        kind: an image, a shard with samples, or a video.
     """
 
     path: str
@@ -104,13 +104,13 @@ class FoundFile:
 
 @attrs.frozen(kw_only=True)
 class Scan:
-    """What was found.
+    """The files of a scan.
 
     Args:
-        inputs: what was looked at, in full.
-        missing: inputs that are not there, or are folders without pictures, as those of a disk that is not mounted.
+        inputs: absolute paths of the inputs.
+        missing: missing inputs, or folders without images (an unmounted disk, for example).
         files: by their paths, sorted.
-        left_out: files of the folders that are neither pictures nor videos, or cannot be named in an index.
+        left_out: files of other types, or with names that an index cannot store.
     """
 
     inputs: tuple[str, ...]
@@ -119,29 +119,28 @@ class Scan:
     missing: tuple[str, ...] = ()
 
     def covers(self, path: str) -> bool:
-        """Return whether a path lies in what was looked at."""
+        """Return whether a path lies in an input."""
         return any(is_inside(path, one) for one in self.inputs)
 
 
 def estimated_pictures(files: Iterable[FoundFile]) -> int:
-    """Return about how many pictures there are in files."""
+    """Return about how many images there are in files."""
     return sum(1 if file.kind == "picture" else 1 + file.size // _BYTES_OF_A_PICTURE[file.kind] for file in files)
 
 
 def scan(inputs: Sequence[str], *, may_be_missing: bool = False) -> Scan:
-    """Return the pictures, videos and shards that files, folders and patterns stand for.
+    """Return the images, videos and shards of files, folders and patterns.
 
-    A folder is looked through with those below it. Hidden files, links to folders and what is called neither like a
-    picture nor like a video are left out and counted.
+    The scan searches folders recursively. It skips and counts hidden files, links to folders, and other file types.
 
     Args:
         inputs: paths and brace patterns.
-        may_be_missing: whether the others are looked at where one is not there, or is a folder without pictures; by
-            default that is an error. A disk that is not mounted looks like either.
+        may_be_missing: whether to continue if an input is missing or a folder without images (an unmounted disk, for
+            example); by default an error.
 
     Raises:
-        ValueError: if one is a URL, or a folder holds no pictures.
-        OSError: if one is not there.
+        ValueError: if one is a URL, or a folder without images.
+        OSError: if one is missing.
     """
     found: dict[str, FoundFile] = {}
     left_out: list[Skip] = []

@@ -1,6 +1,6 @@
-"""What is asked for as one direction, the pictures that are nearest to it, and where in a picture a score comes from.
+"""Query embeddings, nearest images, and each location's share of a score.
 
-`examples/web/src/ranking.js` ranks in the same way in a browser, and tests compare the two.
+Tests compare this ranking with the browser's, `examples/web/src/ranking.js`.
 """
 
 from __future__ import annotations
@@ -37,8 +37,8 @@ class Matches(list[Match]):
     """Search results, the nearest first.
 
     Args:
-        found: the pictures.
-        is_exact: whether the query was compared with all pictures; a graph that proposes some may miss a few.
+        found: the images.
+        is_exact: whether the search was exact; a graph may miss a few images.
     """
 
     def __init__(self, found: Iterable[Match] = (), *, is_exact: bool = True) -> None:
@@ -55,22 +55,22 @@ def query_direction(
     without: Sequence[str],
     reduced: bool,
 ) -> Vector:
-    """Return the direction between all that is wanted, turned away from what is not.
+    """Return the query embedding: the mean of wanted inputs, minus half of the exclusions.
 
     Shape:
         (dim,), of length 1.
 
     Args:
-        clip: gives the model of the index, which embeddings alone need not wait for.
-        texts: what pictures show.
-        pictures: what they are like: paths, or the bytes of files.
-        known: embeddings of what they are like, of shape (dim,).
-        without: texts or pictures that results should not match.
-        reduced: whether pictures are decoded no larger than they need to be, as those of the index were.
+        clip: returns the model of the index; not called for stored embeddings only.
+        texts: query texts.
+        pictures: example images: paths, or the bytes of files.
+        known: embeddings of example images, of shape (dim,).
+        without: texts or images that results should not match.
+        reduced: whether to decode images at reduced size, as for the index.
 
     Raises:
-        ValueError: if nothing is wanted.
-        ImageError: if a picture cannot be read.
+        ValueError: if the query is empty.
+        ImageError: if an image cannot be read.
     """
     if not any(text.strip() for text in texts) and not pictures and not known:
         raise ValueError("there is nothing to search for; give a text, or a picture")
@@ -92,20 +92,20 @@ def nearest_matches(
     all_frames: bool,
     cache: Cache | None = None,
 ) -> Matches:
-    """Return the pictures that are nearest to a direction, the nearest first; of files that are gone, none.
+    """Return the nearest images to a direction, nearest first, without missing files.
 
     Args:
-        snapshot: what the index holds.
-        graph: proposes neighbours; None where all are compared. With conditions or examples, all are.
+        snapshot: of the index.
+        graph: neighbour graph; None for exact search, also used with conditions or examples.
         query: the direction, of shape (dim,).
         k: number of results, at most.
         where: conditions on columns; all must hold.
-        all_frames: whether a video may be found by several of its frames.
-        cache: what examples add to the scores.
+        all_frames: whether to return several frames of a video.
+        cache: examples of concepts.
 
     Raises:
-        ValueError: if a condition is none, or there are pictures and none of them is where it was.
-        ReplacedIndexError: if the index was replaced by another one since it was read.
+        ValueError: if a condition is invalid, or all files of the index are missing.
+        ReplacedIndexError: if another index replaced this one after reading.
     """
     conditions = [parse_condition(one) if isinstance(one, str) else one for one in where]
     places = matching(snapshot, conditions) if conditions else None
@@ -129,17 +129,17 @@ def nearest_matches(
 
 
 def newest_matches(snapshot: Snapshot, k: int, *, where: Sequence[Condition | str], all_frames: bool) -> Matches:
-    """Return pictures that meet conditions, the newest first: when they were taken, or else when their files changed.
+    """Return images that meet conditions, newest first, by date taken or else by modification time.
 
     Args:
-        snapshot: what the index holds.
-        k: number of pictures, at most. They have no similarity with anything: their score is 0.
+        snapshot: of the index.
+        k: largest number of images. Their score is 0.
         where: conditions on columns; all must hold.
-        all_frames: whether a video may be found by several of its frames.
+        all_frames: whether to return several frames of a video.
 
     Raises:
-        ValueError: if a condition is none, or none of the pictures is where it was.
-        ReplacedIndexError: if the index was replaced by another one since it was read.
+        ValueError: if a condition is invalid, or all files of the index are missing.
+        ReplacedIndexError: if another index replaced this one after reading.
     """
     places = matching(snapshot, [parse_condition(one) if isinstance(one, str) else one for one in where])
     taken, changed = snapshot.column("taken")[places], snapshot.column("mtime_ns")[places] / 1e9
@@ -162,7 +162,7 @@ def _of_texts(clip: Callable[[], ImageTextModel], texts: Sequence[str]) -> list[
 
 
 def embedding_of(clip: ImageTextModel, picture: Picture, *, reduced: bool) -> Vector:
-    """Return the embedding of a picture, which is read as those of the index are.
+    """Return the embedding of an image, decoded as for the index.
 
     Args:
         clip: the model of the index.
@@ -182,20 +182,20 @@ def embedding_of(clip: ImageTextModel, picture: Picture, *, reduced: bool) -> Ve
 def similarity_map(
     clip: ImageTextModel, match: Match, direction: NDArray[np.float32], *, reduced: bool
 ) -> NDArray[np.float32]:
-    """Return what each place of a picture adds to its similarity with a direction: a map that sums to it.
+    """Return each location's share of an image's similarity with a direction; the map sums to the similarity.
 
     Shape:
-        `(rows, columns)`, of the square in the picture's middle that the model sees.
+        `(rows, columns)`, of the square in the image's middle that the model sees.
 
     Args:
         clip: the model of the index.
-        match: the picture, whose file is read again.
-        direction: that is asked for, of shape (dim,) and unit length.
-        reduced: whether the pictures of the index were decoded no larger than they need to be.
+        match: the image; its file is read again.
+        direction: query embedding, of shape (dim,) and unit length.
+        reduced: whether the index was made with reduced decoding.
 
     Raises:
-        ValueError: if the model cannot say.
-        ImageError: if the picture cannot be read any more.
+        ValueError: if the model does not support it.
+        ImageError: if the image cannot be read.
     """
     pixels = torch.from_numpy(_pixels_of(clip, match, reduced=reduced))
     shares = attribution(clip.local_embeddings(pixels[None]), torch.from_numpy(direction)[None])

@@ -1,4 +1,4 @@
-"""A read-only view of an index at one moment, and a picture of it as it is found."""
+"""A read-only snapshot of an index, and search results."""
 
 from __future__ import annotations
 
@@ -18,20 +18,20 @@ from mobileclip.progress import duration
 
 @attrs.frozen(kw_only=True)
 class Match:
-    """A search result: a picture with its score.
+    """A search result: an image with its score.
 
     Args:
-        id: that its index knows it by, for good.
-        path: of the file that it is in.
-        part: key of its sample, where the file holds several.
-        score: cosine similarity with what was asked for, from -1 to 1.
-        size: of the picture as it is encoded, or of the video, in bytes.
+        id: permanent id in its index.
+        path: of its file.
+        part: key of its sample, in a file with several samples.
+        score: cosine similarity with the query, from -1 to 1.
+        size: of the encoded image or the video, in bytes.
         width: in pixels.
         height: in pixels.
-        camera: that took it, where it is known.
-        taken: when, where it is known, such as `2024-05-01T12:30:00`.
-        latitude: where, in degrees, where it is known.
-        longitude: where, in degrees, where it is known.
+        camera: camera model, if known.
+        taken: date, if known, such as `2024-05-01T12:30:00`.
+        latitude: in degrees, if known.
+        longitude: in degrees, if known.
         time: of a frame of a video, in seconds since its first one.
     """
 
@@ -56,7 +56,7 @@ class Match:
         return self.path if self.part is None else f"{self.path}/{self.part}"
 
     def known(self) -> dict[str, Any]:
-        """Return what is known of it, by name."""
+        """Return its metadata by name."""
         return {name: value for name, value in attrs.asdict(self).items() if value is not None}
 
 
@@ -71,10 +71,10 @@ def format_time(seconds: float) -> str:
 
 
 def first_of_videos(rows: Sequence[Mapping[str, Any]]) -> list[int]:
-    """Return which of some pictures are left when only the first frame of each video counts.
+    """Return which of some images are left when only the first frame of each video counts.
 
     Args:
-        rows: what is known of the pictures, the nearest first.
+        rows: of the images, nearest first.
     """
     seen: set[str] = set()
     chosen = []
@@ -87,18 +87,18 @@ def first_of_videos(rows: Sequence[Mapping[str, Any]]) -> list[int]:
 
 
 def match_of(row: Mapping[str, Any], score: float) -> Match:
-    """Return a picture as it is found.
+    """Return a row as a search result.
 
     Args:
-        row: what is known of it, see `Snapshot.rows`.
-        score: cosine similarity with what was asked for.
+        row: of the image, see `Snapshot.rows`.
+        score: cosine similarity with the query.
     """
     known = {field.name: row[field.name] for field in attrs.fields(Match) if field.name != "score"}
     return Match(score=round(score, 4), **known)
 
 
 def hidden_error(count: int) -> ValueError:
-    """Return the error of a search over pictures none of which is where it was."""
+    """Return the error of a search if all files are missing."""
     return ValueError(
         f"none of the {count:,} pictures is where it was: mount the disk that they are on; or, where they have moved, "
         "`mobileclip index NEW_FOLDER --index INDEX`"
@@ -114,9 +114,9 @@ _MOST_TAGS = 5
 
 @attrs.frozen(kw_only=True, eq=False)
 class Snapshot:
-    """The pictures of an index.
+    """The images of an index.
 
-    Rows are never changed: a picture is as it was, or was removed since.
+    Rows never change: an image is unchanged, or was removed.
 
     Shape:
         vectors: `(pictures, dim)`, float16; ids: `(pictures,)`, int64, rising.
@@ -124,9 +124,9 @@ class Snapshot:
     Args:
         ids: of the rows.
         vectors: of unit length.
-        num_unreadable: files that are known and cannot be read.
-        store: that has the rows.
-        token: of the store when this was read.
+        num_unreadable: unreadable files.
+        store: of the rows.
+        token: of the store at reading.
     """
 
     ids: NDArray[np.int64]
@@ -137,11 +137,11 @@ class Snapshot:
     _columns: dict[str, NDArray[Any]] = attrs.field(factory=dict, init=False)
 
     def __len__(self) -> int:
-        """Return how many pictures there are."""
+        """Return how many images there are."""
         return len(self.ids)
 
     def place(self, number: int) -> int:
-        """Return where a picture is, by its id.
+        """Return where an image is, by its id.
 
         Raises:
             ValueError: if there is none of that id.
@@ -154,11 +154,11 @@ class Snapshot:
     def rows(
         self, places: Sequence[int] | NDArray[np.int64], columns: Sequence[str] = COLUMNS
     ) -> list[dict[str, Any] | None]:
-        """Return what is known of some pictures, by column; None for one that was removed since.
+        """Return columns of some images; None for a removed image.
 
         Args:
-            places: of the pictures.
-            columns: that are asked for.
+            places: positions of the images.
+            columns: requested columns.
         """
         assert self.store is not None, "rows are asked of an index"
         wanted = self.ids[np.asarray(places, np.int64)].tolist()
@@ -167,9 +167,9 @@ class Snapshot:
         return [dict(zip(columns, found[number], strict=True)) if number in found else None for number in wanted]
 
     def column(self, name: str) -> NDArray[Any]:
-        """Return what a column has of each picture, see `column_array`; it is read once.
+        """Return a column's values for all images, see `column_array`; cached.
 
-        Of a picture that is gone by then, it has nothing.
+        Removed images have no value.
 
         Shape:
             `(pictures,)`.
@@ -188,7 +188,7 @@ class Snapshot:
 
     @cached_property
     def words(self) -> TagWords | None:
-        """The words that pictures are tagged with; None without any, or of those that are of another model."""
+        """The words for tags; None without words, or for words of another model."""
         words = None if self.store is None else read_tag_words(self.store.folder)
         return words if words is None or self._is_of(words) else None
 
@@ -196,7 +196,7 @@ class Snapshot:
         return self.store is not None and words.about.identity.is_same(self.store.about.identity)
 
     def require_words(self) -> TagWords:
-        """Return the words that pictures are tagged with.
+        """Return the words for tags.
 
         Raises:
             ValueError: if there are none, or they are of another model.
@@ -215,10 +215,10 @@ class Snapshot:
         )
 
     def tags(self, places: Sequence[int] | NDArray[np.int64]) -> list[tuple[str, ...]]:
-        """Return the tags of some pictures, the one that fits best first, five of each at most.
+        """Return the tags of some images, the one that fits best first, five of each at most.
 
         Args:
-            places: of the pictures.
+            places: positions of the images.
         """
         words = self.words
         if words is None or not len(places):
@@ -233,10 +233,10 @@ class Snapshot:
         ]
 
     def shown(self) -> tuple[NDArray[np.int64], list[dict[str, Any]]]:
-        """Return the places of the pictures whose files are where the index has them, and what is known of them.
+        """Return the positions and rows of images with existing files.
 
         Raises:
-            ValueError: if there is no picture, or none is where it was.
+            ValueError: if there is no image, or none is where it was.
         """
         if not len(self):
             raise ValueError("there are no pictures in the index; add some: `mobileclip index FOLDER`")
@@ -248,7 +248,7 @@ class Snapshot:
 
 
 def take_snapshot(store: Store) -> Snapshot:
-    """Return what an index holds now; pictures that are written later are not in it.
+    """Return a snapshot of an index, without later images.
 
     Raises:
         ValueError: if the index is damaged.

@@ -78,7 +78,7 @@ Loaded = tuple[str, NDArray[np.int64], NDArray[np.float16], int]
 
 
 class ReplacedIndexError(ValueError):
-    """An index that was replaced by another one since it was read."""
+    """Another index replaced this index after it was read."""
 
 
 def _moment(text: str | None) -> str | None:
@@ -91,24 +91,24 @@ def _moment(text: str | None) -> str | None:
 
 @attrs.frozen(kw_only=True, eq=False)
 class Row:
-    """A picture in an index, or a file that cannot be read.
+    """An image in an index, or a file that cannot be read.
 
     Args:
-        id: that the index knows it by; None before it is written.
-        path: of the file that it is in, in full.
-        part: key of its sample, where the file holds several.
-        size: of the picture as it is encoded, or of the video, in bytes.
-        mtime_ns: when the file was last changed, in nanoseconds since 1970.
-        sha256: of the encoded picture, or of the video.
+        id: in the index; None before writing.
+        path: absolute path of its file.
+        part: key of its sample, in a file with several samples.
+        size: of the encoded image or the video, in bytes.
+        mtime_ns: modification time of the file, in nanoseconds since 1970.
+        sha256: of the encoded image, or of the video.
         width: in pixels.
         height: in pixels.
-        camera: that took it.
-        taken: when, as `YYYY-MM-DDTHH:MM:SS`.
+        camera: camera model.
+        taken: date as `YYYY-MM-DDTHH:MM:SS`.
         latitude: in degrees.
         longitude: in degrees.
         time: of a frame of a video, in seconds since its first one.
         problem: why the file cannot be read.
-        embedding: `(dim,)`; None of a file that cannot be read.
+        embedding: `(dim,)`; None for an unreadable file.
     """
 
     id: int | None = None
@@ -129,7 +129,7 @@ class Row:
 
 
 def column_array(name: str, values: Sequence[Any]) -> NDArray[Any]:
-    """Return what a column has: moments, numbers, or texts; NaT, NaN or None where it has nothing."""
+    """Return a column as an array of dates, numbers or texts, with NaT, NaN or None for missing values."""
     if name == "taken":
         return np.array(values, "datetime64[s]")
     return np.array(values, object if _TYPES[name].startswith("TEXT") else np.float64)
@@ -154,7 +154,7 @@ def write_transaction(folder: Path, *, renew: bool = True) -> Iterator[sqlite3.C
 
     Args:
         folder: of the index.
-        renew: whether readers read the index again when something was written.
+        renew: whether readers reload the index after a write.
 
     Raises:
         ValueError: if the index is damaged.
@@ -176,8 +176,8 @@ class Store:
 
     Args:
         folder: of the index.
-        about: what it is of.
-        exported: the file that its rows were read from, where the index is a copy that is not written to.
+        about: metadata of the index.
+        exported: the exported file, if the index is its read-only copy.
     """
 
     folder: Path
@@ -202,7 +202,7 @@ class Store:
 
     @classmethod
     def create(cls, folder: Path, about: IndexMetadata) -> Store:
-        """Return a new, empty index; it appears whole or not at all.
+        """Create a new, empty index, atomically.
 
         Raises:
             FileExistsError: if the folder holds something.
@@ -223,7 +223,7 @@ class Store:
 
     @contextmanager
     def writing(self) -> Iterator[None]:
-        """Hold the index while rows are written; nobody else can.
+        """Lock the index for writing.
 
         Raises:
             ValueError: if another job writes to it.
@@ -240,40 +240,40 @@ class Store:
 
     @property
     def inputs(self) -> tuple[str, ...]:
-        """What was indexed: files, folders and shards, in full."""
+        """The inputs of the index: files, folders and shards, with absolute paths."""
         with read_transaction(self.folder) as db:
             return tuple(path for (path,) in db.execute("SELECT path FROM inputs ORDER BY rowid"))
 
     @property
     def finished(self) -> tuple[FinishedFile, ...]:
-        """Files of many pictures that need not be read again."""
+        """Files of many images that need not be read again."""
         with read_transaction(self.folder) as db:
             rows = db.execute("SELECT path, num_bytes, mtime_ns FROM finished ORDER BY rowid").fetchall()
         return tuple(FinishedFile(path=path, num_bytes=size, mtime_ns=time) for path, size, time in rows)
 
     @property
     def token(self) -> str:
-        """A random text, which is another one whenever the index was written to, or replaced."""
+        """A random text that changes with every write or replacement of the index."""
         with read_transaction(self.folder) as db:
             return _token(db)
 
     def __len__(self) -> int:
-        """Return how many pictures there are; no embedding is read."""
+        """Return how many images there are; no embedding is read."""
         with read_transaction(self.folder) as db:
             return int(db.execute("SELECT count(*) FROM present WHERE problem IS NULL").fetchone()[0])
 
     def values(
         self, *columns: str, ids: Sequence[int] | None = None, since: str | None = None
     ) -> list[tuple[Any, ...]]:
-        """Return what some columns have of each row that is there, in the order of the ids.
+        """Return columns of all existing rows, in order of ids.
 
         Args:
-            columns: that are asked for.
+            columns: requested columns.
             ids: of the rows; None for all.
-            since: the token that the index had when the ids were read; None where they are read now.
+            since: the index's token at reading the ids; None for now.
 
         Raises:
-            ReplacedIndexError: if the index is another one than that of the token.
+            ReplacedIndexError: if another index replaced that of the token.
         """
         with read_transaction(self.folder) as db:
             if since and not db.execute("SELECT 1 FROM tokens WHERE token = ?", (since,)).fetchone():
@@ -284,7 +284,7 @@ class Store:
         """Yield rows with their embeddings, including those that the job that is writing has removed.
 
         Raises:
-            ValueError: if an embedding has another length than those of the index.
+            ValueError: if an embedding has another dim than the index.
         """
         ids = [number for (number,) in self.values("id")] if ids is None else ids
         names = (*(f"pictures.{one}" for one in COLUMNS), "embedding")
@@ -297,17 +297,17 @@ class Store:
                 yield Row(embedding=embedding, **dict(zip(COLUMNS, values, strict=True)))
 
     def load(self) -> Loaded:
-        """Return the token of the index, the ids and embeddings of its pictures, and how many files cannot be read.
+        """Return the token of the index, the ids and embeddings of its images, and how many files cannot be read.
 
-        A file that is overwritten in place while it is read, as `cp` does, is read again. Of many pictures, embeddings
-        are written as arrays beside the index, whose name is its token: SQLite takes seconds for a million rows.
+        The function reads again if `cp`, for example, overwrites the file meanwhile. For many images, it caches
+        embeddings in an array file named by the token, since SQLite takes seconds for a million rows.
 
         Shape:
             ids: `(pictures,)`, int64, rising; embeddings: `(pictures, dim)`, float16, of unit length.
 
         Raises:
             ValueError: if the index is damaged.
-            OSError: if it cannot be read, or is overwritten all the time.
+            OSError: if it cannot be read, or keeps changing.
         """
         found = token, ids, vectors, _ = _unchanged(self.folder, self._loaded)
         path = self._arrays(token)
@@ -360,7 +360,7 @@ class Store:
         finished: Iterable[FinishedFile] = (),
         inputs: Iterable[str] = (),
     ) -> None:
-        """Add rows and mark others as removed, all of it or nothing.
+        """Add rows and mark others as removed, in one transaction.
 
         Raises:
             OSError: if it cannot be written.
@@ -377,33 +377,33 @@ class Store:
                     db.execute("INSERT INTO embeddings VALUES (?, ?)", (number, vector))
 
     def forget(self, paths: Iterable[str], *, inputs: Iterable[str] = ()) -> None:
-        """Drop files of many pictures from those that are finished, and inputs from those that were indexed."""
+        """Remove files from the completely read files, and inputs from the indexed inputs."""
         with self._changing() as db:
             db.executemany("DELETE FROM finished WHERE path = ?", ((path,) for path in paths))
             db.executemany("DELETE FROM inputs WHERE path = ?", ((path,) for path in inputs))
 
     def note_decode(self, decode: Decode) -> None:
-        """Remember how pictures are read, so that one that is searched with is read alike."""
+        """Store the decoding mode, for query images."""
         if decode != self.about.decode:
             self.about = attrs.evolve(self.about, decode=decode)
             with self._changing() as db:
                 db.execute("UPDATE state SET about = ?", (to_json(self.about),))
 
     def compact(self) -> None:
-        """Drop rows that were removed; SQLite uses their room for later rows."""
+        """Delete removed rows; SQLite reuses their space."""
         with self._changing() as db:
             for table in ("pictures", "embeddings"):
                 db.execute(f"DELETE FROM {table} WHERE id IN (SELECT id FROM removed)")  # noqa: S608 - our own names
             db.execute("DELETE FROM removed")
 
     def begin_upgrade(self, about: IndexMetadata) -> list[int]:
-        """Begin to keep embeddings of another model beside those of the index, or go on with them.
+        """Start or resume storing embeddings of another model.
 
         Args:
             about: of the other model.
 
         Returns:
-            ids of the pictures that have none yet.
+            ids of the images that have none yet.
         """
         with self._changing(renew=False) as db:
             if db.execute("SELECT about FROM upgrade").fetchone() != (to_json(about),):

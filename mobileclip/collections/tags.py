@@ -1,4 +1,4 @@
-"""Tags: words with a score for each picture of an index, calibrated on the collection itself."""
+"""Tags: words with a score for each image of an index, calibrated on the collection itself."""
 
 from __future__ import annotations
 
@@ -41,22 +41,21 @@ class _Known:
 
 @attrs.frozen(kw_only=True, eq=False)
 class TagWords:
-    """Words with what they score in a collection, by which any picture has a calibrated score for each.
+    """Words with their score distribution in an index, for calibrated scores of any image.
 
-    The score of a picture is the share of the collection that fits the word less, by the cosine with it: 0.99 is a
-    picture among the hundredth that fits best. It compares pictures for a word, and words for a picture; that the word
-    is there at all, it does not say.
+    An image's score is the percentile rank of its cosine with the word within the collection: 0.99 means the best
+    hundredth. Scores are comparable across images and words, but do not show whether an image contains the word.
 
     Shape:
         vectors: `(words, dim)`, float16; levels: `(words, len(LEVELS))`, float32, rising.
 
     Args:
-        about: whose space the embeddings are in.
-        template: that each word was put into.
-        share: of the collection that has a word as a tag, those that fit it best.
-        words: each once.
+        about: identity of the embedding space.
+        template: prompt template of the words.
+        share: fraction of the images with a word as a tag.
+        words: unique words.
         vectors: embeddings of the words.
-        levels: cosines of each word that `LEVELS` of the collection are below of.
+        levels: quantiles of each word's cosines over the collection, at `LEVELS`.
     """
 
     about: IndexMetadata
@@ -81,7 +80,7 @@ class TagWords:
         return place
 
     def scores(self, vectors: Vectors, place: int) -> NDArray[np.float64]:
-        """Return the calibrated scores of pictures for a word.
+        """Return the calibrated scores of images for a word.
 
         Shape:
             vectors: `(pictures, dim)`; result: `(pictures,)`, from 0 to 1.
@@ -100,7 +99,7 @@ BLOCK = 8192
 
 
 def cosines(vectors: Vectors | NDArray[np.float32], others: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Return the cosines of embeddings with others, of which a block at a time is made float32.
+    """Return the cosines of embeddings with others, converting blocks to float32.
 
     Shape:
         `(n, dim)` and `(m, dim)` to `(n, m)`.
@@ -112,7 +111,7 @@ def cosines(vectors: Vectors | NDArray[np.float32], others: NDArray[np.float32])
 
 
 def read_tag_words(folder: Path) -> TagWords | None:
-    """Return the words that an index is tagged with, if it is.
+    """Return the words for tags of an index, if any.
 
     Raises:
         ValueError: if the index is damaged, or of a later version of this library.
@@ -138,7 +137,7 @@ _NAMES = ("about", "template", "share", "words")
 
 
 def write_tag_words(folder: Path, words: TagWords) -> None:
-    """Put words in the place of those that an index had, all of it or nothing.
+    """Replace the words of an index, in one transaction.
 
     Raises:
         OSError: if it cannot be written.
@@ -173,22 +172,22 @@ def make_tag_words(
 ) -> TagWords:
     """Return words with their embeddings, and how their scores are spread over a collection.
 
-    A word's cosines are compared with its own over the collection, and with nothing else: see `TagWords`.
+    A word's cosines are ranked within the collection, see `TagWords`.
 
     Shape:
         pictures: `(pictures, dim)`.
 
     Args:
-        given: the words, each once whatever the case of its letters; empty ones are left out.
+        given: the words, unique regardless of case; empty words are skipped.
         clip: the model of the index.
-        about: what the index is of.
-        pictures: embeddings of the collection, one at least.
-        template: the sentence that each is put into, with `{}` in its place.
-        share: of the collection that has each word as a tag.
-        show_progress: whether to show how far it is.
+        about: metadata of the index.
+        pictures: embeddings of the collection, at least one.
+        template: prompt template with `{}`.
+        share: fraction of the images that get each word as a tag.
+        show_progress: whether to show progress.
 
     Raises:
-        ValueError: if there are no words, no pictures, too many words, or one cannot be a tag.
+        ValueError: if there are no words, no images, too many words, or one cannot be a tag.
     """
     words = _distinct(given)
     if not 0 < share < 1:
@@ -214,7 +213,7 @@ def levels_of(pictures: Vectors, words: Vectors) -> NDArray[np.float32]:
         pictures: `(pictures, dim)`; words: `(words, dim)`; result: `(words, len(LEVELS))`.
 
     Args:
-        pictures: embeddings of the collection, one at least.
+        pictures: embeddings of the collection, at least one.
         words: their embeddings.
     """
     places = np.unique(np.linspace(0, len(pictures) - 1, min(len(pictures), _MOST_CALIBRATED)).astype(np.int64))

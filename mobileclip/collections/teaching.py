@@ -42,7 +42,7 @@ _LONGEST_TEXT = 1000
 
 
 class TaughtIndex(Protocol):
-    """What concepts need of a collection."""
+    """The interface of a collection for concepts."""
 
     store: Store
 
@@ -52,7 +52,7 @@ class TaughtIndex(Protocol):
 
     @property
     def snapshot(self) -> Snapshot:
-        """Its pictures."""
+        """Its snapshot."""
 
     @property
     def clip(self) -> ImageTextModel:
@@ -61,7 +61,7 @@ class TaughtIndex(Protocol):
 
 @attrs.frozen(eq=False)
 class _Embedded:
-    """An example with its embedding, and a small copy of its picture where one could be made."""
+    """An example with its embedding, and a small copy of its image where one could be made."""
 
     example: Example
     vector: NDArray[np.floating]
@@ -69,10 +69,10 @@ class _Embedded:
 
 
 class Concepts(Mapping[str, Concept]):
-    """The concepts of an index by their names, read whenever they are asked for: other processes add to them.
+    """The concepts of an index by name, read on each access, since other processes may add concepts.
 
     Args:
-        index: with its pictures and its model.
+        index: with its images and its model.
     """
 
     def __init__(self, index: TaughtIndex) -> None:
@@ -88,14 +88,14 @@ class Concepts(Mapping[str, Concept]):
         return len(read_concepts(self._index.path))
 
     def stored(self) -> dict[str, Concept]:
-        """Return the concepts as they were written, which may be in the space of a model of before."""
+        """Return the stored concepts, possibly in the embedding space of an earlier model."""
         return read_concepts(self._index.path)
 
     def __getitem__(self, name: str) -> Concept:
         """Return a concept in the space of the index.
 
-        Of an index that was brought to another model, a concept follows with the examples whose pictures are in the
-        index or have a small copy; others are left out, and a warning names them.
+        Of an index that was brought to another model, a concept follows with the examples whose images are in the index
+        or have a small copy; others are left out, and a warning names them.
 
         Raises:
             KeyError: if there is none of this name.
@@ -131,22 +131,21 @@ class Concepts(Mapping[str, Concept]):
         unlabel: Sequence[Given] = (),
         text: str | None = None,
     ) -> Concept:
-        """Add a concept, or examples to one that is there, and return it; all of it is written, or nothing.
+        """Add a concept, or examples to an existing one, in one transaction, and return it.
 
-        A picture that is in the index has its embedding there, and another is encoded, once. A small copy of each is
-        kept.
+        Indexed images have stored embeddings; other images are encoded once. The index stores a small copy of each.
 
         Args:
             name: of the concept, without quotation marks.
-            positive: pictures that show it: paths, or ids of the index.
-            negative: pictures that do not.
-            unlabel: pictures that are no examples any more: ids, paths, or `Example.name`; they need not be there.
-            text: what it is in words; by default what it was, and the name of a new one.
+            positive: positive examples: paths, or ids of the index.
+            negative: negative examples.
+            unlabel: examples to remove: ids, paths, or `Example.name`; they need not exist.
+            text: description; by default unchanged, or the name of a new concept.
 
         Raises:
-            ValueError: if the name or the text is none, a picture is not in the index, or one that is to be no example
+            ValueError: if the name or the text is none, an image is not in the index, or one that is to be no example
                 any more is none.
-            ImageError: if a picture cannot be read.
+            ImageError: if an image cannot be read.
             OSError: if the index cannot be written.
         """
         name = _required(normalize_name(name), _LONGEST_NAME, "name")
@@ -310,7 +309,7 @@ def _named(concept: Concept, given: Sequence[str]) -> set[Key]:
 
 
 def normalize_name(name: str) -> str:
-    """Return a name as it is kept: letters that look alike are one, and so are spaces."""
+    """Return a normalised name: Unicode-compatible letters and single spaces."""
     return " ".join(unicodedata.normalize("NFC", name).split())
 
 

@@ -1,4 +1,4 @@
-"""Looks at a video before it is indexed: camera metadata, digest, and which frames to read."""
+"""Inspects a video before indexing: camera metadata, digest, and frames to read."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ _READ_BYTES = 2**20
 
 @attrs.frozen(kw_only=True)
 class VideoFacts:
-    """A video that was looked at.
+    """The inspection of a video.
 
     Args:
         notes: of the camera.
@@ -45,8 +45,8 @@ def look_at_video(path: Path, frames: Frames, seconds: float) -> VideoFacts:
 
     Args:
         path: of the video.
-        frames: `seconds` reads one every so many seconds, `scenes` one a second, of which `SceneChooser` chooses.
-        seconds: from one frame to the next, where that is asked for; more in a video of more than 20,000 of them.
+        frames: `seconds` reads a frame per interval, `scenes` lets `SceneChooser` choose among one per second.
+        seconds: interval of frames; larger for videos with more than 20,000 frames at this interval.
 
     Raises:
         ImageError: if it cannot be read.
@@ -78,10 +78,9 @@ def hash_file(path: Path) -> str:
 
 
 class SceneChooser:
-    """Chooses the frames of a video that show another scene than the one that was chosen before.
+    """Chooses frames of a video that differ from the last chosen frame.
 
-    Frames are compared by how many of their pixels have each of 216 colours: half of the sum of the differences, from 0
-    for the same to 1 for no colour in common.
+    The distance of frames is half of the absolute difference of their histograms of 216 colours, from 0 to 1.
     """
 
     def __init__(self) -> None:

@@ -24,13 +24,13 @@ Map = NDArray[np.float32]
 
 
 def write_matches(path: Path, title: str, matches: Sequence[Match], maps: Sequence[Map | None] | None = None) -> None:
-    """Write a page of the pictures that were found, with their scores and names, the best first.
+    """Write a page of search results with scores and names, best first.
 
     Args:
-        path: the HTML file; replaced whole.
-        title: what was asked for.
-        matches: what was found; a picture that cannot be read any more shows its name alone.
-        maps: what places add to the score of each, see `Collection.explain`; None for a picture without one.
+        path: the HTML file, replaced atomically.
+        title: the query.
+        matches: the results; unreadable images show their names only.
+        maps: each location's share of the scores, see `Collection.explain`; None for an image without one.
 
     Raises:
         OSError: if it cannot be written.
@@ -49,16 +49,16 @@ def write_matches(path: Path, title: str, matches: Sequence[Match], maps: Sequen
 
 
 def scale_of(shares: Map) -> str:
-    """Return in words what the strongest colour of a map is worth."""
+    """Return the value of a map's strongest colour in words."""
     return f"full colour: a place that changes the score by {float(np.abs(shares).max()):.4f}"
 
 
 def overlay_map(picture: Image.Image, shares: Map) -> Image.Image:
-    """Return a picture below its map: warm where it adds to the score, cold where it takes from it.
+    """Return an image below its map: warm where it adds to the score, cold where it takes from it.
 
     Args:
-        picture: the whole of it; what the model does not see stays as it is.
-        shares: `(rows, columns)` of the square in its middle.
+        picture: the whole image; parts outside the model's crop stay unchanged.
+        shares: `(rows, columns)` of the central square.
     """
     side = min(picture.size)
     strongest = max(float(np.abs(shares).max()), float(np.finfo(np.float32).tiny))
@@ -78,11 +78,11 @@ _EXPLAINED = "warm places add to the score, cold ones take from it: attribution,
 
 
 def write_list(path: Path, groups: Sequence[DuplicateGroup]) -> None:
-    """Write a line of JSON for every near-duplicate of a better picture: `keep`, `duplicate` and `similarity`.
+    """Write a line of JSON for every near-duplicate of a better image: `keep`, `duplicate` and `similarity`.
 
     Args:
         path: of the file.
-        groups: as they were found.
+        groups: the groups.
 
     Raises:
         OSError: if it cannot be written.
@@ -99,8 +99,8 @@ def write_page(path: Path, groups: Duplicates, *, threshold: float) -> None:
 
     Args:
         path: of the page.
-        groups: as they were found.
-        threshold: that they were found with.
+        groups: the groups.
+        threshold: of the search.
 
     Raises:
         OSError: if it cannot be written.

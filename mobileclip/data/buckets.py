@@ -12,7 +12,6 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 import numpy as np
@@ -29,8 +28,10 @@ _HELD_BYTES = 2**25
 _SCRATCH = ".scratch"
 
 
-class Buckets:
+class Buckets(ExitStack):
     """Records sorted into buckets on disk, one file each, so that each bucket fits into memory.
+
+    What was written is removed when the block ends, or by `close`.
 
     Args:
         dtype: of a record.
@@ -42,17 +43,15 @@ class Buckets:
     def __init__(
         self, dtype: npt.DTypeLike, num_buckets: int, *, folder: Path | None = None, held_bytes: int = _HELD_BYTES
     ) -> None:
-        assert num_buckets >= 1, "records go to some bucket"
+        super().__init__()
         self.dtype: np.dtype[Any] = np.dtype(dtype)
         self.num_buckets = num_buckets
-        self.num_records = 0
-        self.num_written_bytes = 0
         self._folder = folder
         self._most_held = max(1, held_bytes // self.dtype.itemsize)
         self._scratch: Path | None = None
-        self._stack = ExitStack()
         self._held: list[tuple[npt.NDArray[np.int32], Records]] = []
         self._num_held = 0
+        self.callback(self._held.clear)
 
     def add(self, records: Records, bucket: npt.ArrayLike) -> None:
         """Add records.
@@ -64,7 +63,6 @@ class Buckets:
         places = np.broadcast_to(np.asarray(bucket, np.int32), len(records))
         self._held.append((places, np.asarray(records, self.dtype)))
         self._num_held += len(records)
-        self.num_records += len(records)
         if self._num_held > self._most_held:
             self._write()
 
@@ -87,19 +85,6 @@ class Buckets:
                 (self._scratch / str(number)).unlink(missing_ok=True)
             yield records
 
-    def close(self) -> None:
-        """Remove what was written."""
-        self._held, self._num_held = [], 0
-        self._stack.close()
-
-    def __enter__(self) -> Buckets:  # noqa: PYI034 - `Self` needs Python 3.11
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        self.close()
-
     def _by_bucket(self) -> tuple[Records, npt.NDArray[np.int64]]:
         """Return the records that are held, sorted by their bucket, and where each bucket begins."""
         if not self._held:
@@ -112,16 +97,16 @@ class Buckets:
     def _write(self) -> None:
         if self._scratch is None:
             if self._folder is None:
-                self._scratch = Path(self._stack.enter_context(tempfile.TemporaryDirectory(prefix="mobileclip-")))
+                self._scratch = Path(self.enter_context(tempfile.TemporaryDirectory(prefix="mobileclip-")))
             else:
-                self._scratch = self._stack.enter_context(scratch_folder(self._folder))
+                self._scratch = self.enter_context(scratch_folder(self._folder))
         records, starts = self._by_bucket()
         for number in np.flatnonzero(np.diff(starts)):
             # Opened anew for each piece: as many open files as buckets are more than some systems allow.
             with (self._scratch / str(number)).open("ab") as stream:
                 records[starts[number] : starts[number + 1]].tofile(stream)
-        self.num_written_bytes += records.nbytes
-        self._held, self._num_held = [], 0
+        self._held.clear()
+        self._num_held = 0
 
 
 def leading_bits(numbers: npt.NDArray[np.uint64], num_buckets: int) -> npt.NDArray[np.int64]:

@@ -40,17 +40,6 @@ class Mapper(Protocol):
         """Yield the results in the order of the items; `doing` says what is done with one, for errors."""
 
 
-def _one_after_another(
-    function: Callable[[Item], Result],
-    items: Iterable[Item],
-    /,
-    *,
-    doing: str,  # noqa: ARG001 - as a `Mapper` is
-) -> Iterator[Result]:
-    """Yield the results, made in this process."""
-    return map(function, items)
-
-
 @contextmanager
 def workers(num_workers: int, *, seconds: float = 3600.0) -> Iterator[Mapper]:
     """Yield a `Mapper` over worker processes, or over this one where one is enough.
@@ -64,7 +53,7 @@ def workers(num_workers: int, *, seconds: float = 3600.0) -> Iterator[Mapper]:
         LostProcessError: if one is killed.
     """
     if num_workers == 1:
-        yield _one_after_another
+        yield lambda function, items, /, *, doing: map(function, items)  # noqa: ARG005 - as a `Mapper` is
         return
     context = multiprocessing.get_context("spawn")  # a fork would copy locked locks and open databases
     with ProcessPoolExecutor(num_workers, mp_context=context, initializer=end_with_parent) as pool:

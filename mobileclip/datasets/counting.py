@@ -1,4 +1,4 @@
-"""The number of samples of every shard, counted once and kept beside the shards."""
+"""Counts the samples of every shard once, and stores the numbers in the shards' folder."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _SECONDS_BETWEEN_WRITES = 30.0
 
 @attrs.frozen(kw_only=True)
 class Counted:
-    """The result of counting: shards, samples, and what could not be read.
+    """The result of counting: numbers of shards and samples, and unreadable shards.
 
     Args:
         num_shards: that could be counted, now or before.
@@ -52,9 +52,9 @@ def count_shards(
     Args:
         shards: paths, URLs or brace patterns.
         again: count all of them anew.
-        limits: of what is read.
+        limits: size limits for reading.
         engine: who does the work; None for this process.
-        show_progress: show a bar with the speed and the time left.
+        show_progress: show a bar with speed and remaining time.
 
     Raises:
         ValueError: if there are none, or a `sizes.json` that is there cannot be read.

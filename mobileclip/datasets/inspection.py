@@ -1,4 +1,4 @@
-"""Pages of pictures, and one sample of a shard in readable form: members, augmentations, similarities."""
+"""Pages of images, and one sample of a shard in readable form: members, augmentations, similarities."""
 
 from __future__ import annotations
 
@@ -52,12 +52,12 @@ p { color: var(--faint); font-size: 0.85rem; margin: 0.2rem 0; }
 
 @attrs.frozen(kw_only=True, eq=False)
 class Thumbnail:
-    """A picture on a page, with lines below it.
+    """An image on a page, with lines below it.
 
     Args:
-        picture: of any size; None where there is none.
-        lines: below it; the first is the largest.
-        name: of its file, below them; a long one without its middle, whose whole is shown where it is pointed at.
+        picture: of any size, or None.
+        lines: texts below it; the first is the largest.
+        name: file name below the lines; long names are shortened, with the full name as tooltip.
     """
 
     picture: Image.Image | None
@@ -67,7 +67,7 @@ class Thumbnail:
 
 @attrs.frozen(kw_only=True, eq=False)
 class Section:
-    """Pictures below a heading.
+    """Images below a heading.
 
     Args:
         title: the heading; empty for none.
@@ -81,11 +81,11 @@ class Section:
 
 
 def load_shown(source: ImageSource, *, orient: bool = True, reduce: int = 1) -> Image.Image:
-    """Return a picture as a person looks at it: on paper where it is transparent.
+    """Return an image as a person looks at it: on paper where it is transparent.
 
     Args:
         source: see `load_image`.
-        orient: see `load_image`; not where stored crops are drawn on it.
+        orient: see `load_image`; False for drawing stored crops.
         reduce: see `load_image`.
 
     Raises:
@@ -95,10 +95,10 @@ def load_shown(source: ImageSource, *, orient: bool = True, reduce: int = 1) -> 
 
 
 def write_pictures(path: Path, title: str, sections: Iterable[Section], *, notes: Sequence[str] = ()) -> None:
-    """Write a page of pictures; texts are shown as they are, whatever they hold.
+    """Write a page of images with escaped texts.
 
     Args:
-        path: the HTML file; replaced whole. Its folder is made where it is missing.
+        path: the HTML file, replaced atomically. Its folder is made where it is missing.
         title: above the page.
         sections: drawn from one after another.
         notes: below the title, a paragraph each.
@@ -213,15 +213,15 @@ class Caption:
 
 @attrs.frozen(kw_only=True, eq=False)
 class Inspection:
-    """A sample with what can be said about it.
+    """A sample with its checks and similarities.
 
     Args:
         shard: where it is.
         sample: the plain or reinforced sample.
         members: extension and number of bytes of everything under its key.
-        image: decoded; None where there is none, or it cannot be.
-        problem: why the augmentations cannot be replayed; empty where they can.
-        card: beside the shard, if there is one.
+        image: decoded; None for a missing or broken image.
+        problem: why the augmentations cannot be replayed; otherwise empty.
+        card: in the shard's folder, if any.
         teachers: name and columns of every teacher.
         captions: all of them.
     """
@@ -242,7 +242,7 @@ class Inspection:
 
 
 def inspect_sample(shard: str | os.PathLike[str], key: str | None = None) -> Inspection:
-    """Return what a sample of a shard holds.
+    """Return the inspection of a shard's sample.
 
     Args:
         shard: path or URL of a shard in any layout.
@@ -279,11 +279,11 @@ def inspect_sample(shard: str | os.PathLike[str], key: str | None = None) -> Ins
 
 
 def describe_crop(params: AugmentationParams, size: tuple[int, int] | None) -> str:
-    """Return a crop in words: width and height, where it starts, and its share of the image.
+    """Describe a crop in words: size, position, and share of the image.
 
     Args:
         params: the augmentation.
-        size: width and height of the image, where they are known.
+        size: width and height of the image, if known.
     """
     top, left, height, width = params.crop
     share = f", {width * height / (size[0] * size[1]):.0%}" if size else ""
@@ -291,7 +291,7 @@ def describe_crop(params: AugmentationParams, size: tuple[int, int] | None) -> s
 
 
 def describe_operations(params: AugmentationParams) -> tuple[str, ...]:
-    """Return the operations in words, in the order in which they are applied."""
+    """Describe the operations in words, in order of application."""
     words = []
     for stored, magnitude in params.operations:
         operation = operation_of(stored)
@@ -317,7 +317,7 @@ def write_inspection(path: Path, inspection: Inspection) -> None:
     """Write a page of a sample: the image with its crops, every stored augmentation replayed, and the captions.
 
     Args:
-        path: the HTML file; replaced whole.
+        path: the HTML file, replaced atomically.
         inspection: of a sample with an image or without, reinforced or plain.
 
     Raises:
@@ -377,7 +377,7 @@ def _similarity(teacher: str, columns: slice, images: Embeddings, text: Embeddin
 
 
 def _sections(inspection: Inspection, *, is_drawn: bool) -> Iterator[Section]:
-    """Yield what is said of a sample, with pictures or without."""
+    """Yield what is said of a sample, with images or without."""
     sample, image, card = inspection.sample, inspection.image, inspection.card
     shown = [] if image is None or not is_drawn else [_with_crops(image, inspection.augmentations)]
     yield Section(title=f"Sample {sample.key}", notes=tuple(_facts(inspection)), pictures=shown)

@@ -18,9 +18,8 @@ from mobileclip.data.augmentation.replay import imagenet_augmentation
 from mobileclip.data.images.resize import Pixels
 from mobileclip.data.loading.batch import LabelledBatch, stack_pixels
 from mobileclip.data.loading.examples import SourceImage
-from mobileclip.data.loading.pipeline import Pipeline
+from mobileclip.data.loading.pipeline import Pipeline, PipelineSpec
 from mobileclip.data.loading.reading import ShardReader, TarReader
-from mobileclip.data.loading.spec import PipelineSpec
 from mobileclip.data.loading.uids import Keep
 from mobileclip.data.randomness import seeded_rng
 from mobileclip.data.samples.limits import SAMPLE_LIMITS, SampleLimits
@@ -56,8 +55,8 @@ class ClassData:
     """Images of classes.
 
     Args:
-        reader: of their samples; those of a folder have the number of their class as `cls`, as shards do.
-        class_names: in the order of the numbers; none where nothing says.
+        reader: of their samples, with the class number as `cls`, also for folders.
+        class_names: in order of the class numbers, or empty.
     """
 
     reader: ShardReader
@@ -70,7 +69,7 @@ class LabelledSample:
 
     Args:
         key: the sample's.
-        image: as it is stored.
+        image: encoded.
         label: number of its class.
     """
 
@@ -126,9 +125,9 @@ class FolderReader:
 
     Args:
         path: the folder.
-        parts: key, relative path and class number of the images of each part, as JSON: workers that touched an object
-            for every image of a large folder would each get a copy of their memory.
-        left_out: what else is in the folder, which the first part reports.
+        parts: key, relative path and class number of each part's images, as JSON, so that workers do not copy the
+            memory of an object per image.
+        left_out: other files of the folder, reported by the first part.
     """
 
     path: str
@@ -137,7 +136,7 @@ class FolderReader:
 
     @property
     def names(self) -> tuple[str, ...]:
-        """What the parts are called."""
+        """Names of the parts."""
         return tuple(self.parts)
 
     @property
@@ -146,7 +145,7 @@ class FolderReader:
         return (self.names,)
 
     def read(self, name: str, on_skip: Callable[[Skip], None], limits: SampleLimits) -> Iterator[RawSample]:
-        """Yield the images of one part with the numbers of their classes; what cannot be read is reported."""
+        """Yield the images of one part with class numbers, and report unreadable images."""
         if name == next(iter(self.parts)):
             for skip in self.left_out:
                 on_skip(skip)
@@ -170,15 +169,15 @@ class FolderReader:
 
 
 def open_class_data(data: Shards, cache: storage.FileCache | None = None) -> ClassData:
-    """Return the images of classes at a path; no image is read.
+    """Open labelled images at a path, without reading an image.
 
-    Folders are numbered in the order of their names, as torchvision does, and called as `ClassFolderSource` says. Of
-    shards, `classnames.txt` beside them says what the numbers are called, where it is there.
+    Class folders are numbered in the order of their names, like torchvision's, and named by `ClassFolderSource`. For
+    shards, an optional `classnames.txt` in their folder has the names.
 
     Args:
         data: shards, as paths, URLs or brace patterns; a folder of them, or one in the public layout; or one
             folder with a folder of images for every class; `KIND:ARGUMENT` says which.
-        cache: where copies of remote shards are kept; none keeps none.
+        cache: folder for copies of remote shards; None for none.
 
     Raises:
         ValueError: if there is no such data.
@@ -246,9 +245,9 @@ class LabelledPipelineSpec(PipelineSpec):
             folder with a folder of images for every class. See `mobileclip.datasets.labelled.open_class_data`.
         augmentation: crop and RandAugment; None for `imagenet_augmentation`.
         num_classes: labels are below it.
-        class_names: what the classes are called, in the order of their numbers; none where nothing says.
-        flip_probability: of an image to be mirrored.
-        erasing: what is erased of it; none erases nothing.
+        class_names: names of the classes in order, or empty.
+        flip_probability: of horizontal flips.
+        erasing: random erasing; None for none.
 
     Raises:
         ValueError: if a number is out of its range, the augmentation has another size than the image contract, or there
@@ -278,7 +277,7 @@ class LabelledPipelineSpec(PipelineSpec):
         """Return the pipeline.
 
         Args:
-            keep: which samples are used, see `Pipeline`.
+            keep: selects samples, see `Pipeline`.
 
         Raises:
             ValueError: see `LabelledPipeline`.
@@ -291,8 +290,8 @@ class LabelledPipeline(Pipeline[LabelledBatch]):
     """The pipeline of images and labels.
 
     Args:
-        spec: the choices.
-        keep: which samples are used, see `Pipeline`.
+        spec: the options.
+        keep: selects samples, see `Pipeline`.
 
     Raises:
         ValueError: if there is no data, or it has other classes than the spec.
@@ -327,7 +326,7 @@ class LabelledExample:
 
 
 class LabelledMaker:
-    """Makes batches of images and labels; what it chooses depends on the seed, the epoch and the key alone."""
+    """Makes batches of images and labels; random choices depend only on seed, epoch and key."""
 
     def __init__(self, spec: LabelledPipelineSpec) -> None:
         self.limits = spec.sample_limits
@@ -346,7 +345,7 @@ class LabelledMaker:
         return self._parser(key, members)
 
     def example(self, sample: LabelledSample, epoch: int) -> LabelledExample:
-        """Return what an epoch takes of a sample.
+        """Return an epoch's example of a sample.
 
         Raises:
             BadSampleError: if the image cannot be used.

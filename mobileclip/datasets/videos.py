@@ -1,4 +1,4 @@
-"""Video files, and single frames of them by time: one of a few formats, within limits, and no other file is opened.
+"""Reads single frames of video files by time; only a few formats within limits, and no other files.
 
 FFmpeg, which PyAV brings, knows some three hundred formats. Among them are playlists, which make it open other files
 and URLs, and decoders of games and of laboratories. Sound, subtitles and whatever else a file holds are never read.
@@ -102,7 +102,7 @@ _MOST_LETTERS = 100
 
 
 class VideoFile:
-    """A video that frames are taken from; close it, or use it in a `with` statement.
+    """An open video; close it, or use it in a `with` statement.
 
     Args:
         path: of the file.
@@ -145,7 +145,7 @@ class VideoFile:
 
     @property
     def seconds(self) -> float:
-        """How long it lasts, as it says: the pictures, where that is told apart from the sound."""
+        """How long it lasts, as it says: the images, where that is told apart from the sound."""
         noted = _DURATION.match(self._stream.metadata.get("DURATION", ""))
         if noted is not None:
             return 3600 * int(noted[1]) + 60 * int(noted[2]) + float(noted[3])

@@ -1,6 +1,6 @@
 """The towers, the dual encoder, the published models as specs, and their checkpoints.
 
-What composes blocks into towers belongs here; a new block belongs in `blocks`, a new loss in `losses`.
+This subpackage composes blocks into towers; new blocks belong in `blocks`, new losses in `losses`.
 """
 
 from mobileclip.encoders.checkpoints import (

@@ -15,19 +15,18 @@ from mobileclip.strict import repeated, strict
 class ClassifierSpec:
     """An image classifier.
 
-    With `image=specs.mci0().without_projection()`, the linear layer is on the pooled features, as FastViT's is: what
-    `fastvit_mci0` of timm computes. On the embeddings of a tower with its projection, it classifies in the space of
-    image-text pretraining, in which the logits have at most the rank of `embedding_dim`.
+    With `image=specs.mci0().without_projection()`, the linear layer classifies pooled features, like timm's
+    `fastvit_mci0`. With a projection, it classifies image embeddings, so logits have at most rank `embedding_dim`.
 
     Args:
         image: any image encoder.
-        num_classes: numbers that it gives per image.
-        class_names: what the classes are called, in the order of the numbers; none where nobody says.
+        num_classes: number of logits.
+        class_names: names of the classes in order, or empty.
 
     Raises:
         ValueError: if there are not as many names as classes, or two are equal.
 
-    Source: FastViT (arXiv 2303.14189), whose classifiers end so; MobileCLIP Table 11 for MCi as classifiers.
+    Source: FastViT (arXiv 2303.14189) for the head; MobileCLIP Table 11 for MCi as classifiers.
 
     Examples:
         >>> from mobileclip.serialization import from_json, to_json
@@ -43,7 +42,7 @@ class ClassifierSpec:
     class_names: tuple[str, ...] = attrs.field(default=(), validator=validators.max_len(1 << 16))
 
     def __attrs_post_init__(self) -> None:
-        """Check that every class has a name of its own, where they have any."""
+        """Check that class names are unique, and as many as classes."""
         if self.class_names and len(self.class_names) != self.num_classes:
             raise ValueError(f"there are {self.num_classes} classes and {len(self.class_names)} class_names")
         if twice := repeated(self.class_names):
@@ -72,9 +71,9 @@ class Classifier(nn.Module):
         images `(batch, channels, size, size)` to logits `(batch, num_classes)`.
 
     Args:
-        image_encoder: from preprocessed images to embeddings; its `.spec` says what it expects.
-        head: from embeddings to logits.
-        class_names: what the classes are called, in the order of the logits.
+        image_encoder: maps preprocessed images to embeddings; has a `.spec`.
+        head: maps embeddings to logits.
+        class_names: names of the classes in order.
 
     Source: FastViT (arXiv 2303.14189); MobileCLIP Table 11.
 
@@ -96,7 +95,7 @@ class Classifier(nn.Module):
 
     @property
     def spec(self) -> ClassifierSpec:
-        """What it is made of, which checkpoints hold.
+        """The spec for checkpoints.
 
         Raises:
             ValueError: if its encoder has no spec.

@@ -22,13 +22,13 @@ MAX_LOGIT_SCALE = 100.0
 
 @attrs.frozen(kw_only=True, field_transformer=strict)
 class DualEncoderSpec:
-    """A whole image-text model.
+    """The spec of an image-text model.
 
     Args:
         image: the image tower.
         text: the text tower, of the same embedding width.
-        max_logit_scale: cap of the factor of similarities. Training clamps to it after each step, inference and exports
-            on reading; that of a checkpoint is kept, whatever model is asked for.
+        max_logit_scale: largest factor of similarities. Training clamps the parameter after each step, inference and
+            exports clamp on reading; a checkpoint's value takes precedence.
 
     Examples:
         >>> from mobileclip.serialization import from_json, to_json
@@ -70,9 +70,9 @@ class DualEncoder(ActivationCheckpointing, nn.Module):
         images `(batch, channels, size, size)` and ids `(batch, context_length)` to embeddings `(batch, embedding_dim)`.
 
     Args:
-        image_encoder: from preprocessed images to embeddings; its `.spec` says what it expects.
-        text_encoder: from tokenised texts to embeddings of the same width; its `.spec` says what it expects.
-        max_logit_scale: cap of the factor of similarities; see `similarity_scale`.
+        image_encoder: maps preprocessed images to embeddings; has a `.spec`.
+        text_encoder: maps token ids to embeddings of the same width; has a `.spec`.
+        max_logit_scale: largest factor of similarities; see `similarity_scale`.
 
     Source: MobileCLIP section 3.
 
@@ -108,11 +108,11 @@ class DualEncoder(ActivationCheckpointing, nn.Module):
 
     @property
     def similarity_scale(self) -> Tensor:
-        """The factor of similarities that is used, `min(exp(logit_scale), max_logit_scale)`: of labels and exports."""
+        """The factor of similarities for labels and exports, `min(exp(logit_scale), max_logit_scale)`."""
         return self.logit_scale.reshape(()).exp().clamp(max=self.max_logit_scale)
 
     def encode_image(self, image: Tensor, normalize: bool = False) -> Tensor:  # noqa: FBT001, FBT002 - the release's
-        """Return the embeddings of preprocessed images, of unit length if asked.
+        """Return the embeddings of preprocessed images, optionally of unit length.
 
         Raises:
             ValueError: if the images are not of the spec's size.
@@ -122,7 +122,7 @@ class DualEncoder(ActivationCheckpointing, nn.Module):
         return F.normalize(embedding, dim=-1) if normalize else embedding
 
     def encode_text(self, text: Tensor, normalize: bool = False) -> Tensor:  # noqa: FBT001, FBT002 - the release's
-        """Return the embeddings of tokenised texts, of unit length if asked.
+        """Return the embeddings of token ids, optionally of unit length.
 
         Raises:
             ValueError: if the context is not as long as the spec's.
@@ -134,8 +134,8 @@ class DualEncoder(ActivationCheckpointing, nn.Module):
     def forward(self, image: Tensor, text: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Return normalised image embeddings, normalised text embeddings and `exp(logit_scale)`.
 
-        The factor is not capped here: a clamp has no gradient above its cap, and the scale would stay there for ever.
-        Training clamps the parameter after each step; `similarity_scale` is the capped factor.
+        `forward` does not clamp the factor, since a clamp has no gradient above its maximum. Training clamps the
+        parameter after each step; `similarity_scale` is the clamped factor.
         """
         images, texts = self.encode_image(image, normalize=True), self.encode_text(text, normalize=True)
         return images, texts, self.logit_scale.reshape(()).exp()

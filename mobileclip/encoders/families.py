@@ -1,4 +1,4 @@
-"""The open families of specs: what an image encoder, a text encoder and a stage's token mixer are described by."""
+"""The open families of specs: image encoders, text encoders and token mixers."""
 
 from __future__ import annotations
 
@@ -27,9 +27,9 @@ class ImageEncoderSpec(ABC):
 
     Args:
         embedding_dim: width of the embedding.
-        input: what the encoder expects as its image.
-        projection_bias: whether the last projection has a bias. The papers' has none; checkpoints in open_clip's
-            layout may hold one.
+        input: the image input.
+        projection_bias: whether the last projection has a bias. The papers' models have none; open_clip's checkpoints
+            may have one.
 
     Examples:
         >>> class MeanColourSpec(ImageEncoderSpec):
@@ -55,7 +55,7 @@ class ImageEncoderSpec(ABC):
     def without_projection(self) -> ImageEncoderSpec:
         """Return the encoder whose embeddings are the pooled features in front of the last projection.
 
-        Its weights are those of this encoder without the projection's, under the same names.
+        Its weights have the names of this encoder's, without the projection.
 
         Raises:
             ValueError: if it cannot do without.
@@ -78,7 +78,7 @@ class ImageEncoderSpec(ABC):
             size: side of the images, in pixels; one that the spec takes.
 
         Raises:
-            ValueError: if there are none, or the spec does not say how to get them.
+            ValueError: if there are none, or the spec does not support resizing.
         """
         del weights
         raise ValueError(
@@ -93,7 +93,7 @@ class TextEncoderSpec(ABC):
 
     Args:
         embedding_dim: width of the embedding.
-        input: what the encoder expects as its text.
+        input: the text input.
 
     Examples:
         >>> class BagOfWordsSpec(TextEncoderSpec):
@@ -123,7 +123,7 @@ class TextEncoderSpec(ABC):
             context_length: number of ids per text.
 
         Raises:
-            ValueError: if there are none, or the spec does not say how to get them.
+            ValueError: if there are none, or the spec does not support resizing.
         """
         del weights
         raise ValueError(
@@ -152,12 +152,12 @@ class TokenMixerSpec(ABC):
             dim: channels of the stage.
             hidden_dim: width of the feed-forward network.
             layer_scale: initial value of the layer scales.
-            drop_path: probability that a branch is left out for a sample in training.
+            drop_path: probability of dropping a branch for a sample in training.
         """
 
     @property
     def has_position(self) -> bool:
-        """Whether a positional encoding stands in front of the stage's blocks."""
+        """Whether the stage begins with a positional encoding."""
         return False
 
     def build_position(self, dim: int) -> nn.Module | None:
@@ -185,7 +185,7 @@ open_family(TokenMixerSpec, token_mixers)
 
 
 def as_trained(spec: Spec) -> Spec:
-    """Return a spec with the defaults of what matters in training alone: equal ones compute the same of weights.
+    """Return a spec with default values of training-only fields; equal results compute the same function of weights.
 
     Args:
         spec: of a tower, or of a model with an image tower.
@@ -202,7 +202,7 @@ def as_trained(spec: Spec) -> Spec:
 
 
 def check_unprojected(spec: ImageEncoderSpec, pooled_dim: int) -> None:
-    """Raise unless an encoder without a projection says that its embeddings are its pooled features.
+    """Raise unless `embedding_dim` of an encoder without projection is the width of its pooled features.
 
     Raises:
         ValueError: if its `embedding_dim` is another width, or it has the bias of a projection.

@@ -1,6 +1,6 @@
 """Towers that another package builds, open_clip or transformers: the same contract as the library's own.
 
-The package is imported where a tower is built. Weights, their form and their file are as of any other model.
+Building a tower imports its package. Weights, form and checkpoints are like those of other models.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from mobileclip.strict import strict
 
 
 class ForeignTower(nn.Module):
-    """A tower of another package: inputs as its spec says to `(batch, embedding_dim)`.
+    """A tower of another package, from the inputs of its spec to `(batch, embedding_dim)`.
 
     Args:
         spec: of the tower.

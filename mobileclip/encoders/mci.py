@@ -94,7 +94,7 @@ class AttentionSpec(TokenMixerSpec):
 
     @property
     def has_position(self) -> bool:
-        """Whether a positional encoding stands in front: it does."""
+        """True: the stage begins with a positional encoding."""
         return True
 
     def build_position(self, dim: int) -> RepCPE:
@@ -132,12 +132,12 @@ class MCiSpec(ImageEncoderSpec):
         stages: from the finest to the coarsest resolution, the first at a quarter of the image's side.
         ffn_ratio: width of the feed-forward networks, in units of the stage's.
         stem_scale_branch: whether the stem's blocks have a scale branch.
-        downsample_activation: whether a GELU follows the large kernels of the downsampling.
+        downsample_activation: whether the downsampling's large kernels have a GELU.
         layer_scale: initial value of the layer scales.
-        drop_path: probability that a branch of the last block is left out for a sample in training; it grows evenly
-            from 0 at the first block. MobileCLIP trains without; FastViT's classifiers with it.
-        projection: whether the head projects; without, an embedding is the head's pooled features, of twice as many
-            channels as the last stage, which `embedding_dim` then says.
+        drop_path: drop probability of the last block's branches in training, growing linearly from 0 at the first
+            block. MobileCLIP trains without it, FastViT's classifiers with it.
+        projection: whether the head has a projection; without it, the embedding is the pooled features, and
+            `embedding_dim` is twice the channels of the last stage.
 
     Source: MobileCLIP section 3.1 and Table 9; MobileCLIP2 for five stages.
 
@@ -193,7 +193,7 @@ class MCiSpec(ImageEncoderSpec):
         return encoder.apply(initialize_linear)
 
     def without_projection(self) -> MCiSpec:
-        """Return the encoder of pooled features: what FastViT's classifiers put their linear layer on."""
+        """Return the encoder of pooled features, the input of FastViT's classifiers."""
         return attrs.evolve(
             self, projection=False, projection_bias=False, embedding_dim=_HEAD_EXPANSION * self.stages[-1].dim
         )
@@ -223,7 +223,7 @@ class MCiSpec(ImageEncoderSpec):
 
 
 class Stage(nn.Sequential):
-    """One resolution: downsampling and positional encoding where there are any, then the blocks.
+    """One resolution: optional downsampling and positional encoding, then the blocks.
 
     Shape:
         `(batch, in_dim, height, width)` to `(batch, dim, height', width')`.
@@ -248,12 +248,12 @@ class MCi(ActivationCheckpointing, nn.Module):
         images `(batch, channels, height, width)` to embeddings `(batch, embedding_dim)`.
 
     Args:
-        stem: from images to the first feature map.
-        stages: from each resolution to the next.
-        head: from the last feature map to embeddings.
-        dims: channels behind each stage.
-        strides: pixels of the image from one position to the next behind each stage.
-        spec: what built it, which checkpoints hold; None for one that was put together by hand.
+        stem: maps images to the first feature map.
+        stages: one per resolution.
+        head: maps the last feature map to embeddings.
+        dims: output channels of each stage.
+        strides: stride of each stage's feature map in pixels of the image.
+        spec: its spec, for checkpoints; None for a module built by hand.
 
     Raises:
         ValueError: if there are not as many widths and strides as stages.
@@ -299,14 +299,14 @@ class MCi(ActivationCheckpointing, nn.Module):
     def features(self, images: Tensor, stages: Sequence[int] | None = None) -> tuple[Tensor, ...]:
         """Return the feature map behind each of some stages: `maps[s] = stages[s](... stages[0](stem(images)))`.
 
-        Stages behind the last one asked for are not computed.
+        The encoder does not compute later stages.
 
         Shape:
             images `(batch, channels, height, width)` to `(batch, dims[s], height / strides[s], width / strides[s])`.
 
         Args:
             images: preprocessed; any sides that the strides of the stages divide.
-            stages: from 0, in the order in which their maps come; all of them by default.
+            stages: numbers from 0, in the order of the result; all by default.
 
         Raises:
             ValueError: if there is no such stage, or a stride does not divide the sides.
@@ -315,10 +315,9 @@ class MCi(ActivationCheckpointing, nn.Module):
         return outputs_of(self.stages, self.stem(images), chosen)
 
     def local_embeddings(self, images: Tensor) -> Tensor:
-        """Return the embedding of each place, `head.local(stages(stem(images)))`: their mean is that of the image.
+        """Return the embedding of each location, `head.local(stages(stem(images)))`; their mean is the image embedding.
 
-        A place has seen more of the image than what is there, so that its embedding says what it adds, and not what
-        an encoder would make of it alone.
+        A location has a receptive field: its embedding is its contribution, not the embedding of a crop.
 
         Shape:
             images `(batch, channels, height, width)` to `(batch, embedding_dim, height / strides[-1], width /
@@ -337,9 +336,9 @@ class MCi(ActivationCheckpointing, nn.Module):
         return y
 
     def backbone(self, stages: Sequence[int] | None = None) -> MCi:
-        """Return the encoder without what the features of some stages do not need: the head, and later stages.
+        """Return the encoder without head and stages after the last requested one.
 
-        Its parameters are this one's. Its `forward` gives the last map.
+        It shares its parameters with this encoder. Its `forward` returns the last feature map.
 
         Args:
             stages: from 0; all of them by default.

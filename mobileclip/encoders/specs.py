@@ -1,4 +1,4 @@
-"""The published models, as specs. Each function returns one; each is registered under its own name.
+"""Specs of the published models. Each function returns a spec, registered under the function's name.
 
 Source: MobileCLIP section 3.1 and Table 9 (mci0-2, vit_b16, text_base, text_mct); MobileCLIP2 (mci3-4, vit_l14);
 Vasu et al., "FastViT", Table 1 (fastvit).
@@ -50,7 +50,7 @@ def mci4() -> MCiSpec:
 
 
 def fastvit_t8() -> MCiSpec:
-    """Return FastViT-T8: its pooled features, on which its classifier stands."""
+    """Return FastViT-T8 without its classifier: pooled features."""
     return _fastvit((48, 96, 192, 384), depths=(2, 2, 4, 2), ffn_ratio=3.0)
 
 
@@ -197,7 +197,7 @@ def mobileclip2_l14() -> DualEncoderSpec:
 def _stages(
     dims: tuple[int, ...], depths: tuple[int, ...], *, attention: tuple[AttentionSpec, ...], num_gated: int = 0
 ) -> tuple[StageSpec, ...]:
-    """Return stages of RepMixers, the last ones of attention; the downsampling in front of the last ones is gated."""
+    """Return stages of RepMixers and then attention; the last downsamplings are gated."""
     mixers: list[TokenMixerSpec] = [*(RepMixerSpec() for _ in dims[len(attention) :]), *attention]
     return tuple(
         StageSpec(dim=dim, depth=depth, mixer=mixer, squeeze_excite=stage >= len(dims) - num_gated)

@@ -26,7 +26,7 @@ POOL_NAMES: tuple[PoolName, ...] = get_args(PoolName)
 
 @attrs.frozen(kw_only=True, field_transformer=strict)
 class _LayersSpec(TextEncoderSpec):
-    """What the text encoders of this library share."""
+    """Shared fields of this library's text encoders."""
 
     width: int = attrs.field(default=512, validator=WIDTH)
     num_heads: int = attrs.field(default=8, validator=WIDTH)
@@ -37,7 +37,7 @@ class _LayersSpec(TextEncoderSpec):
         check_heads(self.width, self.num_heads)
 
     def weights_for_context(self, weights: Mapping[str, Tensor], context_length: int) -> dict[str, Tensor]:
-        """Return the weights with the first positions alone; a longer context is refused."""
+        """Return the weights with the first positions only; raise for a longer context."""
         position = weights["position"]
         if context_length > len(position):
             raise ValueError(
@@ -56,8 +56,8 @@ class TextTransformerSpec(_LayersSpec):
         width: width of the tokens.
         num_heads: attention heads per layer; divides `width`.
         depth: number of layers; 0 with `pool="mean"` makes a bag of tokens.
-        pool: what an embedding is read from: the features at the `end` token, or the `mean` of the text's tokens.
-        causal: whether a token sees earlier ones only (MobileCLIP-B); otherwise padding is attended to as well.
+        pool: `end` pools the features at the end token, `mean` averages the text's tokens.
+        causal: whether attention is causal (MobileCLIP-B); otherwise tokens also attend to padding.
 
     Source: MobileCLIP section 3.1, "Base".
 
@@ -159,12 +159,12 @@ class TextEncoder(ActivationCheckpointing, nn.Module):
         ids `(batch, tokens)` to embeddings `(batch, embedding_dim)`, tokens at most `context_length`.
 
     Args:
-        token_embedding: from ids to vectors of the layers' width.
-        layers: what transforms the tokens, `(batch, tokens, width)` in and out.
-        project: from the pooled features to embeddings.
+        token_embedding: maps ids to vectors of the layers' width.
+        layers: `(batch, tokens, width)` in and out.
+        project: maps pooled features to embeddings.
         context_length: number of positions.
-        pool: from the features of all tokens to those of the text.
-        spec: what built it, which checkpoints hold; None for one that was put together by hand.
+        pool: maps the features of all tokens to one vector per text.
+        spec: its spec, for checkpoints; None for a module built by hand.
 
     Source: MobileCLIP section 3.1; Radford et al., "Learning Transferable Visual Models", section 2.4.
 
@@ -201,10 +201,10 @@ class TextEncoder(ActivationCheckpointing, nn.Module):
         return y
 
     def token_features(self, tokens: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the features of every token, and which of them are of the text: up to its end token.
+        """Return the features of every token, and the mask of the text's tokens, up to its end token.
 
-        With `pool="end"` the embedding is `project` of those at the end token. With `pool="mean"` the norm is that of
-        the mean, so that the mean of these features is near what is projected, and not the same.
+        With `pool="end"`, the embedding is `project` of the features at the end token. With `pool="mean"`, the norm
+        applies to the mean, so `project` of the mean of these features is only approximately the embedding.
 
         Shape:
             ids `(batch, tokens)` to features `(batch, tokens, width)`, and a mask `(batch, tokens)` of booleans.

@@ -1,4 +1,4 @@
-"""What the towers share: checks of widths and images, initial weights, positions, and feature maps of stages."""
+"""Shared code of towers: checks of widths and images, initial weights, position embeddings, and feature maps."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def check_tokens(tokens: Tensor, contract: TextInput) -> None:
     """Raise unless `tokens` is `(batch, context_length)` of integers.
 
     Raises:
-        ValueError: another length would change the embedding, since padding is attended to.
+        ValueError: if the length differs, since padding affects the embedding.
     """
     if tokens.ndim != 2 or tokens.shape[1] != contract.context_length or tokens.is_floating_point():
         raise ValueError(
@@ -87,18 +87,17 @@ def initialize_linear(module: nn.Module) -> None:
 def initialize_as_open_clip(attentions: Iterable[Attention], free: Iterable[Tensor], *, width: int) -> None:
     """Draw a vision transformer's weights as open_clip's own does, where PyTorch's layers do not start so already.
 
-    Queries, keys and values are uniform with the deviation `(2 / (width + 3 width)) ** 0.5`, and with the output of the
-    attention have no bias at first. Class token, positions and projection are normal with `width ** -0.5`. All other
-    layers stay as PyTorch makes them: weights, and biases where they have any, uniform with `(3 fan_in) ** -0.5`, which
-    is 0.0104 for the output of the feed-forward networks of ViT-B/16.
+    Queries, keys and values are uniform with standard deviation `(2 / (width + 3 width)) ** 0.5`; their biases and the
+    attention output's are zero. Class token, positions and projection are normal with `width ** -0.5`. Other layers
+    keep PyTorch's initialisation: uniform with standard deviation `(3 fan_in) ** -0.5`, for example 0.0104 for the
+    output of the feed-forward networks of ViT-B/16.
 
     Args:
         attentions: of the layers.
         free: class token, positions and projection.
         width: of the tokens.
 
-    Source: open_clip's `VisionTransformer`, which leaves its layers to PyTorch's `MultiheadAttention`, `Linear` and
-        `Conv2d`.
+    Source: open_clip's `VisionTransformer`, with PyTorch's `MultiheadAttention`, `Linear` and `Conv2d`.
     """
     for attention in attentions:
         nn.init.xavier_uniform_(attention.qkv.weight)
@@ -112,7 +111,7 @@ torch.fx.wrap("rearrange")  # torch.fx would trace into it and fail
 
 
 def resampled_positions(position: Tensor, grid: tuple[int, int], *, class_position: bool) -> Tensor:
-    """Return the positions of another grid: bicubic interpolation with antialiasing, the class token's as it is.
+    """Return position embeddings for another grid by antialiased bicubic interpolation; the class token's stays.
 
     Shape:
         `(class_position + side * side, width)` to `(class_position + rows * columns, width)`.
@@ -123,9 +122,9 @@ def resampled_positions(position: Tensor, grid: tuple[int, int], *, class_positi
         class_position: whether the first position is the class token's.
 
     Raises:
-        ValueError: if another grid is asked for, and the positions are of no square one.
+        ValueError: if the grid differs, and the original grid is not square.
 
-    Source: timm's `resample_abs_pos_embed`, which its vision transformers do so with.
+    Source: timm's `resample_abs_pos_embed`.
     """
     num_patches = len(position) - class_position
     side = math.isqrt(num_patches)
@@ -201,10 +200,10 @@ def local_encoder(encoder: nn.Module) -> GivesLocalEmbeddings:
 
 
 def chosen_stages(images: Tensor, stages: Sequence[int] | None, *, strides: Sequence[int]) -> tuple[int, ...]:
-    """Return the stages whose features are asked for, all of them where none are named.
+    """Return the requested stages, by default all.
 
     Args:
-        images: what goes into the encoder.
+        images: inputs of the encoder.
         stages: numbers of stages, from 0.
         strides: of every stage, in pixels of the image.
 
@@ -223,7 +222,7 @@ def chosen_stages(images: Tensor, stages: Sequence[int] | None, *, strides: Sequ
 
 
 def depth_of(stages: Sequence[int] | None, num_stages: int) -> int:
-    """Return how many stages are computed for the features of some.
+    """Return the number of stages to compute for the requested stages.
 
     Raises:
         ValueError: if there is no such stage.
@@ -236,7 +235,7 @@ def depth_of(stages: Sequence[int] | None, num_stages: int) -> int:
 
 
 def outputs_of(stages: Iterable[Callable[[Tensor], Tensor]], x: Tensor, chosen: Sequence[int]) -> tuple[Tensor, ...]:
-    """Return the outputs of the chosen stages in the order named; later stages are not computed."""
+    """Return the outputs of the requested stages in order, without computing later stages."""
     outputs = {}
     for number, stage in enumerate(itertools.islice(stages, max(chosen) + 1)):
         x = stage(x)

@@ -40,23 +40,23 @@ class ViTSpec(ImageEncoderSpec):
     """A vision transformer.
 
     Args:
-        input: what the encoder expects as its image; the size is a multiple of `patch_size`.
+        input: the image input; the size is a multiple of `patch_size`.
         width: width of the tokens.
         depth: number of layers.
         num_heads: attention heads per layer; divides `width`.
         patch_size: side of a patch, in pixels; the convolutional stem's is 16.
         stem: `convolutional` (MobileCLIP-B) or `patch`, one convolution (ViT-L/14).
-        stem_padding: zeros around the image in front of the convolutional stem. The release pads by 1; timm, in which
-            MobileCLIP2-B was trained, by 0. The same weights give other embeddings with the other padding.
-        class_position: whether the class token has a position of its own.
-        norm_before: whether tokens are normalised before the first layer.
+        stem_padding: padding of the convolutional stem: 1 in Apple's code, 0 in timm (MobileCLIP2-B). The same weights
+            give different embeddings with the other padding.
+        class_position: whether the class token has a position embedding.
+        norm_before: whether there is a norm before the first layer.
         norm_eps: added to the variance in the layer norms.
-        projection: whether the class token's features are projected; without, they are the embedding, `width` wide,
-            which `embedding_dim` then says.
-        drop_path: probability that a branch of the last layer is left out for a sample in training; it grows evenly
-            from 0 at the first layer. ViT-L/14 trains with 0.1, MobileCLIP-B without.
-        initialization: how the weights start: as those of `timm`, in which the release trains B and ViT-L/14, or as
-            those of `open_clip`'s own vision transformer, which its plain ViT-B/16 is.
+        projection: whether to project the class token's features; without it, they are the embedding, and
+            `embedding_dim` is `width`.
+        drop_path: drop probability of the last layer's branches in training, growing linearly from 0 at the first
+            layer. ViT-L/14 trains with 0.1, MobileCLIP-B without.
+        initialization: of `timm` (MobileCLIP-B and ViT-L/14), or of `open_clip`'s own vision transformer (plain
+            ViT-B/16).
 
     Source: MobileCLIP section 3.1 (ViT-B/16 with a convolutional stem); MobileCLIP2 (ViT-L/14).
 
@@ -156,16 +156,16 @@ class ViT(ActivationCheckpointing, nn.Module):
         images `(batch, channels, height, width)` to embeddings `(batch, embedding_dim)`.
 
     Args:
-        stem: from images to patch tokens, `(batch, num_patches, width)`.
+        stem: maps images to patch tokens, `(batch, num_patches, width)`.
         layers: tokens in and out.
-        project: from the class token's features to embeddings; an identity where they are the features.
+        project: maps the class token's features to embeddings, or an identity.
         width: of the tokens.
         patch_size: side of a patch, in pixels.
-        num_patches: number of patches, each with a position.
-        class_position: whether the class token has a position of its own.
-        norm_before: norm in front of the first layer, or an identity.
-        norm: norm behind the last layer.
-        spec: what built it, which checkpoints hold; None for one that was put together by hand.
+        num_patches: number of patches with position embeddings.
+        class_position: whether the class token has a position embedding.
+        norm_before: norm before the first layer, or an identity.
+        norm: norm after the last layer.
+        spec: its spec, for checkpoints; None for a module built by hand.
 
     Source: MobileCLIP section 3.1; Dosovitskiy et al., "An Image is Worth 16x16 Words".
 
@@ -239,9 +239,9 @@ class ViT(ActivationCheckpointing, nn.Module):
         return tuple(self._map_of(tokens, images) for tokens in self.layer_tokens(images, stages))
 
     def backbone(self, stages: Sequence[int] | None = None) -> ViT:
-        """Return the encoder without what the features of some layers do not need: the projection, and later layers.
+        """Return the encoder without projection and layers after the last requested one.
 
-        Its parameters are this one's. Its `forward` gives the class token behind the last layer, not normalised.
+        It shares its parameters with this encoder. Its `forward` returns the last layer's class token, without norm.
 
         Args:
             stages: numbers of layers, from 0; all of them by default.
@@ -272,15 +272,15 @@ class ViT(ActivationCheckpointing, nn.Module):
     def layer_tokens(self, images: Tensor, stages: Sequence[int] | None = None) -> tuple[Tensor, ...]:
         """Return the tokens behind each of some layers, not normalised: the class token, then the patches row by row.
 
-        `tokens[s] = layers[s](... layers[0](tokens(images)))`, with positions interpolated where images are of another
-        size than the encoder's own. Layers behind the last one asked for are not computed.
+        `tokens[s] = layers[s](... layers[0](tokens(images)))`, with interpolated positions for images of another size.
+        The encoder does not compute later layers.
 
         Shape:
             images `(batch, channels, height, width)` to `(batch, 1 + num_patches, width)` for each.
 
         Args:
             images: preprocessed; any sides that `patch_size` divides.
-            stages: numbers of layers, from 0, in the order in which their tokens come; all of them by default.
+            stages: numbers of layers from 0, in the order of the result; all by default.
 
         Raises:
             ValueError: if there is no such layer, or `patch_size` does not divide the sides.

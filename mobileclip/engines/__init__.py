@@ -1,6 +1,6 @@
 """Runs units of work in this process, in several, or on a Ray cluster, with retries and resuming.
 
-What the work is, belongs to the caller. A new way to spread work enters here.
+The caller defines the work; add new engines here.
 """
 
 import lazy_loader

@@ -26,7 +26,7 @@ from mobileclip.engines.pool import (
     serve,
 )
 from mobileclip.engines.units import Place, Work
-from mobileclip.hardware.devices import all_devices, pick_device
+from mobileclip.hardware import all_devices, pick_device
 from mobileclip.storage import StoreLimits, store_limits
 from mobileclip.terminal.interruption import leave_to_parent
 
@@ -38,17 +38,16 @@ _one_at_a_time = threading.Lock()
 class LocalEngine(PoolEngine):
     """Processes on this machine.
 
-    One worker runs in this process, several in processes of their own. A worker that dies, of too little memory for
-    instance, or that is stuck, is replaced, and that is a failed try of the units that it had.
+    One worker runs in this process, several workers in a process each. The engine replaces a dead or stuck worker, and
+    counts a failed try of its units.
 
     Args:
-        num_workers: processes; None for one per CUDA device, or one where there is none.
-        devices: what the workers run on, in turn; none for all CUDA devices, or the best one where there is none.
-        num_threads: threads of a worker; None for its share of the cores.
-        apart: whether one worker alone runs in a process of its own, too, so that no unit ends this one.
-        progress_seconds: without a step of a unit, after which a worker counts as stuck; it loads what it needs in this
-            time, too.
-        retries: how often a unit that fails is tried.
+        num_workers: processes; None for one per CUDA device, or one without CUDA.
+        devices: devices of the workers, in turn; empty for all CUDA devices, or the best available device.
+        num_threads: threads per worker; None for its share of the cores.
+        apart: whether a single worker also runs in its own process, so that no unit can kill this one.
+        progress_seconds: timeout without progress after which a worker counts as stuck, also for loading.
+        retries: retries of failing units.
     """
 
     num_workers: int | None = attrs.field(default=None, validator=validators.optional(validators.gt(0)))
@@ -62,11 +61,11 @@ class LocalEngine(PoolEngine):
 
     @contextmanager
     def channels(self) -> Iterator[Callable[[], Channel]]:
-        """Yield what starts processes."""
+        """Yield the factory of worker processes."""
         yield partial(_Process, store_limits())
 
     def assignments(self, work: Work[Any, Any], num_workers: int) -> Iterator[Assignment]:
-        """Yield what so many workers are given, on one device after the other."""
+        """Yield the workers' assignments, on the devices in turn."""
         devices = self._devices()
         for number in range(num_workers):
             device = devices[number % len(devices)]
@@ -74,7 +73,7 @@ class LocalEngine(PoolEngine):
             yield Assignment(work=work, place=place, torch_threads=default_num_threads("cpu", num_workers))
 
     def alone(self, num_units: int) -> Engine | None:
-        """Return this process where one worker does, unless it has to work apart."""
+        """Return an in-process engine for a single worker, unless it must run apart."""
         if self.apart or self.most_workers(num_units) > 1:
             return None
         return InlineEngine(device=self._devices()[0], num_threads=self.num_threads, retries=self.retries)

@@ -1,7 +1,7 @@
-"""Engines run units of work: in this process, or by a pool of workers that load what the work needs once.
+"""Engines run units of work in this process, or in a pool of workers with loaded resources.
 
-`LocalEngine` and `RayEngine` say how a worker is started and reached. The rest is the same for both: a thread of the
-driver attends to each worker, gives it units from one queue, and replaces it when it is lost.
+`LocalEngine` and `RayEngine` start workers and connect to them. In both, a thread of the driver serves each worker with
+units from one queue, and replaces a lost worker.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ from mobileclip.engines.units import (
     failure_of,
     fatal_of,
 )
-from mobileclip.hardware.devices import AUTO, pick_device
+from mobileclip.hardware import AUTO, pick_device
 from mobileclip.processes import num_cores
 from mobileclip.storage import StoreLimits, use_limits
 
@@ -57,20 +57,20 @@ class Engine(ABC):
 
     @abstractmethod
     def run(self, work: Work[UnitT, EntryT], units: Sequence[UnitT], listener: Listener[UnitT, EntryT]) -> None:
-        """Do all units, in any order, and tell what becomes of each; one that fails too often is set aside.
+        """Process all units, in any order, and report each to the listener.
 
         Args:
-            work: what is done with them.
-            units: with names that differ.
-            listener: who is told.
+            work: the work on a unit.
+            units: with unique names.
+            listener: receives the results.
 
         Raises:
-            ValueError: if a worker cannot load what it needs, or the run cannot go on. What is finished stays.
+            ValueError: if a worker cannot load its resources, or the run cannot continue. Finished units stay.
         """
 
     @abstractmethod
     def most_workers(self, num_units: int) -> int:
-        """Return how many workers would share so many units, at most; at least 1."""
+        """Return the largest useful number of workers for a number of units, at least 1."""
 
     @contextmanager
     def kept(self) -> Iterator[Engine]:
@@ -79,21 +79,21 @@ class Engine(ABC):
 
 
 def default_num_threads(device: str, num_workers: int) -> int:
-    """Return how many threads a worker gets: its share of the cores, and no more than keep a GPU busy."""
+    """Return the number of threads per worker: its share of the cores, at most the number that keeps a GPU busy."""
     share = max(1, num_cores() // num_workers)
     return share if device == "cpu" else max(2, min(16, share))
 
 
 class Overlap(Generic[UnitT, EntryT]):
-    """Makes units one after another and finishes each in a thread of its own, at most one; a context manager.
+    """Context manager that makes units in order, and finishes one unit at a time in a second thread.
 
-    While a unit is read back and uploaded, the device works on the next. What is under way at the end of the block is
-    finished; what that raises is raised behind a signal, too.
+    While one unit is verified and uploaded, the device works on the next. The context's exit waits for the last unit
+    and raises its errors, even after a signal.
 
     Args:
-        worker: who makes them.
+        worker: makes the units.
         on_finished: called with a unit and its entry, in the thread that finished it.
-        on_failed: called with a unit and what it raised, in whatever thread; what this raises ends the work.
+        on_failed: called with a unit and its error, in any thread; an error of this call ends the work.
     """
 
     def __init__(
@@ -118,7 +118,7 @@ class Overlap(Generic[UnitT, EntryT]):
         """Make a unit, wait for the one before it, and let this one be finished.
 
         Raises:
-            Exception: what `on_failed` or `on_finished` raised, of this unit or of the one before it.
+            Exception: error of `on_failed` or `on_finished` for this unit or the one before it.
         """
         try:
             finish = self._worker(unit, on_progress)
@@ -133,7 +133,7 @@ class Overlap(Generic[UnitT, EntryT]):
         self._pending = self._pool.submit(self._finish, unit, finish)
 
     def wait(self) -> None:
-        """Wait until nothing is being finished, and raise what `on_failed` or `on_finished` raised of it."""
+        """Wait for the last unit, and raise the error of its `on_failed` or `on_finished`."""
         pending, self._pending = self._pending, None
         if pending is not None:
             pending.result()
@@ -152,9 +152,9 @@ class InlineEngine(Engine):
     """Works in this process.
 
     Args:
-        device: such as `cpu` or `cuda:1`; `auto` for the best one there is.
-        num_threads: of the worker; None for all cores, or as many as keep a GPU busy.
-        retries: how often a unit that fails is tried.
+        device: such as `cpu` or `cuda:1`; `auto` takes the best available device.
+        num_threads: of the worker; None for all cores, or enough to keep a GPU busy.
+        retries: retries of failing units.
     """
 
     device: str = AUTO
@@ -186,12 +186,12 @@ class InlineEngine(Engine):
 
 @attrs.frozen(kw_only=True, eq=False)
 class Assignment:
-    """Work for a worker; its units come after it, and the next assignment after them.
+    """Work for a worker, followed by its units and then by the next assignment.
 
     Args:
-        work: what is done with the units.
-        place: where.
-        torch_threads: on a CPU, that an operation is shared among.
+        work: the work on the units.
+        place: device and threads.
+        torch_threads: torch's threads per operation on a CPU.
     """
 
     work: Work[Any, Any]
@@ -208,11 +208,11 @@ failure; and `fatal`, with why the run ends.
 
 
 class LostWorkerError(Exception):
-    """A worker is gone.
+    """A worker process or actor died.
 
     Args:
-        how: it was lost, in a few words behind its name.
-        with_machine: whether its whole machine is gone.
+        how: reason, for messages.
+        with_machine: whether its whole machine was lost.
     """
 
     def __init__(self, how: str, *, with_machine: bool = False) -> None:
@@ -221,18 +221,18 @@ class LostWorkerError(Exception):
 
 
 class Channel(ABC):
-    """Interface to one worker: it is started with the channel."""
+    """Interface to one worker; creating the channel starts the worker."""
 
     @abstractmethod
     def send(self, message: Any) -> None:
-        """Send an assignment or a unit; that the worker is gone, `receive` finds out."""
+        """Send an assignment or a unit; `receive` detects a dead worker."""
 
     @abstractmethod
     def receive(self, seconds: float) -> Message | None:
-        """Return what the worker says next, or None if that is nothing for so many seconds.
+        """Return the worker's next message, or None after a timeout.
 
         Raises:
-            LostWorkerError: if it is gone.
+            LostWorkerError: if the worker died.
         """
 
     @abstractmethod
@@ -276,14 +276,14 @@ class PoolEngine(Engine):
 
     @abstractmethod
     def channels(self) -> AbstractContextManager[Callable[[], Channel]]:
-        """Return what starts workers."""
+        """Return the factory of workers."""
 
     @abstractmethod
     def assignments(self, work: Work[Any, Any], num_workers: int) -> Iterator[Assignment]:
-        """Yield what so many workers are given."""
+        """Yield the workers' assignments."""
 
     def alone(self, num_units: int) -> Engine | None:  # noqa: ARG002 - of most engines, none is
-        """Return what does so many units without a pool; None where a pool does."""
+        """Return an engine without a pool for a number of units; None for a pool."""
         return None
 
     def run(self, work: Work[UnitT, EntryT], units: Sequence[UnitT], listener: Listener[UnitT, EntryT]) -> None:
@@ -319,7 +319,7 @@ class _Pool(Engine):
         return self._engine.most_workers(num_units)
 
     def dismiss(self) -> None:
-        """End the workers, which have nothing to do."""
+        """End idle workers."""
         self._end(self._idle)
 
     def run(self, work: Work[UnitT, EntryT], units: Sequence[UnitT], listener: Listener[UnitT, EntryT]) -> None:
@@ -443,13 +443,13 @@ def _note(queue: TaskQueue[Any, Any], member: _Member, kind: str, name: str, val
 
 
 def serve(receive: Callable[[], Any], send: Callable[[Message], None], where: str, stores: StoreLimits) -> None:
-    """Do unit after unit in a worker until the driver is gone.
+    """Process units in a worker until the driver exits.
 
     Args:
         receive: returns the next assignment or unit.
-        send: takes what is said, from whatever thread, one message at a time.
-        where: the worker is, for people.
-        stores: how long stores are waited for: as in the driver.
+        send: sends a message, from any thread, one at a time.
+        where: location of the worker, for messages.
+        stores: timeouts of object stores, as in the driver.
     """
     lock = threading.Lock()
 
@@ -486,12 +486,11 @@ def serve(receive: Callable[[], Any], send: Callable[[Message], None], where: st
 class InOrder(EachResult[UnitT, EntryT]):
     """Passes entries on in the order of the units; a context manager.
 
-    Those whose turn has not come wait on the disk, in the temporary directory: while one unit is tried again after a
-    pause, very many others may be finished.
+    Results out of order wait on disk, in the temporary directory, since many units may finish while another is retried.
 
     Args:
         units: in their order.
-        take: called with a unit and its entry, or with what it was set aside for.
+        take: called with a unit and its entry, or the reason of its failure.
     """
 
     def __init__(self, units: Sequence[UnitT], take: Callable[[UnitT, EntryT | SetAside], None]) -> None:

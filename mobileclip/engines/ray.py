@@ -20,7 +20,7 @@ from attrs import validators
 from mobileclip.engines.pool import Assignment, Channel, LostWorkerError, Message, PoolEngine, serve
 from mobileclip.engines.units import Place, Work
 from mobileclip.extras import needed
-from mobileclip.hardware.devices import AUTO
+from mobileclip.hardware import AUTO
 from mobileclip.storage import StoreLimits, store_limits
 
 # Between two looks at whether an actor is reached again.
@@ -31,22 +31,21 @@ _ID = 8
 
 @attrs.frozen(kw_only=True)
 class RayEngine(PoolEngine):
-    """Actors on a Ray cluster, or on this machine where none is joined; source and output must be reachable by all.
+    """Actors on a Ray cluster, by default a new one on this machine; all machines need access to source and output.
 
-    An actor that dies, or that is stuck, is replaced, and that is a failed try of the units that it had. A
-    machine that goes, such as a preempted one, is no failed try: others do the units that it had, also those that were
-    done if their entries went with the machine.
-    Actors for which the cluster has no room wait for it to grow.
+    The engine replaces a dead or stuck actor, and counts a failed try of its units. A lost machine, such as a preempted
+    one, is no failed try: other actors get its units, including finished units whose entries were lost. Actors without
+    resources wait until the cluster grows.
 
     Args:
-        address: of the cluster, such as `auto` or `ray://head:10001`; None for the one this process belongs to, else a
-            new one on this machine.
+        address: of the cluster, such as `auto` or `ray://head:10001`; None for this process's cluster, or a new one on
+            this machine.
         max_workers: actors, at most.
-        cpus_per_worker: cores that an actor takes; so many threads decode and replay in it.
-        gpus_per_worker: GPUs that an actor takes; a fraction lets several share one.
-        progress_seconds: without a step of a unit, after which an actor counts as stuck; one at least is ready in this
-            time, too.
-        retries: how often a unit that fails is tried.
+        cpus_per_worker: cores and decoding threads per actor.
+        gpus_per_worker: GPUs per actor; with a fraction, several actors share one.
+        progress_seconds: timeout without progress after which an actor counts as stuck; also the timeout for the first
+            actor.
+        retries: retries of failing units.
     """
 
     address: str | None = None
@@ -60,7 +59,7 @@ class RayEngine(PoolEngine):
 
     @contextmanager
     def channels(self) -> Iterator[Callable[[], Channel]]:
-        """Yield what starts actors, with the cluster."""
+        """Yield the factory of actors, with the cluster."""
         with needed("the engine 'ray'", "ray"):
             import ray
         started_here = not ray.is_initialized()
@@ -79,7 +78,7 @@ class RayEngine(PoolEngine):
                 ray.shutdown()
 
     def assignments(self, work: Work[Any, Any], num_workers: int) -> Iterator[Assignment]:
-        """Yield what so many actors are given."""
+        """Yield the actors' assignments."""
         place = Place(device=AUTO, num_threads=self.cpus_per_worker)
         for _ in range(num_workers):
             yield Assignment(work=work, place=place, torch_threads=self.cpus_per_worker)
@@ -110,7 +109,7 @@ class _Actor:
         self._received.put(message)
 
     def hear(self) -> list[Message]:
-        """Return what was said, as soon as there is something."""
+        """Wait for messages and return them."""
         said = [self._said.get()]
         while not self._said.empty():
             said.append(self._said.get())

@@ -1,7 +1,7 @@
-"""A run in an output: one driver at a time, its status file, and the list of units that were set aside.
+"""A run in an output: the lock of its driver, its status file, and the list of failed units.
 
-On this machine a lock of the system keeps a second driver out. A store has no locks: who starts two runs in one output
-there has both do the work.
+On this machine, a file lock keeps a second driver out. Object stores have no locks: two runs with one output there do
+the work twice.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ class UnderWay:
     Args:
         worker: its name.
         unit: the unit's name.
-        seconds: for which it has it.
+        seconds: time since it got the unit.
     """
 
     worker: str
@@ -58,25 +58,25 @@ class UnderWay:
 
 @attrs.frozen(kw_only=True, field_transformer=strict)
 class Status:
-    """Progress of a run; its text says when a running one has not reported for two minutes.
+    """Progress of a run; its text warns if a running run has not reported for two minutes.
 
     Args:
-        state: `running`, `finished`, or `ended` before its time.
+        state: `running`, `finished`, or `ended` early.
         began: by the clock of its machine.
         written: when this was written, by the same clock.
-        num_units: of the work that is done now, or was done last; 0 where it has none.
-        num_done_before: of them, that earlier runs had finished.
-        num_done: of them, that this run has finished.
-        num_failed: tries that failed, in the whole run.
-        num_set_aside: units that were given up, in the whole run.
-        units_per_hour: speed of the later half of the units; 0 where it is not known yet.
-        seconds_left: until all are done at that speed; None where it is not known, or nothing is left.
-        under_way: what the workers have.
-        doing: the work that is done now, or was done last, such as `indexing`.
+        num_units: number of units of the current or last work; 0 for none.
+        num_done_before: units of earlier runs.
+        num_done: finished units of this run.
+        num_failed: failed tries in the run.
+        num_set_aside: failed units in the run.
+        units_per_hour: speed of the later half of the units; 0 if unknown.
+        seconds_left: remaining time at that speed; None if unknown, or at the end.
+        under_way: units of the workers.
+        doing: the current or last work, such as `indexing`.
         doing_began: when it began, by the same clock.
-        then: the kinds of work that come after it.
-        reason: why it ended before its time; empty where it did not.
-        called: what the units are called.
+        then: the following kinds of work.
+        reason: why it ended early; otherwise empty.
+        called: noun for the units.
     """
 
     state: str
@@ -127,7 +127,7 @@ class Status:
 
 
 def read_status(output: storage.AnyPath) -> Status:
-    """Return what the last run of an output does, or did.
+    """Return the status of an output's last run.
 
     Args:
         output: folder or URL.
@@ -150,7 +150,7 @@ def read_status(output: storage.AnyPath) -> Status:
 
 
 def read_set_aside(output: storage.AnyPath) -> tuple[SetAside, ...]:
-    """Return what the last run of an output has set aside.
+    """Return the failed units of an output's last run.
 
     Args:
         output: folder or URL.
@@ -167,11 +167,11 @@ def read_set_aside(output: storage.AnyPath) -> tuple[SetAside, ...]:
 
 
 def write_set_aside(output: storage.AnyPath, units: Iterable[SetAside]) -> None:
-    """Write the list, or remove it where nothing is set aside.
+    """Write the list of failed units, or remove it if there are none.
 
     Args:
         output: folder or URL, which exists.
-        units: what was set aside.
+        units: failed units.
 
     Raises:
         OSError: if that cannot be done.
@@ -184,10 +184,10 @@ def write_set_aside(output: storage.AnyPath, units: Iterable[SetAside]) -> None:
 
 
 class Run(Listener[Any, Any]):
-    """An output that one driver holds, and what is done there; `held` makes it.
+    """An output locked by one driver, with its run; create it with `held`.
 
-    A run may do several kinds of work, one after another; their list of what was set aside is one. It is told what
-    becomes of the units, and tells the listener of the work.
+    A run may do several kinds of work in sequence, with one list of failed units. It receives the results of units, and
+    passes them to the work's listener.
     """
 
     def __init__(self, output: str, engine: Engine, earlier: Iterable[SetAside]) -> None:
@@ -202,7 +202,7 @@ class Run(Listener[Any, Any]):
 
     @property
     def set_aside(self) -> tuple[SetAside, ...]:
-        """What was set aside so far."""
+        """The failed units so far."""
         return tuple(self._asides)
 
     def begin(
@@ -214,14 +214,14 @@ class Run(Listener[Any, Any]):
         then: Sequence[str] = (),
         called: str = "shards",
     ) -> None:
-        """Say in the status what is done now.
+        """Write the current work to the status.
 
         Args:
             doing: the kind of work, such as `indexing`.
-            num_units: of it; 0 where it has none.
-            num_done_before: of them, that earlier runs have finished.
-            then: the kinds of work that come after it.
-            called: what the units are called.
+            num_units: number of its units; 0 for none.
+            num_done_before: units of earlier runs.
+            then: the following kinds of work.
+            called: noun for the units.
         """
         about = {"doing": doing, "doing_began": _time_now(), "then": tuple(then), "called": called}
         with self._lock:
@@ -235,12 +235,12 @@ class Run(Listener[Any, Any]):
         """Have units done, those last that failed the last time.
 
         Args:
-            work: what is done with them.
-            units: those that are not finished; they may be all of the work that has begun, or some.
-            listener: who is told.
+            work: the work on a unit.
+            units: unfinished units of the current work, all or some.
+            listener: receives the results.
 
         Raises:
-            ValueError: if the run cannot go on.
+            ValueError: if the run cannot continue.
         """
         if units:
             self._listener: Listener[Any, Any] = listener
@@ -248,7 +248,7 @@ class Run(Listener[Any, Any]):
         write_set_aside(self._output, self._asides)
 
     def refuse(self, name: str, reason: str) -> None:
-        """Set a unit aside of which no try is worth while, such as one that is not there.
+        """Mark a unit as failed without trying it, such as a missing one.
 
         Args:
             name: of the unit.
@@ -257,7 +257,7 @@ class Run(Listener[Any, Any]):
         self._asides.append(SetAside(unit=name, reason=reason, tries=1))
 
     def end(self, reason: str) -> None:
-        """Say in the status that the run ends before its time.
+        """Write to the status that the run ends early.
 
         Args:
             reason: why.
@@ -275,7 +275,7 @@ class Run(Listener[Any, Any]):
         self._listener.advanced(count)
 
     def finished(self, unit: NamedUnit, entry: object) -> None:
-        """Note it, once it is entered."""
+        """Count the unit after the listener recorded it."""
         self._listener.finished(unit, entry)
         self._give_back(unit, num_done=1)
         self._pace.advance(1, time.monotonic())
@@ -306,7 +306,7 @@ class Run(Listener[Any, Any]):
         self._listener.gave_up(unit, aside)
 
     def write(self, state: str) -> None:
-        """Write the status with all that is known; a run does not end because that cannot be done."""
+        """Write the status; errors of writing do not end a run."""
         with self._lock:
             now, status, a_unit = time.monotonic(), self._status, self._pace.seconds(1)
             num_over = status.num_done_before + status.num_done + len(self._asides) - self._num_aside_before
@@ -348,16 +348,16 @@ class Run(Listener[Any, Any]):
 def held(
     output: str, engine: Engine | None = None, *, renewal_seconds: float = 15.0, is_held: bool = False
 ) -> Iterator[Run]:
-    """Lock an output for a run, which keeps its status there; on this machine a second run is refused.
+    """Lock an output for a run with a status file; on this machine a second run raises an error.
 
     Args:
         output: folder or URL.
-        engine: who does the work; None for this process.
-        renewal_seconds: between two times that the status is written.
-        is_held: whether the caller holds the folder already, see `exclusive` of `mobileclip.storage`.
+        engine: None for this process.
+        renewal_seconds: interval of status updates.
+        is_held: whether the caller already has the lock, see `exclusive` of `mobileclip.storage`.
 
     Raises:
-        ValueError: if another driver holds it, or what the last run has left there is damaged.
+        ValueError: if another driver has the lock, or the last run's files are damaged.
         OSError: if that cannot be found out.
     """
     with ExitStack() as stack:
@@ -388,7 +388,7 @@ def _time_now() -> str:
 
 
 def _seconds_since(text: str) -> float:
-    """Return how long ago a time was, by the clock of this machine; 0 where it is none."""
+    """Return how long ago a time was, by the clock of this machine; 0 if it is none."""
     with suppress(ValueError):
         then = datetime.strptime(text, _TIME).replace(tzinfo=timezone.utc)
         return (datetime.now(timezone.utc) - then).total_seconds()

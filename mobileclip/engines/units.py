@@ -1,4 +1,4 @@
-"""Units of work with names: what is done with them, which is next, and how often one that fails is tried."""
+"""Named units of work: the work on a unit, the queue, and retries of failed units."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ OnProgress = Callable[[int], None]
 
 
 class NamedUnit(Protocol):
-    """A part of the work: a value that can be pickled, with a name of its own."""
+    """A part of the work: a picklable value with a unique name."""
 
     @property
     def name(self) -> str:
@@ -47,7 +47,7 @@ EntryT_co = TypeVar("EntryT_co", covariant=True)
 
 
 class FatalError(ValueError):
-    """Something that no other try and no other unit would change, such as a full disk: it ends the run."""
+    """An error that retries cannot fix, such as a full disk; it ends the run."""
 
 
 @attrs.frozen(kw_only=True)
@@ -64,7 +64,7 @@ class Place:
 
 
 class Worker(Protocol[UnitT_contra, EntryT_co]):
-    """Makes units, with what it has loaded once."""
+    """Makes units with resources that it loaded once."""
 
     def __call__(self, unit: UnitT_contra, on_progress: OnProgress, /) -> Callable[[], EntryT_co]:
         """Make a unit, and return what finishes it and gives its entry, in another thread, while the next one is made.
@@ -87,26 +87,26 @@ class Work(ABC, Generic[UnitT, EntryT]):
 
     @abstractmethod
     def open(self, place: Place) -> Worker[UnitT, EntryT]:
-        """Return a worker, having loaded what it needs.
+        """Return a worker with loaded resources.
 
         Raises:
             ValueError: if that cannot be loaded; the run ends.
         """
 
     def split(self, unit: UnitT) -> Sequence[UnitT]:  # noqa: ARG002 - of most kinds of work, a unit has no parts
-        """Return smaller units that a unit which keeps failing is tried as, with names of their own; none by default.
+        """Return smaller units with unique names in place of a failing unit; none by default.
 
-        Where a unit is several things, the one that fails is set aside alone then, and the others are done.
+        So only the failing part of a unit fails, and the other parts succeed.
 
         Args:
-            unit: that has failed twice, or of what no other try would change.
+            unit: failed twice, or not worth a retry.
         """
         return ()
 
 
 @attrs.frozen(kw_only=True)
 class FunctionWork(Work[UnitT, EntryT]):
-    """A function of a unit, which needs nothing loaded and nothing finished.
+    """Work by a plain function of a unit, without loading and finishing.
 
     Args:
         function: of a module, so that other processes find it; `functools.partial` of one does too.
@@ -125,7 +125,7 @@ class FunctionWork(Work[UnitT, EntryT]):
 
 @attrs.frozen(kw_only=True, field_transformer=strict)
 class SetAside:
-    """A unit that was given up; the next run tries it again.
+    """A unit that failed after all tries; the next run tries it again.
 
     Args:
         unit: its name.
@@ -142,12 +142,12 @@ class SetAside:
 class Retries:
     """Retry limits for units that fail for a passing reason: a store, a network, a disk, memory, a lost worker.
 
-    One whose input is broken, missing or closed to this user is not tried again.
+    Units with broken, missing or forbidden input are not retried.
 
     Args:
-        tries: in all; then it is set aside, and the run goes on.
-        pause_seconds: before the second try; other units are done meanwhile.
-        pause_growth: how many times as long each further pause is.
+        tries: number of tries before the unit counts as failed and the run continues.
+        pause_seconds: before the second try; other units run meanwhile.
+        pause_growth: factor from one pause to the next.
     """
 
     tries: int = attrs.field(default=3, validator=validators.gt(0))
@@ -161,9 +161,8 @@ class Failure:
 
     Args:
         reason: in a line.
-        is_transient: whether another try may succeed; where not, the unit is set aside at once.
-        is_machines: whether the machine is to blame, such as its memory: the last try ends the run, and sets nothing
-            aside.
+        is_transient: whether a retry may succeed; otherwise the unit fails at once.
+        is_machines: whether the machine is the cause (memory, for example): then the last failed try ends the run.
     """
 
     reason: str
@@ -172,13 +171,13 @@ class Failure:
 
 
 def reason_of(error: Exception) -> str:
-    """Return why something failed, in a line: what the error says, and its kind where that is not for people."""
+    """Return an error's message in one line, with its class if it is an internal error."""
     text = " ".join(without_secrets(error).split())
     return text if text and isinstance(error, (ValueError, OSError)) else f"{type(error).__name__}: {text}"
 
 
 def fatal_of(error: Exception) -> str:
-    """Return why a worker cannot work at all, in a line; what is not for people is logged with its origin."""
+    """Return a worker's fatal error in one line, and log internal errors with their traceback."""
     if (fault := machine_fault(error)) is not None:
         return f"{fault}; {_RUN_AGAIN}"
     if not isinstance(error, (ValueError, OSError, ImportError)):
@@ -187,10 +186,10 @@ def fatal_of(error: Exception) -> str:
 
 
 def failure_of(unit: NamedUnit, error: Exception) -> Failure:
-    """Return why a unit failed and whether it is tried again; what is not for people is logged with its origin.
+    """Return a unit's failure and whether to retry it, and log internal errors with their traceback.
 
     Raises:
-        FatalError: if the error is one, or says that the machine's disk or shared memory takes no more.
+        FatalError: if the error is one, or the machine's disk or shared memory is full.
     """
     if isinstance(error, FatalError):
         raise error
@@ -207,35 +206,35 @@ def failure_of(unit: NamedUnit, error: Exception) -> Failure:
 
 
 class Listener(Generic[UnitT, EntryT]):
-    """Callbacks for finished and failed units, one call at a time, maybe in another thread; an error ends the run."""
+    """Callbacks for finished and failed units, one at a time, in any thread; an error in a callback ends the run."""
 
     def begun(self, unit: UnitT, worker: str) -> None:
         """A worker has got a unit."""
 
     def advanced(self, count: int) -> None:
-        """So many steps of units were done since the last call."""
+        """Steps of units were done since the last call."""
 
     def finished(self, unit: UnitT, entry: EntryT) -> None:
         """A unit is finished."""
 
     def failed(self, unit: UnitT, reason: str, pause_seconds: float) -> None:
-        """A unit has failed, and is tried again after a pause."""
+        """A unit failed, and will be retried after a pause."""
 
     def lost(self, unit: UnitT, reason: str) -> None:
-        """The machine that had a unit is gone; another worker gets the unit, and this is no try of it."""
+        """The machine of a unit was lost; another worker gets the unit, without counting a try."""
 
     def divided(self, unit: UnitT, reason: str, parts: Sequence[UnitT]) -> None:
-        """A unit has failed again, and smaller ones are tried in its place."""
+        """A unit failed again; smaller units replace it."""
 
     def gave_up(self, unit: UnitT, aside: SetAside) -> None:
-        """A unit has failed too often, or of what no other try would change."""
+        """A unit failed all tries, or is not worth a retry."""
 
 
 class EachResult(Listener[UnitT, EntryT]):
-    """Passes the end of every unit to one function, in the order in which they end.
+    """Calls one function for every finished or failed unit, in order of completion.
 
     Args:
-        take: called with a unit and its entry, or with what it was set aside for.
+        take: called with a unit and its entry, or the reason of its failure.
     """
 
     def __init__(self, take: Callable[[UnitT, EntryT | SetAside], None]) -> None:
@@ -254,10 +253,10 @@ class TaskQueue(Generic[UnitT, EntryT]):
     """The units that wait, and those that workers have; it may be used by several threads.
 
     Args:
-        units: in the order in which they are begun.
-        retries: how often each is tried.
-        listener: who is told.
-        split: returns smaller units that one which keeps failing is tried as, see `Work`.
+        units: in order of start.
+        retries: retries of failing units.
+        listener: receives the results.
+        split: returns smaller units of a failing unit, see `Work`.
         num_workers: that share the units.
     """
 
@@ -284,7 +283,7 @@ class TaskQueue(Generic[UnitT, EntryT]):
 
     @property
     def is_over(self) -> bool:
-        """Whether every unit is finished or set aside, or nothing is to be done any more."""
+        """Whether every unit finished or failed, or the run ended."""
         with self._changed:
             return self._is_closed or not (self._fresh or self._again or self._under_way)
 
@@ -305,7 +304,7 @@ class TaskQueue(Generic[UnitT, EntryT]):
             return False
 
     def take(self, worker: str, *, is_idle: bool = True) -> UnitT | None:
-        """Return a unit for a worker, or None where there is none, none yet, or one that it must have alone.
+        """Return a unit for a worker, or None if there is none, none yet, or one that it must have alone.
 
         Args:
             worker: its name.

@@ -1,6 +1,6 @@
 """Loads a model ready to encode, and finds its fastest form on this machine.
 
-What uses a model as it is belongs here; what trains, evaluates or exports one does not.
+This subpackage runs models; training, evaluation and export have their own subpackages.
 """
 
 import lazy_loader

@@ -1,4 +1,4 @@
-"""The models and towers that are known by name, with what each is and costs."""
+"""All named models and towers, with spec and cost."""
 
 from __future__ import annotations
 
@@ -36,8 +36,8 @@ def list_models(pattern: str = "*", *, pretrained: bool = False) -> list[str]:
     """Return the names of models and towers, sorted.
 
     Args:
-        pattern: of the names, such as `*_s2`; upper and lower case are one.
-        pretrained: only those with weights, published or in this package: what `mobileclip.load` takes as it is.
+        pattern: of the names, such as `*_s2`; case-insensitive.
+        pretrained: only models with published or packaged weights.
 
     Examples:
         >>> list_models("*s2")
@@ -54,7 +54,7 @@ def rows(*, known: Collection[str] = ()) -> list[dict[str, str | None]]:
     """Return one row per model and tower known by name: its towers with their size, input, embedding, weights.
 
     Args:
-        known: names that are left out.
+        known: names to skip.
     """
     named: list[tuple[str, Buildable]] = [*models.items(), *image_encoders.items(), *text_encoders.items()]
     named += [(name, read_checkpoint(name).spec) for name in PACKAGED if name not in known]
@@ -126,7 +126,7 @@ def _second_text_tower(name: str) -> TextEncoderSpec | None:
 
 
 def num_parameters(tower: ImageEncoderSpec | TextEncoderSpec, *, folded: bool = False) -> int:
-    """Return the number of learnable parameters; running statistics of norms are not counted."""
+    """Return the number of learnable parameters, without running statistics of norms."""
     shapes = tensor_shapes(tower, "folded" if folded else "training")
     statistics = ("running_mean", "running_var", "num_batches_tracked")
     return sum(math.prod(shape) for name, shape in shapes.items() if not name.endswith(statistics))
@@ -136,13 +136,13 @@ def num_parameters(tower: ImageEncoderSpec | TextEncoderSpec, *, folded: bool = 
 def num_macs(tower: ImageEncoderSpec | TextEncoderSpec) -> int | None:
     """Return the multiply-accumulates of a folded tower for one image, or one text of full length.
 
-    The papers' tables call them FLOPs; where a multiplication and an addition count as two, there are twice as many.
+    The papers' tables call multiply-accumulates FLOPs; other sources count two FLOPs each.
 
     Args:
-        tower: built without memory for its weights: shapes alone are computed.
+        tower: on the meta device; only shapes are computed.
 
     Returns:
-        None for a tower of one's own that computes with values, not with shapes alone.
+        None for a tower that needs values, and so cannot run on the meta device.
     """
     model = skeleton(tower, "folded")
     try:
@@ -155,9 +155,9 @@ def macs_of(model: nn.Module, *example: Tensor) -> int:
     """Return the multiply-accumulates of a model on an example: of convolutions, matrix products and attention.
 
     Args:
-        model: on the device of the example; its attention is set to matrix products, which are counted alike on every
-            device.
-        example: a batch of one, of each of its inputs.
+        model: on the device of the example; the function sets its attention to matrix products, for equal counts on
+            every device.
+        example: a batch of size one of each input.
     """
     from torch.utils.flop_counter import FlopCounterMode
 

@@ -1,4 +1,4 @@
-"""Towers compared on samples: pictures and texts of the package, calibration, and what is measured."""
+"""Compares towers on samples: packaged images and texts, calibration inputs, and measures."""
 
 from __future__ import annotations
 
@@ -20,8 +20,7 @@ from mobileclip.data.images.limits import ImageError
 from mobileclip.data.images.transform import ImageTransform, load_image
 from mobileclip.data.text.tokenizer import Tokenizer
 from mobileclip.encoders import DualEncoder
-from mobileclip.hardware.devices import in_float64
-from mobileclip.hardware.precision import Precision
+from mobileclip.hardware import Precision, in_float64
 from mobileclip.inputs import ImageInput, TextInput
 from mobileclip.strict import repeated
 
@@ -30,7 +29,7 @@ _FOLDER, _FEWEST = "samples", 4
 
 @attrs.frozen(kw_only=True)
 class Samples:
-    """Real images and captions; every image is ranked against every caption, and the other way round.
+    """Real images and captions, for ranking in both directions.
 
     Args:
         name: of the data set, for the report.
@@ -39,7 +38,7 @@ class Samples:
         captions: at least two, no two equal.
 
     Raises:
-        ValueError: if there are too few, a caption comes twice, or names are missing.
+        ValueError: if there are too few, a caption is duplicated, or names are missing.
     """
 
     name: str
@@ -56,7 +55,7 @@ class Samples:
 
 
 def bundled_samples() -> Samples:
-    """Return the twelve pictures that come with the package, with two captions each; all may be used freely."""
+    """Return the package's twelve images with two captions each, all free to use."""
     folder = resources.files("mobileclip.inference") / _FOLDER
     captions: dict[str, list[str]] = json.loads((folder / "captions.json").read_text(encoding="utf-8"))
     return Samples(
@@ -77,14 +76,14 @@ _LEAST_AREA, _WIDEST = 0.4, 4 / 3
 def calibration_crops(images: Sequence[bytes], contract: ImageInput) -> Tensor:
     """Return about a hundred crops of images, resized as a model takes them, and not normalised yet.
 
-    Where there are fewer images, several crops are taken of each, always the same ones: at least 0.4 of its area,
+    With fewer images, the function takes several deterministic crops of each: at least 0.4 of its area, aspect ratio
     between 3:4 and 4:3, half of them mirrored.
 
     Shape:
         `(crops, 3, size, size)`, uint8; no crops where no image can be read.
 
     Args:
-        images: encoded; those that cannot be read are left out, and so are those behind the first `NUM_CROPS`.
+        images: encoded; the function skips unreadable images, and all after the first `NUM_CROPS`.
         contract: of the model.
     """
     transform, generator = ImageTransform(contract), random.Random(0)  # noqa: S311  not for secrets
@@ -139,7 +138,7 @@ def times_in_turn(functions: Sequence[Callable[[], object]], *, rounds: int) -> 
     """Return the milliseconds of every function's calls: as many as there are rounds, after one to warm up.
 
     Args:
-        functions: what to call.
+        functions: functions to time.
         rounds: at least 1.
     """
     for function in functions:
@@ -152,10 +151,10 @@ def times_in_turn(functions: Sequence[Callable[[], object]], *, rounds: int) -> 
 
 
 def orders(count: int, *, rounds: int) -> Iterator[list[int]]:
-    """Yield in which order so many take their turns in each round: drawn anew, the same in every process.
+    """Yield a random order per round, the same in every process.
 
-    A machine that slows down for a while slows all of them down, and nobody has his turns in a row more often than
-    others, which takes a quarter off a small model's time. Back and forth, the first and the last would.
+    A temporary slowdown of the machine affects all functions. No function runs twice in a row more often than the
+    others, since two runs in a row take a quarter off a small model's time.
     """
     generator = torch.Generator().manual_seed(0)
     for _ in range(rounds):
@@ -165,8 +164,8 @@ def orders(count: int, *, rounds: int) -> Iterator[list[int]]:
 def turn(call: Callable[[], object]) -> tuple[float, float]:
     """Return the milliseconds of a call, and the seconds that processors computed for it.
 
-    A short one is called twice, and the second counts: in the first, threads of the last computation may still spin,
-    waiting for more work, and weights are no longer in the cache.
+    Short functions run twice, and only the second run counts: in the first run, threads of the last function may still
+    spin, and the weights are not in the cache.
     """
     measured = _timed(call)
     return _timed(call) if measured[0] < _SHORT else measured
@@ -195,7 +194,7 @@ def largest_error(embeddings: Tensor, expected: Tensor) -> float:
 
 
 def least_agreement(num_queries: int) -> float:
-    """Return the least part of so many queries whose 95 % interval (Clopper and Pearson's) reaches `LEAST_AGREEMENT`.
+    """Return the least agreement of a number of queries whose 95 % Clopper-Pearson interval reaches `LEAST_AGREEMENT`.
 
     Of 36 queries two may change: three would by a chance of 0.6 % alone.
 
@@ -220,13 +219,13 @@ def first_results(queries: Tensor, keys: Tensor) -> Tensor:
 
 @attrs.frozen(kw_only=True, eq=False)
 class Calibration:
-    """Inputs of a tower that ranges of values are found with, and others that it is measured on.
+    """Inputs of a tower for calibration, and held-out inputs for measurement.
 
     Args:
-        ranges: what the tower takes, a batch.
-        measured: other inputs, a batch.
-        others: embeddings of the other tower in float32, which are found by those of `measured` and find them; without
-            them, the nearest other inputs of `measured` are looked for.
+        ranges: a batch of inputs for calibration.
+        measured: a batch of other inputs for measurement.
+        others: float32 embeddings of the other tower, for ranking in both directions; without these, the measure is
+            nearest neighbours within `measured`.
     """
 
     ranges: Tensor
@@ -249,7 +248,7 @@ class Calibration:
 
     @classmethod
     def of_package(cls, contract: ImageInput | TextInput) -> Calibration:
-        """Return crops of half of the package's pictures and the other half whole; or its captions, by halves."""
+        """Calibrate on crops of half of the package's images or half of its captions, and measure on the other half."""
         samples = bundled_samples()
         if isinstance(contract, TextInput):
             return cls.of(Tokenizer(contract)(samples.captions))
@@ -259,7 +258,7 @@ class Calibration:
         return cls(ranges=transform.normalize(crops.movedim(1, -1)), measured=whole)
 
     def refusal(self, embeddings: Tensor, expected: Tensor) -> str:
-        """Return why a tower does not find what it should; nothing where it does.
+        """Return why a tower ranks too differently; empty if it passes.
 
         Args:
             embeddings: of `measured`.
@@ -287,11 +286,11 @@ class Calibration:
 
 @torch.no_grad()
 def calibrations(model: DualEncoder, given: tuple[Tensor, Tensor] | None) -> tuple[Calibration, Calibration]:
-    """Return what the image tower and the text tower of a model are calibrated with and measured on.
+    """Return the calibration of a model's image tower and text tower.
 
     Args:
         model: in float32.
-        given: images and tokenised texts; those of the package by default.
+        given: images and tokenised texts; by default the package's samples.
 
     Raises:
         ValueError: if there are fewer than four images or texts.

@@ -1,4 +1,4 @@
-"""Embeddings of many files, pictures, data sets of pictures and texts, and the archive that keeps them."""
+"""Embeds files, images, data sets and texts, and writes the archive of embeddings."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from mobileclip import storage
 from mobileclip.data.images.transform import require_decode
 from mobileclip.data.skips import Skip, SkipReport
 from mobileclip.datasets.sources import RowOptions, as_source
-from mobileclip.hardware.precision import FastPrecision
+from mobileclip.hardware import FastPrecision
 from mobileclip.inference.identity import ModelIdentity
 from mobileclip.inference.image_text_model import ImageTextModel
 from mobileclip.inference.optimizing import select_backend
@@ -36,7 +36,7 @@ _MODEL = "model"
 
 
 def no_embeddings() -> NDArray[np.float32]:
-    """Return embeddings of nothing, `(0, 0)`."""
+    """Return empty embeddings, `(0, 0)`."""
     return np.zeros((0, 0), dtype=np.float32)
 
 
@@ -80,9 +80,9 @@ class Embeddings:
         """Return these embeddings and others of the same model.
 
         Args:
-            other: whose rows come after these.
-            here: what these are, for a message.
-            there: what the others are.
+            other: embeddings to append.
+            here: noun for these, for messages.
+            there: noun for the others.
 
         Raises:
             ValueError: if they are of another model.
@@ -98,7 +98,7 @@ class Embeddings:
 
 
 def write_embeddings(path: Path, embeddings: Embeddings, *, overwrite: bool = False) -> None:
-    """Write embeddings to a NumPy archive, which appears whole or not at all.
+    """Write embeddings to a NumPy archive, atomically.
 
     It holds `image_embedding` with `image_path`, `text_embedding` with `text`, as far as there are any, and `model`,
     the model's identity as JSON.
@@ -106,11 +106,11 @@ def write_embeddings(path: Path, embeddings: Embeddings, *, overwrite: bool = Fa
     Args:
         path: the archive, `*.npz`.
         embeddings: at least one.
-        overwrite: whether an archive that is there is replaced.
+        overwrite: whether to replace an existing archive.
 
     Raises:
-        ValueError: if there is nothing to write, or the name ends otherwise.
-        OSError: if it is there already, or cannot be written.
+        ValueError: if there are no embeddings, or the suffix is not `.npz`.
+        OSError: if the file exists, or cannot be written.
     """
     storage.require_output(path, overwrite=overwrite, suffixes=SUFFIXES)
     arrays: dict[str, NDArray[Any]] = {_MODEL: np.array(embeddings.model.to_json())}
@@ -127,10 +127,10 @@ def write_embeddings(path: Path, embeddings: Embeddings, *, overwrite: bool = Fa
 
 
 def read_embeddings(path: Path) -> Embeddings:
-    """Return the embeddings in an archive that `write_embeddings` wrote; no more is read than the file is long.
+    """Return the embeddings of an archive of `write_embeddings`, with bounded memory.
 
     Raises:
-        ValueError: if it is no such archive, or does not say which model it is of.
+        ValueError: if it is no such archive, or does not name its model.
         OSError: if it cannot be read.
     """
     try:
@@ -178,9 +178,9 @@ class EmbeddingInputs:
 
     Args:
         paths: of image files.
-        data: data sets whose pictures are embedded, see `as_source`.
+        data: data sets of images, see `as_source`.
         texts: texts.
-        rows: how rows of `.jsonl` files and of tables among the data sets are read.
+        rows: column names of `.jsonl` files and tables.
     """
 
     paths: tuple[Path, ...] = ()
@@ -200,17 +200,17 @@ def embed_inputs(
     num_workers: int = 1,
     decode: Decode = "exact",
 ) -> tuple[Embeddings, list[str]]:
-    """Return the embeddings of what is not embedded yet, and why each image that was left out was, naming it.
+    """Return the embeddings of new inputs, and a message per skipped image.
 
     Args:
         clip: the model.
-        model: what identifies it.
-        inputs: what is to be embedded.
-        before: embeddings that are there already; what is among them is not encoded again.
-        precision: what the image tower may compute in; see `select_backend`, which hundreds of image files are worth.
-        batch_size: images or texts encoded at once.
-        num_workers: processes that read and decode images; see `encode_pictures`.
-        decode: how much of a JPEG is decoded, `exact` or `fast`; see `read_tower_image`.
+        model: its identity.
+        inputs: images, data sets and texts.
+        before: existing embeddings; their inputs are skipped.
+        precision: lowest precision of the image tower for hundreds of images; see `select_backend`.
+        batch_size: images or texts per batch.
+        num_workers: processes that decode images; see `encode_pictures`.
+        decode: JPEG decoding, `exact` or `fast`; see `read_tower_image`.
     """
     before = before or Embeddings(model=model)
     known = set(before.image_paths)
@@ -278,12 +278,12 @@ def gathered_pictures(
     *,
     rows: RowOptions = RowOptions(),  # noqa: B008  frozen
 ) -> Iterator[tuple[str, bytes]]:
-    """Yield the pictures of a data set, each with a name: `DATA/KEY`.
+    """Yield the images of a data set, each with a name: `DATA/KEY`.
 
     Args:
         data: see `as_source`.
-        report: counts what was read and what was left out.
-        rows: how rows of `.jsonl` files and of tables are read.
+        report: counts read and skipped samples.
+        rows: column names of `.jsonl` files and tables.
     """
     for unit in as_source(data, rows=rows).units():
         for sample in unit.read(report):

@@ -1,4 +1,4 @@
-"""Batches of any inputs, encoded while others are decoded, and threads that encode side by side."""
+"""Encodes batches while other threads decode, and encodes in several threads."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from torch import Tensor
 
 from mobileclip.data.skips import BadSampleError
 from mobileclip.data.workers import submitted_ahead
-from mobileclip.hardware.threads import torch_threads
+from mobileclip.hardware import torch_threads
 from mobileclip.processes import num_cores
 
 Item = TypeVar("Item")
@@ -31,9 +31,8 @@ def encode_in_batches(
     """Yield items, in order, with a row for each of their inputs.
 
     Args:
-        items: with what is to be encoded of each: nothing, one input or several. They are drawn from until there is a
-            batch.
-        encode: from up to `batch_size` inputs to as many rows.
+        items: each with any number of inputs; read until a batch is full.
+        encode: maps up to `batch_size` inputs to as many rows.
         batch_size: at least 1.
 
     Raises:
@@ -83,11 +82,11 @@ def decode_ahead(
     weigh: Callable[[Item], int] = lambda _: 1,
     num_threads: int | None = None,
 ) -> Iterator[tuple[Item, Result | BadSampleError]]:
-    """Yield items, in order, with what `decode` makes of them in threads, or with what is wrong with them.
+    """Yield items, in order, with the result of `decode` in threads, or their error.
 
     Args:
         items: see `submitted_ahead`.
-        decode: called in several threads at once; a `BadSampleError` is a result, other errors are raised here.
+        decode: called in several threads; a `BadSampleError` is a result, other errors are raised here.
         ahead: see `submitted_ahead`.
         weigh: see `submitted_ahead`.
         num_threads: by default one per core, eight at most.
@@ -118,7 +117,7 @@ def encode_ahead(
     weigh: Callable[[Item], int] = lambda _: 1,
     num_threads: int | None = None,
 ) -> Iterator[tuple[Item, list[Row | None] | BadSampleError]]:
-    """Yield items, in order, with a row for each of their inputs, or with what is wrong with them.
+    """Yield items, in order, with a row for each of their inputs, or their error.
 
     Args:
         items: see `decode_ahead`.
@@ -142,10 +141,10 @@ def encode_ahead(
 
 
 class EncodingThreads:
-    """The threads of a model, in each of which torch uses one; they start when they are first needed.
+    """Threads for a model, each with one torch thread; they start on first use.
 
-    A team of torch's own threads waits for its slowest after every layer, and spins while it waits. What is pickled, or
-    forked, has no threads yet.
+    Threads of one torch operation wait for the slowest after every layer, and spin meanwhile; independent threads do
+    not. Pickled or forked objects have no threads yet.
     """
 
     def __init__(self) -> None:
@@ -158,7 +157,7 @@ class EncodingThreads:
         return type(self), ()
 
     def map(self, encode: Callable[[Tensor], Tensor], parts: Iterable[Tensor], *, count: int) -> list[Tensor]:
-        """Return what `encode` makes of the parts, in order, by so many threads, without gradients."""
+        """Return `encode` of the parts, in order, computed in threads without gradients."""
 
         @torch.inference_mode()
         def encoded(part: Tensor) -> Tensor:

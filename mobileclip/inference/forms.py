@@ -27,14 +27,14 @@ Dual = TypeVar("Dual", bound=DualEncoder)
 class DepthwiseConvs(nn.Module):
     """A convolution with `m` outputs per input channel, computed as `m` depthwise convolutions.
 
-    Most libraries have code for depthwise convolutions alone. MCi's layers between two stages, and the one at its end,
-    take half of the time this way in PyTorch, ONNX Runtime and OpenVINO on a CPU.
+    Most runtimes are fast for depthwise convolutions only. MCi's layers between stages, and its last layer, take half
+    of the time this way in PyTorch, ONNX Runtime and OpenVINO on a CPU.
 
     Shape:
         as the convolution's.
 
     Args:
-        conv: with as many groups as channels come in; its weights are shared.
+        conv: with as many groups as input channels; shares its weights.
     """
 
     def __init__(self, conv: nn.Conv2d) -> None:
@@ -95,8 +95,8 @@ def _replaced(child: nn.Module) -> nn.Module:
 def cut_behind_the_end(tokens: Tensor, pool: TextPool) -> Tensor:
     """Return the tokens of a batch that a causal tower's embeddings depend on.
 
-    No token sees a later one, and the embedding is read up to the end token: the batch is cut behind the last of its
-    end tokens. Towers of other kinds attend to the padding.
+    In a causal tower, ids after the end token cannot affect the embedding, so the batch is truncated after its last end
+    token. Other towers attend to padding.
 
     Shape:
         `(batch, context_length)` to `(batch, tokens)`.
@@ -105,20 +105,20 @@ def cut_behind_the_end(tokens: Tensor, pool: TextPool) -> Tensor:
 
 
 def by_length(tokens: Tensor, contract: TextInput) -> Tensor:
-    """Return the order in which texts of like length stand side by side, so that few are cut later than they end.
+    """Return the order of texts by length, for batches of similar lengths.
 
     Shape:
         `(texts, context_length)` to `(texts,)`.
 
     Args:
         tokens: ids.
-        contract: that they were made for.
+        contract: the text input of the ids.
     """
     return EndTokenPool(end_id=contract.pooled_id).position(tokens).argsort(stable=True)
 
 
 def reads_text(tower: nn.Module) -> bool:
-    """Whether a tower embeds texts: its spec says so, of this library's kinds or of another."""
+    """Whether a tower is a text tower, by its spec."""
     return isinstance(getattr(tower, "spec", None), TextEncoderSpec) or isinstance(tower, TextEncoder)
 
 
@@ -137,7 +137,7 @@ _MASKED = -1e4
 
 
 def with_one_token(tower: nn.Module) -> nn.Module:
-    """Return a tower whose last layer computes the token that is read alone; any other tower as it is.
+    """Return a tower whose last layer computes only the pooled token; return other towers unchanged.
 
     A transformer layer in front of a last Text-RepMixer block computes the tokens that this one reads: of MCt, 21. Its
     queries and feed-forward network see these alone; its keys and values, all.
@@ -165,19 +165,19 @@ def with_one_token(tower: nn.Module) -> nn.Module:
 
 
 def _reading_one(layer: nn.Module) -> nn.Module | None:
-    """Return what a layer computes for one token, or None where nobody knows."""
+    """Return what a layer computes for one token, or None if nobody knows."""
     if type(layer) is TransformerLayer and type(layer.attention) is Attention and is_plain(layer.attention.qkv):
         return OneTokenTransformerLayer(layer)
     return OneTokenRepMixerBlock(layer) if type(layer) is TextRepMixerBlock else None
 
 
 def is_plain(linear: nn.Module) -> bool:
-    """Whether a layer's weight is all that it computes with: no adapter or quantised layer stands there."""
+    """Whether a layer computes with its weight only, without adapter or quantisation."""
     return type(linear) is nn.Linear and type(linear.weight) is nn.Parameter and not is_hooked(linear)
 
 
 class OneTokenTextEncoder(TextEncoder):
-    """A text encoder whose last layer computes the end token alone."""
+    """A text encoder whose last layer computes only the end token."""
 
     def forward(self, tokens: Tensor) -> Tensor:
         """Return the embeddings, not normalised, of tokenised texts."""
@@ -190,7 +190,7 @@ class OneTokenTextEncoder(TextEncoder):
 
 
 class EndWindowTextEncoder(TextEncoder):
-    """A text encoder whose last layer computes the end token alone, and the one in front what that depends on."""
+    """A text encoder whose last layer computes only the end token, and the layer before only the tokens for it."""
 
     def forward(self, tokens: Tensor) -> Tensor:
         """Return the embeddings, not normalised, of tokenised texts."""
@@ -221,13 +221,13 @@ class OneTokenViT(ViT):
 
 
 class OneTokenTransformerLayer(nn.Module):
-    """One token, or a few, of what a transformer layer gives; of the others, what these attend to.
+    """A transformer layer that computes one or a few tokens; the other tokens are keys and values only.
 
     Shape:
         as `pick`'s.
 
     Args:
-        layer: its weights are shared.
+        layer: shares its weights.
     """
 
     def __init__(self, layer: TransformerLayer) -> None:
@@ -247,14 +247,14 @@ class OneTokenTransformerLayer(nn.Module):
 
 
 class OneTokenRepMixerBlock(nn.Module):
-    """One token of what a Text-RepMixer block gives; the wide layers see it alone.
+    """A Text-RepMixer block that computes one token; its wide layers process only that token.
 
     Shape:
         `(batch, tokens, dim)` and the token's position, `(batch,)` or one for all, to `(batch, dim)`; where the tokens
         are a window of a sequence, which of them are inside of it, `(batch, tokens)`, 1 or 0.
 
     Args:
-        block: its weights are shared.
+        block: shares its weights.
     """
 
     def __init__(self, block: TextRepMixerBlock) -> None:
@@ -285,7 +285,7 @@ def _reach(conv: nn.Module) -> int:
 
 
 class SingleQueryAttention(nn.Module):
-    """One token, or a few, of what an attention gives, with a layer for the queries and one for keys and values.
+    """Attention for one or a few query tokens, with a layer for queries and a layer for keys and values.
 
     Quantisers look for layers. With so few queries, no backend of attention has anything to gain here.
 
@@ -293,7 +293,7 @@ class SingleQueryAttention(nn.Module):
         as `pick`'s.
 
     Args:
-        attention: its weights are shared.
+        attention: shares its weights.
     """
 
     def __init__(self, attention: Attention) -> None:
@@ -326,7 +326,7 @@ class SingleQueryAttention(nn.Module):
 
 
 def fused_attention(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None) -> Tensor:
-    """Return `softmax(query key^T / sqrt(head_dim) + mask) value` by the one operation that runtimes know.
+    """Return `softmax(query key^T / sqrt(head_dim) + mask) value` by PyTorch's fused operation, known to runtimes.
 
     Shape:
         all `(batch, heads, tokens, head_dim)`; the mask, `(..., queries, tokens)`.
@@ -335,7 +335,7 @@ def fused_attention(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | No
 
 
 def causal_mask(tokens: int, like: Tensor) -> Tensor:
-    """Return what keeps each token from seeing later ones, of the type of `like`.
+    """Return the causal mask, with the dtype of `like`.
 
     Shape:
         `(tokens, tokens)`.
@@ -366,10 +366,10 @@ def prepared(model: DualEncoder, *, images: bool = True, texts: bool = True) -> 
     """Return a dual encoder whose towers are ready to encode, as `prepared_tower` makes them.
 
     Args:
-        model: in evaluation mode; the other one shares its weights. Making it takes about a millisecond, so that it can
-            be made whenever it is needed, and always has the weights of the moment.
-        images: whether its image tower is made ready, which takes the longer; texts are encoded without.
-        texts: whether its text tower is made ready; images are encoded without.
+        model: in evaluation mode; the result shares its weights. Preparation takes about a millisecond, so callers
+            prepare for every call.
+        images: whether to prepare the image tower, the slower part.
+        texts: whether to prepare the text tower.
     """
     return with_towers(
         model,
@@ -388,10 +388,10 @@ def with_towers(
     """Return a dual encoder with other towers, in evaluation mode, that shares the rest with the model.
 
     Args:
-        model: it is unchanged.
+        model: stays unchanged.
         image_encoder: in place of its own.
         text_encoder: in place of its own.
-        kind: of what is returned; as the model by default.
+        kind: class of the result; by default the model's.
 
     Raises:
         ValueError: if their embeddings differ in length.
@@ -406,9 +406,9 @@ def with_towers(
 def prepared_tower(tower: nn.Module) -> nn.Module:
     """Return a tower that gives the same embeddings in less time.
 
-    The last layer of a transformer computes the token that is read alone, and a causal text tower reads no further than
-    its texts go; a text tower of another kind gets its tokens as they come. On a CPU, convolutions of several outputs
-    for every channel become depthwise ones, and images have their channels innermost in memory, in any image tower.
+    The last transformer layer computes only the pooled token, and causal text towers truncate batches to the longest
+    text. On a CPU, convolutions with several outputs per channel become depthwise convolutions, and images are
+    channels-last.
 
     Args:
         tower: in evaluation mode; the other one shares its weights.
@@ -444,12 +444,12 @@ class PreparedTower(nn.Module):
 
     @property
     def takes_pixels(self) -> bool:
-        """Whether uint8 pixels may come in place of images: it scales and normalises them itself."""
+        """Whether the tower also takes uint8 pixels, and scales and normalises them."""
         return False
 
 
 class ToTheEnd(PreparedTower):
-    """A text tower that reads no further than its embeddings depend on, as far as that is known of its kind.
+    """A text tower that truncates a batch to its longest text, if later ids cannot affect the embedding.
 
     Shape:
         ids `(batch, context_length)` to `(batch, embedding_dim)`.
@@ -473,7 +473,7 @@ class ToTheEnd(PreparedTower):
 
 
 class ChannelsInnermost(PreparedTower):
-    """An image tower that lays its images out with channels innermost, which convolutions on a CPU pass on.
+    """An image tower with its inputs in channels-last memory format.
 
     Shape:
         `(batch, 3, height, width)` to `(batch, embedding_dim)`.

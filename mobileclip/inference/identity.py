@@ -1,4 +1,4 @@
-"""Which model embeddings belong to, and whose space a checkpoint embeds into: those of two cannot be compared."""
+"""The identity of a model and of its embedding space: embeddings of two spaces are not comparable."""
 
 from __future__ import annotations
 
@@ -40,10 +40,10 @@ class ModelIdentity:
     """The identity of a model, stored beside its embeddings: weights, spec and version.
 
     Args:
-        weights_sha256: hash of the weights as they are stored: a folded checkpoint is another than the one it was made
-            of, since its embeddings differ in the last digits.
-        spec: of the model, as JSON: its towers, and what they expect of images and texts.
-        version: of the library that embedded; for information, not compared.
+        weights_sha256: hash of the stored weights; a reparameterized checkpoint has another hash, since its embeddings
+            differ by rounding.
+        spec: of the model, as JSON: towers and inputs.
+        version: of the library; for information, not compared.
 
     Raises:
         ValueError: if the hash is none, or a text is missing.
@@ -54,16 +54,16 @@ class ModelIdentity:
     version: str = attrs.field(validator=validators.instance_of(str))
 
     def is_same(self, other: ModelIdentity) -> bool:
-        """Return whether another model's embeddings can be compared with this one's."""
+        """Return whether embeddings of both models are comparable."""
         return self.weights_sha256 == other.weights_sha256 and _read(self.spec) == _read(other.spec)
 
     def require_same(self, other: ModelIdentity, *, here: str, there: str) -> None:
         """Refuse embeddings of another model.
 
         Args:
-            other: the model of the others.
-            here: what is of this model, for the message.
-            there: what is of the other one.
+            other: identity of the other model.
+            here: noun for this model's embeddings, for the message.
+            there: noun for the other model's embeddings.
 
         Raises:
             ValueError: if weights or specs differ.
@@ -85,7 +85,7 @@ class ModelIdentity:
 
     @classmethod
     def from_json(cls, text: str) -> ModelIdentity:
-        """Return what `to_json` wrote.
+        """Return the identity from the JSON of `to_json`.
 
         Raises:
             ValueError: if it is something else.
@@ -97,10 +97,10 @@ class ModelIdentity:
 
 
 def identity_of(model: DualEncoder) -> ModelIdentity:
-    """Return what identifies a model in embeddings of it.
+    """Return the identity of a model, to store with its embeddings.
 
     Args:
-        model: in the form that it is stored in.
+        model: in its stored form.
     """
     return ModelIdentity(
         weights_sha256=weights_sha256(model.state_dict()),
@@ -110,7 +110,7 @@ def identity_of(model: DualEncoder) -> ModelIdentity:
 
 
 def stored_space(stored: Stored, place: str | Path) -> ModelIdentity:
-    """Return the space of what a checkpoint holds: the one that it names, or a model's own.
+    """Return a checkpoint's embedding space: the space that it names, or the model's own.
 
     Raises:
         ValueError: if it is a tower, or a classifier, that names none.
@@ -131,11 +131,11 @@ def stored_space(stored: Stored, place: str | Path) -> ModelIdentity:
 
 
 def converted_from(source: str | Path, model: str | ModelSpec | None, stored: Stored) -> Taught:
-    """Return what is known of a part, or another form, of what a checkpoint holds: it stays in the same space.
+    """Return the provenance of a converted checkpoint: it stays in the embedding space of its source.
 
     Args:
         source: the checkpoint.
-        model: that it holds, where it does not say so.
+        model: the checkpoint's model, if the file does not name it.
         stored: the part, or the whole.
     """
     if stored.taught.space:

@@ -1,4 +1,4 @@
-"""`ImageTextModel`: a model with its own preprocessing, which classifies and encodes pictures and texts."""
+"""`ImageTextModel`: a model with its preprocessing, for classification and embeddings."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from torch.nn import functional as F
 
 from mobileclip.encoders import DualEncoder
 from mobileclip.encoders.towers import local_encoder
-from mobileclip.hardware.threads import threads_or_default, torch_threads
+from mobileclip.hardware import threads_or_default, torch_threads
 from mobileclip.inference.encoding import EncodingThreads, encode_ahead, encode_each
 from mobileclip.inference.forms import (
     MOST_IMAGES_ON_CPU,
@@ -63,14 +63,14 @@ class ImageTextModel:
 
     Args:
         model: the dual encoder, in evaluation mode; usually from `mobileclip.load`.
-        num_threads: of the processor that PyTorch computes a call with; as many as it has by default. What another
-            runtime takes was decided where its file was opened.
-        text_towers: further text towers of the model's space, in evaluation mode. A text goes to the tower that was
-            taught the larger share of its n-grams, and of equals to the first; the model's own is the first.
-        decode: how much of a JPEG is decoded: `exact`, all of it; `fast`, no more than the model needs, see
-            `read_tower_image`: a photograph is read in half the time or less, and embeddings differ in the third digit.
-        identity: what identifies the model wherever its embeddings are kept, without other text towers: that of the
-            weights as they are stored. None where it was not asked for.
+        num_threads: PyTorch's CPU threads per call; by default PyTorch's. Other runtimes fix their threads when they
+            open the file.
+        text_towers: further text towers of the model's embedding space, in evaluation mode. The tower with the larger
+            share of a text's n-grams in its training data encodes the text; on ties the first, beginning with the
+            model's own.
+        decode: JPEG decoding: `exact` at full size, `fast` at reduced size (see `read_tower_image`), in half the time
+            or less; embeddings differ in the third digit.
+        identity: identity of the stored weights, without further text towers; None without `identify`.
 
     Raises:
         ValueError: if the model is in training mode, where batch statistics would change with every call,
@@ -124,7 +124,7 @@ class ImageTextModel:
 
     @property
     def image_input(self) -> ImageInput:
-        """What it expects of pictures."""
+        """The model's image input."""
         return self.transform.image_input
 
     @property
@@ -134,7 +134,7 @@ class ImageTextModel:
 
     @property
     def similarity_scale(self) -> float:
-        """What it multiplies cosine similarities with."""
+        """The factor of cosine similarities."""
         return float(self.model.similarity_scale.detach())
 
     def classify(
@@ -147,15 +147,14 @@ class ImageTextModel:
     ) -> dict[str, float]:
         """Return the probability of each label for an image, the most probable first.
 
-        `softmax(similarity_scale * cosine(image, label))` over the labels, with that of the model. Embeddings of labels
-        are kept in memory: the next picture with the same labels takes the image tower alone.
+        `softmax(similarity_scale * cosine(image, label))` over the labels. The model caches embeddings of labels.
 
         Args:
             image: a Pillow image, a path, the bytes of a file, an open file or an array; see `load_image`.
             labels: texts to choose among, at least one, no two equal.
-            template: the sentence that each label is put into, such as `a photo of a {}`; of several, a label has the
-                mean of its unit-length embeddings.
-            batch_size: texts encoded at once.
+            template: prompt template, such as `a photo of a {}`; with several templates, a label has the mean of its
+                unit-length embeddings.
+            batch_size: texts per batch.
 
         Raises:
             ValueError: if there are no labels, two are equal, or a template has no place for the label.
@@ -185,7 +184,7 @@ class ImageTextModel:
         Args:
             labels: at least one.
             template: see `classify`.
-            batch_size: texts encoded at once.
+            batch_size: texts per batch.
             progress: whether to show a bar with the rate and the time left.
         """
         templates = hash(as_templates(template))
@@ -214,13 +213,13 @@ class ImageTextModel:
 
         Args:
             images: Pillow images, paths, bytes of files, open files or arrays, see `load_image`: one, or any iterable
-                of them, which is drawn from batch by batch.
-            normalize: whether embeddings are scaled to unit length.
-            batch_size: images encoded at once.
+                of them, read batch by batch.
+            normalize: whether to scale embeddings to unit length.
+            batch_size: images per batch.
             progress: whether to show a bar with the rate and the time left.
 
         Raises:
-            ImageError: if an image cannot be read; the message names it, or says which of the images it is.
+            ImageError: if an image cannot be read; the message has its name or index.
         """
         from mobileclip.data.images.transform import is_one_image
 
@@ -234,10 +233,10 @@ class ImageTextModel:
         return self._in_batches(numbered, encode, total=total, batch_size=batch_size, unit="images", progress=progress)
 
     def explain(self, image: ImageSource, texts: str | Sequence[str]) -> Tensor:
-        """Return what each place of a picture adds to its similarity with texts: a map sums to the score.
+        """Return each location's share of an image's similarity with texts; a map sums to the score.
 
-        The sum over rows and columns is `encode_image(image) @ encode_text(texts).T`. It is attribution, and not
-        segmentation: a place has seen the places around it, and what it adds may be below 0.
+        The sum over rows and columns is `encode_image(image) @ encode_text(texts).T`. This is attribution, not
+        segmentation: a location has a receptive field, and its share may be negative.
 
         Shape:
             result: `(texts, rows, columns)`, float32 on the CPU, of the square in the middle that the model sees, see
@@ -248,7 +247,7 @@ class ImageTextModel:
             texts: one text or several.
 
         Raises:
-            ValueError: if the embedding of the image tower is no mean over places, as that of a ViT.
+            ValueError: if the image embedding is not a mean over locations (a ViT, for example).
             ImageError: if the image cannot be read.
         """
         maps = self.local_embeddings(torch.from_numpy(np.stack(self._read([(1, image)]))))
@@ -280,8 +279,8 @@ class ImageTextModel:
             `(B, size, size, 3)`, uint8, to `(B, embedding_dim)`, float32 on the CPU.
 
         Args:
-            pixels: of images, all encoded at once.
-            normalize: whether embeddings are scaled to unit length.
+            pixels: of images, encoded as one batch.
+            normalize: whether to scale embeddings to unit length.
 
         Raises:
             ValueError: if they are of another type or size.
@@ -325,17 +324,17 @@ class ImageTextModel:
         num_threads: int | None = None,
         progress: bool = False,
     ) -> Iterator[tuple[Item, list[Tensor | None] | BadSampleError]]:
-        """Yield items, in order, with the embeddings of their views, or with what is wrong with them.
+        """Yield items, in order, with the embeddings of their views, or their error.
 
         Args:
-            items: drawn from in the caller's thread.
-            views: from an item to pixels, see `read_views`; called in several threads, while others are encoded. A
-                `BadSampleError` is a result, other errors are raised here.
+            items: read in the caller's thread.
+            views: maps an item to pixels, see `read_views`; called in several threads. A `BadSampleError` is a result,
+                other errors are raised here.
             title: of the bar.
-            total: number of items, where it is known.
-            weigh: how many views an item has, about.
-            batch_size: views encoded at once.
-            num_threads: that decode; by default one per core, eight at most.
+            total: number of items, if known.
+            weigh: approximate number of views of an item.
+            batch_size: views per batch.
+            num_threads: decoding threads; by default one per core, at most eight.
             progress: whether to show a bar.
         """
 
@@ -348,7 +347,7 @@ class ImageTextModel:
                 bar.advance()
 
     def local_embeddings(self, pixels: Tensor) -> Tensor:
-        """Return what each place adds to the embeddings of images: their mean over places is `encode_pixels(pixels)`.
+        """Return an embedding per location; the mean over locations is `encode_pixels(pixels)`.
 
         Shape:
             `(B, size, size, 3)`, uint8, to `(B, embedding_dim, rows, columns)`, float32 on the CPU.
@@ -357,7 +356,7 @@ class ImageTextModel:
             pixels: of images that the transform has resized and cropped, all encoded at once.
 
         Raises:
-            ValueError: if the embedding of the image tower is no mean over places, as that of a ViT.
+            ValueError: if the image embedding is not a mean over locations (a ViT, for example).
         """
         with torch_threads(self.num_threads), torch.inference_mode():
             images = self.transform.normalize(pixels).to(self._like)
@@ -386,12 +385,12 @@ class ImageTextModel:
             B texts to `(B, embedding_dim)`, float32 on the CPU; one text counts as B = 1.
 
         Args:
-            texts: in any language, though the published models know English best; cut at the context length.
-            normalize: whether embeddings are scaled to unit length.
-            batch_size: texts encoded at once.
+            texts: in any language (published models are best in English), truncated to the context length.
+            normalize: whether to scale embeddings to unit length.
+            batch_size: texts per batch.
             progress: whether to show a bar with the rate and the time left.
-            keep: whether embeddings are kept in memory, up to 256 MiB of them, and those that are there already are
-                taken from there: for texts that come again. Weights that change meanwhile are noticed.
+            keep: whether to cache embeddings, up to 256 MiB, for repeated texts. A change of the weights clears the
+                cache.
         """
         several = [texts] if isinstance(texts, str) else list(texts)
         if not several:
@@ -461,7 +460,7 @@ class ImageTextModel:
 
 
 def attribution(maps: Tensor, directions: Tensor) -> Tensor:
-    """Return what each place adds to the cosines of images with directions: over places, maps sum to the cosines.
+    """Return each location's share of the cosines of images with directions; the shares sum to the cosines.
 
     Shape:
         `(B, dim, rows, columns)` and `(D, dim)` to `(B, D, rows, columns)`.

@@ -1,4 +1,4 @@
-"""Models checked by published outputs: pictures, texts, and what a model makes of them."""
+"""Checks models against published outputs for images and texts."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _MOST_BYTES = 1 << 20
 
 @attrs.frozen(kw_only=True, field_transformer=strict)
 class Picture:
-    """A picture by its name and its SHA-256, in hexadecimal."""
+    """An image by its name and its SHA-256, in hexadecimal."""
 
     name: str
     sha256: str = attrs.field(validator=validators.matches_re(r"[0-9a-f]{64}"))
@@ -36,16 +36,16 @@ class KnownOutput:
 
     Args:
         model: its name.
-        source: who says so.
-        picture: that was embedded.
-        texts: one that was embedded, or those that a picture was compared with.
-        first: the first numbers of the embedding, of unit length.
+        source: publication of the outputs.
+        picture: the embedded image.
+        texts: the embedded text, or the labels of an image.
+        first: first numbers of the unit-length embedding.
         probabilities: of the texts: softmax of 100 times the cosines.
-        tolerance: how far a number may be off, absolutely.
-        factor: how many times as large, or as small, a number may be, where that is all that can be compared.
+        tolerance: absolute tolerance.
+        factor: largest ratio of a number to the published one, if only magnitudes are comparable.
 
     Raises:
-        ValueError: if it says nothing, or says two things.
+        ValueError: if there is not exactly one kind of output.
     """
 
     model: str
@@ -70,7 +70,7 @@ class KnownOutput:
 
     @property
     def expected(self) -> tuple[float, ...]:
-        """The numbers that are compared."""
+        """The expected numbers."""
         return self.first or self.probabilities
 
     def __str__(self) -> str:
@@ -87,7 +87,7 @@ class KnownOutputs:
 
 
 def known_outputs(path: Path | None = None) -> KnownOutputs:
-    """Return the outputs that come with the package, or those in a file of one's own.
+    """Return the package's known outputs, or those of a file.
 
     Raises:
         ValueError: if it holds something else.
@@ -107,11 +107,11 @@ class Finding:
     """The comparison with one known output.
 
     Args:
-        what: was put in.
-        source: of the numbers that were expected.
+        what: the input.
+        source: of the expected numbers.
         expected: numbers.
-        found: numbers; none where a picture was not at hand.
-        agrees: whether they are those expected; None where nothing was compared.
+        found: numbers; empty if the image was missing.
+        agrees: whether the numbers agree; None without a comparison.
         note: why not.
     """
 
@@ -145,7 +145,7 @@ class WeightsRecord:
 
     @property
     def agrees(self) -> bool:
-        """Whether something was compared, and all of it agrees."""
+        """Whether there was a comparison, and all numbers agree."""
         compared = [one.agrees for one in self.findings if one.agrees is not None]
         return bool(compared) and all(compared)
 
@@ -160,14 +160,13 @@ def check_weights(
     """Return a comparison of a model's outputs with published outputs for its weights.
 
     Args:
-        model: its name, such as `mobileclip_s0`; its published weights are fetched once. With a checkpoint, any name
-            that outputs are known by.
+        model: name, such as `mobileclip_s0`, for its published weights; with a checkpoint, any name with known outputs.
         checkpoint: weights to check in place of the published ones.
-        known: what it should give; what comes with the package by default.
-        pictures: further files to look for pictures in, which are known by their digests.
+        known: expected outputs; by default the package's.
+        pictures: further image files, recognised by digest.
 
     Raises:
-        ValueError: if nothing is known of the model, or its weights cannot be had or do not fit, see `mobileclip.load`.
+        ValueError: if the model has no known outputs, or its weights are missing or do not fit, see `mobileclip.load`.
     """
     known = known or known_outputs()
     outputs = [one for one in known.outputs if one.model == model]
@@ -220,7 +219,7 @@ def _is_near(known: KnownOutput, expected: float, found: float) -> bool:
 
 
 def _at_hand(picture: Picture, places: Sequence[Path]) -> Path | None:
-    """Return the file of a picture, which comes with the package or was given."""
+    """Return the file of an image, which comes with the package or was given."""
     for place in (FOLDER / picture.name, *places):
         if place.is_file() and file_sha256(place) == picture.sha256:
             return place

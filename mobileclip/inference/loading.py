@@ -26,7 +26,7 @@ from mobileclip.encoders.checkpoints.loading import source_of
 from mobileclip.encoders.checkpoints.published import PUBLISHED, is_export, with_timm_tower
 from mobileclip.encoders.checkpoints.tensors import check_cast, spec_of_size
 from mobileclip.encoders.families import image_spec
-from mobileclip.hardware.devices import AUTO, pick_device
+from mobileclip.hardware import AUTO, pick_device
 from mobileclip.inference.forms import with_fast_layout, with_towers
 from mobileclip.inference.identity import ModelIdentity, identity_of, stored_space
 from mobileclip.inference.image_text_model import ImageTextModel
@@ -61,43 +61,39 @@ def load(
 ) -> ImageTextModel:
     """Return a pretrained model, ready to use: folded, in evaluation mode, with its own preprocessing.
 
-    `load("mobileclip_s2", "mobileclip_s2.pt")`, `load("clip.safetensors")`, or `load("mobileclip_s2")`, which fetches
-    the published weights from the hub once (they may be used for research only, as their licence says).
-    `load("icons")` is a small model of drawings that comes with the package; its card is `mobileclip info icons`.
-    `load("open_clip:ViT-B-32/openai")` and `load("transformers:google/siglip2-base-patch16-256")` are models of other
-    packages, for all that is done with the library's own.
-    `load("s2_onnx")` takes the folder that `mobileclip export` wrote, and its runtime computes the embeddings.
+    `load("mobileclip_s2", "mobileclip_s2.pt")`, `load("clip.safetensors")`, or `load("mobileclip_s2")`, which downloads
+    the published weights once (their licence allows research only). `load("icons")` is a small packaged model of
+    drawings; `mobileclip info icons` prints its card. `load("open_clip:ViT-B-32/openai")` and
+    `load("transformers:google/siglip2-base-patch16-256")` are models of other packages, for all that is done with the
+    library's own. `load("s2_onnx")` loads a folder of `mobileclip export` into its runtime.
 
     Args:
-        model: the name or spec of the model. A checkpoint may stand here alone: what it holds is found from the file.
-        checkpoint: a file in any known layout, training form or folded; a folder with one such file, which
-            `save_pretrained` writes; `hf-hub:owner/name`; or the folder of an export, which has the form, the type and
-            the sizes that it was exported with.
-        fold: fold branches, norms and scales, which inference wants; without it the form stays that it is stored in.
+        model: the name or spec of the model, or a checkpoint that names its model.
+        checkpoint: a file in any known layout, in training form or reparameterized; a folder with one such file, as of
+            `save_pretrained`; `hf-hub:owner/name`; or the folder of an export, with its own form, dtype and sizes.
+        fold: reparameterize branches, norms and scales for inference; False keeps the stored form.
         dtype: of the weights.
         device: where to; of an export, `cpu` or what its runtime has here, see `mobileclip.export.load_export`.
-        image_size: side of the images, in pixels, where not the model's own; see `mobileclip.encoders.load_model`.
-        context_length: ids per text, where fewer than the model's own; see `mobileclip.encoders.load_model`.
-        interpolation: filter that resizes pictures, where not the model's own; its spec then says so.
-        num_threads: of the processor that a call computes with; as many as PyTorch has by default. See
-            `mobileclip.export.load_export` for exports.
-        trust: whether to open an export that may run code here, which those for other targets than ONNX need where
-            another machine wrote them.
-        mmap: leave weights that need no change in the file, in place of copying them into memory. The model then
-            depends on the file: who changes it changes the model, who cuts it ends the process.
-        text_model: a text tower of the model's space, which encodes texts in place of its own, with its own tokenizer
-            and context length: a file, or a folder with one.
-        decode: how much of a JPEG is decoded, `exact` or `fast`; see `ImageTextModel`.
-        any_language: whether a second text tower shares the texts that comes with the package for the same model:
-            `icons` then knows the languages of `icons-multilingual`.
-        identify: whether the model's `identity` is taken, a hash of its weights as they are stored.
+        image_size: side of the images in pixels, if it differs from the model's; see `mobileclip.encoders.load_model`.
+        context_length: ids per text, if fewer than the model's; see `mobileclip.encoders.load_model`.
+        interpolation: resize filter, if it differs from the model's; the result's spec has it.
+        num_threads: CPU threads per call; by default PyTorch's. See `mobileclip.export.load_export` for exports.
+        trust: whether to open exports of other machines for targets other than ONNX; these can run code.
+        mmap: leave unchanged weights in the file instead of copying them into memory. Do not change the file
+            afterwards: truncating it kills the process.
+        text_model: a text tower of the model's embedding space in place of its own, with its own tokenizer and context
+            length: a file, or a folder with one.
+        decode: JPEG decoding, `exact` or `fast`; see `ImageTextModel`.
+        any_language: whether to add the package's second text tower for the model: `icons` then has the languages of
+            `icons-multilingual`.
+        identify: whether to compute the model's `identity`, a hash of its stored weights.
 
     Raises:
-        ImportError: if an export's runtime is not installed; the message has the command that installs it.
+        ImportError: if an export's runtime is not installed.
         FileNotFoundError: if there is no such file.
         CheckpointError: if the file does not fit the model, tensor by tensor.
-        ValueError: if the name is unknown, the model cannot have that image size or context length, or the text tower
-            speaks another space.
+        ValueError: if the name is unknown, the model does not support that image size or context length, or the text
+            tower has another embedding space.
 
     Examples:
         The first two lines fetch weights from the hub, so the tests leave them out.
@@ -184,10 +180,10 @@ def space_of(
 ) -> ModelIdentity:
     """Return the space that a model embeds into: the one that its file names, or its own.
 
-    A text tower that is distilled from the model names it in its file, and works beside every model of that space.
+    A distilled text tower stores its teacher's embedding space, and works with every model of that space.
 
     Args:
-        model: see `load`; a text tower alone may stand here that names its space.
+        model: see `load`; or a distilled text tower.
         checkpoint: see `load`.
         trust: see `load`.
 
@@ -206,7 +202,7 @@ def space_of(
 
 
 def require_model(model: str | Path | DualEncoderSpec | None, checkpoint: str | Path | None = None) -> None:
-    """Refuse a model that `load` would refuse for its name or its file's: nothing is read, and nothing is fetched.
+    """Raise early for an invalid model name or missing file, without reading or downloading.
 
     Raises:
         ValueError, FileNotFoundError: see `load`.
@@ -229,8 +225,8 @@ def spec_known_by_name(
 ) -> DualEncoderSpec | None:
     """Return the spec of the model that `load` would return, as far as its name or its URL on the hub tells.
 
-    Nothing is read, and nothing is fetched. None where only the weights tell. The layout that the weights are in may
-    decide some of it yet, see `mobileclip.encoders.checkpoints.loading.is_other_model`.
+    The function reads and downloads nothing. It returns None if only the weights tell. The checkpoint's layout may
+    change details, see `mobileclip.encoders.checkpoints.loading.is_other_model`.
 
     Args:
         model: see `load`.
@@ -263,10 +259,10 @@ def device_for(model: str | Path | None, checkpoint: str | Path | None, device: 
 
 
 def holds_weights(name: str | Path) -> bool:
-    """Return whether a file, a folder, a repository on the hub or a packaged model is meant, and no architecture.
+    """Return whether a name means weights (a file, folder, hub repository or packaged model), not an architecture.
 
     Args:
-        name: as a person gives a model; a folder that is called like a known model stands for that model.
+        name: value of `--model`; a known model's name means that model, even if a folder has the same name.
     """
     text = str(name)
     if text.startswith(PREFIX) or source_of(name) is not None or packaged(name) is not None or Path(text).is_file():
@@ -278,7 +274,7 @@ def holds_weights(name: str | Path) -> bool:
 def place_of(
     model: str | Path | DualEncoderSpec | None, checkpoint: str | Path | None
 ) -> tuple[str | ModelSpec | None, str | Path]:
-    """Return the model that is wanted, if any is named, and its checkpoint."""
+    """Return the named model, if any, and its checkpoint."""
     if checkpoint is None and model is not None and not isinstance(model, DualEncoderSpec):
         if str(model) in PRETRAINED:
             checkpoint = PRETRAINED[str(model)]
@@ -292,11 +288,11 @@ def place_of(
 
 
 def spec_called(name: str | Path) -> ModelSpec:
-    """Return the spec of a model or tower that is known by name.
+    """Return the spec of a named model or tower.
 
     Raises:
-        FileNotFoundError: if a file was meant, which is not there.
-        ValueError: if the name is unknown; the message has the nearest ones.
+        FileNotFoundError: if the name is that of a missing file.
+        ValueError: if the name is unknown; the message suggests the nearest names.
     """
     try:
         return resolve_spec(str(name))
@@ -310,7 +306,7 @@ def spec_called(name: str | Path) -> ModelSpec:
 
 
 def _resizing(model: DualEncoder, interpolation: Interpolation | None) -> DualEncoder:
-    """Return the model, whose pictures are resized with a filter, or its own where none is said."""
+    """Return the model, whose images are resized with a filter, or its own where none is said."""
     if interpolation is not None:
         spec = image_spec(model.image_encoder)
         changed = attrs.evolve(spec, input=attrs.evolve(spec.input, interpolation=interpolation))

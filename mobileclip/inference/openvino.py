@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from torch.export import ExportedProgram
 
 from mobileclip.extras import needed
-from mobileclip.hardware.precision import FastPrecision
+from mobileclip.hardware import FastPrecision
 from mobileclip.inference.comparison import times_in_turn
 from mobileclip.inputs import ImageInput
 from mobileclip.terminal.silence import SILENCING
@@ -32,10 +32,10 @@ Output = TypeVar("Output")
 class OneAtATime(Generic[Input, Output]):
     """A function that any number of threads may call: one after another is let in.
 
-    It can be pickled if the function can; the other one has a lock of its own.
+    It is picklable if the function is; the copy has its own lock.
 
     Args:
-        run: what is not safe under threads, such as a request of OpenVINO, or an interpreter of LiteRT.
+        run: a function that is not thread-safe, such as an OpenVINO request or a LiteRT interpreter.
     """
 
     def __init__(self, run: Callable[[Input], Output]) -> None:
@@ -61,7 +61,7 @@ _TELEMETRY = "openvino_telemetry"
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Let nothing be sent or printed inside.
+    """Context without telemetry and output.
 
     Both libraries report every import and every call, and do without where the package that does so is missing: it is
     hidden, unless somebody has imported it before. NNCF draws bars of its progress on standard output.
@@ -91,11 +91,10 @@ def import_quietly(name: str) -> Any:
 
 
 def openvino_core() -> Any:
-    """Return the runtime, which is one of the process and stays.
+    """Return the process's OpenVINO core, which is never freed.
 
-    With the last one go the libraries of its devices. If that happens in a thread while a model is replaced, the
-    process ends at the next signal (release 2026.4). It reads weights whole: not every system lets files that are
-    mapped be replaced or removed.
+    Freeing the last core unloads its device libraries; in a thread, that makes the process end at the next signal
+    (OpenVINO 2026.4). The core copies weights into memory, since some systems cannot replace or remove mapped files.
 
     Raises:
         ImportError: if OpenVINO is not installed.
@@ -130,9 +129,9 @@ def openvino_model(tower: nn.Module, example: Tensor, *, lengths: bool, any_batc
 
     Args:
         tower: in evaluation mode, in float32.
-        example: a batch, as it will come.
-        lengths: whether texts may be shorter than the example's.
-        any_batch: whether the batch may have any size; then the example has several inputs.
+        example: an example batch.
+        lengths: whether to allow texts shorter than the example's.
+        any_batch: whether to allow any batch size; then the example has several inputs.
 
     Raises:
         ImportError: if OpenVINO is not installed.
@@ -149,18 +148,18 @@ _FEW = 16
 def int8_model(tower: nn.Module, ranges: Tensor, *, lengths: bool) -> Any:
     """Return a tower as OpenVINO's model of batches of one, whose convolutions and linear layers compute in int8.
 
-    What goes into them is uint8, with a scale and zero point each, from the least and largest value over calibration
-    data. Weights are int8 without a zero point, with a scale for each output channel, and within -64 and 64: processors
-    without VNNI add pairs of products in 16 bits, which eight bits of weights saturate, silently. Grouped convolutions,
-    which lose most and gain nothing, stay float, and so do products of two activations, those of attention.
+    Inputs are uint8, with a scale and zero point from the smallest and largest calibration value. Weights are int8
+    without zero point, with a scale per output channel, and within -64 and 64: CPUs without VNNI add pairs of products
+    in 16 bits, and larger weights would saturate silently. Grouped convolutions (most loss, no gain) and attention
+    products stay in float.
 
     Args:
         tower: in evaluation mode, in float32.
-        ranges: what ranges of values are found with, a batch.
-        lengths: whether texts may be shorter.
+        ranges: a batch for calibration.
+        lengths: whether to allow shorter texts.
 
     Raises:
-        ImportError: if OpenVINO or its quantiser is not installed; the message has the command that installs them.
+        ImportError: if OpenVINO or NNCF is not installed.
     """
     with needed("int8", "openvino"):
         model = openvino_model(tower, ranges[:_FEW], lengths=lengths, any_batch=True)
@@ -221,22 +220,21 @@ def openvino_program(
 ) -> Program:
     """Return a tower as OpenVINO runs it on the processor, with as many threads as PyTorch has now.
 
-    Pixels are scaled and normalised inside, in front of the first convolution, into which OpenVINO folds a factor; a
-    mean is subtracted as it is, since what the convolution pads with are zeros of normalised images.
+    The program scales and normalises pixels before the first convolution. OpenVINO merges the factor into the
+    convolution, but not the mean, since the convolution pads with zeros of normalised images.
 
     Args:
         tower: in evaluation mode, in float32.
-        example: a batch, as it will come.
-        lengths: whether texts may be shorter than the example's.
-        precision: what OpenVINO may compute in; what int8 leaves, in float32, or in bfloat16 where it may be and that
-            takes less time.
-        int8: the tower in int8, for that, see `int8_model`.
-        pixels: how pixels become images; the program then takes uint8 too, of the shape of the images and with
-            channels innermost in memory, as they were decoded.
+        example: an example batch.
+        lengths: whether to allow texts shorter than the example's.
+        precision: OpenVINO's precision; with int8, that of the other layers: float32, or bfloat16 if allowed and
+            faster.
+        int8: the quantised tower of `int8_model`, for int8.
+        pixels: normalisation of pixels; the program then also takes uint8 images in channels-last memory format.
 
     Raises:
-        ImportError: if OpenVINO is not installed; the message has the command that installs it.
-        RuntimeError: if the processor does not compute in this precision, or the tower cannot be converted.
+        ImportError: if OpenVINO is not installed.
+        RuntimeError: if the CPU does not support this precision, or the conversion fails.
     """
     with needed("the engine 'openvino'", "openvino"):
         core = openvino_core()
@@ -299,7 +297,7 @@ class _OpenVINOProgram:
         self._requests = [one.create_infer_request() for one in compiled]
 
     def taking_also(self, core: Any, model: Any) -> _OpenVINOProgram:
-        """Return the program with the model of pixels beside it, compiled with the same options."""
+        """Return the program with a second model for pixels, compiled with the same options."""
         return _OpenVINOProgram([*self._compiled, core.compile_model(model, _DEVICE, self._options)], self._options)
 
     def __call__(self, inputs: Tensor) -> Tensor:

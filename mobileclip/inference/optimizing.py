@@ -21,7 +21,7 @@ from mobileclip.data.images.limits import ImageError
 from mobileclip.data.images.transform import ImageTransform, normalize_pixels
 from mobileclip.encoders import DualEncoder, ImageEncoderSpec, TextEncoderSpec
 from mobileclip.encoders.towers import check_images, check_tokens
-from mobileclip.hardware.precision import FAST_PRECISIONS, FastPrecision, dtype_of
+from mobileclip.hardware import FAST_PRECISIONS, FastPrecision, dtype_of
 from mobileclip.inference.comparison import (
     LARGEST_ERROR,
     LEAST_COSINE,
@@ -68,14 +68,13 @@ _TIMED, _CALIBRATED = 16, 64
 
 @attrs.frozen(kw_only=True)
 class Form:
-    """One way to compute a folded tower: engine, precision and batch size.
+    """A backend of a reparameterized tower: engine, precision and batch size.
 
     Args:
-        engine: what computes: PyTorch, or a program of OpenVINO.
-        precision: of the weights and the features; embeddings come out in float32. In int8, of convolutions and linear
-            layers.
-        most: images or texts computed at once; a larger batch goes in parts. What a few images need between two layers
-            stays in a processor's cache.
+        engine: PyTorch or OpenVINO.
+        precision: of weights and features; for int8, of convolutions and linear layers. Embeddings are float32.
+        most: largest batch; a larger batch is split into parts, since features of a few images fit into the CPU's
+            cache.
     """
 
     engine: Engine
@@ -89,16 +88,15 @@ class Form:
 
 @attrs.frozen(kw_only=True)
 class Trial:
-    """One form that was tried.
+    """One measured backend.
 
     Args:
-        form: what was tried.
-        milliseconds: median time of the example batch; None if it was not timed.
-        speed_up: how many times as fast as the plain tower it was: the median over neighbouring calls.
-        cosine: smallest cosine between its embeddings and the plain ones; None if there are none. In int8, of inputs
-            that it was not calibrated with.
-        error: largest norm of an embedding's difference, over the norm of the plain one.
-        refused: why it cannot be used; empty if it could.
+        form: the measured backend.
+        milliseconds: median latency of the example batch; None without timing.
+        speed_up: speed relative to the plain tower, median over neighbouring calls.
+        cosine: least cosine with the plain embeddings; None without embeddings. For int8, on held-out inputs.
+        error: largest relative error of an embedding.
+        refused: reason of a refusal; empty if usable.
     """
 
     form: Form
@@ -122,14 +120,14 @@ class Trial:
 
 @attrs.frozen(kw_only=True)
 class TowerReport:
-    """The forms that were tried for one tower, with times and distances.
+    """The measured backends of one tower, with latency and error.
 
     Args:
         tower: `image` or `text`.
         batch_size: of the example.
-        plain_milliseconds: median time of the model as it came.
-        trials: what was tried, in order.
-        used: the fastest of them, or None: none helps, and the plain folded tower is used.
+        plain_milliseconds: median latency of the original model.
+        trials: measured backends, in order.
+        used: the fastest usable backend; None for the plain reparameterized tower.
     """
 
     tower: str
@@ -149,7 +147,7 @@ class TowerReport:
 
 @attrs.frozen(kw_only=True)
 class OptimizationReport:
-    """The report of `optimize`: the forms that were tried for both towers.
+    """The report of `optimize`: the measured backends of both towers.
 
     Args:
         image: for its image tower.
@@ -175,18 +173,18 @@ class OptimizationReport:
 class OptimizedTower(PreparedTower):
     """A folded tower in one form, for batches of any size.
 
-    Programs are made for one size of batch: what is left over at the end of a batch is computed eagerly (beside
-    OpenVINO in float32), so that no call waits for a compiler. No gradients: embeddings are plain tensors, in float32.
+    A program has one batch size; eager PyTorch computes the remainder of a batch, so no call waits for a compiler.
+    Embeddings are float32 tensors without gradients.
 
     Shape:
         what the tower takes, or pixels in place of images, to `(batch, embedding_dim)`.
 
     Args:
-        tower: folded, in float32, on the CPU; it is copied.
-        form: how to compute.
+        tower: reparameterized, in float32, on the CPU; it is copied.
+        form: the backend.
 
     Raises:
-        ValueError: if the inputs are not what the tower takes.
+        ValueError: if the inputs do not fit the tower.
     """
 
     def __init__(self, tower: nn.Module, *, form: Form) -> None:
@@ -307,7 +305,7 @@ def optimize(
             Other sizes are computed as well, in parts, the rest of them eagerly. One image and one text by default.
         precision: what may be computed in.
         calibration: for int8, images and tokenised texts, at least four of each: every other one is what ranges are
-            found with, and the rest is what is compared. Pictures and captions of the package by default.
+            found with, and the rest is what is compared. Images and captions of the package by default.
         compiled: whether to make programs, which takes seconds for each, and the extra `openvino`. In int8 there are
             only programs.
         rounds: timed calls of each form.
@@ -363,7 +361,7 @@ def optimize_tower(
         plain: in evaluation mode, in float32, on the CPU; in training form or folded.
         inputs: images or tokenised texts as they will come.
         precision: what may be computed in.
-        calibration: of int8; the package's pictures or captions by default.
+        calibration: of int8; the package's images or captions by default.
         engines: that are tried.
         rounds: timed calls of each form.
         show_progress: whether to show how far it is.
@@ -433,12 +431,12 @@ def select_backend(
 ) -> ImageTextModel:
     """Return the model with the image tower in its fastest form, as `mobileclip.optimize` finds it.
 
-    Few pictures, GPUs, and models that come in a form of their own get the model as it is.
+    Few images, GPUs, and models that come in a form of their own get the model as it is.
 
     Args:
         clip: the model.
         pictures: files that will be encoded, of which the first are tried.
-        num_pictures: about how many pictures will be encoded.
+        num_pictures: about how many images will be encoded.
         precision: what may be computed in, where it is exact enough.
         show_progress: whether to show how far it is.
     """
@@ -464,7 +462,7 @@ def select_backend(
 
 
 def _examples(transform: ImageTransform, seen: Sequence[Tensor]) -> Tensor:
-    """Return as many of the pictures as are encoded at once, and noise for those that cannot be read."""
+    """Return as many of the images as are encoded at once, and noise for those that cannot be read."""
     size = transform.image_input.size
     generator = torch.Generator().manual_seed(0)
     noise = torch.randint(0, 256, (MOST_IMAGES_ON_CPU, size, size, 3), dtype=torch.uint8, generator=generator)

@@ -1,4 +1,4 @@
-"""Many pictures to embeddings: read and decoded in processes ahead of the model, encoded batch by batch, in order."""
+"""Many images to embeddings: read and decoded in processes ahead of the model, encoded batch by batch, in order."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ Box = tuple[int, int, int, int]
 
 
 def view_of(data: bytes, transform: ImageTransform) -> Pixels:
-    """Return what a model sees of an encoded picture, upright.
+    """Return what a model sees of an encoded image, upright.
 
     Shape:
         result: `(size, size, 3)`, uint8.
@@ -47,7 +47,7 @@ def view_of(data: bytes, transform: ImageTransform) -> Pixels:
 
 
 def views_of(data: bytes, transform: ImageTransform, boxes: Sequence[Box | None]) -> list[Pixels | None]:
-    """Return what a model sees of parts of a picture, which are of the pixels as they are encoded.
+    """Return what a model sees of parts of an image, which are of the pixels as they are encoded.
 
     Args:
         data: the encoded picture.
@@ -96,13 +96,13 @@ class Moment:
 
 @attrs.frozen(kw_only=True, eq=False)
 class Picture(Generic[Key]):
-    """A picture that is to be encoded.
+    """An image that is to be encoded.
 
     Args:
         key: whatever tells it apart for the caller.
         name: for messages.
         source: the file, its content, or a moment of a video.
-        known: hashes of pictures that have embeddings; one of these is read, and not decoded.
+        known: hashes of images that have embeddings; one of these is read, and not decoded.
     """
 
     key: Key
@@ -113,14 +113,14 @@ class Picture(Generic[Key]):
 
 @attrs.frozen(kw_only=True, eq=False)
 class PictureRead:
-    """A picture that was read: the model's input, and its metadata.
+    """A decoded image: the model's input, and metadata.
 
     Args:
         sha256: of the file; empty for a moment of a video.
         num_bytes: of the file; 0 for a moment of a video.
-        pixels: what the model sees; None where the hash is a known one.
-        width: of the upright image, in pixels; 0 where it was not decoded.
-        height: of the upright image, in pixels; 0 where it was not decoded.
+        pixels: what the model sees; None if the hash is a known one.
+        width: of the upright image, in pixels; 0 if it was not decoded.
+        height: of the upright image, in pixels; 0 if it was not decoded.
         notes: of the camera.
     """
 
@@ -134,12 +134,12 @@ class PictureRead:
 
 @attrs.frozen(kw_only=True, eq=False)
 class Encoded(Generic[Key]):
-    """The outcome of a picture: its embedding, or why there is none.
+    """The outcome of an image: its embedding, or why there is none.
 
     Args:
         picture: that was to be encoded.
         read: what was read of it, or why it cannot be used.
-        embedding: `(dim,)`, float32, of unit length; None where it was not decoded, or not chosen.
+        embedding: `(dim,)`, float32, of unit length; None if it was not decoded, or not chosen.
     """
 
     picture: Picture[Key]
@@ -149,7 +149,7 @@ class Encoded(Generic[Key]):
 
 @attrs.frozen(kw_only=True)
 class PictureReader:
-    """Reads and decodes pictures for a model, in this process or in another.
+    """Reads and decodes images for a model, in this process or in another.
 
     Args:
         transform: to the model's input.
@@ -160,7 +160,7 @@ class PictureReader:
     reduced: bool
 
     def __call__(self, chunk: _Chunk) -> list[PictureRead | ImageError]:
-        """Return what was read of each picture, or why it cannot be used."""
+        """Return what was read of each image, or why it cannot be used."""
         with _OpenVideo() as video:
             return [self._attempt(picture, video) for picture in chunk.pictures]
 
@@ -223,7 +223,7 @@ class _OpenVideo:
 
 @attrs.frozen
 class _Chunk:
-    """Pictures that are read at once."""
+    """Images that are read at once."""
 
     pictures: tuple[Picture[None], ...]
 
@@ -240,15 +240,15 @@ def encode_pictures(
     num_workers: int = 1,
     choose: Callable[[Picture[Key], Pixels], bool] | None = None,
 ) -> Iterator[Encoded[Key]]:
-    """Yield the pictures in order with their embeddings, or with why there are none.
+    """Yield the images in order with their embeddings, or with why there are none.
 
     Args:
         clip: the model.
         pictures: drawn from as they are needed, a few hundred ahead of the model.
         reduced: see `read_tower_image`.
-        batch_size: pictures encoded at once.
+        batch_size: images per batch.
         num_workers: processes that read and decode beside the model; one reads in this process.
-        choose: told what the model would see of each picture, in order; those that it does not choose are not encoded.
+        choose: told what the model would see of each image, in order; those that it does not choose are not encoded.
 
     Raises:
         LostProcessError: if a process ends abruptly.

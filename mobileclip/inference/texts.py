@@ -1,4 +1,4 @@
-"""Texts of a model: labels in their prompts, embeddings kept in memory, and towers that share texts."""
+"""Text encoding: label prompts, cached embeddings, and several text towers."""
 
 from __future__ import annotations
 
@@ -156,7 +156,7 @@ class TextSide:
     Args:
         model: in evaluation mode.
         tokenizer: for its text tower.
-        known: n-grams that the tower was taught; None where nothing says it.
+        known: n-grams that the tower was taught; None if nothing says it.
     """
 
     model: DualEncoder

@@ -20,9 +20,9 @@ class CaptionLossSpec(LossSpec):
     """The choices of `CaptionLoss`.
 
     Args:
-        contrastive_weight: of the contrastive term; at least 0. With 0, it is not computed.
-        caption_weight: of the caption term; above 0. open_clip's and the paper's is twice the other.
-        pad_id: of labels that do not count.
+        contrastive_weight: of the contrastive term; at least 0. 0 skips the term.
+        caption_weight: of the caption term; above 0. open_clip and the paper use twice the contrastive weight.
+        pad_id: label to ignore.
 
     Examples:
         >>> CaptionLossSpec().term_names
@@ -40,7 +40,7 @@ class CaptionLossSpec(LossSpec):
 
     @property
     def term_names(self) -> tuple[str | None, str]:
-        """The terms of positive weight; that of captions stands where other losses have distillation."""
+        """The terms of positive weight; the caption term replaces the distillation term of other losses."""
         return "contrastive" if self.contrastive_weight > 0 else None, "captions"
 
     def build(self, *, process_group: distributed.ProcessGroup | None = None) -> CaptionLoss:
@@ -49,13 +49,13 @@ class CaptionLossSpec(LossSpec):
 
 
 class CaptionLoss(nn.Module):
-    """CLIP's loss beside the mean negative log-likelihood of captions' ids: `a L_contrastive + b L_captions`.
+    """CLIP's loss plus the captions' mean negative log-likelihood per id: `a L_contrastive + b L_captions`.
 
     Shape: image, text (B, D); logits (B, L, V); labels (B, L) -> scalars.
 
     Args:
         spec: its choices.
-        process_group: the processes that the batch is spread over; see `LossSpec.build`.
+        process_group: the processes that share the batch; see `LossSpec.build`.
 
     Source: Yu et al., "CoCa: Contrastive Captioners are Image-Text Foundation Models", Eq. 3 to 5.
 
@@ -99,7 +99,7 @@ class CaptionLoss(nn.Module):
         return self.of_sums(image=image, text=text, logit_scale=logit_scale, sums=sums, labels=labels)
 
     def sums(self, logits: Tensor, labels: Tensor) -> Tensor:
-        """Return the negative log-likelihood of every caption, `(B,)`, which a batch in pieces keeps of its logits."""
+        """Return the negative log-likelihood of every caption, `(B,)`, so that micro-batches need not keep logits."""
         with torch.autocast(logits.device.type, enabled=False):
             flat = logits.to(compute_dtype(logits)).flatten(0, -2)
             each = F.cross_entropy(flat, labels.flatten(), ignore_index=self.spec.pad_id, reduction="none")

@@ -12,7 +12,7 @@ from attrs import converters, validators
 from torch import Tensor, distributed, nn
 from torch.nn import functional as F
 
-from mobileclip.hardware.devices import in_float64
+from mobileclip.hardware import in_float64
 from mobileclip.losses.specs import EmbeddingBatch, LossSpec, LossTerms, check_pair, compute_dtype, losses
 from mobileclip.losses.tiled import tiled_terms
 from mobileclip.strict import strict
@@ -47,21 +47,19 @@ class ReinforcedLossSpec(LossSpec):
     The defaults are DataCompDR's teachers and the weights of S0, S1 and S2.
 
     Args:
-        teacher_dims: embedding dims of the teachers, in the order in which their embeddings are concatenated; may be
-            empty where nothing is distilled.
+        teacher_dims: embedding dims of the teachers in order of concatenation; may be empty without distillation.
         teacher_logit_scales: inverse temperatures of the teachers, after `exp`, in the same order; by default 100 each.
-        tuned_scales: whether the logit scales were tuned for the student, as MobileCLIP2's were; those of a data card
-            that differ are then no contradiction.
-        distill_weight: `w` of Eq. 2, 0.75 for B and 1 for the smaller models; at least 0. With 0, teachers are neither
-            needed nor looked at.
-        contrastive_weight: `1 - w` of Eq. 2; at least 0; by default 0, or 1 where nothing is distilled.
-        initial_logit_bias: None for CLIP's softmaxes, which no bias would change. A number makes every pair a question
-            of its own, as in SigLIP: it is the bias of the student's logits before training, and -10 is SigLIP's.
-        teacher_logit_biases: for such a loss, the biases of teachers that were trained with a sigmoid loss, and None
-            for those that were trained with a softmax, in the order of the dims; None alone if all were.
-        sigmoid_distillation: how such a loss distils: the divergence from the teachers' probabilities, or the
-            release's loss with soft signs.
-        backend: how it is computed: `dense` holds every matrix, `tiled` one tile at a time; None chooses by the size.
+        tuned_scales: whether the logit scales were tuned for the student (MobileCLIP2); they may then differ from the
+            data's card.
+        distill_weight: `w` of Eq. 2, 0.75 for B and 1 for the smaller models; at least 0. 0 ignores teachers.
+        contrastive_weight: `1 - w` of Eq. 2; at least 0; by default 0, or 1 without distillation.
+        initial_logit_bias: None for CLIP's softmax loss. A number selects SigLIP's sigmoid loss, with this initial bias
+            of the student's logits (SigLIP: -10).
+        teacher_logit_biases: for a sigmoid loss, the bias of each teacher in order, or None for a teacher with a
+            softmax loss; None if all have a softmax loss.
+        sigmoid_distillation: for a sigmoid loss, the divergence from the teachers' probabilities, or the release's loss
+            with soft signs.
+        backend: `dense` computes whole matrices, `tiled` one tile at a time; None chooses by size.
 
     Raises:
         ValueError: if the lengths differ, a number is out of its range, or both weights are zero.
@@ -122,7 +120,7 @@ class ReinforcedLossSpec(LossSpec):
 
     @property
     def about_teachers(self) -> dict[str, tuple[float, ...]]:
-        """What has to agree with the card of the data: nothing without distillation, and no scales that were tuned."""
+        """The values that must agree with the data's card: none without distillation, and no tuned scales."""
         names = ("teacher_dims", *(() if self.tuned_scales else ("teacher_logit_scales",)))
         return {name: getattr(self, name) for name in names} if self.needs_teachers else {}
 
@@ -145,14 +143,13 @@ class ReinforcedLoss(nn.Module):
     """The loss of reinforced training, summed over the real and, where given, the synthetic captions of the images.
 
     `contrastive_weight * L_contrastive + distill_weight * L_distillation` of `logits = logit_scale * image @ text.T`,
-    in float32, or float64 where the student's embeddings have it. The teachers' embeddings are brought to unit length:
-    they are stored rounded, and a scale of 100 makes that count.
+    in float32, or float64 where the student's embeddings have it. The loss normalises the teachers' embeddings, since
+    stored embeddings are rounded and a scale of 100 amplifies the error.
 
-    With `initial_logit_bias`, `logit_bias` is added to the logits. It is a parameter of the loss: it belongs into the
-    optimiser, without weight decay, and into checkpoints. Its gradient is the mean over the processes already. A
-    teacher that was trained with a softmax has no bias, and its bare sigmoid would call nearly every pair a match. Its
-    probability of a pair is what it says of the batch: the mean of its two softmaxes, images over texts and texts over
-    images. As with labels, one match per image is expected.
+    With `initial_logit_bias`, the loss adds its parameter `logit_bias` to the logits. Put it into the optimizer,
+    without weight decay, and into checkpoints. Its gradient is already the mean over processes. A teacher with a
+    softmax loss has no bias, so its sigmoid would match nearly every pair; the loss uses the mean of its two softmaxes
+    (images over texts and texts over images) as probability of a pair.
 
     The tiled backend has the same values and gradients in memory that grows with the batch, not with its square, over
     any number of processes; `torch.compile` takes it as one operation. It computes gradients with the value, and
@@ -162,22 +159,22 @@ class ReinforcedLoss(nn.Module):
     scalars.
 
     Args:
-        spec: its choices; by default those of S0, S1 and S2.
-        process_group: the processes that the batch is spread over; see `LossSpec.build`.
+        spec: its options; by default those of S0, S1 and S2.
+        process_group: the processes that share the batch; see `LossSpec.build`.
 
     Raises:
-        ValueError: if the dense backend is asked for with a process group.
+        ValueError: if the dense backend has a process group.
 
     Source: Eq. 2 and 3. With a bias: Zhai et al., Sigmoid Loss for Language Image Pre-Training, 2023; it starts with a
         logit scale of 10.
 
     Differs: the distillation term is the divergence, zero where the student equals the ensemble; the release reports
         the cross-entropy, which has the same gradient. Over several processes, a text's targets are its distribution
-        over all images; one path of the release takes the transpose of the images' targets, which is none. The
-        release distils SigLIP by `-logsigmoid((2 p - 1) * logits)`: `sigmoid_distillation="release"`. That is no
-        divergence: it is least at logits without bound, not at the teachers' `p`, and a pair of `p = 1/2` teaches
-        nothing. It counts a missing bias as 0, so `teacher_logit_biases` of 0 are its own; it takes the teachers'
-        embeddings as they are stored, and real captions alone.
+        over all images; one path of the release takes the transpose of the images' targets, which is no distribution.
+        The release distils SigLIP by `-logsigmoid((2 p - 1) * logits)` (`sigmoid_distillation="release"`). That is no
+        divergence: its minimum is at infinite logits, not at the teachers' `p`, and a pair with `p = 1/2` has no
+        gradient. The release takes 0 for a missing bias (`teacher_logit_biases` of 0), stored teacher embeddings
+        without normalisation, and real captions only.
 
     Examples:
         >>> loss = ReinforcedLoss(ReinforcedLossSpec(teacher_dims=(4,), teacher_logit_scales=(10.0,)))
@@ -240,15 +237,15 @@ class ReinforcedLoss(nn.Module):
             image: the student's unit-length image embeddings.
             text: the student's unit-length embeddings of the real captions.
             logit_scale: the student's inverse temperature, after `exp`.
-            teacher_image: the teachers' embeddings of the same augmented images, concatenated; the teachers' are not
-                looked at where nothing is distilled.
+            teacher_image: the teachers' embeddings of the same augmented images, concatenated; ignored without
+                distillation.
             teacher_text: the teachers' embeddings of the real captions, concatenated.
             syn_text: the student's unit-length embeddings of the synthetic captions.
             teacher_syn_text: the teachers' embeddings of the synthetic captions, concatenated.
 
         Raises:
-            ValueError: if batches or dims disagree, teachers are missing, or only one of `syn_text` and
-                `teacher_syn_text` is given where it distils.
+            ValueError: if batches or dims disagree, teachers are missing, or distillation has only one of `syn_text`
+                and `teacher_syn_text`.
         """
         spec = self.spec
         scale = logit_scale if isinstance(logit_scale, Tensor) else torch.tensor(logit_scale, dtype=torch.float64)
@@ -300,7 +297,8 @@ class ReinforcedLoss(nn.Module):
 def similarity_logits(image: Tensor, text: Tensor, logit_scale: Tensor | float) -> Tensor:
     """Return the scaled similarity of every image with every text, `logit_scale * image @ text.T`.
 
-    Low-precision embeddings are widened first: at a scale of 100 a bfloat16 product is wrong by tenths of a logit.
+    The function first casts low-precision embeddings to float32: at a scale of 100, a bfloat16 product has an error of
+    tenths of a logit.
 
     Shape: image (B, D), text (B, D) -> (B, B), images as rows.
     """
@@ -376,12 +374,12 @@ def teacher_logits(image: Tensor, text: Tensor, dims: Sequence[int], scales: Seq
 
 
 def dense_loss(spec: LossSpec, *, logit_bias: Tensor | float = 0.0, **embeddings: Any) -> LossTerms:
-    """Return what the loss that `spec` builds returns, computed by the dense backend with a bias of one's own.
+    """Return the loss of `spec` by the dense backend, with a given bias.
 
     Args:
         spec: of a reinforced loss.
         logit_bias: the bias of a sigmoid loss.
-        embeddings: what the loss is called with; see `ReinforcedLoss`.
+        embeddings: arguments of the loss; see `ReinforcedLoss`.
 
     Raises:
         ValueError: if the loss is another one.
@@ -486,20 +484,20 @@ def distillation_target_kl(
     teacher_dims: Sequence[int],
     teacher_logit_scales: Sequence[float],
 ) -> TargetDivergence:
-    """Return how far each teacher's softmaxes move when its embeddings are replaced with stored, rounded ones.
+    """Return the KL divergence of each teacher's softmaxes with rounded embeddings from those with exact embeddings.
 
     `KL(softmax(scale * exact_image @ exact_text.T) || softmax(scale * stored_image @ stored_text.T))`, and the same
-    with image and text exchanged, each the mean over its rows. As in the loss, embeddings are brought to unit length
-    first. Computed in float64, so that the rounding of the computation stays below what is measured.
+    with image and text exchanged, each the mean over its rows. Like the loss, the function first normalises embeddings.
+    It computes in float64, since the divergence is small.
 
     Shape: all (B, sum of dims) -> per teacher.
 
     Args:
-        stored_image: the teachers' image embeddings as they were read, concatenated.
-        stored_text: the teachers' text embeddings as they were read, row by row the images' partners.
-        exact_image: the image embeddings as the teachers gave them.
-        exact_text: the text embeddings as the teachers gave them.
-        teacher_dims: the dims of the teachers, in the order in which they are concatenated.
+        stored_image: the teachers' stored image embeddings, concatenated.
+        stored_text: the teachers' stored text embeddings, in the order of the images.
+        exact_image: the teachers' exact image embeddings.
+        exact_text: the teachers' exact text embeddings.
+        teacher_dims: the dims of the teachers in order of concatenation.
         teacher_logit_scales: the inverse temperatures of the teachers, after `exp`.
 
     Raises:

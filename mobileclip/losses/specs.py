@@ -1,4 +1,4 @@
-"""What every loss is: its spec, its terms and the registry; and the embeddings of a batch that it is given."""
+"""Interfaces of losses: spec, terms, registry, and the embeddings of a batch."""
 
 from __future__ import annotations
 
@@ -49,24 +49,23 @@ class LossSpec(abc.ABC):
     @property
     @abc.abstractmethod
     def needs_teachers(self) -> bool:
-        """Whether the loss wants teacher embeddings beside the student's."""
+        """Whether the loss needs teacher embeddings."""
 
     @property
     def term_names(self) -> tuple[str | None, str | None]:
-        """What a log calls the two terms of `LossTerms`; None for one that the loss has not."""
+        """Log names of the two terms of `LossTerms`; None for a missing term."""
         return "contrastive", "distillation" if self.needs_teachers else None
 
     @abc.abstractmethod
     def build(self, *, process_group: distributed.ProcessGroup | None = None) -> nn.Module:
         """Return the loss.
 
-        Its value is this process's share: the mean over the processes of the values, and of the gradients as
-        `DistributedDataParallel` takes it, are those of the whole batch in one process. All processes call it together
-        and scale what it returns alike; gradients are exchanged in the forward pass.
+        With several processes, the mean of values and gradients over processes (`DistributedDataParallel`) equals the
+        whole batch's in one process. All processes call the loss together and scale its result alike; the forward pass
+        exchanges gradients.
 
         Args:
-            process_group: the processes that the batch is spread over, the same number of pairs to each; None where
-                this process has the whole batch.
+            process_group: the processes that share the batch, with equal numbers of pairs; None for a single process.
         """
 
 
@@ -81,20 +80,20 @@ def compute_dtype(embedding: Tensor) -> torch.dtype:
 
 
 class EmbeddingBatch(NamedTuple):
-    """One process's embeddings, pairs row by row, and what makes logits of them.
+    """One process's embeddings, with a pair per row, and the scales and biases of their logits.
 
     Args:
         image: (B, D), the student's images.
         text: (B, D), the student's texts.
         syn_text: (B, D), the student's synthetic captions.
         logit_scale: the student's inverse temperature.
-        logit_bias: what is added to the student's logits; None for the softmax losses.
+        logit_bias: bias of the student's logits; None for softmax losses.
         teacher_image: (B, sum of teacher dims), the teachers' images.
         teacher_text: (B, sum of teacher dims), the teachers' texts.
         teacher_syn_text: (B, sum of teacher dims), the teachers' synthetic captions.
-        teacher_dims: the teachers' dims; none where the loss does without teachers.
+        teacher_dims: the teachers' dims; empty without teachers.
         teacher_logit_scales: the teachers' inverse temperatures.
-        teacher_biases: what is added to the teachers' logits; None for one that was trained with a softmax.
+        teacher_biases: biases of the teachers' logits; None for a teacher with a softmax loss.
     """
 
     image: Tensor

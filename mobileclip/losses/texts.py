@@ -19,7 +19,7 @@ class TextDistillationLossSpec(LossSpec):
     """The choices of `TextDistillationLoss`.
 
     Args:
-        relation_weight: of the squared errors of similarities within the batch; at least 0. With 0, none are computed.
+        relation_weight: of the squared errors of similarities within the batch; at least 0. 0 skips the term.
 
     Examples:
         >>> TextDistillationLossSpec(relation_weight=10).term_names
@@ -35,7 +35,7 @@ class TextDistillationLossSpec(LossSpec):
 
     @property
     def term_names(self) -> tuple[str | None, str]:
-        """The terms of positive weight; the relations stand where other losses have the contrastive term."""
+        """The terms of positive weight; the relations replace the contrastive term of other losses."""
         return "relations" if self.relation_weight > 0 else None, "cosine"
 
     def build(self, *, process_group: distributed.ProcessGroup | None = None) -> TextDistillationLoss:
@@ -46,14 +46,14 @@ class TextDistillationLossSpec(LossSpec):
 class TextDistillationLoss(nn.Module):
     """How far embeddings of texts are from a teacher's: `mean(1 - s_i . t_i) + w mean((s_i . s_j - t_i . t_j)^2)`.
 
-    The second mean, the relations, is over all pairs `i != j` of the batch. Embeddings are brought to unit length here.
-    The student needs no temperature: it may stand in for the teacher, beside the teacher's own image tower.
+    The second mean, the relations, is over all pairs `i != j` of the batch. The loss normalises embeddings. The student
+    needs no temperature, since it replaces the teacher's text tower.
 
     Shape: student, teacher (B, D) -> scalars.
 
     Args:
         spec: its choices.
-        process_group: the processes that the batch is spread over; see `LossSpec.build`.
+        process_group: the processes that share the batch; see `LossSpec.build`.
 
     Source: the cosine as in the distillation of text encoders by Carlsson et al., "Cross-lingual and Multilingual
         CLIP", 2022, there a squared error; relations as in Park et al., "Relational Knowledge Distillation", 2019.

@@ -1,4 +1,4 @@
-"""The loss and its gradients tile by tile, so that no matrix of all pairs is held, over any number of processes."""
+"""Loss and gradients tile by tile, without a matrix of all pairs, over any number of processes."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ if TYPE_CHECKING:
 
 
 class TermSum:
-    """One term of a loss: its value and, where they are wanted, its gradients, summed over tiles and caption sets.
+    """One term of a loss: value and optional gradients, summed over tiles and caption sets.
 
     Args:
         image: (B, D), the student's images.
-        dtype: what is computed in.
-        gradients: whether gradients are wanted.
+        dtype: of the computation.
+        gradients: whether to compute gradients.
         bias: whether the logits have a bias.
     """
 
@@ -41,7 +41,7 @@ class TermSum:
             self.texts.append(torch.zeros_like(student.text, dtype=student.dtype))
 
     def add(self, tile: Tile, by_logits: Tensor) -> None:
-        """Add what the gradient by a tile's logits makes, where gradients are wanted."""
+        """Add the gradients from a tile's logits, if enabled."""
         if self.image is None:
             return
         self.image[tile.rows].addmm_(by_logits, self.student.texts(tile.columns))
@@ -50,7 +50,7 @@ class TermSum:
             self.bias[0] += by_logits.sum()
 
     def end(self, processes: Processes) -> None:
-        """Leave the caption set: each process keeps what all found for its own texts."""
+        """Finish the caption set: reduce gradients of texts to their own processes."""
         if self.texts:
             self.texts[-1] = processes.scatter_sum(self.texts[-1])
 
@@ -74,7 +74,7 @@ class CaptionSet:
     Args:
         batch: this process's embeddings.
         text: (B, D), the student's texts of the set.
-        teacher_text: (B, sum of teacher dims), the teachers'; None where there are none.
+        teacher_text: (B, sum of teacher dims), the teachers'; None if there are none.
         release: whether a sigmoid loss distils as the release does.
         processes: who shares the batch.
     """
@@ -103,7 +103,7 @@ class CaptionSet:
         self.memory = [self.tiling.scratch() for _ in range(6 if self.teachers else 2)]
 
     def add_to(self, contrastive: TermSum | None, distillation: TermSum | None) -> None:
-        """Add the terms that are wanted, times the batch, and times two for the softmax losses."""
+        """Add the enabled terms, times the batch size, and times two for softmax losses."""
         for tile in self.tiling:
             if self.bias is None:
                 self._add_softmaxes(tile, contrastive, distillation)
@@ -189,16 +189,16 @@ TILE_BYTES = 16 * 2**20
 
 
 class Similarity:
-    """The scaled similarities of this process's images with all texts, `scale * image @ text.T`, never held whole.
+    """The similarities `scale * image @ text.T` of this process's images with all texts, computed by tiles.
 
-    Embeddings of low precision are widened tile by tile.
+    Low-precision embeddings are cast to float32 per tile.
 
     Args:
         image: (B, D), the rows.
-        text: (N, D), the columns, those of all processes.
+        text: (N, D), the columns, of all processes.
         scale: inverse temperature.
-        dtype: what is computed in.
-        normalize: bring the embeddings to unit length first.
+        dtype: of the computation.
+        normalize: whether to scale embeddings to unit length first.
     """
 
     def __init__(
@@ -232,8 +232,8 @@ class Tile:
     """A part of the similarity matrices.
 
     Args:
-        rows: which of this process's images.
-        columns: which of all texts.
+        rows: range of this process's images.
+        columns: range of all texts.
         offset: row of this process's first image in the whole batch.
     """
 
@@ -257,7 +257,7 @@ class Tile:
 
 
 class Tiling:
-    """Similarity matrices of one shape, walked through tile by tile; one tile is computed once and kept.
+    """Iterates over similarity matrices of one shape by tiles; a single tile is computed once.
 
     Args:
         similarities: one for the student, and one for each teacher.
@@ -289,7 +289,7 @@ class Tiling:
     def logits(self, tile: Tile, index: int, *, out: Tensor) -> Tensor:
         """Return the logits of the similarity `index`, in scratch memory.
 
-        The second and last call for an only tile returns what the first computed.
+        For a single tile, the second call returns the cached result.
         """
         if index in self._kept:
             return self._kept.pop(index)
@@ -333,8 +333,8 @@ class Processes:
     """The processes of a group, or one process alone.
 
     Args:
-        group_name: name of the group that the batch is spread over, the same number of pairs to each; None where this
-            process has the whole batch.
+        group_name: name of the process group that shares the batch, with equal numbers of pairs; None for a single
+            process.
     """
 
     def __init__(self, group_name: str | None) -> None:
@@ -348,14 +348,14 @@ class Processes:
             self.rank, self.size = distributed.get_rank(self.group), distributed.get_world_size(self.group)
 
     def agree(self, facts: Mapping[str, int], error: ValueError | None, device: torch.device) -> None:
-        """Raise on every process if one of them has an error, or the facts differ.
+        """Raise on every process if one has an error, or if facts differ.
 
         A process that raised alone would leave the others waiting for it in the next exchange.
 
         Args:
-            facts: what must be equal everywhere, by what people read; the same names everywhere.
-            error: what is wrong with this process's batch.
-            device: where the group exchanges tensors.
+            facts: values that must be equal in all processes, by display name.
+            error: problem of this process's batch, or None.
+            device: of the group's collectives.
 
         Raises:
             ValueError: this process's error, or one that names the process or the numbers.
@@ -446,17 +446,17 @@ _DTYPES = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
 def tiled_terms(
     batch: EmbeddingBatch, *, contrastive: bool, distillation: bool, release: bool, group_name: str | None
 ) -> tuple[Tensor, Tensor]:
-    """Return the contrastive term and the distillation term, zero where it is not wanted; they carry gradients.
+    """Return the contrastive term and the distillation term with gradients; zero for a skipped term.
 
     Args:
         batch: this process's embeddings.
-        contrastive: whether the first is wanted.
-        distillation: whether the second is wanted, for which the batch has teachers.
-        release: whether a sigmoid loss distils by the release's loss with soft signs.
-        group_name: name of the group that the batch is spread over; None where this process has the whole batch.
+        contrastive: whether to compute the contrastive term.
+        distillation: whether to compute the distillation term; needs teachers.
+        release: whether a sigmoid loss distils by the release's formula.
+        group_name: name of the process group that shares the batch; None for a single process.
 
     Raises:
-        ValueError: what `EmbeddingBatch.check` raises, or if the processes' batches do not fit together.
+        ValueError: see `EmbeddingBatch.check`; or if the processes' batches differ in shape or options.
     """
     student = (batch.image, batch.text, batch.syn_text, batch.logit_scale, batch.logit_bias)
     gradients = torch.is_grad_enabled() and any(one is not None and one.requires_grad for one in student)

@@ -1,6 +1,6 @@
 """The published runs: their command line, the choices that they share, and the small world that tries them.
 
-What a published run chooses belongs here; what carries out a run, in `training`, `reinforce` and `evaluation`.
+Recipes have the options of published runs; `training`, `reinforce` and `evaluation` run them.
 """
 
 import lazy_loader

@@ -38,12 +38,12 @@ def reported(name: str, arguments: Sequence[str] | None, *, kept: str = GOES_ON)
 
     Args:
         name: of the recipe.
-        arguments: the command line; None for the process's own, with which the program ends.
-        kept: what a signal leaves and how to go on, in a sentence without its full stop.
+        arguments: the command line; None for `sys.argv`, and then the program exits with its status.
+        kept: remaining state after a signal and how to resume, a sentence without a full stop.
 
     Raises:
-        SystemExit: with 1 and the error's message, 0 where nobody reads the output any more, 130 after Ctrl-C, 143
-            after SIGTERM, or 75 after SIGUSR1.
+        SystemExit: with 1 and the error's message, 0 if nobody reads the output any more, 130 after Ctrl-C, 143 after
+            SIGTERM, or 75 after SIGUSR1.
     """
     ensure_streams()
     try:
@@ -69,13 +69,13 @@ def started(
     kept: str = GOES_ON,
     **choices: Any,
 ) -> Iterator[T]:
-    """Yield what a program's command line says, hold its `--quiet`, and report what happens then as `reported` does.
+    """Yield a program's parsed command line, apply `--quiet`, and report errors like `reported`.
 
     Args:
-        target: a class or a function, every argument of which is a flag.
+        target: a class or function; its arguments are flags.
         name: of the program.
         docstring: its header.
-        arguments: the command line; None for the process's own.
+        arguments: the command line; None for `sys.argv`.
         kept: see `reported`.
         choices: for `mobileclip.terminal.parse`.
     """
@@ -88,14 +88,14 @@ def started(
 def run_recipe(
     choices: Any, arguments: Sequence[str] | None = None, *, name: str = "", **variants: Callable[[Any], Any]
 ) -> None:
-    """Read the command line and run what it chooses; the recipe's file has the header and the name of the run.
+    """Parse the command line and run the recipe; the recipe's file has the header and the name of the run.
 
     Args:
-        choices: of a run, as an instance of one of the classes of `LINES`; or of several by name, of which the command
-            line names one first; the header has their titles. A file that `--show` has written may be named instead.
-        arguments: the command line; None for the process's own.
-        name: of the run, and of its output; that of the recipe's file by default.
-        variants: what a further word makes of the choices, such as `released`.
+        choices: the spec of a run (an instance of a class in `LINES`), or several specs by name; the command line
+            begins with a name or a file of `--show`, and the header has the titles.
+        arguments: the command line; None for `sys.argv`.
+        name: of the run and its output; by default the recipe's file name.
+        variants: functions of the spec by a further word, such as `released`.
 
     Raises:
         SystemExit: see `reported`; with 2 where a flag is unknown.
@@ -130,7 +130,7 @@ def run_recipe(
 
 
 def _plain_of(spec: Any) -> Callable[[Any], Any] | None:
-    """Return what leaves the teachers out of a run of pairs; None for other choices."""
+    """Return the function that removes the teachers from a run of pairs; None for other specs."""
     from mobileclip.encoders import DualEncoderSpec
     from mobileclip.training import plain
 
@@ -156,7 +156,7 @@ def _run(command: Command[Any, Any], name: str, recipe: Any, *, before: Any) -> 
 
 
 def described(docstring: str | None) -> str:
-    """Return what a full help begins with: a whole header, with the command that runs it here."""
+    """Return the start of the full help: the header with the command for this machine."""
     return read_header(docstring, sys.argv[0]).description()
 
 
@@ -164,7 +164,7 @@ def parsed_as(spec: Any, arguments: Sequence[str]) -> Command[Any, Any]:
     """Return a command line: each field of a spec, of the specs in it, and of its kind's options is a flag.
 
     Args:
-        spec: the choices, which flags change; what follows other fields there, follows their flags.
+        spec: the options, changed by flags; fields that depend on other fields follow their flags.
         arguments: the command line.
     """
     from mobileclip.recipes.kinds import KINDS, Command
@@ -187,17 +187,17 @@ def parsed_as(spec: Any, arguments: Sequence[str]) -> Command[Any, Any]:
 
 
 def _field(spec: Any, place: str) -> tuple[type, str] | None:
-    """Return a field by its place, such as `training.seed`, as its class and its name; None where there is none."""
+    """Return a field by its place, such as `training.seed`, as its class and its name; None if there is none."""
     *above, name = place.split(".")
     spec = reduce(lambda one, field: getattr(one, field, None), above, spec)
     return (type(spec), name) if attrs.has(type(spec)) and name in attrs.fields_dict(type(spec)) else None
 
 
 def _chosen(rows: Mapping[str, Any], arguments: Sequence[str]) -> tuple[str, Any, Sequence[str]]:
-    """Return which of a recipe's runs is named, its choices or those of a file, and the rest of the command line.
+    """Return the named run with its spec (or a file's), and the rest of the command line.
 
     Raises:
-        ValueError: if there are several, and none of them is named.
+        ValueError: if there are several, and the command line names none.
     """
     first = "".join(arguments[:1])
     if first.endswith(".json"):
@@ -233,7 +233,7 @@ def read_choices(file: Path, kind: type[Spec]) -> Spec:
 
 
 def _show(choices: Any) -> None:
-    """Write choices to standard output as JSON, to the letter: they are read back."""
+    """Write a spec to standard output as exact JSON, for reading it again."""
     from mobileclip.serialization import to_json
 
     sys.stdout.write(f"{to_json(choices, indent=1)}\n")

@@ -1,6 +1,6 @@
-"""Distils a text tower from texts alone: the teacher's embeddings are stored once, then the student trains.
+"""Distils a text tower from texts only: stores the teacher's embeddings once, then trains the student.
 
-What stores texts with a teacher's embeddings belongs in `reinforce`; the loop is that of `training`.
+`reinforce` stores texts with teacher embeddings; `training` has the loop.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from mobileclip.encoders.checkpoints import PRETRAINED, Stored, read_checkpoint
 from mobileclip.encoders.checkpoints.published import is_export
 from mobileclip.encoders.text import POOL_NAMES, PoolName
 from mobileclip.evaluation.candidates import asked
-from mobileclip.hardware.devices import AUTO
+from mobileclip.hardware import AUTO
 from mobileclip.inference.identity import stored_space
 from mobileclip.inference.loading import load, require_model
 from mobileclip.inputs import TextInput
@@ -62,36 +62,35 @@ def _training() -> TrainingSpec:
 
 @attrs.frozen(kw_only=True, field_transformer=strict)
 class DistilSpec:
-    """The choices of a text tower that learns another one's embeddings from texts alone.
+    """The options of a text tower's distillation from texts only.
 
     Args:
         model: the teacher: a name, a checkpoint, a folder with one or with an export, `hf-hub:OWNER/NAME`, NAME=FILE,
-            `open_clip:MODEL/TAG`, or `transformers:OWNER/NAME` or a folder behind `transformers:`. Needed until its
+            `open_clip:MODEL/TAG`, or `transformers:OWNER/NAME` or a folder behind `transformers:`. Required until its
             embeddings are stored.
-        data: files of texts, see `mobileclip.datasets.sources.read_text_pairs`; as LANGUAGE=FILE where the file itself
-            does not say the language of its texts, such as `de=german.txt`.
-        columns: what the columns of tables are called.
-        texts: folder of the teacher's embeddings of the texts, stored once; by default `texts` in the output. What is
-            there of the same texts and teacher is used, by any number of runs.
-        shares: of every batch by language, such as `de=2 en=1`; languages that are left out are not seen. None given
-            takes every text as often as any other.
-        kind: of the student's layers: `transformer`; `mct`, between two RepMixers; or `teacher`, which starts from the
-            teacher's own text tower, its weights and its tokenizer, cut to the context length.
-        context_length: number of ids per text; longer texts are cut.
+        data: files of texts, see `mobileclip.datasets.sources.read_text_pairs`; as LANGUAGE=FILE for files without
+            languages, such as `de=german.txt`.
+        columns: names of table columns.
+        texts: folder for the teacher's text embeddings; by default `texts` in the output. Any number of runs with the
+            same texts and teacher may share it.
+        shares: of every batch by language, such as `de=2 en=1`; other languages are excluded. By default all texts are
+            equally likely.
+        kind: of the student's layers: `transformer`; `mct`, between two RepMixers; or `teacher`: the teacher's own text
+            tower with weights and tokenizer, truncated to the context length.
+        context_length: number of ids per text; longer texts are truncated.
         width: of the student's tokens, 256 by default.
         num_heads: attention heads per layer; by default one for each 64 numbers of the width.
         depth: number of the student's layers, 2 by default; 0 makes a bag of tokens.
-        pool: what an embedding is read from: the `end` token, or the `mean` of the text's tokens, which is the default.
+        pool: `end` pools at the end token, `mean` averages the text's tokens (default).
         tokenizer: a `tokenizer.json` for the student; the teacher's own by default, and CLIP's byte pairs for teachers
             of other libraries.
-        initial_weights: a checkpoint of a text tower of the same choices to start from.
+        initial_weights: a checkpoint of a text tower with the same options.
         batch_size: texts of a step, of all processes together.
         seed: of the order of the texts.
-        training: how the student is trained.
-        output: folder of the stored texts, metrics, checkpoints and the student; a second run goes on there.
-        device: where to compute, such as cuda:1, mps or cpu; `auto` is the best device there is.
-        trust: open an export of another target than ONNX as the teacher that another machine wrote; see
-            `mobileclip.load`.
+        training: training options.
+        output: folder for stored texts, metrics, checkpoints and the student; a second run resumes.
+        device: cuda:1, mps or cpu, for example; `auto` takes the best available device.
+        trust: open another machine's export for a target other than ONNX as the teacher; see `mobileclip.load`.
 
     Raises:
         ValueError: if a choice is out of its range, or not of the student's kind.
@@ -123,7 +122,7 @@ class DistilSpec:
     trust: bool = attrs.field(default=False, eq=False)
 
     def __attrs_post_init__(self) -> None:
-        """Check the shares, and that what the teacher decides is not chosen."""
+        """Check the shares, and that no option contradicts the teacher."""
         _ = self.language_shares
         given = [name for name in (*_OF_STUDENTS, "tokenizer", "initial_weights") if getattr(self, name) is not None]
         if self.kind == "teacher" and given:
@@ -148,7 +147,7 @@ class DistilSpec:
 
     @property
     def texts_folder(self) -> Path:
-        """Where the teacher's embeddings are stored."""
+        """The folder of the teacher's embeddings."""
         return self.output / "texts" if self.texts is None else self.texts
 
     def files(self) -> Iterator[tuple[str, str]]:
@@ -158,7 +157,7 @@ class DistilSpec:
             yield (named[1], named[2]) if named else (self.columns.default_language, given)
 
     def pairs(self) -> Iterator[TextPair | BadSampleError]:
-        """Yield the texts of all files, and what is wrong with a row in the place of one that cannot be used.
+        """Yield the texts of all files, or the problem of an unusable row.
 
         Raises:
             ValueError, OSError: see `read_text_pairs`.
@@ -192,13 +191,13 @@ def _heads_of(width: int) -> int:
 
 @attrs.frozen(kw_only=True, eq=False)
 class OpenedTeacher:
-    """A teacher of texts, and what a student takes from it.
+    """A text teacher, with its embedding space and its tokenizer.
 
     Args:
         teacher: encodes the texts.
         text: its text contract.
         space: identity of the model whose space its embeddings are in, as JSON.
-        tower: returns its text tower in training form, for a context length; None where it has none.
+        tower: returns its text tower in training form, for a context length; None if it has none.
     """
 
     teacher: TextTeacher
@@ -218,7 +217,7 @@ class _Named:
 
 
 def require_teacher(text: str) -> None:
-    """Refuse a teacher that `open_teacher` would refuse for its name: nothing is read, and nothing is fetched.
+    """Raise early for an invalid teacher name, without reading or downloading.
 
     Raises:
         ValueError, FileNotFoundError: see `open_teacher`.
@@ -235,7 +234,7 @@ def open_teacher(text: str, *, device: str = "cpu", trust: bool = False) -> Open
         trust: whether to open an export that may run code here; see `mobileclip.load`.
 
     Raises:
-        ValueError: if there is no such model, or what it needs is not installed.
+        ValueError: if there is no such model, or its extra is not installed.
         FileNotFoundError: if there is no such file.
     """
     one = asked(text)
@@ -295,13 +294,13 @@ def _of_tower(stored: Stored, place: str, device: str) -> OpenedTeacher:
 
 
 def distil(spec: DistilSpec, *, title: str = "distil") -> Path | None:
-    """Distil a text tower, or do what an earlier run left undone; its file, or None in any process but the first.
+    """Distil a text tower, or do an earlier run's remaining work; its file, or None in any process but the first.
 
     Under `torchrun`, every process calls this; the first one stores the teacher's embeddings, and the others wait.
 
     Args:
         spec: the choices.
-        title: what progress is shown under.
+        title: of the progress display.
 
     Raises:
         ValueError: if something is missing or does not fit, or the output holds a run with other choices; see
@@ -330,7 +329,7 @@ def distil(spec: DistilSpec, *, title: str = "distil") -> Path | None:
 
 
 def _refuse_other(spec: DistilSpec) -> None:
-    """Refuse, before texts are stored in its place, an output that holds a run of other choices."""
+    """Raise early if the output has a run with other options."""
     path = spec.output / CHOICES
     if not (path.exists() and (spec.output / SPEC).exists()):
         return
@@ -373,7 +372,7 @@ def _prepared(spec: DistilSpec, world: World) -> RunSpec:
 
 
 def _student(spec: DistilSpec, dim: int, teacher: OpenedTeacher | None) -> tuple[TextEncoderSpec, Path | None]:
-    """Return the student, and what it starts from."""
+    """Return the student, and its initial weights."""
     if spec.kind != "teacher":
         return spec.student(dim, _text_input(spec, teacher)), spec.initial_weights
     assert teacher is not None, "asked before"
@@ -386,7 +385,7 @@ def _student(spec: DistilSpec, dim: int, teacher: OpenedTeacher | None) -> tuple
 
 
 def _text_input(spec: DistilSpec, teacher: OpenedTeacher | None) -> TextInput:
-    """Return the student's text contract: of the file that is named, or the teacher's."""
+    """Return the student's text input: of the tokenizer file, or the teacher's."""
     if spec.tokenizer is not None:
         return read_text_input(spec.tokenizer, context_length=spec.context_length)
     return attrs.evolve(TextInput() if teacher is None else teacher.text, context_length=spec.context_length)

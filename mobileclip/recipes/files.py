@@ -1,4 +1,4 @@
-"""The recipes' files: where they lie, what they are called, and how one is run or copied.
+"""The recipes' files: location, names, running and copying.
 
 In a checkout they lie in `recipes/` beside the package; an installed package holds them in `mobileclip/recipes/files`.
 """
@@ -32,7 +32,7 @@ def recipe_files() -> dict[str, Path]:
     """Return the recipes' files by name, such as `train_s2`, sorted.
 
     Raises:
-        FileNotFoundError: if there are none, neither in the package nor beside it.
+        FileNotFoundError: if there are none.
     """
     room = Path(__file__).parent
     for folder in (room / "files", room.parents[1] / "recipes"):
@@ -70,7 +70,7 @@ def find_recipe(name: str, command: str = "") -> Path:
 
 
 def header_of(file: Path) -> Header:
-    """Return the header of a recipe's file, which is not run."""
+    """Return the header of a recipe's file without running it."""
     return read_header(_docstring(file))
 
 
@@ -79,12 +79,12 @@ def _docstring(file: Path) -> str | None:
 
 
 def run_file(file: Path, arguments: Sequence[str], *, program: str) -> None:
-    """Run a recipe's file as Python runs a program: its folder comes first among those that modules are found in.
+    """Run a recipe's file like `python FILE`, with its folder first in `sys.path`.
 
     Args:
         file: the recipe.
         arguments: its command line.
-        program: what `--help` calls it.
+        program: name in `--help`.
 
     Raises:
         SystemExit: as the recipe does.
@@ -107,12 +107,12 @@ def run_file(file: Path, arguments: Sequence[str], *, program: str) -> None:
 
 
 def copy_recipe(name: str, output: Path, *, overwrite: bool = False) -> Path:
-    """Copy a recipe's file to change it, and return the copy, which runs wherever it lies.
+    """Copy a recipe's file for editing, and return the copy, which runs in any folder.
 
     Args:
         name: of a recipe.
         output: the copy's path, or a folder for it.
-        overwrite: whether a file that is there is replaced.
+        overwrite: whether to replace an existing file.
 
     Raises:
         ValueError: if the recipe is unknown, or the file is there.
@@ -138,8 +138,8 @@ class Header:
     Args:
         title: its first line.
         prose: paragraphs, each in one line.
-        entries: names to texts, in order; a command's lines are kept, those of other entries run together.
-        rows: the titles of its runs by name, where it has several.
+        entries: texts by name, in order; commands keep their lines, other entries are joined.
+        rows: titles of its runs by name, if there are several.
     """
 
     title: str
@@ -148,24 +148,24 @@ class Header:
     rows: dict[str, str]
 
     def description(self) -> str:
-        """Return what `--help-all` begins with: everything, as wide as the terminal, with every command in a line."""
+        """Return the start of `--help-all`: the whole header, as wide as the terminal, with one line per command."""
         width = max(map(len, self.entries), default=0) + len(":  ")
         entries = (format_help(text, heading=f"{name}:".ljust(width)) for name, text in self.entries.items())
         return "\n\n".join((*map(format_help, (self.title, *self.prose)), "\n".join(entries))).strip()
 
     def brief(self) -> str:
-        """Return what `--help` begins with: the title, and the commands that run it and try it."""
+        """Return the start of `--help`: the title, and the commands to run and try it."""
         commands = {name: text for name, text in self.entries.items() if name in _COMMANDS}
         return attrs.evolve(self, prose=(), entries=commands).description()
 
 
 def read_header(docstring: str | None, program: str = "") -> Header:
-    """Return the header that is written as a module's docstring.
+    """Parse the header from a module's docstring.
 
     Args:
-        docstring: a title; then, apart by empty lines, prose, a block of entries, whose further lines are indented, and
-            `Rows:` with a line for each of several runs; None is an empty one.
-        program: what runs the recipe here, which stands in its commands then.
+        docstring: a title, then, separated by empty lines, prose, a block of entries with indented continuation lines,
+            and `Rows:` with a line per run; None for an empty header.
+        program: the program for its commands on this machine.
     """
     text = docstring or ""
     if program.startswith("mobileclip "):

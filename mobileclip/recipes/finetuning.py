@@ -1,6 +1,6 @@
 """Fine-tuning as a command: a model scored on its tasks, and a report: a table, a plot, and the numbers as JSON.
 
-What is fine-tuned, and how, belongs in `training.finetuning`.
+`training.finetuning` has the fine-tuning itself.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from mobileclip.training.finetuning.tasks import Task, label_of
 
 
 def finetune_and_report(spec: FinetuneSpec) -> Results | None:
-    """Fine-tune, print and write what came out; None in any process but the first, see `finetune`."""
+    """Fine-tune, print and write the results; None in processes other than the first, see `finetune`."""
     results = finetune(spec, measure=evaluate_task, on_begin=lambda before: say(f"\n{table((before,))}\n"))
     if results is not None:
         write_report(spec.output, results)
@@ -37,13 +37,13 @@ def evaluate_task(
     """Return how well `model` does `task`.
 
     Args:
-        model: in any mode, which it keeps.
-        task: what to test on; pictures that cannot be used are left out, logged and counted.
-        templates: sentences that names of classes are put into.
+        model: in any mode; the function restores the mode.
+        task: test data; the function skips, logs and counts unusable images.
+        templates: prompt templates for class names.
         class_names: classes to choose from beside those of the pictures.
 
     Raises:
-        ValueError: if there is not one picture.
+        ValueError: if there is no image.
     """
     report = SkipReport()
     session = Session(model, show_progress=False)
@@ -77,7 +77,7 @@ def _picture(sample: ImageTextSample) -> bytes:
 
 
 def table(rows: tuple[Scores, ...]) -> str:
-    """Return the scores as a Markdown table, which reads as text too: a row for each task, a column for each model."""
+    """Return the scores as a Markdown table: a row per task, a column per model."""
     heads = [_head(row, f"alpha {row.alpha:g}") for row in rows]
     lines = [["", "metric", "pictures", *heads]]
     tasks = [("new", [row.new for row in rows])]
@@ -103,13 +103,13 @@ def _interval(score: Score) -> str:
 
 
 def _ends(score: Score) -> tuple[float, float]:
-    """Return the ends of the 95 % interval of a score whose hits are known, in per cent."""
+    """Return the 95 % interval of a score with known hits, in per cent."""
     found = proportion_interval(min(sum(score.hits), len(score.hits)), len(score.hits))
     return 100 * found.low, 100 * found.high
 
 
 def summary(results: Results) -> str:
-    """Return what fine-tuning gained and cost, in a sentence or two."""
+    """Return a summary of gain and forgetting in one or two sentences."""
     before, after = results.before, results.after
     gained = after.new.value - before.new.value
     sure = ""
@@ -135,7 +135,7 @@ def summary(results: Results) -> str:
 
 
 def write_report(folder: Path, results: Results) -> None:
-    """Write `results.json`, `report.md` and, where matplotlib is installed and there are old tasks, `tradeoff.png`."""
+    """Write `results.json`, `report.md` and, with matplotlib and old tasks, `tradeoff.png`."""
     text = f"# Fine-tuning\n\n{table(results.rows)}\n\nPer cent, with intervals of 95 %. {summary(results)}\n"
     if results.before.old and _plot(results, folder / "tradeoff.png"):
         text += "\n![New task against old tasks, from the original to the fine-tuned model](tradeoff.png)\n"

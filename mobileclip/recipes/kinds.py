@@ -1,4 +1,4 @@
-"""The kinds of recipes: what a command line has beside the choices, how it changes them, and what runs them."""
+"""The kinds of recipes: further command-line options, their effect on the spec, and the function that runs it."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import attrs
 from attrs import validators
 from tyro.conf import OmitArgPrefixes, Positional, arg
 
-from mobileclip.data import ColumnPipelineSpec, ReinforcedPipelineSpec, augmentations, read_text_input
+from mobileclip.data import ReinforcedPipelineSpec, augmentations, read_text_input
 from mobileclip.datasets import (
     JsonLinesSource,
     LabelledPipelineSpec,
@@ -28,7 +28,7 @@ from mobileclip.engines import SET_ASIDE, LocalEngine, RayEngine, Retries, read_
 from mobileclip.evaluation import EvaluationSpec, classifier_hook
 from mobileclip.evaluation.candidates import asked
 from mobileclip.evaluation.run import divided, evaluate_and_print
-from mobileclip.hardware.devices import AUTO
+from mobileclip.hardware import AUTO
 from mobileclip.processes import this_process
 from mobileclip.recipes.distilling import DistilSpec, distil
 from mobileclip.recipes.finetuning import finetune_and_report, summary, table
@@ -59,10 +59,10 @@ class Command(Generic[Options, Spec]):
     """The command-line flags of a recipe: every choice is one.
 
     Args:
-        options: what is not of the run itself.
+        options: options outside the spec.
         spec: the choices.
-        show: print the choices as JSON and stop; a file of it, typed before the flags, stands for the recipe's own.
-        tiny: the first samples of the data that is named, or a few drawn ones; a small model where none is named.
+        show: print the spec as JSON and stop; such a file before the flags replaces the recipe's spec.
+        tiny: the first samples of the data, or a few drawn samples; a small model by default.
     """
 
     options: Annotated[Options, arg(name="")]
@@ -78,14 +78,14 @@ class NoOptions:
 
 @attrs.frozen
 class Kind:
-    """What recipes of one class of choices share.
+    """The shared behaviour of recipes with one class of spec.
 
     Args:
-        start: runs the choices, under a name; it has the recipe's own choices, too, if these are not of a file.
-        options: the flags that are not of the choices.
-        ready: the choices with what the options say of them.
+        start: runs a spec under a name; also gets the recipe's own spec, unless the spec comes from a file.
+        options: flags outside the spec.
+        ready: applies the options to the spec.
         fixed: fields that are no flags.
-        made_by: what makes an instance of some classes of what the flags say.
+        made_by: factories of some classes from flags.
     """
 
     start: Callable[[Any, Command[Any, Any], str, Any], None]
@@ -97,18 +97,18 @@ class Kind:
 
 @attrs.frozen(kw_only=True)
 class RunOptions:
-    """What a training has beside its choices.
+    """The options of training outside its spec.
 
     Args:
-        validation: held out, and measured between epochs: recall on pairs, top-1 and top-5 on classes, nats per id of
+        validation: held-out data, measured between epochs: recall on pairs, top-1 and top-5 on classes, nats per id on
             captions.
-        evaluate: data sets of any kind, of classes or captions, whose metrics are measured then too.
-        rows: how rows of `.jsonl` files and of tables are read.
-        tokenizer: a Hugging Face `tokenizer.json` that makes the ids of texts in place of CLIP's byte pairs.
-        plain: real captions alone, without teachers: for image-text pairs as they are.
-        output: folder, or URL such as s3://bucket/run, of metrics, curves, checkpoints and the model. A second run goes
-            on from the last checkpoint.
-        device: where to train, such as cuda:1, mps or cpu; `auto` is this process's GPU, or the best device there is.
+        evaluate: further data sets to evaluate, of classes or captions.
+        rows: column names of `.jsonl` files and tables.
+        tokenizer: a Hugging Face `tokenizer.json` in place of CLIP's tokenizer.
+        plain: train on real captions only, without teachers, for ordinary image-text pairs.
+        output: folder, or URL such as s3://bucket/run, for metrics, curves, checkpoints and the model. A second run
+            resumes from the last checkpoint.
+        device: cuda:1, mps or cpu, for example; `auto` takes this process's GPU, or the best available device.
     """
 
     validation: tuple[str, ...] = ()
@@ -165,7 +165,7 @@ def _use(model: object, path: object) -> str:
 
 
 def _measure(spec: RunSpec, options: RunOptions) -> Callable[[Any], Evaluate] | None:
-    """Return what measures a model between epochs, by what it is."""
+    """Return the evaluation between epochs, by kind of model."""
     if isinstance(spec.model, ClassifierSpec):
         return (lambda _: classifier_hook(options.validation)) if options.validation else None
     if isinstance(spec.model, CoCaSpec):
@@ -175,7 +175,7 @@ def _measure(spec: RunSpec, options: RunOptions) -> Callable[[Any], Evaluate] | 
 
 
 def _sharded(spec: RunSpec, output: str, rows: RowOptions) -> RunSpec:
-    """Return a run of pairs whose data is in shards: one list, table or folder is written into some, once."""
+    """Return a run of pairs with data in shards; convert a list, table or folder once."""
     given = getattr(spec.data, "shards", ())
     if isinstance(spec.data, LabelledPipelineSpec):
         if not spec.data.class_names and (names := find_class_names(given)):
@@ -202,24 +202,24 @@ def _draw_curves(output: str, name: str) -> None:
 
 @attrs.frozen(kw_only=True)
 class ReinforceOptions:
-    """What a reinforcement has beside its choices.
+    """The options of a reinforcement outside its spec.
 
     Args:
         data: shards: a path, a brace pattern or a URL; or a .jsonl, .parquet, .csv or .tsv file; or a folder of images.
-        rows: how rows of `.jsonl` files and of tables are read.
-        step: `captions` writes synthetic captions alone, `embeddings` encodes the captions that are there, or `both`.
+        rows: column names of `.jsonl` files and tables.
+        step: `captions` writes synthetic captions only, `embeddings` encodes existing captions, or `both`.
         augmentation: policy of the stored augmentations: `datacompdr`, or `crop` for the weak one of plain CLIP.
-        captioner_weights: a captioner in place of the recipe's: a file of open_clip's or Apple's, one that `mobileclip
-            train coca` leaves, or `hf-hub:OWNER/NAME`; its architecture is the file's. Each of several is a captioner
-            whose set of captions is called like the file: `syn_text_NAME` of NAME.pt.
+        captioner_weights: a captioner in place of the recipe's: a file of open_clip, Apple or `mobileclip train coca`,
+            or `hf-hub:OWNER/NAME`, with the file's architecture. With several files, each NAME.pt writes the caption
+            set `syn_text_NAME`.
         engine: `local` for processes on this machine, `ray` for a cluster.
         num_workers: processes, or with Ray the number of actors; by default one per GPU, or one with Ray.
         num_threads: threads, or with Ray cores, of every worker.
         gpus_per_worker: Ray only: GPUs of every actor; a fraction lets several share one.
         ray_address: Ray only: the cluster to join, such as `auto`; by default one is started on this machine.
-        retries: how often a shard that fails is tried.
-        status: print what the run in the output does now, how far it is and how long the rest takes, and stop.
-        dry_run: measure the beginning of the first shard, print what everything will take, and stop.
+        retries: attempts per failing shard.
+        status: print the state, progress and remaining time of the run in the output, and stop.
+        dry_run: measure the start of the first shard, print the total time and size, and stop.
     """
 
     data: str | None = None
@@ -322,12 +322,12 @@ def _distil(spec: DistilSpec, _: object, name: str, __: object) -> None:
 
 @attrs.frozen(kw_only=True)
 class EvaluateOptions:
-    """What an evaluation has beside its choices.
+    """The options of an evaluation outside its spec.
 
     Args:
         models: one or several: a name, a file, NAME=FILE, LABEL=FILE, hf-hub:OWNER/NAME, or open_clip:MODEL/TAG; and
             data sets to evaluate them on, such as my_classes/.
-        compare_published: published models that stand in the table too; one that is evaluated by its name always does.
+        compare_published: further published models for the table; an evaluated published model is always in it.
         report: write report.html, and its plots as PNG files.
     """
 
@@ -343,7 +343,7 @@ def _evaluate(spec: EvaluationSpec, command: Command[EvaluateOptions, Evaluation
 
 
 def _sized(kind: type) -> Callable[..., Any]:
-    """Return what makes a pipeline whose images are augmented at the size that they are read at."""
+    """Return a factory of pipelines that augment images at the size of reading."""
 
     def make(**fields: Any) -> Any:
         if fields.get("augmentation") is not None:
@@ -359,7 +359,7 @@ KINDS: Mapping[type, Kind] = {
         RunOptions,
         _ready_run,
         fixed={(RunSpec, "model")},
-        made_by={one: _sized(one) for one in (ReinforcedPipelineSpec, ColumnPipelineSpec, LabelledPipelineSpec)}
+        made_by={one: _sized(one) for one in (ReinforcedPipelineSpec, LabelledPipelineSpec)}
         | {RunSpec: lambda model, data, **rest: RunSpec(model=fitted_to_data(model, data), data=data, **rest)},
     ),
     ReinforcementSpec: Kind(_reinforce, ReinforceOptions, _ready_reinforcement, fixed={(ReinforcementSpec, "source")}),

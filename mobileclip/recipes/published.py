@@ -1,4 +1,4 @@
-"""The choices that the published runs share; a recipe states what is its own.
+"""The shared options of the published runs; a recipe states its own options.
 
 Source: MobileCLIP (arXiv 2311.17049), table 12; MobileCLIP2 (arXiv 2508.20691); the released training scripts. Of
 captioners: MobileCLIP2 and the names of its captioners' files, such as dfn2b_s13b and s12m_context128, for data,
@@ -13,7 +13,6 @@ from typing import Any
 import attrs
 
 from mobileclip.data import (
-    ColumnPipelineSpec,
     MixingSpec,
     RandomErasingSpec,
     RangeAugmentSpec,
@@ -70,13 +69,13 @@ def mobileclip_run(
     Args:
         model: the student.
         peak: highest learning rate.
-        distill_weight: `w` of Eq. 2; the contrastive term has what is left of 1.
+        distill_weight: `w` of Eq. 2; the contrastive term has weight `1 - w`.
         batch_size: samples of a step, of all processes together.
         total_steps: length of the run.
-        warmup_steps: steps to the peak of the learning rate; a run of another length has the same share of them.
-        max_gradient_norm: gradients are scaled down to this norm; none leaves them as they are.
-        range_augment: what changes the student's images beyond what the teachers saw.
-        memory: what a step keeps; micro-batches are as large as the release's batch on each of 128 GPUs, so that batch
+        warmup_steps: steps to the peak of the learning rate; a run of another length has the same share.
+        max_gradient_norm: largest norm of the gradient; None for no clipping.
+        range_augment: further augmentation of the student's images.
+        memory: stored activations; micro-batches have the size of the release's per-GPU batch on 128 GPUs, so batch
             norms see as many samples on fewer GPUs.
     """
     return RunSpec(
@@ -130,7 +129,7 @@ def mobileclip2_run(model: DualEncoderSpec, **choices: Any) -> RunSpec:
 
     Args:
         model: the student.
-        choices: as those of `mobileclip_run`.
+        choices: see `mobileclip_run`.
     """
     run = mobileclip_run(model, max_gradient_norm=1.0, **choices)
     return with_loss(run, ReinforcedLossSpec(teacher_dims=(768, 768), teacher_logit_scales=(70.0, 60.0)))
@@ -140,7 +139,7 @@ def datacompdr_reinforcement(num_augmentations: int) -> ReinforcementSpec:
     """Return the reinforcement of DataComp: five synthetic captions, and two ViT-L/14 teachers.
 
     Args:
-        num_augmentations: that are stored for each image: 30 for DataCompDR-12M, 10 for DataCompDR-1B.
+        num_augmentations: stored augmentations per image: 30 for DataCompDR-12M, 10 for DataCompDR-1B.
     """
     return ReinforcementSpec(
         teachers=tuple(
@@ -164,7 +163,7 @@ def plain_vit_b16() -> ViTSpec:
 def vit_b16_12m_run(text: TextEncoderSpec | None = None, *, total_steps: int = 30_000) -> RunSpec:
     """Return a run of the ablations: open_clip's ViT-B/16 on DataCompDR-12M, both teachers and both captions, w = 1.
 
-    Warm-up and the clipped gradient are those of the released script, as the paper has them for the large runs alone.
+    Warm-up and gradient clipping are those of Apple's script; the paper states them for the large runs only.
 
     Args:
         text: the text encoder; by default the 12-layer one with a causal mask.
@@ -186,7 +185,7 @@ def with_drop_path(model: DualEncoderSpec, rate: float) -> DualEncoderSpec:
 
     Args:
         model: with an image tower of a published kind.
-        rate: probability that a branch of the last block is left out for a sample in training.
+        rate: drop probability of the last block's branches in training.
     """
     assert isinstance(model.image, MCiSpec | ViTSpec), "the published towers take it"
     return attrs.evolve(model, image=attrs.evolve(model.image, drop_path=rate))
@@ -203,7 +202,7 @@ def with_loss(run: RunSpec, loss: LossSpec) -> RunSpec:
 
 
 def with_one_teacher(run: RunSpec, number: int) -> RunSpec:
-    """Return a run of several teachers that distils from one of them, by its columns of what is stored.
+    """Return a run that distils from one of several stored teachers, by its columns.
 
     Args:
         run: on stored embeddings.
@@ -212,7 +211,7 @@ def with_one_teacher(run: RunSpec, number: int) -> RunSpec:
     loss = _teachers(run)
     first, dim = sum(loss.teacher_dims[:number]), loss.teacher_dims[number]
     alone = attrs.evolve(loss, teacher_dims=(dim,), teacher_logit_scales=(loss.teacher_logit_scales[number],))
-    data = ColumnPipelineSpec.of(run.data, teacher_columns=(first, first + dim))
+    data = attrs.evolve(run.data, teacher_columns=(first, first + dim))
     return with_loss(attrs.evolve(run, data=data), alone)
 
 
@@ -229,14 +228,14 @@ def _teachers(run: RunSpec) -> ReinforcedLossSpec:
 
 
 def as_released(run: RunSpec) -> RunSpec:
-    """Return a run with the released scripts' choices where the paper differs or says nothing.
+    """Return a run with the options of Apple's scripts, where these differ from the paper.
 
     The recipes follow table 12 of MobileCLIP in warm-up (2,000 steps; 1,000 in the scripts), gradient clipping (none;
     norm 1), moving average (0.9995; none), last learning rate (1e-6; 0), RangeAugment (PSNR 40 to 20; none) and
     precision (bfloat16; float16). The recipes follow the published weights in projection bias, pixel statistics and
     resize filter. No paper states AdamW's `eps` or the weight decay of positions, class tokens and layer scales.
 
-    Source: the scripts of apple/ml-mobileclip, and open_clip, which they train with.
+    Source: the scripts of apple/ml-mobileclip, and open_clip.
     """
     image, optimizer = run.model.image, run.training.optimizer
     assert isinstance(optimizer, AdamWSpec), "the published runs have it"
@@ -264,18 +263,18 @@ def as_released(run: RunSpec) -> RunSpec:
 
 
 def as_released_b(run: RunSpec) -> RunSpec:
-    """Return a run with the choices of the script for B on DataCompDR-1B, which trains open_clip's plain ViT-B/16."""
+    """Return a run with the options of the script for B on DataCompDR-1B (open_clip's plain ViT-B/16)."""
     image = attrs.evolve(plain_vit_b16(), input=run.model.image.input)
     return as_released(attrs.evolve(run, model=attrs.evolve(run.model, image=image)))
 
 
 def as_released_dfndr2b(run: RunSpec) -> RunSpec:
-    """Return a run with the choices of the script for DFNDR-2B, which takes one set of synthetic captions alone."""
+    """Return a run with the options of the script for DFNDR-2B (one set of synthetic captions)."""
     return with_data(as_released(run), caption_sets="^syn_text_dfn_mscoco38k$")
 
 
 def coca_vit_l14(context: int = 77) -> CoCaSpec:
-    """Return open_clip's coca_ViT-L-14, which the published captioners are.
+    """Return open_clip's coca_ViT-L-14, the architecture of the published captioners.
 
     Args:
         context: positions of a text, the class token's included: 77, 128 or 256.
@@ -324,10 +323,10 @@ def coca_run(model: CoCaSpec) -> RunSpec:
 
 
 def finetuning_run(context: int = 77, *, total_steps: int = NUM_FINETUNED // FINETUNING_BATCH) -> RunSpec:
-    """Return a run on a small set of captions, from a captioner that knows pairs.
+    """Return a fine-tuning run of a trained captioner on a small set of captions.
 
     Args:
-        context: positions of a text; those of the checkpoint are interpolated.
+        context: positions of a text; the run interpolates the checkpoint's.
         total_steps: length of the run.
     """
     return _captioner_run(
@@ -368,10 +367,10 @@ def imagenet_run(image: MCiSpec, *, drop_path: float, epochs: int = 300, warmup_
     """Return a run on ImageNet-1k by FastViT's recipe.
 
     Args:
-        image: the encoder, whose pooled features are classified.
+        image: the encoder of pooled features.
         drop_path: of its last block.
         epochs: length of the run, without the ten epochs at the final rate that the script appends.
-        warmup_epochs: epochs to the peak of the learning rate, which the script starts at 1e-6 and we near 0.
+        warmup_epochs: epochs to the peak of the learning rate (from 1e-6 in the script, from near 0 here).
     """
     model = ClassifierSpec(image=attrs.evolve(image.without_projection(), drop_path=drop_path), num_classes=1_000)
     steps_per_epoch = NUM_IMAGES // IMAGENET_BATCH

@@ -1,6 +1,6 @@
-"""The flags of recipes that people set, in a line each: what `--help` shows, without importing what computes.
+"""The common flags of recipes for `--help`, a line each, without importing torch.
 
-A line has the names of a flag, its value, the field that it sets where that has a longer name, and what it is for.
+A line has the names of a flag, its value, the field if its name is longer, and a description.
 """
 
 from __future__ import annotations
@@ -93,10 +93,10 @@ class Short:
     """A flag of the short help.
 
     Args:
-        names: as they are typed.
-        value: what stands for its value; nothing of a switch.
-        field: the field that it sets, where a name is shorter; otherwise nothing.
-        text: what it is for.
+        names: of the flag.
+        value: placeholder of its value; empty for a switch.
+        field: the field, if its name is longer; otherwise empty.
+        text: description.
     """
 
     names: tuple[str, ...]
@@ -117,7 +117,7 @@ def shorts(kind: str) -> list[Short]:
 
 
 def kind_of(file: Path) -> tuple[str, list[str]] | None:
-    """Return the class of a recipe's choices and its variants as its file says them; None if it says them otherwise."""
+    """Return the spec class and variants of a recipe from the text of its file; None if not found."""
     text = file.read_text(encoding="utf-8")
     found = re.search(r"^(?:RUN: |ROWS: dict\[str, )(\w+)\]? =", text, re.MULTILINE)
     call = re.search(r"run_recipe\((?:RUN|ROWS)(.*)\)", text)
@@ -135,9 +135,9 @@ def brief_help(kind: str, program: str, rows: Mapping[str, str] | None = None, v
 
     Args:
         kind: the name of its spec's class.
-        program: what is typed before the flags.
-        rows: the recipe's runs to their titles, where it has several.
-        variants: further words that change the choices.
+        program: the command before the flags.
+        rows: titles of the recipe's runs, if there are several.
+        variants: further words that change the spec.
     """
     others = " [MODEL...]" if kind == "EvaluationSpec" else ""
     words = f"{' ROW' if rows else ''}{''.join(f' [{one}]' for one in variants)} [RUN.json]{others}"
@@ -153,11 +153,11 @@ def _head(flag: Short) -> str:
 
 
 def program() -> str:
-    """Return what was typed before the flags."""
+    """Return the program as typed, without flags."""
     return f"python {sys.argv[0]}" if sys.argv[0].endswith(".py") else sys.argv[0]
 
 
 def retyped_command(*flags: str) -> str:
-    """Return the command that was typed, with its row and these flags alone, in backticks."""
+    """Return the typed command with its row and only these flags, in backticks."""
     row = [one for one in sys.argv[1:2] if not one.startswith("-") and not one.endswith(".json")]
     return f"`{' '.join((program(), *row, *flags))}`"

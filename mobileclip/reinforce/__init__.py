@@ -1,6 +1,6 @@
-"""Reinforces data sets: captions and teachers' embeddings, computed once and stored beside each image.
+"""Reinforces data sets: computes captions and teacher embeddings once, and stores them with each image.
 
-What computes, stores and checks it belongs here; reading it belongs in `data`.
+This subpackage computes, stores and checks reinforced data; `data` reads it.
 """
 
 from mobileclip.reinforce.captioners import (

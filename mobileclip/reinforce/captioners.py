@@ -1,6 +1,6 @@
 """Captioners: models that write captions of images, alone or several at once, by nucleus sampling from a CoCa.
 
-Every draw is decided by a seed, one stream of numbers per caption. A new captioner enters here, registered by name.
+A seed decides every sample, with one random stream per caption. Add new captioners here, registered by name.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ from attrs import validators
 from PIL import Image
 from torch import Tensor
 
+from mobileclip import hardware
 from mobileclip.data import ImageTransform, Tokenizer
 from mobileclip.data.randomness import derived_seed, seeded_rng
 from mobileclip.data.samples.sample import SYN_NAME, SYN_TEXT
 from mobileclip.encoders import CoCa
 from mobileclip.encoders.checkpoints import load_model
-from mobileclip.hardware import devices
-from mobileclip.hardware.precision import WIDE_PRECISIONS, WidePrecision, dtype_of
+from mobileclip.hardware import WIDE_PRECISIONS, WidePrecision, dtype_of
 from mobileclip.interop.open_clip_models import OpenClipSource, coca_of, load_open_clip
 from mobileclip.registry import Registry
 from mobileclip.serialization import open_family
@@ -41,7 +41,7 @@ class Captioner(Protocol):
 
     @property
     def name(self) -> str:
-        """What people call it."""
+        """Display name."""
 
     @property
     def weights_sha256(self) -> str:
@@ -54,7 +54,7 @@ class Captioner(Protocol):
     def caption(self, images: Sequence[Image.Image], seeds: Sequence[int]) -> list[tuple[str, ...]]:
         """Return the captions of every image.
 
-        An image and its seed decide its captions, whatever other images come with it, and in whatever order.
+        Captions depend only on the image and its seed, not on other images or their order.
 
         Args:
             images: as they are, not augmented.
@@ -102,7 +102,7 @@ open_family(CaptionerSpec, captioners)
 
 @attrs.frozen(kw_only=True, field_transformer=strict)
 class CaptionSet:
-    """A captioner, and what its captions are called.
+    """A captioner with the name of its caption set.
 
     Args:
         name: of the set, `syn_text` or `syn_text_NAME`.
@@ -116,15 +116,15 @@ class CaptionSet:
 @captioners.register("several")
 @attrs.frozen(kw_only=True, field_transformer=strict)
 class SeveralCaptioners(CaptionerSpec):
-    """Several captioners, whose captions are stored in sets of their own, as MobileCLIP2's are.
+    """Several captioners with a caption set each, as for MobileCLIP2.
 
-    One job with all of them stores what one job for each, after one another, does.
+    One job with all captioners stores the same captions as one job per captioner.
 
     Args:
         sets: at least one, with different names.
 
     Raises:
-        ValueError: if there is none, or a name comes twice.
+        ValueError: if there is none, or a name is duplicated.
 
     Source: MobileCLIP2, section 3: captions of several models are complementary.
     """
@@ -145,7 +145,7 @@ class SeveralCaptioners(CaptionerSpec):
 
 
 class CaptionerEnsemble:
-    """Loaded captioners by the names of their sets; where one captioner is expected, all of them as one.
+    """Loaded captioners by name of their set, with the interface of one captioner.
 
     Args:
         sets: at least one.
@@ -156,7 +156,7 @@ class CaptionerEnsemble:
 
     @property
     def name(self) -> str:
-        """What people call them."""
+        """Display name."""
         return " + ".join(one.name for one in self.sets.values())
 
     @property
@@ -170,7 +170,7 @@ class CaptionerEnsemble:
         return sum(one.num_captions for one in self.sets.values())
 
     def caption(self, images: Sequence[Image.Image], seeds: Sequence[int]) -> list[tuple[str, ...]]:
-        """Return the captions of every image, one captioner's after the other's, each drawn with numbers of its own."""
+        """Return the captions of every image, captioner by captioner, each with its own random numbers."""
         written = [one.caption(images, [derived_seed(seed, name) for seed in seeds]) for name, one in self.sets.items()]
         return [tuple(text for texts in of_image for text in texts) for of_image in zip(*written, strict=True)]
 
@@ -204,7 +204,7 @@ def caption_seed(seed: int, key: str, caption_set: str) -> int:
 
 
 def caption_streams(seeds: Sequence[int], *, num_captions: int, num_steps: int) -> Tensor:
-    """Return the numbers from [0, 1) that every caption of every image is drawn with.
+    """Return the random numbers in [0, 1) of every caption of every image.
 
     Shape:
         (number of seeds * num_captions, num_steps) float64, the captions of an image beside each other.
@@ -221,9 +221,9 @@ def caption_streams(seeds: Sequence[int], *, num_captions: int, num_steps: int) 
 def nucleus_ids(logits: Tensor, draws: Tensor, *, top_p: float, temperature: float) -> Tensor:
     """Return one id per row, drawn from the fewest most probable ids that have `top_p` of the probability.
 
-    `P(id) ~ softmax(logits)[id] ** (1 / temperature)` on the nucleus of `softmax(logits)`, and 0 elsewhere. The draw is
-    the inverse of the cumulated probability, in float64, from the most probable id on; ids that are equally probable
-    come in their order. What a row gives depends on no other row.
+    `P(id) ~ softmax(logits)[id] ** (1 / temperature)` on the nucleus of `softmax(logits)`, and 0 elsewhere. Sampling
+    inverts the cumulative probability in float64, from the most probable id; ties are in order of ids. Rows are
+    independent.
 
     Shape:
         logits (rows, vocab), draws (rows,) float64 -> (rows,) int64.
@@ -276,22 +276,22 @@ def _inverse_cdf(ids: Tensor, log_probs: Tensor, draws: Tensor, *, top_p: float,
 
 
 def sampling_device(device: torch.device) -> torch.device:
-    """Return where ids are drawn, which is decided in float64: the CPU where a device has none."""
-    return device if devices.has_float64(device) else torch.device("cpu")
+    """Return the device for sampling: the CPU if the device lacks float64."""
+    return device if hardware.has_float64(device) else torch.device("cpu")
 
 
 @attrs.frozen(kw_only=True, field_transformer=strict)
 class NucleusSpec(CaptionerSpec):
-    """The choices that captioners by nucleus sampling share; their captions are cut in front of the first full stop.
+    """Shared options of captioners with nucleus sampling; a caption ends before its first full stop.
 
     Args:
-        num_captions: captions per image. Two may be the same, and stay: an image has as many as every other.
+        num_captions: captions per image; duplicates stay.
         top_p: the nucleus' share of the probability, in (0, 1].
         temperature: above 0.
         max_length: ids per caption, start and end included.
         precision: of the weights and the computation; probabilities are in float64.
-        max_batch: images that are captioned at once. Every step has this size, so that a caption does not depend on how
-            many images came with it; calls with fewer images waste the rest.
+        max_batch: images per batch. Every step has this size, so that a caption does not depend on the number of
+            images; calls with fewer images waste the rest.
     """
 
     num_captions: int = attrs.field(default=5, validator=validators.gt(0))
@@ -306,11 +306,11 @@ class NucleusCaptioner:
     """A loaded CoCa that writes captions.
 
     Args:
-        spec: the choices.
-        model: in float32; it is moved and cast.
-        name: what people call it.
+        spec: the options.
+        model: in float32; it is moved and cast in place.
+        name: display name.
         weights_sha256: hash of its weights.
-        device: where it computes.
+        device: of the computation.
 
     Raises:
         ValueError: if its context is too short, or its texts have no start token.
@@ -396,12 +396,11 @@ class CocaCaptioner(NucleusSpec):
         pretrained: as `OpenClipTeacher` takes it.
 
     Raises:
-        ValueError: if the weights are not said, or are said twice.
+        ValueError: if there is no source of weights, or two.
 
-    Source: section 4 of the paper, and the release's generator, whose length limits these are.
-    Differs: draws depend on the image's seed alone, not on the batch; neither a full stop nor the end comes before the
-        fifth id, so that no caption is empty; padding, which the release may draw and then spells out as exclamation
-        marks, is never drawn.
+    Source: section 4 of the paper; length limits of the release's generator. Differs: sampling depends on the image's
+        seed only, not on the batch; the first four ids are neither a full stop nor the end, so no caption is empty;
+        padding is never sampled (the release may sample it, and decodes it as exclamation marks).
     """
 
     model: str = attrs.field(default="coca_ViT-L-14", validator=validators.min_len(1))
@@ -414,8 +413,8 @@ class CocaCaptioner(NucleusSpec):
         """Return the captioner, its weights loaded.
 
         Raises:
-            ValueError: if open_clip is missing, it does not know the model or the tag, the weights do not fit, or the
-                model is no CoCa that can be decoded here.
+            ValueError: if open_clip is missing or lacks the model or the tag, the weights do not fit, or the model is
+                no supported CoCa.
         """
         opened = load_open_clip(self._source())
         sha256 = opened.weights_sha256
@@ -428,7 +427,7 @@ class CocaCaptioner(NucleusSpec):
 @captioners.register("checkpoint")
 @attrs.frozen(kw_only=True, field_transformer=strict)
 class CheckpointCaptioner(NucleusSpec):
-    """Captions of a `CoCa` in a file, by nucleus sampling, as `CocaCaptioner` writes them; open_clip is not needed.
+    """Captioner with a `CoCa` from a file and nucleus sampling, like `CocaCaptioner` but without open_clip.
 
     Args:
         checkpoint: a file of ours or of open_clip's, see `load_model`, a checkpoint of a run, or `hf-hub:OWNER/NAME`.
@@ -459,8 +458,8 @@ def with_weights(captioner: NucleusSpec, weights: Sequence[str]) -> CaptionerSpe
     """Return a captioner with the weights and the architecture of each file, in sets of their own for several files.
 
     Args:
-        captioner: whose other choices are kept.
-        weights: as `CheckpointCaptioner` takes a checkpoint; the set of NAME.pt and of hf-hub:OWNER/NAME is
+        captioner: for its other options.
+        weights: checkpoints as for `CheckpointCaptioner`; the caption set of NAME.pt or hf-hub:OWNER/NAME is
             `syn_text_NAME`.
 
     Raises:

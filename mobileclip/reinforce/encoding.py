@@ -1,4 +1,4 @@
-"""A batch of samples to reinforced ones, by teachers beside training too, and how far they recognise what is stored."""
+"""Encodes batches of samples with teachers, also during training, and measures the teachers' agreement."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ _Matrix = npt.NDArray[np.float32]
 
 
 def plain_augmentation(size: int) -> AugmentationSpec:
-    """Return the policy that does nothing: the largest central square, resized.
+    """Return the augmentation without changes: the largest central square, resized.
 
     Args:
         size: side of the output, in pixels.
@@ -63,10 +63,10 @@ def plain_augmentation(size: int) -> AugmentationSpec:
 
 
 def plain_views(images: Sequence[Image.Image], policy: AugmentationSpec) -> Tensor:
-    """Return pictures as they are, as teachers take them.
+    """Return images as they are, as teachers take them.
 
     Shape:
-        (pictures, 3, size, size) uint8.
+        (images, 3, size, size) uint8.
 
     Args:
         images: at least one.
@@ -77,14 +77,14 @@ def plain_views(images: Sequence[Image.Image], policy: AugmentationSpec) -> Tens
 
 
 def encode_plain(teachers: TeacherEnsemble, images: Sequence[bytes], spec: ReinforcementSpec) -> _Matrix:
-    """Return the teachers' embeddings of pictures as they are.
+    """Return the teachers' embeddings of images as they are.
 
     Shape:
-        (pictures, sum of dims).
+        (images, sum of dims).
 
     Args:
         teachers: the ensemble.
-        images: the pictures, encoded.
+        images: the images, encoded.
         spec: its limits, batch size and resizing.
     """
     policies = [
@@ -103,19 +103,19 @@ def encode_plain(teachers: TeacherEnsemble, images: Sequence[bytes], spec: Reinf
 def measure_agreement(
     samples: Sequence[ReinforcedSample], teachers: TeacherEnsemble, spec: ReinforcementSpec
 ) -> ViewAgreement | None:
-    """Measure how often a teacher takes the stored views of samples for the same caption as the plain pictures.
+    """Measure how often a teacher matches stored views to the same caption as the plain images.
 
-    A picture is taken for the one whose caption, real or synthetic, is the nearest. Captions that several of the
-    pictures have tell nothing apart and are left out, and so are pictures without one of their own.
+    A view matches the image with the nearest caption, real or synthetic. The measure ignores captions that several
+    images share, and images without a unique caption.
 
     Args:
         samples: with their images.
         teachers: those that gave the samples' embeddings.
-        spec: the choices.
+        spec: the options.
 
     Returns:
-        The measurement, or None where fewer than two samples have captions of their own, as there is nothing to choose
-        from, or the teachers' embeddings of a plain picture are not finite.
+        The measurement, or None if fewer than two samples have captions of their own, as there is nothing to choose
+        from, or the teachers' embeddings of a plain image are not finite.
     """
     count = Counter(text for sample in samples for text in dict(_captions(sample)))
     own = [{text: row for text, row in _captions(sample) if count[text] == 1} for sample in samples]
@@ -154,7 +154,7 @@ _PLAIN_SIZE = (64, 64)
 
 @attrs.define(eq=False)
 class _Item:
-    """A sample under way, with what has been made for it.
+    """A sample in progress, with its results so far.
 
     Args:
         sample: with its captions and embeddings, as far as there are some.
@@ -174,10 +174,10 @@ class BatchEncoder:
     """Makes reinforced samples, or where there are no teachers, captioned ones.
 
     Args:
-        spec: the choices.
-        teachers: whose embeddings are stored; None for captions alone.
-        captioner: who writes synthetic captions; None for none.
-        shard: where the samples come from, for messages.
+        spec: the options.
+        teachers: for stored embeddings; None for captions only.
+        captioner: for synthetic captions; None for none.
+        shard: source of the samples, for messages.
     """
 
     spec: ReinforcementSpec
@@ -186,7 +186,7 @@ class BatchEncoder:
     shard: str
 
     def __call__(self, samples: Sequence[ImageTextSample]) -> list[ImageTextSample | Skip]:
-        """Return for every sample what is to be stored, or why there is nothing."""
+        """Return the reinforcement of every sample, or the reason to skip it."""
         results = self._each([_Item(sample) for sample in samples], self._decode)
         sets = caption_sets(self.captioner, self.spec.caption_set) if self.captioner is not None else {}
         for name, captioner in sets.items():
@@ -232,7 +232,7 @@ class BatchEncoder:
         return list(items)
 
     def _skip(self, item: _Item, error: Exception, *, plain: Callable[[], object], who: str, prefix: str = "") -> Skip:
-        """Return why an item is skipped: what fails with a plain picture as well is not its fault.
+        """Return why an item is skipped; a failure that a plain image shares is not the item's fault.
 
         Raises:
             FatalError: if it is not.
@@ -265,7 +265,7 @@ class BatchEncoder:
             one.sample = attrs.evolve(one.sample, syn_captions={**one.sample.syn_captions, name: tuple(texts)})
 
     def _upright(self, item: _Item) -> Image.Image:
-        """Return what a captioner sees; stored augmentations are of the pixels as they are encoded."""
+        """Return the upright image for the captioner; stored augmentations refer to the encoded pixels."""
         if self.teachers is not None and self.teachers.background is not None:
             assert item.sample.image is not None, "it was decoded"
             return decode_image(item.sample.image, limits=self.spec.limits)
@@ -309,20 +309,20 @@ class BatchEncoder:
 
 
 def plain_fields(sample: ImageTextSample) -> dict[str, Any]:
-    """Return what a sample holds as an image-text sample, by field."""
+    """Return a sample's image-text fields by name."""
     return {field.name: getattr(sample, field.name) for field in attrs.fields(ImageTextSample)}
 
 
 @attrs.frozen(kw_only=True, eq=False)
 class OnlineTeachers(ChangedBatches[ReinforcedBatch]):
-    """Wraps batches with teachers that embed each of them when it is used; `train` takes it as its batches.
+    """Wraps batches with teachers that encode each batch on use; pass it to `train` as `batches`.
 
     Args:
-        batches: with online images at the teachers' sizes: `OnlinePipelineSpec`.
+        batches: with online images at the teachers' sizes: `online` of `ReinforcedPipelineSpec`.
         teachers: encode the images and the captions of every batch.
-        captioner: writes a synthetic caption for every image; None for those of the source. It sees the augmented
-            images, at the largest of their sizes.
-        tokenizer: the student's, for what the captioner writes.
+        captioner: writes a synthetic caption for every augmented image, at the largest of its sizes; None for captions
+            of the source.
+        tokenizer: the student's, for the captioner's captions.
         seed: of the captions.
 
     Raises:

@@ -13,7 +13,7 @@ import torch
 from mobileclip.data import ImageTextSample, SkipReport, ViewAgreement, read_reinforced_samples
 from mobileclip.datasets import Unit
 from mobileclip.engines import Place, default_num_threads
-from mobileclip.hardware.devices import AUTO, pick_device
+from mobileclip.hardware import AUTO, pick_device
 from mobileclip.reinforce.encoding import CHANGED_BY, measure_agreement
 from mobileclip.reinforce.spec import ReinforcementSpec
 from mobileclip.reinforce.worker import ReinforcementWork
@@ -24,17 +24,17 @@ _MAX_COUNTED = 16
 
 @attrs.frozen(kw_only=True)
 class Estimate:
-    """The cost of a whole reinforcement on one device like this one.
+    """The cost of a complete reinforcement on one device of this kind.
 
     Args:
         num_shards: of the output.
-        num_samples: in all of them, extrapolated from the first shards where there are many.
-        num_measured: samples that the rates come from.
-        samples_per_second: of one worker, once its models are loaded.
+        num_samples: in all shards, extrapolated from the first shards if there are many.
+        num_measured: measured samples.
+        samples_per_second: of one worker with loaded models.
         bytes_per_sample: of a finished shard, images included.
-        loading_seconds: until a worker's models are loaded, once per worker.
-        device: what it was measured on.
-        agreement: how far the teachers recognise the stored views of these samples; None where it was not measured.
+        loading_seconds: time to load a worker's models.
+        device: of the measurement.
+        agreement: of the teachers on the stored views of these samples; None without a measurement.
     """
 
     num_shards: int
@@ -69,12 +69,12 @@ class Estimate:
 
 
 def estimate(spec: ReinforcementSpec, *, num_samples: int = 64, device: str = AUTO) -> Estimate:
-    """Reinforce the beginning of the first shard aside, and extrapolate; the output is not touched.
+    """Reinforce the start of the first shard in a temporary folder, and extrapolate; the output stays unchanged.
 
     Args:
-        spec: the choices.
-        num_samples: how many samples to measure, at most one shard.
-        device: what to measure on; `auto` for the best device there is.
+        spec: the options.
+        num_samples: number of samples to measure, at most one shard.
+        device: `auto` takes the best available device.
 
     Raises:
         ValueError: if no sample of the first shard can be reinforced, or there is no such device.
@@ -114,15 +114,15 @@ class _Beginning(Unit):
     """The first samples of a unit.
 
     Args:
-        unit: the whole.
-        num_samples: at most so many.
+        unit: the complete unit.
+        num_samples: largest number of samples.
     """
 
     unit: Unit
     num_samples: int
 
     def fingerprint(self) -> str:
-        """Return the whole unit's fingerprint."""
+        """Return the complete unit's fingerprint."""
         return self.unit.fingerprint()
 
     def count(self) -> int:

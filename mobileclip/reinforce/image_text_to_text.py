@@ -14,7 +14,7 @@ from attrs import validators
 from PIL import Image
 from torch import Tensor
 
-from mobileclip.hardware.precision import WIDE_PRECISIONS, WidePrecision
+from mobileclip.hardware import WIDE_PRECISIONS, WidePrecision
 from mobileclip.interop.transformers_models import (
     LoadedWeights,
     TransformersSource,
@@ -44,19 +44,19 @@ class ImageTextToTextCaptioner(CaptionerSpec):
     """Answers of a vision-language model to one prompt about every image, by nucleus sampling (extra `transformers`).
 
     Args:
-        model: a folder that `save_pretrained` has written, or `OWNER/NAME` on the hub: whatever
-            `AutoModelForImageTextToText` and `AutoProcessor` load.
+        model: a folder of `save_pretrained`, or `OWNER/NAME` on the hub, for `AutoModelForImageTextToText` and
+            `AutoProcessor`.
         revision: of the hub's repository; None for the newest.
-        prompt: what is asked, as one turn of the processor's chat template. Of a processor without one it is the whole
-            text, with the image's token where the model wants it: `USER: <image> Describe it. ASSISTANT:`.
-        num_captions: captions per image. Two may be the same, and stay: an image has as many as every other.
+        prompt: the question, as one turn of the processor's chat template. For a processor without template, the whole
+            text including the image token: `USER: <image> Describe it. ASSISTANT:`.
+        num_captions: captions per image; duplicates stay.
         top_p: the nucleus' share of the probability, in (0, 1].
         temperature: above 0.
-        max_length: ids per caption; what is longer is cut.
-        first_sentence: whether a caption ends in front of its first full stop, as CoCa's do.
+        max_length: ids per caption; longer captions are truncated.
+        first_sentence: whether a caption ends before its first full stop, as CoCa's do.
         precision: of the weights and the computation; probabilities are in float64.
-        max_batch: images that are captioned at once. Every step has this size, so that a caption does not depend on how
-            many images came with it; calls with fewer images, or with images of other shapes, waste the rest.
+        max_batch: images per batch. Every step has this size, so that a caption does not depend on the number of
+            images; calls with fewer images, or with images of other shapes, waste the rest.
 
     Raises:
         ValueError: if a number is out of its range, or the prompt is blank.
@@ -90,12 +90,12 @@ class ImageTextToTextModel:
     """A loaded vision-language model.
 
     Args:
-        spec: the choices.
+        spec: the options.
         loaded: the model.
-        processor: what makes its inputs of images and texts.
+        processor: its processor.
 
     Raises:
-        ValueError: if the processor has no tokenizer, or nothing says which id ends an answer.
+        ValueError: if the processor has no tokenizer, or the end id is unknown.
     """
 
     def __init__(self, spec: ImageTextToTextCaptioner, loaded: LoadedWeights, processor: Any) -> None:
@@ -177,15 +177,15 @@ class ImageTextToTextModel:
 
 
 class AnswerVocabulary:
-    """The ids of an answer: those that end it, those that are never drawn, and text.
+    """The token ids of an answer: end tokens, tokens to exclude, and text tokens.
 
     Args:
         tokenizer: the model's.
-        ends: ids that end an answer by the model's settings: one, several, or None for the tokenizer's.
+        ends: end ids of the model's settings: one, several, or None for the tokenizer's.
         name: of the model, for messages.
 
     Raises:
-        ValueError: if nothing says which id ends an answer.
+        ValueError: if the end id is unknown.
     """
 
     def __init__(self, tokenizer: Any, ends: int | Iterable[int] | None, *, name: str) -> None:
@@ -215,13 +215,13 @@ class AnswerVocabulary:
 class _Sampler:
     """Leaves one id of every row: that which the caption's own numbers draw.
 
-    No special id is drawn, the end only behind a letter or a digit, and the last id is one where none was before, so
-    that no caption is blank.
+    The sampler draws no special id, and the end only after a letter or digit; the last id has a letter or digit if no
+    earlier id has one, so no caption is blank.
 
     Args:
-        spec: the choices.
-        vocabulary: what ids mean.
-        draws: (rows, steps), from [0, 1), where ids are drawn.
+        spec: the options.
+        vocabulary: kinds of ids.
+        draws: (rows, steps), random numbers in [0, 1).
     """
 
     def __init__(self, spec: ImageTextToTextCaptioner, vocabulary: AnswerVocabulary, draws: Tensor) -> None:
@@ -230,7 +230,7 @@ class _Sampler:
         self.drawn: list[Tensor] = []
 
     def __call__(self, _ids: Tensor, scores: Tensor) -> Tensor:
-        """Return the scores of the next id: 0 of the one that is drawn, minus infinity of all others."""
+        """Return the scores of the next id: 0 for the sampled id, minus infinity for all others."""
         vocabulary, spec, step, place = self._vocabulary, self._spec, len(self.drawn), self._draws.device
         logits = scores.float().to(place).clone()
         logits[:, vocabulary.special.to(place)] = -torch.inf

@@ -1,8 +1,7 @@
 """The reinforcement job: a source in, shards with stored augmentations and teachers' embeddings out.
 
-A shard is the unit of work: it appears whole or not at all, is entered into the manifest, and is never done again. What
-is stored depends on the spec and the source alone: not on the engine, the number of workers, their order, or on how
-often the job was killed.
+A shard is the unit of work: the job writes it atomically, adds it to the manifest, and never repeats it. The stored
+data depends on spec and source only, not on the engine, the number or order of workers, or interruptions.
 """
 
 from __future__ import annotations
@@ -48,12 +47,12 @@ class ReinforcementReport:
         shards: all reinforced shards, those of earlier runs included; paths or URLs.
         num_samples: samples in them.
         num_bytes: their size.
-        skipped: samples left out, by reason.
+        skipped: numbers of skipped samples by reason.
         num_done_before: shards that an earlier run had finished.
-        set_aside: shards that were tried and given up, with the reasons; the next run tries them again.
+        set_aside: failed shards with reasons; the next run tries them again.
         seconds: duration of this run.
         samples_per_second: of this run.
-        agreement: how far the teachers recognise the stored views of the first shard; None where it was not measured.
+        agreement: of the teachers on the stored views of the first shard; None without a measurement.
     """
 
     shards: tuple[str, ...]
@@ -80,25 +79,25 @@ def reinforce(
     captioner: Captioner | None = None,
     show_progress: bool = True,
 ) -> ReinforcementReport:
-    """Reinforce every unit of the source that is not reinforced yet.
+    """Reinforce all remaining units of the source.
 
-    Per image, `num_augmentations` parameters are drawn and replayed, and every teacher encodes the results; all
-    captions, real and synthetic, are encoded once. Equal specs give equal files, whatever was interrupted.
+    The job draws and replays `num_augmentations` augmentations per image; every teacher encodes the results, and all
+    real and synthetic captions once. Equal specs give equal files, even after interruptions.
 
-    A unit that fails is set aside, after several tries where another may help (`Retries`); the run goes on, and the
-    next one tries it again.
+    The run lists a unit in `set_aside.jsonl` after it failed all tries (`Retries`), and continues; the next run tries
+    the unit again.
 
     Args:
-        spec: the choices.
-        engine: who does the work; None for this machine, with one process per GPU.
-        teachers: models that are loaded already, in place of the spec's; they work in this process.
+        spec: the options.
+        engine: None for this machine, with one process per GPU.
+        teachers: loaded teachers in place of the spec's, for work in this process.
         captioner: the same.
-        show_progress: show a bar with the speed, the time left and the bytes written.
+        show_progress: show a bar with speed, remaining time and written bytes.
 
     Raises:
-        ValueError: if the source has no units, two would become one shard, there are neither teachers nor a captioner,
-            `output` was made with other choices or teachers, another job works in it, there is no room for a shard, a
-            teacher gives embeddings that cannot be stored, or not one sample is stored.
+        ValueError: if the source has no units, two units have one shard name, there are neither teachers nor a
+            captioner, `output` has other options or teachers or is locked by another job, the disk is full, a teacher's
+            embeddings cannot be stored, or no sample is stored.
 
     Source: section 4 of the paper.
     """
@@ -140,7 +139,7 @@ def reinforce(
 def _report(
     output: str, entries: Sequence[ShardEntry], set_aside: tuple[SetAside, ...], *, num_units: int
 ) -> ReinforcementReport:
-    """Return what is stored, without what this run alone knows; nothing is an error."""
+    """Return the report of the stored shards; raise if there are none."""
     report = ReinforcementReport(
         shards=tuple(storage.join(output, entry.shard) for entry in entries if entry.num_samples),
         num_samples=sum(entry.num_samples for entry in entries),
@@ -157,13 +156,13 @@ def _report(
 
 @attrs.define(kw_only=True, eq=False)
 class _Done(Listener[Unit, ShardEntry]):
-    """Enters what is finished into the manifest, and shows how far the run is.
+    """Adds finished shards to the manifest, and updates the progress display.
 
     Args:
         manifest: of the output.
-        progress: what is shown.
-        by_sample: whether its steps are samples, and not shards.
-        aloud: whether the agreement of views is printed.
+        progress: the progress display.
+        by_sample: whether its steps are samples instead of shards.
+        aloud: whether to print the agreement.
     """
 
     manifest: Manifest
@@ -200,7 +199,7 @@ def _do(
     manifest: Manifest,
     show_progress: bool,
 ) -> _Done:
-    """Have what is pending done, and enter every shard as it is finished."""
+    """Run the pending units, and add every finished shard to the manifest."""
     counts = [unit.count() for unit in pending] if show_progress and len(pending) <= _MAX_COUNTED else [None]
     by_sample = None not in counts
     total = sum(count or 0 for count in counts) if by_sample else len(pending)

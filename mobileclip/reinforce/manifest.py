@@ -1,4 +1,4 @@
-"""The manifest of a reinforcement, what it still lacks, and the card: what an output is made of and by whom."""
+"""The manifest of a reinforcement, its missing shards, and the card: sources, teachers and captioner of an output."""
 
 from __future__ import annotations
 
@@ -60,12 +60,12 @@ class ShardEntry:
 
     Args:
         shard: its path below the output, with `/` between folders; a shard without samples has no file.
-        fingerprint: of the input that it was made of; another one means that it must be made again.
+        fingerprint: of its input; a changed input needs a new shard.
         num_samples: samples in it.
         num_bytes: its size.
-        skipped: samples left out, by reason.
-        agreement: how far the teachers recognise its views; None where it was not measured.
-        attempts: runs that have tried to reach the images of all its rows.
+        skipped: numbers of skipped samples by reason.
+        agreement: of the teachers on its views; None without a measurement.
+        attempts: number of runs that tried to download all its images.
     """
 
     shard: str = attrs.field(validator=validators.matches_re(_FILE_NAME))
@@ -78,21 +78,21 @@ class ShardEntry:
 
     @property
     def is_pending(self) -> bool:
-        """Whether the images of some rows could not be reached, and are tried again by the next run."""
+        """Whether some images could not be downloaded; the next run tries them again."""
         return UNREACHABLE in self.skipped and self.attempts < _MOST_ATTEMPTS
 
 
 class Manifest(dict[str, ShardEntry]):
     """The finished shards of an output directory, a mapping that is as durable as the files.
 
-    Lines are appended and synchronised, later ones count; what a killed process left of a line is dropped, and cut off
-    when the next one is appended: reading writes nothing. In an object store the newest lines are in a small file of
-    their own, which is written at once, so that none is lost and the long file is seldom written.
+    The manifest appends and syncs lines; later lines replace earlier ones. Readers ignore a truncated last line, and
+    the next append removes it. In an object store, a small second file holds the newest lines, so that the long file is
+    rarely uploaded.
 
     Args:
         directory: of the shards, local or a URL.
-        most_in_tail: at least 1; an object store writes the small file again for every entry, and the whole manifest
-            when the small one has so many.
+        most_in_tail: most entries of the small file, at least 1; an object store uploads the small file for every
+            entry, and the manifest when the small file is full.
 
     Raises:
         ValueError: if a line other than the last is damaged.
@@ -112,7 +112,7 @@ class Manifest(dict[str, ShardEntry]):
         return tuple(self.values())
 
     def add(self, entry: ShardEntry) -> None:
-        """Enter a finished shard; an entry of the same name is replaced."""
+        """Add a finished shard, replacing an entry of the same name."""
         self[entry.shard] = entry
         if self._remote:
             self._tail[entry.shard] = entry
@@ -130,7 +130,7 @@ class Manifest(dict[str, ShardEntry]):
             os.fsync(stream.fileno())
 
     def close(self) -> None:
-        """Write to an object store's long file what its small one holds."""
+        """Merge an object store's small file into the long file."""
         if self._tail:
             _write(self.path, self)
             storage.remove(self._tail_path)
@@ -138,7 +138,7 @@ class Manifest(dict[str, ShardEntry]):
 
 
 def _read(path: str) -> tuple[dict[str, ShardEntry], int | None]:
-    """Return what stands in a file, and how many of its bytes are whole lines where the last one is not."""
+    """Return a file's entries, and the number of bytes in complete lines if the last line is truncated."""
     text = storage.read_if_there(path, limit=_MAX_BYTES) or b""
     *lines, torn = text.split(b"\n")
     entries = {}
@@ -189,9 +189,9 @@ class UnreachedRows(Unit):
     """The rows of a finished shard whose images could not be reached.
 
     Args:
-        unit: that the shard is made of.
+        unit: source of the shard.
         entry: of the shard.
-        output: where it is.
+        output: of the job.
     """
 
     unit: Unit
@@ -199,7 +199,7 @@ class UnreachedRows(Unit):
     output: str
 
     def fingerprint(self) -> str:
-        """Return the whole unit's fingerprint."""
+        """Return the complete unit's fingerprint."""
         return self.unit.fingerprint()
 
     def count(self) -> int:
@@ -207,7 +207,7 @@ class UnreachedRows(Unit):
         return self.entry.skipped[UNREACHABLE]
 
     def read(self, report: SkipReport) -> Iterator[ImageTextSample]:
-        """Yield the rows that the shard's list of skips names; its other skips are entered in the report."""
+        """Yield the rows in the shard's file of skipped samples, and add other skips to the report."""
         content = storage.read_if_there(_skips_path(self.output, self.name), limit=_MAX_SKIP_BYTES) or b""
         skips = [from_json(line, Skip) for line in split_lines(content.decode())]
         names = {skip.key for skip in skips if skip.reason == UNREACHABLE}
@@ -221,7 +221,7 @@ class UnreachedRows(Unit):
 
 
 def write_skips(output: str, shard: str, skips: SkipReport) -> None:
-    """Name what was left out of a shard in a file of its own, or remove that where nothing was."""
+    """Write a shard's file of skipped samples, or remove it if there are none."""
     path = _skips_path(output, shard)
     if not skips.counts:
         storage.remove(path)
@@ -237,13 +237,13 @@ def _skips_path(output: str, shard: str) -> str:
 
 
 def pending_units(spec: ReinforcementSpec, units: Sequence[Unit], manifest: Manifest) -> list[Unit]:
-    """Return the units that have no finished shard, or whose input has changed since, and what others lack.
+    """Return units without a finished shard or with a changed input, and the missing rows of others.
 
-    A store is asked to list each folder, a thousand files at a time, and never for one file alone. Of web servers,
-    which list nothing, a changed input is not seen.
+    The function lists folders of object stores, a thousand files per request. Web servers cannot list, so it does not
+    detect their changed inputs.
 
     Args:
-        spec: the choices.
+        spec: the options.
         units: of its source.
         manifest: of its output; a shard without an entry may be anything.
 
@@ -281,10 +281,10 @@ _PACKAGES = ("torch", "pillow", "numpy")
 def open_card(
     spec: ReinforcementSpec, teachers: TeacherEnsemble | None, captioner: Captioner | None
 ) -> ReinforcementCard:
-    """Return the card of the job's output, as an earlier run left it, or a new one, which is then written.
+    """Return the card of the job's output, or write a new card.
 
     Raises:
-        ValueError: if the output was made with other choices, teachers or captioners.
+        ValueError: if the output has other options, teachers or captioners.
     """
     card = _card(spec, teachers, captioner)
     found = find_card(spec.output)
@@ -296,15 +296,15 @@ def open_card(
 
 
 def close_card(spec: ReinforcementSpec) -> None:
-    """Remove the card of an output in which nothing is: it is free for other choices then."""
+    """Remove the card of an empty output, so that a job with other options may use it."""
     storage.remove(storage.join(spec.output, CARD))
 
 
 def refuse_other_choices(spec: ReinforcementSpec) -> bool:
-    """Return whether the output has a card, after comparing what can be told without loading a teacher.
+    """Return whether the output has a card, after comparing the options that need no teacher.
 
     Raises:
-        ValueError: if the output was made with other choices.
+        ValueError: if the output has other options.
     """
     found = find_card(spec.output)
     if found is None:

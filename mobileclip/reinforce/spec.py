@@ -1,4 +1,4 @@
-"""The choices of a reinforcement: everything that decides what is stored, and nothing else."""
+"""The spec of a reinforcement: all options that decide the stored data."""
 
 from __future__ import annotations
 
@@ -21,29 +21,28 @@ from mobileclip.strict import strict
 class ReinforcementSpec:
     """The choices of a reinforcement.
 
-    With a captioner and no teachers it stores captions alone, with teachers and no captioner embeddings of the captions
-    that are there, and with both everything in one go: captions once, several sets of teachers later.
+    A captioner without teachers stores captions only; teachers without captioner store embeddings of existing captions.
+    So captions can be written once, and encoded later by several sets of teachers.
 
     Args:
-        source: what is reinforced; a path or pattern says the kind by itself. A recipe leaves it and the output open.
+        source: the data; a path or pattern determines the kind. Recipes leave source and output empty.
         output: directory of the reinforced shards, their manifest and their card; local or a URL.
-        teachers: whose embeddings are stored, concatenated in this order.
-        captioner: who writes synthetic captions, `SeveralCaptioners` for several; None for the ones in the source, if
-            any.
-        caption_set: name of the set of one captioner, `syn_text` or `syn_text_NAME`; several name their own.
+        teachers: for stored embeddings, concatenated in this order.
+        captioner: writes synthetic captions, `SeveralCaptioners` for several; None for captions of the source, if any.
+        caption_set: set name for one captioner, `syn_text` or `syn_text_NAME`; several captioners name their own sets.
         augmentation: the policy; every teacher sees the augmented image at its own size.
         num_augmentations: stored augmentations per image.
-        seed: of augmentations and captions; both depend on the seed, the sample's key and their index alone.
-        layout: `npz` for float32 embeddings and `pth.gz` for bfloat16 ones, as the public data sets have them;
-            `compact` for bfloat16 and `compact8` for 8-bit ones in one small member.
-        batch_size: samples that are encoded at once, with all their augmentations.
-        num_compared: samples of the first shard, at most, on which it is measured how far the teachers still recognise
-            the stored views (`ViewAgreement`); one more image each is encoded for it. 0 measures nothing.
-        limits: of the work and memory that one image may cost; one beyond them is skipped.
+        seed: of augmentations and captions; both depend only on the seed, the sample's key and their index.
+        layout: `npz` (float32) or `pth.gz` (bfloat16) of the public data sets; `compact` (bfloat16) or `compact8` (8
+            bits) in one small member.
+        batch_size: samples per batch, with all their augmentations.
+        num_compared: most samples of the first shard for measuring the teachers' agreement (`ViewAgreement`), with one
+            more encoded image per sample; 0 for none.
+        limits: of work and memory per image; the job skips images beyond them.
 
     Raises:
-        ValueError: if a number is out of its range. With neither teachers nor a captioner, it is `reinforce` that
-            refuses: `InlineEngine` may bring teachers of its own.
+        ValueError: if a number is out of range. `reinforce` checks for teachers or a captioner, since `InlineEngine`
+            may have its own.
 
     Examples:
         >>> augmentation = mobileclip.data.datacompdr_augmentation(256)
@@ -70,7 +69,7 @@ class ReinforcementSpec:
         """Return the units of the source.
 
         Raises:
-            ValueError: if no source or no output is chosen; see `Source` too.
+            ValueError: if source or output is empty; see also `Source`.
         """
         if self.source is None or not self.output:
             missing = "source" if self.source is None else "output"

@@ -1,4 +1,4 @@
-"""Teachers: image-text models whose embeddings are stored, and ensembles of them."""
+"""Teachers: image-text models for stored embeddings, and ensembles of teachers."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from torch import Tensor
 
 from mobileclip.encoders import DualEncoder, DualEncoderSpec
 from mobileclip.encoders.checkpoints import Stored, read_checkpoint
-from mobileclip.hardware.precision import WIDE_PRECISIONS, WidePrecision, dtype_of
+from mobileclip.hardware import WIDE_PRECISIONS, WidePrecision, dtype_of
 from mobileclip.inference.image_text_model import ImageTextModel
 from mobileclip.inputs import Color, ImageInput
 from mobileclip.interop.open_clip_models import OpenClipSource, read_open_clip
@@ -30,7 +30,7 @@ from mobileclip.tensor_files.weights import weights_sha256
 
 @runtime_checkable
 class TextTeacher(Protocol):
-    """The interface of a teacher of texts, which may be called from several threads at once."""
+    """The thread-safe interface of a teacher for texts."""
 
     @property
     def name(self) -> str:
@@ -38,7 +38,7 @@ class TextTeacher(Protocol):
 
     @property
     def weights_sha256(self) -> str:
-        """Hash of its weights, as `weights_sha256` makes it: it is stored, and compared when a job resumes."""
+        """Hash of its weights by `weights_sha256`; a job stores it, and compares it on resumption."""
 
     @property
     def dim(self) -> int:
@@ -58,11 +58,11 @@ class Teacher(TextTeacher, Protocol):
 
     @property
     def logit_scale(self) -> float:
-        """What the teacher multiplies cosine similarities with: the distillation loss needs the same number."""
+        """The teacher's factor of cosine similarities; the distillation loss needs the same factor."""
 
     @property
     def image(self) -> ImageInput:
-        """The image contract; images come augmented at its size."""
+        """The image input; augmented images have its size."""
 
     def encode_images(self, pixels: Tensor) -> Tensor:
         """Return the embeddings of images, normalised or not.
@@ -78,13 +78,14 @@ class NotFiniteError(ValueError):
 
 @attrs.frozen(eq=False)
 class TeacherEnsemble:
-    """Several teachers as one: every embedding is normalised, then all are concatenated.
+    """Several teachers as one: the ensemble normalises each teacher's embedding, then concatenates them.
 
     Args:
         teachers: at least one, with different names.
 
     Raises:
-        ValueError: if there is none, a name comes twice, or they put transparent pictures on different backgrounds.
+        ValueError: if there is none, a name is duplicated, or teachers have different backgrounds for transparent
+            images.
 
     Source: section 4 of the paper.
     """
@@ -125,12 +126,12 @@ class TeacherEnsemble:
 
     @property
     def image_sizes(self) -> tuple[int, ...]:
-        """Every size, in pixels, at which a teacher wants its images."""
+        """All image sizes of the teachers, in pixels."""
         return tuple(sorted({teacher.image.size for teacher in self.teachers}))
 
     @property
     def background(self) -> Color | None:
-        """The colour that transparent images are put on; None where their transparency is dropped."""
+        """The background colour for transparent images; None drops the alpha channel."""
         return self.teachers[0].image.background_color
 
     def encode_images(self, pixels: Mapping[int, Tensor]) -> Tensor:
@@ -143,8 +144,8 @@ class TeacherEnsemble:
             pixels: the same images at all `image_sizes`.
 
         Raises:
-            ValueError: if a teacher's embeddings have another dim than it says.
-            NotFiniteError: if some are not finite.
+            ValueError: if embeddings do not have the teacher's dim.
+            NotFiniteError: if an embedding is not finite.
         """
         return self._join(lambda teacher: teacher.encode_images(pixels[teacher.image.size]))
 
@@ -155,8 +156,8 @@ class TeacherEnsemble:
             (number of texts, sum of dims) float32.
 
         Raises:
-            ValueError: if a teacher's embeddings have another dim than it says.
-            NotFiniteError: if some are not finite.
+            ValueError: if embeddings do not have the teacher's dim.
+            NotFiniteError: if an embedding is not finite.
         """
         return self._join(lambda teacher: teacher.encode_texts(texts))
 
@@ -171,8 +172,8 @@ def unit_embeddings(teacher: TextTeacher, embedding: Tensor) -> Tensor:
         (batch, dim) -> the same.
 
     Raises:
-        ValueError: if they have another dim than it says.
-        NotFiniteError: if some are not finite.
+        ValueError: if they do not have the teacher's dim.
+        NotFiniteError: if an embedding is not finite.
     """
     embedding = embedding.float()
     if embedding.shape[-1] != teacher.dim:
@@ -201,7 +202,7 @@ class TeacherSpec(ABC):
         """Return the teacher, its weights loaded.
 
         Args:
-            device: where it computes, such as `cuda:1`; embeddings are returned on the CPU.
+            device: such as `cuda:1`; embeddings are returned on the CPU.
 
         Raises:
             ValueError: if there are no such weights, or they cannot be used.
@@ -235,11 +236,11 @@ class ModelTeacher:
     """An image-text model as a teacher.
 
     Args:
-        name: what people call it.
-        clip: the model; it computes on its own device and in the precision of its weights.
-        logit_scale: what it multiplies cosine similarities with; by default the model's own, to two decimals.
-        max_batch: images, or texts, that are encoded at once, so that memory does not grow with what is asked for.
-        weights_sha256: hash of the weights as they were loaded; computed where it is left out.
+        name: display name.
+        clip: the model, on its own device and in the precision of its weights.
+        logit_scale: factor of cosine similarities; by default the model's, to two decimals.
+        max_batch: images or texts per batch, to bound memory.
+        weights_sha256: hash of the loaded weights; computed by default.
     """
 
     name: str
@@ -291,13 +292,13 @@ def teacher_of(
     spec: CheckpointTeacher | OpenClipTeacher | TransformersTeacher,
     device: str,
 ) -> ModelTeacher:
-    """Return what a checkpoint holds as a teacher, folded.
+    """Return a checkpoint's model as a teacher, reparameterized.
 
     Args:
         stored: the content of the checkpoint.
-        name: from the hash of its weights to what people call it.
-        spec: the choices.
-        device: where it computes.
+        name: maps the hash of the weights to the display name.
+        spec: the options.
+        device: of the computation.
 
     Raises:
         ValueError: if it holds one tower.
@@ -330,9 +331,9 @@ class CheckpointTeacher(TeacherSpec):
         checkpoint: a file in the official, open_clip's or our own layout, in training form or folded, or
             `hf-hub:OWNER/NAME`.
         model: its name, such as `mobileclip_b`; None to find it from the file.
-        logit_scale: what similarities are multiplied with; None for the model's own.
+        logit_scale: factor of similarities; None for the model's own.
         precision: of the weights, after folding, and of the computation.
-        max_batch: images, or texts, that are encoded at once.
+        max_batch: images or texts per batch.
     """
 
     checkpoint: str = attrs.field(converter=os.fspath)
@@ -363,15 +364,14 @@ class OpenClipTeacher(TeacherSpec):
     Args:
         model: a name that open_clip knows, such as `ViT-L-14`; `hf-hub:OWNER/NAME` or `local-dir:PATH`, which bring
             their weights; or the path of an architecture's JSON file.
-        pretrained: a tag that open_clip knows for the model, or the path of a file of weights; None where the model
-            brings its own. An architecture that differs from what the tag was trained with in QuickGELU alone is
-            corrected.
-        logit_scale: what similarities are multiplied with; None for the model's own.
-        precision: of the weights and the computation. bfloat16 is for GPUs, and for CPUs that compute in it.
-        max_batch: images, or texts, that are encoded at once.
+        pretrained: a tag that open_clip knows for the model, or the path of a file of weights; None if the model brings
+            its own. An architecture that differs from what the tag was trained with in QuickGELU alone is corrected.
+        logit_scale: factor of similarities; None for the model's own.
+        precision: of the weights and the computation. Use bfloat16 on GPUs, and on CPUs with bfloat16 instructions.
+        max_batch: images or texts per batch.
 
     Raises:
-        ValueError: if the weights are not said, or are said twice.
+        ValueError: if there is no source of weights, or two.
 
     Source: section 4 of the paper names the two defaults' like, `ViT-L-14` with `openai` and `datacomp_xl_s13b_b90k`.
     """
@@ -389,7 +389,7 @@ class OpenClipTeacher(TeacherSpec):
         """Return the teacher, its weights loaded.
 
         Raises:
-            ValueError: if open_clip is missing, it does not know the model or the tag, or the weights do not fit.
+            ValueError: if open_clip is missing or lacks the model or the tag, or the weights do not fit.
         """
         return teacher_of(read_open_clip(self._source()), self._source().name, spec=self, device=device)
 
@@ -402,17 +402,15 @@ class OpenClipTeacher(TeacherSpec):
 class TransformersTeacher(TeacherSpec):
     """A dual encoder of transformers (extra `transformers`): of the kinds clip, metaclip_2 and siglip.
 
-    A model that was trained by a sigmoid loss has a bias as well. It is left out: it is the same for all pairs, and a
-    softmax over similarities does not see it. How its own transform makes an image square does not matter here:
-    augmented images are square.
+    The teacher ignores the bias of models with a sigmoid loss, since a constant bias does not change a softmax over
+    similarities. Augmented images are square, so the model's own cropping does not matter.
 
     Args:
-        model: a folder that `save_pretrained` has written, or `OWNER/NAME` on the hub, such as
-            `google/siglip2-so400m-patch14-384`.
+        model: a folder of `save_pretrained`, or `OWNER/NAME` on the hub, such as `google/siglip2-so400m-patch14-384`.
         revision: of the hub's repository; None for the newest.
-        logit_scale: what similarities are multiplied with; None for the model's own.
-        precision: of the weights and the computation. bfloat16 is for GPUs, and for CPUs that compute in it.
-        max_batch: images, or texts, that are encoded at once.
+        logit_scale: factor of similarities; None for the model's own.
+        precision: of the weights and the computation. Use bfloat16 on GPUs, and on CPUs with bfloat16 instructions.
+        max_batch: images or texts per batch.
 
     Raises:
         ValueError: if it is neither a folder nor a name on the hub.

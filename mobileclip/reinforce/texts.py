@@ -1,4 +1,4 @@
-"""Stores a teacher's embeddings of texts, from which text towers are distilled."""
+"""Stores a teacher's text embeddings, for the distillation of text towers."""
 
 from __future__ import annotations
 
@@ -38,26 +38,25 @@ def reinforce_texts(
     texts_per_part: int = TEXTS_PER_PART,
     console: Console | None = None,
 ) -> tuple[TextsCard, SkipReport]:
-    """Store texts with a teacher's embeddings, which `mobileclip.data.TextPipelineSpec` reads.
+    """Store texts with a teacher's embeddings, for `mobileclip.data.TextPipelineSpec`.
 
-    A text that several pairs give the teacher is encoded once a part. What was stopped goes on: parts that are there,
-    of the same texts and teacher, stay.
+    The teacher encodes a repeated text once per part. A second call resumes: existing parts of the same texts and
+    teacher stay.
 
     Args:
-        pairs: the texts; a row that cannot be used is counted and named.
-        teacher: whose embeddings are stored, as float16 of unit length.
+        pairs: the texts; the report counts and names unusable rows.
+        teacher: for the embeddings, stored as float16 with unit length.
         output: folder of the parts and the card, which is written last.
-        space: identity of the model whose space the embeddings are in, as JSON; see
-            `mobileclip.inference.ModelIdentity`.
+        space: identity of the embedding space's model, as JSON; see `mobileclip.inference.ModelIdentity`.
         texts_per_part: at most; memory holds one part.
-        console: where progress is shown; none shows nothing.
+        console: for the progress display; None shows none.
 
     Returns:
-        the card, and what was left out.
+        the card, and the skipped rows.
 
     Raises:
-        ValueError: if there is no text, the teacher's embeddings have another dim than it says or are not finite, or
-            another process writes to the folder.
+        ValueError: if there is no text, embeddings do not have the teacher's dim or are not finite, or another process
+            writes to the folder.
     """
     folder, report = Path(output), SkipReport()
     folder.mkdir(parents=True, exist_ok=True)
@@ -133,7 +132,7 @@ def _digest(part: Sequence[TextPair], teacher: TextTeacher) -> str:
 
 
 def _digest_of(path: Path) -> str | None:
-    """Return what a part that is there says it was made of; None of a damaged one."""
+    """Return the digest of an existing part's source; None for a damaged part."""
     try:
         return read_tensors(path, mmap=True)[1].get("digest")
     except CheckpointError:

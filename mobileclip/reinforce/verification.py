@@ -1,4 +1,4 @@
-"""Verification of reinforced shards: what can be read, whether it agrees with the card, and whether it is true."""
+"""Verifies reinforced shards: readable members, agreement with the card, and recomputed embeddings."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from mobileclip.data.samples.members import parse_reinforced_sample, parse_sampl
 from mobileclip.data.shards.files import RawSample, parse, read_shard
 from mobileclip.data.skips import CONNECTION_FAILED, attempt
 from mobileclip.engines import Engine, FunctionWork, InlineEngine, InOrder, SetAside
-from mobileclip.hardware.devices import AUTO, pick_device
+from mobileclip.hardware import AUTO, pick_device
 from mobileclip.progress import Progress
 from mobileclip.reinforce.encoding import BatchEncoder, plain_fields
 from mobileclip.reinforce.manifest import Manifest, ShardEntry
@@ -45,12 +45,12 @@ _KEY = np.dtype([("hash", "u8"), ("shard", "u4")])
 
 @attrs.frozen
 class Problem:
-    """A problem that was found in a shard.
+    """A problem in a shard.
 
     Args:
-        kind: in a few words, to be counted.
-        where: the shard, and the key where it is one sample.
-        detail: what exactly.
+        kind: short description, for counting.
+        where: the shard, with the key for a sample.
+        detail: exact description.
     """
 
     kind: str
@@ -68,8 +68,8 @@ class ShardTask:
 
     Args:
         entry: of the manifest.
-        rows: numbers of the samples that are parsed and checked; None for all.
-        replayed: numbers of those that are given back, to be computed again.
+        rows: numbers of the samples to parse and check; None for all.
+        replayed: numbers of the samples to return for recomputation.
     """
 
     entry: ShardEntry
@@ -87,10 +87,10 @@ class ShardFindings:
     """The result of checking a shard.
 
     Args:
-        num_samples: that were read.
-        num_checked: of them, that were parsed.
-        problems: what is wrong.
-        replayed: the samples that are computed again.
+        num_samples: read samples.
+        num_checked: parsed samples.
+        problems: found problems.
+        replayed: samples for recomputation.
         keys: of all samples, 64-bit hashes.
     """
 
@@ -103,7 +103,7 @@ class ShardFindings:
 
 @attrs.frozen(kw_only=True)
 class ShardCheck:
-    """Reads a shard once, in whatever process, and says what is wrong with it.
+    """Reads a shard once, in any process, and returns its problems.
 
     Args:
         directory: of the shards.
@@ -114,7 +114,7 @@ class ShardCheck:
     card: ReinforcementCard
 
     def __call__(self, task: ShardTask) -> ShardFindings:
-        """Return what is in the shard.
+        """Return the shard's findings.
 
         Raises:
             StorageError: if its store or disk failed.
@@ -157,11 +157,11 @@ class ShardCheck:
         return attrs.evolve(SAMPLE_LIMITS, dim=sum(self.card.teacher_dims) or None)
 
     def read(self, shard: str, on_skip: Callable[[Skip], None]) -> Iterable[RawSample]:
-        """Yield what a shard holds; nothing of one that is not there, which the list of files tells.
+        """Yield a shard's samples; none for a missing shard, which the list of files reports.
 
         Args:
             shard: its name.
-            on_skip: is told why, if it breaks off.
+            on_skip: called with the reason if the shard is truncated.
         """
         path = storage.join(self.directory, shard)
         return read_shard(path, on_skip, self.limits) if storage.exists(path) else ()
@@ -206,17 +206,17 @@ class Verification:
     """The result of verifying a reinforced directory: counts and errors.
 
     Args:
-        num_shards: read whole.
-        num_samples: read whole.
-        num_checked: samples of which members, shapes and norms were looked at.
-        all_shards: that the manifest names.
-        all_samples: that it counts.
-        num_replayed: samples whose augmentations and embeddings were computed again.
+        num_shards: completely read shards.
+        num_samples: completely read samples.
+        num_checked: samples with checked members, shapes and norms.
+        all_shards: number of shards in the manifest.
+        all_samples: number of samples in the manifest.
+        num_replayed: samples with recomputed augmentations and embeddings.
         largest_difference: norm of the largest difference between a stored and a recomputed embedding of one teacher,
-            which are of unit length; 0 where none was recomputed.
-        problems: everything wrong, by kind the first ones.
+            which are of unit length; 0 if none was recomputed.
+        problems: the first problems of each kind.
         counts: number of problems by kind, complete.
-        notes: what could not be checked, and why.
+        notes: impossible checks, with reasons.
     """
 
     num_shards: int
@@ -232,7 +232,7 @@ class Verification:
 
     @property
     def is_good(self) -> bool:
-        """Whether nothing is wrong."""
+        """Whether there are no problems."""
         return not self.counts
 
     def __str__(self) -> str:
@@ -267,10 +267,10 @@ def verify(
 ) -> Verification:
     """Read the samples of a reinforced directory, or some of them, and recompute a few.
 
-    Checked of the directory: that all files are there, with the sizes that the manifest says. Checked of every shard
-    that is read: the number of samples, and keys that come twice. Checked of every sample: members, shapes, norms, the
-    number of augmentations. Checked of some, drawn at random: the image is the one that was reinforced, the stored
-    augmentations are the ones that the seed gives, and the teachers give the stored embeddings for them.
+    The function checks that all files exist with the manifest's sizes; for every read shard, the number of samples and
+    duplicate keys; for every sample, members, shapes, norms and number of augmentations; for random samples, that the
+    image is the reinforced image, that the seed gives the stored augmentations, and that the teachers give the stored
+    embeddings.
 
     Args:
         directory: local or a URL.
@@ -306,9 +306,9 @@ def choose_tasks(
 
     Args:
         entries: of the manifest.
-        num_samples: that are computed again; each of those that are checked is as likely.
-        num_shards: that are read; None for all.
-        num_rows: that are checked of each; None for all.
+        num_samples: number of samples to recompute, chosen uniformly from the checked samples.
+        num_shards: number of shards to read; None for all.
+        num_rows: number of samples to check per shard; None for all.
         seed: of the choices.
     """
     chosen: Sequence[int] = range(len(entries))
@@ -397,7 +397,7 @@ class _Verifier:
         )
 
     def load(self, teachers: TeacherEnsemble | None, device: str) -> None:
-        """Take the teachers, or build those of the card; a note says why there are none."""
+        """Return the given teachers, or build the card's; add a note if that is impossible."""
         specs = [entry.spec for entry in self.card.teachers]
         if not specs:
             self.notes.append("there are captions and no embeddings, so nothing was recomputed")
@@ -467,7 +467,7 @@ class _Verifier:
 
 
 def _repeated_keys(tasks: Sequence[ShardTask], keys: Buckets, check: ShardCheck) -> Iterator[Problem]:
-    """Name keys that come twice: found by their hashes, bucket by bucket, and told apart by a second look."""
+    """Report duplicate keys: find equal hashes, bucket by bucket, and compare these keys."""
     suspects: dict[int, set[int]] = defaultdict(set)
     for bucket in keys:
         _, group, count = np.unique(bucket["hash"], return_inverse=True, return_counts=True)

@@ -1,4 +1,4 @@
-"""What a worker does with one unit of the source: one shard, written aside, read back, and moved to its place."""
+"""The work on one unit of the source: write a temporary shard, read it back, and move it to its final path."""
 
 from __future__ import annotations
 
@@ -69,13 +69,13 @@ class WatchedSource(Generic[T]):
             self._ended.set()
 
     def pass_to(self, work: Callable[[], ResultT]) -> Future[ResultT]:
-        """Run work that reads this in another thread; return the future of its result once everything is read.
+        """Run `work` on this stream in another thread; return its future after the stream ends.
 
         Args:
             work: iterates over this once.
 
         Raises:
-            Exception: what the work raised before the source was at its end.
+            Exception: the work's error before the end of the source.
         """
         pool = ThreadPoolExecutor(1, thread_name_prefix="making")
         outcome = pool.submit(work)
@@ -105,10 +105,10 @@ class ReinforcementWork(Work[Unit, ShardEntry]):
     """The reinforcement of units, for an engine.
 
     Args:
-        spec: the choices.
-        teachers: models that are loaded already, in place of the spec's, for an engine that works in this process.
+        spec: the options.
+        teachers: loaded teachers in place of the spec's, for an engine in this process.
         captioner: the same.
-        measured: name of the unit whose views are compared with its plain pictures.
+        measured: name of the unit for measuring the agreement.
     """
 
     spec: ReinforcementSpec
@@ -128,19 +128,19 @@ class ReinforcementWork(Work[Unit, ShardEntry]):
 
 @attrs.frozen(kw_only=True, eq=False)
 class ShardWorker:
-    """Makes shards with teachers that are loaded once, and enters them into the output's card first.
+    """Writes shards with teachers that it loads once; before the first shard it adds the teachers to the output's card.
 
     Args:
-        spec: the choices.
-        teachers: whose embeddings are stored; None for captions alone.
-        captioner: who writes synthetic captions; None for none.
-        num_threads: batches in work at once, of one unit or of two, each in a thread of its own, which share torch's
-            threads. On the CPU one per core is fastest; on a GPU they decode and replay while it works.
-        measured: name of the unit whose views are compared with its plain pictures; None for none.
+        spec: the options.
+        teachers: for stored embeddings; None for captions only.
+        captioner: for synthetic captions; None for none.
+        num_threads: number of concurrent batches, of one or two units, in a thread each, sharing torch's threads. On
+            the CPU one per core is fastest; with a GPU, threads decode and replay meanwhile.
+        measured: name of the unit for measuring the agreement; None for none.
 
     Raises:
-        ValueError: if there are neither teachers nor a captioner, or the output was made with other choices, teachers
-            or captioners.
+        ValueError: if there are neither teachers nor a captioner, or the output has other options, teachers or
+            captioners.
     """
 
     spec: ReinforcementSpec
@@ -163,14 +163,14 @@ class ShardWorker:
         open_card(self.spec, self.teachers, self.captioner)
 
     def __call__(self, unit: Unit, on_samples: OnProgress) -> Callable[[], ShardEntry]:
-        """Make the shard of a unit aside, and return what puts it in its place and gives its entry.
+        """Write a unit's shard to a temporary file, and return a function that moves it and returns its entry.
 
-        This ends with the unit's source: its last batches are made beside the first ones of the next unit, so that the
-        device never waits for a shard to begin.
+        The call returns at the end of the unit's source: its last batches overlap with the next unit's first batches,
+        so the device never waits.
 
         Args:
-            unit: part of the source; what is in the place of its shard is replaced.
-            on_samples: called with the number of samples that were finished since the last call, in another thread.
+            unit: part of the source; an existing shard is replaced.
+            on_samples: called with the number of samples since the last call, in another thread.
 
         Raises:
             FatalError: if no sample gets finite embeddings, or there is no room for the shard.
@@ -185,7 +185,7 @@ class ShardWorker:
     def _make(
         self, unit: Unit, source: Iterable[ImageTextSample], skips: SkipReport, on_samples: OnProgress
     ) -> tuple[ShardEntry, Sequence[str], Path | None, ExitStack]:
-        """Write the shard of a unit aside: its entry, its keys, the file if it has samples, and what places that."""
+        """Write a unit's temporary shard; return its entry, keys, file if it has samples, and the move to its place."""
         compared, keys = list[ReinforcedSample](), list[str]()
         target, fingerprint, staged = storage.join(self.spec.output, unit.name), unit.fingerprint(), None
         with ExitStack() as placing:
@@ -217,7 +217,7 @@ class ShardWorker:
         compared: list[ReinforcedSample],
         on_samples: OnProgress,
     ) -> Iterator[Member]:
-        """Yield what a shard holds of each sample; the first ones of the measured unit are kept."""
+        """Yield each sample's members; keep the first samples of the measured unit."""
         num_compared = self.spec.num_compared if unit.name == self.measured else 0
         for sample in samples:
             if isinstance(sample, ReinforcedSample) and len(compared) < num_compared:
@@ -245,7 +245,7 @@ class ShardWorker:
     def _samples(
         self, shard: str, source: Iterable[ImageTextSample], skips: SkipReport
     ) -> Generator[ImageTextSample, None, None]:
-        """Yield what is to be stored of a unit, in its order, with several batches under way."""
+        """Yield a unit's reinforced samples, in order, with several batches in progress."""
         encoder = BatchEncoder(spec=self.spec, teachers=self.teachers, captioner=self.captioner, shard=shard)
         left = iter(source)
         batches = iter(lambda: list(islice(left, self.spec.batch_size)), [])
@@ -285,7 +285,7 @@ class ShardWorker:
 
 
 def _use_threads(count: int) -> None:
-    """Have torch use so many of its threads for what is called in this one."""
+    """Set torch's number of threads for calls in this thread."""
     # A thread takes the number that was set last, wherever, when it first asks; that must not come after this.
     torch.get_num_threads()
     torch.set_num_threads(count)
@@ -293,7 +293,7 @@ def _use_threads(count: int) -> None:
 
 @contextmanager
 def _named_errors(target: str) -> Iterator[None]:
-    """Say which shard could not be written, and end the run where no other could be."""
+    """Name the shard of a write error, and end the run if no other shard could be written."""
     try:
         yield
     except storage.StorageError as error:
@@ -313,7 +313,7 @@ def _noted(members: Iterable[Member], keys: list[str]) -> Iterator[Member]:
 
 
 def _merged(unit: UnreachedRows, new: Mapping[str, Mapping[str, bytes]], target: str) -> Iterator[Member]:
-    """Yield what a shard holds with new samples among it, in the order of the source; nothing without a new one."""
+    """Yield a shard's samples merged with new samples, in the order of the source; none without new samples."""
     if not new:
         return
     place = {key: number for number, key in reversed(list(enumerate(unit.unit.keys())))}
@@ -335,7 +335,7 @@ def _merged(unit: UnreachedRows, new: Mapping[str, Mapping[str, bytes]], target:
 
 
 def _refuse_failures(unit: Unit, keys: Sequence[str], skips: SkipReport) -> None:
-    """Refuse a unit that could not be read to its end, which another time may help, or of which nothing is finite."""
+    """Raise if a unit was truncated (a retry may help), or none of its embeddings is finite."""
     for reason in _UNREAD:
         for skip in skips.named.get(reason, ()):
             raise skip.error(f"{reason}: {skip.detail}")

@@ -1,6 +1,6 @@
 """Folds training-time branches, norms and scales into single convolutions and linear layers.
 
-What any folding needs belongs here; how one block folds is said beside its formula, in `blocks`.
+Shared code of reparameterization (folding); each block in `blocks` documents its own.
 """
 
 from mobileclip.reparam.algebra import (

@@ -1,8 +1,7 @@
 """Kernel algebra: pure functions on weights that express a branch, a norm or a scale as a convolution.
 
-All of them compute in float64 (float32 on devices without it) whatever dtype comes in, since folding in bfloat16 costs
-several times the error of folding first and casting after. Results stay in that dtype; the caller casts once, at the
-end.
+All functions compute in float64 (float32 on devices without float64), since folding in bfloat16 has several times the
+error of folding before casting. Results stay in that dtype; the caller casts once, at the end.
 """
 
 from __future__ import annotations
@@ -12,7 +11,7 @@ from typing import TypeVar, cast, overload
 import torch
 from torch import Tensor, nn
 
-from mobileclip.hardware import devices
+from mobileclip import hardware
 
 Layer = TypeVar("Layer", nn.Conv2d, nn.Linear)
 
@@ -28,7 +27,7 @@ def widened(tensor: Tensor) -> Tensor:
         >>> widened(nn.Linear(2, 2, dtype=torch.bfloat16).weight).dtype
         torch.float64
     """
-    return tensor.detach().to(torch.float64 if devices.has_float64(tensor.device) else torch.float32)
+    return tensor.detach().to(torch.float64 if hardware.has_float64(tensor.device) else torch.float32)
 
 
 def norm_affine(norm: BatchNorm) -> tuple[Tensor, Tensor]:
@@ -40,7 +39,7 @@ def norm_affine(norm: BatchNorm) -> tuple[Tensor, Tensor]:
         both `(channels,)`.
 
     Raises:
-        ValueError: if it is another norm, or keeps no running statistics.
+        ValueError: if it is another norm, or has no running statistics.
 
     Examples:
         >>> norm = nn.BatchNorm2d(2, eps=0.0)
@@ -82,7 +81,7 @@ def fuse_conv_bn(conv: nn.Conv2d, norm: BatchNorm) -> tuple[Tensor, Tensor]:
 
 
 def identity_kernel(dim: int, kernel_size: tuple[int, int], *, groups: int, like: Tensor) -> Tensor:
-    """Return the kernel of the convolution that changes nothing: one at the centre of each channel's own slot.
+    """Return the kernel of the identity convolution.
 
     Shape:
         `(dim, dim / groups, height, width)`, in float64 on the device of `like`.
@@ -145,8 +144,8 @@ def plain_conv(
 
     Args:
         kernel: `(out, in / groups, height, width)`.
-        bias: `(out,)`, or None for none.
-        like: a tensor of the wanted dtype, such as the weight that is folded.
+        bias: `(out,)`, or None.
+        like: a tensor with the dtype of the result, such as the original weight.
         stride: step of the kernel, (rows, columns).
         padding: zeros around the input, (rows, columns); half the kernel by default.
         groups: groups of the convolution.
@@ -198,8 +197,8 @@ def scale_output(layer: nn.Conv2d | nn.Linear, scale: Tensor) -> nn.Conv2d | nn.
     """Return the layer equal to `scale * layer(x)`, per output channel.
 
     Args:
-        layer: it is not changed.
-        scale: `(out,)`, or that with trailing singleton dimensions.
+        layer: stays unchanged.
+        scale: `(out,)`, also with trailing singleton dimensions.
 
     Raises:
         ValueError: if the layer is neither, such as one with an adapter.
@@ -251,7 +250,7 @@ def _plain_linear(weight: Tensor, bias: Tensor | None, *, like: Tensor) -> nn.Li
 
 
 def _holding(layer: Layer, weight: Tensor, bias: Tensor | None, *, like: Tensor) -> Layer:
-    """Return a layer that was made without memory, in evaluation mode, with its weights."""
+    """Return a layer from the meta device in evaluation mode, with weights."""
     layer.weight = nn.Parameter(weight.to(like.dtype))
     if bias is not None:
         layer.bias = nn.Parameter(bias.to(like.dtype))

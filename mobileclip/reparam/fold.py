@@ -1,4 +1,4 @@
-"""Folds a whole model for inference: every reparameterisable block becomes its single-branch form, or is refused."""
+"""Reparameterizes a model for inference: every reparameterizable block becomes its single-branch form, or an error."""
 
 from __future__ import annotations
 
@@ -32,14 +32,14 @@ _COMPUTE = ("forward", "_conv_forward", "__call__")
 
 
 def refuse_lost(module: nn.Module, folded: nn.Module) -> None:
-    """Raise if a fold has lost what a part computes.
+    """Raise if a fold dropped a part's computation.
 
     Args:
-        module: before.
-        folded: what its `fold` returned; parts that are in both are as they were.
+        module: original module.
+        folded: result of its `fold`; parts in both are unchanged.
 
     Raises:
-        ValueError: naming the first part that is gone and may have computed more than the algebra has read.
+        ValueError: with the name of the first dropped part that may compute more than the algebra reads.
     """
     kept = set(folded.modules())
     for name, part in module.named_modules():
@@ -57,7 +57,7 @@ def refuse_lost(module: nn.Module, folded: nn.Module) -> None:
 
 
 def _is_plain(part: nn.Module) -> bool:
-    """Whether a part computes what the algebra takes it for: a subclass must not have a forward alone."""
+    """Whether a part computes its class's formula: a subclass with its own `forward` needs its own `fold`."""
     cls = type(part)
     if "forward" in vars(part):  # replaced for this one module
         return False
@@ -87,7 +87,7 @@ _MEANS = ("reparameterize", "fuse", "switch_to_deploy")
 
 @folds.register("timm")
 def fold_timm(module: nn.Module) -> nn.Module:
-    """Fold a model of timm, or a part of one: FastViT, MobileOne, RepVGG and others. The rest of timm stays as it is.
+    """Fold a model of timm, or a part of one: FastViT, MobileOne, RepVGG and others. Other parts stay unchanged.
 
     The arithmetic is timm's, in the model's own precision.
     """
@@ -99,12 +99,12 @@ def fold_timm(module: nn.Module) -> nn.Module:
 
 
 def fold_of(module: nn.Module) -> Fold | None:
-    """Return how the package that a module comes from folds it, None if that is not known."""
+    """Return the fold function of a module's package, or None."""
     return folds.get(type(module).__module__.partition(".")[0])
 
 
 def warn_if_foldable(module: nn.Module) -> None:
-    """Warn of a module that seems to fold in a way that nobody has registered: it stays as it is."""
+    """Warn of a module that seems reparameterizable but has no registered fold; it stays unchanged."""
     cls = type(module)
     means = next((name for name in _MEANS if callable(getattr(cls, name, None))), None)
     if means is not None:
@@ -128,26 +128,23 @@ def reparameterize(
     inplace: bool = False,
     check: Tensor | tuple[Tensor, ...] | None = None,
 ) -> Module:
-    """Return `model` folded: the same outputs, fewer operations; the original is not changed.
+    """Return `model` reparameterized: equal outputs, fewer operations; the original stays unchanged.
 
-    Every module that knows an inference form is replaced by it, the root included, from the outside in; one of another
-    library by that library's means, see `mobileclip.reparam.folds`. What `torch.compile` or DistributedDataParallel
-    wraps is taken out of it: compile the result again. Folding again changes nothing. The arithmetic runs
-    in float64 and is cast back once, so that bfloat16 and float16 models lose no more than that cast.
+    The function replaces every reparameterizable module, including the root, by its inference form;
+    `mobileclip.reparam.folds` handles modules of other libraries. It removes wrappers of `torch.compile` and
+    DistributedDataParallel: compile the result again. Folding twice changes nothing. The arithmetic runs in float64
+    with one final cast, so bfloat16 and float16 models lose no more than that cast.
 
     Args:
-        model: any module in evaluation mode. The result is of the same class, unless the root itself is one that folds
-            into another (a RepMixer becomes a convolution).
-        only: fold these classes alone; empty for everything. Used to reach the partly folded form of the
-            research release, which keeps some norms and scales.
-        inplace: fold the model itself, for which no memory of a copy is needed; use the result alone from then on.
-        check: an example input, or several arguments: outputs before and after are compared. Without it, equality rests
-            on the classes of the parts.
+        model: any module in evaluation mode. The result has the same class, unless the root itself folds into another
+            (a RepMixer becomes a convolution).
+        only: fold only these classes; empty for all. Apple's code, for example, keeps some norms and scales.
+        inplace: fold the model itself, without a copy; use only the result afterwards.
+        check: an example input, or several arguments, to compare outputs before and after.
 
     Raises:
-        ValueError: if any part of the model is in training mode, a part that would vanish may compute more than the
-            weights that are read from it (an adapter, a hook, a forward of its own, another activation or norm, other
-            taps), or outputs are not equal.
+        ValueError: if a part of the model is in training mode, a removed part may compute more than its weights (an
+            adapter, a hook, its own `forward`, another activation or norm), or outputs differ.
 
     Examples:
         >>> model, x = nn.Sequential(mobileclip.blocks.RepMixer(8), nn.ReLU()).eval(), torch.rand(1, 8, 6, 6)
@@ -168,7 +165,7 @@ def reparameterize(
 def _folded(
     module: nn.Module, only: tuple[type[Reparameterizable], ...], done: dict[nn.Module, nn.Module], path: str = ""
 ) -> nn.Module:
-    """Fold `module` in place, or into another; `done` keeps what is used in several places one module."""
+    """Fold `module` in place, or into another; `done` keeps shared modules shared."""
     if module in done:
         return done[module]
     if (inner := _unwrapped(module, path)) is not None:
@@ -188,10 +185,10 @@ def _folded(
 
 
 def _unwrapped(module: nn.Module, path: str) -> nn.Module | None:
-    """Return what a wrapper of PyTorch wraps, whose own code or gradients are of the unfolded weights.
+    """Return the module inside a wrapper of PyTorch.
 
     Raises:
-        ValueError: if its weights are shared out among processes.
+        ValueError: if its weights are sharded over processes.
     """
     if _is_one(module, "torch.distributed.fsdp", "FSDPModule", "FullyShardedDataParallel"):
         raise ValueError(
@@ -205,13 +202,13 @@ def _unwrapped(module: nn.Module, path: str) -> nn.Module | None:
 
 
 def _is_one(module: nn.Module, place: str, *names: str) -> bool:
-    """Return whether a module is of some classes, which are not imported: that takes a second."""
+    """Return whether a module has one of some classes, without importing them, which takes a second."""
     there = sys.modules.get(place)
     return isinstance(module, tuple(getattr(there, name) for name in names if hasattr(there, name)))
 
 
 def _fold(module: Reparameterizable, path: str) -> nn.Module:
-    """Return what a module folds to; weights that stand for frozen ones alone are frozen."""
+    """Return a module's fold; weights from frozen weights only stay frozen."""
     try:
         folded = module.fold()
         refuse_lost(module, folded)
@@ -259,7 +256,7 @@ def foldable_modules(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
 
 
 def is_folded(model: nn.Module) -> bool:
-    """Return whether nothing foldable is left in `model`.
+    """Return whether `model` has no reparameterizable module.
 
     Examples:
         >>> mixer = mobileclip.blocks.RepMixer(8).eval()

@@ -1,4 +1,4 @@
-"""The base class of modules that fold (reparameterise) into simpler ones, and what changes a module or its mode."""
+"""The base class of reparameterizable modules, and functions that change modules."""
 
 from __future__ import annotations
 
@@ -18,8 +18,7 @@ Module = TypeVar("Module", bound=nn.Module)
 class Reparameterizable(nn.Module, ABC):
     """A module with a training form and an equal, cheaper inference form.
 
-    Subclasses write `fold`, the algebra of their own level. What remains foldable in the children of the result is
-    folded by `mobileclip.reparam.folds`.
+    Subclasses implement `fold` for their own level. `mobileclip.reparam.folds` then folds the children of the result.
 
     Examples:
         >>> class Negated(Reparameterizable, nn.Linear):
@@ -36,7 +35,7 @@ class Reparameterizable(nn.Module, ABC):
 
     @abstractmethod
     def fold(self) -> nn.Module:
-        """Return the folded module: a new one, or `self` where nothing is left to fold.
+        """Return the folded module: a new one, or `self` if there is nothing to fold.
 
         `reparameterize` calls it, in evaluation mode alone: no convolution holds the statistics of a batch.
         """
@@ -51,7 +50,7 @@ class LayerScale(nn.Module):
     Args:
         dim: number of channels.
         initial: value of every factor before training.
-        spatial: whether the channel dimension is followed by height and width.
+        spatial: whether height and width follow the channel dimension.
 
     Folding: the block that owns it scales the last projection of the branch in front of it.
     Source: MobileCLIP Table 9; Touvron et al., "Going deeper with Image Transformers", section 3.
@@ -99,7 +98,7 @@ def children_by_name(module: nn.Module) -> dict[str, nn.Module]:
 
 
 def with_children(module: Module, children: dict[str, nn.Module]) -> Module:
-    """Return a shallow copy of `module` with some children replaced; parameters are shared, `module` is unchanged.
+    """Return a shallow copy of `module` with some children replaced and shared parameters.
 
     Examples:
         >>> model = nn.Sequential(nn.Linear(4, 2), nn.ReLU())
@@ -123,8 +122,8 @@ def in_class(module: nn.Module, cls: type[Module]) -> Module:
     """Return a module of another class with the parameters, buffers, children, hooks and settings of `module`.
 
     Args:
-        module: what both share their state with; it is unchanged.
-        cls: computes with the attributes that the module has.
+        module: the original, unchanged; both share their state.
+        cls: class of the copy, which computes with the module's attributes.
 
     Examples:
         >>> layer = nn.BatchNorm2d(4)
@@ -141,11 +140,11 @@ def in_classes(model: Module, cls_of: Callable[[nn.Module], type[nn.Module] | No
     """Exchange modules of `model`, in place, for ones of other classes with the same state; see `in_class`.
 
     Args:
-        model: what is used in several places of it stays one module.
-        cls_of: the class of what takes a module's place; None, or its own, for a module that stays.
+        model: shared modules stay shared.
+        cls_of: returns the new class of a module; None or its own class to keep it.
 
     Returns:
-        The model; where it is exchanged itself, what takes its place.
+        The model, or its replacement.
 
     Examples:
         >>> model, known = nn.Sequential(nn.BatchNorm2d(4)), {nn.BatchNorm2d: nn.BatchNorm1d}
@@ -162,7 +161,7 @@ def in_classes(model: Module, cls_of: Callable[[nn.Module], type[nn.Module] | No
 
 
 def copied(module: Module) -> Module:
-    """Return a copy of `module` with weights of its own, as `copy.deepcopy` does, in half its time.
+    """Return a deep copy of `module`, in half the time of `copy.deepcopy`.
 
     Every module has a dozen collections of hooks, and almost all are empty.
 
@@ -178,7 +177,7 @@ def copied(module: Module) -> Module:
 
 
 def some_outputs(layer: Module, chosen: slice) -> Module:
-    """Return a shallow copy of a linear layer or a convolution that gives some of its outputs; the weights are shared.
+    """Return a linear layer or convolution with some of the outputs and shared weights.
 
     Args:
         layer: a convolution may be grouped only so that the chosen outputs have one input channel each.
@@ -196,7 +195,7 @@ def some_outputs(layer: Module, chosen: slice) -> Module:
 
 
 def without_identities(layers: dict[str, nn.Module]) -> nn.Sequential:
-    """Return layers one after another, in evaluation mode, without those that do nothing.
+    """Return a sequence of layers without identities, in evaluation mode.
 
     Examples:
         >>> without_identities({"conv": nn.Conv2d(3, 8, 1), "gate": nn.Identity()})
@@ -209,7 +208,7 @@ def without_identities(layers: dict[str, nn.Module]) -> nn.Sequential:
 
 
 def is_hooked(module: nn.Module) -> bool:
-    """Return whether somebody watches or changes what a module computes when it is called.
+    """Return whether a module has hooks.
 
     Examples:
         >>> layer = nn.Linear(4, 2)

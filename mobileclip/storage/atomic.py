@@ -68,7 +68,6 @@ PREFIX = ".mobileclip-"
 """How the name of whatever is not whole, or only for the time of a command, begins."""
 
 _TEMPORARY, _ORIGINAL = ".tmp", ".before"
-_swept: set[tuple[int, Path]] = set()
 
 
 def is_left_over(name: str) -> bool:
@@ -84,17 +83,17 @@ def temporary_beside(path: Path) -> Path:
 
 def sweep(folder: Path) -> None:
     """Remove temporary files and folders of processes that died, and put originals back; once a process and folder."""
-    if (os.getpid(), folder) in _swept:
-        return
-    _swept.add((os.getpid(), folder))
-    now = time.time()
-    with suppress(OSError):
-        for entry in list(os.scandir(folder)):
-            if not (entry.name.startswith(PREFIX) and entry.name.endswith((_TEMPORARY, _ORIGINAL))):
-                continue
-            with suppress(OSError):
-                if _is_of_the_dead(entry.name) or now - entry.stat().st_mtime > LEFT_OVER_SECONDS:
-                    (_put_back if entry.name.endswith(_ORIGINAL) else remove_tree)(Path(entry.path))
+    _sweep(folder, os.getpid())
+
+
+@cache
+def _sweep(folder: Path, _: int) -> None:
+    for left in list(folder.glob(f"{PREFIX}*")):
+        with suppress(OSError):
+            clear = {_TEMPORARY: remove_tree, _ORIGINAL: _put_back}.get(left.suffix)
+            is_old = time.time() - left.lstat().st_mtime > LEFT_OVER_SECONDS
+            if clear is not None and (is_old or _is_of_the_dead(left.name)):
+                clear(left)
 
 
 def _put_back(holder: Path) -> None:
@@ -133,7 +132,7 @@ def _is_of_the_dead(name: str) -> bool:
     except ProcessLookupError:
         return True
     except (OSError, OverflowError):
-        return False
+        pass
     return False
 
 

@@ -8,9 +8,9 @@ import ipaddress
 import socket
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from contextvars import ContextVar
-from typing import TYPE_CHECKING, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 import attrs
 from attrs import validators
@@ -127,18 +127,16 @@ def connect(
     if trusted is None or host.lower() in trusted:
         return socket.create_connection(address, timeout, source_address)
     places = [str(place[0]) for *_, place in socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)]
-    for ip in places:
-        if not _is_public(ipaddress.ip_address(ip)):
-            raise RefusedHostError(
-                f"{host} is at {ip}, which is no public address; if you trust it, name it in `hosts` of the source "
-                "(--hosts)"
-            )
+    private = next((ip for ip in places if not _is_public(ipaddress.ip_address(ip))), None)
+    if private is not None:
+        raise RefusedHostError(
+            f"{host} is at {private}, which is no public address; if you trust it, name it in `hosts` of the source "
+            "(--hosts)"
+        )
     # What was looked at is connected to: a second look-up could tell another place.
     for ip in places[:-1]:
-        try:
+        with suppress(OSError):
             return socket.create_connection((ip, port), timeout, source_address)
-        except OSError:  # noqa: PERF203 - a host has few addresses
-            continue
     return socket.create_connection((places[-1], port), timeout, source_address)
 
 
@@ -197,22 +195,6 @@ class Info:
         return f"{self.size}-{self.version}"
 
 
-class ByteStream(Protocol):
-    """The interface of an open file in a store."""
-
-    def read(self, size: int, /) -> bytes:
-        """Return at most `size` bytes, none at the end."""
-
-    def seekable(self) -> bool:
-        """Return whether `seek` works."""
-
-    def seek(self, offset: int, /) -> int:
-        """Move to a byte."""
-
-    def close(self) -> None:
-        """Close the connection."""
-
-
 class Backend(Protocol):
     """A remote store, for reading; every failure that may pass is a StorageError, and every other one another OSError.
 
@@ -222,19 +204,26 @@ class Backend(Protocol):
     def check(self, address: str, *, write: bool = False) -> None:
         """Make sure that such URLs can be read, or written, here; nothing is connected to."""
 
-    def open(self, address: str, position: int) -> tuple[ByteStream, str]:
-        """Return a stream from `position` on, and the version of the file."""
+    def open(self, address: str, position: int) -> tuple[Any, str]:
+        """Return a stream from `position` on, which has `seekable`, `seek` and `close`, and the version of the file."""
+
+    def read(self, address: str, stream: Any, size: int) -> bytes:  # noqa: ARG002 - of those that need it
+        """Return at most `size` bytes of an open stream, none at the end."""
+        data: bytes = stream.read(size)
+        return data
 
     def info(self, address: str) -> Info:
         """Return what is known about a file."""
 
-    def is_directory(self, address: str) -> bool:
+    def is_directory(self, address: str) -> bool:  # noqa: ARG002 - as above
         """Return whether files lie below the URL."""
+        return False
 
-    def find(self, address: str, *, recursive: bool) -> dict[str, Info]:
+    def find(self, address: str, *, recursive: bool) -> dict[str, Info]:  # noqa: ARG002 - as above
         """Return the files below, by their names relative to the URL."""
+        raise ValueError(f"{address} cannot be listed; name the files, a brace pattern such as {{000..127}} will do")
 
-    def upload(self, source: str, address: str) -> None:  # noqa: ARG002 - of those that can be written to
+    def upload(self, source: str, address: str) -> None:  # noqa: ARG002 - as above
         """Put a local file there, whole or not at all."""
         raise ValueError(f"{address} can only be read")
 
@@ -284,8 +273,8 @@ class RemoteStream(io.RawIOBase):
         self._limits = store_limits()
         self._patience = Patience(self._limits.recovery_seconds, self._limits.min_bytes_per_second)
         self._position = 0
-        self._stream: ByteStream | None = None
-        self._version: str | None = None
+        self._stream: Any = None
+        self._version = ""
         retried(self._connect, num_attempts)
 
     def readable(self) -> bool:
@@ -302,11 +291,11 @@ class RemoteStream(io.RawIOBase):
 
     def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
         """Move to a position; the connection follows when something is read."""
-        start = {io.SEEK_SET: 0, io.SEEK_CUR: self._position, io.SEEK_END: None}[whence]
-        if start is None:
+        start: int | None = self._position if whence == io.SEEK_CUR else 0
+        if whence == io.SEEK_END:
             start = retried(lambda: self._backend.info(self._address), self._num_attempts).size
-            if start is None:
-                raise io.UnsupportedOperation(f"the size of {self._name} is not known")
+        if start is None:
+            raise io.UnsupportedOperation(f"the size of {self._name} is not known")
         position = max(0, start + offset)
         if position != self._position:
             self._position = position
@@ -339,19 +328,18 @@ class RemoteStream(io.RawIOBase):
             self._disconnect()
         super().close()
 
-    def _connect(self) -> ByteStream:
+    def _connect(self) -> None:
         if self._stream is None:
             self._stream, version = self._backend.open(self._address, self._position)
             if self._version and version and version != self._version:
                 self._disconnect()
                 raise OSError(f"{self._name} changed while it was being read")
             self._version = version or self._version
-        return self._stream
 
     def _read(self, num_bytes: int) -> bytes:
-        stream = self._connect()
+        self._connect()
         try:
-            return stream.read(num_bytes)
+            return self._backend.read(self._address, self._stream, num_bytes)
         except Exception as error:
             raise_machine_fault(error)
             self._disconnect()

@@ -103,7 +103,7 @@ class FileCache:
         with suppress(OSError), os.scandir(self.path) as entries:
             for entry in entries:
                 if entry.name.startswith(name) and entry.name.endswith(_SUFFIX):
-                    if entry.stat().st_size == _size_of(entry.name):
+                    if entry.name == _copy_name(name, entry.stat().st_size):
                         with suppress(OSError):
                             os.utime(entry.path)
                         return Path(entry.path).open("rb")
@@ -113,26 +113,26 @@ class FileCache:
     @contextmanager
     def _copying(self, stream: IO[bytes], address: str, name: str) -> Iterator[IO[bytes]]:
         """Yield a file that is copied while it is read, or as it is where it cannot be kept."""
-        num_bytes = None
+        part, target = self.path / f"{name}.{secrets.token_hex(8)}{_UNFINISHED}", None
         with suppress(OSError):
             num_bytes = size(address)
-        part = self.path / f"{name}-{num_bytes}.{secrets.token_hex(8)}{_UNFINISHED}"
-        target = None
-        if num_bytes is not None and num_bytes <= self.max_bytes:
-            with suppress(OSError):
+            if num_bytes is not None and num_bytes <= self.max_bytes:
                 self.path.mkdir(parents=True, exist_ok=True)
                 target = part.open("xb")
         if target is None or num_bytes is None:
             yield stream
             return
-        reader = _CopyingReader(stream, target, num_bytes)
+        reader = _CopyingReader(stream, target)
         try:
             yield io.BufferedReader(reader)
-            if reader.finish():
-                with suppress(OSError, ValueError), exclusive(self.path, wait_seconds=_LOCK_SECONDS):
-                    if self._make_room(num_bytes):
-                        target.close()
-                        move_into_place(part, self.path / f"{name}-{num_bytes}{_SUFFIX}")
+            if reader.finish() == num_bytes:
+                with suppress(OSError, ValueError):
+                    target.flush()
+                    os.fsync(target.fileno())
+                    with exclusive(self.path, wait_seconds=_LOCK_SECONDS):
+                        if self._make_room(num_bytes):
+                            target.close()
+                            move_into_place(part, self.path / _copy_name(name, num_bytes))
         finally:
             with suppress(OSError):
                 target.close()
@@ -159,21 +159,18 @@ class FileCache:
         return total <= self.max_bytes
 
 
-def _size_of(name: str) -> int | None:
-    """Return the size that the name of a copy says; None of one that says none."""
-    number = name.removesuffix(_SUFFIX).rpartition("-")[2]
-    return int(number) if number.isdecimal() else None
+def _copy_name(name: str, num_bytes: int) -> str:
+    return f"{name}-{num_bytes}{_SUFFIX}"
 
 
 class _CopyingReader(io.RawIOBase):
-    """Reads a stream and writes what it reads to a file, until one of the two cannot."""
+    """Reads a stream and writes what it reads to a file, as far as that can be written."""
 
-    def __init__(self, stream: IO[bytes], target: IO[bytes], num_bytes: int) -> None:
+    def __init__(self, stream: IO[bytes], target: IO[bytes]) -> None:
         super().__init__()
-        self._stream = stream
-        self._left = num_bytes
+        self._stream, self._target = stream, target
+        self._num_read = self._num_copied = 0
         self._at_end = False
-        self._target: IO[bytes] | None = target
 
     def readable(self) -> bool:
         """Return True."""
@@ -185,26 +182,14 @@ class _CopyingReader(io.RawIOBase):
         data = self._stream.read(len(view))
         view[: len(data)] = data
         self._at_end = not data
-        self._left -= len(data)
-        if self._target is not None:
-            try:
-                self._target.write(data)
-            except OSError:
-                self._target = None
-            if self._left < 0:
-                self._target = None
+        self._num_read += len(data)
+        with suppress(OSError):
+            self._num_copied += self._target.write(data)
         return len(data)
 
-    def finish(self) -> bool:
-        """Read what is left, if that is little, and return whether the file is a whole copy, on the disk."""
+    def finish(self) -> int | None:
+        """Read what is left, if that is little, and return how many bytes were copied; None if it was not all."""
         rest = _REST_BYTES
-        while self._target is not None and not self._at_end and rest > 0:
+        while not self._at_end and rest > 0:
             rest -= self.readinto(bytearray(min(rest, 2**16)))
-        if self._target is None or not self._at_end or self._left:
-            return False
-        try:
-            self._target.flush()
-            os.fsync(self._target.fileno())
-        except OSError:
-            return False
-        return True
+        return self._num_copied if self._at_end and self._num_copied == self._num_read else None

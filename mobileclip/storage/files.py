@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
+from functools import lru_cache
 from pathlib import Path
 from typing import IO
 
@@ -416,9 +417,6 @@ _MOST_THREADS = 8
 _BLOCK_BYTES = 2**20
 # A file that was changed just now may be changed again before the system's clock for files moves on.
 _SETTLED_SECONDS = 2.0
-_MOST_KNOWN = 100_000
-
-_known: dict[tuple[str, int, int, int, int, int], str] = {}
 
 
 def content_hash(path: AnyPath) -> str:
@@ -437,15 +435,13 @@ def content_hash(path: AnyPath) -> str:
     status = file.stat()
     # The third time is that of the last change of any kind, which no program can put back.
     times = (status.st_size, status.st_mtime_ns, status.st_ctime_ns)
-    key = (str(file.absolute()), status.st_dev, status.st_ino, *times)
-    if key in _known:
-        return _known[key]
-    found = _read(path)
-    if time.time() - max(status.st_mtime, status.st_ctime) > _SETTLED_SECONDS:
-        if len(_known) >= _MOST_KNOWN:
-            _known.clear()
-        _known[key] = found
-    return found
+    is_settled = time.time() - max(status.st_mtime, status.st_ctime) > _SETTLED_SECONDS
+    return _read_once(str(file.absolute()), status.st_dev, status.st_ino, *times) if is_settled else _read(path)
+
+
+@lru_cache(maxsize=100_000)
+def _read_once(path: str, *_: int) -> str:
+    return _read(path)
 
 
 def content_hashes(paths: Iterable[AnyPath]) -> list[str]:

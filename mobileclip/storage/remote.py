@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 from mobileclip.extras import advice
 from mobileclip.machine import raise_machine_fault
 from mobileclip.storage.addresses import printable, without_secrets
-from mobileclip.storage.backend import Backend, ByteStream, Info, StorageError, store_limits
+from mobileclip.storage.backend import Backend, Info, StorageError, store_limits
 
 T = TypeVar("T")
 
@@ -34,46 +34,41 @@ class FsspecBackend(Backend):
 
         _known(address, lambda: get_filesystem_class(split_protocol(address)[0]))
 
-    def open(self, address: str, position: int) -> tuple[ByteStream, str]:
+    def open(self, address: str, position: int) -> tuple[Any, str]:
         """Return the file at `position`, and its version."""
         from fsspec.spec import AbstractBufferedFile
 
-        filesystem, path = _filesystem(address)
-        stream: Any = _call(address, lambda: filesystem.open(path, "rb", block_size=_BLOCK_BYTES))
-        if isinstance(stream, AbstractBufferedFile):
-            # It has asked already; another request would be one more for every shard.
-            version = _info(_file_details(address, stream.details)).version
-        else:
-            version = self.info(address).version
+        stream = _do(address, "open", "rb", block_size=_BLOCK_BYTES)
+        # One of these has asked already; another request would be one more for every shard.
+        is_known = isinstance(stream, AbstractBufferedFile)
+        version = (_info(address, stream.details) if is_known else self.info(address)).version
         if isinstance(stream, io.BytesIO):
             # Files in memory are one object for all who read them; this shares the bytes and not the position.
             stream = io.BytesIO(stream.getvalue())
         _call(address, lambda: stream.seek(position))
-        return _Bounded(address, stream), version
+        return stream, version
+
+    def read(self, address: str, stream: Any, size: int) -> bytes:
+        """Return at most `size` bytes in time: packages of stores wait for ever, or say nothing of it."""
+        return _in_time(address, lambda: bytes(stream.read(size)))
 
     def info(self, address: str) -> Info:
         """Return size and version."""
-        filesystem, path = _filesystem(address)
-        return _info(_file_details(address, _call(address, lambda: filesystem.info(path))))
+        return _info(address, _do(address, "info"))
 
     def is_directory(self, address: str) -> bool:
         """Return whether files lie below the URL."""
-        filesystem, path = _filesystem(address)
-        return bool(_call(address, lambda: filesystem.isdir(path)))
+        return bool(_do(address, "isdir"))
 
     def find(self, address: str, *, recursive: bool) -> dict[str, Info]:
         """Return the files below, by their names relative to the URL."""
-        filesystem, path = _filesystem(address)
         try:
-            if recursive:
-                found = list(_call(address, lambda: filesystem.find(path, detail=True)).values())
-            else:
-                found = _call(address, lambda: filesystem.ls(path, detail=True))
+            found = _do(address, "find", detail=True).values() if recursive else _do(address, "ls", detail=True)
         except FileNotFoundError:
             return {}
-        start = path.rstrip("/") + "/"
+        start = _filesystem(address)[1].rstrip("/") + "/"
         return {
-            details["name"][len(start) :]: _info(details)
+            details["name"][len(start) :]: _info(address, details)
             for details in found
             if details["type"] == "file" and details["name"].startswith(start)
         }
@@ -85,33 +80,17 @@ class FsspecBackend(Backend):
 
     def rename(self, source: str, target: str) -> None:
         """Move a file within the store, which copies it there."""
-        filesystem, path = _filesystem(source)
-        _, there = _filesystem(target)
-        _call(source, lambda: filesystem.mv(path, there))
+        _do(source, "mv", _filesystem(target)[1])
 
     def remove(self, address: str) -> None:
         """Remove a file."""
-        filesystem, path = _filesystem(address)
-        _call(address, lambda: filesystem.rm_file(path))
+        _do(address, "rm_file")
 
 
-class _Bounded:
-    """A stream each read of which is bounded in time: packages of stores wait for ever, or say nothing of it."""
-
-    def __init__(self, address: str, stream: Any) -> None:
-        self._address, self._stream = address, stream
-
-    def read(self, size: int, /) -> bytes:
-        return _in_time(self._address, lambda: bytes(self._stream.read(size)))
-
-    def seekable(self) -> bool:
-        return bool(self._stream.seekable())
-
-    def seek(self, offset: int, /) -> int:
-        return int(self._stream.seek(offset))
-
-    def close(self) -> None:
-        self._stream.close()
+def _do(address: str, method: str, *arguments: Any, **options: Any) -> Any:
+    """Return what a method of the store returns for a URL."""
+    filesystem, path = _filesystem(address)
+    return _call(address, lambda: getattr(filesystem, method)(path, *arguments, **options))
 
 
 def _filesystem(address: str) -> tuple[Any, str]:
@@ -170,15 +149,10 @@ def _in_time(address: str, call: Callable[[], T]) -> T:
     return outcome.result()
 
 
-def _file_details(address: str, details: Mapping[str, Any]) -> Mapping[str, Any]:
+def _info(address: str, details: Mapping[str, Any]) -> Info:
     if details["type"] == "directory":
         raise IsADirectoryError(f"{address} is a directory")
-    return details
-
-
-def _info(details: Mapping[str, Any]) -> Info:
-    version = next((details[name] for name in _VERSIONS if details.get(name)), "")
+    etag, version = (next((details[name] for name in names if details.get(name)), "") for names in (_ETAGS, _VERSIONS))
     if isinstance(version, datetime):
         version = version.timestamp()
-    etag = next((details[name] for name in _ETAGS if details.get(name)), "")
     return Info(size=details.get("size"), version=f"{version}".strip('"'), etag=f"{etag}".strip('"'))

@@ -11,15 +11,14 @@ import time
 import urllib.error
 import urllib.parse
 import urllib.request
-from functools import cache, partial
+from functools import cache
 from types import SimpleNamespace
-from typing import TYPE_CHECKING, Any, NoReturn, cast
+from typing import TYPE_CHECKING, Any, cast
 
 from mobileclip.machine import raise_machine_fault
 from mobileclip.storage.addresses import printable, without_secrets
 from mobileclip.storage.backend import (
     Backend,
-    ByteStream,
     Info,
     Patience,
     RefusedHostError,
@@ -42,11 +41,9 @@ class Exchange:
     """A request and its answer: the head, for which there is a deadline, then the body, which must keep coming."""
 
     def __init__(self, limits: StoreLimits) -> None:
-        self._seconds = limits.answer_seconds
+        self._limits = limits
         self._deadline = time.monotonic() + limits.answer_seconds
-        self._patience = Patience(limits.stall_seconds, limits.min_bytes_per_second)
-        self._slow = f"less than {limits.min_bytes_per_second:g} bytes a second came for {limits.stall_seconds:g} s"
-        self._in_body = False
+        self._patience: Patience | None = None
         self._allowance = _SPARE_BYTES
         self._answers: list[http.client.HTTPResponse] = []
 
@@ -64,7 +61,7 @@ class Exchange:
 
     def begin_body(self) -> None:
         """Take note that the head is there; who reads the body closes it."""
-        self._in_body = True
+        self._patience = Patience(self._limits.stall_seconds, self._limits.min_bytes_per_second)
         self._answers.clear()
 
     def allow(self, num_bytes: int) -> None:
@@ -77,39 +74,40 @@ class Exchange:
         Raises:
             TimeoutError: if that is over.
         """
-        left = self._patience.left if self._in_body else self._deadline - time.monotonic()
+        left = self._deadline - time.monotonic() if self._patience is None else self._patience.left
         if left <= 0:
-            raise TimeoutError(self._slow if self._in_body else f"no whole answer came within {self._seconds:g} s")
+            raise self._late()
         return left
 
     def receive(self, stream: socket.SocketIO, sock: socket.socket, buffer: Buffer) -> int:
         """Read what comes next."""
-        sock.settimeout(max(self.seconds_left(), 1e-3))
+        sock.settimeout(self.seconds_left())
         started = time.monotonic()
         try:
             num_bytes = stream.readinto(buffer) or 0
         except TimeoutError:
-            self._patience.spend(time.monotonic() - started, 0)
-            self.seconds_left()
-            raise
-        self._patience.spend(time.monotonic() - started, num_bytes)
+            raise self._late() from None
+        if self._patience is not None:
+            self._patience.spend(time.monotonic() - started, num_bytes)
         self._allowance -= num_bytes
         if self._allowance < 0:
             raise http.client.HTTPException("the answer has no end of headers, redirections or frames")
         return num_bytes
 
+    def _late(self) -> TimeoutError:
+        limits = self._limits
+        if self._patience is None:
+            return TimeoutError(f"no whole answer came within {limits.answer_seconds:g} s")
+        rate = f"{limits.min_bytes_per_second:g} bytes a second"
+        return TimeoutError(f"less than {rate} came for {limits.stall_seconds:g} s")
+
     def opener(self) -> urllib.request.OpenerDirector:
         """Return what makes this request and follows redirections to web servers only: by default, they may be ftp."""
         opener = urllib.request.OpenerDirector()
-        for handler in (
-            urllib.request.ProxyHandler(),
-            _Handler(self),
-            urllib.request.HTTPRedirectHandler(),
-            urllib.request.HTTPErrorProcessor(),
-            urllib.request.HTTPDefaultErrorHandler(),
-            urllib.request.UnknownHandler(),
-        ):
-            opener.add_handler(handler)
+        opener.add_handler(_Handler(self))
+        for kind in ("Proxy", "HTTPRedirect", "HTTPDefaultError", "Unknown"):
+            opener.add_handler(getattr(urllib.request, f"{kind}Handler")())
+        opener.add_handler(urllib.request.HTTPErrorProcessor())
         return opener
 
 
@@ -121,13 +119,19 @@ class _Handler(urllib.request.HTTPHandler):
         self._exchange = exchange
 
     def http_open(self, req: urllib.request.Request) -> http.client.HTTPResponse:
-        return self._opened(http.client.HTTPConnection, req)
+        return self.do_open(cast("Any", self._connection), req, kind=http.client.HTTPConnection)
 
     def https_open(self, req: urllib.request.Request) -> http.client.HTTPResponse:
-        return self._opened(partial(http.client.HTTPSConnection, context=_certificates()), req)
+        kind = http.client.HTTPSConnection
+        return self.do_open(cast("Any", self._connection), req, kind=kind, context=_certificates())
 
-    def _opened(self, kind: Any, req: urllib.request.Request) -> http.client.HTTPResponse:
-        return self.do_open(cast("Any", partial(_connection, kind, self._exchange)), req)
+    def _connection(self, host: str, *, kind: Any, timeout: object, **options: Any) -> http.client.HTTPConnection:
+        del timeout  # that of the exchange counts
+        connection: http.client.HTTPConnection = kind(host, timeout=self._exchange.seconds_left(), **options)
+        connection.response_class = cast("Any", self._exchange.answer)
+        if not urllib.request.getproxies():
+            connection._create_connection = connect  # type: ignore[attr-defined]  # noqa: SLF001 - its only hook
+        return connection
 
 
 @cache
@@ -136,15 +140,6 @@ def _certificates() -> ssl.SSLContext:
     context = ssl.create_default_context()
     context.set_alpn_protocols(["http/1.1"])
     return context
-
-
-def _connection(kind: Any, exchange: Exchange, host: str, *, timeout: object) -> http.client.HTTPConnection:
-    del timeout  # that of the exchange counts
-    connection: http.client.HTTPConnection = kind(host, timeout=exchange.seconds_left())
-    connection.response_class = cast("Any", exchange.answer)
-    if not urllib.request.getproxies():
-        connection._create_connection = connect  # type: ignore[attr-defined]  # noqa: SLF001 - its only hook
-    return connection
 
 
 class _Receiver(io.RawIOBase):
@@ -168,8 +163,21 @@ _CONTENT_RANGE = re.compile(r"bytes ([0-9]{1,18})-([0-9]{1,18})/([0-9]{1,18}|\*)
 _LENGTH = re.compile(r"[0-9]{1,18}")
 # What a URL may hold; everything else is percent-encoded, as browsers do.
 _SAFE = "%/:=&?~#+!$,;'@()*[]"
-_PASSING = (408, 425, 429)
 _PACKED = (".gz", ".tgz", ".bz2", ".xz", ".zst")
+_PIECE_BYTES = 2**20
+
+
+class _PastTheEndError(OSError):
+    """The file ends before the byte that was asked for."""
+
+
+# Errors from 500 on pass as well; all others are lasting.
+_ERRORS: dict[int, type[OSError]] = {
+    **dict.fromkeys((404, 410), FileNotFoundError),
+    **dict.fromkeys((401, 403), PermissionError),
+    **dict.fromkeys((408, 425, 429), StorageError),
+    416: _PastTheEndError,
+}
 
 
 class WebBackend(Backend):
@@ -177,15 +185,18 @@ class WebBackend(Backend):
 
     def check(self, address: str, *, write: bool = False) -> None:
         """Refuse to write, and a user or a password in the URL; reading needs no package."""
-        _refuse_user(address)
+        if "@" in address.partition("://")[2].partition("/")[0]:
+            raise ValueError(
+                f"{_named(address)} is given with a user or a password, which are not sent; give a URL without them, "
+                "such as a signed one"
+            )
         if write:
             raise ValueError(f"{address} can only be read; write to a path, or to a URL such as s3://bucket/key")
 
-    def open(self, address: str, position: int) -> tuple[ByteStream, str]:
+    def open(self, address: str, position: int) -> tuple[io.RawIOBase | io.BytesIO, str]:
         """Return the answer from `position` on, and what stays the same for parts and the whole of a file."""
-        headers = {"Range": f"bytes={position}-"} if position else {}
         try:
-            body = _request(address, "GET", headers)
+            body = self._request(address, position=position)
         except _PastTheEndError:
             size = self.info(address).size
             if size is not None and position < size:
@@ -193,156 +204,113 @@ class WebBackend(Backend):
                     f"{_named(address)}: the server refuses what lies behind byte {position} of {size}"
                 ) from None
             return io.BytesIO(), ""
-        response = body.response
-        try:
-            if response.status == http.HTTPStatus.PARTIAL_CONTENT:
-                return body, _version(response, _whole_size(address, response, position))
-            body.discard(position)
-        except OSError:
-            body.close()
-            raise
-        return body, _version(response, _length(response))
+        return body, body.version
 
     def info(self, address: str) -> Info:
         """Return size and version, as the server's headers tell."""
         try:
-            body = _request(address, "HEAD", {})
-        except OSError as error:
-            if isinstance(error, (FileNotFoundError, StorageError)):
-                raise
-            # Some servers answer to GET only.
-            body = _request(address, "GET", {})
+            body = self._request(address, "HEAD")
+        except (FileNotFoundError, StorageError):
+            raise
+        except OSError:
+            body = self._request(address)  # some servers answer to GET only
         with body:
-            headers, length = body.response.headers, _length(body.response)
-            version = headers.get("ETag") or headers.get("Last-Modified") or ""
-            return Info(size=length, version=printable(version), etag=printable(headers.get("ETag", "")))
+            return Info(size=body.size, version=body.version, etag=body.etag)
 
-    def is_directory(self, address: str) -> bool:  # noqa: ARG002 - there are none
-        """Return False: web servers have no folders that could be listed."""
-        return False
-
-    def find(self, address: str, *, recursive: bool) -> dict[str, Info]:  # noqa: ARG002 - nothing can be listed
-        """Refuse: web servers list nothing."""
-        raise ValueError(f"{address} cannot be listed; name the files, a brace pattern such as {{000..127}} will do")
-
-
-class _PastTheEndError(OSError):
-    """The file ends before the byte that was asked for."""
+    def _request(self, address: str, method: str = "GET", *, position: int = 0) -> _Body:
+        self.check(address)
+        headers = {"User-Agent": "mobileclip", "Accept-Encoding": "identity"}
+        if position:
+            headers["Range"] = f"bytes={position}-"
+        exchange = Exchange(store_limits())
+        try:
+            request = urllib.request.Request(urllib.parse.quote(address, safe=_SAFE), headers=headers, method=method)  # noqa: S310 - only WebBackend's URLs come here
+            response = exchange.opener().open(request)
+        except urllib.error.HTTPError as error:
+            error.close()
+            kind = _ERRORS.get(error.code, StorageError if error.code >= 500 else OSError)
+            reason = printable(error.reason, limit=100)
+            raise kind(f"{_named(address)}: the server answers {error.code} {reason}") from None
+        except (ValueError, http.client.InvalidURL) as error:
+            exchange.close()
+            raise OSError(f"{_named(address)} is not a web address: {printable(error)}") from None
+        except (OSError, http.client.HTTPException) as error:
+            raise_machine_fault(error)
+            exchange.close()
+            if isinstance(error, urllib.error.URLError) and isinstance(error.reason, RefusedHostError):
+                raise error.reason from None
+            raise StorageError(f"{_named(address)} cannot be reached: {_words(error)}") from error
+        exchange.begin_body()
+        return _Body(address, response, exchange, position)
 
 
 class _Body(io.RawIOBase):
-    """An answer that tells a broken connection from the end: http.client does not."""
+    """An answer that tells a broken connection from the end: http.client does not.
 
-    def __init__(self, address: str, response: http.client.HTTPResponse, exchange: Exchange) -> None:
+    Args:
+        address: the file.
+        response: what a server answers.
+        exchange: that it is of.
+        position: first byte of the file that is wanted; where the server begins earlier, what comes before is read.
+    """
+
+    def __init__(self, address: str, response: http.client.HTTPResponse, exchange: Exchange, position: int) -> None:
         super().__init__()
-        self.response = response
-        self._address = _named(address)
-        self._exchange = exchange
-        self._remaining = _length(response)
+        self._response, self._exchange, self._name = response, exchange, _named(address)
+        length = response.headers.get("Content-Length", "").strip()
+        self.size = self._remaining = int(length) if _LENGTH.fullmatch(length) else None
+        self.etag = printable(response.headers.get("ETag", ""))
+        try:
+            self._check(urllib.parse.urlsplit(address).path.lower(), position)
+            before = 0 if response.status == http.HTTPStatus.PARTIAL_CONTENT else position
+            while before and (data := self.read(min(before, _PIECE_BYTES))):
+                before -= len(data)
+        except OSError:
+            self.close()
+            raise
+        changed = printable(response.headers.get("Last-Modified", ""))
+        self.version = self.etag or changed or ("" if self.size is None else str(self.size))
+
+    def _check(self, name: str, position: int) -> None:
+        """Refuse an answer that is not the file, or all of it from `position` on."""
+        headers, status = self._response.headers, self._response.status
+        if status == http.HTTPStatus.PARTIAL_CONTENT:
+            found = _CONTENT_RANGE.fullmatch(headers.get("Content-Range", "").strip())
+            first, last, size = (-1, -1, "*") if found is None else (int(found[1]), int(found[2]), found[3])
+            is_to_the_end = size in ("*", str(last + 1))
+            if first != position or not is_to_the_end or self._remaining not in (None, last - first + 1):
+                raise OSError(f"{self._name}: the server answers with another part of the file than it was asked for")
+            self.size = None if size == "*" else last + 1
+        elif status != http.HTTPStatus.OK:
+            raise OSError(f"{self._name}: the server answers {status} and no file")
+        encoding = headers.get("Content-Encoding", "identity").strip().lower()
+        if encoding not in ("", "identity") and not name.endswith(_PACKED):
+            raise OSError(
+                f"{self._name} comes compressed ({printable(encoding, limit=40)}) though that was not asked for, and "
+                "parts of it cannot be read; have the server send it as it is"
+            )
+        if headers.get_content_type() == "text/html" and not name.endswith((".html", ".htm")):
+            raise OSError(f"{self._name}: the server answers with a web page and not with the file; open it to see why")
 
     def read(self, size: int = -1, /) -> bytes:
         """Return what is there of at most `size` bytes, none at the end."""
-        size = 2**20 if size < 0 else size
+        size = _PIECE_BYTES if size < 0 else size
         self._exchange.allow(size)
         try:
-            data = self.response.read1(size)
+            data = self._response.read1(size)
         except (OSError, http.client.HTTPException, ValueError) as error:
             raise_machine_fault(error)
-            raise StorageError(f"{self._address}: {_words(error)}") from error
+            raise StorageError(f"{self._name}: {_words(error)}") from error
         if self._remaining is not None:
             self._remaining -= len(data)
             if size != 0 and len(data) == 0 and self._remaining > 0:
-                raise StorageError(f"{self._address}: the connection closed {self._remaining} bytes before the end")
+                raise StorageError(f"{self._name}: the connection closed {self._remaining} bytes before the end")
         return data
-
-    def discard(self, num_bytes: int) -> None:
-        """Read so many bytes for nothing, where the server cannot begin later."""
-        while num_bytes and (data := self.read(min(num_bytes, 2**20))):
-            num_bytes -= len(data)
 
     def close(self) -> None:
         """Close the connection."""
-        self.response.close()
+        self._response.close()
         super().close()
-
-
-def _refuse_user(address: str) -> None:
-    if "@" in address.partition("://")[2].partition("/")[0]:
-        raise ValueError(
-            f"{_named(address)} is given with a user or a password, which are not sent; give a URL without them, "
-            "such as a signed one"
-        )
-
-
-def _request(address: str, method: str, headers: dict[str, str]) -> _Body:
-    _refuse_user(address)
-    headers = {"User-Agent": "mobileclip", "Accept-Encoding": "identity", **headers}
-    exchange = Exchange(store_limits())
-    try:
-        request = urllib.request.Request(urllib.parse.quote(address, safe=_SAFE), headers=headers, method=method)  # noqa: S310 - only WebBackend's URLs come here
-        response = exchange.opener().open(request)
-    except urllib.error.HTTPError as error:
-        error.close()
-        _refuse(address, error.code, error.reason)
-    except (ValueError, http.client.InvalidURL) as error:
-        exchange.close()
-        raise OSError(f"{_named(address)} is not a web address: {printable(error)}") from None
-    except (OSError, http.client.HTTPException) as error:
-        raise_machine_fault(error)
-        exchange.close()
-        if isinstance(error, urllib.error.URLError) and isinstance(error.reason, RefusedHostError):
-            raise error.reason from None
-        raise StorageError(f"{_named(address)} cannot be reached: {_words(error)}") from error
-    assert isinstance(response, http.client.HTTPResponse), "only web servers are asked"
-    exchange.begin_body()
-    try:
-        _check(address, response, is_part="Range" in headers)
-    except OSError:
-        response.close()
-        raise
-    return _Body(address, response, exchange)
-
-
-def _check(address: str, response: http.client.HTTPResponse, *, is_part: bool) -> None:
-    """Refuse an answer that is not the file, or the part of it, that was asked for."""
-    if response.status == http.HTTPStatus.PARTIAL_CONTENT and not is_part:
-        _whole_size(address, response, 0)
-    elif response.status not in (http.HTTPStatus.OK, http.HTTPStatus.PARTIAL_CONTENT):
-        raise OSError(f"{_named(address)}: the server answers {response.status} and no file")
-    name = urllib.parse.urlsplit(address).path.lower()
-    encoding = response.headers.get("Content-Encoding", "identity").strip().lower()
-    if encoding not in ("", "identity") and not name.endswith(_PACKED):
-        raise OSError(
-            f"{_named(address)} comes compressed ({printable(encoding, limit=40)}) though that was not asked for, and "
-            "parts of it cannot be read; have the server send it as it is"
-        )
-    if response.headers.get_content_type() == "text/html" and not name.endswith((".html", ".htm")):
-        raise OSError(
-            f"{_named(address)}: the server answers with a web page and not with the file; open it to see why"
-        )
-
-
-def _whole_size(address: str, response: http.client.HTTPResponse, position: int) -> int | None:
-    """Return the size of the file that a part is of, where it says so; the part must be all from `position` on."""
-    found = _CONTENT_RANGE.fullmatch(response.headers.get("Content-Range", "").strip())
-    first, last, size = (-1, -1, "*") if found is None else (int(found[1]), int(found[2]), found[3])
-    length = _length(response)
-    if first != position or (size != "*" and last != int(size) - 1) or length not in (None, last - first + 1):
-        raise OSError(f"{_named(address)}: the server answers with another part of the file than it was asked for")
-    return None if size == "*" else int(size)
-
-
-def _refuse(address: str, status: int, reason: str) -> NoReturn:
-    what = f"{_named(address)}: the server answers {status} {printable(reason, limit=100)}"
-    if status in (404, 410):
-        raise FileNotFoundError(what)
-    if status in (401, 403):
-        raise PermissionError(what)
-    if status == http.HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE:
-        raise _PastTheEndError(what)
-    if status >= 500 or status in _PASSING:
-        raise StorageError(what)
-    raise OSError(what)
 
 
 def _named(address: str) -> str:
@@ -353,14 +321,3 @@ def _words(error: Exception) -> str:
     reason = error.reason if isinstance(error, urllib.error.URLError) else error
     text = f"{type(reason).__name__}: {reason}" if isinstance(reason, Exception) else str(reason)
     return printable(text, limit=100)
-
-
-def _length(response: http.client.HTTPResponse) -> int | None:
-    length = response.headers.get("Content-Length", "").strip()
-    return int(length) if _LENGTH.fullmatch(length) else None
-
-
-def _version(response: http.client.HTTPResponse, size: int | None) -> str:
-    """Return what stays the same for parts and the whole of a file; empty where the server says nothing of it."""
-    mark = response.headers.get("ETag") or response.headers.get("Last-Modified")
-    return mark or ("" if size is None else str(size))

@@ -1,6 +1,6 @@
-"""Everything printed or logged: lines (`printing`), `pictures`, `help`, signals (`interruption`), `silence`.
+"""Output and logging: lines (`printing`), images (`pictures`), `help`, signals (`interruption`), `silence`.
 
-How something is shown belongs here; what is said is for the packages above.
+This subpackage formats output; the callers write the texts.
 """
 
 import lazy_loader

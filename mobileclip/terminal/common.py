@@ -19,8 +19,8 @@ class Common:
     """The flags that every command takes: `--quiet` and `--strict`.
 
     Args:
-        quiet: whether no progress is shown.
-        strict: whether what is left out is a failure.
+        quiet: whether to hide progress.
+        strict: whether skipped inputs are a failure.
     """
 
     quiet: bool = False
@@ -31,16 +31,16 @@ _in_use = Common()
 
 
 def common_flags() -> Common:
-    """Return what the command was told that runs in this process."""
+    """Return the common flags of this process's command."""
     return _in_use
 
 
 def split_common_flags(names: Collection[str], arguments: Sequence[str]) -> tuple[Common, list[str]]:
-    """Return what a command line says of these, and the command line without them.
+    """Return the values of these flags, and the command line without them.
 
     Args:
-        names: those that are taken, such as `--quiet`; `--no-quiet` is, too.
-        arguments: as they were typed.
+        names: flags to parse, such as `--quiet`, including `--no-quiet`.
+        arguments: the command line.
     """
     said = {f"--{prefix}{name[2:]}": (name[2:], not prefix) for name in names for prefix in ("", "no-")}
     told = dict(said[one] for one in arguments if one in said)

@@ -51,9 +51,9 @@ class Reading:
     Args:
         aliases: short names of fields.
         letters: short names of fields and arguments of any class, by their own names.
-        fixed: fields that are no flags.
-        made_by: what makes an instance of some classes, in place of the class.
-        all_flags: whether rare flags are shown.
+        fixed: fields without flags.
+        made_by: factories of some classes.
+        all_flags: whether to show rare flags.
     """
 
     aliases: Mapping[Field, tuple[str, ...]] = attrs.field(factory=dict)
@@ -68,9 +68,9 @@ class Reading:
         Args:
             name: its own.
             kind: its type.
-            default: its value where it is not given.
+            default: default value.
             aliases: its further names.
-            follows: whether it is computed from other fields where it is not given.
+            follows: whether its default depends on other fields.
         """
         whole, *said = get_args(kind) if get_origin(kind) is Annotated else (kind,)
         if RARE in said and not self.all_flags:
@@ -101,9 +101,9 @@ class Flag:
     """A flag.
 
     Args:
-        kind: its type, as tyro reads it.
-        default: what tyro takes where the flag is not given.
-        value: what is made of what tyro read.
+        kind: its type, for tyro.
+        default: tyro's default.
+        value: conversion of tyro's value.
     """
 
     kind: Any
@@ -113,7 +113,7 @@ class Flag:
 
 @attrs.frozen(eq=False)
 class _Chosen:
-    """A value that was given on the command line, of a field that attrs computes otherwise."""
+    """A command-line value of a field with a computed default."""
 
     value: Any
 
@@ -130,7 +130,7 @@ def _only_chosen(given: Any) -> Any:
 
 
 def _listed(default: Any, given: tuple[Any, ...]) -> Any:
-    """Return the values of a list that were given one by one or several at a time, or its default."""
+    """Return the values of a list from repeated or multiple values, or its default."""
     return tuple(chain.from_iterable(one if isinstance(one, tuple) else (one,) for one in given)) or default
 
 
@@ -140,7 +140,7 @@ def is_list(kind: Any) -> bool:
 
 
 def _word(kind: Any, default: object) -> str | None:
-    """Return what stands for a value, or several, in a help; `None` is one where it is not the default."""
+    """Return the placeholder of a value or of several in a help text, with `None` unless it is the default."""
     parts = get_args(kind)
     if get_origin(kind) in (Union, types.UnionType) and len(parts) == 2 and parts[1] is types.NoneType:
         word = _word(parts[0], default)
@@ -152,7 +152,7 @@ def _word(kind: Any, default: object) -> str | None:
 
 @contextmanager
 def specs_read(reading: Reading) -> Iterator[None]:
-    """Let tyro read attrs classes by a rule: a field that follows others, and was not changed, is left to attrs."""
+    """Let tyro parse attrs classes, and leave unchanged fields with computed defaults to attrs."""
     registry = ConstructorRegistry()
     asking: list[StructTypeInfo] = []
 
@@ -198,7 +198,7 @@ def specs_read(reading: Reading) -> Iterator[None]:
 
 
 def _follows(kind: type, given: object, name: str) -> bool:
-    """Return whether a field has what attrs makes of the other fields: it follows them where they are changed."""
+    """Return whether a field has its computed default, and so follows changes of other fields."""
     make = attrs.fields_dict(kind)[name].default
     takes_self: bool = isinstance(make, attrs.Factory) and make.takes_self  # type: ignore[arg-type,union-attr]
     return takes_self and isinstance(given, kind) and getattr(given, name) == make.factory(given)  # type: ignore[union-attr]
@@ -212,13 +212,13 @@ def parse(
     reading: Reading | None = None,
     **choices: Any,
 ) -> T:
-    """Read a command line, and call what it is for.
+    """Parse a command line, and call its target.
 
     Args:
-        target: a class or a function, every argument of which is a flag; positional-only ones are typed without a name.
-        arguments: the command line, without the program; None for the process's own.
-        description: what `--help` begins with, laid out.
-        reading: how arguments and fields become flags.
+        target: a class or function; its arguments are flags, positional-only arguments are positional.
+        arguments: the command line without the program; None for `sys.argv`.
+        description: start of `--help`, formatted.
+        reading: rules for flags from arguments and fields.
         choices: for `tyro.cli`.
 
     Raises:
@@ -262,7 +262,7 @@ def _refuse_unknown(arguments: Sequence[str], names: Collection[str], program: s
 
 
 def _program() -> str:
-    """Return what was typed to start this process, which for `python -m` is not the path that Python made of it."""
+    """Return the program as typed, `python -m NAME` instead of Python's path."""
     spec = getattr(sys.modules["__main__"], "__spec__", None)
     return sys.argv[0] if spec is None else f"python -m {spec.name.removesuffix('.__main__')}"
 

@@ -1,4 +1,4 @@
-"""The text of `--help`: what a command does, as wide as the terminal.
+"""The text of `--help`, as wide as the terminal.
 
 tyro prints a description in lines of any length, so descriptions are laid out here.
 """
@@ -19,18 +19,18 @@ def paragraphs(text: str) -> str:
     """Return a text as wide as the terminal.
 
     Args:
-        text: its paragraphs are apart by empty lines.
+        text: paragraphs separated by empty lines.
     """
     parts = inspect.cleandoc(text).split("\n\n")
     return "\n\n".join(format_help(one, heading="  " if one.startswith(PROGRAMS) else "") for one in parts)
 
 
 def format_help(text: str, *, heading: str = "") -> str:
-    """Return a paragraph as wide as the terminal, no word of which is broken; commands stay lines that can be copied.
+    """Return a paragraph wrapped to the terminal without breaking words; commands keep their lines for copying.
 
     Args:
-        text: one that begins with a command has nothing but commands.
-        heading: what it begins with; further lines begin below its end.
+        text: prose, or only commands if the first line is a command.
+        heading: prefix of the first line; further lines are indented to its end.
     """
     indent = " " * len(heading)
     if text.startswith(PROGRAMS):
@@ -46,7 +46,7 @@ def format_help(text: str, *, heading: str = "") -> str:
 
 
 def command_lines(text: str) -> list[str]:
-    """Return a line for every command in a text, or its one line; what does not begin with a program goes on."""
+    """Return a line per command in a text; lines that do not begin with a program are continuations."""
     found: list[str] = []
     for line in text.strip().splitlines():
         words = " ".join(line.split())

@@ -1,12 +1,11 @@
-"""Ctrl-C, SIGTERM, SIGHUP and SIGUSR1: a command ends after the current unit, and says what is kept in a line.
+"""Ctrl-C, SIGTERM, SIGHUP and SIGUSR1: a command exits after the current unit, and prints the saved state in a line.
 
 Its status is 130, 143 or 129. SIGUSR1 is how schedulers warn: SLURM's `--signal=USR1@120` sends it two minutes before
 the time is over; the status is 75 then, "try again" (`EX_TEMPFAIL`).
 
-The first signal raises `Interrupted` wherever the program is, or waits for the end of a training step; a second one,
-more than a second later, leaves at once. A program that tidies up for longer than a few seconds leaves then, too. An
-error that comes after a signal stays an error. Processes that a command has started leave the decision to it, and end
-with it.
+The first signal raises `Interrupted` at once, or at the end of a training step; a second signal, more than a second
+later, exits at once, and so does a cleanup of more than a few seconds. An error after a signal stays an error. Child
+processes of a command ignore signals and exit with the command.
 """
 
 from __future__ import annotations
@@ -40,11 +39,11 @@ _SHOW_CURSOR = "\x1b[?25h"
 
 
 class Interrupted(KeyboardInterrupt):
-    """A person, or the system, asked the program to stop.
+    """A signal asked the program to stop.
 
     Args:
-        number: of the signal.
-        kept: what is saved and how to go on, where the one who raises it knows; for the person.
+        number: signal number.
+        kept: saved state and how to resume, for the user, if known.
     """
 
     def __init__(self, number: int, kept: str = "") -> None:
@@ -60,13 +59,13 @@ class _Heard:
     """The first signal that this process received, and how the process responds to it.
 
     Args:
-        process: whose signals these are; a forked child has a copy, which is not meant for it.
-        is_child: whether a command has started this process, and waits for it.
-        postponed: how many are waiting for the end of what they do.
-        may_be_cut: whether what they do now may be cut short.
+        process: id of the owner; a forked child must ignore its copy.
+        is_child: whether this is a child process of a command.
+        postponed: number of active `postponed` contexts.
+        may_be_cut: whether a signal may interrupt them now.
         number: of the first signal.
-        at: when the first one came that is no scheduler's warning.
-        program: name of the command, and what is kept, where the program ends with it and has not said so yet.
+        at: time of the first signal except for a scheduler's warning.
+        program: name of the command and its saved state, if the program exits with it and has not printed so yet.
     """
 
     process: int = attrs.field(factory=os.getpid)
@@ -86,7 +85,7 @@ heard = _Heard()
 
 
 def _install(*numbers: signal.Signals) -> dict[signal.Signals, Any]:
-    """Hear those of these signals that nobody else asks for, in the main thread; return who heard them before."""
+    """Install handlers in the main thread for signals without other handlers; return the previous handlers."""
     if threading.current_thread() is not threading.main_thread():
         return {}
     nobody = (signal.default_int_handler, signal.SIG_DFL)
@@ -130,7 +129,7 @@ def _on_signal(number: int, _frame: FrameType | None) -> None:
 
 
 def _left_soon(interrupted: Interrupted) -> Interrupted:
-    """Bound what is left to do in a program: a thread that waits, or a process that hangs, must not keep it."""
+    """Limit the time of the program's exit, in case a thread waits or a process hangs."""
     if heard.program:
         # Not by `threading`, whose locks whatever the signal came into may hold.
         _thread.start_new_thread(_leave_late, (interrupted,))
@@ -168,16 +167,16 @@ def _status_of(number: int) -> int:
 
 @contextmanager
 def interruptible(name: str, kept: str, *, is_program: bool = True) -> Iterator[None]:
-    """Let signals end a command as a person expects; only the main thread of a program hears any.
+    """Handle signals during a command; only in the main thread.
 
     Args:
-        name: of the command, which the line begins with.
-        kept: what is saved and how to go on, in a sentence without its full stop.
-        is_program: whether the program ends with the command, also where it takes longer than a few seconds to tidy up.
+        name: of the command, for the message.
+        kept: saved state and how to resume, a sentence without a full stop.
+        is_program: whether the program exits with the command, even if cleanup takes more than a few seconds.
 
     Raises:
         SystemExit: with 130 after SIGINT, 143 after SIGTERM, 129 after SIGHUP, and 75 after SIGUSR1.
-        BaseException: what ended the command otherwise, a signal that came before or not.
+        BaseException: any other error of the command, with or without an earlier signal.
     """
     before = _install(signal.SIGINT, signal.SIGTERM, signal.SIGHUP, WARNING)
     heard.program = (name, kept) if is_program and before else heard.program
@@ -199,7 +198,7 @@ def interruptible(name: str, kept: str, *, is_program: bool = True) -> Iterator[
 
 
 def _signal_behind(error: BaseException | None) -> Interrupted | None:
-    """Return the signal that an exception is, or is raised from, which libraries do."""
+    """Return the signal of an exception or of its cause, since libraries wrap exceptions."""
     if error is None or isinstance(error, Interrupted):
         return error
     return Interrupted(signal.SIGINT) if isinstance(error, KeyboardInterrupt) else _signal_behind(error.__cause__)
@@ -210,29 +209,29 @@ class Postponed:
 
     @property
     def requested(self) -> bool:
-        """Whether a signal has come meanwhile."""
+        """Whether a signal arrived."""
         return heard.number is not None and threading.current_thread() is threading.main_thread()
 
     @property
     def warned(self) -> bool:
-        """Whether a scheduler's warning has come meanwhile."""
+        """Whether a scheduler's warning arrived."""
         return self.requested and heard.number == WARNING
 
     def stop(self, kept: str, *, warned: bool = False) -> NoReturn:
-        """Raise what the signal asked for; of another process's signal where this one has heard none.
+        """Raise `Interrupted` for this process's signal, or for another process's.
 
         Args:
-            kept: what is saved and how to go on, in a sentence without its full stop.
-            warned: whether a scheduler has warned any process of the run, so that all leave with one status.
+            kept: saved state and how to resume, a sentence without a full stop.
+            warned: whether any process of the run received a scheduler's warning, for a common exit status.
         """
         raise _left_soon(Interrupted(WARNING if warned else heard.number or signal.SIGTERM, kept))
 
     @contextmanager
     def not_now(self) -> Iterator[None]:
-        """Let a signal raise at once while something is done, or waited for, that may be cut short.
+        """Let a signal raise at once during an interruptible action or wait.
 
         Raises:
-            Interrupted: if a signal comes, or came before; the state is to be saved then, see `stop`.
+            Interrupted: on a signal in or before this context; save the state then, see `stop`.
         """
         if not heard.postponed or threading.current_thread() is not threading.main_thread():
             yield
@@ -248,12 +247,12 @@ class Postponed:
 
 @contextmanager
 def postponed() -> Iterator[Postponed]:
-    """Keep signals until the end of what is done here, which asks for them in between.
+    """Postpone signals to the end of this context; its code polls for them.
 
     Outside of a command, in a notebook for instance, this holds for Ctrl-C alone.
 
     Raises:
-        Interrupted: at the end, if a signal has come that nobody asked for.
+        Interrupted: at the end, if the code did not poll a received signal.
     """
     before = _install(signal.SIGINT)
     if heard.is_child and heard.number is not None:
@@ -276,10 +275,10 @@ def _end_abruptly() -> None:
 
 
 def leave_to_parent(end: Callable[[], None] = _end_abruptly) -> None:
-    """In a process that a command has started: Ctrl-C and warnings are the command's, with which it ends, however.
+    """In a child process of a command: ignore Ctrl-C and warnings, and exit with the command.
 
     Args:
-        end: called when the command is gone, killed or not; ends this process, and what it has started.
+        end: called after the command's death; must end this process and its children.
     """
     for number in (signal.SIGINT, signal.SIGHUP, WARNING):
         signal.signal(number, signal.SIG_IGN)
@@ -295,9 +294,9 @@ def leave_to_parent(end: Callable[[], None] = _end_abruptly) -> None:
 
 
 def save_for_parent() -> None:
-    """In a process that a command has started to train: SIGTERM waits for the step's end, or else ends it.
+    """In a training child process of a command: SIGTERM waits for the end of a step, or exits at once outside training.
 
-    It ends with the command, having saved.
+    The process saves and exits with the command.
     """
 
     def end() -> None:
@@ -313,9 +312,9 @@ def save_for_parent() -> None:
 
 
 def serve_loader(_worker: int) -> None:
-    """In a worker of a data loader, forked or spawned: only the process that loads ends it.
+    """In a data loader's worker, forked or spawned: only the loading process ends the worker.
 
-    A launcher, or a scheduler, sends SIGTERM to all processes at once, and the step that is under way needs its batch.
+    Launchers and schedulers send SIGTERM to all processes at once, and the current step still needs its batch.
     """
     if sys.platform == "linux":  # elsewhere nobody says who has sent a signal
         signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})  # before any thread, which would hear it
@@ -332,16 +331,16 @@ def _obey(parent: int) -> None:
 
 @contextmanager
 def ending(pool: ProcessPoolExecutor) -> Iterator[Callable[..., Future[Any]]]:
-    """End the processes of a pool when what is done with it ends early: those that train save their state first.
+    """End a pool's processes if its context ends early; training processes first save their state.
 
     Args:
         pool: its waiting calls are not begun.
 
     Yields:
-        The pool's `submit`, whose calls are looked at once more after a signal.
+        The pool's `submit`; the context checks its calls again after a signal.
 
     Raises:
-        Exception: what one of these calls raised after the signal, when it could not save for instance.
+        Exception: error of such a call after the signal, for example if saving failed.
     """
     begun: list[Future[Any]] = []
 

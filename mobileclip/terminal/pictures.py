@@ -1,4 +1,4 @@
-"""Pictures on a terminal, two pixels to a character."""
+"""Images on a terminal, two pixels to a character."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ def can_show_pictures() -> bool:
 
 
 def show_pictures(rows: Iterable[tuple[Image.Image | None, str]]) -> None:
-    """Print pictures on standard output, each with a text on its right.
+    """Print images on standard output, each with a text to its right.
 
     Args:
-        rows: RGB pictures, a column of the terminal for each pixel of their width and a line for two of their height,
-            and what is said of them; None for a picture that is not there.
+        rows: RGB images (a terminal column per pixel column, a line per two pixel rows) with texts; None for a missing
+            image.
     """
     from rich.table import Table
 

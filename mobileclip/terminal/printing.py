@@ -1,7 +1,7 @@
-"""What a person sees: lines, tables and logs on which text that came with data can do nothing but be read.
+"""Printing of lines, tables and logs, safe for untrusted text.
 
-Everything that the library prints or logs goes through here. Control characters are shown as escapes, URLs lose
-their passwords and queries, and nothing is taken for rich's markup.
+The library prints and logs through this module only. It escapes control characters, removes passwords and queries from
+URLs, and disables rich's markup.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ def say(text: object = "", *, error: bool = False) -> None:
 
 
 def has_reader() -> bool:
-    """Return whether somebody reads standard output, as far as can be told: `head` may have seen enough."""
+    """Return whether standard output still has a reader; `head`, for example, may have exited."""
     try:
         poll = select.poll()
         poll.register(sys.stdout.fileno(), select.POLLOUT)
@@ -48,7 +48,7 @@ def has_reader() -> bool:
 
 
 def say_json(value: object, *, indent: int | None = None) -> None:
-    """Print a value for a program to read: whole, with every character beyond ASCII as JSON's escape.
+    """Print a value as JSON for programs, with escapes for all characters beyond ASCII.
 
     Args:
         value: of JSON.
@@ -60,23 +60,23 @@ def say_json(value: object, *, indent: int | None = None) -> None:
 
 
 def shown(text: object) -> str:
-    """Return a text of one line or several as it may stand on a terminal."""
+    """Return a text made safe for a terminal."""
     return "\n".join(printable(line, limit=_LINE) for line in without_secrets(text).split("\n"))
 
 
 def console(*, shown: bool = True) -> Console | None:
-    """Return standard error as a console to show progress on, or none where it is closed or is to be quiet."""
+    """Return a console on standard error for progress; None if closed or quiet."""
     if not shown or sys.stderr is None or common_flags().quiet:
         return None
     return _console_class()(stderr=True, markup=False, emoji=False, highlight=False)
 
 
 def print_table(*parts: Any, min_width: int = 100) -> None:
-    """Print tables of rich, and texts between them, on standard output; into a pipe or a file, whole and apart by tabs.
+    """Print rich tables and texts on standard output; to a pipe or file, without truncation and tab-separated.
 
     Args:
         parts: one after another.
-        min_width: columns that a narrower terminal is taken to have: a table that is cut says nothing.
+        min_width: least number of columns, even on a narrower terminal.
     """
     output = output_console()
     if output.is_terminal:
@@ -89,7 +89,7 @@ def print_table(*parts: Any, min_width: int = 100) -> None:
 
 
 def _tab_separated(part: Any) -> str:
-    """Return a table as a line of titles and a line for each row, or a text as it is."""
+    """Return a table as tab-separated lines, or a text unchanged."""
     from rich.table import Table
 
     if not isinstance(part, Table):
@@ -107,7 +107,7 @@ def output_console() -> Console:
 
 
 def get_logger(name: str) -> logging.Logger:
-    """Return the logger of a module; what it is given to fill in is made safe to show."""
+    """Return the logger of a module, which makes its arguments safe for terminals."""
     logger = logging.getLogger(name)
     logger.addFilter(_safe)
     return logger
@@ -128,7 +128,7 @@ def _encodable(text: str, stream: TextIO) -> str:
 
 @cache
 def _console_class() -> type[Console]:
-    """Return rich's console, which is imported where it is needed, with text made safe to show."""
+    """Return rich's console class, imported on use, with safe text."""
     from rich.console import Console
     from rich.text import Text
 

@@ -8,15 +8,15 @@ from mobileclip.terminal.common import common_flags
 
 
 def conclude(*, left_out: object, strict: bool = False, done: object = True) -> None:
-    """End with status 1 where nothing was done, or where something was left out and that is to count as a failure.
+    """Exit with status 1 if nothing was done, or if inputs were skipped under `--strict`.
 
-    One picture of a thousand that cannot be read does not stop `mobileclip index photos/ && mobileclip search ...`: it
-    was told, and the status is 0. `--strict` is for scripts that must not go on then.
+    A single unreadable image does not stop `mobileclip index photos/ && mobileclip search ...`: the command logs it,
+    and the status is 0. Scripts that need every input use `--strict`.
 
     Args:
-        left_out: whether something was; a count or a list does too.
-        strict: whether that is a failure; where the command was told so, it is in any case.
-        done: whether anything was done, the same way.
+        left_out: skipped inputs, as a bool, count or list.
+        strict: whether skipped inputs are a failure; `--strict` also sets it.
+        done: finished inputs, as a bool, count or list.
 
     Raises:
         SystemExit: with 1 in either case.

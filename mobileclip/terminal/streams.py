@@ -1,4 +1,4 @@
-"""Standard input, output and error where they are closed: by schedulers from the start, by readers later."""
+"""Handles closed standard streams: closed by schedulers at the start, or by readers later."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ _STREAMS = (("stdin", "r"), ("stdout", "w"), ("stderr", "w"))
 
 
 def ensure_streams() -> None:
-    """Open what is closed of a program's three streams on nothing.
+    """Open closed standard streams on the null device.
 
-    Otherwise the next file that is opened, a checkpoint perhaps, gets the number of one of them, and what a library
-    prints goes into it.
+    Otherwise the next opened file, such as a checkpoint, gets the stream's file descriptor, and libraries print into
+    it.
     """
     # Each gets the lowest number that is free.
     while (opened := os.open(os.devnull, os.O_RDWR)) < len(_STREAMS):
@@ -26,12 +26,12 @@ def ensure_streams() -> None:
 
 
 def output_stream(*, error: bool = False) -> TextIO:
-    """Return standard output or error; what is written to a closed one goes nowhere."""
+    """Return standard output or error; a closed stream discards writes."""
     stream = sys.stderr if error else sys.stdout
     return stream if stream is not None else io.StringIO()
 
 
 def give_up_output() -> None:
-    """Print nothing more, since its reader has gone, and leave nothing that the end of the process would print."""
+    """Stop printing after the reader exited, and discard buffered output."""
     with open(os.devnull, "w", encoding="utf-8") as nothing:  # noqa: PTH123 - no path
         os.dup2(nothing.fileno(), sys.stdout.fileno())

@@ -1,6 +1,6 @@
-"""Contract suites: what every part of a kind must do, for tests of parts that are written elsewhere too.
+"""Contract suites for all parts of a kind, for tests of this library and of your own parts.
 
-One function a kind of part, which a test of one's own package calls. It raises an error that says what is wrong.
+There is one function per kind of part; call it in a test. It raises an error with the problem.
 """
 
 import lazy_loader

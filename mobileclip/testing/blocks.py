@@ -33,22 +33,21 @@ def check_block(
 ) -> None:
     """Check a block's shape, dtype, gradients, state dict, copies, folding, export and half precision.
 
-    Built twice from a seed it is the same. It gives one tensor, of its input's dtype and finite, in training and in
-    evaluation; in evaluation each example gets what it gets alone, and nothing of the block changes. Gradients reach
-    every parameter and the input. Its state dict, a deep copy and pickle give the same block again. Folding, once or
-    twice, gives equal outputs and leaves the block as it is. It runs in bfloat16 and float16, and as a program of
-    `torch.export`; so does its folded form.
+    The suite checks that two builds with one seed are equal; that the block returns one finite tensor of its input's
+    dtype in training and evaluation mode; that in evaluation mode examples are independent and the block's state does
+    not change; that gradients reach every parameter and the input; that state dict, deep copy and pickle restore the
+    block; that folding, once or twice, gives equal outputs and keeps the original; and that block and folded form run
+    in bfloat16, in float16 and by `torch.export`.
 
     Args:
-        block: makes it: a function or class without arguments, or a spec that has `build()`.
-        inputs: what it is called with, at least three examples each; those of floats, in float32, are cast.
-        shape: what it gives for them; None where that is not checked.
-        folds: whether nothing that folding removes is left in the folded form; where not, batch norms may be left, or
-            folding may be refused with a `ValueError`.
-        export: whether `torch.export` is tried, which takes seconds.
+        block: a function or class without arguments, or a spec with `build()`.
+        inputs: its inputs, at least three examples each; float32 inputs are cast to other dtypes.
+        shape: expected output shape; None skips the check.
+        folds: whether folding must remove all batch norms; otherwise some may stay, or folding may raise `ValueError`.
+        export: whether to test `torch.export`, which takes seconds.
 
     Raises:
-        AssertionError: if something of it is not so; the message says what.
+        AssertionError: if a check fails; the message names the problem.
 
     Examples:
         >>> from mobileclip.blocks import RepMixer
@@ -145,7 +144,7 @@ def _check_form(form: str, block: nn.Module, inputs: tuple[Tensor, ...], expecte
 
 
 def _folded(name: str, block: nn.Module, inputs: Sequence[Tensor], *, folds: bool) -> nn.Module | None:
-    """Return the folded form, checked; None where folding is refused, as it may be."""
+    """Return the checked folded form; None if folding raises an allowed error."""
     before, exact, given = copy.deepcopy(block.state_dict()), copy.deepcopy(block).double(), _cast(inputs, torch.double)
     expected = exact(*given)
     try:

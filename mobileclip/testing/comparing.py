@@ -1,4 +1,4 @@
-"""What the suites compare with: weights that hide nothing, copies, and how far two results are apart."""
+"""Helpers of the suites: random weights, copies, and comparison of results."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def stirred(model: ModuleT) -> ModuleT:
 
 
 def copies(value: T) -> Iterator[tuple[str, T]]:
-    """Yield a deep copy and what comes back from pickle, with what was done."""
+    """Yield a deep copy and a pickled copy, with descriptions."""
     yield "copied", _done("copied", copy.deepcopy, value)
     yield "pickled", _done("pickled", lambda one: pickle.loads(pickle.dumps(one)), value)  # noqa: S301 - our own
 
@@ -47,7 +47,7 @@ def relative_error(found: Tensor, expected: Tensor) -> float:
 
 
 def first_line(error: Exception) -> str:
-    """Return an error's class and the first line of what it says."""
+    """Return an error's class and the first line of its message."""
     return f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0]}"
 
 

@@ -21,18 +21,18 @@ _MOST_ERROR = 1e-4
 
 
 def check_encoder(spec: ImageEncoderSpec | TextEncoderSpec, *, export: bool = True) -> None:
-    """Check that an encoder is saved, loaded, folded and exported with equal outputs, and its spec written as JSON.
+    """Check that saving, loading, folding and exporting an encoder keeps its outputs, and its spec's JSON form.
 
-    Its spec is frozen, hashable, equal to itself out of JSON, and registered in its family. What it builds has the
-    spec, gives embeddings of the spec's width, one for each example whatever the others are, comes back equal from a
-    file, and computes the same folded and as a program of `torch.export`.
+    The suite checks that the spec is frozen, hashable, equal after a JSON round trip, and registered in its family;
+    that the encoder has the spec, returns embeddings of the spec's width, independent of other examples, is equal after
+    saving and loading, and has equal outputs reparameterized and by `torch.export`.
 
     Args:
-        spec: of the encoder; a small one is enough, and faster.
-        export: whether `torch.export` is tried, which takes seconds.
+        spec: of the encoder; prefer a small one for speed.
+        export: whether to test `torch.export`, which takes seconds.
 
     Raises:
-        AssertionError: if something of it is not so; the message says what, and what to do.
+        AssertionError: if a check fails; the message names the problem and a remedy.
 
     Examples:
         >>> from mobileclip.testing import check_encoder

@@ -25,21 +25,21 @@ _Inputs = dict[str, Tensor]
 def check_loss(spec: LossSpec, *, teacher_dims: int = 0, synthetic: bool = True, processes: int = 1) -> None:
     """Check a loss's keywords, terms, gradients and copies, in half precision and over several processes.
 
-    Its spec is a value (`check_spec`). What it builds takes the embeddings by keyword and returns `LossTerms`: finite
-    numbers, the two terms add up to the total, and a term without a name is zero. Gradients reach the embeddings, the
-    logit scale and every parameter; they scale with the total, and are the same where only some are asked for. Another
-    order of the pairs changes nothing. A copy is the same loss, with parameters of its own. In bfloat16 and float16,
-    at a logit scale of 100, values and gradients are finite, and near those in float64. Several processes, each with
-    its share of the pairs, have the mean value and gradients of one that has all.
+    The suite checks the spec (`check_spec`); that the loss takes embeddings by keyword and returns finite `LossTerms`
+    with total = sum of both terms, and zero for a term without name; that gradients reach the embeddings, the logit
+    scale and every parameter, scale with the total, and do not depend on which inputs require gradients; that the order
+    of pairs does not matter; that a copy has its own parameters; that values and gradients in bfloat16 and float16 at a
+    logit scale of 100 are finite and close to float64; and that several processes with a share each have the mean value
+    and gradients of a single process.
 
     Args:
         spec: of a registered class.
-        teacher_dims: width of the teachers' embeddings, all of them together, where the loss needs them.
-        synthetic: whether it takes synthetic captions, beside the real ones.
-        processes: how many are started to share a batch; 1 where the loss is of one process.
+        teacher_dims: total width of the teachers' embeddings, if the loss needs them.
+        synthetic: whether it also takes synthetic captions.
+        processes: number of processes that share a batch; 1 for single-process losses.
 
     Raises:
-        AssertionError: if something of it is not so; the message says what.
+        AssertionError: if a check fails; the message names the problem.
 
     Examples:
         >>> from mobileclip.losses import ContrastiveLossSpec, ReinforcedLossSpec
@@ -175,7 +175,7 @@ def _check_processes(spec: LossSpec, inputs: _Inputs, processes: int) -> None:
 
 
 def _share(rank: int, folder: str, processes: int, spec: LossSpec, inputs: _Inputs) -> None:
-    """Save what one process of a group computes of its pairs."""
+    """Save the loss of one process of a group."""
     torch.set_num_threads(1)
     distributed.init_process_group(
         "gloo", init_method=f"file://{folder}/group", rank=rank, world_size=processes, timeout=_PATIENCE

@@ -17,16 +17,15 @@ _UNKNOWN = "no_field_has_this_name"
 def check_spec(spec: Any, *, family: type | None = None) -> None:
     """Check that a spec is a value, and that JSON holds all of it.
 
-    What is read back has the same fields, of the same types, those too that `==` does not compare, and the same hash,
-    unless a mapping is in it. An unknown key is refused by name.
+    The JSON round trip keeps all fields and their types, including fields that `==` ignores, and the hash, unless there
+    is a mapping. JSON with an unknown key raises an error with its name.
 
     Args:
-        spec: an instance. What its fields have by default is not checked: give it other values.
-        family: the class that fields are annotated with, where it was registered with `open_family`, such as
-            `TeacherSpec`: JSON then names the member.
+        spec: an instance. Give fields other values than their defaults, since the suite cannot check defaults.
+        family: the annotated class of an `open_family`, such as `TeacherSpec`; JSON then names the member.
 
     Raises:
-        AssertionError: if something of it is not so; the message says what.
+        AssertionError: if a check fails; the message names the problem.
 
     Examples:
         >>> from mobileclip.losses import LossSpec, ReinforcedLossSpec
@@ -78,7 +77,7 @@ def _differences(one: Any, other: Any, place: str) -> Iterator[str]:
 
 
 def _is_hashed(value: Any) -> bool:
-    """Whether a value has to have a hash: it does unless a mapping is among what is compared of it."""
+    """Whether a value must have a hash: True unless a compared field has a mapping."""
     if attrs.has(type(value)):
         return all(_is_hashed(getattr(value, field.name)) for field in attrs.fields(type(value)) if field.eq)
     if isinstance(value, tuple):

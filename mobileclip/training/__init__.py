@@ -1,6 +1,6 @@
 """Training: the spec of a run, its loop, optimiser, schedule, and processes.
 
-What takes steps, keeps them and goes on belongs here; losses belong in `losses`, command lines in `recipes`.
+This subpackage has the training loop, checkpoints and resumption; `losses` has losses, `recipes` command lines.
 """
 
 from mobileclip.training.distributed import World, process_group

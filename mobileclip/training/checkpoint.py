@@ -1,4 +1,4 @@
-"""The state of a run in one file: a run that is killed and resumed goes on as if nothing had happened."""
+"""The state of a run in one file; a resumed run equals an uninterrupted run."""
 
 from __future__ import annotations
 
@@ -43,10 +43,10 @@ _MOST_NAMED = 4
 
 @attrs.frozen
 class CheckpointFolder:
-    """The checkpoints of a run, the newest of which are kept.
+    """The newest checkpoints of a run.
 
     Args:
-        path: the folder, created when the first one is written, or a URL.
+        path: a URL, or a folder, created with the first checkpoint.
         keep: how many to keep, at least 1.
     """
 
@@ -79,7 +79,7 @@ class RunState:
     Args:
         objective: the model and the loss, weights and buffers.
         optimizer: of their parameters.
-        average: the moving average of the student, where this process keeps one.
+        average: the student's moving average, if this process has one.
         world: the processes of the run; all of them save and restore together, the first one writes and reads.
     """
 
@@ -91,14 +91,14 @@ class RunState:
 
     @property
     def kept(self) -> nn.Module:
-        """What the run gives in the end: the moving average where there is one."""
+        """The run's result: the moving average, or the student without one."""
         model: nn.Module = self.objective.model if self.average is None else self.average.module
         return model
 
     def snapshot(self, *, step: int, position: StreamPosition) -> StateFile | None:
         """Return the state after `step` steps as the first process is to write it; None in the others.
 
-        It is a copy in the CPU's memory, which the next one takes over: write it before.
+        The snapshot is a copy in CPU memory; the next snapshot reuses that memory, so write it before.
 
         Args:
             step: steps done.
@@ -124,7 +124,7 @@ class RunState:
     def resume(self, checkpoints: CheckpointFolder) -> tuple[int, StreamPosition]:
         """Go on from the newest checkpoint that can be read; return steps done and where the run is in its data.
 
-        The first process names and reads it. One that is damaged is set aside and told of.
+        The first process reads the checkpoint, and renames and logs a damaged one.
 
         Raises:
             ValueError: if there are checkpoints and none can be read, the one that can is another run's, or other
@@ -181,7 +181,7 @@ class RunState:
         )
 
     def _read(self, path: str) -> StateFile | None:
-        """Return what the first process reads, in all of them; None for what is damaged, which is set aside."""
+        """Return the first process's checkpoint in all processes; None for a damaged one, after renaming it."""
         tensors: dict[str, Tensor] = {}
 
         def read() -> dict[str, str] | None:
@@ -202,7 +202,7 @@ class RunState:
         return StateFile(tensors=average | self.world.broadcast(tensors), metadata=metadata)
 
     def _copied(self, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Return copies on the CPU, in memory that is kept from one time to the next."""
+        """Return copies on the CPU in reused memory."""
         is_cuda = self.world.device.type == "cuda"
         self._copies = {name: self._copies[name] for name in self._copies.keys() & tensors.keys()}
         for name, value in tensors.items():
@@ -305,10 +305,10 @@ def _require_equal(said: list[str], values: list[Any], what: str, advice: str) -
     """Raise if a process has another value than the first one.
 
     Args:
-        said: by every process, beginning with its machine.
-        values: that must be equal.
-        what: is wrong if they are not.
-        advice: what to do then.
+        said: messages of all processes, each beginning with its machine.
+        values: values that must be equal.
+        what: description of the problem.
+        advice: remedy.
     """
     others = [rank for rank, value in enumerate(values) if value != values[0]]
     if others:
@@ -361,10 +361,10 @@ class StateFile:
     metadata: Mapping[str, str]
 
     def write(self, path: storage.AnyPath) -> None:
-        """Write the file, with the digest of its tensors; it is there whole or not at all.
+        """Write the file, with the digest of its tensors; it is there atomically.
 
         Args:
-            path: where to, a path or a URL; a local folder is created.
+            path: a path or URL; missing local folders are created.
 
         Raises:
             OSError: if it cannot be written.
@@ -388,7 +388,7 @@ def read_state(path: storage.AnyPath) -> StateFile:
     """Return the content of a checkpoint file.
 
     Raises:
-        DamagedError: if the file is damaged, or a number of it is another than was written.
+        DamagedError: if the file is damaged, or a checksum differs.
         ValueError: if it cannot be read now.
     """
     try:
@@ -419,11 +419,10 @@ def digest(tensors: Mapping[str, Tensor]) -> str:
 
 
 class BackgroundWriter:
-    """Writes in a thread of its own; leaving its context waits for the last write.
+    """Writes in a background thread; its context exit waits for the last write.
 
     Raises:
-        Exception: what the last write raised, unless another error ends the context, behind which it is logged; a
-            signal is none.
+        Exception: the last write's error, unless the context ends with another error; then the write's error is logged.
     """
 
     def __init__(self) -> None:
@@ -454,10 +453,10 @@ class BackgroundWriter:
         """Begin a write, when the one before has ended.
 
         Args:
-            write: what it works on must not change meanwhile.
+            write: the function; its data must not change meanwhile.
 
         Raises:
-            Exception: what the write before raised; this one is not begun then.
+            Exception: the previous write's error; then this write does not start.
         """
         self.wait()
         self._last = self._pool.submit(write)
@@ -466,7 +465,7 @@ class BackgroundWriter:
         """Return when the last write has ended.
 
         Raises:
-            Exception: what it raised, once.
+            Exception: the write's error, once.
         """
         last, self._last = self._last, None
         if last is not None:

@@ -1,4 +1,4 @@
-"""Faster training on a CPU: the blocks' formulas, with the same values and gradients, by what oneDNN is fast at."""
+"""Faster training on a CPU: the blocks' formulas, values and gradients, by operations that oneDNN runs fast."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ _WIDE = {torch.float32, torch.float64}
 
 
 class CpuConv2d(nn.Conv2d):
-    """PyTorch's convolution, with the same values and gradients, by way of what oneDNN is fast at on a CPU.
+    """PyTorch's convolution, with the same values and gradients, by operations that oneDNN runs fast.
 
     - The weight gradient of a wide depthwise kernel is computed in strips three columns wide: up to ten times as fast
       as whole.
@@ -76,7 +76,7 @@ _PLAIN = (nn.Conv2d, CpuConv2d)
 
 
 def is_slow(conv: nn.Conv2d) -> bool:
-    """Return whether `CpuConv2d` computes this convolution in another way than PyTorch."""
+    """Return whether `CpuConv2d` has its own algorithm for this convolution."""
     if type(conv) is not nn.Conv2d or conv.padding_mode != "zeros" or isinstance(conv.padding, str):
         return False
     depthwise = 1 < conv.groups == conv.in_channels and conv.dilation == (1, 1)
@@ -134,7 +134,7 @@ class _ConvAndPicked(torch.autograd.Function):
 
 
 class _DepthwiseConv(torch.autograd.Function):
-    """A depthwise convolution of stride 1 whose weight gradient comes in strips."""
+    """A depthwise convolution of stride 1 with its weight gradient in strips."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, padding: tuple[int, int]) -> Tensor:
@@ -190,7 +190,7 @@ class NormBranch(NamedTuple):
 
 
 def merges(norms: Sequence[nn.Module | None], x: Tensor) -> bool:
-    """Return whether `sum_of_norms` can stand for these norms, one by one, of `x` and of convolutions of it.
+    """Return whether `sum_of_norms` can replace these norms of `x` and its convolutions.
 
     Not for frozen or synchronised norms, whose statistics are others than the batch's, nor in half precision, where
     sums cost more than they save.
@@ -433,7 +433,7 @@ class FusedRepMixer(RepMixer):
 
 
 class FusedRepMixerBlock(RepMixerBlock):
-    """A RepMixer block whose layer scale goes into the network's last weights."""
+    """A RepMixer block with its layer scale in the network's last weights."""
 
     fold = RepMixerBlock.fold
 
@@ -451,7 +451,7 @@ class FusedTextRepMixerBlock(TextRepMixerBlock, FusedRepMixerBlock):
 
 
 class FusedAttentionBlock(AttentionBlock):
-    """An attention block whose second layer scale goes into the network's last weights."""
+    """An attention block with its second layer scale in the network's last weights."""
 
     fold = AttentionBlock.fold
 
@@ -477,7 +477,7 @@ _FUSED: dict[type[nn.Module], type[nn.Module]] = {
 
 
 def _hooked(block: nn.Module) -> bool:
-    """Whether somebody watches or changes what a part of the block computes."""
+    """Whether a part of the block has hooks."""
     return any(is_hooked(part) for part in block.modules() if part is not block)
 
 
@@ -517,7 +517,7 @@ def _is_factor(block: MobileOneBlock) -> bool:
 
 
 def _scaled(scale: nn.Module, network: nn.Module, x: Tensor) -> Tensor:
-    """Return `scale(network(x))`; in training a layer scale goes into the weights, smaller than the features.
+    """Return `scale(network(x))`; in training, multiply the weights, since they are smaller than the features.
 
     `gamma * (W h + b) = (gamma W) h + gamma b`: one pass over the features less in each direction, one map less to
     keep.

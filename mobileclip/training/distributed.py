@@ -1,4 +1,4 @@
-"""The processes of a run, and the next batch copied to this one's device while it computes."""
+"""The processes of a run, and prefetching of batches to the device."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from torch.distributed import PrefixStore, Store, TCPStore  # type: ignore[attr-
 from torch.distributed.rendezvous import rendezvous
 
 from mobileclip.data import Batch
-from mobileclip.hardware.devices import AUTO, pick_device
+from mobileclip.hardware import AUTO, pick_device
 from mobileclip.processes import ProcessPlace, portable_error, this_process
 from mobileclip.terminal.interruption import postponed
 
@@ -48,11 +48,11 @@ class World:
     """This process among those that train one model together.
 
     Args:
-        rank: its number, from 0; the first one writes files and shows progress.
+        rank: number of this process, from 0; process 0 writes files and shows progress.
         size: number of processes.
-        device: where this one computes.
-        group: what they talk through; None where one trains alone.
-        store: where the others wait for what the first does alone; without, that is bounded as all else is.
+        device: of this process.
+        group: the process group; None for a single process.
+        store: on which the others wait for the first process's own work; without a store, the usual timeout applies.
     """
 
     rank: int = 0
@@ -90,7 +90,7 @@ class World:
         The others wait for up to a day, or until the first process has ended.
 
         Args:
-            make: called in the first process alone; what it returns can be pickled.
+            make: called in the first process only; returns a picklable value.
         """
         if self.group is None:
             return make()
@@ -148,14 +148,14 @@ def process_group(
     """Join the other processes of a run that `torchrun` or `srun` started, or train alone without them.
 
     Args:
-        device: where to compute; `auto` for the GPU of this process, or the best device where there is none.
-        collective_seconds: for which this process waits for the others, wherever they do something together.
+        device: `auto` for the GPU of this process, or the best available device.
+        collective_seconds: timeout of every collective operation.
 
     Raises:
-        TimeoutError: if the others did not come in time, or are gone; the message has the collective. With NCCL,
-            PyTorch ends the process, and logs the collective.
-        ValueError: if there is no such device, there are more processes than GPUs on this machine and no device was
-            given, or several processes are to compute on Apple's GPU, which they cannot talk from.
+        TimeoutError: if another process is late or dead; the message names the collective. With NCCL, PyTorch ends the
+            process, and logs the collective.
+        ValueError: if the device does not exist, this machine has more processes than GPUs and no device was given, or
+            several processes would use Apple's GPU, which has no collectives.
     """
     place = this_process()
     chosen = pick_device(device, local_rank=place.local_rank)
@@ -202,12 +202,12 @@ def _meet(place: ProcessPlace, within: timedelta) -> Store:
 
 
 def _own_store(board: Store, place: ProcessPlace, within: timedelta) -> Store:
-    """Return a store of this attempt alone: in the launcher's may be what an earlier one has left, before a restart.
+    """Return a store for this attempt only, since the launcher's store may have values of an attempt before a restart.
 
     Args:
-        board: the launcher's, where the first process says where the store is.
-        place: of this process.
-        within: how long it is waited for.
+        board: the launcher's store, for the new store's address.
+        place: rank and size of this process.
+        within: timeout.
     """
     if place.is_first:
         host = os.environ["MASTER_ADDR"]
@@ -233,7 +233,7 @@ def _is_late(error: RuntimeError) -> bool:
 
 
 def _result(make: Callable[[], T]) -> T | Exception:
-    """Return what `make` returns, or the error that it raises, as another process can read it."""
+    """Return `make`'s result or error in picklable form."""
     try:
         return make()
     except Exception as error:  # noqa: BLE001 - it is raised in all processes
@@ -248,9 +248,9 @@ class _OnTheWay(Generic[BatchType]):
     """A batch that is being copied, or the error in place of one.
 
     Args:
-        batch: on the device, and complete there after the event; None where the source has ended.
-        copied: the event; None where there is nothing to wait for.
-        error: that the source raised, or what ended the waiting for it: a signal, or the person at the keyboard.
+        batch: on the device, complete after the event; None at the end of the source.
+        copied: the event; None if there is nothing to wait for.
+        error: the source's error, a signal, or KeyboardInterrupt.
     """
 
     batch: BatchType | None = None
@@ -261,15 +261,14 @@ class _OnTheWay(Generic[BatchType]):
 class Feed(Generic[BatchType]):
     """Hands out the batches of a source on a device.
 
-    The source is one batch ahead of what was handed out: `advance` waits for it. To a CUDA device it is copied from
-    page-locked memory on a stream of its own, while the device computes on the batch before. The source is asked for no
-    batch beyond `count`.
+    `advance` waits for the next batch and starts its copy, while the device computes on the current batch; CUDA copies
+    use pinned memory and their own stream. The feed reads at most `count` batches.
 
     Args:
         source: of batches.
-        count: batches that will be taken.
-        device: where they go.
-        waiting: entered for as long as the source is waited for; a signal may be raised there.
+        count: number of batches.
+        device: target of the copies.
+        waiting: context manager around waits for the source; it may raise a signal.
     """
 
     def __init__(
@@ -290,9 +289,9 @@ class Feed(Generic[BatchType]):
         """Since the last `take` began, for which this process waited for batches."""
 
     def advance(self) -> None:
-        """Wait for the next batch, and start to copy it; call this when the work for a step is queued.
+        """Wait for the next batch, and start its copy; call this after queueing the work of a step.
 
-        An error of the source, or a signal meanwhile, is raised by the `take` whose batch it is.
+        The `take` of that batch raises an error of the source, or a signal.
         """
         if self._next is not None:
             return
@@ -302,11 +301,11 @@ class Feed(Generic[BatchType]):
 
     @property
     def has_failed(self) -> bool:
-        """Whether the next `take` will raise an error of the source, as far as is known."""
+        """Whether the next `take` is known to raise an error of the source."""
         return self._next is not None and isinstance(self._next.error, Exception)
 
     def take(self) -> BatchType | None:
-        """Return the next batch, on the device; None where the source has ended.
+        """Return the next batch, on the device; None if the source has ended.
 
         Raises:
             Exception: whatever the source does.

@@ -1,4 +1,4 @@
-"""The exponential moving average of a model's weights: the model that is kept in the end."""
+"""The exponential moving average of a model's weights, the result of a run."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ if TYPE_CHECKING:
 
 
 class MovingAverage:
-    """Holds `average <- decay average + (1 - decay) weight` after every step, starting at the weights it is given.
+    """Computes `average <- decay average + (1 - decay) weight` after every step, from the initial weights.
 
-    Buffers in floating point (BatchNorm's statistics) are averaged as weights are; counters are copied.
+    It averages floating-point buffers (BatchNorm's statistics) like weights, and copies counters.
 
     Args:
         model: copied; the copy is `module`, in evaluation mode.

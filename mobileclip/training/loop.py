@@ -16,7 +16,7 @@ from torch import nn
 from mobileclip import storage
 from mobileclip.data import Batch, BatchSource
 from mobileclip.data.randomness import derived_seed
-from mobileclip.hardware.devices import in_float64
+from mobileclip.hardware import in_float64
 from mobileclip.losses import ReinforcedLossSpec
 from mobileclip.progress import Progress
 from mobileclip.reparam import evaluating
@@ -50,8 +50,8 @@ class TrainingResult:
     """The result of a training run.
 
     Args:
-        model: the trained student, in evaluation mode: the moving average where the run keeps one.
-        num_steps: steps that this call made; fewer than the run's where it resumed.
+        model: the trained student in evaluation mode, or its moving average if the run has one.
+        num_steps: number of steps of this call, without steps before a resumption.
     """
 
     model: nn.Module
@@ -70,31 +70,30 @@ def train(
     title: str = "train",
     console: Console | None = None,
 ) -> TrainingResult:
-    """Train `model` on named batches; go on from the newest checkpoint in `output`, if there is one.
+    """Train `model` on named batches; resume from the newest checkpoint in `output`.
 
-    On the CPU, a run that is killed and resumed gives the same losses and weights, to the bit, as one that is not.
+    On the CPU, losses and weights of a killed and resumed run are bit-identical to those of an uninterrupted run.
 
     Args:
-        spec: how to train.
-        model: an image-text model or a classifier, as the loss has it; trained in place.
-        batches: what to train on; with several processes, this one's share.
-        output: folder of `metrics.jsonl` and `checkpoints/`, which is created, or a URL such as `s3://bucket/run`,
-            which no other run may have meanwhile: nothing there tells one.
-        card: of the reinforced data, where it has one: the loss must split the embeddings as its teachers do. Other
-            logit scales than theirs are logged.
-        world: the processes that train together, and this one's device; None for one on the CPU.
-        evaluate: called by the first process with the model, or its average, every `evaluate_every_steps` and at the
-            end; its numbers are logged.
-        title: what progress is shown under.
-        console: where progress is shown; none shows nothing.
+        spec: training options.
+        model: an image-text model or a classifier, to fit the loss; trained in place.
+        batches: training data; with several processes, this process's share.
+        output: folder for `metrics.jsonl` and `checkpoints/`, or a URL such as `s3://bucket/run`; URLs are not locked,
+            so never start two runs with one URL.
+        card: of the reinforced data, if any: the loss must have its teachers' dims. Different logit scales are logged.
+        world: the processes of the run, and this process's device; None for a single process on the CPU.
+        evaluate: called by the first process with the model or its average, every `evaluate_every_steps` and at the
+            end; the run logs its metrics.
+        title: of the progress display.
+        console: for the progress display; None shows none.
 
     Raises:
-        ValueError: if the loss has other teachers than the data, the checkpoint is another run's, another run writes to
-            the folder, the batches end too early or lack what the loss needs, or `channels_last` is asked for on the
+        ValueError: if the loss has other teachers than the data, the checkpoint belongs to another run, another run
+            writes to the folder, the batches end too early or lack inputs of the loss, or `channels_last` is set on the
             CPU.
-        Interrupted: if a signal has asked for it, SIGTERM where a command listens; the state after the step is saved.
-        FloatingPointError: if the loss or its gradient is not finite; the message has the step, the batch's keys and
-            the last checkpoint, and `diverged.json` all keys. The weights are those from before the step.
+        Interrupted: after a signal, or SIGTERM in a command; the state after the step is saved.
+        FloatingPointError: if the loss or its gradient is not finite; the message has the step, keys of the batch and
+            the last checkpoint, `diverged.json` all keys. The weights are those before the step.
     """
     world = World() if world is None else world
     stated = spec.loss.about_teachers if isinstance(spec.loss, ReinforcedLossSpec) else {}
@@ -146,10 +145,10 @@ class _Wishes:
     """The actions that a process requests after a step; all processes follow any request.
 
     Args:
-        stop: to save the state and leave, for it has heard a signal.
-        warned: whether that is a scheduler's warning, after which the same command is to be started again.
-        save: to save the state, for it is time, or to say that the last time failed.
-        fail: to save the state and end, for it gets no further batch.
+        stop: save the state and exit after a signal.
+        warned: whether the signal is a scheduler's warning; then the user starts the same command again.
+        save: save the state because it is due, or report that the last save failed.
+        fail: save the state and exit because the source failed.
     """
 
     stop: bool
@@ -166,20 +165,20 @@ class _Run:
     a state whose metrics are missing.
 
     Args:
-        spec: how to train.
-        state: what a step changes, and what is saved.
+        spec: training options.
+        state: state of the run, for checkpoints.
         minimised: the objective, as it is called.
         feed: of the batches.
-        batches: their source, whose position is saved.
+        batches: the source, with a position for checkpoints.
         output: folder of the run.
-        checkpoints: where the state is saved.
-        skipped: where what the batches left out is written, by every process.
-        log: of metrics, in the first process.
-        evaluate: what measures, in the first process; None measures nothing.
-        progress: where each step is shown.
-        signals: what has been asked for meanwhile.
-        writer: what writes, in the first process.
-        saved_step: the step after which the state was saved last.
+        checkpoints: of the run.
+        skipped: files of skipped samples, one per process.
+        log: of metrics, in the first process only.
+        evaluate: evaluation in the first process, or None.
+        progress: the progress display.
+        signals: received signals.
+        writer: of checkpoints, in the first process.
+        saved_step: step of the newest checkpoint.
     """
 
     spec: TrainingSpec
@@ -201,11 +200,11 @@ class _Run:
 
     @property
     def world(self) -> World:
-        """The processes, all of which call the methods together."""
+        """The processes; all call the methods together."""
         return self.state.world
 
     def begin(self, done: int) -> None:
-        """Wait for the first batch, and end the run where a process gets none, or has heard a signal."""
+        """Wait for the first batch; end the run if a process gets none or received a signal."""
         self.feed.advance()
         wishes = self.world.gather(self._wishes())
         if any(one.stop for one in wishes):
@@ -214,7 +213,7 @@ class _Run:
             self._fail(done)
 
     def step(self, step: int) -> _Wishes:
-        """Make a step; return what any process wishes behind it.
+        """Make a step; return the wishes of all processes after it.
 
         Raises:
             ValueError: if there is no batch for it.
@@ -260,7 +259,7 @@ class _Run:
         return wishes
 
     def end(self, done: int, wishes: _Wishes) -> None:
-        """Save the state and evaluate where that is due or wished for, and end the run where that is.
+        """Save the state, evaluate and end the run, each if due or wished for.
 
         Args:
             done: steps done.
@@ -279,7 +278,7 @@ class _Run:
         self.look(done)
 
     def look(self, done: int) -> None:
-        """Evaluate in the first process where that is due, while the others wait without limit; a signal ends it."""
+        """Evaluate in the first process if due, while the others wait without limit; a signal ends the evaluation."""
         is_due = self._is_due(done, self.spec.evaluate_every_steps)
         if is_due and not self.world.from_first(lambda: self._evaluated(done)):
             self.stop(done, warned=self.signals.warned)
@@ -307,7 +306,7 @@ class _Run:
         )
 
     def finish(self) -> None:
-        """Return when all is written, the metrics too; a process that left earlier would have the others ended.
+        """Wait until all files are written; otherwise torchrun would kill the remaining processes.
 
         Raises:
             OSError: if something cannot be written.
@@ -325,7 +324,7 @@ class _Run:
         return done == self.spec.total_steps or (every_steps is not None and done % every_steps == 0)
 
     def _wishes(self) -> _Wishes:
-        """Return what this process wants now; time is what the first one's clock says."""
+        """Return this process's wishes; the first process's clock decides about time."""
         due = time.monotonic() - self._saved_at >= 60 * self.spec.checkpoint_every_minutes
         return _Wishes(
             stop=self.signals.requested,
@@ -335,11 +334,11 @@ class _Run:
         )
 
     def _num_lost(self) -> int:
-        """Return how many workers the batches have lost, if they say so: what ended them may end this process too."""
+        """Return the number of dead loader workers, if known: their cause may also kill this process."""
         return int(getattr(self.batches, "num_lost", 0))
 
     def _agreed(self, terms: tuple[Tensor, ...], norm: Tensor) -> tuple[dict[str, float], _Wishes]:
-        """Return the loss of all processes, and what any of them wishes: one exchange, one transfer from the device."""
+        """Return the loss and the wishes of all processes, with one collective and one transfer from the device."""
         names, wishes = self.state.objective.term_names, self._wishes()
         own = in_float64(torch.stack([term.detach() for term in (*terms, norm)]))
         if self.world.group is not None:
@@ -368,7 +367,7 @@ class _Run:
         )
 
     def _fail(self, done: int) -> NoReturn:
-        """End the run, whose state is saved, with what this process's source raised, or as another one's did."""
+        """End the saved run with the error of this process's source, or of another process's."""
         self.finish()
         with self._keeping(done):
             self.feed.take()
@@ -376,9 +375,9 @@ class _Run:
 
     @contextmanager
     def _keeping(self, done: int) -> Iterator[None]:
-        """Save the state if the next batch cannot be had, and say so in the error's message.
+        """If the source fails, save the state and add that to the error's message.
 
-        Of several processes, that is done where all of them know of it, see `_Wishes.fail`.
+        With several processes, `_Wishes.fail` does that in all of them together.
         """
         try:
             yield
@@ -438,7 +437,7 @@ def _alone(output: storage.AnyPath, world: World) -> Iterator[None]:
 
 
 def _new_state(spec: TrainingSpec, model: nn.Module, world: World) -> RunState:
-    """Return what the steps will change, as it is before the first one."""
+    """Return the run's state before the first step."""
     # The first process draws as one that is alone.
     torch.manual_seed(spec.seed if world.is_first else derived_seed(spec.seed, "process", world.rank))
     least, most = spec.min_logit_scale, max_logit_scale(model)
@@ -460,7 +459,7 @@ def _open_log(spec: TrainingSpec, output: storage.AnyPath, first: int, world: Wo
 
 
 def _shared(objective: Objective, world: World) -> nn.Module:
-    """Return the objective as it is called: with several processes, its gradients become the mean of theirs."""
+    """Return the objective, wrapped to average gradients over several processes."""
     if world.group is None:
         return objective
     from torch.nn.parallel import DistributedDataParallel

@@ -1,4 +1,4 @@
-"""Low-rank adapters, through peft (extra lora): a small part is trained and merged into the weights afterwards."""
+"""Low-rank adapters by peft (extra lora): train a few parameters, then merge them into the weights."""
 
 from __future__ import annotations
 
@@ -29,17 +29,17 @@ _DEFAULT_EXTRAS = ("logit_scale",)
 
 @attrs.frozen(kw_only=True, field_transformer=strict)
 class LoraSpec:
-    """Adapters of low rank beside the projections of attention and of feed-forward networks: `W x + s B A x`.
+    """Low-rank adapters of the projections of attention and feed-forward networks: `W x + s B A x`.
 
-    Those of a frozen tower get none. In convolutional stages the feed-forward networks' 1x1 convolutions are adapted as
-    well; depthwise kernels, which have too few numbers to save any, and norms are not.
+    Frozen towers get none. In convolutional stages, 1x1 convolutions of feed-forward networks get adapters; depthwise
+    kernels (too small) and norms get none.
 
     Args:
         rank: rows of `A`, columns of `B`.
         alpha: `s` is `alpha / rank`; by default twice the rank.
-        dropout: share of the inputs of `A` that is zeroed in training.
-        extras: what is trained beside the adapters: names of parameters, or of modules with all below them, such as
-            `image_encoder.head.project`. The default is left out where there is no logit scale, as in a lone tower.
+        dropout: dropout rate of the inputs of `A`.
+        extras: further trained parameters, by names of parameters or modules, such as `image_encoder.head.project`. A
+            tower without logit scale ignores the default.
 
     Raises:
         ValueError: if a number is out of its range.
@@ -58,17 +58,17 @@ class LoraSpec:
 
 
 def add_lora(model: nn.Module, spec: LoraSpec | None = None) -> None:
-    """Put adapters into `model`; nothing but them and the extras requires a gradient afterwards.
+    """Add adapters to `model`; afterwards only adapters and extras require gradients.
 
-    `B` begins at zero, so the model's outputs do not change yet; `A` is drawn from torch's random numbers.
+    `B` is zero at first, so outputs do not change; torch's generator initialises `A`.
 
     Args:
-        model: an image-text model, a tower, or what has one as a part; changed in place.
+        model: an image-text model, a tower, or a module that contains one; changed in place.
         spec: the adapters; None for the default ones.
 
     Raises:
-        ValueError: if the model has adapters already, an extra is no part of it, or nothing in it can be adapted.
-        ModuleNotFoundError: if `peft` is not there; the message says how to install it.
+        ValueError: if the model already has adapters, lacks an extra, or has no layer for adapters.
+        ModuleNotFoundError: if `peft` is not installed.
     """
     with needed("fine-tuning with adapters", "lora"):
         from peft import inject_adapter_in_model
@@ -126,9 +126,9 @@ def _extras(model: nn.Module, names: tuple[str, ...]) -> list[nn.Parameter]:
 
 
 def merge_lora(model: nn.Module) -> None:
-    """Add the adapters of `model` to the weights beside them and take them out: it is an ordinary model again.
+    """Merge the adapters of `model` into its weights and remove them.
 
-    Outputs do not change, but for rounding. A model without adapters is left as it is.
+    Outputs change by rounding only. A model without adapters stays unchanged.
 
     Args:
         model: changed in place.

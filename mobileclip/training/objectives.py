@@ -40,23 +40,23 @@ Rows: TypeAlias = Tensor | RangeNumbers
 
 
 def max_logit_scale(model: nn.Module) -> float:
-    """Return the cap of a model's logit scale: its own, or CLIP's where it says none."""
+    """Return the largest logit scale: the model's, or CLIP's by default."""
     most: float = getattr(model, "max_logit_scale", MAX_LOGIT_SCALE)
     return most
 
 
 class Objective(nn.Module, ABC):
-    """A model, its loss and its augmentation as one module, so that one call has every parameter that is trained.
+    """A model, its loss and its augmentation as one module, with all trained parameters.
 
     The loss sees the whole batch at once; the towers may see it in micro-batches.
 
     Args:
-        spec: how to train.
-        model: placed on the device and put into training mode; its `.spec` is held by checkpoints.
-        world: the processes that train it together.
+        spec: training options.
+        model: moved to the device and set to training mode; checkpoints store its `.spec`.
+        world: the processes of the run.
 
     Raises:
-        ValueError: if `channels_last` is asked for on the CPU.
+        ValueError: if `channels_last` is set on the CPU.
     """
 
     model: Any
@@ -93,11 +93,11 @@ class Objective(nn.Module, ABC):
     @property
     @abstractmethod
     def towers(self) -> tuple[nn.Module, ...]:
-        """The encoders of the model, which may be compiled."""
+        """The model's encoders, compiled if the spec says so."""
 
     @property
     def image_input(self) -> ImageInput:
-        """What the model expects as its image; one of texts alone is never asked."""
+        """The model's image input; not for text-only models."""
         contract: ImageInput = self.model.spec.image.input
         return contract
 
@@ -119,14 +119,14 @@ class Objective(nn.Module, ABC):
 
     @abstractmethod
     def forward(self, batch: Batch, progress: float = 0.0) -> tuple[Tensor, ...]:
-        """Return the loss's terms, as many as `term_names`, and the sum of all that is minimised.
+        """Return the loss's terms in the order of `term_names`, and the total.
 
         Args:
-            batch: on the device; its images are pixels, or in floating point and normalised already.
-            progress: fraction of the training that is done, from 0 to 1.
+            batch: on the device; images are uint8 pixels, or normalised floats.
+            progress: finished fraction of the training, from 0 to 1.
 
         Raises:
-            ValueError: if the batch lacks what the loss needs.
+            ValueError: if the batch lacks an input of the loss.
         """
 
     @torch.no_grad()
@@ -151,7 +151,7 @@ class Objective(nn.Module, ABC):
 
         Args:
             image: of the whole batch, as it came.
-            progress: fraction of the training that is done, from 0 to 1.
+            progress: finished fraction of the training, from 0 to 1.
         """
         augment = self.range_augment
         if augment is None or not augment.training:
@@ -177,7 +177,7 @@ class Objective(nn.Module, ABC):
         return self.range_augment.change(image, numbers, mean=self._contract.mean, std=self._contract.std)
 
     def not_compiled(self, function: Callable[P, Result]) -> Callable[P, Result]:
-        """Return a function that `torch.compile` of a whole step leaves as it is."""
+        """Return a function that `torch.compile` of a step does not compile."""
         if self.spec.compile != "step":
             return function  # PyTorch's compiler takes seconds to import
         left_out: Callable[P, Result] = torch.compiler.disable(function)  # type: ignore[no-untyped-call]
@@ -187,18 +187,18 @@ class Objective(nn.Module, ABC):
         return self.images_of(image, augment.draw(len(image), progress=progress, device=image.device))
 
     def autocast(self, device: torch.device) -> torch.autocast:
-        """Return the context in which the model computes."""
+        """Return the model's autocast context."""
         narrow = torch.float16 if self.spec.precision == "float16" else torch.bfloat16
         return torch.autocast(device.type, dtype=narrow, enabled=self.spec.precision != "float32")
 
     def in_pieces(
         self, encode: Callable[..., tuple[Tensor, ...]], module: nn.Module, *inputs: Rows
     ) -> tuple[Tensor, ...]:
-        """Return `encode(*inputs)`, computed in micro-batches, whose activations are recomputed in the backward pass.
+        """Return `encode(*inputs)` in micro-batches, with recomputation in the backward pass.
 
         Args:
-            encode: from rows to tensors of as many rows, each made of its own row alone.
-            module: whose parameters it uses.
+            encode: maps rows to tensors with as many rows, each row independently.
+            module: the owner of its parameters.
             inputs: of equal length, such as pixels that `encode` normalises.
         """
         size = self._piece_size(inputs[0])
@@ -209,7 +209,7 @@ class Objective(nn.Module, ABC):
         return tuple(torch.cat(parts) for parts in zip(*made, strict=True))
 
     def _piece_size(self, rows: Rows) -> int | None:
-        """Return how many rows are encoded at once; None for all of them."""
+        """Return the micro-batch size; None for the whole batch."""
         size = self.spec.memory.micro_batch
         return None if size is None or len(rows) <= size else size
 
@@ -218,9 +218,9 @@ class ImageTextObjective(Objective):
     """The objective of an image-text model: its loss on a batch.
 
     Args:
-        spec: how to train.
+        spec: training options.
         model: the student.
-        world: the processes that train it together.
+        world: the processes of the run.
 
     Raises:
         ValueError: see `Objective`, if the model is a classifier, and if it is to be compiled for several threads of a
@@ -251,7 +251,7 @@ class ImageTextObjective(Objective):
         return self.model.image_encoder, self.model.text_encoder
 
     def forward(self, batch: Batch, progress: float = 0.0) -> tuple[Tensor, ...]:
-        """Return the loss's contrastive term, its distillation term, and the sum of all that is minimised."""
+        """Return the contrastive term, the distillation term and the total."""
         if not isinstance(batch, ReinforcedBatch):
             raise ValueError(
                 f"{type(self.spec.loss).__name__} needs images with texts, but the batches are {type(batch).__name__}"
@@ -263,7 +263,7 @@ class ImageTextObjective(Objective):
         return terms.contrastive, terms.distillation, with_mean(terms.total, augmentation)
 
     def _embed(self, batch: ReinforcedBatch, progress: float) -> tuple[dict[str, Tensor], list[Tensor]]:
-        """Return what the loss compares, and RangeAugment's terms where there are any."""
+        """Return the loss's embeddings, and RangeAugment's terms if any."""
         # Real and synthetic captions go through the text tower together: one batch of twice the size.
         texts = {"text": batch.text} | ({} if batch.syn_text is None else {"syn_text": batch.syn_text})
         with self.autocast(batch.image.device):
@@ -279,7 +279,7 @@ class ImageTextObjective(Objective):
 
     @torch.no_grad()
     def _learnable(self, batch: ReinforcedBatch) -> ReinforcedBatch:
-        """Return the samples of a batch that are learned from, by what the student says of them in evaluation mode."""
+        """Return the selected samples of a batch, by the student's losses in evaluation mode."""
         loss, selection = self.spec.loss, self.spec.selection
         assert isinstance(loss, ReinforcedLossSpec), "checked by the spec"
         teachers = self._stored(batch)
@@ -321,10 +321,10 @@ class ImageTextObjective(Objective):
         return self._stored(batch) if self.spec.loss.needs_teachers else {}
 
     def _stored(self, batch: ReinforcedBatch) -> dict[str, Tensor]:
-        """Return what teachers have stored of a batch.
+        """Return the stored teacher embeddings of a batch.
 
         Raises:
-            ValueError: if there is nothing.
+            ValueError: if there is none.
         """
         if batch.teacher_image is None or batch.teacher_text is None:
             there = [name for name in attrs.fields_dict(ReinforcedBatch) if getattr(batch, name) is not None]
@@ -339,12 +339,12 @@ class ImageTextObjective(Objective):
 
 
 def _unit(embedding: Tensor) -> Tensor:
-    """Return embeddings of length 1, which bfloat16 would miss by up to a 256th."""
+    """Return embeddings of length 1, computed in float32, since bfloat16 has an error of up to 1/256."""
     return F.normalize(wide(embedding), dim=-1)
 
 
 def with_mean(total: Tensor, terms: Sequence[Tensor]) -> Tensor:
-    """Return a loss with the mean of each of `terms` added, which a batch's images have one by one."""
+    """Return a loss plus the mean of each of `terms`, which have a value per image."""
     for term in terms:
         total = total + term.mean()
     return total
@@ -359,13 +359,13 @@ def wide(embedding: Tensor) -> Tensor:
 def build_objective(loss: LossSpec, *, spec: TrainingSpec, model: nn.Module, world: World) -> Objective:
     """Return the objective of a run by the class of its loss spec; unknown classes are image-text losses.
 
-    An objective of one's own joins with `build_objective.register` for the class of its loss's spec.
+    Register your own objective for its loss's spec class with `build_objective.register`.
 
     Args:
         loss: of the spec.
-        spec: how to train.
-        model: what is trained.
-        world: the processes that train it together.
+        spec: training options.
+        model: the student.
+        world: the processes of the run.
 
     Raises:
         ValueError: if the loss is not one of such a model, or see `Objective`.
@@ -375,7 +375,7 @@ def build_objective(loss: LossSpec, *, spec: TrainingSpec, model: nn.Module, wor
 
 
 def is_of_texts(loss: LossSpec) -> bool:
-    """Return whether a loss is of image-text models: one that has no objective of its own."""
+    """Return whether a loss is for image-text models: its spec has no registered objective."""
     return build_objective.dispatch(type(loss)) is build_objective.dispatch(object)
 
 
@@ -384,12 +384,12 @@ def is_of_texts(loss: LossSpec) -> bool:
 class CrossEntropySpec(LossSpec):
     """Cross entropy over classes: `-sum_c t_c log softmax(logits)_c`, the mean over the batch.
 
-    The target `t` is 1 at the label; where images are mixed, targets are with them. Then every target keeps
-    `1 - label_smoothing` of itself, and all classes share the rest.
+    The target `t` is one-hot, or mixed like mixed images. Label smoothing then scales targets by `1 - label_smoothing`,
+    and distributes the rest over all classes.
 
     Args:
-        label_smoothing: share of the targets that all classes have alike, from 0 to below 1.
-        mixing: mixup and CutMix; none leaves images as they are.
+        label_smoothing: share of the target spread over all classes, in [0, 1).
+        mixing: mixup and CutMix; None for neither.
 
     Source: FastViT (arXiv 2303.14189), which trains with 0.1, mixup 0.2 and CutMix 1.0; Szegedy et al. 2016, section 7,
         for label smoothing.
@@ -425,7 +425,7 @@ class ClassificationObjective(Objective):
     Args:
         spec: how to train; its loss is cross entropy.
         model: the classifier, or another module from images to logits.
-        world: the processes that train it together.
+        world: the processes of the run.
 
     Raises:
         ValueError: see `Objective`, and if the model is of images and texts.
@@ -490,7 +490,7 @@ class CaptionObjective(Objective):
     Args:
         spec: how to train; its loss is `CaptionLossSpec`.
         model: the captioner.
-        world: the processes that train it together.
+        world: the processes of the run.
 
     Raises:
         ValueError: see `Objective`, and if the model writes no captions.
@@ -513,11 +513,11 @@ class CaptionObjective(Objective):
 
     @property
     def uses_all_weights(self) -> bool:
-        """With captions alone, the logit scale and what makes the embeddings get no gradient."""
+        """False for the caption loss alone: the logit scale and the projections get no gradient."""
         return self.spec.loss.contrastive_weight > 0  # type: ignore[attr-defined, no-any-return]
 
     def forward(self, batch: Batch, progress: float = 0.0) -> tuple[Tensor, ...]:
-        """Return the loss's contrastive term, its caption term, and the sum of all that is minimised."""
+        """Return the contrastive term, the caption term and the total."""
         if not isinstance(batch, ReinforcedBatch) or batch.syn_text is not None:
             given = "two captions of each" if isinstance(batch, ReinforcedBatch) else type(batch).__name__
             raise ValueError(
@@ -537,7 +537,7 @@ class CaptionObjective(Objective):
         return terms.contrastive, terms.distillation, with_mean(terms.total, augmentation)
 
     def _encode(self, text: Tensor, image: Tensor, *numbers: Rows) -> tuple[Tensor, ...]:
-        """Return both embeddings and the captions' likelihoods; of the logits, which are large, nothing is kept."""
+        """Return both embeddings and the captions' likelihoods, without keeping the large logits."""
         image, *augmentation = self.images_of(image, *numbers)
         out = self.model(image, text)
         return wide(out.image), wide(out.text), self.loss.sums(out.logits, out.labels), *augmentation  # type: ignore[operator]
@@ -555,7 +555,7 @@ class TextDistillationObjective(Objective):
     Args:
         spec: how to train; its loss is `TextDistillationLossSpec`.
         model: the text tower: from ids to embeddings as wide as the teacher's.
-        world: the processes that train it together.
+        world: the processes of the run.
 
     Raises:
         ValueError: see `Objective`, if the model embeds images, and if the spec has choices that are of images.
@@ -603,8 +603,8 @@ _FIRST, _STEPS_TO_GROWTH = 2.0**16, 2_000
 class LossScale(nn.Module):
     """The factor of a loss whose gradients pass through float16.
 
-    A step whose gradient overflows is left out, and halves it; 2,000 steps in a row that do not double it. Its numbers
-    are buffers, so that they are saved and restored with the module that holds it.
+    The run skips a step with an overflowing gradient and halves the factor; 2,000 steps without overflow double it. Its
+    state is in buffers, and so in the module's checkpoints.
 
     Source: `torch.amp.GradScaler`, with which the released scripts train.
 
@@ -623,7 +623,7 @@ class LossScale(nn.Module):
         self.register_buffer("num_finite", torch.tensor(0))
 
     def backward(self, loss: Tensor, parameters: Iterable[Tensor]) -> None:
-        """Give each parameter the loss's gradient, without the factor that it was computed with."""
+        """Set each parameter's gradient, divided by the scaling factor."""
         (loss * self.factor).backward()  # type: ignore[no-untyped-call]
         gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
         torch._foreach_mul_(gradients, 1 / self.factor)
@@ -632,8 +632,7 @@ class LossScale(nn.Module):
         """Update the factor after a step; return whether the step is skipped because its gradient overflowed.
 
         Args:
-            is_finite: whether the loss and its gradient are. At a factor of 1 it is not to blame, and nothing is left
-                out.
+            is_finite: whether loss and gradient are finite. At a factor of 1, no step is skipped.
         """
         if is_finite:
             self.num_finite += 1

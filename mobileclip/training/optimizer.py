@@ -1,4 +1,4 @@
-"""Optimisers: what each parameter is, which are decayed, and how fast each layer learns."""
+"""Optimizers: kinds of parameters, weight decay, and layer-wise learning rates."""
 
 from __future__ import annotations
 
@@ -67,15 +67,15 @@ class AdamWSpec(OptimizerSpec):
     Args:
         beta1: decay of the running mean of the gradient, per step.
         beta2: decay of the running mean of its square, per step.
-        eps: added to the root of the latter.
-        weight_decay: times the learning rate, the fraction that a decayed weight loses per step.
-        decayed: what weight decay applies to: `weights`, `positions`, `class_tokens`, `layer_scales`. Norms, biases and
-            the logit scale are never decayed.
+        eps: added to the root of the mean square.
+        weight_decay: times the learning rate, the fraction removed from a weight per step.
+        decayed: kinds of parameters with weight decay: `weights`, `positions`, `class_tokens`, `layer_scales`. Norms,
+            biases and the logit scale never have weight decay.
 
     Source: MobileCLIP, table 12.
 
-    Differs: The released scripts leave out what has one dimension, and what is called like a norm or a bias. They so
-        decay positions, class tokens of timm's towers, and layer scales, which have several dimensions.
+    Differs: Apple's scripts exempt parameters with one dimension or with a name of a norm or bias. So they decay
+        positions, class tokens of timm's towers, and layer scales with several dimensions.
 
     Examples:
         >>> optimizer = AdamWSpec().build(nn.Sequential(nn.Linear(4, 2), nn.LayerNorm(2)))
@@ -106,7 +106,7 @@ class AdamWSpec(OptimizerSpec):
         return torch.optim.AdamW(groups, lr=0.0, betas=(self.beta1, self.beta2), eps=self.eps, fused=True)
 
     def _rate_scales(self, model: nn.Module) -> Mapping[str, float]:
-        """Return what learning rates are multiplied with, by the names of parameters; 1 for others."""
+        """Return factors of the learning rate by parameter name; 1 for others."""
         del model
         return {}
 
@@ -127,12 +127,12 @@ def decay_groups(
 ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
     """Return the trainable parameters by name: those that weight decay applies to, and the others.
 
-    By default, matrices and kernels are decayed alone. Norms, biases, scales (one number per channel, or one at all),
-    class tokens and positional embeddings are not: weight decay is not a useful regulariser of them.
+    By default, only matrices and kernels have weight decay. It is not a useful regulariser of norms, biases, scales,
+    class tokens and position embeddings.
 
     Args:
         model: any module.
-        decayed: what weight decay applies to.
+        decayed: kinds of parameters with weight decay.
     """
     chosen: dict[str, Tensor] = {}
     kept: dict[str, Tensor] = {}
@@ -143,7 +143,7 @@ def decay_groups(
 
 
 def parameter_table(model: nn.Module) -> dict[Tensor, tuple[str, Kind | None]]:
-    """Return every parameter once, with its name and what it is; one used in several places is as in the first.
+    """Return every parameter once, with name and kind; a shared parameter has its first name.
 
     Examples:
         >>> [of for of in parameter_table(nn.Linear(4, 2)).values()]
@@ -157,7 +157,7 @@ def parameter_table(model: nn.Module) -> dict[Tensor, tuple[str, Kind | None]]:
 
 
 def _kind(module: nn.Module, name: str, parameter: Tensor) -> Kind | None:
-    """Return what a parameter is; None for norms, biases and other scales, which are never decayed."""
+    """Return a parameter's kind; None for norms, biases and other scales, which never have weight decay."""
     if isinstance(module, _MULTIPLYING):
         return "weights" if name == "weight" else None
     if isinstance(module, LayerScale):
@@ -174,8 +174,8 @@ def _kind(module: nn.Module, name: str, parameter: Tensor) -> Kind | None:
 def tower_layers(tower: nn.Module) -> list[list[str]]:
     """Return the parts of a tower from input to output: for each layer, its stage and the names of its modules.
 
-    Other towers than this library's join with `tower_layers.register`. A layer is `[stage, name, ...]`; layers of one
-    stage follow each other; names are of modules or parameters, and every parameter lies below one of them.
+    Register towers of other libraries with `tower_layers.register`. A layer is `[stage, name, ...]`; layers of one
+    stage are consecutive; the names of modules or parameters cover every parameter.
 
     Raises:
         ValueError: if the tower is of a class that is not registered.
@@ -217,16 +217,15 @@ def _transformer_layers(layers: nn.Module) -> list[list[str]]:
 
 
 def rate_scales(model: nn.Module, decay: float, *, by: Granularity = "block") -> dict[str, float]:
-    """Return for every parameter of `model` what its learning rate is multiplied with: `decay^(layers above it)`.
+    """Return every parameter's factor of the learning rate, `decay^(layers above it)`.
 
-    In each tower on its own: the head has 1, the layer below `decay`, and so on down to the stem or the token
-    embedding. What belongs to no tower, such as the logit scale, a classifier's linear layer or a detector's pyramid,
-    has 1.
+    In each tower, the head has 1, the layer below `decay`, and so on down to the stem or the token embedding.
+    Parameters outside towers, such as the logit scale or a classifier's linear layer, have 1.
 
     Args:
-        model: a tower, an image-text model, a classifier, or what any of these is a part of, such as a detector.
-        decay: in (0, 1]; 1 gives all one rate. Per layer, so a deep tower wants one nearer to 1: the 46 layers of MCi2
-            take 0.9 to 0.009 at the stem.
+        model: a tower, an image-text model, a classifier, or a module that contains one, such as a detector.
+        decay: per layer, in (0, 1]; 1 gives one rate. Deep towers need values close to 1: the 46 layers of MCi2 take
+            0.9 to 0.009 at the stem.
         by: what counts as a layer of an MCi tower: a `block`, or a whole `stage`. Layers of transformers are one each.
 
     Raises:
@@ -256,7 +255,7 @@ def rate_scales(model: nn.Module, decay: float, *, by: Granularity = "block") ->
 
 
 def _towers(model: nn.Module) -> dict[str, nn.Module]:
-    """Return the towers in a module, itself maybe, by name: those of a model, and those on their own."""
+    """Return the towers in a module by name, including the module itself."""
     kinds = {DualEncoder: ("image_encoder", "text_encoder"), Classifier: ("image_encoder",)}
     found: dict[str, nn.Module] = {}
     for prefix, module in model.named_modules():
@@ -288,17 +287,17 @@ def layer_rate_groups(
 ) -> list[dict[str, Any]]:
     """Return the trainable parameters as groups for an optimiser, from the input's side to the output's.
 
-    A group has `params`, its own `lr`, which optimisers and schedules of PyTorch start from, `weight_decay`, and
-    `rate_scale`, what multiplies the schedule's rate in `mobileclip.training.train`: one group for each rate and for
-    what is decayed and what is not (see `decay_groups`).
+    A group has `params`, its own `lr` for PyTorch's optimizers and schedules, `weight_decay`, and `rate_scale`, the
+    factor of the schedule's rate in `mobileclip.training.train`. Each rate has a group with and a group without weight
+    decay (see `decay_groups`).
 
     Args:
-        model: as `rate_scales` takes it.
-        decay: as `rate_scales` takes it.
-        lr: learning rate of the layers nearest to the output; a group's is this times its `rate_scale`.
-        weight_decay: of the parameters that are decayed.
-        decayed: what weight decay applies to.
-        by: as `rate_scales` takes it.
+        model: see `rate_scales`.
+        decay: see `rate_scales`.
+        lr: learning rate of the layers nearest to the output; a group's rate is `lr * rate_scale`.
+        weight_decay: of parameters with weight decay.
+        decayed: kinds of parameters with weight decay.
+        by: see `rate_scales`.
 
     Raises:
         ValueError: see `rate_scales`; or if nothing requires a gradient.

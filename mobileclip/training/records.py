@@ -1,4 +1,4 @@
-"""What a run leaves for people: metrics, curves, runs side by side, and skipped samples."""
+"""A run's records: metrics, curves, comparison of runs, and skipped samples."""
 
 from __future__ import annotations
 
@@ -33,18 +33,18 @@ _TAIL_BYTES = 1 << 16
 
 
 class MetricLog:
-    """Appends to a JSONL file; a resumed run first drops what was logged after its checkpoint.
+    """Appends to a JSONL file; a resumed run first removes lines after its checkpoint.
 
-    A file at a URL cannot be appended to. Its lines are kept in memory, and it is written whole by `written`, at
-    every checkpoint: a resumed run makes later lines again anyway.
+    Object stores cannot append: for a URL, the log holds all lines in memory, and `written` uploads the file at every
+    checkpoint.
 
     Args:
-        path: the file, or a URL; a file is created, with its folder, if it is not there.
-        resume_step: lines of this step and later ones are dropped, since they are about to be written again.
-        tensorboard: folder that TensorBoard reads; none writes no such files.
+        path: a URL, or a file, created if missing.
+        resume_step: remove lines of this step and later steps.
+        tensorboard: folder for TensorBoard's files; None writes none.
 
     Raises:
-        ModuleNotFoundError: if TensorBoard is asked for and not installed.
+        ModuleNotFoundError: if `tensorboard` is set and TensorBoard is not installed.
         ValueError: if TensorBoard's folder is a URL.
     """
 
@@ -63,7 +63,7 @@ class MetricLog:
         return step in self._evaluated
 
     def write(self, step: int, values: Mapping[str, float]) -> None:
-        """Append one line; it is on its way to the disk when this returns, or waits for `written`."""
+        """Append one line and flush it, or hold it for `written`."""
         line = json.dumps({"step": step, **values}) + "\n"
         if self._lines is not None:
             self._lines.append(line)
@@ -76,14 +76,14 @@ class MetricLog:
             self._writer.flush()
 
     def written(self) -> Callable[[], None]:
-        """Return what brings the lines of now to the URL, from any thread; a file of this machine has them."""
+        """Return a function that uploads the current lines, from any thread; local files need none."""
         if self._lines is None:
             return lambda: None
         return partial(storage.write_text, self.path, "".join(self._lines))
 
 
 def read_metrics(path: AnyPath) -> list[dict[str, float]]:
-    """Return the lines of a metrics file; a last line cut short by a kill is left out.
+    """Return the lines of a metrics file, without a truncated last line.
 
     Raises:
         ValueError: if another line is no JSON.
@@ -97,12 +97,12 @@ def read_metrics(path: AnyPath) -> list[dict[str, float]]:
 
 
 def last_metrics(path: Path) -> dict[str, float] | None:
-    """Return the last whole line of a metrics file of this machine, or None if there is none yet.
+    """Return the last complete line of a local metrics file, or None.
 
-    It reads the end alone, so that a long training can be looked at every second.
+    The function reads only the end of the file, so it is cheap to call every second.
 
     Args:
-        path: the file, which may not be there yet.
+        path: the file, which may not exist yet.
 
     Raises:
         ValueError: if the line is no JSON.
@@ -141,17 +141,17 @@ Lines = list[dict[str, float]]
 def plot_curves(runs: Mapping[str, AnyPath], path: AnyPath, *, metrics: Sequence[str] | None = None) -> None:
     """Draw metrics over steps, one panel a metric and one line a run, to a PNG file.
 
-    What was evaluated has its best step marked.
+    The plot marks the best step of each evaluation metric.
 
     Args:
-        runs: names for the legend to metrics files.
+        runs: metrics files by legend name.
         path: the PNG to write.
-        metrics: names of the values to draw, as in the files; None for the terms of the loss that are computed, at most
-            four metrics of evaluations, the logit scale and the learning rate.
+        metrics: names of the values to draw; None for the loss terms, at most four evaluation metrics, the logit scale
+            and the learning rate.
 
     Raises:
         ValueError: if there is no run, or no file has a metric of that name.
-        ModuleNotFoundError: if matplotlib is not there; the message says how to install it.
+        ModuleNotFoundError: if matplotlib is not installed.
     """
     lines = {name: read_metrics(metrics_path) for name, metrics_path in runs.items()}
     logged = [line for run in lines.values() for line in run]
@@ -162,7 +162,7 @@ def plot_curves(runs: Mapping[str, AnyPath], path: AnyPath, *, metrics: Sequence
 
 
 def _usual(logged: Iterable[Mapping[str, float]]) -> tuple[str, ...]:
-    """Return what there is to see: terms that are not zero throughout, and the main numbers of evaluations."""
+    """Return the default metrics: nonzero loss terms and the main evaluation metrics."""
     names: dict[str, None] = {}
     evaluated: dict[str, None] = {}
     for line in logged:
@@ -224,9 +224,9 @@ class ComparedRuns:
     """Runs side by side.
 
     Args:
-        groups: of runs that differ in their seeds alone.
-        choices: dotted names of what groups chose differently, to what each of them chose, in order.
-        metrics: names of all that was measured, those of evaluations first.
+        groups: runs that differ only in the seed.
+        choices: dotted names of differing options, with the value of each group in order.
+        metrics: names of all metrics, evaluation metrics first.
     """
 
     groups: tuple[RunGroup, ...]
@@ -241,7 +241,7 @@ def compare_runs(folders: Sequence[AnyPath]) -> ComparedRuns:
         folders: outputs of runs, folders or URLs, each with `run.json` and `metrics.jsonl`.
 
     Raises:
-        ValueError: if there is none, or a file of one is not what a run has written.
+        ValueError: if there is no run, or a file is invalid.
         OSError: if a file cannot be read.
     """
     if not folders:
@@ -262,7 +262,7 @@ def compare_runs(folders: Sequence[AnyPath]) -> ComparedRuns:
 
 
 def _choices(folder: AnyPath) -> dict[str, str]:
-    """Return what a run chose, by dotted names."""
+    """Return a run's options by dotted name."""
     path = join(folder, "run.json")
     content = read_if_there(path, limit=_MAX_SPEC_BYTES)
     if content is None:
@@ -279,7 +279,7 @@ def _flat(value: Any, name: str) -> Iterator[tuple[str, str]]:
 
 
 def _last(lines: Sequence[Mapping[str, float]]) -> dict[str, float]:
-    """Return the last value of everything that was logged, of evaluations first; `step` is how far the run came."""
+    """Return the last value of every metric, evaluation metrics first; `step` is the last step."""
     evaluated: dict[str, float] = {}
     trained: dict[str, float] = {}
     for line in lines:
@@ -310,20 +310,20 @@ _NAME = re.compile(r"step-(\d{8})\.process-\d+\.jsonl")
 
 @attrs.frozen
 class SkippedFolder:
-    """The samples and shards that were left out, one a line with its reason; their number is in the checkpoints.
+    """Files of skipped samples and shards, a line per item with its reason; checkpoints store their number.
 
     Args:
-        path: the folder; created when the first file is written.
+        path: the folder; created with the first file.
     """
 
     path: str
 
     def write(self, skips: Sequence[Skip], *, step: int, rank: int) -> None:
-        """Write what a process left out since the checkpoint before, if it is anything.
+        """Write a process's skipped items since the last checkpoint.
 
         Args:
             skips: of the batches up to the step.
-            step: of the checkpoint that comes next.
+            step: of the next checkpoint.
             rank: of the process.
 
         Raises:
@@ -335,7 +335,7 @@ class SkippedFolder:
             storage.write_text(storage.join(self.path, f"step-{step:08d}.process-{rank}.jsonl"), "".join(lines))
 
     def forget_after(self, step: int) -> None:
-        """Remove what was written after a step, which comes again."""
+        """Remove the files after a step, before a resumed run writes them again."""
         for path in storage.list_files(self.path):
             found = _NAME.fullmatch(storage.file_name(path))
             if found is not None and int(found[1]) > step:

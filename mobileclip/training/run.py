@@ -1,4 +1,4 @@
-"""A whole run as one value: which model trains on which data, how, and where what comes out goes."""
+"""A training run as one spec: model, data, training and output."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from mobileclip.encoders import (
 )
 from mobileclip.encoders.checkpoints import read_checkpoint
 from mobileclip.encoders.checkpoints.saving import Taught, is_known, write_tensors
-from mobileclip.hardware.devices import AUTO
+from mobileclip.hardware import AUTO
 from mobileclip.losses import ContrastiveLossSpec, ReinforcedLossSpec
 from mobileclip.serialization import from_json, to_json
 from mobileclip.strict import strict
@@ -56,16 +56,15 @@ class RunSpec:
     Args:
         model: the student: a `DualEncoderSpec`, a `ClassifierSpec`, a `CoCaSpec`, a text tower's spec, or any
             `StudentSpec`.
-        data: what it trains on: a pipeline of the library, or any `DataSpec`; its `batch_size` is that of all processes
-            together.
-        training: how it trains; the loss of a classifier is `CrossEntropySpec`, or one with an objective of its own.
-        initial_weights: a checkpoint to start from, in training form and any known layout; none for random weights. A
-            classifier takes its image tower, see `mobileclip.encoders.load_backbone`, and its head is drawn. A
-            captioner takes a file of any context, see `load_model`.
+        data: a pipeline of the library, or any `DataSpec`; its `batch_size` is the total over all processes.
+        training: training options; the loss of a classifier is `CrossEntropySpec`, or a loss with its own objective.
+        initial_weights: a checkpoint in training form and any known layout; None for random weights. A classifier takes
+            the image tower (see `mobileclip.encoders.load_backbone`) and a random head. A captioner takes a file of any
+            context length (see `load_model`).
 
     Raises:
-        ValueError: if the data is made for another input or other classes than the model's, the loss of a classifier
-            is of image-text models, or a part cannot be built.
+        ValueError: if data and model have different inputs or classes, a classifier has a loss of image-text models, or
+            a part cannot be built.
 
     Examples:
         >>> from mobileclip.data import ReinforcedPipelineSpec
@@ -88,7 +87,7 @@ class RunSpec:
     initial_weights: Path | None = None
 
     def __attrs_post_init__(self) -> None:
-        """Check that the data is made for the model, and a classifier's loss of classes."""
+        """Check that data and model fit, and that a classifier has a classification loss."""
         for part, kind in ((self.model, StudentSpec), (self.data, DataSpec)):
             if not isinstance(part, kind):
                 name = kind.__name__
@@ -105,7 +104,7 @@ class RunSpec:
 
     @property
     def resolved(self) -> RunSpec:
-        """The same run; its model's text contract has the text of a tokenizer of its own, which it is saved with."""
+        """The same run with the content of its tokenizer file in the model's text input, for saving."""
         if not (isinstance(self.model, DualEncoderSpec | TextEncoderSpec) and hasattr(self.data, "text")):
             return self
         text = attrs.evolve(_tower(self.model, "text"), input=self.data.text)
@@ -114,7 +113,7 @@ class RunSpec:
 
     @property
     def card(self) -> ReinforcementCard | None:
-        """The card beside the shards, where there is one."""
+        """The card in the shards' folder, if any."""
         return getattr(self.data, "card", None)
 
     def start(self) -> nn.Module:
@@ -146,26 +145,26 @@ def run(
     console: Console | None = None,
     within: World | None = None,
 ) -> storage.AnyPath:
-    """Train, or finish what an earlier run left undone, and return the trained model's file or URL.
+    """Train, or finish an earlier run's remaining work, and return the trained model's file or URL.
 
-    Under `torchrun` or `srun`, every process calls this and has its share of the batch.
+    Under `torchrun` or `srun`, every process calls this for its share of the batch.
 
     Args:
         spec: the run.
         output: folder, or URL such as `s3://bucket/run`, of `run.json`, `metrics.jsonl`, `checkpoints/` and, in the
-            end, `model.safetensors`. A folder is kept from a second run; a URL is not. One that is left without a
-            checkpoint is free for other choices.
-        evaluate: makes what is called between epochs, from the model's spec; see `train`.
-        device: where to train; `auto` for this process's GPU, or the best device where there is none.
-        title: what progress is shown under.
-        console: where progress is shown; none shows nothing.
-        within: the processes of the run, where they are `process_group` already; its device counts.
+            end, `model.safetensors`. The run locks a folder, but no URL. A run with other options may reuse a folder
+            without checkpoint.
+        evaluate: makes `train`'s `evaluate` from the model's spec.
+        device: `auto` for this process's GPU, or the best available device.
+        title: of the progress display.
+        console: for the progress display; None shows none.
+        within: the processes of an existing `process_group`, with its device.
 
     Raises:
-        ValueError: if the folder holds another run, the batch can't be divided among the processes, the run contradicts
-            its data, see `follow_card`, or whatever the data, the checkpoint and the loop refuse.
+        ValueError: if the folder has another run, the batch size is not divisible by the number of processes, the run
+            contradicts its data (see `follow_card`), or data, checkpoint or loop raise it.
         FloatingPointError: if the loss is not finite.
-        TimeoutError: if other processes of the run, or the ones that load data, do not come in time.
+        TimeoutError: if other processes of the run, or data workers, are late.
     """
     spec = spec.resolved
     seconds = spec.training.collective_seconds
@@ -198,7 +197,7 @@ def plain(run: RunSpec) -> RunSpec:
     """Return the run on real captions alone, without teachers: for image-text pairs as they are.
 
     Args:
-        run: on image-text samples; a loss that distils keeps its contrastive part, CLIP's or SigLIP's, with weight 1.
+        run: on image-text samples; a distillation loss keeps its contrastive part, CLIP's or SigLIP's, with weight 1.
 
     Raises:
         ValueError: if it trains on other data.
@@ -215,7 +214,7 @@ def plain(run: RunSpec) -> RunSpec:
 
 
 def _save(model: nn.Module, spec: Any, path: str, batches: object) -> None:
-    """Write the trained model; of a class that the library does not know, the weights and the spec in their header."""
+    """Save the trained model; for an unknown class, the weights with the spec in their header."""
     if isinstance(batches, TextPipeline):
         known = pack_ngrams(batches.seen_texts())
         model.taught = Taught(space=batches.space, ngrams=known)  # type: ignore[assignment]
@@ -227,7 +226,7 @@ def _save(model: nn.Module, spec: Any, path: str, batches: object) -> None:
 
 
 def _tower(model: Any, name: str) -> Any:
-    """Return what has the contract of images or texts as `input`; None where a model takes none of them."""
+    """Return the tower spec with the image or text `input`, or None."""
     return model if isinstance(model, TextEncoderSpec) and name == "text" else getattr(model, name, None)
 
 
@@ -242,7 +241,7 @@ def _check_classes(model: Any, data: Any) -> None:
 
 
 def _check(spec: RunSpec, output: storage.AnyPath) -> None:
-    """Refuse, before anything is written or loaded, what could not train."""
+    """Raise early if a run could not train, before writing or loading."""
     _refuse_other(spec, output)
     follow_card(spec)
     if isinstance(spec.data, ReinforcedPipelineSpec):
@@ -250,7 +249,7 @@ def _check(spec: RunSpec, output: storage.AnyPath) -> None:
 
 
 def _refuse_lacking(data: ReinforcedPipelineSpec) -> None:
-    """Refuse data whose first samples all lack what the run needs."""
+    """Raise if the first samples lack a member that the run needs."""
     skips, members = data.lacking_samples()
     if not skips:
         return
@@ -272,15 +271,15 @@ def _refuse_lacking(data: ReinforcedPipelineSpec) -> None:
 
 
 def follow_card(run: RunSpec, recipe: RunSpec | None = None) -> tuple[RunSpec, tuple[str, ...]]:
-    """Return a run that agrees with the card of its data, and a line for each choice that was taken from the card.
+    """Return a run that agrees with its data's card, and a line per option taken from the card.
 
-    The card has the teachers' dims and logit scales, and says which captions there are; where it names no captioner,
-    the first samples say whether there are synthetic ones. Choices that the run has from its recipe follow the card;
-    others were asked for, and are refused where they contradict it.
+    The card has the teachers' dims and logit scales, and the captioner; without a captioner, the first samples show
+    whether there are synthetic captions. The recipe's options follow the card; an error names the user's options that
+    contradict it.
 
     Args:
         run: the run.
-        recipe: the choices that nobody asked for; None where all were asked for.
+        recipe: the recipe's options; None if the user chose all.
 
     Raises:
         ValueError: if the run contradicts the card; the message has all contradictions.
@@ -344,12 +343,12 @@ def claimed(
 
     Args:
         output: the folder or URL.
-        files: what says which run it is, by the names of the files; the last one counts.
-        world: the processes of the run, all of which call this.
-        refuse: raises a ValueError where the folder holds another run.
-        checkpoints: where the run's checkpoints are, below the folder.
+        files: contents by file name that identify the run; the last file is written last.
+        world: the processes of the run; all call this.
+        refuse: raises a ValueError if the folder has another run.
+        checkpoints: subfolder of the run's checkpoints.
         kept: file for which the folder is kept too.
-        made: folder that is removed when all is given back.
+        made: folder to remove on failure.
     """
 
     def take() -> bool:

@@ -17,11 +17,11 @@ _BLOCK = 1024
 
 @attrs.frozen(kw_only=True, field_transformer=strict)
 class SelectionSpec:
-    """The settings of learning from a part of each batch: its share, and how pairs are chosen.
+    """The settings of batch selection: share and number of chunks.
 
     Args:
-        share: of every batch that is trained on; the rest is looked at and left. 1 trains on all and looks at nothing.
-        num_chunks: parts in which it is drawn, each knowing the ones before.
+        share: selected fraction of every batch; 1 selects all.
+        num_chunks: number of chunks; each chunk depends on the chunks before.
 
     Examples:
         >>> SelectionSpec(share=0.25, num_chunks=3).sizes(40)
@@ -53,7 +53,7 @@ class SelectionSpec:
 
 
 class PairLosses:
-    """One model's contrastive loss of every pair of a batch beside the pairs that are chosen so far.
+    """A model's contrastive loss of every pair of a batch, given the selected pairs.
 
     `l_i(S) = (log(1 + sum_{j in S} exp(s_ij - s_ii)) + log(1 + sum_{j in S} exp(s_ji - s_ii))) / 2`: the contrastive
     loss of pair i in the batch of S and i, with the similarities `s_ij = scale * image_i @ text_j`.
@@ -110,12 +110,12 @@ class Learnability:
     teachers: Sequence[PairLosses]
 
     def add(self, chosen: Tensor) -> None:
-        """Take more pairs into the batch that is chosen."""
+        """Add pairs to the selection."""
         for losses in (self.student, *self.teachers):
             losses.add(chosen)
 
     def beside_chosen(self) -> Tensor:
-        """Return `student - mean(teachers)` beside those that are chosen; shape (B,)."""
+        """Return `student - mean(teachers)` given the selected pairs; shape (B,)."""
         return self.student.beside_chosen() - torch.stack([one.beside_chosen() for one in self.teachers]).mean(0)
 
     def beside_all(self) -> Tensor:
@@ -126,16 +126,16 @@ class Learnability:
 def choose_pairs(spec: SelectionSpec, captions: Sequence[Learnability], draws: Tensor) -> Tensor:
     """Return the places of the pairs that a step learns from, in ascending order.
 
-    The first chunk is drawn by the learnability in the whole batch, every further one by that beside the pairs that are
-    chosen: without repetition, with probabilities that are a softmax of it.
+    Sample the first chunk by the learnability in the whole batch, and further chunks by the learnability given the
+    selected pairs: without replacement, with softmax probabilities.
 
     Shape:
         draws (chunks, B), from [0, 1) -> (chosen,).
 
     Args:
-        spec: how many, in how many chunks.
-        captions: of every set of captions, as they are before anything is chosen; their sum counts.
-        draws: what decides.
+        spec: share and number of chunks.
+        captions: losses of every caption set before selection; they are summed.
+        draws: random numbers.
 
     Source: Evans et al., "Data curation via joint example selection further accelerates multimodal learning", algorithm
         1, with learnability as the score.

@@ -13,14 +13,13 @@ from torch import nn
 from mobileclip.data import (
     Batch,
     BatchSource,
-    ColumnPipelineSpec,
     RangeAugmentSpec,
     ReinforcedPipelineSpec,
     TextPipelineSpec,
 )
 from mobileclip.datasets import LabelledPipelineSpec
 from mobileclip.encoders import ClassifierSpec, CoCaSpec, DualEncoderSpec
-from mobileclip.hardware.precision import TRAINING_PRECISIONS, TrainingPrecision
+from mobileclip.hardware import TRAINING_PRECISIONS, TrainingPrecision
 from mobileclip.losses import LossSpec, ReinforcedLossSpec
 from mobileclip.registry import Registry
 from mobileclip.serialization import open_family
@@ -37,9 +36,9 @@ class Schedule(ABC):
     Args:
         total_steps: steps of the whole run, `n`.
         peak: highest learning rate.
-        final: learning rate at the end; by default 1e-6, or the peak where that is lower.
-        warmup_steps: steps to the peak, `w`, or below 1 a share of the run; by default 2,000, or a tenth of the run
-            where that is less.
+        final: learning rate at the end; by default 1e-6, or the peak if lower.
+        warmup_steps: steps to the peak, `w`; a value below 1 is a share of the run; by default 2,000, or a tenth of the
+            run if less.
 
     Examples:
         >>> class FlatSchedule(Schedule):
@@ -93,7 +92,7 @@ def default_warmup(total_steps: int, most: int = 2_000) -> int:
 
 
 def steps_of(given: float, total_steps: int) -> int:
-    """Return a number of steps, of which one below 1 is a share."""
+    """Return a number of steps; a value below 1 is a share of the run."""
     return int(given) if given >= 1 else round(given * total_steps)
 
 
@@ -134,8 +133,8 @@ class ConstantCosineSchedule(Schedule):
     A run can branch off: its constant part is the same whatever follows.
 
     Args:
-        constant_steps: steps before the fall begins, or a share of the run, the warm-up among them; by default half of
-            it.
+        constant_steps: steps before the decay, including the warm-up, or a share of the run; by default half of the
+            run.
 
     Source: MobileCLIP, table 12, B (LT): 300k constant, 300k cosine.
 
@@ -174,10 +173,9 @@ class ConstantCosineSchedule(Schedule):
 
 @runtime_checkable
 class StudentSpec(Protocol):
-    """The interface of a model's spec in a run, an attrs class; `image.input` and `text.input` are checked.
+    """The interface of a model's spec in a run, an attrs class; a run checks `image.input` and `text.input`.
 
-    Others than `DualEncoderSpec`, `ClassifierSpec`, `CoCaSpec` and text towers are registered in `students`, or stand
-    at the top of a module that is imported.
+    Register your own spec in `students`, or define it at the top level of an imported module.
 
     Examples:
         >>> isinstance(mobileclip.specs.mobileclip_s0(), StudentSpec)
@@ -185,14 +183,14 @@ class StudentSpec(Protocol):
     """
 
     def build(self) -> nn.Module:
-        """Return a new model, which has its spec as `spec`, and whatever the run's objective calls."""
+        """Return a new model with its `spec` and the methods of the run's objective."""
 
 
 @runtime_checkable
 class DataSpec(Protocol):
-    """The interface of a data spec in a run, an attrs class; its `image` and `text` are checked.
+    """The interface of a data spec in a run, an attrs class; a run checks its `image` and `text`.
 
-    Others than the library's pipelines are registered in `pipelines`, or stand at the top of a module that is imported.
+    Register your own spec in `pipelines`, or define it at the top level of an imported module.
 
     Examples:
         >>> from mobileclip.data import ReinforcedPipelineSpec
@@ -203,10 +201,10 @@ class DataSpec(Protocol):
 
     @property
     def batch_size(self) -> int:
-        """Samples of a step: in the spec of a run of all processes, in that which is built of one."""
+        """Samples per step: over all processes in a run's spec, of one process in a built pipeline's spec."""
 
     def build(self) -> BatchSource[Batch]:
-        """Return what makes the batches of this process."""
+        """Return the batches of this process."""
 
 
 students: Registry[type[StudentSpec]] = Registry("student")
@@ -215,9 +213,7 @@ pipelines: Registry[type[DataSpec]] = Registry("pipeline")
 """Specs of data to train on by name; third parties add theirs here or by an entry point in `mobileclip.pipeline`."""
 
 open_family(StudentSpec, students, own=(DualEncoderSpec, ClassifierSpec, CoCaSpec))
-open_family(
-    DataSpec, pipelines, own=(ReinforcedPipelineSpec, ColumnPipelineSpec, LabelledPipelineSpec, TextPipelineSpec)
-)
+open_family(DataSpec, pipelines, own=(ReinforcedPipelineSpec, LabelledPipelineSpec, TextPipelineSpec))
 
 if TYPE_CHECKING:
     # A checker knows what the library's own have beside.
@@ -233,15 +229,16 @@ COMPILED: tuple[Compile, ...] = ("towers", "step")
 
 @attrs.frozen(kw_only=True, field_transformer=strict)
 class Memory:
-    """What a training step keeps of the forward pass; what it does not keep is computed again in the backward pass.
+    """The stored activations of a training step; the backward pass recomputes the others.
 
     With both, each block runs forward three times.
 
     Args:
-        micro_batch: images, or texts, that a tower encodes at once; None for all of a process. The towers' outputs are
-            kept, and each micro-batch is encoded a second time in the backward pass. The loss sees the whole batch;
-            batch norms see one micro-batch at a time.
-        recompute: whether the inputs of blocks alone are kept, and each block runs a second time in the backward pass.
+        micro_batch: images or texts per forward pass of a tower; None for the whole batch. The step stores the towers'
+            outputs, and encodes each micro-batch again in the backward pass. The loss sees the whole batch; batch norms
+            see micro-batches.
+        recompute: activation checkpointing: store the inputs of blocks only, and run each block again in the backward
+            pass.
 
     Raises:
         ValueError: if the micro-batch is below 1.
@@ -253,42 +250,39 @@ class Memory:
 
 @attrs.frozen(kw_only=True, field_transformer=strict)
 class TrainingSpec:
-    """The choices of a training run, apart from its model and data.
+    """The options of a training run, except for model and data.
 
-    Specs that differ in the last seven fields alone are equal: they decide what is written or waited for, not what is
-    trained.
+    Equality ignores the last seven fields, since they do not change the trained weights.
 
     Args:
-        loss: what is minimised.
-        schedule: learning rate by step; its `total_steps` is the length of the run.
+        loss: the loss.
+        schedule: learning rates; its `total_steps` is the length of the run.
         optimizer: AdamW's constants.
-        max_gradient_norm: gradients are scaled down to this norm; none leaves them as they are.
-        min_logit_scale: floor of the logit scale, after the exponential; none leaves it. The model's spec has
-            the cap. It starts at 1 / 0.07, and falls below 1 in runs that fail alone.
-        ema_decay: decay of the moving average of the weights per step; none keeps no average.
-        precision: `bfloat16` computes the towers' convolutions and products in it, by autocast. In float32 stay the
-            statistics of norms, the sums of softmax, the embeddings' lengths, logits and loss, and what is kept:
-            weights, gradients, the optimiser's state, the moving average. `float16` does so with a scaled loss; steps
-            whose gradient overflows are left out, and are not logged.
-        memory: what a step keeps of the forward pass; everything, by default.
-        channels_last: memory format of convolutions, the faster one on a GPU; refused on the CPU, where convolutional
-            stems take it by themselves.
-        compile: what torch.compile builds kernels for: the `towers`, each by itself, or the `step`, from pixels to the
-            loss as one, so that scaling pixels and scaling embeddings go into their neighbours. It takes minutes at the
-            start; none computes as the code is written.
-        range_augment: brightness, contrast and noise of learnt strength on the student's images alone: per micro-batch
-            as they are encoded, all at once where the step is compiled; none leaves the images as the data has them.
-        selection: what share of every batch is learned from, and chosen how: pairs that the student finds harder than
-            its teachers do. The data's `batch_size` is that of the batch that is chosen from.
-        seed: of everything random in the model; the data has its own.
+        max_gradient_norm: largest norm of the gradient; None for no clipping.
+        min_logit_scale: least logit scale after the exponential; None for no bound. The model's spec has the largest
+            one. The scale starts at 1 / 0.07, and falls below 1 only in failing runs.
+        ema_decay: decay of the moving average of the weights per step; None for no average.
+        precision: `bfloat16` is autocast for the towers' convolutions and products. Norm statistics, softmax sums,
+            embedding norms, logits, loss, weights, gradients, optimizer state and moving average stay in float32.
+            `float16` also scales the loss; the run skips steps with an overflowing gradient without logging them.
+        memory: stored activations; all by default.
+        channels_last: memory format of convolutions, faster on a GPU; an error on the CPU, where convolutional stems
+            always use it.
+        compile: `towers` compiles each tower with torch.compile, `step` everything from pixels to the loss. Compilation
+            takes minutes; None for eager mode.
+        range_augment: brightness, contrast and noise of learnt strength on the student's images: per micro-batch, or
+            for the whole batch with a compiled step; None for none.
+        selection: train on the pairs of each batch that are harder for the student than for its teachers. The data's
+            `batch_size` is the size before selection.
+        seed: random seed of the model; the data has its own.
         log_every_steps: steps between two lines of metrics.
         checkpoint_every_steps: steps between two checkpoints; the last step always writes one.
-        checkpoint_every_minutes: minutes after which a checkpoint is written too, by the first process's clock.
-        keep_checkpoints: how many of the newest checkpoints are kept.
-        evaluate_every_steps: steps between two evaluations, where the run has any; none for at the end alone.
+        checkpoint_every_minutes: minutes between checkpoints, by the first process's clock.
+        keep_checkpoints: number of checkpoints to keep, the newest ones.
+        evaluate_every_steps: steps between two evaluations; None evaluates at the end only.
         tensorboard: write the metrics for TensorBoard too; needs the extra `tensorboard`.
-        collective_seconds: for which processes wait for each other within a step. What the first one does alone, such
-            as evaluating, may take longer.
+        collective_seconds: timeout of collectives within a step. The first process's own work, such as evaluation, may
+            take longer.
 
     Source: MobileCLIP, table 12.
 

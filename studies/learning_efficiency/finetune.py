@@ -30,6 +30,7 @@ from mobileclip.serialization import from_json, to_json
 from mobileclip.tensor_files import read_tensors
 from mobileclip.tensor_files.weights import weights_sha256
 from mobileclip.terminal import console
+from mobileclip.terminal.interruption import postponed
 from mobileclip.training import CosineSchedule
 from studies.learning_efficiency.variants import VIEWS, view_augmentation
 
@@ -152,18 +153,19 @@ def fine_tune(spec: FineTuneSpec, split: DataSplit, text_trunk: TextTrunk, path:
     step = first * batches.per_epoch
     with Progress(f"teacher {spec.name}", total=total, done=step, unit="pictures", console=console()) as progress:
         for epoch in range(first, spec.epochs):
-            for batch in batches.epoch(epoch):
-                for group, schedule in zip(optimizer.param_groups, schedules, strict=True):
-                    group["lr"] = schedule.learning_rate(step)
-                optimizer.zero_grad()
-                loss = _loss(model, batch)
-                torch.autograd.backward(loss)
-                nn.utils.clip_grad_norm_(model.parameters(), _MAX_GRADIENT_NORM)
-                optimizer.step()
-                step += 1
-                progress.advance(count=spec.batch_size, detail=f"loss {loss.item():.2f}")
-            about = {"spec": to_json(spec), "epochs": str(epoch + 1)}
-            write_tensors(partial_path, _training_state(model, optimizer), about)
+            with postponed():  # an epoch that is cut short would be done, and counted, again
+                for batch in batches.epoch(epoch):
+                    for group, schedule in zip(optimizer.param_groups, schedules, strict=True):
+                        group["lr"] = schedule.learning_rate(step)
+                    optimizer.zero_grad()
+                    loss = _loss(model, batch)
+                    torch.autograd.backward(loss)
+                    nn.utils.clip_grad_norm_(model.parameters(), _MAX_GRADIENT_NORM)
+                    optimizer.step()
+                    step += 1
+                    progress.advance(count=spec.batch_size, detail=f"loss {loss.item():.2f}")
+                about = {"spec": to_json(spec), "epochs": str(epoch + 1)}
+                write_tensors(partial_path, _training_state(model, optimizer), about)
     write_tensors(path, model.state_dict(), {"spec": to_json(spec), "epochs": str(spec.epochs)})
     partial_path.unlink()
 

@@ -19,7 +19,7 @@ def texts() -> list[str]:
 
 
 def _forget_words() -> None:
-    tokenizer_module._word_ids.cache_clear()
+    tokenizer_module._byte_pairs.cache_clear()
     Tokenizer()("the build of the vocabulary is not what is measured")
 
 

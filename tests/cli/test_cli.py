@@ -407,7 +407,7 @@ def test_of_a_mistake_that_quotes_much_both_ends_are_told(capsys, monkeypatch):
 def test_help_explains_every_flag(capsys):
     status, out, _ = run(capsys, "classify", "--help")
     assert status == 0
-    assert "the texts to choose among" in out
+    assert "then labels" in out
 
 
 def test_help_has_every_example_on_a_line_of_its_own(capsys):

@@ -196,7 +196,7 @@ def test_help_has_an_example_and_explains_every_flag(capsys, command):
     status, out, _ = run(capsys, "data", command, "--help")
     assert status == 0
     assert f"mobileclip data {command} " in out
-    assert {"join": "--min-share", "inspect": "an HTML page to write"}[command] in " ".join(
+    assert {"join": "--min-share", "inspect": "an HTML page, including the images"}[command] in " ".join(
         out.replace("│", " ").split()
     )
 

@@ -21,8 +21,7 @@ def test_buckets_in_turn_have_ascending_numbers(tmp_path, held_bytes, num_bucket
         for _ in range(2):  # they may be read again
             found = list(buckets)
         assert len(found) == num_buckets
-        assert buckets.num_records == 300
-        assert buckets.num_written_bytes == (0 if held_bytes > 10_000 else 300 * RECORD.itemsize)
+        assert (tmp_path / "deep").exists() == (held_bytes < 10_000), "what fits into memory is never written"
     assert not (tmp_path / "deep").exists() or not list((tmp_path / "deep").iterdir())
     np.testing.assert_array_equal(
         np.concatenate([np.sort(one, order="key") for one in found]), np.sort(records, order="key")

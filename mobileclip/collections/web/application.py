@@ -1,4 +1,4 @@
-"""The routes of the local web server: the page, searches, duplicates, concepts and pictures."""
+"""The routes of the local web server: the page, searches, duplicates, concepts and images."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ _MOST_UNREADABLE = 200
 
 
 def overview(collection: Collection) -> dict[str, Any]:
-    """Return what the start page says of a collection.
+    """Return the start page's data of a collection.
 
     Args:
         collection: with its model.
@@ -87,7 +87,7 @@ def _limits(model: str | None) -> str:
 
 
 def examples(collection: Collection) -> dict[str, Any]:
-    """Return a few pictures from all over a collection, of those whose files are there.
+    """Return a few images from all over a collection, of those whose files are there.
 
     Args:
         collection: with or without pictures.
@@ -112,10 +112,10 @@ def unreadable(collection: Collection) -> dict[str, Any]:
 
 
 def columns(collection: Collection) -> dict[str, Any]:
-    """Return the columns of which something is known: name, kind, and the least and the largest value or the commonest.
+    """Return the columns with values: name, kind, and range or most common values.
 
     Args:
-        collection: whose columns are read.
+        collection: of the columns.
     """
     found = []
     for name in (*NUMBERS, *TEXTS):
@@ -155,7 +155,7 @@ _JUDGEMENTS = ("yes", "no", "neither")
 
 
 def save_judgement(served: ServedCollection, request: Request) -> Response:
-    """Add a concept, or what was said of a picture to one, and answer with it; it has learned by then.
+    """Add a concept, or an example to a concept, and return the updated concept.
 
     The query has its name, and `yes`, `no` or `neither` with the id of a picture.
 
@@ -164,7 +164,7 @@ def save_judgement(served: ServedCollection, request: Request) -> Response:
         request: a POST without content.
 
     Raises:
-        HTTPException: if another site may have sent it, or the query is none.
+        HTTPException: for a cross-site request, or an invalid query.
         ValueError: if the name is none, or there is no such picture.
         OSError: if the index cannot be written.
     """
@@ -183,10 +183,10 @@ def save_judgement(served: ServedCollection, request: Request) -> Response:
 
 
 def requested_concept(collection: Collection, texts: Sequence[str]) -> dict[str, Any]:
-    """Return the concept that is asked for and nothing else, with the ids of its examples, as `concept`.
+    """Return a query's only concept with the ids of its examples, as `concept`.
 
     Args:
-        collection: that is searched.
+        collection: to search.
         texts: of the query.
     """
     rest, names = named_concepts(" ".join(texts))
@@ -198,10 +198,10 @@ def requested_concept(collection: Collection, texts: Sequence[str]) -> dict[str,
 
 
 def tags_of(collection: Collection, matches: Sequence[Match]) -> list[dict[str, Any]]:
-    """Return the tags of pictures, as `tags`; nothing of those without.
+    """Return the tags of images as `tags`, if any.
 
     Args:
-        collection: that has them.
+        collection: of the tags.
         matches: the pictures.
     """
     snapshot = collection.snapshot
@@ -247,8 +247,8 @@ def build_application(collection: Collection, uploads: Uploads | None = None) ->
     """Return the application that shows a collection.
 
     Args:
-        collection: that is searched. It is read anew when its index has changed.
-        uploads: the room for pictures that are searched with; its own by default.
+        collection: to search. It is read anew when its index has changed.
+        uploads: limit for query images.
     """
     served, thumbnails = ServedCollection(collection), Thumbnails()
 
@@ -438,15 +438,15 @@ _SECONDS_TO_END = 5
 
 
 def serve(collection: Collection, *, port: int) -> None:
-    """Show a collection in the browsers of this machine, until the process is told to stop.
+    """Serve a collection to browsers on this machine, until a signal arrives.
 
     Args:
-        collection: that is searched.
-        port: from 1 to 65535; 0 takes a free one. The URL is printed.
+        collection: to search.
+        port: from 1 to 65535; 0 takes a free port. The function prints the URL.
 
     Raises:
         ValueError: if there is no such port, or the index is damaged.
-        OSError: if it cannot be read, or the port cannot be had.
+        OSError: if the index cannot be read, or the port is in use.
     """
     if not 0 <= port <= _LAST_PORT:
         raise ValueError(f"port is {port}, expected 1 to {_LAST_PORT}, or 0 for any that is free")

@@ -1,4 +1,4 @@
-"""Who may ask, and how many bytes of pictures that are searched with are held at once."""
+"""Access checks of the web server, and the limit for uploaded images."""
 
 from __future__ import annotations
 
@@ -31,8 +31,8 @@ _HEADERS = {
 class Guard:
     """Middleware that refuses requests of other sites, and sends the security headers of the page.
 
-    A name of another site that leads to this machine is refused by the Host header (DNS rebinding), and requests that
-    other sites make by the Origin and Sec-Fetch-Site headers. A link to the page itself may be followed from anywhere.
+    The guard checks the Host header against DNS rebinding, and Origin and Sec-Fetch-Site against requests of other
+    sites. Links to the page work from any site.
 
     Args:
         app: that answers the others.
@@ -84,10 +84,10 @@ T = TypeVar("T")
 
 
 class Uploads:
-    """Uploaded pictures, held while their requests are answered, up to a limit; `num_free` is how many bytes are left.
+    """Uploaded images of running requests, up to a limit; `num_free` is the number of free bytes.
 
     Args:
-        num_bytes: of all of them, at most; who would exceed it is told to come again.
+        num_bytes: limit for all uploads; beyond it, the server asks clients to retry.
     """
 
     def __init__(self, num_bytes: int = _MOST_BYTES) -> None:
@@ -96,10 +96,10 @@ class Uploads:
 
     @asynccontextmanager
     async def received(self, request: Request) -> AsyncIterator[bytes]:
-        """Yield the picture that a request sends.
+        """Yield the image that a request sends.
 
         Raises:
-            HTTPException: if it is none, is too large, or there is no room beside others.
+            HTTPException: if it is missing or too large, or the limit is reached.
         """
         # Forms of other sites cannot send this type.
         if request.headers.get("content-type", "").partition(";")[0].strip() != _PICTURE_TYPE:
@@ -122,7 +122,7 @@ class Uploads:
             self.num_free += len(data)
 
     async def in_turn(self, work: Callable[[], T]) -> T:
-        """Return what a function gives, in a thread, of which there is one: each decodes a picture of any size."""
+        """Return a function's result from a single thread, since each call may decode a large image."""
         if self._turn is None:
             self._turn = anyio.CapacityLimiter(1)
         return await anyio.to_thread.run_sync(work, limiter=self._turn)

@@ -1,4 +1,4 @@
-"""An index that is served: asked from many threads, read again when it has changed, with small pictures kept."""
+"""A served index: thread-safe, reloaded after changes, with a cache of thumbnails."""
 
 from __future__ import annotations
 
@@ -30,11 +30,11 @@ _MOST_AT_ONCE = min(4, num_cores())
 
 @attrs.frozen(kw_only=True)
 class Indexed:
-    """What the file of a picture was when it was indexed.
+    """The state of an image's file at indexing.
 
     Args:
-        sha256: of the encoded picture, or of the video.
-        mtime_ns: when the file was last changed, in nanoseconds since 1970.
+        sha256: of the encoded image, or of the video.
+        mtime_ns: modification time of the file, in nanoseconds since 1970.
     """
 
     sha256: str
@@ -46,17 +46,17 @@ _Key = tuple[int, Indexed, int]
 
 @attrs.frozen
 class _Kept:
-    """A picture that was made, and the file that it was made of."""
+    """An image that was made, and the file that it was made of."""
 
     data: bytes
     stamp: tuple[int, int] | None
 
 
 class Thumbnails:
-    """Small pictures, the ones asked for last kept.
+    """A cache of the most recent thumbnails.
 
     Args:
-        num_bytes: of those that are kept, at most.
+        num_bytes: size limit of the cache.
     """
 
     def __init__(self, num_bytes: int = _MOST_BYTES) -> None:
@@ -67,12 +67,12 @@ class Thumbnails:
         self._decoding = threading.BoundedSemaphore(_MOST_AT_ONCE)
 
     def get(self, match: Match, indexed: Indexed, side: int) -> bytes | None:
-        """Return a picture as WebP, without its metadata; None where its file is gone or another one.
+        """Return an image as WebP without metadata; None if its file is missing or changed.
 
         Args:
-            match: the picture.
-            indexed: what its file was then.
-            side: of the square that it fits into, in pixels.
+            match: the image.
+            indexed: state of its file at indexing.
+            side: largest side in pixels.
         """
         key, stamp = (match.id, indexed, side), stamp_of(match.path)
         with self._changing:
@@ -98,11 +98,11 @@ class Thumbnails:
 
 
 def read_if_unchanged(match: Match, indexed: Indexed) -> bytes | None:
-    """Return a picture as it is encoded; None where its file is gone or another one.
+    """Return an encoded image; None if its file is missing or changed.
 
     Args:
-        match: the picture.
-        indexed: what its file was then.
+        match: the image.
+        indexed: state of its file at indexing.
     """
     (data,) = read_encoded([match])
     return data if data is not None and hashlib.sha256(data).hexdigest() == indexed.sha256 else None
@@ -124,7 +124,7 @@ _LONGEST_TEXT = 4096
 
 
 class UnreadableIndexError(Exception):
-    """An index that cannot be read now: it is gone, damaged, or of a model that cannot be loaded."""
+    """An unreadable index: missing, damaged, or of a model that cannot be loaded."""
 
 
 @attrs.define(eq=False)
@@ -139,11 +139,11 @@ class _KeptDuplicates:
 class ServedCollection:
     """A collection as many threads ask for it.
 
-    What was read is never changed: an index that was written to is read into a new collection, and requests that are
-    under way keep the one before.
+    A loaded collection never changes: after a write, the server loads a new collection, and running requests keep the
+    old one.
 
     Args:
-        collection: as it was opened.
+        collection: the opened collection.
     """
 
     def __init__(self, collection: Collection) -> None:
@@ -156,7 +156,7 @@ class ServedCollection:
         """Of what was read: another one whenever the index was written to."""
 
     def current(self) -> Collection:
-        """Return the collection as it is now, read and with its model.
+        """Return the current collection, loaded with its model.
 
         Raises:
             UnreadableIndexError: if it cannot be read.
@@ -177,7 +177,7 @@ class ServedCollection:
             return self._collection
 
     def duplicates(self, threshold: float) -> Duplicates:
-        """Return the groups of pictures that show the same; what was found last is kept.
+        """Return the groups of near duplicates; the last result is cached.
 
         Args:
             threshold: see `Collection.duplicates`.
@@ -196,7 +196,7 @@ class ServedCollection:
 
 
 def picture_of(collection: Collection, number: int) -> tuple[Match, Indexed]:
-    """Return a picture by its id, and what its file was when it was indexed.
+    """Return an image by its id, with the state of its file at indexing.
 
     Raises:
         ValueError: if there is none.
@@ -208,7 +208,7 @@ def picture_of(collection: Collection, number: int) -> tuple[Match, Indexed]:
 
 
 def display_values(match: Match) -> dict[str, Any]:
-    """Return what the page shows of a picture: texts without anything that moves a cursor or turns a line."""
+    """Return an image's values for the page, without control characters."""
     known = {
         name: storage.printable(value, limit=_LONGEST_TEXT) if isinstance(value, str) else value
         for name, value in match.known().items()

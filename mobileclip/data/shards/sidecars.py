@@ -6,7 +6,7 @@ import itertools
 import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from functools import cache, lru_cache
+from functools import cache
 from typing import Any
 
 import attrs
@@ -62,12 +62,17 @@ def shard_sizes(shards: Sequence[str], limits: SampleLimits = SAMPLE_LIMITS) -> 
         if above is not None:
             known |= {storage.join(above, name): size for name, size in said(above).items()}
     unknown = [shard for shard in dict.fromkeys(shards) if _path(shard) not in known]
-    if unknown:
-        _check_countable(unknown)
-        if len(unknown) > 1:
-            logger.info("counting the samples of %d shards; `mobileclip data count` keeps the numbers", len(unknown))
-        # One that breaks off still has a sample to be read, and to be told of.
-        known |= {_path(shard): count_shard(shard, limits)[0] or 1 for shard in unknown}
+    if len(unknown) > MOST_COUNTED or not all(map(is_here, unknown)):
+        first = storage.printable(storage.without_secrets(unknown[0]))
+        raise UncountedError(
+            f"nothing says how many samples are in {len(unknown):,} shards such as {first}, which an epoch is made of: "
+            f"count them once with `mobileclip data count SHARDS`, which writes {SIZES} beside them; or choose "
+            "sampling `endless`, which need not know"
+        )
+    if len(unknown) > 1:
+        logger.info("counting the samples of %d shards; `mobileclip data count` keeps the numbers", len(unknown))
+    # One that breaks off still has a sample to be read, and to be told of.
+    known |= {_path(shard): count_shard(shard, limits)[0] or 1 for shard in unknown}
     return tuple(known[_path(shard)] for shard in shards)
 
 
@@ -117,11 +122,7 @@ def _said(folder: str) -> Mapping[str, int]:
     sizes = read_sizes(folder)
     if sizes is not None:
         return sizes
-    return _in_manifest(storage.join(folder, MANIFEST))
-
-
-def _in_manifest(path: str) -> dict[str, int]:
-    sizes: dict[str, int] = {}
+    path, sizes = storage.join(folder, MANIFEST), {}
     *lines, _ = (storage.read_if_there(path, limit=_MAX_BYTES) or b"").split(b"\n")
     for number, line in enumerate(lines, 1):
         try:
@@ -135,20 +136,6 @@ def _in_manifest(path: str) -> dict[str, int]:
 
 def _is_size(value: object) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < _MAX_SAMPLES
-
-
-def _check_countable(shards: Sequence[str]) -> None:
-    if len(shards) > MOST_COUNTED or not all(map(is_here, shards)):
-        raise UncountedError(
-            f"nothing says how many samples {_some(shards)} hold, which an epoch is made of: count them once with "
-            f"`mobileclip data count SHARDS`, which writes {SIZES} beside them; or choose sampling `endless`, which "
-            "need not know"
-        )
-
-
-def _some(shards: Sequence[str]) -> str:
-    first = storage.printable(storage.without_secrets(shards[0]))
-    return first if len(shards) == 1 else f"{first} and {len(shards) - 1:,} other shards"
 
 
 def _path(shard: str) -> str:
@@ -200,8 +187,7 @@ class CaptionerEntry:
     spec: Mapping[str, Any]
 
 
-def _fraction() -> Any:
-    return attrs.field(validator=[validators.ge(0), validators.le(1)])
+_FRACTION = (validators.ge(0), validators.le(1))
 
 
 @attrs.frozen(kw_only=True, field_transformer=strict)
@@ -221,9 +207,9 @@ class ViewAgreement:
 
     num_samples: int = attrs.field(validator=validators.gt(1))
     num_views: int = attrs.field(validator=validators.gt(0))
-    agreement: float = _fraction()
-    plain_accuracy: float = _fraction()
-    view_accuracy: float = _fraction()
+    agreement: float = attrs.field(validator=_FRACTION)
+    plain_accuracy: float = attrs.field(validator=_FRACTION)
+    view_accuracy: float = attrs.field(validator=_FRACTION)
 
     @property
     def ratio(self) -> float | None:
@@ -287,15 +273,14 @@ class ReinforcementCard:
         Raises:
             ValueError: if the columns cut through a teacher's, or hold none's.
         """
-        stops = list(itertools.accumulate(self.teacher_dims))
-        places = [(stop - dim, stop) for dim, stop in zip(self.teacher_dims, stops, strict=True)]
-        chosen = [place for place in places if columns[0] <= place[0] and place[1] <= columns[1]]
-        if not chosen or (chosen[0][0], chosen[-1][1]) != columns:
-            raise ValueError(f"columns {columns} are not those of whole teachers, whose own are {places}")
-        teachers = [one for one, place in zip(self.teachers, places, strict=True) if place in chosen]
+        ends = [0, *itertools.accumulate(self.teacher_dims)]
+        if not set(columns) <= set(ends) or columns[0] >= columns[1]:
+            raise ValueError(
+                f"columns {columns} are not those of whole teachers, whose own are {[*itertools.pairwise(ends)]}"
+            )
+        teachers = self.teachers[ends.index(columns[0]) : ends.index(columns[1])]
         # What was measured of all teachers says nothing of some.
-        agreement = self.agreement if len(teachers) == len(self.teachers) else None
-        return attrs.evolve(self, teachers=tuple(teachers), agreement=agreement)
+        return attrs.evolve(self, teachers=teachers, agreement=self.agreement if teachers == self.teachers else None)
 
     def differences(self, loss: Mapping[str, Sequence[float]]) -> list[str]:
         """Return what a loss says otherwise than the teachers who reinforced the data, a sentence for each choice.
@@ -356,35 +341,28 @@ def card_of_shards(shards: Sequence[str]) -> ReinforcementCard | None:
     Raises:
         ValueError: if a card cannot be read, folders were reinforced differently, or one has a card and another none.
     """
-    find = lru_cache(maxsize=None)(find_card)
+    find = cache(find_card)
     folders = list(dict.fromkeys(map(shard_folder, shards)))
     most_above = MOST_FOLDERS_ABOVE if len(folders) > 1 else 0
-    cards, without = dict[str, ReinforcementCard](), list[str]()
-    for folder in folders:
-        above = folders_above(folder, most_above)
-        found = next(((place, card) for place in above if (card := find(place)) is not None), None)
-        if found is None:
-            without.append(folder)
-        else:
-            cards.setdefault(*found)
-    first = next(iter(cards), None)
+    places = [next(filter(find, folders_above(folder, most_above)), None) for folder in folders]
+    first = next(filter(None, places), None)
     if first is None:
         return None
-    if without:
+    card = find(first)
+    if None in places:
         raise ValueError(
-            f"{first} was reinforced and has a {CARD}, and {without[0]} has none, so nothing says what its samples "
-            "hold; take them apart, or put the card there that its shards were made with"
+            f"{first} was reinforced and has a {CARD}, and {folders[places.index(None)]} has none, so nothing says "
+            "what its samples hold; take them apart, or put the card there that its shards were made with"
         )
-    other = next((folder for folder, card in cards.items() if card != cards[first]), None)
+    other = next((place for place in places if place is not None and find(place) != card), None)
     if other is not None:
         raise ValueError(
             f"{first} and {other} were reinforced differently, so what teachers say about their samples does not go "
             "together; take them apart"
         )
-    return cards[first]
+    return card
 
 
 def write_card(directory: str | os.PathLike[str], card: ReinforcementCard) -> None:
     """Write the card; the old one is there until the new one is complete."""
-    with storage.atomic_write(storage.join(os.fspath(directory), CARD)) as stream:
-        stream.write((to_json(card, indent=1) + "\n").encode())
+    storage.write_text(storage.join(os.fspath(directory), CARD), to_json(card, indent=1) + "\n")

@@ -9,12 +9,10 @@ import re
 import tarfile
 import zlib
 from collections.abc import Callable, Iterable, Iterator
-from functools import partial
+from functools import cache, partial
 from itertools import groupby
 from operator import itemgetter
-from typing import IO, Any, Protocol, TypeVar, cast
-
-import attrs
+from typing import IO, Any, NamedTuple, TypeVar, cast
 
 from mobileclip.data.samples.limits import SAMPLE_LIMITS, SampleLimits, TooLargeError
 from mobileclip.storage import printable
@@ -38,28 +36,21 @@ START_BYTES = 10
 _PIECE_BYTES = 1 << 22
 # What a small file may inflate to whatever the ratio.
 _SLACK_BYTES = 1 << 26
-# Mode, owner, group, size, time, checksum, kind and magic of a ustar header; read-only, of nobody, from the epoch.
-_TEMPLATE = b"".join(
-    (
-        *(bytes(100), b"0000444\0", b"0000000\0", b"0000000\0", b"00000000000\0", b"00000000000\0"),
-        *(b"\0" * 7 + b" ", b"0", bytes(100), b"ustar\x0000", bytes(247)),
-    )
-)
+_READ_ONLY = 0o444
 _REGULAR = (b"0", b"\0", b"7")
 _WITHOUT_CONTENT = (b"1", b"2", b"3", b"4", b"5", b"6")  # links, devices, folders and pipes
 _EXTENDED = (b"L", b"K", b"x", b"g")
 _SPARSE = b"S"
-_NO_SPARSE = "sparse files are not supported; write the archive anew"
+_ANEW = "write the archive anew"
 _OCTAL = re.compile(rb" *([0-7]*)[ \0]*")
-_PAX_RECORD = re.compile(rb"([0-9]{1,9}) ([^=\n]*)=")
 _PAX_SIZE = re.compile(rb"[0-9]{1,18}")
+_PAX_RECORD = re.compile(rb"([0-9]{1,9}) ([^=\n]*)=")
 _NAME = re.compile(r"((?:.*/)?[^.]+)\.([^/]*)", re.DOTALL)
 # Folders and files that describe a shard, by webdataset's convention.
 _META = re.compile(r"__[^/]*__(/|$)")
 
 
-@attrs.frozen
-class TarMember:
+class TarMember(NamedTuple):
     """A regular file in a tar file.
 
     Args:
@@ -73,21 +64,15 @@ class TarMember:
     size: int
 
 
-class _Stream(Protocol):
-    """What can be read on; fewer bytes than asked for mean its end."""
-
-    def read(self, size: int, /) -> bytes: ...
-
-
 class ForwardReader:
     """A stream that cannot be moved, such as a program's output, moved by reading on.
 
     Args:
-        stream: read from where it stands, which counts as the start.
+        stream: read from where it stands, which counts as the start; fewer bytes than asked for mean its end.
         ahead: what was read of it before, which comes first.
     """
 
-    def __init__(self, stream: _Stream, ahead: bytes = b"") -> None:
+    def __init__(self, stream: IO[bytes] | InflatedFile, ahead: bytes = b"") -> None:
         self._stream = stream
         self.position = 0
         self._ahead = ahead
@@ -254,24 +239,27 @@ def tar_members(stream: IO[bytes] | ForwardReader) -> Iterator[TarMember]:
         if header == _ZEROS:
             return
         _check(header, offset)
+        offset += BLOCK
         kind, stored = header[156:157], _number(header[124:136])
-        content = offset + BLOCK
         if kind in _EXTENDED:
             num_extended += 1
             if num_extended > _MAX_EXTENDED_HEADERS:
                 raise tarfile.ReadError(f"more than {_MAX_EXTENDED_HEADERS} extended headers stand before one member")
-            name, size = _extended(stream, kind, stored, name, size)
+            if kind == b"L":
+                name = _decode(_extra(stream, stored))
+            elif kind == b"x":
+                name, size = _pax(_extra(stream, stored), name, size)
+        elif kind == _SPARSE:
+            raise tarfile.ReadError(f"sparse files are not supported; {_ANEW}")
         else:
             stored = stored if size is None else size
-            if kind == _SPARSE:
-                raise tarfile.ReadError(_NO_SPARSE)
             if kind in _REGULAR:
-                yield TarMember(_name(header) if name is None else name, content, stored)
+                yield TarMember(_name(header) if name is None else name, offset, stored)
             elif kind in _WITHOUT_CONTENT:
                 stored = 0  # whatever they say
             name = size = None
             num_extended = 0
-        offset = content + -(-stored // BLOCK) * BLOCK
+        offset += -(-stored // BLOCK) * BLOCK
 
 
 def write_member(stream: IO[bytes], name: str, content: bytes) -> None:
@@ -324,16 +312,25 @@ def by_key(
         yield key, map(itemgetter(1, 2), own)
 
 
+@cache
+def _template() -> bytes:
+    """Return the header of an empty file without a name, with spaces in place of the checksum."""
+    info = tarfile.TarInfo()
+    info.mode = _READ_ONLY
+    header = info.tobuf(tarfile.USTAR_FORMAT)
+    return header[:148] + b" " * 8 + header[156:]
+
+
 def _header(name: str, size: int) -> bytes:
     encoded = name.encode(errors="surrogateescape")
     if len(encoded) > 100 or size > _MAX_OCTAL_SIZE:
         info = tarfile.TarInfo(name)
-        info.size, info.mode = size, 0o444
+        info.size, info.mode = size, _READ_ONLY
         return info.tobuf(tarfile.PAX_FORMAT, "utf-8", "surrogateescape")
-    header = bytearray(_TEMPLATE)
+    header = bytearray(_template())
     header[: len(encoded)] = encoded
     header[124:135] = b"%011o" % size
-    header[148:155] = b"%06o\0" % (sum(header) - 0x20 + 8 * 0x20)
+    header[148:155] = b"%06o\0" % sum(header)
     return bytes(header)
 
 
@@ -360,22 +357,10 @@ def _number(field: bytes) -> int:
     return number
 
 
-def _extended(
-    stream: IO[bytes] | ForwardReader, kind: bytes, stored: int, name: str | None, size: int | None
-) -> tuple[str | None, int | None]:
-    """Return what is known of the next member after an extended header, which may say its name and its size."""
-    if kind == b"x":
-        return _pax(_extra(stream, stored), name, size)
-    return (_decode(_extra(stream, stored)), size) if kind == b"L" else (name, size)
-
-
 def _extra(stream: IO[bytes] | ForwardReader, size: int) -> bytes:
     if size > _MAX_EXTENDED_BYTES:
         raise tarfile.ReadError(f"a member's extended header takes {size} bytes")
-    extra = stream.read(size)
-    if len(extra) < size:
-        raise tarfile.ReadError("the archive ends within an extended header")
-    return extra
+    return read_content(stream, TarMember("an extended header", 0, size))
 
 
 def _pax(records: bytes, name: str | None, size: int | None) -> tuple[str | None, int | None]:
@@ -391,18 +376,12 @@ def _pax(records: bytes, name: str | None, size: int | None) -> tuple[str | None
         key, value = match[2], records[match.end() : end - 1]
         if key == b"path":
             name = value.decode(errors="surrogateescape")
-        elif key == b"size":
-            size = _digits(value)
-        elif key.startswith(b"GNU.sparse"):
-            raise tarfile.ReadError(_NO_SPARSE)
+        elif key == b"size" and _PAX_SIZE.fullmatch(value):
+            size = int(value)
+        elif key == b"size" or key.startswith(b"GNU.sparse"):
+            raise tarfile.ReadError(f"a pax header says {key!r} {value[:40]!r}: no size, or a sparse file; {_ANEW}")
         position = end
     raise tarfile.ReadError(f"a pax header has more than {_MAX_PAX_RECORDS} records")
-
-
-def _digits(value: bytes) -> int:
-    if not _PAX_SIZE.fullmatch(value):
-        raise tarfile.ReadError(f"a pax header says that a member has {value[:40]!r} bytes")
-    return int(value)
 
 
 def _name(header: bytes) -> str:

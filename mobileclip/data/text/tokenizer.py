@@ -1,8 +1,7 @@
 """Texts to ids: CLIP's byte pairs, equal to the release's to the last id and several times as fast, or a file's.
 
 No token crosses white space, so a text is its words one after another, and the ids of a word are looked up, not
-computed, whenever it was seen before. New words go through Hugging Face tokenizers. What is kept of them has a budget
-in bytes.
+computed, whenever it was seen before. New words go through Hugging Face tokenizers. How many are kept is bounded.
 
 What a letter is, is said by the tables of Unicode in tokenizers; for open_clip, by those in regex. A character that
 only one of them knows yet as a letter or a digit is cut from its neighbours otherwise.
@@ -13,88 +12,30 @@ from __future__ import annotations
 import gzip
 import itertools
 import re
-import sys
-from collections.abc import Callable
 from functools import lru_cache
 from importlib import resources
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import attrs
 import numpy as np
 import torch
 
-from mobileclip.data.text.tokenizer_file import (
-    APOSTROPHES,
-    END,
-    LAST_SIGMA,
-    QUOTES,
-    SPLIT,
-    START,
-    FileTokenizer,
-    clean,
-    file_tokenizer,
-)
+from mobileclip.data.text import tokenizer_file as files
+from mobileclip.data.text.tokenizer_file import END, SPLIT, START, clean
 from mobileclip.inputs import TextInput
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Callable, Iterable, Sequence
 
     import tokenizers
 
-
-Ids = tuple[int, ...]
-
-# An entry of a dictionary with its share of what is left free, and the garbage collector's head of the ids.
-_ENTRY_BYTES = 128
-_NUMBER_BYTES = 28
-# Longer ones hardly come again.
-_MOST_ENTRY_BYTES = 2**12
-
-
-class TokenCache(dict[str, Ids]):
-    """The ids of words: `memory[word]` makes them where they are not known.
-
-    When half of its bytes are full, those that were asked for since are kept, and the others are forgotten the next
-    time. It may be used by several threads, which may make the same ids twice.
-
-    Args:
-        make: from a word to its ids.
-        max_bytes: of all words and ids.
-    """
-
-    def __init__(self, make: Callable[[str], Ids], *, max_bytes: int) -> None:
-        super().__init__()
-        self._make = make
-        self._most = max_bytes // 2
-        self._num_bytes = 0
-        self._before: dict[str, Ids] = {}
-
-    def __missing__(self, word: str) -> Ids:
-        """Return the ids of a word that was not asked for lately, and keep them."""
-        ids = self._before.get(word)
-        if ids is None:
-            ids = self._make(word)
-        num_bytes = sys.getsizeof(word) + sys.getsizeof(ids) + _NUMBER_BYTES * len(ids) + _ENTRY_BYTES
-        if num_bytes > _MOST_ENTRY_BYTES:
-            return ids
-        if self._num_bytes + num_bytes > self._most:
-            self._before = dict(self)
-            self.clear()
-            self._num_bytes = 0
-        self._num_bytes += num_bytes
-        self[word] = ids
-        return ids
-
-
 END_OF_WORD = "</w>"
-
-# The pattern `SPLIT` for words of printable ASCII, for an engine that starts faster.
-_SPLIT_ASCII = re.compile(rf"{START}|{END}|'s|'t|'re|'ve|'m|'ll|'d|[a-z]+|[0-9]|[^a-z0-9]+")
-
-# Of words and of their pieces, for each vocabulary: some 60,000 words.
-_MOST_WORD_BYTES, _MOST_PIECE_BYTES = 2**25, 2**24
 _NUM_BYTE_TOKENS = 2 * 256
 _NUM_SPECIAL_TOKENS = 2
+# What is kept of the ids of words, for each vocabulary; longer words hardly come again.
+_MOST_WORDS, _LONGEST_WORD, _MOST_IDS = 1 << 16, 32, 16
+# Of a file's text, what is cut off anyway need not be read: normalising may make it some thousand times as long.
+_MOST_CHARACTERS, _CHARACTERS_PER_ID = 1 << 16, 8
 
 
 @attrs.frozen
@@ -119,7 +60,8 @@ class Tokenizer:
     text_input: TextInput = attrs.field(factory=TextInput, validator=attrs.validators.instance_of(TextInput))
 
     def __attrs_post_init__(self) -> None:
-        if self._of_file is not None:
+        if self.text_input.tokenizer is not None:
+            files.file_tokenizer(self.text_input)
             return
         least, most = _NUM_BYTE_TOKENS + _NUM_SPECIAL_TOKENS, TextInput().vocab_size
         if not least <= self.vocab_size <= most:
@@ -158,8 +100,8 @@ class Tokenizer:
                 "text: its text tower sees the padding, and another length gives other embeddings without an error. "
                 "Leave it out; for a model trained with another length pass its TextInput to Tokenizer"
             )
-        row = self._row if self._of_file is None else self._of_file.row
-        rows = [row(text) for text in _checked(texts)]
+        own = self._own
+        rows = [self._row(own, text) for text in _checked(texts)]
         return torch.from_numpy(np.array(rows, dtype=np.int64).reshape(len(rows), self.context_length))
 
     def encode(self, text: str) -> list[int]:
@@ -169,10 +111,7 @@ class Tokenizer:
             ValueError: if `text` is not a string.
         """
         (text,) = _checked([text])
-        if self._of_file is not None:
-            return self._of_file.encode(text)
-        word_ids = _word_ids(self.vocab_size)
-        return [index for word in clean(text).split() for index in word_ids[word]]
+        return self._ids(self._own, text)
 
     def decode(self, ids: Sequence[int] | torch.Tensor) -> str:
         """Return the text of one row of ids: CLIP's cleaned, lower-cased, words and punctuation apart by one space.
@@ -194,12 +133,7 @@ class Tokenizer:
                 break
             if index != self.text_input.start_id:
                 inner.append(index)
-        if self._of_file is not None:
-            return self._of_file.decode(inner)
-        vocabulary = _vocabulary(self.vocab_size)
-        symbols = "".join(vocabulary[index].replace(END_OF_WORD, " ") for index in inner)
-        byte_of = {symbol: byte for byte, symbol in _byte_symbols().items()} | {" ": ord(" ")}
-        return bytes(byte_of[symbol] for symbol in symbols).decode("utf-8", errors="replace").rstrip(" ")
+        return self._own.decode(inner)
 
     def to_json(self) -> str:
         """Return the `tokenizer.json` of Hugging Face `tokenizers`, for phones, browsers and other languages.
@@ -207,45 +141,37 @@ class Tokenizer:
         `tokenizers.Tokenizer.from_str` on it gives a tokenizer whose `encode(text).ids` is the whole padded row.
         Differs: CLIP's unifies quotes, case and white space, but repairs no mojibake, entities, ligatures and widths.
         """
-        if self._of_file is not None:
-            return self._of_file.to_json()
-        from tokenizers import AddedToken, Regex, Tokenizer, normalizers, processors
+        from tokenizers import Tokenizer
 
-        contract = self.text_input
-        whole = Tokenizer.from_str(_backend(contract.vocab_size).to_str())
-        whole.add_special_tokens([AddedToken(token, special=True, normalized=True) for token in (START, END)])
-        whole.normalizer = normalizers.Sequence(
-            [
-                normalizers.NFC(),
-                normalizers.Replace(Regex(APOSTROPHES), "'"),
-                normalizers.Replace(Regex(QUOTES), '"'),
-                # Lowercase sees single characters, and a sigma at the end of a word is another one.
-                normalizers.Replace(Regex(LAST_SIGMA), "ς"),
-                normalizers.Lowercase(),
-            ]
-        )
-        whole.post_processor = processors.TemplateProcessing(
-            single=f"{START} $A {END}", special_tokens=[(START, contract.vocab_size - 2), (END, contract.end_id)]
-        )
+        contract, own = self.text_input, self._own
+        whole = Tokenizer.from_str(own.backend.to_str())
+        if isinstance(own, _BytePairs):
+            own.complete(whole)
         whole.enable_truncation(contract.context_length)
-        pad_token = _vocabulary(contract.vocab_size)[contract.pad_id]
+        pad_token = whole.id_to_token(contract.pad_id) or ""
         whole.enable_padding(length=contract.context_length, pad_id=contract.pad_id, pad_token=pad_token)
         return whole.to_str()
 
     @property
-    def _of_file(self) -> FileTokenizer | None:
-        return None if self.text_input.tokenizer is None else file_tokenizer(self.text_input)
+    def _own(self) -> _BytePairs | files.FileTokenizer:
+        is_clip = self.text_input.tokenizer is None
+        return _byte_pairs(self.vocab_size) if is_clip else files.file_tokenizer(self.text_input)
 
-    def _row(self, text: str) -> list[int]:
-        contract, room = self.text_input, self.text_input.context_length - 2
-        word_ids = _word_ids(contract.vocab_size)
-        ids: list[int] = []
-        for word in clean(text).split():
-            ids += word_ids[word]
-            if len(ids) >= room:
-                del ids[room:]
-                break
-        return [contract.vocab_size - 2, *ids, contract.end_id] + [contract.pad_id] * (room - len(ids))
+    def _ids(self, own: _BytePairs | files.FileTokenizer, text: str, most: int | None = None) -> list[int]:
+        """Return the ids of a text, at least `most` where it has as many."""
+        if isinstance(own, _BytePairs):
+            return own.encode(clean(text), most)
+        file = self.text_input.tokenizer
+        assert file is not None, "or it is CLIP's"
+        text = text if most is None else text[: max(_MOST_CHARACTERS, _CHARACTERS_PER_ID * most)]
+        return own.encode(files.repaired(text) if file.repair else text)
+
+    def _row(self, own: _BytePairs | files.FileTokenizer, text: str) -> list[int]:
+        contract = self.text_input
+        start = [] if contract.start_id is None else [contract.start_id]
+        room = contract.context_length - len(start) - 1
+        ids = self._ids(own, text, room)[:room]
+        return [*start, *ids, contract.end_id] + [contract.pad_id] * (room - len(ids))
 
 
 def _checked(texts: str | Iterable[object]) -> list[str]:
@@ -253,17 +179,16 @@ def _checked(texts: str | Iterable[object]) -> list[str]:
     if isinstance(texts, str):
         return [texts]
     try:
-        items = list(texts)
+        items: list[Any] = list(texts)
     except TypeError:
         raise ValueError(f"expected a text or a sequence of texts, got {type(texts).__name__}: {texts!r:.60}") from None
-    checked = [text for text in items if isinstance(text, str)]
-    if len(checked) < len(items):
-        position, item = next((i, item) for i, item in enumerate(items) if not isinstance(item, str))
-        raise ValueError(
-            f"text {position} is not a string but {type(item).__name__} ({item!r:.60}); decode bytes, and leave "
-            "missing captions out or replace them by an empty string"
-        )
-    return checked
+    for position, item in enumerate(items):
+        if not isinstance(item, str):
+            raise ValueError(
+                f"text {position} is not a string but {type(item).__name__} ({item!r:.60}); decode bytes, and leave "
+                "missing captions out or replace them by an empty string"
+            )
+    return items
 
 
 @lru_cache(maxsize=1)
@@ -294,41 +219,93 @@ def _vocabulary(vocab_size: int) -> list[str]:
     return [*symbols, *(symbol + END_OF_WORD for symbol in symbols), *merged, START, END]
 
 
-@lru_cache(maxsize=4)
-def _backend(vocab_size: int) -> tokenizers.Tokenizer:
-    """Build the pattern that splits words into pieces and the byte-pair model of the pieces."""
-    from tokenizers import Regex, Tokenizer, models, pre_tokenizers
+class _Kept(dict[str, "tuple[int, ...]"]):
+    """The ids of words: they are made where they are not known, and all are forgotten when there are too many.
 
-    vocabulary = {token: index for index, token in enumerate(_vocabulary(vocab_size))}
-    merges = _merges()[: vocab_size - _NUM_BYTE_TOKENS - _NUM_SPECIAL_TOKENS]
-    # Without a memory of its own: whoever asks it has one.
-    backend = Tokenizer(models.BPE(vocab=vocabulary, merges=merges, cache_capacity=0, end_of_word_suffix=END_OF_WORD))
-    backend.pre_tokenizer = pre_tokenizers.Sequence(
-        [
-            pre_tokenizers.Split(Regex(SPLIT), behavior="removed", invert=True),
-            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
-        ]
-    )
-    return backend
+    Several threads may use it, which may make the same ids twice.
+
+    Args:
+        make: from a word to its ids.
+    """
+
+    def __init__(self, make: Callable[[str], tuple[int, ...]]) -> None:
+        super().__init__()
+        self._make = make
+
+    def __missing__(self, word: str) -> tuple[int, ...]:
+        ids = self._make(word)
+        if len(word) <= _LONGEST_WORD and len(ids) <= _MOST_IDS:
+            if len(self) >= _MOST_WORDS:
+                self.clear()
+            self[word] = ids
+        return ids
 
 
-@lru_cache(maxsize=4)
-def _word_ids(vocab_size: int) -> TokenCache:
-    """Return the memory from a cleaned word to its ids."""
-    backend = _backend(vocab_size)
-    split, model = backend.pre_tokenizer, backend.model
-    special = {START: (vocab_size - 2,), END: (vocab_size - 1,)}
+class _BytePairs:
+    """CLIP's byte pairs.
 
-    def pieces_of(word: str) -> list[str]:
+    Args:
+        vocab_size: number of ids.
+    """
+
+    # The pattern `SPLIT` for words of printable ASCII, for an engine that starts faster.
+    _split_ascii = re.compile(rf"{START}|{END}|'s|'t|'re|'ve|'m|'ll|'d|[a-z]+|[0-9]|[^a-z0-9]+")
+
+    def __init__(self, vocab_size: int) -> None:
+        from tokenizers import Regex, Tokenizer, models, pre_tokenizers
+
+        self._words, self._pieces = _Kept(self._of_word), _Kept(self._of_piece)
+        self._symbols = _vocabulary(vocab_size)
+        vocabulary = {token: index for index, token in enumerate(self._symbols)}
+        merges = _merges()[: vocab_size - _NUM_BYTE_TOKENS - _NUM_SPECIAL_TOKENS]
+        # Without a memory of its own: this is one.
+        model = models.BPE(vocab=vocabulary, merges=merges, cache_capacity=0, end_of_word_suffix=END_OF_WORD)
+        self.backend = Tokenizer(model)
+        self.backend.pre_tokenizer = self._split = pre_tokenizers.Sequence(
+            [
+                pre_tokenizers.Split(Regex(SPLIT), behavior="removed", invert=True),
+                pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+            ]
+        )
+        self._model = self.backend.model
+        self._special = {START: (vocab_size - 2,), END: (vocab_size - 1,)}
+
+    def _of_word(self, word: str) -> tuple[int, ...]:
         if word.isascii() and word.isprintable():
-            return _SPLIT_ASCII.findall(word)
-        return [piece for piece, _ in split.pre_tokenize_str(word)]
+            pieces = self._split_ascii.findall(word)
+        else:
+            pieces = [piece for piece, _ in self._split.pre_tokenize_str(word)]
+        return tuple(itertools.chain.from_iterable(map(self._pieces.__getitem__, pieces)))
 
-    def ids_of(piece: str) -> Ids:
-        return special.get(piece) or tuple(token.id for token in model.tokenize(piece))
+    def _of_piece(self, piece: str) -> tuple[int, ...]:
+        return self._special.get(piece) or tuple(token.id for token in self._model.tokenize(piece))
 
-    pieces = TokenCache(ids_of, max_bytes=_MOST_PIECE_BYTES)
-    return TokenCache(
-        lambda word: tuple(itertools.chain.from_iterable(map(pieces.__getitem__, pieces_of(word)))),
-        max_bytes=_MOST_WORD_BYTES,
-    )
+    def encode(self, text: str, most: int | None = None) -> list[int]:
+        """Return the ids of a cleaned text; no more words are read than give `most` ids."""
+        ids: list[int] = []
+        for word in text.split():
+            ids += self._words[word]
+            if most is not None and len(ids) >= most:
+                break
+        return ids
+
+    def decode(self, ids: Iterable[int]) -> str:
+        """Return the text of ids."""
+        symbols = "".join(self._symbols[index].replace(END_OF_WORD, " ") for index in ids)
+        byte_of = {symbol: byte for byte, symbol in _byte_symbols().items()} | {" ": ord(" ")}
+        return bytes(byte_of[symbol] for symbol in symbols).decode("utf-8", errors="replace").rstrip(" ")
+
+    def complete(self, whole: tokenizers.Tokenizer) -> None:
+        """Have a copy of the backend clean texts, as far as it can, and put the special tokens around them."""
+        from tokenizers import AddedToken, Regex, normalizers, processors
+
+        whole.add_special_tokens([AddedToken(token, special=True, normalized=True) for token in (START, END)])
+        # Lowercase sees single characters, and a sigma at the end of a word is another one.
+        replaced = {files.APOSTROPHES: "'", files.QUOTES: '"', files.LAST_SIGMA: "ς"}
+        steps = [normalizers.Replace(Regex(pattern), text) for pattern, text in replaced.items()]
+        whole.normalizer = normalizers.Sequence([normalizers.NFC(), *steps, normalizers.Lowercase()])
+        special = [(token, index) for token, (index,) in self._special.items()]
+        whole.post_processor = processors.TemplateProcessing(single=f"{START} $A {END}", special_tokens=special)
+
+
+_byte_pairs = lru_cache(maxsize=4)(_BytePairs)

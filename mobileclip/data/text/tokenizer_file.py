@@ -19,11 +19,9 @@ import html
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Literal, get_args
-
-import attrs
 
 from mobileclip.inputs import MAX_TOKENIZER_BYTES, TextInput, TokenizerFile, tokenizer_sha256
 from mobileclip.machine import raise_machine_fault
@@ -31,7 +29,6 @@ from mobileclip.storage import AnyPath, printable, read_bytes, without_secrets
 from mobileclip.strict import parse_json
 
 if TYPE_CHECKING:
-    import tokenizers
     from tokenizers import Tokenizer
     from tokenizers.trainers import Trainer
 
@@ -108,6 +105,8 @@ PATTERNS = frozenset(
 
 _MAX_TOKENS, _MAX_CHARACTERS, _MAX_ADDED = 1 << 19, 1 << 23, 1 << 14
 _MAX_TEXT, _MAX_WORD, _MAX_PARTS, _LONGEST_MAPPED = 512, 1000, 16, 64
+# Each becomes an object of Python, which takes some twenty times the memory and time of its text.
+_MAX_CONTAINERS = 600_000
 # What cannot make a text longer; everything else stands once in a place.
 _REPEATABLE = ("Replace", "Sequence", "Split", "Strip", "CharDelimiterSplit")
 _CHARSMAP = "precompiled_charsmap"
@@ -126,36 +125,29 @@ def check_parts(value: Any) -> None:
     model = value.get("model") if isinstance(value, dict) else None
     if not isinstance(model, dict):
         raise ValueError("it holds no model")
-    _check_model(model)
-    rest = [*value.items(), *model.items()]
-    for name, part in (one for one in rest if one[0] not in ("model", "vocab", "merges")):
-        longest = max((len(one) for one in _values(part) if isinstance(one, str)), default=0)
-        if longest > _MAX_TEXT:
-            raise ValueError(f"{printable(name[:_SHOWN])} holds a text of {longest:,} characters, beyond {_MAX_TEXT}")
-    num_added = len(added) if isinstance(added := value.get("added_tokens"), list) else 0
-    if num_added > _MAX_ADDED:
-        raise ValueError(f"added_tokens holds {num_added:,} tokens, and up to {_MAX_ADDED:,} are read")
-    for name in ("normalizer", "pre_tokenizer", "decoder"):
-        _check_place(value.get(name), name)
-
-
-def _check_model(model: dict[str, Any]) -> None:
-    """Check the sizes of a model, and that it gives a text the same ids each time."""
     vocabulary = model.get("vocab")
     if isinstance(vocabulary, list):
         vocabulary = [entry[0] for entry in vocabulary if isinstance(entry, list) and entry]
     tokens = [token for token in vocabulary or () if isinstance(token, str)]
-    longest, total = max(map(len, tokens), default=0), sum(map(len, tokens))
-    if len(tokens) > _MAX_TOKENS or longest > _MAX_TEXT or total > _MAX_CHARACTERS:
-        raise ValueError(
-            f"its vocabulary has {len(tokens):,} tokens of up to {longest:,} characters, {total:,} in all; up to "
-            f"{_MAX_TOKENS:,} of {_MAX_TEXT} are read, {_MAX_CHARACTERS:,} in all"
-        )
-    most = model.get("max_input_chars_per_word")
-    if isinstance(most, int) and most > _MAX_WORD:
-        raise ValueError(f"max_input_chars_per_word is {most}, and at most {_MAX_WORD:,} are read")
+    added, longest_word = value.get("added_tokens"), model.get("max_input_chars_per_word")
+    _check_count("tokens in its vocabulary", len(tokens), _MAX_TOKENS)
+    _check_count("characters in a token of its vocabulary", max(map(len, tokens), default=0), _MAX_TEXT)
+    _check_count("characters in its vocabulary", sum(map(len, tokens)), _MAX_CHARACTERS)
+    _check_count("added_tokens", len(added) if isinstance(added, list) else 0, _MAX_ADDED)
+    _check_count("max_input_chars_per_word", longest_word if isinstance(longest_word, int) else 0, _MAX_WORD)
     if model.get("dropout"):
         raise ValueError("dropout is not 0: a text would have other ids each time; set it to null")
+    for name, part in [*value.items(), *model.items()]:
+        if name not in ("model", "vocab", "merges"):
+            longest = max((len(one) for one in _values(part) if isinstance(one, str)), default=0)
+            _check_count(f"characters in a text of {printable(name[:_SHOWN])}", longest, _MAX_TEXT)
+    for name in ("normalizer", "pre_tokenizer", "decoder"):
+        _check_place(value.get(name), name)
+
+
+def _check_count(what: str, count: int, most: int) -> None:
+    if count > most:
+        raise ValueError(f"{what}: {count:,}, and at most {most:,} are read")
 
 
 def _check_place(part: Any, name: str) -> None:
@@ -180,26 +172,20 @@ def _check_place(part: Any, name: str) -> None:
             raise ValueError(f"{name} Replace puts in more than it takes out, so that texts could grow without end")
         if isinstance(one.get(_CHARSMAP), str):
             _check_charsmap(one[_CHARSMAP], name)
-    if kinds.total() > _MAX_PARTS:
-        raise ValueError(f"{name} has {kinds.total()} parts, and up to {_MAX_PARTS} are read")
-    twice = next((kind for kind, count in kinds.items() if count > 1 and kind not in _REPEATABLE), None)
-    if twice is not None:
-        raise ValueError(f"{name} has {_shown(twice)} more than once")
+    _check_count(f"parts of {name}", kinds.total(), _MAX_PARTS)
+    for kind, count in kinds.items():
+        if count > 1 and kind not in _REPEATABLE:
+            raise ValueError(f"{name} has {_shown(kind)} more than once")
 
 
 def _check_charsmap(value: str, name: str) -> None:
     """Check the table of a sentencepiece normaliser: it has the bytes that it claims, and its texts are short."""
-    try:
-        data = base64.b64decode(value)
-    except (binascii.Error, ValueError):
-        return  # the library says so
-    num_bytes = int.from_bytes(data[:4], "little")
-    longest = max(map(len, data[4 + num_bytes :].split(b"\0")))
-    if num_bytes > len(data) - 4 or longest > _LONGEST_MAPPED:
-        raise ValueError(
-            f"{name} has a table of sentencepiece that claims {num_bytes:,} of its {len(data):,} bytes, and maps to "
-            f"texts of up to {longest:,} bytes; up to {_LONGEST_MAPPED} are read"
-        )
+    with suppress(binascii.Error):  # of which the library tells
+        data = base64.b64decode(value.encode(errors="replace"))
+        num_bytes = int.from_bytes(data[:4], "little")
+        _check_count(f"bytes that the table of {name} claims", num_bytes, len(data) - 4)
+        longest = max(map(len, data[4 + num_bytes :].split(b"\0")))
+        _check_count(f"bytes in a text of the table of {name}", longest, _LONGEST_MAPPED)
 
 
 def _values(value: Any) -> Iterator[Any]:
@@ -219,57 +205,55 @@ def _shown(value: Any) -> str:
 
 _PADDING = ("[PAD]", "<pad>", "<|pad|>", "<|padding|>")
 _PROBE, _ODD_PROBE = "a photo of 2 cats", "\u5b57 \ufdfa \U0001f9ff \U0010fffd"
-# Normalising may make a text some thousand times as long, and what is cut off anyway need not be read.
-_MOST_CHARACTERS, _CHARACTERS_PER_ID = 1 << 16, 8
-_MAX_CONTAINERS = 600_000
 _SURROGATE = re.compile(r"[\ud800-\udfff]")
 _MAX_REASON = 300
 
 
-@attrs.frozen(kw_only=True)
-class SpecialIds:
-    """The ids of a tokenizer's start, end and padding tokens.
-
-    Args:
-        start: in front; None for nothing.
-        end: behind.
-        pad: behind the end.
-        largest: of all ids.
-    """
-
-    start: int | None
-    end: int
-    pad: int
-    largest: int
-
-
-@attrs.frozen(eq=False)
 class FileTokenizer:
-    """The ids of a contract with a tokenizer of its own: those that `tokenizers` gives, cut and padded to the contract.
-
-    Texts are cut and padded on the right, whatever the file says. Texts are cleaned as the file says, and repaired in
-    front of it where the contract says so.
+    """What a `tokenizer.json` describes; it neither cuts nor pads, whatever the file says.
 
     Args:
-        text_input: the contract.
-        backend: what the file describes; it neither cuts nor pads.
+        content: the text of the file.
+
+    Raises:
+        ValueError: see `read_text_input`.
     """
 
-    text_input: TextInput
-    backend: tokenizers.Tokenizer
+    def __init__(self, content: str) -> None:
+        from tokenizers import Tokenizer
 
-    def row(self, text: str) -> list[int]:
-        """Return the whole row of ids of a text: `start, ids, end, padding`, as far as there is a start token.
-
-        Raises:
-            ValueError: if the tokenizer fails.
-        """
-        contract = self.text_input
-        most = max(_MOST_CHARACTERS, _CHARACTERS_PER_ID * contract.context_length)
-        start = [] if contract.start_id is None else [contract.start_id]
-        room = contract.context_length - len(start) - 1
-        ids = self.encode(text[:most])[:room]
-        return [*start, *ids, contract.end_id] + [contract.pad_id] * (room - len(ids))
+        _check_count("lists and objects", content.count("[") + content.count("{"), _MAX_CONTAINERS)
+        parsed = parse_json(content, max_characters=MAX_TOKENIZER_BYTES)
+        check_parts(parsed)
+        with _telling("it cannot be used"):
+            self.backend = backend = Tokenizer.from_str(content)
+            backend.no_truncation()
+            backend.no_padding()
+            inner = backend.encode(_PROBE, add_special_tokens=False).ids
+            whole = backend.encode(_PROBE).ids
+            backend.encode(_ODD_PROBE)
+            vocabulary = backend.get_vocab(with_added_tokens=True)
+            special = {index for index, token in backend.get_added_tokens_decoder().items() if token.special}
+        around = len(whole) - len(inner)
+        if not inner or not 1 <= around <= 2 or whole[around - 1 : -1] != inner:
+            raise ValueError(
+                f"of {_PROBE!r} it makes {inner[:8]}, and {whole[:10]} with special tokens; expected one token "
+                "behind a text, at which towers pool, and none or one in front: give it a TemplateProcessing such as "
+                "'<s> $A </s>'"
+            )
+        self.start, self.end = whole[0] if around == 2 else None, whole[-1]
+        self.largest = max(vocabulary.values())
+        model = parsed["model"]
+        unknown = model.get("unk_id", vocabulary.get(model.get("unk_token")))
+        if self.end not in special or self.end == unknown:
+            raise ValueError(
+                f"its end token {self.end} stands for {'what is unknown' if self.end == unknown else 'words'} too, so "
+                "that towers would pool elsewhere; give it an end token of its own, special and not the unknown one"
+            )
+        padding = parsed.get("padding")
+        pad = padding.get("pad_id") if isinstance(padding, dict) else None
+        named = next((vocabulary[token] for token in _PADDING if token in vocabulary), self.end)
+        self.pad: int = pad if type(pad) is int else named
 
     def encode(self, text: str) -> list[int]:
         """Return all ids of a text, without the special tokens around it.
@@ -277,10 +261,10 @@ class FileTokenizer:
         Raises:
             ValueError: if the tokenizer fails.
         """
-        file = self.text_input.tokenizer
-        text = repaired(text) if file is not None and file.repair else text
+        if not text.isascii() and _SURROGATE.search(text):  # halves of characters, which no encoding holds
+            text = text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
         with _telling("the tokenizer fails"):
-            ids: list[int] = self.backend.encode(_encodable(text), add_special_tokens=False).ids
+            ids: list[int] = self.backend.encode(text, add_special_tokens=False).ids
         return ids
 
     def decode(self, ids: Sequence[int]) -> str:
@@ -293,15 +277,9 @@ class FileTokenizer:
             text: str = self.backend.decode(list(ids))
         return text
 
-    def to_json(self) -> str:
-        """Return a `tokenizer.json` whose `encode(text).ids` is the whole row."""
-        contract = self.text_input
-        whole = type(self.backend).from_str(self.backend.to_str())
-        whole.enable_truncation(contract.context_length)
-        pad_token = whole.id_to_token(contract.pad_id) or ""
-        whole.enable_padding(length=contract.context_length, pad_id=contract.pad_id, pad_token=pad_token)
-        text: str = whole.to_str()
-        return text
+
+opened = lru_cache(maxsize=8)(FileTokenizer)
+"""Return the tokenizer of the text of a file."""
 
 
 def read_text_input(path: AnyPath, *, context_length: int = 77) -> TextInput:
@@ -331,22 +309,9 @@ def text_input_of(content: str, *, context_length: int) -> TextInput:
     Raises:
         ValueError: see `read_text_input`.
     """
-    _, ids = _opened(content)
-    return TextInput(
-        context_length=context_length,
-        vocab_size=ids.largest + 1,
-        pad_id=ids.pad,
-        tokenizer=TokenizerFile(sha256=tokenizer_sha256(content), start_id=ids.start, end_id=ids.end, content=content),
-    )
-
-
-def check_tokenizer(content: str) -> None:
-    """Raise unless the text of a `tokenizer.json` can be used for texts of a tower.
-
-    Raises:
-        ValueError: see `read_text_input`.
-    """
-    _opened(content)
+    own = opened(content)
+    file = TokenizerFile(sha256=tokenizer_sha256(content), start_id=own.start, end_id=own.end, content=content)
+    return TextInput(context_length=context_length, vocab_size=own.largest + 1, pad_id=own.pad, tokenizer=file)
 
 
 def file_tokenizer(text_input: TextInput) -> FileTokenizer:
@@ -363,74 +328,13 @@ def file_tokenizer(text_input: TextInput) -> FileTokenizer:
             f"the text contract names the tokenizer {file.sha256[:12]}, whose text is not here; read it with "
             "mobileclip.data.read_text_input, or take the contract of a model that is loaded from its checkpoint"
         )
-    backend, ids = _opened(file.content)
-    if (ids.start, ids.end) != (file.start_id, file.end_id) or ids.largest >= text_input.vocab_size:
+    own = opened(file.content)
+    if (own.start, own.end) != (file.start_id, file.end_id) or own.largest >= text_input.vocab_size:
         raise ValueError(
-            f"the tokenizer has the start token {ids.start}, the end token {ids.end} and ids up to {ids.largest}, and "
+            f"the tokenizer has the start token {own.start}, the end token {own.end} and ids up to {own.largest}, and "
             f"the contract says {file.start_id}, {file.end_id} and {text_input.vocab_size} ids"
         )
-    return FileTokenizer(text_input, backend)
-
-
-@lru_cache(maxsize=8)
-def _opened(content: str) -> tuple[tokenizers.Tokenizer, SpecialIds]:
-    """Return what a `tokenizer.json` describes, which neither cuts nor pads, and what it puts around a text."""
-    from tokenizers import Tokenizer
-
-    parsed = _parsed(content)
-    with _telling("it cannot be built"):
-        backend = Tokenizer.from_str(content)
-    backend.no_truncation()
-    backend.no_padding()
-    return backend, _special_ids(backend, parsed)
-
-
-def _parsed(content: str) -> dict[str, Any]:
-    """Return what a `tokenizer.json` holds, within bounds."""
-    # Each becomes an object of Python, which takes some twenty times the memory and time of its text.
-    num_containers = content.count("[") + content.count("{")
-    if num_containers > _MAX_CONTAINERS:
-        raise ValueError(f"it has {num_containers:,} lists and objects, and up to {_MAX_CONTAINERS:,} are read")
-    parsed = parse_json(content, max_characters=MAX_TOKENIZER_BYTES)
-    check_parts(parsed)
-    checked: dict[str, Any] = parsed
-    return checked
-
-
-def _special_ids(backend: tokenizers.Tokenizer, parsed: dict[str, Any]) -> SpecialIds:
-    with _telling("it cannot make ids"):
-        inner = backend.encode(_PROBE, add_special_tokens=False).ids
-        whole = backend.encode(_PROBE).ids
-        backend.encode(_ODD_PROBE)
-        vocabulary = backend.get_vocab(with_added_tokens=True)
-        special = {index for index, token in backend.get_added_tokens_decoder().items() if token.special}
-    around = len(whole) - len(inner)
-    if not inner or not 1 <= around <= 2 or whole[around - 1 : -1] != inner:
-        raise ValueError(
-            f"of {_PROBE!r} it makes {inner[:8]}, and {whole[:10]} with special tokens; expected one token "
-            "behind a text, at which towers pool, and none or one in front: give it a TemplateProcessing such as "
-            "'<s> $A </s>'"
-        )
-    end = whole[-1]
-    model = parsed["model"]
-    unknown = model.get("unk_id", vocabulary.get(model.get("unk_token")))
-    if end not in special or end == unknown:
-        raise ValueError(
-            f"its end token {end} stands for {'what is unknown' if end == unknown else 'words'} too, so that towers "
-            "would pool elsewhere; give it an end token of its own, special and not the unknown one"
-        )
-    padding = parsed.get("padding")
-    named = padding.get("pad_id") if isinstance(padding, dict) else None
-    if type(named) is not int:
-        named = next((vocabulary[token] for token in _PADDING if token in vocabulary), end)
-    return SpecialIds(start=whole[0] if around == 2 else None, end=end, pad=named, largest=max(vocabulary.values()))
-
-
-def _encodable(text: str) -> str:
-    """Return a text without halves of characters, which no encoding holds."""
-    if text.isascii() or not _SURROGATE.search(text):
-        return text
-    return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+    return own
 
 
 @contextmanager
@@ -499,7 +403,7 @@ def train_tokenizer(
     )
     backend.enable_padding(pad_id=backend.token_to_id(_TRAINED_PADDING), pad_token=_TRAINED_PADDING)
     content: str = backend.to_str()
-    check_tokenizer(content)
+    opened(content)
     return content
 
 

@@ -1,4 +1,4 @@
-"""Near duplicates by the teachers' image embeddings, and samples that show a test's pictures.
+"""Finds near duplicates by the teachers' image embeddings, and samples with images of test sets.
 
 Source: SemDeDup (arXiv 2303.09540) looks for near duplicates within clusters of k-means. Here every vector is in its
 two nearest clusters, so that pairs on both sides of a border meet as well.
@@ -36,7 +36,7 @@ _MEMBER = np.dtype([("cluster", "i4"), ("index", "i8")])
 
 
 class VectorTable:
-    """The vectors of many files as one table, read from the disk as they are used.
+    """The vectors of many files as one table, read from disk on use.
 
     Args:
         parts: the files' arrays, (rows, D) each.
@@ -87,7 +87,7 @@ def find_centres(
     Args:
         table: the vectors.
         num_clusters: at most as many as there are vectors.
-        device: where it is computed.
+        device: of the computation.
         seed: of the choice of the vectors that are clustered, and of the first centres.
         most_bytes: of the vectors that are clustered; one for each cluster is taken in any case.
     """
@@ -115,7 +115,7 @@ def members_of_clusters(
     Args:
         table: the vectors.
         centres: (clusters, D).
-        device: where it is computed.
+        device: of the computation.
     """
     num_nearest = min(NUM_NEAREST, len(centres))
     num_buckets = num_buckets_for(num_nearest * len(table), _MEMBER.itemsize)
@@ -145,21 +145,20 @@ _MOST_NEIGHBOURS = 32
 
 @attrs.frozen(kw_only=True, field_transformer=strict)
 class DuplicatesSpec:
-    """The settings of near-duplicate removal: thresholds, test sets to compare with, and the lists that are written.
+    """The settings of near-duplicate removal: thresholds, test sets and output lists.
 
     Args:
         scores: folder that `score_shards` wrote, with vectors.
-        output: `.npy` file of the list of uids that are kept.
-        keep: a list of uids, see `UidList`; other samples are neither kept nor compared. None for all.
-        pairs: text file with a line for every sample that is left out: why, its key and shard, the key and shard of
-            the one like it, and their similarity; None writes none.
-        threshold: cosine similarity of images, as the mean over the teachers, from which on they show the same.
-        exclude_test_scores: folders of scores of test sets, of the same teachers: samples that show their pictures are
-            left out as well.
-        leak_threshold: similarity with a test picture, from which on a sample shows it.
-        num_clusters: clusters that are searched for near duplicates; None for a thousandth of the
-            samples, 50,000 at most.
-        device: where it is computed.
+        output: `.npy` file for the list of kept uids.
+        keep: a list of uids, see `UidList`; other samples are ignored. None for all.
+        pairs: text file with a line per removed sample: reason, key and shard, key and shard of its near duplicate, and
+            their similarity; None for none.
+        threshold: least cosine similarity of near duplicates, as the mean over the teachers.
+        exclude_test_scores: folders of scores of test sets, by the same teachers; samples with their images are also
+            removed.
+        leak_threshold: least similarity of a sample with a test image for removal.
+        num_clusters: number of clusters; None for a thousandth of the samples, at most 50,000.
+        device: of the computation.
         seed: random seed of the clustering.
     """
 
@@ -177,14 +176,14 @@ class DuplicatesSpec:
 
 @attrs.frozen(kw_only=True)
 class DuplicatesReport:
-    """The result of near-duplicate removal: how many samples were compared, kept and left out.
+    """The result of near-duplicate removal: numbers of compared, kept and removed samples.
 
     Args:
-        num_samples: that were compared.
-        num_kept: in the list, each uid once.
-        num_duplicates: that are left out, since one of more worth is like them.
-        num_leaks: that are left out, since they show a test's picture.
-        num_leaked: test pictures that some sample shows, by the folder of their scores.
+        num_samples: compared samples.
+        num_kept: uids in the list.
+        num_duplicates: removed near duplicates of better samples.
+        num_leaks: removed samples with a test image.
+        num_leaked: test images in samples, by the folder of their scores.
     """
 
     num_samples: int
@@ -222,13 +221,13 @@ class _Likeness:
 
 
 def find_duplicates(spec: DuplicatesSpec) -> DuplicatesReport:
-    """Write the list of the samples that are kept: of those that show the same, the one whose caption fits best.
+    """Write the list of kept samples: of near duplicates, the sample with the best matching caption.
 
-    A sample is left out if a kept one is like it, never for one that is left out itself. Pairs are looked for within
-    clusters; of two samples that are like each other, some one in a thousand are in no common cluster, and both kept.
+    The function removes near duplicates of kept samples only. It compares within clusters; about one in a thousand
+    pairs of near duplicates have no common cluster and both stay.
 
     Args:
-        spec: the choices.
+        spec: the options.
 
     Raises:
         ValueError: if scores have no vectors, or are of different teachers.
@@ -265,7 +264,7 @@ def find_duplicates(spec: DuplicatesSpec) -> DuplicatesReport:
 
 
 def _leaks(table: VectorTable, test: Scores, spec: DuplicatesSpec, device: torch.device) -> _Likeness:
-    """Return the samples that show a test's picture, each with the one that it is most like."""
+    """Return the samples that show a test's image, each with the one that it is most like."""
     pictures = torch.cat([torch.from_numpy(np.array(one.vectors)) for one in test.shards]).to(device).float()
     found, start = list[_Likeness](), 0
     for block in table.blocks(device, title=f"comparing with {test.folder.name}"):

@@ -30,16 +30,16 @@ _SHOWN_BINS = 200
 
 @attrs.frozen(kw_only=True, field_transformer=strict)
 class FilterSpec:
-    """The settings of a filter: scores, teacher, and the share or threshold of what is kept.
+    """The settings of a filter: scores, teacher, and the share or threshold of kept samples.
 
     Args:
         scores: folder that `score_shards` wrote.
         output: `.npy` file of the list of uids.
-        caption: whose similarity decides: `real`, `synthetic` for the mean over synthetic captions, or `best` for the
-            best of these.
-        teacher: name of the one that is asked, or `mean`.
-        share: fraction of the samples that is kept, the most similar ones; of equal ones all.
-        threshold: of the similarity, from which on samples are kept; in place of a share.
+        caption: the caption to compare: `real`, `synthetic` (mean over synthetic captions), or `best` (best synthetic
+            caption).
+        teacher: a teacher's name, or `mean`.
+        share: fraction of the samples to keep, the most similar ones, including ties.
+        threshold: least similarity of kept samples, in place of a share.
 
     Raises:
         ValueError: unless there is one of share and threshold.
@@ -61,16 +61,16 @@ class FilterSpec:
 
 @attrs.frozen(kw_only=True, eq=False)
 class FilterReport:
-    """The result of a filter: how many samples were kept, the threshold, and the distribution.
+    """The result of a filter: number of kept samples, threshold, and distribution.
 
     Shape:
         counts: (bins,); edges: (bins + 1,).
 
     Args:
-        num_samples: that were judged.
-        num_kept: in the list, each uid once.
-        num_without: samples that have no caption of the kind, and are not kept.
-        threshold: from which on samples were kept.
+        num_samples: samples before filtering.
+        num_kept: uids in the list.
+        num_without: removed samples without such a caption.
+        threshold: least similarity of kept samples.
         counts: of samples by similarity.
         edges: of similarity.
     """
@@ -93,10 +93,10 @@ class FilterReport:
 
 
 def filter_samples(spec: FilterSpec) -> FilterReport:
-    """Write the list of the samples that are kept, and return what was kept.
+    """Write the list of kept samples, and return the report.
 
     Args:
-        spec: the choices.
+        spec: the options.
 
     Raises:
         ValueError: if there are no scores, no sample has a caption of the kind, or there is no such teacher.
@@ -170,14 +170,14 @@ class _Found:
 
 
 def write_filter_page(path: Path, spec: FilterSpec, report: FilterReport) -> None:
-    """Write the spread of similarities and four rows of samples: worst, nearly kept, just kept, best.
+    """Write a page with the distribution of similarities and four rows of samples: worst, nearly kept, just kept, best.
 
-    Samples are read again from their shards; those without images show their captions alone.
+    The function reads samples from their shards; samples without images show their captions only.
 
     Args:
-        path: the HTML file; replaced whole.
-        spec: the choices of the filter.
-        report: what came of it.
+        path: the HTML file, replaced atomically.
+        spec: of the filter.
+        report: of the filter.
 
     Raises:
         ValueError: if the scores cannot be read.

@@ -1,4 +1,4 @@
-"""The logit scale at which each teacher's softmax fits pairs that it was not trained on, from what was stored."""
+"""Finds each teacher's best logit scale for held-out pairs, from stored embeddings."""
 
 from __future__ import annotations
 
@@ -35,15 +35,15 @@ _INTERVAL = (2.5, 97.5)
 
 @attrs.frozen(kw_only=True, field_transformer=strict)
 class LogitScaleSpec:
-    """The settings of tuning logit scales: the held-out pairs, and how many are compared at a time.
+    """The settings of tuning logit scales: the held-out pairs and the batch size.
 
     Args:
-        shards: reinforced shards that are not trained on, with images or without: paths, URLs or patterns. Their
-            first pairs are taken.
+        shards: held-out reinforced shards, with or without images: paths, URLs or patterns. The function reads their
+            first pairs.
         caption: `real` for the first real caption, `synthetic` for a synthetic one.
-        num_pairs: at most; some 12 kB of memory each, for two teachers with 768 numbers.
-        batch_size: pairs that are compared with one another; the more, the harder it is to find the right one.
-        seed: of the stored view and the synthetic caption that are taken of a sample, and of the interval.
+        num_pairs: largest number of pairs; about 12 kB of memory each for two teachers of dim 768.
+        batch_size: pairs per similarity matrix; larger batches are harder.
+        seed: for each sample's stored view and synthetic caption, and for the interval.
     """
 
     shards: Shards
@@ -62,7 +62,7 @@ class TeacherScale:
 
     Args:
         name: of the teacher.
-        own: the logit scale that was stored with it; None for shards without a card.
+        own: its stored logit scale; None for shards without a card.
         losses: cross-entropy of the pairs at every scale.
         best: scale of the least loss.
         low: lower end of its 95 % interval.
@@ -78,7 +78,7 @@ class TeacherScale:
 
     @property
     def is_found(self) -> bool:
-        """Whether the least loss lies inside the range of scales that were tried."""
+        """Whether the best scale lies inside the tried range."""
         return SCALES[0] < self.best < SCALES[-1]
 
     def __str__(self) -> str:
@@ -91,19 +91,19 @@ class TeacherScale:
         return text if self.is_found else f"{text}; this is the end of what was tried: these pairs tell no scale"
 
     def loss_at(self, scale: float) -> float:
-        """Return the loss at a scale, between those that were tried as on a line."""
+        """Return the loss at a scale by linear interpolation."""
         return float(np.interp(np.log(scale), np.log(SCALES), self.losses))
 
 
 @attrs.frozen(kw_only=True, eq=False)
 class LogitScaleReport:
-    """The tuned logit scales, with the losses at the scales that were tried.
+    """The tuned logit scales, with the losses at all tried scales.
 
     Args:
         teachers: in the order of their embeddings.
-        num_pairs: that were compared.
-        batch_size: of them with one another.
-        skipped: samples that were left out, as `SkipReport` says it.
+        num_pairs: compared pairs.
+        batch_size: pairs per similarity matrix.
+        skipped: skipped samples, from `SkipReport`.
     """
 
     teachers: tuple[TeacherScale, ...]
@@ -116,19 +116,18 @@ def tune_scales(spec: LogitScaleSpec) -> LogitScaleReport:
     """Find the logit scale of every teacher that makes the pairs most probable.
 
     Of a batch of pairs, `L_k(s) = (CE(s I_k T_k', i) + CE(s T_k I_k', i)) / 2` is the contrastive loss of the teacher's
-    stored embeddings at the scale `s`: of one stored view, and one caption, of each sample. It is convex in `s`. A
-    caption that comes twice in a batch is no wrong answer. The interval is that of the pairs: they are drawn anew, with
-    repetition, 1,000 times.
+    stored embeddings at the scale `s`: of one stored view, and one caption, of each sample. It is convex in `s`.
+    Duplicate captions in a batch do not count as negatives. The interval is a bootstrap over pairs with 1,000
+    resamples.
 
     Args:
-        spec: the choices.
+        spec: the options.
 
     Raises:
         ValueError: if there are fewer than two pairs with such captions, or the shards disagree about the dims.
 
-    Source: MobileCLIP2, section 3: the temperature of each teacher is tuned, apart from the one that it was trained to.
-    Differs: no student is trained to see what it learns most from. What makes held-out pairs most probable is a place
-        to begin.
+    Source: MobileCLIP2, section 3: tune the temperature of each teacher instead of using its trained one. Differs: no
+        student is trained; the scale with the highest likelihood of held-out pairs is a first guess.
     """
     shards = expand_shards(spec.shards)
     card = card_of_shards(shards)

@@ -129,9 +129,9 @@ class ScoreSpec:
     Args:
         shards: reinforced shards, with images or without: paths, URLs or patterns.
         output: local folder.
-        vectors: keep a vector of every image as well, in float16, which near duplicates are found by: twice as many
-            bytes a sample as the teachers' embeddings have numbers.
-        sample_limits: of what is read of a sample.
+        vectors: also store a float16 vector per image for near-duplicate search: two bytes per number of the teachers'
+            embeddings.
+        sample_limits: limits for reading a sample.
     """
 
     shards: Shards
@@ -145,9 +145,9 @@ class ScoreReport:
     """The result of scoring: samples with scores, skips by reason, and shards that failed.
 
     Args:
-        num_samples: that have scores, of this run and earlier ones.
-        skipped: samples that this run left out, by reason.
-        failed: shards that could not be read to their end, with the reason; the next run tries them again.
+        num_samples: samples with scores, of this run and earlier ones.
+        skipped: skipped samples of this run, by reason.
+        failed: truncated or unreadable shards with reasons; the next run tries them again.
     """
 
     num_samples: int
@@ -157,10 +157,10 @@ class ScoreReport:
 
 @attrs.frozen(kw_only=True, eq=False)
 class ShardScores:
-    """The scores of one shard's samples, read from the disk whenever they are asked for.
+    """The scores of one shard's samples, read from disk on each access.
 
     Args:
-        shard: path or URL that was read.
+        shard: path or URL of the shard.
         path: of the scores.
         teachers: their names.
     """
@@ -212,7 +212,7 @@ class ShardScores:
 
     @property
     def vectors(self) -> npt.NDArray[np.float16]:
-        """Unit vectors of the images, read from the disk as they are used.
+        """Unit vectors of the images, read from disk on use.
 
         Shape:
             (samples, D).
@@ -251,9 +251,9 @@ class Scores:
     """A folder of scores.
 
     Args:
-        folder: where they are.
+        folder: of the scores.
         teachers: name and dim of each.
-        shards: what has been scored.
+        shards: scored shards.
     """
 
     folder: Path
@@ -285,12 +285,12 @@ class Scores:
 def score_shards(spec: ScoreSpec, *, engine: Engine | None = None, show_progress: bool = True) -> ScoreReport:
     """Score every sample; a shard that has scores already is not read again.
 
-    One that cannot be read is set aside, as units of an engine are.
+    Unreadable shards go to the list of failed units, as in an engine.
 
     Args:
-        spec: the choices.
+        spec: the options.
         engine: who does the work; None for this process.
-        show_progress: show a bar with the speed and the time left.
+        show_progress: show a bar with speed and remaining time.
 
     Raises:
         ValueError: if there are no shards, another job works in the folder, or it

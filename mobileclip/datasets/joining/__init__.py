@@ -1,6 +1,6 @@
-"""Joins reinforced shards that were published without images with the images.
+"""Joins published reinforced shards with their images.
 
-What finds, checks and matches the two belongs here; reading the outcome is for `data.loading`.
+This subpackage finds, checks and matches both; `data.loading` reads the result.
 """
 
 import lazy_loader

@@ -1,7 +1,7 @@
-"""The index of a join: a table for each shard, of where its images are, or of what its samples are called.
+"""The index of a join: a table per shard with the positions of its images, or the names of its samples.
 
-A table appears when it is complete. One that is damaged counts as missing, and its shard is read again. Several joins
-may share an index.
+Tables are written atomically. A damaged table counts as missing, and its shard is read again. Several joins may share
+an index.
 """
 
 from __future__ import annotations
@@ -74,12 +74,12 @@ class AboutShard:
 
     Args:
         shard: its path or URL.
-        by: what its records are called by.
-        fingerprint: of the shard when it was read; empty if it has to be read again.
-        hashed: whether its images were read and hashed.
-        num_records: of images, or of samples.
-        num_without: samples without the field that they are called by.
-        problem: what ended it before its time.
+        by: the name field of its records.
+        fingerprint: of the shard at reading; empty to read it again.
+        hashed: whether its images have hashes.
+        num_records: number of images or samples.
+        num_without: samples without the name field.
+        problem: error that ended reading early.
     """
 
     shard: str
@@ -92,7 +92,7 @@ class AboutShard:
 
 
 def name_hash(name: str) -> tuple[int, int]:
-    """Return the 128-bit hash of what a sample or an image is called, as two numbers."""
+    """Return the 128-bit hash of a sample's or image's name, as two numbers."""
     digest = blake2b(name.encode(errors="surrogateescape"), digest_size=16).digest()
     return int.from_bytes(digest[:8], "big"), int.from_bytes(digest[8:], "big")
 
@@ -108,7 +108,7 @@ def records_path(folder: Path, kind: str, by: str, shard: str) -> Path:
     Args:
         folder: of the index.
         kind: suffix of its name, `places` or `names`.
-        by: what the records are called by.
+        by: the name field of the records.
         shard: path or URL.
     """
     digest = blake2b(f"{by}\n{shard}".encode(errors="surrogateescape"), digest_size=16).hexdigest()
@@ -116,7 +116,7 @@ def records_path(folder: Path, kind: str, by: str, shard: str) -> Path:
 
 
 def write_records(folder: Path, kind: str, about: AboutShard, records: Records) -> AboutShard:
-    """Write the records of a shard as a table of one column, and return what is known of it with their number.
+    """Write the records of a shard as a table with one column, and return the shard's metadata with their number.
 
     Args:
         folder: of the index.
@@ -136,12 +136,12 @@ def write_records(folder: Path, kind: str, about: AboutShard, records: Records) 
 
 
 def read_about(folder: Path, kind: str, by: str, shard: str) -> AboutShard | None:
-    """Return what is known of a shard; None where there is no file, or another one.
+    """Return a shard's metadata; None for a missing or other file.
 
     Args:
         folder: of the index.
         kind: of records, `places` or `names`.
-        by: what they are called by.
+        by: the name field of the records.
         shard: path or URL.
     """
     found = read_noted(str(records_path(folder, kind, by, shard)), AboutShard, rows=False)
@@ -154,10 +154,10 @@ def read_records(folder: Path, kind: str, about: AboutShard) -> Records:
     Args:
         folder: of the index.
         kind: of records, `places` or `names`.
-        about: what `read_about` said.
+        about: result of `read_about`.
 
     Raises:
-        ValueError: if they are gone or damaged; the file is removed, and its shard read again by the next run.
+        ValueError: if they are missing or damaged; the file is removed, and the next run reads its shard again.
     """
     path, dtype = records_path(folder, kind, about.by, about.shard), KINDS[kind]
     found = read_noted(str(path), AboutShard)
@@ -173,7 +173,7 @@ def read_records(folder: Path, kind: str, about: AboutShard) -> Records:
 
 @attrs.frozen(kw_only=True)
 class ScanUnit:
-    """A shard of which the index is to know where its images are, or what its samples are called.
+    """A shard to index: positions of its images, or names of its samples.
 
     Args:
         name: of the unit.
@@ -181,9 +181,9 @@ class ScanUnit:
         fingerprint: of it.
         kind: of records, `places` of images or `names` of samples.
         folder: of the index.
-        by: what samples and images are called by: `key`, `url`, or a field of their JSON.
-        limits: of what is read; members beyond them are passed over.
-        hashed: whether to read and hash the images too, and not the headers alone.
+        by: the name field of samples and images: `key`, `url`, or a field of their JSON.
+        limits: size limits for reading; larger members are skipped.
+        hashed: whether to read and hash images, instead of headers only.
     """
 
     name: str
@@ -196,14 +196,14 @@ class ScanUnit:
     hashed: bool = False
 
     def read(self) -> AboutShard:
-        """Read the shard, to a break if there is one, and return what is known of it.
+        """Read the shard up to its end or a break, and return its metadata.
 
-        Images whose bytes are broken, or that are not there, are known to be so. A shard that is there but could not be
-        read is tried again, by every run; so is a reinforced one that breaks off, as reading it says what is wrong.
+        The metadata also records broken and missing images. Every run tries an existing unreadable shard again, and a
+        truncated reinforced shard.
 
         Raises:
-            ValueError: if it is there and could not be read; what was read is kept.
-            StorageError: if that may be otherwise at another time; the same.
+            ValueError: if it exists and cannot be read; records before the error are kept.
+            StorageError: for a temporary error; records before the error are kept.
         """
         rows: list[tuple[int, ...] | None] = []
         error: Exception | None = None
@@ -221,13 +221,13 @@ class ScanUnit:
         return about
 
     def known(self) -> AboutShard | None:
-        """Return an earlier run's record of the shard, if it is still valid and has the hashes that are needed."""
+        """Return an earlier run's record of the shard, if valid and with the needed hashes."""
         about = read_about(self.folder, self.kind, self.by, self.shard)
         is_same = about is not None and about.fingerprint == self.fingerprint and (about.hashed or not self.hashed)
         return about if is_same else None
 
     def left(self, reason: str) -> AboutShard:
-        """Return the record of a shard that could not be read to its end: what came before the break.
+        """Return the record of a truncated shard, up to the break.
 
         Args:
             reason: why the last try failed.
@@ -249,7 +249,7 @@ class ScanUnit:
         return write_records(self.folder, self.kind, about, np.array(found, KINDS[self.kind]))
 
     def _rows(self, file: IO[bytes]) -> Iterator[tuple[int, ...] | None]:
-        """Yield a record of each image, None where it lacks the field; or the name of each sample, as headers say it.
+        """Yield a record of each image, None if it lacks the field; or the name of each sample, as headers say it.
 
         A sample with an image of its own asks for none.
         """
@@ -283,13 +283,13 @@ class ScanUnit:
 
 
 def sample_name(key: str, members: Mapping[str, bytes], *, by: str, limits: SampleLimits) -> str:
-    """Return the name by which a sample's image is looked up; empty if it has no URL where URLs are compared.
+    """Return the name for looking up a sample's image; empty for `url` without a URL.
 
     Args:
         key: of the sample.
-        members: of the sample: `json` and `url.txt`, as far as they are there.
-        by: `key`, `url`, or a field of the JSON; the key is taken where that is not stated.
-        limits: of what is read.
+        members: of the sample: `json` and `url.txt`, if any.
+        by: `key`, `url`, or a field of the JSON, with the key as fallback.
+        limits: size limits for reading.
     """
     if by == "url":
         return storable(members.get("url.txt", b"").decode(errors="backslashreplace").strip())
@@ -301,7 +301,7 @@ def stated_of(content: bytes | None, limits: SampleLimits) -> Mapping[str, Any]:
 
     Args:
         content: of the member.
-        limits: of what is read.
+        limits: size limits for reading.
     """
     try:
         return parse_object(content or b"{}", "json", limit=limits.text_bytes)
@@ -310,14 +310,14 @@ def stated_of(content: bytes | None, limits: SampleLimits) -> Mapping[str, Any]:
 
 
 def field_of(metadata: bytes | None, name: str, limits: SampleLimits) -> str | None:
-    """Return a field of a sample's JSON as a name, None where it is not stated."""
+    """Return a field of a sample's JSON as a name, or None."""
     value = stated_of(metadata, limits).get(name)
     is_name = isinstance(value, (str, int)) and not isinstance(value, bool)
     return storable(str(value).strip()) or None if is_name else None
 
 
 def storable(key: str) -> str:
-    """Return a key in which what has no place in UTF-8 is spelled out; names in tar files may be any bytes."""
+    """Return a key with escapes for bytes outside UTF-8, since names in tar files may be any bytes."""
     return key if key.isascii() else key.encode(errors="backslashreplace").decode()
 
 
@@ -337,10 +337,9 @@ class ImageIndex:
 
     Args:
         folder: of the index.
-        by: what images are called by: `key`, or the field of their JSON.
-        shards: what is known of each, in the order in which they were given: of several images of one name, that of
-            the first shard counts.
-        limits: of what is read.
+        by: the name field of images: `key`, or a field of their JSON.
+        shards: metadata of each shard in order; of several images with one name, the first shard's counts.
+        limits: size limits for reading.
     """
 
     folder: Path
@@ -358,14 +357,14 @@ class ImageIndex:
         return digest_of([self.by, *([about.shard, about.fingerprint, about.num_records] for about in self.shards)])
 
     def name_at(self, shard: int, row: int) -> str:
-        """Return the name of an image, read from its shard; empty where that cannot be read any more.
+        """Return the name of an image, read from its shard; empty if that cannot be read any more.
 
         Args:
             shard: its number.
             row: of its record in the shard.
 
         Raises:
-            ValueError: if the records are gone or damaged.
+            ValueError: if the records are missing or damaged.
         """
         place = read_records(self.folder, PLACES, self.shards[shard])[row]
         try:
@@ -382,17 +381,17 @@ class ImageIndex:
 def build_image_index(
     run: Run, folder: Path, spec: JoinSpec, reinforced: Mapping[str, str], *, show_progress: bool
 ) -> tuple[ImageIndex, dict[str, AboutShard]]:
-    """Return the index of images, and what is known of samples' names, reading what no earlier run has read.
+    """Build the index of images and of samples' names, reading only new shards.
 
     Args:
-        run: in which the shards are read.
-        folder: of the index, on this machine; made where it is missing.
-        spec: the choices; images are read and hashed, and not their headers alone, where placeholders are looked for.
-        reinforced: fingerprints of the reinforced shards that are there, by path or URL.
-        show_progress: show a bar with the speed and the time left.
+        run: for reading the shards.
+        folder: local folder of the index, created if missing.
+        spec: the options; a search for placeholders reads and hashes images, not only headers.
+        reinforced: fingerprints of existing reinforced shards, by path or URL.
+        show_progress: show a bar with speed and remaining time.
 
     Returns:
-        The index, and what is known of every reinforced shard, by its path.
+        The index, and the metadata of every reinforced shard by its path.
 
     Raises:
         ValueError: if none of the images can be read.

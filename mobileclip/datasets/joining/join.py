@@ -1,7 +1,7 @@
-"""Joins reinforced shards, which are published without images, with shards that hold the images, by key.
+"""Joins reinforced shards with shards of images by key.
 
-The two may be sharded differently and in another order. One shard is written per reinforced shard, whole or not at all,
-and a second run writes what is missing.
+The two sides may have different shards and another order. The join writes one shard per reinforced shard, atomically,
+and a second run resumes.
 """
 
 from __future__ import annotations
@@ -36,21 +36,19 @@ _MATCHES = "matches"
 def join_images(spec: JoinSpec, *, engine: Engine | None = None, show_progress: bool = True) -> JoinReport:
     """Write every joined shard that is missing, `join.json` with the report, and a table with a row for every sample.
 
-    A joined sample has all members of the reinforced one as they are, and the image. Where it has no caption, it gets
-    the one of the captions' shard, or else the one beside the image. A reinforced sample with an image of its own stays
-    as it is.
+    A joined sample has the unchanged members of the reinforced sample, and the image. A sample without caption gets one
+    from the captions' shard, or from the image's sample. A reinforced sample with an image stays unchanged.
 
-    A shard that fails is set aside, after several tries where another may help, as units of an engine are.
+    Failing shards go to the list of failed units, after retries, as in an engine.
 
     Args:
-        spec: the choices.
-        engine: who does the work; None for this process. What is written does not depend on it. Its workers need the
-            folder of the index.
-        show_progress: show bars with the speed and the time left.
+        spec: the options.
+        engine: None for this process. The output does not depend on it. Its workers need access to the index's folder.
+        show_progress: show bars with speed and remaining time.
 
     Raises:
-        ValueError: if there are no shards, two have one name, the output holds a join with other choices, another job
-            works in it, or none of the images can be read.
+        ValueError: if there are no shards, two have one name, the output has a join with other options or is locked by
+            another job, or no image can be read.
         OSError: if the output cannot be written.
         ImportError: if Apache Arrow is not installed (extra `parquet`).
     """
@@ -112,7 +110,7 @@ def _sources(spec: JoinSpec) -> dict[str, str]:
 
 
 def _caption_shards(captions: str | None, names: Sequence[str]) -> dict[str, str | None]:
-    """Return, by the name of a reinforced shard, the one with its captions; None where captions are not asked for.
+    """Return, by the name of a reinforced shard, the one with its captions; None if captions are not asked for.
 
     Raises:
         ValueError: if a pattern has no shard of a name, or several.
@@ -137,7 +135,7 @@ class _Job:
     """A join of both sides, which it indexes where they are not indexed yet.
 
     Args:
-        spec: the choices.
+        spec: the options.
         sources: reinforced shards by the names of the joined ones.
         run: in which shards are read and joined.
         folder: of the index.
@@ -159,7 +157,7 @@ class _Job:
         self.names = {name: abouts[source] for name, source in sources.items() if source in abouts}
 
     def run_all(self) -> tuple[Matches, str | None]:
-        """Join what is missing; return what was found, and the first shard if the join stopped after it."""
+        """Join missing shards; return the findings, and the first shard if the join stopped after it."""
         pending = set(self._pending())
         there = [(about.shard, self.prints[about.shard]) for about in self.names.values()]
         parts = [self.images, self.spec.by, self.spec.placeholder_threshold, *there]
@@ -258,7 +256,7 @@ class _Job:
 
 
 def _read_matches(path: Path) -> Matches | None:
-    """Return what an earlier run kept, None where it did not, or in another form."""
+    """Return what an earlier run kept, None if it did not, or in another form."""
     try:
         return from_json(storage.read_bytes(path, limit=_MOST_SUMMARY_BYTES).decode(), Matches)
     except (OSError, ValueError) as error:

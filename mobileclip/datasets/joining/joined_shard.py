@@ -1,8 +1,7 @@
 """One reinforced shard, read, given its images and written, in whatever process.
 
-A published sample states the SHA-256 of the bytes that were once downloaded. What was downloaded again may have been
-resized or encoded anew, so that the file in a shard has another hash; then the JSON beside the image, which
-`img2dataset` writes, has the hash of the download.
+A published sample has the SHA-256 of the original download. A later download may be resized or encoded again, and then
+has another hash; in that case, the image's JSON by `img2dataset` has the hash of the download.
 """
 
 from __future__ import annotations
@@ -62,10 +61,10 @@ class JoinUnit:
         name: of the joined shard.
         source: path or URL of the reinforced shard.
         fingerprint: of it.
-        problem: why the names of its samples could not be read to the end; then some may seem to have no image.
-        captions: the shard with its captions; None where captions are not asked for.
-        captions_print: fingerprint of that; empty where captions are not asked for.
-        matches: of its samples, in order: where they begin and end among all.
+        problem: error while reading the names of its samples; some may then seem to have no image.
+        captions: the shard with its captions, or None.
+        captions_print: fingerprint of the captions' shard, or empty.
+        matches: start and end of its samples' matches, in order.
     """
 
     name: str
@@ -82,11 +81,11 @@ class ShardJoin:
     """Joins shards, in whatever process.
 
     Args:
-        spec: the choices.
+        spec: the options.
         images: fingerprint of all images.
         matches: the file with the matches of all shards.
         shards: path and fingerprint of every image shard, by its number.
-        dropped: hashes of the pictures that are left out.
+        dropped: hashes of images to skip.
     """
 
     spec: JoinSpec
@@ -100,7 +99,7 @@ class ShardJoin:
 
         Raises:
             ValueError: if the shard could not be read to its end; what comes before is written.
-            StorageError: if that may be otherwise at another time; the same.
+            StorageError: for a temporary error; records before the error are kept.
             OSError: if an image shard cannot be read any more, or the output cannot be written.
         """
         matches = read_matches(self.matches, unit.matches)
@@ -275,7 +274,7 @@ def _lacks_image(sample: RawSample) -> bool:
 
 
 def _bytes_of(path: str) -> int | None:
-    """Return the size of a file, None where there is none."""
+    """Return the size of a file, None if there is none."""
     try:
         return storage.size(path)
     except FileNotFoundError:
@@ -286,9 +285,9 @@ def compare(stated: Mapping[str, Any], sha256: str, beside: Mapping[str, Any]) -
     """Return whether an image is the one that a sample states.
 
     Args:
-        stated: the sample's JSON: `sha256` and the original size of the download, as far as they are there.
-        sha256: of the image, as it is stored.
-        beside: the JSON beside the image: `sha256` and sizes, as far as they are there.
+        stated: the sample's JSON with `sha256` and the original size of the download, if any.
+        sha256: of the stored image.
+        beside: the image's JSON with `sha256` and sizes, if any.
     """
     expected, download = _sha256(stated), _sha256(beside)
     if sha256 == expected:
@@ -332,19 +331,19 @@ def check_joined(
     decode: bool,
     limits: SampleLimits,
 ) -> tuple[Likeness, float | None]:
-    """Return what is known of an image, or raise where it is not the one that was reinforced.
+    """Compare an image with the reinforced one; raise if it differs.
 
-    The hash and the size of the file, where the augmentations state them, and every crop must fit. The hash of the
-    download must too, unless others are kept.
+    Hash and size in the augmentations (if any), every crop, and the hash of the download (unless `keep_other`) must
+    fit.
 
     Args:
         members: of the reinforced sample.
         image: the encoded image.
-        stated: what a data set of captions says of the download; the sample's own JSON comes first.
-        beside: the JSON beside the image, where there is one.
-        keep_other: whether an image whose download had another hash, or another size, will do.
-        decode: whether to decode it to its end, and not its header alone.
-        limits: of what is read.
+        stated: metadata of the download from a data set of captions; the sample's own JSON takes precedence.
+        beside: the image's JSON, if any.
+        keep_other: whether to accept an image with another hash or size of its download.
+        decode: whether to decode it completely, instead of the header only.
+        limits: size limits for reading.
 
     Returns:
         Whether it is the image that the sample states; and how far the crops reach to the right or down, as a share of
@@ -421,11 +420,11 @@ def _image_size(image: bytes) -> tuple[int, int]:
 
 @attrs.frozen(kw_only=True)
 class Captioned:
-    """A sample in the data set of captions: its caption and the JSON beside it.
+    """A sample of the captions' data set: caption and JSON.
 
     Args:
         text: the caption.
-        stated: the JSON beside it.
+        stated: its JSON.
     """
 
     text: bytes
@@ -433,12 +432,12 @@ class Captioned:
 
 
 def read_captions(shard: str | None, on_skip: Callable[[Skip], None], limits: SampleLimits) -> dict[str, Captioned]:
-    """Return the captions of one shard, by key and by uid, of which the first counts.
+    """Return the captions of one shard by key and by uid; the first of duplicates counts.
 
     Args:
         shard: its path or URL; None for no captions at all.
-        on_skip: called with what was wrong with the shard.
-        limits: of what is read.
+        on_skip: called with the shard's problem.
+        limits: size limits for reading.
     """
     known: dict[str, Captioned] = {}
     for sample in () if shard is None else read_shard(shard, on_skip, limits):
@@ -451,12 +450,12 @@ def read_captions(shard: str | None, on_skip: Callable[[Skip], None], limits: Sa
 
 
 def find_caption(known: Mapping[str, Captioned], key: str, stated: Mapping[str, Any]) -> Captioned | None:
-    """Return what is known of a sample, None where there is nothing.
+    """Return a sample's caption and JSON, or None.
 
     Args:
         known: see `read_captions`.
         key: of the sample.
-        stated: its JSON, whose `uid` comes before the key.
+        stated: its JSON; its `uid` takes precedence over the key.
 
     Raises:
         BadSampleError: with the reason `other_caption`, if the caption is one of another picture.

@@ -1,8 +1,7 @@
-"""Which image belongs to which sample: both sides by the hash of a name, in buckets that fit into memory.
+"""Matches images and samples by the hash of a name, in buckets that fit into memory.
 
-Names and places are written to buckets by the leading bits of their hash and read back, bucket by bucket. There, equal
-names are sorted together, and what is found goes to buckets by the sample's shard. So a billion of each are read and
-written a few times from start to end.
+Write names and positions to buckets by the leading bits of their hash, sort each bucket to match equal names, and write
+matches to buckets by the sample's shard. So a billion of each take a few sequential passes.
 """
 
 from __future__ import annotations
@@ -36,10 +35,10 @@ class MatchCounts:
     """Counts of matched images and samples over all reinforced shards.
 
     Args:
-        keys: number of different names of images.
-        repeated_keys: of them, that have several images.
-        asked: samples that have an image.
-        used_keys: names of images that samples have.
+        keys: number of unique image names.
+        repeated_keys: image names with several images.
+        asked: samples with an image.
+        used_keys: image names that samples use.
     """
 
     keys: int = 0
@@ -54,14 +53,14 @@ class MatchCounts:
 
 @attrs.frozen(kw_only=True, field_transformer=strict)
 class Placeholder:
-    """One picture that stands under many keys.
+    """One image with many keys.
 
     Args:
         sha256: the first 16 digits of its SHA-256.
-        num_keys: number of keys that it stands under.
+        num_keys: number of its keys.
         num_bytes: of the encoded image.
-        example: one of the keys; of the most frequent pictures alone.
-        shard: where that one is.
+        example: one of the keys, for the most frequent images only.
+        shard: of the example.
     """
 
     sha256: str
@@ -80,11 +79,11 @@ class Placeholder:
 
 @attrs.frozen(kw_only=True, field_transformer=strict)
 class Matches:
-    """What was found out of all images and samples.
+    """The matches of all images and samples.
 
     Args:
         counts: of both sides.
-        placeholders: pictures that stand under many keys, the most frequent first.
+        placeholders: images with many keys, the most frequent first.
     """
 
     counts: MatchCounts
@@ -105,19 +104,19 @@ def match_images(
 
     Args:
         index: of the images.
-        names: what is known of the names of each reinforced shard's samples, in order.
-        wanted: whether the matches of each are needed; the others are counted alone.
-        path: of the file of matches, in a folder for what does not fit into memory.
-        threshold: a picture under so many keys is a placeholder, at least 2; 0 looks for none.
-        progress: is told of every shard that is read.
-        bucket_bytes: of an array in memory.
+        names: name tables of the reinforced shards, in order.
+        wanted: whether to return the matches of each shard; other shards are only counted.
+        path: of the file of matches, in a folder for temporary files.
+        threshold: least number of keys of a placeholder, at least 2; 0 skips the search.
+        progress: called for every shard.
+        bucket_bytes: size of an array in memory.
 
     Returns:
         What was found, and by the number of each shard that is wanted and has any where its matches begin and end in
         the file, in records.
 
     Raises:
-        ValueError: if records of the index are gone or damaged.
+        ValueError: if records of the index are missing or damaged.
     """
     num_asks, num_sources = sum(about.num_records for about in names), max(1, len(names))
     num_bytes = max(index.num_images * _IMAGE.itemsize, num_asks * _ASK.itemsize)
@@ -166,7 +165,7 @@ def read_matches(path: Path, extent: tuple[int, int]) -> Records:
 
     Args:
         path: of the file.
-        extent: where they begin and end, in records.
+        extent: start and end, in records.
     """
     start, end = extent
     return np.fromfile(path, MATCH, count=end - start, offset=start * MATCH.itemsize)
@@ -176,7 +175,7 @@ def match_names(images: Records, asks: Records) -> tuple[npt.NDArray[np.int64], 
     """Return for every sample the number of the first image of its name, or -1, and how many there are.
 
     Args:
-        images: in the order in which they count.
+        images: in order of precedence.
         asks: samples.
     """
     high, low = (np.concatenate([images[name], asks[name]]) for name in ("high", "low"))
@@ -199,7 +198,7 @@ def match_names(images: Records, asks: Records) -> tuple[npt.NDArray[np.int64], 
 
 
 def _placeholders(index: ImageIndex, hashed: Buckets, threshold: int) -> tuple[Placeholder, ...]:
-    """Return the pictures that stand under so many keys or more, the most frequent first."""
+    """Return the images that stand under so many keys or more, the most frequent first."""
     found: list[tuple[int, str, Records]] = []
     for bucket in hashed.drain():
         _, places, counts = np.unique(bucket["sha256"], return_inverse=True, return_counts=True)

@@ -49,9 +49,9 @@ class JoinedSample(NamedTuple):
 
     Args:
         key: of it.
-        image: the shard that its image comes from; None where it is its own, or it is left out.
-        likeness: what comparing the image with what the sample states gave.
-        reason: why it is left out.
+        image: the shard of its image; None for its own image or a skipped sample.
+        likeness: result of comparing the image with the sample.
+        reason: why it was skipped.
     """
 
     key: str
@@ -67,15 +67,15 @@ class JoinedShard:
     Args:
         source: fingerprint of the reinforced shard.
         images: fingerprint of all images.
-        matches: hash of the places of its own images.
-        captions: fingerprint of the shard with the captions; empty where captions were not asked for.
-        choices: as `JoinSpec.choices`.
-        num_bytes: size of the joined shard; None where nothing could be joined, and there is none.
+        matches: hash of the positions of its images.
+        captions: fingerprint of the captions' shard, or empty.
+        choices: see `JoinSpec.choices`.
+        num_bytes: size of the joined shard; None for no shard.
         counts: of its samples, by field of `JoinReport`.
-        reach: of the crops, the mean over the joined samples; None where there are none.
-        left_out: number of samples that are not in it, by reason.
-        others: the first keys of samples for which another picture was found.
-        first: the first key that is left out.
+        reach: mean reach of the crops over the joined samples, or None.
+        left_out: numbers of skipped samples by reason.
+        others: the first keys of samples with another image.
+        first: the first skipped key.
     """
 
     source: str
@@ -92,7 +92,7 @@ class JoinedShard:
 
     @property
     def made_of(self) -> tuple[str, ...]:
-        """What it depends on, other images among all apart."""
+        """Its inputs, except for other images."""
         return self.source, self.captions, self.choices, self.matches
 
     @property
@@ -108,15 +108,15 @@ class JoinedShard:
 
 @attrs.frozen(kw_only=True)
 class IndexCounts:
-    """The size of an image index, and the problems found while it was built.
+    """The size of an image index, and the problems during its construction.
 
     Args:
-        shards: number of shards that were read.
+        shards: number of shards.
         images: number of images.
-        keys: number of different keys.
-        repeated_keys: number of keys with more than one image; the first one counts.
-        without_field: samples without the field that is the key.
-        unreadable: what is wrong with a shard, by its path; what comes before a break is in the index.
+        keys: number of unique keys.
+        repeated_keys: number of keys with several images; the first image counts.
+        without_field: samples without the name field.
+        unreadable: problems of shards by path; the index has the records before a break.
     """
 
     shards: int
@@ -129,31 +129,31 @@ class IndexCounts:
 
 @attrs.frozen(kw_only=True)
 class JoinReport:
-    """Totals of a join over all of its runs: shards, samples joined and samples left out by reason.
+    """Totals of a join over all its runs: shards, joined samples, and skipped samples by reason.
 
     Args:
-        output: where they are.
+        output: of the join.
         shards: number of joined shards.
         samples: number of reinforced samples.
         joined: samples in the joined shards.
         num_bytes: size of the joined shards.
-        left_out: samples left out, by reason; `join/` names them.
-        equal_stored: joined samples whose image has the hash that they state.
-        equal_downloaded: joined samples whose image was made of a file with that hash, as stands beside it.
-        unknown: joined samples whose image could not be compared with anything.
-        kept_other: joined samples whose image is another one; `join/` names them.
-        reach: how far the crops reach to the right or down, as a mean share of the images; None where there are none.
-        captions: joined samples whose caption came with the image.
-        set_captions: joined samples whose caption came from the data set of captions.
-        repeated_samples: samples that asked for an image that another one had asked for.
-        images: what was found on the images' side.
-        unused_keys: image keys that no sample asked for.
-        placeholders: pictures that stand under many keys, the most frequent first.
-        unfinished: what is wrong with a reinforced shard, by its path; the next run tries it again.
-        min_share: of the samples that must be joined.
-        stopped: the first shard, if nothing of it was joined and the others were left therefore; None otherwise.
+        left_out: numbers of skipped samples by reason; `join/` names them.
+        equal_stored: joined samples with the stated hash of the image.
+        equal_downloaded: joined samples with the stated hash of the download in the image's JSON.
+        unknown: joined samples without metadata for comparison.
+        kept_other: joined samples with another image; `join/` names them.
+        reach: mean reach of the crops to the right or down, as a share of the images, or None.
+        captions: joined samples with the caption of the image's sample.
+        set_captions: joined samples with a caption from the data set of captions.
+        repeated_samples: samples with the same image as another sample.
+        images: counts of the images' side.
+        unused_keys: image keys without a sample.
+        placeholders: images with many keys, the most frequent first.
+        unfinished: problems of reinforced shards by path; the next run tries them again.
+        min_share: required share of joined samples.
+        stopped: the first shard, if the join stopped after it without a match; otherwise None.
         examples: a key of a sample and one of an image.
-        others: the first samples for which another picture was downloaded, each with its shard.
+        others: the first samples with another downloaded image, each with its shard.
     """
 
     output: str
@@ -181,7 +181,7 @@ class JoinReport:
 
     @property
     def is_good(self) -> bool:
-        """Whether all shards could be read and enough samples were joined."""
+        """Whether all shards were readable and enough samples were joined."""
         return self.complete and self.is_enough
 
     @property
@@ -264,19 +264,19 @@ def _listed(values: Sequence[object]) -> Iterator[tuple[str, str]]:
 
 
 def read_ledger(output: str, name: str) -> JoinedShard | None:
-    """Return what an earlier run noted about a shard, None where it did not, or in another form."""
+    """Return an earlier run's record of a shard; None if missing or in another format."""
     found = read_noted(_note(output, name), JoinedShard, rows=False)
     return None if found is None else found[0]
 
 
 def read_ledgers(output: str, names: Sequence[str]) -> Iterator[tuple[str, JoinedShard | None]]:
-    """Yield the names of shards with what earlier runs noted about them, in order; several at once from a store."""
+    """Yield names and earlier records of shards, in order, with parallel requests to a store."""
     is_remote = storage.is_remote(output)
     yield from zip(names, called_ahead((is_remote, partial(read_ledger, output, name)) for name in names), strict=True)
 
 
 def write_ledger(output: str, name: str, done: JoinedShard, samples: Sequence[JoinedSample]) -> None:
-    """Note that a shard is finished: a row for every sample, and the rest beside them."""
+    """Record a finished shard: a row per sample, and metadata."""
     import pyarrow as pa
 
     others = [one.key for one in samples if one.likeness == "other" or one.reason == "other_image"]
@@ -296,7 +296,7 @@ def write_ledger(output: str, name: str, done: JoinedShard, samples: Sequence[Jo
 
 
 def renew_ledger(output: str, name: str, done: JoinedShard) -> None:
-    """Note other fingerprints of a shard whose samples are what they were."""
+    """Update the fingerprints of a shard with unchanged samples."""
     path = _note(output, name)
     found = read_noted(path, JoinedShard)
     if found is not None and found[1] is not None:
@@ -311,7 +311,7 @@ def write_report(report: JoinReport, names: Sequence[str]) -> JoinReport:
     """Write `manifest.jsonl` and `join.json`, and return the report with all counts.
 
     Args:
-        report: what is known beside the notes of shards.
+        report: information outside the shards' records.
         names: of all shards.
     """
     counts, left_out, reach, num_reaching = Counter[str](), Counter[str](), 0.0, 0

@@ -23,22 +23,21 @@ class JoinSpec:
     Args:
         reinforced: shards with captions, augmentations and embeddings: paths, URLs or patterns.
         images: shards with the images, uncompressed tar files.
-        captions: shards with the real captions, of the same names as the reinforced ones: their folder, its URL, or
-            a pattern. None takes the caption beside the image where a sample has none.
+        captions: shards of real captions with the names of the reinforced shards: their folder, its URL, or a pattern.
+            None takes missing captions from the image's sample.
         output: directory or URL of the joined shards, which have the names of the reinforced ones.
-        index: folder on this machine for where every image is and what samples are called; `index` in the output by
-            default. It can serve several joins, also at once.
-        by: what tells which image belongs to a sample: `key`, or a field of the images' JSON, such as `uid`, that
-            equals the same field of the sample's JSON, or the sample's key where that states none; `url` is compared
-            with the sample's URL instead.
-        placeholder_threshold: a picture under that many keys is reported as a placeholder; 0 looks for none, which
-            saves reading all images once.
-        drop_placeholders: leave samples out whose image is a placeholder.
-        check_images: decode every image, and leave samples out whose image is broken.
-        keep_other: keep samples whose image is another one than they state, by its hash or its original size.
-        min_share: share of the samples, 0 to 1, that must be joined for exit status 0; at least one must be.
-        go_on: join the other shards even if not one sample of the first one is joined.
-        sample_limits: of what is read of a sample.
+        index: local folder of the index; by default `index` in the output. Several joins may share it, also
+            concurrently.
+        by: the common value of image and sample: `key`; a field of both JSON members, such as `uid` (with the sample's
+            key as fallback); or `url`, compared with the sample's URL.
+        placeholder_threshold: least number of keys of a placeholder image; 0 skips the search, and so a pass over all
+            images.
+        drop_placeholders: skip samples with a placeholder image.
+        check_images: decode every image, and skip samples with a broken image.
+        keep_other: keep samples with another image, by hash or original size.
+        min_share: least share of joined samples for exit status 0, from 0 to 1; at least one sample.
+        go_on: continue even if the first shard has no match.
+        sample_limits: limits for reading a sample.
 
     Raises:
         ValueError: if choices contradict each other.

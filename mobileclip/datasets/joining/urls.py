@@ -1,4 +1,4 @@
-"""The table of URLs that a download takes, from shards or tables that say where pictures are."""
+"""Writes the table of URLs for a download, from shards or tables."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ class UrlReport:
         path: of the table.
         num_rows: in it.
         num_without: rows without a caption, and without a hash, by the column.
-        skips: what was left out.
+        skips: skipped rows.
     """
 
     path: str
@@ -65,7 +65,7 @@ class UrlReport:
 
     @property
     def is_good(self) -> bool:
-        """Whether there are rows, and all that was given could be read."""
+        """Whether there are rows, and all inputs were readable."""
         return self.num_rows > 0 and not self.skips.counts
 
     def __str__(self) -> str:
@@ -83,20 +83,20 @@ def write_urls(
     engine: Engine | None = None,
     show_progress: bool = True,
 ) -> UrlReport:
-    """Write the table of URLs, captions, uids and hashes that `img2dataset` takes, and return what is in it.
+    """Write the table of URLs, captions, uids and hashes for `img2dataset`, and return its report.
 
-    Of shards, `url.txt`, the caption and `uid` and `sha256` of the JSON are taken; of tables and `.jsonl` files, the
-    columns that are called so. The table appears when it is complete.
+    From shards, the function reads `url.txt`, the caption, and `uid` and `sha256` of the JSON; from tables and `.jsonl`
+    files, the columns of these names. It writes the table atomically.
 
     Args:
-        data: shards, tables, a `.jsonl` file, or a folder of such, as every command takes them.
-        output: the table; its suffix says the form.
-        rows: which columns of tables hold what.
-        engine: who reads; None for this process. The table does not depend on it.
+        data: shards, tables, a `.jsonl` file, or a folder of these.
+        output: the table; its suffix determines the format.
+        rows: column names of tables.
+        engine: None for this process. The table does not depend on it.
         show_progress: show a bar.
 
     Raises:
-        ValueError: if there is nothing to read, it names no URLs, or the suffix is unknown.
+        ValueError: if there is no data, no URL, or the suffix is unknown.
         OSError: if the table cannot be written.
         ImportError: if Apache Arrow is not installed (extra `parquet`).
     """

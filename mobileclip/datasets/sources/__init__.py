@@ -1,6 +1,6 @@
 """Sources of image-text pairs: shards, JSON lines, tables and folders, cut into units of one shard each.
 
-A new kind of data set enters here, registered by name. What is made of its units does not.
+Add new kinds of data sets here, registered by name.
 """
 
 import lazy_loader

@@ -37,8 +37,8 @@ def locate(image: str, root: str, options: RowOptions) -> str:
 
     Args:
         image: a path or a URL.
-        root: where relative paths begin.
-        options: what may be named.
+        root: base of relative paths.
+        options: allowed files and servers.
 
     Raises:
         BadSampleError: with the reason `refused_address`.
@@ -59,7 +59,7 @@ def locate(image: str, root: str, options: RowOptions) -> str:
 
 @contextmanager
 def told(what: str) -> Iterator[None]:
-    """Turn errors of reading into a `ValueError`; transient errors and those of the machine pass."""
+    """Turn errors of reading into a `ValueError`, except for transient errors and errors of the machine."""
     try:
         yield
     except FileNotFoundError:
@@ -84,7 +84,7 @@ def directory_of(path: str) -> str:
 
 
 def without_user(address: str) -> str:
-    """Return a URL without user and password; its query may be what tells one image from another."""
+    """Return a URL without user and password; the query stays, since it may identify the image."""
     scheme, _, rest = address.partition("://")
     host, slash, path = rest.partition("/")
     return f"{scheme}://{host.rpartition('@')[2]}{slash}{path}"
@@ -119,7 +119,7 @@ class Unit(ABC):
 
     @abstractmethod
     def fingerprint(self) -> str:
-        """Return a text that changes when the unit's content does; cheap, no image is read.
+        """Return a text that changes with the unit's content, without reading images.
 
         Raises:
             ValueError: if the input is missing or may not be read.
@@ -128,7 +128,7 @@ class Unit(ABC):
 
     @abstractmethod
     def count(self) -> int | None:
-        """Return the number of samples, those that reading will skip included; None where only reading could tell."""
+        """Return the number of samples, those that reading will skip included; None if only reading could tell."""
 
     def files(self) -> tuple[str, ...]:
         """Return the paths and URLs of the files whose content its fingerprint does not hold, as far as known."""
@@ -141,7 +141,7 @@ class Unit(ABC):
     def content(self) -> str:
         """Return a text that changes when the unit's content does, whatever sizes and times of files are.
 
-        Files of this machine are read, once a process; remote ones are as well known as by `fingerprint`.
+        The function reads local files once per process; for remote files it equals `fingerprint`.
 
         Raises:
             ValueError: see `fingerprint`.
@@ -151,36 +151,36 @@ class Unit(ABC):
         return " ".join((self.about(), *hashes))
 
     def size(self) -> int | None:
-        """Return the bytes that reading goes through, or None where that is not known."""
+        """Return the number of bytes to read, or None if unknown."""
         return None
 
     @abstractmethod
     def read(self, report: SkipReport) -> Iterator[ImageTextSample]:
-        """Yield every usable sample, in order; the others are counted and named.
+        """Yield every usable sample, in order, and report the others.
 
-        Bad input raises nothing. The reason `connection_failed`, which ends the unit, means that reading it again may
-        give more, and `unreachable_image` that `read_again` may.
+        Bad input raises no error. After the reason `connection_failed`, which ends the unit, reading it again may give
+        more samples; after `unreachable_image`, `read_again` may.
 
         Args:
-            report: counts what was read and what was left out.
+            report: counts read and skipped samples.
         """
 
     def read_again(self, names: Collection[str], report: SkipReport) -> Iterator[ImageTextSample]:
-        """Yield the samples that skips have named, such as those whose image could not be reached; others may come too.
+        """Yield the samples of given skips, such as unreachable images, and possibly others.
 
         Args:
             names: of the skips.
-            report: counts what was read and what was left out.
+            report: counts read and skipped samples.
         """
         del names
         return self.read(report)
 
     def keys(self) -> Iterator[str]:
-        """Yield the keys of the samples, in order, also of those whose image cannot be used; no image is fetched."""
+        """Yield the keys of all samples, in order, without downloading images."""
         return (sample.key for sample in self.described(SkipReport(log=False)))
 
     def described(self, report: SkipReport) -> Iterator[ImageTextSample]:
-        """Yield the samples for their texts and metadata; images that are stored elsewhere are not fetched."""
+        """Yield the samples with texts and metadata, without downloading images."""
         return self.read(report)
 
 
@@ -190,12 +190,12 @@ class Source(ABC):
 
     @classmethod
     def of(cls, argument: str, *, samples_per_shard: int, rows: RowOptions) -> Source:
-        """Return the source that `KIND:ARGUMENT` stands for: the argument is its first field, unless a kind differs.
+        """Return the source of `KIND:ARGUMENT`; by default the argument is its first field.
 
         Args:
-            argument: what stands behind the kind.
-            samples_per_shard: of a source that is not cut into shards yet.
-            rows: how rows of lists are read.
+            argument: the text after the kind.
+            samples_per_shard: for a source without shards.
+            rows: column names of lists.
 
         Raises:
             ValueError: if the argument is none that the kind takes.
@@ -219,7 +219,7 @@ class Source(ABC):
         """
 
     def fingerprints(self, units: Collection[Unit]) -> dict[str, str]:
-        """Return the fingerprints of units by their names, as far as no store is asked for each of them.
+        """Return fingerprints of units by name, if that needs no request per unit.
 
         Args:
             units: of this source.
@@ -264,12 +264,12 @@ class Record:
 
     Args:
         sample: everything but the image.
-        image: path or URL; what it is called where the list holds it, which may be nothing.
-        label: how messages call it.
-        hosts: that its URL may lead to, beside public ones.
-        sha256: of the image, in hexadecimal, where it is to be compared.
-        is_held: whether the list holds the image.
-        data: the image, where the list holds it and it was asked for.
+        image: path or URL; its name, or empty, if the list contains the image.
+        label: its name in messages.
+        hosts: allowed servers in addition to public ones.
+        sha256: expected hash of the image in hexadecimal, if any.
+        is_held: whether the list contains the image.
+        data: the list's image, if requested.
     """
 
     sample: ImageTextSample
@@ -282,22 +282,22 @@ class Record:
 
     @property
     def key(self) -> str:
-        """What a skip calls it."""
+        """Its name in skips."""
         return self.label
 
     @property
     def is_remote(self) -> bool:
-        """Whether the image comes over a network."""
+        """Whether the image is remote."""
         return not self.is_held and storage.is_remote(self.image)
 
 
 def read_records(place: str, records: Iterable[Record | Skip], report: SkipReport) -> Iterator[ImageTextSample]:
-    """Yield the samples with their images, in order; what cannot be used, or has a key that was there, is counted.
+    """Yield the samples with their images, in order, and count unusable samples and duplicate keys.
 
     Args:
-        place: where the records come from, for messages.
-        records: and what was left out before.
-        report: counts what was read and what was left out.
+        place: source of the records, for messages.
+        records: records or skips.
+        report: counts read and skipped samples.
     """
     keys: set[str] = set()
     calls = (
@@ -316,10 +316,10 @@ def read_records(place: str, records: Iterable[Record | Skip], report: SkipRepor
 
 
 def called_ahead(calls: Iterable[tuple[bool, Callable[[], T]]]) -> Iterator[T]:
-    """Yield what functions return, in order; of those that wait for a network, several are called ahead.
+    """Yield the results of functions, in order, calling several network-bound functions ahead.
 
     Args:
-        calls: whether a function waits for a network, and the function. They are taken as they are called.
+        calls: pairs of a flag (whether the function is network-bound) and the function, read lazily.
     """
     window: deque[Callable[[], T]] = deque()
     pool = ThreadPoolExecutor(_NUM_CONNECTIONS, thread_name_prefix="ahead")
@@ -363,7 +363,7 @@ def parse_row(line: bytes, name: str) -> dict[str, Any]:
 
     Args:
         line: UTF-8, with a byte-order mark or without.
-        name: what it is, for messages.
+        name: for messages.
 
     Raises:
         BadSampleError: as `parse_object` does, and if it spells halves of characters.

@@ -1,4 +1,4 @@
-"""Folders of images as sources: with captions beside them or in a table, or with a folder for every class."""
+"""Folders of images as sources: with a caption file per image, a table of captions, or a folder per class."""
 
 from __future__ import annotations
 
@@ -70,9 +70,9 @@ class FolderUnit(Unit):
     Args:
         path: the folder.
         items: the images.
-        stray: rows of tables that belong to no image; the first unit reports them.
+        stray: rows of tables without an image; the first unit reports them.
         left_out: files that are neither images nor their captions; the first unit reports them.
-        digest: of everything that is read.
+        digest: of all inputs.
     """
 
     path: str
@@ -82,16 +82,16 @@ class FolderUnit(Unit):
     digest: str
 
     def fingerprint(self) -> str:
-        """Return a hash of names, sizes and times of change, as they were when the folder was listed."""
+        """Return a hash of names, sizes and times of the listed files."""
         return self.digest
 
     def files(self) -> tuple[str, ...]:
-        """Return the images, and the captions beside them."""
+        """Return the images and their caption files."""
         names = (name for item in self.items for name in (item.image, item.text, item.json) if name is not None)
         return tuple(storage.join(self.path, name) for name in names)
 
     def about(self) -> str:
-        """Return which images there are and what their tables say, of a folder on this machine."""
+        """Return the images and table rows of a local folder."""
         return self.digest if storage.is_remote(self.path) else f"{self.items} {self.stray}"
 
     def count(self) -> int:
@@ -157,13 +157,13 @@ class FolderSource(Source):
 
     The captions of `NAME.jpg` are the lines of `NAME.txt`; or the `caption`, `captions`, `text` or `texts` of
     `NAME.json`; or those of the rows of `captions.jsonl` or `metadata.jsonl` whose `file_name`, relative to the table,
-    is the image. The first that has any counts; other fields become metadata: those of an image's first row, but for
-    `language`, a list for the captions where rows have different ones. What is hidden or no image is left out
-    and counted, as `image_files` says.
+    is the image. The first of these with captions counts. Other fields of an image's first row become metadata;
+    `language` becomes a list if rows differ. The source skips and counts hidden files and other file types, see
+    `image_files`.
 
     Args:
-        path: the folder, or its URL on a store that can be listed.
-        samples_per_shard: images that become one shard.
+        path: the folder, or its URL on a listable store.
+        samples_per_shard: images per shard.
 
     Raises:
         ValueError: if a number is out of its range.
@@ -173,7 +173,7 @@ class FolderSource(Source):
     samples_per_shard: int = attrs.field(default=1000, validator=validators.gt(0))
 
     def units(self) -> tuple[FolderUnit, ...]:
-        """Return the images in parts; the folder is listed and its tables are read.
+        """List the folder, read its tables, and return the images in parts.
 
         Raises:
             ValueError: if it is no folder, cannot be listed, or holds no images.
@@ -321,19 +321,19 @@ def _have_a_place(_: object, attribute: attrs.Attribute[Any], values: tuple[str,
 @sources.register("class_folder")
 @attrs.frozen(kw_only=True, field_transformer=strict)
 class ClassFolderSource(Source):
-    """Images of classes, `PATH/CLASS/NAME.jpg` and deeper, as image classification keeps them.
+    """Labelled images in a folder per class: `PATH/CLASS/NAME.jpg` and deeper.
 
-    A sample's captions are the templates with the name of its class; its metadata has the name as `label`. A class is
-    called like its folder, with spaces for underscores, or as a table beside the folders says: `classes.json`
-    (`{"n01440764": "tench"}`) or `classes.txt` (a line per class: folder, tab, name). What is hidden or no image is
-    left out and counted, as `image_files` says.
+    A sample's captions are the templates with the name of its class; its metadata has the name as `label`. A class has
+    the name of its folder, with spaces for underscores, or a name from `classes.json` (`{"n01440764": "tench"}`) or
+    `classes.txt` (a line per class: folder, tab, name) in the folder. The source skips and counts hidden files and
+    other file types, see `image_files`.
 
-    Images come in an order that mixes the classes: shards of one class each would make batches of one class each.
+    The order of images mixes the classes, so that shards and batches have several classes.
 
     Args:
-        path: the folder, or its URL on a store that can be listed.
-        templates: captions with one `{}` where the name of the class goes.
-        samples_per_shard: images that become one shard.
+        path: the folder, or its URL on a listable store.
+        templates: prompt templates with one `{}`.
+        samples_per_shard: images per shard.
 
     Raises:
         ValueError: if a template has no `{}`, there is none, or a number is out of its range.
@@ -344,7 +344,7 @@ class ClassFolderSource(Source):
     samples_per_shard: int = attrs.field(default=1000, validator=validators.gt(0))
 
     def units(self) -> tuple[FolderUnit, ...]:
-        """Return the images in parts; the folder is listed. Images in no class's folder are skipped and named.
+        """List the folder, and return the images in parts; skip and name images outside class folders.
 
         Raises:
             ValueError: if it is no folder, cannot be listed, holds no images in folders, or the table of names is wrong
@@ -363,7 +363,7 @@ class ClassFolderSource(Source):
         return _units(self, named, lambda *_: digest, stray, left_out)
 
     def class_names(self) -> tuple[str, ...]:
-        """Return the names of the classes, sorted; the folder is listed.
+        """List the folder, and return the sorted class names.
 
         Raises:
             ValueError: see `units`.

@@ -1,6 +1,6 @@
 """Lists of pairs as sources: `.jsonl`, `.parquet`, `.csv` and `.tsv` files with a sample a row.
 
-`tables.py` reads the rows; here is what a row says of a sample.
+`tables.py` reads rows; this module converts rows to samples.
 """
 
 from __future__ import annotations
@@ -61,12 +61,12 @@ _SHA256 = re.compile(r"[0-9a-f]{64}")
 
 @attrs.frozen(kw_only=True)
 class Columns:
-    """Names of the columns that are a sample's own; None where a table has none.
+    """Names of the columns that are a sample's own; None if a table has none.
 
     Args:
-        path: of the images' paths, or of the images that the table holds.
+        path: of the images' paths, or of the table's images.
         url: of the images' URLs.
-        captions: of the captions; none where the `label` of an image says what it shows.
+        captions: of the captions; empty if images have a `label`.
         uid: of the uids.
         key: of the keys.
         sha256: of the images' hashes.
@@ -81,7 +81,7 @@ class Columns:
 
     @property
     def names(self) -> frozenset[str]:
-        """Names of all columns that are used."""
+        """Names of all used columns."""
         return frozenset(filter(None, (self.path, self.url, *self.captions, self.uid, self.key, self.sha256)))
 
 
@@ -90,10 +90,10 @@ def find_columns(table: Table, options: RowOptions) -> Columns:
 
     Args:
         table: with the names of its columns.
-        options: what a person named.
+        options: the user's column names.
 
     Raises:
-        ValueError: if a column that was named is missing, or nothing says where images or captions are.
+        ValueError: if a named column is missing, or there is no column of images or captions.
     """
     names = (*table.columns, *table.images)
     lower = {name.lower(): name for name in reversed(names)}
@@ -140,12 +140,12 @@ class RowReading:
     """Makes samples of a list's rows.
 
     Args:
-        columns: which columns hold what; the others are metadata.
-        image_root: where relative image paths begin.
-        options: what the rows may name.
-        table: what keys begin with that rows do not give; empty for lines of JSON.
-        held: the column with images, where the table holds them.
-        class_names: of a `label` that is a number, where it does.
+        columns: column names; other columns are metadata.
+        image_root: base of relative image paths.
+        options: allowed files and servers.
+        table: prefix of generated keys; empty for lines of JSON.
+        held: the column of images, if the table contains them.
+        class_names: names for a numeric `label`.
     """
 
     columns: Columns
@@ -156,16 +156,16 @@ class RowReading:
     class_names: tuple[str, ...] = ()
 
     def about(self, state: str) -> str:
-        """Return a text that changes with the state of rows and with how they are read."""
+        """Return a text that changes with the rows and the reading options."""
         return f"{state} {self.columns} {self.image_root}" if self.table else f"{state} {self.image_root}"
 
     def record(self, number: int, label: str, cells: dict[str, Any] | BadSampleError) -> Record:
         """Return the sample of a row, and where its image is.
 
         Args:
-            number: what the key is made of, where the row gives none.
-            label: what the row is called.
-            cells: of the row, or why it cannot be read.
+            number: for a generated key.
+            label: name of the row.
+            cells: of the row, or its problem.
 
         Raises:
             BadSampleError: if it cannot be used.
@@ -214,7 +214,7 @@ class RowReading:
         )
 
     def mark(self, number: int, label: str, cells: dict[str, Any] | BadSampleError) -> str:
-        """Return what tells the state of the local image of a row that can be used."""
+        """Return the state of a row's local image, for fingerprints."""
         try:
             record = self.record(number, label, cells)
             return "" if record.is_held or record.is_remote else storage.fingerprint(record.image)
@@ -254,8 +254,8 @@ class ListUnit(Unit):
 
     Args:
         table: the list.
-        part: which rows.
-        reading: what a row says of a sample.
+        part: range of rows.
+        reading: converts rows to samples.
     """
 
     table: Table
@@ -272,10 +272,10 @@ class ListUnit(Unit):
         return self.table.suffix == ".parquet"
 
     def rows(self, *, images: bool = False) -> Iterator[Row]:
-        """Yield the rows: what keys are made of, what messages call it, and its cells or why it cannot be read.
+        """Yield the rows: number for the key, name for messages, and cells or the problem.
 
         Args:
-            images: whether those are read that the list holds.
+            images: whether to read the list's images.
         """
         held = self.reading.held
         columns = self.table.columns if held is None else (*self.table.columns, held)
@@ -288,7 +288,7 @@ class ListUnit(Unit):
         return self.part.digest if self.table.suffix in LINES else f"{self.part.digest} {self.part.first_row}"
 
     def about(self) -> str:
-        """Return what changes with the rows and with where their images are."""
+        """Return a text that changes with the rows and the location of their images."""
         if self._is_parquet and not storage.is_remote(self.path):
             return self.reading.about(f"{self.part.first_row} {self.part.num_rows}")
         with told(self.path):
@@ -308,10 +308,10 @@ class ListUnit(Unit):
         return self.part.num_rows
 
     def records(self, *, images: bool = False) -> Iterator[Record | Skip]:
-        """Yield what every row says of a sample, or why it cannot be used; no image is looked for.
+        """Yield every row as a sample, or its problem, without opening images.
 
         Args:
-            images: whether those are read that the list holds.
+            images: whether to read the list's images.
         """
         try:
             for number, label, cells in self.rows(images=images):
@@ -336,7 +336,7 @@ class ListUnit(Unit):
         return (*((self.path,) if self._is_parquet else ()), *images)
 
     def described(self, report: SkipReport) -> Iterator[ImageTextSample]:
-        """Yield the samples without their images, which are not looked for."""
+        """Yield the samples without opening images."""
         for record in self.records():
             if isinstance(record, Skip):
                 report.add(record)
@@ -357,19 +357,19 @@ def _names(values: Iterable[str]) -> tuple[str, ...]:
 class JsonLinesSource(Source):
     """A file with one JSON object a line.
 
-    `image` is a path or a URL, kept with the sample; `caption`, `captions`, `text` or `texts` hold one caption or
-    several; `key` is optional, the line's number does as well. Other fields become metadata.
+    `image` is a path or URL, stored with the sample; `caption`, `captions`, `text` or `texts` has one caption or
+    several; `key` is optional, by default the line's number. Other fields become metadata.
 
-    The file may be a stranger's: unless they are told otherwise, its lines name files below `image_root`, and URLs
-    of web servers that anyone can reach.
+    The file may be untrusted: by default, its lines may name only files below `image_root` and URLs of public web
+    servers.
 
     Args:
         path: the file, or its URL; not compressed.
-        image_root: where relative image paths begin; None for the directory of the file.
-        samples_per_shard: lines that become one shard.
-        inside: whether local images must lie below `image_root`; False lets lines name any file.
-        schemes: URL schemes that lines may use, such as `https` and `s3`.
-        hosts: web servers that lines may name although they are not at a public address, such as `127.0.0.1`.
+        image_root: base of relative image paths; None for the directory of the file.
+        samples_per_shard: lines per shard.
+        inside: whether local images must lie below `image_root`; False allows any file.
+        schemes: allowed URL schemes, such as `https` and `s3`.
+        hosts: allowed web servers without a public address, such as `127.0.0.1`.
 
     Raises:
         ValueError: if a number is out of its range.
@@ -386,7 +386,7 @@ class JsonLinesSource(Source):
         """Return this file with other options for its lines.
 
         Raises:
-            ValueError: if columns are named, which are a table's.
+            ValueError: if there are column names, which need a table.
         """
         if rows.names_columns:
             raise ValueError(
@@ -395,7 +395,7 @@ class JsonLinesSource(Source):
         return attrs.evolve(self, inside=rows.inside, schemes=rows.schemes, hosts=rows.hosts)
 
     def units(self) -> tuple[ListUnit, ...]:
-        """Return ranges of lines; the file is read once, to find them.
+        """Read the file once, and return ranges of lines.
 
         Raises:
             ValueError: if the file cannot be read, has no lines or is compressed.
@@ -419,17 +419,16 @@ class JsonLinesSource(Source):
 class TableSource(Source):
     """Tables of pairs, as DataComp's metadata and img2dataset's lists are: a row has an image, captions, and a uid.
 
-    A unit is a range of rows. It is called like its file, relative to the folder, with a number. Cells that are no
-    sample's own become metadata; columns of dates, decimals and bytes are left out. The tables may be a stranger's: see
-    `RowOptions`.
+    A unit is a range of rows, named after its file with a number. Other cells become metadata, except for dates,
+    decimals and bytes. The tables may be untrusted: see `RowOptions`.
 
     Args:
-        tables: a table, a brace pattern such as `metadata/{00000..00127}.parquet`, several of them, or a folder, which
-            is looked through with the folders below. Any of them may be a URL. Not compressed, but for what
-            Parquet compresses itself.
-        image_root: where relative image paths begin; None for the folder of their table.
-        samples_per_shard: rows that become one shard.
-        options: which columns hold what, and what rows may name.
+        tables: a table, a brace pattern such as `metadata/{00000..00127}.parquet`, several of them, or a folder,
+            searched recursively. Any of them may be a URL. Compressed files are not supported, except for Parquet's own
+            compression.
+        image_root: base of relative image paths; None for the folder of their table.
+        samples_per_shard: rows per shard.
+        options: column names, and allowed files and servers.
 
     Raises:
         ValueError: if a number is out of its range.
@@ -445,11 +444,11 @@ class TableSource(Source):
         return attrs.evolve(self, options=rows)
 
     def units(self) -> tuple[ListUnit, ...]:
-        """Return ranges of rows: of Parquet files the end is read to find them, of others the whole.
+        """Return ranges of rows; this reads the footer of Parquet files, and all of other files.
 
         Raises:
-            ValueError: if there are no tables or no rows, a table cannot be read or is compressed, its columns are not
-                those that were named, or two tables have one name but for the suffix.
+            ValueError: if there are no tables or no rows, a table cannot be read or is compressed, lacks a named
+                column, or two tables differ only in the suffix.
             StorageError: if a store cannot be reached.
             ImportError: if Apache Arrow is not installed (extra `parquet`).
         """

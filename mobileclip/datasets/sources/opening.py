@@ -1,4 +1,4 @@
-"""Any data set that a person has, opened in one way: what is at a path, and what its pictures have beside them."""
+"""Opens any data set: detects the kind of source at a path, and captions or classes."""
 
 from __future__ import annotations
 
@@ -53,9 +53,9 @@ class DataSet:
     """A data set.
 
     Args:
-        name: how results and reports call it.
-        source: its samples: captions, and `label` in the metadata where they belong to classes.
-        kind: what the pictures have beside them.
+        name: its name in results and reports.
+        source: its samples, with captions, and with `label` in the metadata for classes.
+        kind: captions or classes.
         class_names: of a data set of classes, in the order of their labels.
         templates: sentences around the names of classes, with one `{}` each; none for captions.
     """
@@ -80,8 +80,8 @@ def as_source(
             public layout, with shards, with images and captions, with a directory of images for each class, or with
             tables and no images; `KIND:ARGUMENT` with the name of a kind in `sources`, such as `folder:photos`; a
             source is returned as it is.
-        samples_per_shard: of a source that is not cut into shards yet.
-        rows: how rows of `.jsonl` files and of tables are read.
+        samples_per_shard: for a source without shards.
+        rows: column names of `.jsonl` files and tables.
 
     Raises:
         ValueError: if there is nothing, the file is of another kind, or no source is called so.
@@ -107,7 +107,7 @@ def shards_of(data: Shards) -> tuple[str, ...]:
         data: shards, folders of such, or `shards:` with one of them.
 
     Raises:
-        ValueError: if data come in another form; the message says what writes them into shards.
+        ValueError: if data come in another form; the message names the problem writes them into shards.
     """
     found = []
     for text in paths_of(data):
@@ -176,7 +176,7 @@ def open_data_set(
     samples_per_shard: int = 1000,
     rows: RowOptions = RowOptions(),  # noqa: B008  frozen
 ) -> DataSet:
-    """Return the data set at a path, having looked at what its pictures have beside them.
+    """Return the data set at a path, having looked at what its images have beside them.
 
     Classes are the folders of a folder; the `label`, a name, in the metadata of JSON lines or shards; or the number in
     `.cls`, of which `classnames.txt` beside the shards has the names. What has no classes has captions.
@@ -189,7 +189,7 @@ def open_data_set(
         rows: see `as_source`.
 
     Raises:
-        ValueError: if there is no data set of that kind; the message says what is there and what is expected.
+        ValueError: if there is no data set of that kind; the message names the problem is there and what is expected.
         OSError: if it cannot be read.
     """
     text = os.fspath(data)
@@ -259,7 +259,7 @@ def require_data_set(text: str) -> None:
 def _named(
     source: Source, text: str, templates: tuple[str, ...], kind: DataKind | Literal["auto"]
 ) -> tuple[Source, tuple[str, ...], tuple[str, ...]]:
-    """Return a source with the names of its classes and their templates; none where its pictures have captions."""
+    """Return a source with the names of its classes and their templates; none where its images have captions."""
     if isinstance(source, FolderSource) and kind == "classes":
         source = ClassFolderSource(path=source.path, samples_per_shard=source.samples_per_shard)
     if isinstance(source, ShardSource) and _has_numbers(source, text):

@@ -1,4 +1,4 @@
-"""How the rows of lists and tables are read: a value that flags are read from, without what reads them."""
+"""Column options of lists and tables, without the code that reads them."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ SCHEMES = ("http", "https")
 
 @attrs.frozen(kw_only=True, field_transformer=strict)
 class RowOptions:
-    """How the rows of `.jsonl` files and of tables (`.parquet`, `.csv`, `.tsv`) are read.
+    """Column options of `.jsonl` files and tables (`.parquet`, `.csv`, `.tsv`).
 
     Where no column is named, the first of the usual names that a table has is taken, whatever its case.
 

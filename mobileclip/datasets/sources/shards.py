@@ -51,7 +51,7 @@ class ShardUnit(Unit):
 
     Args:
         path: path, URL, or webdataset's `pipe:`.
-        sample_limits: of what is read of a sample.
+        sample_limits: limits for reading a sample.
     """
 
     path: str
@@ -117,7 +117,7 @@ class ShardSource(Source):
     Args:
         shards: paths, URLs or brace patterns, as `expand_shards` takes them; compressed ones too. What they become
             bears their names, without `.gz`; shards of several folders, their paths below the folder common to all.
-        sample_limits: of what is read of a sample.
+        sample_limits: limits for reading a sample.
     """
 
     shards: tuple[str, ...] = attrs.field(converter=paths_of)
@@ -399,7 +399,7 @@ class LabelledShardUnit(ShardUnit):
 
     Args:
         class_names: in the order of the labels; none where samples have captions.
-        templates: captions with one `{}` where the name of the class goes.
+        templates: prompt templates with one `{}`.
     """
 
     class_names: tuple[str, ...]
@@ -426,7 +426,7 @@ class LabelledShardSource(Source):
     Args:
         shards: see `ShardSource`.
         class_names: in the order of the labels.
-        templates: captions with one `{}` where the name of the class goes.
+        templates: prompt templates with one `{}`.
     """
 
     shards: tuple[str, ...]

@@ -1,4 +1,4 @@
-"""The one reader of tables: CSV, TSV, Parquet and JSON lines, in ranges of rows at which a worker can begin.
+"""Reads tables (CSV, TSV, Parquet, JSON lines) in ranges of rows, for several workers.
 
 Apache Arrow (extra `parquet`) decodes CSV, TSV and Parquet. Python decodes JSON lines: their fields differ from row to
 row, in type as well, and Arrow would give up a whole block for one of them. A bad row costs itself alone.
@@ -401,7 +401,7 @@ def write_noted(path: str, table: pa.Table, note: object) -> None:
 
 
 def read_noted(path: str, kind: type[T], *, rows: bool = True) -> tuple[T, pa.Table | None] | None:
-    """Return the note of such a file and its rows; None where there is none, or it is damaged.
+    """Return the note of such a file and its rows; None if there is none, or it is damaged.
 
     Args:
         path: path or URL.

@@ -19,12 +19,12 @@ MAX_TEXT = 10_000
 
 @attrs.frozen(kw_only=True)
 class TextPair:
-    """A text, and the one that the teacher is given in its place.
+    """A text, with the text for the teacher.
 
     Args:
         text: what the student reads.
         teacher_text: what the teacher reads: a translation, or the same text.
-        language: of the text, such as `de`; empty where nothing says it.
+        language: of the text, such as `de`; empty if nothing says it.
     """
 
     text: str

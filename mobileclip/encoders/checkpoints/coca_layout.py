@@ -1,4 +1,4 @@
-"""The layout of captioners: open_clip's CoCa, which Apple's MobileCLIP2 captioners have too."""
+"""The checkpoint layout of open_clip's CoCa, also of Apple's MobileCLIP2 captioners."""
 
 from __future__ import annotations
 
@@ -59,10 +59,10 @@ _JOINED = re.compile(r"(?:\.attn_pool|\.cross_attn\.\d+)\.attn\.in_proj_(?:weigh
 
 
 class CocaLayout(Layout):
-    """The layout of open_clip's CoCa with a ViT of its own.
+    """The layout of open_clip's CoCa with open_clip's own ViT.
 
-    `nn.MultiheadAttention` holds queries, keys and values beside each other, and their weights one by one where the
-    context is of another width than the queries.
+    `nn.MultiheadAttention` concatenates the weights of queries, keys and values, unless the context has another width
+    than the queries.
 
     Source: the public project mlfoundations/open_clip.
     """
@@ -86,7 +86,7 @@ class CocaLayout(Layout):
         return packed
 
     def unpacked(self, tensors: Mapping[str, Tensor], spec: ModelSpec) -> dict[str, Tensor]:
-        """Return the tensors of a file as `packed` was given them, without the masks of open_clip's older versions."""
+        """Invert `packed`, and drop the masks of open_clip's older versions."""
         del spec
         unpacked: dict[str, Tensor] = {}
         for name, tensor in tensors.items():
@@ -98,7 +98,7 @@ class CocaLayout(Layout):
         return unpacked
 
     def spec_of(self, tensors: Mapping[str, Tensor]) -> CoCaSpec | None:
-        """Return the captioner that shapes say: any ViT, context and depth, heads 64 wide, and 8 for the pooling.
+        """Return the captioner of the shapes: any ViT, context and depth, head width 64, and 8 pooling heads.
 
         Raises:
             ValueError: if it is a CoCa of another image tower.

@@ -1,6 +1,6 @@
 """Checkpoints on the Hugging Face hub: `hf-hub:owner/name[/file][@revision][#sha256=digest]`.
 
-A name with a revision or a digest says which file is meant; without, it is the newest one, as the hub's client has it.
+A name with a revision or digest is pinned; otherwise the hub's client takes the newest file.
 """
 
 from __future__ import annotations
@@ -43,9 +43,9 @@ def fetched(checkpoint: str | Path) -> Path:
         checkpoint: a file, a folder with one file of weights, or `hf-hub:owner/name[/file][@revision][#sha256=digest]`.
 
     Raises:
-        ImportError: if the hub's client is not installed; the message has the command that installs it.
-        CheckpointError: if the folder or the repository holds no single checkpoint, or is an export, or the repository
-            cannot be reached, or if the file is not the one that its name says.
+        ImportError: if huggingface_hub is not installed.
+        CheckpointError: if the folder or repository does not have exactly one checkpoint, is an export, or cannot be
+            reached, or if the file has another digest than its name.
     """
     if not str(checkpoint).startswith(PREFIX):
         return local_checkpoint(checkpoint)
@@ -69,7 +69,7 @@ def fetched(checkpoint: str | Path) -> Path:
 
 
 def _pinned(wanted: Published, *, again: bool = False) -> Path:
-    """Return a file; one whose digest is known comes from the newest commit where its own is gone."""
+    """Return a file; if its commit is gone, a file with a known digest comes from the newest commit."""
     from huggingface_hub.errors import RemoteEntryNotFoundError, RevisionNotFoundError
 
     try:
@@ -83,10 +83,10 @@ def _pinned(wanted: Published, *, again: bool = False) -> Path:
 
 
 def require_client(what: str) -> None:
-    """Make sure that the hub's client is installed, before anything is asked of it.
+    """Raise if huggingface_hub is not installed.
 
     Args:
-        what: who needs it, as a sentence begins.
+        what: subject of the error message.
 
     Raises:
         ImportError: if it is not; the message has the command that installs it.
@@ -151,7 +151,7 @@ def _downloaded(wanted: Published, revision: str | None, *, again: bool) -> Path
 
 
 def _advice(error: Exception, wanted: Published, revision: str | None, name: str) -> str:
-    """Return what to do about an error of the hub's client."""
+    """Return advice for an error of huggingface_hub."""
     from huggingface_hub.constants import ENDPOINT
     from huggingface_hub.errors import GatedRepoError, RevisionNotFoundError
 
@@ -170,7 +170,7 @@ def _advice(error: Exception, wanted: Published, revision: str | None, name: str
 
 
 def client_errors() -> tuple[type[Exception], ...]:
-    """Return the errors that the hub's client raises: its own, and those of the library it speaks HTTP with."""
+    """Return the error classes of huggingface_hub and of its HTTP library."""
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 
     return (*HfHubHTTPError.__bases__, HFValidationError, OSError)
@@ -182,7 +182,7 @@ def said(error: Exception) -> str:
 
 
 def local_checkpoint(place: str | Path) -> Path:
-    """Return a file as it is, the one file of weights in a folder, or the file of a model that the package brings.
+    """Return a file, the only file of weights in a folder, or the file of a packaged model.
 
     Args:
         place: where it is on this machine, or the name of a packaged model, see `packaged`.
@@ -201,11 +201,11 @@ def local_checkpoint(place: str | Path) -> Path:
 
 
 def only_checkpoint(files: Iterable[str], place: str | Path) -> str:
-    """Return the one file of weights among those of a repository or a folder.
+    """Return the only file of weights of a repository or folder.
 
     Args:
         files: their names.
-        place: where they are, as it is written in front of a name.
+        place: prefix of the names, for messages.
 
     Raises:
         CheckpointError: if there are none, or several of a kind.

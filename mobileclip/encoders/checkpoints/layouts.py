@@ -1,4 +1,4 @@
-"""Layouts of checkpoints, ours and others': what each calls a model's tensors; and the forms that a model is in."""
+"""Checkpoint layouts of this library and others (names of a model's tensors), and forms of a model."""
 
 from __future__ import annotations
 
@@ -37,9 +37,9 @@ def in_form(model: nn.Module, form: Form, *, inplace: bool = False) -> nn.Module
 
     Args:
         model: a model in evaluation mode.
-        form: `training` leaves it as it is; `branches_folded` folds what the research release and timm fold, which
-            leaves norms and scales behind; `folded` folds everything.
-        inplace: change the model itself, of which the result alone is used from then on.
+        form: `training` changes nothing; `branches_folded` reparameterizes branches like Apple's code and timm, and
+            keeps some norms and scales; `folded` reparameterizes everything.
+        inplace: change the model itself; use only the result afterwards.
     """
     if form == "training":
         return model
@@ -50,7 +50,7 @@ def skeleton(spec: Buildable, form: Form) -> nn.Module:
     """Return the model of `spec` in `form` without memory for its weights (on the meta device), in evaluation mode.
 
     Raises:
-        ValueError: if its `build` asks for numbers, which there are none of.
+        ValueError: if its `build` needs values, which the meta device lacks.
     """
     try:
         with torch.device("meta"), _ShapesAlone():
@@ -66,7 +66,7 @@ def skeleton(spec: Buildable, form: Form) -> nn.Module:
 
 
 class _ShapesAlone(TorchFunctionMode):
-    """Skip random numbers and arithmetic: PyTorch would load its whole compiler, for seconds, to run them on meta."""
+    """Skip random numbers and arithmetic, since PyTorch would load its compiler for seconds to run them on meta."""
 
     _RANDOM = (
         torch.Tensor.normal_,
@@ -143,7 +143,7 @@ def _known_shapes(spec: Hashable, form: Form) -> dict[str, tuple[tuple[int, ...]
 
 
 def state_of(model: nn.Module) -> dict[str, torch.Tensor]:
-    """Return the tensors of a model as files hold them: the logit scale without dimensions, nothing named as compiled.
+    """Return a model's tensors for a file: the logit scale without dimensions, names without torch.compile's prefix.
 
     Args:
         model: any module of it may be compiled.
@@ -158,7 +158,7 @@ def form_of(model: nn.Module) -> Form:
     """Return the form that `model`, an encoder with a `.spec`, is in.
 
     Raises:
-        ValueError: if it is in none, since blocks or layers were exchanged after it was built.
+        ValueError: if it has no known form, since blocks or layers were replaced after `build`.
     """
     own = {name: tuple(tensor.shape) for name, tensor in state_of(model).items()}
     for form in FORMS:
@@ -205,16 +205,16 @@ Rule = tuple[str, str]
 
 @attrs.frozen(eq=False)
 class Layout:
-    """A way to name and shape the tensors of a model: our own, or another code's by its own class below this one.
+    """Names and shapes of a model's tensors in a checkpoint; each library's layout is a subclass.
 
     Args:
-        name: what people call it.
+        name: display name.
         image_prefix: beginning of every name of the image tower.
         text_prefix: beginning of every name of the text tower.
-        rules: patterns of our names, as a dual encoder has them, and what each becomes, in order; from names that are
-            changed so far.
-        shapes: patterns of our names, and how what they name is held.
-        has_bare_towers: whether it has a place for image towers without a projection, and for classifiers on them.
+        rules: patterns of a dual encoder's names with replacements, applied in order.
+        shapes: patterns of names with the shapes of their tensors in files.
+        has_bare_towers: whether it supports image towers without projection, and classifiers on them.
+        advice: hint for a model that the layout cannot hold, beside saving it in our own layout.
     """
 
     name: str
@@ -223,6 +223,7 @@ class Layout:
     rules: Sequence[Rule] = ()
     shapes: Sequence[tuple[str, Reshape]] = ()
     has_bare_towers: bool = False
+    advice: str = ""
 
     def has_place(self, spec: ModelSpec) -> bool:
         """Return whether the layout holds models of this kind."""
@@ -231,7 +232,7 @@ class Layout:
         return not isinstance(spec, CoCaSpec) and (isinstance(spec, ImageEncoderSpec) or bool(self.text_prefix))
 
     def spec_of(self, tensors: Mapping[str, Tensor]) -> ModelSpec | None:
-        """Return the model that names and shapes of tensors say, where they say all of it.
+        """Return the spec from names and shapes of tensors, if they determine all of it.
 
         Raises:
             ValueError: saying why it cannot be had of them.
@@ -243,7 +244,7 @@ class Layout:
         """Raise if the layout, and the code that reads it, has no place for this tower.
 
         Raises:
-            ValueError: naming what it has no place for.
+            ValueError: with the name of the unsupported part.
         """
 
     def adapted(self, tower: ImageEncoderSpec, state: Mapping[str, Tensor]) -> ImageEncoderSpec:
@@ -262,7 +263,7 @@ class Layout:
         return dict(tensors)
 
     def unpacked(self, tensors: Mapping[str, Tensor], spec: ModelSpec) -> dict[str, Tensor]:
-        """Return the tensors of a file as `packed` was given them."""
+        """Invert `packed`."""
         del spec
         return dict(tensors)
 
@@ -282,7 +283,7 @@ class Layout:
 
 @lru_cache(maxsize=64)
 def _entries(layout: Layout, spec: ModelSpec, form: Form) -> dict[str, As]:
-    """Return what `Layout.entries` does; not to be changed."""
+    """Return the cached, immutable result of `Layout.entries`."""
     whole = {f"{prefix_of(spec)}{name}": name for name in tensor_shapes(spec, form)}
     rules = [(re.compile(pattern), by) for pattern, by in layout.rules_of(whole)]
     shapes = [(re.compile(pattern), reshape) for pattern, reshape in layout.shapes]
@@ -529,15 +530,6 @@ class TimmLayout(OpenClipLayout):
     Source: the public project huggingface/pytorch-image-models.
     """
 
-    def check(self, tower: TowerSpec) -> None:
-        """Raise for text towers, and for image towers that timm cannot build."""
-        if not isinstance(tower, ImageEncoderSpec):
-            raise ValueError(
-                "timm has image towers alone, so its layout has no place for a text tower; save the image tower "
-                "(model.image_encoder, or --tower image), or use the open_clip layout or our own"
-            )
-        super().check(tower)
-
     def rules_of(self, names: Collection[str]) -> Sequence[Rule]:
         """Return the rules; a classifier's last layer is where the projection would be."""
         is_mci = any(name.startswith("image_encoder.stages.") for name in names)
@@ -573,5 +565,6 @@ layouts.add(
         rules=(*TIMM_RULES, (r"^image_encoder\.", "")),
         shapes=IMAGE_SHAPES,
         has_bare_towers=True,
+        advice="save the image tower (model.image_encoder, or --tower image), use the open_clip layout, or",
     ),
 )

@@ -59,9 +59,9 @@ class Source:
     """A place of models that are no files of the library's.
 
     Args:
-        read: from what stands behind the colon to the model, all of its weights.
-        check: refuses what is not there, as far as that shows without a connection.
-        licence: of the weights, as their card says it; None where no card can be read.
+        read: maps the text after the colon to the model with all weights.
+        check: raises for a missing model, without a connection.
+        licence: of the weights, from their card; None without a readable card.
     """
 
     read: Callable[[str], Stored]
@@ -70,7 +70,7 @@ class Source:
 
 
 def source_of(checkpoint: str | Path) -> tuple[Source, str] | None:
-    """Return the source that a person means, and what is asked of it; None for files and the hub's."""
+    """Return the source of a name, and the text after the colon; None for files and the hub."""
     scheme, colon, name = str(checkpoint).partition(":")
     return (sources[scheme], name) if colon and scheme in ("open_clip", "transformers") else None
 
@@ -81,10 +81,10 @@ class Stored:
 
     Args:
         spec: the model that its tensors belong to.
-        form: the form that they are in.
+        form: of the tensors.
         layout: name of the layout of the file.
-        tensors: our names to tensors, as stored.
-        taught: the space of its embeddings, and what a text tower was taught.
+        tensors: stored tensors by this library's names.
+        taught: the embedding space, and the n-grams of a text tower's training data.
     """
 
     spec: ModelSpec
@@ -94,9 +94,9 @@ class Stored:
     taught: Taught = attrs.field(default=UNTAUGHT, repr=False, eq=False)
 
     def build(self) -> nn.Module:
-        """Return the model in the form that it is stored in, in float32 and in evaluation mode.
+        """Return the model in its stored form, in float32 and evaluation mode.
 
-        A text tower carries what it was taught. A model, which may be trained further, does not carry its space.
+        A text tower has `taught`. A model has no embedding space, since training may change it.
         """
         model = self._built()
         if isinstance(self.spec, TextEncoderSpec):
@@ -120,7 +120,7 @@ class Stored:
     def of_size(
         self, *, image_size: int | None = None, context_length: int | None = None, in_channels: int | None = None
     ) -> Stored:
-        """Return what it holds for images of another size or other channels, or texts of another length.
+        """Return it for another image size, number of channels, or context length.
 
         See `load_model`.
 
@@ -135,7 +135,7 @@ class Stored:
 
 
 def _lacks_numbers(model: nn.Module) -> bool:
-    """Return whether a model, which was built without memory, holds tensors that are not in its state."""
+    """Return whether a model on the meta device has tensors outside its state dict."""
     held = (value for module in model.modules() for value in vars(module).values())
     return any(buffer.is_meta for buffer in model.buffers()) or any(type(value) is Tensor for value in held)
 
@@ -155,38 +155,38 @@ def load_model(
 ) -> nn.Module:
     """Return the model in a checkpoint, in evaluation mode, with every tensor of the file in its place.
 
-    At another image size or context length, the spec of the model says so (`input.size`, `input.context_length`), its
-    transform and its tokenizer follow, and it is saved and exported as such.
+    Another image size or context length goes into the model's spec (`input.size`, `input.context_length`), and so into
+    its transform, tokenizer, checkpoints and exports.
 
     Args:
-        checkpoint: a file in the official, open_clip's, timm's or our own layout, in training form or folded, a
-            `state_dict` alone or within what a training script or a wrapper puts around it, or a step of a run; a
-            folder with one such file; or a repository on the hub, `hf-hub:owner/name`. Or a `state_dict` in memory.
-            Averaged weights are taken where there are both; names may have the attributes of a wrapper in them.
-        model: the name or spec of the model, or of one of its towers to load that alone. Found from the file if
-            it is left out and no more than one model fits.
+        checkpoint: a file in Apple's, open_clip's, timm's or this library's layout, in training form or
+            reparameterized, also wrapped by a training script (`state_dict`, `model`, `ema`), or a step of a run; a
+            folder with one such file; a hub repository, `hf-hub:owner/name`; or a `state_dict` in memory. Averaged
+            weights take precedence; wrapper prefixes of names are removed.
+        model: the name or spec of the model, or of one of its towers to load only that; by default detected from the
+            file, if only one model fits.
         tower: load this tower alone.
-        fold: fold branches, norms and scales for inference. Without it the training form is returned, which
-            a folded checkpoint no longer has.
+        fold: reparameterize branches, norms and scales for inference. False returns the training form; a
+            reparameterized checkpoint has none.
         dtype: of the weights; folding happens before the cast.
-        device: where to.
-        image_size: side of the images, in pixels, where it is not the checkpoint's own. The positions of a ViT are
-            interpolated, and an MCi has none; the published ones were trained at their own size alone.
-        context_length: ids per text, where it is not the checkpoint's own, at most that. Causal towers embed texts
-            that fit into it as before. The others attend to the padding, so every embedding changes: with random
-            weights, cut from 77 ids to 64, 32 and 16, it keeps a mean cosine to the whole one's of 0.998, 0.96 and
-            0.69 in the base tower, of 0.999, 0.97 and 0.77 in MCt. Evaluate before you use it.
-        in_channels: of the images, where they are others than the checkpoint's. Weights that see them are summed to one
-            channel, or repeated in turn to more and scaled, as timm's; the input's mean and std are
+        device: of the model.
+        image_size: side of the images in pixels, if it differs from the checkpoint's. A ViT interpolates its position
+            embeddings; an MCi has none. Published models were trained at their own size only.
+        context_length: ids per text, at most the checkpoint's. Causal towers keep the embeddings of texts that fit.
+            Other towers attend to padding, so every embedding changes: from 77 to 64, 32 and 16 ids, with random
+            weights, the mean cosine with the original is 0.998, 0.96 and 0.69 in the base tower, and 0.999, 0.97 and
+            0.77 in MCt. Evaluate before you use it.
+        in_channels: of the images, if it differs from the checkpoint's. The first weights are summed to one channel, or
+            repeated to more channels and scaled, like timm's; mean and std of the input come from
             `ImageInput.of_channels`. Train or evaluate before you use it.
-        mmap: leave weights that need no change in the file, in place of copying them into memory. The model then
-            depends on the file: who changes it changes the model, who cuts it ends the process.
+        mmap: leave unchanged weights in the file instead of copying them into memory. Do not change the file
+            afterwards: truncating it kills the process.
 
     Raises:
         FileNotFoundError: if there is no such file.
-        CheckpointError: if a tensor is missing, left over, of another shape, or not finite; if the file holds another
-            model; or if the training form is asked of a folded checkpoint.
-        ValueError: if the name is unknown, or the model cannot have that image size or context length.
+        CheckpointError: if a tensor is missing, unexpected, of another shape, or not finite; if the file has another
+            model; or if a reparameterized checkpoint has no training form.
+        ValueError: if the name is unknown, or the model does not support that image size or context length.
 
     Examples:
         >>> save_model(MCtSpec(width=16, depth=0, num_heads=2).build(), "text.safetensors")
@@ -216,7 +216,7 @@ def read_checkpoint(
 ) -> Stored:
     """Return a checkpoint's content, checked against the expected model; arguments and errors as `load_model`.
 
-    What is `to_train` is in training form.
+    With `to_train`, the result is in training form.
     """
     if not isinstance(checkpoint, Mapping) and (source := source_of(checkpoint)) is not None:
         if model is not None:
@@ -248,7 +248,7 @@ def read_checkpoint(
 
 
 def _claimed(path: Path, tensors: dict[str, Tensor], header: Header) -> Claim:
-    """Return what a file says of itself."""
+    """Return a file's own description."""
     layout = OWN if header.layout == NATIVE else layouts[header.layout]
     prefix = prefix_of(header.spec) if layout is OWN else ""
     _check_size(path, tensors, header.spec)
@@ -272,7 +272,7 @@ def is_other_model(spec: DualEncoderSpec, other: DualEncoderSpec) -> bool:
 
 
 def _placed(path: Path, claim: Claim, wanted: ModelSpec | None) -> dict[str, Tensor]:
-    """Return the tensors under the library's names and in its shapes, all of them and nothing else."""
+    """Return exactly the model's tensors, with this library's names and shapes."""
     given = dict(claim.tensors)
     for name, constant in claim.constants.items():
         if not torch.equal(given.pop(name, constant).float(), constant):
@@ -317,7 +317,7 @@ def _placed(path: Path, claim: Claim, wanted: ModelSpec | None) -> dict[str, Ten
 
 
 def _usual(claim: Claim) -> dict[str, Tensor]:
-    """Return what a file may lack: counters of batches, and the cap of the scale, where trained models end."""
+    """Return tensors that a file may lack: counters of batches, and the logit scale, set to its maximum."""
     spec = claim.spec
     cap = torch.tensor(math.log(spec.max_logit_scale)) if isinstance(spec, (DualEncoderSpec, CoCaSpec)) else None
     counter = torch.zeros((), dtype=torch.int64)
@@ -326,7 +326,7 @@ def _usual(claim: Claim) -> dict[str, Tensor]:
 
 
 def _asked(path: Path, stored: ModelSpec, wanted: ModelSpec) -> ModelSpec:
-    """Return what is wanted of a file that says what it holds; what it starts or trains with is the caller's choice."""
+    """Return the requested spec for a file with its own spec; the caller decides about training options."""
     there, asked = as_trained(stored), as_trained(wanted)
     if there != asked:
         raise CheckpointError(
@@ -342,7 +342,7 @@ def _asked(path: Path, stored: ModelSpec, wanted: ModelSpec) -> ModelSpec:
 
 
 def _check_size(path: Path, tensors: dict[str, Tensor], spec: ModelSpec) -> None:
-    """Refuse a spec of more blocks than the file has tensors, before anything is built of it."""
+    """Raise if a spec has more blocks than the file has tensors, before building it."""
     if spec.num_blocks > len(tensors):
         raise CheckpointError(
             f"{path} says that its model has {spec.num_blocks:,} blocks, and it holds {len(tensors):,} tensors; "
@@ -353,7 +353,7 @@ def _check_size(path: Path, tensors: dict[str, Tensor], spec: ModelSpec) -> None
 def _one_tower(
     path: str | Path, spec: ModelSpec, tensors: dict[str, Tensor], tower: Tower | None
 ) -> tuple[ModelSpec, dict[str, Tensor]]:
-    """Return a tower and its tensors of what a file holds; all of it where none is asked for."""
+    """Return a tower with its tensors, or the whole model without `tower`."""
     if tower is None:
         return spec, tensors
     if isinstance(spec, ClassifierSpec) and tower == "text":
@@ -387,21 +387,20 @@ def difference(stored: Any, wanted: Any) -> str:
 
 
 def load_backbone(classifier: Classifier, checkpoint: str | Path, model: str | ModelSpec | None = None) -> None:
-    """Give a classifier the image tower of a checkpoint, in training form; its head stays as it is.
+    """Load the image tower of a checkpoint into a classifier in training form; its head stays unchanged.
 
-    The last projection is left out where the classifier's encoder is without, and positions of a ViT are interpolated
-    to its image size. In everything else that trained weights are used by, both encoders must be equal: drop path and
-    the initial layer scale may differ.
+    The function drops the projection if the classifier's encoder has none, and interpolates a ViT's position embeddings
+    to its image size. Otherwise both encoders must be equal, except for drop path and the initial layer scale.
 
     Args:
         classifier: changed in place.
         checkpoint: an image-text model, an image tower or another classifier: a file in any known layout, a repository
             on the hub (`hf-hub:owner/name`), or the name of a model with published weights (`mobileclip_s0`).
-        model: the name or spec of what the file holds, where it cannot be found from the file.
+        model: the name or spec of the file's model, if it cannot be detected.
 
     Raises:
         FileNotFoundError: if there is no such file.
-        CheckpointError: if the file is damaged, folded, or holds another image tower.
+        CheckpointError: if the file is damaged, reparameterized, or has another image tower.
         ValueError: if a name is unknown.
 
     Examples:
@@ -423,7 +422,7 @@ def load_backbone(classifier: Classifier, checkpoint: str | Path, model: str | M
 
 
 def _fitted(stored: Stored, wanted: ImageEncoderSpec, checkpoint: str | Path) -> dict[str, Tensor]:
-    """Return what a checkpoint holds as the weights of another encoder, or refuse it."""
+    """Return a checkpoint's weights for another encoder, or raise."""
     spec, tensors = stored.spec, stored.tensors
     assert isinstance(spec, ImageEncoderSpec), "an image tower was asked for"
     if _bare(wanted) == wanted:

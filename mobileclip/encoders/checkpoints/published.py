@@ -1,4 +1,4 @@
-"""Published and packaged weights by name and tag, and exports, which are no checkpoints."""
+"""Published and packaged weights by name and tag, and detection of exports."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class Published:
         repository: owner and name.
         file: in the repository; None for its only checkpoint.
         revision: the commit, in hexadecimal, or a branch; None for the newest.
-        sha256: of the file, in hexadecimal, as the hub shows it; None where it is not known here.
+        sha256: of the file, in hexadecimal, as on the hub; None if unknown.
         licence: of the weights, as the hub calls it, which that revision shows: Apple's sample code licence until
             February 2025, its model licence since. Both are for research only.
     """
@@ -187,8 +187,8 @@ COMPANIONS = {"icons-multilingual": _FOLDER / "icons-multilingual.safetensors"}
 def packaged(name: str | Path) -> Path | None:
     """Return the file of the packaged model that a person means; None for everything else.
 
-    A bare name means the model, also where a folder of pictures is called so: that is `./icons` or `icons/`, or a
-    `Path`. A file without a suffix that is called so can only be weights, and is meant.
+    A bare name means the model, also where a folder of images is called so: that is `./icons` or `icons/`, or a `Path`.
+    A file without a suffix that is called so can only be weights, and is meant.
     """
     if Path(name).is_file() or (isinstance(name, Path) and name.exists()):
         return None
@@ -196,7 +196,7 @@ def packaged(name: str | Path) -> Path | None:
 
 
 def companion(name: str | Path, *, of_file: bool = False) -> Path | None:
-    """Return the second text tower of the packaged model that a person means; None where it has none.
+    """Return the second text tower of the packaged model that a person means; None if it has none.
 
     Args:
         name: see `packaged`.

@@ -49,7 +49,7 @@ class Claim:
 
     Args:
         spec: the model.
-        form: the form that they are in.
+        form: of the tensors.
         layout: what they are called by.
         tensors: by the layout's names, a tower's with the beginning that it has in a whole model.
     """
@@ -61,12 +61,12 @@ class Claim:
 
     @property
     def constants(self) -> dict[str, Tensor]:
-        """What the layout holds beside the model, and what it always is."""
+        """Constant tensors of the layout in addition to the model's."""
         return {name: one for _, tower in towers(self.spec) for name, one in self.layout.constants(tower).items()}
 
     @property
     def names(self) -> set[str]:
-        """What the tensors are to be called."""
+        """Names of the tensors."""
         return {entry.name for entry in self.layout.entries(self.spec, self.form).values()}
 
     @property
@@ -93,12 +93,12 @@ def recognised(path: Path, tensors: Tensors, wanted: ModelSpec | None, tower: To
 
     Args:
         path: the file, for messages.
-        tensors: as they are called in the file.
-        wanted: the model, or the tower of it, that the file should hold; None to look among those known by name.
-        tower: which tower alone is of interest; None for all that there is.
+        tensors: by their names in the file.
+        wanted: the expected model or tower; None to search the named models.
+        tower: the tower of interest; None for all.
 
     Raises:
-        CheckpointError: if they are of no known layout, or of no model that is known, or of several.
+        CheckpointError: if they fit no known layout or model, or several.
     """
     tensors = _without_others(path, tensors)
     said = (layout.spec_of(given) for given in _unwrapped(tensors) for layout in layouts.values())
@@ -127,7 +127,7 @@ def recognised(path: Path, tensors: Tensors, wanted: ModelSpec | None, tower: To
 
 
 def known_by_name(claim: Claim) -> list[str]:
-    """Return the names of the models, or towers, that tensors fit as they are called and folded in a claim."""
+    """Return the names of models or towers that fit the tensors' names and form."""
     prefix = prefix_of(claim.spec)
     registry = models if not prefix else image_encoders if prefix == "image_encoder." else text_encoders
     others = {
@@ -138,7 +138,7 @@ def known_by_name(claim: Claim) -> list[str]:
 
 
 def part(spec: ModelSpec, tower: Tower | None) -> ModelSpec:
-    """Return a tower of a model, or what there is of it where none is asked for."""
+    """Return a tower of a model, or the whole without `tower`."""
     if tower is None or not isinstance(spec, (DualEncoderSpec, ClassifierSpec)):
         return spec
     return spec.text if tower == "text" and isinstance(spec, DualEncoderSpec) else spec.image
@@ -181,7 +181,7 @@ def _best(path: Path, tensors: Tensors, wanted: list[ModelSpec]) -> Claim:
 
 
 def _unwrapped(tensors: Tensors) -> Iterator[Tensors]:
-    """Yield tensors by their names, then without the attributes that all of their names begin with."""
+    """Yield tensors by name, then without common prefixes of all names."""
     given = {without_wrappers(name): one for name, one in tensors.items()}
     given = given if len(given) == len(tensors) else dict(tensors)
     yield given
@@ -191,7 +191,7 @@ def _unwrapped(tensors: Tensors) -> Iterator[Tensors]:
 
 
 def without_wrappers(name: str) -> str:
-    """Return the name of a tensor without what PyTorch's wrappers put into it."""
+    """Return the name of a tensor without the prefixes of PyTorch's wrappers."""
     for segment in _WRAPPED:
         name = name.replace(segment, "")
     return name
@@ -203,7 +203,7 @@ def may_lack(name: str) -> bool:
 
 
 def _without_others(path: Path, tensors: Tensors) -> Tensors:
-    """Return the tensors without those of losses and optimisers, which a message names."""
+    """Return the tensors without those of losses and optimizers, and log their names."""
     others = [name for name in tensors if _BESIDE.intersection(name.split("."))]
     if others:
         _logger.info("%s: %s belongs to no model, and is left out", path, some(others))
@@ -211,7 +211,7 @@ def _without_others(path: Path, tensors: Tensors) -> Tensors:
 
 
 def _claims(tensors: Tensors, spec: ModelSpec) -> Iterator[Claim]:
-    """Yield what the tensors may be of a model: the likelier first, and those that take longer to look at last."""
+    """Yield candidate models of the tensors, likely and cheap ones first."""
     folded = any("reparam" in name for name in tensors)
     foreign: Form = "branches_folded" if folded else "training"
     tries: list[tuple[Layout, Form]] = [(OWN, "training"), *((layout, foreign) for layout in layouts.values())]
@@ -226,13 +226,13 @@ def _claims(tensors: Tensors, spec: ModelSpec) -> Iterator[Claim]:
 
 
 def _speaks_for(spec: ModelSpec, tensors: Tensors) -> bool:
-    """Return whether any tensor but the logit scale is called as one of ours, whatever the form."""
+    """Return whether any tensor except the logit scale has a name of this library."""
     prefix = prefix_of(spec)
     return any(f"{prefix}{name}" in tensors for name in tensor_shapes(spec, "training") if name != "logit_scale")
 
 
 def _of_part(layout: Layout, spec: ModelSpec, tensors: Tensors) -> Tensors:
-    """Return the tensors of a tower among those of a whole model, or those of a tower as a whole model calls them."""
+    """Return a tower's tensors among a model's, with the names of the model."""
     if isinstance(spec, (DualEncoderSpec, ClassifierSpec, CoCaSpec)):
         return tensors
     prefix = layout.prefix(spec)
@@ -251,7 +251,7 @@ def _with_bare(spec: ModelSpec) -> Iterator[ModelSpec]:
 
 
 def _known(tensors: Tensors, tower: Tower | None) -> Iterator[tuple[str, Claim]]:
-    """Yield the models known by name that fit: whole ones, and towers, also those of models, where none does."""
+    """Yield named models that fit, then towers if no model fits."""
     first: Claim | None = None
     named = [*models.items(), *image_encoders.items(), *text_encoders.items()]
     parts = [
@@ -270,7 +270,7 @@ def _known(tensors: Tensors, tower: Tower | None) -> Iterator[tuple[str, Claim]]
 
 
 def _may_equal(spec: ModelSpec, other: ModelSpec) -> bool:
-    """Return whether two models may have the same tensors, as far as is known without building them."""
+    """Return whether two models may have the same tensors, without building them."""
     pairs = zip(towers(spec), towers(other), strict=False)
     return len(towers(spec)) == len(towers(other)) and all(
         type(one) is type(two) and one.num_blocks == two.num_blocks for (_, one), (_, two) in pairs
@@ -278,7 +278,7 @@ def _may_equal(spec: ModelSpec, other: ModelSpec) -> bool:
 
 
 def _require_layout(path: Path, tensors: Tensors) -> Layout:
-    """Return the layout whose names begin so.
+    """Return the layout with this prefix.
 
     Raises:
         CheckpointError: if there is none.

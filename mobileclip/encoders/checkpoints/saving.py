@@ -1,4 +1,4 @@
-"""Writing checkpoints: our own header, norms for layouts that need them, and tensors whole or not at all."""
+"""Writing checkpoints: our own header, norms for layouts that need them, and tensors atomically."""
 
 from __future__ import annotations
 
@@ -67,9 +67,9 @@ class Taught:
     """Training provenance of a tower or model, stored with its weights and kept in the attribute `taught`.
 
     Args:
-        space: identity of the model whose space its embeddings are in, as JSON, see `mobileclip.inference.space_of`;
-            empty for a model that has its own, and where nothing says it.
-        ngrams: of the texts, as `mobileclip.data.text.ngrams` packs them; None where nothing says it.
+        space: identity of the embedding space's model, as JSON, see `mobileclip.inference.space_of`; empty for a
+            model's own space, and if unknown.
+        ngrams: of the texts, packed by `mobileclip.data.text.ngrams`; None if unknown.
     """
 
     space: str = ""
@@ -86,8 +86,8 @@ class Header:
 
     Args:
         spec: the model.
-        form: the form its tensors are in.
-        layout: what its tensors are called by.
+        form: of its tensors.
+        layout: of its tensors' names.
         space: see `Taught`.
     """
 
@@ -124,17 +124,17 @@ class Header:
 
 
 def read_back_as(spec: Any) -> type[Any]:
-    """Return the class that the JSON of a spec is read back as: of a tower the open family, of others their own."""
+    """Return the class for reading a spec's JSON: the open family of a tower, otherwise the spec's class."""
     return next((family for family in (ImageEncoderSpec, TextEncoderSpec) if isinstance(spec, family)), type(spec))
 
 
 def is_known(spec: Any) -> bool:
-    """Return whether a spec is of a model of this library: a subclass has more in it than is read back."""
+    """Return whether a spec's class is this library's; JSON would lose fields of a subclass."""
     return read_back_as(spec) in _KINDS.values()
 
 
 def model_json(spec: Any) -> str:
-    """Return the spec of a model as JSON, as it is read back."""
+    """Return the spec of a model as JSON."""
     return to_json(spec, unstructure_as=read_back_as(spec))
 
 
@@ -145,7 +145,7 @@ def tokenizer_of(spec: ModelSpec) -> TokenizerFile | None:
 
 
 def of_run(tensors: dict[str, Tensor], metadata: dict[str, str]) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """Return the model in a step of a training run, its moving average where it keeps one; other files as they are."""
+    """Return the model (its moving average, if any) of a training checkpoint; return other files unchanged."""
     if not metadata.get("format", "").startswith(_RUN) or "model" not in metadata:
         return tensors, metadata
     prefix = next((one for one in _OF_RUN if any(name.startswith(one) for name in tensors)), _OF_RUN[-1])
@@ -187,7 +187,7 @@ def header_of(metadata: Mapping[str, str], path: Path) -> Header | None:
 
 
 def _beside(path: Path) -> Mapping[str, str]:
-    """Return what the `config.json` beside a file says in place of its header, which transformers keeps there."""
+    """Return the header from the file's `config.json`; transformers stores it there."""
     config = path.parent / "config.json"
     if path.suffix != ".safetensors" or not config.is_file():
         return {}
@@ -224,12 +224,12 @@ def _with_tokenizer(spec: ModelSpec, content: str) -> ModelSpec:
 
 
 def write_tensors(path: storage.AnyPath, tensors: dict[str, Tensor], metadata: dict[str, str]) -> None:
-    """Write tensors as safetensors or, by any other suffix, as a PyTorch file; the file appears whole or not at all.
+    """Write tensors atomically, as safetensors or, by any other suffix, as a PyTorch file.
 
     Args:
-        path: where to, a path or a URL; the suffix decides the format.
+        path: a path or URL; the suffix decides the format.
         tensors: contiguous tensors by name.
-        metadata: texts to store beside them, in safetensors only.
+        metadata: texts to store with them, in safetensors only.
     """
     storage.make_directory_of(path)
     with storage.atomic_write(path) as stream:
@@ -242,10 +242,10 @@ def write_tensors(path: storage.AnyPath, tensors: dict[str, Tensor], metadata: d
 
 
 def with_neutral_norms(folded: dict[str, Tensor], target: nn.Module) -> dict[str, Tensor]:
-    """Return tensors for `target`, a model whose branches alone are folded, that compute what `folded` computes.
+    """Return tensors for `target`, a model with reparameterized branches only, with the outputs of `folded`.
 
     Args:
-        folded: the tensors of the same model folded to the end.
+        folded: the tensors of the completely reparameterized model.
         target: that model in the form to write; only its structure is read.
 
     Raises:
@@ -295,21 +295,21 @@ _KNOWN_ELSEWHERE = (MCiSpec, RepMixerSpec, AttentionSpec, ViTSpec, TextTransform
 
 
 def save_model(model: nn.Module, path: AnyPath, *, layout: str = NATIVE) -> None:
-    """Write a model, or a tower alone, to a file that appears whole or not at all.
+    """Write a model or a tower to a file, atomically.
 
     Args:
-        model: a model or tower in training form or folded; it may be compiled, as a whole or in parts.
-        path: where to, a path or a URL. The library's own layout is safetensors; the others are by their suffix
-            safetensors or a PyTorch file.
-        layout: `mobileclip` (our own), `official`, `open_clip`, or `timm` for an image tower or a classifier. The
-            foreign code folds branches alone, so a folded model is written for it with neutral norms and scales beside
-            the folded weights. A safetensors file has the spec inside, whatever its layout, and our own what the tower
-            was taught, where it carries that as `taught`.
+        model: a model or tower, in training form or reparameterized, also compiled.
+        path: a path or URL. This library's layout is safetensors; other layouts are safetensors or a PyTorch file, by
+            suffix.
+        layout: `mobileclip`, `official`, `open_clip`, or `timm` for an image tower or a classifier. Other libraries
+            reparameterize branches only, so for them a reparameterized model gets neutral norms and scales. A
+            safetensors file has the spec in its header in any layout, and in this library's layout also the tower's
+            `taught`.
 
     Raises:
-        ValueError: if the layout is unknown, or has no place for such a model, or two of its weights are one tensor.
-        CheckpointError: if our own layout is asked for under another suffix than `.safetensors`, or the model's
-            spec is neither the library's nor a tower's.
+        ValueError: if the layout is unknown or does not support the model, or two of its weights share a tensor.
+        CheckpointError: if this library's layout has another suffix than `.safetensors`, or the model's spec is neither
+            the library's nor a tower's.
 
     Examples:
         >>> tower = MCtSpec(width=16, depth=0, num_heads=2).build()
@@ -358,7 +358,7 @@ def save_model(model: nn.Module, path: AnyPath, *, layout: str = NATIVE) -> None
 
 
 def _check_untied(model: nn.Module) -> None:
-    """Raise if two names of a model are of one tensor, which a file would hold twice."""
+    """Raise if two names of a model share a tensor."""
     known: dict[int, str] = {}
     for name, tensor in state_of(model).items():
         other = known.setdefault(tensor.data_ptr(), name) if tensor.numel() else name
@@ -373,7 +373,7 @@ def _check_place(spec: ModelSpec, layout: Layout) -> None:
     """Raise unless a foreign layout, and the code that reads it, has a place for a model.
 
     Raises:
-        ValueError: naming what it has no place for.
+        ValueError: with the name of the unsupported part.
     """
     own = f"save it in our own layout, {NATIVE}"
     if tokenizer_of(spec) is not None:
@@ -381,7 +381,8 @@ def _check_place(spec: ModelSpec, layout: Layout) -> None:
             f"the {layout.name} layout has no place for a tokenizer, and what reads it has CLIP's, of other ids; {own}"
         )
     if not layout.has_place(spec):
-        raise ValueError(f"the {layout.name} layout has no place for this {type(spec).__name__}; {own}")
+        advice = " ".join(filter(None, (layout.advice, own)))
+        raise ValueError(f"the {layout.name} layout has no place for this {type(spec).__name__}; {advice}")
     for _, tower in towers(spec):
         mixers = [stage.mixer for stage in tower.stages] if isinstance(tower, MCiSpec) else []
         for part in (tower, *mixers):

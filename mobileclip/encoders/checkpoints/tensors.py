@@ -21,7 +21,7 @@ _COUNTS = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8)
 
 
 def check_numbers(source: str | Path, tensors: Mapping[str, Tensor], dtypes: Mapping[str, torch.dtype]) -> None:
-    """Raise unless every tensor holds what the model has in its place.
+    """Raise unless every tensor has the kind of numbers of the model's tensor.
 
     Args:
         source: where they are from, for the message.
@@ -29,8 +29,8 @@ def check_numbers(source: str | Path, tensors: Mapping[str, Tensor], dtypes: Map
         dtypes: the model's, by name.
 
     Raises:
-        CheckpointError: naming the first tensor that holds whole numbers in place of weights, or the other way round;
-            that is complex; or with numbers that are not finite in float32.
+        CheckpointError: with the name of the first tensor that has integers for floats or vice versa, is complex, or is
+            not finite in float32.
     """
     for name, tensor in tensors.items():
         if dtypes[name].is_floating_point != tensor.dtype.is_floating_point or not (
@@ -145,7 +145,7 @@ def _of_channels(
 def spec_of_size(
     spec: Spec, *, image_size: int | None = None, context_length: int | None = None, in_channels: int | None = None
 ) -> Spec:
-    """Return the spec that `resized` gives, where no weights are at hand to say whether they can be had for that size.
+    """Return the spec of `resized` without checking weights for that size.
 
     Args:
         spec: the model.

@@ -62,7 +62,7 @@ class TransformersLayout(OpenClipLayout):
     """
 
     def rules_of(self, names: Collection[str]) -> Sequence[Rule]:
-        """Return the rules; the Text-RepMixers' feed-forward networks are called otherwise than the transformers'."""
+        """Return the rules; feed-forward networks of Text-RepMixers and transformers have different names."""
         mixed = [
             (rf"^(text_encoder\.layers\.{number})\.ffn\.fc", r"\1.conv_feed_forward.mlp.fc")
             for number in text_mixers(names)
@@ -88,7 +88,7 @@ class TransformersLayout(OpenClipLayout):
         return {}
 
     def packed(self, tensors: Mapping[str, Tensor], spec: ModelSpec) -> dict[str, Tensor]:
-        """Return the tensors with queries, keys and values apart, by the names of the text tower's class.
+        """Return the tensors with separate queries, keys and values, by the names of the text tower's class.
 
         Raises:
             ValueError: if it is a tower alone.
@@ -106,7 +106,7 @@ class TransformersLayout(OpenClipLayout):
         return {_renamed(name, 0, 1): tensor for name, tensor in packed.items()}
 
     def unpacked(self, tensors: Mapping[str, Tensor], spec: ModelSpec) -> dict[str, Tensor]:
-        """Return the tensors of a file as `packed` was given them; the two projections of texts are multiplied."""
+        """Invert `packed`, multiplying the two projections of texts."""
         held = {_renamed(name, 1, 0): one for name, one in tensors.items()} if _is_causal(spec) else dict(tensors)
         if _is_causal(spec) and _POSITION in held:
             held[_POSITION] = held[_POSITION][None, None]

@@ -1,6 +1,6 @@
-"""CoCa: captioners as models of this library, and how captions are drawn from them.
+"""CoCa captioners, and the generation of captions.
 
-What reads and writes their files is in `encoders.checkpoints`; what captions are for, in `reinforce`.
+`encoders.checkpoints` reads and writes their files; `reinforce` uses the captions.
 """
 
 from mobileclip.encoders.coca.generation import Beams, GenerationSpec, generate

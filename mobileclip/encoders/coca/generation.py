@@ -21,20 +21,19 @@ class GenerationSpec:
     """The decoding strategy of a captioner: greedy, sampled or beam search.
 
     Args:
-        strategy: `greedy`, the most probable id each time; `top_k` and `top_p`, one drawn of the most probable;
-            `beam`, see `Beams`.
-        top_k: how many ids are drawn from.
-        top_p: the share of the probability that is drawn from, in (0, 1].
-        temperature: above 0; below 1 it sharpens what is drawn from, after the choice of ids.
-        num_beams: captions that are followed for each image by `beam`. open_clip's 6 beams in 3 groups are 2 here:
-            its groups never differ.
-        min_length: ids in front of the first end, the start included.
+        strategy: `greedy` takes the most probable id, `top_k` and `top_p` sample among the most probable ids, `beam`
+            see `Beams`.
+        top_k: number of candidate ids.
+        top_p: cumulative probability of the candidates, in (0, 1].
+        temperature: above 0, applied after the choice of candidates.
+        num_beams: beams per image. open_clip's 6 beams in 3 groups equal 2 here, since its groups never differ.
+        min_length: least number of ids before the end, including the start.
         max_length: ids per caption, start and end included.
 
     Raises:
         ValueError: if a number is out of its range, or no caption fits between the lengths.
 
-    Source: open_clip's `CoCa.generate`, of which these are the choices and, beams apart, the defaults.
+    Source: open_clip's `CoCa.generate`: same options and, except for beams, same defaults.
     """
 
     strategy: Literal["greedy", "top_k", "top_p", "beam"] = attrs.field(
@@ -59,7 +58,7 @@ def generate(
 ) -> Tensor:
     """Return ids of a caption for each image: the start, the caption, the end, padding.
 
-    Keys and values of earlier ids are kept, so that each id costs one position.
+    A key-value cache makes each id cost one position.
 
     Shape:
         images `(batch, channels, size, size)` to `(batch, ids)`, at most `max_length` of them.
@@ -67,15 +66,13 @@ def generate(
     Args:
         model: in evaluation mode.
         images: preprocessed.
-        spec: how captions are drawn.
-        generator: of the numbers that they are drawn with; PyTorch's own by default. With one seed, the ids are those
-            of open_clip's generator.
+        spec: generation options.
+        generator: of random numbers; PyTorch's by default. With one seed, the ids equal open_clip's.
 
     Raises:
         ValueError: if the model has no room for captions of that length.
 
-    Source: open_clip's `CoCa.generate`.
-    Differs: beams never hold padding, which open_clip may put into the middle of one.
+    Source: open_clip's `CoCa.generate`. Differs: beams never contain padding; open_clip's may.
 
     Examples:
         >>> text = TextTransformerSpec(width=16, depth=1, num_heads=2, embedding_dim=16, causal=True)
@@ -112,7 +109,7 @@ def generate(
 
 
 def _allowed(logits: Tensor, length: int, text: TextInput, spec: GenerationSpec) -> Tensor:
-    """Return logits with minus infinity for an end that comes too early, and for padding within beams."""
+    """Return logits with minus infinity for an early end, and for padding within beams."""
     logits = logits.clone()
     if length < spec.min_length:
         logits[:, text.end_id] = -torch.inf
@@ -142,9 +139,9 @@ class Beams:
     """The best finished captions of an image, by `score = sum of logits / ids`.
 
     Args:
-        size: how many are kept.
+        size: number of beams.
         found: scores and ids.
-        done: whether no caption under way can be better.
+        done: whether no unfinished caption can be better.
     """
 
     size: int
@@ -157,7 +154,7 @@ class Beams:
         Args:
             ids: without its end.
             total: the sum of its logits.
-            length: that the sum is divided by.
+            length: divisor of the sum.
         """
         score = total / length
         worst = min(range(len(self.found)), key=lambda place: self.found[place][0], default=0)
@@ -168,10 +165,10 @@ class Beams:
             self.found.append((score, ids))
 
     def close(self, best_total: float, length: int) -> None:
-        """Be done if the worst of enough captions is as good as what is under way.
+        """Set `done` if enough finished captions are at least as good as any unfinished one.
 
         Args:
-            best_total: the highest sum of logits under way.
+            best_total: the highest sum of logits of unfinished captions.
             length: of captions now.
         """
         enough = len(self.found) >= self.size
@@ -218,13 +215,13 @@ def _beam_search(model: CoCa, state: CaptionState, ids: Tensor, spec: Generation
 def _next_beams(
     beam: Beams, candidates: list[tuple[float, int, int]], ids: Tensor, text: TextInput
 ) -> list[tuple[float, int, int]]:
-    """Return the sums, rows and next ids of the captions that go on; those that end go to the finished ones.
+    """Return sums, rows and next ids of the unfinished captions, and add finished captions to the beams.
 
     Args:
         beam: of the image.
         candidates: sums, rows and next ids, the highest sum first.
         ids: of its captions so far.
-        text: which ids end and pad.
+        text: end id and padding id.
     """
     if beam.done:
         return [(0.0, 0, text.pad_id)] * beam.size

@@ -35,18 +35,17 @@ class CoCaSpec:
     """A captioner: an image tower, a text tower and a decoder that attends to the image.
 
     Args:
-        image: the image tower: an MCi, a ViT, or another whose `backbone()` gives a map of `dims[-1]` channels; its own
-            head is left out, for queries pool its features.
-        text: the text tower, causal, read at a class token behind the text. `input.context_length` counts ids, and
-            there is one position more: 76 in models of context 77, 127 and 255 in those of 128 and 256. Its width is
-            the embedding's, and the decoder's.
+        image: the image tower: an MCi, a ViT, or another with a `backbone()` of `dims[-1]` channels; queries pool its
+            features in place of its head.
+        text: the causal text tower with a class token after the text. `input.context_length` counts ids without the
+            class token: 76 in models of context 77, 127 and 255 for 128 and 256. Its width is also that of the
+            embedding and the decoder.
         decoder_depth: layers of the decoder.
         decoder_heads: heads of the decoder's attentions.
-        num_queries: of the pooling; the first gives the embedding, all others what the decoder attends to.
+        num_queries: of the pooling; the first gives the embedding, the others are the decoder's context.
         pooler_heads: heads of the pooling.
-        class_mask: which padding the text's attentions leave out: `aligned` with the ids, or `shifted` by one, as the
-            published weights were trained.
-        max_logit_scale: cap of the factor of similarities; open_clip has none in the model.
+        class_mask: mask of the padding: `aligned` with the ids, or `shifted` by one like the published weights.
+        max_logit_scale: largest factor of similarities; open_clip's model has none.
 
     Raises:
         ValueError: if the widths differ, heads do not divide them, or the text tower is not causal.
@@ -126,7 +125,7 @@ class CoCaOutput(NamedTuple):
 
 
 class CaptionState(NamedTuple):
-    """Captions under way.
+    """The state of captions during generation.
 
     Args:
         text: memories of the text tower's layers.
@@ -139,7 +138,7 @@ class CaptionState(NamedTuple):
     contexts: list[tuple[Tensor, Tensor]]
 
     def reorder(self, rows: Tensor) -> None:
-        """Let every caption go on from another one of the same image."""
+        """Continue every caption from another caption of the same image."""
         for memory in (*self.text, *self.decoder):
             memory.reorder(rows)
 
@@ -147,8 +146,8 @@ class CaptionState(NamedTuple):
 class CoCa(ActivationCheckpointing, nn.Module):
     """Two towers with one embedding space, and a decoder of captions.
 
-    `tokens = image_norm(pooler(image_encoder(images)))`, the first of which is projected to the image's embedding; the
-    others are what the decoder attends to.
+    `tokens = image_norm(pooler(image_encoder(images)))`; the first token is projected to the image embedding, the
+    decoder attends to the others.
 
     Shape:
         images `(batch, channels, size, size)` and ids `(batch, ids)` to `CoCaOutput`.
@@ -191,7 +190,7 @@ class CoCa(ActivationCheckpointing, nn.Module):
 
     @property
     def similarity_scale(self) -> Tensor:
-        """The factor of similarities that is used, `min(exp(logit_scale), max_logit_scale)`."""
+        """The factor of similarities, `min(exp(logit_scale), max_logit_scale)`."""
         return self.logit_scale.reshape(()).exp().clamp(max=self.max_logit_scale)
 
     @property
@@ -231,12 +230,12 @@ class CoCa(ActivationCheckpointing, nn.Module):
         return self.image_project(pooled[:, 0]), pooled[:, 1:]
 
     def encode_image(self, image: Tensor, normalize: bool = False) -> Tensor:  # noqa: FBT001, FBT002 - as DualEncoder
-        """Return the embeddings of preprocessed images, of unit length if asked."""
+        """Return the embeddings of preprocessed images, optionally of unit length."""
         embedding, _ = self.image_tokens(image)
         return F.normalize(embedding, dim=-1) if normalize else embedding
 
     def encode_text(self, text: Tensor, normalize: bool = False) -> Tensor:  # noqa: FBT001, FBT002 - as DualEncoder
-        """Return the embeddings of tokenised texts, of unit length if asked."""
+        """Return the embeddings of token ids, optionally of unit length."""
         embedding: Tensor = self.text_encoder(text)[0]
         return F.normalize(embedding, dim=-1) if normalize else embedding
 
@@ -245,7 +244,7 @@ class CoCa(ActivationCheckpointing, nn.Module):
 
         Args:
             image_tokens: see `image_tokens`.
-            num_captions: captions per image, beside each other.
+            num_captions: captions per image, in consecutive rows.
             max_length: ids per caption, at most.
         """
         rows = len(image_tokens) * num_captions
@@ -264,7 +263,7 @@ class CoCa(ActivationCheckpointing, nn.Module):
         return self.decoder.step(self.text_encoder.step(ids, state.text), state.decoder, state.contexts)
 
     def _initialize(self) -> None:
-        """Draw the weights as open_clip draws those of its CoCa, or would: it leaves the decoder's projection as is."""
+        """Initialise the weights like open_clip's CoCa, and also the decoder's projection."""
         width, text = self.spec.text.width, self.text_encoder
         for tensor, std in (
             (text.token_embedding.weight, 0.02),
@@ -299,6 +298,6 @@ def _initialize_layer(layer: CaptionLayer, width: int, depth: int) -> None:
 
 
 def _pytorchs(*parts: nn.Module) -> Iterator[nn.Module]:
-    """Yield the attentions that start as those of `nn.MultiheadAttention`."""
+    """Yield the attentions with the initialisation of `nn.MultiheadAttention`."""
     for part in parts:
         yield from (module for module in part.modules() if isinstance(module, (Attention, CrossAttention)))

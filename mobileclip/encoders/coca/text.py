@@ -1,6 +1,6 @@
 """CoCa's text half: a causal tower with a class token behind the text, and the decoder that looks at the image.
 
-Both go over a whole text at once, or one id at a time with the keys and values of earlier ids remembered.
+Both process a whole text, or one id at a time with a key-value cache.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ class Memory:
 
     Args:
         keys: (rows, heads, max_length, head_dim), filled up to `length`.
-        values: likewise.
-        visible: (rows, max_length + 1), which ids are seen.
+        values: shape of `keys`.
+        visible: (rows, max_length + 1), mask of visible ids.
         length: ids so far.
     """
 
@@ -36,27 +36,27 @@ class Memory:
     length: int = 0
 
     def extended(self, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Append those of one id, and return all, with what is seen of them."""
+        """Append keys and values of one id, and return all with the mask."""
         end = self.length + 1
         self.keys[:, :, self.length : end], self.values[:, :, self.length : end] = key, value
         self.length = end
         return self.keys[:, :, :end], self.values[:, :, :end], self.visible[:, None, None, :end]
 
     def reorder(self, rows: Tensor) -> None:
-        """Let every row go on from another one."""
+        """Continue every row from another row."""
         self.keys, self.values, self.visible = self.keys[rows], self.values[rows], self.visible[rows]
 
 
 class CaptionAttention(Attention):
-    """Causal attention that leaves some tokens out, or goes on from a memory; shape and args are `Attention`'s."""
+    """Causal attention with masked tokens or a key-value cache; shape and arguments of `Attention`."""
 
     def forward(self, x: Tensor, visible: Tensor | None = None, memory: Memory | None = None) -> Tensor:
         """Return the attended `x`.
 
         Args:
-            x: the tokens; one for each row, where there is a memory.
-            visible: (batch, tokens), which tokens are seen by others; all by default.
-            memory: of earlier tokens, which those of `x` join.
+            x: the tokens; one per row with a memory.
+            visible: (batch, tokens), mask of tokens as keys; all by default.
+            memory: key-value cache, extended by `x`.
         """
         qkv = rearrange(self.qkv(x), "b n (three h d) -> three b h n d", three=3, h=self.num_heads)
         query, key, value = qkv[0], qkv[1], qkv[2]
@@ -102,7 +102,7 @@ class LastTokenPool(TextPool):
     """The features of the last token: CoCa's class token, behind the text."""
 
     def forward(self, features: Tensor, tokens: Tensor) -> Tensor:  # noqa: ARG002 - as other pools
-        """Return those of the last."""
+        """Return the last layer's result."""
         return features[:, -1]
 
 
@@ -113,7 +113,7 @@ class CaptionTextEncoder(TextEncoder):
         ids `(batch, ids)` to embeddings `(batch, embedding_dim)` and features `(batch, ids, width)`.
 
     Args:
-        spec: of the tower; there is one position more than it says, the class token's.
+        spec: of the tower; the class token has an additional position.
         class_mask: see `CoCaSpec`.
 
     Source: Yu et al., "CoCa: Contrastive Captioners are Image-Text Foundation Models", section 3.2.
@@ -184,9 +184,9 @@ class CaptionDecoder(nn.Module):
         """Return the logits `(rows, vocab_size)` of the id that follows one of every row.
 
         Args:
-            x: features of that id, `(rows, 1, width)`; the rows of an image beside each other.
-            memories: of earlier ids, one for each layer.
-            contexts: keys and values of the images, one pair for each layer.
+            x: features of that id, `(rows, 1, width)`; an image has consecutive rows.
+            memories: key-value caches, one per layer.
+            contexts: keys and values of the images, one pair per layer.
         """
         rows, images = len(x), len(contexts[0][0])
         for layer, cross_layer, memory, context in zip(self.layers, self.cross_layers, memories, contexts, strict=True):

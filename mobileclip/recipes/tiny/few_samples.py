@@ -23,7 +23,7 @@ _MOST_READ = 2_000
 def first_samples(source: Source, folder: Path, name: str = "data") -> str:
     """Copy the first samples of a source to a folder of shards, unless that was done, and return the folder.
 
-    Of pictures with classes, as many of each of the first classes.
+    Of images with classes, as many of each of the first classes.
 
     Args:
         source: where they are.

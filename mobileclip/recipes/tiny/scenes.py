@@ -43,7 +43,7 @@ class Scene:
         )
 
     def draw(self, rng: np.random.Generator, width: int = 240, height: int = 180) -> Image.Image:
-        """Return the picture; places, sizes and noise differ from one to the next."""
+        """Return the image; places, sizes and noise differ from one to the next."""
         image = Image.new("RGB", (width, height), GROUNDS[self.ground])
         pen = ImageDraw.Draw(image)
         for side, (size, colour, shape) in enumerate((self.left, self.right)):
@@ -74,7 +74,7 @@ def _draw_shape(pen: ImageDraw.ImageDraw, shape: str, place: tuple[float, float,
 
 
 def draw_shape(shape: str, rng: np.random.Generator, width: int, height: int) -> Image.Image:
-    """Return a picture of two of one shape, old or new, in any sizes and colours on any ground."""
+    """Return an image of two of one shape, old or new, in any sizes and colours on any ground."""
     left, right = (
         (list(SIZES)[rng.integers(len(SIZES))], list(COLOURS)[rng.integers(len(COLOURS))], shape) for _ in range(2)
     )
@@ -92,7 +92,7 @@ def scenes(seed: int) -> Iterator[Scene]:
 
 
 def jpeg(image: Image.Image) -> bytes:
-    """Return a picture as JPEG."""
+    """Return an image as JPEG."""
     stream = io.BytesIO()
     image.save(stream, "JPEG", quality=90)
     return stream.getvalue()

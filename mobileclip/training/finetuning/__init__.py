@@ -1,6 +1,6 @@
-"""Fine-tuning: what is frozen, learning rates by depth, adapters, and averaging with the original.
+"""Fine-tuning: frozen parts, layer-wise learning rates, adapters, and averaging with the original.
 
-What fine-tuning alone needs belongs here; the loop is that of `training`.
+Code for fine-tuning only; `training` has the loop.
 """
 
 from mobileclip.training.finetuning.spec import BatchNormMode, FinetuningSpec, Tower, freeze_tower

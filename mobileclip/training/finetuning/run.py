@@ -1,4 +1,4 @@
-"""A fine-tuning run from its choices to its scores; what an earlier run finished is read, not done again."""
+"""A fine-tuning run from its options to its scores; it reuses finished parts of an earlier run."""
 
 from __future__ import annotations
 
@@ -45,9 +45,9 @@ class Score:
         task: its name.
         metric: `top-1`, zero-shot, or `R@1`, the mean of both directions of retrieval.
         value: in per cent.
-        num_images: pictures that it was tested on.
-        num_skipped: pictures, or parts of the data, that could not be used.
-        hits: how right the model was, from 0 to 1, by picture; their mean is the value.
+        num_images: number of test images.
+        num_skipped: number of skipped images and parts of the data.
+        hits: score per image, from 0 to 1; their mean is the value.
     """
 
     task: str
@@ -88,7 +88,7 @@ class Results:
 
     Args:
         rows: of every alpha.
-        seconds: what training took; of this run alone where it resumed.
+        seconds: training time, without earlier runs.
     """
 
     rows: tuple[Scores, ...]
@@ -122,14 +122,13 @@ def finetune(
 
     Args:
         spec: the choices.
-        measure: how well a model does a task; called in the first process.
-        on_begin: called there with the original's scores, before anything is trained.
+        measure: scores a model on a task; called in the first process.
+        on_begin: called there with the original's scores before training.
 
     Raises:
-        ValueError: if something is missing or does not fit; the output folder holds a run with other choices; or a step
-            says why it cannot go on.
+        ValueError: if an input is missing or does not fit, or the output folder has a run with other options.
         FloatingPointError: if the loss is not finite.
-        TimeoutError: if the other processes did not come in time, or are gone; the message names them.
+        TimeoutError: if another process is late or dead; the message names it.
     """
     if spec.checkpoint is None or spec.data is None:
         missing = "--model" if spec.checkpoint is None else "--data"
@@ -157,7 +156,7 @@ def finetune(
         spec.finetuning.prepare(model)
 
         def tested(alpha: float, make: Callable[[], DualEncoder]) -> Scores:
-            """Test the model at `alpha`, which nobody else uses, on every task; what an earlier run found is read."""
+            """Test the model at `alpha` on every task, or read an earlier run's scores."""
             tested_on = "\0".join(task.fingerprint for task in (test, *old))
             mark = blake2b(tested_on.encode(), digest_size=6).hexdigest()
             path = spec.output / SCORES / f"{alpha:g}-{mark}.json"
@@ -179,7 +178,7 @@ def finetune(
             on_begin(tested(0.0, lambda: copy.deepcopy(original)))
 
         def watch(model: nn.Module, _steps: int) -> Mapping[str, float]:
-            """Test the new task while training; the number goes to the run's metrics."""
+            """Test the new task during training, for the run's metrics."""
             assert isinstance(model, DualEncoder), "what is trained"
             score = measure(model, test, spec.templates, names)
             return {f"new_task_{score.metric}": score.value}
@@ -199,7 +198,7 @@ def finetune(
 
 
 def _tasks(spec: FinetuneSpec, data: str) -> tuple[Task, Task, tuple[Task, ...]]:
-    """Return what is trained on, what the new task is tested on, and the old tasks."""
+    """Return the training data, the test data of the new task, and the old tasks."""
     new = open_task(data, spec.kind, spec.templates, spec.rows)
     parts = (
         split(new, spec.held_out)
@@ -250,7 +249,7 @@ def _refuse_other_choices(spec: FinetuneSpec) -> None:
 
 
 def refuse_other_data(spec: FinetuneSpec, task: Task) -> None:
-    """Refuse an output that was trained on other pictures than those of a task.
+    """Raise if an output was trained on other images than the task's.
 
     Raises:
         ValueError: if it was.

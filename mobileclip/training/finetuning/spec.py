@@ -1,4 +1,4 @@
-"""The choices of fine-tuning, and how a model is made ready for it and an ordinary one again."""
+"""The options of fine-tuning, and the preparation and restoration of a model."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tyro.conf import OmitArgPrefixes
 from mobileclip.data import ReinforcedPipelineSpec, crop_augmentation
 from mobileclip.datasets import RowOptions
 from mobileclip.encoders import DualEncoder, DualEncoderSpec
-from mobileclip.hardware.devices import AUTO
+from mobileclip.hardware import AUTO
 from mobileclip.losses import LossSpec
 from mobileclip.strict import strict
 from mobileclip.training.distributed import COLLECTIVE_SECONDS
@@ -41,13 +41,13 @@ class FinetuningSpec:
     """The settings of fine-tuning: frozen towers, batch norms, and low-rank adapters.
 
     Args:
-        batch_norm: `frozen` keeps statistics, scales and shifts as they are, which small batches need; `synchronised`
-            takes statistics over the batches of all processes; `trained` over each process's own, for large batches.
-        frozen_towers: towers that stay as they are, `image` or `text`.
+        batch_norm: `frozen` keeps statistics, scales and shifts (for small batches); `synchronised` computes statistics
+            over all processes; `trained` per process (for large batches).
+        frozen_towers: towers to freeze, `image` or `text`.
         lora: adapters to train in place of the weights; none trains the weights.
 
     Raises:
-        ValueError: if a tower is unknown, or both are frozen and nothing but the logit scale is left to train.
+        ValueError: if a tower is unknown, or both are frozen.
 
     Examples:
         >>> from mobileclip.encoders import DualEncoder, MCtSpec, ViTSpec
@@ -67,11 +67,11 @@ class FinetuningSpec:
             raise ValueError("with both towers frozen there is nothing to train but the logit scale; freeze one")
 
     def prepare(self, model: DualEncoder) -> None:
-        """Make `model` ready for `mobileclip.training.train`, in place; adapters are drawn from torch's random numbers.
+        """Prepare `model` for `mobileclip.training.train`, in place; torch's generator initialises adapters.
 
         Raises:
             ValueError: if batch norms cannot be synchronised here, or the adapters do not fit the model.
-            ModuleNotFoundError: if the adapters need what is not installed.
+            ModuleNotFoundError: if peft is not installed.
         """
         for tower in self.frozen_towers:
             freeze_tower(model, tower)
@@ -83,7 +83,7 @@ class FinetuningSpec:
             add_lora(model, self.lora)
 
     def finish(self, model: DualEncoder) -> None:
-        """Make what was trained an ordinary model again, in place: adapters merged, plain batch norms, none frozen."""
+        """Restore an ordinary model, in place: merge adapters, restore batch norms and unfreeze."""
         merge_lora(model)
         ordinary_batch_norm(model)
         model.eval().requires_grad_(requires_grad=True)
@@ -92,8 +92,8 @@ class FinetuningSpec:
 def freeze_tower(model: DualEncoder, tower: Tower) -> None:
     """Fix one tower of `model`: its weights get no gradient, and its batch norms keep their statistics.
 
-    A frozen text tower keeps what prompts mean: the image tower is fitted to them, as in Zhai et al.'s locked tuning
-    with the towers exchanged.
+    A frozen text tower keeps the embeddings of prompts, and the image tower adapts to them, as in Zhai et al.'s locked
+    tuning with the towers exchanged.
 
     Args:
         model: changed in place.
@@ -127,38 +127,38 @@ class FinetuneSpec:
     """The choices of fine-tuning.
 
     Args:
-        checkpoint: what is fine-tuned: a file in any known layout, in training form, or `hf-hub:owner/name`.
-        model: name of the model in the checkpoint, where it cannot be found from the file. On the command line, also
-            the file itself, NAME=FILE, or a name alone, whose published weights are fetched.
-        data: the new task: a folder with a folder of pictures for every class, a folder of pictures with captions, a
+        checkpoint: a checkpoint in training form and any known layout, or `hf-hub:owner/name`.
+        model: the checkpoint's model name, if the file lacks it. On the command line also a file, NAME=FILE, or a name
+            alone, for its published weights.
+        data: the new task: a folder with a folder of images for every class, a folder of images with captions, a
             `.jsonl` file, or webdataset shards.
-        rows: how rows of `.jsonl` files and of tables are read.
-        kind: what the data are, `classes` or `captions`; `auto` looks.
-        test: data to test the new task on; without it, a part of `data` is held out.
-        held_out: fraction of `data`, of every class of a folder, that training does not see.
-        retention_tasks: data of tasks that the model could do before, to measure what the new one costs.
-        templates: sentences that names of classes are put into, for training and testing.
-        output: folder of everything that is made; a second run goes on where the first one stopped.
-        batch_norm: `frozen`, which small batches need; `synchronised` between GPUs; or `trained`.
-        freeze: towers that stay as they are, `image` or `text`.
-        rate_decay: factor of the learning rate from a layer to the one below; 1 for one rate.
+        rows: column names of `.jsonl` files and tables.
+        kind: `classes` or `captions`; `auto` detects it.
+        test: test data of the new task; by default a held-out part of `data`.
+        held_out: held-out fraction of `data`, per class for a folder of classes.
+        retention_tasks: data of old tasks, to measure forgetting.
+        templates: prompt templates for class names, for training and testing.
+        output: folder; a second run resumes.
+        batch_norm: `frozen` (for small batches), `synchronised` over all GPUs, or `trained`.
+        freeze: towers to freeze, `image` or `text`.
+        rate_decay: learning rate of a layer divided by that of the next layer; 1 for one rate.
         rate_layers: what counts as a layer of a convolutional tower: a `block`, or a whole `stage`.
         lora_rank: rank of adapters to train in place of the weights (extra `lora`); none trains the weights.
-        lora_extras: parameters or modules that are trained beside the adapters.
+        lora_extras: further parameters or modules to train.
         epochs: passes over the training part.
-        batch_size: pictures per step, of all processes together; by default 64, or all where there are fewer.
+        batch_size: images per step over all processes; by default 64, or the number of images if lower.
         learning_rate: peak of the cosine schedule.
         weight_decay: of matrices and kernels.
-        warmup_share: fraction of the steps in which the learning rate rises.
-        max_gradient_norm: gradients are scaled down to this norm.
+        warmup_share: warm-up steps as a fraction of all steps.
+        max_gradient_norm: largest norm of the gradient.
         precision: `bfloat16` runs the forward pass in autocast.
         num_workers: processes that read, decode and augment.
         seed: of the order, the captions and the adapters.
-        alphas: interpolations between the original, 0, and the fine-tuned model, 1, that are tested; both ends are.
-        keep_alpha: the interpolation that is saved beside the fine-tuned model.
-        evaluate_every_steps: steps between two tests on the new task; none for at the end alone.
-        collective_seconds: for which processes wait for each other; tests by the first one must end in this time.
-        device: where to compute, such as cuda:1, mps or cpu; `auto` is the best device there is.
+        alphas: interpolations to test between the original (0) and the fine-tuned model (1), in addition to both.
+        keep_alpha: the interpolation to save in addition to the fine-tuned model.
+        evaluate_every_steps: steps between tests on the new task; none tests at the end only.
+        collective_seconds: timeout of collectives; tests in the first process must take less.
+        device: cuda:1, mps or cpu, for example; `auto` takes the best available device.
 
     Examples:
         >>> spec = FinetuneSpec(checkpoint="mobileclip_s2.pt", data="flowers/", epochs=3)
@@ -201,7 +201,7 @@ class FinetuneSpec:
 
     @property
     def finetuning(self) -> FinetuningSpec:
-        """What is trained, and how batch norms behave."""
+        """The trained parts, and the behaviour of batch norms."""
         lora = None if self.lora_rank is None else LoraSpec(rank=self.lora_rank, extras=self.lora_extras)
         return FinetuningSpec(batch_norm=self.batch_norm, frozen_towers=self.freeze, lora=lora)
 
@@ -215,14 +215,14 @@ class FinetuneSpec:
         )
 
     def batch_of(self, num_samples: int, num_processes: int = 1) -> int:
-        """Return the batch size for a number of images, which the processes can share."""
+        """Return a batch size for a number of images, divisible by the number of processes."""
         if self.batch_size is not None:
             return self.batch_size
         most = min(_BATCH_SIZE, num_samples)
         return max(2, most - most % num_processes)
 
     def training(self, loss: LossSpec, *, num_samples: int) -> TrainingSpec:
-        """Return how the run trains on so many pictures.
+        """Return the training spec for a number of images.
 
         Raises:
             ValueError: if they do not fill a batch.
@@ -251,7 +251,7 @@ class FinetuneSpec:
     def pipeline(
         self, shards: tuple[str, ...], model: DualEncoderSpec, *, num_samples: int, batch_size: int
     ) -> ReinforcedPipelineSpec:
-        """Return the pipeline of one process: pictures barely cropped, a caption each, drawn anew every epoch."""
+        """Return the pipeline of one process: weak crops and one caption per image, new in every epoch."""
         image = model.image.input
         return ReinforcedPipelineSpec(
             shards=shards,

@@ -1,4 +1,4 @@
-"""Tasks: pictures with classes or captions, the part that training sees, and targets shared within a class."""
+"""Tasks: images with classes or captions, the part that training sees, and targets shared within a class."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class HeldOut:
 
     Args:
         fraction: of all samples.
-        keys: their keys, where they are known without reading all data; by a hash of the key otherwise.
+        keys: their keys; None selects by a hash of the key.
     """
 
     fraction: float
@@ -54,14 +54,14 @@ class HeldOut:
 
 @attrs.frozen(kw_only=True)
 class Task:
-    """Pictures to train or to test on.
+    """Images to train or to test on.
 
     Args:
-        name: how the report calls it.
-        source: where they are.
-        kind: `classes`, where metadata has the name of the class as `label`, or `captions`.
-        part: all of them, or those that are held out, or the others.
-        held_out: what is held out.
+        name: its name in the report.
+        source: of the samples.
+        kind: `classes` (metadata has the class name as `label`) or `captions`.
+        part: all samples, the held-out samples, or the others.
+        held_out: the held-out samples.
     """
 
     name: str
@@ -71,7 +71,7 @@ class Task:
     held_out: HeldOut | None = None
 
     def samples(self, report: SkipReport) -> Iterator[ImageTextSample]:
-        """Yield the samples of the part; the unusable ones are counted."""
+        """Yield the samples of the part, and count unusable samples."""
         for unit in self.source.units():
             yield from filter(self.contains, unit.read(report))
 
@@ -83,7 +83,7 @@ class Task:
 
     @property
     def fingerprint(self) -> str:
-        """Text that changes when the content of the data or the part of it does; files are read."""
+        """Return a text that changes with the content or the part of the data; this reads the files."""
         parts = [self.part, str(self.held_out), to_json(self.source, unstructure_as=Source)]
         parts += [unit.content() for unit in self.source.units()]
         return blake2b("\0".join(parts).encode(errors="surrogatepass"), digest_size=6).hexdigest()
@@ -95,7 +95,7 @@ class TrainingData:
 
     Args:
         shards: their paths.
-        num_samples: pictures in them.
+        num_samples: images in them.
         class_names: names of the classes; none for captions.
         labels: the classes of the samples by their keys, as places in `class_names`.
     """
@@ -115,7 +115,7 @@ def open_task(
     """Return the task that is at `path`, any data set; see `open_data_set`.
 
     Raises:
-        ValueError, OSError: if there is nothing of that kind.
+        ValueError, OSError: if there is no such data.
     """
     # Small shards, so that several processes have some each.
     opened = open_data_set(path, kind=kind, templates=templates, samples_per_shard=_SAMPLES_PER_SHARD, rows=rows)
@@ -125,7 +125,8 @@ def open_task(
 def split(task: Task, fraction: float) -> tuple[Task, Task]:
     """Return the parts of a task to train and to test on.
 
-    Of every class of a folder the fraction is held out, rounded, at least one picture; of other data by a hash of keys.
+    For a folder of classes, hold out the fraction of each class, at least one image; for other data, select by a hash
+    of keys.
     """
     held_out = HeldOut(fraction=fraction, keys=_keys_by_class(task, fraction))
     train, test = (attrs.evolve(task, part=part, held_out=held_out) for part in ("train", "test"))
@@ -150,10 +151,10 @@ def _place(key: str) -> float:
 
 
 def write_training_data(task: Task, folder: Path) -> TrainingData:
-    """Write the training part to shards, or what an earlier run left undone of it, and an index of them.
+    """Write the training part to shards, or an earlier run's remaining work of it, and an index of them.
 
     Raises:
-        ValueError: if there is nothing to train on, or a key comes twice among labelled pictures.
+        ValueError: if there is no training data, or labelled images have a duplicate key.
     """
     if (written := read_index(folder)) is not None:
         return written
@@ -222,7 +223,7 @@ _LABEL_LOGIT_SCALE = 100.0
 @losses.register("labelled_contrastive")
 @attrs.frozen(kw_only=True, field_transformer=strict)
 class LabelledContrastiveSpec(ReinforcedLossSpec):
-    """The contrastive loss with targets shared within a class: distillation from a teacher that knows the labels.
+    """The contrastive loss with targets shared within a class.
 
     Examples:
         >>> isinstance(labelled_contrastive(10), LabelledContrastiveSpec)
@@ -238,10 +239,9 @@ class LabelledContrastiveSpec(ReinforcedLossSpec):
 def labelled_contrastive(num_classes: int) -> LabelledContrastiveSpec:
     """Return the loss of batches that `with_labels` made: both cross-entropies with targets shared within a class.
 
-    For picture i the target is 1/n at the n texts of its class and 0 elsewhere, and for texts the same. Reported is the
-    divergence from the targets: zero at its best, where the cross-entropy would be their entropy. Where every class
-    comes once, it is the contrastive loss. Where all texts of a class are one text, as with a single template, its
-    gradient is that loss's, as it makes no difference which of equal texts is called right; with several it is not.
+    For image i the target is 1/n at the n texts of its class and 0 elsewhere; likewise for texts. The value is the
+    divergence from the targets, with minimum 0. If every class occurs once in a batch, it is the contrastive loss. With
+    a single template its gradient is the contrastive loss's; with several templates it differs.
 
     Args:
         num_classes: classes in all, at least 2.
@@ -249,7 +249,7 @@ def labelled_contrastive(num_classes: int) -> LabelledContrastiveSpec:
     Raises:
         ValueError: if there are fewer than two classes.
 
-    Source: Khosla et al., "Supervised Contrastive Learning", Eq. 2, with texts in place of augmented pictures; Yang et
+    Source: Khosla et al., "Supervised Contrastive Learning", Eq. 2, with texts in place of augmented images; Yang et
         al., "Unified Contrastive Learning in Image-Text-Label Space", Eq. 2.
     """
     if num_classes < 2:
@@ -265,10 +265,10 @@ def labelled_contrastive(num_classes: int) -> LabelledContrastiveSpec:
 def with_labels(
     batches: BatchSource[ReinforcedBatch], labels: Mapping[str, int], *, num_classes: int
 ) -> BatchSource[ReinforcedBatch]:
-    """Return the same batches with the teacher who knows the labels: what `labelled_contrastive` learns from.
+    """Return the batches with one-hot teacher embeddings of the labels, for `labelled_contrastive`.
 
     Args:
-        batches: of pictures whose texts name their class.
+        batches: of images whose texts name their class.
         labels: the classes of the samples by their keys, from 0.
         num_classes: classes in all.
 

@@ -1,4 +1,4 @@
-"""What fine-tuning does to weights: batch norms fixed or shared, and averages with the original."""
+"""Fine-tuning's operations on weights: frozen or synchronised batch norms, and averages with the original."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class FrozenBatchNorm2d(nn.BatchNorm2d):
     """
 
     def train(self, mode: bool = True) -> FrozenBatchNorm2d:  # noqa: FBT001, FBT002 - torch's signature
-        """Stay in evaluation mode, whatever is asked for."""
+        """Stay in evaluation mode."""
         del mode
         super().train(mode=False)
         return self
@@ -37,8 +37,8 @@ class FrozenBatchNorm2d(nn.BatchNorm2d):
 def freeze_batch_norm(model: Model) -> Model:
     """Return `model` with every batch norm fixed, statistics, scales and shifts; `train()` does not undo it.
 
-    Gradients pass through; only what the batch norms hold stays as it is. Which tensors the model has, and their
-    names, do not change.
+    Gradients pass through; parameters and statistics of batch norms stay fixed. The model keeps its tensors and their
+    names.
 
     Args:
         model: changed in place, unless it is itself a batch norm.
@@ -57,8 +57,7 @@ def synchronise_batch_norm(model: Model) -> Model:
         model: changed in place, unless it is itself a batch norm.
 
     Raises:
-        ValueError: if this is not one of several processes on GPUs: there is nobody to synchronise with, or torch has
-            no way to.
+        ValueError: if there is only one process, or its device is not a GPU.
     """
     world_size = dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
     if world_size < 2:
@@ -107,7 +106,7 @@ def interpolate_weights(original: Model, finetuned: Model, alpha: float) -> Mode
         alpha: 0 is the original, 1 the fine-tuned model.
 
     Raises:
-        ValueError: if the models have other tensors than one another, are folded, or alpha is outside of [0, 1].
+        ValueError: if the models have different tensors, are reparameterized, or alpha is outside [0, 1].
 
     Source: Wortsman et al., "Robust fine-tuning of zero-shot models", section 3.
     """

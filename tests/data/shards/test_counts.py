@@ -56,7 +56,7 @@ def test_damaged_files_are_named(shards, tmp_path, content):
 
 def test_too_many_or_too_far_away(tmp_path):
     many = [str(tmp_path / f"{place}.tar") for place in range(MOST_COUNTED + 1)]
-    with fails(UncountedError, "0.tar and 1,000 other shards"):
+    with fails(UncountedError, "1,001 shards such as"):
         shard_sizes(many)
     with fails(UncountedError, "pipe:cat a.tar"):
         shard_sizes(["pipe:cat a.tar"])

@@ -87,7 +87,7 @@ def test_what_the_library_writes_is_known(place, part):
         ("normalizer", replace({"String": "ab"}, "xyz"), (ValueError,)),
         ("decoder", replace({"String": "ab"}, "xyz"), (ValueError,)),
         ("pre_tokenizer", several("pretokenizers", *[{"type": "ByteLevel"}] * 2), (ValueError, "ByteLevel")),
-        ("model", {"max_input_chars_per_word": 1001, "vocab": {}}, (ValueError, "1001")),
+        ("model", {"max_input_chars_per_word": 1001, "vocab": {}}, (ValueError, "1,001")),
         ("model", {"dropout": 0.1, "vocab": {}}, (ValueError,)),
         ("model", {"vocab": {"x" * 512: 0}}, None),
         ("model", {"vocab": [["x" * 513, 0.0]]}, (ValueError, "513")),
