@@ -502,7 +502,7 @@ def test_embeddings_are_exported_as_embed_writes_them(index, photos, tmp_path, c
 @pytest.mark.parametrize("ending", ["npz", "safetensors"])
 def test_files_that_are_gone_are_exported_nowhere(index, photos, tmp_path, ending):
     output = tmp_path / f"all.{ending}"
-    with pytest.raises(ValueError, match="there are no pictures in the index"):
+    with pytest.raises(ValueError, match="there are no images in the index"):
         index.export(output)
     draw(tmp_path / "away" / "9.png", 9)
     add(index, photos, tmp_path / "away")

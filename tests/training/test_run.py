@@ -118,7 +118,7 @@ def test_initial_weights(folder):
 def test_another_run_in_the_folder_is_refused(folder):
     run(spec(folder), folder / "run", device="cpu")
     other = attrs.evolve(spec(folder), data=attrs.evolve(spec(folder).data, seed=3))
-    with pytest.raises(ValueError, match=r"holds a run with another choice of data; .*run\.json"):
+    with pytest.raises(ValueError, match=r"has a run with other options of data; .*run\.json"):
         run(other, folder / "run", device="cpu")
 
 
@@ -160,7 +160,7 @@ def test_a_run_that_fails_behind_a_checkpoint_keeps_its_folder(folder):
     own = spec(folder, evaluate_every_steps=1)
     with pytest.raises(StoppedError):
         run(own, folder / "run", evaluate=stop_at(3), device="cpu")
-    with pytest.raises(ValueError, match="holds a run with another choice of training"):
+    with pytest.raises(ValueError, match="has a run with other options of training"):
         run(spec(folder, seed=5), folder / "run", device="cpu")
     run(own, folder / "run", device="cpu")
 

@@ -206,7 +206,7 @@ def _special() -> Iterator[tuple[tuple[str, ...], str]]:
     yield ("embed", "--texts", "photos", *SMALL), "is a folder"
     yield ("embed", "--texts", "pipe", *SMALL), "is a pipe"
     yield ("embed", "--texts", "/dev/zero", *SMALL), "is a pipe or a device"
-    yield ("embed", "a.jpg", "-o", "kept.npz", "--append", *SMALL), "is no archive of embeddings"
+    yield ("embed", "a.jpg", "-o", "kept.npz", "--append", *SMALL), "archive of embeddings"
     yield ("embed", "a.jpg", "-o", "new.npz", "--append", "--overwrite", *SMALL), "give one of them"
     yield ("index", "photos", "-i", "kept_folder", *SMALL), "is not replaced"
     yield ("index", "empty", "-i", "new", *SMALL), "holds no pictures"
