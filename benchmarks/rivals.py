@@ -18,7 +18,7 @@ from mobileclip.export import ExportSpec, targets
 from mobileclip.export.describing import tower_file
 from mobileclip.export.export import tower_export
 from mobileclip.export.towers import TowerExport, cut_to_length, input_of
-from mobileclip.hardware.precision import Precision
+from mobileclip.hardware import Precision
 from mobileclip.inference.comparison import bundled_samples
 from mobileclip.inputs import ImageInput, TextInput
 from mobileclip.reparam import LayerScale

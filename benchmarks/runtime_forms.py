@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from benchmarks.rivals import Tower, exported
 from mobileclip.encoders import ImageEncoderSpec
 from mobileclip.extras import advice
-from mobileclip.hardware.precision import FastPrecision, dtype_of
+from mobileclip.hardware import FastPrecision, dtype_of
 from mobileclip.inference import optimize_tower
 from mobileclip.inference.comparison import times_in_turn
 from mobileclip.inference.forms import causal_pool, cut_behind_the_end, with_depthwise_convs, with_one_token

@@ -61,7 +61,7 @@ from benchmarks.runtime_forms import USUAL, Contender, Contestant, Form, fastest
 from mobileclip.data import ImageTransform, Tokenizer
 from mobileclip.data.images.transform import read_pixels
 from mobileclip.encoders import DualEncoder, TextTransformerSpec, load_model
-from mobileclip.hardware.threads import torch_threads
+from mobileclip.hardware import torch_threads
 from mobileclip.inference.comparison import (
     LEAST_COSINE,
     Calibration,

@@ -42,7 +42,7 @@ from benchmarks.harness import (
 from benchmarks.rivals import PUBLISHED, Size, example, open_clip_model
 from mobileclip.data import ReinforcedBatch
 from mobileclip.encoders import DualEncoder
-from mobileclip.hardware.precision import WidePrecision
+from mobileclip.hardware import WidePrecision
 from mobileclip.losses import ContrastiveLossSpec
 from mobileclip.training import AdamWSpec, CosineSchedule, TrainingSpec
 from mobileclip.training.distributed import World

@@ -23,12 +23,11 @@ import mobileclip
 from mobileclip.collections import Condition
 from mobileclip.data import (
     AugmentationSpec,
-    ColumnPipelineSpec,
-    OnlinePipelineSpec,
+    ReinforcedExampleSpec,
     ReinforcedPipelineSpec,
     StreamPosition,
 )
-from mobileclip.data.loading.spec import PipelineSpec
+from mobileclip.data.loading.pipeline import PipelineSpec
 from mobileclip.datasets import LabelledPipelineSpec
 from mobileclip.datasets.curation.filtering import FilterSpec
 from mobileclip.encoders import ClassifierSpec, CoCaSpec, DualEncoderSpec, MCiSpec, ViTSpec
@@ -282,8 +281,8 @@ def _pipelines(cls: type, **choices: Any) -> Callable[[], tuple[Any, ...]]:
 
 def _runs() -> tuple[Any, ...]:
     training = TrainingSpec(loss=ReinforcedLossSpec(), schedule=CosineSchedule(total_steps=3000))
-    data, columns = (made(cls)[0] for cls in (ReinforcedPipelineSpec, ColumnPipelineSpec))
-    of_texts = (attrs.evolve(one, text=SMALL.text.input) for one in (data, columns))
+    data = attrs.evolve(made(ReinforcedPipelineSpec)[0], text=SMALL.text.input)
+    of_texts = (data, attrs.evolve(data, teacher_columns=(4, 6)))
     (classifier,), labelled = made(ClassifierSpec), made(LabelledPipelineSpec)[0]
     labelled = attrs.evolve(labelled, num_classes=2, class_names=classifier.class_names)
     of_classes = RunSpec(model=classifier, data=labelled, training=attrs.evolve(training, loss=CrossEntropySpec()))
@@ -320,9 +319,13 @@ GIVEN: dict[type, Callable[[], tuple[Any, ...]]] = {
     CosineSchedule: lambda: (CosineSchedule(total_steps=3000),),
     DistilSpec: lambda: (DistilSpec(shares=("de=2",)),),
     ConstantCosineSchedule: lambda: (ConstantCosineSchedule(total_steps=3000, constant_steps=2500),),
-    ReinforcedPipelineSpec: _pipelines(ReinforcedPipelineSpec),
-    ColumnPipelineSpec: _pipelines(ColumnPipelineSpec, teacher_columns=(4, 6)),
-    OnlinePipelineSpec: _pipelines(OnlinePipelineSpec, online=(4,)),
+    ReinforcedExampleSpec: lambda: (
+        ReinforcedExampleSpec(image=IMAGE.input),
+        ReinforcedExampleSpec(image=IMAGE.input, teacher_columns=(4, 6)),
+    ),
+    ReinforcedPipelineSpec: lambda: tuple(
+        made for columns in (None, (4, 6)) for made in _pipelines(ReinforcedPipelineSpec, teacher_columns=columns)()
+    ),
     LabelledPipelineSpec: _pipelines(LabelledPipelineSpec, num_classes=2),
     PipelineSpec: _pipelines(PipelineSpec),
     RunSpec: _runs,

@@ -37,5 +37,5 @@ class _Refusing(TorchFunctionMode):
 @contextmanager
 def no_float64() -> Iterator[None]:
     """Let every device be one without float64."""
-    with patch("mobileclip.hardware.devices.has_float64", lambda _device: False), _Refusing():
+    with patch("mobileclip.hardware.has_float64", lambda _device: False), _Refusing():
         yield

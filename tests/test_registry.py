@@ -199,7 +199,7 @@ def test_modules_that_lack_another_one_say_so(tmp_path, monkeypatch):
     monkeypatch.setattr("sys.path", [*sys.path])
     with pytest.raises(ModuleNotFoundError, match="nothing_like_this"):
         with_parts(["train", "--import", "lacking_parts"])
-    with pytest.raises(ValueError, match=r"no_parts\.py cannot be imported: there is no module 'no_parts'"):
+    with fails(ValueError, "no_parts.py"):
         with_parts(["--import=no_parts.py"])
 
 

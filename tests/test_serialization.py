@@ -74,7 +74,7 @@ def test_a_class_that_is_not_registered_is_not_written():
 
 def test_inputs_refuse_nonsense():
     for bad in ({"size": 0}, {"size": 8, "interpolation": "nearest"}, {"size": 8, "std": (0.0, 1.0, 1.0)}):
-        with pytest.raises(ValueError, match="must be"):
+        with fails(ValueError):
             ImageInput(**bad)
     with pytest.raises(ValueError, match="context_length"):
         TextInput(context_length=2)
@@ -112,10 +112,10 @@ def test_a_whole_number_will_do_as_a_float():
 
 def test_python_is_held_to_the_annotations_too():
     for wrong in ({"size": "8"}, {"size": True}, {"size": 8.0}, {"size": 8, "mean": [0.0, 0.0, 0.0]}):
-        with pytest.raises(ValueError, match="of ImageInput: must be"):
+        with fails(ValueError, "ImageInput"):
             ImageInput(**wrong)
     for wrong in ((0.0, 0.0), (float("inf"), 0.0, 0.0), (float("nan"), 0.0, 0.0)):
-        with pytest.raises(ValueError, match="'mean' of ImageInput: "):
+        with fails(ValueError, "'mean'", "ImageInput"):
             ImageInput(size=8, mean=wrong)
 
 
@@ -124,7 +124,7 @@ def test_infinity_is_not_written():
     class Anything:
         value: float
 
-    with pytest.raises(ValueError, match="not JSON compliant"):
+    with fails(ValueError):
         to_json(Anything(value=float("inf")))
 
 

@@ -223,7 +223,7 @@ def check(
         device: cuda, cuda:1, mps or cpu; auto takes the first available device.
         seed: random seed for the choice of samples.
     """
-    from mobileclip.hardware.devices import pick_device
+    from mobileclip.hardware import pick_device
     from mobileclip.reinforce import verify
 
     engine = sharing.build()
@@ -396,7 +396,7 @@ def dedup(
         overwrite: replace existing files.
     """
     from mobileclip.datasets.curation.duplicates import DuplicatesSpec, find_duplicates
-    from mobileclip.hardware.devices import pick_device
+    from mobileclip.hardware import pick_device
 
     kept, pairs = outputs(output, (".npy",), (), overwrite=overwrite)
     spec = DuplicatesSpec(

@@ -20,7 +20,7 @@ from mobileclip.cli.arguments import (
     require_checkpoint,
     say_first,
 )
-from mobileclip.hardware.precision import FastPrecision
+from mobileclip.hardware import FastPrecision
 from mobileclip.inputs import Decode
 from mobileclip.processes import default_workers
 from mobileclip.storage import printable, require_output, require_output_folder
@@ -178,7 +178,7 @@ def _engine(
 ) -> Engine | None:
     """Return the engine of the flags; None for this process."""
     from mobileclip.engines import LocalEngine, RayEngine
-    from mobileclip.hardware.devices import AUTO
+    from mobileclip.hardware import AUTO
 
     if name == "ray":
         return RayEngine(address=ray_address, max_workers=num_workers, gpus_per_worker=gpus)

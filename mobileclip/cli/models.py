@@ -28,7 +28,7 @@ from mobileclip.cli.arguments import (
 )
 from mobileclip.data.images.limits import is_image_name
 from mobileclip.datasets.sources import RowOptions
-from mobileclip.hardware.precision import FastPrecision
+from mobileclip.hardware import FastPrecision
 from mobileclip.inputs import Decode
 from mobileclip.registry import has_others
 from mobileclip.storage import is_same, printable, require_output

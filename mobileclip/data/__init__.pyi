@@ -40,6 +40,7 @@ from .loading.examples import (
     Captions as Captions,
     Example as Example,
     ExampleMaker as ExampleMaker,
+    ExampleSpec as ExampleSpec,
     ReinforcedExampleSpec as ReinforcedExampleSpec,
 )
 from .loading.order import (
@@ -47,13 +48,8 @@ from .loading.order import (
     joined_positions as joined_positions,
 )
 from .loading.reinforced import (
-    ColumnPipelineSpec as ColumnPipelineSpec,
-    OnlinePipelineSpec as OnlinePipelineSpec,
     ReinforcedPipeline as ReinforcedPipeline,
     ReinforcedPipelineSpec as ReinforcedPipelineSpec,
-)
-from .loading.spec import (
-    ExampleSpec as ExampleSpec,
 )
 from .loading.texts import (
     TextPipeline as TextPipeline,

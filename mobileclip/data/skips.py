@@ -25,16 +25,14 @@ CONNECTION_FAILED = "connection_failed"
 MAX_NAMED = 1000
 MAX_LOGGED = 10
 _MAX_DETAIL = 1000
-_MAX_NAME = 4096
+
+
+def _name(value: object) -> str:
+    return printable(value, limit=4096)  # as long as a path may be: of a cut one, nobody would know the end
 
 
 def _text(value: object) -> str:
     return printable(without_secrets(value), limit=_MAX_DETAIL)
-
-
-def _name(value: object) -> str:
-    # As long as a path may be: of a cut one, nobody would know the end.
-    return printable(value, limit=_MAX_NAME)
 
 
 class BadSampleError(ValueError):

@@ -117,7 +117,7 @@ class TransformersImageSpec(ImageEncoderSpec):
 
     def build(self) -> ForeignTower:
         """Return a new tower."""
-        whole = _transformers(self)
+        whole = _transformers(self, "text_config")
         return ForeignTower(self, whole.vision_model, getattr(whole, "visual_projection", None))
 
 
@@ -142,7 +142,7 @@ class TransformersTextSpec(TextEncoderSpec):
 
     def build(self) -> ForeignTower:
         """Return a new tower."""
-        whole = _transformers(self)
+        whole = _transformers(self, "vision_config")
         return ForeignTower(self, whole.text_model, getattr(whole, "text_projection", None))
 
 
@@ -155,11 +155,13 @@ def _open_clip(builder: str, spec: OpenClipImageSpec | OpenClipTextSpec) -> nn.M
     return tower
 
 
-def _transformers(spec: TransformersImageSpec | TransformersTextSpec) -> Any:
+def _transformers(spec: TransformersImageSpec | TransformersTextSpec, other: str) -> Any:
+    """Return a dual encoder whose other tower is next to nothing; by default it would be a published model's."""
     with needed("a model of transformers", "transformers"):
         import transformers
     config = json.loads(spec.config)
     kind = config.pop("model_type")
+    config[other] = {"hidden_size": 8, "intermediate_size": 8, "num_hidden_layers": 0, "num_attention_heads": 1}
     return transformers.AutoModel.from_config(  # type: ignore[no-untyped-call]
         transformers.CONFIG_MAPPING[kind](**config)
     )

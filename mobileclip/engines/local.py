@@ -26,7 +26,7 @@ from mobileclip.engines.pool import (
     serve,
 )
 from mobileclip.engines.units import Place, Work
-from mobileclip.hardware.devices import all_devices, pick_device
+from mobileclip.hardware import all_devices, pick_device
 from mobileclip.storage import StoreLimits, store_limits
 from mobileclip.terminal.interruption import leave_to_parent
 

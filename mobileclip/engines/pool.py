@@ -40,7 +40,7 @@ from mobileclip.engines.units import (
     failure_of,
     fatal_of,
 )
-from mobileclip.hardware.devices import AUTO, pick_device
+from mobileclip.hardware import AUTO, pick_device
 from mobileclip.processes import num_cores
 from mobileclip.storage import StoreLimits, use_limits
 

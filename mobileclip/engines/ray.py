@@ -20,7 +20,7 @@ from attrs import validators
 from mobileclip.engines.pool import Assignment, Channel, LostWorkerError, Message, PoolEngine, serve
 from mobileclip.engines.units import Place, Work
 from mobileclip.extras import needed
-from mobileclip.hardware.devices import AUTO
+from mobileclip.hardware import AUTO
 from mobileclip.storage import StoreLimits, store_limits
 
 # Between two looks at whether an actor is reached again.

@@ -3,7 +3,6 @@ from .data import (
     Benchmark as Benchmark,
     BenchmarkSample as BenchmarkSample,
     open_benchmark as open_benchmark,
-    write_benchmark as write_benchmark,
 )
 from .features import FeatureCache as FeatureCache, Features as Features, Session as Session
 from .hook import (

@@ -16,7 +16,7 @@ from mobileclip.data.images.transform import READING
 from mobileclip.encoders.checkpoints import PREFIX
 from mobileclip.encoders.families import text_spec
 from mobileclip.evaluation.results import published_with
-from mobileclip.hardware.precision import WidePrecision, dtype_of
+from mobileclip.hardware import WidePrecision, dtype_of
 from mobileclip.inference.catalogue import num_parameters
 from mobileclip.inference.forms import ReadyDualEncoder, with_fast_layout
 from mobileclip.inference.image_text_model import ImageTextModel as Clip

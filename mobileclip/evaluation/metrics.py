@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from mobileclip.hardware.devices import in_float64
+from mobileclip.hardware import in_float64
 
 
 def require_embeddings(name: str, embeddings: Tensor, *, dim: int | None = None) -> None:

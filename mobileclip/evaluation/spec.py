@@ -11,8 +11,7 @@ from tyro.conf import OmitArgPrefixes
 from mobileclip import storage
 from mobileclip.datasets.sources import RowOptions
 from mobileclip.evaluation.suite import SuiteName
-from mobileclip.hardware.devices import AUTO
-from mobileclip.hardware.precision import WidePrecision
+from mobileclip.hardware import AUTO, WidePrecision
 from mobileclip.inputs import Interpolation
 from mobileclip.strict import repeated, strict
 from mobileclip.terminal.common import Rare

@@ -12,7 +12,7 @@ import attrs
 from mobileclip.encoders.checkpoints.published import CONTRACT
 from mobileclip.export.spec import TEXT_SPACE, InputDtype, Preprocess, Stage, Tower
 from mobileclip.extras import UPDATE
-from mobileclip.hardware.precision import Precision
+from mobileclip.hardware import Precision
 from mobileclip.inputs import ImageInput, TextInput
 from mobileclip.machine import raise_machine_fault
 from mobileclip.serialization import from_value, to_json

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Iterable
+from contextlib import ExitStack
 from typing import cast
 
 import attrs
@@ -14,12 +14,12 @@ from torch import Tensor, nn
 from mobileclip.data.text.tokenizer import Tokenizer
 from mobileclip.export.spec import Preprocess
 from mobileclip.export.towers import TowerExport, as_taken, input_of
-from mobileclip.hardware.precision import Precision
+from mobileclip.hardware import Precision
 from mobileclip.inference.comparison import NUM_CROPS, Samples, calibration_crops
 from mobileclip.inputs import ImageInput
 from mobileclip.reparam import children_by_name, with_children
 
-Layers = Collection[tuple[str, nn.Module]]
+Layers = Iterable[tuple[str, nn.Module]]
 
 # Where the inputs at hand reach this value, a quarter of the range of float16, other inputs may leave the range.
 _LARGEST_VALUE = torch.finfo(torch.float16).max / 4
@@ -43,22 +43,6 @@ def weighted_layers(encoder: nn.Module) -> list[tuple[str, nn.Module]]:
     ]
 
 
-def is_grouped(layer: nn.Module) -> bool:
-    """Return whether a layer is a convolution in several groups."""
-    return isinstance(layer, nn.Conv2d) and layer.groups > 1
-
-
-@contextmanager
-def watched(layers: Layers, look: Callable[[str, tuple[Tensor, ...], Tensor], None]) -> Iterator[None]:
-    """Let `look` see the name of each layer that computes, what it takes and what it gives."""
-    with ExitStack() as hooks:
-        for name, layer in layers:
-            hooks.enter_context(
-                layer.register_forward_hook(lambda _, taken, output, name=name: look(name, taken, output))
-            )
-        yield
-
-
 def layers_in_float32(encoder: nn.Module, inputs: Tensor, precision: Precision) -> frozenset[str]:
     """Return the names of the layers that stay in float32.
 
@@ -74,24 +58,12 @@ def layers_in_float32(encoder: nn.Module, inputs: Tensor, precision: Precision) 
         precision: of the export.
     """
     if precision == "float16":
-        return frozenset(name for name, value in _largest_values(encoder, inputs).items() if value > _LARGEST_VALUE)
+        kinds = (nn.Conv2d, nn.Linear, nn.LayerNorm)
+        ends = _ends(encoder, [(name, one) for name, one in encoder.named_modules() if isinstance(one, kinds)], inputs)
+        return frozenset(name for (name, _), values in ends.items() if values.abs().max() > _LARGEST_VALUE)
     if precision in ("int8", "int8-weights"):
-        return frozenset(name for name, layer in weighted_layers(encoder) if is_grouped(layer))
+        return frozenset(name for name, layer in weighted_layers(encoder) if getattr(layer, "groups", 1) > 1)
     return frozenset()
-
-
-@torch.no_grad()
-def _largest_values(encoder: nn.Module, inputs: Tensor) -> dict[str, float]:
-    """Return the largest absolute value that goes into each layer or comes out of it, by the layer's name."""
-    largest: dict[str, float] = {}
-
-    def look(name: str, taken: tuple[Tensor, ...], output: Tensor) -> None:
-        largest[name] = max(largest.get(name, 0), *(float(tensor.abs().max()) for tensor in (*taken, output)))
-
-    kinds = (nn.Conv2d, nn.Linear, nn.LayerNorm)
-    with watched([(name, module) for name, module in encoder.named_modules() if isinstance(module, kinds)], look):
-        encoder(inputs)
-    return largest
 
 
 def calibration_inputs(encoder: nn.Module, samples: Samples, preprocess: Preprocess) -> Tensor:
@@ -120,16 +92,12 @@ def calibration_inputs(encoder: nn.Module, samples: Samples, preprocess: Preproc
     return as_taken(crops, contract, preprocess)
 
 
-LARGEST_WEIGHT = 64
-"""Of a weight, in steps from zero: processors without VNNI add pairs of products in 16 bits, which more would saturate,
-silently. A file for every runtime cannot ask which processor will read it."""
-
 EVERY_OUTPUT = (nn.Conv2d, nn.Linear)
 """For runtimes that compute a layer in int8 only where its output is int8 too."""
 
 # Of what goes into a layer or comes out, in steps above the least: uint8. As int8, with its zero point, 128 less.
 _LARGEST = 255
-# What runtimes call int8. Weights stay within `LARGEST_WEIGHT` steps, so that no runtime cuts them.
+# What runtimes call int8. Weights stay within `largest_weight` steps, so that no runtime cuts them.
 _LARGEST_INT8 = 127
 _OPS = torch.ops.quantized_decomposed
 # Axis, ends and type.
@@ -146,35 +114,31 @@ class Int8Form:
         signed: what goes into layers and comes out is int8, its zero points 128 less; uint8 otherwise.
         stores_weights: weights are int8 in the program already. Otherwise they are float, and the exporter rounds them.
         stores_biases: biases are in int32, in steps of the products; float otherwise.
+        outputs: kinds of layers whose outputs are of 8 bits.
+        largest_weight: in steps from zero. Processors without VNNI add pairs of products in 16 bits, which more than 64
+            would saturate, silently; a file for every runtime cannot ask which processor will read it.
+        float16_tables: whether tables that are looked up, of token embeddings, become float16: they are half of a text
+            tower, and nothing is multiplied by them.
     """
 
     signed: bool = False
     stores_weights: bool = False
     stores_biases: bool = False
+    outputs: tuple[type[nn.Module], ...] = (nn.Conv2d,)
+    largest_weight: int = 64
+    float16_tables: bool = True
 
 
-def graph_in_int8(
-    tower: TowerExport,
-    how: Int8Form,
-    *,
-    outputs: tuple[type[nn.Module], ...] = (nn.Conv2d,),
-    largest_weight: int = LARGEST_WEIGHT,
-    float16_tables: bool = True,
-) -> nn.Module:
+def graph_in_int8(tower: TowerExport, how: Int8Form) -> nn.Module:
     """Return the graph of a tower whose convolutions and linear layers quantise; everything else stays as it is.
 
-    What goes into them has one step and zero point, and so has what comes out of `outputs`, from the least to the
+    What goes into them has one step and zero point, and so has what comes out of `how.outputs`, from the least to the
     largest value over the calibration data; weights have no zero point, and a step for each output channel. Products of
     two activations, those of attention, have no weights and stay float.
 
     Args:
         tower: calibration data, and the layers that stay in float32.
         how: what the operations are like.
-        outputs: kinds of layers whose outputs are of 8 bits.
-        largest_weight: in steps: 64 where kernels for processors without VNNI add pairs of products in 16 bits, which
-            eight bits of weights saturate, silently.
-        float16_tables: whether tables that are looked up, of token embeddings, become float16: they are half of a text
-            tower, and nothing is multiplied by them.
 
     Raises:
         ValueError: if there is no calibration data, or the tower computes what is not finite.
@@ -185,16 +149,27 @@ def graph_in_int8(
     missing = tower.float32 - layers.keys()
     assert not missing, f"not found in the tower: {missing}"
     chosen = {name: layer for name, layer in layers.items() if name not in tower.float32}
-    ends = _ends(graph, chosen, tower.calibration)
+    ends = _ends(graph, chosen.items(), tower.calibration)
 
-    def in_int8(name: str, layer: nn.Module) -> Int8Layer:
-        given, output = (_Values.between(*ends[name, kind], signed=how.signed) for kind in ("input", "output"))
-        rounds_output = isinstance(layer, outputs)
-        return Int8Layer(layer, given, output if rounds_output else None, how, largest_weight=largest_weight)
+    def values(name: str, kind: str) -> _Values:
+        if (name, kind) not in ends:
+            raise ValueError(f"nothing went by {name}: ranges are found with inputs, and there were none for it")
+        low, high = ends[name, kind]
+        if not ends[name, kind].isfinite().all():
+            raise ValueError(
+                f"{name}.{kind} has values from {low} to {high}, and no range of 8 bits holds them; check the model's "
+                "weights"
+            )
+        return _Values.between(low, high, signed=how.signed)
 
-    changed = {layer: in_int8(name, layer) for name, layer in chosen.items()}
-    graph.encoder = _replaced(encoder, cast("dict[nn.Module, nn.Module]", changed))
-    if float16_tables:
+    changed: dict[nn.Module, nn.Module] = {}
+    for name, layer in chosen.items():
+        output = values(name, "output")
+        changed[layer] = Int8Layer(
+            layer, values(name, "input"), output if isinstance(layer, how.outputs) else None, how
+        )
+    graph.encoder = _replaced(encoder, changed)
+    if how.float16_tables:
         for module in graph.modules():
             if isinstance(module, nn.Embedding):
                 module.half()
@@ -203,30 +178,22 @@ def graph_in_int8(
 
 
 @torch.no_grad()
-def _ends(graph: nn.Module, layers: dict[str, nn.Module], inputs: Tensor) -> dict[tuple[str, str], tuple[float, float]]:
-    """Return the least and the largest value, and zero, of what goes into layers and comes out."""
-    ends = {(name, kind): torch.zeros(2) for name in layers for kind in ("input", "output")}
-    seen = set()
+def _ends(encoder: nn.Module, layers: Layers, inputs: Tensor) -> dict[tuple[str, str], Tensor]:
+    """Return the least and the largest value, and zero, of what goes into layers that compute and comes out of them."""
+    ends: dict[tuple[str, str], Tensor] = {}
 
     def see(name: str, taken: tuple[Tensor, ...], given: Tensor) -> None:
-        seen.add(name)
         for kind, values in (("input", taken[0]), ("output", given)):
             low, high = torch.aminmax(values)
-            least, most = ends[name, kind]
+            least, most = ends.get((name, kind), torch.zeros(2))
             ends[name, kind] = torch.stack([torch.minimum(least, low), torch.maximum(most, high)])  # NaN stays
 
-    with watched(layers.items(), see):
+    with ExitStack() as hooks:
+        for name, layer in layers:
+            hooks.enter_context(layer.register_forward_hook(lambda _, *seen, name=name: see(name, *seen)))
         for batch in torch.split(inputs, _BATCH):
-            graph(batch)
-    for (name, kind), values in ends.items():
-        if name not in seen:
-            raise ValueError(f"nothing went by {name}: ranges are found with inputs, and there were none for it")
-        if not values.isfinite().all():
-            raise ValueError(
-                f"{name}.{kind} has values from {values[0]} to {values[1]}, and no range of 8 bits holds them; "
-                "check the model's weights"
-            )
-    return {key: (float(low), float(high)) for key, (low, high) in ends.items()}
+            encoder(batch)
+    return ends
 
 
 def _replaced(module: nn.Module, changed: dict[nn.Module, nn.Module]) -> nn.Module:
@@ -249,9 +216,9 @@ class _Values:
     dtype: torch.dtype
 
     @classmethod
-    def between(cls, low: float, high: float, *, signed: bool) -> _Values:
-        step = (torch.tensor(high) - torch.tensor(low)).clamp(min=_TINY) / _LARGEST
-        zero = int((-torch.tensor(low) / step).round())
+    def between(cls, low: Tensor, high: Tensor, *, signed: bool) -> _Values:
+        step = (high - low).clamp(min=_TINY) / _LARGEST
+        zero = int((-low / step).round())
         shift = _LARGEST_INT8 + 1 if signed else 0
         return cls(float(step), zero - shift, -shift, _LARGEST - shift, torch.int8 if signed else torch.uint8)
 
@@ -274,19 +241,16 @@ class Int8Layer(nn.Module):
         given: how what goes in is rounded.
         output: how what comes out is rounded; None where it is not.
         how: what the operations are like.
-        largest_weight: in steps.
     """
 
     steps: Tensor
     zeros: Tensor
     steps_of_bias: Tensor
 
-    def __init__(
-        self, layer: nn.Module, given: _Values, output: _Values | None, how: Int8Form, *, largest_weight: int
-    ) -> None:
+    def __init__(self, layer: nn.Module, given: _Values, output: _Values | None, how: Int8Form) -> None:
         super().__init__()
         weight, bias = cast("Tensor", layer.weight).detach(), cast("Tensor | None", layer.bias)
-        steps = weight.float().flatten(1).abs().amax(1).clamp(min=_TINY) / largest_weight
+        steps = weight.float().flatten(1).abs().amax(1).clamp(min=_TINY) / how.largest_weight
         self.register_buffer("steps", steps)
         self.register_buffer("zeros", torch.zeros(len(steps), dtype=torch.int64))
         self._input, self._output = given, output

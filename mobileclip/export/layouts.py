@@ -12,7 +12,7 @@ import attrs
 
 from mobileclip.export.contract import TOKENIZER, Contract, ImageContract
 from mobileclip.export.spec import ExportSpec, TextDtype, Tower
-from mobileclip.hardware.precision import PRECISIONS, Precision
+from mobileclip.hardware import PRECISIONS, Precision
 from mobileclip.inputs import HIDDEN
 from mobileclip.interop.transformers_folder import preprocessor_config, tokenizer_config
 from mobileclip.registry import Registry

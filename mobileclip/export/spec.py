@@ -8,7 +8,7 @@ from typing import Any, Final, Literal, get_args
 import attrs
 from attrs import validators
 
-from mobileclip.hardware.precision import PRECISIONS, Precision
+from mobileclip.hardware import PRECISIONS, Precision
 from mobileclip.registry import Registry
 from mobileclip.strict import strict
 from mobileclip.terminal.common import Rare

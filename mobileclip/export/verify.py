@@ -20,7 +20,7 @@ from mobileclip.export.spec import TEXT_SPACE, Stage, Tower
 from mobileclip.export.targets import Target
 from mobileclip.export.targets.base import EXAMPLE_BATCH, Run
 from mobileclip.export.towers import as_taken, cut_to_length
-from mobileclip.hardware.precision import Precision
+from mobileclip.hardware import Precision
 from mobileclip.inference.comparison import LEAST_AGREEMENT, LEAST_COSINE, first_results, least_agreement
 from mobileclip.inference.forms import by_length
 from mobileclip.inputs import ImageInput, TextInput

@@ -20,8 +20,7 @@ from mobileclip.data.images.limits import ImageError
 from mobileclip.data.images.transform import ImageTransform, load_image
 from mobileclip.data.text.tokenizer import Tokenizer
 from mobileclip.encoders import DualEncoder
-from mobileclip.hardware.devices import in_float64
-from mobileclip.hardware.precision import Precision
+from mobileclip.hardware import Precision, in_float64
 from mobileclip.inputs import ImageInput, TextInput
 from mobileclip.strict import repeated
 

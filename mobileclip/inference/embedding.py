@@ -15,7 +15,7 @@ from mobileclip import storage
 from mobileclip.data.images.transform import require_decode
 from mobileclip.data.skips import Skip, SkipReport
 from mobileclip.datasets.sources import RowOptions, as_source
-from mobileclip.hardware.precision import FastPrecision
+from mobileclip.hardware import FastPrecision
 from mobileclip.inference.identity import ModelIdentity
 from mobileclip.inference.image_text_model import ImageTextModel
 from mobileclip.inference.optimizing import select_backend

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from mobileclip.data.skips import BadSampleError
 from mobileclip.data.workers import submitted_ahead
-from mobileclip.hardware.threads import torch_threads
+from mobileclip.hardware import torch_threads
 from mobileclip.processes import num_cores
 
 Item = TypeVar("Item")

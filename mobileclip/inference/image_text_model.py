@@ -15,7 +15,7 @@ from torch.nn import functional as F
 
 from mobileclip.encoders import DualEncoder
 from mobileclip.encoders.towers import local_encoder
-from mobileclip.hardware.threads import threads_or_default, torch_threads
+from mobileclip.hardware import threads_or_default, torch_threads
 from mobileclip.inference.encoding import EncodingThreads, encode_ahead, encode_each
 from mobileclip.inference.forms import (
     MOST_IMAGES_ON_CPU,

@@ -26,7 +26,7 @@ from mobileclip.encoders.checkpoints.loading import source_of
 from mobileclip.encoders.checkpoints.published import PUBLISHED, is_export, with_timm_tower
 from mobileclip.encoders.checkpoints.tensors import check_cast, spec_of_size
 from mobileclip.encoders.families import image_spec
-from mobileclip.hardware.devices import AUTO, pick_device
+from mobileclip.hardware import AUTO, pick_device
 from mobileclip.inference.forms import with_fast_layout, with_towers
 from mobileclip.inference.identity import ModelIdentity, identity_of, stored_space
 from mobileclip.inference.image_text_model import ImageTextModel

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from torch.export import ExportedProgram
 
 from mobileclip.extras import needed
-from mobileclip.hardware.precision import FastPrecision
+from mobileclip.hardware import FastPrecision
 from mobileclip.inference.comparison import times_in_turn
 from mobileclip.inputs import ImageInput
 from mobileclip.terminal.silence import SILENCING

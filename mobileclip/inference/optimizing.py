@@ -21,7 +21,7 @@ from mobileclip.data.images.limits import ImageError
 from mobileclip.data.images.transform import ImageTransform, normalize_pixels
 from mobileclip.encoders import DualEncoder, ImageEncoderSpec, TextEncoderSpec
 from mobileclip.encoders.towers import check_images, check_tokens
-from mobileclip.hardware.precision import FAST_PRECISIONS, FastPrecision, dtype_of
+from mobileclip.hardware import FAST_PRECISIONS, FastPrecision, dtype_of
 from mobileclip.inference.comparison import (
     LARGEST_ERROR,
     LEAST_COSINE,

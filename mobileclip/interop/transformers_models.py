@@ -18,7 +18,7 @@ from torch import Tensor
 from mobileclip.encoders import DualEncoderSpec, TransformersImageSpec, TransformersTextSpec
 from mobileclip.encoders.checkpoints import Stored
 from mobileclip.extras import needed
-from mobileclip.hardware.precision import WidePrecision, dtype_of
+from mobileclip.hardware import WidePrecision, dtype_of
 from mobileclip.inputs import Fit, ImageInput, Interpolation, TextInput
 from mobileclip.interop.foreign import checked, stored_of, text_input_of
 from mobileclip.tensor_files.numbers import own_numbers

@@ -12,7 +12,7 @@ from attrs import converters, validators
 from torch import Tensor, distributed, nn
 from torch.nn import functional as F
 
-from mobileclip.hardware.devices import in_float64
+from mobileclip.hardware import in_float64
 from mobileclip.losses.specs import EmbeddingBatch, LossSpec, LossTerms, check_pair, compute_dtype, losses
 from mobileclip.losses.tiled import tiled_terms
 from mobileclip.strict import strict

@@ -27,7 +27,7 @@ from mobileclip.encoders.checkpoints import PRETRAINED, Stored, read_checkpoint
 from mobileclip.encoders.checkpoints.published import is_export
 from mobileclip.encoders.text import POOL_NAMES, PoolName
 from mobileclip.evaluation.candidates import asked
-from mobileclip.hardware.devices import AUTO
+from mobileclip.hardware import AUTO
 from mobileclip.inference.identity import stored_space
 from mobileclip.inference.loading import load, require_model
 from mobileclip.inputs import TextInput

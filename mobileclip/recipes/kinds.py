@@ -11,7 +11,7 @@ import attrs
 from attrs import validators
 from tyro.conf import OmitArgPrefixes, Positional, arg
 
-from mobileclip.data import ColumnPipelineSpec, ReinforcedPipelineSpec, augmentations, read_text_input
+from mobileclip.data import ReinforcedPipelineSpec, augmentations, read_text_input
 from mobileclip.datasets import (
     JsonLinesSource,
     LabelledPipelineSpec,
@@ -28,7 +28,7 @@ from mobileclip.engines import SET_ASIDE, LocalEngine, RayEngine, Retries, read_
 from mobileclip.evaluation import EvaluationSpec, classifier_hook
 from mobileclip.evaluation.candidates import asked
 from mobileclip.evaluation.run import divided, evaluate_and_print
-from mobileclip.hardware.devices import AUTO
+from mobileclip.hardware import AUTO
 from mobileclip.processes import this_process
 from mobileclip.recipes.distilling import DistilSpec, distil
 from mobileclip.recipes.finetuning import finetune_and_report, summary, table
@@ -359,7 +359,7 @@ KINDS: Mapping[type, Kind] = {
         RunOptions,
         _ready_run,
         fixed={(RunSpec, "model")},
-        made_by={one: _sized(one) for one in (ReinforcedPipelineSpec, ColumnPipelineSpec, LabelledPipelineSpec)}
+        made_by={one: _sized(one) for one in (ReinforcedPipelineSpec, LabelledPipelineSpec)}
         | {RunSpec: lambda model, data, **rest: RunSpec(model=fitted_to_data(model, data), data=data, **rest)},
     ),
     ReinforcementSpec: Kind(_reinforce, ReinforceOptions, _ready_reinforcement, fixed={(ReinforcementSpec, "source")}),

@@ -13,7 +13,6 @@ from typing import Any
 import attrs
 
 from mobileclip.data import (
-    ColumnPipelineSpec,
     MixingSpec,
     RandomErasingSpec,
     RangeAugmentSpec,
@@ -212,7 +211,7 @@ def with_one_teacher(run: RunSpec, number: int) -> RunSpec:
     loss = _teachers(run)
     first, dim = sum(loss.teacher_dims[:number]), loss.teacher_dims[number]
     alone = attrs.evolve(loss, teacher_dims=(dim,), teacher_logit_scales=(loss.teacher_logit_scales[number],))
-    data = ColumnPipelineSpec.of(run.data, teacher_columns=(first, first + dim))
+    data = attrs.evolve(run.data, teacher_columns=(first, first + dim))
     return with_loss(attrs.evolve(run, data=data), alone)
 
 

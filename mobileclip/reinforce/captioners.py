@@ -20,13 +20,13 @@ from attrs import validators
 from PIL import Image
 from torch import Tensor
 
+from mobileclip import hardware
 from mobileclip.data import ImageTransform, Tokenizer
 from mobileclip.data.randomness import derived_seed, seeded_rng
 from mobileclip.data.samples.sample import SYN_NAME, SYN_TEXT
 from mobileclip.encoders import CoCa
 from mobileclip.encoders.checkpoints import load_model
-from mobileclip.hardware import devices
-from mobileclip.hardware.precision import WIDE_PRECISIONS, WidePrecision, dtype_of
+from mobileclip.hardware import WIDE_PRECISIONS, WidePrecision, dtype_of
 from mobileclip.interop.open_clip_models import OpenClipSource, coca_of, load_open_clip
 from mobileclip.registry import Registry
 from mobileclip.serialization import open_family
@@ -277,7 +277,7 @@ def _inverse_cdf(ids: Tensor, log_probs: Tensor, draws: Tensor, *, top_p: float,
 
 def sampling_device(device: torch.device) -> torch.device:
     """Return the device for sampling: the CPU if the device lacks float64."""
-    return device if devices.has_float64(device) else torch.device("cpu")
+    return device if hardware.has_float64(device) else torch.device("cpu")
 
 
 @attrs.frozen(kw_only=True, field_transformer=strict)

@@ -318,7 +318,7 @@ class OnlineTeachers(ChangedBatches[ReinforcedBatch]):
     """Wraps batches with teachers that encode each batch on use; pass it to `train` as `batches`.
 
     Args:
-        batches: with online images at the teachers' sizes: `OnlinePipelineSpec`.
+        batches: with online images at the teachers' sizes: `online` of `ReinforcedPipelineSpec`.
         teachers: encode the images and the captions of every batch.
         captioner: writes a synthetic caption for every augmented image, at the largest of its sizes; None for captions
             of the source.

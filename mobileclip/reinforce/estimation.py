@@ -13,7 +13,7 @@ import torch
 from mobileclip.data import ImageTextSample, SkipReport, ViewAgreement, read_reinforced_samples
 from mobileclip.datasets import Unit
 from mobileclip.engines import Place, default_num_threads
-from mobileclip.hardware.devices import AUTO, pick_device
+from mobileclip.hardware import AUTO, pick_device
 from mobileclip.reinforce.encoding import CHANGED_BY, measure_agreement
 from mobileclip.reinforce.spec import ReinforcementSpec
 from mobileclip.reinforce.worker import ReinforcementWork

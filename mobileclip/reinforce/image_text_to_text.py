@@ -14,7 +14,7 @@ from attrs import validators
 from PIL import Image
 from torch import Tensor
 
-from mobileclip.hardware.precision import WIDE_PRECISIONS, WidePrecision
+from mobileclip.hardware import WIDE_PRECISIONS, WidePrecision
 from mobileclip.interop.transformers_models import (
     LoadedWeights,
     TransformersSource,

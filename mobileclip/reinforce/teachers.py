@@ -16,7 +16,7 @@ from torch import Tensor
 
 from mobileclip.encoders import DualEncoder, DualEncoderSpec
 from mobileclip.encoders.checkpoints import Stored, read_checkpoint
-from mobileclip.hardware.precision import WIDE_PRECISIONS, WidePrecision, dtype_of
+from mobileclip.hardware import WIDE_PRECISIONS, WidePrecision, dtype_of
 from mobileclip.inference.image_text_model import ImageTextModel
 from mobileclip.inputs import Color, ImageInput
 from mobileclip.interop.open_clip_models import OpenClipSource, read_open_clip

@@ -23,7 +23,7 @@ from mobileclip.data.samples.members import parse_reinforced_sample, parse_sampl
 from mobileclip.data.shards.files import RawSample, parse, read_shard
 from mobileclip.data.skips import CONNECTION_FAILED, attempt
 from mobileclip.engines import Engine, FunctionWork, InlineEngine, InOrder, SetAside
-from mobileclip.hardware.devices import AUTO, pick_device
+from mobileclip.hardware import AUTO, pick_device
 from mobileclip.progress import Progress
 from mobileclip.reinforce.encoding import BatchEncoder, plain_fields
 from mobileclip.reinforce.manifest import Manifest, ShardEntry

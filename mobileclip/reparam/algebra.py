@@ -11,7 +11,7 @@ from typing import TypeVar, cast, overload
 import torch
 from torch import Tensor, nn
 
-from mobileclip.hardware import devices
+from mobileclip import hardware
 
 Layer = TypeVar("Layer", nn.Conv2d, nn.Linear)
 
@@ -27,7 +27,7 @@ def widened(tensor: Tensor) -> Tensor:
         >>> widened(nn.Linear(2, 2, dtype=torch.bfloat16).weight).dtype
         torch.float64
     """
-    return tensor.detach().to(torch.float64 if devices.has_float64(tensor.device) else torch.float32)
+    return tensor.detach().to(torch.float64 if hardware.has_float64(tensor.device) else torch.float32)
 
 
 def norm_affine(norm: BatchNorm) -> tuple[Tensor, Tensor]:

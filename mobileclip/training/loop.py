@@ -16,7 +16,7 @@ from torch import nn
 from mobileclip import storage
 from mobileclip.data import Batch, BatchSource
 from mobileclip.data.randomness import derived_seed
-from mobileclip.hardware.devices import in_float64
+from mobileclip.hardware import in_float64
 from mobileclip.losses import ReinforcedLossSpec
 from mobileclip.progress import Progress
 from mobileclip.reparam import evaluating

@@ -28,7 +28,7 @@ from mobileclip.encoders import (
 )
 from mobileclip.encoders.checkpoints import read_checkpoint
 from mobileclip.encoders.checkpoints.saving import Taught, is_known, write_tensors
-from mobileclip.hardware.devices import AUTO
+from mobileclip.hardware import AUTO
 from mobileclip.losses import ContrastiveLossSpec, ReinforcedLossSpec
 from mobileclip.serialization import from_json, to_json
 from mobileclip.strict import strict

@@ -13,14 +13,13 @@ from torch import nn
 from mobileclip.data import (
     Batch,
     BatchSource,
-    ColumnPipelineSpec,
     RangeAugmentSpec,
     ReinforcedPipelineSpec,
     TextPipelineSpec,
 )
 from mobileclip.datasets import LabelledPipelineSpec
 from mobileclip.encoders import ClassifierSpec, CoCaSpec, DualEncoderSpec
-from mobileclip.hardware.precision import TRAINING_PRECISIONS, TrainingPrecision
+from mobileclip.hardware import TRAINING_PRECISIONS, TrainingPrecision
 from mobileclip.losses import LossSpec, ReinforcedLossSpec
 from mobileclip.registry import Registry
 from mobileclip.serialization import open_family
@@ -214,9 +213,7 @@ pipelines: Registry[type[DataSpec]] = Registry("pipeline")
 """Specs of data to train on by name; third parties add theirs here or by an entry point in `mobileclip.pipeline`."""
 
 open_family(StudentSpec, students, own=(DualEncoderSpec, ClassifierSpec, CoCaSpec))
-open_family(
-    DataSpec, pipelines, own=(ReinforcedPipelineSpec, ColumnPipelineSpec, LabelledPipelineSpec, TextPipelineSpec)
-)
+open_family(DataSpec, pipelines, own=(ReinforcedPipelineSpec, LabelledPipelineSpec, TextPipelineSpec))
 
 if TYPE_CHECKING:
     # A checker knows what the library's own have beside.

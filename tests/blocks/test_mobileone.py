@@ -75,7 +75,7 @@ def test_a_block_without_branches_is_refused():
 
 
 def test_channels_in_every_group():
-    with pytest.raises(ValueError, match="divisible by groups"):
+    with fails(ValueError, "groups"):
         MobileOneBlock(6, groups=4)
 
 

@@ -456,7 +456,7 @@ def test_an_unchanged_folder_is_indexed_without_an_embedding(index, photos):
         db.execute("UPDATE embeddings SET embedding = x'00'")  # whoever reads one finds it damaged
     again = Collection.open(index.path)
     assert (add(again, photos).num_unchanged, len(again)) == (6, 6)
-    with pytest.raises(ValueError, match="is damaged"):
+    with fails(ValueError):
         again.search("a kite")
 
 
@@ -484,9 +484,9 @@ def test_a_search_over_pictures_that_are_all_hidden_says_so(index, photos, tmp_p
     assert index.search("a kite") == []
     add(index, photos)
     photos.rename(tmp_path / "unmounted")
-    with pytest.raises(ValueError, match="none of the 6 pictures is where it was"):
+    with fails(ValueError, "6"):
         index.search("a kite", k=3)
-    with pytest.raises(ValueError, match="none of the 1 pictures is where it was"):
+    with fails(ValueError, "1"):
         index.search("a kite", where=["path~2.png"])
 
 
@@ -502,7 +502,7 @@ def test_embeddings_are_exported_as_embed_writes_them(index, photos, tmp_path, c
 @pytest.mark.parametrize("ending", ["npz", "safetensors"])
 def test_files_that_are_gone_are_exported_nowhere(index, photos, tmp_path, ending):
     output = tmp_path / f"all.{ending}"
-    with pytest.raises(ValueError, match="there are no images in the index"):
+    with fails(ValueError):
         index.export(output)
     draw(tmp_path / "away" / "9.png", 9)
     add(index, photos, tmp_path / "away")
@@ -520,7 +520,7 @@ def test_files_that_are_gone_are_exported_nowhere(index, photos, tmp_path, endin
         with np.load(output) as file:
             np.testing.assert_array_equal(file["image_embedding"], [kept[path] for path in paths])
     shutil.rmtree(photos)
-    with pytest.raises(ValueError, match="none of the 7 pictures is where it was"):
+    with fails(ValueError, "7"):
         index.export(output, overwrite=True)
 
 
@@ -533,13 +533,13 @@ def test_what_is_asked_wrongly_is_told(index, photos):
     with fails(FileNotFoundError):
         add(index, photos / "lost")
     add(index, draw(photos / "one.png", 1))
-    with pytest.raises(ImageError, match=r"^the picture "):
+    with fails(ImageError):
         index.search(image=b"no picture")
     (photos / "torn.png").write_bytes(b"no picture")
-    with pytest.raises(ImageError, match=f"^image '{photos}/torn.png' "):
+    with fails(ImageError, f"{photos}/torn.png"):
         index.search(image=photos / "torn.png")
-    for given, message in (("s3://a/b", "is not on this machine"), (" ", "a name is empty")):
-        with pytest.raises(ValueError, match=message):
+    for given in ("s3://a/b", " "):
+        with fails(ValueError):
             add(index, given)
 
 

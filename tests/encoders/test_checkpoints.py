@@ -206,7 +206,7 @@ class TestTimm:
     @pytest.mark.parametrize("part", ["text_encoder", None])
     def test_texts_have_no_place(self, part, tmp_path):
         model = randomised(SMALL)
-        with fails(ValueError):
+        with fails(ValueError, "--tower image"):
             save_model(getattr(model, part) if part else model, tmp_path / "m.pt", layout="timm")
         assert not list(tmp_path.iterdir())
 
@@ -227,5 +227,5 @@ class TestWrongFiles:
         assert not list(tmp_path.iterdir())
 
     def test_no_file(self, tmp_path):
-        with pytest.raises(FileNotFoundError, match="no checkpoint at"):
+        with fails(FileNotFoundError, "nothing.pt"):
             load_model(tmp_path / "nothing.pt")

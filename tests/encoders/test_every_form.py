@@ -298,5 +298,5 @@ def test_a_model_without_a_logit_scale_gets_the_cap(tmp_path):
     loaded = load_model(tmp_path / "m.pt", SMALL)
     assert loaded.similarity_scale.item() == pytest.approx(SMALL.max_logit_scale)
     del own[next(name for name in own if name.endswith("weight"))]
-    with pytest.raises(CheckpointError, match="missing"):
+    with fails(CheckpointError, "1"):
         load_model(own, SMALL)

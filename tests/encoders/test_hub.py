@@ -192,9 +192,9 @@ def test_open_clip_s_and_timm_s_names_work_or_say_which_model_it_is():
     towers = [name for name in timm.list_models(pretrained=True) if ".apple_mclip" in name]
     assert len(towers) == 11
     for name in towers:
-        with pytest.raises(ValueError, match="the model with its text tower is mobileclip"):
+        with fails(ValueError, "mobileclip"):
             load(f"timm/{name}")
-    with pytest.raises(ValueError, match="did you mean 'mobileclip2_s"):
+    with fails(ValueError, "'mobileclip2_s"):
         load("MobileCLIP2-S9")
 
 
@@ -333,7 +333,7 @@ def test_published_weights_are_addresses(monkeypatch):
     monkeypatch.setattr("huggingface_hub.hf_hub_download", away)
     monkeypatch.setattr("huggingface_hub.get_session", lambda: Mock(spec_set=["head"]))  # there is a connection
     for name, published in PUBLISHED.items():
-        with pytest.raises(CheckpointError, match="could not fetch"):
+        with fails(CheckpointError, published.file):
             load_model(PRETRAINED[name])
         assert asked == [(published.repository, published.file, published.revision)]
         asked.clear()

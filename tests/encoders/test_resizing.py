@@ -171,5 +171,5 @@ class PixelsSpec(ImageEncoderSpec):
 def test_an_encoder_of_ones_own_that_does_not_say_how_is_refused(tmp_path):
     spec = PixelsSpec(embedding_dim=4, input=ImageInput(size=8))
     save_file(spec.build().state_dict(), tmp_path / "pixels.safetensors")
-    with pytest.raises(ValueError, match="PixelsSpec takes images of 8 pixels"):
+    with fails(ValueError, "PixelsSpec", "8"):
         load_model(tmp_path / "pixels.safetensors", spec, image_size=16)

@@ -59,11 +59,11 @@ def test_build_model_knows_every_name(name):
 
 
 def test_build_model_suggests_the_nearest_name():
-    with fails(ValueError, "model", "mobileclip_s9", "did you mean 'mobileclip_s4'"):
+    with fails(ValueError, "model", "mobileclip_s9", "'mobileclip_s4'"):
         build_model("mobileclip_s9")
-    with fails(ValueError, "did you mean 'mci4'"):
+    with fails(ValueError, "'mci4'"):
         build_model("mci7")
-    with fails(ValueError, "model", "resnet50", "no name is like it", "mobileclip list"):
+    with fails(ValueError, "model", "resnet50", "mobileclip list"):
         build_model("resnet50")
 
 
@@ -75,16 +75,14 @@ def test_only_b_is_causal():
 @pytest.mark.parametrize("name", ["mci", "vit", "vit_patch"])
 @pytest.mark.parametrize("shape", [(1, 3, 96, 96), (1, 3, 64, 32), (1, 1, 64, 64), (3, 64, 64)])
 def test_images_of_another_shape_are_refused(name, shape):
-    message = r"expected images of shape \(batch, 3, 64, 64\), got .*; preprocess them with this model's own transform"
-    with pytest.raises(ValueError, match=message):
+    with fails(ValueError, "(batch, 3, 64, 64)"):
         DualEncoderSpec(image=SMALL[name], text=SMALL["text"]).build().encode_image(torch.zeros(shape))
 
 
 @pytest.mark.parametrize("name", ["text", "text_causal", "mct"])
 @pytest.mark.parametrize("tokens", [torch.zeros(1, 77).long(), torch.zeros(1, 12), torch.zeros(12).long()])
 def test_tokens_of_another_shape_or_kind_are_refused(name, tokens):
-    message = r"expected token ids of shape \(batch, 12\), got .*; use this model's own tokenizer, which pads with 0"
-    with pytest.raises(ValueError, match=message):
+    with fails(ValueError, "(batch, 12)"):
         DualEncoderSpec(image=SMALL["mci"], text=SMALL[name]).build().encode_text(tokens)
 
 

@@ -8,10 +8,10 @@ import pytest
 from mobileclip.encoders import save_model
 from mobileclip.evaluation import (
     BenchmarkSample,
-    write_benchmark,
 )
 from mobileclip.recipes.tiny import SHAPES
 from tests.evaluation.fitted_model import fitted_model
+from tests.evaluation.public_layout import write_benchmark
 from tests.evaluation.scene_models import scene_pictures, scene_texts, small_spec
 
 TEMPLATES = ("a drawing of a {}", "{} on the left")

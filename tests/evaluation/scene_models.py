@@ -15,9 +15,10 @@ import numpy as np
 from mobileclip import specs
 from mobileclip.data import ImageTextSample
 from mobileclip.encoders import DualEncoderSpec, TextTransformerSpec, save_model
-from mobileclip.evaluation import BenchmarkSample, write_benchmark
+from mobileclip.evaluation import BenchmarkSample
 from mobileclip.inputs import ImageInput
 from mobileclip.recipes.tiny import COLOURS, SHAPES, scenes
+from tests.evaluation.public_layout import write_benchmark
 from tests.lazily import lazily
 
 timm = lazily("timm")

@@ -22,12 +22,12 @@ from mobileclip.evaluation import (
     evaluate_models,
     open_benchmark,
     open_candidate,
-    write_benchmark,
 )
 from mobileclip.evaluation.data import fingerprint, hash_of
 from mobileclip.recipes.tiny import SHAPES
 from tests.errors import fails
 from tests.evaluation.conftest import CAPTIONS, COUNT, TEMPLATES
+from tests.evaluation.public_layout import write_benchmark
 from tests.evaluation.scene_models import scene_pictures
 from tests.evaluation.test_runner import spec_of
 

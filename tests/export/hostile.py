@@ -7,7 +7,7 @@ import zipfile
 
 import torch
 
-from tests.trials.harness import CANARY, PickledCanary
+from tests.build.canary import CANARY, PickledCanary
 
 MODEL = "models/model.json"
 WEIGHTS, CONSTANTS = "data/weights/model_weights_config.json", "data/constants/model_constants_config.json"

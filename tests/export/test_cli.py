@@ -12,10 +12,11 @@ from PIL import Image
 
 from mobileclip.cli import main
 from mobileclip.encoders import save_model
-from mobileclip.evaluation import BenchmarkSample, write_benchmark
+from mobileclip.evaluation import BenchmarkSample
 from mobileclip.export import bundled_samples, read_contract, read_report
 from mobileclip.inference.comparison import LEAST_COSINE
 from tests.cli.test_cli import run
+from tests.evaluation.public_layout import write_benchmark
 from tests.export.models import CONVOLUTIONAL, PIXELS, TRANSFORMERS, constant, seeing
 
 

@@ -169,10 +169,10 @@ def test_a_converter_that_fails_is_told_with_its_last_words(stored, tmp_path):
     python.write_text(f'#!/bin/sh\ncp "{EXPORT / "text.tflite"}" "$4"\n', encoding="utf-8")
     python.chmod(0o755)
     export = export_of(stored, "text", "float16", converter=python)
-    assert converted(export) == (EXPORT / "text.tflite").read_bytes()
+    assert converted(export, TARGET.graph(export)) == (EXPORT / "text.tflite").read_bytes()
     python.write_text("#!/bin/sh\necho the last words >&2\nexit 3\n", encoding="utf-8")
     with fails(ValueError, "the last words"):
-        converted(export)
+        converted(export, TARGET.graph(export))
 
 
 @needs_converter

@@ -12,13 +12,14 @@ import torch
 import mobileclip
 from mobileclip.data import read_text_input
 from mobileclip.encoders import save_model
-from mobileclip.evaluation import BenchmarkSample, open_candidate, write_benchmark
+from mobileclip.evaluation import BenchmarkSample, open_candidate
 from mobileclip.export import ExportSpec, bundled_samples, export_model, load_export
 from mobileclip.export.running import as_pixels, require_made_of
 from mobileclip.inference.embedding import read_embeddings
 from tests.cli.test_cli import run
 from tests.data.tokenizer_files import KINDS
 from tests.errors import fails
+from tests.evaluation.public_layout import write_benchmark
 from tests.export.models import PIXELS, SHALLOW, pixels, raw_pixels, seeing
 
 IMAGES, CAPTIONS = bundled_samples().images, bundled_samples().captions

@@ -109,23 +109,23 @@ def is_compressed(path):
 
 
 @pytest.mark.parametrize(
-    ("make", "message"),
+    "make",
     [
-        (lambda path: path.write_bytes(b""), "zip"),
-        (lambda path: path.write_bytes(b"PK\x03\x04 and more"), "zip"),
-        (lambda path: archive_of(path, image_embedding=np.zeros((1, 2), np.float32)), "which model it is of"),
-        (lambda path: archive_of(path, model=np.array("{")), "Expecting"),
-        (lambda path: archive_of(path, model=np.array("[1]")), "which model"),
-        (lambda path: archive_of(path, model=np.array("[" * 100_000)), "nested too deeply"),
-        (lambda path: archive_of(path, model=np.array('{"weights_sha256": 1, "spec": "", "version": ""}')), "64"),
-        (claims_much, "damaged"),
-        (holds_an_object, "allow_pickle"),
-        (is_compressed, "compressed"),
+        lambda path: path.write_bytes(b""),
+        lambda path: path.write_bytes(b"PK\x03\x04 and more"),
+        lambda path: archive_of(path, image_embedding=np.zeros((1, 2), np.float32)),
+        lambda path: archive_of(path, model=np.array("{")),
+        lambda path: archive_of(path, model=np.array("[1]")),
+        lambda path: archive_of(path, model=np.array("[" * 100_000)),
+        lambda path: archive_of(path, model=np.array('{"weights_sha256": 1, "spec": "", "version": ""}')),
+        claims_much,
+        holds_an_object,
+        is_compressed,
     ],
 )
-def test_another_archive_is_refused(tmp_path, make, message):
+def test_another_archive_is_refused(tmp_path, make):
     make(tmp_path / "e.npz")
-    with pytest.raises(ValueError, match=message):
+    with fails(ValueError, "e.npz"):
         read_embeddings(tmp_path / "e.npz")
 
 

@@ -133,7 +133,7 @@ class TestEncoding:
         for given in (paths, [path.read_bytes() for path in paths]):
             torch.testing.assert_close(clip.encode_image(given), expected, rtol=0, atol=0)
         paths[1].write_bytes(b"no picture")
-        with pytest.raises(ValueError, match=r"^image '.*1\.jpg' is not an image"):
+        with fails(ValueError, "1.jpg"):
             clip.encode_image(paths)
 
     def test_another_way_to_decode_is_none(self, small_file):

@@ -95,7 +95,7 @@ def test_threads_encode_side_by_side_and_torch_gets_its_own_back():
     assert len(names) > 1
     assert threading.current_thread().name not in names
     torch.testing.assert_close(together, alone, rtol=1e-4, atol=1e-4)
-    with pytest.raises(ValueError, match="expected"):
+    with fails(ValueError):
         clip.encode_pixels(pixels[:, :8])
     assert torch.get_num_threads() == before
 

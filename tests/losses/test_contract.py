@@ -208,7 +208,7 @@ class TestTransforms:
 
         assert torch.autograd.gradgradcheck(partial(total, dense), inputs["image"])
         assert torch.func.grad(partial(penalty, dense))(inputs["image"]).abs().max() > 0
-        refused = pytest.raises(RuntimeError, match="dense_loss can be differentiated twice")
+        refused = pytest.raises(RuntimeError, match="dense_loss")
         (gradient,) = torch.autograd.grad(total(loss, inputs["image"]), inputs["image"], create_graph=True)
         with refused:
             gradient.sum().backward()
@@ -362,5 +362,5 @@ def check_in_forked_processes():
         patch.setattr(losses, "_values", losses._values | {"odd": OddSpec})
         patch.setattr("mobileclip.testing.losses.start_processes", partial(start_processes, start_method="fork"))
         check_loss(SPECS["reinforced"], teacher_dims=sum(TEACHER_DIMS), processes=2)
-        with pytest.raises(AssertionError, match="OddSpec in 2 processes: total is another"):
+        with fails(AssertionError, "OddSpec", "total"):
             check_loss(OddSpec(), processes=2)

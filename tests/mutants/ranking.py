@@ -11,7 +11,7 @@ from pathlib import Path
 
 # Rooms and files without a folder of tests, or with more tests in others.
 ELSEWHERE: dict[str, tuple[str, ...]] = {
-    "strict": ("test_serialization.py", "trials"),
+    "strict": ("test_serialization.py", "test_hostile_files.py"),
     "cli": ("test_extras.py", "evaluation/test_own_data.py", "export/test_cli.py"),
     "__init__": ("test_import.py", "test_extras.py"),
     "__main__": ("test_extras.py",),

@@ -15,6 +15,7 @@ from mobileclip.serialization import to_json
 from mobileclip.training import read_metrics
 from recipes import train_imagenet_mci as recipe
 from tests.data.made_samples import encoded, write_raw
+from tests.errors import fails
 from tests.recipes.running import run_named, shown_run
 
 SMALL = ["--data.image.size", "64", "--data.augmentation.size", "64"]
@@ -57,9 +58,9 @@ def test_choices_are_flags_and_come_back(capsys, tmp_path):
 
 def test_without_data_it_says_what_it_needs(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(SystemExit, match=r"--data is missing: .* a folder of folders for classes"):
+    with fails(SystemExit, "--data"):
         run_named(MCI0)
-    with pytest.raises(SystemExit, match=r"error: shard nowhere/0\.tar does not exist"):
+    with fails(SystemExit, "nowhere/0.tar"):
         run_named(MCI0, "--tiny", "--data", "nowhere/0.tar")
 
 

@@ -149,7 +149,7 @@ def test_held_out_pairs_are_measured_in_every_form(pairs, monkeypatch):
     for measure, model, spec in ((partial(measured_on, benchmarks=()), student, SMALL), (captions_on, captioner, COCA)):
         found = [measure(form, rows=RowOptions(), model=spec)(model, 0) for form in FORMS]
         assert len({tuple(one.items()) for one in found}) == 1
-        with pytest.raises(FileNotFoundError, match=r"nowhere\.csv"):
+        with fails(FileNotFoundError, "nowhere.csv"):
             measure(("nowhere.csv",), rows=RowOptions(), model=spec)
 
 
@@ -384,7 +384,7 @@ def test_an_output_that_cannot_be_written_is_named_before_the_work(tmp_path, mon
     shard = write_shard(tmp_path / "0.tar", [make_sample(index) for index in range(4)])
     (tmp_path / "file").write_text("")
     arguments = ["--tiny", "--data", shard, "--output", tmp_path / "file" / "output", "--device", "cpu"]
-    with pytest.raises(SystemExit, match=r"error: .*file/output"):
+    with fails(SystemExit, "file/output"):
         run_named("train_s2", *arguments)
 
 

@@ -111,7 +111,7 @@ def test_a_captioner_that_forgets_an_image_is_an_error(several, monkeypatch):
     """And no image gets another's captions, or none."""
     ensemble = several.build()
     monkeypatch.setattr(ensemble.sets[NAMES[1]], "caption", lambda images, _: [("a cat",)] * (len(images) - 1))
-    with pytest.raises(ValueError, match="shorter"):
+    with fails(ValueError):
         ensemble.caption([Image.new("RGB", (40, 32))] * 2, [1, 2])
 
 
@@ -155,7 +155,7 @@ def test_weights_on_the_command_line_replace_the_captioner_of_every_recipe(recip
 def test_mistakes(captioners):
     with fails(ValueError, "syn_text"):
         SeveralCaptioners(sets=[CaptionSet(name="syn_text", captioner=one) for one in captioners])
-    with pytest.raises(ValueError, match="sets"):
+    with fails(ValueError, "sets"):
         SeveralCaptioners(sets=[])
     with pytest.raises(ValueError, match="name"):
         CaptionSet(name="captions", captioner=captioners[0])

@@ -5,7 +5,6 @@ import pytest
 import torch
 
 from mobileclip.data import (
-    OnlinePipelineSpec,
     ReinforcedPipelineSpec,
     StreamPosition,
     Tokenizer,
@@ -40,7 +39,7 @@ def pipeline(shards, **changes):
 
 
 def watched(shards, sides, **changes):
-    return OnlinePipelineSpec.of(pipeline(shards, **changes), online=sides).build()
+    return pipeline(shards, online=sides, **changes).build()
 
 
 def test_what_they_say_is_what_is_stored(tiny, shards):

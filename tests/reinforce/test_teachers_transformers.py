@@ -62,6 +62,20 @@ def test_it_teaches_a_text_tower_by_its_name(siglip):
 
 
 @pytest.mark.parametrize("kind", ["siglip", "metaclip"])
+def test_a_tower_is_built_without_another_of_the_size_of_a_published_one(kind, request, monkeypatch):
+    made, sizes = transformers.AutoModel.from_config, []
+
+    def counted(config):
+        model = made(config)
+        sizes.append(sum(parameter.numel() for parameter in model.parameters()))
+        return model
+
+    monkeypatch.setattr(transformers.AutoModel, "from_config", counted)
+    TransformersTeacher(model=request.getfixturevalue(kind)).build()
+    assert 0 < max(sizes) < 2_000_000
+
+
+@pytest.mark.parametrize("kind", ["siglip", "metaclip"])
 @torch.inference_mode()
 def test_images_are_prepared_as_the_model_card_says(kind, request):
     folder = request.getfixturevalue(kind)

@@ -116,7 +116,7 @@ def test_it_computes_where_every_command_does(directory, monkeypatch):
         built.append(device)
         return build_ensemble(specs, "cpu")
 
-    monkeypatch.setattr("mobileclip.hardware.devices.all_devices", lambda: ("cuda:0", "cuda:1"))
+    monkeypatch.setattr("mobileclip.hardware.all_devices", lambda: ("cuda:0", "cuda:1"))
     monkeypatch.setattr(sys.modules[verify.__module__], "build_ensemble", build)
     assert check(directory).is_good
     assert check(directory, device="cpu").is_good

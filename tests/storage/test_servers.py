@@ -1,4 +1,4 @@
-"""What is said of servers that are slow, broken or hostile, and that honest ones are read; trials try all of them."""
+"""What is said of servers that are slow, broken or hostile, and that honest ones are read."""
 
 import time
 from contextlib import suppress
@@ -9,8 +9,8 @@ import pytest
 
 from mobileclip import storage
 from mobileclip.storage import StorageError
+from tests.build.servers import HONEST, LIMITS, SERVERS, SHARD, head, serving
 from tests.errors import fails
-from tests.trials.servers import HONEST, LIMITS, SERVERS, SHARD, head, serving
 from tests.waiting import wait_for
 
 LATE = "no whole answer came within 0.4 s"
@@ -18,7 +18,7 @@ STALLED = "less than 10000 bytes a second came for 0.3 s"
 ANOTHER_PART = "the server answers with another part of the file than it was asked for"
 CHANGED = "changed while it was being read"
 NO_END = "HTTPException: the answer has no end of headers, redirections or frames"
-# On a busy machine a sound answer can take longer than the trials wait, so that one bound alone is short.
+# On a busy machine a sound answer can take longer than these wait, so that one bound alone is short.
 PATIENT = attrs.evolve(LIMITS, answer_seconds=20.0, stall_seconds=1.0, recovery_seconds=20.0)
 SHORT = {
     "never answers": {"answer_seconds": 0.4},

@@ -93,7 +93,7 @@ class Outer(Inner):
 def test_a_spec_checks_types_before_its_own_validators_and_names_the_field():
     with fails(ValueError, "size", "Inner", "x", "str"):
         Inner(size="x")
-    with pytest.raises(ValueError, match="must be >= 1"):
+    with fails(ValueError, "1"):
         Inner(size=0)
     with fails(ValueError, "names", "Outer", "value 1", "2", "int"):
         Outer(names=("a", 2))

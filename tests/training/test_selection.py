@@ -26,6 +26,7 @@ from mobileclip.training import (
     read_metrics,
     train,
 )
+from tests.errors import fails
 from tests.training.runs import TEACHER_DIMS, Batches, KilledError, batch_of, new_model, training_spec
 
 HALF = SelectionSpec(share=0.5, num_chunks=2)
@@ -215,13 +216,13 @@ def test_the_choice_is_part_of_the_run():
 
 
 def test_mistakes():
-    with pytest.raises(ValueError, match="leaves 1 of 8 pairs, and a loss compares two at least"):
+    with fails(ValueError, "1", "8"):
         SelectionSpec(share=0.2).sizes(8)
     for share in (0.0, 1.1):
         with pytest.raises(ValueError, match="share"):
             SelectionSpec(share=share)
-    with pytest.raises(ValueError, match="compares the student with teachers, and the loss has no teacher_dims"):
+    with fails(ValueError, "teacher_dims"):
         training_spec(8, loss=ContrastiveLossSpec(), selection=HALF)
     bare = attrs.evolve(batch_of(0), teacher_image=None, teacher_text=None, teacher_syn_text=None)
-    with pytest.raises(ValueError, match="needs teachers' embeddings, but the batches hold"):
+    with fails(ValueError, "embeddings"):
         objective_of(loss=ReinforcedLossSpec(teacher_dims=TEACHER_DIMS, distill_weight=0))(bare)

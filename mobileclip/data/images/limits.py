@@ -40,21 +40,11 @@ class ImageFormat:
 IMAGE_FORMATS = (
     ImageFormat(name="JPEG", extensions=("jpg", "jpeg", "jpe", "jfif", "mpo"), start=re.compile(rb"\xff\xd8\xff")),
     ImageFormat(name="PNG", extensions=("png", "apng"), start=re.compile(rb"\x89PNG\r\n\x1a\n")),
-    ImageFormat(
-        name="WEBP",
-        extensions=("webp",),
-        start=re.compile(rb"(?s)RIFF.{4}WEBPVP8[ LX]"),
-        is_held=True,
-    ),
+    ImageFormat(name="WEBP", extensions=("webp",), start=re.compile(rb"(?s)RIFF.{4}WEBPVP8[ LX]"), is_held=True),
     ImageFormat(name="GIF", extensions=("gif",), start=re.compile(rb"GIF8[79]a")),
     ImageFormat(name="BMP", extensions=("bmp",), start=re.compile(rb"BM")),
     ImageFormat(name="TIFF", extensions=("tif", "tiff"), start=re.compile(rb"II[*+]\0|MM\0[*+]")),
-    ImageFormat(
-        name="AVIF",
-        extensions=("avif",),
-        start=re.compile(rb"(?s).{4}ftyp.{0,64}?avi[fs]"),
-        is_held=True,
-    ),
+    ImageFormat(name="AVIF", extensions=("avif",), start=re.compile(rb"(?s).{4}ftyp.{0,64}?avi[fs]"), is_held=True),
     ImageFormat(
         name="HEIF",
         extensions=("heic", "heif", "hif"),

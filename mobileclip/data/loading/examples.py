@@ -19,9 +19,8 @@ from mobileclip.data.images.metadata import read_orientation
 from mobileclip.data.images.resize import Pixels, resized_crop
 from mobileclip.data.images.transform import LIMITS
 from mobileclip.data.loading.batch import ReinforcedBatch, stack_pixels
-from mobileclip.data.loading.spec import ExampleSpec
 from mobileclip.data.randomness import random_index, seeded_rng
-from mobileclip.data.samples.limits import SampleLimits
+from mobileclip.data.samples.limits import SAMPLE_LIMITS, SampleLimits
 from mobileclip.data.samples.members import parse_sample, parse_stored_sample
 from mobileclip.data.samples.sample import (
     ImageTextSample,
@@ -32,7 +31,7 @@ from mobileclip.data.samples.sample import (
 )
 from mobileclip.data.skips import BadSampleError
 from mobileclip.data.text.tokenizer import Tokenizer
-from mobileclip.inputs import Color, Decode, TextInput
+from mobileclip.inputs import DECODES, Color, Decode, ImageInput, TextInput
 from mobileclip.strict import strict
 
 if TYPE_CHECKING:
@@ -130,6 +129,44 @@ def _factor(side: int, size: int) -> int:
     return next((factor for factor in (8, 4, 2) if side >= factor * size), 1)
 
 
+@attrs.frozen(kw_only=True, field_transformer=strict)
+class ExampleSpec:
+    """The settings that make an example of a sample with an image: its size, augmentation, decoding and limits.
+
+    Args:
+        image: the student's image contract; augmentations are replayed at its size.
+        augmentation: the augmentation at the student's size; None for the public data sets' policy, with translations
+            in pixels of the teachers' image where it is replayed, and of the student's where it is sampled afresh.
+        decode: `exact`, or `fast` to decode JPEGs at a half, a quarter or an eighth where the crop still has as many
+            pixels as the output, and to resize by torch's filters; the pixels then differ a little from those that the
+            teachers saw.
+        limits: of the work and memory that one image may cost; one beyond them is skipped.
+        sample_limits: of what is read of a sample; what is beyond them is skipped, and never allocated.
+        seed: of every choice, and of the order.
+
+    Raises:
+        ValueError: if a number is out of its range, or the augmentation has another size than the image contract.
+
+    Examples:
+        >>> ExampleSpec(image=mobileclip.inputs.ImageInput(size=256)).decode
+        'exact'
+    """
+
+    image: ImageInput
+    augmentation: AugmentationSpec | None = None
+    decode: Decode = attrs.field(default="exact", validator=validators.in_(DECODES))
+    limits: ImageLimits = attrs.field(factory=ImageLimits)
+    sample_limits: SampleLimits = SAMPLE_LIMITS
+    seed: int = 0
+
+    def __attrs_post_init__(self) -> None:
+        if self.augmentation is not None and self.augmentation.size != self.image.size:
+            raise ValueError(
+                f"the augmentation makes images of {self.augmentation.size} pixels and the image contract wants "
+                f"{self.image.size}; give both the same size"
+            )
+
+
 Captions = Literal["real", "synthetic", "either", "both"]
 CAPTIONS: tuple[Captions, ...] = ("real", "synthetic", "either", "both")
 _WITH_TEACHERS = (StoredSample, ReinforcedSample)
@@ -143,6 +180,18 @@ def _is_pattern(_: object, attribute: attrs.Attribute[str], value: str) -> None:
         raise ValueError(
             f"{attribute.name} must be a regular expression such as '^syn_text_NAME$', not {value[:80]!r}: {error}"
         ) from None
+
+
+def _are_columns(_: object, attribute: attrs.Attribute[tuple[int, int]], value: tuple[int, int]) -> None:
+    if not 0 <= value[0] < value[1]:
+        raise ValueError(
+            f"{attribute.name} are the first column and the one behind the last, such as (0, 768), not {value}"
+        )
+
+
+def _are_sides(_: object, attribute: attrs.Attribute[tuple[int, ...]], value: tuple[int, ...]) -> None:
+    if len(set(value)) < len(value) or any(side < 1 for side in value):
+        raise ValueError(f"{attribute.name} are sides above 0, each once, and not {value}")
 
 
 def _default_captions(spec: ReinforcedExampleSpec) -> Captions:
@@ -169,12 +218,17 @@ class ReinforcedExampleSpec(ExampleSpec):
             taken with all of its own.
         teacher_dim: dim of the concatenated teacher embeddings; other samples are refused. A pipeline that is given
             None takes that of the first usable sample.
+        teacher_columns: the first column of the teachers' embeddings that is taken and the one behind the last, those
+            of some teachers; None for all.
+        online: sides, in pixels, of images for teachers that run beside the training: batches hold these and the
+            captions too. Stored augmentations move the image by the pixels that are stored, at any side.
 
     Raises:
-        ValueError: as `ExampleSpec` does, or if `caption_sets` is no regular expression.
+        ValueError: as `ExampleSpec` does, or if `caption_sets` is no regular expression, `teacher_columns` are no
+            columns, or a side is in `online` twice.
 
-    Source: MobileCLIP (arXiv 2311.17049), tables 3a, 4a and 4b; MobileCLIP2 (arXiv 2508.20691) and its released scripts
-        for shares and sets.
+    Source: MobileCLIP (arXiv 2311.17049), tables 3a, 4a and 4b, 2 for columns and 4d for online teachers; MobileCLIP2
+        (arXiv 2508.20691) and its released scripts for shares and sets.
 
     Examples:
         >>> spec = ReinforcedExampleSpec(image=mobileclip.inputs.ImageInput(size=64), reinforced=False)
@@ -192,6 +246,8 @@ class ReinforcedExampleSpec(ExampleSpec):
     num_captions: int | None = attrs.field(default=None, validator=validators.optional(validators.gt(0)))
     num_augmentations: int | None = attrs.field(default=None, validator=validators.optional(validators.gt(0)))
     teacher_dim: int | None = attrs.field(default=None, validator=validators.optional(validators.gt(0)))
+    teacher_columns: tuple[int, int] | None = attrs.field(default=None, validator=validators.optional(_are_columns))
+    online: tuple[int, ...] = attrs.field(default=(), validator=_are_sides)
 
 
 @attrs.frozen(kw_only=True, eq=False)
@@ -223,21 +279,10 @@ class ExampleMaker:
     Args:
         spec: the choices; those of a pipeline are such ones.
         tokenizer: texts to ids (B, context length); None for CLIP's own with the text contract.
-        online: sides, in pixels, of images for teachers that look on as well: batches hold these and the captions.
-        columns: the first column of the teachers' embeddings that is taken, and the one behind the last; None for all.
-
-    Source: MobileCLIP (arXiv 2311.17049), table 4d for online teachers and table 2 for columns.
     """
 
-    def __init__(
-        self,
-        spec: ReinforcedExampleSpec,
-        *,
-        tokenizer: TextToIds | None = None,
-        online: Sequence[int] = (),
-        columns: tuple[int, int] | None = None,
-    ) -> None:
-        self._spec, self._online, self._columns = spec, tuple(online), columns
+    def __init__(self, spec: ReinforcedExampleSpec, *, tokenizer: TextToIds | None = None) -> None:
+        self._spec = spec
         self._tokenizer = Tokenizer(spec.text) if tokenizer is None else tokenizer
         self._caption_sets = re.compile(spec.caption_sets or "")
         self._parser = parse_stored_sample if spec.reinforced else parse_sample
@@ -246,7 +291,7 @@ class ExampleMaker:
         )
         """What may be read of a sample."""
         student = spec.augmentation or _default_augmentation(spec)
-        self._augmentations = (student, *(_at_side(student, side, stored=spec.reinforced) for side in self._online))
+        self._augmentations = (student, *(_at_side(student, side, stored=spec.reinforced) for side in spec.online))
 
     def parse(self, key: str, members: Mapping[str, bytes]) -> ImageTextSample:
         """Return the sample that members of a shard make.
@@ -293,7 +338,7 @@ class ExampleMaker:
         syn_texts = tuple(example.syn_caption for example in examples if example.syn_caption is not None)
         online = {
             side: stack_pixels([example.images[place] for example in examples])
-            for place, side in enumerate(self._online, start=1)
+            for place, side in enumerate(self._spec.online, start=1)
         }
         return ReinforcedBatch(
             keys=tuple(example.key for example in examples),
@@ -350,9 +395,9 @@ class ExampleMaker:
         if not isinstance(sample, _WITH_TEACHERS):
             return None
         row = sample.row(name, index)
-        if self._columns is None:
+        if self._spec.teacher_columns is None:
             return row
-        first, stop = self._columns
+        first, stop = self._spec.teacher_columns
         if stop > len(row):
             raise BadSampleError(
                 "wrong_dim", f"the teacher embeddings have dim {len(row)}, and columns to {stop} are asked for"

@@ -18,7 +18,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cached_property, lru_cache
 from itertools import count, product
-from typing import Literal, get_args
+from typing import Literal, NamedTuple, get_args
 
 import attrs
 import numpy as np
@@ -65,8 +65,7 @@ class Segment:
     is_repeat: bool = False
 
 
-@attrs.frozen(order=True)
-class Cursor:
+class Cursor(NamedTuple):
     """Where a reader stands.
 
     Args:

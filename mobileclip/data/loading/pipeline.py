@@ -13,25 +13,38 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from functools import cached_property
 from itertools import islice
+from pathlib import Path
 from typing import Any, cast
 
 import attrs
 import torch
+from attrs import validators
 from torch.utils.data import IterableDataset, get_worker_info
 
 from mobileclip.data.loading.batch import BatchType, interleaved, join_batches
-from mobileclip.data.loading.order import EndlessOrder, EpochOrder, Order, StreamPosition, data_digest
+from mobileclip.data.loading.examples import ExampleSpec
+from mobileclip.data.loading.order import (
+    NUM_READERS,
+    SAMPLINGS,
+    EndlessOrder,
+    EpochOrder,
+    Order,
+    Sampling,
+    StreamPosition,
+    data_digest,
+)
 from mobileclip.data.loading.reading import Chunk, Chunks, Maker, SampleReading, ShardReader
-from mobileclip.data.loading.spec import PipelineSpec
 from mobileclip.data.loading.uids import Keep, UidList
 from mobileclip.data.loading.worker_pool import LostWorkerError, WorkerPool
 from mobileclip.data.randomness import derived_seed
+from mobileclip.data.shards.files import paths_of
 from mobileclip.data.skips import Skip, SkipReport
 from mobileclip.data.workers import LostProcessError
 from mobileclip.machine import raise_machine_fault
 from mobileclip.processes import this_process
 from mobileclip.serialization import from_json, to_json
-from mobileclip.storage import use_limits
+from mobileclip.storage import FileCache, StoreLimits, use_limits
+from mobileclip.strict import strict
 from mobileclip.terminal import get_logger
 
 logger = get_logger(__name__)
@@ -42,6 +55,82 @@ _KNOWN_STEPS = 4
 _MOST_LOST = 3
 # Of what was left out and is not taken by anyone; all are counted.
 _MOST_NAMED = 1_000_000
+
+
+# Without slots: of two bases that a class has, one alone may have its own.
+@attrs.frozen(kw_only=True, field_transformer=strict, slots=False)
+class PipelineSpec(ExampleSpec):
+    """The choices that all pipelines share, beside those of `ExampleSpec`.
+
+    Args:
+        shards: paths or brace patterns of the shards.
+        batch_size: samples of a batch: in a training run that of all processes together, which divide it among them;
+            the pipeline by itself gives every process batches of so many.
+        sampling: `epoch`, every sample once an epoch; or `endless`, which need not know how many samples there are:
+            shards in random order, again and again, and an epoch is as many batches as `num_samples` would fill; or
+            `with_replacement`, the same but that every shard is drawn among all, as the released scripts do.
+        weights: share of each of `shards` of every batch, with another sampling than `epoch`; none takes all shards
+            alike.
+        epochs: number of epochs that iterating yields.
+        shuffle: whether to shuffle the shards and, within a buffer, the samples; without, and with one reader, they
+            come as they are stored.
+        num_readers: shards that are read at once, all processes together; every batch has the same share of each. The
+            number of processes must divide it. Small data has fewer, the largest divisor for which there are samples
+            and a quarter as many shards, or otherwise as many shards.
+        shuffle_buffer: number of samples, encoded, of every reader's buffer. The order of shards is uniform; that of
+            the samples within a shard is not: the buffer takes in two samples for each that leaves it, so none leaves
+            before half of its place, and of a shard that fits into the buffer, the first sample comes after 12 % of
+            the others in the mean and the last after 70 %. Mix samples when you write shards.
+        num_workers: processes that read, decode and augment, at most one for every reader; 0 for none beside the own
+            one.
+        uids: a list of the samples that are used, with another sampling than `epoch`; none uses all. See
+            `mobileclip.data.loading.uids.UidList`.
+        cache: folder of copies of remote shards for the next time they are read; none keeps none.
+        cache_bytes: of all copies together; the oldest make room.
+        worker_seconds: for which one of them is waited for.
+        stores: how long stores are waited for. Specs that differ in these, the cache and the number of
+            workers alone are equal.
+        drop_last: whether to leave out the last samples of an epoch that fill no batch; there are none otherwise.
+        num_samples: number of samples in all shards; None to count them where that is needed, except for `len`.
+
+    Raises:
+        ValueError: as `ExampleSpec` does, or if there are weights, and not one for each of `shards`, or weights or uids
+            with sampling `epoch`.
+    """
+
+    shards: tuple[str, ...] = attrs.field(converter=paths_of)
+    batch_size: int = attrs.field(validator=validators.gt(0))
+    sampling: Sampling = attrs.field(default="epoch", validator=validators.in_(SAMPLINGS))
+    epochs: int = attrs.field(default=1, validator=validators.gt(0))
+    weights: tuple[float, ...] = attrs.field(default=(), validator=validators.deep_iterable(validators.gt(0)))
+    shuffle: bool = True
+    num_readers: int = attrs.field(default=NUM_READERS, validator=validators.gt(0))
+    shuffle_buffer: int = attrs.field(default=100, validator=validators.gt(0))
+    num_workers: int = attrs.field(default=0, validator=validators.ge(0), eq=False)
+    uids: Path | None = None
+    cache: Path | None = attrs.field(default=None, eq=False)
+    cache_bytes: int = attrs.field(default=10**11, validator=validators.gt(0), eq=False)
+    worker_seconds: float = attrs.field(default=1800.0, validator=validators.gt(0), eq=False)
+    stores: StoreLimits = attrs.field(factory=StoreLimits, eq=False)
+    drop_last: bool = True
+    num_samples: int | None = attrs.field(default=None, validator=validators.optional(validators.gt(0)))
+
+    def __attrs_post_init__(self) -> None:
+        super().__attrs_post_init__()
+        if self.uids is not None and self.sampling == "epoch":
+            raise ValueError(
+                "an epoch of the samples in `uids` has a length that nobody knows; choose sampling `endless`"
+            )
+        if self.weights and (self.sampling == "epoch" or len(self.weights) != len(self.shards)):
+            raise ValueError(
+                f"weights are of sources in sampling `endless`, one for each of shards; got {len(self.weights)} for "
+                f"{len(self.shards)} in `{self.sampling}`"
+            )
+
+    @property
+    def file_cache(self) -> FileCache | None:
+        """Where copies of remote shards are kept."""
+        return None if self.cache is None else FileCache(path=self.cache, max_bytes=self.cache_bytes)
 
 
 @attrs.frozen(kw_only=True)
@@ -197,7 +286,7 @@ class Pipeline(IterableDataset[BatchType], ABC):
         num_samples = sum(self._sizes) if self.spec.num_samples is None else self.spec.num_samples
         position = start.position
         if not position.places:
-            places = [(reader, *attrs.astuple(place)) for reader, place in enumerate(self._order.start(start.epoch))]
+            places = [(reader, *place) for reader, place in enumerate(self._order.start(start.epoch))]
             position = StreamPosition(num_readers=self._order.num_readers, places=places)
         for batch in islice(self.stream(position), self._batches_per_epoch(num_samples) - position.first_batch):
             yield attrs.evolve(start, position=self._known[-1]), batch
@@ -287,11 +376,8 @@ class Pipeline(IterableDataset[BatchType], ABC):
                 f"the position is of {position.num_readers} readers, and the order has {order.num_readers}: "
                 "num_readers, the shards or their sizes are others than they were"
             )
-        if (
-            not position.places
-            and position.first_batch
-            and next(order.steps(position.first_batch, self._batch_size))[1].start
-        ):
+        first = position.first_batch
+        if first and not position.places and next(order.steps(first, self._batch_size))[1].start:
             raise ValueError(
                 f"the position behind batch {position.first_batch} does not say where the readers stand; take it from "
                 "the checkpoint, or from the stream that came so far"
@@ -331,7 +417,7 @@ class Pipeline(IterableDataset[BatchType], ABC):
         num_workers = max(1, min(self.spec.num_workers, self._order.num_readers // self.world_size))
         while True:
             try:
-                with self._workers(self._chunks(position, epoch, num_workers), num_workers) as chunks:
+                with self._chunks(position, epoch, num_workers) as chunks:
                     for first in chunks:
                         step = [first, *islice(chunks, num_workers - 1)]
                         for chunk in step:
@@ -355,31 +441,20 @@ class Pipeline(IterableDataset[BatchType], ABC):
             else:
                 return
 
-    def _workers(
-        self, chunks: Chunks[BatchType], num_workers: int
+    def _chunks(
+        self, start: StreamPosition, epoch: int | None, num_workers: int
     ) -> AbstractContextManager[Iterator[Chunk[BatchType]]]:
-        if not self.spec.num_workers:
-            return nullcontext(chunks.chunks(0, 1))
-        seed = derived_seed(self.spec.seed, "process", self.rank)
-        return WorkerPool(chunks, num_workers=num_workers, seconds=self.spec.worker_seconds, seed=seed)
-
-    def _chunks(self, start: StreamPosition, epoch: int | None, num_workers: int) -> Chunks[BatchType]:
+        """Return what enters into the chunks from a position on, made by workers or here."""
         spec, maker = self.spec, self._maker()
-        at = torch.full((num_workers,), -1, dtype=torch.int64)
-        if spec.num_workers:
-            try:
-                at.share_memory_()  # type: ignore[no-untyped-call]
-            except RuntimeError as error:
-                raise_machine_fault(error, "sharing memory with the workers that load data")
-                raise
-        return Chunks(
-            reading=SampleReading(
-                shards=self._reader,
-                order=self._order,
-                seed=spec.seed,
-                shuffle_buffer=spec.shuffle_buffer if spec.shuffle else 0,
-                limits=maker.limits,
-            ),
+        reading = SampleReading(
+            shards=self._reader,
+            order=self._order,
+            seed=spec.seed,
+            shuffle_buffer=spec.shuffle_buffer if spec.shuffle else 0,
+            limits=maker.limits,
+        )
+        chunks = Chunks(
+            reading=reading,
             maker=maker,
             keep=self._keep,
             batch_size=self._batch_size,
@@ -387,8 +462,17 @@ class Pipeline(IterableDataset[BatchType], ABC):
             start=start,
             epoch=epoch,
             stores=spec.stores,
-            at=at,
+            at=torch.full((num_workers,), -1, dtype=torch.int64),
         )
+        if not spec.num_workers:
+            return nullcontext(chunks.chunks(0, 1))
+        try:
+            chunks.at.share_memory_()  # type: ignore[no-untyped-call]
+        except RuntimeError as error:
+            raise_machine_fault(error, "sharing memory with the workers that load data")
+            raise
+        seed = derived_seed(spec.seed, "process", self.rank)
+        return WorkerPool(chunks, num_workers=num_workers, seconds=spec.worker_seconds, seed=seed)
 
     def _batches_per_epoch(self, num_samples: int) -> int:
         drop_last = self.spec.drop_last or self.spec.sampling != "epoch"

@@ -227,7 +227,7 @@ class Chunk(Generic[BatchType]):
     gave_up: bool = False
 
 
-@attrs.frozen(kw_only=True, eq=False, slots=False)
+@attrs.frozen(kw_only=True, eq=False)
 class Chunks(Generic[BatchType]):
     """The workers' shares of the batches from a position on; the `ChunkSource` of a process's workers.
 
@@ -260,7 +260,7 @@ class Chunks(Generic[BatchType]):
             worker: its number.
             num_workers: that share the work.
         """
-        made = self._made(worker, num_workers)
+        made = _Readers(self, worker, num_workers).chunks()
         while True:
             with storage.use_limits(self.stores):
                 chunk = next(made, None)
@@ -275,57 +275,51 @@ class Chunks(Generic[BatchType]):
             return "at its first shard"
         return f"last at {storage.without_secrets(self.reading.shards.names[place])}"
 
-    @cached_property
-    def places(self) -> Mapping[str, int]:
-        """Of every shard, by its name, the place among all."""
-        return {shard: place for place, shard in enumerate(self.reading.shards.names)}
-
-    def _made(self, worker: int, num_workers: int) -> Iterator[Chunk[BatchType]]:
-        rank, world_size = self.world
-        own = range(self.reading.order.num_readers)[rank::world_size][worker::num_workers]
-        readers: _Readers[BatchType] | None = None
-        for epoch, numbers in self.reading.order.steps(self.start.first_batch, self.batch_size, epoch=self.epoch):
-            if readers is None or readers.epoch != epoch:
-                readers = _Readers(self, worker, own, epoch)
-            chunk = readers.chunk(numbers)
-            yield chunk
-            if chunk.gave_up:
-                return
-
 
 class _Readers(Generic[BatchType]):
-    """The readers of a worker in one epoch, or in a stream without end.
+    """The readers of a worker.
 
     Args:
         chunks: what they read, and from where on.
         worker: whose they are.
-        own: their numbers.
-        epoch: its number.
+        num_workers: that share the work.
     """
 
-    def __init__(self, chunks: Chunks[BatchType], worker: int, own: range, epoch: int) -> None:
-        self.epoch, self._chunks, self._worker = epoch, chunks, worker
-        self._num_readers = chunks.reading.order.num_readers
+    def __init__(self, chunks: Chunks[BatchType], worker: int, num_workers: int) -> None:
+        self._chunks, self._worker, self._num_readers = chunks, worker, chunks.reading.order.num_readers
+        rank, world_size = chunks.world
+        self._own = range(self._num_readers)[rank::world_size][worker::num_workers]
+        self._number = {shard: number for number, shard in enumerate(chunks.reading.shards.names)}
+        self._samples: dict[int, Iterator[OrderedSample]] = {}
         self._skips: list[Skip] = []
         self._num_unwanted = 0
         self._moved: dict[int, Cursor] = {}
+
+    def chunks(self) -> Iterator[Chunk[BatchType]]:
+        """Yield this worker's shares of the steps."""
+        chunks, now = self._chunks, None
         cursors, is_alone = chunks.start.cursors, chunks.epoch is not None
-        self._samples = {
-            reader: chunks.reading.samples(
-                reader, epoch, cursors.get(reader, Cursor()), self._skips.append, is_alone=is_alone
-            )
-            for reader in own
-        }
+        for epoch, numbers in chunks.reading.order.steps(
+            chunks.start.first_batch, chunks.batch_size, epoch=chunks.epoch
+        ):
+            if epoch != now:
+                now = epoch
+                self._samples = {
+                    reader: chunks.reading.samples(
+                        reader, epoch, cursors.get(reader, Cursor()), self._skips.append, is_alone=is_alone
+                    )
+                    for reader in self._own
+                }
+            chunk = self._chunk(numbers)
+            yield chunk
+            if chunk.gave_up:
+                return
 
-    def chunk(self, numbers: range) -> Chunk[BatchType]:
-        """Return this worker's share of a step.
-
-        Args:
-            numbers: of the step's samples in the epoch, those of all processes.
-        """
+    def _chunk(self, numbers: range) -> Chunk[BatchType]:
+        """Return this worker's share of a step, whose samples in the epoch have these numbers."""
         own = sorted(
             number
-            for reader in self._samples
+            for reader in self._own
             for number in numbers[(reader - numbers.start) % self._num_readers :: self._num_readers]
         )
         batch, made = None, self._made(own)
@@ -336,7 +330,7 @@ class _Readers(Generic[BatchType]):
             numbers=tuple(sample.number for sample in made),
             skips=tuple(self._skips),
             num_unwanted=self._num_unwanted,
-            places=tuple((reader, *attrs.astuple(place)) for reader, place in self._moved.items()),
+            places=tuple((reader, *place) for reader, place in self._moved.items()),
             gave_up=len(made) < len(own) and self._chunks.epoch is None,
         )
         self._num_unwanted = 0
@@ -354,7 +348,7 @@ class _Readers(Generic[BatchType]):
         num_vain = num_unwanted = 0
         for sample in self._samples[reader]:
             raw, skips = sample.raw, list[Skip]()
-            self._chunks.at[self._worker] = self._chunks.places.get(raw.shard, 0)
+            self._chunks.at[self._worker] = self._number.get(raw.shard, 0)
             self._moved[reader] = sample.place
             if keep is not None and not keep(raw.key, raw.members):
                 num_unwanted += 1

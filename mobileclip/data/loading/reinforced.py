@@ -1,28 +1,22 @@
-"""Pipelines of image-text samples: with teachers' embeddings, with images for online teachers, or some columns."""
+"""The pipeline of image-text samples, with teachers' embeddings or images for online teachers where asked for."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import islice
-from typing import TYPE_CHECKING, Any
 
 import attrs
-from attrs import validators
 
 from mobileclip.data.loading.batch import ReinforcedBatch
 from mobileclip.data.loading.examples import ExampleMaker, ReinforcedExampleSpec, TextToIds
-from mobileclip.data.loading.pipeline import Pipeline
+from mobileclip.data.loading.pipeline import Pipeline, PipelineSpec
 from mobileclip.data.loading.reading import TarReader
-from mobileclip.data.loading.spec import PipelineSpec
 from mobileclip.data.loading.uids import Keep
 from mobileclip.data.shards.files import expand_shards, parse, read_reinforced_samples, read_shard
 from mobileclip.data.shards.sidecars import ReinforcementCard, card_of_shards
 from mobileclip.data.skips import Skip, SkipReport
 from mobileclip.data.text.tokenizer import Tokenizer
 from mobileclip.strict import strict
-
-if TYPE_CHECKING:
-    from typing_extensions import Self
 
 _SAMPLES_LOOKED_AT, _SHARDS_LOOKED_AT = 64, 8
 _LACKING = frozenset(("missing_member", "no_caption", "no_syn_caption", "no_image"))
@@ -38,20 +32,11 @@ class ReinforcedPipelineSpec(ReinforcedExampleSpec, PipelineSpec):
         ('both', 'real')
     """
 
-    @classmethod
-    def of(cls, data: ReinforcedPipelineSpec, **others: Any) -> Self:
-        """Return a pipeline of this class with the settings of a reinforced one, and others that it has beside."""
-        names = (field.name for field in attrs.fields(ReinforcedPipelineSpec))
-        return cls(**{name: getattr(data, name) for name in names}, **others)
-
     @property
     def card(self) -> ReinforcementCard | None:
-        """The card beside the shards, where there is one."""
-        return card_of_shards(expand_shards(self.shards)) if self.reinforced and self.shards else None
-
-    def example_maker(self, tokenizer: TextToIds) -> ExampleMaker:
-        """Return the `ExampleMaker` of these settings."""
-        return ExampleMaker(self, tokenizer=tokenizer)
+        """The card beside the shards, where there is one, with the teachers of the columns that are taken alone."""
+        card = card_of_shards(expand_shards(self.shards)) if self.reinforced and self.shards else None
+        return card if card is None or self.teacher_columns is None else card.in_columns(self.teacher_columns)
 
     def lacking_samples(self) -> tuple[Sequence[Skip], Sequence[str]]:
         """Return why none of the first samples can be used, and which members they have.
@@ -61,7 +46,7 @@ class ReinforcedPipelineSpec(ReinforcedExampleSpec, PipelineSpec):
         """
         shards = expand_shards(self.shards)
         looked_at = shards[:: -(-len(shards) // _SHARDS_LOOKED_AT)]
-        maker, skips, members = self.example_maker(Tokenizer(self.text)), list[Skip](), set[str]()
+        maker, skips, members = ExampleMaker(self), list[Skip](), set[str]()
         for shard in looked_at:
             samples = read_shard(shard, lambda _: None, self.sample_limits)
             for raw in islice(samples, _SAMPLES_LOOKED_AT // len(looked_at)):
@@ -100,7 +85,7 @@ class ReinforcedPipeline(Pipeline[ReinforcedBatch]):
         self._known_dim = spec.teacher_dim
 
     def _maker(self) -> ExampleMaker:
-        return attrs.evolve(self.spec, teacher_dim=self._teacher_dim()).example_maker(self._tokenizer)
+        return ExampleMaker(attrs.evolve(self.spec, teacher_dim=self._teacher_dim()), tokenizer=self._tokenizer)
 
     def _teacher_dim(self) -> int | None:
         if self.spec.reinforced and self._known_dim is None:
@@ -109,77 +94,3 @@ class ReinforcedPipeline(Pipeline[ReinforcedBatch]):
             samples = read_reinforced_samples(self.shards, unheard, self.spec.sample_limits)
             self._known_dim = next((sample.dim for sample in samples), None)
         return self._known_dim
-
-
-@attrs.frozen(kw_only=True, field_transformer=strict)
-class OnlinePipelineSpec(ReinforcedPipelineSpec):
-    """Pipeline spec whose batches also hold images and texts for teachers that run beside the training.
-
-    Args:
-        online: sides, in pixels, of the teachers' images. Stored augmentations move the image by the pixels that are
-            stored, at any side.
-
-    Raises:
-        ValueError: as `ReinforcedPipelineSpec` does, or if a side is there twice.
-
-    Source: MobileCLIP (arXiv 2311.17049), table 4d.
-
-    Examples:
-        >>> data = ReinforcedPipelineSpec(
-        ...     shards="{000..127}.tar", batch_size=512, image=mobileclip.inputs.ImageInput(size=256)
-        ... )
-        >>> OnlinePipelineSpec.of(data, online=(224, 336)).online
-        (224, 336)
-    """
-
-    online: tuple[int, ...] = attrs.field(validator=validators.deep_iterable(validators.gt(0)))
-
-    def __attrs_post_init__(self) -> None:
-        super().__attrs_post_init__()
-        if len(set(self.online)) < len(self.online):
-            raise ValueError(f"online names a side twice: {self.online}; batches hold one image of every side")
-
-    def example_maker(self, tokenizer: TextToIds) -> ExampleMaker:
-        """Return the `ExampleMaker` of these settings."""
-        return ExampleMaker(self, tokenizer=tokenizer, online=self.online)
-
-
-@attrs.frozen(kw_only=True, field_transformer=strict)
-class ColumnPipelineSpec(ReinforcedPipelineSpec):
-    """Pipeline spec whose batches hold some columns of the stored embeddings: those of some teachers.
-
-    Args:
-        teacher_columns: the first column and the one behind the last.
-
-    Raises:
-        ValueError: as `ReinforcedPipelineSpec` does, or if these are no columns.
-
-    Source: MobileCLIP (arXiv 2311.17049), table 2.
-
-    Examples:
-        >>> data = ReinforcedPipelineSpec(
-        ...     shards="{000..127}.tar", batch_size=512, image=mobileclip.inputs.ImageInput(size=256)
-        ... )
-        >>> ColumnPipelineSpec.of(data, teacher_columns=(768, 1536)).teacher_columns
-        (768, 1536)
-    """
-
-    teacher_columns: tuple[int, int]
-
-    def __attrs_post_init__(self) -> None:
-        super().__attrs_post_init__()
-        if not 0 <= self.teacher_columns[0] < self.teacher_columns[1]:
-            raise ValueError(
-                f"teacher_columns are the first column and the one behind the last, such as (0, 768), not "
-                f"{self.teacher_columns}"
-            )
-
-    @property
-    def card(self) -> ReinforcementCard | None:
-        """The card beside the shards, where there is one, with the teachers of these columns alone."""
-        card = super().card
-        return None if card is None else card.in_columns(self.teacher_columns)
-
-    def example_maker(self, tokenizer: TextToIds) -> ExampleMaker:
-        """Return the `ExampleMaker` of these settings."""
-        return ExampleMaker(self, tokenizer=tokenizer, columns=self.teacher_columns)

@@ -127,11 +127,8 @@ class UidList:
             waiting = waiting[(places[waiting] < len(upper)) & ~found[waiting]]
         return found
 
-    def __getstate__(self) -> Path:
-        return self.path
-
-    def __setstate__(self, path: Path) -> None:
-        object.__setattr__(self, "path", path)
+    def __reduce__(self) -> tuple[type[UidList], tuple[Path]]:
+        return type(self), (self.path,)
 
     @cached_property
     def _pairs(self) -> Uids:

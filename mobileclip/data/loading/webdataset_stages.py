@@ -73,7 +73,6 @@ def read_shards(
         cache: where copies of remote shards are kept; none keeps none.
         limits: of what is read of a sample.
     """
-    _, on_skip = _counting(on_skip)
     for shard in shards:
         known = {"__url__": shard["url"]} | ({_EPOCH: shard["epoch"]} if "epoch" in shard else {})
         raws = read_shard(shard["url"], on_skip, limits, cache=cache)
@@ -121,7 +120,7 @@ def make_examples(
     Raises:
         ValueError: if nothing says the epoch.
     """
-    report, on_skip = _counting(on_skip)
+    report = getattr(on_skip, "__self__", None)
     for sample in samples:
         own_epoch = sample.get(_EPOCH) if epoch is None else epoch
         if own_epoch is None:
@@ -136,15 +135,9 @@ def make_examples(
             on_skip=on_skip,
         )
         if example is not None:
-            if report is not None:
+            if isinstance(report, SkipReport):
                 report.num_read += 1
             yield example
-
-
-def _counting(on_skip: Callable[[Skip], None]) -> tuple[SkipReport | None, Callable[[Skip], None]]:
-    """Return the report whose `add` is called, and what counts skips in it from any process."""
-    report = getattr(on_skip, "__self__", None)
-    return (report, report.add) if isinstance(report, SkipReport) else (None, on_skip)
 
 
 def _example(sample: Mapping[str, Any], maker: Maker[Any, ExampleType, Any], epoch: int) -> ExampleType:

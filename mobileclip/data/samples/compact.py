@@ -19,7 +19,7 @@ import numpy.typing as npt
 from mobileclip.data.samples.limits import MAX_DIM
 from mobileclip.data.samples.readers import EmbeddingRows, Embeddings
 from mobileclip.data.skips import BadSampleError
-from mobileclip.hardware.precision import StoredPrecision
+from mobileclip.hardware import StoredPrecision
 
 MAGIC = b"MCRF"
 VERSION = 1

@@ -11,6 +11,7 @@ import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
+from typing import NamedTuple
 
 import attrs
 import numpy as np
@@ -93,8 +94,7 @@ def part_tensors(
     }
 
 
-@attrs.frozen
-class _Part:
+class _Part(NamedTuple):
     """The numbers of one part, which stay in the file."""
 
     text: np.ndarray
@@ -103,40 +103,36 @@ class _Part:
     embedding: np.ndarray
     teacher: np.ndarray
 
-    @classmethod
-    def opened(cls, path: Path, *, count: int, dim: int, num_languages: int) -> _Part:
-        """Open a part.
-
-        Raises:
-            ValueError: if it is damaged, or another one than the card says.
-        """
-        tensors, _ = read_tensors(path, mmap=True)
-        wrong = [name for name, dtype in _TYPES.items() if name not in tensors or tensors[name].dtype != dtype]
-        if wrong or tensors.keys() != _TYPES.keys():
-            raise CheckpointError(f"{path} is no part of stored texts: it lacks {', '.join(wrong) or 'nothing'}")
-        part = cls(**{name: tensor.numpy() for name, tensor in tensors.items()})
-        rows = {len(part.end), len(part.language), len(part.embedding)}
-        fits = rows == {count} and part.teacher.ndim == 2 and part.teacher.shape[1] == dim
-        if not fits or not part.is_sound(num_languages):
-            raise CheckpointError(
-                f"{path} is another part than {CARD} says, of {count} texts and embeddings of {dim} numbers; write the "
-                "folder again"
-            )
-        return part
-
-    def is_sound(self, num_languages: int) -> bool:
-        """Whether every text has a place, a language and an embedding."""
-        return (
-            bool((np.diff(self.end, prepend=0) >= 0).all())
-            and int(self.end[-1]) == len(self.text)
-            and 0 <= int(self.language.min()) <= int(self.language.max()) < num_languages
-            and 0 <= int(self.embedding.min()) <= int(self.embedding.max()) < len(self.teacher)
-        )
-
     def text_at(self, row: int) -> str:
         """Return a text."""
         start = self.end[row - 1] if row else 0
         return self.text[start : self.end[row]].tobytes().decode("utf-8", errors="replace")
+
+
+def _opened(path: Path, card: TextsCard, count: int) -> _Part:
+    """Open a part of so many texts.
+
+    Raises:
+        ValueError: if it is damaged, or another one than the card says.
+    """
+    tensors, _ = read_tensors(path, mmap=True)
+    if {name: tensor.dtype for name, tensor in tensors.items()} != _TYPES:
+        raise CheckpointError(f"{path} is no part of stored texts, which has {', '.join(_TYPES)}")
+    part = _Part(**{name: tensor.numpy() for name, tensor in tensors.items()})
+    is_sound = (
+        {len(part.end), len(part.language), len(part.embedding)} == {count}
+        and part.teacher.shape[1:] == (card.dim,)
+        and bool((np.diff(part.end, prepend=0) >= 0).all())
+        and part.end[-1] == len(part.text)
+        and 0 <= part.language.min() <= part.language.max() < len(card.languages)
+        and 0 <= part.embedding.min() <= part.embedding.max() < len(part.teacher)
+    )
+    if not is_sound:
+        raise CheckpointError(
+            f"{path} is another part than {CARD} says, of {count} texts and embeddings of {card.dim} numbers; write "
+            "the folder again"
+        )
+    return part
 
 
 class StoredTexts:
@@ -161,15 +157,8 @@ class StoredTexts:
             ) from None
         self.card = from_json(content.decode(), TextsCard)
         self._ends = np.cumsum(self.card.parts)
-        self._parts = [
-            _Part.opened(
-                self.folder / part_name(number),
-                count=count,
-                dim=self.card.dim,
-                num_languages=len(self.card.languages),
-            )
-            for number, count in enumerate(self.card.parts)
-        ]
+        parts = enumerate(self.card.parts)
+        self._parts = [_opened(self.folder / part_name(number), self.card, count) for number, count in parts]
 
     def __len__(self) -> int:
         """Return the number of texts."""

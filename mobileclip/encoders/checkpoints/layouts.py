@@ -214,6 +214,7 @@ class Layout:
         rules: patterns of a dual encoder's names with replacements, applied in order.
         shapes: patterns of names with the shapes of their tensors in files.
         has_bare_towers: whether it supports image towers without projection, and classifiers on them.
+        advice: hint for a model that the layout cannot hold, beside saving it in our own layout.
     """
 
     name: str
@@ -222,6 +223,7 @@ class Layout:
     rules: Sequence[Rule] = ()
     shapes: Sequence[tuple[str, Reshape]] = ()
     has_bare_towers: bool = False
+    advice: str = ""
 
     def has_place(self, spec: ModelSpec) -> bool:
         """Return whether the layout holds models of this kind."""
@@ -528,15 +530,6 @@ class TimmLayout(OpenClipLayout):
     Source: the public project huggingface/pytorch-image-models.
     """
 
-    def check(self, tower: TowerSpec) -> None:
-        """Raise for text towers, and for image towers that timm cannot build."""
-        if not isinstance(tower, ImageEncoderSpec):
-            raise ValueError(
-                "timm has image towers alone, so its layout has no place for a text tower; save the image tower "
-                "(model.image_encoder, or --tower image), or use the open_clip layout or our own"
-            )
-        super().check(tower)
-
     def rules_of(self, names: Collection[str]) -> Sequence[Rule]:
         """Return the rules; a classifier's last layer is where the projection would be."""
         is_mci = any(name.startswith("image_encoder.stages.") for name in names)
@@ -572,5 +565,6 @@ layouts.add(
         rules=(*TIMM_RULES, (r"^image_encoder\.", "")),
         shapes=IMAGE_SHAPES,
         has_bare_towers=True,
+        advice="save the image tower (model.image_encoder, or --tower image), use the open_clip layout, or",
     ),
 )

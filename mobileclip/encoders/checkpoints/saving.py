@@ -381,7 +381,8 @@ def _check_place(spec: ModelSpec, layout: Layout) -> None:
             f"the {layout.name} layout has no place for a tokenizer, and what reads it has CLIP's, of other ids; {own}"
         )
     if not layout.has_place(spec):
-        raise ValueError(f"the {layout.name} layout has no place for this {type(spec).__name__}; {own}")
+        advice = " ".join(filter(None, (layout.advice, own)))
+        raise ValueError(f"the {layout.name} layout has no place for this {type(spec).__name__}; {advice}")
     for _, tower in towers(spec):
         mixers = [stage.mixer for stage in tower.stages] if isinstance(tower, MCiSpec) else []
         for part in (tower, *mixers):

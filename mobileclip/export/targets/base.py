@@ -9,20 +9,25 @@ import sys
 import tempfile
 import warnings
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from importlib import metadata
+from importlib import import_module, metadata
 from pathlib import Path
 from typing import IO
 
 import attrs
-from torch import Tensor
+import torch
+from torch import Tensor, nn
 
 from mobileclip.export.contract import TowerFile
+from mobileclip.export.int8 import Int8Form, graph_in_int8
 from mobileclip.export.spec import ExportSpec, TextDtype
 from mobileclip.export.towers import TowerExport
-from mobileclip.hardware.precision import Precision
+from mobileclip.extras import needed
+from mobileclip.hardware import Precision, dtype_of
+from mobileclip.machine import raise_machine_fault
 from mobileclip.registry import Registry
+from mobileclip.storage import printable
 from mobileclip.terminal.silence import SILENCING
 
 Run = Callable[[Tensor], tuple[Tensor, ...]]
@@ -52,6 +57,10 @@ class Target(ABC):
         suffix: of a tower's file.
         libraries: distributions that write and run it; their versions are in the contract, and older ones do not run
             it.
+        modules: what is imported of them.
+        extra: of this library, which installs them.
+        int8: how operations of int8 are written in it.
+        computes: precisions of floats that its graphs are in; those of others are in float32, whatever is stored.
         text_dtype: what token ids come in as.
         precisions: those that it writes.
         resizes: whether its files can take pictures of any size, and resize them as the library does.
@@ -65,6 +74,10 @@ class Target(ABC):
 
     suffix: str = ""
     libraries: tuple[str, ...] = ()
+    modules: tuple[str, ...] = ()
+    extra: str = ""
+    int8: Int8Form = Int8Form()
+    computes: tuple[Precision, ...] = ("float32", "float16", "bfloat16")
     text_dtype: TextDtype = "int64"
     precisions: tuple[Precision, ...] = ("float32", "float16")
     resizes: bool = False
@@ -74,13 +87,28 @@ class Target(ABC):
     vouched: bool = False
     concurrent: bool = False
 
-    @abstractmethod
     def check(self) -> None:
         """Make sure that everything is installed.
 
         Raises:
             ImportError: if something is missing; the message has the command that installs it.
         """
+        with needed(f"the target {self.extra!r}", self.extra), quiet():
+            for name in self.modules:
+                import_module(name)
+
+    def graph(self, tower: TowerExport) -> nn.Module:
+        """Return the module to write, in the tower's precision as far as the format computes in it."""
+        precision = tower.spec.precision
+        if precision == "int8":
+            return graph_in_int8(tower, self.int8)
+        return tower.graph(dtype_of(precision) if precision in self.computes else torch.float32)
+
+    def written(self, tower: TowerExport, outside: Iterable[str] = ()) -> Written:
+        """Return what a contract says of a tower that was written as `graph` gives it."""
+        precision = tower.spec.precision
+        compute = precision if precision in ("int8", *self.computes) else "float32"
+        return Written(compute=compute, outside=tuple(sorted(outside)))
 
     def elsewhere(self, spec: ExportSpec) -> dict[str, str]:
         """Return the versions of what writes its files in another environment; none where this one does.
@@ -218,6 +246,29 @@ def _release(version: str) -> tuple[int, int]:
     if numbers is None:
         raise ValueError(f"the contract names the version {version!r}, which is none; export the model again")
     return int(numbers[1]), int(numbers[2])
+
+
+@contextmanager
+def readable(path: Path, runtime: str, update: str, said: IO[bytes] | None = None) -> Iterator[None]:
+    """Make an error of the file of whatever a runtime raises that cannot read it: their errors have no common base.
+
+    Args:
+        path: of the file.
+        runtime: its name, and its version where it has one.
+        update: what to update, or the command that does.
+        said: what it has written to standard error, see `kept_stderr`.
+
+    Raises:
+        ValueError: in place of what was raised, if that is no fault of the machine.
+    """
+    try:
+        yield
+    except Exception as error:
+        raise_machine_fault(error)
+        words = f"{type(error).__name__}: {printable(error)} {'' if said is None else text_of(said)}".rstrip()
+        raise ValueError(
+            f"{path} cannot be read by {runtime} ({words}); update it ({update}), or export the model again"
+        ) from error
 
 
 _STANDARD_ERROR = 2

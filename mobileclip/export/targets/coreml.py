@@ -19,7 +19,7 @@ from PIL import Image
 from torch import Tensor
 
 from mobileclip.export.contract import TowerFile
-from mobileclip.export.int8 import Int8Form, graph_in_int8
+from mobileclip.export.int8 import Int8Form
 from mobileclip.export.spec import TextDtype
 from mobileclip.export.targets.base import (
     CPU,
@@ -29,15 +29,14 @@ from mobileclip.export.targets.base import (
     Written,
     device_called,
     quiet,
+    readable,
     refuse_threads,
 )
 from mobileclip.export.towers import SHORTEST, TowerExport
 from mobileclip.extras import needed
-from mobileclip.hardware.precision import Precision
-from mobileclip.machine import raise_machine_fault
+from mobileclip.hardware import Precision
 
 _IS_MAC = sys.platform == "darwin"
-_LARGEST_WEIGHT = 127
 
 
 @attrs.frozen
@@ -51,6 +50,7 @@ class CoreMLTarget(Target):
     suffix: str = ".mlpackage"
     libraries: tuple[str, ...] = ("coremltools",)
     text_dtype: TextDtype = "int32"
+    int8: Int8Form = Int8Form(stores_weights=True, largest_weight=127)
     precisions: tuple[Precision, ...] = ("float32", "float16", "int8")
     cuts_texts: bool = True
     runtime: str = "Core ML"
@@ -70,7 +70,6 @@ class CoreMLTarget(Target):
         Raises:
             ValueError: if pictures are to come in batches.
         """
-        precision = tower.spec.precision
         takes_picture = tower.input_dtype == "uint8"
         if takes_picture and tower.spec.dynamic_batch:
             raise ValueError(
@@ -80,13 +79,8 @@ class CoreMLTarget(Target):
         if takes_picture:
             spec = attrs.evolve(tower.spec, preprocess="float32")
             tower = attrs.evolve(tower, spec=spec, calibration=tower.calibration.float())
-        if precision == "int8":
-            graph = graph_in_int8(tower, Int8Form(stores_weights=True), largest_weight=_LARGEST_WEIGHT)
-            program = tower.program_of(graph)
-        else:
-            program = tower.program(torch.float16 if precision == "float16" else torch.float32)
-        convert(program, tower, path, takes_picture=takes_picture)
-        return Written(compute=precision)
+        convert(tower.program_of(self.graph(tower)), tower, path, takes_picture=takes_picture)
+        return self.written(tower)
 
     def open(self, path: Path, tower: TowerFile, *, device: str = CPU, num_threads: int | None = None) -> Run:
         """Return a function that runs a file with Core ML, on a Mac.
@@ -109,14 +103,8 @@ class CoreMLTarget(Target):
 
 def _core_ml(path: Path, tower: TowerFile) -> Run:
     coremltools = import_coremltools()
-    try:
+    with readable(path, "Core ML", "a newer macOS"):
         model = coremltools.models.MLModel(str(path))
-    except Exception as error:
-        raise_machine_fault(error)
-        # Core ML's own errors come as whatever its bindings make of them.
-        raise ValueError(
-            f"{path} cannot be read by Core ML ({error}); update macOS, or export the model again"
-        ) from error
     given: Callable[[Tensor], Any] = _picture if tower.input_dtype == "uint8" else Tensor.numpy
 
     def run(inputs: Tensor) -> tuple[Tensor, ...]:

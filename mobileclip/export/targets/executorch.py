@@ -12,12 +12,10 @@ import torch
 from torch import Tensor, nn
 
 from mobileclip.export.contract import TowerFile
-from mobileclip.export.int8 import EVERY_OUTPUT, Int8Form, dequantize_for_each_user, graph_in_int8
-from mobileclip.export.targets.base import CPU, Run, Target, Written, device_called, kept_stderr, quiet, text_of
+from mobileclip.export.int8 import EVERY_OUTPUT, Int8Form, dequantize_for_each_user
+from mobileclip.export.targets.base import CPU, Run, Target, Written, device_called, kept_stderr, quiet, readable
 from mobileclip.export.towers import TowerExport, set_attention, written_out_attention
-from mobileclip.extras import needed
-from mobileclip.hardware.precision import Precision
-from mobileclip.hardware.threads import threads_or_default
+from mobileclip.hardware import Precision, threads_or_default
 
 if TYPE_CHECKING:
     from executorch.exir import ExecutorchProgramManager
@@ -36,28 +34,19 @@ class ExecuTorchTarget(Target):
 
     suffix: str = ".pte"
     libraries: tuple[str, ...] = ("executorch",)
+    modules: tuple[str, ...] = ("torchao", "executorch.exir", "executorch.runtime")
+    extra: str = "executorch"
+    int8: Int8Form = Int8Form(signed=True, stores_weights=True, outputs=EVERY_OUTPUT, largest_weight=127)
     precisions: tuple[Precision, ...] = ("float32", "float16", "int8")
     cuts_texts: bool = True
     runtime: str = "executorch"
 
-    def check(self) -> None:
-        """Make sure that everything is installed.
-
-        Raises:
-            ImportError: if something is missing; the message has the command that installs it.
-        """
-        with needed("the target 'executorch'", "executorch"), quiet():
-            for name in ("torchao", "executorch.exir", "executorch.runtime"):
-                import_module(name)
-
     def export(self, tower: TowerExport, path: Path) -> Written:
         """Write one tower."""
-        precision = tower.spec.precision
-        program = lowered(tower, torch.float16 if precision == "float16" else torch.float32)
+        program = lowered(tower, self.graph(tower))
         path.write_bytes(program.buffer)
         (plan,) = program.executorch_program.execution_plan
-        names = {".".join(filter(None, (one.name, one.overload))) for one in plan.operators}
-        return Written(compute=precision, outside=tuple(sorted(names)))
+        return self.written(tower, {".".join(filter(None, (one.name, one.overload))) for one in plan.operators})
 
     def open(self, path: Path, tower: TowerFile, *, device: str = CPU, num_threads: int | None = None) -> Run:
         """Return a function that runs a file with ExecuTorch on the processor.
@@ -84,39 +73,26 @@ def _load(path: Path) -> Any:
     """Return a program that is ready to run; its file is read whole, so that it may be replaced meanwhile."""
     with quiet():
         from executorch.runtime import Runtime
-    with kept_stderr() as said:
-        try:
-            program = Runtime.get().load_program(path.read_bytes())
-            program.load_method(METHOD)
-        except RuntimeError as error:
-            raise ValueError(
-                f"{path} cannot be read by ExecuTorch ({error}: {text_of(said)}); update it with: pip install -U "
-                "executorch, or export the model again"
-            ) from error
+    with kept_stderr() as said, readable(path, "ExecuTorch", "pip install -U executorch", said):
+        program = Runtime.get().load_program(path.read_bytes())
+        program.load_method(METHOD)
     return program
 
 
 # The runtime sets memory aside for the largest batch when a program is opened.
 LARGEST_BATCH = 16
-_LARGEST_WEIGHT = 127
 
 
-def lowered(tower: TowerExport, dtype: torch.dtype) -> ExecutorchProgramManager:
+def lowered(tower: TowerExport, graph: nn.Module) -> ExecutorchProgramManager:
     """Return a tower as ExecuTorch's program, whose `buffer` is what a `.pte` file holds.
 
     Args:
-        tower: in int8, its calibration data too.
-        dtype: what it computes in, or what int8 is made of: float32.
+        tower: how it is exported.
+        graph: of it, as the target gives it; changed in place.
     """
-    in_int8 = tower.spec.precision == "int8"
-    if in_int8:
-        how = Int8Form(signed=True, stores_weights=True)
-        graph = graph_in_int8(tower, how, outputs=EVERY_OUTPUT, largest_weight=_LARGEST_WEIGHT)
-    else:
-        graph = tower.graph(dtype)
     # XNNPACK has no attention of one operation.
     set_attention(graph, written_out_attention)
-    if dtype == torch.float16:
+    if tower.spec.precision == "float16":
         _normalize_in_float32(graph)
     largest = LARGEST_BATCH if tower.spec.dynamic_batch else None
     with quiet():
@@ -124,7 +100,7 @@ def lowered(tower: TowerExport, dtype: torch.dtype) -> ExecutorchProgramManager:
         from executorch.exir import to_edge_transform_and_lower
 
         program = tower.program_of(graph, largest_batch=largest)
-        if in_int8:
+        if tower.spec.precision == "int8":
             dequantize_for_each_user(program)
         edge = to_edge_transform_and_lower(program, partitioner=[XnnpackPartitioner()])
         return edge.to_executorch()

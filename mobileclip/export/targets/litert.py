@@ -9,7 +9,6 @@ import subprocess
 import tempfile
 import warnings
 from collections.abc import Mapping, Sequence
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -20,14 +19,12 @@ import torch
 from torch import Tensor, nn
 
 from mobileclip.export.contract import TowerFile
-from mobileclip.export.int8 import EVERY_OUTPUT, Int8Form, dequantize_for_each_user, graph_in_int8
+from mobileclip.export.int8 import EVERY_OUTPUT, Int8Form, dequantize_for_each_user
 from mobileclip.export.spec import ExportSpec, TextDtype
-from mobileclip.export.targets.base import CPU, Run, Target, Written, device_called, kept_stderr, text_of
+from mobileclip.export.targets.base import CPU, Run, Target, Written, device_called, kept_stderr, readable
 from mobileclip.export.targets.torch import save_pt2
 from mobileclip.export.towers import TowerExport, set_attention, written_out_attention
-from mobileclip.extras import needed
-from mobileclip.hardware.precision import Precision
-from mobileclip.hardware.threads import threads_or_default
+from mobileclip.hardware import Precision, threads_or_default
 from mobileclip.storage import printable
 
 
@@ -43,20 +40,15 @@ class LiteRTTarget(Target):
 
     suffix: str = ".tflite"
     libraries: tuple[str, ...] = ("ai-edge-litert", "ai-edge-quantizer")
+    modules: tuple[str, ...] = ("ai_edge_litert.interpreter", "ai_edge_quantizer.quantizer")
+    extra: str = "litert"
     text_dtype: TextDtype = "int32"
+    # The converter looks nothing up in tables of float16; `with_quantised_weights` makes them of its file.
+    int8: Int8Form = Int8Form(signed=True, outputs=EVERY_OUTPUT, largest_weight=127, float16_tables=False)
+    computes: tuple[Precision, ...] = ("float32",)
     precisions: tuple[Precision, ...] = ("float32", "float16", "int8", "int8-weights")
     cuts_texts: bool = True
     runtime: str = "litert"
-
-    def check(self) -> None:
-        """Make sure that everything is installed but for the converter, which is elsewhere.
-
-        Raises:
-            ImportError: if something is missing; the message has the command that installs it.
-        """
-        with needed("the target 'litert'", "litert"):
-            for name in ("ai_edge_litert.interpreter", "ai_edge_quantizer.quantizer"):
-                import_module(name)
 
     def elsewhere(self, spec: ExportSpec) -> dict[str, str]:
         """Return the version of the converter.
@@ -76,13 +68,13 @@ class LiteRTTarget(Target):
         Raises:
             ValueError: if the converter fails.
         """
-        precision, model = tower.spec.precision, converted(tower)
+        precision, model = tower.spec.precision, converted(tower, self.graph(tower))
         if precision == "int8":
             model = with_float_ends(model)
         if precision != "float32":
             model = with_quantised_weights(model, precision)
         path.write_bytes(with_notes(model, tower.notes))
-        return Written(compute="int8" if precision == "int8" else "float32")
+        return self.written(tower)
 
     def open(self, path: Path, tower: TowerFile, *, device: str = CPU, num_threads: int | None = None) -> Run:
         """Return a function that runs a file with LiteRT on the processor.
@@ -106,16 +98,10 @@ def _load(path: Path, names: Sequence[str], num_threads: int) -> dict[str, Any]:
     """Return functions of a file by name; it is read whole, so that it may be replaced meanwhile."""
     from ai_edge_litert.interpreter import Interpreter
 
-    with kept_stderr() as said:
-        try:
-            interpreter = Interpreter(model_content=path.read_bytes(), num_threads=num_threads)
-            interpreter.allocate_tensors()
-            return {name: interpreter.get_signature_runner(name) for name in names}
-        except (RuntimeError, ValueError) as error:
-            raise ValueError(
-                f"{path} cannot be read by LiteRT ({error}: {text_of(said)}); update it with: pip install -U "
-                "ai-edge-litert, or export the model again"
-            ) from error
+    with kept_stderr() as said, readable(path, "LiteRT", "pip install -U ai-edge-litert", said):
+        interpreter = Interpreter(model_content=path.read_bytes(), num_threads=num_threads)
+        interpreter.allocate_tensors()
+        return {name: interpreter.get_signature_runner(name) for name in names}
 
 
 CONVERTER = "litert-torch"
@@ -125,7 +111,6 @@ INSTALL = f"python3 -m venv litert-converter && litert-converter/bin/pip install
 
 _VERSION = f"import sys, importlib.metadata; sys.stdout.write(importlib.metadata.version({CONVERTER!r}))"
 _SCRIPT = Path(__file__).with_name("litert_converter.py")
-_LARGEST_WEIGHT = 127
 
 
 def converter_version(python: Path | None) -> str:
@@ -148,7 +133,7 @@ def converter_version(python: Path | None) -> str:
     return found.stdout
 
 
-def converted(tower: TowerExport) -> bytes:
+def converted(tower: TowerExport, graph: nn.Module) -> bytes:
     """Return a tower as a `.tflite` file holds it, in int8 where that is asked for, in float32 otherwise.
 
     The converter's requirements and this library's exclude each other (release 0.10 wants typing-extensions before
@@ -156,6 +141,7 @@ def converted(tower: TowerExport) -> bytes:
 
     Args:
         tower: of a spec that names that Python.
+        graph: of it, as the target gives it; changed in place.
 
     Raises:
         ValueError: if the converter fails; the message says what to do.
@@ -165,7 +151,7 @@ def converted(tower: TowerExport) -> bytes:
     with tempfile.TemporaryDirectory() as temporary:
         programs, path = Path(temporary) / "programs", Path(temporary) / "tower.tflite"
         programs.mkdir()
-        for name, program in _programs(tower).items():
+        for name, program in _programs(tower, graph).items():
             save_pt2(program, programs / f"{name}.pt2")
         precision = ["int8"] if tower.spec.precision == "int8" else []
         done = _run([str(python), "-I", str(_SCRIPT), str(programs), str(path), *precision])
@@ -177,19 +163,8 @@ def converted(tower: TowerExport) -> bytes:
         return path.read_bytes()
 
 
-def _programs(tower: TowerExport) -> dict[str, torch.export.ExportedProgram]:
+def _programs(tower: TowerExport, graph: nn.Module) -> dict[str, torch.export.ExportedProgram]:
     """Return a tower as torch.export sees it, its input and outputs by name: a signature for each length of texts."""
-    if tower.spec.precision == "int8":
-        graph = graph_in_int8(
-            tower,
-            Int8Form(signed=True),
-            outputs=EVERY_OUTPUT,
-            largest_weight=_LARGEST_WEIGHT,
-            # The converter looks nothing up in them; `fewer_bits` makes them of its file.
-            float16_tables=False,
-        )
-    else:
-        graph = tower.graph(torch.float32)
     # The converter has no attention of one operation.
     set_attention(graph, written_out_attention)
     named = _Named(graph, tower.output_names)

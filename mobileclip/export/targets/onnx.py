@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import re
 import warnings
-from collections.abc import Iterable, Iterator
-from importlib import import_module
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,12 +13,10 @@ import torch
 from torch import Tensor, nn
 
 from mobileclip.export.contract import TowerFile
-from mobileclip.export.int8 import Int8Form, RoundedWeight, graph_in_int8, round_weight
-from mobileclip.export.targets.base import CPU, Run, Target, Written, device_called
+from mobileclip.export.int8 import Int8Form, RoundedWeight, round_weight
+from mobileclip.export.targets.base import CPU, Run, Target, Written, device_called, readable
 from mobileclip.export.towers import TowerExport
-from mobileclip.extras import needed
-from mobileclip.hardware.precision import PRECISIONS, Precision
-from mobileclip.hardware.threads import threads_or_default
+from mobileclip.hardware import PRECISIONS, Precision, threads_or_default
 from mobileclip.machine import raise_machine_fault
 from mobileclip.storage import printable
 
@@ -55,6 +52,10 @@ class OnnxTarget(Target):
 
     suffix: str = ".onnx"
     libraries: tuple[str, ...] = ("onnx", "onnxruntime")
+    modules: tuple[str, ...] = ("onnx", "onnxscript", "onnxruntime")
+    extra: str = "onnx"
+    int8: Int8Form = Int8Form(stores_weights=True, stores_biases=True)
+    computes: tuple[Precision, ...] = ("float32", "float16")
     precisions: tuple[Precision, ...] = PRECISIONS
     resizes: bool = True
     cuts_texts: bool = True
@@ -63,26 +64,11 @@ class OnnxTarget(Target):
     vouched: bool = True
     concurrent: bool = True
 
-    def check(self) -> None:
-        """Make sure that everything is installed.
-
-        Raises:
-            ImportError: if something is missing; the message has the command that installs it.
-        """
-        with needed("the target 'onnx'", "onnx"):
-            for name in ("onnx", "onnxscript", "onnxruntime"):
-                import_module(name)
-
     def export(self, tower: TowerExport, path: Path) -> Written:
         """Write one tower."""
         import onnx
 
-        if tower.spec.precision == "float16":
-            model = _converted(tower, tower.graph(torch.float16))
-        elif tower.spec.precision == "int8":
-            model = _converted(tower, graph_in_int8(tower, Int8Form(stores_weights=True, stores_biases=True)))
-        else:
-            model = _converted(tower, tower.graph(torch.float32))
+        model = _converted(tower, self.graph(tower))
         if tower.spec.precision == "bfloat16":
             _store_as_bfloat16(model)
         if tower.spec.precision == "int8-weights":
@@ -94,8 +80,7 @@ class OnnxTarget(Target):
         onnx.helper.set_model_props(model, dict(tower.notes))
         _name_axes(model, _TEXT_AXES if tower.tower == "text" else _IMAGE_AXES)
         onnx.save_model(model, path)
-        stored_alone = ("bfloat16", "int8-weights")
-        return Written(compute="float32" if tower.spec.precision in stored_alone else tower.spec.precision)
+        return self.written(tower)
 
     def open(self, path: Path, tower: TowerFile, *, device: str = CPU, num_threads: int | None = None) -> Run:
         """Return a function that runs a file with ONNX Runtime; what a device cannot do, the processor does."""
@@ -110,15 +95,8 @@ class OnnxTarget(Target):
         options.intra_op_num_threads, options.inter_op_num_threads = threads_or_default(num_threads), 1
         if tower.lengths and device != CPU:
             options.add_free_dimension_override_by_name(_TEXT_AXES[1], tower.lengths[-1])
-        try:
+        with readable(path, f"ONNX Runtime {onnxruntime.__version__}", "pip install -U onnxruntime"):
             session = onnxruntime.InferenceSession(data, options, providers=list(wanted))
-        except Exception as error:
-            raise_machine_fault(error)
-            # Its exceptions have no common base of their own.
-            raise ValueError(
-                f"{path} cannot be read by ONNX Runtime {onnxruntime.__version__}: {error}; "
-                "update it with: pip install -U onnxruntime, or export the model again"
-            ) from error
 
         def run(inputs: Tensor) -> tuple[Tensor, ...]:
             outputs = session.run(list(tower.outputs), {tower.input_name: inputs.numpy()})
@@ -176,8 +154,7 @@ def _checked(path: Path) -> bytes:
     try:
         model = onnx.load_model_from_string(data)
         onnx.checker.check_model(data)
-        nodes = (node for function in model.functions for node in function.node)
-        named = [one.name for one in (*_tensors(model.graph), *_tensors_of(nodes)) if one.external_data]
+        named = [one.name for one in _tensors(model) if one.external_data]
     except Exception as error:
         raise_machine_fault(error)
         # protobuf's errors, of whichever implementation is installed.
@@ -187,20 +164,18 @@ def _checked(path: Path) -> bytes:
     return data
 
 
-def _tensors(graph: onnx.GraphProto) -> Iterator[onnx.TensorProto]:
-    yield from graph.initializer
-    for sparse in graph.sparse_initializer:
-        yield from (sparse.values, sparse.indices)
-    yield from _tensors_of(graph.node)
+def _tensors(message: Any) -> Iterator[onnx.TensorProto]:
+    """Yield all tensors of a model, wherever in it they are."""
+    import onnx
 
-
-def _tensors_of(nodes: Iterable[onnx.NodeProto]) -> Iterator[onnx.TensorProto]:
-    for attribute in (attribute for node in nodes for attribute in node.attribute):
-        yield from (attribute.t, *attribute.tensors)
-        for sparse in (attribute.sparse_tensor, *attribute.sparse_tensors):
-            yield from (sparse.values, sparse.indices)
-        for graph in (attribute.g, *attribute.graphs):
-            yield from _tensors(graph)
+    for field, value in message.ListFields():
+        if field.message_type is None:
+            continue
+        for one in [value] if hasattr(value, "ListFields") else value:
+            if isinstance(one, onnx.TensorProto):
+                yield one
+            else:
+                yield from _tensors(one)
 
 
 def _store_as_bfloat16(model: onnx.ModelProto) -> None:
@@ -234,12 +209,8 @@ def _store_as_bfloat16(model: onnx.ModelProto) -> None:
 
 
 def _as_torch(tensor: onnx.TensorProto) -> Tensor:
-    """Return a stored tensor; bfloat16, which NumPy lacks, by its bits."""
     import onnx
 
-    if tensor.data_type == onnx.TensorProto.BFLOAT16:
-        bits = torch.frombuffer(bytearray(tensor.raw_data), dtype=torch.bfloat16)
-        return bits.reshape(tuple(tensor.dims))
     return torch.from_numpy(onnx.numpy_helper.to_array(tensor).copy())
 
 
@@ -253,8 +224,6 @@ def _store_in_eight_bits(model: onnx.ModelProto, encoder: nn.Module) -> None:
         model: in float32, changed in place.
         encoder: the tower that it was made of.
     """
-    import onnx
-
     stored = {tensor.name: tensor for tensor in model.graph.initializer}
     tables = {f"encoder.{name}.weight" for name, one in encoder.named_modules() if isinstance(one, nn.Embedding)}
     file, done = _Operations(), set[str]()
@@ -265,7 +234,7 @@ def _store_in_eight_bits(model: onnx.ModelProto, encoder: nn.Module) -> None:
         if name not in (stored if is_layer else tables):
             file.nodes.append(node)
             continue
-        weight = torch.from_numpy(onnx.numpy_helper.to_array(stored[name]).copy())
+        weight = _as_torch(stored[name])
         if not is_layer:
             file.look_up(name, round_weight(weight), node)
         elif name not in done:
@@ -297,12 +266,11 @@ class _Operations:
             shape: of the float32 one.
             transposed: whether its rows are columns there.
         """
-        parts = self._store(name, weight)
+        rows = self._scaled(f"{name}.rows", self._store(name, weight))
         if transposed:
-            self._add("Transpose", [self._scaled(f"{name}.rows", parts)], name)
-            return
-        rows = self._scaled(f"{name}.rows", parts)
-        self._add("Reshape", [rows, self._constant(f"{name}.shape", torch.tensor(shape))], name)
+            self._add("Transpose", [rows], name)
+        else:
+            self._add("Reshape", [rows, self._constant(f"{name}.shape", torch.tensor(shape))], name)
 
     def look_up(self, name: str, table: RoundedWeight, node: onnx.NodeProto) -> None:
         """Write a table, and what makes float32 of the rows that are looked up.

@@ -10,12 +10,11 @@ import torch
 from torch import Tensor
 
 from mobileclip.export.contract import TowerFile
-from mobileclip.export.int8 import Int8Form, graph_in_int8
-from mobileclip.export.targets.base import CPU, Run, Target, Written, device_called
+from mobileclip.export.int8 import Int8Form
+from mobileclip.export.targets.base import CPU, Run, Target, Written, device_called, readable
 from mobileclip.export.towers import SHORTEST, TowerExport
 from mobileclip.extras import needed
-from mobileclip.hardware.precision import Precision, dtype_of
-from mobileclip.hardware.threads import threads_or_default
+from mobileclip.hardware import Precision, threads_or_default
 from mobileclip.inference.openvino import PROCESSOR_OPTIONS, converted, import_quietly, openvino_core
 
 # What a device must be able to do, and what it is asked for then: without a hint, or with one for float16 that it has
@@ -37,6 +36,9 @@ class OpenVINOTarget(Target):
 
     suffix: str = ".xml"
     libraries: tuple[str, ...] = ("openvino", "nncf")
+    extra: str = "openvino"
+    # Its converter knows operations on float weights alone, and stores what they give.
+    int8: Int8Form = Int8Form(outputs=())
     precisions: tuple[Precision, ...] = ("float32", "float16", "bfloat16", "int8")
     cuts_texts: bool = True
     prefers_depthwise: bool = True
@@ -48,7 +50,7 @@ class OpenVINOTarget(Target):
         Raises:
             ImportError: if something is missing; the message has the command that installs it.
         """
-        with needed("the target 'openvino'", "openvino"):
+        with needed("the target 'openvino'", self.extra):
             for name in self.libraries:
                 import_quietly(name)
 
@@ -59,18 +61,12 @@ class OpenVINOTarget(Target):
             OSError: if the files cannot be written.
         """
         openvino = import_quietly("openvino")
-        precision = tower.spec.precision
-        if precision == "int8":
-            # Its converter knows operations on float weights alone, and stores what they give.
-            graph = graph_in_int8(tower, Int8Form(), outputs=())
-        else:
-            graph = tower.graph(dtype_of(precision))
-        model = converted(tower.program_of(graph))
+        model = converted(tower.program_of(self.graph(tower)))
         batch = -1 if tower.spec.dynamic_batch else 1
         model.reshape([batch, (SHORTEST, *tower.input_shape)] if tower.lengths else [batch, *tower.input_shape])
         for output, name in zip(model.outputs, tower.output_names, strict=True):
             output.get_tensor().set_names({name})
-        _, hint = _HINTS.get(precision, ("", _WIDEST))
+        _, hint = _HINTS.get(tower.spec.precision, ("", _WIDEST))
         model.set_rt_info(hint, _HINT)
         try:
             openvino.save_model(model, path, compress_to_fp16=False)
@@ -78,7 +74,7 @@ class OpenVINOTarget(Target):
             raise OSError(
                 f"OpenVINO cannot write {path.name} ({error}); if the disk is full, make room and export again"
             ) from error
-        return Written(compute=precision)
+        return self.written(tower)
 
     def open(self, path: Path, tower: TowerFile, *, device: str = CPU, num_threads: int | None = None) -> Run:
         """Return a function that runs a file with OpenVINO."""
@@ -87,7 +83,9 @@ class OpenVINOTarget(Target):
         able, hint = _HINTS.get(tower.compute, ("FP32", _WIDEST))
         if able not in core.get_property(place, "OPTIMIZATION_CAPABILITIES"):
             hint = _WIDEST
-        model = _read(core, path)
+        version = import_quietly("openvino").get_version()
+        with readable(path, f"OpenVINO {version}", "pip install -U openvino"):
+            model = core.read_model(path, path.with_suffix(".bin"))
         if tower.lengths and place != _PROCESSOR:
             model.reshape([tower.input_shape[0] or -1, tower.lengths[-1]])
         options: dict[str, Any] = {"INFERENCE_PRECISION_HINT": hint}
@@ -100,15 +98,3 @@ class OpenVINOTarget(Target):
             return tuple(torch.from_numpy(one.copy()) for one in compiled(inputs.numpy()).to_tuple())
 
         return run
-
-
-def _read(core: Any, path: Path) -> Any:
-    try:
-        return core.read_model(path, path.with_suffix(".bin"))
-    except RuntimeError as error:
-        openvino = import_quietly("openvino")
-        reason = " ".join(str(error).split())
-        raise ValueError(
-            f"{path} cannot be read by OpenVINO {openvino.get_version()}: {reason}; "
-            "update it with: pip install -U openvino, or export the model again"
-        ) from error

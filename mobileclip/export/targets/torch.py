@@ -18,16 +18,14 @@ import torch
 from torch import Tensor
 
 from mobileclip.export.contract import TowerFile
-from mobileclip.export.int8 import Int8Form, graph_in_int8
+from mobileclip.export.int8 import Int8Form
 from mobileclip.export.layouts import TORCHSCRIPT
-from mobileclip.export.targets.base import CPU, EXAMPLE_BATCH, Run, Target, Written, device_called, quiet
+from mobileclip.export.targets.base import CPU, EXAMPLE_BATCH, Run, Target, Written, device_called, quiet, readable
 from mobileclip.export.towers import TowerExport
-from mobileclip.hardware.precision import Precision, dtype_of
-from mobileclip.hardware.threads import threads_or_default, torch_threads
-from mobileclip.machine import raise_machine_fault
-from mobileclip.storage import printable
+from mobileclip.hardware import Precision, dtype_of, threads_or_default, torch_threads
 
-# `aten.relu_.default`; not `aten.__and__.Tensor`.
+# What changes its input, as `nn.ReLU(inplace=True)` does, and no file holds: `aten.relu_.default`; not
+# `aten.__and__.Tensor`.
 _IN_PLACE = re.compile(r"aten\.\w*[a-z0-9]_\.\w+")
 
 
@@ -41,32 +39,26 @@ class TorchTarget(Target):
 
     suffix: str = ".pt2"
     libraries: tuple[str, ...] = ("torch",)
+    int8: Int8Form = Int8Form(stores_weights=True)
     precisions: tuple[Precision, ...] = ("float32", "float16", "bfloat16", "int8")
     cuts_texts: bool = True
     prefers_depthwise: bool = True
     runtime: str = "torch"
     concurrent: bool = True
 
-    def check(self) -> None:
-        """Make sure that everything is installed: PyTorch is."""
-
     def export(self, tower: TowerExport, path: Path) -> Written:
         """Write one tower, computing in its precision."""
-        precision = tower.spec.precision
         if path.suffix == TORCHSCRIPT:
             _save_torchscript(tower, path)
-            return Written(compute=precision)
-        if precision == "int8":
-            program = tower.program_of(graph_in_int8(tower, Int8Form(stores_weights=True)))
-        else:
-            program = tower.program(dtype_of(precision))
-        if _writes_in_place(program):
+            return self.written(tower)
+        program = tower.program_of(self.graph(tower))
+        if any(_IN_PLACE.fullmatch(str(node.target)) for node in program.graph.nodes):
             with quiet():
                 program = program.run_decompositions({})
         # An example input would be stored as a pickle, and is of no use to anyone.
         program.example_inputs = None
         save_pt2(program, path)
-        return Written(compute=precision)
+        return self.written(tower)
 
     def open(self, path: Path, tower: TowerFile, *, device: str = CPU, num_threads: int | None = None) -> Run:
         """Return a function that runs a file with PyTorch."""
@@ -75,7 +67,7 @@ class TorchTarget(Target):
         threads_or_default(num_threads)
         is_script = path.suffix == TORCHSCRIPT
         load: Callable[[], torch.nn.Module] = partial(torch.jit.load, path, CPU) if is_script else load_pt2(path).module
-        with readable(path):
+        with _readable(path):
             module = load()
 
         @torch.no_grad()
@@ -110,11 +102,6 @@ def _save_torchscript(tower: TowerExport, path: Path) -> None:
     path.write_bytes(content.getbuffer())
 
 
-def _writes_in_place(program: torch.export.ExportedProgram) -> bool:
-    """Return whether an operation changes what it is given, as `nn.ReLU(inplace=True)` does; a file holds none such."""
-    return any(_IN_PLACE.fullmatch(str(node.target)) for node in program.graph.nodes)
-
-
 _OPERATIONS = "torch.ao.quantization.fx._decomposed"
 
 
@@ -142,23 +129,11 @@ def load_pt2(path: Path) -> torch.export.ExportedProgram:
         ValueError: if PyTorch cannot read it.
     """
     register_operations()
-    with readable(path), path.open("rb") as stream:
+    with _readable(path), path.open("rb") as stream:
         return torch.export.load(stream)
 
 
 @contextlib.contextmanager
-def readable(path: Path) -> Iterator[None]:
-    """Say what PyTorch makes of a file that it cannot read as an error of the file.
-
-    Raises:
-        ValueError: whatever a damaged file, or a newer format, makes PyTorch raise.
-    """
-    try:
-        with quiet():
-            yield
-    except Exception as error:
-        raise_machine_fault(error)
-        raise ValueError(
-            f"{path} cannot be read by PyTorch {torch.__version__} ({type(error).__name__}: {printable(error)}); "
-            "update PyTorch, or export the model again"
-        ) from error
+def _readable(path: Path) -> Iterator[None]:
+    with readable(path, f"PyTorch {torch.__version__}", "pip install -U torch"), quiet():
+        yield

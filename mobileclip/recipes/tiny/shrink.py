@@ -12,7 +12,6 @@ import numpy as np
 import torch
 
 from mobileclip.data import (
-    ColumnPipelineSpec,
     ReinforcedSample,
     ReinforcementCard,
     augmentation_rng,
@@ -74,7 +73,7 @@ def shrink(spec: Any, rows: RowOptions | None = None) -> Any:  # noqa: ARG001  r
 def _(spec: RunSpec, rows: RowOptions | None = None) -> RunSpec:
     data = _few(spec.data, rows)
     card = card_of_shards(expand_shards(data.shards)) if getattr(data, "reinforced", False) else None
-    if isinstance(data, ColumnPipelineSpec) and card is not None:
+    if card is not None and getattr(data, "teacher_columns", None):
         data = attrs.evolve(data, teacher_columns=(sum(card.teacher_dims[:-1]), sum(card.teacher_dims)))
     model = spec.model if spec.initial_weights is not None else shallow(spec.model)
     training = _few_steps(spec.training, NUM_STEPS)

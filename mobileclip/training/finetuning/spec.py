@@ -14,7 +14,7 @@ from tyro.conf import OmitArgPrefixes
 from mobileclip.data import ReinforcedPipelineSpec, crop_augmentation
 from mobileclip.datasets import RowOptions
 from mobileclip.encoders import DualEncoder, DualEncoderSpec
-from mobileclip.hardware.devices import AUTO
+from mobileclip.hardware import AUTO
 from mobileclip.losses import LossSpec
 from mobileclip.strict import strict
 from mobileclip.training.distributed import COLLECTIVE_SECONDS

@@ -13,6 +13,7 @@ from mobileclip.collections import Collection, ModelSource
 from mobileclip.collections.store import Row
 from tests.browser import CHROMIUM, open_page
 from tests.collections.pictures import draw
+from tests.errors import fails
 from tests.examples.web import served
 
 ROOT = Path(__file__).parents[3]
@@ -146,7 +147,7 @@ def test_the_browser_ranks_as_python_does(collection, asked, tmp_path):
         assert [score for _, score in answer] == pytest.approx([one.score for one in expected], abs=1e-4), query
     for condition, answer in zip(WRONG, answers[len(asked) :], strict=True):
         assert str(answer).startswith("PageError: "), condition
-        with pytest.raises(ValueError, match=r"condition|column|number|date"):
+        with fails(ValueError):
             collection.search("a cat", where=[condition])
 
 

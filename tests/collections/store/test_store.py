@@ -193,7 +193,7 @@ def test_a_full_disk_leaves_the_index_as_it_was(index, monkeypatch):
         index.append([row("a")])
         with monkeypatch.context() as patch:
             patch.setattr(sqlite3, "connect", full)
-            with pytest.raises(OSError, match="the disk is full; make room and run this again"):
+            with fails(OSError):
                 index.append([row("bb")] * 5000)
         assert held(index.folder) == {"a": 1}
         index.append([row("ccc")])
@@ -221,7 +221,7 @@ def test_a_new_index_takes_an_empty_folder(index, tmp_path):
         Store.create(index.folder, ABOUT)
     (tmp_path / "empty").mkdir()
     Store.create(tmp_path / "empty", ABOUT)
-    with pytest.raises(FileNotFoundError, match=r"is no index: there is no index\.sqlite in it"):
+    with fails(FileNotFoundError, "index.sqlite"):
         Store.open(tmp_path)
 
 
@@ -252,20 +252,20 @@ def execute(folder, *statements):
 
 
 @pytest.mark.parametrize(
-    ("damage", "message"),
+    "damage",
     [
-        (lambda folder: (folder / INDEX).write_bytes(b"no database" * 99), f"{INDEX} is damaged"),
-        (lambda folder: os.truncate(folder / INDEX, 40_000), f"{INDEX} is damaged"),
-        (lambda folder: execute(folder, "DROP TABLE pictures"), f"{INDEX} is damaged"),
-        (lambda folder: execute(folder, "UPDATE state SET about = '{}'"), f"{INDEX} is damaged"),
-        (lambda folder: execute(folder, "UPDATE embeddings SET embedding = x'00'"), f"{INDEX} is damaged"),
+        lambda folder: (folder / INDEX).write_bytes(b"no database" * 99),
+        lambda folder: os.truncate(folder / INDEX, 40_000),
+        lambda folder: execute(folder, "DROP TABLE pictures"),
+        lambda folder: execute(folder, "UPDATE state SET about = '{}'"),
+        lambda folder: execute(folder, "UPDATE embeddings SET embedding = x'00'"),
     ],
 )
-def test_damage_is_told_by_the_name_of_the_file(index, damage, message):
+def test_damage_is_told_by_the_name_of_the_file(index, damage):
     with index.writing():
         index.append([row("a")])
     damage(index.folder)
-    with pytest.raises(ValueError, match=message):
+    with fails(ValueError, INDEX):
         take_snapshot(Store.open(index.folder))
 
 
@@ -406,8 +406,8 @@ def test_rows_are_exported_for_others_and_read_again(index, tmp_path):
     assert other.store.values("taken", "time", "problem") == index.values("taken", "time", "problem")
     with pytest.raises(FileExistsError):
         Collection(index).export(file)
-    with pytest.raises(OSError, match="cannot be written to"), Collection.open(file).store.writing():
+    with fails(OSError), Collection.open(file).store.writing():
         pass
     pq.write_table(table.drop_columns(["path"]).replace_schema_metadata(None), file)
-    with pytest.raises(ValueError, match="holds no rows of an index"):
+    with fails(ValueError):
         Collection.open(file)

@@ -9,7 +9,7 @@ from PIL import Image
 from PIL.TiffImagePlugin import IFDRational
 
 from mobileclip.data.images.metadata import CameraNotes, read_camera_notes
-from tests.trials.image_files import overlapping
+from tests.build.image_files import overlapping
 
 
 def notes(*, maker="Canon", model="Canon EOS 5D", taken="2024:05:01 12:30:00", place=(48, 30, 36, "N", 3, 15, 0, "W")):

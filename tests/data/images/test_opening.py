@@ -37,9 +37,7 @@ from mobileclip.data.loading.examples import SourceImage
 from mobileclip.extras import install
 from mobileclip.inputs import DECODES, Decode, ImageInput
 from mobileclip.machine import ResourceExhaustedError
-from tests.data.made_samples import make_sample
-from tests.errors import fails
-from tests.trials.image_files import (
+from tests.build.image_files import (
     chunk,
     directory,
     encoded,
@@ -52,6 +50,8 @@ from tests.trials.image_files import (
     turned_notes,
     with_segments,
 )
+from tests.data.made_samples import make_sample
+from tests.errors import fails
 
 KINDS = [kind.name for kind in IMAGE_FORMATS]
 # Whatever is wrong with bytes; what is wrong with a file is not among them.

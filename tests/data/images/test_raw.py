@@ -14,8 +14,8 @@ from mobileclip.data.images.opening import open_image, raw_preview
 from mobileclip.data.images.transform import read_tower_image
 from mobileclip.extras import install
 from mobileclip.inputs import ImageInput
+from tests.build.image_files import encoded, noise, raw, tiff
 from tests.errors import fails
-from tests.trials.image_files import encoded, noise, raw, tiff
 
 pytestmark = pytest.mark.extra("raw")
 LIMITS = ImageLimits()

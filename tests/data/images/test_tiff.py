@@ -7,8 +7,8 @@ import pytest
 
 from mobileclip.data import ImageError, ImageLimits, load_image
 from mobileclip.data.images.opening import open_image
+from tests.build.image_files import encoded, noise
 from tests.errors import fails
-from tests.trials.image_files import encoded, noise
 
 
 @pytest.mark.parametrize("big", [False, True])

@@ -16,9 +16,9 @@ from PIL import Image, ImageOps
 
 from mobileclip.data import ImageError, ImageLimits, ImageTransform, load_image
 from mobileclip.inputs import OPENAI_MEAN, OPENAI_STD, ImageInput
+from tests.build.image_files import encoded
 from tests.errors import fails
 from tests.lazily import lazily
-from tests.trials.image_files import encoded
 
 transforms = lazily("torchvision.transforms")
 

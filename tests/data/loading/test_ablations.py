@@ -8,9 +8,7 @@ from PIL import Image
 
 from mobileclip.data import (
     AugmentationSpec,
-    ColumnPipelineSpec,
     ImageTextSample,
-    OnlinePipelineSpec,
     Tokenizer,
     decode_image,
     write_shard,
@@ -22,11 +20,11 @@ from tests.errors import fails
 
 
 def online(shards, sides, **changes):
-    return OnlinePipelineSpec.of(spec(shards, **changes), online=sides)
+    return spec(shards, online=sides, **changes)
 
 
 def columns(shards, places, **changes):
-    return ColumnPipelineSpec.of(spec(shards, batch_size=6, **changes), teacher_columns=places)
+    return spec(shards, batch_size=6, teacher_columns=places, **changes)
 
 
 @pytest.mark.parametrize("num_workers", [0, 2])

@@ -7,9 +7,9 @@ import pytest
 from tokenizers import Regex, decoders, normalizers, pre_tokenizers, processors
 
 from mobileclip.data.text.tokenizer_file import check_parts
+from tests.build.tokenizer_parts import mapping, replace, several
 from tests.data.tokenizer_files import KINDS
 from tests.errors import fails
-from tests.trials.tokenizers import mapping, replace, several
 
 PARTS = {
     "normalizer": [

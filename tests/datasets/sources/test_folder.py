@@ -167,7 +167,7 @@ class TestFolder:
             Path(os.fsdecode(os.fsencode(base) + b"/" + stem + b".txt")).write_text("x")
         visible = {stem for stem in stems if not stem.startswith(b".")}
         if not visible:
-            with pytest.raises(ValueError, match="holds no images"):
+            with fails(ValueError):
                 FolderSource(path=base).units()
             return
         samples, report = read(FolderSource(path=base))

@@ -34,7 +34,7 @@ def test_hits_in_part_lie_between_whole_ones():
     ("hits", "total", "confidence"), [(1, 0, 0.95), (-1, 5, 0.95), (6, 5, 0.95), (math.nan, 5, 0.95), (1, 5, 95)]
 )
 def test_no_interval_of_what_is_no_share(hits, total, confidence):
-    with pytest.raises(ValueError, match=r"expected at least one question|confidence lies between"):
+    with fails(ValueError):
         proportion_interval(hits, total, confidence=confidence)
 
 

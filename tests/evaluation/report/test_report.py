@@ -16,6 +16,7 @@ from PIL import Image
 from mobileclip.evaluation.report import write_plots, write_report
 from mobileclip.evaluation.results import ModelResults, published_model
 from mobileclip.extras import install
+from tests.errors import fails
 from tests.evaluation.reports import NAME, TITLE, WHEN, written
 
 VOID = {"br", "img", "meta", "wbr"}
@@ -161,12 +162,12 @@ class TestPage:
         published = published_model("mobileclip_s0")
         _, (*ours, _, _, _) = report
         for models, message in (
-            ([], "at least one model"),
-            ([published, published], "need different names, repeated: 'mobileclip_s0'"),
-            ([attrs.evolve(published, reference="x")], "is compared with 'x', which is no other model of the report"),
-            ([attrs.evolve(published, reference="mobileclip_s0")], "which is no other model"),
+            ([], ""),
+            ([published, published], "'mobileclip_s0'"),
+            ([attrs.evolve(published, reference="x")], "'x'"),
+            ([attrs.evolve(published, reference="mobileclip_s0")], "'mobileclip_s0'"),
         ):
-            with pytest.raises(ValueError, match=re.escape(message)):
+            with fails(ValueError, message):
                 write_report(tmp_path / "report", models)
         with pytest.raises(FileNotFoundError):
             write_report(tmp_path / "nowhere" / "r.html", ours)

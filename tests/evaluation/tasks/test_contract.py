@@ -19,11 +19,11 @@ from mobileclip.evaluation import (
     Task,
     TaskEntry,
     evaluation_tasks,
-    write_benchmark,
 )
 from mobileclip.evaluation.intervals import Outcomes
 from tests.contracts.tasks import check_task
 from tests.evaluation.models import COLOURS, session_of
+from tests.evaluation.public_layout import write_benchmark
 from tests.evaluation.tasks.test_evaluate import encoded
 
 NUMBERS = itertools.count()

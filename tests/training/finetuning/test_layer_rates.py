@@ -196,7 +196,7 @@ def test_mistakes_are_named():
     model = fresh(SMALL)
     with fails(ValueError, "0"):
         rate_scales(model, 0)
-    with pytest.raises(ValueError, match="'rate_decay' must be <= 1"):
+    with fails(ValueError, "'rate_decay'"):
         LayerDecayAdamWSpec(rate_decay=1.5)
     with fails(ValueError, "Linear"):
         LayerDecayAdamWSpec().build(nn.Linear(2, 2))

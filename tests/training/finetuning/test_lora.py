@@ -162,5 +162,5 @@ def test_mistakes_are_named():
         add_lora(model, LoraSpec())
     with fails(ValueError):
         add_lora(fresh(SMALL).requires_grad_(False), LoraSpec())
-    with pytest.raises(ValueError, match="'rank' must be > 0"):
+    with fails(ValueError, "'rank'"):
         LoraSpec(rank=0)

@@ -1,12 +1,18 @@
-"""Type checks for the fields of specs: an int field takes no string, float or bool."""
+"""Strict types for specs and bounded parsing of JSON.
+
+A check of a value that is the same for every use belongs here.
+"""
 
 from __future__ import annotations
 
+import json
 import math
-from collections.abc import Callable, Hashable
+import re
+from collections import Counter
+from collections.abc import Callable, Hashable, Iterable
 from functools import lru_cache
 from types import NoneType, UnionType
-from typing import Any, Literal, Union, cast, get_args, get_origin, get_type_hints
+from typing import Any, Literal, NoReturn, Union, cast, get_args, get_origin, get_type_hints
 
 import attrs
 
@@ -154,3 +160,75 @@ def _refusal(value: Any, expected: str) -> ValueError:
 
 
 _SCALARS: dict[Any, Callable[[Any], Any]] = {int: _integer, float: _float, str: _text, bool: _boolean}
+
+
+MAX_CHARACTERS = 1 << 26
+_MAX_DIGITS = 40
+
+
+def parse_json(text: str | bytes, *, max_characters: int = MAX_CHARACTERS) -> Any:
+    """Return the value that a JSON text holds.
+
+    Args:
+        text: one JSON value; bytes are UTF-8, UTF-16 or UTF-32, as JSON allows.
+        max_characters: longest text that is read, in characters or bytes.
+
+    Raises:
+        ValueError: if it is no JSON, longer than that, nested too deeply, has a key twice in one object, or a number
+            that is NaN, infinite or of more than 40 digits.
+    """
+    if len(text) > max_characters:
+        raise ValueError(f"it has {len(text):,} characters, and at most {max_characters:,} are read")
+    try:
+        return json.loads(
+            text, object_pairs_hook=_object, parse_constant=_no_number, parse_int=_short_integer, parse_float=_finite
+        )
+    except RecursionError:
+        raise ValueError("it is nested too deeply") from None
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    values = dict(pairs)
+    if len(values) != len(pairs):
+        seen: set[str] = set()
+        twice = next(key for key, _ in pairs if key in seen or seen.add(key))  # type: ignore[func-returns-value]
+        raise ValueError(f"the key {twice[:80]!r} is there twice")
+    return values
+
+
+def _no_number(text: str) -> NoReturn:
+    raise ValueError(f"{text} is no number that JSON has")
+
+
+def _short_integer(text: str) -> int:
+    if len(text) > _MAX_DIGITS:
+        raise ValueError(f"a number has {len(text):,} digits, and at most {_MAX_DIGITS} are read")
+    return int(text)
+
+
+def _finite(text: str) -> float:
+    value = float(text) if len(text) <= 1000 else math.inf
+    if not math.isfinite(value):
+        raise ValueError(f"the number {text[:40]} is too large")
+    return value
+
+
+_END = re.compile(r"\r\n|\r|\n")
+
+
+def split_lines(text: str) -> list[str]:
+    r"""Return the lines of a text, without their ends: `\n`, `\r\n` or `\r`.
+
+    U+2028, U+0085, form feeds and the like are characters of a line: JSON, names of files and captions have them.
+
+    Examples:
+        >>> split_lines("one\u2028line\ntwo\n")
+        ['one\u2028line', 'two']
+    """
+    found = _END.split(text)
+    return found if found[-1] else found[:-1]
+
+
+def repeated(names: Iterable[str]) -> list[str]:
+    """Return each name that comes more than once, sorted; time grows with the number of names."""
+    return sorted(name for name, count in Counter(names).items() if count > 1)

@@ -1,4 +1,4 @@
-"""Web servers that are slow, broken or hostile; each is asked for a shard and for a file, by what users call."""
+"""Web servers that are slow, broken or hostile."""
 
 # ruff: noqa: ARG005 - not every server cares what it is asked for
 
@@ -22,7 +22,6 @@ import attrs
 from mobileclip import storage
 from mobileclip.data.shards.files import read_shard
 from mobileclip.storage import StoreLimits
-from tests.trials.harness import Case, Outcome
 
 LIMITS = StoreLimits(
     answer_seconds=0.4,
@@ -320,65 +319,3 @@ def serving(answer: Answer) -> Iterator[str]:
         yield f"http://127.0.0.1:{listening.getsockname()[1]}/a.tar"
     finally:
         listening.close()
-
-
-def _shard_of(name: str, _: Path) -> Outcome:
-    skips: list = []
-    with serving(SERVERS[name]) as address, storage.use_limits(LIMITS):
-        started = time.monotonic()
-        samples = list(itertools.islice(read_shard(address, skips.append), 20_000))
-        assert time.monotonic() - started < 5
-    right = all(dict(sample.members) == _members(int(sample.key)) for sample in samples if len(sample.members) == 2)
-    assert right, "a sample is not what was stored"
-    if skips:
-        assert all(1 < len(skip.detail) < 1000 and skip.detail.isprintable() for skip in skips), skips
-        assert name not in HONEST, skips
-        return "skipped"
-    assert [int(sample.key) for sample in samples] == list(range(4)) or name in _CUT, samples
-    return "accepted"
-
-
-def _members(number: int) -> dict[str, bytes]:
-    return {"txt": f"picture {number}".encode(), "bin": bytes([number]) * 9000}
-
-
-def _file_of(name: str, _: Path) -> Outcome:
-    with serving(SERVERS[name]) as address, storage.use_limits(LIMITS):
-        started = time.monotonic()
-        message, data = "", b""
-        try:
-            data = storage.read_bytes(address, limit=1_000_000)
-        except OSError as error:
-            message = f"{type(error).__name__}: {error}"
-        assert time.monotonic() - started < 5
-    if message:
-        assert message.isprintable()
-        assert name not in HONEST, message
-        raise OSError(message)
-    assert data == SHARD or name in _CUT, "another file than is there"
-    return "accepted"
-
-
-def _nobody(_: Path) -> Outcome:
-    """Nobody listens there."""
-    with socket.create_server(("127.0.0.1", 0)) as listening:
-        port = listening.getsockname()[1]
-    with storage.use_limits(LIMITS):
-        storage.read_bytes(f"http://127.0.0.1:{port}/a", limit=9)
-    return "accepted"
-
-
-def _plain(_: Path) -> Outcome:
-    """A server that does not know how to encrypt."""
-    with serving(says(SHARD)) as address, storage.use_limits(LIMITS):
-        storage.read_bytes(address.replace("http:", "https:"), limit=9)
-    return "accepted"
-
-
-def cases() -> Iterator[Case]:
-    for name in SERVERS:
-        yield Case(name=f"{name}: a shard", attempt=partial(_shard_of, name))
-        if name not in SLOW:
-            yield Case(name=f"{name}: a file", attempt=partial(_file_of, name))
-    yield Case(name="nobody listens", attempt=_nobody)
-    yield Case(name="nobody encrypts", attempt=_plain)
