@@ -123,7 +123,7 @@ def kernel_and_bias(branch: nn.Module, *, stride: int, groups: int) -> tuple[Ten
     """
     conv = branch.conv if isinstance(branch, ConvNorm) else branch
     if not isinstance(conv, nn.Conv2d):
-        raise ValueError(f"a branch is a {type(branch).__name__}, of which no kernel can be read")
+        raise ValueError(f"a branch is a {type(branch).__name__}, which has no known kernel")
     half = tuple(side // 2 for side in conv.kernel_size)
     found = (conv.stride, conv.groups, conv.padding, conv.dilation, conv.padding_mode)
     expected = ((stride, stride), groups, half, (1, 1), "zeros")

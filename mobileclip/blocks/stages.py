@@ -1,4 +1,4 @@
-"""The blocks that stages and towers repeat, and the heads behind them."""
+"""The blocks that stages and towers repeat, and the heads after them."""
 
 from __future__ import annotations
 

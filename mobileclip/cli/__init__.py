@@ -19,7 +19,7 @@ from mobileclip.terminal.streams import ensure_streams, give_up_output
 
 __all__ = ["COMMANDS", "Command", "Commands", "main"]
 
-_KEPT = "what was finished is kept and nothing is half written; the same command does the rest"
+_KEPT = "finished work is kept and nothing is half written; the same command resumes"
 
 _MOST = 1_600
 
@@ -58,7 +58,7 @@ def _require_working_folder() -> None:
     try:
         Path.cwd()
     except FileNotFoundError:
-        raise FileNotFoundError("the folder that this is run in was deleted; change to another one: cd ~") from None
+        raise FileNotFoundError("the working folder was deleted; change to another one: cd ~") from None
 
 
 def _with_default(arguments: list[str]) -> list[str]:

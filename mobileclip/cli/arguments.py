@@ -77,7 +77,7 @@ def require_file(path: str | Path, expected: str) -> None:
         return
     if storage.local_path(path).is_dir():
         raise IsADirectoryError(f"{path} is a folder; expected {expected}")
-    raise ValueError(f"{path} is a pipe or a device, which may never end; expected {expected}")
+    raise ValueError(f"{path} is a pipe or a device, and may never end; expected {expected}")
 
 
 def require_checkpoint(source: str) -> None:
@@ -138,7 +138,7 @@ def outputs(given: Sequence[Path], *kinds: Collection[str], overwrite: bool) -> 
             suffixes = " or ".join(suffix for kind in kinds for suffix in kind)
             raise ValueError(f"{path} cannot be written: its name must end with {suffixes}")
         if found[place] is not None:
-            raise ValueError(f"--output is {found[place]} and {path}, which are of one kind; give one of them")
+            raise ValueError(f"--output is {found[place]} and {path}, both of one kind; give one of them")
         require_output(path, overwrite=overwrite)
         found[place] = path
     return found

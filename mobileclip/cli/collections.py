@@ -164,7 +164,7 @@ def dedup(
     require_at_least(1, num_workers=workers)
     require_threshold(threshold)
     if not inputs and model.model:
-        raise ValueError("an index keeps its model: --model is for pictures that are given")
+        raise ValueError("an index has its own model: --model needs images")
     listed, page = outputs(output, (".jsonl",), (".html",), overwrite=overwrite)
     listed = listed or Path("duplicates.jsonl")
     require_output(listed, overwrite=overwrite)
@@ -247,9 +247,9 @@ def _show(matches: Matches, *, thumbnails: bool, as_json: bool) -> None:
 
 def _require_drawn(output: Path | None, *, is_one_query: bool, explain: bool) -> None:
     if output is not None and not is_one_query:
-        raise ValueError("--output shows what one query finds; give a TEXT or an --image")
+        raise ValueError("--output shows the results of one query; give a TEXT or an --image")
     if explain and output is None:
-        raise ValueError("--explain draws maps over the pictures of a page; say which one: --output PAGE.html")
+        raise ValueError("--explain draws maps on a page of images; name the page: --output PAGE.html")
 
 
 def _maps(

@@ -268,9 +268,7 @@ def _require_output_directory(output: str) -> None:
     folder = local_path(output)
     require_output(folder / "join.json", overwrite=True)
     if folder.is_dir() and not (folder / LEDGER).exists() and any(folder.glob("*.tar")):
-        raise FileExistsError(
-            f"{output} holds shards that no join wrote, and they might be replaced; choose another folder"
-        )
+        raise FileExistsError(f"{output} has shards that no join wrote; choose another folder")
 
 
 def score(

@@ -133,7 +133,7 @@ def verify(
 
     require_folder(folder, "a folder that mobileclip export wrote")
     if (data is None) != (model is None):
-        raise ValueError("--data and --model go together: the export is compared with what it was made of")
+        raise ValueError("--data needs --model, and vice versa: the export is compared with its model")
     _conclude(verify_export(folder, trust=trust), f"{folder} fails")
     if data is not None and model is not None:
         from mobileclip.evaluation.spec import EvaluationSpec

@@ -138,7 +138,7 @@ def _measured(path: Path | None) -> list[DatasetResult]:
     require_file(path, "a file of results, results.jsonl")
     results = list(read_results(path).values())
     if not results:
-        raise ValueError(f"{path} holds no result; give results.jsonl of mobileclip eval, or leave --results out")
+        raise ValueError(f"{path} has no result; give results.jsonl of mobileclip eval, or leave --results out")
     return results
 
 

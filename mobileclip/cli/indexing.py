@@ -106,11 +106,11 @@ def index(
         try:
             say(read_status(str(folder)))
         except ValueError as error:
-            raise ValueError(f"{error}; --status is of --engine local and ray") from None
+            raise ValueError(f"{error}; --status needs --engine local or ray") from None
         return
     if forget:
         if inputs:
-            raise ValueError("--forget drops folders from an index and stops; leave out what is to be indexed")
+            raise ValueError("--forget removes folders from an index and stops; leave out other inputs")
         count = Collection.open(folder).forget(*forget)
         say(f"forgot {count:,} pictures of {', '.join(forget)}; the index is {folder}")
         return
@@ -183,7 +183,7 @@ def _engine(
     if name == "ray":
         return RayEngine(address=ray_address, max_workers=num_workers, gpus_per_worker=gpus)
     if ray_address is not None or gpus:
-        raise ValueError("--ray-address ... and gpus-per-worker=... require --engine ray; give it too")
+        raise ValueError("--ray-address ... and gpus-per-worker=... require --engine ray")
     if name == "local":
         return LocalEngine(num_workers=num_workers, devices=() if device == AUTO else (device,), apart=True)
     return None

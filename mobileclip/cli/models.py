@@ -109,7 +109,7 @@ def _say_scores(scores: dict[str, float], image: str) -> None:
 
 
 def _images_and_labels(inputs: tuple[str, ...]) -> tuple[list[str], tuple[str, ...]]:
-    """Return the images among the arguments of `classify`, and the labels behind them."""
+    """Return the images among the arguments of `classify`, and the labels after them."""
     require_file(inputs[0] if inputs else "", "an image file")
     count = next((place for place, one in enumerate(inputs) if place and not Path(one).is_file()), len(inputs))
     for label in inputs[count:]:
@@ -287,7 +287,7 @@ def convert(
         resolve_spec(model)
     require_checkpoint(source)
     if not source.startswith(PREFIX) and source_of(source) is None and is_same(local_checkpoint(source), output):
-        raise ValueError(f"{source} would be replaced by what is made of it; choose another name to write to")
+        raise ValueError(f"{source} is also the output; choose another name for the output")
     stored = read_checkpoint(source, model, tower=tower).of_size(image_size=image_size, context_length=context_length)
     converted = reparameterize(stored.build(), inplace=True) if fold else stored.build()
     converted.taught = converted_from(source, model, stored)  # type: ignore[assignment]

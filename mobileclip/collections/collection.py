@@ -347,7 +347,7 @@ class Collection:
         with equal settings, and calibrates tags on all images.
 
         Args:
-            others: they stay as they are.
+            others: they stay unchanged.
             show_progress: whether to show progress.
 
         Raises:
@@ -405,7 +405,7 @@ class Collection:
         """
         before = read_tag_words(self.path)
         if words is None and before is None:
-            raise ValueError(f"the index {self.path} has no tags to write anew; give words")
+            raise ValueError(f"the index {self.path} has no tags to update; give words")
         if before is not None:
             words = before.words if words is None else words
             template, share = template or before.template, before.share if share is None else share
@@ -571,9 +571,7 @@ class Collection:
         """
         direction, taught = self._asked(text, image, like, without)
         if taught.concepts:
-            raise ValueError(
-                "examples of a concept are compared as a whole, and no place of a picture has a share of that"
-            )
+            raise ValueError("examples of a concept are compared as whole images, so locations have no share")
         query = direction(lambda: self.clip, known=_known(self.snapshot, like))
         return similarity_map(self.clip, match, query, reduced=self.store.about.decode == "fast")
 

@@ -58,7 +58,7 @@ class Example:
 
     @property
     def name(self) -> str:
-        """The path, with the time of a frame behind it."""
+        """The path, with the time of a frame after it."""
         return self.path if self.time is None else f"{self.path} {format_time(self.time)}"
 
 

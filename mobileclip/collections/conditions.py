@@ -78,9 +78,7 @@ class Condition:
                 f"~ looks for a text, and {self.column} is a number; use one of {', '.join(get_args(Comparison)[:-1])}"
             )
         if self.column == TAG and self.comparison not in ("=", "!="):
-            raise ValueError(
-                f"a picture has a tag or has not: {TAG}=WORD, {TAG}!=WORD, or {TAG}:WORD>=0.99 for its score"
-            )
+            raise ValueError(f"a tag is a yes-or-no value: {TAG}=WORD, {TAG}!=WORD, or {TAG}:WORD>=0.99 for its score")
         if self.column == DATE and self.comparison != "~":
             _date(str(self.value))
 

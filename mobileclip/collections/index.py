@@ -475,9 +475,9 @@ def forget(store: Store, folders: Sequence[str]) -> int:
     for folder in folders:
         around = [one for one in before if one != folder and is_inside(folder, one)]
         if around and any(path in there for path in known.below(folder)):
-            raise ValueError(f"{folder} is a part of {around[0]}, which the index is of, and would be found again")
+            raise ValueError(f"{folder} is a part of the index's input {around[0]}, and would be found again")
         if not known.below(folder) and not any(is_inside(one, folder) for one in before):
-            raise ValueError(f"the index has nothing of {folder}; it is of {', '.join(before) or 'nothing'}")
+            raise ValueError(f"the index has no images of {folder}; its inputs are {', '.join(before) or 'nothing'}")
     inputs = [one for one in before if any(is_inside(one, folder) for folder in folders)]
     gone = list(dict.fromkeys(path for folder in folders for path in known.below(folder)))
     rows = [row for path in gone for row in known.rows(path)]

@@ -145,7 +145,7 @@ class KnownFiles:
         return KnownContent(pictures=self._hashes_of_size, videos=self._video_of_hash)
 
     def content_like(self, file: FoundFile) -> KnownContent:
-        """Return a file's content with embeddings: for a shard, also that of shards of equal size."""
+        """Return a file's content with embeddings: a shard's earlier content, and that of equally large shards."""
         if file.kind == "picture":
             return KnownContent(pictures={file.size: self.content().of_size(file.size)})
         alike = self._finished_of_size.get(file.size, [])

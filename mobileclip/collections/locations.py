@@ -73,7 +73,7 @@ def find_index(name: str | Path | None = None) -> Path:
             return store.folder
     shown = storage.printable(name)
     if not Path(name).exists():
-        raise FileNotFoundError(f"there is no {shown}; give an index, or the folder of pictures that one was made of")
+        raise FileNotFoundError(f"there is no {shown}; give an index, or the folder of images of an index")
     raise FileNotFoundError(
         f"{shown} is no index, and no index in {indexes_folder()} is of it; make one: `mobileclip index {shown}`"
     )
@@ -112,7 +112,7 @@ def _by_age() -> list[Path]:
 
 
 def _readable(folders: Iterable[Path]) -> Iterator[Store]:
-    """Yield indexes; a damaged one, or one of another version, is left out."""
+    """Yield indexes; a damaged one, or one of another version, is skipped."""
     for folder in folders:
         try:
             yield Store.open(folder)

@@ -143,7 +143,7 @@ class IndexMetadata:
 
 
 def _in_full(place: str | None) -> str | None:
-    """Return the full path of a file or folder that is there; everything else as it is."""
+    """Return the full path of a file or folder that is there; everything else unchanged."""
     if place is None or packaged(place) is not None or not Path(place).exists():
         return place
     return str(Path(place).absolute())

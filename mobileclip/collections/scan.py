@@ -183,7 +183,7 @@ def _files_at(path: str) -> tuple[list[str], Sequence[Skip]]:
         raise FileNotFoundError(f"there is no {storage.printable(path)}; {EXPECTED}")
     if not place.is_dir():
         if not place.is_file():
-            raise ValueError(f"{storage.printable(path)} is a pipe or a device, which may never end; {EXPECTED}")
+            raise ValueError(f"{storage.printable(path)} is a pipe or a device, and may never end; {EXPECTED}")
         return [path], ()
     listed = list_folder(path)
     others = [name for name in sorted(listed.files) if name.endswith(_SHARD) or is_video_name(name)]

@@ -73,7 +73,7 @@ def query_direction(
         ImageError: if an image cannot be read.
     """
     if not any(text.strip() for text in texts) and not pictures and not known:
-        raise ValueError("there is nothing to search for; give a text, or a picture")
+        raise ValueError("the query is empty; give a text or an image")
     wanted = [*_of_texts(clip, texts), *(embedding_of(clip(), one, reduced=reduced) for one in pictures), *known]
     query = np.asarray(np.mean(wanted, axis=0, dtype=np.float64))
     if without:

@@ -50,7 +50,7 @@ class Match:
 
     @property
     def name(self) -> str:
-        """The path, with the part or the time behind it."""
+        """The path, with the part or the time after it."""
         if self.time is not None:
             return f"{self.path} {format_time(self.time)}"
         return self.path if self.part is None else f"{self.path}/{self.part}"
@@ -148,7 +148,7 @@ class Snapshot:
         """
         place = int(np.searchsorted(self.ids, number))
         if place == len(self.ids) or self.ids[place] != number:
-            raise ValueError(f"the index has no picture of the id {number}; search again, it may have been removed")
+            raise ValueError(f"the index has no image with the id {number}; search again, it may have been removed")
         return place
 
     def rows(
@@ -239,7 +239,7 @@ class Snapshot:
             ValueError: if there is no image, or none is where it was.
         """
         if not len(self):
-            raise ValueError("there are no pictures in the index; add some: `mobileclip index FOLDER`")
+            raise ValueError("there are no images in the index; add some: `mobileclip index FOLDER`")
         rows, there = self.rows(np.arange(len(self))), Presence()
         shown = {place: row for place, row in enumerate(rows) if row is not None and row["path"] in there}
         if not shown:

@@ -348,7 +348,7 @@ class Store:
         if lengths - {2 * self.about.dim}:
             raise ValueError(
                 f"{self.folder / INDEX} is damaged: embeddings have not {self.about.dim} numbers; delete the folder, "
-                "and index the pictures again"
+                "and index the images again"
             )
         return np.frombuffer(b"".join(blobs), np.float16).reshape(-1, self.about.dim)
 
@@ -474,7 +474,7 @@ def _named(error: sqlite3.Error, path: Path) -> Exception:
         )
     if isinstance(error, sqlite3.OperationalError) and not text.startswith("no such"):
         return OSError(f"{path} cannot be opened: {text}; see if its disk is full, and who may write to its folder")
-    return ValueError(f"{path} is damaged ({text}); delete the folder, and index the pictures again")
+    return ValueError(f"{path} is damaged ({text}); delete the folder, and index the images again")
 
 
 def _unchanged(folder: Path, read: Callable[[sqlite3.Connection], T]) -> T:

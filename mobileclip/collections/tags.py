@@ -195,7 +195,7 @@ def make_tag_words(
     if "{}" not in template:
         raise ValueError(f"the template '{storage.printable(template)}' has no {{}} for the word")
     if not len(pictures):
-        raise ValueError("the index has no pictures to tag; add some: `mobileclip index FOLDER`")
+        raise ValueError("the index has no images to tag; add some: `mobileclip index FOLDER`")
     vectors = np.empty((len(words), about.dim), np.float16)
     with Progress("tagging", total=len(words), unit="words", console=console(shown=show_progress)) as bar:
         for start in range(0, len(words), _BLOCK):
@@ -238,7 +238,7 @@ def _distinct(given: Sequence[str]) -> list[str]:
         if word:
             words.setdefault(word.casefold(), word)
     if not words:
-        raise ValueError("there are no words to tag pictures with; give some, one a line")
+        raise ValueError("there are no words for tags; give some, one per line")
     if len(words) > MOST_WORDS:
         raise ValueError(f"there are {len(words):,} words, expected {MOST_WORDS:,} at most")
     return list(words.values())

@@ -95,7 +95,7 @@ class Concepts(Mapping[str, Concept]):
         """Return a concept in the space of the index.
 
         Of an index that was brought to another model, a concept follows with the examples whose images are in the index
-        or have a small copy; others are left out, and a warning names them.
+        or have a small copy; others are skipped, and a warning names them.
 
         Raises:
             KeyError: if there is none of this name.
@@ -227,7 +227,7 @@ class Concepts(Mapping[str, Concept]):
     def _example(self, number: int) -> Example:
         (row,) = self._index.snapshot.rows([self._index.snapshot.place(number)], ("path", "sha256", "time"))
         if row is None:
-            raise ValueError(f"the index has no picture of the id {number}; search again, it may have been removed")
+            raise ValueError(f"the index has no image with the id {number}; search again, it may have been removed")
         return Example(**row, is_positive=True)
 
     def _embedded(self, given: Given, *, is_positive: bool) -> _Embedded:

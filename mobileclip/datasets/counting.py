@@ -47,7 +47,7 @@ def count_shards(
     """Count the samples of shards and write `sizes.json` into each of their folders.
 
     What is written there already is not counted again, so a job that was stopped goes on. A shard that breaks off is
-    left out; one whose store fails is tried again first.
+    skipped; one whose store fails is tried again first.
 
     Args:
         shards: paths, URLs or brace patterns.

@@ -115,7 +115,7 @@ class LabelParser:
         if not self._numbers:
             raise BadSampleError("bad_label", "its `label` is a name, and nothing says the names of the classes")
         if not isinstance(name, str) or name not in self._numbers:
-            raise BadSampleError("bad_label", f"{str(name)[:80]!r} is none of the {len(self._numbers)} classes")
+            raise BadSampleError("bad_label", f"{str(name)[:80]!r} is not one of the {len(self._numbers)} classes")
         return self._numbers[name]
 
 
@@ -199,7 +199,7 @@ def open_class_data(data: Shards, cache: storage.FileCache | None = None) -> Cla
             return ClassData(reader=TarReader((layout.shards,)), class_names=layout.class_names)
         case ClassFolderSource(path=path) | FolderSource(path=path):
             return _class_folder(path)
-    raise ValueError(f"{texts[0]} cannot be trained on as it is, {', '.join(_KINDS)} can; {EXPECTED}")
+    raise ValueError(f"{texts[0]} is not training data, {', '.join(_KINDS)} can; {EXPECTED}")
 
 
 def find_class_names(data: Shards) -> tuple[str, ...]:
@@ -236,7 +236,7 @@ def _folder(item: FolderItem) -> str:
 
 @attrs.frozen(kw_only=True, field_transformer=strict)
 class LabelledPipelineSpec(PipelineSpec):
-    """The choices of a pipeline of images and the numbers of their classes.
+    """The options of a pipeline of images and the numbers of their classes.
 
     A crop with RandAugment, a flip, then an erased rectangle; mixing images of a batch is the objective's.
 

@@ -198,7 +198,7 @@ class VideoFile:
         stream: av.VideoStream = streams[0]
         decoder = stream.codec_context.codec.name
         if decoder not in DECODERS:
-            raise ImageError("unsupported_format", f"{self._name} is encoded as {decoder}, which is not read")
+            raise ImageError("unsupported_format", f"{self._name} is encoded as {decoder}, which is not supported")
         self._limits.check_pixels(stream.width, stream.height, self._name)
         seconds = max((self._container.duration or 0) / 1e6, float((stream.duration or 0) * (stream.time_base or 0)))
         if seconds > MOST_SECONDS:
@@ -248,7 +248,7 @@ class VideoFile:
     def _picture(self, seconds: float) -> Image.Image:
         frame = self._shown
         if frame is None:
-            raise ImageError("truncated", f"{self._name} has no picture at {seconds:g} seconds; fetch it again")
+            raise ImageError("truncated", f"{self._name} has no frame at {seconds:g} seconds; fetch it again")
         self._limits.check_pixels(frame.width, frame.height, self._name)
         shape = self._stream.sample_aspect_ratio
         width = round(frame.width * shape) if shape else frame.width

@@ -213,7 +213,7 @@ def check_unprojected(spec: ImageEncoderSpec, pooled_dim: int) -> None:
             f"embedding_dim={spec.embedding_dim}; spec.without_projection() says so"
         )
     if spec.projection_bias:
-        raise ValueError("projection_bias is of a projection, and projection=False has none")
+        raise ValueError("projection_bias needs a projection, and projection=False")
 
 
 def image_spec(encoder: nn.Module) -> ImageEncoderSpec:

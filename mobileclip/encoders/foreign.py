@@ -27,7 +27,7 @@ class ForeignTower(nn.Module):
     Args:
         spec: of the tower.
         tower: from inputs to an embedding, or to an output with `pooler_output`.
-        projection: behind it; None for none.
+        projection: after it; None for none.
 
     Examples:
         >>> ForeignTower("its spec", nn.Linear(4, 2))(torch.zeros(3, 4)).shape

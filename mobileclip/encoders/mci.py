@@ -64,7 +64,7 @@ class RepMixerSpec(TokenMixerSpec):
 @token_mixers.register("attention")
 @attrs.frozen(kw_only=True, field_transformer=strict)
 class AttentionSpec(TokenMixerSpec):
-    """A stage of attention blocks behind a conditional positional encoding.
+    """A stage of attention blocks after a conditional positional encoding.
 
     Args:
         head_dim: channels per head.
@@ -161,7 +161,7 @@ class MCiSpec(ImageEncoderSpec):
         dims = [stage.dim for stage in self.stages]
         for dim, next_dim in itertools.pairwise(dims):
             if next_dim % dim:
-                raise ValueError(f"each stage's dim is a multiple of the one before; {next_dim} is none of {dim}")
+                raise ValueError(f"each stage's dim must be a multiple of the last; {next_dim} is not one of {dim}")
         for stage in self.stages:
             if int(stage.dim * self.ffn_ratio) < 1:
                 raise ValueError(f"ffn_ratio={self.ffn_ratio} leaves no channel of a stage of {stage.dim}")
@@ -297,7 +297,7 @@ class MCi(ActivationCheckpointing, nn.Module):
         return y
 
     def features(self, images: Tensor, stages: Sequence[int] | None = None) -> tuple[Tensor, ...]:
-        """Return the feature map behind each of some stages: `maps[s] = stages[s](... stages[0](stem(images)))`.
+        """Return the feature map after each of some stages: `maps[s] = stages[s](... stages[0](stem(images)))`.
 
         The encoder does not compute later stages.
 
@@ -329,8 +329,8 @@ class MCi(ActivationCheckpointing, nn.Module):
         local = getattr(self.head, "local", None)
         if local is None:
             raise ValueError(
-                f"the head {type(self.head).__name__} has no local(x), whose mean over places is the embedding; "
-                "mobileclip.blocks.ConvPoolHead has it"
+                f"the head {type(self.head).__name__} has no local(x), an embedding per location; "
+                "use mobileclip.blocks.ConvPoolHead"
             )
         y: Tensor = local(self.stages(self.stem(images)))
         return y

@@ -117,7 +117,7 @@ def resampled_positions(position: Tensor, grid: tuple[int, int], *, class_positi
         `(class_position + side * side, width)` to `(class_position + rows * columns, width)`.
 
     Args:
-        position: of a square grid, row by row; behind the class token's, where it has one.
+        position: of a square grid, row by row; after the class token's, where it has one.
         grid: rows and columns of the other grid.
         class_position: whether the first position is the class token's.
 
@@ -143,7 +143,7 @@ class GivesFeatures(Protocol):
     """An image encoder that gives feature maps too: the library's, and any other with these.
 
     Args:
-        dims: channels of the map behind each stage.
+        dims: channels of the map after each stage.
         strides: pixels of the image from one position of that map to the next.
     """
 

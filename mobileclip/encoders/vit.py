@@ -92,7 +92,7 @@ class ViTSpec(ImageEncoderSpec):
         """Check that patches tile the image, that the stem can cut them, and that the heads share the width."""
         check_heads(self.width, self.num_heads)
         if self.input.size % self.patch_size:
-            raise ValueError(f"an image of {self.input.size} pixels is no multiple of patch_size={self.patch_size}")
+            raise ValueError(f"the image size {self.input.size} is not a multiple of patch_size={self.patch_size}")
         if self.stem == "convolutional" and self.patch_size != 16:
             raise ValueError(f"the convolutional stem cuts patches of 16 pixels, not of {self.patch_size}")
         if not self.projection:
@@ -229,7 +229,7 @@ class ViT(ActivationCheckpointing, nn.Module):
         return y
 
     def features(self, images: Tensor, stages: Sequence[int] | None = None) -> tuple[Tensor, ...]:
-        """Return the patch tokens behind each of some layers as a feature map, not normalised.
+        """Return the patch tokens after each of some layers as a feature map, not normalised.
 
         Shape:
             images `(batch, channels, height, width)` to `(batch, width, height / patch_size, width / patch_size)`.
@@ -270,7 +270,7 @@ class ViT(ActivationCheckpointing, nn.Module):
         return rearrange(tokens[:, 1:], "b (h w) c -> b c h w", h=images.shape[2] // self.patch_size)
 
     def layer_tokens(self, images: Tensor, stages: Sequence[int] | None = None) -> tuple[Tensor, ...]:
-        """Return the tokens behind each of some layers, not normalised: the class token, then the patches row by row.
+        """Return the tokens after each of some layers, not normalised: the class token, then the patches row by row.
 
         `tokens[s] = layers[s](... layers[0](tokens(images)))`, with interpolated positions for images of another size.
         The encoder does not compute later layers.

@@ -163,7 +163,7 @@ def read_set_aside(output: storage.AnyPath) -> tuple[SetAside, ...]:
     try:
         return tuple(from_json(line, SetAside) for line in split_lines(content.decode()))
     except ValueError as error:
-        raise ValueError(f"{path} is damaged ({error}); delete it, it is no more than a list") from None
+        raise ValueError(f"{path} is damaged ({error}); delete it, it is only a list") from None
 
 
 def write_set_aside(output: storage.AnyPath, units: Iterable[SetAside]) -> None:

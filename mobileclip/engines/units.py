@@ -21,7 +21,7 @@ from mobileclip.terminal import get_logger
 
 logger = get_logger(__name__)
 
-_RUN_AGAIN = "then run this again: what is finished is kept"
+_RUN_AGAIN = "then run this again: finished work is kept"
 # Workers that are lost one after another, with no unit finished in between: it is not the units then. Of many workers,
 # one power failure takes many.
 _MOST_LOST, _MOST_LOST_PER_WORKER = 30, 10
@@ -402,7 +402,7 @@ class TaskQueue(Generic[UnitT, EntryT]):
             if self._num_lost >= self._most_lost:
                 raise ValueError(
                     f"{self._num_lost} workers were lost one after another, the last {printable(how)}; try a smaller "
-                    "batch_size or fewer workers. What is finished is kept"
+                    "batch_size or fewer workers. Finished work is kept"
                 )
 
     def _give_back(self, unit: UnitT) -> None:

@@ -51,7 +51,7 @@ class Samples:
         if len(self.image_names) != len(self.images):
             raise ValueError(f"{len(self.images)} images have {len(self.image_names)} names; give one for each")
         if twice := repeated(self.captions):
-            raise ValueError(f"captions come twice, and ranking cannot tell them apart: {twice[:3]}")
+            raise ValueError(f"duplicate captions cannot be ranked: {twice[:3]}")
 
 
 def bundled_samples() -> Samples:

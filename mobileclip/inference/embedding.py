@@ -136,7 +136,7 @@ def read_embeddings(path: Path) -> Embeddings:
     try:
         return _of_archive(path)
     except ValueError as error:
-        raise ValueError(f"{path} is no archive of embeddings that can be used: {error}") from None
+        raise ValueError(f"{path} is no usable archive of embeddings: {error}") from None
 
 
 def _of_archive(path: Path) -> Embeddings:

@@ -431,7 +431,7 @@ def with_fast_layout(model: DualEncoder) -> DualEncoder:
 
 
 class ReadyDualEncoder(DualEncoder):
-    """A dual encoder whose towers choose by themselves how they compute, and how many inputs at once."""
+    """A dual encoder whose towers choose on their own how they compute, and how many inputs at once."""
 
 
 class PreparedTower(nn.Module):

@@ -37,7 +37,7 @@ def _read(spec: str) -> object:
 
 @attrs.frozen(kw_only=True)
 class ModelIdentity:
-    """The identity of a model, stored beside its embeddings: weights, spec and version.
+    """The identity of a model, stored with its embeddings: weights, spec and version.
 
     Args:
         weights_sha256: hash of the stored weights; a reparameterized checkpoint has another hash, since its embeddings

@@ -431,7 +431,7 @@ def select_backend(
 ) -> ImageTextModel:
     """Return the model with the image tower in its fastest form, as `mobileclip.optimize` finds it.
 
-    Few images, GPUs, and models that come in a form of their own get the model as it is.
+    Few images, GPUs, and models that come in a form of their own get the model unchanged.
 
     Args:
         clip: the model.

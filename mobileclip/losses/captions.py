@@ -17,7 +17,7 @@ from mobileclip.strict import strict
 @losses.register("captions")
 @attrs.frozen(kw_only=True, field_transformer=strict)
 class CaptionLossSpec(LossSpec):
-    """The choices of `CaptionLoss`.
+    """The options of `CaptionLoss`.
 
     Args:
         contrastive_weight: of the contrastive term; at least 0. 0 skips the term.
@@ -54,7 +54,7 @@ class CaptionLoss(nn.Module):
     Shape: image, text (B, D); logits (B, L, V); labels (B, L) -> scalars.
 
     Args:
-        spec: its choices.
+        spec: its options.
         process_group: the processes that share the batch; see `LossSpec.build`.
 
     Source: Yu et al., "CoCa: Contrastive Captioners are Image-Text Foundation Models", Eq. 3 to 5.

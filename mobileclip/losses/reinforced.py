@@ -42,7 +42,7 @@ def _positive(_: object, attribute: attrs.Attribute[Any], values: tuple[float, .
 @losses.register("reinforced")
 @attrs.frozen(kw_only=True, field_transformer=strict)
 class ReinforcedLossSpec(LossSpec):
-    """The choices of a loss over all pairs of a batch: CLIP's or SigLIP's, alone or with teachers.
+    """The options of a loss over all pairs of a batch: CLIP's or SigLIP's, alone or with teachers.
 
     The defaults are DataCompDR's teachers and the weights of S0, S1 and S2.
 
@@ -270,7 +270,7 @@ class ReinforcedLoss(nn.Module):
         return LossTerms(contrastive, distillation, contrastive + distillation)
 
     def extra_repr(self) -> str:
-        """Return the choices as `print` shows them."""
+        """Return the options as `print` shows them."""
         return repr(self.spec)
 
     def _is_dense(self, image: Tensor) -> bool:

@@ -16,7 +16,7 @@ from mobileclip.strict import strict
 @losses.register("text_distillation")
 @attrs.frozen(kw_only=True, field_transformer=strict)
 class TextDistillationLossSpec(LossSpec):
-    """The choices of `TextDistillationLoss`.
+    """The options of `TextDistillationLoss`.
 
     Args:
         relation_weight: of the squared errors of similarities within the batch; at least 0. 0 skips the term.
@@ -52,7 +52,7 @@ class TextDistillationLoss(nn.Module):
     Shape: student, teacher (B, D) -> scalars.
 
     Args:
-        spec: its choices.
+        spec: its options.
         process_group: the processes that share the batch; see `LossSpec.build`.
 
     Source: the cosine as in the distillation of text encoders by Carlsson et al., "Cross-lingual and Multilingual

@@ -1,4 +1,4 @@
-"""The published runs: their command line, the choices that they share, and the small world that tries them.
+"""The published runs: their command line, the options that they share, and the small world that tries them.
 
 Recipes have the options of published runs; `training`, `reinforce` and `evaluation` run them.
 """

@@ -26,7 +26,7 @@ _DRAWING_SECONDS = 600.0
 if TYPE_CHECKING:
     from mobileclip.recipes.kinds import Command
 
-GOES_ON = "what was finished is kept; the same command goes on from there"
+GOES_ON = "finished work is kept; the same command resumes"
 
 Spec = TypeVar("Spec")
 T = TypeVar("T")
@@ -212,7 +212,7 @@ def _chosen(rows: Mapping[str, Any], arguments: Sequence[str]) -> tuple[str, Any
 
 
 def read_choices(file: Path, kind: type[Spec]) -> Spec:
-    """Return the choices in a file that `--show`, or a run, has written.
+    """Return the options in a file that `--show`, or a run, has written.
 
     Raises:
         ValueError: if it holds something else, or there is none.
@@ -227,7 +227,7 @@ def read_choices(file: Path, kind: type[Spec]) -> Spec:
             f"there is no {file}{nearest_file(file)}; write one: {retyped_command('--show')[:-1]} > {file}`"
         ) from None
     except UnicodeDecodeError:
-        raise ValueError(f"{file} is no text; expected what --show has written") from None
+        raise ValueError(f"{file} is no text; expected a file of --show") from None
     except ValueError as error:
         raise ValueError(f"{file}: {error}") from None
 

@@ -141,7 +141,7 @@ class DistilSpec:
                 equals = ""
             if not equals or not found[language.strip()] > 0:
                 raise ValueError(
-                    f"the share {one!r} is none; write LANGUAGE=NUMBER with a number above 0, such as de=2"
+                    f"the share {one!r} is invalid; write LANGUAGE=NUMBER with a number above 0, such as de=2"
                 )
         return found or None
 
@@ -299,11 +299,11 @@ def distil(spec: DistilSpec, *, title: str = "distil") -> Path | None:
     Under `torchrun`, every process calls this; the first one stores the teacher's embeddings, and the others wait.
 
     Args:
-        spec: the choices.
+        spec: the options.
         title: of the progress display.
 
     Raises:
-        ValueError: if something is missing or does not fit, or the output holds a run with other choices; see
+        ValueError: if something is missing or does not fit, or the output holds a run with other options; see
             `mobileclip.reinforce.reinforce_texts` and `mobileclip.training.run`.
         FileNotFoundError: if there is no such file.
     """
@@ -336,7 +336,7 @@ def _refuse_other(spec: DistilSpec) -> None:
     there = from_json(path.read_text(encoding="utf-8"), DistilSpec)
     if there != spec:
         raise ValueError(
-            f"{spec.output} holds a run with other choices; delete it to start over, go on with these by "
+            f"{spec.output} has a run with other options; delete it to start over, resume with its options by "
             f"giving `{path}` before the flags, or keep it and choose another `--output`"
         )
 

@@ -38,7 +38,7 @@ def recipe_files() -> dict[str, Path]:
     for folder in (room / "files", room.parents[1] / "recipes"):
         if files := {path.stem: path for path in sorted(folder.glob("*.py"))}:
             return files
-    raise FileNotFoundError(f"there is no recipe in {room / 'files'}; install the package anew")
+    raise FileNotFoundError(f"there is no recipe in {room / 'files'}; install the package again")
 
 
 def find_recipe(name: str, command: str = "") -> Path:

@@ -60,7 +60,7 @@ class Command(Generic[Options, Spec]):
 
     Args:
         options: options outside the spec.
-        spec: the choices.
+        spec: the options.
         show: print the spec as JSON and stop; such a file before the flags replaces the recipe's spec.
         tiny: the first samples of the data, or a few drawn samples; a small model by default.
     """
@@ -295,7 +295,7 @@ def _reinforce(
 
 
 def _ready_finetuning(spec: FinetuneSpec, _: NoOptions) -> FinetuneSpec:
-    """Return the choices with the checkpoint that `--model` names: a file, NAME=FILE, or a published model."""
+    """Return the options with the checkpoint that `--model` names: a file, NAME=FILE, or a published model."""
     if spec.model is None or spec.checkpoint is not None:
         return spec
     given = asked(spec.model)

@@ -192,7 +192,7 @@ def with_drop_path(model: DualEncoderSpec, rate: float) -> DualEncoderSpec:
 
 
 def with_data(run: RunSpec, **changes: Any) -> RunSpec:
-    """Return the run with other choices of its data."""
+    """Return the run with other options of its data."""
     return attrs.evolve(run, data=attrs.evolve(run.data, **changes))
 
 

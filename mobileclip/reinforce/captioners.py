@@ -57,7 +57,7 @@ class Captioner(Protocol):
         Captions depend only on the image and its seed, not on other images or their order.
 
         Args:
-            images: as they are, not augmented.
+            images: unchanged, not augmented.
             seeds: one per image, any integer.
 
         Raises:
@@ -340,7 +340,7 @@ class NucleusCaptioner:
         """Return the captions of every image, `num_captions` each; two may be the same.
 
         Args:
-            images: as they are, not augmented.
+            images: unchanged, not augmented.
             seeds: one per image, any integer.
 
         Raises:
@@ -446,7 +446,7 @@ class CheckpointCaptioner(NucleusSpec):
         model = load_model(self.checkpoint, fold=False)
         if not isinstance(model, CoCa):
             raise CheckpointError(
-                f"{self.checkpoint} holds no captioner, but a {type(model).__name__}", code="another_model"
+                f"{self.checkpoint} has no captioner, but a {type(model).__name__}", code="another_model"
             )
         sha256 = weights_sha256(model.state_dict())
         name = f"{Path(self.checkpoint).stem}-{sha256[:8]}"

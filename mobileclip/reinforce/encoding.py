@@ -63,7 +63,7 @@ def plain_augmentation(size: int) -> AugmentationSpec:
 
 
 def plain_views(images: Sequence[Image.Image], policy: AugmentationSpec) -> Tensor:
-    """Return images as they are, as teachers take them.
+    """Return images unchanged, as teachers take them.
 
     Shape:
         (images, 3, size, size) uint8.
@@ -77,7 +77,7 @@ def plain_views(images: Sequence[Image.Image], policy: AugmentationSpec) -> Tens
 
 
 def encode_plain(teachers: TeacherEnsemble, images: Sequence[bytes], spec: ReinforcementSpec) -> _Matrix:
-    """Return the teachers' embeddings of images as they are.
+    """Return the teachers' embeddings of images unchanged.
 
     Shape:
         (images, sum of dims).
@@ -357,7 +357,7 @@ class OnlineTeachers(ChangedBatches[ReinforcedBatch]):
 
     def _embedded(self, batch: ReinforcedBatch) -> ReinforcedBatch:
         if batch.captions is None:
-            raise ValueError("the batches hold no captions for the teachers; ask the pipeline for online images")
+            raise ValueError("the batches have no captions for the teachers; use online images in the pipeline")
         texts = [*batch.captions, *(batch.syn_captions or ())]
         text = self.teachers.encode_texts(texts)
         return attrs.evolve(
@@ -372,7 +372,7 @@ class OnlineTeachers(ChangedBatches[ReinforcedBatch]):
         missing = [size for size in self.teachers.image_sizes if size not in images]
         if missing or not images:
             raise ValueError(
-                f"the teachers look at images of {', '.join(map(str, self.teachers.image_sizes))} pixels, and the "
+                f"the teachers need images of {', '.join(map(str, self.teachers.image_sizes))} pixels, and the "
                 f"batches hold {', '.join(map(str, images)) or 'none'}; give the pipeline "
                 f"online={self.teachers.image_sizes}"
             )

@@ -134,7 +134,7 @@ class ImageTextToTextModel:
         """Return the captions of every image, `num_captions` each; two may be the same.
 
         Args:
-            images: as they are, not augmented.
+            images: unchanged, not augmented.
             seeds: one per image, any integer.
 
         Raises:
@@ -203,7 +203,7 @@ class AnswerVocabulary:
         self.is_visible[[*self.end_ids, *self.special.tolist()]] = False
 
     def text(self, ids: Sequence[int], *, first_sentence: bool) -> str:
-        """Return the caption: up to the end, or the first full stop behind a letter or a digit, in one line."""
+        """Return the caption: up to the end, or the first full stop after a letter or a digit, in one line."""
         length = next((place for place, index in enumerate(ids) if index in self.end_ids), len(ids))
         decoded = self._tokenizer.decode(ids[:length], skip_special_tokens=True).replace(_BROKEN, "")
         text = " ".join("".join(letter if letter.isprintable() else " " for letter in decoded).split())

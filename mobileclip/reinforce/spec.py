@@ -19,7 +19,7 @@ from mobileclip.strict import strict
 
 @attrs.frozen(kw_only=True, field_transformer=strict)
 class ReinforcementSpec:
-    """The choices of a reinforcement.
+    """The options of a reinforcement.
 
     A captioner without teachers stores captions only; teachers without captioner store embeddings of existing captions.
     So captions can be written once, and encoded later by several sets of teachers.
@@ -73,5 +73,5 @@ class ReinforcementSpec:
         """
         if self.source is None or not self.output:
             missing = "source" if self.source is None else "output"
-            raise ValueError(f"{missing} is missing: choose what is reinforced, and the folder that it is written to")
+            raise ValueError(f"{missing} is missing: set the data to reinforce, and the output folder")
         return self.source.units()

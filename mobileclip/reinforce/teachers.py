@@ -100,7 +100,7 @@ class TeacherEnsemble:
         backgrounds = dict.fromkeys(teacher.image.background for teacher in self.teachers)
         if len(backgrounds) > 1:
             raise ValueError(
-                f"teachers see transparent pictures on one background, but these are for {', '.join(backgrounds)}; "
+                f"teachers need one background for transparent images, but these have {', '.join(backgrounds)}; "
                 "reinforce the data set once for each"
             )
 

@@ -76,7 +76,7 @@ def reinforce_texts(
             counts.append(len(part))
             progress.advance(len(part))
         if not counts:
-            raise ValueError(f"there is no text to store: {report.num_skipped} rows were left out; give some texts")
+            raise ValueError(f"there is no text to store: {report.num_skipped} rows were skipped; give some texts")
         card = TextsCard(
             teacher=teacher.name,
             weights_sha256=teacher.weights_sha256,

@@ -279,7 +279,7 @@ def verify(
         num_rows: how many samples to check of each, drawn at random; None for all.
         teachers: who reinforced them; None for the ones that the card describes.
         device: where to recompute; `auto` for the best one there is.
-        seed: of the choices.
+        seed: of the options.
         engine: who reads; None for this process. The result does not depend on it.
         show_progress: show a bar.
 
@@ -309,7 +309,7 @@ def choose_tasks(
         num_samples: number of samples to recompute, chosen uniformly from the checked samples.
         num_shards: number of shards to read; None for all.
         num_rows: number of samples to check per shard; None for all.
-        seed: of the choices.
+        seed: of the options.
     """
     chosen: Sequence[int] = range(len(entries))
     if num_shards is not None:

@@ -281,7 +281,7 @@ class ShardWorker:
         lost = SkipReport(log=False)
         read = read_samples if self.teachers is None else read_reinforced_samples
         if [sample.key for sample in read([path], lost, _NO_LIMITS)] != list(keys) or lost.counts:
-            raise storage.StorageError(f"what was written is not what is read back: {lost}")
+            raise storage.StorageError(f"the written shard differs when read back: {lost}")
 
 
 def _use_threads(count: int) -> None:
@@ -302,7 +302,7 @@ def _named_errors(target: str) -> Iterator[None]:
         raise_machine_fault(error, f"so that {target} could not be written")
         what = f"{target} could not be written: {error.strerror or error}"
         if isinstance(error, PermissionError):
-            raise FatalError(f"{what}; see to the disk and run this again: finished shards are kept") from error
+            raise FatalError(f"{what}; check the disk and run this again: finished shards stay") from error
         raise (storage.StorageError if storage.is_transient(error) else ValueError)(what) from error
 
 

@@ -223,7 +223,7 @@ def is_hooked(module: nn.Module) -> bool:
 
 @contextmanager
 def evaluating(module: Any) -> Iterator[None]:
-    """Put a module into evaluation mode for the block, and every part of it back into its own mode behind it.
+    """Put a module into evaluation mode for the block, and every part of it back into its own mode after it.
 
     Examples:
         >>> model = nn.Sequential(nn.Dropout())

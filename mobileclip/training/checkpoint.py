@@ -189,7 +189,7 @@ class RunState:
                 content = read_state(path)
             except DamagedError as error:
                 aside = storage.rename(path, storage.file_name(path).replace(".safetensors", ".unreadable"))
-                logger.warning("%s; it is now %s, and the run goes on from the checkpoint before", error, aside)
+                logger.warning("%s; it is now %s, and the run resumes from the one before", error, aside)
                 return None
             tensors.update(content.tensors)
             return dict(content.metadata)
@@ -321,7 +321,7 @@ def _require_equal(said: list[str], values: list[Any], what: str, advice: str) -
 def _place(metadata: dict[str, str], path: str) -> tuple[int, StreamPosition]:
     """Return the steps done, and where the run was in its data."""
     if not _DIGITS.fullmatch(metadata["step"]):
-        raise _damaged(path, "its number of steps is no number")
+        raise _damaged(path, "its number of steps is not a number")
     try:
         position = from_json(metadata["position"], StreamPosition)
     except ValueError as error:
@@ -330,7 +330,7 @@ def _place(metadata: dict[str, str], path: str) -> tuple[int, StreamPosition]:
 
 
 def _damaged(path: str, why: str) -> CheckpointError:
-    return CheckpointError(f"{path} cannot be read ({why}); delete it, and the run goes on from the checkpoint before")
+    return CheckpointError(f"{path} cannot be read ({why}); delete it, and the run resumes from the one before")
 
 
 def _below(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
@@ -379,8 +379,8 @@ class StateFile:
                 save_file(dict(self.tensors), temporary, metadata)
         except (OSError, SafetensorError) as error:
             raise OSError(
-                f"checkpoint {path} could not be written ({error}); make room and start the run again: it goes on from "
-                "the checkpoint before"
+                f"checkpoint {path} could not be written ({error}); make room and start the run again: it resumes from "
+                "the last checkpoint"
             ) from error
 
 
@@ -397,7 +397,7 @@ def read_state(path: storage.AnyPath) -> StateFile:
     except CheckpointError as error:
         raise DamagedError(f"{path} is damaged ({error})") from None
     except OSError as error:
-        raise ValueError(f"{path} cannot be read ({error}); the run goes on from it when it can be") from None
+        raise ValueError(f"{path} cannot be read ({error}); the run resumes from it once it can") from None
     if DIGEST in metadata and metadata[DIGEST] != digest(tensors):
         raise DamagedError(f"{path} is damaged (its numbers are not those that were written)")
     return StateFile(tensors=tensors, metadata=metadata)

@@ -183,7 +183,7 @@ def process_group(
         if not _is_late(error):
             raise
         raise TimeoutError(
-            f"process {place.rank} of {place.size} waited for the others in vain (at most {collective_seconds:g} s), "
+            f"process {place.rank} of {place.size} waited too long for the others (at most {collective_seconds:g} s), "
             f"in {traceback.extract_tb(error.__traceback__)[-1].name}: {error}. Start all of them again: the run goes "
             "on from its last checkpoint"
         ) from error

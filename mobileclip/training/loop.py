@@ -298,8 +298,8 @@ class _Run:
             self._save(done)
         self.finish()
         kept = (
-            f"stopped after step {done} of {self.spec.total_steps}, whose state is in {self.checkpoints.path}; the "
-            "same command goes on from there"
+            f"stopped after step {done} of {self.spec.total_steps}, saved in {self.checkpoints.path}; the "
+            "same command resumes"
         )
         self.signals.stop(
             kept if done else "stopped before the first step; the same command starts again", warned=warned
@@ -390,7 +390,7 @@ class _Run:
                     logger.warning("%s", failed)
                     raise error from None
             if done and done == self.saved_step and isinstance(error, (ValueError, OSError)) and len(error.args) == 1:
-                error.args = (f"{error}; the same command goes on from step {done}, whose state is kept",)
+                error.args = (f"{error}; the same command resumes from the saved step {done}",)
             raise
 
     def _save(self, done: int) -> None:

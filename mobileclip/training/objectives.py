@@ -232,7 +232,7 @@ class ImageTextObjective(Objective):
     def __init__(self, spec: TrainingSpec, *, model: nn.Module, world: World) -> None:
         if not hasattr(model, "encode_text"):
             raise ValueError(
-                f"{type(spec.loss).__name__} is of image-text models, and the model is a classifier; train it with "
+                f"{type(spec.loss).__name__} is for image-text models, but the model is a classifier; use "
                 "CrossEntropySpec"
             )
         if spec.compile is not None and world.device.type == "cpu" and torch.get_num_threads() > 1:
@@ -434,7 +434,7 @@ class ClassificationObjective(Objective):
     def __init__(self, spec: TrainingSpec, *, model: nn.Module, world: World) -> None:
         if hasattr(model, "encode_text"):
             raise ValueError(
-                f"cross entropy is of classifiers, and the model is a {type(model).__name__}; put its image encoder "
+                f"cross entropy is for classifiers, but the model is a {type(model).__name__}; put its image encoder "
                 "into a mobileclip.encoders.Classifier"
             )
         super().__init__(spec, model=model, world=world)
@@ -501,7 +501,7 @@ class CaptionObjective(Objective):
     def __init__(self, spec: TrainingSpec, *, model: nn.Module, world: World) -> None:
         if not isinstance(model, CoCa):
             raise ValueError(
-                f"CaptionLossSpec is of captioners, and the model is a {type(model).__name__}; "
+                f"CaptionLossSpec is for captioners, but the model is a {type(model).__name__}; "
                 "mobileclip.encoders.CoCaSpec builds one"
             )
         super().__init__(spec, model=model, world=world)
@@ -564,12 +564,12 @@ class TextDistillationObjective(Objective):
     def __init__(self, spec: TrainingSpec, *, model: nn.Module, world: World) -> None:
         if hasattr(model.spec, "image"):
             raise ValueError(
-                f"TextDistillationLossSpec is of a text tower, and the model is a {type(model).__name__}; train its "
+                f"TextDistillationLossSpec is for text towers, but the model is a {type(model).__name__}; train its "
                 "text_encoder alone, whose spec is a TextEncoderSpec"
             )
         of_images = [name for name in ("range_augment", "channels_last") if getattr(spec, name)]
         if of_images:
-            raise ValueError(f"{' and '.join(of_images)} is of images, and a text tower sees none; leave it out")
+            raise ValueError(f"{' and '.join(of_images)} is for images, but a text tower has none; leave it out")
         super().__init__(spec, model=model, world=world)
 
     @property

@@ -211,7 +211,7 @@ class RunGroup:
     Args:
         name: their folders.
         steps: that they have made, as text.
-        values: names of metrics to their last value; of several runs the mean and, behind it, the standard deviation.
+        values: names of metrics to their last value; of several runs the mean and, after it, the standard deviation.
     """
 
     name: str
@@ -266,7 +266,7 @@ def _choices(folder: AnyPath) -> dict[str, str]:
     path = join(folder, "run.json")
     content = read_if_there(path, limit=_MAX_SPEC_BYTES)
     if content is None:
-        raise ValueError(f"{folder} is no output of a training: it has no run.json; `mobileclip train` writes one")
+        raise ValueError(f"{folder} is no training output: it has no run.json; `mobileclip train` writes one")
     return dict(_flat(parse_json(content), ""))
 
 

@@ -121,9 +121,7 @@ class RunSpec:
         if self.initial_weights is not None and isinstance(self.model, CoCaSpec):
             stored = read_checkpoint(self.initial_weights, mmap=True).spec
             if not isinstance(stored, CoCaSpec):
-                raise CheckpointError(
-                    f"{self.initial_weights} holds no captioner to train one from", code="another_model"
-                )
+                raise CheckpointError(f"{self.initial_weights} has no captioner", code="another_model")
             own = self.model.with_context(stored.text.input.context_length)
             context = self.model.text.input.context_length
             return load_model(self.initial_weights, own, fold=False, context_length=context)
@@ -194,7 +192,7 @@ def run(
 
 
 def plain(run: RunSpec) -> RunSpec:
-    """Return the run on real captions alone, without teachers: for image-text pairs as they are.
+    """Return the run on real captions alone, without teachers: for image-text pairs unchanged.
 
     Args:
         run: on image-text samples; a distillation loss keeps its contrastive part, CLIP's or SigLIP's, with weight 1.
@@ -204,7 +202,7 @@ def plain(run: RunSpec) -> RunSpec:
     """
     data, loss = run.data, run.training.loss
     if not isinstance(data, ReinforcedPipelineSpec):
-        raise ValueError(f"{type(data).__name__} holds no image-text pairs to train on without teachers")
+        raise ValueError(f"{type(data).__name__} has no image-text pairs for training without teachers")
     settings = {field.name: getattr(data, field.name) for field in attrs.fields(ReinforcedPipelineSpec)}
     pairs = ReinforcedPipelineSpec(**{**settings, "reinforced": False, "captions": "real"})
     bias = getattr(loss, "initial_logit_bias", None)
@@ -323,8 +321,8 @@ def _refuse_other(spec: RunSpec, output: storage.AnyPath) -> None:
     changed = [name for name in ("model", "data", "training") if getattr(there, name) != getattr(spec, name)]
     if changed:
         raise ValueError(
-            f"{output} holds a run with another choice of {' and '.join(changed)}; delete it to start over, go on with "
-            f"its own choices by giving `{path}` before the flags, or keep it and choose another `--output`"
+            f"{output} has a run with other options of {' and '.join(changed)}; delete it to start over, resume with "
+            f"its options by giving `{path}` before the flags, or keep it and choose another `--output`"
         )
 
 

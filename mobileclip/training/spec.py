@@ -79,7 +79,7 @@ class Schedule(ABC):
 
     @abstractmethod
     def _after_warmup(self, step: int) -> float:
-        """Return the learning rate of a step behind the warm-up."""
+        """Return the learning rate of a step after the warm-up."""
 
     def _cosine(self, step: int, start: int) -> float:
         done = min(1.0, (step - start) / (self.total_steps - start))
@@ -111,7 +111,7 @@ open_family(Schedule, schedules)
 class CosineSchedule(Schedule):
     """Rises linearly to the peak in `warmup_steps`, then falls to the final rate along half a cosine.
 
-    `final + (peak - final) (1 + cos(pi (s - w) / (n - w))) / 2` behind the warm-up.
+    `final + (peak - final) (1 + cos(pi (s - w) / (n - w))) / 2` after the warm-up.
 
     Source: MobileCLIP, table 12.
 

@@ -350,7 +350,7 @@ main(["list"])
 """
     ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert (ended.returncode, ended.stdout) == (143, "")
-    assert ended.stderr.startswith("mobileclip: interrupted by SIGTERM; what was finished is kept")
+    assert ended.stderr.startswith("mobileclip: interrupted by SIGTERM; finished work is kept")
 
 
 def test_list(capsys):

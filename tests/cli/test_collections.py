@@ -155,9 +155,9 @@ def test_a_folder_that_is_gone_ends_nothing_and_is_shown_nowhere(capsys, photos,
     _, out, err = run(capsys, "index", "-i", "made", "--quiet", "-j", 1)
     assert "its 3 pictures are kept and not shown" in err
     for arguments, message in (
-        (("--forget", "photos/0.png"), f"photos/0.png is a part of {photos}, which the index is of"),
-        (("--forget", "lost"), "the index has nothing of "),
-        (("photos", "--forget", "more"), "leave out what is to be indexed"),
+        (("--forget", "photos/0.png"), f"photos/0.png is a part of the index's input {photos}"),
+        (("--forget", "lost"), "the index has no images of "),
+        (("photos", "--forget", "more"), "leave out other inputs"),
     ):
         status, _, err = run(capsys, "index", *arguments, "-i", "made")
         assert (status, message in err) == (2, True), err
@@ -311,7 +311,7 @@ def test_duplicates_of_a_folder_need_no_index(capsys, photos, telling_file):
     assert Path("again.jsonl").read_text(encoding="utf-8") == ""
     status, _, err = run(capsys, "dedup", "-m", telling_file, "-o", "third.jsonl")
     assert status == 2
-    assert "an index keeps its model" in err
+    assert "an index has its own model" in err
 
 
 def test_frames_of_videos_are_printed_with_their_times(capsys, photos, telling_file):
@@ -392,8 +392,8 @@ def test_slips_are_told_at_once(capsys, photos, telling_file):
         (("search", "--where", "width>1", "taken>2024"), "taken>2024 is a condition, and stands where the TEXT does"),
         (("search", "a cat", "-k", "0"), "--k is 0, expected at least 1"),
         (("search", "--image", "lost.png"), "there is no lost.png; expected an image file"),
-        (("search", "-o", "a.html"), "--output shows what one query finds"),
-        (("search", "a cat", "--explain"), "say which one: --output PAGE.html"),
+        (("search", "-o", "a.html"), "--output shows the results of one query"),
+        (("search", "a cat", "--explain"), "name the page: --output PAGE.html"),
         (("search", "a cat", "-o", "a.txt"), "must end with .html"),
         (("search", "a cat", "--thumbnails"), "--thumbnails needs a terminal with colours"),
         (("index", "photos", "-m", "lost.pt"), "no checkpoint at lost.pt"),
@@ -448,7 +448,7 @@ def test_no_engine_writes_to_an_index_of_this_process(capsys, photos, telling_fi
     status, out, err = run(capsys, "index", "-i", "made", "--status")
     assert (status, out) == (2, "")
     assert err.startswith("mobileclip: ")
-    assert err.endswith("; --status is of --engine local and ray\n")
+    assert err.endswith("; --status needs --engine local or ray\n")
 
 
 def test_a_long_name_is_printed_whole(capsys, photos, telling_file):

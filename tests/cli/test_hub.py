@@ -72,7 +72,7 @@ def test_a_folder_stands_for_its_weights_wherever_a_checkpoint_is_named(capsys, 
     assert (status, len(list(Path("outputs").rglob("results.jsonl")))) == (1, 1)
     assert f"not evaluated: {export}: " in err
     status, _, err = run(capsys, "convert", "model", "-o", "model/model.safetensors", "--overwrite")
-    assert (status, "would be replaced by what is made of it" in err) == (2, True)
+    assert (status, "is also the output" in err) == (2, True)
     shutil.copy("small.safetensors", "model/other.safetensors")
     status, _, err = run(capsys, "classify", *labels, "-m", "model")
     assert (status, "model holds several checkpoints" in err) == (2, True)

@@ -116,4 +116,4 @@ def test_runs_side_by_side(tmp_path, capsys, monkeypatch):
     assert Path("curves.png").read_bytes().startswith(b"\x89PNG")
     status, _, err = run(capsys, "runs", "a", "nowhere")
     assert status == 2
-    assert "nowhere is no output of a training" in err
+    assert "nowhere is no training output" in err

@@ -125,7 +125,7 @@ def test_verify_compares_with_the_model_of_the_export_alone(capsys, plain_torch,
         require_made_of(plain_torch, other)
     status, _, said = run(capsys, "verify", plain_torch, "--data", pets)
     assert status != 0
-    assert "--data and --model go together" in said
+    assert "--data needs --model" in said
 
 
 @pytest.mark.parametrize(

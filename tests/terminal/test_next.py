@@ -16,10 +16,10 @@ NEXT = [
     ("search 'a dog'", "make one: `mobileclip index FOLDER`"),
     (
         "search 'a dog' --index nowhere",
-        "give an index, or the folder of pictures that one was made of",
+        "give an index, or the folder of images of an index",
     ),
-    ("serve --index nowhere", "give an index, or the folder of pictures that one was made of"),
-    ("dedup --index nowhere", "give an index, or the folder of pictures that one was made of"),
+    ("serve --index nowhere", "give an index, or the folder of images of an index"),
+    ("dedup --index nowhere", "give an index, or the folder of images of an index"),
     ("dedup photos --model mobileclip_s22", "Parts .* listed by `mobileclip list`"),
     ("info mobileclip_s22", "did you mean 'mobileclip_s2' .* `mobileclip list`"),
     ("check-weights mobileclip_s22", "`mobileclip list`"),

@@ -80,7 +80,7 @@ def test_a_full_shared_memory_ends_the_run_with_a_line_and_a_checkpoint(data, wh
     done = num_logged(tmp_path)
     assert (done > 0) == has_steps
     if has_steps:
-        assert line.endswith(f"the same command goes on from step {done}, whose state is kept")
+        assert line.endswith(f"the same command resumes from the saved step {done}")
         assert last_checkpoint(tmp_path).name == f"step-{done:08d}.safetensors"
     finish(data, tmp_path, num_steps=NUM_STEPS)
     assert_same_to_the_bit(tmp_path, whole)
@@ -100,7 +100,7 @@ def test_of_several_processes_all_save_when_one_gets_no_batch(data, tmp_path):
     done = num_logged(tmp_path)
     assert 9 <= done < NUM_STEPS
     assert last_checkpoint(tmp_path).name == f"step-{done:08d}.safetensors"
-    assert re.search(rf"^error: shared memory .* goes on from step {done}, whose state is kept$", errors, re.MULTILINE)
+    assert re.search(rf"^error: shared memory .* resumes from the saved step {done}$", errors, re.MULTILINE)
     finish(data, tmp_path, num_steps=NUM_STEPS)
     assert num_logged(tmp_path) == NUM_STEPS
 
@@ -151,7 +151,7 @@ def test_what_kills_every_worker_ends_the_run_with_its_shard_and_a_checkpoint(da
     assert 0 < done < 12
     assert re.fullmatch(
         r"worker [01] \(process \d+\), last at \S+/00000002\.tar, was ended by SIGKILL .*"
-        rf"3 have died there, .*; the same command goes on from step {done}, whose state is kept",
+        rf"3 have died there, .*; the same command resumes from the saved step {done}",
         str(ended.value),
     )
     assert last_checkpoint(tmp_path).name == f"step-{done:08d}.safetensors"

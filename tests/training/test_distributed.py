@@ -173,7 +173,7 @@ def test_a_process_that_stops_is_not_waited_for_without_end():
         _, errors = processes[0].communicate(timeout=60)
         assert time.monotonic() - started < 30
         assert processes[0].returncode == 1
-        assert "TimeoutError: process 0 of 2 waited for the others in vain (at most 2 s)" in errors
+        assert "TimeoutError: process 0 of 2 waited too long for the others (at most 2 s)" in errors
     finally:
         processes[1].kill()
         processes[1].communicate()

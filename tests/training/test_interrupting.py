@@ -38,7 +38,7 @@ from tests.training.runs import (
 from tests.waiting import wait_for
 
 NUM_STEPS = 30
-LINE = "training: interrupted by {name}; stopped after step {done} of 30, whose state is in {folder}; the same command"
+LINE = "training: interrupted by {name}; stopped after step {done} of 30, saved in {folder}; the same command"
 
 
 MEASURED = training_spec(8, evaluate_every_steps=1, checkpoint_every_steps=3)
@@ -235,7 +235,7 @@ def test_ctrl_c_outside_of_a_command_saves_too(tmp_path):
             batches=Batches(),
             output=tmp_path,
         )
-    assert stopped.value.kept.startswith(f"stopped after step 5 of 8, whose state is in {tmp_path / 'checkpoints'};")
+    assert stopped.value.kept.startswith(f"stopped after step 5 of 8, saved in {tmp_path / 'checkpoints'};")
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
     spec = training_spec(8, reinforced=False, ema_decay=None)
     assert train(spec, model=new_model(), batches=Batches(), output=tmp_path).num_steps == 3

@@ -169,12 +169,12 @@ def save_judgement(served: ServedCollection, request: Request) -> Response:
         OSError: if the index cannot be written.
     """
     if request.headers.get("content-type", "").partition(";")[0].strip() != _TYPE:
-        raise HTTPException(415, f"what is said of a concept is sent with the content type {_TYPE}")
+        raise HTTPException(415, f"a change of a concept needs the content type {_TYPE}")
     asked, collection = request.query_params, served.current()
     try:
         yes, no, neither = ([int(number) for number in asked.getlist(kind)] for kind in _JUDGEMENTS)
     except ValueError:
-        raise HTTPException(400, "a picture is named by its id, a whole number") from None
+        raise HTTPException(400, "the id of an image is a whole number") from None
     return JSONResponse(
         _concept_told(
             collection, collection.concepts.add(asked.get("name", ""), positive=yes, negative=no, unlabel=neither)
@@ -275,7 +275,7 @@ def build_application(collection: Collection, uploads: Uploads | None = None) ->
         match, indexed = _found(served, request)
         data = thumbnails.get(match, indexed, side)
         if data is None:
-            raise HTTPException(410, "the picture cannot be read any more, or has changed since it was indexed")
+            raise HTTPException(410, "the image cannot be read, or has changed since it was indexed")
         return Response(data, media_type="image/webp")
 
     def original(request: Request) -> Response:
@@ -287,7 +287,7 @@ def build_application(collection: Collection, uploads: Uploads | None = None) ->
             return Response(data, media_type=named if named and named.startswith("image/") else "image/png")
         if kind is not None and stamp_of(match.path) == (indexed.mtime_ns, match.size):
             return FileResponse(match.path, media_type=kind.media_type)
-        raise HTTPException(410, "the file is gone, or has changed since it was indexed")
+        raise HTTPException(410, "the file is missing, or has changed since it was indexed")
 
     uploads = uploads or Uploads()
     return Starlette(
@@ -473,4 +473,4 @@ def _listening(port: int) -> socket.socket:
         return socket.create_server((_ADDRESS, port))
     except OSError as error:
         why = "is taken by another program" if error.errno == errno.EADDRINUSE else f"cannot be had ({error})"
-        raise OSError(f"port {port} {why}; choose another one with --port, or 0 for any that is free") from None
+        raise OSError(f"port {port} {why}; choose another one with --port, or 0 for any free port") from None

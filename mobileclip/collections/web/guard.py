@@ -103,20 +103,20 @@ class Uploads:
         """
         # Forms of other sites cannot send this type.
         if request.headers.get("content-type", "").partition(";")[0].strip() != _PICTURE_TYPE:
-            raise HTTPException(415, f"a picture is sent as its bytes, with the content type {_PICTURE_TYPE}")
+            raise HTTPException(415, f"send an image as its bytes, with the content type {_PICTURE_TYPE}")
         data = bytearray()
         try:
             async for chunk in request.stream():
                 if len(data) + len(chunk) > MOST_PICTURE_BYTES:
                     raise HTTPException(
-                        413, f"the picture is larger than {MOST_PICTURE_BYTES >> 20} MiB; make it smaller"
+                        413, f"the image is larger than {MOST_PICTURE_BYTES >> 20} MiB; make it smaller"
                     )
                 if len(chunk) > self.num_free:
                     raise HTTPException(503, _BUSY, headers={"Retry-After": "2"})
                 self.num_free -= len(chunk)
                 data += chunk
             if not data:
-                raise HTTPException(400, "the picture is empty; choose another one")
+                raise HTTPException(400, "the image is empty; choose another one")
             yield bytes(data)
         finally:
             self.num_free += len(data)

@@ -203,7 +203,7 @@ def picture_of(collection: Collection, number: int) -> tuple[Match, Indexed]:
     """
     (row,) = collection.snapshot.rows([collection.snapshot.place(number)])
     if row is None:
-        raise ValueError(f"the index has no picture of the id {number}; search again, it may have been removed")
+        raise ValueError(f"the index has no image with the id {number}; search again, it may have been removed")
     return match_of(row, 1.0), Indexed(sha256=row["sha256"], mtime_ns=row["mtime_ns"])
 
 

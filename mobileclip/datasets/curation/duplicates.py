@@ -312,7 +312,7 @@ def _pairs_of_cluster(vectors: torch.Tensor, members: npt.NDArray[np.int64], thr
 
 
 def _without_followers(pairs: _Likeness, worth: npt.NDArray[np.float32], available: npt.NDArray[np.bool_]) -> _Likeness:
-    """Return each sample that is left out with the kept one that it is like, in order of worth.
+    """Return each sample that is skipped with the kept one that it is like, in order of worth.
 
     Args:
         pairs: of near samples.
@@ -346,7 +346,7 @@ def _extents(scores: Scores) -> Iterator[tuple[ShardScores, int, int]]:
 
 
 def _write_pairs(path: Path, scores: Scores, duplicates: _Likeness, leaks: Sequence[tuple[_Likeness, Scores]]) -> None:
-    """Write what is left out and why, a line each, fields between tabs."""
+    """Write what is skipped and why, a line each, fields between tabs."""
     with storage.atomic_write(path) as stream:
         stream.write(b"why\tkey\tshard\tlike key\tlike shard\tsimilarity\n")
         for why, found, others in [("duplicate", duplicates, scores), *(("test picture", *leak) for leak in leaks)]:

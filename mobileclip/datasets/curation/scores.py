@@ -328,7 +328,7 @@ def score_shards(spec: ScoreSpec, *, engine: Engine | None = None, show_progress
 
 
 def _score_shard(unit: ShardUnit, spec: ScoreSpec, columns: tuple[slice, ...]) -> dict[str, int]:
-    """Write a shard's scores, and return what was left out, by reason.
+    """Write a shard's scores, and return what was skipped, by reason.
 
     Raises:
         ValueError: if it cannot be read to its end.

@@ -168,7 +168,7 @@ def read_records(folder: Path, kind: str, about: AboutShard) -> Records:
             if kind == NAMES or bool((records["extension"] < len(IMAGE_EXTENSIONS)).all()):
                 return records
     path.unlink(missing_ok=True)
-    raise ValueError(f"{path} is gone or damaged; run this again, and its shard is read anew")
+    raise ValueError(f"{path} is missing or damaged; run this again to read its shard")
 
 
 @attrs.frozen(kw_only=True)

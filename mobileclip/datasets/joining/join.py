@@ -100,7 +100,7 @@ def _sources(spec: JoinSpec) -> dict[str, str]:
     paths = expand_shards(spec.reinforced)
     for source, name in zip(paths, output_names(paths), strict=True):
         if runs_program(source):
-            raise ValueError(f"{source} is what a program writes; a join reads shards twice: give files or URLs")
+            raise ValueError(f"{source} is a program's output; a join reads shards twice: give files or URLs")
         if name in sources:
             raise ValueError(f"{sources[name]} and {source} have the same name; name each shard once")
         if storage.is_same(source, storage.join(spec.output, name)):
@@ -186,13 +186,13 @@ class _Job:
         """Yield the names of the shards that no earlier run joined from these very inputs.
 
         Raises:
-            ValueError: if one did with other choices.
+            ValueError: if one did with other options.
         """
         sizes = storage.find_sizes(self.spec.output, self.sources)
         for name, done in read_ledgers(self.spec.output, list(self.sources)):
             if done is not None and done.choices != self.spec.choices:
                 raise ValueError(
-                    f"{self.spec.output} was joined with other choices ({done.choices}, now {self.spec.choices}); "
+                    f"{self.spec.output} was joined with other options ({done.choices}, now {self.spec.choices}); "
                     "choose another output, or delete it to start again"
                 )
             captions = self.prints.get(self.captions[name] or "", "")

@@ -142,7 +142,7 @@ class ShardJoin:
         return len(joined.rows)
 
     def _digest(self, matches: Records) -> str:
-        """Return what changes when the images of the shard's samples do, or whether they are left out."""
+        """Return what changes when the images of the shard's samples do, or whether they are skipped."""
         numbers, places = np.unique(matches["shard"], return_inverse=True)
         digest = blake2b(repr([self.shards[number] for number in numbers.tolist()]).encode(), digest_size=16)
         digest.update(places.astype(np.uint32).tobytes())
@@ -265,7 +265,7 @@ def _read(stream: IO[bytes], shard: str, start: int, size: int) -> bytes | None:
     except OverflowError:  # a place that no file has
         content = b""
     if len(content) < size:
-        raise ValueError(f"{shard} has changed since its images were indexed; run again to have it indexed anew")
+        raise ValueError(f"{shard} has changed since its images were indexed; run this again to index it")
     return content
 
 
@@ -463,5 +463,5 @@ def find_caption(known: Mapping[str, Captioned], key: str, stated: Mapping[str, 
     uid = stated.get(_UID)
     found = (known.get(uid) if isinstance(uid, str) else None) or known.get(key)
     if found is not None and "sha256" in stated and found.stated.get("sha256", stated["sha256"]) != stated["sha256"]:
-        raise BadSampleError("other_caption", "the caption under its uid is one of a picture with another hash")
+        raise BadSampleError("other_caption", "the caption with its uid belongs to an image with another hash")
     return found

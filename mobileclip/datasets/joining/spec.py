@@ -59,7 +59,7 @@ class JoinSpec:
 
     def __attrs_post_init__(self) -> None:
         if self.placeholder_threshold == 1:
-            raise ValueError("placeholder_threshold must be at least 2, or 0 to look for none: every picture has a key")
+            raise ValueError("placeholder_threshold must be at least 2, or 0 to skip the search: every image has a key")
         if self.drop_placeholders and not self.placeholder_threshold:
             raise ValueError("drop_placeholders needs a placeholder_threshold of at least 2")
         if self.index is None and storage.is_remote(self.output):

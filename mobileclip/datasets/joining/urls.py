@@ -129,7 +129,7 @@ def write_urls(
 
 
 def _rows_of(unit: ShardUnit | ListUnit) -> _Rows:
-    """Return the rows of a unit, and what was left out.
+    """Return the rows of a unit, and what was skipped.
 
     Raises:
         StorageError: if its store or disk failed.

@@ -79,7 +79,7 @@ def as_source(
         data: shards or tables (a path, a brace pattern, several of them), a `.jsonl` file, or a directory: in the
             public layout, with shards, with images and captions, with a directory of images for each class, or with
             tables and no images; `KIND:ARGUMENT` with the name of a kind in `sources`, such as `folder:photos`; a
-            source is returned as it is.
+            source is returned unchanged.
         samples_per_shard: for a source without shards.
         rows: column names of `.jsonl` files and tables.
 
@@ -94,7 +94,7 @@ def as_source(
         kind, argument = split_kind(paths[0]) or (_kind_of(paths[0]), paths[0])
         return sources[kind].of(argument, samples_per_shard=samples_per_shard, rows=rows)
     if any(map(split_kind, paths)):
-        raise ValueError(f"{' '.join(paths)} are several data sets; name one by its kind, without others beside it")
+        raise ValueError(f"{' '.join(paths)} are several data sets; name one only, by its kind")
     if paths and all(map(is_table, paths)):
         return TableSource(tables=paths, samples_per_shard=samples_per_shard, options=rows)
     return ShardSource(shards=paths)

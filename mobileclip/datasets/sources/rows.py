@@ -26,7 +26,7 @@ class RowOptions:
         uid_column: column of a table with the samples' uids, as DataComp names its samples.
         key_column: of a table: the column with the samples' keys; where there is none, the uid is the key, or the name
             of the table with the number of the row.
-        hash_column: of a table: the column with the SHA-256 of the images; one that has another is left out. It is not
+        hash_column: of a table: the column with the SHA-256 of the images; one that has another is skipped. It is not
             looked for where none is named, as it may be that of an image before it was resized.
         header: of a `.csv` or `.tsv` file whose first line has no names: the names of its columns, in their order.
     """

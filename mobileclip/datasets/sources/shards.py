@@ -317,7 +317,7 @@ def read_public_layout(path: str | os.PathLike[str], *, split: str = SPLIT) -> P
 
 
 def files_of_page(path: str) -> str:
-    """Return where the files of a page of the hub are; other paths are returned as they are."""
+    """Return where the files of a page of the hub are; other paths are returned unchanged."""
     if path.startswith(_HUB):
         path = path.replace("/tree/", "/resolve/", 1)
         return path if "/resolve/" in path else f"{path.rstrip('/')}/resolve/main"

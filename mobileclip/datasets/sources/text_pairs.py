@@ -110,7 +110,7 @@ def _lines(path: storage.AnyPath, columns: TextColumns) -> Iterator[dict[str, An
 
 
 def _captions(shards: str, columns: TextColumns) -> Iterator[dict[str, Any] | BadSampleError]:
-    """Yield the captions of shards, each as a row, and at their end a broken row for each sample that was left out."""
+    """Yield the captions of shards, each as a row, and at their end a broken row for each sample that was skipped."""
     report = SkipReport()
     for sample in read_samples(shards, report):
         for caption in chain(sample.captions, *sample.syn_captions.values()):

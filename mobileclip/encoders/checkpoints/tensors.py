@@ -175,6 +175,6 @@ def _check_shapes(tower: TowerSpec, form: Form, weights: Mapping[str, Tensor]) -
     for name, shape in tensor_shapes(tower, form).items():
         if tuple(weights[name].shape) != shape:
             raise ValueError(
-                f"{name} has the shape {tuple(weights[name].shape)}, and {shape} at the size asked for; "
+                f"{name} has the shape {tuple(weights[name].shape)}, and {shape} at the new size; "
                 f"{type(tower).__name__} does not say how one becomes the other"
             )

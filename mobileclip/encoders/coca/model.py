@@ -153,7 +153,7 @@ class CoCa(ActivationCheckpointing, nn.Module):
         images `(batch, channels, size, size)` and ids `(batch, ids)` to `CoCaOutput`.
 
     Args:
-        spec: the choices.
+        spec: the options.
 
     Source: Yu et al., "CoCa: Contrastive Captioners are Image-Text Foundation Models".
     Differs: as open_clip, one pooling gives both the embedding and the decoder's tokens; the paper has two in a row.

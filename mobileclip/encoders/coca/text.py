@@ -1,4 +1,4 @@
-"""CoCa's text half: a causal tower with a class token behind the text, and the decoder that looks at the image.
+"""CoCa's text half: a causal tower with a class token after the text, and the decoder that looks at the image.
 
 Both process a whole text, or one id at a time with a key-value cache.
 """
@@ -99,7 +99,7 @@ class CaptionLayer(TransformerLayer):
 
 
 class LastTokenPool(TextPool):
-    """The features of the last token: CoCa's class token, behind the text."""
+    """The features of the last token: CoCa's class token, after the text."""
 
     def forward(self, features: Tensor, tokens: Tensor) -> Tensor:  # noqa: ARG002 - as other pools
         """Return the last layer's result."""

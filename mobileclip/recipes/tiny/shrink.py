@@ -66,7 +66,7 @@ def shrink(spec: Any, rows: RowOptions | None = None) -> Any:  # noqa: ARG001  r
     Raises:
         ValueError, OSError: if there is no data where some is said to be.
     """
-    raise ValueError(f"--tiny makes the library's own runs small, and {type(spec).__name__} is none of them")
+    raise ValueError(f"--tiny makes the library's own runs small, and {type(spec).__name__} is not one of them")
 
 
 @shrink.register
@@ -168,7 +168,7 @@ def fitted_to_data(model: Any, data: Any) -> Any:
 
 
 def shallow(spec: Spec) -> Spec:
-    """Return a model's spec with one block where it has several, its widths and inputs as they are."""
+    """Return a model's spec with one block where it has several, its widths and inputs unchanged."""
     changes = {
         field.name: _shallow_part(field.name, getattr(spec, field.name))
         for field in attrs.fields(type(spec))  # type: ignore[arg-type]

@@ -121,7 +121,7 @@ def finetune(
     Under `torchrun`, every process calls this.
 
     Args:
-        spec: the choices.
+        spec: the options.
         measure: scores a model on a task; called in the first process.
         on_begin: called there with the original's scores before training.
 
@@ -133,7 +133,7 @@ def finetune(
     if spec.checkpoint is None or spec.data is None:
         missing = "--model" if spec.checkpoint is None else "--data"
         raise ValueError(
-            f"{missing} is missing: what to fine-tune, and the pictures to do it on; try it on drawn shapes: "
+            f"{missing} is missing: give a checkpoint and images; or try it on drawn shapes: "
             "`mobileclip finetune --tiny`"
         )
     _refuse_other_choices(spec)
@@ -142,7 +142,7 @@ def finetune(
     original = load_model(spec.checkpoint, spec.model, fold=False)
     if not isinstance(original, DualEncoder):
         raise CheckpointError(
-            f"{spec.checkpoint} holds one tower alone; fine-tuning needs a model with both", code="no_such_tower"
+            f"{spec.checkpoint} has one tower only; fine-tuning needs a model with both", code="no_such_tower"
         )
     with process_group(spec.device, collective_seconds=spec.collective_seconds) as world:
         # Changed data goes elsewhere.
@@ -243,7 +243,7 @@ def _refuse_other_choices(spec: FinetuneSpec) -> None:
     path = spec.output / CHOICES
     if path.exists() and from_json(path.read_text(encoding="utf-8"), FinetuneSpec) != spec:
         raise ValueError(
-            f"{spec.output} holds a run with other choices; delete it to start over, go on with these by "
+            f"{spec.output} has a run with other options; delete it to start over, resume with its options by "
             f"giving `{path}` before the flags, or keep it and choose another `--output`"
         )
 
@@ -257,6 +257,6 @@ def refuse_other_data(spec: FinetuneSpec, task: Task) -> None:
     path = spec.output / TRAINED_ON
     if path.exists() and path.read_text(encoding="utf-8") != task.fingerprint:
         raise ValueError(
-            f"{spec.output} holds a run on other pictures, or on what {task.name} was before it changed; delete it to "
+            f"{spec.output} has a run on other images, or {task.name} has changed since; delete it to "
             "start over, or keep it and choose another `--output`"
         )

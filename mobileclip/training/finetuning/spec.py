@@ -124,7 +124,7 @@ def _fraction(_: object, attribute: attrs.Attribute[tuple[float, ...]], values: 
 
 @attrs.frozen(kw_only=True)
 class FinetuneSpec:
-    """The choices of fine-tuning.
+    """The options of fine-tuning.
 
     Args:
         checkpoint: a checkpoint in training form and any known layout, or `hf-hub:owner/name`.
@@ -231,7 +231,7 @@ class FinetuneSpec:
         per_epoch = num_samples // batch_size
         if per_epoch == 0:
             raise ValueError(
-                f"{num_samples} pictures to train on fill no batch of {batch_size}; give a smaller --batch-size"
+                f"{num_samples} training images are fewer than a batch of {batch_size}; give a smaller --batch-size"
             )
         steps = per_epoch * self.epochs
         warmup = min(round(self.warmup_share * steps), steps - 1)

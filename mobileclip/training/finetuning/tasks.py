@@ -172,7 +172,7 @@ def write_training_data(task: Task, folder: Path) -> TrainingData:
             write_shard(path, chain([first], samples))
         shards.append(str(path))
     if not shards:
-        raise ValueError(f"there are no pictures to train on in {task.name}: {report}")
+        raise ValueError(f"there are no training images in {task.name}: {report}")
     data = _indexed(task, tuple(shards))
     write_text(folder / INDEX, to_json(data))
     say(f"{data.num_samples} pictures to train on, {len(data.class_names)} classes; {report}")
@@ -198,7 +198,9 @@ def _indexed(task: Task, shards: tuple[str, ...]) -> TrainingData:
         num_samples += 1
         if task.kind == "classes":
             if sample.key in labels:
-                raise ValueError(f"the key {sample.key!r} comes twice in {task.name}; keys of labelled pictures differ")
+                raise ValueError(
+                    f"the key {sample.key!r} is duplicated in {task.name}; labelled images need unique keys"
+                )
             labels[sample.key] = label_of(sample)
     names = tuple(sorted(set(labels.values())))
     place = {name: index for index, name in enumerate(names)}

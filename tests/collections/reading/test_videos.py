@@ -128,7 +128,7 @@ def test_a_torn_video_keeps_what_could_be_read_and_is_named_once(index, tmp_path
     path.write_bytes(data[: len(data) // 2])
     report = add(index, tmp_path / "videos")
     (problem,) = report.unreadable
-    assert problem.startswith(f"video '{path}' has no picture at ")
+    assert problem.startswith(f"video '{path}' has no frame at ")
     assert 5 < report.num_encoded < 15
     assert len(held(index)["clip.mp4"]) == report.num_encoded
     again = add(index, tmp_path / "videos")

@@ -131,7 +131,7 @@ def test_a_map_of_a_picture_of_ones_own_and_of_none(client, collection):
     answer = client.post(f"/api/explain/{best['id']}", content=data, headers=BYTES).json()
     assert answer["score"] == pytest.approx(1, abs=2e-3)
     assert client.get("/api/explain/999999?text=a").status_code == 404
-    assert "nothing to search for" in client.get(f"/api/explain/{best['id']}").json()["error"]
+    assert "the query is empty" in client.get(f"/api/explain/{best['id']}").json()["error"]
 
 
 def test_the_start_page_says_what_the_collection_is(client, collection):
@@ -181,15 +181,15 @@ def test_pictures_are_made_small_and_without_notes(client, collection):
 @pytest.mark.parametrize(
     ("query", "status", "said"),
     [
-        ("", 400, "nothing to search for"),
+        ("", 400, "the query is empty"),
         ("text=a&k=0", 400, "k is 0"),
         ("text=a&k=x", 400, "k is 'x', expected a number"),
         ("text=a&skip=-1", 400, "skip is -1, expected 0 to"),
         ("text=a&frames=some", 400, "frames is 'some', expected best or all"),
         ("text=a&where=colour%3Dred", 400, "there is no column 'colour'"),
-        ("like=999999", 400, "no picture of the id 999999"),
-        (f"like={2**80}", 400, "no picture of the id"),
-        ("like=-1", 400, "no picture of the id"),
+        ("like=999999", 400, "no image with the id 999999"),
+        (f"like={2**80}", 400, "no image with the id"),
+        ("like=-1", 400, "no image with the id"),
     ],
 )
 def test_what_is_wrong_is_said(client, query, status, said):
