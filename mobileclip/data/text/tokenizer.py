@@ -203,6 +203,11 @@ def _byte_symbols() -> dict[int, str]:
 
 
 @lru_cache(maxsize=1)
+def _bytes_by_symbol() -> dict[str, int]:
+    return {symbol: byte for byte, symbol in _byte_symbols().items()} | {" ": ord(" ")}
+
+
+@lru_cache(maxsize=1)
 def _merges() -> list[tuple[str, str]]:
     """Return all merges that CLIP uses, the most frequent first; the published file has a header and many more."""
     path = resources.files("mobileclip.data.text") / "vocabulary" / "bpe_simple_vocab_16e6.txt.gz"
@@ -292,8 +297,7 @@ class _BytePairs:
     def decode(self, ids: Iterable[int]) -> str:
         """Return the text of ids."""
         symbols = "".join(self._symbols[index].replace(END_OF_WORD, " ") for index in ids)
-        byte_of = {symbol: byte for byte, symbol in _byte_symbols().items()} | {" ": ord(" ")}
-        return bytes(byte_of[symbol] for symbol in symbols).decode("utf-8", errors="replace").rstrip(" ")
+        return bytes(map(_bytes_by_symbol().__getitem__, symbols)).decode("utf-8", errors="replace").rstrip(" ")
 
     def complete(self, whole: tokenizers.Tokenizer) -> None:
         """Have a copy of the backend clean texts, as far as it can, and put the special tokens around them."""
