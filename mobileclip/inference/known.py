@@ -74,7 +74,7 @@ class KnownOutput:
         return self.first or self.probabilities
 
     def __str__(self) -> str:
-        """Say what is put in."""
+        """Describe the input."""
         texts = ", ".join(map(repr, self.texts))
         return texts if self.picture is None else f"{self.picture.name}{f' and {texts}' if texts else ''}"
 
@@ -219,7 +219,7 @@ def _is_near(known: KnownOutput, expected: float, found: float) -> bool:
 
 
 def _at_hand(picture: Picture, places: Sequence[Path]) -> Path | None:
-    """Return the file of an image, which comes with the package or was given."""
+    """Return the file of a packaged or given image."""
     for place in (FOLDER / picture.name, *places):
         if place.is_file() and file_sha256(place) == picture.sha256:
             return place

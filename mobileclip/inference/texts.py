@@ -189,7 +189,7 @@ class TextSide:
 def state_of(sides: Iterable[TextSide]) -> Hashable:
     """Return what changes when weights of text towers do: their places, how often they were written to, some values.
 
-    A write through `.data` is not counted by PyTorch, and is seen by its values.
+    PyTorch does not count writes through `.data`, so this compares values.
     """
     towers = [side.model.text_encoder for side in sides]
     tensors = [tensor for tower in towers for tensor in (*tower.parameters(), *tower.buffers()) if tensor.numel()]
