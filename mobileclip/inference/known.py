@@ -172,9 +172,7 @@ def check_weights(
     outputs = [one for one in known.outputs if one.model == model]
     if not outputs:
         names = ", ".join(dict.fromkeys(one.model for one in known.outputs))
-        raise ValueError(
-            f"no outputs of {model!r} are known, so there is nothing to compare; known are those of {names}"
-        )
+        raise ValueError(f"there are no known outputs of {model!r} to compare; there are outputs of {names}")
     # Weights of one's own may be of a model that has no name, and say themselves what they are of.
     clip = load(model if checkpoint is None or model in models else None, checkpoint, identify=True)
     identity = clip.identity

@@ -61,7 +61,7 @@ def require_labels(labels: Sequence[str], template: str | Sequence[str]) -> None
         ValueError: if they are not.
     """
     if isinstance(labels, str) or not labels:
-        raise ValueError('labels are a list of at least one text to choose among, such as "a cat" "a dog"')
+        raise ValueError('labels need a list of at least one text, such as "a cat" "a dog"')
     if not all(label.strip() for label in labels):
         raise ValueError("a label is blank; expected texts to choose among")
     if twice := repeated(labels):

@@ -117,7 +117,7 @@ def shards_of(data: Shards) -> tuple[str, ...]:
         source = as_source(text)
         if not isinstance(source, ShardSource):
             raise ValueError(
-                f"{text} is not in tar shards, which training reads; `mobileclip reinforce datacompdr12m --data "
+                f"{text} is not in tar shards, as training needs; `mobileclip reinforce datacompdr12m --data "
                 f"{text} --output FOLDER` writes it into some, with what teachers say of it"
             )
         found.append("::".join(source.shards))
