@@ -40,6 +40,7 @@ from tests.golden.checkpoints import golden
 BARE = IMAGE.without_projection()
 CLASSIFIER = ClassifierSpec(image=BARE, num_classes=5)
 REDUCE, EXTRA = (f"image_encoder.model.conv_exp.se.{name}" for name in ("reduce.bias", "extra"))
+VARIANCE = "stages.0.blocks.0.ffn.conv.norm.running_var"
 NORM, HEAD = "text_encoder.final_layer_norm.bias", "visual.trunk.head.fc.bias"
 
 
@@ -338,6 +339,7 @@ REFUSED = {
         "logit_scale",
     ),
     "NaN": ("not_finite", loads(SMALL, edit=with_values("logit_scale", torch.tensor(torch.nan))), "logit_scale"),
+    "NaN once folded": ("not_finite", loads(IMAGE, edit=with_values(VARIANCE, torch.full((16,), -1.0))), "NaN"),
     "infinite": ("not_finite", loads(SMALL, edit=with_values("logit_scale", torch.tensor(torch.inf))), "logit_scale"),
     "folded, to be trained": ("folded", loads(SMALL, form="folded", fold=False)),
     "folded, as a backbone": ("folded", loads(SMALL, form="folded", load=fills_backbone(BARE))),

@@ -52,6 +52,7 @@ def check_cast(model: torch.nn.Module, dtype: torch.dtype) -> None:
     """Raise unless all weights of a model stay finite in another precision.
 
     Raises:
+        CheckpointError: naming the first that is NaN, as a fold makes of a variance below zero.
         ValueError: naming the first that does not.
     """
     largest = torch.finfo(dtype).max
@@ -59,6 +60,10 @@ def check_cast(model: torch.nn.Module, dtype: torch.dtype) -> None:
         if not tensor.is_floating_point() or not tensor.numel():
             continue
         low, high = tensor.aminmax()
+        if bool(high.isnan()):
+            raise CheckpointError(
+                f"the weight {shown(name)} of the model is NaN; the checkpoint is broken", code="not_finite"
+            )
         if max(-float(low), float(high)) > largest:
             raise ValueError(
                 f"the weight {shown(name)} is beyond what {_spoken(dtype)} holds; choose bfloat16 or float32"
