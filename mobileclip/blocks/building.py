@@ -67,7 +67,7 @@ def build_model(model: str | Buildable, *, in_channels: int | None = None, **cha
     spec = _changed(spec, changes) if changes else spec
     if in_channels is not None:
         if not hasattr(spec, "with_channels"):
-            raise TypeError(f"in_channels is of images, and {type(spec).__name__} has none")
+            raise TypeError(f"in_channels needs images, and {type(spec).__name__} has none")
         spec = spec.with_channels(in_channels)
     return spec.build()
 

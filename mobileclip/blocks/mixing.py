@@ -139,7 +139,7 @@ class RepMixer(Reparameterizable):
         """Return the one depthwise convolution that is equal in evaluation mode."""
         for part in (self.mixer, self.norm):
             if not isinstance(part.squeeze_excite, nn.Identity) or not isinstance(part.activation, nn.Identity):
-                raise ValueError("a gate or an activation stands in the mixer, which no single convolution can hold")
+                raise ValueError("the mixer has a gate or an activation, so it is not a single convolution")
         mixer, mixer_bias = self.mixer.kernel_and_bias()
         norm, norm_bias = self.norm.kernel_and_bias()
         gamma = widened(self.layer_scale.gamma).flatten()

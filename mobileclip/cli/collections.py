@@ -67,8 +67,8 @@ def search(
 
     mobileclip search --not people --not dogs "a cat" --where 'width>1000' --where 'taken>=2024' -o found.html
 
-    Without a TEXT and an --image, one text after another is read from standard input, line by line. Scores are cosine
-    similarities: compare those of one query, not those of texts with those of pictures.
+    Without TEXT and --image, the command reads one query per line from standard input. Scores are cosine similarities;
+    compare only scores of one query.
 
     Args:
         query: a text; @"my bike" in the text is a concept of mobileclip concept.

@@ -1,4 +1,4 @@
-"""`mobileclip index | merge | upgrade`: build, join and upgrade search indexes of pictures."""
+"""`mobileclip index | merge | upgrade`: build, join and upgrade search indexes of images."""
 
 from __future__ import annotations
 
@@ -197,7 +197,7 @@ def update_index(
     *,
     engine: Engine | None = None,
 ) -> tuple[Collection, IndexReport]:
-    """Bring an index up to date, and say what became of the pictures.
+    """Update an index, and print the numbers of images.
 
     Args:
         inputs: command-line inputs; empty for the inputs of the index.

@@ -323,7 +323,7 @@ class Collection:
 
     @contextmanager
     def _changing(self, *, show_progress: bool) -> Iterator[None]:
-        """Hold the index while it is written to; what was read of it is forgotten where it has changed."""
+        """Lock the index for writing; afterwards forget the cached state if it changed."""
         with self.store.writing():
             before = self.store.token
             if self._snapshot is not None and self._snapshot.token != before:
@@ -459,7 +459,7 @@ class Collection:
         return {}
 
     def _encode_upgraded(self, clip: ImageTextModel, about: IndexMetadata, options: IndexOptions) -> dict[str, str]:
-        """Keep what the other model makes of all images, beside the index, and return why some cannot be read."""
+        """Store the new model's embeddings of all images, and return the problems of unreadable images."""
         left = self.store.begin_upgrade(about)
         rows = [dict(zip(COLUMNS, one, strict=True)) for one in self.store.values(*COLUMNS, ids=left)]
         rows.sort(key=lambda row: row["path"] if row["part"] is not None else "")
@@ -582,7 +582,7 @@ class Collection:
         like: Sequence[int],
         without: str | Sequence[str],
     ) -> tuple[Callable[..., NDArray[np.float32]], TaughtConcepts]:
-        """Return what makes a query of a model and of known embeddings, and the concepts whose examples add to it."""
+        """Return the query of texts, images and stored embeddings, and its concepts with examples."""
         (texts, wanted), (away, unwanted) = (self._named(one) for one in (text, without))
         pictures = _several(image)
         direction = partial(
@@ -592,7 +592,7 @@ class Collection:
         return direction, TaughtConcepts.of(wanted, unwanted, num_wanted=num_wanted, share=AWAY / max(1, len(away)))
 
     def _named(self, given: str | Sequence[str]) -> tuple[list[str], list[Concept]]:
-        """Return texts, those of concepts that they name among them, and these concepts."""
+        """Return the texts, including texts of named concepts, and these concepts."""
         parts = [named_concepts(str(one)) for one in _several(given)]
         concepts = [self.concepts.require(name) for _, names in parts for name in names]
         return [*(rest for rest, _ in parts if rest.strip()), *(one.text for one in concepts)], concepts
@@ -640,14 +640,14 @@ class Collection:
 
 
 def _loaded(source: ModelSource, device: str, *, trust: bool) -> tuple[ImageTextModel, IndexMetadata]:
-    """Return a model, and what an index of it is of."""
+    """Return a model, and the metadata of its index."""
     kept = source.in_full()
     clip, identity = kept.load(device, trust=trust)
     return clip, IndexMetadata(**attrs.asdict(identity), dim=clip.model.spec.image.embedding_dim, model=kept)
 
 
 def _portions(read: Iterable[Reencoded], options: IndexOptions) -> Iterator[list[Reencoded]]:
-    """Yield images in lists, each after so many images or so many seconds."""
+    """Yield lists of images, each after a number of images or seconds."""
     some: list[Reencoded] = []
     begun = time.monotonic()
     for one in read:

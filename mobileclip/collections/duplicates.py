@@ -225,7 +225,7 @@ def find_duplicates(
 def _near(
     snapshot: Snapshot, graph: NeighbourGraph | None, order: NDArray[np.int64], threshold: float
 ) -> Iterator[tuple[NDArray[np.int64], list[NDArray[np.int64]]]]:
-    """Yield images in order, each with those that are like it."""
+    """Yield images in order, each with its near duplicates."""
     for start in range(0, len(order), _BLOCK):
         places = order[start : start + _BLOCK]
         if graph is None:
@@ -239,7 +239,7 @@ def _near(
 def _compared(
     vectors: Vectors, places: NDArray[np.int64], others: NDArray[np.int64], threshold: float
 ) -> list[NDArray[np.int64]]:
-    """Return for each of some images those of the others that are like it."""
+    """Return the near duplicates of some images."""
     wanted = torch.from_numpy(vectors[places]).float()
     rows, columns = [], []
     for start in range(0, len(others), _BLOCK):
@@ -295,7 +295,7 @@ def _files_apart(rows: Mapping[int, dict[str, Any]]) -> dict[int, dict[str, Any]
 
 
 def _grouped(snapshot: Snapshot, looks: Sequence[UnchangedPicture], threshold: float) -> Iterator[DuplicateGroup]:
-    """Yield groups of images, each of which is itself like the best of its group; what is like none is left."""
+    """Yield groups of images that are all similar to the best of their group."""
     while len(looks) > 1:
         best = max(looks, key=_worth)
         places = [look.place for look in looks]
@@ -310,5 +310,5 @@ def _grouped(snapshot: Snapshot, looks: Sequence[UnchangedPicture], threshold: f
 
 
 def _worth(look: UnchangedPicture) -> tuple[int, float, int, int]:
-    """Return what is greatest of the copy that is worth keeping."""
+    """Return the sort key of the copy to keep."""
     return look.match.width * look.match.height, look.sharpness, look.match.size, -look.place

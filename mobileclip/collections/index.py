@@ -365,7 +365,7 @@ class FileEncoder:
 
 
 class _Entering(Listener[IndexUnit, Findings]):
-    """Enters into the index what workers find."""
+    """Writes the workers' findings to the index."""
 
     def __init__(self, writer: FindingsWriter, bar: Progress) -> None:
         self._writer, self._bar = writer, bar
@@ -490,7 +490,7 @@ def forget(store: Store, folders: Sequence[str]) -> int:
 def _encode_apart_if_lost(
     encoder: FileEncoder, work: Sequence[FoundFile], clip: Callable[[], ImageTextModel]
 ) -> tuple[SetAside, ...]:
-    """Read and encode in this process, and return what was set aside.
+    """Read and encode in this process, and return the failed files.
 
     A file may end the process that reads it. Where one was lost, and where the last job was killed before it had
     written anything down, processes that the job outlives do the rest, and find the file.
@@ -523,7 +523,7 @@ def _engine_apart(clip: ImageTextModel, options: IndexOptions) -> LocalEngine:
 
 
 def _forget_set_aside(store: Store, found: Scan) -> None:
-    """Drop files that are gone from the list of those that were set aside."""
+    """Remove deleted files from the list of failed files."""
     listed = read_set_aside(store.folder)
     kept = [one for one in listed if one.unit in found.files or not found.covers(one.unit)]
     if kept != list(listed):

@@ -75,7 +75,7 @@ def find_index(name: str | Path | None = None) -> Path:
     if not Path(name).exists():
         raise FileNotFoundError(f"there is no {shown}; give an index, or the folder of images of an index")
     raise FileNotFoundError(
-        f"{shown} is no index, and no index in {indexes_folder()} is of it; make one: `mobileclip index {shown}`"
+        f"{shown} is no index, and {indexes_folder()} has no index of it; make one: `mobileclip index {shown}`"
     )
 
 

@@ -105,7 +105,7 @@ def merge_stores(target: Store, sources: Sequence[Store], *, show_progress: bool
 
 
 def _kept(all_held: Sequence[Mapping[_Key, _Held]]) -> dict[_Key, _Held]:
-    """Return what is kept of what several indexes hold, of equal ones that of the first."""
+    """Return the merged concepts of several indexes; of equal ones, the first."""
     kept: dict[_Key, _Held] = {}
     for held in all_held:
         kept.update((key, one) for key, one in held.items() if key not in kept or one.state > kept[key].state)
@@ -117,7 +117,7 @@ def _kept(all_held: Sequence[Mapping[_Key, _Held]]) -> dict[_Key, _Held]:
 
 
 def _held(store: Store) -> dict[_Key, _Held]:
-    """Return what an index holds."""
+    """Return the content of an index."""
     finished = {one.path for one in store.finished}
     held: dict[_Key, _Held] = {}
     columns = ("id", "path", "part", "sha256", "mtime_ns", "problem")

@@ -197,7 +197,7 @@ def reencode(
 
 
 def _compared(one: Encoded[Known]) -> Reencoded:
-    """Return an image with its embedding if it is the one that the index has."""
+    """Return an image with its embedding, if it is the indexed one."""
     row, read = one.picture.key, one.read
     if isinstance(read, ImageError):
         return Reencoded(row=row, problem="gone" if read.reason == "missing_file" else "unreadable")

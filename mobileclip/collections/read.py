@@ -175,7 +175,7 @@ class FileReader:
         self._read_to_end: dict[str, FoundFile] = {}
 
     def read(self, clip: ImageTextModel, num_workers: int) -> Iterator[None]:
-        """Read all files, and yield after each picture.
+        """Read all files, and yield after each image.
 
         Args:
             clip: the model.

@@ -459,7 +459,7 @@ def _opened(path: Path) -> Iterator[sqlite3.Connection]:
 
 
 def _named(error: sqlite3.Error, path: Path) -> Exception:
-    """Return an error that says what is wrong with a file, and what to do."""
+    """Return an error with a file's problem and a remedy."""
     text = str(error)
     if "is full" in text:
         return OSError(errno.ENOSPC, f"{path} cannot be written: the disk is full; make room and run this again")

@@ -46,8 +46,8 @@ def count_shards(
 ) -> Counted:
     """Count the samples of shards and write `sizes.json` into each of their folders.
 
-    What is written there already is not counted again, so a job that was stopped goes on. A shard that breaks off is
-    skipped; one whose store fails is tried again first.
+    The function does not count known shards again, so a stopped job resumes. It skips truncated shards, and retries
+    shards with a failing store.
 
     Args:
         shards: paths, URLs or brace patterns.

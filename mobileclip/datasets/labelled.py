@@ -236,7 +236,7 @@ def _folder(item: FolderItem) -> str:
 
 @attrs.frozen(kw_only=True, field_transformer=strict)
 class LabelledPipelineSpec(PipelineSpec):
-    """The options of a pipeline of images and the numbers of their classes.
+    """The options of a pipeline of labelled images.
 
     A crop with RandAugment, a flip, then an erased rectangle; mixing images of a batch is the objective's.
 

@@ -161,7 +161,7 @@ class MCiSpec(ImageEncoderSpec):
         dims = [stage.dim for stage in self.stages]
         for dim, next_dim in itertools.pairwise(dims):
             if next_dim % dim:
-                raise ValueError(f"each stage's dim must be a multiple of the last; {next_dim} is not one of {dim}")
+                raise ValueError(f"each stage's dim must divide the next, and {dim} does not divide {next_dim}")
         for stage in self.stages:
             if int(stage.dim * self.ffn_ratio) < 1:
                 raise ValueError(f"ffn_ratio={self.ffn_ratio} leaves no channel of a stage of {stage.dim}")

@@ -131,7 +131,7 @@ def resampled_positions(position: Tensor, grid: tuple[int, int], *, class_positi
     if grid == (side, side):
         return position
     if side * side != num_patches:
-        raise ValueError(f"{num_patches} positions are of no square grid, so those of another cannot be interpolated")
+        raise ValueError(f"{num_patches} positions have no square grid, so they cannot be interpolated")
     patches = rearrange(position[class_position:].float(), "(h w) c -> 1 c h w", h=side)
     resampled = F.interpolate(patches, size=grid, mode="bicubic", antialias=True)
     flat = rearrange(resampled, "1 c h w -> (h w) c").to(position.dtype)

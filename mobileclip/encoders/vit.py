@@ -65,7 +65,7 @@ class ViTSpec(ImageEncoderSpec):
         torch.Size([49, 16])
         >>> ViTSpec(patch_size=30, stem="patch")
         Traceback (most recent call last):
-        ValueError: an image of 224 pixels is no multiple of patch_size=30
+        ValueError: the image size 224 is not a multiple of patch_size=30
     """
 
     input: ImageInput = ImageInput(size=224)

@@ -190,7 +190,7 @@ def _has_weights(name: str) -> bool:
 
 
 def _weights(name: str) -> str | None:
-    """Return where a model's weights are: on the hub, or those of which models are built alike."""
+    """Return the source of a model's weights: on the hub, or of models with the same architecture."""
     if name in PACKAGED:
         return "in the package"
     if name in PRETRAINED:

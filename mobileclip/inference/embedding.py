@@ -140,7 +140,7 @@ def read_embeddings(path: Path) -> Embeddings:
 
 
 def _of_archive(path: Path) -> Embeddings:
-    """Return what an archive holds; one that would take more memory than its file is long is refused."""
+    """Return an archive's content; raise if it needs more memory than its file size."""
     try:
         with zipfile.ZipFile(path) as archive:
             members = archive.infolist()

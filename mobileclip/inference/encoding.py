@@ -153,7 +153,7 @@ class EncodingThreads:
         self._of = (0, 0)
 
     def __reduce__(self) -> tuple[type[EncodingThreads], tuple[()]]:
-        """Return what makes another one, without threads."""
+        """Return the pickle state, without threads."""
         return type(self), ()
 
     def map(self, encode: Callable[[Tensor], Tensor], parts: Iterable[Tensor], *, count: int) -> list[Tensor]:

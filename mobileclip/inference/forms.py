@@ -143,7 +143,7 @@ def with_one_token(tower: nn.Module) -> nn.Module:
     queries and feed-forward network see these alone; its keys and values, all.
 
     Args:
-        tower: in evaluation mode; the other one shares its weights.
+        tower: in evaluation mode; the result shares its weights.
     """
     of_one_token = {TextEncoder: OneTokenTextEncoder, ViT: OneTokenViT}.get(type(tower))
     if of_one_token is None:
@@ -165,7 +165,7 @@ def with_one_token(tower: nn.Module) -> nn.Module:
 
 
 def _reading_one(layer: nn.Module) -> nn.Module | None:
-    """Return what a layer computes for one token, or None if nobody knows."""
+    """Return a layer's single-token version, or None if unknown."""
     if type(layer) is TransformerLayer and type(layer.attention) is Attention and is_plain(layer.attention.qkv):
         return OneTokenTransformerLayer(layer)
     return OneTokenRepMixerBlock(layer) if type(layer) is TextRepMixerBlock else None
@@ -411,7 +411,7 @@ def prepared_tower(tower: nn.Module) -> nn.Module:
     channels-last.
 
     Args:
-        tower: in evaluation mode; the other one shares its weights.
+        tower: in evaluation mode; the result shares its weights.
     """
     if isinstance(tower, PreparedTower):
         return tower
@@ -431,7 +431,7 @@ def with_fast_layout(model: DualEncoder) -> DualEncoder:
 
 
 class ReadyDualEncoder(DualEncoder):
-    """A dual encoder whose towers choose on their own how they compute, and how many inputs at once."""
+    """A dual encoder with towers that choose their own backend and batch size."""
 
 
 class PreparedTower(nn.Module):

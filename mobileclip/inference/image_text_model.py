@@ -299,7 +299,7 @@ class ImageTextModel:
             return ready.encode_image(inputs, normalize=normalize).float().cpu()
 
     def _side_by_side(self, encode: Callable[[Tensor], Tensor], inputs: Tensor, *, most: int) -> Tensor:
-        """Return the embeddings of inputs: on a CPU by threads, in each of which torch uses one, a few at a time.
+        """Return the embeddings of inputs; on a CPU in small parts by single-threaded threads.
 
         Small batches side by side do not wait for each other after every layer.
         """

@@ -74,7 +74,7 @@ class KnownOutput:
         return self.first or self.probabilities
 
     def __str__(self) -> str:
-        """Say what is put in."""
+        """Describe the input."""
         texts = ", ".join(map(repr, self.texts))
         return texts if self.picture is None else f"{self.picture.name}{f' and {texts}' if texts else ''}"
 
@@ -172,9 +172,7 @@ def check_weights(
     outputs = [one for one in known.outputs if one.model == model]
     if not outputs:
         names = ", ".join(dict.fromkeys(one.model for one in known.outputs))
-        raise ValueError(
-            f"no outputs of {model!r} are known, so there is nothing to compare; known are those of {names}"
-        )
+        raise ValueError(f"there are no known outputs of {model!r} to compare; there are outputs of {names}")
     # Weights of one's own may be of a model that has no name, and say themselves what they are of.
     clip = load(model if checkpoint is None or model in models else None, checkpoint, identify=True)
     identity = clip.identity
@@ -219,7 +217,7 @@ def _is_near(known: KnownOutput, expected: float, found: float) -> bool:
 
 
 def _at_hand(picture: Picture, places: Sequence[Path]) -> Path | None:
-    """Return the file of an image, which comes with the package or was given."""
+    """Return the file of a packaged or given image."""
     for place in (FOLDER / picture.name, *places):
         if place.is_file() and file_sha256(place) == picture.sha256:
             return place

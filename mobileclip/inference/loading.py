@@ -64,8 +64,8 @@ def load(
     `load("mobileclip_s2", "mobileclip_s2.pt")`, `load("clip.safetensors")`, or `load("mobileclip_s2")`, which downloads
     the published weights once (their licence allows research only). `load("icons")` is a small packaged model of
     drawings; `mobileclip info icons` prints its card. `load("open_clip:ViT-B-32/openai")` and
-    `load("transformers:google/siglip2-base-patch16-256")` are models of other packages, for all that is done with the
-    library's own. `load("s2_onnx")` loads a folder of `mobileclip export` into its runtime.
+    `load("transformers:google/siglip2-base-patch16-256")` are models of other packages, with the same methods.
+    `load("s2_onnx")` loads a folder of `mobileclip export` into its runtime.
 
     Args:
         model: the name or spec of the model, or a checkpoint that names its model.
@@ -73,7 +73,7 @@ def load(
             `save_pretrained`; `hf-hub:owner/name`; or the folder of an export, with its own form, dtype and sizes.
         fold: reparameterize branches, norms and scales for inference; False keeps the stored form.
         dtype: of the weights.
-        device: where to; of an export, `cpu` or what its runtime has here, see `mobileclip.export.load_export`.
+        device: of the model; for an export, `cpu` or a device of its runtime, see `mobileclip.export.load_export`.
         image_size: side of the images in pixels, if it differs from the model's; see `mobileclip.encoders.load_model`.
         context_length: ids per text, if fewer than the model's; see `mobileclip.encoders.load_model`.
         interpolation: resize filter, if it differs from the model's; the result's spec has it.
@@ -149,7 +149,7 @@ def _text_tower(place: str | Path, space: ModelIdentity, *, model: str, fold: bo
     Args:
         place: its file, a folder with one, or the name of a packaged model with a second text tower.
         space: that of the model.
-        model: what the model is called, for messages.
+        model: name of the model, for messages.
         fold: whether it is folded.
 
     Raises:
@@ -178,7 +178,7 @@ def _text_tower(place: str | Path, space: ModelIdentity, *, model: str, fold: bo
 def space_of(
     model: str | Path | DualEncoderSpec | None = None, checkpoint: str | Path | None = None, *, trust: bool = False
 ) -> ModelIdentity:
-    """Return the space that a model embeds into: the one that its file names, or its own.
+    """Return a model's embedding space: the space in its file, or its own.
 
     A distilled text tower stores its teacher's embedding space, and works with every model of that space.
 

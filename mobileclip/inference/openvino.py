@@ -43,12 +43,12 @@ class OneAtATime(Generic[Input, Output]):
         self._lock = threading.Lock()
 
     def __call__(self, given: Input) -> Output:
-        """Return what the function gives."""
+        """Return the function's result."""
         with self._lock:
             return self._run(given)
 
     def __reduce__(self) -> tuple[type[OneAtATime[Input, Output]], tuple[Callable[[Input], Output]]]:
-        """Return what it is made of again."""
+        """Return the constructor's arguments."""
         return type(self), (self._run,)
 
 
@@ -285,7 +285,7 @@ def _of_pixels(model: Any, contract: ImageInput) -> Any:
 
 
 class _OpenVINOProgram:
-    """Compiled models of OpenVINO; what is pickled are the programs, for the same release of OpenVINO.
+    """Compiled models of OpenVINO; pickling keeps the programs, for the same release of OpenVINO.
 
     Args:
         compiled: the model, and perhaps that of pixels.

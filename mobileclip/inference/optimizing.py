@@ -82,7 +82,7 @@ class Form:
     most: int
 
     def __str__(self) -> str:
-        """Return what a report calls it."""
+        """Return its name in reports."""
         return f"{self.engine} {self.precision}, {self.most} at once"
 
 
@@ -137,7 +137,7 @@ class TowerReport:
     used: Trial | None
 
     def __str__(self) -> str:
-        """Return a few lines, one for each trial, a star in front of the one that is used."""
+        """Return a line per trial, with a star for the used one."""
         lines = [f"{self.tower}, batch of {self.batch_size}: {self.plain_milliseconds:.1f} ms as it came"]
         lines += [f"  {'*' if trial == self.used else ' '} {trial}" for trial in self.trials]
         if self.used is None:
@@ -177,7 +177,7 @@ class OptimizedTower(PreparedTower):
     Embeddings are float32 tensors without gradients.
 
     Shape:
-        what the tower takes, or pixels in place of images, to `(batch, embedding_dim)`.
+        the tower's inputs, or pixels in place of images, to `(batch, embedding_dim)`.
 
     Args:
         tower: reparameterized, in float32, on the CPU; it is copied.
@@ -206,11 +206,11 @@ class OptimizedTower(PreparedTower):
 
     @property
     def takes_pixels(self) -> bool:
-        """Whether pixels may come in place of images: those of an image tower may."""
+        """Whether the tower also takes pixels: image towers do."""
         return isinstance(self.spec, ImageEncoderSpec)
 
     def int8_model(self, calibration: Calibration) -> Any:
-        """Return what programs in int8 are made of, whichever their batch; see `mobileclip.inference.openvino`."""
+        """Return the int8 model for programs of any batch size; see `mobileclip.inference.openvino`."""
         lengths = self._pool is not None
         ranges = calibration.ranges if lengths else self._prepared(calibration.ranges)
         return int8_model(self.tower, ranges, lengths=lengths)
@@ -220,7 +220,7 @@ class OptimizedTower(PreparedTower):
 
         Args:
             inputs: at least `form.most` images or texts.
-            int8: what a program in int8 is made of.
+            int8: model for int8 programs.
 
         Raises:
             Exception: whatever the compiler raises, where there is none or it cannot compile the tower.
@@ -274,7 +274,7 @@ class OptimizedTower(PreparedTower):
 class OptimizedDualEncoder(ReadyDualEncoder):
     """A dual encoder whose towers compute in the form that was the fastest on this machine.
 
-    Its `report` is what was tried and measured.
+    Its `report` has all measured backends.
     """
 
     report: OptimizationReport
@@ -292,22 +292,21 @@ def optimize(
 ) -> OptimizedDualEncoder:
     """Return a model with the same embeddings that takes the least time on this machine, and a report on how.
 
-    Tried are, for each tower: folded, with channels innermost in memory and text read up to its end; a batch in
-    small parts; and both as programs of OpenVINO. With `bfloat16` all of that in it. With `int8`, programs of OpenVINO
-    in int8 too, with static ranges of what goes into layers, but for grouped convolutions. What is not as exact as
-    its precision allows (an error of 1e-5 in float32, a cosine of 0.9995 in bfloat16; in int8 one of 0.98 and 99 of 100
-    first results within a 95 % interval, on inputs that were not calibrated with), what cannot be compiled and what
-    is no faster is not used, and `.report` says so. The model itself is not changed.
+    For each tower, `optimize` measures eager PyTorch (reparameterized, channels last, texts truncated), batches in
+    small parts, and OpenVINO programs of both; with `bfloat16` also in bfloat16, with `int8` also OpenVINO in int8 with
+    static ranges, except for grouped convolutions. A backend must be faster, compile, and be accurate: an error of at
+    most 1e-5 in float32; a cosine of at least 0.9995 in bfloat16; in int8 a cosine of at least 0.98, and 99 of 100
+    equal first results within a 95 % interval, on held-out inputs. `.report` has the reasons of refusals. The model
+    itself stays unchanged.
 
     Args:
         model: in evaluation mode, in float32, on the CPU; in training form or folded.
-        example: images and tokenised texts as they will come: their batch sizes are what programs are compiled for.
-            Other sizes are computed as well, in parts, the rest of them eagerly. One image and one text by default.
-        precision: what may be computed in.
-        calibration: for int8, images and tokenised texts, at least four of each: every other one is what ranges are
-            found with, and the rest is what is compared. Images and captions of the package by default.
-        compiled: whether to make programs, which takes seconds for each, and the extra `openvino`. In int8 there are
-            only programs.
+        example: images and token ids; programs are compiled for their batch sizes. Other sizes run in parts, with the
+            remainder in eager mode. By default one image and one text.
+        precision: lowest allowed precision.
+        calibration: for int8, images and token ids, at least four of each: half for ranges, half for comparison. By
+            default the package's images and captions.
+        compiled: whether to compile programs (seconds each; extra `openvino`). int8 needs programs.
         rounds: timed calls of each form.
         show_progress: whether to show, on standard error, how far it is and how long it takes.
 
@@ -355,12 +354,12 @@ def optimize_tower(
     rounds: int = 7,
     show_progress: bool = False,
 ) -> tuple[nn.Module, TowerReport]:
-    """Return one tower in its fastest form that is exact enough, and what was tried, as `optimize` does for both.
+    """Return one tower with its fastest accurate backend, and its report, like `optimize`.
 
     Args:
         plain: in evaluation mode, in float32, on the CPU; in training form or folded.
         inputs: images or tokenised texts as they will come.
-        precision: what may be computed in.
+        precision: lowest allowed precision.
         calibration: of int8; the package's images or captions by default.
         engines: that are tried.
         rounds: timed calls of each form.
@@ -435,9 +434,9 @@ def select_backend(
 
     Args:
         clip: the model.
-        pictures: files that will be encoded, of which the first are tried.
+        pictures: files to encode; the first ones serve for measuring.
         num_pictures: about how many images will be encoded.
-        precision: what may be computed in, where it is exact enough.
+        precision: lowest precision, if accurate enough.
         show_progress: whether to show how far it is.
     """
     device = next(clip.model.parameters()).device.type
@@ -462,7 +461,7 @@ def select_backend(
 
 
 def _examples(transform: ImageTransform, seen: Sequence[Tensor]) -> Tensor:
-    """Return as many of the images as are encoded at once, and noise for those that cannot be read."""
+    """Return a batch of the images, with noise for unreadable images."""
     size = transform.image_input.size
     generator = torch.Generator().manual_seed(0)
     noise = torch.randint(0, 256, (MOST_IMAGES_ON_CPU, size, size, 3), dtype=torch.uint8, generator=generator)
@@ -511,10 +510,10 @@ def _example(model: DualEncoder) -> tuple[Tensor, Tensor]:
 
 
 def _forms(batch_size: int, *, precision: FastPrecision, engines: tuple[Engine, ...]) -> Iterator[Form]:
-    """Yield what is tried: eager before programs, a whole batch before parts of it.
+    """Yield the backends to try: eager before programs, whole batches before parts.
 
-    Who asks for bfloat16 waits for no program in float32. Who asks for int8, which only OpenVINO computes, may have to
-    make do with bfloat16, or with float32 on a processor without that.
+    With bfloat16, no float32 program is compiled. With int8 (OpenVINO only), bfloat16 is the fallback, or float32 on a
+    CPU without bfloat16.
     """
     for chosen in FAST_PRECISIONS[: FAST_PRECISIONS.index(precision) + 1]:
         for engine in engines:
@@ -524,7 +523,7 @@ def _forms(batch_size: int, *, precision: FastPrecision, engines: tuple[Engine, 
 
 
 def _compared(form: Form, given: Tensor, expected: Tensor, calibration: Calibration | None = None) -> Trial:
-    """Return how exact a form is, in int8 on what it was not calibrated with."""
+    """Return a backend's accuracy, for int8 on held-out inputs."""
     cosine, error = smallest_cosine(given, expected), largest_error(given, expected)
     refused = ""
     if form.precision == "float32":

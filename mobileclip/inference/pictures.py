@@ -32,7 +32,7 @@ Box = tuple[int, int, int, int]
 
 
 def view_of(data: bytes, transform: ImageTransform) -> Pixels:
-    """Return what a model sees of an encoded image, upright.
+    """Return the model's input of an encoded image, upright.
 
     Shape:
         result: `(size, size, 3)`, uint8.
@@ -47,10 +47,10 @@ def view_of(data: bytes, transform: ImageTransform) -> Pixels:
 
 
 def views_of(data: bytes, transform: ImageTransform, boxes: Sequence[Box | None]) -> list[Pixels | None]:
-    """Return what a model sees of parts of an image, which are of the pixels as they are encoded.
+    """Return the model's inputs of crops of an image, in encoded pixels.
 
     Args:
-        data: the encoded picture.
+        data: the encoded image.
         transform: to the model's input.
         boxes: left, top, right and bottom; None for all of it. One that lies outside has no view.
 
@@ -118,7 +118,7 @@ class PictureRead:
     Args:
         sha256: of the file; empty for a moment of a video.
         num_bytes: of the file; 0 for a moment of a video.
-        pixels: what the model sees; None if the hash is a known one.
+        pixels: the model's input; None for a known hash.
         width: of the upright image, in pixels; 0 if it was not decoded.
         height: of the upright image, in pixels; 0 if it was not decoded.
         notes: of the camera.
@@ -138,7 +138,7 @@ class Encoded(Generic[Key]):
 
     Args:
         picture: that was to be encoded.
-        read: what was read of it, or why it cannot be used.
+        read: its content, or its problem.
         embedding: `(dim,)`, float32, of unit length; None if it was not decoded, or not chosen.
     """
 

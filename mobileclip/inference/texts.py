@@ -61,7 +61,7 @@ def require_labels(labels: Sequence[str], template: str | Sequence[str]) -> None
         ValueError: if they are not.
     """
     if isinstance(labels, str) or not labels:
-        raise ValueError('labels are a list of at least one text to choose among, such as "a cat" "a dog"')
+        raise ValueError('labels need a list of at least one text, such as "a cat" "a dog"')
     if not all(label.strip() for label in labels):
         raise ValueError("a label is blank; expected texts to choose among")
     if twice := repeated(labels):
@@ -189,7 +189,7 @@ class TextSide:
 def state_of(sides: Iterable[TextSide]) -> Hashable:
     """Return what changes when weights of text towers do: their places, how often they were written to, some values.
 
-    A write through `.data` is not counted by PyTorch, and is seen by its values.
+    PyTorch does not count writes through `.data`, so this compares values.
     """
     towers = [side.model.text_encoder for side in sides]
     tensors = [tensor for tower in towers for tensor in (*tower.parameters(), *tower.buffers()) if tensor.numel()]

@@ -110,7 +110,7 @@ class ReinforcedLossSpec(LossSpec):
                 )
         if self.initial_logit_bias is None and (self.teacher_logit_biases or self.sigmoid_distillation == "release"):
             raise ValueError(
-                "teacher_logit_biases and sigmoid_distillation are of sigmoid losses; give initial_logit_bias too"
+                "teacher_logit_biases and sigmoid_distillation need a sigmoid loss: give initial_logit_bias"
             )
 
     @property
@@ -190,7 +190,7 @@ class ReinforcedLoss(nn.Module):
         super().__init__()
         self.spec = ReinforcedLossSpec() if spec is None else spec
         if process_group is not None and self.spec.backend == "dense":
-            raise ValueError("backend 'dense' is of one process with the whole batch; take 'tiled', or leave it out")
+            raise ValueError("backend 'dense' needs one process with the whole batch; take 'tiled', or leave it out")
         # By its name: an operation takes plain values, and the loss can be copied.
         self.group_name = None if process_group is None else process_group.group_name
         bias = self.spec.initial_logit_bias

@@ -40,7 +40,7 @@ def evaluate_task(
         model: in any mode; the function restores the mode.
         task: test data; the function skips, logs and counts unusable images.
         templates: prompt templates for class names.
-        class_names: classes to choose from beside those of the pictures.
+        class_names: further classes to choose from.
 
     Raises:
         ValueError: if there is no image.

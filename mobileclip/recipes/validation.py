@@ -27,7 +27,7 @@ def measured_on(
     rows: RowOptions,
     model: DualEncoderSpec,  # noqa: ARG001  as `captions_on`, which needs it
 ) -> Evaluate:
-    """Return what measures a model on held-out pairs, see `retrieval_on`, and on data sets, see `evaluation_hook`.
+    """Return an evaluation on held-out pairs, see `retrieval_on`, and on data sets, see `evaluation_hook`.
 
     Args:
         pairs: places of held-out pairs, see `held_out_pairs`; none measures nothing on them.
@@ -69,7 +69,7 @@ def held_out_pairs(data: Sequence[str], rows: RowOptions) -> list[ImageTextSampl
 
 
 def retrieval_on(pairs: Sequence[str], rows: RowOptions) -> Evaluate:
-    """Return what measures a model's recall at 1 on held-out pairs; see `held_out_pairs`.
+    """Return an evaluation of recall at 1 on held-out pairs; see `held_out_pairs`.
 
     Args:
         pairs: their places.
@@ -93,7 +93,7 @@ def retrieval_on(pairs: Sequence[str], rows: RowOptions) -> Evaluate:
 
 
 def captions_on(data: Sequence[str], rows: RowOptions, model: CoCaSpec) -> Evaluate:
-    """Return what measures a captioner on held-out pairs, see `held_out_pairs`: nats per id, and ids foretold right.
+    """Return an evaluation of a captioner on held-out pairs, see `held_out_pairs`: nats per id, and accuracy of ids.
 
     Args:
         data: places of the pairs.

@@ -63,7 +63,7 @@ def plain_augmentation(size: int) -> AugmentationSpec:
 
 
 def plain_views(images: Sequence[Image.Image], policy: AugmentationSpec) -> Tensor:
-    """Return images unchanged, as teachers take them.
+    """Return images without augmentation, at the teachers' sizes.
 
     Shape:
         (images, 3, size, size) uint8.
@@ -77,7 +77,7 @@ def plain_views(images: Sequence[Image.Image], policy: AugmentationSpec) -> Tens
 
 
 def encode_plain(teachers: TeacherEnsemble, images: Sequence[bytes], spec: ReinforcementSpec) -> _Matrix:
-    """Return the teachers' embeddings of images unchanged.
+    """Return the teachers' embeddings of images without augmentation.
 
     Shape:
         (images, sum of dims).

@@ -157,9 +157,7 @@ class ShardWorker:
 
     def __attrs_post_init__(self) -> None:
         if self.teachers is None and self.captioner is None:
-            raise ValueError(
-                "there are neither teachers nor a captioner, so there is nothing to reinforce with; give the spec one"
-            )
+            raise ValueError("the spec has neither teachers nor a captioner; give it one")
         open_card(self.spec, self.teachers, self.captioner)
 
     def __call__(self, unit: Unit, on_samples: OnProgress) -> Callable[[], ShardEntry]:

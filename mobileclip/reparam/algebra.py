@@ -51,7 +51,7 @@ def norm_affine(norm: BatchNorm) -> tuple[Tensor, Tensor]:
     if not isinstance(norm, BATCH_NORMS):
         raise ValueError(f"a {type(norm).__name__} stands where a batch norm did, and is no affine map of each channel")
     if norm.running_mean is None or norm.running_var is None:
-        raise ValueError("a batch norm without running statistics normalises by each batch, which no weights can hold")
+        raise ValueError("a batch norm without running statistics normalises by each batch, so it cannot be folded")
     scale = (widened(norm.running_var) + norm.eps).rsqrt()
     if norm.weight is not None:
         scale = scale * widened(norm.weight)

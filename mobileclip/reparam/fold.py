@@ -48,7 +48,7 @@ def refuse_lost(module: nn.Module, folded: nn.Module) -> None:
         shown = f"its part {name!r}" if name else "the block itself"
         is_copied = not name and type(folded) is type(module)  # hooks and all
         if is_hooked(part) and not is_copied:
-            raise ValueError(f"{shown} has hooks, which nothing would call any more; remove them first")
+            raise ValueError(f"{shown} has hooks, and folding would drop them; remove them first")
         if not _is_plain(part):
             raise ValueError(
                 f"{shown} is a {type(part).__name__} whose forward the algebra does not know; merge adapters first, "

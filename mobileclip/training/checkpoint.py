@@ -127,8 +127,8 @@ class RunState:
         The first process reads the checkpoint, and renames and logs a damaged one.
 
         Raises:
-            ValueError: if there are checkpoints and none can be read, the one that can is another run's, or other
-                processes find other checkpoints than the first one.
+            ValueError: if no checkpoint can be read, the readable one belongs to another run, or processes find
+                different checkpoints.
         """
         names = self.world.from_first(lambda: [storage.file_name(path) for path in checkpoints.all()])
         self._compare_found(checkpoints, names[-1] if names else None)

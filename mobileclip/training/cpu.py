@@ -371,7 +371,7 @@ def fuse_for_cpu(model: Module) -> Module:
         model: any module; it is changed.
 
     Returns:
-        The model; where it is such a block itself, the one that replaces it.
+        The model, or its replacement if it is such a block.
     """
     return in_classes(
         model, lambda one: CpuConv2d if isinstance(one, nn.Conv2d) and is_slow(one) else _FUSED.get(type(one))

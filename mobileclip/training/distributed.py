@@ -45,7 +45,7 @@ def _device(value: str | torch.device) -> torch.device:
 
 @attrs.frozen(kw_only=True)
 class World:
-    """This process among those that train one model together.
+    """This process and the process group of a run.
 
     Args:
         rank: number of this process, from 0; process 0 writes files and shows progress.
@@ -64,7 +64,7 @@ class World:
 
     @property
     def is_first(self) -> bool:
-        """Whether this process is the one that writes and shows."""
+        """Whether this is process 0, which writes files and shows progress."""
         return self.rank == 0
 
     def mean(self, values: Tensor) -> Tensor:

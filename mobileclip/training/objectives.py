@@ -114,7 +114,7 @@ class Objective(nn.Module, ABC):
 
     @property
     def uses_all_weights(self) -> bool:
-        """Whether every weight gets a gradient; where some do not, several processes look for those that do."""
+        """Whether every weight gets a gradient; otherwise DistributedDataParallel searches for unused weights."""
         return True
 
     @abstractmethod
@@ -131,7 +131,7 @@ class Objective(nn.Module, ABC):
 
     @torch.no_grad()
     def after_step(self) -> None:
-        """Bring weights back to where they may be, after an optimiser step: the logit scale, where there is one."""
+        """Clamp weights after an optimizer step: the logit scale, if any."""
         if (scale := getattr(self.model, "logit_scale", None)) is not None:
             least, most = self.spec.min_logit_scale, max_logit_scale(self.model)
             scale.clamp_(min=None if least is None else math.log(least), max=math.log(most))
@@ -144,10 +144,10 @@ class Objective(nn.Module, ABC):
         return normalize_pixels(image, self._contract, memory_format=memory_format)
 
     def image_rows(self, image: Tensor, progress: float) -> tuple[Tensor] | tuple[Tensor, Rows]:
-        """Return what `images_of` makes a batch's images of: pixels, and how RangeAugment changes them.
+        """Return the inputs of `images_of`: pixels, and RangeAugment's parameters.
 
-        Where they are not encoded in micro-batches, they are changed here, and so they are in a step that is compiled
-        as one, since what is drawn is not compiled: the rows are changed images and loss terms then.
+        Without micro-batches, and in a compiled step (random numbers are not compiled), this function applies
+        RangeAugment and returns changed images and loss terms.
 
         Args:
             image: of the whole batch, as it came.
@@ -166,8 +166,7 @@ class Objective(nn.Module, ABC):
 
         Args:
             image: rows of `image_rows`, all or some, as are the numbers.
-            numbers: by which RangeAugment changes the images, or the loss terms of those that it has changed already;
-                none without it.
+            numbers: RangeAugment's parameters, or its loss terms for changed images; empty without it.
         """
         image = self.normalized(image)
         if self.range_augment is None or numbers is None:
@@ -391,8 +390,8 @@ class CrossEntropySpec(LossSpec):
         label_smoothing: share of the target spread over all classes, in [0, 1).
         mixing: mixup and CutMix; None for neither.
 
-    Source: FastViT (arXiv 2303.14189), which trains with 0.1, mixup 0.2 and CutMix 1.0; Szegedy et al. 2016, section 7,
-        for label smoothing.
+    Source: FastViT (arXiv 2303.14189) with 0.1, mixup 0.2 and CutMix 1.0; Szegedy et al. 2016, section 7, for label
+        smoothing.
 
     Examples:
         >>> loss = CrossEntropySpec(label_smoothing=0.1).build()
@@ -606,7 +605,7 @@ class LossScale(nn.Module):
     The run skips a step with an overflowing gradient and halves the factor; 2,000 steps without overflow double it. Its
     state is in buffers, and so in the module's checkpoints.
 
-    Source: `torch.amp.GradScaler`, with which the released scripts train.
+    Source: `torch.amp.GradScaler`, as in Apple's scripts.
 
     Examples:
         >>> scale = LossScale()

@@ -125,7 +125,7 @@ def set_learning_rate(optimizer: torch.optim.Optimizer, learning_rate: float) ->
 def decay_groups(
     model: nn.Module, decayed: Collection[Kind] = WEIGHTS_ALONE
 ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    """Return the trainable parameters by name: those that weight decay applies to, and the others.
+    """Return the trainable parameters by name, with and without weight decay.
 
     By default, only matrices and kernels have weight decay. It is not a useful regulariser of norms, biases, scales,
     class tokens and position embeddings.

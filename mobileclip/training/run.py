@@ -345,8 +345,8 @@ def claimed(
         world: the processes of the run; all call this.
         refuse: raises a ValueError if the folder has another run.
         checkpoints: subfolder of the run's checkpoints.
-        kept: file for which the folder is kept too.
-        made: folder to remove on failure.
+        kept: file that also keeps the folder locked for this run.
+        made: folder to remove when the run frees the folder.
     """
 
     def take() -> bool:

@@ -138,10 +138,9 @@ def choose_pairs(spec: SelectionSpec, captions: Sequence[Learnability], draws: T
         draws: random numbers.
 
     Source: Evans et al., "Data curation via joint example selection further accelerates multimodal learning", algorithm
-        1, with learnability as the score.
-    Differs: the terms are those of a softmax loss, and the reference is what teachers have stored of the same views and
-        captions, so no reference model runs. The first chunk, which the algorithm draws by the pairs' own terms, which
-        a softmax does not have, is drawn by the learnability in the whole batch.
+        1, with learnability as the score. Differs: the terms are those of a softmax loss, and the reference is what
+        teachers have stored of the same views and captions, so no reference model runs. The algorithm draws the first
+        chunk by the pairs' own terms, which a softmax loss lacks; here the learnability in the whole batch decides.
     """
     score = torch.stack([one.beside_all() for one in captions]).sum(0)
     is_chosen = torch.zeros(len(score), dtype=torch.bool, device=score.device)

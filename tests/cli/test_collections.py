@@ -386,7 +386,7 @@ def test_slips_are_told_at_once(capsys, photos, telling_file):
     for arguments, message in (
         (("search", "a cat"), "there is no index in"),
         (("index",), "there is no index in"),
-        (("search", "a cat", "-i", "photos"), "photos is no index, and no index in"),
+        (("search", "a cat", "-i", "photos"), "photos is no index, and "),
         (("search", "a cat", "--where", "widht>1"), "did you mean 'width'"),
         (("search", "--image", "photos/0.png", "photos/1.png"), "photos/1.png is a file, and stands where the TEXT"),
         (("search", "--where", "width>1", "taken>2024"), "taken>2024 is a condition, and stands where the TEXT does"),

@@ -90,7 +90,7 @@ def examples(collection: Collection) -> dict[str, Any]:
     """Return a few images from all over a collection, of those whose files are there.
 
     Args:
-        collection: with or without pictures.
+        collection: with or without images.
     """
     snapshot, there = collection.snapshot, Presence()
     if not len(snapshot):
@@ -157,7 +157,7 @@ _JUDGEMENTS = ("yes", "no", "neither")
 def save_judgement(served: ServedCollection, request: Request) -> Response:
     """Add a concept, or an example to a concept, and return the updated concept.
 
-    The query has its name, and `yes`, `no` or `neither` with the id of a picture.
+    The query has its name, and `yes`, `no` or `neither` with an image's id.
 
     Args:
         served: whose index has it.
@@ -165,7 +165,7 @@ def save_judgement(served: ServedCollection, request: Request) -> Response:
 
     Raises:
         HTTPException: for a cross-site request, or an invalid query.
-        ValueError: if the name is none, or there is no such picture.
+        ValueError: if the name is none, or there is no such image.
         OSError: if the index cannot be written.
     """
     if request.headers.get("content-type", "").partition(";")[0].strip() != _TYPE:
@@ -202,7 +202,7 @@ def tags_of(collection: Collection, matches: Sequence[Match]) -> list[dict[str, 
 
     Args:
         collection: of the tags.
-        matches: the pictures.
+        matches: the images.
     """
     snapshot = collection.snapshot
     found = snapshot.tags([snapshot.place(match.id) for match in matches])
@@ -349,7 +349,7 @@ def _query(asked: QueryParams, picture: bytes | None) -> dict[str, Any]:
 
 
 def _several(asked: QueryParams, name: str) -> list[str]:
-    """Return the texts of a parameter; each may have to be encoded, or compared with all pictures."""
+    """Return the texts of a parameter; each may have to be encoded, or compared with all images."""
     given = [one for one in asked.getlist(name) if one.strip()]
     if len(given) > _MOST_TEXTS:
         raise HTTPException(400, f"there are {len(given)} of {name}=, expected {_MOST_TEXTS} at most")

@@ -264,7 +264,7 @@ def find_duplicates(spec: DuplicatesSpec) -> DuplicatesReport:
 
 
 def _leaks(table: VectorTable, test: Scores, spec: DuplicatesSpec, device: torch.device) -> _Likeness:
-    """Return the samples that show a test's image, each with the one that it is most like."""
+    """Return the samples with a test image, each with the nearest test image."""
     pictures = torch.cat([torch.from_numpy(np.array(one.vectors)) for one in test.shards]).to(device).float()
     found, start = list[_Likeness](), 0
     for block in table.blocks(device, title=f"comparing with {test.folder.name}"):
@@ -298,7 +298,7 @@ def _near_pairs(
 
 
 def _pairs_of_cluster(vectors: torch.Tensor, members: npt.NDArray[np.int64], threshold: float) -> _Likeness:
-    """Return the near pairs of vectors that come in order of worth; of a vector, those of most worth alone."""
+    """Return the pairs of near vectors, best captions first; for a vector, only its best neighbours."""
     found = []
     for start in range(0, len(vectors), _ROWS):
         block = vectors[start : start + _ROWS]
@@ -312,7 +312,7 @@ def _pairs_of_cluster(vectors: torch.Tensor, members: npt.NDArray[np.int64], thr
 
 
 def _without_followers(pairs: _Likeness, worth: npt.NDArray[np.float32], available: npt.NDArray[np.bool_]) -> _Likeness:
-    """Return each sample that is skipped with the kept one that it is like, in order of worth.
+    """Return each removed sample with the kept near duplicate, best captions first.
 
     Args:
         pairs: of near samples.
@@ -346,7 +346,7 @@ def _extents(scores: Scores) -> Iterator[tuple[ShardScores, int, int]]:
 
 
 def _write_pairs(path: Path, scores: Scores, duplicates: _Likeness, leaks: Sequence[tuple[_Likeness, Scores]]) -> None:
-    """Write what is skipped and why, a line each, fields between tabs."""
+    """Write the removed samples with reasons, as tab-separated lines."""
     with storage.atomic_write(path) as stream:
         stream.write(b"why\tkey\tshard\tlike key\tlike shard\tsimilarity\n")
         for why, found, others in [("duplicate", duplicates, scores), *(("test picture", *leak) for leak in leaks)]:

@@ -195,7 +195,7 @@ def write_filter_page(path: Path, spec: FilterSpec, report: FilterReport) -> Non
 
 
 def _ends(spec: FilterSpec, scores: Scores, threshold: float, is_kept: bool, from_above: bool) -> list[_Found]:  # noqa: FBT001 - a row's two halves
-    """Return the least or the most similar samples of those that are kept, or of those that are not."""
+    """Return the least or most similar samples among the kept or the removed ones."""
     best: list[_Found] = []
     for one in scores.shards:
         values = one.similarity(spec.caption, spec.teacher)
@@ -211,7 +211,7 @@ def _ends(spec: FilterSpec, scores: Scores, threshold: float, is_kept: bool, fro
 
 
 def _read(chosen: Iterable[_Found]) -> dict[tuple[str, str], ImageTextSample]:
-    """Return the samples by shard and key; what cannot be read any more is missing."""
+    """Return the samples by shard and key, without unreadable ones."""
     wanted: dict[str, set[str]] = {}
     for one in chosen:
         wanted.setdefault(one.shard, set()).add(one.key)

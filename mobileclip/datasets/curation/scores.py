@@ -187,7 +187,7 @@ class ShardScores:
             return int(file.metadata.num_rows)
 
     def similarity(self, caption: Caption, teacher: str = MEAN) -> npt.NDArray[np.float32]:
-        """Return how well captions fit; NaN where a sample has none of the kind.
+        """Return the similarity of captions; NaN for samples without such a caption.
 
         Shape:
             (samples,).
@@ -386,7 +386,7 @@ def _vectors_path(path: Path) -> Path:
 
 
 def _place(shard: str) -> str:
-    """Return what a shard's scores are called in the folder: its whole path or URL, without its suffix."""
+    """Return the name of a shard's scores: its path or URL without suffix."""
     whole = shard if storage.is_remote(shard) else Path(os.path.abspath(storage.local_path(shard))).as_posix()  # noqa: PTH100 - links stay
     parts = [part for part in whole.removesuffix(".tar").replace(":", "/").split("/") if part not in ("", ".", "..")]
     return "/".join(parts)

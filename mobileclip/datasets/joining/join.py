@@ -132,14 +132,14 @@ def _caption_shards(captions: str | None, names: Sequence[str]) -> dict[str, str
 
 
 class _Job:
-    """A join of both sides, which it indexes where they are not indexed yet.
+    """A join of both sides; indexes them first if needed.
 
     Args:
         spec: the options.
         sources: reinforced shards by the names of the joined ones.
         run: in which shards are read and joined.
         folder: of the index.
-        scratch: folder for what does not fit into memory.
+        scratch: folder for temporary files.
         show_progress: show bars.
     """
 
@@ -256,7 +256,7 @@ class _Job:
 
 
 def _read_matches(path: Path) -> Matches | None:
-    """Return what an earlier run kept, None if it did not, or in another form."""
+    """Return an earlier run's data; None if missing or in another format."""
     try:
         return from_json(storage.read_bytes(path, limit=_MOST_SUMMARY_BYTES).decode(), Matches)
     except (OSError, ValueError) as error:

@@ -98,7 +98,7 @@ class ShardJoin:
         """Write a shard and the note about it, and return the number of samples.
 
         Raises:
-            ValueError: if the shard could not be read to its end; what comes before is written.
+            ValueError: if the shard is truncated; samples before the break are written.
             StorageError: for a temporary error; records before the error are kept.
             OSError: if an image shard cannot be read any more, or the output cannot be written.
         """
@@ -282,7 +282,7 @@ def _bytes_of(path: str) -> int | None:
 
 
 def compare(stated: Mapping[str, Any], sha256: str, beside: Mapping[str, Any]) -> Likeness:
-    """Return whether an image is the one that a sample states.
+    """Return whether an image is the sample's.
 
     Args:
         stated: the sample's JSON with `sha256` and the original size of the download, if any.
@@ -458,7 +458,7 @@ def find_caption(known: Mapping[str, Captioned], key: str, stated: Mapping[str, 
         stated: its JSON; its `uid` takes precedence over the key.
 
     Raises:
-        BadSampleError: with the reason `other_caption`, if the caption is one of another picture.
+        BadSampleError: with the reason `other_caption`, if the caption is one of another image.
     """
     uid = stated.get(_UID)
     found = (known.get(uid) if isinstance(uid, str) else None) or known.get(key)

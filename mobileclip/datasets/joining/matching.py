@@ -198,7 +198,7 @@ def match_names(images: Records, asks: Records) -> tuple[npt.NDArray[np.int64], 
 
 
 def _placeholders(index: ImageIndex, hashed: Buckets, threshold: int) -> tuple[Placeholder, ...]:
-    """Return the images that stand under so many keys or more, the most frequent first."""
+    """Return the images with at least a number of keys, the most frequent first."""
     found: list[tuple[int, str, Records]] = []
     for bucket in hashed.drain():
         _, places, counts = np.unique(bucket["sha256"], return_inverse=True, return_counts=True)

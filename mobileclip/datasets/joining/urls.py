@@ -129,7 +129,7 @@ def write_urls(
 
 
 def _rows_of(unit: ShardUnit | ListUnit) -> _Rows:
-    """Return the rows of a unit, and what was skipped.
+    """Return the rows of a unit, and the skips.
 
     Raises:
         StorageError: if its store or disk failed.
@@ -174,7 +174,7 @@ def _text(value: object) -> str:
 
 @contextmanager
 def _table(path: str) -> Iterator[Callable[[Sequence[UrlRow]], object]]:
-    """Yield what writes rows to a table, which appears when the block ends."""
+    """Yield a function that writes rows to a table, finished atomically at the end of the block."""
     suffix = Path(path).suffix.lower()
     if suffix not in SUFFIXES:
         raise ValueError(f"{path} cannot be written: its name must end with {' or '.join(SUFFIXES)}")

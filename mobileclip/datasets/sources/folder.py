@@ -200,7 +200,7 @@ class FolderSource(Source):
         return _units(self, items, digest, stray, left_out)
 
     def _rows(self, files: Mapping[str, str]) -> tuple[Mapping[str, list[bytes]], list[Skip]]:
-        """Return the tables' lines by the image they name, and what names none."""
+        """Return the tables' lines by image, and lines without image."""
         rows: dict[str, list[bytes]] = defaultdict(list)
         stray: list[Skip] = []
         for table in _tables(files):
@@ -221,7 +221,7 @@ def _units(
     stray: Sequence[Skip],
     left_out: Sequence[Skip],
 ) -> tuple[FolderUnit, ...]:
-    """Return the images in parts; the first one reports what belongs to none."""
+    """Return the images in parts; the first part reports other files."""
     size = source.samples_per_shard
     parts = [items[start : start + size] for start in range(0, len(items), size)]
     return tuple(
@@ -278,7 +278,7 @@ def _items(found: FolderFiles, rows: Mapping[str, list[bytes]]) -> Iterator[Fold
 
 
 def _key(stem: str) -> str:
-    """Return what the sample of an image is called, of a path that is too long by a hash."""
+    """Return the key of an image's sample; for a long path, with a hash."""
     key = key_of_path(stem)
     if len(key.encode(errors="surrogateescape")) <= MAX_KEY_BYTES:
         return key

@@ -117,7 +117,7 @@ def shards_of(data: Shards) -> tuple[str, ...]:
         source = as_source(text)
         if not isinstance(source, ShardSource):
             raise ValueError(
-                f"{text} is not in tar shards, which training reads; `mobileclip reinforce datacompdr12m --data "
+                f"{text} is not in tar shards, as training needs; `mobileclip reinforce datacompdr12m --data "
                 f"{text} --output FOLDER` writes it into some, with what teachers say of it"
             )
         found.append("::".join(source.shards))
@@ -176,20 +176,20 @@ def open_data_set(
     samples_per_shard: int = 1000,
     rows: RowOptions = RowOptions(),  # noqa: B008  frozen
 ) -> DataSet:
-    """Return the data set at a path, having looked at what its images have beside them.
+    """Open the data set at a path, and detect captions or classes.
 
     Classes are the folders of a folder; the `label`, a name, in the metadata of JSON lines or shards; or the number in
-    `.cls`, of which `classnames.txt` beside the shards has the names. What has no classes has captions.
+    `.cls`, with names in the folder's `classnames.txt`. Other data sets have captions.
 
     Args:
         data: see `as_source`.
-        kind: what is wanted; `auto` for what is there.
+        kind: the expected kind; `auto` to detect it.
         templates: sentences around the names of classes, where the data set has none of its own.
         samples_per_shard: see `as_source`.
         rows: see `as_source`.
 
     Raises:
-        ValueError: if there is no data set of that kind; the message names the problem is there and what is expected.
+        ValueError: if there is no data set of that kind; the message has the found and the expected kind.
         OSError: if it cannot be read.
     """
     text = os.fspath(data)
@@ -209,7 +209,7 @@ def open_data_set(
 
 
 def name_of(text: str) -> str:
-    """Return what a data set is called: like its folder, or its file without the suffix."""
+    """Return the name of a data set: its folder's, or its file's without suffix."""
     text = (split_kind(text) or ("", text))[1]
     layout = files_of_page(text).partition("/resolve/")[0]
     name = storage.file_name(layout) if storage.is_remote(layout) else storage.local_path(layout).absolute().name

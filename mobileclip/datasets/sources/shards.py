@@ -435,7 +435,7 @@ class LabelledShardSource(Source):
 
     @classmethod
     def of(cls, argument: str, *, samples_per_shard: int, rows: RowOptions) -> LabelledShardSource:
-        """Return the shards of a path, a pattern or a folder, with the names in `classnames.txt` beside them."""
+        """Return the shards of a path, a pattern or a folder, with the names in the folder's `classnames.txt`."""
         return cls.beside(ShardSource.of(argument, samples_per_shard=samples_per_shard, rows=rows).shards)
 
     @classmethod

@@ -22,8 +22,8 @@ class TextPair:
     """A text, with the text for the teacher.
 
     Args:
-        text: what the student reads.
-        teacher_text: what the teacher reads: a translation, or the same text.
+        text: the student's text.
+        teacher_text: the teacher's text: a translation, or the same text.
         language: of the text, such as `de`; empty if nothing says it.
     """
 
@@ -37,8 +37,8 @@ class TextColumns:
     """The table columns with the student's text, the teacher's text and the language.
 
     Args:
-        text: what the student reads.
-        teacher: what the teacher reads; a table without this column gives it the same text.
+        text: the student's text.
+        teacher: column of the teacher's texts; by default the student's texts.
         language: language of the text.
         default_language: of texts whose row names none.
     """
@@ -50,7 +50,7 @@ class TextColumns:
 
 
 def read_text_pairs(path: storage.AnyPath, columns: TextColumns | None = None) -> Iterator[TextPair | BadSampleError]:
-    """Yield the texts of a file in order, and what is wrong with a row in the place of one that cannot be used.
+    """Yield the texts of a file in order, or the problem of an unusable row.
 
     `.jsonl`, `.csv` and `.tsv` with a header, and `.parquet` are tables; `.tar` is a shard, of which all captions are
     texts, real and synthetic ones; of any other file, every line is a text.

@@ -239,7 +239,7 @@ def read_checkpoint(
         spec = _asked(path, spec, part(adapted(claim.layout, wanted, tensors), tower))
     if to_train and claim.form != "training":
         raise CheckpointError(
-            f"{checkpoint} is folded and no longer has the branches that training needs; start from the checkpoint in "
+            f"{checkpoint} is folded and no longer has the branches for training; start from the checkpoint in "
             "training form that it was made of (as it is, it can be evaluated, converted and exported, not trained)",
             code="folded",
         )
@@ -330,7 +330,7 @@ def _asked(path: Path, stored: ModelSpec, wanted: ModelSpec) -> ModelSpec:
     there, asked = as_trained(stored), as_trained(wanted)
     if there != asked:
         raise CheckpointError(
-            f"{path} holds another model than asked for: {difference(there, asked)}; "
+            f"{path} has another model than requested: {difference(there, asked)}; "
             "leave the model out to load what the file holds",
             code="another_model",
         )

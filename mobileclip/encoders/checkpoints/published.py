@@ -26,8 +26,8 @@ class Published:
         file: in the repository; None for its only checkpoint.
         revision: the commit, in hexadecimal, or a branch; None for the newest.
         sha256: of the file, in hexadecimal, as on the hub; None if unknown.
-        licence: of the weights, as the hub calls it, which that revision shows: Apple's sample code licence until
-            February 2025, its model licence since. Both are for research only.
+        licence: the hub's name of that revision's licence: Apple's sample code licence until February 2025, its model
+            licence since. Both allow research only.
     """
 
     repository: str
@@ -228,7 +228,7 @@ def licence_of(checkpoint: str | Path) -> str:
 
 
 def hub_licence_of(checkpoint: str | Path) -> str:
-    """Return what the hub calls the licence of a checkpoint, see `licence_of`: `other` where its name does not tell."""
+    """Return the hub's name of a checkpoint's licence, see `licence_of`; `other` if unknown."""
     if packaged(checkpoint) is not None:
         return "mit"
     return next((one.licence for one in PUBLISHED.values() if one.address == str(checkpoint)), _OTHER)
@@ -241,7 +241,7 @@ def of_same_architecture(name: str) -> tuple[str, ...]:
 
 
 def unpublished(name: str | None) -> str:
-    """Return the message for a model of which no weights are published; None for one that has no name."""
+    """Return the message for a named model without published weights; None without a name."""
     alike = of_same_architecture(name) if name else ()
     instead = (
         f"{' and '.join(alike)} {'have' if len(alike) > 1 else 'has'} the same architecture and published weights: "
@@ -281,7 +281,7 @@ def require_no_export(folder: Path) -> None:
     """Refuse a folder that holds an export where a checkpoint is needed.
 
     Raises:
-        CheckpointError: if it holds one; the message has its target, its runtime, and what to do.
+        CheckpointError: if it is an export; the message has its target, its runtime, and a remedy.
     """
     if is_export(folder):
         place = storage.printable(folder)
@@ -304,7 +304,7 @@ def no_checkpoint(place: str, contract: Path, run: str) -> CheckpointError:
 
 
 def _target(path: Path) -> str:
-    """Return what a contract says of its target; nothing where it is damaged, which `mobileclip verify` tells."""
+    """Return a contract's target; empty for a damaged contract, which `mobileclip verify` reports."""
     try:
         contract = parse_json(storage.read_bytes(path, limit=_MOST_BYTES))
     except (OSError, ValueError):

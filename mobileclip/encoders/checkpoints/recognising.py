@@ -50,7 +50,7 @@ class Claim:
     Args:
         spec: the model.
         form: of the tensors.
-        layout: what they are called by.
+        layout: of their names.
         tensors: by the layout's names, a tower's with the beginning that it has in a whole model.
     """
 
@@ -88,8 +88,8 @@ class Claim:
 def recognised(path: Path, tensors: Tensors, wanted: ModelSpec | None, tower: Tower | None) -> Claim:
     """Return the layout, form and model that a file's tensor names and shapes belong to.
 
-    Own names come before foreign ones. The model has to be named where several that are known fit: how many heads there
-    are, and what a tower attends to, is not in shapes.
+    This library's names take precedence. If several named models fit, the user must name the model, since shapes do not
+    show head counts and masks.
 
     Args:
         path: the file, for messages.

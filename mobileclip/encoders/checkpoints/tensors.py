@@ -113,7 +113,7 @@ def resized(
     of_images = image_size if in_channels is None else in_channels
     for value, asked, kind in ((of_images, "image", ImageEncoderSpec), (context_length, "text", TextEncoderSpec)):
         if value is not None and not any(isinstance(tower, kind) for _, tower in towers(spec)):
-            raise ValueError(f"the size of its {asked}s is given for a model that has no {asked} tower")
+            raise ValueError(f"the size of its {asked}s is set for a model without {asked} tower")
     changed = spec_of_size(spec, image_size=image_size, context_length=context_length, in_channels=in_channels)
     for (prefix, tower), (_, other) in zip(towers(spec), towers(changed), strict=True):
         own: Mapping[str, Tensor]

@@ -1,4 +1,4 @@
-"""The first samples of a person's data, copied aside: what a recipe's `--tiny` works on in place of all of them."""
+"""Copies the first samples of a user's data to a temporary folder, for a recipe's `--tiny`."""
 
 from __future__ import annotations
 

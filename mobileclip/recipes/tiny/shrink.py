@@ -154,7 +154,7 @@ def _(spec: EvaluationSpec, *_: object) -> EvaluationSpec:
 
 
 def fitted_to_data(model: Any, data: Any) -> Any:
-    """Return a model that takes what the data is made as, and has its classes."""
+    """Return a model with the data's inputs and classes."""
     changes: dict[str, Any] = {}
     for name in ("image", "text"):
         tower: Any = getattr(model, name, None)
@@ -187,8 +187,8 @@ def _shallow_part(name: str, value: Any) -> Any:
 def drawn(folder: Path | None = None) -> Path:
     """Write the drawn data set, unless it is there, and return its folder.
 
-    Each scene has a real caption and five synthetic ones, the shape at its left as its class, and what two teachers
-    would have stored of it: numbers that are those of its captions, and a little noise.
+    Each scene has a real caption and five synthetic ones, its left shape as class, and stored embeddings of two
+    simulated teachers: numbers of its captions plus noise.
 
     Args:
         folder: where it goes.
@@ -280,7 +280,7 @@ def _saved(name: str, spec: Any, save: Callable[[Any, Path], Any], seed: int = 0
 
 
 def _few(data: Any, rows: RowOptions | None) -> Any:
-    """Return the first samples of what a run trains on, or those that are drawn, in batches that they fill."""
+    """Return a run's first samples, or drawn samples, in full batches."""
     if not hasattr(data, "shards"):
         raise ValueError(f"--tiny takes the first samples of shards, and {type(data).__name__} has none")
     processes = this_process().size

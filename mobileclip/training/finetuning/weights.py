@@ -94,11 +94,10 @@ def _is_ordinary(module: nn.Module) -> bool:
 def interpolate_weights(original: Model, finetuned: Model, alpha: float) -> Model:
     """Return a model between two: `(1 - alpha) * original + alpha * finetuned`, in evaluation mode.
 
-    Every tensor in floating point is interpolated, the logarithm of the logit scale among them; counters are those of
-    `finetuned`. So are the running means and variances of batch norms. Where fine-tuning left them alone (frozen batch
-    norms) they are equal. Where it moved them, the interpolation is not exact, as a variance is not linear in the
-    weights, but it goes from the one model's to the other's. Statistics estimated anew, as for averages of one task's
-    weights, would be the new task's at every alpha, and the old ones would be lost at once.
+    The function interpolates every floating-point tensor, including the log of the logit scale and running statistics
+    of batch norms; counters come from `finetuned`. With frozen batch norms, the statistics are equal. Otherwise the
+    interpolation is approximate, since a variance is not linear in the weights. Statistics estimated on the new task
+    would be wrong for the old tasks at every alpha.
 
     Args:
         original: the model before, in training form; not changed.

@@ -117,7 +117,7 @@ def test_the_group_works_on_after_a_refusal(results):
 
 
 def test_the_dense_backend_is_of_one_process(results):
-    assert all("backend 'dense' is of one process" in result["mistakes"]["dense"] for result in results)
+    assert all("backend 'dense' needs one process" in result["mistakes"]["dense"] for result in results)
 
 
 def test_a_process_without_gradients_does_not_keep_the_others_waiting(results):
