@@ -14,13 +14,9 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from functools import partial
-from pathlib import Path
 
 import attrs
 
-from mobileclip import storage
-from mobileclip.data.shards.files import read_shard
 from mobileclip.storage import StoreLimits
 
 LIMITS = StoreLimits(
