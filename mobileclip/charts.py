@@ -79,7 +79,7 @@ def write_chart(panels: Sequence[Panel], path: storage.AnyPath, *, title: str = 
 
     Args:
         panels: at least one.
-        path: of the file, or its URL.
+        path: path of the file, or its URL.
         title: above all panels: what they show.
 
     Raises:

@@ -160,7 +160,7 @@ class TokenizerFile:
     model's. Two contracts with one SHA-256 are equal, with the text or without.
 
     Args:
-        sha256: of the file, in hexadecimal.
+        sha256: sha256 of the file, in hexadecimal.
         start_id: first of every text; None for a tokenizer that has no such token.
         end_id: behind every text: towers pool at its first place.
         repair: whether mojibake is repaired and HTML entities are unescaped first, as open_clip does.

@@ -60,7 +60,7 @@ class Registry(Mapping[str, T], Generic[T]):
         before.
 
         Args:
-            name: of the value.
+            name: name of the value.
             value: what the name leads to.
             replace: whether it takes the place of another one.
 

@@ -148,7 +148,7 @@ def require_page(path: Path | None, *, overwrite: bool) -> None:
     """Refuse a page that could not be written, before the work.
 
     Args:
-        path: of the page; None for no page.
+        path: path of the page; None for no page.
         overwrite: whether to replace an existing file.
 
     Raises:

@@ -378,7 +378,7 @@ def show(name: Name, /, *, index_name: IndexName = None) -> None:
     mobileclip concept show "my bike" --index photos.index
 
     Args:
-        name: of the concept.
+        name: name of the concept.
         index_name: see mobileclip search.
     """
     from mobileclip.collections import Collection
@@ -397,7 +397,7 @@ def remove(name: Name, /, *, index_name: IndexName = None) -> None:
     mobileclip concept rm "my bike" --index photos.index
 
     Args:
-        name: of the concept.
+        name: name of the concept.
         index_name: see mobileclip search.
     """
     from mobileclip.collections import Collection

@@ -62,7 +62,7 @@ class Collection:
     Args:
         store: the rows.
         clip: the model of the index; by default loaded on first use.
-        device: of the model.
+        device: device of the model.
         trust: whether to open the index's export of another machine, see `mobileclip.load`. An index does not store
             this.
         text_model: a text tower of the model's embedding space in place of its own, see `mobileclip.load`. An index
@@ -107,7 +107,7 @@ class Collection:
 
         Args:
             path: see `find_index`; a Parquet file is not written to.
-            device: of the model.
+            device: device of the model.
             trust: see the class.
             text_model: see the class.
 
@@ -124,9 +124,9 @@ class Collection:
         """Return a new, empty collection.
 
         Args:
-            path: of an empty or new folder.
+            path: path of an empty or new folder.
             source: the model; stored with absolute paths.
-            device: of the model.
+            device: device of the model.
             trust: see the class.
 
         Raises:
@@ -141,7 +141,7 @@ class Collection:
         """Return a new, empty collection with the model of another one, without loading it.
 
         Args:
-            path: of an empty or new folder.
+            path: path of an empty or new folder.
             other: a collection.
 
         Raises:
@@ -156,7 +156,7 @@ class Collection:
         """Merge collections into a new one, atomically; return it with the report.
 
         Args:
-            path: of an empty or new folder.
+            path: path of an empty or new folder.
             others: one or more collections of one model; see `merge`.
             show_progress: whether to show progress.
 
@@ -193,7 +193,7 @@ class Collection:
         """Raise if a model differs from the index's.
 
         Args:
-            identity: of the model.
+            identity: identity of the model.
             there: where it is from, for the message.
 
         Raises:

@@ -41,8 +41,8 @@ class Example:
 
     Args:
         path: original path, for display.
-        sha256: of its content.
-        time: of a video's frame, in seconds.
+        sha256: sha256 of its content.
+        time: time of a video's frame, in seconds.
         is_positive: whether it is a positive example.
     """
 
@@ -138,8 +138,8 @@ def change_concept(folder: Path, name: str, changed: Callable[[Concept | None], 
     """Replace a concept by the result of a function, in one transaction.
 
     Args:
-        folder: of the index.
-        name: of the concept.
+        folder: folder of the index.
+        name: name of the concept.
         changed: maps the old concept to the new one; None for no concept.
 
     Raises:
@@ -202,7 +202,7 @@ def ids_of(folder: Path, keys: Iterable[Key]) -> dict[Key, int]:
     """Return the ids of the rows that have some content; of several with the same, the first.
 
     Args:
-        folder: of the index.
+        folder: folder of the index.
         keys: of images; unknown keys are ignored.
     """
     wanted = set(keys)
@@ -310,7 +310,7 @@ def nearest_with_concepts(
 
     Args:
         vectors: of unit length.
-        places: of those that may be found; None for all.
+        places: places of those that may be found; None for all.
         query: the direction, of shape (dim,).
         cache: of examples.
         k: how many.
@@ -329,7 +329,7 @@ def examples_help(vectors: Vectors, text: Matrix, yes: Matrix, no: Matrix, own: 
     ranks it below the first five.
 
     Args:
-        vectors: of the collection, of shape (images, dim).
+        vectors: vectors of the collection, of shape (images, dim).
         text: embedding of the text, of shape (dim,).
         yes: embeddings of positive examples.
         no: embeddings of negative examples.

@@ -86,7 +86,7 @@ class Condition:
         """Return the mask of images that meet the condition.
 
         Args:
-            values: of the column, see `Snapshot.column`.
+            values: values of the column, see `Snapshot.column`.
         """
         wanted = str(self.value)
         if self.column in NUMBERS or _is_score(self.column):

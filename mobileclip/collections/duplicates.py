@@ -66,7 +66,7 @@ def read_unchanged(rows: Mapping[int, dict[str, Any]]) -> list[UnchangedPicture]
     """Return the readable images with the indexed content.
 
     Args:
-        rows: of the images, by position in the snapshot.
+        rows: rows of the images, by position in the snapshot.
     """
     matches = [match_of(row, 1.0) for row in rows.values()]
     num_pixels = Counter(match.width * match.height for match in matches)
@@ -192,7 +192,7 @@ def find_duplicates(
     target may delete the only copy.
 
     Args:
-        snapshot: of the collection.
+        snapshot: snapshot of the collection.
         graph: neighbour graph; None for exact search.
         threshold: least cosine similarity of near duplicates; identical copies have at least 0.999, since embeddings
             are rounded.

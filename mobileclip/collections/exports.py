@@ -156,7 +156,7 @@ def write_web_file(
 
     Args:
         path: `*.safetensors`.
-        snapshot: of the collection.
+        snapshot: snapshot of the collection.
         clip: the model that it is of.
         overwrite: whether to replace an existing file.
         show_progress: whether to show progress.

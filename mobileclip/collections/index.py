@@ -92,7 +92,7 @@ class FindingsWriter:
     """Writes findings to an index and counts them.
 
     Args:
-        store: of the index, locked by the caller.
+        store: store of the index, locked by the caller.
         known: the index's rows of files.
         options: intervals of writes.
     """
@@ -209,10 +209,10 @@ class IndexWork(Work[IndexUnit, Findings]):
     """The workers' job on files; paths of files and model must be valid on all machines.
 
     Args:
-        source: of the model.
+        source: source of the model.
         trust: see `update`.
-        identity: of the model.
-        folder: of the index, for messages.
+        identity: identity of the model.
+        folder: folder of the index, for messages.
         options: indexing options.
         num_pictures: approximate number of images per worker.
         examples: images for selecting a backend.
@@ -266,7 +266,7 @@ class FileEncoder:
     """Reads and encodes files, and writes the findings.
 
     Args:
-        store: of the index, locked by the caller.
+        store: store of the index, locked by the caller.
         known: the index's rows of files.
         writer: writes to the index.
         options: indexing options.
@@ -405,7 +405,7 @@ def update(
     The update writes every few seconds, so a killed job loses only seconds of work.
 
     Args:
-        store: of the index.
+        store: store of the index.
         clip: returns the index's model; called only for new images without an engine.
         found: the scan.
         options: indexing options.
@@ -464,7 +464,7 @@ def forget(store: Store, folders: Sequence[str]) -> int:
     """Drop folders from an index, and return how many images it had of them; the caller holds the index.
 
     Args:
-        store: of the index.
+        store: store of the index.
         folders: in full; files and shards do too.
 
     Raises:

@@ -21,9 +21,9 @@ class KnownRow:
     Args:
         id: in the index.
         part: key of its sample, in a file with several samples.
-        size: of the image or of the video, in bytes.
+        size: size of the image or of the video, in bytes.
         mtime_ns: modification time of the file, in nanoseconds since 1970.
-        sha256: of the image or of the video.
+        sha256: sha256 of the image or of the video.
         is_problem: whether the file was unreadable.
     """
 
@@ -39,7 +39,7 @@ class KnownFiles:
     """The index's rows for files at the last lookup; `look_up` refreshes them.
 
     Args:
-        store: of the index.
+        store: store of the index.
 
     Raises:
         ValueError: if the index is damaged.

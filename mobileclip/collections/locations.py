@@ -87,7 +87,7 @@ def moved_index(files: Iterable[tuple[str, int]], model: ModelSource | None) -> 
 
     Args:
         files: existing files, with sizes in bytes.
-        model: of the index; None for any.
+        model: model of the index; None for any.
     """
     here = {(os.path.basename(path), size) for path, size in files}  # noqa: PTH119 - texts, of any number
     best, most = None, 0

@@ -50,7 +50,7 @@ class _Held:
     Args:
         owner: the index.
         state: when the file was last changed, and whether it was read to its end; of two indexes, the greater is kept.
-        ids: of the rows.
+        ids: ids of the rows.
     """
 
     owner: Store
@@ -191,7 +191,7 @@ def merge_concepts(one: Concept, here: Path, other: Concept, there: Path) -> Con
     """Return a concept with the examples of both; it uses them if either concept does.
 
     Args:
-        one: of a name.
+        one: one of a name.
         here: the folder of its index.
         other: of the same name.
         there: the folder of the other's index.

@@ -58,7 +58,7 @@ class ModelSource:
         """Return the model and its identity, with all packaged text towers.
 
         Args:
-            device: of the model.
+            device: device of the model.
             trust: whether to open an export that may run code here, see `mobileclip.load`.
             text_model: a text tower in place of the model's own, see `mobileclip.load`.
 
@@ -85,8 +85,8 @@ class FinishedFile:
     """A completely read file with many images.
 
     Args:
-        path: of the file.
-        num_bytes: of the file, at that time.
+        path: path of the file.
+        num_bytes: number of bytes of the file, at that time.
         mtime_ns: when it was last changed, in nanoseconds since 1970, at that time.
     """
 
@@ -104,7 +104,7 @@ class IndexMetadata:
         weights_sha256: see `ModelIdentity`.
         spec: see `ModelIdentity`.
         version: see `ModelIdentity`.
-        dim: of the embeddings.
+        dim: dim of the embeddings.
         model: source of the model.
         decode: JPEG decoding at the last update, see `IndexOptions`.
         vectors: format of embeddings in memory.

@@ -60,7 +60,7 @@ def exact_nearest(
 
     Args:
         vectors: of unit length.
-        places: of those that may be found; None for all.
+        places: places of those that may be found; None for all.
         query: of unit length.
         k: how many.
     """
@@ -81,7 +81,7 @@ class NeighbourGraph:
 
     Args:
         graph: of usearch.
-        snapshot: of the index.
+        snapshot: snapshot of the index.
         sizes: search settings.
     """
 
@@ -134,8 +134,8 @@ def update_graph(folder: Path, snapshot: Snapshot, sizes: GraphSizes, *, show_pr
     An interrupted update keeps its additions.
 
     Args:
-        folder: of the index.
-        snapshot: of it.
+        folder: folder of the index.
+        snapshot: snapshot of it.
         sizes: whether it has a graph.
         show_progress: whether to show progress.
 

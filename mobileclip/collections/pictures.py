@@ -160,7 +160,7 @@ class Reencoded:
     """An image after reading it again.
 
     Args:
-        row: of the image.
+        row: row of the image.
         embedding: `(dim,)`, of unit length, or None.
         problem: why there is no embedding: the file is missing, changed, or unreadable.
     """

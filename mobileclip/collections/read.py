@@ -58,7 +58,7 @@ class Recognised:
     Args:
         file: that it is in.
         part: key of its sample, in a file with several samples.
-        sha256: of its content.
+        sha256: sha256 of its content.
     """
 
     file: FoundFile
@@ -115,7 +115,7 @@ class FileTask:
     """A file to read, with its rows in the index.
 
     Args:
-        file: of the scan.
+        file: file of the scan.
         parts: keys of its samples in the index.
         done: keys already read from the current version.
     """

@@ -95,7 +95,7 @@ def nearest_matches(
     """Return the nearest images to a direction, nearest first, without missing files.
 
     Args:
-        snapshot: of the index.
+        snapshot: snapshot of the index.
         graph: neighbour graph; None for exact search, also used with conditions or examples.
         query: the direction, of shape (dim,).
         k: number of results, at most.
@@ -132,7 +132,7 @@ def newest_matches(snapshot: Snapshot, k: int, *, where: Sequence[Condition | st
     """Return images that meet conditions, newest first, by date taken or else by modification time.
 
     Args:
-        snapshot: of the index.
+        snapshot: snapshot of the index.
         k: largest number of images. Their score is 0.
         where: conditions on columns; all must hold.
         all_frames: whether to return several frames of a video.

@@ -22,17 +22,17 @@ class Match:
 
     Args:
         id: permanent id in its index.
-        path: of its file.
+        path: path of its file.
         part: key of its sample, in a file with several samples.
         score: cosine similarity with the query, from -1 to 1.
-        size: of the encoded image or the video, in bytes.
+        size: size of the encoded image or the video, in bytes.
         width: in pixels.
         height: in pixels.
         camera: camera model, if known.
         taken: date, if known, such as `2024-05-01T12:30:00`.
         latitude: in degrees, if known.
         longitude: in degrees, if known.
-        time: of a frame of a video, in seconds since its first one.
+        time: time of a frame of a video, in seconds since its first one.
     """
 
     id: int
@@ -74,7 +74,7 @@ def first_of_videos(rows: Sequence[Mapping[str, Any]]) -> list[int]:
     """Return which of some images are left when only the first frame of each video counts.
 
     Args:
-        rows: of the images, nearest first.
+        rows: rows of the images, nearest first.
     """
     seen: set[str] = set()
     chosen = []
@@ -90,7 +90,7 @@ def match_of(row: Mapping[str, Any], score: float) -> Match:
     """Return a row as a search result.
 
     Args:
-        row: of the image, see `Snapshot.rows`.
+        row: row of the image, see `Snapshot.rows`.
         score: cosine similarity with the query.
     """
     known = {field.name: row[field.name] for field in attrs.fields(Match) if field.name != "score"}
@@ -122,11 +122,11 @@ class Snapshot:
         vectors: `(pictures, dim)`, float16; ids: `(pictures,)`, int64, rising.
 
     Args:
-        ids: of the rows.
+        ids: ids of the rows.
         vectors: of unit length.
         num_unreadable: unreadable files.
-        store: of the rows.
-        token: of the store at reading.
+        store: store of the rows.
+        token: token of the store at reading.
     """
 
     ids: NDArray[np.int64]

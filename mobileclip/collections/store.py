@@ -97,16 +97,16 @@ class Row:
         id: in the index; None before writing.
         path: absolute path of its file.
         part: key of its sample, in a file with several samples.
-        size: of the encoded image or the video, in bytes.
+        size: size of the encoded image or the video, in bytes.
         mtime_ns: modification time of the file, in nanoseconds since 1970.
-        sha256: of the encoded image, or of the video.
+        sha256: sha256 of the encoded image, or of the video.
         width: in pixels.
         height: in pixels.
         camera: camera model.
         taken: date as `YYYY-MM-DDTHH:MM:SS`.
         latitude: in degrees.
         longitude: in degrees.
-        time: of a frame of a video, in seconds since its first one.
+        time: time of a frame of a video, in seconds since its first one.
         problem: why the file cannot be read.
         embedding: `(dim,)`; None for an unreadable file.
     """
@@ -153,7 +153,7 @@ def write_transaction(folder: Path, *, renew: bool = True) -> Iterator[sqlite3.C
     """Yield a connection whose writes are all there when the block ends, or none is.
 
     Args:
-        folder: of the index.
+        folder: folder of the index.
         renew: whether readers reload the index after a write.
 
     Raises:
@@ -175,7 +175,7 @@ class Store:
     """The rows of an index.
 
     Args:
-        folder: of the index.
+        folder: folder of the index.
         about: metadata of the index.
         exported: the exported file, if the index is its read-only copy.
     """
@@ -269,7 +269,7 @@ class Store:
 
         Args:
             columns: requested columns.
-            ids: of the rows; None for all.
+            ids: ids of the rows; None for all.
             since: the index's token at reading the ids; None for now.
 
         Raises:
@@ -400,7 +400,7 @@ class Store:
         """Start or resume storing embeddings of another model.
 
         Args:
-            about: of the other model.
+            about: about of the other model.
 
         Returns:
             ids of the images that have none yet.

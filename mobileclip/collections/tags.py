@@ -87,7 +87,7 @@ class TagWords:
 
         Args:
             vectors: of unit length.
-            place: of the word.
+            place: place of the word.
         """
         word = self.vectors[place].astype(np.float32)
         found: NDArray[np.float64] = np.interp(cosines(vectors, word[None])[:, 0], self.levels[place], LEVELS)

@@ -136,7 +136,7 @@ class Concepts(Mapping[str, Concept]):
         Indexed images have stored embeddings; other images are encoded once. The index stores a small copy of each.
 
         Args:
-            name: of the concept, without quotation marks.
+            name: name of the concept, without quotation marks.
             positive: positive examples: paths, or ids of the index.
             negative: negative examples.
             unlabel: examples to remove: ids, paths, or `Example.name`; they need not exist.

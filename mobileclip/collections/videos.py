@@ -32,8 +32,8 @@ class VideoFacts:
     """The inspection of a video.
 
     Args:
-        notes: of the camera.
-        times: of the frames to read, in seconds, rising.
+        notes: notes of the camera.
+        times: times of the frames to read, in seconds, rising.
     """
 
     notes: CameraNotes
@@ -44,7 +44,7 @@ def look_at_video(path: Path, frames: Frames, seconds: float) -> VideoFacts:
     """Return a video's camera metadata, and the times of the frames to read.
 
     Args:
-        path: of the video.
+        path: path of the video.
         frames: `seconds` reads a frame per interval, `scenes` lets `SceneChooser` choose among one per second.
         seconds: interval of frames; larger for videos with more than 20,000 frames at this interval.
 
@@ -90,7 +90,7 @@ class SceneChooser:
         """Return whether a frame shows another scene; the first one of a video does.
 
         Args:
-            path: of the video; frames come in their order.
+            path: path of the video; frames come in their order.
             pixels: `(height, width, 3)`, uint8.
         """
         colours = colour_shares(pixels)

@@ -81,7 +81,7 @@ def write_list(path: Path, groups: Sequence[DuplicateGroup]) -> None:
     """Write a line of JSON for every near-duplicate of a better image: `keep`, `duplicate` and `similarity`.
 
     Args:
-        path: of the file.
+        path: path of the file.
         groups: the groups.
 
     Raises:
@@ -98,9 +98,9 @@ def write_page(path: Path, groups: Duplicates, *, threshold: float) -> None:
     """Write a page that shows the groups side by side; it needs no other file, and runs no script.
 
     Args:
-        path: of the page.
+        path: path of the page.
         groups: the groups.
-        threshold: of the search.
+        threshold: threshold of the search.
 
     Raises:
         OSError: if it cannot be written.

@@ -34,7 +34,7 @@ class Buckets(ExitStack):
     What was written is removed when the block ends, or by `close`.
 
     Args:
-        dtype: of a record.
+        dtype: dtype of a record.
         num_buckets: how many there are, at least 1.
         folder: in which the files lie until this is closed; made where it is missing. None is the temporary directory.
         held_bytes: of records that are kept in memory before any is written.
@@ -148,7 +148,7 @@ def scratch_folder(parent: Path) -> Iterator[Path]:
     """Yield an empty folder, which is removed when the block ends, and by the next one if this process is killed.
 
     Args:
-        parent: of it; made where it is missing.
+        parent: parent of it; made where it is missing.
 
     Raises:
         OSError: if nothing can be written there.

@@ -55,7 +55,7 @@ class Thumbnail:
     """An image on a page, with lines below it.
 
     Args:
-        picture: of any size, or None.
+        picture: picture of any size, or None.
         lines: texts below it; the first is the largest.
         name: file name below the lines; long names are shortened, with the full name as tooltip.
     """
@@ -185,9 +185,9 @@ class Similarity:
 
     Args:
         teacher: its name.
-        least: of the cosine similarities, over the augmentations.
-        mean: of them.
-        greatest: of them.
+        least: least of the cosine similarities, over the augmentations.
+        mean: mean of them.
+        greatest: greatest of them.
     """
 
     teacher: str
@@ -202,8 +202,8 @@ class Caption:
 
     Args:
         source: `real`, or the name of its synthetic set.
-        text: of it.
-        similarities: of every teacher; none in plain shards.
+        text: text of it.
+        similarities: similarities of every teacher; none in plain shards.
     """
 
     source: str
@@ -246,7 +246,7 @@ def inspect_sample(shard: str | os.PathLike[str], key: str | None = None) -> Ins
 
     Args:
         shard: path or URL of a shard in any layout.
-        key: of the sample; the first one by default.
+        key: key of the sample; the first one by default.
 
     Raises:
         ValueError: if the shard cannot be read, there is no such sample, or it is malformed.
@@ -306,7 +306,7 @@ def print_inspection(inspection: Inspection) -> None:
     """Print everything for a person to read, on standard output.
 
     Args:
-        inspection: of a sample.
+        inspection: inspection of a sample.
     """
     for section in _sections(inspection, is_drawn=False):
         rows = ["  ".join(one.lines) for one in section.pictures]
@@ -318,7 +318,7 @@ def write_inspection(path: Path, inspection: Inspection) -> None:
 
     Args:
         path: the HTML file, replaced atomically.
-        inspection: of a sample with an image or without, reinforced or plain.
+        inspection: inspection of a sample with an image or without, reinforced or plain.
 
     Raises:
         OSError: if it cannot be written.

@@ -55,7 +55,7 @@ class ClassData:
     """Images of classes.
 
     Args:
-        reader: of their samples, with the class number as `cls`, also for folders.
+        reader: reader of their samples, with the class number as `cls`, also for folders.
         class_names: in order of the class numbers, or empty.
     """
 
@@ -85,7 +85,7 @@ class LabelParser:
     Args:
         num_classes: labels are below it.
         class_names: in the order of the labels, for samples whose `.json` has a name; none refuses these.
-        text_bytes: of a `.json`, at most.
+        text_bytes: text bytes of a `.json`, at most.
     """
 
     num_classes: int
@@ -241,8 +241,8 @@ class LabelledPipelineSpec(PipelineSpec):
     A crop with RandAugment, a flip, then an erased rectangle; mixing images of a batch is the objective's.
 
     Args:
-        shards: of images with the number of their class in `.cls`, or its name as `label` in their `.json`; or one
-            folder with a folder of images for every class. See `mobileclip.datasets.labelled.open_class_data`.
+        shards: shards of images with the number of their class in `.cls`, or its name as `label` in their `.json`; or
+            one folder with a folder of images for every class. See `mobileclip.datasets.labelled.open_class_data`.
         augmentation: crop and RandAugment; None for `imagenet_augmentation`.
         num_classes: labels are below it.
         class_names: names of the classes in order, or empty.

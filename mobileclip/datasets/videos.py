@@ -105,9 +105,9 @@ class VideoFile:
     """An open video; close it, or use it in a `with` statement.
 
     Args:
-        path: of the file.
-        limits: of the pixels of a frame.
-        name: of the video, for messages.
+        path: path of the file.
+        limits: limits of the pixels of a frame.
+        name: name of the video, for messages.
 
     Raises:
         ImageError: if it is missing, no video in a format that is read, broken, or beyond a limit; with the reason

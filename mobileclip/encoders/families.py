@@ -74,7 +74,7 @@ class ImageEncoderSpec(ABC):
         """Return the weights of this encoder for images of another size: the same, where none depends on it.
 
         Args:
-            weights: of an encoder of this spec, in training form or folded.
+            weights: weights of an encoder of this spec, in training form or folded.
             size: side of the images, in pixels; one that the spec takes.
 
         Raises:
@@ -119,7 +119,7 @@ class TextEncoderSpec(ABC):
         """Return the weights of this encoder for texts of another length: the same, where none depends on it.
 
         Args:
-            weights: of an encoder of this spec, in training form or folded.
+            weights: weights of an encoder of this spec, in training form or folded.
             context_length: number of ids per text.
 
         Raises:
@@ -188,7 +188,7 @@ def as_trained(spec: Spec) -> Spec:
     """Return a spec with default values of training-only fields; equal results compute the same function of weights.
 
     Args:
-        spec: of a tower, or of a model with an image tower.
+        spec: spec of a tower, or of a model with an image tower.
     """
     changes: dict[str, Any] = {}
     for field in attrs.fields(type(spec)):

@@ -25,7 +25,7 @@ class ForeignTower(nn.Module):
     """A tower of another package, from the inputs of its spec to `(batch, embedding_dim)`.
 
     Args:
-        spec: of the tower.
+        spec: spec of the tower.
         tower: from inputs to an embedding, or to an output with `pooler_output`.
         projection: after it; None for none.
 

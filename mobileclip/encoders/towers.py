@@ -93,9 +93,9 @@ def initialize_as_open_clip(attentions: Iterable[Attention], free: Iterable[Tens
     output of the feed-forward networks of ViT-B/16.
 
     Args:
-        attentions: of the layers.
+        attentions: attentions of the layers.
         free: class token, positions and projection.
-        width: of the tokens.
+        width: width of the tokens.
 
     Source: open_clip's `VisionTransformer`, with PyTorch's `MultiheadAttention`, `Linear` and `Conv2d`.
     """
@@ -117,7 +117,7 @@ def resampled_positions(position: Tensor, grid: tuple[int, int], *, class_positi
         `(class_position + side * side, width)` to `(class_position + rows * columns, width)`.
 
     Args:
-        position: of a square grid, row by row; after the class token's, where it has one.
+        position: position of a square grid, row by row; after the class token's, where it has one.
         grid: rows and columns of the other grid.
         class_position: whether the first position is the class token's.
 
@@ -205,7 +205,7 @@ def chosen_stages(images: Tensor, stages: Sequence[int] | None, *, strides: Sequ
     Args:
         images: inputs of the encoder.
         stages: numbers of stages, from 0.
-        strides: of every stage, in pixels of the image.
+        strides: strides of every stage, in pixels of the image.
 
     Raises:
         ValueError: if there is no such stage, or the sides of the images are no multiples of the stages' strides.

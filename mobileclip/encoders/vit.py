@@ -159,7 +159,7 @@ class ViT(ActivationCheckpointing, nn.Module):
         stem: maps images to patch tokens, `(batch, num_patches, width)`.
         layers: tokens in and out.
         project: maps the class token's features to embeddings, or an identity.
-        width: of the tokens.
+        width: width of the tokens.
         patch_size: side of a patch, in pixels.
         num_patches: number of patches with position embeddings.
         class_position: whether the class token has a position embedding.

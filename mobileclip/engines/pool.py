@@ -153,7 +153,7 @@ class InlineEngine(Engine):
 
     Args:
         device: such as `cpu` or `cuda:1`; `auto` takes the best available device.
-        num_threads: of the worker; None for all cores, or enough to keep a GPU busy.
+        num_threads: number of threads of the worker; None for all cores, or enough to keep a GPU busy.
         retries: retries of failing units.
     """
 
@@ -245,7 +245,7 @@ class _Member:
     """A worker, as the driver knows it.
 
     Args:
-        number: of the worker.
+        number: number of the worker.
         channel: to it.
         device: that it was started for.
         num_loading: assignments for which it has not loaded yet what they need; what it says is of the first of them.

@@ -38,8 +38,8 @@ class RayEngine(PoolEngine):
     resources wait until the cluster grows.
 
     Args:
-        address: of the cluster, such as `auto` or `ray://head:10001`; None for this process's cluster, or a new one on
-            this machine.
+        address: address of the cluster, such as `auto` or `ray://head:10001`; None for this process's cluster, or a new
+            one on this machine.
         max_workers: actors, at most.
         cpus_per_worker: cores and decoding threads per actor.
         gpus_per_worker: GPUs per actor; with a fraction, several actors share one.

@@ -251,7 +251,7 @@ class Run(Listener[Any, Any]):
         """Mark a unit as failed without trying it, such as a missing one.
 
         Args:
-            name: of the unit.
+            name: name of the unit.
             reason: why.
         """
         self._asides.append(SetAside(unit=name, reason=reason, tries=1))

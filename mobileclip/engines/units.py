@@ -109,7 +109,7 @@ class FunctionWork(Work[UnitT, EntryT]):
     """Work by a plain function of a unit, without loading and finishing.
 
     Args:
-        function: of a module, so that other processes find it; `functools.partial` of one does too.
+        function: function of a module, so that other processes find it; `functools.partial` of one does too.
     """
 
     function: Callable[[UnitT], EntryT]
@@ -129,7 +129,7 @@ class SetAside:
 
     Args:
         unit: its name.
-        reason: of the last failure.
+        reason: reason of the last failure.
         tries: how often it failed.
     """
 

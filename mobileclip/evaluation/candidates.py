@@ -40,7 +40,7 @@ class Candidate:
         name: what tables call it.
         clip: folded, on its device.
         weights_sha256: hash of the weights, before folding.
-        num_parameters: of both towers, before folding.
+        num_parameters: number of parameters of both towers, before folding.
         published: the published model whose architecture and preprocessing it has; None where nothing says so.
     """
 
@@ -174,7 +174,7 @@ def open_candidate(
             `open_clip:hf-hub:OWNER/NAME` or `transformers:OWNER/NAME`. Before any of them, `LABEL=` says what tables
             call it.
         device: where it computes, such as `cuda`; `auto` for the best that is here.
-        precision: of its weights.
+        precision: precision of its weights.
         image_size: side of the images, in pixels, where not the model's own.
         context_length: ids per text, where fewer than the model's own.
         interpolation: filter that resizes pictures, which the model's name in tables then ends with; None for the

@@ -50,7 +50,7 @@ def metadata_fields(name: str) -> tuple[str, ...]:
     """Return what the numbers beside an image of a data set say, in order; none for data sets that have no groups.
 
     Args:
-        name: of its folder, without `wds_` and `_test`.
+        name: name of its folder, without `wds_` and `_test`.
     """
     entry = suite_entry(name)
     return () if entry is None else FIELDS.get(entry.key, ())
@@ -119,7 +119,7 @@ class Benchmark:
     """A data set to evaluate on.
 
     Args:
-        name: of its folder, without `wds_` and `_test`.
+        name: name of its folder, without `wds_` and `_test`.
         kind: what its samples have beside the image.
         class_names: in the order of the labels; empty for retrieval.
         templates: prompts with one `{}` where the name goes; empty for retrieval.
@@ -356,7 +356,7 @@ def folder_content(path: str) -> str | None:
     which there may be a hundred thousand, by names, sizes and times.
 
     Args:
-        path: of the folder, or its URL.
+        path: path of the folder, or its URL.
 
     Raises:
         OSError: if a store cannot be reached.

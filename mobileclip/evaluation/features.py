@@ -308,7 +308,7 @@ class FeatureCache:
         """Return what was kept, to the bit, or None where it must be made.
 
         Args:
-            name: of the data, for people who look into the folder.
+            name: name of the data, for people who look into the folder.
             content: what the features depend on beside the model.
         """
         kept = _read_kept(self._path(name, content))
@@ -468,7 +468,7 @@ class Session:
         """Return features from the cache where they are there, and made and kept otherwise.
 
         Args:
-            name: of the data, for people who look into the cache's folder.
+            name: name of the data, for people who look into the cache's folder.
             content: returns what the features depend on beside the model, such as a hash of the data, or None where
                 nothing says, so that nothing is kept. Questions that only scoring needs are no part of it.
             make: returns the features, encoded by `clip`.
@@ -564,7 +564,7 @@ class Session:
             content: the encoded picture of an item; called in several threads. A `BadSampleError` leaves the item out.
             keep: what is returned of an item, without its picture.
             report: told of every item that is left out, by its key, which was counted as one that was read.
-            title: of the bar, and what the items are of.
+            title: title of the bar, and what the items are of.
             total: number of items, where it is known.
         """
         kept: list[Kept] = []

@@ -58,7 +58,7 @@ def evaluation_hook(
             each with a name of its own.
         batch_size: images, or texts, encoded at once.
         num_threads: that decode images beside the model; by default one per core, eight at most.
-        allow_missing: of those that are opened here, see `Benchmark`.
+        allow_missing: allow missing of those that are opened here, see `Benchmark`.
         rows: of those that are opened here, how rows of `.jsonl` files and of tables are read.
 
     Raises:
@@ -126,7 +126,7 @@ def _unless_it_fails(measure: Callable[[], Mapping[str, float]], name: str, num_
 
     Args:
         measure: called once.
-        name: of the data set, for the log.
+        name: name of the data set, for the log.
         num_steps: steps of the training that are done.
     """
     try:

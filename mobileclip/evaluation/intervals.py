@@ -34,7 +34,7 @@ class PairedDifference:
 
     Args:
         difference: mean of `after` less mean of `before`, as a fraction of one.
-        interval: of the difference.
+        interval: interval of the difference.
         num_questions: that both were asked.
     """
 
@@ -115,7 +115,7 @@ def mean_interval(values: Sequence[float], intervals: Sequence[Interval]) -> Int
 
     Args:
         values: at least one.
-        intervals: of each of them.
+        intervals: intervals of each of them.
     """
     mean = fmean(values)
     below, above = (
@@ -139,7 +139,7 @@ class Outcomes:
         values, groups: `(images,)`.
 
     Args:
-        keys: of the images, in order; two models were asked the same where they are equal.
+        keys: keys of the images, in order; two models were asked the same where they are equal.
         values: how right the model was, by image: 0 or 1 for top-1 accuracy; a fraction for retrieval, of an image and
             its captions; for a mean over classes, what the image adds to it, times the number of images; for macro F1,
             see `macro_f1_values`.
@@ -223,9 +223,9 @@ def outcomes_of(keys: Sequence[str], values: ArrayLike, weights: ArrayLike | Non
     """Return the outcomes of a metric that is a mean over images.
 
     Args:
-        keys: of the images.
+        keys: keys of the images.
         values: how right the model was on each.
-        weights: of the images, adding up to one; equal ones if left out.
+        weights: weights of the images, adding up to one; equal ones if left out.
     """
     each, shares = _weighted(values, weights)
     return Outcomes(
@@ -246,7 +246,7 @@ def clustered_outcomes(keys: Sequence[str], values: ArrayLike, weights: ArrayLik
     Questions about one image are not independent: an image counts once, with the mean of its questions.
 
     Args:
-        keys: of the image that each question is about.
+        keys: keys of the image that each question is about.
         values: how right the model was on each question.
         weights: of the questions, adding up to one; equal ones if left out. Images without weight are left out.
 
@@ -266,7 +266,7 @@ def worst_group_outcomes(keys: Sequence[str], values: ArrayLike, groups: ArrayLi
     """Return the outcomes of the accuracy in the worst group.
 
     Args:
-        keys: of the images.
+        keys: keys of the images.
         values: how right the model was on each.
         groups: number of each image's group.
     """
@@ -280,7 +280,7 @@ def macro_f1_outcomes(keys: Sequence[str], values: ArrayLike, labels: ArrayLike)
     large; and no more than unequal classes leave, since values that are all alike say nothing of what was not seen.
 
     Args:
-        keys: of the images.
+        keys: keys of the images.
         values: from `macro_f1_values`.
         labels: index of the class that each image belongs to.
 

@@ -166,7 +166,7 @@ def mean_hits(hits: Hits, labels: Tensor, *, num_classes: int) -> Classification
     """Return the accuracies over images, and over those of the classes that have images.
 
     Args:
-        hits: of at least one image.
+        hits: hits of at least one image.
         labels: index of each image's class.
         num_classes: classes to choose from.
     """
@@ -354,7 +354,7 @@ def association_score(similarity: Tensor, associated: Tensor) -> float:
         similarity, associated: `(candidates,)`.
 
     Args:
-        similarity: of every candidate to the cue; finite.
+        similarity: similarity of every candidate to the cue; finite.
         associated: which candidates people associated, at least one.
 
     Raises:

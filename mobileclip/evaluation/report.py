@@ -152,11 +152,11 @@ class Point:
     """A model in a panel.
 
     Args:
-        name: of the model.
-        source: of its accuracy.
+        name: name of the model.
+        source: source of its accuracy.
         total_ms: image and text together, in milliseconds.
         score: mean of its main metrics, as a fraction of one.
-        interval: of the score, with 95 % confidence; None where nobody knows of how many images it is.
+        interval: interval of the score, with 95 % confidence; None where nobody knows of how many images it is.
     """
 
     name: str

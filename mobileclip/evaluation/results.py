@@ -41,7 +41,7 @@ class Answers:
         labels, predicted, margin: `(images,)`.
 
     Args:
-        keys: of the images.
+        keys: keys of the images.
         class_names: in the order of the labels.
         labels: index of each image's class.
         predicted: index of the best-scored class.
@@ -65,7 +65,7 @@ class DatasetResult:
     """A model's result on one data set, measured here or published.
 
     Args:
-        key: of the data set, such as `vtab/pets`.
+        key: key of the data set, such as `vtab/pets`.
         dataset: its name in tables.
         metrics: by name, as fractions of one, but for `count_` of a group, a number of images; `main_metric` is the one
             that counts.
@@ -76,8 +76,8 @@ class DatasetResult:
         reading: how pictures and texts were read: size, filter, context length, precision, and a hash of the templates.
         evaluated: hashes of the model and of the data, when its features were made, where, and by which version.
         report: what was read, and what was left out, by reason.
-        outcomes: of the main metric image by image, where they are known.
-        answers: of a classifier, where they are known.
+        outcomes: outcomes of the main metric image by image, where they are known.
+        answers: answers of a classifier, where they are known.
         parts: results that have rows of their own beside it, such as that of each language.
 
     Raises:
@@ -171,7 +171,7 @@ class ModelResults:
         source: whether they were measured here or published.
         reference: name of the model that these results are compared with.
         latencies: on one device or several.
-        num_parameters: of both towers.
+        num_parameters: number of parameters of both towers.
         path: the file of the results.
     """
 
@@ -306,8 +306,8 @@ class Difference:
     Args:
         dataset: its name in tables.
         metric: what counts.
-        value: of the model; None where it has no result.
-        reference: of the model that it is compared with; None where that has no result.
+        value: value of the model; None where it has no result.
+        reference: reference of the model that it is compared with; None where that has no result.
         interval: where the true difference lies with 95 % confidence; None where one is missing, or nobody knows how
             many images there were.
         num_images: that both were asked about, or that the model was; None where that is not known.

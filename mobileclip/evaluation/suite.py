@@ -88,7 +88,7 @@ def suite_entry(name: str) -> SuiteEntry | None:
     """Return the entry of a data set of the suite, or None of any other.
 
     Args:
-        name: of its folder, without `wds_` and `_test`; see `folder_names`.
+        name: name of its folder, without `wds_` and `_test`; see `folder_names`.
     """
     return next((entry for entry in SUITE if name in folder_names(entry.key)), None)
 
@@ -97,7 +97,7 @@ def key_and_title(name: str) -> tuple[str, str]:
     """Return a data set's key in results and title in tables: those of the suite, or its own name as both.
 
     Args:
-        name: of its folder, as `suite_entry` takes it.
+        name: name of its folder, as `suite_entry` takes it.
     """
     entry = suite_entry(name)
     return (entry.key, entry.name) if entry else (name, name)
@@ -125,7 +125,7 @@ def data_set_folder(key: str, data: str | None) -> str:
     """Return where a data set of the suite is: its folder in `data`, or its page of the hub without.
 
     Args:
-        key: of the data set.
+        key: key of the data set.
         data: folder or URL that holds data sets, or a pattern with `{name}` in it.
 
     Raises:

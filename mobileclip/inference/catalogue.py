@@ -36,7 +36,7 @@ def list_models(pattern: str = "*", *, pretrained: bool = False) -> list[str]:
     """Return the names of models and towers, sorted.
 
     Args:
-        pattern: of the names, such as `*_s2`; case-insensitive.
+        pattern: pattern of the names, such as `*_s2`; case-insensitive.
         pretrained: only models with published or packaged weights.
 
     Examples:

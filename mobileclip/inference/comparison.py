@@ -32,7 +32,7 @@ class Samples:
     """Real images and captions, for ranking in both directions.
 
     Args:
-        name: of the data set, for the report.
+        name: name of the data set, for the report.
         image_names: of the images, in their order.
         images: encoded images, at least two.
         captions: at least two, no two equal.
@@ -84,7 +84,7 @@ def calibration_crops(images: Sequence[bytes], contract: ImageInput) -> Tensor:
 
     Args:
         images: encoded; the function skips unreadable images, and all after the first `NUM_CROPS`.
-        contract: of the model.
+        contract: contract of the model.
     """
     transform, generator = ImageTransform(contract), random.Random(0)  # noqa: S311  not for secrets
     each = math.ceil(NUM_CROPS / len(images))

@@ -42,8 +42,8 @@ class ModelIdentity:
     Args:
         weights_sha256: hash of the stored weights; a reparameterized checkpoint has another hash, since its embeddings
             differ by rounding.
-        spec: of the model, as JSON: towers and inputs.
-        version: of the library; for information, not compared.
+        spec: spec of the model, as JSON: towers and inputs.
+        version: version of the library; for information, not compared.
 
     Raises:
         ValueError: if the hash is none, or a text is missing.

@@ -279,7 +279,7 @@ class ImageTextModel:
             `(B, size, size, 3)`, uint8, to `(B, embedding_dim)`, float32 on the CPU.
 
         Args:
-            pixels: of images, encoded as one batch.
+            pixels: pixels of images, encoded as one batch.
             normalize: whether to scale embeddings to unit length.
 
         Raises:
@@ -330,7 +330,7 @@ class ImageTextModel:
             items: read in the caller's thread.
             views: maps an item to pixels, see `read_views`; called in several threads. A `BadSampleError` is a result,
                 other errors are raised here.
-            title: of the bar.
+            title: title of the bar.
             total: number of items, if known.
             weigh: approximate number of views of an item.
             batch_size: views per batch.
@@ -353,7 +353,7 @@ class ImageTextModel:
             `(B, size, size, 3)`, uint8, to `(B, embedding_dim, rows, columns)`, float32 on the CPU.
 
         Args:
-            pixels: of images that the transform has resized and cropped, all encoded at once.
+            pixels: pixels of images that the transform has resized and cropped, all encoded at once.
 
         Raises:
             ValueError: if the image embedding is not a mean over locations (a ViT, for example).

@@ -40,7 +40,7 @@ class KnownOutput:
         picture: the embedded image.
         texts: the embedded text, or the labels of an image.
         first: first numbers of the unit-length embedding.
-        probabilities: of the texts: softmax of 100 times the cosines.
+        probabilities: probabilities of the texts: softmax of 100 times the cosines.
         tolerance: absolute tolerance.
         factor: largest ratio of a number to the published one, if only magnitudes are comparable.
 
@@ -108,7 +108,7 @@ class Finding:
 
     Args:
         what: the input.
-        source: of the expected numbers.
+        source: source of the expected numbers.
         expected: numbers.
         found: numbers; empty if the image was missing.
         agrees: whether the numbers agree; None without a comparison.
@@ -130,8 +130,8 @@ class WeightsRecord:
     Args:
         model: its name.
         checkpoint: where the weights are from.
-        weights_sha256: of all tensors, by our names, see `mobileclip.tensor_files.weights`.
-        version: of this library.
+        weights_sha256: weights sha256 of all tensors, by our names, see `mobileclip.tensor_files.weights`.
+        version: version of this library.
         torch: version of PyTorch.
         findings: one for every known output.
     """

@@ -72,7 +72,7 @@ def load(
         checkpoint: a file in any known layout, in training form or reparameterized; a folder with one such file, as of
             `save_pretrained`; `hf-hub:owner/name`; or the folder of an export, with its own form, dtype and sizes.
         fold: reparameterize branches, norms and scales for inference; False keeps the stored form.
-        dtype: of the weights.
+        dtype: dtype of the weights.
         device: of the model; for an export, `cpu` or a device of its runtime, see `mobileclip.export.load_export`.
         image_size: side of the images in pixels, if it differs from the model's; see `mobileclip.encoders.load_model`.
         context_length: ids per text, if fewer than the model's; see `mobileclip.encoders.load_model`.

@@ -124,7 +124,7 @@ class TowerReport:
 
     Args:
         tower: `image` or `text`.
-        batch_size: of the example.
+        batch_size: batch size of the example.
         plain_milliseconds: median latency of the original model.
         trials: measured backends, in order.
         used: the fastest usable backend; None for the plain reparameterized tower.

@@ -86,7 +86,7 @@ class Moment:
     """A time in a video.
 
     Args:
-        path: of the video.
+        path: path of the video.
         seconds: since its first frame.
     """
 
@@ -116,12 +116,12 @@ class PictureRead:
     """A decoded image: the model's input, and metadata.
 
     Args:
-        sha256: of the file; empty for a moment of a video.
-        num_bytes: of the file; 0 for a moment of a video.
+        sha256: sha256 of the file; empty for a moment of a video.
+        num_bytes: number of bytes of the file; 0 for a moment of a video.
         pixels: the model's input; None for a known hash.
-        width: of the upright image, in pixels; 0 if it was not decoded.
-        height: of the upright image, in pixels; 0 if it was not decoded.
-        notes: of the camera.
+        width: width of the upright image, in pixels; 0 if it was not decoded.
+        height: height of the upright image, in pixels; 0 if it was not decoded.
+        notes: notes of the camera.
     """
 
     sha256: str

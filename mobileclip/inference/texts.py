@@ -96,7 +96,7 @@ class KeptTexts:
     Two threads that ask for a new text at once may both encode it. What is pickled is empty.
 
     Args:
-        most_bytes: of all embeddings and texts together.
+        most_bytes: most bytes of all embeddings and texts together.
     """
 
     def __init__(self, *, most_bytes: int = MOST_BYTES) -> None:

@@ -85,7 +85,7 @@ class CaptionLoss(nn.Module):
             image: embeddings of unit length.
             text: likewise, pair by pair.
             logit_scale: factor of similarities.
-            logits: of the captions' ids.
+            logits: logits of the captions' ids.
             labels: these ids.
 
         Raises:

@@ -377,7 +377,7 @@ def dense_loss(spec: LossSpec, *, logit_bias: Tensor | float = 0.0, **embeddings
     """Return the loss of `spec` by the dense backend, with a given bias.
 
     Args:
-        spec: of a reinforced loss.
+        spec: spec of a reinforced loss.
         logit_bias: the bias of a sigmoid loss.
         embeddings: arguments of the loss; see `ReinforcedLoss`.
 

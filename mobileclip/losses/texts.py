@@ -19,7 +19,8 @@ class TextDistillationLossSpec(LossSpec):
     """The options of `TextDistillationLoss`.
 
     Args:
-        relation_weight: of the squared errors of similarities within the batch; at least 0. 0 skips the term.
+        relation_weight: relation weight of the squared errors of similarities within the batch; at least 0. 0 skips the
+            term.
 
     Examples:
         >>> TextDistillationLossSpec(relation_weight=10).term_names

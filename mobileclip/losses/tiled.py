@@ -23,7 +23,7 @@ class TermSum:
 
     Args:
         image: (B, D), the student's images.
-        dtype: of the computation.
+        dtype: dtype of the computation.
         gradients: whether to compute gradients.
         bias: whether the logits have a bias.
     """
@@ -197,7 +197,7 @@ class Similarity:
         image: (B, D), the rows.
         text: (N, D), the columns, of all processes.
         scale: inverse temperature.
-        dtype: of the computation.
+        dtype: dtype of the computation.
         normalize: whether to scale embeddings to unit length first.
     """
 
@@ -355,7 +355,7 @@ class Processes:
         Args:
             facts: values that must be equal in all processes, by display name.
             error: problem of this process's batch, or None.
-            device: of the group's collectives.
+            device: device of the group's collectives.
 
         Raises:
             ValueError: this process's error, or one that names the process or the numbers.

@@ -37,7 +37,7 @@ def reported(name: str, arguments: Sequence[str] | None, *, kept: str = GOES_ON)
     """Turn errors and signals into a line and an exit status.
 
     Args:
-        name: of the recipe.
+        name: name of the recipe.
         arguments: the command line; None for `sys.argv`, and then the program exits with its status.
         kept: remaining state after a signal and how to resume, a sentence without a full stop.
 
@@ -73,7 +73,7 @@ def started(
 
     Args:
         target: a class or function; its arguments are flags.
-        name: of the program.
+        name: name of the program.
         docstring: its header.
         arguments: the command line; None for `sys.argv`.
         kept: see `reported`.

@@ -73,12 +73,12 @@ class DistilSpec:
         columns: names of table columns.
         texts: folder for the teacher's text embeddings; by default `texts` in the output. Any number of runs with the
             same texts and teacher may share it.
-        shares: of every batch by language, such as `de=2 en=1`; other languages are excluded. By default all texts are
-            equally likely.
+        shares: shares of every batch by language, such as `de=2 en=1`; other languages are excluded. By default all
+            texts are equally likely.
         kind: of the student's layers: `transformer`; `mct`, between two RepMixers; or `teacher`: the teacher's own text
             tower with weights and tokenizer, truncated to the context length.
         context_length: number of ids per text; longer texts are truncated.
-        width: of the student's tokens, 256 by default.
+        width: width of the student's tokens, 256 by default.
         num_heads: attention heads per layer; by default one for each 64 numbers of the width.
         depth: number of the student's layers, 2 by default; 0 makes a bag of tokens.
         pool: `end` pools at the end token, `mean` averages the text's tokens (default).
@@ -86,7 +86,7 @@ class DistilSpec:
             of other libraries.
         initial_weights: a checkpoint of a text tower with the same options.
         batch_size: texts of a step, of all processes together.
-        seed: of the order of the texts.
+        seed: seed of the order of the texts.
         training: training options.
         output: folder for stored texts, metrics, checkpoints and the student; a second run resumes.
         device: cuda:1, mps or cpu, for example; `auto` takes the best available device.
@@ -169,7 +169,7 @@ class DistilSpec:
         """Return the student, where it is not of the teacher's kind.
 
         Args:
-            dim: of the teacher's embeddings.
+            dim: dim of the teacher's embeddings.
             text: its text contract.
         """
         width = self.width or 256
@@ -300,7 +300,7 @@ def distil(spec: DistilSpec, *, title: str = "distil") -> Path | None:
 
     Args:
         spec: the options.
-        title: of the progress display.
+        title: title of the progress display.
 
     Raises:
         ValueError: if something is missing or does not fit, or the output holds a run with other options; see
@@ -396,7 +396,7 @@ def text_run(model: str, context_length: int, *, total_steps: int = 30_000) -> D
 
     Args:
         model: the teacher and the start, by name.
-        context_length: of the student.
+        context_length: context length of the student.
         total_steps: length of the run.
     """
     return DistilSpec(

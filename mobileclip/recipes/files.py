@@ -45,7 +45,7 @@ def find_recipe(name: str, command: str = "") -> Path:
     """Return a recipe's file.
 
     Args:
-        name: of a published recipe, with or without `train_` or `reinforce_`; or the path of any `.py` file.
+        name: name of a published recipe, with or without `train_` or `reinforce_`; or the path of any `.py` file.
         command: one of `KINDS`, or none of them.
 
     Raises:
@@ -110,7 +110,7 @@ def copy_recipe(name: str, output: Path, *, overwrite: bool = False) -> Path:
     """Copy a recipe's file for editing, and return the copy, which runs in any folder.
 
     Args:
-        name: of a recipe.
+        name: name of a recipe.
         output: the copy's path, or a folder for it.
         overwrite: whether to replace an existing file.
 

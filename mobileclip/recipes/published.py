@@ -206,7 +206,7 @@ def with_one_teacher(run: RunSpec, number: int) -> RunSpec:
 
     Args:
         run: on stored embeddings.
-        number: of the teacher, from 0.
+        number: number of the teacher, from 0.
     """
     loss = _teachers(run)
     first, dim = sum(loss.teacher_dims[:number]), loss.teacher_dims[number]
@@ -368,7 +368,7 @@ def imagenet_run(image: MCiSpec, *, drop_path: float, epochs: int = 300, warmup_
 
     Args:
         image: the encoder of pooled features.
-        drop_path: of its last block.
+        drop_path: drop path of its last block.
         epochs: length of the run, without the ten epochs at the final rate that the script appends.
         warmup_epochs: epochs to the peak of the learning rate (from 1e-6 in the script, from near 0 here).
     """

@@ -93,7 +93,7 @@ class Short:
     """A flag of the short help.
 
     Args:
-        names: of the flag.
+        names: names of the flag.
         value: placeholder of its value; empty for a switch.
         field: the field, if its name is longer; otherwise empty.
         text: description.

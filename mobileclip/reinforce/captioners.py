@@ -105,7 +105,7 @@ class CaptionSet:
     """A captioner with the name of its caption set.
 
     Args:
-        name: of the set, `syn_text` or `syn_text_NAME`.
+        name: name of the set, `syn_text` or `syn_text_NAME`.
         captioner: who writes it.
     """
 
@@ -180,7 +180,7 @@ def caption_sets(captioner: Captioner, name: str) -> Mapping[str, Captioner]:
 
     Args:
         captioner: one, or several.
-        name: of the set of one.
+        name: name of the set of one.
     """
     return captioner.sets if isinstance(captioner, CaptionerEnsemble) else {name: captioner}
 
@@ -196,8 +196,8 @@ def caption_seed(seed: int, key: str, caption_set: str) -> int:
     """Return the seed of an image's captions.
 
     Args:
-        seed: of the run.
-        key: of the sample.
+        seed: seed of the run.
+        key: key of the sample.
         caption_set: name of the captions' set.
     """
     return derived_seed(seed, "captions", caption_set, key)
@@ -289,7 +289,7 @@ class NucleusSpec(CaptionerSpec):
         top_p: the nucleus' share of the probability, in (0, 1].
         temperature: above 0.
         max_length: ids per caption, start and end included.
-        precision: of the weights and the computation; probabilities are in float64.
+        precision: precision of the weights and the computation; probabilities are in float64.
         max_batch: images per batch. Every step has this size, so that a caption does not depend on the number of
             images; calls with fewer images waste the rest.
     """
@@ -310,7 +310,7 @@ class NucleusCaptioner:
         model: in float32; it is moved and cast in place.
         name: display name.
         weights_sha256: hash of its weights.
-        device: of the computation.
+        device: device of the computation.
 
     Raises:
         ValueError: if its context is too short, or its texts have no start token.

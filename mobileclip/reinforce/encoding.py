@@ -159,7 +159,7 @@ class _Item:
     Args:
         sample: with its captions and embeddings, as far as there are some.
         image: decoded.
-        params: of its augmentations.
+        params: params of its augmentations.
         pixels: that they give, by size: (augmentations, size, size, 3).
     """
 
@@ -323,7 +323,7 @@ class OnlineTeachers(ChangedBatches[ReinforcedBatch]):
         captioner: writes a synthetic caption for every augmented image, at the largest of its sizes; None for captions
             of the source.
         tokenizer: the student's, for the captioner's captions.
-        seed: of the captions.
+        seed: seed of the captions.
 
     Raises:
         ValueError: while streaming, if the batches lack the images or the captions.

@@ -27,14 +27,14 @@ class Estimate:
     """The cost of a complete reinforcement on one device of this kind.
 
     Args:
-        num_shards: of the output.
+        num_shards: number of shards of the output.
         num_samples: in all shards, extrapolated from the first shards if there are many.
         num_measured: measured samples.
-        samples_per_second: of one worker with loaded models.
-        bytes_per_sample: of a finished shard, images included.
+        samples_per_second: samples per second of one worker with loaded models.
+        bytes_per_sample: bytes per sample of a finished shard, images included.
         loading_seconds: time to load a worker's models.
-        device: of the measurement.
-        agreement: of the teachers on the stored views of these samples; None without a measurement.
+        device: device of the measurement.
+        agreement: agreement of the teachers on the stored views of these samples; None without a measurement.
     """
 
     num_shards: int

@@ -46,7 +46,7 @@ class ImageTextToTextCaptioner(CaptionerSpec):
     Args:
         model: a folder of `save_pretrained`, or `OWNER/NAME` on the hub, for `AutoModelForImageTextToText` and
             `AutoProcessor`.
-        revision: of the hub's repository; None for the newest.
+        revision: revision of the hub's repository; None for the newest.
         prompt: the question, as one turn of the processor's chat template. For a processor without template, the whole
             text including the image token: `USER: <image> Describe it. ASSISTANT:`.
         num_captions: captions per image; duplicates stay.
@@ -54,7 +54,7 @@ class ImageTextToTextCaptioner(CaptionerSpec):
         temperature: above 0.
         max_length: ids per caption; longer captions are truncated.
         first_sentence: whether a caption ends before its first full stop, as CoCa's do.
-        precision: of the weights and the computation; probabilities are in float64.
+        precision: precision of the weights and the computation; probabilities are in float64.
         max_batch: images per batch. Every step has this size, so that a caption does not depend on the number of
             images; calls with fewer images, or with images of other shapes, waste the rest.
 
@@ -182,7 +182,7 @@ class AnswerVocabulary:
     Args:
         tokenizer: the model's.
         ends: end ids of the model's settings: one, several, or None for the tokenizer's.
-        name: of the model, for messages.
+        name: name of the model, for messages.
 
     Raises:
         ValueError: if the end id is unknown.

@@ -51,8 +51,8 @@ class ReinforcementReport:
         num_done_before: shards that an earlier run had finished.
         set_aside: failed shards with reasons; the next run tries them again.
         seconds: duration of this run.
-        samples_per_second: of this run.
-        agreement: of the teachers on the stored views of the first shard; None without a measurement.
+        samples_per_second: samples per second of this run.
+        agreement: agreement of the teachers on the stored views of the first shard; None without a measurement.
     """
 
     shards: tuple[str, ...]
@@ -159,7 +159,7 @@ class _Done(Listener[Unit, ShardEntry]):
     """Adds finished shards to the manifest, and updates the progress display.
 
     Args:
-        manifest: of the output.
+        manifest: manifest of the output.
         progress: the progress display.
         by_sample: whether its steps are samples instead of shards.
         aloud: whether to print the agreement.

@@ -60,11 +60,11 @@ class ShardEntry:
 
     Args:
         shard: its path below the output, with `/` between folders; a shard without samples has no file.
-        fingerprint: of its input; a changed input needs a new shard.
+        fingerprint: fingerprint of its input; a changed input needs a new shard.
         num_samples: samples in it.
         num_bytes: its size.
         skipped: numbers of skipped samples by reason.
-        agreement: of the teachers on its views; None without a measurement.
+        agreement: agreement of the teachers on its views; None without a measurement.
         attempts: number of runs that tried to download all its images.
     """
 
@@ -90,7 +90,7 @@ class Manifest(dict[str, ShardEntry]):
     rarely uploaded.
 
     Args:
-        directory: of the shards, local or a URL.
+        directory: directory of the shards, local or a URL.
         most_in_tail: most entries of the small file, at least 1; an object store uploads the small file for every
             entry, and the manifest when the small file is full.
 
@@ -190,8 +190,8 @@ class UnreachedRows(Unit):
 
     Args:
         unit: source of the shard.
-        entry: of the shard.
-        output: of the job.
+        entry: entry of the shard.
+        output: output of the job.
     """
 
     unit: Unit
@@ -244,8 +244,8 @@ def pending_units(spec: ReinforcementSpec, units: Sequence[Unit], manifest: Mani
 
     Args:
         spec: the options.
-        units: of its source.
-        manifest: of its output; a shard without an entry may be anything.
+        units: units of its source.
+        manifest: manifest of its output; a shard without an entry may be anything.
 
     Raises:
         OSError: if a store cannot be reached.

@@ -32,7 +32,7 @@ class ReinforcementSpec:
         caption_set: set name for one captioner, `syn_text` or `syn_text_NAME`; several captioners name their own sets.
         augmentation: the policy; every teacher sees the augmented image at its own size.
         num_augmentations: stored augmentations per image.
-        seed: of augmentations and captions; both depend only on the seed, the sample's key and their index.
+        seed: seed of augmentations and captions; both depend only on the seed, the sample's key and their index.
         layout: `npz` (float32) or `pth.gz` (bfloat16) of the public data sets; `compact` (bfloat16) or `compact8` (8
             bits) in one small member.
         batch_size: samples per batch, with all their augmentations.

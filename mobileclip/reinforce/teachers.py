@@ -298,7 +298,7 @@ def teacher_of(
         stored: the content of the checkpoint.
         name: maps the hash of the weights to the display name.
         spec: the options.
-        device: of the computation.
+        device: device of the computation.
 
     Raises:
         ValueError: if it holds one tower.
@@ -332,7 +332,7 @@ class CheckpointTeacher(TeacherSpec):
             `hf-hub:OWNER/NAME`.
         model: its name, such as `mobileclip_b`; None to find it from the file.
         logit_scale: factor of similarities; None for the model's own.
-        precision: of the weights, after folding, and of the computation.
+        precision: precision of the weights, after folding, and of the computation.
         max_batch: images or texts per batch.
     """
 
@@ -367,7 +367,8 @@ class OpenClipTeacher(TeacherSpec):
         pretrained: a tag that open_clip knows for the model, or the path of a file of weights; None if the model brings
             its own. An architecture that differs from what the tag was trained with in QuickGELU alone is corrected.
         logit_scale: factor of similarities; None for the model's own.
-        precision: of the weights and the computation. Use bfloat16 on GPUs, and on CPUs with bfloat16 instructions.
+        precision: precision of the weights and the computation. Use bfloat16 on GPUs, and on CPUs with bfloat16
+            instructions.
         max_batch: images or texts per batch.
 
     Raises:
@@ -407,9 +408,10 @@ class TransformersTeacher(TeacherSpec):
 
     Args:
         model: a folder of `save_pretrained`, or `OWNER/NAME` on the hub, such as `google/siglip2-so400m-patch14-384`.
-        revision: of the hub's repository; None for the newest.
+        revision: revision of the hub's repository; None for the newest.
         logit_scale: factor of similarities; None for the model's own.
-        precision: of the weights and the computation. Use bfloat16 on GPUs, and on CPUs with bfloat16 instructions.
+        precision: precision of the weights and the computation. Use bfloat16 on GPUs, and on CPUs with bfloat16
+            instructions.
         max_batch: images or texts per batch.
 
     Raises:

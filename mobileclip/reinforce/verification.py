@@ -67,7 +67,7 @@ class ShardTask:
     """The samples of a shard to verify, and those to compute again.
 
     Args:
-        entry: of the manifest.
+        entry: entry of the manifest.
         rows: numbers of the samples to parse and check; None for all.
         replayed: numbers of the samples to return for recomputation.
     """
@@ -91,7 +91,7 @@ class ShardFindings:
         num_checked: parsed samples.
         problems: found problems.
         replayed: samples for recomputation.
-        keys: of all samples, 64-bit hashes.
+        keys: keys of all samples, 64-bit hashes.
     """
 
     num_samples: int
@@ -106,7 +106,7 @@ class ShardCheck:
     """Reads a shard once, in any process, and returns its problems.
 
     Args:
-        directory: of the shards.
+        directory: directory of the shards.
         card: that describes them.
     """
 
@@ -279,7 +279,7 @@ def verify(
         num_rows: how many samples to check of each, drawn at random; None for all.
         teachers: who reinforced them; None for the ones that the card describes.
         device: where to recompute; `auto` for the best one there is.
-        seed: of the options.
+        seed: seed of the options.
         engine: who reads; None for this process. The result does not depend on it.
         show_progress: show a bar.
 
@@ -305,11 +305,11 @@ def choose_tasks(
     """Return the samples to verify in each shard, drawn at random from their counts.
 
     Args:
-        entries: of the manifest.
+        entries: entries of the manifest.
         num_samples: number of samples to recompute, chosen uniformly from the checked samples.
         num_shards: number of shards to read; None for all.
         num_rows: number of samples to check per shard; None for all.
-        seed: of the options.
+        seed: seed of the options.
     """
     chosen: Sequence[int] = range(len(entries))
     if num_shards is not None:

@@ -181,7 +181,7 @@ def some_outputs(layer: Module, chosen: slice) -> Module:
 
     Args:
         layer: a convolution may be grouped only so that the chosen outputs have one input channel each.
-        chosen: of the rows of its weight.
+        chosen: chosen of the rows of its weight.
 
     Examples:
         >>> layer, x = nn.Linear(4, 6), torch.rand(3, 4)

@@ -247,7 +247,7 @@ def atomic_folder(path: Path, *, overwrite: bool = False) -> Iterator[Path]:
     back.
 
     Args:
-        path: of the folder. Its parents are made.
+        path: path of the folder. Its parents are made.
         overwrite: whether a folder that is there is replaced, once the new one is whole; nothing may be there without.
 
     Raises:
@@ -337,7 +337,7 @@ def require_output(path: AnyPath, *, overwrite: bool, suffixes: Collection[str] 
     """Make sure that a file can be written, and that nothing is lost by it.
 
     Args:
-        path: of the file; a pipe or a device, such as `/dev/stdout`, is written to as it is, whatever its name.
+        path: path of the file; a pipe or a device, such as `/dev/stdout`, is written to as it is, whatever its name.
         overwrite: whether a file that is there may be replaced.
         suffixes: how its name may end, such as `.npz`; empty where any name will do.
 
@@ -365,7 +365,7 @@ def require_output_folder(path: AnyPath, *, overwrite: bool, marker: str = "") -
     """Make sure that a folder can be written, and that nothing is lost by it.
 
     Args:
-        path: of the folder, which need not exist.
+        path: path of the folder, which need not exist.
         overwrite: whether a folder of the same kind may be replaced.
         marker: the file that a folder of this kind holds; another one that is not empty is never replaced. What a
             killed process left behind, and a lock, count for nothing.

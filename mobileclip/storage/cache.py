@@ -72,7 +72,7 @@ class FileCache:
 
     Args:
         path: the folder; created.
-        max_bytes: of all whole copies together, 100 GB by default.
+        max_bytes: max bytes of all whole copies together, 100 GB by default.
     """
 
     path: Path

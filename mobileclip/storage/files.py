@@ -290,7 +290,7 @@ def list_files(directory: AnyPath, suffix: str = "", *, recursive: bool = False)
 
     Args:
         directory: path or URL.
-        suffix: of the files' names.
+        suffix: suffix of the files' names.
         recursive: with those in the directories below.
 
     Raises:

@@ -18,9 +18,9 @@ def read_numbers(file: IO[bytes], start: int, count: int, dtype: torch.dtype) ->
 
     Args:
         file: opened for reading.
-        start: of the first number, in bytes.
+        start: start of the first number, in bytes.
         count: of numbers.
-        dtype: of them.
+        dtype: dtype of them.
 
     Raises:
         CheckpointError: if the file ends before them.

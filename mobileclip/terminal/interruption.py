@@ -63,7 +63,7 @@ class _Heard:
         is_child: whether this is a child process of a command.
         postponed: number of active `postponed` contexts.
         may_be_cut: whether a signal may interrupt them now.
-        number: of the first signal.
+        number: number of the first signal.
         at: time of the first signal except for a scheduler's warning.
         program: name of the command and its saved state, if the program exits with it and has not printed so yet.
     """
@@ -170,7 +170,7 @@ def interruptible(name: str, kept: str, *, is_program: bool = True) -> Iterator[
     """Handle signals during a command; only in the main thread.
 
     Args:
-        name: of the command, for the message.
+        name: name of the command, for the message.
         kept: saved state and how to resume, a sentence without a full stop.
         is_program: whether the program exits with the command, even if cleanup takes more than a few seconds.
 

@@ -28,7 +28,7 @@ def check_encoder(spec: ImageEncoderSpec | TextEncoderSpec, *, export: bool = Tr
     saving and loading, and has equal outputs reparameterized and by `torch.export`.
 
     Args:
-        spec: of the encoder; prefer a small one for speed.
+        spec: spec of the encoder; prefer a small one for speed.
         export: whether to test `torch.export`, which takes seconds.
 
     Raises:

@@ -33,7 +33,7 @@ def check_loss(spec: LossSpec, *, teacher_dims: int = 0, synthetic: bool = True,
     and gradients of a single process.
 
     Args:
-        spec: of a registered class.
+        spec: spec of a registered class.
         teacher_dims: total width of the teachers' embeddings, if the loss needs them.
         synthetic: whether it also takes synthetic captions.
         processes: number of processes that share a batch; 1 for single-process losses.

@@ -78,7 +78,7 @@ class RunState:
 
     Args:
         objective: the model and the loss, weights and buffers.
-        optimizer: of their parameters.
+        optimizer: optimizer of their parameters.
         average: the student's moving average, if this process has one.
         world: the processes of the run; all of them save and restore together, the first one writes and reads.
     """

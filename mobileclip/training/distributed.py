@@ -50,7 +50,7 @@ class World:
     Args:
         rank: number of this process, from 0; process 0 writes files and shows progress.
         size: number of processes.
-        device: of this process.
+        device: device of this process.
         group: the process group; None for a single process.
         store: on which the others wait for the first process's own work; without a store, the usual timeout applies.
     """

@@ -80,11 +80,12 @@ def train(
         batches: training data; with several processes, this process's share.
         output: folder for `metrics.jsonl` and `checkpoints/`, or a URL such as `s3://bucket/run`; URLs are not locked,
             so never start two runs with one URL.
-        card: of the reinforced data, if any: the loss must have its teachers' dims. Different logit scales are logged.
+        card: card of the reinforced data, if any: the loss must have its teachers' dims. Different logit scales are
+            logged.
         world: the processes of the run, and this process's device; None for a single process on the CPU.
         evaluate: called by the first process with the model or its average, every `evaluate_every_steps` and at the
             end; the run logs its metrics.
-        title: of the progress display.
+        title: title of the progress display.
         console: for the progress display; None shows none.
 
     Raises:
@@ -168,10 +169,10 @@ class _Run:
         spec: training options.
         state: state of the run, for checkpoints.
         minimised: the objective, as it is called.
-        feed: of the batches.
+        feed: feed of the batches.
         batches: the source, with a position for checkpoints.
         output: folder of the run.
-        checkpoints: of the run.
+        checkpoints: checkpoints of the run.
         skipped: files of skipped samples, one per process.
         log: of metrics, in the first process only.
         evaluate: evaluation in the first process, or None.

@@ -150,7 +150,7 @@ class Objective(nn.Module, ABC):
         RangeAugment and returns changed images and loss terms.
 
         Args:
-            image: of the whole batch, as it came.
+            image: image of the whole batch, as it came.
             progress: finished fraction of the training, from 0 to 1.
         """
         augment = self.range_augment
@@ -361,7 +361,7 @@ def build_objective(loss: LossSpec, *, spec: TrainingSpec, model: nn.Module, wor
     Register your own objective for its loss's spec class with `build_objective.register`.
 
     Args:
-        loss: of the spec.
+        loss: loss of the spec.
         spec: training options.
         model: the student.
         world: the processes of the run.

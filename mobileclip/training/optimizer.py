@@ -116,7 +116,7 @@ def set_learning_rate(optimizer: torch.optim.Optimizer, learning_rate: float) ->
 
     Args:
         optimizer: such as an `OptimizerSpec` builds, whose rates are zero at first.
-        learning_rate: of a step, at least 0.
+        learning_rate: learning rate of a step, at least 0.
     """
     for group in optimizer.param_groups:
         group["lr"] = learning_rate * group.get("rate_scale", 1.0)

@@ -322,9 +322,9 @@ class SkippedFolder:
         """Write a process's skipped items since the last checkpoint.
 
         Args:
-            skips: of the batches up to the step.
-            step: of the next checkpoint.
-            rank: of the process.
+            skips: skips of the batches up to the step.
+            step: step of the next checkpoint.
+            rank: rank of the process.
 
         Raises:
             OSError: if they cannot be written.

@@ -154,7 +154,7 @@ def run(
             without checkpoint.
         evaluate: makes `train`'s `evaluate` from the model's spec.
         device: `auto` for this process's GPU, or the best available device.
-        title: of the progress display.
+        title: title of the progress display.
         console: for the progress display; None shows none.
         within: the processes of an existing `process_group`, with its device.
 

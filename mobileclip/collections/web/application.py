@@ -115,7 +115,7 @@ def columns(collection: Collection) -> dict[str, Any]:
     """Return the columns with values: name, kind, and range or most common values.
 
     Args:
-        collection: of the columns.
+        collection: collection of the columns.
     """
     found = []
     for name in (*NUMBERS, *TEXTS):
@@ -187,7 +187,7 @@ def requested_concept(collection: Collection, texts: Sequence[str]) -> dict[str,
 
     Args:
         collection: to search.
-        texts: of the query.
+        texts: texts of the query.
     """
     rest, names = named_concepts(" ".join(texts))
     return (
@@ -201,7 +201,7 @@ def tags_of(collection: Collection, matches: Sequence[Match]) -> list[dict[str, 
     """Return the tags of images as `tags`, if any.
 
     Args:
-        collection: of the tags.
+        collection: collection of the tags.
         matches: the images.
     """
     snapshot = collection.snapshot

@@ -33,7 +33,7 @@ class Indexed:
     """The state of an image's file at indexing.
 
     Args:
-        sha256: of the encoded image, or of the video.
+        sha256: sha256 of the encoded image, or of the video.
         mtime_ns: modification time of the file, in nanoseconds since 1970.
     """
 

@@ -31,7 +31,7 @@ class RandomErasingSpec:
     """Of some images, a rectangle becomes noise with the mean and the deviation of ImageNet's pixels.
 
     Args:
-        probability: of an image to lose a rectangle.
+        probability: probability of an image to lose a rectangle.
         area: least and greatest fraction of the image that is erased; at most 1.
         ratio: least and greatest height over width of what is erased.
 
@@ -104,9 +104,9 @@ class MixingSpec:
 
     Args:
         mixup_alpha: of the distribution of mixup's share; 0 for no mixup.
-        cutmix_alpha: of the distribution of CutMix's share; 0 for no CutMix.
-        cutmix_share: of the batches that are mixed at all, those by CutMix, where there are both.
-        probability: of a batch to be mixed.
+        cutmix_alpha: cutmix alpha of the distribution of CutMix's share; 0 for no CutMix.
+        cutmix_share: cutmix share of the batches that are mixed at all, those by CutMix, where there are both.
+        probability: probability of a batch to be mixed.
 
     Raises:
         ValueError: if a number is out of its range, or both alphas are 0.
@@ -149,7 +149,7 @@ class MixingSpec:
         """Return how to mix a batch, or None for one that stays as it is.
 
         Args:
-            shape: of its images; height and width are the last two.
+            shape: shape of its images; height and width are the last two.
             device: where they are.
         """
         if _uniform() >= self.probability:
@@ -179,7 +179,7 @@ class Mixture:
         share: a scalar; own: (height, width), bool.
 
     Args:
-        share: of an image's own pixels, from 0 to 1.
+        share: share of an image's own pixels, from 0 to 1.
         own: where CutMix leaves them; None for mixup.
     """
 

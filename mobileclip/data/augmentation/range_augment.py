@@ -36,8 +36,8 @@ class RangeAugmentSpec:
     Args:
         target_psnr: peak signal-to-noise ratio of the augmented images against what they were, in decibels, at the
             start and at the end of training.
-        weight: of the loss term.
-        fraction: of the images that each of the operations changes.
+        weight: weight of the loss term.
+        fraction: fraction of the images that each of the operations changes.
 
     Raises:
         ValueError: if a number is out of its range.
@@ -104,7 +104,7 @@ class RangeNumbers:
         target_error: mean squared error of pixels in [0, 1] that is aimed at.
         chosen: whether an operation changes an image.
         chance: of [0, 1), where in its range an operation's strength lies.
-        seed: of an image's noise; on the CPU, int64.
+        seed: seed of an image's noise; on the CPU, int64.
     """
 
     order: tuple[int, ...]
@@ -193,7 +193,7 @@ class RangeAugment(nn.Module):
         """Return the random numbers that a batch is changed by.
 
         Args:
-            num_images: of the whole batch.
+            num_images: number of images of the whole batch.
             progress: fraction of the training that is done, from 0 to 1.
             device: where the images are.
             generator: source of randomness; None for torch's own on the CPU.

@@ -133,7 +133,7 @@ class ImageLimits:
             The limits of the file and of `num_scan_pixels` grow with it where they are not given. Decoding takes up to
             20 bytes a pixel.
         num_file_bytes: of the file.
-        num_scans: of a JPEG; encoders write about ten, and at most a few dozen.
+        num_scans: number of scans of a JPEG; encoders write about ten, and at most a few dozen.
         num_scan_pixels: scans of a JPEG times its pixels, at whatever size it is decoded; the default allows twelve
             scans of the largest image.
 

@@ -83,8 +83,8 @@ def raw_preview(data: bytes, limits: ImageLimits, name: str) -> bytes | None:
 
     Args:
         data: the file.
-        limits: of its bytes.
-        name: of the image, for messages.
+        limits: limits of its bytes.
+        name: name of the image, for messages.
 
     Raises:
         ImageError: if there is no picture in it, or it is damaged; with the reason `missing_package` if rawpy is not
@@ -206,8 +206,8 @@ def open_image(data: bytes, limits: ImageLimits, name: str = "image", *, reduce:
 
     Args:
         data: the file; of a raw one, the picture that the camera put into it is opened.
-        limits: of its work and memory.
-        name: of the image, for messages.
+        limits: limits of its work and memory.
+        name: name of the image, for messages.
         reduce: 2, 4 or 8 if a JPEG will be decoded at that part of its size, for which the limits hold then.
 
     Raises:

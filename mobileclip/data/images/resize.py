@@ -51,11 +51,11 @@ class Centre:
     """The square in the middle of a resized image.
 
     Args:
-        width: of the resized image, in pixels.
-        height: of the resized image, in pixels.
-        left: of the square in it.
-        top: of the square in it.
-        side: of the square.
+        width: width of the resized image, in pixels.
+        height: height of the resized image, in pixels.
+        left: left of the square in it.
+        top: top of the square in it.
+        side: side of the square.
     """
 
     width: int
@@ -85,8 +85,8 @@ def resize_centre(image: Image.Image | Pixels, height: int, centre: Centre, inte
 
     Args:
         image: RGB, or its pixels (height, width, 3) in any order in memory; rows below `centre.rows` may be missing.
-        height: of the whole image, in pixels.
-        centre: of the resized image.
+        height: height of the whole image, in pixels.
+        centre: centre of the resized image.
         interpolation: the filter.
     """
     width = image.width if isinstance(image, Image.Image) else image.shape[1]
@@ -113,7 +113,7 @@ def resize_reduced_centre(
     Args:
         image: RGB, or its pixels (height, width, 3); rows below the centre may be missing.
         size: width and height of the whole image at that part: what was rounded up is no part of the picture.
-        centre: of the resized image.
+        centre: centre of the resized image.
         interpolation: the filter.
     """
     across, down = size[0] / centre.width, size[1] / centre.height
@@ -204,7 +204,7 @@ def in_rgb(image: Image.Image, background: Color | None, name: str) -> Image.Ima
     Args:
         image: decoded.
         background: colour below what is transparent; None drops the transparency.
-        name: of the image, for messages.
+        name: name of the image, for messages.
 
     Raises:
         ImageError: if its mode has no RGB, or the range of its values is not known.

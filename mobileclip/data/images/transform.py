@@ -128,8 +128,8 @@ class ImageTransform:
 
         Args:
             source: see `load_image`.
-            name: of the image, for messages; by default what it says itself.
-            limits: of the work and memory that it may cost.
+            name: name of the image, for messages; by default what it says itself.
+            limits: limits of the work and memory that it may cost.
 
         Raises:
             ImageError: if it cannot be read, or has no pixels or an extreme shape; the message names it.
@@ -146,7 +146,7 @@ class ImageTransform:
 
         Args:
             size: width and height of the image, in pixels.
-            name: of the image, for messages.
+            name: name of the image, for messages.
 
         Raises:
             ImageError: if it has no pixels or an extreme shape.
@@ -211,8 +211,8 @@ def load_image(
         background: colour that a transparent image is put on. None drops the transparency: the stored colour below it
             shows, which is what the published models were trained on.
         reduce: 2, 4 or 8 to decode a JPEG at that part of its size, rounded up, which is faster; others ignore it.
-        limits: of the work and memory that an image may cost; a PIL image was opened by someone else.
-        name: of the image, for messages; by default what the source says.
+        limits: limits of the work and memory that an image may cost; a PIL image was opened by someone else.
+        name: name of the image, for messages; by default what the source says.
 
     Raises:
         ImageError: if it is missing, no image, broken, cannot be made RGB, or is beyond a limit.
@@ -340,8 +340,8 @@ class TowerImage:
 
     Args:
         pixels: what the tower sees.
-        width: of the upright image, in pixels.
-        height: of the upright image, in pixels.
+        width: width of the upright image, in pixels.
+        height: height of the upright image, in pixels.
         exif: the camera's notes, as they are encoded.
     """
 
@@ -367,8 +367,8 @@ def read_tower_image(
         reduced: whether a JPEG is decoded at a half, a quarter or an eighth where it still has as many pixels as the
             tower takes: it costs a fraction of the time, and embeddings differ in the third digit. Without, the pixels
             are those of `ImageTransform.pixels`, to the bit, unless the JPEG has more pixels than the limits allow.
-        name: of the image, for messages.
-        limits: of the work and memory that it may cost.
+        name: name of the image, for messages.
+        limits: limits of the work and memory that it may cost.
 
     Raises:
         ImageError: if it cannot be read, or is out of all shape.
@@ -417,7 +417,7 @@ def read_pixels(
         source: see `load_image`.
         transform: to the tower's input.
         reduced: see `read_tower_image`.
-        name: of the image, for messages; by default what it says itself.
+        name: name of the image, for messages; by default what it says itself.
 
     Raises:
         ImageError: if it cannot be read, or has no pixels or an extreme shape.

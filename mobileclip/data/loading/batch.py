@@ -235,7 +235,7 @@ def stack_pixels(pixels: Sequence[Pixels]) -> torch.Tensor:
     Shape: B times (height, width, 3), uint8 -> (B, 3, height, width), uint8, in the order of `torch.channels_last`.
 
     Args:
-        pixels: of images of one size.
+        pixels: pixels of images of one size.
     """
     shape = (len(pixels), *pixels[0].shape)
     batch = empty_shared(shape) if _is_shared else torch.empty(shape, dtype=torch.uint8)

@@ -51,7 +51,7 @@ class SourceImage:
 
     Args:
         data: the encoded image.
-        limits: of the work and memory that it may cost.
+        limits: limits of the work and memory that it may cost.
         orient: whether crops are of the upright image, as those that are sampled afresh; stored ones are not.
         background: see `decode_image`.
 
@@ -140,9 +140,9 @@ class ExampleSpec:
         decode: `exact`, or `fast` to decode JPEGs at a half, a quarter or an eighth where the crop still has as many
             pixels as the output, and to resize by torch's filters; the pixels then differ a little from those that the
             teachers saw.
-        limits: of the work and memory that one image may cost; one beyond them is skipped.
-        sample_limits: of what is read of a sample; what is beyond them is skipped, and never allocated.
-        seed: of every choice, and of the order.
+        limits: limits of the work and memory that one image may cost; one beyond them is skipped.
+        sample_limits: sample limits of what is read of a sample; what is beyond them is skipped, and never allocated.
+        seed: seed of every choice, and of the order.
 
     Raises:
         ValueError: if a number is out of its range, or the augmentation has another size than the image contract.

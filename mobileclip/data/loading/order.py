@@ -47,7 +47,7 @@ class Segment:
 
     Args:
         shard: its name.
-        number: of the shard among those of its source; with the seed, it decides the order of its samples.
+        number: number of the shard among those of its source; with the seed, it decides the order of its samples.
         epoch: how often the shard was read through before, or with replacement the number of the draw; decides
             augmentations and captions.
         start: number of the first sample.
@@ -87,11 +87,11 @@ class EpochOrder:
     a reader reads its part; if it lost samples, it reads its part again, and then others' parts, each from its middle.
 
     Args:
-        names: of the shards.
+        names: names of the shards.
         sizes: number of samples in each, as they are said.
         most_readers: number of readers, or the largest divisor of it of which there are not more than samples, and not
             more than four to a shard: each passes over what is not its own.
-        seed: of the order.
+        seed: seed of the order.
         shuffle: whether to shuffle the shards.
 
     Raises:
@@ -147,7 +147,7 @@ class EpochOrder:
 
         Args:
             first: number of the first step.
-            batch_size: of all processes together.
+            batch_size: batch size of all processes together.
             epoch: the one whose steps are counted, the last of which may be incomplete; None for all epochs without
                 end, whose incomplete batches are left out.
 
@@ -200,7 +200,7 @@ class EndlessOrder:
         weights: share of each source's samples; none for one of its share of the shards.
         most_readers: number of readers, or the largest divisor of it that there are shards for. Where none has the
             asked shares, up to four readers share out a shard's samples, or their number is no divisor.
-        seed: of the order.
+        seed: seed of the order.
         shuffle: whether to shuffle the shards.
         replacement: whether to draw them with replacement, shuffled or not.
         may_share: whether any number of readers may have a shard at once, as those that take turns.
@@ -303,7 +303,7 @@ class StreamPosition:
 
     Args:
         first_batch: number of batches that were consumed.
-        num_readers: of the order; 0 at the start of a run.
+        num_readers: number of readers of the order; 0 at the start of a run.
         places: reader, turn, segment and sample of each, see `Cursor`.
         skipped: number of samples and shards that were left out since the start, by reason.
         data: digest of the shards' names, and with sampling `epoch` of their sizes; empty where nothing says it.

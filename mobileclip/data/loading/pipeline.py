@@ -86,7 +86,7 @@ class PipelineSpec(ExampleSpec):
         uids: a list of the samples that are used, with another sampling than `epoch`; none uses all. See
             `mobileclip.data.loading.uids.UidList`.
         cache: folder of copies of remote shards for the next time they are read; none keeps none.
-        cache_bytes: of all copies together; the oldest make room.
+        cache_bytes: cache bytes of all copies together; the oldest make room.
         worker_seconds: for which one of them is waited for.
         stores: how long stores are waited for. Specs that differ in these, the cache and the number of
             workers alone are equal.
@@ -139,7 +139,7 @@ class _Progress:
 
     Args:
         epoch: that it is in.
-        first_epoch: of those that it goes through.
+        first_epoch: first epoch of those that it goes through.
         position: within the epoch, behind a batch that left no samples waiting for the next one.
         num_since: batches since.
     """
@@ -160,7 +160,7 @@ class Pipeline(IterableDataset[BatchType], ABC):
 
     Args:
         spec: the choices.
-        reader: of the shards.
+        reader: reader of the shards.
         keep: from key and members of a sample to whether it is used, with another sampling than `epoch`; None for all
             those that the spec's `uids` have. Workers get it pickled where they are not forked.
 
@@ -310,7 +310,7 @@ class Pipeline(IterableDataset[BatchType], ABC):
         reader and decodes nothing of what came before, whatever the number of workers and processes.
 
         Args:
-            position: of an earlier stream, of this process or of all; None for the start.
+            position: position of an earlier stream, of this process or of all; None for the start.
 
         Raises:
             ValueError: if there are fewer samples than one batch needs, none can be used, or the position is of another

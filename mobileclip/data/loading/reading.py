@@ -145,11 +145,11 @@ class SampleReading:
     """Settings of reading samples in order.
 
     Args:
-        shards: of the run.
+        shards: shards of the run.
         order: who reads what.
-        seed: of the order of samples.
+        seed: seed of the order of samples.
         shuffle_buffer: number of samples, encoded, of every reader's buffer; 0 leaves them as they come.
-        limits: of what is read of a sample.
+        limits: limits of what is read of a sample.
     """
 
     shards: ShardReader
@@ -212,7 +212,7 @@ class Chunk(Generic[BatchType]):
 
     Args:
         batch: None where it has no sample of the step.
-        numbers: of its samples in the epoch, which they are ordered by.
+        numbers: numbers of its samples in the epoch, which they are ordered by.
         skips: what was left out for it.
         num_unwanted: number of samples that are not among those to be used.
         places: where the readers that it took samples from stand now, as a `StreamPosition` has them.

@@ -32,9 +32,9 @@ class TextPipelineSpec:
         batch_size: texts of a step: in a training run of all processes together, which divide it among them; the
             pipeline by itself gives every process batches of so many.
         text: the student's text contract.
-        shares: of every batch by language, such as `{"de": 2, "fr": 1}`, in any unit; languages that are left out are
-            not seen. None takes every text as often as any other.
-        seed: of the order.
+        shares: shares of every batch by language, such as `{"de": 2, "fr": 1}`, in any unit; languages that are left
+            out are not seen. None takes every text as often as any other.
+        seed: seed of the order.
 
     Raises:
         ValueError: if a number is out of its range, such as a share.

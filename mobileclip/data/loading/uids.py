@@ -33,7 +33,7 @@ def uid_of(key: str, members: Mapping[str, bytes]) -> tuple[int, int]:
     key's SHA-256.
 
     Args:
-        key: of the sample.
+        key: key of the sample.
         members: content by extension.
     """
     found = _UID.search(members.get("json", b""))

@@ -34,7 +34,7 @@ def endless_shards(
         source: paths or patterns, as `expand_shards` takes them.
         others: those of further sources.
         weights: share of each source's shards; none for one of its number of shards.
-        seed: of the order.
+        seed: seed of the order.
         shuffle: whether to shuffle the shards, anew whenever all of them have come.
 
     Raises:
@@ -71,7 +71,7 @@ def read_shards(
             `webdataset.SimpleShardList` yield them.
         on_skip: called with what had to be left out; `SkipReport.add` counts it in the report, from workers too.
         cache: where copies of remote shards are kept; none keeps none.
-        limits: of what is read of a sample.
+        limits: limits of what is read of a sample.
     """
     for shard in shards:
         known = {"__url__": shard["url"]} | ({_EPOCH: shard["epoch"]} if "epoch" in shard else {})

@@ -83,7 +83,8 @@ class WorkerPool(Generic[Item]):
         source: of chunks.
         num_workers: number of processes.
         seconds: for which one of them is waited for.
-        seed: of what draws from the generators of Python, NumPy and PyTorch in a worker; each has a stream of its own.
+        seed: seed of what draws from the generators of Python, NumPy and PyTorch in a worker; each has a stream of its
+            own.
 
     Raises:
         ResourceExhaustedError: if the machine lets no process be started.

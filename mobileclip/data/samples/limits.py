@@ -33,12 +33,12 @@ class SampleLimits:
 
     Args:
         member_bytes: of one member.
-        sample_bytes: of all members of a sample.
-        num_members: of a sample.
+        sample_bytes: sample bytes of all members of a sample.
+        num_members: number of members of a sample.
         name_bytes: of a member's name.
         text_bytes: of a member that is text or JSON.
         embedding_bytes: of a sample's embeddings, inflated and as float32.
-        dim: of the teachers' concatenated embeddings, where a card says it: embeddings may then inflate to what the
+        dim: dim of the teachers' concatenated embeddings, where a card says it: embeddings may then inflate to what the
             rows of the sample take, and no more.
         inflation: how many times its own size a compressed shard may inflate to; bombs reach thousands.
 

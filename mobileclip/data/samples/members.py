@@ -80,7 +80,7 @@ def parse_sample(key: str, members: Mapping[str, bytes], limits: SampleLimits = 
     Args:
         key: the sample's key.
         members: extension to content, such as `jpg`, `txt`, `url.txt`, `json`, `syn.json`.
-        limits: of what is read.
+        limits: limits of what is read.
 
     Raises:
         BadSampleError: if the caption is missing or a member is malformed.
@@ -95,7 +95,7 @@ def parse_stored_sample(key: str, members: Mapping[str, bytes], limits: SampleLi
         key: the sample's key.
         members: extension to content: those of `parse_sample`, and either `reinforced` or `paug.json` with `npz` or
             `pth.gz`.
-        limits: of what is read.
+        limits: limits of what is read.
 
     Raises:
         BadSampleError: if a member is missing or malformed, or the members disagree.
@@ -124,7 +124,7 @@ def parse_reinforced_sample(
     Args:
         key: the sample's key.
         members: extension to content, as `parse_stored_sample` takes them.
-        limits: of what is read.
+        limits: limits of what is read.
 
     Raises:
         BadSampleError: if a member is missing or malformed, or the members disagree.

@@ -194,9 +194,9 @@ class NpyHeader:
 
     Args:
         first: place of the first number.
-        dtype: of the numbers.
+        dtype: dtype of the numbers.
         order: `C`, row after row, or `F`, column after column.
-        shape: of the array.
+        shape: shape of the array.
         num_bytes: that the whole file must have.
     """
 

@@ -437,7 +437,7 @@ def decode_image(
             the pixels as they are encoded, as the public data sets' do.
         background: see `load_image`; a model's is `ImageInput.background_color`.
         reduce: 2, 4 or 8 to decode a JPEG at that part of its size, rounded up; other formats ignore it.
-        limits: of the work and memory that it may cost.
+        limits: limits of the work and memory that it may cost.
 
     Raises:
         BadSampleError: if the image cannot be decoded to its end, cannot be made RGB, or is beyond a limit.

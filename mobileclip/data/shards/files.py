@@ -48,7 +48,7 @@ class RawSample:
         shard: where it was read.
         members: extension in lower case to content.
         problem: why it cannot be used: a member came more than once, or is too large; the first such reason.
-        num_bytes: of all members.
+        num_bytes: number of bytes of all members.
     """
 
     key: str
@@ -145,7 +145,7 @@ def read_shard(
     Args:
         shard: path or URL.
         on_skip: called with what had to be left out.
-        limits: of what is read; a sample beyond them has a `problem`.
+        limits: limits of what is read; a sample beyond them has a `problem`.
         cache: where a copy of a remote shard is kept; none keeps none.
     """
     num_read = 0
@@ -195,7 +195,7 @@ def read_reinforced_samples(
     Args:
         shards: paths or patterns, as `expand_shards` takes them.
         report: counts what was read and what was left out.
-        limits: of what is read.
+        limits: limits of what is read.
     """
     return _read(shards, parse_reinforced_sample, SkipReport() if report is None else report, limits)
 
@@ -208,7 +208,7 @@ def read_samples(
     Args:
         shards: paths or patterns, as `expand_shards` takes them.
         report: counts what was read and what was left out.
-        limits: of what is read.
+        limits: limits of what is read.
     """
     return _read(shards, parse_sample, SkipReport() if report is None else report, limits)
 
@@ -218,7 +218,7 @@ def count_samples(shards: Shards, limits: SampleLimits = SAMPLE_LIMITS) -> int:
 
     Args:
         shards: paths or patterns, as `expand_shards` takes them.
-        limits: of what is read.
+        limits: limits of what is read.
 
     Raises:
         ValueError: if a shard cannot be read or breaks off.
@@ -240,7 +240,7 @@ def count_shard(shard: str, limits: SampleLimits = SAMPLE_LIMITS) -> tuple[int, 
 
     Args:
         shard: path or URL.
-        limits: of what is read.
+        limits: limits of what is read.
     """
     count = 0
     try:

@@ -49,7 +49,7 @@ def shard_sizes(shards: Sequence[str], limits: SampleLimits = SAMPLE_LIMITS) -> 
 
     Args:
         shards: their paths or URLs.
-        limits: of what is read.
+        limits: limits of what is read.
 
     Raises:
         ValueError: if a file that says it cannot be read.
@@ -152,7 +152,7 @@ class TeacherEntry:
     """One teacher.
 
     Args:
-        name: of the model and its pretraining.
+        name: name of the model and its pretraining.
         weights_sha256: hash of its weights; a name alone does not tell two files apart.
         dim: columns of the stored embeddings that are its, in the order of the teachers.
         logit_scale: what it multiplies cosine similarities with.
@@ -173,10 +173,10 @@ class CaptionerEntry:
     """The captioner that generated a set of synthetic captions, with its weights, seed and settings.
 
     Args:
-        name: of the model and its pretraining.
+        name: name of the model and its pretraining.
         weights_sha256: hash of its weights.
         caption_set: name of its captions' set.
-        seed: of the captions.
+        seed: seed of the captions.
         spec: its settings, as JSON: number of captions, top-p, ...
     """
 
@@ -234,9 +234,9 @@ class ReinforcementCard:
         captioners: who wrote the synthetic captions, earlier steps first.
         augmentation: the policy; None where there are only captions so far.
         num_augmentations: stored augmentations per image.
-        seed: of the augmentations.
+        seed: seed of the augmentations.
         layout: form of the embeddings.
-        versions: of the packages that the first run used; decoders and resizing may differ in the last bit.
+        versions: versions of the packages that the first run used; decoders and resizing may differ in the last bit.
         num_shards: finished shards that hold samples.
         num_samples: samples in them.
         num_bytes: their size.

@@ -55,8 +55,8 @@ class TarMember(NamedTuple):
 
     Args:
         name: as it is stored.
-        offset: of the first byte of its content.
-        size: of its content, in bytes.
+        offset: offset of the first byte of its content.
+        size: size of its content, in bytes.
     """
 
     name: str
@@ -168,7 +168,7 @@ def forward_reader(
 
     Args:
         stream: which stands at its start.
-        limits: of what is inflated.
+        limits: limits of what is inflated.
         seeks: whether the stream itself can be moved; then it is returned where nothing is compressed.
     """
     start = stream.read(START_BYTES)
@@ -182,7 +182,7 @@ def member_key(stream: IO[bytes], start: int) -> str:
 
     Args:
         stream: an uncompressed tar file.
-        start: of the content, in bytes.
+        start: start of the content, in bytes.
     """
     stream.seek(start - BLOCK)
     parts = split_name(_name(stream.read(BLOCK)))
@@ -267,8 +267,8 @@ def write_member(stream: IO[bytes], name: str, content: bytes) -> None:
 
     Args:
         stream: as many files after one another as wanted, then `write_end`.
-        name: of the file.
-        content: of the file.
+        name: name of the file.
+        content: content of the file.
 
     Raises:
         ValueError: if the name has a zero byte, where it would end for those who read it.
@@ -304,7 +304,7 @@ def by_key(
     What belongs to no sample is left out. The members of one key are there until the next key is asked for.
 
     Args:
-        members: of the shard, as they are stored.
+        members: members of the shard, as they are stored.
         name: returns what one is called.
     """
     known = ((*parts, member) for member in members if (parts := split_name(name(member))) is not None)

@@ -41,8 +41,8 @@ class TextsCard:
 
     Args:
         teacher: name of the teacher.
-        weights_sha256: of its weights, see `mobileclip.tensor_files.weights.weights_sha256`.
-        dim: of its embeddings.
+        weights_sha256: weights sha256 of its weights, see `mobileclip.tensor_files.weights.weights_sha256`.
+        dim: dim of its embeddings.
         space: identity of the model whose space they are in, as JSON; empty where nothing says it.
         languages: number of texts by language, in the order of their numbers in the parts; `""` where none is said.
         parts: number of texts of every part, in order.

@@ -87,9 +87,9 @@ def find_centres(
     Args:
         table: the vectors.
         num_clusters: at most as many as there are vectors.
-        device: of the computation.
-        seed: of the choice of the vectors that are clustered, and of the first centres.
-        most_bytes: of the vectors that are clustered; one for each cluster is taken in any case.
+        device: device of the computation.
+        seed: seed of the choice of the vectors that are clustered, and of the first centres.
+        most_bytes: most bytes of the vectors that are clustered; one for each cluster is taken in any case.
     """
     generator = np.random.default_rng(seed)
     held = max(num_clusters, most_bytes // (4 * table.dim))
@@ -115,7 +115,7 @@ def members_of_clusters(
     Args:
         table: the vectors.
         centres: (clusters, D).
-        device: of the computation.
+        device: device of the computation.
     """
     num_nearest = min(NUM_NEAREST, len(centres))
     num_buckets = num_buckets_for(num_nearest * len(table), _MEMBER.itemsize)
@@ -158,7 +158,7 @@ class DuplicatesSpec:
             removed.
         leak_threshold: least similarity of a sample with a test image for removal.
         num_clusters: number of clusters; None for a thousandth of the samples, at most 50,000.
-        device: of the computation.
+        device: device of the computation.
         seed: random seed of the clustering.
     """
 
@@ -316,7 +316,7 @@ def _without_followers(pairs: _Likeness, worth: npt.NDArray[np.float32], availab
 
     Args:
         pairs: of near samples.
-        worth: of all samples.
+        worth: worth of all samples.
         available: samples that may be kept.
     """
     order = np.lexsort((pairs.other, -worth[pairs.other], pairs.index, -worth[pairs.index]))

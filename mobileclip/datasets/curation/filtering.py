@@ -176,8 +176,8 @@ def write_filter_page(path: Path, spec: FilterSpec, report: FilterReport) -> Non
 
     Args:
         path: the HTML file, replaced atomically.
-        spec: of the filter.
-        report: of the filter.
+        spec: spec of the filter.
+        report: report of the filter.
 
     Raises:
         ValueError: if the scores cannot be read.

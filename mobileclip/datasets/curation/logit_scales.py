@@ -61,7 +61,7 @@ class TeacherScale:
         losses: (`SCALES`,).
 
     Args:
-        name: of the teacher.
+        name: name of the teacher.
         own: its stored logit scale; None for shards without a card.
         losses: cross-entropy of the pairs at every scale.
         best: scale of the least loss.

@@ -161,7 +161,7 @@ class ShardScores:
 
     Args:
         shard: path or URL of the shard.
-        path: of the scores.
+        path: path of the scores.
         teachers: their names.
     """
 
@@ -251,7 +251,7 @@ class Scores:
     """A folder of scores.
 
     Args:
-        folder: of the scores.
+        folder: folder of the scores.
         teachers: name and dim of each.
         shards: scored shards.
     """

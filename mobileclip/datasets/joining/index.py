@@ -75,7 +75,7 @@ class AboutShard:
     Args:
         shard: its path or URL.
         by: the name field of its records.
-        fingerprint: of the shard at reading; empty to read it again.
+        fingerprint: fingerprint of the shard at reading; empty to read it again.
         hashed: whether its images have hashes.
         num_records: number of images or samples.
         num_without: samples without the name field.
@@ -106,7 +106,7 @@ def records_path(folder: Path, kind: str, by: str, shard: str) -> Path:
     """Return the file with the records of a shard.
 
     Args:
-        folder: of the index.
+        folder: folder of the index.
         kind: suffix of its name, `places` or `names`.
         by: the name field of the records.
         shard: path or URL.
@@ -119,10 +119,10 @@ def write_records(folder: Path, kind: str, about: AboutShard, records: Records) 
     """Write the records of a shard as a table with one column, and return the shard's metadata with their number.
 
     Args:
-        folder: of the index.
+        folder: folder of the index.
         kind: of records, `places` or `names`.
         about: the shard.
-        records: of it.
+        records: records of it.
     """
     import pyarrow as pa
 
@@ -139,7 +139,7 @@ def read_about(folder: Path, kind: str, by: str, shard: str) -> AboutShard | Non
     """Return a shard's metadata; None for a missing or other file.
 
     Args:
-        folder: of the index.
+        folder: folder of the index.
         kind: of records, `places` or `names`.
         by: the name field of the records.
         shard: path or URL.
@@ -152,7 +152,7 @@ def read_records(folder: Path, kind: str, about: AboutShard) -> Records:
     """Return the records of a shard.
 
     Args:
-        folder: of the index.
+        folder: folder of the index.
         kind: of records, `places` or `names`.
         about: result of `read_about`.
 
@@ -176,11 +176,11 @@ class ScanUnit:
     """A shard to index: positions of its images, or names of its samples.
 
     Args:
-        name: of the unit.
+        name: name of the unit.
         shard: path or URL.
-        fingerprint: of it.
+        fingerprint: fingerprint of it.
         kind: of records, `places` of images or `names` of samples.
-        folder: of the index.
+        folder: folder of the index.
         by: the name field of samples and images: `key`, `url`, or a field of their JSON.
         limits: size limits for reading; larger members are skipped.
         hashed: whether to read and hash images, instead of headers only.
@@ -286,8 +286,8 @@ def sample_name(key: str, members: Mapping[str, bytes], *, by: str, limits: Samp
     """Return the name for looking up a sample's image; empty for `url` without a URL.
 
     Args:
-        key: of the sample.
-        members: of the sample: `json` and `url.txt`, if any.
+        key: key of the sample.
+        members: members of the sample: `json` and `url.txt`, if any.
         by: `key`, `url`, or a field of the JSON, with the key as fallback.
         limits: size limits for reading.
     """
@@ -300,7 +300,7 @@ def stated_of(content: bytes | None, limits: SampleLimits) -> Mapping[str, Any]:
     """Return the object in a `.json` member; an empty one where there is none, or none that can be read.
 
     Args:
-        content: of the member.
+        content: content of the member.
         limits: size limits for reading.
     """
     try:
@@ -336,7 +336,7 @@ class ImageIndex:
     """Where the images of shards are; `build_image_index` makes it.
 
     Args:
-        folder: of the index.
+        folder: folder of the index.
         by: the name field of images: `key`, or a field of their JSON.
         shards: metadata of each shard in order; of several images with one name, the first shard's counts.
         limits: size limits for reading.
@@ -361,7 +361,7 @@ class ImageIndex:
 
         Args:
             shard: its number.
-            row: of its record in the shard.
+            row: row of its record in the shard.
 
         Raises:
             ValueError: if the records are missing or damaged.

@@ -138,7 +138,7 @@ class _Job:
         spec: the options.
         sources: reinforced shards by the names of the joined ones.
         run: in which shards are read and joined.
-        folder: of the index.
+        folder: folder of the index.
         scratch: folder for temporary files.
         show_progress: show bars.
     """

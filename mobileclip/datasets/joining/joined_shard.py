@@ -58,9 +58,9 @@ class JoinUnit:
     """A shard to be joined.
 
     Args:
-        name: of the joined shard.
+        name: name of the joined shard.
         source: path or URL of the reinforced shard.
-        fingerprint: of it.
+        fingerprint: fingerprint of it.
         problem: error while reading the names of its samples; some may then seem to have no image.
         captions: the shard with its captions, or None.
         captions_print: fingerprint of the captions' shard, or empty.
@@ -286,7 +286,7 @@ def compare(stated: Mapping[str, Any], sha256: str, beside: Mapping[str, Any]) -
 
     Args:
         stated: the sample's JSON with `sha256` and the original size of the download, if any.
-        sha256: of the stored image.
+        sha256: sha256 of the stored image.
         beside: the image's JSON with `sha256` and sizes, if any.
     """
     expected, download = _sha256(stated), _sha256(beside)
@@ -337,7 +337,7 @@ def check_joined(
     fit.
 
     Args:
-        members: of the reinforced sample.
+        members: members of the reinforced sample.
         image: the encoded image.
         stated: metadata of the download from a data set of captions; the sample's own JSON takes precedence.
         beside: the image's JSON, if any.
@@ -454,7 +454,7 @@ def find_caption(known: Mapping[str, Captioned], key: str, stated: Mapping[str, 
 
     Args:
         known: see `read_captions`.
-        key: of the sample.
+        key: key of the sample.
         stated: its JSON; its `uid` takes precedence over the key.
 
     Raises:

@@ -58,9 +58,9 @@ class Placeholder:
     Args:
         sha256: the first 16 digits of its SHA-256.
         num_keys: number of its keys.
-        num_bytes: of the encoded image.
+        num_bytes: number of bytes of the encoded image.
         example: one of the keys, for the most frequent images only.
-        shard: of the example.
+        shard: shard of the example.
     """
 
     sha256: str
@@ -82,7 +82,7 @@ class Matches:
     """The matches of all images and samples.
 
     Args:
-        counts: of both sides.
+        counts: counts of both sides.
         placeholders: images with many keys, the most frequent first.
     """
 
@@ -103,10 +103,10 @@ def match_images(
     """Write the images of the samples of every shard, and return the counts and where each shard's own are.
 
     Args:
-        index: of the images.
+        index: index of the images.
         names: name tables of the reinforced shards, in order.
         wanted: whether to return the matches of each shard; other shards are only counted.
-        path: of the file of matches, in a folder for temporary files.
+        path: path of the file of matches, in a folder for temporary files.
         threshold: least number of keys of a placeholder, at least 2; 0 skips the search.
         progress: called for every shard.
         bucket_bytes: size of an array in memory.
@@ -164,7 +164,7 @@ def read_matches(path: Path, extent: tuple[int, int]) -> Records:
     """Return matches from a file that `match_images` has written.
 
     Args:
-        path: of the file.
+        path: path of the file.
         extent: start and end, in records.
     """
     start, end = extent

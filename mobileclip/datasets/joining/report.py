@@ -48,7 +48,7 @@ class JoinedSample(NamedTuple):
     """The outcome of a join for one sample, a row of the report's table.
 
     Args:
-        key: of it.
+        key: key of it.
         image: the shard of its image; None for its own image or a skipped sample.
         likeness: result of comparing the image with the sample.
         reason: why it was skipped.
@@ -71,7 +71,7 @@ class JoinedShard:
         captions: fingerprint of the captions' shard, or empty.
         choices: see `JoinSpec.choices`.
         num_bytes: size of the joined shard; None for no shard.
-        counts: of its samples, by field of `JoinReport`.
+        counts: counts of its samples, by field of `JoinReport`.
         reach: mean reach of the crops over the joined samples, or None.
         left_out: numbers of skipped samples by reason.
         others: the first keys of samples with another image.
@@ -132,7 +132,7 @@ class JoinReport:
     """Totals of a join over all its runs: shards, joined samples, and skipped samples by reason.
 
     Args:
-        output: of the join.
+        output: output of the join.
         shards: number of joined shards.
         samples: number of reinforced samples.
         joined: samples in the joined shards.
@@ -312,7 +312,7 @@ def write_report(report: JoinReport, names: Sequence[str]) -> JoinReport:
 
     Args:
         report: information outside the shards' records.
-        names: of all shards.
+        names: names of all shards.
     """
     counts, left_out, reach, num_reaching = Counter[str](), Counter[str](), 0.0, 0
     others, example = list[str](), ""

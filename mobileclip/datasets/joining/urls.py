@@ -52,7 +52,7 @@ class UrlReport:
     """The result of writing a table of URLs.
 
     Args:
-        path: of the table.
+        path: path of the table.
         num_rows: in it.
         num_without: rows without a caption, and without a hash, by the column.
         skips: skipped rows.

@@ -112,7 +112,8 @@ class Unit(ABC):
     """A part of a source that becomes one shard. Units are values: they can be pickled and sent to a worker.
 
     Args:
-        name: of the shard that it becomes, relative to the output, with `/` between folders; unique within a source.
+        name: name of the shard that it becomes, relative to the output, with `/` between folders; unique within a
+            source.
     """
 
     name: str
@@ -169,7 +170,7 @@ class Unit(ABC):
         """Yield the samples of given skips, such as unreachable images, and possibly others.
 
         Args:
-            names: of the skips.
+            names: names of the skips.
             report: counts read and skipped samples.
         """
         del names
@@ -222,7 +223,7 @@ class Source(ABC):
         """Return fingerprints of units by name, if that needs no request per unit.
 
         Args:
-            units: of this source.
+            units: units of this source.
 
         Raises:
             StorageError: if its store cannot be reached.

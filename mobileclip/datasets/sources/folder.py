@@ -49,7 +49,7 @@ class FolderItem:
     """An image and where its captions are.
 
     Args:
-        key: of the sample.
+        key: key of the sample.
         image: relative path, with `/` between its parts.
         text: relative path of the file with a caption a line.
         json: relative path of the file with a JSON object.
@@ -72,7 +72,7 @@ class FolderUnit(Unit):
         items: the images.
         stray: rows of tables without an image; the first unit reports them.
         left_out: files that are neither images nor their captions; the first unit reports them.
-        digest: of all inputs.
+        digest: digest of all inputs.
     """
 
     path: str

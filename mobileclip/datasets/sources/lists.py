@@ -65,11 +65,11 @@ class Columns:
 
     Args:
         path: of the images' paths, or of the table's images.
-        url: of the images' URLs.
+        url: url of the images' URLs.
         captions: of the captions; empty if images have a `label`.
         uid: of the uids.
         key: of the keys.
-        sha256: of the images' hashes.
+        sha256: sha256 of the images' hashes.
     """
 
     path: str | None
@@ -165,7 +165,7 @@ class RowReading:
         Args:
             number: for a generated key.
             label: name of the row.
-            cells: of the row, or its problem.
+            cells: cells of the row, or its problem.
 
         Raises:
             BadSampleError: if it cannot be used.

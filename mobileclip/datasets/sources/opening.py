@@ -56,7 +56,7 @@ class DataSet:
         name: its name in results and reports.
         source: its samples, with captions, and with `label` in the metadata for classes.
         kind: captions or classes.
-        class_names: of a data set of classes, in the order of their labels.
+        class_names: class names of a data set of classes, in the order of their labels.
         templates: sentences around the names of classes, with one `{}` each; none for captions.
     """
 

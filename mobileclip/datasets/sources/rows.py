@@ -28,7 +28,8 @@ class RowOptions:
             of the table with the number of the row.
         hash_column: of a table: the column with the SHA-256 of the images; one that has another is skipped. It is not
             looked for where none is named, as it may be that of an image before it was resized.
-        header: of a `.csv` or `.tsv` file whose first line has no names: the names of its columns, in their order.
+        header: header of a `.csv` or `.tsv` file whose first line has no names: the names of its columns, in their
+            order.
     """
 
     inside: bool = True

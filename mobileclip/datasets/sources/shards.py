@@ -264,7 +264,7 @@ class PublicLayout:
     """A data set in CLIP_benchmark's layout: its class names, prompts, kind and shards.
 
     Args:
-        name: of its folder, without `wds_` and `_test`.
+        name: name of its folder, without `wds_` and `_test`.
         kind: what its samples have beside the image.
         class_names: in the order of the labels; empty for retrieval.
         templates: prompts with one `{}` where the name goes; empty for retrieval.

@@ -61,9 +61,9 @@ class Part:
     Args:
         first_row: number of the first row, from 1.
         num_rows: number of rows.
-        start: of a text, byte at which the first row begins.
+        start: start of a text, byte at which the first row begins.
         first_line: of a text, number of its line, from 1.
-        digest: of a text, of the lines.
+        digest: digest of a text, of the lines.
     """
 
     first_row: int
@@ -79,12 +79,13 @@ class Table:
 
     Args:
         path: path or URL.
-        suffix: of its name, which says the form.
+        suffix: suffix of its name, which says the form.
         columns: names of the columns whose cells JSON can hold: texts, numbers, truth values, and lists and structures
             of these. None of JSON lines, whose fields may differ.
         images: names of the columns that hold images as the Hugging Face hub does: structures of `bytes` and `path`.
-        class_names: of a `label` that is a number, where the file says what the numbers are called, as on the hub.
-        whole: of a Parquet file all rows, of a text where they begin.
+        class_names: class names of a `label` that is a number, where the file says what the numbers are called, as on
+            the hub.
+        whole: whole of a Parquet file all rows, of a text where they begin.
     """
 
     path: str
@@ -236,7 +237,7 @@ def text_rows(stream: IO[bytes], suffix: str, line: int = 1) -> Iterator[TextRow
 
     Args:
         stream: the text.
-        suffix: of its name.
+        suffix: suffix of its name.
         line: number of the line at the position.
     """
     lines, ahead, end, blank = _lines(stream), deque[tuple[bytes, int]](), 0, b""

@@ -24,7 +24,7 @@ class TextPair:
     Args:
         text: the student's text.
         teacher_text: the teacher's text: a translation, or the same text.
-        language: of the text, such as `de`; empty if nothing says it.
+        language: language of the text, such as `de`; empty if nothing says it.
     """
 
     text: str
@@ -40,7 +40,7 @@ class TextColumns:
         text: the student's text.
         teacher: column of the teacher's texts; by default the student's texts.
         language: language of the text.
-        default_language: of texts whose row names none.
+        default_language: default language of texts whose row names none.
     """
 
     text: str = "text"
@@ -57,7 +57,7 @@ def read_text_pairs(path: storage.AnyPath, columns: TextColumns | None = None) -
 
     Args:
         path: of the file, a path or a URL; of shards also a pattern, see `mobileclip.data.expand_shards`.
-        columns: of a table.
+        columns: columns of a table.
 
     Raises:
         OSError: if the file cannot be read.

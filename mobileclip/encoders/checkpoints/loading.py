@@ -61,7 +61,7 @@ class Source:
     Args:
         read: maps the text after the colon to the model with all weights.
         check: raises for a missing model, without a connection.
-        licence: of the weights, from their card; None without a readable card.
+        licence: licence of the weights, from their card; None without a readable card.
     """
 
     read: Callable[[str], Stored]
@@ -81,7 +81,7 @@ class Stored:
 
     Args:
         spec: the model that its tensors belong to.
-        form: of the tensors.
+        form: form of the tensors.
         layout: name of the layout of the file.
         tensors: stored tensors by this library's names.
         taught: the embedding space, and the n-grams of a text tower's training data.
@@ -168,8 +168,8 @@ def load_model(
         tower: load this tower alone.
         fold: reparameterize branches, norms and scales for inference. False returns the training form; a
             reparameterized checkpoint has none.
-        dtype: of the weights; folding happens before the cast.
-        device: of the model.
+        dtype: dtype of the weights; folding happens before the cast.
+        device: device of the model.
         image_size: side of the images in pixels, if it differs from the checkpoint's. A ViT interpolates its position
             embeddings; an MCi has none. Published models were trained at their own size only.
         context_length: ids per text, at most the checkpoint's. Causal towers keep the embeddings of texts that fit.

@@ -25,7 +25,7 @@ class Published:
         repository: owner and name.
         file: in the repository; None for its only checkpoint.
         revision: the commit, in hexadecimal, or a branch; None for the newest.
-        sha256: of the file, in hexadecimal, as on the hub; None if unknown.
+        sha256: sha256 of the file, in hexadecimal, as on the hub; None if unknown.
         licence: the hub's name of that revision's licence: Apple's sample code licence until February 2025, its model
             licence since. Both allow research only.
     """
@@ -292,7 +292,7 @@ def no_checkpoint(place: str, contract: Path, run: str) -> CheckpointError:
     """Return the refusal of an export where a checkpoint is needed.
 
     Args:
-        place: of the export, as a person names it.
+        place: place of the export, as a person names it.
         contract: the export's, on this machine.
         run: how it is run, as a sentence.
     """

@@ -49,8 +49,8 @@ class Claim:
 
     Args:
         spec: the model.
-        form: of the tensors.
-        layout: of their names.
+        form: form of the tensors.
+        layout: layout of their names.
         tensors: by the layout's names, a tower's with the beginning that it has in a whole model.
     """
 

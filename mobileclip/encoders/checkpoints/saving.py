@@ -69,7 +69,7 @@ class Taught:
     Args:
         space: identity of the embedding space's model, as JSON, see `mobileclip.inference.space_of`; empty for a
             model's own space, and if unknown.
-        ngrams: of the texts, packed by `mobileclip.data.text.ngrams`; None if unknown.
+        ngrams: ngrams of the texts, packed by `mobileclip.data.text.ngrams`; None if unknown.
     """
 
     space: str = ""
@@ -86,8 +86,8 @@ class Header:
 
     Args:
         spec: the model.
-        form: of its tensors.
-        layout: of its tensors' names.
+        form: form of its tensors.
+        layout: layout of its tensors' names.
         space: see `Taught`.
     """
 

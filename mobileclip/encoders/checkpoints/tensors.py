@@ -97,11 +97,11 @@ def resized(
 
     Args:
         spec: the model.
-        form: of the weights.
+        form: form of the weights.
         weights: in our names.
         image_size: side of the images, in pixels; None for the spec's own.
         context_length: ids per text; None for the spec's own.
-        in_channels: of the images; None for the spec's own.
+        in_channels: in channels of the images; None for the spec's own.
 
     Raises:
         ValueError: if the model has no such tower, or its weights cannot be had for that size.
@@ -151,7 +151,7 @@ def spec_of_size(
         spec: the model.
         image_size: side of the images, in pixels; None for the spec's own.
         context_length: ids per text; None for the spec's own.
-        in_channels: of the images; None for the spec's own.
+        in_channels: in channels of the images; None for the spec's own.
     """
     sizes = {"image_size": image_size, "context_length": context_length, "in_channels": in_channels}
     if isinstance(spec, DualEncoderSpec):

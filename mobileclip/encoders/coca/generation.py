@@ -67,7 +67,7 @@ def generate(
         model: in evaluation mode.
         images: preprocessed.
         spec: generation options.
-        generator: of random numbers; PyTorch's by default. With one seed, the ids equal open_clip's.
+        generator: generator of random numbers; PyTorch's by default. With one seed, the ids equal open_clip's.
 
     Raises:
         ValueError: if the model has no room for captions of that length.
@@ -218,9 +218,9 @@ def _next_beams(
     """Return sums, rows and next ids of the unfinished captions, and add finished captions to the beams.
 
     Args:
-        beam: of the image.
+        beam: beam of the image.
         candidates: sums, rows and next ids, the highest sum first.
-        ids: of its captions so far.
+        ids: ids of its captions so far.
         text: end id and padding id.
     """
     if beam.done:

@@ -113,7 +113,7 @@ class CaptionTextEncoder(TextEncoder):
         ids `(batch, ids)` to embeddings `(batch, embedding_dim)` and features `(batch, ids, width)`.
 
     Args:
-        spec: of the tower; the class token has an additional position.
+        spec: spec of the tower; the class token has an additional position.
         class_mask: see `CoCaSpec`.
 
     Source: Yu et al., "CoCa: Contrastive Captioners are Image-Text Foundation Models", section 3.2.
@@ -159,9 +159,9 @@ class CaptionDecoder(nn.Module):
 
     Args:
         vocab_size: number of ids.
-        width: of the features and of the image tokens.
+        width: width of the features and of the image tokens.
         depth: number of layers of each kind.
-        num_heads: of every attention; divides `width`.
+        num_heads: number of heads of every attention; divides `width`.
 
     Source: Yu et al., "CoCa: Contrastive Captioners are Image-Text Foundation Models", section 3.2.
     """

@@ -93,7 +93,7 @@ class Entry:
 
     Args:
         where: the file and the entry, for messages.
-        values: of the object.
+        values: values of the object.
         index: place, from 0, or key of the object in its file.
     """
 
@@ -130,7 +130,7 @@ def read_entries(path: str, title: str, *, num_first: int | None = None) -> Iter
     """Yield the objects of a JSON list, the values of a JSON object, or the lines of a `.jsonl` or `.csv` file.
 
     Args:
-        path: of the file, or its URL.
+        path: path of the file, or its URL.
         title: whose annotations they are, for messages.
         num_first: how many objects to yield of a JSON list, of which only the beginning is read; None for all.
 

@@ -72,7 +72,7 @@ class Picture:
     """A picture that is there, or can be read.
 
     Args:
-        name: of the picture.
+        name: name of the picture.
         content: the encoded picture; paths or URLs, of which the first that exists has it; or what is wrong.
     """
 

@@ -37,8 +37,8 @@ class LinearProbe:
         weight: `(classes, dim)`; bias: `(classes,)`.
 
     Args:
-        weight: of the unit-length embeddings times the root of their dim.
-        bias: of every class.
+        weight: weight of the unit-length embeddings times the root of their dim.
+        bias: bias of every class.
         penalty: that it was fitted with.
     """
 
@@ -260,7 +260,7 @@ def split_folders(path: str) -> tuple[str, str] | None:
     """Return the folders of a data set that is to be fitted to and of one that is to be tested on, if both are there.
 
     Args:
-        path: of the folder that holds them; a URL holds none.
+        path: path of the folder that holds them; a URL holds none.
     """
     if storage.is_remote(path):
         return None

@@ -61,7 +61,7 @@ def special_metrics(key: str, hits: Hits, labels: Tensor, metadata: Tensor | Non
         labels: `(images,)`; metadata: `(images, fields)`.
 
     Args:
-        key: of the data set in the suite.
+        key: key of the data set in the suite.
         hits: what became of the images.
         labels: index of each image's class.
         metadata: what `metadata_fields` names; without, there is nothing about groups.
@@ -98,7 +98,7 @@ def grouped_hits(key: str, worst: str, hits: Hits, metadata: Tensor) -> tuple[Te
         metadata: `(images, fields)`; results: `(images,)`.
 
     Args:
-        key: of the data set in the suite.
+        key: key of the data set in the suite.
         worst: name of the metric.
         hits: what became of the images.
         metadata: what `metadata_fields` names.

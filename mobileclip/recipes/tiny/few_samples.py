@@ -28,7 +28,7 @@ def first_samples(source: Source, folder: Path, name: str = "data") -> str:
     Args:
         source: where they are.
         folder: where the copies of all sources go.
-        name: of this one's folder.
+        name: name of this one's folder.
 
     Raises:
         ValueError: if the source is not there, or not one sample can be used.

@@ -103,7 +103,7 @@ def scene_samples(count: int, seed: int, *, size: tuple[int, int] = (240, 180)) 
 
     Args:
         count: how many.
-        seed: of the scenes and how they are drawn.
+        seed: seed of the scenes and how they are drawn.
         size: width and height, in pixels.
     """
     rng = np.random.default_rng(seed)

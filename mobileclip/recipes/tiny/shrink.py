@@ -60,7 +60,7 @@ def shrink(spec: Any, rows: RowOptions | None = None) -> Any:  # noqa: ARG001  r
     Of the data that is named, the first samples are taken; otherwise some are drawn, see `drawn`.
 
     Args:
-        spec: of one of the classes that recipes have.
+        spec: spec of one of the classes that recipes have.
         rows: how rows of lists and tables are read, where the spec does not say it.
 
     Raises:

@@ -87,7 +87,7 @@ class Results:
     """The results of a fine-tuning run for every alpha, with its training time.
 
     Args:
-        rows: of every alpha.
+        rows: rows of every alpha.
         seconds: training time, without earlier runs.
     """
 

@@ -153,7 +153,7 @@ class FinetuneSpec:
         max_gradient_norm: largest norm of the gradient.
         precision: `bfloat16` runs the forward pass in autocast.
         num_workers: processes that read, decode and augment.
-        seed: of the order, the captions and the adapters.
+        seed: seed of the order, the captions and the adapters.
         alphas: interpolations to test between the original (0) and the fine-tuned model (1), in addition to both.
         keep_alpha: the interpolation to save in addition to the fine-tuned model.
         evaluate_every_steps: steps between tests on the new task; none tests at the end only.

@@ -37,7 +37,7 @@ class HeldOut:
     """The held-out samples: a fraction by a hash of the key, or given keys.
 
     Args:
-        fraction: of all samples.
+        fraction: fraction of all samples.
         keys: their keys; None selects by a hash of the key.
     """
 
@@ -58,7 +58,7 @@ class Task:
 
     Args:
         name: its name in the report.
-        source: of the samples.
+        source: source of the samples.
         kind: `classes` (metadata has the class name as `label`) or `captions`.
         part: all samples, the held-out samples, or the others.
         held_out: the held-out samples.
@@ -270,7 +270,7 @@ def with_labels(
     """Return the batches with one-hot teacher embeddings of the labels, for `labelled_contrastive`.
 
     Args:
-        batches: of images whose texts name their class.
+        batches: batches of images whose texts name their class.
         labels: the classes of the samples by their keys, from 0.
         num_classes: classes in all.
 
