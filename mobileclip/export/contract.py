@@ -1,24 +1,41 @@
-"""The contract of an export: one JSON file with everything that a host needs to run it."""
+"""What an export says of itself: the contract, one JSON file with all that a host needs to run it; card and licence."""
 
 from __future__ import annotations
 
+import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import TYPE_CHECKING, Any, Final, Literal, cast
 
 import attrs
+import torch
+from torch import Tensor, nn
 
+from mobileclip.blocks import models
+from mobileclip.data.images.transform import ImageTransform
+from mobileclip.encoders import ClassifierSpec, DualEncoder, ModelSpec
+from mobileclip.encoders.checkpoints import PREFIX, PRETRAINED, hub_licence_of, licence_of, packaged
+from mobileclip.encoders.checkpoints.hub import parsed
 from mobileclip.encoders.checkpoints.published import CONTRACT
+from mobileclip.encoders.checkpoints.saving import model_json
+from mobileclip.encoders.towers import feature_encoder, local_encoder
 from mobileclip.export.spec import TEXT_SPACE, InputDtype, Preprocess, Stage, Tower
-from mobileclip.extras import UPDATE
+from mobileclip.extras import UPDATE, VERSION
 from mobileclip.hardware import Precision
 from mobileclip.inputs import ImageInput, TextInput
+from mobileclip.interop.card import front_matter
 from mobileclip.machine import raise_machine_fault
 from mobileclip.serialization import from_value, to_json
 from mobileclip.storage import printable, read_bytes
 from mobileclip.strict import parse_json, strict
 from mobileclip.tensor_files import file_sha256
+from mobileclip.tensor_files.weights import weights_sha256
+
+if TYPE_CHECKING:
+    from mobileclip.export.targets import Target, Written
+    from mobileclip.export.towers import TowerExport
+    from mobileclip.export.verify import Report
 
 TOKENIZER, REPORT = "tokenizer.json", "report.json"
 GOLDEN, EVALUATION = "golden.safetensors", "evaluation.safetensors"
@@ -161,6 +178,22 @@ class TowerFile:
         return {self.output_name: self.output_shape, **{one.name: one.shape for one in self.features}}
 
 
+def as_taken(pixels: Tensor, contract: ImageInput, preprocess: str) -> Tensor:
+    """Return uint8 pixels as an exported image tower takes them.
+
+    Shape:
+        `(images, 3, size, size)` in and out.
+
+    Args:
+        pixels: resized and cropped.
+        contract: of the model.
+        preprocess: of the export.
+    """
+    if preprocess == "host":
+        return ImageTransform(contract).normalize(pixels.movedim(1, -1))
+    return pixels.to(torch.float32) if preprocess == "float32" else pixels
+
+
 @attrs.frozen(kw_only=True, field_transformer=strict)
 class Variant:
     """The same towers in another precision.
@@ -234,6 +267,17 @@ class Contract:
         """Whether it is of a classifier."""
         return self.num_classes is not None
 
+    def taken(self, tower: TowerFile, inputs: Tensor) -> Tensor:
+        """Return inputs as a file takes them.
+
+        Args:
+            tower: the file.
+            inputs: pixels, resized and cropped, `(images, 3, size, size)`, uint8; or ids `(texts, context_length)`.
+        """
+        if self.image is not None and tower.tower == "image":
+            return as_taken(inputs, self.image.input, self.image.preprocess)
+        return inputs.to(getattr(torch, tower.input_dtype))
+
     @property
     def output_dim(self) -> int:
         """Width of the first output."""
@@ -267,8 +311,8 @@ def read_contract(folder: str | Path) -> Contract:
             f"{folder} holds no {CONTRACT}, so it is no export, or not a whole one; export the model again"
         )
     contract = _read(path)
-    for one in contract.each:
-        _check_towers(one, path)
+    if (fault := next((fault for one in contract.each for fault in _faults(one)), None)) is not None:
+        raise ValueError(f"{path} {fault}; export the model again")
     for name, expected in contract.files.items():
         check_file(folder, name, expected)
     for tower in (tower for one in contract.each for tower in one.towers):
@@ -296,70 +340,53 @@ def _read(path: Path) -> Contract:
     return contract
 
 
-def _check_towers(contract: Contract, path: Path) -> None:
-    """Make sure that what a contract says of its towers fits what it says of the model."""
+def _faults(contract: Contract) -> Iterator[str]:
+    """Yield what a contract says of its towers that does not fit what it says of the model."""
+    num_classes, names, kinds = contract.num_classes, contract.class_names, [one.tower for one in contract.towers]
     if len(contract.files) > _MOST_FILES:
-        raise ValueError(f"{path} names {len(contract.files):,} files, and up to {_MOST_FILES} are known here")
+        yield f"names {len(contract.files):,} files, and up to {_MOST_FILES} are known here"
     if not 0 < contract.embedding_dim <= _MOST_EMBEDDING:
-        raise ValueError(f"{path} has embeddings of {contract.embedding_dim} dimensions; export the model again")
-    _check_classes(contract, path)
-    kinds = [tower.tower for tower in contract.towers]
+        yield f"has embeddings of {contract.embedding_dim} dimensions"
+    # A classifier is an image file that gives as many logits as it has names.
+    is_classifier = kinds == ["image"] and not contract.normalize and len(names) in (0, num_classes)
+    if bool(names) if num_classes is None else not (is_classifier and 0 < num_classes <= _MOST_EMBEDDING):
+        yield f"says {num_classes} classes with {len(names)} names, which no export of a classifier says so"
     if not kinds or len(set(kinds)) != len(kinds):
-        raise ValueError(f"{path} names {kinds or 'no towers'}, expected an image tower, a text tower or both")
+        yield f"names {kinds or 'no towers'}, expected an image tower, a text tower or both"
     for tower in contract.towers:
-        given = (tower.input_dtype, tower.input_shape[1:], tower.output_shape)
-        batch = next(iter(tower.input_shape), 0)
-        if batch not in (None, 1) or given not in _expected(contract, tower):
-            raise ValueError(
-                f"{path} says that the {tower.tower} tower takes {tower.input_dtype} of shape {tower.input_shape} and "
-                f"gives {tower.output_shape}, which is not what it says of the model; export the model again"
-            )
-        if tower.lengths and tower.tower != "text":
-            raise ValueError(f"{path} has lengths of texts of the {tower.tower} tower; export the model again")
-        _check_features(tower, path)
+        yield from _tower_faults(contract, tower)
 
 
-def _check_classes(contract: Contract, path: Path) -> None:
-    """Make sure that a classifier is an image file that gives as many logits as it has names."""
-    if contract.num_classes is None:
-        fits = not contract.class_names
-    else:
-        names, kinds = contract.class_names, [tower.tower for tower in contract.towers]
-        fits = 0 < contract.num_classes <= _MOST_EMBEDDING and len(names) in (0, contract.num_classes)
-        fits = fits and kinds == ["image"] and not contract.normalize
-    if not fits:
-        raise ValueError(
-            f"{path} says {contract.num_classes} classes with {len(contract.class_names)} names, which no export of a "
-            "classifier says so; export the model again"
+def _tower_faults(contract: Contract, tower: TowerFile) -> Iterator[str]:
+    batch, *sides = tower.input_shape
+    dtypes, expected = _taken(contract, tower)
+    fits = tower.input_dtype in dtypes and sides == expected and tower.output_shape == (batch, contract.output_dim)
+    if batch not in (None, 1) or not fits:
+        yield (
+            f"says that the {tower.tower} tower takes {tower.input_dtype} of shape {tower.input_shape} and gives "
+            f"{tower.output_shape}, which is not what it says of the model"
         )
+    for part, kind, has in (("lengths of texts", "text", tower.lengths), ("feature maps", "image", tower.features)):
+        if has and tower.tower != kind:
+            yield f"has {part} of the {tower.tower} tower"
+    for one in tower.features:
+        places = one.shape[1:]
+        fits = len(places) == 3 and (one.stage != TEXT_SPACE or places[:1] == tower.output_shape[1:])
+        if one.shape[0] != batch or not fits:
+            yield f"has a map {one.name} of shape {one.shape}"
+    if len({one.stage for one in tower.features}) != len(tower.features):
+        yield "has two maps of one stage"
 
 
-def _check_features(tower: TowerFile, path: Path) -> None:
-    """Make sure that feature maps are those of an image tower, each behind another stage."""
-    features = tower.features
-    if features and tower.tower != "image":
-        raise ValueError(f"{path} has feature maps of the {tower.tower} tower; export the model again")
-    for one in features:
-        batch, *sides = one.shape
-        fits = len(sides) == 3 and (one.stage != TEXT_SPACE or sides[0] == tower.output_shape[1])
-        if batch != tower.input_shape[0] or not fits:
-            raise ValueError(f"{path} has a map {one.name} of shape {one.shape}; export the model again")
-    if len({one.stage for one in features}) != len(features):
-        raise ValueError(f"{path} has two maps of one stage; export the model again")
-
-
-def _expected(contract: Contract, tower: TowerFile) -> list[tuple[str, tuple[int | None, ...], tuple[int | None, ...]]]:
-    """Return what a tower may take and give: type, shape without the batch, and shape."""
-    gives = (*tower.input_shape[:1], contract.output_dim)
-    if tower.tower == "image" and contract.image is not None:
-        if contract.image.preprocess == "picture":
-            return [("uint8", (3, None, None), gives)]
-        kind = "uint8" if contract.image.preprocess == "uint8" else "float32"
-        size = contract.image.input.size
-        return [(kind, (3, size, size), gives)]
+def _taken(contract: Contract, tower: TowerFile) -> tuple[tuple[str, ...], list[int | None]]:
+    """Return what a tower may take: types, none where nothing is said of it, and the shape without the batch."""
     if tower.tower == "text" and contract.text is not None:
-        return [(kind, (contract.text.input.context_length,), gives) for kind in ("int32", "int64")]
-    return []
+        return ("int32", "int64"), [contract.text.input.context_length]
+    if tower.tower == "image" and contract.image is not None:
+        preprocess, size = contract.image.preprocess, contract.image.input.size
+        dtype = "uint8" if preprocess in ("uint8", "picture") else "float32"
+        return (dtype,), [3, None, None] if preprocess == "picture" else [3, size, size]
+    return (), []
 
 
 def check_file(folder: Path, name: str, expected: str) -> None:
@@ -409,3 +436,215 @@ def _check_complete(folder: Path, tower: TowerFile, contract: Contract) -> None:
                 f"{path} lies beside the {tower.tower} tower, and {CONTRACT} does not name it; remove it, or "
                 "export the model again"
             )
+
+
+def tower_file(export: TowerExport, name: str, written: Written) -> TowerFile:
+    """Return the entry of an exported tower in the contract.
+
+    Args:
+        export: the tower.
+        name: of its file.
+        written: what the target says of it.
+    """
+    batch = None if export.spec.dynamic_batch else 1
+    return TowerFile(
+        tower=export.tower,
+        file=name,
+        input_name=export.input_name,
+        input_dtype=export.input_dtype,
+        input_shape=(batch, 3, None, None) if export.takes_any_size else (batch, *export.input_shape),
+        output_name=export.output_name,
+        output_shape=(batch, export.output_dim),
+        compute=written.compute,
+        float32=tuple(sorted(export.float32)),
+        lengths=export.lengths,
+        features=tuple(_feature_map(export, stage, batch) for stage in export.stages),
+        outside=written.outside,
+    )
+
+
+@torch.no_grad()
+def _feature_map(export: TowerExport, stage: Stage, batch: int | None) -> FeatureMap:
+    if not isinstance(stage, int):
+        maps = local_encoder(export.encoder).local_embeddings(torch.zeros(1, *export.input_shape))
+        return FeatureMap(stage=stage, shape=(batch, *maps.shape[1:]))
+    encoder, (_, *sides) = feature_encoder(export.encoder), export.input_shape
+    return FeatureMap(
+        stage=stage, shape=(batch, encoder.dims[stage], *(side // encoder.strides[stage] for side in sides))
+    )
+
+
+@attrs.frozen(kw_only=True)
+class Origin:
+    """Name, author, licence and base model of the weights of an export.
+
+    Args:
+        name: what the model is called, or its file; None for a model that was built already.
+        licence: of the weights and the code, as far as the name says.
+        author: of the weights, as far as the name says.
+        hub_licence: of the weights, as the hub calls it.
+        base_model: owner and name of the model on the hub.
+    """
+
+    name: str | None = None
+    licence: str = licence_of("")
+    author: str = "whoever trained them"
+    hub_licence: str = hub_licence_of("")
+    base_model: str | None = None
+
+
+def origin_of(model: object, checkpoint: str | Path | None) -> Origin:
+    """Return where the weights come from, as far as what a person gave says so.
+
+    Args:
+        model: a name, a file, a folder or a URL on the hub; or a model.
+        checkpoint: weights for a model that is given by name.
+    """
+    if not isinstance(model, (str, Path)):
+        return Origin()
+    place = str(checkpoint or PRETRAINED.get(str(model), model))
+    author = Origin().author
+    if packaged(place) is not None:
+        author = "the mobileclip authors"
+    elif place in PRETRAINED.values():
+        author = "Apple"
+    base = parsed(place).repository if place.startswith(PREFIX) else None
+    name = str(model) if str(model) in models else base or Path(place).resolve().stem
+    return Origin(
+        name=name, licence=licence_of(place), author=author, hub_licence=hub_licence_of(place), base_model=base
+    )
+
+
+def architecture_of(spec: ModelSpec) -> str:
+    """Return the name of the published model with an architecture, or that it has none: for names of files."""
+    for name, known in models.items():
+        if spec in (known, getattr(known, "image", None), getattr(known, "text", None)):
+            return name
+    return "mobileclip"
+
+
+def notes_of(contract: Contract, author: str) -> dict[str, str]:
+    """Return what files say of themselves: name, author, licence and the contract but for its files.
+
+    Args:
+        contract: of the export.
+        author: of the weights.
+    """
+    return {
+        "name": contract.name or "mobileclip",
+        "author": author,
+        "license": contract.licence,
+        "mobileclip": to_json(attrs.evolve(contract, spec={})),
+    }
+
+
+def contract_of(
+    model: nn.Module, exports: tuple[TowerExport, ...], target: Target, origin: Origin = Origin()
+) -> Contract:
+    """Return what a contract says of a model and how it is exported; of files it names none yet.
+
+    Args:
+        model: folded, in float32.
+        exports: its towers, as they are exported.
+        target: what they were exported to.
+        origin: where the weights come from, as far as somebody has said.
+    """
+    spec = exports[0].spec
+    model_spec = cast("ModelSpec", model.spec)
+    classifier = model_spec if isinstance(model_spec, ClassifierSpec) else None
+    image: ImageContract | None = None
+    text: TextContract | None = None
+    for export in exports:
+        if isinstance(export.input, ImageInput):
+            image = ImageContract(input=export.input, preprocess=spec.preprocess)
+        else:
+            start_id, end_id, tokenizer = export.input.start_id, export.input.end_id, export.layout.tokenizer
+            text = TextContract(input=export.input, start_id=start_id, end_id=end_id, tokenizer=tokenizer)
+    return Contract(
+        format_version=FORMAT_VERSION,
+        target=spec.target,
+        layout=spec.layout,
+        precision=spec.precision,
+        normalize=spec.normalize,
+        embedding_dim=exports[0].output_dim if classifier is None else classifier.image.embedding_dim,
+        logit_scale=float(model.similarity_scale.detach()) if isinstance(model, DualEncoder) else None,
+        towers=(),
+        image=image,
+        text=text,
+        files={},
+        versions={"mobileclip": VERSION, **target.versions(spec)},
+        weights_sha256=weights_sha256(model.state_dict()),
+        spec=json.loads(model_json(model_spec)),
+        licence=origin.licence,
+        name=origin.name,
+        num_classes=None if classifier is None else classifier.num_classes,
+        class_names=() if classifier is None else classifier.class_names,
+    )
+
+
+CARD, LICENCE = "README.md", "LICENSE"
+
+_BESIDE = (
+    "`mobileclip.json` has the whole contract: how pictures and texts are prepared, and the scale of the softmax. "
+    "`golden.safetensors` has inputs and the embeddings that a host must get of them."
+)
+_TERMS = "The licence of the weights goes with these files; its text is where the weights came from."
+
+
+def write_card(folder: Path, contract: Contract, report: Report, *, spec: ModelSpec, origin: Origin, use: str) -> None:
+    """Write the card of an export, and its licence.
+
+    Args:
+        folder: of the export.
+        contract: of it, but for its files.
+        report: what was measured.
+        spec: of the model.
+        origin: of the weights.
+        use: how the files are used where they are run; empty where nobody has said.
+    """
+    rows = [_row(file, one.precision) for one in contract.each for file in one.towers]
+    name = contract.name or "A model"
+    parts = [
+        front_matter(
+            spec,
+            licence=origin.hub_licence,
+            base_model=origin.base_model,
+            library="mobileclip",
+            tags=("export", contract.target),
+        ),
+        f"# {name} for {contract.target}",
+        f"An export by mobileclip. Weights: {origin.author}. Licence: {contract.licence}.",
+    ]
+    parts += [use] if use else []
+    parts.append("| file | precision | takes | gives |\n| --- | --- | --- | --- |\n" + "\n".join(rows))
+    parts.append(_BESIDE)
+    parts.append(f"## Measured\n\n{_measured(contract, report)}")
+    (folder / CARD).write_text("\n\n".join(parts) + "\n", encoding="utf-8")
+    licence = f"{name}\n\nWeights: {origin.author}\nLicence: {contract.licence}\n\n{_TERMS}\n"
+    (folder / LICENCE).write_text(licence, encoding="utf-8")
+
+
+def _row(file: TowerFile, precision: str) -> str:
+    takes = f"`{file.input_name}`: {file.input_dtype} {_shape(file.input_shape)}"
+    if file.lengths:
+        takes += f", and rows of {', '.join(map(str, file.lengths[:-1]))} that hold the text"
+    gives = ", ".join(f"`{name}`: float32 {_shape(shape)}" for name, shape in file.outputs.items())
+    return f"| `{file.file}` | {precision} | {takes} | {gives} |"
+
+
+def _shape(sides: tuple[int | None, ...]) -> str:
+    return " x ".join("any" if side is None else str(side) for side in sides)
+
+
+def _measured(contract: Contract, report: Report) -> str:
+    if contract.state != "run":
+        return f"{NOT_RUN[0].upper()}{NOT_RUN[1:]}: no runtime of it was where it was exported."
+    lines = [
+        f"- {tower.tower}{'' if tower.precision is None else f' in {tower.precision}'}: least cosine with float32 "
+        f"{tower.cosine_minimum}, over {tower.count} inputs"
+        for tower in report.towers
+        if tower.stage is None
+    ]
+    verdict = "All acceptance checks passed." if report.passed else f"Failed: {'; '.join(report.failures)}."
+    verdict += "" if report.is_ranked else " Rankings could not be checked: the model's embeddings hardly differ."
+    return "\n".join(lines) + f"\n\nRun by {report.runtime}, on {report.data}. {verdict}"

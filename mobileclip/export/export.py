@@ -18,8 +18,19 @@ from mobileclip.data.text.tokenizer import Tokenizer
 from mobileclip.encoders import Classifier, CoCa, ModelSpec, load_model
 from mobileclip.encoders.checkpoints import PRETRAINED, resolve_spec, unpublished
 from mobileclip.encoders.checkpoints.published import CONTRACT
-from mobileclip.export.contract import NOT_RUN, REPORT, Contract, TowerFile, Variant
-from mobileclip.export.describing import architecture_of, contract_of, notes_of, origin_of, tower_file, write_card
+from mobileclip.export.contract import (
+    NOT_RUN,
+    REPORT,
+    Contract,
+    TowerFile,
+    Variant,
+    architecture_of,
+    contract_of,
+    notes_of,
+    origin_of,
+    tower_file,
+    write_card,
+)
 from mobileclip.export.int8 import calibration_inputs, layers_in_float32
 from mobileclip.export.layouts import fitted, layouts
 from mobileclip.export.measured import Measured, Outputs, measure_model, towers_of
@@ -238,8 +249,7 @@ def _write(
         tokenizer.parent.mkdir(parents=True, exist_ok=True)
         tokenizer.write_text(Tokenizer(contract.text.input).to_json(), encoding="utf-8")
     layouts.resolve(contract.layout).write(folder, contract)
-    measured.write(folder)
-    measured.write_golden(folder, exports)
+    measured.write(folder, contract)
     report = together(reports) if has_run else report_of_none(measured, data=data)
     (folder / REPORT).write_text(report.to_json(), encoding="utf-8")
     return contract, report

@@ -12,8 +12,9 @@ import torch.ao.quantization.fx._decomposed
 from torch import Tensor, nn
 
 from mobileclip.data.text.tokenizer import Tokenizer
+from mobileclip.export.contract import as_taken
 from mobileclip.export.spec import Preprocess
-from mobileclip.export.towers import TowerExport, as_taken, input_of
+from mobileclip.export.towers import TowerExport, input_of
 from mobileclip.hardware import Precision
 from mobileclip.inference.comparison import NUM_CROPS, Samples, calibration_crops
 from mobileclip.inputs import ImageInput

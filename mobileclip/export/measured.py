@@ -16,9 +16,9 @@ from mobileclip.data.images.transform import ImageTransform
 from mobileclip.data.text.tokenizer import Tokenizer
 from mobileclip.encoders import Classifier, DualEncoder, ImageEncoderSpec, ModelSpec, TextEncoderSpec
 from mobileclip.encoders.checkpoints.layouts import towers
-from mobileclip.export.contract import EVALUATION, GOLDEN, Contract, feature_name
+from mobileclip.export.contract import EVALUATION, GOLDEN, Contract, FeatureMap, as_taken, feature_name
 from mobileclip.export.spec import TEXT_SPACE, Stage, Tower
-from mobileclip.export.towers import TowerExport, as_taken, embedding_and_maps, input_of
+from mobileclip.export.towers import embedding_and_maps, input_of
 from mobileclip.inference.comparison import Samples
 from mobileclip.inputs import ImageInput
 from mobileclip.tensor_files import read_tensors
@@ -94,46 +94,30 @@ class Measured:
         contract = input_of(encoder)
         return as_taken(few, contract, "host") if isinstance(contract, ImageInput) else few
 
-    def write(self, folder: Path) -> None:
-        """Write everything into the export's folder."""
+    def write(self, folder: Path, contract: Contract) -> None:
+        """Write everything into the export's folder, and a few inputs, exactly as its files take them, with outputs."""
         from safetensors.torch import save
 
         tensors = {f"{tower}.input": tensor.contiguous() for tower, tensor in self.inputs.items()}
         for tower, outputs in self.reference.items():
-            tensors[stored_name(tower, of_classes=self.of_classes)] = outputs.embeddings.contiguous()
+            tensors[_stored_name(tower, contract)] = outputs.embeddings.contiguous()
             tensors |= {f"{tower}.{feature_name(stage)}": maps.contiguous() for stage, maps in outputs.features.items()}
         (folder / EVALUATION).write_bytes(save(tensors))
-
-    def write_golden(self, folder: Path, exports: tuple[TowerExport, ...]) -> None:
-        """Write a few inputs, exactly as the exported files take them, with the model's outputs for them."""
-        from safetensors.torch import save
-
-        tensors = {}
-        names = [name for export in exports for name in export.output_names]
-        for export in exports:
-            few = self.inputs[export.tower][:_NUM_GOLDEN]
-            if export.tower == "image":
-                few = as_taken(few, cast("ImageInput", input_of(export.encoder)), export.spec.preprocess)
-            else:
-                few = few.to(getattr(torch, export.text_dtype))
-            tensors[export.input_name] = few.contiguous()
-            outputs = self.reference[export.tower]
+        golden = {}
+        names = [name for file in contract.towers for name in file.outputs]
+        for file in contract.towers:
+            outputs = self.reference[file.tower]
+            golden[file.input_name] = contract.taken(file, self.inputs[file.tower][:_NUM_GOLDEN]).contiguous()
             # Where both towers call it alike, its tower is in front.
-            own = export.output_name if names.count(export.output_name) == 1 else f"{export.tower}.{export.output_name}"
-            tensors[own] = outputs.embeddings[:_NUM_GOLDEN].contiguous()
-            for stage in export.stages:
-                tensors[feature_name(stage)] = outputs.features[stage][:_NUM_GOLDEN].contiguous()
-        (folder / GOLDEN).write_bytes(save(tensors))
+            own = file.output_name if names.count(file.output_name) == 1 else f"{file.tower}.{file.output_name}"
+            golden[own] = outputs.embeddings[:_NUM_GOLDEN].contiguous()
+            golden |= {one.name: outputs.features[one.stage][:_NUM_GOLDEN].contiguous() for one in file.features}
+        (folder / GOLDEN).write_bytes(save(golden))
 
 
-def stored_name(tower: Tower, *, of_classes: bool) -> str:
-    """Return what the model's own outputs are stored as.
-
-    Args:
-        tower: whose they are.
-        of_classes: whether they are a classifier's.
-    """
-    return f"{tower}.{'logits' if of_classes else 'embedding'}"
+def _stored_name(tower: Tower, contract: Contract) -> str:
+    """Return what the model's own outputs are stored as."""
+    return f"{tower}.{'logits' if contract.of_classes else 'embedding'}"
 
 
 def measure_model(model: nn.Module, samples: Samples, *, normalize: bool, stages: tuple[Stage, ...] = ()) -> Measured:
@@ -208,55 +192,58 @@ def read_measured(folder: Path, contract: Contract) -> Measured:
     if EVALUATION not in contract.files:
         raise ValueError(f"the contract in {folder} names no {EVALUATION}, so nothing can be measured; export again")
     tensors, _ = read_tensors(path)
+    inputs: dict[Tower, Tensor] = {}
+    reference: dict[Tower, Outputs] = {}
+    files = {file.tower: file for file in contract.towers}
     kinds: tuple[Tower, ...] = ("image", "text")
-    inputs = {tower: tensors[f"{tower}.input"] for tower in kinds if f"{tower}.input" in tensors}
-    stored = {tower: stored_name(tower, of_classes=contract.of_classes) for tower in inputs}
-    embeddings = {tower: tensors[name] for tower, name in stored.items() if name in tensors}
-    missing = [tower.tower for tower in contract.towers if tower.tower not in embeddings]
-    counts = {tower: (inputs[tower].shape[:1], embeddings.get(tower, torch.empty(())).shape[:1]) for tower in inputs}
-    if missing or any(given != measured or not given for given, measured in counts.values()):
-        raise ValueError(f"{path} lacks inputs or embeddings of a tower; export the model again")
     try:
-        for tower in contract.towers:
-            _check_inputs(tower.tower, inputs[tower.tower], contract)
-        reference = {}
-        for kind, rows in embeddings.items():
-            _check_kind(f"the {kind} embeddings", rows, torch.float32, (contract.output_dim,))
-            features = _stored_features(tensors, contract, kind, min(NUM_MAPPED, len(rows)))
-            reference[kind] = Outputs(embeddings=rows, features=features)
-            check_reference(kind, reference[kind])
+        for tower in kinds:
+            name, width, count = _stored_name(tower, contract), (contract.output_dim,), None
+            features: tuple[FeatureMap, ...] = ()
+            if (file := files.get(tower)) is not None:
+                inputs[tower] = _stored_inputs(tensors, tower, contract)
+                count, features = len(inputs[tower]), file.features
+            elif name not in tensors:
+                continue
+            rows = _stored(tensors, name, torch.float32, width, count)
+            few = min(NUM_MAPPED, len(rows))
+            maps = {
+                one.stage: _stored(tensors, f"{tower}.{one.name}", torch.float32, one.shape[1:], few)
+                for one in features
+            }
+            reference[tower] = Outputs(embeddings=rows, features=maps)
+            check_reference(tower, reference[tower])
     except ValueError as error:
         raise ValueError(f"{path} is not what its contract says: {error}; export the model again") from error
     return Measured(inputs=inputs, reference=reference, of_classes=contract.of_classes)
 
 
-def _stored_features(tensors: Mapping[str, Tensor], contract: Contract, kind: Tower, count: int) -> dict[Stage, Tensor]:
-    """Return the model's own feature maps of the first images, by stage."""
-    features: dict[Stage, Tensor] = {}
-    for one in (one for tower in contract.towers if tower.tower == kind for one in tower.features):
-        features[one.stage] = maps = tensors.get(f"{kind}.{one.name}", torch.empty(0))
-        _check_kind(f"the maps of {one.name}", maps, torch.float32, one.shape[1:])
-        if len(maps) != count:
-            raise ValueError(f"there are {len(maps)} maps of {one.name}, expected {count}")
-    return features
-
-
-def _check_inputs(tower: Tower, inputs: Tensor, contract: Contract) -> None:
-    """Make sure that stored inputs are those of a tower that was exported."""
+def _stored_inputs(tensors: Mapping[str, Tensor], tower: Tower, contract: Contract) -> Tensor:
+    """Return the stored inputs of a tower that was exported."""
     if contract.image is not None and tower == "image":
         size = contract.image.input.size
-        _check_kind("the images", inputs, torch.uint8, (3, size, size))
-    elif contract.text is not None:
-        text = contract.text.input
-        _check_kind("the texts", inputs, torch.int64, (text.context_length,))
-        if not bool(((inputs >= 0) & (inputs < text.vocab_size)).all()):
-            raise ValueError(f"the texts hold ids that are none of the {text.vocab_size} of the vocabulary")
+        return _stored(tensors, "image.input", torch.uint8, (3, size, size))
+    assert contract.text is not None, "a text tower has a contract of its texts"
+    text = contract.text.input
+    ids = _stored(tensors, "text.input", torch.int64, (text.context_length,))
+    if not bool(((ids >= 0) & (ids < text.vocab_size)).all()):
+        raise ValueError(f"text.input holds ids that are none of the {text.vocab_size} of the vocabulary")
+    return ids
 
 
-def _check_kind(what: str, tensor: Tensor, dtype: torch.dtype, shape: tuple[int | None, ...]) -> None:
-    if tensor.dtype != dtype or tensor.shape[1:] != shape:
-        found, expected = (str(one).removeprefix("torch.") for one in (tensor.dtype, dtype))
-        raise ValueError(f"{what} are {found} of {tuple(tensor.shape[1:])} each, expected {expected} of {shape}")
+def _stored(
+    tensors: Mapping[str, Tensor],
+    name: str,
+    dtype: torch.dtype,
+    shape: tuple[int | None, ...],
+    count: int | None = None,
+) -> Tensor:
+    """Return a stored tensor of a type, a shape of each row, and a number of rows, None for any."""
+    tensor = tensors.get(name, torch.empty(0))
+    if tensor.dtype != dtype or tensor.shape[1:] != shape or count not in (None, len(tensor)):
+        expected = " x ".join(map(str, ("any" if count is None else count, *shape)))
+        raise ValueError(f"{name} is {tensor.dtype} of {tuple(tensor.shape)}, expected {dtype} of {expected}")
+    return tensor
 
 
 def towers_of(model: nn.Module) -> dict[Tower, nn.Module]:

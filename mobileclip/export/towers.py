@@ -12,11 +12,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mobileclip.blocks import Attention, EndTokenPool
-from mobileclip.data.images.transform import ImageTransform
 from mobileclip.encoders import ClassifierSpec, ImageEncoderSpec, TextEncoderSpec
 from mobileclip.encoders.towers import feature_encoder, local_encoder
 from mobileclip.export.contract import feature_name
-from mobileclip.export.layouts import layouts
+from mobileclip.export.layouts import Layout, layouts
 from mobileclip.export.spec import TEXT_SPACE, ExportSpec, InputDtype, Stage, TextDtype, Tower
 from mobileclip.inference.forms import Attend, SingleQueryAttention, causal_mask, causal_pool, fused_attention
 from mobileclip.inputs import MAX_SIZE, ImageInput, TextInput
@@ -32,32 +31,6 @@ def input_of(encoder: nn.Module) -> ImageInput | TextInput:
     """
     spec = cast("ImageEncoderSpec | TextEncoderSpec | ClassifierSpec", encoder.spec)
     return spec.image.input if isinstance(spec, ClassifierSpec) else spec.input
-
-
-def output_dim(encoder: nn.Module) -> int:
-    """Return how many numbers a tower, or a classifier, gives for one input.
-
-    Args:
-        encoder: which has a spec.
-    """
-    spec = cast("ImageEncoderSpec | TextEncoderSpec | ClassifierSpec", encoder.spec)
-    return spec.num_classes if isinstance(spec, ClassifierSpec) else spec.embedding_dim
-
-
-def as_taken(pixels: Tensor, contract: ImageInput, preprocess: str) -> Tensor:
-    """Return uint8 pixels as an exported image tower takes them.
-
-    Shape:
-        `(images, 3, size, size)` in and out.
-
-    Args:
-        pixels: resized and cropped.
-        contract: of the model.
-        preprocess: of the export.
-    """
-    if preprocess == "host":
-        return ImageTransform(contract).normalize(pixels.movedim(1, -1))
-    return pixels.to(torch.float32) if preprocess == "float32" else pixels
 
 
 class ImageGraph(nn.Module):
@@ -218,22 +191,38 @@ class TowerExport:
     notes: Mapping[str, str] = attrs.field(factory=dict)
 
     @property
+    def layout(self) -> Layout:
+        """Names of files, inputs and outputs."""
+        return layouts.resolve(self.spec.layout)
+
+    @property
+    def input(self) -> ImageInput | TextInput:
+        """What the encoder takes."""
+        return input_of(self.encoder)
+
+    @property
+    def output_dim(self) -> int:
+        """How many numbers come out for one input: classes, or the width of embeddings."""
+        spec = cast("ImageEncoderSpec | TextEncoderSpec | ClassifierSpec", self.encoder.spec)
+        return spec.num_classes if isinstance(spec, ClassifierSpec) else spec.embedding_dim
+
+    @property
     def stem(self) -> str:
         """Name of the file, without the target's suffix."""
-        layout = layouts.resolve(self.spec.layout)
-        return f"{layout.names[self.tower].stem.format(model=self.model)}{layout.endings[self.spec.precision]}"
+        stem = self.layout.names[self.tower].stem.format(model=self.model)
+        return f"{stem}{self.layout.endings[self.spec.precision]}"
 
     @property
     def input_name(self) -> str:
         """Name of the input."""
-        return layouts.resolve(self.spec.layout).names[self.tower].input
+        return self.layout.names[self.tower].input
 
     @property
     def output_name(self) -> str:
         """Name of the output: logits of a classifier, embeddings otherwise."""
         if isinstance(self.encoder.spec, ClassifierSpec):
             return "logits"
-        return layouts.resolve(self.spec.layout).names[self.tower].output
+        return self.layout.names[self.tower].output
 
     @property
     def output_names(self) -> list[str]:
@@ -260,10 +249,8 @@ class TowerExport:
     @property
     def input_shape(self) -> tuple[int, ...]:
         """Shape of one input, without the batch; of pictures of any size, that of one that stays as it is."""
-        contract = input_of(self.encoder)
-        if isinstance(contract, ImageInput):
-            return (3, contract.size, contract.size)
-        return (contract.context_length,)
+        taken = self.input
+        return (3, taken.size, taken.size) if isinstance(taken, ImageInput) else (taken.context_length,)
 
     def graph(self, dtype: torch.dtype) -> nn.Module:
         """Return the module to export, computing in `dtype`; the encoder itself stays as it is."""

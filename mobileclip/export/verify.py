@@ -19,7 +19,7 @@ from mobileclip.export.running import runnable_target
 from mobileclip.export.spec import TEXT_SPACE, Stage, Tower
 from mobileclip.export.targets import Target
 from mobileclip.export.targets.base import EXAMPLE_BATCH, Run
-from mobileclip.export.towers import as_taken, cut_to_length
+from mobileclip.export.towers import cut_to_length
 from mobileclip.hardware import Precision
 from mobileclip.inference.comparison import LEAST_AGREEMENT, LEAST_COSINE, first_results, least_agreement
 from mobileclip.inference.forms import by_length
@@ -145,19 +145,6 @@ class Report:
     ranking: Ranking
     gates: tuple[Gate, ...]
 
-    def beside(self, other: Report, precision: Precision) -> Report:
-        """Return this report with what was measured of another precision; its own ranking stays.
-
-        Args:
-            other: of the same inputs.
-            precision: that the other is of.
-        """
-        return attrs.evolve(
-            self,
-            towers=(*self.towers, *(attrs.evolve(one, precision=precision) for one in other.towers)),
-            gates=(*self.gates, *(attrs.evolve(one, name=f"{precision}: {one.name}") for one in other.gates)),
-        )
-
     @property
     def passed(self) -> bool:
         """Whether every gate was passed."""
@@ -177,15 +164,6 @@ class Report:
     def to_json(self) -> str:
         """Return the report as JSON text."""
         return f"{to_json(self, indent=2)}\n"
-
-    @staticmethod
-    def from_json(text: str) -> Report:
-        """Return the report that `to_json` wrote.
-
-        Raises:
-            ValueError: if it is none.
-        """
-        return from_json(text, Report)
 
 
 def compare_tower(tower: Tower, exported: Tensor, reference: Tensor, *, stage: Stage | None = None) -> TowerParity:
@@ -371,7 +349,7 @@ def read_report(folder: str | Path) -> Report:
     """
     path = Path(folder) / REPORT
     try:
-        return Report.from_json(read_bytes(path, limit=MOST_BYTES).decode("utf-8"))
+        return from_json(read_bytes(path, limit=MOST_BYTES).decode("utf-8"), Report)
     except (OSError, ValueError) as error:
         raise_machine_fault(error)
         raise ValueError(f"{path} cannot be read: {error}; export the model again") from error
@@ -393,12 +371,7 @@ def run_tower(
     Raises:
         ValueError: if the file is not what the contract says, or cannot be read.
     """
-    inputs = measured.inputs[tower.tower]
-    if tower.tower == "image":
-        assert contract.image is not None
-        inputs = as_taken(inputs, contract.image.input, contract.image.preprocess)
-    else:
-        inputs = inputs.to(getattr(torch, tower.input_dtype))
+    inputs = contract.taken(tower, measured.inputs[tower.tower])
     run = target.open(folder / tower.file, tower)
     if contract.image is not None and tower.takes_any_size:
         check_resizing(run, measured.inputs["image"], contract.image.input, folder / tower.file)
@@ -527,8 +500,10 @@ def report_on(
 def together(reports: Mapping[Precision, Report]) -> Report:
     """Return one report of several precisions, the first of which is that of the contract."""
     (_, whole), *others = reports.items()
-    for precision, report in others:
-        whole = whole.beside(report, precision)
+    for precision, other in others:  # of the same inputs; the ranking of the first stays
+        towers = (attrs.evolve(one, precision=precision) for one in other.towers)
+        gates = (attrs.evolve(one, name=f"{precision}: {one.name}") for one in other.gates)
+        whole = attrs.evolve(whole, towers=(*whole.towers, *towers), gates=(*whole.gates, *gates))
     return whole
 
 

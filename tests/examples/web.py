@@ -18,7 +18,7 @@ import torch
 from PIL import Image
 
 from mobileclip.data import ImageTransform, Tokenizer, load_image, read_text_input
-from mobileclip.export.towers import as_taken
+from mobileclip.export.contract import as_taken
 from mobileclip.inputs import OPENAI_MEAN, OPENAI_STD, ImageInput, TextInput
 from tests.data.tokenizer_files import KINDS, TEXTS
 from tests.golden.checkpoints import golden_texts

@@ -25,7 +25,7 @@ from mobileclip.export import (
     targets,
     verify_export,
 )
-from mobileclip.export.describing import origin_of, tower_file
+from mobileclip.export.contract import origin_of, tower_file
 from mobileclip.export.export import tower_export
 from mobileclip.export.int8 import weighted_layers
 from mobileclip.export.towers import TowerExport

@@ -8,6 +8,7 @@ import torch
 from mobileclip.export import Ranking, Report
 from mobileclip.export.verify import compare_rankings, compare_tower, gates_of
 from mobileclip.inference.comparison import LEAST_COSINE
+from mobileclip.serialization import from_json
 
 
 def embeddings(count=9, dim=5, seed=0):
@@ -146,7 +147,7 @@ def test_report_round_trips_and_names_what_failed():
         ranking=ranking,
         gates=gates_of((found,), ranking, "float16"),
     )
-    assert Report.from_json(report.to_json()) == report
+    assert from_json(report.to_json(), Report) == report
     assert not report.passed
     assert "image embeddings with NaN or infinity is 9, expected 0" in report.failures
     assert f"image cosine, minimum is None, expected > {LEAST_COSINE['float16']}" in report.failures

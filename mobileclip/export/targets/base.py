@@ -119,6 +119,14 @@ class Target(ABC):
         del spec
         return {}
 
+    def versions(self, spec: ExportSpec) -> dict[str, str]:
+        """Return the versions of what writes a file, for the contract.
+
+        Raises:
+            ValueError: as `elsewhere`.
+        """
+        return {**versions_of(("torch", *self.libraries)), **self.elsewhere(spec)}
+
     @abstractmethod
     def export(self, tower: TowerExport, path: Path) -> Written:
         """Write one tower, and return what a contract says of the file.
