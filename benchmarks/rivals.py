@@ -15,8 +15,7 @@ from torch import Tensor, nn
 from mobileclip.data import ImageTransform, load_image
 from mobileclip.encoders import DualEncoder, DualEncoderSpec, save_model, specs
 from mobileclip.export import ExportSpec, targets
-from mobileclip.export.contract import tower_file
-from mobileclip.export.export import tower_export
+from mobileclip.export.export import tower_export, tower_file
 from mobileclip.export.towers import TowerExport, cut_to_length, input_of
 from mobileclip.hardware import Precision
 from mobileclip.inference.comparison import bundled_samples

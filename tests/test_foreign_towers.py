@@ -13,8 +13,7 @@ from mobileclip.cli import main
 from mobileclip.encoders import DualEncoderSpec, MCiSpec, StageSpec, load_model, save_model
 from mobileclip.evaluation import Session, evaluate_benchmark, open_benchmark
 from mobileclip.export import ExportSpec, bundled_samples, export_model, read_contract, targets, verify_export
-from mobileclip.export.contract import contract_of
-from mobileclip.export.export import tower_export
+from mobileclip.export.export import contract_of, tower_export
 from mobileclip.inference import prepared
 from mobileclip.inference.catalogue import describe
 from mobileclip.serialization import from_json, to_json

@@ -25,8 +25,7 @@ from mobileclip.export import (
     targets,
     verify_export,
 )
-from mobileclip.export.contract import origin_of, tower_file
-from mobileclip.export.export import tower_export
+from mobileclip.export.export import origin_of, tower_export, tower_file
 from mobileclip.export.int8 import weighted_layers
 from mobileclip.export.towers import TowerExport
 from mobileclip.inputs import TextInput

@@ -17,7 +17,7 @@ from mobileclip.export import (
     targets,
     verify_export,
 )
-from mobileclip.export.contract import tower_file
+from mobileclip.export.export import tower_file
 from mobileclip.export.targets import Written
 from mobileclip.export.targets.litert import (
     WEIGHTED,

@@ -26,7 +26,7 @@ from mobileclip.export import (
     targets,
     verify_export,
 )
-from mobileclip.export.contract import tower_file
+from mobileclip.export.export import tower_file
 from mobileclip.export.int8 import weighted_layers
 from mobileclip.export.targets.executorch import LARGEST_BATCH
 from mobileclip.extras import install
