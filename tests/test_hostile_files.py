@@ -557,7 +557,9 @@ def test_a_file_made_to_do_harm_is_refused(kind, tmp_path):
     assert harm(read, [(name, make, False) for name, make in made.items()], tmp_path) == {}
 
 
-@pytest.mark.parametrize("kind", SOUND)
+@pytest.mark.parametrize(
+    "kind", [pytest.param(kind, marks=pytest.mark.extra("raw")) if kind == "DNG" else kind for kind in SOUND]
+)
 @pytest.mark.parametrize("count", [40, pytest.param(2000, marks=pytest.mark.slow)])
 def test_a_file_with_changed_bytes_is_read_or_refused(kind, count, tmp_path):
     if (kind, count) == ("parquet", 2000):

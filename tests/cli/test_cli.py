@@ -213,7 +213,7 @@ def forbid_models(monkeypatch):
         (("convert", "mobileclip_s9=a.jpg", "-o", "b.safetensors"), "did you mean"),
         (
             ("convert", "a.pt", "-o", "a.pt", "--to", "official", "--overwrite"),
-            "would be replaced by what is made of it",
+            "a.pt is also the output",
         ),
         (("convert", "a.pt", "-o", "./a.pt", "--to", "official"), "a.pt is there already"),
         (("info", "phtoos"), "phtoos holds no checkpoint (.safetensors, .bin, .pt)"),
