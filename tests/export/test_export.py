@@ -26,13 +26,12 @@ from mobileclip.export import (
     verify_export,
 )
 from mobileclip.export.export import origin_of, tower_export, tower_file
-from mobileclip.export.int8 import weighted_layers
 from mobileclip.export.towers import TowerExport
 from mobileclip.inputs import TextInput
 from mobileclip.tensor_files import weights_sha256
 from tests.encoders.small import randomised
 from tests.errors import fails
-from tests.export.models import CONVOLUTIONAL, MCI, PIXELS, TOKENS, one_tower, pixels, raw_pixels
+from tests.export.models import CONVOLUTIONAL, MCI, PIXELS, TOKENS, pixels, raw_pixels
 
 
 def run(path, inputs):
@@ -113,26 +112,6 @@ def test_bfloat16(convolutional, tmp_path, target):
                 if sum(side > 1 for side in parameter.shape) > 1:
                     parameter.copy_(parameter.bfloat16().float())
             torch.testing.assert_close(ours, rounded(pixels(PIXELS)[:1]), rtol=1e-4, atol=1e-4)
-
-
-@pytest.mark.slow
-def test_in_bfloat16_the_weights_of_kept_layers_stay_float32(convolutional, tmp_path):
-    kept = "stages.1.blocks.0.ffn.fc1"
-    export = one_tower(convolutional, "image", target="onnx", every=12, layers=[kept])
-    export = attrs.evolve(export, spec=ExportSpec(output="unused", precision="bfloat16"))
-    targets["onnx"].export(export, tmp_path / "image.onnx")
-    wide = [
-        onnx.numpy_helper.to_array(tensor)
-        for tensor in onnx.load(tmp_path / "image.onnx").graph.initializer
-        if tensor.data_type == onnx.TensorProto.FLOAT
-    ]
-    found = {
-        name
-        for name, layer in weighted_layers(export.encoder)
-        for stored in wide
-        if stored.shape == tuple(layer.weight.shape) and np.array_equal(stored, layer.weight.detach())
-    }
-    assert found == {kept}
 
 
 @pytest.mark.parametrize(("target", "split"), [("torch", True), ("executorch", False)])
