@@ -127,7 +127,7 @@ def _card(
 
     base = _base(source, base_model, repository)
     require_names(licence, repository, base_model=base)
-    return {"licence": licence, "base_model": base, "results": _measured(results)}
+    return {"license": licence, "base_model": base, "results": _measured(results)}
 
 
 def _measured(path: Path | None) -> list[DatasetResult]:

@@ -58,7 +58,6 @@ def save_pretrained(
     folder: str | Path,
     *,
     license: str = "",  # noqa: A002 - the hub's name
-    licence: str = "",
     repository: str | None = None,
     base_model: str | None = None,
     results: Sequence[Result] = (),
@@ -79,7 +78,6 @@ def save_pretrained(
         folder: where to.
         license: of the weights, as the hub calls it: `mit`, `cc-by-4.0`, ... Apple's are `apple-amlr`, for research
             only, and so is what was trained from them.
-        licence: the same, as it was called before.
         repository: owner and name that it will have on the hub, for the card's examples; they name the folder without.
         base_model: owner and name of the model on the hub that this one was made of, such as `apple/MobileCLIP-S2`;
             the card names it, and the hub lists this model under it.
@@ -100,12 +98,11 @@ def save_pretrained(
         >>> type(from_pretrained("tower")).__name__
         'ViT'
     """
-    licence = license or licence
-    require_names(licence, repository, base_model=base_model)
+    require_names(license, repository, base_model=base_model)
     place = Path(folder)
     require_folder(place, overwrite=overwrite)
     spec, form = cast("ModelSpec", model.spec), form_of(model)
-    layout = layout_for(spec, form, licence=licence)
+    layout = layout_for(spec, form, licence=license)
     if library is not None:
         layout = _for_transformers(layout)
     source = f"local-dir:{place.name}" if repository is None else f"hf-hub:{repository}"
@@ -117,7 +114,7 @@ def save_pretrained(
         for_transformers=bool(layout.transformers),
         why_not_transformers=layout.why_not_transformers,
         source=source,
-        licence=licence,
+        licence=license,
         base_model=base_model,
         results=results,
     )

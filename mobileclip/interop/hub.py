@@ -56,7 +56,6 @@ def push_to_hub(
     repository: str,
     *,
     license: str = "",  # noqa: A002 - the hub's name
-    licence: str = "",
     base_model: str | None = None,
     results: Sequence[Result] = (),
     private: bool | None = None,
@@ -73,7 +72,6 @@ def push_to_hub(
         model: a dual encoder, a tower or a classifier, in training form or folded.
         repository: owner and name.
         license: of the weights, see `save_pretrained`.
-        licence: the same, as it was called before.
         base_model: of what model on the hub it was made, see `save_pretrained`.
         results: what it reaches on data sets, see `save_pretrained`.
         private: whether a new repository is private; None for what its owner has chosen for new ones. One that is there
@@ -93,14 +91,13 @@ def push_to_hub(
         Traceback (most recent call last):
         ValueError: the repository is 'name'; expected owner/name
     """
-    licence = license or licence
-    require_names(licence, repository, base_model=base_model)
+    require_names(license, repository, base_model=base_model)
     require_client(f"{repository!r}, which would be on the Hugging Face hub,")
     from huggingface_hub import HfApi
 
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch) / "model"
-        save_pretrained(model, folder, licence=licence, repository=repository, base_model=base_model, results=results)
+        save_pretrained(model, folder, license=license, repository=repository, base_model=base_model, results=results)
         failures: tuple[type[Exception], ...] = (*client_errors(), RuntimeError, ValueError)
         try:
             api = HfApi(library_name="mobileclip")

@@ -53,52 +53,52 @@ def failure(action, *arguments, **options):
 
 def tell_round_trips(told):
     small, text, tower = randomised(SMALL), randomised(TEXT), randomised(TOWER)
-    pushed = push_to_hub(tower, "owner/tower", licence="mit", message="first")
+    pushed = push_to_hub(tower, "owner/tower", license="mit", message="first")
     told["commit"], told["url"] = pushed.commit, pushed.url
     told["tower"] = same(from_pretrained("owner/tower", revision=pushed.commit, fold=False), tower)
     told["stored"] = read_checkpoint("hf-hub:owner/tower").layout
 
-    push_to_hub(small, "owner/private", licence="cc-by-4.0", private=True)
+    push_to_hub(small, "owner/private", license="cc-by-4.0", private=True)
     told["private"] = same(from_pretrained("owner/private", fold=False), small)
-    push_to_hub(text, "owner/text", licence="mit", revision="next")
+    push_to_hub(text, "owner/text", license="mit", revision="next")
     told["text"] = same(from_pretrained("owner/text", revision="next", fold=False), text)
     with tempfile.TemporaryDirectory() as scratch:
         save_model(text, Path(scratch) / "text.safetensors")
         of = ("--license", "mit", "--base-model", "owner/tower")
         command_line(["hub", "push", f"{scratch}/text.safetensors", "owner/text", *of])
 
-    told["no overwrite"] = failure(push_to_hub, small, "owner/tower", licence="mit")
-    push_to_hub(small, "owner/tower", licence="mit", message="second", overwrite=True)
+    told["no overwrite"] = failure(push_to_hub, small, "owner/tower", license="mit")
+    push_to_hub(small, "owner/tower", license="mit", message="second", overwrite=True)
     told["replaced"] = same(from_pretrained("owner/tower", revision="main", fold=False), small)
 
 
 def tell_failures(told):
     small = randomised(SMALL)
     told["digest"] = failure(from_pretrained, "owner/tower", sha256="0" * 64)
-    told["public"] = failure(push_to_hub, small, "owner/tower", licence="mit", private=True, overwrite=True)
-    told["licence"] = failure(push_to_hub, small, "owner/other", licence="mine")
-    told["astray"] = failure(push_to_hub, small, ASTRAY, licence="mit")
+    told["public"] = failure(push_to_hub, small, "owner/tower", license="mit", private=True, overwrite=True)
+    told["licence"] = failure(push_to_hub, small, "owner/other", license="mine")
+    told["astray"] = failure(push_to_hub, small, ASTRAY, license="mit")
     told["astray fetch"] = failure(from_pretrained, ASTRAY)
     os.environ["HF_TOKEN"] = READER
-    told["reader"] = failure(push_to_hub, small, "owner/new", licence="mit")
+    told["reader"] = failure(push_to_hub, small, "owner/new", license="mit")
     del os.environ["HF_TOKEN"]
-    told["nobody"] = failure(push_to_hub, small, "owner/new", licence="mit")
+    told["nobody"] = failure(push_to_hub, small, "owner/new", license="mit")
     told["hidden"] = failure(from_pretrained, "owner/private", revision="0" * 40)
 
 
 def tell_other_libraries(told):
     dual, tower = randomised(DUAL), randomised(TOWER)
-    push_to_hub(dual, "owner/dual", licence="mit")
+    push_to_hub(dual, "owner/dual", license="mit")
     theirs = read_card("owner/dual", "open_clip")
     images, tokens = torch.rand(2, 3, 256, 256), theirs["tokenizer"](["a cat", "two dogs on a beach"])
     told["open_clip image"] = difference(theirs["model"].encode_image(images), dual.encode_image(images))
     told["open_clip text"] = difference(theirs["model"].encode_text(tokens), dual.encode_text(tokens))
     told["open_clip scale"] = difference(theirs["model"].logit_scale, dual.logit_scale)
-    push_to_hub(tower, "owner/timm", licence="mit")
+    push_to_hub(tower, "owner/timm", license="mit")
     encoder, images = read_card("owner/timm", "timm")["encoder"], torch.rand(2, 3, 64, 64)
     told["timm"] = difference(encoder(images), tower(images))
     folded = reparameterize(tower)
-    push_to_hub(folded, "owner/folded", licence="mit")
+    push_to_hub(folded, "owner/folded", license="mit")
     told["folded"] = same(from_pretrained("owner/folded"), folded)
 
 

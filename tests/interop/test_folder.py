@@ -72,7 +72,7 @@ class TestFolders:
     )
     def test_what_is_saved_comes_back_to_the_bit(self, spec, folded, files, library, tmp_path):
         model = reparameterize(randomised(spec)) if folded else randomised(spec)
-        folder = save_pretrained(model, tmp_path / "made" / "model", licence="mit")
+        folder = save_pretrained(model, tmp_path / "made" / "model", license="mit")
         assert {path.name for path in folder.iterdir()} == {"README.md", *files}
         assert metadata_load(folder / "README.md")["library_name"] == library
         assert same(from_pretrained(folder, fold=folded), model)
@@ -81,7 +81,7 @@ class TestFolders:
         bert().save(str(tmp_path / "theirs.json"))
         text = attrs.evolve(TEXT, input=read_text_input(tmp_path / "theirs.json", context_length=12))
         model = randomised(DualEncoderSpec(image=TOWER, text=text))
-        folder = save_pretrained(model, tmp_path / "model", licence="mit")
+        folder = save_pretrained(model, tmp_path / "model", license="mit")
         assert {path.name for path in folder.iterdir()} == {"README.md", "model.safetensors", "tokenizer.json"}
         assert (folder / "tokenizer.json").read_bytes() == (tmp_path / "theirs.json").read_bytes()
         card = (folder / "README.md").read_text(encoding="utf-8")
@@ -89,27 +89,27 @@ class TestFolders:
         assert text.input.tokenizer.sha256 in card
 
     def test_nothing_is_written_over_but_what_was_written_so(self, tmp_path):
-        folder = save_pretrained(randomised(TOWER), tmp_path / "model", licence="mit")
+        folder = save_pretrained(randomised(TOWER), tmp_path / "model", license="mit")
         with fails(FileExistsError):
-            save_pretrained(randomised(TEXT), folder, licence="mit")
-        save_pretrained(randomised(TEXT), folder, licence="mit", overwrite=True)
+            save_pretrained(randomised(TEXT), folder, license="mit")
+        save_pretrained(randomised(TEXT), folder, license="mit", overwrite=True)
         assert {path.name for path in folder.iterdir()} == {"README.md", "model.safetensors"}
         assert [path.name for path in tmp_path.iterdir()] == ["model"]
         (folder / "notes.txt").write_text("mine")
         with fails(FileExistsError, "notes.txt"):
-            save_pretrained(randomised(TEXT), folder, licence="mit", overwrite=True)
+            save_pretrained(randomised(TEXT), folder, license="mit", overwrite=True)
         (tmp_path / "project").mkdir()
         (tmp_path / "project" / "README.md").write_text("mine")
         with fails(FileExistsError):
-            save_pretrained(randomised(TEXT), tmp_path / "project", licence="mit", overwrite=True)
+            save_pretrained(randomised(TEXT), tmp_path / "project", license="mit", overwrite=True)
 
     @pytest.mark.parametrize(
         ("options", "error"),
         [
-            ({"licence": "MIT License"}, (ValueError,)),
-            ({"licence": ""}, (ValueError,)),
-            ({"licence": "mit", "repository": "name"}, (ValueError,)),
-            ({"licence": "mit", "repository": "owner/name\n# Free"}, (ValueError,)),
+            ({"license": "MIT License"}, (ValueError,)),
+            ({"license": ""}, (ValueError,)),
+            ({"license": "mit", "repository": "name"}, (ValueError,)),
+            ({"license": "mit", "repository": "owner/name\n# Free"}, (ValueError,)),
         ],
     )
     def test_names_that_the_hub_has_not_are_refused(self, options, error, tmp_path):
@@ -118,7 +118,7 @@ class TestFolders:
         assert not list(tmp_path.iterdir())
 
     def test_a_folder_is_asked_for_what_it_has(self, tmp_path):
-        folder = save_pretrained(randomised(TEXT), tmp_path / "model", licence="mit")
+        folder = save_pretrained(randomised(TEXT), tmp_path / "model", license="mit")
         with fails(ValueError):
             from_pretrained(folder, revision="main")
         (folder / "more.safetensors").write_bytes(b"")
@@ -140,7 +140,7 @@ class TestTimm:
     @torch.inference_mode()
     def test_builds_the_tower_with_equal_embeddings_and_features(self, spec, tmp_path):
         tower = randomised(spec)
-        name = f"local-dir:{save_pretrained(tower, tmp_path / 'tower', licence='mit')}"
+        name = f"local-dir:{save_pretrained(tower, tmp_path / 'tower', license='mit')}"
         theirs = timm.create_model(name, pretrained=True).eval()
         preprocess = timm.data.create_transform(**timm.data.resolve_model_data_config(theirs))
         image = Image.open(PHOTO).convert("RGB")
@@ -163,7 +163,7 @@ class TestTimm:
     @torch.inference_mode()
     def test_builds_classifiers_and_towers_without_a_projection(self, spec, tmp_path):
         model = randomised(spec)
-        folder = save_pretrained(model, tmp_path / "model", licence="mit")
+        folder = save_pretrained(model, tmp_path / "model", license="mit")
         theirs = timm.create_model(f"local-dir:{folder}", pretrained=True).eval()
         size = theirs.pretrained_cfg["input_size"][-1]
         images = torch.rand(2, 3, size, size)
@@ -200,7 +200,7 @@ class TestTimm:
     def test_what_it_does_not_build_is_said(self, spec, message, tmp_path):
         with pytest.raises(ValueError, match=message):
             timm_config(spec, licence="mit")
-        folder = save_pretrained(randomised(spec), tmp_path / "model", licence="mit")
+        folder = save_pretrained(randomised(spec), tmp_path / "model", license="mit")
         assert message.replace("_", "\\_") in (folder / "README.md").read_text(encoding="utf-8")
         assert not (folder / "config.json").exists()
 
@@ -209,7 +209,7 @@ class TestOpenClip:
     @torch.inference_mode()
     def test_loads_a_folder_with_equal_embeddings(self, tmp_path):
         dual = randomised(DUAL)
-        folder = save_pretrained(dual, tmp_path / "model", licence="mit")
+        folder = save_pretrained(dual, tmp_path / "model", license="mit")
         others = {"README.md", "model.safetensors", "open_clip_config.json", "open_clip_model.safetensors"}
         assert {path.name for path in folder.iterdir()} == {*others, *TRANSFORMERS}
         assert same(from_pretrained(folder, fold=False), dual)
@@ -346,7 +346,7 @@ class TestCards:
     @pytest.mark.parametrize("name", HOSTILE)
     def test_names_are_shown_and_do_nothing(self, name, tmp_path):
         result = DatasetResult(key=name, dataset=name, metrics={"main_metric": 0.5, name: 0.5}, num_images=7)
-        folder = save_pretrained(randomised(TEXT), tmp_path / "model", licence="apple-amlr", results=[result])
+        folder = save_pretrained(randomised(TEXT), tmp_path / "model", license="apple-amlr", results=[result])
         content = (folder / "README.md").read_text(encoding="utf-8")
         data = metadata_load(folder / "README.md")
         assert set(data) == {"license", "library_name", "pipeline_tag", "tags", "model-index"}
@@ -361,7 +361,7 @@ class TestCards:
         metrics = {"main_metric": 0.6543, "acc1": 0.6543, "acc5": 0.9, "count_worst": 12.0}
         results = [DatasetResult(key="imagenet1k", dataset="ImageNet 1k", metrics=metrics, num_images=50_000)]
         folder = save_pretrained(
-            randomised(SMALL), tmp_path / "model", licence="cc-by-4.0", repository="me/small", results=results
+            randomised(SMALL), tmp_path / "model", license="cc-by-4.0", repository="me/small", results=results
         )
         card = ModelCard.load(folder / "README.md")
         found = {(one.dataset_type, one.metric_type): one.metric_value for one in card.data.eval_results}
@@ -371,7 +371,7 @@ class TestCards:
         assert "| ImageNet 1k | 50,000 | acc1 | 65.43% | acc5 90.00% |" in card.text
 
     def test_it_tells_the_contract_and_the_licence(self, tmp_path):
-        folder = save_pretrained(randomised(TOWER), tmp_path / "model", licence="apple-amlr")
+        folder = save_pretrained(randomised(TOWER), tmp_path / "model", license="apple-amlr")
         card = (folder / "README.md").read_text(encoding="utf-8")
         assert "for research only" in card
         assert "## Results" not in card
@@ -417,7 +417,7 @@ class TestCards:
         ],
     )
     def test_it_says_what_the_model_is_and_how_it_is_loaded(self, spec, called, rows, name, tmp_path):
-        folder = save_pretrained(randomised(spec), tmp_path / "model", licence="mit", repository="me/small")
+        folder = save_pretrained(randomised(spec), tmp_path / "model", license="mit", repository="me/small")
         card = (folder / "README.md").read_text(encoding="utf-8")
         matter, _, text = card.removeprefix("---\n").partition("\n---\n\n")
         fields = [line.partition(":")[0] for line in matter.splitlines()]
@@ -450,7 +450,7 @@ class TestCards:
             DatasetResult(key=name, dataset=name, num_images=count, **values)
             for name, count in (("counted", 1234), ("other", None))
         ]
-        folder = save_pretrained(randomised(TEXT), tmp_path / "model", licence="mit", results=results)
+        folder = save_pretrained(randomised(TEXT), tmp_path / "model", license="mit", results=results)
         assert (folder / "README.md").read_text(encoding="utf-8").splitlines()[-2:] == [
             "| counted | 1,234 | acc1 | 50.00% |  |",
             "| other |  | acc1 | 50.00% |  |",
