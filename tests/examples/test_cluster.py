@@ -56,7 +56,7 @@ def test_the_script_starts_again_what_was_stopped(tmp_path, status, ends_with):
     variables = {"PATH": f"{tmp_path}:/usr/bin:/bin", "SLURM_JOB_ID": "17"}
     done = subprocess.run(["bash", str(BATCH)], env=variables, capture_output=True, text=True, check=False)
     assert done.returncode == ends_with, done.stderr
-    assert done.stdout.startswith("srun --kill-on-bad-exit=1 python recipes/train_s2.py --data DataCompDR-1B/{00..64}/")
+    assert done.stdout.startswith("srun --kill-on-bad-exit=1 python recipes/train_s2.py --data joined/{00..64}/")
     assert ("scontrol requeue 17" in done.stdout) == (ends_with == 99)
 
 
