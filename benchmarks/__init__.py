@@ -1,1 +1,1 @@
-"""What measures: each module side by side with what others do, in one run, as `python -m benchmarks NAME`."""
+"""Benchmarks: each module compares the library with other software in one run, as `python -m benchmarks NAME`."""

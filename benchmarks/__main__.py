@@ -1,4 +1,4 @@
-"""Benchmarks: each beside what others do, in one run, with one table and one form of results.
+"""Benchmarks: each compares the library with other software in one run, with one table and one results format.
 
 Command:   python -m benchmarks NAME [--output FILE] [choices]
            python -m benchmarks NAME --help
@@ -29,13 +29,13 @@ BENCHMARKS = {
 
 
 def bench_of(name: str) -> type[Bench]:
-    """Return a benchmark by its name."""
+    """Return the benchmark of a name."""
     found: type[Bench] = getattr(importlib.import_module(f"benchmarks.{name}"), BENCHMARKS[name])
     return found
 
 
 def listed() -> str:
-    """Return every benchmark with what it measures and an example."""
+    """Return every benchmark with a description and an example."""
     lines = ["python -m benchmarks NAME [--output FILE] [choices]; NAME --help tells the choices.", ""]
     for name in BENCHMARKS:
         source = Path(__file__).with_name(f"{name}.py").read_text(encoding="utf-8")
@@ -45,13 +45,13 @@ def listed() -> str:
 
 
 def main() -> None:
-    """Run the benchmark that the command line names, or list them."""
+    """Run the benchmark that the command line names, or list all benchmarks."""
     name, *others = sys.argv[1:] or ["--help"]
     if name in ("-h", "--help"):
         say(listed())
         return
     if name not in BENCHMARKS:
-        raise SystemExit(f"error: there is no benchmark {name!r}; there are: {', '.join(BENCHMARKS)}")
+        raise SystemExit(f"error: unknown benchmark {name!r}; known: {', '.join(BENCHMARKS)}")
     cls = bench_of(name)
     docstring, kept = sys.modules[cls.__module__].__doc__, "results that are in files are kept, the others are gone"
     with started(cls, "benchmark", docstring, others, kept=kept, prog=f"python -m benchmarks {name}") as bench:

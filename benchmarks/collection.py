@@ -1,11 +1,12 @@
-"""What indexing photographs costs, beside its two parts and beside `mobileclip embed`, and how soon a search answers.
+"""Costs of indexing photographs, compared with decoding, encoding and `mobileclip embed`, and the time of a search.
 
 Command:   python -m benchmarks collection
-Hardware:  any CPU with nothing else to do; one core is measured
-Time:      ten minutes on one core, most of them for a graph of neighbours
-Result:    processor time of a photograph of 3 megapixels, decoded and encoded alone, embedded and indexed; milliseconds
-           of a search among random vectors, all compared and by a graph, and its recall; seconds, disk and memory of an
-           index of as many rows: all of them appended, opened, searched first, filtered, merged, and one added
+Hardware:  any otherwise idle CPU; the benchmark uses one core
+Time:      ten minutes on one core, mostly for a neighbour graph
+Result:    processor time to decode, encode, embed and index a photograph of 3 megapixels; milliseconds of a search
+           among random vectors, exact and with a graph, and the graph's recall; seconds, disk size and memory of an
+           index with as many rows for appending all rows, opening, the first search, filtering, merging, and adding one
+           row
 """
 
 from __future__ import annotations
@@ -50,25 +51,26 @@ from mobileclip.inference.loading import load
 _QUALITY = 88
 _NOISE = 4.0
 _DIM = 512
-# Vectors that are drawn, and rows that are written, at once.
+# Numbers of vectors drawn, and of rows written, at once.
 _DRAWN, _APPENDED = 100_000, 4096
 
 
 @attrs.frozen(kw_only=True)
 class CollectionBenchSpec(Bench):
-    """What to measure.
+    """Settings of the measurements.
 
     Args:
-        part: what is measured.
-        model: whose architecture encodes; its weights are random, which takes the same time.
-        num_pictures: photographs, which are cut from those of the package.
-        width: of a photograph in pixels; it is three quarters as high.
-        num_vectors: that are searched.
-        num_centres: that the vectors lie around, as those of photographs do. With 0, there are none, which is
-            harder for a graph: vectors vary in every direction, in some more than in others.
-        num_queries: searches that are timed.
-        graph: from how many vectors on it is made, and how it is searched.
-        seed: of all that is drawn.
+        part: part of the benchmark.
+        model: model with the architecture for encoding; its weights are random, which takes the same time.
+        num_pictures: number of photographs, cut from the photographs of the package.
+        width: width of a photograph in pixels; the height is three quarters of the width.
+        num_vectors: number of vectors to search.
+        num_centres: number of cluster centres of the vectors, since vectors of photographs form clusters. Without
+            clusters (0), the search is harder for a graph: vectors vary in every direction, in some directions more
+            than in others.
+        num_queries: number of timed searches.
+        graph: minimum number of vectors for a graph, and the settings of the graph search.
+        seed: seed of all random numbers.
     """
 
     part: Literal["all", "indexing", "search", "store"] = "all"
@@ -105,7 +107,7 @@ class CollectionBenchSpec(Bench):
 
 
 def draw_photographs(folder: Path, spec: CollectionBenchSpec) -> list[Path]:
-    """Write JPEGs that are cut from photographs, enlarged, and given the grain of a camera."""
+    """Write JPEGs with parts of photographs, enlarged and with camera noise."""
     draw = np.random.default_rng(spec.seed)
     sources = sorted(
         str(path)
@@ -128,7 +130,7 @@ def draw_photographs(folder: Path, spec: CollectionBenchSpec) -> list[Path]:
 
 
 def measure_indexing(folder: Path, spec: CollectionBenchSpec) -> dict[str, float]:
-    """Return milliseconds of processor time that a photograph takes, by what is done with it."""
+    """Return milliseconds of processor time per photograph, by operation."""
     model = resolve_spec(spec.model)
     (folder / "photos").mkdir()
     checkpoint = folder / "model.safetensors"
@@ -164,7 +166,7 @@ def measure_indexing(folder: Path, spec: CollectionBenchSpec) -> dict[str, float
 
 
 def measure_search(folder: Path, spec: CollectionBenchSpec) -> dict[str, Value]:
-    """Return milliseconds of a search for ten pictures, the graph's recall, and the seconds that making it took."""
+    """Return the milliseconds of a search for ten images, the graph's recall, and the seconds to make the graph."""
     draw = np.random.default_rng(spec.seed)
     vectors = draw_vectors(draw, spec)
     snapshot = Snapshot(vectors=vectors, ids=np.arange(len(vectors)))
@@ -189,7 +191,7 @@ def measure_search(folder: Path, spec: CollectionBenchSpec) -> dict[str, Value]:
 
 
 def measure_store(folder: Path, spec: CollectionBenchSpec) -> dict[str, Value]:
-    """Return seconds of processor time, disk and memory of an index of so many rows."""
+    """Return processor seconds, disk size and memory of an index with `num_vectors` rows."""
     vectors = draw_vectors(np.random.default_rng(spec.seed), spec)
     about = IndexMetadata(weights_sha256="0" * 64, spec="{}", version="1", dim=_DIM)
     store, joined = Store.create(folder / "index", about), Store.create(folder / "joined", about)
@@ -240,9 +242,9 @@ def _row(number: int, vector: NDArray[np.float16]) -> StoredRow:
 
 
 def draw_vectors(draw: np.random.Generator, spec: CollectionBenchSpec) -> NDArray[np.float16]:
-    """Return vectors of unit length around centres, or without any."""
+    """Return vectors of unit length, around centres if there are any."""
     centres = draw.standard_normal((spec.num_centres, _DIM), dtype=np.float32)
-    # As the lengths of principal components fall, about.
+    # Approximately as the lengths of principal components decrease.
     widths = 1 if spec.num_centres else np.arange(1, _DIM + 1, dtype=np.float32) ** -0.5
     vectors = np.empty((spec.num_vectors, _DIM), np.float16)
     for start in range(0, len(vectors), _DRAWN):
@@ -255,7 +257,7 @@ def draw_vectors(draw: np.random.Generator, spec: CollectionBenchSpec) -> NDArra
 
 
 def unit_rows(rows: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Return rows, each divided by its length."""
+    """Return the rows, each divided by its norm."""
     lengths: NDArray[np.float32] = np.linalg.norm(rows, axis=1, keepdims=True)
     return rows / lengths
 
@@ -263,14 +265,14 @@ def unit_rows(rows: NDArray[np.float32]) -> NDArray[np.float32]:
 def _searched(
     search: Callable[[NDArray[np.float32]], NDArray[np.int64]], queries: NDArray[np.float32]
 ) -> tuple[list[list[int]], Value]:
-    """Return what each query finds, and the milliseconds of processor time."""
+    """Return the results of each query, and the milliseconds of processor time."""
     found: list[list[int]] = []
     seconds = [seconds_of(lambda query=query: found.append(search(query).tolist())).cpu for query in queries]  # type: ignore[misc]
     return found, spread([1000 * one for one in seconds], "ms")
 
 
 def costs(spec: CollectionBenchSpec) -> list[Row]:
-    """Return what a photograph costs, by what is done with it, and indexing over its parts."""
+    """Return the costs per photograph by operation, and the ratio of indexing to decoding plus encoding."""
     with tempfile.TemporaryDirectory() as name:
         found = measure_indexing(Path(name), spec)
     values = {way: Value(number=one, unit="ms") for way, one in found.items()}
@@ -280,12 +282,12 @@ def costs(spec: CollectionBenchSpec) -> list[Row]:
 
 
 def searches(spec: CollectionBenchSpec) -> list[Row]:
-    """Return what a search takes."""
+    """Return the costs of a search."""
     with tempfile.TemporaryDirectory() as name:
         return [Row(values=measure_search(Path(name), spec))]
 
 
 def rows_of(spec: CollectionBenchSpec) -> list[Row]:
-    """Return what an index takes."""
+    """Return the costs of an index."""
     with tempfile.TemporaryDirectory() as name:
         return [Row(values=measure_store(Path(name), spec))]

@@ -1,9 +1,9 @@
-"""What it costs to reinforce 12.8M and 1.28B pairs: device hours, terabytes and price, from rates measured here.
+"""Costs of reinforcing 12.8M and 1.28B pairs: device hours, terabytes and price, computed from measured rates.
 
 Command:   python -m benchmarks cost_reinforce --price-per-hour 2.0      (needs the extra `teachers`)
-Hardware:  the machine that is to do the work, or one like it
+Hardware:  the machine for the planned work, or a similar machine
 Time:      four minutes on two CPU cores
-Result:    a table for every choice of augmentations and captions, such as the one in docs/reinforcing.md
+Result:    a table for all numbers of augmentations and captions, such as the table in docs/reinforcing.md
 """
 
 from __future__ import annotations
@@ -35,18 +35,18 @@ _SAMPLES_PER_SHARD = 50
 
 @attrs.frozen(kw_only=True)
 class CostSpec(Bench):
-    """What to cost.
+    """Settings of the cost estimate.
 
     Args:
-        teacher: an open_clip architecture; there are two of it. Weights are random, which takes the same time.
-        captioner: an open_clip architecture.
-        device: where to measure.
-        precision: of teachers and captioner.
-        batch_size: images and texts per measured pass.
-        num_rounds: passes per rate; the median counts.
+        teacher: open_clip architecture of both teachers. Their weights are random, which takes the same time.
+        captioner: open_clip architecture of the captioner.
+        device: device for the measurements.
+        precision: precision of teachers and captioner.
+        batch_size: number of images and of texts per measured pass.
+        num_rounds: number of passes per rate; the rate is their median.
         augmentations: numbers of augmentations per image to cost.
         captions: numbers of synthetic captions per image to cost.
-        price_per_hour: of one device, in any currency.
+        price_per_hour: price per hour of one device, in any currency.
     """
 
     teacher: str = "ViT-L-14"
@@ -76,19 +76,19 @@ class CostSpec(Bench):
 
 
 def measure_all(spec: CostSpec) -> Iterator[Row]:
-    """Yield the rates of the device, and the costs."""
+    """Yield the rates of the device and the costs."""
     return costs(spec, measure(spec))
 
 
 @attrs.frozen(kw_only=True)
 class Rates:
-    """Seconds of one device.
+    """Seconds per operation on one device.
 
     Args:
-        image: one teacher encodes one augmented image.
-        text: one teacher encodes one caption.
-        caption: the captioner writes one caption more.
-        first_caption: the captioner looks at the image and writes the first one.
+        image: seconds for one teacher to encode one augmented image.
+        text: seconds for one teacher to encode one caption.
+        caption: seconds for the captioner to write one more caption.
+        first_caption: seconds for the captioner to encode the image and write the first caption.
     """
 
     image: float
@@ -97,7 +97,7 @@ class Rates:
     first_caption: float
 
     def per_sample(self, num_augmentations: int, num_captions: int) -> float:
-        """Return the seconds that a pair takes with two teachers and one real caption."""
+        """Return the seconds per pair with two teachers and one real caption."""
         encoding = 2 * (num_augmentations * self.image + (1 + num_captions) * self.text)
         writing = self.first_caption + (num_captions - 1) * self.caption if num_captions else 0.0
         return encoding + writing
@@ -141,12 +141,12 @@ def _captioner_rates(spec: CostSpec, folder: Path) -> tuple[float, float]:
 
 
 def _seconds(spec: CostSpec, work: Callable[[], object]) -> float:
-    """Return the median duration of a call that ends with results on the CPU, after one to warm up."""
+    """Return the median duration of a call that ends with results on the CPU, after a warm-up call."""
     return median([seconds_of(work).wall for _ in range(spec.num_rounds + 1)][1:])
 
 
 def knowledge_bytes(num_augmentations: int, num_captions: int, layout: Layout) -> float:
-    """Return what a sample of a shard grows by: two teachers of 768 dims, embeddings of random directions."""
+    """Return the bytes added per sample of a shard: two teachers of 768 dims, with random embeddings."""
     rng = np.random.default_rng(0)
     policy = AugmentationSpec(size=224)
     samples = []
@@ -178,7 +178,7 @@ def _directions(rng: np.random.Generator, count: int) -> npt.NDArray[np.float32]
 
 
 def costs(spec: CostSpec, rates: Rates) -> Iterator[Row]:
-    """Yield the rates, and the costs of every choice for each data set."""
+    """Yield the rates, and the costs of every setting for each data set."""
     per_second = {
         "images": rates.image,
         "texts": rates.text,

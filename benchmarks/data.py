@@ -1,20 +1,21 @@
-"""Samples a CPU second of one data worker, mobileclip against the release's way of reading the same reinforced shards.
+"""Samples per CPU second of one data worker for the same reinforced shards: mobileclip against the release's loader.
 
 Command:   python -m benchmarks data     (needs the extra `test`; --tiny to try)
-           The extra brings simplejpeg and zlib-ng along, which mobileclip decodes with, as the extra `speed` does
-Hardware:  one core; times are CPU seconds, so that what else computes counts little; the quartiles of the ratios say
-           how far to trust the medians
+           The extra installs simplejpeg and zlib-ng, which mobileclip uses for decoding, like the extra `speed`
+Hardware:  one core; times are CPU seconds, so that other programs have little effect; the quartiles of the ratios show
+           the uncertainty of the medians
 Time:      about four minutes
-Result:    a table; docs/measured.md has what came out. Pixels of photos of 512 pixels are equal to the bit. Photos of a
-           megapixel are decoded at a part of their size and resized by torch (decode="fast"), which moves pixels by 0.8
-           of 255 levels in the mean. What is left there is the JPEGs' entropy code
+Result:    a table; docs/measured.md has results. Pixels of photos of 512 pixels are bit-identical. mobileclip decodes
+           photos of a megapixel at a reduced size and resizes them with torch (decode="fast"), which changes pixels by
+           0.8 of 255 levels on average; most of the remaining time is entropy decoding of the JPEGs
 
-The release's way is written here from what its training code does: webdataset reads and decodes every member whole, the
-picture by way of RGBA; torchvision replays the stored augmentation, makes a tensor and normalises it; open_clip's
-tokenizer reads a caption at a time. mobileclip hands over pixels, which the device normalises. Both sides make the same
-choices, of the same samples, in the same order, and their epochs take turns. It does not know the compact layout: there
-it reads the same samples as npz. Pictures are crops and turns of three photos with a grain that gives the JPEGs the
-size that photos have; embeddings are random, as hard to compress as real ones.
+This module reimplements the release's loader from the release's training code: webdataset reads and decodes every
+member completely, images through RGBA; torchvision replays the stored augmentation, makes a tensor and normalises the
+tensor; open_clip's tokenizer encodes one caption at a time. mobileclip returns pixels, and the device normalises them.
+Both sides make the same choices for the same samples in the same order, and their epochs alternate. The release's
+loader cannot read the compact layout, so it reads the same samples in the npz layout. Images are crops and rotations of
+three photos, with noise that gives the JPEGs the size of photos; embeddings are random, as hard to compress as real
+embeddings.
 """
 
 from __future__ import annotations
@@ -60,21 +61,21 @@ WORDS = ("a", "photo", "of", "the", "old", "harbour", "with", "boats", "and", "t
 
 @attrs.frozen(kw_only=True)
 class DataBenchSpec(Bench):
-    """What to read, and how often.
+    """Settings of the comparison.
 
     Args:
-        num_samples: samples of every shard.
-        rounds: epochs of each side, after one to compare.
+        num_samples: number of samples per shard.
+        rounds: number of epochs per side, after one epoch that compares the results.
         batch_size: samples per batch.
         size: side of the student's image, in pixels.
-        photo_side: longer side of the photos that are decoded exactly, in pixels.
-        photo_quality: of their JPEGs; 90 gives the 70 kB that the samples of DataComp take in the mean.
-        large_side: longer side of the photos that are decoded fast, in pixels; 1155 times 866 are a megapixel.
-        large_quality: of their JPEGs; decoding less of one saves the less the more bytes it has.
-        layouts: of the shards.
-        num_augmentations: stored augmentations of every sample.
-        dim: of the teachers' embeddings, concatenated.
-        seed: of the pictures and all choices.
+        photo_side: longer side of the photos for exact decoding, in pixels.
+        photo_quality: JPEG quality of these photos; 90 gives 70 kB, the mean size of DataComp's samples.
+        large_side: longer side of the photos for fast decoding, in pixels; 1155 times 866 is a megapixel.
+        large_quality: JPEG quality of these photos; the larger a JPEG, the less a reduced resolution saves.
+        layouts: layouts of the shards.
+        num_augmentations: number of stored augmentations per sample.
+        dim: width of the teachers' concatenated embeddings.
+        seed: seed of the images and of all random choices.
     """
 
     num_samples: int = attrs.field(default=128, validator=validators.gt(0))
@@ -104,14 +105,14 @@ class DataBenchSpec(Bench):
     selects: ClassVar[frozenset[str]] = frozenset(("layouts",))
 
     def cases(self) -> Iterator[Case]:
-        """Yield every layout, decoded both ways."""
+        """Yield every layout, for exact and for fast decoding."""
         require("torchvision", "open_clip")
         for decode, layout in product(DECODES, self.layouts):
             yield Case(labels={"layout": layout, "decode": decode}, measure=partial(compare, self, layout, decode))
 
 
 def photo(number: int, longer_side: int, *, quality: int, seed: int) -> bytes:
-    """Return a JPEG: a part of a photo, turned, with a grain at several scales."""
+    """Return a JPEG with a rotated part of a photo, and noise at several scales."""
     rng = seeded_rng(seed, "photo", number)
     paths = sorted(PICTURES.glob("*.png"))
     image = load_image(paths[number % len(paths)]).rotate(90 * random_index(rng, 4), expand=True)
@@ -160,7 +161,7 @@ def samples(spec: DataBenchSpec, longer_side: int, quality: int) -> Iterator[Rei
 
 
 def release_batches(spec: DataBenchSpec, shard: Path) -> Callable[[], Iterator[tuple[Any, ...]]]:
-    """Return what reads an epoch in the release's way: keys, images, ids and embeddings, in batches."""
+    """Return a function that reads an epoch like the release: batches of keys, images, ids and embeddings."""
     import open_clip  # type: ignore[import-untyped]
     import webdataset as wds  # type: ignore[import-untyped]
     from torchvision.transforms import InterpolationMode, Normalize, functional as F  # type: ignore[import-untyped]
@@ -208,7 +209,7 @@ _FIELDS = ("key", "image", "text", "syn_text", "image_emb", "text_emb", "syn_tex
 
 
 def mobileclip_batches(spec: DataBenchSpec, shard: Path, decode: Decode) -> Callable[[], Iterator[ReinforcedBatch]]:
-    """Return what reads the same epoch with mobileclip."""
+    """Return a function that reads the same epoch with mobileclip."""
     pipeline = ReinforcedPipelineSpec(
         shards=str(shard),
         batch_size=spec.batch_size,
@@ -226,15 +227,15 @@ def mobileclip_batches(spec: DataBenchSpec, shard: Path, decode: Decode) -> Call
 def pixel_difference(
     batches: Iterator[ReinforcedBatch], reference: Iterator[tuple[Any, ...]], tolerance: float
 ) -> tuple[float, float]:
-    """Return mean and mean square of the difference of the pixels, in levels, having compared everything else.
+    """Return mean absolute and mean squared pixel differences, in levels, after a check that all else is equal.
 
     Args:
-        batches: an epoch.
-        reference: the same epoch, read the release's way.
-        tolerance: of the embeddings: the layouts round them, but no side by itself.
+        batches: an epoch of mobileclip.
+        reference: the same epoch of the release.
+        tolerance: relative tolerance for embeddings, since layouts may round them.
 
     Raises:
-        ValueError: if the two read other samples, captions or embeddings.
+        ValueError: if the two sides read different samples, captions or embeddings.
     """
     absolute, square, count = 0.0, 0.0, 0
     for batch, other in zip(batches, reference, strict=True):
@@ -242,14 +243,14 @@ def pixel_difference(
         assert batch.syn_text is not None, "every sample has both kinds of captions"
         same_texts = torch.equal(batch.text, named["text"]) and torch.equal(batch.syn_text, named["syn_text"])
         if batch.keys != tuple(named["key"]) or not same_texts:
-            raise ValueError("the two sides read other samples or captions: their times mean nothing")
+            raise ValueError("the two sides read different samples or captions, so their times mean nothing")
         for embeddings, name in (
             (batch.teacher_image, "image_emb"),
             (batch.teacher_text, "text_emb"),
             (batch.teacher_syn_text, "syn_text_emb"),
         ):
             if embeddings is None or not torch.allclose(embeddings, named[name], rtol=tolerance, atol=0):
-                raise ValueError(f"the two sides read another {name}: their times mean nothing")
+                raise ValueError(f"the two sides read different {name}, so their times mean nothing")
         images = normalize_pixels(batch.image, ImageInput(size=batch.image.shape[-1]))
         difference = (255 * (images.double() - named["image"].double())).abs()
         absolute, square = absolute + float(difference.sum()), square + float(difference.square().sum())
@@ -258,10 +259,10 @@ def pixel_difference(
 
 
 def compare(spec: DataBenchSpec, layout: Layout, decode: Decode) -> list[Row]:
-    """Return how fast both sides read the same samples, having compared what they make of them.
+    """Return the speed of both sides for the same samples, after a comparison of their results.
 
     Raises:
-        ValueError: if they differ where they must not: then the times mean nothing.
+        ValueError: if results differ that must be equal; then the times mean nothing.
     """
     exact = decode == "exact"
     side, quality = (spec.photo_side, spec.photo_quality) if exact else (spec.large_side, spec.large_quality)
@@ -274,7 +275,7 @@ def compare(spec: DataBenchSpec, layout: Layout, decode: Decode) -> list[Row]:
         batches, reference = mobileclip_batches(spec, shard, decode), release_batches(spec, release_shard)
         mean_error, mean_square = pixel_difference(batches(), reference(), 2**-8 if layout == "compact" else 0.0)
         if exact and mean_square > 0:
-            raise ValueError(f"the pixels differ, by {mean_error:.3f} levels in the mean: the times mean nothing")
+            raise ValueError(f"the pixels differ by {mean_error:.3f} levels on average, so the times mean nothing")
         sides = {"mobileclip": clocked(lambda: list(batches())), "release": clocked(lambda: list(reference()))}
         taken = in_turn(sides, rounds=spec.rounds)
     cpu = {name: [one.cpu for one in several] for name, several in taken.items()}

@@ -1,12 +1,12 @@
-"""MobileCLIP-S2 beside SigLIP's ViT-B/16, the comparison of MobileCLIP's abstract: one image and one text.
+"""MobileCLIP-S2 against SigLIP's ViT-B/16, the comparison in MobileCLIP's abstract: one image and one text.
 
 Command:   python -m benchmarks headline --output outputs/headline.json            (needs the extra `test`)
-Hardware:  any CPU; both sides take turns, so what runs beside slows both
+Hardware:  any CPU; both sides take turns, so other programs slow both sides
 Time:      two minutes on two cores
-Result:    a table: processor time of each tower, and how many times as much SigLIP takes, of it and by the clock
+Result:    a table: processor time of each tower, and the ratio of SigLIP's time to ours in processor time and wall time
 
-Both have random weights, and go the same way: eager PyTorch, and OpenVINO in float32. Images have the size that each
-model was published with, 256 and 224 pixels, and texts its context, 77 and 64 ids.
+Both models have random weights, and run in eager PyTorch and in OpenVINO in float32. Images and texts have the
+published sizes of each model: 256 and 224 pixels, and 77 and 64 ids.
 """
 
 from __future__ import annotations
@@ -29,12 +29,12 @@ Way = Literal["eager", "openvino"]
 
 @attrs.frozen(kw_only=True)
 class HeadlineBenchSpec(Bench):
-    """What to compare, and how often.
+    """Settings of the comparison.
 
     Args:
-        ways: how both sides compute.
-        rounds: timed calls of each side.
-        seed: of the weights and the inputs.
+        ways: runtimes of both sides.
+        rounds: number of timed calls per side.
+        seed: seed of the weights and the inputs.
     """
 
     ways: tuple[Way, ...] = ("eager", "openvino")
@@ -53,7 +53,7 @@ class HeadlineBenchSpec(Bench):
 
 @torch.inference_mode()
 def measure(spec: HeadlineBenchSpec, way: Way) -> list[Row]:
-    """Return the times of one image, of one text, and of both."""
+    """Return the times for one image, for one text, and for both."""
     import open_clip  # type: ignore[import-untyped]
 
     torch.manual_seed(spec.seed)
@@ -78,7 +78,7 @@ def measure(spec: HeadlineBenchSpec, way: Way) -> list[Row]:
 
 
 def _compared(taken: Mapping[str, Sequence[Seconds]], tower: str) -> dict[str, Value]:
-    """Return what both sides took for a tower: processor time, which other programs change little, and by the clock."""
+    """Return the time of both sides for a tower: processor time, which other programs affect little, and wall time."""
     ours, theirs = taken[f"{tower} s2"], taken[f"{tower} siglip"]
     return {
         "MobileCLIP-S2": spread([1000 * one.cpu for one in ours], "ms"),
@@ -89,7 +89,7 @@ def _compared(taken: Mapping[str, Sequence[Seconds]], tower: str) -> dict[str, V
 
 
 def _call(module: nn.Module, taken: Tensor, way: Way) -> Callable[[], object]:
-    """Return what computes the embedding of an input."""
+    """Return a function that computes the embedding of an input."""
     if way == "eager":
         return torch.inference_mode()(partial(module, taken))
     model = converted(torch.export.export(module.eval(), (taken,)))

@@ -1,4 +1,4 @@
-"""Pictures and texts of one's own, as benchmarks and studies take them: files, folders and data sets."""
+"""The user's images and texts for benchmarks and studies, from files, folders and data sets."""
 
 from __future__ import annotations
 
@@ -22,18 +22,18 @@ from mobileclip.inference.embedding import gathered_pictures
 
 
 def read_pictures(places: Sequence[str], transform: ImageTransform, most: int) -> Tensor:
-    """Return the first pictures that can be read as a model sees them, upright.
+    """Return the first readable images, upright and preprocessed for a model.
 
     Shape:
-        `(pictures, size, size, 3)`, uint8.
+        `(images, size, size, 3)`, uint8.
 
     Args:
         places: image files, folders with images, and data sets, see `as_source`.
-        transform: of the model.
+        transform: image transform of the model.
         most: pictures.
 
     Raises:
-        ValueError: if no picture can be read.
+        ValueError: if no image can be read.
     """
     report = SkipReport(log=False)
 
@@ -50,17 +50,17 @@ def read_pictures(places: Sequence[str], transform: ImageTransform, most: int) -
         if len(found) == most:
             break
     if not found:
-        raise ValueError(f"no picture of {', '.join(places)} can be read; give a folder of images, or a data set")
+        raise ValueError(f"cannot read any image of {', '.join(places)}; give a folder of images, or a data set")
     return torch.stack(found)
 
 
 def read_captions(places: Sequence[str], most: int, *, seed: int) -> list[str]:
-    """Return distinct texts, drawn at random, the same for a seed everywhere.
+    """Return distinct random texts, which depend only on the seed.
 
     Args:
-        places: files of texts, see `read_text_pairs`; folders with pictures and captions, see `as_source`.
+        places: text files, see `read_text_pairs`; folders with images and captions, see `as_source`.
         most: texts.
-        seed: of the choice.
+        seed: seed of the random choice.
     """
     found: dict[str, None] = {}
     for place in places:

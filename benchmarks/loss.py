@@ -1,16 +1,17 @@
-"""The reinforced loss tile by tile against the same loss with every matrix held, as the research release holds them.
+"""The tiled reinforced loss against the dense loss, which keeps every matrix in memory as the research release does.
 
 Command:   python -m benchmarks loss
-Hardware:  any CPU with nothing else to do, 6 GB of memory; or one GPU with --device cuda
-Time:      about four minutes on two cores, half of them for the large batch; --large-batch None leaves that out
+Hardware:  any otherwise idle CPU with 6 GB of memory, or one GPU with --device cuda
+Time:      about four minutes on two cores, half of this time for the large batch; --large-batch None skips the large
+           batch
 Result:    a table: seconds for forward and backward, the ratio tiled / dense (below 1: tiled is faster) and its
-           quartiles, and the peak of memory over that of the embeddings; docs/measured.md has what came out. The aims
+           quartiles, and the peak memory above the memory of the embeddings; docs/measured.md has results. The targets
            are 0.3 GiB and 0.8 of the time at batch 8192, and 1.5 GiB at 32768
 
-A batch has images, real and synthetic captions of the student and of two teachers. Each measurement is a process of
-its own, because memory once taken is not always given back. The two sides take turns, and must give the same value.
-Where others compute on the machine, threads wait for each other: `--threads 1` and the CPU seconds say what is left to
-trust.
+A batch has the student's and two teachers' embeddings of images, real captions and synthetic captions. Each measurement
+has its own process, because a process does not always return memory to the system. The two sides take turns, and must
+return the same value. If other programs use the processor, threads wait for each other; then use `--threads 1`, and
+compare CPU seconds.
 """
 
 from __future__ import annotations
@@ -49,18 +50,18 @@ LARGEST_ERROR = 1e-4
 
 @attrs.frozen(kw_only=True)
 class LossBenchSpec(Bench):
-    """What to compare, and how often.
+    """Settings of the comparison.
 
     Args:
-        batch: pairs of the batch that both sides take.
-        large_batch: pairs of a batch that is measured tiled alone; None for no such batch.
-        dim: dim of the student's embeddings.
-        teacher_dims: dims of the teachers' embeddings.
+        batch: number of pairs in the batch for both sides.
+        large_batch: number of pairs in a batch for the tiled side only; None for no such batch.
+        dim: width of the student's embeddings.
+        teacher_dims: widths of the teachers' embeddings.
         contrastive_weight: weight of the contrastive term; 0.25 for B, 0 for the smaller models.
-        syn_captions: give each image a synthetic caption beside the real one.
+        syn_captions: whether each image has a synthetic caption in addition to the real caption.
         repeats: measurements of each side.
-        device: where to compute.
-        seed: of the embeddings.
+        device: device to compute on.
+        seed: seed of the embeddings.
     """
 
     batch: int = attrs.field(default=8192, validator=validators.gt(1))
@@ -82,7 +83,7 @@ class LossBenchSpec(Bench):
 
     @property
     def loss(self) -> ReinforcedLossSpec:
-        """The loss that both sides compute."""
+        """Spec of the loss that both sides compute."""
         return ReinforcedLossSpec(
             teacher_dims=self.teacher_dims,
             teacher_logit_scales=(100.0,) * len(self.teacher_dims),
@@ -93,9 +94,11 @@ class LossBenchSpec(Bench):
     def cases(self) -> Iterator[Case]:
         """Yield both batches."""
         if self.device == "cuda" and not torch.cuda.is_available():
-            raise SystemExit("no GPU is available: leave out --device cuda")
+            raise SystemExit("no GPU is available; leave out --device cuda")
         if self.device == "cpu" and not Path("/proc/self/clear_refs").exists():
-            raise SystemExit("the peak of a process's memory is read from /proc, so this needs Linux, or --device cuda")
+            raise SystemExit(
+                "the peak memory of a process comes from /proc, so this benchmark needs Linux or --device cuda"
+            )
         yield Case(labels={"batch": str(self.batch)}, measure=partial(compare, self, self.batch, SIDES))
         if self.large_batch is not None:
             only = attrs.evolve(self, repeats=1)
@@ -105,11 +108,11 @@ class LossBenchSpec(Bench):
 
 @attrs.frozen(kw_only=True)
 class Measurement:
-    """What one forward and backward pass took.
+    """Time and memory of one forward and backward pass.
 
     Args:
-        seconds: its duration, and what all threads computed in that time.
-        bytes: the peak of memory over what was held before it, the embeddings' gradients included.
+        seconds: duration, and processor time of all threads.
+        bytes: peak memory above the memory before the pass, including the gradients of the embeddings.
         value: the loss.
     """
 
@@ -119,7 +122,7 @@ class Measurement:
 
 
 def embeddings(spec: LossBenchSpec, batch: int) -> dict[str, Tensor]:
-    """Return a batch of random unit-length embeddings; the student's want gradients."""
+    """Return a batch of random unit-length embeddings; the student's embeddings require gradients."""
     torch.manual_seed(spec.seed)
     names = ("image", "text", "syn_text") if spec.syn_captions else ("image", "text")
     student = {name: unit(batch, (spec.dim,), spec.device).requires_grad_() for name in names}
@@ -127,7 +130,7 @@ def embeddings(spec: LossBenchSpec, batch: int) -> dict[str, Tensor]:
 
 
 def unit(batch: int, dims: tuple[int, ...], device: str) -> Tensor:
-    """Return concatenated unit-length vectors, made in place so that nothing beside them is ever held."""
+    """Return concatenated unit-length vectors, made in place so that no other memory is used."""
     made = torch.empty(batch, sum(dims), device=device).normal_()
     for rows in torch.split(made, 256):
         for part in torch.split(rows, list(dims), dim=1):
@@ -144,7 +147,7 @@ def forward(side: Side, spec: LossBenchSpec, inputs: dict[str, Tensor], scale: T
 
 
 def measure(spec: LossBenchSpec, batch: int, side: Side) -> Measurement:
-    """Return what one pass takes; for a process of its own."""
+    """Return the time and memory of one pass; this function runs in its own process."""
     if spec.threads is not None:
         torch.set_num_threads(spec.threads)
     scale = torch.tensor(100.0, device=spec.device, requires_grad=True)
@@ -164,10 +167,10 @@ def measure(spec: LossBenchSpec, batch: int, side: Side) -> Measurement:
 
 
 def compare(spec: LossBenchSpec, batch: int, sides: tuple[Side, ...]) -> list[Row]:
-    """Return what the sides take, each measured in processes of its own; one that fails is noted.
+    """Return time and memory of each side, measured in separate processes; failures become notes.
 
     Raises:
-        ValueError: if the sides' losses differ by more than rounding: then the times mean nothing.
+        ValueError: if the losses of the sides differ by more than rounding, so that the times mean nothing.
     """
     values: dict[str, Value] = {}
     notes: dict[str, str] = {}
@@ -182,7 +185,7 @@ def compare(spec: LossBenchSpec, batch: int, sides: tuple[Side, ...]) -> list[Ro
     for side, value in losses:
         if not abs(value - losses[0][1]) <= LARGEST_ERROR * abs(losses[0][1]):
             raise ValueError(
-                f"{side} gives {value} where {losses[0][0]} gave {losses[0][1]}, which is no rounding error"
+                f"{side} gives {value}, but {losses[0][0]} gave {losses[0][1]}; this is more than a rounding error"
             )
     for side, several in found.items():
         if several:

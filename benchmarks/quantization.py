@@ -1,12 +1,13 @@
-"""int8 of OpenVINO by NNCF, its default and as `optimize` has it: cosines, first results, and what the checks say.
+"""int8 in OpenVINO by NNCF, by default and in `optimize`: cosines, first results, and the acceptance checks.
 
 Command:   python -m benchmarks quantization --models s0.safetensors --data DATA      (needs the extra `test`)
-Hardware:  any CPU that OpenVINO runs on; accuracy is measured, and no time
-Time:      a minute for a tower of S0 on two cores
-Result:    a table: smallest and mean cosine with float32, first results as in float32, and the acceptance checks
+Hardware:  any CPU that OpenVINO supports; the benchmark measures accuracy, not time
+Time:      a minute per tower of S0 on two cores
+Result:    a table: smallest and mean cosine with float32, share of first results equal to float32, and the acceptance
+           checks
 
-A model is a name or a file. Half of the inputs, every other one, are what ranges are found with; the other half is
-measured. Images are ranked against the texts, and texts against the images, in both directions, as `optimize` does.
+A model is a name or a file. Every other input calibrates the ranges; the benchmark measures the other half. Like
+`optimize`, the benchmark ranks images for texts, and texts for images.
 """
 
 from __future__ import annotations
@@ -36,14 +37,14 @@ TowerName = Literal["image", "text"]
 
 @attrs.frozen(kw_only=True)
 class QuantizationBenchSpec(Bench):
-    """What to quantise, and on what.
+    """Models and data of the comparison.
 
     Args:
         models: names or files.
-        towers: which of their towers.
-        data: pictures with captions, see `as_source`; those of the package by default, which are few.
-        num_inputs: of each that are taken of them.
-        seed: of the choice of captions.
+        towers: towers to measure.
+        data: images with captions, see `as_source`; by default the few of the package.
+        num_inputs: number of images and of texts from the data.
+        seed: seed of the choice of captions.
     """
 
     models: tuple[str, ...] = ("icons",)
@@ -64,7 +65,7 @@ class QuantizationBenchSpec(Bench):
 
 @torch.no_grad()
 def measure(spec: QuantizationBenchSpec, name: str, tower: TowerName) -> Iterator[Row]:
-    """Yield what int8 keeps of a tower."""
+    """Yield the accuracy of a tower in int8."""
     model = mobileclip.load(name).model
     calibration = calibrations(model, inputs_of(spec, model) if spec.data else None)[tower == "text"]
     encoder = model.text_encoder if tower == "text" else model.image_encoder
@@ -90,7 +91,7 @@ def measure(spec: QuantizationBenchSpec, name: str, tower: TowerName) -> Iterato
 
 
 def inputs_of(spec: QuantizationBenchSpec, model: DualEncoder) -> tuple[Tensor, Tensor]:
-    """Return images and token ids of the spec's data."""
+    """Return images and token ids from the spec's data."""
     transform = ImageTransform(model.spec.image.input)
     images = transform.normalize(read_pictures(spec.data, transform, spec.num_inputs))
     return images, Tokenizer(model.spec.text.input)(read_captions(spec.data, spec.num_inputs, seed=spec.seed))

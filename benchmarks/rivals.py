@@ -1,4 +1,4 @@
-"""Models of open_clip that mobileclip's are compared with: the same architectures, weights, inputs and exports."""
+"""open_clip's models for comparison with mobileclip's: the same architectures, weights, inputs and exports."""
 
 from __future__ import annotations
 
@@ -28,10 +28,10 @@ Size = Literal["s0", "s1", "s2", "b", "s3", "s4", "l14"]
 
 @attrs.frozen
 class Published:
-    """A published model, and what the rivals call it.
+    """A published model, and its names in other libraries.
 
     Args:
-        spec: our spec of the form that open_clip can hold: its S0 is MobileCLIP2's, its B has timm's stem.
+        spec: our spec in the form that open_clip supports: open_clip's S0 is MobileCLIP2's, and its B has timm's stem.
         open_clip: name of open_clip's model.
     """
 
@@ -51,7 +51,7 @@ PUBLISHED: dict[Size, Published] = {
 
 
 def randomize(model: nn.Module) -> None:
-    """Give norms and layer scales values that matter; freshly built they are almost the identity."""
+    """Give norms and layer scales random values, since new norms and layer scales are almost the identity."""
     for module in model.modules():
         if isinstance(module, nn.BatchNorm2d):
             assert module.running_mean is not None
@@ -63,7 +63,7 @@ def randomize(model: nn.Module) -> None:
 
 
 def open_clip_transform(contract: ImageInput) -> Callable[[Any], Tensor]:
-    """Return open_clip's own preprocessing of pictures for a model of this contract."""
+    """Return open_clip's own image preprocessing for a model with this contract."""
     import open_clip  # type: ignore[import-untyped]
 
     transform: Callable[[Any], Tensor] = open_clip.image_transform(
@@ -77,7 +77,7 @@ def open_clip_transform(contract: ImageInput) -> Callable[[Any], Tensor]:
 
 
 def open_clip_state(model: DualEncoder) -> dict[str, Tensor]:
-    """Return a model's weights, in training form, as open_clip names them."""
+    """Return a model's weights in training form, with open_clip's names."""
     with TemporaryDirectory() as folder:
         path = Path(folder) / "open_clip_pytorch_model.bin"
         save_model(model, path, layout="open_clip")
@@ -86,7 +86,7 @@ def open_clip_state(model: DualEncoder) -> dict[str, Tensor]:
 
 
 def released(published: Published, model: DualEncoder, tower: Tower) -> nn.Module:
-    """Return open_clip's tower, reparameterised by timm, with the weights of `model`, which is in training form."""
+    """Return open_clip's tower, reparameterised by timm, with the weights of `model` in training form."""
     import open_clip
     from timm.utils.model import reparameterize_model
 
@@ -97,7 +97,7 @@ def released(published: Published, model: DualEncoder, tower: Tower) -> nn.Modul
 
 
 def example(spec: DualEncoderSpec, tower: Tower, *, batch_size: int, channels_last: bool) -> Tensor:
-    """Return a batch of random images, or of texts of random length."""
+    """Return a batch of random images, or of random texts of random length."""
     if tower == "image":
         images = torch.rand(batch_size, 3, spec.image.input.size, spec.image.input.size)
         return images.contiguous(memory_format=torch.channels_last) if channels_last else images
@@ -121,12 +121,12 @@ def open_clip_model(published: Published, model: DualEncoder) -> nn.Module:
 
 
 def random_weights(model: str, folder: Path, *, seed: int = 0) -> str:
-    """Write a model's random weights and return the file: a name alone would fetch published ones.
+    """Write random weights of a model and return the file, since a name alone would fetch published weights.
 
     Args:
-        model: an architecture that open_clip knows.
-        folder: where the file goes.
-        seed: of the weights.
+        model: architecture name in open_clip.
+        folder: folder of the file.
+        seed: seed of the weights.
     """
     import open_clip
     from safetensors.torch import save_model
@@ -142,12 +142,13 @@ def random_weights(model: str, folder: Path, *, seed: int = 0) -> str:
 
 @torch.no_grad()
 def random_model(spec: DualEncoderSpec) -> DualEncoder:
-    """Return a model of random weights, in training form and evaluation mode, as PyTorch's generator draws them.
+    """Return a model with random weights from PyTorch's generator, in training form and evaluation mode.
 
-    Its batch norms have the statistics of the package's pictures: with others, all images have one embedding.
+    Its batch norms have the statistics of the package's images; with other statistics, all images have the same
+    embedding.
 
     Args:
-        spec: of the model.
+        spec: spec of the model.
     """
     model = spec.build()
     randomize(model)
@@ -173,7 +174,7 @@ _CHOICES: dict[Runtime, tuple[str, Precision]] = {
 
 @attrs.frozen(kw_only=True, eq=False)
 class RivalExport(TowerExport):
-    """The release's tower, exported as this library's is."""
+    """The release's tower, wrapped so that this library can export it."""
 
     rival: nn.Module
 
@@ -183,7 +184,7 @@ class RivalExport(TowerExport):
 
 
 class _InItsType(nn.Module):
-    """A tower that takes and gives pixels and embeddings in float32, and computes in any type."""
+    """A tower with float32 inputs and outputs that computes in any dtype."""
 
     def __init__(self, tower: nn.Module, dtype: torch.dtype) -> None:
         super().__init__()
@@ -200,15 +201,15 @@ class _InItsType(nn.Module):
 def exported(
     mine: nn.Module, tower: Tower, runtime: Runtime, *, batch_size: int, rival: nn.Module | None, folder: Path
 ) -> Callable[[Tensor], Tensor]:
-    """Return a function that computes embeddings, not normalised, in a runtime of its own.
+    """Return a function that computes unnormalised embeddings in a runtime.
 
     Args:
         mine: this library's folded tower.
-        tower: which tower it is.
-        runtime: which runtime.
-        batch_size: images or texts per call; more than one goes into a file that takes batches of any size.
-        rival: the release's tower, to export in place of `mine`, which takes texts of the whole context alone.
-        folder: of the exported file; it is made.
+        tower: name of the tower.
+        runtime: name of the runtime.
+        batch_size: number of images or texts per call; a value above one exports a file for batches of any size.
+        rival: the release's tower, exported in place of `mine`; this tower only takes texts of the full context length.
+        folder: folder of the exported file, which the function creates.
     """
     name, precision = _CHOICES[runtime]
     target = targets.resolve(name)

@@ -1,4 +1,4 @@
-"""A tower of either side in every form: the same code makes them for this library's tower and for the release's."""
+"""Every form of a tower; the same code makes the forms of this library's tower and of the release's tower."""
 
 from __future__ import annotations
 
@@ -39,7 +39,8 @@ Form = Literal[
 ]
 FORMS: tuple[Form, ...] = get_args(Form)
 USUAL: tuple[Form, ...] = ("eager", "onnxruntime", "openvino", "openvino_bf16", "openvino_int8")
-"""What has been anyone's best. `optimize`, which takes a minute to choose, and eager bfloat16 have to be named."""
+"""Forms that were the best of any side. `optimize`, which takes a minute to choose, and eager bfloat16 are not
+default."""
 Encode = Callable[[Tensor], Tensor]
 
 _PRECISIONS: dict[str, FastPrecision] = {"": "float32", "bf16": "bfloat16", "int8": "int8"}
@@ -56,21 +57,21 @@ _HOPELESS = 1.3
 
 
 def parts_of(form: Form) -> tuple[Engine, FastPrecision]:
-    """Return what computes a form, and in which precision."""
+    """Return the runtime and the precision of a form."""
     name, _, precision = form.partition("_")
     engine: Engine = name  # type: ignore[assignment]  # every form begins with one
     return engine, _PRECISIONS[precision]
 
 
 def missing(form: Form) -> str:
-    """Return what is not installed and how it is; nothing where all is there."""
+    """Return the missing packages of a form with their install command; empty if none is missing."""
     modules, extra = _NEEDS[parts_of(form)[0]]
     absent = [name for name in modules if importlib.util.find_spec(name) is None]
     return f"not installed: {', '.join(absent)}; {advice(extra)}" if absent else ""
 
 
 def has(side: Side, form: Form) -> bool:
-    """Return whether a side has a form: `optimize` is this library's."""
+    """Return whether a side has a form; only this library has `optimize`."""
     return side == "ours" or not form.startswith("optimize")
 
 
@@ -79,10 +80,10 @@ class Contender:
     """A side's tower in a form.
 
     Args:
-        encode: from a batch of inputs to embeddings in float32.
-        most: inputs that are computed at once; larger batches go in parts.
-        layout: of feature maps.
-        takes_pixels: whether uint8 pixels may come in place of images.
+        encode: function from a batch of inputs to embeddings in float32.
+        most: maximum number of inputs per call; larger batches are split.
+        layout: layout of the feature maps.
+        takes_pixels: whether the form also accepts uint8 pixels in place of images.
     """
 
     encode: Encode
@@ -97,13 +98,13 @@ class Contender:
 
 @attrs.frozen(kw_only=True, eq=False)
 class Contestant:
-    """One side's tower, from which its forms are made.
+    """One side's tower, which makes the side's forms.
 
     Args:
-        side: whose it is.
-        module: folded, in float32 and evaluation mode.
-        mine: this library's folded tower, which tells the exporter what comes in.
-        tower: which tower it is.
+        side: name of the side.
+        module: folded tower, in float32 and evaluation mode.
+        mine: this library's folded tower, which gives the exporter the input contract.
+        tower: name of the tower.
     """
 
     side: Side
@@ -113,26 +114,26 @@ class Contestant:
 
     @cached_property
     def computed(self) -> nn.Module:
-        """The module as it is computed: this library's in the form that `optimize` and the exporters give it."""
+        """The module to run; this library's module has the form that `optimize` and the exporters use."""
         return self.module if self.side == "release" else _as_exported(self.module)
 
     @property
     def pixels(self) -> ImageInput | None:
-        """How pixels become images in this library's programs; the release's take images."""
+        """The conversion of pixels to images in this library's programs; the release's programs take images."""
         spec = self.mine.spec
         return spec.input if self.side == "ours" and isinstance(spec, ImageEncoderSpec) else None
 
     def contenders(self, form: Form, inputs: Tensor, ranges: Tensor, folder: Path) -> Iterator[Contender]:
-        """Yield a form's variants, the same for both sides: layouts, and a large batch whole or by fours.
+        """Yield a form's variants, the same for both sides: memory layouts, and a large batch whole or in fours.
 
         Args:
-            form: which form.
-            inputs: a batch, as it will come.
-            ranges: what ranges of int8 are found with, a batch.
-            folder: of exported files.
+            form: name of the form.
+            inputs: a batch of the size to measure.
+            ranges: a batch to calibrate the ranges of int8.
+            folder: folder for exported files.
 
         Raises:
-            Exception: whatever a compiler, an exporter or a runtime raises where it cannot make the form.
+            Exception: any error of a compiler, exporter or runtime that cannot make the form.
         """
         engine, precision = parts_of(form)
         if engine == "optimize":
@@ -192,7 +193,7 @@ class Contestant:
 
 
 def default_int8(tower: nn.Module, ranges: Tensor, *, lengths: bool) -> Any:
-    """Return a tower as OpenVINO's model of batches of one in int8, as NNCF quantises it when nobody tells it how."""
+    """Return a tower as an OpenVINO model in int8 with NNCF's default settings, for batches of one."""
     model = openvino_model(tower, ranges[:_FEW], lengths=lengths, any_batch=True)
     model.reshape([1, *ranges.shape[1:]])
     with quantiser() as nncf:
@@ -204,7 +205,7 @@ def _as_exported(tower: nn.Module) -> nn.Module:
 
 
 def fastest(variants: list[Contender], inputs: Tensor, *, rounds: int) -> Contender:
-    """Return the variant of the least median time, called in turn; what is far behind at first is called no more."""
+    """Return the variant with the minimum median time; variants that are far slower in the first round are dropped."""
     if len(variants) > 1:
         first = [times[0] for times in times_in_turn(_calls(variants, inputs), rounds=1)]
         variants = [one for one, ms in zip(variants, first, strict=True) if ms <= _HOPELESS * min(first)]
@@ -219,12 +220,12 @@ def _calls(variants: list[Contender], inputs: Tensor) -> list[Callable[[], Tenso
 
 
 def variants_of(tower: Tower, batch_size: int) -> list[tuple[str, int]]:
-    """Return the layouts that PyTorch computes in, each with how many at once."""
+    """Return PyTorch's memory layouts, each with the number of inputs per call."""
     return list(product(("contiguous", "channels innermost") if tower == "image" else ("",), at_once(batch_size)))
 
 
 def at_once(batch_size: int) -> list[int]:
-    """Return how many inputs may be computed at once: all, or four where programs of four compute the whole batch."""
+    """Return the possible numbers of inputs per call: the whole batch, and four if four divides a larger batch."""
     return [batch_size, _FEW] if batch_size > _FEW and batch_size % _FEW == 0 else [batch_size]
 
 

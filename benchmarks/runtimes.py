@@ -1,24 +1,25 @@
-"""The fair table: mobileclip and the release, each in its best form of the same runtimes, paired in one run.
+"""The fair table: mobileclip and the release in the same runtimes, each in its best form, paired in one run.
 
 Command:   python -m benchmarks runtimes --output outputs/runtimes.json --weights WEIGHTS      (needs the extra `test`)
            python -m benchmarks runtimes --only s0-image-1 --output outputs/runtimes.json      (a first look)
            python -m benchmarks runtimes --models s0 --models s2 --thread-counts 2 --output outputs/runtimes.json
-Hardware:  any CPU with nothing else to do, or the quartiles say how far to trust the medians
-Time:      minutes a case on two cores; the same command goes on where it was stopped
-Result:    a table, a row for each side and form: milliseconds, the ratio to the release in the same form and to the
-           release in its best form (below 1: faster) with quartiles, the smallest cosine, what was chosen, the gates;
-           the rows `best` are this library's best form against the release's, and are told once more at the end
+Hardware:  any CPU, otherwise idle; the quartiles show the uncertainty of the medians
+Time:      minutes per case on two cores; the same command resumes an interrupted run
+Result:    a table with a row for each side and form: milliseconds, the ratio to the release in the same form and to the
+           release in its best form (below 1: faster) with quartiles, the smallest cosine, the selected variant, the
+           gates. The rows `best` compare this library's best form with the release's best form; the end of the output
+           repeats them
 
-The release is open_clip's model (its image tower is timm's), reparameterised by timm, with the same weights. Both sides
-have the same inputs, threads, forms and variants of each: feature maps contiguous or with channels innermost, a large
-batch whole or by fours, exporters, fixed sizes, NNCF's defaults and the same pictures to find ranges with. What int8
-leaves is computed in float32 or bfloat16, whichever takes less time. Rounds of their own choose a form's variant and
-the best form, which must pass the gates of its precision. Random weights have norms that fit the package's pictures, so
-that these have embeddings of their own; --weights says more. Texts fill the context; a causal tower also gets shorter
-ones, which mobileclip cuts behind their end where the form takes any length. From bytes, each side computes in its best
-form, and reads JPEGs its own way, in as many threads as it computes with; mobileclip also reads them at a reduced size,
-and OpenVINO gets its pixels as they were decoded. `--forms optimize --forms optimize_bf16` is what
-`mobileclip.optimize` chooses, which takes a minute each.
+The release is open_clip's model (with timm's image tower), reparameterised by timm, with the same weights. Both sides
+have the same inputs, threads, forms and variants: contiguous or channels-last feature maps, a large batch whole or in
+fours, exporters, fixed sizes, NNCF's defaults and the same images for calibration. Layers outside int8 run in float32
+or bfloat16, whichever is faster. Separate rounds select the variant of each form and the best form, which must pass the
+gates of its precision. Models with random weights have norms for the package's images, so that different images have
+different embeddings; --weights is more realistic. Texts fill the context; a causal tower also gets shorter texts, which
+mobileclip cuts after their end if the form accepts any length. From bytes, each side runs in its best form and decodes
+JPEGs with its own code, with the same number of threads; mobileclip also decodes at a reduced size, and OpenVINO gets
+the decoded pixels. `--forms optimize --forms optimize_bf16` measures the choice of `mobileclip.optimize`, which takes a
+minute each.
 """
 
 from __future__ import annotations
@@ -86,28 +87,27 @@ _MEASURED_ON = ("ranges", "measured")
 
 @attrs.frozen(kw_only=True)
 class RuntimesBenchSpec(Bench):
-    """What to compare, and how often.
+    """Settings of the comparison.
 
     Args:
-        models: which models.
-        towers: which of their towers.
-        batch_sizes: images or texts per call.
-        thread_counts: threads that everything computes with.
-        text_lengths: ids of the texts, start and end included, that a causal tower gets; others compute all places of
-            the context whatever is in them, and get the longest.
-        only: beginnings of the names of the cases to measure, which are model, tower, batch, threads and ids of texts,
-            such as `s0-image-1-2` and `b-text-1-2-77`; none for all.
-        forms: which forms; what is not installed is left out by name.
-        from_bytes: whether images are also measured from JPEGs to embeddings.
-        weights: a folder with a file for each model, such as `s0.safetensors` or `s0.pt`, in training form; random ones
-            by default, and for models without a file.
-        data: pictures and captions, see `as_source`, that ranges are found with and gates measured on; those of the
-            package by default, which are few.
-        num_inputs: of each that are taken of them, half for ranges and half for gates.
+        models: names of the models.
+        towers: towers to measure.
+        batch_sizes: numbers of images or texts per call.
+        thread_counts: numbers of threads for all forms.
+        text_lengths: numbers of ids per text, including start and end, for causal towers. Other towers compute all
+            positions of the context anyway, and get the longest texts.
+        only: prefixes of the names of the cases to measure; empty for all. A name has the model, tower, batch, threads
+            and ids of texts, such as `s0-image-1-2` and `b-text-1-2-77`.
+        forms: forms to measure; the benchmark skips and names forms whose packages are missing.
+        from_bytes: whether to also measure images from JPEGs to embeddings.
+        weights: folder with a file per model in training form, such as `s0.safetensors` or `s0.pt`. Models without a
+            file have random weights, as do all models by default.
+        data: images and captions for calibration and for the gates, see `as_source`; by default the few of the package.
+        num_inputs: number of images and of texts from the data, half for calibration and half for the gates.
         photo_side: longer side of the JPEGs, in pixels.
-        rounds: turns of each form with one image or text; with more, a third as many.
-        trial_rounds: turns that a variant and the best form are chosen by; one with more than one image or text.
-        seed: of random weights and of the photos.
+        rounds: number of rounds per form for one image or text; larger batches have a third as many.
+        trial_rounds: number of rounds to select the variant and the best form; larger batches have one round.
+        seed: seed of random weights and of the photos.
     """
 
     models: tuple[Size, ...] = ("s0", "s2", "b")
@@ -142,10 +142,10 @@ class RuntimesBenchSpec(Bench):
     )
 
     def cases(self) -> Iterator[Case]:
-        """Yield every tower of every model, each batch and number of threads in a process of its own.
+        """Yield every tower of every model; each batch size and number of threads has its own process.
 
         Raises:
-            ValueError: if no case has a name that begins so.
+            ValueError: if no name of a case has one of the prefixes.
         """
         require("timm", "open_clip", "torchvision")
         named: dict[str, Case] = {}
@@ -159,11 +159,11 @@ class RuntimesBenchSpec(Bench):
                 named["-".join(labels.values())] = Case(labels=labels, measure=task, apart=True)
         for beginning in self.only:
             if not any(name.startswith(beginning) for name in named):
-                raise ValueError(f"no case begins with {beginning!r}; there are: {', '.join(named)}")
+                raise ValueError(f"no case begins with {beginning!r}; known cases: {', '.join(named)}")
         yield from (case for name, case in named.items() if not self.only or name.startswith(self.only))
 
     def lengths(self, size: Size, tower: Tower) -> tuple[int, ...]:
-        """Return the numbers of ids of a tower's texts; 0 for images."""
+        """Return the numbers of ids per text of a tower; 0 for images."""
         if tower == "image":
             return (0,)
         spec = PUBLISHED[size].spec().text
@@ -171,21 +171,21 @@ class RuntimesBenchSpec(Bench):
         return self.text_lengths if is_causal else (max(self.text_lengths),)
 
     def trials(self, batch_size: int) -> int:
-        """Return how many turns a variant and the best form are chosen by."""
+        """Return the number of rounds to select a variant and the best form."""
         return self.trial_rounds if batch_size == 1 else 1
 
     def finish(self, results: Results) -> None:
-        """Tell this library's best form against the release's best that passes the same gates, case by case.
+        """Print this library's best form against the release's best form with the same gates, case by case.
 
         Raises:
-            ValueError: if rows of a tower are of different weights or data.
+            ValueError: if rows of a tower have different weights or data.
         """
         digests: dict[tuple[str, ...], tuple[str, ...]] = {}
         for row in results.rows:
             tower = tuple(row.case.get(name, "") for name in ("model", "tower"))
             own = tuple(row.notes.get(name, "") for name in ("weights", "data"))
             if any(own) and digests.setdefault(tower, own) != own:
-                raise ValueError(f"rows of {' '.join(tower)} are of different weights or data; give another --output")
+                raise ValueError(f"rows of {' '.join(tower)} have different weights or data; give another --output")
         for row in results.rows:
             if row.case.get("form") == "best":
                 value = row.values[_OF_BEST]
@@ -197,7 +197,7 @@ class RuntimesBenchSpec(Bench):
 def measure(
     spec: RuntimesBenchSpec, size: Size, tower: Tower, batch_size: int, threads: int, *, length: int
 ) -> list[Row]:
-    """Return what both sides took in every form; the process keeps the memory, the threads and the seed of this."""
+    """Return the times of both sides in every form; memory settings, threads and seed persist in the process."""
     keep_memory()
     torch.set_num_threads(threads)
     torch.manual_seed(spec.seed)
@@ -208,7 +208,7 @@ def measure(
 
 @torch.no_grad()
 def compare(match: Match, spec: RuntimesBenchSpec, folder: Path) -> Iterator[Row]:
-    """Yield a row for each side and form, from bytes for the best alone, and one for the best forms; failures last."""
+    """Yield rows for each side and form, from bytes only for the best, and a row for the best forms; failures last."""
     made: dict[Key, Contender] = {}
     failed: dict[Key, str] = {}
     trials, rounds = spec.trials(len(match.inputs)), rounds_of(spec.rounds, batch_size=len(match.inputs))
@@ -255,7 +255,7 @@ def compare(match: Match, spec: RuntimesBenchSpec, folder: Path) -> Iterator[Row
 
 
 def gate(form: Form, contender: Contender, match: Match) -> dict[str, str]:
-    """Return as `gates` why a form is not exact enough, or nothing, and what each check found in any precision."""
+    """Return as `gates` why a form is not accurate enough (empty if it is), and the results of each check."""
     precision = parts_of(form)[1]
     measured, size = match.calibration.measured, len(match.inputs)
     # Programs take whole batches.
@@ -272,11 +272,11 @@ def gate(form: Form, contender: Contender, match: Match) -> dict[str, str]:
 
 
 def best_forms(times: Mapping[Key, Sequence[float]], gates: Mapping[Key, str]) -> dict[str, Form]:
-    """Return each side's form of the least median time among those that passed their gates.
+    """Return each side's form with the minimum median time among the forms that passed their gates.
 
     Args:
-        times: of each side's forms.
-        gates: why a form is not exact enough; empty where it is.
+        times: times of each side's forms.
+        gates: reason why a form is not accurate enough; empty if it passed.
     """
     best: dict[str, Form] = {}
     for side, form in sorted(times, key=lambda key: statistics.median(times[key])):
@@ -292,14 +292,14 @@ def rows_of(
     best: Mapping[str, Form],
     notes: Mapping[Key, Mapping[str, str]],
 ) -> Iterator[Row]:
-    """Yield a row for each side and form, and for the best form of this library against the release's.
+    """Yield a row for each side and form, and for this library's best form against the release's best form.
 
     Args:
-        source: what embeddings are computed from.
-        ms: milliseconds by side and form, of calls in turn.
-        cosines: the smallest with the release's embeddings, eager and in float32.
-        best: form of each side.
-        notes: on each side's forms.
+        source: kind of the inputs of the embeddings.
+        ms: milliseconds of calls in turn, by side and form.
+        cosines: smallest cosine with the release's eager float32 embeddings.
+        best: best form of each side.
+        notes: notes on each side's forms.
     """
     rival = ms.get(("release", best["release"])) if "release" in best else None
     for (side, form), times in ms.items():
@@ -320,7 +320,7 @@ def rows_of(
 def timed(
     given: Mapping[Key, Callable[[], Tensor]], expected: Tensor, *, rounds: int
 ) -> tuple[dict[Key, list[float]], dict[Key, float]]:
-    """Return the milliseconds of every call, made in turn, and its smallest cosine with what is expected."""
+    """Return the milliseconds of every call, made in turn, and its smallest cosine with the expected embeddings."""
     cosines = {key: smallest_cosine(call(), expected) for key, call in given.items()}
     calls: dict[str, Callable[[], tuple[float, float]]] = {
         f"{side} {form}": partial(turn, call) for (side, form), call in given.items()
@@ -330,7 +330,7 @@ def timed(
 
 
 def _owner(side: str) -> str:
-    """Return whose forms a side computes in."""
+    """Return the owner of the forms that a side uses."""
     return "ours" if side == REDUCED else side
 
 
@@ -353,15 +353,15 @@ def _embed(read: Callable[[], Tensor], contender: Contender, transform: ImageTra
 
 @attrs.frozen(kw_only=True, eq=False)
 class Match:
-    """Both sides of a tower with what they are measured on.
+    """Both sides of a tower with their inputs.
 
     Args:
         sides: the release's tower and this library's.
-        inputs: a batch, as it comes.
-        calibration: what ranges are found with, and what the gates are of.
-        files: of the images, encoded; none for texts.
-        readers: from a file to an input, or to pixels, by side.
-        transform: from pixels to inputs; None for texts.
+        inputs: a batch of inputs.
+        calibration: inputs for calibration, and inputs for the gates.
+        files: encoded images; empty for texts.
+        readers: functions from a file to an input or to pixels, by side.
+        transform: transform from pixels to inputs; None for texts.
     """
 
     sides: tuple[Contestant, Contestant]
@@ -373,7 +373,7 @@ class Match:
 
 
 def match_of(spec: RuntimesBenchSpec, size: Size, tower: Tower, batch_size: int, *, length: int) -> Match:
-    """Return both sides of a published model's tower, with the same weights, and texts of so many ids."""
+    """Return both sides of a published model's tower, with the same weights, and texts of `length` ids."""
     published = PUBLISHED[size]
     file = None if spec.weights is None else next(spec.weights.glob(f"{size}.*"), None)
     if file is None:
@@ -404,7 +404,7 @@ def match_of(spec: RuntimesBenchSpec, size: Size, tower: Tower, batch_size: int,
 
 
 def texts_of(contract: TextInput, length: int, batch_size: int) -> Tensor:
-    """Return texts of so many ids, which begin with different captions of the package, and padding behind them."""
+    """Return texts of `length` ids that begin with different captions of the package, followed by padding."""
     captions = bundled_samples().captions
     texts = [" ".join(captions[first:] + captions[:first]) for first in range(len(captions))]
     ids = Tokenizer(attrs.evolve(contract, context_length=length))(texts)
@@ -415,16 +415,16 @@ def texts_of(contract: TextInput, length: int, batch_size: int) -> Tensor:
 def calibration_inputs(
     spec: RuntimesBenchSpec, transform: ImageTransform, tokenizer: Tokenizer
 ) -> tuple[Tensor, Tensor]:
-    """Return images and token ids of the spec's data."""
+    """Return images and token ids from the spec's data."""
     pixels = read_pictures(spec.data, transform, spec.num_inputs)
     return transform.normalize(pixels), tokenizer(read_captions(spec.data, spec.num_inputs, seed=spec.seed))
 
 
 def readers_of(transform: ImageTransform) -> dict[str, Read]:
-    """Return how each side reads a JPEG: open_clip's preprocessing, and this library's pixels, exact and reduced.
+    """Return each side's JPEG reader: open_clip's preprocessing, and this library's exact and reduced pixels.
 
     Args:
-        transform: of the model.
+        transform: image transform of the model.
     """
     preprocess = open_clip_transform(transform.image_input)
 

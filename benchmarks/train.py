@@ -1,18 +1,18 @@
-"""A training step of mobileclip against one of open_clip: same model, weights, batch, precision and loss, one run.
+"""A training step of mobileclip against open_clip: same model, weights, batch, precision and loss, in one run.
 
 Command:   python -m benchmarks train             (needs the extra `test`)
            python -m benchmarks train --device cuda --precision bfloat16 --batch-size 256 --channels-last
-Hardware:  any CPU; close other programs, or the quartiles say how far to trust the medians. With --device cuda one
+Hardware:  any CPU, without other programs; the quartiles show the uncertainty of the medians. With --device cuda, one
            GPU
-Time:      two and a half minutes on two cores, S2 two thirds of them
-Result:    a table: samples per second of both, the ratio mobileclip / open_clip (above 1: mobileclip is faster) of
-           time and of CPU time, the quartiles of the ratios, and MiB: on the CPU what a forward pass keeps
-           for the backward pass, on a GPU the peak of a step over weights and optimiser's state, which both sides have
-           alike
+Time:      two and a half minutes on two cores, two thirds of this time for S2
+Result:    a table: samples per second of both sides, the ratio mobileclip / open_clip (above 1: mobileclip is faster)
+           of time and of CPU time, the quartiles of the ratios, and MiB: on the CPU, the memory that a forward pass
+           keeps for the backward pass; on a GPU, the peak memory of a step above weights and optimiser state, which are
+           equal for both sides
 
-A step is forward, contrastive loss, backward, AdamW. One side is what `mobileclip.training` does; the other is
-open_clip's model and loss, and the optimiser that its own training builds. Before the first step both must give the
-same loss and gradient of the images. Steps take turns.
+A step has a forward pass, contrastive loss, backward pass and AdamW. One side is `mobileclip.training`; the other side
+is open_clip's model and loss with the optimiser of open_clip's training. Before the first step, both sides must have
+the same loss and the same gradient of the images. The steps of the sides alternate.
 """
 
 from __future__ import annotations
@@ -56,19 +56,19 @@ LARGEST_ERROR = {"float32": 1e-3, "bfloat16": 0.1}
 
 @attrs.frozen(kw_only=True)
 class TrainBenchSpec(Bench):
-    """What to compare, and how often.
+    """Settings of the comparison.
 
     Args:
-        models: which models.
-        batch_size: images, and texts, per step.
-        rounds: timed steps of each side, after one to warm up.
+        models: names of the models.
+        batch_size: number of images and of texts per step.
+        rounds: number of timed steps per side, after a warm-up step.
         precision: `bfloat16` runs both forward passes in autocast.
-        device: where to compute.
-        channels_last: store images and kernels of both sides with channels innermost, on a GPU. On the CPU this
-            library's do as they like, and open_clip's crash in oneDNN.
-        compile: what of mobileclip's side torch.compile builds kernels for; open_clip's is compiled then as its
-            training does, the model as one. None computes both as the code is written.
-        seed: of the weights and the inputs.
+        device: device to compute on.
+        channels_last: whether to store images and kernels of both sides in channels-last layout, on a GPU only. On the
+            CPU, this library selects the layout itself, and open_clip crashes in oneDNN.
+        compile: part of mobileclip's side for torch.compile; open_clip's side then compiles the whole model, like
+            open_clip's training. None runs both sides in eager mode.
+        seed: seed of the weights and the inputs.
     """
 
     models: tuple[Size, ...] = ("s0", "s2")
@@ -84,10 +84,10 @@ class TrainBenchSpec(Bench):
     selects: ClassVar[frozenset[str]] = frozenset(("models",))
 
     def __attrs_post_init__(self) -> None:
-        """Check that the layout is one that the device can train in."""
+        """Check that the device can train in the layout."""
         if self.channels_last and self.device == "cpu":
             raise ValueError(
-                "channels_last is for --device cuda: on the CPU, open_clip's models crash in oneDNN with it"
+                "channels_last needs --device cuda: on the CPU, open_clip's models crash in oneDNN in this layout"
             )
 
     def cases(self) -> Iterator[Case]:
@@ -99,11 +99,11 @@ class TrainBenchSpec(Bench):
 
 @attrs.frozen
 class Side:
-    """One of the two models with all that a step takes.
+    """One of the two models with everything for a training step.
 
     Args:
-        loss: runs the forward pass and the loss, on images that may ask for a gradient.
-        optimizer: of all its parameters.
+        loss: function that runs the forward pass and the loss, on images that may require gradients.
+        optimizer: optimiser of all parameters.
     """
 
     loss: Callable[[Tensor], Tensor]
@@ -116,7 +116,7 @@ class Side:
         self.optimizer.step()
 
     def start(self, images: Tensor) -> tuple[float, Tensor]:
-        """Return the loss and the gradient of the images; weights stay, running statistics move by one batch."""
+        """Return the loss and the images' gradient; weights stay unchanged, running statistics advance by one batch."""
         own = images.clone().requires_grad_()
         loss = self.loss(own)
         (gradient,) = torch.autograd.grad(loss, own)
@@ -124,7 +124,7 @@ class Side:
 
 
 def mobileclip_side(model: DualEncoder, texts: Tensor, spec: TrainBenchSpec) -> Side:
-    """Return the model of this library as `mobileclip.training` trains it."""
+    """Return this library's model, set up like in `mobileclip.training`."""
     training = TrainingSpec(
         loss=ContrastiveLossSpec(),
         schedule=CosineSchedule(peak=LEARNING_RATE, total_steps=1, warmup_steps=0),
@@ -141,7 +141,7 @@ def mobileclip_side(model: DualEncoder, texts: Tensor, spec: TrainBenchSpec) -> 
 
 
 def open_clip_side(model: nn.Module, texts: Tensor, spec: TrainBenchSpec) -> Side:
-    """Return open_clip's model as its `open_clip_train` trains it."""
+    """Return open_clip's model, set up like in `open_clip_train`."""
     from open_clip import ClipLoss  # type: ignore[import-untyped]
 
     model.to(spec.device).train()
@@ -172,10 +172,10 @@ def _is_kept_by_open_clip(name: str, parameter: Tensor) -> bool:
 def compare(
     mobileclip: Side, open_clip: Side, images: Tensor, *, rounds: int, largest_error: float
 ) -> dict[str, Value]:
-    """Return how long both sides take for a step, made in turn.
+    """Return the duration of a step on both sides, measured in turn.
 
     Raises:
-        ValueError: if they do not start with one loss and gradient: then they are not the same model.
+        ValueError: if the sides do not start with the same loss and gradient, and so are not the same model.
     """
     # What is compiled is compiled once, for the images of the steps, which ask for no gradient.
     with torch.compiler.set_stance("force_eager"):
@@ -201,7 +201,7 @@ def compare(
 
 
 def _memory(side: Side, images: Tensor) -> int:
-    """Return the bytes that a step takes at most over what stays; on the CPU, those that its forward pass keeps."""
+    """Return a step's peak memory above the persistent memory, in bytes; on the CPU, the tensors kept for backward."""
     if images.device.type == "cuda":
         side.step(images)  # the optimiser's state comes with the first one
         side.optimizer.zero_grad()

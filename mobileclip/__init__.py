@@ -1,7 +1,7 @@
 """mobileclip: fast image-text models from composable blocks, and the reinforced training that makes them.
 
-Only the names that most people type stand here; everything else is imported from its subpackage. Names and subpackages
-are imported on first use, so that what needs no PyTorch does not import it.
+This package exports only the most used names; import everything else from its subpackage. Names and subpackages are
+imported on first use, so that code without need of PyTorch does not import PyTorch.
 """
 
 from importlib import import_module

@@ -1,4 +1,4 @@
-"""The console command as `python -m mobileclip`, for where its script is not on the path."""
+"""The console command as `python -m mobileclip`, in case its script is not on the path."""
 
 from mobileclip.cli import main
 

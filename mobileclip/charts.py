@@ -1,4 +1,4 @@
-"""Line charts as a picture: at most two panels a row, with one legend, readable on light and dark pages."""
+"""Line charts as an image: at most two panels per row, one legend, readable on light and dark pages."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 _COLUMNS = 2
-# In inches: a picture of two columns is shown about 748 pixels wide, where 9 points are 12 pixels.
+# In inches: pages show an image of two columns about 748 pixels wide, where 9 points are 12 pixels.
 _WIDTH, _ONE_WIDTH, _HEIGHT = 7.48, 5.0, 3.1
 _LEGEND_LINE = 0.2
 _DOTS_PER_INCH = 160
-# The palette of Okabe and Ito, which everybody can tell apart, without its yellow, which is pale on this background.
+# The palette of Okabe and Ito, safe for colour-blind readers, without its yellow, which is pale on this background.
 _COLOURS = ("#0072b2", "#e69f00", "#009e73", "#d55e00", "#cc79a7", "#56b4e9", "#000000")
 _MARKERS = "osD^vPX"
 _BACKGROUND = "#f3f1ec"
@@ -32,15 +32,16 @@ class Line:
     """A line of a panel.
 
     Args:
-        x: of its points.
-        y: of its points, equally many.
-        label: for the legend, which decides its colour and its marker in all panels; none where it stands in none.
-        star: number of the point that is marked.
-        names: what stands beside its points, as many or none.
-        spread: half the height of a band around its points, as many or none; not a number, as of a single measurement,
-            leaves a point hollow.
-        bars: the ends of each point's interval in y, as many or none.
-        is_joined: whether a line joins its points.
+        x: x values of the points.
+        y: y values of the points, as many as x values.
+        label: name in the legend. Lines with the same label have the same colour and marker in all panels. An empty
+            label does not appear in the legend.
+        star: index of the point to mark with a star.
+        names: texts next to the points, one per point; empty for no texts.
+        spread: half the height of a band around each point; empty for no band. NaN, as for a single measurement, makes
+            the point hollow.
+        bars: ends of each point's error bar in y; empty for no error bars.
+        is_joined: whether a line joins the points.
     """
 
     x: Sequence[float]
@@ -55,15 +56,15 @@ class Line:
 
 @attrs.frozen(kw_only=True)
 class Panel:
-    """A panel. Panels with the same `y_label` are compared, and have one scale.
+    """A panel of a chart. Panels with the same `y_label` have the same y range.
 
     Args:
-        lines: in it.
-        title: above it.
-        x_label: below it.
-        y_label: at its left.
-        is_log: whether x is drawn by its logarithm, with a number at every point where these are few.
-        from_zero: whether y begins at 0.
+        lines: lines of the panel.
+        title: text above the panel.
+        x_label: label of the x axis.
+        y_label: label of the y axis.
+        is_log: whether the x axis is logarithmic, with a tick at every point if the points are few.
+        from_zero: whether the y axis begins at 0.
     """
 
     lines: Sequence[Line]
@@ -75,15 +76,15 @@ class Panel:
 
 
 def write_chart(panels: Sequence[Panel], path: storage.AnyPath, *, title: str = "") -> None:
-    """Write panels to a PNG file, two in a row, with one legend below them where lines have several labels.
+    """Write panels to a PNG file, two per row, with one legend below the panels if lines have several labels.
 
     Args:
-        panels: at least one.
-        path: path of the file, or its URL.
-        title: above all panels: what they show.
+        panels: panels, at least one.
+        path: path or URL of the file.
+        title: text above all panels.
 
     Raises:
-        ModuleNotFoundError: if matplotlib is not there; the message says how to install it.
+        ModuleNotFoundError: if matplotlib is not installed; the message has the install command.
     """
     with needed("a plot", "report"):
         from matplotlib.figure import Figure

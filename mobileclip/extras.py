@@ -1,6 +1,6 @@
-"""The package's name, version, repository, and the `pip install` command for an extra that is missing.
+"""The package's name, version and repository, and the `pip install` command for a missing extra.
 
-Optional dependencies are extras. The module and the command are called `mobileclip`.
+Optional dependencies are extras. The name of the module and of the command is `mobileclip`.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ def install(*extras: str) -> str:
 
 
 def advice(*extras: str) -> str:
-    """Return the command that installs extras, in backticks, as error messages show it.
+    """Return the command that installs extras, in backticks, for error messages.
 
     >>> advice("hub")
     "`pip install 'huggingface-hub>=1.0'`"
@@ -45,7 +45,7 @@ def advice(*extras: str) -> str:
 
 
 def install_library(*extras: str) -> str:
-    """Return how the library itself is installed, with extras.
+    """Return the command that installs the library itself with extras.
 
     >>> install_library("hub")
     "pip install '.[hub]' in a clone of mobileclip's repository"
@@ -57,7 +57,7 @@ def install_library(*extras: str) -> str:
 
 
 def _packages(extras: tuple[str, ...]) -> tuple[str, ...]:
-    """Return the requirements of extras as the installed distribution states them; none where it does not."""
+    """Return the requirements of extras from the installed distribution's metadata; empty if unavailable."""
     try:
         stated = metadata.requires(DISTRIBUTION) or ()
     except metadata.PackageNotFoundError:  # the source tree alone
@@ -74,14 +74,14 @@ def _packages(extras: tuple[str, ...]) -> tuple[str, ...]:
 
 @contextmanager
 def needed(what: str, *extras: str) -> Iterator[None]:
-    """Wrap imports of optional packages: the error of a missing one says what needs it and how to install it.
+    """Wrap imports of optional packages so that the error names the feature and the install command.
 
     Args:
-        what: who needs it, as a sentence begins: "the target 'onnx'".
-        extras: that bring it.
+        what: the feature that needs the packages, as the beginning of a sentence: "the target 'onnx'".
+        extras: extras that install the packages.
 
     Raises:
-        ImportError: where an import fails. It is a `ModuleNotFoundError` where the package is missing.
+        ImportError: if an import fails; a `ModuleNotFoundError` if the package is missing.
     """
     try:
         yield

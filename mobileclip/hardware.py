@@ -1,7 +1,6 @@
 """Devices, precisions and CPU threads: one choice for every command.
 
-What a command asks of a machine before it computes anything belongs here; faster forms of a model, in
-`inference.forms`.
+This module inspects and configures the machine before a computation; faster forms of a model are in `inference.forms`.
 """
 
 from __future__ import annotations
@@ -16,18 +15,19 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 AUTO = "auto"
-"""The name, in specs and flags, of the best device that is there."""
+"""The name of the best available device, in specs and flags."""
 
 
 def pick_device(name: str | torch.device = AUTO, *, local_rank: int = 0) -> torch.device:
-    """Return the device of that name, or the best one there is: a CUDA GPU, else Apple's (MPS), else the CPU.
+    """Return the device of that name, or the best available device: a CUDA GPU, else Apple's (MPS), else the CPU.
 
     Args:
-        name: such as `cuda:1`, `mps` or `cpu`; `auto` for the best one.
-        local_rank: number of this process among those of this machine, each of which gets a GPU of its own.
+        name: device name, such as `cuda:1`, `mps` or `cpu`; `auto` for the best device.
+        local_rank: rank of this process on this machine; each process gets its own GPU.
 
     Raises:
-        ValueError: if there is no such device, or fewer GPUs than processes; the message says what there is.
+        ValueError: if the device does not exist, or there are fewer GPUs than processes; the message lists the
+            available devices.
     """
     import torch
 
@@ -40,8 +40,8 @@ def pick_device(name: str | torch.device = AUTO, *, local_rank: int = 0) -> torc
         reason = re.split(r"\. |\n", str(error))[0]
         there = ", ".join(dict.fromkeys((*all_devices(), "cpu")))
         raise ValueError(
-            f"there is no device {str(name)!r} here ({reason}); there are: {there}. Leave the choice out for the best "
-            "of them, or give `--device cpu`"
+            f"the device {str(name)!r} is not available ({reason}); available: {there}. Leave it out for the best "
+            "device, or pass `--device cpu`"
         ) from None
     return device
 
@@ -56,12 +56,12 @@ def all_devices() -> tuple[str, ...]:
 
 
 def in_float64(tensor: Tensor) -> Tensor:
-    """Return `tensor` in float64: on its device, or on the CPU where the device has no float64."""
+    """Return `tensor` in float64: on its device, or on the CPU if the device has no float64."""
     return (tensor if has_float64(tensor.device) else tensor.cpu()).double()
 
 
 def has_float64(device: torch.device) -> bool:
-    """Return whether the device computes in float64, which Apple's GPUs do not."""
+    """Return whether the device supports float64, unlike Apple's GPUs."""
     return device.type != "mps"
 
 
@@ -71,8 +71,8 @@ def _best(local_rank: int) -> str:
         return devices[0]
     if local_rank >= len(devices):
         raise ValueError(
-            f"process {local_rank} of this machine has no GPU of its own, there are {len(devices)}; start one process "
-            f"per GPU: torchrun --nproc-per-node {len(devices)} ..."
+            f"process {local_rank} of this machine has no GPU, since the number of GPUs is {len(devices)}; start one "
+            f"process per GPU: torchrun --nproc-per-node {len(devices)} ..."
         )
     return devices[local_rank]
 
@@ -91,21 +91,21 @@ TRAINING_PRECISIONS: tuple[TrainingPrecision, ...] = get_args(TrainingPrecision)
 
 FastPrecision = Literal["float32", "bfloat16", "int8"]
 FAST_PRECISIONS: tuple[FastPrecision, ...] = get_args(FastPrecision)
-"""Precisions that `optimize` may use where they are exact enough; int8 in convolutions and linear layers only."""
+"""Precisions that `optimize` may use if they are accurate enough; int8 only in convolutions and linear layers."""
 
 StoredPrecision = Literal["bfloat16", "int8"]
 """Precisions of the embeddings stored in compact records."""
 
 
 def dtype_of(precision: Precision | TrainingPrecision) -> torch.dtype:
-    """Return the type of a floating-point precision: float32, float16 or bfloat16.
+    """Return the dtype of a floating-point precision: float32, float16 or bfloat16.
 
-    Casting weights to bfloat16 is as exact as autocast and keeps half the bytes: with ViT-B/32 both are within 8e-5
-    (1 - cosine) of float32. It pays on GPUs, and on processors that compute in bfloat16; with AVX2 alone, float32 is
-    five times as fast.
+    Casting weights to bfloat16 is as accurate as autocast and halves their memory: with ViT-B/32, both are within 8e-5
+    (1 - cosine) of float32. The cast pays off on GPUs and on processors with bfloat16 instructions; with only AVX2,
+    float32 is five times as fast.
 
     Raises:
-        KeyError: if it is none of these.
+        KeyError: if the precision is not one of these three.
     """
     import torch
 
@@ -113,29 +113,29 @@ def dtype_of(precision: Precision | TrainingPrecision) -> torch.dtype:
 
 
 def threads_or_default(count: int | None) -> int:
-    """Return how many threads a runtime is to take: those that were asked for, or as many as PyTorch has.
+    """Return the number of threads for a runtime: `count`, or by default PyTorch's number of threads.
 
     Args:
-        count: at least 1; None for PyTorch's own, `torch.get_num_threads()`.
+        count: number of threads, at least 1; None for `torch.get_num_threads()`.
 
     Raises:
-        ValueError: if it is less than 1.
+        ValueError: if `count` is less than 1.
     """
     import torch
 
     if count is None:
         return torch.get_num_threads()
     if count < 1:
-        raise ValueError(f"num_threads is {count}, expected at least 1, or None for as many as PyTorch has")
+        raise ValueError(f"num_threads is {count}, expected at least 1, or None for PyTorch's number of threads")
     return count
 
 
 @contextmanager
 def torch_threads(count: int | None) -> Iterator[None]:
-    """Let PyTorch compute with so many threads in this thread, then with as many as before.
+    """Let PyTorch compute with `count` threads within the context, then with the previous number.
 
     Args:
-        count: at least 1; None for as many as it has.
+        count: number of threads, at least 1; None for the current number.
     """
     import torch
 

@@ -1,7 +1,7 @@
-"""What a pretrained model expects of its input: values that travel with its weights.
+"""Input contracts of pretrained models: values that are saved with the weights.
 
-Wrong preprocessing does not fail, it only ranks wrongly. So the contract is a value: specs hold it, the image
-transform and the tokenizer obey it, checkpoints and exports carry it.
+Wrong preprocessing does not raise an error; it only gives wrong rankings. So the contract is a value: specs hold the
+contract, the image transform and the tokenizer follow it, and checkpoints and exports store it.
 """
 
 from __future__ import annotations
@@ -18,22 +18,22 @@ from mobileclip.strict import NOT_IN_JSON, strict
 
 Interpolation = Literal["bilinear", "bicubic"]
 Fit = Literal["crop", "stretch"]
-"""How a picture is made square: its centre, or all of it with its sides pulled to one length."""
+"""How to make an image square: crop its centre, or stretch the whole image."""
 Decode = Literal["exact", "fast"]
-"""How much of a JPEG is decoded: all of it, or no more than is needed."""
+"""How to decode a JPEG: at its full resolution, or only at the resolution that is needed."""
 DECODES: tuple[Decode, ...] = ("exact", "fast")
 Color = tuple[int, int, int]
 """Red, green and blue, 0 to 255."""
 
 HIDDEN = "hidden"
-"""The background that is none: the colour below transparent pixels shows, as it is stored."""
+"""No background: transparent pixels show their stored colour."""
 
 MAX_SIZE = 16384
 MAX_CHANNELS = 1024
 MAX_VOCABULARY = 1 << 22
 
 MAX_TOKENIZER_BYTES = 1 << 25
-"""Largest `tokenizer.json` that is read."""
+"""Maximum size of a `tokenizer.json`, in bytes."""
 
 _NAMED_COLORS = {"white": "#ffffff", "black": "#000000"}
 _COLOR_NAMES = {color: name for name, color in _NAMED_COLORS.items()}
@@ -46,7 +46,7 @@ IMAGENET_STD = (0.229, 0.224, 0.225)
 
 
 def _one_name(value: object) -> object:
-    """Return a colour as it is called everywhere, so that equal backgrounds make equal contracts."""
+    """Return the canonical name of a colour, so that equal backgrounds make equal contracts."""
     return _COLOR_NAMES.get(value.lower(), value.lower()) if isinstance(value, str) else value
 
 
@@ -64,19 +64,21 @@ def _per_channel(least: float) -> Any:
 
 @attrs.frozen(kw_only=True, field_transformer=strict)
 class ImageInput:
-    """The image contract: put on the background, resize the shorter side, centre-crop, then `(pixel - mean) / std`.
+    """The image contract: composite on the background, resize the shorter side, centre-crop, `(pixel - mean) / std`.
 
-    Pixels are in [0, 1] when the mean is subtracted.
+    Pixels are in [0, 1] before the mean is subtracted.
 
     Args:
         size: side of the square input, in pixels.
         interpolation: filter of the (antialiased) resize.
-        mean: per channel, in units of the [0, 1] pixel, at most 1000; zero means that nothing is subtracted. There are
-            as many channels as values: three are red, green and blue, and what others are is up to the caller.
-        std: per channel, in units of the [0, 1] pixel, from 1e-6 to 1000; one means that nothing is divided.
-        background: what transparent pictures are put on: `white`, `black` or `#rrggbb`; or `hidden`, which drops the
-            transparency, so that the stored colour below it shows, mostly black. The published models were trained so.
-        fit: how a picture is made square: `crop` takes its centre, `stretch` all of it, as SigLIP does.
+        mean: mean per channel, for pixels in [0, 1], at most 1000; zero subtracts nothing. The number of values is the
+            number of channels. Three channels are red, green and blue; the caller defines the meaning of other
+            channels.
+        std: standard deviation per channel, for pixels in [0, 1], from 1e-6 to 1000; one does not scale.
+        background: colour behind transparent pixels: `white`, `black` or `#rrggbb`; or `hidden`, which drops the
+            transparency, so that transparent pixels show their stored colour, mostly black. The published models were
+            trained with `hidden`.
+        fit: how to make an image square: `crop` keeps its centre; `stretch` keeps the whole image, as SigLIP does.
 
     Examples:
         >>> ImageInput(size=256).background  # pixels in [0, 1], nothing subtracted
@@ -95,21 +97,21 @@ class ImageInput:
     fit: Fit = attrs.field(default="crop", validator=validators.in_(("crop", "stretch")))
 
     def __attrs_post_init__(self) -> None:
-        """Check that every channel has a mean and a deviation."""
+        """Check that every channel has a mean and a standard deviation."""
         if len(self.mean) != len(self.std):
             raise ValueError(
-                f"'mean' of ImageInput: has {len(self.mean)} values and 'std' has {len(self.std)}; each channel has one"
+                f"'mean' of ImageInput: has {len(self.mean)} values but 'std' has {len(self.std)}; give one per channel"
             )
 
     @property
     def channels(self) -> int:
-        """How many channels an image has."""
+        """Number of image channels."""
         return len(self.mean)
 
     def of_channels(self, channels: int) -> ImageInput:
-        """Return the contract of images of other channels: for one, mean and std are averaged; for more, repeated."""
+        """Return the contract for another number of channels: one averages mean and std, and more repeat them."""
         if not 1 <= channels <= MAX_CHANNELS:
-            raise ValueError(f"an image has 1 to {MAX_CHANNELS} channels, not {channels}")
+            raise ValueError(f"the number of image channels must be 1 to {MAX_CHANNELS}, not {channels}")
         if channels == self.channels:
             return self
         mean, std = (
@@ -119,23 +121,23 @@ class ImageInput:
         return attrs.evolve(self, mean=mean, std=std)
 
     def require_rgb(self, what: str) -> None:
-        """Raise unless images have the channels of pictures.
+        """Raise unless images have red, green and blue channels.
 
         Args:
-            what: has no others, as a sentence begins.
+            what: beginning of the message, such as "pictures are".
 
         Raises:
-            ValueError: if they are others.
+            ValueError: if the number of channels is not three.
         """
         if self.channels != 3:
             raise ValueError(
-                f"{what} red, green and blue, and this model's images have {self.channels} channels; give the model "
+                f"{what} red, green and blue, but this model's images have {self.channels} channels; give the model "
                 "tensors (batch, channels, size, size), normalised by its mean and std"
             )
 
     @property
     def background_color(self) -> Color | None:
-        """The colour of the background; None of `hidden`, which has none."""
+        """The colour of the background; None for `hidden`."""
         if self.background == HIDDEN:
             return None
         red, green, blue = bytes.fromhex(_NAMED_COLORS.get(self.background, self.background)[1:])
@@ -153,21 +155,21 @@ def _is_sha256(_: object, attribute: attrs.Attribute[str], value: str) -> None:
 
 @attrs.frozen(kw_only=True, field_transformer=strict)
 class TokenizerFile:
-    """A tokenizer other than CLIP's: the `tokenizer.json` of Hugging Face `tokenizers`, named by its SHA-256.
+    """A tokenizer other than CLIP's: a `tokenizer.json` of Hugging Face `tokenizers`, identified by its SHA-256.
 
-    JSON holds the name alone, so that specs stay small wherever they are repeated. The text travels in the metadata of
-    our checkpoints, for a file of weights is what people copy: a second file beside it is soon lost, or another
-    model's. Two contracts with one SHA-256 are equal, with the text or without.
+    JSON holds only the SHA-256, so that specs stay small. Our checkpoints store the text in their metadata, because
+    people copy weights files: a second file next to the weights is soon lost, or mixed up with another model's. Two
+    contracts with the same SHA-256 are equal, with or without the text.
 
     Args:
-        sha256: sha256 of the file, in hexadecimal.
-        start_id: first of every text; None for a tokenizer that has no such token.
-        end_id: behind every text: towers pool at its first place.
-        repair: whether mojibake is repaired and HTML entities are unescaped first, as open_clip does.
-        content: the file's text; None where only the name is known, which is enough for all but making ids.
+        sha256: SHA-256 of the file, in hexadecimal.
+        start_id: id of the token at the start of every text; None if the tokenizer has no such token.
+        end_id: id of the token at the end of every text; towers pool at its first position.
+        repair: whether to first repair mojibake and unescape HTML entities, as open_clip does.
+        content: text of the file; None if only the SHA-256 is known, which suffices for everything except tokenization.
 
     Raises:
-        ValueError: if the text is another than the SHA-256 says, or larger than 32 MiB.
+        ValueError: if the text does not match the SHA-256, or is larger than 32 MiB.
     """
 
     sha256: str = attrs.field(validator=_is_sha256)
@@ -177,36 +179,37 @@ class TokenizerFile:
     content: str | None = attrs.field(default=None, eq=False, repr=False, metadata=NOT_IN_JSON)
 
     def __attrs_post_init__(self) -> None:
-        """Check that the text is the file that is named."""
+        """Check that the text matches the SHA-256."""
         if self.content is None:
             return
         if len(self.content) > MAX_TOKENIZER_BYTES:
-            raise ValueError(f"a tokenizer.json has up to {MAX_TOKENIZER_BYTES:,} bytes, and this one has more")
+            raise ValueError(f"a tokenizer.json may have at most {MAX_TOKENIZER_BYTES:,} bytes, but this one has more")
         found = tokenizer_sha256(self.content)
         if found != self.sha256:
             raise ValueError(
-                f"the tokenizer.json is not the one that the model was trained with: its SHA-256 is {found}, and the "
+                f"the tokenizer.json is not the one that the model was trained with: its SHA-256 is {found}, but the "
                 f"model's is {self.sha256}; give the file that came with the model"
             )
 
 
 def tokenizer_sha256(content: str) -> str:
-    """Return the SHA-256 of the text of a `tokenizer.json`, as `sha256sum` gives it for the file."""
+    """Return the SHA-256 of the text of a `tokenizer.json`, equal to the result of `sha256sum` for the file."""
     return hashlib.sha256(content.encode("utf-8", errors="surrogatepass")).hexdigest()
 
 
 @attrs.frozen(kw_only=True, field_transformer=strict)
 class TextInput:
-    """The text contract: ids of a fixed length, an end token behind the text, then padding.
+    """The text contract: a fixed number of ids, with an end token after the text, then padding.
 
-    CLIP's lower-cased byte-pair ids, start and end tokens around, unless `tokenizer` says otherwise. The non-causal
-    text towers attend to the padding, so another length or another padding id is another embedding.
+    By default, the ids are CLIP's lower-cased byte pairs between a start and an end token. The non-causal text towers
+    attend to the padding, so another length or padding id changes the embedding.
 
     Args:
-        context_length: number of ids per text, start and end tokens included; longer texts are cut in front of the end.
-        vocab_size: number of ids; of CLIP's, the two highest are the start and the end token.
-        pad_id: id that fills the rest of the context.
-        tokenizer: another tokenizer than CLIP's, from `mobileclip.data.read_text_input`.
+        context_length: number of ids per text, including start and end tokens; longer texts are cut before the end
+            token.
+        vocab_size: number of ids; CLIP's two highest ids are the start and the end token.
+        pad_id: id of the padding.
+        tokenizer: tokenizer other than CLIP's, from `mobileclip.data.read_text_input`; None for CLIP's.
 
     Examples:
         >>> TextInput().start_id, TextInput().end_id, TextInput().context_length
@@ -219,23 +222,23 @@ class TextInput:
     tokenizer: TokenizerFile | None = None
 
     def __attrs_post_init__(self) -> None:
-        """Check that padding, start and end are among the ids."""
+        """Check that the padding, start and end ids are in the vocabulary."""
         named = {"pad_id": self.pad_id, "start_id": self.start_id, "end_id": self.end_id}
         for name, index in named.items():
             if index is not None and index >= self.vocab_size:
-                raise ValueError(f"{name}={index} is none of the {self.vocab_size} ids of vocab_size")
+                raise ValueError(f"{name}={index} is not one of the {self.vocab_size} ids of vocab_size")
 
     @property
     def start_id(self) -> int | None:
-        """Id of the start-of-text token; None where the tokenizer has none."""
+        """Id of the start-of-text token; None if the tokenizer has no such token."""
         return self.vocab_size - 2 if self.tokenizer is None else self.tokenizer.start_id
 
     @property
     def end_id(self) -> int:
-        """Id of the end-of-text token; of CLIP's, the highest of all."""
+        """Id of the end-of-text token; CLIP's highest id."""
         return self.vocab_size - 1 if self.tokenizer is None else self.tokenizer.end_id
 
     @property
     def pooled_id(self) -> int | None:
-        """Id at whose first place towers pool; None for the highest id of a text, which CLIP's end token is."""
+        """Id at whose first position towers pool; None for the highest id of a text, CLIP's end token."""
         return None if self.tokenizer is None else self.tokenizer.end_id

@@ -1,7 +1,8 @@
-"""Errors of the machine, such as a full disk or memory, which no other sample or file would avoid.
+"""Errors of the machine, such as a full disk or memory, which would also occur with any other sample or file.
 
-Whatever catches every `Exception` of a sample, a file or a unit calls `raise_machine_fault` first, which raises one
-`ResourceExhaustedError` in place of these. It passes through every such barrier, and ends the run.
+Code that catches every `Exception` of a sample, a file or a unit calls `raise_machine_fault` first. This function
+raises a `ResourceExhaustedError` in place of such an error. `ResourceExhaustedError` passes all these handlers and ends
+the run.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ import attrs
 Kind = Literal["disk", "shared_memory", "memory", "files", "processes"]
 
 _ADVICE: dict[Kind, str] = {
-    "disk": "the disk takes no more; make room on it, or write to another one",
+    "disk": "the disk is full; free some space, or write to another disk",
     "shared_memory": "shared memory (/dev/shm) is full; a container gets more with `docker run --shm-size=2g` or "
     "`--ipc=host`, and fewer num_workers or a smaller batch_size need less",
     "memory": "the memory is full; give the machine or container more, or choose fewer workers or a smaller batch_size",
@@ -25,13 +26,13 @@ _ADVICE: dict[Kind, str] = {
     "processes": "no more processes or threads can be started; allow more with `ulimit -u` "
     "(`docker run --pids-limit`), or choose fewer workers",
 }
-# An EIO is none of these: a bad sector costs the files on it. EFBIG and EROFS come of writing alone.
+# EIO is not in this table: a bad sector affects only the files on it. Only writing raises EFBIG and EROFS.
 _KINDS: dict[int, Kind] = {
     **dict.fromkeys((errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS), "disk"),
     errno.ENOMEM: "memory",
     **dict.fromkeys((errno.EMFILE, errno.ENFILE), "files"),
 }
-# What torch and multiprocessing say of the system's errors; the number stands at the end.
+# Messages of torch and multiprocessing about system errors, with the error number at the end.
 _OF_TORCH = re.compile(r"unable to .* \((\d+)\)\s*$", re.DOTALL)
 _TEXTS: tuple[tuple[re.Pattern[str], Kind], ...] = (
     (re.compile(r"killed by signal: Bus error"), "shared_memory"),
@@ -39,9 +40,9 @@ _TEXTS: tuple[tuple[re.Pattern[str], Kind], ...] = (
     (re.compile(r"DefaultCPUAllocator: (can't allocate|not enough) memory"), "memory"),
     (re.compile(r"can't start new thread"), "processes"),
 )
-# What a line says that tells how to go on, such as from which step.
+# Words of a line that explains how to resume, for example from which step.
 _GOES_ON = re.compile(r"\bagain\b|\bsame command\b")
-# FFmpeg's numbers come of what a file says of itself.
+# FFmpeg's error numbers depend on the contents of a file.
 _OF_CONTENT = ("av.",)
 _MOST_LETTERS = 300
 _MOST_CAUSES = 10
@@ -52,8 +53,8 @@ class MachineFault:
     """A resource that the machine ran out of: disk, memory or open files.
 
     Args:
-        kind: of what.
-        said: what the system said.
+        kind: kind of the resource.
+        said: message of the system.
     """
 
     kind: Kind
@@ -61,7 +62,7 @@ class MachineFault:
 
     @property
     def may_pass(self) -> bool:
-        """Whether another try may succeed: memory and files are given back, and no disk gets empty by itself."""
+        """Whether a retry may succeed: the system frees memory and files, but a disk does not empty itself."""
         return self.kind in ("memory", "files", "processes")
 
     def __str__(self) -> str:
@@ -69,16 +70,16 @@ class MachineFault:
 
 
 class ResourceExhaustedError(OSError):
-    """The machine has run out of memory, disk space or files; the message is a line that says which, and what to do."""
+    """The machine has run out of memory, disk space or files; the one-line message names the resource and a remedy."""
 
     fault: MachineFault | None = None
 
 
 def machine_fault(error: BaseException) -> MachineFault | None:
-    """Return what the machine has run out of, if that caused an error; None for other causes.
+    """Return the exhausted resource that caused an error; None for other causes.
 
     Args:
-        error: of any kind; what it came of is looked at as well.
+        error: any exception; the function also inspects its causes.
     """
     seen: BaseException | None = error
     for _ in range(_MOST_CAUSES):
@@ -96,14 +97,14 @@ def machine_fault(error: BaseException) -> MachineFault | None:
 
 
 def raise_machine_fault(error: BaseException, doing: str = "") -> None:
-    """Return if an error is not the machine's: a barrier may count it then.
+    """Raise if the machine caused an error; otherwise return, so that the caller can count the error.
 
     Args:
-        error: that a barrier has caught.
-        doing: what was being done, for the message.
+        error: caught exception.
+        doing: action that failed, for the message.
 
     Raises:
-        ResourceExhaustedError: if it is the machine's.
+        ResourceExhaustedError: if the machine caused the error.
     """
     fault = machine_fault(error)
     if fault is None:
@@ -118,11 +119,11 @@ def raise_machine_fault(error: BaseException, doing: str = "") -> None:
 
 
 def machine_line(error: BaseException, kept: str) -> str | None:
-    """Return the line that a command ends with if an error is the machine's; None of another error.
+    """Return a command's last line if the machine caused an error; None for other errors.
 
     Args:
-        error: of any kind; what says itself what to do is left as it is.
-        kept: what the command leaves and how to go on, once a full disk has room again.
+        error: any exception; a message that already has a remedy stays unchanged.
+        kept: saved state of the command and how to resume once a full disk has space again.
     """
     fault = machine_fault(error)
     if fault is None:

@@ -1,6 +1,6 @@
-"""Which process of a run this is, alone or one of those that `torchrun` or SLURM's `srun` has started; and its cores.
+"""The rank of this process in a run that `torchrun` or SLURM's `srun` may have started, and its number of cores.
 
-Whatever asks for a rank or for the number of cores asks here, so that data, training and what is printed agree.
+All code gets ranks and the number of cores from this module, so that data, training and messages agree.
 """
 
 from __future__ import annotations
@@ -16,21 +16,21 @@ import attrs
 # One node or range of nodes of a list: commas in brackets belong to it.
 _FIRST_OF_LIST = re.compile(r"(?:[^,\[\]]|\[[^\[\]]+\])+")
 _BRACKETS = re.compile(r"\[([^\[\]]+)\]")
-# Below what systems hand out by themselves, above what services listen to.
+# Below the ports that systems assign automatically, above the ports of services.
 _FIRST_PORT, _NUM_PORTS = 10_000, 20_000
 _MOST_WORKERS = 16
 
 
 @attrs.frozen(kw_only=True)
 class ProcessPlace:
-    """The place of a process among those of its run.
+    """The position of a process among the processes of its run.
 
     Args:
-        rank: its number in the run, from 0.
-        size: number of processes of the run.
-        local_rank: its number on its machine, from 0.
-        meeting: URL where the processes meet, such as `tcp://node003:12345`; None where the launcher's own
-            variables say it.
+        rank: rank of the process in the run, from 0.
+        size: number of processes in the run.
+        local_rank: rank of the process on its machine, from 0.
+        meeting: rendezvous URL of the processes, such as `tcp://node003:12345`; None if the launcher's environment
+            variables define it.
     """
 
     rank: int = 0
@@ -40,12 +40,12 @@ class ProcessPlace:
 
     @property
     def is_first(self) -> bool:
-        """Whether this process writes and speaks for all of them."""
+        """Whether this process writes and prints for all processes."""
         return self.rank == 0
 
 
 def portable_error(error: Exception) -> Exception:
-    """Return an error as another process can read it: one that is made of other arguments than it keeps, as a text."""
+    """Return an error that can be pickled: the error itself, or a `RuntimeError` with its text."""
     try:
         pickle.loads(pickle.dumps(error))  # noqa: S301 - what was written here
     except Exception:  # noqa: BLE001 - of an error's own class
@@ -54,12 +54,13 @@ def portable_error(error: Exception) -> Exception:
 
 
 def this_process() -> ProcessPlace:
-    """Return the place of this process: torchrun's variables come first, then a group that it has joined, then SLURM's.
+    """Return the position of this process, from torchrun's variables, a joined process group, or SLURM's variables.
 
-    SLURM's count within a step alone, as `srun` starts one: a batch script itself is one process.
+    The sources are tried in this order. SLURM's variables count only in a step of `srun`: a batch script itself is one
+    process.
 
     Raises:
-        ValueError: if a variable of the launcher says something else than a number, or SLURM's list of nodes is none.
+        ValueError: if a variable of the launcher is not a number, or SLURM's list of nodes is invalid.
 
     Examples:
         >>> this_process().size
@@ -71,7 +72,7 @@ def this_process() -> ProcessPlace:
             size=_number(os.environ, "WORLD_SIZE", "1"),
             local_rank=_number(os.environ, "LOCAL_RANK", "0"),
         )
-    # Whoever has joined a group has imported it; importing it here would cost every command a second.
+    # Code that joined a group has imported this module; an import here would cost every command a second.
     distributed = sys.modules.get("torch.distributed")
     if distributed is not None and distributed.is_available() and distributed.is_initialized():
         return ProcessPlace(rank=distributed.get_rank(), size=distributed.get_world_size())
@@ -81,7 +82,7 @@ def this_process() -> ProcessPlace:
 
 
 def num_cores() -> int:
-    """Return how many cores this process may use: `taskset`, SLURM and containers with pinned cores give a part of all.
+    """Return the number of cores that this process may use; `taskset`, SLURM and containers can limit it.
 
     Examples:
         >>> 1 <= num_cores() <= os.cpu_count()
@@ -93,18 +94,18 @@ def num_cores() -> int:
 
 
 def default_workers(given: int | None) -> int:
-    """Return the number of worker processes: the one given, or by default one per core, at most sixteen."""
+    """Return the number of worker processes: `given`, or by default one per core, at most sixteen."""
     return min(_MOST_WORKERS, num_cores()) if given is None else given
 
 
 def first_host(nodes: str) -> str:
-    """Return the first host of SLURM's list of nodes.
+    """Return the first host in SLURM's list of nodes.
 
     Args:
-        nodes: such as `node[003-007,009],other12`.
+        nodes: list of nodes, such as `node[003-007,009],other12`.
 
     Raises:
-        ValueError: if it is no such list.
+        ValueError: if `nodes` is not such a list.
 
     Examples:
         >>> first_host("node[003-007,009],other12")

@@ -1,4 +1,4 @@
-"""How far a long job is: a live bar in a terminal, now and then a line elsewhere."""
+"""Progress of long jobs: a live bar in a terminal, occasional lines elsewhere."""
 
 from __future__ import annotations
 
@@ -17,24 +17,24 @@ if TYPE_CHECKING:
 Item = TypeVar("Item")
 
 SECONDS_BETWEEN_LINES = 15.0
-# As a part of all time: a job of days does not fill a file with its lines.
+# As a fraction of the elapsed time, so that a job of days does not fill a file with lines.
 _LINES_APART = 0.01
-# Before, no pace is known, however fast the first steps were.
+# There is no estimate before this time, however fast the first steps were.
 _SOONEST = 3.0
-# Steps within so small a part of the time that was waited for them came together, such as a batch of results.
+# Steps within this fraction of their waiting time came together, for example as a batch of results.
 _TOGETHER = 0.1
-# As a part of all time: marks that are nearer tell no more.
+# As a fraction of the elapsed time: closer marks give no more information.
 _APART = 0.005
 _FEWEST_BURSTS = 3
 
 
 class Pace:
-    """How long a step takes, by the later half of the job: loading and compiling, at its beginning, are no pace.
+    """Estimates the time of a step from the later half of the job, since a job begins with loading and compiling.
 
-    Results come in bursts. Time is taken from the end of one to the end of another; the one under way has no end yet.
+    Results come in bursts. The time is measured between the ends of two bursts; the current burst has no end yet.
 
     Args:
-        now: when the job begins, in seconds of any clock; later times are of the same one.
+        now: start time of the job, in seconds of any clock; later times use the same clock.
     """
 
     def __init__(self, now: float) -> None:
@@ -43,7 +43,7 @@ class Pace:
         self._marks: deque[tuple[float, int]] = deque()
 
     def advance(self, steps: int, now: float) -> None:
-        """Take note of finished steps."""
+        """Record finished steps."""
         together = max(_TOGETHER * (self._burst_began - self._waited_from), _APART * (now - self._started))
         if self._done == 0:
             self._burst_began = now
@@ -56,7 +56,7 @@ class Pace:
         self._last = now
 
     def seconds(self, steps: int) -> float | None:
-        """Estimate the seconds of a number of steps; None if too few were measured, or there are none."""
+        """Estimate the seconds for a number of steps; None without enough measurements, or for no steps."""
         if steps <= 0 or self._num_bursts < _FEWEST_BURSTS or self._last - self._started < _SOONEST:
             return None
         (began, done_before), (ended, done) = self._marks[0], self._marks[-1]
@@ -71,14 +71,14 @@ class Pace:
 
 
 class Progress:
-    """Shows how much is done, how fast it goes and how long the rest takes; a context manager.
+    """Shows the finished steps, the speed and the remaining time of a job; a context manager.
 
     Args:
-        title: what is going on.
-        total: how many steps there are in all; None where nobody knows.
-        done: steps done before, by a run that this one resumes; they do not count for the speed.
-        unit: what the speed counts.
-        console: where to show it; none shows nothing.
+        title: description of the job.
+        total: total number of steps; None if unknown.
+        done: number of steps from before this run resumed the job; these do not count for the speed.
+        unit: unit of the speed, in the plural.
+        console: console for the output; None shows nothing.
     """
 
     def __init__(
@@ -107,7 +107,7 @@ class Progress:
         self._task = self._bar.add_task(title, total=total, completed=done, state="")
 
     def expect(self, total: int) -> None:
-        """Take note of how many steps there are in all, where that turns out on the way."""
+        """Set the total number of steps if it becomes known during the job."""
         self.total = total
         self._bar.update(self._task, total=total)
 
@@ -115,9 +115,9 @@ class Progress:
         """Count finished steps.
 
         Args:
-            steps: how many.
-            count: how many units they were, where a step is not one unit.
-            detail: what else to show, such as the loss.
+            steps: number of finished steps.
+            count: number of units in these steps, if a step is not one unit.
+            detail: further text to show, such as the loss.
         """
         self.done += steps
         self._count += steps if count is None else count
@@ -135,7 +135,7 @@ class Progress:
 
     @property
     def state(self) -> str:
-        """Speed and, once that can be told, time left, as a person reads them."""
+        """Speed and, once it can be estimated, remaining time, as text."""
         elapsed = max(time.monotonic() - self._started, 1e-9)
         speed = f"{self._count / elapsed:,.1f} {self.unit}/s"
         seconds_left = None if self.total is None else self._pace.seconds(self.total - self.done)
@@ -152,7 +152,7 @@ class Progress:
 
 
 def duration(seconds: float) -> str:
-    """Return a time as people write it: minutes and seconds, and hours where there are any."""
+    """Return a time as text: minutes and seconds, with hours if there are any."""
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
@@ -161,14 +161,14 @@ def duration(seconds: float) -> str:
 def track(
     items: Iterable[Item], *, total: int, title: str, unit: str = "samples", shown: bool = True
 ) -> Iterator[Item]:
-    """Yield items while showing, on standard error, how many there were, how fast, and how long the rest takes.
+    """Yield items and show their number, speed and remaining time on standard error.
 
     Args:
-        items: what is worked through.
-        total: how many there are.
-        title: what is being done.
-        unit: what an item is, in the plural.
-        shown: without it nothing is printed.
+        items: items to yield.
+        total: number of items.
+        title: description of the job, for the bar.
+        unit: name of the items, in the plural.
+        shown: whether to print anything.
     """
     with Progress(title, total=total, unit=unit, console=console(shown=shown)) as progress:
         for item in items:

@@ -1,4 +1,4 @@
-"""Names to values, at the edges only: the command line, JSON and checkpoint metadata. Python code passes values."""
+"""Registries of names for the command line, JSON and checkpoint metadata; Python code passes values instead."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ T = TypeVar("T")
 
 IMPORT = "--import"
 MODULES = "MOBILECLIP_IMPORT"
-"""Environment variable with modules that register parts: names or paths of `.py` files, apart by `os.pathsep`."""
+"""Environment variable with modules that register parts: names or paths of `.py` files, separated by `os.pathsep`."""
 
 _MAX_SHOWN = 80
 
@@ -27,18 +27,18 @@ _MAX_SHOWN = 80
 class Registry(Mapping[str, T], Generic[T]):
     """A mapping from names to values of one kind, open to third parties.
 
-    A package adds to it with `registry.register(name)` as a decorator, `registry.add(name, value)`, or without being
-    imported first, through an entry point in the group `mobileclip.<kind>` whose object is the value; a module alone,
-    through `--import MODULE` or the environment variable `MOBILECLIP_IMPORT`. These are looked up when a name is not
-    found, never at import. Only the package that has the name is imported; one that cannot be, or whose name is taken,
-    is warned of by the name of its distribution when all names are asked for, and left out.
+    A package adds a value with the decorator `registry.register(name)`, with `registry.add(name, value)`, or, without
+    an import, through an entry point in the group `mobileclip.<kind>` whose object is the value. A single module adds
+    values through `--import MODULE` or the environment variable `MOBILECLIP_IMPORT`. The registry looks these up when
+    it does not find a name, never at import. It imports only the package that has the name. When it lists all names, it
+    warns about packages that cannot be imported or whose name is taken, by distribution, and leaves them out.
 
     Args:
-        kind: what the names stand for, singular with underscores, such as `image_encoder`; used in messages and as
-            the entry-point group.
-        home: the module of the library that registers its own values, where it is not in the registry's package;
-            imported like those of third parties.
-        listed: the command that lists the names, where there is one.
+        kind: kind of the values, singular with underscores, such as `image_encoder`, for messages and the entry-point
+            group.
+        home: the library module that registers the library's own values, if this module is not in the registry's
+            package; imported like third-party modules.
+        listed: the command that lists the names; empty if there is no such command.
     """
 
     def __init__(self, kind: str, *, home: str | None = None, listed: str = "") -> None:
@@ -50,29 +50,29 @@ class Registry(Mapping[str, T], Generic[T]):
 
     @property
     def label(self) -> str:
-        """The kind as a person reads it."""
+        """The kind, as text for messages."""
         return self.kind.replace("_", " ")
 
     def add(self, name: str, value: T, *, replace: bool = False) -> None:
         """Register `value` under `name`.
 
-        A class or function that is defined again, as where a cell of a notebook runs twice, takes the place of the one
-        before.
+        A class or function that is defined again, for example when a notebook cell runs twice, replaces the earlier
+        definition.
 
         Args:
             name: name of the value.
-            value: what the name leads to.
-            replace: whether it takes the place of another one.
+            value: value to register.
+            replace: whether the value may replace a registered value.
 
         Raises:
             ValueError: if the name is taken.
         """
         if not replace and name in self._values and not _is_redefined(self._values[name], value):
-            raise ValueError(f"{self.label} {name!r} is registered already; choose another name, or pass replace=True")
+            raise ValueError(f"{self.label} {name!r} is already registered; choose another name, or pass replace=True")
         self._values[name] = value
 
     def register(self, name: str, *, replace: bool = False) -> Callable[[T], T]:
-        """Return a decorator that registers what it decorates under `name`, as `add` does."""
+        """Return a decorator that registers the decorated object under `name`, as `add` does."""
 
         def decorate(value: T) -> T:
             self.add(name, value, replace=replace)
@@ -81,15 +81,15 @@ class Registry(Mapping[str, T], Generic[T]):
         return decorate
 
     def add_alias(self, alias: str, name: str) -> None:
-        """Let `resolve` understand another library's name of a value; it is not listed."""
+        """Let `resolve` accept another library's name for a value; the alias is not listed."""
         self._aliases[spelling(alias)] = name
 
     def __getitem__(self, name: str) -> T:
-        """Return the value called `name`.
+        """Return the value with the exact name `name`.
 
         Raises:
-            KeyError: if there is none; `resolve` gives people the message for it.
-            ValueError: if it is of another package, which cannot be imported.
+            KeyError: if there is no such value; `resolve` has a message for users instead.
+            ValueError: if the package with the value cannot be imported.
         """
         if name not in self._values:
             self._import_modules()
@@ -98,18 +98,18 @@ class Registry(Mapping[str, T], Generic[T]):
         return self._values[name]
 
     def resolve(self, name: str) -> T:
-        """Return the value that a person means: by its name, in any case, with any dashes, or by an alias.
+        """Return the value for a user's spelling of its name: in any case, with any dashes, or an alias.
 
         Raises:
-            ValueError: if the name is unknown; the message names the nearest ones.
+            ValueError: if the name is unknown; the message lists the nearest names.
         """
         return self[self.named(name)]
 
     def named(self, name: str) -> str:
-        """Return the registered name that a person means.
+        """Return the registered name for a user's spelling of it.
 
         Raises:
-            ValueError: if there is none; the message names the nearest ones.
+            ValueError: if there is no such name; the message lists the nearest names.
         """
         if name in self:
             return name
@@ -120,9 +120,9 @@ class Registry(Mapping[str, T], Generic[T]):
         return alike.pop()
 
     def unknown(self, name: str) -> str:
-        """Return the message for an unknown name: the nearest names, or all where none is near."""
+        """Return the message for an unknown name: the nearest names, or all names if none is near."""
         name = name[:_MAX_SHOWN]
-        hint = nearest(name, self, otherwise="no name is like it" if self.listed else None)
+        hint = nearest(name, self, otherwise="no similar name exists" if self.listed else None)
         end = "" if hint.endswith("?") else "."
         others = f", and all others listed by `{self.listed}`" if self.listed else ""
         return f"unknown {self.label} {name!r}; {hint}{end} Parts of your own are found with `{IMPORT} MODULE`{others}"
@@ -138,17 +138,17 @@ class Registry(Mapping[str, T], Generic[T]):
 
     @cached_property
     def _plugins(self) -> dict[str, list[metadata.EntryPoint]]:
-        """What packages offer by name, those of the same name by their distributions."""
+        """Entry points of packages by name, sorted by distribution if several have the same name."""
         found: dict[str, list[metadata.EntryPoint]] = {}
         for entry_point in sorted(_offered(self.kind), key=_distribution):
             found.setdefault(entry_point.name, []).append(entry_point)
         return found
 
     def _load(self, plugin: metadata.EntryPoint) -> None:
-        """Take in what a package offers; its decorators may have registered it by the time that it is imported.
+        """Import and register the value of an entry point, unless the import itself has registered the value.
 
         Raises:
-            ValueError: if it cannot be imported, or the name is taken; the message names the distribution.
+            ValueError: if the import fails, or the name is taken; the message names the distribution.
         """
         shown = f"{self.label} {plugin.name!r} of {_distribution(plugin)}"
         try:
@@ -156,7 +156,7 @@ class Registry(Mapping[str, T], Generic[T]):
         except Exception as error:  # whatever a stranger's module raises
             raise ValueError(f"the {shown} cannot be imported: {type(error).__name__}: {error}") from error
         if self._values.setdefault(plugin.name, value) is not value:
-            raise ValueError(f"the {shown} has a name that is taken")
+            raise ValueError(f"the {shown} has a name that is already taken")
 
     def _load_or_warn(self, plugin: metadata.EntryPoint) -> None:
         try:
@@ -172,33 +172,33 @@ class Registry(Mapping[str, T], Generic[T]):
 
 
 def _is_redefined(known: object, value: object) -> bool:
-    """Whether two values are one definition that ran twice."""
+    """Whether two values come from the same definition, run twice."""
     names = [(getattr(each, "__module__", None), getattr(each, "__qualname__", None)) for each in (known, value)]
     return known is value or (names[0] == names[1] and None not in names[0])
 
 
 def _distribution(plugin: metadata.EntryPoint) -> str:
-    # Whatever was removed since then has no name.
+    # A distribution that was removed since then has no name.
     return f"{plugin.dist.name} {plugin.dist.version}" if plugin.dist and plugin.dist.name else plugin.value
 
 
 def spelling(name: str) -> str:
-    """Return a name without what libraries spell in their own ways."""
+    """Return a name without differences of spelling between libraries: case, dashes and underscores."""
     return re.sub(r"[\W_]", "", name).lower()
 
 
 def with_parts(arguments: Sequence[str]) -> list[str]:
-    """Import the modules that `--import` names on a command line, and return it without them.
+    """Import the modules of `--import` on a command line, and return the command line without these flags.
 
-    Processes that this one starts import them as well, when they meet a name that they do not know.
+    Child processes import the modules as well when they look up an unknown name.
 
     Raises:
-        ValueError: if no module is named, or there is none of that name.
+        ValueError: if the module's name is missing, or no such module exists.
     """
     modules, rest = taken(IMPORT, arguments)
     for module in modules:
         if not module:
-            raise ValueError(f"{IMPORT} needs the name of a module, or the path of a .py file")
+            raise ValueError(f"{IMPORT} needs the name of a module or the path of a .py file")
         place = str(Path(module).resolve()) if module.endswith(".py") else module
         import_parts(place)
         known = os.environ.get(MODULES, "").split(os.pathsep)
@@ -207,12 +207,12 @@ def with_parts(arguments: Sequence[str]) -> list[str]:
 
 
 def has_others(*kinds: str) -> bool:
-    """Return whether packages or modules outside of the library may have registered values of one of these kinds."""
+    """Return whether packages or modules outside the library may register values of one of these kinds."""
     return bool(os.environ.get(MODULES)) or any(_offered(kind) for kind in kinds)
 
 
 def _offered(kind: str) -> metadata.EntryPoints:
-    """Return what installed packages offer of a kind."""
+    """Return the entry points of installed packages for a kind."""
     places = tuple((place, _changed(place)) for place in sys.path)
     offered: metadata.EntryPoints = _installed(places).select(group=f"mobileclip.{kind}")
     return offered
@@ -227,16 +227,16 @@ def _changed(place: str) -> int | None:
 
 @lru_cache(maxsize=1)
 def _installed(places: tuple[tuple[str, int | None], ...]) -> Any:
-    """Return all entry points: a file of each distribution is read, once for all registries until there are others."""
+    """Return all entry points, cached because a lookup reads a file of each distribution."""
     del places
     return metadata.entry_points()
 
 
 def taken(flag: str, arguments: Sequence[str]) -> tuple[list[str], list[str]]:
-    """Return what follows a flag, each time it is given, and the command line without it.
+    """Return the values of a flag, one per occurrence, and the command line without the flag.
 
     Args:
-        flag: with its dashes, given as `--flag value` or `--flag=value`; without a value it has an empty one.
+        flag: flag with its dashes, used as `--flag value` or `--flag=value`; a missing value becomes an empty string.
         arguments: the command line.
     """
     values: list[str] = []
@@ -252,12 +252,12 @@ def taken(flag: str, arguments: Sequence[str]) -> tuple[list[str], list[str]]:
 
 
 def nearest(name: str, known: Iterable[str], *, otherwise: str | None = None) -> str:
-    """Return the hint for an unknown name: the known names that are spelled most like it.
+    """Return a hint for an unknown name: the known names with the most similar spelling.
 
     Args:
-        name: as a person typed it.
-        known: those that there are.
-        otherwise: what is said where none is near; without it, all of them.
+        name: name as the user typed it.
+        known: known names.
+        otherwise: hint if no name is near; None to list all known names.
     """
     names = list(known)
     folded = {known.lower().replace("-", "_"): known for known in names}
@@ -268,7 +268,7 @@ def nearest(name: str, known: Iterable[str], *, otherwise: str | None = None) ->
 
 
 def nearest_file(path: Path) -> str:
-    """Return the hint for a missing file or folder: similar names beside it, if there are any."""
+    """Return a hint for a missing file or folder: similar names in the same folder, if there are any."""
     from mobileclip.storage import printable  # a subpackage of its own, which a registry alone does without
 
     try:
@@ -284,10 +284,10 @@ def import_parts(module: str) -> None:
     """Import a module whose decorators register parts.
 
     Args:
-        module: its dotted name, looked for in the working folder too; or the path of a `.py` file.
+        module: dotted name of the module, also searched in the working folder; or path of a `.py` file.
 
     Raises:
-        ValueError: if there is none of that name.
+        ValueError: if the module does not exist.
     """
     path = Path(module)
     name, folder = (path.stem, path.parent) if module.endswith(".py") else (module, Path())

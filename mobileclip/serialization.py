@@ -1,4 +1,4 @@
-"""Specs to JSON and back: every spec round-trips, types are strict, and an unknown key is an error that names it."""
+"""Converts specs to JSON and back: every spec round-trips, types are strict, and unknown keys are errors."""
 
 from __future__ import annotations
 
@@ -31,14 +31,14 @@ _open_families: dict[type, tuple[Registry[Any], tuple[type, ...]]] = {}
 
 
 def open_family(base: type, members: Registry[Any], *, own: tuple[type, ...] = ()) -> None:
-    """Let fields typed `base` hold any spec class registered in `members`; JSON names the class under `kind`.
+    """Let fields of type `base` hold any spec class registered in `members`; JSON names the class under `kind`.
 
     Args:
-        base: the class that fields are annotated with.
-        members: names to concrete attrs classes below `base`, or to such a class with choices made in a
-            `functools.partial`: the name alone stands for that value then, and other keys change it.
-        own: classes that JSON holds without a `kind`. With some, fields hold classes that are not registered as well:
-            `kind` is `MODULE:CLASS` then, read back where the module has been imported.
+        base: class in the annotation of the fields.
+        members: registry of concrete attrs subclasses of `base`, or of such classes with arguments in a
+            `functools.partial`. The name of a partial alone stands for its value, and other keys change that value.
+        own: classes that JSON holds without a `kind`. If there are any, fields may also hold unregistered classes:
+            their `kind` is `MODULE:CLASS`, which can be read back once the module has been imported.
     """
     _open_families[base] = members, own
     _converter.cache_clear()
@@ -48,13 +48,13 @@ def to_json(spec: Any, *, unstructure_as: type | None = None, indent: int | None
     """Return `spec`, an attrs instance, as JSON text.
 
     Args:
-        spec: the value.
-        unstructure_as: the class to read it back as, where that is an open family: the text then says which member.
+        spec: the spec.
+        unstructure_as: base class of an open family to read the text back as; the text then names the member class.
         indent: spaces per level; None for one line.
 
     Raises:
-        ValueError: if a number is NaN or infinite, which JSON does not have; or a field holds a subclass of what it is
-            annotated with, of which JSON would hold the parent's fields alone.
+        ValueError: if a number is NaN or infinite, which JSON does not support; or a field holds a subclass of its
+            annotated class, since JSON would hold only the parent's fields.
     """
     return json.dumps(_converter().unstructure(spec, unstructure_as=unstructure_as), indent=indent, allow_nan=False)
 
@@ -62,21 +62,22 @@ def to_json(spec: Any, *, unstructure_as: type | None = None, indent: int | None
 def from_json(text: str, cls: type[T]) -> T:
     """Return the spec of class `cls` that `to_json` wrote.
 
-    Nothing is converted on the way: a whole number is no text and no truth value, and a tuple has its length.
+    The function does not convert values: an integer is not a string or a boolean, and a tuple must have its declared
+    length.
 
     Raises:
-        ValueError: if the text is not JSON, a key is unknown, missing or there twice, or a value is of another type,
-            not finite, or refused by the spec.
+        ValueError: if the text is not JSON, a key is unknown, missing or repeated, or a value has the wrong type, is
+            not finite, or is invalid for the spec.
     """
     try:
         value = parse_json(text)
     except ValueError as error:
-        raise ValueError(f"this is not JSON, so it holds no {cls.__name__}: {error}") from None
+        raise ValueError(f"this is not valid JSON for a {cls.__name__}: {error}") from None
     return from_value(value, cls)
 
 
 def from_value(value: Any, cls: type[T]) -> T:
-    """Return the spec of class `cls` in a value that was read from JSON; see `from_json`."""
+    """Return the spec of class `cls` from a parsed JSON value; see `from_json`."""
     from cattrs import transform_error
 
     try:
@@ -109,7 +110,7 @@ def _converter() -> Converter:
 
     converter = make_converter(forbid_extra_keys=True)
     for scalar in (int, float, str, bool):
-        # By the class itself: cattrs asks its own hooks for these before any predicate, and they convert.
+        # By the class itself: cattrs calls its own hooks for these classes before any predicate, and its hooks convert.
         converter.register_structure_hook(scalar, fitting)
     converter.register_structure_hook(Path, lambda value, _: Path(fitting(value, str)))
     converter.register_structure_hook_func(_is_plain, fitting)
@@ -131,7 +132,7 @@ def _origin(cls: Any) -> object:
 
 
 def _is_plain(cls: Any) -> bool:
-    """Whether `fitting` says all there is to say: of numbers, truth values, texts, literals and unions of them."""
+    """Whether `fitting` checks the type completely: numbers, booleans, strings, literals and unions of these."""
     if get_origin(cls) in (Union, UnionType):
         return all(_is_plain(each) for each in get_args(cls))
     return cls in (int, float, str, bool, NoneType) or get_origin(cls) is Literal
@@ -179,7 +180,7 @@ def _mapping_hook(converter: Converter, cls: Any) -> Callable[[Any, Any], dict[s
 
 
 def _left_out(cls: Any) -> dict[str, Any]:
-    """Return how cattrs is told of the fields that are never written."""
+    """Return cattrs overrides for the fields that JSON never holds."""
     from cattrs.gen import override
 
     return {
@@ -195,8 +196,8 @@ def _object_unstructured(converter: Converter, cls: Any) -> Callable[[Any], dict
     def unstructure(value: Any) -> dict[str, Any]:
         if type(value) is not exact and isinstance(value, exact):
             raise ValueError(
-                f"a field for {exact.__name__} holds the subclass {type(value).__name__}, and JSON would hold "
-                f"{exact.__name__} alone; give the field a {exact.__name__}, or annotate it with an open family"
+                f"a field for {exact.__name__} holds the subclass {type(value).__name__}, but JSON would hold "
+                f"only {exact.__name__}; give the field a {exact.__name__}, or annotate it with an open family"
             )
         return write(value)
 
@@ -250,7 +251,7 @@ def _hook_family(converter: Converter, base: type, members: Registry[Any], own: 
 
 
 def _kind_of(cls: type, members: Registry[Any], *, is_named_by_module: bool) -> str:
-    """Return what JSON calls a class of a family."""
+    """Return the name of a class of a family in JSON."""
     for name, member in members.items():
         if member is cls:
             return name
@@ -259,8 +260,8 @@ def _kind_of(cls: type, members: Registry[Any], *, is_named_by_module: bool) -> 
     kind = f"{cls.__module__}:{cls.__qualname__}"
     if _found(kind) is not cls:
         raise ValueError(
-            f"{cls.__name__} is no attrs class at the top of a module, so JSON cannot name it; move it there, or "
-            "register it"
+            f"{cls.__name__} is not an attrs class at the top level of a module, so JSON cannot name it; move it "
+            "there, or register it"
         )
     return kind
 
@@ -268,12 +269,12 @@ def _kind_of(cls: type, members: Registry[Any], *, is_named_by_module: bool) -> 
 def _class_of(kind: str) -> type:
     found = _found(kind)
     if found is None:
-        raise ValueError(f"there is no class {kind[:80]!r} here; import its module first, or give it with --import")
+        raise ValueError(f"unknown class {kind[:80]!r}; import its module first, or pass the module to --import")
     return found
 
 
 def _found(kind: str) -> type | None:
-    """Return an attrs class of a module that has been imported: text from elsewhere imports nothing."""
+    """Return an attrs class of an imported module, without importing anything, since the text may be untrusted."""
     module, _, name = kind.partition(":")
     found = getattr(sys.modules.get(module), name, None)
     return found if isinstance(found, type) and attrs.has(found) else None

@@ -1,6 +1,6 @@
 """Strict types for specs and bounded parsing of JSON.
 
-A check of a value that is the same for every use belongs here.
+This module has the checks of values that are the same for every use.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import attrs
 
 JSON = "json"
 NOT_IN_JSON = {JSON: "never"}
-"""Field metadata: the field is not written to JSON, and has its default when read back."""
+"""Field metadata: JSON does not hold the field, which has its default when read back."""
 
 _MAX_INTEGER = 1 << 64
 _SHOWN = 80
@@ -27,8 +27,8 @@ _SHOWN = 80
 def strict(cls: type, fields: list[attrs.Attribute[Any]]) -> list[attrs.Attribute[Any]]:
     """Let a class check its fields' values against their annotations: `@attrs.frozen(field_transformer=strict)`.
 
-    Numbers, booleans, strings, literals, and tuples of them are checked, before the fields' own validators; other
-    annotations are not. A value that does not fit is a ValueError that names the field.
+    The class checks numbers, booleans, strings, literals and tuples of these before the fields' own validators run; it
+    does not check other annotations. A value of the wrong type raises a ValueError that names the field.
     """
     del cls
     return [
@@ -40,14 +40,16 @@ def strict(cls: type, fields: list[attrs.Attribute[Any]]) -> list[attrs.Attribut
 
 
 def fitting(value: Any, annotation: Any) -> Any:
-    """Return `value` if it is what an annotation says, a whole number as a float where a float is meant.
+    """Return `value` if it matches an annotation, with an integer converted to a float where a float is expected.
 
     Args:
-        value: anything.
-        annotation: `int`, `float`, `str`, `bool`, a `Literal`, a union or tuple of them; others let everything in.
+        value: any value.
+        annotation: `int`, `float`, `str`, `bool`, a `Literal`, or a union or tuple of these; any other annotation
+            accepts every value.
 
     Raises:
-        ValueError: if it is of another type, not finite, or of more than 64 bits; the message says what is expected.
+        ValueError: if the value has another type, is not finite, or has more than 64 bits; the message names the
+            expected type.
     """
     check = _SCALARS.get(annotation)
     if check is not None:
@@ -66,7 +68,7 @@ def fitting(value: Any, annotation: Any) -> Any:
 
 @attrs.frozen(eq=False)
 class _Annotated:
-    """A validator that checks a value against its field's annotation, then by the field's own validator."""
+    """A validator that checks a value against its field's annotation, then with the field's own validator."""
 
     then: Callable[[Any, attrs.Attribute[Any], Any], Any] | None
 
@@ -88,7 +90,7 @@ def _integer(value: Any) -> int:
     if not isinstance(value, int) or isinstance(value, bool):
         raise _refusal(value, "a whole number")
     if abs(value) > _MAX_INTEGER:
-        raise ValueError(f"a whole number of {value.bit_length()} bits is too large")
+        raise ValueError(f"an integer of {value.bit_length()} bits is too large")
     return value
 
 
@@ -123,7 +125,7 @@ def _literal(value: Any, choices: tuple[Any, ...]) -> Any:
 def _one_of(value: Any, annotations: tuple[Any, ...]) -> Any:
     if value is None and NoneType in annotations:
         return None
-    # Where an int will do as well as a float, it stays one.
+    # If both int and float are allowed, an int stays an int.
     order = sorted((each for each in annotations if each is not NoneType), key=lambda each: each is float)
     reasons = []
     for annotation in order:
@@ -167,18 +169,18 @@ _MAX_DIGITS = 40
 
 
 def parse_json(text: str | bytes, *, max_characters: int = MAX_CHARACTERS) -> Any:
-    """Return the value that a JSON text holds.
+    """Return the value of a JSON text.
 
     Args:
         text: one JSON value; bytes are UTF-8, UTF-16 or UTF-32, as JSON allows.
-        max_characters: longest text that is read, in characters or bytes.
+        max_characters: maximum length of the text, in characters or bytes.
 
     Raises:
-        ValueError: if it is no JSON, longer than that, nested too deeply, has a key twice in one object, or a number
-            that is NaN, infinite or of more than 40 digits.
+        ValueError: if the text is not JSON, is too long or too deeply nested, repeats a key in an object, or has a
+            number that is NaN, infinite or longer than 40 digits.
     """
     if len(text) > max_characters:
-        raise ValueError(f"it has {len(text):,} characters, and at most {max_characters:,} are read")
+        raise ValueError(f"it has {len(text):,} characters, but the maximum is {max_characters:,}")
     try:
         return json.loads(
             text, object_pairs_hook=_object, parse_constant=_no_number, parse_int=_short_integer, parse_float=_finite
@@ -192,17 +194,17 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     if len(values) != len(pairs):
         seen: set[str] = set()
         twice = next(key for key, _ in pairs if key in seen or seen.add(key))  # type: ignore[func-returns-value]
-        raise ValueError(f"the key {twice[:80]!r} is there twice")
+        raise ValueError(f"the key {twice[:80]!r} occurs twice")
     return values
 
 
 def _no_number(text: str) -> NoReturn:
-    raise ValueError(f"{text} is no number that JSON has")
+    raise ValueError(f"{text} is not a JSON number")
 
 
 def _short_integer(text: str) -> int:
     if len(text) > _MAX_DIGITS:
-        raise ValueError(f"a number has {len(text):,} digits, and at most {_MAX_DIGITS} are read")
+        raise ValueError(f"a number has {len(text):,} digits, but the maximum is {_MAX_DIGITS}")
     return int(text)
 
 
@@ -217,9 +219,9 @@ _END = re.compile(r"\r\n|\r|\n")
 
 
 def split_lines(text: str) -> list[str]:
-    r"""Return the lines of a text, without their ends: `\n`, `\r\n` or `\r`.
+    r"""Return the lines of a text without the line ends `\n`, `\r\n` or `\r`.
 
-    U+2028, U+0085, form feeds and the like are characters of a line: JSON, names of files and captions have them.
+    U+2028, U+0085, form feeds and similar characters do not end a line: JSON, file names and captions contain them.
 
     Examples:
         >>> split_lines("one\u2028line\ntwo\n")
@@ -230,5 +232,5 @@ def split_lines(text: str) -> list[str]:
 
 
 def repeated(names: Iterable[str]) -> list[str]:
-    """Return each name that comes more than once, sorted; time grows with the number of names."""
+    """Return each name that occurs more than once, sorted, in time proportional to the number of names."""
     return sorted(name for name, count in Counter(names).items() if count > 1)

@@ -1,10 +1,10 @@
-"""Reinforce DataComp-1B as DataCompDR-1B was: 10 augmentations, 5 synthetic captions, two ViT-L/14 teachers.
+"""Reinforce DataComp-1B like DataCompDR-1B: 10 augmentations, 5 synthetic captions, two ViT-L/14 teachers.
 
 Command:   python recipes/reinforce_datacompdr1b.py --data DataComp-1B --output DataCompDR-1B
 Try it:    python recipes/reinforce_datacompdr1b.py --tiny
 Hardware:  one process per GPU, or `--engine ray` for a cluster
 Time:      `--dry-run` measures the first shard and extrapolates; docs/reinforcing.md explains
-Result:    shards that the release's loader reads, and reinforcement.json; `mobileclip data check` checks them
+Result:    shards for the release's loader, and reinforcement.json; `mobileclip data check` checks the shards
 Source:    MobileCLIP (arXiv 2311.17049), section 4
 """
 

@@ -1,15 +1,15 @@
-"""Reinforce DFN-2B as DFNDR-2B was: 2 augmentations, 5 synthetic captions, two DFN ViT-L/14 teachers.
+"""Reinforce DFN-2B like DFNDR-2B: 2 augmentations, 5 synthetic captions, two DFN ViT-L/14 teachers.
 
-The captioner was trained on DFN-2B and tuned on MSCOCO; the released training script takes its set of captions. Others
-are published as apple/mobileclip2_coca_dfn2b_s13b_*. Give one or several with --captioner-weights; each of several
-writes a set of captions that is called like its file. The paper tuned the teachers' logit scales; of other teachers,
-`mobileclip data tune-scale` finds where to begin.
+The captioner was trained on DFN-2B and tuned on MSCOCO; the released training script uses this captioner's captions.
+Other captioners are published as apple/mobileclip2_coca_dfn2b_s13b_*. Pass one or more captioners with
+--captioner-weights; with several, each captioner writes a set of captions with the name of its file. The paper tuned
+the teachers' logit scales; for other teachers, `mobileclip data tune-scale` finds a starting point.
 
 Command:   python recipes/reinforce_dfndr2b.py --data DFN-2B --output DFNDR-2B
 Try it:    python recipes/reinforce_dfndr2b.py --tiny
 Hardware:  one process per GPU, or `--engine ray` for a cluster
 Time:      `--dry-run` measures the first shard and extrapolates; docs/reinforcing.md explains
-Result:    shards that the release's loader reads, and reinforcement.json; `mobileclip data check` checks them
+Result:    shards for the release's loader, and reinforcement.json; `mobileclip data check` checks the shards
 Source:    MobileCLIP2 (arXiv 2508.20691), section 3
 """
 

@@ -1,22 +1,23 @@
-r"""Train MobileCLIP2-B on DFNDR-12M: on all it stores, or on a row of what MobileCLIP2's ablations compare.
+r"""Train MobileCLIP2-B on DFNDR-12M: on all its data, or as in a row of MobileCLIP2's ablations.
 
-The flag `--data.caption-sets '^syn_text_NAME$'` takes another set of captions. Rows of a context are for data that
-was reinforced with the published captioners, whose sets are called like their files.
+The flag `--data.caption-sets '^syn_text_NAME$'` selects another set of captions. The rows with a context need data that
+was reinforced with the published captioners, whose sets of captions have the names of their files.
 
 Command:   torchrun --nproc-per-node 8 \
                recipes/train_b_dfndr12m.py all_sets \
                --data 'DFNDR-12M/{00000000..00001023}.tar'
 Try it:    python recipes/train_b_dfndr12m.py all_sets --tiny
-Hardware:  8 GPUs, each with 4 micro-batches of 256 in 21 GiB; 8 GiB with --recompute, a quarter more work; the
-           release's script has 32, with 256 samples each; any number of processes that divides the batch of 8,192
-Time:      246 million samples seen; the papers give no hours
+Hardware:  8 GPUs, each with 4 micro-batches of 256 in 21 GiB; 8 GiB with --recompute, which is a quarter more work. The
+           release's script uses 32 GPUs with 256 samples each. Any number of processes that divides the batch of 8,192
+           works
+Time:      246 million samples seen; the papers give no training time
 Result:    not published
-Source:    MobileCLIP2 (arXiv 2508.20691), and the released run_dfndr12m.sh; the set is that of run_dfndr2b.sh
+Source:    MobileCLIP2 (arXiv 2508.20691), and the released run_dfndr12m.sh; run_dfndr2b.sh for the set of captions
 
 Rows:
-    all_sets         Distil from real captions, and from synthetic ones of every set
+    all_sets         Distil from real captions and from synthetic captions of every set
     mscoco38k        Distil from synthetic captions of one captioner, tuned on MSCOCO
-    real             Distil from real captions alone
+    real             Distil from real captions only
     context_77       Distil from captioners of 77 positions
     context_128      Distil from captioners of 128 positions
     context_256      Distil from captioners of 256 positions

@@ -4,12 +4,12 @@ Command:   torchrun --nproc-per-node 8 recipes/train_coca.py context_77 \
                --data 'DFN-2B/{00000000..00099999}.tar'
 Try it:    python recipes/train_coca.py context_77 --tiny
 Hardware:  8 GPUs, each with 176 micro-batches of 64 in 36 GiB; 41 with texts of 128 positions, 53 with 256; any number
-           of processes that divides the batch of 90,112
-Time:      13 billion pairs seen; computed: 55,000 (77 positions), 62,700 (128) or 82,200 (256) A100 hours, as fast as
-           ViT-B/16 trains
+           of processes that divides the batch of 90,112 works
+Time:      13 billion pairs seen; estimates: 55,000 (77 positions), 62,700 (128) or 82,200 (256) A100 hours, at the
+           speed of ViT-B/16
 Result:    published as mobileclip2_coca_dfn2b_s13b_context77; not trained here
 Source:    MobileCLIP2 (arXiv 2508.20691) for data and samples seen; open_clip's coca_ViT-L-14 (laion2B-s13B-b90k) for
-           the model, the batch and the rate
+           the model, the batch size and the learning rate
 
 Rows:
     context_77   Train with texts of 77 positions

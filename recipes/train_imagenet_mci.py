@@ -3,11 +3,12 @@ r"""Train MCi0, MCi1 or MCi2 as a classifier on ImageNet-1k: a row of table 11.
 Command:   torchrun --nproc-per-node 8 recipes/train_imagenet_mci.py mci0 \
                --data imagenet/train --validation imagenet/val
 Try it:    python recipes/train_imagenet_mci.py mci0 --tiny
-Hardware:  FastViT's script trains on 8 GPUs, 128 images each; any number of processes that divides the batch of 1,024
-Time:      384 million images seen, 300 epochs; the papers give no hours
-Result:    top-1 on ImageNet-1k as published, beside each row; not trained here
-Source:    MobileCLIP (arXiv 2311.17049), table 11; FastViT (arXiv 2303.14189) and its released script, whose drop path
-           is that of its model of the nearest size here
+Hardware:  FastViT's script trains on 8 GPUs with 128 images each. Any number of processes that divides the batch of
+           1,024 works
+Time:      384 million images seen in 300 epochs; the papers give no training time
+Result:    top-1 on ImageNet-1k as published, next to each row; not trained here
+Source:    MobileCLIP (arXiv 2311.17049), table 11; FastViT (arXiv 2303.14189) and its released script, with the drop
+           path rate of FastViT's model of the nearest size
 
 Rows:
     mci0  Classify with MCi0, 11.8M parameters folded: 82.2

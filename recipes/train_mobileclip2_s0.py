@@ -4,10 +4,11 @@ Command:   torchrun --nproc-per-node 8 \
                recipes/train_mobileclip2_s0.py \
                --data 'DFNDR-2B/{FIRST..LAST}.tar'
 Try it:    python recipes/train_mobileclip2_s0.py --tiny
-Hardware:  8 GPUs, each with 16 micro-batches of 512 in 48 GiB; 18 GiB with --recompute, a quarter more work; the
-           release's script has 128, with 512 samples each; any number of processes that divides the batch of 65,536
-Time:      13 billion samples seen; the papers give no hours
-Result:    71.5 % zero-shot top-1 on ImageNet-1k, 59.7 on average of 38 data sets, as published
+Hardware:  8 GPUs, each with 16 micro-batches of 512 in 48 GiB; 18 GiB with --recompute, which is a quarter more work.
+           The release's script uses 128 GPUs with 512 samples each. Any number of processes that divides the batch of
+           65,536 works
+Time:      13 billion samples seen; the papers give no training time
+Result:    71.5 % zero-shot top-1 on ImageNet-1k and 59.7 on average over 38 data sets, as published
 Source:    MobileCLIP2 (arXiv 2508.20691)
 """
 

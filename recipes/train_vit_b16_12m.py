@@ -1,13 +1,14 @@
-r"""Train ViT-B/16 on DataCompDR-12M: a row of table 2 or 3a, plain CLIP among them.
+r"""Train ViT-B/16 on DataCompDR-12M: a row of table 2 or 3a, including plain CLIP.
 
 Command:   torchrun --nproc-per-node 8 \
                recipes/train_vit_b16_12m.py ensemble \
                --data 'DataCompDR-12M/{00000000..00001023}.tar'
 Try it:    python recipes/train_vit_b16_12m.py ensemble --tiny
-Hardware:  8 GPUs, each with 4 micro-batches of 256 in 20 GiB; 7 GiB with --recompute, a quarter more work; the release
-           used 32, with 256 samples each; any number of processes that divides the batch of 8,192
-Time:      246 million samples seen; the paper gives 1.3 h per 12.8M of them on 8 A100, plain and reinforced alike
-Result:    zero-shot top-1 on ImageNet-1k / mean R@1 on Flickr30k as published, beside each row
+Hardware:  8 GPUs, each with 4 micro-batches of 256 in 20 GiB; 7 GiB with --recompute, which is a quarter more work. The
+           release used 32 GPUs with 256 samples each. Any number of processes that divides the batch of 8,192 works
+Time:      246 million samples seen. The paper gives 1.3 h per 12.8M samples on 8 A100, both for plain and for
+           reinforced training
+Result:    zero-shot top-1 on ImageNet-1k / mean R@1 on Flickr30k as published, next to each row
 Source:    MobileCLIP (arXiv 2311.17049), tables 2 and 3a
 
 Rows:
@@ -16,10 +17,10 @@ Rows:
     one_teacher         Distil from one of the teachers: 59.3 / 70.5;
                         on data reinforced with `--augmentation crop`: 54.5 / 66.1
     ensemble            Distil from both teachers on both captions, w = 1: 61.7 / 72.0
-    weight_07           Distil with w = 0.7, beside the contrastive loss: 60.7 / 74.2
+    weight_07           Distil with w = 0.7, in addition to the contrastive loss: 60.7 / 74.2
     captions_real       Distil on real captions: 56.4 / 57.0
     captions_synthetic  Distil on synthetic captions: 49.8 / 72.2
-    captions_either     Distil on either captions: 57.3 / 68.6
+    captions_either     Distil on either real or synthetic captions: 57.3 / 68.6
 """
 
 from mobileclip.data import crop_augmentation

@@ -1,13 +1,13 @@
-r"""Train ViT-B/16 on some of what DataCompDR-12M stores: a row of table 4a or 4b.
+r"""Train ViT-B/16 on a part of the data in DataCompDR-12M: a row of table 4a or 4b.
 
 Command:   torchrun --nproc-per-node 8 \
                recipes/train_vit_b16_12m_stored.py augmentations_5 \
                --data 'DataCompDR-12M/{00000000..00001023}.tar'
 Try it:    python recipes/train_vit_b16_12m_stored.py augmentations_5 --tiny
-Hardware:  8 GPUs, each with 4 micro-batches of 256 in 20 GiB; 7 GiB with --recompute, a quarter more work; the release
-           used 32, with 256 samples each; any number of processes that divides the batch of 8,192
-Time:      369 million samples seen; the paper gives 1.3 h per 12.8M of them on 8 A100
-Result:    zero-shot top-1 on ImageNet-1k as published, beside each row
+Hardware:  8 GPUs, each with 4 micro-batches of 256 in 20 GiB; 7 GiB with --recompute, which is a quarter more work. The
+           release used 32 GPUs with 256 samples each. Any number of processes that divides the batch of 8,192 works
+Time:      369 million samples seen. The paper gives 1.3 h per 12.8M samples on 8 A100
+Result:    zero-shot top-1 on ImageNet-1k as published, next to each row
 Source:    MobileCLIP (arXiv 2311.17049), tables 4a and 4b
 
 Rows:
@@ -16,7 +16,7 @@ Rows:
     augmentations_5   Distil from 5 of 30 augmentations: 64.8
     augmentations_10  Distil from 10 of 30 augmentations: 64.7
     augmentations_30  Distil from 30 of 30 augmentations: 64.7
-    captions_0        Distil from real captions alone: 60.7
+    captions_0        Distil from real captions only: 60.7
     captions_1        Distil from 1 of 5 synthetic captions: 64.9
     captions_2        Distil from 2 of 5 synthetic captions: 65.2
     captions_3        Distil from 3 of 5 synthetic captions: 65.2

@@ -4,18 +4,18 @@ Command:   torchrun --nproc-per-node 8 \
                recipes/train_vit_b16_12m_text.py mct_4 \
                --data 'DataCompDR-12M/{00000000..00001023}.tar'
 Try it:    python recipes/train_vit_b16_12m_text.py mct_4 --tiny
-Hardware:  8 GPUs, each with 4 micro-batches of 256 in 20 GiB; 7 GiB with --recompute, a quarter more work; the release
-           used 32, with 256 samples each; any number of processes that divides the batch of 8,192
-Time:      246 million samples seen; the paper gives 1.3 h per 12.8M of them on 8 A100
-Result:    zero-shot top-1 on ImageNet-1k as published, beside each row; 12 layers without a RepMixer are the row
-           `ensemble` of train_vit_b16_12m
+Hardware:  8 GPUs, each with 4 micro-batches of 256 in 20 GiB; 7 GiB with --recompute, which is a quarter more work. The
+           release used 32 GPUs with 256 samples each. Any number of processes that divides the batch of 8,192 works
+Time:      246 million samples seen. The paper gives 1.3 h per 12.8M samples on 8 A100
+Result:    zero-shot top-1 on ImageNet-1k as published, next to each row; the row `ensemble` of train_vit_b16_12m has 12
+           attention layers and no RepMixer
 Source:    MobileCLIP (arXiv 2311.17049), table 5
 
 Rows:
     mct_6  Read texts with 6 attention layers between two RepMixers: 60.9
     mct_4  Read texts with 4 attention layers between two RepMixers: 60.8
     mct_2  Read texts with 2 attention layers between two RepMixers: 60.2
-    mct_1  Read texts with 1 attention layers between two RepMixers: 60.0
+    mct_1  Read texts with 1 attention layer between two RepMixers: 60.0
     mct_0  Read texts with 0 attention layers between two RepMixers: 57.9
 """
 

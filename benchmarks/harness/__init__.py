@@ -1,4 +1,4 @@
-"""What every benchmark shares: cases that are measured, a runner, one table, and one file of results."""
+"""Shared code of all benchmarks: measured cases, a runner, a table, and a results file."""
 
 from benchmarks.harness.apart import LostProcessError, in_own_process
 from benchmarks.harness.clock import (

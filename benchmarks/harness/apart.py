@@ -1,4 +1,4 @@
-"""A call in a process of its own: its memory and settings are gone with it, and so is all that it started."""
+"""Calls a function in its own process, whose memory, settings and child processes end with the call."""
 
 from __future__ import annotations
 
@@ -21,19 +21,19 @@ Result = TypeVar("Result")
 
 
 class LostProcessError(RuntimeError):
-    """A process that failed or died; the message says which."""
+    """A process failed or died; the message describes the cause."""
 
 
 def in_own_process(function: Callable[..., Result], *arguments: Any, log: Path | None = None) -> Result:
-    """Return what a function returns, called in a fresh process in a session of its own.
+    """Call a function in a new process and session, and return its result.
 
     Args:
-        function: of a module, so that the process finds it.
+        function: function at the top level of a module, so that the process can import it.
         arguments: can be pickled.
-        log: the file that gets what the process prints; None for this process's streams.
+        log: file for the output of the process; None for this process's streams.
 
     Raises:
-        LostProcessError: if the function raises, or the process is ended.
+        LostProcessError: if the function raises, or the process ends early.
     """
     context = multiprocessing.get_context("spawn")
     receiver, sender = context.Pipe(duplex=False)
@@ -48,7 +48,7 @@ def in_own_process(function: Callable[..., Result], *arguments: Any, log: Path |
     except EOFError:
         process.join()
         raise LostProcessError(
-            f"the process ended with status {process.exitcode}, by a crash or for want of memory{hint}"
+            f"the process ended with status {process.exitcode}, because of a crash or lack of memory{hint}"
         ) from None
     finally:
         _end(process)
@@ -59,7 +59,7 @@ def in_own_process(function: Callable[..., Result], *arguments: Any, log: Path |
 
 
 def _end(process: multiprocessing.process.BaseProcess) -> None:
-    """End a process and all that it started."""
+    """End a process and all its child processes."""
     assert process.pid is not None, "it was started"
     # A process that has only just begun has no session of its own yet.
     with contextlib.suppress(ProcessLookupError):

@@ -1,4 +1,4 @@
-"""Time and memory, and several sides that take turns."""
+"""Measures time and memory, of several sides in turn."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ _LARGEST = 2**31 - 1
 
 @attrs.frozen(kw_only=True)
 class Seconds:
-    """How long something took.
+    """The duration of a call.
 
     Args:
-        wall: by the clock.
-        cpu: of the processor, in this process and in those that it started and that have ended.
+        wall: wall-clock time.
+        cpu: processor time of this process and of its ended child processes.
     """
 
     wall: float
@@ -38,7 +38,7 @@ class Seconds:
 
 
 def seconds_of(call: Callable[[], object]) -> Seconds:
-    """Return what a call takes, its work on a GPU included."""
+    """Return the duration of a call, including its work on a GPU."""
     wall, cpu = time.perf_counter(), _processor_seconds()
     call()
     if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
@@ -47,7 +47,7 @@ def seconds_of(call: Callable[[], object]) -> Seconds:
 
 
 def clocked(call: Callable[[], object]) -> Callable[[], Seconds]:
-    """Return a function that measures what a call takes."""
+    """Return a function that measures the duration of a call."""
     return lambda: seconds_of(call)
 
 
@@ -57,13 +57,13 @@ def _processor_seconds() -> float:
 
 
 def in_turn(sides: Mapping[str, Callable[[], Found]], *, rounds: int) -> dict[str, list[Found]]:
-    """Return what each side gives, called once a round, in an order that is drawn anew.
+    """Return the results of each side, called once per round in random order.
 
-    A machine that slows down for a while slows all of them down.
+    If the machine is slower for a while, this affects all sides.
 
     Args:
-        sides: what is measured, by name.
-        rounds: calls of each.
+        sides: functions to measure, by name.
+        rounds: number of calls per side.
     """
     names = list(sides)
     found: dict[str, list[Found]] = {name: [] for name in names}
@@ -74,12 +74,12 @@ def in_turn(sides: Mapping[str, Callable[[], Found]], *, rounds: int) -> dict[st
 
 
 def rounds_of(rounds: int, *, batch_size: int) -> int:
-    """Return how many rounds a batch has: a third of those of one input, and five at least where that has as many."""
+    """Return the number of rounds for a batch: `rounds` for one input; else a third, but at least `min(5, rounds)`."""
     return rounds if batch_size == 1 else max(min(_FEWEST_ROUNDS, rounds), rounds // 3)
 
 
 def spread(numbers: Sequence[float], unit: str = "") -> Value:
-    """Return the median with the quartiles, where there are several numbers."""
+    """Return the median, with quartiles if there are several numbers."""
     if len(numbers) == 1:
         return Value(number=numbers[0], unit=unit)
     low, middle, high = statistics.quantiles(numbers, n=4)
@@ -92,7 +92,7 @@ def ratio(numerators: Sequence[float], denominators: Sequence[float]) -> Value:
 
 
 def start_peak(device: str) -> int:
-    """Start to watch the peak of this process's memory, and return the bytes it holds now."""
+    """Reset the peak memory of this process, and return its current memory in bytes."""
     if device == "cuda":
         torch.cuda.synchronize()
         torch.cuda.reset_peak_memory_stats()
@@ -102,7 +102,7 @@ def start_peak(device: str) -> int:
 
 
 def peak(device: str) -> int:
-    """Return the most bytes that this process held since `start_peak`, or since it began."""
+    """Return the peak memory of this process in bytes since `start_peak`, or since the process began."""
     return torch.cuda.max_memory_allocated() if device == "cuda" else _status("VmHWM")
 
 
@@ -112,11 +112,11 @@ def _status(field: str) -> int:
 
 
 def keep_memory() -> bool:
-    """Let this process keep what is freed, where the C library is glibc; return whether it will.
+    """Let this process keep freed memory if the C library is glibc; return whether this works.
 
-    By default, feature maps beyond 32 MiB, and smaller ones at the end of the heap, go back to the system after each
-    layer, and the next layer's come as pages of zeros. Whether they do depends on what else the process has done: an
-    eager batch of 32 takes up to twice as long behind a compiler's run.
+    By default, glibc returns the memory of feature maps beyond 32 MiB, and of smaller maps at the end of the heap, to
+    the system after each layer, and the system zeroes new pages for the next layer. This depends on the history of the
+    process: an eager batch of 32 takes up to twice as long after a compiler has run.
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     return mallopt is not None and bool(mallopt(_MMAP_MAX, 0)) and bool(mallopt(_TRIM_THRESHOLD, _LARGEST))

@@ -1,4 +1,4 @@
-"""What was measured, where and when, and the file that keeps it and that a later run goes on with."""
+"""Results of a benchmark with machine and commit, and the file that stores results so that a run can resume."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ class Value:
     """A number.
 
     Args:
-        number: what was measured; the median or the mean where it was measured several times.
-        unit: of it, such as `ms`; empty for none.
-        low: end of its interval: a quartile, or what the benchmark says; None for no interval.
-        high: the other end.
+        number: the measured value; a median or mean of several measurements.
+        unit: unit of the number, such as `ms`; empty for no unit.
+        low: lower end of the interval, a quartile unless the benchmark says otherwise; None for no interval.
+        high: upper end of the interval.
     """
 
     number: float
@@ -40,16 +40,16 @@ class Value:
 
 @attrs.frozen(kw_only=True)
 class Row:
-    """What came of one case, or of one side of it.
+    """The result of one case, or of one side in a case.
 
     Args:
-        case: what was measured, such as the model and the batch.
+        case: labels of the case, such as the model and the batch.
         values: the numbers, by name.
-        notes: what is no number, by name.
-        failure: why there are no numbers; None where there are.
-        seconds: that the whole case took.
+        notes: results that are not numbers, by name.
+        failure: reason for missing numbers; None if there are numbers.
+        seconds: duration of the whole case.
         load: load average of the machine when the case began.
-        commit: of the checkout; empty where nobody knows.
+        commit: commit of the checkout; empty if unknown.
     """
 
     case: Mapping[str, str] = attrs.field(factory=dict)
@@ -63,12 +63,12 @@ class Row:
 
 @attrs.frozen(kw_only=True)
 class Machine:
-    """Where it was measured; figures of two machines do not go into one file.
+    """The machine of a measurement; a file has results of one machine only.
 
     Args:
-        processor: what the processor calls itself.
-        threads: that PyTorch computes with.
-        card: of CUDA, with its memory and the versions of driver and CUDA; empty for the processor alone.
+        processor: name of the processor.
+        threads: number of PyTorch's threads.
+        card: CUDA device, with its memory and the versions of driver and CUDA; empty for results of the processor.
         torch: version of PyTorch.
         python: version of Python.
     """
@@ -81,7 +81,7 @@ class Machine:
 
     @classmethod
     def here(cls, device: str = "cpu") -> Machine:
-        """Return this machine; with its card where `device` is `cuda`."""
+        """Return this machine, with its card if `device` is a CUDA device."""
         return cls(
             processor=processor(),
             threads=torch.get_num_threads(),
@@ -91,20 +91,20 @@ class Machine:
         )
 
     def __str__(self) -> str:
-        """Return the machine in a line."""
+        """Return a one-line description of the machine."""
         where = self.card or f"{self.processor}, {self.threads} threads"
         return f"{where}, PyTorch {self.torch}, Python {self.python}"
 
 
 @attrs.frozen(kw_only=True)
 class Results:
-    """All that a benchmark has measured.
+    """All results of a benchmark.
 
     Args:
-        benchmark: its name.
-        choices: of it, as its flags are called.
-        machine: where.
-        rows: what came of the cases.
+        benchmark: name of the benchmark.
+        choices: settings of the benchmark, by flag.
+        machine: the machine.
+        rows: results of the cases.
     """
 
     benchmark: str
@@ -114,15 +114,15 @@ class Results:
 
 
 def read_results(path: Path, now: Results, *, selects: frozenset[str]) -> Results:
-    """Return `now` with the rows of a file; without any where there is none.
+    """Return `now` with the rows of a file, or without rows if the file does not exist.
 
     Args:
-        path: of the file.
-        now: what is about to be measured.
-        selects: choices that may differ, since they say which cases there are.
+        path: path of the file.
+        now: results to extend, with the settings of the current run.
+        selects: settings that may differ, since they only select cases.
 
     Raises:
-        ValueError: if the file was measured otherwise or elsewhere, or is none of results.
+        ValueError: if the file has other settings or another machine, or is not a results file.
     """
     if not path.exists():
         return now
@@ -138,25 +138,25 @@ def read_results(path: Path, now: Results, *, selects: frozenset[str]) -> Result
     names = [name for name in both[0] | both[1] if both[0].get(name) != both[1].get(name)]
     if names:
         told = ", ".join(f"{name} was {both[0].get(name)} and is {both[1].get(name)}" for name in names)
-        raise ValueError(f"{path} was measured otherwise: {told}; {_ADVICE}")
+        raise ValueError(f"{path} has other settings: {told}; {_ADVICE}")
     return attrs.evolve(now, rows=then.rows)
 
 
 def write_results(path: Path, results: Results) -> None:
-    """Write a file anew, whole or not at all."""
+    """Replace a file atomically."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with atomic_write(path) as file:
         file.write(f"{to_json(results, indent=1)}\n".encode())
 
 
 def load_average() -> float:
-    """Return how many processes computed or waited to, in the mean of the last minute."""
+    """Return the load average of the last minute: the mean number of running or waiting processes."""
     return round(os.getloadavg()[0], 2)
 
 
 @cache
 def commit() -> str:
-    """Return the commit of this checkout, with a plus behind it where files differ from it."""
+    """Return the commit of this checkout, followed by a plus if files differ from the commit."""
     said = _said(
         "git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty=+", "--abbrev=12", "--exclude=*"
     )
@@ -178,7 +178,7 @@ def _said(program: str, *arguments: str) -> str | None:
 
 
 def text(number: float, unit: str = "") -> str:
-    """Return a number as people read it: three digits, and a cosine with as many as tell it from one."""
+    """Return a number with three digits, or a cosine with enough digits to differ from one."""
     if unit == "cosine":
         return f"1 - {1 - number:.0e}" if 1 - 1e-5 < number < 1 else f"{number:.5f}"
     return f"{number:,.0f}" if abs(number) >= 100 else f"{number:.3g}"

@@ -1,4 +1,4 @@
-"""What a benchmark is, and how one is run: case by case, each kept as soon as it is there."""
+"""The base class of benchmarks, and a runner that measures case by case and stores each result at once."""
 
 from __future__ import annotations
 
@@ -36,9 +36,10 @@ class Case:
     """One thing to measure.
 
     Args:
-        labels: what it is, such as the model and the batch; no other case has the same.
-        measure: gives a row, or one for each of several sides; it can be pickled where it is measured apart.
-        apart: measure it in a process of its own. What that cannot do is a row that failed, and the others go on.
+        labels: unique description of the case, such as the model and the batch.
+        measure: function that returns one row per side; must be picklable if `apart` is true.
+        apart: whether to measure the case in its own process. If the process fails, the case becomes a failed row, and
+            the run continues.
     """
 
     labels: Mapping[str, str]
@@ -48,13 +49,13 @@ class Case:
 
 @attrs.frozen(kw_only=True)
 class Bench:
-    """What every benchmark has; one is a class below this one.
+    """Base class of all benchmarks.
 
     Args:
-        output: JSON file of the results, beside which their table goes as Markdown; cases that it has are not measured
-            again. None to print the table alone.
-        threads: threads that PyTorch computes with on the processor; None for its own choice.
-        tiny: everything so small that it only shows whether it runs.
+        output: JSON file for the results, with the table as Markdown next to it; cases in the file are not measured
+            again. None to only print the table.
+        threads: number of PyTorch's threads on the processor; None for PyTorch's default.
+        tiny: whether to use tiny settings that only show whether the benchmark runs.
     """
 
     output: Path | None = None
@@ -62,29 +63,29 @@ class Bench:
     tiny: bool = False
 
     selects: ClassVar[frozenset[str]] = frozenset()
-    """Choices that say which cases there are, and change none of them."""
+    """Settings that select cases without changing them."""
     smallest: ClassVar[Mapping[str, object]] = {}
-    """What `tiny` chooses."""
+    """Settings for `tiny`."""
 
     def cases(self) -> Iterable[Case]:
-        """Return what is measured, in this order."""
+        """Return the cases, in the order of measurement."""
         raise NotImplementedError
 
     def small(self) -> Self:
-        """Return the choices of `tiny`."""
+        """Return the benchmark with the settings for `tiny`."""
         choices: Mapping[str, Any] = self.smallest
         return attrs.evolve(self, **choices)
 
     def finish(self, results: Results) -> None:
-        """Do what is left when all is measured, such as a picture of it."""
+        """Finish after all measurements, for example with a chart."""
 
 
 def require(*modules: str, extras: tuple[str, ...] = ("test",)) -> None:
-    """Leave with the command that installs what is missing, before anything is made.
+    """Exit with the install command if packages are missing, before any work.
 
     Args:
-        modules: that must be there.
-        extras: that bring them.
+        modules: modules that must be installed.
+        extras: extras that install the modules.
 
     Raises:
         SystemExit: if one is not.
@@ -92,18 +93,18 @@ def require(*modules: str, extras: tuple[str, ...] = ("test",)) -> None:
     missing = [name for name in modules if importlib.util.find_spec(name) is None]
     if missing:
         names = " and ".join(missing)
-        raise SystemExit(f"{names} cannot be imported, so nothing can be compared: {install_library(*extras)}")
+        raise SystemExit(f"{names} cannot be imported, so there is nothing to compare: {install_library(*extras)}")
 
 
 def run(bench: Bench, name: str) -> Results:
-    """Measure what is not known yet, print the table, and return all results.
+    """Measure the missing cases, print the table, and return all results.
 
     Args:
         bench: the benchmark.
-        name: of it.
+        name: name of the benchmark.
 
     Raises:
-        ValueError: if the file of results was measured otherwise.
+        ValueError: if the results file has other settings.
     """
     bench = bench.small() if bench.tiny else bench
     before = torch.get_num_threads()
@@ -144,7 +145,7 @@ def _run(bench: Bench, name: str) -> Results:
 
 
 def _tell(progress: str) -> None:
-    """Show how far a run is, unless `--quiet` is given."""
+    """Print the progress of a run, unless `--quiet` is given."""
     if not common_flags().quiet:
         say(progress, error=True)
 
@@ -158,7 +159,7 @@ def _is_known(case: Case, rows: Iterable[Row]) -> bool:
 
 
 def _measured(case: Case, bench: Bench) -> Iterator[Row]:
-    """Yield the rows of a case with what is the same for all of them."""
+    """Yield the rows of a case with their common fields."""
     load, started = load_average(), time.monotonic()
     try:
         found = _apart(case, bench) if case.apart else list(case.measure())

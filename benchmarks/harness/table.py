@@ -14,14 +14,14 @@ _SHOWN = 300
 
 
 def columns(rows: Sequence[Row]) -> tuple[list[str], list[str], list[str]]:
-    """Return the names of the columns: of cases, of values and of notes, each as the rows first have them."""
+    """Return the column names of cases, values and notes, in the order of their first use."""
     names = [[name for row in rows for name in getattr(row, part)] for part in ("case", "values", "notes")]
     cases, values, notes = (list(dict.fromkeys(part)) for part in names)
     return cases, values, notes
 
 
 def cells(rows: Sequence[Row]) -> tuple[list[str], list[list[str]]]:
-    """Return the head of the table, with units, and its rows; of failed ones, the last cell says so."""
+    """Return the table's head, with units, and its rows; the last cell marks failed rows."""
     cases, values, notes = columns(rows)
     units = {name: value.unit for row in rows for name, value in row.values.items()}
     has_failures = any(row.failure for row in rows)
@@ -53,7 +53,7 @@ def _cell(value: Value | None) -> str:
 
 
 def terminal_table(results: Results) -> Table:
-    """Return the table for the terminal; labels and notes are aligned to the left, numbers to the right."""
+    """Return the table for the terminal, with labels and notes left-aligned and numbers right-aligned."""
     from rich.table import Table
 
     title = f"{results.benchmark}: {results.machine}"
@@ -68,12 +68,12 @@ def terminal_table(results: Results) -> Table:
 
 
 def failures(rows: Iterable[Row]) -> list[str]:
-    """Return a line for each row that failed."""
+    """Return a line per failed row."""
     return [f"{', '.join(row.case.values())}: {row.failure[:_SHOWN]}" for row in rows if row.failure is not None]
 
 
 def markdown(rows: Sequence[Row]) -> str:
-    """Return the table as Markdown, and below it what could not be measured."""
+    """Return the table as Markdown, followed by the failures."""
     head, body = cells(rows)
     lines = ["| " + " | ".join(cells) + " |" for cells in (head, ["---"] * len(head), *body)]
     failed = failures(rows)

@@ -1,4 +1,4 @@
-"""An image-text set of icons: fifteen icon sets and six vendors' emoji, with names, captions, splits and licences."""
+"""An image-text data set of fifteen icon sets and six vendors' emoji, with names, captions, splits and licences."""
 
 from examples.icons.dataset import IconDataSpec, build_dataset
 

@@ -6,9 +6,9 @@ Hardware:  any computer, about 2 GiB of memory
 Time:      minutes, most of them for rendering; it may be stopped, and goes on with the set of icons that it was at
 Result:    outputs/icons: shards of each split in the public layout, and datacard.json with counts, sources and licences
 
-The icon sets come through npm. One drawing per set and name is taken. Training sees most of them. The held-out parts
-ask for unseen drawings of seen names, for a set that training never saw, and for unseen names. A held-out drawing with
-a near duplicate in training is left out, and counted.
+npm installs the icon sets. The data set takes one drawing per set and name, most of these for training. The held-out
+parts have unseen drawings of seen names, drawings of an unseen set, and drawings of unseen names. The data set leaves
+out, and counts, held-out drawings with a near duplicate in training.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from examples.icons import IconDataSpec, build_dataset
 
 
 def icons() -> IconDataSpec:
-    """Return the data set: everything is a flag of the command line."""
+    """Return the settings of the data set; all of them are flags of the command line."""
     return IconDataSpec()
 
 

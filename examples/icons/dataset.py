@@ -1,4 +1,4 @@
-"""The icons as an image-text set on disk: rendered, captioned, split, and written as shards of the public layout."""
+"""Makes an image-text data set of icons: renders, captions and splits icons, and writes shards in the public layout."""
 
 from __future__ import annotations
 
@@ -32,32 +32,31 @@ def _known(_: object, attribute: attrs.Attribute[tuple[str, ...]], value: tuple[
     unknown = [name for name in value if name not in _SET_NAMES]
     if unknown or len(set(value)) < 2 or len(set(value)) != len(value):
         raise ValueError(
-            f"{attribute.name} are two or more different ones of {', '.join(_SET_NAMES)}; got {', '.join(value)}"
+            f"{attribute.name} must be two or more different sets of {', '.join(_SET_NAMES)}; got {', '.join(value)}"
         )
 
 
 @attrs.frozen(kw_only=True)
 class IconDataSpec:
-    """The choices of the data set.
+    """Settings of the data set.
 
     Args:
-        output: its folder.
-        sets: whose drawings.
-        image_size: side of the pictures, in pixels.
-        max_words: of a name; icons with longer ones are left out.
-        held_out_set: the set that training never sees; nothing is held out for it where it is not among `sets`.
-        min_sets: a name that so many sets drew is a class, which the held-out parts ask for.
+        output: folder of the data set.
+        sets: icon sets to use.
+        image_size: side of the images, in pixels.
+        max_words: maximum number of words in a name; the data set leaves out icons with longer names.
+        held_out_set: the set that training never sees; without effect if it is not in `sets`.
+        min_sets: minimum number of sets with a name that make the name a class for the held-out parts.
         name_fraction: fraction of the classes that training never sees.
-        picture_fraction: fraction of the other classes of which one set's drawing is held out.
-        validation_share: fraction of those held-out drawings that settings are chosen on.
-        duplicate_rms: two pictures whose 16 x 16 grey levels (0 to 1) differ by less, as root of the mean square, are
-            near duplicates.
+        picture_fraction: fraction of the other classes with one set's drawing held out.
+        validation_share: fraction of these held-out drawings for validation.
+        duplicate_rms: maximum root mean squared difference of near duplicates, between 16 x 16 grey levels (0 to 1).
         samples_per_shard: pictures in a shard.
         num_processes: drawings rendered at once.
-        seed: of all choices, and of the order of the samples.
+        seed: seed of all random choices, and of the order of the samples.
 
     Raises:
-        ValueError: if a number is out of its range, or a set is unknown.
+        ValueError: if a number is out of range, or a set is unknown.
     """
 
     output: Path = Path("outputs/icons")
@@ -76,13 +75,13 @@ class IconDataSpec:
 
 
 def build_dataset(spec: IconDataSpec) -> DrawnDataset:
-    """Download, render, caption, split and write the set; what is there already is not done again.
+    """Download, render, caption, split and write the data set; finished steps are not repeated.
 
     Args:
         spec: the choices.
 
     Raises:
-        ValueError: if the network or npm fails, or the folder holds a data set made with other choices.
+        ValueError: if the network or npm fails, or the folder holds a data set with other settings.
     """
     claim(spec.output, attrs.evolve(spec, output=Path()))
     if not is_finished(spec.output):
@@ -93,7 +92,7 @@ def build_dataset(spec: IconDataSpec) -> DrawnDataset:
 
 
 def build_from_sets(spec: IconDataSpec, sets: Sequence[IconSet]) -> None:
-    """Render, caption, split and write what was read from the packages; the card comes last."""
+    """Render, caption, split and write the icons of the packages, and write the card last."""
     drawings = {one.style.name: {icon.key: (icon.name, icon.svg) for icon in one.icons} for one in sets}
     found = render_sets(spec.output / "renderings", drawings, spec.image_size, num_processes=spec.num_processes)
     renderings = {key: one for several in found.values() for key, one in several.items()}
@@ -151,7 +150,7 @@ def _sample(spec: IconDataSpec, icon: Icon, one: IconSet, rendering: Rendering) 
 
 
 def _origin(spec: IconDataSpec, sets: Sequence[IconSet], icons: Sequence[Icon]) -> dict[str, Any]:
-    """Return where the pictures come from, and on what terms."""
+    """Return the sources of the images and their licences."""
     drawn = Counter(icon.set_name for icon in icons)
     return {
         "name": "icons and emoji of many sets with their names and keywords",
@@ -184,12 +183,12 @@ _WIDE = 1.6
 
 
 def keyword_caption(icon: Icon, *, seed: int) -> str:
-    """Return one to four keywords in any order, the same for an icon and a seed: a noisy caption, as the web's are."""
+    """Return one to four keywords in random order by icon and seed: a noisy caption, like captions on the web."""
     return chosen_keywords(icon.keywords, key=icon.key, seed=seed)
 
 
 def synthetic_captions(icon: Icon, rendering: Rendering) -> tuple[str, ...]:
-    """Return sentences as a captioner would write them: of name, kind, and what was measured on the picture."""
+    """Return sentences like a captioner's, composed of name, kind, and measurements of the image."""
     colours = listed(rendering.colours)
     shape = "wide " if rendering.aspect > _WIDE else "tall " if rendering.aspect < 1 / _WIDE else ""
     manner = "line " if rendering.coverage < _LINES else "solid " if rendering.coverage > _FILLED else ""
@@ -207,20 +206,20 @@ _ROWS = 2048
 
 
 def fingerprint(png: bytes) -> npt.NDArray[np.float32]:
-    """Return a picture as 16 x 16 grey levels of 0 to 1, row by row."""
+    """Return an image as 16 x 16 grey levels from 0 to 1, row by row."""
     small = decode_image(png).convert("L").resize((SIDE, SIDE), Image.Resampling.BOX)
     levels: npt.NDArray[np.float32] = np.asarray(small, dtype=np.float32).reshape(-1) / np.float32(255)
     return levels
 
 
 def near_duplicates(prints: Sequence[npt.NDArray[np.float32]], *, max_rms: float) -> Iterator[tuple[int, int]]:
-    """Yield the pairs of pictures whose fingerprints differ by less than `max_rms`, the first before the second.
+    """Yield the pairs of images whose fingerprints differ by less than `max_rms`, in order.
 
-    Every pair is compared, a block of rows at a time: 40,000 pictures take a minute of one core, and 400 MB.
+    The function compares all pairs, in blocks of rows: 40,000 images take a minute on one core, and 400 MB.
 
     Args:
-        prints: a fingerprint for each picture.
-        max_rms: root of the mean squared difference of grey levels.
+        prints: fingerprints, one per image.
+        max_rms: maximum root mean squared difference of grey levels.
     """
     every = np.stack(prints)
     # Around zero, float32 keeps the digits that small differences need.

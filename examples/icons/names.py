@@ -1,4 +1,4 @@
-"""From the names that icon sets give their files to what an icon depicts, by rule."""
+"""Derives what an icon depicts from the name of its file, by rules."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ _MARKS = frozenset(("brand", "brands", "logo", "logos", "social"))
 
 
 def clean_name(name: str, *, max_words: int) -> str | None:
-    """Return what an icon depicts as a phrase in lower case, or None where its name does not say it.
+    """Return a lower-case phrase for what an icon depicts, or None if the name does not describe this.
 
-    Words at the end that say how it is drawn (`outline`, `bold`, a size in pixels, a number of the variant) and a
-    platform at the start are left out. Trade marks, longer phrases and single characters give None.
+    The function leaves out final words about the style (`outline`, `bold`, a size in pixels, a number of the variant)
+    and an initial platform. Trade marks, longer phrases and single characters give None.
 
     Args:
-        name: words joined by dashes, as icon sets spell them.
-        max_words: longer phrases tell of a product more often than of a thing.
+        name: name in the icon set, words joined by dashes.
+        max_words: maximum number of words, since longer phrases more often name a product than a thing.
 
     Example:
         >>> clean_name("arrow-left-24-filled", max_words=4)
@@ -46,7 +46,7 @@ def clean_name(name: str, *, max_words: int) -> str | None:
 
 
 def family(phrase: str) -> str:
-    """Return what phrases of the same words share, in any order, one or many: `arrows left` and `left arrow`."""
+    """Return a common key of phrases with the same words in any order and number: `arrows left` and `left arrow`."""
     return " ".join(sorted({_singular(word) for word in phrase.split()}))
 
 

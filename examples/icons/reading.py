@@ -1,4 +1,4 @@
-"""One drawing of every name from each set, with what the set knows of it."""
+"""Reads one drawing per name from each set, with the set's metadata."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ class Icon:
     """One drawing.
 
     Args:
-        set_name: whose.
-        source: its name in its set.
-        name: what it depicts.
-        keywords: what people would search it by: the words of its name, its other names, and categories.
-        kind: a category of its set, empty where it has none.
+        set_name: name of the set.
+        source: name of the icon in its set.
+        name: the depicted thing.
+        keywords: search terms: the words of its name, its other names, and categories.
+        kind: category in its set; empty if there is no category.
         svg: the whole document.
     """
 
@@ -51,11 +51,11 @@ class IconSet:
     """What one set gives.
 
     Args:
-        style: whose.
+        style: style of the set.
         icons: one for each name.
-        num_drawings: before names were cleaned and variants left out.
-        licence: as the package states it.
-        variants: by name, its drawings in every manner, those of `icons` first.
+        num_drawings: number of drawings before cleaning names and dropping variants.
+        licence: licence according to the package.
+        variants: all drawings by name, the drawing of `icons` first.
     """
 
     style: Style
@@ -66,13 +66,13 @@ class IconSet:
 
 
 def read_sets(modules: Path, styles: Iterable[Style], *, max_words: int, seed: int) -> list[IconSet]:
-    """Return one drawing of every name from each set.
+    """Return one drawing per name from each set.
 
     Args:
-        modules: the `node_modules` with the packages.
+        modules: the `node_modules` folder with the packages.
         styles: the sets.
-        max_words: of a name.
-        seed: of the choice among variants of a drawing.
+        max_words: maximum number of words in a name.
+        seed: seed of the choice among variants of a drawing.
     """
     drawn = [read_drawings(modules, style) for style in styles]
     concepts = read_concepts(modules)
@@ -99,7 +99,7 @@ def read_sets(modules: Path, styles: Iterable[Style], *, max_words: int, seed: i
 
 
 def _icons(drawn: DrawingSet, categories: Mapping[str, tuple[str, ...]], *, max_words: int) -> Iterable[Icon]:
-    """Yield the drawings that have a name; what else the set calls them are keywords, and no pictures of their own."""
+    """Yield the drawings that have a name; the set's other names for a drawing become its keywords."""
     named: dict[str, dict[str, str]] = {}
     for drawing in drawn.drawings:
         name = clean_name(drawing.name, max_words=max_words)
@@ -133,7 +133,7 @@ def _emoji(drawn: DrawingSet, concepts: Mapping[str, Concept], names: Mapping[st
 
 
 def _categories(package: Path) -> dict[str, tuple[str, ...]]:
-    """Return the categories of every icon that has some, in lower case."""
+    """Return the lower-case categories of every icon that has categories."""
     path = package / "metadata.json"
     listed = json.loads(path.read_text(encoding="utf-8")).get("categories", {}) if path.exists() else {}
     found: dict[str, tuple[str, ...]] = {}

@@ -1,4 +1,4 @@
-"""The icon sets, and the packages that they come in. Their licences come with them and go into the data card."""
+"""The icon sets and their packages. The data card lists the licences in the packages."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which icons are for training, and which unseen ones settings are chosen on and results reported on."""
+"""Splits the icons into training, validation and test icons."""
 
 from __future__ import annotations
 
@@ -22,15 +22,15 @@ TITLES = {
 
 @attrs.frozen(kw_only=True)
 class Division:
-    """The icons of every split, as indices.
+    """The indices of the icons in every split.
 
     Args:
-        members: by the name of the split.
-        num_twins: by the name of the split: held-out icons that were left out for a near duplicate in training, or
-            among those that settings are chosen on.
-        num_unused: drawings of no split: of the held-out set whose names are no seen classes, and of names that share
-            their words with an unseen class and are none.
-        class_names: what classification chooses from, by the name of the split.
+        members: indices by the name of the split.
+        num_twins: number of held-out icons left out because of a near duplicate in training or validation, by the name
+            of the split.
+        num_unused: number of drawings without a split: drawings of the held-out set whose names are not seen classes,
+            and drawings of names that share the words of an unseen class without being a class.
+        class_names: classes for zero-shot classification, by the name of the split.
     """
 
     members: Mapping[str, tuple[int, ...]]
@@ -50,17 +50,17 @@ def divide(
     min_sets: int,
     seed: int,
 ) -> Division:
-    """Return which icon is in which split; names of the same words stay together.
+    """Return the splits; names with the same words stay together.
 
     Args:
         icons: all of them.
         twins: pairs of near duplicates.
         held_out_set: the set that training never sees.
-        name_fraction: fraction of the classes whose drawings are all held out.
-        picture_fraction: fraction of the other classes of which one drawing is held out.
-        validation_share: fraction of these whose drawing is for choosing settings.
-        min_sets: a name that so many sets drew is a class.
-        seed: of the choices.
+        name_fraction: fraction of the classes with all drawings held out.
+        picture_fraction: fraction of the other classes with one drawing held out.
+        validation_share: fraction of these drawings for validation.
+        min_sets: minimum number of sets with a name that make the name a class.
+        seed: seed of the random choices.
     """
     by_family: dict[str, list[int]] = {}
     for index, icon in enumerate(icons):
@@ -95,7 +95,7 @@ def divide(
 
 
 def _drawn_by(icons: Iterable[Icon], min_sets: int) -> set[str]:
-    """Return the names that at least so many sets drew."""
+    """Return the names that at least `min_sets` sets have."""
     sets: dict[str, set[str]] = {}
     for icon in icons:
         sets.setdefault(icon.name, set()).add(icon.set_name)
@@ -105,7 +105,7 @@ def _drawn_by(icons: Iterable[Icon], min_sets: int) -> set[str]:
 def _without_twins(
     sides: Mapping[str, Sequence[int]], twins: Iterable[tuple[int, int]]
 ) -> tuple[dict[str, tuple[int, ...]], dict[str, int]]:
-    """Return the splits without what has a near duplicate in a split before them, and how many that were."""
+    """Return the splits without near duplicates of earlier splits, and the number of near duplicates."""
     rank = {TRAIN: 0, VALIDATION: 1, TEST_PICTURES: 2, TEST_SET: 2, TEST_NAMES: 2}
     side_of = {index: name for name, indices in sides.items() for index in indices}
     dropped: set[int] = set()

@@ -1,4 +1,4 @@
-"""Which held-out pictures are easier than their split says: a glyph of training once more, a name of known words."""
+"""Finds easy held-out images: images with a glyph from training, and names whose words are all known."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ Glyphs = npt.NDArray[np.float32]
 
 
 def glyph(png: bytes) -> Glyphs:
-    """Return a picture's ink, cut out, centred in a square and scaled to 16 x 16, as a vector of mean 0 and length 1.
+    """Return an image's ink, cropped, centred in a square and scaled to 16 x 16, as a vector with mean 0 and norm 1.
 
-    Margins are gone, and a stroke that is a little thicker changes little. A picture without ink gives zeros.
+    Margins have no effect, and a slightly thicker stroke has little effect. An image without ink gives zeros.
     """
     ink = ImageOps.invert(decode_image(png).convert("L"))
     box = ink.point(lambda level: 255 if level > _PAPER else 0).getbbox()
@@ -40,23 +40,23 @@ def glyph(png: bytes) -> Glyphs:
 
 
 def has_same_glyph(asked: Glyphs, known: Glyphs, *, min_correlation: float) -> Bits:
-    """Return which glyphs correlate with any of the known ones.
+    """Return a mask of the glyphs that correlate with any known glyph.
 
     Shape:
-        asked, known: (pictures, 16 x 16), as `glyph` gives them.
+        asked, known: (images, 16 x 16), from `glyph`.
     """
     best = [(asked[start : start + _ROWS] @ known.T).max(1) for start in range(0, len(asked), _ROWS)]
     return np.asarray(np.concatenate(best) >= min_correlation)
 
 
 def has_seen_words(names: Iterable[str], known: Iterable[str]) -> Bits:
-    """Return which names consist of words that stand in known names, letter for letter, in any order."""
+    """Return a mask of the names whose words all occur in known names, letter for letter, in any order."""
     words = {word for name in set(known) for word in name.split()}
     return np.array([words.issuperset(name.split()) for name in names])
 
 
 def strict_bits(dataset: DrawnDataset) -> Mapping[str, Mapping[str, Bits]]:
-    """Return a bit for each picture of each held-out part: by `SAME_GLYPH`, and of unseen names by `SEEN_WORDS`."""
+    """Return one bit per image of each held-out part, for `SAME_GLYPH`, and for `SEEN_WORDS` of unseen names."""
     train = list(dataset.train.samples())
     names, known = [one.metadata["label"] for one in train], _glyphs(train)
     found: dict[str, dict[str, Bits]] = {}

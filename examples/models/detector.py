@@ -1,4 +1,4 @@
-"""A detector whose backbone is an image encoder of MobileCLIP: torchvision's pyramid and RetinaNet above its maps.
+"""A detector with a MobileCLIP image encoder as backbone, and torchvision's feature pyramid and RetinaNet.
 
 python examples/models/detector.py mobileclip_s2.pt      # without a file, MCi2 with random weights
 """
@@ -17,7 +17,7 @@ from mobileclip.encoders import load_model
 
 
 class PyramidBackbone(nn.Module):
-    """Feature maps of an encoder's stages, brought to one width from the coarsest down."""
+    """Feature maps of an encoder's stages, projected to one width and merged from coarse to fine."""
 
     def __init__(self, encoder: nn.Module, *, stages: tuple[int, ...] = (1, 2, 3), out_channels: int = 128) -> None:
         super().__init__()
@@ -25,7 +25,7 @@ class PyramidBackbone(nn.Module):
         self.pyramid = FeaturePyramidNetwork([encoder.dims[stage] for stage in stages], out_channels)
 
     def forward(self, images: Tensor) -> dict[str, Tensor]:
-        """Return a map for each stage, by name."""
+        """Return one map per stage, by name."""
         maps = self.encoder.features(images, self.stages)
         return self.pyramid({f"stage_{stage}": each for stage, each in zip(self.stages, maps, strict=True)})
 
@@ -33,7 +33,7 @@ class PyramidBackbone(nn.Module):
 def detector(
     encoder: nn.Module, *, num_classes: int, stages: tuple[int, ...] = (1, 2, 3), size: int = 256
 ) -> RetinaNet:
-    """Return a RetinaNet whose anchors are four positions wide at each stage, for images as the encoder takes them."""
+    """Return a RetinaNet with anchors that are four positions wide at each stage, for the encoder's input images."""
     sides = tuple((4 * encoder.strides[stage],) for stage in stages)
     anchors = AnchorGenerator(sides, aspect_ratios=((0.5, 1.0, 2.0),) * len(stages))
     pixels = {"image_mean": encoder.spec.input.mean, "image_std": encoder.spec.input.std}

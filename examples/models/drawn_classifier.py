@@ -1,4 +1,4 @@
-"""MCi0 as a classifier of drawn shapes: trained, folded, saved with the names of its classes, and loaded again.
+"""MCi0 as a classifier of drawn shapes: trained, folded, saved with its class names, and loaded again.
 
 python examples/models/drawn_classifier.py mobileclip_s0.pt      # without a file, from random weights
 """
@@ -23,7 +23,7 @@ SHAPES = ("circle", "square", "triangle", "cross")
 
 
 def drawing(shape: str, generator: random.Random, side: int = 128) -> Image.Image:
-    """Return a shape of random colour, size and place."""
+    """Return a shape with random colour, size and position."""
     colour, ground = (tuple(generator.randrange(low, low + 100) for _ in range(3)) for low in (0, 156))
     radius = generator.randrange(side // 5, side // 3)
     x, y = (generator.randrange(radius, side - radius) for _ in range(2))
@@ -43,7 +43,7 @@ def drawing(shape: str, generator: random.Random, side: int = 128) -> Image.Imag
 
 
 def batch(size: int, transform: ImageTransform, generator: random.Random) -> tuple[Tensor, Tensor]:
-    """Return pictures, `(size, 3, side, side)`, and the number of the shape on each; all shapes equally often."""
+    """Return images, `(size, 3, side, side)`, and the index of each image's shape; all shapes are equally frequent."""
     labels = [index % len(SHAPES) for index in range(size)]
     return torch.stack([transform(drawing(SHAPES[label], generator)) for label in labels]), torch.tensor(labels)
 
@@ -51,7 +51,7 @@ def batch(size: int, transform: ImageTransform, generator: random.Random) -> tup
 def main(
     checkpoint: str | None = None, *, side: int = 128, steps: int = 30, batch_size: int = 16, out: Path
 ) -> tuple[nn.Module, nn.Module, list[float]]:
-    """Train, fold, save and load; return the model as trained, what was loaded, and the loss of each step."""
+    """Train, fold, save and load; return the trained model, the loaded model, and the loss of each step."""
     torch.manual_seed(0)
     generator = random.Random(0)  # noqa: S311  not for secrets
     mci0 = attrs.evolve(specs.mci0(), input=ImageInput(size=side)).without_projection()

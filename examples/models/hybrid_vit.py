@@ -1,4 +1,4 @@
-"""A vision transformer behind a convolutional stem of MobileOne and RepMixer blocks, and its folded form.
+"""A vision transformer with a convolutional stem of MobileOne and RepMixer blocks, and its folded form.
 
 python examples/models/hybrid_vit.py
 """
@@ -15,7 +15,7 @@ from mobileclip.encoders import ViT
 
 
 def hybrid_vit(*, width: int = 192, depth: int = 6, size: int = 224, num_classes: int = 1000) -> ViT:
-    """Return a classifier: images to a sixteenth of their side by convolutions, then `depth` transformer layers."""
+    """Return a classifier: convolutions reduce the sides of images by 16, then `depth` transformer layers follow."""
     stem = nn.Sequential(
         ConvStem(width // 4),  # three MobileOne blocks, to a quarter of the side
         RepMixerBlock(width // 4),
@@ -38,7 +38,7 @@ def hybrid_vit(*, width: int = 192, depth: int = 6, size: int = 224, num_classes
 
 
 def main(*, size: int = 224, rounds: int = 5) -> tuple[ViT, nn.Module]:
-    """Train by one step, fold, and compare outputs, sizes and times."""
+    """Train for one step, fold, and compare outputs, sizes and times."""
     model, images = hybrid_vit(size=size), torch.rand(4, 3, size, size)
     loss = nn.functional.cross_entropy(model(images), torch.arange(4))
     loss.backward()

@@ -1,4 +1,4 @@
-"""RepMixer over frames of audio: a classifier of short sounds, trained on synthesised tones, then folded.
+"""RepMixer over audio frames: a classifier of short sounds, trained on synthesised tones, then folded.
 
 python examples/models/keyword_audio.py
 """
@@ -16,7 +16,7 @@ RATE, LENGTH, WINDOW = 8000, 4000, 256
 
 
 class AudioClassifier(nn.Module):
-    """A log spectrogram, RepMixer blocks over its frames, and the mean of these: `(batch, samples)` to logits."""
+    """A log spectrogram, RepMixer blocks over its frames, and the mean over frames: `(batch, samples)` to logits."""
 
     def __init__(self, *, dim: int = 48, depth: int = 2) -> None:
         super().__init__()
@@ -33,7 +33,7 @@ class AudioClassifier(nn.Module):
 
 
 def tones(count: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-    """Return sounds of random pitch in noise, `(count, samples)`, and the keyword of each."""
+    """Return sounds of random pitch in noise, `(count, samples)`, and the keyword of each sound."""
     labels = torch.randint(len(KEYWORDS), (count,), generator=generator)
     pitch = 500 + 1500 * torch.rand(count, 1, generator=generator)
     at = torch.linspace(0, 1, LENGTH).expand(count, -1)
@@ -44,7 +44,7 @@ def tones(count: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
 
 
 def main(*, steps: int = 80) -> tuple[AudioClassifier, nn.Module, float]:
-    """Train, fold, and return the model, its folded form and the share of new sounds that it gets right."""
+    """Train, fold, and return the model, its folded form and its accuracy on new sounds."""
     torch.manual_seed(0)
     generator = torch.Generator().manual_seed(0)
     model = AudioClassifier()

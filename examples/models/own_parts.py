@@ -1,8 +1,9 @@
-"""A token mixer and an image encoder of one's own: from a checkpoint to another runtime, as the library's own parts.
+"""Your own token mixer and image encoder, saved, loaded and exported like the library's own parts.
 
-    python examples/models/own_parts.py              # writes into outputs/own_parts, or the folder that is named
+    python examples/models/own_parts.py # writes to outputs/own_parts, or to the given folder
 
-The decorators register both where this module is imported. An installed package is found without that, by entry points:
+The decorators register both parts when a program imports this module. Entry points of an installed package register
+them without an import:
 
     [project.entry-points."mobileclip.token_mixer"]
     pooling = "own_parts:PoolingSpec"
@@ -28,10 +29,10 @@ from mobileclip.inputs import ImageInput
 @encoders.token_mixers.register("pooling")
 @attrs.frozen(kw_only=True)
 class PoolingSpec(encoders.TokenMixerSpec):
-    """Mixes every position with the mean of its neighbours, as PoolFormer does."""
+    """Mixes every position with the mean of its neighbours, like PoolFormer."""
 
     def build_block(self, dim: int, *, hidden_dim: int, layer_scale: float, drop_path: float) -> nn.Module:
-        """Return one block of a stage, feature map in and out."""
+        """Return one block of a stage, from feature map to feature map."""
         mean = nn.AvgPool2d(3, stride=1, padding=1, count_include_pad=False)
         return RepMixerBlock(dim, mixer=mean, hidden_dim=hidden_dim, layer_scale=layer_scale, drop_path=drop_path)
 
@@ -39,13 +40,13 @@ class PoolingSpec(encoders.TokenMixerSpec):
 @encoders.image_encoder_families.register("conv_mixer")
 @attrs.frozen(kw_only=True)
 class ConvMixerSpec(encoders.ImageEncoderSpec):
-    """Patches of 8 x 8 pixels, then blocks at one resolution, as ConvMixer has them."""
+    """Patches of 8 x 8 pixels, then blocks at one resolution, like ConvMixer."""
 
     width: int = 64
     depth: int = 4
 
     def build(self) -> nn.Module:
-        """Return a new encoder, whose `spec` says what it expects and how it is built again."""
+        """Return a new encoder; its `spec` defines its input and rebuilds it."""
         blocks = [RepMixerBlock(self.width, kernel_size=5) for _ in range(self.depth)]
         head = ConvPoolHead(self.width, embedding_dim=self.embedding_dim)
         encoder = nn.Sequential(nn.Conv2d(3, self.width, 8, stride=8), *blocks, head)
@@ -54,7 +55,7 @@ class ConvMixerSpec(encoders.ImageEncoderSpec):
 
 
 def main(out: Path) -> None:
-    """Build a model of each, save it, load it folded, make it fast, and export it."""
+    """Build a model of each part, save, load and fold the model, optimise it, and export it."""
     pixels, text = ImageInput(size=64), MCtSpec(width=32, num_heads=2, depth=1, embedding_dim=32)
     stages = (StageSpec(dim=16, depth=1, mixer=PoolingSpec()), StageSpec(dim=32, depth=2))
     mixed, own = MCiSpec(stages=stages, embedding_dim=32, input=pixels), ConvMixerSpec(embedding_dim=32, input=pixels)

@@ -1,11 +1,11 @@
-"""A loss, a task and an export target of one's own, registered under names that specs, commands and JSON know then.
+"""Your own loss, task and export target, registered under names for specs, commands and JSON.
 
     mobileclip train mine.py --import examples/models/own_work.py
     mobileclip eval my_s2.pt neighbours --data pictures/ --import examples/models/own_work.py
     mobileclip export my_s2.pt --target zipped_torch -o out/ --import examples/models/own_work.py
 
-An installed package is found without `--import`, by entry points in the groups `mobileclip.loss`,
-`mobileclip.evaluation_task` and `mobileclip.export_target`.
+An installed package needs no `--import`, but entry points in the groups `mobileclip.loss`, `mobileclip.evaluation_task`
+and `mobileclip.export_target`.
 """
 
 import gzip
@@ -31,13 +31,13 @@ from mobileclip.losses import LossSpec, LossTerms, losses
 @losses.register("hinge")
 @attrs.frozen(kw_only=True)
 class HingeLossSpec(LossSpec):
-    """Every pair is closer than the hardest of the others, by a margin; VSE++ (arXiv 1707.05612)."""
+    """A loss that separates every pair from the hardest negative by a margin; VSE++ (arXiv 1707.05612)."""
 
     margin: float = 0.2
     needs_teachers = False
 
     def build(self, *, process_group: distributed.ProcessGroup | None = None) -> nn.Module:
-        """Return the loss, of one process's own batch."""
+        """Return the loss for one process's own batch."""
         assert process_group is None, "the pairs of other processes are not looked at"
         return HingeLoss(self.margin)
 
@@ -50,7 +50,7 @@ class HingeLoss(nn.Module):
         self.margin = margin
 
     def forward(self, *, image: Tensor, text: Tensor, logit_scale: Tensor) -> LossTerms:
-        """Return the loss; the logit scale only keeps its gradient."""
+        """Return the loss; the logit scale enters only so that it has a gradient."""
         similarity = image @ text.T
         positive = similarity.diagonal()
         others = similarity - 4 * torch.eye(len(image), device=image.device)  # a pair is no negative of itself
@@ -61,21 +61,21 @@ class HingeLoss(nn.Module):
 
 @attrs.frozen(kw_only=True)
 class NeighboursTask(Task):
-    """How often the picture nearest to a picture is of the same class: what embeddings are worth without texts."""
+    """The share of images whose nearest neighbour has the same class: the quality of image embeddings without texts."""
 
     key: str
     data: Benchmark
 
     def content(self) -> str:
-        """Return a hash of the pictures and their classes."""
+        """Return a hash of the images and their classes."""
         return fingerprint(self.data)
 
     def features(self, session: Session) -> Features:
-        """Return the embeddings of the pictures, which the session keeps."""
+        """Return the embeddings of the images, which the session caches."""
         return session.pictures(self.data)
 
     def score(self, features: Features) -> DatasetResult:
-        """Return the share of pictures whose nearest neighbour is of their class."""
+        """Return the share of images whose nearest neighbour has the same class."""
         image = F.normalize(features.image, dim=1)
         nearest = (image @ image.T - 4 * torch.eye(len(image))).argmax(dim=1)
         hits = (features.labels[nearest] == features.labels).float()
@@ -91,9 +91,9 @@ class NeighboursTask(Task):
 
 
 def folder_given(key: str, data: str | None) -> str:
-    """Return where the pictures are: `--data` is the folder with a folder for each class."""
+    """Return the source of the images: `--data` is a folder with one subfolder per class."""
     if data is None:
-        raise ValueError(f"{key} needs --data: a folder with a folder of pictures for each class")
+        raise ValueError(f"{key} needs --data: a folder with one subfolder of images per class")
     return data
 
 
@@ -109,7 +109,7 @@ evaluation_tasks.add(
 
 @attrs.frozen
 class ZippedTorchTarget(TorchTarget):
-    """A program of `torch.export`, gzipped: for whoever ships it over a network."""
+    """A gzipped program of `torch.export`, for transfer over a network."""
 
     suffix: str = ".pt2.gz"
 
@@ -122,13 +122,13 @@ class ZippedTorchTarget(TorchTarget):
         return written
 
     def open(self, path: Path, tower: TowerFile, *, device: str = "cpu", num_threads: int | None = None) -> Run:
-        """Return a function that runs a file with PyTorch."""
+        """Return a function that runs an exported file with PyTorch."""
         with tempfile.TemporaryDirectory() as folder:
             return super().open(unzipped(path, Path(folder)), tower, device=device, num_threads=num_threads)
 
 
 def unzipped(path: Path, folder: Path) -> Path:
-    """Write what a file holds into a folder, and return it."""
+    """Decompress a file into a folder, and return the new file."""
     plain = folder / "tower.pt2"
     plain.write_bytes(gzip.decompress(path.read_bytes()))
     return plain

@@ -1,6 +1,6 @@
-"""What a host needs of an export, whatever runs its files: contract, preprocessing, tokens, golden vectors, scores.
+"""Reads an export for any runtime: contract, preprocessing, tokens, golden vectors and scores.
 
-NumPy, Pillow, tokenizers and safetensors are enough; neither PyTorch nor the mobileclip package is needed.
+This module needs NumPy, Pillow, tokenizers and safetensors, but neither PyTorch nor the mobileclip package.
 """
 
 from __future__ import annotations
@@ -37,21 +37,21 @@ _FILTERS = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.B
 
 @dataclass(frozen=True)
 class Export:
-    """A folder that `mobileclip export` wrote.
+    """An export in a folder of `mobileclip export`.
 
     Args:
-        folder: where it is.
-        contract: what its `mobileclip.json` says.
+        folder: folder of the export.
+        contract: content of its `mobileclip.json`.
     """
 
     folder: Path
     contract: dict[str, Any]
 
     def tower(self, name: str) -> dict[str, Any]:
-        """Return what the contract says of the image or the text tower: file, names, types and shapes.
+        """Return the contract's entry of the image or text tower: file, names, dtypes and shapes.
 
         Raises:
-            ValueError: if it was not exported, or its file is not there.
+            ValueError: if the tower was not exported, or its file is missing.
         """
         found = [tower for tower in self.contract["towers"] if tower["tower"] == name]
         if not found:
@@ -63,38 +63,36 @@ class Export:
 
 
 def read_export(folder: Path, *, target: str) -> Export:
-    """Return an export that was made for a runtime.
+    """Return an export for a runtime.
 
     Raises:
-        ValueError: if it is none, was made for another runtime, or by a version whose contract is another.
+        ValueError: if the folder is not an export, is for another runtime, or has another format version.
     """
     path = folder / "mobileclip.json"
     if not path.is_file():
-        raise ValueError(
-            f"{folder} holds no mobileclip.json; make an export: mobileclip export MODEL --target {target}"
-        )
+        raise ValueError(f"{folder} has no mobileclip.json; make an export: mobileclip export MODEL --target {target}")
     contract = json.loads(path.read_text(encoding="utf-8"))
     if contract["format_version"] != FORMAT_VERSION:
         raise ValueError(
-            f"{path} has the format version {contract['format_version']}, expected {FORMAT_VERSION}; export again"
+            f"{path} has format version {contract['format_version']}, expected {FORMAT_VERSION}; export again"
         )
     if contract["target"] != target:
         raise ValueError(
-            f"{folder} was made for {contract['target']}, expected {target}; export again with --target {target}"
+            f"{folder} is for {contract['target']}, expected {target}; export again with --target {target}"
         )
     return Export(folder, contract)
 
 
 def read_picture(export: Export, path: Path) -> Image.Image:
-    """Return a picture in RGB, upright, and 16 bits a channel scaled to 8.
+    """Return an upright RGB image, with 16 bits per channel scaled to 8.
 
-    What is transparent is put on the background that the contract names. Without one its transparency is dropped, so
-    that the stored colour below it shows, as the published models were trained.
+    The function composites transparent images on the contract's background. Without a background, it drops the
+    transparency, so that transparent pixels show their stored colour, as in the training of the published models.
 
-    Pictures from strangers may cost a lot of time and memory: limit what you take before you call this.
+    Untrusted images can take much time and memory: limit the input before you call this function.
 
     Raises:
-        OSError: if it is no picture in one of `IMAGE_FORMATS`, or a broken one.
+        OSError: if the file is not an image in one of `IMAGE_FORMATS`, or is broken.
     """
     Image.init()
     with Image.open(path, formats=[name for name in IMAGE_FORMATS if name in Image.OPEN]) as opened:
@@ -111,17 +109,17 @@ def read_picture(export: Export, path: Path) -> Image.Image:
 
 
 def preprocess(export: Export, picture: Image.Image) -> Array:
-    """Return one picture as the image tower's file takes it.
+    """Return one image as input of the image tower's file.
 
-    Resize the shorter side (antialiased), crop the centre; scale and normalise where the file does not. A file that
-    takes pictures of any size leaves this one as it is.
+    The function resizes the shorter side (antialiased), crops the centre, and scales and normalises if the file does
+    not. If the file accepts images of any size, the function leaves the image unchanged.
 
     Shape:
-        `(1, 3, size, size)`, uint8 or float32 as the contract says.
+        `(1, 3, size, size)`, uint8 or float32 according to the contract.
 
     Args:
         export: with an image tower.
-        picture: in RGB.
+        picture: RGB image.
     """
     image = export.contract["image"]
     size = image["input"]["size"]
@@ -142,14 +140,14 @@ def preprocess(export: Export, picture: Image.Image) -> Array:
 
 
 def tokenize(export: Export, texts: Sequence[str]) -> Array:
-    """Return texts as the text tower's file takes them: whole padded rows of ids.
+    """Return texts as input of the text tower's file: padded rows of ids.
 
     Shape:
-        `(texts, context_length)`, int32 or int64 as the contract says.
+        `(texts, context_length)`, int32 or int64 according to the contract.
 
     Args:
         export: with a text tower.
-        texts: of any length; what is too long is cut.
+        texts: texts of any length; long texts are truncated.
     """
     tokenizer = Tokenizer.from_file(str(export.folder / export.contract["text"]["tokenizer"]))
     rows = [encoding.ids for encoding in tokenizer.encode_batch(list(texts))]
@@ -157,14 +155,14 @@ def tokenize(export: Export, texts: Sequence[str]) -> Array:
 
 
 def shortest(export: Export, ids: Array) -> Array:
-    """Return rows of ids without the padding that the text tower's file need not see.
+    """Return rows of ids without the padding that the text tower's file does not need.
 
     Shape:
-        `(texts, context_length)` to `(texts, length)`, the least of the file's `lengths` that holds the texts.
+        `(texts, context_length)` to `(texts, length)`, the smallest of the file's `lengths` that fits the texts.
 
     Args:
         export: with a text tower.
-        ids: what `tokenize` gives.
+        ids: result of `tokenize`.
     """
     lengths = export.tower("text").get("lengths") or [ids.shape[1]]
     needed = int((ids == export.contract["text"]["end_id"]).argmax(axis=1).max()) + 1
@@ -172,22 +170,22 @@ def shortest(export: Export, ids: Array) -> Array:
 
 
 def unit_length(embeddings: Array) -> Array:
-    """Return embeddings of length one: exports with --no-normalize give them as the model does."""
+    """Return embeddings with unit norm, since exports with --no-normalize do not normalise."""
     scaled: Array = embeddings / np.linalg.norm(embeddings, axis=-1, keepdims=True)
     return scaled
 
 
 def encode_each(encode: Encode, inputs: Array) -> Array:
-    """Return the embeddings of inputs, one after another: any export takes a batch of one.
+    """Return the embeddings of inputs, one at a time, since every export takes a batch of one.
 
     Shape:
-        `(inputs, ...)` to `(inputs, embedding_dim)`, float32, of unit length.
+        `(inputs, ...)` to `(inputs, embedding_dim)`, float32, with unit norm.
     """
     return unit_length(np.concatenate([encode(one[None]) for one in inputs]))
 
 
 def check_golden(export: Export, tower: str, encode: Encode) -> float:
-    """Return the least cosine of what a tower gives of the golden inputs with the model's own embeddings.
+    """Return the smallest cosine between a tower's embeddings of the golden inputs and the model's own embeddings.
 
     Args:
         export: with the tower.
@@ -195,7 +193,7 @@ def check_golden(export: Export, tower: str, encode: Encode) -> float:
         encode: runs its file.
 
     Raises:
-        ValueError: if the file is another or the runtime computes something else.
+        ValueError: if the file differs, or the runtime computes other embeddings.
     """
     golden = load_file(export.folder / "golden.safetensors")
     described = export.tower(tower)
@@ -212,10 +210,10 @@ def check_golden(export: Export, tower: str, encode: Encode) -> float:
 
 
 def probabilities(export: Export, cosines: Array) -> Array:
-    """Return how likely each text is to fit each picture, among these texts: softmax of `logit_scale * cosine`.
+    """Return the probability of each text for each image, among these texts: softmax of `logit_scale * cosine`.
 
     Shape:
-        `(pictures, texts)` in and out; rows sum to one.
+        `(images, texts)` in and out; rows sum to one.
     """
     logits = export.contract["logit_scale"] * cosines
     exponentials = np.exp(logits - logits.max(axis=-1, keepdims=True))

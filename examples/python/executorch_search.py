@@ -1,10 +1,10 @@
-"""Which texts fit a picture, and which picture fits a text, with ExecuTorch.
+"""Find the texts that fit an image, and the image that fits a text, with ExecuTorch.
 
     mobileclip export mobileclip_s0.pt --target executorch -o s0_executorch
     python executorch_search.py s0_executorch --pictures cat.jpg dog.jpg --texts "a cat" "a dog"
 
-It needs executorch, numpy, pillow, tokenizers and safetensors. ExecuTorch's Python bindings take tensors of PyTorch;
-apps on Android and iOS do without, see docs/export.md.
+This example needs executorch, numpy, pillow, tokenizers and safetensors. ExecuTorch's Python bindings take PyTorch
+tensors; apps on Android and iOS do not need PyTorch, see docs/export.md.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ from search import main
 
 
 def open_tower(export: Export, tower: dict[str, Any]) -> Encode:
-    """Return what runs one batch of a tower.
+    """Return a function that runs one batch of a tower.
 
     Raises:
-        ValueError: if its file cannot be read.
+        ValueError: if the tower's file cannot be read.
     """
     # On import it warns that its interface may change, and torchao logs which kernels are not for this machine.
     logging.disable(logging.WARNING)
@@ -35,7 +35,7 @@ def open_tower(export: Export, tower: dict[str, Any]) -> Encode:
     try:
         program = Runtime.get().load_program(path)
     except RuntimeError as error:
-        raise ValueError(f"{path} cannot be read by ExecuTorch: {error}; copy the export again") from error
+        raise ValueError(f"ExecuTorch cannot read {path}: {error}; copy the export again") from error
 
     def encode(inputs: Array) -> Array:
         # Loaded once, and kept by the program, which must not be freed before it.

@@ -1,9 +1,10 @@
-"""Which texts fit a picture, and which picture fits a text, with LiteRT.
+"""Find the texts that fit an image, and the image that fits a text, with LiteRT.
 
     mobileclip export mobileclip_s0.pt --target litert --converter litert-converter/bin/python -o s0_litert
     python litert_search.py s0_litert --pictures cat.jpg dog.jpg --texts "a cat" "a dog"
 
-It needs ai-edge-litert, numpy, pillow, tokenizers and safetensors; neither PyTorch nor the mobileclip package.
+This example needs ai-edge-litert, numpy, pillow, tokenizers and safetensors, but neither PyTorch nor the mobileclip
+package.
 """
 
 from __future__ import annotations
@@ -18,10 +19,10 @@ from search import main
 
 
 def open_tower(export: Export, tower: dict[str, Any]) -> Encode:
-    """Return what runs one input of a tower: of texts, a signature for each length of rows.
+    """Return a function that runs one input of a tower; for texts, each row length has its own signature.
 
     Raises:
-        ValueError: if its file cannot be read.
+        ValueError: if the tower's file cannot be read.
     """
     path = export.folder / tower["file"]
     interpreter = Interpreter(model_path=str(path), num_threads=os.cpu_count())

@@ -1,4 +1,4 @@
-"""Evaluate a folder of `mobileclip convert --to transformers` in MTEB, on pictures of coloured shapes drawn here.
+"""Evaluate a folder of `mobileclip convert --to transformers` in MTEB, on generated images of coloured shapes.
 
     pip install mteb sentence-transformers timm
     python examples/python/mteb_task.py FOLDER
@@ -28,7 +28,7 @@ CLASSES = [f"{color} {shape}" for color in COLORS for shape in SHAPES]
 
 
 def drawn(name: str, size: int) -> Image.Image:
-    """Return a picture of a shape of some size on white."""
+    """Return an image of a shape of the given size on white."""
     color, shape = name.split()
     picture = Image.new("RGB", (128, 128), "white")
     pen = ImageDraw.Draw(picture)
@@ -38,7 +38,7 @@ def drawn(name: str, size: int) -> Image.Image:
 
 
 class DrawnShapes(AbsTaskZeroShotClassification):
-    """Zero-shot classification of drawn shapes by their colour and kind."""
+    """Zero-shot classification of drawn shapes by colour and kind."""
 
     metadata = TaskMetadata(
         name="DrawnShapesZeroShot",
@@ -70,7 +70,7 @@ class DrawnShapes(AbsTaskZeroShotClassification):
         self.dataset, self.data_loaded = DatasetDict(test=made), True
 
     def get_candidate_labels(self) -> list[str]:
-        """Return the texts to choose among."""
+        """Return the texts of the classes."""
         return [f"a picture of a {name}" for name in CLASSES]
 
 

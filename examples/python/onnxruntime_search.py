@@ -1,9 +1,10 @@
-"""Which texts fit a picture, and which picture fits a text, with ONNX Runtime.
+"""Find the texts that fit an image, and the image that fits a text, with ONNX Runtime.
 
     mobileclip export mobileclip_s0.pt --target onnx -o s0_onnx
     python onnxruntime_search.py s0_onnx --pictures cat.jpg dog.jpg --texts "a cat" "a dog"
 
-It needs onnxruntime, numpy, pillow, tokenizers and safetensors; neither PyTorch nor the mobileclip package.
+This example needs onnxruntime, numpy, pillow, tokenizers and safetensors, but neither PyTorch nor the mobileclip
+package.
 """
 
 from __future__ import annotations
@@ -17,9 +18,9 @@ from search import main
 
 
 def open_tower(export: Export, tower: dict[str, Any]) -> Encode:
-    """Return what runs one batch of a tower.
+    """Return a function that runs one batch of a tower.
 
-    On the processor: another execution provider (CUDA, Core ML, DirectML) goes in front of it in the list.
+    The function runs on the CPU; put another execution provider (CUDA, Core ML, DirectML) first in the list.
     """
     session = onnxruntime.InferenceSession(export.folder / tower["file"], providers=["CPUExecutionProvider"])
 

@@ -1,9 +1,9 @@
-"""Which texts fit a picture, and which picture fits a text, with OpenVINO.
+"""Find the texts that fit an image, and the image that fits a text, with OpenVINO.
 
     mobileclip export mobileclip_s0.pt --target openvino -o s0_openvino
     python openvino_search.py s0_openvino --pictures cat.jpg dog.jpg --texts "a cat" "a dog"
 
-It needs openvino, numpy, pillow, tokenizers and safetensors; neither PyTorch nor the mobileclip package.
+This example needs openvino, numpy, pillow, tokenizers and safetensors, but neither PyTorch nor the mobileclip package.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ FUSING = {"SNIPPETS_MODE": "DISABLE"}
 
 
 def open_tower(export: Export, tower: dict[str, Any]) -> Encode:
-    """Return what runs one batch of a tower, in the precision that the contract names, or in float32."""
+    """Return a function that runs one batch of a tower, in the contract's precision or in float32."""
     core = openvino.Core()
     able, hint = HINTS.get(tower["compute"], ("FP32", "f32"))
     if able not in core.get_property(DEVICE, "OPTIMIZATION_CAPABILITIES"):

@@ -1,4 +1,4 @@
-"""The command that all examples share: which texts fit a picture, and which picture fits a text."""
+"""The common command of all examples: find the texts that fit an image, and the image that fits a text."""
 
 from __future__ import annotations
 
@@ -26,12 +26,13 @@ OpenTower = Callable[[Export, dict[str, Any]], Encode]
 
 
 def main(description: str, *, target: str, open_tower: OpenTower) -> int:
-    """Compare pictures with texts, as the command line asks, and return the exit status.
+    """Compare the images and texts of the command line, and return the exit status.
 
     Args:
-        description: of the example.
-        target: that the export was made for.
-        open_tower: given an export and what its contract says of a tower, returns what runs one batch of that tower.
+        description: description of the example.
+        target: target of the export.
+        open_tower: function from an export and the contract's entry of a tower to a function that runs one batch of the
+            tower.
     """
     parser = argparse.ArgumentParser(description=description)
     parser.add_argument("export", type=Path, help=f"a folder that `mobileclip export --target {target}` wrote")

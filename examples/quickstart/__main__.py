@@ -1,14 +1,15 @@
-"""Quickstart: the whole path on real images, on a laptop's CPU.
+"""Quickstart: the whole pipeline on real images, on a laptop's CPU.
 
 Command:   make quickstart            (or: python -m examples.quickstart, with the extra `quickstart` installed)
 Hardware:  2 CPU cores, about 4 GiB of memory, no GPU
 Time:      about ten minutes, once the packages are installed; a second run resumes, or says that it is done
 Result:    outputs/quickstart: report.md (the table), curves.png, pictures.html, and the model, quickstart.safetensors
 
-Emoji drawings of six vendors are split. For training each has a noisy caption, a few keywords, and synthetic ones. An
-ensemble of two teachers (pretrained encoders with heads trained here) reinforces them, and a small MobileCLIP learns
-from what is stored. A second one learns from the same pictures and captions without the teachers, a third one from the
-noisy captions alone, as plain CLIP does. All are evaluated on pictures, a style and concepts that training never saw.
+The data are emoji drawings of six vendors. Each training drawing has a noisy caption, a few keywords, and synthetic
+captions. An ensemble of two teachers (pretrained encoders with heads trained here) reinforces the drawings, and a small
+MobileCLIP learns from the reinforced data. A second model learns from the same images and captions without the
+teachers, and a third model from the noisy captions alone, like plain CLIP. The evaluation uses images, a style and
+concepts that training never saw.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from examples.quickstart.spec import QuickstartSpec
 
 
 def quickstart() -> QuickstartSpec:
-    """Return the run: everything is a flag of the command line."""
+    """Return the settings of the run; all of them are flags of the command line."""
     return QuickstartSpec()
 
 

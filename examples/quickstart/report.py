@@ -1,4 +1,4 @@
-"""The table, the pictures, and the report that holds both."""
+"""Writes the table, the image page, and the report with both."""
 
 from __future__ import annotations
 
@@ -33,14 +33,14 @@ class Results:
     """What came out.
 
     Args:
-        scores: per cent, by row of the table (`TITLES`), seed and split.
-        titles: what each test split is.
+        scores: scores in per cent, by row of the table (`TITLES`), seed and split.
+        titles: titles of the test splits.
         num_images: pictures in each split.
-        num_classes: concepts that zero-shot classification chooses from, by test split.
-        seconds: what each part took in the run that finished.
-        seconds_per_step: of training, one core a training, by row; the median over steps and the mean over seeds.
-        agreement: how far the teachers recognise the stored views.
-        differences: how sure the differences of top-5 are, by what is compared, and by split or all of them.
+        num_classes: number of classes in zero-shot classification, by test split.
+        seconds: duration of each part in the final run.
+        seconds_per_step: seconds per training step on one core, by row; the median over steps, averaged over seeds.
+        agreement: share of the stored views that the teachers recognise.
+        differences: differences of top-5 with their errors, by comparison, and by split or for all splits.
     """
 
     scores: dict[str, list[dict[str, Scores]]]
@@ -60,10 +60,10 @@ def write_report(
 
     Args:
         output: folder of the run.
-        results: what came out.
-        split: whose pictures the page shows.
-        found: of the first seed, by row of the table and split.
-        seed: of the choice of these pictures.
+        results: results of the run.
+        split: split whose images the page shows.
+        found: results of the first seed, by row of the table and split.
+        seed: seed of the choice of these images.
     """
     plot_curves(
         {path.parent.name: path for path in sorted((output / "runs").glob("*/metrics.jsonl"))}, output / "curves.png"
@@ -110,7 +110,7 @@ def _table(title: str, heads: Sequence[str], rows: Mapping[str, Sequence[str]]) 
 
 
 def _rows(results: Results, split: str) -> Iterator[tuple[str, list[str]]]:
-    """Yield the rows of the table, and their differences seed by seed."""
+    """Yield the rows of the table, and their differences for each seed."""
     for name, repeated in results.scores.items():
         cells = [_cell([getattr(one[split], column) for one in repeated]) for column in _COLUMNS]
         pace = results.seconds_per_step.get(name)
@@ -127,13 +127,13 @@ def _cell(values: list[float], *, sign: str = "") -> str:
 
 
 def write_sheet(split: DataSplit, answers: Mapping[str, Mapping[str, str]], path: Path, *, seed: int) -> None:
-    """Write a page of pictures taken by chance with the truth and the answers below, ticked or crossed.
+    """Write a page of random images with the true names and the answers below, marked as right or wrong.
 
     Args:
-        split: where the pictures are.
-        answers: by what gave them, then by the picture's key.
-        path: of the HTML file.
-        seed: of the choice.
+        split: split with the images.
+        answers: answers by model, then by the image's key.
+        path: path of the HTML file.
+        seed: seed of the choice of images.
     """
     samples, pictures = list(split.samples()), []
     for sample in random.Random(seed).sample(samples, min(_ON_PAGE, len(samples))):  # noqa: S311  nothing secret

@@ -1,4 +1,4 @@
-"""The steps, one after another; what an earlier run finished is read, not done again."""
+"""Runs the steps in order, and reuses the results of an earlier run."""
 
 from __future__ import annotations
 
@@ -32,13 +32,13 @@ _RESULTS, _INDEX = "results.json", "held_out.index"
 
 @attrs.define
 class Clock:
-    """Adds up the seconds that each step takes."""
+    """Adds up the seconds of each step."""
 
     seconds: dict[str, float] = attrs.field(factory=dict)
 
     @contextmanager
     def __call__(self, step: str, *, done: bool = False) -> Iterator[None]:
-        """Count the time spent inside under the name `step`; say so where an earlier run did the work."""
+        """Add the time inside the context to `step`; print a line if an earlier run did the work."""
         if done:
             say(f"{step}: done by an earlier run")
         started = time.monotonic()
@@ -47,10 +47,10 @@ class Clock:
 
 
 def run(spec: QuickstartSpec) -> Results:
-    """Run the quickstart, or what an earlier run left undone of it, and return the results.
+    """Run the unfinished steps of the quickstart, and return the results.
 
     Raises:
-        ValueError: if the output folder holds a run with other choices, or a step says why it cannot go on.
+        ValueError: if the output folder holds a run with other settings, or a step fails.
     """
     spec = spec.resolved
     _claim(spec)
@@ -116,24 +116,26 @@ def _steps(spec: QuickstartSpec) -> Results:
 
 
 def _index(folder: Path, model: Path, shards: list[Path]) -> None:
-    """Make the pictures that training never saw ready to be searched."""
+    """Index the images that training never saw, for searching."""
     shutil.rmtree(folder, ignore_errors=True)  # an earlier run's is of its own student
     collection = Collection.create(folder, ModelSource(checkpoint=str(model)))
     collection.add(*shards, options=IndexOptions(show_progress=False))
 
 
 def _claim(spec: QuickstartSpec) -> None:
-    """Mark the output folder as made with `spec`, or refuse one made with another."""
+    """Mark the output folder as made with `spec`, or raise if it was made with another spec."""
     path, own = spec.output / "spec.json", to_json(spec, indent=1)
     if not path.exists():
         spec.output.mkdir(parents=True, exist_ok=True)
         write_text(path, own)
     elif path.read_text(encoding="utf-8") != own:
-        raise ValueError(f"{spec.output} holds a quickstart with other choices ({path}); delete it or give --output")
+        raise ValueError(
+            f"{spec.output} holds a quickstart with other settings ({path}); delete it or give another --output"
+        )
 
 
 def _command() -> str:
-    """Return what starts this environment's command: its name, or its path where the shell finds none or another."""
+    """Return the name of this environment's command, or its path if the shell finds no command or another."""
     own = Path(sys.executable).parent / "mobileclip"
     found = shutil.which("mobileclip")
     return "mobileclip" if found is not None and Path(found) == own else os.path.relpath(own)

@@ -1,4 +1,4 @@
-"""How good students and teachers are on pictures that training never saw, and how sure a difference between them is."""
+"""Scores students and teachers on images that training never saw, and estimates the errors of differences."""
 
 from __future__ import annotations
 
@@ -35,13 +35,13 @@ _SURE = 1.96
 
 @attrs.frozen(kw_only=True)
 class Scores:
-    """What is reported of one split, in per cent.
+    """The reported scores of one split, in per cent.
 
     Args:
-        top1: pictures whose concept is the best-scored of all.
-        top5: pictures whose concept is among the five best.
-        text_to_image: captions for which the first picture is one of the concept.
-        image_to_text: pictures for which the first caption is one of the concept.
+        top1: images whose concept has the highest score of all.
+        top5: images whose concept is among the five highest scores.
+        text_to_image: captions whose first image shows the concept.
+        image_to_text: images whose first caption belongs to the concept.
     """
 
     top1: float
@@ -52,12 +52,12 @@ class Scores:
 
 @attrs.frozen(kw_only=True)
 class Findings:
-    """What was found on one split.
+    """The detailed results on one split.
 
     Args:
         scores: over all pictures.
-        answers: by picture's key, the concept that it is taken for.
-        top5: by picture's key, whether its concept is among the five best.
+        answers: predicted concept, by the image's key.
+        top5: whether the image's concept is among the five best, by the image's key.
     """
 
     scores: Scores
@@ -66,13 +66,13 @@ class Findings:
 
 
 def score_student(model: ImageTextModel, splits: Iterable[DataSplit]) -> dict[str, Findings]:
-    """Return what a student knows, by split."""
+    """Return a student's results, by split."""
     encode_images = partial(model.encode_image, batch_size=_BATCH)
     return {split.name: _findings(split, encode_images, model.encode_text) for split in splits}
 
 
 def score_teachers(teachers: TeacherEnsemble, splits: Iterable[DataSplit]) -> dict[str, Findings]:
-    """Return what the ensemble knows, by split: its similarity is the mean over its members."""
+    """Return the ensemble's results, by split; its similarity is the mean over its members."""
     plain = {size: plain_augmentation(size) for size in teachers.image_sizes}
 
     def encode_batch(images: Sequence[Image.Image]) -> Tensor:
@@ -92,7 +92,7 @@ def _findings(
     encode_images: Callable[[Sequence[Image.Image]], Tensor],
     encode_texts: Callable[[Sequence[str]], Tensor],
 ) -> Findings:
-    """Classify every picture, and rank captions and pictures: those of one concept are right answers to each other."""
+    """Classify every image, and rank captions and images; all captions and images of the same concept match."""
     samples = list(split.samples())
     labels = torch.tensor(split.class_indices(samples))
     image = encode_images([decode_image(one.image) for one in samples if one.image is not None])
@@ -121,12 +121,12 @@ def _findings(
 
 @attrs.frozen(kw_only=True)
 class Difference:
-    """The top-5 of two rows of the table on the same pictures.
+    """The top-5 of two rows of the table on the same images.
 
     Args:
-        num_pictures: how many.
-        earlier: of the row that comes first, in per cent.
-        later: of the other one.
+        num_pictures: number of images.
+        earlier: top-5 of the earlier row, in per cent.
+        later: top-5 of the later row.
         error: standard error of the difference, in points.
     """
 
@@ -141,10 +141,10 @@ class Difference:
 
 
 def differences(found: Mapping[str, Sequence[Mapping[str, Findings]]]) -> dict[str, dict[str, Difference]]:
-    """Return the differences of top-5 by what is compared, and by split or `ALL`.
+    """Return the differences of top-5 by comparison, and by split or `ALL`.
 
     Args:
-        found: by row of the table, for every seed, by split.
+        found: results by row of the table, seed and split.
     """
     return {
         f"{later} - {earlier}": {
@@ -157,7 +157,7 @@ def differences(found: Mapping[str, Sequence[Mapping[str, Findings]]]) -> dict[s
 def _difference(
     earlier: Sequence[Mapping[str, Findings]], later: Sequence[Mapping[str, Findings]], name: str
 ) -> Difference:
-    """Compare seed by seed and picture by picture: errors of seeds and of pictures are added as variances."""
+    """Compare per seed and per image; the variances of seeds and of images add up."""
     one, two = (np.array([_by_picture(seed, name) for seed in row]) for row in (earlier, later))
     less = two - one
     variance = less.mean(0).var(ddof=1) / less.shape[1]
@@ -172,7 +172,7 @@ def _difference(
 
 
 def _by_picture(found: Mapping[str, Findings], name: str) -> npt.NDArray[np.float64]:
-    """Return a number for each picture; one of several splits has their mean, and counts once."""
+    """Return one number per image; an image in several splits has the mean over its splits and counts once."""
     hits: dict[str, list[bool]] = {}
     for split, of_split in found.items():
         for key, hit in of_split.top5.items() if name in (split, ALL) else ():

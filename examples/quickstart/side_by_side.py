@@ -1,4 +1,4 @@
-"""Trainings side by side: a process each, so that no core waits for another, and one bar for all of them."""
+"""Trains several models in parallel: each has its own process, so that no core waits, and all share a progress bar."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ class Job:
     """One training.
 
     Args:
-        folder: where it writes its metrics.
-        steps: that it takes in all.
-        work: does it, in a process that has been prepared; can be pickled.
+        folder: folder of the training's metrics.
+        steps: total number of steps.
+        work: picklable function that trains, in a prepared process.
     """
 
     folder: Path
@@ -44,19 +44,19 @@ def side_by_side(
     count_per_step: int = 1,
     steps_before: int = 0,
 ) -> Iterator[object]:
-    """Yield what the trainings return, each as soon as it ends; they go on from their last checkpoints.
+    """Yield the result of each training as soon as the training ends; trainings resume from their last checkpoints.
 
     Args:
-        jobs: the trainings, in this order.
-        num_processes: how many at once.
-        prepare: called once in each process; can be pickled.
-        title: of the bar.
-        unit: what the bar counts, in the plural.
-        count_per_step: of these, in a step.
-        steps_before: of trainings that were finished before.
+        jobs: the trainings, in order.
+        num_processes: number of parallel trainings.
+        prepare: picklable function that each process calls once.
+        title: title of the bar.
+        unit: unit of the bar, in the plural.
+        count_per_step: number of units per step.
+        steps_before: number of steps of the trainings that finished before.
 
     Raises:
-        FloatingPointError: if a loss is not finite; the message has the step and the pictures.
+        FloatingPointError: if a loss is not finite; the message names the step and the images.
     """
     done = {job.folder: _steps_done(job.folder) for job in jobs}
     total = steps_before + sum(job.steps for job in jobs)
@@ -93,7 +93,7 @@ def _begin(prepare: Callable[[], None]) -> None:
 
 
 def use_threads(count: int) -> None:
-    """Have this process compute with so many threads: small networks do not fill more."""
+    """Set the number of threads of this process; small networks do not benefit from more threads."""
     torch.set_num_threads(count)
 
 

@@ -1,4 +1,4 @@
-"""The choices of the quickstart, and what follows from them."""
+"""The settings of the quickstart, and derived values."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ class Row:
     """One way to train.
 
     Args:
-        title: what it learns from, for the table.
-        synthetic_captions: whether every picture has a synthetic caption beside the real one.
-        teachers: whether it learns what the teachers said of both; it then has no loss but that.
+        title: description of the training data, for the table.
+        synthetic_captions: whether every image has a synthetic caption in addition to the real caption.
+        teachers: whether it learns only from the teachers' embeddings of images and captions.
     """
 
     title: str
@@ -50,20 +50,21 @@ class QuickstartSpec:
     """The choices of the quickstart.
 
     Args:
-        output: folder of everything that is made; a finished step in it is not done again.
-        full: take all concepts, store 10 augmentations per picture and train for 100 epochs: hours, not minutes.
-        concept_share: fraction of the concepts to take; in the same time, fewer are learned better.
-        teacher_share: fraction of the concepts that the teachers learn, `concept_share` or more: of 1, they know the
-            names and drawings of all concepts but the test pictures, which are held out by the same families.
+        output: folder for all results; finished steps in this folder are not repeated.
+        full: whether to use all concepts, 10 stored augmentations per image and 100 epochs: hours, not minutes.
+        concept_share: fraction of the concepts to use; in the same time, a model learns fewer concepts better.
+        teacher_share: fraction of the concepts for training the teachers, at least `concept_share`. With 1, the
+            teachers learn the names and drawings of all concepts except the test images, which are held out by the same
+            families.
         num_augmentations: augmentations stored per picture.
-        num_epochs: passes over the training pictures.
-        views: how strongly the stored pictures are augmented: `weak` for nearly the whole picture, which the teachers
-            still recognise, or `strong` for the published policy with larger crops, whose views they hardly do.
-        num_seeds: repeat all trainings with so many seeds and report mean and spread.
-        seed: of the first trainings; the others count on.
-        data_seed: of which concepts there are, and of which pictures are held out; also of the real captions.
+        num_epochs: number of passes over the training images.
+        views: strength of the stored augmentations: `weak` keeps nearly the whole image, which the teachers still
+            recognise; `strong` is the published policy with larger crops, whose views the teachers hardly recognise.
+        num_seeds: number of seeds for repeating all trainings, with mean and spread in the report.
+        seed: seed of the first trainings; further trainings use the next numbers.
+        data_seed: seed of the choice of concepts and of held-out images, and of the real captions.
         batch_size: pictures per step.
-        learning_rate: peak of the cosine schedule.
+        learning_rate: peak learning rate of the cosine schedule.
     """
 
     output: Path = Path("outputs/quickstart")
@@ -84,13 +85,13 @@ class QuickstartSpec:
     def __attrs_post_init__(self) -> None:
         if self.teacher_share is not None and self.teacher_share < self.resolved.concept_share:
             raise ValueError(
-                f"teacher_share is {self.teacher_share} and concept_share {self.resolved.concept_share}; expected "
-                "teachers that learn at least the student's concepts"
+                f"teacher_share is {self.teacher_share}, but must be at least concept_share, "
+                f"{self.resolved.concept_share}, so that the teachers learn all concepts of the student"
             )
 
     @property
     def resolved(self) -> QuickstartSpec:
-        """The spec with `full` spelled out."""
+        """The spec with the settings of `full` filled in."""
         if not self.full:
             return self
         return attrs.evolve(self, full=False, concept_share=1.0, num_augmentations=10, num_epochs=100)
@@ -102,7 +103,7 @@ class QuickstartSpec:
 
     @property
     def teacher_data(self) -> EmojiDataSpec | None:
-        """The data set that the teachers learn from; None where it is the student's."""
+        """The data set for training the teachers; None for the student's data set."""
         return None if self.teacher_share is None else attrs.evolve(self.data, concept_share=self.teacher_share)
 
     @property
@@ -121,11 +122,11 @@ class QuickstartSpec:
         )
 
     def augmentation(self, size: int) -> AugmentationSpec:
-        """Return the policy of the views at a teacher's or the student's size, in pixels."""
+        """Return the augmentation policy at a teacher's or the student's size, in pixels."""
         return emoji_augmentation(size) if self.views == "strong" else crop_augmentation(size)
 
     def training(self, loss: LossSpec, *, num_samples: int, seed: int) -> TrainingSpec:
-        """Return one training; all are alike but for the loss and the seed."""
+        """Return one training; all trainings are equal except for the loss and the seed."""
         total_steps = max(2, num_samples // self.batch_size * self.num_epochs)
         return TrainingSpec(
             loss=loss,
@@ -151,7 +152,7 @@ def loss_of(row: Row, teachers: TeacherEnsemble) -> LossSpec:
 
 
 def student() -> DualEncoderSpec:
-    """Return a MobileCLIP for pictures of 48 pixels and short texts: MCi and MCt, scaled down."""
+    """Return a MobileCLIP for images of 48 pixels and short texts: MCi and MCt, scaled down."""
     return DualEncoderSpec(
         image=MCiSpec(
             stages=(

@@ -1,7 +1,7 @@
-"""Everything that training reads, in memory: every stored augmentation replayed once, every caption tokenised once.
+"""The training data in memory: all stored augmentations replayed once, and all captions tokenised once.
 
-The library's pipeline reads, decodes and replays every sample in every epoch, as a data set larger than the memory
-needs; on two cores and a small model that would be a third of the time.
+The library's pipeline reads, decodes and replays every sample in every epoch, since a data set may be larger than the
+memory; with two cores and a small model, this would take a third of the time.
 """
 
 from __future__ import annotations
@@ -37,9 +37,9 @@ class StoredCaptions:
         tokens: (texts, context length); rows: (samples, most captions of a sample); counts: (samples,).
 
     Args:
-        tokens: ids of the different texts.
-        rows: the samples' captions as rows of `tokens`; padded.
-        counts: how many captions a sample has.
+        tokens: ids of the distinct texts.
+        rows: row indices in `tokens` of the samples' captions, padded.
+        counts: number of captions per sample.
     """
 
     tokens: Tensor
@@ -47,12 +47,12 @@ class StoredCaptions:
     counts: Tensor
 
     def choose(self, samples: Tensor, chance: Tensor, *, at_most: int | None = None) -> Tensor:
-        """Return which caption of each sample a number of [0, 1) chooses, among the first `at_most` ones."""
+        """Return the caption index per sample that a number in [0, 1) selects among the first `at_most` captions."""
         counts = self.counts[samples] if at_most is None else self.counts[samples].clamp(max=at_most)
         return (chance * counts).long()
 
     def ids(self, samples: Tensor, which: Tensor) -> Tensor:
-        """Return the ids of one caption of each sample.
+        """Return the ids of one caption per sample.
 
         Shape:
             samples, which: (batch,) -> (batch, context length).
@@ -62,7 +62,7 @@ class StoredCaptions:
 
 @attrs.frozen(kw_only=True, eq=False)
 class StoredTeacher:
-    """What a teacher, or an ensemble, said of every sample, in float32.
+    """The embeddings of a teacher, or of an ensemble, for every sample, in float32.
 
     Shape:
         image: (samples, augmentations, dim); real, synthetic: (samples, most captions of a sample, dim), padded.
@@ -75,17 +75,17 @@ class StoredTeacher:
 
 @attrs.frozen(kw_only=True, eq=False)
 class StoredSamples:
-    """Reinforced samples, ready to be put into batches.
+    """Reinforced samples, ready for batching.
 
     Shape:
         pixels: (samples, augmentations, size, size, 3), uint8.
 
     Args:
-        keys: of the samples.
-        pixels: the augmented pictures at the student's size.
+        keys: keys of the samples.
+        pixels: augmented images at the student's size.
         real: the real captions.
         synthetic: the synthetic ones.
-        teachers: what was said of the same augmentations and captions; one for each ensemble.
+        teachers: embeddings of the same augmentations and captions, one entry per ensemble.
     """
 
     keys: tuple[str, ...]
@@ -97,20 +97,20 @@ class StoredSamples:
 
 @attrs.frozen(kw_only=True, eq=False)
 class StoredBatches:
-    """The batches of one training, as the loop takes them: one augmentation and two captions per sample and epoch.
+    """The batches of one training: one augmentation and two captions per sample and epoch.
 
     Args:
-        samples: what they are made of.
-        batch_size: samples per batch; what is left of an epoch is left out.
-        seed: of the order and of all choices, which depend on it and on the epoch alone: the other arguments change
-            none that they do not restrict.
-        synthetic_captions: whether every picture comes with a synthetic caption.
-        teachers: whose embeddings come with it, as indices into `samples.teachers`.
-        num_views: augmentations that are used, from the first on; None for all.
-        num_captions: synthetic captions that are used, from the first on; None for all.
-        matched: whether the teachers' embedding of a picture is that of the augmentation that the student sees; if not,
-            it is of one chosen for itself.
-        members: the samples that are used; None for all.
+        samples: samples for the batches.
+        batch_size: number of samples per batch; an incomplete last batch is dropped.
+        seed: seed of the order and of all random choices. These depend only on the seed and the epoch; other arguments
+            only change the choices that they restrict.
+        synthetic_captions: whether batches have a synthetic caption per image.
+        teachers: indices in `samples.teachers` of the embeddings in the batches.
+        num_views: number of augmentations to use, from the first on; None for all.
+        num_captions: number of synthetic captions to use, from the first on; None for all.
+        matched: whether the teachers' embedding of an image belongs to the student's augmentation; otherwise it belongs
+            to an independently chosen augmentation.
+        members: indices of the samples to use; None for all.
     """
 
     samples: StoredSamples
@@ -124,15 +124,17 @@ class StoredBatches:
     members: Tensor | None = None
 
     def stream(self, position: StreamPosition) -> Iterator[ReinforcedBatch]:
-        """Yield batches without end, from a position on.
+        """Yield batches endlessly, from a position on.
 
         Raises:
-            ValueError: if there are fewer samples than one batch needs.
+            ValueError: if there are fewer samples than the batch size.
         """
         members = torch.arange(len(self.samples.keys)) if self.members is None else self.members
         per_epoch = len(members) // self.batch_size
         if per_epoch == 0:
-            raise ValueError(f"{len(members)} samples do not fill a batch of {self.batch_size}; take a smaller one")
+            raise ValueError(
+                f"{len(members)} samples do not fill a batch of {self.batch_size}; choose a smaller batch_size"
+            )
         epoch, done = divmod(position.first_batch, per_epoch)
         while True:
             generator = torch.Generator().manual_seed(self.seed * 1_000_003 + epoch)
@@ -169,31 +171,31 @@ class StoredBatches:
         )
 
     def position(self, num_batches: int) -> StreamPosition:
-        """Return the position behind so many batches: no sample is ever skipped."""
+        """Return the position after a number of batches; samples are never skipped."""
         return StreamPosition(first_batch=num_batches)
 
     def take_skips(self, num_batches: int) -> Sequence[Skip]:
-        """Return nothing, as nothing is left out."""
+        """Return an empty result, since no sample is left out."""
         del num_batches
         return ()
 
 
 def store_samples(shards: Sequence[str], *, augmentation: AugmentationSpec, student: DualEncoderSpec) -> StoredSamples:
-    """Return what the shards hold, with every augmentation replayed.
+    """Return the samples of the shards, with all augmentations replayed.
 
     Args:
         shards: reinforced shards.
-        augmentation: the policy at the student's size.
-        student: whose texts are made into ids, and whose contract says how pictures are resized.
+        augmentation: augmentation policy at the student's size.
+        student: student spec, which defines the tokenization of texts and the resizing of images.
 
     Raises:
-        ValueError: if the student will see pictures resized in another way than in training.
+        ValueError: if the student's contract resizes images in another way than the training does.
     """
     image = student.image.input
     if (augmentation.size, augmentation.interpolation) != (image.size, image.interpolation):
         raise ValueError(
-            f"the student learns from {augmentation.interpolation} views of {augmentation.size} pixels, and its spec "
-            f"says {image.interpolation} and {image.size}; give both the same"
+            f"the student learns from {augmentation.interpolation} views of {augmentation.size} pixels, but its spec "
+            f"has {image.interpolation} and {image.size}; use the same values for both"
         )
     samples = list(read_reinforced_samples(shards))
     tokenizer = Tokenizer(student.text.input)
@@ -209,7 +211,7 @@ def store_samples(shards: Sequence[str], *, augmentation: AugmentationSpec, stud
 
 
 def stored_teacher(samples: Sequence[ReinforcedSample]) -> StoredTeacher:
-    """Return what the teachers of reinforced samples said."""
+    """Return the teachers' embeddings in reinforced samples."""
     return StoredTeacher(
         image=torch.stack([torch.from_numpy(sample.image_emb) for sample in samples]),
         real=_padded([sample.text_emb for sample in samples]),
@@ -220,7 +222,7 @@ def stored_teacher(samples: Sequence[ReinforcedSample]) -> StoredTeacher:
 def replayed(
     png: bytes | None, augmentations: Sequence[AugmentationParams], policy: AugmentationSpec, background: Color | None
 ) -> Tensor:
-    """Return the views of a picture.
+    """Return the views of an image.
 
     Shape:
         (augmentations, size, size, 3), uint8.
@@ -231,7 +233,7 @@ def replayed(
 
 
 def stored_captions(groups: Sequence[Sequence[str]], tokenizer: Tokenizer) -> StoredCaptions:
-    """Return the captions of samples as ids, each text once."""
+    """Return the captions of samples as ids, with each text only once."""
     texts = list(dict.fromkeys(text for captions in groups for text in captions))
     row = {text: index for index, text in enumerate(texts)}
     rows = [torch.tensor([row[text] for text in captions]) for captions in groups]

@@ -1,4 +1,4 @@
-"""Train the students side by side: one process each, so that no core waits for another."""
+"""Trains the students in parallel, with one process each, so that no core waits for another."""
 
 from __future__ import annotations
 
@@ -29,10 +29,10 @@ class Student:
     """One training.
 
     Args:
-        name: of its row in the table; one of `ROWS`.
-        seed: of its weights, its order of pictures and its choices of captions.
-        loss: what it minimises.
-        folder: where its metrics, its checkpoint and in the end its model are.
+        name: name of the student's row in the table; one of `ROWS`.
+        seed: seed of the weights, the order of images and the choice of captions.
+        loss: loss of the training.
+        folder: folder for metrics, checkpoint and the final model.
     """
 
     name: str
@@ -44,16 +44,16 @@ class Student:
 def train_students(
     spec: QuickstartSpec, students: Sequence[Student], shards: tuple[str, ...], *, num_samples: int
 ) -> None:
-    """Train every student whose model is not there yet, from its last checkpoint on.
+    """Train every student without a finished model, from its last checkpoint on.
 
     Args:
         spec: the quickstart.
-        students: what to train.
+        students: students to train.
         shards: reinforced shards.
         num_samples: pictures in them.
 
     Raises:
-        FloatingPointError: if a loss is not finite; the message has the step and the pictures.
+        FloatingPointError: if a loss is not finite; the message names the step and the images.
     """
     jobs = [
         Job(
@@ -97,5 +97,5 @@ def _train(spec: QuickstartSpec, one: Student, shards: tuple[str, ...], num_samp
 
 
 def seconds_per_step(folder: Path) -> float:
-    """Return the median time of the steps of a training that its metrics know."""
+    """Return the median step time in the metrics of a training."""
     return statistics.median(line["seconds"] for line in read_metrics(folder / "metrics.jsonl"))

@@ -1,13 +1,12 @@
-"""Answers over HTTP: embeddings of texts and of a picture, and which of some labels a picture shows.
+"""An HTTP server for embeddings of texts and images, and for zero-shot classification of images.
 
-    pip install starlette uvicorn
-    python examples/serving/app.py icons --port 8000
-    curl -d '{"texts": ["a cat", "a dog"]}' http://127.0.0.1:8000/texts
-    curl --data-binary @photo.jpg 'http://127.0.0.1:8000/classify?label=a+cat&label=a+dog'
-    kill -HUP PID        # loads what is at MODEL now, and goes on with that; what is under way keeps its model
+    pip install starlette uvicorn python examples/serving/app.py icons --port 8000 curl -d '{"texts": ["a cat", "a
+    dog"]}' http://127.0.0.1:8000/texts curl --data-binary @photo.jpg
+    'http://127.0.0.1:8000/classify?label=a+cat&label=a+dog' kill -HUP PID # loads MODEL again for new requests; current
+    requests keep their model
 
-For several processes, or another server: `MODEL=s0_onnx uvicorn --factory --workers 2 app:application`. An export that
-another machine wrote wants `--trust`, or `TRUST=1` there, unless it is for ONNX: its runtime believes what it reads.
+For several processes, or another server: `MODEL=s0_onnx uvicorn --factory --workers 2 app:application`. An export from
+another machine needs `--trust`, or `TRUST=1` there, unless it is for ONNX: other runtimes trust their files.
 """
 
 from __future__ import annotations
@@ -37,12 +36,12 @@ AT_ONCE = 8
 
 
 class Served:
-    """The model that answers, which is replaced as a whole.
+    """The current model of the server, which a reload replaces.
 
     Args:
-        path: what `mobileclip.load` takes.
-        num_threads: of the processor that a request is computed with; as many as PyTorch has by default.
-        trust: whether whoever made an export may run anything here.
+        path: model for `mobileclip.load`.
+        num_threads: number of threads per request; PyTorch's number by default.
+        trust: whether the maker of an export may run any code on this machine.
     """
 
     def __init__(self, path: str, *, num_threads: int | None = None, trust: bool = False) -> None:
@@ -51,7 +50,7 @@ class Served:
         self.current = (1, self._loaded())
 
     def replace(self) -> None:
-        """Load what is at the path now; a model that cannot be loaded leaves the one that answers."""
+        """Load the path again; if this fails, the current model stays."""
         with self._replacing:
             try:
                 self.current = (self.current[0] + 1, self._loaded())
@@ -66,7 +65,7 @@ class Served:
 
 
 def application(served: Served | None = None) -> Starlette:
-    """Return the application, of the model that MODEL names where none is given."""
+    """Return the application, by default for the model in the environment variable MODEL."""
     model = served or Served(os.environ["MODEL"], trust=os.environ.get("TRUST") == "1")
     # What waits here takes no memory yet but its question.
     limiter = anyio.CapacityLimiter(AT_ONCE)
@@ -105,17 +104,17 @@ def application(served: Served | None = None) -> Starlette:
 
 
 async def body_of(request: Request, limit: int) -> bytes:
-    """Return what was sent, unless it is too much: it is not read to its end then."""
+    """Return the body of a request, or raise before its end if it is too large."""
     data = bytearray()
     async for chunk in request.stream():
         data += chunk
         if len(data) > limit:
-            raise HTTPException(413, f"more than {limit:,} bytes; send less")
+            raise HTTPException(413, f"the request has more than {limit:,} bytes; send less")
     return bytes(data)
 
 
 def texts_of(data: bytes) -> list[str]:
-    """Return the texts of a question: `{"texts": ["a cat", ...]}`."""
+    """Return the texts of a request: `{"texts": ["a cat", ...]}`."""
     try:
         asked = json.loads(data)["texts"]
     except (ValueError, KeyError, TypeError, RecursionError):
@@ -127,7 +126,7 @@ def texts_of(data: bytes) -> list[str]:
 
 
 def main() -> None:
-    """Answer until the process is told to stop."""
+    """Serve requests until the process gets a signal to stop."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("model", help="a name, a file of weights, or the folder of an export")
     parser.add_argument("--port", type=int, default=8000, help="0 takes a free one")

@@ -1,8 +1,8 @@
-"""Serves the page with the two headers that browsers want before WebAssembly may use several threads.
+"""Serves the page with the two headers that browsers require for several threads in WebAssembly.
 
     python examples/web/serve.py            # http://127.0.0.1:8000
 
-Any other static server works too: with one thread where it does not send these headers.
+Any other static server works too, with one thread if it does not send these headers.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ ISOLATION = {"Cross-Origin-Opener-Policy": "same-origin", "Cross-Origin-Embedder
 
 
 class Handler(SimpleHTTPRequestHandler):
-    """Files with the headers, never older than they are on the disk."""
+    """A file handler that adds the headers, and never serves stale files."""
 
     def end_headers(self) -> None:
         """Send the headers."""

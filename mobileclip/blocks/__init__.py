@@ -1,6 +1,6 @@
-"""The building blocks: plain modules that compose into the MobileCLIP encoders, and `build_model` by name.
+"""Building blocks: plain modules that compose into the MobileCLIP encoders, and `build_model`.
 
-A block computes its formula only; towers belong in `encoders`, faster versions of blocks in `inference.forms` and
+A block only computes its formula. Towers belong in `encoders`, faster versions of blocks in `inference.forms` and
 `training.cpu`.
 """
 

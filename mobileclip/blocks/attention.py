@@ -1,4 +1,4 @@
-"""Attention over tokens and maps, over another sequence, and the transformer layer."""
+"""Self-attention over tokens and feature maps, cross-attention, and the transformer layer."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 class AttentionBackend(Protocol):
-    """A function from queries, keys and values to attended values.
+    """A function that computes attended values from queries, keys and values.
 
     Shape:
         all `(batch, heads, tokens, head_dim)`.
@@ -36,7 +36,7 @@ class AttentionBackend(Protocol):
     """
 
     def __call__(self, query: Tensor, key: Tensor, value: Tensor, *, causal: bool) -> Tensor:
-        """Return `softmax(query key^T / sqrt(head_dim)) value`; with `causal`, over earlier tokens only."""
+        """Return `softmax(query key^T / sqrt(head_dim)) value`; with `causal`, without later tokens."""
 
 
 class Attending(nn.Module):
@@ -79,7 +79,7 @@ def xformers_attention(query: Tensor, key: Tensor, value: Tensor, *, causal: boo
     """Attend with the memory-efficient kernel of xformers, on CUDA devices only.
 
     Raises:
-        ValueError: on another device.
+        ValueError: if the tensors are on another device.
         ImportError: if xformers is not installed.
     """
     if query.device.type != "cuda":
@@ -110,8 +110,8 @@ class Attention(Attending):
         dim: width of the tokens.
         num_heads: number of heads; divides `dim`.
         qkv_bias: whether queries, keys and values have a bias.
-        causal: whether a token sees itself and earlier tokens only.
-        backend: name in `attention_backends` of the kernel that computes it.
+        causal: whether each token attends only to itself and earlier tokens.
+        backend: name of the attention kernel in `attention_backends`.
 
     Raises:
         ValueError: if `num_heads` does not divide `dim`, or the backend is unknown.
@@ -175,7 +175,7 @@ class Attention2d(Attention):
 
 
 def set_attention_backend(model: nn.Module, backend: str) -> None:
-    """Let every attention in `model` compute with the backend of that name.
+    """Set the backend of every attention module in `model`, by name.
 
     Raises:
         ValueError: if the backend is unknown.
@@ -196,16 +196,16 @@ torch.fx.wrap("rearrange")  # torch.fx would trace into it and fail
 
 
 class CrossAttention(Attending):
-    """Multi-head attention to a context: `y = project(softmax(q k^T / sqrt(head_dim)) v)`, k and v of the context.
+    """Multi-head attention to a context, which gives k and v: `y = project(softmax(q k^T / sqrt(head_dim)) v)`.
 
     Shape:
-        `(batch, tokens, dim)` and a context `(batch, places, context_dim)` to `(batch, tokens, dim)`.
+        `(batch, tokens, dim)` and a context `(batch, positions, context_dim)` to `(batch, tokens, dim)`.
 
     Args:
         dim: width of the tokens.
         num_heads: number of heads; divides `dim`.
         context_dim: width of the context; `dim` by default.
-        backend: name of the kernel, see `attention_backends`.
+        backend: name of the attention kernel, see `attention_backends`.
 
     Raises:
         ValueError: if `num_heads` does not divide `dim`.
@@ -233,7 +233,7 @@ class CrossAttention(Attending):
         return self.attend(x, *self.keys_and_values(context))
 
     def keys_and_values(self, context: Tensor) -> tuple[Tensor, Tensor]:
-        """Return keys and values of a context, `(batch, heads, places, head_dim)` each."""
+        """Return keys and values of a context, `(batch, heads, positions, head_dim)` each."""
         return self._heads(self.key(context)), self._heads(self.value(context))
 
     def attend(self, x: Tensor, key: Tensor, value: Tensor) -> Tensor:
@@ -252,7 +252,7 @@ class CrossAttentionLayer(nn.Module):
     `x = x + attention(attention_norm(x), context_norm(context))`, `y = x + ffn(ffn_norm(x))`.
 
     Shape:
-        `(batch, tokens, dim)` and a context `(batch, places, dim)` to `(batch, tokens, dim)`.
+        `(batch, tokens, dim)` and a context `(batch, positions, dim)` to `(batch, tokens, dim)`.
 
     Args:
         dim: width of the tokens and of the context.
@@ -291,10 +291,10 @@ class CrossAttentionLayer(nn.Module):
 
 
 class AttentionPooler(nn.Module):
-    """A fixed number of learned queries that gather from a sequence: `y = attention(query_norm(q), context_norm(x))`.
+    """A fixed number of learned queries that attend to a sequence: `y = attention(query_norm(q), context_norm(x))`.
 
     Shape:
-        `(batch, places, context_dim)` to `(batch, num_queries, dim)`.
+        `(batch, positions, context_dim)` to `(batch, num_queries, dim)`.
 
     Args:
         dim: width of the queries and the output.
@@ -325,14 +325,14 @@ class AttentionPooler(nn.Module):
 
 
 class FeedForward(nn.Module):
-    """Two linear layers with an activation between: `y = fc2(activation(fc1(x)))`.
+    """Two linear layers with an activation between them: `y = fc2(activation(fc1(x)))`.
 
     Shape:
         `(batch, tokens, dim)` in and out.
 
     Args:
         dim: width of the tokens.
-        hidden_dim: width between the layers; four times `dim` by default.
+        hidden_dim: width between the two layers; four times `dim` by default.
         activation: class or factory of the activation.
 
     Examples:
@@ -364,13 +364,13 @@ class TransformerLayer(nn.Module):
 
     Args:
         dim: width of the tokens.
-        mixer: the token mixer, tokens in and out; by default an `Attention`.
+        mixer: token mixer, from tokens to tokens; an `Attention` by default.
         num_heads: number of heads of the default mixer; divides `dim`.
         hidden_dim: width of the feed-forward network; four times `dim` by default.
         causal: whether the default mixer is causal.
         norm: class or factory of both norms.
         activation: class or factory of the feed-forward network's activation.
-        drop_path: probability of dropping a branch for a sample in training.
+        drop_path: probability of dropping a branch per sample in training.
 
     Source: MobileCLIP section 3.1; Radford et al., "Learning Transferable Visual Models", section 2.4.
 

@@ -41,16 +41,16 @@ def build_model(model: str | Buildable, *, in_channels: int | None = None, **cha
     """Return a new module, freshly initialised and in training form.
 
     Args:
-        model: a spec, or a name: of a whole model (`mobileclip_s2`), an image encoder (`mci2`) or a text encoder
-            (`text_mct`). `mobileclip list` prints them all. Names of open_clip (`MobileCLIP-S2`) and timm
+        model: a spec, or the name of a whole model (`mobileclip_s2`), an image encoder (`mci2`) or a text encoder
+            (`text_mct`). `mobileclip list` prints all names. The names in open_clip (`MobileCLIP-S2`) and timm
             (`fastvit_mci2`) also work.
-        in_channels: number of image channels, if not 3: 1 for depth, more for satellites. `ImageInput.of_channels`
-            gives mean and std.
-        changes: changed fields of the spec, such as `drop_path=0.1`.
+        in_channels: number of image channels if not 3, such as 1 for depth images or more for satellite images.
+            `ImageInput.of_channels` computes mean and std.
+        changes: new values for fields of the spec, such as `drop_path=0.1`.
 
     Raises:
-        ValueError: if the name is unknown; the message has the nearest ones.
-        TypeError: if the spec has no such field, or has no images.
+        ValueError: if the name is unknown; the message names the nearest known names.
+        TypeError: if the spec does not have such a field, or `in_channels` is given for a spec without images.
 
     Examples:
         >>> build_model("mci0")(torch.rand(2, 3, 64, 64)).shape
@@ -67,7 +67,7 @@ def build_model(model: str | Buildable, *, in_channels: int | None = None, **cha
     spec = _changed(spec, changes) if changes else spec
     if in_channels is not None:
         if not hasattr(spec, "with_channels"):
-            raise TypeError(f"in_channels needs images, and {type(spec).__name__} has none")
+            raise TypeError(f"in_channels is for image encoders, but {type(spec).__name__} has no image input")
         spec = spec.with_channels(in_channels)
     return spec.build()
 
@@ -82,10 +82,10 @@ def _changed(spec: Any, changes: dict[str, Any]) -> Buildable:
 
 
 def named_spec(name: str) -> Buildable:
-    """Return the spec registered under a name, of a whole model or of one tower.
+    """Return the registered spec of a whole model or of one tower by name.
 
     Raises:
-        ValueError: if the name is unknown; the message has the nearest ones.
+        ValueError: if the name is unknown; the message names the nearest known names.
 
     Examples:
         >>> named_spec("mci2").embedding_dim

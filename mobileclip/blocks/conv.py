@@ -1,4 +1,4 @@
-"""Convolutions of the blocks: with norms, in branches that fold into one, between stages, and in stems."""
+"""Convolutions: with norms, in branches that fold into one convolution, between stages, and in stems."""
 
 from __future__ import annotations
 
@@ -39,14 +39,15 @@ def sides(kernel_size: KernelSize) -> tuple[int, int]:
 
 
 def odd_sides(kernel_size: KernelSize) -> tuple[int, int]:
-    """Return the height and width of a kernel with a centre.
+    """Return the height and width of a kernel with odd sides.
 
     Raises:
-        ValueError: if a side is even: such a kernel would shift its output against the residual or the other branch.
+        ValueError: if a side is even: such a kernel would shift its output relative to the residual or the other
+            branch.
     """
     height, width = sides(kernel_size)
     if height % 2 == 0 or width % 2 == 0:
-        raise ValueError(f"this block's kernels need a centre, so their sides are odd; got {(height, width)}")
+        raise ValueError(f"the kernels of this block need a centre, so their sides must be odd; got {(height, width)}")
     return height, width
 
 
@@ -59,15 +60,15 @@ class ConvNorm(Reparameterizable):
     """A convolution without bias, then a batch norm: `y = norm(conv(x))`.
 
     Shape:
-        `(batch, dim, height, width)` to `(batch, out_dim, height', width')`; with the default padding the sides are
+        `(batch, dim, height, width)` to `(batch, out_dim, height', width')`; with the default padding, the sides are
         divided by `stride`, rounded up.
 
     Args:
         dim: channels in.
-        out_dim: channels out; `dim` by default.
+        out_dim: number of output channels; `dim` by default.
         kernel_size: height and width of the kernel, or one number for both.
-        stride: step of the kernel, both ways.
-        padding: zeros around the input, (rows, columns); half the kernel by default.
+        stride: stride in both directions.
+        padding: zero padding of rows and columns; half the kernel size by default.
         groups: groups of the convolution; `dim` makes it depthwise.
 
     Folding: to one convolution with a bias.
@@ -103,7 +104,7 @@ class ConvNorm(Reparameterizable):
         return y
 
     def fold(self) -> nn.Conv2d:
-        """Return the one convolution that is equal in evaluation mode."""
+        """Return the equivalent single convolution for evaluation mode."""
         return conv_with(self.conv, *fuse_conv_bn(self.conv, self.norm))
 
 
@@ -119,7 +120,8 @@ def kernel_and_bias(branch: nn.Module, *, stride: int, groups: int) -> tuple[Ten
         groups: common number of groups.
 
     Raises:
-        ValueError: if it is no such convolution, or one with other taps than the others: its kernel cannot be added.
+        ValueError: if `branch` is not such a convolution, or its kernel cannot be added to the others because its
+            stride, groups, padding or dilation differ.
     """
     conv = branch.conv if isinstance(branch, ConvNorm) else branch
     if not isinstance(conv, nn.Conv2d):
@@ -130,21 +132,21 @@ def kernel_and_bias(branch: nn.Module, *, stride: int, groups: int) -> tuple[Ten
     if found != expected:
         names = ("stride", "groups", "padding", "dilation", "padding_mode")
         other = [f"{name}={own}" for name, own, same in zip(names, found, expected, strict=True) if own != same]
-        raise ValueError(f"a branch has {', '.join(other)}, so its kernel cannot be added to those of the others")
+        raise ValueError(f"a branch has {', '.join(other)}, so its kernel cannot be added to the others")
     if isinstance(branch, ConvNorm):
         return fuse_conv_bn(conv, branch.norm)
     return widened(conv.weight), widened(conv.weight.new_zeros(conv.out_channels) if conv.bias is None else conv.bias)
 
 
 class SqueezeExcite(nn.Module):
-    """Scale every channel by a gate from the image's mean: `y = x * sigmoid(expand(relu(reduce(mean(x)))))`.
+    """Scale each channel by a gate from the channel means: `y = x * sigmoid(expand(relu(reduce(mean(x)))))`.
 
     Shape:
         `(batch, dim, height, width)` in and out.
 
     Args:
         dim: number of channels.
-        reduction: how many times fewer channels the bottleneck has; at least one is left.
+        reduction: factor by which the bottleneck reduces the channels, to at least one.
 
     Source: Hu et al., "Squeeze-and-Excitation Networks"; MobileCLIP Table 9.
 
@@ -176,21 +178,21 @@ class MobileOneBlock(Reparameterizable):
 
     Args:
         dim: channels in.
-        out_dim: channels out; `dim` by default.
+        out_dim: number of output channels; `dim` by default.
         kernel_size: height and width of the kernel, both odd, or one number for both.
-        stride: step of the kernel, both ways.
+        stride: stride in both directions.
         groups: groups of every branch; `dim` makes the block depthwise.
         num_branches: number of convolution branches.
-        scale_branch: whether there is a 1x1 branch; by default if the kernel has more than one row, like Apple's code
-            (so none for text's (1, 11) kernels).
-        skip: whether there is a batch-normalised skip; by default if input and output have equal shapes.
+        scale_branch: whether to add a 1x1 branch; by default if the kernel has more than one row, as in Apple's code
+            (so not for the (1, 11) kernels of text towers).
+        skip: whether to add a batch-normalised skip; by default if input and output have equal shapes.
         squeeze_excite: whether to gate channels after the sum, with a bottleneck of 1/16.
-        activation: class or factory of the following activation; None for none.
+        activation: class or factory of the activation; None for no activation.
 
     Raises:
-        ValueError: if no branch is left, a kernel side is even, or a skip would change the shape.
+        ValueError: if the block has no branch, a kernel side is even, or input and output of a skip differ in shape.
 
-    Folding: to one convolution with a bias, then the gate and the activation as they were.
+    Folding: to one convolution with a bias, followed by the unchanged gate and activation.
     Source: Vasu et al., "MobileOne"; MobileCLIP section 3.1.
 
     Examples:
@@ -223,9 +225,11 @@ class MobileOneBlock(Reparameterizable):
         same_shape = out_dim == dim and stride == 1
         skip = same_shape if skip is None else skip
         if skip and not same_shape:
-            raise ValueError(f"a skip keeps the shape, but dim={dim}, out_dim={out_dim}, stride={stride}")
+            raise ValueError(
+                f"a skip needs equal input and output shapes, but dim={dim}, out_dim={out_dim}, stride={stride}"
+            )
         if not (num_branches or scale_branch or skip):
-            raise ValueError("the block has no branch; give it num_branches >= 1, scale_branch=True or skip=True")
+            raise ValueError("the block has no branch; pass num_branches >= 1, scale_branch=True or skip=True")
 
         self.branches = nn.ModuleList(
             ConvNorm(dim, out_dim=out_dim, kernel_size=kernel_size, stride=stride, groups=groups)
@@ -264,31 +268,32 @@ class MobileOneBlock(Reparameterizable):
         return reduce(torch.add, kernels), reduce(torch.add, biases)
 
     def fold(self) -> nn.Sequential:
-        """Return the convolution, and the gate and activation where there are any."""
+        """Return the convolution, followed by the gate and the activation if the block has them."""
         like = next(self.parameters())
         conv = plain_conv(*self.kernel_and_bias(), like=like, stride=(self.stride, self.stride), groups=self.groups)
         return without_identities({"conv": conv, "squeeze_excite": self.squeeze_excite, "activation": self.activation})
 
 
 class LargeKernelConv(Reparameterizable):
-    """A large and a small kernel in parallel, by groups: `y = activation(se(large(x) + small(x)))`.
+    """Parallel grouped convolutions with a large and a small kernel: `y = activation(se(large(x) + small(x)))`.
 
     Shape:
         `(batch, dim, height, width)` to `(batch, out_dim, height', width')`; sides are divided by `stride`, rounded up.
 
     Args:
-        dim: channels in, and the number of groups.
-        out_dim: channels out, a multiple of `dim`.
-        kernel_size: the large kernel, both sides odd, or one number for both.
-        small_kernel_size: the small kernel, in the same form.
-        stride: step of both, both ways.
+        dim: number of input channels and of groups.
+        out_dim: number of output channels, a multiple of `dim`.
+        kernel_size: height and width of the large kernel, both odd, or one number for both.
+        small_kernel_size: height and width of the small kernel, in the same form.
+        stride: stride of both convolutions, in both directions.
         squeeze_excite: whether to gate channels after the sum, with a bottleneck of 1/4.
-        activation: class or factory of the following activation; None for none.
+        activation: class or factory of the activation; None for no activation.
 
     Raises:
-        ValueError: if a kernel side is even, the small kernel is larger, or `out_dim` is no multiple of `dim`.
+        ValueError: if a kernel side is even, the small kernel is larger than the large one, or `out_dim` is not a
+            multiple of `dim`.
 
-    Folding: to one convolution with a bias, then the gate and the activation as they were.
+    Folding: to one convolution with a bias, followed by the unchanged gate and activation.
     Source: Ding et al., "RepLKNet"; Vasu et al., "FastViT", section 3.2.3; MobileCLIP Table 9.
 
     Examples:
@@ -331,7 +336,7 @@ class LargeKernelConv(Reparameterizable):
         return y
 
     def fold(self) -> nn.Sequential:
-        """Return the convolution, and the gate and activation where there are any."""
+        """Return the convolution, followed by the gate and the activation if the block has them."""
         read = [kernel_and_bias(conv, stride=self.stride, groups=self.dim) for conv in (self.large, self.small)]
         (large, large_bias), (small, small_bias) = read
         kernel = large + pad_kernel(small, (large.shape[2], large.shape[3]))
@@ -348,9 +353,9 @@ class Downsample(nn.Sequential):
 
     Args:
         dim: channels in.
-        out_dim: channels out, a multiple of `dim`.
-        squeeze_excite: whether the large-kernel convolution gates its channels.
-        activation: class or factory of the activation after the large-kernel convolution; None for none.
+        out_dim: number of output channels, a multiple of `dim`.
+        squeeze_excite: whether to gate the channels after the large-kernel convolution.
+        activation: class or factory of the activation after the large-kernel convolution; None for no activation.
 
     Source: MobileCLIP Table 9; Vasu et al., "FastViT", section 3.2.2.
 
@@ -379,8 +384,8 @@ class ConvStem(nn.Sequential):
 
     Args:
         dim: channels out.
-        in_dim: channels in; three of an image.
-        scale_branch: whether the blocks have a 1x1 scale branch (MCi0-2; MCi3-4 have none).
+        in_dim: number of input channels; three for RGB images.
+        scale_branch: whether the blocks have a 1x1 scale branch, as in MCi0-2 but not in MCi3-4.
 
     Source: MobileCLIP Table 9.
 
@@ -398,7 +403,7 @@ class ConvStem(nn.Sequential):
 
 
 class PatchStem(nn.Module):
-    """Cut the image into patches and project each: one convolution whose kernel is its stride.
+    """Cut the image into patches and project each patch: one convolution whose stride equals its kernel size.
 
     Shape:
         `(batch, in_dim, height, width)` to `(batch, tokens, dim)`, tokens row by row.
@@ -406,7 +411,7 @@ class PatchStem(nn.Module):
     Args:
         dim: width of the tokens.
         patch_size: side of a patch, in pixels.
-        in_dim: channels in; three of an image.
+        in_dim: number of input channels; three for RGB images.
 
     Examples:
         >>> PatchStem(16, patch_size=14)(torch.rand(1, 3, 28, 42)).shape
@@ -424,17 +429,17 @@ class PatchStem(nn.Module):
 
 
 class ConvPatchStem(nn.Module):
-    """Patches of 16 pixels through three convolutions: 4x4, 2x2, 2x2, each with its kernel as its stride.
+    """Embed patches of 16 pixels by three convolutions (4x4, 2x2, 2x2), each with a stride equal to its kernel size.
 
     Shape:
         `(batch, in_dim, height, width)` to `(batch, tokens, dim)`, tokens row by row.
 
     Args:
-        dim: width of the tokens; the first two convolutions have a quarter of it.
-        padding: zeros around the image in front of the first convolution.
-        in_dim: channels in; three of an image.
+        dim: width of the tokens; the first two convolutions have a quarter of this width.
+        padding: zero padding of the image before the first convolution.
+        in_dim: number of input channels; three for RGB images.
 
-    Folding: both batch norms go into the convolutions in front of them.
+    Folding: the preceding convolutions absorb both batch norms.
     Source: MobileCLIP section 3.1, the image tower of MobileCLIP-B.
 
     Examples:

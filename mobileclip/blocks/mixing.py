@@ -19,7 +19,7 @@ from mobileclip.reparam import (
 
 
 class DropPath(nn.Module):
-    """In training, drop the whole branch for some of the samples: `y = x * keep / (1 - rate)`, `keep` 0 or 1 a sample.
+    """In training, drop the whole branch for some samples: `y = x * keep / (1 - rate)`, with `keep` 0 or 1 per sample.
 
     Shape:
         `(batch, ...)` in and out.
@@ -28,7 +28,7 @@ class DropPath(nn.Module):
         rate: drop probability per sample, in [0, 1).
 
     Raises:
-        ValueError: if the rate is none.
+        ValueError: if the rate is outside [0, 1).
 
     Source: Huang et al., "Deep Networks with Stochastic Depth"; FastViT's recipe for ImageNet.
 
@@ -42,7 +42,7 @@ class DropPath(nn.Module):
     def __init__(self, rate: float = 0.0) -> None:
         super().__init__()
         if not 0 <= rate < 1:
-            raise ValueError(f"the rate of dropped paths is from 0 to below 1, not {rate}")
+            raise ValueError(f"the drop path rate must be at least 0 and below 1, not {rate}")
         self.rate = rate
 
     def forward(self, x: Tensor) -> Tensor:
@@ -84,12 +84,12 @@ class RepCPE(Reparameterizable):
         self.conv = nn.Conv2d(dim, dim, (height, width), padding=(height // 2, width // 2), groups=dim)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return `x` plus its positional encoding."""
+        """Return `x` plus its position encoding."""
         y: Tensor = x + self.conv(x)
         return y
 
     def fold(self) -> nn.Conv2d:
-        """Return the one depthwise convolution that is equal."""
+        """Return the equivalent single depthwise convolution."""
         kernel = widened(self.conv.weight)
         size = (kernel.shape[2], kernel.shape[3])
         identity = identity_kernel(self.conv.in_channels, size, groups=self.conv.groups, like=kernel)
@@ -97,7 +97,7 @@ class RepCPE(Reparameterizable):
 
 
 class RepMixer(Reparameterizable):
-    """Mix every channel with its neighbours: `y = x + gamma * (mixer(x) - norm(x))`.
+    """Mix neighbouring positions within every channel: `y = x + gamma * (mixer(x) - norm(x))`.
 
     `mixer` is a depthwise MobileOne block without activation, `norm` a batch norm, `gamma` a scale per channel.
 
@@ -136,7 +136,7 @@ class RepMixer(Reparameterizable):
         return y
 
     def fold(self) -> nn.Conv2d:
-        """Return the one depthwise convolution that is equal in evaluation mode."""
+        """Return the equivalent single depthwise convolution for evaluation mode."""
         for part in (self.mixer, self.norm):
             if not isinstance(part.squeeze_excite, nn.Identity) or not isinstance(part.activation, nn.Identity):
                 raise ValueError("the mixer has a gate or an activation, so it is not a single convolution")
@@ -150,14 +150,14 @@ class RepMixer(Reparameterizable):
 
 
 class TextRepMixer(nn.Module):
-    """A RepMixer over a sequence: of words, or of anything else that has neighbours, such as frames of audio.
+    """A RepMixer over a sequence, such as words or audio frames.
 
     Shape:
         `(batch, length, dim)` in and out, as in `torch.nn.Transformer` with `batch_first`.
 
     Args:
         dim: width of the tokens.
-        kernel_size: number of tokens to mix, odd.
+        kernel_size: number of tokens to mix, an odd number.
         layer_scale: initial value of `gamma`.
 
     Folding: to one depthwise convolution with a bias.
@@ -181,7 +181,7 @@ class TextRepMixer(nn.Module):
 
 
 def as_map(x: Tensor) -> Tensor:
-    """Return a sequence as a feature map of one row.
+    """Return a sequence as a feature map with one row.
 
     Shape:
         `(batch, length, dim)` to `(batch, dim, 1, length)`.
@@ -192,7 +192,7 @@ def as_map(x: Tensor) -> Tensor:
 
 
 def as_sequence(x: Tensor) -> Tensor:
-    """Return a feature map of one row as a sequence.
+    """Return a feature map with one row as a sequence.
 
     Shape:
         `(batch, dim, 1, length)` to `(batch, length, dim)`.
@@ -215,7 +215,7 @@ class ConvFFN(nn.Module):
     Raises:
         ValueError: if a side of the kernel is even.
 
-    Folding: the batch norm goes into the depthwise convolution; the owner's layer scale into `fc2`.
+    Folding: the depthwise convolution absorbs the batch norm, and `fc2` the owner's layer scale.
     Source: Vasu et al., "FastViT", section 3.2.3; MobileCLIP Table 9.
 
     Examples:
@@ -246,11 +246,11 @@ class ConvFFN(nn.Module):
         nn.init.trunc_normal_(self.conv.conv.weight, std=0.02)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return the transformed `x`; the residual is the owner's."""
+        """Return the transformed `x`; the owner adds the residual."""
         y: Tensor = self.fc2(self.activation(self.fc1(self.conv(x))))
         return y
 
     @torch.no_grad()
     def scaled(self, scale: Tensor) -> ConvFFN:
-        """Return the network equal to `scale * self(x)`, per channel; shares all weights but the last projection's."""
+        """Return the network equal to `scale * self(x)`, per channel, with shared weights except in `fc2`."""
         return with_children(self, {"fc2": scale_output(self.fc2, scale)})

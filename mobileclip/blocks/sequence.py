@@ -17,15 +17,15 @@ Made = TypeVar("Made", bound=Tensor | tuple[Tensor, ...])
 
 
 class BlockSequence(nn.Sequential):
-    """Blocks of one width, one after another: `y = block_n(... block_1(x))`.
+    """A sequence of blocks of equal width: `y = block_n(... block_1(x))`.
 
     Activation checkpointing, `fully_shard` and exports look for this class to handle a model block by block. If
-    `recomputes` is set, each block stores only its input in training, and the backward pass computes the block again.
+    `recomputes` is set, each block stores only its input in training, and the backward pass recomputes the block.
 
     Shape:
-        whatever the blocks take and give.
+        input and output shapes of the blocks.
 
-    Source: Chen et al., "Training Deep Nets with Sublinear Memory Cost", for recomputing.
+    Source: Chen et al., "Training Deep Nets with Sublinear Memory Cost", for recomputation.
 
     Examples:
         >>> blocks = BlockSequence(TextRepMixerBlock(8), TransformerLayer(8, num_heads=2))
@@ -50,7 +50,7 @@ class ActivationCheckpointing:
     """Mixin with `set_grad_checkpointing`, the interface of timm and open_clip."""
 
     def set_grad_checkpointing(self, enable: bool = True) -> None:  # noqa: FBT001, FBT002 - timm's and open_clip's
-        """Switch activation checkpointing on or off: blocks keep only inputs, and recompute the rest in backward."""
+        """Switch activation checkpointing on or off: blocks keep only inputs; the backward pass recomputes the rest."""
         assert isinstance(self, nn.Module)
         recompute(self, enable)
 
@@ -59,19 +59,19 @@ def recompute(model: Module, enable: bool = True) -> Module:  # noqa: FBT001, FB
     """Switch on activation checkpointing in every `BlockSequence` of a model.
 
     Args:
-        model: any module; changed in place.
+        model: any module, which the function changes in place.
         enable: False disables checkpointing.
 
     Returns:
         The model.
 
     Raises:
-        ValueError: if there is no `BlockSequence` in it.
+        ValueError: if the model has no `BlockSequence`.
     """
     sequences = [module for module in model.modules() if isinstance(module, BlockSequence)]
     if not sequences:
         raise ValueError(
-            f"{type(model).__name__} has no BlockSequence, so there is nothing to compute again block by block; "
+            f"{type(model).__name__} has no BlockSequence to recompute block by block; "
             "put its repeated blocks into mobileclip.blocks.BlockSequence, or train it with smaller micro-batches"
         )
     for sequence in sequences:
@@ -85,8 +85,8 @@ def recomputed(function: Callable[..., Made], module: nn.Module, *inputs: object
     Recomputation does not update the running statistics of batch norms.
 
     Args:
-        function: returns one tensor or several, with the parameters of `module`.
-        module: its batch norms do not update during recomputation.
+        function: function that uses the parameters of `module` and returns one or more tensors.
+        module: module whose running statistics must not change during recomputation.
         inputs: stored inputs.
     """
     if not torch.is_grad_enabled():
@@ -105,7 +105,7 @@ def recomputed(function: Callable[..., Made], module: nn.Module, *inputs: object
 
 @contextmanager
 def running_statistics_held(module: nn.Module) -> Iterator[None]:
-    """Let batch norms use the statistics of their batch without adding them to the running ones."""
+    """Let batch norms use batch statistics without updating their running statistics."""
     norms = [child for child in module.modules() if isinstance(child, _BatchNorm)]
     before = [(norm.momentum, norm.num_batches_tracked) for norm in norms]
     for norm in norms:

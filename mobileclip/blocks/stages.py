@@ -1,4 +1,4 @@
-"""The blocks that stages and towers repeat, and the heads after them."""
+"""Blocks that stages and towers repeat, and the heads that follow."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ class RepMixerBlock(Reparameterizable):
 
     Args:
         dim: number of channels.
-        mixer: the token mixer, its own skip included, feature map in and out; by default a RepMixer.
-        kernel_size: height and width of the default mixer's kernel, or one number for both.
-        ffn_kernel_size: height and width of the kernel in the feed-forward network, or one number for both.
+        mixer: token mixer with its own skip, from feature map to feature map; a RepMixer by default.
+        kernel_size: height and width of the default mixer's kernel, both odd, or one number for both.
+        ffn_kernel_size: height and width of the kernel in the feed-forward network, both odd, or one number for both.
         hidden_dim: width of the feed-forward network; four times `dim` by default.
         layer_scale: initial value of the layer scales.
         drop_path: probability of dropping the network for a sample in training.
@@ -64,11 +64,11 @@ class RepMixerBlock(Reparameterizable):
 
     @property
     def foldable(self) -> bool:
-        """Whether the layer scale is still there."""
+        """Whether the block still has a layer scale."""
         return isinstance(self.layer_scale, LayerScale)
 
     def fold(self) -> RepMixerBlock:
-        """Return the block with its layer scale inside the feed-forward network."""
+        """Return the block with its layer scale folded into the feed-forward network."""
         if not isinstance(self.layer_scale, LayerScale):
             return self
         return with_children(
@@ -77,14 +77,14 @@ class RepMixerBlock(Reparameterizable):
 
 
 class TextRepMixerBlock(RepMixerBlock):
-    """A RepMixer block over a sequence: of words, or of anything else that has neighbours, such as frames of audio.
+    """A RepMixer block over a sequence, such as words or audio frames.
 
     Shape:
         `(batch, length, dim)` in and out, as in `torch.nn.Transformer` with `batch_first`.
 
     Args:
         dim: width of the tokens.
-        mixer: the token mixer, `(batch, dim, 1, length)` in and out; by default a RepMixer.
+        mixer: token mixer from `(batch, dim, 1, length)` to the same shape; a RepMixer by default.
         kernel_size: number of tokens in the kernels of the default mixer and the feed-forward network, odd.
         hidden_dim: width of the feed-forward network; four times `dim` by default.
         layer_scale: initial value of the layer scales.
@@ -135,19 +135,19 @@ class AttentionBlock(Reparameterizable):
 
     Args:
         dim: number of channels.
-        mixer: the token mixer, feature map in and out; by default an `Attention2d`.
+        mixer: token mixer from feature map to feature map; an `Attention2d` by default.
         head_dim: channels per head of the default mixer; divides `dim`.
         hidden_dim: width of the feed-forward network; four times `dim` by default.
         norm: class or factory of the first norm: `nn.BatchNorm2d` (MCi0-2, reparameterizable), or `ChannelLayerNorm`
             (MCi3-4).
         layer_scale: initial value of both layer scales.
-        drop_path: probability of dropping each branch for a sample in training.
+        drop_path: probability of dropping each branch per sample in training.
 
     Raises:
         ValueError: if `head_dim` does not divide `dim`.
 
-    Folding: the batch norm goes into the attention's first projection, each layer scale into the last one in front
-        of it. Another mixer keeps its norm and scale.
+    Folding: the attention's first projection absorbs the batch norm, and the last projection of each branch absorbs its
+        layer scale. A mixer other than `Attention2d` keeps its norm and layer scale.
     Source: MobileCLIP section 3.1 and Table 9.
 
     Examples:
@@ -189,12 +189,12 @@ class AttentionBlock(Reparameterizable):
 
     @property
     def foldable(self) -> bool:
-        """Whether there is a batch norm or a layer scale that folds."""
+        """Whether the block has a batch norm or a layer scale to fold."""
         attention = (self.norm, self.attention_scale) if isinstance(self.attention, Attention2d) else ()
         return any(isinstance(part, (*BATCH_NORMS, LayerScale)) for part in (*attention, self.ffn_scale))
 
     def fold(self) -> AttentionBlock:
-        """Return the block with its batch norm and layer scales inside the projections."""
+        """Return the block with its batch norm and layer scales folded into the projections."""
         folded: dict[str, nn.Module] = {}
         if isinstance(self.attention, Attention2d):
             attention = self.attention
@@ -218,9 +218,10 @@ class ConvPoolHead(nn.Module):
 
     Args:
         dim: channels in.
-        embedding_dim: width of the embedding; None for no projection: the mean, of width `expansion * dim`.
-        expansion: factor of the width before the mean.
-        bias: whether the projection has a bias. The papers' models have none; open_clip's layout allows one.
+        embedding_dim: width of the embedding; None to return the mean, of width `expansion * dim`, without a
+            projection.
+        expansion: factor by which the convolution widens the features.
+        bias: whether the projection has a bias. The papers' models have no bias; open_clip's layout allows one.
 
     Source: MobileCLIP Table 9.
 
@@ -243,7 +244,7 @@ class ConvPoolHead(nn.Module):
         return y
 
     def local(self, x: Tensor) -> Tensor:
-        """Return the embedding of each place, whose mean over places is the embedding: `project(conv(x))`.
+        """Return an embedding per position, `project(conv(x))`; their mean is the embedding of the feature map.
 
         Shape:
             `(batch, dim, height, width)` to `(batch, embedding_dim, height', width')`.
@@ -253,10 +254,10 @@ class ConvPoolHead(nn.Module):
 
 
 class TextPool(nn.Module):
-    """Locates each text's end token, for pooling; padding follows it.
+    """Locates each text's end token for pooling; padding follows the end token.
 
     Args:
-        end_id: id of the end token, in every text; None for the highest id of each text (CLIP).
+        end_id: id of the end token, which every text contains; None for the highest id of each text, as in CLIP.
     """
 
     def __init__(self, *, end_id: int | None = None) -> None:
@@ -272,7 +273,7 @@ class TextPool(nn.Module):
         return (ids if self.end_id is None else (ids == self.end_id).int()).argmax(dim=-1)
 
     def inside(self, ids: Tensor) -> Tensor:
-        """Return the mask of the text's tokens, up to its end token.
+        """Return the mask of each text's tokens, including its end token.
 
         Shape:
             `(batch, tokens)` to booleans `(batch, tokens)`.
@@ -281,7 +282,7 @@ class TextPool(nn.Module):
 
 
 class EndTokenPool(TextPool):
-    """Pick the features at the end-of-text token; of several, the first.
+    """Pick the features at each text's first end-of-text token.
 
     `y[i] = features[i, argmax(ids[i])]`.
 

@@ -19,7 +19,7 @@ from mobileclip.terminal.streams import ensure_streams, give_up_output
 
 __all__ = ["COMMANDS", "Command", "Commands", "main"]
 
-_KEPT = "finished work is kept and nothing is half written; the same command resumes"
+_KEPT = "finished work is saved and no file is incomplete; the same command resumes"
 
 _MOST = 1_600
 
@@ -54,11 +54,11 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 def _require_working_folder() -> None:
-    """Refuse to start in a deleted working folder: `import torch` fails there."""
+    """Raise if the working folder was deleted, because `import torch` would fail."""
     try:
         Path.cwd()
     except FileNotFoundError:
-        raise FileNotFoundError("the working folder was deleted; change to another one: cd ~") from None
+        raise FileNotFoundError("the working folder was deleted; change to another folder: cd ~") from None
 
 
 def _with_default(arguments: list[str]) -> list[str]:
@@ -70,5 +70,5 @@ def _with_default(arguments: list[str]) -> list[str]:
 
 
 def _bounded(message: str) -> str:
-    """Return a message that a person can read: of one that quotes much, the beginning and the end."""
+    """Return a message, shortened to its beginning and end if it is long."""
     return message if len(message) <= _MOST else f"{message[: _MOST // 2]} ... {message[-_MOST // 2 :]}"

@@ -37,7 +37,7 @@ def require_there(path: str | Path, expected: str) -> None:
         expected: description of the expected file, for the message.
 
     Raises:
-        FileNotFoundError: if it is not; the message has names nearby that are like it.
+        FileNotFoundError: if the path does not exist; the message suggests similar names.
     """
     if not str(path).strip():
         raise ValueError(f"a name is empty; expected {expected}")
@@ -77,7 +77,7 @@ def require_file(path: str | Path, expected: str) -> None:
         return
     if storage.local_path(path).is_dir():
         raise IsADirectoryError(f"{path} is a folder; expected {expected}")
-    raise ValueError(f"{path} is a pipe or a device, and may never end; expected {expected}")
+    raise ValueError(f"{path} is a pipe or a device, which may never end; expected {expected}")
 
 
 def require_checkpoint(source: str) -> None:
@@ -101,11 +101,11 @@ def require_checkpoint(source: str) -> None:
 
 
 def require_at_least(least: int, **numbers: float | None) -> None:
-    """Make sure that numbers are not below the least.
+    """Check that numbers are not below a minimum.
 
     Args:
         least: that each may be.
-        numbers: by the name of the option, with underscores; None is one that was not given.
+        numbers: values by option name, with underscores; None for a missing option.
 
     Raises:
         ValueError: if one is.
@@ -116,12 +116,12 @@ def require_at_least(least: int, **numbers: float | None) -> None:
 
 
 def without_repeats(paths: Iterable[Path]) -> list[Path]:
-    """Return paths in order, each once."""
+    """Return the unique paths, in order."""
     return list(dict.fromkeys(paths))
 
 
 def outputs(given: Sequence[Path], *kinds: Collection[str], overwrite: bool) -> list[Path | None]:
-    """Return the file of each kind that is to be written, having made sure that it can be.
+    """Return the output file of each kind, after checking that it can be written.
 
     Args:
         given: the values of `--output`.
@@ -129,7 +129,7 @@ def outputs(given: Sequence[Path], *kinds: Collection[str], overwrite: bool) -> 
         overwrite: whether to replace existing files.
 
     Raises:
-        ValueError, OSError: if a name is of no kind, two are of one, or one cannot be written.
+        ValueError, OSError: if a name has no known kind, two names have the same kind, or a file cannot be written.
     """
     found: list[Path | None] = [None] * len(kinds)
     for path in given:
@@ -145,7 +145,7 @@ def outputs(given: Sequence[Path], *kinds: Collection[str], overwrite: bool) -> 
 
 
 def require_page(path: Path | None, *, overwrite: bool) -> None:
-    """Refuse a page that could not be written, before the work.
+    """Raise early if a page cannot be written.
 
     Args:
         path: path of the page; None for no page.
@@ -193,7 +193,7 @@ class ModelFlags:
         return (None, name) if is_file else (name, file)
 
     def load(self, load: Callable[..., _T]) -> _T:
-        """Return the model as a function loads it, having made sure that there is one.
+        """Return a function that loads the model, after checking that the model exists.
 
         Args:
             load: one of `mobileclip.inference.loading`.
@@ -232,7 +232,7 @@ def report_skipped(skipped: Sequence[str], num_images: int, *, called: str = "im
 
 
 def say_first(lines: Sequence[str], *, most: int = 10) -> None:
-    """Print the first lines on standard error, and how many others there are."""
+    """Print the first lines on standard error, and the number of further lines."""
     others = [f"and {len(lines) - most:,} others"] if len(lines) > most else []
     for line in (*lines[:most], *others):
         say(f"  {line}", error=True)
@@ -253,7 +253,7 @@ class Sharing:
     """Flags that divide a command's work among processes or the machines of a cluster.
 
     Args:
-        num_workers: number of processes, or of Ray actors at most; the result does not depend on it.
+        num_workers: number of processes, or maximum number of Ray actors; the result does not depend on this number.
         engine: local for processes on this machine, ray for a cluster, whose machines need the same paths.
         ray_address: Ray only: the cluster to join, such as auto; by default one is started on this machine.
         shard_seconds: time limit per shard; with several processes, a new process replaces a slower one.
@@ -274,7 +274,7 @@ class Sharing:
         """Return the engine.
 
         Raises:
-            ValueError: if a number is out of its range.
+            ValueError: if a number is out of range.
         """
         from mobileclip.engines import LocalEngine, RayEngine, Retries
 

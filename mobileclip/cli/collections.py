@@ -79,7 +79,7 @@ def search(
         where: a condition: a column, a comparison and a value; repeatable, all conditions must hold. Columns are path,
             part, size, width, height, camera, taken, latitude, longitude, time and sha256; comparisons are =, !=, <,
             <=, >, >= and ~ (contains). Words of mobileclip tag are columns too: tag=dog, tag:dog>=0.99.
-        k: number of results, at most.
+        k: maximum number of results.
         all_frames: list several frames of a video; by default, the most similar frame.
         thumbnails: show images in the terminal.
         explain: draw each location's share of the score over the images of the page (MCi image towers only). This is
@@ -88,7 +88,7 @@ def search(
         overwrite: replace an existing page.
         device: see mobileclip index.
         trust: open an export of another machine; see mobileclip classify.
-        text_model: a text tower of the index's embedding space, in place of the model's own; see mobileclip classify.
+        text_model: a text tower of the index's embedding space, instead of the model's own; see mobileclip classify.
             The command does not encode images again.
         as_json: print a list of objects with path, score and metadata.
     """
@@ -97,11 +97,9 @@ def search(
     require_at_least(1, k=k)
     conditions = [parse_condition(text) for text in where]
     if query is not None and where and is_condition(query):
-        raise ValueError(
-            f"{printable(query)} is a condition, and stands where the TEXT does: write --where before each"
-        )
+        raise ValueError(f"{printable(query)} is a condition in the place of TEXT: write --where before each condition")
     if query is not None and image and Path(query).is_file():
-        raise ValueError(f"{printable(query)} is a file, and stands where the TEXT does: write --image before each")
+        raise ValueError(f"{printable(query)} is a file in the place of TEXT: write --image before each image")
     for path in image:
         require_file(path, "an image file")
     require_page(output, overwrite=overwrite)
@@ -120,7 +118,7 @@ def search(
             _draw(output, " and ".join((*texts, *image)), matches, _maps(asked, matches) if explain else None)
         return
     if sys.stdin.isatty():
-        say(f"{len(collection):,} pictures in {collection.path}; type what they show, and end with Ctrl-D", error=True)
+        say(f"{len(collection):,} images in {collection.path}; type a query per line, and end with Ctrl-D", error=True)
     for line in filter(str.strip, sys.stdin):
         show(find((line.strip(),)))
 
@@ -147,14 +145,14 @@ def dedup(
 
     The list has a line of JSON for every near-duplicate of a better image: keep, duplicate and similarity. The best
     copy has the most pixels; among these, the sharpest; among these, the largest file. Both files must be unchanged
-    since indexing. The command lists images of nearly one colour apart, since their similarity says nothing.
+    since indexing. The command lists images of nearly one colour separately, because their similarity is meaningless.
 
     Args:
         inputs: image files, folders and tar shards; see mobileclip index.
         index_name: see mobileclip index.
         model: for a new index.
         num_workers: processes that decode; see mobileclip index.
-        threshold: least cosine similarity of near duplicates.
+        threshold: minimum cosine similarity of near duplicates.
         output: the list, duplicates.jsonl by default, and optionally an HTML page of the groups.
         overwrite: replace existing files.
     """
@@ -181,15 +179,15 @@ def dedup(
         page.parent.mkdir(parents=True, exist_ok=True)
         write_page(page, groups, threshold=threshold)
     if groups.num_left_out:
-        say(f"left out {groups.num_left_out:,} pictures that are gone, or not as they were indexed", error=True)
+        say(f"left out {groups.num_left_out:,} images that are missing or have changed since indexing", error=True)
     if groups.blank:
         say(
-            f"{len(groups.blank):,} pictures of one colour, or nearly, are like others, and none is proposed:",
+            f"{len(groups.blank):,} images of one colour are similar to others; none is listed as a duplicate:",
             error=True,
         )
         say_first([printable(match.name, limit=_LONGEST_NAME) for match in groups.blank])
     num_others = sum(len(group.others) for group in groups)
-    say(f"{num_others:,} near-duplicates among {len(collection):,} pictures, in {len(groups):,} groups: {listed}")
+    say(f"{num_others:,} near-duplicates among {len(collection):,} images, in {len(groups):,} groups: {listed}")
     conclude(left_out=num_left_out + groups.num_left_out)
 
 
@@ -232,7 +230,7 @@ def _show(matches: Matches, *, thumbnails: bool, as_json: bool) -> None:
     from mobileclip.collections import small_pictures
 
     if not matches.is_exact:
-        say("a graph proposed these pictures: it may have missed a few", error=True)
+        say("the search is approximate and may miss a few images", error=True)
     # A line break in a name would make another result of its rest.
     lines = [f"{match.score:6.3f}  {printable(match.name, limit=_LONGEST_NAME)}" for match in matches]
     if as_json:
@@ -290,8 +288,8 @@ def tag(
 
     An image's score for a word is its percentile rank within the index, from 0 to 1; unlike cosines, scores of
     different words are comparable. The 5 % with the highest score have the word as a tag (--share), even if no image
-    shows it. The command reads no image. Images indexed later have tags too; the same command without --vocabulary
-    calibrates the words again.
+    shows the word. The command reads no images. Images indexed later get tags too; the same command without
+    --vocabulary calibrates the words again.
 
     Args:
         index_name: see mobileclip search.
@@ -324,7 +322,7 @@ def add(
     device: Device = "auto",
     trust: Rare[bool] = False,
 ) -> None:
-    """Name something of your own, and teach it by examples: `@"my bike"` in a search then means it.
+    """Define a concept by a text and examples, for `@"my bike"` in a search.
 
     mobileclip concept add "my bike" --positive a.jpg --negative c.jpg --text "a bicycle" --index photos.index
     mobileclip search '@"my bike" in snow' --index photos.index
@@ -407,8 +405,8 @@ def remove(name: Name, /, *, index_name: IndexName = None) -> None:
 
 
 def _told(concept: Concept) -> str:
-    """Return a concept in a line."""
+    """Return a one-line description of a concept."""
     num_yes = sum(one.is_positive for one in concept.examples)
     num_no = len(concept.examples) - num_yes
-    used = "which help" if concept.uses_examples else "the text alone is searched with"
+    used = "which help" if concept.uses_examples else "search uses the text only"
     return f'@"{printable(concept.name)}"  {printable(concept.text)}  {num_yes:,} yes, {num_no:,} no: {used}'

@@ -37,7 +37,7 @@ READING = Reading(
 
 COMMON = {
     "--quiet": "show no progress",
-    "--strict": "end with status 1 in place of 0 where something was left out",
+    "--strict": "exit with status 1 instead of 0 if the command skipped something",
 }
 """Flags of every command, with what they are for."""
 
@@ -52,8 +52,9 @@ class Command:
     """A command, imported on use.
 
     Args:
-        place: its function, `module:name` in this package, whose arguments are flags and whose docstring is the help.
-        example: an example of its arguments, including its name.
+        place: the command's function, `module:name` in this package. Its arguments become flags, its docstring the
+            help.
+        example: an example of the command's arguments, including its name.
         summary: a short description.
     """
 
@@ -75,7 +76,7 @@ class Command:
             arguments: the words after `program`.
 
         Raises:
-            SystemExit: after `--help`, or if there is no such flag.
+            SystemExit: after `--help`, or for an unknown flag.
         """
         function = self.load()
         description = ""
@@ -145,14 +146,14 @@ def completion(shell: Positional[Literal["bash", "zsh", "tcsh"]] = "bash", /) ->
     source <(mobileclip completion)     # for this shell; as a line of ~/.bashrc for all
 
     Args:
-        shell: that the script is for.
+        shell: the shell of the script.
     """
     with specs_read(READING), suppress(SystemExit):
         tyro.cli(_chosen_among(COMMANDS), prog="mobileclip", args=["--tyro-print-completion", shell])
 
 
 def _chosen_among(group: Commands) -> Any:
-    """Return a group of commands as tyro reads it: a union of functions."""
+    """Return a group of commands in tyro's form, a union of functions."""
 
     def member(name: str) -> Any:
         one = group.members[name]
@@ -169,7 +170,7 @@ def _chosen_among(group: Commands) -> Any:
 
 _GROUPS = {
     "concept": (
-        "Name things of your own in an index of pictures, and teach them by examples.",
+        "Define concepts of your own in an index of images, by texts and examples.",
         """
 commands
   collections:add            add "my bike" --positive a.jpg  a name, and examples of it
@@ -179,7 +180,7 @@ commands
 """,
     ),
     "eval": (
-        "Evaluate models, and set results beside published ones; `run` may be left out.",
+        "Evaluate models, and compare the results with published results; `run` may be omitted.",
         """
 commands
   evaluation:evaluate  run s2.pt my_classes/                  evaluate models on data sets
@@ -187,7 +188,7 @@ commands
 """,
     ),
     "tokenizer": (
-        "Train a tokenizer on texts of your own.",
+        "Train a tokenizer on your own texts.",
         """
 commands
   training:train_tokenizer  train german.txt -o tokenizer.json  a tokenizer.json of texts
@@ -202,7 +203,7 @@ commands
 """,
     ),
     "data": (
-        "Look into data sets, join published ones with their images, and choose samples.",
+        "Inspect data sets, join published data sets with images, and select samples.",
         """
 look
   data:inspect       inspect shard.tar -o a.html            a sample and its views
@@ -219,7 +220,7 @@ choose
 """,
     ),
     "hub": (
-        "Write models as open_clip and timm load them too, and push them.",
+        "Write models in a form that open_clip and timm load, and push them to the hub.",
         """
 commands
   hub:save  save s2.safetensors -o s2/ --license mit  a folder to publish
@@ -230,7 +231,7 @@ commands
 
 
 def _listed(description: str, text: str, example: str = "", summary: str = "") -> Commands:
-    """Return the commands that a text lists under titles: a function, or the name of a group; an example; a summary."""
+    """Parse a list of commands under titles; each line has a function or group name, an example and a summary."""
     groups: dict[str, dict[str, Command | Commands]] = {}
     for line in text.strip().splitlines():
         if not line.startswith(" "):

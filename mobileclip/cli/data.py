@@ -139,8 +139,8 @@ def inspect(
     The page shows the image with its crops, every stored augmentation replayed, and the captions.
 
     Args:
-        shard: a tar file of any layout, path or URL; plain image-text shards and shards without images do too.
-        key: the sample to show; the first one by default.
+        shard: a tar file of any layout, path or URL; also plain image-text shards and shards without images.
+        key: the sample to show; by default the first sample.
         output: an HTML page, including the images.
         overwrite: replace an existing page.
     """
@@ -184,7 +184,7 @@ def count(
     counted = count_shards(shards, again=overwrite, engine=engine)
     say(f"{counted.num_samples:,} samples in {counted.num_shards:,} shards")
     if counted.unreadable:
-        say(f"{len(counted.unreadable):,} shards could not be counted, the first: {counted.unreadable[0][1]}")
+        say(f"{len(counted.unreadable):,} shards could not be counted; the first: {counted.unreadable[0][1]}")
     conclude(left_out=counted.unreadable, done=counted.num_shards)
 
 
@@ -199,7 +199,7 @@ def check(
     device: Device = "auto",
     seed: Rare[int] = 0,
 ) -> None:
-    """Check reinforced shards: that all can be read, agree with the card, and that some of it is true.
+    """Check reinforced shards: readable, consistent with the card, and equal to recomputed samples.
 
     mobileclip data check DataCompDR-12M --samples 100
 
@@ -216,9 +216,9 @@ def check(
 
     Args:
         directory: reinforced shards with their reinforcement.json and manifest.jsonl; a folder or a URL.
-        samples: how many samples to recompute; 0 loads no teacher.
-        num_shards: how many shards to read; all of them by default.
-        num_rows: how many samples of each shard to check; all of them by default.
+        samples: number of samples to recompute; 0 loads no teacher.
+        num_shards: number of shards to read; by default all.
+        num_rows: number of samples to check per shard; by default all.
         sharing: engine, workers and retries.
         device: cuda, cuda:1, mps or cpu; auto takes the first available device.
         seed: random seed for the choice of samples.
@@ -268,7 +268,7 @@ def _require_output_directory(output: str) -> None:
     folder = local_path(output)
     require_output(folder / "join.json", overwrite=True)
     if folder.is_dir() and not (folder / LEDGER).exists() and any(folder.glob("*.tar")):
-        raise FileExistsError(f"{output} has shards that no join wrote; choose another folder")
+        raise FileExistsError(f"{output} has shards that `mobileclip data join` did not write; choose another folder")
 
 
 def score(
@@ -280,7 +280,7 @@ def score(
     sharing: Annotated[Sharing, arg(name="")] = Sharing(),  # noqa: B008  frozen
     status: bool = False,
 ) -> None:
-    """Score every sample of reinforced shards: how well its captions fit its image, as each teacher sees it.
+    """Score every sample of reinforced shards: the similarity of captions and image, by each teacher.
 
     mobileclip data score 'DataCompDR-12M/{00000000..00001023}.tar' -o scores -j 16 --keep-vectors
 
@@ -311,7 +311,7 @@ def score(
     for reason, count in sorted(report.skipped.items()):
         say(f"  {count:,} left out: {reason}")
     if report.failed:
-        say(f"{len(report.failed):,} shards could not be read to their end, the first: {report.failed[0][1]}")
+        say(f"{len(report.failed):,} shards could not be read completely; the first: {report.failed[0][1]}")
     conclude(left_out=report.failed, done=report.num_samples)
 
 
@@ -326,7 +326,7 @@ def filter_(
     teacher: str = "mean",
     overwrite: bool = False,
 ) -> None:
-    """List the samples whose captions fit their images best, as DataComp and DFN filter.
+    """List the samples with the most similar captions and images, like the filters of DataComp and DFN.
 
     mobileclip data filter scores -o kept.npy --share 0.3 -o kept.html
 
@@ -337,7 +337,7 @@ def filter_(
         scores: folder that `mobileclip data score` wrote.
         output: the list of uids, and optionally an HTML page with the distribution of similarities and example samples.
         share: fraction of the samples to keep, the most similar ones.
-        threshold: least cosine similarity of kept samples, in place of a share.
+        threshold: minimum cosine similarity of kept samples, instead of a share.
         caption: the caption to compare: real, synthetic (mean over synthetic captions), or best (best synthetic
             caption).
         teacher: a teacher's name; mean averages all teachers.
@@ -386,7 +386,7 @@ def dedup(
     Args:
         scores: folder that `mobileclip data score --keep-vectors` wrote.
         output: the list of kept uids, and optionally a file with a line per removed sample and its near duplicate.
-        threshold: least cosine similarity of near duplicates.
+        threshold: minimum cosine similarity of near duplicates.
         exclude_test_scores: folders of scores of test sets, reinforced by the same teachers.
         leak_threshold: remove samples with at least this cosine similarity to a test image.
         keep: a list of uids, such as that of `mobileclip data filter`; the command ignores all other samples.
@@ -420,9 +420,9 @@ def dedup(
 
 
 def require_kept(path: Path | None) -> Path:
-    """Return the path of the list of uids, or raise if there is none."""
+    """Return the output path of the uid list; raise if no output ends in .npy."""
     if path is None:
-        raise ValueError("--output names no list of uids: one that must end with .npy")
+        raise ValueError("no --output for the uid list; its name must end with .npy")
     return path
 
 
@@ -445,8 +445,8 @@ def tune_scale(
 
     Args:
         shards: held-out reinforced tar files: paths, URLs or brace patterns.
-        caption: real for the first real caption, synthetic for a synthetic one.
-        num_pairs: most pairs to read, from the start of the shards.
+        caption: real for the first real caption, synthetic for a synthetic caption.
+        num_pairs: maximum number of pairs to read, from the start of the shards.
         batch_size: pairs per similarity matrix.
         seed: random seed for each image's stored augmentation, and for the interval.
     """

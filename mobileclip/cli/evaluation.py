@@ -45,11 +45,11 @@ def evaluate(
     data sets that failed. mobileclip eval report has its own --help.
 
     Args:
-        models: one or several, and the data sets to evaluate them on.
-        spec: the data sets, and how.
-        compare_published: published models that the table has too, such as mobileclip_s1; one evaluated by its name
-            always does.
-        report: write report.html and its plots as PNG files; measures how long an image and a text take, too.
+        models: one or several models, and the data sets to evaluate.
+        spec: data sets and options of the evaluation.
+        compare_published: published models to add to the table, such as mobileclip_s1; the table always has the
+            published results of models evaluated by name.
+        report: write report.html with plots as PNG files; this also measures the latency of an image and a text.
     """
     from mobileclip.evaluation.run import divided, evaluate_and_print
 
@@ -69,8 +69,8 @@ def report(
     RESULTS.jsonl has a line for each data set: {"key": "vtab/pets", "dataset": "Oxford-IIIT Pet", "metrics":
     {"main_metric": 0.9}}. Without the file, the command prints published results only.
 
-    A star marks a difference of more than two standard errors, as for two accuracies on the same number of images.
-    Worst-group metrics and macro F1 have more noise.
+    A star marks a difference of more than two standard errors of two accuracies on this number of images. Worst-group
+    metrics and macro F1 have more noise.
 
     Args:
         results: your results.

@@ -55,7 +55,7 @@ def export(
             layout, a folder with one, hf-hub:OWNER/NAME, or NAME=FILE for a file without the model's name.
         spec: options of the export.
         data: a data set for the checks, as for mobileclip eval; by default packaged images.
-        max_images: most images of the data set; the folder stores their inputs for mobileclip verify.
+        max_images: maximum number of images of the data set; the folder stores their inputs for mobileclip verify.
         calibration: a data set for int8 ranges, at most a hundred images; by default crops of the images of the checks.
         rows: column names of .jsonl files and tables.
         place: platform; sets target, layout, precisions, preprocessing and batches. Other flags take precedence.
@@ -83,7 +83,7 @@ def export(
     require_output_folder(spec.output, overwrite=overwrite, marker=CONTRACT)
     require_model(model, checkpoint)
     if (second := companion(model)) is not None:
-        say(f"{model} has a second text tower, which is exported by itself: mobileclip export {second}", error=True)
+        say(f"{model} has a second text tower; export it with mobileclip export {second}", error=True)
     if max_images < 2:
         raise ValueError(f"--max-images is {max_images}; ranking needs at least 2")
     for path in filter(None, (data, calibration)):
@@ -95,9 +95,9 @@ def export(
     )
     say(f"wrote {folder}: {', '.join(sorted(path.name for path in folder.iterdir()))}")
     if read_contract(folder).state == NOT_RUN:
-        say(f"{NOT_RUN}: no runtime of the target is here; compare the golden vectors on a device", error=True)
+        say(f"{NOT_RUN}: this machine lacks the runtime; compare the golden vectors on a device", error=True)
         return
-    _conclude(read_report(folder), f"{folder} fails; the report in it says where")
+    _conclude(read_report(folder), f"{folder} failed a check; see report.json in the folder")
 
 
 def verify(
@@ -126,14 +126,14 @@ def verify(
             author can then run any code on this machine. ONNX files with unknown operators also need trust.
         data: a data set, as for mobileclip eval.
         model: the exported checkpoint, as for mobileclip export.
-        output: folder for results and embeddings on the data set; the command reuses stored ones.
+        output: folder for results and embeddings on the data set; the command reuses stored embeddings.
         rows: column names of .jsonl files and tables.
     """
     from mobileclip.export import verify_export
 
     require_folder(folder, "a folder that mobileclip export wrote")
     if (data is None) != (model is None):
-        raise ValueError("--data needs --model, and vice versa: the export is compared with its model")
+        raise ValueError("--data needs --model, and vice versa, to compare the export with its model")
     _conclude(verify_export(folder, trust=trust), f"{folder} fails")
     if data is not None and model is not None:
         from mobileclip.evaluation.spec import EvaluationSpec
@@ -184,7 +184,7 @@ def _conclude(report: Report, failure: str) -> None:
     say(f"ranking: {report.ranking.agreement:.2%} of {report.ranking.num_queries} first results are float32's")
     if not report.is_ranked:
         say(
-            "rankings could not be checked: embeddings hardly differ, so a file that ignores its input passes",
+            "rankings could not be checked: the embeddings hardly differ, so a file that ignores its input would pass",
             error=True,
         )
     say(f"run by: {report.runtime}")

@@ -98,7 +98,7 @@ def push(
         results: results.jsonl of mobileclip eval, for the card.
         tower: push this tower alone.
         fold: reparameterize; only this library loads the result, and it cannot be trained.
-        private: make a new repository private, and push to no public one.
+        private: make a new repository private, and refuse a public repository.
         revision: the branch; by default main.
         message: the commit message.
         overwrite: replace an existing model and card on the branch; the git history keeps both.
@@ -138,7 +138,7 @@ def _measured(path: Path | None) -> list[DatasetResult]:
     require_file(path, "a file of results, results.jsonl")
     results = list(read_results(path).values())
     if not results:
-        raise ValueError(f"{path} has no result; give results.jsonl of mobileclip eval, or leave --results out")
+        raise ValueError(f"{path} has no results; give results.jsonl of mobileclip eval, or omit --results")
     return results
 
 

@@ -65,8 +65,8 @@ def index(
     mobileclip index photos/ more/cat.jpg 'shards/{000..127}.tar' --index photos.index
 
     The index is a folder with a SQLite file. A stopped command keeps its progress and resumes. The command detects new,
-    changed and removed files by size and time, and moved files by content. It names and counts unreadable images, and
-    tries them again after they change.
+    changed and removed files by size and time, and moved files by content. The command names and counts unreadable
+    images, and retries changed files.
 
     Args:
         inputs: image and video files, tar shards, and folders of these. The command skips and counts hidden files,
@@ -81,7 +81,7 @@ def index(
         engine: inline runs one model in this process, local a model per process (on the GPUs in turn), ray a model per
             actor of a cluster with the same paths on all machines.
         ray_address: Ray only: the cluster to join, such as auto; by default one is started on this machine.
-        gpus_per_worker: Ray only: GPUs of every actor; a fraction lets several share one.
+        gpus_per_worker: Ray only: GPUs of every actor; with a fraction, several actors share a GPU.
         status: print the state and progress of the engine that writes to the index, and stop.
         forget: remove this folder from the index, and stop; its files stay. Otherwise the index hides and keeps images
             of a missing or empty folder, since a disk may be unmounted.
@@ -110,9 +110,9 @@ def index(
         return
     if forget:
         if inputs:
-            raise ValueError("--forget removes folders from an index and stops; leave out other inputs")
+            raise ValueError("--forget removes folders from an index and stops; omit other inputs")
         count = Collection.open(folder).forget(*forget)
-        say(f"forgot {count:,} pictures of {', '.join(forget)}; the index is {folder}")
+        say(f"removed {count:,} images of {', '.join(forget)}; the index is {folder}")
         return
     options = IndexOptions(
         batch_size=batch_size,
@@ -129,7 +129,7 @@ def index(
     if output is not None:
         output.parent.mkdir(parents=True, exist_ok=True)
         written = collection.export(output, overwrite=overwrite)
-        say(f"wrote {written:,} pictures to {output}")
+        say(f"wrote {written:,} images to {output}")
     conclude(left_out=report.num_left_out, done=len(collection))
 
 
@@ -144,10 +144,10 @@ def merge(
     mobileclip merge monday.index tuesday.index -o week.index
     mobileclip merge photos.index -o photos.parquet
 
-    The command compares images by the digest of their content. It keeps both of two different images with one path,
-    until mobileclip index finds one of them there. It merges concepts with equal name and text, and tags with equal
-    settings; if these differ, it copies nothing. The other indexes stay unchanged. The merge is one transaction: after
-    an interruption, run the same command again.
+    The command compares images by the digest of their content. If two different images have the same path, the merged
+    index keeps both until mobileclip index updates the path. The command merges concepts with equal name and text, and
+    tags with equal settings; if these differ, the command copies nothing. The other indexes stay unchanged. The merge
+    is one transaction: after an interruption, run the same command again.
 
     Args:
         others: indexes to merge, all of one model; see --index of mobileclip search.
@@ -161,7 +161,7 @@ def merge(
     collections = [Collection.open(other) for other in others]
     if output.suffix == ".parquet":
         if len(collections) > 1:
-            raise ValueError("a Parquet file is made of one index; merge the others into one first")
+            raise ValueError("a Parquet file holds a single index; merge the indexes first")
         say(f"wrote {collections[0].export(output):,} rows to {output}")
         return
     if is_index(output):
@@ -228,13 +228,13 @@ def update_index(
             error=True,
         )
     num_new = report.num_encoded + report.num_known + len(report.unreadable)
-    report_skipped(report.unreadable, num_new, called="new pictures and videos")
+    report_skipped(report.unreadable, num_new, called="new images and videos")
     for what, number in report.uninstalled.items():
         say(f"left out {number:,} files: {what}", error=True)
     if report.set_aside:
-        say(f"set aside, and tried again the next time; {folder / SET_ASIDE} has all:", error=True)
+        say(f"set aside until the next run, listed in {folder / SET_ASIDE}:", error=True)
         say_first([f"{printable(one.unit, limit=_LONGEST_NAME)}: {one.reason}" for one in report.set_aside])
-    say(f"{len(collection):,} pictures in the index: {report}")
+    say(f"{len(collection):,} images in the index: {report}")
     return collection, report
 
 
@@ -247,14 +247,14 @@ def model_source(model: ModelFlags) -> ModelSource:
 
 
 def index_path(name: Path | None, inputs: Sequence[str]) -> Path:
-    """Return where an index is, or is to be.
+    """Return the path of an existing or new index.
 
     Args:
         name: value of `--index`, see `find_index`, or the folder of a new index.
         inputs: command-line inputs.
 
     Raises:
-        FileNotFoundError: if there are no inputs, and no such index.
+        FileNotFoundError: if there are no inputs, and the index does not exist.
     """
     from mobileclip.collections import default_index, find_index
 
@@ -282,7 +282,7 @@ def _take_along(folder: Path, found: Scan, source: ModelSource) -> None:
 
 
 def _require_index_or_room(folder: Path) -> None:
-    """Refuse a folder that holds something else, or cannot be written to."""
+    """Raise if a folder holds something else, or is not writable."""
     from mobileclip.collections import INDEX
 
     require_output_folder(folder, overwrite=True, marker=INDEX)
@@ -347,7 +347,7 @@ def upgrade(
     Args:
         to: the new model; see --model of mobileclip index.
         index_name: see mobileclip search.
-        device: where to compute; see mobileclip index.
+        device: device of the new model; see mobileclip index.
         trust: run an export that another machine wrote; see mobileclip classify.
         batch_size: images per batch.
         num_workers: processes that decode images.

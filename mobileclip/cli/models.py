@@ -52,7 +52,7 @@ def classify(
     decode: Rare[Decode] = "exact",
     as_json: Annotated[bool, arg(name="json")] = False,
 ) -> None:
-    """Print how probable each label is for an image, the most probable first.
+    """Print the probability of each label for an image, the most probable label first.
 
     mobileclip classify photo.jpg "a cat" "a dog" -m mobileclip_s2.pt
 
@@ -94,7 +94,7 @@ def classify(
 
 @contextmanager
 def _skipping(skipped: list[str]) -> Iterator[None]:
-    """Note why an image cannot be read."""
+    """Record the error of an unreadable image."""
     from mobileclip.data.images.limits import ImageError
 
     try:
@@ -115,9 +115,7 @@ def _images_and_labels(inputs: tuple[str, ...]) -> tuple[list[str], tuple[str, .
     for label in inputs[count:]:
         if is_image_name(label) or Path(label).is_file():
             require_file(label, "an image file")
-            raise ValueError(
-                f"{printable(label)} is a file behind the first label; give image files first, then labels"
-            )
+            raise ValueError(f"{printable(label)} is a file after the first label; give image files first, then labels")
     return list(dict.fromkeys(inputs[:count])), inputs[count:]
 
 
@@ -141,8 +139,8 @@ def embed(
     mobileclip embed photos/ more/cat.jpg --texts captions.txt -m mobileclip_s2.pt
 
     The archive has image_embedding (images, dim) with image_path, text_embedding (texts, dim) with text, and model, the
-    identity of the weights: the command never mixes embeddings of two models. It names, counts and skips unreadable
-    images.
+    identity of the weights: the command never mixes embeddings of two models. The command names, counts and skips
+    unreadable images.
 
     Args:
         inputs: image files, and folders of these. The command skips and counts hidden files, links to folders or out of
@@ -186,7 +184,7 @@ def embed(
     report_skipped(skipped, len(new.image_paths) + len(skipped))
     embeddings = new if before is None else before.joined(new, **names)
     if not embeddings.image_paths and not embeddings.texts:
-        say("not one image could be embedded; nothing was written", error=True)
+        say("no image could be embedded, so nothing was written", error=True)
         conclude(left_out=skipped, done=False)
         return
     write_embeddings(output, embeddings, overwrite=overwrite or append)
@@ -257,8 +255,8 @@ def convert(
             transformers (a folder, also for sentence-transformers).
         tower: write this tower alone.
         fold: reparameterize branches, norms and scales; the result cannot be trained.
-        image_size: side of the images, where not the model's own; a ViT's positions are interpolated.
-        context_length: ids per text, where fewer than the model's own; see load_model in mobileclip.encoders.
+        image_size: side of the images, if different from the model's; a ViT interpolates its position embeddings.
+        context_length: ids per text, if fewer than the model's; see load_model in mobileclip.encoders.
         precision: precision of the weights; folding happens before the cast.
         overwrite: replace an existing file.
     """
@@ -277,7 +275,7 @@ def convert(
     if to == "transformers":
         require_folder(output, overwrite=overwrite)
         if fold or precision != "float32":
-            raise ValueError("transformers loads the training form in float32; leave --fold and --precision out")
+            raise ValueError("transformers loads the training form in float32; omit --fold and --precision")
     else:
         suffixes = (".safetensors",) if to == "mobileclip" else CHECKPOINT_SUFFIXES
         require_output(output, overwrite=overwrite, suffixes=suffixes)
@@ -319,8 +317,7 @@ def listed_rows() -> list[dict[str, str | None]]:
 def list_models(*, as_json: Annotated[bool, arg(name="json")] = False) -> None:
     """List all models and towers with a name.
 
-    Of two figures, the first is the image tower's and the second the text tower's. GMACs are of one image and one text,
-    folded.
+    Pairs of figures are for image tower and text tower. GMACs are for one image and one text, folded.
 
     Args:
         as_json: print one JSON object per model instead of a table.
@@ -341,7 +338,7 @@ def list_models(*, as_json: Annotated[bool, arg(name="json")] = False) -> None:
 
 
 def info(model: Annotated[Positional[str], arg(metavar="NAME|FILE|FOLDER")], /) -> None:
-    """Print a model's or checkpoint's spec as JSON, form, size and input.
+    """Print the spec (JSON), form, size and input of a model or checkpoint.
 
     Multiply-accumulates are for one image and one text of full length, reparameterized; the papers' tables call them
     FLOPs.
@@ -375,7 +372,7 @@ def check_weights(
 
     mobileclip check-weights mobileclip_s0
 
-    The command downloads the weights once. It knows embeddings of a text and an image for mobileclip_s0, and
+    The command downloads the weights once. The package has embeddings of a text and an image for mobileclip_s0, and
     probabilities of three texts for mobileclip_s1 (give the images with --image). The exit status is 1 if a number
     differs, or if there was nothing to compare.
 

@@ -32,7 +32,7 @@ def train(recipe: Recipe, /) -> None:
     torchrun --nproc-per-node 8 -m mobileclip.cli train my_recipe.py --data 'mine/{000..127}.tar'
 
     Args:
-        recipe: a published one, such as s2 or mobileclip2_s4, or a file of your own; then its own flags.
+        recipe: a published recipe, such as s2 or mobileclip2_s4, or your own file; then the recipe's flags.
     """
     run("train", [recipe])
 
@@ -45,7 +45,7 @@ def reinforce(recipe: Recipe, /) -> None:
     mobileclip reinforce datacompdr12m --data DataComp-12M --output DataCompDR-12M --dry-run
 
     Args:
-        recipe: a published one, such as datacompdr12m, or a file of your own; then its own flags.
+        recipe: a published recipe, such as datacompdr12m, or your own file; then the recipe's flags.
     """
     run("reinforce", [recipe])
 
@@ -61,7 +61,7 @@ def finetune() -> None:
 
 
 def is_run(arguments: Sequence[str]) -> bool:
-    """Return whether a recipe is to be run, whose flags are its own."""
+    """Return whether the arguments run a recipe, with the recipe's own flags."""
     return arguments[:1] == ["finetune"] or (
         bool(arguments) and arguments[0] in KINDS and arguments[1:2] not in ([], ["-h"], ["--help"])
     )
@@ -72,7 +72,7 @@ def run(command: str, arguments: Sequence[str]) -> None:
 
     Args:
         command: `train`, `reinforce` or `finetune`.
-        arguments: the recipe's name where there are several, and its command line.
+        arguments: the recipe's name, if there are several recipes, and its command line.
 
     Raises:
         ValueError: if there is no such recipe.
@@ -129,7 +129,7 @@ def runs(
 
     mobileclip runs outputs/train_s2 outputs/train_s2-wide -o curves.png
 
-    Runs that differ in their seed alone are one row, with mean and standard deviation.
+    Runs that differ only in the seed form one row, with mean and standard deviation.
 
     Args:
         folders: outputs of training runs, finished or not; folders, or URLs such as s3://bucket/run.
@@ -183,14 +183,14 @@ def train_tokenizer(
     lowercase: bool = True,
     overwrite: bool = False,
 ) -> None:
-    """Train a tokenizer on texts, for a text tower of their language: a tokenizer.json.
+    """Train a tokenizer on texts of a language, and write a tokenizer.json for a text tower.
 
     mobileclip tokenizer train german.txt pairs.tsv -o tokenizer.json --vocab-size 8000
 
     Args:
         texts: files of lines, or tables: .jsonl, .csv, .tsv and .parquet.
         output: the file to write.
-        vocab_size: number of tokens at most, special ones included.
+        vocab_size: maximum number of tokens, including special tokens.
         kind: bpe merges the most frequent pairs of bytes (deterministic); unigram keeps the most probable subwords,
             like sentencepiece.
         text_column: name of the texts' column in tables.
@@ -207,13 +207,13 @@ def train_tokenizer(
     )
     _write(output, content)
     say(f"wrote {output}: a tokenizer of {report.num_read:,} texts")
-    say(f"to distil a text tower that reads it: mobileclip train distil_text --tokenizer {output} ...")
+    say(f"to distil a text tower for this tokenizer: mobileclip train distil_text --tokenizer {output} ...")
     conclude(left_out=report.num_skipped, done=report.num_read)
 
 
 def _require(texts: Sequence[str]) -> None:
     if not texts:
-        raise ValueError(f"no texts are given; expected {_TEXTS}")
+        raise ValueError(f"no texts; expected {_TEXTS}")
     for path in texts:
         require_file(path, _TEXTS)
 

@@ -1,6 +1,6 @@
-"""A search index of images in a folder: create, update and search.
+"""Creates, updates and searches an index of images in a folder.
 
-It is an application of the library: only `mobileclip.cli` imports it.
+This package is an application of the library: only `mobileclip.cli` imports it.
 """
 
 from mobileclip.collections.collection import Collection

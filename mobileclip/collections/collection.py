@@ -54,24 +54,25 @@ from mobileclip.terminal import console
 
 
 class Collection:
-    """Images of a search index in a folder.
+    """A searchable index of images, stored in a folder.
 
-    The collection reads the index on first use, and again after `refresh`. One job at a time writes to an index, and
-    any number may read.
+    The collection reads the index on first use, and again after `refresh`. Only one job at a time can write to an
+    index, but any number can read the index.
 
     Args:
-        store: the rows.
-        clip: the model of the index; by default loaded on first use.
+        store: store with the rows of the index.
+        clip: model of the index; None to load the model on first use.
         device: device of the model.
-        trust: whether to open the index's export of another machine, see `mobileclip.load`. An index does not store
-            this.
-        text_model: a text tower of the model's embedding space in place of its own, see `mobileclip.load`. An index
-            does not store this.
+        trust: whether to open an exported model from another machine, see `mobileclip.load`. The index does not store
+            this option.
+        text_model: another text tower of the model's embedding space, see `mobileclip.load`. The index does not store
+            this option.
 
-    `graph_sizes` has the number of images above which search uses a graph; set it before the first use.
+    The attribute `graph_sizes` has the number of images above which search uses a graph; set this attribute before the
+    first search.
 
     Examples:
-        The tests have no photographs, so they leave this out.
+        The tests skip this example, as they have no photographs.
 
         >>> photos = Collection.open("photos.index")  # doctest: +SKIP
         >>> photos.search("a red bicycle in snow", without="people", where=["width>1000"])[0].path  # doctest: +SKIP
@@ -103,17 +104,17 @@ class Collection:
         trust: bool = False,
         text_model: str | Path | None = None,
     ) -> Collection:
-        """Return a collection: of an index, of a folder of images, or of a Parquet file that `export` wrote.
+        """Open the collection of an index, of a folder of images, or of a Parquet file written by `export`.
 
         Args:
-            path: see `find_index`; a Parquet file is not written to.
+            path: see `find_index`; a Parquet file is read-only.
             device: device of the model.
             trust: see the class.
             text_model: see the class.
 
         Raises:
-            FileNotFoundError: if there is no such index.
-            ValueError: if it is damaged.
+            FileNotFoundError: if the index does not exist.
+            ValueError: if the index is damaged.
         """
         is_file = path is not None and Path(path).suffix == SUFFIX and Path(path).is_file()
         store = open_rows(Path(path)) if path is not None and is_file else Store.open(find_index(path))
@@ -121,31 +122,31 @@ class Collection:
 
     @classmethod
     def create(cls, path: str | Path, source: ModelSource, *, device: str = "cpu", trust: bool = False) -> Collection:
-        """Return a new, empty collection.
+        """Create a new, empty collection.
 
         Args:
             path: path of an empty or new folder.
-            source: the model; stored with absolute paths.
+            source: source of the model; the index stores absolute paths.
             device: device of the model.
             trust: see the class.
 
         Raises:
-            FileExistsError: if the folder holds something.
-            ValueError, FileNotFoundError, CheckpointError: if there is no such model, see `mobileclip.load`.
+            FileExistsError: if the folder is not empty.
+            ValueError, FileNotFoundError, CheckpointError: if the model cannot be loaded, see `mobileclip.load`.
         """
         clip, about = _loaded(source, device, trust=trust)
         return cls(Store.create(Path(path), about), clip=clip, device=device, trust=trust)
 
     @classmethod
     def create_like(cls, path: str | Path, other: Collection) -> Collection:
-        """Return a new, empty collection with the model of another one, without loading it.
+        """Create a new, empty collection with the model of another collection, without loading the model.
 
         Args:
             path: path of an empty or new folder.
-            other: a collection.
+            other: collection with the model to use.
 
         Raises:
-            FileExistsError: if the folder holds something.
+            FileExistsError: if the folder is not empty.
         """
         return cls(Store.create(Path(path), other.store.about), device=other.device, trust=other.trust)
 
@@ -153,16 +154,16 @@ class Collection:
     def create_merged(
         cls, path: str | Path, *others: Collection, show_progress: bool = True
     ) -> tuple[Collection, MergeReport]:
-        """Merge collections into a new one, atomically; return it with the report.
+        """Merge collections into a new collection, atomically; return the new collection and the report.
 
         Args:
             path: path of an empty or new folder.
-            others: one or more collections of one model; see `merge`.
+            others: one or more collections with the same model, see `merge`.
             show_progress: whether to show progress.
 
         Raises:
             ValueError: see `merge`.
-            OSError: if one cannot be read, or the new one cannot be written.
+            OSError: if a collection cannot be read, or the new collection cannot be written.
         """
         for other in others[1:]:
             others[0].require(other.store.about.identity, f"the index {other.path}")
@@ -180,51 +181,51 @@ class Collection:
         """The model of the index, with the chosen text tower.
 
         Raises:
-            ValueError: if another is now where it came from, or the text tower is of another space.
+            ValueError: if the model's source now holds another model, or the text tower has another embedding space.
         """
         if self._clip is None or not self._clip_of.is_same(self.store.about.identity):
             source = self.store.about.model
             clip, identity = source.load(self.device, trust=self.trust, text_model=self.text_model)
-            self.require(identity, "what its model was loaded from")
+            self.require(identity, "the source of its model")
             self._clip, self._clip_of = clip, self.store.about.identity
         return self._clip
 
     def require(self, identity: ModelIdentity, there: str) -> None:
-        """Raise if a model differs from the index's.
+        """Raise an error if a model differs from the model of the index.
 
         Args:
             identity: identity of the model.
-            there: where it is from, for the message.
+            there: source of the model, for the message.
 
         Raises:
-            ValueError: if it is another one.
+            ValueError: if the models differ.
         """
         self.store.about.identity.require_same(identity, here=f"the index {self.path}", there=there)
 
     def require_source(self, source: ModelSource) -> None:
-        """Raise if a model's name shows that it differs from the index's, without reading or downloading weights.
+        """Raise an error if a model's name differs from the index's, without reading or downloading weights.
 
         Args:
             source: the requested model.
 
         Raises:
-            ValueError: if it is another one, or there is no such model.
-            FileNotFoundError: if there is no such file.
+            ValueError: if the models differ, or the model is unknown.
+            FileNotFoundError: if the file of the model does not exist.
         """
         about = self.store.about
         if about.is_known_to_be_of_another(source) and str(source) != str(about.model):
             raise ValueError(
-                f"the index {self.path} is of {about.model}, and not of {source}: embeddings of two models cannot "
-                "be compared; leave the model out to go on with the index, or give another folder for another index"
+                f"the index {self.path} has the model {about.model}, not {source}: embeddings of two models cannot "
+                "be compared; leave the model out to use the index, or choose another folder for a new index"
             )
 
     def __len__(self) -> int:
-        """Return how many images there are; no embedding is read for it."""
+        """Return the number of images, without reading embeddings."""
         return len(self.store if self._snapshot is None else self._snapshot)
 
     @property
     def snapshot(self) -> Snapshot:
-        """The snapshot of the index at reading."""
+        """The snapshot of the index at the time of reading."""
         if self._snapshot is None:
             self._snapshot = take_snapshot(self.store)
             self._graph = open_graph(self.path, self._snapshot, self.graph_sizes)
@@ -233,25 +234,25 @@ class Collection:
     @property
     def graph(self) -> NeighbourGraph | None:
         """The neighbour graph of `snapshot`; None for exact search."""
-        assert self.snapshot is not None, "reading the index opens its graph"
+        assert self.snapshot is not None, "reading the index also opens the graph"
         return self._graph
 
     def load(self) -> None:
-        """Read the index and its model now instead of on first use.
+        """Read the index and load the model now instead of on first use.
 
         Raises:
-            ValueError, OSError: if they cannot be read.
+            ValueError, OSError: if the index or the model cannot be read.
         """
         assert self.snapshot is not None, "the index is read"
         assert self.clip is not None, "its model is loaded"
 
     def refresh(self) -> None:
-        """Read the index again on next use."""
+        """Read the index again on the next use."""
         self.store = attrs.evolve(self.store) if self.store.exported else Store.open(self.path)
         self._snapshot = self._graph = None
 
     def reopened(self) -> Collection:
-        """Return the collection as its folder is now, with the model of this one where it is still the same.
+        """Open the current index in the folder, and reuse the loaded model if it is still the same.
 
         Raises:
             FileNotFoundError, ValueError: see `Collection.open`.
@@ -263,7 +264,7 @@ class Collection:
         return other
 
     def described(self) -> dict[str, object]:
-        """Return the metadata of the index for JSON."""
+        """Return the metadata of the index, for JSON."""
         return {"index": str(self.path), "pictures": len(self), "model": str(self.store.about.model)}
 
     def add(
@@ -275,16 +276,17 @@ class Collection:
         """Update the index with images, folders and shards, and return a report.
 
         The update encodes new and changed images, recognises moved images by content, and removes deleted images of
-        these folders; it keeps images of a missing or empty folder. After an interruption, the same call resumes.
+        these folders. It keeps the images of a missing or empty folder. After an interruption, the same call resumes
+        the update.
 
         Args:
             inputs: images, folders with images, and tar shards, see `scan`.
             options: indexing options.
-            engine: runs the workers, which need the same paths; None for this process.
+            engine: engine that runs the workers, which need the same paths; None for this process.
 
         Raises:
-            ValueError: if another job writes to the index, there are no images, or no worker can work.
-            OSError: if something is not there, or the index cannot be written.
+            ValueError: if another job writes to the index, there are no images, or no worker can start.
+            OSError: if an input does not exist, or the index cannot be written.
         """
         return self.add_found(scan([str(one) for one in inputs]), options, engine)
 
@@ -308,13 +310,13 @@ class Collection:
             return update(self.store, lambda: self.clip, found, options, engine, trust=self.trust)
 
     def forget(self, *folders: str | Path) -> int:
-        """Remove folders or files from the index, and return the number of their images; the files stay.
+        """Remove folders or files from the index, and return the number of removed images. The files stay on disk.
 
         Args:
-            folders: inputs of the index, or parent folders of these; they need not exist.
+            folders: inputs of the index, or parent folders of inputs; they need not exist.
 
         Raises:
-            ValueError: if the index has no images of one, or would find them again in another input.
+            ValueError: if the index has no images of a folder, or would find the images again in another input.
             OSError: if the index cannot be written.
         """
         paths = [os.path.abspath(one) for one in folders]  # noqa: PTH100 - links stay links
@@ -323,7 +325,7 @@ class Collection:
 
     @contextmanager
     def _changing(self, *, show_progress: bool) -> Iterator[None]:
-        """Lock the index for writing; afterwards forget the cached state if it changed."""
+        """Lock the index for writing; afterwards discard the cached state if the index changed."""
         with self.store.writing():
             before = self.store.token
             if self._snapshot is not None and self._snapshot.token != before:
@@ -341,23 +343,23 @@ class Collection:
                 remove_graph(self.path)
 
     def merge(self, *others: Collection, show_progress: bool = True) -> MergeReport:
-        """Merge other indexes of the same model into this one, in one transaction; return a report.
+        """Merge other indexes with the same model into this index, in one transaction; return a report.
 
-        The merge compares images by digest, see `merge_stores`. It merges concepts with equal names and texts, and tags
-        with equal settings, and calibrates tags on all images.
+        The merge compares images by digest, see `merge_stores`. It merges concepts with equal names and texts, merges
+        tags with equal settings, and calibrates the tags on all images.
 
         Args:
-            others: they stay unchanged.
+            others: collections to merge, which stay unchanged.
             show_progress: whether to show progress.
 
         Raises:
-            ValueError: if one has another model, is this one, is damaged, or changes meanwhile, or concepts or tags
-                conflict; then nothing is copied.
-            OSError: if one cannot be read, or this one cannot be written.
+            ValueError: if another index has a different model, is this index, is damaged, or changes during the merge,
+                or if concepts or tags conflict. In these cases, the merge copies nothing.
+            OSError: if another index cannot be read, or this index cannot be written.
         """
         for other in others:
             if other.path.resolve() == self.path.resolve():
-                raise ValueError(f"the index {self.path} cannot be merged with itself; give other indexes")
+                raise ValueError(f"the index {self.path} cannot be merged with itself; choose other indexes")
         with self._changing(show_progress=show_progress):
             for other in others:
                 self.require(other.store.about.identity, f"the index {other.path}")
@@ -376,7 +378,7 @@ class Collection:
 
     @property
     def concepts(self) -> Concepts:
-        """The user's concepts with examples: `@"my bike"` in a query."""
+        """The user's concepts, with examples; a query names a concept as `@"my bike"`."""
         return Concepts(self)
 
     def tag(
@@ -387,25 +389,25 @@ class Collection:
         share: float | None = None,
         show_progress: bool = True,
     ) -> TagWords:
-        """Set the words for tags of the index, replacing earlier words, and return them.
+        """Set the tag words of the index, which replace earlier words, and return the new words.
 
-        Words are columns of conditions: `tag=WORD` for the images with the highest scores, and `tag:WORD>=0.99` for a
-        score, the percentile rank within the collection; see `TagWords`. Images added later get tags by the same
-        calibration.
+        Conditions can use the words: `tag=WORD` selects the images with the highest scores, and `tag:WORD>=0.99`
+        selects by score, the percentile rank within the collection; see `TagWords`. Images added later get tags by the
+        same calibration.
 
         Args:
-            words: or phrases; None calibrates the index's words again.
-            template: prompt template, such as `a photo of a {}`; by default the earlier one, or the word alone.
-            share: fraction of the images that get each word as a tag; by default the earlier one, or 0.05.
+            words: words or phrases; None to calibrate the current words of the index again.
+            template: prompt template, such as `a photo of a {}`; the earlier template by default, or only the word.
+            share: fraction of the images that get each word as a tag; the earlier fraction by default, or 0.05.
             show_progress: whether to show progress.
 
         Raises:
-            ValueError: if there are no words or no images, or one cannot be a tag.
+            ValueError: if there are no words or no images, or a word cannot be a tag.
             OSError: if the index cannot be written.
         """
         before = read_tag_words(self.path)
         if words is None and before is None:
-            raise ValueError(f"the index {self.path} has no tags to update; give words")
+            raise ValueError(f"the index {self.path} has no tags to update; specify words")
         if before is not None:
             words = before.words if words is None else words
             template, share = template or before.template, before.share if share is None else share
@@ -428,18 +430,18 @@ class Collection:
         *,
         options: IndexOptions = IndexOptions(),  # noqa: B008  frozen
     ) -> dict[str, str]:
-        """Bring the index to another model, and return why images cannot be read, by their paths.
+        """Change the model of the index, and return the problems of unreadable images by path.
 
         Searches use the old model until all images are encoded; then the index switches to the new model in one
         transaction. After an interruption, the same call resumes. If images cannot be read, the index keeps the old
-        model: update it first.
+        model; update the index first.
 
         Args:
-            source: the new model.
+            source: source of the new model.
             options: indexing options.
 
         Raises:
-            ValueError: if another job writes to the index, or there is no such model.
+            ValueError: if another job writes to the index, or the model is unknown.
             OSError: if the index cannot be written.
         """
         clip, about = _loaded(source, self.device, trust=self.trust)
@@ -492,19 +494,19 @@ class Collection:
         k: int = 10,
         all_frames: bool = False,
     ) -> Matches:
-        """Return the nearest images to a query, nearest first.
+        """Return the images nearest to a query, nearest first.
 
         The query embedding is the mean of texts and images, minus half of the exclusions. Search is exact up to two
         million images; see `Matches.is_exact`.
 
         Args:
-            text: one text or several; `@"my bike"` in a text is a concept.
-            image: example images: paths, or the bytes of files.
-            like: example images of the index, by `Match.id`.
+            text: one or several texts; `@"my bike"` in a text names a concept.
+            image: example images, as paths or encoded bytes.
+            like: ids of example images of the index, see `Match.id`.
             without: texts or images to exclude.
             where: conditions on columns, see `Condition`; all must hold.
-            k: number of results, at most.
-            all_frames: whether to return several frames of a video; by default the nearest frame only.
+            k: maximum number of results.
+            all_frames: whether to return several frames of a video, instead of the nearest frame only.
 
         Raises:
             ValueError: if the query is empty, k is below 1, a condition is invalid, an id is unknown, or all files of
@@ -522,23 +524,23 @@ class Collection:
                     snapshot, graph, query, k, where=where, all_frames=all_frames, cache=taught.cache()
                 )
             except ReplacedIndexError:
-                if like:  # ids of the index of before
+                if like:  # the ids belong to the replaced index
                     raise
                 self.refresh()
 
     def newest(self, *, where: Sequence[Condition | str] = (), k: int = 10, all_frames: bool = False) -> Matches:
-        """Return images that meet conditions, the newest first; see `newest_matches`.
+        """Return the images that meet conditions, newest first; see `newest_matches`.
 
         Args:
             where: conditions on columns; all must hold.
-            k: number of images, at most.
+            k: maximum number of images.
             all_frames: see `search`.
 
         Raises:
-            ValueError: if a condition is none, or `k` is not positive.
+            ValueError: if a condition is invalid, or `k` is below 1.
         """
         if k < 1:
-            raise ValueError(f"k is {k}, expected 1 or more")
+            raise ValueError(f"k is {k}, expected at least 1")
         return newest_matches(self.snapshot, k, where=where, all_frames=all_frames)
 
     def explain(
@@ -550,28 +552,28 @@ class Collection:
         like: Sequence[int] = (),
         without: str | Sequence[str] = (),
     ) -> NDArray[np.float32]:
-        """Return each location's share of a match's score; the map sums to the score.
+        """Return the share of each image location in a match's score; the shares sum to the score.
 
-        This is attribution, not segmentation; see `ImageTextModel.explain`. The function reads the image again.
+        The map is an attribution, not a segmentation; see `ImageTextModel.explain`. The function reads the image again.
 
         Shape:
-            result: `(rows, columns)`, of the square in the image's middle that the model sees.
+            result: `(rows, columns)`, for the centre crop that the model receives.
 
         Args:
-            match: the image.
+            match: match of the image to explain.
             text: see `search`.
             image: see `search`.
             like: see `search`.
             without: see `search`.
 
         Raises:
-            ValueError: if the model does not support it (a ViT, for example), the query is empty, or an upgrade of the
-                index is in progress.
+            ValueError: if the model does not support explanations (a ViT, for example), the query is empty, or an
+                upgrade of the index is in progress.
             ImageError: if an image cannot be read.
         """
         direction, taught = self._asked(text, image, like, without)
         if taught.concepts:
-            raise ValueError("examples of a concept are compared as whole images, so locations have no share")
+            raise ValueError("search compares examples of a concept as whole images, so locations have no share")
         query = direction(lambda: self.clip, known=_known(self.snapshot, like))
         return similarity_map(self.clip, match, query, reduced=self.store.about.decode == "fast")
 
@@ -582,7 +584,7 @@ class Collection:
         like: Sequence[int],
         without: str | Sequence[str],
     ) -> tuple[Callable[..., NDArray[np.float32]], TaughtConcepts]:
-        """Return the query of texts, images and stored embeddings, and its concepts with examples."""
+        """Return the function that computes the query embedding, and the query's concepts with examples."""
         (texts, wanted), (away, unwanted) = (self._named(one) for one in (text, without))
         pictures = _several(image)
         direction = partial(
@@ -592,16 +594,16 @@ class Collection:
         return direction, TaughtConcepts.of(wanted, unwanted, num_wanted=num_wanted, share=AWAY / max(1, len(away)))
 
     def _named(self, given: str | Sequence[str]) -> tuple[list[str], list[Concept]]:
-        """Return the texts, including texts of named concepts, and these concepts."""
+        """Return the texts, including those of named concepts, and the named concepts."""
         parts = [named_concepts(str(one)) for one in _several(given)]
         concepts = [self.concepts.require(name) for _, names in parts for name in names]
         return [*(rest for rest, _ in parts if rest.strip()), *(one.text for one in concepts)], concepts
 
     def duplicates(self, *, threshold: float = THRESHOLD, show_progress: bool = True) -> Duplicates:
-        """Return the groups of images that show the same; see `find_duplicates`.
+        """Return the groups of near-duplicate images; see `find_duplicates`.
 
         Args:
-            threshold: least cosine similarity of near duplicates.
+            threshold: minimum cosine similarity of near duplicates.
             show_progress: whether to show progress.
 
         Raises:
@@ -613,12 +615,12 @@ class Collection:
         return find_duplicates(self.snapshot, graph, threshold=threshold, show_progress=show_progress)
 
     def export(self, output: str | Path, *, overwrite: bool = False, show_progress: bool = True) -> int:
-        """Write the embeddings of the images that are where the index has them, and return how many there are.
+        """Write the embeddings of all existing images to a file, and return the number of images.
 
         Args:
-            output: `*.npz` is an archive like that of `mobileclip embed`; `*.safetensors` also has small copies of the
-                images, for the page of `examples/web`, see `write_web_file`; `*.parquet` has all rows, including those
-                of missing files, for other programs, `open` and `merge`.
+            output: path of the file. `*.npz` is an archive like the output of `mobileclip embed`. `*.safetensors` also
+                has small copies of the images, for the page in `examples/web`, see `write_web_file`. `*.parquet` has
+                all rows, including rows of missing files, for other programs, `open` and `merge`.
             overwrite: whether to replace an existing file.
             show_progress: whether to show progress.
 
@@ -640,14 +642,14 @@ class Collection:
 
 
 def _loaded(source: ModelSource, device: str, *, trust: bool) -> tuple[ImageTextModel, IndexMetadata]:
-    """Return a model, and the metadata of its index."""
+    """Load a model, and return it with the metadata of an index for this model."""
     kept = source.in_full()
     clip, identity = kept.load(device, trust=trust)
     return clip, IndexMetadata(**attrs.asdict(identity), dim=clip.model.spec.image.embedding_dim, model=kept)
 
 
 def _portions(read: Iterable[Reencoded], options: IndexOptions) -> Iterator[list[Reencoded]]:
-    """Yield lists of images, each after a number of images or seconds."""
+    """Yield images in lists, each limited by a number of images or seconds."""
     some: list[Reencoded] = []
     begun = time.monotonic()
     for one in read:

@@ -1,11 +1,11 @@
-"""Concepts of an index: a text, examples with small copies of their images, and scores with examples.
+"""Stores the concepts of an index, each a text and example images, and computes scores with examples.
 
     score(x) = cos(x, text) + alpha * (sum_yes exp(-beta (1 - cos(x, yes))) - sum_no exp(-beta (1 - cos(x, no))))
 
-Concepts have their own table, so that any process may change them without the index's lock.
+Concepts have a separate table, so any process may change concepts without the index's lock.
 
-Source: Tip-Adapter (arXiv 2111.03930), section 3.2; alpha and beta are its first values. Differs: scores are cosines,
-    and not 100 times as large, and images that do not show a concept count against it.
+Source: Tip-Adapter (arXiv 2111.03930), section 3.2; alpha and beta have the initial values of Tip-Adapter. Differs:
+scores are cosines, not scaled by 100, and negative examples lower the score.
 """
 
 from __future__ import annotations
@@ -29,21 +29,21 @@ from mobileclip.serialization import from_json, to_json
 from mobileclip.strict import strict
 
 Key = tuple[str, float | None]
-"""What a picture is known by, wherever it lies: the hash of its content, and the time of a video's frame."""
+"""Identity of an image, independent of its path: the hash of the content, and the time of a video frame."""
 
 MOST_EXAMPLES = 200
-"""Of a concept."""
+"""Maximum number of examples of a concept."""
 
 
 @attrs.frozen(kw_only=True, field_transformer=strict)
 class Example:
-    """An image that shows a concept, or does not.
+    """A positive or negative example of a concept.
 
     Args:
-        path: original path, for display.
-        sha256: sha256 of its content.
-        time: time of a video's frame, in seconds.
-        is_positive: whether it is a positive example.
+        path: original path of the image, for display.
+        sha256: SHA-256 of the file's content.
+        time: time of a video frame, in seconds; None for an image.
+        is_positive: whether the image is a positive example.
     """
 
     path: str
@@ -53,18 +53,18 @@ class Example:
 
     @property
     def key(self) -> Key:
-        """Its key."""
+        """Key of the example."""
         return self.sha256, self.time
 
     @property
     def name(self) -> str:
-        """The path, with the time of a frame after it."""
+        """The path, followed by the time of a video frame."""
         return self.path if self.time is None else f"{self.path} {format_time(self.time)}"
 
 
 @attrs.frozen(kw_only=True, field_transformer=strict)
 class _Known:
-    """What is kept of a concept beside its name and its examples."""
+    """The stored fields of a concept, except for name and examples."""
 
     text: str
     about: IndexMetadata
@@ -79,13 +79,13 @@ class Concept:
         vectors: `(examples, dim)`, float16.
 
     Args:
-        name: as `@"name"` in a query has it.
-        text: description; gives the score without examples.
+        name: name of the concept, `@"name"` in a query.
+        text: description of the concept, which determines the score without examples.
         about: identity of the embedding space.
-        uses_examples: whether examples help and so add to the score.
+        uses_examples: whether the examples add to the score, see `examples_help`.
         examples: positive and negative examples.
-        vectors: their embeddings, of unit length.
-        pictures: a small encoded copy of each, for other models, or None.
+        vectors: embeddings of the examples, of unit length.
+        pictures: small encoded copy of each example, for other models, or None.
     """
 
     name: str
@@ -97,15 +97,15 @@ class Concept:
     pictures: tuple[bytes | None, ...] = ()
 
     def of(self, *, is_positive: bool) -> NDArray[np.float32]:
-        """Return the embeddings of the examples that show it, or of those that do not."""
+        """Return the embeddings of the positive or the negative examples."""
         return self.vectors[[one.is_positive == is_positive for one in self.examples]].astype(np.float32)
 
     def is_same(self, other: Concept) -> bool:
-        """Return whether another one is the same, in the same space."""
+        """Return whether two concepts are equal and have the same embedding space."""
         return self.about == other.about and self.examples == other.examples and self.text == other.text
 
     def chosen(self, kept: Sequence[bool]) -> Concept:
-        """Return it with some of its examples."""
+        """Return the concept with some of its examples."""
         places = [place for place, is_kept in enumerate(kept) if is_kept]
         return attrs.evolve(
             self,
@@ -115,7 +115,7 @@ class Concept:
         )
 
     def described(self) -> dict[str, object]:
-        """Return its data for JSON."""
+        """Return the data of the concept, for JSON."""
         names = {word: [one.name for one in self.examples if one.is_positive == kind] for word, kind in _KINDS.items()}
         return {"name": self.name, "text": self.text, "uses_examples": self.uses_examples, **names}
 
@@ -124,11 +124,11 @@ _KINDS = {"yes": True, "no": False}
 
 
 def read_concepts(folder: Path, name: str | None = None) -> dict[str, Concept]:
-    """Return the concepts of an index by their names, sorted; of one name, that one or none.
+    """Return the concepts of an index by name, sorted; with `name`, only the concept with this name, if any.
 
     Raises:
-        ValueError: if the index is damaged, or of another version of this library.
-        OSError: if it cannot be read.
+        ValueError: if the index is damaged, or comes from another version of this library.
+        OSError: if the index cannot be read.
     """
     with read_transaction(folder) as db:
         return {one.name: one for one in _found(db, folder, name)}
@@ -140,11 +140,11 @@ def change_concept(folder: Path, name: str, changed: Callable[[Concept | None], 
     Args:
         folder: folder of the index.
         name: name of the concept.
-        changed: maps the old concept to the new one; None for no concept.
+        changed: function from the old to the new concept; None means no concept.
 
     Raises:
         ValueError: if the index is damaged.
-        OSError: if it cannot be written.
+        OSError: if the index cannot be written.
     """
     with write_transaction(folder, renew=False) as db:
         after = changed(next(_found(db, folder, name), None))
@@ -191,19 +191,19 @@ def _found(db: sqlite3.Connection, folder: Path, name: str | None) -> Iterator[C
 
 
 def places_of(snapshot: Snapshot, examples: Iterable[Example]) -> dict[Key, int]:
-    """Return the positions of examples in a snapshot, if present."""
-    assert snapshot.store is not None, "examples are asked of an index"
+    """Return the positions in a snapshot of the examples that it contains."""
+    assert snapshot.store is not None, "only the snapshot of an index has examples"
     ids, found = snapshot.ids, ids_of(snapshot.store.folder, [one.key for one in examples])
     places = {key: int(np.searchsorted(ids, number)) for key, number in found.items()}
     return {key: place for key, place in places.items() if place < len(ids) and ids[place] == found[key]}
 
 
 def ids_of(folder: Path, keys: Iterable[Key]) -> dict[Key, int]:
-    """Return the ids of the rows that have some content; of several with the same, the first.
+    """Return the ids of the rows with some keys; the first of several rows with the same key counts.
 
     Args:
         folder: folder of the index.
-        keys: of images; unknown keys are ignored.
+        keys: keys of images; the function ignores unknown keys.
     """
     wanted = set(keys)
     text = """SELECT id, sha256, time FROM present
@@ -215,9 +215,9 @@ def ids_of(folder: Path, keys: Iterable[Key]) -> dict[Key, int]:
 
 ALPHA, BETA = 1.0, 5.5
 
-# Of one example, none can be held back: the text stands alone where it finds it among so many.
+# A single example cannot be held out: the text alone suffices if it ranks the example among the first five.
 _FOUND = 5
-# Of many, so many are held back.
+# Maximum number of examples to hold out.
 _HELD_BACK = 20
 _NAMED = re.compile('@["\u201c\u201d]([^"\u201c\u201d]+)["\u201c\u201d]')
 
@@ -232,8 +232,8 @@ class Cache:
         vectors: `(examples, dim)`; weights: `(examples,)`.
 
     Args:
-        vectors: of unit length.
-        weights: positive for wanted examples.
+        vectors: embeddings of unit length.
+        weights: weights of the examples, positive for wanted examples.
     """
 
     vectors: Matrix
@@ -241,7 +241,7 @@ class Cache:
 
     @classmethod
     def of(cls, yes: Matrix, no: Matrix, *, weight: float = 1.0) -> Cache:
-        """Build the cache of examples.
+        """Build the cache from positive and negative examples.
 
         Args:
             yes: embeddings of positive examples.
@@ -252,10 +252,10 @@ class Cache:
         return cls(vectors=np.concatenate([yes, no]), weights=weight * signs)
 
     def added(self, vectors: Vectors | Matrix) -> Matrix:
-        """Return the additional score of each image.
+        """Return the score that the examples add to each image.
 
         Shape:
-            `(pictures, dim)` to `(pictures,)`.
+            vectors: `(images, dim)`; returns `(images,)`.
         """
         added = np.empty(len(vectors), np.float32)
         for start in range(0, len(vectors), BLOCK):
@@ -266,10 +266,10 @@ class Cache:
 
 @attrs.frozen(kw_only=True, eq=False)
 class TaughtConcepts:
-    """The concepts of a query with useful examples, each with its text's weight.
+    """The concepts of a query with useful examples, each with the weight of its text.
 
     Args:
-        concepts: with their weights, negative for excluded concepts.
+        concepts: concepts with their weights, which are negative for excluded concepts.
     """
 
     concepts: tuple[tuple[Concept, float], ...]
@@ -281,16 +281,16 @@ class TaughtConcepts:
         """Return the concepts of a query.
 
         Args:
-            wanted: positive concepts.
-            without: excluded concepts.
-            num_wanted: number of texts, images and concepts in the mean.
-            share: weight of exclusions.
+            wanted: concepts to search for.
+            without: concepts to exclude.
+            num_wanted: number of texts, images and concepts in the mean of the query.
+            share: weight of the exclusions.
         """
         weighed = [(one, 1 / num_wanted) for one in wanted] + [(one, -share) for one in without]
         return cls(concepts=tuple((one, weight) for one, weight in weighed if one.uses_examples))
 
     def cache(self) -> Cache | None:
-        """Return the cache of their examples; None without examples."""
+        """Return the cache of all examples; None without examples."""
         caches = [
             Cache.of(one.of(is_positive=True), one.of(is_positive=False), weight=weight)
             for one, weight in self.concepts
@@ -309,11 +309,11 @@ def nearest_with_concepts(
     """Return the images with the highest scores, by exact search.
 
     Args:
-        vectors: of unit length.
-        places: places of those that may be found; None for all.
-        query: the direction, of shape (dim,).
-        cache: of examples.
-        k: how many.
+        vectors: embeddings of the collection, of unit length.
+        places: positions of the images to search; None for all images.
+        query: query embedding, of shape (dim,).
+        cache: cache of the query's examples.
+        k: maximum number of images.
     """
     places = np.arange(len(vectors)) if places is None else places
     some = vectors if len(places) == len(vectors) else vectors[places]
@@ -329,11 +329,11 @@ def examples_help(vectors: Vectors, text: Matrix, yes: Matrix, no: Matrix, own: 
     ranks it below the first five.
 
     Args:
-        vectors: vectors of the collection, of shape (images, dim).
+        vectors: embeddings of the collection, of shape (images, dim).
         text: embedding of the text, of shape (dim,).
         yes: embeddings of positive examples.
         no: embeddings of negative examples.
-        own: positions of examples in the collection, excluded from ranking.
+        own: positions of the examples in the collection, excluded from the ranking.
     """
     if not len(yes):
         return False
@@ -342,7 +342,7 @@ def examples_help(vectors: Vectors, text: Matrix, yes: Matrix, no: Matrix, own: 
     alone = [_rank(pictures, one) for one in held]
     if len(yes) == 1:
         return alone[0] >= _FOUND
-    # What each that is held back adds itself is taken from the sum of all.
+    # The contribution of each held-out example is subtracted from the sum of all.
     rest, learned = pictures + Cache.of(yes, no).added(vectors), []
     chosen = np.unique(np.linspace(0, len(yes) - 1, min(len(yes), _HELD_BACK)).astype(np.int64))
     shares = ALPHA * np.exp(BETA * (cosines(vectors, yes[chosen]) - 1))
@@ -354,7 +354,7 @@ def examples_help(vectors: Vectors, text: Matrix, yes: Matrix, no: Matrix, own: 
 
 
 def named_concepts(text: str) -> tuple[str, list[str]]:
-    """Return a query's text without the concepts that it names, and their names.
+    """Return the text of a query without its concepts, and the names of these concepts.
 
     Examples:
         >>> named_concepts('@"my bike" in snow')
@@ -364,5 +364,5 @@ def named_concepts(text: str) -> tuple[str, list[str]]:
 
 
 def _rank(scores: Matrix, score: float) -> int:
-    """Return how many images come before one of a score."""
+    """Return the number of images with a higher score."""
     return int(np.count_nonzero(scores > score))

@@ -1,4 +1,4 @@
-"""Conditions on image metadata, such as `width>1000`, parsed and never evaluated as code."""
+"""Parses conditions on image metadata, such as `width>1000`, and never evaluates them as code."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ Comparison = Literal["=", "!=", "<", "<=", ">", ">=", "~"]
 NUMBERS = ("size", "width", "height", "latitude", "longitude", "time")
 TEXTS = ("path", "part", "camera", "taken", "sha256")
 DATE = "taken"
-"""The text that is a moment."""
+"""The text column with a date and time."""
 
 _DATE = re.compile(r"(\d{4})(?:-(\d\d?)(?:-(\d\d?)(?:[T ](\d\d?)(?::(\d\d?)(?::(\d\d?))?)?)?)?)?")
 _SEPARATORS = ("", "-", "-", "T", ":", ":")
@@ -50,18 +50,18 @@ def _is_column(_: object, __: object, value: str) -> None:
 
 @attrs.frozen(kw_only=True, field_transformer=strict)
 class Condition:
-    """A comparison of a column with a value; an image without the value does not meet it.
+    """A comparison of a column with a value. An image without a value in this column does not meet the condition.
 
     Args:
-        column: one of `NUMBERS` and `TEXTS`; `tag`, which is `=` or `!=` a word; `tag:WORD`, its score from 0 to 1, see
-            `Words`.
-        comparison: `~` means contains (case-insensitive); other comparisons of texts are exact. A date is a period:
-            `2024-06` means all of June. An image is `=` a date if it was taken within it, `<` before all of it, `>`
-            after all of it, `<=` before its end, and `>=` from its beginning on.
-        value: the value to compare with; for `taken`, a date as `YYYY-MM-DDTHH:MM:SS`, or a prefix.
+        column: one of `NUMBERS` and `TEXTS`; `tag`, for `=` or `!=` a word; or `tag:WORD`, the score of a word from 0
+            to 1, see `Words`.
+        comparison: `~` means "contains", ignoring case; all other comparisons of texts are exact. A date is a period:
+            `2024-06` means all of June. An image meets `=` if it was taken within the period, `<` before the period,
+            `>` after the period, `<=` before the end of the period, and `>=` after the start of the period.
+        value: value to compare with; for `taken`, a date as `YYYY-MM-DDTHH:MM:SS`, or a prefix of such a date.
 
     Raises:
-        ValueError: if there is no such column or comparison, or the value does not fit the column.
+        ValueError: if the column or comparison is unknown, or the value does not fit the column.
     """
 
     column: str = attrs.field(validator=_is_column)
@@ -72,10 +72,10 @@ class Condition:
         """Check that the value fits the column."""
         if isinstance(self.value, str) != (self.column in (*TEXTS, TAG)):
             kind = "a text" if self.column in (*TEXTS, TAG) else "a number"
-            raise ValueError(f"{self.column} is compared with {kind}, not with {self.value!r}")
+            raise ValueError(f"{self.column} must be compared with {kind}, not with {self.value!r}")
         if self.comparison == "~" and self.column not in TEXTS:
             raise ValueError(
-                f"~ looks for a text, and {self.column} is a number; use one of {', '.join(get_args(Comparison)[:-1])}"
+                f"~ searches a text, but {self.column} is a number; use one of {', '.join(get_args(Comparison)[:-1])}"
             )
         if self.column == TAG and self.comparison not in ("=", "!="):
             raise ValueError(f"a tag is a yes-or-no value: {TAG}=WORD, {TAG}!=WORD, or {TAG}:WORD>=0.99 for its score")
@@ -86,7 +86,7 @@ class Condition:
         """Return the mask of images that meet the condition.
 
         Args:
-            values: values of the column, see `Snapshot.column`.
+            values: values of the condition's column, see `Snapshot.column`.
         """
         wanted = str(self.value)
         if self.column in NUMBERS or _is_score(self.column):
@@ -101,7 +101,7 @@ class Condition:
             compare = _COMPARE[self.comparison]
             return np.array([one is not None and compare(one, wanted) for one in values.tolist()], np.bool_)
         first = np.datetime64(_date(wanted))
-        # The first moment behind all of it.
+        # The first moment after the period.
         end = (first + 1).astype(values.dtype)
         if self.comparison in ("=", "!="):
             is_within = (first <= values) & (values < end)
@@ -111,7 +111,7 @@ class Condition:
 
 
 def matching(snapshot: Snapshot, conditions: Sequence[Condition]) -> NDArray[np.int64]:
-    """Return the places of the images that meet all conditions, rising."""
+    """Return the ascending positions of the images that meet all conditions."""
     meets = np.ones(len(snapshot), np.bool_)
     for one in conditions:
         if one.column == TAG:
@@ -123,10 +123,10 @@ def matching(snapshot: Snapshot, conditions: Sequence[Condition]) -> NDArray[np.
 
 
 def parse_condition(text: str) -> Condition:
-    """Return the condition that a text such as `width>1000` states.
+    """Parse a condition such as `width>1000`.
 
     Raises:
-        ValueError: if it states none.
+        ValueError: if the text is not a condition.
 
     Examples:
         >>> parse_condition("width >= 1000").value
@@ -134,7 +134,7 @@ def parse_condition(text: str) -> Condition:
     """
     match = _CONDITION.fullmatch(text)
     if match is None or not match[3]:
-        raise ValueError(f"'{storage.printable(text)}' is no condition; {_EXPECTED}")
+        raise ValueError(f"'{storage.printable(text)}' is not a condition; {_EXPECTED}")
     column, comparison, given = match[1].lower(), match[2], match[3]
     _is_column(None, None, column)
     value: Any = given if column in (*TEXTS, TAG) else _number(column, given)
@@ -143,7 +143,7 @@ def parse_condition(text: str) -> Condition:
 
 
 def is_condition(text: str) -> bool:
-    """Return whether a text states a condition."""
+    """Return whether a text has the form of a condition."""
     try:
         parse_condition(text)
     except ValueError:
@@ -157,22 +157,22 @@ def _number(column: str, text: str) -> float:
     except ValueError:
         value = math.nan
     if not math.isfinite(value):
-        raise ValueError(f"{column} is a number, and '{storage.printable(text)}' is none; {_EXPECTED}")
+        raise ValueError(f"{column} is a number, but '{storage.printable(text)}' is not; {_EXPECTED}")
     return value
 
 
 def _date(text: str) -> str:
-    """Return a date, or the beginning of one, as the moments within it begin: `2024-6-1 9` as `2024-06-01T09`."""
+    """Return a date, or the start of a date, in the format of `taken`: `2024-6-1 9` as `2024-06-01T09`."""
     match = _DATE.fullmatch(text.strip())
     parts = [part for part in match.groups() if part is not None] if match else []
     moment = "".join(f"{separator}{part:0>2}" for separator, part in zip(_SEPARATORS, parts, strict=False))
     try:
-        # The first month and the first day where there are none.
+        # The default is the first month and the first day.
         date.fromisoformat(f"{moment[:10]}-01-01"[:10])
         time.fromisoformat(moment[11:] or "00")
     except ValueError:
         raise ValueError(
-            f"{DATE} is a date, and '{storage.printable(text)}' is none; expected one such as 2024, 2024-06, "
+            f"{DATE} is a date, but '{storage.printable(text)}' is not; expected a date such as 2024, 2024-06, "
             "2024-06-01 or 2024-06-01T12:30, or taken~TEXT for a text within it"
         ) from None
     return moment

@@ -1,4 +1,4 @@
-"""Finds near duplicates by embeddings and proposes the best copy of each; deletes nothing."""
+"""Finds groups of near duplicates by embeddings and proposes the best copy of each group; deletes nothing."""
 
 from __future__ import annotations
 
@@ -24,21 +24,21 @@ from mobileclip.collections.tags import Vectors
 from mobileclip.progress import Progress
 from mobileclip.terminal import console
 
-# Of a picture of one colour, or nearly: how far its pixels lie around their mean, of 255, once noise is averaged away.
+# Maximum spread of the pixels of a blank image around their mean, of 255, on a small copy without noise.
 _FLAT, _FLAT_SIDE = 5.0, 64
-# Pictures are compared for sharpness at one size, at which a blurred one still differs.
+# Sharpness is compared at one size, at which a blurred image still differs.
 _SHARPNESS_SIDE = 768
 
 
 @attrs.frozen(kw_only=True)
 class UnchangedPicture:
-    """An image that is unchanged since indexing.
+    """An image that has not changed since indexing.
 
     Args:
-        place: position in the snapshot.
+        place: position of the image in the snapshot.
         match: the image.
-        is_blank: whether it has nearly one colour.
-        sharpness: difference of neighbouring pixels; 0 if no other copy has as many pixels.
+        is_blank: whether the image has nearly one colour.
+        sharpness: sharpness of the image, see `_sharpness`; 0 if no other copy has the same number of pixels.
     """
 
     place: int
@@ -48,7 +48,7 @@ class UnchangedPicture:
 
 
 def with_unchanged_files(snapshot: Snapshot, places: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Return the images whose files exist with the indexed times and sizes."""
+    """Return the positions of the images whose files exist with the indexed times and sizes."""
     stamps: dict[str, tuple[int, int] | None] = {}
     kept = []
     for place, row in zip(places.tolist(), snapshot.rows(places, ("path", "part", "size", "mtime_ns")), strict=True):
@@ -75,7 +75,7 @@ def read_unchanged(rows: Mapping[int, dict[str, Any]]) -> list[UnchangedPicture]
         if data is None or hashlib.sha256(data).hexdigest() != row["sha256"]:
             continue
         is_compared = num_pixels[match.width * match.height] > 1
-        # It is decoded once for both, which takes far longer than either.
+        # One decoding serves both measures, as decoding takes much longer than either.
         image = make_small(data, match, _SHARPNESS_SIDE if is_compared else _FLAT_SIDE)
         if image is not None:
             sharpness = _sharpness(image) if is_compared else 0.0
@@ -86,7 +86,7 @@ def read_unchanged(rows: Mapping[int, dict[str, Any]]) -> list[UnchangedPicture]
 
 
 def _sharpness(image: Image.Image) -> float:
-    """Return the variance of the Laplacian of the brightness, which is small where edges are blurred."""
+    """Return the variance of the Laplacian of the brightness, which is small for blurred edges."""
     if min(image.size) < 3:
         return 0.0
     grey = np.asarray(image.convert("L"), np.int16)
@@ -95,33 +95,34 @@ def _sharpness(image: Image.Image) -> float:
 
 
 def _spread(image: Image.Image) -> float:
-    """Return how far pixels lie around their mean, in the channel where it is most; the image is made smaller."""
+    """Return the spread of the pixels around their mean in a smaller copy, for the channel with the largest spread."""
     image.thumbnail((_FLAT_SIDE, _FLAT_SIDE), Image.Resampling.BOX, reducing_gap=1.0)
     channels = np.asarray(image, np.float32).reshape(-1, 3).T.copy()
     return float(channels.std(axis=1).max())
 
 
 THRESHOLD = 0.95
-"""Cosine similarity from which on two pictures show the same."""
+"""Minimum cosine similarity of near duplicates."""
 
 MOST_COMPARED = 200_000
-"""Pictures that are all compared with each other; more of them take hours, and have a graph propose neighbours."""
+"""Maximum number of images for comparing all pairs; for more images, which would take hours, a graph proposes
+neighbours."""
 
 _BLOCK = 2048
-# Of a picture that stands there a million times, so many copies are found by each.
+# Maximum number of neighbours per image, as an image may have a million copies.
 _MOST_NEIGHBOURS = 64
-# Candidates of the graph. Among a million vectors, copies with a cosine of 0.96 were all found with 256, 99.6 % with
-# 128 and 96 % with 64.
+# Number of candidates from the graph. Among a million vectors, the graph found all copies with a cosine of 0.96 with
+# 256 candidates, 99.6 % with 128 and 96 % with 64.
 _CANDIDATES = 256
 
 
 @attrs.frozen(kw_only=True)
 class DuplicateGroup:
-    """A group of near-duplicate images: the one to keep, and the others.
+    """A group of near-duplicate images: the best copy, and the other copies.
 
     Args:
-        best: the copy to keep: the most pixels, then the sharpest, then the most bytes.
-        others: the other copies; their score is the similarity with the best copy.
+        best: copy to keep: the copy with the most pixels, then the highest sharpness, then the most bytes.
+        others: all other copies, with the similarity to the best copy as the score.
     """
 
     best: Match
@@ -133,9 +134,9 @@ class Duplicates(Sequence[DuplicateGroup]):
     """The near-duplicates of a collection, as a sequence of groups.
 
     Args:
-        groups: largest groups first.
-        blank: similar images of nearly one colour; these are in no group, since their similarity says nothing.
-        num_left_out: images that are missing or have changed since indexing.
+        groups: groups, largest first.
+        blank: similar images of nearly one colour. These images are in no group, since their similarity is meaningless.
+        num_left_out: number of images that are missing or have changed since indexing.
     """
 
     groups: tuple[DuplicateGroup, ...] = ()
@@ -143,7 +144,7 @@ class Duplicates(Sequence[DuplicateGroup]):
     num_left_out: int = 0
 
     def __len__(self) -> int:
-        """Return how many groups there are."""
+        """Return the number of groups."""
         return len(self.groups)
 
     @overload
@@ -153,11 +154,11 @@ class Duplicates(Sequence[DuplicateGroup]):
     def __getitem__(self, place: slice) -> Sequence[DuplicateGroup]: ...
 
     def __getitem__(self, place: int | slice) -> DuplicateGroup | Sequence[DuplicateGroup]:
-        """Return a group, or some of them."""
+        """Return a group, or a slice of the groups."""
         return self.groups[place]
 
     def still_there(self) -> Duplicates:
-        """Return the groups without files that are missing now."""
+        """Return the groups without files that are now missing."""
         there = Presence()
         groups = [
             attrs.evolve(group, others=tuple(one for one in group.others if one.path in there))
@@ -168,10 +169,10 @@ class Duplicates(Sequence[DuplicateGroup]):
 
 
 def require_threshold(threshold: float) -> None:
-    """Check a least cosine similarity of near duplicates.
+    """Check a minimum cosine similarity of near duplicates.
 
     Raises:
-        ValueError: if it is not above 0 and at most 1.
+        ValueError: if the threshold is not above 0 and at most 1.
     """
     if not 0 < threshold <= 1:
         raise ValueError(f"threshold is {threshold:g}, expected a cosine similarity above 0 and at most 1")
@@ -186,15 +187,15 @@ def find_duplicates(
 ) -> Duplicates:
     """Return the groups of near duplicates, largest groups first.
 
-    Every image of a group is similar to the best one; the function reads all of them, and so knows that they have the
-    indexed content. Without a graph it compares all images, with a graph each image with its 64 nearest. It skips
-    frames of videos, since frames of one video are similar. Links to a file are no copies, since deleting a link's
-    target may delete the only copy.
+    Every image of a group is similar to the best image. The function reads all images of a group to check for the
+    indexed content. Without a graph, the function compares all images; with a graph, each image with its 64 nearest
+    neighbours. It skips frames of videos, since frames of the same video are similar. Links to a file do not count as
+    copies, since deleting a link's target may delete the only copy.
 
     Args:
         snapshot: snapshot of the collection.
         graph: neighbour graph; None for exact search.
-        threshold: least cosine similarity of near duplicates; identical copies have at least 0.999, since embeddings
+        threshold: minimum cosine similarity of near duplicates. Identical copies have at least 0.999, since embeddings
             are rounded.
         show_progress: whether to show progress.
 
@@ -225,7 +226,7 @@ def find_duplicates(
 def _near(
     snapshot: Snapshot, graph: NeighbourGraph | None, order: NDArray[np.int64], threshold: float
 ) -> Iterator[tuple[NDArray[np.int64], list[NDArray[np.int64]]]]:
-    """Yield images in order, each with its near duplicates."""
+    """Yield blocks of images, in order, each image with its near duplicates."""
     for start in range(0, len(order), _BLOCK):
         places = order[start : start + _BLOCK]
         if graph is None:
@@ -239,7 +240,7 @@ def _near(
 def _compared(
     vectors: Vectors, places: NDArray[np.int64], others: NDArray[np.int64], threshold: float
 ) -> list[NDArray[np.int64]]:
-    """Return the near duplicates of some images."""
+    """Return the near duplicates of some images, among other images."""
     wanted = torch.from_numpy(vectors[places]).float()
     rows, columns = [], []
     for start in range(0, len(others), _BLOCK):
@@ -255,7 +256,7 @@ def _compared(
 def _groups(
     snapshot: Snapshot, leader: NDArray[np.int64], threshold: float
 ) -> tuple[tuple[DuplicateGroup, ...], tuple[Match, ...], int]:
-    """Return the groups, the images without content, and how many images have changed."""
+    """Return the groups, the blank images, and the number of changed images."""
     by_leader = np.argsort(leader, kind="stable")[np.count_nonzero(leader < 0) :]
     starts = np.flatnonzero(np.diff(leader[by_leader], prepend=-1))
     several = [members for members in np.split(by_leader, starts[1:]) if len(members) > 1]
@@ -276,11 +277,11 @@ def _groups(
 
 
 def _files_apart(rows: Mapping[int, dict[str, Any]]) -> dict[int, dict[str, Any]]:
-    """Return one of the images of every file: of several names for it, one that is no link where there is one."""
+    """Return one row per file; among several names of a file, prefer a name that is not a link."""
     files: defaultdict[tuple[object, ...], list[int]] = defaultdict(list)
     for place, row in rows.items():
         file: tuple[object, ...] = (row["path"], row["part"])
-        with suppress(OSError):  # one that is gone is nobody else's
+        with suppress(OSError):  # a missing file has no other names
             status = Path(row["path"]).stat()
             file = (status.st_dev, status.st_ino, row["part"])
         files[file].append(place)
@@ -289,13 +290,13 @@ def _files_apart(rows: Mapping[int, dict[str, Any]]) -> dict[int, dict[str, Any]
         path: str = rows[place]["path"]
         return os.path.realpath(path) != path
 
-    # It takes long: it is asked where there are several names.
+    # The check is slow, so it runs only for files with several names.
     chosen = [places[0] if len(places) == 1 else min(places, key=is_link) for places in files.values()]
     return {place: rows[place] for place in sorted(chosen)}
 
 
 def _grouped(snapshot: Snapshot, looks: Sequence[UnchangedPicture], threshold: float) -> Iterator[DuplicateGroup]:
-    """Yield groups of images that are all similar to the best of their group."""
+    """Yield groups of images, each similar to the best image of its group."""
     while len(looks) > 1:
         best = max(looks, key=_worth)
         places = [look.place for look in looks]
@@ -310,5 +311,5 @@ def _grouped(snapshot: Snapshot, looks: Sequence[UnchangedPicture], threshold: f
 
 
 def _worth(look: UnchangedPicture) -> tuple[int, float, int, int]:
-    """Return the sort key of the copy to keep."""
+    """Return the sort key for choosing the copy to keep."""
     return look.match.width * look.match.height, look.sharpness, look.match.size, -look.place

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 
 SUFFIX = ".parquet"
-"""How the name of a file of rows ends."""
+"""Suffix of a file with the rows of an index."""
 
 _EMBEDDING, _ABOUT = "embedding", "mobileclip"
 _TYPES = dict.fromkeys(COLUMNS, "string") | {
@@ -43,10 +43,10 @@ _BLOCK = 16_384
 
 
 def arrow() -> tuple[Any, Any]:
-    """Return pyarrow and its reader of Parquet.
+    """Import pyarrow and its Parquet module.
 
     Raises:
-        ImportError: if it is not installed.
+        ImportError: if pyarrow is not installed.
     """
     with needed("rows as Parquet", "collections"):
         import pyarrow as pa
@@ -55,11 +55,11 @@ def arrow() -> tuple[Any, Any]:
 
 
 def write_rows(path: Path, rows: Iterable[Row], about: IndexMetadata, *, overwrite: bool = False) -> int:
-    """Write rows to a file, atomically, and return how many there are.
+    """Write rows to a Parquet file, atomically, and return the number of rows.
 
     Args:
-        path: `*.parquet`.
-        rows: of an index; rows without an embedding get zeros.
+        path: path of the file, `*.parquet`.
+        rows: rows of an index; a row without an embedding gets zeros.
         about: metadata of the index.
         overwrite: whether to replace an existing file.
 
@@ -84,18 +84,18 @@ def write_rows(path: Path, rows: Iterable[Row], about: IndexMetadata, *, overwri
 
 
 def open_rows(file: Path) -> Store:
-    """Return a temporary, read-only index of a file of `write_rows`.
+    """Open a file written by `write_rows` as a temporary, read-only index.
 
     Raises:
-        ValueError: if the file holds no rows of an index.
-        OSError: if it cannot be read.
+        ValueError: if the file does not hold rows of an index.
+        OSError: if the file cannot be read.
     """
     pa, pq = arrow()
     try:
         about = from_json(pq.read_metadata(file).metadata[_ABOUT.encode()].decode(), IndexMetadata)
     except (pa.ArrowException, ValueError, TypeError, KeyError) as error:
         raise ValueError(
-            f"{file} holds no rows of an index ({error!r}); give one that Collection.export wrote"
+            f"{file} holds no rows of an index ({error!r}); expected a file written by Collection.export"
         ) from None
     folder = Path(tempfile.mkdtemp(prefix="mobileclip-"))
     store = Store.create(folder, about)
@@ -110,7 +110,7 @@ def _read_rows(path: Path, dim: int) -> Iterator[Row]:
     pa, pq = arrow()
     try:
         file = pq.ParquetFile(path)
-        # A thread of Arrow that gives memory back while the interpreter ends would end the process with SIGABRT.
+        # An Arrow thread that frees memory during interpreter shutdown would abort the process with SIGABRT.
         for batch in file.iter_batches(_BLOCK, columns=[*COLUMNS, _EMBEDDING], use_threads=False):
             batch.validate(full=True)
             yield from _rows_of(batch, dim)
@@ -122,16 +122,16 @@ def _read_rows(path: Path, dim: int) -> Iterator[Row]:
 def _rows_of(batch: pa.RecordBatch, dim: int) -> Iterator[Row]:
     vectors = batch[_EMBEDDING].flatten().to_numpy(zero_copy_only=False).reshape(-1, dim).astype(np.float16)
     if len(vectors) != len(batch):
-        raise ValueError(f"its embeddings have other numbers than {dim}")
+        raise ValueError(f"its embeddings do not have {dim} dimensions")
     for vector, row in zip(vectors, batch.select(COLUMNS).to_pylist(), strict=True):
         yield Row(embedding=vector if row["problem"] is None else None, **{**row, "id": None})
 
 
 WEB_SUFFIX = ".safetensors"
-"""How the name of a file for a page ends."""
+"""Suffix of a file for the web page."""
 
 PROBES = ("a photo of a dog", "a street at night", "two people on a beach", "a diagram with text")
-"""Texts whose embeddings are stored: whoever has another text tower finds that out by them."""
+"""Texts with stored embeddings, which reveal whether a page uses a different text tower."""
 
 _FACTS = ("part", "size", "width", "height", "camera", "taken", "time")
 _FORMAT = "mobileclip pictures 1"
@@ -147,17 +147,17 @@ def write_web_file(
     overwrite: bool = False,
     show_progress: bool = True,
 ) -> int:
-    """Write the images of an index with their embeddings and small copies, and return how many they are.
+    """Write the embeddings and small copies of all existing images for a web page; return the number of images.
 
-    The file is safetensors: `embedding`, float16; `names` and `facts`, lists of JSON; `thumbnails`, concatenated WebP
-    files that end at `ends`; `probes`, the embeddings of `PROBES`. Names are paths relative to the images' common
-    folder. Facts are the columns of conditions, except for GPS positions. Unreadable images have empty thumbnails;
-    missing images are skipped.
+    The safetensors file holds `embedding`, float16; `names` and `facts`, JSON lists; `thumbnails`, concatenated WebP
+    files that end at `ends`; and `probes`, the embeddings of `PROBES`. Names are paths relative to the images' common
+    folder. Facts are the columns of conditions, except for GPS positions. Unreadable images have empty thumbnails. The
+    function skips missing images.
 
     Args:
-        path: `*.safetensors`.
+        path: path of the file, `*.safetensors`.
         snapshot: snapshot of the collection.
-        clip: the model that it is of.
+        clip: model of the index.
         overwrite: whether to replace an existing file.
         show_progress: whether to show progress.
 
@@ -178,7 +178,7 @@ def write_web_file(
             thumbnails += b"" if picture is None else webp(picture, _QUALITY)
             ends.append(len(thumbnails))
             bar.advance()
-    # Where all of it is on this machine is nobody's business.
+    # The location of the files on this machine stays private.
     folder = os.path.commonpath([os.path.dirname(match.path) for match in matches])  # noqa: PTH120 - texts, of any number
     names = json.dumps([_short(match.name, folder) for match in matches])
     facts = json.dumps([_facts(match, folder) for match in matches])

@@ -1,4 +1,4 @@
-"""Updates an index: encodes new files, recognises moved ones, and drops deleted ones."""
+"""Updates an index: encodes new files, recognises moved files, and removes deleted files."""
 
 from __future__ import annotations
 
@@ -38,19 +38,20 @@ from mobileclip.terminal import console, get_logger
 
 @attrs.frozen(kw_only=True)
 class IndexReport:
-    """The report of an index update: numbers of images encoded, unchanged, moved, removed and unreadable.
+    """The report of an index update: numbers of encoded, unchanged, moved, removed and unreadable images.
 
     Args:
-        num_encoded: encoded new or changed images.
-        num_known: new or changed files with known content: moved, copied and touched files.
-        num_unchanged: unchanged images, not read again.
-        num_removed: deleted or moved images.
-        num_unreadable: unchanged files that were unreadable before.
-        unreadable: a message per newly unreadable file.
-        uninstalled: commands to install missing extras, with the numbers of their files; every run tries these again.
-        left_out: other files of the folders.
-        set_aside: files that failed in an engine; the next run tries them again.
-        missing: number of kept images per missing or empty folder or file.
+        num_encoded: number of encoded new or changed images.
+        num_known: number of new or changed files with known content, such as moved, copied and touched files.
+        num_unchanged: number of unchanged images, which the update did not read again.
+        num_removed: number of deleted or moved images.
+        num_unreadable: number of unchanged files that were already unreadable.
+        unreadable: message for each newly unreadable file.
+        uninstalled: number of files that need a missing extra, by installation command; every run tries these files
+            again.
+        left_out: skips for other files of the folders.
+        set_aside: files that failed in an engine; the next run tries these files again.
+        missing: number of kept images, by missing or empty folder or file.
     """
 
     num_encoded: int
@@ -70,22 +71,22 @@ class IndexReport:
         return len(self.unreadable) + len(self.set_aside) + len(self.missing)
 
     def __str__(self) -> str:
-        """Say it in a line."""
+        """Return the report as one line."""
         parts = [f"{self.num_encoded:,} encoded"]
         parts += [f"{self.num_known:,} recognised by their content"] if self.num_known else []
         parts += [f"{self.num_unchanged:,} as before"] if self.num_unchanged else []
-        parts += [f"{self.num_removed:,} gone from where they were"] if self.num_removed else []
+        parts += [f"{self.num_removed:,} removed or moved away"] if self.num_removed else []
         unreadable = self.num_unreadable + len(self.unreadable)
         parts += [f"{unreadable:,} cannot be read"] if unreadable else []
-        parts += [f"{sum(self.uninstalled.values()):,} wait for an extra"] if self.uninstalled else []
+        parts += [f"{sum(self.uninstalled.values()):,} need an extra"] if self.uninstalled else []
         parts += [f"{len(self.set_aside):,} set aside"] if self.set_aside else []
         kept = sum(self.missing.values())
-        parts += [f"{kept:,} kept of what is not there now"] if kept else []
+        parts += [f"{kept:,} kept of missing folders"] if kept else []
         return ", ".join(parts)
 
 
 MARK = "reading"
-"""An empty file, which is there while a job that reads in its own process has written nothing down yet."""
+"""Name of an empty file that exists while a job reads in its own process and has not written any result yet."""
 
 
 class FindingsWriter:
@@ -93,7 +94,7 @@ class FindingsWriter:
 
     Args:
         store: store of the index, locked by the caller.
-        known: the index's rows of files.
+        known: rows of the index, by file.
         options: intervals of writes.
     """
 
@@ -107,29 +108,29 @@ class FindingsWriter:
         self.start_clock()
 
     def start_clock(self) -> None:
-        """Count the seconds to the next writing from now on."""
+        """Restart the interval until the next write."""
         self._written = time.monotonic()
 
     def is_due(self, num_rows: int) -> bool:
-        """Return whether a write is due for a number of rows."""
+        """Return whether a write is due for a number of pending rows."""
         is_late = time.monotonic() - self._written > self._options.segment_seconds
         return num_rows >= self._options.segment_rows or (is_late and num_rows > 0)
 
     def add(self, found: Findings) -> None:
-        """Add findings, and write them if due.
+        """Add findings, and write all pending findings if a write is due.
 
         Raises:
-            OSError: if it cannot be written.
+            OSError: if the index cannot be written.
         """
         self.pending.add(found)
         if self.is_due(self.pending.num_rows):
             self.flush()
 
     def flush(self) -> None:
-        """Write the findings.
+        """Write all pending findings.
 
         Raises:
-            OSError: if it cannot be written.
+            OSError: if the index cannot be written.
         """
         found, self.pending = self.pending, Findings()
         self.recognised |= {one.sha256 for one in found.recognised}
@@ -139,25 +140,25 @@ class FindingsWriter:
         renewed = chain(((row.path, row.part) for row in rows), found.gone)
         removed = [number for path, part in renewed for number in self._known.take_replaced(path, part)]
         self._store.append(rows, removed=removed, finished=found.finished)
-        # Its counts and reasons are reported; rows have been written.
+        # Keep only counts and reasons for the report, as the rows are written.
         self.written.add(attrs.evolve(found, rows=[], recognised=[], gone=[], finished=[]))
         self.mark.unlink(missing_ok=True)
         self.start_clock()
 
 
-# Pictures of a group: what takes a worker some seconds, and no more than its share.
+# Number of images in a group: a few seconds of work, and at most the worker's share.
 _MOST_PICTURES, _LEAST_PICTURES = 256, 16
 _GROUPS_A_WORKER = 8
 
 
 @attrs.frozen(kw_only=True, eq=False)
 class IndexUnit:
-    """Files for one worker.
+    """A group of files for one worker.
 
     Args:
-        name: name of the first file, and the number of others.
-        tasks: the files.
-        known: content with embeddings.
+        name: name of the first file, with the number of other files.
+        tasks: files to read.
+        known: hashes of content that already has embeddings.
     """
 
     name: str
@@ -171,13 +172,13 @@ def units_of(
     num_workers: int,
     suspects: Collection[str] = (),
 ) -> list[IndexUnit]:
-    """Return files as groups: some hundred images each, and shards and videos one by one.
+    """Return files in groups: a few hundred images per group, or a single shard or video.
 
     Args:
-        tasks: the files.
-        known_of: returns a file's content with embeddings.
+        tasks: files to group.
+        known_of: function that returns a file's content with known embeddings.
         num_workers: number of workers.
-        suspects: paths of earlier failed images, one per unit.
+        suspects: paths of images that failed earlier; each gets a separate unit.
     """
     pictures = [task for task in tasks if task.file.kind == "picture" and task.file.path not in suspects]
     share = -(-len(pictures) // (_GROUPS_A_WORKER * num_workers))
@@ -206,7 +207,7 @@ def _name(group: Sequence[FileTask]) -> str:
 
 @attrs.frozen(kw_only=True, eq=False)
 class IndexWork(Work[IndexUnit, Findings]):
-    """The workers' job on files; paths of files and model must be valid on all machines.
+    """Reads and encodes files in workers. The paths of files and model must be valid on all machines.
 
     Args:
         source: source of the model.
@@ -227,22 +228,20 @@ class IndexWork(Work[IndexUnit, Findings]):
     examples: tuple[FoundFile, ...]
 
     def open(self, place: Place) -> Worker[IndexUnit, Findings]:
-        """Load the model, in its fastest form where that is worth while.
+        """Load the model, with its fastest backend if the number of images is large enough.
 
         Raises:
-            ValueError, OSError: if it cannot be loaded, or is another one.
+            ValueError, OSError: if the model cannot be loaded, or is not the model of the index.
         """
         device = "cpu" if is_export(self.source.checkpoint or self.source.model or "") else place.device
         clip, identity = self.source.load(device, trust=self.trust)
-        self.identity.require_same(
-            identity, here=f"the index {self.folder}", there="what a worker has loaded its model from"
-        )
+        self.identity.require_same(identity, here=f"the index {self.folder}", there="the source of a worker's model")
         examples = (Path(file.path) for file in self.examples)
         clip = select_backend(clip, examples, self.num_pictures, precision=self.options.precision, show_progress=False)
         return partial(self._read, clip)
 
     def split(self, unit: IndexUnit) -> list[IndexUnit]:
-        """Return the halves of a failing group of images; none for a single file."""
+        """Return the halves of a failing group of images; an empty list for a single file."""
         middle = len(unit.tasks) // 2
         halves = (unit.tasks[:middle], unit.tasks[middle:]) if middle else ()
         return [attrs.evolve(unit, name=_name(half), tasks=half) for half in halves]
@@ -255,20 +254,20 @@ class IndexWork(Work[IndexUnit, Findings]):
         return lambda: found
 
 
-# A process takes seconds to start, and is not worth it for fewer.
+# A process takes seconds to start, which does not pay off for fewer images.
 _EACH = 64
-# As many as forms of a model are tried on.
+# Number of images for trying the backends of a model.
 _EXAMPLES = 16
 
 
 @attrs.frozen(kw_only=True, eq=False)
 class FileEncoder:
-    """Reads and encodes files, and writes the findings.
+    """Reads and encodes files, and writes the results to the index.
 
     Args:
         store: store of the index, locked by the caller.
-        known: the index's rows of files.
-        writer: writes to the index.
+        known: rows of the index, by file.
+        writer: writer of the findings.
         options: indexing options.
         trust: see `update`.
     """
@@ -280,14 +279,14 @@ class FileEncoder:
     trust: bool = False
 
     def encode_here(self, files: Sequence[FoundFile], clip: ImageTextModel) -> None:
-        """Read and encode in this process, with decoding processes.
+        """Read and encode files in this process, with separate decoding processes.
 
         Args:
-            files: to read.
+            files: files to read.
             clip: the model.
 
         Raises:
-            LostProcessError: if a process dies; finished images are in the index.
+            LostProcessError: if a decoding process dies; the index keeps finished images.
             OSError: if the index cannot be written.
         """
         options, writer, num_about = self.options, self.writer, estimated_pictures(files)
@@ -305,7 +304,7 @@ class FileEncoder:
         try:
             with self._bar(num_about) as bar:
                 for _ in reader.read(clip, num_workers):
-                    # A file that is being read may hold more than was expected.
+                    # The current file may hold more images than expected.
                     is_more = bar.done >= reader.num_expected
                     bar.expect(bar.done + 2 if is_more else reader.num_expected)
                     bar.advance()
@@ -319,14 +318,14 @@ class FileEncoder:
         writer.flush()
 
     def share(self, files: Sequence[FoundFile], engine: Engine) -> tuple[SetAside, ...]:
-        """Read and encode with an engine, and return the failed files.
+        """Read and encode files with an engine, and return the failed files.
 
         Args:
-            files: to read.
-            engine: its workers have a model each.
+            files: files to read.
+            engine: engine that runs the workers; each worker loads the model.
 
         Raises:
-            ValueError: if no worker can work.
+            ValueError: if no worker can start.
             OSError: if the index cannot be written.
         """
         about = self.store.about
@@ -345,7 +344,7 @@ class FileEncoder:
             num_pictures=estimated_pictures(files) // engine.most_workers(len(units)),
             examples=tuple(islice((file for file in files if file.kind == "picture"), _EXAMPLES)),
         )
-        # The store holds the folder for as long as it is written to.
+        # The store already holds the lock of the folder.
         with held(job.folder, engine, is_held=True) as run, self._bar(len(files)) as bar:
             run.begin("indexing", num_units=len(units), called="groups of files")
             try:
@@ -375,7 +374,7 @@ class _Entering(Listener[IndexUnit, Findings]):
         self._bar.advance(0, count=count)
 
     def finished(self, unit: IndexUnit, entry: Findings) -> None:
-        """Enter it."""
+        """Add the findings of a unit."""
         self._writer.add(entry)
         self._bar.advance(len(unit.tasks), count=0)
 
@@ -386,7 +385,7 @@ class _Entering(Listener[IndexUnit, Findings]):
 
 logger = get_logger(__name__)
 
-# Processes with a model each, where one that reads was lost.
+# Maximum number of processes, each with a model, after the loss of a decoding process.
 _MOST_APART = 4
 _AT_ONCE = Retries(tries=2, pause_seconds=0.0)
 
@@ -400,17 +399,17 @@ def update(
     *,
     trust: bool = False,
 ) -> IndexReport:
-    """Update an index with the files of a scan; the caller has the index's lock.
+    """Update an index with the files of a scan; the caller must hold the index's lock.
 
     The update writes every few seconds, so a killed job loses only seconds of work.
 
     Args:
         store: store of the index.
-        clip: returns the index's model; called only for new images without an engine.
+        clip: function that returns the index's model; called only for new images without an engine.
         found: the scan.
         options: indexing options.
-        engine: runs the workers; None for this process with its decoding processes.
-        trust: whether workers may open an export of another machine, see `mobileclip.load`.
+        engine: engine that runs the workers; None for this process with decoding processes.
+        trust: whether workers may open an exported model from another machine, see `mobileclip.load`.
 
     Raises:
         OSError: if the index cannot be written.
@@ -424,7 +423,7 @@ def update(
     for file in found.files.values():
         if known.is_as_before(file):
             kept += [row for row in known.rows(file.path) if row.mtime_ns == file.mtime_ns]
-            # After a merge, there may be rows of what a shard held before.
+            # After a merge, the index may have rows of a shard's earlier content.
             outdated += [row.id for row in known.rows(file.path) if row.mtime_ns != file.mtime_ns]
         else:
             work.append(file)
@@ -435,9 +434,9 @@ def update(
         encoder = FileEncoder(store=store, known=known, writer=writer, options=options, trust=trust)
         set_aside = encoder.share(work, engine) if engine is not None else _encode_apart_if_lost(encoder, work, clip)
     else:
-        writer.mark.unlink(missing_ok=True)  # of a job that was killed when all was written down
+        writer.mark.unlink(missing_ok=True)  # left by a job that was killed after its last write
     gone, missing = known.gone(found, writer.recognised)
-    # What moved away whole leaves nothing but files that could not be read.
+    # A folder that moved away completely leaves only unreadable files.
     moved = [one for one in found.missing if not missing[one] and not Path(one).exists()]
     gone += [path for folder in moved for path in known.below(folder) if path not in gone]
     removed = [row.id for path in gone for row in known.rows(path)] + outdated
@@ -461,21 +460,23 @@ def update(
 
 
 def forget(store: Store, folders: Sequence[str]) -> int:
-    """Drop folders from an index, and return how many images it had of them; the caller holds the index.
+    """Remove folders from an index, and return the number of removed images; the caller must hold the index's lock.
 
     Args:
         store: store of the index.
-        folders: in full; files and shards do too.
+        folders: absolute paths of folders, files or shards.
 
     Raises:
-        ValueError: if the index has no images of one, or would find them again in another input.
+        ValueError: if the index has no images of a folder, or would find the images again in another input.
         OSError: if the index cannot be written.
     """
     known, before, there = KnownFiles(store), store.inputs, Presence()
     for folder in folders:
         around = [one for one in before if one != folder and is_inside(folder, one)]
         if around and any(path in there for path in known.below(folder)):
-            raise ValueError(f"{folder} is a part of the index's input {around[0]}, and would be found again")
+            raise ValueError(
+                f"{folder} is part of the index's input {around[0]}, so the next update would find it again"
+            )
         if not known.below(folder) and not any(is_inside(one, folder) for one in before):
             raise ValueError(f"the index has no images of {folder}; its inputs are {', '.join(before) or 'nothing'}")
     inputs = [one for one in before if any(is_inside(one, folder) for folder in folders)]
@@ -490,14 +491,14 @@ def forget(store: Store, folders: Sequence[str]) -> int:
 def _encode_apart_if_lost(
     encoder: FileEncoder, work: Sequence[FoundFile], clip: Callable[[], ImageTextModel]
 ) -> tuple[SetAside, ...]:
-    """Read and encode in this process, and return the failed files.
+    """Read and encode files in this process, and return the failed files.
 
-    A file may end the process that reads it. Where one was lost, and where the last job was killed before it had
-    written anything down, processes that the job outlives do the rest, and find the file.
+    A file may kill the process that reads it. After the loss of a process, and after an earlier job was killed without
+    writing any result, the function reads the remaining files in worker processes, which isolate the file.
     """
     mark, suspects = encoder.writer.mark, encoder.suspects()
     if mark.exists():
-        logger.warning("the last run was killed before it wrote anything; files are now read in processes of their own")
+        logger.warning("the last run was killed before it wrote anything; worker processes now read the files")
         suspects = {file.path for file in work}
     apart = [file for file in work if file.path in suspects]
     here = [file for file in work if file.path not in suspects]
@@ -506,8 +507,8 @@ def _encode_apart_if_lost(
         if here:
             encoder.encode_here(here, clip())
     except LostProcessError as error:
-        logger.warning("%s. The remaining files are now read in processes of their own", str(error).partition(":")[0])
-        # Some of it was written down.
+        logger.warning("%s. Worker processes now read the remaining files", str(error).partition(":")[0])
+        # Some results are already written.
         encoder.known.look_up()
         apart = [file for file in work if not encoder.known.is_as_before(file)]
     finally:
@@ -516,7 +517,7 @@ def _encode_apart_if_lost(
 
 
 def _engine_apart(clip: ImageTextModel, options: IndexOptions) -> LocalEngine:
-    """Return an engine of few processes, since each has a model."""
+    """Return an engine with few processes, since each process loads the model."""
     device = str(next(clip.model.parameters()).device)
     num_workers = min(options.num_workers, _MOST_APART)
     return LocalEngine(num_workers=num_workers, devices=(device,), apart=True, retries=_AT_ONCE)

@@ -19,11 +19,11 @@ class KnownRow:
     """The fields of an index row that detect a changed file.
 
     Args:
-        id: in the index.
-        part: key of its sample, in a file with several samples.
-        size: size of the image or of the video, in bytes.
+        id: id of the row in the index.
+        part: key of the sample, in a file with several samples.
+        size: size of the image or video, in bytes.
         mtime_ns: modification time of the file, in nanoseconds since 1970.
-        sha256: sha256 of the image or of the video.
+        sha256: SHA-256 of the image or video.
         is_problem: whether the file was unreadable.
     """
 
@@ -36,14 +36,14 @@ class KnownRow:
 
 
 class KnownFiles:
-    """The index's rows for files at the last lookup; `look_up` refreshes them.
+    """The rows of an index, by file, at the time of the last `look_up`.
 
     Args:
         store: store of the index.
 
     Raises:
         ValueError: if the index is damaged.
-        OSError: if it cannot be read.
+        OSError: if the index cannot be read.
     """
 
     def __init__(self, store: Store) -> None:
@@ -55,7 +55,7 @@ class KnownFiles:
 
         Raises:
             ValueError: if the index is damaged.
-            OSError: if it cannot be read.
+            OSError: if the index cannot be read.
         """
         self._rows: dict[str, list[KnownRow]] = defaultdict(list)
         self._replaceable: dict[str, dict[str | None, list[int]]] = {}
@@ -74,7 +74,7 @@ class KnownFiles:
                 KnownRow(id=number, part=part, size=size, mtime_ns=mtime_ns, sha256=sha256, is_problem=is_problem)
             )
             if is_video_name(path):
-                # Of one that was not read to its end, some frames are missing.
+                # If a video was not read to its end, some frames are missing.
                 if path in self._finished:
                     self._video_of_hash[sha256] = path
             elif not is_problem and sha256 not in self._id_of_hash:
@@ -86,18 +86,18 @@ class KnownFiles:
         return self._rows.get(path, ())
 
     def gone(self, found: Scan, recognised: Collection[str] = ()) -> tuple[list[str], dict[str, int]]:
-        """Return the deleted files, and the numbers of kept images of missing folders.
+        """Return the deleted files, and the number of kept images per missing folder.
 
-        Existing files stay, including hidden files and files of linked folders that the user named. The index keeps
-        files of a missing or empty folder (an unmounted disk, for example), unless they were found elsewhere.
+        The index keeps existing files, including hidden files and files of linked folders that the user named. It also
+        keeps the files of a missing or empty folder (an unmounted disk, for example), unless the scan found the files
+        elsewhere.
 
         Args:
             found: the scan.
-            recognised: hashes of content found in other files, which replaces rows of deleted files.
+            recognised: hashes of content that the update found in other files.
 
         Returns:
-            paths of files that are gone; and numbers of images by the folder that is missing or empty, or by what was
-            missing of the inputs.
+            The paths of deleted files, and the number of kept images by missing or empty folder, or by missing input.
         """
         there, folders = Presence(), MissingFolders()
         gone: list[str] = []
@@ -119,7 +119,7 @@ class KnownFiles:
         return gone, kept
 
     def below(self, folder: str) -> list[str]:
-        """Return the paths of the files that the index has of a folder."""
+        """Return the paths of the indexed files below a folder."""
         return [path for path in self._rows if is_inside(path, folder)]
 
     def is_as_before(self, file: FoundFile) -> bool:
@@ -141,11 +141,11 @@ class KnownFiles:
         )
 
     def content(self) -> KnownContent:
-        """Return all that need not be encoded."""
+        """Return all content with known embeddings."""
         return KnownContent(pictures=self._hashes_of_size, videos=self._video_of_hash)
 
     def content_like(self, file: FoundFile) -> KnownContent:
-        """Return a file's content with embeddings: a shard's earlier content, and that of equally large shards."""
+        """Return the known content of a file; for a shard, of its earlier version and of shards with the same size."""
         if file.kind == "picture":
             return KnownContent(pictures={file.size: self.content().of_size(file.size)})
         alike = self._finished_of_size.get(file.size, [])
@@ -159,7 +159,7 @@ class KnownFiles:
         return KnownContent(pictures=dict(hashes))
 
     def take_replaced(self, path: str, part: str | None) -> list[int]:
-        """Return the ids of rows to replace under this name, once."""
+        """Return the ids of the rows to replace for a file or sample, only on the first call."""
         if path not in self._rows:
             return []
         if path not in self._replaceable:
@@ -170,7 +170,7 @@ class KnownFiles:
         return self._replaceable[path].pop(part, [])
 
     def copies(self, recognised: Sequence[Recognised]) -> list[Row]:
-        """Return the rows of images and videos whose content is in the index already."""
+        """Return rows for images and videos whose content is already in the index."""
         wanted = [(one, number) for one in recognised for number in self._ids_of(one)]
         rows = {row.id: row for row in self._store.rows(list({number for _, number in wanted}))}
         return [
@@ -185,6 +185,6 @@ class KnownFiles:
 
 
 def _is_elsewhere(rows: Sequence[KnownRow], recognised: Collection[str]) -> bool:
-    """Return whether all that could be read of a file was found in another one."""
+    """Return whether all readable content of a file was found in other files."""
     hashes = {row.sha256 for row in rows if not row.is_problem}
     return bool(hashes) and hashes.issubset(recognised)

@@ -1,4 +1,4 @@
-"""Locations of indexes, and lookup of an index by name."""
+"""Determines locations of indexes, and finds an index by name."""
 
 from __future__ import annotations
 
@@ -14,29 +14,29 @@ from mobileclip.collections.store import INDEX, Store, is_index
 from mobileclip.machine import raise_machine_fault
 
 _MOST_LETTERS = 40
-# Of the files of an index, as a part: so many are elsewhere under their names when its folder has moved.
+# Minimum share of an index's files that exist in another folder if the index's folder has moved.
 _MOVED = 0.5
 
 
 def indexes_folder() -> Path:
-    """Return the folder of all indexes that nobody named: below `XDG_CACHE_HOME`, by default `~/.cache`.
+    """Return the folder of indexes without a given location, below `XDG_CACHE_HOME` (`~/.cache` by default).
 
     Raises:
-        ValueError: if this user has no home either, as in containers that run as a number.
+        ValueError: if this user has no home folder either, as in containers with a numeric user id.
     """
     cache = storage.cache_folder()
     if cache is None:
         raise ValueError(
-            "this user has no home folder to keep the index in; name a folder for it with --index FOLDER, or set HOME"
+            "this user has no home folder for the index; specify a folder with --index FOLDER, or set HOME"
         )
     return cache / "indexes"
 
 
 def default_index(inputs: Sequence[str]) -> Path:
-    """Return the default location of these images' index.
+    """Return the default location of the index for some inputs.
 
     Args:
-        inputs: as a person gives them; the same ones, in any order, have the same index.
+        inputs: inputs of the index, as given by the user. The same inputs, in any order, have the same index.
     """
     places = sorted({_in_full(one) for one in inputs})
     digest = hashlib.sha256("\0".join(places).encode(errors="surrogateescape")).hexdigest()
@@ -45,13 +45,13 @@ def default_index(inputs: Sequence[str]) -> Path:
 
 
 def find_index(name: str | Path | None = None) -> Path:
-    """Return the index of a name.
+    """Return the folder of the index with a name.
 
     Args:
         name: the folder of an index, an input of an index in the cache, or None for the newest index in the cache.
 
     Raises:
-        FileNotFoundError: if there is no such index.
+        FileNotFoundError: if the index does not exist.
     """
     if name is not None and is_index(Path(name)):
         return Path(name)
@@ -73,21 +73,21 @@ def find_index(name: str | Path | None = None) -> Path:
             return store.folder
     shown = storage.printable(name)
     if not Path(name).exists():
-        raise FileNotFoundError(f"there is no {shown}; give an index, or the folder of images of an index")
+        raise FileNotFoundError(f"{shown} does not exist; give an index, or the folder of images of an index")
     raise FileNotFoundError(
-        f"{shown} is no index, and {indexes_folder()} has no index of it; make one: `mobileclip index {shown}`"
+        f"{shown} is not an index, and {indexes_folder()} has no index of it; make one: `mobileclip index {shown}`"
     )
 
 
 def moved_index(files: Iterable[tuple[str, int]], model: ModelSource | None) -> Store | None:
-    """Return the index in the cache of a moved folder's images.
+    """Return the index in the cache for the images of a moved folder, if any.
 
-    All its inputs are missing, and at least half of its files exist in the new folder with equal names and sizes; of
-    several such indexes, the largest.
+    An index matches if all its inputs are missing, and at least half of its files exist in the new folder with equal
+    names and sizes. The function returns the largest matching index.
 
     Args:
-        files: existing files, with sizes in bytes.
-        model: model of the index; None for any.
+        files: paths of the files in the new folder, with sizes in bytes.
+        model: model of the index; None for any model.
     """
     here = {(os.path.basename(path), size) for path, size in files}  # noqa: PTH119 - texts, of any number
     best, most = None, 0
@@ -104,7 +104,7 @@ def _in_full(path: str) -> str:
 
 
 def _by_age() -> list[Path]:
-    """Return the indexes of the cache, the one that was written to last at the end."""
+    """Return the indexes in the cache, the most recently written index last."""
     folder = indexes_folder()
     found = [path for path in folder.iterdir() if is_index(path)] if folder.is_dir() else []
     found = [path for path in found if not storage.is_left_over(path.name)]
@@ -112,11 +112,11 @@ def _by_age() -> list[Path]:
 
 
 def _readable(folders: Iterable[Path]) -> Iterator[Store]:
-    """Yield indexes; a damaged one, or one of another version, is skipped."""
+    """Yield the indexes in folders, without damaged indexes and indexes of another version."""
     for folder in folders:
         try:
             yield Store.open(folder)
-        except (OSError, ValueError) as error:  # noqa: PERF203 - of few
+        except (OSError, ValueError) as error:  # noqa: PERF203 - few iterations
             raise_machine_fault(error)
 
 
@@ -125,7 +125,7 @@ def _is_left(store: Store) -> bool:
 
 
 def _files_of(store: Store) -> set[tuple[str, int]]:
-    """Return names and sizes of the files that an index has read."""
+    """Return the names and sizes of the indexed files."""
     files = [(path, size) for path, part, size in store.values("path", "part", "size") if part is None]
     files += [(one.path, one.num_bytes) for one in store.finished]
     return {(os.path.basename(path), size) for path, size in files}  # noqa: PTH119 - texts, of any number

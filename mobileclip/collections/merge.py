@@ -1,4 +1,4 @@
-"""Merges indexes of one model: rows by the digests of their content, and a person's concepts and tags."""
+"""Merges indexes with the same model: rows, matched by the digest of their content, concepts, and tags."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ from mobileclip.terminal import console
 
 @attrs.frozen(kw_only=True)
 class MergeReport:
-    """The report of a merge: rows copied, replaced and left.
+    """The report of a merge: numbers of copied, replaced and skipped rows.
 
     Args:
-        num_copied: copied rows.
-        num_replaced: replaced rows.
-        num_left: skipped rows of known images.
+        num_copied: number of copied rows.
+        num_replaced: number of replaced rows.
+        num_left: number of skipped rows, as their images are already known.
     """
 
     num_copied: int = 0
@@ -32,7 +32,7 @@ class MergeReport:
     num_left: int = 0
 
     def __str__(self) -> str:
-        """Say it in a line."""
+        """Return the report as one line."""
         parts = [f"{self.num_copied:,} rows copied"]
         parts += [f"{self.num_replaced:,} older ones replaced"] if self.num_replaced else []
         parts += [f"{self.num_left:,} known already"] if self.num_left else []
@@ -40,16 +40,17 @@ class MergeReport:
 
 
 _Key = tuple[str, str | None, str | None]
-"""A picture or a video: path, part and digest; of what cannot be read, path and part alone."""
+"""An image or video: path, part and digest; for an unreadable file, only path and part."""
 
 
 @attrs.define(eq=False)
 class _Held:
-    """What an index has of an image, or of a video.
+    """The rows of an image or a video in an index.
 
     Args:
-        owner: the index.
-        state: when the file was last changed, and whether it was read to its end; of two indexes, the greater is kept.
+        owner: index with the rows.
+        state: modification time of the file, and whether the file was read completely; the merge keeps the greater
+            state.
         ids: ids of the rows.
     """
 
@@ -59,19 +60,19 @@ class _Held:
 
 
 def merge_stores(target: Store, sources: Sequence[Store], *, show_progress: bool = True) -> MergeReport:
-    """Merge the rows of indexes into another, locked by the caller, in one transaction.
+    """Merge the rows of indexes into a target index, locked by the caller, in one transaction.
 
-    Images of two indexes are equal if path, part and digest are equal. Of equal images, the latest rows stay; of a
-    video, preferably those of a completely read one. Different images with one path (of two machines, for example) both
-    stay. Rows of a readable file replace an unreadable one.
+    Images of two indexes are equal if their paths, parts and digests are equal. Among equal images, the latest rows
+    stay; for a video, preferably the rows of a complete read. Different images with the same path (from two machines,
+    for example) both stay. Rows of a readable file replace the row of an unreadable file.
 
     Args:
-        target: the index to write to.
-        sources: the others, of the same model.
+        target: index to write to.
+        sources: indexes to merge, with the same model.
         show_progress: whether to show progress.
 
     Raises:
-        ValueError: if an index is damaged, or changes meanwhile.
+        ValueError: if an index is damaged, or changes during the merge.
         OSError: if an index cannot be read or written.
     """
     all_held = [_held(store) for store in (target, *sources)]
@@ -90,7 +91,9 @@ def merge_stores(target: Store, sources: Sequence[Store], *, show_progress: bool
                     yield attrs.evolve(row, id=None)
                     bar.advance()
                 if bar.done != end:
-                    raise ValueError(f"{store.folder} was written to meanwhile; run this again when that is done")
+                    raise ValueError(
+                        f"another job changed {store.folder} during the merge; run this again after that job"
+                    )
 
         finished = {one.path: one for store in sources for one in store.finished if one.path in paths[store.folder]}
         target.append(
@@ -105,7 +108,7 @@ def merge_stores(target: Store, sources: Sequence[Store], *, show_progress: bool
 
 
 def _kept(all_held: Sequence[Mapping[_Key, _Held]]) -> dict[_Key, _Held]:
-    """Return the merged concepts of several indexes; of equal ones, the first."""
+    """Return the rows to keep of each image or video: the rows with the greatest state, first index first."""
     kept: dict[_Key, _Held] = {}
     for held in all_held:
         kept.update((key, one) for key, one in held.items() if key not in kept or one.state > kept[key].state)
@@ -117,7 +120,7 @@ def _kept(all_held: Sequence[Mapping[_Key, _Held]]) -> dict[_Key, _Held]:
 
 
 def _held(store: Store) -> dict[_Key, _Held]:
-    """Return the content of an index."""
+    """Return the images and videos of an index, with their rows."""
     finished = {one.path for one in store.finished}
     held: dict[_Key, _Held] = {}
     columns = ("id", "path", "part", "sha256", "mtime_ns", "problem")
@@ -131,11 +134,11 @@ def _held(store: Store) -> dict[_Key, _Held]:
 
 @attrs.frozen(kw_only=True, eq=False)
 class ConceptsAndWords:
-    """A person's concepts and words of tags, and the indexes that they are from.
+    """The user's concepts and tag words, with the folders of their indexes.
 
     Args:
-        concepts: by their names, each with the folder of its index.
-        words: of tags, with the folder of their index.
+        concepts: concepts by name, each with the folder of its index.
+        words: tag words, with the folder of their index.
     """
 
     concepts: Mapping[str, tuple[Concept, Path]]
@@ -146,18 +149,18 @@ class ConceptsAndWords:
         """Return the concepts and tags of an index.
 
         Raises:
-            ValueError: if it is damaged.
-            OSError: if it cannot be read.
+            ValueError: if the index is damaged.
+            OSError: if the index cannot be read.
         """
         words = read_tag_words(folder)
         concepts = {name: (concept, folder) for name, concept in read_concepts(folder).items()}
         return cls(concepts=concepts, words=None if words is None else (words, folder))
 
     def joined(self, other: ConceptsAndWords) -> ConceptsAndWords:
-        """Merge with the concepts and tags of another index; other concepts stay unchanged.
+        """Merge with the concepts and tags of another index; concepts of only one index stay unchanged.
 
         Args:
-            other: of the same model.
+            other: concepts and tags of the other index, with the same model.
 
         Raises:
             ValueError: if concepts or tags conflict.
@@ -173,11 +176,11 @@ class ConceptsAndWords:
         return ConceptsAndWords(concepts={**self.concepts, **other.concepts, **both}, words=words)
 
     def write_concepts(self, folder: Path) -> None:
-        """Write the concepts into an index, each atomically, merged with concurrent changes.
+        """Write the concepts to an index, each atomically, merged with concurrent changes.
 
         Raises:
-            ValueError: if one has become another thing meanwhile.
-            OSError: if they cannot be written.
+            ValueError: if a concurrent change conflicts with a concept.
+            OSError: if the concepts cannot be written.
         """
 
         def added(concept: Concept, source: Path, now: Concept | None) -> Concept:
@@ -188,28 +191,30 @@ class ConceptsAndWords:
 
 
 def merge_concepts(one: Concept, here: Path, other: Concept, there: Path) -> Concept:
-    """Return a concept with the examples of both; it uses them if either concept does.
+    """Return a concept with the examples of two concepts; it uses the examples if either concept does.
 
     Args:
-        one: one of a name.
-        here: the folder of its index.
-        other: of the same name.
-        there: the folder of the other's index.
+        one: a concept.
+        here: folder of the concept's index.
+        other: another concept with the same name.
+        there: folder of the other concept's index.
 
     Raises:
-        ValueError: if it is not the same thing in both.
+        ValueError: if the two concepts conflict.
     """
     name = storage.printable(one.name)
     if one.text != other.text:
         raise ValueError(
             f"the concept {name!r} is '{storage.printable(one.text)}' in {here} and '{storage.printable(other.text)}' "
-            f'in {there}; give it one text, or remove one: `mobileclip concept add "{name}" --text TEXT --index '
-            f'{there}`, `mobileclip concept rm "{name}" --index {there}`'
+            f"in {there}; use the same text, or remove one concept: "
+            f'`mobileclip concept add "{name}" --text TEXT --index {there}`, '
+            f'`mobileclip concept rm "{name}" --index {there}`'
         )
     if not one.about.identity.is_same(other.about.identity):
         raise ValueError(
-            f"the concept {name!r} is of {one.about.model} in {here} and of {other.about.model} in {there}; bring both "
-            f'to the model of their index: `mobileclip concept show "{name}" --index {here}`, and the same of {there}'
+            f"the concept {name!r} is of {one.about.model} in {here} and of {other.about.model} in {there}; "
+            f"convert both to the model of their index: "
+            f'`mobileclip concept show "{name}" --index {here}`, and the same in {there}'
         )
     own = {example.key: example for example in one.examples}
     for example in other.examples:
@@ -217,7 +222,7 @@ def merge_concepts(one: Concept, here: Path, other: Concept, there: Path) -> Con
             path = storage.printable(example.name)
             yes, no = (here, there) if own[example.key].is_positive else (there, here)
             raise ValueError(
-                f"{path} shows the concept {name!r} in {yes} and does not in {no}; take it out of one: "
+                f"{path} is a positive example of {name!r} in {yes} and a negative one in {no}; remove one of them: "
                 f'`mobileclip concept add "{name}" --unlabel {path} --index {there}`'
             )
     new = [place for place, example in enumerate(other.examples) if example.key not in own]
@@ -225,7 +230,7 @@ def merge_concepts(one: Concept, here: Path, other: Concept, there: Path) -> Con
     if len(examples) > MOST_EXAMPLES:
         raise ValueError(
             f"a concept has at most {MOST_EXAMPLES:,} examples, and {name!r} of {here} and {there} would have "
-            f'{len(examples):,}; take some out: `mobileclip concept add "{name}" --unlabel IMAGE --index {there}`'
+            f'{len(examples):,}; remove some: `mobileclip concept add "{name}" --unlabel IMAGE --index {there}`'
         )
     vectors = np.concatenate([one.vectors, other.vectors[new]])
     pictures = (*one.pictures, *(other.pictures[place] for place in new))
@@ -234,25 +239,26 @@ def merge_concepts(one: Concept, here: Path, other: Concept, there: Path) -> Con
 
 
 def _joined_words(one: TagWords, here: Path, other: TagWords, there: Path) -> TagWords:
-    """Return the words of both, with how their scores were spread before."""
+    """Return the words of two indexes, with their earlier score distributions."""
     if (one.template, one.share) != (other.template, other.share):
         raise ValueError(
-            f"the tags are made of '{storage.printable(one.template)}' for a share of {one.share:g} in {here} and of "
-            f"'{storage.printable(other.template)}' for {other.share:g} in {there}; make them alike: `mobileclip tag "
-            f'--template "{storage.printable(one.template)}" --share {one.share:g} --index {there}`'
+            f"the tags have the template '{storage.printable(one.template)}' and the share {one.share:g} in {here}, "
+            f"but '{storage.printable(other.template)}' and {other.share:g} in {there}; "
+            f'use the same settings: `mobileclip tag --template "{storage.printable(one.template)}" '
+            f"--share {one.share:g} --index {there}`"
         )
     if not one.about.identity.is_same(other.about.identity):
         raise ValueError(
-            f"the tags are of {one.about.model} in {here} and of {other.about.model} in {there}; write those of the "
-            f"former model again: `mobileclip tag --index {here}`, or the same of {there}"
+            f"the tags are of {one.about.model} in {here} and of {other.about.model} in {there}; "
+            f"write the tags of the earlier model again: `mobileclip tag --index {here}`, or the same with {there}"
         )
     known = {word.casefold() for word in one.words}
     new = [place for place, word in enumerate(other.words) if word.casefold() not in known]
     words = (*one.words, *(other.words[place] for place in new))
     if len(words) > MOST_WORDS:
         raise ValueError(
-            f"the tags of {here} and {there} would have {len(words):,} words, expected {MOST_WORDS:,} at most; give "
-            f"one index fewer: `mobileclip tag --vocabulary WORDS.txt --index {there}`"
+            f"the tags of {here} and {there} would have {len(words):,} words, expected at most {MOST_WORDS:,}; use "
+            f"fewer words in one index: `mobileclip tag --vocabulary WORDS.txt --index {there}`"
         )
     vectors, levels = (
         np.concatenate([own, theirs[new]]) for own, theirs in ((one.vectors, other.vectors), (one.levels, other.levels))

@@ -16,13 +16,13 @@ from mobileclip.strict import strict
 
 @attrs.frozen(kw_only=True, field_transformer=strict)
 class ModelSource:
-    """The source of a model, as for `mobileclip.load`.
+    """The source of a model, with arguments of `mobileclip.load`.
 
     Args:
-        model: its name, if given.
-        checkpoint: its weights, if given.
-        image_size: side of the images in pixels, if it differs from the model's.
-        context_length: ids per text, if fewer than the model's.
+        model: name of the model, if given.
+        checkpoint: weights of the model, if given.
+        image_size: side of the images in pixels; None for the model's default.
+        context_length: number of token ids per text; None for the model's default.
     """
 
     model: str | None = None
@@ -31,14 +31,14 @@ class ModelSource:
     context_length: int | None = None
 
     def __str__(self) -> str:
-        """Say it as a person would: the model, and where its weights and sizes are other ones than its own."""
+        """Describe the source: the model, and weights and sizes that differ from the model's defaults."""
         name = " from ".join(filter(None, (self.model, self.checkpoint)))
         size = "" if self.image_size is None else f" for images of {self.image_size} pixels"
         return name + size + ("" if self.context_length is None else f" for texts of {self.context_length} ids")
 
     def in_full(self) -> ModelSource:
         """Return the source with absolute paths."""
-        # A name stays a name, whatever lies beside it.
+        # A model name stays a name, even if a file has the same name.
         model = _in_full(self.model) if self.model is not None and holds_weights(self.model) else self.model
         return attrs.evolve(self, checkpoint=_in_full(self.checkpoint), model=model)
 
@@ -46,7 +46,7 @@ class ModelSource:
         """Return the spec of the model from its name, without reading or downloading.
 
         Raises:
-            ValueError, FileNotFoundError: if there is no such model, see `mobileclip.load`.
+            ValueError, FileNotFoundError: if the model is unknown, see `mobileclip.load`.
         """
         return spec_known_by_name(
             self.model, self.checkpoint, image_size=self.image_size, context_length=self.context_length
@@ -55,15 +55,15 @@ class ModelSource:
     def load(
         self, device: str, *, trust: bool = False, text_model: str | Path | None = None
     ) -> tuple[ImageTextModel, ModelIdentity]:
-        """Return the model and its identity, with all packaged text towers.
+        """Load the model with all packaged text towers, and return the model and its identity.
 
         Args:
             device: device of the model.
-            trust: whether to open an export that may run code here, see `mobileclip.load`.
-            text_model: a text tower in place of the model's own, see `mobileclip.load`.
+            trust: whether to open an exported model that may run code on this machine, see `mobileclip.load`.
+            text_model: text tower to use in place of the model's text tower, see `mobileclip.load`.
 
         Raises:
-            ValueError, FileNotFoundError, CheckpointError: if there is no such model, see `mobileclip.load`.
+            ValueError, FileNotFoundError, CheckpointError: if the model cannot be loaded, see `mobileclip.load`.
         """
         clip = load(
             self.model,
@@ -76,7 +76,7 @@ class ModelSource:
             any_language=True,
             identify=True,
         )
-        assert clip.identity is not None, "it was asked for"
+        assert clip.identity is not None, "the identity was requested"
         return clip, clip.identity
 
 
@@ -86,8 +86,8 @@ class FinishedFile:
 
     Args:
         path: path of the file.
-        num_bytes: number of bytes of the file, at that time.
-        mtime_ns: when it was last changed, in nanoseconds since 1970, at that time.
+        num_bytes: number of bytes of the file when it was read.
+        mtime_ns: modification time of the file when it was read, in nanoseconds since 1970.
     """
 
     path: str
@@ -100,17 +100,17 @@ class IndexMetadata:
     """The metadata of an index: the model's embedding space.
 
     Args:
-        layout: version of the folder's layout; this library writes 2, and converts 1.
+        layout: version of the folder's layout; this library writes version 2 and converts version 1.
         weights_sha256: see `ModelIdentity`.
         spec: see `ModelIdentity`.
         version: see `ModelIdentity`.
         dim: dim of the embeddings.
         model: source of the model.
         decode: JPEG decoding at the last update, see `IndexOptions`.
-        vectors: format of embeddings in memory.
+        vectors: data type of the embeddings in memory.
 
     Raises:
-        ValueError: if a value is none of these.
+        ValueError: if a value is not supported.
     """
 
     weights_sha256: str
@@ -122,28 +122,28 @@ class IndexMetadata:
 
     @property
     def identity(self) -> ModelIdentity:
-        """The model that the embeddings are of."""
+        """Identity of the model that computed the embeddings."""
         return ModelIdentity(weights_sha256=self.weights_sha256, spec=self.spec, version=self.version)
 
     def is_known_to_be_of_another(self, source: ModelSource) -> bool:
-        """Return whether the name of a model alone tells that the embeddings are of another one.
+        """Return whether the name of a model is enough to know that another model computed the embeddings.
 
         Args:
-            source: the model, neither read nor downloaded.
+            source: source of the model, which is neither read nor downloaded.
 
         Raises:
-            ValueError, FileNotFoundError: if there is no such model, see `mobileclip.load`.
+            ValueError, FileNotFoundError: if the model is unknown, see `mobileclip.load`.
         """
         known = source.known_spec()
         try:
             own = from_json(self.spec, DualEncoderSpec)
-        except ValueError:  # of a kind that nobody has registered here
+        except ValueError:  # the kind of model is not registered in this process
             return False
         return known is not None and is_other_model(known, own)
 
 
 def _in_full(place: str | None) -> str | None:
-    """Return the full path of a file or folder that is there; everything else unchanged."""
+    """Return the absolute path of an existing file or folder; return other names unchanged."""
     if place is None or packaged(place) is not None or not Path(place).exists():
         return place
     return str(Path(place).absolute())

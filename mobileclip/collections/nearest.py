@@ -1,4 +1,4 @@
-"""The nearest of many embeddings: all compared, or, above two million, those that a graph proposes."""
+"""Finds nearest embeddings by exact search, or by a neighbour graph for more than two million embeddings."""
 
 from __future__ import annotations
 
@@ -20,19 +20,19 @@ from mobileclip.terminal import console, get_logger
 logger = get_logger(__name__)
 
 GRAPH = "neighbours.usearch"
-"""The file of an index that has its graph."""
+"""File with the graph, in the folder of an index."""
 
-# Embeddings are compared as float16; so many more than are asked for are then compared as float32.
+# Search compares float16 embeddings, then this many more than the requested number as float32.
 _SPARE = 32
-# Candidates of the graph, beside each picture that is asked for.
+# Number of candidates from the graph per requested image.
 _CANDIDATES = 4
-# A graph is built again when so many of its pictures, as a part of those of the index, were removed.
+# A graph is rebuilt when the number of removed images exceeds this share of the index.
 _STALE = 0.2
-# So many embeddings of a graph are compared with those of the index. They are int8: the same have a cosine of 0.999.
+# Number of a graph's embeddings to compare with the index, and minimum cosine. Equal ones have 0.999, due to int8.
 _COMPARED, _SAME = 64, 0.98
 
 Found = tuple[NDArray[np.int64], NDArray[np.float32]]
-"""Places of pictures, the nearest first, and their cosines."""
+"""Positions of images, nearest first, and their cosines."""
 
 
 @attrs.frozen(kw_only=True)
@@ -40,9 +40,9 @@ class GraphSizes:
     """The size above which search uses a graph, and the graph's settings.
 
     Args:
-        exact: largest number of images for exact search.
-        added: images per batch of additions.
-        candidates: least number of proposed neighbours.
+        exact: maximum number of images for exact search.
+        added: number of images per batch of additions to the graph.
+        candidates: minimum number of proposed neighbours.
     """
 
     exact: int = 2_000_000
@@ -53,16 +53,16 @@ class GraphSizes:
 def exact_nearest(
     vectors: NDArray[np.float16], places: NDArray[np.int64] | None, query: NDArray[np.float32], k: int
 ) -> Found:
-    """Return the nearest of some images by exact search; ties in order.
+    """Return the nearest images by exact search; ties in the order of the images.
 
     Shape:
-        vectors: `(pictures, dim)`; places: `(candidates,)`; query: `(dim,)`.
+        vectors: `(images, dim)`; places: `(candidates,)`; query: `(dim,)`.
 
     Args:
-        vectors: of unit length.
-        places: places of those that may be found; None for all.
-        query: of unit length.
-        k: how many.
+        vectors: embeddings of the images, of unit length.
+        places: positions of the images to search; None for all images.
+        query: query embedding, of unit length.
+        k: maximum number of images.
     """
     candidates = np.arange(len(vectors)) if places is None else places
     if len(candidates) > k + _SPARE:
@@ -80,9 +80,9 @@ class NeighbourGraph:
     """An approximate neighbour graph; search also compares images that the graph lacks.
 
     Args:
-        graph: of usearch.
+        graph: index of usearch.
         snapshot: snapshot of the index.
-        sizes: search settings.
+        sizes: settings of the search.
     """
 
     def __init__(self, graph: Any, snapshot: Snapshot, sizes: GraphSizes) -> None:
@@ -91,23 +91,23 @@ class NeighbourGraph:
 
     @property
     def num_missing(self) -> int:
-        """Images that the graph does not have."""
+        """Number of images that the graph lacks."""
         return len(self._missing)
 
     def nearest(self, query: NDArray[np.float32], k: int) -> Found:
-        """Return approximately the result of `exact_nearest`."""
+        """Return the approximate result of `exact_nearest`."""
         return self.nearest_to_each(query[None], k, num_candidates=max(_CANDIDATES * k, self._least))[0]
 
     def nearest_to_each(self, queries: NDArray[np.float32], k: int, *, num_candidates: int) -> list[Found]:
-        """Return the nearest to each of several queries.
+        """Return the nearest images for each of several queries.
 
         Shape:
-            `(queries, dim)`.
+            queries: `(queries, dim)`.
 
         Args:
-            queries: of unit length.
-            k: how many of each.
-            num_candidates: that the graph proposes.
+            queries: query embeddings, of unit length.
+            k: maximum number of images per query.
+            num_candidates: number of candidates from the graph per query.
         """
         count = min(num_candidates, len(self._graph))
         found = self._graph.search(queries, count, threads=torch.get_num_threads())
@@ -123,24 +123,24 @@ class NeighbourGraph:
 
 
 def open_graph(folder: Path, snapshot: Snapshot, sizes: GraphSizes) -> NeighbourGraph | None:
-    """Return the graph of an index; None for exact search, or without a graph."""
+    """Open the graph of an index; None for exact search, or if the index has no graph."""
     graph = _opened(folder / GRAPH, snapshot) if len(snapshot) > sizes.exact else None
     return None if graph is None else NeighbourGraph(graph, snapshot, sizes)
 
 
 def update_graph(folder: Path, snapshot: Snapshot, sizes: GraphSizes, *, show_progress: bool = True) -> None:
-    """Update the graph of an index, or remove it for exact search.
+    """Update the graph of an index, or remove the graph if search is exact.
 
     An interrupted update keeps its additions.
 
     Args:
         folder: folder of the index.
-        snapshot: snapshot of it.
-        sizes: whether it has a graph.
+        snapshot: snapshot of the index.
+        sizes: settings that determine whether the index has a graph.
         show_progress: whether to show progress.
 
     Raises:
-        OSError: if it cannot be written.
+        OSError: if the graph cannot be written.
     """
     if len(snapshot) <= sizes.exact:
         remove_graph(folder)
@@ -150,7 +150,7 @@ def update_graph(folder: Path, snapshot: Snapshot, sizes: GraphSizes, *, show_pr
         if graph is None or np.count_nonzero(~np.isin(_ids(graph), snapshot.ids)) > _STALE * len(snapshot):
             graph = _empty(snapshot)
     except ImportError as error:
-        logger.warning("every search compares all of %d pictures: %s", len(snapshot), error)
+        logger.warning("every search compares all %d images: %s", len(snapshot), error)
         return
     before = len(graph)
     try:
@@ -162,20 +162,20 @@ def update_graph(folder: Path, snapshot: Snapshot, sizes: GraphSizes, *, show_pr
 
 
 def build_graph(snapshot: Snapshot, sizes: GraphSizes, *, show_progress: bool = True) -> NeighbourGraph:
-    """Return a graph without a file; see `update_graph`."""
+    """Build a graph in memory, without a file; see `update_graph`."""
     graph = _empty(snapshot)
     _add(graph, snapshot, sizes, show_progress=show_progress)
     return NeighbourGraph(graph, snapshot, sizes)
 
 
 def _add(graph: Any, snapshot: Snapshot, sizes: GraphSizes, *, show_progress: bool) -> None:
-    """Add the images that a graph does not have."""
+    """Add the images that a graph lacks."""
     new = np.flatnonzero(~np.isin(snapshot.ids, _ids(graph)))
     shown = console(shown=show_progress and len(new) > 0)
     with Progress("joining neighbours", total=len(new), unit="pictures", console=shown) as bar:
         for start in range(0, len(new), sizes.added):
             some = new[start : start + sizes.added]
-            # usearch loses rows when several threads add to one graph.
+            # usearch loses rows if several threads add to the same graph.
             graph.add(snapshot.ids[some].astype(np.uint64), snapshot.vectors[some].astype(np.float32), threads=1)
             bar.advance(len(some))
 
@@ -183,7 +183,7 @@ def _add(graph: Any, snapshot: Snapshot, sizes: GraphSizes, *, show_progress: bo
 def _save(graph: Any, path: Path) -> None:
     try:
         graph.save(str(path))
-    except RuntimeError as error:  # it says nothing of the system's errors
+    except RuntimeError as error:  # the error has no details from the system
         raise OSError(f"{path} cannot be written ({error}); if the disk is full, make room") from error
 
 
@@ -210,13 +210,13 @@ def _opened(file: Path, snapshot: Snapshot) -> Any | None:
         graph.load(str(file))
     except (RuntimeError, ValueError, OSError) as error:
         raise_machine_fault(error)
-        logger.warning("%s is not used, and made again by the next `mobileclip index`: %s", file, error)
+        logger.warning("%s is not used; the next `mobileclip index` writes it again: %s", file, error)
         return None
     return graph if _is_of(graph, snapshot) else None
 
 
 def _is_of(graph: Any, snapshot: Snapshot) -> bool:
-    """Return whether a graph has the embeddings of an index, and not those of one that was there before."""
+    """Return whether a graph has the embeddings of an index, not the embeddings of an earlier index in the folder."""
     if graph.ndim != snapshot.vectors.shape[1]:
         return False
     ids = np.intersect1d(_ids(graph), snapshot.ids, assume_unique=True)

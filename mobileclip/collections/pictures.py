@@ -1,4 +1,4 @@
-"""Images of an index, read again: small ones to show, and all of them for another model."""
+"""Reads images of an index again, for display at small size or for encoding by another model."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from mobileclip.datasets import VideoFile, load_shown
 from mobileclip.inference import Encoded, ImageTextModel, Moment, Picture, encode_pictures
 
 _REDUCTIONS = (8, 4, 2)
-# Of the copies of examples: the largest towers see 448 pixels.
+# Side, quality and size limit of copies of examples: the largest image towers take 448 pixels.
 _COPY_SIDE, _COPY_QUALITY, _COPY_BYTES = 512, 90, 2**16
 
 
@@ -29,8 +29,8 @@ def small_pictures(matches: Sequence[Match], side: int) -> Iterator[Image.Image 
     """Yield the images at display size; None for an unreadable image.
 
     Args:
-        matches: the images; each shard is read once.
-        side: largest side in pixels.
+        matches: matches of the images; the function reads each shard once.
+        side: maximum side in pixels.
     """
     in_shards = _read_parts(matches)
     for match in matches:
@@ -45,7 +45,7 @@ def read_encoded(matches: Sequence[Match]) -> Iterator[bytes | None]:
     """Yield encoded images; None for an unreadable image.
 
     Args:
-        matches: the images, no video frames; each shard is read once.
+        matches: matches of the images, without video frames; the function reads each shard once.
     """
     in_shards = _read_parts(matches)
     for match in matches:
@@ -63,9 +63,9 @@ def make_small(data: str | bytes, match: Match, side: int) -> Image.Image | None
     """Return an image at display size; None if it cannot be decoded.
 
     Args:
-        data: the encoded image, or the path of its file.
-        match: the image.
-        side: largest side in pixels.
+        data: encoded image, or path of its file.
+        match: match of the image.
+        side: maximum side in pixels.
     """
     shorter = min(match.width, match.height)
     reduce = next((one for one in _REDUCTIONS if shorter >= one * side), 1)
@@ -82,7 +82,7 @@ def webp(picture: Image.Image, quality: int) -> bytes:
 
     Args:
         picture: see `make_small`.
-        quality: from 0 to 100.
+        quality: quality from 0 to 100.
     """
     picture.info.clear()
     stream = io.BytesIO()
@@ -91,9 +91,9 @@ def webp(picture: Image.Image, quality: int) -> bytes:
 
 
 def small_copy(data: bytes) -> bytes | None:
-    """Return a small copy of an image, enough for a model to encode it; None if it cannot be decoded.
+    """Return a small copy of an image, large enough for encoding; None if the image cannot be decoded.
 
-    Small files stay unchanged; others become WebP.
+    Small files stay unchanged; larger files become WebP.
     """
     if len(data) <= _COPY_BYTES:
         return data
@@ -106,7 +106,7 @@ def small_copy(data: bytes) -> bytes | None:
 
 
 def small_copy_of(match: Match) -> bytes | None:
-    """Return a small copy of an image of an index, see `small_copy`; None if it cannot be read any more."""
+    """Return a small copy of an image of an index, see `small_copy`; None if the image can no longer be read."""
     if match.time is not None:
         frame = make_small_frame(match, _COPY_SIDE)
         return None if frame is None else webp(frame, _COPY_QUALITY)
@@ -118,8 +118,8 @@ def make_small_frame(match: Match, side: int) -> Image.Image | None:
     """Return a video frame at display size; None if unreadable.
 
     Args:
-        match: the frame.
-        side: largest side in pixels.
+        match: match of the frame.
+        side: maximum side in pixels.
     """
     assert match.time is not None, "a frame has a time"
     try:
@@ -132,7 +132,7 @@ def make_small_frame(match: Match, side: int) -> Image.Image | None:
 
 
 def _read_parts(matches: Sequence[Match]) -> dict[str, bytes]:
-    """Return the images that are in shards, by name."""
+    """Return the encoded images from shards, by name."""
     wanted: dict[str, set[str]] = defaultdict(set)
     for match in matches:
         if match.part is not None:
@@ -150,9 +150,9 @@ def _read_parts(matches: Sequence[Match]) -> dict[str, bytes]:
 
 
 Known = Mapping[str, Any]
-"""What is known of a picture, by column."""
+"""The row of an image, by column."""
 COLUMNS = ("id", "path", "part", "size", "mtime_ns", "sha256", "time")
-"""What must be known of a picture to read it anew."""
+"""The columns needed to read an image again."""
 
 
 @attrs.frozen(kw_only=True, eq=False)
@@ -161,8 +161,8 @@ class Reencoded:
 
     Args:
         row: row of the image.
-        embedding: `(dim,)`, of unit length, or None.
-        problem: why there is no embedding: the file is missing, changed, or unreadable.
+        embedding: new embedding, `(dim,)`, of unit length, or None.
+        problem: reason for a missing embedding: the file is missing, changed, or unreadable.
     """
 
     row: Known
@@ -173,17 +173,17 @@ class Reencoded:
 def reencode(
     rows: Iterable[Known], clip: ImageTextModel, *, reduced: bool, batch_size: int = 32, num_workers: int = 1
 ) -> Iterator[Reencoded]:
-    """Yield images with the embeddings that another model gives them, or with why there are none.
+    """Yield images with their embeddings by another model, or with the reason for a missing embedding.
 
     Args:
-        rows: of the images; rows of one shard are consecutive, so each shard is read once.
-        clip: the model.
+        rows: rows of the images; rows of the same shard must be consecutive, so the function reads each shard once.
+        clip: model that encodes the images.
         reduced: see `read_tower_image`.
-        batch_size: images per batch.
-        num_workers: decoding processes; 1 decodes in this process.
+        batch_size: number of images per batch.
+        num_workers: number of decoding processes; 1 decodes in this process.
 
     Raises:
-        LostProcessError: if a process dies.
+        LostProcessError: if a decoding process dies.
     """
     aside: list[Reencoded] = []
     encoded = encode_pictures(
@@ -197,7 +197,7 @@ def reencode(
 
 
 def _compared(one: Encoded[Known]) -> Reencoded:
-    """Return an image with its embedding, if it is the indexed one."""
+    """Return an image with its embedding, if the image is the indexed one."""
     row, read = one.picture.key, one.read
     if isinstance(read, ImageError):
         return Reencoded(row=row, problem="gone" if read.reason == "missing_file" else "unreadable")
@@ -207,7 +207,7 @@ def _compared(one: Encoded[Known]) -> Reencoded:
 
 
 def _pictures(rows: Iterable[Known], aside: list[Reencoded]) -> Iterator[Picture[Known]]:
-    """Yield the images that can be read; the others go aside."""
+    """Yield the readable images; append unreadable images to `aside`."""
     for shard, some in groupby(rows, lambda row: None if row["part"] is None else row["path"]):
         if shard is not None:
             yield from _parts(shard, {row["part"]: row for row in some}, aside)
@@ -223,7 +223,7 @@ def _pictures(rows: Iterable[Known], aside: list[Reencoded]) -> Iterator[Picture
 
 
 def _parts(shard: str, wanted: dict[str, Known], aside: list[Reencoded]) -> Iterator[Picture[Known]]:
-    """Yield images of a shard."""
+    """Yield the wanted images of a shard."""
     there = Path(shard).is_file()
     for raw in read_shard(shard, SkipReport(log=False).add) if there else ():
         if raw.key in wanted and raw.image is not None and raw.problem is None:
@@ -234,7 +234,7 @@ def _parts(shard: str, wanted: dict[str, Known], aside: list[Reencoded]) -> Iter
 
 
 def _change(path: Path, row: Known) -> Literal["gone", "changed"] | None:
-    """Return what became of a video, by its size and time: to hash it may take minutes."""
+    """Return whether a video is missing or changed, by its size and time, as hashing may take minutes."""
     now = stamp_of(str(path))
     if now is None:
         return "gone"

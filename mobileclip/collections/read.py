@@ -1,4 +1,4 @@
-"""Files read and encoded, one image after another, by a job that need not have the index at hand."""
+"""Reads and encodes files, one image at a time, without access to the index."""
 
 from __future__ import annotations
 
@@ -25,18 +25,18 @@ from mobileclip.strict import strict
 
 @attrs.frozen(kw_only=True, field_transformer=strict)
 class IndexOptions:
-    """The settings of an index update: reading of images, and interval of writes.
+    """The settings of an index update: how to read images, and the interval of writes.
 
     Args:
-        batch_size: images per batch.
-        num_workers: decoding processes; 1 decodes in this process. With an engine, its workers do both, and this does
-            not count.
-        decode: `fast` decodes a JPEG at reduced size, see `read_tower_image`; `exact` at full size.
+        batch_size: number of images per batch.
+        num_workers: number of decoding processes; 1 decodes in this process. With an engine, the engine's workers
+            decode, and this setting has no effect.
+        decode: `fast` to decode a JPEG at reduced size, see `read_tower_image`; `exact` for full size.
         video_frames: see `look_at_video`.
         video_seconds: see `look_at_video`.
         precision: lowest precision of the image tower on a CPU, if `mobileclip.optimize` finds it accurate enough.
-        segment_rows: images between writes.
-        segment_seconds: seconds between writes.
+        segment_rows: number of images between writes.
+        segment_seconds: number of seconds between writes.
         show_progress: whether to show progress.
     """
 
@@ -53,12 +53,12 @@ class IndexOptions:
 
 @attrs.frozen(kw_only=True)
 class Recognised:
-    """An image or a video whose content is in the index already.
+    """An image or a video whose content is already in the index.
 
     Args:
-        file: that it is in.
-        part: key of its sample, in a file with several samples.
-        sha256: sha256 of its content.
+        file: file with the image or video.
+        part: key of the sample, in a file with several samples.
+        sha256: SHA-256 of the content.
     """
 
     file: FoundFile
@@ -68,17 +68,17 @@ class Recognised:
 
 @attrs.define(kw_only=True, eq=False)
 class Findings:
-    """Findings in files, of this process or another.
+    """The results of reading files, from this or another process.
 
     Args:
-        rows: of encoded images, and of unreadable files.
-        recognised: content with existing embeddings.
+        rows: rows of encoded images and of unreadable files.
+        recognised: images and videos with existing embeddings.
         gone: paths of completely read files, with keys of their deleted samples.
         finished: completely read files with many images.
-        unreadable: why each file that could not be read was not, naming it.
-        uninstalled: missing extras, with the numbers of their files.
-        num_encoded: images among the rows.
-        num_unchanged: samples already in the index.
+        unreadable: message for each unreadable file, with name and reason.
+        uninstalled: number of files that need a missing extra, by extra.
+        num_encoded: number of images among the rows.
+        num_unchanged: number of samples already in the index.
     """
 
     rows: list[Row] = attrs.field(factory=list)
@@ -92,11 +92,11 @@ class Findings:
 
     @property
     def num_rows(self) -> int:
-        """How many rows there are, or will be."""
+        """Number of rows, including rows of recognised content."""
         return len(self.rows) + len(self.recognised)
 
     def add(self, other: Findings) -> None:
-        """Add findings of another process."""
+        """Add the findings of another process."""
         for field in ("rows", "recognised", "gone", "finished", "unreadable"):
             getattr(self, field).extend(getattr(other, field))
         self.uninstalled.update(other.uninstalled)
@@ -104,9 +104,9 @@ class Findings:
         self.num_unchanged += other.num_unchanged
 
 
-# They go to another process with every picture of that size.
+# All hashes for a size are sent to another process.
 _MOST_HASHES = 100
-# What may be otherwise next time, although the file is as it was; limits may have been raised.
+# Reasons that may no longer hold for the unchanged file at the next run, for example after raising limits.
 _PASSING = frozenset(("unreadable", "out_of_memory", "too_large", "too_many_scans"))
 
 
@@ -116,8 +116,8 @@ class FileTask:
 
     Args:
         file: file of the scan.
-        parts: keys of its samples in the index.
-        done: keys already read from the current version.
+        parts: keys of the file's samples in the index.
+        done: keys of samples already read from the current version of the file.
     """
 
     file: FoundFile
@@ -130,21 +130,21 @@ class KnownContent:
     """Hashes of content that already has embeddings.
 
     Args:
-        pictures: by their sizes in bytes.
-        videos: of completely read videos.
+        pictures: hashes of images, by size in bytes.
+        videos: hashes of completely read videos.
     """
 
     pictures: Mapping[int, Sequence[str]] = attrs.field(factory=dict)
     videos: Collection[str] = ()
 
     def of_size(self, size: int) -> tuple[str, ...]:
-        """Return known hashes of images with this number of bytes, up to a limit."""
+        """Return the known hashes of images with a number of bytes, up to a limit."""
         return tuple(self.pictures.get(size, ())[:_MOST_HASHES])
 
 
 @attrs.frozen(kw_only=True)
 class _Wanted:
-    """An image that is asked for: its file, and its part of it, or its time and what is known of its video."""
+    """A requested image: its file, and its part, or its time and the facts about its video."""
 
     file: FoundFile
     part: str | None = None
@@ -154,13 +154,13 @@ class _Wanted:
 
 
 class FileReader:
-    """Reads files, and queues the findings.
+    """Reads files and collects the findings.
 
-    `num_expected` is the number of images in read files, plus an estimate for the others.
+    `num_expected` is the number of images in files already read, plus an estimate for all other files.
 
     Args:
-        tasks: the files in order.
-        known: content with embeddings.
+        tasks: files to read, in order.
+        known: hashes of content that already has embeddings.
         options: indexing options.
     """
 
@@ -175,11 +175,11 @@ class FileReader:
         self._read_to_end: dict[str, FoundFile] = {}
 
     def read(self, clip: ImageTextModel, num_workers: int) -> Iterator[None]:
-        """Read all files, and yield after each image.
+        """Read all files, and yield None after each image.
 
         Args:
-            clip: the model.
-            num_workers: decoding processes; 1 decodes in this process.
+            clip: model that encodes the images.
+            num_workers: number of decoding processes; 1 decodes in this process.
 
         Raises:
             LostProcessError: if a process dies.
@@ -216,7 +216,7 @@ class FileReader:
             self.num_expected += self._asked[file.path] - estimated_pictures([file])
 
     def _pictures_of_shard(self, task: FileTask) -> Iterator[Picture[_Wanted]]:
-        """Yield the images of a shard, but for those that a job has entered which did not come to its end."""
+        """Yield the images of a shard, without images that an earlier interrupted job already wrote to the index."""
         file = task.file
         skips = SkipReport(log=False)
         seen: set[str] = set()
@@ -244,10 +244,10 @@ class FileReader:
         self._read_to_end[file.path] = file
 
     def _frames_of_video(self, file: FoundFile) -> Iterator[Picture[_Wanted]]:
-        """Yield the frames of a video, but of one that is known by its content."""
+        """Yield the frames of a video, unless its content is already in the index."""
         path = Path(file.path)
         try:
-            # This comes first: to hash a video that cannot be read may take minutes.
+            # This comes first, as hashing an unreadable video may take minutes.
             facts = look_at_video(path, self._options.video_frames, self._options.video_seconds)
             sha256 = hash_file(path)
         except ImageError as error:
@@ -270,10 +270,10 @@ class FileReader:
         return picture.key.time is None or self._scenes.is_new(picture.name, pixels)
 
     def _refuse(self, wanted: _Wanted, error: ImageError) -> bool:
-        """Say why a file cannot be read, and return whether it will be so until the file changes."""
+        """Record the reason why a file is unreadable, and return whether the reason holds until the file changes."""
         file = wanted.file
         if error.reason == "missing_file":
-            return False  # removed since it was found
+            return False  # removed after the scan
         if error.reason == "missing_package":
             self.findings.uninstalled[error.install] += 1
             return False
@@ -308,11 +308,11 @@ class FileReader:
     def _enter_frame(self, wanted: _Wanted, one: Encoded[_Wanted]) -> None:
         file, read = wanted.file, one.read
         if isinstance(read, ImageError):
-            # Whatever else cannot be read of it, a video is named once.
+            # A video is reported once, even if several frames are unreadable.
             if file.path not in self._torn:
                 self._torn.add(file.path)
                 if not self._refuse(wanted, read):
-                    self._asked[file.path] += 1  # it is not finished
+                    self._asked[file.path] += 1  # the file is not finished
         elif one.embedding is not None:
             self._add(wanted, read, one.embedding, size=file.size, sha256=wanted.sha256, notes=wanted.notes)
 
@@ -326,7 +326,7 @@ class FileReader:
         sha256: str,
         notes: CameraNotes,
     ) -> None:
-        """Add the row of an image that was encoded."""
+        """Add the row of an encoded image."""
         self.findings.num_encoded += 1
         self.findings.rows.append(
             Row(

@@ -1,4 +1,4 @@
-"""The files of an index: which are there, and which are to be in it."""
+"""Finds the files to index, and checks for missing files and folders."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class Presence:
         self._gone: dict[str, bool] = {}
 
     def __contains__(self, path: str) -> bool:
-        """Return whether a file is there; one of which the system does not say it is gone counts as there."""
+        """Return whether a file exists; a file counts as existing unless the system reports it as missing."""
         folder = os.path.dirname(path)  # noqa: PTH120 - texts, of any number
         if folder not in self._gone:
             self._gone[folder] = not _is_there(folder, stat.S_ISDIR)
@@ -36,7 +36,7 @@ class MissingFolders:
         self._holds_something: dict[str, bool] = {}
 
     def around(self, path: str) -> str | None:
-        """Return the outermost folder around a file that is missing or empty; None if its own folder is neither."""
+        """Return the outermost missing or empty folder above a file; None if the file's folder has files."""
         found, folder = None, os.path.dirname(path)  # noqa: PTH120 - texts, of any number
         while not self._holds(folder) and folder != (parent := os.path.dirname(folder)):  # noqa: PTH120
             found, folder = folder, parent
@@ -49,7 +49,7 @@ class MissingFolders:
                     self._holds_something[folder] = any(True for _ in entries)
             except (FileNotFoundError, NotADirectoryError):
                 self._holds_something[folder] = False
-            except OSError:  # nobody knows what it holds
+            except OSError:  # the content is unknown
                 self._holds_something[folder] = True
         return self._holds_something[folder]
 
@@ -64,36 +64,34 @@ def stamp_of(path: str) -> tuple[int, int] | None:
 
 
 def is_inside(path: str, folder: str) -> bool:
-    """Return whether a path is a folder, or lies below it, by their names."""
+    """Return whether a path is equal to a folder or below it, by their names."""
     return path == folder or path.startswith(f"{folder.rstrip(os.sep)}{os.sep}")
 
 
 def _is_there(path: str, is_kind: Callable[[int], bool]) -> bool:
     try:
-        return is_kind(os.stat(path).st_mode)  # noqa: PTH116 - once for each of very many
+        return is_kind(os.stat(path).st_mode)  # noqa: PTH116 - faster for very many files
     except (FileNotFoundError, NotADirectoryError):
         return False
     except OSError:
         return True
 
 
-EXPECTED = (
-    "expected pictures, videos, folders with these, or tar shards on this machine, such as 'shards/{000..127}.tar'"
-)
+EXPECTED = "expected images, videos, folders with these, or tar shards on this machine, such as 'shards/{000..127}.tar'"
 _SHARD = ".tar"
-# Bytes that there are for each picture that is encoded, about: a picture of the web, and ten seconds of a video.
+# Approximate number of bytes per encoded image: an image from the web, and ten seconds of a video.
 _BYTES_OF_A_PICTURE = {"shard": 2**16, "video": 2**23}
 
 
 @attrs.frozen(kw_only=True)
 class FoundFile:
-    """A file that is to be in the index.
+    """A file to index.
 
     Args:
-        path: in full.
-        size: in bytes.
-        mtime_ns: when it was last changed, in nanoseconds since 1970.
-        kind: an image, a shard with samples, or a video.
+        path: absolute path of the file.
+        size: size in bytes.
+        mtime_ns: modification time of the file, in nanoseconds since 1970.
+        kind: whether the file is an image, a shard, or a video.
     """
 
     path: str
@@ -104,13 +102,13 @@ class FoundFile:
 
 @attrs.frozen(kw_only=True)
 class Scan:
-    """The files of a scan.
+    """The result of a scan: inputs and files.
 
     Args:
         inputs: absolute paths of the inputs.
         missing: missing inputs, or folders without images (an unmounted disk, for example).
-        files: by their paths, sorted.
-        left_out: files of other types, or with names that an index cannot store.
+        files: files by path, sorted.
+        left_out: skips for files of other types, or with names that an index cannot store.
     """
 
     inputs: tuple[str, ...]
@@ -119,28 +117,28 @@ class Scan:
     missing: tuple[str, ...] = ()
 
     def covers(self, path: str) -> bool:
-        """Return whether a path lies in an input."""
+        """Return whether a path is an input or below an input."""
         return any(is_inside(path, one) for one in self.inputs)
 
 
 def estimated_pictures(files: Iterable[FoundFile]) -> int:
-    """Return about how many images there are in files."""
+    """Return the approximate number of images in files."""
     return sum(1 if file.kind == "picture" else 1 + file.size // _BYTES_OF_A_PICTURE[file.kind] for file in files)
 
 
 def scan(inputs: Sequence[str], *, may_be_missing: bool = False) -> Scan:
-    """Return the images, videos and shards of files, folders and patterns.
+    """Find the images, videos and shards in files, folders and patterns.
 
     The scan searches folders recursively. It skips and counts hidden files, links to folders, and other file types.
 
     Args:
         inputs: paths and brace patterns.
-        may_be_missing: whether to continue if an input is missing or a folder without images (an unmounted disk, for
-            example); by default an error.
+        may_be_missing: whether to continue if an input is missing or is a folder without images (an unmounted disk, for
+            example), instead of raising an error.
 
     Raises:
-        ValueError: if one is a URL, or a folder without images.
-        OSError: if one is missing.
+        ValueError: if an input is a URL, or a folder without images.
+        OSError: if an input is missing.
     """
     found: dict[str, FoundFile] = {}
     left_out: list[Skip] = []
@@ -180,19 +178,19 @@ def _expanded(given: str) -> list[str]:
 def _files_at(path: str) -> tuple[list[str], Sequence[Skip]]:
     place = Path(path)
     if not place.exists():
-        raise FileNotFoundError(f"there is no {storage.printable(path)}; {EXPECTED}")
+        raise FileNotFoundError(f"{storage.printable(path)} does not exist; {EXPECTED}")
     if not place.is_dir():
         if not place.is_file():
-            raise ValueError(f"{storage.printable(path)} is a pipe or a device, and may never end; {EXPECTED}")
+            raise ValueError(f"{storage.printable(path)} is a pipe or a device, which may never end; {EXPECTED}")
         return [path], ()
     listed = list_folder(path)
     others = [name for name in sorted(listed.files) if name.endswith(_SHARD) or is_video_name(name)]
     names = [os.path.join(path, name) for name in (*listed.images, *others)]  # noqa: PTH118 - texts, of any number
     if not names:
         raise ValueError(
-            f"the folder {storage.printable(path)} holds no pictures ({', '.join(IMAGE_EXTENSIONS)}), no videos "
-            f"({', '.join(VIDEO_EXTENSIONS)}) and no tar shards; is its disk there? What an index has of it is kept"
-            f"{listed.said_left_out()}"
+            f"the folder {storage.printable(path)} holds no images ({', '.join(IMAGE_EXTENSIONS)}), no videos "
+            f"({', '.join(VIDEO_EXTENSIONS)}) and no tar shards; is its disk mounted? "
+            f"An index keeps the images of the folder{listed.said_left_out()}"
         )
     return names, listed.left_out(used=frozenset(others))
 
@@ -201,9 +199,9 @@ def _enter(path: str, found: dict[str, FoundFile], left_out: list[Skip]) -> None
     folder, name = os.path.split(path)
     try:
         path.encode()
-        status = os.stat(path)  # noqa: PTH116 - once for each of very many
+        status = os.stat(path)  # noqa: PTH116 - faster for very many files
     except UnicodeEncodeError:
-        detail, key = "its name is not UTF-8; give it another one", os.fsencode(name).decode(errors="replace")
+        detail, key = "its name is not UTF-8; rename it", os.fsencode(name).decode(errors="replace")
         left_out.append(Skip(reason="name_not_utf8", key=key, shard=folder, detail=detail))
         return
     except FileNotFoundError:

@@ -1,6 +1,6 @@
-"""Query embeddings, nearest images, and each location's share of a score.
+"""Computes query embeddings, nearest images, and each image location's share of a score.
 
-Tests compare this ranking with the browser's, `examples/web/src/ranking.js`.
+Tests compare this ranking with the ranking in the browser, `examples/web/src/ranking.js`.
 """
 
 from __future__ import annotations
@@ -28,16 +28,16 @@ Vector = NDArray[np.float32]
 Picture = str | Path | bytes
 
 AWAY = 0.5
-"""What is not wanted turns a query away from it with this weight, beside what is wanted."""
-# Times as many are looked for when pictures that are gone, or frames of few videos, fill the first places.
+"""Weight of the exclusions in a query, relative to the wanted inputs."""
+# Factor for repeating a search with more results, if missing files or frames of few videos fill the first places.
 _MORE = 8
 
 
 class Matches(list[Match]):
-    """Search results, the nearest first.
+    """Search results, nearest first.
 
     Args:
-        found: the images.
+        found: matches, nearest first.
         is_exact: whether the search was exact; a graph may miss a few images.
     """
 
@@ -61,11 +61,11 @@ def query_direction(
         (dim,), of length 1.
 
     Args:
-        clip: returns the model of the index; not called for stored embeddings only.
+        clip: function that returns the model of the index; not called if all inputs are stored embeddings.
         texts: query texts.
-        pictures: example images: paths, or the bytes of files.
+        pictures: example images, as paths or encoded bytes.
         known: embeddings of example images, of shape (dim,).
-        without: texts or images that results should not match.
+        without: texts or images to exclude.
         reduced: whether to decode images at reduced size, as for the index.
 
     Raises:
@@ -73,7 +73,7 @@ def query_direction(
         ImageError: if an image cannot be read.
     """
     if not any(text.strip() for text in texts) and not pictures and not known:
-        raise ValueError("the query is empty; give a text or an image")
+        raise ValueError("the query is empty; expected a text or an image")
     wanted = [*_of_texts(clip, texts), *(embedding_of(clip(), one, reduced=reduced) for one in pictures), *known]
     query = np.asarray(np.mean(wanted, axis=0, dtype=np.float64))
     if without:
@@ -92,16 +92,16 @@ def nearest_matches(
     all_frames: bool,
     cache: Cache | None = None,
 ) -> Matches:
-    """Return the nearest images to a direction, nearest first, without missing files.
+    """Return the images nearest to a query embedding, nearest first, without missing files.
 
     Args:
         snapshot: snapshot of the index.
         graph: neighbour graph; None for exact search, also used with conditions or examples.
-        query: the direction, of shape (dim,).
-        k: number of results, at most.
+        query: query embedding, of shape (dim,).
+        k: maximum number of results.
         where: conditions on columns; all must hold.
         all_frames: whether to return several frames of a video.
-        cache: examples of concepts.
+        cache: cache of the concepts' examples; None without examples.
 
     Raises:
         ValueError: if a condition is invalid, or all files of the index are missing.
@@ -129,11 +129,11 @@ def nearest_matches(
 
 
 def newest_matches(snapshot: Snapshot, k: int, *, where: Sequence[Condition | str], all_frames: bool) -> Matches:
-    """Return images that meet conditions, newest first, by date taken or else by modification time.
+    """Return the images that meet conditions, newest first, by the date taken or the modification time.
 
     Args:
         snapshot: snapshot of the index.
-        k: largest number of images. Their score is 0.
+        k: maximum number of images. All images have the score 0.
         where: conditions on columns; all must hold.
         all_frames: whether to return several frames of a video.
 
@@ -166,11 +166,11 @@ def embedding_of(clip: ImageTextModel, picture: Picture, *, reduced: bool) -> Ve
 
     Args:
         clip: the model of the index.
-        picture: its path, or the bytes of its file.
+        picture: path of the image, or encoded image.
         reduced: see `query_direction`.
 
     Raises:
-        ImageError: if it cannot be read.
+        ImageError: if the image cannot be read.
     """
     name = "the picture" if isinstance(picture, bytes) else f"image {str(picture)!r}"
     data = picture if isinstance(picture, bytes) else read_image_file(storage.local_path(str(picture)), LIMITS, name)
@@ -182,19 +182,19 @@ def embedding_of(clip: ImageTextModel, picture: Picture, *, reduced: bool) -> Ve
 def similarity_map(
     clip: ImageTextModel, match: Match, direction: NDArray[np.float32], *, reduced: bool
 ) -> NDArray[np.float32]:
-    """Return each location's share of an image's similarity with a direction; the map sums to the similarity.
+    """Return the share of each image location in the similarity with a query; the shares sum to the similarity.
 
     Shape:
-        `(rows, columns)`, of the square in the image's middle that the model sees.
+        `(rows, columns)`, for the centre crop that the model receives.
 
     Args:
         clip: the model of the index.
-        match: the image; its file is read again.
+        match: match of the image; the function reads the image again.
         direction: query embedding, of shape (dim,) and unit length.
-        reduced: whether the index was made with reduced decoding.
+        reduced: whether the index used decoding at reduced size.
 
     Raises:
-        ValueError: if the model does not support it.
+        ValueError: if the model does not support explanations.
         ImageError: if the image cannot be read.
     """
     pixels = torch.from_numpy(_pixels_of(clip, match, reduced=reduced))
@@ -209,7 +209,5 @@ def _pixels_of(clip: ImageTextModel, match: Match, *, reduced: bool) -> Pixels:
             return clip.transform.pixels(video.frame(match.time), name=name)
     (data,) = read_encoded([match])
     if data is None:
-        raise ImageError(
-            "missing_file", f"{name} cannot be read any more; bring the index up to date: `mobileclip index`"
-        )
+        raise ImageError("missing_file", f"{name} can no longer be read; update the index: `mobileclip index`")
     return read_tower_image(data, clip.transform, reduced=reduced, name=name).pixels

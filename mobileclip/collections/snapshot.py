@@ -21,18 +21,18 @@ class Match:
     """A search result: an image with its score.
 
     Args:
-        id: permanent id in its index.
-        path: path of its file.
-        part: key of its sample, in a file with several samples.
+        id: permanent id of the image in its index.
+        path: path of the image's file.
+        part: key of the sample, in a file with several samples.
         score: cosine similarity with the query, from -1 to 1.
-        size: size of the encoded image or the video, in bytes.
-        width: in pixels.
-        height: in pixels.
+        size: size of the encoded image or video, in bytes.
+        width: width in pixels.
+        height: height in pixels.
         camera: camera model, if known.
-        taken: date, if known, such as `2024-05-01T12:30:00`.
-        latitude: in degrees, if known.
-        longitude: in degrees, if known.
-        time: time of a frame of a video, in seconds since its first one.
+        taken: date and time taken, if known, such as `2024-05-01T12:30:00`.
+        latitude: latitude in degrees, if known.
+        longitude: longitude in degrees, if known.
+        time: time of a video frame, in seconds since the first frame; None for an image.
     """
 
     id: int
@@ -50,18 +50,18 @@ class Match:
 
     @property
     def name(self) -> str:
-        """The path, with the part or the time after it."""
+        """The path, followed by the part or the time."""
         if self.time is not None:
             return f"{self.path} {format_time(self.time)}"
         return self.path if self.part is None else f"{self.path}/{self.part}"
 
     def known(self) -> dict[str, Any]:
-        """Return its metadata by name."""
+        """Return the known metadata of the image, by name."""
         return {name: value for name, value in attrs.asdict(self).items() if value is not None}
 
 
 def format_time(seconds: float) -> str:
-    """Return a time as players show it.
+    """Format a time like video players do.
 
     Examples:
         >>> clock(42.5), clock(3723)
@@ -71,7 +71,7 @@ def format_time(seconds: float) -> str:
 
 
 def first_of_videos(rows: Sequence[Mapping[str, Any]]) -> list[int]:
-    """Return which of some images are left when only the first frame of each video counts.
+    """Return the positions of the images to keep if only the first frame of each video counts.
 
     Args:
         rows: rows of the images, nearest first.
@@ -87,7 +87,7 @@ def first_of_videos(rows: Sequence[Mapping[str, Any]]) -> list[int]:
 
 
 def match_of(row: Mapping[str, Any], score: float) -> Match:
-    """Return a row as a search result.
+    """Convert a row to a search result.
 
     Args:
         row: row of the image, see `Snapshot.rows`.
@@ -98,7 +98,7 @@ def match_of(row: Mapping[str, Any], score: float) -> Match:
 
 
 def hidden_error(count: int) -> ValueError:
-    """Return the error of a search if all files are missing."""
+    """Return the error for a search in an index whose files are all missing."""
     return ValueError(
         f"none of the {count:,} pictures is where it was: mount the disk that they are on; or, where they have moved, "
         "`mobileclip index NEW_FOLDER --index INDEX`"
@@ -106,9 +106,9 @@ def hidden_error(count: int) -> ValueError:
 
 
 TAG = "tag"
-"""The column of tags; behind it and a colon, a word names the column of its scores."""
+"""The column of tags; `tag:WORD` is the column of a word's scores."""
 
-# Tags of a picture that are told, at most.
+# Maximum number of tags to return per image.
 _MOST_TAGS = 5
 
 
@@ -116,17 +116,17 @@ _MOST_TAGS = 5
 class Snapshot:
     """The images of an index.
 
-    Rows never change: an image is unchanged, or was removed.
+    Rows never change: an image stays unchanged or is removed.
 
     Shape:
-        vectors: `(pictures, dim)`, float16; ids: `(pictures,)`, int64, rising.
+        vectors: `(images, dim)`, float16; ids: `(images,)`, int64, ascending.
 
     Args:
         ids: ids of the rows.
-        vectors: of unit length.
-        num_unreadable: unreadable files.
+        vectors: embeddings of the images, of unit length.
+        num_unreadable: number of unreadable files.
         store: store of the rows.
-        token: token of the store at reading.
+        token: token of the store at the time of reading.
     """
 
     ids: NDArray[np.int64]
@@ -137,44 +137,46 @@ class Snapshot:
     _columns: dict[str, NDArray[Any]] = attrs.field(factory=dict, init=False)
 
     def __len__(self) -> int:
-        """Return how many images there are."""
+        """Return the number of images."""
         return len(self.ids)
 
     def place(self, number: int) -> int:
-        """Return where an image is, by its id.
+        """Return the position of an image by its id.
 
         Raises:
-            ValueError: if there is none of that id.
+            ValueError: if the index has no image with this id.
         """
         place = int(np.searchsorted(self.ids, number))
         if place == len(self.ids) or self.ids[place] != number:
-            raise ValueError(f"the index has no image with the id {number}; search again, it may have been removed")
+            raise ValueError(
+                f"the index has no image with the id {number}; search again, as the image may have been removed"
+            )
         return place
 
     def rows(
         self, places: Sequence[int] | NDArray[np.int64], columns: Sequence[str] = COLUMNS
     ) -> list[dict[str, Any] | None]:
-        """Return columns of some images; None for a removed image.
+        """Return some columns of the rows of images; None for a removed image.
 
         Args:
             places: positions of the images.
-            columns: requested columns.
+            columns: names of the columns.
         """
-        assert self.store is not None, "rows are asked of an index"
+        assert self.store is not None, "only the snapshot of an index has rows"
         wanted = self.ids[np.asarray(places, np.int64)].tolist()
         ids = None if len(wanted) == len(self) else wanted
         found = {number: values for number, *values in self.store.values("id", *columns, ids=ids, since=self.token)}
         return [dict(zip(columns, found[number], strict=True)) if number in found else None for number in wanted]
 
     def column(self, name: str) -> NDArray[Any]:
-        """Return a column's values for all images, see `column_array`; cached.
+        """Return a column's values for all images, see `column_array`. The values are cached.
 
         Removed images have no value.
 
         Shape:
-            `(pictures,)`.
+            `(images,)`.
         """
-        assert self.store is not None, "rows are asked of an index"
+        assert self.store is not None, "only the snapshot of an index has rows"
         if name not in self._columns and name.startswith(f"{TAG}:"):
             words = self.require_words()
             self._columns[name] = words.scores(self.vectors, words.place(name.removeprefix(f"{TAG}:")))
@@ -188,7 +190,7 @@ class Snapshot:
 
     @cached_property
     def words(self) -> TagWords | None:
-        """The words for tags; None without words, or for words of another model."""
+        """The tag words; None without words, or for words of another model."""
         words = None if self.store is None else read_tag_words(self.store.folder)
         return words if words is None or self._is_of(words) else None
 
@@ -196,26 +198,27 @@ class Snapshot:
         return self.store is not None and words.about.identity.is_same(self.store.about.identity)
 
     def require_words(self) -> TagWords:
-        """Return the words for tags.
+        """Return the tag words.
 
         Raises:
-            ValueError: if there are none, or they are of another model.
+            ValueError: if the index has no tag words, or only words of another model.
         """
-        assert self.store is not None, "words are asked of an index"
+        assert self.store is not None, "only the snapshot of an index has words"
         if self.words is not None:
             return self.words
         folder, other = self.store.folder, read_tag_words(self.store.folder)
         if other is None:
             raise ValueError(
-                f"the index {folder} has no tags; write some: `mobileclip tag --vocabulary FILE --index {folder}`"
+                f"the index {folder} has no tags; add tags: `mobileclip tag --vocabulary FILE --index {folder}`"
             )
         raise ValueError(
-            f"the tags of the index {folder} are of {other.about.model}, and it is of {self.store.about.model} now; "
-            f"write them again: `mobileclip tag --index {folder}`"
+            f"the tags of the index {folder} are of {other.about.model}, "
+            f"but the index is now of {self.store.about.model}; "
+            f"write the tags again: `mobileclip tag --index {folder}`"
         )
 
     def tags(self, places: Sequence[int] | NDArray[np.int64]) -> list[tuple[str, ...]]:
-        """Return the tags of some images, the one that fits best first, five of each at most.
+        """Return the tags of some images, best tag first, at most five tags per image.
 
         Args:
             places: positions of the images.
@@ -225,7 +228,7 @@ class Snapshot:
             return [() for _ in places]
         similar = cosines(self.vectors[np.asarray(places, np.int64)], words.vectors.astype(np.float32))
         scores = np.stack([np.interp(*one, LEVELS) for one in zip(similar.T, words.levels, strict=True)], axis=1)
-        # Of words that a picture fits equally well, as the best of all, the more similar one comes first.
+        # Among words with equal scores, as for the best image of several words, the more similar word comes first.
         best = np.lexsort((-similar, -scores), axis=1)[:, :_MOST_TAGS]
         return [
             tuple(words.words[word] for word in row if scores[place, word] >= 1 - words.share)
@@ -236,10 +239,10 @@ class Snapshot:
         """Return the positions and rows of images with existing files.
 
         Raises:
-            ValueError: if there is no image, or none is where it was.
+            ValueError: if the index has no images, or all files are missing.
         """
         if not len(self):
-            raise ValueError("there are no images in the index; add some: `mobileclip index FOLDER`")
+            raise ValueError("the index has no images; add images: `mobileclip index FOLDER`")
         rows, there = self.rows(np.arange(len(self))), Presence()
         shown = {place: row for place, row in enumerate(rows) if row is not None and row["path"] in there}
         if not shown:
@@ -248,11 +251,11 @@ class Snapshot:
 
 
 def take_snapshot(store: Store) -> Snapshot:
-    """Return a snapshot of an index, without later images.
+    """Take a snapshot of an index, without later changes.
 
     Raises:
         ValueError: if the index is damaged.
-        OSError: if it cannot be read.
+        OSError: if the index cannot be read.
     """
     token, ids, vectors, num_unreadable = store.load()
     return Snapshot(ids=ids, vectors=vectors, num_unreadable=num_unreadable, store=store, token=token)

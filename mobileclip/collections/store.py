@@ -1,4 +1,4 @@
-"""An index: one SQLite file of rows and embeddings, written by one job at a time, while others read."""
+"""Stores an index in one SQLite file of rows and embeddings, with one writer at a time and many readers."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ INDEX = "index.sqlite"
 
 _BLOCK = 4096
 _WAIT_SECONDS = 60.0
-# File systems tell times some milliseconds apart; what was written so long ago has another one than what is now.
+# File times have a resolution of some milliseconds; a file written longer ago has a different time than a new one.
 _SETTLED_NS = 20_000_000
 _TRIES = 20
-# Of the transactions of an index, so many are remembered.
+# Number of remembered transactions of an index.
 _MOST_TOKENS = 10_000
-# Reading so many embeddings out of SQLite takes half a second of a processor.
+# Reading this number of embeddings from SQLite takes half a second of CPU time.
 _WORTH_ARRAYS = 100_000
 _TYPES = {
     "size": "INTEGER NOT NULL",
@@ -49,10 +49,10 @@ _TYPES = {
     "problem": "TEXT",
 }
 COLUMNS = ("id", *_TYPES)
-"""Of every row, beside its embedding."""
+"""The columns of a row, without the embedding."""
 
-# Pages of 16 KiB hold 15 embeddings of 512 numbers, those of 4 KiB only 3. An id is never given again. Until a job
-# ends, a row that was replaced is only marked: another file may have the same content.
+# A page of 16 KiB holds 15 embeddings of 512 numbers, a page of 4 KiB only 3. Ids are never reused. Until a job ends,
+# a replaced row is only marked as removed, as another file may have the same content.
 _SCHEMA = f"""
 PRAGMA page_size = 16384;
 CREATE TABLE state (about TEXT NOT NULL);
@@ -78,11 +78,11 @@ Loaded = tuple[str, NDArray[np.int64], NDArray[np.float16], int]
 
 
 class ReplacedIndexError(ValueError):
-    """Another index replaced this index after it was read."""
+    """Another index replaced this index after reading."""
 
 
 def _moment(text: str | None) -> str | None:
-    """Return a moment as the index keeps it; None if it is not a moment."""
+    """Return a date and time in the format of the index; None if the text is not a date and time."""
     try:
         return None if text is None else datetime.fromisoformat(text).isoformat(timespec="seconds")
     except ValueError:
@@ -91,24 +91,24 @@ def _moment(text: str | None) -> str | None:
 
 @attrs.frozen(kw_only=True, eq=False)
 class Row:
-    """An image in an index, or a file that cannot be read.
+    """A row of an index: an image or an unreadable file.
 
     Args:
-        id: in the index; None before writing.
-        path: absolute path of its file.
-        part: key of its sample, in a file with several samples.
-        size: size of the encoded image or the video, in bytes.
+        id: id of the row in the index; None before writing.
+        path: absolute path of the file.
+        part: key of the sample, in a file with several samples.
+        size: size of the encoded image or video, in bytes.
         mtime_ns: modification time of the file, in nanoseconds since 1970.
-        sha256: sha256 of the encoded image, or of the video.
-        width: in pixels.
-        height: in pixels.
-        camera: camera model.
-        taken: date as `YYYY-MM-DDTHH:MM:SS`.
-        latitude: in degrees.
-        longitude: in degrees.
-        time: time of a frame of a video, in seconds since its first one.
-        problem: why the file cannot be read.
-        embedding: `(dim,)`; None for an unreadable file.
+        sha256: SHA-256 of the encoded image or video.
+        width: width in pixels.
+        height: height in pixels.
+        camera: camera model, if known.
+        taken: date and time taken as `YYYY-MM-DDTHH:MM:SS`, if known.
+        latitude: latitude in degrees, if known.
+        longitude: longitude in degrees, if known.
+        time: time of a video frame, in seconds since the first frame; None for an image.
+        problem: reason why the file is unreadable; None for an image.
+        embedding: embedding of the image, `(dim,)`; None for an unreadable file.
     """
 
     id: int | None = None
@@ -129,7 +129,7 @@ class Row:
 
 
 def column_array(name: str, values: Sequence[Any]) -> NDArray[Any]:
-    """Return a column as an array of dates, numbers or texts, with NaT, NaN or None for missing values."""
+    """Return a column as an array of dates, numbers or strings, with NaT, NaN or None for missing values."""
     if name == "taken":
         return np.array(values, "datetime64[s]")
     return np.array(values, object if _TYPES[name].startswith("TEXT") else np.float64)
@@ -137,11 +137,11 @@ def column_array(name: str, values: Sequence[Any]) -> NDArray[Any]:
 
 @contextmanager
 def read_transaction(folder: Path) -> Iterator[sqlite3.Connection]:
-    """Yield a connection that sees one moment of an index.
+    """Yield a connection with a consistent view of an index.
 
     Raises:
         ValueError: if the index is damaged.
-        OSError: if it cannot be read.
+        OSError: if the index cannot be read.
     """
     with _opened(folder / INDEX) as db:
         db.execute("BEGIN")
@@ -150,7 +150,7 @@ def read_transaction(folder: Path) -> Iterator[sqlite3.Connection]:
 
 @contextmanager
 def write_transaction(folder: Path, *, renew: bool = True) -> Iterator[sqlite3.Connection]:
-    """Yield a connection whose writes are all there when the block ends, or none is.
+    """Yield a connection; the context commits all writes at the end, or none after an error.
 
     Args:
         folder: folder of the index.
@@ -158,7 +158,7 @@ def write_transaction(folder: Path, *, renew: bool = True) -> Iterator[sqlite3.C
 
     Raises:
         ValueError: if the index is damaged.
-        OSError: if it cannot be written.
+        OSError: if the index cannot be written.
     """
     with _opened(folder / INDEX) as db:
         db.execute("PRAGMA cache_size = -65536")
@@ -177,7 +177,7 @@ class Store:
     Args:
         folder: folder of the index.
         about: metadata of the index.
-        exported: the exported file, if the index is its read-only copy.
+        exported: exported file, if the index is a read-only copy of this file.
     """
 
     folder: Path
@@ -187,16 +187,16 @@ class Store:
 
     @classmethod
     def open(cls, folder: Path) -> Store:
-        """Return the index in a folder.
+        """Open the index in a folder.
 
         Raises:
-            FileNotFoundError: if there is none.
-            ValueError: if it is damaged.
-            OSError: if it cannot be read.
+            FileNotFoundError: if the folder has no index.
+            ValueError: if the index is damaged.
+            OSError: if the index cannot be read.
         """
         if not is_index(folder):
             raise FileNotFoundError(
-                f"{folder} is no index: there is no {INDEX} in it; make one: `mobileclip index FOLDER --index {folder}`"
+                f"{folder} is not an index, as it has no {INDEX}; make one: `mobileclip index FOLDER --index {folder}`"
             )
         return cls(folder, _unchanged(folder, lambda db: _about(db, folder)))
 
@@ -205,11 +205,11 @@ class Store:
         """Create a new, empty index, atomically.
 
         Raises:
-            FileExistsError: if the folder holds something.
-            OSError: if it cannot be written.
+            FileExistsError: if the folder is not empty.
+            OSError: if the index cannot be written.
         """
         if folder.exists() and storage.holds_anything(folder):
-            raise FileExistsError(f"{folder} holds something already; open it, or choose another folder")
+            raise FileExistsError(f"{folder} is not empty; open its index, or choose another folder")
         with (
             storage.exclusive(folder),
             storage.atomic_file(folder / INDEX) as path,
@@ -226,11 +226,11 @@ class Store:
         """Lock the index for writing.
 
         Raises:
-            ValueError: if another job writes to it.
-            OSError: if it cannot be written.
+            ValueError: if another job writes to the index.
+            OSError: if the index cannot be written.
         """
         if self.exported is not None:
-            raise OSError(f"{self.exported} cannot be written to; merge it into an index")
+            raise OSError(f"{self.exported} is read-only; merge it into an index")
         with storage.exclusive(self.folder):
             self.about, self._is_held = Store.open(self.folder).about, True
             try:
@@ -246,45 +246,45 @@ class Store:
 
     @property
     def finished(self) -> tuple[FinishedFile, ...]:
-        """Files of many images that need not be read again."""
+        """Completely read files with many images, which an update need not read again."""
         with read_transaction(self.folder) as db:
             rows = db.execute("SELECT path, num_bytes, mtime_ns FROM finished ORDER BY rowid").fetchall()
         return tuple(FinishedFile(path=path, num_bytes=size, mtime_ns=time) for path, size, time in rows)
 
     @property
     def token(self) -> str:
-        """A random text that changes with every write or replacement of the index."""
+        """A random string that changes with every write or replacement of the index."""
         with read_transaction(self.folder) as db:
             return _token(db)
 
     def __len__(self) -> int:
-        """Return how many images there are; no embedding is read."""
+        """Return the number of images, without reading embeddings."""
         with read_transaction(self.folder) as db:
             return int(db.execute("SELECT count(*) FROM present WHERE problem IS NULL").fetchone()[0])
 
     def values(
         self, *columns: str, ids: Sequence[int] | None = None, since: str | None = None
     ) -> list[tuple[Any, ...]]:
-        """Return columns of all existing rows, in order of ids.
+        """Return columns of existing rows, in the order of ids.
 
         Args:
-            columns: requested columns.
-            ids: ids of the rows; None for all.
-            since: the index's token at reading the ids; None for now.
+            columns: names of the columns.
+            ids: ids of the rows; None for all rows.
+            since: token of the index at the time of reading the ids; None for the current token.
 
         Raises:
-            ReplacedIndexError: if another index replaced that of the token.
+            ReplacedIndexError: if another index replaced the index with this token.
         """
         with read_transaction(self.folder) as db:
             if since and not db.execute("SELECT 1 FROM tokens WHERE token = ?", (since,)).fetchone():
-                raise ReplacedIndexError(f"{self.folder} was replaced by another index; open it again")
+                raise ReplacedIndexError(f"{self.folder} was replaced by another index; open the index again")
             return _selected(db, "present", columns, ids)
 
     def rows(self, ids: Sequence[int] | None = None) -> Iterator[Row]:
-        """Yield rows with their embeddings, including those that the job that is writing has removed.
+        """Yield rows with their embeddings, including rows that the current write job has marked as removed.
 
         Raises:
-            ValueError: if an embedding has another dim than the index.
+            ValueError: if the dims of an embedding and the index differ.
         """
         ids = [number for (number,) in self.values("id")] if ids is None else ids
         names = (*(f"pictures.{one}" for one in COLUMNS), "embedding")
@@ -297,22 +297,23 @@ class Store:
                 yield Row(embedding=embedding, **dict(zip(COLUMNS, values, strict=True)))
 
     def load(self) -> Loaded:
-        """Return the token of the index, the ids and embeddings of its images, and how many files cannot be read.
+        """Return the index's token, the ids and embeddings of its images, and the number of unreadable files.
 
-        The function reads again if `cp`, for example, overwrites the file meanwhile. For many images, it caches
-        embeddings in an array file named by the token, since SQLite takes seconds for a million rows.
+        The function reads again if another program, such as `cp`, overwrites the file during reading. For many images,
+        the function caches the embeddings in an array file named after the token, since SQLite takes seconds for a
+        million rows.
 
         Shape:
-            ids: `(pictures,)`, int64, rising; embeddings: `(pictures, dim)`, float16, of unit length.
+            ids: `(images,)`, int64, ascending; embeddings: `(images, dim)`, float16, of unit length.
 
         Raises:
             ValueError: if the index is damaged.
-            OSError: if it cannot be read, or keeps changing.
+            OSError: if the index cannot be read, or keeps changing.
         """
         found = token, ids, vectors, _ = _unchanged(self.folder, self._loaded)
         path = self._arrays(token)
         if len(ids) >= _WORTH_ARRAYS and not path.exists():
-            with suppress(OSError):  # a folder that may not be written to, or a full disk
+            with suppress(OSError):  # a read-only folder, or a full disk
                 for stale in self.folder.glob(self._arrays("*").name):
                     stale.unlink()
                 with storage.atomic_file(path) as part, part.open("wb") as file:
@@ -328,7 +329,7 @@ class Store:
         (num_unreadable,) = db.execute("SELECT count(*) FROM present WHERE problem IS NOT NULL").fetchone()
         with suppress(OSError, ValueError, EOFError), self._arrays(token).open("rb") as file:
             return token, np.load(file), np.load(file), num_unreadable
-        with suppress(OSError):  # it is damaged, or there is none
+        with suppress(OSError):  # the array file is damaged or missing
             self._arrays(token).unlink()
         most = db.execute("SELECT count(*) FROM pictures").fetchone()[0]
         ids, vectors, count = np.empty(most, np.int64), np.empty((most, self.about.dim), np.float16), 0
@@ -343,12 +344,12 @@ class Store:
     def _vectors(self, blobs: Sequence[bytes]) -> NDArray[np.float16]:
         try:
             lengths = set(map(len, blobs))
-        except TypeError:  # a number or a text in the place of an embedding
+        except TypeError:  # a number or a string in place of an embedding
             lengths = {-1}
         if lengths - {2 * self.about.dim}:
             raise ValueError(
-                f"{self.folder / INDEX} is damaged: embeddings have not {self.about.dim} numbers; delete the folder, "
-                "and index the images again"
+                f"{self.folder / INDEX} is damaged: embeddings do not have {self.about.dim} dimensions; "
+                "delete the folder and index the images again"
             )
         return np.frombuffer(b"".join(blobs), np.float16).reshape(-1, self.about.dim)
 
@@ -360,10 +361,10 @@ class Store:
         finished: Iterable[FinishedFile] = (),
         inputs: Iterable[str] = (),
     ) -> None:
-        """Add rows and mark others as removed, in one transaction.
+        """Add rows and mark other rows as removed, in one transaction.
 
         Raises:
-            OSError: if it cannot be written.
+            OSError: if the index cannot be written.
         """
         text = f"INSERT INTO pictures ({', '.join(COLUMNS)}) VALUES ({', '.join('?' * len(COLUMNS))})"  # noqa: S608
         with self._changing() as db:
@@ -377,7 +378,7 @@ class Store:
                     db.execute("INSERT INTO embeddings VALUES (?, ?)", (number, vector))
 
     def forget(self, paths: Iterable[str], *, inputs: Iterable[str] = ()) -> None:
-        """Remove files from the completely read files, and inputs from the indexed inputs."""
+        """Remove paths from the list of completely read files, and inputs from the list of inputs."""
         with self._changing() as db:
             db.executemany("DELETE FROM finished WHERE path = ?", ((path,) for path in paths))
             db.executemany("DELETE FROM inputs WHERE path = ?", ((path,) for path in inputs))
@@ -397,13 +398,13 @@ class Store:
             db.execute("DELETE FROM removed")
 
     def begin_upgrade(self, about: IndexMetadata) -> list[int]:
-        """Start or resume storing embeddings of another model.
+        """Start or resume an upgrade to another model.
 
         Args:
-            about: about of the other model.
+            about: metadata of the index with the other model.
 
         Returns:
-            ids of the images that have none yet.
+            The ids of the images without an embedding by the other model.
         """
         with self._changing(renew=False) as db:
             if db.execute("SELECT about FROM upgrade").fetchone() != (to_json(about),):
@@ -414,13 +415,13 @@ class Store:
             return [number for (number,) in db.execute(text)]
 
     def keep_upgraded(self, found: Iterable[tuple[int, NDArray[np.floating[Any]]]]) -> None:
-        """Keep embeddings of the other model."""
+        """Store embeddings by the other model."""
         with self._changing(renew=False) as db:
             rows = ((number, np.asarray(vector, np.float16).tobytes()) for number, vector in found)
             db.executemany("INSERT OR REPLACE INTO upgraded VALUES (?, ?)", rows)
 
     def adopt_upgraded(self, about: IndexMetadata) -> None:
-        """Let the index be of the other model, in one transaction."""
+        """Switch the index to the other model, in one transaction."""
         with self._changing() as db:
             db.execute("DELETE FROM upgraded WHERE id NOT IN (SELECT id FROM embeddings)")
             db.execute("DROP TABLE embeddings")
@@ -432,21 +433,22 @@ class Store:
 
     @contextmanager
     def _changing(self, *, renew: bool = True) -> Iterator[sqlite3.Connection]:
-        assert self._is_held, "an index is written to by whoever holds it"
+        assert self._is_held, "only the holder of the lock may write to an index"
         with write_transaction(self.folder, renew=renew) as db:
             yield db
 
 
 def is_index(folder: Path) -> bool:
-    """Return whether a folder is an index."""
+    """Return whether a folder has an index."""
     return (folder / INDEX).is_file()
 
 
 @contextmanager
 def _opened(path: Path) -> Iterator[sqlite3.Connection]:
-    """Yield a connection to a file.
+    """Yield a connection to an SQLite file.
 
-    A rollback journal, SQLite's default, works on network disks too, and for readers that may not write.
+    The connection uses a rollback journal, SQLite's default, which also works on network disks and for readers without
+    write access.
     """
     mode = "rw" if os.access(path, os.W_OK) and os.access(path.parent, os.W_OK) else "ro"
     address = f"{path.absolute().as_uri()}?mode={mode}"
@@ -459,26 +461,24 @@ def _opened(path: Path) -> Iterator[sqlite3.Connection]:
 
 
 def _named(error: sqlite3.Error, path: Path) -> Exception:
-    """Return an error with a file's problem and a remedy."""
+    """Convert an SQLite error to an error with the file's problem and a remedy."""
     text = str(error)
     if "is full" in text:
         return OSError(errno.ENOSPC, f"{path} cannot be written: the disk is full; make room and run this again")
     if "locked" in text:
-        return OSError(
-            f"{path} has been in use by another program for {_WAIT_SECONDS:g} s; run this again when that is done"
-        )
+        return OSError(f"{path} has been in use by another program for {_WAIT_SECONDS:g} s; run this again later")
     if path.with_name(f"{path.name}-journal").exists() and not os.access(path, os.W_OK):
         return OSError(
             f"a job that wrote to {path} was killed, and you may not write there: whoever may, has to open the index "
             "once, such as by `mobileclip search`"
         )
     if isinstance(error, sqlite3.OperationalError) and not text.startswith("no such"):
-        return OSError(f"{path} cannot be opened: {text}; see if its disk is full, and who may write to its folder")
-    return ValueError(f"{path} is damaged ({text}); delete the folder, and index the images again")
+        return OSError(f"{path} cannot be opened: {text}; check for a full disk, and for write access to the folder")
+    return ValueError(f"{path} is damaged ({text}); delete the folder and index the images again")
 
 
 def _unchanged(folder: Path, read: Callable[[sqlite3.Connection], T]) -> T:
-    """Return what was read of a file that nobody has overwritten meanwhile."""
+    """Return the result of a read function; read again if another program overwrites the file during reading."""
 
     def stamp() -> tuple[int, int, int]:
         status = (folder / INDEX).stat()
@@ -492,7 +492,7 @@ def _unchanged(folder: Path, read: Callable[[sqlite3.Connection], T]) -> T:
         try:
             with read_transaction(folder) as lock:
                 lock.execute("SELECT count(*) FROM sqlite_schema").fetchone()
-                # From here on, no job of this library writes. What this connection has read may be torn.
+                # From here on, no job of this library writes. This connection may have read an inconsistent state.
                 if not is_settled():
                     time.sleep(_SETTLED_NS / 1e9)
                 before, settled = stamp(), is_settled()
@@ -500,11 +500,11 @@ def _unchanged(folder: Path, read: Callable[[sqlite3.Connection], T]) -> T:
                     found = read(db)
                     if settled and stamp() == before:
                         return found
-        except Exception:  # whatever torn pages lead to
+        except Exception:  # inconsistent pages may lead to any error
             if settled and stamp() == before:
                 raise
             time.sleep(_SETTLED_NS / 1e9)
-    raise OSError(f"{folder / INDEX} is being overwritten; run this again when that is done")
+    raise OSError(f"{folder / INDEX} is being overwritten; run this again later")
 
 
 def _about(db: sqlite3.Connection, folder: Path) -> IndexMetadata:
@@ -513,8 +513,8 @@ def _about(db: sqlite3.Connection, folder: Path) -> IndexMetadata:
         return from_json(text, IndexMetadata)
     except (ValueError, TypeError) as error:
         raise ValueError(
-            f"{folder / INDEX} is damaged, or of another version of this library: {error}; delete the folder, and "
-            "index the pictures again"
+            f"{folder / INDEX} is damaged, or of another version of this library: {error}; delete the folder and "
+            "index the images again"
         ) from None
 
 

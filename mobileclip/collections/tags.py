@@ -1,4 +1,4 @@
-"""Tags: words with a score for each image of an index, calibrated on the collection itself."""
+"""Tags images with words whose scores are calibrated on the images of the index."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ Vectors = NDArray[np.float16]
 MOST_WORDS = 10_000
 
 LEVELS = np.concatenate([np.linspace(0, 0.99, 100), np.linspace(0.991, 1, 10)])
-"""Shares of the collection at which a word's score is kept, finest where a tag is decided."""
+"""Quantiles of a word's cosines to store, finest for high scores, which decide about tags."""
 
 
 @attrs.frozen(kw_only=True, field_transformer=strict)
 class _Known:
-    """What is kept of words beside their numbers."""
+    """The stored fields of tag words, except for arrays."""
 
     about: IndexMetadata
     template: str
@@ -43,16 +43,17 @@ class _Known:
 class TagWords:
     """Words with their score distribution in an index, for calibrated scores of any image.
 
-    An image's score is the percentile rank of its cosine with the word within the collection: 0.99 means the best
-    hundredth. Scores are comparable across images and words, but do not show whether an image contains the word.
+    The score of an image is the percentile rank, within the collection, of the cosine between image and word: 0.99
+    means the best 1 %. Scores are comparable across images and words, but do not show whether an image contains the
+    word.
 
     Shape:
-        vectors: `(words, dim)`, float16; levels: `(words, len(LEVELS))`, float32, rising.
+        vectors: `(words, dim)`, float16; levels: `(words, len(LEVELS))`, float32, ascending.
 
     Args:
         about: identity of the embedding space.
         template: prompt template of the words.
-        share: fraction of the images with a word as a tag.
+        share: fraction of the images that get each word as a tag.
         words: unique words.
         vectors: embeddings of the words.
         levels: quantiles of each word's cosines over the collection, at `LEVELS`.
@@ -70,10 +71,10 @@ class TagWords:
         return {word.casefold(): place for place, word in enumerate(self.words)}
 
     def place(self, word: str) -> int:
-        """Return where a word is, whatever the case of its letters.
+        """Return the position of a word, ignoring case.
 
         Raises:
-            ValueError: if there is none such.
+            ValueError: if the word is unknown.
         """
         if (place := self._places.get(word.casefold())) is None:
             raise ValueError(f"there is no tag {word!r}; {nearest(word, self.words, otherwise=_OTHERS)}")
@@ -83,26 +84,26 @@ class TagWords:
         """Return the calibrated scores of images for a word.
 
         Shape:
-            vectors: `(pictures, dim)`; result: `(pictures,)`, from 0 to 1.
+            vectors: `(images, dim)`; result: `(images,)`, from 0 to 1.
 
         Args:
-            vectors: of unit length.
-            place: place of the word.
+            vectors: embeddings of the images, of unit length.
+            place: position of the word.
         """
         word = self.vectors[place].astype(np.float32)
         found: NDArray[np.float64] = np.interp(cosines(vectors, word[None])[:, 0], self.levels[place], LEVELS)
         return found
 
 
-_OTHERS = "`mobileclip tag` writes other words"
+_OTHERS = "`mobileclip tag` writes tags for other words"
 BLOCK = 8192
 
 
 def cosines(vectors: Vectors | NDArray[np.float32], others: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Return the cosines of embeddings with others, converting blocks to float32.
+    """Return the cosines between two sets of embeddings, and convert blocks to float32 for the computation.
 
     Shape:
-        `(n, dim)` and `(m, dim)` to `(n, m)`.
+        vectors: `(n, dim)`; others: `(m, dim)`; result: `(n, m)`.
     """
     found = np.empty((len(vectors), len(others)), np.float32)
     for start in range(0, len(vectors), BLOCK):
@@ -111,11 +112,11 @@ def cosines(vectors: Vectors | NDArray[np.float32], others: NDArray[np.float32])
 
 
 def read_tag_words(folder: Path) -> TagWords | None:
-    """Return the words for tags of an index, if any.
+    """Read the tag words of an index, if any.
 
     Raises:
-        ValueError: if the index is damaged, or of a later version of this library.
-        OSError: if it cannot be read.
+        ValueError: if the index is damaged, or comes from a later version of this library.
+        OSError: if the index cannot be read.
     """
     with read_transaction(folder) as db:
         row = db.execute("SELECT known, embeddings, levels FROM words").fetchone()
@@ -127,8 +128,8 @@ def read_tag_words(folder: Path) -> TagWords | None:
         levels = np.frombuffer(row[2], np.float32).reshape(len(known.words), len(LEVELS))
     except (ValueError, TypeError) as error:
         raise ValueError(
-            f"{folder / INDEX} is damaged, or of another version of this library: its tags: {error}; write them again: "
-            f"`mobileclip tag --vocabulary WORDS.txt --index {folder}`"
+            f"{folder / INDEX} is damaged, or of another version of this library: its tags: {error}; "
+            f"write the tags again: `mobileclip tag --vocabulary WORDS.txt --index {folder}`"
         ) from None
     return TagWords(vectors=vectors, levels=levels, **{one: getattr(known, one) for one in _NAMES})
 
@@ -137,10 +138,10 @@ _NAMES = ("about", "template", "share", "words")
 
 
 def write_tag_words(folder: Path, words: TagWords) -> None:
-    """Replace the words of an index, in one transaction.
+    """Replace the tag words of an index, in one transaction.
 
     Raises:
-        OSError: if it cannot be written.
+        OSError: if the index cannot be written.
     """
     known = to_json(_Known(**{one: getattr(words, one) for one in _NAMES}))
     numbers = (np.ascontiguousarray(words.vectors, np.float16), np.ascontiguousarray(words.levels, np.float32))
@@ -150,12 +151,12 @@ def write_tag_words(folder: Path, words: TagWords) -> None:
 
 
 SHARE = 0.05
-"""Of a collection, that a word is a tag of."""
+"""Default fraction of the images that get each word as a tag."""
 
 _LONGEST_WORD = 200
-# They would be read as a part of a condition.
+# Conditions use these characters.
 _RESERVED = '<>=!~"'
-# Of more pictures, so many, evenly spaced, say how a word's scores are spread: each share to a thousandth.
+# Maximum number of images for calibration, evenly spaced: every quantile is exact to a thousandth.
 _MOST_CALIBRATED = 100_000
 _BLOCK = 64
 
@@ -170,32 +171,32 @@ def make_tag_words(
     share: float,
     show_progress: bool = True,
 ) -> TagWords:
-    """Return words with their embeddings, and how their scores are spread over a collection.
+    """Build tag words from words: compute their embeddings, and their score distributions over a collection.
 
-    A word's cosines are ranked within the collection, see `TagWords`.
+    Scores are percentile ranks of a word's cosines within the collection, see `TagWords`.
 
     Shape:
-        pictures: `(pictures, dim)`.
+        pictures: `(images, dim)`.
 
     Args:
-        given: the words, unique regardless of case; empty words are skipped.
+        given: words; the function skips empty words, and duplicates ignoring case.
         clip: the model of the index.
         about: metadata of the index.
-        pictures: embeddings of the collection, at least one.
-        template: prompt template with `{}`.
+        pictures: embeddings of the collection's images, at least one.
+        template: prompt template with one `{}`.
         share: fraction of the images that get each word as a tag.
         show_progress: whether to show progress.
 
     Raises:
-        ValueError: if there are no words, no images, too many words, or one cannot be a tag.
+        ValueError: if there are no words, no images or too many words, or a word cannot be a tag.
     """
     words = _distinct(given)
     if not 0 < share < 1:
-        raise ValueError(f"the share is {share}, expected more than 0 and less than 1")
+        raise ValueError(f"the share is {share}, expected a number above 0 and below 1")
     if "{}" not in template:
         raise ValueError(f"the template '{storage.printable(template)}' has no {{}} for the word")
     if not len(pictures):
-        raise ValueError("the index has no images to tag; add some: `mobileclip index FOLDER`")
+        raise ValueError("the index has no images to tag; add images: `mobileclip index FOLDER`")
     vectors = np.empty((len(words), about.dim), np.float16)
     with Progress("tagging", total=len(words), unit="words", console=console(shown=show_progress)) as bar:
         for start in range(0, len(words), _BLOCK):
@@ -207,14 +208,14 @@ def make_tag_words(
 
 
 def levels_of(pictures: Vectors, words: Vectors) -> NDArray[np.float32]:
-    """Return how the scores of words are spread over a collection, see `TagWords.levels`.
+    """Return the quantiles of the words' cosines over a collection, see `TagWords.levels`.
 
     Shape:
-        pictures: `(pictures, dim)`; words: `(words, dim)`; result: `(words, len(LEVELS))`.
+        pictures: `(images, dim)`; words: `(words, dim)`; result: `(words, len(LEVELS))`.
 
     Args:
-        pictures: embeddings of the collection, at least one.
-        words: their embeddings.
+        pictures: embeddings of the collection's images, at least one.
+        words: embeddings of the words.
     """
     places = np.unique(np.linspace(0, len(pictures) - 1, min(len(pictures), _MOST_CALIBRATED)).astype(np.int64))
     chosen = pictures if len(places) == len(pictures) else pictures[places]
@@ -226,19 +227,19 @@ def levels_of(pictures: Vectors, words: Vectors) -> NDArray[np.float32]:
 
 
 def _distinct(given: Sequence[str]) -> list[str]:
-    """Return the words of some lines, in their order."""
+    """Return the distinct words of some lines, in order."""
     words: dict[str, str] = {}
     for line in given:
         word = " ".join(line.split())
         if len(word) > _LONGEST_WORD or any(mark in word for mark in _RESERVED) or not word.isprintable():
             raise ValueError(
                 f"'{storage.printable(word, limit=_LONGEST_WORD)}' cannot be a tag; expected at most {_LONGEST_WORD} "
-                f"letters, and none of {' '.join(_RESERVED)}"
+                f"letters, without {' '.join(_RESERVED)}"
             )
         if word:
             words.setdefault(word.casefold(), word)
     if not words:
-        raise ValueError("there are no words for tags; give some, one per line")
+        raise ValueError("there are no words for tags; expected one word per line")
     if len(words) > MOST_WORDS:
-        raise ValueError(f"there are {len(words):,} words, expected {MOST_WORDS:,} at most")
+        raise ValueError(f"there are {len(words):,} words, expected at most {MOST_WORDS:,}")
     return list(words.values())

@@ -1,4 +1,4 @@
-"""Concepts of an index: named, taught by examples, and searched for as `@"name"`."""
+"""Manages the concepts of an index: adds, removes and converts concepts, which queries name as `@"name"`."""
 
 from __future__ import annotations
 
@@ -35,14 +35,14 @@ from mobileclip.terminal import get_logger
 logger = get_logger(__name__)
 
 Given = str | Path | int
-"""A picture as a person gives it: a path, or the id of one in the index."""
+"""An image given by the user: a path, or the id of an image in the index."""
 
 _LONGEST_NAME = 200
 _LONGEST_TEXT = 1000
 
 
 class TaughtIndex(Protocol):
-    """The interface of a collection for concepts."""
+    """The part of a collection's interface that concepts need."""
 
     store: Store
 
@@ -52,16 +52,16 @@ class TaughtIndex(Protocol):
 
     @property
     def snapshot(self) -> Snapshot:
-        """Its snapshot."""
+        """The snapshot of the index."""
 
     @property
     def clip(self) -> ImageTextModel:
-        """The model that it is of."""
+        """The model of the index."""
 
 
 @attrs.frozen(eq=False)
 class _Embedded:
-    """An example with its embedding, and a small copy of its image where one could be made."""
+    """An example with its embedding, and a small copy of its image, if possible."""
 
     example: Example
     vector: NDArray[np.floating]
@@ -69,10 +69,10 @@ class _Embedded:
 
 
 class Concepts(Mapping[str, Concept]):
-    """The concepts of an index by name, read on each access, since other processes may add concepts.
+    """The concepts of an index by name. Each access reads the index, since other processes may add concepts.
 
     Args:
-        index: with its images and its model.
+        index: collection with images and model.
     """
 
     def __init__(self, index: TaughtIndex) -> None:
@@ -80,11 +80,11 @@ class Concepts(Mapping[str, Concept]):
         self._outside: dict[Key, NDArray[np.floating]] = {}
 
     def __iter__(self) -> Iterator[str]:
-        """Return the names, sorted."""
+        """Return an iterator over the sorted names."""
         return iter(read_concepts(self._index.path))
 
     def __len__(self) -> int:
-        """Return how many there are."""
+        """Return the number of concepts."""
         return len(read_concepts(self._index.path))
 
     def stored(self) -> dict[str, Concept]:
@@ -92,13 +92,13 @@ class Concepts(Mapping[str, Concept]):
         return read_concepts(self._index.path)
 
     def __getitem__(self, name: str) -> Concept:
-        """Return a concept in the space of the index.
+        """Return a concept in the embedding space of the index.
 
-        Of an index that was brought to another model, a concept follows with the examples whose images are in the index
-        or have a small copy; others are skipped, and a warning names them.
+        After an upgrade of the index to another model, the function converts the concept, with the examples whose
+        images are in the index or have a small copy. It skips all other examples, and a warning names these.
 
         Raises:
-            KeyError: if there is none of this name.
+            KeyError: if the concept does not exist.
         """
         found = read_concepts(self._index.path, normalize_name(name)).get(normalize_name(name))
         if found is None:
@@ -106,10 +106,10 @@ class Concepts(Mapping[str, Concept]):
         return self._kept(found)
 
     def require(self, name: str) -> Concept:
-        """Return a concept in the space of the index, see `__getitem__`.
+        """Return a concept in the embedding space of the index, see `__getitem__`.
 
         Raises:
-            ValueError: if there is none of this name.
+            ValueError: if the concept does not exist.
         """
         try:
             return self[name]
@@ -131,27 +131,28 @@ class Concepts(Mapping[str, Concept]):
         unlabel: Sequence[Given] = (),
         text: str | None = None,
     ) -> Concept:
-        """Add a concept, or examples to an existing one, in one transaction, and return it.
+        """Add a concept, or examples to an existing concept, in one transaction; return the concept.
 
-        Indexed images have stored embeddings; other images are encoded once. The index stores a small copy of each.
+        Indexed images have stored embeddings; the function encodes all other images once. The index stores a small copy
+        of each example.
 
         Args:
             name: name of the concept, without quotation marks.
-            positive: positive examples: paths, or ids of the index.
-            negative: negative examples.
-            unlabel: examples to remove: ids, paths, or `Example.name`; they need not exist.
-            text: description; by default unchanged, or the name of a new concept.
+            positive: positive examples, as paths or ids of the index.
+            negative: negative examples, as paths or ids of the index.
+            unlabel: examples to remove, as ids, paths or `Example.name`; the files need not exist.
+            text: description of the concept; None to keep the description, or to use the name of a new concept.
 
         Raises:
-            ValueError: if the name or the text is none, an image is not in the index, or one that is to be no example
-                any more is none.
+            ValueError: if the name or the text is invalid, an id is not in the index, or an image to remove is not an
+                example.
             ImageError: if an image cannot be read.
             OSError: if the index cannot be written.
         """
         name = _required(normalize_name(name), _LONGEST_NAME, "name")
         text = text and _required(text.strip(), _LONGEST_TEXT, "text")
         index = self._index
-        # Before anything is held: the index and its model are read, and small copies are encoded.
+        # Reading the index and the model and encoding small copies happen before the transaction.
         pictures, clip = index.snapshot, index.clip
         for known in read_concepts(index.path, name).values():
             self._embeddings(known)
@@ -191,14 +192,14 @@ class Concepts(Mapping[str, Concept]):
             return _decided(concept, pictures, clip)
 
         after = change_concept(index.path, name, changed)
-        assert after is not None, "a concept was made"
+        assert after is not None, "the function returns a concept"
         return after
 
     def remove(self, name: str) -> None:
         """Remove a concept.
 
         Raises:
-            ValueError: if there is none of this name.
+            ValueError: if the concept does not exist.
             OSError: if the index cannot be written.
         """
         if normalize_name(name) not in read_concepts(self._index.path):
@@ -206,32 +207,34 @@ class Concepts(Mapping[str, Concept]):
         change_concept(self._index.path, normalize_name(name), lambda _: None)
 
     def follow(self) -> int:
-        """Bring concepts to the space of an upgraded index, and return how many were in another."""
+        """Convert concepts to the embedding space of an upgraded index, and return the number of converted concepts."""
         behind = [one for one in read_concepts(self._index.path).values() if not self._is_here(one)]
         for concept in behind:
             self._kept(concept)
         return len(behind)
 
     def _kept(self, concept: Concept) -> Concept:
-        """Return a concept in the space of the index, and write it down there where it was in another."""
+        """Return a concept in the embedding space of the index, and store the concept if it was converted."""
         followed = self._followed(concept)
         if followed is not concept:
             try:
                 change_concept(
                     self._index.path, concept.name, lambda now: followed if now and now.is_same(concept) else now
                 )
-            except OSError as error:  # of an index that cannot be written to
+            except OSError as error:  # the index is read-only
                 logger.warning("a concept that was brought to another model is not kept: %s", error)
         return followed
 
     def _example(self, number: int) -> Example:
         (row,) = self._index.snapshot.rows([self._index.snapshot.place(number)], ("path", "sha256", "time"))
         if row is None:
-            raise ValueError(f"the index has no image with the id {number}; search again, it may have been removed")
+            raise ValueError(
+                f"the index has no image with the id {number}; search again, as the image may have been removed"
+            )
         return Example(**row, is_positive=True)
 
     def _embedded(self, given: Given, *, is_positive: bool) -> _Embedded:
-        """Return an example with its embedding, which is that of the index where it has one."""
+        """Return an example with its embedding, from the index if possible."""
         index, snapshot = self._index, self._index.snapshot
         if isinstance(given, int):
             example, place = attrs.evolve(self._example(given), is_positive=is_positive), snapshot.place(given)
@@ -254,7 +257,7 @@ class Concepts(Mapping[str, Concept]):
         return concept.about.identity.is_same(self._index.store.about.identity)
 
     def _embeddings(self, concept: Concept) -> dict[Key, NDArray[np.floating]]:
-        """Return embeddings of examples in the space of the index: its own, and those of small copies."""
+        """Return the embeddings of examples in the space of the index, from the index or from small copies."""
         if self._is_here(concept):
             return {one.key: vector for one, vector in zip(concept.examples, concept.vectors, strict=True)}
         index, reduced = self._index, self._index.store.about.decode == "fast"
@@ -265,7 +268,7 @@ class Concepts(Mapping[str, Concept]):
         return self._outside | {key: index.snapshot.vectors[place] for key, place in places.items()}
 
     def _followed(self, concept: Concept, *, decide: bool = True) -> Concept:
-        """Return a concept in the space of the index, without examples that have no embedding there."""
+        """Return a concept in the embedding space of the index; drop examples that have no embedding in this space."""
         if self._is_here(concept):
             return concept
         about, known = self._index.store.about, self._embeddings(concept)
@@ -283,7 +286,7 @@ class Concepts(Mapping[str, Concept]):
 
 
 def _decided(concept: Concept, snapshot: Snapshot, clip: ImageTextModel) -> Concept:
-    """Return a concept with the decision whether its examples help."""
+    """Return a concept after deciding whether its examples help."""
     text = clip.encode_text([concept.text], keep=True).numpy()[0]
     own = list(places_of(snapshot, concept.examples).values())
     yes, no = concept.of(is_positive=True), concept.of(is_positive=False)
@@ -291,17 +294,17 @@ def _decided(concept: Concept, snapshot: Snapshot, clip: ImageTextModel) -> Conc
 
 
 def _named(concept: Concept, given: Sequence[str]) -> set[Key]:
-    """Return the keys of the examples that a person names.
+    """Return the keys of the examples named by the user.
 
     Raises:
-        ValueError: if one is none of them.
+        ValueError: if a name is not an example of the concept.
     """
     found: set[Key] = set()
     for one in given:
         keys = {each.key for each in concept.examples if {one, _in_full(one)} & {each.path, each.name}}
         if not keys:
             raise ValueError(
-                f"{storage.printable(one)} is no example of the concept {concept.name!r}; list its examples: "
+                f"{storage.printable(one)} is not an example of the concept {concept.name!r}; list the examples: "
                 f'`mobileclip concept show "{concept.name}"`'
             )
         found |= keys
@@ -309,15 +312,15 @@ def _named(concept: Concept, given: Sequence[str]) -> set[Key]:
 
 
 def normalize_name(name: str) -> str:
-    """Return a normalised name: Unicode-compatible letters and single spaces."""
+    """Return a name with Unicode compatibility normalisation and single spaces."""
     return " ".join(unicodedata.normalize("NFC", name).split())
 
 
 def _required(given: str, longest: int, called: str) -> str:
     if not given or len(given) > longest or not given.isprintable() or any(mark in given for mark in '"\u201c\u201d'):
         raise ValueError(
-            f"'{storage.printable(given, limit=longest)}' is no {called} of a concept; expected 1 to {longest:,} "
-            "letters, without quotation marks"
+            f"'{storage.printable(given, limit=longest)}' is not a valid {called} of a concept; "
+            f"expected 1 to {longest:,} letters, without quotation marks"
         )
     return given
 

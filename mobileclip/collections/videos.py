@@ -17,23 +17,23 @@ from mobileclip.machine import raise_machine_fault
 Frames = Literal["seconds", "scenes"]
 
 NEW_SCENE = 0.4
-"""Share of pixels whose colour another frame has no pixel for, from which on it shows another scene."""
+"""Minimum distance between two frames of different scenes."""
 
-# Scenes are looked for at this distance.
+# Interval between the frames to compare for new scenes.
 _SCENE_SECONDS = 1.0
 _MOST_FRAMES = 20_000
-# Levels of each colour.
+# Number of levels per colour channel.
 _LEVELS = 6
 _READ_BYTES = 2**20
 
 
 @attrs.frozen(kw_only=True)
 class VideoFacts:
-    """The inspection of a video.
+    """The result of inspecting a video.
 
     Args:
-        notes: notes of the camera.
-        times: times of the frames to read, in seconds, rising.
+        notes: metadata from the camera.
+        times: times of the frames to read, in seconds, ascending.
     """
 
     notes: CameraNotes
@@ -45,11 +45,12 @@ def look_at_video(path: Path, frames: Frames, seconds: float) -> VideoFacts:
 
     Args:
         path: path of the video.
-        frames: `seconds` reads a frame per interval, `scenes` lets `SceneChooser` choose among one per second.
-        seconds: interval of frames; larger for videos with more than 20,000 frames at this interval.
+        frames: `seconds` for one frame per interval; `scenes` for a choice by `SceneChooser` among one frame per
+            second.
+        seconds: interval between frames; larger for videos with more than 20,000 frames at this interval.
 
     Raises:
-        ImageError: if it cannot be read.
+        ImageError: if the video cannot be read.
     """
     with VideoFile(path, LIMITS, f"video {str(path)!r}") as video:
         lasting, notes = video.seconds, video.notes
@@ -62,7 +63,7 @@ def hash_file(path: Path) -> str:
     """Return the SHA-256 of a file of any size.
 
     Raises:
-        ImageError: if it cannot be read.
+        ImageError: if the file cannot be read.
     """
     digest = hashlib.sha256()
     try:
@@ -80,18 +81,19 @@ def hash_file(path: Path) -> str:
 class SceneChooser:
     """Chooses frames of a video that differ from the last chosen frame.
 
-    The distance of frames is half of the absolute difference of their histograms of 216 colours, from 0 to 1.
+    The distance between two frames is half of the sum of absolute differences between their histograms of 216 colours,
+    from 0 to 1.
     """
 
     def __init__(self) -> None:
         self._last: tuple[str, NDArray[np.float64]] | None = None
 
     def is_new(self, path: str, pixels: Pixels) -> bool:
-        """Return whether a frame shows another scene; the first one of a video does.
+        """Return whether a frame shows a new scene; the first frame of a video does.
 
         Args:
-            path: path of the video; frames come in their order.
-            pixels: `(height, width, 3)`, uint8.
+            path: path of the video, whose frames must come in order.
+            pixels: pixels of the frame, `(height, width, 3)`, uint8.
         """
         colours = colour_shares(pixels)
         if self._last is not None and self._last[0] == path:
@@ -103,10 +105,10 @@ class SceneChooser:
 
 
 def colour_shares(pixels: Pixels) -> NDArray[np.float64]:
-    """Return the share of pixels of each colour.
+    """Return the share of an image's pixels in each of 216 colours.
 
     Shape:
-        `(height, width, 3)`, uint8, to `(216,)`.
+        pixels: `(height, width, 3)`, uint8; result: `(216,)`.
     """
     levels = pixels.reshape(-1, 3).astype(np.int64) * _LEVELS // 256
     numbers = (levels[:, 0] * _LEVELS + levels[:, 1]) * _LEVELS + levels[:, 2]

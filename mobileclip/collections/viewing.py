@@ -1,4 +1,4 @@
-"""Shows results and duplicates as HTML pages, and duplicates as JSON lines."""
+"""Writes results and duplicates as HTML pages, and duplicates as JSON Lines."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from mobileclip.collections.pictures import small_pictures
 from mobileclip.collections.snapshot import Match
 from mobileclip.datasets import SIDE, Section, Thumbnail, write_pictures
 
-# The page of `mobileclip serve` has the same colours, in explain.js. At most so much of them covers a picture.
+# The page of `mobileclip serve` has the same colours, in explain.js. The last number is the maximum opacity.
 _WARM, _COLD, _STRONGEST = (214, 58, 0), (0, 84, 190), 150
 
 Map = NDArray[np.float32]
@@ -28,12 +28,12 @@ def write_matches(path: Path, title: str, matches: Sequence[Match], maps: Sequen
 
     Args:
         path: the HTML file, replaced atomically.
-        title: the query.
-        matches: the results; unreadable images show their names only.
-        maps: each location's share of the scores, see `Collection.explain`; None for an image without one.
+        title: title of the page, such as the query.
+        matches: search results; the page shows only the names of unreadable images.
+        maps: share of each image location in the scores, see `Collection.explain`; None for an image without a map.
 
     Raises:
-        OSError: if it cannot be written.
+        OSError: if the file cannot be written.
     """
     shown = zip(matches, small_pictures(matches, SIDE), maps or [None] * len(matches), strict=True)
     pictures = [
@@ -49,16 +49,16 @@ def write_matches(path: Path, title: str, matches: Sequence[Match], maps: Sequen
 
 
 def scale_of(shares: Map) -> str:
-    """Return the value of a map's strongest colour in words."""
+    """Describe the value of a map's strongest colour in words."""
     return f"full colour: a place that changes the score by {float(np.abs(shares).max()):.4f}"
 
 
 def overlay_map(picture: Image.Image, shares: Map) -> Image.Image:
-    """Return an image below its map: warm where it adds to the score, cold where it takes from it.
+    """Overlay an image with its map: warm colours add to the score, cold colours subtract from the score.
 
     Args:
-        picture: the whole image; parts outside the model's crop stay unchanged.
-        shares: `(rows, columns)` of the central square.
+        picture: whole image; parts outside the model's crop stay unchanged.
+        shares: map of the centre crop, `(rows, columns)`.
     """
     side = min(picture.size)
     strongest = max(float(np.abs(shares).max()), float(np.finfo(np.float32).tiny))
@@ -71,21 +71,21 @@ def overlay_map(picture: Image.Image, shares: Map) -> Image.Image:
     return shown
 
 
-# More groups than that make a page that no browser likes.
+# Browsers are slow with pages of more groups.
 _MOST_GROUPS = 300
 _MOST_SHOWN = 24
 _EXPLAINED = "warm places add to the score, cold ones take from it: attribution, not segmentation"
 
 
 def write_list(path: Path, groups: Sequence[DuplicateGroup]) -> None:
-    """Write a line of JSON for every near-duplicate of a better image: `keep`, `duplicate` and `similarity`.
+    """Write one line of JSON per near duplicate of a better image: `keep`, `duplicate` and `similarity`.
 
     Args:
         path: path of the file.
-        groups: the groups.
+        groups: groups of near duplicates.
 
     Raises:
-        OSError: if it cannot be written.
+        OSError: if the file cannot be written.
     """
     with storage.atomic_write(path) as stream:
         for group in groups:
@@ -95,15 +95,15 @@ def write_list(path: Path, groups: Sequence[DuplicateGroup]) -> None:
 
 
 def write_page(path: Path, groups: Duplicates, *, threshold: float) -> None:
-    """Write a page that shows the groups side by side; it needs no other file, and runs no script.
+    """Write a page that shows the groups side by side, without other files and scripts.
 
     Args:
         path: path of the page.
-        groups: the groups.
-        threshold: threshold of the search.
+        groups: groups of near duplicates.
+        threshold: minimum cosine similarity of the groups.
 
     Raises:
-        OSError: if it cannot be written.
+        OSError: if the file cannot be written.
     """
     num_others = sum(len(group.others) for group in groups)
     found = f"{num_others} pictures beside the best copies, from a cosine similarity of {threshold:g} on."
@@ -131,6 +131,6 @@ def _group(matches: Sequence[Match]) -> Iterator[Thumbnail]:
         lines = (
             f"similarity {match.score:.3f}" if number else "best copy",
             ", ".join(filter(None, (facts, match.taken, match.camera))),
-            *(("cannot be read any more",) if picture is None else ()),
+            *(("can no longer be read",) if picture is None else ()),
         )
         yield Thumbnail(picture=picture, lines=lines, name=match.name)

@@ -1,7 +1,8 @@
 """Data: text and image input, replayed augmentation, reinforced samples and their shards, and named batches.
 
-What lies between shards and a batch belongs here, in the package of its step; what several need lies beside them.
-What prepares data sets offline is in `mobileclip.datasets`; models and losses do not belong here.
+This package holds every step from shards to a batch, one subpackage per step. Modules that several steps share are next
+to the subpackages. The offline preparation of data sets is in `mobileclip.datasets`. Models and losses do not belong
+here.
 """
 
 import lazy_loader

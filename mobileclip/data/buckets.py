@@ -1,7 +1,7 @@
-"""More records than fit into memory, brought together by a number: shared out to files, each of which fits.
+"""Grouping of more records than fit into memory: records are distributed to bucket files that each fit.
 
-That is how a billion keys are sorted or compared: every record is written once and read once, both from start to end.
-What fits into memory as a whole is never written.
+Buckets make it possible to sort or compare a billion keys: every record is written once and read once, both
+sequentially. If all records fit into memory, nothing is written.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ from mobileclip.storage import exclusive
 from mobileclip.storage.atomic import PREFIX
 
 Records = npt.NDArray[Any]
-"""A structured array, or one of numbers."""
+"""A structured array or an array of numbers."""
 
-# Of the records that are held until they are written: many at a time, so that each bucket gets a long piece.
+# Size of the records that are buffered before they are written; large, so that each write to a bucket is long.
 _HELD_BYTES = 2**25
 _SCRATCH = ".scratch"
 
@@ -31,13 +31,13 @@ _SCRATCH = ".scratch"
 class Buckets(ExitStack):
     """Records sorted into buckets on disk, one file each, so that each bucket fits into memory.
 
-    What was written is removed when the block ends, or by `close`.
+    The files are removed at the end of the `with` block or by `close`.
 
     Args:
         dtype: dtype of a record.
-        num_buckets: how many there are, at least 1.
-        folder: in which the files lie until this is closed; made where it is missing. None is the temporary directory.
-        held_bytes: of records that are kept in memory before any is written.
+        num_buckets: number of buckets, at least 1.
+        folder: folder of the bucket files, created if missing; None uses the system's temporary directory.
+        held_bytes: size of the records that are buffered in memory before any are written.
     """
 
     def __init__(
@@ -57,8 +57,8 @@ class Buckets(ExitStack):
         """Add records.
 
         Args:
-            records: some.
-            bucket: the number of each one's bucket, from 0; or one number for all.
+            records: records to add.
+            bucket: bucket index of each record, from 0, or a single index for all records.
         """
         places = np.broadcast_to(np.asarray(bucket, np.int32), len(records))
         self._held.append((places, np.asarray(records, self.dtype)))
@@ -67,7 +67,7 @@ class Buckets(ExitStack):
             self._write()
 
     def __iter__(self) -> Iterator[Records]:
-        """Yield the records of every bucket in turn, in the order in which they were added; some may have none."""
+        """Yield the records of every bucket in turn, in the order in which they were added; a bucket may be empty."""
         if self._scratch is not None:
             self._write()
             for number in range(self.num_buckets):
@@ -79,14 +79,14 @@ class Buckets(ExitStack):
             yield records[starts[number] : starts[number + 1]]
 
     def drain(self) -> Iterator[Records]:
-        """Yield the records of every bucket in turn, once: each one's file is removed when it has been read."""
+        """Yield the records of every bucket in turn, once: each bucket's file is removed after it was read."""
         for number, records in enumerate(self):
             if self._scratch is not None:
                 (self._scratch / str(number)).unlink(missing_ok=True)
             yield records
 
     def _by_bucket(self) -> tuple[Records, npt.NDArray[np.int64]]:
-        """Return the records that are held, sorted by their bucket, and where each bucket begins."""
+        """Return the buffered records sorted by bucket, and the start index of each bucket."""
         if not self._held:
             return np.empty(0, self.dtype), np.zeros(self.num_buckets + 1, np.int64)
         places = np.concatenate([bucket for bucket, _ in self._held])
@@ -102,7 +102,7 @@ class Buckets(ExitStack):
                 self._scratch = self.enter_context(scratch_folder(self._folder))
         records, starts = self._by_bucket()
         for number in np.flatnonzero(np.diff(starts)):
-            # Opened anew for each piece: as many open files as buckets are more than some systems allow.
+            # Open the file for each write: some systems do not allow as many open files as there are buckets.
             with (self._scratch / str(number)).open("ab") as stream:
                 records[starts[number] : starts[number + 1]].tofile(stream)
         self._held.clear()
@@ -110,11 +110,11 @@ class Buckets(ExitStack):
 
 
 def leading_bits(numbers: npt.NDArray[np.uint64], num_buckets: int) -> npt.NDArray[np.int64]:
-    """Return the bucket of each number, its leading bits: buckets in order hold ascending numbers.
+    """Return the bucket of each number: the leading bits, so that successive buckets hold ascending numbers.
 
     Args:
-        numbers: of 64 bits, spread evenly, as hashes are.
-        num_buckets: a power of two.
+        numbers: 64-bit numbers that are evenly distributed, such as hashes.
+        num_buckets: number of buckets, a power of two.
     """
     bits = num_buckets.bit_length() - 1
     assert num_buckets == 1 << bits, "a power of two"
@@ -122,10 +122,10 @@ def leading_bits(numbers: npt.NDArray[np.uint64], num_buckets: int) -> npt.NDArr
 
 
 def runs(ordered: Records) -> list[tuple[int, int, int]]:
-    """Return the distinct values of sorted numbers, with the start and end of each value's run.
+    """Return the distinct values of sorted numbers, each with the start and the end of its run.
 
     Args:
-        ordered: ascending whole numbers.
+        ordered: integers in ascending order.
     """
     values, starts = np.unique(ordered, return_index=True)
     ends = [*starts[1:].tolist(), len(ordered)][: len(starts)]
@@ -133,28 +133,28 @@ def runs(ordered: Records) -> list[tuple[int, int, int]]:
 
 
 def num_buckets_for(num_records: int, itemsize: int, *, bucket_bytes: int = 2**26) -> int:
-    """Return the number of buckets, a power of two, that gives each at most `bucket_bytes` on average.
+    """Return the number of buckets (a power of two) that gives each bucket at most `bucket_bytes` on average.
 
     Args:
-        num_records: that are expected.
-        itemsize: bytes of one.
-        bucket_bytes: that fit into memory a few times over.
+        num_records: expected number of records.
+        itemsize: size of one record, in bytes.
+        bucket_bytes: size of a bucket, small enough that several buckets fit into memory.
     """
     return 1 << max(0, (num_records * itemsize // bucket_bytes).bit_length())
 
 
 @contextmanager
 def scratch_folder(parent: Path) -> Iterator[Path]:
-    """Yield an empty folder, which is removed when the block ends, and by the next one if this process is killed.
+    """Yield an empty folder that is removed when the block ends, or by the next call if this process is killed.
 
     Args:
-        parent: parent of it; made where it is missing.
+        parent: parent folder, created if missing.
 
     Raises:
-        OSError: if nothing can be written there.
+        OSError: if `parent` is not writable.
     """
     for left in parent.glob(f"{PREFIX}*{_SCRATCH}"):
-        # Who still works in it holds its lock.
+        # A process that still uses the folder holds its lock.
         with suppress(ValueError, OSError), exclusive(left):
             shutil.rmtree(left)
     folder = parent / f"{PREFIX}{secrets.token_hex(8)}{_SCRATCH}"

@@ -1,4 +1,4 @@
-"""Random numbers that depend on what they are for, and not on the worker, the order or the machine."""
+"""Random numbers that depend only on their purpose, not on the worker, the order of the calls or the machine."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ T = TypeVar("T")
 
 
 def seeded_rng(seed: int, *names: str | int) -> np.random.Generator:
-    """Return a generator for one purpose: equal arguments give equal numbers, everywhere.
+    """Return a generator for one purpose: equal arguments give equal numbers on every machine.
 
-    The state is the SHA-256 of the arguments. Only `Generator.random` is promised to be the same in every version of
-    numpy that draws 53 bits from PCG64, so `random_index` and uniform draws are made of it.
+    The state is the SHA-256 hash of the arguments. Of numpy's methods, only `Generator.random` (53 bits from PCG64)
+    returns the same numbers in every version, so `random_index` and `uniform` use only this method.
 
     Args:
         seed: the run's seed.
-        names: what the numbers are for, such as a sample's key and the index of its augmentation.
+        names: purpose of the numbers, such as a sample's key and the index of the augmentation.
     """
     text = "\x1f".join([str(seed), *(f"{type(name).__name__}:{name}" for name in names)])
     digest = hashlib.sha256(text.encode("utf-8", errors="surrogatepass")).digest()
@@ -28,11 +28,11 @@ def seeded_rng(seed: int, *names: str | int) -> np.random.Generator:
 
 
 def derived_seed(seed: int, *names: str | int) -> int:
-    """Return a seed for one purpose, from 0 to `2**63 - 1`: seeds that differ by one share no stream by it.
+    """Return a seed for one purpose, from 0 to `2**63 - 1`; adjacent values of `seed` give unrelated results.
 
     Args:
         seed: the run's seed.
-        names: what the stream is for, such as `training` and the number of the process.
+        names: purpose of the seed, such as `training` and the index of the process.
     """
     return random_index(seeded_rng(seed, *names), 2**63)
 
@@ -43,12 +43,12 @@ def uniform(rng: np.random.Generator, low: float, high: float) -> float:
 
 
 def random_index(rng: np.random.Generator, count: int) -> int:
-    """Return one of `0 ... count - 1`, each as likely as the others to within `count / 2**53`."""
+    """Return a random integer from 0 to `count - 1`, uniform to within `count / 2**53`."""
     return min(int(rng.random() * count), count - 1)
 
 
 def shuffled(items: Iterable[T], buffer_size: int, rng: np.random.Generator) -> Iterator[T]:
-    """Yield the items in random order, as far as a buffer of that size allows; all of them, once."""
+    """Yield every item once, in the random order that a shuffle buffer of `buffer_size` items allows."""
     buffer: list[T] = []
     for item in items:
         if len(buffer) < buffer_size:
@@ -62,9 +62,10 @@ def shuffled(items: Iterable[T], buffer_size: int, rng: np.random.Generator) -> 
 
 
 def shuffled_at_once(items: Iterable[T], buffer_size: int, rng: np.random.Generator) -> Iterator[T]:
-    """Yield as `shuffled` does, from a buffer that grows by one with each item: to fill it first would take minutes.
+    """Yield items like `shuffled`, but without a wait of minutes: the buffer grows by one with each item.
 
-    So the order is not uniform: item `i` is the `i / 2`-th at the earliest, and earlier items come earlier in the mean.
+    The order is therefore not uniform: item `i` comes at position `i / 2` at the earliest, and earlier items come
+    earlier on average.
     """
     buffer: list[T] = []
     rest = iter(items)
@@ -76,7 +77,7 @@ def shuffled_at_once(items: Iterable[T], buffer_size: int, rng: np.random.Genera
 
 
 def _drawn(buffer: list[T], rng: np.random.Generator) -> T:
-    """Take any item out of a buffer, whose last one takes its place."""
+    """Remove a random item from a buffer and move the last item to the free position."""
     place = random_index(rng, len(buffer))
     buffer[place], buffer[-1] = buffer[-1], buffer[place]
     return buffer.pop()

@@ -1,4 +1,4 @@
-"""Skipped samples: counted by reason, named by key, and reported."""
+"""Skipped samples: counted by reason, listed by key and reported."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ T = TypeVar("T")
 logger = get_logger(__name__)
 
 CONNECTION_FAILED = "connection_failed"
-"""Reason of what may be whole, as its store or disk failed: another time may help."""
+"""Reason for data that may be intact although its store or disk failed: a retry may succeed."""
 
-# Every reason is counted in full; beyond these the names and the log lines would drown everything else.
+# Counts are complete; names and log lines are limited so that they do not drown everything else.
 MAX_NAMED = 1000
 MAX_LOGGED = 10
 _MAX_DETAIL = 1000
 
 
 def _name(value: object) -> str:
-    return printable(value, limit=4096)  # as long as a path may be: of a cut one, nobody would know the end
+    return printable(value, limit=4096)  # the maximum length of a path, so that no path is truncated
 
 
 def _text(value: object) -> str:
@@ -39,8 +39,8 @@ class BadSampleError(ValueError):
     """A sample, or a whole shard, cannot be used.
 
     Args:
-        reason: one of a few words, to be counted.
-        detail: what exactly is wrong, for a person.
+        reason: short identifier by which skips are counted.
+        detail: human-readable description of the problem.
     """
 
     def __init__(self, reason: str, detail: str) -> None:
@@ -52,19 +52,19 @@ class BadSampleError(ValueError):
         return f"{self.reason}: {self.detail}"
 
     def skip(self, *, key: str, shard: str) -> Skip:
-        """Return the `Skip` of this error for the sample of a key."""
+        """Return the `Skip` of this error for the sample with the given key."""
         return Skip(reason=self.reason, key=key, shard=shard, detail=self.detail)
 
 
 @attrs.frozen(kw_only=True)
 class Skip:
-    """One thing that was left out; its texts can be shown as they are: printable, and without secrets.
+    """One skipped sample or shard; the texts are printable and contain no secrets.
 
     Args:
-        reason: why, in a few words.
-        key: the sample's key; empty where a whole shard, or the rest of it, is meant.
-        shard: the path or URL of the shard.
-        detail: what exactly was wrong.
+        reason: short identifier of the reason.
+        key: the sample's key; empty for a whole shard or the rest of a shard.
+        shard: path or URL of the shard.
+        detail: human-readable description of the problem.
     """
 
     reason: str
@@ -73,29 +73,29 @@ class Skip:
     detail: str = attrs.field(converter=_text)
 
     def error(self, message: str) -> Exception:
-        """Return the error of a unit that cannot do without the sample: `StorageError` if another try may help.
+        """Return the error for work that requires the sample: `StorageError` if a retry may succeed.
 
         Args:
-            message: what is said of it.
+            message: message of the error.
         """
         return StorageError(message) if self.reason == CONNECTION_FAILED else ValueError(message)
 
 
 def attempt(make: Callable[[], T], *, key: str, shard: str, on_skip: Callable[[Skip], None]) -> T | None:
-    """Return the result of `make` for a sample, or None after reporting why it is skipped.
+    """Return the result of `make` for a sample, or None after reporting why the sample is skipped.
 
-    This is the last barrier of a sample: whatever it makes the code raise, whichever library raises it, costs that
-    sample alone. The reason is that of a BadSampleError, and the class of every other exception. What is the machine's
-    fault, and no sample's, passes.
+    This is the last barrier around a sample: any exception that the sample causes, in any library, costs only this
+    sample. The reason is the reason of a BadSampleError, or the class name of any other exception. Faults of the
+    machine are not caught.
 
     Args:
-        make: called once.
+        make: function that makes the result; called once.
         key: the sample's key.
-        shard: where it is.
-        on_skip: called with what had to be left out.
+        shard: path or URL of the sample's shard.
+        on_skip: function that is called with the `Skip`.
 
     Raises:
-        ResourceExhaustedError: if the machine has run out of memory, files or room.
+        ResourceExhaustedError: if the machine has run out of memory, open files or disk space.
     """
     try:
         return make()
@@ -111,10 +111,10 @@ def attempt(make: Callable[[], T], *, key: str, shard: str, on_skip: Callable[[S
 
 
 def made_or_skip(make: Callable[[], T], *, key: str, shard: str) -> T | Skip:
-    """Return the result of `make` for a sample, or the `Skip`; like `attempt`, for callers that keep the order.
+    """Return the result of `make` for a sample, or the `Skip`; for callers that keep skips in order (see `attempt`).
 
     Args:
-        make: called once; never returns None.
+        make: function that makes the result; called once; never returns None.
         key: the sample's key.
         shard: where it is.
     """
@@ -129,10 +129,10 @@ class SkipReport:
 
     Args:
         num_read: number of samples that were used.
-        num_unwanted: number of samples that were passed over since a list of those to be used has not got them.
-        counts: number of skips by reason, complete.
-        named: the first `MAX_NAMED` skips of every reason.
-        log: whether to log skips too.
+        num_unwanted: number of samples that were ignored because they are not in the list of samples to use.
+        counts: total number of skips by reason.
+        named: first `MAX_NAMED` skips of every reason.
+        log: whether skips are also logged.
     """
 
     num_read: int = 0
@@ -143,17 +143,17 @@ class SkipReport:
 
     @property
     def num_skipped(self) -> int:
-        """Number of skips of all reasons."""
+        """Number of skips over all reasons."""
         return self.counts.total()
 
     def add(self, skip: Skip) -> None:
-        """Count a skip, and log it unless its reason was logged often enough."""
+        """Count a skip, and log it until its reason was logged `MAX_LOGGED` times."""
         self.counts[skip.reason] += 1
         named = self.named.setdefault(skip.reason, [])
         if len(named) < MAX_NAMED:
             named.append(skip)
         if self.log and self.counts[skip.reason] <= MAX_LOGGED:
-            more = "; more of this kind are only counted" if self.counts[skip.reason] == MAX_LOGGED else ""
+            more = "; further skips of this kind are only counted" if self.counts[skip.reason] == MAX_LOGGED else ""
             what = skip.key or "the rest of the shard"
             logger.warning("skipped %s of %s: %s: %s%s", what, skip.shard, skip.reason, skip.detail, more)
 
@@ -163,7 +163,7 @@ class SkipReport:
             self.add(skip)
 
     def keys(self, reason: str) -> tuple[str, ...]:
-        """Return the keys that were left out for this reason, the first `MAX_NAMED` of them."""
+        """Return the first `MAX_NAMED` keys that were skipped for a reason."""
         return tuple(skip.key for skip in self.named.get(reason, ()))
 
     def __str__(self) -> str:

@@ -1,7 +1,7 @@
-"""Calls that run ahead of their consumer, in order; and processes for them, which end with the one that started them.
+"""Ordered calls that run ahead of their consumer, and worker processes that end with their parent process.
 
-For a stream whose results this process uses, such as pictures for a model. Work in units, whose results are files or
-counts, is for `mobileclip.engines`.
+Use this module for a stream of results that this process consumes, such as images for a model. For units of work whose
+results are files or counts, use `mobileclip.engines`.
 """
 
 from __future__ import annotations
@@ -25,32 +25,32 @@ Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 
-# How often this process looks whether something is finished; the time in which it was stopped itself is not counted.
+# Interval between checks for finished calls; time during which this process itself was stopped is not counted.
 _LOOK_SECONDS = 1.0
 
 
 class LostProcessError(ValueError):
-    """A process has ended abruptly: what it was doing may have killed it."""
+    """A process ended abruptly; its current item may be the cause."""
 
 
 class Mapper(Protocol):
-    """Interface of a `map` over items, in this process or in others."""
+    """Interface of a `map` over items, in this process or in worker processes."""
 
     def __call__(self, function: Callable[[Item], Result], items: Iterable[Item], /, *, doing: str) -> Iterator[Result]:
-        """Yield the results in the order of the items; `doing` says what is done with one, for errors."""
+        """Yield the results in the order of the items; `doing` describes the work on one item, for error messages."""
 
 
 @contextmanager
 def workers(num_workers: int, *, seconds: float = 3600.0) -> Iterator[Mapper]:
-    """Yield a `Mapper` over worker processes, or over this one where one is enough.
+    """Yield a `Mapper` over worker processes, or over this process if `num_workers` is 1.
 
     Args:
         num_workers: number of processes.
-        seconds: without a result of any process, after which the work ends: one may be stopped or stuck.
+        seconds: maximum time without a result from any process, which may be stopped or stuck.
 
     Raises:
-        ValueError: if they take longer.
-        LostProcessError: if one is killed.
+        ValueError: if no process returns a result within `seconds`.
+        LostProcessError: if a process is killed.
     """
     if num_workers == 1:
         yield lambda function, items, /, *, doing: map(function, items)  # noqa: ARG005 - as a `Mapper` is
@@ -66,7 +66,7 @@ def workers(num_workers: int, *, seconds: float = 3600.0) -> Iterator[Mapper]:
                 if not _is_done_in_time(first, [future for _, future in waiting], seconds):
                     raise ValueError(
                         f"none of {num_workers} processes finished anything in {seconds:g} s while {doing} "
-                        f"{printable(item)}: one may be stopped or stuck. See to what hangs, and run this again"
+                        f"{printable(item)}: one may be stopped or stuck. Find out what hangs, and run this again"
                     )
                 try:
                     result = first.result()
@@ -88,13 +88,13 @@ def submitted_ahead(
     ahead: int,
     weigh: Callable[[Item], int] = lambda _: 1,
 ) -> Iterator[tuple[Item, Future[Result], Collection[tuple[Item, Future[Result]]]]]:
-    """Yield items, in order, with their calls, some of which run ahead, and all items and calls from this one on.
+    """Yield items in order, each with its call and with the queue of started calls, while later calls run ahead.
 
     Args:
-        submit: starts a call, in a thread or a process.
-        items: drawn from in the caller's thread.
-        ahead: weight of the items that may wait for the caller; one item may, whatever it weighs.
-        weigh: how much memory a result takes, in any unit; by default every item weighs 1.
+        submit: function that starts a call in a thread or a process.
+        items: items, which are drawn in the caller's thread.
+        ahead: maximum total weight of the started items; one item is always started, whatever its weight.
+        weigh: function that returns the memory of an item's result, in any unit; by default, every item weighs 1.
     """
     waiting: deque[tuple[Item, Future[Result]]] = deque()
     remaining, weight = iter(items), 0
@@ -111,7 +111,7 @@ def submitted_ahead(
 
 
 def _is_done_in_time(first: Future[Any], futures: Collection[Future[Any]], seconds: float) -> bool:
-    """Wait for one of several calls as long as at least one of them ends within so many seconds."""
+    """Wait for the first call as long as at least one of the calls finishes within every span of `seconds`."""
     left, num_done = seconds, sum(future.done() for future in futures)
     while not first.done():
         if left <= 0:
@@ -124,7 +124,7 @@ def _is_done_in_time(first: Future[Any], futures: Collection[Future[Any]], secon
 
 
 def end_with_parent() -> None:
-    """Have this process end when its parent does, so that workers of a killed job do not wait for ever."""
+    """End this process when its parent ends, so that the workers of a killed job do not wait forever."""
     leave_to_parent()
     parent = multiprocessing.parent_process()
     assert parent is not None, "only started processes are initialized"

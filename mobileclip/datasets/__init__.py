@@ -1,6 +1,6 @@
-"""Prepares data before a run: sources, joins, curation, viewing, and images of classes.
+"""Prepares data before a training run: reads sources, joins, curates and displays samples, and labels images by class.
 
-Each package here has one task; what a training run reads at every step is in `mobileclip.data`.
+Each module has one task. The code that a training run uses at every step is in `mobileclip.data`.
 """
 
 import lazy_loader

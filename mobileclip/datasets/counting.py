@@ -17,7 +17,7 @@ from mobileclip.terminal import console, get_logger
 
 logger = get_logger(__name__)
 
-# So much work a killed job loses at most.
+# A killed job loses at most this much work.
 _SECONDS_BETWEEN_WRITES = 30.0
 
 
@@ -26,9 +26,9 @@ class Counted:
     """The result of counting: numbers of shards and samples, and unreadable shards.
 
     Args:
-        num_shards: that could be counted, now or before.
-        num_samples: in them.
-        unreadable: shards that break off or cannot be read, with the reason.
+        num_shards: number of shards counted, by this run or an earlier one.
+        num_samples: number of samples in the counted shards.
+        unreadable: truncated or unreadable shards, each with the reason.
     """
 
     num_shards: int
@@ -46,19 +46,19 @@ def count_shards(
 ) -> Counted:
     """Count the samples of shards and write `sizes.json` into each of their folders.
 
-    The function does not count known shards again, so a stopped job resumes. It skips truncated shards, and retries
-    shards with a failing store.
+    The function skips shards that already have a count, so a stopped job resumes. It also skips truncated shards, and
+    retries shards after a store error.
 
     Args:
         shards: paths, URLs or brace patterns.
-        again: count all of them anew.
+        again: whether to count all shards again.
         limits: size limits for reading.
-        engine: who does the work; None for this process.
-        show_progress: show a bar with speed and remaining time.
+        engine: engine that counts the shards; None for this process.
+        show_progress: whether to show a bar with speed and remaining time.
 
     Raises:
-        ValueError: if there are none, or a `sizes.json` that is there cannot be read.
-        OSError: if one cannot be written.
+        ValueError: if there are no shards, or an existing `sizes.json` cannot be read.
+        OSError: if a `sizes.json` cannot be written.
     """
     names = expand_shards(shards)
     sizes = {
@@ -101,5 +101,5 @@ def count_shards(
 
 
 def _count(shard: ShardUnit) -> int:
-    """Return the number of samples, see `count_samples`."""
+    """Return the number of samples of a shard, see `count_samples`."""
     return count_samples([shard.path], shard.sample_limits)

@@ -1,4 +1,4 @@
-"""Pages of images, and one sample of a shard in readable form: members, augmentations, similarities."""
+"""Writes pages of images, and shows one sample of a shard: members, augmentations, similarities."""
 
 from __future__ import annotations
 
@@ -29,12 +29,12 @@ from mobileclip.storage import atomic_write, printable
 from mobileclip.terminal import say
 
 SIDE = 416
-"""Of a thumbnail, in pixels; shown at half of that, so that it is sharp on a screen of two pixels to one."""
+"""Longer side of a thumbnail, in pixels. Pages show it at half this size, so it is sharp on high-DPI screens."""
 PAPER = (252, 251, 248)
-"""The colour below transparent pictures."""
+"""Background colour of transparent images."""
 _QUALITY = 80
 _MOST_LETTERS = 4_096
-# Letters of a name, whose end tells more than its beginning.
+# Letters of a name to show; the end of a name tells more than its beginning.
 _MOST_OF_NAME, _HEAD, _TAIL = 60, 20, 39
 _STYLE = """
 :root { color-scheme: light dark; --faint: #6b7079; --rule: #d8d6d0; }
@@ -52,12 +52,12 @@ p { color: var(--faint); font-size: 0.85rem; margin: 0.2rem 0; }
 
 @attrs.frozen(kw_only=True, eq=False)
 class Thumbnail:
-    """An image on a page, with lines below it.
+    """An image on a page, with lines of text below the image.
 
     Args:
-        picture: picture of any size, or None.
-        lines: texts below it; the first is the largest.
-        name: file name below the lines; long names are shortened, with the full name as tooltip.
+        picture: image of any size, or None.
+        lines: lines of text below the image; the first line has the largest font.
+        name: file name below the lines. The page shortens a long name, with the full name as tooltip.
     """
 
     picture: Image.Image | None
@@ -67,12 +67,12 @@ class Thumbnail:
 
 @attrs.frozen(kw_only=True, eq=False)
 class Section:
-    """Images below a heading.
+    """A heading with images below it.
 
     Args:
-        title: the heading; empty for none.
-        notes: below it, a paragraph each.
-        pictures: side by side.
+        title: the heading; empty for no heading.
+        notes: notes below the heading, one paragraph each.
+        pictures: images with their texts, side by side.
     """
 
     title: str = ""
@@ -81,30 +81,30 @@ class Section:
 
 
 def load_shown(source: ImageSource, *, orient: bool = True, reduce: int = 1) -> Image.Image:
-    """Return an image as a person looks at it: on paper where it is transparent.
+    """Load an image for display, with a paper-coloured background behind transparent pixels.
 
     Args:
         source: see `load_image`.
-        orient: see `load_image`; False for drawing stored crops.
+        orient: see `load_image`; False to draw stored crops on the image.
         reduce: see `load_image`.
 
     Raises:
-        ImageError: if it cannot be read.
+        ImageError: if the image cannot be read.
     """
     return load_image(source, orient=orient, background=PAPER, reduce=reduce)
 
 
 def write_pictures(path: Path, title: str, sections: Iterable[Section], *, notes: Sequence[str] = ()) -> None:
-    """Write a page of images with escaped texts.
+    """Write an HTML page of images, with escaped texts.
 
     Args:
-        path: the HTML file, replaced atomically. Its folder is made where it is missing.
-        title: above the page.
-        sections: drawn from one after another.
-        notes: below the title, a paragraph each.
+        path: the HTML file, replaced atomically. The function creates a missing folder.
+        title: title and first heading of the page.
+        sections: sections of the page, consumed one at a time.
+        notes: notes below the title, one paragraph each.
 
     Raises:
-        OSError: if it cannot be written.
+        OSError: if the page cannot be written.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     with atomic_write(path) as stream:
@@ -154,13 +154,13 @@ def _image(picture: Image.Image) -> str:
 
 
 def _shown(text: str) -> str:
-    # A name cannot turn the direction in which the rest of the page is read.
+    # A name cannot change the text direction of the rest of the page.
     return escape(printable(text, limit=_MOST_LETTERS))
 
 
-# Of a view, in pixels, where no card says it.
+# Side of an augmented view, in pixels, if no card states it.
 _VIEW_SIDE = 224
-# What an operation does, with a positive magnitude and with a negative one.
+# Effect of an operation with a positive and with a negative magnitude.
 _OPERATIONS = {
     "Identity": ("nothing", "nothing"),
     "ShearX": ("shear left {:.2f}", "shear right {:.2f}"),
@@ -181,13 +181,13 @@ _OPERATIONS = {
 
 @attrs.frozen(kw_only=True)
 class Similarity:
-    """How similar one teacher finds a caption and the augmented images.
+    """Cosine similarity between a caption and the augmented images, by one teacher.
 
     Args:
-        teacher: its name.
-        least: least of the cosine similarities, over the augmentations.
-        mean: mean of them.
-        greatest: greatest of them.
+        teacher: name of the teacher.
+        least: minimum cosine similarity over the augmentations.
+        mean: mean cosine similarity.
+        greatest: maximum cosine similarity.
     """
 
     teacher: str
@@ -198,12 +198,12 @@ class Similarity:
 
 @attrs.frozen(kw_only=True)
 class Caption:
-    """A caption, and how similar each teacher finds it to the image.
+    """A caption, with its similarity to the image by each teacher.
 
     Args:
-        source: `real`, or the name of its synthetic set.
-        text: text of it.
-        similarities: similarities of every teacher; none in plain shards.
+        source: `real`, or the name of the set of synthetic captions.
+        text: text of the caption.
+        similarities: similarity by every teacher; empty for plain shards.
     """
 
     source: str
@@ -213,17 +213,17 @@ class Caption:
 
 @attrs.frozen(kw_only=True, eq=False)
 class Inspection:
-    """A sample with its checks and similarities.
+    """A sample with the results of checks and the similarities of captions.
 
     Args:
-        shard: where it is.
+        shard: path or URL of the sample's shard.
         sample: the plain or reinforced sample.
-        members: extension and number of bytes of everything under its key.
-        image: decoded; None for a missing or broken image.
-        problem: why the augmentations cannot be replayed; otherwise empty.
-        card: in the shard's folder, if any.
-        teachers: name and columns of every teacher.
-        captions: all of them.
+        members: number of bytes of each member of the sample, by extension.
+        image: decoded image; None for a missing or broken image.
+        problem: reason why the augmentations cannot be replayed, or empty.
+        card: reinforcement card in the shard's folder, if any.
+        teachers: name of every teacher, and its columns in the embeddings.
+        captions: all captions of the sample.
     """
 
     shard: str
@@ -237,19 +237,19 @@ class Inspection:
 
     @property
     def augmentations(self) -> tuple[AugmentationParams, ...]:
-        """The stored augmentations; none in plain shards."""
+        """The stored augmentations; empty for plain shards."""
         return tuple(self.sample.augmentations) if isinstance(self.sample, ReinforcedSample) else ()
 
 
 def inspect_sample(shard: str | os.PathLike[str], key: str | None = None) -> Inspection:
-    """Return the inspection of a shard's sample.
+    """Inspect one sample of a shard.
 
     Args:
         shard: path or URL of a shard in any layout.
-        key: key of the sample; the first one by default.
+        key: key of the sample; None for the first sample.
 
     Raises:
-        ValueError: if the shard cannot be read, there is no such sample, or it is malformed.
+        ValueError: if the shard cannot be read, it has no sample with this key, or the sample is malformed.
     """
     shard = os.fspath(shard)
     raw = _find(shard, key)
@@ -279,7 +279,7 @@ def inspect_sample(shard: str | os.PathLike[str], key: str | None = None) -> Ins
 
 
 def describe_crop(params: AugmentationParams, size: tuple[int, int] | None) -> str:
-    """Describe a crop in words: size, position, and share of the image.
+    """Describe the crop of an augmentation in words: size, position, and share of the image's area.
 
     Args:
         params: the augmentation.
@@ -291,11 +291,11 @@ def describe_crop(params: AugmentationParams, size: tuple[int, int] | None) -> s
 
 
 def describe_operations(params: AugmentationParams) -> tuple[str, ...]:
-    """Describe the operations in words, in order of application."""
+    """Describe the operations of an augmentation in words, in order of application."""
     words = []
     for stored, magnitude in params.operations:
         operation = operation_of(stored)
-        # Translations are cut to whole pixels when they are applied.
+        # Replay truncates translations to whole pixels.
         strength = int(abs(magnitude)) if operation.translates else abs(magnitude)
         known = _OPERATIONS.get(operation.name)
         words.append(f"{operation.name} {magnitude:g}" if known is None else known[magnitude < 0].format(strength))
@@ -303,7 +303,7 @@ def describe_operations(params: AugmentationParams) -> tuple[str, ...]:
 
 
 def print_inspection(inspection: Inspection) -> None:
-    """Print everything for a person to read, on standard output.
+    """Print an inspection as text, on standard output.
 
     Args:
         inspection: inspection of a sample.
@@ -314,14 +314,14 @@ def print_inspection(inspection: Inspection) -> None:
 
 
 def write_inspection(path: Path, inspection: Inspection) -> None:
-    """Write a page of a sample: the image with its crops, every stored augmentation replayed, and the captions.
+    """Write an HTML page of a sample: the image with its crops, all replayed augmentations, and the captions.
 
     Args:
         path: the HTML file, replaced atomically.
-        inspection: inspection of a sample with an image or without, reinforced or plain.
+        inspection: inspection of a reinforced or plain sample, with or without image.
 
     Raises:
-        OSError: if it cannot be written.
+        OSError: if the page cannot be written.
     """
     write_pictures(path, inspection.sample.key, _sections(inspection, is_drawn=True))
 
@@ -338,12 +338,12 @@ def _find(shard: str, key: str | None) -> RawSample:
     if key is None or not keys:
         raise ValueError(f"{shard} holds no samples")
     hint = nearest(key, keys, otherwise=f"the first is {keys[0]!r}, the last {keys[-1]!r}")
-    raise ValueError(f"{shard} holds {len(keys)} samples, but none with the key {key!r}; {hint}")
+    raise ValueError(f"{shard} holds {len(keys)} samples, but no sample with the key {key!r}; {hint}")
 
 
 def _decode(sample: ImageTextSample) -> tuple[Image.Image | None, str]:
     if sample.image is None:
-        return None, "there is no image here; `mobileclip data join` brings it from the shards that have the images"
+        return None, "the sample has no image; `mobileclip data join` adds images from other shards"
     image = None
     try:
         image = load_shown(sample.image, orient=not isinstance(sample, ReinforcedSample))
@@ -377,7 +377,7 @@ def _similarity(teacher: str, columns: slice, images: Embeddings, text: Embeddin
 
 
 def _sections(inspection: Inspection, *, is_drawn: bool) -> Iterator[Section]:
-    """Yield what is said of a sample, with images or without."""
+    """Yield the sections of a sample's description, with or without images."""
     sample, image, card = inspection.sample, inspection.image, inspection.card
     shown = [] if image is None or not is_drawn else [_with_crops(image, inspection.augmentations)]
     yield Section(title=f"Sample {sample.key}", notes=tuple(_facts(inspection)), pictures=shown)
@@ -407,7 +407,7 @@ def _sections(inspection: Inspection, *, is_drawn: bool) -> Iterator[Section]:
 
 
 def _with_crops(image: Image.Image, augmentations: Sequence[AugmentationParams]) -> Thumbnail:
-    """Return an image with its crops outlined, and its size."""
+    """Return a thumbnail of an image with outlined crops, and the image size below it."""
     shown, width = image.copy(), max(1, round(max(image.size) / 200))
     draw = ImageDraw.Draw(shown)
     for params in augmentations:
@@ -426,7 +426,7 @@ def _facts(inspection: Inspection) -> Iterator[str]:
         yield f"sha256 {hash_image(sample.image)}"
     if isinstance(sample, ReinforcedSample):
         stated = " and ".join(["size"] * bool(sample.image_size) + ["hash"] * bool(sample.image_sha256))
-        yield f"made for an image {f'of the stated {stated}' if stated else 'whose size and hash are unknown'}"
+        yield f"made for an image {f'of the stated {stated}' if stated else 'of unknown size and hash'}"
     yield "members " + ", ".join(f"{name} {size:,}" for name, size in sorted(inspection.members.items()))
     if inspection.problem:
         yield f"cannot be replayed: {inspection.problem}"

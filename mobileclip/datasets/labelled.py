@@ -1,4 +1,4 @@
-"""Images of classes to train on: shards with labels or a folder for every class, to batches of images and labels."""
+"""Reads labelled training images, from shards or one folder per class, into batches of images and labels."""
 
 from __future__ import annotations
 
@@ -46,17 +46,17 @@ EXPECTED = (
 )
 _KINDS = ("class_folder", "shards", "labelled_shards", "public_layout")
 _MOST_IN_A_PART = 1000
-# Enough for many processes and workers to have some each.
+# Enough parts for many processes with several workers each.
 _NUM_PARTS = 256
 
 
 @attrs.frozen(kw_only=True, eq=False)
 class ClassData:
-    """Images of classes.
+    """Labelled images and the names of their classes.
 
     Args:
-        reader: reader of their samples, with the class number as `cls`, also for folders.
-        class_names: in order of the class numbers, or empty.
+        reader: reader of the samples, with the class number as `cls`, also for folders.
+        class_names: names of the classes, in the order of the class numbers, or empty.
     """
 
     reader: ShardReader
@@ -68,9 +68,9 @@ class LabelledSample:
     """An encoded image and the number of its class.
 
     Args:
-        key: the sample's.
-        image: encoded.
-        label: number of its class.
+        key: key of the sample.
+        image: encoded image.
+        label: number of the image's class.
     """
 
     key: str
@@ -80,12 +80,13 @@ class LabelledSample:
 
 @attrs.frozen(kw_only=True)
 class LabelParser:
-    """Makes labelled samples of the members of a shard.
+    """Parses the members of a shard's samples into labelled samples.
 
     Args:
-        num_classes: labels are below it.
-        class_names: in the order of the labels, for samples whose `.json` has a name; none refuses these.
-        text_bytes: text bytes of a `.json`, at most.
+        num_classes: number of classes; labels are smaller.
+        class_names: names of the classes, in the order of the labels, for samples with a class name in `.json`. If
+            empty, the parser rejects such samples.
+        text_bytes: maximum number of bytes of a `.json`.
     """
 
     num_classes: int
@@ -98,10 +99,10 @@ class LabelParser:
         return {name: number for number, name in enumerate(self.class_names)}
 
     def __call__(self, key: str, members: Mapping[str, bytes]) -> LabelledSample:
-        """Return the sample that members make.
+        """Return the sample with some members.
 
         Raises:
-            BadSampleError: if there is no image, or no class.
+            BadSampleError: if the members have no image or no class.
         """
         check_key(key)
         return LabelledSample(key=key, image=members[image_of(members)], label=self._label(members))
@@ -111,9 +112,9 @@ class LabelParser:
             return parse_label(members.get("cls"), self.num_classes)
         name = parse_object(members["json"], "json", limit=self.text_bytes).get("label")
         if name is None:
-            raise BadSampleError("no_label", "there is no .cls with its label, and no `label` in its .json")
+            raise BadSampleError("no_label", "it has neither a .cls with its label nor a `label` in its .json")
         if not self._numbers:
-            raise BadSampleError("bad_label", "its `label` is a name, and nothing says the names of the classes")
+            raise BadSampleError("bad_label", "its `label` is a name, but the names of the classes are unknown")
         if not isinstance(name, str) or name not in self._numbers:
             raise BadSampleError("bad_label", f"{str(name)[:80]!r} is not one of the {len(self._numbers)} classes")
         return self._numbers[name]
@@ -121,13 +122,13 @@ class LabelParser:
 
 @attrs.frozen(kw_only=True, eq=False)
 class FolderReader:
-    """Reads a folder of classes in parts, as if they were shards.
+    """Reads a folder of classes in parts, like shards.
 
     Args:
         path: the folder.
-        parts: key, relative path and class number of each part's images, as JSON, so that workers do not copy the
-            memory of an object per image.
-        left_out: other files of the folder, reported by the first part.
+        parts: key, relative path and class number of the images of each part, as JSON, so workers do not copy the
+            memory of one object per image.
+        left_out: skips for other files of the folder; the first part reports these skips.
     """
 
     path: str
@@ -141,11 +142,11 @@ class FolderReader:
 
     @property
     def sources(self) -> tuple[tuple[str, ...], ...]:
-        """The parts of the one folder."""
+        """Names of the parts of the only source, the folder."""
         return (self.names,)
 
     def read(self, name: str, on_skip: Callable[[Skip], None], limits: SampleLimits) -> Iterator[RawSample]:
-        """Yield the images of one part with class numbers, and report unreadable images."""
+        """Yield the images of one part with their class numbers, and report unreadable images."""
         if name == next(iter(self.parts)):
             for skip in self.left_out:
                 on_skip(skip)
@@ -169,24 +170,24 @@ class FolderReader:
 
 
 def open_class_data(data: Shards, cache: storage.FileCache | None = None) -> ClassData:
-    """Open labelled images at a path, without reading an image.
+    """Open labelled images at a path, without reading any image.
 
-    Class folders are numbered in the order of their names, like torchvision's, and named by `ClassFolderSource`. For
-    shards, an optional `classnames.txt` in their folder has the names.
+    Class numbers of folders follow the order of the folder names, as in torchvision's `ImageFolder`; class names come
+    from `ClassFolderSource`. For shards, class names come from an optional `classnames.txt` in the shards' folder.
 
     Args:
-        data: shards, as paths, URLs or brace patterns; a folder of them, or one in the public layout; or one
-            folder with a folder of images for every class; `KIND:ARGUMENT` says which.
-        cache: folder for copies of remote shards; None for none.
+        data: shards, as paths, URLs or brace patterns; a folder of shards, also in the public layout; or a folder with
+            one folder of images per class. `KIND:ARGUMENT` selects the kind.
+        cache: folder for copies of remote shards; None for no cache.
 
     Raises:
-        ValueError: if there is no such data.
-        OSError: if it cannot be read.
+        ValueError: if the path has no labelled images.
+        OSError: if the data cannot be read.
     """
     texts = paths_of(data)
     kind, argument = (split_kind(texts[0]) if len(texts) == 1 else None) or ("", "")
     if kind == "labelled_shards":
-        texts = (f"shards:{argument}",)  # here they may do without names
+        texts = (f"shards:{argument}",)  # here, shards need no class names
     match as_source(texts) if kind in ("", *_KINDS) else None:
         case ShardSource(shards=shards):
             reader = TarReader.of(shards, cache)
@@ -195,15 +196,15 @@ def open_class_data(data: Shards, cache: storage.FileCache | None = None) -> Cla
         case PublicLayoutSource(path=path, split=split):
             layout = read_public_layout(path, split=split)
             if layout.kind != "classification":
-                raise ValueError(f"{path} has captions and no classes; {EXPECTED}")
+                raise ValueError(f"{path} has captions instead of classes; {EXPECTED}")
             return ClassData(reader=TarReader((layout.shards,)), class_names=layout.class_names)
         case ClassFolderSource(path=path) | FolderSource(path=path):
             return _class_folder(path)
-    raise ValueError(f"{texts[0]} is not training data, {', '.join(_KINDS)} can; {EXPECTED}")
+    raise ValueError(f"{texts[0]} is not training data for classes, but {', '.join(_KINDS)} can be; {EXPECTED}")
 
 
 def find_class_names(data: Shards) -> tuple[str, ...]:
-    """Return the class names of training data in the order of their labels; none if it does not have them.
+    """Return the class names of training data in the order of the labels; empty if the data have no class names.
 
     Args:
         data: see `open_class_data`.
@@ -216,7 +217,7 @@ def find_class_names(data: Shards) -> tuple[str, ...]:
 
 def _class_folder(path: str) -> ClassData:
     units = ClassFolderSource(path=path).units()
-    items = [item for unit in units for item in unit.items]  # in an order that mixes the classes
+    items = [item for unit in units for item in unit.items]  # the order mixes the classes
     names = {_folder(item): item for item in reversed(items)}
     numbers = {folder: number for number, folder in enumerate(sorted(names))}
     rows = [(item.key, item.image, numbers[_folder(item)]) for item in items]
@@ -236,22 +237,23 @@ def _folder(item: FolderItem) -> str:
 
 @attrs.frozen(kw_only=True, field_transformer=strict)
 class LabelledPipelineSpec(PipelineSpec):
-    """The options of a pipeline of labelled images.
+    """The options of a pipeline for labelled images.
 
-    A crop with RandAugment, a flip, then an erased rectangle; mixing images of a batch is the objective's.
+    The pipeline applies a crop with RandAugment, a flip, then random erasing. The training objective mixes the images
+    of a batch.
 
     Args:
-        shards: shards of images with the number of their class in `.cls`, or its name as `label` in their `.json`; or
-            one folder with a folder of images for every class. See `mobileclip.datasets.labelled.open_class_data`.
+        shards: shards of images with a class number in `.cls` or a class name as `label` in `.json`; or a folder with
+            one folder of images per class. See `mobileclip.datasets.labelled.open_class_data`.
         augmentation: crop and RandAugment; None for `imagenet_augmentation`.
-        num_classes: labels are below it.
-        class_names: names of the classes in order, or empty.
-        flip_probability: of horizontal flips.
-        erasing: random erasing; None for none.
+        num_classes: number of classes; labels are smaller.
+        class_names: names of the classes, in the order of the labels, or empty.
+        flip_probability: probability of a horizontal flip.
+        erasing: options of random erasing; None for no erasing.
 
     Raises:
-        ValueError: if a number is out of its range, the augmentation has another size than the image contract, or there
-            are not as many names as classes.
+        ValueError: if a number is out of its range, the augmentation and the image contract have different sizes, or
+            the numbers of names and classes differ.
 
     Source: FastViT (arXiv 2303.14189).
 
@@ -271,7 +273,7 @@ class LabelledPipelineSpec(PipelineSpec):
     def __attrs_post_init__(self) -> None:
         super().__attrs_post_init__()
         if self.class_names and len(self.class_names) != self.num_classes:
-            raise ValueError(f"there are {self.num_classes} classes and {len(self.class_names)} class_names")
+            raise ValueError(f"num_classes is {self.num_classes}, but there are {len(self.class_names)} class_names")
 
     def build(self, *, keep: Keep | None = None) -> LabelledPipeline:
         """Return the pipeline.
@@ -287,14 +289,14 @@ class LabelledPipelineSpec(PipelineSpec):
 
 
 class LabelledPipeline(Pipeline[LabelledBatch]):
-    """The pipeline of images and labels.
+    """The data pipeline for images and labels.
 
     Args:
         spec: the options.
         keep: selects samples, see `Pipeline`.
 
     Raises:
-        ValueError: if there is no data, or it has other classes than the spec.
+        ValueError: if there are no data, or the data and the spec have different classes.
     """
 
     spec: LabelledPipelineSpec
@@ -303,11 +305,11 @@ class LabelledPipeline(Pipeline[LabelledBatch]):
         data = open_class_data(spec.shards, spec.file_cache)
         names, where = data.class_names, spec.shards[0]
         if names and len(names) != spec.num_classes:
-            raise ValueError(f"{where} has {len(names)} classes, and the pipeline's num_classes is {spec.num_classes}")
+            raise ValueError(f"{where} has {len(names)} classes, but the pipeline's num_classes is {spec.num_classes}")
         for found, expected in zip(names, spec.class_names, strict=False):
             if found != expected:
                 raise ValueError(
-                    f"{where} calls a class {found[:80]!r} that the pipeline calls {expected[:80]!r}; give both the "
+                    f"{where} has the class name {found[:80]!r}, but the pipeline has {expected[:80]!r}; give both the "
                     "same names in the same order"
                 )
         super().__init__(spec, reader=data.reader, keep=keep)
@@ -318,7 +320,7 @@ class LabelledPipeline(Pipeline[LabelledBatch]):
 
 @attrs.frozen(kw_only=True, eq=False)
 class LabelledExample:
-    """The augmented pixels of an image and the number of its class."""
+    """The augmented pixels and the class number of an image."""
 
     key: str
     pixels: Pixels
@@ -326,7 +328,7 @@ class LabelledExample:
 
 
 class LabelledMaker:
-    """Makes batches of images and labels; random choices depend only on seed, epoch and key."""
+    """Builds batches of images and labels; random choices depend only on seed, epoch and key."""
 
     def __init__(self, spec: LabelledPipelineSpec) -> None:
         self.limits = spec.sample_limits
@@ -337,15 +339,15 @@ class LabelledMaker:
         )
 
     def parse(self, key: str, members: Mapping[str, bytes]) -> LabelledSample:
-        """Return the sample that members of a shard make.
+        """Return the sample with some members of a shard.
 
         Raises:
-            BadSampleError: if there is no image, or no class.
+            BadSampleError: if the members have no image or no class.
         """
         return self._parser(key, members)
 
     def example(self, sample: LabelledSample, epoch: int) -> LabelledExample:
-        """Return an epoch's example of a sample.
+        """Return the augmented example of a sample for an epoch.
 
         Raises:
             BadSampleError: if the image cannot be used.
@@ -361,7 +363,7 @@ class LabelledMaker:
         return LabelledExample(key=sample.key, pixels=pixels, label=sample.label)
 
     def collate(self, examples: Sequence[LabelledExample]) -> LabelledBatch:
-        """Return the batch of several examples."""
+        """Return a batch of several examples."""
         return LabelledBatch(
             keys=tuple(example.key for example in examples),
             image=stack_pixels([example.pixels for example in examples]),

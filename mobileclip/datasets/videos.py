@@ -1,7 +1,8 @@
-"""Reads single frames of video files by time; only a few formats within limits, and no other files.
+"""Reads single frames of video files by time, for a few formats, within limits, and without opening other files.
 
-FFmpeg, which PyAV brings, knows some three hundred formats. Among them are playlists, which make it open other files
-and URLs, and decoders of games and of laboratories. Sound, subtitles and whatever else a file holds are never read.
+PyAV contains FFmpeg, which supports about three hundred formats. Some of these are playlists, which make FFmpeg open
+other files and URLs, or rare formats of games and laboratories. This module never reads sound, subtitles or other
+streams.
 """
 
 from __future__ import annotations
@@ -30,10 +31,10 @@ class VideoFormat:
     """A kind of video file.
 
     Args:
-        name: of FFmpeg's demuxer, which is the only one that sees the file.
-        extensions: that its files have, without the dot and in lower case.
-        media_type: by which browsers play it, if they can.
-        start: what its files begin with.
+        name: name of the FFmpeg demuxer; no other demuxer reads the file.
+        extensions: file extensions, in lower case and without the dot.
+        media_type: media type for playing the file in browsers.
+        start: pattern of the first bytes of files.
     """
 
     name: str
@@ -56,43 +57,43 @@ VIDEO_FORMATS = (
 )
 
 VIDEO_EXTENSIONS = tuple(extension for kind in VIDEO_FORMATS for extension in kind.extensions)
-"""Every extension of a video file, without the dot; the only list of them."""
+"""All extensions of video files, without the dot; the library has no other list."""
 
 DECODERS = (
     *("h264", "hevc", "libdav1d", "av1", "vp8", "vp9", "libvpx", "libvpx-vp9", "mpeg4", "msmpeg4v2", "msmpeg4"),
     *("mpeg1video", "mpeg2video", "h263", "mjpeg", "prores", "dvvideo"),
 )
-"""FFmpeg's decoders that may be used."""
+"""Allowed FFmpeg decoders."""
 
 START_BYTES = 12
-"""So many bytes tell a kind."""
+"""Number of bytes needed to detect the format."""
 
 
 def find_video_format(start: bytes) -> VideoFormat | None:
-    """Return what kind of video file begins like this, or None if it is none that is read."""
+    """Return the video format of a file by its first bytes; None if the format is not supported."""
     return next((kind for kind in VIDEO_FORMATS if kind.start.match(start)), None)
 
 
 def named_format(name: str) -> VideoFormat | None:
-    """Return what kind of video a file is called like, as `clip.MP4` is, or None."""
+    """Return the video format of a file name such as `clip.MP4`; None for other names."""
     _, dot, extension = name.rpartition(".")
     return next((kind for kind in VIDEO_FORMATS if dot and extension.lower() in kind.extensions), None)
 
 
 def is_video_name(name: str) -> bool:
-    """Return whether a file is called like a video."""
+    """Return whether a file name has the extension of a video."""
     return named_format(name) is not None
 
 
 MOST_SECONDS = 48 * 3600.0
-"""A video that says to last longer is refused."""
+"""Maximum duration of a video, in seconds, as stated in the file."""
 
 _MOST_HEADER_BYTES = 2**28
-# Beyond them, a frame that is asked for is given up: some 15 minutes of 1080p without a frame that stands on its own.
+# Maximum number of pixels to decode for one frame: about 15 minutes of 1080p without a keyframe.
 _MOST_DECODED_PIXELS = 2**36
-# What is so little ahead is decoded on the way there, without a jump.
+# Frames within this distance ahead are reached by decoding, without a seek.
 _NEAR_SECONDS = 2.0
-# The last frame is shown for so long at least.
+# Minimum duration of the last frame.
 _LAST_SECONDS = 2.0
 _DEGREES = {90: Image.Transpose.ROTATE_90, 180: Image.Transpose.ROTATE_180, 270: Image.Transpose.ROTATE_270}
 _TAKEN = re.compile(r"(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d)")
@@ -102,16 +103,16 @@ _MOST_LETTERS = 100
 
 
 class VideoFile:
-    """An open video; close it, or use it in a `with` statement.
+    """An open video; call `close` after use, or use the video in a `with` statement.
 
     Args:
         path: path of the file.
-        limits: limits of the pixels of a frame.
+        limits: limits for the number of pixels of a frame.
         name: name of the video, for messages.
 
     Raises:
-        ImageError: if it is missing, no video in a format that is read, broken, or beyond a limit; with the reason
-            `missing_package` if PyAV is not installed.
+        ImageError: if the file is missing, not a video in a supported format, broken, or beyond a limit; with the
+            reason `missing_package` if PyAV is not installed.
     """
 
     def __init__(self, path: Path, limits: ImageLimits, name: str) -> None:
@@ -123,7 +124,7 @@ class VideoFile:
             except ImageError:
                 raise
             except Exception as error:
-                # FFmpeg's errors have a class for every number.
+                # FFmpeg has a class for every error number.
                 raise _broken(error, name) from error
             self._closing = opened.pop_all()
         self._frames: Iterator[av.VideoFrame] = iter(())
@@ -145,7 +146,7 @@ class VideoFile:
 
     @property
     def seconds(self) -> float:
-        """How long it lasts, as it says: the images, where that is told apart from the sound."""
+        """Duration of the video stream, in seconds, as stated in the file, or of the whole file."""
         noted = _DURATION.match(self._stream.metadata.get("DURATION", ""))
         if noted is not None:
             return 3600 * int(noted[1]) + 60 * int(noted[2]) + float(noted[3])
@@ -155,7 +156,7 @@ class VideoFile:
 
     @property
     def notes(self) -> CameraNotes:
-        """What the camera noted; of the time, the camera's own where it says it, and else that of Greenwich."""
+        """Metadata from the camera, with the camera's local time if stated, otherwise UTC."""
         noted = self._container.metadata
         taken = _TAKEN.match(noted.get("com.apple.quicktime.creationdate", noted.get("creation_time", "")))
         place = _PLACE.match(noted.get("com.apple.quicktime.location.ISO6709", noted.get("location", "")))
@@ -171,21 +172,21 @@ class VideoFile:
         )
 
     def frame(self, seconds: float) -> Image.Image:
-        """Return the frame that is shown at a time: RGB, upright, with square pixels.
+        """Return the frame displayed at a time, in RGB, upright, with square pixels.
 
-        Frames that are asked for in their order cost the least.
+        Requesting frames in ascending order is the fastest.
 
         Args:
-            seconds: since the first frame, from 0 on.
+            seconds: time since the first frame, at least 0.
 
         Raises:
-            ImageError: if there is none, or it cannot be decoded.
+            ImageError: if the video has no frame at this time, or the frame cannot be decoded.
         """
         try:
             self._go_to(seconds)
             return self._picture(seconds)
         except Exception as error:
-            # What comes behind the damage is found by a jump.
+            # A seek finds the frames after the damage.
             self._shown = self._next = None
             if isinstance(error, ImageError):
                 raise
@@ -194,23 +195,23 @@ class VideoFile:
     def _checked_stream(self) -> av.VideoStream:
         streams = [one for one in self._container.streams.video if not one.disposition & one.disposition.attached_pic]
         if not streams:
-            raise ImageError("not_an_image", f"{self._name} holds no video, but sound or something else")
+            raise ImageError("not_an_image", f"{self._name} has no video stream")
         stream: av.VideoStream = streams[0]
         decoder = stream.codec_context.codec.name
         if decoder not in DECODERS:
-            raise ImageError("unsupported_format", f"{self._name} is encoded as {decoder}, which is not supported")
+            raise ImageError("unsupported_format", f"{self._name} has the unsupported encoding {decoder}")
         self._limits.check_pixels(stream.width, stream.height, self._name)
         seconds = max((self._container.duration or 0) / 1e6, float((stream.duration or 0) * (stream.time_base or 0)))
         if seconds > MOST_SECONDS:
             raise ImageError(
-                "too_large", f"{self._name} lasts {seconds / 3600:,.0f} hours, the limit is {MOST_SECONDS / 3600:g}"
+                "too_large", f"{self._name} lasts {seconds / 3600:,.0f} hours, but the limit is {MOST_SECONDS / 3600:g}"
             )
-        # A stream may grow on its way; decoders count more than what is shown.
+        # The size of a stream may increase; decoders count more pixels than displayed.
         stream.codec_context.options = {"max_pixels": str(2 * self._limits.num_pixels + 2**16)}
         return stream
 
     def _go_to(self, seconds: float) -> None:
-        """Decode up to the frame that is shown at a time."""
+        """Decode up to the frame displayed at a time."""
         last = None if self._shown is None else self._time(self._shown)
         is_ahead = last is not None and last <= seconds
         if not is_ahead or (last is not None and seconds - last > _NEAR_SECONDS and not self._is_jumping_useless):
@@ -274,12 +275,10 @@ def _opened(opened: ExitStack, path: Path, name: str) -> Any:
         raise ImageError("unreadable", f"{name} cannot be read: {error}") from error
     kind = find_video_format(file.read(START_BYTES))
     if kind is None:
-        raise ImageError(
-            "not_an_image", f"{name} is not a video in a format that is read ({', '.join(VIDEO_EXTENSIONS)})"
-        )
+        raise ImageError("not_an_image", f"{name} is not a video in a supported format ({', '.join(VIDEO_EXTENSIONS)})")
     file.seek(0)
     bounded = _Bounded(file)
-    # The file is given as a stream, without a name: nothing in it can make FFmpeg open another file, or a URL.
+    # FFmpeg gets a stream without a name, so the content cannot make FFmpeg open another file or a URL.
     container = av.open(
         bounded,
         format=kind.name,
@@ -292,7 +291,7 @@ def _opened(opened: ExitStack, path: Path, name: str) -> Any:
 
 
 class _Bounded:
-    """A file of which no more than some bytes are read: FFmpeg may look for a header in all of a large file."""
+    """A file with a limit on the bytes read, as FFmpeg may search a large file completely for a header."""
 
     def __init__(self, file: IO[bytes]) -> None:
         self._file, self.seek, self.tell = file, file.seek, file.tell
@@ -301,21 +300,21 @@ class _Bounded:
     def read(self, size: int) -> bytes:
         self.remaining -= size
         if self.remaining < 0:
-            raise OSError("its header has no end")
+            raise OSError("its header exceeds the limit")
         return self._file.read(size)
 
 
 def _refuse(*_: object) -> NoReturn:
-    raise PermissionError("a video opens no other file")
+    raise PermissionError("a video must not open another file")
 
 
 def _broken(error: Exception, name: str) -> ImageError:
     raise_machine_fault(error)
-    if isinstance(error, MemoryError):  # FFmpeg's, of what the file says of itself
-        return ImageError("out_of_memory", f"{name} takes more memory than there is")
+    if isinstance(error, MemoryError):  # raised by FFmpeg for sizes stated in the file
+        return ImageError("out_of_memory", f"{name} needs more memory than is available")
     from av import FFmpegError
 
-    # The rest is a number, and the path once more.
+    # The rest of the error repeats the number and the path.
     said = error.strerror if isinstance(error, FFmpegError) else error
     return ImageError("corrupt", f"{name} cannot be decoded ({said}); fetch it again")
 

@@ -1,4 +1,4 @@
-"""The classifier: an image encoder and a linear layer from its embeddings to one number a class."""
+"""The classifier: an image encoder and a linear layer from its embeddings to one logit per class."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ class ClassifierSpec:
     Args:
         image: any image encoder.
         num_classes: number of logits.
-        class_names: names of the classes in order, or empty.
+        class_names: names of the classes, in order, or empty.
 
     Raises:
-        ValueError: if there are not as many names as classes, or two are equal.
+        ValueError: if the number of names differs from the number of classes, or two names are equal.
 
     Source: FastViT (arXiv 2303.14189) for the head; MobileCLIP Table 11 for MCi as classifiers.
 
@@ -42,15 +42,15 @@ class ClassifierSpec:
     class_names: tuple[str, ...] = attrs.field(default=(), validator=validators.max_len(1 << 16))
 
     def __attrs_post_init__(self) -> None:
-        """Check that class names are unique, and as many as classes."""
+        """Check that class names are unique, and that there is one name per class."""
         if self.class_names and len(self.class_names) != self.num_classes:
-            raise ValueError(f"there are {self.num_classes} classes and {len(self.class_names)} class_names")
+            raise ValueError(f"there are {self.num_classes} classes but {len(self.class_names)} class_names")
         if twice := repeated(self.class_names):
-            raise ValueError(f"two classes are called {twice[0][:80]!r}; give each a name of its own")
+            raise ValueError(f"two classes have the name {twice[0][:80]!r}; class names must be unique")
 
     @property
     def num_blocks(self) -> int:
-        """How many blocks its encoder has."""
+        """Number of blocks of the image encoder."""
         return self.image.num_blocks
 
     def with_channels(self, channels: int) -> ClassifierSpec:
@@ -77,8 +77,8 @@ class Classifier(nn.Module):
 
     Source: FastViT (arXiv 2303.14189); MobileCLIP Table 11.
 
-    Differs: FastViT's own modules have the convolution and the mean of the head in the classifier; here they are the
-        image encoder's, so that any encoder can be one.
+    Differs: in FastViT, the classifier contains the convolution and the mean of the head; here the image encoder
+        contains both, so that a classifier can use any image encoder.
 
     Examples:
         >>> encoder = ViTSpec(width=16, depth=1, num_heads=2, embedding_dim=16).build()
@@ -98,7 +98,7 @@ class Classifier(nn.Module):
         """The spec for checkpoints.
 
         Raises:
-            ValueError: if its encoder has no spec.
+            ValueError: if the image encoder has no spec.
         """
         return ClassifierSpec(
             image=image_spec(self.image_encoder), num_classes=self.head.out_features, class_names=self.class_names
@@ -108,7 +108,7 @@ class Classifier(nn.Module):
         """Return the logits of preprocessed images.
 
         Raises:
-            ValueError: if the images are not of the spec's size.
+            ValueError: if the images do not have the spec's size.
         """
         check_images(images, image_spec(self.image_encoder).input)
         logits: Tensor = self.head(self.image_encoder(images))

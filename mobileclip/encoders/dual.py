@@ -27,8 +27,8 @@ class DualEncoderSpec:
     Args:
         image: the image tower.
         text: the text tower, of the same embedding width.
-        max_logit_scale: largest factor of similarities. Training clamps the parameter after each step, inference and
-            exports clamp on reading; a checkpoint's value takes precedence.
+        max_logit_scale: maximum logit scale. Training clamps the parameter after each step, inference and exports clamp
+            on reading; a checkpoint's value takes precedence.
 
     Examples:
         >>> from mobileclip.serialization import from_json, to_json
@@ -42,16 +42,16 @@ class DualEncoderSpec:
     max_logit_scale: float = attrs.field(default=MAX_LOGIT_SCALE, validator=validators.gt(0), eq=False)
 
     def __attrs_post_init__(self) -> None:
-        """Check that both towers embed into one space."""
+        """Check that both towers have the same embedding width."""
         if self.image.embedding_dim != self.text.embedding_dim:
             raise ValueError(
-                f"both towers share one embedding space, but the image tower's has {self.image.embedding_dim} "
-                f"dimensions and the text tower's {self.text.embedding_dim}"
+                "both towers must have the same embedding_dim, but the image tower has "
+                f"{self.image.embedding_dim} and the text tower {self.text.embedding_dim}"
             )
 
     @property
     def num_blocks(self) -> int:
-        """How many blocks both towers have."""
+        """Number of blocks of both towers."""
         return self.image.num_blocks + self.text.num_blocks
 
     def with_channels(self, channels: int) -> DualEncoderSpec:
@@ -72,7 +72,7 @@ class DualEncoder(ActivationCheckpointing, nn.Module):
     Args:
         image_encoder: maps preprocessed images to embeddings; has a `.spec`.
         text_encoder: maps token ids to embeddings of the same width; has a `.spec`.
-        max_logit_scale: largest factor of similarities; see `similarity_scale`.
+        max_logit_scale: maximum logit scale; see `similarity_scale`.
 
     Source: MobileCLIP section 3.
 
@@ -84,7 +84,7 @@ class DualEncoder(ActivationCheckpointing, nn.Module):
         torch.Size([2, 3])
     """
 
-    max_logit_scale: float = MAX_LOGIT_SCALE  # of models that were pickled without one
+    max_logit_scale: float = MAX_LOGIT_SCALE  # for models that were pickled without this attribute
 
     def __init__(
         self, image_encoder: nn.Module, text_encoder: nn.Module, *, max_logit_scale: float = MAX_LOGIT_SCALE
@@ -93,22 +93,22 @@ class DualEncoder(ActivationCheckpointing, nn.Module):
         self.max_logit_scale = max_logit_scale
         self.image_encoder = image_encoder
         self.text_encoder = text_encoder
-        # Of one dimension, for `fully_shard` takes no others.
+        # One-dimensional, because `fully_shard` does not accept scalars.
         self.logit_scale = nn.Parameter(torch.tensor([math.log(INITIAL_LOGIT_SCALE)]))
 
     @property
     def spec(self) -> DualEncoderSpec:
-        """The specs of both towers, and the cap of the logit scale.
+        """The specs of both towers, and the maximum logit scale.
 
         Raises:
-            ValueError: if a tower has none, or they embed into different spaces.
+            ValueError: if a tower has no spec, or the towers have different embedding dimensions.
         """
         image, text = image_spec(self.image_encoder), text_spec(self.text_encoder)
         return DualEncoderSpec(image=image, text=text, max_logit_scale=self.max_logit_scale)
 
     @property
     def similarity_scale(self) -> Tensor:
-        """The factor of similarities for labels and exports, `min(exp(logit_scale), max_logit_scale)`."""
+        """The clamped logit scale for labels and exports, `min(exp(logit_scale), max_logit_scale)`."""
         return self.logit_scale.reshape(()).exp().clamp(max=self.max_logit_scale)
 
     def encode_image(self, image: Tensor, normalize: bool = False) -> Tensor:  # noqa: FBT001, FBT002 - the release's
@@ -125,7 +125,7 @@ class DualEncoder(ActivationCheckpointing, nn.Module):
         """Return the embeddings of token ids, optionally of unit length.
 
         Raises:
-            ValueError: if the context is not as long as the spec's.
+            ValueError: if the number of ids per text differs from the spec's context length.
         """
         check_tokens(text, text_spec(self.text_encoder).input)
         embedding: Tensor = self.text_encoder(text)
@@ -134,14 +134,14 @@ class DualEncoder(ActivationCheckpointing, nn.Module):
     def forward(self, image: Tensor, text: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Return normalised image embeddings, normalised text embeddings and `exp(logit_scale)`.
 
-        `forward` does not clamp the factor, since a clamp has no gradient above its maximum. Training clamps the
-        parameter after each step; `similarity_scale` is the clamped factor.
+        `forward` does not clamp the logit scale, since a clamp has no gradient above its maximum. Training clamps the
+        parameter after each step; `similarity_scale` is the clamped scale.
         """
         images, texts = self.encode_image(image, normalize=True), self.encode_text(text, normalize=True)
         return images, texts, self.logit_scale.reshape(()).exp()
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
-        """Take a logit scale of no dimension too, as the release, open_clip and the library's own files have it."""
+        """Accept a zero-dimensional logit scale too, as in files of the release, open_clip and this library."""
         name = f"{prefix}logit_scale"
         if name in state_dict and state_dict[name].ndim == 0:
             state_dict[name] = state_dict[name].reshape(1)

@@ -18,18 +18,15 @@ from mobileclip.strict import strict
 Spec = TypeVar("Spec", bound=attrs.AttrsInstance)
 
 TRAINING_ALONE = {"mobileclip.used": "in training alone"}
-"""Metadata of a field that decides how an encoder starts or trains, and nothing of what its trained weights compute."""
+"""Metadata of a field that affects an encoder's initialisation or training, but not the function of its trained
+weights."""
 
 
 @attrs.frozen(kw_only=True, field_transformer=strict)
 class ImageEncoderSpec(ABC):
-    """Base class of image encoder specs, with the fields that all share.
-
-    Args:
-        embedding_dim: width of the embedding.
-        input: the image input.
-        projection_bias: whether the last projection has a bias. The papers' models have none; open_clip's checkpoints
-            may have one.
+    """Base class of image encoder specs, with the fields that all share. Args: embedding_dim: width of the embedding.
+        input: the image input. projection_bias: whether the last projection has a bias. The papers' models have none;
+        open_clip's checkpoints may have one.
 
     Examples:
         >>> class MeanColourSpec(ImageEncoderSpec):
@@ -53,37 +50,36 @@ class ImageEncoderSpec(ABC):
         """Return a new encoder: images `(batch, channels, size, size)` to embeddings `(batch, embedding_dim)`."""
 
     def without_projection(self) -> ImageEncoderSpec:
-        """Return the encoder whose embeddings are the pooled features in front of the last projection.
+        """Return the encoder without last projection; its embeddings are the pooled features.
 
-        Its weights have the names of this encoder's, without the projection.
+        Tensor names stay the same, except that the projection's tensors are missing.
 
         Raises:
-            ValueError: if it cannot do without.
+            ValueError: if the encoder needs its projection.
         """
-        raise ValueError(f"{type(self).__name__} has no form without its last projection; take its embeddings")
+        raise ValueError(f"{type(self).__name__} has no form without its last projection; use its embeddings")
 
     def with_channels(self, channels: int) -> ImageEncoderSpec:
-        """Return the encoder for images of another number of channels, whose mean and std are `ImageInput.of_channels`.
+        """Return the encoder for another number of channels, with mean and std of `ImageInput.of_channels`.
 
         Raises:
-            ValueError: if it has no such form.
+            ValueError: if the encoder does not support other channels.
         """
-        raise ValueError(f"{type(self).__name__} is for images of {self.input.channels} channels, not of {channels}")
+        raise ValueError(f"{type(self).__name__} supports images with {self.input.channels} channels, not {channels}")
 
     def weights_for_size(self, weights: Mapping[str, Tensor], size: int) -> Mapping[str, Tensor]:
-        """Return the weights of this encoder for images of another size: the same, where none depends on it.
+        """Return the weights for another image size; weights that do not depend on the size stay unchanged.
 
         Args:
             weights: weights of an encoder of this spec, in training form or folded.
-            size: side of the images, in pixels; one that the spec takes.
+            size: side of the images, in pixels; the spec must support this size.
 
         Raises:
             ValueError: if there are none, or the spec does not support resizing.
         """
         del weights
         raise ValueError(
-            f"{type(self).__name__} takes images of {self.input.size} pixels, and does not say what its weights are "
-            f"for {size}; leave the size out"
+            f"{type(self).__name__} supports only images of {self.input.size} pixels, not {size}; omit the size"
         )
 
 
@@ -116,7 +112,7 @@ class TextEncoderSpec(ABC):
         """Return a new encoder: ids `(batch, context_length)` to embeddings `(batch, embedding_dim)`."""
 
     def weights_for_context(self, weights: Mapping[str, Tensor], context_length: int) -> Mapping[str, Tensor]:
-        """Return the weights of this encoder for texts of another length: the same, where none depends on it.
+        """Return the weights for another context length; weights that do not depend on the length stay unchanged.
 
         Args:
             weights: weights of an encoder of this spec, in training form or folded.
@@ -127,8 +123,8 @@ class TextEncoderSpec(ABC):
         """
         del weights
         raise ValueError(
-            f"{type(self).__name__} takes texts of {self.input.context_length} ids, and does not say what its weights "
-            f"are for {context_length}; leave the length out"
+            f"{type(self).__name__} supports only texts of {self.input.context_length} ids, not {context_length}; "
+            "omit the length"
         )
 
 
@@ -146,7 +142,7 @@ class TokenMixerSpec(ABC):
 
     @abstractmethod
     def build_block(self, dim: int, *, hidden_dim: int, layer_scale: float, drop_path: float) -> nn.Module:
-        """Return one block of a stage, feature map in and out.
+        """Return one block of a stage, from feature map to feature map.
 
         Args:
             dim: channels of the stage.
@@ -167,12 +163,12 @@ class TokenMixerSpec(ABC):
 
 
 image_encoder_families: Registry[type[ImageEncoderSpec]] = Registry("image_encoder_family")
-"""Spec classes of image encoders, by the name that JSON has for them.
+"""Spec classes of image encoders, by their names in JSON.
 
 Add your own here, or by an entry point in the group `mobileclip.image_encoder_family`.
 """
 text_encoder_families: Registry[type[TextEncoderSpec]] = Registry("text_encoder_family")
-"""Spec classes of text encoders, by the name that JSON has for them.
+"""Spec classes of text encoders, by their names in JSON.
 
 Add your own here, or by an entry point in the group `mobileclip.text_encoder_family`.
 """
@@ -185,7 +181,7 @@ open_family(TokenMixerSpec, token_mixers)
 
 
 def as_trained(spec: Spec) -> Spec:
-    """Return a spec with default values of training-only fields; equal results compute the same function of weights.
+    """Reset the training-only fields of a spec; specs with equal results compute the same function of their weights.
 
     Args:
         spec: spec of a tower, or of a model with an image tower.
@@ -202,18 +198,18 @@ def as_trained(spec: Spec) -> Spec:
 
 
 def check_unprojected(spec: ImageEncoderSpec, pooled_dim: int) -> None:
-    """Raise unless `embedding_dim` of an encoder without projection is the width of its pooled features.
+    """Check that `embedding_dim` of an encoder without projection equals the width of its pooled features.
 
     Raises:
-        ValueError: if its `embedding_dim` is another width, or it has the bias of a projection.
+        ValueError: if `embedding_dim` differs from that width, or `projection_bias` is set.
     """
     if spec.embedding_dim != pooled_dim:
         raise ValueError(
-            f"without a projection, embeddings are the pooled features, {pooled_dim} wide, not "
-            f"embedding_dim={spec.embedding_dim}; spec.without_projection() says so"
+            f"without a projection, embeddings are the pooled features of width {pooled_dim}, not "
+            f"embedding_dim={spec.embedding_dim}; use spec.without_projection()"
         )
     if spec.projection_bias:
-        raise ValueError("projection_bias needs a projection, and projection=False")
+        raise ValueError("projection_bias needs a projection, but projection=False")
 
 
 def image_spec(encoder: nn.Module) -> ImageEncoderSpec:
@@ -242,6 +238,6 @@ def text_spec(encoder: nn.Module) -> TextEncoderSpec:
 
 def _without_spec(encoder: nn.Module, kind: type, says: str) -> str:
     return (
-        f"{type(encoder).__name__} has no `.spec` of kind {kind.__name__}, which says its {says}; "
+        f"{type(encoder).__name__} has no `.spec` of kind {kind.__name__} with its {says}; "
         "set one, so that inputs can be checked and checkpoints can be loaded again"
     )

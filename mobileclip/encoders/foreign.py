@@ -1,4 +1,4 @@
-"""Towers that another package builds, open_clip or transformers: the same contract as the library's own.
+"""Towers that open_clip or transformers builds, with the interface of this library's towers.
 
 Building a tower imports its package. Weights, form and checkpoints are like those of other models.
 """
@@ -22,12 +22,12 @@ from mobileclip.strict import strict
 
 
 class ForeignTower(nn.Module):
-    """A tower of another package, from the inputs of its spec to `(batch, embedding_dim)`.
+    """A tower of another package; maps the inputs of its spec to embeddings `(batch, embedding_dim)`.
 
     Args:
         spec: spec of the tower.
-        tower: from inputs to an embedding, or to an output with `pooler_output`.
-        projection: after it; None for none.
+        tower: maps inputs to an embedding, or to an output with `pooler_output`.
+        projection: layer after the tower; None without a projection.
 
     Examples:
         >>> ForeignTower("its spec", nn.Linear(4, 2))(torch.zeros(3, 4)).shape
@@ -38,7 +38,7 @@ class ForeignTower(nn.Module):
         super().__init__()
         self.spec, self.tower, self.projection = spec, tower, projection
         for module in tower.modules():
-            # Positions travel with the weights: a model is then built without memory. Masks, infinite, do not.
+            # Store positions with the weights, so that a model can be built without memory; do not store masks, which are infinite.
             kept = {name for name, one in module.named_buffers(recurse=False) if not one.is_floating_point()}
             module._non_persistent_buffers_set -= kept  # noqa: SLF001
 
@@ -55,7 +55,7 @@ class OpenClipImageSpec(ImageEncoderSpec):
     """An image tower of open_clip.
 
     Args:
-        config: its `vision_cfg`, and `quick_gelu`, in JSON.
+        config: the model's `vision_cfg` and `quick_gelu`, as JSON.
 
     Examples:
         >>> from mobileclip.inputs import ImageInput
@@ -78,7 +78,7 @@ class OpenClipTextSpec(TextEncoderSpec):
     """A text tower of open_clip.
 
     Args:
-        config: its `text_cfg`, and `quick_gelu`, in JSON.
+        config: the model's `text_cfg` and `quick_gelu`, as JSON.
 
     Examples:
         >>> from mobileclip.inputs import TextInput
@@ -101,7 +101,7 @@ class TransformersImageSpec(ImageEncoderSpec):
     """The image tower of a dual encoder of transformers.
 
     Args:
-        config: `model_type`, `projection_dim` and `vision_config`, in JSON.
+        config: `model_type`, `projection_dim` and `vision_config`, as JSON.
 
     Examples:
         >>> from mobileclip.inputs import ImageInput
@@ -127,7 +127,7 @@ class TransformersTextSpec(TextEncoderSpec):
     """The text tower of a dual encoder of transformers.
 
     Args:
-        config: `model_type`, `projection_dim` and `text_config`, in JSON.
+        config: `model_type`, `projection_dim` and `text_config`, as JSON.
 
     Examples:
         >>> from mobileclip.inputs import TextInput
@@ -156,7 +156,7 @@ def _open_clip(builder: str, spec: OpenClipImageSpec | OpenClipTextSpec) -> nn.M
 
 
 def _transformers(spec: TransformersImageSpec | TransformersTextSpec, other: str) -> Any:
-    """Return a dual encoder whose other tower is next to nothing; by default it would be a published model's."""
+    """Return a dual encoder whose `other` tower is minimal, instead of the large default."""
     with needed("a model of transformers", "transformers"):
         import transformers
     config = json.loads(spec.config)

@@ -94,7 +94,7 @@ class AttentionSpec(TokenMixerSpec):
 
     @property
     def has_position(self) -> bool:
-        """True: the stage begins with a positional encoding."""
+        """Always true: the stage begins with a positional encoding."""
         return True
 
     def build_position(self, dim: int) -> RepCPE:
@@ -107,10 +107,10 @@ class StageSpec:
     """One resolution of an MCi encoder.
 
     Args:
-        dim: number of channels; a multiple of the previous stage's.
+        dim: number of channels; a multiple of the previous stage's number.
         depth: number of blocks.
-        mixer: how the blocks mix positions.
-        squeeze_excite: whether the downsampling in front of the stage gates its channels.
+        mixer: spec of the blocks' token mixer.
+        squeeze_excite: whether the downsampling in front of the stage gates its channels (squeeze-and-excitation).
 
     Examples:
         >>> StageSpec(dim=64, depth=2)
@@ -126,16 +126,16 @@ class StageSpec:
 @image_encoder_families.register("mci")
 @attrs.frozen(kw_only=True, field_transformer=strict)
 class MCiSpec(ImageEncoderSpec):
-    """An MCi image encoder: a convolutional stem, stages with a downsampling between each two, a pooling head.
+    """An MCi image encoder: a convolutional stem, stages with downsampling between them, and a pooling head.
 
     Args:
         stages: from the finest to the coarsest resolution, the first at a quarter of the image's side.
-        ffn_ratio: width of the feed-forward networks, in units of the stage's.
+        ffn_ratio: width of the feed-forward networks, as a multiple of the stage's width.
         stem_scale_branch: whether the stem's blocks have a scale branch.
         downsample_activation: whether the downsampling's large kernels have a GELU.
         layer_scale: initial value of the layer scales.
         drop_path: drop probability of the last block's branches in training, growing linearly from 0 at the first
-            block. MobileCLIP trains without it, FastViT's classifiers with it.
+            block. MobileCLIP trains without drop path, FastViT's classifiers with it.
         projection: whether the head has a projection; without it, the embedding is the pooled features, and
             `embedding_dim` is twice the channels of the last stage.
 
@@ -157,20 +157,20 @@ class MCiSpec(ImageEncoderSpec):
     projection: bool = True
 
     def __attrs_post_init__(self) -> None:
-        """Check that every stage's width is a multiple of the one before, as its grouped convolutions need."""
+        """Check that every stage's width is a multiple of the previous width, as grouped convolutions require."""
         dims = [stage.dim for stage in self.stages]
         for dim, next_dim in itertools.pairwise(dims):
             if next_dim % dim:
-                raise ValueError(f"each stage's dim must divide the next, and {dim} does not divide {next_dim}")
+                raise ValueError(f"each stage's dim must divide the next, but {dim} does not divide {next_dim}")
         for stage in self.stages:
             if int(stage.dim * self.ffn_ratio) < 1:
-                raise ValueError(f"ffn_ratio={self.ffn_ratio} leaves no channel of a stage of {stage.dim}")
+                raise ValueError(f"ffn_ratio={self.ffn_ratio} leaves a stage of width {stage.dim} without hidden channels")
         if not self.projection:
             check_unprojected(self, _HEAD_EXPANSION * dims[-1])
 
     @property
     def num_blocks(self) -> int:
-        """How many blocks all stages have."""
+        """Number of blocks of all stages."""
         return sum(stage.depth for stage in self.stages)
 
     def build(self) -> MCi:
@@ -203,7 +203,7 @@ class MCiSpec(ImageEncoderSpec):
         return attrs.evolve(self, input=self.input.of_channels(channels))
 
     def weights_for_size(self, weights: Mapping[str, Tensor], size: int) -> Mapping[str, Tensor]:  # noqa: ARG002
-        """Return the same weights: convolutions and attention take any size."""
+        """Return the weights unchanged: convolutions and attention support any size."""
         return weights
 
     def _stage(self, stage: StageSpec, in_dim: int | None, drop_path: list[float]) -> Stage:
@@ -229,8 +229,8 @@ class Stage(nn.Sequential):
         `(batch, in_dim, height, width)` to `(batch, dim, height', width')`.
 
     Args:
-        blocks: feature map in and out.
-        downsample: from the stage before.
+        blocks: maps a feature map to a feature map.
+        downsample: downsampling from the previous stage.
         position: the positional encoding.
     """
 
@@ -253,10 +253,10 @@ class MCi(ActivationCheckpointing, nn.Module):
         head: maps the last feature map to embeddings.
         dims: output channels of each stage.
         strides: stride of each stage's feature map in pixels of the image.
-        spec: its spec, for checkpoints; None for a module built by hand.
+        spec: spec of the encoder, for checkpoints; None for a module built by hand.
 
     Raises:
-        ValueError: if there are not as many widths and strides as stages.
+        ValueError: if the numbers of widths, strides and stages differ.
 
     Source: MobileCLIP section 3.1 and Table 9.
 
@@ -287,12 +287,12 @@ class MCi(ActivationCheckpointing, nn.Module):
         self.head = head
         if not len(self.stages) == len(self.dims) == len(self.strides):
             raise ValueError(
-                f"each stage has a width and a stride, but there are {len(self.stages)} stages, {len(self.dims)} dims "
+                f"each stage needs a width and a stride, but there are {len(self.stages)} stages, {len(self.dims)} dims "
                 f"and {len(self.strides)} strides"
             )
 
     def forward(self, images: Tensor) -> Tensor:
-        """Return the embeddings, not normalised, of preprocessed images."""
+        """Return the unnormalised embeddings of preprocessed images."""
         y: Tensor = self.head(self.stages(self.stem(images)))
         return y
 
@@ -305,8 +305,8 @@ class MCi(ActivationCheckpointing, nn.Module):
             images `(batch, channels, height, width)` to `(batch, dims[s], height / strides[s], width / strides[s])`.
 
         Args:
-            images: preprocessed; any sides that the strides of the stages divide.
-            stages: numbers from 0, in the order of the result; all by default.
+            images: preprocessed images; the sides are multiples of the stages' strides.
+            stages: numbers of stages, from 0, in the order of the result; all by default.
 
         Raises:
             ValueError: if there is no such stage, or a stride does not divide the sides.
@@ -324,12 +324,12 @@ class MCi(ActivationCheckpointing, nn.Module):
             strides[-1])`.
 
         Raises:
-            ValueError: if the head is another one, without `local`.
+            ValueError: if the head has no method `local`.
         """
         local = getattr(self.head, "local", None)
         if local is None:
             raise ValueError(
-                f"the head {type(self.head).__name__} has no local(x), an embedding per location; "
+                f"the head {type(self.head).__name__} has no local(x), which returns an embedding per location; "
                 "use mobileclip.blocks.ConvPoolHead"
             )
         y: Tensor = local(self.stages(self.stem(images)))
@@ -338,10 +338,10 @@ class MCi(ActivationCheckpointing, nn.Module):
     def backbone(self, stages: Sequence[int] | None = None) -> MCi:
         """Return the encoder without head and stages after the last requested one.
 
-        It shares its parameters with this encoder. Its `forward` returns the last feature map.
+        The result shares its parameters with this encoder, and its `forward` returns the last feature map.
 
         Args:
-            stages: from 0; all of them by default.
+            stages: numbers of stages, from 0; all by default.
 
         Raises:
             ValueError: if there is no such stage.
@@ -354,7 +354,7 @@ class MCi(ActivationCheckpointing, nn.Module):
     def embedding_and_features(
         self, images: Tensor, stages: Sequence[int] | None = None
     ) -> tuple[Tensor, tuple[Tensor, ...]]:
-        """Return the embeddings of images, and the feature maps behind some stages, in one pass.
+        """Return the embeddings of images, and the feature maps after some stages, in one pass.
 
         Shape, arguments and errors are those of `forward` and `features`.
         """

@@ -1,8 +1,8 @@
 """Specs of the published models. Each function returns a spec, registered under the function's name.
 
-Source: MobileCLIP section 3.1 and Table 9 (mci0-2, vit_b16, text_base, text_mct); MobileCLIP2 (mci3-4, vit_l14);
-Vasu et al., "FastViT", Table 1 (fastvit).
-Differs: FastViT's classifiers see the middle nine tenths of an image; the contract here resizes all of it.
+Source: MobileCLIP section 3.1 and Table 9 (mci0-2, vit_b16, text_base, text_mct); MobileCLIP2 (mci3-4, vit_l14); Vasu
+et al., "FastViT", Table 1 (fastvit). Differs: FastViT's classifiers crop the central 90 % of an image; the input
+contract here resizes the whole image.
 
 Examples:
     >>> mobileclip.specs.mobileclip_s2().image == mobileclip.specs.mci2()
@@ -55,32 +55,32 @@ def fastvit_t8() -> MCiSpec:
 
 
 def fastvit_t12() -> MCiSpec:
-    """Return FastViT-T12, likewise."""
+    """Return FastViT-T12 without its classifier."""
     return _fastvit((64, 128, 256, 512), depths=(2, 2, 6, 2), ffn_ratio=3.0)
 
 
 def fastvit_s12() -> MCiSpec:
-    """Return FastViT-S12, likewise."""
+    """Return FastViT-S12 without its classifier."""
     return _fastvit((64, 128, 256, 512), depths=(2, 2, 6, 2))
 
 
 def fastvit_sa12() -> MCiSpec:
-    """Return FastViT-SA12, likewise, with attention in the last stage."""
+    """Return FastViT-SA12 without its classifier, with attention in the last stage."""
     return _fastvit((64, 128, 256, 512), depths=(2, 2, 6, 2), attention=(AttentionSpec(),))
 
 
 def fastvit_sa24() -> MCiSpec:
-    """Return FastViT-SA24, likewise."""
+    """Return FastViT-SA24 without its classifier."""
     return _fastvit((64, 128, 256, 512), depths=(4, 4, 12, 4), attention=(AttentionSpec(),))
 
 
 def fastvit_sa36() -> MCiSpec:
-    """Return FastViT-SA36, likewise."""
+    """Return FastViT-SA36 without its classifier."""
     return _fastvit((64, 128, 256, 512), depths=(6, 6, 18, 6), attention=(AttentionSpec(),))
 
 
 def fastvit_ma36() -> MCiSpec:
-    """Return FastViT-MA36, likewise."""
+    """Return FastViT-MA36 without its classifier."""
     return _fastvit((76, 152, 304, 608), depths=(6, 6, 18, 6), attention=(AttentionSpec(),))
 
 
@@ -145,7 +145,7 @@ def mobileclip_b() -> DualEncoderSpec:
 
 
 def mobileclip_blt() -> DualEncoderSpec:
-    """Return MobileCLIP-B (LT): B trained for longer, the same architecture."""
+    """Return MobileCLIP-B (LT): the architecture of B, trained longer."""
     return mobileclip_b()
 
 
@@ -165,7 +165,7 @@ def mobileclip_l14() -> DualEncoderSpec:
 
 
 def mobileclip2_s0() -> DualEncoderSpec:
-    """Return MobileCLIP2-S0, whose text tower is the 12-layer one."""
+    """Return MobileCLIP2-S0, with the 12-layer text tower."""
     return DualEncoderSpec(image=mci0(), text=text_base())
 
 

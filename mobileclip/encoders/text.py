@@ -17,7 +17,7 @@ from mobileclip.encoders.families import TextEncoderSpec, text_encoder_families
 from mobileclip.encoders.towers import WIDTH, check_heads, odd
 from mobileclip.strict import strict
 
-# Without any layer, a tower is a bag of tokens.
+# A tower without layers is a bag of tokens.
 _DEPTH = [validators.ge(0), validators.le(1 << 12)]
 
 PoolName = Literal["end", "mean"]
@@ -33,16 +33,16 @@ class _LayersSpec(TextEncoderSpec):
     pool: PoolName = attrs.field(default="end", validator=validators.in_(POOL_NAMES))
 
     def __attrs_post_init__(self) -> None:
-        """Check that the heads share the width."""
+        """Check that the number of heads divides the width."""
         check_heads(self.width, self.num_heads)
 
     def weights_for_context(self, weights: Mapping[str, Tensor], context_length: int) -> dict[str, Tensor]:
-        """Return the weights with the first positions only; raise for a longer context."""
+        """Return the weights with only the first positions; raise for a context longer than the model's."""
         position = weights["position"]
         if context_length > len(position):
             raise ValueError(
-                f"context_length is at most {len(position)}, not {context_length}: the model has learned positions for "
-                "no more tokens; train one whose spec has the longer context"
+                f"context_length is at most {len(position)}, not {context_length}: the model has no position "
+                "embeddings for more tokens; train a model with a longer context"
             )
         return {**weights, "position": position[:context_length].clone()}
 
@@ -72,7 +72,7 @@ class TextTransformerSpec(_LayersSpec):
 
     @property
     def num_blocks(self) -> int:
-        """How many layers it has."""
+        """Number of layers."""
         return self.depth
 
     def build(self) -> TextEncoder:
@@ -90,7 +90,7 @@ class MCtSpec(_LayersSpec):
         num_heads: attention heads per layer; divides `width`.
         depth: number of transformer layers between the two RepMixer blocks.
         pool: see `TextTransformerSpec`.
-        kernel_size: number of tokens that a RepMixer sees, odd.
+        kernel_size: size of the RepMixers' kernels in tokens, odd.
         layer_scale: initial value of the RepMixers' layer scales.
 
     Source: MobileCLIP section 3.1 and Figure 3, "MCt".
@@ -108,7 +108,7 @@ class MCtSpec(_LayersSpec):
 
     @property
     def num_blocks(self) -> int:
-        """How many layers it has, the two RepMixers counted."""
+        """Number of layers, including the two RepMixers."""
         return self.depth + 2
 
     def build(self) -> TextEncoder:
@@ -127,7 +127,7 @@ def _transformer_layers(spec: TextTransformerSpec | MCtSpec, depth: int) -> list
 
 
 def _encoder(spec: TextTransformerSpec | MCtSpec, layers: list[nn.Module]) -> TextEncoder:
-    """Return a new text encoder, its weights drawn as OpenAI's CLIP draws them."""
+    """Return a new text encoder, with OpenAI CLIP's weight initialisation."""
     width = spec.width
     encoder = TextEncoder(
         nn.Embedding(spec.input.vocab_size, width),
@@ -160,11 +160,11 @@ class TextEncoder(ActivationCheckpointing, nn.Module):
 
     Args:
         token_embedding: maps ids to vectors of the layers' width.
-        layers: `(batch, tokens, width)` in and out.
+        layers: map `(batch, tokens, width)` to the same shape.
         project: maps pooled features to embeddings.
         context_length: number of positions.
         pool: maps the features of all tokens to one vector per text.
-        spec: its spec, for checkpoints; None for a module built by hand.
+        spec: spec of the encoder, for checkpoints; None for a module built by hand.
 
     Source: MobileCLIP section 3.1; Radford et al., "Learning Transferable Visual Models", section 2.4.
 
@@ -196,7 +196,7 @@ class TextEncoder(ActivationCheckpointing, nn.Module):
         self.project = project
 
     def forward(self, tokens: Tensor) -> Tensor:
-        """Return the embeddings, not normalised, of tokenised texts."""
+        """Return the unnormalised embeddings of tokenised texts."""
         y: Tensor = self.project(self.norm(self.pool(self.layers(self.embed(tokens)), tokens)))
         return y
 

@@ -31,13 +31,13 @@ def check_images(images: Tensor, contract: ImageInput) -> None:
     """Raise unless `images` is `(batch, channels, size, size)`.
 
     Raises:
-        ValueError: another size would run in some encoders and mean something else.
+        ValueError: if the shape differs; some encoders would run at another size, with other embeddings.
     """
     expected = (contract.channels, contract.size, contract.size)
     if images.ndim != 4 or tuple(images.shape[1:]) != expected:
         raise ValueError(
             f"expected images of shape (batch, {', '.join(map(str, expected))}), got {tuple(images.shape)}; "
-            "preprocess them with this model's own transform, or build the model from a spec of another input size"
+            "preprocess them with this model's own transform, or build the model from a spec with this input size"
         )
 
 
@@ -58,19 +58,21 @@ def odd(instance: object, attribute: attrs.Attribute[int], value: int) -> None:
     """Validate a spec's kernel size.
 
     Raises:
-        ValueError: unless it is odd, positive and at most 1023: an even kernel has no centre.
+        ValueError: unless the size is odd, positive and at most 1023; an even kernel has no centre.
     """
     if value < 1 or value % 2 == 0:
-        raise ValueError(f"{attribute.name} of {type(instance).__name__} is odd and positive, so not {value}")
+        raise ValueError(f"{attribute.name} of {type(instance).__name__} must be odd and positive, not {value}")
     if value > _MAX_KERNEL_SIZE:
-        raise ValueError(f"{attribute.name} of {type(instance).__name__} is at most {_MAX_KERNEL_SIZE}, not {value}")
+        raise ValueError(
+            f"{attribute.name} of {type(instance).__name__} must be at most {_MAX_KERNEL_SIZE}, not {value}"
+        )
 
 
 def check_heads(width: int, num_heads: int) -> None:
-    """Raise unless `num_heads` attention heads share `width`.
+    """Raise unless `num_heads` divides `width`.
 
     Raises:
-        ValueError: if the width is no multiple of the heads.
+        ValueError: if `width` is not a multiple of `num_heads`.
     """
     if width % num_heads:
         raise ValueError(f"width={width} is not a multiple of num_heads={num_heads}")
@@ -85,7 +87,7 @@ def initialize_linear(module: nn.Module) -> None:
 
 
 def initialize_as_open_clip(attentions: Iterable[Attention], free: Iterable[Tensor], *, width: int) -> None:
-    """Draw a vision transformer's weights as open_clip's own does, where PyTorch's layers do not start so already.
+    """Initialise the weights of a vision transformer like open_clip's, unless PyTorch's initialisation is equal.
 
     Queries, keys and values are uniform with standard deviation `(2 / (width + 3 width)) ** 0.5`; their biases and the
     attention output's are zero. Class token, positions and projection are normal with `width ** -0.5`. Other layers
@@ -111,18 +113,18 @@ torch.fx.wrap("rearrange")  # torch.fx would trace into it and fail
 
 
 def resampled_positions(position: Tensor, grid: tuple[int, int], *, class_position: bool) -> Tensor:
-    """Return position embeddings for another grid by antialiased bicubic interpolation; the class token's stays.
+    """Interpolate position embeddings to another grid (bicubic, antialiased), except for the class token's.
 
     Shape:
         `(class_position + side * side, width)` to `(class_position + rows * columns, width)`.
 
     Args:
-        position: position of a square grid, row by row; after the class token's, where it has one.
-        grid: rows and columns of the other grid.
-        class_position: whether the first position is the class token's.
+        position: embeddings of a square grid, row by row, after the class token's embedding, if any.
+        grid: rows and columns of the new grid.
+        class_position: whether the first position belongs to the class token.
 
     Raises:
-        ValueError: if the grid differs, and the original grid is not square.
+        ValueError: if the new grid differs and the original grid is not square.
 
     Source: timm's `resample_abs_pos_embed`.
     """
@@ -131,7 +133,7 @@ def resampled_positions(position: Tensor, grid: tuple[int, int], *, class_positi
     if grid == (side, side):
         return position
     if side * side != num_patches:
-        raise ValueError(f"{num_patches} positions have no square grid, so they cannot be interpolated")
+        raise ValueError(f"{num_patches} positions are not a square grid, so they cannot be interpolated")
     patches = rearrange(position[class_position:].float(), "(h w) c -> 1 c h w", h=side)
     resampled = F.interpolate(patches, size=grid, mode="bicubic", antialias=True)
     flat = rearrange(resampled, "1 c h w -> (h w) c").to(position.dtype)
@@ -140,11 +142,11 @@ def resampled_positions(position: Tensor, grid: tuple[int, int], *, class_positi
 
 @runtime_checkable
 class GivesFeatures(Protocol):
-    """An image encoder that gives feature maps too: the library's, and any other with these.
+    """Interface of an image encoder that also returns feature maps.
 
     Args:
-        dims: channels of the map after each stage.
-        strides: pixels of the image from one position of that map to the next.
+        dims: number of channels of the feature map after each stage.
+        strides: distance between neighbouring positions of each feature map, in pixels of the image.
     """
 
     dims: tuple[int, ...]
@@ -153,18 +155,19 @@ class GivesFeatures(Protocol):
     def embedding_and_features(
         self, images: Tensor, stages: Sequence[int] | None = None
     ) -> tuple[Tensor, tuple[Tensor, ...]]:
-        """Return the embeddings of images, and the feature maps behind some stages, in one pass."""
+        """Return the embeddings of images, and the feature maps after some stages, in one pass."""
 
 
 def feature_encoder(encoder: nn.Module) -> GivesFeatures:
-    """Return an encoder as one that gives feature maps.
+    """Return the encoder, typed as one with feature maps.
 
     Raises:
         ValueError: if it is none.
     """
     if not isinstance(encoder, GivesFeatures):
         raise ValueError(
-            f"{type(encoder).__name__} gives no feature maps; for these, an image encoder has `dims`, `strides` and "
+            f"{type(encoder).__name__} returns no feature maps; an image encoder with feature maps has `dims`, "
+            "`strides` and "
             "`embedding_and_features(images, stages)`, see mobileclip.encoders.towers.GivesFeatures"
         )
     return encoder
@@ -172,7 +175,7 @@ def feature_encoder(encoder: nn.Module) -> GivesFeatures:
 
 @runtime_checkable
 class GivesLocalEmbeddings(Protocol):
-    """An image encoder whose embedding is a mean over places: the library's MCi, and any other with this.
+    """Interface of an image encoder whose embedding is a mean over locations, such as MCi.
 
     Examples:
         >>> isinstance(mobileclip.build_model("mci0"), GivesLocalEmbeddings)
@@ -184,17 +187,16 @@ class GivesLocalEmbeddings(Protocol):
 
 
 def local_encoder(encoder: nn.Module) -> GivesLocalEmbeddings:
-    """Return an encoder as one that gives the embedding of each place.
+    """Return the encoder, typed as one with an embedding per location.
 
     Raises:
         ValueError: if it is none.
     """
     if not isinstance(encoder, GivesLocalEmbeddings):
         raise ValueError(
-            f"{type(encoder).__name__} cannot say where in a picture a score comes from: its embedding is no mean over "
-            "places, as that of a class token is not; take a checkpoint with an MCi image tower, such as "
-            "mobileclip_s2, not optimized, or an export of one with --features text-space; or compare crops of the "
-            "picture with encode_image"
+            f"{type(encoder).__name__} cannot explain a score by location, because its embedding is not a mean "
+            "over locations; use a checkpoint with an MCi image tower, such as mobileclip_s2, without optimize, "
+            "or an export with --features text-space; or compare crops of the image with encode_image"
         )
     return encoder
 
@@ -208,7 +210,7 @@ def chosen_stages(images: Tensor, stages: Sequence[int] | None, *, strides: Sequ
         strides: strides of every stage, in pixels of the image.
 
     Raises:
-        ValueError: if there is no such stage, or the sides of the images are no multiples of the stages' strides.
+        ValueError: if there is no such stage, or the sides of the images are not multiples of the stages' strides.
     """
     depth_of(stages, len(strides))
     chosen = tuple(range(len(strides)) if stages is None else stages)
@@ -216,7 +218,7 @@ def chosen_stages(images: Tensor, stages: Sequence[int] | None, *, strides: Sequ
     if images.ndim != 4 or images.shape[2] % stride or images.shape[3] % stride:
         raise ValueError(
             f"expected images of shape (batch, channels, height, width) whose sides are multiples of {stride}, got "
-            f"{tuple(images.shape)}; resize or pad them, or ask for finer stages"
+            f"{tuple(images.shape)}; resize or pad them, or request finer stages"
         )
     return chosen
 
@@ -230,7 +232,7 @@ def depth_of(stages: Sequence[int] | None, num_stages: int) -> int:
     chosen = list(range(num_stages) if stages is None else stages)
     unknown = [stage for stage in chosen if stage not in range(num_stages)]
     if unknown or not chosen:
-        raise ValueError(f"stages are some of 0 to {num_stages - 1}, not {unknown}")
+        raise ValueError(f"stages must be from 0 to {num_stages - 1}, not {unknown}")
     return max(chosen) + 1
 
 

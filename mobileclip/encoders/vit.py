@@ -44,18 +44,18 @@ class ViTSpec(ImageEncoderSpec):
         width: width of the tokens.
         depth: number of layers.
         num_heads: attention heads per layer; divides `width`.
-        patch_size: side of a patch, in pixels; the convolutional stem's is 16.
+        patch_size: side of a patch, in pixels; 16 for the convolutional stem.
         stem: `convolutional` (MobileCLIP-B) or `patch`, one convolution (ViT-L/14).
-        stem_padding: padding of the convolutional stem: 1 in Apple's code, 0 in timm (MobileCLIP2-B). The same weights
-            give different embeddings with the other padding.
+        stem_padding: padding of the convolutional stem: 1 in Apple's code, 0 in timm (MobileCLIP2-B). With the other
+            padding, the same weights give different embeddings.
         class_position: whether the class token has a position embedding.
         norm_before: whether there is a norm before the first layer.
-        norm_eps: added to the variance in the layer norms.
+        norm_eps: epsilon of the layer norms.
         projection: whether to project the class token's features; without it, they are the embedding, and
             `embedding_dim` is `width`.
         drop_path: drop probability of the last layer's branches in training, growing linearly from 0 at the first
-            layer. ViT-L/14 trains with 0.1, MobileCLIP-B without.
-        initialization: of `timm` (MobileCLIP-B and ViT-L/14), or of `open_clip`'s own vision transformer (plain
+            layer. ViT-L/14 trains with 0.1, MobileCLIP-B without drop path.
+        initialization: `timm` (MobileCLIP-B and ViT-L/14), or `open_clip` for open_clip's vision transformer (plain
             ViT-B/16).
 
     Source: MobileCLIP section 3.1 (ViT-B/16 with a convolutional stem); MobileCLIP2 (ViT-L/14).
@@ -89,18 +89,19 @@ class ViTSpec(ImageEncoderSpec):
     )
 
     def __attrs_post_init__(self) -> None:
-        """Check that patches tile the image, that the stem can cut them, and that the heads share the width."""
+        """Check that patches tile the image, that the stem supports the patch size, and that the heads divide the
+        width."""
         check_heads(self.width, self.num_heads)
         if self.input.size % self.patch_size:
             raise ValueError(f"the image size {self.input.size} is not a multiple of patch_size={self.patch_size}")
         if self.stem == "convolutional" and self.patch_size != 16:
-            raise ValueError(f"the convolutional stem cuts patches of 16 pixels, not of {self.patch_size}")
+            raise ValueError(f"the convolutional stem needs patch_size=16, not {self.patch_size}")
         if not self.projection:
             check_unprojected(self, self.width)
 
     @property
     def num_blocks(self) -> int:
-        """How many layers it has."""
+        """Number of layers."""
         return self.depth
 
     def build(self) -> ViT:
@@ -135,7 +136,7 @@ class ViTSpec(ImageEncoderSpec):
         return encoder
 
     def without_projection(self) -> ViTSpec:
-        """Return the encoder of the class token's features."""
+        """Return the encoder without projection, from images to the class token's features."""
         return attrs.evolve(self, projection=False, projection_bias=False, embedding_dim=self.width)
 
     def with_channels(self, channels: int) -> ViTSpec:
@@ -143,7 +144,7 @@ class ViTSpec(ImageEncoderSpec):
         return attrs.evolve(self, input=self.input.of_channels(channels))
 
     def weights_for_size(self, weights: Mapping[str, Tensor], size: int) -> dict[str, Tensor]:
-        """Return the weights with positions for the patches of another size."""
+        """Return the weights with position embeddings interpolated for another image size."""
         side = size // self.patch_size
         position = weights["position"].float()
         return {**weights, "position": resampled_positions(position, (side, side), class_position=self.class_position)}
@@ -157,7 +158,7 @@ class ViT(ActivationCheckpointing, nn.Module):
 
     Args:
         stem: maps images to patch tokens, `(batch, num_patches, width)`.
-        layers: tokens in and out.
+        layers: map tokens to tokens of the same shape.
         project: maps the class token's features to embeddings, or an identity.
         width: width of the tokens.
         patch_size: side of a patch, in pixels.
@@ -165,7 +166,7 @@ class ViT(ActivationCheckpointing, nn.Module):
         class_position: whether the class token has a position embedding.
         norm_before: norm before the first layer, or an identity.
         norm: norm after the last layer.
-        spec: its spec, for checkpoints; None for a module built by hand.
+        spec: spec of the encoder, for checkpoints; None for a module built by hand.
 
     Source: MobileCLIP section 3.1; Dosovitskiy et al., "An Image is Worth 16x16 Words".
 
@@ -207,7 +208,7 @@ class ViT(ActivationCheckpointing, nn.Module):
         nn.init.trunc_normal_(self.position, std=0.02)
 
     def forward(self, images: Tensor) -> Tensor:
-        """Return the embeddings, not normalised, of preprocessed images."""
+        """Return the unnormalised embeddings of preprocessed images."""
         y: Tensor = self.project(self.norm(self.layers(self.tokens(images))[:, 0]))
         return y
 
@@ -229,7 +230,7 @@ class ViT(ActivationCheckpointing, nn.Module):
         return y
 
     def features(self, images: Tensor, stages: Sequence[int] | None = None) -> tuple[Tensor, ...]:
-        """Return the patch tokens after each of some layers as a feature map, not normalised.
+        """Return the unnormalised patch tokens after each of some layers as a feature map.
 
         Shape:
             images `(batch, channels, height, width)` to `(batch, width, height / patch_size, width / patch_size)`.
@@ -241,10 +242,11 @@ class ViT(ActivationCheckpointing, nn.Module):
     def backbone(self, stages: Sequence[int] | None = None) -> ViT:
         """Return the encoder without projection and layers after the last requested one.
 
-        It shares its parameters with this encoder. Its `forward` returns the last layer's class token, without norm.
+        The result shares its parameters with this encoder, and its `forward` returns the last layer's unnormalised
+        class token.
 
         Args:
-            stages: numbers of layers, from 0; all of them by default.
+            stages: numbers of layers, from 0; all by default.
 
         Raises:
             ValueError: if there is no such layer.
@@ -258,7 +260,7 @@ class ViT(ActivationCheckpointing, nn.Module):
     def embedding_and_features(
         self, images: Tensor, stages: Sequence[int] | None = None
     ) -> tuple[Tensor, tuple[Tensor, ...]]:
-        """Return the embeddings of images, and the feature maps behind some layers, in one pass.
+        """Return the embeddings of images, and the feature maps after some layers, in one pass.
 
         Shape, arguments and errors are those of `forward` and `features`.
         """
@@ -270,17 +272,17 @@ class ViT(ActivationCheckpointing, nn.Module):
         return rearrange(tokens[:, 1:], "b (h w) c -> b c h w", h=images.shape[2] // self.patch_size)
 
     def layer_tokens(self, images: Tensor, stages: Sequence[int] | None = None) -> tuple[Tensor, ...]:
-        """Return the tokens after each of some layers, not normalised: the class token, then the patches row by row.
+        """Return the unnormalised tokens after each of some layers: the class token, then the patches row by row.
 
         `tokens[s] = layers[s](... layers[0](tokens(images)))`, with interpolated positions for images of another size.
         The encoder does not compute later layers.
 
         Shape:
-            images `(batch, channels, height, width)` to `(batch, 1 + num_patches, width)` for each.
+            images `(batch, channels, height, width)` to `(batch, 1 + num_patches, width)` for each layer.
 
         Args:
-            images: preprocessed; any sides that `patch_size` divides.
-            stages: numbers of layers from 0, in the order of the result; all by default.
+            images: preprocessed images; the sides are multiples of `patch_size`.
+            stages: numbers of layers, from 0, in the order of the result; all by default.
 
         Raises:
             ValueError: if there is no such layer, or `patch_size` does not divide the sides.

@@ -30,24 +30,25 @@ from mobileclip.hardware import all_devices, pick_device
 from mobileclip.storage import StoreLimits, store_limits
 from mobileclip.terminal.interruption import leave_to_parent
 
-# What starts a process asks all others whether they have ended, and an exit code can be read once.
+# Starting a process polls all other processes, and an exit code can be read only once.
 _one_at_a_time = threading.Lock()
 
 
 @attrs.frozen(kw_only=True)
 class LocalEngine(PoolEngine):
-    """Processes on this machine.
+    """An engine of processes on this machine.
 
-    One worker runs in this process, several workers in a process each. The engine replaces a dead or stuck worker, and
-    counts a failed try of its units.
+    A single worker runs in this process; several workers run in separate processes. The engine replaces a dead or stuck
+    worker, and counts a failed attempt for the worker's units.
 
     Args:
-        num_workers: processes; None for one per CUDA device, or one without CUDA.
+        num_workers: number of processes; None for one per CUDA device, or one without CUDA.
         devices: devices of the workers, in turn; empty for all CUDA devices, or the best available device.
-        num_threads: threads per worker; None for its share of the cores.
-        apart: whether a single worker also runs in its own process, so that no unit can kill this one.
-        progress_seconds: timeout without progress after which a worker counts as stuck, also for loading.
-        retries: retries of failing units.
+        num_threads: number of threads per worker; None for the worker's share of the cores.
+        apart: whether a single worker also runs in a separate process, so no unit can kill the calling process.
+        progress_seconds: maximum time without progress, in seconds, before a worker counts as stuck; also applies to
+            loading.
+        retries: limits for retrying failed units.
     """
 
     num_workers: int | None = attrs.field(default=None, validator=validators.optional(validators.gt(0)))
@@ -56,12 +57,12 @@ class LocalEngine(PoolEngine):
     apart: bool = False
 
     def most_workers(self, num_units: int) -> int:
-        """Return how many processes there would be; see `Engine`."""
+        """Return the number of processes for a number of units; see `Engine`."""
         return max(1, min(self.num_workers or len(self._devices()), num_units))
 
     @contextmanager
     def channels(self) -> Iterator[Callable[[], Channel]]:
-        """Yield the factory of worker processes."""
+        """Yield a function that starts a worker process."""
         yield partial(_Process, store_limits())
 
     def assignments(self, work: Work[Any, Any], num_workers: int) -> Iterator[Assignment]:
@@ -73,7 +74,7 @@ class LocalEngine(PoolEngine):
             yield Assignment(work=work, place=place, torch_threads=default_num_threads("cpu", num_workers))
 
     def alone(self, num_units: int) -> Engine | None:
-        """Return an in-process engine for a single worker, unless it must run apart."""
+        """Return an in-process engine for a single worker, unless the worker must run in a separate process."""
         if self.apart or self.most_workers(num_units) > 1:
             return None
         return InlineEngine(device=self._devices()[0], num_threads=self.num_threads, retries=self.retries)
@@ -83,7 +84,7 @@ class LocalEngine(PoolEngine):
 
 
 class _Process(Channel):
-    """A process with a pipe."""
+    """A worker process, connected by a pipe."""
 
     def __init__(self, stores: StoreLimits) -> None:
         # A forked child would inherit torch's threads in an unknown state, and CUDA not at all.
@@ -92,11 +93,11 @@ class _Process(Channel):
         self._process = context.Process(target=_work, args=(other_end, stores), daemon=True)
         with _one_at_a_time:
             self._process.start()
-        # The child's death must be the end of the pipe, so no one else may hold that end.
+        # The death of the child must close the pipe, so no other process may keep this end open.
         other_end.close()
 
     def send(self, message: Any) -> None:
-        with suppress(OSError):  # it died; reading from it will tell
+        with suppress(OSError):  # the process died; `receive` will detect this
             self._pipe.send(message)
 
     def receive(self, seconds: float) -> Message | None:
@@ -109,7 +110,7 @@ class _Process(Channel):
 
     def end(self) -> None:
         with _one_at_a_time:
-            self._process.kill()  # one that is stopped hears nothing else
+            self._process.kill()  # a stopped process ignores other signals
             self._process.join()
 
 

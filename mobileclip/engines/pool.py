@@ -1,7 +1,7 @@
 """Engines run units of work in this process, or in a pool of workers with loaded resources.
 
-`LocalEngine` and `RayEngine` start workers and connect to them. In both, a thread of the driver serves each worker with
-units from one queue, and replaces a lost worker.
+`LocalEngine` and `RayEngine` start workers and connect to the workers. In both engines, a driver thread per worker
+sends units from a shared queue, and replaces a lost worker.
 """
 
 from __future__ import annotations
@@ -44,56 +44,57 @@ from mobileclip.hardware import AUTO, pick_device
 from mobileclip.processes import num_cores
 from mobileclip.storage import StoreLimits, use_limits
 
-# One that is made, and one that is finished beside it.
+# One unit in progress, and one unit that is being finished at the same time.
 _UNITS_AT_ONCE = 2
-# Between two looks at whether a worker that loads is still needed.
+# Interval between checks whether a loading worker is still needed.
 _LOOK_SECONDS = 1.0
-# What the end of the driver raises in a worker.
+# Errors in a worker after the end of the driver.
 _GONE = (EOFError, BrokenPipeError, ConnectionResetError)
 
 
 class Engine(ABC):
-    """Spreads units over workers."""
+    """Distributes units over workers."""
 
     @abstractmethod
     def run(self, work: Work[UnitT, EntryT], units: Sequence[UnitT], listener: Listener[UnitT, EntryT]) -> None:
-        """Process all units, in any order, and report each to the listener.
+        """Process all units, in any order, and report each unit to the listener.
 
         Args:
             work: the work on a unit.
-            units: with unique names.
-            listener: receives the results.
+            units: units with unique names.
+            listener: listener that receives the results.
 
         Raises:
-            ValueError: if a worker cannot load its resources, or the run cannot continue. Finished units stay.
+            ValueError: if a worker cannot load its resources, or the run cannot continue. Results of finished units
+                stay valid.
         """
 
     @abstractmethod
     def most_workers(self, num_units: int) -> int:
-        """Return the largest useful number of workers for a number of units, at least 1."""
+        """Return the maximum useful number of workers for a number of units, at least 1."""
 
     @contextmanager
     def kept(self) -> Iterator[Engine]:
-        """Yield an engine like this one for several kinds of work, one after another; its processes stay meanwhile."""
+        """Yield an engine with the same settings that keeps its processes for several kinds of work in sequence."""
         yield self
 
 
 def default_num_threads(device: str, num_workers: int) -> int:
-    """Return the number of threads per worker: its share of the cores, at most the number that keeps a GPU busy."""
+    """Return the number of threads per worker: its share of the cores, or fewer if these keep a GPU busy."""
     share = max(1, num_cores() // num_workers)
     return share if device == "cpu" else max(2, min(16, share))
 
 
 class Overlap(Generic[UnitT, EntryT]):
-    """Context manager that makes units in order, and finishes one unit at a time in a second thread.
+    """Context manager that processes units in order, and finishes one unit at a time in a second thread.
 
-    While one unit is verified and uploaded, the device works on the next. The context's exit waits for the last unit
-    and raises its errors, even after a signal.
+    While the second thread verifies and uploads one unit, the device works on the next unit. The exit of the context
+    waits for the last unit and raises its errors, even after a signal.
 
     Args:
-        worker: makes the units.
-        on_finished: called with a unit and its entry, in the thread that finished it.
-        on_failed: called with a unit and its error, in any thread; an error of this call ends the work.
+        worker: worker that processes the units.
+        on_finished: callback with a unit and its entry, in the thread that finished the unit.
+        on_failed: callback with a unit and its error, in any thread; an error in the callback ends the work.
     """
 
     def __init__(
@@ -115,25 +116,25 @@ class Overlap(Generic[UnitT, EntryT]):
             self.wait()
 
     def make(self, unit: UnitT, on_progress: OnProgress) -> None:
-        """Make a unit, wait for the one before it, and let this one be finished.
+        """Process a unit, wait for the previous unit, and let the second thread finish this unit.
 
         Raises:
-            Exception: error of `on_failed` or `on_finished` for this unit or the one before it.
+            Exception: error in `on_failed` or `on_finished` for this unit or the previous unit.
         """
         try:
             finish = self._worker(unit, on_progress)
-        except Exception as error:  # noqa: BLE001 - whatever a unit makes its work raise, it is told
+        except Exception as error:  # noqa: BLE001 - report any error of a unit
             self._on_failed(unit, error)
             return
         try:
             self.wait()
         except BaseException:
-            del finish  # nobody finishes it: what it holds, such as a file that is not whole, goes with it
+            del finish  # release the resources of an unfinished unit, such as an incomplete file
             raise
         self._pending = self._pool.submit(self._finish, unit, finish)
 
     def wait(self) -> None:
-        """Wait for the last unit, and raise the error of its `on_failed` or `on_finished`."""
+        """Wait for the last unit, and raise the error of its callback, if any."""
         pending, self._pending = self._pending, None
         if pending is not None:
             pending.result()
@@ -149,12 +150,12 @@ class Overlap(Generic[UnitT, EntryT]):
 
 @attrs.frozen(kw_only=True)
 class InlineEngine(Engine):
-    """Works in this process.
+    """An engine that processes all units in this process.
 
     Args:
-        device: such as `cpu` or `cuda:1`; `auto` takes the best available device.
-        num_threads: number of threads of the worker; None for all cores, or enough to keep a GPU busy.
-        retries: retries of failing units.
+        device: device such as `cpu` or `cuda:1`; `auto` for the best available device.
+        num_threads: number of threads of the worker; None for all cores, or for enough threads to keep a GPU busy.
+        retries: limits for retrying failed units.
     """
 
     device: str = AUTO
@@ -162,7 +163,7 @@ class InlineEngine(Engine):
     retries: Retries = attrs.field(factory=Retries)
 
     def run(self, work: Work[UnitT, EntryT], units: Sequence[UnitT], listener: Listener[UnitT, EntryT]) -> None:
-        """Do all units; see `Engine`."""
+        """Process all units; see `Engine`."""
         device = str(pick_device(self.device))
         queue: TaskQueue[UnitT, EntryT] = TaskQueue(units, self.retries, listener, work.split)
         worker = work.open(Place(device=device, num_threads=self.num_threads or default_num_threads(device, 1)))
@@ -186,12 +187,12 @@ class InlineEngine(Engine):
 
 @attrs.frozen(kw_only=True, eq=False)
 class Assignment:
-    """Work for a worker, followed by its units and then by the next assignment.
+    """Work for a worker. The worker receives an assignment, then units, then the next assignment.
 
     Args:
         work: the work on the units.
-        place: device and threads.
-        torch_threads: torch's threads per operation on a CPU.
+        place: device and number of threads.
+        torch_threads: number of torch threads per operation on a CPU.
     """
 
     work: Work[Any, Any]
@@ -200,10 +201,10 @@ class Assignment:
 
 
 Message = tuple[str, str, Any]
-"""What a worker says: a kind, the name of a unit, and a value.
+"""A message from a worker: a kind, the name of a unit, and a value.
 
-The kinds are `ready`, with where it is; `steps`, with how many; `made`; `finished`, with the entry; `failed`, with the
-failure; and `fatal`, with why the run ends.
+The kinds are `ready`, with the worker's location; `steps`, with the number of steps; `made`; `finished`, with the
+entry; `failed`, with the failure; and `fatal`, with the reason for ending the run.
 """
 
 
@@ -211,8 +212,8 @@ class LostWorkerError(Exception):
     """A worker process or actor died.
 
     Args:
-        how: reason, for messages.
-        with_machine: whether its whole machine was lost.
+        how: how the worker died, for messages.
+        with_machine: whether the whole machine was lost.
     """
 
     def __init__(self, how: str, *, with_machine: bool = False) -> None:
@@ -221,15 +222,15 @@ class LostWorkerError(Exception):
 
 
 class Channel(ABC):
-    """Interface to one worker; creating the channel starts the worker."""
+    """The connection to one worker; creating the channel starts the worker."""
 
     @abstractmethod
     def send(self, message: Any) -> None:
-        """Send an assignment or a unit; `receive` detects a dead worker."""
+        """Send an assignment or a unit to the worker; `receive` detects a dead worker."""
 
     @abstractmethod
     def receive(self, seconds: float) -> Message | None:
-        """Return the worker's next message, or None after a timeout.
+        """Return the worker's next message; None after a timeout.
 
         Raises:
             LostWorkerError: if the worker died.
@@ -237,21 +238,22 @@ class Channel(ABC):
 
     @abstractmethod
     def end(self) -> None:
-        """End the worker at once, whatever it does; maybe from another thread, and maybe again."""
+        """End the worker immediately; may be called from any thread, and several times."""
 
 
 @attrs.define(kw_only=True, eq=False)
 class _Member:
-    """A worker, as the driver knows it.
+    """The driver's state of a worker.
 
     Args:
         number: number of the worker.
-        channel: to it.
-        device: that it was started for.
-        num_loading: assignments for which it has not loaded yet what they need; what it says is of the first of them.
-        where: it is, for people; empty until it has begun.
-        is_free: whether it may have another unit.
-        units: what it has, by name; the last one is being made or waits for it.
+        channel: channel to the worker.
+        device: device of the worker.
+        num_loading: number of assignments whose resources are not loaded yet; messages belong to the first of these
+            assignments.
+        where: location of the worker, for messages; empty before the start.
+        is_free: whether the worker can take another unit.
+        units: units of the worker, by name; the last unit is in progress or waits.
     """
 
     number: int
@@ -269,31 +271,31 @@ class _Member:
 
 @attrs.frozen(kw_only=True)
 class PoolEngine(Engine):
-    """An engine with a pool of workers; see those that are one."""
+    """Base class of engines with a pool of workers."""
 
     progress_seconds: float = attrs.field(default=3600.0, validator=validators.gt(0))
     retries: Retries = attrs.field(factory=Retries)
 
     @abstractmethod
     def channels(self) -> AbstractContextManager[Callable[[], Channel]]:
-        """Return the factory of workers."""
+        """Return a context that yields a function for starting workers."""
 
     @abstractmethod
     def assignments(self, work: Work[Any, Any], num_workers: int) -> Iterator[Assignment]:
         """Yield the workers' assignments."""
 
-    def alone(self, num_units: int) -> Engine | None:  # noqa: ARG002 - of most engines, none is
-        """Return an engine without a pool for a number of units; None for a pool."""
+    def alone(self, num_units: int) -> Engine | None:  # noqa: ARG002 - most engines always use a pool
+        """Return an engine without a pool for a number of units; None to use the pool."""
         return None
 
     def run(self, work: Work[UnitT, EntryT], units: Sequence[UnitT], listener: Listener[UnitT, EntryT]) -> None:
-        """Do all units; see `Engine`."""
+        """Process all units; see `Engine`."""
         with self.kept() as engine:
             engine.run(work, units, listener)
 
     @contextmanager
     def kept(self) -> Iterator[Engine]:
-        """Yield an engine whose workers stay from one work to the next; see `Engine`."""
+        """Yield an engine that keeps its workers from one kind of work to the next; see `Engine`."""
         with ExitStack() as opened:
             pool = _Pool(self, lambda: opened.enter_context(self.channels()))
             try:
@@ -303,11 +305,11 @@ class PoolEngine(Engine):
 
 
 class _Pool(Engine):
-    """Workers that are reused from one kind of work to the next.
+    """An engine that reuses its workers from one kind of work to the next.
 
     Args:
-        engine: whose choices count.
-        open_channels: returns what starts workers, when there is work for some.
+        engine: engine with the settings.
+        open_channels: returns the function that starts workers; called when the first worker is needed.
     """
 
     def __init__(self, engine: PoolEngine, open_channels: Callable[[], Callable[[], Channel]]) -> None:
@@ -347,7 +349,7 @@ class _Pool(Engine):
                 for one in attending:
                     one.result()
             except BaseException:
-                self._end(members)  # one may have been started meanwhile
+                self._end(members)  # another thread may have started a worker in the meantime
                 raise
             self._idle += members
 
@@ -356,7 +358,7 @@ class _Pool(Engine):
             member.channel.end()
 
     def _attend(self, queue: TaskQueue[Any, Any], assignment: Assignment, members: set[_Member]) -> None:
-        """Keep one worker busy until all is over; one that is lost is followed by another."""
+        """Keep one worker busy until the end of the work, and replace a lost worker."""
         member = None
         while queue.wait():
             member = member or self._member(assignment, members)
@@ -370,7 +372,7 @@ class _Pool(Engine):
                 member = None
 
     def _member(self, assignment: Assignment, members: set[_Member]) -> _Member:
-        """Return a worker for an assignment: one of this device that has nothing to do, or a new one."""
+        """Return an idle worker with the assignment's device, or a new worker."""
         device = assignment.place.device
         with self._lock:
             idle = [one for one in self._idle if one.device == device]
@@ -387,11 +389,11 @@ class _Pool(Engine):
         return member
 
     def _give(self, queue: TaskQueue[Any, Any], member: _Member, members: set[_Member]) -> None:
-        """Have a worker do units until there is none for it, or all is over.
+        """Send units to a worker until no unit is left for it, or the work ends.
 
         Raises:
-            LostWorkerError: if it is gone, or does nothing.
-            FatalError: if it says so.
+            LostWorkerError: if the worker died, or makes no progress.
+            FatalError: if the worker reports a fatal error.
         """
         units, seconds, heard = member.units, self._engine.progress_seconds, time.monotonic()
         while not queue.is_over:
@@ -413,10 +415,11 @@ class _Pool(Engine):
     def _refuse_to_wait(self, member: _Member, members: set[_Member]) -> None:
         seconds = self._engine.progress_seconds
         if not member.num_loading:
-            raise LostWorkerError(f"did no step of it for {seconds:g} s")
+            raise LostWorkerError(f"made no progress for {seconds:g} s")
         if all(one.num_loading for one in tuple(members)):
             raise ValueError(
-                f"no worker was ready within {seconds:g} s: there is no room for one, or loading takes longer "
+                f"no worker was ready within {seconds:g} s: "
+                "the resources for a worker are missing, or loading takes longer "
                 "(progress_seconds)"
             )
         raise LostWorkerError(f"was not ready within {seconds:g} s")
@@ -430,7 +433,7 @@ def _note(queue: TaskQueue[Any, Any], member: _Member, kind: str, name: str, val
         member.num_loading -= 1
         return
     if member.num_loading:
-        return  # it is said of the work before
+        return  # the message belongs to the previous work
     match kind:
         case "steps":
             queue.advance(value)
@@ -446,8 +449,8 @@ def serve(receive: Callable[[], Any], send: Callable[[Message], None], where: st
     """Process units in a worker until the driver exits.
 
     Args:
-        receive: returns the next assignment or unit.
-        send: sends a message, from any thread, one at a time.
+        receive: function that returns the next assignment or unit.
+        send: function that sends a message; called from any thread, one call at a time.
         where: location of the worker, for messages.
         stores: timeouts of object stores, as in the driver.
     """
@@ -479,18 +482,19 @@ def serve(receive: Callable[[], Any], send: Callable[[Message], None], where: st
                         say("made")
         except _GONE:
             raise
-        except Exception as error:  # noqa: BLE001 - whatever it was, the run must hear of it
+        except Exception as error:  # noqa: BLE001 - report any error to the run
             say("fatal", value=fatal_of(error))
 
 
 class InOrder(EachResult[UnitT, EntryT]):
-    """Passes entries on in the order of the units; a context manager.
+    """Context manager that passes entries on in the order of the units.
 
-    Results out of order wait on disk, in the temporary directory, since many units may finish while another is retried.
+    Results out of order wait on disk, in the temporary directory, since many units may finish during the retries of
+    another unit.
 
     Args:
-        units: in their order.
-        take: called with a unit and its entry, or the reason of its failure.
+        units: units in the order of results.
+        take: callback with a unit, and its entry or the reason of its failure.
     """
 
     def __init__(self, units: Sequence[UnitT], take: Callable[[UnitT, EntryT | SetAside], None]) -> None:

@@ -1,4 +1,4 @@
-"""A Ray cluster: actors, as many as it has room for.
+"""Runs units in actors on a Ray cluster.
 
 Source: Ray Core's actors and fault tolerance, docs.ray.io.
 """
@@ -23,29 +23,30 @@ from mobileclip.extras import needed
 from mobileclip.hardware import AUTO
 from mobileclip.storage import StoreLimits, store_limits
 
-# Between two looks at whether an actor is reached again.
+# Interval between checks whether an actor is reachable again.
 _AWAY_SECONDS = 0.2
-# So much of a machine's identity is shown.
+# Number of characters of a machine's id to show.
 _ID = 8
 
 
 @attrs.frozen(kw_only=True)
 class RayEngine(PoolEngine):
-    """Actors on a Ray cluster, by default a new one on this machine; all machines need access to source and output.
+    """An engine of actors on a Ray cluster, by default on a new local cluster.
 
-    The engine replaces a dead or stuck actor, and counts a failed try of its units. A lost machine, such as a preempted
-    one, is no failed try: other actors get its units, including finished units whose entries were lost. Actors without
-    resources wait until the cluster grows.
+    All machines need access to source and output. The engine replaces a dead or stuck actor, and counts a failed
+    attempt for the actor's units. A lost machine, such as a preempted machine, does not count as a failed attempt:
+    other actors get its units, including finished units whose entries were lost. Actors without resources wait until
+    the cluster grows.
 
     Args:
-        address: address of the cluster, such as `auto` or `ray://head:10001`; None for this process's cluster, or a new
-            one on this machine.
-        max_workers: actors, at most.
-        cpus_per_worker: cores and decoding threads per actor.
-        gpus_per_worker: GPUs per actor; with a fraction, several actors share one.
-        progress_seconds: timeout without progress after which an actor counts as stuck; also the timeout for the first
-            actor.
-        retries: retries of failing units.
+        address: address of the cluster, such as `auto` or `ray://head:10001`; None for this process's cluster, or for a
+            new cluster on this machine.
+        max_workers: maximum number of actors.
+        cpus_per_worker: number of cores and decoding threads per actor.
+        gpus_per_worker: number of GPUs per actor; with a fraction, several actors share a GPU.
+        progress_seconds: maximum time without progress, in seconds, before an actor counts as stuck; also the timeout
+            for starting the first actor.
+        retries: limits for retrying failed units.
     """
 
     address: str | None = None
@@ -54,19 +55,19 @@ class RayEngine(PoolEngine):
     gpus_per_worker: float = attrs.field(default=0.0, validator=validators.ge(0))
 
     def most_workers(self, num_units: int) -> int:
-        """Return how many actors there would be; see `Engine`."""
+        """Return the number of actors for a number of units; see `Engine`."""
         return min(self.max_workers, max(1, num_units))
 
     @contextmanager
     def channels(self) -> Iterator[Callable[[], Channel]]:
-        """Yield the factory of actors, with the cluster."""
+        """Connect to the cluster, and yield a function that starts an actor."""
         with needed("the engine 'ray'", "ray"):
             import ray
         started_here = not ray.is_initialized()
         if started_here:
             with _own_signals():
                 ray.init(address=self.address, log_to_driver=False, include_dashboard=False)
-        # A thread each: calls of one group are done in their order.
+        # One thread per group: Ray runs the calls of a group in order.
         remote: Any = ray.remote
         actor = remote(concurrency_groups={"tell": 1, "hear": 1})(_Actor).options(
             num_cpus=self.cpus_per_worker, num_gpus=self.gpus_per_worker or None
@@ -86,7 +87,7 @@ class RayEngine(PoolEngine):
 
 @contextmanager
 def _own_signals() -> Iterator[None]:
-    """Put back who hears SIGTERM, by which a command ends: Ray takes it for itself, and ends the process."""
+    """Restore the handler of SIGTERM, which ends a command: Ray's handler would end the process."""
     before = signal.getsignal(signal.SIGTERM)
     yield
     if before is not None and threading.current_thread() is threading.main_thread():
@@ -94,7 +95,7 @@ def _own_signals() -> Iterator[None]:
 
 
 class _Actor:
-    """A worker in a process of Ray's."""
+    """A worker in a Ray process."""
 
     def __init__(self, stores: StoreLimits) -> None:
         import ray
@@ -109,7 +110,7 @@ class _Actor:
         self._received.put(message)
 
     def hear(self) -> list[Message]:
-        """Wait for messages and return them."""
+        """Wait for messages and return all of them."""
         said = [self._said.get()]
         while not self._said.empty():
             said.append(self._said.get())
@@ -117,7 +118,7 @@ class _Actor:
 
 
 class _Calls(Channel):
-    """Calls of an actor."""
+    """The channel to an actor."""
 
     def __init__(self, ray: Any, actor: Any) -> None:
         self._ray, self._actor, self._where = ray, actor, ""
@@ -137,7 +138,7 @@ class _Calls(Channel):
         return message
 
     def end(self) -> None:
-        with suppress(self._ray.exceptions.RayError):  # the way to it may be broken, or it is dead already
+        with suppress(self._ray.exceptions.RayError):  # the actor may be unreachable or already dead
             self._ray.kill(self._actor)
 
     def _hear(self, seconds: float) -> None:
@@ -150,7 +151,7 @@ class _Calls(Channel):
         try:
             self._said.extend(self._ray.get(call))
         except errors.ActorUnavailableError:
-            # Whether its machine is gone, or is reached again, the cluster finds out within seconds.
+            # Within seconds, the cluster detects whether the machine is lost or reachable again.
             time.sleep(min(seconds, _AWAY_SECONDS))
         except errors.RayError as error:
             first_line = (str(error).strip().splitlines() or [""])[0]

@@ -1,7 +1,7 @@
-"""A run in an output: the lock of its driver, its status file, and the list of failed units.
+"""Manages a run in an output: the lock of the driver, the status file, and the list of failed units.
 
-On this machine, a file lock keeps a second driver out. Object stores have no locks: two runs with one output there do
-the work twice.
+For a local output, a file lock prevents a second driver. Object stores have no locks: two runs with the same output in
+a store do the work twice.
 """
 
 from __future__ import annotations
@@ -27,14 +27,14 @@ from mobileclip.terminal import get_logger
 logger = get_logger(__name__)
 
 RUN = "run"
-"""Folder of an output with what a run says of itself."""
+"""Folder in an output with the files of a run."""
 STATUS = f"{RUN}/status.json"
-"""File in an output: what its last run does, or did."""
+"""File in an output with the status of the last run."""
 SET_ASIDE = "set_aside.jsonl"
-"""File in an output: a line for every unit that was given up."""
+"""File in an output with one line per failed unit."""
 
 _RUNNING = "running"
-# The file is written anew four times a minute.
+# A run writes the file four times a minute.
 _SILENT_SECONDS = 120.0
 _MAX_BYTES, _MAX_LIST_BYTES = 2**26, 2**31
 _LOOKS = 4
@@ -43,12 +43,12 @@ _TIME = "%Y-%m-%d %H:%M:%S UTC"
 
 @attrs.frozen(kw_only=True, field_transformer=strict)
 class UnderWay:
-    """A unit that a worker has.
+    """A unit in progress.
 
     Args:
-        worker: its name.
-        unit: the unit's name.
-        seconds: time since it got the unit.
+        worker: name of the worker.
+        unit: name of the unit.
+        seconds: time since the worker got the unit, in seconds.
     """
 
     worker: str
@@ -58,25 +58,25 @@ class UnderWay:
 
 @attrs.frozen(kw_only=True, field_transformer=strict)
 class Status:
-    """Progress of a run; its text warns if a running run has not reported for two minutes.
+    """The progress of a run; the text warns if a running run has not reported for two minutes.
 
     Args:
         state: `running`, `finished`, or `ended` early.
-        began: by the clock of its machine.
-        written: when this was written, by the same clock.
-        num_units: number of units of the current or last work; 0 for none.
-        num_done_before: units of earlier runs.
-        num_done: finished units of this run.
-        num_failed: failed tries in the run.
-        num_set_aside: failed units in the run.
-        units_per_hour: speed of the later half of the units; 0 if unknown.
-        seconds_left: remaining time at that speed; None if unknown, or at the end.
-        under_way: units of the workers.
+        began: start of the run, by the clock of its machine.
+        written: time of writing this status, by the same clock.
+        num_units: number of units of the current or last work; 0 for work without units.
+        num_done_before: number of units finished by earlier runs.
+        num_done: number of units finished by this run.
+        num_failed: number of failed attempts in the run.
+        num_set_aside: number of failed units in the run.
+        units_per_hour: speed for the second half of the finished units; 0 if unknown.
+        seconds_left: remaining time at this speed, in seconds; None if unknown, or at the end.
+        under_way: units in progress.
         doing: the current or last work, such as `indexing`.
-        doing_began: when it began, by the same clock.
-        then: the following kinds of work.
-        reason: why it ended early; otherwise empty.
-        called: noun for the units.
+        doing_began: start of this work, by the same clock.
+        then: kinds of work that follow.
+        reason: reason for an early end, or empty.
+        called: noun for the units, such as `shards`.
     """
 
     state: str
@@ -103,12 +103,13 @@ class Status:
         is_running = self.state == _RUNNING
         if is_running and _seconds_since(self.written) > _SILENT_SECONDS:
             yield (
-                f"not heard of since {self.written}, begun at {self.began}: it was killed, or its machine is stopped; "
-                "the same command goes on with it"
+                f"no sign of life since {self.written}, started at {self.began}: it was killed, or its machine "
+                "stopped; "
+                "the same command resumes"
             )
         else:
             reason = f": {self.reason}" if self.reason else ""
-            yield f"{self.state} at {self.written}, begun at {self.began}{reason}"
+            yield f"{self.state} at {self.written}, started at {self.began}{reason}"
         then = f", then {' and '.join(self.then)}" if is_running and self.then else ""
         if self.doing and not self.num_units:
             yield f"{self.doing} since {self.doing_began}{then}"
@@ -118,7 +119,7 @@ class Status:
             yield f"{self.doing}: {num_done:,} of {self.num_units:,} {self.called} done{earlier}{then}"
         if self.num_set_aside or self.num_failed:
             where = f" (see {SET_ASIDE})" if self.num_set_aside else ""
-            yield f"set aside: {self.num_set_aside:,}{where}; tries that failed: {self.num_failed:,}"
+            yield f"set aside: {self.num_set_aside:,}{where}; failed attempts: {self.num_failed:,}"
         if is_running and self.units_per_hour:
             left = "" if self.seconds_left is None else f", {duration(self.seconds_left)} left of {self.doing}"
             yield f"{self.units_per_hour:,.1f} {self.called} an hour{left}"
@@ -127,30 +128,32 @@ class Status:
 
 
 def read_status(output: storage.AnyPath) -> Status:
-    """Return the status of an output's last run.
+    """Read the status of an output's last run.
 
     Args:
         output: folder or URL.
 
     Raises:
-        ValueError: if there was none, or it is damaged.
-        OSError: if it cannot be read.
+        ValueError: if the status is missing or damaged.
+        OSError: if the status cannot be read.
     """
     path, damage = storage.join(output, STATUS), None
-    # A store is asked for the size of a file and then for its bytes, between which it may be written anew.
+    # Reading from a store takes two requests, size and bytes; another process may replace the file in between.
     for _ in range(_LOOKS):
         if (content := storage.read_if_there(path, limit=_MAX_BYTES)) is None:
             where = storage.printable(output)
-            raise ValueError(f"there is no {where}/{STATUS}: nothing has run in {where}; start it without `--status`")
+            raise ValueError(
+                f"{where}/{STATUS} does not exist: nothing has run in {where}; start it without `--status`"
+            )
         try:
             return from_json(content.decode(), Status)
         except ValueError as error:
             damage = error
-    raise ValueError(f"{path} is damaged ({damage}); delete it if no other run works there")
+    raise ValueError(f"{path} is damaged ({damage}); delete the file if no other run uses this output")
 
 
 def read_set_aside(output: storage.AnyPath) -> tuple[SetAside, ...]:
-    """Return the failed units of an output's last run.
+    """Read the list of failed units of an output's last run.
 
     Args:
         output: folder or URL.
@@ -163,18 +166,18 @@ def read_set_aside(output: storage.AnyPath) -> tuple[SetAside, ...]:
     try:
         return tuple(from_json(line, SetAside) for line in split_lines(content.decode()))
     except ValueError as error:
-        raise ValueError(f"{path} is damaged ({error}); delete it, it is only a list") from None
+        raise ValueError(f"{path} is damaged ({error}); delete the file, as it is only a list") from None
 
 
 def write_set_aside(output: storage.AnyPath, units: Iterable[SetAside]) -> None:
-    """Write the list of failed units, or remove it if there are none.
+    """Write the list of failed units, or remove the file if the list is empty.
 
     Args:
-        output: folder or URL, which exists.
+        output: existing folder or URL.
         units: failed units.
 
     Raises:
-        OSError: if that cannot be done.
+        OSError: if the file cannot be written or removed.
     """
     path = storage.join(output, SET_ASIDE)
     if lines := [to_json(one) + "\n" for one in units]:
@@ -184,10 +187,10 @@ def write_set_aside(output: storage.AnyPath, units: Iterable[SetAside]) -> None:
 
 
 class Run(Listener[Any, Any]):
-    """An output locked by one driver, with its run; create it with `held`.
+    """A run in an output, locked by one driver; create it with `held`.
 
-    A run may do several kinds of work in sequence, with one list of failed units. It receives the results of units, and
-    passes them to the work's listener.
+    A run may do several kinds of work in sequence, with one list of failed units. The run receives the results of
+    units, and passes the results to the listener of the work.
     """
 
     def __init__(self, output: str, engine: Engine, earlier: Iterable[SetAside]) -> None:
@@ -214,14 +217,14 @@ class Run(Listener[Any, Any]):
         then: Sequence[str] = (),
         called: str = "shards",
     ) -> None:
-        """Write the current work to the status.
+        """Start a kind of work, and write the status.
 
         Args:
             doing: the kind of work, such as `indexing`.
-            num_units: number of its units; 0 for none.
-            num_done_before: units of earlier runs.
-            then: the following kinds of work.
-            called: noun for the units.
+            num_units: number of units; 0 for work without units.
+            num_done_before: number of units finished by earlier runs.
+            then: kinds of work that follow.
+            called: noun for the units, such as `shards`.
         """
         about = {"doing": doing, "doing_began": _time_now(), "then": tuple(then), "called": called}
         with self._lock:
@@ -232,12 +235,12 @@ class Run(Listener[Any, Any]):
         self.write(_RUNNING)
 
     def do(self, work: Work[UnitT, EntryT], units: Sequence[UnitT], listener: Listener[UnitT, EntryT]) -> None:
-        """Have units done, those last that failed the last time.
+        """Process units; units that failed in the last run come last.
 
         Args:
             work: the work on a unit.
-            units: unfinished units of the current work, all or some.
-            listener: receives the results.
+            units: all or some of the unfinished units of the current work.
+            listener: listener that receives the results.
 
         Raises:
             ValueError: if the run cannot continue.
@@ -248,57 +251,57 @@ class Run(Listener[Any, Any]):
         write_set_aside(self._output, self._asides)
 
     def refuse(self, name: str, reason: str) -> None:
-        """Mark a unit as failed without trying it, such as a missing one.
+        """Mark a unit, such as a missing one, as failed without an attempt.
 
         Args:
             name: name of the unit.
-            reason: why.
+            reason: reason of the failure.
         """
         self._asides.append(SetAside(unit=name, reason=reason, tries=1))
 
     def end(self, reason: str) -> None:
-        """Write to the status that the run ends early.
+        """End the run early, and write the reason to the status.
 
         Args:
-            reason: why.
+            reason: reason for the early end.
         """
         self._note(reason=reason)
 
     def begun(self, unit: NamedUnit, worker: str) -> None:
-        """Note who has a unit."""
+        """Record the worker of a unit."""
         with self._lock:
             self._under_way[unit.name] = (worker, time.monotonic())
         self._listener.begun(unit, worker)
 
     def advanced(self, count: int) -> None:
-        """Pass it on."""
+        """Pass the number of steps on."""
         self._listener.advanced(count)
 
     def finished(self, unit: NamedUnit, entry: object) -> None:
-        """Count the unit after the listener recorded it."""
+        """Count a unit after the listener has recorded its entry."""
         self._listener.finished(unit, entry)
         self._give_back(unit, num_done=1)
         self._pace.advance(1, time.monotonic())
 
     def failed(self, unit: NamedUnit, reason: str, pause_seconds: float) -> None:
-        """Note and log it."""
-        logger.warning("%s failed and is tried again in %.0f s: %s", unit.name, pause_seconds, reason)
+        """Record and log the failed attempt."""
+        logger.warning("%s failed; retrying in %.0f s: %s", unit.name, pause_seconds, reason)
         self._give_back(unit, num_failed=1)
         self._listener.failed(unit, reason, pause_seconds)
 
     def lost(self, unit: NamedUnit, reason: str) -> None:
-        """Note it."""
+        """Record the loss."""
         self._give_back(unit)
         self._listener.lost(unit, reason)
 
     def divided(self, unit: NamedUnit, reason: str, parts: Sequence[NamedUnit]) -> None:
-        """Note and log it."""
-        logger.warning("%s failed again and is tried in %d parts: %s", unit.name, len(parts), reason)
+        """Record and log the division."""
+        logger.warning("%s failed again; retrying in %d parts: %s", unit.name, len(parts), reason)
         self._give_back(unit, num_failed=1, num_units=len(parts) - 1)
         self._listener.divided(unit, reason, parts)
 
     def gave_up(self, unit: NamedUnit, aside: SetAside) -> None:
-        """Note and log it."""
+        """Record and log the failed unit."""
         tries = "one try" if aside.tries == 1 else f"{aside.tries} tries"
         logger.warning("%s is set aside after %s: %s", unit.name, tries, aside.reason)
         self._asides.append(aside)
@@ -324,14 +327,14 @@ class Run(Listener[Any, Any]):
             )
         path = storage.join(self._output, STATUS)
         try:
-            # What has begun nothing leaves the status of the run before it.
+            # A run that has not started any work keeps the status of the previous run.
             if status.doing:
                 storage.write_text(path, to_json(status, indent=1) + "\n")
         except (OSError, ValueError) as error:
             logger.warning("%s could not be written: %s", path, error)
 
     def close(self) -> None:
-        """Write how the run has ended."""
+        """Write the final status of the run."""
         self.write("ended" if self._status.reason else "finished")
 
     def _give_back(self, unit: NamedUnit, **counts: int) -> None:
@@ -348,17 +351,17 @@ class Run(Listener[Any, Any]):
 def held(
     output: str, engine: Engine | None = None, *, renewal_seconds: float = 15.0, is_held: bool = False
 ) -> Iterator[Run]:
-    """Lock an output for a run with a status file; on this machine a second run raises an error.
+    """Lock an output for a run with a status file; a second run with the same local output raises an error.
 
     Args:
-        output: folder or URL.
-        engine: None for this process.
-        renewal_seconds: interval of status updates.
+        output: folder or URL of the output.
+        engine: engine that processes the units; None for this process.
+        renewal_seconds: interval between status updates, in seconds.
         is_held: whether the caller already has the lock, see `exclusive` of `mobileclip.storage`.
 
     Raises:
         ValueError: if another driver has the lock, or the last run's files are damaged.
-        OSError: if that cannot be found out.
+        OSError: if the lock or the files cannot be read.
     """
     with ExitStack() as stack:
         if not is_held and not storage.is_remote(output):
@@ -379,7 +382,7 @@ def held(
             raise
         finally:
             ended.set()
-            thread.join(renewal_seconds)  # a store that is away is not waited for
+            thread.join(renewal_seconds)  # do not wait for an unreachable store
             run.close()
 
 
@@ -388,7 +391,7 @@ def _time_now() -> str:
 
 
 def _seconds_since(text: str) -> float:
-    """Return how long ago a time was, by the clock of this machine; 0 if it is none."""
+    """Return the seconds since a time, by the clock of this machine; 0 for an invalid time."""
     with suppress(ValueError):
         then = datetime.strptime(text, _TIME).replace(tzinfo=timezone.utc)
         return (datetime.now(timezone.utc) - then).total_seconds()

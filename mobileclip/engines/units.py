@@ -1,4 +1,4 @@
-"""Named units of work: the work on a unit, the queue, and retries of failed units."""
+"""Defines units of work, the work on a unit, the queue of units, and retries of failed units."""
 
 from __future__ import annotations
 
@@ -21,19 +21,19 @@ from mobileclip.terminal import get_logger
 
 logger = get_logger(__name__)
 
-_RUN_AGAIN = "then run this again: finished work is kept"
-# Workers that are lost one after another, with no unit finished in between: it is not the units then. Of many workers,
-# one power failure takes many.
+_RUN_AGAIN = "then run this again; finished work is saved"
+# Maximum number of workers lost in sequence, without a finished unit in between: then the units are not the cause. One
+# power failure may stop many of many workers.
 _MOST_LOST, _MOST_LOST_PER_WORKER = 30, 10
-# After so many tries of a unit that has parts, these are tried.
+# Number of attempts with a whole unit before the attempts with its parts.
 _TRIES_WHOLE = 2
 
 OnProgress = Callable[[int], None]
-"""Called with the number of steps, samples for instance, that were done since the last call."""
+"""Callback with the number of steps since the last call, such as samples."""
 
 
 class NamedUnit(Protocol):
-    """A part of the work: a picklable value with a unique name."""
+    """A unit of work: a picklable value with a unique name."""
 
     @property
     def name(self) -> str:
@@ -55,8 +55,8 @@ class Place:
     """The device and the number of CPU threads of a worker.
 
     Args:
-        device: such as `cpu` or `cuda:1`.
-        num_threads: how many it may use.
+        device: device such as `cpu` or `cuda:1`.
+        num_threads: maximum number of CPU threads.
     """
 
     device: str
@@ -64,57 +64,56 @@ class Place:
 
 
 class Worker(Protocol[UnitT_contra, EntryT_co]):
-    """Makes units with resources that it loaded once."""
+    """Processes units with resources that are loaded once."""
 
     def __call__(self, unit: UnitT_contra, on_progress: OnProgress, /) -> Callable[[], EntryT_co]:
-        """Make a unit, and return what finishes it and gives its entry, in another thread, while the next one is made.
+        """Process a unit, and return a function that finishes the unit and returns its entry.
 
-        What is called for the device begins in the making, and may end beside the next one's; what reads back and
-        uploads belongs into the finishing.
+        The caller runs the returned function in another thread, while the worker processes the next unit. Start work on
+        the device in the call, without waiting for its end; read results back and upload in the returned function.
 
         Raises:
-            FatalError: if the run cannot go on.
-            ValueError: if the unit cannot be made and another try would change nothing: its input is broken. It is set
-                aside at once.
-            OSError: the same where a file is missing or closed to this user. What may succeed later (`is_transient` of
-                `mobileclip.storage`) is tried again.
-            Exception: of any other kind, which tells nothing of the input, is tried again.
+            FatalError: if the run cannot continue.
+            ValueError: if the input of the unit is broken, so a retry cannot succeed. The unit fails immediately.
+            OSError: if a file is missing or not accessible; the unit fails immediately. Transient errors (see
+                `is_transient` in `mobileclip.storage`) lead to a retry.
+            Exception: any other error, which leads to a retry.
         """
 
 
 class Work(ABC, Generic[UnitT, EntryT]):
-    """The function that processes units, picklable so that any process can run it."""
+    """The processing of units, picklable so that any process can run the work."""
 
     @abstractmethod
     def open(self, place: Place) -> Worker[UnitT, EntryT]:
-        """Return a worker with loaded resources.
+        """Load the resources and return a worker.
 
         Raises:
-            ValueError: if that cannot be loaded; the run ends.
+            ValueError: if the resources cannot be loaded; the run ends.
         """
 
-    def split(self, unit: UnitT) -> Sequence[UnitT]:  # noqa: ARG002 - of most kinds of work, a unit has no parts
-        """Return smaller units with unique names in place of a failing unit; none by default.
+    def split(self, unit: UnitT) -> Sequence[UnitT]:  # noqa: ARG002 - units of most kinds of work have no parts
+        """Split a failing unit into smaller units with unique names; return no units by default.
 
-        So only the failing part of a unit fails, and the other parts succeed.
+        With smaller units, only the failing part fails, and all other parts succeed.
 
         Args:
-            unit: failed twice, or not worth a retry.
+            unit: unit that failed twice, or that is not worth a retry.
         """
         return ()
 
 
 @attrs.frozen(kw_only=True)
 class FunctionWork(Work[UnitT, EntryT]):
-    """Work by a plain function of a unit, without loading and finishing.
+    """Work by a plain function of a unit, without resources and without finishing in another thread.
 
     Args:
-        function: function of a module, so that other processes find it; `functools.partial` of one does too.
+        function: function of a module, which other processes can import, or a `functools.partial` of such a function.
     """
 
     function: Callable[[UnitT], EntryT]
 
-    def open(self, place: Place) -> Worker[UnitT, EntryT]:  # noqa: ARG002 - it is the same everywhere
+    def open(self, place: Place) -> Worker[UnitT, EntryT]:  # noqa: ARG002 - the same worker for every place
         """Return the function as a worker."""
         return self._make
 
@@ -125,12 +124,12 @@ class FunctionWork(Work[UnitT, EntryT]):
 
 @attrs.frozen(kw_only=True, field_transformer=strict)
 class SetAside:
-    """A unit that failed after all tries; the next run tries it again.
+    """A unit that failed all attempts; the next run tries the unit again.
 
     Args:
-        unit: its name.
+        unit: name of the unit.
         reason: reason of the last failure.
-        tries: how often it failed.
+        tries: number of failed attempts.
     """
 
     unit: str
@@ -140,13 +139,14 @@ class SetAside:
 
 @attrs.frozen(kw_only=True, field_transformer=strict)
 class Retries:
-    """Retry limits for units that fail for a passing reason: a store, a network, a disk, memory, a lost worker.
+    """Limits for retrying units after transient failures of a store, network, disk, memory or worker.
 
-    Units with broken, missing or forbidden input are not retried.
+    Engines do not retry units with broken, missing or forbidden input.
 
     Args:
-        tries: number of tries before the unit counts as failed and the run continues.
-        pause_seconds: before the second try; other units run meanwhile.
+        tries: maximum number of attempts for a unit. After the last attempt, the unit counts as failed, and the run
+            continues.
+        pause_seconds: pause before the second attempt, in seconds, while other units run.
         pause_growth: factor from one pause to the next.
     """
 
@@ -157,12 +157,13 @@ class Retries:
 
 @attrs.frozen(kw_only=True)
 class Failure:
-    """Why a try of a unit failed.
+    """The reason why an attempt with a unit failed.
 
     Args:
-        reason: in a line.
-        is_transient: whether a retry may succeed; otherwise the unit fails at once.
-        is_machines: whether the machine is the cause (memory, for example): then the last failed try ends the run.
+        reason: reason in one line.
+        is_transient: whether a retry may succeed; otherwise the unit fails immediately.
+        is_machines: whether the machine is the cause (memory, for example). In this case, the last failed attempt ends
+            the run.
     """
 
     reason: str
@@ -171,25 +172,25 @@ class Failure:
 
 
 def reason_of(error: Exception) -> str:
-    """Return an error's message in one line, with its class if it is an internal error."""
+    """Return an error's message in one line, with the class of an internal error."""
     text = " ".join(without_secrets(error).split())
     return text if text and isinstance(error, (ValueError, OSError)) else f"{type(error).__name__}: {text}"
 
 
 def fatal_of(error: Exception) -> str:
-    """Return a worker's fatal error in one line, and log internal errors with their traceback."""
+    """Return a worker's fatal error in one line, and log an internal error with its traceback."""
     if (fault := machine_fault(error)) is not None:
         return f"{fault}; {_RUN_AGAIN}"
     if not isinstance(error, (ValueError, OSError, ImportError)):
         logger.warning("a worker failed", exc_info=error)
-    return str(error) if isinstance(error, ValueError) else f"a worker cannot work: {reason_of(error)}"
+    return str(error) if isinstance(error, ValueError) else f"a worker failed to start: {reason_of(error)}"
 
 
 def failure_of(unit: NamedUnit, error: Exception) -> Failure:
-    """Return a unit's failure and whether to retry it, and log internal errors with their traceback.
+    """Return a unit's failure with the decision about a retry, and log an internal error with its traceback.
 
     Raises:
-        FatalError: if the error is one, or the machine's disk or shared memory is full.
+        FatalError: if the error is a `FatalError`, or the machine's disk or shared memory is full.
     """
     if isinstance(error, FatalError):
         raise error
@@ -206,58 +207,58 @@ def failure_of(unit: NamedUnit, error: Exception) -> Failure:
 
 
 class Listener(Generic[UnitT, EntryT]):
-    """Callbacks for finished and failed units, one at a time, in any thread; an error in a callback ends the run."""
+    """Callbacks for finished and failed units, one at a time in any thread; an error in a callback ends the run."""
 
     def begun(self, unit: UnitT, worker: str) -> None:
-        """A worker has got a unit."""
+        """Handle the start of a unit in a worker."""
 
     def advanced(self, count: int) -> None:
-        """Steps of units were done since the last call."""
+        """Handle the number of steps since the last call."""
 
     def finished(self, unit: UnitT, entry: EntryT) -> None:
-        """A unit is finished."""
+        """Handle a finished unit and its entry."""
 
     def failed(self, unit: UnitT, reason: str, pause_seconds: float) -> None:
-        """A unit failed, and will be retried after a pause."""
+        """Handle a failed attempt, which is followed by a pause and a retry."""
 
     def lost(self, unit: UnitT, reason: str) -> None:
-        """The machine of a unit was lost; another worker gets the unit, without counting a try."""
+        """Handle the loss of a unit's machine; another worker gets the unit, without counting an attempt."""
 
     def divided(self, unit: UnitT, reason: str, parts: Sequence[UnitT]) -> None:
-        """A unit failed again; smaller units replace it."""
+        """Handle a unit that failed again, which smaller units replace."""
 
     def gave_up(self, unit: UnitT, aside: SetAside) -> None:
-        """A unit failed all tries, or is not worth a retry."""
+        """Handle a unit that failed all attempts, or is not worth a retry."""
 
 
 class EachResult(Listener[UnitT, EntryT]):
     """Calls one function for every finished or failed unit, in order of completion.
 
     Args:
-        take: called with a unit and its entry, or the reason of its failure.
+        take: callback with a unit, and its entry or the reason of its failure.
     """
 
     def __init__(self, take: Callable[[UnitT, EntryT | SetAside], None]) -> None:
         self._take = take
 
     def finished(self, unit: UnitT, entry: EntryT) -> None:
-        """Pass the entry on."""
+        """Pass the unit and its entry to `take`."""
         self._take(unit, entry)
 
     def gave_up(self, unit: UnitT, aside: SetAside) -> None:
-        """Pass on that there is none."""
+        """Pass the unit and the reason of its failure to `take`."""
         self._take(unit, aside)
 
 
 class TaskQueue(Generic[UnitT, EntryT]):
-    """The units that wait, and those that workers have; it may be used by several threads.
+    """A thread-safe queue of the waiting units and the units in progress.
 
     Args:
-        units: in order of start.
-        retries: retries of failing units.
-        listener: receives the results.
-        split: returns smaller units of a failing unit, see `Work`.
-        num_workers: that share the units.
+        units: units in the order of start.
+        retries: limits for retrying failed units.
+        listener: listener that receives the results.
+        split: function that returns smaller units for a failing unit, see `Work.split`.
+        num_workers: number of workers that share the queue.
     """
 
     def __init__(
@@ -288,13 +289,13 @@ class TaskQueue(Generic[UnitT, EntryT]):
             return self._is_closed or not (self._fresh or self._again or self._under_way)
 
     def close(self) -> None:
-        """Give out no more units."""
+        """Stop handing out units."""
         with self._changed:
             self._is_closed = True
             self._changed.notify_all()
 
     def wait(self) -> bool:
-        """Wait until a unit may be taken, and return True; or until all is over, and return False."""
+        """Wait for an available unit and return True, or for the end of all units and return False."""
         with self._changed:
             while not self.is_over:
                 seconds = 0.0 if self._fresh else self._again[0][0] - time.monotonic() if self._again else None
@@ -304,11 +305,11 @@ class TaskQueue(Generic[UnitT, EntryT]):
             return False
 
     def take(self, worker: str, *, is_idle: bool = True) -> UnitT | None:
-        """Return a unit for a worker, or None if there is none, none yet, or one that it must have alone.
+        """Return the next unit for a worker; None if no unit is available, or if the next unit needs an idle worker.
 
         Args:
-            worker: its name.
-            is_idle: whether it has no other unit.
+            worker: name of the worker.
+            is_idle: whether the worker has no other unit.
         """
         with self._changed:
             if self._is_closed:
@@ -326,31 +327,31 @@ class TaskQueue(Generic[UnitT, EntryT]):
             return unit
 
     def is_suspect(self, unit: UnitT) -> bool:
-        """Return whether a worker was lost that had the unit, which is tried alone then: a second loss is its own."""
+        """Return whether a unit was lost with a worker, so its next attempt must run alone to find the cause."""
         return unit.name in self._suspects
 
     def advance(self, num_steps: int) -> None:
-        """Tell of steps; in the midst of a unit, which is not to blame for what a listener raises."""
+        """Report steps to the listener. An error in the listener ends the run, as the current unit did not cause it."""
         with self._changed:
             try:
                 self._listener.advanced(num_steps)
             except FatalError:
                 raise
             except Exception as error:
-                raise FatalError(f"the run cannot be followed any more: {reason_of(error)}") from error
+                raise FatalError(f"the progress of the run can no longer be reported: {reason_of(error)}") from error
 
     def finish(self, unit: UnitT, entry: EntryT) -> None:
-        """Take note of a finished unit."""
+        """Record a finished unit."""
         with self._changed:
             self._num_lost = 0
             self._give_back(unit)
             self._listener.finished(unit, entry)
 
     def fail(self, unit: UnitT, failure: Failure) -> None:
-        """Take note of a failed try.
+        """Record a failed attempt.
 
         Raises:
-            FatalError: if it was the last one, and the machine is to blame.
+            FatalError: if this was the last attempt and the machine is the cause.
         """
         reason = failure.reason
         with self._changed:
@@ -358,7 +359,7 @@ class TaskQueue(Generic[UnitT, EntryT]):
             self._num_failures[unit.name] += 1
             num_failed = self._num_failures[unit.name]
             is_last = num_failed >= self._retries.tries or not failure.is_transient
-            # Of a unit that has failed twice, some part fails: that one is looked for without another pause.
+            # Some part of a unit that has failed twice fails: the search for this part needs no further pause.
             is_known = is_last or num_failed == _TRIES_WHOLE or unit.name in self._parts
             if is_known and (parts := self._split(unit)):
                 names = [part.name for part in parts]
@@ -377,16 +378,16 @@ class TaskQueue(Generic[UnitT, EntryT]):
                 self._listener.failed(unit, reason, pause)
 
     def lose(self, units: Sequence[UnitT], worker: str, how: str, *, with_machine: bool = False) -> None:
-        """Take note of a worker that is gone, and of the units that it had: each of them may be what it died of.
+        """Record a lost worker and its units, each of which may be the cause of the loss.
 
         Args:
-            units: that it had.
+            units: units of the worker.
             worker: its name.
-            how: it was lost.
-            with_machine: whether its whole machine is gone, of which no unit is to blame.
+            how: how the worker was lost, for messages.
+            with_machine: whether the whole machine was lost, in which case no unit is the cause.
 
         Raises:
-            ValueError: if very many are lost one after another.
+            ValueError: if too many workers are lost in sequence.
         """
         with self._changed:
             self._num_lost += 1
@@ -401,8 +402,8 @@ class TaskQueue(Generic[UnitT, EntryT]):
                     self.fail(unit, Failure(reason=f"a worker that had it {how}", is_transient=True))
             if self._num_lost >= self._most_lost:
                 raise ValueError(
-                    f"{self._num_lost} workers were lost one after another, the last {printable(how)}; try a smaller "
-                    "batch_size or fewer workers. Finished work is kept"
+                    f"{self._num_lost} workers were lost in sequence, the last {printable(how)}; try a smaller "
+                    "batch_size or fewer workers. Finished work is saved"
                 )
 
     def _give_back(self, unit: UnitT) -> None:

@@ -1,6 +1,6 @@
 """Evaluates models: zero-shot classification, retrieval, probes and choices, with intervals and reports.
 
-What asks a model, measures its answers or shows the results belongs here, in the package of its step. What trains or
+Code that runs a model on a task, scores the answers or reports the results belongs in this package. Code that trains or
 exports a model does not.
 """
 

@@ -1,4 +1,4 @@
-"""Models to evaluate, as people name them."""
+"""Opens the models to evaluate from the names that users give on the command line."""
 
 from __future__ import annotations
 
@@ -37,11 +37,11 @@ class Candidate:
     """A model with its own preprocessing, ready to be evaluated.
 
     Args:
-        name: what tables call it.
-        clip: folded, on its device.
-        weights_sha256: hash of the weights, before folding.
+        name: name of the model in tables.
+        clip: the folded model, on its device.
+        weights_sha256: SHA-256 hash of the weights before folding.
         num_parameters: number of parameters of both towers, before folding.
-        published: the published model whose architecture and preprocessing it has; None where nothing says so.
+        published: name of the published model with the same architecture and preprocessing; None if unknown.
     """
 
     name: str
@@ -52,7 +52,7 @@ class Candidate:
 
     @property
     def input(self) -> str:
-        """The contract of the towers with their inputs, as JSON."""
+        """The input contracts of the towers, as JSON."""
         spec, others = self.clip.model.spec, [side.model.text_encoder for side in self.clip.text_sides[1:]]
         inputs = {"image": json.loads(to_json(spec.image.input)), "text": json.loads(to_json(spec.text.input))}
         if others:
@@ -61,12 +61,12 @@ class Candidate:
 
     @property
     def fingerprint(self) -> str:
-        """What embeddings depend on: a hash of the weights, of how pictures are read, and of both input contracts."""
+        """Hash of everything that embeddings depend on: the weights, the image reader and both input contracts."""
         return hashlib.sha256(f"{READING} {self.weights_sha256} {self.input}".encode()).hexdigest()
 
     @property
     def reading(self) -> dict[str, int | str | None]:
-        """How pictures and texts are read, as lines of results say it: size, filter, context length, precision."""
+        """Image size, resize filter, context length and precision, as recorded in the lines of results."""
         about = json.loads(self.input)
         return {
             "image_size": self.clip.image_input.size,
@@ -81,10 +81,11 @@ class Asked:
     """A model argument of the command line, parsed.
 
     Args:
-        label: what tables are to call it; None for what it is called by itself.
-        model: a name, `hf-hub:OWNER/NAME`, or the model of open_clip behind `open_clip:`; None where a file says it.
-        file: of weights; None where the name says where they are.
-        text: all that was typed, without the label.
+        label: name of the model in tables; None to derive the name from the argument.
+        model: a model name, `hf-hub:OWNER/NAME`, or `open_clip:` followed by an open_clip model; None if the file
+            states the model.
+        file: file of weights; None if the model name determines the weights.
+        text: the argument as typed, without the label.
     """
 
     label: str | None
@@ -94,7 +95,7 @@ class Asked:
 
     @property
     def name(self) -> str:
-        """The name in tables, as far as it is known before the model is opened."""
+        """The name in tables, as far as the argument determines the name before the model is opened."""
         if self.label is not None:
             return self.label
         if self.file is not None:
@@ -107,18 +108,18 @@ class Asked:
 
     @property
     def source(self) -> tuple[str | None, str | None]:
-        """The model and the checkpoint, as `mobileclip.load` takes them."""
+        """The model and checkpoint arguments for `mobileclip.load`."""
         return (self.model, self.file) if self.model else (self.file, None)
 
 
 def asked(text: str) -> Asked:
-    """Return the parsed model argument: `MODEL`, `FILE` or `NAME=FILE`, each optionally behind `LABEL=`.
+    """Parse a model argument: `MODEL`, `FILE` or `NAME=FILE`, each with an optional `LABEL=` prefix.
 
-    What stands before the first `=` is a NAME, which says what a file holds, where a model is known by it; and a LABEL
-    otherwise, which is what tables call the model.
+    The words before the first `=` are a NAME if a registered model has that name; the NAME then states the model in the
+    file. Otherwise the words are a LABEL, the name of the model in tables.
 
     Raises:
-        ValueError: if a label or what is behind it is missing.
+        ValueError: if the part before or after the first `=` is empty.
     """
     before, equals, rest = text.partition("=")
     is_path = Path(text).exists() or any(mark in before for mark in ("/", os.sep, ":"))
@@ -126,21 +127,22 @@ def asked(text: str) -> Asked:
         is_file = not text.startswith(_ELSEWHERE) and text not in models
         return Asked(label=None, model=None if is_file else text, file=text if is_file else None, text=text)
     if not before.strip() or not rest.strip():
-        raise ValueError(f"{text!r} is no model: write LABEL=FILE, or NAME=FILE with the name of a model")
+        raise ValueError(f"{text!r} is not a model; write LABEL=FILE, or NAME=FILE with the name of a model")
     if before in models:
         return Asked(label=None, model=before, file=rest, text=text)
     return attrs.evolve(asked(rest), label=before.strip())
 
 
 def require_candidates(texts: Sequence[str]) -> None:
-    """Raise if a model cannot be opened by its name, or two have one name; nothing is read or fetched.
+    """Raise if a model name is not valid or two models have the same name, without reading or downloading a file.
 
     Args:
-        texts: as `open_candidate` takes them.
+        texts: model arguments of `open_candidate`.
 
     Raises:
-        ValueError: if a name is unknown, one comes twice, or open_clip is needed and not installed.
-        FileNotFoundError: if there is no such file.
+        ValueError: if a name is unknown, a name occurs twice, or a model needs open_clip and open_clip is not
+            installed.
+        FileNotFoundError: if a file does not exist.
     """
     called: dict[str, str] = {}
     for text in texts:
@@ -148,8 +150,8 @@ def require_candidates(texts: Sequence[str]) -> None:
         require_model(*one.source)
         if one.name in called:
             raise ValueError(
-                f"two models would be called {one.name!r} in the results: {called[one.name]} and {text}; give them "
-                f"names, as LABEL=FILE: first={called[one.name]} second={text}"
+                f"two models would have the name {one.name!r} in the results: {called[one.name]} and {text}; give them "
+                f"different names, such as first={called[one.name]} second={text}"
             )
         called[one.name] = text
 
@@ -165,28 +167,29 @@ def open_candidate(
     trust: bool = False,
     text_model: str | Path | None = None,
 ) -> Candidate:
-    """Return the model that a person means.
+    """Open the model that a command-line argument names.
 
     Args:
-        text: a name, whose published weights are fetched once (`mobileclip_s2`); a file of weights, training form or
-            folded, a folder with one or with an export, or `hf-hub:OWNER/NAME`; `NAME=FILE`, where a file does not say
-            what it holds; or a model of another package, as `open_clip:MODEL/TAG`, `open_clip:MODEL=FILE`,
-            `open_clip:hf-hub:OWNER/NAME` or `transformers:OWNER/NAME`. Before any of them, `LABEL=` says what tables
-            call it.
-        device: where it computes, such as `cuda`; `auto` for the best that is here.
-        precision: precision of its weights.
-        image_size: side of the images, in pixels, where not the model's own.
-        context_length: ids per text, where fewer than the model's own.
-        interpolation: filter that resizes pictures, which the model's name in tables then ends with; None for the
-            model's own.
-        trust: whether to open an export that may run code here; see `mobileclip.load`.
-        text_model: a text tower in place of the model's own, whose name that in tables then ends with; see
+        text: a model name such as `mobileclip_s2`, whose published weights are downloaded once; a file of weights, in
+            training form or folded; a folder with such a file or with an export; `hf-hub:OWNER/NAME`; `NAME=FILE` if
+            the file does not state the model; or a model of another package: `open_clip:MODEL/TAG`,
+            `open_clip:MODEL=FILE`, `open_clip:hf-hub:OWNER/NAME` or `transformers:OWNER/NAME`. An optional prefix
+            `LABEL=` sets the name of the model in tables.
+        device: device that runs the model, such as `cuda`; `auto` for the best available device.
+        precision: precision of the weights.
+        image_size: side of the images in pixels; None for the model's own size.
+        context_length: number of token ids per text, at most the model's own; None for the model's own.
+        interpolation: filter for resizing images, appended to the name of the model in tables; None for the model's own
+            filter.
+        trust: whether to open an export that could run code on this machine; see `mobileclip.load`.
+        text_model: text tower that replaces the model's own, appended to the name of the model in tables; see
             `mobileclip.load`.
 
     Raises:
-        ValueError: if the model is unknown, it cannot have that size, or the weights do not fit it; see
-            `mobileclip.load`. If open_clip is needed and not installed; the message says how to install it.
-        FileNotFoundError: if there is no such file.
+        ValueError: if the model is unknown, the model does not support the size, or the weights do not fit the model;
+            see `mobileclip.load`. If the model needs open_clip and open_clip is not installed; the message explains how
+            to install open_clip.
+        FileNotFoundError: if the file does not exist.
     """
     one = asked(text)
     place = candidate_device(text, device)
@@ -209,31 +212,31 @@ def open_candidate(
 
 
 def _name_of(tower: str | Path) -> str:
-    """Return what tables call a text tower: its file, or the folder of a run that left it."""
+    """Return the name of a text tower in tables: the name of its file, or of the training run's folder."""
     path = Path(tower)
     return path.parent.name or path.stem if path.stem == "model" else path.stem
 
 
 def candidate_device(text: str, device: str) -> str:
-    """Return where a model that a person asks for computes; see `device_for`.
+    """Return the device that runs a model; see `device_for`.
 
     Args:
-        text: as `open_candidate` takes it.
-        device: a name, or `auto`.
+        text: a model argument of `open_candidate`.
+        device: name of a device, or `auto`.
 
     Raises:
-        ValueError: if there is no such device.
+        ValueError: if the device does not exist.
     """
     one = asked(text)
     return device_for(one.model, one.file, device)
 
 
 def candidate_of(model: DualEncoder | Clip, *, name: str) -> Candidate:
-    """Return a model of the library as a candidate, such as one that is being trained; it is taken as it is.
+    """Return a model of this library as a candidate, for example a model in training, without changing the model.
 
     Args:
-        model: a dual encoder, folded or not, or a model that `mobileclip.load` returned.
-        name: what tables call it.
+        model: a dual encoder, folded or not, or a model returned by `mobileclip.load`.
+        name: name of the model in tables.
     """
     if isinstance(model, Clip):
         return _of_clip(model, name=name)
@@ -245,7 +248,7 @@ def _of_clip(clip: Clip, *, name: str, published: str | None = None) -> Candidat
     state = model.state_dict()
     for number, one in enumerate(others, 1):
         state |= {f"text_encoder_{number}.{part}": weight for part, weight in one.state_dict().items()}
-    # The towers of an export have none that PyTorch knows.
+    # The towers of an export have no PyTorch parameters to count.
     if isinstance(model, ReadyDualEncoder):
         count = num_parameters(model.spec.image) + num_parameters(model.spec.text)
     else:
@@ -260,7 +263,7 @@ def _of_clip(clip: Clip, *, name: str, published: str | None = None) -> Candidat
 
 
 def _folded(clip: Clip) -> Clip:
-    """Return a model as it encodes fastest; a copy where that is another form."""
+    """Return a model in its fastest form for encoding; a folded copy if the model is not folded yet."""
     if isinstance(clip.model, ReadyDualEncoder) or is_folded(clip.model):
         return clip
     towers = tuple(reparameterize(side.model.text_encoder) for side in clip.text_sides[1:])

@@ -1,10 +1,11 @@
-"""Models of this library inside CLIP_benchmark, for those who compare with numbers that it gave.
+"""Runs models of this library in CLIP_benchmark, for comparison with existing CLIP_benchmark results.
 
     python -m mobileclip.evaluation.clip_benchmark eval --model_type mobileclip --model mobileclip_s0 \
         --pretrained mobileclip_s0.pt --dataset wds/vtab/pets --dataset_root 'data/wds_{dataset_cleaned}_test' --no_amp
 
-Everything behind `clip_benchmark` is its own command line. It has no entry points; kinds of models are a dictionary and
-a list of names, which `register` extends.
+The arguments after `mobileclip.evaluation.clip_benchmark` are those of CLIP_benchmark's own command line.
+CLIP_benchmark has no entry points for plugins: it keeps its model types in a dictionary and a list of names, and
+`register` extends both.
 
 Source: clip_benchmark/models/__init__.py of CLIP_benchmark 1.6.2.
 """
@@ -31,36 +32,37 @@ def load_mobileclip(
     cache_dir: str | None = None,
     device: str | torch.device = "cpu",
 ) -> tuple[DualEncoder, ImageTransform, Tokenizer]:
-    """Return a model, folded, with its own transform and tokenizer, as CLIP_benchmark asks for them.
+    """Return a folded model with its transform and tokenizer, in the form that CLIP_benchmark expects.
 
     Args:
-        model_name: as `mobileclip.load` takes it, or `auto` for what the checkpoint says it is.
-        pretrained: the checkpoint: a file in any known layout, or `hf-hub:owner/name`.
-        cache_dir: here because CLIP_benchmark passes it; nothing but None.
-        device: where to.
+        model_name: a model name for `mobileclip.load`, or `auto` to detect the model from the checkpoint.
+        pretrained: checkpoint file in any known layout, or `hf-hub:owner/name`.
+        cache_dir: must be None; the argument exists because CLIP_benchmark passes it.
+        device: device for the model.
 
     Raises:
-        ValueError: if the name is unknown, or a folder for downloads is given.
+        ValueError: if the name is unknown, or `cache_dir` is not None.
         CheckpointError: if the file does not fit the model.
-        FileNotFoundError: if there is no such file.
+        FileNotFoundError: if the file does not exist.
     """
     from mobileclip.inference.loading import load
 
     if cache_dir is not None:
         raise ValueError(
-            f"--model_cache_dir {cache_dir}: files from the hub go where HF_HOME says; set it and leave the option out"
+            f"--model_cache_dir {cache_dir}: hub downloads go to the folder in HF_HOME; set HF_HOME instead"
         )
     clip = load(None if model_name == "auto" else model_name, pretrained, device=device)
     return clip.model, clip.transform, clip.tokenizer
 
 
 def register() -> None:
-    """Let CLIP_benchmark load our models as `--model_type mobileclip`; again is no error.
+    """Register our models with CLIP_benchmark as `--model_type mobileclip`; a second call is allowed.
 
-    Its accuracies are also kept working: 1.6.2 takes `float` of arrays of one number, which NumPy refuses from 2.4 on.
+    Also patch CLIP_benchmark's accuracies: CLIP_benchmark 1.6.2 calls `float` on arrays with one element, and NumPy 2.4
+    and later raise an error for such calls.
 
     Raises:
-        ImportError: if it is not installed.
+        ImportError: if CLIP_benchmark is not installed.
     """
     with needed("a model in CLIP_benchmark", "clip-benchmark"):
         from clip_benchmark import models
@@ -72,7 +74,7 @@ def register() -> None:
 
 
 def _float(value: Any) -> float:
-    """Return what `float` returned of arrays of one number, and returns of everything else."""
+    """Convert a value to float, including an array with one element."""
     return float(value.item() if isinstance(value, np.ndarray) else value)
 
 

@@ -1,4 +1,4 @@
-"""A data set to evaluate on, of any kind that `mobileclip.datasets` reads, or in the public layout."""
+"""Opens and reads evaluation data sets: all kinds that `mobileclip.datasets` reads, and the public layout."""
 
 from __future__ import annotations
 
@@ -31,9 +31,9 @@ from mobileclip.datasets.sources.shards import (
 from mobileclip.evaluation.suite import suite_entry
 from mobileclip.strict import repeated
 
-# By the key of the data set: the order of the numbers.
-# Source: DataComp (Gadre et al. 2023), which publishes the data in this form; the fields of the first three are those
-# of WILDS (Koh et al. 2021).
+# Names of the metadata fields in order, by the key of the data set.
+# Source: DataComp (Gadre et al. 2023), which publishes the data in this form; WILDS (Koh et al. 2021) defines the
+# fields of the first three data sets.
 FIELDS = {
     "wilds/iwildcam": ("location", "sequence", "year", "month", "day", "hour", "minute", "second", "y"),
     "wilds/camelyon17": ("hospital", "slide", "y"),
@@ -42,57 +42,57 @@ FIELDS = {
     "fairness/geode": ("region", "country"),
 }
 
-# Metrics of the worst group.
+# Metrics that report the worst group.
 OVER_GROUPS = ("acc_worst_region", "acc_top5_wg", "acc_wg")
 
 
 def metadata_fields(name: str) -> tuple[str, ...]:
-    """Return what the numbers beside an image of a data set say, in order; none for data sets that have no groups.
+    """Return the names of the metadata numbers of each image, in order; empty for data sets without groups.
 
     Args:
-        name: name of its folder, without `wds_` and `_test`.
+        name: name of the data set's folder, without `wds_` and `_test`.
     """
     entry = suite_entry(name)
     return () if entry is None else FIELDS.get(entry.key, ())
 
 
 def needs_metadata(name: str) -> bool:
-    """Return whether the metric that counts on a data set is one over groups, so that an image without them is none."""
+    """Return whether the main metric of a data set is over groups, so that every image needs metadata."""
     entry = suite_entry(name)
     return entry is not None and entry.main_metric in OVER_GROUPS
 
 
 def parse_metadata(stored: bytes | None, fields: tuple[str, ...]) -> tuple[int, ...]:
-    """Return the numbers in a numpy file.
+    """Return the metadata numbers in a NumPy file.
 
-    Fractions are cut off, as the public evaluation cuts them off before it forms groups.
+    Truncate fractions to whole numbers, as the public evaluation does before it forms groups.
 
     Args:
-        stored: the file; None where there is none.
-        fields: what the numbers say, at least one.
+        stored: content of the file; None if the sample has no such file.
+        fields: names of the numbers, at least one.
 
     Raises:
-        BadSampleError: with the reason `no_metadata`, if there is no file, or `bad_metadata`, if it is something else
-            than one finite number from 0 for each field.
+        BadSampleError: with the reason `no_metadata` if the file is missing, or `bad_metadata` if the file does not
+            hold exactly one finite non-negative number for each field.
     """
     named = ", ".join(fields)
     if stored is None:
-        raise BadSampleError("no_metadata", f"there is no .npy with its {named}")
+        raise BadSampleError("no_metadata", f"the .npy file with {named} is missing")
     try:
         values = read_npy(stored)
     except ValueError as error:
-        raise BadSampleError("bad_metadata", f".npy is no array of numbers: {error}") from None
+        raise BadSampleError("bad_metadata", f".npy is not an array of numbers: {error}") from None
     if values.shape != (len(fields),):
         found = f"{values.dtype} of shape {values.shape}"
         raise BadSampleError("bad_metadata", f".npy holds {found}, expected {len(fields)} numbers: {named}")
     if not (np.isfinite(values).all() and (values >= 0).all() and (values < 2**63).all()):
-        raise BadSampleError("bad_metadata", f".npy holds {values.tolist()}, expected numbers from 0 for {named}")
+        raise BadSampleError("bad_metadata", f".npy holds {values.tolist()}, expected non-negative numbers for {named}")
     return tuple(int(value) for value in values)
 
 
 Kind = LayoutKind
 
-_LEFT = "fetch what is missing, or pass allow_missing=True to evaluate on what is left"
+_LEFT = "download the missing data, or pass allow_missing=True to evaluate on the remaining data"
 
 
 @attrs.frozen(kw_only=True)
@@ -100,11 +100,11 @@ class BenchmarkSample:
     """One image to evaluate on.
 
     Args:
-        key: its name in the shard.
+        key: key of the sample in the shard.
         image: the encoded image.
-        label: index of its class; None for retrieval.
-        captions: its captions; empty for classification.
-        metadata: what `metadata_fields` names, for the data sets whose images belong to groups.
+        label: index of the image's class; None for retrieval.
+        captions: captions of the image; empty for classification.
+        metadata: values of `metadata_fields`, for data sets whose images belong to groups.
     """
 
     key: str
@@ -119,14 +119,14 @@ class Benchmark:
     """A data set to evaluate on.
 
     Args:
-        name: name of its folder, without `wds_` and `_test`.
-        kind: what its samples have beside the image.
-        class_names: in the order of the labels; empty for retrieval.
-        templates: prompts with one `{}` where the name goes; empty for retrieval.
-        shards: paths or URLs, in the public layout.
-        source: where the samples are otherwise; None in the public layout.
-        allow_missing: evaluate on what is left where a shard is missing, cannot be read or breaks off; how many images
-            that costs is not known, so that without it nothing is evaluated at all.
+        name: name of the data set's folder, without `wds_` and `_test`.
+        kind: task of the data set, `classification` or `retrieval`.
+        class_names: class names in the order of the labels; empty for retrieval.
+        templates: prompts with one `{}` for the class name; empty for retrieval.
+        shards: paths or URLs of the shards; only in the public layout.
+        source: source of the samples; None in the public layout.
+        allow_missing: whether to evaluate on the remaining images if a shard is missing, unreadable or truncated. The
+            number of lost images is unknown, so by default the evaluation refuses such a data set.
     """
 
     name: str
@@ -139,21 +139,21 @@ class Benchmark:
 
     @property
     def files(self) -> tuple[str, ...]:
-        """Paths and URLs of the files that its samples come from."""
+        """Paths and URLs of the files that hold the samples."""
         if self.source is None:
             return self.shards
         return tuple(dict.fromkeys(file for unit in self.source.units() for file in unit.files()))
 
     @property
     def units(self) -> tuple[str, ...]:
-        """Fingerprints of the parts of a source, beside the content of its files."""
+        """Fingerprints of the units of the source, in addition to the hashes of the source's files."""
         return () if self.source is None else tuple(unit.fingerprint() for unit in self.source.units())
 
     def num_samples(self) -> int | None:
-        """Return how many samples there are, those that cannot be used included; None where only reading would tell.
+        """Return the number of samples, including unusable ones; None if counting would require reading the data.
 
         Raises:
-            ValueError: if a shard on disk is missing, or breaks off.
+            ValueError: if a shard on disk is missing or truncated.
         """
         if self.source is None:
             is_far = any(storage.is_remote(shard) for shard in self.shards)
@@ -162,18 +162,19 @@ class Benchmark:
         return None if None in counts else sum(count for count in counts if count is not None)
 
     def samples(self, report: SkipReport) -> Iterator[BenchmarkSample]:
-        """Yield the samples of all shards; what cannot be used is counted and named in `report`.
+        """Yield the samples of all shards, and record unusable samples in `report`.
 
-        A key that comes again in a shard is skipped, and so is one with the very same content in another shard: that is
-        a copy.
+        Skip a sample if its key occurred earlier in the same shard, or if an earlier shard holds a sample with the same
+        key and the same content.
 
         Args:
-            report: the reasons are those of `read_shard`, missing_shard, duplicate_key, no_image, no_label,
-                several_labels, bad_label and no_caption; for data sets of groups no_metadata and bad_metadata.
+            report: report of skipped samples. The reasons are those of `read_shard`, missing_shard, duplicate_key,
+                no_image, no_label, several_labels, bad_label and no_caption, and, for data sets with groups,
+                no_metadata and bad_metadata.
 
         Raises:
-            ValueError: if a shard is missing, cannot be read or breaks off, and `allow_missing` is false; the message
-                names it.
+            ValueError: if a shard is missing, unreadable or truncated and `allow_missing` is false; the message names
+                the shard.
         """
         if self.source is not None:
             yield from self._of_source(self.source, report)
@@ -185,7 +186,7 @@ class Benchmark:
             for raw in read_shard(shard, on_skip):
                 content = hash((raw.key, frozenset(raw.members.items())))
                 if raw.key in keys or content in contents:
-                    detail = f"the key came before {'here' if raw.key in keys else 'in another shard'}"
+                    detail = f"the key occurred before {'here' if raw.key in keys else 'in another shard'}"
                     report.add(Skip(reason="duplicate_key", key=raw.key, shard=shard, detail=detail))
                     continue
                 keys.add(raw.key)
@@ -207,7 +208,7 @@ class Benchmark:
                     yield converted
 
     def _shards_there(self, report: SkipReport) -> tuple[str, ...]:
-        """Return the shards without those that are missing on disk; others show when they are opened."""
+        """Return the shards that exist on disk and all remote shards; a missing remote shard fails when opened."""
         missing = [shard for shard in self.shards if not (storage.is_remote(shard) or storage.exists(shard))]
         if missing and not self.allow_missing:
             more = f" and {len(missing) - 5} more" if len(missing) > 5 else ""
@@ -244,13 +245,13 @@ class Benchmark:
 
 
 def require_different_names(names: Iterable[str]) -> None:
-    """Refuse data sets whose results could be taken for each other's.
+    """Raise an error if two data sets have the same name, since their results would be confused.
 
     Args:
-        names: of data sets, or their keys.
+        names: names or keys of the data sets.
 
     Raises:
-        ValueError: if one comes twice.
+        ValueError: if a name occurs twice.
     """
     if twice := repeated(names):
         raise ValueError(f"data sets need different names, repeated: {', '.join(twice)}; rename their folders")
@@ -263,20 +264,22 @@ def open_benchmark(
     allow_missing: bool = False,
     rows: RowOptions = RowOptions(),  # noqa: B008  frozen
 ) -> Benchmark:
-    """Return a data set, having read its names and templates; images are read when they are asked for.
+    """Open a data set and read its class names and templates; the images are read later.
 
     Args:
-        path: any data set, see `open_data_set`: a folder of classes, one of captions, JSON lines, shards, or a folder
-            in the public layout; a URL of one in the public layout, or its page on the Hugging Face hub, such as
+        path: path of a data set: a folder of classes, a folder of captioned images, JSON lines, shards, or a folder in
+            the public layout (see `open_data_set`); or the URL of a data set in the public layout, which may be its
+            page on the Hugging Face hub, such as
             `https://huggingface.co/datasets/djghosh/wds_vtab-pets_test/tree/main`.
-        split: the folder of the shards in the public layout.
+        split: name of the folder with the shards, in the public layout.
         allow_missing: see `Benchmark`.
-        rows: how rows of `.jsonl` files and of tables are read.
+        rows: options for reading rows of `.jsonl` files and tables.
 
     Raises:
-        ValueError: if there is no data set; the message says what is there and what is expected. In the public layout,
-            if a file of names or templates is missing or malformed, or there are more shards than it says.
-        OSError: if a store cannot be reached.
+        ValueError: if the path is not a data set; the message lists the found and the expected files. In the public
+            layout: if the file of class names or of templates is missing or malformed, or if there are more shards than
+            stated.
+        OSError: if a store is unreachable.
     """
     text = os.fspath(path)
     if split != SPLIT or _is_layout(text):
@@ -291,7 +294,7 @@ def open_benchmark(
         )
     opened = open_data_set(text, rows=rows)
     if opened.kind == "classes" and len(opened.class_names) < 2:
-        raise ValueError(f"{text} has one class alone, {opened.class_names[0]!r}; expected several to choose from")
+        raise ValueError(f"{text} has only one class, {opened.class_names[0]!r}; expected several to choose from")
     return Benchmark(
         name=benchmark_name(text),
         kind="classification" if opened.kind == "classes" else "retrieval",
@@ -303,17 +306,17 @@ def open_benchmark(
 
 
 def benchmark_name(path: str) -> str:
-    """Return what the data set at a path is called; a person's own is not taken for one of the suite.
+    """Return the name of the data set at a path; a user's own data set gets a different name from those in the suite.
 
     Args:
-        path: see `open_benchmark`; nothing is read.
+        path: path as in `open_benchmark`; no file is read.
     """
     name = name_of(path)
     return name if _is_layout(path) or suite_entry(name) is None else f"{name} (own)"
 
 
 def _is_layout(text: str) -> bool:
-    """Return whether a path is of the public layout; a URL that names no file is taken for one."""
+    """Return whether a path is in the public layout; a URL that does not end with a file name counts as such."""
     if storage.is_remote(text):
         name = storage.file_name(text.rstrip("/")).lower()
         return not (".tar" in name or name.endswith(LISTS) or "{" in text)
@@ -322,22 +325,22 @@ def _is_layout(text: str) -> bool:
 
 def _converted(sample: ImageTextSample, places: Mapping[str, int]) -> BenchmarkSample | BadSampleError:
     if sample.image is None:
-        return BadSampleError("no_image", "there is a text alone")
+        return BadSampleError("no_image", "the sample has text but no image")
     if not places:
         return BenchmarkSample(key=sample.key, image=sample.image, captions=tuple(sample.captions))
     label = label_of(sample)
     if label is None:
-        return BadSampleError("no_label", "its metadata has no name of a class as `label`")
+        return BadSampleError("no_label", "the metadata of the sample has no class name as `label`")
     if label not in places:
         return BadSampleError("bad_label", f"there is no class {label!r}")
     return BenchmarkSample(key=sample.key, image=sample.image, label=places[label])
 
 
 def fingerprint(benchmark: Benchmark) -> str:
-    """Return a hash that changes when the content of a data set's shards does, or which of their samples can be used.
+    """Return a hash of a data set that changes when the content of the files or the set of usable samples changes.
 
     Raises:
-        OSError: if a shard cannot be read, or a store cannot be reached.
+        OSError: if a shard cannot be read, or a store is unreachable.
     """
     content = storage.content_hashes(benchmark.files)
     about = [benchmark.name, benchmark.kind, len(benchmark.class_names), benchmark.allow_missing]
@@ -350,16 +353,16 @@ def hash_of(value: Any) -> str:
 
 
 def folder_content(path: str) -> str | None:
-    """Return a hash that changes with the files of a folder; None for a web server, which lists nothing.
+    """Return a hash that changes with the files of a folder; None for a web server, which cannot list files.
 
-    What lies directly in it, such as a table of questions, is told by its content too; folders of pictures below, of
-    which there may be a hundred thousand, by names, sizes and times.
+    Hash the content of the files directly in the folder, such as a table of questions. For files in subfolders, which
+    may hold a hundred thousand images, hash only names, sizes and modification times.
 
     Args:
         path: path of the folder, or its URL.
 
     Raises:
-        OSError: if a store cannot be reached.
+        OSError: if a store is unreachable.
     """
     try:
         found = {name: mark for name, mark in storage.find_files(path).items() if not name.startswith(".")}

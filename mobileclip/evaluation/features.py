@@ -1,4 +1,4 @@
-"""What a model computes for a task: features, encoded once and kept in files."""
+"""Encodes the data of a task once, and caches the embeddings in files."""
 
 from __future__ import annotations
 
@@ -40,15 +40,15 @@ _SUFFIX, _CHECKSUM, _HEADER = ".safetensors", "sha256", "header"
 
 @attrs.frozen(kw_only=True, eq=False)
 class Features:
-    """A model's embeddings of a task's data, and what scoring needs beside them; a file holds them as they are.
+    """A model's embeddings of a task's data, with other tensors that scoring needs; a cache file holds the same fields.
 
-    Zero-shot tasks and linear probes have the tensors of `Features.of`; other tasks have those that they name.
+    `Features.of` defines the tensors of zero-shot tasks and linear probes; other tasks define their own tensors.
 
     Args:
-        tensors: by name, on the CPU.
-        header: values of JSON, such as `keys`, what the samples are called, in order.
-        report: what was read, and what was left out, by reason.
-        is_kept: whether they were read from such a file.
+        tensors: tensors by name, on the CPU.
+        header: JSON values, such as `keys`, the names of the samples in order.
+        report: number of samples read, and skipped samples by reason.
+        is_kept: whether the features come from a cache file.
     """
 
     tensors: Mapping[str, Tensor]
@@ -68,25 +68,25 @@ class Features:
         metadata: Tensor | None = None,
         report: SkipReport | None = None,
     ) -> Features:
-        """Return the features of pictures with labels or captions.
+        """Return the features of images with labels or captions.
 
         Shape:
-            image: `(images, dim)`; text: `(classes * templates, dim)`, the templates of the first class first, or
-            `(captions, dim)`, those of the first image first; labels, num_captions: `(images,)`;
-            metadata: `(images, fields)`, int64.
+            image: `(images, dim)`; text: `(classes * templates, dim)`, with the templates of the first class first, or
+                `(captions, dim)`, with the captions of the first image first; labels, num_captions: `(images,)`;
+                metadata: `(images, fields)`, int64.
 
         Args:
-            keys: what the samples are called, in order.
+            keys: names of the samples, in order.
             image: embeddings, float32, not normalised.
-            text: embeddings, float32, not normalised; None where they are yet to come.
-            labels: index of each image's class; None for retrieval.
-            num_captions: how many captions each image has; None for classification.
-            metadata: whole numbers that say which groups an image belongs to, see `metadata_fields`; None where the
-                data set has no groups, or one of the images does not say.
-            report: what was read, and what was left out; nothing, where it is not given.
+            text: embeddings, float32, not normalised; None if the texts are encoded later.
+            labels: class index of each image; None for retrieval.
+            num_captions: number of captions of each image; None for classification.
+            metadata: whole numbers that identify the groups of each image, see `metadata_fields`; None if the data set
+                has no groups, or if an image lacks the numbers.
+            report: number of samples read, and skipped samples by reason; None for an empty report.
 
         Raises:
-            ValueError: if the shapes or types do not fit each other.
+            ValueError: if the shapes or types are inconsistent.
         """
         given = {"image": image, "text": text, "labels": labels, "num_captions": num_captions, "metadata": metadata}
         tensors = {name: value for name, value in given.items() if value is not None}
@@ -115,16 +115,16 @@ class Features:
 
     @property
     def num_captions(self) -> Tensor | None:
-        """How many captions each image has."""
+        """Number of captions of each image."""
         return self.tensors.get("num_captions")
 
     @property
     def metadata(self) -> Tensor | None:
-        """Whole numbers that say which groups an image belongs to."""
+        """Whole numbers that identify the groups of each image."""
         return self.tensors.get("metadata")
 
     def with_tensors(self, **tensors: Tensor) -> Features:
-        """Return them with these tensors, added or in place of those of the same names."""
+        """Return a copy of the features with these tensors added; a tensor of the same name is replaced."""
         return attrs.evolve(self, tensors={**self.tensors, **tensors})
 
 
@@ -143,16 +143,16 @@ def _require_fitting(num_keys: int, tensors: Mapping[str, Tensor]) -> None:
             raise ValueError(f"expected {name} (images, ...), int64, got {value.dtype} {tuple(value.shape)}")
         numbers[name] = len(value)
     if wrong := {name: number for name, number in numbers.items() if number != len(image)}:
-        raise ValueError(f"there are {len(image)} images, but {wrong}")
+        raise ValueError(f"expected one entry per image: there are {len(image)} images, but {wrong}")
     if "num_captions" in tensors and int(tensors["num_captions"].sum()) != len(text):
         raise ValueError(f"there are {int(tensors['num_captions'].sum())} captions, but {len(text)} embeddings")
 
 
 def num_images(benchmark: Benchmark) -> int:
-    """Return about how many images there are, or zero where finding out would mean reading them."""
+    """Return the approximate number of images, or 0 if counting would require reading them."""
     try:
         count = benchmark.num_samples()
-    except ValueError:  # what is wrong with a shard is reported when it is read
+    except ValueError:  # the reader reports a damaged shard later
         return 0
     if count is None:
         entry = suite_entry(benchmark.name)
@@ -160,21 +160,21 @@ def num_images(benchmark: Benchmark) -> int:
     return count
 
 
-# More gains nothing: on a CPU images are encoded a few at a time, and a GPU is busy by then.
+# Larger batches are not faster: a CPU encodes only a few images at a time, and these batches keep a GPU busy.
 MOST_ON_CPU, MOST_ON_GPU = 64, 1024
-# The batch itself, those that threads decode ahead, and the file and pixels of each before they are resized.
+# The batch itself, the images that threads decode ahead, and each image's file and pixels before resizing.
 _COPIES = 8
-# What others on the machine may need meanwhile, and what an allocator cannot use.
+# The rest is for other processes on the machine and for memory that the allocator cannot use.
 _SHARE = 0.5
 
 
 def find_batch_size(clip: ImageTextModel) -> int:
-    """Return a power of two: as many images as fit into half of the memory that is free.
+    """Return the largest batch size, a power of two, whose images fit into half of the free memory.
 
-    On a GPU it is tried out with twice as many images as before until they do not fit.
+    On a GPU, double the batch size until a batch no longer fits.
 
     Args:
-        clip: the model, on its device.
+        clip: the model on its device.
     """
     image_size = clip.image_input.size
     if clip.device.type != "cuda":
@@ -183,12 +183,12 @@ def find_batch_size(clip: ImageTextModel) -> int:
 
 
 def fitting(free: int | None, bytes_each: int, *, most: int) -> int:
-    """Return the largest power of two, up to `most` and at least 1, of things that fit into half of what is free.
+    """Return the largest power of two, from 1 to `most`, of items that fit into half of the free memory.
 
     Args:
-        free: in bytes; None where that is unknown.
-        bytes_each: what one of them takes.
-        most: a power of two.
+        free: free memory in bytes; None if unknown.
+        bytes_each: memory per item, in bytes.
+        most: maximum of the result, a power of two.
     """
     size = most
     while size > 1 and free is not None and size * bytes_each > _SHARE * free:
@@ -197,7 +197,7 @@ def fitting(free: int | None, bytes_each: int, *, most: int) -> int:
 
 
 def free_memory() -> int | None:
-    """Return the memory of the machine that is free, in bytes, or None where the system does not say."""
+    """Return the free memory of the machine in bytes, or None if the operating system does not report it."""
     try:
         with open("/proc/meminfo", encoding="ascii") as lines:  # noqa: PTH123  no file on a disk
             available = next(line for line in lines if line.startswith("MemAvailable:"))
@@ -233,12 +233,13 @@ _TEXT = "a photo of two people who walk along an old harbour"
 
 
 def measure_latency(clip: ImageTextModel) -> Latency:
-    """Return the median time of an image and of a text, one at a time, in the form that evaluation runs.
+    """Measure the median latency of one image and of one text at batch size 1, with the model as evaluated.
 
-    Takes a few seconds, and means what it says where nothing else computes, which the load tells.
+    The measurement takes a few seconds. The latency is reliable only if no other process computes at the same time; the
+    returned load shows whether one did.
 
     Args:
-        clip: the model, on its device.
+        clip: the model on its device.
     """
     load = os.getloadavg()[0]
     side, like = clip.image_input.size, clip.model.logit_scale
@@ -254,13 +255,13 @@ def measure_latency(clip: ImageTextModel) -> Latency:
 
 
 def machine_name(clip: ImageTextModel) -> str:
-    """Return where a model computes, and in which precision, as a person says it."""
+    """Return the device and precision of a model, for display."""
     weight = clip.model.logit_scale
     return f"{device_name(weight.device)}, {str(weight.dtype).removeprefix('torch.')}"
 
 
 def device_name(device: torch.device) -> str:
-    """Return what a person calls a device: the GPU, or the processor with the number of threads."""
+    """Return the display name of a device: the name of the GPU, or of the CPU with its number of threads."""
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     count = torch.get_num_threads()
@@ -283,15 +284,15 @@ _NOT_A_NAME = re.compile(r"[^\w.+-]+")
 
 @attrs.frozen(kw_only=True)
 class FeatureCache:
-    """Features by what they depend on: the weights, how pictures are read, the contract of the inputs, and the data.
+    """Cache of features, keyed by a hash of the weights, the image reader, the input contracts and the data.
 
-    A data set takes four bytes for each of its images, and of its captions or prompts, times the dim of the embedding:
-    the 38 together about 1.4 GB a model of 512 dims.
+    A data set takes 4 bytes times the embedding dim for each image and for each caption or prompt. The 38 data sets
+    together take about 1.4 GB per model with 512 dims.
 
     Args:
-        folder: made where it is missing. A file that is not to the bit what was written is made again, and one that
-            cannot be written is left out with a warning.
-        weights_sha256: hash of the model's weights.
+        folder: folder of the cache, created if missing. A damaged cache file is computed again. If a file cannot be
+            written, the cache logs a warning and goes on.
+        weights_sha256: SHA-256 hash of the model's weights.
         model: the candidate's fingerprint.
     """
 
@@ -305,11 +306,11 @@ class FeatureCache:
         return cls(folder=Path(folder), weights_sha256=candidate.weights_sha256, model=candidate.fingerprint)
 
     def read(self, name: str, content: str) -> Features | None:
-        """Return what was kept, to the bit, or None where it must be made.
+        """Return the cached features, bit-exact, or None if the cache does not have them.
 
         Args:
-            name: name of the data, for people who look into the folder.
-            content: what the features depend on beside the model.
+            name: name of the data, for users who look into the folder.
+            content: hash of everything that the features depend on in addition to the model.
         """
         kept = _read_kept(self._path(name, content))
         if kept is None:
@@ -329,9 +330,9 @@ class FeatureCache:
 
 
 def _read_kept(path: Path) -> tuple[dict[str, Tensor], str] | None:
-    """Return the tensors in a file with their header, to the bit as `_write_kept` was given them; else None.
+    """Return the tensors and the header that `_write_kept` stored in a file, or None if missing or damaged.
 
-    The file is not mapped, which a bad disk would make a crash.
+    Do not memory-map the file, since a faulty disk would then crash the process.
     """
     import safetensors.torch
 
@@ -340,28 +341,28 @@ def _read_kept(path: Path) -> tuple[dict[str, Tensor], str] | None:
     except FileNotFoundError:
         return None
     except OSError as error:
-        logger.warning("%s cannot be read, and is made again: %s", path, error)
+        logger.warning("%s cannot be read and is written again: %s", path, error)
         return None
     try:
         described = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])["__metadata__"]
         tensors, header = safetensors.torch.load(data), str(described[_HEADER])
-        wrong: object = "its content is not what was written"
+        wrong: object = "its content has changed"
         if _checksum(tensors, header) == described[_CHECKSUM]:
             return tensors, header
-    except Exception as error:  # noqa: BLE001 - whatever is wrong, making it anew is right
+    except Exception as error:  # noqa: BLE001 - for any error, the cache computes the features again
         raise_machine_fault(error)
         wrong = error
-    logger.warning("%s is damaged and made again: %s", path, wrong)
+    logger.warning("%s is damaged and is written again: %s", path, wrong)
     return None
 
 
 def _write_kept(path: Path, tensors: Mapping[str, Tensor], header: str) -> None:
-    """Keep what `_read_kept` returns; where that cannot be, a warning says so.
+    """Write a file for `_read_kept`; log a warning if the file cannot be written.
 
     Args:
-        path: whose folder is made; the file appears whole or not at all.
-        tensors: by name.
-        header: text that goes with them.
+        path: path of the file; its folder is created if missing, and the file is written atomically.
+        tensors: tensors by name.
+        header: text stored with the tensors.
     """
     import safetensors.torch
 
@@ -372,7 +373,7 @@ def _write_kept(path: Path, tensors: Mapping[str, Tensor], header: str) -> None:
         with storage.atomic_write(path) as stream:
             stream.write(data)
     except OSError as error:
-        logger.warning("embeddings are not kept: %s", error)
+        logger.warning("embeddings are not stored: %s", error)
 
 
 def _checksum(tensors: Mapping[str, Tensor], header: str) -> str:
@@ -398,12 +399,12 @@ def _report(values: dict[str, Any]) -> SkipReport:
     return report
 
 
-# These take seconds.
+# This many texts take only seconds.
 _FEW_TEXTS = 256
 
 
 class Keyed(Protocol):
-    """Interface of anything with a key."""
+    """Interface of an object with a key."""
 
     @property
     def key(self) -> str:
@@ -421,14 +422,14 @@ def _as_clip(model: DualEncoder | ImageTextModel) -> ImageTextModel:
 
 @attrs.define(eq=False)
 class Session:
-    """A model which encodes for one task after another; no text is encoded twice. Embeddings are not normalised.
+    """Encodes the data of several tasks with one model, and each text only once. Embeddings are not normalised.
 
     Args:
-        clip: the model; of a dual encoder, in any mode, a folded copy.
-        batch_size: images, or texts, encoded at once, at least 1.
-        num_threads: that decode images beside the model; by default one per core, eight at most.
-        show_progress: whether to show how far it is, and, where the number of images is known, how long it takes.
-        cache: where embeddings of data sets are kept; without, they are not.
+        clip: the model. A `DualEncoder` in any mode is also accepted; the session then uses a folded copy.
+        batch_size: number of images or texts per batch, at least 1.
+        num_threads: number of threads that decode images while the model runs; by default one per core, at most eight.
+        show_progress: whether to show a progress bar, with the remaining time if the number of images is known.
+        cache: cache for the embeddings of data sets; None to cache nothing.
     """
 
     clip: ImageTextModel = attrs.field(converter=_as_clip)
@@ -451,10 +452,11 @@ class Session:
 
         Args:
             candidate: the model.
-            batch_size: by default as many as fit into memory; see `find_batch_size`.
+            batch_size: number of images or texts per batch; by default as many as fit into memory, see
+                `find_batch_size`.
             num_threads: see the class.
             show_progress: see the class.
-            cache: folder in which embeddings of data sets are kept.
+            cache: folder of the cache for embeddings of data sets.
         """
         return cls(
             candidate.clip,
@@ -465,16 +467,17 @@ class Session:
         )
 
     def kept(self, name: str, content: Callable[[], str | None], make: Callable[[Session], Features]) -> Features:
-        """Return features from the cache where they are there, and made and kept otherwise.
+        """Return features from the cache; if the cache lacks the features, compute and store them.
 
         Args:
-            name: name of the data, for people who look into the cache's folder.
-            content: returns what the features depend on beside the model, such as a hash of the data, or None where
-                nothing says, so that nothing is kept. Questions that only scoring needs are no part of it.
-            make: returns the features, encoded by `clip`.
+            name: name of the data, for users who look into the cache folder.
+            content: function that returns everything that the features depend on in addition to the model, such as a
+                hash of the data; None as its result means that the features are not cached. Questions that only scoring
+                needs are not part of the result.
+            make: function that returns the features, encoded by `clip`.
 
         Raises:
-            ValueError: if the data change meanwhile, or nothing can be used.
+            ValueError: if the data change during the evaluation, or no sample is usable.
         """
         before = content()
         stored = None if self.cache is None or before is None else self.cache.read(name, before)
@@ -483,16 +486,18 @@ class Session:
         features = make(self)
         features = attrs.evolve(features, header={**features.header, **origin(self.clip), "data": before or ""})
         if content() != before:
-            raise ValueError(f"{name} was changed while it was evaluated; evaluate it again when it is complete")
+            raise ValueError(
+                f"{name} changed during the evaluation; evaluate the data set again when all files are complete"
+            )
         if self.cache is not None and before is not None:
             self.cache.write(name, before, features)
         return features
 
     def pictures(self, benchmark: Benchmark) -> Features:
-        """Return the embeddings of a data set's pictures, and of its captions where there are any; see `kept`.
+        """Return the embeddings of a data set's images and, for retrieval, of the captions; see `kept`.
 
         Raises:
-            ValueError: if no image can be used, or the data set changes meanwhile.
+            ValueError: if no image is usable, or the data set changes during the evaluation.
         """
         return self.kept(benchmark.name, lambda: fingerprint(benchmark), lambda _: self._encoded(benchmark))
 
@@ -507,7 +512,7 @@ class Session:
             total=num_images(benchmark) or None,
         )
         if not samples:
-            raise ValueError(f"no image of {benchmark.name} can be evaluated: {report}")
+            raise ValueError(f"no image of {benchmark.name} is usable: {report}")
         retrieval = benchmark.kind == "retrieval"
         metadata = [sample.metadata for sample in samples if sample.metadata is not None]
         return Features.of(
@@ -533,10 +538,10 @@ class Session:
         return self.kept("texts", lambda: hash_of(list(texts)), made).text
 
     def features(self, benchmark: Benchmark) -> tuple[Features, SkipReport]:
-        """Return the embeddings of a data set with those of its prompts or captions, and what could not be used.
+        """Return a data set's embeddings of images and of prompts or captions, and the report of skipped samples.
 
         Raises:
-            ValueError: if no image can be used, or the data set changes meanwhile.
+            ValueError: if no image is usable, or the data set changes during the evaluation.
         """
         features = self.pictures(benchmark)
         if benchmark.kind == "classification":
@@ -554,18 +559,20 @@ class Session:
         title: str,
         total: int | None = None,
     ) -> tuple[list[Kept], Tensor]:
-        """Return what is kept of the items whose pictures can be used, in order, and the embeddings.
+        """Return the `keep` values of the items with usable images, in order, and the embeddings.
 
         Shape:
-            embeddings: `(items that are kept, dim)`; `(0,)` where there is none.
+            embeddings: `(usable items, dim)`; `(0,)` if no item is usable.
 
         Args:
-            items: drawn from in the caller's thread.
-            content: the encoded picture of an item; called in several threads. A `BadSampleError` leaves the item out.
-            keep: what is returned of an item, without its picture.
-            report: told of every item that is left out, by its key, which was counted as one that was read.
-            title: title of the bar, and what the items are of.
-            total: number of items, where it is known.
+            items: items, consumed in the caller's thread.
+            content: function that returns the encoded image of an item, called in several threads. If the function
+                raises `BadSampleError`, the item is skipped.
+            keep: function that returns the value to keep of an item, without the image.
+            report: report that receives the key of every skipped item. The caller has already counted each item as
+                read.
+            title: title of the progress bar, and name of the data in the report.
+            total: number of items, if known.
         """
         kept: list[Kept] = []
         rows: list[Tensor] = []
@@ -590,7 +597,7 @@ class Session:
         total: int | None = None,
         weigh: Callable[[Item], int] = lambda _: 1,
     ) -> Iterator[tuple[Item, list[Tensor | None] | BadSampleError]]:
-        """Yield items, in order, with the embeddings of their views; see `ImageTextModel.encode_views`."""
+        """Yield the items in order, each with the embeddings of its views; see `ImageTextModel.encode_views`."""
         return self.clip.encode_views(
             items,
             views,
@@ -603,17 +610,17 @@ class Session:
         )
 
     def encode_texts(self, texts: Sequence[str], *, show_progress: bool | None = None) -> Tensor:
-        """Return the embeddings; every text is encoded once.
+        """Return the embeddings of texts; each distinct text is encoded once.
 
         Shape:
             result: `(texts, dim)`, float32 on the CPU.
 
         Args:
-            texts: at least one.
-            show_progress: whether to show how far it is, where there are many; by default as of pictures.
+            texts: texts to encode, at least one.
+            show_progress: whether to show a progress bar if there are many texts; by default as for images.
 
         Raises:
-            ValueError: if there is no text.
+            ValueError: if there are no texts.
         """
         if not texts:
             raise ValueError("there are no texts to embed")
@@ -627,13 +634,13 @@ class Session:
         )
 
     def embed_classes(self, class_names: Sequence[str], templates: Sequence[str] = ("{}",)) -> Tensor:
-        """Return one unit-length embedding per class name, the ensemble over `templates`.
+        """Return one unit-length embedding per class name: the ensemble over `templates`.
 
         Shape:
             result: `(classes, dim)`.
 
         Args:
-            class_names: in the order of the labels.
+            class_names: class names in the order of the labels.
             templates: see `fill_templates`.
 
         Raises:
@@ -644,6 +651,6 @@ class Session:
 
 
 def origin(clip: ImageTextModel) -> dict[str, str]:
-    """Return when, by which version and where the features that a model makes now are made."""
+    """Return the time, library version and device of features computed now."""
     when = datetime.now(timezone.utc).isoformat(timespec="seconds")
     return {"when": when, "version": VERSION, "device": machine_name(clip)}

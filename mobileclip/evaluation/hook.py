@@ -1,4 +1,4 @@
-"""Evaluation of a model while it trains, which leaves no trace in the training; and of classifiers."""
+"""Evaluates models and classifiers during training, without any effect on the training."""
 
 from __future__ import annotations
 
@@ -45,25 +45,26 @@ def evaluation_hook(
 ) -> Callable[[nn.Module, int], Mapping[str, float]]:
     """Return a callback for `mobileclip.training.train` that evaluates an image-text model.
 
-    It gives every metric of every data set as `NAME/METRIC`, such as `vtab-pets/acc1` or `flickr30k/mean_recall@1`, and
-    `NAME/num_skipped`, how many samples were left out. Pictures are decoded and prompts are encoded each time. The
-    model's weights and modes, and torch's random numbers, are afterwards as they were: a run that is looked at has the
-    same weights, to the bit, as one that is not.
+    The callback returns every metric of every data set as `NAME/METRIC`, such as `vtab-pets/acc1` or
+    `flickr30k/mean_recall@1`, and the number of skipped samples as `NAME/num_skipped`. Each call decodes the images and
+    encodes the prompts again. The callback restores the model's weights and modes and torch's random state: the weights
+    of a run with the callback are bit-identical to the weights of a run without it.
 
-    What is wrong with the data is said here, before the training starts. What goes wrong later, such as a shard that is
-    damaged meanwhile, is logged; its data set is then missing from that step's numbers, and the training goes on.
+    This function raises errors in the data before the training starts. The callback logs later errors, such as a shard
+    that was damaged during the training, leaves out the numbers of that data set for that step, and lets the training
+    go on.
 
     Args:
-        benchmarks: data sets of any kind that `open_benchmark` takes: opened ones, paths, or URLs. At least one;
-            each with a name of its own.
-        batch_size: images, or texts, encoded at once.
-        num_threads: that decode images beside the model; by default one per core, eight at most.
-        allow_missing: allow missing of those that are opened here, see `Benchmark`.
-        rows: of those that are opened here, how rows of `.jsonl` files and of tables are read.
+        benchmarks: data sets of any kind that `open_benchmark` accepts: open data sets, paths or URLs. At least one
+            data set; the names must differ.
+        batch_size: number of images or texts per batch.
+        num_threads: number of threads that decode images while the model runs; by default one per core, at most eight.
+        allow_missing: whether to allow missing shards in the data sets that this function opens; see `Benchmark`.
+        rows: options for reading rows of `.jsonl` files and tables, for the data sets that this function opens.
 
     Raises:
-        ValueError: if there is no data set, two have one name, or one cannot be evaluated: its files are missing or
-            malformed, a shard is missing or breaks off, or not one sample can be used.
+        ValueError: if there is no data set, two data sets have the same name, or a data set cannot be evaluated: its
+            files are missing or malformed, a shard is missing or truncated, or no sample is usable.
         OSError: if a store cannot be reached.
     """
     opened = tuple(
@@ -71,7 +72,7 @@ def evaluation_hook(
         for one in benchmarks
     )
     if not opened:
-        raise ValueError("there is no data set to evaluate on; give at least one")
+        raise ValueError("there are no data sets to evaluate on; give at least one")
     require_different_names(benchmark.name for benchmark in opened)
     for benchmark in opened:
         _require_data(benchmark)
@@ -100,17 +101,18 @@ def _measured(
 def hook_of(
     measures: Sequence[tuple[str, Callable[[ModelType], Mapping[str, float]]]], kind: type[ModelType]
 ) -> Callable[[nn.Module, int], Mapping[str, float]]:
-    """Return a training callback of several measures, which leaves torch's random numbers as they were.
+    """Return a training callback that runs several measures and restores torch's random state.
 
-    A measure that fails is logged, and its numbers are missing.
+    If a measure fails, the callback logs the error and leaves out the numbers of that measure.
 
     Args:
-        measures: name of each data set, and what gives its metrics by name; the hook gives them as `NAME/METRIC`.
-        kind: of model that they measure.
+        measures: pairs of a data set's name and a function that returns metrics by name; the callback returns them as
+            `NAME/METRIC`.
+        kind: class of the models that the functions measure.
     """
 
     def evaluate(model: nn.Module, num_steps: int) -> Mapping[str, float]:
-        assert isinstance(model, kind), f"the run trains a {type(model).__name__}, and the hook is for {kind.__name__}"
+        assert isinstance(model, kind), f"expected a model of type {kind.__name__}, got {type(model).__name__}"
         metrics: dict[str, float] = {}
         for name, measure in measures:
             with _same_random_numbers(model):
@@ -122,18 +124,18 @@ def hook_of(
 
 
 def _unless_it_fails(measure: Callable[[], Mapping[str, float]], name: str, num_steps: int) -> Mapping[str, float]:
-    """Return the metrics, or none: days of training are worth more than one evaluation, whatever is wrong with it.
+    """Return the metrics, or an empty mapping if the evaluation fails, so that a failure does not stop a long training.
 
     Args:
-        measure: called once.
+        measure: function that returns the metrics, called once.
         name: name of the data set, for the log.
-        num_steps: steps of the training that are done.
+        num_steps: number of completed training steps.
     """
     try:
         return measure()
     except Exception as error:
         logger.warning(
-            "%s could not be evaluated after %d steps, and the training goes on: %s: %s",
+            "%s could not be evaluated after %d steps; training continues: %s: %s",
             name,
             num_steps,
             type(error).__name__,
@@ -144,18 +146,18 @@ def _unless_it_fails(measure: Callable[[], Mapping[str, float]], name: str, num_
 
 
 def _require_data(benchmark: Benchmark) -> None:
-    """Refuse a data set that cannot be evaluated, as far as that shows without reading all of it."""
+    """Raise an error if a data set cannot be evaluated, as far as is visible without reading all of the data."""
     require_metric(benchmark)
     report = SkipReport(log=False)
     if next(benchmark.samples(report), None) is None:
-        raise ValueError(f"not one sample of {benchmark.name} can be used: {report}")
+        raise ValueError(f"no sample of {benchmark.name} is usable: {report}")
     if not benchmark.allow_missing:
         benchmark.num_samples()
 
 
 @contextmanager
 def _same_random_numbers(model: nn.Module) -> Iterator[None]:
-    """Give torch's random numbers back as they were: a block of someone else's may draw some whenever it is called."""
+    """Restore torch's random state afterwards; a third-party block may draw random numbers in any call."""
     device = next(model.parameters()).device
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         yield
@@ -163,11 +165,11 @@ def _same_random_numbers(model: nn.Module) -> Iterator[None]:
 
 @attrs.frozen(kw_only=True)
 class ClassifierEvaluation:
-    """The result of evaluating a classifier: top-1, top-5 and what was skipped.
+    """Result of a classifier's evaluation: top-1 and top-5 accuracy, and skipped samples.
 
     Args:
-        result: accuracies, as fractions of one.
-        report: what was read and what was left out.
+        result: accuracies as fractions from 0 to 1.
+        report: number of samples read, and skipped samples by reason.
     """
 
     result: ClassificationResult
@@ -177,21 +179,21 @@ class ClassifierEvaluation:
 def evaluate_classifier(
     model: Classifier, data: Shards, *, batch_size: int = 64, num_threads: int | None = None
 ) -> ClassifierEvaluation:
-    """Return how often a classifier is right on labelled images, preprocessed as it expects.
+    """Return the accuracy of a classifier on labelled images, with the classifier's own preprocessing.
 
-    Where both say what classes are called, labels are compared by names, and by numbers otherwise.
+    Match labels by class name if both the model and the data have class names; otherwise match them by number.
 
     Args:
-        model: in evaluation mode; a folded copy computes.
-        data: shards with labels, or a folder with a folder of images for every class; see
+        model: classifier in evaluation mode; a folded copy of the classifier runs.
+        data: shards with labels, or a folder with one folder of images per class; see
             `mobileclip.datasets.labelled.open_class_data`.
-        batch_size: images classified at once.
-        num_threads: that decode images beside the model; by default one per core, eight at most.
+        batch_size: number of images per batch.
+        num_threads: number of threads that decode images while the model runs; by default one per core, at most eight.
 
     Raises:
-        ValueError: if there is no such data, it has classes that the model has not, no image can be used, or the model
-            is in training mode.
-        OSError: if it cannot be read.
+        ValueError: if the data does not exist, the data has classes that the model lacks, no image is usable, or the
+            model is in training mode.
+        OSError: if the data cannot be read.
     """
     return _evaluated(model, open_class_data(data), _shown(data), batch_size=batch_size, num_threads=num_threads)
 
@@ -211,7 +213,7 @@ def _evaluated(
         labels = numbers[[label for label, _ in batch]]
         logits = folded(torch.stack([pixels for _, pixels in batch]).to(device)).float().cpu()
         if not bool(logits.isfinite().all()):
-            raise ValueError("the classifier gives NaN or infinite logits; check its weights")
+            raise ValueError("the classifier returns NaN or infinite logits; check the weights of the classifier")
         return zip(labels, *attrs.astuple(Hits.of(logits, labels)), strict=True)
 
     raws = (raw for name in data.reader.names for raw in data.reader.read(name, report.add, SAMPLE_LIMITS))
@@ -225,7 +227,7 @@ def _evaluated(
                 report.num_read += 1
                 rows += [row for row in found if row is not None]
     if not rows:
-        raise ValueError(f"no image of {name} can be classified: {report}")
+        raise ValueError(f"no image of {name} is usable: {report}")
     labels, *found_hits = map(torch.stack, zip(*rows, strict=True))
     hits = Hits(**dict(zip(attrs.fields_dict(Hits), found_hits, strict=True)))
     result = mean_hits(hits, labels, num_classes=model.head.out_features)
@@ -237,18 +239,18 @@ def classifier_hook(
 ) -> Callable[[nn.Module, int], Mapping[str, float]]:
     """Return a callback for `mobileclip.training.train` that evaluates a classifier.
 
-    It gives `NAME/acc1`, `NAME/mean_per_class_recall`, where there are at least five classes `NAME/acc5`, and
-    `NAME/num_skipped` of every data set. The model and torch's random numbers are afterwards as they were. What goes
-    wrong is logged, and the training goes on.
+    The callback returns `NAME/acc1`, `NAME/mean_per_class_recall`, `NAME/num_skipped` and, with at least five classes,
+    `NAME/acc5` for every data set. The callback restores the model and torch's random state. If an evaluation fails,
+    the callback logs the error and the training goes on.
 
     Args:
-        data: places of labelled images, see `evaluate_classifier`.
-        batch_size: images classified at once.
+        data: locations of labelled images, see `evaluate_classifier`.
+        batch_size: number of images per batch.
         num_threads: see `evaluate_classifier`.
 
     Raises:
-        ValueError: if there is no such data.
-        OSError: if it cannot be read.
+        ValueError: if a location holds no labelled images.
+        OSError: if the data cannot be read.
     """
     measures = [
         (
@@ -277,17 +279,17 @@ def _shown(data: Shards) -> str:
 
 
 def _numbers(model: Classifier, data: ClassData) -> Tensor:
-    """Return the model's number of each class of the data."""
+    """Return the model's class index for each class of the data."""
     num_classes = model.head.out_features
     if data.class_names and model.class_names:
         places = {name: number for number, name in enumerate(model.class_names)}
         unknown = [name for name in data.class_names if name not in places]
         if unknown:
-            raise ValueError(f"the data has the class {unknown[0][:80]!r}, which the classifier has not")
+            raise ValueError(f"the data has the class {unknown[0][:80]!r}, but the classifier has no such class")
         return torch.tensor([places[name] for name in data.class_names])
     if data.class_names and len(data.class_names) != num_classes:
         raise ValueError(
-            f"the data has {len(data.class_names)} classes and the classifier {num_classes} without names, so that "
-            "their numbers are of other classes"
+            f"the data has {len(data.class_names)} classes, but the classifier has {num_classes} unnamed classes; "
+            "the class numbers cannot be matched"
         )
     return torch.arange(num_classes)

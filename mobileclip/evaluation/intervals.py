@@ -1,4 +1,4 @@
-"""Confidence intervals of metrics and of differences between models, from what is right image by image."""
+"""Confidence intervals of metrics and of differences between models, computed from per-image results."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ if TYPE_CHECKING:
 
 @attrs.frozen
 class Interval:
-    """A confidence interval, as fractions of one.
+    """A confidence interval, as fractions from 0 to 1.
 
     Args:
-        low: its lower end.
-        high: its upper end.
+        low: lower end of the interval.
+        high: upper end of the interval.
     """
 
     low: float
@@ -30,12 +30,12 @@ class Interval:
 
 @attrs.frozen(kw_only=True)
 class PairedDifference:
-    """The difference between two models on the same questions, with its interval.
+    """The difference between two models on the same questions, with a confidence interval.
 
     Args:
-        difference: mean of `after` less mean of `before`, as a fraction of one.
+        difference: mean of `after` minus mean of `before`, as a fraction from -1 to 1.
         interval: interval of the difference.
-        num_questions: that both were asked.
+        num_questions: number of questions that both models answered.
     """
 
     difference: float
@@ -44,61 +44,62 @@ class PairedDifference:
 
 
 def proportion_interval(hits: float, total: int, *, confidence: float = 0.95) -> Interval:
-    """Return Wilson's interval of a share: the values that a score test would not refuse.
+    """Return Wilson's confidence interval of a proportion: all values that a score test does not reject.
 
     `(p + z^2 / 2n -+ z sqrt(p (1 - p) / n + z^2 / 4n^2)) / (1 + z^2 / n)`
 
     Args:
-        hits: how many were right; a fraction where ties count in part, for which the interval is rather too wide.
-        total: of how many independent ones, at least 1: of retrieval, images and not captions.
-        confidence: how often the interval holds the true share, in (0, 1).
+        hits: number of correct answers; fractional if ties count in part, in which case the interval is slightly too
+            wide.
+        total: number of independent questions, at least 1; for retrieval, the number of images, not of captions.
+        confidence: probability that the interval contains the true proportion, in (0, 1).
 
     Raises:
-        ValueError: if there is nothing to count, or more hits than there are.
+        ValueError: if `total` is less than 1, or `hits` is negative or greater than `total`.
 
     Source: Wilson, "Probable inference, the law of succession, and statistical inference", 1927.
     """
     if total < 1 or not 0 <= hits <= total:
-        raise ValueError(f"expected at least one question and from none to all of them as hits, got {hits} of {total}")
+        raise ValueError(f"expected total of at least 1 and hits from 0 to total, got hits={hits} and total={total}")
     share = hits / total
     z = _quantile(confidence)
     centre = share + z * z / (2 * total)
     spread = z * math.sqrt(share * (1 - share) / total + (z / (2 * total)) ** 2)
     scale = 1 + z * z / total
-    # At the ends, what rounding leaves would be a share below 0 or above 1.
+    # At the ends, rounding errors could give a proportion below 0 or above 1.
     low = 0.0 if hits == 0 else (centre - spread) / scale
     high = 1.0 if hits == total else (centre + spread) / scale
     return Interval(low, high)
 
 
 def paired_difference(before: ArrayLike, after: ArrayLike, *, confidence: float = 0.95) -> PairedDifference:
-    """Return the difference of two models that answered the same questions, and where the true one lies.
+    """Return the difference between two models that answered the same questions, with a confidence interval.
 
-    With the differences `d` of `n` questions and two more, half of which are 1, -1, 0 and 0,
-    `m -+ z sqrt((s - m^2) / (n + 2))`, where `m = sum(d) / (n + 2)` and `s = (sum(d^2) + 1) / (n + 2)`. Models that
-    answer alike are so not known to be equal.
+    To the differences `d` of the `n` questions, add four pseudo-questions with differences 1, -1, 0 and 0, each of
+    weight 1/2. The interval is `m -+ z sqrt((s - m^2) / (n + 2))`, where `m = sum(d) / (n + 2)` and `s = (sum(d^2) + 1)
+    / (n + 2)`. Thus the interval has a width greater than zero even if both models give the same answers.
 
     Shape:
         before, after: `(questions,)`.
 
     Args:
-        before: how right the first model was, from 0 to 1, by question: 0 or 1, or a fraction.
-        after: the second one, in the same order.
-        confidence: how often the interval holds the true difference, in (0, 1).
+        before: score of the first model on each question: 0, 1, or a fraction between them.
+        after: scores of the second model, in the same order.
+        confidence: probability that the interval contains the true difference, in (0, 1).
 
     Raises:
-        ValueError: if there is no question, the two differ in number, or a value is not finite.
+        ValueError: if there are no questions, the numbers of values differ, or a value is not finite.
 
     Source: Agresti and Min, "Simple improved confidence intervals for comparing matched proportions", 2005.
     """
     first, second = np.asarray(before, dtype=np.float64), np.asarray(after, dtype=np.float64)
     if first.shape != second.shape or first.ndim != 1 or not len(first):
         raise ValueError(
-            f"expected one value per question from both models, and at least one question; got {first.shape} and "
+            f"expected two arrays with one value per question, and at least one question; got shapes {first.shape} and "
             f"{second.shape}"
         )
     if not (np.isfinite(first).all() and np.isfinite(second).all()):
-        raise ValueError("a value is NaN or infinite; expected from 0, wrong, to 1, right")
+        raise ValueError("a value is NaN or infinite; expected values from 0 (wrong) to 1 (correct)")
     differences, total = second - first, len(first) + 2
     mean = float(differences.sum()) / total
     variance = (float(np.square(differences).sum()) + 1) / total - mean * mean
@@ -111,11 +112,11 @@ def paired_difference(before: ArrayLike, after: ArrayLike, *, confidence: float 
 
 
 def mean_interval(values: Sequence[float], intervals: Sequence[Interval]) -> Interval:
-    """Return the interval of the mean of independent values: the distances to the ends of theirs, added in square.
+    """Return the interval of the mean of independent values, with the distances to the ends added in quadrature.
 
     Args:
-        values: at least one.
-        intervals: intervals of each of them.
+        values: independent values, at least one.
+        intervals: confidence interval of each value.
     """
     mean = fmean(values)
     below, above = (
@@ -127,27 +128,28 @@ def mean_interval(values: Sequence[float], intervals: Sequence[Interval]) -> Int
 
 def _quantile(confidence: float) -> float:
     if not 0 < confidence < 1:
-        raise ValueError(f"confidence lies between 0 and 1, such as 0.95; got {confidence}")
+        raise ValueError(f"confidence must be between 0 and 1, such as 0.95; got {confidence}")
     return NormalDist().inv_cdf((1 + confidence) / 2)
 
 
 @attrs.frozen(kw_only=True, eq=False)
 class Outcomes:
-    """The main metric as values of the images: it is their mean, or their mean in the worst group.
+    """The main metric as one value per image: the metric is their mean, or the lowest mean of a group.
 
     Shape:
         values, groups: `(images,)`.
 
     Args:
-        keys: keys of the images, in order; two models were asked the same where they are equal.
-        values: how right the model was, by image: 0 or 1 for top-1 accuracy; a fraction for retrieval, of an image and
-            its captions; for a mean over classes, what the image adds to it, times the number of images; for macro F1,
-            see `macro_f1_values`.
-        num_effective: as many images of equal weight would make the metric as sure.
-        groups: number of each image's group where the worst group counts.
+        keys: keys of the images, in order; two models answered the same questions if their keys are equal.
+        values: score of the model on each image. For top-1 accuracy: 0 or 1. For retrieval: a fraction for the image
+            and its captions. For a mean over classes: the image's contribution to the metric, times the number of
+            images. For macro F1: see `macro_f1_values`.
+        num_effective: effective sample size: number of equally weighted images that would give the metric the same
+            variance.
+        groups: group index of each image, if the metric is over the worst group; otherwise None.
 
     Raises:
-        ValueError: if there are more or fewer groups than values.
+        ValueError: if the numbers of groups and values differ.
     """
 
     keys: tuple[str, ...]
@@ -157,11 +159,11 @@ class Outcomes:
 
     def __attrs_post_init__(self) -> None:
         if self.groups is not None and self.groups.shape != self.values.shape:
-            raise ValueError(f"there are groups {self.groups.shape} for values {self.values.shape}, expected as many")
+            raise ValueError(f"expected groups of the shape of values, {self.values.shape}; got {self.groups.shape}")
 
     @property
     def pairs(self) -> Iterator[tuple[str, float]]:
-        """Keys of the images, each with its value."""
+        """Keys of the images, each with the image's value."""
         return zip(self.keys, self.values.tolist(), strict=True)
 
     @property
@@ -172,16 +174,16 @@ class Outcomes:
 
     @property
     def interval(self) -> Interval:
-        """Where the true metric lies with 95 % confidence, from `proportion_interval`.
+        """The 95 % confidence interval of the main metric, from `proportion_interval`.
 
-        Of the worst group, `[min over groups of low(95 %), min over groups of high(100 % - 5 % / groups)]`: the lower
-        end needs to hold for the truly worst group alone, whichever it is; the upper one for all of them at once.
+        For the worst group: `[min over groups of low(95 %), min over groups of high(100 % - 5 % / groups)]`. The lower
+        end must hold only for the truly worst group, whichever that is; the upper end must hold for all groups at once.
 
         Source: Berger, "Multiparameter hypothesis testing and acceptance sampling", 1982, for the lower end, and
             Bonferroni's inequality for the upper one.
         """
         if self.groups is None:
-            # What rounding leaves of a whole number is that number.
+            # The tolerance keeps rounding errors from reducing a whole number by one.
             total = max(1, math.floor(self.num_effective + 1e-6))
             return proportion_interval(min(1.0, max(0.0, self.value)) * total, total)
         groups = self._by_group()
@@ -192,10 +194,10 @@ class Outcomes:
         )
 
     def compared_with(self, other: Outcomes) -> PairedDifference | None:
-        """Return how much better this model is than another one, or None where they were not asked the same.
+        """Return the difference of this model from another one, or None if they answered different questions.
 
-        Of the worst group, which may be another one for each of them, the distances to the ends of both intervals are
-        added in square.
+        For the worst group, which may differ between the models, the distances to the ends of both intervals are
+        combined in quadrature.
         """
         if self.keys != other.keys:
             return None
@@ -213,8 +215,8 @@ class Outcomes:
         )
 
     def _by_group(self) -> list[tuple[float, int]]:
-        """Return how many images of each group are right, and how many there are."""
-        assert self.groups is not None, "the worst group counts"
+        """Return the number of correct images and the number of images of each group."""
+        assert self.groups is not None, "expected groups: the metric is over the worst group"
         there, right = np.bincount(self.groups), np.bincount(self.groups, weights=self.values.astype(np.float64))
         return [(min(float(right[group]), float(there[group])), int(there[group])) for group in np.flatnonzero(there)]
 
@@ -224,8 +226,8 @@ def outcomes_of(keys: Sequence[str], values: ArrayLike, weights: ArrayLike | Non
 
     Args:
         keys: keys of the images.
-        values: how right the model was on each.
-        weights: weights of the images, adding up to one; equal ones if left out.
+        values: score of the model on each image.
+        weights: weights of the images, which sum to 1; equal weights by default.
     """
     each, shares = _weighted(values, weights)
     return Outcomes(
@@ -241,14 +243,15 @@ def _weighted(values: ArrayLike, weights: ArrayLike | None) -> tuple[NDArray[np.
 
 
 def clustered_outcomes(keys: Sequence[str], values: ArrayLike, weights: ArrayLike | None = None) -> Outcomes:
-    """Return the outcomes of a metric that is a mean over questions, of which several may be about one image.
+    """Return the outcomes of a metric that is a mean over questions, several of which may concern the same image.
 
-    Questions about one image are not independent: an image counts once, with the mean of its questions.
+    Questions about the same image are not independent, so each image counts once, with the mean of its questions.
 
     Args:
-        keys: keys of the image that each question is about.
-        values: how right the model was on each question.
-        weights: of the questions, adding up to one; equal ones if left out. Images without weight are left out.
+        keys: key of the image for each question.
+        values: score of the model on each question.
+        weights: weights of the questions, which sum to 1; equal weights by default. Images with zero weight are left
+            out.
 
     Source: Kish, "Survey sampling", 1965, for clusters.
     """
@@ -263,12 +266,12 @@ def clustered_outcomes(keys: Sequence[str], values: ArrayLike, weights: ArrayLik
 
 
 def worst_group_outcomes(keys: Sequence[str], values: ArrayLike, groups: ArrayLike) -> Outcomes:
-    """Return the outcomes of the accuracy in the worst group.
+    """Return the outcomes of the worst-group accuracy.
 
     Args:
         keys: keys of the images.
-        values: how right the model was on each.
-        groups: number of each image's group.
+        values: score of the model on each image.
+        groups: group index of each image.
     """
     return attrs.evolve(outcomes_of(keys, values), groups=np.asarray(groups, dtype=np.int64))
 
@@ -276,32 +279,33 @@ def worst_group_outcomes(keys: Sequence[str], values: ArrayLike, groups: ArrayLi
 def macro_f1_outcomes(keys: Sequence[str], values: ArrayLike, labels: ArrayLike) -> Outcomes:
     """Return the outcomes of macro F1.
 
-    As many images of equal weight are as sure as have a share's variance, `F1 (1 - F1) / n`, where the values' is as
-    large; and no more than unequal classes leave, since values that are all alike say nothing of what was not seen.
+    The effective sample size is the number `n` of images for which the variance of a proportion, `F1 (1 - F1) / n`,
+    equals the variance of the mean of the values. The size is at most the effective sample size of the class weights:
+    values without any variance say nothing about unseen images.
 
     Args:
         keys: keys of the images.
         values: from `macro_f1_values`.
-        labels: index of the class that each image belongs to.
+        labels: class index of each image.
 
     Source: Takahashi et al., "Confidence interval for micro-averaged F1 and macro-averaged F1 scores", 2022, for the
     variance.
     """
     each, most = np.asarray(values, dtype=np.float64), effective_number(class_weights(labels))
     mean, variance = float(each.mean()), float(each.var()) / len(each)
-    # What rounding leaves of no variance would be worth millions of images; there are no more than `most`.
+    # If rounding errors make a zero variance tiny but positive, `most` still limits the effective sample size.
     worth = max(1.0, mean * (1 - mean) / variance) if variance > 0 else most
     return attrs.evolve(outcomes_of(keys, each), num_effective=min(most, worth))
 
 
 def class_weights(labels: ArrayLike) -> NDArray[np.float64]:
-    """Return the weights of questions, adding up to one, that make every class, or group, that is there count alike."""
+    """Return weights of the questions, with sum 1, that give each class or group present the same total weight."""
     _, places, counts = np.unique(np.asarray(labels), return_inverse=True, return_counts=True)
     return np.asarray(1.0 / (counts[places] * len(counts)))
 
 
 def effective_number(weights: NDArray[np.float64]) -> float:
-    """Return how many images of equal weight are as sure as those of these weights: `1 / sum(w^2)`.
+    """Return the effective sample size of weighted images, `1 / sum(w^2)`.
 
     Source: Kish, "Survey sampling", 1965.
     """

@@ -1,4 +1,4 @@
-"""Metrics of embeddings and labels: accuracy, groups, recall, with ties counted as chance would break them."""
+"""Metrics of embeddings and labels: accuracy, accuracy of groups and recall, with the expected value over ties."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from mobileclip.hardware import in_float64
 
 
 def require_embeddings(name: str, embeddings: Tensor, *, dim: int | None = None) -> None:
-    """Refuse what cannot be ranked.
+    """Raise an error if a matrix of embeddings cannot be ranked.
 
     Args:
-        name: what the rows are, for the message.
+        name: name of the kind of rows, for the message.
         embeddings: `(count, dim)`.
-        dim: expected length of a row, where another matrix fixes it.
+        dim: expected number of columns, if another matrix determines it.
 
     Raises:
-        ValueError: if the shape is wrong, there are no rows, or a value is NaN or infinite; the message names the row.
+        ValueError: if the shape is wrong, there are no rows, or a value is NaN or infinite; the message gives the row.
     """
     if embeddings.ndim != 2 or not embeddings.is_floating_point():
         raise ValueError(
@@ -32,8 +32,8 @@ def require_embeddings(name: str, embeddings: Tensor, *, dim: int | None = None)
         raise ValueError(f"there are no {name} embeddings; an evaluation needs at least one")
     if dim is not None and embeddings.shape[1] != dim:
         raise ValueError(
-            f"{name} embeddings have {embeddings.shape[1]} dimensions, the other side has {dim}; "
-            f"both must come from one model"
+            f"{name} embeddings have {embeddings.shape[1]} dimensions, expected {dim}; "
+            f"image and text embeddings must come from the same model"
         )
     finite = embeddings.isfinite().all(dim=1)
     if not bool(finite.all()):
@@ -42,20 +42,20 @@ def require_embeddings(name: str, embeddings: Tensor, *, dim: int | None = None)
 
 
 def hit_probability(scores: Tensor, relevant: Tensor, k: int) -> Tensor:
-    """Return, per row, how likely one of the relevant columns is among the `k` best.
+    """Return, for each row, the probability that one of the relevant columns is among the `k` best.
 
-    Without ties it is 0 or 1. Columns of equal score are in random order: with `m = k - better` places left for a tie
-    of `wrong` irrelevant and `right` relevant columns, `1 - C(wrong, m) / C(wrong + right, m)`, in
-    which the orders of the places, `m!`, cancel. A model that gives
-    every pair the same score so gets exactly what guessing gets.
+    Without ties, the probability is 0 or 1. Columns with equal scores are in random order: if `m = k - better` places
+    are left for a tie of `wrong` irrelevant and `right` relevant columns, the probability is `1 - C(wrong, m) / C(wrong
+    + right, m)`. The number of orders of the places, `m!`, cancels in the ratio. A model that gives every pair the same
+    score therefore gets exactly the result of random guessing.
 
     Shape:
         scores, relevant: `(rows, columns)`; result: `(rows,)`, float64.
 
     Args:
         scores: higher is better; finite.
-        relevant: boolean, at least one true column per row.
-        k: how many places count, at least 1.
+        relevant: boolean mask with at least one true column per row.
+        k: number of best columns that count, at least 1.
     """
     scores = in_float64(scores)
     relevant = relevant.to(scores.device)
@@ -75,7 +75,7 @@ def hit_probability(scores: Tensor, relevant: Tensor, k: int) -> Tensor:
 
 
 def _log_orders(total: Tensor, places: Tensor) -> Tensor:
-    """Return the logarithm of the number of ways to fill places from a total: `total! / (total - places)!`."""
+    """Return the logarithm of the number of ways to fill `places` from `total` items: `total! / (total - places)!`."""
     return torch.lgamma(total + 1) - torch.lgamma(total - places + 1)
 
 
@@ -84,9 +84,9 @@ class ClassificationResult:
     """Accuracies as fractions of one.
 
     Args:
-        top1: images whose class is the best-scored one.
-        top5: images whose class is among the five best.
-        mean_per_class: mean over the classes of their top-1, so that a frequent class counts no more than a rare one.
+        top1: fraction of images whose class has the best score.
+        top5: fraction of images whose class is among the five best.
+        mean_per_class: mean of the top-1 accuracies of the classes, so that frequent and rare classes count equally.
         num_images: images evaluated.
         num_classes: classes to choose from.
     """
@@ -106,10 +106,10 @@ class Hits:
         predicted, top1, top5, margin: `(images,)`.
 
     Args:
-        predicted: index of the best-scored class, the first of equal ones.
-        top1: how likely the image's class is the best-scored one: 0 or 1 without ties, see `hit_probability`.
-        top5: how likely it is among the five best.
-        margin: by how much the predicted class is scored above the image's own.
+        predicted: index of the class with the best score; in a tie, the first such class.
+        top1: probability that the image's class has the best score: 0 or 1 without ties, see `hit_probability`.
+        top5: probability that the image's class is among the five best.
+        margin: score of the predicted class minus score of the image's own class.
     """
 
     predicted: Tensor
@@ -119,7 +119,7 @@ class Hits:
 
     @classmethod
     def of(cls, scores: Tensor, labels: Tensor) -> Hits:
-        """Return the hits of images from their scores of all classes, on the CPU.
+        """Return the hits of images, on the CPU, from the scores of all classes.
 
         Shape:
             scores: `(images, classes)`; labels: `(images,)`.
@@ -134,12 +134,12 @@ class Hits:
 
     @classmethod
     def joined(cls, parts: Sequence[Hits]) -> Hits:
-        """Return the hits of several batches together."""
+        """Concatenate the hits of several batches."""
         return cls(**{name: torch.cat([getattr(one, name) for one in parts]) for name in attrs.fields_dict(cls)})
 
 
 def classification_hits(image: Tensor, classes: Tensor, labels: Tensor, *, chunk_size: int = 4096) -> Hits:
-    """Compare images with classes by cosine similarity, one by one.
+    """Compare images with classes by cosine similarity, and return the result of each image.
 
     Shape:
         image: `(images, dim)`; classes: `(classes, dim)`; labels: `(images,)`.
@@ -147,11 +147,11 @@ def classification_hits(image: Tensor, classes: Tensor, labels: Tensor, *, chunk
     Args:
         image: embeddings, normalised here.
         classes: one embedding per class, see `ensemble_prompts`; normalised here.
-        labels: index of each image's class.
-        chunk_size: images compared at once.
+        labels: class index of each image.
+        chunk_size: number of images compared at once.
 
     Raises:
-        ValueError: if shapes disagree or a label is no class.
+        ValueError: if the shapes are inconsistent or a label is not a valid class index.
     """
     require_embeddings("image", image)
     require_embeddings("class", classes, dim=image.shape[1])
@@ -163,11 +163,11 @@ def classification_hits(image: Tensor, classes: Tensor, labels: Tensor, *, chunk
 
 
 def mean_hits(hits: Hits, labels: Tensor, *, num_classes: int) -> ClassificationResult:
-    """Return the accuracies over images, and over those of the classes that have images.
+    """Return the accuracies over the images, and the mean accuracy over the classes that have images.
 
     Args:
         hits: hits of at least one image.
-        labels: index of each image's class.
+        labels: class index of each image.
         num_classes: classes to choose from.
     """
     labels = labels.cpu()
@@ -200,14 +200,15 @@ def classification_accuracy(
     Args:
         image: embeddings, normalised here.
         classes: one embedding per class, see `ensemble_prompts`; normalised here.
-        labels: index of each image's class.
-        class_names: names of the classes, for messages.
-        allow_absent: let classes without an image take part as wrong answers; the mean over classes is then one over
-            those that have images.
-        chunk_size: images compared at once.
+        labels: class index of each image.
+        class_names: names of the classes, for error messages.
+        allow_absent: whether to keep classes without an image as wrong answers; the mean over classes is then over the
+            classes with images.
+        chunk_size: number of images compared at once.
 
     Raises:
-        ValueError: if shapes disagree, a label is no class, or a class has no image and `allow_absent` is false.
+        ValueError: if the shapes are inconsistent, a label is not a valid class index, or a class has no image and
+            `allow_absent` is false.
     """
     hits = classification_hits(image, classes, labels, chunk_size=chunk_size)
     if not allow_absent:
@@ -222,7 +223,7 @@ def _require_labels(labels: Tensor, num_images: int, num_classes: int) -> None:
         )
     low, high = int(labels.min()), int(labels.max())
     if low < 0 or high >= num_classes:
-        raise ValueError(f"labels go from {low} to {high}, but there are {num_classes} classes, counted from 0")
+        raise ValueError(f"labels go from {low} to {high}, expected at least 0 and less than {num_classes}")
 
 
 def _require_images(counts: Tensor, class_names: Sequence[str] | None) -> None:
@@ -231,19 +232,19 @@ def _require_images(counts: Tensor, class_names: Sequence[str] | None) -> None:
         shown = ", ".join(repr(class_names[index]) if class_names else str(index) for index in absent[:5])
         more = f" and {len(absent) - 5} more" if len(absent) > 5 else ""
         raise ValueError(
-            f"no image of class {shown}{more}; leave the class out, or pass allow_absent=True to keep it as a "
-            f"wrong answer"
+            f"there is no image of class {shown}{more}; leave the class out, or pass allow_absent=True to keep the "
+            f"class as a wrong answer"
         )
 
 
 @attrs.frozen(kw_only=True)
 class GroupAccuracy:
-    """Accuracies by group, as fractions of one.
+    """Accuracies by group, as fractions from 0 to 1.
 
     Args:
-        average: over all images.
-        groups: by the group's number, of those that have images.
-        counts: images by the group's number.
+        average: accuracy over all images.
+        groups: accuracy by group index, for groups with images.
+        counts: number of images by group index.
     """
 
     average: float
@@ -252,37 +253,38 @@ class GroupAccuracy:
 
     @property
     def worst(self) -> float:
-        """The lowest accuracy of a group, as FMoW counts by region, Dollar Street by income and GeoDE by region."""
+        """The lowest accuracy of a group, as used for regions in FMoW and GeoDE and for incomes in Dollar Street."""
         return min(self.groups.values())
 
 
 def group_accuracy(hits: Tensor, groups: Tensor, *, ignore: Sequence[int] = ()) -> GroupAccuracy:
-    """Return the accuracy in every group of images.
+    """Return the accuracy of each group of images.
 
     Shape:
         hits, groups: `(images,)`.
 
     Args:
-        hits: whether, or how likely, each image is classified right: see `hit_probability`.
-        groups: the number of each image's group, from 0.
-        ignore: groups that do not count, such as FMoW's region "Other" where WILDS reports it; their images still count
-            in the average.
+        hits: for each image, whether the classification is correct, or the probability of a correct one: see
+            `hit_probability`.
+        groups: group index of each image, from 0.
+        ignore: groups left out of the result, such as FMoW's region "Other" in the metrics of WILDS; their images still
+            count in the average.
 
     Raises:
-        ValueError: if shapes disagree, a group is negative, or no group is left.
+        ValueError: if the shapes are inconsistent, a group is negative, or no group is left.
     """
     if hits.shape != groups.shape or hits.ndim != 1 or groups.is_floating_point():
         raise ValueError(
-            f"expected one hit and one whole number of a group per image, got {tuple(hits.shape)} and "
+            f"expected one hit and one integer group index per image, got {tuple(hits.shape)} and "
             f"{groups.dtype} of shape {tuple(groups.shape)}"
         )
     if hits.numel() and int(groups.min()) < 0:
-        raise ValueError(f"groups are counted from 0, the least is {int(groups.min())}")
+        raise ValueError(f"group indices start at 0, but the minimum is {int(groups.min())}")
     counts = torch.bincount(groups)
     sums = torch.bincount(groups, weights=hits.double())
     kept = [group for group in counts.nonzero().flatten().tolist() if group not in ignore]
     if not kept:
-        raise ValueError(f"there is no image in a group that counts; ignored are {list(ignore)}")
+        raise ValueError(f"every image is in an ignored group; ignored groups: {list(ignore)}")
     return GroupAccuracy(
         average=float(hits.double().mean()),
         groups={group: float(sums[group] / counts[group]) for group in kept},
@@ -291,15 +293,16 @@ def group_accuracy(hits: Tensor, groups: Tensor, *, ignore: Sequence[int] = ()) 
 
 
 def macro_f1(predicted: Tensor, labels: Tensor) -> float:
-    """Return the mean over the classes of the harmonic mean of precision and recall, as iWildCam counts.
+    """Return macro F1, the mean over the classes of the harmonic mean of precision and recall, as for iWildCam.
 
-    Classes without an image do not count, but an image that is taken for one costs its own class.
+    Classes without an image do not count. However, if an image is wrongly assigned to such a class, the error lowers
+    the recall of the image's own class.
 
     Shape:
         predicted, labels: `(images,)`, whole numbers.
 
     Raises:
-        ValueError: if shapes disagree or there is no image.
+        ValueError: if the shapes are inconsistent or there are no images.
 
     Source: Koh et al. 2021 (WILDS), section 4.1.1.
     """
@@ -308,34 +311,36 @@ def macro_f1(predicted: Tensor, labels: Tensor) -> float:
 
 
 def macro_f1_values(predicted: Tensor, labels: Tensor) -> Tensor:
-    """Return numbers by image whose mean is macro F1, and whose spread is that of macro F1 to the first order.
+    """Return one value per image, with macro F1 as their mean and, to first order, with the variance of macro F1.
 
-    `F1 + mean over classes c of ([c right] - F1_c ([c there] + [c said]) / 2) 2 n / (there_c + said_c)`, with brackets
-    that are 1 or 0 for the image: macro F1, and what it changes by when the image weighs more: its infinitesimal
-    jackknife.
+    `F1 + mean over classes c of ([c right] - F1_c ([c there] + [c said]) / 2) 2 n / (there_c + said_c)`. The brackets
+    are 1 or 0 for the image: whether the prediction `c` is right, whether `c` is the label, and whether `c` is the
+    prediction; `there_c` and `said_c` are the numbers of labels and predictions `c`. The second term is the
+    infinitesimal jackknife: the derivative of macro F1 with respect to the weight of the image.
 
     Shape:
         predicted, labels: `(images,)`, whole numbers; result: `(images,)`.
 
     Raises:
-        ValueError: if shapes disagree or there is no image.
+        ValueError: if the shapes are inconsistent or there are no images.
 
     Source: Efron, "The jackknife, the bootstrap and other resampling plans", 1982, section 6.1.
     """
     f1, seen, there = _f1_by_class(predicted, labels)
     counted = there > 0
     num_classes = int(counted.sum())
-    # Of a class that does not count, nothing changes.
+    # Classes without an image have no influence.
     weight = torch.where(counted, len(labels) / (num_classes * seen.clamp(min=1)), 0)
     change = 2 * (predicted == labels) * weight[labels] - (f1 * weight)[labels] - (f1 * weight)[predicted]
     return f1[counted].mean() + change
 
 
 def _f1_by_class(predicted: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Return F1 of every class, how often it is there or said, and how often it is there."""
+    """Return, for each class, F1, the number of labels plus predictions, and the number of labels."""
     if predicted.shape != labels.shape or labels.ndim != 1 or labels.numel() == 0:
         raise ValueError(
-            f"expected a prediction and a label per image, got {tuple(predicted.shape)} and {tuple(labels.shape)}"
+            f"expected one prediction and one label per image, and at least one image; got shapes "
+            f"{tuple(predicted.shape)} and {tuple(labels.shape)}"
         )
     classes = int(torch.maximum(predicted.max(), labels.max())) + 1
     right = torch.bincount(labels[predicted == labels], minlength=classes).double()
@@ -345,28 +350,28 @@ def _f1_by_class(predicted: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, Ten
 
 
 def association_score(similarity: Tensor, associated: Tensor) -> float:
-    """Return how well the images that a cue is associated with are found among the candidates, as WinoGAViL counts.
+    """Return how well a model finds the images that people associated with a cue, by the score of WinoGAViL.
 
-    As many of the most similar candidates are taken as there are associated ones; the score is the Jaccard index of the
-    two sets.
+    Select as many of the most similar candidates as there are associated candidates; the score is the Jaccard index of
+    the two sets.
 
     Shape:
         similarity, associated: `(candidates,)`.
 
     Args:
-        similarity: similarity of every candidate to the cue; finite.
-        associated: which candidates people associated, at least one.
+        similarity: similarity of each candidate to the cue; finite.
+        associated: mask of the candidates that people associated with the cue; at least one is true.
 
     Raises:
-        ValueError: if shapes disagree or nothing is associated.
+        ValueError: if the shapes are inconsistent or no candidate is associated.
 
     Source: Bitton et al. 2022 (WinoGAViL), section 3.
     """
     count = int(associated.sum())
     if similarity.shape != associated.shape or similarity.ndim != 1 or count == 0:
         raise ValueError(
-            f"expected a similarity per candidate, one or more of them associated, got {tuple(similarity.shape)} and "
-            f"{count} of {tuple(associated.shape)}"
+            f"expected one similarity per candidate and at least one associated candidate, got "
+            f"{tuple(similarity.shape)} and {count} of {tuple(associated.shape)}"
         )
     found = int(associated[similarity.topk(count).indices].sum())
     return found / (2 * count - found)
@@ -374,7 +379,7 @@ def association_score(similarity: Tensor, associated: Tensor) -> float:
 
 @attrs.frozen(kw_only=True)
 class Recall:
-    """Fractions of queries with a right answer among the 1, 5 and 10 best."""
+    """Fractions of queries with a correct answer among the 1, 5 and 10 best."""
 
     at1: float
     at5: float
@@ -383,7 +388,7 @@ class Recall:
 
 @attrs.frozen(kw_only=True)
 class RetrievalResult:
-    """Recall of texts for an image and of images for a text.
+    """Recall of image-to-text and text-to-image retrieval.
 
     Args:
         image_to_text: queries are the images.
@@ -400,15 +405,16 @@ class RetrievalResult:
 
 @attrs.frozen(kw_only=True, eq=False)
 class Ranking:
-    """Retrieval outcomes per query in both directions: recall at 1, 5 and 10.
+    """Retrieval results per query in both directions: recall at 1, 5 and 10.
 
     Shape:
         by_image: `(images, 3)`; by_text: `(texts, 3)`; text_ids: `(texts,)`.
 
     Args:
-        by_image: how likely one of an image's texts is among the 1, 5 and 10 best; see `hit_probability`.
-        by_text: the same of a text's images.
-        text_ids: of the texts: where every text is a caption of one image, the number of that.
+        by_image: for each image, the probability that one of its texts is among the 1, 5 and 10 best; see
+            `hit_probability`.
+        by_text: for each text, the same probability for its images.
+        text_ids: ids of the texts; if each text is a caption of one image, the index of that image.
     """
 
     by_image: Tensor
@@ -417,7 +423,7 @@ class Ranking:
 
     @property
     def recall(self) -> RetrievalResult:
-        """The means over the queries."""
+        """Recall: the means over the queries."""
         return RetrievalResult(
             image_to_text=_recall(self.by_image),
             text_to_image=_recall(self.by_text),
@@ -427,11 +433,11 @@ class Ranking:
 
     @property
     def caption_hits(self) -> Tensor:
-        """How well every image does, where every text is a caption of one: the mean is that of recall at 1 both ways.
+        """Score of each image if each text is a caption of one image: the mean is that of recall at 1 both ways.
 
-        An image's own share is whether the best text is one of its captions, and how many of these find it. Captions of
-        one image are no independent questions, and images are: of these values the difference of two models can be
-        tested.
+        The score of an image combines two parts: whether the best text is one of its captions, and how many of its
+        captions find the image. Captions of one image are not independent questions, but images are: a paired test of
+        two models can use the scores of the images.
 
         Shape:
             `(images,)`.
@@ -444,8 +450,9 @@ class Ranking:
 def rank(image: Tensor, text: Tensor, *, image_ids: Tensor, text_ids: Tensor, chunk_size: int = 2048) -> Ranking:
     """Rank all texts for every image and all images for every text by cosine similarity.
 
-    A pair is right where its ids are equal: five captions of one image share its id, and so may two images of one
-    thing. A query counts as found at k when any right answer is among the k best; ties count as `hit_probability` says.
+    A pair is correct if its ids are equal: five captions of one image share an id, and two images of one object may
+    share an id too. A query counts as found at k if any correct answer is among the k best; for ties, see
+    `hit_probability`.
 
     Shape:
         image: `(images, dim)`; text: `(texts, dim)`; image_ids: `(images,)`; text_ids: `(texts,)`.
@@ -455,10 +462,10 @@ def rank(image: Tensor, text: Tensor, *, image_ids: Tensor, text_ids: Tensor, ch
         text: embeddings, normalised here.
         image_ids: integers.
         text_ids: integers.
-        chunk_size: queries ranked at once; memory is `chunk_size` times the number of answers.
+        chunk_size: number of queries ranked at once; memory use is `chunk_size` times the number of answers.
 
     Raises:
-        ValueError: if shapes disagree or a query has no right answer; the message names it.
+        ValueError: if the shapes are inconsistent or a query has no correct answer; the message names the query.
     """
     require_embeddings("image", image)
     require_embeddings("text", text, dim=image.shape[1])
@@ -472,15 +479,15 @@ def rank(image: Tensor, text: Tensor, *, image_ids: Tensor, text_ids: Tensor, ch
 
 
 def rank_captions(image: Tensor, text: Tensor, counts: Sequence[int] | Tensor) -> Ranking:
-    """Rank as `rank` does, where every text is a caption of one image.
+    """Rank as `rank` does, if each text is a caption of one image.
 
     Shape:
-        image: `(images, dim)`; text: `(texts, dim)`, those of the first image first.
+        image: `(images, dim)`; text: `(texts, dim)`, with the captions of the first image first.
 
     Args:
         image: embeddings, normalised here.
         text: embeddings, normalised here.
-        counts: how many captions each image has.
+        counts: number of captions of each image.
 
     Raises:
         ValueError: see `rank`.
@@ -492,17 +499,17 @@ def rank_captions(image: Tensor, text: Tensor, counts: Sequence[int] | Tensor) -
 def retrieval_recall(
     image: Tensor, text: Tensor, *, image_ids: Tensor, text_ids: Tensor, chunk_size: int = 2048
 ) -> RetrievalResult:
-    """Return the recall of `rank`; arguments and errors are its own."""
+    """Return the recall of `rank`, with the same arguments and errors."""
     return rank(image, text, image_ids=image_ids, text_ids=text_ids, chunk_size=chunk_size).recall
 
 
 def caption_recall(image: Tensor, text: Tensor, counts: Sequence[int]) -> RetrievalResult:
-    """Return the recall of `rank_captions`; arguments and errors are its own."""
+    """Return the recall of `rank_captions`, with the same arguments and errors."""
     return rank_captions(image, text, counts).recall
 
 
 def caption_hits(image: Tensor, text: Tensor, counts: Sequence[int]) -> Tensor:
-    """Return `Ranking.caption_hits` of `rank_captions`, whose arguments and errors are these."""
+    """Return `Ranking.caption_hits` of `rank_captions`, with the same arguments and errors."""
     return rank_captions(image, text, counts).caption_hits
 
 
@@ -512,7 +519,7 @@ def _recall(hits: Tensor) -> Recall:
 
 
 def _ranked(query: Tensor, query_ids: Tensor, answer: Tensor, answer_ids: Tensor, chunk_size: int) -> Tensor:
-    """Return how likely a right answer is among the 1, 5 and 10 best of every query."""
+    """Return, for each query, the probability that a correct answer is among the 1, 5 and 10 best."""
     hits = []
     for start in range(0, len(query), chunk_size):
         scores = query[start : start + chunk_size] @ answer.T
@@ -529,6 +536,6 @@ def _require_answers(query: str, embeddings: Tensor, query_ids: Tensor, answer: 
     lonely = (~torch.isin(query_ids, answer_ids)).nonzero().flatten().tolist()
     if lonely:
         raise ValueError(
-            f"{query} {lonely[0]} (id {int(query_ids[lonely[0]])}) has no {answer} of the same id, and so have "
-            f"{len(lonely) - 1} others; leave them out"
+            f"{query} {lonely[0]} (id {int(query_ids[lonely[0]])}) has no {answer} of the same id, and neither have "
+            f"{len(lonely) - 1} others; leave these out"
         )

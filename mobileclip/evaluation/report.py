@@ -1,4 +1,4 @@
-"""Writes a report: one HTML page that needs no other file and runs no script, and plots as PNG files."""
+"""Writes a report: one self-contained HTML page without scripts, and plots as PNG files."""
 
 from __future__ import annotations
 
@@ -41,10 +41,10 @@ _MOST_IN_A_PLOT = 24  # letters of a name
 
 
 def require_report() -> None:
-    """Make sure that reports can be written.
+    """Raise an error if reports cannot be written.
 
     Raises:
-        ModuleNotFoundError: if matplotlib or jinja2 is not there; the message says how to install it.
+        ModuleNotFoundError: if matplotlib or jinja2 is not installed; the message explains how to install the package.
     """
     with needed("a report", "report"):
         import jinja2  # noqa: F401  whether it is there
@@ -58,17 +58,18 @@ def write_report(
     title: str = "Evaluation of image-text models",
     when: datetime | None = None,
 ) -> None:
-    """Write a page about models: one file with everything in it, for a desk, a phone and a printer.
+    """Write a self-contained HTML page about models, with layouts for desktop, phone and print.
 
     Args:
-        path: the HTML file; replaced whole.
-        models: measured here or published, in the order of the tables.
-        title: above the page.
-        when: when the report is made; now, where it is left out.
+        path: path of the HTML file; an existing file is replaced.
+        models: results measured here or published, in the order of the tables.
+        title: title of the page.
+        when: time of the report; by default the current time.
 
     Raises:
-        ValueError: if there is no model, two have one name, or one is compared with a model that is not there.
-        ModuleNotFoundError: if matplotlib or jinja2 is not there; the message says how to install it.
+        ValueError: if there are no models, two models have the same name, or the reference of a model is missing from
+            `models`.
+        ModuleNotFoundError: if matplotlib or jinja2 is not installed; the message explains how to install the package.
         OSError: if the file cannot be written.
     """
     _require_models(models)
@@ -80,12 +81,12 @@ def write_plots(folder: Path | str, models: Sequence[ModelResults]) -> tuple[Pat
     """Write the plots of a report as PNG files, and return their paths.
 
     Args:
-        folder: made where it is missing; files of the same name are replaced.
+        folder: folder of the plots, created if missing; files of the same name are replaced.
         models: as in `write_report`.
 
     Raises:
-        ValueError: as `write_report`.
-        ModuleNotFoundError: if matplotlib is not there; the message says how to install it.
+        ValueError: see `write_report`.
+        ModuleNotFoundError: if matplotlib is not installed; the message explains how to install the package.
         OSError: if a file cannot be written.
     """
     _require_models(models)
@@ -98,17 +99,17 @@ def write_plots(folder: Path | str, models: Sequence[ModelResults]) -> tuple[Pat
 
 
 def _require_models(models: Sequence[ModelResults]) -> None:
-    """Refuse models that one report cannot hold."""
+    """Raise an error if the models do not fit into one report."""
     names = [model.name for model in models]
     if not names:
-        raise ValueError("a report needs at least one model")
+        raise ValueError("there are no models; a report needs at least one")
     if twice := repeated(names):
-        raise ValueError(f"models of one report need different names, repeated: {', '.join(map(repr, twice))}")
+        raise ValueError(f"models of a report need different names, repeated: {', '.join(map(repr, twice))}")
     for model in models:
         if model.reference is not None and (model.reference not in names or model.reference == model.name):
             raise ValueError(
-                f"{model.name!r} is compared with {model.reference!r}, which is no other model of the report; there "
-                f"are {', '.join(map(repr, names))}"
+                f"{model.name!r} is compared with {model.reference!r}, which is not another model of the report; "
+                f"expected one of {', '.join(map(repr, names))}"
             )
 
 
@@ -141,7 +142,7 @@ def _template(name: str) -> Template:
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
-        # A caption cannot turn the direction in which the rest of the page is read.
+        # Control characters in a caption cannot change the text direction of the rest of the page.
         finalize=lambda value: storage.printable(value, limit=_MOST_LETTERS) if type(value) is str else value,
     )
     return environment.get_template(name)
@@ -153,10 +154,10 @@ class Point:
 
     Args:
         name: name of the model.
-        source: source of its accuracy.
-        total_ms: image and text together, in milliseconds.
-        score: mean of its main metrics, as a fraction of one.
-        interval: interval of the score, with 95 % confidence; None where nobody knows of how many images it is.
+        source: source of the model's accuracy.
+        total_ms: total latency of one image and one text, in milliseconds.
+        score: mean of the model's main metrics, as a fraction from 0 to 1.
+        interval: 95 % confidence interval of the score; None if the number of images is unknown.
     """
 
     name: str
@@ -167,20 +168,20 @@ class Point:
 
     @property
     def ends(self) -> tuple[float, float]:
-        """The ends of the interval, or the score itself, in per cent."""
+        """The ends of the interval in per cent; the score itself if there is no interval."""
         found = self.interval or Interval(self.score, self.score)
         return 100 * found.low, 100 * found.high
 
 
 @attrs.frozen(kw_only=True)
 class Panel:
-    """The models whose latency is known on one device, at least two.
+    """Models with a known latency on the same device, at least two.
 
     Args:
-        device: what was measured.
-        source: whether the latencies were measured here or published.
-        score_title: what the scores are.
-        points: a point for each model.
+        device: name of the device.
+        source: whether the latencies are measured here or published.
+        score_title: description of the scores.
+        points: one point for each model.
     """
 
     device: str
@@ -190,12 +191,12 @@ class Panel:
 
 
 def latency_panels(models: Sequence[ModelResults]) -> tuple[Panel, ...]:
-    """Return a panel for every device; its scores are over the data sets that all its models have in common.
+    """Return a panel for each device; the scores are over the data sets that all models of the panel share.
 
-    A device with one model, or whose models have no data set in common, has no panel.
+    A device has no panel if it has only one model, or if its models share no data set.
 
     Args:
-        models: those without latencies are in no panel.
+        models: results of models; models without latencies appear in no panel.
     """
     devices: dict[tuple[str, Source], list[tuple[ModelResults, Latency]]] = {}
     for model in models:
@@ -207,7 +208,7 @@ def latency_panels(models: Sequence[ModelResults]) -> tuple[Panel, ...]:
         common = set.intersection(*(set(model.results) for model, _ in timed))
         if len(timed) < 2 or not common:
             continue
-        # What is published beyond the suite would give other means than the papers'.
+        # Published results beyond the suite would change the mean, which would then differ from the papers' mean.
         keys = suite if common.issuperset(suite) else sorted(common)
         title = f"average of {len(suite)} data sets" if keys is suite else f"mean of {len(keys)} data sets"
         if len(keys) == 1:
@@ -230,7 +231,7 @@ def _point(model: ModelResults, latency: Latency, keys: Sequence[str]) -> Point:
 
 
 def draw_latency(panel: Panel, path: Path) -> None:
-    """Write accuracy over latency on one device as a PNG file, with 95 % intervals."""
+    """Plot accuracy against latency on one device, with 95 % intervals, as a PNG file."""
     lines = [
         charts.Line(
             x=[one.total_ms for one in chosen],
@@ -249,7 +250,7 @@ def draw_latency(panel: Panel, path: Path) -> None:
         lines=lines, x_label="latency of image + text, ms", y_label=f"{panel.score_title}, %", title=title, is_log=True
     )
     with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "Glyph")  # of letters that the font lacks, it draws a box
+        warnings.filterwarnings("ignore", "Glyph")  # matplotlib draws a box for glyphs that the font lacks
         charts.write_chart([chart], path)
 
 
@@ -258,7 +259,7 @@ def _short(name: str) -> str:
 
 
 def _plot(panel: Panel) -> dict[str, str]:
-    """Return a plot as a URL that holds the file itself, and what it shows, in words."""
+    """Return a plot as a data URL, with a caption and a text description."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, "plot.png")
         draw_latency(panel, path)

@@ -1,4 +1,4 @@
-"""Results of models on data sets, measured and published: one type, read from and written to lines of JSON."""
+"""Results of models on data sets, measured or published, with functions that read and write them as JSON Lines."""
 
 from __future__ import annotations
 
@@ -35,18 +35,18 @@ Source = Literal["measured", "published"]
 
 @attrs.frozen(kw_only=True, eq=False)
 class Answers:
-    """The class that a model took each image for.
+    """The class that a model predicted for each image.
 
     Shape:
         labels, predicted, margin: `(images,)`.
 
     Args:
         keys: keys of the images.
-        class_names: in the order of the labels.
-        labels: index of each image's class.
-        predicted: index of the best-scored class.
-        margin: by how much its score is above that of the image's class; cosines of zero-shot classification, logits
-            of a probe.
+        class_names: class names in the order of the labels.
+        labels: class index of each image.
+        predicted: index of the class with the best score.
+        margin: score of the predicted class minus score of the image's own class; cosine similarities for zero-shot
+            classification, logits for a probe.
     """
 
     keys: tuple[str, ...]
@@ -66,22 +66,23 @@ class DatasetResult:
 
     Args:
         key: key of the data set, such as `vtab/pets`.
-        dataset: its name in tables.
-        metrics: by name, as fractions of one, but for `count_` of a group, a number of images; `main_metric` is the one
-            that counts.
-        num_images: how many images, or instances of WinoGAViL, they are over; None where that is not known, as of the
-            published ones.
-        num_skipped: how many samples, or whole shards, were left out; None where that is not known.
+        dataset: name of the data set in tables.
+        metrics: metrics by name, as fractions from 0 to 1, except that the `count_` of a group is a number of images;
+            `main_metric` is the main metric.
+        num_images: number of images behind the metrics, or of instances for WinoGAViL; None if unknown, as for
+            published results.
+        num_skipped: number of skipped samples and shards; None if unknown.
         absent_classes: names of classes without an image.
-        reading: how pictures and texts were read: size, filter, context length, precision, and a hash of the templates.
-        evaluated: hashes of the model and of the data, when its features were made, where, and by which version.
-        report: what was read, and what was left out, by reason.
-        outcomes: outcomes of the main metric image by image, where they are known.
-        answers: answers of a classifier, where they are known.
-        parts: results that have rows of their own beside it, such as that of each language.
+        reading: how the model read images and texts: image size, resize filter, context length, precision and a hash of
+            the templates.
+        evaluated: hashes of the model and the data, and the time, device and library version of the features.
+        report: number of samples read, and skipped samples by reason.
+        outcomes: per-image outcomes of the main metric; None if unknown.
+        answers: per-image answers of a classifier; None if unknown.
+        parts: partial results with their own rows in the table, such as one result per language.
 
     Raises:
-        ValueError: if there is no main metric, a metric is no finite number, or a number of images is below zero.
+        ValueError: if there is no main metric, a metric is not finite, or a number of images or samples is negative.
     """
 
     key: str
@@ -107,28 +108,28 @@ class DatasetResult:
                 raise ValueError(f"{name} on {self.key!r} is {value}")
         for name, number in (("num_images", self.num_images), ("num_skipped", self.num_skipped)):
             if number is not None and (type(number) is not int or number < 0):
-                raise ValueError(f"{name} on {self.key!r} is {number!r}, expected a whole number from 0")
+                raise ValueError(f"{name} on {self.key!r} is {number!r}, expected a non-negative integer")
 
     @property
     def main_metric(self) -> float:
-        """The metric that counts, as a fraction of one."""
+        """The main metric, as a fraction from 0 to 1."""
         return self.metrics[MAIN_METRIC]
 
     @property
     def left_out(self) -> dict[str, int]:
-        """How many samples could not be used, by reason."""
+        """Number of skipped samples by reason."""
         return dict(self.report.counts.most_common())
 
     @property
     def size(self) -> int | None:
-        """How many images it is over, by itself or by the suite; None where neither says."""
+        """Number of images, from the result or else from the suite; None if unknown."""
         return self.num_images or suite_sizes().get(self.key)
 
     @property
     def interval(self) -> Interval | None:
-        """Where the true main metric lies with 95 % confidence.
+        """The 95 % confidence interval of the main metric.
 
-        Without outcomes it is that of a share of `size` images; None where the size is not known.
+        Without outcomes, the interval is that of a proportion of `size` images; None if the size is unknown.
         """
         if self.outcomes is not None:
             return self.outcomes.interval
@@ -138,15 +139,15 @@ class DatasetResult:
 
 @attrs.frozen(kw_only=True)
 class Latency:
-    """Milliseconds of one image and of one text, with the device that they were measured on.
+    """Latency of one image and of one text on one device.
 
     Args:
-        image_ms: of the image tower, in milliseconds.
-        text_ms: of the text tower, in milliseconds.
-        device: where it was measured, such as `iPhone 12 Pro Max, Core ML, batch of 1`; only latencies of one device
-            are compared.
-        source: whether it was measured here or published.
-        load: processes that wanted a core in the minute before, on average; None where nobody knows.
+        image_ms: latency of the image tower, in milliseconds.
+        text_ms: latency of the text tower, in milliseconds.
+        device: name of the device, such as `iPhone 12 Pro Max, Core ML, batch of 1`; reports compare only latencies on
+            the same device.
+        source: whether the latency is measured here or published.
+        load: load average of the machine over the minute before the measurement; None if unknown.
     """
 
     image_ms: float = attrs.field(validator=validators.gt(0))
@@ -157,7 +158,7 @@ class Latency:
 
     @property
     def total_ms(self) -> float:
-        """Image and text together, in milliseconds."""
+        """Total latency of one image and one text, in milliseconds."""
         return self.image_ms + self.text_ms
 
 
@@ -166,13 +167,13 @@ class ModelResults:
     """A model with its results, measured here or published.
 
     Args:
-        name: how tables call it; no two alike.
-        results: by key of the data set.
-        source: whether they were measured here or published.
-        reference: name of the model that these results are compared with.
-        latencies: on one device or several.
+        name: unique name of the model in tables.
+        results: results by key of the data set.
+        source: whether the results are measured here or published.
+        reference: name of the model to compare the results with.
+        latencies: latencies on one or more devices.
         num_parameters: number of parameters of both towers.
-        path: the file of the results.
+        path: path of the file with the results.
     """
 
     name: str = attrs.field(validator=validators.min_len(1))
@@ -184,20 +185,20 @@ class ModelResults:
     path: Path | None = None
 
     def only(self, keys: Iterable[str]) -> ModelResults:
-        """Return the model with its results on some data sets alone."""
+        """Return a copy of the model with only the results on the given data sets."""
         kept = set(keys)
         return attrs.evolve(self, results={key: one for key, one in self.results.items() if key in kept})
 
 
 def read_results(path: Path | str) -> dict[str, DatasetResult]:
-    """Return the results in a file, by key.
+    """Return the results in a file by key.
 
     Args:
-        path: a JSON Lines file; each line has `key`, `dataset` and `metrics`. A key that comes again replaces the
-            result before, as where an evaluation was repeated; other fields are ignored.
+        path: a JSON Lines file; each line has `key`, `dataset` and `metrics`, and other fields are ignored. If a key
+            occurs more than once, for example after a repeated evaluation, the last result counts.
 
     Raises:
-        ValueError: if a line is malformed; the message has its number.
+        ValueError: if a line is malformed; the message gives the line number.
         OSError: if the file cannot be read.
     """
     results = {}
@@ -214,27 +215,27 @@ def read_results(path: Path | str) -> dict[str, DatasetResult]:
 
 
 def write_results(path: Path | str, results: Iterable[DatasetResult]) -> None:
-    """Write results as `read_results` reads them; the file is replaced whole."""
+    """Write results in the format of `read_results`; an existing file is replaced."""
     storage.write_text(path, "".join(f"{json.dumps(_line(one), ensure_ascii=False)}\n" for one in results))
 
 
-# Holding the file takes milliseconds.
+# A process holds the lock for only milliseconds.
 _WAIT_SECONDS = 120.0
 
 
 def add_result(path: Path, result: DatasetResult, *, model: str) -> None:
-    """Put a result at the end of a file, also while other processes do; it replaces one of the same reading.
+    """Append a result to a file, replacing a result with the same key and reading; safe for concurrent processes.
 
     Args:
-        path: the file of one model's weights; see `read_results`.
-        result: on one data set.
-        model: what tables call the model.
+        path: results file for one set of model weights; see `read_results`.
+        result: result on one data set.
+        model: name of the model in tables.
 
     Raises:
-        OSError: if it cannot be written; the file before is then still there.
-        ValueError: if a line is no JSON, or others hold the file for minutes.
+        OSError: if the file cannot be written; an earlier version of the file then remains unchanged.
+        ValueError: if a line is not valid JSON, or other processes hold the lock of the file for minutes.
     """
-    # As CLIP_benchmark names them, whose tables can so be made of lines of ours.
+    # These are the field names of CLIP_benchmark, so that its table scripts can read our files.
     values = _line(result) | {"model": model, "pretrained": result.evaluated["weights_sha256"]}
     with storage.exclusive(path.parent, wait_seconds=_WAIT_SECONDS):
         text = path.read_text(encoding="utf-8") if path.exists() else ""
@@ -243,9 +244,9 @@ def add_result(path: Path, result: DatasetResult, *, model: str) -> None:
 
 
 def _is_replaced(line: Any, result: DatasetResult) -> bool:
-    """Return whether a line is of the same data set and reading."""
+    """Return whether a line has the same data set and reading as a result."""
     if not isinstance(line, dict):
-        raise ValueError(f"a line is {str(line)[:60]!r}, expected an object with key, dataset and metrics")
+        raise ValueError(f"expected each line to be an object with key, dataset and metrics, got {str(line)[:60]!r}")
     return bool(line.get("key") == result.key and line.get("reading", {}) == result.reading)
 
 
@@ -264,7 +265,7 @@ def _line(result: DatasetResult) -> dict[str, Any]:
 
 def _result(line: Any) -> DatasetResult:
     if not isinstance(line, dict) or not isinstance(line.get("metrics", {}), dict):
-        raise ValueError("expected an object with key, dataset and metrics, an object of numbers")
+        raise ValueError("expected an object with key, dataset and metrics, where metrics is an object of numbers")
     values = {name: line[name] for name in ("num_images", "num_skipped", *_OF_MEASURED) if name in line}
     return DatasetResult(
         key=str(line["key"]),
@@ -276,41 +277,42 @@ def _result(line: Any) -> DatasetResult:
 
 
 def suite_average(results: Mapping[str, DatasetResult]) -> float:
-    """Return the mean of the main metrics of the 38 data sets, as a fraction of one.
+    """Return the mean of the main metrics of the 38 data sets, as a fraction from 0 to 1.
 
     Args:
-        results: by key; those on other data sets do not count.
+        results: results by key; results on other data sets are ignored.
 
     Raises:
-        ValueError: if a data set of the suite is missing: the mean of fewer is another number.
+        ValueError: if a data set of the suite is missing, since a mean over fewer data sets is not comparable.
     """
     missing = [entry.name for entry in SUITE if entry.key not in results]
     if missing:
         raise ValueError(
-            f"the average is over {len(SUITE)} data sets, {len(missing)} of them are missing: {', '.join(missing[:5])}"
+            f"the average needs all {len(SUITE)} data sets, but {len(missing)} are missing: {', '.join(missing[:5])}"
             f"{' ...' if len(missing) > 5 else ''}"
         )
     return fmean(results[entry.key].main_metric for entry in SUITE)
 
 
 _NAMES = {entry.key: entry.name for entry in SUITE}
-# What counts outside the suite, so that another metric of the same value is not named in its place.
+# Main metrics outside the suite. They come first, so that another metric of the same value does not hide them.
 _USUAL = ("acc1", "mean_recall@1")
 _STANDARD_ERRORS = 2.0
 
 
 @attrs.frozen(kw_only=True)
 class Difference:
-    """One model less another one on a data set; fractions of one.
+    """Difference between two models on a data set, as fractions from -1 to 1.
 
     Args:
-        dataset: its name in tables.
-        metric: what counts.
-        value: value of the model; None where it has no result.
-        reference: reference of the model that it is compared with; None where that has no result.
-        interval: where the true difference lies with 95 % confidence; None where one is missing, or nobody knows how
-            many images there were.
-        num_images: that both were asked about, or that the model was; None where that is not known.
+        dataset: name of the data set in tables.
+        metric: name of the main metric.
+        value: main metric of the model; None if the model has no result.
+        reference: main metric of the reference model; None if the reference model has no result.
+        interval: 95 % confidence interval of the difference; None if a result is missing or the number of images is
+            unknown.
+        num_images: number of images that both models answered, or else the number of the first known result; None if
+            unknown.
     """
 
     dataset: str
@@ -322,17 +324,17 @@ class Difference:
 
     @property
     def difference(self) -> float | None:
-        """The one less the other, where there are both."""
+        """Main metric of the model minus that of the reference; None if either is missing."""
         return None if self.value is None or self.reference is None else self.value - self.reference
 
     @property
     def stands_out(self) -> bool:
-        """Whether the interval does not hold zero."""
+        """Whether the interval excludes zero."""
         return self.interval is not None and not self.interval.low <= 0 <= self.interval.high
 
 
 def differences(model: ModelResults, reference: ModelResults) -> tuple[Difference, ...]:
-    """Return one model less another on the data sets that both have, the suite's first."""
+    """Return the differences of two models on their common data sets, with the data sets of the suite first."""
     return tuple(
         difference(model.results[key], reference.results[key])
         for key in ordered_keys([model])
@@ -341,7 +343,7 @@ def differences(model: ModelResults, reference: ModelResults) -> tuple[Differenc
 
 
 def ordered_keys(models: Sequence[ModelResults]) -> list[str]:
-    """Return the keys of all data sets that a model has a result on, the suite's first."""
+    """Return the keys of all data sets with a result of any model, with the data sets of the suite first."""
     found = {key for model in models for key in model.results}
     return [*(key for key in _NAMES if key in found), *sorted(found - _NAMES.keys())]
 
@@ -349,21 +351,21 @@ def ordered_keys(models: Sequence[ModelResults]) -> list[str]:
 def compare_results(
     measured: Mapping[str, DatasetResult], published: Mapping[str, DatasetResult]
 ) -> tuple[Difference, ...]:
-    """Return the difference on every data set of the suite that either side has a result on.
+    """Return the difference on each data set of the suite with a measured or published result.
 
     Args:
-        measured: by key.
-        published: by key.
+        measured: measured results by key.
+        published: published results by key.
     """
     keys = [key for key in _NAMES if key in measured or key in published]
     return tuple(difference(measured.get(key), published.get(key)) for key in keys)
 
 
 def difference(one: DatasetResult | None, other: DatasetResult | None) -> Difference:
-    """Return one result less another on the same data set, at least one of which is there.
+    """Return the difference of two results on the same data set; one of the results may be None.
 
-    Where both say what they did image by image, the interval is of the paired differences; otherwise it is two standard
-    errors of the difference of two accuracies.
+    If both results have per-image outcomes on the same images, the interval is that of the paired differences.
+    Otherwise it is two standard errors of the difference of two accuracies.
     """
     known = [side for side in (one, other) if side is not None]
     interval, num_images = None, known[0].num_images
@@ -386,7 +388,7 @@ def difference(one: DatasetResult | None, other: DatasetResult | None) -> Differ
 
 
 def metric_name(result: DatasetResult) -> str:
-    """Return which of a result's metrics is its main one: the suite's, or one of the same value."""
+    """Return the name of a result's main metric: from the suite, or else the first metric with the same value."""
     entry = next((one for one in SUITE if one.key == result.key), None)
     if entry is not None:
         return entry.main_metric
@@ -395,14 +397,15 @@ def metric_name(result: DatasetResult) -> str:
 
 
 def _variance(score: float, num_images: int | None) -> float:
-    """Return the variance of an accuracy over so many images; other metrics may lie outside, and have none known."""
+    """Return the variance of an accuracy over `num_images` images, or infinity if the number is unknown."""
     return math.inf if not num_images else max(0.0, score * (1 - score)) / num_images
 
 
 UNKNOWN_FILTER = frozenset(f"mobileclip{size}" for size in ("_s3", "_s4", "2_s0", "2_s2", "2_b", "2_s3", "2_s4"))
-"""Models that we resize for with the bilinear filter of open_clip's tags, while their release's README takes bicubic.
+"""Models that this library resizes for with the bilinear filter of open_clip's tags; their release's README uses
+bicubic.
 
-Which of the two their figures had is published nowhere.
+The authors did not publish which filter their results used.
 """
 
 
@@ -412,17 +415,17 @@ def published_models() -> tuple[str, ...]:
 
 
 def published_results(model: str) -> dict[str, DatasetResult]:
-    """Return a model's published results by key: the 38 data sets, and those of MobileCLIP2 nine more.
+    """Return a model's published results by key: on the 38 data sets, and for MobileCLIP2 on nine more.
 
-    Those of `NOT_EVALUATED` are left out.
+    Results on data sets in `NOT_EVALUATED` are left out.
 
     Args:
-        model: its name, such as `mobileclip_s2`.
+        model: name of the model, such as `mobileclip_s2`.
 
     Raises:
-        ValueError: if none are published of it.
+        ValueError: if no results of the model are published.
 
-    Source: the results that come with the releases of MobileCLIP (arXiv 2311.17049) and MobileCLIP2 (arXiv 2508.20691).
+    Source: the results in the releases of MobileCLIP (arXiv 2311.17049) and MobileCLIP2 (arXiv 2508.20691).
     """
     figures = _figures("published.json")
     if model not in figures:
@@ -437,13 +440,13 @@ def published_model(name: str) -> ModelResults:
     """Return a published model with its published results, latency and number of parameters.
 
     Args:
-        name: such as `mobileclip_s2`; see `published_models`.
+        name: name of the model, such as `mobileclip_s2`; see `published_models`.
 
     Raises:
-        ValueError: if no results of it are published.
+        ValueError: if no results of the model are published.
 
-    Source: the tables of models in the releases of MobileCLIP (arXiv 2311.17049) and MobileCLIP2 (arXiv 2508.20691),
-        which measured latencies on an iPhone 12 Pro Max.
+    Source: the model tables in the releases of MobileCLIP (arXiv 2311.17049) and MobileCLIP2 (arXiv 2508.20691), whose
+        latencies are from an iPhone 12 Pro Max.
     """
     results, figures = published_results(name), _figures("latencies.json")
     model = figures["models"][name]
@@ -458,11 +461,11 @@ def published_model(name: str) -> ModelResults:
 
 
 def published_with(model: str | None, interpolation: Interpolation | None) -> str | None:
-    """Return a model's name where its published figures may have been measured with a filter; None otherwise.
+    """Return a model's name if its published results may be from a given resize filter; None otherwise.
 
     Args:
-        model: a name; None for a model without.
-        interpolation: the filter that resizes pictures; None for the model's own.
+        model: name of the model; None for a model without a name.
+        interpolation: filter for resizing images; None for the model's own filter.
 
     Examples:
         >>> [published_with(name, "bicubic") for name in ("mobileclip_s2", "mobileclip2_s2")]

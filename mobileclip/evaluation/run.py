@@ -1,4 +1,4 @@
-"""Evaluates several models on several data sets, keeps what was encoded, and prints and reports the results."""
+"""Evaluates several models on several data sets, caches embeddings, and prints and reports the results."""
 
 from __future__ import annotations
 
@@ -42,12 +42,12 @@ _NOT_A_NAME = re.compile(r"[^\w.+-]+")
 
 @attrs.frozen(kw_only=True)
 class Failure:
-    """A data set, or a model, that could not be evaluated.
+    """A failed evaluation of a model, or of a model on one data set.
 
     Args:
-        model: its name, or what was typed.
-        task: the data set; empty where the model itself failed.
-        message: why, for a person.
+        model: name of the model, or the argument as typed.
+        task: name of the data set; empty if the model itself failed.
+        message: reason for the failure, for display.
     """
 
     model: str
@@ -57,11 +57,11 @@ class Failure:
 
 @attrs.frozen(kw_only=True, eq=False)
 class Run:
-    """The results of a run, model by model.
+    """The results of a run, by model.
 
     Args:
-        models: those that could be opened, in order.
-        failures: what could not be evaluated.
+        models: results of the models that could be opened, in order.
+        failures: failed models and data sets.
     """
 
     models: tuple[ModelResults, ...]
@@ -75,21 +75,22 @@ def evaluate_models(
     for_report: bool = False,
     console: Console | None = None,
 ) -> Run:
-    """Evaluate models one after another; a data set that fails is named in the end and stops nothing.
+    """Evaluate models one after another; after a failure on a data set, record the error and go on.
 
     Args:
-        models: as `open_candidate` takes them, or candidates.
-        spec: on what, and how.
-        for_report: whether to measure how long an image and a text take.
-        console: where to show what is going on; none shows nothing.
+        models: model arguments of `open_candidate`, or candidates.
+        spec: data sets and options of the evaluation.
+        for_report: whether to measure the latency of an image and of a text.
+        console: console that shows the progress; None for no output.
 
     Raises:
-        ValueError: if there is no model; if a model, a data set or a device is unknown or missing, two have one name,
-            or a data set on this machine that was asked for by itself cannot be opened: nothing is computed then.
-        OSError: if a file is missing, or results cannot be written.
+        ValueError: if there are no models; if a model, a data set or a device is unknown or missing; if two models have
+            the same name; or if a local data set in `spec.datasets` cannot be opened. In all of these cases, nothing is
+            computed.
+        OSError: if a file is missing, or the results cannot be written.
     """
     if not models:
-        raise ValueError("there is no model to evaluate; give a name such as mobileclip_s2, or a file of weights")
+        raise ValueError("there are no models to evaluate; give a name such as mobileclip_s2, or a file of weights")
     with storage.use_limits(spec.stores):
         return _evaluated(models, spec, for_report=for_report, console=console)
 
@@ -107,7 +108,7 @@ def _evaluated(
     runs: list[ModelResults] = []
     failures: list[Failure] = []
     choices = [(resized, text) for resized in spec.interpolation or (None,) for text in spec.text_model or (OWN,)]
-    # A candidate comes with its preprocessing and its towers.
+    # A candidate already has its preprocessing and its towers.
     opened = [(one, *own) for one in models for own in (choices if isinstance(one, str) else ((None, OWN),))]
     for model, interpolation, text_model in opened:
         try:
@@ -145,9 +146,9 @@ def _tasks(spec: EvaluationSpec) -> tuple[FoundTask, ...]:
 
 
 def _require(tasks: Sequence[FoundTask], spec: EvaluationSpec) -> None:
-    """Refuse, before any work, data on this machine that cannot be opened.
+    """Raise an error before any computation if local data cannot be opened.
 
-    Of a suite, a data set that cannot be opened is named in the end, as one that cannot be read.
+    If a data set of a suite cannot be opened, the run reports the failure at the end instead.
     """
     for task in tasks:
         if spec.datasets and not storage.is_remote(task.path):
@@ -155,14 +156,14 @@ def _require(tasks: Sequence[FoundTask], spec: EvaluationSpec) -> None:
 
 
 class _Evaluator:
-    """One model."""
+    """Evaluates one model."""
 
     def __init__(
         self, candidate: Candidate, spec: EvaluationSpec, *, for_report: bool, console: Console | None
     ) -> None:
         self.candidate, self.spec, self.console, self.for_report = candidate, spec, console, for_report
         self.failures: list[Failure] = []
-        # Of an image, by the seconds of data sets that are encoded here and whose size is known.
+        # Time per image, estimated from the data sets of known size that this run encodes.
         self._seconds, self._pace = 0.0, Pace(0.0)
         folder = _NOT_A_NAME.sub("-", candidate.name).strip("-") or "model"
         self.path = spec.output / f"{folder}-{candidate.weights_sha256[:8]}" / RESULTS
@@ -201,7 +202,7 @@ class _Evaluator:
         )
 
     def _results(self, found: FoundTask) -> list[DatasetResult]:
-        """Return the results on a task, which is open for as long as it is evaluated and no longer."""
+        """Return the results on a task; the task is open only during its evaluation."""
         started = time.monotonic()
         task = found.open(self.spec.task_options)
         features = task.features(self.session)
@@ -220,7 +221,7 @@ class _Evaluator:
         return [attrs.evolve(row, reading=reading, evaluated=evaluated) for row in (whole, *whole.parts)]
 
     def _left(self, tasks: Sequence[FoundTask]) -> str:
-        """Return what to say of the time that tasks will take; nothing where nobody knows."""
+        """Return a text about the remaining time of the tasks; empty if unknown."""
         sizes = [suite_sizes().get(task.key) for task in tasks]
         seconds = self._pace.seconds(sum(filter(None, sizes)))
         return "" if seconds is None else f", {'at least' if None in sizes else 'about'} {duration(seconds)} left"
@@ -241,7 +242,7 @@ def _spoken(result: DatasetResult) -> str:
     return " ".join(parts)
 
 
-# Characters that the names of rows have at least, where they are as long: the other columns fold first.
+# Minimum width of the names of rows, in characters, if the names are as long: the other columns fold first.
 _NAME_WIDTH = 32
 
 
@@ -253,19 +254,21 @@ def evaluate_and_print(
     report: bool = False,
     strict: bool = False,
 ) -> None:
-    """Evaluate models, and print differences and results.
+    """Evaluate models, and print their results and differences.
 
     Args:
-        models: as `evaluate_models` takes them.
-        spec: the data sets, and how.
-        compare_published: published models that stand in the table too.
-        report: write a page and its plots as well.
-        strict: whether it counts as a failure that samples of a data set were left out.
+        models: model arguments of `open_candidate`.
+        spec: data sets and options of the evaluation.
+        compare_published: names of published models to add to the table.
+        report: whether to write a report page with plots.
+        strict: whether skipped samples count as a failure.
 
     Raises:
-        SystemExit: with 1 if a model or a data set could not be evaluated, or samples were left out where that counts.
-        ValueError: if a model or a data set cannot be used, or there is no published model of a name.
-        ModuleNotFoundError: if a report needs what is not installed; the message says how to install it.
+        SystemExit: with exit code 1 if a model or a data set could not be evaluated, or if samples were skipped and
+            `strict` is true.
+        ValueError: if a model or a data set is unusable, or a name in `compare_published` is not that of a published
+            model.
+        ModuleNotFoundError: if a package for reports is not installed; the message explains how to install the package.
     """
     from mobileclip.evaluation.report import require_report
 
@@ -280,7 +283,7 @@ def evaluate_and_print(
         for model in summary:
             if model.name in compare_published and not model.results:
                 own = ", ".join(sorted({key for measured in run.models for key in measured.results}))
-                say(f"of {model.name}, nothing is published on {own}: papers measure public data sets alone")
+                say(f"no results of {model.name} on {own} are published: papers use public data sets only")
         if report:
             page, *plots = write_summary(spec.output, summary)
             say(f"report: {page}")
@@ -294,11 +297,11 @@ def evaluate_and_print(
 
 
 def divided(models: Sequence[str], spec: EvaluationSpec) -> tuple[tuple[str, ...], EvaluationSpec]:
-    """Return what was typed as models without the data sets among them, and the spec with these.
+    """Split the arguments into models and data sets; return the models, and the spec with the data sets.
 
     Args:
-        models: models and data sets.
-        spec: how they are evaluated.
+        models: names of models and data sets.
+        spec: options of the evaluation.
     """
     data = tuple(one for one in models if is_data_set(one))
     others = tuple(one for one in models if one not in data)
@@ -306,7 +309,7 @@ def divided(models: Sequence[str], spec: EvaluationSpec) -> tuple[tuple[str, ...
 
 
 def _print_results(run: Run, summary: Sequence[ModelResults]) -> None:
-    """Print differences, one table of the data sets that were measured, and where the results are."""
+    """Print the differences, one table of the evaluated data sets, and the paths of the results."""
     from mobileclip.evaluation.tables import compared_pairs, differences_table, language_table, results_table
 
     for pair in compared_pairs(summary):
@@ -338,22 +341,22 @@ def _print_table(table: Table) -> None:
 
 
 def _printed(cell: Cell, *, is_first: bool) -> str:
-    """Return a cell in one line: an interval stands behind what it belongs to."""
+    """Return a cell as one line, with the interval in parentheses."""
     small = f" ({cell.small})" if cell.small and not is_first else ""
     return f"{cell.text}{small}"
 
 
 def summarize(run: Run, *, compare_published: Sequence[str] = ()) -> tuple[ModelResults, ...]:
-    """Return the measured models, each with the published one that it can be compared with, and further published ones.
+    """Return the measured models, each model's published reference, and further published models.
 
-    Of published models, the results on the data sets that were measured stand beside.
+    Of the published models, keep only the results on the measured data sets.
 
     Args:
-        run: what was measured.
+        run: measured results.
         compare_published: names of further published models.
 
     Raises:
-        ValueError: if no results of a model are published, or nothing was measured and none is asked for.
+        ValueError: if no results of a model are published, or there is neither a measured nor a published model.
     """
     own = [model.reference for model in run.models if model.reference is not None]
     published = [published_model(name) for name in dict.fromkeys((*own, *compare_published))]
@@ -368,10 +371,10 @@ def summarize(run: Run, *, compare_published: Sequence[str] = ()) -> tuple[Model
 
 
 def write_summary(folder: Path, models: Sequence[ModelResults]) -> tuple[Path, ...]:
-    """Write `report.html` and, in `plots`, its plots as PNG files; return the paths.
+    """Write `report.html` and its plots as PNG files in `plots`; return the paths.
 
     Args:
-        folder: made where it is missing.
+        folder: output folder, created if missing.
         models: from `summarize`.
 
     Raises:

@@ -1,4 +1,4 @@
-"""The choices of an evaluation as a value that flags are read from."""
+"""The options of an evaluation, from which the command-line flags are generated."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ class TaskOptions:
     """Options for opening the data of evaluation tasks.
 
     Args:
-        allow_missing: evaluate on what is left where a shard is missing; see `Benchmark`.
-        rows: how rows of `.jsonl` files and of tables are read.
+        allow_missing: whether to evaluate on the remaining images if a shard is missing; see `Benchmark`.
+        rows: options for reading rows of `.jsonl` files and tables.
     """
 
     allow_missing: bool = False
@@ -36,35 +36,39 @@ OWN = "own"
 
 @attrs.frozen(kw_only=True, field_transformer=strict)
 class EvaluationSpec:
-    """The choices of an evaluation: models, data sets or suites, and how they are encoded.
+    """The options of an evaluation: data sets or a suite, and how the models encode them.
 
     Args:
-        suite: `quick` for six small data sets, `imagenet` for it and its relatives, `retrieval` for Flickr30k and COCO,
-            `aro` and `sugarcrepe` for compositional understanding, `full` for the 38 whose mean the papers report.
-        datasets: these instead of a suite: keys such as vtab/pets, or places of data sets: folders of classes or of
-            images with captions, JSON lines, shards, folders and URLs in the public layout; with `probe:` before
-            one of classes, a linear probe on it.
-        data: folder or URL that holds the data sets in folders such as wds_vtab-pets_test, or a pattern with {name}
-            in it; without it they are read from the hub, where they are published.
-        output: folder of every model's results.jsonl, and of embeddings; a run that was stopped goes on from there.
-        device: where models compute, such as cuda:1, mps or cpu; `auto` is the best device there is.
+        suite: `quick` for six small data sets, `imagenet` for ImageNet and its variants, `retrieval` for Flickr30k and
+            COCO, `aro` and `sugarcrepe` for compositional understanding, `full` for the 38 data sets whose mean the
+            papers report.
+        datasets: data sets to evaluate in place of a suite: keys such as vtab/pets, or paths of data sets: folders of
+            classes, folders of captioned images, JSON lines, shards, and folders or URLs in the public layout. The
+            prefix `probe:` before a data set with classes runs a linear probe.
+        data: folder or URL that holds the data sets in folders such as wds_vtab-pets_test, or a pattern with {name}; by
+            default, the data sets are read from the Hugging Face hub.
+        output: folder for the results.jsonl file of each model and for the embeddings; a stopped run resumes from the
+            same folder.
+        device: device that runs the models, such as cuda:1, mps or cpu; `auto` selects the best available device.
         precision: precision of the weights.
-        image_size: side of the images, in pixels, where not a model's own; open_clip's models have theirs.
-        context_length: ids per text, where fewer than a model's own; see `mobileclip.encoders.load_model`.
-        interpolation: filters that resize pictures, `bilinear`, `bicubic` or both: each model is evaluated with each,
-            and its name ends with the filter; none for a model's own. Open_clip's models have theirs.
-        text_model: text towers of the models' space that encode texts in place of a model's own, a file or a folder
-            with one: each model is evaluated with each, and its name ends with the tower's; `own` stands for the
-            model's own. None is that alone. Not of open_clip's models.
-        batch_size: images encoded at once; by default as many as fit into memory.
-        num_threads: threads that read images beside the model; by default one per core, eight at most.
-        cache: whether embeddings are kept and found again, so that another run looks at no image that one has encoded;
-            without, every run encodes anew.
-        allow_missing: whether to go on where a shard is missing; the result says what is left out.
-        trust: run exports for other targets than ONNX that another machine wrote, whose runtimes do not validate files:
-            their authors could run anything on this machine.
-        rows: how rows of `.jsonl` files and of tables among the data sets are read.
-        stores: how long stores are waited for. Specs that differ in these alone are equal.
+        image_size: side of the images in pixels; by default each model's own size. Not supported for open_clip models.
+        context_length: number of token ids per text, at most a model's own number; see
+            `mobileclip.encoders.load_model`.
+        interpolation: filters for resizing images, `bilinear`, `bicubic` or both; by default each model's own filter.
+            Each model is evaluated with each filter, and the filter is appended to its name. Not supported for
+            open_clip models.
+        text_model: text towers that replace a model's own tower, each a file or a folder with a file; each tower must
+            be trained for the embedding space of the models. Each model is evaluated with each tower, and the name of
+            the tower is appended to its name. `own` stands for the model's own tower, which is the default. Not
+            supported for open_clip models.
+        batch_size: number of images per batch; by default as many as fit into memory.
+        num_threads: number of threads that read images while the model runs; by default one per core, at most eight.
+        cache: whether to cache embeddings, so that a later run does not encode the same images again.
+        allow_missing: whether to go on if a shard is missing; the result states what was skipped.
+        trust: whether to run exports that another machine wrote for targets other than ONNX. The runtimes of these
+            targets do not validate files, so the authors of the exports could run any code on this machine.
+        rows: options for reading rows of `.jsonl` files and tables of the data sets.
+        stores: timeouts of remote stores. Two specs that differ only in `stores` are equal.
 
     Examples:
         >>> EvaluationSpec(datasets=("vtab/pets",)) == EvaluationSpec(datasets=("vtab/pets",), suite="quick")
@@ -93,9 +97,9 @@ class EvaluationSpec:
     @text_model.validator
     def _check_repeated(self, attribute: attrs.Attribute[tuple[str, ...]], value: tuple[str, ...]) -> None:
         if twice := repeated(value):
-            raise ValueError(f"{attribute.name} names {twice[0]!r} twice; name it once")
+            raise ValueError(f"{attribute.name} contains {twice[0]!r} twice; remove the duplicate")
 
     @property
     def task_options(self) -> TaskOptions:
-        """How the data of tasks are opened."""
+        """Options for opening the data of the tasks."""
         return TaskOptions(allow_missing=self.allow_missing, rows=self.rows)

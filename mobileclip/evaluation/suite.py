@@ -1,4 +1,4 @@
-"""Suites by name, and the 38 data sets whose mean the papers report as the average, each with its metric."""
+"""Evaluation suites by name, and the 38 data sets of the papers' average, each with its main metric."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ class SuiteEntry:
     """One data set of the suite.
 
     Args:
-        key: what results call it.
-        name: what tables call it.
-        num_images: number of images of its test split, or of queries; what its noise is reckoned from.
-        main_metric: which of its metrics counts.
+        key: key of the data set in results.
+        name: name of the data set in tables.
+        num_images: number of images in the test split, or number of queries; used to estimate confidence intervals.
+        main_metric: name of the main metric of the data set.
     """
 
     key: str
@@ -32,8 +32,8 @@ class SuiteEntry:
 
 _PER_CLASS, _RECALL = "mean_per_class_recall", "mean_recall@1"
 
-# Source: DataComp (Gadre et al. 2023), section 3.5 and its list of tasks; Flickr30k by its test split of 1,000 images,
-# as the published results of MobileCLIP have it.
+# Source: DataComp (Gadre et al. 2023), section 3.5 and list of tasks; for Flickr30k, the test split of 1,000 images,
+# as in the published results of MobileCLIP.
 SUITE: tuple[SuiteEntry, ...] = (
     SuiteEntry("vtab/caltech101", "Caltech-101", 6_085, _PER_CLASS),
     SuiteEntry("cifar10", "CIFAR-10", 10_000),
@@ -77,7 +77,7 @@ SUITE: tuple[SuiteEntry, ...] = (
 
 
 _HUB = "https://huggingface.co/datasets"
-# Data sets of captions are published by CLIP_benchmark, those of classes by DataComp.
+# CLIP_benchmark publishes the data sets with captions, DataComp those with classes.
 _RETRIEVAL_FOLDERS = {
     "retrieval/flickr_1k_test_image_text_retrieval": "flickr30k",
     "retrieval/mscoco_2014_5k_test_image_text_retrieval": "mscoco_captions",
@@ -85,36 +85,36 @@ _RETRIEVAL_FOLDERS = {
 
 
 def suite_entry(name: str) -> SuiteEntry | None:
-    """Return the entry of a data set of the suite, or None of any other.
+    """Return the suite's entry for a data set; None if the data set is not in the suite.
 
     Args:
-        name: name of its folder, without `wds_` and `_test`; see `folder_names`.
+        name: name of the data set's folder, without `wds_` and `_test`; see `folder_names`.
     """
     return next((entry for entry in SUITE if name in folder_names(entry.key)), None)
 
 
 def key_and_title(name: str) -> tuple[str, str]:
-    """Return a data set's key in results and title in tables: those of the suite, or its own name as both.
+    """Return a data set's key in results and title in tables: from the suite, or else its own name as both.
 
     Args:
-        name: name of its folder, as `suite_entry` takes it.
+        name: folder name, as in `suite_entry`.
     """
     entry = suite_entry(name)
     return (entry.key, entry.name) if entry else (name, name)
 
 
 def folder_names(key: str) -> tuple[str, ...]:
-    """Return what the folder of a data set is called, without `wds_` and `_test`, the published name first.
+    """Return the possible folder names of a data set, without `wds_` and `_test`, with the published name first.
 
-    It is the key with `-` for `/`. Where they are published, those of `fairness/` go without that, and those of
-    captions have names of their own.
+    A folder name is the key with `-` in place of `/`. Published names omit the prefix `fairness/`, and published
+    retrieval data sets have separate names.
     """
     published = _RETRIEVAL_FOLDERS.get(key, key.removeprefix("fairness/").replace("/", "-"))
     return tuple(dict.fromkeys((published, key.replace("/", "-"))))
 
 
 def published_page(key: str) -> str:
-    """Return the page of the hub where a data set of the suite is published in the webdataset layout."""
+    """Return the Hugging Face hub page of a data set of the suite, in the webdataset layout."""
     name = folder_names(key)[0]
     if key in _RETRIEVAL_FOLDERS:
         return f"{_HUB}/clip-benchmark/wds_{name}/tree/main"
@@ -122,14 +122,14 @@ def published_page(key: str) -> str:
 
 
 def data_set_folder(key: str, data: str | None) -> str:
-    """Return where a data set of the suite is: its folder in `data`, or its page of the hub without.
+    """Return the location of a data set of the suite: its folder in `data`, or its hub page if `data` is None.
 
     Args:
         key: key of the data set.
-        data: folder or URL that holds data sets, or a pattern with `{name}` in it.
+        data: folder or URL that holds data sets, or a pattern with `{name}`.
 
     Raises:
-        ValueError: if a folder on this machine does not have it; the message says what was looked for.
+        ValueError: if a local folder does not contain the data set; the message lists the folder names tried.
     """
     if data is None:
         return published_page(key)
@@ -142,7 +142,9 @@ def data_set_folder(key: str, data: str | None) -> str:
     found = next((folder for folder in folders if Path(folder).is_dir()), None)
     if found is None:
         looked = ", ".join(os.path.basename(folder) for folder in folders)  # noqa: PTH119  names, not paths
-        raise ValueError(f"{key} is not in {data}: none of {looked} is there; {published_page(key)} has it")
+        raise ValueError(
+            f"{key} is not in {data}: none of the folders {looked} exists; download it from {published_page(key)}"
+        )
     return found
 
 

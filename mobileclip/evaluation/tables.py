@@ -1,4 +1,4 @@
-"""The tables of a report: results with intervals, classes, confusions and errors, differences, and their origin."""
+"""The tables of a report: results with intervals, classes, confusions and errors, differences, and provenance."""
 
 from __future__ import annotations
 
@@ -27,18 +27,18 @@ ROBUSTNESS = ("imagenetv2", "imagenet-a", "imagenet-r", "imagenet_sketch", "imag
 
 _ROBUSTNESS_NOTE = (
     "Top-1 accuracy in per cent, and below it the difference from ImageNet in percentage points. ImageNet-A, "
-    "ImageNet-O, ImageNet-R and ObjectNet choose among fewer classes than ImageNet does: compare models in one column, "
-    "not columns. The mean is over the data sets in the table, or there is none."
+    "ImageNet-O, ImageNet-R and ObjectNet choose among fewer classes than ImageNet does: compare models within a "
+    "column, not across columns. The mean is over all data sets in the table, and empty if a model lacks one of them."
 )
 _MOST_SIDE_BY_SIDE = 4
 _RESULTS_NOTE = (
-    "Main metrics in per cent, below them where the true one lies with 95 % confidence, and n, the number of images. "
-    "Intervals of two models may overlap where that of their difference does not hold zero."
+    "Main metrics in per cent; below each, its 95 % confidence interval and n, the number of images. "
+    "The intervals of two models may overlap even if the interval of their difference excludes zero."
 )
 _DIFFERENCES_NOTE = (
-    "Where both models were asked about the same images, the interval is of their paired differences; otherwise it is "
-    "two standard errors of the difference of two accuracies. Of twenty intervals of equally good models, one does not "
-    "hold zero."
+    "If both models answered the same images, the interval is that of the paired differences; otherwise it is "
+    "two standard errors of the difference of two accuracies. For equally good models, one in twenty intervals "
+    "excludes zero."
 )
 _NAMES = {entry.key: entry.name for entry in SUITE}
 _UNKNOWN = "not recorded"
@@ -51,8 +51,8 @@ class Cell:
     """One cell.
 
     Args:
-        text: what it says; empty where there is nothing to say.
-        small: a second line in smaller letters.
+        text: text of the cell; empty for an empty cell.
+        small: second line in a smaller font.
     """
 
     text: str = ""
@@ -64,9 +64,9 @@ class Column:
     """One column.
 
     Args:
-        title: above it.
-        is_number: whether its cells are numbers, which stand at the right.
-        small: a second line in smaller letters.
+        title: title of the column.
+        is_number: whether the cells are numbers, which are right-aligned.
+        small: second line in a smaller font.
     """
 
     title: str
@@ -79,13 +79,13 @@ class Table:
     """A table.
 
     Args:
-        title: above it.
-        columns: from left to right; the first one names the rows.
-        rows: from top to bottom, each with a cell for every column.
-        notes: below it, a paragraph each.
+        title: title of the table.
+        columns: columns from left to right; the first column names the rows.
+        rows: rows from top to bottom, each with one cell per column.
+        notes: paragraphs below the table.
 
     Raises:
-        ValueError: if a row has more or fewer cells than there are columns.
+        ValueError: if the number of cells in a row differs from the number of columns.
     """
 
     title: str
@@ -96,13 +96,15 @@ class Table:
     def __attrs_post_init__(self) -> None:
         for number, row in enumerate(self.rows, 1):
             if len(row) != len(self.columns):
-                raise ValueError(f"row {number} of {self.title!r} has {len(row)} cells for {len(self.columns)} columns")
+                raise ValueError(
+                    f"row {number} of {self.title!r} has {len(row)} cells, expected {len(self.columns)}, one per column"
+                )
 
     def turned(self, corner: str) -> Table:
-        """Return the table with its rows as columns, all of them numbers.
+        """Return the transposed table; all columns except the first then hold numbers.
 
         Args:
-            corner: what the rows are now, which stands above their names.
+            corner: title of the first column of the transposed table.
         """
         names, *others = zip(*self.rows, strict=True)
         heads = (Column(title=corner, is_number=False), *(Column(title=one.text, small=one.small) for one in names))
@@ -114,18 +116,18 @@ class Table:
 
 
 def per_cent(value: float | None, *, digits: int = 1) -> str:
-    """Return a fraction of one in per cent, and nothing for None."""
+    """Format a fraction as per cent; return an empty string for None."""
     return "" if value is None else f"{100 * value:.{digits}f}"
 
 
 def points(value: float, *, digits: int = 1) -> str:
-    """Return a difference of fractions of one in percentage points, with its sign."""
+    """Format a difference of fractions in percentage points, with its sign."""
     text = f"{100 * value:+.{digits}f}".replace("-", "\N{MINUS SIGN}")
     return text if any(digit in text for digit in "123456789") else text.lstrip("+\N{MINUS SIGN}")
 
 
 def models_table(models: Sequence[ModelResults]) -> Table:
-    """Return what the models are, how fast they are, and their averages, where the suite was evaluated."""
+    """Return the table of models: parameters, latency, ImageNet accuracy and, if complete, the suite average."""
     columns = {
         "model": [Cell(text=model.name) for model in models],
         "results": [Cell(text=_origin(model)) for model in models],
@@ -138,7 +140,7 @@ def models_table(models: Sequence[ModelResults]) -> Table:
     notes: tuple[str, ...] = ()
     if any(average is not None for average in averages):
         columns["average of 38, %"] = [Cell(text=per_cent(average)) for average in averages]
-        notes = ("The average is over the main metrics of all 38 data sets, or there is none.",)
+        notes = ("The average needs the main metrics of all 38 data sets.",)
     return Table(
         title="Models",
         columns=tuple(Column(title=title, is_number=number > 1) for number, title in enumerate(columns)),
@@ -148,7 +150,7 @@ def models_table(models: Sequence[ModelResults]) -> Table:
 
 
 def robustness_table(models: Sequence[ModelResults]) -> Table | None:
-    """Return ImageNet beside its harder relatives, each with the drop from ImageNet; None where nobody has two of them.
+    """Return the table of ImageNet and its variants, with the drop from ImageNet; None if no model has both.
 
     Source: Recht et al. 2019 (v2), Hendrycks et al. 2021 (-A and -O; -R), Wang et al. 2019 (Sketch), Barbu et al. 2019
         (ObjectNet).
@@ -177,9 +179,10 @@ def robustness_table(models: Sequence[ModelResults]) -> Table | None:
 
 
 def results_table(models: Sequence[ModelResults]) -> Table:
-    """Return the main metric of every model on every data set, those of the suite first.
+    """Return the table of each model's main metric on each data set, with the data sets of the suite first.
 
-    A data set is a row, unless there are more models than stand side by side, and fewer data sets than models.
+    Each data set is a row. If there are more models than fit side by side and fewer data sets than models, each model
+    is a row.
     """
     known = {key: result for model in reversed(models) for key, result in model.results.items()}
     keys = ordered_keys(models)
@@ -205,13 +208,13 @@ def results_table(models: Sequence[ModelResults]) -> Table:
 
 
 _MOST_CLASSES, _MOST_CONFUSED, _MOST_ERRORS = 50, 20, 20
-_MARGIN_NOTE = "The margin is the score of the class that it is taken for, less that of its own."
+_MARGIN_NOTE = "The margin is the score of the predicted class minus the score of the true class."
 
 
 def answer_tables(models: Sequence[ModelResults]) -> list[Table]:
-    """Return, for each measured result, its accuracy by class, its confusion matrix and its worst errors.
+    """Return, for each measured result, the tables of accuracy by class, of confusions and of the worst errors.
 
-    Results without classes have their worst images alone.
+    A result without classes has only a table of the worst images.
     """
     tables = []
     for model in models:
@@ -226,7 +229,7 @@ def answer_tables(models: Sequence[ModelResults]) -> list[Table]:
 
 
 def class_table(title: str, answers: Answers) -> Table:
-    """Return recall and precision of each class, the worst first; up to fifty."""
+    """Return the table of recall and precision of each class, with the lowest recall first; at most fifty classes."""
     counts, said, right = _by_class(answers)
     recall = right / np.maximum(counts, 1)
     worst = [one for one in np.argsort(recall, kind="stable") if counts[one]]
@@ -255,7 +258,7 @@ def class_table(title: str, answers: Answers) -> Table:
 
 
 def confusion_table(title: str, answers: Answers) -> Table:
-    """Return how many images of each class are taken for which; of many classes, the twenty with most errors."""
+    """Return the confusion matrix; if there are more than twenty classes, only the twenty with the most errors."""
     counts, said, right = _by_class(answers)
     num_wrong = counts + said - 2 * right
     seen = np.flatnonzero(counts + said)
@@ -275,7 +278,7 @@ def confusion_table(title: str, answers: Answers) -> Table:
 
 
 def errors_table(title: str, answers: Answers) -> Table:
-    """Return the images that are taken for another class, the surest errors first; up to twenty."""
+    """Return the table of misclassified images, with the largest margin first; at most twenty images."""
     wrong = np.flatnonzero(answers.predicted != answers.labels)
     surest = wrong[np.argsort(-answers.margin[wrong], kind="stable")]
     return Table(
@@ -307,7 +310,7 @@ def _worst_table(title: str, values: Iterable[tuple[str, float]]) -> Table:
 
 
 def _by_class(answers: Answers) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
-    """Return how many images each class has, how many are taken for it, and how many rightly."""
+    """Return, for each class, the number of images, of predictions and of correct predictions."""
     labels, predicted, size = answers.labels, answers.predicted, len(answers.class_names)
     right = labels[labels == predicted]
     counts, said, found = (np.bincount(one, minlength=size) for one in (labels, predicted, right))
@@ -319,9 +322,9 @@ def _more(what: str, total: int, most: int) -> tuple[str, ...]:
 
 
 def compared_pairs(models: Sequence[ModelResults]) -> tuple[tuple[ModelResults, ModelResults], ...]:
-    """Return every measured model with the first of them, and models with the published ones that they name.
+    """Return pairs to compare: each later measured model with the first one, and each model with its reference.
 
-    Models without a data set in common are left out.
+    Pairs without a common data set are left out.
     """
     measured = [model for model in models if model.source == "measured"]
     pairs = [(model, measured[0]) for model in measured[1:]]
@@ -333,7 +336,7 @@ def compared_pairs(models: Sequence[ModelResults]) -> tuple[tuple[ModelResults, 
 
 
 def differences_table(model: ModelResults, reference: ModelResults) -> Table:
-    """Return one model less another, in percentage points, with what both reach."""
+    """Return the table of differences between two models in percentage points, with both models' results."""
     return Table(
         title=f"{model.name} against {reference.name}",
         columns=(
@@ -358,12 +361,12 @@ def differences_table(model: ModelResults, reference: ModelResults) -> Table:
 
 
 def language_table(models: Sequence[ModelResults]) -> Table | None:
-    """Return every model in every language against the first one in English, the ceiling; None without languages.
+    """Return the table of each model in each language against the best result, English; None without languages.
 
-    A data set has languages where its results have parts, one of which is called `en`.
+    A data set has languages if its results have parts and one part is named `en`.
 
     Args:
-        models: in the order of the run: the first that was measured in English is the ceiling.
+        models: results of models in the order of the run; the first model with English results is the upper bound.
     """
     rows = [
         row
@@ -385,24 +388,24 @@ def language_table(models: Sequence[ModelResults]) -> Table | None:
 
 
 def provenance_table(models: Sequence[ModelResults]) -> Table:
-    """Return when and with what each model was measured.
+    """Return the table of the time, library version, device and weights of each measured model.
 
     Args:
-        models: those that were measured here.
+        models: results measured here.
     """
     titles = ("model", "when", "version", "device", "SHA-256 of the weights")
     return Table(
-        title="When and with what",
+        title="Date and software",
         columns=tuple(Column(title=title, is_number=False) for title in titles),
         rows=tuple((Cell(text=model.name), *_provenance(model)) for model in models),
     )
 
 
 def coverage_table(models: Sequence[ModelResults]) -> Table:
-    """Return how many images of each data set were used and left out, with the reasons.
+    """Return the table of used and skipped images of each data set, with the reasons.
 
     Args:
-        models: those that were measured here.
+        models: results measured here.
     """
     titles = (("data set", False), ("model", False), ("images used", True), ("left out", True), ("reasons", False))
     return Table(
@@ -413,12 +416,12 @@ def coverage_table(models: Sequence[ModelResults]) -> Table:
             for model in models
             for result in model.results.values()
         ),
-        notes=("What is left out counts in no metric. A shard that breaks off counts once, however much it held.",),
+        notes=("Skipped samples count in no metric. A truncated shard counts as one skip.",),
     )
 
 
 def readable(metric: str) -> str:
-    """Return the name of a metric as people say it."""
+    """Return the display name of a metric."""
     known = {
         "acc1": "top-1 accuracy",
         "mean_per_class_recall": "mean per-class recall",
@@ -438,7 +441,7 @@ def _ends(interval: Interval | None) -> str:
 
 
 def _ceilings(models: Sequence[ModelResults]) -> dict[str, ModelResults]:
-    """Return the model that is the ceiling, by key of the data set."""
+    """Return the first model with English results for each data set, by key of the data set."""
     found: dict[str, ModelResults] = {}
     for model in models:
         for key in model.results:
@@ -451,7 +454,7 @@ def _ceilings(models: Sequence[ModelResults]) -> dict[str, ModelResults]:
 def _language_row(model: ModelResults, ceiling: ModelResults, key: str, english: str) -> tuple[Cell, ...]:
     own, best = model.results[key], ceiling.results[english]
     found = own.outcomes.compared_with(best.outcomes) if own.outcomes and best.outcomes else None
-    between = "other pictures" if found is None else _ends(found.interval)
+    between = "other images" if found is None else _ends(found.interval)
     recalls = [(own.metrics.get(f"{_RECALL}{k}"), best.metrics.get(f"{_RECALL}{k}")) for k in _KS]
     return (
         Cell(text=own.dataset),
@@ -462,7 +465,7 @@ def _language_row(model: ModelResults, ceiling: ModelResults, key: str, english:
 
 
 def _share(value: float | None, most: float | None) -> Cell:
-    """Return how much of what English reaches is reached; nothing where nobody knows, or English reaches nothing."""
+    """Return the ratio of a recall to that in English; an empty cell if unknown or if the English recall is 0."""
     if value is None or not most:
         return Cell()
     return Cell(text=per_cent(value / most, digits=0), small=f"{per_cent(value)} of {per_cent(most)}")
@@ -488,7 +491,7 @@ def _count(number: int | None) -> str:
 
 
 def _words(reason: str) -> str:
-    """Return a reason as people say it; those of images that cannot be decoded start alike."""
+    """Return the display text of a reason, without the common prefix of decoding errors."""
     return reason.removeprefix("image_").replace("_", " ")
 
 
@@ -497,7 +500,7 @@ def _score(model: ModelResults, key: str) -> float | None:
 
 
 def _score_cell(model: ModelResults, key: str) -> Cell:
-    """Return a model's result on a data set, with its interval and n where the images' outcomes are known."""
+    """Return the cell of a model's result, with interval and number of images if the outcomes are known."""
     result = model.results.get(key)
     if result is None or result.outcomes is None:
         return Cell(text=per_cent(_score(model, key)))

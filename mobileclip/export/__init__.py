@@ -1,6 +1,6 @@
 """Exports models to other runtimes, with contract, tokenizer, test vectors and a report.
 
-What holds for every format belongs here; what one format alone needs, in `export.targets`.
+Code for all formats belongs in this package; code for a single format belongs in `export.targets`.
 """
 
 import lazy_loader

@@ -1,4 +1,4 @@
-"""The contract of an export: one JSON file with everything that a host needs to run it."""
+"""The contract of an export: one JSON file with all information that a host needs to run the export."""
 
 from __future__ import annotations
 
@@ -27,20 +27,20 @@ TOKENIZER, REPORT = "tokenizer.json", "report.json"
 GOLDEN, EVALUATION = "golden.safetensors", "evaluation.safetensors"
 FORMAT_VERSION = 1
 NOT_RUN: Final = "written, not run"
-"""State of an export whose runtime is not here."""
+"""State of an export whose runtime is not available on the exporting machine."""
 
 
 @attrs.frozen(kw_only=True, field_transformer=strict)
 class ImageContract:
-    """The input of an exported image file, as its host must prepare it.
+    """The input of an exported image file, as the host must prepare it.
 
     Args:
-        input: resize the shorter side to `size` (antialiased, `interpolation`), crop the centre, then
-            `(pixel / 255 - mean) / std` unless `preprocess` says that this is inside.
-        preprocess: `host`: the host scales and normalises. `uint8`, `float32`: pixels in [0, 255] come in. `picture`:
-            the file resizes and crops too, and pixels of a picture of any size come in.
-        channel_order: of the colours.
-        layout: of the axes.
+        input: image preprocessing: resize the shorter side to `size` (antialiased, with `interpolation`), crop the
+            centre, and apply `(pixel / 255 - mean) / std` unless `preprocess` states that the file does so.
+        preprocess: input of the file. `host`: pixels that the host has scaled and normalised. `uint8`, `float32`:
+            pixels in [0, 255]. `picture`: pixels of an image of any size; the file also resizes and crops.
+        channel_order: order of the colour channels.
+        layout: order of the axes.
     """
 
     input: ImageInput
@@ -51,13 +51,13 @@ class ImageContract:
 
 @attrs.frozen(kw_only=True, field_transformer=strict)
 class TextContract:
-    """The input of an exported text file, as its host must prepare it.
+    """The input of an exported text file, as the host must prepare it.
 
     Args:
-        input: context length, vocabulary, padding. Texts that are too long are cut in front of the end token.
-        start_id: first of every text; None for a tokenizer that has no such token.
-        end_id: behind every text.
-        tokenizer: the file of Hugging Face `tokenizers` that makes whole padded rows of ids.
+        input: context length, vocabulary and padding. Long texts are cut before the end token.
+        start_id: id of the first token of every text; None for a tokenizer without a start token.
+        end_id: id of the token after every text.
+        tokenizer: name of the Hugging Face `tokenizers` file, which returns complete, padded rows of ids.
     """
 
     input: TextInput
@@ -69,34 +69,34 @@ class TextContract:
 def _is_shape(_: object, attribute: attrs.Attribute[tuple[int | None, ...]], sides: tuple[int | None, ...]) -> None:
     if not sides or any(side is None for side in sides[1:]) or any(side is not None and side < 1 for side in sides):
         raise ValueError(
-            f"{attribute.name} is {printable(sides)}, expected sides of at least 1; None may stand for the first"
+            f"{attribute.name} is {printable(sides)}, expected sizes of at least 1; only the first may be None"
         )
 
 
 def _is_input_shape(
     instance: object, attribute: attrs.Attribute[tuple[int | None, ...]], sides: tuple[int | None, ...]
 ) -> None:
-    # Height and width of pictures of any size.
+    # Height and width of images of any size.
     _is_shape(instance, attribute, sides[:2] if sides[2:] == (None, None) else sides)
 
 
 def feature_name(stage: Stage) -> str:
-    """Return what the feature map behind a stage is called, as an output and in a report."""
+    """Return the name of a stage's feature map, as an output and in a report."""
     return "text_space" if stage == TEXT_SPACE else f"stage_{stage}"
 
 
 def _is_stage(_: object, attribute: attrs.Attribute[Stage], stage: Stage) -> None:
     if isinstance(stage, int) and stage < 0:
-        raise ValueError(f"{attribute.name} is {stage}, expected the number of a stage, from 0, or {TEXT_SPACE}")
+        raise ValueError(f"{attribute.name} is {stage}, expected the number of a stage, at least 0, or {TEXT_SPACE}")
 
 
 @attrs.frozen(kw_only=True, field_transformer=strict)
 class FeatureMap:
-    """A feature map that an image file gives beside the embedding.
+    """A feature map that an image file returns in addition to the embedding.
 
     Args:
-        stage: behind which it comes, from 0; of a ViT, the layer; `text-space` behind all of the tower.
-        shape: of the output, float32: batch, channels, rows, columns; None where the batch may have any size.
+        stage: stage that returns the map, from 0, or layer of a ViT; `text-space` for the map after the whole tower.
+        shape: shape of the float32 output: batch, channels, rows, columns; a batch of None means any size.
     """
 
     stage: Stage = attrs.field(validator=_is_stage)
@@ -112,32 +112,33 @@ def _are_lengths(instance: TowerFile, attribute: attrs.Attribute[tuple[int, ...]
     is_rising = all(one < next_one for one, next_one in zip((0, *lengths), lengths, strict=False))
     if lengths and not (is_rising and lengths[-1:] == instance.input_shape[1:]):
         raise ValueError(
-            f"{attribute.name} are {printable(lengths)}, expected rising numbers of ids, the last of them that of the "
-            "input's shape"
+            f"{attribute.name} are {printable(lengths)}, expected ascending lengths with the length of the input "
+            "shape last"
         )
 
 
 @attrs.frozen(kw_only=True, field_transformer=strict)
 class TowerFile:
-    """One exported tower, or a classifier, which is a file of the image tower's kind that gives logits.
+    """One exported tower, or a classifier: a file of the image tower's kind that returns logits.
 
     Args:
-        tower: which it is.
-        file: its name in the folder; the name of a folder where the format is one.
-        input_name: of the one input.
-        input_dtype: of the input: float32, uint8, int32 or int64.
-        input_shape: of the input; None where the batch, or a picture, may have any size.
-        output_name: of the embeddings or the logits, the first output.
-        output_shape: of the embeddings or the logits, float32; None where the batch may have any size.
-        compute: what the encoder computes in where it runs as exported; a runtime may choose more exact kernels.
-        float32: the layers that compute in float32 all the same, since the export would fail a check otherwise.
-            In int8, they compute in what all that is not quantised computes in: float16 in Core ML. Of `int8-weights`,
-            those whose weights are stored in float32.
-        lengths: numbers of ids that a row of the text file may have, rising, that of the input's shape last; none where
-            that alone is taken. A host cuts the padding off its rows, down to the shortest that holds their texts.
-            Each has a signature in LiteRT: `length_8` and the like, and `serving_default` for the last.
-        features: outputs behind the embeddings, in this order.
-        outside: operations that ExecuTorch computes itself, outside XNNPACK.
+        tower: name of the tower.
+        file: name of the file, or of the folder for formats that write a folder.
+        input_name: name of the only input.
+        input_dtype: type of the input: float32, uint8, int32 or int64.
+        input_shape: shape of the input; None for a batch, or image sides, of any size.
+        output_name: name of the first output, the embeddings or logits.
+        output_shape: shape of the float32 embeddings or logits; a batch of None means any size.
+        compute: precision in which the encoder computes as exported; a runtime may choose more exact kernels.
+        float32: layers that still compute in float32, because the export would otherwise fail a check. For int8, these
+            layers are not quantised and compute in the precision of all other unquantised operations, which is float16
+            in Core ML. For `int8-weights`, the weights of these layers are stored in float32.
+        lengths: row lengths that the text file accepts, ascending, with the length of the input shape last; empty if
+            the file accepts only that length. A host cuts the padding off its rows, down to the shortest length that
+            holds the texts. In LiteRT, each length has a signature: `length_8` and so on, and `serving_default` for the
+            last.
+        features: feature maps returned after the embeddings, in this order.
+        outside: operations that ExecuTorch runs with its own kernels rather than in XNNPACK.
     """
 
     tower: Tower
@@ -155,7 +156,7 @@ class TowerFile:
 
     @property
     def takes_any_size(self) -> bool:
-        """Whether pictures come in as they were decoded."""
+        """Whether the file accepts images of any size, as decoded."""
         return None in self.input_shape[1:]
 
     @property
@@ -165,15 +166,15 @@ class TowerFile:
 
 
 def as_taken(pixels: Tensor, contract: ImageInput, preprocess: str) -> Tensor:
-    """Return uint8 pixels as an exported image tower takes them.
+    """Convert uint8 pixels to the input of an exported image tower.
 
     Shape:
-        `(images, 3, size, size)` in and out.
+        `(images, 3, size, size)` for input and output.
 
     Args:
-        pixels: resized and cropped.
-        contract: of the model.
-        preprocess: of the export.
+        pixels: resized and cropped pixels.
+        contract: image input of the model.
+        preprocess: preprocessing of the export.
     """
     if preprocess == "host":
         return ImageTransform(contract).normalize(pixels.movedim(1, -1))
@@ -185,8 +186,8 @@ class Variant:
     """The same towers in another precision.
 
     Args:
-        precision: of the stored weights.
-        towers: their files.
+        precision: precision of the stored weights.
+        towers: files of the towers.
     """
 
     precision: Precision
@@ -198,26 +199,27 @@ class Contract:
     """The whole of an export.
 
     Args:
-        format_version: of this file.
-        target: the runtime's format.
-        precision: of the stored weights.
-        normalize: whether embeddings come out with unit length.
-        embedding_dim: width of the embeddings; of a classifier, of those that its linear layer takes.
-        logit_scale: factor of the cosine similarities in front of the softmax, after the cap of the model; None for a
-            tower alone.
-        towers: the exported files.
-        image: what the image file takes, where there is one.
-        text: what the text file takes, where there is one.
-        files: names of all other files to their SHA-256.
-        versions: of the libraries that wrote the export.
-        weights_sha256: of the folded float32 weights that were exported, as `tensor_files.weights` counts them.
-        spec: the model's spec, as in our checkpoints.
-        licence: of the code and of published weights.
-        layout: what files, inputs and outputs are called.
-        name: what the model is called, or its file; None where nobody has said.
-        state: whether its runtime has run it where it was exported, or nobody has: then no gate was asked.
-        num_classes: logits that a classifier gives; None where embeddings come out.
-        class_names: what the classes are called, in the order of the logits; none where nobody has said.
+        format_version: format version of the contract file.
+        target: format of the runtime.
+        precision: precision of the stored weights.
+        normalize: whether the exported embeddings have unit length.
+        embedding_dim: width of the embeddings; for a classifier, width of the embeddings before the linear layer.
+        logit_scale: factor that multiplies the cosine similarities before the softmax, limited to the model's maximum;
+            None for a single tower.
+        towers: entries of the exported files.
+        image: input of the image file; None if there is no image file.
+        text: input of the text file; None if there is no text file.
+        files: SHA-256 hashes of all other files, by name.
+        versions: versions of the libraries that wrote the export.
+        weights_sha256: SHA-256 of the folded float32 weights, as computed by `tensor_files.weights`.
+        spec: spec of the model, as in our checkpoints.
+        licence: licence of the code and of published weights.
+        layout: name of the layout of files, inputs and outputs.
+        name: name of the model or of its file; None if unknown.
+        state: `run` if the runtime ran the files on the exporting machine; otherwise `written, not run`, and no gate
+            was checked.
+        num_classes: number of logits of a classifier; None for embeddings.
+        class_names: class names in the order of the logits; empty if unknown.
         others: the same towers in other precisions.
     """
 
@@ -244,20 +246,20 @@ class Contract:
 
     @property
     def each(self) -> tuple[Contract, ...]:
-        """Contracts of one precision each, the own one first."""
+        """One contract per precision, with the contract's own precision first."""
         variants = (Variant(precision=self.precision, towers=self.towers), *self.others)
         return tuple(attrs.evolve(self, precision=one.precision, towers=one.towers, others=()) for one in variants)
 
     @property
     def of_classes(self) -> bool:
-        """Whether it is of a classifier."""
+        """Whether the export is of a classifier."""
         return self.num_classes is not None
 
     def taken(self, tower: TowerFile, inputs: Tensor) -> Tensor:
-        """Return inputs as a file takes them.
+        """Return inputs converted for a file.
 
         Args:
-            tower: the file.
+            tower: entry of the file.
             inputs: pixels, resized and cropped, `(images, 3, size, size)`, uint8; or ids `(texts, context_length)`.
         """
         if self.image is not None and tower.tower == "image":
@@ -270,32 +272,30 @@ class Contract:
         return self.embedding_dim if self.num_classes is None else self.num_classes
 
     def write(self, folder: Path) -> None:
-        """Write the contract into the export's folder."""
+        """Write the contract to the folder of the export."""
         (folder / CONTRACT).write_text(f"{to_json(self, indent=2)}\n", encoding="utf-8")
 
 
 MOST_BYTES = 2**24
-"""Of a contract, or a report."""
+"""Maximum size of a contract or report, in bytes."""
 
 _MOST_FILES, _MOST_EMBEDDING = 1000, 2**16
-# Of every system: no drive, no folder above, no name that hides.
+# Valid on every system: without a drive, a parent folder or a hidden name.
 _NAME = re.compile(r"\w[\w.-]{0,199}(/\w[\w.-]{0,199}){0,6}", re.ASCII)
 _OTHERS = (TOKENIZER, REPORT, GOLDEN, EVALUATION)
 
 
 def read_contract(folder: str | Path) -> Contract:
-    """Return the contract of an export whose files are all there and as they were written.
+    """Return the contract of an export, after a check that all files exist and are unchanged.
 
     Raises:
-        ValueError: if the folder is no whole export, another version of this library wrote it, or a file of it is
-            missing, has changed, lies elsewhere or is not named; the message names the file.
+        ValueError: if the folder is not a complete export, if another version of this library wrote the contract, or if
+            a file is missing, changed, outside the folder or absent from the contract; the message names the file.
     """
     folder = Path(folder)
     path = folder / CONTRACT
     if not path.is_file():
-        raise ValueError(
-            f"{folder} holds no {CONTRACT}, so it is no export, or not a whole one; export the model again"
-        )
+        raise ValueError(f"{folder} has no {CONTRACT}, so the folder is not a complete export; export the model again")
     contract = _read(path)
     if (fault := next((fault for one in contract.each for fault in _faults(one)), None)) is not None:
         raise ValueError(f"{path} {fault}; export the model again")
@@ -305,7 +305,7 @@ def read_contract(folder: str | Path) -> Contract:
         _check_complete(folder, tower, contract)
     if contract.text is not None and contract.text.tokenizer not in contract.files:
         raise ValueError(
-            f"{path} has no SHA-256 of its tokenizer, {printable(contract.text.tokenizer)}; export the model again"
+            f"{path} has no SHA-256 of the tokenizer {printable(contract.text.tokenizer)}; export the model again"
         )
     return contract
 
@@ -316,29 +316,29 @@ def _read(path: Path) -> Contract:
     except (OSError, ValueError) as error:
         raise_machine_fault(error)
         raise ValueError(
-            f"{path} cannot be read: {error}; it is damaged, or another version of mobileclip wrote it"
+            f"{path} cannot be read: {error}; the file is damaged, or another version of mobileclip wrote it"
         ) from error
     if contract.format_version != FORMAT_VERSION:
         raise ValueError(
-            f"{path} has the format version {contract.format_version}, and this version of mobileclip reads "
+            f"{path} has the format version {contract.format_version}, but this version of mobileclip reads only "
             f"{FORMAT_VERSION}; update with: {UPDATE}, or export the model again"
         )
     return contract
 
 
 def _faults(contract: Contract) -> Iterator[str]:
-    """Yield what a contract says of its towers that does not fit what it says of the model."""
+    """Yield the contradictions between a contract's towers and its description of the model."""
     num_classes, names, kinds = contract.num_classes, contract.class_names, [one.tower for one in contract.towers]
     if len(contract.files) > _MOST_FILES:
-        yield f"names {len(contract.files):,} files, and up to {_MOST_FILES} are known here"
+        yield f"lists {len(contract.files):,} files, expected at most {_MOST_FILES}"
     if not 0 < contract.embedding_dim <= _MOST_EMBEDDING:
         yield f"has embeddings of {contract.embedding_dim} dimensions"
-    # A classifier is an image file that gives as many logits as it has names.
+    # A classifier is an image file that returns as many logits as it has names.
     is_classifier = kinds == ["image"] and not contract.normalize and len(names) in (0, num_classes)
     if bool(names) if num_classes is None else not (is_classifier and 0 < num_classes <= _MOST_EMBEDDING):
-        yield f"says {num_classes} classes with {len(names)} names, which no export of a classifier says so"
+        yield f"states {num_classes} classes with {len(names)} names, which is not a valid classifier"
     if not kinds or len(set(kinds)) != len(kinds):
-        yield f"names {kinds or 'no towers'}, expected an image tower, a text tower or both"
+        yield f"lists {kinds or 'no towers'}, expected an image tower, a text tower or both"
     for tower in contract.towers:
         yield from _tower_faults(contract, tower)
 
@@ -349,23 +349,23 @@ def _tower_faults(contract: Contract, tower: TowerFile) -> Iterator[str]:
     fits = tower.input_dtype in dtypes and sides == expected and tower.output_shape == (batch, contract.output_dim)
     if batch not in (None, 1) or not fits:
         yield (
-            f"says that the {tower.tower} tower takes {tower.input_dtype} of shape {tower.input_shape} and gives "
-            f"{tower.output_shape}, which is not what it says of the model"
+            f"states that the {tower.tower} tower takes {tower.input_dtype} of shape {tower.input_shape} and returns "
+            f"{tower.output_shape}, which does not fit the model"
         )
     for part, kind, has in (("lengths of texts", "text", tower.lengths), ("feature maps", "image", tower.features)):
         if has and tower.tower != kind:
-            yield f"has {part} of the {tower.tower} tower"
+            yield f"has {part} for the {tower.tower} tower, which cannot have them"
     for one in tower.features:
         places = one.shape[1:]
         fits = len(places) == 3 and (one.stage != TEXT_SPACE or places[:1] == tower.output_shape[1:])
         if one.shape[0] != batch or not fits:
-            yield f"has a map {one.name} of shape {one.shape}"
+            yield f"has a map {one.name} of invalid shape {one.shape}"
     if len({one.stage for one in tower.features}) != len(tower.features):
-        yield "has two maps of one stage"
+        yield "has two maps of the same stage"
 
 
 def _taken(contract: Contract, tower: TowerFile) -> tuple[tuple[str, ...], list[int | None]]:
-    """Return what a tower may take: types, none where nothing is said of it, and the shape without the batch."""
+    """Return the possible input types of a tower, empty if undefined, and the input shape without the batch."""
     if tower.tower == "text" and contract.text is not None:
         return ("int32", "int64"), [contract.text.input.context_length]
     if tower.tower == "image" and contract.image is not None:
@@ -376,38 +376,38 @@ def _taken(contract: Contract, tower: TowerFile) -> tuple[tuple[str, ...], list[
 
 
 def check_file(folder: Path, name: str, expected: str) -> None:
-    """Make sure that a file of an export is in its folder and as it was written.
+    """Raise an error unless a file of an export is in its folder and unchanged.
 
     Args:
-        folder: of the export.
-        name: of the file, in it.
-        expected: its SHA-256.
+        folder: folder of the export.
+        name: name of the file in the folder.
+        expected: SHA-256 of the file.
 
     Raises:
-        ValueError: if it is not.
+        ValueError: if the file is missing, changed or outside the folder.
     """
     path = folder / name
     if not _NAME.fullmatch(name):
         raise ValueError(
-            f"{folder / CONTRACT} names the file {printable(repr(name))}, which is not in the export's folder; do not "
-            "use it"
+            f"{folder / CONTRACT} lists the file {printable(repr(name))}, which is not in the export's folder; do not "
+            "use this export"
         )
     if not path.is_file():
-        raise ValueError(f"{folder} has no {name}, which its {CONTRACT} names; export the model again")
+        raise ValueError(f"{folder} has no {name}, which its {CONTRACT} lists; export the model again")
     if not path.resolve().is_relative_to(folder.resolve()):
         raise ValueError(
             f"{path} is a link to {path.resolve()}, which is not in the export's folder; copy the folder with its "
-            "files, and not with links to them"
+            "files instead of links"
         )
     if file_sha256(path) != expected:
         raise ValueError(
-            f"{path} is not the file that was exported: its SHA-256 differs from the one in {CONTRACT}; copy the "
+            f"{path} is not the exported file: its SHA-256 differs from the one in {CONTRACT}; copy the "
             "folder again, or export the model again"
         )
 
 
 def _check_complete(folder: Path, tower: TowerFile, contract: Contract) -> None:
-    """Make sure that a tower's file, and whatever lies beside it under its name, is one of the contract's."""
+    """Raise an error unless the contract lists a tower's file and all files next to it with the same stem."""
     names = [name for name in contract.files if name == tower.file or name.startswith(f"{tower.file}/")]
     if not names or tower.file in (CONTRACT, *_OTHERS):
         raise ValueError(
@@ -419,6 +419,6 @@ def _check_complete(folder: Path, tower: TowerFile, contract: Contract) -> None:
     for path in beside:
         if path.relative_to(folder).as_posix() not in contract.files:
             raise ValueError(
-                f"{path} lies beside the {tower.tower} tower, and {CONTRACT} does not name it; remove it, or "
-                "export the model again"
+                f"{path} is next to the {tower.tower} tower, but {CONTRACT} does not list this file; remove the file, "
+                "or export the model again"
             )

@@ -1,4 +1,4 @@
-"""Export a model: folded, written by a target, measured, described by contract and card, and only then there."""
+"""Exports a model: folds the model, writes and measures its towers, and writes contract and card, atomically."""
 
 from __future__ import annotations
 
@@ -80,31 +80,32 @@ def export_model(
     overwrite: bool = False,
     show_progress: bool = True,
 ) -> Path:
-    """Write a model for another runtime, with all that is needed to use it, and return the folder.
+    """Write a model for another runtime, with all files needed to use it, and return the folder.
 
-    The folder holds a file per tower, `mobileclip.json` (what goes in and comes out), `tokenizer.json`, golden inputs
-    and embeddings, a card (`README.md`), `LICENSE`, and `report.json`: how near the files are to the model in float32,
-    run in their own runtime. It appears whole or not at all. An export that fails a gate is written too: its report
-    says so, and `verify_export` measures it again. In lower precision some layers stay in float32
-    (`layers_in_float32`); the contract names them.
+    The folder holds one file per tower, `mobileclip.json` (the contract of inputs and outputs), `tokenizer.json`,
+    golden inputs and embeddings, a card (`README.md`), `LICENSE`, and `report.json`: the deviation of the files, run in
+    their own runtime, from the float32 model. The folder is written atomically. An export that fails a gate is written
+    too: the report states the failure, and `verify_export` measures the export again. In lower precision some layers
+    stay in float32 (`layers_in_float32`); the contract names them.
 
     Args:
-        model: a model, a tower or a classifier in evaluation mode; or a name, a file in any known layout, a folder with
-            one, or `hf-hub:owner/name`.
-        spec: what to export, and how.
-        checkpoint: weights for a model that is given by name.
-        samples: what it is measured on; the pictures that come with the package by default.
-        calibration: what the ranges of int8 are found with; crops of `samples` by default.
-        place: where it will be run, as `mobileclip.export.places` calls it, which then says what the spec does not.
-        overwrite: whether an export that is there is replaced, once the new one is whole.
-        show_progress: whether to tell, on standard error, what is being done and how long it takes.
+        model: a model, tower or classifier in evaluation mode; or a model name, a file in any known layout, a folder
+            with such a file, or `hf-hub:owner/name`.
+        spec: options of the export.
+        checkpoint: weights for a model given by name.
+        samples: images and captions for measuring the export; by default the images bundled with the package.
+        calibration: data for finding the int8 ranges; by default crops of `samples`.
+        place: name of a place in `mobileclip.export.places`, where the export will run. The place sets all options that
+            `spec` leaves at their defaults.
+        overwrite: whether to replace an existing export once the new export is complete.
+        show_progress: whether to show the progress and the time on standard error.
 
     Raises:
-        ImportError: if the target's libraries are not installed; the message has the command that installs them.
-        FileExistsError: if the folder holds something that may not be replaced.
-        ValueError: if the target or the layout is unknown or has no such precision, the model is in training mode or
-            has no such tower, gives what no export can be measured against, or the precision cannot hold it; or another
-            process is writing the folder.
+        ImportError: if the target's libraries are not installed; the message gives the install command.
+        FileExistsError: if the folder holds files that must not be replaced.
+        ValueError: if the target or the layout is unknown or does not support the precision, if the model is in
+            training mode or lacks the tower, if the model's outputs cannot serve as a reference, if the precision
+            cannot represent the model, or if another process is writing the folder.
     """
     chosen = None if place is None else places.resolve(place)
     spec = fitted(spec if chosen is None else chosen.fitted(spec))
@@ -133,7 +134,7 @@ def export_model(
         use = "" if chosen is None else chosen.use
         write_card(folder, contract, report, spec=cast("ModelSpec", folded.spec), origin=origin, use=use)
         files = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
-        # The contract last: without it, a folder is no export.
+        # Write the contract last: without a contract, a folder is not an export.
         attrs.evolve(contract, files={name: file_sha256(folder / name) for name in files}).write(folder)
     remember_export(out)
     return out
@@ -147,9 +148,11 @@ def _folded(
         model = model.model
     if isinstance(model, nn.Module):
         if checkpoint is not None:
-            raise ValueError("a checkpoint was given beside a model that is built already; give the model's name")
+            raise ValueError(
+                "a checkpoint needs the name of a model, but a model object was given; give the model's name"
+            )
         if (spec.image_size, spec.context_length) != (None, None):
-            raise ValueError("a model that is built already has its size; give that where it is loaded")
+            raise ValueError("the size of a model object cannot be changed; give the size when you load the model")
         return reparameterize(model).to("cpu", torch.float32)
     name = str(model)
     if checkpoint is None and holds_weights(name):
@@ -163,40 +166,43 @@ def _folded(
 
 
 def _as_asked(model: nn.Module, spec: ExportSpec) -> tuple[nn.Module, ExportSpec]:
-    """Return what of a model is exported, and how: a classifier whole, with logits as they are, or its image tower.
+    """Return the part of a model to export and its options: a whole classifier with raw logits, or its image tower.
 
-    A tower alone is exported where nobody says which.
+    If the model is a single tower and the spec does not select a tower, export that tower.
 
     Raises:
-        ValueError: if a classifier is asked for what it has not, or the model is a captioner.
+        ValueError: if the spec asks a classifier for a missing part or an unsupported option, or the model is a
+            captioner.
     """
     if isinstance(model, CoCa):
-        raise ValueError("a captioner is not exported; export an image-text model or a classifier")
+        raise ValueError("captioners cannot be exported; export an image-text model or a classifier")
     if not isinstance(model, Classifier):
         alone = tuple(towers_of(model)) if spec.tower == "both" else ()
         return model, attrs.evolve(spec, tower=alone[0]) if len(alone) == 1 else spec
     if spec.tower == "text":
-        raise ValueError("a classifier has no text tower; leave --tower out for the whole, or choose --tower image")
+        raise ValueError(
+            "a classifier has no text tower; leave --tower out for the whole classifier, or choose --tower image"
+        )
     if spec.tower == "image":
         return model.image_encoder, spec
     if spec.layout != "plain":
-        raise ValueError(f"the layout {spec.layout!r} is of image-text models; leave layout out for a classifier")
+        raise ValueError(f"the layout {spec.layout!r} is only for image-text models; leave layout out for a classifier")
     if spec.features:
-        raise ValueError("feature maps come beside embeddings, and a classifier gives logits; choose --tower image")
+        raise ValueError("a classifier returns logits, and cannot return feature maps; choose --tower image")
     return model, attrs.evolve(spec, tower="image", normalize=False)
 
 
 def tower_export(
     tower: Tower, encoder: nn.Module, spec: ExportSpec, target: Target, *, calibration: Samples | None
 ) -> TowerExport:
-    """Return a tower as a target takes it.
+    """Return a tower in the form that a target exports.
 
     Args:
-        tower: which it is.
-        encoder: folded, in float32.
-        spec: how it is exported.
-        target: what it is exported to.
-        calibration: what the ranges of int8 are found with; None where there are none to find.
+        tower: name of the tower.
+        encoder: folded tower, in float32.
+        spec: options of the export.
+        target: target of the export.
+        calibration: data for finding the int8 ranges; None if the precision needs no ranges.
     """
     inputs = torch.empty(0) if calibration is None else calibration_inputs(encoder, calibration, spec.preprocess)
     text_dtype = layouts.resolve(spec.layout).text_dtype or target.text_dtype
@@ -216,15 +222,15 @@ def tower_export(
 
 
 def encoder_for(target: Target, encoder: nn.Module, *, whole: bool = False) -> nn.Module:
-    """Return a folded tower in the form that is exported.
+    """Return a folded tower in the form to export.
 
-    Its last layer computes the token that is read alone, and convolutions are those that the target's runtime is faster
-    at.
+    The last layer computes only the token that is used, and convolutions have the form that is faster in the target's
+    runtime.
 
     Args:
-        target: what it is exported to.
-        encoder: folded.
-        whole: whether the last layer's other tokens come out too.
+        target: target of the export.
+        encoder: folded tower.
+        whole: whether to keep the other tokens of the last layer as outputs.
     """
     if isinstance(encoder, Classifier):
         return with_children(encoder, {"image_encoder": encoder_for(target, encoder.image_encoder)})
@@ -242,7 +248,7 @@ def _write(
     data: str,
     show_progress: bool,
 ) -> tuple[Contract, Report]:
-    """Write an export but for its contract, which it returns with the report."""
+    """Write all files of an export except the contract; return the contract and the report."""
     variants, reports = [], {}
     for precision in exports[0].spec.precisions:
         own = tuple(attrs.evolve(one, spec=attrs.evolve(one.spec, precision=precision, also=())) for one in exports)
@@ -273,7 +279,7 @@ def _write(
 def _write_tower(
     export: TowerExport, folder: Path, contract: Contract, target: Target, measured: Measured, *, show_progress: bool
 ) -> tuple[TowerFile, Outputs | None]:
-    """Write a tower, and return its file and what the file gives for the inputs; None if no runtime of it is here."""
+    """Write a tower; return its file and the file's outputs for the inputs, or None if no runtime is available."""
     suffix = layouts.resolve(export.spec.layout).suffix or target.suffix
     name, precision, shown = f"{export.stem}{suffix}", export.spec.precision, console(shown=show_progress)
     if shown is not None:
@@ -292,16 +298,16 @@ def _write_tower(
 
 @contextmanager
 def working_folder(out: Path) -> Iterator[Path]:
-    """Yield an empty folder that takes an output's place when the block ends; an error leaves nothing of it.
+    """Yield an empty folder that replaces an output when the block ends; after an error, the folder is removed.
 
     Args:
-        out: what is going to be written, or replaced.
+        out: path of the output folder to write or replace.
 
     Raises:
-        ValueError: if another process is writing the same output, or it has no name of its own.
-        OSError: if nothing can be written there.
+        ValueError: if another process is writing the same output, or the path has no name of its own.
+        OSError: if the path is not writable.
     """
-    # Of one length: a folder's own name may be as long as names can be.
+    # A hash of fixed length, since the folder's own name may already have the maximum length.
     place = out.parent / f"{TEMPORARY}{hashlib.sha256(os.fsencode(out.name)).hexdigest()[:16]}.exporting"
     held = False
     try:
@@ -311,19 +317,19 @@ def working_folder(out: Path) -> Iterator[Path]:
                 yield folder
     finally:
         if held:
-            # If another process has come in meanwhile, the folder is its own.
+            # If another process has taken the lock meanwhile, the folder belongs to that process.
             with suppress(OSError):
                 (place / LOCK).unlink()
                 place.rmdir()
 
 
 def tower_file(export: TowerExport, name: str, written: Written) -> TowerFile:
-    """Return the entry of an exported tower in the contract.
+    """Return the contract's entry of an exported tower.
 
     Args:
         export: the tower.
-        name: of its file.
-        written: what the target says of it.
+        name: name of the tower's file.
+        written: description of the file from the target.
     """
     batch = None if export.spec.dynamic_batch else 1
     return TowerFile(
@@ -358,10 +364,10 @@ class Origin:
     """Name, author, licence and base model of the weights of an export.
 
     Args:
-        name: what the model is called, or its file; None for a model that was built already.
-        licence: of the weights and the code, as far as the name says.
-        author: of the weights, as far as the name says.
-        hub_licence: of the weights, as the hub calls it.
+        name: name of the model or of its file; None for a model object.
+        licence: licence of the weights and the code, as derived from the name.
+        author: author of the weights, as derived from the name.
+        hub_licence: the hub's name for the licence of the weights.
         base_model: owner and name of the model on the hub.
     """
 
@@ -373,11 +379,11 @@ class Origin:
 
 
 def origin_of(model: object, checkpoint: str | Path | None) -> Origin:
-    """Return where the weights come from, as far as what a person gave says so.
+    """Return the origin of the weights, as far as the arguments of the export determine the origin.
 
     Args:
-        model: a name, a file, a folder or a URL on the hub; or a model.
-        checkpoint: weights for a model that is given by name.
+        model: a name, a file, a folder or a URL on the hub; or a model object.
+        checkpoint: weights for a model given by name.
     """
     if not isinstance(model, (str, Path)):
         return Origin()
@@ -395,7 +401,7 @@ def origin_of(model: object, checkpoint: str | Path | None) -> Origin:
 
 
 def architecture_of(spec: ModelSpec) -> str:
-    """Return the name of the published model with an architecture, or that it has none: for names of files."""
+    """Return the name of the published model with an architecture, or else `mobileclip`; used in file names."""
     for name, known in models.items():
         if spec in (known, getattr(known, "image", None), getattr(known, "text", None)):
             return name
@@ -403,11 +409,11 @@ def architecture_of(spec: ModelSpec) -> str:
 
 
 def notes_of(contract: Contract, author: str) -> dict[str, str]:
-    """Return what files say of themselves: name, author, licence and the contract but for its files.
+    """Return the metadata to store in the files: name, author, licence and the contract without its list of files.
 
     Args:
-        contract: of the export.
-        author: of the weights.
+        contract: contract of the export.
+        author: author of the weights.
     """
     return {
         "name": contract.name or "mobileclip",
@@ -420,13 +426,13 @@ def notes_of(contract: Contract, author: str) -> dict[str, str]:
 def contract_of(
     model: nn.Module, exports: tuple[TowerExport, ...], target: Target, origin: Origin = Origin()
 ) -> Contract:
-    """Return what a contract says of a model and how it is exported; of files it names none yet.
+    """Return the contract of a model and its export, without the entries of the files.
 
     Args:
-        model: folded, in float32.
-        exports: its towers, as they are exported.
-        target: what they were exported to.
-        origin: where the weights come from, as far as somebody has said.
+        model: folded model, in float32.
+        exports: towers of the model, prepared for export.
+        target: target of the export.
+        origin: origin of the weights, if known.
     """
     spec = exports[0].spec
     model_spec = cast("ModelSpec", model.spec)
@@ -464,22 +470,22 @@ def contract_of(
 CARD, LICENCE = "README.md", "LICENSE"
 
 _BESIDE = (
-    "`mobileclip.json` has the whole contract: how pictures and texts are prepared, and the scale of the softmax. "
-    "`golden.safetensors` has inputs and the embeddings that a host must get of them."
+    "`mobileclip.json` has the whole contract: the preprocessing of images and texts, and the scale of the softmax. "
+    "`golden.safetensors` has inputs and the embeddings that a host must get for them."
 )
 _TERMS = "The licence of the weights goes with these files; its text is where the weights came from."
 
 
 def write_card(folder: Path, contract: Contract, report: Report, *, spec: ModelSpec, origin: Origin, use: str) -> None:
-    """Write the card of an export, and its licence.
+    """Write the card and the licence of an export.
 
     Args:
-        folder: of the export.
-        contract: of it, but for its files.
-        report: what was measured.
-        spec: of the model.
-        origin: of the weights.
-        use: how the files are used where they are run; empty where nobody has said.
+        folder: folder of the export.
+        contract: contract of the export, without its files.
+        report: report of the export.
+        spec: spec of the model.
+        origin: origin of the weights.
+        use: instructions for using the files in the place of use; empty if unknown.
     """
     rows = [_row(file, one.precision) for one in contract.each for file in one.towers]
     name = contract.name or "A model"
@@ -519,7 +525,7 @@ def _measured(contract: Contract, report: Report) -> str:
     if contract.state != "run":
         return f"{NOT_RUN[0].upper()}{NOT_RUN[1:]}: no runtime of it was where it was exported."
     lines = [
-        f"- {tower.tower}{'' if tower.precision is None else f' in {tower.precision}'}: least cosine with float32 "
+        f"- {tower.tower}{'' if tower.precision is None else f' in {tower.precision}'}: minimum cosine with float32 "
         f"{tower.cosine_minimum}, over {tower.count} inputs"
         for tower in report.towers
         if tower.stage is None

@@ -1,4 +1,4 @@
-"""A tower in 8 bits: which layers stay in float32, the ranges, the weights, and the graph that quantises."""
+"""A tower in 8 bits: the layers kept in float32, the ranges, the weights, and the quantised graph."""
 
 from __future__ import annotations
 
@@ -22,15 +22,15 @@ from mobileclip.reparam import children_by_name, with_children
 
 Layers = Iterable[tuple[str, nn.Module]]
 
-# Where the inputs at hand reach this value, a quarter of the range of float16, other inputs may leave the range.
+# If the given inputs reach this value, a quarter of the range of float16, other inputs may exceed the range.
 _LARGEST_VALUE = torch.finfo(torch.float16).max / 4
 
 
 def weighted_layers(encoder: nn.Module) -> list[tuple[str, nn.Module]]:
-    """Return the convolutions and linear layers of a tower by name, in the order in which they compute.
+    """Return the convolutions and linear layers of a tower by name, in the order of computation.
 
-    Left out are those that only their owner may compute with: PyTorch's own attention does not call its layers, and
-    open_clip's text tower asks for the class of its projection.
+    Layers that only their owner may use are left out: PyTorch's own attention does not call its layers, and open_clip's
+    text tower checks the class of its projection.
     """
     owned = (
         one if isinstance(one, nn.MultiheadAttention) else getattr(one, "text_projection", None)
@@ -47,16 +47,17 @@ def weighted_layers(encoder: nn.Module) -> list[tuple[str, nn.Module]]:
 def layers_in_float32(encoder: nn.Module, inputs: Tensor, precision: Precision) -> frozenset[str]:
     """Return the names of the layers that stay in float32.
 
-    - float16: layers whose inputs or outputs reach a quarter of its range.
-    - int8, int8-weights: grouped convolutions. All their input channels share one scale, and there are few products to
-      average the rounding over. In MobileCLIP-S0 they hold 2 % of the image tower's weights; rounded alone they bring
-      the least cosine of its images down to 0.959, and all other layers together to 0.988.
+    - float16: layers whose inputs or outputs reach a quarter of the range of float16.
+    - int8, int8-weights: grouped convolutions. All their input channels share one scale, and each output sums too few
+      products to average out the rounding. In MobileCLIP-S0, grouped convolutions hold 2 % of the image tower's
+      weights. Rounding only these lowers the minimum cosine of images to 0.959; rounding only the other layers lowers
+      it to 0.988.
     - float32, bfloat16: none.
 
     Args:
-        encoder: folded, in float32.
-        inputs: a batch of what the encoder takes.
-        precision: of the export.
+        encoder: folded encoder, in float32.
+        inputs: a batch of inputs of the encoder.
+        precision: precision of the export.
     """
     if precision == "float16":
         kinds = (nn.Conv2d, nn.Linear, nn.LayerNorm)
@@ -68,18 +69,18 @@ def layers_in_float32(encoder: nn.Module, inputs: Tensor, precision: Precision) 
 
 
 def calibration_inputs(encoder: nn.Module, samples: Samples, preprocess: Preprocess) -> Tensor:
-    """Return inputs as an exported tower takes them: about a hundred crops of images, or all captions.
+    """Return inputs for an exported tower: about a hundred crops of images, or all captions.
 
     Shape:
         `(crops, 3, size, size)`, or `(captions, context_length)`, int64.
 
     Args:
         encoder: a tower, or a classifier.
-        samples: images that cannot be read are left out, as they are where an export is measured.
-        preprocess: of the export.
+        samples: data set for calibration; unreadable images are skipped, as in the measurement of an export.
+        preprocess: preprocessing of the export.
 
     Raises:
-        ValueError: if no image can be read.
+        ValueError: if no image is readable.
     """
     contract = input_of(encoder)
     if not isinstance(contract, ImageInput):
@@ -87,21 +88,21 @@ def calibration_inputs(encoder: nn.Module, samples: Samples, preprocess: Preproc
     crops = calibration_crops(samples.images, contract)
     if not len(crops):
         raise ValueError(
-            f"none of the first {min(NUM_CROPS, len(samples.images))} images of {samples.name} can be read, so there "
-            "is nothing to find ranges of values with; give another data set with --calibration"
+            f"none of the first {min(NUM_CROPS, len(samples.images))} images of {samples.name} is readable, so int8 "
+            "cannot be calibrated; give another data set with --calibration"
         )
     return as_taken(crops, contract, preprocess)
 
 
 EVERY_OUTPUT = (nn.Conv2d, nn.Linear)
-"""For runtimes that compute a layer in int8 only where its output is int8 too."""
+"""Layers with int8 outputs, for runtimes that compute a layer in int8 only if its output is int8 too."""
 
-# Of what goes into a layer or comes out, in steps above the least: uint8. As int8, with its zero point, 128 less.
+# Maximum of a layer's input or output as uint8, in steps. As int8, values and zero points are smaller by 128.
 _LARGEST = 255
-# What runtimes call int8. Weights stay within `largest_weight` steps, so that no runtime cuts them.
+# Maximum of int8. Weights stay within `largest_weight` steps, so that no runtime saturates.
 _LARGEST_INT8 = 127
 _OPS = torch.ops.quantized_decomposed
-# Axis, ends and type.
+# Axis, minimum, maximum and type.
 _OF_WEIGHTS = (0, -_LARGEST_INT8, _LARGEST_INT8, torch.int8)
 _OF_BIASES = (0, -(2**31), 2**31 - 1, torch.int32)
 _BATCH, _TINY = 8, 1e-12
@@ -109,17 +110,19 @@ _BATCH, _TINY = 8, 1e-12
 
 @attrs.frozen(kw_only=True)
 class Int8Form:
-    """The representation of int8 in a runtime: signedness, and how weights and biases are stored.
+    """The representation of int8 in a runtime: signedness, and the storage of weights and biases.
 
     Args:
-        signed: what goes into layers and comes out is int8, its zero points 128 less; uint8 otherwise.
-        stores_weights: weights are int8 in the program already. Otherwise they are float, and the exporter rounds them.
-        stores_biases: biases are in int32, in steps of the products; float otherwise.
-        outputs: kinds of layers whose outputs are of 8 bits.
-        largest_weight: in steps from zero. Processors without VNNI add pairs of products in 16 bits, which more than 64
-            would saturate, silently; a file for every runtime cannot ask which processor will read it.
-        float16_tables: whether tables that are looked up, of token embeddings, become float16: they are half of a text
-            tower, and nothing is multiplied by them.
+        signed: whether the inputs and outputs of layers are int8, with zero points smaller by 128, rather than uint8.
+        stores_weights: whether the program already stores int8 weights. Otherwise it stores float weights, which the
+            exporter rounds.
+        stores_biases: whether biases are int32, in units of the product of the input and weight steps. Otherwise biases
+            are float.
+        outputs: classes of the layers whose outputs are 8-bit.
+        largest_weight: maximum absolute weight, in steps. Processors without VNNI add pairs of products in 16 bits, and
+            weights above 64 would saturate silently. A file for every runtime cannot know the processor.
+        float16_tables: whether lookup tables of token embeddings are stored in float16. The tables are half of a text
+            tower, and no multiplication uses them.
     """
 
     signed: bool = False
@@ -131,18 +134,18 @@ class Int8Form:
 
 
 def graph_in_int8(tower: TowerExport, how: Int8Form) -> nn.Module:
-    """Return the graph of a tower whose convolutions and linear layers quantise; everything else stays as it is.
+    """Return a tower's graph with quantised convolutions and linear layers; all other operations are unchanged.
 
-    What goes into them has one step and zero point, and so has what comes out of `how.outputs`, from the least to the
-    largest value over the calibration data; weights have no zero point, and a step for each output channel. Products of
-    two activations, those of attention, have no weights and stay float.
+    The inputs of these layers, and the outputs of `how.outputs`, have one step and zero point per tensor, which cover
+    the range from minimum to maximum over the calibration data. Weights have no zero point and one step per output
+    channel. Products of two activations, as in attention, have no weights and stay float.
 
     Args:
-        tower: calibration data, and the layers that stay in float32.
-        how: what the operations are like.
+        tower: tower with calibration data and the names of the layers that stay in float32.
+        how: int8 representation of the runtime.
 
     Raises:
-        ValueError: if there is no calibration data, or the tower computes what is not finite.
+        ValueError: if there is no calibration data, or the tower computes values that are not finite.
     """
     graph = tower.graph(torch.float32)
     encoder = graph.get_submodule("encoder")
@@ -154,11 +157,13 @@ def graph_in_int8(tower: TowerExport, how: Int8Form) -> nn.Module:
 
     def values(name: str, kind: str) -> _Values:
         if (name, kind) not in ends:
-            raise ValueError(f"nothing went by {name}: ranges are found with inputs, and there were none for it")
+            raise ValueError(
+                f"the layer {name} has no calibration inputs, so its ranges are unknown; give calibration data"
+            )
         low, high = ends[name, kind]
         if not ends[name, kind].isfinite().all():
             raise ValueError(
-                f"{name}.{kind} has values from {low} to {high}, and no range of 8 bits holds them; check the model's "
+                f"{name}.{kind} has values from {low} to {high}, which no 8-bit range can represent; check the model's "
                 "weights"
             )
         return _Values.between(low, high, signed=how.signed)
@@ -180,7 +185,7 @@ def graph_in_int8(tower: TowerExport, how: Int8Form) -> nn.Module:
 
 @torch.no_grad()
 def _ends(encoder: nn.Module, layers: Layers, inputs: Tensor) -> dict[tuple[str, str], Tensor]:
-    """Return the least and the largest value, and zero, of what goes into layers that compute and comes out of them."""
+    """Return the minimum (at most 0) and the maximum (at least 0) of each layer's inputs and outputs."""
     ends: dict[tuple[str, str], Tensor] = {}
 
     def see(name: str, taken: tuple[Tensor, ...], given: Tensor) -> None:
@@ -198,7 +203,7 @@ def _ends(encoder: nn.Module, layers: Layers, inputs: Tensor) -> dict[tuple[str,
 
 
 def _replaced(module: nn.Module, changed: dict[nn.Module, nn.Module]) -> nn.Module:
-    """Return a module with others in the place of some; what is used in several places stays one module."""
+    """Return a module with some submodules replaced; a submodule that is used several times remains one module."""
     if module not in changed:
         children = children_by_name(module)
         others = {name: other for name, child in children.items() if (other := _replaced(child, changed)) is not child}
@@ -208,7 +213,7 @@ def _replaced(module: nn.Module, changed: dict[nn.Module, nn.Module]) -> nn.Modu
 
 @attrs.frozen
 class _Values:
-    """Operations on what goes into a layer or comes out of it."""
+    """Quantisation parameters of a layer's input or output."""
 
     step: float
     zero: int
@@ -230,18 +235,18 @@ class _Values:
 
 
 class Int8Layer(nn.Module):
-    """A layer whose input, weights and output are quantised and dequantised by operations that exporters know.
+    """A layer whose input, weights and output are quantised and dequantised by operations that exporters recognise.
 
-    Weights are int8 without a zero point, one step for each output channel, what goes in and comes out is of 8 bits.
+    Weights are int8 without a zero point and with one step per output channel. Inputs and outputs are 8-bit.
 
     Shape:
-        as the layer's.
+        that of the layer.
 
     Args:
-        layer: a convolution or a linear layer; its weights are shared.
-        given: how what goes in is rounded.
-        output: how what comes out is rounded; None where it is not.
-        how: what the operations are like.
+        layer: a convolution or a linear layer, whose weights are shared.
+        given: quantisation parameters of the input.
+        output: quantisation parameters of the output; None to leave the output unquantised.
+        how: int8 representation of the runtime.
     """
 
     steps: Tensor
@@ -269,11 +274,11 @@ class Int8Layer(nn.Module):
 
     @property
     def weight(self) -> Tensor:
-        """The weights in the type that the layer computes in: towers of transformers ask for it."""
+        """The weights in the compute type of the layer; towers of transformers read this attribute."""
         return cast("Tensor", self.layer.weight).to(self.steps.dtype)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return what the layer gives."""
+        """Return the output of the layer."""
         weight, bias = cast("Tensor", self.layer.weight), cast("Tensor | None", self.layer.bias)
         if weight.dtype != torch.int8:
             weight = _OPS.quantize_per_channel(weight, self.steps, self.zeros, *_OF_WEIGHTS)
@@ -285,9 +290,10 @@ class Int8Layer(nn.Module):
 
 
 def dequantize_for_each_user(program: torch.export.ExportedProgram) -> None:
-    """Let every operation have what is dequantised for itself, in place.
+    """Give each operation its own copy of a dequantisation that several operations share, in place.
 
-    XNNPACK takes it over with the operation that it computes, and LiteRT's converter lays it out as that wants it.
+    XNNPACK fuses a dequantisation with the operation that uses it, and LiteRT's converter chooses its memory layout for
+    that operation.
     """
     dequantize = torch.ops.quantized_decomposed.dequantize_per_tensor.default
     graph = program.graph_module.graph
@@ -300,15 +306,17 @@ def dequantize_for_each_user(program: torch.export.ExportedProgram) -> None:
 
 @attrs.frozen(kw_only=True, eq=False)
 class RoundedWeight:
-    """A weight in steps: `(steps - zero) * scale`.
+    """A quantised weight: `(steps - zero) * scale`.
 
     Shape:
-        steps: `(rows, columns)`, uint8. scale: `(rows, 1)`, float32. zero: `(rows, 1)`, uint8.
+        steps: `(rows, columns)`, uint8.
+        scale: `(rows, 1)`, float32.
+        zero: `(rows, 1)`, uint8.
 
     Args:
-        steps: in `[0, 255]`.
-        scale: of a step.
-        zero: the step that stands for zero.
+        steps: quantised values in `[0, 255]`.
+        scale: size of a step.
+        zero: the step that represents zero.
     """
 
     steps: Tensor
@@ -317,13 +325,13 @@ class RoundedWeight:
 
 
 def round_weight(rows: Tensor) -> RoundedWeight:
-    """Return a weight in steps from the least to the largest value of each row, zero among them.
+    """Quantise a weight from the minimum to the maximum of each row, with zero in the range.
 
     Shape:
         `(rows, columns)`.
 
     Args:
-        rows: one for each output channel, or for each entry of a table.
+        rows: one row for each output channel, or for each entry of a table.
     """
     rows = rows.detach().float()
     least, most = rows.amin(dim=1, keepdim=True).clamp_max(0), rows.amax(dim=1, keepdim=True).clamp_min(0)

@@ -1,4 +1,4 @@
-"""Export layouts: names of files, inputs and outputs, and what lies beside them for a host to read."""
+"""Export layouts: names of files, inputs and outputs, and additional files that a host reads."""
 
 from __future__ import annotations
 
@@ -26,9 +26,10 @@ class TowerNames:
     """The file, input and output names of a tower in an export layout.
 
     Args:
-        stem: its file, with folders, and without what the precision and the target add; `{model}` stands for the model.
-        input: of the file.
-        output: the first of the file.
+        stem: path of the file without the parts that the precision and the target add; `{model}` stands for the name of
+            the model.
+        input: name of the file's input.
+        output: name of the first output.
     """
 
     stem: str
@@ -48,19 +49,20 @@ _PLAIN: dict[Tower, TowerNames] = {
 
 @attrs.frozen(kw_only=True)
 class Layout:
-    """Names of files, inputs and outputs, and what lies beside them; by default, files are called after their tower.
+    """Names of files, inputs and outputs, and additional files; by default, files are named after their tower.
 
     Args:
-        names: of each tower.
-        endings: what each precision adds to the stem of a file; others are not run there.
-        tokenizer: file of the tokenizer.
-        text_dtype: what token ids come in as; None where the target says so.
-        cuts_end: whether long texts are cut there without their end token, which the text file then puts behind them.
-        suffix: of the files, which chooses another format of the target; None for the target's own.
-        needs: fields of the spec that its place runs with some values alone, and those, what to choose first.
-        sets: fields of the spec that its place has a value for.
-        write: called with the folder and the contract, once towers and tokenizer are there; it writes what the place
-            reads beside them.
+        names: names of each tower.
+        endings: suffix that each precision adds to the stem of a file; other precisions are not supported.
+        tokenizer: path of the tokenizer file.
+        text_dtype: type of the token ids; None for the type of the target.
+        cuts_end: whether the host cuts the end token off long texts, so that the text file must replace the last token
+            by the end token.
+        suffix: suffix of the files, which selects another format of the target; None for the target's own.
+        needs: allowed values of fields of the spec, with the recommended value first.
+        sets: fields of the spec with a fixed value in this layout.
+        write: function that writes the additional files, called with the folder and the contract once the towers and
+            the tokenizer are written.
     """
 
     names: Mapping[Tower, TowerNames] = attrs.field(factory=lambda: _PLAIN)
@@ -79,40 +81,40 @@ layouts: Registry[Layout] = Registry("export_layout")
 
 
 def fitted(spec: ExportSpec) -> ExportSpec:
-    """Return how a model is exported for the place that a layout is of.
+    """Return the export spec, adjusted to the layout.
 
     Args:
-        spec: what was asked for.
+        spec: spec with the user's options.
 
     Raises:
-        ValueError: if there is no such layout, or its place does not run that; the message says what it runs.
+        ValueError: if the layout is unknown, or does not support the spec; the message lists the supported values.
     """
     layout = layouts.resolve(spec.layout)
     for precision in spec.precisions:
         if precision not in layout.endings:
             raise ValueError(
-                f"the layout {spec.layout!r} has no precision {precision}; choose --precision "
+                f"the layout {spec.layout!r} does not support {precision}; choose --precision "
                 f"{', '.join(layout.endings)}"
             )
     if len({layout.endings[one] for one in spec.precisions}) < len(spec.precisions):
         raise ValueError(
-            f"the layout {spec.layout!r} calls files of all precisions alike; leave also out, or choose "
+            f"the layout {spec.layout!r} has the same file names for all precisions; leave also out, or choose "
             "--layout transformers.js"
         )
     for name, values in layout.needs.items():
         if (given := getattr(spec, name)) not in values:
             advice = f"choose --{name} {values[0]}" if isinstance(values[0], str) else f"leave {name} out"
-            raise ValueError(f"the place of the layout {spec.layout!r} does not run {name}={given!r}; {advice}")
+            raise ValueError(f"the layout {spec.layout!r} does not support {name}={given!r}; {advice}")
     return attrs.evolve(spec, **layout.sets)
 
 
 def _picture(contract: Contract, host: str) -> ImageInput | None:
-    """Return what the image tower takes; what the host does not know of the model's pictures is told."""
+    """Return the input of the image tower; log a warning if the host does not handle the model's transparent images."""
     image = None if contract.image is None else contract.image.input
     if image is not None and image.background != HIDDEN:
         logger.warning(
-            "%s drops the transparency of pictures, and this model was trained with them on %s: put transparent ones "
-            "on it before",
+            "%s drops the transparency of images, but this model was trained with transparent images on %s: put such "
+            "images on that background first",
             host,
             image.background,
         )
@@ -120,7 +122,7 @@ def _picture(contract: Contract, host: str) -> ImageInput | None:
 
 
 def _write(folder: Path, files: Mapping[str, Mapping[str, Any] | None]) -> None:
-    """Write JSON files by their names, and the folders that they lie in; none of what a tower alone lacks."""
+    """Write JSON files by name, with their folders; skip files without content, as for a single tower."""
     for name, content in files.items():
         if content is not None:
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
@@ -128,7 +130,7 @@ def _write(folder: Path, files: Mapping[str, Mapping[str, Any] | None]) -> None:
 
 
 def _tokenizer_config(folder: Path, contract: Contract) -> dict[str, Any] | None:
-    """Return what a `tokenizer_config.json` says of an export, None for an image tower alone."""
+    """Return the content of `tokenizer_config.json`; None for an image tower alone."""
     text = contract.text
     if text is None:
         return None
@@ -136,7 +138,7 @@ def _tokenizer_config(folder: Path, contract: Contract) -> dict[str, Any] | None
 
 
 def _write_immich(folder: Path, contract: Contract) -> None:
-    """Write the configurations of the model, of pictures and of texts, as open_clip names what is in them."""
+    """Write the configurations of the model, the images and the texts, with the names of open_clip."""
     image, text = _picture(contract, "Immich"), None if contract.text is None else contract.text.input
     pictures = (
         None
@@ -162,13 +164,13 @@ def _write_immich(folder: Path, contract: Contract) -> None:
     )
 
 
-# Pillow's number of Lanczos: the one filter that transformers.js applies antialiased outside of browsers, where it has
-# no choice of filters. Its bilinear and bicubic ones take single pixels of a large picture.
+# Pillow's number of Lanczos: the only filter that transformers.js antialiases outside browsers; in browsers, it cannot
+# choose a filter. Its bilinear and bicubic filters only sample single pixels of a large image.
 _ANTIALIASED = 1
 
 
 def _write_transformers_js(folder: Path, contract: Contract) -> None:
-    """Write the configurations of the model, of pictures and of texts."""
+    """Write the configurations of the model, the images and the texts."""
     image = _picture(contract, "transformers.js")
     config: dict[str, Any] = {
         "model_type": "clip",
@@ -187,17 +189,17 @@ def _write_transformers_js(folder: Path, contract: Contract) -> None:
 
 
 def _require_clips_ids(folder: Path, contract: Contract) -> None:
-    """Make sure that the model reads CLIP's ids, which is what ultralytics gives it."""
+    """Raise an error unless the model uses CLIP's token ids, because ultralytics always passes these."""
     del folder
     if contract.text is not None and contract.text.input.tokenizer is not None:
-        raise ValueError("ultralytics gives CLIP's ids to a text tower, and this one has a tokenizer of its own")
+        raise ValueError("ultralytics passes CLIP's token ids to a text tower, but this tower has its own tokenizer")
 
 
 TORCHSCRIPT = ".ts"
 _ONNX_ON_HOST: Mapping[str, tuple[str, ...]] = {"target": ("onnx",), "preprocess": ("host",)}
 
 layouts.add("plain", Layout())
-# `mobileclip_s0_image.mlpackage` and `mobileclip_s0_text.mlpackage`: pictures and ids in, `final_emb_1` out.
+# `mobileclip_s0_image.mlpackage` and `mobileclip_s0_text.mlpackage`, from images and ids to `final_emb_1`.
 layouts.add(
     "apple",
     Layout(
@@ -210,7 +212,7 @@ layouts.add(
         sets={"preprocess": "uint8"},
     ),
 )
-# `visual/` and `textual/`, with a model, and what prepares its inputs, in each. Immich reads embeddings alone.
+# `visual/` and `textual/`, each with a model and the configuration of its inputs. Immich reads only embeddings.
 layouts.add(
     "immich",
     Layout(
@@ -224,8 +226,8 @@ layouts.add(
         write=_write_immich,
     ),
 )
-# A folder that `from_pretrained` reads: ONNX files below `onnx/`, named after their dtype, and configurations. Batches
-# may have any size, since its examples encode several texts at once.
+# A folder for `from_pretrained`: ONNX files in `onnx/`, named after their dtype, and configurations. Batches may have
+# any size, since the examples of transformers.js encode several texts at once.
 layouts.add(
     "transformers.js",
     Layout(
@@ -233,7 +235,7 @@ layouts.add(
             "image": TowerNames(stem="onnx/vision_model", input="pixel_values", output="image_embeds"),
             "text": TowerNames(stem="onnx/text_model", input="input_ids", output="text_embeds"),
         },
-        # What its dtypes `fp32`, `fp16`, `int8` and `q8` add to a file's name; `q8` is the default in browsers.
+        # File name suffixes of the dtypes `fp32`, `fp16`, `int8` and `q8`; `q8` is the default in browsers.
         endings={"float32": "", "float16": "_fp16", "int8": "_int8", "int8-weights": "_quantized"},
         text_dtype="int64",
         cuts_end=True,

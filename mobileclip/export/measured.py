@@ -1,4 +1,4 @@
-"""The inputs that an export is measured on, stored in its folder with the model's embeddings."""
+"""The inputs for measuring an export, stored in its folder with the model's embeddings."""
 
 from __future__ import annotations
 
@@ -24,23 +24,24 @@ from mobileclip.inputs import ImageInput
 from mobileclip.tensor_files import read_tensors
 
 _BATCH = 16
-# Golden vectors are for hosts that check themselves: a few, exactly as the files take them.
+# A few inputs in the exact form of the files, for hosts that check their results.
 _NUM_GOLDEN = 4
 _FEWEST = 2
 NUM_MAPPED = 12
-"""Images whose feature maps are compared."""
+"""Number of images whose feature maps are compared."""
 
 
 @attrs.frozen(kw_only=True, eq=False)
 class Outputs:
-    """The reference outputs of a tower in float32 for the inputs that its export is measured on.
+    """The reference outputs of a tower in float32 for the inputs that measure the export.
 
     Shape:
-        embeddings: `(images or captions, embedding_dim)`. features: `(images, channels, rows, columns)` of each stage.
+        embeddings: `(images or captions, embedding_dim)`.
+        features: `(images, channels, rows, columns)` of each stage.
 
     Args:
-        embeddings: of all inputs, of unit length where the export's are.
-        features: by the stage behind which they come, of the first inputs alone: maps are large.
+        embeddings: embeddings of all inputs, of unit length if those of the export are.
+        features: feature maps by stage, only for the first inputs because maps are large.
     """
 
     embeddings: Tensor
@@ -48,11 +49,11 @@ class Outputs:
 
     @classmethod
     def of_batches(cls, batches: Iterable[tuple[Tensor, ...]], stages: Sequence[Stage]) -> Outputs:
-        """Return what several batches give together.
+        """Concatenate the outputs of several batches.
 
         Args:
-            batches: embeddings of each, and behind them a feature map for each of the stages.
-            stages: their numbers.
+            batches: for each batch, the embeddings and then one feature map per stage.
+            stages: numbers of the stages.
         """
         embeddings: list[Tensor] = []
         kept: list[list[Tensor]] = [[] for _ in stages]
@@ -67,18 +68,19 @@ class Outputs:
 
 @attrs.frozen(kw_only=True, eq=False)
 class Measured:
-    """Inputs and reference outputs of the towers that a model has.
+    """Inputs and reference outputs of the towers of a model.
 
     Shape:
-        pixels: `(images, 3, size, size)`, uint8, resized and cropped. tokens: `(captions, context_length)`, int64.
+        pixels: `(images, 3, size, size)`, uint8, resized and cropped.
+        tokens: `(captions, context_length)`, int64.
 
     Args:
-        inputs: of each tower.
-        reference: what the model gives in float32.
-        image_names: of the images that could be used, in order; empty for a text tower alone.
-        captions: in order; empty for an image tower alone.
-        skipped: images that could not be used, by reason.
-        of_classes: whether it is of a classifier, whose logits stand in place of the embeddings.
+        inputs: inputs of each tower.
+        reference: outputs of the float32 model.
+        image_names: names of the usable images, in order; empty for a text tower alone.
+        captions: captions, in order; empty for an image tower alone.
+        skipped: number of unusable images by reason.
+        of_classes: whether the model is a classifier, with logits in place of the embeddings.
     """
 
     inputs: Mapping[Tower, Tensor]
@@ -89,13 +91,13 @@ class Measured:
     of_classes: bool = False
 
     def encoder_inputs(self, tower: Tower, encoder: nn.Module) -> Tensor:
-        """Return a batch of inputs as the encoder itself takes them."""
+        """Return a batch of inputs in the form that the encoder itself takes."""
         few = self.inputs[tower][:_BATCH]
         contract = input_of(encoder)
         return as_taken(few, contract, "host") if isinstance(contract, ImageInput) else few
 
     def write(self, folder: Path, contract: Contract) -> None:
-        """Write everything into the export's folder, and a few inputs, exactly as its files take them, with outputs."""
+        """Write all inputs and outputs to the export's folder, and a few golden ones in the exact form of the files."""
         from safetensors.torch import save
 
         tensors = {f"{tower}.input": tensor.contiguous() for tower, tensor in self.inputs.items()}
@@ -108,7 +110,7 @@ class Measured:
         for file in contract.towers:
             outputs = self.reference[file.tower]
             golden[file.input_name] = contract.taken(file, self.inputs[file.tower][:_NUM_GOLDEN]).contiguous()
-            # Where both towers call it alike, its tower is in front.
+            # If both towers have the same output name, the name of the tower comes first.
             own = file.output_name if names.count(file.output_name) == 1 else f"{file.tower}.{file.output_name}"
             golden[own] = outputs.embeddings[:_NUM_GOLDEN].contiguous()
             golden |= {one.name: outputs.features[one.stage][:_NUM_GOLDEN].contiguous() for one in file.features}
@@ -116,22 +118,22 @@ class Measured:
 
 
 def _stored_name(tower: Tower, contract: Contract) -> str:
-    """Return what the model's own outputs are stored as."""
+    """Return the name under which the model's own outputs are stored."""
     return f"{tower}.{'logits' if contract.of_classes else 'embedding'}"
 
 
 def measure_model(model: nn.Module, samples: Samples, *, normalize: bool, stages: tuple[Stage, ...] = ()) -> Measured:
-    """Return what an export of a model is compared with.
+    """Compute the inputs and reference outputs for the comparison with an export.
 
     Args:
-        model: folded, in float32.
-        samples: images that cannot be read are left out and counted.
-        normalize: whether embeddings are scaled to unit length.
-        stages: of the image tower, whose feature maps are compared too.
+        model: folded model, in float32.
+        samples: images and captions; unreadable images are skipped and counted.
+        normalize: whether to scale embeddings to unit length.
+        stages: stages of the image tower whose feature maps are compared too.
 
     Raises:
-        ValueError: if fewer than two images can be used, the model itself gives NaN, infinity or zero, or the same
-            for all of them, or it has no such stages.
+        ValueError: if fewer than two images are usable, if the model itself returns NaN, infinity or zero embeddings,
+            or if the model lacks one of the stages.
     """
     inputs: dict[Tower, Tensor] = {}
     reference: dict[Tower, Outputs] = {}
@@ -160,10 +162,10 @@ def measure_model(model: nn.Module, samples: Samples, *, normalize: bool, stages
 
 
 def check_reference(tower: Tower, outputs: Outputs) -> None:
-    """Make sure that an export can be measured against a model's own outputs.
+    """Raise an error if a model's own outputs cannot serve as a reference for an export.
 
     Raises:
-        ValueError: if there are fewer than two, or one is not finite or zero.
+        ValueError: if there are fewer than two outputs, or an output is zero or not finite.
     """
     _check_vectors(tower, "embedding", outputs.embeddings)
     for stage, maps in outputs.features.items():
@@ -172,25 +174,27 @@ def check_reference(tower: Tower, outputs: Outputs) -> None:
 
 def _check_vectors(tower: Tower, kind: str, embeddings: Tensor) -> None:
     if len(embeddings) < _FEWEST:
-        raise ValueError(f"the {tower} tower has {len(embeddings)} {kind}s to be measured against; two are needed")
+        raise ValueError(f"the {tower} tower has {len(embeddings)} reference {kind}s, expected at least two")
     lengths = embeddings.norm(dim=1)
     wrong = int((~(lengths.isfinite() & (lengths > 0))).sum())
     if wrong:
         raise ValueError(
-            f"the {tower} tower gives {kind}s with NaN, infinity or zero in float32 already, for {wrong} of "
+            f"the {tower} tower itself gives {kind}s with NaN, infinity or zero in float32, for {wrong} of "
             f"{len(embeddings)} inputs; check its weights"
         )
 
 
 def read_measured(folder: Path, contract: Contract) -> Measured:
-    """Return what an export was compared with when it was made.
+    """Read the inputs and reference outputs that were stored with an export.
 
     Raises:
-        ValueError: if the file is not what the contract needs.
+        ValueError: if the file does not match the contract.
     """
     path = folder / EVALUATION
     if EVALUATION not in contract.files:
-        raise ValueError(f"the contract in {folder} names no {EVALUATION}, so nothing can be measured; export again")
+        raise ValueError(
+            f"the contract in {folder} does not list {EVALUATION}, which is needed here; export the model again"
+        )
     tensors, _ = read_tensors(path)
     inputs: dict[Tower, Tensor] = {}
     reference: dict[Tower, Outputs] = {}
@@ -214,20 +218,20 @@ def read_measured(folder: Path, contract: Contract) -> Measured:
             reference[tower] = Outputs(embeddings=rows, features=maps)
             check_reference(tower, reference[tower])
     except ValueError as error:
-        raise ValueError(f"{path} is not what its contract says: {error}; export the model again") from error
+        raise ValueError(f"{path} does not match its contract: {error}; export the model again") from error
     return Measured(inputs=inputs, reference=reference, of_classes=contract.of_classes)
 
 
 def _stored_inputs(tensors: Mapping[str, Tensor], tower: Tower, contract: Contract) -> Tensor:
-    """Return the stored inputs of a tower that was exported."""
+    """Return the stored inputs of an exported tower."""
     if contract.image is not None and tower == "image":
         size = contract.image.input.size
         return _stored(tensors, "image.input", torch.uint8, (3, size, size))
-    assert contract.text is not None, "a text tower has a contract of its texts"
+    assert contract.text is not None, "expected a text contract for a text tower"
     text = contract.text.input
     ids = _stored(tensors, "text.input", torch.int64, (text.context_length,))
     if not bool(((ids >= 0) & (ids < text.vocab_size)).all()):
-        raise ValueError(f"text.input holds ids that are none of the {text.vocab_size} of the vocabulary")
+        raise ValueError(f"text.input holds ids outside the vocabulary of {text.vocab_size}")
     return ids
 
 
@@ -238,7 +242,7 @@ def _stored(
     shape: tuple[int | None, ...],
     count: int | None = None,
 ) -> Tensor:
-    """Return a stored tensor of a type, a shape of each row, and a number of rows, None for any."""
+    """Return a stored tensor after a check of its type, row shape and number of rows (None for any number)."""
     tensor = tensors.get(name, torch.empty(0))
     if tensor.dtype != dtype or tensor.shape[1:] != shape or count not in (None, len(tensor)):
         expected = " x ".join(map(str, ("any" if count is None else count, *shape)))
@@ -247,7 +251,7 @@ def _stored(
 
 
 def towers_of(model: nn.Module) -> dict[Tower, nn.Module]:
-    """Return the towers of a model by name; of a tower alone, itself, and of a classifier, it as a whole."""
+    """Return the towers of a model by name; for a single tower or a classifier, the whole model."""
     if isinstance(model, DualEncoder):
         return {"image": model.image_encoder, "text": model.text_encoder}
     if isinstance(model, Classifier):
@@ -269,7 +273,7 @@ def _read_images(samples: Samples, contract: ImageInput) -> tuple[Tensor, tuple[
         names.append(name)
     if len(names) < _FEWEST:
         raise ValueError(
-            f"only {len(names)} of the {len(samples.images)} images of {samples.name} can be used ({dict(skipped)}); "
+            f"only {len(names)} of the {len(samples.images)} images of {samples.name} are usable ({dict(skipped)}); "
             "give a data set with at least two"
         )
     return torch.stack(pixels), tuple(names), skipped
@@ -279,12 +283,12 @@ def _read_images(samples: Samples, contract: ImageInput) -> tuple[Tensor, tuple[
 def _encoded(
     encoder: nn.Module, inputs: Tensor, stages: tuple[Stage, ...], *, normalize: bool
 ) -> Iterator[tuple[Tensor, ...]]:
-    """Yield the embeddings of one batch after another, and behind them the feature maps of some stages."""
+    """Yield, for each batch, the embeddings and the feature maps of the given stages."""
     for part in torch.split(inputs, _BATCH):
         maps: Sequence[Tensor] = ()
         if stages:
             rows, *maps = embedding_and_maps(encoder, part, stages, unit_length=normalize)
-        # Where the mean of places stands in for the head, the head's own embedding is the reference.
+        # If the embedding is a mean over positions, the reference is still the embedding of the head.
         if not stages or TEXT_SPACE in stages:
             rows = encoder(part)
         yield (torch.nn.functional.normalize(rows, dim=-1) if normalize else rows, *maps)

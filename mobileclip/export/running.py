@@ -1,4 +1,4 @@
-"""Loads an export that is trusted as a model: its files encode in their own runtime."""
+"""Loads a trusted export as a model that encodes with the export's own runtime."""
 
 from __future__ import annotations
 
@@ -39,14 +39,14 @@ from mobileclip.terminal import get_logger
 
 @attrs.frozen(kw_only=True)
 class Opening:
-    """The arguments that open a tower's exported file, kept so that an unpickled model can open it again.
+    """The arguments that open a tower's exported file, kept so that an unpickled model can open the file again.
 
     Args:
-        folder: of the export.
-        contract: of it.
-        file: the tower's.
-        target: what runs it.
-        device: where its runtime computes.
+        folder: folder of the export.
+        contract: contract of the export.
+        file: entry of the tower's file in the contract.
+        target: target that runs the file.
+        device: device of the runtime.
         num_threads: see `load_export`.
     """
 
@@ -59,15 +59,15 @@ class Opening:
 
     @property
     def digests(self) -> dict[str, str]:
-        """The SHA-256 of the tower's file, and of each that lies beside it under its name."""
+        """The SHA-256 of the tower's file and of all files with the same stem."""
         stem = self.file.file.partition(".")[0]
         return {name: digest for name, digest in self.contract.files.items() if name.startswith(f"{stem}.")}
 
     def opened(self) -> Run:
-        """Return what runs the file, for any number of threads.
+        """Return a function that runs the file and is safe to call from several threads.
 
         Raises:
-            ValueError: if the runtime cannot take it.
+            ValueError: if the runtime cannot open the file.
         """
         run = self.target.open(
             self.folder / self.file.file, self.file, device=self.device, num_threads=self.num_threads
@@ -75,11 +75,11 @@ class Opening:
         return run if self.target.concurrent else OneAtATime(run)
 
     def open_again(self) -> Run:
-        """Return what runs the file, if that is still the one that was opened.
+        """Return a function that runs the file, after a check that the file has not changed since it was opened.
 
         Raises:
             ImportError: if the runtime is not installed.
-            ValueError: if it has changed, or as `opened`.
+            ValueError: if the file has changed, or see `opened`.
         """
         for name, digest in self.digests.items():
             check_file(self.folder, name, digest)
@@ -88,21 +88,21 @@ class Opening:
 
 
 class ExportedTower(PreparedTower):
-    """A tower whose embeddings an exported file gives, on the processor or what `device` of its runtime says.
+    """A tower that runs an exported file, on the CPU or on another `device` of its runtime.
 
-    Any number of threads may call it. It can be pickled: where it is unpickled, its file is opened again.
+    Any number of threads may call the tower. The tower can be pickled: unpickling opens the file again.
 
     Shape:
-        images `(batch, 3, size, size)`, scaled and normalised as the model's transform does, or ids
-        `(batch, context_length)`, to `(batch, embedding_dim)`, float32 on the CPU. Padding of ids is cut off as far as
-        the file has lengths for it.
+        images `(batch, 3, size, size)`, scaled and normalised as by the model's transform, or ids `(batch,
+        context_length)`, to `(batch, embedding_dim)`, float32 on the CPU. Padding of ids is cut off down to the
+        shortest suitable length that the file accepts.
 
     Args:
-        spec: of the tower that was exported.
-        opening: of its file.
+        spec: spec of the exported tower.
+        opening: arguments that open the tower's file.
 
     Raises:
-        ValueError: if the file cannot be opened, the inputs are not what the tower takes, or the runtime fails.
+        ValueError: if the file cannot be opened, the inputs do not match the tower, or the runtime fails.
     """
 
     files_sha256: Tensor
@@ -112,32 +112,32 @@ class ExportedTower(PreparedTower):
         self._spec = spec
         self._opening = opening
         self._run = opening.opened()
-        # What tells this model from every other, where its weights would be.
+        # A hash that identifies this model, in place of its weights.
         self.register_buffer("files_sha256", _digest(opening))
         self.eval()
 
     def __getstate__(self) -> dict[str, Any]:
-        """Return all but the runtime's own, which belongs to this process."""
+        """Return the state without the runtime's objects, which belong to this process."""
         return {name: value for name, value in vars(self).items() if name != "_run"}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        """Take over what `__getstate__` left, and open the file."""
+        """Restore the state from `__getstate__`, and open the file."""
         super().__setstate__(state)  # type: ignore[no-untyped-call]
         self._run = self._opening.open_again()
 
     @property
     def spec(self) -> ImageEncoderSpec | TextEncoderSpec:
-        """The spec of the tower that was exported."""
+        """The spec of the exported tower."""
         return self._spec
 
     @property
     def takes_pixels(self) -> bool:
-        """Whether the file scales and normalises by itself; pixels may then come in place of images."""
+        """Whether the file itself scales and normalises, so that pixels may be passed in place of images."""
         image = self._opening.contract.image
         return isinstance(self._spec, ImageEncoderSpec) and image is not None and image.preprocess != "host"
 
     def forward(self, inputs: Tensor) -> Tensor:
-        """Return the embeddings; of unit length where the contract says that they come out so."""
+        """Return the embeddings, which have unit length if the contract says so."""
         return self._output(inputs, 0)
 
     def _output(self, inputs: Tensor, place: int) -> Tensor:
@@ -149,22 +149,22 @@ class ExportedTower(PreparedTower):
             parts = [self._run(self._cut(part).contiguous())[place] for part in taken]
         except Exception as error:
             raise_machine_fault(error)
-            # The runtimes' errors have no base in common.
+            # The errors of the runtimes have no common base class.
             raise ValueError(
                 f"the runtime of {self._opening.folder / file.file} failed ({type(error).__name__}: "
-                f"{printable(error)}); the file was whole when it was opened: look at the memory and the device that "
-                "are left, and ask again, or load the export anew"
+                f"{printable(error)}); the file was intact when it was opened; check the free memory and the "
+                "device and try again, or load the export again"
             ) from error
         return torch.cat(parts).float()
 
     def _cut(self, part: Tensor) -> Tensor:
-        """Return a batch without padding that the file need not see; graphics and neural units want one shape."""
+        """Return a batch without unnecessary padding; GPUs and NPUs need one shape and get the full length."""
         lengths = self._opening.file.lengths if self._opening.device == CPU else ()
         text = self._opening.contract.text
         return part if text is None else cut_to_length(part, lengths, text.input)
 
     def _taken(self, inputs: Tensor) -> Tensor:
-        """Return inputs as the file takes them."""
+        """Return inputs in the form that the file takes."""
         inputs = inputs.detach().cpu()
         if isinstance(self._spec, TextEncoderSpec):
             check_tokens(inputs, self._spec.input)
@@ -179,7 +179,7 @@ class ExportedTower(PreparedTower):
 
 
 class LocalExportedTower(ExportedTower):
-    """An exported image tower whose file gives the embedding of each place too."""
+    """An exported image tower whose file also returns the embedding of each image position."""
 
     def local_embeddings(self, images: Tensor) -> Tensor:
         """Return `(batch, embedding_dim, rows, columns)`, whose mean over rows and columns is the embedding."""
@@ -188,14 +188,14 @@ class LocalExportedTower(ExportedTower):
 
 
 def as_pixels(images: Tensor, contract: ImageInput) -> Tensor:
-    """Return the pixels that were scaled and normalised to these images.
+    """Invert the scaling and normalisation of images, and return their pixels.
 
     Shape:
         `(batch, 3, size, size)`, float32 -> the same, uint8.
 
     Args:
-        images: as the model takes them.
-        contract: the mean and the standard deviation that they were normalised with.
+        images: images as the model takes them.
+        contract: image input with the mean and the standard deviation of the normalisation.
     """
     mean, std = (torch.tensor(values).view(3, 1, 1) for values in (contract.mean, contract.std))
     return ((images * std + mean) * 255).round().clamp(0, 255).to(torch.uint8)
@@ -205,27 +205,27 @@ def as_pixels(images: Tensor, contract: ImageInput) -> Tensor:
 def load_export(
     folder: str | Path, *, device: str = "cpu", num_threads: int | None = None, trust: bool = False
 ) -> DualEncoder:
-    """Return an export of both towers as a dual encoder.
+    """Open an export of both towers as a dual encoder.
 
-    Embeddings come out of unit length where the contract says so (`normalize`), and then whether they are asked for as
-    such or not.
+    If the contract says so (`normalize`), the embeddings always have unit length, whether or not the caller asks for
+    normalised embeddings.
 
     Args:
-        folder: that `export_model` wrote; every file is checked against its contract first.
-        device: where its runtime computes: `cpu`, or what the runtime has beside it on this machine, such as `cuda`,
-            `tensorrt`, `coreml` or `qnn` of ONNX Runtime, and `gpu` or `npu` of OpenVINO.
-        num_threads: of the processor that its runtime computes with; as many as PyTorch has by default. ExecuTorch has
-            one number a process; Core ML on a Mac chooses by itself and takes none.
-        trust: whether to open an export that may run code here: files of other targets than ONNX, whose runtimes
-            do not validate files, are run then too. What this machine wrote needs none, nor does what lies in the
-            folder that the environment names as `MOBILECLIP_TRUST`.
+        folder: folder that `export_model` wrote; every file is first checked against the contract.
+        device: device of the runtime: `cpu`, or another device that the runtime supports on this machine, such as
+            `cuda`, `tensorrt`, `coreml` or `qnn` for ONNX Runtime, and `gpu` or `npu` for OpenVINO.
+        num_threads: number of CPU threads of the runtime; by default the number that PyTorch uses. ExecuTorch has one
+            number per process. Core ML on a Mac chooses the number itself and does not accept one.
+        trust: whether to open an export that could run code on this machine, that is, an export for a target other than
+            ONNX, whose runtime does not validate files. Exports that this machine wrote, and exports in the folder
+            named by the environment variable `MOBILECLIP_TRUST`, do not need `trust`.
 
     Raises:
-        ImportError: if the runtime is not installed; the message has the command that installs it.
-        ValueError: if the export is not whole, holds one tower or a classifier, may not be run without trust, or the
-            runtime has no such device here.
+        ImportError: if the runtime is not installed; the message gives the install command.
+        ValueError: if the export is incomplete, has only one tower or is a classifier, if the export needs trust, or if
+            the runtime does not have the device on this machine.
     """
-    # A link to it may point elsewhere by the time that a file is opened.
+    # A symbolic link could point to another folder by the time that a file is opened.
     folder = Path(folder).resolve()
     contract = read_contract(folder)
     spec = _spec_of(contract, folder)
@@ -243,30 +243,31 @@ def load_export(
         ExportedTower(spec.text, opening=openings["text"]),
         max_logit_scale=spec.max_logit_scale,
     )
-    assert contract.logit_scale is not None, "an export of both towers has a logit scale"
+    assert contract.logit_scale is not None, "expected a logit scale in an export of both towers"
     with torch.no_grad():
         model.logit_scale.fill_(math.log(contract.logit_scale))
     return model.eval().requires_grad_(requires_grad=False)
 
 
 def runnable_target(folder: Path, contract: Contract, *, trust: bool) -> Target:
-    """Return what runs an export, once it is known that it may and can.
+    """Return the target that runs an export, after a check that the export is trusted and the runtime is installed.
 
     Args:
-        folder: for the message.
-        contract: of the export.
+        folder: folder of the export, for the message.
+        contract: contract of the export.
         trust: see `load_export`.
 
     Raises:
-        ImportError: if the runtime is not installed; the message has the command that installs it.
-        ValueError: if it may not be run without trust, or a library is older than the one that wrote the export.
+        ImportError: if the runtime is not installed; the message gives the install command.
+        ValueError: if the export needs trust, or a library is older than the one that wrote the export.
     """
     target = targets.resolve(contract.target)
     if not (target.vouched or trust or is_believed(folder)):
         raise ValueError(
-            f"{folder} was written elsewhere, for {contract.target}, whose runtime does not validate files: whoever "
-            "made it could run anything here. If you trust them, give --trust (trust=True in Python), or name a folder "
-            f"that it lies in as {TRUSTED}; else export the model again on this machine, or ask for an export for onnx"
+            f"{folder} was written on another machine, for {contract.target}, whose runtime does not validate files: "
+            "the author could run any code on this machine. If you trust the author, give --trust (trust=True in "
+            f"Python), or set {TRUSTED} to a folder that contains the export; otherwise export the model again on "
+            "this machine, or for onnx"
         )
     target.check()
     check_versions(target.libraries, contract.versions)
@@ -274,40 +275,40 @@ def runnable_target(folder: Path, contract: Contract, *, trust: bool) -> Target:
 
 
 def require_made_of(folder: str | Path, checkpoint: str | Path) -> None:
-    """Refuse a checkpoint that an export was not made of.
+    """Raise an error if an export was not made from a checkpoint.
 
     Args:
-        folder: the export.
-        checkpoint: a file in any known layout, a folder with one, `hf-hub:owner/name`, or the name of a model with
-            published weights.
+        folder: folder of the export.
+        checkpoint: a file in any known layout, a folder with such a file, `hf-hub:owner/name`, or the name of a model
+            with published weights.
 
     Raises:
-        ValueError: if its folded weights are others.
+        ValueError: if the folded weights differ.
     """
     contract = read_contract(folder)
     name = str(checkpoint)
     model = load_model(PRETRAINED.get(name, name), name if name in PRETRAINED else None)
     if weights_sha256(model.state_dict()) != contract.weights_sha256:
         raise ValueError(
-            f"{folder} was not made of {checkpoint}, whose folded weights are others; give the checkpoint that it was "
-            "exported from"
+            f"{folder} was not made from {checkpoint}: the folded weights differ; give the checkpoint that the model "
+            "was exported from"
         )
 
 
 def _spec_of(contract: Contract, folder: Path) -> DualEncoderSpec:
-    """Return the spec of both towers, with the inputs that the contract states.
+    """Return the spec of both towers, with the inputs from the contract.
 
     Raises:
-        ValueError: if the export is of something else.
+        ValueError: if the export is not of a complete image-text model.
     """
     if contract.of_classes:
         raise ValueError(
-            f"{folder} is an export of a classifier, and this needs an image-text model; `mobileclip verify` runs it"
+            f"{folder} is an export of a classifier, expected an image-text model; `mobileclip verify` runs classifiers"
         )
     kinds = {file.tower for file in contract.towers}
     if kinds != {"image", "text"} or contract.logit_scale is None:
         raise ValueError(
-            f"{folder} holds the {' and the '.join(sorted(kinds))} tower alone, and this needs both; export the model "
+            f"{folder} holds only the {' and the '.join(sorted(kinds))} tower, expected both; export the model "
             "without --tower"
         )
     spec = from_json(json.dumps(contract.spec), DualEncoderSpec)
@@ -315,11 +316,11 @@ def _spec_of(contract: Contract, folder: Path) -> DualEncoderSpec:
     assert contract.text is not None, "a text tower has a contract of its texts"
     if (spec.image.input, spec.text.input) != (contract.image.input, contract.text.input):
         raise ValueError(
-            f"the contract of {folder} says other inputs than its spec; it is damaged: export the model again"
+            f"the contract of {folder} is damaged: its inputs differ from those of its spec; export the model again"
         )
     if spec.text.input.tokenizer is None:
         return spec
-    # A contract knows a tokenizer of the model's own by its hash; the export has its text.
+    # For a model with its own tokenizer, the contract has only the hash; the export has the tokenizer file.
     own = read_text_input(folder / contract.text.tokenizer, context_length=spec.text.input.context_length)
     text_input = attrs.evolve(spec.text.input, tokenizer=own.tokenizer)
     return attrs.evolve(spec, text=attrs.evolve(spec.text, input=text_input))
@@ -332,25 +333,25 @@ def _digest(opening: Opening) -> Tensor:
 
 
 TRUSTED = "MOBILECLIP_TRUST"
-"""Variable of the environment with a folder whose exports are believed, for deployments."""
+"""Environment variable with a folder whose exports are trusted, for deployments."""
 
 _REGISTER = "exports.txt"
 _DIGEST = re.compile(r"[0-9a-f]{64}")
-# A line each, the last ones: more than anybody writes, and read in no time.
+# One line per export; only the last ones are kept, far more than anyone writes and quick to read.
 _MOST, _MOST_BYTES = 20_000, 2**21
 _WAIT_SECONDS = 10.0
 _logger = get_logger(__name__)
 
 
 def remember_export(folder: Path) -> None:
-    """Take note of an export that was written just now; where that cannot be, `--trust` is needed for it.
+    """Record that this machine wrote an export; if recording fails, opening the export needs `--trust`.
 
     Args:
-        folder: of the export.
+        folder: folder of the export.
     """
     place = storage.state_folder()
     if place is None:
-        _logger.warning("there is no home folder to remember in that this machine wrote %s", folder)
+        _logger.warning("there is no home folder to record that this machine wrote %s", folder)
         return
     try:
         place.mkdir(parents=True, exist_ok=True)
@@ -360,17 +361,17 @@ def remember_export(folder: Path) -> None:
             with storage.atomic_path(place / _REGISTER) as temporary:
                 temporary.write_text("".join(f"{one}\n" for one in [*known[1 - _MOST :], digest]), encoding="ascii")
     except OSError as error:
-        _logger.warning("that this machine wrote %s cannot be remembered (%s)", folder, error)
+        _logger.warning("cannot record that this machine wrote %s (%s)", folder, error)
 
 
 def is_believed(folder: Path) -> bool:
-    """Return whether an export needs no `--trust`.
+    """Return whether an export can be opened without `--trust`.
 
     Args:
-        folder: of the export.
+        folder: folder of the export.
 
     Raises:
-        ValueError: if what the environment names is no absolute path.
+        ValueError: if the environment variable does not hold an absolute path.
     """
     named = os.environ.get(TRUSTED, "")
     if named and not Path(named).is_absolute():
@@ -381,10 +382,10 @@ def is_believed(folder: Path) -> bool:
 
 
 def is_written_here(folder: Path) -> bool:
-    """Return whether this machine's user wrote an export: its contract, which has the SHA-256 of each file, is theirs.
+    """Return whether this user wrote an export on this machine: its contract, with all file hashes, is on record.
 
     Args:
-        folder: of the export.
+        folder: folder of the export.
     """
     place = storage.state_folder()
     if place is None:

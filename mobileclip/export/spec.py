@@ -1,4 +1,4 @@
-"""What is exported, and how: the choices of the person who exports, and those that a place such as `iphone` implies."""
+"""The options of an export, and the places of use such as `iphone`, which set several options."""
 
 from __future__ import annotations
 
@@ -20,49 +20,47 @@ InputDtype = Literal["float32", "uint8", "int32", "int64"]
 TextDtype = Literal["int32", "int64"]
 TextLengths = Literal["own", "full"]
 Stage = int | Literal["text-space"]
-"""What a feature map comes behind: a stage, from 0, of a ViT a layer; or all of the tower, in the space of texts."""
+"""Source of a feature map: the number of a stage (of a layer for a ViT), from 0; or the whole tower, in text space."""
 TEXT_SPACE: Final = "text-space"
 
 
 def _are_stages(_: object, attribute: attrs.Attribute[tuple[Stage, ...]], stages: tuple[Stage, ...]) -> None:
     if len(set(stages)) != len(stages) or any(isinstance(stage, int) and stage < 0 for stage in stages):
-        raise ValueError(
-            f"{attribute.name} are numbers of stages, from 0, or {TEXT_SPACE}, each once, and not {stages}"
-        )
+        raise ValueError(f"{attribute.name} must be different numbers of stages, from 0, or {TEXT_SPACE}; got {stages}")
 
 
 @attrs.frozen(kw_only=True, field_transformer=strict)
 class ExportSpec:
-    """The choices of an export: target, precision, towers, layout and preprocessing.
+    """The options of an export: target, precision, towers, layout and preprocessing.
 
     Args:
-        output: the folder to write; it must not exist, or be empty.
-        target: the runtime's format: `onnx`, `openvino`, `litert`, `executorch`, `coreml`, `torch`, or
-            another that is registered in `mobileclip.export.targets`.
-        layout: names of files, inputs and outputs, and the files beside them: `plain`, `transformers.js`,
-            `immich`, `ultralytics` (text encoder of YOLOE), or another registered in `mobileclip.export.layouts`.
-        tower: the towers to export, a file each. A classifier is exported whole, and gives logits as they are, unless
-            its image tower is asked for.
-        precision: of the stored weights, and of what is computed where the runtime can compute in it. Embeddings are
-            float32 always. int8 is static: convolutions and linear layers with a scale for each output
-            channel, and ranges of what goes into them found on calibration data. `int8-weights` stores weights in 8
-            bits, which is a smaller file, and computes with them in float32.
-        also: further precisions, in the same folder, where the layout's names of files tell them apart.
-        dynamic_batch: take batches of any size; fixed at one otherwise, which runtimes on devices want.
-        preprocess: what the image file takes. `host`: pixels that the host has scaled and normalised. `uint8` or
-            `float32`: pixels in [0, 255] of that type; scaling and normalising are inside, resizing and cropping the
-            host's. `picture`: uint8 pixels of a picture of any size, upright; everything is inside, which targets
-            allow that resize as the library does.
-        normalize: scale embeddings to unit length inside.
-        features: stages of the image tower, from 0, whose feature maps come out beside the embedding, as `stage_0` and
-            so on; of a ViT they are layers; `text-space` is the embedding of each place, as `text_space`. The mean of
-            these is the embedding: see `ImageTextModel.explain`. None by default.
-        image_size: side of the images, in pixels, where not the model's own; see `mobileclip.encoders.load_model`.
-        context_length: ids per text, where fewer than the model's own.
-        text_lengths: `own` lets the text file take rows of 8, 16 and 32 ids too, where the tower is causal and the
-            target has it, so that a short text takes less time; `full` leaves the context length alone.
-        converter: the Python of an environment with the target's own converter, where that cannot stand beside this
-            library: that of `litert`. Other targets need none.
+        output: output folder; it must be missing or empty.
+        target: format of the runtime: `onnx`, `openvino`, `litert`, `executorch`, `coreml`, `torch`, or another target
+            registered in `mobileclip.export.targets`.
+        layout: names of files, inputs and outputs, and additional files: `plain`, `transformers.js`, `immich`,
+            `ultralytics` (text encoder of YOLOE), or another layout registered in `mobileclip.export.layouts`.
+        tower: towers to export, one file each. A classifier is exported whole and returns raw logits, unless `image`
+            selects its image tower.
+        precision: precision of the stored weights, and of the computation if the runtime supports it. Embeddings are
+            always float32. int8 is static: convolutions and linear layers have one scale per output channel, and the
+            ranges of their inputs come from calibration data. `int8-weights` stores weights in 8 bits, for a smaller
+            file, and computes in float32.
+        also: further precisions to write to the same folder, if the layout has different file names for them.
+        dynamic_batch: whether to accept batches of any size; otherwise the batch size is 1, as mobile runtimes require.
+        preprocess: input of the image file. `host`: pixels that the host has scaled and normalised. `uint8` or
+            `float32`: pixels of that type in [0, 255]; the file scales and normalises, and the host resizes and crops.
+            `picture`: uint8 pixels of an upright image of any size; the file does all preprocessing, for targets that
+            resize in the same way as the library.
+        normalize: whether the files scale embeddings to unit length.
+        features: stages of the image tower, from 0, whose feature maps are additional outputs, named `stage_0` and so
+            on; for a ViT, layers. `text-space` is the embedding of each image position, named `text_space`; the mean of
+            these is the image embedding, see `ImageTextModel.explain`. Empty by default.
+        image_size: side of the images in pixels; by default the model's own size, see `mobileclip.encoders.load_model`.
+        context_length: number of token ids per text, at most the model's own number, which is the default.
+        text_lengths: `own` lets the text file also accept rows of 8, 16 and 32 ids, so that short texts take less time,
+            if the tower is causal and the target supports several lengths. `full` accepts only the context length.
+        converter: path of the Python of a separate environment with the target's converter, for converters that cannot
+            be installed next to this library. Only `litert` needs one.
 
     Examples:
         >>> ExportSpec(output="phone", target="coreml", precision="float16", preprocess="uint8").towers
@@ -85,13 +83,15 @@ class ExportSpec:
     converter: Rare[Path | None] = None
 
     def __attrs_post_init__(self) -> None:
-        """Check that feature maps are asked of an image tower."""
+        """Raise an error if feature maps are requested without an image tower."""
         if self.features and self.tower == "text":
-            raise ValueError("features are maps of the image tower, and the text tower alone is exported")
+            raise ValueError(
+                "features need the image tower, but only the text tower is exported; choose another --tower"
+            )
 
     @property
     def precisions(self) -> tuple[Precision, ...]:
-        """All precisions that are written, the one that is loaded first."""
+        """All precisions to write; `load` opens the first."""
         return tuple(dict.fromkeys((self.precision, *self.also)))
 
     @property
@@ -102,15 +102,15 @@ class ExportSpec:
 
 @attrs.frozen(kw_only=True, field_transformer=strict)
 class Place:
-    """The export settings that a place expects: target, layout and precisions.
+    """The export options of a place of use: target, layout and precisions.
 
     Args:
-        target: the runtime's format.
-        layout: what files, inputs and outputs are called.
-        precisions: of the files; the first is the one that `load` takes.
-        preprocess: what the image file takes.
+        target: format of the runtime.
+        layout: name of the layout of files, inputs and outputs.
+        precisions: precisions of the files; `load` opens the first.
+        preprocess: input of the image file.
         dynamic_batch: whether batches may have any size.
-        use: how the files are used there, for the card.
+        use: instructions for using the files in this place, for the card.
 
     Examples:
         >>> spec = places.resolve("iphone").fitted(ExportSpec(output="phone"))
@@ -126,10 +126,10 @@ class Place:
     use: str = ""
 
     def fitted(self, spec: ExportSpec) -> ExportSpec:
-        """Return how a model is exported for the place; what a spec has that is not the default stays.
+        """Return the spec with the options of this place; options of the spec that differ from their defaults are kept.
 
         Args:
-            spec: what was asked for beside the place.
+            spec: spec with the user's options.
         """
         precision, *also = self.precisions
         wanted: dict[str, Any] = {
@@ -143,7 +143,7 @@ class Place:
         defaults = attrs.fields_dict(ExportSpec)
         asked = {name for name in wanted if getattr(spec, name) != defaults[name].default}
         if "precision" in asked:
-            # The one that was asked for, and no others beside it.
+            # Only the requested precision, without the place's further ones.
             asked.add("also")
         return attrs.evolve(spec, **{name: value for name, value in wanted.items() if name not in asked})
 
@@ -158,8 +158,8 @@ places.add(
         layout="apple",
         precisions=("float16",),
         preprocess="uint8",
-        use="Put both packages into an Xcode project in the place of Apple's of the same names. `image` is a picture, "
-        "`text` an int32 array of one row of ids, `final_emb_1` the embedding.",
+        use="Put both packages into an Xcode project in place of Apple's packages with the same names. `image` is an "
+        "image, `text` an int32 array with one row of ids, and `final_emb_1` the embedding.",
     ),
 )
 places.add(
@@ -168,8 +168,8 @@ places.add(
         target="litert",
         precisions=("float16",),
         preprocess="uint8",
-        use="Open the files with LiteRT's `Interpreter` or `CompiledModel`, by the signature `serving_default`. Pixels "
-        "are uint8, resized and cropped by the app; ids are int32. One input at a time.",
+        use="Open the files with LiteRT's `Interpreter` or `CompiledModel`, with the signature `serving_default`. "
+        "Pixels are uint8, resized and cropped by the app; ids are int32. Pass one input at a time.",
     ),
 )
 places.add(
@@ -179,9 +179,9 @@ places.add(
         layout="transformers.js",
         precisions=("float32", "float16", "int8-weights"),
         dynamic_batch=True,
-        use="Serve the folder, and name it in transformers.js, with the dtype `fp32`, `fp16` or `q8`. The batch axis "
-        "is called `batch_size`, and that of texts of any length `sequence_length`: `session_options: { "
-        "freeDimensionOverrides: { batch_size: 1 } }` fixes it, where a unit wants fixed shapes.",
+        use="Serve the folder, and load it in transformers.js with the dtype `fp32`, `fp16` or `q8`. The dynamic axes "
+        "are `batch_size` and, for texts, `sequence_length`. For devices that need fixed shapes, "
+        "`session_options: { freeDimensionOverrides: { batch_size: 1 } }` fixes the batch size.",
     ),
 )
 places.add(
@@ -189,7 +189,7 @@ places.add(
     Place(
         target="onnx",
         dynamic_batch=True,
-        use="Any number of threads may call one session, with batches of any size. Give it as many threads as a "
-        "request may take: `mobileclip.load(folder, num_threads=2)`, or `intra_op_num_threads` of ONNX Runtime.",
+        use="Any number of threads may call one session, with batches of any size. Set the number of threads per "
+        "request: `mobileclip.load(folder, num_threads=2)`, or `intra_op_num_threads` of ONNX Runtime.",
     ),
 )

@@ -1,4 +1,4 @@
-"""One tower as an export holds it: what comes in, the encoder, what goes out."""
+"""One tower in its exported form: input, encoder and output."""
 
 from __future__ import annotations
 
@@ -24,28 +24,27 @@ _LARGEST_PIXEL = 255
 
 
 def input_of(encoder: nn.Module) -> ImageInput | TextInput:
-    """Return what a tower, or a classifier, takes.
+    """Return the input contract of a tower or a classifier.
 
     Args:
-        encoder: which has a spec.
+        encoder: encoder with a spec.
     """
     spec = cast("ImageEncoderSpec | TextEncoderSpec | ClassifierSpec", encoder.spec)
     return spec.image.input if isinstance(spec, ClassifierSpec) else spec.input
 
 
 class ImageGraph(nn.Module):
-    """Resize, scale and normalise pixels where asked, encode them, normalise the embeddings where asked.
+    """Optionally resize, scale and normalise pixels, encode them, and optionally normalise the embeddings.
 
     Shape:
-        `(batch, 3, size, size)`, or of any height and width where the file resizes, to `(batch, embedding_dim)`,
-        float32; where feature maps are asked for, to a tuple of the embeddings and
-        `(batch, channels, rows, columns)` of each, float32.
+        `(batch, 3, size, size)`, or any height and width if the file resizes, to `(batch, embedding_dim)`, float32;
+        with feature maps, to a tuple of the embeddings and, for each map, `(batch, channels, rows, columns)`, float32.
 
     Args:
-        encoder: a folded image tower, or a folded classifier, whose logits stand in place of the embeddings.
-        spec: how it is exported.
-        dtype: what the encoder computes in.
-        float32: layers of the encoder that compute in float32 all the same.
+        encoder: a folded image tower, or a folded classifier with logits in place of embeddings.
+        spec: options of the export.
+        dtype: type in which the encoder computes.
+        float32: names of the encoder's layers that still compute in float32.
     """
 
     mean: Tensor
@@ -63,11 +62,11 @@ class ImageGraph(nn.Module):
         self.register_buffer("std", torch.tensor(contract.std)[:, None, None])
 
     def forward(self, pixels: Tensor) -> Tensor | tuple[Tensor, ...]:
-        """Return the embeddings, and behind them the feature maps that are asked for."""
+        """Return the embeddings, followed by the requested feature maps."""
         if self.resize_to is not None:
             pixels = resized(pixels, self.resize_to)
         if self.raw:
-            # In float32, as the library's own transform computes them.
+            # In float32, like the library's own transform.
             pixels = (pixels.to(torch.float32) / _LARGEST_PIXEL - self.mean) / self.std
         pixels = pixels.to(self.dtype)
         if not self.stages:
@@ -77,17 +76,16 @@ class ImageGraph(nn.Module):
 
 
 class TextGraph(nn.Module):
-    """Encode token ids, ended where the layout's host cuts their end; normalise the embeddings where asked.
+    """Encode token ids, with the end token restored if the layout's host cuts it; optionally normalise the embeddings.
 
     Shape:
-        `(batch, context_length)`, or fewer where no token sees a later one, integers, to `(batch, embedding_dim)`,
-        float32.
+        integers `(batch, context_length)`, or shorter rows for a causal tower, to `(batch, embedding_dim)`, float32.
 
     Args:
         encoder: a folded text tower.
-        spec: how it is exported.
-        dtype: what the encoder computes in.
-        float32: layers of the encoder that compute in float32 all the same.
+        spec: options of the export.
+        dtype: type in which the encoder computes.
+        float32: names of the encoder's layers that still compute in float32.
     """
 
     def __init__(self, encoder: nn.Module, *, spec: ExportSpec, dtype: torch.dtype, float32: frozenset[str]) -> None:
@@ -106,10 +104,10 @@ class TextGraph(nn.Module):
 
 
 def keep_in_float32(encoder: nn.Module, layers: frozenset[str]) -> None:
-    """Turn layers of a tower in half precision back into float32 ones, in place.
+    """Turn layers of a half-precision tower back into float32 layers, in place.
 
-    Every layer takes what comes in its own type, so that values beyond float16 go from one such layer to the next as
-    they are; what lies between them computes in the wider type.
+    Each layer casts its inputs to its own type. Thus values beyond the range of float16 pass unchanged from one float32
+    layer to the next, and operations between the layers compute in the wider type.
     """
     if not layers:
         return
@@ -128,7 +126,7 @@ def _in_its_type(module: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor,
 
 
 def with_end(tokens: Tensor, end_id: int) -> Tensor:
-    """Return rows of ids with the end token last where a row has none."""
+    """Return rows of ids, with the last id replaced by the end token in rows without one."""
     last, end = tokens[:, -1:], torch.full_like(tokens[:, -1:], end_id)
     has_end = (tokens == end_id).any(dim=1, keepdim=True)
     return torch.cat([tokens[:, :-1], torch.where(has_end, last, end)], dim=1)
@@ -137,13 +135,13 @@ def with_end(tokens: Tensor, end_id: int) -> Tensor:
 def embedding_and_maps(
     encoder: nn.Module, images: Tensor, stages: tuple[Stage, ...], *, unit_length: bool
 ) -> tuple[Tensor, ...]:
-    """Return the embeddings of images, as the head gives them, and behind them the feature maps of stages, float32.
+    """Return the embeddings of images, from the head, followed by the feature maps of stages, in float32.
 
     Args:
         encoder: an image tower.
-        images: preprocessed.
-        stages: of which one at least.
-        unit_length: whether the mean over places in the space of texts is to be so long.
+        images: preprocessed images.
+        stages: stages of the feature maps, at least one.
+        unit_length: whether the mean over positions in text space has unit length.
     """
     numbers = [stage for stage in stages if isinstance(stage, int)]
     maps: dict[Stage, Tensor] = {}
@@ -158,7 +156,7 @@ def embedding_and_maps(
 
 
 def _finished(embeddings: Tensor, *, unit_length: bool) -> Tensor:
-    # Half precision cannot hold the squares of large values, so lengths are taken in float32.
+    # Compute lengths in float32, because half precision cannot represent the squares of large values.
     embeddings = embeddings.to(torch.float32)
     return F.normalize(embeddings, dim=-1) if unit_length else embeddings
 
@@ -168,16 +166,17 @@ class TowerExport:
     """One tower to export.
 
     Args:
-        tower: which it is.
-        encoder: folded, in float32 and evaluation mode; a whole classifier as the image tower.
-        spec: how it is exported.
-        calibration: a batch of inputs, as the exported file takes them, that ranges of int8 are found with; empty where
-            there are none to find.
-        text_dtype: what token ids come in as.
-        lengths: of texts that the file takes, the context length last; none for that alone.
-        float32: layers that stay in float32. In the graph, their names begin with `encoder.`.
-        model: what the model is called in the names of files.
-        notes: what a file says of itself, where its format has a place for it: name, author, licence and contract.
+        tower: name of the tower.
+        encoder: folded encoder in float32 and evaluation mode; for a classifier, the whole classifier as the image
+            tower.
+        spec: options of the export.
+        calibration: a batch of inputs of the exported file, for finding the int8 ranges; empty if the precision needs
+            no ranges.
+        text_dtype: type of the token ids.
+        lengths: text lengths that the file accepts, with the context length last; empty for the context length alone.
+        float32: names of the layers that stay in float32. In the graph, the names begin with `encoder.`.
+        model: name of the model in file names.
+        notes: metadata for the file, if its format stores metadata: name, author, licence and contract.
     """
 
     tower: Tower
@@ -202,7 +201,7 @@ class TowerExport:
 
     @property
     def output_dim(self) -> int:
-        """How many numbers come out for one input: classes, or the width of embeddings."""
+        """Number of outputs per input: number of classes, or width of the embeddings."""
         spec = cast("ImageEncoderSpec | TextEncoderSpec | ClassifierSpec", self.encoder.spec)
         return spec.num_classes if isinstance(spec, ClassifierSpec) else spec.embedding_dim
 
@@ -219,7 +218,7 @@ class TowerExport:
 
     @property
     def output_name(self) -> str:
-        """Name of the output: logits of a classifier, embeddings otherwise."""
+        """Name of the first output: logits for a classifier, embeddings otherwise."""
         if isinstance(self.encoder.spec, ClassifierSpec):
             return "logits"
         return self.layout.names[self.tower].output
@@ -231,7 +230,7 @@ class TowerExport:
 
     @property
     def stages(self) -> tuple[Stage, ...]:
-        """Stages whose feature maps come out behind the embeddings."""
+        """Stages whose feature maps are returned after the embeddings."""
         return self.spec.features if self.tower == "image" else ()
 
     @property
@@ -243,34 +242,34 @@ class TowerExport:
 
     @property
     def takes_any_size(self) -> bool:
-        """Whether pictures come in as they were decoded."""
+        """Whether the tower accepts images of any size, as decoded."""
         return self.tower == "image" and self.spec.preprocess == "picture"
 
     @property
     def input_shape(self) -> tuple[int, ...]:
-        """Shape of one input, without the batch; of pictures of any size, that of one that stays as it is."""
+        """Shape of one input without the batch; for images of any size, that of an image that needs no resizing."""
         taken = self.input
         return (3, taken.size, taken.size) if isinstance(taken, ImageInput) else (taken.context_length,)
 
     def graph(self, dtype: torch.dtype) -> nn.Module:
-        """Return the module to export, computing in `dtype`; the encoder itself stays as it is."""
+        """Return the module to export, which computes in `dtype`; the encoder itself is not changed."""
         kind = ImageGraph if self.tower == "image" else TextGraph
         float32 = frozenset[str]() if dtype == torch.float32 else self.float32
         graph = kind(self.encoder, spec=self.spec, dtype=dtype, float32=float32)
         return graph.eval().requires_grad_(requires_grad=False)
 
     def program(self, dtype: torch.dtype) -> torch.export.ExportedProgram:
-        """Return the graph as torch.export sees it, with a batch of one or of any size, and texts of any length."""
+        """Export the graph with torch.export, with a fixed or dynamic batch and, if supported, dynamic text lengths."""
         return self.program_of(self.graph(dtype))
 
     def program_of(self, graph: nn.Module, *, largest_batch: int | None = None) -> torch.export.ExportedProgram:
-        """Return a module that takes and gives what the graph does, as torch.export sees it.
+        """Export a module with the graph's inputs and outputs with torch.export.
 
         Args:
-            graph: the graph, or what was made of it.
-            largest_batch: bound of a dynamic batch, for runtimes that plan their memory; none by default.
+            graph: the graph, or a module made from it.
+            largest_batch: upper limit of a dynamic batch, for runtimes that plan their memory; None for no limit.
         """
-        # A batch of one would be taken for a constant where the batch is dynamic.
+        # torch.export would treat a dynamic batch of size 1 as a constant.
         batch = 2 if self.spec.dynamic_batch else 1
         example = torch.zeros(batch, *self.input_shape, dtype=getattr(torch, self.input_dtype))
         sides = {0: torch.export.Dim("batch", max=largest_batch)} if self.spec.dynamic_batch else {}
@@ -282,10 +281,10 @@ class TowerExport:
 
 
 def written_out_attention(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None) -> Tensor:
-    """Return what `fused_attention` does by products and a softmax.
+    """Compute the same as `fused_attention` with matrix products and a softmax.
 
-    PyTorch's own attention looks for rows that are masked throughout, of which there are none, with operations that
-    some runtimes lack.
+    PyTorch's own attention checks for fully masked rows, which never occur here, with operations that some runtimes
+    lack.
     """
     logits = (query * query.shape[-1] ** -0.5) @ key.transpose(-2, -1)
     attended: Tensor = (logits if mask is None else logits + mask).softmax(-1) @ value
@@ -293,7 +292,7 @@ def written_out_attention(query: Tensor, key: Tensor, value: Tensor, mask: Tenso
 
 
 def set_attention(graph: nn.Module, attend: Attend) -> None:
-    """Let every attention of a graph compute with `attend`."""
+    """Make all attention modules of a graph compute with `attend`."""
     for module in graph.modules():
         if isinstance(module, Attention):
             module.backend = _Masked(attend=attend)
@@ -303,7 +302,7 @@ def set_attention(graph: nn.Module, attend: Attend) -> None:
 
 @attrs.frozen(kw_only=True)
 class _Masked:
-    """A backend of attention that hands its mask over."""
+    """An attention backend that passes an explicit mask."""
 
     attend: Attend
 
@@ -316,33 +315,34 @@ class _Masked:
 
 _SHORTER = (8, 16, 32)
 SHORTEST = 3
-"""Tokens of a dynamic axis, at least: a side of one, also in front of the last token, would be taken for a constant."""
+"""Minimum of a dynamic token axis: torch.export treats a size of 1 as a constant, even that of the axis without the
+last token."""
 
 
 def lengths_of(encoder: nn.Module, text: TextInput) -> tuple[int, ...]:
-    """Return the lengths in which a text tower gives the same embedding, the context length last.
+    """Return the lengths at which a text tower gives the same embedding, with the context length last.
 
-    In a causal tower no token sees the padding behind it. Every other tower was trained with its padding in sight, so
-    that a shorter text is another one: the context length alone is right, and nothing is returned.
+    In a causal tower, no token sees the padding after it. All other towers see their padding, so a shorter row would
+    give another embedding. For these towers only the context length is correct, and the result is empty.
 
     Args:
-        encoder: as it is exported.
-        text: what it takes.
+        encoder: encoder in its exported form.
+        text: input of the encoder.
     """
     shorter = tuple(length for length in _SHORTER if length < text.context_length)
     return (*shorter, text.context_length) if shorter and causal_pool(encoder) is not None else ()
 
 
 def cut_to_length(tokens: Tensor, lengths: Sequence[int], text: TextInput) -> Tensor:
-    """Return a batch cut to the shortest of the lengths that holds its texts; as it is where there are none.
+    """Cut a batch to the shortest length that holds its texts; without lengths, return the batch unchanged.
 
     Shape:
         `(batch, context_length)` to `(batch, one of lengths)`.
 
     Args:
-        tokens: of the tower's own tokenizer.
-        lengths: of a file, rising, the context length last.
-        text: what the tower takes.
+        tokens: token ids from the tower's own tokenizer.
+        lengths: lengths that a file accepts, ascending, with the context length last.
+        text: input of the tower.
     """
     if not lengths or not len(tokens):
         return tokens
@@ -351,22 +351,22 @@ def cut_to_length(tokens: Tensor, lengths: Sequence[int], text: TextInput) -> Te
 
 
 def sides_of_pictures() -> dict[int, torch.export.Dim]:
-    """Return the sides that may have any length, by axis; one of 1 would be taken for a constant."""
+    """Return the dynamic axes of images; the minimum is 2, because torch.export treats a size of 1 as a constant."""
     return {axis: torch.export.Dim(name, min=2, max=MAX_SIZE) for axis, name in ((2, "height"), (3, "width"))}
 
 
 def resized(pixels: Tensor, image: ImageInput) -> Tensor:
-    """Return pictures with the shorter side resized to the model's size, antialiased, and the centre cropped.
+    """Resize the shorter side of images to the model's size, antialiased, and crop the centre.
 
     Shape:
         `(batch, 3, height, width)`, uint8 -> `(batch, 3, size, size)`, float32, whole numbers in [0, 255].
 
     Args:
-        pixels: of pictures that have one size.
+        pixels: pixels of images of the same size.
         image: the model's input.
 
-    Source: `ImageTransform`, whose resize is Pillow's: first the width, then the height, rounded after each.
-    Differs: weights are float32, and Pillow's have 22 bits, so that a pixel may differ by one level of 255.
+    Source: `ImageTransform`, which resizes with Pillow: first the width, then the height, with rounding after each.
+    Differs: weights are float32, while those of Pillow have 22 bits, so that a pixel may differ by one level of 255.
     """
     size, (own_height, own_width) = image.size, pixels.shape[-2:]
     height, width = (
@@ -381,6 +381,6 @@ def resized(pixels: Tensor, image: ImageInput) -> Tensor:
 
 
 def _margin(rest: int) -> int:
-    """Return half of what is cut off; a half goes to the even number, as Python rounds."""
+    """Return half of the removed length, rounded half to even, as Python rounds."""
     half = rest // 2
     return half + (rest - 2 * half) * (half - 2 * (half // 2))

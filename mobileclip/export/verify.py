@@ -1,4 +1,4 @@
-"""Measures an export against its model in its own runtime, and defines the gates that it must pass."""
+"""Measures an export against its model in its own runtime, and defines the gates that the export must pass."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ from mobileclip.strict import strict
 
 RANKING_GATE = "ranking agreement"
 CLASSES = "classes"
-# Cosines do not see lengths. Rounding moves them by less than this; a lost normalisation, or a lost factor, by more.
+# Cosines ignore lengths. Rounding changes lengths by less than these limits, a missing normalisation or factor by more.
 MOST_LENGTH_ERROR: dict[Precision, float] = {
     "float32": 1e-3,
     "float16": 2e-2,
@@ -41,10 +41,11 @@ MOST_LENGTH_ERROR: dict[Precision, float] = {
     "int8-weights": 0.2,
 }
 MOST_MEAN_ERROR: dict[Precision, float] = {**MOST_LENGTH_ERROR, "float32": 1e-5}
-"""Of the mean over places in the space of texts, from the embedding of the same file, whose length counts as 1."""
-# Of the reference's spread: embeddings that have moved together by more have lost what tells images apart.
+"""Maximum distance between the mean over positions in text space and the embedding of the same file, relative to the
+length of that embedding."""
+# Minimum fraction of the reference's spread: embeddings with less spread no longer distinguish images.
 LEAST_SPREAD = 0.5
-# For the rounding of agreements that are compared.
+# Tolerance for rounding errors when agreements are compared.
 _ROUNDING = 1e-7
 
 
@@ -53,10 +54,10 @@ class Gate:
     """One acceptance check of an export: a measured value and its limit.
 
     Args:
-        name: what it is.
-        value: what was measured; None where it could not be, and then the gate has failed.
-        bound: what it must reach.
-        passed: whether it does.
+        name: name of the check.
+        value: measured value; None if the value could not be measured, in which case the gate fails.
+        bound: limit of the value.
+        passed: whether the value is within the limit.
     """
 
     name: str
@@ -65,30 +66,32 @@ class Gate:
     passed: bool
 
     def __str__(self) -> str:
-        """Return one line on what was measured and what was expected."""
+        """Return one line with the measured value and the limit."""
         return f"{self.name} is {None if self.value is None else f'{self.value:.7g}'}, expected {self.bound}"
 
 
 @attrs.frozen(kw_only=True, field_transformer=strict)
 class TowerParity:
-    """Deviation of an exported tower's embeddings, or feature maps of a stage, from the float32 model.
+    """Deviation of an exported tower's embeddings, or of a stage's feature maps, from the float32 model.
 
-    A map counts as one long vector.
+    Each feature map counts as one long vector.
 
     Args:
-        tower: which it is.
-        count: embeddings that were compared.
-        cosine_minimum: the least cosine of an embedding with its reference; None where a value is not finite.
-        cosine_median: the median of those cosines.
-        length_error: the largest relative error of an embedding's length.
-        num_not_finite: embeddings with NaN or infinity.
-        num_zero: embeddings of length zero, which an overflow in front of a normalisation gives.
-        spread: `1 - |mean of the unit embeddings|`, zero where all are the same.
-        reference_spread: the same of the model in float32.
-        stage: whose feature maps these are; None for the embeddings.
-        precision: of the file, where there are several.
-        mean_error: of maps in the space of texts, the largest distance of a mean over places from the embedding that
-            the file gives beside it, relative to that; None where a value is not finite, and of all else.
+        tower: name of the tower.
+        count: number of compared embeddings.
+        cosine_minimum: minimum cosine between an embedding and its reference; None if a value is not finite.
+        cosine_median: median of the cosines; None if a value is not finite.
+        length_error: maximum relative error of an embedding's length; None if a value is not finite.
+        num_not_finite: number of embeddings with NaN or infinity.
+        num_zero: number of embeddings of length zero, which result from an overflow before a normalisation.
+        spread: `1 - |mean of the unit embeddings|`, which is zero if all embeddings are the same; None if a value is
+            not finite.
+        reference_spread: spread of the float32 model.
+        stage: stage of the feature maps; None for the embeddings.
+        precision: precision of the file, if the export has several precisions.
+        mean_error: for maps in text space, the maximum distance between the mean over positions and the file's
+            embedding, relative to the length of that embedding; None if a value is not finite, and for all other
+            outputs.
     """
 
     tower: Tower
@@ -107,13 +110,13 @@ class TowerParity:
 
 @attrs.frozen(kw_only=True, field_transformer=strict)
 class Ranking:
-    """Share of queries whose first result is the same in the export as in the float32 model.
+    """Fraction of queries with the same first result in the export and in the float32 model.
 
     Args:
-        kind: `image-text`: captions for images and images for captions; `neighbours`: the nearest other input of the
-            same tower, where the model has one tower alone; `classes`: the class of the largest logit.
-        num_queries: how many were ranked.
-        agreement: share of them with the same first result.
+        kind: kind of queries. `image-text`: captions for images and images for captions; `neighbours`: the nearest
+            other input of the same tower, for a model with only one tower; `classes`: the class with the largest logit.
+        num_queries: number of ranked queries.
+        agreement: fraction of the queries with the same first result.
     """
 
     kind: str
@@ -123,17 +126,17 @@ class Ranking:
 
 @attrs.frozen(kw_only=True, field_transformer=strict)
 class Report:
-    """The report of an export: how near it is to its model, and its acceptance checks.
+    """The report of an export: its deviation from the model, and its acceptance checks.
 
     Args:
         data: name of the data set.
-        runtime: what ran the files.
-        image_names: the images, in the order of the stored embeddings.
-        captions: the captions, in the order of the stored embeddings.
-        skipped: what could not be used of the data, by reason.
-        towers: each exported tower, and each stage whose feature maps it gives.
-        ranking: of the towers together.
-        gates: all of them.
+        runtime: name of the runtime.
+        image_names: names of the images, in the order of the stored embeddings.
+        captions: captions, in the order of the stored embeddings.
+        skipped: number of unusable samples by reason.
+        towers: results of each exported tower, and of each stage with feature maps.
+        ranking: agreement of the rankings.
+        gates: all acceptance checks.
     """
 
     data: str
@@ -152,13 +155,13 @@ class Report:
 
     @property
     def is_ranked(self) -> bool:
-        """Whether rankings were checked, of every precision; they are not where a model's embeddings hardly differ."""
+        """Whether rankings were checked for every precision; they are not if a model's embeddings hardly differ."""
         num_precisions = 1 + len({one.precision for one in self.towers} - {None})
         return sum(gate.name.endswith(RANKING_GATE) for gate in self.gates) >= num_precisions
 
     @property
     def failures(self) -> tuple[str, ...]:
-        """What failed, a line each."""
+        """Failed gates, one line each."""
         return tuple(str(gate) for gate in self.gates if not gate.passed)
 
     def to_json(self) -> str:
@@ -173,10 +176,10 @@ def compare_tower(tower: Tower, exported: Tensor, reference: Tensor, *, stage: S
         both `(count, embedding_dim)`, or `(count, channels, rows, columns)`.
 
     Args:
-        tower: which it is.
-        exported: what the file gives.
-        reference: what the model gives.
-        stage: whose feature maps these are; None for embeddings.
+        tower: name of the tower.
+        exported: outputs of the file.
+        reference: outputs of the model.
+        stage: stage of the feature maps; None for embeddings.
     """
     of_export, of_reference = exported.double().flatten(1), reference.double().flatten(1)
     finite = of_export.isfinite().all(dim=1)
@@ -198,7 +201,7 @@ def compare_tower(tower: Tower, exported: Tensor, reference: Tensor, *, stage: S
 
 
 def mean_error(maps: Tensor, embeddings: Tensor) -> float | None:
-    """Return how far means over places are from embeddings, relative to these; None where a value is not finite.
+    """Return the maximum relative distance of means over positions from embeddings; None if a value is not finite.
 
     Shape:
         `(count, embedding_dim, rows, columns)`, and `(count or more, embedding_dim)`.
@@ -214,9 +217,9 @@ def compare_rankings(
     """Return how often the export and the model rank the same result first.
 
     Args:
-        exported: embeddings by tower; a tower that was not exported is taken from `reference`.
-        reference: the model's own, of all towers that it has.
-        of_classes: whether they are logits of classes.
+        exported: embeddings by tower; for a tower that was not exported, the embeddings in `reference` are used.
+        reference: the model's own embeddings of all its towers.
+        of_classes: whether the embeddings are logits of classes.
     """
     if of_classes:
         agree = exported["image"].argmax(dim=1) == reference["image"].argmax(dim=1)
@@ -240,19 +243,19 @@ def compare_rankings(
 def gates_of(towers: tuple[TowerParity, ...], ranking: Ranking, precision: Precision) -> tuple[Gate, ...]:
     """Return all gates of an export.
 
-    A model that gives different inputs nearly the same embeddings, as one of random weights may, has no gates of the
-    spread and of rankings: these differ although all embeddings are within the tolerance of the model's.
+    A model that gives nearly the same embedding for different inputs, for example with random weights, has no gates for
+    the spread and the ranking. Spread and ranking would differ even if all embeddings are within the tolerance.
 
     Args:
-        towers: what was measured of each.
-        ranking: what was measured of them together.
-        precision: of the export.
+        towers: measured deviation of each tower.
+        ranking: measured agreement of the rankings.
+        precision: precision of the export.
     """
     what = "logits" if ranking.kind == CLASSES else "embeddings"
     gates = [gate for parity in towers for gate in _tower_gates(parity, precision, what)]
     least = least_agreement(ranking.num_queries)
     bound = f">= {least:.4g}: {LEAST_AGREEMENT} within the 95 % interval of {ranking.num_queries} queries"
-    # Floats of the same fraction, but for the last bit.
+    # The values may be the same fraction and still differ in the last bit.
     passed = ranking.agreement > least - _ROUNDING
     if ranking.kind == CLASSES or not any(_is_constant(one, precision) for one in towers if one.stage is None):
         gates.append(Gate(name=RANKING_GATE, value=ranking.agreement, bound=bound, passed=passed))
@@ -260,7 +263,7 @@ def gates_of(towers: tuple[TowerParity, ...], ranking: Ranking, precision: Preci
 
 
 def _is_constant(parity: TowerParity, precision: Precision) -> bool:
-    """Return whether the model's own embeddings are as near to each other as a file's may be to them."""
+    """Return whether the model's own embeddings differ by less than the tolerance of the export."""
     return parity.reference_spread <= 1 - LEAST_COSINE[precision]
 
 
@@ -289,7 +292,7 @@ def _at_most(name: str, value: float | None, most: float) -> Gate:
 
 
 def spread_of(embeddings: Tensor) -> float:
-    """Return how far embeddings point in different directions: `1 - |mean of the unit embeddings|`.
+    """Return how widely the directions of embeddings spread: `1 - |mean of the unit embeddings|`.
 
     Shape:
         `(count, embedding_dim)`.
@@ -298,26 +301,26 @@ def spread_of(embeddings: Tensor) -> float:
     return max(0.0, 1.0 - math.sqrt(float(unit.mean(dim=0).square().sum())))
 
 
-_LEAST_RESIZED = 0.99  # between a picture that a file resizes, and the same that the library does
+_LEAST_RESIZED = 0.99  # between the embeddings of an image resized by a file and by the library
 _NUM_RESIZED = 4
 
 
 def verify_export(folder: str | Path, *, trust: bool = False, show_progress: bool = True) -> Report:
-    """Return the deviation of an export from its model, measured again on the inputs stored beside it.
+    """Measure the deviation of an export from its model again, on the inputs stored with the export.
 
-    Every file is checked against the contract first, then each tower's is run.
+    The function first checks every file against the contract, and then runs the file of each tower.
 
     Args:
-        folder: that `export_model` wrote; nothing in it is changed.
-        trust: whether to open an export that may run code here, see `load_export`.
-        show_progress: whether to show, on standard error, how far it is and how long it takes.
+        folder: folder that `export_model` wrote; the function changes nothing in it.
+        trust: whether to open an export that could run code on this machine; see `load_export`.
+        show_progress: whether to show the progress and the time on standard error.
 
     Raises:
-        ImportError: if the runtime is not installed; the message has the command that installs it.
-        NotRunHereError: if no runtime of the export's backend is here; its files are checked before.
-        ValueError: if a file is missing or has changed, a library is older than the one that wrote the export, or a
-            file cannot be run as the contract says, or may not be without trust. What does not pass a gate is in the
-            report instead.
+        ImportError: if the runtime is not installed; the message gives the install command.
+        NotRunHereError: if this machine has no runtime for the export's backend; the files are checked before.
+        ValueError: if a file is missing or changed, if a library is older than the one that wrote the export, if a file
+            does not run as stated in the contract, or if the export needs trust. Failed gates do not raise an error;
+            the report contains them.
     """
     folder = Path(folder)
     contract = read_contract(folder)
@@ -345,7 +348,7 @@ def read_report(folder: str | Path) -> Report:
     """Return the report that was written with an export.
 
     Raises:
-        ValueError: if it cannot be read.
+        ValueError: if the report cannot be read.
     """
     path = Path(folder) / REPORT
     try:
@@ -358,18 +361,18 @@ def read_report(folder: str | Path) -> Report:
 def run_tower(
     folder: Path, contract: Contract, target: Target, tower: TowerFile, measured: Measured, *, show_progress: bool
 ) -> Outputs:
-    """Return what an exported file gives for all inputs.
+    """Return the outputs of an exported file for all inputs.
 
     Args:
-        folder: where the file is.
-        contract: of the export; the hashes in it are not looked at.
-        target: the runtime.
-        tower: the file.
-        measured: the inputs.
-        show_progress: whether to show how far it is.
+        folder: folder of the file.
+        contract: contract of the export; its hashes are not checked.
+        target: target with the runtime.
+        tower: entry of the file in the contract.
+        measured: inputs and reference outputs.
+        show_progress: whether to show a progress bar.
 
     Raises:
-        ValueError: if the file is not what the contract says, or cannot be read.
+        ValueError: if the file does not match the contract, or cannot be read.
     """
     inputs = contract.taken(tower, measured.inputs[tower.tower])
     run = target.open(folder / tower.file, tower)
@@ -386,16 +389,16 @@ def run_tower(
 
 
 def check_resizing(run: Run, crops: Tensor, image: ImageInput, path: Path) -> None:
-    """Make sure that a file resizes pictures as the library does: both ways, it gives the same embeddings.
+    """Raise an error unless a file resizes images as the library does, so that both ways give the same embeddings.
 
     Args:
-        run: the file.
-        crops: uint8, `(pictures, 3, size, size)`; larger pictures with fine detail are made of them.
+        run: function that runs the file.
+        crops: uint8, `(images, 3, size, size)`; the check composes larger images with fine detail from the crops.
         image: the model's input.
-        path: of the file, for the message.
+        path: path of the file, for the message.
 
     Raises:
-        ValueError: if the embeddings of a picture differ from those of what the library makes of it.
+        ValueError: if the embedding of an image differs from that of the same image resized by the library.
     """
     transform = ImageTransform(image)
     for crop in crops[:_NUM_RESIZED]:
@@ -406,25 +409,27 @@ def check_resizing(run: Run, crops: Tensor, image: ImageInput, path: Path) -> No
         cosine = float(F.cosine_similarity(inside, outside).min())
         if not cosine >= _LEAST_RESIZED:
             raise ValueError(
-                f"{path} resizes pictures otherwise than the library does: of a picture of {picture.shape[2]} x "
-                f"{picture.shape[1]} pixels, its embedding and that of what the library makes of it have a cosine of "
-                f"{cosine:.4f}, expected {_LEAST_RESIZED} or more; export with --preprocess uint8, and resize in "
+                f"{path} resizes images differently from the library: for an image of {picture.shape[2]} x "
+                f"{picture.shape[1]} pixels, the embeddings with both ways of resizing have a cosine of "
+                f"{cosine:.4f}, expected at least {_LEAST_RESIZED}; export with --preprocess uint8 and resize in "
                 "the host"
             )
 
 
 def check_lengths(run: Run, tokens: Tensor, text: TextInput, tower: TowerFile, path: Path) -> None:
-    """Make sure that a file gives one embedding of a text, whichever of its lengths the row has.
+    """Raise an error unless a file gives the same embedding of a text at all row lengths.
 
     Args:
-        run: the file.
-        tokens: `(texts, context_length)`, as the file takes them; the longest is tried, cut in front of its end.
-        text: what the model takes.
-        tower: what the contract says of the file.
-        path: of the file, for the message.
+        run: function that runs the file.
+        tokens: `(texts, context_length)`, as the file takes them; the check uses the longest text, cut before its end
+            token.
+        text: text input of the model.
+        tower: entry of the file in the contract.
+        path: path of the file, for the message.
 
     Raises:
-        ValueError: if the embeddings of a text differ more than the precision explains, or a length cannot be run.
+        ValueError: if the embeddings of a text differ by more than the tolerance of the precision, or a length does not
+            run.
     """
     longest = tokens[by_length(tokens, text)[-1:]]
     for length in tower.lengths[:-1]:
@@ -433,24 +438,24 @@ def check_lengths(run: Run, tokens: Tensor, text: TextInput, tower: TowerFile, p
         row[:, length - 1] = text.end_id
         whole, cut = (_run_or_refuse(run, one, path)[0].float() for one in (row, row[:, :length].contiguous()))
         cosine = float(F.cosine_similarity(cut, whole))
-        # What leaves the range of its precision is for the gates.
+        # The gates check for values outside the range of the precision.
         if whole.isfinite().all() and not cosine >= LEAST_COSINE[tower.compute]:
             raise ValueError(
-                f"{path} gives another embedding of a text in a row of {length} ids than in one of {row.shape[1]}: "
-                f"their cosine is {cosine:.4f}, expected {LEAST_COSINE[tower.compute]} or more; export with "
+                f"{path} gives different embeddings of a text in rows of {length} and of {row.shape[1]} ids: "
+                f"their cosine is {cosine:.4f}, expected at least {LEAST_COSINE[tower.compute]}; export with "
                 "--text-lengths full"
             )
 
 
 def _given(run: Run, inputs: Tensor, path: Path, tower: TowerFile, contract: Contract) -> tuple[Tensor, ...]:
-    """Return what a file gives for one batch, if that is what the contract says."""
+    """Return the outputs of a file for one batch, after a check against the contract."""
     outputs = _run_or_refuse(run, inputs, path)
     found = [tuple(one.shape[1:]) for one in outputs]
     expected = [(contract.output_dim,), *(one.shape[1:] for one in tower.features)]
     if found != expected:
         raise ValueError(
-            f"{path} gives outputs of shapes {found}, and the contract says {expected}, without the batch; export the "
-            "model again"
+            f"{path} returns outputs of shapes {found}, expected {expected} from the contract (without the batch); "
+            "export the model again"
         )
     return outputs
 
@@ -460,7 +465,7 @@ def _run_or_refuse(run: Run, inputs: Tensor, path: Path) -> tuple[Tensor, ...]:
         return run(inputs)
     except Exception as error:
         raise_machine_fault(error)
-        # The runtimes' errors have no base in common.
+        # The errors of the runtimes have no common base class.
         raise ValueError(
             f"{path} cannot be run ({type(error).__name__}: {printable(error)}); export the model again"
         ) from error
@@ -469,14 +474,14 @@ def _run_or_refuse(run: Run, inputs: Tensor, path: Path) -> tuple[Tensor, ...]:
 def report_on(
     exported: Mapping[Tower, Outputs], measured: Measured, *, precision: Precision, data: str, runtime: str
 ) -> Report:
-    """Return the report of what exported towers give.
+    """Return the report on the outputs of exported towers.
 
     Args:
-        exported: what `run_tower` gave for each tower.
-        measured: inputs and reference.
-        precision: of the export.
+        exported: outputs of each tower, from `run_tower`.
+        measured: inputs and reference outputs.
+        precision: precision of the export.
         data: name of the data set.
-        runtime: what ran the files.
+        runtime: name of the runtime.
     """
     parities = tuple(
         parity for tower in exported for parity in _compared(tower, exported[tower], measured.reference[tower])
@@ -498,9 +503,9 @@ def report_on(
 
 
 def together(reports: Mapping[Precision, Report]) -> Report:
-    """Return one report of several precisions, the first of which is that of the contract."""
+    """Combine the reports of several precisions, with the contract's own precision first."""
     (_, whole), *others = reports.items()
-    for precision, other in others:  # of the same inputs; the ranking of the first stays
+    for precision, other in others:  # all on the same inputs; the ranking of the first is kept
         towers = (attrs.evolve(one, precision=precision) for one in other.towers)
         gates = (attrs.evolve(one, name=f"{precision}: {one.name}") for one in other.gates)
         whole = attrs.evolve(whole, towers=(*whole.towers, *towers), gates=(*whole.gates, *gates))
@@ -508,10 +513,10 @@ def together(reports: Mapping[Precision, Report]) -> Report:
 
 
 def report_of_none(measured: Measured, *, data: str) -> Report:
-    """Return the report of an export that nobody has run: no gate was asked, and one says so.
+    """Return the report of an export that has not been run; its only gate fails and states that.
 
     Args:
-        measured: inputs and reference, which lie beside the files for machines that can run them.
+        measured: inputs and reference, which are stored with the files for machines that can run the export.
         data: name of the data set.
     """
     return Report(

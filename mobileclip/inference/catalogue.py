@@ -51,7 +51,7 @@ def list_models(pattern: str = "*", *, pretrained: bool = False) -> list[str]:
 
 
 def rows(*, known: Collection[str] = ()) -> list[dict[str, str | None]]:
-    """Return one row per model and tower known by name: its towers with their size, input, embedding, weights.
+    """Return one row per named model and tower, with size, input, embedding dimension and weights.
 
     Args:
         known: names to skip.
@@ -87,7 +87,7 @@ def describe(model: str) -> dict[str, Any]:
         model: a name, a file, a folder with one file of weights, `hf-hub:owner/name`, or a model of another package.
 
     Raises:
-        ValueError: if it is neither a known name nor a readable checkpoint.
+        ValueError: if `model` is neither a known name nor a readable checkpoint.
     """
     description: dict[str, Any] = {}
     if holds_weights(model):
@@ -120,7 +120,7 @@ def describe(model: str) -> dict[str, Any]:
 
 
 def _second_text_tower(name: str) -> TextEncoderSpec | None:
-    """Return the spec of the second text tower of a packaged model, where it has one."""
+    """Return the spec of a packaged model's second text tower, if any."""
     file = companion(name)
     return None if file is None else cast("TextEncoderSpec", read_checkpoint(file).spec)
 
@@ -139,10 +139,10 @@ def num_macs(tower: ImageEncoderSpec | TextEncoderSpec) -> int | None:
     The papers' tables call multiply-accumulates FLOPs; other sources count two FLOPs each.
 
     Args:
-        tower: on the meta device; only shapes are computed.
+        tower: a folded tower on the meta device, which computes shapes only.
 
     Returns:
-        None for a tower that needs values, and so cannot run on the meta device.
+        The result is None for a tower that needs tensor values and cannot run on the meta device.
     """
     model = skeleton(tower, "folded")
     try:
@@ -152,7 +152,7 @@ def num_macs(tower: ImageEncoderSpec | TextEncoderSpec) -> int | None:
 
 
 def macs_of(model: nn.Module, *example: Tensor) -> int:
-    """Return the multiply-accumulates of a model on an example: of convolutions, matrix products and attention.
+    """Return the multiply-accumulates of a model's convolutions, matrix products and attention on an example.
 
     Args:
         model: on the device of the example; the function sets its attention to matrix products, for equal counts on
@@ -190,7 +190,7 @@ def _has_weights(name: str) -> bool:
 
 
 def _weights(name: str) -> str | None:
-    """Return the source of a model's weights: on the hub, or of models with the same architecture."""
+    """Return the source of a model's weights: its own on the hub, or those of models with the same architecture."""
     if name in PACKAGED:
         return "in the package"
     if name in PRETRAINED:

@@ -1,4 +1,4 @@
-"""Compares towers on samples: packaged images and texts, calibration inputs, and measures."""
+"""Compares towers on samples: packaged images and texts, calibration inputs, and measurements."""
 
 from __future__ import annotations
 
@@ -33,9 +33,9 @@ class Samples:
 
     Args:
         name: name of the data set, for the report.
-        image_names: of the images, in their order.
+        image_names: names of the images, in the same order.
         images: encoded images, at least two.
-        captions: at least two, no two equal.
+        captions: at least two captions, all different.
 
     Raises:
         ValueError: if there are too few, a caption is duplicated, or names are missing.
@@ -47,7 +47,7 @@ class Samples:
     captions: tuple[str, ...] = attrs.field(repr=False, validator=validators.min_len(2))
 
     def __attrs_post_init__(self) -> None:
-        """Check that every image has its name, and that no two captions could be taken for each other."""
+        """Check that every image has a name, and that all captions are different."""
         if len(self.image_names) != len(self.images):
             raise ValueError(f"{len(self.images)} images have {len(self.image_names)} names; give one for each")
         if twice := repeated(self.captions):
@@ -74,16 +74,15 @@ _LEAST_AREA, _WIDEST = 0.4, 4 / 3
 
 
 def calibration_crops(images: Sequence[bytes], contract: ImageInput) -> Tensor:
-    """Return about a hundred crops of images, resized as a model takes them, and not normalised yet.
+    """Return about a hundred crops of images at the model's input size, not yet normalised.
 
     With fewer images, the function takes several deterministic crops of each: at least 0.4 of its area, aspect ratio
     between 3:4 and 4:3, half of them mirrored.
 
-    Shape:
-        `(crops, 3, size, size)`, uint8; no crops where no image can be read.
+    Shape: `(crops, 3, size, size)`, uint8; no crops if no image can be read.
 
     Args:
-        images: encoded; the function skips unreadable images, and all after the first `NUM_CROPS`.
+        images: encoded images; the function skips unreadable images, and uses the first `NUM_CROPS` only.
         contract: contract of the model.
     """
     transform, generator = ImageTransform(contract), random.Random(0)  # noqa: S311  not for secrets
@@ -135,7 +134,7 @@ _SHORT = 500
 
 
 def times_in_turn(functions: Sequence[Callable[[], object]], *, rounds: int) -> list[list[float]]:
-    """Return the milliseconds of every function's calls: as many as there are rounds, after one to warm up.
+    """Return the milliseconds of every function's calls, one per round, after a warm-up call.
 
     Args:
         functions: functions to time.
@@ -153,8 +152,8 @@ def times_in_turn(functions: Sequence[Callable[[], object]], *, rounds: int) -> 
 def orders(count: int, *, rounds: int) -> Iterator[list[int]]:
     """Yield a random order per round, the same in every process.
 
-    A temporary slowdown of the machine affects all functions. No function runs twice in a row more often than the
-    others, since two runs in a row take a quarter off a small model's time.
+    A temporary slowdown of the machine affects all functions. All functions run twice in a row equally often, because
+    the second of two consecutive runs takes a quarter less time for a small model.
     """
     generator = torch.Generator().manual_seed(0)
     for _ in range(rounds):
@@ -162,7 +161,7 @@ def orders(count: int, *, rounds: int) -> Iterator[list[int]]:
 
 
 def turn(call: Callable[[], object]) -> tuple[float, float]:
-    """Return the milliseconds of a call, and the seconds that processors computed for it.
+    """Return the milliseconds and the CPU seconds of a call.
 
     Short functions run twice, and only the second run counts: in the first run, threads of the last function may still
     spin, and the weights are not in the cache.
@@ -188,15 +187,15 @@ def smallest_cosine(embeddings: Tensor, expected: Tensor) -> float:
 
 
 def largest_error(embeddings: Tensor, expected: Tensor) -> float:
-    """Return the largest norm of an embedding's difference over the norm of the expected one."""
+    """Return the largest relative error of an embedding: the norm of the difference over the expected norm."""
     difference = (in_float64(embeddings) - in_float64(expected)).norm(dim=-1)
     return float((difference / in_float64(expected).norm(dim=-1)).max())
 
 
 def least_agreement(num_queries: int) -> float:
-    """Return the least agreement of a number of queries whose 95 % Clopper-Pearson interval reaches `LEAST_AGREEMENT`.
+    """Return the minimum agreement for which the 95 % Clopper-Pearson interval reaches `LEAST_AGREEMENT`.
 
-    Of 36 queries two may change: three would by a chance of 0.6 % alone.
+    Two of 36 queries may change; at an agreement of `LEAST_AGREEMENT`, three change with a probability of 0.6 %.
 
     Args:
         num_queries: at least 1.
@@ -209,7 +208,7 @@ def least_agreement(num_queries: int) -> float:
 
 
 def first_results(queries: Tensor, keys: Tensor) -> Tensor:
-    """Return the index of the key of the highest cosine for each query; of one set, without the query itself."""
+    """Return the index of the best key by cosine for each query; within one set, the query itself is excluded."""
     one, other = (torch.nn.functional.normalize(tensor.double(), dim=1) for tensor in (queries, keys))
     similarity = one @ other.T
     if queries is keys:
@@ -234,15 +233,15 @@ class Calibration:
 
     @classmethod
     def of(cls, inputs: Tensor) -> Calibration:
-        """Return half of the inputs, every other one, for the ranges, and half to be measured on.
+        """Return alternating halves of the inputs, one for calibration and one for measurement.
 
         Raises:
-            ValueError: if there are fewer than four.
+            ValueError: if there are fewer than four inputs.
         """
         if len(inputs) < _FEWEST:
             raise ValueError(
-                f"calibration has {len(inputs)} inputs of a tower, expected at least {_FEWEST}, of which half are for "
-                "ranges and half are measured on; give more, or none for the pictures of the package"
+                f"calibration has {len(inputs)} inputs of a tower, expected at least {_FEWEST}, half for ranges "
+                "and half for measurement; pass more inputs, or none to use the package's images"
             )
         return cls(ranges=inputs[::2], measured=inputs[1::2])
 
@@ -271,7 +270,7 @@ class Calibration:
         return ""
 
     def same_first(self, embeddings: Tensor, expected: Tensor) -> Tensor:
-        """Return whether each first result is as in float32, in both directions where there are others.
+        """Return whether each first result equals float32's, in both directions if there are `others`.
 
         Shape:
             returns `(results,)`, bool.

@@ -50,7 +50,7 @@ class Embeddings:
     Args:
         model: that they are of.
         image: embeddings of images, float32.
-        image_paths: where the images are, one a row.
+        image_paths: paths of the images, one per row.
         text: embeddings of texts, float32.
         texts: one a row.
 
@@ -72,7 +72,7 @@ class Embeddings:
                     "row of float32 for each"
                 )
             if not np.isfinite(rows).all():
-                raise ValueError(f"an {kind} embedding is not finite")
+                raise ValueError(f"an embedding of the {kind}s is not finite")
         if len(self.image) and len(self.text) and self.image.shape[1] != self.text.shape[1]:
             raise ValueError(f"images have {self.image.shape[1]} numbers each, texts {self.text.shape[1]}")
 
@@ -81,11 +81,11 @@ class Embeddings:
 
         Args:
             other: embeddings to append.
-            here: noun for these, for messages.
+            here: noun for these embeddings, for messages.
             there: noun for the others.
 
         Raises:
-            ValueError: if they are of another model.
+            ValueError: if the other embeddings belong to another model.
         """
         self.model.require_same(other.model, here=here, there=there)
         return Embeddings(
@@ -100,8 +100,8 @@ class Embeddings:
 def write_embeddings(path: Path, embeddings: Embeddings, *, overwrite: bool = False) -> None:
     """Write embeddings to a NumPy archive, atomically.
 
-    It holds `image_embedding` with `image_path`, `text_embedding` with `text`, as far as there are any, and `model`,
-    the model's identity as JSON.
+    The archive holds `image_embedding` with `image_path` and `text_embedding` with `text`, each if present, and
+    `model`, the model's identity as JSON.
 
     Args:
         path: the archive, `*.npz`.
@@ -120,7 +120,7 @@ def write_embeddings(path: Path, embeddings: Embeddings, *, overwrite: bool = Fa
     if embeddings.texts:
         arrays |= {"text_embedding": embeddings.text, "text": np.array(embeddings.texts, dtype=np.str_)}
     if len(arrays) == 1:
-        raise ValueError(f"there is not one embedding to write to {path}")
+        raise ValueError(f"there are no embeddings to write to {path}")
     path.parent.mkdir(parents=True, exist_ok=True)
     with storage.atomic_write(path) as stream:
         np.savez(stream, **arrays)  # type: ignore[arg-type]  # numpy's stub has the array names among its options
@@ -130,13 +130,13 @@ def read_embeddings(path: Path) -> Embeddings:
     """Return the embeddings of an archive of `write_embeddings`, with bounded memory.
 
     Raises:
-        ValueError: if it is no such archive, or does not name its model.
+        ValueError: if the file is not such an archive, or does not name its model.
         OSError: if it cannot be read.
     """
     try:
         return _of_archive(path)
     except ValueError as error:
-        raise ValueError(f"{path} is no usable archive of embeddings: {error}") from None
+        raise ValueError(f"{path} is not a usable archive of embeddings: {error}") from None
 
 
 def _of_archive(path: Path) -> Embeddings:
@@ -150,11 +150,11 @@ def _of_archive(path: Path) -> Embeddings:
     except (zipfile.BadZipFile, NotImplementedError, EOFError, MemoryError) as error:
         raise ValueError(f"it is damaged: {error}") from None
     if arrays is None:
-        raise ValueError("it is compressed, as embeddings are never written")
+        raise ValueError("it is compressed, but archives of embeddings are uncompressed")
     if any(member.comment for member in members):
-        raise ValueError("it is damaged: its directory holds comments, as none is written")
+        raise ValueError("it is damaged: its directory has comments")
     if _MODEL not in arrays:
-        raise ValueError("it does not say which model it is of; embed the files again")
+        raise ValueError("it does not name its model; embed the files again")
     return Embeddings(
         model=ModelIdentity.from_json(str(arrays[_MODEL].item())),
         image=arrays.get("image_embedding", no_embeddings()),
@@ -252,7 +252,7 @@ def read_texts(path: Path) -> list[str]:
     """Return the lines of a file that are not blank.
 
     Raises:
-        ValueError: if it is not UTF-8, or a line is no text to embed but a file by mistake.
+        ValueError: if the file is not UTF-8, or a line is too long for a text.
         OSError: if it cannot be read.
     """
     try:
@@ -266,7 +266,7 @@ def read_texts(path: Path) -> list[str]:
     for number, line in enumerate(lines, 1):
         if len(line) > _MAX_TEXT_LENGTH:
             raise ValueError(
-                f"{path}, line {number} has {len(line):,} characters; expected one text a line, of up to "
+                f"{path}, line {number} has {len(line):,} characters; expected one text per line, of up to "
                 f"{_MAX_TEXT_LENGTH:,}"
             )
     return [line for line in lines if line.strip()]
@@ -289,6 +289,6 @@ def gathered_pictures(
         for sample in unit.read(report):
             if sample.image is None:
                 report.num_read -= 1
-                report.add(Skip(reason="no_image", key=sample.key, shard=data, detail="there is a text alone"))
+                report.add(Skip(reason="no_image", key=sample.key, shard=data, detail="the row has only a text"))
             else:
                 yield f"{data.rstrip('/')}/{sample.key}", sample.image

@@ -31,18 +31,18 @@ def encode_in_batches(
     """Yield items, in order, with a row for each of their inputs.
 
     Args:
-        items: each with any number of inputs; read until a batch is full.
+        items: items with any number of inputs each; the function reads items until a batch is full.
         encode: maps up to `batch_size` inputs to as many rows.
         batch_size: at least 1.
 
     Raises:
-        ValueError: if the batch size is less.
+        ValueError: if `batch_size` is less than 1.
 
     >>> list(encode_in_batches([("a", [1]), ("b", []), ("c", [2, 3])], lambda several: several, batch_size=2))
     [('a', [1]), ('b', []), ('c', [2, 3])]
     """
     if batch_size < 1:
-        raise ValueError(f"batch_size is at least 1, not {batch_size}")
+        raise ValueError(f"batch_size must be at least 1, not {batch_size}")
     waiting: list[tuple[Item, Sequence[Input]]] = []
     num_inputs = 0
     for item, inputs in items:
@@ -121,10 +121,10 @@ def encode_ahead(
 
     Args:
         items: see `decode_ahead`.
-        decode: from an item to inputs, None for one that is not there and has no row; see `decode_ahead`.
-        encode: from up to `batch_size` inputs to as many rows, in the caller's thread.
+        decode: maps an item to its inputs; None marks a missing input, which gets no row; see `decode_ahead`.
+        encode: maps up to `batch_size` inputs to as many rows, in the caller's thread.
         batch_size: at least 1.
-        weigh: how many inputs an item has, about.
+        weigh: returns the approximate number of inputs of an item.
         num_threads: see `decode_ahead`.
     """
     decoded = decode_ahead(items, decode, ahead=2 * batch_size, weigh=weigh, num_threads=num_threads)
@@ -157,7 +157,7 @@ class EncodingThreads:
         return type(self), ()
 
     def map(self, encode: Callable[[Tensor], Tensor], parts: Iterable[Tensor], *, count: int) -> list[Tensor]:
-        """Return `encode` of the parts, in order, computed in threads without gradients."""
+        """Apply `encode` to the parts in threads, without gradients, and return the results in order."""
 
         @torch.inference_mode()
         def encoded(part: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""Forms of a tower that compute faster and give the same: depthwise convolutions, one token, text up to its end."""
+"""Faster forms of a tower with equal outputs: depthwise convolutions, single tokens, truncated texts."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class DepthwiseConvs(nn.Module):
         as the convolution's.
 
     Args:
-        conv: with as many groups as input channels; shares its weights.
+        conv: a convolution with as many groups as input channels; the result shares its weights.
     """
 
     def __init__(self, conv: nn.Conv2d) -> None:
@@ -55,10 +55,9 @@ class DepthwiseConvs(nn.Module):
 
 
 def interleave(outputs: Sequence[Tensor]) -> Tensor:
-    """Return the first channel of each, then the second of each, and so on, with channels as deep in memory.
+    """Interleave the channels of several maps: the first of each, then the second, and so on.
 
-    Shape:
-        each `(batch, dim, height, width)`, to `(batch, len(outputs) * dim, height, width)`.
+    Shape: maps `(batch, dim, height, width)` to `(batch, len(outputs) * dim, height, width)`.
     """
     # What is compiled or exported has the simpler form, and a layout of its own.
     if not torch.compiler.is_compiling() and memory_format(outputs[0]) is torch.channels_last:
@@ -67,16 +66,16 @@ def interleave(outputs: Sequence[Tensor]) -> Tensor:
 
 
 def memory_format(x: Tensor) -> torch.memory_format:
-    """Return whether channels lie outermost or innermost in memory; outermost where both are true."""
+    """Return the memory format of a map, channels first or channels last; channels first if both apply."""
     innermost = x.is_contiguous(memory_format=torch.channels_last) and not x.is_contiguous()
     return torch.channels_last if innermost else torch.contiguous_format
 
 
 def with_depthwise_convs(module: Module) -> Module:
-    """Return a module whose convolutions of several outputs for every channel are depthwise ones.
+    """Replace convolutions with several outputs per channel by depthwise convolutions.
 
     Args:
-        module: in evaluation mode; the other one shares its weights.
+        module: a module in evaluation mode; the result shares its weights.
     """
     changed = {}
     for name, child in children_by_name(module).items():
@@ -139,8 +138,8 @@ _MASKED = -1e4
 def with_one_token(tower: nn.Module) -> nn.Module:
     """Return a tower whose last layer computes only the pooled token; return other towers unchanged.
 
-    A transformer layer in front of a last Text-RepMixer block computes the tokens that this one reads: of MCt, 21. Its
-    queries and feed-forward network see these alone; its keys and values, all.
+    A transformer layer before a last Text-RepMixer block computes queries and feed-forward network only for the tokens
+    that the block reads (21 in MCt), and keys and values for all tokens.
 
     Args:
         tower: in evaluation mode; the result shares its weights.
@@ -208,7 +207,7 @@ class EndWindowTextEncoder(TextEncoder):
 
 
 class OneTokenViT(ViT):
-    """A vision transformer whose last layer computes the class token alone."""
+    """A vision transformer whose last layer computes only the class token."""
 
     def forward(self, images: Tensor) -> Tensor:
         """Return the embeddings, not normalised, of preprocessed images."""
@@ -249,9 +248,8 @@ class OneTokenTransformerLayer(nn.Module):
 class OneTokenRepMixerBlock(nn.Module):
     """A Text-RepMixer block that computes one token; its wide layers process only that token.
 
-    Shape:
-        `(batch, tokens, dim)` and the token's position, `(batch,)` or one for all, to `(batch, dim)`; where the tokens
-        are a window of a sequence, which of them are inside of it, `(batch, tokens)`, 1 or 0.
+    Shape: `(batch, tokens, dim)` and the token's position, `(batch,)` or one for all, to `(batch, dim)`. For a window
+        of a sequence, a mask `(batch, tokens)` of 1 and 0 marks the tokens inside the sequence.
 
     Args:
         block: shares its weights.
@@ -277,7 +275,7 @@ class OneTokenRepMixerBlock(nn.Module):
 
 
 def _reach(conv: nn.Module) -> int:
-    """Return how many tokens a folded convolution of a Text-RepMixer block sees on either side; 0: nobody knows."""
+    """Return the number of tokens that a block's folded convolution reads on either side; 0 if unknown."""
     if type(conv) is not nn.Conv2d or is_hooked(conv) or conv.stride != (1, 1) or conv.padding_mode != "zeros":
         return 0
     reach = conv.dilation[1] * (conv.kernel_size[1] - 1) // 2
@@ -287,7 +285,7 @@ def _reach(conv: nn.Module) -> int:
 class SingleQueryAttention(nn.Module):
     """Attention for one or a few query tokens, with a layer for queries and a layer for keys and values.
 
-    Quantisers look for layers. With so few queries, no backend of attention has anything to gain here.
+    Quantisers need layers, and attention backends gain nothing with few queries.
 
     Shape:
         as `pick`'s.
@@ -326,7 +324,7 @@ class SingleQueryAttention(nn.Module):
 
 
 def fused_attention(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None) -> Tensor:
-    """Return `softmax(query key^T / sqrt(head_dim) + mask) value` by PyTorch's fused operation, known to runtimes.
+    """Return `softmax(query key^T / sqrt(head_dim) + mask) value` by PyTorch's fused operation.
 
     Shape:
         all `(batch, heads, tokens, head_dim)`; the mask, `(..., queries, tokens)`.
@@ -344,7 +342,7 @@ def causal_mask(tokens: int, like: Tensor) -> Tensor:
 
 
 def pick(x: Tensor, index: Tensor | int) -> Tensor:
-    """Return the tokens at `index` of each sequence: `y[i] = x[i, index[i]]`, or the same one of all.
+    """Return the tokens at `index` of each sequence: `y[i] = x[i, index[i]]`; a single index applies to all sequences.
 
     Shape:
         `(batch, tokens, dim)` and `(batch,)`, or one number for all, to `(batch, dim)`; with `(batch, picked)`, to
@@ -389,12 +387,12 @@ def with_towers(
 
     Args:
         model: stays unchanged.
-        image_encoder: in place of its own.
-        text_encoder: in place of its own.
+        image_encoder: replaces the model's image tower.
+        text_encoder: replaces the model's text tower.
         kind: class of the result; by default the model's.
 
     Raises:
-        ValueError: if their embeddings differ in length.
+        ValueError: if the towers' embedding dimensions differ.
     """
     given = {"image_encoder": image_encoder, "text_encoder": text_encoder}
     other = with_children(model, {name: tower for name, tower in given.items() if tower is not None})
@@ -404,7 +402,7 @@ def with_towers(
 
 
 def prepared_tower(tower: nn.Module) -> nn.Module:
-    """Return a tower that gives the same embeddings in less time.
+    """Return a faster tower with equal embeddings.
 
     The last transformer layer computes only the pooled token, and causal text towers truncate batches to the longest
     text. On a CPU, convolutions with several outputs per channel become depthwise convolutions, and images are
@@ -424,7 +422,7 @@ def prepared_tower(tower: nn.Module) -> nn.Module:
 
 
 def with_fast_layout(model: DualEncoder) -> DualEncoder:
-    """Return the same model, whose image tower has its weights with channels innermost, as a CPU reads them fastest."""
+    """Convert the weights of a model's image tower to channels last, the fastest memory format on a CPU."""
     if model.logit_scale.device.type == "cpu":
         model.image_encoder.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     return model
@@ -435,7 +433,7 @@ class ReadyDualEncoder(DualEncoder):
 
 
 class PreparedTower(nn.Module):
-    """A tower that is ready to encode."""
+    """A tower that is prepared to encode."""
 
     @property
     @abstractmethod

@@ -28,7 +28,7 @@ def _is_hash(_: object, attribute: attrs.Attribute[str], value: str) -> None:
 
 @lru_cache
 def _read(spec: str) -> object:
-    """Return a spec; the text itself where it is none of the library's."""
+    """Return the spec in a JSON text, or the text itself if the spec is not this library's."""
     try:
         return from_json(spec, DualEncoderSpec)
     except (ValueError, TypeError):
@@ -46,7 +46,7 @@ class ModelIdentity:
         version: version of the library; for information, not compared.
 
     Raises:
-        ValueError: if the hash is none, or a text is missing.
+        ValueError: if the hash is invalid, or a text is missing.
     """
 
     weights_sha256: str = attrs.field(validator=_is_hash)
@@ -73,14 +73,14 @@ class ModelIdentity:
         if self.weights_sha256 != other.weights_sha256:
             what = f"weights {self.weights_sha256[:12]} and {other.weights_sha256[:12]}"
         else:
-            what = "the same weights with another spec: images or texts are prepared in another way"
+            what = "the same weights with another spec, so images or texts are preprocessed differently"
         raise ValueError(
-            f"{here} and {there} are of two models ({what}), whose embeddings cannot be compared; "
-            "embed both with one model"
+            f"{here} and {there} belong to two models ({what}), whose embeddings cannot be compared; embed both "
+            "with one model"
         )
 
     def to_json(self) -> str:
-        """Return it as a line of JSON."""
+        """Return the identity as a line of JSON."""
         return json.dumps(attrs.asdict(self), sort_keys=True)
 
     @classmethod
@@ -88,12 +88,12 @@ class ModelIdentity:
         """Return the identity from the JSON of `to_json`.
 
         Raises:
-            ValueError: if it is something else.
+            ValueError: if the text is not an identity.
         """
         try:
             return cls(**parse_json(text))
         except TypeError as error:
-            raise ValueError(f"it does not say which model it is of: {error}") from None
+            raise ValueError(f"it does not name its model: {error}") from None
 
 
 def identity_of(model: DualEncoder) -> ModelIdentity:
@@ -113,7 +113,7 @@ def stored_space(stored: Stored, place: str | Path) -> ModelIdentity:
     """Return a checkpoint's embedding space: the space that it names, or the model's own.
 
     Raises:
-        ValueError: if it is a tower, or a classifier, that names none.
+        ValueError: if the checkpoint is a tower or classifier that names no space.
     """
     if stored.taught.space:
         try:
@@ -122,8 +122,9 @@ def stored_space(stored: Stored, place: str | Path) -> ModelIdentity:
             raise ValueError(f"the space that {place} names cannot be read: {error}") from None
     if not isinstance(stored.spec, DualEncoderSpec):
         raise ValueError(
-            f"{place} holds no model with both towers, and does not say whose space it embeds into; give the model, or "
-            "a tower that was distilled from one, or cut out by `mobileclip convert MODEL --tower text|image -o FILE`"
+            f"{place} is a single tower that does not name its embedding space; give the whole model, or a tower "
+            "that was distilled from a model or extracted by `mobileclip convert MODEL --tower text|image -o "
+            "FILE`"
         )
     model = stored.build()
     assert isinstance(model, DualEncoder), "its spec is one's"
@@ -136,7 +137,7 @@ def converted_from(source: str | Path, model: str | ModelSpec | None, stored: St
     Args:
         source: the checkpoint.
         model: the checkpoint's model, if the file does not name it.
-        stored: the part, or the whole.
+        stored: the converted part, or the whole model.
     """
     if stored.taught.space:
         return stored.taught

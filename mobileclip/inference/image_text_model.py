@@ -59,7 +59,7 @@ _MOST_READERS = 16
 class ImageTextModel:
     """An image-text model with the image transform and the tokenizer of its own spec.
 
-    Any number of threads may ask it at once, and it can be pickled, whatever computes it.
+    The model is thread-safe and can be pickled, in every runtime.
 
     Args:
         model: the dual encoder, in evaluation mode; usually from `mobileclip.load`.
@@ -151,7 +151,7 @@ class ImageTextModel:
 
         Args:
             image: a Pillow image, a path, the bytes of a file, an open file or an array; see `load_image`.
-            labels: texts to choose among, at least one, no two equal.
+            labels: candidate texts, at least one, all different.
             template: prompt template, such as `a photo of a {}`; with several templates, a label has the mean of its
                 unit-length embeddings.
             batch_size: texts per batch.
@@ -254,7 +254,7 @@ class ImageTextModel:
         return attribution(maps, self.encode_text(texts, keep=True))[0]
 
     def _read(self, numbered: Sequence[tuple[int, ImageSource]]) -> list[Pixels]:
-        """Return the pixels of images, by as many threads as compute."""
+        """Decode images into pixels, in as many threads as the model computes with."""
         from mobileclip.data.images.transform import name_of, read_pixels
 
         def read(one: tuple[int, ImageSource]) -> Pixels:
@@ -283,7 +283,7 @@ class ImageTextModel:
             normalize: whether to scale embeddings to unit length.
 
         Raises:
-            ValueError: if they are of another type or size.
+            ValueError: if the pixels have another type or size.
         """
         ready = prepared(self.model, texts=False)
         if not isinstance(self.model, ReadyDualEncoder):
@@ -301,7 +301,7 @@ class ImageTextModel:
     def _side_by_side(self, encode: Callable[[Tensor], Tensor], inputs: Tensor, *, most: int) -> Tensor:
         """Return the embeddings of inputs; on a CPU in small parts by single-threaded threads.
 
-        Small batches side by side do not wait for each other after every layer.
+        Small batches in separate threads do not wait for each other after every layer.
         """
         count = threads_or_default(self.num_threads)
         if self.device.type != "cpu":
@@ -327,7 +327,7 @@ class ImageTextModel:
         """Yield items, in order, with the embeddings of their views, or their error.
 
         Args:
-            items: read in the caller's thread.
+            items: items, which the function reads in the caller's thread.
             views: maps an item to pixels, see `read_views`; called in several threads. A `BadSampleError` is a result,
                 other errors are raised here.
             title: title of the bar.
@@ -365,7 +365,7 @@ class ImageTextModel:
             return maps / length
 
     def _inputs(self, pixels: Tensor, tower: nn.Module) -> Tensor:
-        """Return pixels as an image tower takes them."""
+        """Return pixels as input of the image tower."""
         if isinstance(tower, PreparedTower) and tower.takes_pixels:
             return self.transform.as_images(pixels)
         return self.transform.normalize(pixels).to(self._like)
@@ -402,7 +402,7 @@ class ImageTextModel:
         return F.normalize(rows, dim=-1) if normalize else rows
 
     def _encoded(self, several: list[str], *, normalize: bool, batch_size: int, progress: bool) -> Tensor:
-        """Return the embeddings of texts, each by the tower that knows more of it."""
+        """Return the embeddings of texts, each by the tower that knows more of the text's n-grams."""
         numbers = routed(several, self.text_sides)
         parts = [
             self._of_side(

@@ -59,13 +59,13 @@ class KnownOutput:
 
     def __attrs_post_init__(self) -> None:
         if (self.tolerance is None) == (self.factor is None):
-            raise ValueError("numbers are compared by a tolerance or by a factor: give one of them")
+            raise ValueError("give either a tolerance or a factor to compare numbers by")
         is_shown = self.picture is not None
         of_one = bool(self.first) and not self.probabilities and is_shown + len(self.texts) == 1
         of_several = bool(self.texts) and not self.first and is_shown and len(self.probabilities) == len(self.texts)
         if not (of_one or of_several):
             raise ValueError(
-                "give the first numbers of one text's or picture's embedding, or a picture's probabilities of texts"
+                "give the first numbers of one text's or image's embedding, or an image's probabilities of texts"
             )
 
     @property
@@ -90,12 +90,12 @@ def known_outputs(path: Path | None = None) -> KnownOutputs:
     """Return the package's known outputs, or those of a file.
 
     Raises:
-        ValueError: if it holds something else.
-        OSError: if it cannot be read.
+        ValueError: if the file does not hold known outputs.
+        OSError: if the file cannot be read.
     """
     path = path or FOLDER / "outputs.json"
     if path.stat().st_size > _MOST_BYTES:
-        raise ValueError(f"{path} has more than {_MOST_BYTES:,} bytes, and known outputs are a few numbers")
+        raise ValueError(f"{path} has more than {_MOST_BYTES:,} bytes, too many for a file of known outputs")
     return from_json(path.read_text(encoding="utf-8"), KnownOutputs)
 
 
@@ -129,11 +129,11 @@ class WeightsRecord:
 
     Args:
         model: its name.
-        checkpoint: where the weights are from.
-        weights_sha256: weights sha256 of all tensors, by our names, see `mobileclip.tensor_files.weights`.
+        checkpoint: origin of the weights.
+        weights_sha256: SHA-256 of all tensors under this library's names, see `mobileclip.tensor_files.weights`.
         version: version of this library.
         torch: version of PyTorch.
-        findings: one for every known output.
+        findings: one finding per known output.
     """
 
     model: str
@@ -161,7 +161,7 @@ def check_weights(
 
     Args:
         model: name, such as `mobileclip_s0`, for its published weights; with a checkpoint, any name with known outputs.
-        checkpoint: weights to check in place of the published ones.
+        checkpoint: weights to check instead of the published weights.
         known: expected outputs; by default the package's.
         pictures: further image files, recognised by digest.
 
@@ -172,7 +172,7 @@ def check_weights(
     outputs = [one for one in known.outputs if one.model == model]
     if not outputs:
         names = ", ".join(dict.fromkeys(one.model for one in known.outputs))
-        raise ValueError(f"there are no known outputs of {model!r} to compare; there are outputs of {names}")
+        raise ValueError(f"{model!r} has no known outputs; known outputs exist for {names}")
     # Weights of one's own may be of a model that has no name, and say themselves what they are of.
     clip = load(model if checkpoint is None or model in models else None, checkpoint, identify=True)
     identity = clip.identity
@@ -191,7 +191,7 @@ def _finding(clip: ImageTextModel, known: KnownOutput, pictures: Sequence[Path])
     finding = Finding(what=str(known), source=known.source, expected=known.expected)
     place = None if known.picture is None else _at_hand(known.picture, pictures)
     if known.picture is not None and place is None:
-        note = f"no file here is {known.picture.name} with the SHA-256 {known.picture.sha256}; give it with --pictures"
+        note = f"no given file is {known.picture.name} with the SHA-256 {known.picture.sha256}; give it with --pictures"
         return attrs.evolve(finding, note=note)
     found = _output(clip, known, place)
     agrees = all(_is_near(known, one, other) for one, other in zip(known.expected, found, strict=True))

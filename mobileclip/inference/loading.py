@@ -73,7 +73,8 @@ def load(
             `save_pretrained`; `hf-hub:owner/name`; or the folder of an export, with its own form, dtype and sizes.
         fold: reparameterize branches, norms and scales for inference; False keeps the stored form.
         dtype: dtype of the weights.
-        device: of the model; for an export, `cpu` or a device of its runtime, see `mobileclip.export.load_export`.
+        device: device of the model; for an export, `cpu` or a device of its runtime, see
+            `mobileclip.export.load_export`.
         image_size: side of the images in pixels, if it differs from the model's; see `mobileclip.encoders.load_model`.
         context_length: ids per text, if fewer than the model's; see `mobileclip.encoders.load_model`.
         interpolation: resize filter, if it differs from the model's; the result's spec has it.
@@ -81,8 +82,8 @@ def load(
         trust: whether to open exports of other machines for targets other than ONNX; these can run code.
         mmap: leave unchanged weights in the file instead of copying them into memory. Do not change the file
             afterwards: truncating it kills the process.
-        text_model: a text tower of the model's embedding space in place of its own, with its own tokenizer and context
-            length: a file, or a folder with one.
+        text_model: another text tower of the model's embedding space, with its own tokenizer and context length: a
+            file, or a folder with one file.
         decode: JPEG decoding, `exact` or `fast`; see `ImageTextModel`.
         any_language: whether to add the package's second text tower for the model: `icons` then has the languages of
             `icons-multilingual`.
@@ -96,7 +97,7 @@ def load(
             tower has another embedding space.
 
     Examples:
-        The first two lines fetch weights from the hub, so the tests leave them out.
+        The first two lines download weights from the hub, so the tests skip them.
 
         >>> clip = mobileclip.load("mobileclip_s2")  # doctest: +SKIP
         >>> probabilities = clip.classify("cat.jpg", ["a cat", "a dog"])  # doctest: +SKIP
@@ -107,15 +108,15 @@ def load(
     wanted, found = place_of(model, checkpoint)
     if context_length is not None and text_model is not None:
         raise ValueError(
-            f"{text_model} has a context length of its own; leave the context length out, or write the tower at "
-            "another one: mobileclip convert FILE -o SHORT.safetensors --context-length N"
+            f"{text_model} has a context length of its own; omit the context length, or convert the tower: "
+            "mobileclip convert FILE -o SHORT.safetensors --context-length N"
         )
     identity = None
     if is_export(found):
         if wanted is not None or dtype != torch.float32 or {image_size, context_length, interpolation} != {None}:
             raise ValueError(
-                f"{found} is an export, which has the model, the precision and the sizes that it was exported with, "
-                "and the filter of its contract; give it alone, or give the checkpoint that it was exported from"
+                f"{found} is an export with fixed model, precision, sizes and resize filter; omit these "
+                "arguments, or give the original checkpoint"
             )
         built = openers["export"](found, device=str(device), num_threads=num_threads, trust=trust)
         identity, device = identity_of(built), "cpu"
@@ -147,26 +148,27 @@ def _text_tower(place: str | Path, space: ModelIdentity, *, model: str, fold: bo
     """Return the text tower in a checkpoint, in evaluation mode, to encode texts for another model.
 
     Args:
-        place: its file, a folder with one, or the name of a packaged model with a second text tower.
+        place: a file, a folder with one file, or the name of a packaged model with a second text tower.
         space: that of the model.
         model: name of the model, for messages.
         fold: whether it is folded.
 
     Raises:
         FileNotFoundError, CheckpointError: if there is no such tower.
-        ValueError: if it speaks another space than the model's, or names none.
+        ValueError: if the tower has another embedding space than the model, or names no space.
     """
     stored = read_checkpoint(companion(place) or place)
     if not isinstance(stored.spec, TextEncoderSpec):
         raise ValueError(
-            f"{place} holds no text tower alone; a text model is one that `mobileclip train distil_text` leaves, or "
+            f"{place} is not a single text tower; expected the result of `mobileclip train distil_text` or "
             "`mobileclip convert MODEL --tower text -o FILE`"
         )
     own = stored_space(stored, place)
     if not own.is_same(space):
         spoken, wanted = (f"the model with the weights {one.weights_sha256[:12]}" for one in (own, space))
         raise ValueError(
-            f"{place} speaks the space of {spoken}, not that of {model} ({wanted}); distil one from {model}'s text "
+            f"{place} has the embedding space of {spoken}, not that of {model} ({wanted}); distil a tower from "
+            f"{model}'s text "
             f"tower with `mobileclip train distil_text -m {model}`"
         )
     tower = stored.build()
@@ -188,7 +190,7 @@ def space_of(
         trust: see `load`.
 
     Raises:
-        ValueError: if it is a tower alone that names none; see `load` too.
+        ValueError: if the file is a single tower that names no space; see also `load`.
         FileNotFoundError, CheckpointError: see `load`.
 
     Examples:
@@ -223,10 +225,10 @@ def spec_known_by_name(
     image_size: int | None = None,
     context_length: int | None = None,
 ) -> DualEncoderSpec | None:
-    """Return the spec of the model that `load` would return, as far as its name or its URL on the hub tells.
+    """Return the spec of the model that `load` would return, from its name or its URL on the hub.
 
-    The function reads and downloads nothing. It returns None if only the weights tell. The checkpoint's layout may
-    change details, see `mobileclip.encoders.checkpoints.loading.is_other_model`.
+    The function reads and downloads nothing. The result is None if only the weights determine the spec. The
+    checkpoint's layout may change details, see `mobileclip.encoders.checkpoints.loading.is_other_model`.
 
     Args:
         model: see `load`.
@@ -248,7 +250,7 @@ def spec_known_by_name(
 
 
 def device_for(model: str | Path | None, checkpoint: str | Path | None, device: str) -> str:
-    """Return where a model is to compute: for `auto`, the best that is here, and the processor for an export.
+    """Return the device of a model; `auto` selects the best device of this machine, or the CPU for an export.
 
     Raises:
         ValueError: if there is no such device.
@@ -298,7 +300,7 @@ def spec_called(name: str | Path) -> ModelSpec:
         return resolve_spec(str(name))
     except ValueError:
         if whole := with_timm_tower(str(name)):
-            raise ValueError(f"{name} is an image tower alone; the model with its text tower is {whole}") from None
+            raise ValueError(f"{name} is a single image tower; the model with its text tower is {whole}") from None
         path = Path(name)
         if isinstance(name, Path) or len(path.parts) > 1 or path.suffix.lower() in CHECKPOINT_SUFFIXES:
             raise FileNotFoundError(f"there is no checkpoint at {path}{nearest_file(path)}") from None
@@ -306,7 +308,7 @@ def spec_called(name: str | Path) -> ModelSpec:
 
 
 def _resizing(model: DualEncoder, interpolation: Interpolation | None) -> DualEncoder:
-    """Return the model, whose images are resized with a filter, or its own where none is said."""
+    """Return the model with another resize filter; None keeps the model's filter."""
     if interpolation is not None:
         spec = image_spec(model.image_encoder)
         changed = attrs.evolve(spec, input=attrs.evolve(spec.input, interpolation=interpolation))
@@ -321,7 +323,6 @@ def _both_towers(loaded: nn.Module, checkpoint: str | Path) -> DualEncoder:
     if not isinstance(loaded, DualEncoder):
         kind = next((name for cls, name in _KINDS.items() if isinstance(loaded, cls)), "one tower")
         raise ValueError(
-            f"{checkpoint} holds {kind}, and this needs an image-text model; load it with "
-            "mobileclip.encoders.load_model"
+            f"{checkpoint} holds {kind} instead of an image-text model; load it with mobileclip.encoders.load_model"
         )
     return loaded

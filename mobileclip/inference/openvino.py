@@ -1,4 +1,4 @@
-"""Towers as programs of OpenVINO: in int8, quiet while PyTorch computes, compiled for sizes of batches."""
+"""Towers as OpenVINO programs: int8, compiled for batch sizes, without threads that disturb PyTorch."""
 
 from __future__ import annotations
 
@@ -30,9 +30,9 @@ Output = TypeVar("Output")
 
 
 class OneAtATime(Generic[Input, Output]):
-    """A function that any number of threads may call: one after another is let in.
+    """A function with a lock, for any number of threads.
 
-    It is picklable if the function is; the copy has its own lock.
+    The object is picklable if the function is; a copy has its own lock.
 
     Args:
         run: a function that is not thread-safe, such as an OpenVINO request or a LiteRT interpreter.
@@ -63,8 +63,8 @@ _TELEMETRY = "openvino_telemetry"
 def quiet() -> Iterator[None]:
     """Context without telemetry and output.
 
-    Both libraries report every import and every call, and do without where the package that does so is missing: it is
-    hidden, unless somebody has imported it before. NNCF draws bars of its progress on standard output.
+    Both libraries send telemetry about every import and call, unless the telemetry package is missing; this function
+    hides the package, unless it is already imported. NNCF prints progress bars on standard output.
     """
     with SILENCING:
         logger_class, hidden = logging.getLoggerClass(), _TELEMETRY not in sys.modules
@@ -84,7 +84,7 @@ def import_quietly(name: str) -> Any:
     """Return the module `openvino` or `nncf`.
 
     Raises:
-        ImportError: if it is not installed.
+        ImportError: if the package is not installed.
     """
     with quiet():
         return import_module(name)
@@ -111,7 +111,7 @@ def _core() -> Any:
 
 
 def converted(program: ExportedProgram) -> Any:
-    """Return a program of `torch.export` as OpenVINO's model.
+    """Convert a program of `torch.export` to an OpenVINO model.
 
     Raises:
         ImportError: if OpenVINO is not installed.
@@ -125,7 +125,7 @@ def converted(program: ExportedProgram) -> Any:
 
 
 def openvino_model(tower: nn.Module, example: Tensor, *, lengths: bool, any_batch: bool = False) -> Any:
-    """Return a tower as OpenVINO's model.
+    """Convert a tower to an OpenVINO model.
 
     Args:
         tower: in evaluation mode, in float32.
@@ -146,7 +146,7 @@ _FEW = 16
 
 
 def int8_model(tower: nn.Module, ranges: Tensor, *, lengths: bool) -> Any:
-    """Return a tower as OpenVINO's model of batches of one, whose convolutions and linear layers compute in int8.
+    """Convert a tower to an OpenVINO model for batches of one, with int8 convolutions and linear layers.
 
     Inputs are uint8, with a scale and zero point from the smallest and largest calibration value. Weights are int8
     without zero point, with a scale per output channel, and within -64 and 64: CPUs without VNNI add pairs of products
@@ -183,14 +183,14 @@ def int8_model(tower: nn.Module, ranges: Tensor, *, lengths: bool) -> Any:
 
 
 def _is_rounded(node: Any) -> bool:
-    """Return whether an operation has weights, and is no grouped convolution."""
+    """Return whether an operation has weights and is not a grouped convolution."""
     has_weights = node.get_type_name() in ("Convolution", "MatMul")
     return has_weights and node.input_value(1).get_node().get_type_name() == "Constant"
 
 
 @contextmanager
 def quantiser() -> Iterator[Any]:
-    """Yield NNCF, silent but for errors."""
+    """Yield NNCF with errors as its only output."""
     nncf = import_quietly("nncf")
     level = nncf.nncf_logger.level
     with quiet():
@@ -218,7 +218,7 @@ def openvino_program(
     int8: Any = None,
     pixels: ImageInput | None = None,
 ) -> Program:
-    """Return a tower as OpenVINO runs it on the processor, with as many threads as PyTorch has now.
+    """Compile a tower for OpenVINO on the CPU, with PyTorch's current number of threads.
 
     The program scales and normalises pixels before the first convolution. OpenVINO merges the factor into the
     convolution, but not the mean, since the convolution pads with zeros of normalised images.
@@ -227,8 +227,8 @@ def openvino_program(
         tower: in evaluation mode, in float32.
         example: an example batch.
         lengths: whether to allow texts shorter than the example's.
-        precision: OpenVINO's precision; with int8, that of the other layers: float32, or bfloat16 if allowed and
-            faster.
+        precision: OpenVINO's precision; with int8, the precision of the other layers: float32, or bfloat16 if allowed
+            and faster.
         int8: the quantised tower of `int8_model`, for int8.
         pixels: normalisation of pixels; the program then also takes uint8 images in channels-last memory format.
 
@@ -246,7 +246,7 @@ def openvino_program(
         able, hint = _HINTS[precision]
         hints = [hint]
         if able not in capabilities:
-            raise RuntimeError(f"the processor does not compute in {precision}")
+            raise RuntimeError(f"this CPU does not support {precision}")
         model = openvino_model(tower, example, lengths=lengths)
     model.reshape([len(example), -1] if lengths else list(example.shape))
     program = _fastest([_compiled(core, model, hint) for hint in hints], example)
@@ -264,7 +264,7 @@ def _compiled(core: Any, model: Any, hint: str) -> _OpenVINOProgram:
 
 
 def _fastest(programs: list[_OpenVINOProgram], example: Tensor) -> _OpenVINOProgram:
-    """Return the program of the least median time; where there is one alone, without a call."""
+    """Return the program with the lowest median time; a single program is not timed."""
     if len(programs) == 1:
         return programs[0]
     times = times_in_turn([lambda one=one: one(example) for one in programs], rounds=_ROUNDS)  # type: ignore[misc]
@@ -272,7 +272,7 @@ def _fastest(programs: list[_OpenVINOProgram], example: Tensor) -> _OpenVINOProg
 
 
 def _of_pixels(model: Any, contract: ImageInput) -> Any:
-    """Return a model of images, changed to one of uint8 pixels as they lie in memory."""
+    """Change the input of an image model to uint8 pixels in channels-last memory format."""
     openvino = import_quietly("openvino")
     changed = openvino.preprocess.PrePostProcessor(model)
     changed.input().tensor().set_element_type(openvino.Type.u8).set_layout(openvino.Layout("NHWC"))
@@ -288,8 +288,8 @@ class _OpenVINOProgram:
     """Compiled models of OpenVINO; pickling keeps the programs, for the same release of OpenVINO.
 
     Args:
-        compiled: the model, and perhaps that of pixels.
-        options: that they were compiled with.
+        compiled: the model, and optionally the model for pixels.
+        options: options of the compilation.
     """
 
     def __init__(self, compiled: list[Any], options: dict[str, Any]) -> None:

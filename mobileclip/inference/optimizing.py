@@ -1,4 +1,4 @@
-"""Finds the fastest form of a model on this machine that is as exact as its precision allows, and reports on it."""
+"""Selects the fastest accurate backend of a model on this machine, and reports all measurements."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ class Form:
     Args:
         engine: PyTorch or OpenVINO.
         precision: of weights and features; for int8, of convolutions and linear layers. Embeddings are float32.
-        most: largest batch; a larger batch is split into parts, since features of a few images fit into the CPU's
+        most: maximum batch size; a larger batch is split into parts, since features of a few images fit into the CPU's
             cache.
     """
 
@@ -94,7 +94,7 @@ class Trial:
         form: the measured backend.
         milliseconds: median latency of the example batch; None without timing.
         speed_up: speed relative to the plain tower, median over neighbouring calls.
-        cosine: least cosine with the plain embeddings; None without embeddings. For int8, on held-out inputs.
+        cosine: minimum cosine with the plain embeddings; None without embeddings. For int8, on held-out inputs.
         error: largest relative error of an embedding.
         refused: reason of a refusal; empty if usable.
     """
@@ -162,7 +162,7 @@ class OptimizationReport:
     processor: str
 
     def __str__(self) -> str:
-        """Return the report as text, for a person."""
+        """Return the report as readable text."""
         return f"{self.processor}, {self.threads} threads\n{self.image}\n{self.text}"
 
     def to_json(self) -> str:
@@ -171,7 +171,7 @@ class OptimizationReport:
 
 
 class OptimizedTower(PreparedTower):
-    """A folded tower in one form, for batches of any size.
+    """A folded tower with one backend, for batches of any size.
 
     A program has one batch size; eager PyTorch computes the remainder of a batch, so no call waits for a compiler.
     Embeddings are float32 tensors without gradients.
@@ -180,7 +180,7 @@ class OptimizedTower(PreparedTower):
         the tower's inputs, or pixels in place of images, to `(batch, embedding_dim)`.
 
     Args:
-        tower: reparameterized, in float32, on the CPU; it is copied.
+        tower: a reparameterized float32 tower on the CPU, which is copied.
         form: the backend.
 
     Raises:
@@ -206,7 +206,7 @@ class OptimizedTower(PreparedTower):
 
     @property
     def takes_pixels(self) -> bool:
-        """Whether the tower also takes pixels: image towers do."""
+        """Whether the tower also takes pixels, as image towers do."""
         return isinstance(self.spec, ImageEncoderSpec)
 
     def int8_model(self, calibration: Calibration) -> Any:
@@ -223,7 +223,7 @@ class OptimizedTower(PreparedTower):
             int8: model for int8 programs.
 
         Raises:
-            Exception: whatever the compiler raises, where there is none or it cannot compile the tower.
+            Exception: any error of the compiler, for example if it is missing or cannot compile the tower.
         """
         with torch.inference_mode(mode=False), torch.no_grad():
             lengths = self._pool is not None
@@ -248,7 +248,7 @@ class OptimizedTower(PreparedTower):
             return torch.cat(parts).float()
 
     def _prepared(self, inputs: Tensor) -> Tensor:
-        """Return the checked inputs, laid out as the form computes."""
+        """Check the inputs, and return them in the backend's memory format."""
         spec = self.spec
         if isinstance(spec, TextEncoderSpec):
             check_tokens(inputs, spec.input)
@@ -272,7 +272,7 @@ class OptimizedTower(PreparedTower):
 
 
 class OptimizedDualEncoder(ReadyDualEncoder):
-    """A dual encoder whose towers compute in the form that was the fastest on this machine.
+    """A dual encoder whose towers use the fastest backend on this machine.
 
     Its `report` has all measured backends.
     """
@@ -290,7 +290,7 @@ def optimize(
     rounds: int = 7,
     show_progress: bool = True,
 ) -> OptimizedDualEncoder:
-    """Return a model with the same embeddings that takes the least time on this machine, and a report on how.
+    """Return the fastest model on this machine with equal embeddings, and a report.
 
     For each tower, `optimize` measures eager PyTorch (reparameterized, channels last, texts truncated), batches in
     small parts, and OpenVINO programs of both; with `bfloat16` also in bfloat16, with `int8` also OpenVINO in int8 with
@@ -300,15 +300,15 @@ def optimize(
     itself stays unchanged.
 
     Args:
-        model: in evaluation mode, in float32, on the CPU; in training form or folded.
+        model: a float32 model in evaluation mode on the CPU, in training form or folded.
         example: images and token ids; programs are compiled for their batch sizes. Other sizes run in parts, with the
             remainder in eager mode. By default one image and one text.
         precision: lowest allowed precision.
         calibration: for int8, images and token ids, at least four of each: half for ranges, half for comparison. By
             default the package's images and captions.
         compiled: whether to compile programs (seconds each; extra `openvino`). int8 needs programs.
-        rounds: timed calls of each form.
-        show_progress: whether to show, on standard error, how far it is and how long it takes.
+        rounds: timed calls of each backend.
+        show_progress: whether to show the progress and the elapsed time on standard error.
 
     Raises:
         ValueError: if the model is in training mode, not in float32 or not on the CPU, or the precision is unknown.
@@ -357,10 +357,10 @@ def optimize_tower(
     """Return one tower with its fastest accurate backend, and its report, like `optimize`.
 
     Args:
-        plain: in evaluation mode, in float32, on the CPU; in training form or folded.
-        inputs: images or tokenised texts as they will come.
+        plain: a float32 tower in evaluation mode on the CPU, in training form or folded.
+        inputs: images or tokenised texts in the expected batch size.
         precision: lowest allowed precision.
-        calibration: of int8; the package's images or captions by default.
+        calibration: calibration inputs for int8; by default the package's images or captions.
         engines: that are tried.
         rounds: timed calls of each form.
         show_progress: whether to show how far it is.
@@ -371,7 +371,7 @@ def optimize_tower(
     _check(plain, precision=precision, rounds=rounds)
     tower = "text" if reads_text(plain) else "image"
     if not len(inputs):
-        raise ValueError(f"the example has no {tower}s; give at least one, as many as will come at once")
+        raise ValueError(f"the example has no {tower}s; give at least one, in the expected batch size")
     folded = reparameterize(plain)
     forms = list(_forms(len(inputs), precision=precision, engines=engines))
     expected: Tensor = plain(inputs)
@@ -398,7 +398,7 @@ def optimize_tower(
                 trial = _compared(form, candidate(inputs), expected)
         except Exception as error:  # noqa: BLE001 - compilers raise what they like, and there are other forms
             said = [type(error).__name__, *str(error).strip().splitlines()[:1]]
-            trial = Trial(form=form, refused=f"it cannot be compiled here: {': '.join(said)}")
+            trial = Trial(form=form, refused=f"cannot be compiled on this machine: {': '.join(said)}")
         trials[form] = trial
         if not trial.refused:
             towers[form] = candidate
@@ -428,14 +428,14 @@ def select_backend(
     precision: FastPrecision,
     show_progress: bool,
 ) -> ImageTextModel:
-    """Return the model with the image tower in its fastest form, as `mobileclip.optimize` finds it.
+    """Return the model with the fastest backend of its image tower; see `mobileclip.optimize`.
 
-    Few images, GPUs, and models that come in a form of their own get the model unchanged.
+    For few images, on GPUs, and for models with their own backend, the model stays unchanged.
 
     Args:
         clip: the model.
-        pictures: files to encode; the first ones serve for measuring.
-        num_pictures: about how many images will be encoded.
+        pictures: files to encode; the function measures with the first files.
+        num_pictures: approximate number of images to encode.
         precision: lowest precision, if accurate enough.
         show_progress: whether to show how far it is.
     """
@@ -489,15 +489,15 @@ def _check(model: nn.Module, *, precision: str, rounds: int) -> None:
     if model.training:
         raise ValueError("the model is in training mode; call model.eval() first")
     if precision not in FAST_PRECISIONS:
-        raise ValueError(f"precision is one of {', '.join(FAST_PRECISIONS)}, not {precision!r}")
+        raise ValueError(f"precision must be one of {', '.join(FAST_PRECISIONS)}, not {precision!r}")
     if rounds < 1:
-        raise ValueError(f"rounds is at least 1, not {rounds}")
+        raise ValueError(f"rounds must be at least 1, not {rounds}")
     found = {(weight.dtype, weight.device.type) for weight in model.parameters()}
     if found != {(torch.float32, "cpu")}:
         named = ", ".join(sorted(f"{dtype} on {device}" for dtype, device in found))
         raise ValueError(
-            f"optimize takes a model in float32 on the CPU, but its weights are {named}; "
-            "load it with dtype=torch.float32 and device='cpu', and ask for precision='bfloat16' here"
+            f"optimize needs a float32 model on the CPU, but the weights are {named}; load it with "
+            "dtype=torch.float32 and device='cpu', and pass precision='bfloat16' here"
         )
 
 

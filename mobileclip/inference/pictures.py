@@ -1,4 +1,4 @@
-"""Many images to embeddings: read and decoded in processes ahead of the model, encoded batch by batch, in order."""
+"""Encodes many images: processes read and decode ahead of the model, which encodes batch by batch, in order."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def view_of(data: bytes, transform: ImageTransform) -> Pixels:
         result: `(size, size, 3)`, uint8.
 
     Raises:
-        BadSampleError: if it cannot be used; the reason starts with `image_`.
+        BadSampleError: if the image cannot be used; the reason starts with `image_`.
     """
     try:
         return read_tower_image(data, transform, name="image").pixels
@@ -52,7 +52,8 @@ def views_of(data: bytes, transform: ImageTransform, boxes: Sequence[Box | None]
     Args:
         data: the encoded image.
         transform: to the model's input.
-        boxes: left, top, right and bottom; None for all of it. One that lies outside has no view.
+        boxes: left, top, right and bottom of each crop; None for the whole image. A box outside the image gives no
+            view.
 
     Raises:
         BadSampleError: see `view_of`.
@@ -96,13 +97,13 @@ class Moment:
 
 @attrs.frozen(kw_only=True, eq=False)
 class Picture(Generic[Key]):
-    """An image that is to be encoded.
+    """An image to encode.
 
     Args:
-        key: whatever tells it apart for the caller.
+        key: the caller's identifier of the image.
         name: for messages.
-        source: the file, its content, or a moment of a video.
-        known: hashes of images that have embeddings; one of these is read, and not decoded.
+        source: the file, its content, or a time in a video.
+        known: hashes of images with embeddings; such an image is read but not decoded.
     """
 
     key: Key
@@ -116,11 +117,11 @@ class PictureRead:
     """A decoded image: the model's input, and metadata.
 
     Args:
-        sha256: sha256 of the file; empty for a moment of a video.
-        num_bytes: number of bytes of the file; 0 for a moment of a video.
+        sha256: SHA-256 of the file; empty for a video frame.
+        num_bytes: size of the file in bytes; 0 for a video frame.
         pixels: the model's input; None for a known hash.
-        width: width of the upright image, in pixels; 0 if it was not decoded.
-        height: height of the upright image, in pixels; 0 if it was not decoded.
+        width: width of the upright image, in pixels; 0 without decoding.
+        height: height of the upright image, in pixels; 0 without decoding.
         notes: notes of the camera.
     """
 
@@ -134,12 +135,12 @@ class PictureRead:
 
 @attrs.frozen(kw_only=True, eq=False)
 class Encoded(Generic[Key]):
-    """The outcome of an image: its embedding, or why there is none.
+    """The result for an image: its embedding or its problem.
 
     Args:
-        picture: that was to be encoded.
-        read: its content, or its problem.
-        embedding: `(dim,)`, float32, of unit length; None if it was not decoded, or not chosen.
+        picture: the image.
+        read: the decoded image, or its problem.
+        embedding: `(dim,)`, float32, of unit length; None if the image was not decoded or not chosen.
     """
 
     picture: Picture[Key]
@@ -160,7 +161,7 @@ class PictureReader:
     reduced: bool
 
     def __call__(self, chunk: _Chunk) -> list[PictureRead | ImageError]:
-        """Return what was read of each image, or why it cannot be used."""
+        """Return each image decoded, or its problem."""
         with _OpenVideo() as video:
             return [self._attempt(picture, video) for picture in chunk.pictures]
 
@@ -199,7 +200,7 @@ class PictureReader:
 
 
 class _OpenVideo:
-    """The video that a frame was last taken from, kept open for the next one."""
+    """The video of the last frame, kept open for the next frame."""
 
     def __init__(self) -> None:
         self._path: Path | None = None
@@ -223,7 +224,7 @@ class _OpenVideo:
 
 @attrs.frozen
 class _Chunk:
-    """Images that are read at once."""
+    """A batch of images to read."""
 
     pictures: tuple[Picture[None], ...]
 
@@ -240,15 +241,15 @@ def encode_pictures(
     num_workers: int = 1,
     choose: Callable[[Picture[Key], Pixels], bool] | None = None,
 ) -> Iterator[Encoded[Key]]:
-    """Yield the images in order with their embeddings, or with why there are none.
+    """Yield the images in order, with their embeddings or problems.
 
     Args:
         clip: the model.
-        pictures: drawn from as they are needed, a few hundred ahead of the model.
+        pictures: an iterable of images, read a few hundred ahead of the model.
         reduced: see `read_tower_image`.
         batch_size: images per batch.
-        num_workers: processes that read and decode beside the model; one reads in this process.
-        choose: told what the model would see of each image, in order; those that it does not choose are not encoded.
+        num_workers: processes that read and decode; with 1, this process reads.
+        choose: called with each decoded image, in order; returns whether to encode the image.
 
     Raises:
         LostProcessError: if a process ends abruptly.

@@ -38,7 +38,7 @@ def fill_templates(labels: Sequence[str], template: str | Sequence[str]) -> list
     """Return every label in every template, the templates of the first label first.
 
     Args:
-        labels: at least one; two may be equal, as two class names of ImageNet are.
+        labels: at least one label; duplicates are allowed, as in ImageNet's class names.
         template: a prompt with a place for the label, such as `a photo of a {}.`; or several.
 
     Raises:
@@ -51,10 +51,10 @@ def fill_templates(labels: Sequence[str], template: str | Sequence[str]) -> list
 
 
 def require_labels(labels: Sequence[str], template: str | Sequence[str]) -> None:
-    """Refuse texts that nothing can be chosen among.
+    """Raise unless labels can be classified.
 
     Args:
-        labels: at least one, no two equal, none blank.
+        labels: at least one label, all different, none blank.
         template: see `fill_templates`.
 
     Raises:
@@ -63,7 +63,7 @@ def require_labels(labels: Sequence[str], template: str | Sequence[str]) -> None
     if isinstance(labels, str) or not labels:
         raise ValueError('labels need a list of at least one text, such as "a cat" "a dog"')
     if not all(label.strip() for label in labels):
-        raise ValueError("a label is blank; expected texts to choose among")
+        raise ValueError("a label is blank; expected candidate texts")
     if twice := repeated(labels):
         raise ValueError(f"labels are given twice: {', '.join(twice[:5])}")
     as_templates(template)
@@ -73,11 +73,11 @@ def as_templates(template: str | Sequence[str]) -> tuple[str, ...]:
     """Return the templates, one or several.
 
     Raises:
-        ValueError: if there is none, or one has no `{}`.
+        ValueError: if there is no template, or a template has no `{}`.
     """
     templates = (template,) if isinstance(template, str) else tuple(template)
     if not templates:
-        raise ValueError("there is no template; leave template out for the labels alone, or give 'a photo of a {}'")
+        raise ValueError("there is no template; omit template to use the labels only, or give 'a photo of a {}'")
     for one in templates:
         if "{}" not in one:
             raise ValueError(f"the template {one!r} has no {{}} for the label, as in 'a photo of a {{}}'")
@@ -91,12 +91,12 @@ _SAMPLED = 4
 
 
 class KeptTexts:
-    """Embeddings by text, for any number of threads; the longest unused make room for new ones.
+    """A thread-safe least-recently-used cache of text embeddings.
 
-    Two threads that ask for a new text at once may both encode it. What is pickled is empty.
+    Two threads that request a new text at the same time may both encode the text. A pickled cache is empty.
 
     Args:
-        most_bytes: most bytes of all embeddings and texts together.
+        most_bytes: maximum bytes of all embeddings and texts together.
     """
 
     def __init__(self, *, most_bytes: int = MOST_BYTES) -> None:
@@ -107,19 +107,19 @@ class KeptTexts:
         self._of: Hashable = None
 
     def __reduce__(self) -> tuple[type[KeptTexts], tuple[()]]:
-        """Return what makes another one, which is empty."""
+        """Return the pickle form, an empty cache."""
         return type(self), ()
 
     def embeddings(self, texts: Sequence[str], encode: Callable[[list[str]], Tensor], *, of: Hashable = None) -> Tensor:
-        """Return the embeddings of texts, in order; what is not kept is encoded, each text once.
+        """Return the embeddings of texts, in order; each text outside the cache is encoded once.
 
         Shape:
             result: `(texts, dim)`.
 
         Args:
             texts: at least one.
-            encode: from different texts to `(texts, dim)`, on the CPU.
-            of: what embeddings depend on beside their texts; those of anything else are forgotten.
+            encode: maps unique texts to `(texts, dim)`, on the CPU.
+            of: fingerprint of everything else that embeddings depend on; a change clears the cache.
         """
         with self._lock:
             if of != self._of:
@@ -156,7 +156,7 @@ class TextSide:
     Args:
         model: in evaluation mode.
         tokenizer: for its text tower.
-        known: n-grams that the tower was taught; None if nothing says it.
+        known: n-grams of the tower's training data; None if unknown.
     """
 
     model: DualEncoder
@@ -165,10 +165,10 @@ class TextSide:
 
     @classmethod
     def of(cls, model: DualEncoder, tower: nn.Module | None = None) -> TextSide:
-        """Return the side of a model, with another text tower where one is given.
+        """Return the text side of a model, optionally with another text tower.
 
         Raises:
-            ValueError: if the towers' embeddings differ in length.
+            ValueError: if the towers' embedding dimensions differ.
         """
         from mobileclip.data.text.ngrams import KnownNgrams
         from mobileclip.data.text.tokenizer import Tokenizer
@@ -187,7 +187,7 @@ class TextSide:
 
 
 def state_of(sides: Iterable[TextSide]) -> Hashable:
-    """Return what changes when weights of text towers do: their places, how often they were written to, some values.
+    """Return a fingerprint of text towers' weights: addresses, version counters and some values.
 
     PyTorch does not count writes through `.data`, so this compares values.
     """
@@ -199,9 +199,9 @@ def state_of(sides: Iterable[TextSide]) -> Hashable:
 
 
 def routed(texts: Sequence[str], sides: Sequence[TextSide]) -> list[list[int]]:
-    """Return the numbers of the texts of every side: that which knows the largest share of a text's n-grams.
+    """Return the indices of each tower's texts: those of whose n-grams the tower knows the largest share.
 
-    Of equals, the first has it, and one that does not say what it knows, knows nothing.
+    On ties, the first tower gets the text. A tower without known n-grams knows none.
     """
     if len(sides) == 1:
         return [list(range(len(texts)))]

@@ -1,6 +1,6 @@
-"""The release's entry points, and folders for the Hugging Face hub that open_clip and timm load.
+"""The release's entry points, and model folders for the Hugging Face hub that open_clip and timm can load.
 
-What other libraries ask for under their own names belongs here; how they lay out weights, in `encoders.checkpoints`.
+This subpackage contains interfaces for other libraries; `encoders.checkpoints` contains weight layouts.
 """
 
 from mobileclip.interop.folder import save_pretrained

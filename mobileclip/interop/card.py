@@ -1,4 +1,4 @@
-"""The model card of a folder: `README.md`, as the hub shows and searches it, made of the model's spec."""
+"""The model card of a folder: a `README.md` for the hub, generated from the model's spec."""
 
 from __future__ import annotations
 
@@ -28,19 +28,19 @@ class Result(Protocol):
 
     @property
     def key(self) -> str:
-        """What results call the data set."""
+        """The key of the data set in results."""
 
     @property
     def dataset(self) -> str:
-        """Its name in tables."""
+        """The name of the data set in tables."""
 
     @property
     def metrics(self) -> Mapping[str, float]:
-        """By name, as fractions of one; `main_metric` is the one that counts."""
+        """Metrics by name, as fractions of 1; `main_metric` repeats the value of the main metric."""
 
     @property
     def num_images(self) -> int | None:
-        """How many images they are over."""
+        """The number of images in the evaluation."""
 
 
 def model_card(
@@ -59,16 +59,16 @@ def model_card(
     """Return the text of a model card.
 
     Args:
-        spec: of the model.
-        form: that it is in.
-        layout: of the file of weights.
-        why_not: why neither open_clip nor timm loads it; None where one does.
-        for_transformers: whether transformers and sentence-transformers load it.
-        why_not_transformers: why not, if the model is one of images and texts.
-        source: `hf-hub:owner/name` or `local-dir:folder`, as open_clip and timm call what they load.
-        licence: of the weights, as the hub calls it.
-        base_model: owner and name of the model on the hub that this one was made of; None for none.
-        results: what the model reaches on data sets.
+        spec: spec of the model.
+        form: form of the model's weights.
+        layout: layout of the weights file.
+        why_not: reason why neither open_clip nor timm can load the model; None if one of them can.
+        for_transformers: whether transformers and sentence-transformers can load the model.
+        why_not_transformers: reason why transformers cannot load an image-text model; None otherwise.
+        source: `hf-hub:owner/name` or `local-dir:folder`, in the notation of open_clip and timm.
+        licence: the hub's identifier of the weights' licence.
+        base_model: owner and name of the hub model from which this model was made; None without such a model.
+        results: the model's results on data sets.
     """
     name = source.partition(":")[2].rpartition("/")[2]
     loading = _loading(spec, form, layout=layout, why_not=why_not, source=source)
@@ -90,7 +90,7 @@ def model_card(
 
 
 def escaped(text: object) -> str:
-    """Return a text as Markdown that shows it as it is, in one line: it makes no table cell, link, tag or heading."""
+    """Return Markdown that displays a text literally in one line, without table cells, links, tags or headings."""
     return _SPECIAL.sub(r"\\\1", printable(text))
 
 
@@ -118,15 +118,15 @@ def front_matter(
     tags: Sequence[str] = (),
     more: Mapping[str, Any] = MappingProxyType({}),
 ) -> str:
-    """Return what the hub reads of a card, the card of an export too; a JSON value is a YAML value.
+    """Return the metadata that the hub reads from a card, or from an export's card; JSON values are valid YAML.
 
     Args:
-        spec: of the model.
-        licence: of the weights, as the hub calls it.
-        base_model: owner and name of the model on the hub that this one was made of; None for none.
-        library: that loads it, as the hub calls it.
-        tags: beside those of every model.
-        more: other fields.
+        spec: spec of the model.
+        licence: the hub's identifier of the weights' licence.
+        base_model: owner and name of the hub model from which this model was made; None without such a model.
+        library: the hub's name of the library that loads the model.
+        tags: tags in addition to the tags of every model.
+        more: additional fields.
     """
     fields: dict[str, Any] = {
         "license": licence,
@@ -141,7 +141,7 @@ def front_matter(
 
 
 def task_of(spec: ModelSpec) -> str:
-    """Return what the hub calls the task of a model."""
+    """Return the hub's name for the task of a model."""
     if isinstance(spec, DualEncoderSpec):
         return "zero-shot-image-classification"
     if isinstance(spec, ClassifierSpec):
@@ -158,7 +158,7 @@ def _entry(result: Result, task: str) -> dict[str, Any]:
 
 
 def _shown(result: Result) -> Iterator[tuple[str, float]]:
-    """Yield the metrics by their own names, the one that counts first; it stands under two names."""
+    """Yield the metrics by name, the main metric first under its own name."""
     named = [(name, value) for name, value in result.metrics.items() if name != _MAIN and not name.startswith(_COUNT)]
     main = result.metrics[_MAIN]
     first = next((pair for pair in named if pair[1] == main), (_MAIN, main))

@@ -1,4 +1,4 @@
-"""A model as a folder: weights with the spec inside, what open_clip or timm needs to load them, and a model card."""
+"""A model as a folder: weights with the spec, configurations for open_clip or timm, and a model card."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ CARD, TOKENIZER = "README.md", "tokenizer.json"
 _WEIGHTS = {**dict.fromkeys(("mobileclip", "timm", "transformers"), "model.safetensors"), "open_clip": OPEN_CLIP}
 _CONFIGS = {"open_clip": "open_clip_config.json", "timm": "config.json"}
 WEIGHTS = tuple(sorted(set(_WEIGHTS.values())))
-"""What the file of weights in a folder may be called."""
+"""Possible names of the weights file in a folder."""
 FILES = tuple(sorted({CARD, TOKENIZER, *WEIGHTS, *_CONFIGS.values(), *TRANSFORMERS}))
-"""Every file that a folder may hold."""
+"""Names of all files that a folder may contain."""
 
 _LICENCE = re.compile(r"[a-z0-9][a-z0-9.-]{0,59}")
 _REPOSITORY = re.compile(r"[\w.-]+/[\w.-]+", re.ASCII)
@@ -39,11 +39,13 @@ class Layout:
     """The layout of a model folder, and the libraries that can load it.
 
     Args:
-        name: of the layout of its weights.
-        config: what the library needs that the layout is of; None where that is this one.
-        why_not: why neither open_clip nor timm can load it; None where one can.
-        transformers: files beside the weights for transformers; none where it cannot load it.
-        why_not_transformers: why it cannot load an image-text model; None where it can, and for other models.
+        name: name of the layout of the weights.
+        config: configuration for the layout's library; None for this library's own layout.
+        why_not: reason why neither open_clip nor timm can load the model; None if one of them can.
+        transformers: content by name of the additional files for transformers; empty if transformers cannot load the
+            model.
+        why_not_transformers: reason why transformers cannot load an image-text model; None if it can, and for other
+            models.
     """
 
     name: str
@@ -64,32 +66,33 @@ def save_pretrained(
     library: Literal["transformers"] | None = None,
     overwrite: bool = False,
 ) -> Path:
-    """Write a model to a folder that this library loads, and other libraries where they can build it.
+    """Write a model to a folder for this library, and for other libraries that can build the model.
 
-    A dual encoder is written in open_clip's layout with its `open_clip_config.json`, and in transformers' with its
-    configurations (`VisionTextDualEncoderModel`; sentence-transformers loads it too), as far as these build such a
-    model; an image tower or a classifier in timm's with its `config.json`; any other model in our own. A folded model
-    is always in our own, since the others build the training form. Each file of weights has the spec inside. A
-    tokenizer of the model's own is there as `tokenizer.json` too, and `README.md` is a model card. The folder appears
-    whole or not at all.
+    The function writes an image-text model in open_clip's layout with `open_clip_config.json`, and in transformers'
+    layout with its configurations (`VisionTextDualEncoderModel`, which sentence-transformers also loads), if these
+    libraries can build the model. It writes an image tower or a classifier in timm's layout with `config.json`, and any
+    other model in this library's own layout. A folded model is always in this library's layout, since the others build
+    the training form. Each weights file contains the spec. `tokenizer.json` contains the model's own tokenizer, if any,
+    and `README.md` is a model card. The folder is written atomically.
 
     Args:
-        model: a dual encoder, a tower or a classifier, in training form or folded.
-        folder: where to.
-        license: of the weights, as the hub calls it: `mit`, `cc-by-4.0`, ... Apple's are `apple-amlr`, for research
-            only, and so is what was trained from them.
-        repository: owner and name that it will have on the hub, for the card's examples; they name the folder without.
-        base_model: owner and name of the model on the hub that this one was made of, such as `apple/MobileCLIP-S2`;
-            the card names it, and the hub lists this model under it.
-        results: what it reaches on data sets, such as `mobileclip.evaluation.read_results` returns; none are made up.
-        library: `transformers` to write for this library alone.
-        overwrite: whether a folder that this function wrote is replaced.
+        model: an image-text model, a tower or a classifier, in training form or folded.
+        folder: output folder.
+        license: the hub's identifier of the weights' licence, such as `mit` or `cc-by-4.0`. Apple's weights, and
+            weights trained from them, are under `apple-amlr`, for research only.
+        repository: future owner and name on the hub, for the card's examples; without it, the examples name the folder.
+        base_model: owner and name of the hub model from which this model was made, such as `apple/MobileCLIP-S2`. The
+            card names the base model, and the hub lists this model under it.
+        results: the model's results on data sets, such as the result of `mobileclip.evaluation.read_results`; the card
+            has no results by default.
+        library: `transformers` to write files for transformers only.
+        overwrite: whether to replace a folder that this function wrote before.
 
     Raises:
-        ValueError: if license, repository or base model are no names, the model is not as its spec builds it, or the
-            library that is asked for cannot build it.
-        FileExistsError: if the folder holds something that may not be replaced.
-        OSError: if it cannot be written.
+        ValueError: if license, repository or base model are not valid names, the model does not match its spec, or the
+            requested library cannot build the model.
+        FileExistsError: if the folder has content that may not be replaced.
+        OSError: if the folder cannot be written.
 
     Examples:
         >>> tower = mobileclip.encoders.ViTSpec(width=16, depth=1, num_heads=2).build()
@@ -133,12 +136,12 @@ def save_pretrained(
 
 
 def layout_for(spec: ModelSpec, form: Form, *, licence: str) -> Layout:
-    """Return the layout in which the most libraries load a model.
+    """Return the layout that the largest number of libraries can load.
 
     Args:
-        spec: of the model.
-        form: that it is in.
-        licence: of the weights, as the hub calls it.
+        spec: spec of the model.
+        form: form of the model's weights.
+        licence: the hub's identifier of the weights' licence.
     """
     if form != "training":
         folded = "the model is folded, and they build the training form"
@@ -167,7 +170,7 @@ def _for_two_towers(spec: DualEncoderSpec) -> Layout:
 
 
 def _for_transformers(layout: Layout) -> Layout:
-    """Return the layout without what other libraries need.
+    """Return the layout without the files of libraries other than transformers.
 
     Raises:
         ValueError: if transformers cannot load the model.
@@ -179,33 +182,34 @@ def _for_transformers(layout: Layout) -> Layout:
 
 
 def require_names(licence: str, repository: str | None, *, base_model: str | None = None) -> None:
-    """Make sure that a licence, a repository and a base model are called as the hub calls such.
+    """Check that a licence, a repository and a base model are valid names on the hub.
 
     Raises:
-        ValueError: if not.
+        ValueError: if a name is not valid.
     """
     if not _LICENCE.fullmatch(licence):
         raise ValueError(
             f"the licence is {licence[:80]!r}; expected its name on the hub, such as mit, apache-2.0, cc-by-4.0, "
-            "apple-amlr (Apple's weights and what was trained from them) or other"
+            "apple-amlr (for Apple's weights and weights trained from them) or other"
         )
     if repository is not None and not _REPOSITORY.fullmatch(repository):
         raise ValueError(f"the repository is {repository[:120]!r}; expected owner/name")
     if base_model is not None and not _REPOSITORY.fullmatch(base_model):
-        raise ValueError(f"the base model is {base_model[:120]!r}; expected owner/name, as the hub calls it")
+        raise ValueError(f"the base model is {base_model[:120]!r}; expected owner/name of a model on the hub")
 
 
 def require_folder(place: Path, *, overwrite: bool) -> None:
-    """Make sure that a folder can be written, and that nothing is lost by it but what was written so before.
+    """Check that a folder can be written, and that it has no content other than an earlier output of `save_pretrained`.
 
     Raises:
-        FileExistsError: if it holds something that may not be replaced.
-        OSError: if it cannot be made or written to.
+        FileExistsError: if the folder has content that may not be replaced.
+        OSError: if the folder cannot be created or written to.
     """
     marker = next((name for name in WEIGHTS if (place / name).is_file()), WEIGHTS[0])
     storage.require_output_folder(place, overwrite=overwrite, marker=marker)
     others = sorted(path.name for path in place.iterdir() if path.name not in FILES) if place.is_dir() else []
     if others:
         raise FileExistsError(
-            f"{place} holds {storage.printable(others[0])} besides a model, and is not replaced; choose another folder"
+            f"{place} contains {storage.printable(others[0])} in addition to a model, so it is not replaced; choose "
+            "another folder"
         )

@@ -1,4 +1,4 @@
-"""What models of other packages need to become models of the library: names of weights, and texts' contract."""
+"""Conversion of other packages' models to models of this library: names of weights, and text contracts."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from mobileclip.encoders.checkpoints import Stored
 from mobileclip.encoders.dual import MAX_LOGIT_SCALE
 from mobileclip.inputs import TextInput
 
-# In capitals, empty, cut, with spaces and punctuation, beyond ASCII, mojibake, HTML, quotes and wide letters.
+# Capitals, empty, truncated, spaces and punctuation, non-ASCII, mojibake, HTML, quotes and wide letters.
 _PROBES = (
     "a photo of a Cat",
     "",
@@ -41,7 +41,7 @@ _SPACES: list[dict[str, Any]] = [
 _CLEAN: Mapping[str, list[dict[str, Any]]] = {
     "": [],
     "lower case": _LOWER,
-    # Of open_clip, which repairs a text first.
+    # From open_clip, which repairs a text first.
     "whitespace": _SPACES,
     "lower": [*_SPACES, *_LOWER],
     "canonicalize": [
@@ -54,12 +54,13 @@ _CLEAN: Mapping[str, list[dict[str, Any]]] = {
 
 
 def stored_of(spec: DualEncoderSpec, weights: Mapping[str, Tensor], places: Mapping[str, str]) -> Stored:
-    """Return a model of another package, with its weights under the library's names, as if read from a checkpoint.
+    """Return a model of another package like the content of a checkpoint, with the library's names for its weights.
 
     Args:
-        spec: of the model.
-        weights: names to tensors, as the package has them.
-        places: how names begin there and here; others but the scale are left out.
+        spec: spec of the model.
+        weights: tensors by their names in the package.
+        places: the library's name prefix for each name prefix in the package; other weights except the logit scale are
+            left out.
     """
     scale = weights["logit_scale"].detach().float().reshape(1)
     factor = float(scale.exp())
@@ -71,7 +72,7 @@ def stored_of(spec: DualEncoderSpec, weights: Mapping[str, Tensor], places: Mapp
             tensors[places[there] + name.removeprefix(there)] = tensor.detach()
     with torch.device("meta"):
         wanted = spec.build().state_dict()
-    # Masks and positions, which the package computes: a build has them.
+    # The package computes masks and positions; a newly built model contains them.
     if lacking := wanted.keys() - tensors.keys():
         built = spec.build().state_dict()
         tensors |= {name: built[name] for name in lacking}
@@ -87,21 +88,22 @@ def text_input_of(
     end_id: int | None = None,
     clean: str = "",
 ) -> TextInput:
-    """Return the contract of a `tokenizer.json`, with what a package does around it written into it.
+    """Return the contract of a `tokenizer.json`, including the package's own processing of texts and ids.
 
     Args:
-        content: of the file.
+        content: content of the file.
         context_length: ids per text.
-        vocab_size: of the tower.
-        pad_id: behind a text; None for the tokenizer's own.
-        end_id: behind every text, in place of the tokenizer's own special tokens; None for these.
-        clean: what is done with a text first: nothing, `lower case`, or one of open_clip's ways.
+        vocab_size: vocabulary size of the tower.
+        pad_id: padding id after a text; None for the tokenizer's own padding id.
+        end_id: id at the end of every text, in place of the tokenizer's own special tokens; None keeps the tokenizer's
+            special tokens.
+        clean: cleaning of texts before tokenization: empty for none, `lower case`, or one of open_clip's functions.
 
     Raises:
-        ValueError: if it is not a tokenizer that can be used.
+        ValueError: if the tokenizer cannot be used.
     """
     if clean not in _CLEAN:
-        raise ValueError(f"texts are cleaned by {clean!r}, expected one of {', '.join(filter(None, _CLEAN))}")
+        raise ValueError(f"unknown cleaning of texts {clean!r}; expected one of {', '.join(filter(None, _CLEAN))}")
     parts = json.loads(content)
     first, own = _CLEAN[clean], parts.get("normalizer")
     if first:
@@ -119,7 +121,7 @@ def text_input_of(
         }
     parts["truncation"] = parts["padding"] = None
     if '"ByteLevel"' in json.dumps(parts.get("pre_tokenizer")):
-        parts["model"]["unk_token"] = None  # every byte is known; CLIP's is the end token
+        parts["model"]["unk_token"] = None  # every byte is known; CLIP's unknown token is the end token
     read = read_input(json.dumps(parts, ensure_ascii=False), context_length=context_length)
     if clean not in ("", "lower case"):
         assert read.tokenizer is not None, "it was read"
@@ -128,13 +130,16 @@ def text_input_of(
 
 
 def checked(contract: TextInput, reference: Callable[[list[str]], Tensor]) -> TextInput:
-    """Return the contract, whose ids are those of the package's own tokenizer.
+    """Return the contract, after checking that it gives the same ids as the package's own tokenizer.
 
     Raises:
-        ValueError: if they are others.
+        ValueError: if the ids differ.
     """
     ours = Tokenizer(contract)
     for text in _PROBES:
         if not torch.equal(ours([text]), reference([text])):
-            raise ValueError(f"the tokenizer makes other ids of {text[:40]!r} than its package; it is not supported")
+            raise ValueError(
+                f"the converted tokenizer and the package's own give different ids for {text[:40]!r}; this tokenizer "
+                "is not supported"
+            )
     return contract

@@ -1,4 +1,4 @@
-"""Pushes models to the Hugging Face hub in one commit, and loads them from there."""
+"""Pushes models to the Hugging Face hub in one commit, and loads models from the hub."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _MAIN = "main"
 
 
 class HubError(ValueError):
-    """An upload that the hub refused, with what to do.
+    """An upload that the hub refused; the message says what to do.
 
     Examples:
         >>> raise HubError("owner/name was not pushed: there is no connection")
@@ -39,8 +39,8 @@ class Pushed:
     """The result of a push: its commit and URL.
 
     Args:
-        commit: in hexadecimal; with it, `from_pretrained(repository, revision=commit)` is this very model.
-        url: where people see it.
+        commit: commit hash in hexadecimal; `from_pretrained(repository, revision=commit)` loads exactly this model.
+        url: URL of the commit's page.
 
     Examples:
         >>> Pushed(commit="0" * 40, url="https://huggingface.co/owner/name").commit[:7]
@@ -63,27 +63,27 @@ def push_to_hub(
     message: str = "Add a model of mobileclip",
     overwrite: bool = False,
 ) -> Pushed:
-    """Write a model to a repository on the hub, as `save_pretrained` writes it to a folder, in one commit.
+    """Write a model to a hub repository in one commit, like `save_pretrained` to a folder.
 
-    The hub checks the card first; then the repository is made if there is none, and the branch too. Log in
-    with `hf auth login`, or the environment's HF_TOKEN.
+    The hub checks the card first. The function then creates the repository and the branch if they do not exist. Log in
+    with `hf auth login`, or set the environment variable HF_TOKEN.
 
     Args:
-        model: a dual encoder, a tower or a classifier, in training form or folded.
+        model: an image-text model, a tower or a classifier, in training form or folded.
         repository: owner and name.
-        license: of the weights, see `save_pretrained`.
-        base_model: of what model on the hub it was made, see `save_pretrained`.
-        results: what it reaches on data sets, see `save_pretrained`.
-        private: whether a new repository is private; None for what its owner has chosen for new ones. One that is there
-            is never pushed to if it is otherwise.
-        revision: the branch; None for the main one.
-        message: of the commit.
-        overwrite: whether a model that is on the branch is replaced, its card included; the history keeps it.
+        license: licence of the weights, see `save_pretrained`.
+        base_model: hub model from which this model was made, see `save_pretrained`.
+        results: the model's results on data sets, see `save_pretrained`.
+        private: whether the repository is private; None for the owner's default. An existing repository must already
+            have this visibility.
+        revision: name of the branch; None for the main branch.
+        message: message of the commit.
+        overwrite: whether to replace a model on the branch, including its card; the history keeps the old files.
 
     Raises:
         ImportError: if the hub's client is not installed; the message has the command that installs it.
-        ValueError: if license, repository or base model are no names, or the model is not as its spec builds it.
-        HubError: if the hub cannot be reached or does not take it, or a model is there that may not be replaced.
+        ValueError: if license, repository or base model are not valid names, or the model does not match its spec.
+        HubError: if the hub cannot be reached or refuses the model, or a model exists that may not be replaced.
 
     Examples:
         >>> spec = mobileclip.encoders.ViTSpec(width=16, depth=1, num_heads=2)
@@ -112,37 +112,37 @@ def push_to_hub(
 
 
 def _check_card(api: HfApi, card: Path, repository: str) -> None:
-    """Have the hub check a model card, as it does before it takes a commit, while there is nothing to leave behind."""
+    """Ask the hub to check a model card before the function creates anything on the hub."""
     from huggingface_hub import get_session, hf_raise_for_status
 
     asked = {"content": card.read_text(encoding="utf-8"), "repoType": "model"}
     response = get_session().post(f"{api.endpoint}/api/validate-yaml", json=asked)
     if response.status_code == 400:
         problems = "; ".join(str(problem.get("message")) for problem in response.json().get("errors", []))
-        raise HubError(f"{repository} was not pushed: the hub does not take the model card: {printable(problems)}")
+        raise HubError(f"{repository} was not pushed: the hub does not accept the model card: {printable(problems)}")
     hf_raise_for_status(response)
 
 
 def _open(api: HfApi, repository: str, *, private: bool | None, revision: str | None) -> None:
-    """Make the repository and the branch where there are none."""
+    """Create the repository and the branch if they do not exist."""
     api.create_repo(repository, private=private, exist_ok=True)
     found = api.model_info(repository)
     if private is not None and found.private is not None and found.private != private:
         raise HubError(
-            f"{repository} is {'private' if found.private else 'public'}, and was asked to be "
-            f"{'private' if private else 'public'}; change that in its settings, or choose another repository"
+            f"{repository} is {'private' if found.private else 'public'}, but the push needs it to be "
+            f"{'private' if private else 'public'}; change the repository's settings, or choose another repository"
         )
     if revision not in (None, _MAIN):
         api.create_branch(repository, branch=str(revision), exist_ok=True)
 
 
 def _there(api: HfApi, repository: str, *, revision: str | None, overwrite: bool) -> list[str]:
-    """Return which files of a model are on the branch, if they may be replaced."""
+    """Return the model files on the branch, if they may be replaced."""
     found = sorted(set(FILES) & set(api.list_repo_files(repository, revision=revision)))
     if found and not overwrite:
         raise HubError(
-            f"{repository} holds {', '.join(found)} already; choose another repository or branch, or replace it with "
-            "overwrite=True (--overwrite)"
+            f"{repository} already contains {', '.join(found)}; choose another repository or branch, or replace the "
+            "model with overwrite=True (--overwrite)"
         )
     return found
 
@@ -164,7 +164,7 @@ def _advice(error: Exception) -> str:
     if status == 401:
         return "log in with: hf auth login"
     if status == 403:
-        return "the account that is logged in may not write there: see hf auth whoami, and the rights of the token"
+        return "this account may not write there: check `hf auth whoami` and the permissions of the token"
     return "check the name and the connection, and push again"
 
 
@@ -177,20 +177,22 @@ def from_pretrained(
     dtype: torch.dtype = torch.float32,
     device: str | torch.device = "cpu",
 ) -> nn.Module:
-    """Return the model in a folder or in a repository on the hub, in evaluation mode.
+    """Return the model in a folder or in a hub repository, in evaluation mode.
 
     Args:
-        name: a folder, or owner and name of a repository with one file of weights in any known layout.
-        revision: a commit, a tag or a branch of the repository.
-        sha256: of the file of weights, in hexadecimal; another file is refused.
-        fold: fold the model for inference, see `load_model`; without, what was pushed in training form comes back so.
-        dtype: of the weights.
-        device: where to.
+        name: a folder, or owner and name of a repository with a single weights file in any known layout.
+        revision: commit, tag or branch of the repository.
+        sha256: SHA-256 of the weights file in hexadecimal; any other file is an error.
+        fold: whether to fold the model for inference, see `load_model`; otherwise a model in training form stays in
+            training form.
+        dtype: dtype of the weights.
+        device: device of the model.
 
     Raises:
         ImportError: if the hub's client is not installed; the message has the command that installs it.
-        CheckpointError: if there is no such repository or no single file of weights, or it is another than expected.
-        ValueError: if a revision or a digest is asked of a folder.
+        CheckpointError: if the repository does not exist, does not have a single weights file, or the file has another
+            SHA-256.
+        ValueError: if a revision or a SHA-256 is given for a folder.
 
     Examples:
         >>> tower = mobileclip.encoders.MCtSpec(width=16, depth=0, num_heads=2).build()
@@ -201,7 +203,9 @@ def from_pretrained(
     place = Path(name)
     if place.is_dir():
         if revision is not None or sha256 is not None:
-            raise ValueError(f"{place} is a folder, which has no revision and no digest; leave them out")
+            raise ValueError(
+                f"{place} is a folder; revision and sha256 are for repositories on the hub, so leave them out"
+            )
         checkpoint = str(place)
     else:
         wanted = parsed(f"{PREFIX}{str(name).removeprefix(PREFIX)}")

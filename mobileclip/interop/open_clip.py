@@ -1,4 +1,4 @@
-"""Dual encoders as open_clip builds them: the `open_clip_config.json` of a folder."""
+"""Image-text models in open_clip: the `open_clip_config.json` of a model folder."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ _FIXED_SIZE = 224
 
 
 def open_clip_config(spec: DualEncoderSpec) -> dict[str, Any]:
-    """Return the `open_clip_config.json` from which open_clip builds a model around the weights beside it.
+    """Return the `open_clip_config.json` with which open_clip builds a model for the weights next to this file.
 
     Args:
-        spec: of the model, in training form.
+        spec: spec of the model, in training form.
 
     Raises:
-        ValueError: if open_clip builds no such model.
+        ValueError: if open_clip cannot build this model.
 
     Examples:
         >>> open_clip_config(mobileclip.specs.mobileclip_s2())["model_cfg"]["embed_dim"]
@@ -45,12 +45,13 @@ def _vision(spec: ImageEncoderSpec) -> dict[str, Any]:
     model = timm_model(spec)
     if model.fixed_size and spec.input.size != _FIXED_SIZE:
         raise ValueError(
-            f"open_clip builds timm's ViTs for images of {_FIXED_SIZE} pixels, and this one has positions for "
-            f"{spec.input.size}"
+            f"open_clip builds timm's ViTs for images of {_FIXED_SIZE} pixels, but this ViT has positions for "
+            f"{spec.input.size} pixels"
         )
     if model.arguments:
         raise ValueError(
-            f"open_clip builds image towers of timm by name, and of another shape than {model.architecture}'s none"
+            "open_clip builds timm's image towers by name only, and this tower has another shape than "
+            f"{model.architecture}"
         )
     return {
         "timm_model_name": model.architecture,
@@ -67,9 +68,11 @@ def _text(spec: TextEncoderSpec) -> dict[str, Any]:
     if not isinstance(spec, TextTransformerSpec):
         raise ValueError(f"open_clip has no text tower like {type(spec).__name__}")
     if spec.input.tokenizer is not None:
-        raise ValueError("open_clip would give it CLIP's tokens, and it has a tokenizer of its own")
+        raise ValueError("open_clip would use CLIP's tokenizer, but this model has its own tokenizer")
     if spec.input != TextInput(context_length=spec.input.context_length):
-        raise ValueError("open_clip pads CLIP's 49,408 tokens with 0, and this model takes others")
+        raise ValueError(
+            "open_clip uses CLIP's 49,408 tokens and pads with 0, but this model has other tokens or padding"
+        )
     return {
         "context_length": spec.input.context_length,
         "vocab_size": spec.input.vocab_size,

@@ -1,4 +1,4 @@
-"""Models of open_clip, with the very weights that were asked for, their own preprocessing and tokenizer."""
+"""Models of open_clip: exactly the requested weights, with the models' own preprocessing and tokenizer."""
 
 from __future__ import annotations
 
@@ -39,13 +39,14 @@ class OpenClipSource:
     """The architecture and the weights of an open_clip model.
 
     Args:
-        model: a name that open_clip knows, such as `ViT-L-14`; `hf-hub:OWNER/NAME` or `local-dir:PATH`, which bring
-            their weights; or the path of an architecture's JSON file: `embed_dim`, `vision_cfg` and `text_cfg`, as
-            open_clip writes them, alone or under `model_cfg` with a `preprocess_cfg` beside.
-        pretrained: a tag that open_clip knows for the model, such as `openai`, or the path of a file of weights.
+        model: name of a model in open_clip, such as `ViT-L-14`; `hf-hub:OWNER/NAME` or `local-dir:PATH`, which include
+            weights; or the path of an architecture's JSON file, with open_clip's `embed_dim`, `vision_cfg` and
+            `text_cfg` at the top level, or under `model_cfg` next to a `preprocess_cfg`.
+        pretrained: open_clip's tag for the model's weights, such as `openai`, or the path of a weights file; None if
+            the model includes weights.
 
     Raises:
-        ValueError: if the weights are not said, or are said twice.
+        ValueError: if there is no source of weights, or more than one.
     """
 
     model: str = attrs.field(validator=validators.min_len(1))
@@ -55,19 +56,19 @@ class OpenClipSource:
         if self.model.startswith(_SCHEMES):
             if self.pretrained is not None:
                 raise ValueError(
-                    f"{self.model} brings its own weights, so pretrained={self.pretrained!r} would be ignored; set it "
-                    "to None"
+                    f"{self.model} includes weights, so pretrained={self.pretrained!r} would be ignored; set "
+                    "pretrained to None"
                 )
         elif not self.pretrained:
-            raise ValueError(f"no pretrained weights are named for {self.model}; {_known_tags(self.model)}")
+            raise ValueError(f"pretrained weights for {self.model} are missing; {_known_tags(self.model)}")
 
     @property
     def is_config(self) -> bool:
-        """Whether the model is the path of an architecture's JSON file."""
+        """Whether `model` is the path of an architecture's JSON file."""
         return self.model.endswith(".json")
 
     def name(self, sha256: str) -> str:
-        """Return what people call the model: its published name, or those of its files and the start of its hash."""
+        """Return the display name: the published name, or the names of the files and the start of the hash."""
         if self.pretrained is None:
             if self.model.startswith("hf-hub:"):
                 return self.model
@@ -81,16 +82,16 @@ class OpenClipSource:
 
 @attrs.frozen(kw_only=True, eq=False)
 class OpenClipModel:
-    """A loaded model and all that belongs to it.
+    """A loaded model with its configuration, preprocessing and tokenizer.
 
     Args:
-        model: in evaluation mode.
-        name: what people call it.
-        config: open_clip's description of the architecture.
-        preprocess: open_clip's description of the image transform.
-        tokenizer: texts to ids.
-        weights_sha256: hash of the weights in the float32 that they were loaded in.
-        quick_gelu: whether its layers compute with that.
+        model: model in evaluation mode.
+        name: display name.
+        config: open_clip's configuration of the architecture.
+        preprocess: open_clip's configuration of the image transform.
+        tokenizer: function from texts to ids.
+        weights_sha256: hash of the weights in float32, as loaded.
+        quick_gelu: whether the model's layers use QuickGELU.
     """
 
     model: Any
@@ -106,7 +107,7 @@ def open_clip_package() -> ModuleType:
     """Return open_clip.
 
     Raises:
-        ImportError: if it is not installed; the message has the command that installs it.
+        ImportError: if open_clip is not installed; the message has the command that installs open_clip.
     """
     with needed("a model of open_clip", "teachers"):
         import open_clip  # type: ignore[import-untyped]
@@ -115,11 +116,11 @@ def open_clip_package() -> ModuleType:
 
 
 def load_open_clip(source: OpenClipSource) -> OpenClipModel:
-    """Return a model with pretrained weights, all of them and no others, in float32 on the CPU.
+    """Return a model with pretrained weights for every parameter, in float32 on the CPU.
 
     Raises:
-        ValueError: if open_clip is missing, it does not know the model or the tag, or the weights do not fit: positions
-            of a file are not interpolated.
+        ValueError: if open_clip is missing or does not have the model or the tag, or the weights do not fit; the
+            function does not interpolate positions of a file.
     """
     from safetensors import SafetensorError
 
@@ -150,22 +151,25 @@ def load_open_clip(source: OpenClipSource) -> OpenClipModel:
 
 
 def read_open_clip(source: OpenClipSource) -> Stored:
-    """Return a model with pretrained weights, all of them and no others, as one of the library's.
+    """Return a model with pretrained weights for every parameter, as a model of this library.
 
     Raises:
         ImportError: if open_clip is missing.
-        ValueError: if it does not know the model or the tag, the weights do not fit, or it is no dual encoder.
+        ValueError: if open_clip does not have the model or the tag, the weights do not fit, or the model is not an
+            image-text model.
     """
     open_clip, name = open_clip_package(), _spoken(source)
     opened = load_open_clip(source)
     loaded, config = opened.model, opened.config
     if not isinstance(loaded, (open_clip.CLIP, open_clip.CustomTextCLIP)):
         raise ValueError(
-            f"{name} is a {type(loaded).__name__}, and an image-text model has two towers; a CoCa writes captions, see "
-            "mobileclip.reinforce.CocaCaptioner"
+            f"{name} is a {type(loaded).__name__}, but an image-text model has exactly two towers; to write captions "
+            "with a CoCa, see mobileclip.reinforce.CocaCaptioner"
         )
     if "naflex" in str(config["vision_cfg"].get("timm_model_name", "")).lower():
-        raise ValueError(f"{name} is a NaFlex model, which takes pictures of any shape; take one of a fixed size")
+        raise ValueError(
+            f"{name} is a NaFlex model, which accepts images of any shape; use a model with a fixed image size"
+        )
     quick = {"quick_gelu": True} if opened.quick_gelu else {}
     spec = DualEncoderSpec(
         image=OpenClipImageSpec(
@@ -184,19 +188,19 @@ def read_open_clip(source: OpenClipSource) -> Stored:
 
 
 def coca_of(opened: OpenClipModel) -> CoCa:
-    """Return open_clip's CoCa, in float32 on the CPU, as one of the library's.
+    """Return open_clip's CoCa in float32 on the CPU, as a model of this library.
 
     Raises:
-        ValueError: if it is no CoCa, or computes otherwise than the library's.
+        ValueError: if the model is not a CoCa, or this library's CoCa computes other values.
     """
     theirs, name = opened.model, opened.name
     if not isinstance(theirs, open_clip_package().CoCa):
-        raise ValueError(f"{name} is no CoCa, so it writes no captions")
+        raise ValueError(f"{name} is not a CoCa, so it cannot write captions")
     state = theirs.state_dict()
     try:
         spec = layouts["open_clip_coca"].spec_of(state)
         assert isinstance(spec, CoCaSpec) and isinstance(spec.image, ViTSpec), "it is a CoCa"  # noqa: PT018
-        # Heads, which no shape says.
+        # Numbers of heads, which the shapes do not determine.
         image, text, decoder, pooler = (
             part.attn.num_heads
             for part in (
@@ -221,15 +225,15 @@ def coca_of(opened: OpenClipModel) -> CoCa:
             found, expected = ours(pixels, ids).logits, theirs(pixels, ids, output_labels=False)["logits"][:, :-1]
         torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-3 * float(expected.abs().max()))
     except (ValueError, RuntimeError, KeyError, AttributeError, AssertionError) as error:
-        raise ValueError(f"{name} is a CoCa of another kind than coca_ViT-L-14: {error}") from error
+        raise ValueError(f"{name} is a CoCa with another architecture than coca_ViT-L-14: {error}") from error
     return ours
 
 
 def open_clip_source(text: str) -> OpenClipSource:
-    """Return which model is meant by `MODEL/TAG`, `MODEL=FILE` or `hf-hub:OWNER/NAME`; it is there, as far as shows.
+    """Return the model that `MODEL/TAG`, `MODEL=FILE` or `hf-hub:OWNER/NAME` means, after checks without downloading.
 
     Raises:
-        ImportError, ValueError, FileNotFoundError: if it is not.
+        ImportError, ValueError, FileNotFoundError: if open_clip, the model or its weights are missing.
     """
     package = open_clip_package()
     if text.startswith(_SCHEMES):
@@ -237,19 +241,20 @@ def open_clip_source(text: str) -> OpenClipSource:
     model, _, weights = text.partition("=" if "=" in text else "/")
     source = OpenClipSource(model=model, pretrained=weights or None)
     if "=" in text and not Path(weights).is_file():
-        raise FileNotFoundError(f"there is no file of weights {weights} for {model}")
+        raise FileNotFoundError(f"there is no weights file {weights} for {model}")
     if not source.is_config:
         require_known(model)
     if "=" not in text and weights not in package.list_pretrained_tags_by_model(model):
         raise ValueError(
-            f"open_clip has no weights {weights!r} for {model}; it has "
-            f"{', '.join(package.list_pretrained_tags_by_model(model)) or 'none'}; a file is given as {model}=FILE"
+            f"open_clip has no weights {weights!r} for {model}; known tags: "
+            f"{', '.join(package.list_pretrained_tags_by_model(model)) or 'none'}; for a weights file, write "
+            f"{model}=FILE"
         )
     return source
 
 
 def _text_input(config: Mapping[str, Any], tokenizer: Any, loaded: Any) -> TextInput:
-    """Return open_clip's tokenizer as the text contract."""
+    """Return the text contract of open_clip's tokenizer."""
     length = loaded.context_length
     vocab_size = loaded.vocab_size if hasattr(loaded, "vocab_size") else loaded.text.vocab_size
     clean = config.get("tokenizer_kwargs", {}).get("clean", "whitespace")
@@ -261,46 +266,49 @@ def _text_input(config: Mapping[str, Any], tokenizer: Any, loaded: Any) -> TextI
 
 
 def image_input(preprocess: Mapping[str, Any], name: str) -> ImageInput:
-    """Return open_clip's description of an image transform as the image contract.
+    """Return the image contract of open_clip's image transform.
 
     Args:
-        preprocess: `size`, `mean`, `std` and `interpolation`.
-        name: of the model, for messages.
+        preprocess: open_clip's configuration, with `size`, `mean`, `std` and `interpolation`.
+        name: name of the model, for messages.
 
     Raises:
-        ValueError: if the contract cannot say it: an input that is not square, or another filter.
+        ValueError: if the contract does not support the transform: the input is not square, or the filter is another
+            one.
     """
     size = preprocess["size"]
     height, width = (size, size) if isinstance(size, int) else (size[0], size[-1])
     if height != width:
-        raise ValueError(f"{name} takes images of {width} x {height} pixels, and only square ones are supported")
+        raise ValueError(f"{name} needs images of {width} x {height} pixels, but only square images are supported")
     fits: dict[str, Fit] = {"shortest": "crop", "squash": "stretch"}
     fit = fits.get(preprocess.get("resize_mode", "shortest"))
     if fit is None:
-        raise ValueError(f"{name} makes pictures square by {preprocess['resize_mode']!r}, which is not supported")
+        raise ValueError(
+            f"{name} makes images square with the mode {preprocess['resize_mode']!r}, which is not supported"
+        )
     if preprocess["interpolation"] not in {"bilinear", "bicubic"}:
         raise ValueError(
-            f"{name} resizes with the filter {preprocess['interpolation']!r}; bilinear and bicubic are supported"
+            f"{name} resizes with the filter {preprocess['interpolation']!r}; only bilinear and bicubic are supported"
         )
     mean, std = (tuple(map(float, preprocess[key])) for key in ("mean", "std"))
     return ImageInput(size=height, interpolation=preprocess["interpolation"], mean=mean, std=std, fit=fit)
 
 
 def require_known(model: str) -> None:
-    """Make sure that open_clip has a model of this name.
+    """Check that open_clip has a model of this name.
 
     Raises:
-        ValueError: if it has none; the message names the nearest ones.
+        ValueError: if open_clip has no such model; the message suggests similar names.
     """
     known = open_clip_package().list_models()
     if model not in known:
         hint = nearest(model, known, otherwise="open_clip.list_models() has those that it knows")
-        raise ValueError(f"open_clip knows no model {model!r}; {hint}")
+        raise ValueError(f"open_clip has no model {model!r}; {hint}")
 
 
 @contextmanager
 def _known_to_open_clip(source: OpenClipSource) -> Iterator[tuple[str, str | None]]:
-    """Yield a model and weights under names that open_clip takes."""
+    """Yield the model and weights under names that open_clip accepts."""
     if source.is_config:
         with tempfile.TemporaryDirectory() as directory:
             _lay_out(source, Path(directory))
@@ -311,14 +319,14 @@ def _known_to_open_clip(source: OpenClipSource) -> Iterator[tuple[str, str | Non
         tags = _tags(source.model)
         if source.pretrained not in tags and not Path(source.pretrained).is_file():
             raise ValueError(
-                f"{source.pretrained!r} is neither a file nor pretrained weights of {source.model}; "
+                f"{source.pretrained!r} is neither a file nor a tag of pretrained weights for {source.model}; "
                 f"{_known_tags(source.model)}"
             )
     yield source.model, source.pretrained
 
 
 def _tokenizer(source: OpenClipSource, model: str, config: Mapping[str, Any]) -> Callable[[Sequence[str]], Tensor]:
-    """Return a model's tokenizer; that of Hugging Face is one that several threads may call."""
+    """Return a model's tokenizer; several threads can call a Hugging Face tokenizer."""
     open_clip = open_clip_package()
     text = config["text_cfg"]
     named = text.get("hf_tokenizer_name")
@@ -326,7 +334,7 @@ def _tokenizer(source: OpenClipSource, model: str, config: Mapping[str, Any]) ->
         return _of_clip(text.get("context_length"), json.dumps(text.get("tokenizer_kwargs", {}), sort_keys=True))
     if not source.is_config:
         return _OneAtATime(open_clip.get_tokenizer(model))
-    # A folder beside the architecture's file, or a name on the hub.
+    # A folder next to the architecture's file, or a name on the hub.
     beside = Path(source.model).parent / named
     options = {"context_length": text.get("context_length", 77), "tokenizer_mode": text.get("tokenizer_mode")}
     place = str(beside) if beside.is_dir() else named
@@ -338,11 +346,11 @@ def _tokenizer(source: OpenClipSource, model: str, config: Mapping[str, Any]) ->
 
 @lru_cache(maxsize=8)
 def _of_clip(context_length: int | None, options: str) -> Callable[[Sequence[str]], Tensor]:
-    """Return open_clip's tokenizer of CLIP's byte pairs, which models share: they take as long to read as a small one.
+    """Return open_clip's tokenizer of CLIP's byte pairs; models share the tokenizer, because reading it is slow.
 
     Args:
-        context_length: of its rows; None for CLIP's.
-        options: what else it is made with, in JSON.
+        context_length: number of ids per row; None for CLIP's.
+        options: other arguments of the tokenizer, as JSON.
     """
     module = open_clip_package().tokenizer
     length = module.DEFAULT_CONTEXT_LENGTH if context_length is None else context_length
@@ -351,7 +359,7 @@ def _of_clip(context_length: int | None, options: str) -> Callable[[Sequence[str
 
 
 class _OneAtATime:
-    """A tokenizer that keeps how it pads, and panics where another thread changes that meanwhile."""
+    """A locked tokenizer: it stores its padding, and would fail if another thread changed the padding meanwhile."""
 
     def __init__(self, tokenizer: Callable[[Sequence[str]], Tensor]) -> None:
         self.inner = tokenizer
@@ -363,33 +371,35 @@ class _OneAtATime:
 
 
 def _lay_out(source: OpenClipSource, directory: Path) -> None:
-    """Lay out an architecture and its weights as open_clip reads those that it does not know by name."""
+    """Write an architecture and its weights to a folder that open_clip can load, for models unknown to open_clip."""
     weights = Path(str(source.pretrained)).resolve()
     for path in (Path(source.model), weights):
         if not path.is_file():
-            raise ValueError(f"{path} does not exist; a model given by its JSON file needs a file of weights too")
+            raise ValueError(f"{path} does not exist; a model given by its JSON file also needs a weights file")
     try:
         config = parse_json(Path(source.model).read_bytes())
     except ValueError as error:
-        raise ValueError(f"{source.model} is no JSON file: {error}") from error
+        raise ValueError(f"{source.model} is not a JSON file: {error}") from error
     if not isinstance(config, dict) or not isinstance(config.get("model_cfg", {}), dict):
-        raise ValueError(f"{source.model} describes no model of open_clip: expected an object")
+        raise ValueError(f"{source.model} is not the configuration of an open_clip model: expected a JSON object")
     whole = config if "model_cfg" in config else {"model_cfg": config}
     if missing := {"embed_dim", "vision_cfg", "text_cfg"} - whole["model_cfg"].keys():
-        raise ValueError(f"{source.model} describes no model of open_clip: {', '.join(sorted(missing))} is missing")
+        raise ValueError(
+            f"{source.model} is not the configuration of an open_clip model: {', '.join(sorted(missing))} missing"
+        )
     (directory / "open_clip_config.json").write_text(json.dumps(whole), encoding="utf-8")
     suffix = ".safetensors" if weights.suffix == ".safetensors" else ".pth"
     place = directory / f"open_clip_model{suffix}"
     try:
         place.symlink_to(weights)
-    except OSError:  # where links need a privilege
+    except OSError:  # if links need a privilege
         shutil.copyfile(weights, place)
 
 
 def _quick_gelu(model: str, pretrained: str | None) -> bool:
-    """Whether the weights want the quick approximation of GELU where the architecture's name does not say so.
+    """Return whether the weights need QuickGELU although the architecture does not use it.
 
-    open_clip only warns where the two disagree, and computes with the wrong activation.
+    If weights and architecture disagree, open_clip only warns, and computes with the wrong activation.
     """
     if pretrained is None:
         return False
@@ -398,28 +408,30 @@ def _quick_gelu(model: str, pretrained: str | None) -> bool:
         return False
     wanted = bool(tag.get("quick_gelu", False))
     if not wanted and open_clip_package().get_model_config(model).get("quick_gelu", False):
-        raise ValueError(f"{pretrained} was not trained with QuickGELU, as {model} computes; take the model without it")
+        raise ValueError(
+            f"{pretrained} was not trained with QuickGELU, but {model} uses it; choose the model without QuickGELU"
+        )
     return wanted
 
 
 def _positions(pretrained: str | None) -> dict[str, torch.Size]:
-    """Return the shapes of the positions in a file of weights, read within our bounds before open_clip reads it."""
+    """Return the shapes of position embeddings in a weights file, read with this library's limits before open_clip."""
     if pretrained is None or not Path(pretrained).is_file() or Path(pretrained).suffix in (".npz", ".npy"):
-        return {}  # NumPy's files are read by open_clip alone
+        return {}  # only open_clip reads NumPy's files
     tensors, _ = read_tensors(Path(pretrained))
     return {name: tensor.shape for name, tensor in tensors.items() if name.endswith("positional_embedding")}
 
 
 def _require_positions(model: Any, stored: Mapping[str, torch.Size]) -> None:
-    """Refuse a file of another context or image size than the model's: open_clip interpolates positions silently."""
+    """Raise an error if the file has another context length or image size; open_clip would interpolate silently."""
     own = {name: tensor.shape for name, tensor in model.state_dict().items()}
     for theirs, shape in stored.items():
         name = theirs.removeprefix("module.")
         wanted = own.get(name, own.get(f"text.{name}", shape))
         if shape != wanted:
             raise ValueError(
-                f"{name} of the file has the shape {tuple(shape)}, and the model's is {tuple(wanted)}; name the "
-                "architecture that the file was trained with"
+                f"{name} has the shape {tuple(shape)} in the file, but {tuple(wanted)} in the model; choose the "
+                "architecture with which the file was trained"
             )
 
 

@@ -1,4 +1,4 @@
-"""The research release's own entry points, so that code written for it runs unchanged: only the import is another."""
+"""The research release's entry points, so that code written for the release only needs another import."""
 
 from __future__ import annotations
 
@@ -27,24 +27,25 @@ def create_model_and_transforms(
     image_size: int | None = None,
     context_length: int | None = None,
 ) -> tuple[DualEncoder, None, ImageTransform]:
-    """Return a model in evaluation mode, None, and the transform of its images.
+    """Return a model in evaluation mode, None, and the model's image transform.
 
     Args:
-        model_name: such as `mobileclip_s0`.
-        pretrained: a checkpoint file in any known layout, `hf-hub:owner/name`, or what open_clip calls the published
-            weights: `datacompdr`, `datacompdr_lt` or `dfndr2b`. Without it, weights are random.
-        reparameterize: fold the model for inference.
-        device: where to.
-        image_size: side of the images, in pixels, where not the model's own; see `mobileclip.encoders.load_model`.
-        context_length: ids per text, where fewer than the model's own; `get_tokenizer` takes it too.
+        model_name: name of a model, such as `mobileclip_s0`.
+        pretrained: a checkpoint file in any known layout, `hf-hub:owner/name`, or open_clip's tag of published weights:
+            `datacompdr`, `datacompdr_lt` or `dfndr2b`. None for random weights.
+        reparameterize: whether to fold the model for inference.
+        device: device of the model.
+        image_size: side of the images in pixels, if not the model's own size; see `mobileclip.encoders.load_model`.
+        context_length: number of ids per text, if smaller than the model's; `get_tokenizer` has the same argument.
 
     Raises:
-        ValueError: if the name is unknown or is a single tower's, no such weights are published, or the model cannot
-            have that size.
-        FileNotFoundError: if there is no such file.
+        ValueError: if the name is unknown or the name of a single tower, no such weights are published, or the model
+            does not support this size.
+        FileNotFoundError: if the file does not exist.
         CheckpointError: if the file does not fit the model.
 
-    Differs: folding leaves no batch norm behind, and a checkpoint that does not fit is an error, not a silent mix.
+    Differs: folding removes all batch norms, and a checkpoint that does not fit is an error instead of being loaded in
+        part.
 
     Examples:
         >>> from PIL import Image
@@ -74,14 +75,14 @@ def create_model_and_transforms(
 
 
 def get_tokenizer(model_name: str, *, context_length: int | None = None) -> Tokenizer:
-    """Return the tokenizer of a model: texts to ids `(batch, context_length)`.
+    """Return the tokenizer of a model, which maps texts to ids `(batch, context_length)`.
 
     Args:
-        model_name: such as `mobileclip_s0`.
-        context_length: ids per text, where not the model's own.
+        model_name: name of a model, such as `mobileclip_s0`.
+        context_length: number of ids per text, if not the model's own.
 
     Raises:
-        ValueError: if the name is unknown or is a single image tower's.
+        ValueError: if the name is unknown or the name of a single image tower.
 
     Examples:
         >>> get_tokenizer("mobileclip_s0")(["a cat"])[0, :5]
@@ -95,5 +96,5 @@ def get_tokenizer(model_name: str, *, context_length: int | None = None) -> Toke
 def _dual(model_name: str) -> DualEncoderSpec:
     spec = resolve_spec(model_name)
     if not isinstance(spec, DualEncoderSpec):
-        raise ValueError(f"{model_name!r} is a single tower; mobileclip.build_model({model_name!r}) builds it")
+        raise ValueError(f"{model_name!r} is a single tower; build it with mobileclip.build_model({model_name!r})")
     return spec

@@ -1,4 +1,4 @@
-"""Models of other packages as models of the library, by what stands before the colon."""
+"""Models of other packages as models of this library; the prefix before the colon names the package."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def _of_hub(text: str) -> TransformersSource:
 
 
 def _card_of(source: OpenClipSource) -> str | Path | None:
-    """Return the folder, or the repository on the hub, whose card is that of a model's weights."""
+    """Return the folder or hub repository with the model card of a model's weights."""
     if source.pretrained is None:
         place = source.model.partition(":")[2]
         return Path(place) if source.model.startswith("local-dir:") else place
@@ -27,14 +27,14 @@ def _card_of(source: OpenClipSource) -> str | Path | None:
 
 
 def _licence(place: str | Path | None) -> str | None:
-    """Return the licence in a model card, or None where there is no card, no licence, or no connection."""
+    """Return the licence in a model card; None if there is no card, no licence or no connection."""
     from huggingface_hub import ModelCard, hf_hub_download
 
     try:
         path = Path(place) / "README.md" if isinstance(place, Path) else Path(hf_hub_download(place or "", "README.md"))
         card = ModelCard(path.read_text(encoding="utf-8"), ignore_metadata_errors=True)
         about: dict[str, Any] = card.data.to_dict()  # type: ignore[no-untyped-call]
-    except Exception:  # noqa: BLE001  whatever a hub or a card has wrong: nothing is said
+    except Exception:  # noqa: BLE001  any problem of a hub or a card: no licence
         return None
     said = about.get("license")
     named = about.get("license_name") if said == "other" else None

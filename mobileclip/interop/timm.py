@@ -1,4 +1,4 @@
-"""Image towers as timm builds them: the architecture's name, its arguments, and the `config.json` of a folder."""
+"""Image towers in timm: the architecture's name, its arguments, and the `config.json` of a model folder."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ class TimmModel:
     """The architecture and arguments for `timm.create_model`.
 
     Args:
-        architecture: name of the function that builds it.
-        arguments: of that function, where they are not its own.
-        pooling: how timm calls the pooling in front of the projection.
-        first_conv: names of the convolutions that see the image.
+        architecture: name of the function in timm that builds the tower.
+        arguments: arguments of this function that differ from its defaults.
+        pooling: timm's name of the pooling before the projection.
+        first_conv: names of the convolutions with the image as input.
         projection: name of the last layer.
-        fixed_size: whether weights belong to one image size.
+        fixed_size: whether the weights only fit one image size.
     """
 
     architecture: str
@@ -45,7 +45,7 @@ def timm_model(spec: ImageEncoderSpec) -> TimmModel:
     """Return the timm architecture and arguments for the weights of an image tower in training form.
 
     Raises:
-        ValueError: if it builds no such tower.
+        ValueError: if timm cannot build this tower.
     """
     channels = {} if spec.input.channels == 3 else {"in_chans": spec.input.channels}
     if isinstance(spec, MCiSpec):
@@ -74,14 +74,14 @@ def timm_model(spec: ImageEncoderSpec) -> TimmModel:
 
 
 def timm_config(spec: ImageEncoderSpec | ClassifierSpec, *, licence: str) -> dict[str, Any]:
-    """Return the `config.json` from which timm builds a model around the weights beside it.
+    """Return the `config.json` with which timm builds a model for the weights next to this file.
 
     Args:
-        spec: of an image tower or a classifier, in training form.
-        licence: of the weights, as the hub calls it.
+        spec: spec of an image tower or a classifier, in training form.
+        licence: the hub's identifier of the weights' licence.
 
     Raises:
-        ValueError: if timm builds no such model.
+        ValueError: if timm cannot build this model.
 
     Examples:
         >>> timm_config(mobileclip.specs.mci2(), licence="mit")["architecture"]
@@ -113,12 +113,12 @@ def timm_config(spec: ImageEncoderSpec | ClassifierSpec, *, licence: str) -> dic
 
 
 def _num_outputs(spec: ImageEncoderSpec | ClassifierSpec) -> int:
-    """Return the width of timm's last layer; 0 where there is none."""
+    """Return the width of timm's last layer; 0 for a tower without projection."""
     tower = spec.image if isinstance(spec, ClassifierSpec) else spec
     if not isinstance(spec, ClassifierSpec):
         return tower.embedding_dim if has_projection(tower) else 0
     if has_projection(tower):
-        raise ValueError("timm's classifiers are on pooled features, and this one is on embeddings")
+        raise ValueError("timm's classifiers use pooled features, but this classifier uses embeddings")
     return spec.num_classes
 
 
@@ -141,13 +141,14 @@ def _fastvit(spec: MCiSpec) -> tuple[str, dict[str, Any]]:
             }
     norms = [stage.mixer.norm if isinstance(stage.mixer, AttentionSpec) else "none" for stage in spec.stages]
     raise ValueError(
-        "timm's FastViT has attention in the fourth stage behind a batch norm, in the fourth and fifth behind a layer "
-        f"norm, or in none, its other parts as the published ones have them; these stages have: {', '.join(norms)}"
+        "timm's FastViT has attention with a batch norm in the fourth stage, attention with a layer norm in the "
+        "fourth and fifth stages, or no attention, and otherwise the published options; the norms of the stages here "
+        f"are: {', '.join(norms)}"
     )
 
 
 def _architecture(spec: MCiSpec) -> ImageEncoderSpec:
-    """Return a spec without what any image tower may choose, and what is of no account once weights are trained."""
+    """Return a spec without input, projection and options that do not matter after training, for comparisons."""
     bare = as_trained(spec.without_projection() if spec.projection else spec)
     return attrs.evolve(bare, input=ImageInput(size=256))
 
@@ -158,21 +159,21 @@ def _vit(spec: ViTSpec) -> tuple[str, dict[str, Any]]:
         built = (ViTSpec().width, False, False, *TIMM_VIT)
         if (spec.width, spec.class_position, spec.norm_before, spec.stem_padding, spec.norm_eps) != built:
             raise ValueError(
-                "timm's ViT with a convolutional stem has width, class_position, norm_before, stem_padding, norm_eps = "
-                f"{built}; from the weights of another it computes something else, or takes none"
+                "timm's ViT with a convolutional stem only supports (width, class_position, norm_before, "
+                f"stem_padding, norm_eps) = {built}, which this ViT does not have"
             )
         return _CONV_STEM, {**size, **_changed(spec, ViTSpec(), depth="depth", num_heads="num_heads")}
     large = specs.vit_l14()
     if (spec.class_position, spec.norm_before, spec.norm_eps) != (True, True, large.norm_eps):
         raise ValueError(
-            "timm's ViT of CLIP's kind has class_position=True, norm_before=True, norm_eps="
-            f"{large.norm_eps}; from the weights of another it computes something else, or takes none"
+            f"timm's ViT for CLIP only supports class_position=True, norm_before=True and norm_eps={large.norm_eps}, "
+            "which this ViT does not have"
         )
     names = {name: name for name in ("patch_size", "depth", "num_heads")}
     return _PATCH_STEM, {**size, **_changed(spec, large, **names, width="embed_dim")}
 
 
 def _changed(spec: ViTSpec, default: ViTSpec, **names: str) -> dict[str, Any]:
-    """Return what is not the default, by timm's names."""
+    """Return the arguments that differ from the default, by timm's names."""
     chosen = {theirs: (getattr(spec, own), getattr(default, own)) for own, theirs in names.items()}
     return {name: value for name, (value, other) in chosen.items() if value != other}

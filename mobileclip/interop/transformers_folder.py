@@ -1,4 +1,4 @@
-"""Folders that transformers and sentence-transformers load: their configurations, of images and of texts."""
+"""Files with which transformers and sentence-transformers load a model folder: configurations of images and texts."""
 
 from __future__ import annotations
 
@@ -24,17 +24,17 @@ TRANSFORMERS = (
     "sentence_bert_config.json",
     "config_sentence_transformers.json",
 )
-"""Files of a folder that transformers and sentence-transformers read."""
+"""Files in a folder that transformers and sentence-transformers read."""
 
 
 def transformers_files(spec: DualEncoderSpec) -> dict[str, str]:
-    """Return the files beside the weights from which transformers and sentence-transformers build a model.
+    """Return the additional files with which transformers and sentence-transformers build a model.
 
     Args:
-        spec: of the model, in training form.
+        spec: spec of the model, in training form.
 
     Raises:
-        ValueError: if transformers builds no such model.
+        ValueError: if transformers cannot build this model.
 
     Examples:
         >>> files = transformers_files(mobileclip.specs.mobileclip_s0())
@@ -45,7 +45,7 @@ def transformers_files(spec: DualEncoderSpec) -> dict[str, str]:
         layouts["transformers"].check(tower)
     image, text = timm_model(spec.image), spec.text
     if not has_projection(spec.image):
-        raise ValueError("transformers projects what the image tower gives, and this one has no projection")
+        raise ValueError("transformers needs an image tower with a projection, but this tower has no projection")
     header = Header(spec=spec, form="training", layout="transformers")
     vision = {
         "model_type": "timm_wrapper",
@@ -100,13 +100,13 @@ def _text_config(spec: TextEncoderSpec) -> dict[str, Any]:
         raise ValueError(f"transformers has no text tower like {type(spec).__name__}")
     if spec.input != TextInput(context_length=spec.input.context_length) or spec.pool != "end":
         raise ValueError(
-            "transformers' text towers read a text at the largest id, CLIP's end token, and this one has other ids or "
-            "takes the mean"
+            "transformers' text towers pool a text at its largest id, CLIP's end token, but this tower has other ids "
+            "or averages the tokens"
         )
     shared = {
         "hidden_size": spec.width,
         "intermediate_size": 4 * spec.width,
-        "projection_dim": spec.width,  # of the text model itself; the dual encoder projects to the embedding
+        "projection_dim": spec.width,  # of the text model itself; the image-text model projects to the embedding
         "num_hidden_layers": spec.num_blocks,
         "num_attention_heads": spec.num_heads,
         "hidden_act": "gelu",
@@ -126,11 +126,11 @@ def _text_config(spec: TextEncoderSpec) -> dict[str, Any]:
 
 
 def preprocessor_config(image: ImageInput, *, resample: int) -> dict[str, Any]:
-    """Return the `preprocessor_config.json` of an image contract.
+    """Return the `preprocessor_config.json` for an image contract.
 
     Args:
         image: the contract.
-        resample: the filter, as Pillow numbers it.
+        resample: Pillow's number of the resize filter.
     """
     square = {"height": image.size, "width": image.size}
     return {
@@ -150,10 +150,10 @@ def preprocessor_config(image: ImageInput, *, resample: int) -> dict[str, Any]:
 
 
 def tokenizer_config(tokenizer: str, text: TextInput) -> dict[str, Any]:
-    """Return what a `tokenizer_config.json` says.
+    """Return the content of a `tokenizer_config.json`.
 
     Args:
-        tokenizer: content of the `tokenizer.json` beside it.
+        tokenizer: content of the `tokenizer.json` in the same folder.
         text: contract of the texts.
     """
     whole = json.loads(tokenizer)

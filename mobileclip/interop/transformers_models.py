@@ -1,4 +1,4 @@
-"""Models of transformers: all of their weights, their own preprocessing and tokenizer, and no program of theirs."""
+"""Models of transformers: all weights, with the models' own preprocessing and tokenizer, and without remote code."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ from mobileclip.interop.foreign import checked, stored_of, text_input_of
 from mobileclip.tensor_files.numbers import own_numbers
 from mobileclip.tensor_files.weights import weights_sha256
 
-# Filters as Pillow numbers them.
+# Pillow's numbers of resize filters.
 _FILTERS: dict[int, Interpolation] = {2: "bilinear", 3: "bicubic"}
 _BYTE_SCALE = 1 / 255
-# While it loads, transformers has functions of torch and its own verbosity changed, for all threads.
+# While loading, transformers changes torch's functions and its own verbosity for all threads.
 _LOADING = Lock()
 
 
@@ -36,11 +36,11 @@ class TransformersSource:
     """The folder or hub repository of a transformers model.
 
     Args:
-        model: a folder that `save_pretrained` has written, or `OWNER/NAME` on the hub.
-        revision: of the hub's repository: a branch, a tag or a commit; None for the newest.
+        model: a folder written by `save_pretrained`, or `OWNER/NAME` on the hub.
+        revision: branch, tag or commit of the hub repository; None for the main branch.
 
     Raises:
-        ValueError: if there is no such folder, and it is no name on the hub either.
+        ValueError: if `model` is neither a folder nor a name on the hub.
     """
 
     model: str = attrs.field(validator=validators.min_len(1))
@@ -50,30 +50,32 @@ class TransformersSource:
         if not self.is_folder and (self.model.count("/") != 1 or self.model.startswith((".", "/", "~"))):
             raise ValueError(f"{self.model} is neither a folder nor OWNER/NAME on the hub")
         if self.is_folder and self.revision is not None:
-            raise ValueError(f"{self.model} is a folder, which has no revision {self.revision!r}; leave it out")
+            raise ValueError(
+                f"{self.model} is a folder; leave out revision={self.revision!r}, which is for repositories on the hub"
+            )
 
     @property
     def is_folder(self) -> bool:
-        """Whether the model is on this machine."""
+        """Whether `model` is a folder on this machine."""
         return Path(self.model).is_dir()
 
     def name(self, sha256: str) -> str:
-        """Return what people call the model: its name on the hub, or that of its folder and the start of its hash."""
+        """Return the display name: the name on the hub, or the folder's name and the start of the hash."""
         return f"{Path(self.model).resolve().name}-{sha256[:8]}" if self.is_folder else self.model
 
     def options(self) -> dict[str, Any]:
-        """Return what every `from_pretrained` is told."""
+        """Return the arguments of every `from_pretrained` call."""
         return {"revision": self.revision or "main", "trust_remote_code": False}
 
 
 @attrs.frozen(kw_only=True, eq=False)
 class LoadedWeights:
-    """A model, and what it is called.
+    """A loaded model and its name.
 
     Args:
-        model: in evaluation mode, on its device and in its precision.
-        name: what people call it.
-        weights_sha256: hash of the weights as they are stored.
+        model: model in evaluation mode, on the requested device and in the requested precision.
+        name: display name.
+        weights_sha256: hash of the weights as stored.
     """
 
     model: Any
@@ -85,7 +87,7 @@ def transformers_package() -> ModuleType:
     """Return transformers.
 
     Raises:
-        ImportError: if it is not installed; the message has the command that installs it.
+        ImportError: if transformers is not installed; the message has the command that installs transformers.
     """
     with needed("a model of transformers", "transformers"):
         import transformers
@@ -94,18 +96,18 @@ def transformers_package() -> ModuleType:
 
 
 def read_dual_encoder(source: TransformersSource) -> Stored:
-    """Return a dual encoder with what its model card says of texts and images, as one of the library's.
+    """Return an image-text model of transformers, with its processing of images and texts, as a model of this library.
 
-    CLIP and MetaCLIP 2 read a text as their tokenizer makes it. SigLIP and SigLIP 2 read it in lower case, without a
-    start, with the end token behind it even where it was cut, and attend to the padding, as they were trained; their
-    tokenizers alone say only a part of that. The bias of a sigmoid loss is left out: it is the same for all pairs.
+    CLIP and MetaCLIP 2 use texts as their tokenizer encodes them. SigLIP and SigLIP 2 use lower-case texts without a
+    start token and with an end token, even if truncated, and attend to the padding, as in training; their tokenizers
+    alone do only a part of this. The function drops the bias of a sigmoid loss, which is the same for all pairs.
 
     Raises:
-        ValueError: if it cannot be loaded, weights are missing, it is of another kind, or its images are not square and
-            of one size.
+        ValueError: if the model cannot be loaded, weights are missing, the model is of another type, or its images are
+            not square or not of a single size.
         ImportError: if transformers is missing.
 
-    Source: Tschannen et al., "SigLIP 2", section 2.1: Gemma's tokenizer on texts in lower case, 64 ids. Zhai et al.,
+    Source: Tschannen et al., "SigLIP 2", section 2.1: Gemma's tokenizer on lower-case texts, 64 ids. Zhai et al.,
         "Sigmoid Loss for Language Image Pre-Training". Chuang et al., "MetaCLIP 2: A Worldwide Scaling Recipe".
     """
     package = transformers_package()
@@ -113,8 +115,8 @@ def read_dual_encoder(source: TransformersSource) -> Stored:
         config = package.AutoConfig.from_pretrained(source.model, **source.options())
     if config.model_type not in ("clip", "metaclip_2", "siglip"):
         raise ValueError(
-            f"{source.model} is of the kind {config.model_type!r}; expected clip, metaclip_2 or siglip (SigLIP 2 of "
-            "one size is of this kind too; its NaFlex models, which take pictures of any shape, are not)"
+            f"{source.model} has the model type {config.model_type!r}; expected clip, metaclip_2 or siglip (this "
+            "includes SigLIP 2 with a fixed image size, but not its NaFlex models, which accept images of any shape)"
         )
     with _loading(source):
         tokenizer = package.AutoTokenizer.from_pretrained(source.model, **source.options())
@@ -123,8 +125,8 @@ def read_dual_encoder(source: TransformersSource) -> Stored:
     whole, is_siglip = config.to_dict(), config.model_type == "siglip"
     if not hasattr(tokenizer, "backend_tokenizer"):
         raise ValueError(
-            f"the tokenizer of {source.model} has no tokenizer.json, and cannot be read ({type(tokenizer).__name__}); "
-            "SigLIP 1 is there as open_clip:ViT-B-16-SigLIP/webli"
+            f"the tokenizer of {source.model} has no tokenizer.json, so it cannot be read "
+            f"({type(tokenizer).__name__}); for SigLIP 1, use open_clip:ViT-B-16-SigLIP/webli"
         )
     about = {"model_type": config.model_type, "projection_dim": whole.get("projection_dim")}
     dim = config.text_config.projection_size if is_siglip else config.projection_dim
@@ -158,13 +160,13 @@ def read_dual_encoder(source: TransformersSource) -> Stored:
 
 
 def _padded(tokenizer: Any, contract: TextInput) -> Callable[[list[str]], Tensor]:
-    """Return how a tokenizer makes rows of ids by itself."""
+    """Return the function with which a tokenizer itself makes rows of ids."""
     options = {"padding": "max_length", "truncation": True, "return_tensors": "pt", "padding_side": "right"}
     return lambda texts: tokenizer(texts, max_length=contract.context_length, **options)["input_ids"]
 
 
 def _ended(tokenizer: Any, contract: TextInput) -> Callable[[list[str]], Tensor]:
-    """Return how SigLIP's texts were made: in lower case, no start, an end even where they are cut."""
+    """Return the function that makes SigLIP's ids: lower case, no start token, an end token even after truncation."""
 
     def row(text: str) -> list[int]:
         ids = tokenizer(text.lower(), add_special_tokens=False)["input_ids"][: contract.context_length - 1]
@@ -174,16 +176,16 @@ def _ended(tokenizer: Any, contract: TextInput) -> Callable[[list[str]], Tensor]
 
 
 def load_weights(kind: Any, source: TransformersSource, *, device: str, precision: WidePrecision) -> LoadedWeights:
-    """Return a model with all of its weights, from safetensors alone.
+    """Return a model with all of its weights, read from safetensors only.
 
     Args:
-        kind: the class that loads it, such as `AutoModel`.
-        source: which model.
-        device: where to.
-        precision: what the weights are cast to.
+        kind: class that loads the model, such as `AutoModel`.
+        source: the model.
+        device: device of the model.
+        precision: precision of the returned weights.
 
     Raises:
-        ValueError: if it cannot be loaded, or weights are missing or of other shapes.
+        ValueError: if the model cannot be loaded, or weights are missing or have other shapes.
     """
     with _loading(source):
         model, told = kind.from_pretrained(
@@ -192,8 +194,8 @@ def load_weights(kind: Any, source: TransformersSource, *, device: str, precisio
     if lacking := sorted(map(str, (*told["missing_keys"], *told["mismatched_keys"]))):
         more = f" and {len(lacking) - 3} more" if len(lacking) > 3 else ""
         raise ValueError(
-            f"{source.model} cannot be loaded: {', '.join(lacking[:3])}{more} would be random, for its file of weights "
-            "lacks them or has them in other shapes"
+            f"{source.model} cannot be loaded: {', '.join(lacking[:3])}{more} would be random, because these weights "
+            "are missing in the file or have other shapes"
         )
     own_numbers(model)
     sha256 = weights_sha256(model.state_dict())
@@ -202,36 +204,37 @@ def load_weights(kind: Any, source: TransformersSource, *, device: str, precisio
 
 
 def load_processor(source: TransformersSource) -> Any:
-    """Return what makes a model's inputs of images and texts.
+    """Return the processor that makes a model's inputs from images and texts.
 
     Raises:
-        ValueError: if it cannot be loaded.
+        ValueError: if the processor cannot be loaded.
     """
     with _loading(source):
         return transformers_package().AutoProcessor.from_pretrained(source.model, **source.options())
 
 
 def image_input(processor: Mapping[str, Any], size: int, name: str) -> ImageInput:
-    """Return transformers' description of an image transform as the image contract.
+    """Return the image contract of a transformers image processor.
 
     Args:
-        processor: an image processor as a dictionary.
-        size: side of the model's input, in pixels.
-        name: of the model, for messages.
+        processor: configuration of an image processor, as a dictionary.
+        size: side of the model's input in pixels.
+        name: name of the model, for messages.
 
     Raises:
-        ValueError: if the contract cannot say it: another size than the model's, another filter, or another range.
+        ValueError: if the contract does not support the processor: its size is not the model's, or it has another
+            filter or value range.
     """
     is_cropped = bool(processor.get("do_center_crop"))
     sides = set(dict(processor["crop_size" if is_cropped else "size"]).values()) - {None}
     if sides != {size}:
-        raise ValueError(f"{name} takes {size} x {size} pixels, and its images are prepared with {sorted(sides)}")
+        raise ValueError(f"{name} needs {size} x {size} pixels, but its image processor gives {sorted(sides)}")
     if processor.get("resample") not in _FILTERS:
         raise ValueError(
-            f"{name} resizes with filter {processor.get('resample')}; 2 (bilinear) or 3 (bicubic) is expected"
+            f"{name} resizes with filter {processor.get('resample')}; expected 2 (bilinear) or 3 (bicubic)"
         )
     if not processor.get("do_rescale") or abs(processor.get("rescale_factor", 0) - _BYTE_SCALE) > 1e-6:
-        raise ValueError(f"{name} does not scale pixels to the range from 0 to 1, which is not supported")
+        raise ValueError(f"{name} does not scale pixels to the range from 0 to 1; other ranges are not supported")
     stretches = not is_cropped and {"height", "width"} <= dict(processor["size"]).keys()
     fit: Fit = "stretch" if stretches else "crop"
     image = ImageInput(size=size, interpolation=_FILTERS[processor["resample"]], fit=fit)
@@ -243,7 +246,7 @@ def image_input(processor: Mapping[str, Any], size: int, name: str) -> ImageInpu
 
 @contextmanager
 def _loading(source: TransformersSource) -> Iterator[None]:
-    """Load here, one thread after another, without bars and notes; whatever goes wrong is one kind of error."""
+    """Lock loading to one thread at a time, without progress bars and warnings; turn all errors into a ValueError."""
     from safetensors import SafetensorError
 
     logging = transformers_package().utils.logging
@@ -278,7 +281,5 @@ def _silent(logging: Any) -> Iterator[None]:
 
 def _known_id(value: int | None, what: str, source: TransformersSource) -> int:
     if value is None:
-        raise ValueError(
-            f"the tokenizer of {source.model} has no {what} token; give the files that came with the model"
-        )
+        raise ValueError(f"the tokenizer of {source.model} has no {what} token; use the files that came with the model")
     return value

@@ -1,6 +1,6 @@
-"""Losses of image-text training; they see tensors only, no models and no data.
+"""Losses for training image-text models; their inputs are tensors, without models and data.
 
-A new loss enters here, as a spec and a formula. Models, data and optimisers do not belong here.
+Add new losses here, each with a spec and a formula. Models, data and optimisers are in other subpackages.
 """
 
 from mobileclip.losses.captions import CaptionLoss, CaptionLossSpec

@@ -1,4 +1,4 @@
-"""CoCa's loss: the contrastive one, and the likelihood of captions."""
+"""CoCa's loss: the contrastive loss plus the likelihood of captions."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ class CaptionLossSpec(LossSpec):
     """The options of `CaptionLoss`.
 
     Args:
-        contrastive_weight: of the contrastive term; at least 0. 0 skips the term.
-        caption_weight: of the caption term; above 0. open_clip and the paper use twice the contrastive weight.
+        contrastive_weight: weight of the contrastive term, at least 0; 0 skips the term.
+        caption_weight: weight of the caption term, above 0; open_clip and the paper use twice the contrastive weight.
         pad_id: label to ignore.
 
     Examples:
@@ -40,7 +40,7 @@ class CaptionLossSpec(LossSpec):
 
     @property
     def term_names(self) -> tuple[str | None, str]:
-        """The terms of positive weight; the caption term replaces the distillation term of other losses."""
+        """Names of the terms with positive weight; the caption term replaces the distillation term of other losses."""
         return "contrastive" if self.contrastive_weight > 0 else None, "captions"
 
     def build(self, *, process_group: distributed.ProcessGroup | None = None) -> CaptionLoss:
@@ -54,15 +54,15 @@ class CaptionLoss(nn.Module):
     Shape: image, text (B, D); logits (B, L, V); labels (B, L) -> scalars.
 
     Args:
-        spec: its options.
-        process_group: the processes that share the batch; see `LossSpec.build`.
+        spec: options of the loss.
+        process_group: processes that share the batch; see `LossSpec.build`.
 
     Source: Yu et al., "CoCa: Contrastive Captioners are Image-Text Foundation Models", Eq. 3 to 5.
 
     Examples:
         >>> unit, logits, labels = torch.eye(4), torch.zeros(4, 3, 8), torch.tensor([[5, 7, 0]] * 4)
         >>> terms = CaptionLoss()(image=unit, text=unit, logit_scale=100.0, logits=logits, labels=labels)
-        >>> round(terms.distillation.item(), 4)  # nothing tells 8 ids apart: 2 log(8)
+        >>> round(terms.distillation.item(), 4)  # 8 equally likely ids: 2 log(8)
         4.1589
     """
 
@@ -89,17 +89,18 @@ class CaptionLoss(nn.Module):
             labels: these ids.
 
         Raises:
-            ValueError: if batches or dims differ, or logits are not one row for each label.
+            ValueError: if batch sizes or dims differ, or `logits` does not have one row per label.
         """
         if logits.shape[:-1] != labels.shape:
             raise ValueError(
-                f"logits of shape {tuple(logits.shape)} are not one row for each of the labels {tuple(labels.shape)}"
+                f"logits have shape {tuple(logits.shape)}, expected one row per label in labels of shape "
+                f"{tuple(labels.shape)}"
             )
         sums = self.sums(logits, labels)
         return self.of_sums(image=image, text=text, logit_scale=logit_scale, sums=sums, labels=labels)
 
     def sums(self, logits: Tensor, labels: Tensor) -> Tensor:
-        """Return the negative log-likelihood of every caption, `(B,)`, so that micro-batches need not keep logits."""
+        """Return the negative log-likelihood of every caption, `(B,)`, so that micro-batches do not keep the logits."""
         with torch.autocast(logits.device.type, enabled=False):
             flat = logits.to(compute_dtype(logits)).flatten(0, -2)
             each = F.cross_entropy(flat, labels.flatten(), ignore_index=self.spec.pad_id, reduction="none")
@@ -108,12 +109,12 @@ class CaptionLoss(nn.Module):
     def of_sums(
         self, *, image: Tensor, text: Tensor, logit_scale: Tensor | float, sums: Tensor, labels: Tensor
     ) -> LossTerms:
-        """Return the loss of a batch whose captions' likelihoods are `sums`; other arguments are `forward`'s."""
+        """Return the loss of a batch, given the captions' likelihoods `sums`; see `forward` for other arguments."""
         contrastive = sums.new_zeros(())
         if self.contrastive is not None:
             contrastive = self.contrastive(image=image, text=text, logit_scale=logit_scale).total
         processes = Processes(self.group_name)
         counts = processes.gather((labels != self.spec.pad_id).sum()[None])
-        # This process's share of the mean over the ids of all captions.
+        # This process's share of the mean over the ids in all captions.
         captions = self.spec.caption_weight * processes.size * sums.sum() / counts.sum().clamp(min=1)
         return LossTerms(contrastive, captions, contrastive + captions)

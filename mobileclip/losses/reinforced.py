@@ -1,4 +1,4 @@
-"""The reinforced loss: contrastive, distilled from teachers, or both, softmax or sigmoid, and names for its kinds."""
+"""The reinforced loss, softmax or sigmoid: contrastive, distilled from teachers, or both; and its variants."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from mobileclip.losses.tiled import tiled_terms
 from mobileclip.strict import strict
 
 MOST_DENSE_PAIRS = 512 * 512
-"""Entries of a similarity matrix up to which the dense backend is as fast as the tiles."""
+"""Largest number of matrix entries for which the dense backend is as fast as the tiled backend."""
 
 
 def _ints(values: Iterable[int]) -> tuple[int, ...]:
@@ -36,33 +36,33 @@ def _number(value: float | None) -> float | None:
 def _positive(_: object, attribute: attrs.Attribute[Any], values: tuple[float, ...]) -> None:
     for value in values:
         if not value > 0:
-            raise ValueError(f"{attribute.name} must be positive, but {values} holds {value}")
+            raise ValueError(f"{attribute.name} must be positive, but {values} contains {value}")
 
 
 @losses.register("reinforced")
 @attrs.frozen(kw_only=True, field_transformer=strict)
 class ReinforcedLossSpec(LossSpec):
-    """The options of a loss over all pairs of a batch: CLIP's or SigLIP's, alone or with teachers.
+    """The options of a loss over all pairs in a batch: CLIP's or SigLIP's, with or without teachers.
 
-    The defaults are DataCompDR's teachers and the weights of S0, S1 and S2.
+    The defaults are the teachers of DataCompDR and the weights of S0, S1 and S2.
 
     Args:
-        teacher_dims: embedding dims of the teachers in order of concatenation; may be empty without distillation.
-        teacher_logit_scales: inverse temperatures of the teachers, after `exp`, in the same order; by default 100 each.
-        tuned_scales: whether the logit scales were tuned for the student (MobileCLIP2); they may then differ from the
-            data's card.
-        distill_weight: `w` of Eq. 2, 0.75 for B and 1 for the smaller models; at least 0. 0 ignores teachers.
-        contrastive_weight: `1 - w` of Eq. 2; at least 0; by default 0, or 1 without distillation.
-        initial_logit_bias: None for CLIP's softmax loss. A number selects SigLIP's sigmoid loss, with this initial bias
-            of the student's logits (SigLIP: -10).
+        teacher_dims: embedding dims of the teachers, in the order of concatenation; may be empty without distillation.
+        teacher_logit_scales: inverse temperatures of the teachers, after `exp`, in the same order; 100 each by default.
+        tuned_scales: whether the logit scales were tuned for the student (MobileCLIP2); tuned scales may differ from
+            the data's card.
+        distill_weight: `w` of Eq. 2, at least 0; 0.75 for B and 1 for the smaller models. The value 0 ignores teachers.
+        contrastive_weight: `1 - w` of Eq. 2, at least 0; by default 0, or 1 without distillation.
+        initial_logit_bias: initial bias of the student's logits in SigLIP's sigmoid loss (SigLIP: -10); None selects
+            CLIP's softmax loss.
         teacher_logit_biases: for a sigmoid loss, the bias of each teacher in order, or None for a teacher with a
-            softmax loss; None if all have a softmax loss.
-        sigmoid_distillation: for a sigmoid loss, the divergence from the teachers' probabilities, or the release's loss
-            with soft signs.
-        backend: `dense` computes whole matrices, `tiled` one tile at a time; None chooses by size.
+            softmax loss. None for the whole argument if all teachers have a softmax loss.
+        sigmoid_distillation: for a sigmoid loss, either the divergence from the teachers' probabilities, or the
+            release's loss with soft signs.
+        backend: `dense` computes whole matrices, `tiled` computes one tile at a time; None selects by size.
 
     Raises:
-        ValueError: if the lengths differ, a number is out of its range, or both weights are zero.
+        ValueError: if lengths differ, a number is out of range, or both weights are zero.
 
     Examples:
         >>> ReinforcedLossSpec(teacher_dims=(768, 512, 512)).teacher_logit_scales
@@ -97,30 +97,32 @@ class ReinforcedLossSpec(LossSpec):
 
     def __attrs_post_init__(self) -> None:
         if self.contrastive_weight == 0 and self.distill_weight == 0:
-            raise ValueError("contrastive_weight and distill_weight are both 0, so there is nothing to minimise")
+            raise ValueError(
+                "contrastive_weight and distill_weight are both 0; set at least one of them to a positive number"
+            )
         if self.distill_weight > 0 and not self.teacher_dims:
-            raise ValueError("teacher_dims is empty; give one number per teacher, or distill_weight=0")
+            raise ValueError("teacher_dims is empty; give one number per teacher, or set distill_weight=0")
         softmax = "per teacher, None for one that was trained with a softmax"
         for name, wanted in (("teacher_logit_scales", "logit scale per teacher"), ("teacher_logit_biases", softmax)):
             values = getattr(self, name)
             if values is not None and len(values) != len(self.teacher_dims):
                 raise ValueError(
-                    f"teacher_dims {self.teacher_dims} names {len(self.teacher_dims)} teachers and {name} {values} "
-                    f"names {len(values)}; give one {wanted}"
+                    f"teacher_dims {self.teacher_dims} has {len(self.teacher_dims)} teachers, but {name} {values} has "
+                    f"{len(values)}; give one {wanted}"
                 )
         if self.initial_logit_bias is None and (self.teacher_logit_biases or self.sigmoid_distillation == "release"):
             raise ValueError(
-                "teacher_logit_biases and sigmoid_distillation need a sigmoid loss: give initial_logit_bias"
+                "teacher_logit_biases and sigmoid_distillation need a sigmoid loss; set initial_logit_bias"
             )
 
     @property
     def needs_teachers(self) -> bool:
-        """Where it distils: the teachers' embeddings are its targets."""
+        """Whether the loss distils from teachers, whose embeddings are the targets."""
         return self.distill_weight > 0
 
     @property
     def about_teachers(self) -> dict[str, tuple[float, ...]]:
-        """The values that must agree with the data's card: none without distillation, and no tuned scales."""
+        """Options that must agree with the data's card: empty without distillation; tuned scales are left out."""
         names = ("teacher_dims", *(() if self.tuned_scales else ("teacher_logit_scales",)))
         return {name: getattr(self, name) for name in names} if self.needs_teachers else {}
 
@@ -140,41 +142,41 @@ class ReinforcedLossSpec(LossSpec):
 
 
 class ReinforcedLoss(nn.Module):
-    """The loss of reinforced training, summed over the real and, where given, the synthetic captions of the images.
+    """The loss of reinforced training, summed over the images' real captions and, if given, their synthetic captions.
 
-    `contrastive_weight * L_contrastive + distill_weight * L_distillation` of `logits = logit_scale * image @ text.T`,
-    in float32, or float64 where the student's embeddings have it. The loss normalises the teachers' embeddings, since
-    stored embeddings are rounded and a scale of 100 amplifies the error.
+    The loss is `contrastive_weight * L_contrastive + distill_weight * L_distillation` of `logits = logit_scale * image
+    @ text.T`, in float32, or in float64 if the student's embeddings are in float64. The loss normalises the teachers'
+    embeddings, since stored embeddings are rounded and a scale of 100 amplifies the error.
 
-    With `initial_logit_bias`, the loss adds its parameter `logit_bias` to the logits. Put it into the optimizer,
-    without weight decay, and into checkpoints. Its gradient is already the mean over processes. A teacher with a
-    softmax loss has no bias, so its sigmoid would match nearly every pair; the loss uses the mean of its two softmaxes
-    (images over texts and texts over images) as probability of a pair.
+    With `initial_logit_bias`, the loss adds its parameter `logit_bias` to the logits. Add this parameter to the
+    optimiser, without weight decay, and to checkpoints; its gradient is already the mean over processes. A teacher with
+    a softmax loss has no bias, so its sigmoid would match nearly every pair. The loss therefore uses the mean of the
+    teacher's two softmaxes (images over texts and texts over images) as the probability of a pair.
 
-    The tiled backend has the same values and gradients in memory that grows with the batch, not with its square, over
-    any number of processes; `torch.compile` takes it as one operation. It computes gradients with the value, and
-    refuses second derivatives; the dense backend has them.
+    The tiled backend has the same values and gradients with memory that grows linearly with the batch, over any number
+    of processes; `torch.compile` treats this backend as one operation. It computes gradients together with the value,
+    and does not support second derivatives; the dense backend does.
 
     Shape: image, text, syn_text (B, D); teacher_image, teacher_text, teacher_syn_text (B, sum of teacher_dims) ->
     scalars.
 
     Args:
-        spec: its options; by default those of S0, S1 and S2.
-        process_group: the processes that share the batch; see `LossSpec.build`.
+        spec: options of the loss; by default the options for S0, S1 and S2.
+        process_group: processes that share the batch; see `LossSpec.build`.
 
     Raises:
-        ValueError: if the dense backend has a process group.
+        ValueError: if `process_group` is given with the dense backend.
 
-    Source: Eq. 2 and 3. With a bias: Zhai et al., Sigmoid Loss for Language Image Pre-Training, 2023; it starts with a
-        logit scale of 10.
+    Source: Eq. 2 and 3. For the sigmoid loss: Zhai et al., Sigmoid Loss for Language Image Pre-Training, 2023, which
+        starts with a logit scale of 10.
 
-    Differs: the distillation term is the divergence, zero where the student equals the ensemble; the release reports
-        the cross-entropy, which has the same gradient. Over several processes, a text's targets are its distribution
-        over all images; one path of the release takes the transpose of the images' targets, which is no distribution.
-        The release distils SigLIP by `-logsigmoid((2 p - 1) * logits)` (`sigmoid_distillation="release"`). That is no
-        divergence: its minimum is at infinite logits, not at the teachers' `p`, and a pair with `p = 1/2` has no
-        gradient. The release takes 0 for a missing bias (`teacher_logit_biases` of 0), stored teacher embeddings
-        without normalisation, and real captions only.
+    Differs: the distillation term is the divergence, which is zero if the student equals the ensemble; the release
+        reports the cross-entropy, which has the same gradient. Over several processes, a text's targets are the text's
+        distribution over all images; one path of the release uses the transpose of the images' targets, which is not a
+        distribution. The release distils SigLIP with `-logsigmoid((2 p - 1) * logits)`
+        (`sigmoid_distillation="release"`). That loss is not a divergence: its minimum is at infinite logits, not at the
+        teachers' `p`, and a pair with `p = 1/2` has no gradient. The release uses 0 for a missing bias
+        (`teacher_logit_biases` of 0), stored teacher embeddings without normalisation, and only real captions.
 
     Examples:
         >>> loss = ReinforcedLoss(ReinforcedLossSpec(teacher_dims=(4,), teacher_logit_scales=(10.0,)))
@@ -190,14 +192,16 @@ class ReinforcedLoss(nn.Module):
         super().__init__()
         self.spec = ReinforcedLossSpec() if spec is None else spec
         if process_group is not None and self.spec.backend == "dense":
-            raise ValueError("backend 'dense' needs one process with the whole batch; take 'tiled', or leave it out")
-        # By its name: an operation takes plain values, and the loss can be copied.
+            raise ValueError(
+                "backend 'dense' needs one process with the whole batch; use 'tiled', or leave backend out"
+            )
+        # The name of the group: an operation takes plain values, and the loss can be copied.
         self.group_name = None if process_group is None else process_group.group_name
         bias = self.spec.initial_logit_bias
         self.logit_bias = None if bias is None else nn.Parameter(torch.tensor(bias))
 
     def contrastive(self, logits: Tensor) -> Tensor:
-        """Return the contrastive term of a (B, B) matrix, images as rows."""
+        """Return the contrastive term of a (B, B) matrix with images as rows."""
         size = len(logits)
         if self.logit_bias is None:
             own = torch.arange(size, device=logits.device)
@@ -206,14 +210,14 @@ class ReinforcedLoss(nn.Module):
         return -F.logsigmoid(signs * (logits + self.logit_bias)).sum() / size
 
     def distillation(self, logits: Tensor, teachers: Iterable[Tensor]) -> Tensor:
-        """Return the distillation term of a (B, B) matrix, given the teachers' own."""
+        """Return the distillation term of a (B, B) matrix, given the teachers' matrices."""
         if self.logit_bias is None:
             return distillation_loss(logits, *_mean_softmaxes(teachers))
         logits = logits + self.logit_bias
         p = torch.zeros_like(logits)
         for teacher, bias in zip(teachers, self.spec.teacher_biases, strict=True):
             p += (teacher.softmax(1) + teacher.softmax(0)) / 2 if bias is None else torch.sigmoid(teacher + bias)
-        p = (p / len(self.spec.teacher_dims)).clamp_max(1)  # rounding may bring a sure teacher above it
+        p = (p / len(self.spec.teacher_dims)).clamp_max(1)  # rounding may exceed 1 for a certain teacher
         if self.spec.sigmoid_distillation == "release":
             return -F.logsigmoid((2 * p - 1) * logits).sum() / len(logits)
         match = F.kl_div(F.logsigmoid(logits), p, reduction="sum")
@@ -244,7 +248,7 @@ class ReinforcedLoss(nn.Module):
             teacher_syn_text: the teachers' embeddings of the synthetic captions, concatenated.
 
         Raises:
-            ValueError: if batches or dims disagree, teachers are missing, or distillation has only one of `syn_text`
+            ValueError: if batch sizes or dims differ, teachers are missing, or distillation has only one of `syn_text`
                 and `teacher_syn_text`.
         """
         spec = self.spec
@@ -270,7 +274,7 @@ class ReinforcedLoss(nn.Module):
         return LossTerms(contrastive, distillation, contrastive + distillation)
 
     def extra_repr(self) -> str:
-        """Return the options as `print` shows them."""
+        """Return the options, as `print` shows them."""
         return repr(self.spec)
 
     def _is_dense(self, image: Tensor) -> bool:
@@ -297,10 +301,10 @@ class ReinforcedLoss(nn.Module):
 def similarity_logits(image: Tensor, text: Tensor, logit_scale: Tensor | float) -> Tensor:
     """Return the scaled similarity of every image with every text, `logit_scale * image @ text.T`.
 
-    The function first casts low-precision embeddings to float32: at a scale of 100, a bfloat16 product has an error of
-    tenths of a logit.
+    The function first casts low-precision embeddings to float32: at a scale of 100, a product in bfloat16 has an error
+    of tenths of a logit.
 
-    Shape: image (B, D), text (B, D) -> (B, B), images as rows.
+    Shape: image (B, D), text (B, D) -> (B, B), with images as rows.
     """
     dtype = compute_dtype(image)
     scale = logit_scale.to(dtype).reshape(()) if isinstance(logit_scale, Tensor) else logit_scale
@@ -308,15 +312,16 @@ def similarity_logits(image: Tensor, text: Tensor, logit_scale: Tensor | float) 
 
 
 def distillation_loss(logits: Tensor, over_texts: Tensor, over_images: Tensor) -> Tensor:
-    """Return the divergence of the student's softmaxes from the teachers', the mean of both directions.
+    """Return the divergence of the student's softmaxes from the teachers' softmaxes, as the mean of both directions.
 
-    `(KL(over_texts || softmax(logits)) + KL(over_images || softmax(logits.T))) / 2`, each the mean over its rows.
+    The value is `(KL(over_texts || softmax(logits)) + KL(over_images || softmax(logits.T))) / 2`, each averaged over
+    its rows.
 
     Shape: logits (B, B) with images as rows, over_texts (B, B), over_images (B, B) with texts as rows -> ().
 
     Source: Eq. 3.
 
-    Differs: the release reports the cross-entropy, larger by the targets' entropy; the gradient is the same.
+    Differs: the release reports the cross-entropy, which is larger by the targets' entropy; the gradient is the same.
 
     Examples:
         >>> logits = torch.rand(4, 4)
@@ -332,19 +337,21 @@ def distillation_loss(logits: Tensor, over_texts: Tensor, over_images: Tensor) -
 def teacher_targets(
     image: Tensor, text: Tensor, *, teacher_dims: Sequence[int], teacher_logit_scales: Sequence[float]
 ) -> tuple[Tensor, Tensor]:
-    """Return the ensemble's two distributions, images over texts and texts over images.
+    """Return the ensemble's two distributions: images over texts, and texts over images.
 
-    `1/K sum_k softmax(scale_k * image_k @ text_k.T)`, and the same with image and text exchanged.
+    The first distribution is `1/K sum_k softmax(scale_k * image_k @ text_k.T)`; the second has image and text
+    exchanged.
 
-    Shape: image, text (B, sum of dims) -> (B, B) with images as rows, (B, B) with texts as rows; a row sums to one.
+    Shape: image, text (B, sum of dims) -> (B, B) with images as rows, (B, B) with texts as rows; each row sums to one.
 
     Args:
-        image: the teachers' image embeddings, concatenated; each teacher's are brought to unit length.
+        image: the teachers' image embeddings, concatenated; the function normalises each teacher's embeddings.
         text: the teachers' text embeddings, concatenated in the same order.
-        teacher_dims: the dims of the teachers, in that order.
+        teacher_dims: the dims of the teachers, in the same order.
         teacher_logit_scales: the inverse temperatures of the teachers, after `exp`.
 
-    Differs: one path of the release takes the first's transpose for the second; the rows of that do not sum to one.
+    Differs: one path of the release uses the transpose of the first distribution as the second; the rows of the
+        transpose do not sum to one.
 
     Examples:
         >>> teachers = {"teacher_dims": (4, 3), "teacher_logit_scales": (100.0, 50.0)}
@@ -364,9 +371,9 @@ def _mean_softmaxes(teachers: Iterable[Tensor]) -> tuple[Tensor, Tensor]:
 
 
 def teacher_logits(image: Tensor, text: Tensor, dims: Sequence[int], scales: Sequence[float]) -> Iterator[Tensor]:
-    """Yield each teacher's `scale_k * image_k @ text_k.T`, of embeddings brought to unit length.
+    """Yield each teacher's `scale_k * image_k @ text_k.T`, computed with normalised embeddings.
 
-    Shape: image, text (B, sum of dims) -> (B, B) per teacher, images as rows.
+    Shape: image, text (B, sum of dims) -> (B, B) per teacher, with images as rows.
     """
     images, texts = (torch.split(one.to(compute_dtype(one)), list(dims), dim=1) for one in (image, text))
     for image_k, text_k, scale in zip(images, texts, scales, strict=True):
@@ -374,7 +381,7 @@ def teacher_logits(image: Tensor, text: Tensor, dims: Sequence[int], scales: Seq
 
 
 def dense_loss(spec: LossSpec, *, logit_bias: Tensor | float = 0.0, **embeddings: Any) -> LossTerms:
-    """Return the loss of `spec` by the dense backend, with a given bias.
+    """Return the loss of `spec`, computed by the dense backend with a given bias.
 
     Args:
         spec: spec of a reinforced loss.
@@ -382,7 +389,7 @@ def dense_loss(spec: LossSpec, *, logit_bias: Tensor | float = 0.0, **embeddings
         embeddings: arguments of the loss; see `ReinforcedLoss`.
 
     Raises:
-        ValueError: if the loss is another one.
+        ValueError: if `spec` is not the spec of a reinforced loss.
 
     Examples:
         >>> image, text = nn.functional.normalize(torch.rand(2, 8, 4), dim=-1)
@@ -391,7 +398,7 @@ def dense_loss(spec: LossSpec, *, logit_bias: Tensor | float = 0.0, **embeddings
         True
     """
     if not isinstance(spec, ReinforcedLossSpec):
-        raise ValueError(f"{type(spec).__name__} has no dense form here; it is a loss of its own")
+        raise ValueError(f"{type(spec).__name__} has no dense form; dense_loss is for the reinforced losses only")
     loss = attrs.evolve(spec, backend="dense").build()
     bias = {} if loss.logit_bias is None else {"logit_bias": torch.as_tensor(logit_bias)}
     terms: LossTerms = torch.func.functional_call(loss, bias, kwargs=embeddings)
@@ -399,9 +406,9 @@ def dense_loss(spec: LossSpec, *, logit_bias: Tensor | float = 0.0, **embeddings
 
 
 ContrastiveLossSpec = partial(ReinforcedLossSpec, teacher_dims=(), distill_weight=0.0)
-"""The contrastive loss of CLIP: every image finds its text among the batch's, and every text its image."""
+"""The contrastive loss of CLIP, which matches every image to its text in the batch, and every text to its image."""
 SigmoidLossSpec = partial(ReinforcedLossSpec, teacher_dims=(), distill_weight=0.0, initial_logit_bias=-10.0)
-"""The sigmoid loss of SigLIP, which starts where almost no pair matches."""
+"""The sigmoid loss of SigLIP, with an initial bias for which almost no pair matches."""
 ReinforcedSigmoidLossSpec = partial(ReinforcedLossSpec, initial_logit_bias=-10.0)
 """The divergence of SigLIP's probabilities from the teachers'."""
 losses.add("contrastive", ContrastiveLossSpec)
@@ -416,7 +423,7 @@ def ContrastiveLoss(  # noqa: N802
 
     Examples:
         >>> alike = torch.full((8, 4), 0.5)
-        >>> ContrastiveLoss()(image=alike, text=alike, logit_scale=10.0).total  # nothing tells the 8 apart: log(8)
+        >>> ContrastiveLoss()(image=alike, text=alike, logit_scale=10.0).total  # 8 identical pairs: log(8)
         tensor(2.0794)
     """
     return ReinforcedLoss(spec or ContrastiveLossSpec(), process_group=process_group)
@@ -453,11 +460,11 @@ def ReinforcedSigmoidLoss(  # noqa: N802
 
 @attrs.frozen(kw_only=True)
 class TargetDivergence:
-    """Divergence of the stored targets from the exact ones, in nats: a mean over the batch for every teacher.
+    """Divergence of the stored targets from the exact targets in nats, averaged over the batch, for every teacher.
 
     Args:
-        image_to_text: of the images' distributions over the texts.
-        text_to_image: of the texts' distributions over the images.
+        image_to_text: divergence of the images' distributions over the texts.
+        text_to_image: divergence of the texts' distributions over the images.
 
     Examples:
         >>> TargetDivergence(image_to_text=(0.25, 0.5), text_to_image=(0.25, 1.0)).mean
@@ -484,13 +491,13 @@ def distillation_target_kl(
     teacher_dims: Sequence[int],
     teacher_logit_scales: Sequence[float],
 ) -> TargetDivergence:
-    """Return the KL divergence of each teacher's softmaxes with rounded embeddings from those with exact embeddings.
+    """Return each teacher's KL divergence of softmaxes of rounded embeddings from softmaxes of exact embeddings.
 
-    `KL(softmax(scale * exact_image @ exact_text.T) || softmax(scale * stored_image @ stored_text.T))`, and the same
-    with image and text exchanged, each the mean over its rows. Like the loss, the function first normalises embeddings.
-    It computes in float64, since the divergence is small.
+    The value is `KL(softmax(scale * exact_image @ exact_text.T) || softmax(scale * stored_image @ stored_text.T))`, and
+    the same with image and text exchanged, each averaged over its rows. Like the loss, the function first normalises
+    embeddings. It computes in float64, since the divergence is small.
 
-    Shape: all (B, sum of dims) -> per teacher.
+    Shape: all embeddings (B, sum of dims) -> one value per teacher.
 
     Args:
         stored_image: the teachers' stored image embeddings, concatenated.
@@ -501,9 +508,9 @@ def distillation_target_kl(
         teacher_logit_scales: the inverse temperatures of the teachers, after `exp`.
 
     Raises:
-        ValueError: if the batches disagree with each other or with the dims.
+        ValueError: if the batch sizes differ, or the dims do not fit `teacher_dims`.
 
-    Source: the targets of Eq. 3.
+    Source: the targets in Eq. 3.
 
     Examples:
         >>> image, text = nn.functional.normalize(torch.randn(2, 8, 64), dim=-1)
@@ -516,8 +523,8 @@ def distillation_target_kl(
     check_pair(stored_image, exact_image, ("stored_image", "exact_image"))
     if sum(teacher_dims) != stored_image.shape[1] or len(teacher_dims) != len(teacher_logit_scales):
         raise ValueError(
-            f"teacher_dims {tuple(teacher_dims)} must sum to the embeddings' dim {stored_image.shape[1]}, with one of "
-            f"teacher_logit_scales {tuple(teacher_logit_scales)} for each"
+            f"teacher_dims {tuple(teacher_dims)} must sum to the embeddings' dim {stored_image.shape[1]}, and "
+            f"teacher_logit_scales {tuple(teacher_logit_scales)} must have one value per teacher"
         )
     stored, exact = (
         teacher_logits(in_float64(image), in_float64(text), teacher_dims, teacher_logit_scales)

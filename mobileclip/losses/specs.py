@@ -14,12 +14,12 @@ from mobileclip.serialization import open_family
 
 
 class LossTerms(NamedTuple):
-    """The value of a loss: scalars that carry gradients.
+    """The value of a loss as scalars with gradients.
 
     Args:
-        contrastive: the contrastive term, already weighted; zero where the loss has none.
-        distillation: the distillation term, already weighted; zero where the loss has none.
-        total: their sum, the number to minimise.
+        contrastive: the weighted contrastive term; zero if the loss has no such term.
+        distillation: the weighted distillation term; zero if the loss has no such term.
+        total: sum of both terms, which training minimises.
 
     Examples:
         >>> terms = ContrastiveLoss()(image=torch.eye(4), text=torch.eye(4), logit_scale=0.0)
@@ -33,7 +33,7 @@ class LossTerms(NamedTuple):
 
 
 class LossSpec(abc.ABC):
-    """Base class of every loss spec: a value that builds the loss it describes.
+    """Base class of loss specs, which build the loss that they describe.
 
     Examples:
         >>> class CosineLossSpec(LossSpec):
@@ -53,44 +53,44 @@ class LossSpec(abc.ABC):
 
     @property
     def term_names(self) -> tuple[str | None, str | None]:
-        """Log names of the two terms of `LossTerms`; None for a missing term."""
+        """Names in the log of the two terms of `LossTerms`; None for a missing term."""
         return "contrastive", "distillation" if self.needs_teachers else None
 
     @abc.abstractmethod
     def build(self, *, process_group: distributed.ProcessGroup | None = None) -> nn.Module:
         """Return the loss.
 
-        With several processes, the mean of values and gradients over processes (`DistributedDataParallel`) equals the
-        whole batch's in one process. All processes call the loss together and scale its result alike; the forward pass
-        exchanges gradients.
+        With several processes, values and gradients averaged over processes (`DistributedDataParallel`) equal those of
+        the whole batch in one process. All processes must call the loss together and scale its result by the same
+        factor, since the forward pass exchanges gradients.
 
         Args:
-            process_group: the processes that share the batch, with equal numbers of pairs; None for a single process.
+            process_group: processes that share the batch, with equal numbers of pairs; None for a single process.
         """
 
 
 losses: Registry[Callable[..., LossSpec]] = Registry("loss")
-"""Losses by name; third parties add theirs here or by an entry point in `mobileclip.loss`."""
+"""Losses by name; third parties add their own here or by an entry point in `mobileclip.loss`."""
 open_family(LossSpec, losses)
 
 
 def compute_dtype(embedding: Tensor) -> torch.dtype:
-    """Return the dtype of similarities and softmaxes: float32, or float64 where the embeddings have it."""
+    """Return the dtype of similarities and softmaxes: float32, or float64 if the embeddings are in float64."""
     return torch.promote_types(embedding.dtype, torch.float32)
 
 
 class EmbeddingBatch(NamedTuple):
-    """One process's embeddings, with a pair per row, and the scales and biases of their logits.
+    """One process's embeddings with one pair per row, and the scales and biases of their logits.
 
     Args:
-        image: (B, D), the student's images.
-        text: (B, D), the student's texts.
-        syn_text: (B, D), the student's synthetic captions.
+        image: the student's image embeddings, (B, D).
+        text: the student's text embeddings, (B, D).
+        syn_text: the student's embeddings of synthetic captions, (B, D).
         logit_scale: the student's inverse temperature.
         logit_bias: bias of the student's logits; None for softmax losses.
-        teacher_image: (B, sum of teacher dims), the teachers' images.
-        teacher_text: (B, sum of teacher dims), the teachers' texts.
-        teacher_syn_text: (B, sum of teacher dims), the teachers' synthetic captions.
+        teacher_image: the teachers' image embeddings, (B, sum of teacher dims).
+        teacher_text: the teachers' text embeddings, (B, sum of teacher dims).
+        teacher_syn_text: the teachers' embeddings of synthetic captions, (B, sum of teacher dims).
         teacher_dims: the teachers' dims; empty without teachers.
         teacher_logit_scales: the teachers' inverse temperatures.
         teacher_biases: biases of the teachers' logits; None for a teacher with a softmax loss.
@@ -109,18 +109,18 @@ class EmbeddingBatch(NamedTuple):
     teacher_biases: Sequence[float | None]
 
     def captions(self) -> list[tuple[Tensor, Tensor | None]]:
-        """Return the sets of captions: the student's embeddings, and the teachers'."""
+        """Return the caption sets, each with the student's and the teachers' embeddings."""
         sets = [(self.text, self.teacher_text)]
         return sets if self.syn_text is None else [*sets, (self.syn_text, self.teacher_syn_text)]
 
     def check(self) -> None:
-        """Raise unless the embeddings fit together.
+        """Raise an error unless the embeddings fit together.
 
         Raises:
-            ValueError: if batches or dims disagree, or teachers are missing.
+            ValueError: if batch sizes or dims differ, or teachers are missing.
         """
         if self.logit_scale.numel() != 1:
-            raise ValueError(f"logit_scale must be one number, but its shape is {tuple(self.logit_scale.shape)}")
+            raise ValueError(f"logit_scale must be a single number, but has shape {tuple(self.logit_scale.shape)}")
         given = {name: value for name in ("text", "syn_text") if (value := getattr(self, name)) is not None}
         if self.teacher_dims:
             self._check_teachers()
@@ -133,38 +133,40 @@ class EmbeddingBatch(NamedTuple):
             return
         if len(self.image) != len(self.teacher_image):
             raise ValueError(
-                f"image has {len(self.image)} rows and teacher_image has {len(self.teacher_image)}; the teachers "
-                "embed the same images as the student"
+                f"image has {len(self.image)} rows and teacher_image has {len(self.teacher_image)}; the student and "
+                "the teachers must embed the same images"
             )
         dims = tuple(self.teacher_dims)
         if self.teacher_image.shape[1] != sum(dims):
             raise ValueError(
                 f"teacher embeddings have dim {self.teacher_image.shape[1]}, but teacher_dims {dims} sum to "
-                f"{sum(dims)}; concatenate the embeddings of all teachers, in that order"
+                f"{sum(dims)}; concatenate the embeddings of all teachers in this order"
             )
 
     def _check_teachers(self) -> None:
         if (self.syn_text is None) != (self.teacher_syn_text is None):
             given, missing = ("syn_text", "teacher_syn_text")[:: 1 if self.teacher_syn_text is None else -1]
-            raise ValueError(f"{given} was given without {missing}; synthetic captions need both")
+            raise ValueError(f"{given} was given without {missing}; synthetic captions need both arguments")
         for name in ("teacher_image", "teacher_text"):
             if getattr(self, name) is None:
-                raise ValueError(f"{name} is missing; distillation needs the teachers' embeddings, or distill_weight=0")
+                raise ValueError(
+                    f"{name} is missing; give the teachers' embeddings, or set distill_weight=0 for no distillation"
+                )
 
 
 def check_pair(image: Tensor, text: Tensor, names: tuple[str, str]) -> None:
-    """Raise unless two embedding batches are (B, D) and pair row by row.
+    """Raise an error unless two embedding matrices are (B, D) and have matching rows.
 
     Raises:
-        ValueError: if one is not a matrix, the batches or the dims differ, or the batch is empty.
+        ValueError: if one of them is not a matrix, the batch sizes or dims differ, or the batch is empty.
     """
     for name, value in zip(names, (image, text), strict=True):
         if value.ndim != 2:
-            raise ValueError(f"{name} must be (batch, dim), but its shape is {tuple(value.shape)}")
+            raise ValueError(f"{name} must have shape (batch, dim), but has shape {tuple(value.shape)}")
     if image.shape[0] != text.shape[0]:
         raise ValueError(
-            f"{names[0]} has {image.shape[0]} rows and {names[1]} has {text.shape[0]}; they pair row by row, so the "
-            "batches must be equal"
+            f"{names[0]} has {image.shape[0]} rows and {names[1]} has {text.shape[0]}; their rows are pairs, so the "
+            "numbers of rows must be equal"
         )
     if image.shape[1] != text.shape[1]:
         raise ValueError(

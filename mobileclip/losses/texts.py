@@ -1,4 +1,4 @@
-"""The loss that teaches a text tower the embeddings of another one, from texts alone."""
+"""A loss that trains a text tower on the text embeddings of another model."""
 
 from __future__ import annotations
 
@@ -19,8 +19,7 @@ class TextDistillationLossSpec(LossSpec):
     """The options of `TextDistillationLoss`.
 
     Args:
-        relation_weight: relation weight of the squared errors of similarities within the batch; at least 0. 0 skips the
-            term.
+        relation_weight: weight of the squared errors of similarities within the batch, at least 0; 0 skips the term.
 
     Examples:
         >>> TextDistillationLossSpec(relation_weight=10).term_names
@@ -31,12 +30,12 @@ class TextDistillationLossSpec(LossSpec):
 
     @property
     def needs_teachers(self) -> bool:
-        """The teacher's embeddings are its targets."""
+        """Whether the loss needs teachers: always, since the teacher's embeddings are the targets."""
         return True
 
     @property
     def term_names(self) -> tuple[str | None, str]:
-        """The terms of positive weight; the relations replace the contrastive term of other losses."""
+        """Names of the terms with positive weight; the relation term replaces the contrastive term of other losses."""
         return "relations" if self.relation_weight > 0 else None, "cosine"
 
     def build(self, *, process_group: distributed.ProcessGroup | None = None) -> TextDistillationLoss:
@@ -45,19 +44,21 @@ class TextDistillationLossSpec(LossSpec):
 
 
 class TextDistillationLoss(nn.Module):
-    """How far embeddings of texts are from a teacher's: `mean(1 - s_i . t_i) + w mean((s_i . s_j - t_i . t_j)^2)`.
+    """Distance between embeddings of texts: `mean(1 - s_i . t_i) + w mean((s_i . s_j - t_i . t_j)^2)`.
 
-    The second mean, the relations, is over all pairs `i != j` of the batch. The loss normalises embeddings. The student
-    needs no temperature, since it replaces the teacher's text tower.
+    `s` are the student's embeddings and `t` the teacher's; the loss normalises both. The second mean, the relation
+    term, is over all pairs `i != j` in the batch. The student needs no temperature, since it replaces the teacher's
+    text tower.
 
     Shape: student, teacher (B, D) -> scalars.
 
     Args:
-        spec: its options.
-        process_group: the processes that share the batch; see `LossSpec.build`.
+        spec: options of the loss.
+        process_group: processes that share the batch; see `LossSpec.build`.
 
-    Source: the cosine as in the distillation of text encoders by Carlsson et al., "Cross-lingual and Multilingual
-        CLIP", 2022, there a squared error; relations as in Park et al., "Relational Knowledge Distillation", 2019.
+    Source: the cosine term follows the distillation of text encoders by Carlsson et al., "Cross-lingual and
+        Multilingual CLIP", 2022, who use a squared error; the relation term follows Park et al., "Relational Knowledge
+        Distillation", 2019.
 
     Examples:
         >>> loss, teacher = TextDistillationLoss(), nn.functional.normalize(torch.randn(8, 4), dim=1)
@@ -78,11 +79,11 @@ class TextDistillationLoss(nn.Module):
         """Return the loss of a batch.
 
         Args:
-            student: embeddings of texts.
-            teacher: the teacher's, row by row.
+            student: the student's embeddings of texts.
+            teacher: the teacher's embeddings of the same texts.
 
         Raises:
-            ValueError: if batches or dims differ.
+            ValueError: if batch sizes or dims differ.
         """
         check_pair(student, teacher, ("student", "teacher"))
         dtype = compute_dtype(student)
@@ -96,13 +97,13 @@ class TextDistillationLoss(nn.Module):
         return LossTerms(relations, cosine, relations + cosine)
 
     def _relations(self, student: Tensor, teacher: Tensor) -> Tensor:
-        """Return the mean squared error of this process's similarities with all others of the batch."""
+        """Return the mean squared error of this process's similarities with all other texts in the batch."""
         processes = Processes(self.group_name)
         others, of_teacher = processes.gather(student.detach()), processes.gather(teacher)
         if len(others) < 2:
             return student.new_zeros(())
-        # A text's similarity with itself is 1 for both, so that it adds nothing to the sum.
+        # A text's similarity with itself is 1 for both models, so it contributes zero.
         squares = (student @ others.mT - teacher @ of_teacher.mT).square().sum(dim=1)
         value = squares.mean() / (len(others) - 1)
-        # A pair stands in two rows, and the gradient of its columns is that of its rows: the other half.
+        # Each pair is in two rows, and the gradient of the columns equals that of the rows: the other half.
         return 2 * value - value.detach()

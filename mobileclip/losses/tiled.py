@@ -1,4 +1,4 @@
-"""Loss and gradients tile by tile, without a matrix of all pairs, over any number of processes."""
+"""Loss and gradients, computed tile by tile without a matrix of all pairs, over any number of processes."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ if TYPE_CHECKING:
 
 
 class TermSum:
-    """One term of a loss: value and optional gradients, summed over tiles and caption sets.
+    """One term of a loss: its value and optional gradients, summed over tiles and caption sets.
 
     Args:
-        image: (B, D), the student's images.
+        image: the student's image embeddings, (B, D).
         dtype: dtype of the computation.
         gradients: whether to compute gradients.
         bias: whether the logits have a bias.
@@ -35,13 +35,13 @@ class TermSum:
         self.texts: list[Tensor] = []
 
     def begin(self, student: Similarity) -> None:
-        """Go on to the next caption set."""
+        """Start the next caption set."""
         self.student = student
         if self.image is not None:
             self.texts.append(torch.zeros_like(student.text, dtype=student.dtype))
 
     def add(self, tile: Tile, by_logits: Tensor) -> None:
-        """Add the gradients from a tile's logits, if enabled."""
+        """Add the gradients from the logits of a tile, if gradients are enabled."""
         if self.image is None:
             return
         self.image[tile.rows].addmm_(by_logits, self.student.texts(tile.columns))
@@ -50,14 +50,15 @@ class TermSum:
             self.bias[0] += by_logits.sum()
 
     def end(self, processes: Processes) -> None:
-        """Finish the caption set: reduce gradients of texts to their own processes."""
+        """Finish the caption set: sum the gradients of texts over processes, and keep this process's texts."""
         if self.texts:
             self.texts[-1] = processes.scatter_sum(self.texts[-1])
 
     def finish(self, divisor: float, processes: Processes) -> list[Tensor]:
-        """Return the value and the gradients by image, each caption set, and scale and bias as one vector, divided.
+        """Return the value and the gradients (images, each caption set, scale and bias), divided by `divisor`.
 
-        The scale's and the bias's are the mean over the processes already: each process holds a copy of them.
+        The gradients of scale and bias are one vector, already averaged over the processes, because each process has a
+        copy of both parameters.
         """
         value = self.value.div_(divisor)
         if self.image is None:
@@ -73,10 +74,10 @@ class CaptionSet:
 
     Args:
         batch: this process's embeddings.
-        text: (B, D), the student's texts of the set.
-        teacher_text: (B, sum of teacher dims), the teachers'; None if there are none.
-        release: whether a sigmoid loss distils as the release does.
-        processes: who shares the batch.
+        text: the student's text embeddings of the caption set, (B, D).
+        teacher_text: the teachers' text embeddings, (B, sum of teacher dims); None without teachers.
+        release: whether a sigmoid loss distils with the release's formula.
+        processes: processes that share the batch.
     """
 
     def __init__(
@@ -99,11 +100,11 @@ class CaptionSet:
         for index, _ in self.teachers if self.bias is None else ():
             for normalizer in self.normalizers[index]:  # so that the teachers' softmaxes sum to their mean
                 normalizer.add_(math.log(len(self.teachers)))
-        # For the student's logits and softmaxes, the teachers', and the two means of the latter.
+        # Buffers for logits and softmaxes of the student, of the teachers, and for the teachers' two means.
         self.memory = [self.tiling.scratch() for _ in range(6 if self.teachers else 2)]
 
     def add_to(self, contrastive: TermSum | None, distillation: TermSum | None) -> None:
-        """Add the enabled terms, times the batch size, and times two for softmax losses."""
+        """Add the enabled terms, multiplied by the batch size, and by two for softmax losses."""
         for tile in self.tiling:
             if self.bias is None:
                 self._add_softmaxes(tile, contrastive, distillation)
@@ -132,14 +133,14 @@ class CaptionSet:
             contrastive.add(tile, probabilities)
 
     def _log_softmaxes(self, tile: Tile, index: int, memory: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
-        """Return logarithms of probabilities, images over texts and texts over images, in two pieces of memory."""
+        """Return log-probabilities of images over texts and of texts over images, in two buffers."""
         rows, columns = self.normalizers[index]
         logits = self.tiling.logits(tile, index, out=memory[0])
         over_texts = torch.sub(logits, rows[tile.rows], out=tile.shaped(memory[1]))
         return over_texts, logits.sub_(columns[tile.columns])
 
     def _divergence(self, tile: Tile, targets: Tensor, log_probabilities: Tensor) -> Tensor:
-        """Return the sum of `targets * (log(targets) - log_probabilities)`; a target of zero adds nothing."""
+        """Return the sum of `targets * (log(targets) - log_probabilities)`; a target of zero contributes zero."""
         memory = tile.shaped(self.memory[3])
         torch.clamp_min(targets, torch.finfo(targets.dtype).tiny, out=memory)
         return memory.log_().sub_(log_probabilities).mul_(targets).sum()
@@ -168,7 +169,7 @@ class CaptionSet:
         distillation.add(tile, by_logits)
 
     def _probabilities(self, tile: Tile) -> Tensor:
-        """Return the mean of the teachers' probabilities that a pair matches."""
+        """Return the probability that a pair matches, averaged over the teachers."""
         total = tile.shaped(self.memory[4]).zero_()
         for index, bias in self.teachers:
             if bias is None:
@@ -176,7 +177,7 @@ class CaptionSet:
                     total.add_(found.exp_(), alpha=0.5)
             else:
                 total.add_(self.tiling.logits(tile, index, out=self.memory[2]).add_(bias).sigmoid_())
-        # Rounding may bring a sure teacher's softmax above one, where the entropy has no value.
+        # Rounding may bring a certain teacher's softmax above one, where the entropy is not defined.
         return total.div_(len(self.teachers)).clamp_max_(1)
 
 
@@ -184,21 +185,21 @@ def _softplus(logits: Tensor) -> Tensor:
     return F.logsigmoid(-logits).neg_()
 
 
-# 2048 x 2048 in float32: large enough for a fast product, small enough that a handful of them stay in a cache.
+# 2048 x 2048 in float32: large enough for a fast product, small enough that several tiles stay in a cache.
 TILE_BYTES = 16 * 2**20
 
 
 class Similarity:
-    """The similarities `scale * image @ text.T` of this process's images with all texts, computed by tiles.
+    """The similarities `scale * image @ text.T` of this process's images with all texts, computed tile by tile.
 
-    Low-precision embeddings are cast to float32 per tile.
+    The class casts low-precision embeddings to float32 for each tile.
 
     Args:
         image: (B, D), the rows.
-        text: (N, D), the columns, of all processes.
+        text: text embeddings of all processes, (N, D), the columns.
         scale: inverse temperature.
         dtype: dtype of the computation.
-        normalize: whether to scale embeddings to unit length first.
+        normalize: whether to normalise embeddings to unit length first.
     """
 
     def __init__(
@@ -212,29 +213,29 @@ class Similarity:
             self.text_factor = _length(text, dtype).reciprocal_()
 
     def images(self, rows: slice) -> Tensor:
-        """Return the images of a tile, scaled."""
+        """Return the scaled image embeddings of a tile."""
         return self.image[rows].to(self.dtype) * self.image_factor[rows]
 
     def texts(self, columns: slice) -> Tensor:
-        """Return the texts of a tile."""
+        """Return the text embeddings of a tile."""
         block = self.text[columns].to(self.dtype)
         return block if self.text_factor is None else block * self.text_factor[columns]
 
 
 def _length(embedding: Tensor, dtype: torch.dtype) -> Tensor:
-    # The smallest length is that of `torch.nn.functional.normalize`: a teacher's zero stays zero.
+    # The minimum length is that of `torch.nn.functional.normalize`: a zero embedding stays zero.
     length: Tensor = torch.linalg.vector_norm(embedding, dim=1, keepdim=True, dtype=dtype)
     return length.clamp_min_(1e-12)
 
 
 @attrs.frozen(eq=False)
 class Tile:
-    """A part of the similarity matrices.
+    """A rectangular part of the similarity matrices.
 
     Args:
-        rows: range of this process's images.
+        rows: range of rows, this process's images.
         columns: range of all texts.
-        offset: row of this process's first image in the whole batch.
+        offset: index of this process's first image in the whole batch.
     """
 
     rows: slice
@@ -242,12 +243,12 @@ class Tile:
     offset: int
 
     def shaped(self, memory: Tensor) -> Tensor:
-        """Return scratch memory in the shape of this tile."""
+        """Return a view of scratch memory in the shape of this tile."""
         height, width = self.rows.stop - self.rows.start, self.columns.stop - self.columns.start
         return memory[: height * width].view(height, width)
 
     def diagonal(self, values: Tensor) -> Tensor:
-        """Return the matching pairs' places in the tile's values, as a view; none where the tile has no such pair."""
+        """Return a view of the matching pairs in the tile's values; the view is empty if the tile has no such pair."""
         first, last = self.rows.start + self.offset, self.rows.stop + self.offset
         start, stop = max(first, self.columns.start), min(last, self.columns.stop)
         if start >= stop:
@@ -257,11 +258,11 @@ class Tile:
 
 
 class Tiling:
-    """Iterates over similarity matrices of one shape by tiles; a single tile is computed once.
+    """Iterates tile by tile over similarity matrices of the same shape; a single tile is computed only once.
 
     Args:
-        similarities: one for the student, and one for each teacher.
-        offset: row of this process's first image in the whole batch.
+        similarities: similarities of the student, followed by those of each teacher.
+        offset: index of this process's first image in the whole batch.
     """
 
     def __init__(self, similarities: Sequence[Similarity], *, offset: int) -> None:
@@ -287,7 +288,7 @@ class Tiling:
         return self.like.new_empty(self.cells)
 
     def logits(self, tile: Tile, index: int, *, out: Tensor) -> Tensor:
-        """Return the logits of the similarity `index`, in scratch memory.
+        """Return the logits of similarity `index`, in scratch memory.
 
         For a single tile, the second call returns the cached result.
         """
@@ -309,9 +310,9 @@ def _even_slices(length: int, size: int) -> list[slice]:
 
 
 def log_normalizers(tiling: Tiling, indices: Sequence[int], processes: Processes) -> dict[int, tuple[Tensor, Tensor]]:
-    """Return the log-sum-exp of some similarity matrices over their rows and over their columns, by index.
+    """Return the log-sum-exp over rows and over columns of the selected similarity matrices, by index.
 
-    Shape: (B, 1), of this process's images over all texts; (N,), of all texts over the images of all processes.
+    Shape: (B, 1) for this process's images over all texts; (N,) for all texts over the images of all processes.
     """
     num_rows, num_columns = tiling.tiles[-1].rows.stop, tiling.tiles[-1].columns.stop
     found = {
@@ -330,7 +331,7 @@ def log_normalizers(tiling: Tiling, indices: Sequence[int], processes: Processes
 
 
 class Processes:
-    """The processes of a group, or one process alone.
+    """The processes of a group, or a single process.
 
     Args:
         group_name: name of the process group that shares the batch, with equal numbers of pairs; None for a single
@@ -341,24 +342,24 @@ class Processes:
         self.group: distributed.ProcessGroup | None = None
         self.rank, self.size = 0, 1
         if group_name is not None:
-            from torch.distributed import distributed_c10d  # a build of PyTorch may be without
+            from torch.distributed import distributed_c10d  # may be missing in a build of PyTorch
 
             resolve: Any = distributed_c10d._resolve_process_group  # type: ignore[attr-defined]  # noqa: SLF001
             self.group = resolve(group_name)
             self.rank, self.size = distributed.get_rank(self.group), distributed.get_world_size(self.group)
 
     def agree(self, facts: Mapping[str, int], error: ValueError | None, device: torch.device) -> None:
-        """Raise on every process if one has an error, or if facts differ.
+        """Raise an error in every process if one process has an error, or if facts differ.
 
-        A process that raised alone would leave the others waiting for it in the next exchange.
+        If a single process raised an error, the others would wait for it in the next exchange.
 
         Args:
-            facts: values that must be equal in all processes, by display name.
-            error: problem of this process's batch, or None.
-            device: device of the group's collectives.
+            facts: values by display name that must be equal in all processes.
+            error: error of this process's batch, or None.
+            device: device of the group's collective operations.
 
         Raises:
-            ValueError: this process's error, or one that names the process or the numbers.
+            ValueError: this process's error, or an error that names the failed process or the values that differ.
         """
         if self.group is None:
             if error is not None:
@@ -369,16 +370,18 @@ class Processes:
         if error is not None:
             raise error
         if not all(sound):
-            raise ValueError(f"process {sound.index(0)} of {self.size} refused its batch; its own error says why")
+            raise ValueError(
+                f"process {sound.index(0)} of {self.size} has an invalid batch; see the error of that process"
+            )
         for name, values in zip(facts, columns, strict=True):
             if len(set(values)) > 1:
                 raise ValueError(
-                    f"{name} must be equal on all processes, but is {values}, process by process; give all of them "
-                    "batches of one size and form, and drop a last one that is smaller"
+                    f"{name} must be equal in all processes, but the values by process are {values}; give all "
+                    "processes batches of the same size and form, and drop a smaller last batch"
                 )
 
     def any(self, value: bool, device: torch.device) -> bool:  # noqa: FBT001
-        """Return whether `value` is true on any process."""
+        """Return whether `value` is true in any process."""
         if self.group is None:
             return value
         flag = torch.tensor([int(value)], device=device)
@@ -398,7 +401,7 @@ class Processes:
         return gathered
 
     def scatter_sum(self, contributions: Tensor) -> Tensor:
-        """Return this process's rows of the sum over the processes: how gradients flow back through `gather`.
+        """Return this process's rows of the sum over processes, which is the backward pass of `gather`.
 
         Shape: contributions (size * B, ...) -> (B, ...).
         """
@@ -412,7 +415,7 @@ class Processes:
         return contributions.chunk(self.size)[self.rank].clone()
 
     def mean(self, values: Tensor) -> Tensor:
-        """Return the mean over the processes, element by element."""
+        """Return the elementwise mean over processes."""
         if self.group is None:
             return values
         total = values.clone()
@@ -420,7 +423,7 @@ class Processes:
         return total / self.size
 
     def logsumexp(self, values: Tensor) -> Tensor:
-        """Return `log sum exp` over the processes, element by element."""
+        """Return the elementwise `log sum exp` over processes."""
         if self.group is None:
             return values
         largest = values.clone()
@@ -431,7 +434,7 @@ class Processes:
 
 
 _LIBRARY = torch.library.Library("mobileclip", "FRAGMENT")  # type: ignore[no-untyped-call]
-# The fields of `EmbeddingBatch`, then the arguments of `pair_terms`.
+# The fields of `EmbeddingBatch`, followed by the arguments of `pair_terms`.
 _LIBRARY.define(  # type: ignore[no-untyped-call]
     "pair_terms(Tensor image, Tensor text, Tensor? syn_text, Tensor logit_scale, Tensor? logit_bias, "
     "Tensor? teacher_image, Tensor? teacher_text, Tensor? teacher_syn_text, int[] teacher_dims, "
@@ -439,20 +442,20 @@ _LIBRARY.define(  # type: ignore[no-untyped-call]
     "bool gradients) -> Tensor[]",
     tags=(torch.Tag.pt2_compliant_tag,),
 )
-_NUM_INPUTS = 5  # that gradients are by: image, text, syn_text, logit_scale, logit_bias
+_NUM_INPUTS = 5  # inputs with gradients: image, text, syn_text, logit_scale, logit_bias
 _DTYPES = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
 
 
 def tiled_terms(
     batch: EmbeddingBatch, *, contrastive: bool, distillation: bool, release: bool, group_name: str | None
 ) -> tuple[Tensor, Tensor]:
-    """Return the contrastive term and the distillation term with gradients; zero for a skipped term.
+    """Return the contrastive and distillation terms with gradients; a skipped term is zero.
 
     Args:
         batch: this process's embeddings.
         contrastive: whether to compute the contrastive term.
-        distillation: whether to compute the distillation term; needs teachers.
-        release: whether a sigmoid loss distils by the release's formula.
+        distillation: whether to compute the distillation term, which needs teachers.
+        release: whether a sigmoid loss distils with the release's formula.
         group_name: name of the process group that shares the batch; None for a single process.
 
     Raises:
@@ -468,10 +471,10 @@ def tiled_terms(
 
 @torch.library.impl(_LIBRARY, "pair_terms", "CompositeExplicitAutograd")
 def pair_terms(*arguments: Any) -> list[Tensor]:
-    """Return the wanted terms, summed over the caption sets, then the gradients of each.
+    """Return the requested terms, summed over the caption sets, followed by the gradients of each term.
 
-    Gradients are by image, text and, where given, synthetic captions, then by the scale and, where given, the bias, as
-    one vector.
+    The gradients of a term are with respect to image, text and, if given, synthetic captions, followed by one vector
+    for the scale and, if given, the bias.
     """
     *fields, contrastive, release, group_name, gradients = arguments
     batch, processes = EmbeddingBatch(*fields), Processes(group_name)
@@ -489,7 +492,7 @@ def pair_terms(*arguments: Any) -> list[Tensor]:
             for one in active:
                 one.begin(captions.student)
             captions.add_to(*sums)
-            del captions  # its memory is free before the next one takes its own
+            del captions  # frees its memory before the next caption set allocates memory
             for one in active:
                 one.end(processes)
         found = [one.finish(len(image) * (1 if biased else 2), processes) for one in active]
@@ -497,7 +500,7 @@ def pair_terms(*arguments: Any) -> list[Tensor]:
 
 
 def _check(batch: EmbeddingBatch, processes: Processes) -> None:
-    """Raise, on every process, unless the embeddings of all processes fit together."""
+    """Raise an error in every process, unless the embeddings of all processes fit together."""
     error: ValueError | None = None
     try:
         batch.check()
@@ -549,11 +552,11 @@ class _Differentiable(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *outer: Tensor | None) -> tuple[Tensor | None, ...]:
         factors, others = outer[: ctx.num_terms], outer[ctx.num_terms :]
-        # What is compiled gets zeros for None, and PyTorch refuses second derivatives of it.
+        # Compiled code gets zeros instead of None, and PyTorch refuses its second derivatives.
         if any(one is not None for one in others) and not torch.compiler.is_compiling():
             raise RuntimeError(
-                "the tiles compute their first derivative with their value and have no second one; "
-                "mobileclip.losses.dense_loss can be differentiated twice, as can a loss with backend='dense'"
+                "the tiled backend has no second derivative; use backend='dense' or mobileclip.losses.dense_loss, "
+                "which can be differentiated twice"
             )
         found: list[Tensor | None] = [None] * _NUM_INPUTS
         share = len(ctx.saved_tensors) // ctx.num_terms

@@ -1,6 +1,6 @@
-"""The published runs: their command line, the options that they share, and the small world that tries them.
+"""The published runs: their command line, common options, and small data and models to try the runs.
 
-Recipes have the options of published runs; `training`, `reinforce` and `evaluation` run them.
+Recipes contain the options of published runs; `training`, `reinforce` and `evaluation` run the recipes.
 """
 
 import lazy_loader

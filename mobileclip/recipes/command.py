@@ -1,4 +1,4 @@
-"""`run_recipe`: a recipe's choices as its command line has them, shown as JSON, made small, or run; for every kind."""
+"""`run_recipe`: show a recipe's options as JSON, reduce the recipe to a tiny run, or run the recipe."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _DRAWING_SECONDS = 600.0
 if TYPE_CHECKING:
     from mobileclip.recipes.kinds import Command
 
-GOES_ON = "finished work is kept; the same command resumes"
+GOES_ON = "finished work is saved; the same command resumes"
 
 Spec = TypeVar("Spec")
 T = TypeVar("T")
@@ -34,16 +34,16 @@ T = TypeVar("T")
 
 @contextmanager
 def reported(name: str, arguments: Sequence[str] | None, *, kept: str = GOES_ON) -> Iterator[None]:
-    """Turn errors and signals into a line and an exit status.
+    """Turn errors and signals into a one-line message and an exit status.
 
     Args:
         name: name of the recipe.
-        arguments: the command line; None for `sys.argv`, and then the program exits with its status.
-        kept: remaining state after a signal and how to resume, a sentence without a full stop.
+        arguments: the command line; with None, the line comes from `sys.argv`, and the program exits with the status.
+        kept: results that remain after a signal and how to resume, as a sentence without a full stop.
 
     Raises:
-        SystemExit: with 1 and the error's message, 0 if nobody reads the output any more, 130 after Ctrl-C, 143 after
-            SIGTERM, or 75 after SIGUSR1.
+        SystemExit: with 1 and the error's message, with 0 if the reader of the output has gone, with 130 after Ctrl-C,
+            143 after SIGTERM, or 75 after SIGUSR1.
     """
     ensure_streams()
     try:
@@ -72,9 +72,9 @@ def started(
     """Yield a program's parsed command line, apply `--quiet`, and report errors like `reported`.
 
     Args:
-        target: a class or function; its arguments are flags.
+        target: a class or function whose arguments become flags.
         name: name of the program.
-        docstring: its header.
+        docstring: docstring with the program's header.
         arguments: the command line; None for `sys.argv`.
         kept: see `reported`.
         choices: for `mobileclip.terminal.parse`.
@@ -91,14 +91,15 @@ def run_recipe(
     """Parse the command line and run the recipe; the recipe's file has the header and the name of the run.
 
     Args:
-        choices: the spec of a run (an instance of a class in `LINES`), or several specs by name; the command line
-            begins with a name or a file of `--show`, and the header has the titles.
+        choices: the spec of a run (an instance of a class in `LINES`), or several specs by name. With several specs,
+            the command line begins with a name or a file written by `--show`, and the header has the titles.
         arguments: the command line; None for `sys.argv`.
-        name: of the run and its output; by default the recipe's file name.
-        variants: functions of the spec by a further word, such as `released`.
+        name: name of the run and of its output; the recipe's file name by default.
+        variants: functions that change the spec, by the word that selects the function on the command line, such as
+            `released`.
 
     Raises:
-        SystemExit: see `reported`; with 2 where a flag is unknown.
+        SystemExit: see `reported`; with 2 if a flag is unknown.
     """
     main = sys.modules["__main__"]
     name, docstring = name or Path(getattr(main, "__file__", None) or "recipe").stem, main.__doc__
@@ -122,7 +123,7 @@ def run_recipe(
         recipe = spec
         if rest and rest[0].endswith(".json"):
             spec, recipe, rest = read_choices(Path(rest[0]), type(spec)), None, rest[1:]
-        if PLAIN in rest and (change := _plain_of(spec)):  # before the flags that change the choices
+        if PLAIN in rest and (change := _plain_of(spec)):  # before the flags that change options
             spec, rest = change(spec), [one for one in rest if one != PLAIN]
             recipe = recipe and spec
         with use_common(told):
@@ -130,7 +131,7 @@ def run_recipe(
 
 
 def _plain_of(spec: Any) -> Callable[[Any], Any] | None:
-    """Return the function that removes the teachers from a run of pairs; None for other specs."""
+    """Return the function that removes the teachers from a run on image-text pairs; None for other specs."""
     from mobileclip.encoders import DualEncoderSpec
     from mobileclip.training import plain
 
@@ -144,10 +145,10 @@ def _run(command: Command[Any, Any], name: str, recipe: Any, *, before: Any) -> 
     kind = KINDS[type(command.spec)]
     spec = kind.ready(command.spec, command.options)
     if command.tiny:
-        with exclusive(FOLDER, wait_seconds=_DRAWING_SECONDS):  # one of several processes draws
+        with exclusive(FOLDER, wait_seconds=_DRAWING_SECONDS):  # only one of several processes draws
             spec = shrink(spec, getattr(command.options, "rows", None))
         output = getattr(spec, "output", None)
-        if output and output == before.output:  # none was typed
+        if output and output == before.output:  # the user gave no output
             spec = attrs.evolve(spec, output=type(output)(f"{output}-tiny"))
     if command.show:
         _show(spec)
@@ -161,10 +162,10 @@ def described(docstring: str | None) -> str:
 
 
 def parsed_as(spec: Any, arguments: Sequence[str]) -> Command[Any, Any]:
-    """Return a command line: each field of a spec, of the specs in it, and of its kind's options is a flag.
+    """Return the parsed command line; fields of the spec, of nested specs and of the kind's options are flags.
 
     Args:
-        spec: the options, changed by flags; fields that depend on other fields follow their flags.
+        spec: the options that flags can change; fields that depend on a changed field follow the change.
         arguments: the command line.
     """
     from mobileclip.recipes.kinds import KINDS, Command
@@ -187,36 +188,39 @@ def parsed_as(spec: Any, arguments: Sequence[str]) -> Command[Any, Any]:
 
 
 def _field(spec: Any, place: str) -> tuple[type, str] | None:
-    """Return a field by its place, such as `training.seed`, as its class and its name; None if there is none."""
+    """Return the class and the name of a field, given its path such as `training.seed`; None for an unknown field."""
     *above, name = place.split(".")
     spec = reduce(lambda one, field: getattr(one, field, None), above, spec)
     return (type(spec), name) if attrs.has(type(spec)) and name in attrs.fields_dict(type(spec)) else None
 
 
 def _chosen(rows: Mapping[str, Any], arguments: Sequence[str]) -> tuple[str, Any, Sequence[str]]:
-    """Return the named run with its spec (or a file's), and the rest of the command line.
+    """Return the named run and its spec (or a file's spec), and the remaining command line.
 
     Raises:
-        ValueError: if there are several, and the command line names none.
+        ValueError: if there are several runs, and the command line does not name any of them.
     """
     first = "".join(arguments[:1])
     if first.endswith(".json"):
-        return "", next(iter(rows.values())), arguments  # it says itself which of them it is
+        return "", next(iter(rows.values())), arguments  # the file names its run
     if "" in rows:
         return "", rows[""], arguments
     if (row := first.replace("-", "_")) in rows:
         return row, rows[row], arguments[1:]
     if not first or first.startswith("-"):
-        raise ValueError(f"which run? its name comes first: {', '.join(rows)}; their titles are in `--help`")
-    raise ValueError(f"there is no run {first!r}; {nearest(row, rows)} Their titles are in `--help`")
+        raise ValueError(
+            f"the name of a run is missing; start the command line with one of {', '.join(rows)}; `--help` shows their "
+            "titles"
+        )
+    raise ValueError(f"unknown run {first!r}; {nearest(row, rows)} Their titles are in `--help`")
 
 
 def read_choices(file: Path, kind: type[Spec]) -> Spec:
-    """Return the options in a file that `--show`, or a run, has written.
+    """Return the options in a file written by `--show` or by a run.
 
     Raises:
-        ValueError: if it holds something else, or there is none.
-        OSError: if it cannot be read.
+        ValueError: if the file does not exist or has other content.
+        OSError: if the file cannot be read.
     """
     from mobileclip.serialization import from_json  # slow, and `--help` does not need it
 
@@ -224,16 +228,16 @@ def read_choices(file: Path, kind: type[Spec]) -> Spec:
         return from_json(file.read_text(encoding="utf-8"), kind)
     except FileNotFoundError:
         raise ValueError(
-            f"there is no {file}{nearest_file(file)}; write one: {retyped_command('--show')[:-1]} > {file}`"
+            f"there is no file {file}{nearest_file(file)}; write one: {retyped_command('--show')[:-1]} > {file}`"
         ) from None
     except UnicodeDecodeError:
-        raise ValueError(f"{file} is no text; expected a file of --show") from None
+        raise ValueError(f"{file} is not a text file; expected a file written by --show") from None
     except ValueError as error:
         raise ValueError(f"{file}: {error}") from None
 
 
 def _show(choices: Any) -> None:
-    """Write a spec to standard output as exact JSON, for reading it again."""
+    """Write a spec to standard output as JSON that can be read back exactly."""
     from mobileclip.serialization import to_json
 
     sys.stdout.write(f"{to_json(choices, indent=1)}\n")

@@ -1,6 +1,6 @@
-"""Distils a text tower from texts only: stores the teacher's embeddings once, then trains the student.
+"""Distillation of a text tower from texts only: stores the teacher's embeddings once, then trains the student.
 
-`reinforce` stores texts with teacher embeddings; `training` has the loop.
+`reinforce` stores texts with teacher embeddings; `training` has the training loop.
 """
 
 from __future__ import annotations
@@ -65,35 +65,35 @@ class DistilSpec:
     """The options of a text tower's distillation from texts only.
 
     Args:
-        model: the teacher: a name, a checkpoint, a folder with one or with an export, `hf-hub:OWNER/NAME`, NAME=FILE,
-            `open_clip:MODEL/TAG`, or `transformers:OWNER/NAME` or a folder behind `transformers:`. Required until its
-            embeddings are stored.
-        data: files of texts, see `mobileclip.datasets.sources.read_text_pairs`; as LANGUAGE=FILE for files without
-            languages, such as `de=german.txt`.
+        model: the teacher: a name, a checkpoint, a folder with a checkpoint or an export, `hf-hub:OWNER/NAME`,
+            NAME=FILE, `open_clip:MODEL/TAG`, `transformers:OWNER/NAME` or `transformers:FOLDER`. Required until the
+            teacher's embeddings are stored.
+        data: text files, see `mobileclip.datasets.sources.read_text_pairs`; LANGUAGE=FILE for files without languages,
+            such as `de=german.txt`.
         columns: names of table columns.
-        texts: folder for the teacher's text embeddings; by default `texts` in the output. Any number of runs with the
-            same texts and teacher may share it.
-        shares: shares of every batch by language, such as `de=2 en=1`; other languages are excluded. By default all
-            texts are equally likely.
-        kind: of the student's layers: `transformer`; `mct`, between two RepMixers; or `teacher`: the teacher's own text
-            tower with weights and tokenizer, truncated to the context length.
+        texts: folder of the teacher's text embeddings; `texts` in the output folder by default. Runs with the same
+            texts and teacher can share this folder.
+        shares: share of each language in every batch, such as `de=2 en=1`; other languages are excluded. By default,
+            all texts are equally likely.
+        kind: kind of student: `transformer`; `mct`, a transformer between two RepMixers; or `teacher`, the teacher's
+            own text tower with its weights and tokenizer, truncated to the context length.
         context_length: number of ids per text; longer texts are truncated.
         width: width of the student's tokens, 256 by default.
-        num_heads: attention heads per layer; by default one for each 64 numbers of the width.
-        depth: number of the student's layers, 2 by default; 0 makes a bag of tokens.
-        pool: `end` pools at the end token, `mean` averages the text's tokens (default).
-        tokenizer: a `tokenizer.json` for the student; the teacher's own by default, and CLIP's byte pairs for teachers
-            of other libraries.
+        num_heads: number of attention heads per layer; by default one head per 64 dimensions of the width.
+        depth: number of the student's layers, 2 by default; 0 for a bag of tokens.
+        pool: `end` takes the end token, `mean` averages the text's tokens (default).
+        tokenizer: a `tokenizer.json` for the student. The default is the teacher's tokenizer, or CLIP's byte pairs for
+            teachers of other libraries.
         initial_weights: a checkpoint of a text tower with the same options.
-        batch_size: texts of a step, of all processes together.
-        seed: seed of the order of the texts.
+        batch_size: number of texts per step, over all processes.
+        seed: random seed of the order of the texts.
         training: training options.
-        output: folder for stored texts, metrics, checkpoints and the student; a second run resumes.
-        device: cuda:1, mps or cpu, for example; `auto` takes the best available device.
-        trust: open another machine's export for a target other than ONNX as the teacher; see `mobileclip.load`.
+        output: folder of stored texts, metrics, checkpoints and the student; a second run with the same folder resumes.
+        device: name of a device, such as cuda:1, mps or cpu; `auto` selects the best available device.
+        trust: whether the teacher may be another machine's export for a target other than ONNX; see `mobileclip.load`.
 
     Raises:
-        ValueError: if a choice is out of its range, or not of the student's kind.
+        ValueError: if an option is out of range, or does not apply to the student's kind.
 
     Examples:
         >>> spec = DistilSpec(model="icons", data=("de=german.txt", "pairs.tsv"), shares=("de=2,en=1",), depth=0)
@@ -122,16 +122,18 @@ class DistilSpec:
     trust: bool = attrs.field(default=False, eq=False)
 
     def __attrs_post_init__(self) -> None:
-        """Check the shares, and that no option contradicts the teacher."""
+        """Check the shares, and check that no option contradicts `kind`."""
         _ = self.language_shares
         given = [name for name in (*_OF_STUDENTS, "tokenizer", "initial_weights") if getattr(self, name) is not None]
         if self.kind == "teacher" and given:
             flags = ", ".join(f"--{name.replace('_', '-')}" for name in given)
-            raise ValueError(f"--kind teacher starts from the teacher's own tower, which decides {flags}; leave it out")
+            raise ValueError(
+                f"--kind teacher starts from the teacher's own tower, which determines {flags}; leave these flags out"
+            )
 
     @property
     def language_shares(self) -> dict[str, float] | None:
-        """The shares by language; None for as many as there are texts."""
+        """The share of each language; None if all texts are equally likely."""
         found: dict[str, float] = {}
         for one in filter(None, chain.from_iterable(given.split(",") for given in self.shares)):
             language, equals, share = one.partition("=")
@@ -141,17 +143,17 @@ class DistilSpec:
                 equals = ""
             if not equals or not found[language.strip()] > 0:
                 raise ValueError(
-                    f"the share {one!r} is invalid; write LANGUAGE=NUMBER with a number above 0, such as de=2"
+                    f"the share {one!r} is not valid; write LANGUAGE=NUMBER with a number above 0, such as de=2"
                 )
         return found or None
 
     @property
     def texts_folder(self) -> Path:
-        """The folder of the teacher's embeddings."""
+        """The folder of the teacher's stored embeddings."""
         return self.output / "texts" if self.texts is None else self.texts
 
     def files(self) -> Iterator[tuple[str, str]]:
-        """Yield the language and the path of every file of texts."""
+        """Yield the language and path of every text file."""
         for given in self.data:
             named = None if Path(given).exists() else _LANGUAGE.fullmatch(given)
             yield (named[1], named[2]) if named else (self.columns.default_language, given)
@@ -166,11 +168,11 @@ class DistilSpec:
             yield from read_text_pairs(path, attrs.evolve(self.columns, default_language=language))
 
     def student(self, dim: int, text: TextInput) -> TextEncoderSpec:
-        """Return the student, where it is not of the teacher's kind.
+        """Return the student's spec, for kinds other than `teacher`.
 
         Args:
             dim: dim of the teacher's embeddings.
-            text: its text contract.
+            text: text contract of the student.
         """
         width = self.width or 256
         choices: dict[str, Any] = {
@@ -185,19 +187,20 @@ class DistilSpec:
 
 
 def _heads_of(width: int) -> int:
-    """Return the number of heads that share a width, as many as have at least 64 numbers each."""
+    """Return the largest number of heads that divides the width with at least 64 dimensions per head."""
     return next(heads for heads in range(max(1, width // _HEAD), 0, -1) if width % heads == 0)
 
 
 @attrs.frozen(kw_only=True, eq=False)
 class OpenedTeacher:
-    """A text teacher, with its embedding space and its tokenizer.
+    """A text teacher with its embedding space and tokenizer.
 
     Args:
-        teacher: encodes the texts.
-        text: its text contract.
-        space: identity of the model whose space its embeddings are in, as JSON.
-        tower: returns its text tower in training form, for a context length; None if it has none.
+        teacher: teacher that encodes texts.
+        text: text contract of the teacher.
+        space: identity of the model that defines the embedding space, as JSON.
+        tower: function that returns the teacher's text tower in training form for a context length; None if the teacher
+            has no such tower.
     """
 
     teacher: TextTeacher
@@ -208,7 +211,7 @@ class OpenedTeacher:
 
 @attrs.frozen(kw_only=True, eq=False)
 class _Named:
-    """A teacher of texts, see `TextTeacher`."""
+    """A teacher for texts; see `TextTeacher`."""
 
     name: str
     weights_sha256: str
@@ -217,7 +220,7 @@ class _Named:
 
 
 def require_teacher(text: str) -> None:
-    """Raise early for an invalid teacher name, without reading or downloading.
+    """Raise an error for an invalid teacher name, without reading or downloading the teacher.
 
     Raises:
         ValueError, FileNotFoundError: see `open_teacher`.
@@ -226,16 +229,16 @@ def require_teacher(text: str) -> None:
 
 
 def open_teacher(text: str, *, device: str = "cpu", trust: bool = False) -> OpenedTeacher:
-    """Return the teacher that a person names.
+    """Return the teacher with the given name.
 
     Args:
-        text: as `DistilSpec` takes it.
-        device: where it computes.
-        trust: whether to open an export that may run code here; see `mobileclip.load`.
+        text: name of the teacher, in a form of `DistilSpec.model`.
+        device: device of the teacher.
+        trust: whether to open an export that may run code on this machine; see `mobileclip.load`.
 
     Raises:
-        ValueError: if there is no such model, or its extra is not installed.
-        FileNotFoundError: if there is no such file.
+        ValueError: if the model is unknown, or its extra is not installed.
+        FileNotFoundError: if the file does not exist.
     """
     one = asked(text)
     place = one.file or PRETRAINED.get(one.model or "")
@@ -244,7 +247,7 @@ def open_teacher(text: str, *, device: str = "cpu", trust: bool = False) -> Open
         stored = read_checkpoint(place, one.model, mmap=True)
         if isinstance(stored.spec, TextEncoderSpec):
             return _of_tower(stored, place, device)
-        if stored.taught.space or not isinstance(stored.spec, DualEncoderSpec):  # else its own, which comes with it
+        if stored.taught.space or not isinstance(stored.spec, DualEncoderSpec):  # else its own space
             space = stored_space(stored, place)
         tower = partial(_trainable, place, one.model)
     clip = load(*one.source, device=device, trust=trust, identify=True)
@@ -262,12 +265,12 @@ def open_teacher(text: str, *, device: str = "cpu", trust: bool = False) -> Open
 
 
 def _trainable(place: str, model: str | None, context_length: int) -> nn.Module:
-    """Return the text tower of a checkpoint in training form, cut to a context length."""
+    """Return the text tower of a checkpoint in training form, truncated to a context length."""
     return load_model(place, model, tower="text", fold=False, context_length=context_length)
 
 
 def _of_tower(stored: Stored, place: str, device: str) -> OpenedTeacher:
-    """Return a text tower alone as a teacher."""
+    """Return a single text tower as a teacher."""
     spec = stored.spec
     assert isinstance(spec, TextEncoderSpec), "asked before"
     built = stored.build()
@@ -294,25 +297,26 @@ def _of_tower(stored: Stored, place: str, device: str) -> OpenedTeacher:
 
 
 def distil(spec: DistilSpec, *, title: str = "distil") -> Path | None:
-    """Distil a text tower, or do an earlier run's remaining work; its file, or None in any process but the first.
+    """Distil a text tower, or resume; return its file in the first process and None in the others.
 
-    Under `torchrun`, every process calls this; the first one stores the teacher's embeddings, and the others wait.
+    Under `torchrun`, every process must call this function; the first process stores the teacher's embeddings while the
+    others wait.
 
     Args:
         spec: the options.
         title: title of the progress display.
 
     Raises:
-        ValueError: if something is missing or does not fit, or the output holds a run with other options; see
+        ValueError: if an input is missing or not valid, or the output folder has a run with other options; see
             `mobileclip.reinforce.reinforce_texts` and `mobileclip.training.run`.
-        FileNotFoundError: if there is no such file.
+        FileNotFoundError: if the file does not exist.
     """
     is_stored = (spec.texts_folder / CARD).exists()
     missing = "--model" if spec.model is None and (spec.data or not is_stored) else "--data"
     if missing == "--model" or not (spec.data or is_stored):
         raise ValueError(
-            f"{missing} is missing: the teacher, and texts for it in files of lines or tables, are both needed until "
-            "its embeddings are stored (--texts); try it on names of icons: `mobileclip train distil_text --tiny`"
+            f"{missing} is missing: a run needs both a teacher and texts (files of lines or tables) until the "
+            "teacher's embeddings are stored (--texts); try a small run with `mobileclip train distil_text --tiny`"
         )
     if spec.model is not None:
         require_teacher(spec.model)
@@ -320,7 +324,7 @@ def distil(spec: DistilSpec, *, title: str = "distil") -> Path | None:
         raise ValueError("--model is missing: --kind teacher starts from the teacher's own tower")
     for _, path in spec.files():
         if not (storage.is_remote(path) or path.endswith(".tar") or Path(path).is_file()):
-            raise FileNotFoundError(f"there is no file of texts {path}{nearest_file(Path(path))}")
+            raise FileNotFoundError(f"there is no text file {path}{nearest_file(Path(path))}")
     _refuse_other(spec)
     with process_group(spec.device, collective_seconds=spec.training.collective_seconds) as world:
         prepared = world.from_first(lambda: _prepared(spec, world))
@@ -329,20 +333,20 @@ def distil(spec: DistilSpec, *, title: str = "distil") -> Path | None:
 
 
 def _refuse_other(spec: DistilSpec) -> None:
-    """Raise early if the output has a run with other options."""
+    """Raise an error if the output folder has a run with other options."""
     path = spec.output / CHOICES
     if not (path.exists() and (spec.output / SPEC).exists()):
         return
     there = from_json(path.read_text(encoding="utf-8"), DistilSpec)
     if there != spec:
         raise ValueError(
-            f"{spec.output} has a run with other options; delete it to start over, resume with its options by "
-            f"giving `{path}` before the flags, or keep it and choose another `--output`"
+            f"{spec.output} has a run with other options; delete the folder to start over, resume with the same "
+            f"options by giving `{path}` before the flags, or choose another `--output`"
         )
 
 
 def _prepared(spec: DistilSpec, world: World) -> RunSpec:
-    """Return the run of the student, with everything that it needs in its place."""
+    """Return the student's run, after storing the teacher's embeddings and other inputs."""
     spec.output.mkdir(parents=True, exist_ok=True)
     teacher = None
     if spec.model is not None:
@@ -372,12 +376,12 @@ def _prepared(spec: DistilSpec, world: World) -> RunSpec:
 
 
 def _student(spec: DistilSpec, dim: int, teacher: OpenedTeacher | None) -> tuple[TextEncoderSpec, Path | None]:
-    """Return the student, and its initial weights."""
+    """Return the student's spec and its initial weights."""
     if spec.kind != "teacher":
         return spec.student(dim, _text_input(spec, teacher)), spec.initial_weights
     assert teacher is not None, "asked before"
     if teacher.tower is None:
-        raise ValueError(f"{spec.model} has no text tower that can be trained; choose --kind transformer or mct")
+        raise ValueError(f"{spec.model} has no trainable text tower; choose --kind transformer or mct")
     tower = teacher.tower(min(spec.context_length, teacher.text.context_length))
     save_model(tower, spec.output / START)
     started: TextEncoderSpec = tower.spec  # type: ignore[assignment]
@@ -385,17 +389,17 @@ def _student(spec: DistilSpec, dim: int, teacher: OpenedTeacher | None) -> tuple
 
 
 def _text_input(spec: DistilSpec, teacher: OpenedTeacher | None) -> TextInput:
-    """Return the student's text input: of the tokenizer file, or the teacher's."""
+    """Return the student's text input: of the given tokenizer file, or of the teacher."""
     if spec.tokenizer is not None:
         return read_text_input(spec.tokenizer, context_length=spec.context_length)
     return attrs.evolve(TextInput() if teacher is None else teacher.text, context_length=spec.context_length)
 
 
 def text_run(model: str, context_length: int, *, total_steps: int = 30_000) -> DistilSpec:
-    """Return a run that shortens a published text tower, on the captions of DataCompDR-12M.
+    """Return a run that shortens the context of a published text tower, with the captions of DataCompDR-12M.
 
     Args:
-        model: the teacher and the start, by name.
+        model: name of the model that is the teacher and the student's starting point.
         context_length: context length of the student.
         total_steps: length of the run.
     """

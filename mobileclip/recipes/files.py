@@ -1,6 +1,7 @@
-"""The recipes' files: location, names, running and copying.
+"""Recipe files: their location and names, and functions to run and copy them.
 
-In a checkout they lie in `recipes/` beside the package; an installed package holds them in `mobileclip/recipes/files`.
+In a checkout, recipe files are in `recipes/`, next to the package; an installed package has them in
+`mobileclip/recipes/files`.
 """
 
 from __future__ import annotations
@@ -23,13 +24,13 @@ from mobileclip.terminal import say
 from mobileclip.terminal.help import command_lines, format_help
 
 KINDS = {"train": ("train_", "distil_", "finetune_"), "reinforce": ("reinforce_",)}
-"""Commands to what the names of their recipes' files begin with; the first of these need not be typed."""
+"""Prefixes of recipe names by command; users may leave out the first prefix."""
 
 _LISTING = "`mobileclip recipes ls`"
 
 
 def recipe_files() -> dict[str, Path]:
-    """Return the recipes' files by name, such as `train_s2`, sorted.
+    """Return the recipe files by name, such as `train_s2`, in alphabetical order.
 
     Raises:
         FileNotFoundError: if there are none.
@@ -38,7 +39,7 @@ def recipe_files() -> dict[str, Path]:
     for folder in (room / "files", room.parents[1] / "recipes"):
         if files := {path.stem: path for path in sorted(folder.glob("*.py"))}:
             return files
-    raise FileNotFoundError(f"there is no recipe in {room / 'files'}; install the package again")
+    raise FileNotFoundError(f"{room / 'files'} has no recipes; install the package again")
 
 
 def find_recipe(name: str, command: str = "") -> Path:
@@ -46,15 +47,15 @@ def find_recipe(name: str, command: str = "") -> Path:
 
     Args:
         name: name of a published recipe, with or without `train_` or `reinforce_`; or the path of any `.py` file.
-        command: one of `KINDS`, or none of them.
+        command: a key of `KINDS`, or empty for any recipe.
 
     Raises:
-        ValueError: if there is none; the message names the nearest ones.
+        ValueError: if there is no such recipe; the message suggests similar names.
     """
     if name.endswith(".py"):
         if not Path(name).is_file():
             raise ValueError(
-                f"there is no recipe {name}{nearest_file(Path(name))}; those that are published: {_LISTING}"
+                f"there is no recipe file {name}{nearest_file(Path(name))}; {_LISTING} lists the published recipes"
             )
         return Path(name)
     files = recipe_files()
@@ -70,7 +71,7 @@ def find_recipe(name: str, command: str = "") -> Path:
 
 
 def header_of(file: Path) -> Header:
-    """Return the header of a recipe's file without running it."""
+    """Return the header of a recipe file without running the file."""
     return read_header(_docstring(file))
 
 
@@ -79,25 +80,25 @@ def _docstring(file: Path) -> str | None:
 
 
 def run_file(file: Path, arguments: Sequence[str], *, program: str) -> None:
-    """Run a recipe's file like `python FILE`, with its folder first in `sys.path`.
+    """Run a recipe file like `python FILE`, with the file's folder first in `sys.path`.
 
     Args:
         file: the recipe.
-        arguments: its command line.
+        arguments: command line of the recipe.
         program: name in `--help`.
 
     Raises:
         SystemExit: as the recipe does.
     """
     if wants_short_help(arguments) and (kind := kind_of(file)):
-        # Nothing is imported that computes.
+        # This path does not import torch.
         header = read_header(_docstring(file), program)
         say(f"{header.brief()}\n\n{brief_help(kind[0], program, header.rows, kind[1])}")
         return
     before = sys.argv, sys.path, sys.modules["__main__"]
     loader = SourceFileLoader("__main__", str(file.resolve()))
     module = ModuleType("__main__", "")
-    module.__file__ = loader.path  # processes that are started anew read the recipe from here
+    module.__file__ = loader.path  # newly started processes read the recipe from here
     sys.argv, sys.path = [program, *arguments], [str(file.resolve().parent), *sys.path]
     sys.modules["__main__"] = module
     try:
@@ -107,15 +108,15 @@ def run_file(file: Path, arguments: Sequence[str], *, program: str) -> None:
 
 
 def copy_recipe(name: str, output: Path, *, overwrite: bool = False) -> Path:
-    """Copy a recipe's file for editing, and return the copy, which runs in any folder.
+    """Copy a recipe file for editing; return the copy, which runs in any folder.
 
     Args:
         name: name of a recipe.
-        output: the copy's path, or a folder for it.
+        output: path of the copy, or an existing folder for it.
         overwrite: whether to replace an existing file.
 
     Raises:
-        ValueError: if the recipe is unknown, or the file is there.
+        ValueError: if the recipe is unknown, or the output file exists.
     """
     file = find_recipe(name)
     target = output / file.name if output.is_dir() else output
@@ -136,10 +137,10 @@ class Header:
     """The header of a recipe: title, prose and entries such as `Command` and `Hardware`.
 
     Args:
-        title: its first line.
-        prose: paragraphs, each in one line.
-        entries: texts by name, in order; commands keep their lines, other entries are joined.
-        rows: titles of its runs by name, if there are several.
+        title: first line of the header.
+        prose: paragraphs, each as one line.
+        entries: texts by name, in order; commands keep their line breaks, other entries are joined to one line.
+        rows: titles of the recipe's runs by name, if the recipe has several runs.
     """
 
     title: str
@@ -148,24 +149,24 @@ class Header:
     rows: dict[str, str]
 
     def description(self) -> str:
-        """Return the start of `--help-all`: the whole header, as wide as the terminal, with one line per command."""
+        """Return the start of `--help-all`: the whole header at the terminal's width, with one line per command."""
         width = max(map(len, self.entries), default=0) + len(":  ")
         entries = (format_help(text, heading=f"{name}:".ljust(width)) for name, text in self.entries.items())
         return "\n\n".join((*map(format_help, (self.title, *self.prose)), "\n".join(entries))).strip()
 
     def brief(self) -> str:
-        """Return the start of `--help`: the title, and the commands to run and try it."""
+        """Return the start of `--help`: the title, and the commands that run and try the recipe."""
         commands = {name: text for name, text in self.entries.items() if name in _COMMANDS}
         return attrs.evolve(self, prose=(), entries=commands).description()
 
 
 def read_header(docstring: str | None, program: str = "") -> Header:
-    """Parse the header from a module's docstring.
+    """Parse the header in a module's docstring.
 
     Args:
-        docstring: a title, then, separated by empty lines, prose, a block of entries with indented continuation lines,
-            and `Rows:` with a line per run; None for an empty header.
-        program: the program for its commands on this machine.
+        docstring: a title followed by prose, a block of entries with indented continuation lines, and `Rows:` with one
+            line per run, all separated by empty lines; None for an empty header.
+        program: name of the program in the header's commands, for this machine.
     """
     text = docstring or ""
     if program.startswith("mobileclip "):

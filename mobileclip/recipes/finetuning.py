@@ -1,4 +1,4 @@
-"""Fine-tuning as a command: a model scored on its tasks, and a report: a table, a plot, and the numbers as JSON.
+"""Fine-tuning as a command: scores of a model on its tasks, and a report with a table, a plot and a JSON file.
 
 `training.finetuning` has the fine-tuning itself.
 """
@@ -24,7 +24,7 @@ from mobileclip.training.finetuning.tasks import Task, label_of
 
 
 def finetune_and_report(spec: FinetuneSpec) -> Results | None:
-    """Fine-tune, print and write the results; None in processes other than the first, see `finetune`."""
+    """Fine-tune, then print and write the results; return None in processes other than the first (see `finetune`)."""
     results = finetune(spec, measure=evaluate_task, on_begin=lambda before: say(f"\n{table((before,))}\n"))
     if results is not None:
         write_report(spec.output, results)
@@ -34,16 +34,16 @@ def finetune_and_report(spec: FinetuneSpec) -> Results | None:
 def evaluate_task(
     model: DualEncoder, task: Task, templates: tuple[str, ...], class_names: tuple[str, ...] = ()
 ) -> Score:
-    """Return how well `model` does `task`.
+    """Return the score of `model` on `task`.
 
     Args:
-        model: in any mode; the function restores the mode.
+        model: model in training or evaluation mode; the function restores the mode.
         task: test data; the function skips, logs and counts unusable images.
         templates: prompt templates for class names.
-        class_names: further classes to choose from.
+        class_names: classes to choose from in addition to the classes in the data.
 
     Raises:
-        ValueError: if there is no image.
+        ValueError: if the task has no images.
     """
     report = SkipReport()
     session = Session(model, show_progress=False)
@@ -55,7 +55,7 @@ def evaluate_task(
         title=task.name,
     )
     if not samples:
-        raise ValueError("there are no images to evaluate on; check the path or the split")
+        raise ValueError("the task has no images for evaluation; check the path or the split")
     found = partial(Score, task=task.name, num_images=len(image), num_skipped=report.num_skipped)
     if task.kind == "classes":
         labels = [label_of(sample) for sample in samples]
@@ -77,7 +77,7 @@ def _picture(sample: ImageTextSample) -> bytes:
 
 
 def table(rows: tuple[Scores, ...]) -> str:
-    """Return the scores as a Markdown table: a row per task, a column per model."""
+    """Return the scores as a Markdown table with one row per task and one column per model."""
     heads = [_head(row, f"alpha {row.alpha:g}") for row in rows]
     lines = [["", "metric", "pictures", *heads]]
     tasks = [("new", [row.new for row in rows])]
@@ -103,17 +103,17 @@ def _interval(score: Score) -> str:
 
 
 def _ends(score: Score) -> tuple[float, float]:
-    """Return the 95 % interval of a score with known hits, in per cent."""
+    """Return the 95 % confidence interval, in per cent, of a score with known hits."""
     found = proportion_interval(min(sum(score.hits), len(score.hits)), len(score.hits))
     return 100 * found.low, 100 * found.high
 
 
 def summary(results: Results) -> str:
-    """Return a summary of gain and forgetting in one or two sentences."""
+    """Return one or two sentences that summarise the gain and the forgetting."""
     before, after = results.before, results.after
     gained = after.new.value - before.new.value
     sure = ""
-    if before.new.hits and len(before.new.hits) == len(after.new.hits):  # of the same pictures
+    if before.new.hits and len(before.new.hits) == len(after.new.hits):  # hits of the same images
         interval = paired_difference(before.new.hits, after.new.hits).interval
         sure = f"; with 95 % confidence {100 * interval.low:+.1f} to {100 * interval.high:+.1f}"
     said = (
@@ -121,7 +121,7 @@ def summary(results: Results) -> str:
         f"({gained:+.1f} points{sure})"
     )
     if not before.old:
-        return f"{said}. What it cost on old tasks is not known: name some with --retention-tasks."
+        return f"{said}. The loss on old tasks is unknown: name old tasks with --retention-tasks."
     lost = after.mean_old - before.mean_old
     said += f" and the old ones from {before.mean_old:.1f} to {after.mean_old:.1f} ({lost:+.1f})."
     between = results.rows[1:-1]
@@ -129,13 +129,13 @@ def summary(results: Results) -> str:
         best = max(results.rows, key=lambda row: row.new.value + row.mean_old)
         said += (
             f" The best sum of both has alpha {best.alpha:g}: {best.new.value:.1f} and {best.mean_old:.1f}; chosen on "
-            "these very pictures, so a little optimistic."
+            "these images, so slightly optimistic."
         )
     return said
 
 
 def write_report(folder: Path, results: Results) -> None:
-    """Write `results.json`, `report.md` and, with matplotlib and old tasks, `tradeoff.png`."""
+    """Write `results.json` and `report.md`, and with matplotlib and old tasks also `tradeoff.png`."""
     text = f"# Fine-tuning\n\n{table(results.rows)}\n\nPer cent, with intervals of 95 %. {summary(results)}\n"
     if results.before.old and _plot(results, folder / "tradeoff.png"):
         text += "\n![New task against old tasks, from the original to the fine-tuned model](tradeoff.png)\n"

@@ -1,4 +1,4 @@
-"""The kinds of recipes: further command-line options, their effect on the spec, and the function that runs it."""
+"""The kinds of recipes: additional command-line options, their effect on the spec, and functions that run specs."""
 
 from __future__ import annotations
 
@@ -56,13 +56,13 @@ _MOST_NAMED = 10
 
 @attrs.frozen(kw_only=True)
 class Command(Generic[Options, Spec]):
-    """The command-line flags of a recipe: every choice is one.
+    """The command-line flags of a recipe; every option is a flag.
 
     Args:
         options: options outside the spec.
         spec: the options.
-        show: print the spec as JSON and stop; such a file before the flags replaces the recipe's spec.
-        tiny: the first samples of the data, or a few drawn samples; a small model by default.
+        show: print the spec as JSON and stop; this JSON in a file before the flags replaces the recipe's spec.
+        tiny: use the first samples of the data, or a few drawn samples, and a small model by default.
     """
 
     options: Annotated[Options, arg(name="")]
@@ -73,19 +73,20 @@ class Command(Generic[Options, Spec]):
 
 @attrs.frozen
 class NoOptions:
-    """Every flag is a choice of the run."""
+    """A recipe whose flags are all in the spec."""
 
 
 @attrs.frozen
 class Kind:
-    """The shared behaviour of recipes with one class of spec.
+    """The common behaviour of all recipes with one spec class.
 
     Args:
-        start: runs a spec under a name; also gets the recipe's own spec, unless the spec comes from a file.
+        start: function that runs a spec under a name; its last argument is the recipe's own spec, or None if the spec
+            comes from a file.
         options: flags outside the spec.
-        ready: applies the options to the spec.
-        fixed: fields that are no flags.
-        made_by: factories of some classes from flags.
+        ready: function that applies the options to the spec.
+        fixed: fields that are not flags.
+        made_by: functions that make instances of some classes from flags.
     """
 
     start: Callable[[Any, Command[Any, Any], str, Any], None]
@@ -97,18 +98,19 @@ class Kind:
 
 @attrs.frozen(kw_only=True)
 class RunOptions:
-    """The options of training outside its spec.
+    """The options of training in addition to the spec.
 
     Args:
-        validation: held-out data, measured between epochs: recall on pairs, top-1 and top-5 on classes, nats per id on
-            captions.
-        evaluate: further data sets to evaluate, of classes or captions.
+        validation: held-out data for measurements during training: recall on pairs, top-1 and top-5 accuracy on
+            classes, nats per id on captions.
+        evaluate: additional data sets of classes or captions to evaluate.
         rows: column names of `.jsonl` files and tables.
-        tokenizer: a Hugging Face `tokenizer.json` in place of CLIP's tokenizer.
-        plain: train on real captions only, without teachers, for ordinary image-text pairs.
-        output: folder, or URL such as s3://bucket/run, for metrics, curves, checkpoints and the model. A second run
-            resumes from the last checkpoint.
-        device: cuda:1, mps or cpu, for example; `auto` takes this process's GPU, or the best available device.
+        tokenizer: a Hugging Face `tokenizer.json` to use instead of CLIP's tokenizer.
+        plain: train only on real captions, without teachers, for ordinary image-text pairs.
+        output: folder or URL, such as s3://bucket/run, for metrics, curves, checkpoints and the model. A second run
+            with the same output resumes from the last checkpoint.
+        device: name of a device, such as cuda:1, mps or cpu; `auto` selects this process's GPU, or the best available
+            device.
     """
 
     validation: tuple[str, ...] = ()
@@ -130,7 +132,7 @@ def _ready_run(spec: RunSpec, options: RunOptions) -> RunSpec:
             )
         data = attrs.evolve(data, text=own)
     elif (named := getattr(getattr(data, "text", None), "tokenizer", None)) is not None and named.content is None:
-        raise ValueError(f"--tokenizer is missing: the run names the tokenizer.json whose SHA-256 is {named.sha256}")
+        raise ValueError(f"--tokenizer is missing: give the run's tokenizer.json, whose SHA-256 is {named.sha256}")
     if getattr(data, "reinforced", False) and data.shards:  # plain pairs may be a list or a table, see `_sharded`
         data = attrs.evolve(data, shards=shards_of(data.shards))
     return attrs.evolve(spec, model=fitted_to_data(spec.model, data), data=data)
@@ -140,9 +142,9 @@ def _train(spec: RunSpec, command: Command[RunOptions, RunSpec], name: str, reci
     options, output = command.options, command.options.output or str(OUTPUTS / name)
     if getattr(spec.data, "shards", True) == ():
         raise ValueError(
-            "--data is missing: shards, such as 'DataCompDR-12M/{00000000..00001023}.tar', docs/data.md says which; or "
-            "a folder of folders for classes\n"
-            f"  small: try the whole path on drawn scenes, in a minute: {retyped_command('--tiny')}"
+            f"--data is missing: give shards such as 'DataCompDR-12M/{{00000000..00001023}}.tar' (see docs/data.md), "
+            "or a folder with one folder per class\n  small: try the whole path on drawn scenes, in a minute: "
+            f"{retyped_command('--tiny')}"
         )
     spec, taken = follow_card(spec, recipe)
     for line in taken if this_process().is_first else ():
@@ -165,7 +167,7 @@ def _use(model: object, path: object) -> str:
 
 
 def _measure(spec: RunSpec, options: RunOptions) -> Callable[[Any], Evaluate] | None:
-    """Return the evaluation between epochs, by kind of model."""
+    """Return the evaluation during training for this kind of model."""
     if isinstance(spec.model, ClassifierSpec):
         return (lambda _: classifier_hook(options.validation)) if options.validation else None
     if isinstance(spec.model, CoCaSpec):
@@ -175,7 +177,7 @@ def _measure(spec: RunSpec, options: RunOptions) -> Callable[[Any], Evaluate] | 
 
 
 def _sharded(spec: RunSpec, output: str, rows: RowOptions) -> RunSpec:
-    """Return a run of pairs with data in shards; convert a list, table or folder once."""
+    """Return a run on image-text pairs with data in shards; a list, table or folder is converted once."""
     given = getattr(spec.data, "shards", ())
     if isinstance(spec.data, LabelledPipelineSpec):
         if not spec.data.class_names and (names := find_class_names(given)):
@@ -187,7 +189,9 @@ def _sharded(spec: RunSpec, output: str, rows: RowOptions) -> RunSpec:
     if all(isinstance(as_source(one, rows=rows), ShardSource) for one in given):
         return attrs.evolve(spec, data=attrs.evolve(spec.data, shards=shards_of(given)))
     if len(given) > 1 or is_remote(output):
-        raise ValueError(f"{', '.join(given)}: one list, table or folder of plain pairs is written into a local output")
+        raise ValueError(
+            f"{', '.join(given)}: lists, tables and folders of plain pairs need a single path and a local output"
+        )
     task = open_task(given[0], "captions", (), rows)
     made = write_training_data(task, Path(output) / "data" / task.fingerprint)
     return attrs.evolve(spec, data=attrs.evolve(spec.data, shards=made.shards, num_samples=made.num_samples))
@@ -202,21 +206,23 @@ def _draw_curves(output: str, name: str) -> None:
 
 @attrs.frozen(kw_only=True)
 class ReinforceOptions:
-    """The options of a reinforcement outside its spec.
+    """The options of a reinforcement in addition to the spec.
 
     Args:
-        data: shards: a path, a brace pattern or a URL; or a .jsonl, .parquet, .csv or .tsv file; or a folder of images.
+        data: shards (a path, a brace pattern or a URL); a .jsonl, .parquet, .csv or .tsv file; or a folder of images.
         rows: column names of `.jsonl` files and tables.
-        step: `captions` writes synthetic captions only, `embeddings` encodes existing captions, or `both`.
-        augmentation: policy of the stored augmentations: `datacompdr`, or `crop` for the weak one of plain CLIP.
-        captioner_weights: a captioner in place of the recipe's: a file of open_clip, Apple or `mobileclip train coca`,
-            or `hf-hub:OWNER/NAME`, with the file's architecture. With several files, each NAME.pt writes the caption
-            set `syn_text_NAME`.
+        step: `captions` writes only synthetic captions, `embeddings` encodes existing captions, and `both` does both.
+        augmentation: policy of the stored augmentations: `datacompdr`, or `crop` for the weak augmentation of plain
+            CLIP.
+        captioner_weights: weights of a captioner to use instead of the recipe's: a file of open_clip, Apple or
+            `mobileclip train coca`, or `hf-hub:OWNER/NAME`; the file determines the architecture. With several files,
+            each NAME.pt writes the caption set `syn_text_NAME`.
         engine: `local` for processes on this machine, `ray` for a cluster.
-        num_workers: processes, or with Ray the number of actors; by default one per GPU, or one with Ray.
-        num_threads: threads, or with Ray cores, of every worker.
-        gpus_per_worker: Ray only: GPUs of every actor; a fraction lets several share one.
-        ray_address: Ray only: the cluster to join, such as `auto`; by default one is started on this machine.
+        num_workers: number of processes, or of actors with Ray; by default one process per GPU, or one actor.
+        num_threads: number of threads per worker, or of cores with Ray.
+        gpus_per_worker: number of GPUs per actor, with Ray only; with a fraction, several actors share a GPU.
+        ray_address: address of the Ray cluster to join, such as `auto`; by default a cluster is started on this
+            machine.
         retries: attempts per failing shard.
         status: print the state, progress and remaining time of the run in the output, and stop.
         dry_run: measure the start of the first shard, print the total time and size, and stop.
@@ -264,7 +270,8 @@ def _reinforce(
         return
     if spec.source is None:
         raise ValueError(
-            f"--data is missing: shards, a table or a folder; try it on drawn scenes: {retyped_command('--tiny')}"
+            "--data is missing: give shards, a table or a folder; or try a small run on drawn scenes with "
+            f"{retyped_command('--tiny')}"
         )
     if options.dry_run:
         say(estimate(spec))
@@ -289,7 +296,7 @@ def _reinforce(
     if report.set_aside:
         say(
             f"{len(report.set_aside):,} shards were set aside, see {join(spec.output, SET_ASIDE)}; "
-            "the same command tries them again"
+            "the same command retries them"
         )
     conclude(left_out=report.set_aside, done=report.num_samples)
 
@@ -322,13 +329,14 @@ def _distil(spec: DistilSpec, _: object, name: str, __: object) -> None:
 
 @attrs.frozen(kw_only=True)
 class EvaluateOptions:
-    """The options of an evaluation outside its spec.
+    """The options of an evaluation in addition to the spec.
 
     Args:
-        models: one or several: a name, a file, NAME=FILE, LABEL=FILE, hf-hub:OWNER/NAME, or open_clip:MODEL/TAG; and
-            data sets to evaluate them on, such as my_classes/.
-        compare_published: further published models for the table; an evaluated published model is always in it.
-        report: write report.html, and its plots as PNG files.
+        models: one or more models: a name, a file, NAME=FILE, LABEL=FILE, hf-hub:OWNER/NAME or open_clip:MODEL/TAG; and
+            data sets to evaluate the models on, such as my_classes/.
+        compare_published: additional published models in the table; the table always includes published models that are
+            evaluated.
+        report: whether to write report.html with its plots as PNG files.
     """
 
     models: Annotated[Positional[tuple[str, ...]], arg(metavar="[MODEL...]")] = ()
@@ -343,7 +351,7 @@ def _evaluate(spec: EvaluationSpec, command: Command[EvaluateOptions, Evaluation
 
 
 def _sized(kind: type) -> Callable[..., Any]:
-    """Return a factory of pipelines that augment images at the size of reading."""
+    """Return a factory of pipelines whose augmentation has the size of the model's image input."""
 
     def make(**fields: Any) -> Any:
         if fields.get("augmentation") is not None:
@@ -367,4 +375,4 @@ KINDS: Mapping[type, Kind] = {
     DistilSpec: Kind(_distil),
     EvaluationSpec: Kind(_evaluate, EvaluateOptions),
 }
-"""By the class of the choices."""
+"""Kinds of recipes by spec class."""

@@ -1,8 +1,8 @@
-"""The shared options of the published runs; a recipe states its own options.
+"""The common options of the published runs; a recipe only states its own options.
 
-Source: MobileCLIP (arXiv 2311.17049), table 12; MobileCLIP2 (arXiv 2508.20691); the released training scripts. Of
-captioners: MobileCLIP2 and the names of its captioners' files, such as dfn2b_s13b and s12m_context128, for data,
-samples seen and contexts; open_clip's coca_ViT-L-14, its laion2B-s13B-b90k and its page of fine-tuning for the rest. Of
+Source: MobileCLIP (arXiv 2311.17049), table 12; MobileCLIP2 (arXiv 2508.20691); the released training scripts. For
+captioners: MobileCLIP2 and the file names of its captioners, such as dfn2b_s13b and s12m_context128, for data, samples
+seen and contexts; open_clip's coca_ViT-L-14, its laion2B-s13B-b90k and its fine-tuning page for all other options. For
 classifiers: FastViT (arXiv 2303.14189) and its released script, apple/ml-fastvit; MobileCLIP, table 11, for MCi.
 """
 
@@ -48,7 +48,7 @@ STEPS_BETWEEN_LOOKS = 2_000
 STUDENT_AUGMENTATION = RangeAugmentSpec(target_psnr=(40.0, 20.0))
 NUM_SEEN, CAPTIONER_BATCH = 13_000_000_000, 90_112
 NUM_FINETUNED, FINETUNING_BATCH = 12_000_000, 128
-"""Pairs that a published captioner sees, first of DFN-2B and then of a set of captions; and batches."""
+"""Numbers of pairs seen by a published captioner, first in DFN-2B and then in a set of captions; and batch sizes."""
 NUM_IMAGES, IMAGENET_BATCH = 1_281_167, 1_024
 
 
@@ -64,19 +64,20 @@ def mobileclip_run(
     range_augment: RangeAugmentSpec | None = STUDENT_AUGMENTATION,
     memory: Memory = Memory(micro_batch=512),  # noqa: B008  frozen
 ) -> RunSpec:
-    """Return a run on DataCompDR as in table 12.
+    """Return a run on DataCompDR with the options of table 12.
 
     Args:
         model: the student.
         peak: highest learning rate.
         distill_weight: `w` of Eq. 2; the contrastive term has weight `1 - w`.
-        batch_size: samples of a step, of all processes together.
+        batch_size: number of samples per step, over all processes.
         total_steps: length of the run.
-        warmup_steps: steps to the peak of the learning rate; a run of another length has the same share.
-        max_gradient_norm: largest norm of the gradient; None for no clipping.
-        range_augment: further augmentation of the student's images.
-        memory: stored activations; micro-batches have the size of the release's per-GPU batch on 128 GPUs, so batch
-            norms see as many samples on fewer GPUs.
+        warmup_steps: number of steps to the peak of the learning rate; a run of another length has the same share of
+            warm-up.
+        max_gradient_norm: norm to which larger gradients are clipped; None for no clipping.
+        range_augment: additional augmentation of the student's images.
+        memory: stored activations; the micro-batch size is the release's batch size per GPU with 128 GPUs, so that
+            batch norms see as many samples on fewer GPUs.
     """
     return RunSpec(
         model=model,
@@ -85,7 +86,7 @@ def mobileclip_run(
             batch_size=batch_size,
             image=model.image.input,
             text=model.text.input,
-            sampling="endless",  # `EndlessOrder` of data/loading/order.py: the samples need not be counted
+            sampling="endless",  # `EndlessOrder` of data/loading/order.py does not need the number of samples
             num_readers=2_048,
             num_workers=8,
         ),
@@ -112,7 +113,7 @@ def mobileclip_run(
 
 
 def long_training(run: RunSpec) -> RunSpec:
-    """Return the run with 300k steps at a constant rate and 300k along a cosine."""
+    """Return the run with 300k steps at a constant learning rate and 300k steps along a cosine."""
     schedule = run.training.schedule
     longer = ConstantCosineSchedule(
         peak=schedule.peak,
@@ -125,7 +126,7 @@ def long_training(run: RunSpec) -> RunSpec:
 
 
 def mobileclip2_run(model: DualEncoderSpec, **choices: Any) -> RunSpec:
-    """Return a run on DFNDR: two DFN teachers at logit scales 70 and 60, and a clipped gradient.
+    """Return a run on DFNDR, with two DFN teachers at logit scales 70 and 60, and with gradient clipping.
 
     Args:
         model: the student.
@@ -136,10 +137,10 @@ def mobileclip2_run(model: DualEncoderSpec, **choices: Any) -> RunSpec:
 
 
 def datacompdr_reinforcement(num_augmentations: int) -> ReinforcementSpec:
-    """Return the reinforcement of DataComp: five synthetic captions, and two ViT-L/14 teachers.
+    """Return the reinforcement of DataComp with five synthetic captions and two ViT-L/14 teachers.
 
     Args:
-        num_augmentations: stored augmentations per image: 30 for DataCompDR-12M, 10 for DataCompDR-1B.
+        num_augmentations: number of stored augmentations per image: 30 for DataCompDR-12M, 10 for DataCompDR-1B.
     """
     return ReinforcementSpec(
         teachers=tuple(
@@ -161,13 +162,13 @@ def plain_vit_b16() -> ViTSpec:
 
 
 def vit_b16_12m_run(text: TextEncoderSpec | None = None, *, total_steps: int = 30_000) -> RunSpec:
-    """Return a run of the ablations: open_clip's ViT-B/16 on DataCompDR-12M, both teachers and both captions, w = 1.
+    """Return a run of the ablations: open_clip's ViT-B/16 on DataCompDR-12M, both teachers and caption types, w = 1.
 
-    Warm-up and gradient clipping are those of Apple's script; the paper states them for the large runs only.
+    Warm-up and gradient clipping are from Apple's script; the paper states these options for the large runs only.
 
     Args:
-        text: the text encoder; by default the 12-layer one with a causal mask.
-        total_steps: length of the run: 30,000 in tables 2, 3a and 5, 45,000 in tables 4a and 4b.
+        text: the text encoder; by default the encoder with 12 layers and a causal mask.
+        total_steps: length of the run: 30,000 steps in tables 2, 3a and 5; 45,000 steps in tables 4a and 4b.
     """
     return mobileclip_run(
         DualEncoderSpec(image=plain_vit_b16(), text=TextTransformerSpec(causal=True) if text is None else text),
@@ -184,7 +185,7 @@ def with_drop_path(model: DualEncoderSpec, rate: float) -> DualEncoderSpec:
     """Return the model with stochastic depth in its image tower.
 
     Args:
-        model: with an image tower of a published kind.
+        model: model with an image tower of a published kind.
         rate: drop probability of the last block's branches in training.
     """
     assert isinstance(model.image, MCiSpec | ViTSpec), "the published towers take it"
@@ -192,7 +193,7 @@ def with_drop_path(model: DualEncoderSpec, rate: float) -> DualEncoderSpec:
 
 
 def with_data(run: RunSpec, **changes: Any) -> RunSpec:
-    """Return the run with other options of its data."""
+    """Return the run with some options of its data changed."""
     return attrs.evolve(run, data=attrs.evolve(run.data, **changes))
 
 
@@ -202,11 +203,11 @@ def with_loss(run: RunSpec, loss: LossSpec) -> RunSpec:
 
 
 def with_one_teacher(run: RunSpec, number: int) -> RunSpec:
-    """Return a run that distils from one of several stored teachers, by its columns.
+    """Return a run that distils from one of several stored teachers, selected by its columns.
 
     Args:
-        run: on stored embeddings.
-        number: number of the teacher, from 0.
+        run: run with stored embeddings.
+        number: index of the teacher, from 0.
     """
     loss = _teachers(run)
     first, dim = sum(loss.teacher_dims[:number]), loss.teacher_dims[number]
@@ -216,7 +217,7 @@ def with_one_teacher(run: RunSpec, number: int) -> RunSpec:
 
 
 def with_scales(run: RunSpec, factor: float) -> RunSpec:
-    """Return the run with the teachers' logit scales, the inverse of their temperatures, multiplied by a factor."""
+    """Return the run with the teachers' logit scales (inverse temperatures) multiplied by a factor."""
     loss = _teachers(run)
     scales = tuple(factor * one for one in loss.teacher_logit_scales)
     return with_loss(run, attrs.evolve(loss, teacher_logit_scales=scales, tuned_scales=True))
@@ -230,16 +231,17 @@ def _teachers(run: RunSpec) -> ReinforcedLossSpec:
 def as_released(run: RunSpec) -> RunSpec:
     """Return a run with the options of Apple's scripts, where these differ from the paper.
 
-    The recipes follow table 12 of MobileCLIP in warm-up (2,000 steps; 1,000 in the scripts), gradient clipping (none;
-    norm 1), moving average (0.9995; none), last learning rate (1e-6; 0), RangeAugment (PSNR 40 to 20; none) and
-    precision (bfloat16; float16). The recipes follow the published weights in projection bias, pixel statistics and
-    resize filter. No paper states AdamW's `eps` or the weight decay of positions, class tokens and layer scales.
+    The recipes follow table 12 of MobileCLIP and differ from the scripts in warm-up (2,000 steps; scripts: 1,000),
+    gradient clipping (none; norm 1), moving average (0.9995; none), last learning rate (1e-6; 0), RangeAugment (PSNR 40
+    to 20; none) and precision (bfloat16; float16). The recipes follow the published weights in projection bias, pixel
+    statistics and resize filter. No paper states AdamW's `eps` or the weight decay of positions, class tokens and layer
+    scales.
 
     Source: the scripts of apple/ml-mobileclip, and open_clip.
     """
     image, optimizer = run.model.image, run.training.optimizer
     assert isinstance(optimizer, AdamWSpec), "the published runs have it"
-    # Its class token has one dimension, which leaves it out, and "vit" in its name, which decides eps.
+    # Apple's script exempts the class token with one dimension, and selects eps by "vit" in the name.
     plain = isinstance(image, ViTSpec) and image.initialization == "open_clip"
     optimizer = attrs.evolve(
         optimizer,
@@ -277,7 +279,7 @@ def coca_vit_l14(context: int = 77) -> CoCaSpec:
     """Return open_clip's coca_ViT-L-14, the architecture of the published captioners.
 
     Args:
-        context: positions of a text, the class token's included: 77, 128 or 256.
+        context: number of text positions, including the class token: 77, 128 or 256.
     """
     image = ImageInput(size=224, interpolation="bicubic", mean=OPENAI_MEAN, std=OPENAI_STD)
     return CoCaSpec(
@@ -307,7 +309,7 @@ def coca_vit_l14(context: int = 77) -> CoCaSpec:
 
 
 def coca_run(model: CoCaSpec) -> RunSpec:
-    """Return a captioner's run on image-text pairs, such as DFN-2B's."""
+    """Return the run of a captioner on image-text pairs, such as DFN-2B."""
     run = _captioner_run(
         model,
         batch_size=CAPTIONER_BATCH,
@@ -323,10 +325,10 @@ def coca_run(model: CoCaSpec) -> RunSpec:
 
 
 def finetuning_run(context: int = 77, *, total_steps: int = NUM_FINETUNED // FINETUNING_BATCH) -> RunSpec:
-    """Return a fine-tuning run of a trained captioner on a small set of captions.
+    """Return a run that fine-tunes a trained captioner on a small set of captions.
 
     Args:
-        context: positions of a text; the run interpolates the checkpoint's.
+        context: number of text positions; the run interpolates the checkpoint's positions.
         total_steps: length of the run.
     """
     return _captioner_run(
@@ -348,7 +350,7 @@ def _captioner_run(model: CoCaSpec, *, batch_size: int, weight_decay: float, **t
             image=model.image.input,
             text=model.text.input,
             reinforced=False,
-            sampling="endless",  # the samples need not be counted
+            sampling="endless",  # does not need the number of samples
             num_workers=8,
             augmentation=crop_augmentation(model.image.input.size),
         ),
@@ -364,13 +366,13 @@ def _captioner_run(model: CoCaSpec, *, batch_size: int, weight_decay: float, **t
 
 
 def imagenet_run(image: MCiSpec, *, drop_path: float, epochs: int = 300, warmup_epochs: int = 5) -> RunSpec:
-    """Return a run on ImageNet-1k by FastViT's recipe.
+    """Return a run on ImageNet-1k with FastViT's recipe.
 
     Args:
-        image: the encoder of pooled features.
-        drop_path: drop path of its last block.
-        epochs: length of the run, without the ten epochs at the final rate that the script appends.
-        warmup_epochs: epochs to the peak of the learning rate (from 1e-6 in the script, from near 0 here).
+        image: encoder whose pooled features are classified.
+        drop_path: drop probability of the last block's branches in training.
+        epochs: length of the run in epochs, without the ten epochs at the final learning rate that the script appends.
+        warmup_epochs: number of epochs to the peak of the learning rate, which starts near 0 (in the script at 1e-6).
     """
     model = ClassifierSpec(image=attrs.evolve(image.without_projection(), drop_path=drop_path), num_classes=1_000)
     steps_per_epoch = NUM_IMAGES // IMAGENET_BATCH

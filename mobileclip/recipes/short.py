@@ -1,6 +1,6 @@
-"""The common flags of recipes for `--help`, a line each, without importing torch.
+"""The common flags of recipes for `--help`, one line each, without importing torch.
 
-A line has the names of a flag, its value, the field if its name is longer, and a description.
+A line has the names of a flag, its value, the field if its name is longer than the flag, and a description.
 """
 
 from __future__ import annotations
@@ -15,73 +15,73 @@ import attrs
 from mobileclip.terminal.help import format_help
 
 _COMMON = """
---tiny                                                    try the whole path on a few drawn samples, in a minute
---show                                                    print all choices as JSON, which a recipe reads back
+--tiny                                                    try a small run on a few drawn samples, in a minute
+--show                                                    print all options as JSON, which a recipe can read
 """
 _TRAINED = """
--o, --output FOLDER            output                     of all that it makes; a second run goes on there
+-o, --output FOLDER            output                     output folder; a second run resumes
 --steps INT                    training.schedule.total_steps  length of the run
---learning-rate FLOAT          training.schedule.peak     peak of the learning rate
+--learning-rate FLOAT          training.schedule.peak     peak learning rate
 """
-_DEVICE = "--device NAME                  device                     cuda:1, mps or cpu; by default the best there is\n"
+_DEVICE = "--device NAME                  device                     cuda:1, mps or cpu; by default the best device\n"
 LINES: Mapping[str, str] = {
     "RunSpec": f"""
---data SHARDS                  data.shards                to train on; once for each. Of classes, a folder of folders
---plain                                                   pairs as they are: real captions, no teachers
---validation DATA                                         held out, and measured between epochs
---evaluate DATA                                           data sets to evaluate on between epochs
+--data SHARDS                  data.shards                training data; for classes, a folder per class
+--plain                                                   train on real captions only, without teachers
+--validation DATA                                         held-out data for evaluation during training
+--evaluate DATA                                           data sets for evaluation during training
 {_TRAINED}
---batch-size INT               data.batch_size            samples of a step, all processes together
---micro-batch INT              training.memory.micro_batch  samples that a tower of a process encodes at once
---recompute                    training.memory.recompute  keep less of the forward pass, compute it again
+--batch-size INT               data.batch_size            samples per step, over all processes
+--micro-batch INT              training.memory.micro_batch  samples per forward pass of a tower
+--recompute                    training.memory.recompute  activation checkpointing: less memory, more time
 -j, --num-workers INT          data.num_workers           processes that read, decode and augment
 --precision NAME               training.precision         float32, bfloat16 or float16
---initial-weights FILE                                    a checkpoint to start from
+--initial-weights FILE                                    checkpoint to start from
 {_DEVICE}{_COMMON}""",
     "ReinforcementSpec": f"""
---data DATA                                               shards, a .jsonl or table, or a folder of images
--o, --output FOLDER            output                     of the reinforced shards; a second run goes on
+--data DATA                                               shards, a .jsonl file or table, or a folder of images
+-o, --output FOLDER            output                     output folder of the shards; a second run resumes
 --step NAME                                               captions, embeddings, or both
---num-augmentations INT                                   that are stored for each image
---batch-size INT                                          samples that are encoded at once
--j, --num-workers INT          num_workers                processes; by default one for each GPU
+--num-augmentations INT                                   augmentations to store per image
+--batch-size INT                                          samples per batch
+-j, --num-workers INT          num_workers                processes; by default one per GPU
 --engine NAME                                             local, or ray for a cluster
---status                                                  how far the run in the output is
---dry-run                                                 measure a little, and say what all of it takes
+--status                                                  show the progress of the run in the output
+--dry-run                                                 measure a few samples, and print the total cost
 {_COMMON}""",
     "FinetuneSpec": f"""
--m, --model FILE               model                      what is fine-tuned; or a name, NAME=FILE, hf-hub:...
---data DATA                                               a folder of classes, captions, .jsonl or shards
---test DATA                                               to test on; by default a part is held out
---retention-tasks DATA                                          what it could do before, measured too; once for each
--o, --output FOLDER            output                     of all that it makes; a second run goes on there
---epochs INT                                              passes over the pictures
---batch-size INT                                          pictures of a step, all processes together
---learning-rate FLOAT                                     peak of the learning rate
+-m, --model FILE               model                      checkpoint to fine-tune; or a name, NAME=FILE, hf-hub:...
+--data DATA                                               a folder of classes or captions, .jsonl or shards
+--test DATA                                               test data; by default a held-out part of --data
+--retention-tasks DATA                                          data of old tasks, to measure forgetting
+-o, --output FOLDER            output                     output folder; a second run resumes
+--epochs INT                                              passes over the images
+--batch-size INT                                          images per step, over all processes
+--learning-rate FLOAT                                     peak learning rate
 -j, --num-workers INT          num_workers                processes that read, decode and augment
 --precision NAME                                          float32 or bfloat16
 {_DEVICE}{_COMMON}""",
     "DistilSpec": f"""
--m, --model FILE               model                      the teacher; or a name, NAME=FILE, open_clip:...
---data TEXTS                                              lines, tables of pairs, or LANGUAGE=FILE; once for each
---shares LANG=NUM                                         of every batch by language, such as de=2
---kind NAME                                               transformer, mct, or teacher: its own, cut
+-m, --model FILE               model                      teacher: a checkpoint, a name, NAME=FILE, open_clip:...
+--data TEXTS                                              text files or tables, or LANGUAGE=FILE
+--shares LANG=NUM                                         share of each language in a batch, such as de=2
+--kind NAME                                               transformer, mct, or teacher (its own tower, truncated)
 --context-length INT                                      ids per text, 3 to 77
---depth INT                                               layers; 0 makes a bag of tokens
---tokenizer FILE                                          a tokenizer.json; the teacher's own without
---relation-weight FLOAT        training.loss.relation_weight  of similarities within the batch
+--depth INT                                               number of layers; 0 for a bag of tokens
+--tokenizer FILE                                          a tokenizer.json; by default the teacher's tokenizer
+--relation-weight FLOAT        training.loss.relation_weight  weight of the loss on similarities in the batch
 {_TRAINED}{_DEVICE}{_COMMON}""",
     "EvaluationSpec": f"""
---data FOLDER                                             that holds the data sets; streamed without it
---datasets DATA                                           data sets of your own, or some of the suites'
+--data FOLDER                                             folder of the data sets; without it, they are streamed
+--datasets DATA                                           your own data sets, or data sets of the suites
 --suite NAME                                              quick, imagenet, full, ...
--o, --output FOLDER            output                     of the results; a second run goes on there
---batch-size INT                                          images and texts that are encoded at once
--j, --num-workers INT          num_threads                threads that read and decode
+-o, --output FOLDER            output                     output folder of the results; a second run resumes
+--batch-size INT                                          images and texts per batch
+-j, --num-workers INT          num_threads                threads that read and decode images
 --report                                                  write report.html with plots
 {_DEVICE}{_COMMON}""",
 }
-"""By the class of a recipe's choices."""
+"""Help lines by the name of a recipe's spec class."""
 
 _ASKING = frozenset(("-h", "--help"))
 ASKING_ALL, PLAIN = "--help-all", "--plain"
@@ -94,8 +94,8 @@ class Short:
 
     Args:
         names: names of the flag.
-        value: placeholder of its value; empty for a switch.
-        field: the field, if its name is longer; otherwise empty.
+        value: placeholder of the flag's value; empty for a switch.
+        field: name of the field, if it is longer than the flag's; empty otherwise.
         text: description.
     """
 
@@ -106,7 +106,7 @@ class Short:
 
 
 def shorts(kind: str) -> list[Short]:
-    """Return the short flags of a recipe by the name of its spec's class."""
+    """Return the short flags of a recipe, given the name of its spec class."""
     found = []
     for line in filter(None, LINES[kind].splitlines()):
         head, *middle, text = re.split(r"  +", line)
@@ -117,7 +117,7 @@ def shorts(kind: str) -> list[Short]:
 
 
 def kind_of(file: Path) -> tuple[str, list[str]] | None:
-    """Return the spec class and variants of a recipe from the text of its file; None if not found."""
+    """Return the spec class and variants of a recipe from the text of its file, or None if the text has none."""
     text = file.read_text(encoding="utf-8")
     found = re.search(r"^(?:RUN: |ROWS: dict\[str, )(\w+)\]? =", text, re.MULTILINE)
     call = re.search(r"run_recipe\((?:RUN|ROWS)(.*)\)", text)
@@ -131,13 +131,13 @@ def wants_short_help(arguments: object) -> bool:
 
 
 def brief_help(kind: str, program: str, rows: Mapping[str, str] | None = None, variants: Collection[str] = ()) -> str:
-    """Return the short help of a recipe, below its header.
+    """Return the short help of a recipe, without its header.
 
     Args:
-        kind: the name of its spec's class.
+        kind: name of the recipe's spec class.
         program: the command before the flags.
         rows: titles of the recipe's runs, if there are several.
-        variants: further words that change the spec.
+        variants: additional words that change the spec.
     """
     others = " [MODEL...]" if kind == "EvaluationSpec" else ""
     words = f"{' ROW' if rows else ''}{''.join(f' [{one}]' for one in variants)} [RUN.json]{others}"
@@ -158,6 +158,6 @@ def program() -> str:
 
 
 def retyped_command(*flags: str) -> str:
-    """Return the typed command with its row and only these flags, in backticks."""
+    """Return the typed command with its row and only the given flags, in backticks."""
     row = [one for one in sys.argv[1:2] if not one.startswith("-") and not one.endswith(".json")]
     return f"`{' '.join((program(), *row, *flags))}`"

@@ -1,4 +1,4 @@
-"""How good a model in training is: on held-out pairs, and on data sets."""
+"""Evaluation of a model during training, on held-out pairs and on data sets."""
 
 from __future__ import annotations
 
@@ -27,16 +27,16 @@ def measured_on(
     rows: RowOptions,
     model: DualEncoderSpec,  # noqa: ARG001  as `captions_on`, which needs it
 ) -> Evaluate:
-    """Return an evaluation on held-out pairs, see `retrieval_on`, and on data sets, see `evaluation_hook`.
+    """Return an evaluation on held-out pairs (see `retrieval_on`) and on data sets (see `evaluation_hook`).
 
     Args:
-        pairs: places of held-out pairs, see `held_out_pairs`; none measures nothing on them.
-        benchmarks: places of data sets, see `open_benchmark`; none measures nothing on them.
-        rows: how rows of `.jsonl` files and of tables among these are read.
-        model: the run's model, whose spec says how it takes pairs.
+        pairs: paths of held-out pairs, see `held_out_pairs`; empty for no evaluation on pairs.
+        benchmarks: paths of data sets, see `open_benchmark`; empty for no evaluation on data sets.
+        rows: options for reading rows of `.jsonl` files and tables.
+        model: spec of the run's model, with its inputs.
 
     Raises:
-        ValueError: if one of them cannot be used.
+        ValueError: if the pairs or a data set cannot be used.
     """
     parts = [retrieval_on(pairs, rows)] if pairs else []
     if benchmarks:
@@ -49,22 +49,22 @@ def measured_on(
 
 
 def held_out_pairs(data: Sequence[str], rows: RowOptions) -> list[ImageTextSample]:
-    """Return the samples with an image and a caption among the first 5,000 of some data.
+    """Return all samples with an image and a caption among the first 5,000 samples of the data.
 
     Args:
-        data: places of any form that `open_data_set` takes.
-        rows: how rows of lists and tables are read.
+        data: paths of data in any form that `open_data_set` accepts.
+        rows: options for reading rows of lists and tables.
 
     Raises:
-        ValueError: if there is no pair, or no such data.
-        OSError: if it cannot be read.
+        ValueError: if the data does not exist or has no pairs.
+        OSError: if the data cannot be read.
     """
     report = SkipReport()
     units = [unit for one in data for unit in open_data_set(one, kind="captions", rows=rows).source.units()]
     samples = itertools.chain.from_iterable(unit.read(report) for unit in units)
     pairs = [one for one in itertools.islice(samples, MOST_SAMPLES) if one.image is not None and one.captions]
     if not pairs:
-        raise ValueError(f"there is no pair of image and caption in {', '.join(data)} to validate on: {report}")
+        raise ValueError(f"{', '.join(data)} has no pairs of an image and a caption for validation: {report}")
     return pairs
 
 
@@ -72,8 +72,8 @@ def retrieval_on(pairs: Sequence[str], rows: RowOptions) -> Evaluate:
     """Return an evaluation of recall at 1 on held-out pairs; see `held_out_pairs`.
 
     Args:
-        pairs: their places.
-        rows: how rows of lists and tables are read.
+        pairs: paths of the pairs.
+        rows: options for reading rows of lists and tables.
     """
     samples = held_out_pairs(pairs, rows)
 
@@ -93,12 +93,12 @@ def retrieval_on(pairs: Sequence[str], rows: RowOptions) -> Evaluate:
 
 
 def captions_on(data: Sequence[str], rows: RowOptions, model: CoCaSpec) -> Evaluate:
-    """Return an evaluation of a captioner on held-out pairs, see `held_out_pairs`: nats per id, and accuracy of ids.
+    """Return an evaluation of a captioner on held-out pairs (see `held_out_pairs`): nats per id, and accuracy of ids.
 
     Args:
-        data: places of the pairs.
-        rows: how rows of lists and tables are read.
-        model: whose inputs are made.
+        data: paths of the pairs.
+        rows: options for reading rows of lists and tables.
+        model: spec of the captioner, with its inputs.
     """
     transform, tokenizer = ImageTransform(model.image.input), Tokenizer(model.text.input)
     pairs = [(sample.image, sample.captions[0]) for sample in held_out_pairs(data, rows)]

@@ -1,6 +1,6 @@
-"""Reinforces data sets: computes captions and teacher embeddings once, and stores them with each image.
+"""Reinforcement of data sets: computes captions and teacher embeddings once, and stores them with each image.
 
-This subpackage computes, stores and checks reinforced data; `data` reads it.
+This subpackage computes, stores and checks reinforced data; `data` reads the data.
 """
 
 from mobileclip.reinforce.captioners import (

@@ -1,6 +1,6 @@
-"""Captioners: models that write captions of images, alone or several at once, by nucleus sampling from a CoCa.
+"""Captioners: models that write captions for images; one or several, with nucleus sampling from a CoCa.
 
-A seed decides every sample, with one random stream per caption. Add new captioners here, registered by name.
+A seed determines every sample, with one random stream per caption. Add new captioners here and register them by name.
 """
 
 from __future__ import annotations
@@ -45,30 +45,31 @@ class Captioner(Protocol):
 
     @property
     def weights_sha256(self) -> str:
-        """Hash of its weights, as `weights_sha256` of the teachers makes it."""
+        """Hash of the captioner's weights, computed like the teachers' `weights_sha256`."""
 
     @property
     def num_captions(self) -> int:
         """Captions per image."""
 
     def caption(self, images: Sequence[Image.Image], seeds: Sequence[int]) -> list[tuple[str, ...]]:
-        """Return the captions of every image.
+        """Return the captions for every image.
 
         Captions depend only on the image and its seed, not on other images or their order.
 
         Args:
             images: unchanged, not augmented.
-            seeds: one per image, any integer.
+            seeds: one integer per image.
 
         Raises:
-            ImageError: if an image cannot be brought to the captioner's input; the others then have no captions either.
+            ImageError: if an image cannot be converted to the captioner's input; the call then returns no captions for
+                the other images either.
         """
 
 
 def require_seeds(images: Sequence[Image.Image], seeds: Sequence[int]) -> None:
     """Raise a ValueError unless there is one seed per image."""
     if len(seeds) != len(images):
-        raise ValueError(f"{len(images)} images come with {len(seeds)} seeds; one per image is expected")
+        raise ValueError(f"{len(images)} images have {len(seeds)} seeds; expected one seed per image")
 
 
 @attrs.frozen(kw_only=True)
@@ -84,29 +85,29 @@ class CaptionerSpec(ABC):
 
     @abstractmethod
     def build(self, device: str = "cpu") -> Captioner:
-        """Return the captioner, its weights loaded.
+        """Return the captioner with loaded weights.
 
         Args:
-            device: where it computes, such as `cuda:1`.
+            device: device of the captioner, such as `cuda:1`.
 
         Raises:
-            ValueError: if there are no such weights, or they cannot be used.
+            ValueError: if the weights do not exist or cannot be used.
         """
 
 
 captioners: Registry[type[CaptionerSpec]] = Registry("captioner", home="mobileclip.reinforce.image_text_to_text")
-"""Captioners by name; third parties add theirs here or by an entry point in `mobileclip.captioner`."""
+"""Captioners by name; third parties add their own here or by an entry point in `mobileclip.captioner`."""
 
 open_family(CaptionerSpec, captioners)
 
 
 @attrs.frozen(kw_only=True, field_transformer=strict)
 class CaptionSet:
-    """A captioner with the name of its caption set.
+    """A captioner and the name of its caption set.
 
     Args:
-        name: name of the set, `syn_text` or `syn_text_NAME`.
-        captioner: who writes it.
+        name: name of the caption set, `syn_text` or `syn_text_NAME`.
+        captioner: captioner that writes the set.
     """
 
     name: str = attrs.field(validator=validators.matches_re(SYN_NAME))
@@ -116,36 +117,36 @@ class CaptionSet:
 @captioners.register("several")
 @attrs.frozen(kw_only=True, field_transformer=strict)
 class SeveralCaptioners(CaptionerSpec):
-    """Several captioners with a caption set each, as for MobileCLIP2.
+    """Several captioners with one caption set each, as in MobileCLIP2.
 
-    One job with all captioners stores the same captions as one job per captioner.
+    One job with all captioners stores the same captions as separate jobs with one captioner each.
 
     Args:
-        sets: at least one, with different names.
+        sets: caption sets, at least one, with different names.
 
     Raises:
-        ValueError: if there is none, or a name is duplicated.
+        ValueError: if `sets` is empty, or a name is duplicated.
 
-    Source: MobileCLIP2, section 3: captions of several models are complementary.
+    Source: MobileCLIP2, section 3: captions of different models are complementary.
     """
 
     sets: tuple[CaptionSet, ...] = attrs.field(converter=tuple[CaptionSet, ...], validator=validators.min_len(1))
 
     def __attrs_post_init__(self) -> None:
         if twice := repeated(one.name for one in self.sets):
-            raise ValueError(f"two sets of captions are called {twice[0]}; name one syn_text_NAME")
+            raise ValueError(f"two caption sets have the name {twice[0]}; rename one of them to syn_text_NAME")
 
     def build(self, device: str = "cpu") -> CaptionerEnsemble:
-        """Return the captioners, their weights loaded.
+        """Return the captioners with loaded weights.
 
         Raises:
-            ValueError: if one cannot be loaded.
+            ValueError: if a captioner cannot be loaded.
         """
         return CaptionerEnsemble({one.name: one.captioner.build(device) for one in self.sets})
 
 
 class CaptionerEnsemble:
-    """Loaded captioners by name of their set, with the interface of one captioner.
+    """Loaded captioners by the names of their caption sets, with the interface of a single captioner.
 
     Args:
         sets: at least one.
@@ -161,57 +162,57 @@ class CaptionerEnsemble:
 
     @property
     def weights_sha256(self) -> str:
-        """Hash of the hashes of their weights."""
+        """Hash of the hashes of the captioners' weights."""
         return hashlib.sha256("".join(one.weights_sha256 for one in self.sets.values()).encode()).hexdigest()
 
     @property
     def num_captions(self) -> int:
-        """Captions per image, of all of them."""
+        """Total number of captions per image."""
         return sum(one.num_captions for one in self.sets.values())
 
     def caption(self, images: Sequence[Image.Image], seeds: Sequence[int]) -> list[tuple[str, ...]]:
-        """Return the captions of every image, captioner by captioner, each with its own random numbers."""
+        """Return the captions for every image, captioner by captioner; each captioner has its own random numbers."""
         written = [one.caption(images, [derived_seed(seed, name) for seed in seeds]) for name, one in self.sets.items()]
         return [tuple(text for texts in of_image for text in texts) for of_image in zip(*written, strict=True)]
 
 
 def caption_sets(captioner: Captioner, name: str) -> Mapping[str, Captioner]:
-    """Return captioners by the names of their sets.
+    """Return captioners by the names of their caption sets.
 
     Args:
         captioner: one, or several.
-        name: name of the set of one.
+        name: name of the caption set of a single captioner.
     """
     return captioner.sets if isinstance(captioner, CaptionerEnsemble) else {name: captioner}
 
 
-# How many ids are sorted, until the nucleus is among them; that of a trained captioner is far smaller than the first.
+# Numbers of ids to sort, until they contain the nucleus; a trained captioner's nucleus is far smaller than the first.
 _SIZES = (256, 4096)
-# The release forbids the end before the fifth id, the start token included.
+# The release forbids the end before the fifth id, including the start token.
 _MIN_LENGTH = 5
 _PAD_ID = 0  # CLIP's
 
 
 def caption_seed(seed: int, key: str, caption_set: str) -> int:
-    """Return the seed of an image's captions.
+    """Return the seed for the captions of an image.
 
     Args:
         seed: seed of the run.
         key: key of the sample.
-        caption_set: name of the captions' set.
+        caption_set: name of the caption set.
     """
     return derived_seed(seed, "captions", caption_set, key)
 
 
 def caption_streams(seeds: Sequence[int], *, num_captions: int, num_steps: int) -> Tensor:
-    """Return the random numbers in [0, 1) of every caption of every image.
+    """Return the random numbers in [0, 1) for every caption of every image.
 
-    Shape:
-        (number of seeds * num_captions, num_steps) float64, the captions of an image beside each other.
+    Shape: (number of seeds * num_captions, num_steps) float64, with the captions of an image next to each other.
 
     Args:
         seeds: one per image.
-        num_captions: captions per image; the first ones are the same however many there are.
+        num_captions: number of captions per image; the random numbers of the first captions do not depend on this
+            number.
         num_steps: ids per caption.
     """
     streams = [seeded_rng(seed, "caption", index).random(num_steps) for seed in seeds for index in range(num_captions)]
@@ -219,24 +220,24 @@ def caption_streams(seeds: Sequence[int], *, num_captions: int, num_steps: int) 
 
 
 def nucleus_ids(logits: Tensor, draws: Tensor, *, top_p: float, temperature: float) -> Tensor:
-    """Return one id per row, drawn from the fewest most probable ids that have `top_p` of the probability.
+    """Return one id per row, sampled from the smallest set of most probable ids with total probability `top_p`.
 
-    `P(id) ~ softmax(logits)[id] ** (1 / temperature)` on the nucleus of `softmax(logits)`, and 0 elsewhere. Sampling
-    inverts the cumulative probability in float64, from the most probable id; ties are in order of ids. Rows are
-    independent.
+    The distribution is `P(id) ~ softmax(logits)[id] ** (1 / temperature)` on the nucleus of `softmax(logits)`, and 0
+    elsewhere. Sampling inverts the cumulative probability in float64, starting with the most probable id; equally
+    probable ids are in ascending order. Rows are independent.
 
     Shape:
         logits (rows, vocab), draws (rows,) float64 -> (rows,) int64.
 
     Args:
-        logits: minus infinity where an id is out of the question.
+        logits: logits of the ids; minus infinity for ids that must not be sampled.
         draws: from [0, 1).
-        top_p: in (0, 1].
-        temperature: above 0; below 1 it sharpens.
+        top_p: total probability of the nucleus, in (0, 1].
+        temperature: sampling temperature, above 0; values below 1 sharpen the distribution.
 
     Source: Holtzman et al., "The Curious Case of Neural Text Degeneration", section 3.1.
     """
-    # The total of 49408 terms only places the nucleus' edge, for which float32 terms do; what is drawn from is float64.
+    # The total of 49408 terms only determines the nucleus' edge, so float32 terms suffice; sampling is in float64.
     most = logits.amax(-1, keepdim=True)
     log_total = most.double() + (logits - most).exp().sum(-1, keepdim=True, dtype=torch.float64).log()
     result = torch.zeros(len(logits), dtype=torch.int64, device=logits.device)
@@ -245,7 +246,7 @@ def nucleus_ids(logits: Tensor, draws: Tensor, *, top_p: float, temperature: flo
     for size in (*_SIZES, vocab_size):
         ids, log_probs = _most_probable(logits[rows], min(size, vocab_size), log_total[rows])
         result[rows] = _inverse_cdf(ids, log_probs, draws[rows], top_p=top_p, temperature=temperature)
-        # An id as probable as the last may be missing, so only those above it count.
+        # An id as probable as the last may be missing, so only more probable ids count.
         certain = torch.where(log_probs > log_probs[:, -1:], log_probs.exp(), 0).sum(-1)
         rows = rows[certain < top_p]
         if not len(rows):
@@ -254,9 +255,9 @@ def nucleus_ids(logits: Tensor, draws: Tensor, *, top_p: float, temperature: flo
 
 
 def _most_probable(logits: Tensor, size: int, log_total: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the most probable ids and their log probabilities in float64, in order."""
+    """Return the `size` most probable ids in order, with their log probabilities in float64."""
     if size < logits.shape[-1]:
-        # In ascending order, so that the stable sort breaks ties by id, as it does when all are sorted.
+        # In ascending order, so that the stable sort breaks ties by id, as in a sort of all ids.
         ids = logits.topk(size, dim=-1).indices.sort(dim=-1).values
         logits = logits.gather(-1, ids)
     else:
@@ -282,16 +283,16 @@ def sampling_device(device: torch.device) -> torch.device:
 
 @attrs.frozen(kw_only=True, field_transformer=strict)
 class NucleusSpec(CaptionerSpec):
-    """Shared options of captioners with nucleus sampling; a caption ends before its first full stop.
+    """Options that all captioners with nucleus sampling have; a caption ends before its first full stop.
 
     Args:
-        num_captions: captions per image; duplicates stay.
-        top_p: the nucleus' share of the probability, in (0, 1].
+        num_captions: number of captions per image; the captioner keeps duplicates.
+        top_p: total probability of the nucleus, in (0, 1].
         temperature: above 0.
-        max_length: ids per caption, start and end included.
-        precision: precision of the weights and the computation; probabilities are in float64.
-        max_batch: images per batch. Every step has this size, so that a caption does not depend on the number of
-            images; calls with fewer images waste the rest.
+        max_length: maximum number of ids per caption, including start and end.
+        precision: precision of the weights and the computation; probabilities are computed in float64.
+        max_batch: number of images per batch. Every step runs with this size, so that a caption does not depend on the
+            number of images; calls with fewer images waste the remaining rows.
     """
 
     num_captions: int = attrs.field(default=5, validator=validators.gt(0))
@@ -307,21 +308,23 @@ class NucleusCaptioner:
 
     Args:
         spec: the options.
-        model: in float32; it is moved and cast in place.
+        model: model in float32, moved and cast in place.
         name: display name.
         weights_sha256: hash of its weights.
         device: device of the computation.
 
     Raises:
-        ValueError: if its context is too short, or its texts have no start token.
+        ValueError: if the model's context is too short, or its tokenizer has no start token.
     """
 
     def __init__(self, spec: NucleusSpec, model: CoCa, *, name: str, weights_sha256: str, device: str) -> None:
         self.image, text = model.spec.image.input, model.spec.text.input
         if spec.max_length > text.context_length:
-            raise ValueError(f"max_length is {spec.max_length}, and {name} has room for {text.context_length} ids")
+            raise ValueError(
+                f"max_length is {spec.max_length}, but the context length of {name} is {text.context_length} ids"
+            )
         if text.start_id is None:
-            raise ValueError("captions begin with a start token, and this model's tokenizer has none")
+            raise ValueError("captions begin with a start token, but this model's tokenizer has no start token")
         self.spec, self.name, self.weights_sha256 = spec, name, weights_sha256
         self._model = model.eval().requires_grad_(requires_grad=False).to(device=device, dtype=dtype_of(spec.precision))
         self._transform, self._tokenizer = ImageTransform(self.image), Tokenizer(text)
@@ -337,15 +340,15 @@ class NucleusCaptioner:
 
     @torch.inference_mode()
     def caption(self, images: Sequence[Image.Image], seeds: Sequence[int]) -> list[tuple[str, ...]]:
-        """Return the captions of every image, `num_captions` each; two may be the same.
+        """Return `num_captions` captions for every image; duplicates are possible.
 
         Args:
             images: unchanged, not augmented.
-            seeds: one per image, any integer.
+            seeds: one integer per image.
 
         Raises:
-            ImageError: if an image cannot be brought to the model's input.
-            ValueError: if there are not as many seeds as images.
+            ImageError: if an image cannot be converted to the model's input.
+            ValueError: if the numbers of seeds and images differ.
         """
         require_seeds(images, seeds)
         size, count = self.spec.max_batch, self.spec.num_captions
@@ -356,7 +359,7 @@ class NucleusCaptioner:
         return [tuple(texts[start : start + count]) for start in range(0, len(texts), count)]
 
     def _texts(self, pixels: list[Tensor], seeds: Sequence[int]) -> list[str]:
-        """Return the captions of at most `max_batch` images, up to the first full stop or the end, without it."""
+        """Return the captions for at most `max_batch` images; each ends before its first full stop or the end token."""
         spec, model, num_steps = self.spec, self._model, self.spec.max_length - 2
         missing = spec.max_batch - len(pixels)
         stacked = torch.stack([*pixels, *[torch.zeros_like(pixels[0])] * missing]).to(model.logit_scale)
@@ -365,7 +368,7 @@ class NucleusCaptioner:
         draws = caption_streams([*seeds, *[0] * missing], num_captions=spec.num_captions, num_steps=num_steps).to(place)
         stops = self._stops.to(place)
         ids = torch.full((len(draws),), self._start_id, device=place)
-        # Missing images, and captions that have ended, go on in every step but draw nothing.
+        # Missing images and ended captions stay in every step, but without sampling.
         running = torch.arange(len(pixels) * spec.num_captions, device=place)
         drawn: list[Tensor] = []
         while len(drawn) < num_steps and len(running):
@@ -389,18 +392,18 @@ class NucleusCaptioner:
 @captioners.register("coca")
 @attrs.frozen(kw_only=True, field_transformer=strict)
 class CocaCaptioner(NucleusSpec):
-    """CoCa's captions by nucleus sampling, cut in front of the first full stop.
+    """CoCa's captions by nucleus sampling, cut before the first full stop.
 
     Args:
         model: as `OpenClipTeacher` takes it.
         pretrained: as `OpenClipTeacher` takes it.
 
     Raises:
-        ValueError: if there is no source of weights, or two.
+        ValueError: if there is no source of weights, or more than one.
 
-    Source: section 4 of the paper; length limits of the release's generator. Differs: sampling depends on the image's
-        seed only, not on the batch; the first four ids are neither a full stop nor the end, so no caption is empty;
-        padding is never sampled (the release may sample it, and decodes it as exclamation marks).
+    Source: section 4 of the paper; length limits of the release's generator. Differs: sampling depends only on the
+        image's seed, not on the batch. The first four ids are neither a full stop nor the end, so no caption is empty.
+        Padding is never sampled (the release may sample padding, and decodes it as exclamation marks).
     """
 
     model: str = attrs.field(default="coca_ViT-L-14", validator=validators.min_len(1))
@@ -410,11 +413,11 @@ class CocaCaptioner(NucleusSpec):
         self._source()
 
     def build(self, device: str = "cpu") -> NucleusCaptioner:
-        """Return the captioner, its weights loaded.
+        """Return the captioner with loaded weights.
 
         Raises:
-            ValueError: if open_clip is missing or lacks the model or the tag, the weights do not fit, or the model is
-                no supported CoCa.
+            ValueError: if open_clip is missing or does not have the model or the tag, the weights do not fit, or the
+                model is not a supported CoCa.
         """
         opened = load_open_clip(self._source())
         sha256 = opened.weights_sha256
@@ -427,26 +430,27 @@ class CocaCaptioner(NucleusSpec):
 @captioners.register("checkpoint")
 @attrs.frozen(kw_only=True, field_transformer=strict)
 class CheckpointCaptioner(NucleusSpec):
-    """Captioner with a `CoCa` from a file and nucleus sampling, like `CocaCaptioner` but without open_clip.
+    """A captioner with nucleus sampling and a `CoCa` from a file, like `CocaCaptioner` but without open_clip.
 
     Args:
-        checkpoint: a file of ours or of open_clip's, see `load_model`, a checkpoint of a run, or `hf-hub:OWNER/NAME`.
+        checkpoint: a file in this library's or open_clip's layout (see `load_model`), a checkpoint of a run, or
+            `hf-hub:OWNER/NAME`.
     """
 
     checkpoint: str = attrs.field(converter=os.fspath)
 
     def build(self, device: str = "cpu") -> NucleusCaptioner:
-        """Return the captioner, its weights loaded.
+        """Return the captioner with loaded weights.
 
         Raises:
-            FileNotFoundError: if there is no such file.
-            CheckpointError: if it holds no captioner.
-            ValueError: if its context is shorter than `max_length`, or its texts have no start token.
+            FileNotFoundError: if the file does not exist.
+            CheckpointError: if the file does not contain a captioner.
+            ValueError: if the model's context is shorter than `max_length`, or its tokenizer has no start token.
         """
         model = load_model(self.checkpoint, fold=False)
         if not isinstance(model, CoCa):
             raise CheckpointError(
-                f"{self.checkpoint} has no captioner, but a {type(model).__name__}", code="another_model"
+                f"{self.checkpoint} contains a {type(model).__name__}, but expected a captioner", code="another_model"
             )
         sha256 = weights_sha256(model.state_dict())
         name = f"{Path(self.checkpoint).stem}-{sha256[:8]}"
@@ -455,15 +459,15 @@ class CheckpointCaptioner(NucleusSpec):
 
 
 def with_weights(captioner: NucleusSpec, weights: Sequence[str]) -> CaptionerSpec:
-    """Return a captioner with the weights and the architecture of each file, in sets of their own for several files.
+    """Return a captioner with the weights and architecture of each file; several files get one caption set each.
 
     Args:
         captioner: for its other options.
-        weights: checkpoints as for `CheckpointCaptioner`; the caption set of NAME.pt or hf-hub:OWNER/NAME is
-            `syn_text_NAME`.
+        weights: checkpoints as for `CheckpointCaptioner`; with several files, the caption set of NAME.pt or
+            hf-hub:OWNER/NAME is `syn_text_NAME`.
 
     Raises:
-        ValueError: if two files have one name.
+        ValueError: if two files have the same name.
     """
     kept = {name: getattr(captioner, name) for name in attrs.fields_dict(NucleusSpec)}  # type: ignore[type-abstract]
     sets = []

@@ -1,4 +1,4 @@
-"""Encodes batches of samples with teachers, also during training, and measures the teachers' agreement."""
+"""Encoding of sample batches with teachers, also during training, and a measurement of the teachers' agreement."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ from mobileclip.terminal import get_logger
 
 logger = get_logger(__name__)
 
-# Below it, most of what is stored of the pictures is said of something else.
+# Below this agreement, most stored image embeddings describe something else.
 LOW_AGREEMENT = 0.5
 CHANGED_BY = "larger crops or fewer operations of the spec's augmentation raise it; in a recipe, --augmentation crop"
 _FEWEST = 2
@@ -54,16 +54,16 @@ _Matrix = npt.NDArray[np.float32]
 
 
 def plain_augmentation(size: int) -> AugmentationSpec:
-    """Return the augmentation without changes: the largest central square, resized.
+    """Return an augmentation that only resizes the largest central square.
 
     Args:
-        size: side of the output, in pixels.
+        size: side of the output in pixels.
     """
     return AugmentationSpec(size=size, scale=(1.0, 1.0), ratio=(1.0, 1.0), num_operations=0)
 
 
 def plain_views(images: Sequence[Image.Image], policy: AugmentationSpec) -> Tensor:
-    """Return images without augmentation, at the teachers' sizes.
+    """Return images without augmentation, resized to each teacher's size.
 
     Shape:
         (images, 3, size, size) uint8.
@@ -85,7 +85,7 @@ def encode_plain(teachers: TeacherEnsemble, images: Sequence[bytes], spec: Reinf
     Args:
         teachers: the ensemble.
         images: the images, encoded.
-        spec: its limits, batch size and resizing.
+        spec: reinforcement options, for their limits, batch size and resizing.
     """
     policies = [
         attrs.evolve(plain_augmentation(size), interpolation=spec.augmentation.interpolation)
@@ -103,19 +103,19 @@ def encode_plain(teachers: TeacherEnsemble, images: Sequence[bytes], spec: Reinf
 def measure_agreement(
     samples: Sequence[ReinforcedSample], teachers: TeacherEnsemble, spec: ReinforcementSpec
 ) -> ViewAgreement | None:
-    """Measure how often a teacher matches stored views to the same caption as the plain images.
+    """Measure how often a teacher assigns a stored view to the same caption as the image without augmentation.
 
-    A view matches the image with the nearest caption, real or synthetic. The measure ignores captions that several
-    images share, and images without a unique caption.
+    A teacher assigns a view to the image with the most similar caption, real or synthetic. The measurement ignores
+    captions that several images share, and images without a unique caption.
 
     Args:
-        samples: with their images.
-        teachers: those that gave the samples' embeddings.
+        samples: samples with images.
+        teachers: the teachers of the samples' stored embeddings.
         spec: the options.
 
     Returns:
-        The measurement, or None if fewer than two samples have captions of their own, as there is nothing to choose
-        from, or the teachers' embeddings of a plain image are not finite.
+        The measurement; None if fewer than two samples have unique captions, since there is nothing to compare, or if a
+        teacher's embedding of an image without augmentation is not finite.
     """
     count = Counter(text for sample in samples for text in dict(_captions(sample)))
     own = [{text: row for text, row in _captions(sample) if count[text] == 1} for sample in samples]
@@ -127,7 +127,7 @@ def measure_agreement(
     try:
         encoded = encode_plain(teachers, [sample.image or b"" for sample, _ in compared], spec)
     except NotFiniteError as error:
-        logger.warning("it was not measured how far the teachers recognise the stored views: %s", error)
+        logger.warning("the teachers' agreement on the stored views was not measured: %s", error)
         return None
     plain = owner[(encoded @ texts.T).argmax(-1)]
     views = owner[(np.stack([sample.image_emb for sample, _ in compared]) @ texts.T).argmax(-1)]
@@ -157,10 +157,10 @@ class _Item:
     """A sample in progress, with its results so far.
 
     Args:
-        sample: with its captions and embeddings, as far as there are some.
+        sample: the sample, with the captions and embeddings made so far.
         image: decoded.
         params: params of its augmentations.
-        pixels: that they give, by size: (augmentations, size, size, 3).
+        pixels: augmented images by size, each of shape (augmentations, size, size, 3).
     """
 
     sample: ImageTextSample
@@ -171,12 +171,12 @@ class _Item:
 
 @attrs.frozen(kw_only=True, eq=False)
 class BatchEncoder:
-    """Makes reinforced samples, or where there are no teachers, captioned ones.
+    """Makes reinforced samples; without teachers, it makes captioned samples.
 
     Args:
         spec: the options.
-        teachers: for stored embeddings; None for captions only.
-        captioner: for synthetic captions; None for none.
+        teachers: teachers of the stored embeddings; None for captions only.
+        captioner: captioner of the synthetic captions; None for no captions.
         shard: source of the samples, for messages.
     """
 
@@ -186,7 +186,7 @@ class BatchEncoder:
     shard: str
 
     def __call__(self, samples: Sequence[ImageTextSample]) -> list[ImageTextSample | Skip]:
-        """Return the reinforcement of every sample, or the reason to skip it."""
+        """Return every reinforced sample, or the reason to skip it."""
         results = self._each([_Item(sample) for sample in samples], self._decode)
         sets = caption_sets(self.captioner, self.spec.caption_set) if self.captioner is not None else {}
         for name, captioner in sets.items():
@@ -219,12 +219,12 @@ class BatchEncoder:
         make: Callable[[Sequence[_Item]], None],
         skip: Callable[[_Item, Exception], Skip],
     ) -> list[_Item | Skip]:
-        """Have something made of all items, or where that fails, of each alone, to find whose fault it is."""
+        """Process all items together; if that fails, process each item separately to find the item at fault."""
         left = [one for one in items if isinstance(one, _Item)]
         try:
             if left:
                 make(left)
-        except Exception as error:  # noqa: BLE001 - whatever is wrong with one of them
+        except Exception as error:  # noqa: BLE001 - any error of an item
             if len(left) > 1:
                 return [result for one in items for result in self._together([one], make, skip)]
             raise_machine_fault(error)
@@ -232,7 +232,7 @@ class BatchEncoder:
         return list(items)
 
     def _skip(self, item: _Item, error: Exception, *, plain: Callable[[], object], who: str, prefix: str = "") -> Skip:
-        """Return why an item is skipped; a failure that a plain image shares is not the item's fault.
+        """Return the reason to skip an item, if a plain image does not fail in the same way.
 
         Raises:
             FatalError: if it is not.
@@ -247,12 +247,12 @@ class BatchEncoder:
                 plain()
             except Exception as other:
                 raise_machine_fault(other)
-                raise FatalError(f"the {who} a plain picture either: {reason_of(other)}") from other
+                raise FatalError(f"the {who} a plain image either: {reason_of(other)}") from other
         return Skip(reason=reason, key=item.sample.key, shard=self.shard, detail=f"{prefix}{detail}")
 
     def _decode(self, item: _Item) -> _Item:
         if item.sample.image is None:
-            raise BadSampleError("missing_image", "there is no image; `mobileclip data join` brings images in")
+            raise BadSampleError("missing_image", "the sample has no image; add images with `mobileclip data join`")
         check_layout(item.sample, self.spec.layout)
         background = None if self.teachers is None else self.teachers.background
         item.image = decode_image(item.sample.image, orient=False, background=background, limits=self.spec.limits)
@@ -290,7 +290,7 @@ class BatchEncoder:
         }
         image_emb = teachers.encode_images(pixels).numpy().reshape(len(items), self.spec.num_augmentations, -1)
         groups = [group for one in items for group in (one.sample.captions, *one.sample.syn_captions.values())]
-        # A caption that comes twice is encoded once.
+        # A caption that occurs twice is encoded once.
         row = {text: index for index, text in enumerate(dict.fromkeys(text for group in groups for text in group))}
         text_emb = teachers.encode_texts(list(row)).numpy()
 
@@ -315,18 +315,17 @@ def plain_fields(sample: ImageTextSample) -> dict[str, Any]:
 
 @attrs.frozen(kw_only=True, eq=False)
 class OnlineTeachers(ChangedBatches[ReinforcedBatch]):
-    """Wraps batches with teachers that encode each batch on use; pass it to `train` as `batches`.
+    """Batches with embeddings of teachers that encode each batch on use; pass this object to `train` as `batches`.
 
     Args:
-        batches: with online images at the teachers' sizes: `online` of `ReinforcedPipelineSpec`.
-        teachers: encode the images and the captions of every batch.
-        captioner: writes a synthetic caption for every augmented image, at the largest of its sizes; None for captions
-            of the source.
-        tokenizer: the student's, for the captioner's captions.
+        batches: batches with online images at the teachers' sizes; see `online` of `ReinforcedPipelineSpec`.
+        teachers: teachers that encode the images and captions of every batch.
+        captioner: captioner of every augmented image, at its largest size; None for the source's captions.
+        tokenizer: the student's tokenizer, for the captioner's captions.
         seed: seed of the captions.
 
     Raises:
-        ValueError: while streaming, if the batches lack the images or the captions.
+        ValueError: while streaming, if the batches do not have the images or the captions.
 
     Source: MobileCLIP, table 4d.
     """
@@ -338,12 +337,12 @@ class OnlineTeachers(ChangedBatches[ReinforcedBatch]):
     seed: int = 0
 
     def __attrs_post_init__(self) -> None:
-        """Check that captions can become ids."""
+        """Check that a captioner has a tokenizer for its captions."""
         if self.captioner is not None and self.tokenizer is None:
-            raise ValueError("a captioner needs the student's tokenizer beside it")
+            raise ValueError("a captioner also needs the student's tokenizer")
 
     def changed(self, batch: ReinforcedBatch) -> ReinforcedBatch:
-        """Return a batch with embeddings, and captions where there is a captioner."""
+        """Return a batch with embeddings and, with a captioner, its captions."""
         return self._embedded(batch if self.captioner is None else self._captioned(batch, self.captioner))
 
     def _captioned(self, batch: ReinforcedBatch, captioner: Captioner) -> ReinforcedBatch:
@@ -372,8 +371,7 @@ class OnlineTeachers(ChangedBatches[ReinforcedBatch]):
         missing = [size for size in self.teachers.image_sizes if size not in images]
         if missing or not images:
             raise ValueError(
-                f"the teachers need images of {', '.join(map(str, self.teachers.image_sizes))} pixels, and the "
-                f"batches hold {', '.join(map(str, images)) or 'none'}; give the pipeline "
-                f"online={self.teachers.image_sizes}"
+                f"the teachers need images of {', '.join(map(str, self.teachers.image_sizes))} pixels, but the batches "
+                f"have {', '.join(map(str, images)) or 'none'}; set the pipeline's online={self.teachers.image_sizes}"
             )
         return images

@@ -1,4 +1,4 @@
-"""Estimates the cost of a reinforcement from the first samples of its first shard."""
+"""Estimation of the cost of a reinforcement from the first samples of its first shard."""
 
 from __future__ import annotations
 
@@ -28,13 +28,13 @@ class Estimate:
 
     Args:
         num_shards: number of shards of the output.
-        num_samples: in all shards, extrapolated from the first shards if there are many.
+        num_samples: number of samples in all shards, extrapolated from the first shards if there are many shards.
         num_measured: measured samples.
         samples_per_second: samples per second of one worker with loaded models.
-        bytes_per_sample: bytes per sample of a finished shard, images included.
-        loading_seconds: time to load a worker's models.
+        bytes_per_sample: size of a finished shard in bytes per sample, including images.
+        loading_seconds: time to load a worker's models, in seconds.
         device: device of the measurement.
-        agreement: agreement of the teachers on the stored views of these samples; None without a measurement.
+        agreement: agreement of the teachers on the stored views of the measured samples; None without a measurement.
     """
 
     num_shards: int
@@ -48,7 +48,7 @@ class Estimate:
 
     @property
     def device_hours(self) -> float:
-        """Hours of one device for everything."""
+        """Time for the whole reinforcement on one device, in hours."""
         return self.num_samples / self.samples_per_second / 3600
 
     @property
@@ -69,15 +69,15 @@ class Estimate:
 
 
 def estimate(spec: ReinforcementSpec, *, num_samples: int = 64, device: str = AUTO) -> Estimate:
-    """Reinforce the start of the first shard in a temporary folder, and extrapolate; the output stays unchanged.
+    """Reinforce the start of the first shard in a temporary folder and extrapolate; the output stays unchanged.
 
     Args:
         spec: the options.
-        num_samples: number of samples to measure, at most one shard.
-        device: `auto` takes the best available device.
+        num_samples: number of samples to measure; at most the first shard's samples are used.
+        device: name of a device; `auto` selects the best available device.
 
     Raises:
-        ValueError: if no sample of the first shard can be reinforced, or there is no such device.
+        ValueError: if no sample of the first shard can be reinforced, or the device does not exist.
     """
     device = str(pick_device(device))
     units = spec.units()
@@ -94,7 +94,7 @@ def estimate(spec: ReinforcementSpec, *, num_samples: int = 64, device: str = AU
         stored = islice(read_reinforced_samples([join(folder, units[0].name)]), spec.num_compared)
         agreement = None if worker.teachers is None else measure_agreement(list(stored), worker.teachers, aside)
     if entry.num_samples == 0:
-        raise ValueError(f"not one of the first {num_samples} samples of {units[0].name} can be used: {entry.skipped}")
+        raise ValueError(f"none of the first {num_samples} samples of {units[0].name} can be used: {entry.skipped}")
     return Estimate(
         num_shards=len(units),
         num_samples=_count(units),
@@ -115,7 +115,7 @@ class _Beginning(Unit):
 
     Args:
         unit: the complete unit.
-        num_samples: largest number of samples.
+        num_samples: maximum number of samples.
     """
 
     unit: Unit
@@ -126,7 +126,7 @@ class _Beginning(Unit):
         return self.unit.fingerprint()
 
     def count(self) -> int:
-        """Return how many samples there are at most."""
+        """Return the maximum number of samples."""
         return self.num_samples
 
     def read(self, report: SkipReport) -> Iterator[ImageTextSample]:
@@ -135,7 +135,7 @@ class _Beginning(Unit):
 
 
 def _count(units: Sequence[Unit]) -> int:
-    """Return the number of samples, as if all shards were like the first ones that can be counted."""
+    """Return the number of samples, extrapolated from the first shards with a known number of samples."""
     known = [count for unit in units[:_MAX_COUNTED] if (count := unit.count()) is not None]
     if not known:
         known = [sum(1 for _ in units[0].read(SkipReport(log=False)))]

@@ -1,4 +1,4 @@
-"""Any vision-language model of transformers' image-text-to-text interface, as a captioner."""
+"""A captioner with any vision-language model of transformers' image-text-to-text interface."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ from mobileclip.reinforce.captioners import (
 )
 from mobileclip.strict import strict
 
-# What stands for bytes that are no text, as where a caption was cut within a letter.
+# Replacement for bytes that are not text, such as a letter that truncation has split.
 _BROKEN = "\N{REPLACEMENT CHARACTER}"
 
 PROMPT = "Describe this image in one sentence."
@@ -41,25 +41,25 @@ PROMPT = "Describe this image in one sentence."
 @captioners.register("image_text_to_text")
 @attrs.frozen(kw_only=True, field_transformer=strict)
 class ImageTextToTextCaptioner(CaptionerSpec):
-    """Answers of a vision-language model to one prompt about every image, by nucleus sampling (extra `transformers`).
+    """A vision-language model's answers to one prompt about every image, by nucleus sampling (extra `transformers`).
 
     Args:
         model: a folder of `save_pretrained`, or `OWNER/NAME` on the hub, for `AutoModelForImageTextToText` and
             `AutoProcessor`.
-        revision: revision of the hub's repository; None for the newest.
+        revision: revision of the hub repository; None for the newest revision.
         prompt: the question, as one turn of the processor's chat template. For a processor without template, the whole
-            text including the image token: `USER: <image> Describe it. ASSISTANT:`.
-        num_captions: captions per image; duplicates stay.
-        top_p: the nucleus' share of the probability, in (0, 1].
+            text, including the image token: `USER: <image> Describe it. ASSISTANT:`.
+        num_captions: number of captions per image; the captioner keeps duplicates.
+        top_p: total probability of the nucleus, in (0, 1].
         temperature: above 0.
-        max_length: ids per caption; longer captions are truncated.
-        first_sentence: whether a caption ends before its first full stop, as CoCa's do.
-        precision: precision of the weights and the computation; probabilities are in float64.
-        max_batch: images per batch. Every step has this size, so that a caption does not depend on the number of
-            images; calls with fewer images, or with images of other shapes, waste the rest.
+        max_length: maximum number of ids per caption; longer captions are truncated.
+        first_sentence: whether a caption ends before its first full stop, like CoCa's captions.
+        precision: precision of the weights and the computation; probabilities are computed in float64.
+        max_batch: number of images per batch. Every step runs with this size, so that a caption does not depend on the
+            number of images; calls with fewer images, or with images of other shapes, waste the remaining rows.
 
     Raises:
-        ValueError: if a number is out of its range, or the prompt is blank.
+        ValueError: if a number is out of range, or the prompt is blank.
     """
 
     model: str = attrs.field(converter=os.fspath)
@@ -74,10 +74,10 @@ class ImageTextToTextCaptioner(CaptionerSpec):
     max_batch: int = attrs.field(default=4, validator=validators.gt(0))
 
     def build(self, device: str = "cpu") -> ImageTextToTextModel:
-        """Return the captioner, its weights loaded.
+        """Return the captioner with loaded weights.
 
         Raises:
-            ValueError: if there is no such model, weights are missing, or it does not answer to images with text.
+            ValueError: if the model does not exist, lacks weights, or is not an image-text-to-text model.
             ImportError: if transformers is missing.
         """
         source = TransformersSource(model=self.model, revision=self.revision)
@@ -92,23 +92,23 @@ class ImageTextToTextModel:
     Args:
         spec: the options.
         loaded: the model.
-        processor: its processor.
+        processor: the model's processor.
 
     Raises:
-        ValueError: if the processor has no tokenizer, or the end id is unknown.
+        ValueError: if the processor has no tokenizer, or the end id is not known.
     """
 
     def __init__(self, spec: ImageTextToTextCaptioner, loaded: LoadedWeights, processor: Any) -> None:
         self.spec, self.name, self.weights_sha256 = spec, loaded.name, loaded.weights_sha256
         self._model, self._processor, self._text = loaded.model, processor, spec.prompt
         if getattr(processor, "tokenizer", None) is None:
-            raise ValueError(f"{loaded.name} has no tokenizer in its processor, so its captions cannot be read")
+            raise ValueError(f"{loaded.name} has no tokenizer in its processor, so its captions cannot be decoded")
         if getattr(processor, "chat_template", None):
             turn = {"role": "user", "content": [{"type": "image"}, {"type": "text", "text": spec.prompt}]}
             self._text = processor.apply_chat_template([turn], add_generation_prompt=True)
         published = self._model.generation_config
         self._vocabulary = AnswerVocabulary(processor.tokenizer, published.eos_token_id, name=loaded.name)
-        # Of the model's own settings, only its special ids count: all else is a choice of the spec.
+        # Only special ids come from the model's settings; the spec determines all other options.
         settings = transformers_package().GenerationConfig(
             do_sample=False,
             max_new_tokens=spec.max_length,
@@ -118,10 +118,10 @@ class ImageTextToTextModel:
             decoder_start_token_id=published.decoder_start_token_id,
         )
         for module in self._model.modules():
-            # Some models have the one inside generate.
+            # Some models have the other inside generate.
             if hasattr(module, "generation_config"):
                 module.generation_config = settings
-        # Some models keep the state of an answer in themselves.
+        # Some models store the state of an answer as attributes.
         self._lock = Lock()
 
     @property
@@ -131,14 +131,14 @@ class ImageTextToTextModel:
 
     @torch.inference_mode()
     def caption(self, images: Sequence[Image.Image], seeds: Sequence[int]) -> list[tuple[str, ...]]:
-        """Return the captions of every image, `num_captions` each; two may be the same.
+        """Return `num_captions` captions for every image; duplicates are possible.
 
         Args:
             images: unchanged, not augmented.
-            seeds: one per image, any integer.
+            seeds: one integer per image.
 
         Raises:
-            ValueError: if there are not as many seeds as images, or the model cannot take an image.
+            ValueError: if the numbers of seeds and images differ, or the model cannot process an image.
         """
         require_seeds(images, seeds)
         captions: dict[int, tuple[str, ...]] = {}
@@ -159,7 +159,7 @@ class ImageTextToTextModel:
         return {name: value for name, value in inputs.items() if isinstance(value, Tensor)}
 
     def _answers(self, prepared: Sequence[Mapping[str, Tensor]], seeds: Sequence[int]) -> list[tuple[str, ...]]:
-        """Return the captions of images whose inputs have the same shapes, at most `max_batch` of them."""
+        """Return the captions for at most `max_batch` images whose inputs have the same shapes."""
         spec, count, parameter = self.spec, self.spec.num_captions, next(self._model.parameters())
         missing = spec.max_batch - len(prepared)
         rows = [one for one in (*prepared, *[prepared[0]] * missing) for _ in range(count)]
@@ -177,15 +177,15 @@ class ImageTextToTextModel:
 
 
 class AnswerVocabulary:
-    """The token ids of an answer: end tokens, tokens to exclude, and text tokens.
+    """The kinds of token ids in an answer: end tokens, tokens to exclude, and text tokens.
 
     Args:
         tokenizer: the model's.
-        ends: end ids of the model's settings: one, several, or None for the tokenizer's.
+        ends: end ids in the model's settings: one id, several ids, or None for the tokenizer's end id.
         name: name of the model, for messages.
 
     Raises:
-        ValueError: if the end id is unknown.
+        ValueError: if the end id is not known.
     """
 
     def __init__(self, tokenizer: Any, ends: int | Iterable[int] | None, *, name: str) -> None:
@@ -194,7 +194,7 @@ class AnswerVocabulary:
         given = ends if isinstance(ends, Iterable) else () if ends is None else (ends,)
         self.end_ids = [int(index) for index in given if index < len(tokenizer)]
         if not self.end_ids:
-            raise ValueError(f"nothing says which id ends an answer of {name}; its tokenizer has no end token")
+            raise ValueError(f"the id that ends an answer of {name} is not known; its tokenizer has no end token")
         self.pad_id = self.end_ids[0] if tokenizer.pad_token_id is None else tokenizer.pad_token_id
         words = tokenizer.batch_decode([[index] for index in range(len(tokenizer))])
         special = {*tokenizer.all_special_ids, *tokenizer.get_added_vocab().values()} - {*self.end_ids}
@@ -203,7 +203,7 @@ class AnswerVocabulary:
         self.is_visible[[*self.end_ids, *self.special.tolist()]] = False
 
     def text(self, ids: Sequence[int], *, first_sentence: bool) -> str:
-        """Return the caption: up to the end, or the first full stop after a letter or a digit, in one line."""
+        """Return the caption in one line: up to the end, or to the first full stop after a letter or digit."""
         length = next((place for place, index in enumerate(ids) if index in self.end_ids), len(ids))
         decoded = self._tokenizer.decode(ids[:length], skip_special_tokens=True).replace(_BROKEN, "")
         text = " ".join("".join(letter if letter.isprintable() else " " for letter in decoded).split())
@@ -213,15 +213,15 @@ class AnswerVocabulary:
 
 
 class _Sampler:
-    """Leaves one id of every row: that which the caption's own numbers draw.
+    """A logits processor that samples one id per row, with the random numbers of the caption.
 
-    The sampler draws no special id, and the end only after a letter or digit; the last id has a letter or digit if no
-    earlier id has one, so no caption is blank.
+    The sampler never selects a special id, and selects the end only after a letter or digit. If no earlier id has a
+    letter or digit, the last id has one, so no caption is blank.
 
     Args:
         spec: the options.
         vocabulary: kinds of ids.
-        draws: (rows, steps), random numbers in [0, 1).
+        draws: random numbers in [0, 1), of shape (rows, steps).
     """
 
     def __init__(self, spec: ImageTextToTextCaptioner, vocabulary: AnswerVocabulary, draws: Tensor) -> None:
@@ -234,7 +234,7 @@ class _Sampler:
         vocabulary, spec, step, place = self._vocabulary, self._spec, len(self.drawn), self._draws.device
         logits = scores.float().to(place).clone()
         logits[:, vocabulary.special.to(place)] = -torch.inf
-        # Models have room for more ids than their tokenizers know.
+        # Models may have more ids than their tokenizers.
         logits[:, len(vocabulary.is_visible) :] = -torch.inf
         is_last = step == spec.max_length - 1
         mute = (~vocabulary.is_visible).nonzero().flatten() if is_last else torch.tensor(vocabulary.end_ids)

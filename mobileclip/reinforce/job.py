@@ -1,7 +1,8 @@
-"""The reinforcement job: a source in, shards with stored augmentations and teachers' embeddings out.
+"""The reinforcement job: reads a source, and writes shards with stored augmentations and teacher embeddings.
 
-A shard is the unit of work: the job writes it atomically, adds it to the manifest, and never repeats it. The stored
-data depends on spec and source only, not on the engine, the number or order of workers, or interruptions.
+A shard is the unit of work: the job writes the shard atomically, adds it to the manifest, and never repeats it. The
+stored data depends only on the spec and the source, not on the engine, the number or order of workers, or
+interruptions.
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ from mobileclip.terminal import console, get_logger, say
 
 logger = get_logger(__name__)
 
-# Counting reads every shard's headers; beyond so many shards progress is counted in shards.
+# Counting samples reads every shard's headers; with more shards than this, progress counts shards.
 _MAX_COUNTED = 256
 
 
@@ -44,14 +45,14 @@ class ReinforcementReport:
     """The report of a reinforcement: shards, samples, skips and time.
 
     Args:
-        shards: all reinforced shards, those of earlier runs included; paths or URLs.
+        shards: paths or URLs of all reinforced shards, including the shards of earlier runs.
         num_samples: samples in them.
-        num_bytes: their size.
-        skipped: numbers of skipped samples by reason.
-        num_done_before: shards that an earlier run had finished.
-        set_aside: failed shards with reasons; the next run tries them again.
+        num_bytes: total size of the shards in bytes.
+        skipped: number of skipped samples by reason.
+        num_done_before: number of shards that earlier runs finished.
+        set_aside: failed shards and their reasons; the next run tries these shards again.
         seconds: duration of this run.
-        samples_per_second: samples per second of this run.
+        samples_per_second: number of samples per second in this run.
         agreement: agreement of the teachers on the stored views of the first shard; None without a measurement.
     """
 
@@ -81,21 +82,21 @@ def reinforce(
 ) -> ReinforcementReport:
     """Reinforce all remaining units of the source.
 
-    The job draws and replays `num_augmentations` augmentations per image; every teacher encodes the results, and all
-    real and synthetic captions once. Equal specs give equal files, even after interruptions.
+    The job samples and replays `num_augmentations` augmentations per image. Every teacher encodes the augmented images,
+    and encodes all real and synthetic captions once. Equal specs give equal files, even after interruptions.
 
-    The run lists a unit in `set_aside.jsonl` after it failed all tries (`Retries`), and continues; the next run tries
-    the unit again.
+    If all tries of a unit fail (see `Retries`), the run lists the unit in `set_aside.jsonl` and continues; the next run
+    tries the unit again.
 
     Args:
         spec: the options.
-        engine: None for this machine, with one process per GPU.
-        teachers: loaded teachers in place of the spec's, for work in this process.
+        engine: engine that runs the workers; None for this machine, with one process per GPU.
+        teachers: loaded teachers to use instead of the spec's teachers, in this process.
         captioner: the same.
-        show_progress: show a bar with speed, remaining time and written bytes.
+        show_progress: whether to show a progress bar with speed, remaining time and written bytes.
 
     Raises:
-        ValueError: if the source has no units, two units have one shard name, there are neither teachers nor a
+        ValueError: if the source has no units, two units have the same shard name, there are neither teachers nor a
             captioner, `output` has other options or teachers or is locked by another job, the disk is full, a teacher's
             embeddings cannot be stored, or no sample is stored.
 
@@ -105,7 +106,7 @@ def reinforce(
     is_loaded = teachers is not None or captioner is not None
     engine = engine or (InlineEngine() if is_loaded else LocalEngine())
     if is_loaded and not isinstance(engine, InlineEngine):
-        raise ValueError("teachers that are loaded already work in this process: give no engine, or an InlineEngine")
+        raise ValueError("loaded teachers only work in this process; leave engine out, or set it to an InlineEngine")
     units: dict[str, Unit] = {unit.name: unit for unit in spec.units()}
     refuse_own_input(spec, tuple(units.values()))
     first = next(iter(units))
@@ -121,9 +122,9 @@ def reinforce(
             entries = [manifest[name] for name in units if name in manifest]
             report = _report(spec.output, entries, run.set_aside, num_units=len(units))
         except BaseException:
-            # The card has claimed an output in which nothing is: other choices may go there.
+            # The output only has a card and no shards, so remove the card for jobs with other options.
             if not is_known and not any(entry.num_samples for entry in manifest.entries()):
-                with suppress(OSError):  # what ended the run says more
+                with suppress(OSError):  # the error that ended the run matters more
                     close_card(spec)
             raise
         _count(spec.output, report)
@@ -139,7 +140,7 @@ def reinforce(
 def _report(
     output: str, entries: Sequence[ShardEntry], set_aside: tuple[SetAside, ...], *, num_units: int
 ) -> ReinforcementReport:
-    """Return the report of the stored shards; raise if there are none."""
+    """Return the report of the stored shards; raise an error if there are no shards."""
     report = ReinforcementReport(
         shards=tuple(storage.join(output, entry.shard) for entry in entries if entry.num_samples),
         num_samples=sum(entry.num_samples for entry in entries),
@@ -150,7 +151,7 @@ def _report(
     )
     if not report.num_samples:
         why = "".join(f"; {aside.unit}: {aside.reason}" for aside in set_aside[:1])
-        raise ValueError(f"not one sample of {num_units} shards can be reinforced: {report}{why}")
+        raise ValueError(f"no sample of {num_units} shards can be reinforced: {report}{why}")
     return report
 
 
@@ -161,7 +162,7 @@ class _Done(Listener[Unit, ShardEntry]):
     Args:
         manifest: manifest of the output.
         progress: the progress display.
-        by_sample: whether its steps are samples instead of shards.
+        by_sample: whether a progress step is a sample instead of a shard.
         aloud: whether to print the agreement.
     """
 
@@ -217,8 +218,8 @@ def _tell(agreement: ViewAgreement, *, aloud: bool) -> None:
         say(agreement)
     if agreement.agreement < LOW_AGREEMENT:
         logger.warning(
-            "the teachers take only %.0f %% of the stored views for the same as the plain picture, so a student learns "
-            "little of what they know; %s; give another output",
+            "the teachers recognise only %.0f %% of the stored views as the original image, so a student learns little "
+            "from them; %s; choose another output",
             100 * agreement.agreement,
             CHANGED_BY,
         )

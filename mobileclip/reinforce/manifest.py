@@ -1,4 +1,4 @@
-"""The manifest of a reinforcement, its missing shards, and the card: sources, teachers and captioner of an output."""
+"""The manifest of a reinforcement, its missing shards, and the card: sources, teachers and captioners of the output."""
 
 from __future__ import annotations
 
@@ -38,19 +38,19 @@ from mobileclip.serialization import from_json, to_json
 from mobileclip.strict import split_lines, strict
 
 TAIL = "manifest.tail.jsonl"
-"""File beside the manifest in an object store, which cannot append: its newest lines, until they are written there."""
+"""File next to the manifest in an object store, which cannot append: the newest lines, until the manifest has them."""
 
 SKIPPED = "skipped"
-"""Folder in the output with a file for every shard that samples were left out of."""
+"""Folder in the output with a file for every shard with skipped samples."""
 
-# Ten million lines, and a thousand of each reason.
+# Ten million lines, and a thousand lines per reason.
 _MAX_BYTES, _MAX_SKIP_BYTES = 2**31, 2**28
-# No shard has so many.
+# No shard has so many skipped samples.
 _MAX_SAMPLES = 2**36
 # The manifest names files below its own folder.
 _PART = r"(?!\.{1,2}(?:/|$))[^/\\\x00-\x1f]+"
 _FILE_NAME = rf"{_PART}(?:/{_PART})*"
-# Runs that try to reach an image.
+# Number of runs that try to download an image.
 _MOST_ATTEMPTS = 3
 
 
@@ -59,13 +59,13 @@ class ShardEntry:
     """One finished shard.
 
     Args:
-        shard: its path below the output, with `/` between folders; a shard without samples has no file.
-        fingerprint: fingerprint of its input; a changed input needs a new shard.
+        shard: path of the shard below the output, with `/` between folders; a shard without samples has no file.
+        fingerprint: fingerprint of the shard's input; if the input changes, the shard is written again.
         num_samples: samples in it.
-        num_bytes: its size.
-        skipped: numbers of skipped samples by reason.
-        agreement: agreement of the teachers on its views; None without a measurement.
-        attempts: number of runs that tried to download all its images.
+        num_bytes: size of the shard in bytes.
+        skipped: number of skipped samples by reason.
+        agreement: agreement of the teachers on the shard's views; None without a measurement.
+        attempts: number of runs that tried to download all images of the shard.
     """
 
     shard: str = attrs.field(validator=validators.matches_re(_FILE_NAME))
@@ -78,24 +78,24 @@ class ShardEntry:
 
     @property
     def is_pending(self) -> bool:
-        """Whether some images could not be downloaded; the next run tries them again."""
+        """Whether some images could not be downloaded; the next run tries these images again."""
         return UNREACHABLE in self.skipped and self.attempts < _MOST_ATTEMPTS
 
 
 class Manifest(dict[str, ShardEntry]):
-    """The finished shards of an output directory, a mapping that is as durable as the files.
+    """A mapping of the finished shards in an output directory, as durable as the files.
 
-    The manifest appends and syncs lines; later lines replace earlier ones. Readers ignore a truncated last line, and
-    the next append removes it. In an object store, a small second file holds the newest lines, so that the long file is
-    rarely uploaded.
+    The manifest appends and syncs lines; later lines replace earlier lines. Readers ignore an incomplete last line, and
+    the next append removes this line. In an object store, a second, small file holds the newest lines, so that the long
+    file is rarely uploaded.
 
     Args:
         directory: directory of the shards, local or a URL.
-        most_in_tail: most entries of the small file, at least 1; an object store uploads the small file for every
-            entry, and the manifest when the small file is full.
+        most_in_tail: maximum number of entries in the small file, at least 1. In an object store, every entry uploads
+            the small file, and the whole manifest is uploaded when the small file is full.
 
     Raises:
-        ValueError: if a line other than the last is damaged.
+        ValueError: if a line other than the last line is damaged.
     """
 
     def __init__(self, directory: str | os.PathLike[str], *, most_in_tail: int = 256) -> None:
@@ -112,7 +112,7 @@ class Manifest(dict[str, ShardEntry]):
         return tuple(self.values())
 
     def add(self, entry: ShardEntry) -> None:
-        """Add a finished shard, replacing an entry of the same name."""
+        """Add a finished shard; an entry with the same name is replaced."""
         self[entry.shard] = entry
         if self._remote:
             self._tail[entry.shard] = entry
@@ -138,7 +138,7 @@ class Manifest(dict[str, ShardEntry]):
 
 
 def _read(path: str) -> tuple[dict[str, ShardEntry], int | None]:
-    """Return a file's entries, and the number of bytes in complete lines if the last line is truncated."""
+    """Return a file's entries, and the length of its complete lines in bytes if the last line is incomplete."""
     text = storage.read_if_there(path, limit=_MAX_BYTES) or b""
     *lines, torn = text.split(b"\n")
     entries = {}
@@ -147,7 +147,7 @@ def _read(path: str) -> tuple[dict[str, ShardEntry], int | None]:
             entry = from_json(line.decode(), ShardEntry)
         except ValueError as error:
             raise ValueError(
-                f"line {number} of {path} is damaged ({error}); delete the line, and its shard is made again"
+                f"line {number} of {path} is damaged ({error}); delete the line to write its shard again"
             ) from None
         entries[entry.shard] = entry
     return entries, len(text) - len(torn) if torn else None
@@ -159,12 +159,12 @@ def _write(path: str, entries: Mapping[str, ShardEntry]) -> None:
 
 
 def _line(entry: ShardEntry) -> bytes:
-    # Of most shards there is one attempt, which need not be said a million times.
+    # Most shards have one attempt; leaving out this value saves space.
     return to_json(entry).replace(', "attempts": 1}', "}").encode() + b"\n"
 
 
 def refuse_own_input(spec: ReinforcementSpec, units: Sequence[Unit]) -> None:
-    """Refuse an output whose shards would take the place of the source's.
+    """Raise an error if the output's shards would replace the source's shards.
 
     Raises:
         ValueError: if it is one.
@@ -174,7 +174,7 @@ def refuse_own_input(spec: ReinforcementSpec, units: Sequence[Unit]) -> None:
         if not isinstance(unit, ShardUnit) or storage.file_name(unit.path) != storage.file_name(unit.name):
             continue
         target = storage.join(spec.output, unit.name)
-        # Links to folders are followed once a folder.
+        # Links to folders are resolved once per folder.
         same = (
             storage.is_same(unit.path, target)
             if not storage.is_remote(unit.path) and storage.local_path(unit.path).is_symlink()
@@ -186,7 +186,7 @@ def refuse_own_input(spec: ReinforcementSpec, units: Sequence[Unit]) -> None:
 
 @attrs.frozen(kw_only=True)
 class UnreachedRows(Unit):
-    """The rows of a finished shard whose images could not be reached.
+    """The rows of a finished shard whose images could not be downloaded.
 
     Args:
         unit: source of the shard.
@@ -203,11 +203,11 @@ class UnreachedRows(Unit):
         return self.unit.fingerprint()
 
     def count(self) -> int:
-        """Return how many rows there are."""
+        """Return the number of rows."""
         return self.entry.skipped[UNREACHABLE]
 
     def read(self, report: SkipReport) -> Iterator[ImageTextSample]:
-        """Yield the rows in the shard's file of skipped samples, and add other skips to the report."""
+        """Yield the rows listed in the shard's file of skipped samples, and add other skipped samples to the report."""
         content = storage.read_if_there(_skips_path(self.output, self.name), limit=_MAX_SKIP_BYTES) or b""
         skips = [from_json(line, Skip) for line in split_lines(content.decode())]
         names = {skip.key for skip in skips if skip.reason == UNREACHABLE}
@@ -221,7 +221,7 @@ class UnreachedRows(Unit):
 
 
 def write_skips(output: str, shard: str, skips: SkipReport) -> None:
-    """Write a shard's file of skipped samples, or remove it if there are none."""
+    """Write a shard's file of skipped samples; remove the file if there are no skipped samples."""
     path = _skips_path(output, shard)
     if not skips.counts:
         storage.remove(path)
@@ -237,18 +237,18 @@ def _skips_path(output: str, shard: str) -> str:
 
 
 def pending_units(spec: ReinforcementSpec, units: Sequence[Unit], manifest: Manifest) -> list[Unit]:
-    """Return units without a finished shard or with a changed input, and the missing rows of others.
+    """Return units without a finished shard or with a changed input, and the missing rows of the other units.
 
-    The function lists folders of object stores, a thousand files per request. Web servers cannot list, so it does not
-    detect their changed inputs.
+    The function lists folders of object stores, a thousand files per request. Web servers cannot list files, so the
+    function does not detect changed inputs on web servers.
 
     Args:
         spec: the options.
         units: units of its source.
-        manifest: manifest of its output; a shard without an entry may be anything.
+        manifest: manifest of the output; shards without an entry are not trusted.
 
     Raises:
-        OSError: if a store cannot be reached.
+        OSError: if a store does not respond.
     """
     entered = [unit for unit in units if unit.name in manifest]
     sizes = storage.find_sizes(spec.output, [unit.name for unit in entered if manifest[unit.name].num_samples])
@@ -259,7 +259,7 @@ def pending_units(spec: ReinforcementSpec, units: Sequence[Unit], manifest: Mani
     ]
     assert spec.source is not None, "units are of a source"
     now = spec.source.fingerprints(whole)
-    # Where the input is gone, what was made of it stays.
+    # If the input no longer exists, its shard stays.
     changed = {name for name, fingerprint in now.items() if fingerprint != manifest[name].fingerprint}
     finished = {unit.name for unit in whole} - changed
     return [
@@ -281,7 +281,7 @@ _PACKAGES = ("torch", "pillow", "numpy")
 def open_card(
     spec: ReinforcementSpec, teachers: TeacherEnsemble | None, captioner: Captioner | None
 ) -> ReinforcementCard:
-    """Return the card of the job's output, or write a new card.
+    """Return the card of the job's output; write a new card if there is none.
 
     Raises:
         ValueError: if the output has other options, teachers or captioners.
@@ -296,12 +296,12 @@ def open_card(
 
 
 def close_card(spec: ReinforcementSpec) -> None:
-    """Remove the card of an empty output, so that a job with other options may use it."""
+    """Remove the card of an empty output, so that a job with other options can use the output."""
     storage.remove(storage.join(spec.output, CARD))
 
 
 def refuse_other_choices(spec: ReinforcementSpec) -> bool:
-    """Return whether the output has a card, after comparing the options that need no teacher.
+    """Return whether the output has a card; compare all options that do not need loaded teachers.
 
     Raises:
         ValueError: if the output has other options.
@@ -316,7 +316,7 @@ def refuse_other_choices(spec: ReinforcementSpec) -> bool:
     if spec.teachers and [entry.spec for entry in found.teachers] != [
         _as_json(one, TeacherSpec) for one in spec.teachers
     ]:
-        # The same weights may have moved to another place.
+        # The same weights may have another path now.
         captioner = None if spec.captioner is None else spec.captioner.build("cpu")
         open_card(spec, build_ensemble(spec.teachers, "cpu"), captioner)
     return True
@@ -327,8 +327,8 @@ def _refuse_difference(output: str, found: ReinforcementCard, wanted: Reinforcem
     different = [name for name in fields if getattr(found, name) != getattr(wanted, name)]
     if different:
         raise ValueError(
-            f"{output} was reinforced with another choice of {', '.join(different)}; delete it to start over, "
-            "or keep it and choose another `--output`"
+            f"{output} was reinforced with other values of {', '.join(different)}; delete the folder to start over, or "
+            "choose another `--output`"
         )
 
 
@@ -374,7 +374,7 @@ def _own_captioners(spec: ReinforcementSpec, captioner: Captioner | None) -> tup
 
 
 def _earlier_captioners(spec: ReinforcementSpec) -> tuple[CaptionerEntry, ...]:
-    """Return who captioned the source, where it is the output of an earlier step."""
+    """Return the captioners of the source, if the source is the output of an earlier reinforcement."""
     if not isinstance(spec.source, ShardSource):
         return ()
     card = card_of_shards([spec.source.units()[0].path])

@@ -1,4 +1,4 @@
-"""The spec of a reinforcement: all options that decide the stored data."""
+"""The spec of a reinforcement: all options that determine the stored data."""
 
 from __future__ import annotations
 
@@ -21,28 +21,31 @@ from mobileclip.strict import strict
 class ReinforcementSpec:
     """The options of a reinforcement.
 
-    A captioner without teachers stores captions only; teachers without captioner store embeddings of existing captions.
-    So captions can be written once, and encoded later by several sets of teachers.
+    With a captioner but without teachers, the job stores only captions; with teachers but without a captioner, it
+    stores embeddings of existing captions. Captions can therefore be written once, and encoded later by several sets of
+    teachers.
 
     Args:
-        source: the data; a path or pattern determines the kind. Recipes leave source and output empty.
-        output: directory of the reinforced shards, their manifest and their card; local or a URL.
-        teachers: for stored embeddings, concatenated in this order.
-        captioner: writes synthetic captions, `SeveralCaptioners` for several; None for captions of the source, if any.
-        caption_set: set name for one captioner, `syn_text` or `syn_text_NAME`; several captioners name their own sets.
-        augmentation: the policy; every teacher sees the augmented image at its own size.
+        source: the data; a path or pattern determines the kind of source. Recipes leave source and output empty.
+        output: directory of the reinforced shards, their manifest and their card; a local path or a URL.
+        teachers: teachers of the stored embeddings, which are concatenated in this order.
+        captioner: captioner of the synthetic captions, or `SeveralCaptioners`; None for captions of the source, if any.
+        caption_set: name of a single captioner's caption set, `syn_text` or `syn_text_NAME`; several captioners name
+            their own sets.
+        augmentation: the augmentation policy; every teacher encodes the augmented image at the teacher's image size.
         num_augmentations: stored augmentations per image.
-        seed: seed of augmentations and captions; both depend only on the seed, the sample's key and their index.
-        layout: `npz` (float32) or `pth.gz` (bfloat16) of the public data sets; `compact` (bfloat16) or `compact8` (8
-            bits) in one small member.
-        batch_size: samples per batch, with all their augmentations.
-        num_compared: most samples of the first shard for measuring the teachers' agreement (`ViewAgreement`), with one
-            more encoded image per sample; 0 for none.
-        limits: of work and memory per image; the job skips images beyond them.
+        seed: random seed of augmentations and captions, which depend only on the seed, the sample's key and their own
+            index.
+        layout: `npz` (float32) or `pth.gz` (bfloat16), as in the public data sets; `compact` (bfloat16) or `compact8`
+            (8 bits) for one small member.
+        batch_size: number of samples per batch, with all their augmentations.
+        num_compared: maximum number of samples of the first shard for measuring the teachers' agreement
+            (`ViewAgreement`), with one more encoded image per sample; 0 for no measurement.
+        limits: limits on work and memory per image; the job skips images beyond these limits.
 
     Raises:
-        ValueError: if a number is out of range. `reinforce` checks for teachers or a captioner, since `InlineEngine`
-            may have its own.
+        ValueError: if a number is out of range. `reinforce` checks that there are teachers or a captioner, since
+            `InlineEngine` may have its own.
 
     Examples:
         >>> augmentation = mobileclip.data.datacompdr_augmentation(256)
@@ -73,5 +76,5 @@ class ReinforcementSpec:
         """
         if self.source is None or not self.output:
             missing = "source" if self.source is None else "output"
-            raise ValueError(f"{missing} is missing: set the data to reinforce, and the output folder")
+            raise ValueError(f"{missing} is missing: set both the data to reinforce and the output folder")
         return self.source.units()

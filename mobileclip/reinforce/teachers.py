@@ -1,4 +1,4 @@
-"""Teachers: image-text models for stored embeddings, and ensembles of teachers."""
+"""Teachers: image-text models that compute stored embeddings, and ensembles of teachers."""
 
 from __future__ import annotations
 
@@ -34,11 +34,11 @@ class TextTeacher(Protocol):
 
     @property
     def name(self) -> str:
-        """Display name; names in an ensemble differ."""
+        """Display name; the names in an ensemble must differ."""
 
     @property
     def weights_sha256(self) -> str:
-        """Hash of its weights by `weights_sha256`; a job stores it, and compares it on resumption."""
+        """Hash of the teacher's weights by `weights_sha256`; a job stores the hash, and compares it on resumption."""
 
     @property
     def dim(self) -> int:
@@ -58,11 +58,11 @@ class Teacher(TextTeacher, Protocol):
 
     @property
     def logit_scale(self) -> float:
-        """The teacher's factor of cosine similarities; the distillation loss needs the same factor."""
+        """The teacher's factor of cosine similarities; the distillation loss must use the same factor."""
 
     @property
     def image(self) -> ImageInput:
-        """The image input; augmented images have its size."""
+        """The image input; its size is the size of the augmented images."""
 
     def encode_images(self, pixels: Tensor) -> Tensor:
         """Return the embeddings of images, normalised or not.
@@ -73,7 +73,7 @@ class Teacher(TextTeacher, Protocol):
 
 
 class NotFiniteError(ValueError):
-    """A teacher gave NaN or infinity, for one input or for all."""
+    """A teacher returned NaN or infinity, for one input or for all inputs."""
 
 
 @attrs.frozen(eq=False)
@@ -81,10 +81,10 @@ class TeacherEnsemble:
     """Several teachers as one: the ensemble normalises each teacher's embedding, then concatenates them.
 
     Args:
-        teachers: at least one, with different names.
+        teachers: teachers with different names, at least one.
 
     Raises:
-        ValueError: if there is none, a name is duplicated, or teachers have different backgrounds for transparent
+        ValueError: if there is no teacher, a name is duplicated, or teachers have different backgrounds for transparent
             images.
 
     Source: section 4 of the paper.
@@ -96,12 +96,12 @@ class TeacherEnsemble:
         if not self.teachers:
             raise ValueError("an ensemble needs at least one teacher")
         if len(set(self.names)) < len(self.names):
-            raise ValueError(f"teachers must have different names, but these are {', '.join(self.names)}")
+            raise ValueError(f"teachers must have different names, got {', '.join(self.names)}")
         backgrounds = dict.fromkeys(teacher.image.background for teacher in self.teachers)
         if len(backgrounds) > 1:
             raise ValueError(
-                f"teachers need one background for transparent images, but these have {', '.join(backgrounds)}; "
-                "reinforce the data set once for each"
+                "teachers need the same background for transparent images, but these teachers have "
+                f"{', '.join(backgrounds)}; reinforce the data set once for each background"
             )
 
     @property
@@ -111,7 +111,7 @@ class TeacherEnsemble:
 
     @property
     def dims(self) -> tuple[int, ...]:
-        """Dims of the teachers, as the distillation loss takes them."""
+        """Dims of the teachers, in the form required by the distillation loss."""
         return tuple(teacher.dim for teacher in self.teachers)
 
     @property
@@ -121,7 +121,7 @@ class TeacherEnsemble:
 
     @property
     def logit_scales(self) -> tuple[float, ...]:
-        """Logit scales of the teachers, as the distillation loss takes them."""
+        """Logit scales of the teachers, in the form required by the distillation loss."""
         return tuple(teacher.logit_scale for teacher in self.teachers)
 
     @property
@@ -141,7 +141,7 @@ class TeacherEnsemble:
             pixels: (batch, 3, size, size) uint8 for every size; result: (batch, sum of dims) float32.
 
         Args:
-            pixels: the same images at all `image_sizes`.
+            pixels: the same images at every size of `image_sizes`.
 
         Raises:
             ValueError: if embeddings do not have the teacher's dim.
@@ -166,23 +166,22 @@ class TeacherEnsemble:
 
 
 def unit_embeddings(teacher: TextTeacher, embedding: Tensor) -> Tensor:
-    """Return a teacher's embeddings in float32 and of unit length.
+    """Return a teacher's embeddings in float32, normalised to unit length.
 
-    Shape:
-        (batch, dim) -> the same.
+    Shape: (batch, dim) -> (batch, dim).
 
     Raises:
-        ValueError: if they do not have the teacher's dim.
+        ValueError: if the embeddings do not have the teacher's dim.
         NotFiniteError: if an embedding is not finite.
     """
     embedding = embedding.float()
     if embedding.shape[-1] != teacher.dim:
         raise ValueError(
-            f"teacher {teacher.name} says that its dim is {teacher.dim}, but its embeddings have "
-            f"{embedding.shape[-1]}; correct its dim"
+            f"teacher {teacher.name} has dim {teacher.dim}, but its embeddings have {embedding.shape[-1]} dimensions; "
+            "correct the teacher's dim"
         )
     if not bool(torch.isfinite(embedding).all()):
-        raise NotFiniteError(f"teacher {teacher.name} gave NaN or infinity; check its weights and its precision")
+        raise NotFiniteError(f"teacher {teacher.name} returned NaN or infinity; check its weights and its precision")
     return F.normalize(embedding, dim=-1)
 
 
@@ -199,31 +198,31 @@ class TeacherSpec(ABC):
 
     @abstractmethod
     def build(self, device: str = "cpu") -> Teacher:
-        """Return the teacher, its weights loaded.
+        """Return the teacher with loaded weights.
 
         Args:
-            device: such as `cuda:1`; embeddings are returned on the CPU.
+            device: device of the teacher, such as `cuda:1`; embeddings are returned on the CPU.
 
         Raises:
-            ValueError: if there are no such weights, or they cannot be used.
+            ValueError: if the weights do not exist or cannot be used.
         """
 
 
 teachers: Registry[type[TeacherSpec]] = Registry("teacher")
-"""Spec classes of teachers, by name; add your own here, or by an entry point in `mobileclip.teacher`."""
+"""Spec classes of teachers by name; add your own here or by an entry point in `mobileclip.teacher`."""
 
 open_family(TeacherSpec, teachers)
 
 
 def build_ensemble(specs: Sequence[TeacherSpec], device: str = "cpu") -> TeacherEnsemble:
-    """Return the teachers as one, in this order.
+    """Return an ensemble of the teachers, in this order.
 
     Args:
-        specs: at least one; the teachers' names differ.
-        device: where they compute.
+        specs: specs of at least one teacher; the teachers' names must differ.
+        device: device of the teachers.
 
     Raises:
-        ValueError: if there is none, two are the same, or one cannot be built.
+        ValueError: if `specs` is empty, two teachers are the same, or a teacher cannot be built.
     """
     return TeacherEnsemble([spec.build(device) for spec in specs])
 
@@ -237,10 +236,10 @@ class ModelTeacher:
 
     Args:
         name: display name.
-        clip: the model, on its own device and in the precision of its weights.
-        logit_scale: factor of cosine similarities; by default the model's, to two decimals.
-        max_batch: images or texts per batch, to bound memory.
-        weights_sha256: hash of the loaded weights; computed by default.
+        clip: the model, which computes on its own device in the precision of its weights.
+        logit_scale: factor of cosine similarities; by default the model's logit scale, rounded to two decimals.
+        max_batch: maximum number of images or texts per batch, to limit memory.
+        weights_sha256: hash of the loaded weights; the class computes the hash by default.
     """
 
     name: str
@@ -292,20 +291,20 @@ def teacher_of(
     spec: CheckpointTeacher | OpenClipTeacher | TransformersTeacher,
     device: str,
 ) -> ModelTeacher:
-    """Return a checkpoint's model as a teacher, reparameterized.
+    """Return a checkpoint's model as a reparameterized teacher.
 
     Args:
         stored: the content of the checkpoint.
-        name: maps the hash of the weights to the display name.
+        name: function that maps the hash of the weights to the display name.
         spec: the options.
         device: device of the computation.
 
     Raises:
-        ValueError: if it holds one tower.
+        ValueError: if the checkpoint has only one tower.
     """
     if not isinstance(stored.spec, DualEncoderSpec):
-        raise ValueError(f"{name('')} holds one tower, and a teacher needs both")
-    # Of what is stored, in our names: folding may differ in the last bit from machine to machine.
+        raise ValueError(f"{name('')} has only one tower, but a teacher needs both towers")
+    # Hash of the stored weights under this library's names: folding may differ in the last bit between machines.
     sha256 = weights_sha256(stored.tensors)
     built = stored.build()
     model = built if stored.form == "folded" else reparameterize(built, inplace=True)
@@ -325,15 +324,15 @@ def teacher_of(
 @teachers.register("checkpoint")
 @attrs.frozen(kw_only=True, field_transformer=strict)
 class CheckpointTeacher(TeacherSpec):
-    """A model of this library, folded.
+    """A folded model of this library.
 
     Args:
-        checkpoint: a file in the official, open_clip's or our own layout, in training form or folded, or
+        checkpoint: a file in the official layout, open_clip's or this library's, in training form or folded, or
             `hf-hub:OWNER/NAME`.
-        model: its name, such as `mobileclip_b`; None to find it from the file.
-        logit_scale: factor of similarities; None for the model's own.
-        precision: precision of the weights, after folding, and of the computation.
-        max_batch: images or texts per batch.
+        model: name of the model, such as `mobileclip_b`; None to detect the name from the file.
+        logit_scale: factor of cosine similarities; None for the model's own logit scale.
+        precision: precision of the computation and of the weights after folding.
+        max_batch: maximum number of images or texts per batch.
     """
 
     checkpoint: str = attrs.field(converter=os.fspath)
@@ -343,12 +342,12 @@ class CheckpointTeacher(TeacherSpec):
     max_batch: int = attrs.field(default=MAX_BATCH, validator=validators.gt(0))
 
     def build(self, device: str = "cpu") -> ModelTeacher:
-        """Return the teacher, its weights loaded.
+        """Return the teacher with loaded weights.
 
         Raises:
-            FileNotFoundError: if there is no such file.
+            FileNotFoundError: if the file does not exist.
             CheckpointError: if the file does not fit the model.
-            ValueError: if the name is unknown, or the checkpoint holds one tower.
+            ValueError: if the name is unknown, or the checkpoint has only one tower.
         """
         stored, stem = read_checkpoint(self.checkpoint, self.model), Path(self.checkpoint).stem
         return teacher_of(stored, lambda sha256: f"{stem}-{sha256[:8]}", spec=self, device=device)
@@ -359,22 +358,23 @@ class CheckpointTeacher(TeacherSpec):
 class OpenClipTeacher(TeacherSpec):
     """A model of open_clip (extra `teachers`).
 
-    How its own transform makes an image square does not matter here: augmented images are square.
+    Augmented images are square, so the model's own cropping does not matter.
 
     Args:
-        model: a name that open_clip knows, such as `ViT-L-14`; `hf-hub:OWNER/NAME` or `local-dir:PATH`, which bring
-            their weights; or the path of an architecture's JSON file.
-        pretrained: a tag that open_clip knows for the model, or the path of a file of weights; None if the model brings
-            its own. An architecture that differs from what the tag was trained with in QuickGELU alone is corrected.
-        logit_scale: factor of similarities; None for the model's own.
+        model: name of a model in open_clip, such as `ViT-L-14`; `hf-hub:OWNER/NAME` or `local-dir:PATH`, which include
+            weights; or the path of an architecture's JSON file.
+        pretrained: open_clip's tag for the model's weights, or the path of a file of weights; None if the model
+            includes weights. If the architecture differs from the tag's training only in QuickGELU, the teacher
+            corrects the architecture.
+        logit_scale: factor of cosine similarities; None for the model's own logit scale.
         precision: precision of the weights and the computation. Use bfloat16 on GPUs, and on CPUs with bfloat16
             instructions.
-        max_batch: images or texts per batch.
+        max_batch: maximum number of images or texts per batch.
 
     Raises:
-        ValueError: if there is no source of weights, or two.
+        ValueError: if there is no source of weights, or more than one.
 
-    Source: section 4 of the paper names the two defaults' like, `ViT-L-14` with `openai` and `datacomp_xl_s13b_b90k`.
+    Source: section 4 of the paper, for two teachers, `ViT-L-14` with the tags `openai` and `datacomp_xl_s13b_b90k`.
     """
 
     model: str = attrs.field(default="ViT-L-14", validator=validators.min_len(1))
@@ -387,10 +387,10 @@ class OpenClipTeacher(TeacherSpec):
         self._source()
 
     def build(self, device: str = "cpu") -> ModelTeacher:
-        """Return the teacher, its weights loaded.
+        """Return the teacher with loaded weights.
 
         Raises:
-            ValueError: if open_clip is missing or lacks the model or the tag, or the weights do not fit.
+            ValueError: if open_clip is missing or does not have the model or the tag, or the weights do not fit.
         """
         return teacher_of(read_open_clip(self._source()), self._source().name, spec=self, device=device)
 
@@ -401,21 +401,21 @@ class OpenClipTeacher(TeacherSpec):
 @teachers.register("transformers")
 @attrs.frozen(kw_only=True, field_transformer=strict)
 class TransformersTeacher(TeacherSpec):
-    """A dual encoder of transformers (extra `transformers`): of the kinds clip, metaclip_2 and siglip.
+    """An image-text model of transformers (extra `transformers`) of type clip, metaclip_2 or siglip.
 
     The teacher ignores the bias of models with a sigmoid loss, since a constant bias does not change a softmax over
     similarities. Augmented images are square, so the model's own cropping does not matter.
 
     Args:
         model: a folder of `save_pretrained`, or `OWNER/NAME` on the hub, such as `google/siglip2-so400m-patch14-384`.
-        revision: revision of the hub's repository; None for the newest.
-        logit_scale: factor of similarities; None for the model's own.
+        revision: revision of the hub repository; None for the newest revision.
+        logit_scale: factor of cosine similarities; None for the model's own logit scale.
         precision: precision of the weights and the computation. Use bfloat16 on GPUs, and on CPUs with bfloat16
             instructions.
-        max_batch: images or texts per batch.
+        max_batch: maximum number of images or texts per batch.
 
     Raises:
-        ValueError: if it is neither a folder nor a name on the hub.
+        ValueError: if `model` is neither a folder nor a name on the hub.
     """
 
     model: str = attrs.field(converter=os.fspath)
@@ -425,10 +425,10 @@ class TransformersTeacher(TeacherSpec):
     max_batch: int = attrs.field(default=MAX_BATCH, validator=validators.gt(0))
 
     def build(self, device: str = "cpu") -> ModelTeacher:
-        """Return the teacher, its weights loaded.
+        """Return the teacher with loaded weights.
 
         Raises:
-            ValueError: if there is no such model, weights are missing, or it is of another kind.
+            ValueError: if the model does not exist, lacks weights, or is of another type.
             ImportError: if transformers is missing.
         """
         source = TransformersSource(model=self.model, revision=self.revision)

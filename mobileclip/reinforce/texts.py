@@ -1,4 +1,4 @@
-"""Stores a teacher's text embeddings, for the distillation of text towers."""
+"""Storage of a teacher's text embeddings, for the distillation of text towers."""
 
 from __future__ import annotations
 
@@ -40,23 +40,24 @@ def reinforce_texts(
 ) -> tuple[TextsCard, SkipReport]:
     """Store texts with a teacher's embeddings, for `mobileclip.data.TextPipelineSpec`.
 
-    The teacher encodes a repeated text once per part. A second call resumes: existing parts of the same texts and
-    teacher stay.
+    The teacher encodes a repeated text once per part. A second call resumes: parts with the same texts and teacher are
+    not written again.
 
     Args:
-        pairs: the texts; the report counts and names unusable rows.
-        teacher: for the embeddings, stored as float16 with unit length.
-        output: folder of the parts and the card, which is written last.
-        space: identity of the embedding space's model, as JSON; see `mobileclip.inference.ModelIdentity`.
-        texts_per_part: at most; memory holds one part.
-        console: for the progress display; None shows none.
+        pairs: the texts; the report counts and lists unusable rows.
+        teacher: teacher that computes the embeddings, which are stored as float16 with unit length.
+        output: folder of the parts and the card; the card is written last.
+        space: identity of the model that defines the embedding space, as JSON; see
+            `mobileclip.inference.ModelIdentity`.
+        texts_per_part: maximum number of texts per part; memory holds one part.
+        console: console of the progress display; None for no display.
 
     Returns:
-        the card, and the skipped rows.
+        The card, and a report with the skipped rows.
 
     Raises:
-        ValueError: if there is no text, embeddings do not have the teacher's dim or are not finite, or another process
-            writes to the folder.
+        ValueError: if there are no texts, embeddings do not have the teacher's dim or are not finite, or another
+            process writes to the folder.
     """
     folder, report = Path(output), SkipReport()
     folder.mkdir(parents=True, exist_ok=True)
@@ -66,7 +67,7 @@ def reinforce_texts(
         exclusive(folder),
         Progress("store texts", total=None, unit="texts", console=console) as progress,
     ):
-        (folder / CARD).unlink(missing_ok=True)  # of another set of texts, perhaps
+        (folder / CARD).unlink(missing_ok=True)  # possibly of other texts
         usable = _usable(pairs, report)
         while part := list(islice(usable, texts_per_part)):
             for pair in part:
@@ -76,7 +77,9 @@ def reinforce_texts(
             counts.append(len(part))
             progress.advance(len(part))
         if not counts:
-            raise ValueError(f"there is no text to store: {report.num_skipped} rows were skipped; give some texts")
+            raise ValueError(
+                f"there are no texts to store ({report.num_skipped} rows were skipped); give at least one text"
+            )
         card = TextsCard(
             teacher=teacher.name,
             weights_sha256=teacher.weights_sha256,
@@ -99,7 +102,7 @@ def _usable(pairs: Iterable[TextPair | BadSampleError], report: SkipReport) -> I
 
 
 def _write_part(path: Path, part: Sequence[TextPair], languages: dict[str, int], teacher: TextTeacher) -> None:
-    """Write a part, unless it is there."""
+    """Write a part, unless it already exists."""
     digest = _digest(part, teacher)
     if path.exists() and _digest_of(path) == digest:
         return

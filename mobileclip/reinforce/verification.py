@@ -1,4 +1,4 @@
-"""Verifies reinforced shards: readable members, agreement with the card, and recomputed embeddings."""
+"""Verification of reinforced shards: readable members, agreement with the card, and recomputed embeddings."""
 
 from __future__ import annotations
 
@@ -32,14 +32,14 @@ from mobileclip.reinforce.teachers import TeacherEnsemble, TeacherSpec, build_en
 from mobileclip.serialization import from_json
 from mobileclip.terminal import console
 
-# Largest norm of a difference between unit-length embeddings that storing explains, by layout; measured values are
-# about half of them.
+# Largest difference norm of unit-length embeddings that storage can cause, by layout; measured values are
+# about half of these.
 TOLERANCES = {"npz": 1e-4, "pth.gz": 4e-3, "compact": 4e-3, "compact8": 2e-2}
 # Embeddings computed in bfloat16 depend on the device and on the batch.
 _HALF_PRECISION_TOLERANCE = 5e-2
 MAX_NAMED = 20
-"""Problems of a kind that are named; all of them are counted."""
-# A key's hash, and the number of the shard that has it.
+"""Number of listed problems per kind; the counts include all problems."""
+# A key's hash, and the index of the key's shard.
 _KEY = np.dtype([("hash", "u8"), ("shard", "u4")])
 
 
@@ -49,7 +49,7 @@ class Problem:
 
     Args:
         kind: short description, for counting.
-        where: the shard, with the key for a sample.
+        where: name of the shard, followed by the key if the problem is in a sample.
         detail: exact description.
     """
 
@@ -64,12 +64,12 @@ def _of_skip(skip: Skip) -> Problem:
 
 @attrs.frozen(kw_only=True)
 class ShardTask:
-    """The samples of a shard to verify, and those to compute again.
+    """The samples of a shard to verify, and the samples to recompute.
 
     Args:
         entry: entry of the manifest.
-        rows: numbers of the samples to parse and check; None for all.
-        replayed: numbers of the samples to return for recomputation.
+        rows: indices of the samples to parse and check; None for all samples.
+        replayed: indices of the samples to return for recomputation.
     """
 
     entry: ShardEntry
@@ -91,7 +91,7 @@ class ShardFindings:
         num_checked: parsed samples.
         problems: found problems.
         replayed: samples for recomputation.
-        keys: keys of all samples, 64-bit hashes.
+        keys: 64-bit hashes of all samples' keys.
     """
 
     num_samples: int
@@ -103,11 +103,11 @@ class ShardFindings:
 
 @attrs.frozen(kw_only=True)
 class ShardCheck:
-    """Reads a shard once, in any process, and returns its problems.
+    """Reads a shard once, in any process, and returns the shard's problems.
 
     Args:
         directory: directory of the shards.
-        card: that describes them.
+        card: card of the shards.
     """
 
     directory: str
@@ -117,7 +117,7 @@ class ShardCheck:
         """Return the shard's findings.
 
         Raises:
-            StorageError: if its store or disk failed.
+            StorageError: if the shard's store or disk failed.
         """
         shard, problems = task.name, list[Problem]()
         keys, replayed = list[int](), list[ReinforcedSample]()
@@ -153,15 +153,15 @@ class ShardCheck:
 
     @property
     def limits(self) -> SampleLimits:
-        """Limits of a sample, of the card's dims."""
+        """The size limits of a sample, from the dims in the card."""
         return attrs.evolve(SAMPLE_LIMITS, dim=sum(self.card.teacher_dims) or None)
 
     def read(self, shard: str, on_skip: Callable[[Skip], None]) -> Iterable[RawSample]:
-        """Yield a shard's samples; none for a missing shard, which the list of files reports.
+        """Yield a shard's samples; a missing shard has none, since the list of files reports it.
 
         Args:
-            shard: its name.
-            on_skip: called with the reason if the shard is truncated.
+            shard: name of the shard.
+            on_skip: function that is called with the reason if the shard is truncated.
         """
         path = storage.join(self.directory, shard)
         return read_shard(path, on_skip, self.limits) if storage.exists(path) else ()
@@ -182,7 +182,7 @@ class ShardCheck:
 
 
 def key_hash(key: str) -> int:
-    """Return 64 bits of a key's hash, the same in every process."""
+    """Return a 64-bit hash of a key, the same in every process."""
     return int.from_bytes(blake2b(key.encode(errors="surrogateescape"), digest_size=8).digest(), "big")
 
 
@@ -208,14 +208,14 @@ class Verification:
     Args:
         num_shards: completely read shards.
         num_samples: completely read samples.
-        num_checked: samples with checked members, shapes and norms.
+        num_checked: number of samples with checked members, shapes and norms.
         all_shards: number of shards in the manifest.
         all_samples: number of samples in the manifest.
-        num_replayed: samples with recomputed augmentations and embeddings.
-        largest_difference: norm of the largest difference between a stored and a recomputed embedding of one teacher,
-            which are of unit length; 0 if none was recomputed.
+        num_replayed: number of samples with recomputed augmentations and embeddings.
+        largest_difference: largest norm of the difference between a stored and a recomputed embedding of one teacher,
+            both of unit length; 0 if no embedding was recomputed.
         problems: the first problems of each kind.
-        counts: number of problems by kind, complete.
+        counts: total number of problems by kind.
         notes: impossible checks, with reasons.
     """
 
@@ -265,26 +265,26 @@ def verify(
     engine: Engine | None = None,
     show_progress: bool = True,
 ) -> Verification:
-    """Read the samples of a reinforced directory, or some of them, and recompute a few.
+    """Read all or some samples of a reinforced directory, and recompute a few of them.
 
-    The function checks that all files exist with the manifest's sizes; for every read shard, the number of samples and
-    duplicate keys; for every sample, members, shapes, norms and number of augmentations; for random samples, that the
-    image is the reinforced image, that the seed gives the stored augmentations, and that the teachers give the stored
-    embeddings.
+    The function checks that all files exist with the manifest's sizes. For every shard that it reads, it checks the
+    number of samples and looks for duplicate keys. For every sample, it checks members, shapes, norms and the number of
+    augmentations. For random samples, it checks that the image is the reinforced image, that the seed gives the stored
+    augmentations, and that the teachers give the stored embeddings.
 
     Args:
         directory: local or a URL.
-        num_samples: how many to recompute; 0 for none.
-        num_shards: how many to read, drawn at random; None for all.
-        num_rows: how many samples to check of each, drawn at random; None for all.
-        teachers: who reinforced them; None for the ones that the card describes.
-        device: where to recompute; `auto` for the best one there is.
+        num_samples: number of samples to recompute; 0 for no recomputation.
+        num_shards: number of shards to read, selected at random; None for all shards.
+        num_rows: number of samples to check per shard, selected at random; None for all samples.
+        teachers: teachers that recompute the embeddings; None for the teachers in the card.
+        device: device for recomputing; `auto` selects the best available device.
         seed: seed of the options.
-        engine: who reads; None for this process. The result does not depend on it.
+        engine: engine that reads the shards; None for this process. The result does not depend on the engine.
         show_progress: show a bar.
 
     Raises:
-        ValueError: if there is no card, or it cannot be read.
+        ValueError: if the card does not exist or cannot be read.
     """
     verifier = _Verifier(os.fspath(directory))
     if num_samples:
@@ -302,13 +302,13 @@ def verify(
 def choose_tasks(
     entries: Sequence[ShardEntry], *, num_samples: int, num_shards: int | None, num_rows: int | None, seed: int
 ) -> list[ShardTask]:
-    """Return the samples to verify in each shard, drawn at random from their counts.
+    """Return the samples to verify in each shard, selected at random with the shards' counts.
 
     Args:
         entries: entries of the manifest.
-        num_samples: number of samples to recompute, chosen uniformly from the checked samples.
-        num_shards: number of shards to read; None for all.
-        num_rows: number of samples to check per shard; None for all.
+        num_samples: number of samples to recompute, selected uniformly from the checked samples.
+        num_shards: number of shards to read; None for all shards.
+        num_rows: number of samples to check per shard; None for all samples.
         seed: seed of the options.
     """
     chosen: Sequence[int] = range(len(entries))
@@ -332,7 +332,7 @@ def choose_tasks(
 
 
 def _draw(seed: int, what: str, total: int, count: int) -> Collection[int]:
-    """Return different numbers below a total, without a list of them all."""
+    """Return distinct random numbers below `total`, without a list of all numbers."""
     rng = random.Random(derived_seed(seed, "verify", what))  # noqa: S311 - nothing is secret
     return rng.sample(range(total), min(count, total))
 
@@ -397,10 +397,10 @@ class _Verifier:
         )
 
     def load(self, teachers: TeacherEnsemble | None, device: str) -> None:
-        """Return the given teachers, or build the card's; add a note if that is impossible."""
+        """Return the given teachers, or build the teachers in the card; if building fails, add a note instead."""
         specs = [entry.spec for entry in self.card.teachers]
         if not specs:
-            self.notes.append("there are captions and no embeddings, so nothing was recomputed")
+            self.notes.append("the shards have captions but no embeddings, so nothing was recomputed")
             return
         if teachers is None and None in specs:
             self.notes.append("the card does not say how to build the teachers, so nothing was recomputed")
@@ -413,7 +413,7 @@ class _Verifier:
             return
         for entry, teacher in zip(self.card.teachers, built.teachers, strict=True):
             if entry.weights_sha256 != teacher.weights_sha256:
-                detail = f"its weights are not the ones of the card: {teacher.name}"
+                detail = f"its weights differ from the card's: {teacher.name}"
                 self.add(Problem("wrong_teacher", entry.name, detail))
         self.teachers = built
 
@@ -422,18 +422,18 @@ class _Verifier:
         sizes = storage.find_sizes(self.directory, ["", *known])
         for shard, entry in known.items():
             if shard not in sizes:
-                yield Problem("missing_shard", shard, "the manifest names it, but there is no file")
+                yield Problem("missing_shard", shard, "the manifest lists it, but the file is missing")
             elif sizes[shard] not in (None, entry.num_bytes):
                 yield Problem("wrong_size", shard, f"{sizes[shard]} bytes, the manifest says {entry.num_bytes}")
         for name in sorted(name for name in sizes if name.endswith(".tar") and name not in known):
-            yield Problem("unknown_shard", name, "the manifest does not name it; a job that goes on makes it again")
+            yield Problem("unknown_shard", name, "the manifest does not list it; a resumed job writes it again")
         total = sum(entry.num_samples for entry in self.entries)
         if total != self.card.num_samples:
             detail = f"it counts {self.card.num_samples} samples, the manifest {total}"
             yield Problem("wrong_card", "the card", detail)
 
     def _replay(self, shard: str, sample: ReinforcedSample) -> None:
-        """Reinforce the sample again, from its image and captions, and compare."""
+        """Reinforce the sample again from its image and captions, and compare the results."""
         card, where = self.card, place(shard, sample.key)
         assert card.augmentation is not None, "where there are teachers, there are augmentations"
         spec = ReinforcementSpec(
@@ -450,10 +450,10 @@ class _Verifier:
         assert isinstance(again, ReinforcedSample), "there are teachers"
         self.num_replayed += 1
         if sample.image_sha256 not in (None, again.image_sha256):
-            self.add(Problem("wrong_image", where, "the image is not the one that was reinforced"))
+            self.add(Problem("wrong_image", where, "the image differs from the reinforced image"))
             return
         if sample.augmentations != again.augmentations:
-            detail = "the stored augmentations are not the ones that the card's seed gives"
+            detail = "the stored augmentations differ from those of the card's seed"
             self.add(Problem("wrong_replay", where, detail))
             return
         pairs = zip(parts_of(sample, card), parts_of(again, card), strict=True)
@@ -467,7 +467,7 @@ class _Verifier:
 
 
 def _repeated_keys(tasks: Sequence[ShardTask], keys: Buckets, check: ShardCheck) -> Iterator[Problem]:
-    """Report duplicate keys: find equal hashes, bucket by bucket, and compare these keys."""
+    """Report duplicate keys: find equal hashes, bucket by bucket, and compare the keys of these hashes."""
     suspects: dict[int, set[int]] = defaultdict(set)
     for bucket in keys:
         _, group, count = np.unique(bucket["hash"], return_inverse=True, return_counts=True)

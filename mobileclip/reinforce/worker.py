@@ -1,4 +1,4 @@
-"""The work on one unit of the source: write a temporary shard, read it back, and move it to its final path."""
+"""The work on one unit of the source: write a temporary shard, verify it, and move it to its final path."""
 
 from __future__ import annotations
 
@@ -44,14 +44,14 @@ Member = tuple[str, Mapping[str, bytes]]
 
 
 class _StoppedError(Exception):
-    """Nobody waits for the work any more."""
+    """The caller no longer waits for the work."""
 
 
 class WatchedSource(Generic[T]):
-    """An iterable for a thread that works on it; the starting thread sees its end, and can stop it.
+    """An iterable for a worker thread; the starting thread sees the end of the source, and can stop the worker.
 
     Args:
-        source: read by the thread that works.
+        source: iterable that the worker thread reads.
     """
 
     def __init__(self, source: Iterable[T]) -> None:
@@ -69,13 +69,13 @@ class WatchedSource(Generic[T]):
             self._ended.set()
 
     def pass_to(self, work: Callable[[], ResultT]) -> Future[ResultT]:
-        """Run `work` on this stream in another thread; return its future after the stream ends.
+        """Run `work` on this stream in another thread; return the future after the stream has ended.
 
         Args:
             work: iterates over this once.
 
         Raises:
-            Exception: the work's error before the end of the source.
+            Exception: the error of `work`, if it fails before the end of the source.
         """
         pool = ThreadPoolExecutor(1, thread_name_prefix="making")
         outcome = pool.submit(work)
@@ -84,7 +84,7 @@ class WatchedSource(Generic[T]):
         try:
             self._ended.wait()
         except BaseException:
-            # An interrupted process waits for its threads: this one is to end at the next sample.
+            # An interrupted process waits for its threads, so this thread must end at the next sample.
             self._stopped.set()
             wait([outcome])
             raise
@@ -93,10 +93,10 @@ class WatchedSource(Generic[T]):
         return outcome
 
 
-# What was written here is read back whole, whatever a stranger's shard may hold.
+# Shards written here are read back without the limits for unknown shards.
 _NO_LIMITS = SampleLimits(member_bytes=2**50, sample_bytes=2**50, text_bytes=2**50, embedding_bytes=2**50)
 
-# Of a whole unit, and of a store that was away in its middle.
+# Reasons for an unreadable unit, and for a store that failed during reading.
 _UNREAD = ("unreadable_shard", CONNECTION_FAILED)
 
 
@@ -106,9 +106,9 @@ class ReinforcementWork(Work[Unit, ShardEntry]):
 
     Args:
         spec: the options.
-        teachers: loaded teachers in place of the spec's, for an engine in this process.
+        teachers: loaded teachers to use instead of the spec's teachers, for an engine in this process.
         captioner: the same.
-        measured: name of the unit for measuring the agreement.
+        measured: name of the unit on which to measure the agreement.
     """
 
     spec: ReinforcementSpec
@@ -117,7 +117,7 @@ class ReinforcementWork(Work[Unit, ShardEntry]):
     measured: str | None = None
 
     def open(self, place: Place) -> ShardWorker:
-        """Load the spec's teachers and captioner where there are no others."""
+        """Load the spec's teachers and captioner, unless loaded ones were given."""
         spec, teachers, captioner = self.spec, self.teachers, self.captioner
         if teachers is None and captioner is None:
             teachers = build_ensemble(spec.teachers, place.device) if spec.teachers else None
@@ -128,15 +128,16 @@ class ReinforcementWork(Work[Unit, ShardEntry]):
 
 @attrs.frozen(kw_only=True, eq=False)
 class ShardWorker:
-    """Writes shards with teachers that it loads once; before the first shard it adds the teachers to the output's card.
+    """Writes shards with teachers that it loads once; the first shard adds the teachers to the output's card.
 
     Args:
         spec: the options.
-        teachers: for stored embeddings; None for captions only.
-        captioner: for synthetic captions; None for none.
-        num_threads: number of concurrent batches, of one or two units, in a thread each, sharing torch's threads. On
-            the CPU one per core is fastest; with a GPU, threads decode and replay meanwhile.
-        measured: name of the unit for measuring the agreement; None for none.
+        teachers: teachers of the stored embeddings; None for captions only.
+        captioner: captioner of the synthetic captions; None for no captions.
+        num_threads: number of concurrent batches from one or two units, with one thread each; the threads share torch's
+            threads. On the CPU, one thread per core is fastest. With a GPU, the threads decode and replay while the GPU
+            computes.
+        measured: name of the unit on which to measure the agreement; None for no measurement.
 
     Raises:
         ValueError: if there are neither teachers nor a captioner, or the output has other options, teachers or
@@ -157,23 +158,23 @@ class ShardWorker:
 
     def __attrs_post_init__(self) -> None:
         if self.teachers is None and self.captioner is None:
-            raise ValueError("the spec has neither teachers nor a captioner; give it one")
+            raise ValueError("the spec has neither teachers nor a captioner; add at least one of them")
         open_card(self.spec, self.teachers, self.captioner)
 
     def __call__(self, unit: Unit, on_samples: OnProgress) -> Callable[[], ShardEntry]:
-        """Write a unit's shard to a temporary file, and return a function that moves it and returns its entry.
+        """Write a unit's shard to a temporary file; return a function that moves the file and returns its entry.
 
-        The call returns at the end of the unit's source: its last batches overlap with the next unit's first batches,
-        so the device never waits.
+        The call returns at the end of the unit's source. The unit's last batches therefore overlap with the next unit's
+        first batches, and the device never waits.
 
         Args:
-            unit: part of the source; an existing shard is replaced.
-            on_samples: called with the number of samples since the last call, in another thread.
+            unit: part of the source; its existing shard is replaced.
+            on_samples: function that another thread calls with the number of samples since the last call.
 
         Raises:
-            FatalError: if no sample gets finite embeddings, or there is no room for the shard.
-            ValueError: if the unit cannot be read, or the shard not be written.
-            StorageError: if that may be otherwise at another time.
+            FatalError: if no sample has finite embeddings, or there is no space for the shard.
+            ValueError: if the unit cannot be read, or the shard cannot be written.
+            StorageError: if reading or writing fails, but may succeed at another time.
         """
         skips = SkipReport()
         watched = WatchedSource(unit.read(skips))
@@ -183,7 +184,7 @@ class ShardWorker:
     def _make(
         self, unit: Unit, source: Iterable[ImageTextSample], skips: SkipReport, on_samples: OnProgress
     ) -> tuple[ShardEntry, Sequence[str], Path | None, ExitStack]:
-        """Write a unit's temporary shard; return its entry, keys, file if it has samples, and the move to its place."""
+        """Write a unit's temporary shard; return its entry, keys, file (if it has samples), and the pending move."""
         compared, keys = list[ReinforcedSample](), list[str]()
         target, fingerprint, staged = storage.join(self.spec.output, unit.name), unit.fingerprint(), None
         with ExitStack() as placing:
@@ -229,7 +230,7 @@ class ShardWorker:
     def _place(
         self, entry: ShardEntry, keys: Sequence[str], staged: Path | None, placing: ExitStack, skips: SkipReport
     ) -> ShardEntry:
-        """Read a shard back, and put it in its place."""
+        """Read a shard back, and move it to its final path."""
         target = storage.join(self.spec.output, entry.shard)
         with _named_errors(target):
             with placing:
@@ -243,7 +244,7 @@ class ShardWorker:
     def _samples(
         self, shard: str, source: Iterable[ImageTextSample], skips: SkipReport
     ) -> Generator[ImageTextSample, None, None]:
-        """Yield a unit's reinforced samples, in order, with several batches in progress."""
+        """Yield a unit's reinforced samples in order, with several batches in progress."""
         encoder = BatchEncoder(spec=self.spec, teachers=self.teachers, captioner=self.captioner, shard=shard)
         left = iter(source)
         batches = iter(lambda: list(islice(left, self.spec.batch_size)), [])
@@ -267,7 +268,7 @@ class ShardWorker:
 
     @contextmanager
     def _threads(self) -> Iterator[ThreadPoolExecutor]:
-        """Yield threads that share torch's own threads among them."""
+        """Yield a pool of threads that share torch's threads."""
         share = max(1, self._torch_threads // self.num_threads)
         try:
             with ThreadPoolExecutor(self.num_threads, initializer=_use_threads, initargs=(share,)) as pool:
@@ -279,19 +280,19 @@ class ShardWorker:
         lost = SkipReport(log=False)
         read = read_samples if self.teachers is None else read_reinforced_samples
         if [sample.key for sample in read([path], lost, _NO_LIMITS)] != list(keys) or lost.counts:
-            raise storage.StorageError(f"the written shard differs when read back: {lost}")
+            raise storage.StorageError(f"the shard on disk differs from the written data: {lost}")
 
 
 def _use_threads(count: int) -> None:
-    """Set torch's number of threads for calls in this thread."""
-    # A thread takes the number that was set last, wherever, when it first asks; that must not come after this.
+    """Set the number of torch threads for calls in this thread."""
+    # On its first access, a thread copies the last number set in any thread; this must not happen after the call below.
     torch.get_num_threads()
     torch.set_num_threads(count)
 
 
 @contextmanager
 def _named_errors(target: str) -> Iterator[None]:
-    """Name the shard of a write error, and end the run if no other shard could be written."""
+    """Add the shard's path to a write error; end the run if no other shard could be written either."""
     try:
         yield
     except storage.StorageError as error:
@@ -300,7 +301,7 @@ def _named_errors(target: str) -> Iterator[None]:
         raise_machine_fault(error, f"so that {target} could not be written")
         what = f"{target} could not be written: {error.strerror or error}"
         if isinstance(error, PermissionError):
-            raise FatalError(f"{what}; check the disk and run this again: finished shards stay") from error
+            raise FatalError(f"{what}; check the disk and start the job again; finished shards are kept") from error
         raise (storage.StorageError if storage.is_transient(error) else ValueError)(what) from error
 
 
@@ -311,7 +312,7 @@ def _noted(members: Iterable[Member], keys: list[str]) -> Iterator[Member]:
 
 
 def _merged(unit: UnreachedRows, new: Mapping[str, Mapping[str, bytes]], target: str) -> Iterator[Member]:
-    """Yield a shard's samples merged with new samples, in the order of the source; none without new samples."""
+    """Yield a shard's samples merged with new samples, in the source's order; without new samples, yield nothing."""
     if not new:
         return
     place = {key: number for number, key in reversed(list(enumerate(unit.unit.keys())))}
@@ -324,7 +325,7 @@ def _merged(unit: UnreachedRows, new: Mapping[str, Mapping[str, bytes]], target:
 
     there: set[str] = set()
     for key, members in heapq.merge(pairs, sorted(new.items(), key=order), key=order):
-        # Of a key that comes in several rows, the one that is there stays.
+        # If a key has several rows, the existing sample stays.
         if key not in new or key not in there:
             there.add(key)
             yield key, members
@@ -333,10 +334,10 @@ def _merged(unit: UnreachedRows, new: Mapping[str, Mapping[str, bytes]], target:
 
 
 def _refuse_failures(unit: Unit, keys: Sequence[str], skips: SkipReport) -> None:
-    """Raise if a unit was truncated (a retry may help), or none of its embeddings is finite."""
+    """Raise an error if a unit was truncated (trying again may help), or if none of its embeddings are finite."""
     for reason in _UNREAD:
         for skip in skips.named.get(reason, ()):
             raise skip.error(f"{reason}: {skip.detail}")
     if not keys and skips.counts[NOT_FINITE] and not isinstance(unit, UnreachedRows):
         detail = skips.named[NOT_FINITE][0].detail
-        raise FatalError(f"not one sample of {unit.name} got embeddings that are finite: {detail}")
+        raise FatalError(f"no sample of {unit.name} has finite embeddings: {detail}")

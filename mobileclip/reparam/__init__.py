@@ -1,6 +1,6 @@
 """Folds training-time branches, norms and scales into single convolutions and linear layers.
 
-Shared code of reparameterization (folding); each block in `blocks` documents its own.
+This package has the shared code of reparameterization (folding); each block in `blocks` documents its own folding.
 """
 
 from mobileclip.reparam.algebra import (

@@ -39,7 +39,7 @@ def norm_affine(norm: BatchNorm) -> tuple[Tensor, Tensor]:
         both `(channels,)`.
 
     Raises:
-        ValueError: if it is another norm, or has no running statistics.
+        ValueError: if `norm` is not a batch norm, or has no running statistics.
 
     Examples:
         >>> norm = nn.BatchNorm2d(2, eps=0.0)
@@ -49,7 +49,7 @@ def norm_affine(norm: BatchNorm) -> tuple[Tensor, Tensor]:
         (tensor([1., 1.], dtype=torch.float64), tensor([-3., -4.], dtype=torch.float64))
     """
     if not isinstance(norm, BATCH_NORMS):
-        raise ValueError(f"a {type(norm).__name__} stands where a batch norm did, and is no affine map of each channel")
+        raise ValueError(f"a {type(norm).__name__} replaces a batch norm, but is not an affine map per channel")
     if norm.running_mean is None or norm.running_var is None:
         raise ValueError("a batch norm without running statistics normalises by each batch, so it cannot be folded")
     scale = (widened(norm.running_var) + norm.eps).rsqrt()
@@ -88,9 +88,9 @@ def identity_kernel(dim: int, kernel_size: tuple[int, int], *, groups: int, like
 
     Args:
         dim: channels in and out.
-        kernel_size: height and width, both odd: an even kernel has no centre.
+        kernel_size: height and width of the kernel, both odd, so that the kernel has a centre.
         groups: groups of the convolution.
-        like: a tensor on the wanted device.
+        like: a tensor on the target device.
 
     Raises:
         ValueError: if a side of the kernel is even.
@@ -102,7 +102,7 @@ def identity_kernel(dim: int, kernel_size: tuple[int, int], *, groups: int, like
     """
     height, width = kernel_size
     if height % 2 == 0 or width % 2 == 0:
-        raise ValueError(f"an identity kernel has a centre, so its sides are odd; got {height}x{width}")
+        raise ValueError(f"an identity kernel needs a centre, so its sides must be odd; got {height}x{width}")
     group_dim = dim // groups
     kernel = widened(like.new_zeros(dim, group_dim, height, width))
     centre = kernel[:, :, height // 2, width // 2].view(groups, group_dim, group_dim)
@@ -111,12 +111,12 @@ def identity_kernel(dim: int, kernel_size: tuple[int, int], *, groups: int, like
 
 
 def pad_kernel(kernel: Tensor, kernel_size: tuple[int, int]) -> Tensor:
-    """Return `kernel` centred in a larger one of `kernel_size`, zeros around.
+    """Return `kernel` centred and zero-padded to `kernel_size`.
 
-    Both convolutions agree when each pads its input by half its own kernel.
+    Both convolutions agree if each pads its input by half its own kernel size.
 
     Raises:
-        ValueError: if the target is smaller, or differs by an odd number, so that the centres do not meet.
+        ValueError: if the target size is smaller, or differs by an odd number, so that the centres do not align.
 
     Examples:
         >>> pad_kernel(torch.full((1, 1, 1, 1), 5), (3, 3)).squeeze()
@@ -140,14 +140,14 @@ def plain_conv(
     padding: tuple[int, int] | None = None,
     groups: int = 1,
 ) -> nn.Conv2d:
-    """Return the convolution that holds `kernel` and `bias`, in evaluation mode.
+    """Return a convolution with `kernel` and `bias`, in evaluation mode.
 
     Args:
-        kernel: `(out, in / groups, height, width)`.
+        kernel: kernel of shape `(out, in / groups, height, width)`.
         bias: `(out,)`, or None.
         like: a tensor with the dtype of the result, such as the original weight.
-        stride: step of the kernel, (rows, columns).
-        padding: zeros around the input, (rows, columns); half the kernel by default.
+        stride: stride in (rows, columns).
+        padding: zero padding of (rows, columns); half the kernel size by default.
         groups: groups of the convolution.
 
     Examples:
@@ -167,7 +167,7 @@ def plain_conv(
 
 
 def conv_with(conv: nn.Conv2d, kernel: Tensor, bias: Tensor | None) -> nn.Conv2d:
-    """Return a plain convolution with the geometry and dtype of `conv` that holds `kernel` and `bias`.
+    """Return a plain convolution with the geometry and dtype of `conv`, and with `kernel` and `bias`.
 
     Examples:
         >>> conv = nn.Conv2d(3, 8, 7, stride=2, padding=3, bias=False)
@@ -197,11 +197,12 @@ def scale_output(layer: nn.Conv2d | nn.Linear, scale: Tensor) -> nn.Conv2d | nn.
     """Return the layer equal to `scale * layer(x)`, per output channel.
 
     Args:
-        layer: stays unchanged.
-        scale: `(out,)`, also with trailing singleton dimensions.
+        layer: layer to scale, which stays unchanged.
+        scale: scale per output channel, `(out,)`, possibly with trailing singleton dimensions.
 
     Raises:
-        ValueError: if the layer is neither, such as one with an adapter.
+        ValueError: if the layer is neither a plain convolution nor a plain linear layer, for example because of an
+            adapter.
 
     Examples:
         >>> scaled = scale_output(nn.Linear(4, 2), torch.tensor([0.0, 1.0]))
@@ -241,7 +242,7 @@ def shift_input(layer: nn.Linear, scale: Tensor, shift: Tensor) -> nn.Linear:
 def _refuse_other(layer: nn.Module, *kinds: type[nn.Module]) -> None:
     if not isinstance(layer, kinds):
         shown = " or ".join(kind.__name__ for kind in kinds)
-        raise ValueError(f"a {type(layer).__name__} stands where a {shown} did; merge adapters first")
+        raise ValueError(f"a {type(layer).__name__} replaces a {shown}; merge adapters first")
 
 
 def _plain_linear(weight: Tensor, bias: Tensor | None, *, like: Tensor) -> nn.Linear:
@@ -250,7 +251,7 @@ def _plain_linear(weight: Tensor, bias: Tensor | None, *, like: Tensor) -> nn.Li
 
 
 def _holding(layer: Layer, weight: Tensor, bias: Tensor | None, *, like: Tensor) -> Layer:
-    """Return a layer from the meta device in evaluation mode, with weights."""
+    """Give weights to a layer on the meta device, and return the layer in evaluation mode."""
     layer.weight = nn.Parameter(weight.to(like.dtype))
     if bias is not None:
         layer.bias = nn.Parameter(bias.to(like.dtype))

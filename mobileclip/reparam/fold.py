@@ -1,4 +1,4 @@
-"""Reparameterizes a model for inference: every reparameterizable block becomes its single-branch form, or an error."""
+"""Reparameterizes a model for inference: replaces every reparameterizable block by its single-branch form."""
 
 from __future__ import annotations
 
@@ -36,10 +36,10 @@ def refuse_lost(module: nn.Module, folded: nn.Module) -> None:
 
     Args:
         module: original module.
-        folded: result of its `fold`; parts in both are unchanged.
+        folded: result of the module's `fold`; parts that both contain are unchanged.
 
     Raises:
-        ValueError: with the name of the first dropped part that may compute more than the algebra reads.
+        ValueError: if a dropped part may compute more than its weights express; the message names the first such part.
     """
     kept = set(folded.modules())
     for name, part in module.named_modules():
@@ -51,7 +51,7 @@ def refuse_lost(module: nn.Module, folded: nn.Module) -> None:
             raise ValueError(f"{shown} has hooks, and folding would drop them; remove them first")
         if not _is_plain(part):
             raise ValueError(
-                f"{shown} is a {type(part).__name__} whose forward the algebra does not know; merge adapters first, "
+                f"{shown} is a {type(part).__name__} whose forward cannot be folded; merge adapters first, "
                 "put back what the block was made with, or give the class a fold of its own"
             )
 
@@ -87,9 +87,9 @@ _MEANS = ("reparameterize", "fuse", "switch_to_deploy")
 
 @folds.register("timm")
 def fold_timm(module: nn.Module) -> nn.Module:
-    """Fold a model of timm, or a part of one: FastViT, MobileOne, RepVGG and others. Other parts stay unchanged.
+    """Fold a timm model or a part of it: FastViT, MobileOne, RepVGG and others. Other parts stay unchanged.
 
-    The arithmetic is timm's, in the model's own precision.
+    timm folds the weights in the model's own precision.
     """
     from timm.utils.model import reparameterize_model
 
@@ -99,12 +99,12 @@ def fold_timm(module: nn.Module) -> nn.Module:
 
 
 def fold_of(module: nn.Module) -> Fold | None:
-    """Return the fold function of a module's package, or None."""
+    """Return the fold function for a module's package, or None."""
     return folds.get(type(module).__module__.partition(".")[0])
 
 
 def warn_if_foldable(module: nn.Module) -> None:
-    """Warn of a module that seems reparameterizable but has no registered fold; it stays unchanged."""
+    """Warn about a module that seems reparameterizable but has no registered fold; the module stays unchanged."""
     cls = type(module)
     means = next((name for name in _MEANS if callable(getattr(cls, name, None))), None)
     if means is not None:
@@ -132,19 +132,19 @@ def reparameterize(
 
     The function replaces every reparameterizable module, including the root, by its inference form;
     `mobileclip.reparam.folds` handles modules of other libraries. It removes wrappers of `torch.compile` and
-    DistributedDataParallel: compile the result again. Folding twice changes nothing. The arithmetic runs in float64
-    with one final cast, so bfloat16 and float16 models lose no more than that cast.
+    DistributedDataParallel, so compile the result again. Folding twice changes nothing. The arithmetic runs in float64
+    with one final cast, so bfloat16 and float16 models lose precision only in that cast.
 
     Args:
         model: any module in evaluation mode. The result has the same class, unless the root itself folds into another
             (a RepMixer becomes a convolution).
-        only: fold only these classes; empty for all. Apple's code, for example, keeps some norms and scales.
-        inplace: fold the model itself, without a copy; use only the result afterwards.
-        check: an example input, or several arguments, to compare outputs before and after.
+        only: classes to fold; empty for all. Apple's code, for example, does not fold some norms and scales.
+        inplace: whether to fold the model itself instead of a copy; use only the result afterwards.
+        check: an example input, or a tuple of inputs, to compare outputs before and after folding.
 
     Raises:
         ValueError: if a part of the model is in training mode, a removed part may compute more than its weights (an
-            adapter, a hook, its own `forward`, another activation or norm), or outputs differ.
+            adapter, a hook, its own `forward`, another activation or norm), or the outputs differ.
 
     Examples:
         >>> model, x = nn.Sequential(mobileclip.blocks.RepMixer(8), nn.ReLU()).eval(), torch.rand(1, 8, 6, 6)
@@ -165,7 +165,7 @@ def reparameterize(
 def _folded(
     module: nn.Module, only: tuple[type[Reparameterizable], ...], done: dict[nn.Module, nn.Module], path: str = ""
 ) -> nn.Module:
-    """Fold `module` in place, or into another; `done` keeps shared modules shared."""
+    """Fold `module` in place, or into a new module; `done` keeps shared modules shared."""
     if module in done:
         return done[module]
     if (inner := _unwrapped(module, path)) is not None:
@@ -185,10 +185,10 @@ def _folded(
 
 
 def _unwrapped(module: nn.Module, path: str) -> nn.Module | None:
-    """Return the module inside a wrapper of PyTorch.
+    """Return the module inside a PyTorch wrapper, or None.
 
     Raises:
-        ValueError: if its weights are sharded over processes.
+        ValueError: if the weights are sharded over processes.
     """
     if _is_one(module, "torch.distributed.fsdp", "FSDPModule", "FullyShardedDataParallel"):
         raise ValueError(
@@ -202,19 +202,19 @@ def _unwrapped(module: nn.Module, path: str) -> nn.Module | None:
 
 
 def _is_one(module: nn.Module, place: str, *names: str) -> bool:
-    """Return whether a module has one of some classes, without importing them, which takes a second."""
+    """Return whether a module is an instance of named classes, without importing them, which would take a second."""
     there = sys.modules.get(place)
     return isinstance(module, tuple(getattr(there, name) for name in names if hasattr(there, name)))
 
 
 def _fold(module: Reparameterizable, path: str) -> nn.Module:
-    """Return a module's fold; weights from frozen weights only stay frozen."""
+    """Return the folded module; weights computed only from frozen weights stay frozen."""
     try:
         folded = module.fold()
         refuse_lost(module, folded)
     except (AttributeError, ValueError) as error:  # a part that was exchanged may lack what the algebra reads
         shown = f"{type(module).__name__} {path!r}" if path else type(module).__name__
-        raise ValueError(f"cannot fold the {shown} into one that is equal: {error}") from error
+        raise ValueError(f"cannot fold the {shown} into an equal module: {error}") from error
     before, after = dict.fromkeys(module.parameters()), dict.fromkeys(folded.parameters())
     trains = any(parameter.requires_grad for parameter in before if parameter not in after)
     for parameter in after:

@@ -18,7 +18,7 @@ Module = TypeVar("Module", bound=nn.Module)
 class Reparameterizable(nn.Module, ABC):
     """A module with a training form and an equal, cheaper inference form.
 
-    Subclasses implement `fold` for their own level. `mobileclip.reparam.folds` then folds the children of the result.
+    Subclasses implement `fold` for themselves. `mobileclip.reparam.folds` then folds the children of the result.
 
     Examples:
         >>> class Negated(Reparameterizable, nn.Linear):
@@ -37,7 +37,7 @@ class Reparameterizable(nn.Module, ABC):
     def fold(self) -> nn.Module:
         """Return the folded module: a new one, or `self` if there is nothing to fold.
 
-        `reparameterize` calls it, in evaluation mode alone: no convolution holds the statistics of a batch.
+        `reparameterize` calls this method only in evaluation mode, since a convolution cannot express batch statistics.
         """
 
 
@@ -49,10 +49,10 @@ class LayerScale(nn.Module):
 
     Args:
         dim: number of channels.
-        initial: value of every factor before training.
+        initial: initial value of every factor.
         spatial: whether height and width follow the channel dimension.
 
-    Folding: the block that owns it scales the last projection of the branch in front of it.
+    Folding: the owning block folds the factors into the last projection of the branch.
     Source: MobileCLIP Table 9; Touvron et al., "Going deeper with Image Transformers", section 3.
 
     Examples:
@@ -72,10 +72,10 @@ class LayerScale(nn.Module):
 
 
 def refuse_training(module: nn.Module) -> None:
-    """Raise if `module` or anything in it is in training mode.
+    """Raise if `module` or any submodule is in training mode.
 
     Raises:
-        ValueError: naming the first such module.
+        ValueError: if so; the message names the first such module.
     """
     for name, child in module.named_modules():
         if child.training:
@@ -87,7 +87,7 @@ def refuse_training(module: nn.Module) -> None:
 
 
 def children_by_name(module: nn.Module) -> dict[str, nn.Module]:
-    """Return the children of `module`, one used under several names under each (`named_children` has the first).
+    """Return the children of `module` by name; a shared child has all its names, unlike in `named_children`.
 
     Examples:
         >>> activation = nn.ReLU()
@@ -119,10 +119,10 @@ def with_children(module: Module, children: dict[str, nn.Module]) -> Module:
 
 
 def in_class(module: nn.Module, cls: type[Module]) -> Module:
-    """Return a module of another class with the parameters, buffers, children, hooks and settings of `module`.
+    """Return a module of class `cls` with the parameters, buffers, children, hooks and settings of `module`.
 
     Args:
-        module: the original, unchanged; both share their state.
+        module: original module, which stays unchanged; both modules share their state.
         cls: class of the copy, which computes with the module's attributes.
 
     Examples:
@@ -137,11 +137,11 @@ def in_class(module: nn.Module, cls: type[Module]) -> Module:
 
 
 def in_classes(model: Module, cls_of: Callable[[nn.Module], type[nn.Module] | None]) -> Module:
-    """Exchange modules of `model`, in place, for ones of other classes with the same state; see `in_class`.
+    """Replace modules of `model`, in place, by modules of other classes with the same state; see `in_class`.
 
     Args:
-        model: shared modules stay shared.
-        cls_of: returns the new class of a module; None or its own class to keep it.
+        model: any module; shared modules stay shared.
+        cls_of: function that returns the new class of a module; None or its own class keeps the module.
 
     Returns:
         The model, or its replacement.
@@ -163,7 +163,7 @@ def in_classes(model: Module, cls_of: Callable[[nn.Module], type[nn.Module] | No
 def copied(module: Module) -> Module:
     """Return a deep copy of `module`, in half the time of `copy.deepcopy`.
 
-    Every module has a dozen collections of hooks, and almost all are empty.
+    Every module has a dozen collections of hooks, almost all empty; these are replaced instead of deep-copied.
 
     Examples:
         >>> layer = nn.Linear(4, 2)
@@ -177,11 +177,11 @@ def copied(module: Module) -> Module:
 
 
 def some_outputs(layer: Module, chosen: slice) -> Module:
-    """Return a linear layer or convolution with some of the outputs and shared weights.
+    """Return a linear layer or convolution with only some outputs, and with shared weights.
 
     Args:
-        layer: a convolution may be grouped only so that the chosen outputs have one input channel each.
-        chosen: chosen of the rows of its weight.
+        layer: linear layer or convolution; a grouped convolution needs one input channel per chosen output.
+        chosen: rows of the weight to keep.
 
     Examples:
         >>> layer, x = nn.Linear(4, 6), torch.rand(3, 4)
@@ -195,7 +195,7 @@ def some_outputs(layer: Module, chosen: slice) -> Module:
 
 
 def without_identities(layers: dict[str, nn.Module]) -> nn.Sequential:
-    """Return a sequence of layers without identities, in evaluation mode.
+    """Return a sequence of the layers except identities, in evaluation mode.
 
     Examples:
         >>> without_identities({"conv": nn.Conv2d(3, 8, 1), "gate": nn.Identity()})
@@ -223,7 +223,7 @@ def is_hooked(module: nn.Module) -> bool:
 
 @contextmanager
 def evaluating(module: Any) -> Iterator[None]:
-    """Put a module into evaluation mode for the block, and every part of it back into its own mode after it.
+    """Switch a module to evaluation mode within the context, then restore the mode of every submodule.
 
     Examples:
         >>> model = nn.Sequential(nn.Dropout())

@@ -1,9 +1,8 @@
 """Files on this machine or at a URL such as `s3://bucket/key` or `https://host/file`.
 
-What reads, writes, names or removes a file belongs here; what is in the file does not.
-Reading and writing ask for a connection only when they are called, and import what they need then. `http:` and `https:`
-need no further package; other URLs are opened by fsspec and what it needs (extra `remote`).
-Credentials and endpoints are those of the store's own configuration and environment (`AWS_*`, `FSSPEC_*`).
+This subpackage reads, writes, renames and removes files, and does not interpret their content. Functions connect and
+import packages only when called. `http:` and `https:` need no further package; fsspec opens other URLs (extra
+`remote`). Credentials and endpoints come from the store's own configuration and environment (`AWS_*`, `FSSPEC_*`).
 """
 
 from mobileclip.storage.addresses import (

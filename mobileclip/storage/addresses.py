@@ -1,4 +1,4 @@
-"""Tells local paths from URLs, and shows both, and other text that came with data, without harm."""
+"""Distinguishes local paths and URLs, and prints untrusted text safely."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ _ADDRESS = re.compile(
 
 
 def printable(text: object, *, limit: int = 300) -> str:
-    r"""Return a text as one line that a terminal, a log or a table can show.
+    r"""Return a text as one safe line for a terminal, a log or a table.
 
-    Control characters, line breaks, tabs, marks that turn the direction of writing and halves of characters become
-    escapes such as `\n` or `\x1b`, so that a name cannot move the cursor, add a row or hide what it is.
+    Control characters, line breaks, tabs, bidirectional marks and unpaired surrogates become escapes such as `\n` or
+    `\x1b`, so that a name cannot move the cursor, add a row or disguise itself.
 
     Args:
-        text: any object; its `str` is shown.
-        limit: number of characters that are kept of a longer text; what was cut is said behind them.
+        text: any object, converted by `str`.
+        limit: maximum number of characters; a longer text is truncated, with a note.
     """
     whole = str(text)
     kept = whole if len(whole) <= limit else whole[:limit]
@@ -33,12 +33,12 @@ def printable(text: object, *, limit: int = 300) -> str:
 
 
 def without_secrets(text: object) -> str:
-    """Return a text whose URLs, such as `https://user:password@host/key?signature=...`, tell no secret.
+    """Return a text without the secrets of URLs such as `https://user:password@host/key?signature=...`.
 
-    User, password, query and fragment are left out of every URL in it; `?...` stands where a query was.
+    The function removes user, password, query and fragment of every URL, and marks a removed query by `?...`.
 
     Args:
-        text: a URL, or a text with URLs in it; its `str` is taken.
+        text: a URL, or a text with URLs, converted by `str`.
     """
     return _ADDRESS.sub(_bare, str(text))
 
@@ -62,17 +62,17 @@ _WEB = ("http", "https")
 
 
 def is_remote(path: AnyPath) -> bool:
-    """Return whether `path` is a URL, such as `s3://bucket/key`; `file://` ones are local."""
+    """Return whether `path` is a URL, such as `s3://bucket/key`; `file://` URLs are local."""
     return _scheme(path) not in ("", "file")
 
 
 def is_web(path: AnyPath) -> bool:
-    """Return whether `path` is a URL of a web server, which lists nothing."""
+    """Return whether `path` is a URL of a web server, which cannot list files."""
     return _scheme(path) in _WEB
 
 
 def local_path(path: AnyPath) -> Path:
-    """Return a local path, also where it is written as `file://`."""
+    """Return a local path, also from a `file://` URL."""
     text = os.fspath(path)
     return Path(urllib.parse.unquote(urllib.parse.urlsplit(text).path) if _scheme(text) == "file" else text)
 
@@ -91,7 +91,7 @@ def file_name(path: AnyPath) -> str:
 
 
 def is_same(one: AnyPath, other: AnyPath) -> bool:
-    """Return whether two names mean the same place, links followed; nothing need be there."""
+    """Return whether two paths are equal after following links; the files need not exist."""
     if is_remote(one) or is_remote(other):
         return os.fspath(one) == os.fspath(other)
     return local_path(one).resolve() == local_path(other).resolve()

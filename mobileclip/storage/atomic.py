@@ -1,4 +1,4 @@
-"""Local files and folders that appear whole or not at all, one writer at a time, and checks of what may be written."""
+"""Atomic writes of local files and folders, locks for a single writer, and checks of outputs."""
 
 from __future__ import annotations
 
@@ -27,17 +27,17 @@ LOCK = ".lock"
 
 @contextmanager
 def exclusive(directory: Path, *, wait_seconds: float = 0.0) -> Iterator[None]:
-    """Hold a folder while a job writes to it; the system lets go of it when the process ends, however that happens.
+    """Lock a folder while a job writes to it; the system releases the lock when the process ends.
 
-    The lock's file stays where it is: removing it would let a third in beside one that waits for it.
+    The lock file stays, because removing it could let two waiting processes in.
 
     Args:
-        directory: created where it is missing.
-        wait_seconds: how long another holder is waited for; by default not at all.
+        directory: the folder, created if missing.
+        wait_seconds: seconds to wait for another holder; by default none.
 
     Raises:
-        ValueError: if another process holds it, or it is held here already.
-        OSError: if nothing can be written there.
+        ValueError: if another process or this process already holds the lock.
+        OSError: if the folder is not writable.
     """
     lock = filelock.FileLock(directory / LOCK, timeout=wait_seconds)
     try:
@@ -50,7 +50,7 @@ def exclusive(directory: Path, *, wait_seconds: float = 0.0) -> Iterator[None]:
             "killed launcher started may live on: end them)"
         ) from None
     except NotImplementedError as error:
-        raise OSError(f"{directory} lies on a disk that knows no locks ({error}); choose another output") from error
+        raise OSError(f"{directory} is on a disk without locks ({error}); choose another output") from error
     except OSError as error:
         raise OSError(
             error.errno, f"{directory} cannot be written to ({error.strerror or error}); choose another output"
@@ -71,18 +71,18 @@ _TEMPORARY, _ORIGINAL = ".tmp", ".before"
 
 
 def is_left_over(name: str) -> bool:
-    """Return whether a file or folder of this name is one of our marks, and no person's."""
+    """Return whether a file or folder of this name is this library's temporary file or lock."""
     return name == LOCK or name.startswith(PREFIX)
 
 
 def temporary_beside(path: Path) -> Path:
-    """Return a name of this process's own in the folder of a path, which is swept at the first use."""
+    """Return a temporary path of this process in the folder of a path; the first use removes leftovers there."""
     sweep(path.parent)
     return path.parent / f"{_name()}{_TEMPORARY}"
 
 
 def sweep(folder: Path) -> None:
-    """Remove temporary files and folders of processes that died, and put originals back; once a process and folder."""
+    """Remove temporary files of dead processes and restore originals, once per process and folder."""
     _sweep(folder, os.getpid())
 
 
@@ -97,7 +97,7 @@ def _sweep(folder: Path, _: int) -> None:
 
 
 def _put_back(holder: Path) -> None:
-    """Put an original back in its place; it goes where its replacement, known by its inode, has got there."""
+    """Restore an original, or remove it if its replacement, identified by inode, is in place."""
     inode = holder.name.removesuffix(_ORIGINAL).rpartition("-")[2]
     for original in list(holder.iterdir()):
         place = holder.parent / original.name
@@ -110,7 +110,7 @@ def _put_back(holder: Path) -> None:
 
 
 def remove_tree(path: Path) -> None:
-    """Remove a file, a link, or a folder with all in it."""
+    """Remove a file, a link, or a folder with its content."""
     if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path)
     else:
@@ -122,7 +122,7 @@ def _name() -> str:
 
 
 def _is_of_the_dead(name: str) -> bool:
-    """Return whether the name is of a process of this machine that has ended."""
+    """Return whether the name belongs to a dead process of this machine."""
     place, _, rest = name.removeprefix(PREFIX).partition("-")
     process = rest.partition("-")[0]
     if place != _place() or not process.isdecimal():
@@ -138,9 +138,9 @@ def _is_of_the_dead(name: str) -> bool:
 
 @cache
 def _place() -> str:
-    """Return a short text for where a process number means one process: this machine since it started, or a container.
+    """Return a short identifier of the scope of process numbers: this machine since its start, or a container.
 
-    Machines that share a folder may give two processes one number.
+    Machines that share a folder may have equal process numbers.
     """
     parts = [platform.node()]
     with suppress(OSError):
@@ -155,12 +155,12 @@ _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 @contextmanager
 def atomic_path(path: Path) -> Iterator[Path]:
-    """Yield a path beside a file, and put what was written there in the file's place when the block ends.
+    """Yield a temporary path, and move its file into place at the end of the block.
 
-    File and folder are on the disk when it returns; an error leaves nothing behind. What processes that died have left
-    in the folder is removed at the first file that this one writes there. A link stays, and the file that it leads to
-    is replaced; a file that is replaced keeps its permissions. To a pipe, a device or an open stream, such as
-    `/dev/stdout`, the content is written when the block ends; until then it is in the temporary directory (`TMPDIR`).
+    File and folder are synced to disk at the end; an error leaves nothing. The first write in a folder removes
+    leftovers of dead processes. A link stays, and its target is replaced; a replaced file keeps its permissions.
+    Content for a pipe, a device or an open stream, such as `/dev/stdout`, is kept in the temporary directory (`TMPDIR`)
+    until the end of the block.
 
     Args:
         path: replaced where it exists; its directory must exist.
@@ -199,7 +199,7 @@ def atomic_path(path: Path) -> Iterator[Path]:
 
 
 def is_stream(path: Path) -> bool:
-    """Return whether there is a pipe, a device or what this process prints to, into which is written as it is."""
+    """Return whether the path is a pipe, a device or a standard stream of this process, written without replacing."""
     try:
         status = path.stat()
     except OSError:
@@ -214,7 +214,7 @@ def _opened_stream(path: Path) -> IO[bytes]:
 
 
 def _printed_to(status: os.stat_result) -> int | None:
-    """Return the number of the standard stream that is open on a file; None where none is."""
+    """Return the number of the standard stream that is open on a file; None otherwise."""
     for number in (1, 2):
         with suppress(OSError):
             if os.path.samestat(status, os.fstat(number)):
@@ -224,7 +224,7 @@ def _printed_to(status: os.stat_result) -> int | None:
 
 @contextmanager
 def _named(path: Path, temporary: Path) -> Iterator[None]:
-    """Let an error of a full disk name what is to be written, and not its temporary place."""
+    """Make the error of a full disk name the output instead of its temporary path."""
     try:
         yield
     except Exception as error:
@@ -239,24 +239,23 @@ def _named(path: Path, temporary: Path) -> Iterator[None]:
 
 @contextmanager
 def atomic_folder(path: Path, *, overwrite: bool = False) -> Iterator[Path]:
-    """Yield an empty folder beside a path, and put it there with all that was written to it when the block ends.
+    """Yield an empty temporary folder, and move it into place at the end of the block.
 
-    Its files are on the disk when it returns; an error leaves nothing behind, and what processes that died have left
-    is removed as by `atomic_path`. Where another process was quicker, its folder stays. A folder that is replaced is
-    moved aside first; where the process is killed before the new one is there, the next to write in its parent puts it
-    back.
+    The files are synced to disk at the end; an error leaves nothing, and leftovers of dead processes are removed as in
+    `atomic_path`. If another process finished first, its folder stays. A replaced folder is moved aside first; if the
+    process is killed then, the next write in the parent restores it.
 
     Args:
-        path: path of the folder. Its parents are made.
-        overwrite: whether a folder that is there is replaced, once the new one is whole; nothing may be there without.
+        path: path of the folder; missing parents are created.
+        overwrite: whether to replace an existing folder after the new one is complete.
 
     Raises:
-        ValueError: if it has no name of its own, as `.` and `..` have none.
-        FileExistsError: if there is something that may not be replaced.
-        OSError: if it cannot be written.
+        ValueError: if the path has no name, such as `.` or `..`.
+        FileExistsError: if the path exists and may not be replaced.
+        OSError: if the folder cannot be written.
     """
     if path.name in ("", ".."):
-        raise ValueError(f"no folder can be put in the place of {path}; give one a name, such as {path / 'out'}")
+        raise ValueError(f"{path} cannot be replaced by a folder; name a folder, such as {path / 'out'}")
     sweep(path.parent)
     if path.exists() and not overwrite:
         raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(path))
@@ -291,9 +290,9 @@ def atomic_folder(path: Path, *, overwrite: bool = False) -> Iterator[Path]:
 
 
 def _replace(temporary: Path, path: Path) -> None:
-    """Put a folder where another is, whose files are at the temporary path from then on.
+    """Exchange a folder with the temporary folder.
 
-    The original is put into a new folder while its replacement, whose inode that folder's name has, takes its place.
+    The original is kept in a new folder, named by the inode of its replacement, until the replacement is in place.
     """
     holder = path.parent / f"{_name()}-{temporary.stat().st_ino}{_ORIGINAL}"
     holder.mkdir()
@@ -304,21 +303,21 @@ def _replace(temporary: Path, path: Path) -> None:
 
 
 def move_into_place(source: Path, target: Path) -> None:
-    """Rename a file of the same disk, and put its new name on the disk."""
+    """Rename a file on the same disk, and sync its folder."""
     source.replace(target)
     _synchronise(target.parent)
 
 
 def unwritable(error: OSError, path: Path) -> OSError:
-    """Return an error that says which file cannot be written, and what to do about it."""
+    """Return an error that names the unwritable file and a remedy."""
     if error.errno in _FULL:
         said = os.strerror(error.errno)  # and not what an error of a file within already says
-        return OSError(error.errno, f"{path} cannot be written: {said}; make room and run this again")
+        return OSError(error.errno, f"{path} cannot be written: {said}; free some space and run this again")
     return OSError(error.errno, f"{path} cannot be written: {error.strerror or error}")
 
 
 def _synchronise(folder: Path) -> None:
-    """Put the folder's entries on the disk: without, a file's new name may be lost with the power."""
+    """Sync the folder's entries; otherwise a power failure may lose a file's new name."""
     handle = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(handle)
@@ -334,17 +333,17 @@ _FLATTENED = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:[/\\]")
 
 
 def require_output(path: AnyPath, *, overwrite: bool, suffixes: Collection[str] = ()) -> None:
-    """Make sure that a file can be written, and that nothing is lost by it.
+    """Check that a file can be written without losing anything.
 
     Args:
-        path: path of the file; a pipe or a device, such as `/dev/stdout`, is written to as it is, whatever its name.
-        overwrite: whether a file that is there may be replaced.
-        suffixes: how its name may end, such as `.npz`; empty where any name will do.
+        path: path of the file; pipes and devices, such as `/dev/stdout`, may have any name.
+        overwrite: whether to replace an existing file.
+        suffixes: allowed suffixes, such as `.npz`; empty for any name.
 
     Raises:
-        ValueError: if its name ends otherwise; the message has the endings.
-        FileExistsError: if it is there and may not be replaced.
-        OSError: if it is a folder, or its folder cannot be made or written to.
+        ValueError: if the suffix is not allowed; the message lists the suffixes.
+        FileExistsError: if the file exists and may not be replaced.
+        OSError: if the path is a folder, or its folder cannot be created or written to.
     """
     place = _local(path)
     if is_stream(place):
@@ -362,17 +361,17 @@ def require_output(path: AnyPath, *, overwrite: bool, suffixes: Collection[str] 
 
 
 def require_output_folder(path: AnyPath, *, overwrite: bool, marker: str = "") -> None:
-    """Make sure that a folder can be written, and that nothing is lost by it.
+    """Check that a folder can be written without losing anything.
 
     Args:
         path: path of the folder, which need not exist.
-        overwrite: whether a folder of the same kind may be replaced.
-        marker: the file that a folder of this kind holds; another one that is not empty is never replaced. What a
-            killed process left behind, and a lock, count for nothing.
+        overwrite: whether to replace a folder of the same kind.
+        marker: a file that identifies folders of this kind; other non-empty folders are never replaced. Leftovers of
+            killed processes and locks do not count.
 
     Raises:
-        FileExistsError: if it holds something and may not be replaced.
-        OSError: if it is a file, or cannot be made or written to.
+        FileExistsError: if the folder has content and may not be replaced.
+        OSError: if the path is a file, or cannot be created or written to.
     """
     place = _local(path)
     sweep(place.parent)
@@ -385,26 +384,24 @@ def require_output_folder(path: AnyPath, *, overwrite: bool, marker: str = "") -
         if not overwrite:
             raise FileExistsError(f"{path} is there already; choose another folder, or replace it with `--overwrite`")
         if not (place / marker).is_file():
-            raise FileExistsError(
-                f"{path} holds other files and no {marker}, and is not replaced; choose another folder"
-            )
+            raise FileExistsError(f"{path} has files but no {marker}, so it is not replaced; choose another folder")
     _require_writable(place)
 
 
 def holds_anything(folder: Path) -> bool:
-    """Return whether there is anything in a folder but what a job leaves that was stopped before it wrote anything."""
+    """Return whether a folder holds anything except locks and temporary files."""
     return any(not is_left_over(entry.name) for entry in folder.iterdir())
 
 
 def _local(path: AnyPath) -> Path:
     # Of the two slashes of a URL, pathlib leaves one.
     if is_remote(path) or (isinstance(path, Path) and _FLATTENED.match(str(path))):
-        raise ValueError(f"{os.fspath(path)} is a URL; this is written to a disk of this machine")
+        raise ValueError(f"{os.fspath(path)} is a URL; expected a local path")
     return local_path(path)
 
 
 def _is_there(place: Path) -> bool:
-    """Return whether there is a file, a folder or a link, be it to nowhere; a name that none can have is refused."""
+    """Return whether a file, folder or link exists, including broken links; raise for an invalid name."""
     try:
         place.lstat()
     except (FileNotFoundError, NotADirectoryError):
@@ -413,7 +410,7 @@ def _is_there(place: Path) -> bool:
 
 
 def _require_writable(folder: Path) -> None:
-    """Refuse a folder that cannot be made or written to."""
+    """Raise if a folder cannot be created or written to."""
     nearest = next((one for one in (folder, *folder.parents) if _is_there(one)), None)
     if nearest is None:
         return

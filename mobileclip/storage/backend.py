@@ -1,4 +1,4 @@
-"""Remote stores: what one must do, how long it is waited for, and a stream that survives a broken connection."""
+"""Remote stores: their interface, timeouts, and a stream that survives a broken connection."""
 
 from __future__ import annotations
 
@@ -29,12 +29,14 @@ class StoreLimits:
 
     Args:
         answer_seconds: timeout for a web server's response header, connecting and redirects included.
-        stall_seconds: a connection below `min_bytes_per_second` for so long counts as broken.
+        stall_seconds: seconds below `min_bytes_per_second` after which a connection counts as broken.
         min_bytes_per_second: lowest data rate of a connection.
-        recovery_seconds: a file is given up after so long below `min_bytes_per_second`, pauses included.
+        recovery_seconds: seconds below `min_bytes_per_second`, including pauses, after which the reader gives up a
+            file.
         call_seconds: timeout of one call of another store's package: look up, list, read a block, remove.
-        retry_delays_seconds: pauses before the second and further attempts; a store that asks for less traffic gets it.
-        max_bytes: largest file that is read.
+        retry_delays_seconds: pauses before the second and further attempts; a store's request to slow down is
+            respected.
+        max_bytes: maximum size of a file.
     """
 
     answer_seconds: float = attrs.field(default=60.0, validator=validators.gt(0))
@@ -49,7 +51,7 @@ class StoreLimits:
 
     @property
     def num_attempts(self) -> int:
-        """How often a store is asked before it counts as failed."""
+        """Number of attempts before a store counts as failed."""
         return len(self.retry_delays_seconds) + 1
 
 
@@ -63,7 +65,7 @@ def store_limits() -> StoreLimits:
 
 @contextmanager
 def use_limits(limits: StoreLimits) -> Iterator[None]:
-    """Hold these limits for all threads of this process; what is open already keeps its own."""
+    """Use these limits in all threads of this process; open streams keep their limits."""
     global _in_use  # noqa: PLW0603 - the functions that open files are called from everywhere
     before, _in_use = _in_use, limits
     try:
@@ -73,11 +75,11 @@ def use_limits(limits: StoreLimits) -> Iterator[None]:
 
 
 class Patience:
-    """Seconds that a sender may be waited for: they run out while nothing comes, and come back with what is sent.
+    """A time budget for a slow sender: waiting consumes seconds, and received bytes restore them.
 
     Args:
-        seconds: there are at most so many.
-        bytes_per_second: a sender as fast as this is waited for without end.
+        seconds: maximum budget.
+        bytes_per_second: the data rate at which the budget stays constant.
     """
 
     def __init__(self, seconds: float, bytes_per_second: float) -> None:
@@ -85,7 +87,7 @@ class Patience:
         self._rate = bytes_per_second
 
     def spend(self, seconds: float, num_bytes: int) -> None:
-        """Take note of so many bytes after so many seconds."""
+        """Record received bytes and elapsed seconds."""
         self.left = min(self._most, self.left - seconds + num_bytes / self._rate)
 
 
@@ -93,18 +95,18 @@ _trusted: ContextVar[tuple[str, ...] | None] = ContextVar("trusted", default=Non
 
 
 class RefusedHostError(PermissionError):
-    """A host that data named is none that may be reached."""
+    """Raised if data names a host that may not be reached."""
 
 
 @contextmanager
 def public_hosts_only(trusted: Sequence[str] = ()) -> Iterator[None]:
-    """Let what is opened in this block, redirections included, come from hosts at public addresses of the internet.
+    """Restrict connections in this block, including redirects, to hosts with public internet addresses.
 
-    A stranger's list of URLs could otherwise ask a cloud's own services, or machines of the local network, for what is
-    meant for this machine alone. Where a proxy is configured, it decides, and is itself reached as ever.
+    Otherwise a stranger's list of URLs could read private data from cloud metadata services or local machines. A
+    configured proxy decides by itself, and stays reachable.
 
     Args:
-        trusted: names of hosts that may be reached wherever they are, such as `127.0.0.1` or `images.example`.
+        trusted: names of hosts that are always allowed, such as `127.0.0.1` or `images.example`.
     """
     token = _trusted.set(tuple(host.lower() for host in trusted))
     try:
@@ -116,11 +118,11 @@ def public_hosts_only(trusted: Sequence[str] = ()) -> Iterator[None]:
 def connect(
     address: tuple[str, int], timeout: float | None, source_address: tuple[str, int] | None = None
 ) -> socket.socket:
-    """Connect as `socket.create_connection` does, to hosts that may be reached.
+    """Connect to allowed hosts, like `socket.create_connection`.
 
     Raises:
-        RefusedHostError: if the host has an address that is not public, and is not trusted.
-        OSError: if it cannot be reached.
+        RefusedHostError: if the host has a non-public address and is not trusted.
+        OSError: if the host cannot be reached.
     """
     host, port = address
     trusted = _trusted.get()
@@ -130,8 +132,8 @@ def connect(
     private = next((ip for ip in places if not _is_public(ipaddress.ip_address(ip))), None)
     if private is not None:
         raise RefusedHostError(
-            f"{host} is at {private}, which is no public address; if you trust it, name it in `hosts` of the source "
-            "(--hosts)"
+            f"{host} is at {private}, which is not a public address; if you trust the host, add it to `hosts` of "
+            "the source (--hosts)"
         )
     # What was looked at is connected to: a second look-up could tell another place.
     for ip in places[:-1]:
@@ -152,7 +154,7 @@ T = TypeVar("T")
 
 
 class StorageError(OSError):
-    """A store could not be reached, or failed; the same call may succeed later."""
+    """Raised if a store is unreachable or fails; the same call may succeed later."""
 
 
 # What is missing, closed to this user, or broken is so the next time as well.
@@ -160,9 +162,9 @@ _LASTING = (FileNotFoundError, PermissionError, IsADirectoryError, NotADirectory
 
 
 def is_transient(error: Exception) -> bool:
-    """Return whether the same call may succeed later: a store, a network, a disk or memory was not there for it.
+    """Return whether the same call may succeed later: a store, network, disk or memory was unavailable.
 
-    False means that the content of a file is to blame, that it is missing, or that it is closed to this user.
+    False means that a file is damaged, missing or not permitted.
 
     Args:
         error: of any kind.
@@ -180,9 +182,9 @@ class Info:
     """Size, version and ETag of a file in a store.
 
     Args:
-        size: bytes; None where the server does not say.
-        version: changes when the content does, as far as the store knows: it may be no more than a time.
-        etag: what the store says of the content itself, such as a checksum; empty where it says nothing.
+        size: bytes; None if the server does not state the size.
+        version: a text that changes with the content, as far as the store knows; possibly only a time.
+        etag: the store's checksum of the content, or similar; empty if missing.
     """
 
     size: int | None
@@ -191,40 +193,42 @@ class Info:
 
     @property
     def fingerprint(self) -> str:
-        """A short text that changes when the file is changed, as far as the store knows."""
+        """A short text that changes with the file, as far as the store knows."""
         return f"{self.size}-{self.version}"
 
 
 class Backend(Protocol):
-    """A remote store, for reading; every failure that may pass is a StorageError, and every other one another OSError.
+    """Interface of a remote store for reading. Transient failures raise StorageError, other failures another OSError.
 
-    One that can be written to has the last three, too.
+    A writable store also has the last three methods.
     """
 
     def check(self, address: str, *, write: bool = False) -> None:
-        """Make sure that such URLs can be read, or written, here; nothing is connected to."""
+        """Check that this machine can read or write such URLs, without connecting."""
 
     def open(self, address: str, position: int) -> tuple[Any, str]:
-        """Return a stream from `position` on, which has `seekable`, `seek` and `close`, and the version of the file."""
+        """Return a stream that starts at `position`, with `seekable`, `seek` and `close`, and the file's version."""
 
     def read(self, address: str, stream: Any, size: int) -> bytes:  # noqa: ARG002 - of those that need it
-        """Return at most `size` bytes of an open stream, none at the end."""
+        """Return at most `size` bytes of an open stream; empty at the end."""
         data: bytes = stream.read(size)
         return data
 
     def info(self, address: str) -> Info:
-        """Return what is known about a file."""
+        """Return size, version and ETag of a file."""
 
     def is_directory(self, address: str) -> bool:  # noqa: ARG002 - as above
-        """Return whether files lie below the URL."""
+        """Return whether files exist below the URL."""
         return False
 
     def find(self, address: str, *, recursive: bool) -> dict[str, Info]:  # noqa: ARG002 - as above
-        """Return the files below, by their names relative to the URL."""
-        raise ValueError(f"{address} cannot be listed; name the files, a brace pattern such as {{000..127}} will do")
+        """Return the files below the URL by relative name."""
+        raise ValueError(
+            f"{address} cannot be listed; name the files, for example by a brace pattern such as {{000..127}}"
+        )
 
     def upload(self, source: str, address: str) -> None:  # noqa: ARG002 - as above
-        """Put a local file there, whole or not at all."""
+        """Upload a local file atomically."""
         raise ValueError(f"{address} can only be read")
 
     def rename(self, source: str, target: str) -> None:  # noqa: ARG002 - as above
@@ -237,11 +241,11 @@ class Backend(Protocol):
 
 
 def retried(call: Callable[[], T], num_attempts: int | None = None) -> T:
-    """Return what `call` returns; called again, after a pause, when the store fails.
+    """Call a function, with retries after pauses if the store fails.
 
     Args:
-        call: may be called several times.
-        num_attempts: fewer than the limits allow.
+        call: the function, which may be called several times.
+        num_attempts: maximum number of attempts, if fewer than the limits allow.
     """
     delays = store_limits().retry_delays_seconds
     for delay in delays if num_attempts is None else delays[: num_attempts - 1]:
@@ -253,12 +257,12 @@ def retried(call: Callable[[], T], num_attempts: int | None = None) -> T:
 
 
 class RemoteStream(io.RawIOBase):
-    """A file of a remote store, for reading; a broken connection is opened again where it broke.
+    """A readable file of a remote store; after a broken connection, reading continues at the same byte.
 
     Args:
         backend: the store.
         address: the file.
-        num_attempts: to connect, each time that is needed; None for as many as the limits allow.
+        num_attempts: maximum number of attempts per connection; None for the limits' number.
 
     Raises:
         OSError: if the file cannot be opened.
@@ -290,12 +294,12 @@ class RemoteStream(io.RawIOBase):
         return self._position
 
     def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        """Move to a position; the connection follows when something is read."""
+        """Set the position; the next read reconnects."""
         start: int | None = self._position if whence == io.SEEK_CUR else 0
         if whence == io.SEEK_END:
             start = retried(lambda: self._backend.info(self._address), self._num_attempts).size
         if start is None:
-            raise io.UnsupportedOperation(f"the size of {self._name} is not known")
+            raise io.UnsupportedOperation(f"the size of {self._name} is unknown")
         position = max(0, start + offset)
         if position != self._position:
             self._position = position
@@ -306,15 +310,15 @@ class RemoteStream(io.RawIOBase):
         return position
 
     def readinto(self, buffer: Buffer) -> int:
-        """Read at most as many bytes as the buffer holds."""
+        """Fill the buffer, at most completely, and return the number of bytes."""
         view = memoryview(buffer).cast("B")
         started = time.monotonic()
         data = retried(lambda: self._read(len(view)), self._num_attempts)
         self._patience.spend(time.monotonic() - started, len(data))
         if self._patience.left < 0:
             raise StorageError(
-                f"{self._name} comes too slowly: it is behind {self._limits.min_bytes_per_second:g} bytes a second by "
-                f"{self._limits.recovery_seconds:g} s"
+                f"{self._name} is too slow: {self._limits.recovery_seconds:g} s below "
+                f"{self._limits.min_bytes_per_second:g} bytes per second"
             )
         if self._position + len(data) > self._limits.max_bytes:
             raise OSError(f"{self._name} has more than {self._limits.max_bytes} bytes")
@@ -333,7 +337,7 @@ class RemoteStream(io.RawIOBase):
             self._stream, version = self._backend.open(self._address, self._position)
             if self._version and version and version != self._version:
                 self._disconnect()
-                raise OSError(f"{self._name} changed while it was being read")
+                raise OSError(f"{self._name} changed during reading")
             self._version = version or self._version
 
     def _read(self, num_bytes: int) -> bytes:
@@ -344,7 +348,7 @@ class RemoteStream(io.RawIOBase):
             raise_machine_fault(error)
             self._disconnect()
             # Whatever the store's package raises in the middle of a file, connecting again tells what it means.
-            raise StorageError(f"{self._name} broke off at byte {self._position}: {error}") from error
+            raise StorageError(f"{self._name} was interrupted at byte {self._position}: {error}") from error
 
     def _disconnect(self) -> None:
         stream, self._stream = self._stream, None

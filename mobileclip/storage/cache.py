@@ -1,4 +1,4 @@
-"""Copies of remote files on this machine, for those that are read again; the oldest make room for the newest."""
+"""A local cache of remote files; the least recently used files are removed first."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 
 def state_folder() -> Path | None:
-    """Return the user's folder for program state, which may not exist yet; None where there is no user.
+    """Return the user's folder for program state, which may not exist yet; None without a home folder.
 
     `XDG_STATE_HOME/mobileclip`, by default in `~/.local/state`.
 
@@ -35,7 +35,7 @@ def state_folder() -> Path | None:
 
 
 def cache_folder() -> Path | None:
-    """Return the user's folder of what can be made again, which need not be there; None where there is no user.
+    """Return the user's cache folder, which may not exist yet; None without a home folder.
 
     `XDG_CACHE_HOME/mobileclip`, by default in `~/.cache`.
 
@@ -62,17 +62,17 @@ _LOCK_SECONDS = 60.0
 
 @attrs.frozen(kw_only=True, field_transformer=strict)
 class FileCache:
-    """A folder of copies, which several processes may share. A file is copied while it is first read, to its end.
+    """A cache folder that several processes may share. The first complete read of a file copies the file.
 
-    Room for a copy is made when it is whole: while files are copied, the folder has more than its bytes. What a killed
-    process has left is removed after a day. A copy's name has its size: one that was cut is fetched anew. A file whose
-    size nobody says is not kept.
+    Old copies are removed after a new copy is complete, so the folder temporarily exceeds its limit. Leftovers of
+    killed processes are removed after a day. The name of a copy has its size, so truncated copies are downloaded again.
+    Files of unknown size are not cached.
 
-    Remote files are taken not to change: delete the folder where they do.
+    The cache assumes that remote files do not change; otherwise delete the folder.
 
     Args:
         path: the folder; created.
-        max_bytes: max bytes of all whole copies together, 100 GB by default.
+        max_bytes: maximum bytes of all complete copies, 100 GB by default.
     """
 
     path: Path
@@ -80,10 +80,10 @@ class FileCache:
 
     @contextmanager
     def open_read(self, address: str) -> Iterator[IO[bytes]]:
-        """Yield the content of a file, from here where it was read before; local files are read where they are.
+        """Open a file, from the cache if possible; local files are not cached.
 
         Raises:
-            OSError: if it cannot be read; a copy that cannot be written is not kept, and nothing else.
+            OSError: if the file cannot be read; a failed copy is not an error.
         """
         if not is_remote(address):
             with open_read(address) as stream:
@@ -99,7 +99,7 @@ class FileCache:
             yield copy
 
     def _found(self, name: str) -> IO[bytes] | None:
-        """Return the whole copy of a file, opened; one of another size than its name says is removed."""
+        """Open the complete copy of a file; a copy of the wrong size is removed."""
         with suppress(OSError), os.scandir(self.path) as entries:
             for entry in entries:
                 if entry.name.startswith(name) and entry.name.endswith(_SUFFIX):
@@ -112,7 +112,7 @@ class FileCache:
 
     @contextmanager
     def _copying(self, stream: IO[bytes], address: str, name: str) -> Iterator[IO[bytes]]:
-        """Yield a file that is copied while it is read, or as it is where it cannot be kept."""
+        """Open a file and copy its content while reading, if the copy is possible."""
         part, target = self.path / f"{name}.{secrets.token_hex(8)}{_UNFINISHED}", None
         with suppress(OSError):
             num_bytes = size(address)
@@ -140,7 +140,7 @@ class FileCache:
                 part.unlink()
 
     def _make_room(self, num_bytes: int) -> bool:
-        """Remove what the dead have left, and the copies that were not read for longest, until so much fits."""
+        """Remove leftovers of dead processes, and then the least recently read copies, until so many bytes fit."""
         total, copies = num_bytes, []
         for entry in os.scandir(self.path):
             with suppress(OSError):  # another process was quicker
@@ -164,7 +164,7 @@ def _copy_name(name: str, num_bytes: int) -> str:
 
 
 class _CopyingReader(io.RawIOBase):
-    """Reads a stream and writes what it reads to a file, as far as that can be written."""
+    """A stream that also writes its content to a file, if the file is writable."""
 
     def __init__(self, stream: IO[bytes], target: IO[bytes]) -> None:
         super().__init__()
@@ -188,7 +188,7 @@ class _CopyingReader(io.RawIOBase):
         return len(data)
 
     def finish(self) -> int | None:
-        """Read what is left, if that is little, and return how many bytes were copied; None if it was not all."""
+        """Read a short rest, and return the number of copied bytes; None if the copy is incomplete."""
         rest = _REST_BYTES
         while not self._at_end and rest > 0:
             rest -= self.readinto(bytearray(min(rest, 2**16)))

@@ -1,4 +1,4 @@
-"""The operations on a file and on a folder of files, on local paths and remote URLs alike."""
+"""Operations on files and folders, for local paths and remote URLs."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ _NO_FILE = (FileNotFoundError, NotADirectoryError, IsADirectoryError)
 
 
 def check_address(path: AnyPath) -> None:
-    """Make sure that URLs of this kind can be opened here; nothing is connected to.
+    """Check that this machine can open URLs of this kind, without connecting.
 
     Raises:
-        ValueError: if nothing knows the kind, or a package is missing; the message says what to install.
+        ValueError: if the kind is unknown, or a package is missing; the message names the package.
     """
     if is_remote(path):
         backend_of(path).check(os.fspath(path))
@@ -48,17 +48,17 @@ def backend_of(path: AnyPath) -> Backend:
 
 @contextmanager
 def open_read(path: AnyPath, *, num_attempts: int | None = None, regular: bool = False) -> Iterator[IO[bytes]]:
-    """Yield a file, opened for reading bytes from any position on.
+    """Open a file for reading bytes from any position.
 
     Args:
         path: path or URL.
         num_attempts: to connect, where a remote store fails; None for as many as the limits allow.
-        regular: refuse pipes and devices of this machine, which may never end, or never begin.
+        regular: refuse local pipes and devices, which may block or never end.
 
     Raises:
         FileNotFoundError: if there is none.
-        StorageError: if a store failed, also while reading.
-        OSError: if it cannot be read for another reason.
+        StorageError: if a store fails, also during reading.
+        OSError: if the file cannot be read for another reason.
         ValueError: if nothing knows the URL, or a package is missing.
     """
     if not is_remote(path):
@@ -66,7 +66,7 @@ def open_read(path: AnyPath, *, num_attempts: int | None = None, regular: bool =
         # A file of /proc says that it is empty, and may never end.
         is_regular = stat.S_ISREG(status.st_mode)
         if regular and not is_regular:
-            raise OSError("it is a folder, a pipe or a device")
+            raise OSError("it is a folder, pipe or device")
         with local_path(path).open("rb") if status.st_size or not is_regular else io.BytesIO() as stream:
             yield stream
         return
@@ -100,7 +100,7 @@ def read_bytes(path: AnyPath, *, limit: int, num_attempts: int | None = None) ->
 
 
 def read_if_there(path: AnyPath, *, limit: int) -> bytes | None:
-    """Return the content of a file, or None where there is none; a directory is none.
+    """Return the content of a file; None if the path is missing or a directory.
 
     Args:
         path: path or URL.
@@ -117,10 +117,10 @@ def read_if_there(path: AnyPath, *, limit: int) -> bytes | None:
 
 
 def exists(path: AnyPath) -> bool:
-    """Return whether there is a file; a directory is none.
+    """Return whether the path is an existing file, not a directory.
 
     Raises:
-        OSError: if that cannot be found out.
+        OSError: if the path cannot be checked.
     """
     try:
         file_info(path)
@@ -130,14 +130,14 @@ def exists(path: AnyPath) -> bool:
 
 
 def is_directory(path: AnyPath) -> bool:
-    """Return whether there is a directory; on a store without any, whether something lies below."""
+    """Return whether the path is a directory; on a store without directories, whether files exist below."""
     if is_remote(path):
         return retried(lambda: backend_of(path).is_directory(os.fspath(path)))
     return local_path(path).is_dir()
 
 
 def size(path: AnyPath) -> int | None:
-    """Return the number of bytes, or None where a web server does not say.
+    """Return the size of a file in bytes; None if a web server does not state the size.
 
     Raises:
         OSError: if there is no such file, or its store cannot be reached.
@@ -146,9 +146,9 @@ def size(path: AnyPath) -> int | None:
 
 
 def fingerprint(path: AnyPath) -> str:
-    """Return a short text that changes when the file is changed: size and time of change, or the store's own mark.
+    """Return a short text that changes with the file: size and modification time, or the store's version.
 
-    Who puts the time back, or loses power, can change a file behind it; `content_hash` sees that, and reads the file.
+    A reset time or a power failure can hide a change; `content_hash` reads the file and detects this.
 
     Raises:
         OSError: if there is no such file, or its store cannot be reached.
@@ -157,19 +157,19 @@ def fingerprint(path: AnyPath) -> str:
 
 
 def make_directory(path: AnyPath) -> None:
-    """Make a directory with those above it, where it is missing; remote stores make theirs by themselves."""
+    """Make a missing directory with its parents; remote stores need no directories."""
     if not is_remote(path):
         local_path(path).mkdir(parents=True, exist_ok=True)
 
 
 def make_directory_of(path: AnyPath) -> None:
-    """Make the directory that a file is to lie in, as `make_directory` does."""
+    """Make the parent directory of a file; see `make_directory`."""
     if not is_remote(path):
         local_path(path).parent.mkdir(parents=True, exist_ok=True)
 
 
 def remove(path: AnyPath) -> None:
-    """Remove a file; it may be missing."""
+    """Remove a file, if it exists."""
     if not is_remote(path):
         local_path(path).unlink(missing_ok=True)
         return
@@ -179,10 +179,10 @@ def remove(path: AnyPath) -> None:
 
 @contextmanager
 def atomic_write(path: AnyPath) -> Iterator[IO[bytes]]:
-    """Yield a stream whose content becomes the file when the block ends, and never otherwise; an error leaves nothing.
+    """Yield a stream whose content becomes the file at the end of the block; an error leaves nothing.
 
-    A local file is written under a temporary name beside it. A remote one is written to the temporary directory of
-    this machine (`TMPDIR`), which must have room for it, and uploaded when it is complete.
+    A local file is written under a temporary name in the same directory. A remote file is written to this machine's
+    temporary directory (`TMPDIR`), and uploaded when complete.
 
     Args:
         path: replaced where it exists; a local directory must exist.
@@ -197,7 +197,7 @@ def atomic_write(path: AnyPath) -> Iterator[IO[bytes]]:
 
 @contextmanager
 def atomic_file(path: AnyPath) -> Iterator[Path]:
-    """Yield the path of a local file that takes its place at `path` when the block ends, as `atomic_write` does.
+    """Yield the path of a temporary local file that becomes `path` at the end of the block; see `atomic_write`.
 
     Args:
         path: replaced where it exists; a local directory must exist.
@@ -220,13 +220,13 @@ def atomic_file(path: AnyPath) -> Iterator[Path]:
 
 @contextmanager
 def local_copy(path: AnyPath) -> Iterator[Path]:
-    """Yield a path on this machine with the content of a file: its own, or that of a copy for the time of the block.
+    """Yield a local path with the content of a file: the file itself, or a temporary copy.
 
     Args:
-        path: path or URL; what is remote is copied to the temporary directory (`TMPDIR`).
+        path: path or URL; remote files are copied to the temporary directory (`TMPDIR`).
 
     Raises:
-        OSError: if the file cannot be read, or the copy not be written.
+        OSError: if the file cannot be read, or the copy cannot be written.
         ValueError: if nothing knows the URL, or a package is missing.
     """
     if not is_remote(path):
@@ -241,10 +241,10 @@ def local_copy(path: AnyPath) -> Iterator[Path]:
 
 
 def rename(source: AnyPath, name: str) -> str:
-    """Give a file another name in its directory, and return its path there; one of that name is replaced.
+    """Rename a file in its directory, replace an existing file, and return the new path.
 
     Raises:
-        OSError: if that cannot be done.
+        OSError: if renaming fails.
     """
     if not is_remote(source):
         return str(local_path(source).replace(local_path(source).with_name(name)))
@@ -254,13 +254,13 @@ def rename(source: AnyPath, name: str) -> str:
 
 
 def write_text(path: AnyPath, text: str) -> None:
-    """Write a text in UTF-8; the file is there whole or not at all, see `atomic_write`."""
+    """Write a text in UTF-8 atomically; see `atomic_write`."""
     with atomic_write(path) as stream:
         stream.write(text.encode())
 
 
 def file_info(path: AnyPath) -> Info:
-    """Return what is known about a file.
+    """Return size, version and ETag of a file.
 
     Raises:
         OSError: if there is no such file, or its store cannot be reached.
@@ -274,9 +274,9 @@ def file_info(path: AnyPath) -> Info:
 
 
 def modified_ns(status: os.stat_result) -> int:
-    """Return when a file was last changed, in nanoseconds since 1970, modulo 2**64 as a signed integer of 64 bits.
+    """Return a file's modification time in nanoseconds since 1970, modulo 2**64 as a signed 64-bit integer.
 
-    File systems have times after the year 2262, which such integers, and with them SQLite and Parquet, do not hold.
+    File systems allow times after the year 2262, which 64-bit integers, SQLite and Parquet cannot hold.
     """
     return (status.st_mtime_ns + 2**63) % 2**64 - 2**63
 
@@ -286,7 +286,7 @@ _Tell = Callable[[str, str], None]
 
 
 def list_files(directory: AnyPath, suffix: str = "", *, recursive: bool = False) -> tuple[str, ...]:
-    """Return the paths of the files in a directory, sorted; none where there is no such directory.
+    """Return the sorted paths of the files in a directory; empty if the directory is missing.
 
     Args:
         directory: path or URL.
@@ -304,21 +304,20 @@ def list_files(directory: AnyPath, suffix: str = "", *, recursive: bool = False)
 def find_files(
     directory: AnyPath, *, recursive: bool = True, outside: bool = True, passed_over: _Tell | None = None
 ) -> dict[str, str]:
-    """Return the fingerprints of the files in a directory, by their names relative to it, with `/` between parts.
+    """Return the fingerprints of the files in a directory by relative name, with `/` between parts.
 
-    What lies below and cannot be looked at does not end the search: it is passed over, and what vanishes meanwhile is
-    as if it had never been there.
+    The search skips inaccessible entries, and ignores entries that vanish meanwhile.
 
     Args:
         directory: path or URL.
         recursive: with those in the directories below; hidden ones are not entered, and links to directories are not
             followed.
-        outside: follow links to files outside the directory.
-        passed_over: called with the name of everything else that is there, and with what it is: `hidden_folder`,
-            `linked_folder`, `outside_link`, `broken_link`, `special_file`, `unreadable_folder` or `unreadable_file`.
+        outside: whether to follow links to files outside the directory.
+        passed_over: called with the name and kind of every skipped entry: `hidden_folder`, `linked_folder`,
+            `outside_link`, `broken_link`, `special_file`, `unreadable_folder` or `unreadable_file`.
 
     Raises:
-        OSError: if the directory itself cannot be listed.
+        OSError: if the directory cannot be listed.
         ValueError: if the URL is a web server's, which lists nothing.
     """
     found = _find(directory, passed_over, recursive=recursive, outside=outside)
@@ -326,13 +325,13 @@ def find_files(
 
 
 def find_sizes(directory: AnyPath, names: Iterable[str] = ("",)) -> dict[str, int | None]:
-    """Return the bytes of the files that lie where some of a directory do, by name; None where a store does not say.
+    """Return the sizes of the files in the folders of some names, by name; None if a store does not state a size.
 
-    A store is asked once for a thousand files, or how many it lists at once, and never for one file alone.
+    The function lists folders, a thousand files or more per request, instead of single files.
 
     Args:
         directory: path or URL.
-        names: below it, of which the folders count; those in the directory itself by default.
+        names: names below the directory, of which only the folders matter; by default the directory itself.
 
     Raises:
         OSError: if it cannot be listed.
@@ -346,7 +345,7 @@ def find_sizes(directory: AnyPath, names: Iterable[str] = ("",)) -> dict[str, in
 
 
 def is_hidden(name: str) -> bool:
-    """Return whether a file or a folder of this name is hidden, or the shadow of one in an archive of macOS."""
+    """Return whether a file or folder of this name is hidden, or macOS archive metadata."""
     return name.startswith(".") or name == _MAC_ARCHIVE
 
 
@@ -389,7 +388,7 @@ def _walk(top: Path, passed_over: _Tell, *, recursive: bool, outside: bool) -> I
 
 
 def _look_at(entry: os.DirEntry[str]) -> Info | str:
-    """Return what a listing says of a file, or what else it is; what has vanished is a folder without anything."""
+    """Return the fingerprint of a directory entry, or its kind; a vanished entry counts as an empty folder."""
     try:
         if entry.is_dir(follow_symlinks=False):
             return "hidden_folder" if is_hidden(entry.name) else _FOLDER
@@ -407,7 +406,7 @@ def _look_at(entry: os.DirEntry[str]) -> Info | str:
 
 
 def _hidden_folder(name: str) -> str:
-    """Return the first hidden folder that a file of a store lies in; nothing where it lies in none."""
+    """Return the first hidden folder in the path of a store's file; empty if there is none."""
     parts = name.split("/")
     return next(("/".join(parts[: place + 1]) for place, part in enumerate(parts[:-1]) if is_hidden(part)), "")
 
@@ -420,13 +419,13 @@ _SETTLED_SECONDS = 2.0
 
 
 def content_hash(path: AnyPath) -> str:
-    """Return the SHA-256 of a file, or what its store says in place of one, such as an ETag.
+    """Return the SHA-256 of a file, or its store's equivalent, such as an ETag.
 
-    A file of this machine is read, once a process as long as the system says that nobody touched it; that takes about a
-    second for a gigabyte. One of a store that says no more than size and time is read as well.
+    Local files are read, once per process while size and times stay unchanged, at about a gigabyte per second. Files of
+    stores that state only size and time are read too.
 
     Raises:
-        OSError: if there is no such file, or it cannot be read.
+        OSError: if the file is missing or cannot be read.
     """
     if is_remote(path):
         info = file_info(path)
@@ -445,10 +444,10 @@ def _read_once(path: str, *_: int) -> str:
 
 
 def content_hashes(paths: Iterable[AnyPath]) -> list[str]:
-    """Return `content_hash` of several files, which are read side by side; `missing` for those that are not there.
+    """Return `content_hash` of several files, read in parallel; `missing` for missing files.
 
     Raises:
-        OSError: if one cannot be read.
+        OSError: if a file cannot be read.
     """
     with ThreadPoolExecutor(_MOST_THREADS) as pool:
         return list(pool.map(_hash_or_missing, paths))

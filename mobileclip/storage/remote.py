@@ -1,4 +1,4 @@
-"""Files of every store that fsspec knows: s3, gs, memory and others."""
+"""Files of all stores that fsspec supports: s3, gs, memory and others."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class FsspecBackend(Backend):
     """URLs of stores that fsspec opens."""
 
     def check(self, address: str, *, write: bool = False) -> None:  # noqa: ARG002 - what can be read can be written
-        """Make sure that something knows such URLs."""
+        """Check that fsspec supports such URLs."""
         from fsspec.core import split_protocol
         from fsspec.registry import get_filesystem_class
 
@@ -49,7 +49,7 @@ class FsspecBackend(Backend):
         return stream, version
 
     def read(self, address: str, stream: Any, size: int) -> bytes:
-        """Return at most `size` bytes in time: packages of stores wait for ever, or say nothing of it."""
+        """Return at most `size` bytes, with a timeout, because packages of stores may wait forever."""
         return _in_time(address, lambda: bytes(stream.read(size)))
 
     def info(self, address: str) -> Info:
@@ -57,11 +57,11 @@ class FsspecBackend(Backend):
         return _info(address, _do(address, "info"))
 
     def is_directory(self, address: str) -> bool:
-        """Return whether files lie below the URL."""
+        """Return whether files exist below the URL."""
         return bool(_do(address, "isdir"))
 
     def find(self, address: str, *, recursive: bool) -> dict[str, Info]:
-        """Return the files below, by their names relative to the URL."""
+        """Return the files below the URL by relative name."""
         try:
             found = _do(address, "find", detail=True).values() if recursive else _do(address, "ls", detail=True)
         except FileNotFoundError:
@@ -74,12 +74,12 @@ class FsspecBackend(Backend):
         }
 
     def upload(self, source: str, address: str) -> None:
-        """Put a local file there; these stores show it when it is complete."""
+        """Upload a local file; these stores show complete files only."""
         filesystem, path = _filesystem(address)
         _call(address, lambda: filesystem.put_file(source, path))
 
     def rename(self, source: str, target: str) -> None:
-        """Move a file within the store, which copies it there."""
+        """Move a file within the store by copying."""
         _do(source, "mv", _filesystem(target)[1])
 
     def remove(self, address: str) -> None:
@@ -88,7 +88,7 @@ class FsspecBackend(Backend):
 
 
 def _do(address: str, method: str, *arguments: Any, **options: Any) -> Any:
-    """Return what a method of the store returns for a URL."""
+    """Call a method of the store for a URL."""
     filesystem, path = _filesystem(address)
     return _call(address, lambda: getattr(filesystem, method)(path, *arguments, **options))
 
@@ -102,7 +102,7 @@ def _filesystem(address: str) -> tuple[Any, str]:
 
 
 def _known(address: str, call: Callable[[], T]) -> T:
-    """Return what `call` returns, with errors for the person who typed the URL."""
+    """Call a function, and turn errors into messages about the URL."""
     try:
         return call()
     except ImportError as error:
@@ -114,7 +114,7 @@ def _known(address: str, call: Callable[[], T]) -> T:
 
 
 def _call(address: str, call: Callable[[], T]) -> T:
-    """Return what `call` returns, with every failure as an OSError that names the URL."""
+    """Call a function, and turn every failure into an OSError that names the URL."""
     try:
         return _in_time(address, call)
     except StorageError:
@@ -132,7 +132,7 @@ def _call(address: str, call: Callable[[], T]) -> T:
 
 
 def _in_time(address: str, call: Callable[[], T]) -> T:
-    """Return what `call` returns, or give it up after a time; its thread is left to itself then."""
+    """Call a function with a timeout; after a timeout, its thread continues unattended."""
     seconds = store_limits().call_seconds
     outcome: Future[T] = Future()
 

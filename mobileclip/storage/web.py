@@ -1,4 +1,4 @@
-"""Files from web servers: read through the standard library, within bounds, from any byte on."""
+"""Files from web servers, read by the standard library within limits, from any byte."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ _BUFFER_BYTES = 2**16
 
 
 class Exchange:
-    """A request and its answer: the head, for which there is a deadline, then the body, which must keep coming."""
+    """A request and its response: the header with a deadline, then the body with a minimum data rate."""
 
     def __init__(self, limits: StoreLimits) -> None:
         self._limits = limits
@@ -48,28 +48,28 @@ class Exchange:
         self._answers: list[http.client.HTTPResponse] = []
 
     def answer(self, sock: socket.socket, **options: Any) -> http.client.HTTPResponse:
-        """Return what reads one answer, a redirection or the last one."""
+        """Return a reader for one response, a redirect or the last."""
         reader = io.BufferedReader(_Receiver(self, sock), _BUFFER_BYTES)
         readable = SimpleNamespace(makefile=lambda _: reader)  # all that an answer asks of a socket
         self._answers.append(http.client.HTTPResponse(cast("socket.socket", readable), **options))
         return self._answers[-1]
 
     def close(self) -> None:
-        """Close every answer: urllib leaves a redirection open that it cannot read or follow."""
+        """Close every response, because urllib leaves unreadable redirects open."""
         for answer in self._answers:
             answer.close()
 
     def begin_body(self) -> None:
-        """Take note that the head is there; who reads the body closes it."""
+        """Record that the header has arrived; the reader of the body closes the response."""
         self._patience = Patience(self._limits.stall_seconds, self._limits.min_bytes_per_second)
         self._answers.clear()
 
     def allow(self, num_bytes: int) -> None:
-        """Let so many bytes of the body come, and what frames them."""
+        """Account for so many bytes of the body and its framing."""
         self._allowance = num_bytes + _SPARE_BYTES
 
     def seconds_left(self) -> float:
-        """Return how long may be waited now.
+        """Return the current timeout in seconds.
 
         Raises:
             TimeoutError: if that is over.
@@ -97,12 +97,12 @@ class Exchange:
     def _late(self) -> TimeoutError:
         limits = self._limits
         if self._patience is None:
-            return TimeoutError(f"no whole answer came within {limits.answer_seconds:g} s")
+            return TimeoutError(f"no complete response within {limits.answer_seconds:g} s")
         rate = f"{limits.min_bytes_per_second:g} bytes a second"
-        return TimeoutError(f"less than {rate} came for {limits.stall_seconds:g} s")
+        return TimeoutError(f"less than {rate} arrived for {limits.stall_seconds:g} s")
 
     def opener(self) -> urllib.request.OpenerDirector:
-        """Return what makes this request and follows redirections to web servers only: by default, they may be ftp."""
+        """Return an opener that follows redirects to web servers only, since urllib also follows ftp."""
         opener = urllib.request.OpenerDirector()
         opener.add_handler(_Handler(self))
         for kind in ("Proxy", "HTTPRedirect", "HTTPDefaultError", "Unknown"):
@@ -136,7 +136,7 @@ class _Handler(urllib.request.HTTPHandler):
 
 @cache
 def _certificates() -> ssl.SSLContext:
-    """Return whom is trusted; reading that takes tens of milliseconds."""
+    """Return the TLS context with the trusted certificates, which takes tens of milliseconds to load."""
     context = ssl.create_default_context()
     context.set_alpn_protocols(["http/1.1"])
     return context
@@ -168,7 +168,7 @@ _PIECE_BYTES = 2**20
 
 
 class _PastTheEndError(OSError):
-    """The file ends before the byte that was asked for."""
+    """Raised if the file ends before the requested byte."""
 
 
 # Errors from 500 on pass as well; all others are lasting.
@@ -181,10 +181,10 @@ _ERRORS: dict[int, type[OSError]] = {
 
 
 class WebBackend(Backend):
-    """`http:` and `https:` URLs, which can only be read."""
+    """Read-only `http:` and `https:` URLs."""
 
     def check(self, address: str, *, write: bool = False) -> None:
-        """Refuse to write, and a user or a password in the URL; reading needs no package."""
+        """Raise for writing, and for a user or password in the URL; reading needs no package."""
         if "@" in address.partition("://")[2].partition("/")[0]:
             raise ValueError(
                 f"{_named(address)} is given with a user or a password, which are not sent; give a URL without them, "
@@ -194,7 +194,7 @@ class WebBackend(Backend):
             raise ValueError(f"{address} can only be read; write to a path, or to a URL such as s3://bucket/key")
 
     def open(self, address: str, position: int) -> tuple[io.RawIOBase | io.BytesIO, str]:
-        """Return the answer from `position` on, and what stays the same for parts and the whole of a file."""
+        """Return the response from `position`, and the file's version."""
         try:
             body = self._request(address, position=position)
         except _PastTheEndError:
@@ -207,7 +207,7 @@ class WebBackend(Backend):
         return body, body.version
 
     def info(self, address: str) -> Info:
-        """Return size and version, as the server's headers tell."""
+        """Return size and version from the server's headers."""
         try:
             body = self._request(address, "HEAD")
         except (FileNotFoundError, StorageError):
@@ -245,13 +245,13 @@ class WebBackend(Backend):
 
 
 class _Body(io.RawIOBase):
-    """An answer that tells a broken connection from the end: http.client does not.
+    """A response that distinguishes a broken connection from the end, unlike http.client.
 
     Args:
         address: the file.
         response: what a server answers.
         exchange: that it is of.
-        position: first byte of the file that is wanted; where the server begins earlier, what comes before is read.
+        position: first wanted byte of the file; if the server starts earlier, the bytes before are skipped.
     """
 
     def __init__(self, address: str, response: http.client.HTTPResponse, exchange: Exchange, position: int) -> None:
@@ -272,7 +272,7 @@ class _Body(io.RawIOBase):
         self.version = self.etag or changed or ("" if self.size is None else str(self.size))
 
     def _check(self, name: str, position: int) -> None:
-        """Refuse an answer that is not the file, or all of it from `position` on."""
+        """Raise unless the response is the file from `position` to its end."""
         headers, status = self._response.headers, self._response.status
         if status == http.HTTPStatus.PARTIAL_CONTENT:
             found = _CONTENT_RANGE.fullmatch(headers.get("Content-Range", "").strip())
@@ -293,7 +293,7 @@ class _Body(io.RawIOBase):
             raise OSError(f"{self._name}: the server answers with a web page and not with the file; open it to see why")
 
     def read(self, size: int = -1, /) -> bytes:
-        """Return what is there of at most `size` bytes, none at the end."""
+        """Return up to `size` available bytes; empty at the end."""
         size = _PIECE_BYTES if size < 0 else size
         self._exchange.allow(size)
         try:

@@ -1,6 +1,6 @@
-"""Reads safetensors and PyTorch files of weights within bounds, without running code in them.
+"""Reads safetensors and PyTorch weight files with size limits, without running code from the files.
 
-What formats hold belongs here; which model's tensors they are, in `encoders.checkpoints`.
+This package reads file formats; `encoders.checkpoints` finds the model that the tensors belong to.
 """
 
 from mobileclip.tensor_files.errors import CheckpointCode, CheckpointError

@@ -1,4 +1,4 @@
-"""The one error of files that hold weights, how a tensor's name is shown in it, and how many tensors are read."""
+"""The error of weight files, the display of tensor names in messages, and the maximum number of tensors."""
 
 from __future__ import annotations
 
@@ -28,15 +28,15 @@ CheckpointCode = Literal[
     "no_checkpoint",  # a repository or folder without checkpoints
     "not_storable",  # a model that no checkpoint can hold under this name
 ]
-"""What is wrong with a checkpoint, for code that handles some of it."""
+"""The kind of problem of a checkpoint, for code that handles some kinds."""
 
 
 class CheckpointError(ValueError):
-    """A checkpoint that cannot be used: what is wrong with it, and what to do.
+    """A checkpoint that cannot be used; the message states the problem and a remedy.
 
     Args:
-        message: for a person.
-        code: for a program; one of `CheckpointCode`.
+        message: message for the user.
+        code: kind of problem, for programs; one of `CheckpointCode`.
 
     Examples:
         >>> try:
@@ -52,16 +52,16 @@ class CheckpointError(ValueError):
 
 
 def shown(name: object) -> str:
-    """Return a name from a file as a message shows it: quoted, escaped, and not longer than a line."""
+    """Return a name from a file for use in a message: quoted, escaped, and at most one line long."""
     text = repr(name[: _MAX_SHOWN + 1] if isinstance(name, str) else name)
     return text if len(text) <= _MAX_SHOWN else f"{text[:_MAX_SHOWN]}..."
 
 
 def check_count(num_tensors: int) -> None:
-    """Raise if a file says that it holds more tensors than any model has.
+    """Raise if a file claims to hold more tensors than any model has.
 
     Raises:
-        CheckpointError: if it does.
+        CheckpointError: if `num_tensors` exceeds the maximum.
     """
     if num_tensors > MAX_TENSORS:
-        raise CheckpointError(f"it holds {num_tensors:,} tensors, and at most {MAX_TENSORS:,} are read")
+        raise CheckpointError(f"it holds {num_tensors:,} tensors, but the maximum is {MAX_TENSORS:,}")

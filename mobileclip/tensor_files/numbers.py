@@ -1,4 +1,4 @@
-"""From the bytes of a file to numbers: always a copy, so that nothing done to the file later changes them."""
+"""Reads numbers from a file, always as a copy, so that later changes of the file do not change the numbers."""
 
 from __future__ import annotations
 
@@ -11,31 +11,31 @@ from mobileclip.tensor_files.errors import CheckpointError
 
 
 def read_numbers(file: IO[bytes], start: int, count: int, dtype: torch.dtype) -> Tensor:
-    """Return numbers of a file in memory of their own, never a view of the file.
+    """Return numbers from a file as a copy, never as a view of the file.
 
     Shape:
         `(count,)`.
 
     Args:
-        file: opened for reading.
-        start: start of the first number, in bytes.
-        count: of numbers.
-        dtype: dtype of them.
+        file: file, opened for reading.
+        start: position of the first number, in bytes.
+        count: number of values.
+        dtype: dtype of the values.
 
     Raises:
-        CheckpointError: if the file ends before them.
+        CheckpointError: if the file ends before the last number.
     """
     content = torch.empty(count * dtype.itemsize, dtype=torch.uint8)
     file.seek(start)
     if file.readinto(content.numpy().data) != len(content):  # type: ignore[attr-defined]  # what is opened has it
-        raise CheckpointError("it ends in the middle of its numbers: it was cut off, or is being written")
+        raise CheckpointError("it ends in the middle of its numbers: it was cut off, or another program is writing it")
     return content.view(dtype)
 
 
 def own_numbers(module: nn.Module) -> None:
-    """Copy every tensor of a module that another library loaded, whose tensors may be views of a file.
+    """Copy every tensor of a module that another library loaded, since the tensors may be views of a file.
 
-    One is copied at a time; parameters that are shared stay shared.
+    The function copies one tensor at a time; shared parameters stay shared.
     """
     for tensor in (*module.parameters(), *module.buffers()):
         tensor.data = tensor.data.clone()

@@ -1,4 +1,4 @@
-"""One reader for every file of tensors, whatever its name: the format is found from its first bytes."""
+"""Reads tensor files of any name, and detects the format from the first bytes."""
 
 from __future__ import annotations
 
@@ -18,24 +18,24 @@ _CHUNK_BYTES = 1 << 20
 def read_tensors(
     path: Path, *, sha256: str | None = None, mmap: bool = False
 ) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """Return the tensors of a file by name, and its metadata (safetensors alone has any).
+    """Return the tensors of a file by name, and its metadata, which only safetensors files have.
 
-    Nothing in a file is executed: PyTorch's files are read by `torch.load(weights_only=True)`. Of training checkpoints
-    that nest the weights, the first of `state_dict`, `model`, `ema` and the like is taken.
+    The function executes nothing in a file: it reads PyTorch's files by `torch.load(weights_only=True)`. If a training
+    checkpoint nests the weights, it takes the first of `ema`, `state_dict`, `model` and similar keys.
 
     Args:
         path: the file.
-        sha256: the digest that the file must have, in hexadecimal; None for any.
-        mmap: leave the numbers in the file, which the tensors are views of: little is read and no memory is taken
-            before they are used, and a change of the file changes them, or ends the process if it becomes shorter.
+        sha256: digest that the file must have, in hexadecimal; None to accept any file.
+        mmap: whether to return tensors that are views of the file. Little is read and no memory is used before the
+            tensors are used. A change of the file changes the tensors, and a truncation of the file ends the process.
 
     Raises:
-        FileNotFoundError: if there is no such file.
-        CheckpointError: if the file is damaged, is another than expected, or holds something other than dense tensors
-            of numbers; the message says which.
+        FileNotFoundError: if the file does not exist.
+        CheckpointError: if the file is damaged, has another digest than expected, or holds something other than dense
+            tensors of numbers; the message states the problem.
     """
     if not path.is_file():
-        what = "a folder, and no file of weights, is" if path.is_dir() else "no checkpoint"
+        what = "a folder instead of a weights file is" if path.is_dir() else "no checkpoint"
         raise FileNotFoundError(f"{what} at {path}")
     check_sha256(path, sha256)
     try:
@@ -49,15 +49,15 @@ def check_sha256(path: Path, expected: str | None) -> None:
 
     Args:
         path: the file.
-        expected: in hexadecimal; None for any.
+        expected: expected digest, in hexadecimal; None to accept any file.
 
     Raises:
-        CheckpointError: if it has.
+        CheckpointError: if the digests differ.
     """
     found = None if expected is None else file_sha256(path)
     if found != expected:
         raise CheckpointError(
-            f"{path} is not the file that was expected: its SHA-256 is {found}, not {expected}; fetch it again, and if "
+            f"{path} is not the expected file: its SHA-256 is {found}, not {expected}; fetch the file again, and if "
             "that does not help, do not use it",
             code="digest",
         )
@@ -83,7 +83,7 @@ def _read(path: Path, *, mmap: bool) -> tuple[dict[str, Tensor], dict[str, str]]
         tensors, metadata = read_safetensors(path, num_bytes, mmap=mmap)
     else:
         raise CheckpointError(
-            "it is damaged, or neither safetensors nor a file that torch.save wrote; fetch or write it again"
+            "it is damaged, or is neither a safetensors file nor a file of torch.save; fetch or write the file again"
         )
     for name in tensors:
         if len(name) > _MAX_NAME:

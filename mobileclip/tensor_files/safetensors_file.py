@@ -1,4 +1,4 @@
-"""Safetensors files, whose header is checked before anything is made of it."""
+"""Reads safetensors files, after a check of their header."""
 
 from __future__ import annotations
 
@@ -30,16 +30,16 @@ _TYPES = {
 
 
 def looks_like_safetensors(start: bytes, num_bytes: int) -> bool:
-    """Return whether a file of so many bytes that starts like this is of the format."""
+    """Return whether a file of `num_bytes` that begins with `start` looks like a safetensors file."""
     length = int.from_bytes(start[:_LENGTH_BYTES], "little")
     return start[_LENGTH_BYTES : _LENGTH_BYTES + 1] == b"{" and length + _LENGTH_BYTES <= num_bytes
 
 
 def read_safetensors(path: Path, num_bytes: int, *, mmap: bool) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """Return the tensors of a file by name, and its metadata.
+    """Return the tensors of a file by name, and the metadata of the file.
 
     Raises:
-        CheckpointError: if it is damaged, or holds a type that no weights have.
+        CheckpointError: if the file is damaged, or holds a dtype that is not for weights.
     """
     from safetensors import SafetensorError, safe_open
 
@@ -61,11 +61,11 @@ def _tensor(file: IO[bytes], entry: dict[str, Any], start: int) -> Tensor:
 
 
 def _checked_header(file: IO[bytes], num_bytes: int) -> tuple[dict[str, dict[str, Any]], dict[str, str], int]:
-    """Return what is said of each tensor, the metadata, and where the numbers start."""
+    """Return the header entry of each tensor, the metadata, and the position where the numbers start."""
     length = int.from_bytes(file.read(_LENGTH_BYTES), "little")
     if length > min(_MAX_HEADER_BYTES, num_bytes - _LENGTH_BYTES):
         raise CheckpointError(
-            f"its header has {length:,} bytes, and at most {_MAX_HEADER_BYTES:,} of the {num_bytes:,} are read"
+            f"its header has {length:,} bytes in a file of {num_bytes:,}, but the maximum is {_MAX_HEADER_BYTES:,}"
         )
     text = file.read(length)
     try:
@@ -73,15 +73,15 @@ def _checked_header(file: IO[bytes], num_bytes: int) -> tuple[dict[str, dict[str
     except ValueError as error:
         raise CheckpointError(f"its header is damaged: {error}") from None
     if not isinstance(header, dict):
-        raise CheckpointError("its header is no table of tensors")
+        raise CheckpointError("its header is not a table of tensors")
     metadata = header.pop("__metadata__", None) or {}
     if not isinstance(metadata, dict) or not all(isinstance(value, str) for value in metadata.values()):
-        raise CheckpointError("its metadata holds more than texts")
+        raise CheckpointError("its metadata holds values that are not strings")
     check_count(len(header))
     for name, entry in header.items():
         kind = entry.get("dtype") if isinstance(entry, dict) else None
         if not isinstance(kind, str) or kind not in _TYPES:
             raise CheckpointError(
-                f"the tensor {shown(name)} holds {shown(kind)}, which is no type of weights", code="not_weights"
+                f"the tensor {shown(name)} holds {shown(kind)}, which is not a dtype of weights", code="not_weights"
             )
     return header, metadata, _LENGTH_BYTES + length

@@ -1,4 +1,4 @@
-"""PyTorch's own files, as an archive (since 1.6) or in one stream (before), read by `torch.load(weights_only=True)`."""
+"""Reads PyTorch files, as archives (since 1.6) or streams (before 1.6), by `torch.load(weights_only=True)`."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _logger = logging.getLogger(__name__)
 ARCHIVE_START, STREAM_START = b"PK\x03\x04", b"\x80\x02\x8a\x0al\xfc\x9cF\xf9 j\xa8P\x19"
 AVERAGES = ("ema", "model_ema", "state_dict_ema", "ema_state_dict")
 NESTED = (*AVERAGES, "state_dict", "model_state_dict", "model", "module", "params")
-"""Under which of these names training scripts keep weights, the one that is taken first: averages before weights."""
+"""Keys under which training scripts keep weights, in the order of preference: averages before other weights."""
 
 _MAX_NESTED = 4
 _WEIGHTS = frozenset(
@@ -37,15 +37,15 @@ _DAMAGE = (
 
 
 def read_torch(path: Path, *, is_archive: bool, mmap: bool) -> dict[str, Tensor]:
-    """Return the tensors of a file that torch wrote, each in memory of its own.
+    """Return the tensors of a PyTorch file, each in its own memory.
 
     Args:
         path: the file.
-        is_archive: whether it is an archive, and no stream.
-        mmap: whether tensors of an archive may be views of it.
+        is_archive: whether the file is an archive rather than a stream.
+        mmap: whether tensors of an archive may be views of the file.
 
     Raises:
-        CheckpointError: if it is damaged, or holds something other than tensors.
+        CheckpointError: if the file is damaged, or holds something other than tensors.
     """
     try:
         with warnings.catch_warnings():
@@ -59,7 +59,7 @@ def read_torch(path: Path, *, is_archive: bool, mmap: bool) -> dict[str, Tensor]
         raise _refused(error) from None
     tensors = weights_of(value)
     if sum(tensor.nbytes for tensor in tensors.values()) > 2 * path.stat().st_size:
-        raise CheckpointError("its tensors are larger than the file: too many share their numbers")
+        raise CheckpointError("its tensors are larger than the file: too many of them share memory")
     return tensors if mmap else _apart(tensors)
 
 
@@ -67,13 +67,13 @@ def _check_archive(path: Path) -> None:
     with zipfile.ZipFile(path) as archive:
         members = archive.infolist()
     if any(member.compress_type != zipfile.ZIP_STORED for member in members):
-        raise CheckpointError("files in it are compressed, which torch does not do; unpack and save again")
+        raise CheckpointError("files in it are compressed, which torch.save never does; unpack it and save it again")
     if len({member.filename for member in members}) < len(members):
-        raise CheckpointError("a file in it is there twice")
+        raise CheckpointError("it has two files of the same name")
 
 
 def _apart(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Return tensors none of which keeps numbers of another one, or shares them."""
+    """Return tensors that share no memory with each other, and keep no memory of other tensors."""
     seen: set[int] = set()
     apart = {}
     for name, tensor in tensors.items():
@@ -85,36 +85,36 @@ def _apart(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 def _refused(error: BaseException) -> CheckpointError:
-    """Return an error that says in a line what torch says in ten."""
+    """Return an error with a one-line version of torch's long message."""
     said = str(error)
     if "GLOBAL " in said:
         called = said.partition("GLOBAL ")[2].partition(" ")[0]
         return CheckpointError(
-            f"it holds more than tensors: it calls {shown(called)}, which could run anything", code="unsafe"
+            f"it contains more than tensors: it calls {shown(called)}, which could run any code", code="unsafe"
         )
     told = said.rpartition("WeightsUnpickler error: ")[2].strip().partition("\n")[0]
     return CheckpointError(
-        f"it is damaged, cut off, or holds more than tensors ({type(error).__name__}: {shown(told)})"
+        f"it is damaged, truncated, or contains more than tensors ({type(error).__name__}: {shown(told)})"
     )
 
 
 def weights_of(value: Any) -> dict[str, Tensor]:
-    """Return the weights of what a training script keeps them in, such as `{"model": ..., "ema": ..., "epoch": 3}`.
+    """Return the weights in the checkpoint of a training script, such as `{"model": ..., "ema": ..., "epoch": 3}`.
 
-    Of an average beside the weights that it is of, the average is taken, which a message says.
+    If the checkpoint has both weights and their average, the function returns the average and logs this.
 
     Args:
-        value: what `torch.load` gives, or a `state_dict`.
+        value: a result of `torch.load`, or a `state_dict`.
 
     Raises:
-        CheckpointError: if there are no weights, or something other than tensors among them.
+        CheckpointError: if there are no weights, or something other than tensors is among the weights.
     """
     for _ in range(_MAX_NESTED):
         if not isinstance(value, Mapping) or any(isinstance(one, Tensor) for one in value.values()):
             break
         kept = [name for name in NESTED if _holds_tensors(value.get(name))]
         if len(kept) > 1 and kept[0] in AVERAGES:
-            _logger.info("the averaged weights %r are taken, and not %r beside them", kept[0], kept[1])
+            _logger.info("using the averaged weights %r instead of %r", kept[0], kept[1])
         if not kept:
             break
         value = value[kept[0]]
@@ -127,13 +127,13 @@ def weights_of(value: Any) -> dict[str, Tensor]:
         if not isinstance(name, str):
             # Nothing but numbers is shown: a tuple of tuples of tuples takes for ever.
             what = f"the number {name}" if isinstance(name, int) else f"a {type(name).__name__}"
-            raise CheckpointError(f"it has {what} where the name of a tensor belongs", code="not_weights")
+            raise CheckpointError(f"it has {what} in place of a tensor's name", code="not_weights")
         _check_tensor(name, tensor)
     return {name: tensor.detach() for name, tensor in value.items()}
 
 
 def _holds_tensors(value: Any, depth: int = _MAX_NESTED) -> bool:
-    """Return whether there are tensors in a dictionary, or in those that are kept in it."""
+    """Return whether a dictionary or one nested in it holds tensors."""
     if not isinstance(value, Mapping) or not depth:
         return False
     return any(isinstance(one, Tensor) or _holds_tensors(one, depth - 1) for one in value.values())
@@ -154,8 +154,10 @@ def _check_tensor(name: str, tensor: Any) -> None:
         )
     if tensor.dtype not in _WEIGHTS:
         raise CheckpointError(
-            f"the tensor {shown(name)} holds {shown(str(tensor.dtype))}, which is no type of weights",
+            f"the tensor {shown(name)} holds {shown(str(tensor.dtype))}, which is not a dtype of weights",
             code="not_weights",
         )
     if any(side > 1 and step == 0 for side, step in zip(tensor.shape, tensor.stride(), strict=True)):
-        raise CheckpointError(f"the tensor {shown(name)} is expanded; save a contiguous copy", code="not_weights")
+        raise CheckpointError(
+            f"the tensor {shown(name)} is an expanded view; save a contiguous copy", code="not_weights"
+        )

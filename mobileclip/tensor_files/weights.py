@@ -10,14 +10,14 @@ from torch import Tensor
 
 
 def weights_sha256(state: Mapping[str, Tensor], *, head: str = "{}\x1f{}\x1f{}\x1e") -> str:
-    """Return the SHA-256 of named tensors: of the names in order, with dtypes, shapes and bytes.
+    """Return the SHA-256 of a state dict: of the sorted names with dtypes, shapes and bytes.
 
-    Neither the device, the memory layout, the order of the names nor the format of a file changes it; one changed bit
-    does. It runs at the speed of SHA-256 and copies one tensor at a time.
+    The digest does not depend on the device, the memory layout, the order of the names or the file format; any changed
+    bit changes the digest. The function is as fast as SHA-256 and copies one tensor at a time.
 
     Args:
         state: a state dict.
-        head: what the name, the dtype and the shape of a tensor are put into.
+        head: format of the name, dtype and shape of a tensor.
     """
     digest = hashlib.sha256()
     for name in sorted(state):

@@ -20,7 +20,7 @@ class Common:
 
     Args:
         quiet: whether to hide progress.
-        strict: whether skipped inputs are a failure.
+        strict: whether skipped inputs count as a failure.
     """
 
     quiet: bool = False
@@ -36,7 +36,7 @@ def common_flags() -> Common:
 
 
 def split_common_flags(names: Collection[str], arguments: Sequence[str]) -> tuple[Common, list[str]]:
-    """Return the values of these flags, and the command line without them.
+    """Return the values of the common flags, and the command line without these flags.
 
     Args:
         names: flags to parse, such as `--quiet`, including `--no-quiet`.
@@ -49,7 +49,7 @@ def split_common_flags(names: Collection[str], arguments: Sequence[str]) -> tupl
 
 @contextmanager
 def use_common(told: Common) -> Iterator[None]:
-    """Hold this for all threads of this process."""
+    """Use these common flags in all threads of this process within the context."""
     global _in_use  # noqa: PLW0603 - whoever shows progress asks for it, and is called from everywhere
     before, _in_use = _in_use, told
     try:

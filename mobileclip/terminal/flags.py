@@ -1,4 +1,4 @@
-"""Command lines as tyro reads them: short names, repeatable lists, defaults that follow other fields, rare flags."""
+"""Parses command lines with tyro: short names, repeatable lists, defaults that depend on other fields, rare flags."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ class Reading:
 
     Args:
         aliases: short names of fields.
-        letters: short names of fields and arguments of any class, by their own names.
+        letters: short names by field or argument name, for all classes.
         fixed: fields without flags.
         made_by: factories of some classes.
         all_flags: whether to show rare flags.
@@ -63,14 +63,14 @@ class Reading:
     all_flags: bool = False
 
     def flag(self, name: str, kind: Any, default: Any, aliases: tuple[str, ...] = (), *, follows: bool = False) -> Flag:
-        """Return how tyro reads a field or an argument.
+        """Return the flag of a field or an argument, for tyro.
 
         Args:
-            name: its own.
-            kind: its type.
+            name: name of the field or argument.
+            kind: type of the field or argument.
             default: default value.
-            aliases: its further names.
-            follows: whether its default depends on other fields.
+            aliases: further names of the flag.
+            follows: whether the default depends on other fields.
         """
         whole, *said = get_args(kind) if get_origin(kind) is Annotated else (kind,)
         if RARE in said and not self.all_flags:
@@ -101,7 +101,7 @@ class Flag:
     """A flag.
 
     Args:
-        kind: its type, for tyro.
+        kind: type of the flag, for tyro.
         default: tyro's default.
         value: conversion of tyro's value.
     """
@@ -119,7 +119,7 @@ class _Chosen:
 
 
 def _chosen_of(kind: Any) -> Any:
-    """Return a type whose values tyro reads as `_Chosen`."""
+    """Return a type that tyro parses into `_Chosen`."""
     read = ConstructorRegistry.get_primitive_spec(PrimitiveTypeInfo.make(kind, parent_markers=set()))
     assert isinstance(read, PrimitiveConstructorSpec), "what follows other fields is a number, a word or some of them"
     return Annotated[kind, replace(read, instance_from_str=lambda given: _Chosen(read.instance_from_str(given)))]
@@ -130,17 +130,17 @@ def _only_chosen(given: Any) -> Any:
 
 
 def _listed(default: Any, given: tuple[Any, ...]) -> Any:
-    """Return the values of a list from repeated or multiple values, or its default."""
+    """Return the values of a list flag, which may be repeated or take several values, or the default."""
     return tuple(chain.from_iterable(one if isinstance(one, tuple) else (one,) for one in given)) or default
 
 
 def is_list(kind: Any) -> bool:
-    """Return whether a type is of any number of values."""
+    """Return whether a type is a tuple of any length."""
     return get_origin(kind) is tuple and get_args(kind)[1:] == (...,)
 
 
 def _word(kind: Any, default: object) -> str | None:
-    """Return the placeholder of a value or of several in a help text, with `None` unless it is the default."""
+    """Return the placeholder of a flag's values in the help text, with `|None` unless None is the default."""
     parts = get_args(kind)
     if get_origin(kind) in (Union, types.UnionType) and len(parts) == 2 and parts[1] is types.NoneType:
         word = _word(parts[0], default)
@@ -152,7 +152,7 @@ def _word(kind: Any, default: object) -> str | None:
 
 @contextmanager
 def specs_read(reading: Reading) -> Iterator[None]:
-    """Let tyro parse attrs classes, and leave unchanged fields with computed defaults to attrs."""
+    """Let tyro parse attrs classes; attrs computes the defaults of fields that the command line does not set."""
     registry = ConstructorRegistry()
     asking: list[StructTypeInfo] = []
 
@@ -198,7 +198,7 @@ def specs_read(reading: Reading) -> Iterator[None]:
 
 
 def _follows(kind: type, given: object, name: str) -> bool:
-    """Return whether a field has its computed default, and so follows changes of other fields."""
+    """Return whether a field has its computed default, which changes with other fields."""
     make = attrs.fields_dict(kind)[name].default
     takes_self: bool = isinstance(make, attrs.Factory) and make.takes_self  # type: ignore[arg-type,union-attr]
     return takes_self and isinstance(given, kind) and getattr(given, name) == make.factory(given)  # type: ignore[union-attr]
@@ -212,17 +212,17 @@ def parse(
     reading: Reading | None = None,
     **choices: Any,
 ) -> T:
-    """Parse a command line, and call its target.
+    """Parse a command line, and call its target with the values.
 
     Args:
-        target: a class or function; its arguments are flags, positional-only arguments are positional.
-        arguments: the command line without the program; None for `sys.argv`.
+        target: a class or function; its arguments become flags, and its positional-only arguments become positional.
+        arguments: the command line without the program name; None for `sys.argv`.
         description: start of `--help`, formatted.
         reading: rules for flags from arguments and fields.
-        choices: for `tyro.cli`.
+        choices: further arguments of `tyro.cli`.
 
     Raises:
-        SystemExit: with 0 after `--help`, 2 if the command line is wrong.
+        SystemExit: with status 0 after `--help`, or 2 if the command line is wrong.
     """
     given = list(sys.argv[1:] if arguments is None else arguments)
     is_asking = ASKING_ALL in given or not ASKING.isdisjoint(given)
@@ -252,30 +252,30 @@ def parse(
 
 
 def _refuse_unknown(arguments: Sequence[str], names: Collection[str], program: str) -> None:
-    """End with status 2 and the nearest name of a flag that there is not."""
+    """Exit with status 2 if there is an unknown flag, and print the nearest known flags."""
     for name in (one.partition("=")[0].replace("_", "-") for one in arguments if one.startswith("--")):
         if name not in names and name != "--":
             near = " or ".join(map(repr, difflib.get_close_matches(name, names)))
             hint = f"did you mean {near}?" if near else f"`{program} {ASKING_ALL}` lists all"
-            say(f"{program}: there is no flag {name}; {hint}", error=True)
+            say(f"{program}: unknown flag {name}; {hint}", error=True)
             sys.exit(2)
 
 
 def _program() -> str:
-    """Return the program as typed, `python -m NAME` instead of Python's path."""
+    """Return the program name as typed, with `python -m NAME` instead of Python's path."""
     spec = getattr(sys.modules["__main__"], "__spec__", None)
     return sys.argv[0] if spec is None else f"python -m {spec.name.removesuffix('.__main__')}"
 
 
 def flags_of(target: Callable[..., Any], reading: Reading | None = None, **choices: Any) -> list[str]:
-    """Return the flags of a command, rare ones included, as its help has them."""
+    """Return the flags that the help of a command lists, including rare flags."""
     with redirect_stdout(io.StringIO()) as said, suppress(SystemExit):
         parse(target, [ASKING_ALL], description="", reading=reading, **choices)
     return sorted(set(re.findall(r"(?<![\w-])--[a-z][\w.-]*", said.getvalue())))
 
 
 def reader_of(function: Callable[..., T], reading: Reading) -> Callable[..., Callable[[], T]]:
-    """Return a function as tyro reads it: it returns the call that a command line chooses."""
+    """Return a function for tyro with the arguments of `function`, which returns the call with the parsed values."""
     hints, given = get_type_hints(function, include_extras=True), inspect.signature(function).parameters
     flags, parameters = {}, []
     for name, one in given.items():

@@ -1,6 +1,6 @@
-"""The text of `--help`, as wide as the terminal.
+"""Formats the text of `--help` to the width of the terminal.
 
-tyro prints a description in lines of any length, so descriptions are laid out here.
+tyro does not wrap descriptions, so this module wraps them.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ _WIDEST = 120
 
 
 def paragraphs(text: str) -> str:
-    """Return a text as wide as the terminal.
+    """Return a text wrapped to the width of the terminal.
 
     Args:
         text: paragraphs separated by empty lines.
@@ -30,7 +30,7 @@ def format_help(text: str, *, heading: str = "") -> str:
 
     Args:
         text: prose, or only commands if the first line is a command.
-        heading: prefix of the first line; further lines are indented to its end.
+        heading: prefix of the first line; the other lines are indented by the same width.
     """
     indent = " " * len(heading)
     if text.startswith(PROGRAMS):
@@ -46,7 +46,7 @@ def format_help(text: str, *, heading: str = "") -> str:
 
 
 def command_lines(text: str) -> list[str]:
-    """Return a line per command in a text; lines that do not begin with a program are continuations."""
+    """Return one line per command of a text; lines that do not begin with a program name are continuations."""
     found: list[str] = []
     for line in text.strip().splitlines():
         words = " ".join(line.split())

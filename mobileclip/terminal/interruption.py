@@ -1,11 +1,11 @@
-"""Ctrl-C, SIGTERM, SIGHUP and SIGUSR1: a command exits after the current unit, and prints the saved state in a line.
+"""Ctrl-C, SIGTERM, SIGHUP and SIGUSR1: a command exits after the current unit, and prints a line about the saved state.
 
-Its status is 130, 143 or 129. SIGUSR1 is how schedulers warn: SLURM's `--signal=USR1@120` sends it two minutes before
-the time is over; the status is 75 then, "try again" (`EX_TEMPFAIL`).
+The exit status is 130, 143 or 129. Schedulers warn with SIGUSR1: SLURM's `--signal=USR1@120` sends this signal two
+minutes before the time limit. The exit status is then 75, "try again" (`EX_TEMPFAIL`).
 
 The first signal raises `Interrupted` at once, or at the end of a training step; a second signal, more than a second
-later, exits at once, and so does a cleanup of more than a few seconds. An error after a signal stays an error. Child
-processes of a command ignore signals and exit with the command.
+later, exits at once. So does a cleanup that takes more than a few seconds. An error after a signal stays an error.
+Child processes of a command ignore signals and exit with the command.
 """
 
 from __future__ import annotations
@@ -62,10 +62,11 @@ class _Heard:
         process: id of the owner; a forked child must ignore its copy.
         is_child: whether this is a child process of a command.
         postponed: number of active `postponed` contexts.
-        may_be_cut: whether a signal may interrupt them now.
+        may_be_cut: whether a signal may interrupt the work of these contexts now.
         number: number of the first signal.
-        at: time of the first signal except for a scheduler's warning.
-        program: name of the command and its saved state, if the program exits with it and has not printed so yet.
+        at: time of the first signal that is not a scheduler's warning.
+        program: name of the command and its saved state, if the program exits with the command and has not printed this
+            message yet.
     """
 
     process: int = attrs.field(factory=os.getpid)
@@ -77,7 +78,7 @@ class _Heard:
     program: tuple[str, str] | None = None
 
     def forget(self) -> None:
-        """Be as before the first signal, in the process that asks for it."""
+        """Reset to the state before any signal, for the current process."""
         self.process, self.number, self.at, self.program = os.getpid(), None, None, None
 
 
@@ -121,7 +122,7 @@ def _on_signal(number: int, _frame: FrameType | None) -> None:
         os._exit(_status_of(number))
     if heard.postponed and not heard.is_child:
         # Not through a stream, which may be in the middle of a line of its own.
-        _write(f"\n{signal.Signals(number).name}: stopping after this step; once more leaves at once\n")
+        _write(f"\n{signal.Signals(number).name}: stopping after this step; a second signal stops at once\n")
     if heard.may_be_cut:
         raise Interrupted(number)
     if not heard.postponed:
@@ -129,7 +130,7 @@ def _on_signal(number: int, _frame: FrameType | None) -> None:
 
 
 def _left_soon(interrupted: Interrupted) -> Interrupted:
-    """Limit the time of the program's exit, in case a thread waits or a process hangs."""
+    """Limit the time that the program takes to exit, in case a thread waits or a process hangs."""
     if heard.program:
         # Not by `threading`, whose locks whatever the signal came into may hold.
         _thread.start_new_thread(_leave_late, (interrupted,))
@@ -175,7 +176,7 @@ def interruptible(name: str, kept: str, *, is_program: bool = True) -> Iterator[
         is_program: whether the program exits with the command, even if cleanup takes more than a few seconds.
 
     Raises:
-        SystemExit: with 130 after SIGINT, 143 after SIGTERM, 129 after SIGHUP, and 75 after SIGUSR1.
+        SystemExit: with status 130 after SIGINT, 143 after SIGTERM, 129 after SIGHUP, and 75 after SIGUSR1.
         BaseException: any other error of the command, with or without an earlier signal.
     """
     before = _install(signal.SIGINT, signal.SIGTERM, signal.SIGHUP, WARNING)
@@ -198,7 +199,7 @@ def interruptible(name: str, kept: str, *, is_program: bool = True) -> Iterator[
 
 
 def _signal_behind(error: BaseException | None) -> Interrupted | None:
-    """Return the signal of an exception or of its cause, since libraries wrap exceptions."""
+    """Return the `Interrupted` behind an exception or its causes, since libraries wrap exceptions; else None."""
     if error is None or isinstance(error, Interrupted):
         return error
     return Interrupted(signal.SIGINT) if isinstance(error, KeyboardInterrupt) else _signal_behind(error.__cause__)
@@ -218,7 +219,7 @@ class Postponed:
         return self.requested and heard.number == WARNING
 
     def stop(self, kept: str, *, warned: bool = False) -> NoReturn:
-        """Raise `Interrupted` for this process's signal, or for another process's.
+        """Raise `Interrupted` for a signal that this process or another process of the run received.
 
         Args:
             kept: saved state and how to resume, a sentence without a full stop.
@@ -247,9 +248,9 @@ class Postponed:
 
 @contextmanager
 def postponed() -> Iterator[Postponed]:
-    """Postpone signals to the end of this context; its code polls for them.
+    """Postpone signals to the end of this context; the code in the context polls for signals.
 
-    Outside of a command, in a notebook for instance, this holds for Ctrl-C alone.
+    Outside a command, for instance in a notebook, this context postpones only Ctrl-C.
 
     Raises:
         Interrupted: at the end, if the code did not poll a received signal.
@@ -278,7 +279,7 @@ def leave_to_parent(end: Callable[[], None] = _end_abruptly) -> None:
     """In a child process of a command: ignore Ctrl-C and warnings, and exit with the command.
 
     Args:
-        end: called after the command's death; must end this process and its children.
+        end: function to call after the command's death; must end this process and its children.
     """
     for number in (signal.SIGINT, signal.SIGHUP, WARNING):
         signal.signal(number, signal.SIG_IGN)
@@ -312,7 +313,7 @@ def save_for_parent() -> None:
 
 
 def serve_loader(_worker: int) -> None:
-    """In a data loader's worker, forked or spawned: only the loading process ends the worker.
+    """In a data loader's worker, forked or spawned: only the process that loads data ends the worker.
 
     Launchers and schedulers send SIGTERM to all processes at once, and the current step still needs its batch.
     """
@@ -334,13 +335,13 @@ def ending(pool: ProcessPoolExecutor) -> Iterator[Callable[..., Future[Any]]]:
     """End a pool's processes if its context ends early; training processes first save their state.
 
     Args:
-        pool: its waiting calls are not begun.
+        pool: pool whose pending calls are cancelled.
 
     Yields:
-        The pool's `submit`; the context checks its calls again after a signal.
+        The pool's `submit`; after a signal, the context checks the submitted calls for errors.
 
     Raises:
-        Exception: error of such a call after the signal, for example if saving failed.
+        Exception: error of a submitted call after the signal, for example if saving failed.
     """
     begun: list[Future[Any]] = []
 

@@ -1,4 +1,4 @@
-"""Images on a terminal, two pixels to a character."""
+"""Prints images on a terminal, two pixels per character."""
 
 from __future__ import annotations
 

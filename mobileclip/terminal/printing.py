@@ -1,7 +1,7 @@
 """Printing of lines, tables and logs, safe for untrusted text.
 
-The library prints and logs through this module only. It escapes control characters, removes passwords and queries from
-URLs, and disables rich's markup.
+The library prints and logs only through this module, which escapes control characters, removes passwords and queries
+from URLs, and disables rich's markup.
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ _LINE = 10_000
 
 
 def say(text: object = "", *, error: bool = False) -> None:
-    """Print a text of one line or several.
+    """Print a text of one or more lines.
 
     Args:
-        text: its `str`; a character that the stream cannot encode becomes an escape.
-        error: on standard error instead of standard output.
+        text: value whose `str` is printed; a character that the stream cannot encode becomes an escape sequence.
+        error: whether to print on standard error instead of standard output.
     """
     stream = output_stream(error=error)
     stream.write(_encodable(f"{shown(text)}\n", stream))
@@ -48,11 +48,11 @@ def has_reader() -> bool:
 
 
 def say_json(value: object, *, indent: int | None = None) -> None:
-    """Print a value as JSON for programs, with escapes for all characters beyond ASCII.
+    """Print a value as JSON for programs, with escapes for all non-ASCII characters.
 
     Args:
-        value: of JSON.
-        indent: spaces for each level; one line without it.
+        value: a JSON value.
+        indent: number of spaces per level; None for a single line.
     """
     stream = output_stream()
     stream.write(f"{json.dumps(value, indent=indent)}\n")
@@ -72,11 +72,11 @@ def console(*, shown: bool = True) -> Console | None:
 
 
 def print_table(*parts: Any, min_width: int = 100) -> None:
-    """Print rich tables and texts on standard output; to a pipe or file, without truncation and tab-separated.
+    """Print rich tables and texts on standard output; in a pipe or file, tab-separated and without truncation.
 
     Args:
         parts: one after another.
-        min_width: least number of columns, even on a narrower terminal.
+        min_width: minimum number of columns, even on a narrower terminal.
     """
     output = output_console()
     if output.is_terminal:
@@ -107,7 +107,7 @@ def output_console() -> Console:
 
 
 def get_logger(name: str) -> logging.Logger:
-    """Return the logger of a module, which makes its arguments safe for terminals."""
+    """Return the logger of a module; the logger makes its arguments safe for terminals."""
     logger = logging.getLogger(name)
     logger.addFilter(_safe)
     return logger
@@ -128,7 +128,7 @@ def _encodable(text: str, stream: TextIO) -> str:
 
 @cache
 def _console_class() -> type[Console]:
-    """Return rich's console class, imported on use, with safe text."""
+    """Return a subclass of rich's console, imported on use, that makes text safe."""
     from rich.console import Console
     from rich.text import Text
 

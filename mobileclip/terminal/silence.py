@@ -1,6 +1,6 @@
 """Silences libraries: their loggers, warnings and output streams.
 
-These belong to all threads. Two of them that silence and give back in turns would leave the process silent for ever.
+All threads share these. If two threads silenced and restored them in turns, the process would stay silent for ever.
 """
 
 from __future__ import annotations

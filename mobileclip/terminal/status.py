@@ -10,16 +10,16 @@ from mobileclip.terminal.common import common_flags
 def conclude(*, left_out: object, strict: bool = False, done: object = True) -> None:
     """Exit with status 1 if nothing was done, or if inputs were skipped under `--strict`.
 
-    A single unreadable image does not stop `mobileclip index photos/ && mobileclip search ...`: the command logs it,
-    and the status is 0. Scripts that need every input use `--strict`.
+    A single unreadable image does not stop `mobileclip index photos/ && mobileclip search ...`: the command logs the
+    image, and exits with status 0. Scripts that need every input use `--strict`.
 
     Args:
-        left_out: skipped inputs, as a bool, count or list.
-        strict: whether skipped inputs are a failure; `--strict` also sets it.
-        done: finished inputs, as a bool, count or list.
+        left_out: skipped inputs, as a boolean, count or list.
+        strict: whether skipped inputs count as a failure; the flag `--strict` has the same effect.
+        done: finished inputs, as a boolean, count or list.
 
     Raises:
-        SystemExit: with 1 in either case.
+        SystemExit: with status 1 in either case.
     """
     if not done or ((strict or common_flags().strict) and left_out):
         sys.exit(1)

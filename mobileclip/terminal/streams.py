@@ -14,7 +14,7 @@ def ensure_streams() -> None:
     """Open closed standard streams on the null device.
 
     Otherwise the next opened file, such as a checkpoint, gets the stream's file descriptor, and libraries print into
-    it.
+    that file.
     """
     # Each gets the lowest number that is free.
     while (opened := os.open(os.devnull, os.O_RDWR)) < len(_STREAMS):

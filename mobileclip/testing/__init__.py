@@ -1,6 +1,6 @@
-"""Contract suites for all parts of a kind, for tests of this library and of your own parts.
+"""Contract suites, one per kind of part, for tests of this library and of your own parts.
 
-There is one function per kind of part; call it in a test. It raises an error with the problem.
+Each kind of part has one function to call in a test. The function raises an error that describes the problem.
 """
 
 import lazy_loader

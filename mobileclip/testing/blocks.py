@@ -1,4 +1,4 @@
-"""Contract suite of blocks: they learn, and can be saved, copied, folded and exported."""
+"""Contract suite of blocks: checks that blocks learn, and can be saved, copied, folded and exported."""
 
 from __future__ import annotations
 
@@ -36,12 +36,12 @@ def check_block(
     The suite checks that two builds with one seed are equal; that the block returns one finite tensor of its input's
     dtype in training and evaluation mode; that in evaluation mode examples are independent and the block's state does
     not change; that gradients reach every parameter and the input; that state dict, deep copy and pickle restore the
-    block; that folding, once or twice, gives equal outputs and keeps the original; and that block and folded form run
-    in bfloat16, in float16 and by `torch.export`.
+    block; that folding, once or twice, gives equal outputs and keeps the original; and that the block and its folded
+    form run in bfloat16, in float16 and through `torch.export`.
 
     Args:
         block: a function or class without arguments, or a spec with `build()`.
-        inputs: its inputs, at least three examples each; float32 inputs are cast to other dtypes.
+        inputs: inputs of the block, with at least three examples each; the suite casts float32 inputs to other dtypes.
         shape: expected output shape; None skips the check.
         folds: whether folding must remove all batch norms; otherwise some may stay, or folding may raise `ValueError`.
         export: whether to test `torch.export`, which takes seconds.
@@ -125,7 +125,7 @@ def _check_loading(name: str, block: nn.Module, state: dict[str, Tensor]) -> Non
     try:
         block.load_state_dict(state, strict=True)
     except RuntimeError as error:
-        raise AssertionError(f"{name} does not take the state dict of another one: {error}") from error
+        raise AssertionError(f"{name} cannot load the state dict of another build: {error}") from error
 
 
 def _check_form(form: str, block: nn.Module, inputs: tuple[Tensor, ...], expected: Tensor, *, export: bool) -> None:

@@ -1,4 +1,4 @@
-"""Helpers of the suites: random weights, copies, and comparison of results."""
+"""Helpers for the suites: random weights, copies, and comparison of results."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ ModuleT = TypeVar("ModuleT", bound=nn.Module)
 
 
 def stirred(model: ModuleT) -> ModuleT:
-    """Return a model whose scales, shifts and statistics are of order one, so that no part is almost an identity."""
+    """Return the model with scales, shifts and statistics of order one, so that no part is almost an identity."""
     with torch.no_grad():
         for name, buffer in model.named_buffers():
             if name.endswith(("running_mean", "running_var")):
@@ -41,7 +41,7 @@ def _done(done: str, way: Callable[[T], T], value: T) -> T:
 
 
 def relative_error(found: Tensor, expected: Tensor) -> float:
-    """Return how far one is from the other, relative to its norm; in float64."""
+    """Return the norm of the difference of two tensors relative to the norm of `expected`, computed in float64."""
     found, expected = found.detach().double(), expected.detach().double()
     return float((found - expected).norm() / expected.norm().clamp_min(1e-12))
 
@@ -52,13 +52,13 @@ def first_line(error: Exception) -> str:
 
 
 def exported(name: str, module: nn.Module, inputs: tuple[Tensor, ...]) -> nn.Module:
-    """Return a module as a program of `torch.export`."""
+    """Return a module after `torch.export`."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:
             return torch.export.export(module, inputs, strict=False).module()
         except Exception as error:
             raise AssertionError(
-                f"torch.export cannot write {name} as a program ({first_line(error)}); its forward may not depend on "
+                f"torch.export cannot export {name} ({first_line(error)}); its forward must not depend on "
                 "the values of tensors"
             ) from error

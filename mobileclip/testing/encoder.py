@@ -1,4 +1,4 @@
-"""Contract suite of image and text encoders: they can be saved, loaded, folded and exported."""
+"""Contract suite of image and text encoders: checks that encoders can be saved, loaded, folded and exported."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ _MOST_ERROR = 1e-4
 
 
 def check_encoder(spec: ImageEncoderSpec | TextEncoderSpec, *, export: bool = True) -> None:
-    """Check that saving, loading, folding and exporting an encoder keeps its outputs, and its spec's JSON form.
+    """Check that saving, loading, folding and exporting an encoder keeps its outputs, and that JSON keeps its spec.
 
     The suite checks that the spec is frozen, hashable, equal after a JSON round trip, and registered in its family;
-    that the encoder has the spec, returns embeddings of the spec's width, independent of other examples, is equal after
-    saving and loading, and has equal outputs reparameterized and by `torch.export`.
+    that the encoder has the spec, returns embeddings of the spec's width that do not depend on other examples, is equal
+    after saving and loading, and has equal outputs after reparameterization and through `torch.export`.
 
     Args:
         spec: spec of the encoder; prefer a small one for speed.

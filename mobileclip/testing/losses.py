@@ -1,4 +1,4 @@
-"""Contract suite of losses: keywords, sums and gradients, whatever the order, precision and processes."""
+"""Contract suite of losses: checks keywords, sums and gradients in any order, precision and number of processes."""
 
 from __future__ import annotations
 
@@ -26,16 +26,16 @@ def check_loss(spec: LossSpec, *, teacher_dims: int = 0, synthetic: bool = True,
     """Check a loss's keywords, terms, gradients and copies, in half precision and over several processes.
 
     The suite checks the spec (`check_spec`); that the loss takes embeddings by keyword and returns finite `LossTerms`
-    with total = sum of both terms, and zero for a term without name; that gradients reach the embeddings, the logit
-    scale and every parameter, scale with the total, and do not depend on which inputs require gradients; that the order
-    of pairs does not matter; that a copy has its own parameters; that values and gradients in bfloat16 and float16 at a
-    logit scale of 100 are finite and close to float64; and that several processes with a share each have the mean value
-    and gradients of a single process.
+    whose total is the sum of both terms and whose unnamed terms are zero; that gradients reach the embeddings, the
+    logit scale and every parameter, scale with the total, and do not depend on which inputs require gradients; that the
+    order of pairs does not matter; that a copy has its own parameters; that values and gradients in bfloat16 and
+    float16 at a logit scale of 100 are finite and close to float64; and that several processes, each with a share of
+    the batch, have on average the value and gradients of one process.
 
     Args:
         spec: spec of a registered class.
         teacher_dims: total width of the teachers' embeddings, if the loss needs them.
-        synthetic: whether it also takes synthetic captions.
+        synthetic: whether the loss also takes synthetic captions.
         processes: number of processes that share a batch; 1 for single-process losses.
 
     Raises:
@@ -47,7 +47,7 @@ def check_loss(spec: LossSpec, *, teacher_dims: int = 0, synthetic: bool = True,
         >>> check_loss(ReinforcedLossSpec(teacher_dims=(5, 3)), teacher_dims=8)
         >>> check_loss(0.5)
         Traceback (most recent call last):
-        AssertionError: float is no attrs class; make it one with @attrs.frozen(kw_only=True)
+        AssertionError: float is not an attrs class; make it one with @attrs.frozen(kw_only=True)
     """
     check_spec(spec, family=LossSpec)
     for with_synthetic in (False, True) if synthetic else (False,):
@@ -175,7 +175,7 @@ def _check_processes(spec: LossSpec, inputs: _Inputs, processes: int) -> None:
 
 
 def _share(rank: int, folder: str, processes: int, spec: LossSpec, inputs: _Inputs) -> None:
-    """Save the loss of one process of a group."""
+    """Save the loss and gradients of one process of a group."""
     torch.set_num_threads(1)
     distributed.init_process_group(
         "gloo", init_method=f"file://{folder}/group", rank=rank, world_size=processes, timeout=_PATIENCE
@@ -189,7 +189,7 @@ def _share(rank: int, folder: str, processes: int, spec: LossSpec, inputs: _Inpu
 
 
 def _check_near(what: str, found: _Inputs, expected: _Inputs) -> None:
-    """Of gradients, some are zero but for rounding."""
+    """Raise if values differ; the tolerance allows for gradients that are zero except for rounding."""
     for name, one in expected.items():
         assert name in found, f"{what} lack {name}"
         difference = float((found[name] - one).detach().norm() / one.detach().norm().clamp_min(1e-3))

@@ -1,4 +1,4 @@
-"""Contract suite of specs: they are values, and JSON holds all of them."""
+"""Contract suite of specs: checks that specs are values, and that JSON keeps all their fields."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ _UNKNOWN = "no_field_has_this_name"
 
 
 def check_spec(spec: Any, *, family: type | None = None) -> None:
-    """Check that a spec is a value, and that JSON holds all of it.
+    """Check that a spec is a value, and that JSON keeps all its fields.
 
-    The JSON round trip keeps all fields and their types, including fields that `==` ignores, and the hash, unless there
-    is a mapping. JSON with an unknown key raises an error with its name.
+    The JSON round trip keeps all fields and their types, including fields that `==` ignores, and the hash, unless a
+    field holds a mapping. JSON with an unknown key raises an error that names the key.
 
     Args:
-        spec: an instance. Give fields other values than their defaults, since the suite cannot check defaults.
-        family: the annotated class of an `open_family`, such as `TeacherSpec`; JSON then names the member.
+        spec: an instance. Its fields should differ from their defaults, since the suite cannot check default values.
+        family: base class of an `open_family`, such as `TeacherSpec`; JSON then names the member class.
 
     Raises:
         AssertionError: if a check fails; the message names the problem.
@@ -32,22 +32,24 @@ def check_spec(spec: Any, *, family: type | None = None) -> None:
         >>> mobileclip.testing.check_spec(ReinforcedLossSpec(distill_weight=0.5), family=LossSpec)
         >>> mobileclip.testing.check_spec(0.5)
         Traceback (most recent call last):
-        AssertionError: float is no attrs class; make it one with @attrs.frozen(kw_only=True)
+        AssertionError: float is not an attrs class; make it one with @attrs.frozen(kw_only=True)
     """
     cls = type(spec)
-    assert attrs.has(cls), f"{cls.__name__} is no attrs class; make it one with @attrs.frozen(kw_only=True)"
+    assert attrs.has(cls), f"{cls.__name__} is not an attrs class; make it one with @attrs.frozen(kw_only=True)"
     assert cls.__hash__ is not None, (
-        f"{cls.__name__} has no hash, so it is no value; make it @attrs.frozen(kw_only=True)"
+        f"{cls.__name__} has no hash, so it is not a value; make it @attrs.frozen(kw_only=True)"
     )
     for read_as in (cls, *([family] if family is not None else [])):
         try:
             text = to_json(spec, unstructure_as=read_as)
         except (TypeError, ValueError) as error:
-            raise AssertionError(f"{cls.__name__} is not written to JSON as a {read_as.__name__}: {error}") from error
+            raise AssertionError(
+                f"{cls.__name__} cannot be written to JSON as a {read_as.__name__}: {error}"
+            ) from error
         try:
             read: Any = from_json(text, read_as)
         except ValueError as error:
-            raise AssertionError(f"{cls.__name__} is written to JSON and not read again: {error}") from error
+            raise AssertionError(f"{cls.__name__} can be written to JSON but not read back: {error}") from error
         value = json.loads(text)
         for difference in _differences(spec, read, cls.__name__):
             raise AssertionError(f"{difference} after JSON")
@@ -77,7 +79,7 @@ def _differences(one: Any, other: Any, place: str) -> Iterator[str]:
 
 
 def _is_hashed(value: Any) -> bool:
-    """Whether a value must have a hash: True unless a compared field has a mapping."""
+    """Whether a value must have a hash: true unless a compared field holds a mapping."""
     if attrs.has(type(value)):
         return all(_is_hashed(getattr(value, field.name)) for field in attrs.fields(type(value)) if field.eq)
     if isinstance(value, tuple):
@@ -91,5 +93,5 @@ def _check_unknown_key(value: dict[str, Any], cls: type) -> None:
     except ValueError as error:
         refusal = str(error)
     else:
-        raise AssertionError(f"{cls.__name__} takes an unknown key; a slip in a name would be believed")
+        raise AssertionError(f"{cls.__name__} accepts an unknown key; a misspelled name would go unnoticed")
     assert _UNKNOWN in refusal, f"an unknown key of {cls.__name__} is refused, but not named: {refusal}"

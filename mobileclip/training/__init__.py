@@ -1,6 +1,7 @@
-"""Training: the spec of a run, its loop, optimiser, schedule, and processes.
+"""Training: the spec of a run, the training loop, optimisers, schedules and processes.
 
-This subpackage has the training loop, checkpoints and resumption; `losses` has losses, `recipes` command lines.
+This subpackage has the training loop, checkpoints and resumption. `losses` has the losses, and `recipes` the command
+lines.
 """
 
 from mobileclip.training.distributed import World, process_group

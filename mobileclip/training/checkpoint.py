@@ -1,4 +1,4 @@
-"""The state of a run in one file; a resumed run equals an uninterrupted run."""
+"""Checkpoint files with the whole state of a run, so that a resumed run equals an uninterrupted run."""
 
 from __future__ import annotations
 
@@ -46,15 +46,15 @@ class CheckpointFolder:
     """The newest checkpoints of a run.
 
     Args:
-        path: a URL, or a folder, created with the first checkpoint.
-        keep: how many to keep, at least 1.
+        path: a URL or a folder; the first checkpoint creates the folder.
+        keep: number of checkpoints to keep, at least 1.
     """
 
     path: storage.AnyPath
     keep: int = 1
 
     def newest(self) -> str | None:
-        """Return the checkpoint with the most steps, if there is any."""
+        """Return the checkpoint with the most steps, or None without checkpoints."""
         found = self.all()
         return found[-1] if found else None
 
@@ -68,7 +68,7 @@ class CheckpointFolder:
             storage.remove(old)
 
     def all(self) -> list[str]:
-        """Return all checkpoints, the one with the most steps at the end."""
+        """Return all checkpoints, in order of their steps."""
         return [path for path in storage.list_files(self.path) if _NAME.fullmatch(storage.file_name(path))]
 
 
@@ -77,10 +77,11 @@ class RunState:
     """The mutable state of a run: weights, optimiser moments and moving average.
 
     Args:
-        objective: the model and the loss, weights and buffers.
+        objective: the model and the loss, with their weights and buffers.
         optimizer: optimizer of their parameters.
-        average: the student's moving average, if this process has one.
-        world: the processes of the run; all of them save and restore together, the first one writes and reads.
+        average: the student's moving average, if this process keeps one.
+        world: the processes of the run. All processes save and restore together; only the first process writes and
+            reads files.
     """
 
     objective: Objective
@@ -91,18 +92,19 @@ class RunState:
 
     @property
     def kept(self) -> nn.Module:
-        """The run's result: the moving average, or the student without one."""
+        """The run's result: the moving average, or the student if the run keeps no average."""
         model: nn.Module = self.objective.model if self.average is None else self.average.module
         return model
 
     def snapshot(self, *, step: int, position: StreamPosition) -> StateFile | None:
-        """Return the state after `step` steps as the first process is to write it; None in the others.
+        """Return the state after `step` steps in the first process, which writes it; None in the others.
 
-        The snapshot is a copy in CPU memory; the next snapshot reuses that memory, so write it before.
+        The snapshot is a copy in CPU memory. The next snapshot reuses this memory, so write each snapshot before taking
+        the next.
 
         Args:
             step: steps done.
-            position: where this process is in its data.
+            position: position of this process in its data.
         """
         random = self.world.gather(_random_state(self.world.device))
         positions = self.world.gather(position)
@@ -122,12 +124,12 @@ class RunState:
         return StateFile(tensors=self._copied(tensors), metadata=metadata)
 
     def resume(self, checkpoints: CheckpointFolder) -> tuple[int, StreamPosition]:
-        """Go on from the newest checkpoint that can be read; return steps done and where the run is in its data.
+        """Resume from the newest readable checkpoint; return the completed steps and the position in the data.
 
-        The first process reads the checkpoint, and renames and logs a damaged one.
+        The first process reads the checkpoints. It renames damaged checkpoints and logs a warning.
 
         Raises:
-            ValueError: if no checkpoint can be read, the readable one belongs to another run, or processes find
+            ValueError: if no checkpoint can be read, the readable checkpoint belongs to another run, or processes find
                 different checkpoints.
         """
         names = self.world.from_first(lambda: [storage.file_name(path) for path in checkpoints.all()])
@@ -145,13 +147,13 @@ class RunState:
         return 0, StreamPosition()
 
     def require_same(self, step: int) -> None:
-        """Make sure that all processes are after the same step, with the same weights and moments.
+        """Check that all processes are at the same step, with the same weights and optimiser moments.
 
         Args:
             step: steps done.
 
         Raises:
-            ValueError: if one differs; the message names it.
+            ValueError: if a process differs; the message names the process.
         """
         if self.world.size == 1:
             return
@@ -160,10 +162,10 @@ class RunState:
         _require_equal(found, [said.partition(": ")[2] for said in found], "are not in the same state", "start again")
 
     def _compare_found(self, checkpoints: CheckpointFolder, newest: str | None) -> None:
-        """Refuse processes that see other checkpoints than the first one does; those that see none get its own."""
+        """Raise an error if a process finds another checkpoint than the first process; finding none is allowed."""
         if self.world.size == 1:
             return
-        # Looked for by name: a shared disk may list a new file later, but finds it.
+        # The lookup is by name: a shared disk may list a new file late, but can open it.
         path = None if newest is None else storage.join(checkpoints.path, newest)
         if path is not None and storage.exists(path):
             own: str | None = f"{newest} ({mark(path) or 'damaged'})"
@@ -181,7 +183,7 @@ class RunState:
         )
 
     def _read(self, path: str) -> StateFile | None:
-        """Return the first process's checkpoint in all processes; None for a damaged one, after renaming it."""
+        """Return the first process's checkpoint in all processes. Rename a damaged checkpoint and return None."""
         tensors: dict[str, Tensor] = {}
 
         def read() -> dict[str, str] | None:
@@ -189,7 +191,7 @@ class RunState:
                 content = read_state(path)
             except DamagedError as error:
                 aside = storage.rename(path, storage.file_name(path).replace(".safetensors", ".unreadable"))
-                logger.warning("%s; it is now %s, and the run resumes from the one before", error, aside)
+                logger.warning("%s; it is now %s, and the run resumes from the previous checkpoint", error, aside)
                 return None
             tensors.update(content.tensors)
             return dict(content.metadata)
@@ -197,12 +199,12 @@ class RunState:
         metadata = self.world.from_first(read)
         if metadata is None:
             return None
-        # The first process alone keeps an average.
+        # Only the first process keeps an average.
         average = {name: tensors.pop(name) for name in list(tensors) if name.startswith("average/")}
         return StateFile(tensors=average | self.world.broadcast(tensors), metadata=metadata)
 
     def _copied(self, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Return copies on the CPU in reused memory."""
+        """Return CPU copies of tensors, in memory that the next call reuses."""
         is_cuda = self.world.device.type == "cuda"
         self._copies = {name: self._copies[name] for name in self._copies.keys() & tensors.keys()}
         for name, value in tensors.items():
@@ -215,14 +217,14 @@ class RunState:
 
     def _restore(self, path: str, tensors: dict[str, Tensor], metadata: dict[str, str]) -> tuple[int, StreamPosition]:
         if metadata.get("format") != FORMAT:
-            raise ValueError(f"{path} is no training state of this version; expected format {FORMAT!r}")
+            raise ValueError(f"{path} is not a training state of this version; expected format {FORMAT!r}")
         self._check(path, metadata)
         self._load_modules(tensors, path)
         self._load_optimizer(tensors, path)
         rank = self.world.rank
         step, position = _place(metadata, path)
         if f"random/cpu/{rank}" not in tensors:
-            # Written by fewer processes: those that are new draw other numbers than the others, as at the start.
+            # Fewer processes wrote the file: new processes draw different numbers from the others, as at the start.
             torch.manual_seed(derived_seed(self.objective.spec.seed, "process", rank, step))
             return step, position
         try:
@@ -230,7 +232,7 @@ class RunState:
             if f"random/cuda/{rank}" in tensors and self.world.device.type == "cuda":
                 torch.cuda.set_rng_state(tensors[f"random/cuda/{rank}"], self.world.device)
         except (TypeError, RuntimeError) as error:
-            raise _damaged(path, f"its state of random numbers is of another kind: {error}") from None
+            raise _damaged(path, f"the state of its random number generator is not valid: {error}") from None
         return step, position
 
     def _tensors(self) -> dict[str, Tensor]:
@@ -255,15 +257,17 @@ class RunState:
             raise _damaged(path, str(error)) from error
         if there != spec:
             pairs = {one.name: (getattr(there, one.name), getattr(spec, one.name)) for one in attrs.fields(type(spec))}
-            different = (f"{name}: there {one}, here {own}" for name, (one, own) in pairs.items() if one != own)
-            raise ValueError(
-                f"{path} was written by a run with another training spec; choose another output folder, or delete it "
-                f"to start over. {'; '.join(different)}"
+            different = (
+                f"{name}: {one} in the checkpoint, {own} here" for name, (one, own) in pairs.items() if one != own
             )
-        if metadata["model"] != model_json(model) and model_there != model:  # the cap of the logit scale is the run's
             raise ValueError(
-                f"{path} was written by a run with another model; choose another output folder, or delete it to start "
-                f"over.\n  there: {metadata['model']}\n  here:  {model_json(model)}"
+                f"{path} was written by a run with another training spec; choose another output folder, or delete this "
+                f"folder to start over. {'; '.join(different)}"
+            )
+        if metadata["model"] != model_json(model) and model_there != model:  # the maximum logit scale is the run's
+            raise ValueError(
+                f"{path} was written by a run with another model; choose another output folder, or delete this folder "
+                f"to start over.\n  checkpoint: {metadata['model']}\n  this run:   {model_json(model)}"
             )
 
     def _load_modules(self, tensors: dict[str, Tensor], path: str) -> None:
@@ -282,9 +286,9 @@ class RunState:
             saved = _below(tensors, f"optimizer/{name}/")
             check_numbers(path, saved, dict.fromkeys(saved, parameter.dtype))
             if any(value.shape not in (parameter.shape, ()) for value in saved.values()):
-                raise _damaged(path, f"the optimizer's state of {shown(name)} has another shape than the weight")
-            # Moments keep the memory format of their weight, which the file does not know: it decides which kernel
-            # runs, and so the last bit.
+                raise _damaged(path, f"the optimizer's state of {shown(name)} does not have the shape of the weight")
+            # Moments keep the memory format of their weight, which is not in the file: the format selects the kernel
+            # and therefore determines the last bit.
             if saved:
                 self.optimizer.state[parameter] = {
                     key: torch.empty_like(parameter).copy_(value)
@@ -302,11 +306,11 @@ def _random_state(device: torch.device) -> dict[str, Tensor]:
 
 
 def _require_equal(said: list[str], values: list[Any], what: str, advice: str) -> None:
-    """Raise if a process has another value than the first one.
+    """Raise an error if the value of a process differs from the first process's value.
 
     Args:
-        said: messages of all processes, each beginning with its machine.
-        values: values that must be equal.
+        said: messages of all processes, each starting with the name of its machine.
+        values: values that must be equal, one per process.
         what: description of the problem.
         advice: remedy.
     """
@@ -319,9 +323,9 @@ def _require_equal(said: list[str], values: list[Any], what: str, advice: str) -
 
 
 def _place(metadata: dict[str, str], path: str) -> tuple[int, StreamPosition]:
-    """Return the steps done, and where the run was in its data."""
+    """Return the number of completed steps and the position in the data."""
     if not _DIGITS.fullmatch(metadata["step"]):
-        raise _damaged(path, "its number of steps is not a number")
+        raise _damaged(path, "the number of steps is not an integer")
     try:
         position = from_json(metadata["position"], StreamPosition)
     except ValueError as error:
@@ -330,7 +334,7 @@ def _place(metadata: dict[str, str], path: str) -> tuple[int, StreamPosition]:
 
 
 def _damaged(path: str, why: str) -> CheckpointError:
-    return CheckpointError(f"{path} cannot be read ({why}); delete it, and the run resumes from the one before")
+    return CheckpointError(f"{path} cannot be read ({why}); delete it, to resume from the previous checkpoint")
 
 
 def _below(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
@@ -345,15 +349,15 @@ _MAX_HEADER_BYTES = 1 << 24
 
 
 class DamagedError(ValueError):
-    """A file that was a state, or was to become one."""
+    """A file that is, or was meant to be, a training state."""
 
 
 @attrs.frozen(kw_only=True)
 class StateFile:
-    """The content of a training checkpoint: tensors by name, and metadata.
+    """The content of a training checkpoint: named tensors and metadata.
 
     Args:
-        tensors: on the CPU, by name.
+        tensors: CPU tensors by name.
         metadata: texts by name.
     """
 
@@ -361,13 +365,13 @@ class StateFile:
     metadata: Mapping[str, str]
 
     def write(self, path: storage.AnyPath) -> None:
-        """Write the file, with the digest of its tensors; it is there atomically.
+        """Write the file atomically, with the digest of its tensors.
 
         Args:
-            path: a path or URL; missing local folders are created.
+            path: a path or URL; `write` creates missing local folders.
 
         Raises:
-            OSError: if it cannot be written.
+            OSError: if the file cannot be written.
         """
         from safetensors import SafetensorError
         from safetensors.torch import save_file
@@ -379,8 +383,8 @@ class StateFile:
                 save_file(dict(self.tensors), temporary, metadata)
         except (OSError, SafetensorError) as error:
             raise OSError(
-                f"checkpoint {path} could not be written ({error}); make room and start the run again: it resumes from "
-                "the last checkpoint"
+                f"checkpoint {path} could not be written ({error}); make room and start the run again; the run resumes "
+                "from the last checkpoint"
             ) from error
 
 
@@ -388,8 +392,8 @@ def read_state(path: storage.AnyPath) -> StateFile:
     """Return the content of a checkpoint file.
 
     Raises:
-        DamagedError: if the file is damaged, or a checksum differs.
-        ValueError: if it cannot be read now.
+        DamagedError: if the file is damaged or a checksum does not match.
+        ValueError: if the file cannot be read at the moment.
     """
     try:
         with storage.local_copy(path) as local:
@@ -397,32 +401,35 @@ def read_state(path: storage.AnyPath) -> StateFile:
     except CheckpointError as error:
         raise DamagedError(f"{path} is damaged ({error})") from None
     except OSError as error:
-        raise ValueError(f"{path} cannot be read ({error}); the run resumes from it once it can") from None
+        raise ValueError(
+            f"{path} cannot be read ({error}); the run resumes from it once the file is readable"
+        ) from None
     if DIGEST in metadata and metadata[DIGEST] != digest(tensors):
-        raise DamagedError(f"{path} is damaged (its numbers are not those that were written)")
+        raise DamagedError(f"{path} is damaged (its values differ from the values that were written)")
     return StateFile(tensors=tensors, metadata=metadata)
 
 
 def mark(path: storage.AnyPath) -> str | None:
-    """Return a short identifier of a state, from its header; None for another file."""
+    """Return a short identifier of a training state from the file header; None for any other file."""
     with storage.open_read(path) as stream:
         length = int.from_bytes(stream.read(_LENGTH_BYTES), "little")
         if 0 < length <= _MAX_HEADER_BYTES:
-            # The header has the digest of all numbers in it.
+            # The header has the digest of all tensors.
             return hashlib.sha256(stream.read(length)).hexdigest()[:12]
     return None
 
 
 def digest(tensors: Mapping[str, Tensor]) -> str:
-    """Return the SHA-256 of tensors: their names, types, shapes and numbers."""
+    """Return the SHA-256 digest of tensors: of their names, dtypes, shapes and values."""
     return weights_sha256(tensors, head="{} {} {}\n")
 
 
 class BackgroundWriter:
-    """Writes in a background thread; its context exit waits for the last write.
+    """Writer that works in a background thread; leaving its context waits for the last write.
 
     Raises:
-        Exception: the last write's error, unless the context ends with another error; then the write's error is logged.
+        Exception: the error of the last write, unless the context ends with another error; in that case the write's
+            error is logged.
     """
 
     def __init__(self) -> None:
@@ -446,23 +453,23 @@ class BackgroundWriter:
 
     @property
     def has_failed(self) -> bool:
-        """Whether the last write has ended with an error that nobody has seen."""
+        """Whether the last write failed with an error that has not been raised yet."""
         return self._last is not None and self._last.done() and self._last.exception() is not None
 
     def begin(self, write: Callable[[], None]) -> None:
-        """Begin a write, when the one before has ended.
+        """Wait for the previous write, then start this one.
 
         Args:
-            write: the function; its data must not change meanwhile.
+            write: function that writes; its data must not change until it returns.
 
         Raises:
-            Exception: the previous write's error; then this write does not start.
+            Exception: the error of the previous write; this write then does not start.
         """
         self.wait()
         self._last = self._pool.submit(write)
 
     def wait(self) -> None:
-        """Return when the last write has ended.
+        """Wait for the last write to end.
 
         Raises:
             Exception: the write's error, once.

@@ -1,4 +1,4 @@
-"""Faster training on a CPU: the blocks' formulas, values and gradients, by operations that oneDNN runs fast."""
+"""Faster training on a CPU: the same formulas, values and gradients, computed by operations that oneDNN runs fast."""
 
 from __future__ import annotations
 
@@ -32,15 +32,16 @@ _WIDE = {torch.float32, torch.float64}
 
 
 class CpuConv2d(nn.Conv2d):
-    """PyTorch's convolution, with the same values and gradients, by operations that oneDNN runs fast.
+    """PyTorch's convolution with the same values and gradients, computed by operations that oneDNN runs fast.
 
-    - The weight gradient of a wide depthwise kernel is computed in strips three columns wide: up to ten times as fast
-      as whole.
-    - A strided convolution of `m` outputs per channel becomes `m` depthwise ones: up to three times as fast.
-    - A strided 1x1 convolution of fewer than 16 channels sees the picked positions alone: with channels innermost in
-      memory, as the compiler lays them too, oneDNN's backward pass of the strided one writes beyond its own memory.
+    - The weight gradient of a wide depthwise kernel is computed in strips of three columns: up to ten times as fast as
+      in one piece.
+    - A strided convolution of `m` outputs per channel becomes `m` depthwise convolutions: up to three times as fast.
+    - A strided 1x1 convolution of fewer than 16 channels runs without stride on the selected positions only. In the
+      channels-last memory format, which the compiler also uses, oneDNN's backward pass of the strided convolution
+      writes out of bounds.
 
-    Args, shape and errors are those of `torch.nn.Conv2d`.
+    Arguments, shapes and errors are those of `torch.nn.Conv2d`.
     """
 
     def forward(self, input: Tensor) -> Tensor:  # noqa: A002 - PyTorch's name
@@ -60,7 +61,7 @@ class CpuConv2d(nn.Conv2d):
         return super().forward(input)
 
     def _interleaved(self, x: Tensor) -> Tensor:
-        """Return the convolution as one depthwise convolution for each of the outputs of a channel."""
+        """Return the convolution, computed as one depthwise convolution per output of a channel."""
         several = self.out_channels // self.groups
         biases = [None] * several if self.bias is None else [self.bias[start::several] for start in range(several)]
         return interleave(
@@ -86,13 +87,13 @@ def is_slow(conv: nn.Conv2d) -> bool:
 
 
 def _picks(conv: nn.Conv2d) -> bool:
-    """Whether the kernel sees one position in several, of few channels."""
+    """Return whether this is a strided 1x1 convolution of few input channels."""
     few = conv.groups == 1 and conv.in_channels < _FEW
     return few and conv.kernel_size == (1, 1) and conv.stride != (1, 1) and conv.padding == (0, 0)
 
 
 def on_cpu(x: Tensor) -> bool:
-    """Return whether `x` is on a CPU, and nothing is being compiled."""
+    """Return whether `x` is on a CPU and nothing is being compiled."""
     return x.device.type == "cpu" and not torch.compiler.is_compiling()
 
 
@@ -102,9 +103,10 @@ def computes_wide(x: Tensor) -> bool:
 
 
 def conv_and_picked(conv: nn.Conv2d, x: Tensor) -> tuple[Tensor, Tensor]:
-    """Return `conv(x)`, depthwise and without bias, and the positions of `x` that its stride picks.
+    """Return `conv(x)`, depthwise and without bias, and the positions of `x` that the stride selects.
 
-    Their gradients meet in place: that of the few picked positions alone would fill a whole feature map with zeros.
+    The backward pass adds the two gradients in place: the gradient of the selected positions alone would need a whole
+    feature map of zeros.
     """
     outputs: tuple[Tensor, Tensor] = _ConvAndPicked.apply(x, conv.weight, conv.stride, conv.padding)  # type: ignore[no-untyped-call]
     return outputs
@@ -148,8 +150,8 @@ class _DepthwiseConv(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None, None]:
         """Return the gradients of the input, of the weight and of the bias.
 
-        Column `v` of the kernel meets columns `v` to `v + width` of the padded input: so do a few columns together,
-        as a narrower kernel over that part.
+        Column `v` of the kernel is multiplied with columns `v` to `v + width` of the padded input. A few neighbouring
+        columns together are therefore a narrower kernel over that part of the input.
         """
         x, weight = ctx.saved_tensors
         rows, columns = ctx.padding
@@ -174,12 +176,12 @@ def _gradients(grad: Tensor, x: Tensor, kernel: Tensor, padding: tuple[int, int]
 
 
 class NormBranch(NamedTuple):
-    """One summand, `sign * norm(scale * x)`.
+    """One summand `sign * norm(scale * x)` of `sum_of_norms`.
 
     Args:
-        x: `(batch, dim, height, width)`; several branches may share one.
-        norm: its batch norm.
-        scale: a factor per channel, such as the weight of a depthwise 1x1 convolution; none for 1.
+        x: `(batch, dim, height, width)`; several branches may have the same `x`.
+        norm: batch norm of the branch.
+        scale: factor per channel, such as the weight of a depthwise 1x1 convolution; None for 1.
         sign: 1 or -1.
     """
 
@@ -192,8 +194,8 @@ class NormBranch(NamedTuple):
 def merges(norms: Sequence[nn.Module | None], x: Tensor) -> bool:
     """Return whether `sum_of_norms` can replace these norms of `x` and its convolutions.
 
-    Not for frozen or synchronised norms, whose statistics are others than the batch's, nor in half precision, where
-    sums cost more than they save.
+    The function returns False for frozen or synchronised norms, which use other statistics than the batch's, and in
+    half precision, where the fused sums take longer than they save.
     """
     own = all(type(norm) is nn.BatchNorm2d and norm.training and norm.affine for norm in norms)
     return own and computes_wide(x)
@@ -204,24 +206,27 @@ def sum_of_norms(
 ) -> Tensor:
     """Return `residual + factor * sum of sign * norm(scale * x)`, normalised with the batch's statistics.
 
-    A batch norm is an affine function of its input, and so is a sum of them. With the mean `m` and the variance `v` of
-    every distinct input `x_i`, and of every branch `j` the weight `g_j` (times sign and factor), scale `w_j` and bias:
+    A batch norm is an affine function of its input, so a sum of batch norms is affine as well. With the mean `m_i` and
+    the variance `v_i` of each distinct input `x_i`, and the weight `g_j` (times sign and factor), scale `w_j` and bias
+    of each branch `j`:
 
-    `y = residual + sum_i a_i (x_i - m_i) + shift`, `a_i = sum over its j of g_j w_j / sqrt(w_j^2 v_i + eps_j)`.
+    `y = residual + sum_i a_i (x_i - m_i) + shift`, with `a_i = sum over branches j of x_i of g_j w_j / sqrt(w_j^2 v_i +
+    eps_j)`.
 
-    Each input is read once for its statistics, and once to be added; the norms' running statistics follow from `m` and
-    `v`. The gradient needs two sums per input, of `dy` and of `dy (x_i - m_i)`, and one pass for `dx_i`.
+    The function reads each input once for its statistics and once for the sum; the norms' running statistics follow
+    from `m_i` and `v_i`. The gradient needs two sums per input, of `dy` and of `dy (x_i - m_i)`, and one pass for
+    `dx_i`.
 
     Shape:
         `(batch, dim, height, width)`.
 
     Args:
-        branches: the summands; `merges` holds for their norms.
+        branches: the summands; `merges` must hold for their norms.
         residual: one of the branches' inputs.
-        factor: factor per channel of the sum, any shape of `dim` values.
+        factor: factor per channel of the sum, a tensor of any shape with `dim` values.
 
     Raises:
-        ValueError: if a channel has one value alone, and so no variance.
+        ValueError: if a channel has only one value, and therefore no variance.
     """
     count = branches[0].x.numel() // branches[0].x.shape[1]
     if count == 1:
@@ -251,7 +256,7 @@ def sum_of_norms(
 
 
 def _track(norm: nn.BatchNorm2d, mean: Tensor, variance: Tensor) -> None:
-    """Move the running statistics towards the batch's, as the norm itself would."""
+    """Update the running statistics with the batch's statistics, as the norm itself would."""
     if norm.running_mean is None or norm.running_var is None:
         return
     momentum = norm.momentum
@@ -263,18 +268,18 @@ def _track(norm: nn.BatchNorm2d, mean: Tensor, variance: Tensor) -> None:
 
 
 def _statistics(x: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the mean and the variance, over the count, per channel."""
+    """Return mean and variance per channel, from sums over `count` values."""
     mean, variance = _aten.batch_norm_update_stats(x, None, None, 0.0)
     return mean, variance
 
 
 def _of_branches(values: Tensor, source: Sequence[int]) -> Tensor:
-    """Return for every branch the values of its input."""
+    """Return for each branch the value of its input."""
     return torch.stack([values[index] for index in source])
 
 
 def _of_inputs(values: Tensor, source: Sequence[int]) -> Tensor:
-    """Return for every input the sum of its branches' values. Index tensors would have to travel to the device."""
+    """Return for each input the sum of its branches' values; index tensors would have to be copied to the device."""
     rows = values.unbind()
     sums = [[row for row, index in zip(rows, source, strict=True) if index == own] for own in range(max(source) + 1)]
     return torch.stack([sum(own[1:], start=own[0]) for own in sums])
@@ -285,7 +290,7 @@ def _per_channel(values: Tensor) -> Tensor:
 
 
 class _SumOfNorms(torch.autograd.Function):
-    """`sum_of_norms` on tensors alone; the gradient is written out below."""
+    """`sum_of_norms` on tensors only, with an explicit backward pass."""
 
     @staticmethod
     def forward(  # noqa: PLR0917 - autograd's calls are positional
@@ -298,7 +303,7 @@ class _SumOfNorms(torch.autograd.Function):
         residual: int | None,
         *inputs: Tensor,
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Return the sum, and the mean and variance of every input."""
+        """Return the sum, and the mean and variance of each input."""
         means, variances = map(torch.stack, zip(*(_statistics(x) for x in inputs), strict=True))
         added: float | Tensor = eps[0] if len(set(eps)) == 1 else shift.new_tensor(eps)[:, None]
         roots = (scales.square() * _of_branches(variances, source) + added).rsqrt()
@@ -318,14 +323,14 @@ class _SumOfNorms(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
-        """Return the gradients of weights, scales and shift, and of every input.
+        """Return the gradients of the weights, scales and shift, and of each input.
 
-        With `S_i = sum of dy (x_i - m_i)`, `G = sum of dy`, `r_j = 1 / sqrt(w_j^2 v_i + eps_j)` and `n` values a
-        channel: `dg_j = w_j r_j S_i`, `dw_j = g_j eps_j r_j^3 S_i`, `dv_i = -S_i / 2 sum_j g_j w_j^3 r_j^3` and
-        `dx_i = a_i (dy - G / n) + 2 dv_i / n (x_i - m_i)`, to which a residual adds `dy`.
+        With `S_i = sum of dy (x_i - m_i)`, `G = sum of dy`, `r_j = 1 / sqrt(w_j^2 v_i + eps_j)` and `n` values per
+        channel: `dg_j = w_j r_j S_i`, `dw_j = g_j eps_j r_j^3 S_i`, `dv_i = -S_i / 2 sum_j g_j w_j^3 r_j^3` and `dx_i =
+        a_i (dy - G / n) + 2 dv_i / n (x_i - m_i)`; the residual's gradient adds `dy`.
         """
         weights, scales, means, roots, slopes, steps, *inputs = ctx.saved_tensors
-        grad = grad.contiguous(memory_format=memory_format(inputs[0]))  # two layouts in one pass are slow
+        grad = grad.contiguous(memory_format=memory_format(inputs[0]))  # mixing two memory formats is slow
         count = grad.numel() // grad.shape[1]
         moments, total = _moments(grad, inputs, means)
         of_branch = _of_branches(moments, ctx.source)
@@ -343,11 +348,11 @@ class _SumOfNorms(torch.autograd.Function):
 
 
 def _moments(grad: Tensor, inputs: Sequence[Tensor], means: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the sums of `grad (x - mean)` for every input, and of `grad`, per channel."""
+    """Return the sums of `grad (x - mean)` for each input, and of `grad`, per channel."""
     moments, total = [], grad
     one = torch.ones_like(means[0])
     for x, mean in zip(inputs, means, strict=True):
-        # The kernel multiplies the first of its sums by the inverse deviation: 1 leaves it as it is.
+        # The kernel multiplies its first sum by the inverse deviation: 1 leaves the sum unchanged.
         _, moment, total = _aten.native_batch_norm_backward(
             grad, x, one, None, None, mean, one, True, 0.0, [False, True, True]
         )
@@ -356,22 +361,22 @@ def _moments(grad: Tensor, inputs: Sequence[Tensor], means: Tensor) -> tuple[Ten
 
 
 def fuse_for_cpu(model: Module) -> Module:
-    """Let every block of a model train faster on a CPU, with the same values and gradients.
+    """Make every block of a model train faster on a CPU, with the same values and gradients.
 
-    In training mode, feature maps have their channels innermost in memory. In float32, batch norms that are added up
-    are computed in one pass over their common input, the gradients of wide depthwise kernels come in strips, and layer
-    scales go into the weights in front of them. Blocks and convolutions in the model are replaced by ones that share
-    their parameters, names and hooks, and fold alike. A block with hooks on its parts, or with other parts than it was
-    made with, computes by its formula. So does everything in evaluation mode and under `torch.compile`, but for
-    convolutions that would crash there.
+    In training mode, feature maps are in the channels-last memory format. In float32, sums of batch norms are computed
+    in one pass over their common input, the gradients of wide depthwise kernels are computed in strips, and layer
+    scales are multiplied into the preceding weights. The function replaces blocks and convolutions of the model by
+    faster versions with the same parameters, names, hooks and folding. A block uses its plain formula if its submodules
+    have hooks or were replaced. All blocks use their plain formulas in evaluation mode and under `torch.compile`,
+    except for convolutions that would crash under `torch.compile`.
 
-    The formulas can be differentiated twice, and by `torch.func`; these cannot.
+    The plain formulas can be differentiated twice, and by `torch.func`; the faster versions cannot.
 
     Args:
-        model: any module; it is changed.
+        model: any module, modified in place.
 
     Returns:
-        The model, or its replacement if it is such a block.
+        The model, or its replacement if the model itself is such a block.
     """
     return in_classes(
         model, lambda one: CpuConv2d if isinstance(one, nn.Conv2d) and is_slow(one) else _FUSED.get(type(one))
@@ -379,19 +384,19 @@ def fuse_for_cpu(model: Module) -> Module:
 
 
 class FusedConvStem(ConvStem):
-    """A stem whose feature maps, and so all that follow, have their channels innermost."""
+    """A stem whose output, and therefore every later feature map, is in the channels-last memory format."""
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the feature map of the images `x`."""
         if self.training and on_cpu(x):
-            # Convolutions and norms train about twice as fast in that order.
+            # Convolutions and norms train about twice as fast in this format.
             x = x.contiguous(memory_format=torch.channels_last)
         y: Tensor = super().forward(x)  # type: ignore[no-untyped-call]
         return y
 
 
 class FusedMobileOneBlock(MobileOneBlock):
-    """A MobileOne block that adds up its branches' norms in one pass."""
+    """A MobileOne block that computes the sum of its branches' norms in one pass."""
 
     fold = MobileOneBlock.fold
 
@@ -404,7 +409,7 @@ class FusedMobileOneBlock(MobileOneBlock):
 
 
 class FusedLargeKernelConv(LargeKernelConv):
-    """A large-kernel convolution that adds up its two norms in one pass."""
+    """A large-kernel convolution that computes the sum of its two norms in one pass."""
 
     fold = LargeKernelConv.fold
 
@@ -419,7 +424,7 @@ class FusedLargeKernelConv(LargeKernelConv):
 
 
 class FusedRepMixer(RepMixer):
-    """A RepMixer whose skip, scale and norms are one sum."""
+    """A RepMixer that computes its skip connection, layer scale and norms as one sum."""
 
     fold = RepMixer.fold
 
@@ -433,7 +438,7 @@ class FusedRepMixer(RepMixer):
 
 
 class FusedRepMixerBlock(RepMixerBlock):
-    """A RepMixer block with its layer scale in the network's last weights."""
+    """A RepMixer block that multiplies its layer scale into the last weights of its network."""
 
     fold = RepMixerBlock.fold
 
@@ -445,13 +450,13 @@ class FusedRepMixerBlock(RepMixerBlock):
 
 
 class FusedTextRepMixerBlock(TextRepMixerBlock, FusedRepMixerBlock):
-    """A RepMixer block over a sequence, likewise."""
+    """A RepMixer block over a sequence that multiplies its layer scale into the last weights of its network."""
 
     fold = TextRepMixerBlock.fold
 
 
 class FusedAttentionBlock(AttentionBlock):
-    """An attention block with its second layer scale in the network's last weights."""
+    """An attention block that multiplies its second layer scale into the last weights of its network."""
 
     fold = AttentionBlock.fold
 
@@ -477,7 +482,7 @@ _FUSED: dict[type[nn.Module], type[nn.Module]] = {
 
 
 def _hooked(block: nn.Module) -> bool:
-    """Whether a part of the block has hooks."""
+    """Return whether a submodule of the block has hooks."""
     return any(is_hooked(part) for part in block.modules() if part is not block)
 
 
@@ -486,7 +491,7 @@ def _conv_norms(block: MobileOneBlock) -> list[ConvNorm]:
 
 
 def _branches_merge(block: MobileOneBlock, x: Tensor) -> bool:
-    """Whether the branches of `x` can be added up as norms: in training, with a batch's statistics."""
+    """Return whether the branches can be summed as norms: in training mode, with the statistics of the batch."""
     convs = _conv_norms(block)
     unfolded = len(convs) == len(block.branches) + (block.scale is not None)
     norms: list[nn.Module] = [conv.norm for conv in convs]
@@ -494,7 +499,7 @@ def _branches_merge(block: MobileOneBlock, x: Tensor) -> bool:
 
 
 def _norm_branches(block: MobileOneBlock, x: Tensor) -> list[NormBranch]:
-    """Return the branches as norms, of the convolutions of `x` and of `x` itself."""
+    """Return the branches as norms: of convolutions of `x`, and of `x` itself."""
     convs = _conv_norms(block)
     is_factor = _is_factor(block)
     if is_factor and block.stride > 1 and [type(conv.conv) in _PLAIN for conv in convs] == [True, True]:
@@ -510,17 +515,17 @@ def _norm_branches(block: MobileOneBlock, x: Tensor) -> list[NormBranch]:
 
 
 def _is_factor(block: MobileOneBlock) -> bool:
-    """Whether the 1x1 branch is a factor per channel."""
+    """Return whether the 1x1 branch is a factor per channel."""
     if not isinstance(block.scale, ConvNorm) or type(block.scale.conv) not in _PLAIN:
         return False
     return block.groups == block.scale.conv.in_channels == block.scale.conv.out_channels
 
 
 def _scaled(scale: nn.Module, network: nn.Module, x: Tensor) -> Tensor:
-    """Return `scale(network(x))`; in training, multiply the weights, since they are smaller than the features.
+    """Return `scale(network(x))`; in training, multiply the weights, which are smaller than the features.
 
-    `gamma * (W h + b) = (gamma W) h + gamma b`: one pass over the features less in each direction, one map less to
-    keep.
+    `gamma * (W h + b) = (gamma W) h + gamma b`: this saves one pass over the features in each direction and one stored
+    feature map.
     """
     known = type(scale) is LayerScale and type(network) is ConvFFN and type(network.fc2) in _PLAIN
     watched = is_hooked(scale) or _hooked(network)

@@ -28,13 +28,13 @@ from mobileclip.terminal.interruption import postponed
 T = TypeVar("T")
 
 COLLECTIVE_SECONDS = 1800.0
-"""Long enough for the slowest step; what the first process does alone, evaluating and reading, is not counted."""
+"""Timeout for the slowest step; the first process's own work, such as evaluating and reading, does not count."""
 
-# What gloo, NCCL and the store that they meet in say of others that do not come, or are gone.
+# Messages of gloo, NCCL and the store about processes that are late or gone.
 _LATE = re.compile(
     r"timed? ?out|timeout|connection closed by peer|connection reset|broken pipe|wait_?for_?clients", re.IGNORECASE
 )
-# For what the first process does alone, such as an evaluation; its end closes the store, which ends the wait.
+# For the first process's own work, such as an evaluation; when this process ends, the store closes and ends the wait.
 _ALONE = timedelta(days=1)
 _CONNECTING_SECONDS, _BETWEEN_LOOKS_SECONDS = 5.0, 0.2
 
@@ -45,14 +45,15 @@ def _device(value: str | torch.device) -> torch.device:
 
 @attrs.frozen(kw_only=True)
 class World:
-    """This process and the process group of a run.
+    """This process and its process group in a run.
 
     Args:
         rank: number of this process, from 0; process 0 writes files and shows progress.
         size: number of processes.
         device: device of this process.
         group: the process group; None for a single process.
-        store: on which the others wait for the first process's own work; without a store, the usual timeout applies.
+        store: key-value store on which the other processes wait while the first process works alone; without a store,
+            the usual timeout applies.
     """
 
     rank: int = 0
@@ -68,10 +69,10 @@ class World:
         return self.rank == 0
 
     def mean(self, values: Tensor) -> Tensor:
-        """Return the mean of `values` over the processes, the same to the bit in all of them."""
+        """Return the mean of `values` over the processes, bit-identical in all processes."""
         if self.group is None:
             return values
-        # Summed in the order of the ranks, which an all-reduce doesn't promise.
+        # The sum is in the order of the ranks, which an all-reduce does not guarantee.
         parts = [torch.empty_like(values) for _ in range(self.size)]
         dist.all_gather(parts, values.contiguous(), group=self.group)
         return torch.stack(parts).mean(dim=0)
@@ -85,12 +86,12 @@ class World:
         return values
 
     def from_first(self, make: Callable[[], T]) -> T:
-        """Return the first process's result of `make` in all processes; an error there is raised in all of them.
+        """Return the first process's result of `make` in all processes; an error of `make` is raised in all processes.
 
-        The others wait for up to a day, or until the first process has ended.
+        The other processes wait for up to a day, or until the first process has ended.
 
         Args:
-            make: called in the first process only; returns a picklable value.
+            make: function that only the first process calls; it must return a picklable value.
         """
         if self.group is None:
             return make()
@@ -108,13 +109,13 @@ class World:
         return cast("T", outcome[0])
 
     def broadcast(self, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Return the tensors of the first process, on the CPU, whatever the others give."""
+        """Return the first process's tensors, on the CPU, in all processes; the others' tensors are ignored."""
         if self.group is None:
             return tensors
         kinds = self.from_first(lambda: {name: (value.shape, value.dtype) for name, value in tensors.items()})
         received = {}
         for name, (shape, dtype) in kinds.items():
-            # Where the group talks through GPUs, one tensor at a time is there.
+            # If the group communicates through GPUs, only one tensor at a time is on the GPU.
             own = tensors[name] if self.is_first else torch.empty(shape, dtype=dtype)
             there = own.to(self.device).contiguous()
             dist.broadcast(there, src=0, group=self.group)
@@ -122,10 +123,10 @@ class World:
         return received
 
     def share(self, batch_size: int) -> int:
-        """Return this process's part of a batch.
+        """Return the number of samples of a batch for this process.
 
         Raises:
-            ValueError: if it cannot be divided.
+            ValueError: if the batch size is not a multiple of the number of processes.
         """
         if batch_size % self.size:
             raise ValueError(
@@ -136,7 +137,7 @@ class World:
 
     @contextmanager
     def awaited(self) -> Iterator[None]:
-        """Postpone signals in the block where other processes wait for this one."""
+        """Postpone signals during the block, while the other processes wait for this process."""
         with nullcontext() if self.group is None else postponed():
             yield
 
@@ -145,23 +146,25 @@ class World:
 def process_group(
     device: str | torch.device = AUTO, *, collective_seconds: float = COLLECTIVE_SECONDS
 ) -> Iterator[World]:
-    """Join the other processes of a run that `torchrun` or `srun` started, or train alone without them.
+    """Join the other processes of a run that `torchrun` or `srun` started, or train in a single process without them.
 
     Args:
         device: `auto` for the GPU of this process, or the best available device.
         collective_seconds: timeout of every collective operation.
 
     Raises:
-        TimeoutError: if another process is late or dead; the message names the collective. With NCCL, PyTorch ends the
-            process, and logs the collective.
-        ValueError: if the device does not exist, this machine has more processes than GPUs and no device was given, or
-            several processes would use Apple's GPU, which has no collectives.
+        TimeoutError: if another process is late or dead; the message names the collective operation. With NCCL, PyTorch
+            ends the process and logs the collective operation.
+        ValueError: if the device does not exist, if this machine has more processes than GPUs and `device` is not
+            given, or if several processes would use Apple's GPU, which has no collectives.
     """
     place = this_process()
     chosen = pick_device(device, local_rank=place.local_rank)
     if chosen.type == "mps" and place.size > 1:
         if str(device) != AUTO:
-            raise ValueError("one process alone trains on Apple's GPU; start it without torchrun, or give --device cpu")
+            raise ValueError(
+                "only one process can train on Apple's GPU; start it without torchrun, or give --device cpu"
+            )
         chosen = torch.device("cpu")
     if chosen.type == "cuda":
         torch.cuda.set_device(chosen)
@@ -183,9 +186,9 @@ def process_group(
         if not _is_late(error):
             raise
         raise TimeoutError(
-            f"process {place.rank} of {place.size} waited too long for the others (at most {collective_seconds:g} s), "
-            f"in {traceback.extract_tb(error.__traceback__)[-1].name}: {error}. Start all of them again: the run goes "
-            "on from its last checkpoint"
+            f"process {place.rank} of {place.size} waited too long for the other processes (at most "
+            f"{collective_seconds:g} s), in {traceback.extract_tb(error.__traceback__)[-1].name}: {error}. Start all "
+            "processes again; the run resumes from its last checkpoint"
         ) from error
     finally:
         if dist.is_initialized():
@@ -202,11 +205,11 @@ def _meet(place: ProcessPlace, within: timedelta) -> Store:
 
 
 def _own_store(board: Store, place: ProcessPlace, within: timedelta) -> Store:
-    """Return a store for this attempt only, since the launcher's store may have values of an attempt before a restart.
+    """Return a new store for this attempt; the launcher's store may still have values of an attempt before a restart.
 
     Args:
-        board: the launcher's store, for the new store's address.
-        place: rank and size of this process.
+        board: the launcher's store, for exchanging the new store's address.
+        place: rank and number of processes.
         within: timeout.
     """
     if place.is_first:
@@ -220,9 +223,9 @@ def _own_store(board: Store, place: ProcessPlace, within: timedelta) -> Store:
         try:
             socket.create_connection((host, int(port)), _CONNECTING_SECONDS).close()
         except OSError as error:
-            # What an earlier attempt has named: nobody listens there any more, and another place will be named.
+            # The address is from an earlier attempt: no process listens there any more, and a new address will follow.
             if time.monotonic() > deadline:
-                raise RuntimeError(f"timed out: nobody listens at {host}:{port}") from error
+                raise RuntimeError(f"timed out: no process listens at {host}:{port}") from error
             time.sleep(_BETWEEN_LOOKS_SECONDS)
         else:
             return TCPStore(host, int(port), place.size, timeout=within, wait_for_workers=False)
@@ -233,7 +236,7 @@ def _is_late(error: RuntimeError) -> bool:
 
 
 def _result(make: Callable[[], T]) -> T | Exception:
-    """Return `make`'s result or error in picklable form."""
+    """Return the result of `make`, or its error in picklable form."""
     try:
         return make()
     except Exception as error:  # noqa: BLE001 - it is raised in all processes
@@ -245,12 +248,12 @@ BatchType = TypeVar("BatchType", bound=Batch)
 
 @attrs.frozen
 class _OnTheWay(Generic[BatchType]):
-    """A batch that is being copied, or the error in place of one.
+    """A batch that is being copied, or an error in its place.
 
     Args:
-        batch: on the device, complete after the event; None at the end of the source.
-        copied: the event; None if there is nothing to wait for.
-        error: the source's error, a signal, or KeyboardInterrupt.
+        batch: a batch on the device, complete after the event; None at the end of the source.
+        copied: event after the copy; None if there is nothing to wait for.
+        error: error of the source, exception of a signal, or KeyboardInterrupt; None without an error.
     """
 
     batch: BatchType | None = None
@@ -259,16 +262,16 @@ class _OnTheWay(Generic[BatchType]):
 
 
 class Feed(Generic[BatchType]):
-    """Hands out the batches of a source on a device.
+    """Copies the batches of a source to a device, one batch ahead.
 
-    `advance` waits for the next batch and starts its copy, while the device computes on the current batch; CUDA copies
+    `advance` waits for the next batch and starts its copy while the device computes on the current batch; CUDA copies
     use pinned memory and their own stream. The feed reads at most `count` batches.
 
     Args:
-        source: of batches.
+        source: iterator of batches.
         count: number of batches.
         device: target of the copies.
-        waiting: context manager around waits for the source; it may raise a signal.
+        waiting: context manager around each wait for the source; it may raise a signal's exception.
     """
 
     def __init__(
@@ -286,12 +289,12 @@ class Feed(Generic[BatchType]):
         self._stream = torch.cuda.Stream(device) if is_ahead else None  # type: ignore[no-untyped-call]
         self._next: _OnTheWay[BatchType] | None = None
         self.seconds_waiting = 0.0
-        """Since the last `take` began, for which this process waited for batches."""
+        """Seconds that this process has waited for batches since the last `take` began."""
 
     def advance(self) -> None:
-        """Wait for the next batch, and start its copy; call this after queueing the work of a step.
+        """Wait for the next batch and start its copy; call this method after queueing the work of a step.
 
-        The `take` of that batch raises an error of the source, or a signal.
+        If the source fails or a signal arrives, `take` raises the error in place of that batch.
         """
         if self._next is not None:
             return
@@ -301,15 +304,15 @@ class Feed(Generic[BatchType]):
 
     @property
     def has_failed(self) -> bool:
-        """Whether the next `take` is known to raise an error of the source."""
+        """Whether the next `take` is certain to raise an error of the source."""
         return self._next is not None and isinstance(self._next.error, Exception)
 
     def take(self) -> BatchType | None:
-        """Return the next batch, on the device; None if the source has ended.
+        """Return the next batch on the device; None at the end of the source.
 
         Raises:
             Exception: whatever the source does.
-            Interrupted: if a signal has ended the waiting.
+            Interrupted: if a signal interrupted the wait.
         """
         started = time.perf_counter()
         batch = self._copied()
@@ -327,7 +330,7 @@ class Feed(Generic[BatchType]):
         if self._stream is None:
             return _OnTheWay(batch=batch.to(self._device))
         with torch.cuda.stream(self._stream):
-            # Page-locked memory is used again when the copy from it has ended: PyTorch sees to that.
+            # PyTorch reuses page-locked memory only after the copy from it has ended.
             there = batch.pin_memory().to(self._device, non_blocking=True)
             return _OnTheWay(batch=there, copied=self._stream.record_event())
 
@@ -339,7 +342,7 @@ class Feed(Generic[BatchType]):
             return found.batch
         computing = torch.cuda.current_stream(self._device)
         computing.wait_event(found.copied)
-        # Its memory belongs to the stream that copied: not before this one has used it may it be used again.
+        # The memory belongs to the copying stream, which must not reuse it before the computing stream has used it.
         for tensor in found.batch.tensors():
             tensor.record_stream(computing)
         return found.batch

@@ -14,34 +14,34 @@ if TYPE_CHECKING:
 class MovingAverage:
     """Computes `average <- decay average + (1 - decay) weight` after every step, from the initial weights.
 
-    It averages floating-point buffers (BatchNorm's statistics) like weights, and copies counters.
+    The average includes floating-point buffers (BatchNorm's statistics); integer buffers are copied.
 
     Args:
-        model: copied; the copy is `module`, in evaluation mode.
-        decay: per step, in [0, 1); the paper's is 0.9995 at 200k steps.
+        model: model whose copy becomes `module`, in evaluation mode.
+        decay: decay per step, in [0, 1); the paper uses 0.9995 at 200k steps.
 
     Source: MobileCLIP, table 12.
     """
 
     def __init__(self, model: nn.Module, decay: float) -> None:
         if not 0 <= decay < 1:
-            raise ValueError(f"decay must lie in [0, 1), got {decay}")
+            raise ValueError(f"decay must be in [0, 1), got {decay}")
         self.decay = decay
         self.module = copy.deepcopy(model).eval().requires_grad_(False)
 
     @torch.no_grad()
     def update(self, model: nn.Module) -> None:
-        """Take one step towards the weights of `model`."""
+        """Update the average with the weights of `model`."""
         current = model.state_dict()
         groups: dict[tuple[torch.device, torch.dtype], tuple[list[Tensor], list[Tensor]]] = {}
-        # One tensor that has several names takes one step.
+        # A tensor with several names takes only one step.
         names = {tensor: name for name, tensor in self.module.state_dict(keep_vars=True).items()}
         for average, name in names.items():
             averages, values = groups.setdefault((average.device, average.dtype), ([], []))
             averages.append(average)
             values.append(current[name])
         for (_, dtype), (averages, values) in groups.items():
-            # One call for all of them: on a GPU, a kernel for many tensors and not one for each.
+            # One call for all tensors: on a GPU, one kernel for many tensors instead of one kernel each.
             if dtype.is_floating_point:
                 torch._foreach_lerp_(averages, values, 1 - self.decay)
             else:

@@ -1,4 +1,4 @@
-"""The training loop, from top to bottom: one process, or one of several that train the same model."""
+"""The training loop of one process, which may be one of several processes that train the same model."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ logger = get_logger(__name__)
 _KEYS_SHOWN = 8
 
 Evaluate = Callable[[nn.Module, int], Mapping[str, float]]
-"""From the model, in evaluation mode and with adapters merged, and the steps done to named numbers."""
+"""Function of the model (in evaluation mode, adapters merged) and the completed steps; returns named numbers."""
 
 
 @attrs.frozen(kw_only=True)
@@ -50,8 +50,8 @@ class TrainingResult:
     """The result of a training run.
 
     Args:
-        model: the trained student in evaluation mode, or its moving average if the run has one.
-        num_steps: number of steps of this call, without steps before a resumption.
+        model: the trained student in evaluation mode, or its moving average if the run keeps one.
+        num_steps: number of steps of this call, without the steps before resuming.
     """
 
     model: nn.Module
@@ -70,36 +70,36 @@ def train(
     title: str = "train",
     console: Console | None = None,
 ) -> TrainingResult:
-    """Train `model` on named batches; resume from the newest checkpoint in `output`.
+    """Train `model` on batches with keys; resume from the newest checkpoint in `output`.
 
     On the CPU, losses and weights of a killed and resumed run are bit-identical to those of an uninterrupted run.
 
     Args:
         spec: training options.
-        model: an image-text model or a classifier, to fit the loss; trained in place.
-        batches: training data; with several processes, this process's share.
+        model: an image-text model or a classifier, depending on the loss; trained in place.
+        batches: training data; with several processes, the share of this process.
         output: folder for `metrics.jsonl` and `checkpoints/`, or a URL such as `s3://bucket/run`; URLs are not locked,
-            so never start two runs with one URL.
-        card: card of the reinforced data, if any: the loss must have its teachers' dims. Different logit scales are
-            logged.
-        world: the processes of the run, and this process's device; None for a single process on the CPU.
-        evaluate: called by the first process with the model or its average, every `evaluate_every_steps` and at the
-            end; the run logs its metrics.
+            so do not start two runs with the same URL.
+        card: card of the reinforced data, if any. The loss must have the dims of the card's teachers; other logit
+            scales only cause a log message.
+        world: the processes of the run, with this process's device; None for a single process on the CPU.
+        evaluate: function that the first process calls with the model or its average, every `evaluate_every_steps` and
+            at the end; the run logs the returned metrics.
         title: title of the progress display.
-        console: for the progress display; None shows none.
+        console: console of the progress display; None for no display.
 
     Raises:
         ValueError: if the loss has other teachers than the data, the checkpoint belongs to another run, another run
             writes to the folder, the batches end too early or lack inputs of the loss, or `channels_last` is set on the
             CPU.
-        Interrupted: after a signal, or SIGTERM in a command; the state after the step is saved.
-        FloatingPointError: if the loss or its gradient is not finite; the message has the step, keys of the batch and
-            the last checkpoint, `diverged.json` all keys. The weights are those before the step.
+        Interrupted: after a signal (SIGTERM only in a command); the run first saves the state after the current step.
+        FloatingPointError: if the loss or its gradient is not finite; the message has the step, some keys of the batch
+            and the last checkpoint; `diverged.json` has all keys. The weights are the weights before the step.
     """
     world = World() if world is None else world
     stated = spec.loss.about_teachers if isinstance(spec.loss, ReinforcedLossSpec) else {}
     if card is not None and (wrong := card.differences(stated)):
-        raise ValueError(f"the loss contradicts the data: {'; '.join(wrong)}")
+        raise ValueError(f"the loss does not fit the data: {'; '.join(wrong)}")
     with _alone(output, world):
         state = _new_state(spec, model, world)
         checkpoints = CheckpointFolder(storage.join(output, "checkpoints"), keep=spec.keep_checkpoints)
@@ -143,13 +143,13 @@ def train(
 
 @attrs.frozen
 class _Wishes:
-    """The actions that a process requests after a step; all processes follow any request.
+    """The actions that a process requests after a step; all processes carry out the request of any process.
 
     Args:
         stop: save the state and exit after a signal.
-        warned: whether the signal is a scheduler's warning; then the user starts the same command again.
-        save: save the state because it is due, or report that the last save failed.
-        fail: save the state and exit because the source failed.
+        warned: whether the signal is a scheduler's warning, after which the user starts the same command again.
+        save: save the state because a checkpoint is due, or report that the last save failed.
+        fail: save the state and exit because the batch source failed.
     """
 
     stop: bool
@@ -160,25 +160,25 @@ class _Wishes:
 
 @attrs.define(kw_only=True)
 class _Run:
-    """Steps, logs, evaluates, saves and stops, after the same step in all processes.
+    """Runs steps, logs, evaluates, saves and stops, after the same step in all processes.
 
-    Saving waits for a copy in memory alone. A thread writes it, with the metrics in front of it, so that there never is
-    a state whose metrics are missing.
+    Saving only waits for a copy in memory. A background thread then writes the metrics before the state, so that no
+    saved state lacks its metrics.
 
     Args:
         spec: training options.
         state: state of the run, for checkpoints.
-        minimised: the objective, as it is called.
+        minimised: the objective, possibly wrapped in DistributedDataParallel.
         feed: feed of the batches.
-        batches: the source, with a position for checkpoints.
+        batches: source of batches, with a position for checkpoints.
         output: folder of the run.
         checkpoints: checkpoints of the run.
         skipped: files of skipped samples, one per process.
-        log: of metrics, in the first process only.
-        evaluate: evaluation in the first process, or None.
+        log: log of metrics, in the first process only.
+        evaluate: evaluation function in the first process, or None.
         progress: the progress display.
         signals: received signals.
-        writer: of checkpoints, in the first process.
+        writer: background writer of checkpoints, in the first process.
         saved_step: step of the newest checkpoint.
     """
 
@@ -196,16 +196,16 @@ class _Run:
     signals: Postponed
     writer: BackgroundWriter
     saved_step: int
-    _saved_at: float = attrs.field(factory=lambda: time.monotonic(), init=False)  # noqa: PLW0108 - looked up anew
+    _saved_at: float = attrs.field(factory=lambda: time.monotonic(), init=False)  # noqa: PLW0108 - looked up at each call
     _known_lost: int = attrs.field(default=0, init=False)
 
     @property
     def world(self) -> World:
-        """The processes; all call the methods together."""
+        """The processes of the run; all processes call the methods together."""
         return self.state.world
 
     def begin(self, done: int) -> None:
-        """Wait for the first batch; end the run if a process gets none or received a signal."""
+        """Wait for the first batch; end the run if a process gets no batch or has received a signal."""
         self.feed.advance()
         wishes = self.world.gather(self._wishes())
         if any(one.stop for one in wishes):
@@ -214,10 +214,10 @@ class _Run:
             self._fail(done)
 
     def step(self, step: int) -> _Wishes:
-        """Make a step; return the wishes of all processes after it.
+        """Make a step; return the combined requests of all processes after the step.
 
         Raises:
-            ValueError: if there is no batch for it.
+            ValueError: if there is no batch for the step.
             FloatingPointError: if the loss or its gradient is not finite.
         """
         spec, state, objective = self.spec, self.state, self.state.objective
@@ -225,7 +225,7 @@ class _Run:
         with self._keeping(step):
             batch = self.feed.take()
         if batch is None:
-            raise ValueError(f"the batches ended at step {step} of {spec.total_steps}; let them go round")
+            raise ValueError(f"the batches ended at step {step} of {spec.total_steps}; repeat the data")
 
         set_learning_rate(state.optimizer, spec.schedule.learning_rate(step))
         state.optimizer.zero_grad(set_to_none=True)
@@ -236,7 +236,7 @@ class _Run:
         else:
             scale.backward(terms[-1], objective.parameters())
         norm = nn.utils.clip_grad_norm_(objective.parameters(), spec.max_gradient_norm or math.inf)
-        self.feed.advance()  # while a GPU computes; a signal ends the wait, and all hear of it with this step
+        self.feed.advance()  # while a GPU computes; a signal ends the wait, and all processes see it in this step
 
         values, wishes = self._agreed(terms, norm)
         not_finite = [name for name in ("loss", "gradient_norm") if not math.isfinite(values[name])]
@@ -251,7 +251,7 @@ class _Run:
 
         self.progress.advance(count=len(batch) * self.world.size, detail=f"loss {values['loss']:.3f}")
         if left_out:
-            logger.warning("step %d is left out, since its loss or gradient overflows float16", step)
+            logger.warning("step %d is skipped, since its loss or gradient overflows float16", step)
         elif self.log is not None and self._is_due(step + 1, spec.log_every_steps):
             scaled = {} if scale is None else {"loss_scale": scale.factor.item()}
             rate = {"learning_rate": spec.schedule.learning_rate(step)}
@@ -260,15 +260,15 @@ class _Run:
         return wishes
 
     def end(self, done: int, wishes: _Wishes) -> None:
-        """Save the state, evaluate and end the run, each if due or wished for.
+        """Save the state, evaluate and end the run, each if due or requested.
 
         Args:
             done: steps done.
             wishes: those of any process.
 
         Raises:
-            Interrupted: if a process has heard a signal.
-            OSError: if the state before could not be written.
+            Interrupted: if a process has received a signal.
+            OSError: if the previous state could not be written.
         """
         if wishes.stop:
             self.stop(done, warned=wishes.warned)
@@ -279,17 +279,17 @@ class _Run:
         self.look(done)
 
     def look(self, done: int) -> None:
-        """Evaluate in the first process if due, while the others wait without limit; a signal ends the evaluation."""
+        """Evaluate in the first process if due; the others wait without a timeout, and a signal ends the evaluation."""
         is_due = self._is_due(done, self.spec.evaluate_every_steps)
         if is_due and not self.world.from_first(lambda: self._evaluated(done)):
             self.stop(done, warned=self.signals.warned)
 
     def stop(self, done: int, *, warned: bool) -> NoReturn:
-        """Save the state, unless it is, and end the run.
+        """Save the state if it is not saved yet, and end the run.
 
         Args:
             done: steps done.
-            warned: whether a scheduler has warned a process.
+            warned: whether a process has received a scheduler's warning.
 
         Raises:
             Interrupted: always.
@@ -307,10 +307,10 @@ class _Run:
         )
 
     def finish(self) -> None:
-        """Wait until all files are written; otherwise torchrun would kill the remaining processes.
+        """Wait until all files are written; torchrun would otherwise kill the remaining processes.
 
         Raises:
-            OSError: if something cannot be written.
+            OSError: if a file cannot be written.
         """
 
         def write() -> None:
@@ -321,11 +321,11 @@ class _Run:
         self.world.from_first(write)
 
     def _is_due(self, done: int, every_steps: int | None) -> bool:
-        """Return whether something is due after a step: every `every_steps`, and at the end."""
+        """Return whether an action is due after a step: every `every_steps`, and at the end."""
         return done == self.spec.total_steps or (every_steps is not None and done % every_steps == 0)
 
     def _wishes(self) -> _Wishes:
-        """Return this process's wishes; the first process's clock decides about time."""
+        """Return this process's requests; saving by time depends on the first process's clock."""
         due = time.monotonic() - self._saved_at >= 60 * self.spec.checkpoint_every_minutes
         return _Wishes(
             stop=self.signals.requested,
@@ -335,11 +335,11 @@ class _Run:
         )
 
     def _num_lost(self) -> int:
-        """Return the number of dead loader workers, if known: their cause may also kill this process."""
+        """Return the number of dead loader workers, if known; the cause of their death may also kill this process."""
         return int(getattr(self.batches, "num_lost", 0))
 
     def _agreed(self, terms: tuple[Tensor, ...], norm: Tensor) -> tuple[dict[str, float], _Wishes]:
-        """Return the loss and the wishes of all processes, with one collective and one transfer from the device."""
+        """Return the loss and requests over all processes, with one collective and one transfer from the device."""
         names, wishes = self.state.objective.term_names, self._wishes()
         own = in_float64(torch.stack([term.detach() for term in (*terms, norm)]))
         if self.world.group is not None:
@@ -362,23 +362,23 @@ class _Run:
             storage.write_text(path, json.dumps(report, indent=1) + "\n")
         shown = ", ".join(map(repr, keys[:_KEYS_SHOWN])) + (", ..." if len(keys) > _KEYS_SHOWN else "")
         raise FloatingPointError(
-            f"the {wrong.replace('_', ' ')} is {values[wrong]} at step {step}; the batch's keys are [{shown}], all "
-            f"in {path}. The last good state is {newest or 'the beginning'}. Try a lower "
-            "learning rate, a longer warm-up or max_gradient_norm=1, from its weights in another output folder"
+            f"the {wrong.replace('_', ' ')} is {values[wrong]} at step {step}; the batch's keys are [{shown}], with "
+            f"all keys in {path}. The last good state is {newest or 'the beginning'}. Start from its weights in "
+            "another output folder, with a lower learning rate, a longer warm-up or max_gradient_norm=1"
         )
 
     def _fail(self, done: int) -> NoReturn:
-        """End the saved run with the error of this process's source, or of another process's."""
+        """After saving, raise the error of this process's source, or a ValueError that another process has failed."""
         self.finish()
         with self._keeping(done):
             self.feed.take()
-        raise ValueError(f"another process of the run gets no batch behind step {done}, and says why")
+        raise ValueError(f"another process of the run gets no batch after step {done}; see the error of that process")
 
     @contextmanager
     def _keeping(self, done: int) -> Iterator[None]:
-        """If the source fails, save the state and add that to the error's message.
+        """If the source fails, save the state and say so in the error's message.
 
-        With several processes, `_Wishes.fail` does that in all of them together.
+        With several processes, `_Wishes.fail` saves the state in all processes together.
         """
         try:
             yield
@@ -412,7 +412,7 @@ class _Run:
         self.writer.begin(write)
 
     def _evaluated(self, done: int) -> bool:
-        """Evaluate and log, unless the log has it already; return whether no signal came."""
+        """Evaluate and log, unless the log already has the evaluation; return False if a signal interrupted it."""
         if self.log is None or self.evaluate is None or self.log.was_evaluated(done - 1):
             return True
         try:
@@ -426,24 +426,26 @@ class _Run:
 
 @contextmanager
 def _alone(output: storage.AnyPath, world: World) -> Iterator[None]:
-    """Keep the folder for this run: the processes of a killed launcher may live on and write there."""
+    """Lock the folder for this run, since processes of a killed launcher may still be writing to the folder."""
     with ExitStack() as held:
 
         def hold() -> None:
             if not storage.is_remote(output):
                 held.enter_context(storage.exclusive(storage.local_path(output)))
 
-        world.from_first(hold)  # what is read there must not be another run's
+        world.from_first(hold)  # the files read there must not be another run's
         yield
 
 
 def _new_state(spec: TrainingSpec, model: nn.Module, world: World) -> RunState:
     """Return the run's state before the first step."""
-    # The first process draws as one that is alone.
+    # The first process draws the same random numbers as a single process.
     torch.manual_seed(spec.seed if world.is_first else derived_seed(spec.seed, "process", world.rank))
     least, most = spec.min_logit_scale, max_logit_scale(model)
     if least is not None and least > most:
-        raise ValueError(f"min_logit_scale ({least}) exceeds the model's max_logit_scale ({most}); lower it")
+        raise ValueError(
+            f"min_logit_scale ({least}) exceeds the model's max_logit_scale ({most}); lower min_logit_scale"
+        )
     average = MovingAverage(model, spec.ema_decay) if spec.ema_decay is not None and world.is_first else None
     objective = build_objective(spec.loss, spec=spec, model=model, world=world)
     if average is not None:
@@ -453,14 +455,14 @@ def _new_state(spec: TrainingSpec, model: nn.Module, world: World) -> RunState:
 
 def _open_log(spec: TrainingSpec, output: storage.AnyPath, first: int, world: World) -> MetricLog | None:
     tensorboard = storage.join(output, "tensorboard") if spec.tensorboard else None
-    opened: list[MetricLog] = []  # in the first process alone
+    opened: list[MetricLog] = []  # in the first process only
     path = storage.join(output, "metrics.jsonl")
     world.from_first(lambda: opened.append(MetricLog(path, resume_step=first, tensorboard=tensorboard)))
     return opened[0] if opened else None
 
 
 def _shared(objective: Objective, world: World) -> nn.Module:
-    """Return the objective, wrapped to average gradients over several processes."""
+    """Return the objective, wrapped to average gradients if the run has several processes."""
     if world.group is None:
         return objective
     from torch.nn.parallel import DistributedDataParallel

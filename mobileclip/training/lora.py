@@ -1,4 +1,4 @@
-"""Low-rank adapters by peft (extra lora): train a few parameters, then merge them into the weights."""
+"""Low-rank adapters by peft (extra `lora`): train few parameters, then merge them into the weights."""
 
 from __future__ import annotations
 
@@ -29,25 +29,25 @@ _DEFAULT_EXTRAS = ("logit_scale",)
 
 @attrs.frozen(kw_only=True, field_transformer=strict)
 class LoraSpec:
-    """Low-rank adapters of the projections of attention and feed-forward networks: `W x + s B A x`.
+    """Low-rank adapters for the projections of attention and feed-forward networks: `W x + s B A x`.
 
-    Frozen towers get none. In convolutional stages, 1x1 convolutions of feed-forward networks get adapters; depthwise
-    kernels (too small) and norms get none.
+    Frozen towers get no adapters. In convolutional stages, only the 1x1 convolutions of feed-forward networks get
+    adapters; depthwise kernels (too small) and norms do not.
 
     Args:
-        rank: rows of `A`, columns of `B`.
-        alpha: `s` is `alpha / rank`; by default twice the rank.
-        dropout: dropout rate of the inputs of `A`.
-        extras: further trained parameters, by names of parameters or modules, such as `image_encoder.head.project`. A
-            tower without logit scale ignores the default.
+        rank: number of rows of `A` and columns of `B`.
+        alpha: scale, `s = alpha / rank`; twice the rank by default.
+        dropout: dropout probability on the inputs of `A`.
+        extras: names of parameters or modules to train as well, such as `image_encoder.head.project`. The default does
+            not apply to a tower without logit scale.
 
     Raises:
-        ValueError: if a number is out of its range.
+        ValueError: if a number is out of range.
 
     Source: Hu et al., "LoRA: Low-Rank Adaptation of Large Language Models".
 
     Examples:
-        >>> FinetuningSpec(lora=LoraSpec(rank=4)).lora.extras  # trained beside the adapters
+        >>> FinetuningSpec(lora=LoraSpec(rank=4)).lora.extras  # trained in addition to the adapters
         ('logit_scale',)
     """
 
@@ -60,20 +60,20 @@ class LoraSpec:
 def add_lora(model: nn.Module, spec: LoraSpec | None = None) -> None:
     """Add adapters to `model`; afterwards only adapters and extras require gradients.
 
-    `B` is zero at first, so outputs do not change; torch's generator initialises `A`.
+    `B` starts at zero, so outputs do not change at first; torch's random generator initialises `A`.
 
     Args:
-        model: an image-text model, a tower, or a module that contains one; changed in place.
-        spec: the adapters; None for the default ones.
+        model: an image-text model, a tower, or a module that contains a tower; modified in place.
+        spec: settings of the adapters; None for the default settings.
 
     Raises:
-        ValueError: if the model already has adapters, lacks an extra, or has no layer for adapters.
+        ValueError: if the model already has adapters, does not have one of the extras, or has no layer for adapters.
         ModuleNotFoundError: if `peft` is not installed.
     """
     with needed("fine-tuning with adapters", "lora"):
         from peft import inject_adapter_in_model
     if any(".lora_A." in name for name, _ in model.named_parameters()):
-        raise ValueError("the model has adapters already; merge them with merge_lora first")
+        raise ValueError("the model already has adapters; merge them with merge_lora first")
     spec = LoraSpec() if spec is None else spec
     extras = _extras(model, spec.extras)
     inject_adapter_in_model(_config(spec, _targets(model)), model)
@@ -82,7 +82,7 @@ def add_lora(model: nn.Module, spec: LoraSpec | None = None) -> None:
 
 
 def _targets(model: nn.Module) -> list[str]:
-    """Return the names of the layers that can be adapted and are not frozen."""
+    """Return the names of the layers that can get adapters and are not frozen."""
     targets = []
     for name, module in model.named_modules():
         parts = next((parts for cls, parts in _PARTS.items() if isinstance(module, cls)), ())
@@ -93,7 +93,7 @@ def _targets(model: nn.Module) -> list[str]:
         ]
     if not targets:
         raise ValueError(
-            "the model has no attention and no feed-forward network that is not frozen, so nothing to adapt"
+            "the model has no attention or feed-forward layers to adapt, or all of these layers are frozen"
         )
     return targets
 
@@ -118,17 +118,17 @@ def _extras(model: nn.Module, names: tuple[str, ...]) -> list[nn.Parameter]:
         found = [parameter for name, parameter in parameters.items() if name == extra or name.startswith(f"{extra}.")]
         if not found and names != _DEFAULT_EXTRAS:
             raise ValueError(
-                f"the model has no part {extra!r} to train beside the adapters; expected the name of a parameter or a "
-                f"module, such as 'logit_scale' or 'text_encoder.project'"
+                f"the model has no part {extra!r} to train in addition to the adapters; expected the name of a "
+                "parameter or a module, such as 'logit_scale' or 'text_encoder.project'"
             )
         chosen += found
     return chosen
 
 
 def merge_lora(model: nn.Module) -> None:
-    """Merge the adapters of `model` into its weights and remove them.
+    """Merge the adapters of `model` into its weights, and remove the adapters.
 
-    Outputs change by rounding only. A model without adapters stays unchanged.
+    Outputs change only by rounding. A model without adapters stays unchanged.
 
     Args:
         model: changed in place.
@@ -146,11 +146,11 @@ def merge_lora(model: nn.Module) -> None:
         layer.merge()
         parent, _, own = name.rpartition(".")
         model.get_submodule(parent).add_module(own, layer.get_base_layer())
-    del model.peft_config  # what the injection left on the model
+    del model.peft_config  # left on the model by the injection
 
 
 def merged(model: nn.Module) -> nn.Module:
-    """Return a model that folds: itself where it has no adapters, otherwise a copy with its adapters merged."""
+    """Return a model that can be folded: `model` itself if it has no adapters, else a copy with merged adapters."""
     if not _adapted(model):
         return model
     model = copy.deepcopy(model)

@@ -1,4 +1,4 @@
-"""Objectives: from a batch through the model to the loss, in micro-batches that fit into memory."""
+"""Objectives: functions from a batch to the loss, with micro-batches that fit into memory."""
 
 from __future__ import annotations
 
@@ -35,12 +35,12 @@ if TYPE_CHECKING:
 
 P = ParamSpec("P")
 Result = TypeVar("Result")
-# One row for every sample of a batch; rows are split into micro-batches together.
+# One row per sample of a batch; all rows are split into micro-batches together.
 Rows: TypeAlias = Tensor | RangeNumbers
 
 
 def max_logit_scale(model: nn.Module) -> float:
-    """Return the largest logit scale: the model's, or CLIP's by default."""
+    """Return the maximum logit scale: the model's, or CLIP's if the model has none."""
     most: float = getattr(model, "max_logit_scale", MAX_LOGIT_SCALE)
     return most
 
@@ -48,11 +48,11 @@ def max_logit_scale(model: nn.Module) -> float:
 class Objective(nn.Module, ABC):
     """A model, its loss and its augmentation as one module, with all trained parameters.
 
-    The loss sees the whole batch at once; the towers may see it in micro-batches.
+    The loss is computed on the whole batch; the towers may process micro-batches.
 
     Args:
         spec: training options.
-        model: moved to the device and set to training mode; checkpoints store its `.spec`.
+        model: model, moved to the device and set to training mode; checkpoints store its `.spec`.
         world: the processes of the run.
 
     Raises:
@@ -65,17 +65,18 @@ class Objective(nn.Module, ABC):
         super().__init__()
         if spec.channels_last and world.device.type == "cpu":
             raise ValueError(
-                "channels_last is for GPUs; on the CPU, convolutional stages take it by themselves: leave it out"
+                "channels_last is for GPUs; on the CPU, convolutional stages use this format by default; leave "
+                "channels_last out"
             )
         self.spec = spec
         self.model = model
         if hasattr(model.spec, "image"):
-            # Kept: the model makes its spec anew whenever it is asked, which the compiler does not follow.
+            # Stored here: the model creates a new spec on each access, which the compiler cannot trace.
             self._contract = self.image_input
         self.loss = spec.loss.build(process_group=world.group)
         self.range_augment = None if spec.range_augment is None else spec.range_augment.build()
         self.loss_scale = LossScale() if spec.precision == "float16" else None
-        # Its operations change places, and the compiler would compile every order of them.
+        # The operations run in random order, and the compiler would compile every order.
         self._changed = self.not_compiled(self._change)
         self.to(world.device).train()
         if spec.channels_last:
@@ -93,22 +94,22 @@ class Objective(nn.Module, ABC):
     @property
     @abstractmethod
     def towers(self) -> tuple[nn.Module, ...]:
-        """The model's encoders, compiled if the spec says so."""
+        """The model's encoders, which are compiled if the spec says so."""
 
     @property
     def image_input(self) -> ImageInput:
-        """The model's image input; not for text-only models."""
+        """The model's image input; not available for text-only models."""
         contract: ImageInput = self.model.spec.image.input
         return contract
 
     @property
     def term_names(self) -> tuple[str | None, ...]:
-        """Names of the terms in the log, before the sum; None for a term that is not logged."""
+        """Names of the loss terms in the log, without the total; None for a term that is not logged."""
         return self.spec.loss.term_names
 
     @property
     def readings(self) -> dict[str, float]:
-        """Further values of the model for the log, by name: its logit scale, where it has one."""
+        """Additional values of the model for the log, by name, such as its logit scale."""
         scale = getattr(self.model, "logit_scale", None)
         return {} if scale is None else {"logit_scale": scale.exp().item()}
 
@@ -119,10 +120,10 @@ class Objective(nn.Module, ABC):
 
     @abstractmethod
     def forward(self, batch: Batch, progress: float = 0.0) -> tuple[Tensor, ...]:
-        """Return the loss's terms in the order of `term_names`, and the total.
+        """Return the terms of the loss in the order of `term_names`, and their total.
 
         Args:
-            batch: on the device; images are uint8 pixels, or normalised floats.
+            batch: batch on the device; images are uint8 pixels or normalised floats.
             progress: finished fraction of the training, from 0 to 1.
 
         Raises:
@@ -131,26 +132,26 @@ class Objective(nn.Module, ABC):
 
     @torch.no_grad()
     def after_step(self) -> None:
-        """Clamp weights after an optimizer step: the logit scale, if any."""
+        """Clamp weights after an optimiser step: the logit scale, if the model has one."""
         if (scale := getattr(self.model, "logit_scale", None)) is not None:
             least, most = self.spec.min_logit_scale, max_logit_scale(self.model)
             scale.clamp_(min=None if least is None else math.log(least), max=math.log(most))
 
     def normalized(self, image: Tensor) -> Tensor:
-        """Return images as the model takes them; those in floating point already are."""
+        """Return normalised images in the model's memory format; floating-point images are already normalised."""
         memory_format = torch.channels_last if self.spec.channels_last else torch.contiguous_format
         if image.is_floating_point():
             return image.contiguous(memory_format=memory_format)
         return normalize_pixels(image, self._contract, memory_format=memory_format)
 
     def image_rows(self, image: Tensor, progress: float) -> tuple[Tensor] | tuple[Tensor, Rows]:
-        """Return the inputs of `images_of`: pixels, and RangeAugment's parameters.
+        """Return the inputs of `images_of`: pixels and, with RangeAugment, its parameters.
 
-        Without micro-batches, and in a compiled step (random numbers are not compiled), this function applies
-        RangeAugment and returns changed images and loss terms.
+        Without micro-batches, and in a compiled step (where random numbers are not compiled), this function already
+        applies RangeAugment, and returns the changed images and loss terms.
 
         Args:
-            image: image of the whole batch, as it came.
+            image: images of the whole batch, as in the batch.
             progress: finished fraction of the training, from 0 to 1.
         """
         augment = self.range_augment
@@ -162,11 +163,12 @@ class Objective(nn.Module, ABC):
         return image, augment.draw(len(image), progress=progress, device=image.device)
 
     def images_of(self, image: Tensor, numbers: Rows | None = None) -> tuple[Tensor, ...]:
-        """Return images as the model takes them and, with RangeAugment, the loss term of each.
+        """Return normalised images and, with RangeAugment, the loss term of each image.
 
         Args:
-            image: rows of `image_rows`, all or some, as are the numbers.
-            numbers: RangeAugment's parameters, or its loss terms for changed images; empty without it.
+            image: all or some rows of `image_rows`, the same rows as `numbers`.
+            numbers: RangeAugment's parameters, or its loss terms for images that are already changed; None without
+                RangeAugment.
         """
         image = self.normalized(image)
         if self.range_augment is None or numbers is None:
@@ -176,7 +178,7 @@ class Objective(nn.Module, ABC):
         return self.range_augment.change(image, numbers, mean=self._contract.mean, std=self._contract.std)
 
     def not_compiled(self, function: Callable[P, Result]) -> Callable[P, Result]:
-        """Return a function that `torch.compile` of a step does not compile."""
+        """Return a function that `torch.compile` leaves out when it compiles a step."""
         if self.spec.compile != "step":
             return function  # PyTorch's compiler takes seconds to import
         left_out: Callable[P, Result] = torch.compiler.disable(function)  # type: ignore[no-untyped-call]
@@ -193,12 +195,12 @@ class Objective(nn.Module, ABC):
     def in_pieces(
         self, encode: Callable[..., tuple[Tensor, ...]], module: nn.Module, *inputs: Rows
     ) -> tuple[Tensor, ...]:
-        """Return `encode(*inputs)` in micro-batches, with recomputation in the backward pass.
+        """Return `encode(*inputs)`, computed in micro-batches that are recomputed in the backward pass.
 
         Args:
-            encode: maps rows to tensors with as many rows, each row independently.
-            module: the owner of its parameters.
-            inputs: of equal length, such as pixels that `encode` normalises.
+            encode: function that maps each input row independently to a row of each output tensor.
+            module: the module with the parameters of `encode`.
+            inputs: inputs of equal length, such as pixels that `encode` normalises.
         """
         size = self._piece_size(inputs[0])
         if size is None:
@@ -214,7 +216,7 @@ class Objective(nn.Module, ABC):
 
 
 class ImageTextObjective(Objective):
-    """The objective of an image-text model: its loss on a batch.
+    """The objective of an image-text model: the model's loss on a batch.
 
     Args:
         spec: training options.
@@ -222,8 +224,8 @@ class ImageTextObjective(Objective):
         world: the processes of the run.
 
     Raises:
-        ValueError: see `Objective`, if the model is a classifier, and if it is to be compiled for several threads of a
-            CPU.
+        ValueError: see `Objective`; if the model is a classifier; or if the model would be compiled for several CPU
+            threads.
     """
 
     model: DualEncoder
@@ -235,10 +237,10 @@ class ImageTextObjective(Objective):
                 "CrossEntropySpec"
             )
         if spec.compile is not None and world.device.type == "cpu" and torch.get_num_threads() > 1:
-            # Seen with PyTorch 2.13, 15 numbers too far, behind a text tower with convolutions.
+            # Observed with PyTorch 2.13 after a text tower with convolutions: writes 15 numbers past the end.
             raise ValueError(
-                "compile is for GPUs, or for one thread: for several threads of a CPU, PyTorch's compiler makes "
-                "kernels that write beyond the gradient of the token embedding "
+                "compile is for GPUs or a single CPU thread: for several CPU threads, PyTorch's compiler generates "
+                "kernels that write out of bounds of the token embedding's gradient "
                 "(github.com/pytorch/pytorch/issues/191837); leave compile out, or set OMP_NUM_THREADS=1"
             )
         super().__init__(spec, model=model, world=world)
@@ -262,8 +264,8 @@ class ImageTextObjective(Objective):
         return terms.contrastive, terms.distillation, with_mean(terms.total, augmentation)
 
     def _embed(self, batch: ReinforcedBatch, progress: float) -> tuple[dict[str, Tensor], list[Tensor]]:
-        """Return the loss's embeddings, and RangeAugment's terms if any."""
-        # Real and synthetic captions go through the text tower together: one batch of twice the size.
+        """Return the embeddings for the loss, and RangeAugment's terms if any."""
+        # Real and synthetic captions go through the text tower together, as one batch of twice the size.
         texts = {"text": batch.text} | ({} if batch.syn_text is None else {"syn_text": batch.syn_text})
         with self.autocast(batch.image.device):
             rows = self.image_rows(batch.image, progress)
@@ -278,7 +280,7 @@ class ImageTextObjective(Objective):
 
     @torch.no_grad()
     def _learnable(self, batch: ReinforcedBatch) -> ReinforcedBatch:
-        """Return the selected samples of a batch, by the student's losses in evaluation mode."""
+        """Return the samples of a batch that the student's losses in evaluation mode select."""
         loss, selection = self.spec.loss, self.spec.selection
         assert isinstance(loss, ReinforcedLossSpec), "checked by the spec"
         teachers = self._stored(batch)
@@ -328,8 +330,8 @@ class ImageTextObjective(Objective):
         if batch.teacher_image is None or batch.teacher_text is None:
             there = [name for name in attrs.fields_dict(ReinforcedBatch) if getattr(batch, name) is not None]
             raise ValueError(
-                f"{type(self.spec.loss).__name__} needs teachers' embeddings, but the batches hold {', '.join(there)}; "
-                "train on reinforced shards, or with a loss without teachers"
+                f"{type(self.spec.loss).__name__} needs teachers' embeddings, but the batches only have "
+                f"{', '.join(there)}; train on reinforced shards, or use a loss without teachers"
             )
         teachers = {"teacher_image": batch.teacher_image, "teacher_text": batch.teacher_text}
         if batch.teacher_syn_text is not None:
@@ -338,27 +340,27 @@ class ImageTextObjective(Objective):
 
 
 def _unit(embedding: Tensor) -> Tensor:
-    """Return embeddings of length 1, computed in float32, since bfloat16 has an error of up to 1/256."""
+    """Return embeddings of length 1, computed in float32, because bfloat16 has an error of up to 1/256."""
     return F.normalize(wide(embedding), dim=-1)
 
 
 def with_mean(total: Tensor, terms: Sequence[Tensor]) -> Tensor:
-    """Return a loss plus the mean of each of `terms`, which have a value per image."""
+    """Return `loss` plus the mean of each tensor in `terms`, which have one value per image."""
     for term in terms:
         total = total + term.mean()
     return total
 
 
 def wide(embedding: Tensor) -> Tensor:
-    """Return an embedding in float32 at least."""
+    """Return an embedding in float32; an embedding in float64 stays unchanged."""
     return embedding.to(torch.promote_types(embedding.dtype, torch.float32))
 
 
 @singledispatch
 def build_objective(loss: LossSpec, *, spec: TrainingSpec, model: nn.Module, world: World) -> Objective:
-    """Return the objective of a run by the class of its loss spec; unknown classes are image-text losses.
+    """Return the objective for the class of the run's loss spec; unknown classes are image-text losses.
 
-    Register your own objective for its loss's spec class with `build_objective.register`.
+    Register your own objective for a loss spec class with `build_objective.register`.
 
     Args:
         loss: loss of the spec.
@@ -367,35 +369,35 @@ def build_objective(loss: LossSpec, *, spec: TrainingSpec, model: nn.Module, wor
         world: the processes of the run.
 
     Raises:
-        ValueError: if the loss is not one of such a model, or see `Objective`.
+        ValueError: if the loss is not for this kind of model; or see `Objective`.
     """
     del loss
     return ImageTextObjective(spec, model=model, world=world)
 
 
 def is_of_texts(loss: LossSpec) -> bool:
-    """Return whether a loss is for image-text models: its spec has no registered objective."""
+    """Return whether a loss is for image-text models: no objective is registered for its spec."""
     return build_objective.dispatch(type(loss)) is build_objective.dispatch(object)
 
 
 @losses.register("cross_entropy")
 @attrs.frozen(kw_only=True, field_transformer=strict)
 class CrossEntropySpec(LossSpec):
-    """Cross entropy over classes: `-sum_c t_c log softmax(logits)_c`, the mean over the batch.
+    """Cross-entropy over classes: `-sum_c t_c log softmax(logits)_c`, averaged over the batch.
 
-    The target `t` is one-hot, or mixed like mixed images. Label smoothing then scales targets by `1 - label_smoothing`,
-    and distributes the rest over all classes.
+    The target `t` is one-hot, or a mixture of classes for mixed images. Label smoothing then scales targets by `1 -
+    label_smoothing` and distributes the rest over all classes.
 
     Args:
-        label_smoothing: share of the target spread over all classes, in [0, 1).
-        mixing: mixup and CutMix; None for neither.
+        label_smoothing: share of the target that is spread over all classes, in [0, 1).
+        mixing: settings of mixup and CutMix; None for neither.
 
-    Source: FastViT (arXiv 2303.14189) with 0.1, mixup 0.2 and CutMix 1.0; Szegedy et al. 2016, section 7, for label
-        smoothing.
+    Source: FastViT (arXiv 2303.14189), with label smoothing 0.1, mixup 0.2 and CutMix 1.0; Szegedy et al. 2016, section
+        7, for label smoothing.
 
     Examples:
         >>> loss = CrossEntropySpec(label_smoothing=0.1).build()
-        >>> loss(torch.zeros(2, 4), torch.tensor([0, 3]))  # ln 4, whatever the labels
+        >>> loss(torch.zeros(2, 4), torch.tensor([0, 3]))  # ln 4 for all labels
         tensor(1.3863)
     """
 
@@ -409,31 +411,31 @@ class CrossEntropySpec(LossSpec):
 
     @property
     def term_names(self) -> tuple[str | None, str | None]:
-        """It has neither of the terms of image-text losses."""
+        """The loss has neither a contrastive nor a distillation term."""
         return None, None
 
     def build(self, *, process_group: distributed.ProcessGroup | None = None) -> nn.CrossEntropyLoss:
-        """Return the loss of logits `(batch, classes)` and labels `(batch,)`, or probabilities of the same shape."""
-        del process_group  # the mean over processes is that over their images
+        """Return the loss of logits `(batch, classes)` with labels `(batch,)` or probabilities `(batch, classes)`."""
+        del process_group  # the mean over processes equals the mean over their images
         return nn.CrossEntropyLoss(label_smoothing=self.label_smoothing)
 
 
 class ClassificationObjective(Objective):
-    """The objective of a classifier: the cross entropy on batches of images and labels.
+    """The objective of a classifier: cross-entropy on batches of images and labels.
 
     Args:
-        spec: how to train; its loss is cross entropy.
-        model: the classifier, or another module from images to logits.
+        spec: training options with a cross-entropy loss.
+        model: the classifier, or another module that maps images to logits.
         world: the processes of the run.
 
     Raises:
-        ValueError: see `Objective`, and if the model is of images and texts.
+        ValueError: see `Objective`; or if the model is an image-text model.
     """
 
     def __init__(self, spec: TrainingSpec, *, model: nn.Module, world: World) -> None:
         if hasattr(model, "encode_text"):
             raise ValueError(
-                f"cross entropy is for classifiers, but the model is a {type(model).__name__}; put its image encoder "
+                f"cross-entropy is for classifiers, but the model is a {type(model).__name__}; put its image encoder "
                 "into a mobileclip.encoders.Classifier"
             )
         super().__init__(spec, model=model, world=world)
@@ -447,13 +449,13 @@ class ClassificationObjective(Objective):
 
     @property
     def term_names(self) -> tuple[str | None, ...]:
-        """Its one term is the sum."""
+        """The only term is the total."""
         return ()
 
     def forward(self, batch: Batch, progress: float = 0.0) -> tuple[Tensor, ...]:
         """Return the loss alone."""
         if not isinstance(batch, LabelledBatch):
-            raise ValueError(f"cross entropy needs images with labels, but the batches are {type(batch).__name__}")
+            raise ValueError(f"cross-entropy needs images with labels, but the batches are {type(batch).__name__}")
         image = batch.image
         mixture = None if self._draw is None else self._draw(image.shape, image.device)
         with self.autocast(image.device):
@@ -465,7 +467,7 @@ class ClassificationObjective(Objective):
         return (with_mean(self.loss(logits, targets), augmentation),)
 
     def _logits(self, rows: tuple[Rows, ...], mixture: Mixture | None) -> tuple[Tensor, ...]:
-        """Return logits, and the loss terms of images that RangeAugment changes."""
+        """Return logits, and the loss terms of RangeAugment if any."""
         partners = () if mixture is None else tuple(one.flip(0) for one in rows)
 
         def encode(*pieces: Any) -> tuple[Tensor, ...]:
@@ -487,12 +489,12 @@ class CaptionObjective(Objective):
     """The objective of a captioner: its loss on images with one caption each.
 
     Args:
-        spec: how to train; its loss is `CaptionLossSpec`.
+        spec: training options with a `CaptionLossSpec`.
         model: the captioner.
         world: the processes of the run.
 
     Raises:
-        ValueError: see `Objective`, and if the model writes no captions.
+        ValueError: see `Objective`; or if the model is not a captioner.
     """
 
     model: CoCa
@@ -500,19 +502,19 @@ class CaptionObjective(Objective):
     def __init__(self, spec: TrainingSpec, *, model: nn.Module, world: World) -> None:
         if not isinstance(model, CoCa):
             raise ValueError(
-                f"CaptionLossSpec is for captioners, but the model is a {type(model).__name__}; "
-                "mobileclip.encoders.CoCaSpec builds one"
+                f"CaptionLossSpec is for captioners, but the model is a {type(model).__name__}; build one with "
+                "mobileclip.encoders.CoCaSpec"
             )
         super().__init__(spec, model=model, world=world)
 
     @property
     def towers(self) -> tuple[nn.Module, ...]:
-        """The image tower, the text tower and the decoder."""
+        """The image encoder, the text encoder and the decoder."""
         return self.model.image_encoder, self.model.text_encoder, self.model.decoder
 
     @property
     def uses_all_weights(self) -> bool:
-        """False for the caption loss alone: the logit scale and the projections get no gradient."""
+        """Whether the contrastive term has weight; otherwise the logit scale and the projections get no gradient."""
         return self.spec.loss.contrastive_weight > 0  # type: ignore[attr-defined, no-any-return]
 
     def forward(self, batch: Batch, progress: float = 0.0) -> tuple[Tensor, ...]:
@@ -520,7 +522,7 @@ class CaptionObjective(Objective):
         if not isinstance(batch, ReinforcedBatch) or batch.syn_text is not None:
             given = "two captions of each" if isinstance(batch, ReinforcedBatch) else type(batch).__name__
             raise ValueError(
-                f"a captioner learns from images with one caption each, but the batches are {given}; take captions "
+                f"a captioner learns from images with one caption each, but the batches are {given}; set captions to "
                 "'real', 'synthetic' or 'either'"
             )
         rows = self.image_rows(batch.image, progress)
@@ -536,7 +538,7 @@ class CaptionObjective(Objective):
         return terms.contrastive, terms.distillation, with_mean(terms.total, augmentation)
 
     def _encode(self, text: Tensor, image: Tensor, *numbers: Rows) -> tuple[Tensor, ...]:
-        """Return both embeddings and the captions' likelihoods, without keeping the large logits."""
+        """Return both embeddings and the captions' likelihoods, without storing the large logits."""
         image, *augmentation = self.images_of(image, *numbers)
         out = self.model(image, text)
         return wide(out.image), wide(out.text), self.loss.sums(out.logits, out.labels), *augmentation  # type: ignore[operator]
@@ -552,23 +554,23 @@ class TextDistillationObjective(Objective):
     """The objective of a distilled text tower: its loss on texts with a teacher's embeddings.
 
     Args:
-        spec: how to train; its loss is `TextDistillationLossSpec`.
-        model: the text tower: from ids to embeddings as wide as the teacher's.
+        spec: training options with a `TextDistillationLossSpec`.
+        model: the text tower, which maps ids to embeddings with the teacher's width.
         world: the processes of the run.
 
     Raises:
-        ValueError: see `Objective`, if the model embeds images, and if the spec has choices that are of images.
+        ValueError: see `Objective`; if the model embeds images; or if the spec has options for images.
     """
 
     def __init__(self, spec: TrainingSpec, *, model: nn.Module, world: World) -> None:
         if hasattr(model.spec, "image"):
             raise ValueError(
-                f"TextDistillationLossSpec is for text towers, but the model is a {type(model).__name__}; train its "
-                "text_encoder alone, whose spec is a TextEncoderSpec"
+                f"TextDistillationLossSpec is for text towers, but the model is a {type(model).__name__}; train only "
+                "its text_encoder, with a TextEncoderSpec"
             )
         of_images = [name for name in ("range_augment", "channels_last") if getattr(spec, name)]
         if of_images:
-            raise ValueError(f"{' and '.join(of_images)} is for images, but a text tower has none; leave it out")
+            raise ValueError(f"{' and '.join(of_images)} is for images, but a text tower has no images; leave it out")
         super().__init__(spec, model=model, world=world)
 
     @property
@@ -577,12 +579,12 @@ class TextDistillationObjective(Objective):
         return (self.model,)
 
     def forward(self, batch: Batch, progress: float = 0.0) -> tuple[Tensor, ...]:
-        """Return the loss's relations, its cosine, and their sum."""
+        """Return the relation term, the cosine term and their sum."""
         del progress
         if not isinstance(batch, TextBatch):
             raise ValueError(
                 "TextDistillationLossSpec needs texts with their teacher's embeddings, but the batches are "
-                f"{type(batch).__name__}; mobileclip.data.TextPipelineSpec makes them"
+                f"{type(batch).__name__}; use mobileclip.data.TextPipelineSpec"
             )
         with self.autocast(batch.text.device):
             (embedding,) = self.in_pieces(lambda text: (self.model(text),), self.model, batch.text)
@@ -600,10 +602,10 @@ _FIRST, _STEPS_TO_GROWTH = 2.0**16, 2_000
 
 
 class LossScale(nn.Module):
-    """The factor of a loss whose gradients pass through float16.
+    """A factor that scales the loss, so that gradients can pass through float16.
 
-    The run skips a step with an overflowing gradient and halves the factor; 2,000 steps without overflow double it. Its
-    state is in buffers, and so in the module's checkpoints.
+    The run skips a step if the gradient overflows, and halves the factor; after 2,000 steps without overflow it doubles
+    the factor. The state is in buffers and therefore in the module's checkpoints.
 
     Source: `torch.amp.GradScaler`, as in Apple's scripts.
 
@@ -622,7 +624,7 @@ class LossScale(nn.Module):
         self.register_buffer("num_finite", torch.tensor(0))
 
     def backward(self, loss: Tensor, parameters: Iterable[Tensor]) -> None:
-        """Set each parameter's gradient, divided by the scaling factor."""
+        """Compute the gradients with the scaled loss, and divide them by the factor."""
         (loss * self.factor).backward()  # type: ignore[no-untyped-call]
         gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
         torch._foreach_mul_(gradients, 1 / self.factor)
@@ -631,7 +633,7 @@ class LossScale(nn.Module):
         """Update the factor after a step; return whether the step is skipped because its gradient overflowed.
 
         Args:
-            is_finite: whether loss and gradient are finite. At a factor of 1, no step is skipped.
+            is_finite: whether the loss and its gradient are finite. At a factor of 1, no step is skipped.
         """
         if is_finite:
             self.num_finite += 1

@@ -1,4 +1,4 @@
-"""Optimizers: kinds of parameters, weight decay, and layer-wise learning rates."""
+"""Optimisers: kinds of parameters, weight decay and layer-wise learning rates."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ from mobileclip.serialization import open_family
 from mobileclip.strict import repeated, strict
 
 Kind = Literal["weights", "positions", "class_tokens", "layer_scales"]
-"""What weight decay may apply to: matrices and kernels; positional embeddings; class tokens; layer scales."""
+"""Parameters that can have weight decay: matrices and kernels; position embeddings; class tokens; layer scales."""
 
 Granularity = Literal["block", "stage"]
-"""What counts as a layer of an MCi tower."""
+"""Unit that counts as a layer of an MCi tower."""
 
 WEIGHTS_ALONE: tuple[Kind, ...] = ("weights",)
 
@@ -31,7 +31,7 @@ _MULTIPLYING = (nn.Linear, nn.Embedding, nn.Conv1d, nn.Conv2d, nn.Conv3d)
 
 
 class OptimizerSpec(ABC):
-    """Base class of every optimiser's spec: a value that builds the optimiser of a model's parameters.
+    """Base class of optimiser specs, which build an optimiser for a model's parameters.
 
     Examples:
         >>> class SGDSpec(OptimizerSpec):
@@ -45,37 +45,38 @@ class OptimizerSpec(ABC):
 
     @abstractmethod
     def build(self, model: nn.Module) -> torch.optim.Optimizer:
-        """Return the optimiser of every parameter that requires a gradient.
+        """Return the optimiser for every parameter that requires a gradient.
 
-        The loop sets the learning rate of every group: the schedule's, times the group's `rate_scale` where it has one.
+        The training loop sets the learning rate of every group: the schedule's, times the group's `rate_scale` if it
+        has one.
 
         Raises:
-            ValueError: if nothing requires a gradient.
+            ValueError: if no parameter requires a gradient.
         """
 
 
 optimizers: Registry[type[OptimizerSpec]] = Registry("optimizer")
-"""Optimizers by name; third parties add theirs here or by an entry point in `mobileclip.optimizer`."""
+"""Optimiser specs by name; third parties add their own here or by an entry point in `mobileclip.optimizer`."""
 open_family(OptimizerSpec, optimizers)
 
 
 @optimizers.register("adamw")
 @attrs.frozen(kw_only=True, field_transformer=strict)
 class AdamWSpec(OptimizerSpec):
-    """AdamW with decoupled weight decay; the learning rate is the schedule's.
+    """AdamW with decoupled weight decay; the schedule sets the learning rate.
 
     Args:
-        beta1: decay of the running mean of the gradient, per step.
-        beta2: decay of the running mean of its square, per step.
-        eps: added to the root of the mean square.
-        weight_decay: times the learning rate, the fraction removed from a weight per step.
+        beta1: decay per step of the running mean of the gradient.
+        beta2: decay per step of the running mean of the squared gradient.
+        eps: constant added to the root of the mean square.
+        weight_decay: coefficient of weight decay; times the learning rate, the fraction removed from a weight per step.
         decayed: kinds of parameters with weight decay: `weights`, `positions`, `class_tokens`, `layer_scales`. Norms,
             biases and the logit scale never have weight decay.
 
     Source: MobileCLIP, table 12.
 
-    Differs: Apple's scripts exempt parameters with one dimension or with a name of a norm or bias. So they decay
-        positions, class tokens of timm's towers, and layer scales with several dimensions.
+    Differs: Apple's scripts exempt parameters with one dimension or with a name of a norm or bias. These scripts
+        therefore decay positions, class tokens of timm's towers, and layer scales with several dimensions.
 
     Examples:
         >>> optimizer = AdamWSpec().build(nn.Sequential(nn.Linear(4, 2), nn.LayerNorm(2)))
@@ -92,30 +93,32 @@ class AdamWSpec(OptimizerSpec):
     @decayed.validator
     def _check_decayed(self, _: object, value: tuple[str, ...]) -> None:
         if unknown := [one for one in value if one not in get_args(Kind)]:
-            raise ValueError(f"decayed names {unknown[0]!r}; choose among {', '.join(get_args(Kind))}")
+            raise ValueError(
+                f"decayed contains the unknown kind {unknown[0]!r}; choose from {', '.join(get_args(Kind))}"
+            )
         if twice := repeated(value):
-            raise ValueError(f"decayed names {twice[0]!r} twice; name it once")
+            raise ValueError(f"decayed contains {twice[0]!r} twice; list each kind once")
 
     def build(self, model: nn.Module) -> torch.optim.AdamW:
-        """Return the optimiser of every parameter that requires a gradient, fused; learning rates start at 0.
+        """Return a fused optimiser for every parameter that requires a gradient; learning rates start at 0.
 
         Raises:
-            ValueError: if nothing requires a gradient, or see `rate_scales`.
+            ValueError: if no parameter requires a gradient; or see `rate_scales`.
         """
         groups = _groups(model, self._rate_scales(model), self.weight_decay, self.decayed)
         return torch.optim.AdamW(groups, lr=0.0, betas=(self.beta1, self.beta2), eps=self.eps, fused=True)
 
     def _rate_scales(self, model: nn.Module) -> Mapping[str, float]:
-        """Return factors of the learning rate by parameter name; 1 for others."""
+        """Return learning-rate factors by parameter name; parameters without an entry have the factor 1."""
         del model
         return {}
 
 
 def set_learning_rate(optimizer: torch.optim.Optimizer, learning_rate: float) -> None:
-    """Set the learning rate of every group, times the group's `rate_scale` where it has one.
+    """Set the learning rate of every group, multiplied by the group's `rate_scale` if it has one.
 
     Args:
-        optimizer: such as an `OptimizerSpec` builds, whose rates are zero at first.
+        optimizer: an optimiser, such as the result of an `OptimizerSpec`, whose learning rates are zero at first.
         learning_rate: learning rate of a step, at least 0.
     """
     for group in optimizer.param_groups:
@@ -125,10 +128,10 @@ def set_learning_rate(optimizer: torch.optim.Optimizer, learning_rate: float) ->
 def decay_groups(
     model: nn.Module, decayed: Collection[Kind] = WEIGHTS_ALONE
 ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    """Return the trainable parameters by name, with and without weight decay.
+    """Return the trainable parameters by name, separated into parameters with and without weight decay.
 
-    By default, only matrices and kernels have weight decay. It is not a useful regulariser of norms, biases, scales,
-    class tokens and position embeddings.
+    By default, only matrices and kernels have weight decay. Weight decay is not a useful regulariser for norms, biases,
+    scales, class tokens and position embeddings.
 
     Args:
         model: any module.
@@ -143,7 +146,7 @@ def decay_groups(
 
 
 def parameter_table(model: nn.Module) -> dict[Tensor, tuple[str, Kind | None]]:
-    """Return every parameter once, with name and kind; a shared parameter has its first name.
+    """Yield every parameter once, with name and kind; a shared parameter has its first name.
 
     Examples:
         >>> [of for of in parameter_table(nn.Linear(4, 2)).values()]
@@ -166,23 +169,23 @@ def _kind(module: nn.Module, name: str, parameter: Tensor) -> Kind | None:
         return "positions"
     if name == "class_token":
         return "class_tokens"
-    # A free parameter of one number per channel is a scale.
+    # A bare parameter with one number per channel is a scale.
     return None if parameter.numel() == max(parameter.shape, default=1) else "weights"
 
 
 @singledispatch
 def tower_layers(tower: nn.Module) -> list[list[str]]:
-    """Return the parts of a tower from input to output: for each layer, its stage and the names of its modules.
+    """Return the layers of a tower from input to output: for each layer, its stage and the names of its modules.
 
-    Register towers of other libraries with `tower_layers.register`. A layer is `[stage, name, ...]`; layers of one
-    stage are consecutive; the names of modules or parameters cover every parameter.
+    Register towers of other libraries with `tower_layers.register`. A layer is `[stage, name, ...]`. Layers of one
+    stage are consecutive, and the names of modules or parameters must cover every parameter.
 
     Raises:
-        ValueError: if the tower is of a class that is not registered.
+        ValueError: if the tower's class is not registered.
     """
     raise ValueError(
-        f"the order of the layers of a {type(tower).__name__} is not known; register a function for its class with "
-        f"mobileclip.training.finetuning.tower_layers.register"
+        f"the order of the layers in {type(tower).__name__} is not known; register a function for its class with "
+        "mobileclip.training.finetuning.tower_layers.register"
     )
 
 
@@ -192,7 +195,7 @@ def _(tower: MCi) -> list[list[str]]:
     for index, stage in enumerate(tower.stages):
         label, prefix = f"stage {index}", f"stages.{index}"
         parts = dict(stage.named_children())
-        # What leads into a stage moves with its first block.
+        # The layers before a stage's first block have the same learning rate as this block.
         entrance = [f"{prefix}.{name}" for name in parts if name != "blocks"]
         for number, _ in enumerate(parts["blocks"].children()):
             layers.append([label, *entrance, f"{prefix}.blocks.{number}"])
@@ -217,32 +220,33 @@ def _transformer_layers(layers: nn.Module) -> list[list[str]]:
 
 
 def rate_scales(model: nn.Module, decay: float, *, by: Granularity = "block") -> dict[str, float]:
-    """Return every parameter's factor of the learning rate, `decay^(layers above it)`.
+    """Return the learning-rate factor of every parameter, `decay^(layers above it)`.
 
-    In each tower, the head has 1, the layer below `decay`, and so on down to the stem or the token embedding.
-    Parameters outside towers, such as the logit scale or a classifier's linear layer, have 1.
+    In each tower, the head has the factor 1, the layer below it `decay`, and so on down to the stem or the token
+    embedding. Parameters outside towers, such as the logit scale or a classifier's linear layer, have the factor 1.
 
     Args:
-        model: a tower, an image-text model, a classifier, or a module that contains one, such as a detector.
-        decay: per layer, in (0, 1]; 1 gives one rate. Deep towers need values close to 1: the 46 layers of MCi2 take
-            0.9 to 0.009 at the stem.
-        by: what counts as a layer of an MCi tower: a `block`, or a whole `stage`. Layers of transformers are one each.
+        model: a tower, an image-text model, a classifier, or a module that contains a tower, such as a detector.
+        decay: factor per layer, in (0, 1]; 1 gives equal learning rates. Deep towers need values close to 1: over the
+            46 layers of MCi2, a decay of 0.9 gives a factor of 0.009 at the stem.
+        by: unit that counts as a layer of an MCi tower: a `block` or a whole `stage`. In transformers, every layer
+            counts as one.
 
     Raises:
-        ValueError: if the decay is out of its range, there is no tower, or the order of a tower's layers is not known.
+        ValueError: if the decay is out of range, the model has no tower, or the order of a tower's layers is not known.
 
     Source: Howard and Ruder, "Universal Language Model Fine-tuning", section 3.2; Bao et al., "BEiT", appendix G, for
         image towers.
     """
     if not 0 < decay <= 1:
-        raise ValueError(f"the decay of learning rates per layer lies in (0, 1], got {decay}")
+        raise ValueError(f"the decay of learning rates per layer must be in (0, 1], got {decay}")
     names = {parameter: name for parameter, (name, _) in parameter_table(model).items()}
     scales = dict.fromkeys(names.values(), 1.0)
     towers = _towers(model)
     if not towers:
         raise ValueError(
-            f"learning rates by layer need a tower of this library, alone or as a part, and {type(model).__name__} has "
-            "none; register another tower's layers with mobileclip.training.finetuning.tower_layers.register"
+            f"layer-wise learning rates need a tower of this library, but {type(model).__name__} is not a tower and "
+            "has none; register the layers of another tower with mobileclip.training.finetuning.tower_layers.register"
         )
     for tower in towers.values():
         layers = _layers(tower, by)
@@ -255,14 +259,14 @@ def rate_scales(model: nn.Module, decay: float, *, by: Granularity = "block") ->
 
 
 def _towers(model: nn.Module) -> dict[str, nn.Module]:
-    """Return the towers in a module by name, including the module itself."""
+    """Return the towers in a module by name; the module itself may be a tower."""
     kinds = {DualEncoder: ("image_encoder", "text_encoder"), Classifier: ("image_encoder",)}
     found: dict[str, nn.Module] = {}
     for prefix, module in model.named_modules():
         for name in next((names for kind, names in kinds.items() if isinstance(module, kind)), ()):
             found[f"{prefix}.{name}" if prefix else name] = module.get_submodule(name)
         is_known = tower_layers.dispatch(type(module)) is not tower_layers.dispatch(object)
-        # What a tower is made of, should it be of such a class, has the order of the tower.
+        # Parts of a tower keep the tower's order, even if they are of such a class themselves.
         if is_known and not any(prefix.startswith(f"{one}.") or not one for one in found):
             found[prefix] = module
     return found
@@ -285,22 +289,22 @@ def layer_rate_groups(
     decayed: Collection[Kind] = WEIGHTS_ALONE,
     by: Granularity = "block",
 ) -> list[dict[str, Any]]:
-    """Return the trainable parameters as groups for an optimiser, from the input's side to the output's.
+    """Return the trainable parameters as groups for an optimiser, in order from the input to the output.
 
-    A group has `params`, its own `lr` for PyTorch's optimizers and schedules, `weight_decay`, and `rate_scale`, the
-    factor of the schedule's rate in `mobileclip.training.train`. Each rate has a group with and a group without weight
-    decay (see `decay_groups`).
+    A group has `params`, its own `lr` for PyTorch's optimisers and schedulers, `weight_decay`, and `rate_scale`, which
+    multiplies the schedule's learning rate in `mobileclip.training.train`. Each learning rate has one group with and
+    one group without weight decay (see `decay_groups`).
 
     Args:
         model: see `rate_scales`.
         decay: see `rate_scales`.
-        lr: learning rate of the layers nearest to the output; a group's rate is `lr * rate_scale`.
-        weight_decay: of parameters with weight decay.
+        lr: learning rate of the layers nearest to the output; the learning rate of a group is `lr * rate_scale`.
+        weight_decay: coefficient for parameters with weight decay.
         decayed: kinds of parameters with weight decay.
         by: see `rate_scales`.
 
     Raises:
-        ValueError: see `rate_scales`; or if nothing requires a gradient.
+        ValueError: see `rate_scales`; or if no parameter requires a gradient.
 
     Examples:
         >>> tower = mobileclip.build_model("mci0")
@@ -314,7 +318,7 @@ def layer_rate_groups(
 def _groups(
     model: nn.Module, scales: Mapping[str, float], weight_decay: float, decayed: Collection[Kind], *, lr: float = 0.0
 ) -> list[dict[str, Any]]:
-    """Return the trainable parameters as groups, one for each learning rate and decay."""
+    """Return the trainable parameters as groups, one for each pair of learning rate and weight decay."""
     groups: dict[tuple[float, float], list[Tensor]] = {}
     for parameter, (name, kind) in parameter_table(model).items():
         if parameter.requires_grad:
@@ -331,11 +335,11 @@ def _groups(
 @optimizers.register("layer_decay_adamw")
 @attrs.frozen(kw_only=True, field_transformer=strict)
 class LayerDecayAdamWSpec(AdamWSpec):
-    """AdamW whose learning rates fall towards the input: every group's is the schedule's times its `rate_scale`.
+    """AdamW with learning rates that decrease towards the input: the schedule's, times each group's `rate_scale`.
 
     Args:
-        rate_decay: factor from one layer to the one below, in (0, 1].
-        rate_layers: what counts as a layer of an MCi tower: a `block`, or a whole `stage`.
+        rate_decay: ratio of a layer's learning rate to that of the layer above it, in (0, 1].
+        rate_layers: unit that counts as a layer of an MCi tower: a `block` or a whole `stage`.
 
     Source: Bao et al., "BEiT", appendix G.
 

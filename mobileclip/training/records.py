@@ -28,24 +28,24 @@ if TYPE_CHECKING:
 
 
 _MAX_BYTES = 1 << 32
-# Of two lines and more.
+# Only for two or more lines.
 _TAIL_BYTES = 1 << 16
 
 
 class MetricLog:
-    """Appends to a JSONL file; a resumed run first removes lines after its checkpoint.
+    """Appends metrics to a JSONL file; a resumed run first removes lines after its checkpoint.
 
-    Object stores cannot append: for a URL, the log holds all lines in memory, and `written` uploads the file at every
-    checkpoint.
+    Object stores cannot append. For a URL, the log keeps all lines in memory, and the function from `written` uploads
+    the file at every checkpoint.
 
     Args:
-        path: a URL, or a file, created if missing.
-        resume_step: remove lines of this step and later steps.
-        tensorboard: folder for TensorBoard's files; None writes none.
+        path: a URL, or a file, which is created if missing.
+        resume_step: step from which lines are removed.
+        tensorboard: folder for TensorBoard's files; None for no TensorBoard files.
 
     Raises:
         ModuleNotFoundError: if `tensorboard` is set and TensorBoard is not installed.
-        ValueError: if TensorBoard's folder is a URL.
+        ValueError: if `tensorboard` is a URL.
     """
 
     def __init__(self, path: AnyPath, *, resume_step: int = 0, tensorboard: AnyPath | None = None) -> None:
@@ -54,16 +54,16 @@ class MetricLog:
         lines = [json.dumps(line) + "\n" for line in kept]
         self._lines = lines if storage.is_remote(path) else None
         storage.make_directory_of(path)
-        storage.write_text(path, "".join(lines))  # a place that cannot be written to shows now
+        storage.write_text(path, "".join(lines))  # fails at once if the path cannot be written
         self._evaluated = {line["step"] for line in kept if "loss" not in line}
         self._writer = None if tensorboard is None else _summary_writer(tensorboard, resume_step)
 
     def was_evaluated(self, step: int) -> bool:
-        """Return whether an earlier run wrote more about the step than its loss."""
+        """Return whether the log has an evaluation of this step from an earlier run."""
         return step in self._evaluated
 
     def write(self, step: int, values: Mapping[str, float]) -> None:
-        """Append one line and flush it, or hold it for `written`."""
+        """Append one line and flush it; for a URL, hold it until `written`."""
         line = json.dumps({"step": step, **values}) + "\n"
         if self._lines is not None:
             self._lines.append(line)
@@ -76,17 +76,17 @@ class MetricLog:
             self._writer.flush()
 
     def written(self) -> Callable[[], None]:
-        """Return a function that uploads the current lines, from any thread; local files need none."""
+        """Return a function that uploads the current lines from any thread, and does nothing for local files."""
         if self._lines is None:
             return lambda: None
         return partial(storage.write_text, self.path, "".join(self._lines))
 
 
 def read_metrics(path: AnyPath) -> list[dict[str, float]]:
-    """Return the lines of a metrics file, without a truncated last line.
+    """Return the lines of a metrics file, without an incomplete last line.
 
     Raises:
-        ValueError: if another line is no JSON.
+        ValueError: if another line is not valid JSON.
         OSError: if the file cannot be read.
     """
     *whole, _ = storage.read_bytes(path, limit=_MAX_BYTES).decode().split("\n")
@@ -102,10 +102,10 @@ def last_metrics(path: Path) -> dict[str, float] | None:
     The function reads only the end of the file, so it is cheap to call every second.
 
     Args:
-        path: the file, which may not exist yet.
+        path: metrics file, which may not exist yet.
 
     Raises:
-        ValueError: if the line is no JSON.
+        ValueError: if the line is not valid JSON.
         OSError: if the file cannot be read.
     """
     if not path.exists():
@@ -122,7 +122,7 @@ def last_metrics(path: Path) -> dict[str, float] | None:
 def _summary_writer(folder: AnyPath, resume_step: int) -> SummaryWriter:
     if storage.is_remote(folder):
         raise ValueError(
-            f"TensorBoard's files cannot be written to {folder}; leave tensorboard out, or train into a folder"
+            f"TensorBoard's files cannot be written to {folder}; leave tensorboard out, or use a local folder as output"
         )
     with needed("training with TensorBoard's log", "tensorboard"):
         from torch.utils.tensorboard import SummaryWriter
@@ -131,7 +131,7 @@ def _summary_writer(folder: AnyPath, resume_step: int) -> SummaryWriter:
 
 _TERMS = ("contrastive", "distillation")
 _ALWAYS = ("logit_scale", "learning_rate")
-# What evaluations call their main numbers; the others would fill a wall.
+# Names of main metrics in evaluations; all metrics would be too many panels.
 _MAIN = ("acc1", "mean_recall@1", "recall_at_1", "top-1", "R@1", "measured")
 _MOST_EVALUATED = 4
 
@@ -139,18 +139,18 @@ Lines = list[dict[str, float]]
 
 
 def plot_curves(runs: Mapping[str, AnyPath], path: AnyPath, *, metrics: Sequence[str] | None = None) -> None:
-    """Draw metrics over steps, one panel a metric and one line a run, to a PNG file.
+    """Draw metrics over steps to a PNG file, with one panel per metric and one line per run.
 
     The plot marks the best step of each evaluation metric.
 
     Args:
-        runs: metrics files by legend name.
+        runs: metrics files by the run's name in the legend.
         path: the PNG to write.
-        metrics: names of the values to draw; None for the loss terms, at most four evaluation metrics, the logit scale
+        metrics: names of the metrics to draw; None for the loss terms, at most four evaluation metrics, the logit scale
             and the learning rate.
 
     Raises:
-        ValueError: if there is no run, or no file has a metric of that name.
+        ValueError: if `runs` is empty, or no file has a metric of that name.
         ModuleNotFoundError: if matplotlib is not installed.
     """
     lines = {name: read_metrics(metrics_path) for name, metrics_path in runs.items()}
@@ -176,7 +176,7 @@ def _usual(logged: Iterable[Mapping[str, float]]) -> tuple[str, ...]:
 
 
 def _is_evaluated(metric: str, logged: Iterable[Mapping[str, float]]) -> bool:
-    """Return whether a metric is of the model and not of a step's batch, whose lines have the loss."""
+    """Return whether a metric comes from an evaluation: lines of training steps have the loss."""
     return any(metric in line and "loss" not in line and not {*_TERMS, *_ALWAYS} & line.keys() for line in logged)
 
 
@@ -184,7 +184,7 @@ def _panel(metric: str, lines: Mapping[str, Lines], logged: Lines) -> Panel:
     drawn = {name: [line for line in run if metric in line] for name, run in lines.items()}
     if not any(drawn.values()):
         known = sorted({key for line in logged for key in line})
-        raise ValueError(f"no run has logged {metric!r}; logged are: {', '.join(known)}")
+        raise ValueError(f"no run has logged {metric!r}; choose from the logged metrics: {', '.join(known)}")
     found, said = [], []
     for name, run in drawn.items():
         steps, values = [line["step"] for line in run], [line[metric] for line in run]
@@ -193,25 +193,25 @@ def _panel(metric: str, lines: Mapping[str, Lines], logged: Lines) -> Panel:
         found.append(Line(x=steps, y=values, label=name, star=told if is_starred else None))
         if run:
             said.append((values[told], f"{name} has {values[told]:.3g} at step {steps[told]:,.0f}"))
-    # The finding: the run with the best evaluation, or with the least of a loss at its end.
+    # The title names the run with the best evaluation, or with the lowest final loss.
     title = "" if metric in _ALWAYS else (max if _is_evaluated(metric, logged) else min)(said)[1]
     return Panel(lines=found, y_label=metric.replace("_", " "), x_label="step", title=title)
 
 
 SEEDS = ("training.seed", "data.seed")
-# Of a step's batch, these say how it went and not how good the model is; the curves show them.
+# These values describe a training step and not the quality of the model; the curves show them.
 _OF_THE_STEP = ("gradient_norm", "learning_rate", "logit_scale", "seconds", "seconds_waiting")
 _MAX_SPEC_BYTES = 1 << 26
 
 
 @attrs.frozen(kw_only=True)
 class RunGroup:
-    """Runs with equal settings but for their seeds.
+    """Runs with equal settings except for their seeds.
 
     Args:
-        name: their folders.
-        steps: that they have made, as text.
-        values: names of metrics to their last value; of several runs the mean and, after it, the standard deviation.
+        name: folders of the runs.
+        steps: number or range of completed steps, as text.
+        values: last value of each metric by name; for several runs the mean, followed by the standard deviation.
     """
 
     name: str
@@ -224,8 +224,8 @@ class ComparedRuns:
     """Runs side by side.
 
     Args:
-        groups: runs that differ only in the seed.
-        choices: dotted names of differing options, with the value of each group in order.
+        groups: groups of runs that differ only in the seed.
+        choices: dotted names of the options that differ, with the value of each group in order.
         metrics: names of all metrics, evaluation metrics first.
     """
 
@@ -238,14 +238,14 @@ def compare_runs(folders: Sequence[AnyPath]) -> ComparedRuns:
     """Return runs side by side.
 
     Args:
-        folders: outputs of runs, folders or URLs, each with `run.json` and `metrics.jsonl`.
+        folders: output folders or URLs of runs, each with `run.json` and `metrics.jsonl`.
 
     Raises:
-        ValueError: if there is no run, or a file is invalid.
+        ValueError: if `folders` is empty, a folder is not a training output, or a file is not valid.
         OSError: if a file cannot be read.
     """
     if not folders:
-        raise ValueError("nothing to compare: give the folders of one run or more")
+        raise ValueError("nothing to compare: give the folder of at least one run")
     groups: dict[tuple[tuple[str, str], ...], list[AnyPath]] = {}
     for folder in folders:
         chosen = tuple((name, value) for name, value in _choices(folder).items() if name not in SEEDS)
@@ -266,7 +266,7 @@ def _choices(folder: AnyPath) -> dict[str, str]:
     path = join(folder, "run.json")
     content = read_if_there(path, limit=_MAX_SPEC_BYTES)
     if content is None:
-        raise ValueError(f"{folder} is no training output: it has no run.json; `mobileclip train` writes one")
+        raise ValueError(f"{folder} is not a training output: it has no run.json; `mobileclip train` writes one")
     return dict(_flat(parse_json(content), ""))
 
 
@@ -310,24 +310,24 @@ _NAME = re.compile(r"step-(\d{8})\.process-\d+\.jsonl")
 
 @attrs.frozen
 class SkippedFolder:
-    """Files of skipped samples and shards, a line per item with its reason; checkpoints store their number.
+    """A folder of files that list skipped samples and shards, one line per item with the reason.
 
     Args:
-        path: the folder; created with the first file.
+        path: the folder, which is created with its first file.
     """
 
     path: str
 
     def write(self, skips: Sequence[Skip], *, step: int, rank: int) -> None:
-        """Write a process's skipped items since the last checkpoint.
+        """Write the items that a process has skipped since the last checkpoint.
 
         Args:
-            skips: skips of the batches up to the step.
+            skips: skipped items in the batches up to the step.
             step: step of the next checkpoint.
             rank: rank of the process.
 
         Raises:
-            OSError: if they cannot be written.
+            OSError: if the file cannot be written.
         """
         if skips:
             storage.make_directory(self.path)
@@ -335,7 +335,7 @@ class SkippedFolder:
             storage.write_text(storage.join(self.path, f"step-{step:08d}.process-{rank}.jsonl"), "".join(lines))
 
     def forget_after(self, step: int) -> None:
-        """Remove the files after a step, before a resumed run writes them again."""
+        """Remove the files of later steps, before a resumed run writes them again."""
         for path in storage.list_files(self.path):
             found = _NAME.fullmatch(storage.file_name(path))
             if found is not None and int(found[1]) > step:

@@ -57,14 +57,14 @@ class RunSpec:
         model: the student: a `DualEncoderSpec`, a `ClassifierSpec`, a `CoCaSpec`, a text tower's spec, or any
             `StudentSpec`.
         data: a pipeline of the library, or any `DataSpec`; its `batch_size` is the total over all processes.
-        training: training options; the loss of a classifier is `CrossEntropySpec`, or a loss with its own objective.
-        initial_weights: a checkpoint in training form and any known layout; None for random weights. A classifier takes
-            the image tower (see `mobileclip.encoders.load_backbone`) and a random head. A captioner takes a file of any
-            context length (see `load_model`).
+        training: training options; a classifier needs `CrossEntropySpec` or a loss with its own objective.
+        initial_weights: a checkpoint in training form, in any known layout; None for random weights. A classifier loads
+            the image tower (see `mobileclip.encoders.load_backbone`) and keeps a random head. A captioner loads a file
+            of any context length (see `load_model`).
 
     Raises:
-        ValueError: if data and model have different inputs or classes, a classifier has a loss of image-text models, or
-            a part cannot be built.
+        ValueError: if data and model have different inputs or classes, a classifier has an image-text loss, or a part
+            cannot be built.
 
     Examples:
         >>> from mobileclip.data import ReinforcedPipelineSpec
@@ -87,15 +87,17 @@ class RunSpec:
     initial_weights: Path | None = None
 
     def __attrs_post_init__(self) -> None:
-        """Check that data and model fit, and that a classifier has a classification loss."""
+        """Check that the model fits the data, and that a classifier has a classification loss."""
         for part, kind in ((self.model, StudentSpec), (self.data, DataSpec)):
             if not isinstance(part, kind):
                 name = kind.__name__
-                raise ValueError(f"{type(part).__name__} is no {name}; mobileclip.training.{name} says what one has")
+                raise ValueError(
+                    f"{type(part).__name__} is not a {name}; see mobileclip.training.{name} for the required attributes"
+                )
         for name in ("image", "text"):
             wanted, given = _tower(self.model, name), getattr(self.data, name, None)
             if wanted is not None and given is not None and wanted.input != given:
-                raise ValueError(f"the data's {name} contract is {given}, and the model expects {wanted.input}")
+                raise ValueError(f"the data's {name} contract is {given}, but the model expects {wanted.input}")
         if hasattr(self.model, "num_classes") and hasattr(self.data, "num_classes"):
             _check_classes(self.model, self.data)
         loss = self.training.loss
@@ -113,11 +115,11 @@ class RunSpec:
 
     @property
     def card(self) -> ReinforcementCard | None:
-        """The card in the shards' folder, if any."""
+        """The card in the shards' folder, or None."""
         return getattr(self.data, "card", None)
 
     def start(self) -> nn.Module:
-        """Return the student that training starts with, drawn from torch's random numbers or loaded."""
+        """Return the student at the start of training, with random weights or loaded weights."""
         if self.initial_weights is not None and isinstance(self.model, CoCaSpec):
             stored = read_checkpoint(self.initial_weights, mmap=True).spec
             if not isinstance(stored, CoCaSpec):
@@ -143,24 +145,25 @@ def run(
     console: Console | None = None,
     within: World | None = None,
 ) -> storage.AnyPath:
-    """Train, or finish an earlier run's remaining work, and return the trained model's file or URL.
+    """Train, or resume an earlier run, and return the trained model's file or URL.
 
-    Under `torchrun` or `srun`, every process calls this for its share of the batch.
+    Under `torchrun` or `srun`, every process calls this method for its share of the batch.
 
     Args:
         spec: the run.
-        output: folder, or URL such as `s3://bucket/run`, of `run.json`, `metrics.jsonl`, `checkpoints/` and, in the
-            end, `model.safetensors`. The run locks a folder, but no URL. A run with other options may reuse a folder
-            without checkpoint.
-        evaluate: makes `train`'s `evaluate` from the model's spec.
-        device: `auto` for this process's GPU, or the best available device.
+        output: folder, or URL such as `s3://bucket/run`, for `run.json`, `metrics.jsonl`, `checkpoints/` and, at the
+            end, `model.safetensors`. The run locks a folder, but not a URL. A folder without checkpoints can be used
+            again with other options.
+        evaluate: function that makes the `evaluate` argument of `train` from the model's spec.
+        device: name of a device; `auto` for this process's GPU, or the best available device.
         title: title of the progress display.
-        console: for the progress display; None shows none.
-        within: the processes of an existing `process_group`, with its device.
+        console: console of the progress display; None for no display.
+        within: the processes of an existing `process_group`, with this process's device.
 
     Raises:
         ValueError: if the folder has another run, the batch size is not divisible by the number of processes, the run
-            contradicts its data (see `follow_card`), or data, checkpoint or loop raise it.
+            contradicts its data (see `follow_card`), or the data, the checkpoint or the training loop raise a
+            ValueError.
         FloatingPointError: if the loss is not finite.
         TimeoutError: if other processes of the run, or data workers, are late.
     """
@@ -192,13 +195,14 @@ def run(
 
 
 def plain(run: RunSpec) -> RunSpec:
-    """Return the run on real captions alone, without teachers: for image-text pairs unchanged.
+    """Return the run for plain image-text pairs, with real captions only and without teachers.
 
     Args:
-        run: on image-text samples; a distillation loss keeps its contrastive part, CLIP's or SigLIP's, with weight 1.
+        run: run on image-text samples; a distillation loss keeps only its contrastive part, CLIP's or SigLIP's, with
+            weight 1.
 
     Raises:
-        ValueError: if it trains on other data.
+        ValueError: if the run has other data than image-text samples.
     """
     data, loss = run.data, run.training.loss
     if not isinstance(data, ReinforcedPipelineSpec):
@@ -212,7 +216,7 @@ def plain(run: RunSpec) -> RunSpec:
 
 
 def _save(model: nn.Module, spec: Any, path: str, batches: object) -> None:
-    """Save the trained model; for an unknown class, the weights with the spec in their header."""
+    """Save the trained model; for a spec of an unknown class, save the weights with the spec in the file header."""
     if isinstance(batches, TextPipeline):
         known = pack_ngrams(batches.seen_texts())
         model.taught = Taught(space=batches.space, ngrams=known)  # type: ignore[assignment]
@@ -224,7 +228,7 @@ def _save(model: nn.Module, spec: Any, path: str, batches: object) -> None:
 
 
 def _tower(model: Any, name: str) -> Any:
-    """Return the tower spec with the image or text `input`, or None."""
+    """Return the model's image or text tower spec, or None."""
     return model if isinstance(model, TextEncoderSpec) and name == "text" else getattr(model, name, None)
 
 
@@ -239,7 +243,7 @@ def _check_classes(model: Any, data: Any) -> None:
 
 
 def _check(spec: RunSpec, output: storage.AnyPath) -> None:
-    """Raise early if a run could not train, before writing or loading."""
+    """Raise an error if the run cannot train, before writing or loading anything."""
     _refuse_other(spec, output)
     follow_card(spec)
     if isinstance(spec.data, ReinforcedPipelineSpec):
@@ -247,40 +251,40 @@ def _check(spec: RunSpec, output: storage.AnyPath) -> None:
 
 
 def _refuse_lacking(data: ReinforcedPipelineSpec) -> None:
-    """Raise if the first samples lack a member that the run needs."""
+    """Raise an error if the first samples lack a file member that the run needs."""
     skips, members = data.lacking_samples()
     if not skips:
         return
     counts, details = Counter(skip.reason for skip in skips), {skip.reason: skip.detail for skip in reversed(skips)}
     lacking = "; ".join(f"{count} {reason}, such as {details[reason]}" for reason, count in counts.items())
     if data.reinforced and counts.keys() == {"no_syn_caption"}:
-        advice = "--pipeline.captions real (captions='real') does without; reinforcing them with a captioner adds some"
+        advice = "use --pipeline.captions real (captions='real'), or reinforce the data with a captioner"
     elif "no_image" not in counts and (data.reinforced or data.captions != "real"):
         advice = (
             "--plain trains on real captions without teachers (in Python, mobileclip.training.plain), and `mobileclip "
             f"reinforce datacompdr12m --data {data.shards[0]} --output REINFORCED` adds captions and embeddings"
         )
     else:
-        advice = "give shards with a picture (such as jpg) and a caption (txt, or in json) for every key"
+        advice = "give shards with an image (such as jpg) and a caption (txt, or in json) for every key"
     raise ValueError(
-        f"none of the first {len(skips)} samples of {skips[0].shard} can be used ({lacking}); they have "
+        f"none of the first {len(skips)} samples of {skips[0].shard} can be used ({lacking}); the samples have "
         f"{', '.join(members) or 'nothing'}: {advice}"
     )
 
 
 def follow_card(run: RunSpec, recipe: RunSpec | None = None) -> tuple[RunSpec, tuple[str, ...]]:
-    """Return a run that agrees with its data's card, and a line per option taken from the card.
+    """Return a run that agrees with its data's card, and one line for each option taken from the card.
 
-    The card has the teachers' dims and logit scales, and the captioner; without a captioner, the first samples show
-    whether there are synthetic captions. The recipe's options follow the card; an error names the user's options that
-    contradict it.
+    The card has the captioner, and the teachers' dims and logit scales. Without a captioner in the card, the first
+    samples show whether the data has synthetic captions. The function adapts the recipe's options to the card; if the
+    user's options contradict the card, the error names them.
 
     Args:
         run: the run.
-        recipe: the recipe's options; None if the user chose all.
+        recipe: the recipe's options; None if the user chose all options.
 
     Raises:
-        ValueError: if the run contradicts the card; the message has all contradictions.
+        ValueError: if the run contradicts the card; the message lists all contradictions.
     """
     card, data, loss = run.card, run.data, run.training.loss
     if card is None:
@@ -294,17 +298,17 @@ def follow_card(run: RunSpec, recipe: RunSpec | None = None) -> tuple[RunSpec, t
     }
     told = [f"{name} {value}, as the card of the data says" for name, value in taken.items()]
     wrong = card.differences({name: value for name, value in stated.items() if name not in taken})
-    # Nobody has asked for other captions than the recipe's, of both kinds.
+    # The user has kept the recipe's captions, of both kinds.
     follows = isinstance(data, ReinforcedPipelineSpec) and getattr(recipe and recipe.data, "captions", None) == "both"
     if follows and data.captions == "both" and data.caption_sets is None and not card.captioners:
         skips, _ = data.lacking_samples()
         if {skip.reason for skip in skips} == {"no_syn_caption"}:
             data = attrs.evolve(data, captions="real")
-            told.append("real captions alone: the data has no synthetic ones")
+            told.append("real captions only: the data has no synthetic captions")
     if wrong:
         raise ValueError(
-            f"the run contradicts its data: {'; '.join(wrong)}. Give it what the data has, or leave these flags out; "
-            "tuned_scales=True keeps logit scales that were tuned"
+            f"the run contradicts its data: {'; '.join(wrong)}. Set these flags to the values of the data, or leave "
+            "them out; tuned_scales=True keeps tuned logit scales"
         )
     if isinstance(loss, ReinforcedLossSpec):
         loss = attrs.evolve(loss, **taken)
@@ -312,7 +316,7 @@ def follow_card(run: RunSpec, recipe: RunSpec | None = None) -> tuple[RunSpec, t
 
 
 def _refuse_other(spec: RunSpec, output: storage.AnyPath) -> None:
-    """Refuse a folder that holds another run."""
+    """Raise an error if the folder has another run."""
     path = storage.join(output, SPEC)
     content = storage.read_if_there(path, limit=_MAX_SPEC_BYTES)
     if content is None:
@@ -321,8 +325,8 @@ def _refuse_other(spec: RunSpec, output: storage.AnyPath) -> None:
     changed = [name for name in ("model", "data", "training") if getattr(there, name) != getattr(spec, name)]
     if changed:
         raise ValueError(
-            f"{output} has a run with other options of {' and '.join(changed)}; delete it to start over, resume with "
-            f"its options by giving `{path}` before the flags, or keep it and choose another `--output`"
+            f"{output} has a run with other options of {' and '.join(changed)}; delete the folder to start over, "
+            f"resume with the same options by giving `{path}` before the flags, or choose another `--output`"
         )
 
 
@@ -337,16 +341,16 @@ def claimed(
     kept: str | None = None,
     made: str | None = None,
 ) -> Iterator[None]:
-    """Lock a folder for this run; an error before the first checkpoint frees it for other settings.
+    """Lock a folder for this run; an error before the first checkpoint releases the folder for other settings.
 
     Args:
         output: the folder or URL.
-        files: contents by file name that identify the run; the last file is written last.
-        world: the processes of the run; all call this.
-        refuse: raises a ValueError if the folder has another run.
+        files: content by file name of the files that identify the run; the last file is written last.
+        world: the processes of the run; all processes must call this function.
+        refuse: function that raises a ValueError if the folder has another run.
         checkpoints: subfolder of the run's checkpoints.
-        kept: file that also keeps the folder locked for this run.
-        made: folder to remove when the run frees the folder.
+        kept: file that, if it exists, also keeps the folder locked for this run.
+        made: folder to remove when the run releases the output folder.
     """
 
     def take() -> bool:
@@ -363,7 +367,7 @@ def claimed(
         yield
     except BaseException:
         if is_new and world.is_first:
-            with suppress(OSError, ValueError), _held(output):  # what ended the run says more
+            with suppress(OSError, ValueError), _held(output):  # the error that ended the run matters more
                 begun = CheckpointFolder(storage.join(output, checkpoints)).newest() is not None
                 if not begun and not (kept and storage.exists(storage.join(output, kept))):
                     for name in reversed(list(files)):

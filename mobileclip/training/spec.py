@@ -1,4 +1,4 @@
-"""How a run trains: one value, saved with its checkpoints and compared when it resumes; and the families it names."""
+"""The options of a run as one value, saved with checkpoints and compared on resumption; and interfaces of its parts."""
 
 from __future__ import annotations
 
@@ -31,14 +31,14 @@ from mobileclip.training.selection import SelectionSpec
 
 @attrs.frozen(kw_only=True, field_transformer=strict)
 class Schedule(ABC):
-    """Base class of schedules: linear warm-up to the peak, `peak (s + 1) / w` for step `s < w`, then its own curve.
+    """Base class of schedules: linear warm-up to the peak, `peak (s + 1) / w` for step `s < w`, then another curve.
 
     Args:
-        total_steps: steps of the whole run, `n`.
+        total_steps: number of steps of the whole run, `n`.
         peak: highest learning rate.
-        final: learning rate at the end; by default 1e-6, or the peak if lower.
-        warmup_steps: steps to the peak, `w`; a value below 1 is a share of the run; by default 2,000, or a tenth of the
-            run if less.
+        final: learning rate at the end; by default 1e-6, or the peak if that is lower.
+        warmup_steps: number of steps to the peak, `w`; a value below 1 is a share of the run. The default is 2,000, or
+            a tenth of the run if that is smaller.
 
     Examples:
         >>> class FlatSchedule(Schedule):
@@ -58,17 +58,17 @@ class Schedule(ABC):
     )
 
     def __attrs_post_init__(self) -> None:
-        """Check that the numbers make a schedule."""
+        """Check that the numbers are a valid schedule."""
         if self._warmup >= self.total_steps:
             raise ValueError(
-                f"warmup_steps ({self._warmup}) must be below total_steps ({self.total_steps}), or the peak "
-                f"is never left"
+                f"warmup_steps ({self._warmup}) must be below total_steps ({self.total_steps}), or the learning rate "
+                "never falls"
             )
         if self.final > self.peak:
             raise ValueError(f"final ({self.final}) must not exceed peak ({self.peak})")
 
     def learning_rate(self, step: int) -> float:
-        """Return the learning rate of the step, counted from 0; past the end it stays at `final`."""
+        """Return the learning rate of a step, counted from 0; after the last step the rate stays at `final`."""
         if step < self._warmup:
             return self.peak * (step + 1) / self._warmup
         return self._after_warmup(step)
@@ -87,7 +87,7 @@ class Schedule(ABC):
 
 
 def default_warmup(total_steps: int, most: int = 2_000) -> int:
-    """Return the usual number of steps to the peak, or a tenth of a short run."""
+    """Return the default number of warm-up steps: `most`, or a tenth of the run if that is smaller."""
     return min(most, total_steps // 10)
 
 
@@ -97,21 +97,21 @@ def steps_of(given: float, total_steps: int) -> int:
 
 
 def default_final(peak: float, most: float = 1e-6) -> float:
-    """Return the default final learning rate: `most`, or a lower peak."""
+    """Return the default final learning rate: `most`, or the peak if that is lower."""
     return min(most, peak)
 
 
 schedules: Registry[type[Schedule]] = Registry("schedule")
-"""Schedules by name; third parties add theirs here or by an entry point in `mobileclip.schedule`."""
+"""Schedules by name; third parties add their own here or by an entry point in `mobileclip.schedule`."""
 open_family(Schedule, schedules)
 
 
 @schedules.register("cosine")
 @attrs.frozen(kw_only=True, field_transformer=strict)
 class CosineSchedule(Schedule):
-    """Rises linearly to the peak in `warmup_steps`, then falls to the final rate along half a cosine.
+    """A schedule that rises linearly to the peak in `warmup_steps`, then falls to `final` along half a cosine.
 
-    `final + (peak - final) (1 + cos(pi (s - w) / (n - w))) / 2` after the warm-up.
+    After the warm-up, the learning rate is `final + (peak - final) (1 + cos(pi (s - w) / (n - w))) / 2`.
 
     Source: MobileCLIP, table 12.
 
@@ -128,15 +128,15 @@ class CosineSchedule(Schedule):
 @schedules.register("constant_cosine")
 @attrs.frozen(kw_only=True, field_transformer=strict)
 class ConstantCosineSchedule(Schedule):
-    """Rises linearly to the peak, stays there, then falls along half a cosine: long training.
+    """A schedule for long training: linear warm-up to the peak, a constant part, then half a cosine to `final`.
 
-    A run can branch off: its constant part is the same whatever follows.
+    Several runs can branch off from one constant part, which does not depend on the decay after it.
 
     Args:
-        constant_steps: steps before the decay, including the warm-up, or a share of the run; by default half of the
-            run.
+        constant_steps: number of steps before the decay, including the warm-up, or a share of the run; half of the run
+            by default.
 
-    Source: MobileCLIP, table 12, B (LT): 300k constant, 300k cosine.
+    Source: MobileCLIP, table 12, B (LT): 300k constant steps, 300k cosine steps.
 
     Examples:
         >>> schedule = ConstantCosineSchedule(total_steps=100, peak=1.0, final=0.0, constant_steps=50)
@@ -145,7 +145,7 @@ class ConstantCosineSchedule(Schedule):
     """
 
     constant_steps: int | float = attrs.field(default=0.5, validator=validators.ge(0))
-    # Behind the field that it follows.
+    # Placed after the field that it depends on.
     warmup_steps: int | float = attrs.field(
         default=attrs.Factory(
             lambda own: min(default_warmup(own.total_steps), steps_of(own.constant_steps, own.total_steps)),
@@ -155,12 +155,12 @@ class ConstantCosineSchedule(Schedule):
     )
 
     def __attrs_post_init__(self) -> None:
-        """Check that the numbers make a schedule."""
+        """Check that the numbers are a valid schedule."""
         Schedule.__attrs_post_init__(self)
         if not self._warmup <= self._constant < self.total_steps:
             raise ValueError(
-                f"constant_steps ({self._constant}) must lie between warmup_steps ({self._warmup}) and "
-                f"total_steps ({self.total_steps}), the last excluded"
+                f"constant_steps ({self._constant}) must be at least warmup_steps ({self._warmup}) and below "
+                f"total_steps ({self.total_steps})"
             )
 
     def _after_warmup(self, step: int) -> float:
@@ -173,9 +173,9 @@ class ConstantCosineSchedule(Schedule):
 
 @runtime_checkable
 class StudentSpec(Protocol):
-    """The interface of a model's spec in a run, an attrs class; a run checks `image.input` and `text.input`.
+    """The interface of a model's spec in a run, an attrs class; the run checks `image.input` and `text.input`.
 
-    Register your own spec in `students`, or define it at the top level of an imported module.
+    Register your own spec class in `students`, or define it at the top level of an imported module.
 
     Examples:
         >>> isinstance(mobileclip.specs.mobileclip_s0(), StudentSpec)
@@ -183,14 +183,14 @@ class StudentSpec(Protocol):
     """
 
     def build(self) -> nn.Module:
-        """Return a new model with its `spec` and the methods of the run's objective."""
+        """Return a new model that has a `spec` and the methods required by the run's objective."""
 
 
 @runtime_checkable
 class DataSpec(Protocol):
-    """The interface of a data spec in a run, an attrs class; a run checks its `image` and `text`.
+    """The interface of a data spec in a run, an attrs class; the run checks `image` and `text`.
 
-    Register your own spec in `pipelines`, or define it at the top level of an imported module.
+    Register your own spec class in `pipelines`, or define it at the top level of an imported module.
 
     Examples:
         >>> from mobileclip.data import ReinforcedPipelineSpec
@@ -201,22 +201,22 @@ class DataSpec(Protocol):
 
     @property
     def batch_size(self) -> int:
-        """Samples per step: over all processes in a run's spec, of one process in a built pipeline's spec."""
+        """Number of samples per step: over all processes in a run's spec, of one process in a built pipeline's spec."""
 
     def build(self) -> BatchSource[Batch]:
         """Return the batches of this process."""
 
 
 students: Registry[type[StudentSpec]] = Registry("student")
-"""Specs of models to train by name; third parties add theirs here or by an entry point in `mobileclip.student`."""
+"""Specs of models to train, by name; third parties add their own here or by an entry point in `mobileclip.student`."""
 pipelines: Registry[type[DataSpec]] = Registry("pipeline")
-"""Specs of data to train on by name; third parties add theirs here or by an entry point in `mobileclip.pipeline`."""
+"""Specs of training data, by name; third parties add their own here or by an entry point in `mobileclip.pipeline`."""
 
 open_family(StudentSpec, students, own=(DualEncoderSpec, ClassifierSpec, CoCaSpec))
 open_family(DataSpec, pipelines, own=(ReinforcedPipelineSpec, LabelledPipelineSpec, TextPipelineSpec))
 
 if TYPE_CHECKING:
-    # A checker knows what the library's own have beside.
+    # Type checkers then know the other members of the library's own specs.
     Student: TypeAlias = DualEncoderSpec | Any
     Data: TypeAlias = ReinforcedPipelineSpec | Any
 else:
@@ -229,19 +229,19 @@ COMPILED: tuple[Compile, ...] = ("towers", "step")
 
 @attrs.frozen(kw_only=True, field_transformer=strict)
 class Memory:
-    """The stored activations of a training step; the backward pass recomputes the others.
+    """The activations that a training step stores; the backward pass recomputes all others.
 
-    With both, each block runs forward three times.
+    With both options, each block runs forward three times.
 
     Args:
-        micro_batch: images or texts per forward pass of a tower; None for the whole batch. The step stores the towers'
-            outputs, and encodes each micro-batch again in the backward pass. The loss sees the whole batch; batch norms
-            see micro-batches.
-        recompute: activation checkpointing: store the inputs of blocks only, and run each block again in the backward
+        micro_batch: images or texts per forward pass of a tower; None for the whole batch. The step stores only the
+            towers' outputs, and encodes each micro-batch again in the backward pass. The loss sees the whole batch;
+            batch norms see micro-batches.
+        recompute: activation checkpointing: store only the inputs of blocks, and run each block again in the backward
             pass.
 
     Raises:
-        ValueError: if the micro-batch is below 1.
+        ValueError: if `micro_batch` is below 1.
     """
 
     micro_batch: int | None = attrs.field(default=None, validator=validators.optional(validators.gt(0)))
@@ -252,37 +252,37 @@ class Memory:
 class TrainingSpec:
     """The options of a training run, except for model and data.
 
-    Equality ignores the last seven fields, since they do not change the trained weights.
+    Equality ignores the last seven fields, because they do not change the trained weights.
 
     Args:
         loss: the loss.
-        schedule: learning rates; its `total_steps` is the length of the run.
+        schedule: schedule of learning rates; its `total_steps` is the length of the run.
         optimizer: AdamW's constants.
-        max_gradient_norm: largest norm of the gradient; None for no clipping.
-        min_logit_scale: least logit scale after the exponential; None for no bound. The model's spec has the largest
-            one. The scale starts at 1 / 0.07, and falls below 1 only in failing runs.
-        ema_decay: decay of the moving average of the weights per step; None for no average.
-        precision: `bfloat16` is autocast for the towers' convolutions and products. Norm statistics, softmax sums,
-            embedding norms, logits, loss, weights, gradients, optimizer state and moving average stay in float32.
-            `float16` also scales the loss; the run skips steps with an overflowing gradient without logging them.
-        memory: stored activations; all by default.
-        channels_last: memory format of convolutions, faster on a GPU; an error on the CPU, where convolutional stems
-            always use it.
-        compile: `towers` compiles each tower with torch.compile, `step` everything from pixels to the loss. Compilation
-            takes minutes; None for eager mode.
-        range_augment: brightness, contrast and noise of learnt strength on the student's images: per micro-batch, or
-            for the whole batch with a compiled step; None for none.
-        selection: train on the pairs of each batch that are harder for the student than for its teachers. The data's
-            `batch_size` is the size before selection.
-        seed: random seed of the model; the data has its own.
-        log_every_steps: steps between two lines of metrics.
-        checkpoint_every_steps: steps between two checkpoints; the last step always writes one.
-        checkpoint_every_minutes: minutes between checkpoints, by the first process's clock.
-        keep_checkpoints: number of checkpoints to keep, the newest ones.
-        evaluate_every_steps: steps between two evaluations; None evaluates at the end only.
-        tensorboard: write the metrics for TensorBoard too; needs the extra `tensorboard`.
-        collective_seconds: timeout of collectives within a step. The first process's own work, such as evaluation, may
-            take longer.
+        max_gradient_norm: norm to which larger gradients are clipped; None for no clipping.
+        min_logit_scale: minimum of the logit scale, after the exponential; None for no minimum. The model's spec has
+            the maximum. The scale starts at 1 / 0.07, and falls below 1 only in failing runs.
+        ema_decay: decay per step of the moving average of the weights; None for no average.
+        precision: `bfloat16` runs the towers' convolutions and matrix products in autocast. Norm statistics, softmax
+            sums, embedding norms, logits, loss, weights, gradients, optimiser state and moving average stay in float32.
+            `float16` also scales the loss; the run does not log steps that it skips because the gradient overflows.
+        memory: stored activations; all activations by default.
+        channels_last: whether convolutions use the channels-last memory format, which is faster on a GPU; an error on
+            the CPU, where convolutional stems always use this format.
+        compile: `towers` compiles each tower with torch.compile, `step` compiles everything from pixels to the loss,
+            and None is eager mode. Compilation takes minutes.
+        range_augment: brightness, contrast and noise of learnt strength on the student's images, applied per
+            micro-batch, or to the whole batch in a compiled step; None for no such augmentation.
+        selection: selection of the pairs in each batch that are harder for the student than for its teachers. The
+            data's `batch_size` is the size before selection.
+        seed: random seed of the model; the data has its own seed.
+        log_every_steps: number of steps between two lines of metrics.
+        checkpoint_every_steps: number of steps between two checkpoints; the last step always writes a checkpoint.
+        checkpoint_every_minutes: time in minutes between two checkpoints, by the first process's clock.
+        keep_checkpoints: number of newest checkpoints to keep.
+        evaluate_every_steps: number of steps between two evaluations; None evaluates only at the end.
+        tensorboard: whether to write the metrics for TensorBoard as well; needs the extra `tensorboard`.
+        collective_seconds: timeout in seconds of collective operations within a step. The first process's own work,
+            such as evaluation, may take longer.
 
     Source: MobileCLIP, table 12.
 
@@ -319,14 +319,14 @@ class TrainingSpec:
     @ema_decay.validator
     def _check_ema_decay(self, _: object, value: float | None) -> None:
         if value is not None and not 0 <= value < 1:
-            raise ValueError(f"ema_decay must lie in [0, 1), or be none for no average; got {value}")
+            raise ValueError(f"ema_decay must be in [0, 1), or None for no average; got {value}")
 
     @selection.validator
     def _check_selection(self, _: object, value: SelectionSpec) -> None:
         if value.leaves_some and not (isinstance(self.loss, ReinforcedLossSpec) and self.loss.teacher_dims):
             raise ValueError(
-                f"selection compares the student with teachers, and the loss has no teacher_dims ({self.loss}); take "
-                "ReinforcedLossSpec with those of the data, and distill_weight=0 if nothing is to be distilled"
+                f"selection compares the student with teachers, but the loss has no teacher_dims ({self.loss}); use "
+                "ReinforcedLossSpec with the teacher_dims of the data, and distill_weight=0 for no distillation"
             )
 
     @property

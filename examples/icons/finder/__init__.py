@@ -1,4 +1,4 @@
-"""An icon finder: a static page that searches the icons of many sets in 27 languages, also offline."""
+"""An icon finder: a static page that searches the icons of many sets in 27 languages, online and offline."""
 
 from examples.icons.finder.building import FinderSpec, build_finder
 

@@ -1,4 +1,4 @@
-"""Icon finder: a static page that searches the icons of twenty sets in 27 languages, also offline.
+"""Icon finder: a static page that searches the icons of twenty sets in 27 languages, online and offline.
 
 Command:   python -m examples.icons.finder            (with the extra `quickstart` installed), or: make finder
            python -m examples.icons.finder --sets lucide --sets tabler --output build/two   (two sets)
@@ -7,9 +7,9 @@ Hardware:  any computer, about 2 GiB of memory
 Time:      minutes, most of them for rendering; it may be stopped, and goes on with the set that it was at
 Result:    build/finder: a folder for any static server, and report.json with its bytes, icons, and what is still found
 
-Drawings come through npm and are rendered as `python -m examples.icons` does; its folder is used where it is there.
-The packaged model embeds them. The page has 32 dimensions of the embeddings in int8, and both text towers, in
-JavaScript.
+npm installs the drawings. The program renders them like `python -m examples.icons`, and uses the folder of that program
+if it exists. The packaged model embeds the drawings. The page has 32 dimensions of the embeddings in int8, and both
+text towers in JavaScript.
 """
 
 from __future__ import annotations

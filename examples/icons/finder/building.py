@@ -1,4 +1,4 @@
-"""The finder as a folder for any static server: rendered, embedded, reduced, and cut into files as they are shown."""
+"""Builds the finder as a folder for any static server: renders, embeds, reduces and packs the icons."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ _SHELL = (*_OWN, *_SHARED, "finder.js", "index.bin", "catalogue.bin")
 def _known(_: object, attribute: attrs.Attribute[tuple[str, ...]], value: tuple[str, ...]) -> None:
     names = [one.name for one in ALL_SETS]
     if not value or len(set(value)) < len(value) or not set(value) <= set(names):
-        raise ValueError(f"{attribute.name} are different ones of {', '.join(names)}; got {', '.join(value)}")
+        raise ValueError(f"{attribute.name} must be different names of {', '.join(names)}; got {', '.join(value)}")
 
 
 @attrs.frozen(kw_only=True)
@@ -59,15 +59,15 @@ class FinderSpec:
     """The choices of the finder.
 
     Args:
-        output: its folder, which is replaced as a whole.
-        data: where packages, renderings and embeddings are kept: a folder of `python -m examples.icons`, or a new one.
-        sets: whose drawings.
-        dims: of the vectors on the page.
-        icons_per_file: how many drawings are loaded at once; files hold drawings that look alike.
+        output: folder of the finder, which a build replaces.
+        data: folder for packages, renderings and embeddings: a folder of `python -m examples.icons`, or a new folder.
+        sets: icon sets to use.
+        dims: width of the vectors on the page.
+        icons_per_file: number of drawings per file; a file holds similar drawings.
         num_processes: drawings rendered at once.
 
     Raises:
-        ValueError: if a number is out of its range, or a set is unknown.
+        ValueError: if a number is out of range, or a set is unknown.
     """
 
     output: Path = Path("build/finder")
@@ -79,14 +79,14 @@ class FinderSpec:
 
 
 def build_finder(spec: FinderSpec) -> dict[str, Any]:
-    """Download, render, embed and write the finder, and return its figures; what was done before is not done again.
+    """Download, render, embed and write the finder, and return its statistics; finished steps are not repeated.
 
     Args:
         spec: the choices.
 
     Raises:
         ValueError: if the network or npm fails.
-        OSError: if it cannot be written.
+        OSError: if the finder cannot be written.
     """
     began = time.perf_counter()
     choices = spec.data / "spec.json"
@@ -115,7 +115,7 @@ def build_finder(spec: FinderSpec) -> dict[str, Any]:
 
 @torch.inference_mode()
 def _embed(clip: ImageTextModel, path: Path, pngs: Sequence[bytes]) -> Tensor:
-    """Return the embeddings of pictures, which are kept in a file that is made anew for others."""
+    """Return the embeddings of images from a cache file, which is replaced if the images changed."""
     digest = sha256(b"".join((weights_sha256(clip.model.state_dict()).encode(), *pngs))).hexdigest()
     if path.exists() and digest in (kept := load_file(path)):
         return kept[digest]
@@ -128,7 +128,7 @@ def _embed(clip: ImageTextModel, path: Path, pngs: Sequence[bytes]) -> Tensor:
 
 
 def alike(rows: Tensor, size: int) -> list[int]:
-    """Return an order of rows in which each run of `size` is alike: halved at their widest dimension, again and again.
+    """Return an order of rows with similar rows in each run of `size`, by recursive halving along the widest dimension.
 
     Shape:
         rows: (rows, dims).
@@ -151,7 +151,7 @@ def alike(rows: Tensor, size: int) -> list[int]:
 def _recall(
     data: Path, clip: ImageTextModel, icons: Sequence[Icon], images: Tensor, reduced: Reduced
 ) -> list[dict[str, Any]]:
-    """Return how held-out names find their drawings, among held-out ones and among all, where a split has them."""
+    """Return the recall of held-out names per split, among held-out drawings and among all drawings."""
     if not is_finished(data):
         return []
     held_out = {sample.key for sample in load_finished(data, TITLES).splits[TEST_NAMES].samples()}
@@ -230,6 +230,6 @@ def _json(value: Any) -> bytes:
 
 
 def _packed(path: Path, content: bytes) -> int:
-    """Write bytes with gzip, which the page undoes itself: not every server compresses. Return how many there are."""
+    """Write bytes with gzip, which the page decompresses since not every server compresses; return their number."""
     path.write_bytes(gzip.compress(content, mtime=0))
     return path.stat().st_size

@@ -1,4 +1,4 @@
-"""The finder's scripts as browsers load them: bundled with the modules that it shares with the page of examples/web."""
+"""Bundles the finder's scripts for browsers, with the modules that they share with the page of examples/web."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _NEEDED = ("@huggingface/tokenizers", "esbuild", "@esbuild/")
 
 
 def copy_sources(work: Path) -> Path:
-    """Copy the finder's scripts and those that they import, with the packages that they need, and return the folder."""
+    """Copy the finder's scripts with their imports and packages, and return the folder."""
     for folder in (SCRIPTS, _WEB / "src", STATIC):
         shutil.rmtree(work / folder, ignore_errors=True)
         shutil.copytree(_ROOT / folder, work / folder)
@@ -41,11 +41,11 @@ def copy_sources(work: Path) -> Path:
 
 
 def bundle(work: Path, script: str, output: Path, *flags: str) -> None:
-    """Write one of the finder's scripts with all that it imports as one file.
+    """Bundle one of the finder's scripts with its imports into one file.
 
     Args:
-        work: what `copy_sources` returned.
-        script: its name.
+        work: folder that `copy_sources` returned.
+        script: name of the script.
         output: the file.
         flags: further ones of esbuild.
     """

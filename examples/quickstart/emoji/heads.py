@@ -1,4 +1,4 @@
-"""The trained halves of the teachers: features of both sides into one space, by contrast on the training split."""
+"""The trained heads of the teachers, which project features of both sides to one space by contrastive training."""
 
 from __future__ import annotations
 
@@ -16,20 +16,20 @@ _MAX_DEVIATION = 6.0
 
 @attrs.frozen(kw_only=True)
 class HeadSpec:
-    """The choices of a head and of its training.
+    """Settings of a head and of its training.
 
     Args:
-        name: what it is called.
-        first_feature: leave out the features in front of it; layers come from the last to the first.
-        num_features: features taken from there on; None for all.
-        dim: dim of the joint embedding.
+        name: name of the head.
+        first_feature: index of the first feature to use; features come from the last layer to the first.
+        num_features: number of features from the first feature on; None for all.
+        dim: width of the joint embedding.
         hidden_dim: width of the image side's hidden layer.
-        dropout: fraction of the image features, and of the hidden layer, that is dropped in training.
-        epochs: passes over the training split.
+        dropout: dropout rate of the image features and of the hidden layer in training.
+        epochs: number of passes over the training split.
         batch_size: pairs contrasted at once.
-        learning_rate: peak of the one-cycle schedule.
-        weight_decay: of AdamW.
-        seed: of the weights, the order and the choice of captions.
+        learning_rate: peak learning rate of the one-cycle schedule.
+        weight_decay: weight decay of AdamW.
+        seed: seed of the weights, the order and the choice of captions.
     """
 
     name: str
@@ -46,7 +46,7 @@ class HeadSpec:
 
 
 class ProjectionHead(JointModel):
-    """Features of an image, and of a text, into one space."""
+    """Projects image features and text features to one space."""
 
     spec: HeadSpec
     mean: Tensor
@@ -72,15 +72,15 @@ class ProjectionHead(JointModel):
             (batch, all features of the trunk) -> (batch, dim).
 
         Args:
-            features: of the trunk.
-            dropout: where training's dropout draws from; None for no dropout.
+            features: features of the trunk.
+            dropout: random generator for dropout; None for no dropout.
         """
         deviations = ((features[:, self.features] - self.mean) / self.std).clamp(-_MAX_DEVIATION, _MAX_DEVIATION)
         hidden = F.gelu(self.hidden(self._drop(deviations, dropout)))
         return F.normalize(self.image(self._drop(hidden, dropout)), dim=-1)
 
     def _drop(self, features: Tensor, generator: torch.Generator | None) -> Tensor:
-        """Drop as `nn.Dropout` does, but with a generator of its own: heads are trained side by side."""
+        """Drop like `nn.Dropout`, but with a separate generator, since several heads train in parallel."""
         if generator is None:
             return features
         kept = torch.rand(features.shape, generator=generator) >= self.spec.dropout
@@ -92,10 +92,10 @@ class HeadData:
     """Features of the training split.
 
     Args:
-        image: (views, samples, features); a sample's views are the plain picture and augmented ones.
+        image: (views, samples, features); the views of a sample are the plain image and augmented images.
         text: (texts, text dim), all captions.
-        captions: (samples, captions), rows of `text`; samples with fewer captions repeat some.
-        classes: (prompts, classes), rows of `text`: the concepts' names.
+        captions: (samples, captions), row indices of `text`; samples with fewer captions repeat some.
+        classes: (prompts, classes), row indices of `text` for the concepts' names.
         labels: (samples,), the samples' classes.
     """
 
@@ -107,10 +107,10 @@ class HeadData:
 
 
 def train_head(spec: HeadSpec, data: HeadData) -> ProjectionHead:
-    """Return a head trained to find a picture's captions among others', and its name among all names.
+    """Return a head trained to match an image with its captions in the batch, and with its name among all names.
 
-    Two terms of equal weight: CLIP's contrast within the batch, where pictures of one concept count as matches of each
-    other's captions, and cross-entropy over the names of all concepts.
+    The loss has two terms of equal weight: CLIP's contrastive loss within the batch, where images of the same concept
+    match each other's captions, and cross-entropy over the names of all concepts.
 
     Args:
         spec: the choices.

@@ -1,4 +1,4 @@
-"""What all teachers of drawings share: two sides in one space, how they learn it, and their files."""
+"""Shared code of all teachers of drawings: two sides in one space, their loss, and their files."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ _MAX_LOGIT_SCALE = 100.0
 
 
 class JointModel(nn.Module):
-    """Pictures and the features of texts in one space.
+    """Projects images and text features to one space.
 
     Args:
-        spec: its choices; they have a name and a dim.
+        spec: settings of the model, with a name and a dim.
     """
 
     text: nn.Linear
@@ -47,15 +47,15 @@ class JointModel(nn.Module):
 
 
 def contrast(image: Tensor, text: Tensor, names: Tensor) -> Tensor:
-    """Return CLIP's contrast within a batch, where pictures of one name count as matches of each other's captions.
+    """Return CLIP's contrastive loss within a batch; images with the same name match each other's captions.
 
     Shape:
         image, text: (batch, dim); names: (batch,).
 
     Args:
-        image: embeddings, multiplied with the scale.
-        text: of the captions.
-        names: what the pictures show, as numbers.
+        image: embeddings of images, multiplied by the logit scale.
+        text: embeddings of the captions.
+        names: name indices of the images.
     """
     same = (names[:, None] == names).float()
     logits, targets = image @ text.T, same / same.sum(1, keepdim=True)
@@ -69,10 +69,10 @@ class JointTeacher:
     Args:
         name: the model's name and a digest of its weights.
         model: into the joint space.
-        encode_pixels: pictures, as its contract has them, to normalised embeddings.
+        encode_pixels: function from images, in the form of the contract, to normalised embeddings.
         text_trunk: texts to features.
         image: the image contract.
-        weights_sha256: hash of the model's weights; what is in front of them are fixed releases of packages.
+        weights_sha256: hash of the model's weights, without the trunks, which are fixed releases of packages.
     """
 
     name: str
@@ -89,7 +89,7 @@ class JointTeacher:
 
     @property
     def logit_scale(self) -> float:
-        """As the model learned it, to four digits."""
+        """The learned logit scale, rounded to four digits."""
         return round(float(self.model.logit_scale), 2)
 
     @torch.inference_mode()
@@ -112,7 +112,7 @@ class JointTeacher:
 
 
 def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None) -> None:
-    """Write tensors with what is to be known of them, whole or not at all."""
+    """Write tensors with their metadata atomically."""
     from safetensors.torch import save_file
 
     path.parent.mkdir(parents=True, exist_ok=True)

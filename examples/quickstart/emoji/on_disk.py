@@ -1,4 +1,4 @@
-"""A data set of drawings on disk: its parts, its card, and whose choices made it."""
+"""A data set of drawings on disk: its parts, its card, and its settings."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ class DataSplit:
     """One part of a data set.
 
     Args:
-        name: such as `train` or `test_concepts`.
-        title: what it is, for a table.
-        shards: its files.
+        name: name of the part, such as `train` or `test_concepts`.
+        title: description of the part, for a table.
+        shards: files of the part.
         num_samples: number of pictures.
-        class_names: what zero-shot classification chooses from: the names of all seen classes, or of all unseen ones.
+        class_names: classes for zero-shot classification: the names of all seen classes, or of all unseen classes.
     """
 
     name: str
@@ -37,11 +37,11 @@ class DataSplit:
     class_names: tuple[str, ...]
 
     def samples(self) -> Iterator[ImageTextSample]:
-        """Yield the pictures with their captions, in the order of the shards."""
+        """Yield the images with their captions, in the order of the shards."""
         yield from read_samples([str(shard) for shard in self.shards])
 
     def class_indices(self, samples: Iterable[ImageTextSample]) -> list[int]:
-        """Return for each sample the index of its class in `class_names`."""
+        """Return the index of each sample's class in `class_names`."""
         index = {name: position for position, name in enumerate(self.class_names)}
         return [index[sample.metadata["label"]] for sample in samples]
 
@@ -52,7 +52,7 @@ class DrawnDataset:
 
     Args:
         root: its directory.
-        splits: its parts by name.
+        splits: parts of the data set by name.
     """
 
     root: Path
@@ -65,7 +65,7 @@ class DrawnDataset:
 
     @property
     def tests(self) -> tuple[DataSplit, ...]:
-        """The parts that are held out."""
+        """The held-out parts."""
         return tuple(split for name, split in self.splits.items() if name != TRAIN)
 
     @property
@@ -83,7 +83,7 @@ class DrawnDataset:
 
 
 def is_finished(root: Path) -> bool:
-    """Return whether a directory holds a finished data set: its card is written last."""
+    """Return whether a directory holds a finished data set, with a card, which is written last."""
     return (root / CARD).exists()
 
 
@@ -92,13 +92,13 @@ def load_finished(root: Path, titles: Mapping[str, str]) -> DrawnDataset:
 
     Args:
         root: its directory.
-        titles: of its parts, by name.
+        titles: titles of the parts, by name.
 
     Raises:
-        ValueError: if it is not finished, or a shard is missing.
+        ValueError: if the data set is not finished, or a shard is missing.
     """
     if not is_finished(root):
-        raise ValueError(f"{root} holds no finished data set; build it first")
+        raise ValueError(f"{root} has no finished data set; build the data set first")
     card = json.loads((root / CARD).read_text(encoding="utf-8"))
     splits = {
         name: DataSplit(
@@ -112,20 +112,20 @@ def load_finished(root: Path, titles: Mapping[str, str]) -> DrawnDataset:
     }
     missing = [str(shard) for split in splits.values() for shard in split.shards if not shard.exists()]
     if missing:
-        raise ValueError(f"{root} misses {', '.join(missing[:3])}; delete {root / CARD} and build it again")
+        raise ValueError(f"{root} lacks {', '.join(missing[:3])}; delete {root / CARD} and build the data set again")
     return DrawnDataset(root=root, splits=splits)
 
 
 def write_split(
     root: Path, name: str, samples: Sequence[ImageTextSample], *, class_names: Sequence[str], samples_per_shard: int
 ) -> dict[str, Any]:
-    """Write the shards of a part, none for one without samples, and return what the card says of it.
+    """Write the shards of a part, without shards if there are no samples, and return the part's entry in the card.
 
     Args:
         root: directory of the data set.
-        name: of the part.
-        samples: in the order in which they are read.
-        class_names: what classification chooses from.
+        name: name of the part.
+        samples: samples in the order of reading.
+        class_names: classes for zero-shot classification.
         samples_per_shard: pictures in a shard.
     """
     paths = write_shards(root / name, samples, samples_per_shard=samples_per_shard) if samples else []
@@ -137,19 +137,19 @@ def write_split(
 
 
 def write_card(root: Path, card: Mapping[str, Any]) -> None:
-    """Write the card, which says that the data set is finished."""
+    """Write the card, which marks the data set as finished."""
     write_text(root / CARD, json.dumps(card, indent=1, ensure_ascii=False) + "\n")
 
 
 def claim(root: Path, spec: Any) -> None:
-    """Mark a directory as made with a spec, or refuse one made with another.
+    """Mark a directory as made with a spec, or raise if it was made with another spec.
 
     Args:
-        root: the directory; it is made.
-        spec: the choices; how many processes rendered, `num_processes`, cannot be seen in a data set.
+        root: the directory, which the function creates if needed.
+        spec: settings of the data set, without `num_processes`, which does not affect the data set.
 
     Raises:
-        ValueError: if it was made with other choices.
+        ValueError: if the directory was made with other settings.
     """
     path = root / _SPEC
     if not path.exists():
@@ -159,5 +159,5 @@ def claim(root: Path, spec: Any) -> None:
     found = from_json(path.read_text(encoding="utf-8"), type(spec))
     if attrs.evolve(found, num_processes=spec.num_processes) != spec:
         raise ValueError(
-            f"{root} holds a data set made with other choices ({found}); choose another directory, or delete it"
+            f"{root} holds a data set with other settings ({found}); choose another directory, or delete this directory"
         )

@@ -1,4 +1,4 @@
-"""SVG to pixels on white, and what can be measured on the picture: its colours and its shape; each is made once."""
+"""Renders SVG to pixels on white, and measures the colours and shape of the image; results are cached."""
 
 from __future__ import annotations
 
@@ -37,14 +37,14 @@ _HUES = (
 
 @attrs.frozen(kw_only=True)
 class Rendering:
-    """One picture and what was measured on it.
+    """One image and its measurements.
 
     Args:
         png: RGB on white.
-        colours: names of the colours that cover most of the drawing, at most three, the largest area first.
-        coverage: fraction of the square that is drawn on, 0 to 1.
-        aspect: width over height of what is drawn.
-        thumbnail: a few RGB pixels, row by row, to compare drawings by.
+        colours: names of the colours that cover most of the drawing, at most three, in order of decreasing area.
+        coverage: fraction of the square that the drawing covers, 0 to 1.
+        aspect: width divided by height of the drawing.
+        thumbnail: a few RGB pixels, row by row, for comparing drawings.
     """
 
     png: bytes
@@ -55,10 +55,10 @@ class Rendering:
 
 
 def render(svg: str, size: int) -> Rendering | None:
-    """Return a drawing as a square picture, or None if nothing is visible or the SVG is broken.
+    """Return a drawing as a square image, or None if nothing is visible or the SVG is broken.
 
     Args:
-        svg: the document; no fonts are loaded, since emoji drawings consist of paths.
+        svg: the document; the function loads no fonts, since emoji drawings consist of paths.
         size: side in pixels.
     """
     import resvg_py
@@ -115,11 +115,11 @@ def _render_chunk(svgs: tuple[str, ...], size: int) -> list[Rendering | None]:
 def render_sets(
     folder: Path, drawings: Mapping[str, Mapping[str, tuple[str, str]]], size: int, *, num_processes: int
 ) -> dict[str, dict[str, Rendering]]:
-    """Return the renderings by set and key; a set's are kept in a shard as soon as it is done.
+    """Return the renderings by set and key; each finished set is stored in a shard.
 
     Args:
-        folder: of the shards.
-        drawings: by set and key, a name and an SVG; what shows nothing has no rendering.
+        folder: folder of the shards.
+        drawings: names and SVGs by set and key; empty drawings have no rendering.
         size: side in pixels.
         num_processes: how many drawings are rendered at once.
     """
@@ -141,14 +141,14 @@ def render_sets(
 
 
 def _as_sample(key: str, label: str, rendering: Rendering) -> ImageTextSample:
-    """Return a rendering as a sample of a shard, with what was measured on it as metadata."""
+    """Return a rendering as a sample of a shard, with its measurements as metadata."""
     facts = attrs.asdict(rendering, filter=attrs.filters.exclude("png", "thumbnail"))
     facts["thumbnail"] = base64.b64encode(rendering.thumbnail).decode()
     return ImageTextSample(key=key, captions=(label,), image=rendering.png, image_extension="png", metadata=facts)
 
 
 def _from_sample(sample: ImageTextSample) -> Rendering:
-    """Return the rendering that `_as_sample` stored."""
+    """Return the rendering in a sample of `_as_sample`."""
     assert sample.image is not None, "renderings are stored with their picture"
     facts = dict(sample.metadata)
     thumbnail = base64.b64decode(facts.pop("thumbnail"))
@@ -158,7 +158,7 @@ def _from_sample(sample: ImageTextSample) -> Rendering:
 def dominant_colours(
     pixels: npt.NDArray[np.uint8], *, num_colours: int = 3, min_share: float = 0.12
 ) -> tuple[str, ...]:
-    """Return the names of the colours that cover most pixels, the most frequent first.
+    """Return the names of the colours that cover most pixels, in order of decreasing frequency.
 
     Shape:
         pixels: (number of pixels, 3).
@@ -166,7 +166,7 @@ def dominant_colours(
     Args:
         pixels: red, green and blue, 0 to 255.
         num_colours: at most so many.
-        min_share: leave out colours that cover less; the first is always there.
+        min_share: minimum share of a colour, except for the first colour.
     """
     # Four bits per channel: 4096 cells are named, once each, instead of every pixel.
     levels = pixels.astype(np.int64) >> 4

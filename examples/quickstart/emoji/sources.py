@@ -28,9 +28,9 @@ class Style:
     """One vendor's way of drawing.
 
     Args:
-        name: how captions and keys call it.
-        package: npm package with the drawings.
-        title: how a person calls it.
+        name: name in captions and keys.
+        package: npm package of the drawings.
+        title: display name.
     """
 
     name: str
@@ -50,13 +50,13 @@ STYLES = (
 
 @cache
 def locked() -> Mapping[str, Mapping[str, Any]]:
-    """Return what npm's lock says of every package: its version, for another is another data set, and its hash."""
+    """Return the version and hash of every package from npm's lock file; another version gives another data set."""
     packages = json.loads(_LOCK.read_text(encoding="utf-8"))["packages"]
     return {path.removeprefix("node_modules/"): about for path, about in packages.items()}
 
 
 def with_version(package: str) -> str:
-    """Return a package with its version, as npm writes it."""
+    """Return a package with its version, in npm's notation."""
     return f"{package}@{locked()[package]['version']}"
 
 
@@ -65,9 +65,9 @@ class Drawing:
     """One SVG.
 
     Args:
-        name: of the icon in its set.
-        code: code points in lower-case hexadecimal, joined by dashes, without variation selectors; empty where the
-            set does not say.
+        name: name of the icon in its set.
+        code: code points in lower-case hexadecimal, joined by dashes, without variation selectors; empty if the set has
+            no code points.
         svg: the whole document.
     """
 
@@ -81,9 +81,9 @@ class DrawingSet:
     """One vendor's drawings.
 
     Args:
-        style: whose they are.
+        style: style of the drawings.
         drawings: every visible icon and alias.
-        licence: SPDX name and address, author, as the package states them.
+        licence: SPDX name, URL and author according to the package.
     """
 
     style: Style
@@ -92,25 +92,25 @@ class DrawingSet:
 
 
 def canonical_code(code: str) -> str:
-    """Return code points in lower case without variation selectors, which vendors use at will."""
+    """Return code points in lower case without variation selectors, which vendors use inconsistently."""
     return "-".join(point for point in code.lower().split("-") if point != "fe0f")
 
 
 def slug(label: str) -> str:
-    """Return a label as the icon sets spell names: lower case, words joined by dashes."""
+    """Return a label in the spelling of the icon sets: lower case, words joined by dashes."""
     plain = label.lower().replace("&", "and").replace("’", "").replace("'", "")
     return re.sub(r"[^a-z0-9]+", "-", plain).strip("-")
 
 
 def download(directory: Path, styles: Sequence[Style] = STYLES) -> Path:
-    """Install the packages into `directory` unless they are there already, and return their `node_modules`.
+    """Install the packages into `directory` unless already installed, and return their `node_modules` folder.
 
     Args:
-        directory: created where it is missing.
-        styles: whose drawings are wanted.
+        directory: folder for the packages, created if missing.
+        styles: styles to install.
 
     Raises:
-        ValueError: if npm is missing or cannot install, or what it installed has another version.
+        ValueError: if npm is missing or fails, or an installed package has another version.
     """
     wanted = {name: locked()[name]["version"] for name in (*(style.package for style in styles), NAMES_PACKAGE)}
     modules = directory / "node_modules"
@@ -131,17 +131,17 @@ def download(directory: Path, styles: Sequence[Style] = STYLES) -> Path:
 
 
 def _lock(wanted: Mapping[str, str]) -> dict[str, Any]:
-    """Return what of npm's lock file is wanted, and what that needs."""
+    """Return the wanted packages in npm's lock file, and their dependencies."""
     packages = {f"node_modules/{name}": locked()[name] for name in (*wanted, _TYPES_PACKAGE)}
     return {"lockfileVersion": 3, "requires": True, "packages": {"": {"dependencies": dict(wanted)}, **packages}}
 
 
 def read_drawings(modules: Path, style: Style) -> DrawingSet:
-    """Read one vendor's drawings, with aliases and sizes of single icons resolved.
+    """Read one vendor's drawings, and resolve aliases and sizes of single icons.
 
     Args:
-        modules: the `node_modules` that `download` returned.
-        style: whose drawings.
+        modules: the `node_modules` folder that `download` returned.
+        style: style to read.
     """
     package = modules / style.package
     icons = _read_json(package / "icons.json")
@@ -160,7 +160,7 @@ def read_drawings(modules: Path, style: Style) -> DrawingSet:
 
 
 def _resolve(icons: Mapping[str, Any], name: str) -> dict[str, Any]:
-    """Return an icon with the set's sizes as defaults and, for an alias, its parent's drawing turned as it says."""
+    """Return an icon with the set's default sizes; an alias has its parent's drawing, transformed as the alias says."""
     chain: list[Mapping[str, Any]] = []
     while name in icons.get("aliases", {}):
         chain.append(icons["aliases"][name])
@@ -176,7 +176,7 @@ def _resolve(icons: Mapping[str, Any], name: str) -> dict[str, Any]:
 
 
 def _target(icons: Mapping[str, Any], name: str) -> str:
-    """Return the name at the end of a chain of aliases; one that turns its parent depicts something else."""
+    """Return the name at the end of a chain of aliases; an alias that transforms its parent depicts something else."""
     while name in icons.get("aliases", {}):
         alias = icons["aliases"][name]
         if alias.get("hFlip") or alias.get("vFlip") or alias.get("rotate"):
@@ -207,7 +207,7 @@ def _read_json(path: Path) -> Any:
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise ValueError(f"{path} cannot be read ({error}); delete the download's directory and try again") from None
+        raise ValueError(f"{path} cannot be read ({error}); delete the download directory and try again") from None
 
 
 def _installed_version(package: Path) -> str | None:
@@ -218,10 +218,10 @@ def _installed_version(package: Path) -> str | None:
 
 
 def run_npm(arguments: Sequence[str]) -> None:
-    """Run npm, or what it installed.
+    """Run npm, or a program that npm installed.
 
     Raises:
-        ValueError: if it is missing, fails, or takes too long.
+        ValueError: if the program is missing, fails, or takes too long.
     """
     command = _npm_command()
     try:
@@ -231,18 +231,18 @@ def run_npm(arguments: Sequence[str]) -> None:
     except subprocess.TimeoutExpired:
         raise ValueError(
             f"npm did not answer within {NPM_TIMEOUT_SECONDS} seconds; the emoji drawings come from the npm registry, "
-            "so check the network (or npm's registry and proxy settings) and run this again: it continues"
+            "so check the network (or npm's registry and proxy settings) and run this again to continue"
         ) from None
     if result.returncode != 0:
         said = "\n".join((result.stderr or result.stdout).strip().splitlines()[-5:])
         raise ValueError(
             "npm could not install the emoji drawings; check the network (or npm's registry and proxy settings) and "
-            f"run this again: it continues. npm said:\n{said}"
+            f"run this again to continue. npm said:\n{said}"
         )
 
 
 def _npm_command() -> list[str]:
-    """Return how to call npm: the one on the path, else the one that the Python package brings."""
+    """Return the command for npm: from the path, else from the Python package."""
     npm = shutil.which("npm")
     if npm is not None:
         return [npm]

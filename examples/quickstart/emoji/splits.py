@@ -1,4 +1,4 @@
-"""Which drawings are for training, and which three kinds of unseen ones are for testing."""
+"""Splits the drawings into training drawings and three kinds of unseen test drawings."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ _MIN_STYLES = 3
 
 @attrs.frozen(kw_only=True)
 class Picture:
-    """What the split needs to know of a drawing.
+    """The properties of a drawing for the split.
 
     Args:
-        style: whose drawing.
-        code: what it depicts.
-        thumbnail: a few pixels, to find drawings that two vendors share.
+        style: style of the drawing.
+        code: code of the depicted concept.
+        thumbnail: a few pixels, to find equal drawings of two vendors.
     """
 
     style: str
@@ -35,7 +35,7 @@ class Picture:
 
 
 def chance(seed: int, *names: str) -> float:
-    """Return a number of [0, 1) that depends on the arguments alone."""
+    """Return a number in [0, 1) that depends only on the arguments."""
     digest = hashlib.sha256("\x1f".join([str(seed), *names]).encode()).digest()
     return int.from_bytes(digest[:8], "big") / 2**64
 
@@ -49,19 +49,19 @@ def split_pictures(
     rendering_fraction: float,
     seed: int,
 ) -> dict[str, list[Picture]]:
-    """Return the pictures of every split.
+    """Return the images of every split.
 
-    Families of concepts stay together: a held-out concept takes its variants (gender, direction) along, and a held-out
-    rendering those of the same vendor, because they share words and most of the drawing.
+    Families of concepts stay together: all variants (gender, direction) of a held-out concept are held out, and so are
+    the same vendor's variants of a held-out rendering, because variants share words and most of the drawing.
 
     Args:
         pictures: all of them.
-        concepts: what they depict.
+        concepts: concepts by code.
         held_out_style: the vendor that training never sees.
-        concept_fraction: fraction of the families whose pictures are all held out.
-        rendering_fraction: fraction of the other families of which one vendor's pictures are held out; families that
-            too few vendors drew, and pictures that two vendors share, are left in training.
-        seed: of the choice.
+        concept_fraction: fraction of the families with all images held out.
+        rendering_fraction: fraction of the other families with one vendor's images held out; families of too few
+            vendors, and images that two vendors share, stay in training.
+        seed: seed of the random choice.
     """
     splits: dict[str, list[Picture]] = {name: [] for name in SPLITS}
     families: dict[str, list[Picture]] = {}
@@ -85,7 +85,7 @@ def split_pictures(
 
 
 def _held_out_renderings(pictures: Sequence[Picture], family: str, seed: int) -> list[Picture]:
-    """Return one vendor's pictures of a family: such as nothing that stays for training looks the same."""
+    """Return one vendor's images of a family that differ from all remaining training images."""
     styles = sorted({picture.style for picture in pictures}, key=lambda style: chance(seed, family, style))
     if len(styles) < _MIN_STYLES:
         return []

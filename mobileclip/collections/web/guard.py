@@ -1,4 +1,4 @@
-"""Access checks of the web server, and the limit for uploaded images."""
+"""Access checks of the web server, and a limit for uploaded images."""
 
 from __future__ import annotations
 
@@ -29,20 +29,20 @@ _HEADERS = {
 
 
 class Guard:
-    """Middleware that refuses requests of other sites, and sends the security headers of the page.
+    """Middleware that rejects requests from other sites, and sends the security headers of the page.
 
-    The guard checks the Host header against DNS rebinding, and Origin and Sec-Fetch-Site against requests of other
-    sites. Links to the page work from any site.
+    The guard checks the Host header to prevent DNS rebinding, and the headers Origin and Sec-Fetch-Site to reject
+    requests from other sites. Links to the page work from any site.
 
     Args:
-        app: that answers the others.
+        app: application that answers all other requests.
     """
 
     def __init__(self, app: ASGIApp) -> None:
         self.app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer a request."""
+        """Check a request, and reject it or pass it to the application."""
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
@@ -63,7 +63,7 @@ def _problem(scope: Scope) -> str | None:
     headers = Headers(scope=scope)
     host = headers.get("host", "")
     if host.partition(":")[0].lower() not in _HOSTS:
-        return "this page is for the machine that it runs on; open it as http://127.0.0.1 with its port"
+        return "this page is only for the machine that serves it; open http://127.0.0.1 with the port"
     origin = headers.get("origin")
     if origin is not None and origin.lower() != f"http://{host.lower()}":
         return "another site asked for this; open the page itself"
@@ -74,11 +74,11 @@ def _problem(scope: Scope) -> str | None:
 
 
 MOST_PICTURE_BYTES = 2**25
-"""Of a picture that is searched with."""
+"""Maximum size of an uploaded query image, in bytes."""
 
 _MOST_BYTES = 2 * MOST_PICTURE_BYTES
 _PICTURE_TYPE = "application/octet-stream"
-_BUSY = "too many pictures are searched with at once; try again in a moment"
+_BUSY = "too many image searches at once; try again in a moment"
 
 T = TypeVar("T")
 
@@ -87,7 +87,7 @@ class Uploads:
     """Uploaded images of running requests, up to a limit; `num_free` is the number of free bytes.
 
     Args:
-        num_bytes: limit for all uploads; beyond it, the server asks clients to retry.
+        num_bytes: limit for all uploads, in bytes; above this limit, the server asks clients to retry.
     """
 
     def __init__(self, num_bytes: int = _MOST_BYTES) -> None:
@@ -96,20 +96,20 @@ class Uploads:
 
     @asynccontextmanager
     async def received(self, request: Request) -> AsyncIterator[bytes]:
-        """Yield the image that a request sends.
+        """Yield the encoded image in a request's body.
 
         Raises:
-            HTTPException: if it is missing or too large, or the limit is reached.
+            HTTPException: if the image is missing or too large, or the uploads reach the limit.
         """
-        # Forms of other sites cannot send this type.
+        # HTML forms of other sites cannot send this content type.
         if request.headers.get("content-type", "").partition(";")[0].strip() != _PICTURE_TYPE:
-            raise HTTPException(415, f"send an image as its bytes, with the content type {_PICTURE_TYPE}")
+            raise HTTPException(415, f"expected the bytes of an image, with the content type {_PICTURE_TYPE}")
         data = bytearray()
         try:
             async for chunk in request.stream():
                 if len(data) + len(chunk) > MOST_PICTURE_BYTES:
                     raise HTTPException(
-                        413, f"the image is larger than {MOST_PICTURE_BYTES >> 20} MiB; make it smaller"
+                        413, f"the image is larger than {MOST_PICTURE_BYTES >> 20} MiB; reduce its size"
                     )
                 if len(chunk) > self.num_free:
                     raise HTTPException(503, _BUSY, headers={"Retry-After": "2"})
@@ -122,7 +122,7 @@ class Uploads:
             self.num_free += len(data)
 
     async def in_turn(self, work: Callable[[], T]) -> T:
-        """Return a function's result from a single thread, since each call may decode a large image."""
+        """Run a function in a single thread and return its result, since each call may decode a large image."""
         if self._turn is None:
             self._turn = anyio.CapacityLimiter(1)
         return await anyio.to_thread.run_sync(work, limiter=self._turn)

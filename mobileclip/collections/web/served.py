@@ -1,4 +1,4 @@
-"""A served index: thread-safe, reloaded after changes, with a cache of thumbnails."""
+"""Serves an index to several threads, reloads it after changes, and caches thumbnails."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ from mobileclip.collections.store import Store
 from mobileclip.processes import num_cores
 
 SIDES = {"small": 416, "large": 1600}
-"""Of the square that a picture fits into, in pixels, by the name of its size."""
+"""Maximum side of an image in pixels, by the name of the size."""
 
 _MOST_BYTES = 2**26
 _QUALITY = 80
-# Each holds a decoded picture in memory.
+# Each call holds a decoded image in memory.
 _MOST_AT_ONCE = min(4, num_cores())
 
 
@@ -33,7 +33,7 @@ class Indexed:
     """The state of an image's file at indexing.
 
     Args:
-        sha256: sha256 of the encoded image, or of the video.
+        sha256: SHA-256 of the encoded image or video.
         mtime_ns: modification time of the file, in nanoseconds since 1970.
     """
 
@@ -46,7 +46,7 @@ _Key = tuple[int, Indexed, int]
 
 @attrs.frozen
 class _Kept:
-    """An image that was made, and the file that it was made of."""
+    """A cached thumbnail, and the state of its file."""
 
     data: bytes
     stamp: tuple[int, int] | None
@@ -56,7 +56,7 @@ class Thumbnails:
     """A cache of the most recent thumbnails.
 
     Args:
-        num_bytes: size limit of the cache.
+        num_bytes: maximum size of the cache, in bytes.
     """
 
     def __init__(self, num_bytes: int = _MOST_BYTES) -> None:
@@ -67,12 +67,12 @@ class Thumbnails:
         self._decoding = threading.BoundedSemaphore(_MOST_AT_ONCE)
 
     def get(self, match: Match, indexed: Indexed, side: int) -> bytes | None:
-        """Return an image as WebP without metadata; None if its file is missing or changed.
+        """Return a thumbnail as WebP without metadata; None if the image's file is missing or changed.
 
         Args:
-            match: the image.
-            indexed: state of its file at indexing.
-            side: largest side in pixels.
+            match: match of the image.
+            indexed: state of the image's file at indexing.
+            side: maximum side in pixels.
         """
         key, stamp = (match.id, indexed, side), stamp_of(match.path)
         with self._changing:
@@ -101,17 +101,17 @@ def read_if_unchanged(match: Match, indexed: Indexed) -> bytes | None:
     """Return an encoded image; None if its file is missing or changed.
 
     Args:
-        match: the image.
-        indexed: state of its file at indexing.
+        match: match of the image.
+        indexed: state of the image's file at indexing.
     """
     (data,) = read_encoded([match])
     return data if data is not None and hashlib.sha256(data).hexdigest() == indexed.sha256 else None
 
 
 def _make(match: Match, indexed: Indexed, side: int) -> bytes | None:
-    # A path that leads elsewhere by now shows nothing that was not indexed.
+    # If the path now leads to another file, the server does not show this file.
     if match.time is not None:
-        # To hash a video takes seconds.
+        # Hashing a video takes seconds.
         is_same = stamp_of(match.path) == (indexed.mtime_ns, match.size)
         picture = make_small_frame(match, side) if is_same else None
     else:
@@ -124,12 +124,12 @@ _LONGEST_TEXT = 4096
 
 
 class UnreadableIndexError(Exception):
-    """An unreadable index: missing, damaged, or of a model that cannot be loaded."""
+    """The index is missing or damaged, or its model cannot be loaded."""
 
 
 @attrs.define(eq=False)
 class _KeptDuplicates:
-    """Duplicates that were found, for whoever asks again."""
+    """Cached groups of near duplicates."""
 
     collection: Collection | None = None
     threshold: float = 0.0
@@ -137,10 +137,10 @@ class _KeptDuplicates:
 
 
 class ServedCollection:
-    """A collection as many threads ask for it.
+    """A collection for requests from several threads.
 
-    A loaded collection never changes: after a write, the server loads a new collection, and running requests keep the
-    old one.
+    A loaded collection never changes. After a write, the server loads a new collection, and running requests keep the
+    old collection.
 
     Args:
         collection: the opened collection.
@@ -153,17 +153,17 @@ class ServedCollection:
         self._kept = _KeptDuplicates()
         self._comparing = threading.Lock()
         self.version = ""
-        """Of what was read: another one whenever the index was written to."""
+        """Token of the loaded index, which changes with every write to the index."""
 
     def current(self) -> Collection:
-        """Return the current collection, loaded with its model.
+        """Return the current collection, with its model loaded.
 
         Raises:
-            UnreadableIndexError: if it cannot be read.
+            UnreadableIndexError: if the index cannot be read.
         """
         with self._reading:
             try:
-                # This comes first: what is written after it is found by the next request.
+                # This comes first, so the next request detects any later write.
                 seen = Store.open(self._collection.path).token
                 if seen != self._seen:
                     collection = self._collection.reopened()
@@ -199,16 +199,18 @@ def picture_of(collection: Collection, number: int) -> tuple[Match, Indexed]:
     """Return an image by its id, with the state of its file at indexing.
 
     Raises:
-        ValueError: if there is none.
+        ValueError: if the index has no image with this id.
     """
     (row,) = collection.snapshot.rows([collection.snapshot.place(number)])
     if row is None:
-        raise ValueError(f"the index has no image with the id {number}; search again, it may have been removed")
+        raise ValueError(
+            f"the index has no image with the id {number}; search again, as the image may have been removed"
+        )
     return match_of(row, 1.0), Indexed(sha256=row["sha256"], mtime_ns=row["mtime_ns"])
 
 
 def display_values(match: Match) -> dict[str, Any]:
-    """Return an image's values for the page, without control characters."""
+    """Return the metadata of an image for display on the page, without control characters."""
     known = {
         name: storage.printable(value, limit=_LONGEST_TEXT) if isinstance(value, str) else value
         for name, value in match.known().items()

@@ -1,4 +1,4 @@
-"""Augmentations: drawn once, stored as numbers, and replayed to the bit.
+"""Augmentations that are drawn once, stored as numbers and replayed bit for bit.
 
-What is drawn is a value that a sample can hold. Reading and resizing pictures belong in `data.images`.
+The drawn parameters are plain values that a sample can store. Reading and resizing images belong in `data.images`.
 """

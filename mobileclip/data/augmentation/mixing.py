@@ -1,4 +1,4 @@
-"""What training does to batches of classes: images and labels mixed, rectangles erased."""
+"""Batch augmentations for classification: Mixup, CutMix and random erasing."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from mobileclip.data.images.resize import Pixels
 
 
-# Of ImageNet's pixels, per RGB channel, in levels of 255.
+# Mean and standard deviation of ImageNet's pixels, per RGB channel, on the scale 0 to 255.
 _MEAN = np.array((0.485, 0.456, 0.406)) * 255
 _STD = np.array((0.229, 0.224, 0.225)) * 255
 _NUM_ATTEMPTS = 10
@@ -28,20 +28,20 @@ _NUM_ATTEMPTS = 10
 
 @attrs.frozen(kw_only=True, field_transformer=strict)
 class RandomErasingSpec:
-    """Of some images, a rectangle becomes noise with the mean and the deviation of ImageNet's pixels.
+    """Random erasing: replace a rectangle of some images by noise of ImageNet's mean and standard deviation.
 
     Args:
-        probability: probability of an image to lose a rectangle.
-        area: least and greatest fraction of the image that is erased; at most 1.
-        ratio: least and greatest height over width of what is erased.
+        probability: probability that a rectangle of an image is erased.
+        area: minimum and maximum fraction of the image that is erased; at most 1.
+        ratio: minimum and maximum aspect ratio (height / width) of the rectangle.
 
     Raises:
         ValueError: if a number is out of its range.
 
-    Source: Zhong et al. 2017, "Random Erasing Data Augmentation"; the defaults are those of FastViT's training script,
-        timm's mode `pixel`.
+    Source: Zhong et al. 2017, "Random Erasing Data Augmentation"; the defaults are those of FastViT's training script
+        (timm's mode `pixel`).
 
-    Differs: noise beyond 0 to 255 is cut, since pixels and not normalised numbers are erased.
+    Differs: noise is clipped to 0 to 255, because this class erases pixels before they are normalised.
 
     Examples:
         >>> import numpy
@@ -57,10 +57,10 @@ class RandomErasingSpec:
 
     def __attrs_post_init__(self) -> None:
         if self.area[1] > 1:
-            raise ValueError(f"area is a fraction of the image, at most 1, not {self.area}")
+            raise ValueError(f"area must be fractions of the image, at most 1, not {self.area}")
 
     def apply(self, pixels: Pixels, rng: np.random.Generator) -> Pixels:
-        """Return an image, erased or as it is; the given one is not changed.
+        """Return an image with or without an erased rectangle; the input array is never modified.
 
         Shape:
             `(height, width, 3)`, uint8.
@@ -86,7 +86,7 @@ class RandomErasingSpec:
 
 
 def _normal(rng: np.random.Generator, shape: tuple[int, ...]) -> np.ndarray[tuple[int, ...], np.dtype[np.float64]]:
-    """Return normal numbers by Box and Muller's way, of the numbers that every version of numpy draws alike."""
+    """Return normal numbers by the Box-Muller transform of `rng.random`, which every numpy version draws alike."""
     first, second = rng.random(shape), rng.random(shape)
     normal: np.ndarray[tuple[int, ...], np.dtype[np.float64]] = np.sqrt(-2 * np.log1p(-first)) * np.cos(
         2 * math.pi * second
@@ -96,23 +96,23 @@ def _normal(rng: np.random.Generator, shape: tuple[int, ...]) -> np.ndarray[tupl
 
 @attrs.frozen(kw_only=True, field_transformer=strict)
 class MixingSpec:
-    """Mixup or CutMix, one of the two for a whole batch, with one share for all its images.
+    """Apply either Mixup or CutMix to a whole batch, with one share for all its images.
 
-    Image `i` meets image `j = B - 1 - i`. With a share `s` from Beta(alpha, alpha), mixup gives `s x_i + (1 - s) x_j`.
-    CutMix gives `x_i` with a rectangle of `x_j`, whose area is `1 - s` of the image where it does not reach over the
-    rim. Targets are mixed by the share of the pixels.
+    Image `i` is mixed with image `j = B - 1 - i`. With a share `s` from Beta(alpha, alpha), Mixup returns `s x_i + (1 -
+    s) x_j`. CutMix returns `x_i` with a rectangle of `x_j`. The rectangle covers `1 - s` of the image unless the
+    image's border clips the rectangle. Targets are mixed in proportion to the pixels.
 
     Args:
-        mixup_alpha: of the distribution of mixup's share; 0 for no mixup.
-        cutmix_alpha: cutmix alpha of the distribution of CutMix's share; 0 for no CutMix.
-        cutmix_share: cutmix share of the batches that are mixed at all, those by CutMix, where there are both.
-        probability: probability of a batch to be mixed.
+        mixup_alpha: parameter of the Beta distribution of Mixup's share; 0 turns Mixup off.
+        cutmix_alpha: parameter of the Beta distribution of CutMix's share; 0 turns CutMix off.
+        cutmix_share: fraction of the mixed batches that use CutMix, if both alphas are positive.
+        probability: probability that a batch is mixed.
 
     Raises:
-        ValueError: if a number is out of its range, or both alphas are 0.
+        ValueError: if a number is out of range, or both alphas are 0.
 
-    Source: Zhang et al. 2018, "mixup"; Yun et al. 2019, "CutMix". The defaults are those of FastViT's training, whose
-        script mixes by batch as here.
+    Source: Zhang et al. 2018, "mixup"; Yun et al. 2019, "CutMix". The defaults are those of FastViT's training script,
+        which also mixes per batch.
 
     Examples:
         >>> images, targets = torch.rand(4, 3, 8, 8), torch.eye(4)
@@ -128,17 +128,17 @@ class MixingSpec:
 
     def __attrs_post_init__(self) -> None:
         if self.mixup_alpha == 0 and self.cutmix_alpha == 0:
-            raise ValueError("mixup_alpha and cutmix_alpha are both 0, so there is nothing to mix; leave mixing out")
+            raise ValueError("mixup_alpha and cutmix_alpha are both 0, so nothing would be mixed; leave out mixing")
 
     def mix(self, images: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
-        """Return mixed images and targets; what is drawn comes from torch's own random numbers on the CPU.
+        """Return mixed images and targets; the random numbers come from torch's default CPU generator.
 
         Shape:
-            images `(batch, channels, height, width)` and targets `(batch, classes)`, and the same.
+            images `(batch, channels, height, width)` and targets `(batch, classes)` -> the same shapes.
 
         Args:
-            images: not changed.
-            targets: probabilities of the classes.
+            images: images, which are not modified.
+            targets: class probabilities.
         """
         mixture = self.draw(images.shape, images.device)
         if mixture is None:
@@ -146,11 +146,11 @@ class MixingSpec:
         return mixture.images(images, images.flip(0)), mixture.between(targets, targets.flip(0))
 
     def draw(self, shape: Sequence[int], device: torch.device) -> Mixture | None:
-        """Return how to mix a batch, or None for one that stays as it is.
+        """Draw the mixing weights of a batch; return None if the batch is not mixed.
 
         Args:
-            shape: shape of its images; height and width are the last two.
-            device: where they are.
+            shape: shape of the batch's images; height and width are the last two dimensions.
+            device: device of the images.
         """
         if _uniform() >= self.probability:
             return None
@@ -173,29 +173,29 @@ class MixingSpec:
 class Mixture:
     """The mixing weights of one batch for Mixup or CutMix, as tensors.
 
-    Tensors and not numbers say so: `torch.compile` would compile anew for every other number.
+    The weights are tensors because `torch.compile` would recompile for every new Python number.
 
     Shape:
         share: a scalar; own: (height, width), bool.
 
     Args:
-        share: share of an image's own pixels, from 0 to 1.
-        own: where CutMix leaves them; None for mixup.
+        share: weight of an image's own pixels, from 0 to 1.
+        own: mask of the pixels that CutMix keeps from the image itself; None for Mixup.
     """
 
     share: Tensor
     own: Tensor | None = None
 
     def images(self, images: Tensor, partners: Tensor) -> Tensor:
-        """Return images, all of a batch or some, mixed with their partners; neither are changed.
+        """Return images (a whole batch or a part) mixed with their partners; neither input is modified.
 
         Shape:
-            `(batch, channels, height, width)` twice, normalised, and the same.
+            two normalised tensors `(batch, channels, height, width)` -> the same shape.
         """
         return self.between(images, partners) if self.own is None else torch.where(self.own, images, partners)
 
     def between(self, x: Tensor, partners: Tensor) -> Tensor:
-        """Return the mean of `x` and its partners, weighted by the share."""
+        """Return the weighted mean of `x` and its partners; `share` is the weight of `x`."""
         return self.share * x + (1 - self.share) * partners
 
 
@@ -204,6 +204,6 @@ def _uniform() -> float:
 
 
 def _span(length: int, fraction: float) -> tuple[int, int]:
-    """Return first and last, exclusive, of a stretch around a place drawn evenly, cut at the rim."""
+    """Return the start and the exclusive end of a span around a uniformly drawn centre, clipped to the length."""
     size, centre = int(length * fraction), int(_uniform() * length)
     return max(0, centre - size // 2), min(length, centre + size - size // 2)

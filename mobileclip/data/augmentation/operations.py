@@ -1,7 +1,7 @@
-"""The image operations of RandAugment on Pillow, pixel for pixel those of torchvision, and a registry of others.
+"""RandAugment's image operations on Pillow, pixel for pixel those of torchvision, and a registry for more.
 
-The order of `OPERATIONS` is the index under which the public data sets store an operation: it never changes. Operations
-of other packages are stored by their names.
+The public data sets store an operation by its index in `OPERATIONS`, so that order never changes. Operations of other
+packages are stored by name.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ RgbImage = Image.Image
 Strengths = Callable[[int, int], tuple[float, ...]]
 
 _BLACK = (0, 0, 0)
-# RandAugment's largest translation is 150 pixels of the 331 pixels wide images that its authors searched on.
+# RandAugment's largest translation is 150 pixels, for the 331-pixel images on which its authors ran their search.
 _MAX_TRANSLATION = 150.0 / 331.0
 
 
@@ -33,13 +33,14 @@ class Operation:
     """One operation of RandAugment.
 
     Args:
-        name: that it is registered and, where it is none of `OPERATIONS`, stored under.
-        apply: `(image, magnitude) -> image`, an RGB image of the same size; equal arguments give equal bits.
-        strengths: `(number of bins, side of the image in pixels) -> the magnitude of every bin`, unsigned.
-        signed: whether the magnitude's sign is drawn too.
+        name: name in the registry; samples store this name if the operation is not in `OPERATIONS`.
+        apply: function `(image, magnitude) -> image` that returns an RGB image of the same size; equal arguments give
+            equal bits.
+        strengths: function `(number of bins, side of the image in pixels) -> unsigned magnitude of every bin`.
+        signed: whether the sign of the magnitude is also drawn.
         translates: whether the magnitude is a number of pixels.
-        replayed_as: the operation that is stored and replayed, for one that differs from it by its strengths alone;
-            None for itself.
+        replayed_as: name of the operation that is stored and replayed instead, if only the strengths of the two differ;
+            None to store this operation.
 
     Examples:
         >>> from PIL import Image, ImageOps
@@ -57,12 +58,12 @@ class Operation:
 
 
 def _affine(image: RgbImage, matrix: tuple[float, float, float, float, float, float]) -> RgbImage:
-    """Resample with the nearest pixel; `matrix` maps output coordinates to input ones; outside is black."""
+    """Resample with the nearest pixel; `matrix` maps output to input coordinates; pixels outside are black."""
     return image.transform(image.size, Image.Transform.AFFINE, matrix, Image.Resampling.NEAREST, fillcolor=_BLACK)
 
 
 def _shear_angle(magnitude: float) -> float:
-    """Return the shear's angle in radians, through degrees as torchvision does: ties round the same way."""
+    """Return the shear angle in radians, computed through degrees like torchvision so that ties round the same way."""
     return math.radians(math.degrees(math.atan(magnitude)))
 
 
@@ -78,22 +79,22 @@ def shear_y(image: RgbImage, magnitude: float) -> RgbImage:
 
 
 def translate_x(image: RgbImage, magnitude: float) -> RgbImage:
-    """Move the image right by whole pixels, `magnitude` cut towards zero."""
+    """Move the image right by whole pixels: `magnitude` is truncated towards zero."""
     return _affine(image, (1.0, 0.0, float(-int(magnitude)), 0.0, 1.0, 0.0))
 
 
 def translate_y(image: RgbImage, magnitude: float) -> RgbImage:
-    """Move the image down by whole pixels, `magnitude` cut towards zero."""
+    """Move the image down by whole pixels: `magnitude` is truncated towards zero."""
     return _affine(image, (1.0, 0.0, 0.0, 0.0, 1.0, float(-int(magnitude))))
 
 
 def rotate(image: RgbImage, magnitude: float) -> RgbImage:
-    """Turn the image around its centre by `magnitude` degrees, counter-clockwise; corners become black."""
+    """Rotate the image around its centre by `magnitude` degrees counter-clockwise; empty corners become black."""
     return image.rotate(magnitude, Image.Resampling.NEAREST, fillcolor=_BLACK)
 
 
 def _blended(image: RgbImage, level: int, factor: float) -> RgbImage:
-    """Blend with one level, `level + factor (pixel - level)`, by a table of all pixels that Pillow's blending makes."""
+    """Blend with one grey level, `level + factor (pixel - level)`, by a lookup table that Pillow's blending fills."""
     table = Image.blend(Image.new("L", (256, 1), level), Image.frombytes("L", (256, 1), bytes(range(256))), factor)
     return image.point(list(table.tobytes()) * 3)
 
@@ -104,12 +105,12 @@ def brightness(image: RgbImage, magnitude: float) -> RgbImage:
 
 
 def color(image: RgbImage, magnitude: float) -> RgbImage:
-    """Blend with the grey image: below zero paler, above zero more colourful."""
+    """Blend with the grey image: a magnitude below zero gives paler colours, above zero stronger colours."""
     return ImageEnhance.Color(image).enhance(1.0 + magnitude)
 
 
 def contrast(image: RgbImage, magnitude: float) -> RgbImage:
-    """Blend with the mean grey: below zero flatter, above zero more contrast."""
+    """Blend with the mean grey level: a magnitude below zero gives less contrast, above zero more."""
     grey = image.convert("L")
     counts = grey.histogram()
     mean = sum(level * count for level, count in enumerate(counts)) / (grey.width * grey.height)
@@ -117,14 +118,15 @@ def contrast(image: RgbImage, magnitude: float) -> RgbImage:
 
 
 def sharpness(image: RgbImage, magnitude: float) -> RgbImage:
-    """Blend with the smoothed image: below zero softer, above zero sharper."""
+    """Blend with the smoothed image: a magnitude below zero blurs, above zero sharpens."""
     return Image.blend(_smoothed(image), image, 1.0 + magnitude)
 
 
 def _smoothed(image: RgbImage) -> RgbImage:
-    """Return the mean over 3 x 3 pixels, the middle one counted five times, as Pillow's `SMOOTH`; the rim stays.
+    """Return the 3 x 3 mean with weight 5 for the middle pixel, like Pillow's `SMOOTH`; border pixels are kept.
 
-    Pillow computes with floats, several times slower. Sums of 13 pixels never lie half-way, so both round alike.
+    Pillow computes in floats and is several times slower. A sum over 13 is never half-way between two integers, so both
+    round alike.
     """
     pixels = np.array(image).reshape(image.height, -1)
     if image.height >= 3 and image.width >= 3:
@@ -150,12 +152,12 @@ def posterize(image: RgbImage, magnitude: float) -> RgbImage:
 
 
 def solarize(image: RgbImage, magnitude: float) -> RgbImage:
-    """Invert every channel from `magnitude` on."""
+    """Invert every channel value that is at least `magnitude`."""
     return image.point([value if value < magnitude else 255 - value for value in range(256)] * 3)
 
 
 def auto_contrast(image: RgbImage, _magnitude: float) -> RgbImage:
-    """Stretch every channel to the whole range."""
+    """Stretch every channel to the full range."""
     from PIL import ImageOps
 
     return ImageOps.autocontrast(image)
@@ -169,7 +171,7 @@ def equalize(image: RgbImage, _magnitude: float) -> RgbImage:
 
 
 def _line(start: float, stop: float) -> Strengths:
-    """Return strengths in even steps, as torchvision rounds them (float32)."""
+    """Return evenly spaced strengths, rounded to float32 like torchvision's."""
 
     def strengths(num_bins: int, _side: int) -> tuple[float, ...]:
         import torch
@@ -190,7 +192,7 @@ def _bits(num_bins: int, _side: int) -> tuple[float, ...]:
 
 
 def _few_bits(num_bins: int, _side: int) -> tuple[float, ...]:
-    """Return timm's numbers of bits, from 4 down to 1 (timm: 0, a black image), where torchvision's go from 8 to 4."""
+    """Return timm's numbers of bits, from 4 to 1 (timm: to 0, a black image); torchvision's go from 8 to 4."""
     return tuple(max(1.0, 4.0 - int(index / (num_bins - 1) * 4)) for index in range(num_bins))
 
 
@@ -214,22 +216,22 @@ OPERATIONS = (
 INDICES = {operation.name: index for index, operation in enumerate(OPERATIONS)}
 
 augmentation_operations: Registry[Operation] = Registry("augmentation_operation")
-"""Operations by name; third parties add theirs here or by an entry point in `mobileclip.augmentation_operation`."""
+"""Operations by name; third parties register theirs here or by a `mobileclip.augmentation_operation` entry point."""
 for _operation in (*OPERATIONS, Operation("PosterizeIncreasing", posterize, _few_bits, replayed_as="Posterize")):
     augmentation_operations.add(_operation.name, _operation)
 
 
 def operation_of(stored: int | str) -> Operation:
-    """Return a stored operation: one of `OPERATIONS` by its index, any other by its name.
+    """Return a stored operation, found by its index in `OPERATIONS` or by its name.
 
     Raises:
-        ValueError: if there is none; the message names it.
+        ValueError: if no such operation exists; the message names the missing operation.
     """
     if isinstance(stored, int) and 0 <= stored < len(OPERATIONS):
         return OPERATIONS[stored]
     if not isinstance(stored, str):
         raise ValueError(
-            f"operation {stored!r} is unknown; expected an index from 0 to {len(OPERATIONS) - 1}, or a name"
+            f"operation {stored!r} is unknown; expected an index from 0 to {len(OPERATIONS) - 1} or a name"
         )
     if stored not in augmentation_operations:
         raise ValueError(augmentation_operations.unknown(stored))
@@ -243,14 +245,14 @@ def strengths_of(operation: Operation, num_bins: int, side: int) -> tuple[float,
 
 
 def magnitudes(num_bins: int, side: int) -> tuple[tuple[float, ...], ...]:
-    """Return the strength of every operation for every bin, unsigned, as torchvision rounds it (float32).
+    """Return the unsigned strength of every operation for every bin, rounded to float32 like torchvision's.
 
     Args:
         num_bins: number of strengths.
-        side: side of the image, in pixels, that translations are a fraction of.
+        side: side of the image, in pixels; translations are a fraction of this side.
 
     Returns:
-        per operation, in the order of `OPERATIONS`, `num_bins` numbers: slopes, pixels, degrees, changes of a blending
-        factor, bits, thresholds; zeros where an operation has no strength.
+        `num_bins` numbers for each operation, in the order of `OPERATIONS`: slopes, pixels, degrees, changes of a
+        blending factor, bits or thresholds; zeros if the operation has no strength.
     """
     return tuple(strengths_of(operation, num_bins, side) for operation in OPERATIONS)

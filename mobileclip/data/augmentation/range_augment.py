@@ -1,4 +1,4 @@
-"""RangeAugment: brightness, contrast and noise whose strength is learnt, so that images change as much as asked for."""
+"""RangeAugment: brightness, contrast and noise with learnt strengths that aim at a target image distortion."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from torch.nn import functional as F
 from mobileclip.strict import strict
 
 _OPERATIONS = ("brightness", "contrast", "noise")
-# The loss is linear in the squared error beyond one level of 255, squared.
+# The loss is linear where the squared error exceeds the square of one level of 255.
 _KNEE = 1 / 255**2
 
 
@@ -26,23 +26,24 @@ def _psnrs(values: Iterable[float]) -> tuple[float, float]:
 
 def _positive(_: object, attribute: attrs.Attribute[tuple[float, float]], value: tuple[float, float]) -> None:
     if not min(value) > 0:
-        raise ValueError(f"{attribute.name} must be two positive numbers of decibels, the first and the last: {value}")
+        raise ValueError(f"{attribute.name} must be two positive numbers of decibels (first, last), not {value}")
 
 
 @attrs.frozen(kw_only=True, field_transformer=strict)
 class RangeAugmentSpec:
-    """The choices of RangeAugment.
+    """Settings of RangeAugment.
 
     Args:
-        target_psnr: peak signal-to-noise ratio of the augmented images against what they were, in decibels, at the
+        target_psnr: peak signal-to-noise ratio of the augmented images relative to the originals, in decibels, at the
             start and at the end of training.
         weight: weight of the loss term.
-        fraction: fraction of the images that each of the operations changes.
+        fraction: fraction of the images that each operation changes.
 
     Raises:
-        ValueError: if a number is out of its range.
+        ValueError: if a number is out of range.
 
-    Source: Mehta et al. 2022, "RangeAugment"; 40 to 20 dB for the student alone in Table 12 of the MobileCLIP paper.
+    Source: Mehta et al. 2022, "RangeAugment"; the default of 40 to 20 dB is that of the student alone in Table 12 of
+        the MobileCLIP paper.
 
     Examples:
         >>> augment = RangeAugmentSpec(target_psnr=(40, 20)).build()
@@ -55,18 +56,18 @@ class RangeAugmentSpec:
     fraction: float = attrs.field(default=0.5, validator=[validators.gt(0), validators.le(1)])
 
     def build(self) -> RangeAugment:
-        """Return the augmentation, whose ranges are to be trained with the model."""
+        """Return the augmentation module; train its parameters together with the model's."""
         return RangeAugment(self)
 
 
 class LearntRange(nn.Module):
-    """A uniform distribution, both of whose ends are learnt between bounds of their own.
+    """A uniform distribution with learnt ends; each end stays within its own bounds.
 
     `end = least + sigmoid(parameter) (most - least)`
 
     Args:
-        low: where the lower end may lie, and where it starts.
-        high: where the upper end may lie, and where it starts.
+        low: minimum, maximum and initial value of the lower end.
+        high: minimum, maximum and initial value of the upper end.
     """
 
     def __init__(self, *, low: tuple[float, float, float], high: tuple[float, float, float]) -> None:
@@ -85,26 +86,26 @@ class LearntRange(nn.Module):
         return ends
 
     def forward(self, chance: Tensor) -> Tensor:
-        """Return a number of the range for every one of [0, 1)."""
+        """Map numbers from [0, 1) linearly to the range."""
         ends = self.range().to(chance.dtype)
         return torch.lerp(ends[0], ends[1], chance)
 
 
 @attrs.frozen(kw_only=True, eq=False)
 class RangeNumbers:
-    """The random numbers by which RangeAugment changes the images of a batch, a row for each.
+    """The random numbers with which RangeAugment changes a batch, one row per image.
 
-    An image is changed in the same way by the same row, whichever others are changed along with it.
+    The same row changes an image in the same way, whichever other images are in the call.
 
     Shape:
-        chosen and chance: (B, 3), the operations in the order of their names; seed: (B,).
+        chosen and chance: (B, 3), with the operations in alphabetical order; seed: (B,).
 
     Args:
-        order: in which the operations are applied, to all images.
-        target_error: mean squared error of pixels in [0, 1] that is aimed at.
+        order: order in which the operations are applied, the same for all images.
+        target_error: target of the mean squared error, for pixels in [0, 1].
         chosen: whether an operation changes an image.
-        chance: of [0, 1), where in its range an operation's strength lies.
-        seed: seed of an image's noise; on the CPU, int64.
+        chance: relative position of an operation's strength in its range, in [0, 1).
+        seed: seed of each image's noise, int64, on the CPU.
     """
 
     order: tuple[int, ...]
@@ -118,36 +119,37 @@ class RangeNumbers:
         return len(self.seed)
 
     def split(self, size: int) -> tuple[RangeNumbers, ...]:
-        """Return the rows in pieces of `size`, as a tensor's are split; the last one may be shorter."""
+        """Split the rows into chunks of `size`, like `Tensor.split`; the last chunk may be shorter."""
         pieces = zip(*(torch.split(rows, size) for rows in (self.chosen, self.chance, self.seed)), strict=True)
         return tuple(attrs.evolve(self, chosen=chosen, chance=chance, seed=seed) for chosen, chance, seed in pieces)
 
     def flip(self, dim: Literal[0]) -> RangeNumbers:
-        """Return the rows the other way round, as a tensor's are flipped."""
+        """Reverse the order of the rows, like `Tensor.flip`."""
         return attrs.evolve(self, chosen=self.chosen.flip(dim), chance=self.chance.flip(dim), seed=self.seed.flip(dim))
 
 
 class RangeAugment(nn.Module):
-    """Change images as strongly as a target says, by operations whose strengths are learnt.
+    """Change images by operations whose strengths are learnt to meet a target distortion.
 
-    Brightness `m x`, contrast `m x + (1 - m) mean(x)` per channel and noise `x + s n`, in random order, each with
-    numbers `m`, `s` of its own for every image, and the result cut to [0, 1]. The loss term draws the squared error of
-    every image to that of the target, which follows a half cosine from the first to the last:
-    `weight mean_i smooth_l1(mse_i, 10^(-psnr / 10))`. Add it to the task's loss, and train the parameters with the
-    model's (without weight decay). In evaluation mode nothing changes and the term is zero.
+    The operations are brightness `m x`, contrast `m x + (1 - m) mean(x)` per channel and noise `x + s n`, in random
+    order. Every image has its own `m` and `s` for each operation. The result is clipped to [0, 1]. The loss term pulls
+    the squared error of every image towards the target error, which follows a half cosine from its first to its last
+    value: `weight mean_i smooth_l1(mse_i, 10^(-psnr / 10))`. Add the term to the task's loss, and train the module's
+    parameters with the model's (without weight decay). In evaluation mode, images do not change and the term is zero.
 
-    Gradients, of this term and of the task's loss, reach the ranges alone, not the images.
+    The gradients of this term and of the task's loss reach only the ranges, not the images.
 
-    Shape: (B, C, H, W) -> (B, C, H, W), and a scalar, float32 at least.
+    Shape: (B, C, H, W) -> (B, C, H, W), and a scalar of at least float32.
 
     Source: Mehta et al. 2022.
-    Differs: the public code starts from wider ranges than it names, as it takes their ends for what is in front of the
-        sigmoid; here training starts from the ends named, brightness and contrast in [0.5, 1.5], noise below 0.1. An
-        operation is applied to all images with a strength that changes nothing on those not chosen, to the same end.
+    Differs: the public code starts from wider ranges than it states, because it uses their ends as the input of the
+        sigmoid. Here, training starts from the stated ends: brightness and contrast in [0.5, 1.5], noise below 0.1.
+        Each operation runs on all images, with a neutral strength for images that are not chosen; the result is the
+        same.
 
-    The term, as published, is least where the error of the median image is the target's, and some images are left
-    alone by all operations: batches end 2 to 3 dB above the target. The least ranges of brightness and contrast,
-    [0.9, 1.1], leave 30 to 35 dB: targets above are approached, not met.
+    The published term is smallest when the median image has the target error. Some images are chosen for no operation,
+    so batches end 2 to 3 dB above the target. The narrowest ranges of brightness and contrast, [0.9, 1.1], give 30 to
+    35 dB: higher targets are approached, not met.
     """
 
     def __init__(self, spec: RangeAugmentSpec) -> None:
@@ -167,17 +169,17 @@ class RangeAugment(nn.Module):
         std: Sequence[float] = (1.0, 1.0, 1.0),
         generator: torch.Generator | None = None,
     ) -> tuple[Tensor, Tensor]:
-        """Return the augmented images, normalised as they came, and the loss term.
+        """Return the augmented images, normalised like the input, and the loss term.
 
         Args:
-            image: pixels in [0, 1], or normalised ones with their `mean` and `std`.
-            progress: fraction of the training that is done, from 0 to 1.
-            mean: that was subtracted, per channel.
-            std: that was divided by, per channel.
-            generator: source of randomness; None for torch's own on the CPU.
+            image: pixels in [0, 1], or pixels that were normalised by `mean` and `std`.
+            progress: completed fraction of the training, from 0 to 1.
+            mean: mean per channel that was subtracted from the pixels.
+            std: standard deviation per channel by which the pixels were divided.
+            generator: source of randomness; None uses torch's default CPU generator.
 
         Raises:
-            ValueError: if the images are no float batch, or the progress is no fraction.
+            ValueError: if the images are not a float batch, or `progress` is not in [0, 1].
         """
         _check_progress(progress)
         if not self.training:
@@ -190,16 +192,16 @@ class RangeAugment(nn.Module):
     def draw(
         self, num_images: int, *, progress: float, device: torch.device, generator: torch.Generator | None = None
     ) -> RangeNumbers:
-        """Return the random numbers that a batch is changed by.
+        """Draw the random numbers that determine the changes of a batch.
 
         Args:
             num_images: number of images of the whole batch.
-            progress: fraction of the training that is done, from 0 to 1.
-            device: where the images are.
-            generator: source of randomness; None for torch's own on the CPU.
+            progress: completed fraction of the training, from 0 to 1.
+            device: device of the images.
+            generator: source of randomness; None uses torch's default CPU generator.
 
         Raises:
-            ValueError: if the progress is no fraction.
+            ValueError: if `progress` is not in [0, 1].
         """
         _check_progress(progress)
         source = torch.device("cpu") if generator is None else generator.device
@@ -225,18 +227,18 @@ class RangeAugment(nn.Module):
         mean: Sequence[float] = (0.0, 0.0, 0.0),
         std: Sequence[float] = (1.0, 1.0, 1.0),
     ) -> tuple[Tensor, Tensor]:
-        """Return images changed by their numbers, normalised as they came, and the loss term of each of them.
+        """Return the changed images, normalised like the input, and the loss term of each image.
 
-        Shape: (B, C, H, W) -> (B, C, H, W), and (B,), float32 at least.
+        Shape: (B, C, H, W) -> (B, C, H, W), and (B,) of at least float32.
 
         Args:
-            image: all images of a batch or some of them, as `forward` takes them.
+            image: all or some images of a batch, in the form that `forward` expects.
             numbers: the rows of these images.
-            mean: that was subtracted, per channel.
-            std: that was divided by, per channel.
+            mean: mean per channel that was subtracted from the pixels.
+            std: standard deviation per channel by which the pixels were divided.
 
         Raises:
-            ValueError: if the images are no float batch.
+            ValueError: if the images are not a float batch.
         """
         _check_images(image)
         shift, scale = (image.new_tensor(values)[:, None, None] for values in (mean, std))
@@ -252,12 +254,12 @@ class RangeAugment(nn.Module):
         return (changed - shift) / scale, terms
 
     def target_error(self, progress: float) -> float:
-        """Return the mean squared error of pixels in [0, 1] that is aimed at, after a fraction of the training."""
+        """Return the target mean squared error, for pixels in [0, 1], at a fraction of the training."""
         first, last = (10 ** (-psnr / 10) for psnr in self.spec.target_psnr)
         return last + 0.5 * (first - last) * (1 + math.cos(math.pi * progress))
 
     def extra_repr(self) -> str:
-        """Return the choices."""
+        """Return the settings."""
         return str(self.spec)
 
     def _operation(self, name: str, image: Tensor, numbers: RangeNumbers) -> Tensor:
@@ -275,7 +277,7 @@ class RangeAugment(nn.Module):
 
 
 def _noise(image: Tensor, seed: Tensor) -> Tensor:
-    """Return standard normal numbers of the images' shape, those of an image from its own seed."""
+    """Return standard normal noise in the shape of the images, drawn for each image from its own seed."""
     noise = torch.empty(image.shape, dtype=image.dtype, device=image.device)
     generator = torch.Generator(image.device)
     for one, value in zip(noise, seed.tolist(), strict=True):
@@ -290,4 +292,4 @@ def _check_images(image: Tensor) -> None:
 
 def _check_progress(progress: float) -> None:
     if not 0 <= progress <= 1:
-        raise ValueError(f"progress is a fraction of the training, from 0 to 1, not {progress}")
+        raise ValueError(f"progress must be a fraction of the training, from 0 to 1, not {progress}")

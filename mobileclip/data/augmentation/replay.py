@@ -1,4 +1,4 @@
-"""Augmentation that is sampled once, stored in a few numbers, and replayed to the last bit at any size."""
+"""Augmentations that are sampled once, stored as a few numbers and replayed bit for bit at any size."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 CompressedAugmentation = list[Any]
 
-# Attempts to fit a crop into the image before the central crop is taken, as in torchvision.
+# Number of attempts to fit a crop into the image before falling back to a central crop, as in torchvision.
 _NUM_ATTEMPTS = 10
 
 
@@ -40,13 +40,14 @@ class AugmentationParams:
     """One augmentation of one image.
 
     Args:
-        crop: top, left, height and width in pixels of the source image.
-        operations: pairs of an operation and its signed magnitude, in order; the operation by its index in
-            `OPERATIONS`, or by its name in `augmentation_operations`.
-        image_size: width and height of the source image, in pixels, where they are known; replay refuses another size.
+        crop: top, left, height and width of the crop, in pixels of the source image.
+        operations: pairs of an operation and its signed magnitude, in order of application. The operation is given by
+            its index in `OPERATIONS` or its name in `augmentation_operations`.
+        image_size: width and height of the source image, in pixels, or None if unknown; replay rejects images of any
+            other size.
 
     Raises:
-        ValueError: if a number is out of its range, or the crop leaves an image of `image_size`.
+        ValueError: if a number is out of range, or the crop exceeds an image of `image_size`.
     """
 
     crop: tuple[int, int, int, int] = attrs.field(converter=_crop)
@@ -54,24 +55,24 @@ class AugmentationParams:
     image_size: tuple[int, int] | None = None
 
     def __attrs_post_init__(self) -> None:
-        # Written out, since every sample that is read has dozens of these.
+        # Spelled out for speed: every sample has dozens of these objects.
         top, left, height, width = self.crop
         if not (isinstance(top, int) and isinstance(left, int) and isinstance(height, int) and isinstance(width, int)):
-            raise ValueError(f"a crop is four whole numbers of pixels (top, left, height, width), not {self.crop}")
+            raise ValueError(f"a crop must be four integers in pixels (top, left, height, width), not {self.crop}")
         if top < 0 or left < 0 or height < 1 or width < 1:
-            raise ValueError(f"crop {self.crop} (top, left, height, width) is empty or starts outside of the image")
+            raise ValueError(f"crop {self.crop} (top, left, height, width) is empty or starts outside the image")
         for stored, magnitude in self.operations:
             operation = operation_of(stored)
             if not math.isfinite(magnitude):
-                raise ValueError(f"the magnitude of operation {operation.name} is {magnitude}")
+                raise ValueError(f"the magnitude of operation {operation.name} is {magnitude}, expected a finite one")
         if self.image_size is not None:
             self.check_fits(self.image_size)
 
     def check_fits(self, size: tuple[int, int]) -> None:
-        """Raise unless these parameters can be replayed on an image of `size`, width and height.
+        """Raise unless these parameters can be replayed on an image of `size` (width, height).
 
         Raises:
-            ValueError: if they were made for another size, or the crop leaves the image.
+            ValueError: if the parameters were sampled for another size, or the crop exceeds the image.
         """
         if self.image_size is not None and tuple(self.image_size) != tuple(size):
             raise ValueError(
@@ -87,23 +88,23 @@ class AugmentationParams:
 
 
 def compress(params: AugmentationParams) -> CompressedAugmentation:
-    """Return the public data sets' form, `[[top, left, height, width], [[operation, magnitude], ...]]`, for JSON.
+    """Return the JSON form of the public data sets: `[[top, left, height, width], [[operation, magnitude], ...]]`.
 
-    An operation is its index, which the public loaders know, or the name of one that is none of torchvision's. The
-    source image's size is not part of it; `decompress` takes it again.
+    A torchvision operation is stored by its index, which the public loaders understand; any other operation is stored
+    by its name. The form does not include the size of the source image; pass the size to `decompress`.
     """
     return [list(params.crop), [[index, magnitude] for index, magnitude in params.operations]]
 
 
 def decompress(compressed: Any, image_size: tuple[int, int] | None = None) -> AugmentationParams:
-    """Return the parameters that `compress` wrote, exactly.
+    """Return exactly the parameters that were passed to `compress`.
 
     Args:
-        compressed: the public form; the list of operations may be missing or null where none was applied.
-        image_size: width and height of the source image, where they are known.
+        compressed: parameters in the public form; the list of operations may be missing or null if none was applied.
+        image_size: width and height of the source image, or None if unknown.
 
     Raises:
-        ValueError: if it does not have that form.
+        ValueError: if `compressed` does not have the public form.
     """
     try:
         crop, operations = compressed if len(compressed) == 2 else (*compressed, None)
@@ -124,16 +125,16 @@ def _malformed(compressed: Any) -> str:
 
 
 def bounds(values: Iterable[float]) -> tuple[float, float]:
-    """Convert two numbers of a spec, the lower and the higher."""
+    """Convert the lower and the upper bound of a spec to floats."""
     low, high = values
     return float(low), float(high)
 
 
 def increasing(_: object, attribute: attrs.Attribute[tuple[float, float]], value: tuple[float, float]) -> None:
-    """Validate two numbers of a spec.
+    """Validate the lower and the upper bound of a spec.
 
     Raises:
-        ValueError: unless both are positive, and the lower one is first.
+        ValueError: unless both bounds are positive, with the lower bound first.
     """
     if not 0 < value[0] <= value[1]:
         raise ValueError(f"{attribute.name} must be two positive numbers, the lower first, not {value}")
@@ -141,28 +142,29 @@ def increasing(_: object, attribute: attrs.Attribute[tuple[float, float]], value
 
 @attrs.frozen(kw_only=True, field_transformer=strict)
 class AugmentationSpec:
-    """A random resized crop, then RandAugment: both the choices and, having no state, the augmentation itself.
+    """A random resized crop followed by RandAugment. The spec has no state, so it also applies the augmentation.
 
-    The crop covers a uniform fraction `scale` of the area at a log-uniform aspect ratio, and is resized to `size` x
-    `size`; then `num_operations` of the operations are applied one after another, drawn with replacement.
+    The crop covers a uniformly drawn fraction `scale` of the area at a log-uniform aspect ratio, and is resized to
+    `size` x `size`. Then `num_operations` operations, drawn with replacement, are applied one after another.
 
     Args:
         size: side of the output, in pixels.
-        scale: least and greatest fraction of the area that is cropped; in (0, 1].
-        ratio: least and greatest aspect ratio (width / height) of the crop.
-        interpolation: filter of the (antialiased) resize; the operations take the nearest pixel and fill with black.
-        num_operations: number of operations of RandAugment; zero for the crop alone.
-        magnitude: bin of the operations' strength, from 0 to `num_bins - 1`.
-        num_bins: number of strengths.
-        reference_size: side of the image, in pixels, in which translations are counted when they are sampled.
-        scale_translations: whether replay rescales translations from `reference_size` to `size`; the public data sets
-            do not, so that at another size the student sees the image moved by another fraction than the teachers did.
-        operation_probability: of each operation to be applied at all; 1 applies all of them.
-        operations: names in `augmentation_operations` of those that are drawn from; torchvision's 14 by default. A card
-            has the names of others, and stored augmentations do.
+        scale: minimum and maximum area of the crop as a fraction of the image, in (0, 1].
+        ratio: minimum and maximum aspect ratio (width / height) of the crop.
+        interpolation: filter of the antialiased resize. The operations always use the nearest pixel and fill with
+            black.
+        num_operations: number of RandAugment operations; 0 applies only the crop.
+        magnitude: index of the strength bin, from 0 to `num_bins - 1`.
+        num_bins: number of strength bins.
+        reference_size: side of the image, in pixels, for which translations are sampled.
+        scale_translations: whether replay rescales translations from `reference_size` to `size`. The public data sets
+            do not: at another size, the student sees the image moved by a different fraction than the teachers did.
+        operation_probability: probability that each drawn operation is applied; 1 applies all of them.
+        operations: names in `augmentation_operations` to draw from; torchvision's 14 operations by default. Cards and
+            stored augmentations refer to other operations by name.
 
     Raises:
-        ValueError: if a number is out of its range, or there is no such operation.
+        ValueError: if a number is out of range, or an operation does not exist.
 
     Source: section 4 and appendix of the paper; Cubuk et al. 2020 for RandAugment.
 
@@ -189,7 +191,7 @@ class AugmentationSpec:
         for name in self.operations:
             operation_of(name)
         if self.scale[1] > 1:
-            raise ValueError(f"scale is a fraction of the image's area, at most 1, not {self.scale}")
+            raise ValueError(f"scale must be fractions of the image's area, at most 1, not {self.scale}")
         if self.magnitude >= self.num_bins:
             raise ValueError(f"magnitude {self.magnitude} must be below num_bins {self.num_bins}")
 
@@ -198,7 +200,7 @@ class AugmentationSpec:
 
         Args:
             rng: source of randomness; `augmentation_rng` ties it to the sample.
-            size: width and height of the source image, in pixels, as `PIL.Image.size`.
+            size: width and height of the source image, in pixels, like `PIL.Image.size`.
 
         Raises:
             ValueError: if the image is empty.
@@ -209,7 +211,7 @@ class AugmentationSpec:
         crop = self._sample_crop(rng, width, height)
         operations = []
         for _ in range(self.num_operations):
-            # Where all are applied, no number is drawn for it: what was sampled before is sampled again.
+            # Draw no number if all operations are applied, so that earlier samples stay reproducible.
             if self.operation_probability < 1 and rng.random() >= self.operation_probability:
                 continue
             operation = augmentation_operations[self.operations[random_index(rng, len(self.operations))]]
@@ -223,15 +225,15 @@ class AugmentationSpec:
     def apply(self, image: Image.Image, params: AugmentationParams) -> Image.Image:
         """Return the augmented image, `size` x `size`, RGB; equal arguments give equal bits.
 
-        This is the replay of a whole image. Training decodes no more than the crop, and calls the two steps `resize`
-        and `operate` on it (`SourceImage` of `data.loading.examples`), to the same bits.
+        This method replays a whole image. Training decodes only the crop and calls the two steps `resize` and `operate`
+        on it (see `SourceImage` in `data.loading.examples`), with the same bits as result.
 
         Args:
-            image: the source image, of the size that the parameters were made for; converted to RGB if it is not.
-            params: what `sample` or `decompress` returned.
+            image: source image of the size for which the parameters were sampled; converted to RGB if necessary.
+            params: parameters from `sample` or `decompress`.
 
         Raises:
-            ValueError: if the parameters were made for an image of another size, or the crop leaves the image.
+            ValueError: if the parameters were sampled for an image of another size, or the crop exceeds the image.
         """
         params.check_fits(image.size)
         top, left, height, width = params.crop
@@ -242,11 +244,11 @@ class AugmentationSpec:
         return self.operate(self.resize(crop), params.operations)
 
     def resize(self, crop: Image.Image) -> Image.Image:
-        """Return what was cropped, RGB, resized to `size` x `size`."""
+        """Return an RGB crop resized to `size` x `size`."""
         return resize(crop, (self.size, self.size), self.interpolation)
 
     def operate(self, image: Image.Image, operations: Iterable[tuple[int | str, float]]) -> Image.Image:
-        """Return the cropped image after the operations, pairs as `AugmentationParams` has them, in their order."""
+        """Apply operations to the resized crop in order; each is a pair as in `AugmentationParams.operations`."""
         for stored, magnitude in operations:
             operation = operation_of(stored)
             rescale = self.size / self.reference_size if operation.translates and self.scale_translations else 1.0
@@ -254,11 +256,11 @@ class AugmentationSpec:
         return image
 
     def compress(self, params: AugmentationParams) -> CompressedAugmentation:
-        """Return the public data sets' form of the parameters; see `compress`."""
+        """Return the parameters in the JSON form of the public data sets; see `compress`."""
         return compress(params)
 
     def decompress(self, compressed: Any, image_size: tuple[int, int] | None = None) -> AugmentationParams:
-        """Return the parameters from the public data sets' form; see `decompress`."""
+        """Return the parameters from the JSON form of the public data sets; see `decompress`."""
         return decompress(compressed, image_size)
 
     def _sample_crop(self, rng: np.random.Generator, width: int, height: int) -> tuple[int, int, int, int]:
@@ -280,18 +282,18 @@ class AugmentationSpec:
 
 
 def augmentation_rng(seed: int, key: str, index: int) -> np.random.Generator:
-    """Return the generator of one stored augmentation: the same on any worker, in any order, on any machine.
+    """Return the generator of one stored augmentation, the same on any worker and machine and in any order.
 
     Args:
         seed: the reinforcement's seed.
         key: the sample's key.
-        index: which of the sample's augmentations.
+        index: index of the augmentation among those of the sample.
     """
     return seeded_rng(seed, "augmentation", key, index)
 
 
 augmentations: Registry[Callable[[int], AugmentationSpec]] = Registry("augmentation")
-"""Augmentations by name; third parties add theirs here or by an entry point in `mobileclip.augmentation`."""
+"""Augmentations by name; third parties register theirs here or as an entry point of `mobileclip.augmentation`."""
 
 
 @augmentations.register("datacompdr")
@@ -299,7 +301,7 @@ def datacompdr_augmentation(size: int) -> AugmentationSpec:
     """Return the policy of the public reinforced data sets: crop 0.08-1, then 2 operations at magnitude 9 of 31.
 
     Args:
-        size: side of the output, in pixels; 224 for the teachers, the student's own when replayed.
+        size: side of the output, in pixels: 224 for the teachers, the student's input size for replay.
 
     Source: section 4 of the paper.
     """
@@ -308,19 +310,20 @@ def datacompdr_augmentation(size: int) -> AugmentationSpec:
 
 @augmentations.register("imagenet")
 def imagenet_augmentation(size: int) -> AugmentationSpec:
-    """Return what classifiers are trained with on ImageNet: crop 0.08-1, then RandAugment of `m9`, `n2`.
+    """Return the policy for training classifiers on ImageNet: crop 0.08-1, then RandAugment `m9`, `n2`.
 
-    timm's `rand-m9-mstd0.5-inc1`, by which FastViT is trained, applies each of two operations with probability 1/2 at
-    9/10 of its greatest strength; torchvision's magnitude 9, which the reinforced data sets store, is 9/30 of it.
+    FastViT is trained with timm's `rand-m9-mstd0.5-inc1`, which applies each of two operations with probability 1/2 at
+    9/10 of the operation's maximum strength. torchvision's magnitude 9, which the reinforced data sets store, is 9/30
+    of the maximum.
 
     Args:
         size: side of the output, in pixels.
 
     Source: FastViT (arXiv 2303.14189) and its released training script.
 
-    Differs: its operations are torchvision's 14, posterising to timm's number of bits (1 at this strength); timm's have
-        no identity, but inversion and added solarising. The strength is 9/10, without timm's normal noise of deviation
-        0.05.
+    Differs: this policy uses torchvision's 14 operations, with timm's number of bits for posterise (1 at this
+        strength). timm has no identity operation, but has invert and solarise-add. The strength is always 9/10; timm
+        adds normal noise with a standard deviation of 0.05.
     """
     return AugmentationSpec(
         size=size,
@@ -335,7 +338,7 @@ def imagenet_augmentation(size: int) -> AugmentationSpec:
 
 @augmentations.register("crop")
 def crop_augmentation(size: int) -> AugmentationSpec:
-    """Return the weak augmentation of plain CLIP training: a random crop of 90 to 100 percent, resized.
+    """Return the weak augmentation of plain CLIP training: a random crop of 90 to 100 percent of the area, resized.
 
     Args:
         size: side of the output, in pixels.

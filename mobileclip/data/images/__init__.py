@@ -1,4 +1,4 @@
-"""Image files to pixels: formats, limits, decoding, and a model's preprocessing.
+"""From image files to pixels: formats, limits, decoding and a model's preprocessing.
 
-What concerns a picture alone belongs here; what changes its pixels at random, in `data.augmentation`.
+This package reads and preprocesses single images. Random changes of pixels belong in `data.augmentation`.
 """

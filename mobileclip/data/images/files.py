@@ -1,9 +1,10 @@
-"""Which files of a folder are images, by their names, and why the others are not: one policy for every command.
+"""One policy for every command: which files of a folder are images by name, and why the others are left out.
 
-Hidden files, whose names begin with a dot, are left out. Hidden folders and the shadows of macOS archives (`__MACOSX`)
-are not entered. Links to files in the folder are followed; links to files outside it are where the environment variable
-`MOBILECLIP_FOLLOW_LINKS` is 1. Links to folders are not, as they may lead anywhere and round in circles.
-Pipes, sockets and devices are left out, and so are folders that cannot be read. All of it is counted and named.
+Hidden files (names that begin with a dot) are left out. Hidden folders and the `__MACOSX` folders of macOS archives are
+not entered. Links to files in the folder are followed; links to files outside the folder are followed only if the
+environment variable `MOBILECLIP_FOLLOW_LINKS` is 1. Links to folders are not followed, because they may lead anywhere
+or form cycles. Pipes, sockets, devices and unreadable folders are left out. Every file or folder that is left out is
+counted and named.
 """
 
 from __future__ import annotations
@@ -23,28 +24,28 @@ from mobileclip.data.skips import Skip
 FOLLOW_LINKS = "MOBILECLIP_FOLLOW_LINKS"
 HIDDEN, OTHER = "hidden_file", "other_file"
 REASONS = {
-    HIDDEN: "hidden",
-    "hidden_folder": "hidden folders, which are not entered",
+    HIDDEN: "hidden files",
+    "hidden_folder": "hidden folders",
     "unreadable_folder": "folders that cannot be read",
-    "unreadable_file": "files that cannot be looked at",
-    OTHER: "no images by their names",
-    "linked_folder": "links to folders, which are not followed",
-    "outside_link": f"links to files outside the folder, which are read with {FOLLOW_LINKS}=1",
-    "broken_link": "links that lead nowhere",
+    "unreadable_file": "files that cannot be accessed",
+    OTHER: "names without an image extension",
+    "linked_folder": "links to folders",
+    "outside_link": f"links to files outside the folder ({FOLLOW_LINKS}=1 reads them)",
+    "broken_link": "links without a target",
     "special_file": "pipes, sockets or devices",
-    "name_not_utf8": "names that are not UTF-8, and need others",
+    "name_not_utf8": "names that are not UTF-8",
 }
-"""What becomes of a file that is no image, and how a person is told."""
+"""Reasons for leaving out a file, each with its wording in messages."""
 
 
 @attrs.frozen(kw_only=True)
 class FolderFiles:
-    """The files of a folder and of those below it.
+    """The files of a folder and its subfolders.
 
     Args:
-        path: the folder, or its URL.
-        files: fingerprints by relative name, with `/` between its parts, of all that are not hidden.
-        passed_over: hidden files, links to folders and the like.
+        path: path or URL of the folder.
+        files: fingerprints of all files that are not hidden, by relative name with `/` as separator.
+        passed_over: hidden files, links to folders and other entries that were left out.
     """
 
     path: str
@@ -53,29 +54,28 @@ class FolderFiles:
 
     @property
     def images(self) -> tuple[str, ...]:
-        """Names of the files that are called like images, sorted."""
+        """Sorted names of the files with an image extension."""
         return tuple(sorted(filter(is_image_name, self.files)))
 
     def left_out(self, used: Collection[str] = ()) -> tuple[Skip, ...]:
-        """Return every file that is no image, and why.
+        """Return a `Skip` with the reason for every file that is not an image.
 
         Args:
-            used: names of files that are read beside the images.
+            used: names of files that are read in addition to the images.
         """
         others = sorted(name for name in self.files if not is_image_name(name) and name not in used)
         return (*self.passed_over, *(_skip(self.path, name, OTHER) for name in others))
 
     def said_left_out(self) -> str:
-        """Return what was left out as the end of a message; nothing where nothing was."""
+        """Return the end of a message that describes the files left out; empty if no file was left out."""
         return "".join(f"; left out: {line}" for line in describe_left_out(self.left_out()))
 
 
 def list_folder(path: str | os.PathLike[str]) -> FolderFiles:
-    """Return the files of a folder, with those in the folders below.
+    """Return the files of a folder and its subfolders.
 
     Raises:
-        OSError: if it cannot be listed.
-        StorageError: if its store cannot be reached.
+        OSError: if the folder cannot be listed. StorageError: if the folder's store cannot be reached.
     """
     place = os.fspath(path)
     passed_over: list[tuple[str, str]] = []
@@ -91,25 +91,26 @@ def list_folder(path: str | os.PathLike[str]) -> FolderFiles:
 
 
 def find_images(given: Path) -> tuple[list[Path], tuple[Skip, ...]]:
-    """Return the images that a path means, in order, and what was left out.
+    """Return the images at a path, in order, and the files that were left out.
 
     Args:
-        given: an image, which is taken whatever it is called, or a folder, which is looked through.
+        given: path of an image with any name, or of a folder to search.
 
     Raises:
-        ValueError: if a folder holds no images.
-        OSError: if it cannot be listed.
+        ValueError: if the folder contains no images. OSError: if the folder cannot be listed.
     """
     if not given.is_dir():
         return [given], ()
     found = list_folder(given)
     if not found.images:
-        raise ValueError(f"the folder {given} holds no images ({', '.join(IMAGE_EXTENSIONS)}){found.said_left_out()}")
+        raise ValueError(
+            f"the folder {given} contains no images ({', '.join(IMAGE_EXTENSIONS)}){found.said_left_out()}"
+        )
     return [given / name for name in found.images], found.left_out()
 
 
 def describe_left_out(skips: Sequence[Skip]) -> tuple[str, ...]:
-    """Return a line for every reason: how many files, and of which kinds."""
+    """Return one line per reason, with the number of files and their kinds."""
     kinds: dict[str, Counter[str]] = defaultdict(Counter)
     for skip in skips:
         kinds[skip.reason][posixpath.splitext(skip.key)[1].lower() or posixpath.basename(skip.key)] += 1
@@ -122,7 +123,7 @@ def describe_left_out(skips: Sequence[Skip]) -> tuple[str, ...]:
 
 
 def printable_name(name: str) -> str:
-    """Return a file's name as text: names on disk may hold bytes that are none, and line breaks."""
+    """Return a file name as printable text: names on disk may contain line breaks and bytes that are not text."""
     text = os.fsencode(name).decode(errors="replace")
     return "".join(letter if letter.isprintable() else "_" for letter in text)
 

@@ -1,7 +1,7 @@
-"""JPEGs: read by their headers before they are decoded, copied without metadata or rows below a crop, decoded fast.
+"""JPEG files: header parsing before decoding, copies without metadata or rows below a crop, and fast decoding.
 
-simplejpeg decodes them straight into an array, where it is installed (extra speed). Both it and Pillow decode by
-libjpeg-turbo, to the same pixels; Pillow's way into an array is longer.
+If simplejpeg is installed (extra `speed`), it decodes JPEGs directly into an array. simplejpeg and Pillow both use
+libjpeg-turbo and return the same pixels, but Pillow takes longer to fill an array.
 """
 
 from __future__ import annotations
@@ -27,31 +27,33 @@ _SCAN, _END_OF_IMAGE = 0xDA, 0xD9
 _APP0, _APP1, _APP2, _APP14, _COMMENT = 0xE0, 0xE1, 0xE2, 0xEE, 0xFE
 _METADATA = frozenset(range(_APP0, 0xF0)) | {_COMMENT}
 _WITH_LENGTH = _FRAMES | _METADATA | {0xC4, 0xCC} | frozenset(range(0xDA, 0xE0))
-# What says how colours are encoded.
+# Segments that describe the colour encoding.
 _COLOURS = {_APP0: b"JFIF\0", _APP14: b"Adobe"}
 _EXIF, _XMP = b"Exif\0\0", b"http://ns.adobe.com/xap/1.0/\0"
 _SEVERAL_PICTURES = b"MPF\0"
-# Bytes between segments, fill bytes, stuffed ones and restarts are passed over, as decoders do.
+# Bytes between segments, fill bytes, stuffed bytes and restart markers are skipped, as decoders do.
 _MARKER = re.compile(rb"\xff([\x02-\xcf\xd8-\xfe])")
 _BLOCK = 8
-# In front of the pixels; encoders write dozens.
+# Maximum number of segments before the pixels; encoders write dozens.
 _MAX_SEGMENTS = 100_000
 
 
 @attrs.frozen(kw_only=True)
 class Jpeg:
-    """A JPEG without its metadata, and what its header says.
+    """A JPEG without its metadata, and the contents of its header.
 
     Args:
-        data: what a decoder needs: Pillow would read all metadata, some of it again and again.
-        width: in pixels.
-        height: in pixels.
-        height_offset: of the two bytes in the data that hold the height.
-        first_scan: where in the data the first scan begins.
-        row_group: rows of pixels that are encoded together, where all comes in one scan from top to bottom; else None.
-        is_plain: whether it is one picture of 8 bits, grey or of three colours: simplejpeg decodes it as Pillow does.
-        exif: the camera's notes, as they are encoded.
-        xmp: notes as XML.
+        data: the file without metadata, because Pillow would read all metadata, some of it repeatedly.
+        width: width in pixels.
+        height: height in pixels.
+        height_offset: offset in `data` of the two bytes that hold the height.
+        first_scan: offset in `data` of the first scan.
+        row_group: number of pixel rows that are encoded together, if a single scan holds the whole image from top to
+            bottom; otherwise None.
+        is_plain: whether the file holds a single 8-bit image with one or three channels, which simplejpeg decodes to
+            the same pixels as Pillow.
+        exif: encoded EXIF metadata.
+        xmp: XMP metadata.
     """
 
     data: bytes
@@ -70,10 +72,10 @@ class Jpeg:
         return self.width, self.height
 
     def check(self, limits: ImageLimits, name: str, reduce: int = 1) -> None:
-        """Raise unless this JPEG may be decoded, at so small a part of its size.
+        """Raise unless the limits allow decoding this JPEG at `1 / reduce` of its size.
 
         Raises:
-            ImageError: if it has more pixels or scans than the limits allow.
+            ImageError: if the JPEG has more bytes, pixels or scans than the limits allow.
         """
         width, height = (-(-side // reduce) for side in self.size)
         limits.check_file(len(self.data), name)
@@ -82,18 +84,18 @@ class Jpeg:
         limits.check_scans(num_scans, self.width * self.height, name)
 
     def above(self, bottom: int) -> tuple[bytes, int]:
-        """Return the JPEG without the rows far below `bottom`, and its height; those above decode to the same pixels.
+        """Return the JPEG without rows far below `bottom`, and its new height; the rows above decode to equal pixels.
 
-        The encoded rows stay where they are, and a decoder passes over them on its way to the end mark. A file that
-        lacks the mark is returned as it is, so that a truncated one is still found to be truncated; so is one of
-        several scans.
+        Only the height in the header changes: the encoded rows stay in the file, and a decoder skips them on its way to
+        the end marker. A file without the end marker is returned unchanged, so that decoders still detect that the file
+        is truncated. A file with several scans is also returned unchanged.
 
         Args:
-            bottom: number of rows that are needed.
+            bottom: number of required rows.
         """
         if self.row_group is None or not self.data.endswith(_END):
             return self.data, self.height
-        # Chroma is interpolated between rows, across the edge of a group.
+        # Chroma is interpolated between rows, across the border of a row group.
         height = -(-(bottom + self.row_group // 2) // self.row_group) * self.row_group
         if height >= self.height:
             return self.data, self.height
@@ -101,7 +103,7 @@ class Jpeg:
         return b"".join((self.data[:start], height.to_bytes(2, "big"), self.data[start + 2 :])), height
 
     def _num_scans(self, most: int) -> int:
-        """Return the number of scans, of which `most` and one are counted, without those of other pictures behind."""
+        """Return the number of scans, counted up to `most + 1`, without the scans of further images in the file."""
         num_scans, position = 0, self.first_scan
         while num_scans <= most and (found := _MARKER.search(self.data, position)) is not None:
             kind, position = found[1][0], found.end()
@@ -114,7 +116,7 @@ class Jpeg:
 
 
 def read_jpeg(data: bytes) -> Jpeg | None:
-    """Return a JPEG as far as its header tells; None if it is none, or has no pixels."""
+    """Return the parsed header of a JPEG; None if the file is not a JPEG or has no pixels."""
     kept: list[bytes] = []
     begun = num_left_out = num_frames = 0
     is_one_picture = True
@@ -149,7 +151,7 @@ def read_jpeg(data: bytes) -> Jpeg | None:
 
 
 def _segments(data: bytes) -> Iterator[tuple[int, int, int, int]]:
-    """Yield kind, start, start of the content and end of every segment, as far as they are well-formed."""
+    """Yield the kind, start, content start and end of every segment, up to the first malformed segment."""
     position = 2 if data.startswith(_START) else len(data)
     while (found := _MARKER.search(data, position)) is not None:
         kind, content = found[1][0], found.end() + 2
@@ -161,14 +163,14 @@ def _segments(data: bytes) -> Iterator[tuple[int, int, int, int]]:
 
 
 def _frame(kind: int, content: bytes) -> dict[str, Any] | None:
-    """Return what the header of a frame says; None if it contradicts itself."""
+    """Return the contents of a frame header; None if the header is inconsistent."""
     if len(content) < 9 or len(content) != 6 + 3 * content[5]:
         return None
     height, width, num_components = struct.unpack_from(">HHB", content, 1)
     factors = [divmod(factor, 16) for factor in content[7::3]]
     if height == 0 or width == 0 or not all(1 <= factor <= 4 for pair in factors for factor in pair):
         return None
-    # A single component is never interleaved: its blocks come row by row whatever its factor says.
+    # A single component is never interleaved: its blocks come row by row, whatever its sampling factor.
     row_group = _BLOCK * (max(down for _, down in factors) if num_components > 1 else 1)
     return {
         "width": width,
@@ -180,15 +182,15 @@ def _frame(kind: int, content: bytes) -> dict[str, Any] | None:
 
 
 def decode_jpeg(data: bytes, size: tuple[int, int], *, reduce: int, strict: bool) -> Pixels | None:
-    """Return the pixels of a JPEG, or None where Pillow has to look at it: it is damaged, or simplejpeg is missing.
+    """Return the pixels of a JPEG, or None if Pillow must decode it: the file is damaged or simplejpeg is missing.
 
     Shape: (height, width, 3), uint8.
 
     Args:
-        data: a JPEG, grey or of three colours.
-        size: its width and height, in pixels.
-        reduce: 1, or 2, 4 or 8 to decode it at that part of its size, rounded up.
-        strict: whether bytes that belong to no row are damage.
+        data: JPEG file with one or three channels.
+        size: width and height of the JPEG, in pixels.
+        reduce: 1, 2, 4 or 8 to decode the JPEG at that fraction of its size (1 / `reduce`), rounded up.
+        strict: whether bytes that belong to no row count as damage.
     """
     library = _library()
     if library is None:
@@ -196,7 +198,7 @@ def decode_jpeg(data: bytes, size: tuple[int, int], *, reduce: int, strict: bool
     width, height = (-(-side // reduce) for side in size)
     try:
         pixels: Pixels = library.decode_jpeg(data, "RGB", min_width=width, min_height=height, strict=strict)
-    except Exception as error:  # noqa: BLE001  Pillow says what is wrong with it
+    except Exception as error:  # noqa: BLE001  Pillow reports the problem
         raise_machine_fault(error)
         return None
     return pixels if pixels.shape == (height, width, 3) else None

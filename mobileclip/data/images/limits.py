@@ -1,9 +1,9 @@
-"""Which image files are read, what one may cost, and the error that says why one is not used.
+"""The image formats that are read, limits on the cost of an image, and the error for an unusable image.
 
-Pillow knows some forty more formats. Some start other programs (PostScript: Ghostscript), some are decoded in Python,
-byte by byte (QOI, BLP), and nearly none of them is met as a photograph. JPEG 2000 is left out because
-its decoder has no bound that a header tells, and vector graphics (SVG, WMF, PDF) because they hold no pixels. HEIC,
-which Pillow does not decode, is read by pillow-heif, an extra. Of raw files of cameras, the picture in them is read.
+Pillow supports about forty more formats. Some start other programs (PostScript starts Ghostscript), some are decoded
+byte by byte in Python (QOI, BLP), and few of them are used for photographs. JPEG 2000 is left out because its header
+gives no bound on the decoder's work. Vector graphics (SVG, WMF, PDF) are left out because they hold no pixels. Pillow
+does not decode HEIC, so pillow-heif (an extra) does. From camera raw files, the embedded preview is read.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ from mobileclip.strict import strict
 
 @attrs.frozen(kw_only=True)
 class ImageFormat:
-    """A kind of image file.
+    """An image file format.
 
     Args:
-        name: of Pillow's plug-in.
-        extensions: that its files have, without the dot and in lower case, the usual one first.
-        start: what its files begin with.
-        extra: of this library, that brings its decoder; None where Pillow has it.
-        is_held: whether its decoder holds a copy of the pixels for as long as the image lives.
+        name: name of Pillow's plug-in.
+        extensions: file extensions in lower case without the dot, the most common one first.
+        start: pattern that matches the first bytes of a file.
+        extra: extra of this library that installs the decoder; None if Pillow includes the decoder.
+        is_held: whether the decoder keeps a copy of the pixels for the lifetime of the image.
     """
 
     name: str
@@ -55,42 +55,42 @@ IMAGE_FORMATS = (
 )
 
 RAW_EXTENSIONS = ("dng", "cr2", "nef", "arw", "orf", "rw2")
-"""Of cameras' raw files, of which the picture in them is read; see `raw_preview`."""
+"""Extensions of camera raw files, from which the embedded preview is read; see `raw_preview`."""
 
 IMAGE_EXTENSIONS = (*(extension for kind in IMAGE_FORMATS for extension in kind.extensions), *RAW_EXTENSIONS)
-"""Every extension of an image file, without the dot; the only list of them."""
+"""All extensions of image files, without the dot."""
 
 
 def find_format(data: bytes) -> ImageFormat | None:
-    """Return what kind of image file begins like this, or None if it is none that is read."""
+    """Return the format of a file by its first bytes, or None if the format is not supported."""
     return next((kind for kind in IMAGE_FORMATS if kind.start.match(data)), None)
 
 
 def is_image_name(name: str) -> bool:
-    """Return whether a file is called like an image, as `photo.JPG` is."""
+    """Return whether a file name has an image extension, such as `photo.JPG`."""
     _, dot, extension = name.rpartition(".")
     return bool(dot) and extension.lower() in IMAGE_EXTENSIONS
 
 
 def format_names() -> str:
-    """Return the names of all kinds, for a message."""
+    """Return the names of all formats, for messages."""
     return ", ".join(kind.name for kind in IMAGE_FORMATS)
 
 
 MIB = 2**20
 MAX_PIXELS = "MOBILECLIP_MAX_PIXELS"
-_RAISE = f"if you trust it, set {MAX_PIXELS} to more pixels (num_pixels of ImageLimits), or scale it down"
+_RAISE = f"if you trust it, set {MAX_PIXELS} to more pixels (num_pixels of ImageLimits), or scale the image down"
 
 
 class ImageError(ValueError):
     """An image that cannot be used.
 
     Args:
-        reason: one of a few words, to be counted: `missing_file`, `unreadable` (a folder, a pipe, no permission),
+        reason: identifier by which errors are counted: `missing_file`, `unreadable` (a folder, a pipe, no permission),
             `not_an_image`, `unsupported_format`, `truncated`, `corrupt`, `too_large`, `too_many_scans`,
             `out_of_memory`, `unsupported_mode`, `extreme_shape`, `missing_package`.
-        message: which image, what is wrong with it and what to do.
-        install: of the reason `missing_package`: what is needed, and the command that installs it.
+        message: message that names the image, the problem and the remedy.
+        install: for the reason `missing_package`, the missing package and the command that installs it.
     """
 
     def __init__(self, reason: str, message: str, install: str = "") -> None:
@@ -116,26 +116,25 @@ def _most_pixels() -> int:
 
 
 def _growing(least: int, per_pixel: int) -> Any:
-    """Return a default that grows with the number of pixels."""
+    """Return an attrs default that grows with `num_pixels`."""
     return attrs.Factory(lambda limits: max(least, per_pixel * limits.num_pixels), takes_self=True)
 
 
 @attrs.frozen(kw_only=True, field_transformer=strict)
 class ImageLimits:
-    """Limits of the work and memory that one image may cost; all are checked before it is decoded.
+    """Limits on the work and memory for one image; all limits are checked before decoding.
 
-    The time is bounded by these counts, not by a clock: whether a sample is used must not depend on how busy the
-    machine is. Beyond them nothing is decoded, and the image is an `ImageError`.
+    These counts bound the time, not a clock: whether a sample is used must not depend on the load of the machine. An
+    image beyond the limits is not decoded and raises `ImageError`.
 
     Args:
-        num_pixels: width times height of what is decoded: of a JPEG at a half, a quarter or an eighth of its size, of
-            that. By default what the environment variable `MOBILECLIP_MAX_PIXELS` says, or 89,478,485, as for Pillow.
-            The limits of the file and of `num_scan_pixels` grow with it where they are not given. Decoding takes up to
-            20 bytes a pixel.
-        num_file_bytes: of the file.
-        num_scans: number of scans of a JPEG; encoders write about ten, and at most a few dozen.
-        num_scan_pixels: scans of a JPEG times its pixels, at whatever size it is decoded; the default allows twelve
-            scans of the largest image.
+        num_pixels: maximum width times height of the decoded image, after any reduction of a JPEG to 1/2, 1/4 or 1/8.
+            The default is the environment variable `MOBILECLIP_MAX_PIXELS`, or Pillow's 89,478,485. The defaults of
+            `num_file_bytes` and `num_scan_pixels` grow with this limit. Decoding takes up to 20 bytes per pixel.
+        num_file_bytes: maximum size of the file, in bytes.
+        num_scans: maximum number of scans of a JPEG; encoders write about ten, at most a few dozen.
+        num_scan_pixels: maximum number of scans of a JPEG times its full-size pixels; the default allows twelve scans
+            of the largest image.
 
     Raises:
         ValueError: if a number is not positive.
@@ -147,31 +146,31 @@ class ImageLimits:
     num_scan_pixels: int = _count(_growing(2**30, 12))
 
     def check_file(self, num_bytes: int, name: str) -> None:
-        """Raise unless a file of this many bytes may be looked at.
+        """Raise if a file has too many bytes to be read.
 
         Raises:
-            ImageError: with the reason `too_large`.
+            ImageError: if the limit is exceeded, with the reason `too_large`.
         """
         if num_bytes > self.num_file_bytes:
-            raise ImageError("too_large", f"{name} has more than {self.num_file_bytes:,} bytes, the limit; {_RAISE}")
+            raise ImageError("too_large", f"{name} exceeds the limit of {self.num_file_bytes:,} bytes; {_RAISE}")
 
     def check_pixels(self, width: int, height: int, name: str) -> None:
-        """Raise unless an image of this size may be decoded.
+        """Raise if an image has too many pixels to be decoded.
 
         Raises:
-            ImageError: with the reason `too_large`.
+            ImageError: if the limit is exceeded, with the reason `too_large`.
         """
         if width * height > self.num_pixels:
             raise ImageError(
                 "too_large",
-                f"{name} is too large: {width} x {height} pixels, the limit is {self.num_pixels:,}; {_RAISE}",
+                f"{name} is too large: it has {width} x {height} pixels, the limit is {self.num_pixels:,}; {_RAISE}",
             )
 
     def check_scans(self, num_scans: int, num_pixels: int, name: str) -> None:
-        """Raise unless a JPEG of this many scans and pixels may be decoded.
+        """Raise if a JPEG has too many scans, or too many pixels in all scans, to be decoded.
 
         Raises:
-            ImageError: with the reason `too_many_scans`.
+            ImageError: if a limit is exceeded, with the reason `too_many_scans`.
         """
         if num_scans > self.num_scans or num_scans * num_pixels > self.num_scan_pixels:
             raise ImageError(

@@ -1,4 +1,4 @@
-"""What a camera wrote into an image: how it is turned, and the camera, the time and the place of a photo."""
+"""Image metadata: orientation, camera, time and GPS position."""
 
 from __future__ import annotations
 
@@ -36,11 +36,11 @@ _ON_ITS_SIDE, _UPSIDE_DOWN, _MIRRORED = (5, 6, 7, 8), (3, 4, 7, 8), (2, 3, 6, 7)
 
 
 def read_orientation(exif: bytes | None, xmp: bytes | None) -> int:
-    """Return the orientation, 1 to 8; 1, which turns nothing, where it is not said or cannot be read.
+    """Return the orientation, 1 to 8; 1 (upright) if the metadata is missing or unreadable.
 
     Args:
-        exif: the camera's notes, from their byte order on, or with `Exif` in front.
-        xmp: notes as XML, which count where the camera says nothing.
+        exif: EXIF data, with or without the prefix `Exif`.
+        xmp: XMP data, used if the EXIF data has no orientation.
 
     Source: the Exif standard, 4.6.4; TIFF 6.0, section 2.
     """
@@ -63,7 +63,7 @@ def turned(image: Image.Image, orientation: int) -> Image.Image:
 
 
 def turned_pixels(pixels: Pixels, orientation: int) -> Pixels:
-    """Return the pixels of an image upright: the same memory, read in another order.
+    """Return an upright view of an image's pixels, without copying.
 
     Shape: (height, width, channels) -> the same, or (width, height, channels).
     """
@@ -73,12 +73,12 @@ def turned_pixels(pixels: Pixels, orientation: int) -> Pixels:
 
 
 def is_on_its_side(orientation: int) -> bool:
-    """Return whether width and height of the upright image are the other way round."""
+    """Return whether the orientation swaps width and height."""
     return orientation in _ON_ITS_SIDE
 
 
 def centre_before(centre: Centre, orientation: int) -> Centre:
-    """Return where the centre of an upright image is before it is turned."""
+    """Return the centring of the upright image in the coordinates of the stored image."""
     left = centre.width - centre.side - centre.left if orientation in _MIRRORED else centre.left
     top = centre.height - centre.side - centre.top if orientation in _UPSIDE_DOWN else centre.top
     found = attrs.evolve(centre, left=left, top=top)
@@ -88,15 +88,15 @@ def centre_before(centre: Centre, orientation: int) -> Centre:
 
 
 def tiff_tags(data: bytes) -> Iterator[tuple[int, int, int, int]]:
-    """Yield number, type, number of values and place of the first value of every tag of a TIFF file's first directory.
+    """Yield number, type, count and offset of the first value of every tag in a TIFF file's first directory.
 
-    Cameras' notes are encoded like such a file.
+    EXIF data has the same encoding.
 
     Args:
-        data: the file, or the notes, from the byte order on; nothing is yielded of something else.
+        data: a TIFF file, or EXIF data without prefix; other data yields nothing.
 
     Raises:
-        struct.error, OverflowError: if the file ends before its tags do.
+        struct.error, OverflowError: if the file is truncated.
 
     Source: TIFF 6.0, section 2; BigTIFF.
     """
@@ -117,7 +117,7 @@ def tiff_tags(data: bytes) -> Iterator[tuple[int, int, int, int]]:
 
 
 def whole_number(data: bytes, kind: int, place: int) -> int | None:
-    """Return the whole number that a tag of `data` holds, or None if it is of another type."""
+    """Return the integer value of a tag of `data`, or None for another type."""
     order = "<" if data[:2] == b"II" else ">"
     return int(struct.unpack_from(order + _INTEGERS[kind], data, place)[0]) if kind in _INTEGERS else None
 
@@ -132,11 +132,11 @@ _DATE = re.compile(r"(\d{4}):(\d\d):(\d\d) (\d\d:\d\d:\d\d)")
 
 @attrs.frozen(kw_only=True)
 class CameraNotes:
-    """Metadata that a camera wrote into an image; None for each that is missing.
+    """Camera metadata of an image; missing values are None.
 
     Args:
         camera: maker and model, such as `Apple iPhone 12`.
-        taken: when the picture was taken, in the camera's own time, such as `2024-05-01T12:30:00`.
+        taken: time of the photo in the camera's local time, such as `2024-05-01T12:30:00`.
         latitude: in degrees, north of the equator positive.
         longitude: in degrees, east of Greenwich positive.
     """
@@ -148,10 +148,10 @@ class CameraNotes:
 
 
 def read_camera_notes(exif: bytes | None) -> CameraNotes:
-    """Parse a camera's metadata; what is missing or damaged is None, and everything if it exceeds 256 KiB.
+    """Parse camera metadata; missing and damaged values are None, as are all values of data above 256 KiB.
 
     Args:
-        exif: the notes from their byte order on, or with `Exif` in front; None where there are none.
+        exif: EXIF data, with or without the prefix `Exif`; None if missing.
 
     Source: the Exif standard, 4.6.4 to 4.6.6.
     """
@@ -184,7 +184,7 @@ def read_camera_notes(exif: bytes | None) -> CameraNotes:
 
 
 class _Bounded(io.BytesIO):
-    """Notes that are read twice at most: tags that overlap would be read as many times as there are tags."""
+    """EXIF data with a limit of two reads in total, because overlapping tags could be read once per tag."""
 
     def __init__(self, data: bytes) -> None:
         super().__init__(data)
@@ -213,7 +213,7 @@ def _text(value: Any) -> str:
 
 
 def _degrees(place: Mapping[int, Any], number: int, side: int, *, negative: str, most: float) -> float | None:
-    """Return degrees, minutes and seconds as a number, if it is one that there is on the globe."""
+    """Return degrees, minutes and seconds as a number; None outside the valid range."""
     try:
         degrees, minutes, seconds = map(float, place[number])
     except (LookupError, TypeError, ValueError, ZeroDivisionError):

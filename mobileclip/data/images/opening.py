@@ -94,7 +94,7 @@ def raw_preview(data: bytes, limits: ImageLimits, name: str) -> bytes | None:
         return None
     limits.check_file(len(data), name)
     try:
-        with needed("reading raw files of cameras", "raw"):
+        with needed("reading camera raw files", "raw"):
             import rawpy
     except ImportError as error:
         raise ImageError("missing_package", f"{name} cannot be read: {error}", install=str(error)) from None
@@ -273,7 +273,7 @@ def image_error(error: Exception, name: str) -> ImageError:
             return ImageError("too_large", f"{name} is too large ({detail})")
         case UnidentifiedImageError():
             return ImageError(
-                "not_an_image", f"{name} begins like an image, but its header makes no sense; convert it first"
+                "not_an_image", f"{name} starts like an image, but has an invalid header; convert it first"
             )
         case _ if "truncated" in str(error).lower():
             return ImageError("truncated", f"{name} is truncated ({error}); fetch it again")

@@ -1,4 +1,4 @@
-"""Images resized, by Pillow, as the models were trained, or by torch in half the time, and converted to RGB."""
+"""Resizes images by Pillow (as in training) or by torch (in half the time), and converts images to RGB."""
 
 from __future__ import annotations
 
@@ -35,26 +35,26 @@ def resize(
     interpolation: Filter,
     box: tuple[float, float, float, float] | None = None,
 ) -> Image.Image:
-    """Return an image resized with antialiasing by Pillow, as replay, transforms and pages do.
+    """Resize an image by Pillow with antialiasing, for replay, transforms and pages.
 
     Args:
         image: any.
         size: width and height, in pixels.
-        interpolation: the filter; `lanczos` is for people to look at.
-        box: left, top, right and bottom of the part that is taken, in pixels; None for all of it.
+        interpolation: the filter; use `lanczos` for display.
+        box: left, top, right and bottom of the source region, in pixels; None for the whole image.
     """
     return image.resize(size, Image.Resampling[interpolation.upper()], box)
 
 
 @attrs.frozen(kw_only=True)
 class Centre:
-    """The square in the middle of a resized image.
+    """The central square of a resized image.
 
     Args:
         width: width of the resized image, in pixels.
         height: height of the resized image, in pixels.
-        left: left of the square in it.
-        top: top of the square in it.
+        left: left edge of the square.
+        top: top edge of the square.
         side: side of the square.
     """
 
@@ -65,7 +65,7 @@ class Centre:
     side: int
 
     def rows(self, size: tuple[int, int], interpolation: Filter) -> tuple[int, int]:
-        """Return the first row that the square is made of and the end, in an image of this width and height."""
+        """Return the first and last source row of the square, in an image of this width and height."""
         if _is_tall(*size):
             return 0, size[1]
         height = size[1]
@@ -77,14 +77,14 @@ class Centre:
 
 
 def resize_centre(image: Image.Image | Pixels, height: int, centre: Centre, interpolation: Filter) -> Pixels:
-    """Return the centre of a resized image, the pixels of `resize` and of a crop to the bit, without the rest.
+    """Resize only the centre of an image; the pixels equal those of `resize` and a crop, bit for bit.
 
-    Pillow makes every row as wide as it will be, rounds it to 8 bits, and then every column as high. So do these calls
-    of it, with the rows that count alone. Of tall images it makes the columns first, in some of its
-    releases: these are resized whole.
+    Pillow resizes rows first, rounds to 8 bits, and then resizes columns. This function calls Pillow in the same order
+    for the needed rows only. Some releases of Pillow resize the columns of tall images first, so tall images are
+    resized completely.
 
     Args:
-        image: RGB, or its pixels (height, width, 3) in any order in memory; rows below `centre.rows` may be missing.
+        image: an RGB image, or pixels (height, width, 3) in any memory order; rows below `centre.rows` may be missing.
         height: height of the whole image, in pixels.
         centre: centre of the resized image.
         interpolation: the filter.
@@ -108,11 +108,11 @@ def resize_centre(image: Image.Image | Pixels, height: int, centre: Centre, inte
 def resize_reduced_centre(
     image: Image.Image | Pixels, size: tuple[float, float], centre: Centre, interpolation: Filter
 ) -> Pixels:
-    """Return the centre of a resized image that was decoded at a part of its size, in one pass.
+    """Resize the centre of an image that was decoded at reduced size, in one pass.
 
     Args:
-        image: RGB, or its pixels (height, width, 3); rows below the centre may be missing.
-        size: width and height of the whole image at that part: what was rounded up is no part of the picture.
+        image: an RGB image, or pixels (height, width, 3); rows below the centre may be missing.
+        size: exact width and height of the reduced image, without the decoder's rounding up.
         centre: centre of the resized image.
         interpolation: the filter.
     """
@@ -138,14 +138,14 @@ def _rows(image: Image.Image | Pixels, top: int, bottom: int) -> Image.Image:
 def resized_crop(
     image: Image.Image | Pixels, box: tuple[float, float, float, float], size: int, interpolation: Interpolation
 ) -> Image.Image:
-    """Return a crop of an image, resized with antialiasing to `size` x `size`: training's, with `decode="fast"`.
+    """Crop an image, and resize the crop to `size` x `size` with antialiasing; training with `decode="fast"` uses this.
 
-    The box may lie between pixels, as a crop of an image that was decoded at a part of its size does. Its width and
-    height are kept as they are; it begins at the nearest quarter of a pixel, where neighbours are mixed linearly.
+    The box may have fractional coordinates, because the image may be decoded at reduced size. Width and height stay
+    exact; left and top are rounded to quarters of a pixel, with linear interpolation.
 
     Args:
-        image: RGB, or its pixels (height, width, 3).
-        box: left, top, width and height in pixels; begins in the image.
+        image: an RGB image, or pixels (height, width, 3).
+        box: left, top, width and height in pixels; the top left corner lies in the image.
         size: side of the output, in pixels.
         interpolation: the filter.
     """
@@ -170,27 +170,27 @@ def resized_crop(
 
 
 def _cut(image: Image.Image | Pixels, left: int, top: int, right: int, bottom: int) -> Pixels:
-    """Return the pixels of a box, as far as the image reaches."""
+    """Return the pixels of a box, clipped to the image."""
     if isinstance(image, Image.Image):
         return np.array(image.crop((left, top, min(right, image.width), min(bottom, image.height))))
     return image[top:bottom, left:right]
 
 
 def _span(start: float, length: float) -> tuple[int, int, int]:
-    """Return the pixels that a length covers, first and end, and the quarters of a pixel by which it starts later."""
+    """Return the first and last pixel of an interval, and its start's offset in quarters of a pixel."""
     first, quarters = divmod(round(4 * start), 4)
     return first, first + math.ceil(length) + (quarters > 0), quarters
 
 
 def _mix(first: Pixels, second: Pixels, quarters: int, *, up: bool) -> Pixels:
-    """Return so many quarters of the second array and the rest of the first."""
+    """Mix two arrays: so many quarters of the second array, and the rest of the first."""
     if quarters == 2:
         return _mean(first, second, up=up)
     return _mean(first if quarters == 1 else second, _mean(first, second, up=not up), up=up)
 
 
 def _mean(first: Pixels, second: Pixels, *, up: bool) -> Pixels:
-    """Return the mean of two arrays, rounded up or down, without a wider type."""
+    """Return the rounded mean of two arrays, without a wider dtype."""
     half: Pixels = np.right_shift(first ^ second, np.uint8(1))
     return (first | second) - half if up else (first & second) + half
 
@@ -199,15 +199,15 @@ _MOST_16_BIT, _MOST_8_BIT = 65535, 255
 
 
 def in_rgb(image: Image.Image, background: Color | None, name: str) -> Image.Image:
-    """Return an image in RGB; one that is in RGB already, without transparency, is returned itself.
+    """Convert an image to RGB; an opaque RGB image is returned unchanged.
 
     Args:
         image: decoded.
-        background: colour below what is transparent; None drops the transparency.
+        background: colour behind transparent pixels; None drops the alpha channel.
         name: name of the image, for messages.
 
     Raises:
-        ImageError: if its mode has no RGB, or the range of its values is not known.
+        ImageError: if the mode cannot be converted, or the range of its values is unknown.
     """
     if image.mode.startswith("I"):
         return _from_16_bit(image, background, name)
@@ -222,7 +222,9 @@ def in_rgb(image: Image.Image, background: Color | None, name: str) -> Image.Ima
             return image
         return (image.convert("RGBA") if image.mode == "P" else image).convert("RGB")
     except ValueError as error:
-        raise ImageError("unsupported_mode", f"{name} has mode {image.mode!r}, which has no RGB ({error})") from error
+        raise ImageError(
+            "unsupported_mode", f"{name} has mode {image.mode!r}, which cannot be converted to RGB ({error})"
+        ) from error
 
 
 def _from_16_bit(image: Image.Image, background: Color | None, name: str) -> Image.Image:
@@ -237,8 +239,8 @@ def _from_16_bit(image: Image.Image, background: Color | None, name: str) -> Ima
     if image.mode == "I" and 0 < most <= _MOST_8_BIT:
         raise ImageError(
             "unsupported_mode",
-            f"{name} has mode I, 32-bit integers, and none above {most}: nothing tells whether they are of 8 bits "
-            "or dark ones of 16; make it an image of 8 bits with Image.fromarray(numpy.asarray(image).astype('uint8'))",
+            f"{name} has mode I, 32-bit integers up to {most}, which may be 8 bits or dark 16 bits; convert the "
+            "image to 8 bits with Image.fromarray(numpy.asarray(image).astype('uint8'))",
         )
     wide = values.astype(np.uint32)
     wide *= _MOST_8_BIT

@@ -1,4 +1,4 @@
-"""Images in: files of every kind to RGB, and RGB to the input of an image tower, equal to the release's to the bit."""
+"""Loads images of all formats as RGB, and makes the input of an image tower, bit for bit as the release."""
 
 from __future__ import annotations
 
@@ -46,12 +46,12 @@ def normalize_pixels(
     Shape: (..., channels, height, width), uint8 -> the same, float32.
 
     Args:
-        pixels: 0 to 255, such as `Batch.image`; in any order in memory.
-        image: the contract that mean and std are taken from.
-        memory_format: order of the result in memory; `torch.channels_last` is for batches.
+        pixels: values from 0 to 255, such as `Batch.image`; in any memory format.
+        image: the input contract with mean and std.
+        memory_format: memory format of the result; `torch.channels_last` needs a batch.
 
     Raises:
-        ValueError: if the pixels are not uint8 with the contract's channels in front of height and width.
+        ValueError: if the pixels are not uint8 with channels before height and width.
 
     Examples:
         >>> pixels = torch.tensor([0, 51, 255], dtype=torch.uint8).expand(1, 3, 1, 3)
@@ -87,10 +87,10 @@ READING = 2
 
 @attrs.frozen
 class ImageTransform:
-    """Turn an image into the input of an image tower: the one reading of a picture that all of the library uses.
+    """Turn an image into the input of an image tower; the whole library uses this transform.
 
-    Upright by its EXIF orientation, transparency on the contract's background, the shorter side resized to `size`
-    (antialiased), the centre cropped, then `(pixel / 255 - mean) / std`.
+    Steps: rotate by the EXIF orientation, composite transparency onto the contract's background, resize the shorter
+        side to `size` (antialiased), crop the centre, `(pixel / 255 - mean) / std`.
 
     Shape: an image of any size -> (3, size, size), float32.
 
@@ -98,21 +98,21 @@ class ImageTransform:
         image_input: the contract of the model.
 
     Raises:
-        ValueError: if its images have other channels than red, green and blue.
+        ValueError: if the contract's channels are not RGB.
 
     Source: the release's torchvision transform, to the bit.
-    Differs: the release ignores the EXIF orientation. An image in another mode becomes RGB first, not last; one about
-        2000 times as long as wide is refused.
+    Differs: the release ignores the EXIF orientation. Images are converted to RGB first, not last; images about 2000
+        times as long as wide are refused.
     """
 
     image_input: ImageInput = attrs.field(validator=attrs.validators.instance_of(ImageInput))
 
     def __attrs_post_init__(self) -> None:
-        """Check that the model is one of pictures."""
+        """Check that the model takes RGB images."""
         self.image_input.require_rgb("pictures are")
 
     def __call__(self, source: ImageSource) -> torch.Tensor:
-        """Return the input for one image, as `load_image` reads it.
+        """Return the input for one image; see `load_image`.
 
         Shape: an image -> (3, size, size), float32.
 
@@ -122,7 +122,7 @@ class ImageTransform:
         return self.normalize(self.pixels(source))
 
     def pixels(self, source: ImageSource, *, name: str | None = None, limits: ImageLimits = LIMITS) -> Pixels:
-        """Return the resized and cropped pixels of an image, as `load_image` reads it.
+        """Return the resized and cropped pixels of an image; see `load_image`.
 
         Shape: an image -> (size, size, 3), uint8.
 
@@ -142,7 +142,7 @@ class ImageTransform:
         return np.array(resized.crop((centre.left, centre.top, right, bottom)))
 
     def centre(self, size: tuple[int, int], name: str) -> Centre:
-        """Return the size that an upright image is resized to, and the centred square that is cropped from it.
+        """Return the resized size of an upright image, and the centre square of the crop.
 
         Args:
             size: width and height of the image, in pixels.
@@ -172,7 +172,7 @@ class ImageTransform:
 
     @staticmethod
     def as_images(pixels: Pixels | torch.Tensor) -> torch.Tensor:
-        """Return pixels with channels first, as a view, for towers that normalise by themselves.
+        """Return a view of pixels with channels first, for towers that include the normalisation.
 
         Shape: (..., height, width, 3), uint8 -> (..., 3, height, width), uint8.
 
@@ -196,28 +196,28 @@ def load_image(
     limits: ImageLimits = LIMITS,
     name: str | None = None,
 ) -> Image.Image:
-    """Return an image in RGB, upright, decoded to its end, the first frame of several.
+    """Load an image as RGB, upright and completely decoded; of several frames, the first.
 
-    Gray and CMYK are converted and 16 bits a channel scaled to 8. What is returned says nothing of an orientation, but
-    for the `orientation` of its `info`, where it was not turned.
+    The function converts grey and CMYK, and scales 16 bits per channel to 8. The result has no EXIF orientation;
+    without `orient`, `info["orientation"]` has the orientation.
 
     Args:
         source: a path, the bytes of a file, a file opened for reading bytes, a PIL image, or an array of uint8,
             (height, width) or (height, width, 3 or 4). Files are JPEG, PNG, WebP, GIF, BMP, TIFF, AVIF or HEIF (HEIC;
-            extra `heif`), or raw files of cameras (DNG, CR2, NEF, ARW, ORF, RW2; extra `raw`), of which the picture in
-            them is read.
-        orient: turn the image as its EXIF orientation says; orientation that cannot be read turns nothing. TIFF and
-            HEIF files are always turned.
-        background: colour that a transparent image is put on. None drops the transparency: the stored colour below it
-            shows, which is what the published models were trained on.
-        reduce: 2, 4 or 8 to decode a JPEG at that part of its size, rounded up, which is faster; others ignore it.
-        limits: limits of the work and memory that an image may cost; a PIL image was opened by someone else.
-        name: name of the image, for messages; by default what the source says.
+            extra `heif`), or camera raw files (DNG, CR2, NEF, ARW, ORF, RW2; extra `raw`), whose preview is read.
+        orient: rotate the image by its EXIF orientation, if readable. TIFF and HEIF files are always rotated.
+        background: colour behind a transparent image. None drops the alpha channel, as in the training of the published
+            models.
+        reduce: 2, 4 or 8 to decode a JPEG at that fraction of its size, rounded up, which is faster; other formats
+            ignore `reduce`.
+        limits: limits of work and memory; they do not apply to Pillow images.
+        name: name of the image, for messages; by default the source's own.
 
     Raises:
-        ImageError: if it is missing, no image, broken, cannot be made RGB, or is beyond a limit.
+        ImageError: if the image is missing, damaged, not convertible to RGB or beyond a limit, or the file is not an
+            image.
 
-    Differs: the release ignores the orientation (`orient=False`), and turns 16-bit images all but white.
+    Differs: the release ignores the orientation (`orient=False`), and makes 16-bit images almost white.
     """
     name = name or name_of(source)
     if not isinstance(source, (Image.Image, np.ndarray)):
@@ -262,21 +262,21 @@ def _upright(image: Image.Image, orientation: int, *, orient: bool, is_shared: b
 
 
 def is_one_image(source: object) -> bool:
-    """Return whether something is one image that `load_image` reads, and not several of them."""
+    """Return whether an object is a single image for `load_image`, not several images."""
     if isinstance(source, np.ndarray):
         return source.ndim <= 3
     return isinstance(source, (str, Path, bytes, bytearray, memoryview, Image.Image)) or hasattr(source, "read")
 
 
 def name_of(source: object, number: int | None = None) -> str:
-    """Return what an image is called in messages.
+    """Return the name of an image for messages.
 
     Args:
         source: the image.
-        number: which of several it is, from 1; what has a name of its own is called by that.
+        number: position among several images, from 1, for images without a name.
 
     Raises:
-        ImageError: if it is nothing that `load_image` reads.
+        ImageError: if `load_image` does not support the object.
     """
     which = "image" if number is None else f"image {number}"
     if isinstance(source, (bytes, bytearray, memoryview)):
@@ -289,7 +289,7 @@ def name_of(source: object, number: int | None = None) -> str:
         raise ImageError(
             "not_an_image",
             f"{which} is {type(source).__name__}, expected a path, bytes, a file opened for reading bytes, a PIL image "
-            "or an array of uint8 (height, width, 3); tensors of pixels are for encode_pixels, or for the model itself",
+            "or an array of uint8 (height, width, 3); pass tensors of pixels to encode_pixels or to the model",
         )
     name = getattr(source, "filename", None) or getattr(source, "name", None)
     return f"image {str(name)!r}" if name else f"{which} from {type(source).__name__}"
@@ -299,14 +299,14 @@ def _from_array(pixels: npt.NDArray[np.generic], name: str) -> Image.Image:
     if pixels.dtype != np.uint8 or not (pixels.ndim == 2 or (pixels.ndim == 3 and pixels.shape[2] in (3, 4))):
         raise ImageError(
             "unsupported_mode",
-            f"{name} is {pixels.dtype}, expected uint8 of shape (height, width) or (height, width, 3 or 4); scale it "
-            "to 0 to 255 and put the channels last",
+            f"{name} is {pixels.dtype}, expected uint8 of shape (height, width) or (height, width, 3 or 4); scale "
+            "the values to 0 to 255 and move the channels last",
         )
     return Image.fromarray(pixels)
 
 
 def _orientation_of(image: Image.Image) -> int:
-    """Return how an image that somebody else opened is turned, as Pillow says it."""
+    """Return the orientation of a Pillow image."""
     try:
         return int(image.getexif().get(ORIENTATION, 1))
     except Exception:  # noqa: BLE001  notes that cannot be read turn nothing
@@ -314,7 +314,7 @@ def _orientation_of(image: Image.Image) -> int:
 
 
 def _resized(whole: tuple[int, int], size: int, name: str) -> tuple[int, int]:
-    """Return width and height of the image with `size` as its shorter side; the longer is cut to whole pixels."""
+    """Return width and height of the image with shorter side `size`; the longer side is rounded down."""
     short, long = sorted(whole)
     if short == 0:
         raise ImageError("extreme_shape", f"{name} is {whole[0]} x {whole[1]}: it has no pixels")
@@ -322,8 +322,8 @@ def _resized(whole: tuple[int, int], size: int, name: str) -> tuple[int, int]:
     if size * resized > _MAX_RESIZED_PIXELS:
         raise ImageError(
             "extreme_shape",
-            f"{name} is {whole[0]} x {whole[1]}, and would be resized to {size} x {resized} pixels "
-            "before the centre is taken; crop it first",
+            f"{name} is {whole[0]} x {whole[1]}, and would be resized to {size} x {resized} pixels before the "
+            "centre crop; crop the image first",
         )
     return (size, resized) if whole[0] <= whole[1] else (resized, size)
 
@@ -333,7 +333,7 @@ _REDUCTIONS = (8, 4, 2)
 
 @attrs.frozen(kw_only=True, eq=False)
 class TowerImage:
-    """An image file as an image tower takes it: its pixels, original size and metadata.
+    """The input of an image tower from an image file: pixels, original size and metadata.
 
     Shape:
         pixels: `(size, size, 3)`, uint8.
@@ -342,7 +342,7 @@ class TowerImage:
         pixels: what the tower sees.
         width: width of the upright image, in pixels.
         height: height of the upright image, in pixels.
-        exif: the camera's notes, as they are encoded.
+        exif: the encoded EXIF data.
     """
 
     pixels: Pixels
@@ -364,9 +364,9 @@ def read_tower_image(
     Args:
         data: the file.
         transform: to the tower's input.
-        reduced: whether a JPEG is decoded at a half, a quarter or an eighth where it still has as many pixels as the
-            tower takes: it costs a fraction of the time, and embeddings differ in the third digit. Without, the pixels
-            are those of `ImageTransform.pixels`, to the bit, unless the JPEG has more pixels than the limits allow.
+        reduced: whether to decode a JPEG at a half, a quarter or an eighth of its size, if enough pixels remain for the
+            tower. Decoding takes a fraction of the time, and embeddings differ in the third digit. Otherwise the pixels
+            equal those of `ImageTransform.pixels` bit for bit, unless the JPEG exceeds the pixel limit.
         name: name of the image, for messages.
         limits: limits of the work and memory that it may cost.
 
@@ -394,7 +394,7 @@ def require_decode(decode: str) -> Decode:
     """Return the decoding mode, checked.
 
     Raises:
-        ValueError: if it is no way that there is.
+        ValueError: if the decode mode is unknown.
     """
     for one in DECODES:
         if one == decode:
@@ -409,7 +409,7 @@ def read_pixels(
     reduced: bool = False,
     name: str | None = None,
 ) -> Pixels:
-    """Return what a tower sees of any image, see `read_tower_image`; images that are decoded are taken as they are.
+    """Return the tower's pixels of any image, see `read_tower_image`; decoded images are used unchanged.
 
     Shape: an image -> (size, size, 3), uint8.
 
@@ -430,7 +430,7 @@ def read_pixels(
 
 
 def _reduction(size: tuple[int, int], limits: ImageLimits) -> int:
-    """Return the part of its size at which a JPEG is within the limit of pixels: 1 if it is, 8 at most."""
+    """Return the reduction at which a JPEG fits the pixel limit: 1, 2, 4 or 8."""
     width, height = size
     fitting = (one for one in (1, *reversed(_REDUCTIONS)) if -(-width // one) * -(-height // one) <= limits.num_pixels)
     return next(fitting, _REDUCTIONS[0])

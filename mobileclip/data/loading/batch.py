@@ -1,4 +1,4 @@
-"""The named batches that training reads, the memory of their images, and the interface of what gives them."""
+"""Batches for training, the memory of their images, and the interface of batch sources."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ if TYPE_CHECKING:
 
 @attrs.frozen(kw_only=True, eq=False)
 class Batch:
-    """B samples, by name: what every batch has.
+    """Base class of batches of B samples.
 
-    To torch it is a pytree of its tensors, which keeps its texts.
+    A batch is a torch pytree of its tensors; its texts are the context.
 
     Args:
         keys: the samples' keys.
@@ -39,11 +39,11 @@ class Batch:
         return len(self.keys)
 
     def as_dict(self) -> dict[str, Any]:
-        """Return the fields that are set, by name."""
+        """Return the fields that are not None, by name."""
         return {name: value for name, value in attrs.asdict(self, recurse=False).items() if value is not None}
 
     def tensors(self) -> Iterator[Tensor]:
-        """Yield every tensor that is there."""
+        """Yield every tensor of the batch."""
         return (value for value in pytree.tree_leaves(self.as_dict()) if isinstance(value, Tensor))
 
     def to(self, device: str | torch.device, *, non_blocking: bool = False) -> Self:
@@ -51,15 +51,15 @@ class Batch:
         return self._map(lambda value: value.to(device, non_blocking=non_blocking))
 
     def pin_memory(self) -> Self:
-        """Return the batch in page-locked memory, from where copies to a GPU overlap with computation."""
+        """Return the batch in page-locked memory; copies from there to a GPU overlap with computation."""
         return self._map(lambda value: value.pin_memory() if value.device.type == "cpu" else value)
 
     def rows(self, start: int, stop: int) -> Self:
-        """Return samples `start` to `stop`, the last one excluded."""
+        """Return samples `start` to `stop`, without `stop`."""
         return self._map(lambda value: value[start:stop], texts=lambda value: value[start:stop])
 
     def at(self, places: Tensor) -> Self:
-        """Return the samples at some places, in that order."""
+        """Return the samples at some indices, in that order."""
         numbers = places.tolist()
         return self._map(
             lambda value: value[places.to(value.device)], texts=lambda value: tuple(value[number] for number in numbers)
@@ -70,7 +70,7 @@ class Batch:
         change: Callable[[Tensor], Tensor],
         texts: Callable[[tuple[str, ...]], tuple[str, ...]] = lambda value: value,
     ) -> Self:
-        """Return the batch with other tensors, and other texts."""
+        """Return the batch with other tensors and texts."""
 
         def changed(value: Any) -> Any:
             return change(value) if isinstance(value, Tensor) else texts(value)
@@ -89,7 +89,8 @@ class ImageBatch(Batch):
     Shape: image (B, 3, S, S) uint8, in the order of `torch.channels_last`.
 
     Args:
-        image: the augmented images; `mobileclip.data.normalize_pixels` makes a model's input of them, on its device.
+        image: the augmented images; `mobileclip.data.normalize_pixels` turns them into a model's input, on the model's
+            device.
     """
 
     image: Tensor
@@ -97,13 +98,13 @@ class ImageBatch(Batch):
 
 @attrs.frozen(kw_only=True, eq=False)
 class TextBatch(Batch):
-    """A batch of B texts, with a teacher's embeddings of them.
+    """A batch of B texts with teacher embeddings.
 
     Shape: text (B, context length) int64; teacher_text (B, D) float32.
 
     Args:
         text: ids of the texts.
-        teacher_text: the teacher's embeddings of the texts, or of their translations.
+        teacher_text: teacher embeddings of the texts, or of their translations.
     """
 
     text: Tensor
@@ -117,7 +118,7 @@ class LabelledBatch(ImageBatch):
     Shape: label (B,) int64.
 
     Args:
-        label: the number of each image's class.
+        label: class index of each image.
     """
 
     label: Tensor
@@ -125,20 +126,20 @@ class LabelledBatch(ImageBatch):
 
 @attrs.frozen(kw_only=True, eq=False)
 class ReinforcedBatch(ImageBatch):
-    """A batch of B image-text samples, with the teachers' embeddings if there are any.
+    """A batch of B image-text samples, optionally with teacher embeddings.
 
     Shape: image (B, 3, S, S) uint8; text, syn_text (B, context length) int64; teacher_image, teacher_text,
     teacher_syn_text (B, D) float32, the teachers' embeddings concatenated; online_images (B, 3, s, s) uint8 by side s.
 
     Args:
-        text: ids of one caption each: a real one, or what the pipeline's choice of captions says.
-        syn_text: ids of one synthetic caption each, where there are any beside the real ones.
+        text: ids of one caption per sample, by default a real caption; see the pipeline's option `captions`.
+        syn_text: ids of one synthetic caption per sample, if used in addition to the real caption.
         teacher_image: the teachers' embeddings of the same augmentations.
         teacher_text: the teachers' embeddings of the captions in `text`.
         teacher_syn_text: the teachers' embeddings of the captions in `syn_text`.
-        online_images: the same augmentations for teachers that look at them now, by side in pixels.
-        captions: the captions in `text`, where there are online images.
-        syn_captions: the captions in `syn_text`, where there are online images.
+        online_images: the same augmentations for online teachers, by side in pixels.
+        captions: the captions in `text`, if there are online images.
+        syn_captions: the captions in `syn_text`, if there are online images.
     """
 
     text: Tensor
@@ -174,11 +175,11 @@ for _cls in (Batch, ImageBatch, TextBatch, LabelledBatch, ReinforcedBatch):
 
 
 def interleaved(batches: Sequence[BatchType], numbers: Sequence[Sequence[int]]) -> BatchType:
-    """Return one batch with the samples of all, put in order.
+    """Merge batches into one batch, sorted by numbers.
 
     Args:
-        batches: that hold the same names.
-        numbers: one for each of their samples, by which they are ordered.
+        batches: batches with the same fields.
+        numbers: sort key of each sample of each batch.
     """
     if len(batches) == 1:
         return batches[0]
@@ -205,13 +206,13 @@ def interleaved(batches: Sequence[BatchType], numbers: Sequence[Sequence[int]]) 
 
 
 def join_batches(batches: Sequence[BatchType]) -> BatchType:
-    """Return one batch with the samples of all, one after another; they hold the same names."""
+    """Concatenate batches with the same fields."""
     numbers = iter(range(sum(map(len, batches))))
     return interleaved(batches, [[*islice(numbers, len(batch))] for batch in batches])
 
 
 def _of_sides(change: Callable[..., Any], *values: Any) -> Any:
-    """Return what becomes of values, or of those of every side of images."""
+    """Apply a function to values, or to the values of every image side."""
     if isinstance(values[0], Mapping):
         return {side: change(*(value[side] for value in values)) for side in values[0]}
     return change(*values)
@@ -221,16 +222,16 @@ _is_shared = False
 
 
 def share_images() -> None:
-    """Have all images of this process put where another one reads them; a worker does."""
+    """Allocate all images of this process in shared memory, in a worker."""
     global _is_shared  # noqa: PLW0603 - of this process
     _is_shared = True
 
 
 def stack_pixels(pixels: Sequence[Pixels]) -> torch.Tensor:
-    """Return the pixels of several images as one batch; a worker's is one that another process reads without a copy.
+    """Stack the pixels of images into one batch, in a worker in shared memory.
 
-    It is as images are decoded and resized, channels innermost in memory: putting them in front takes four times as
-    long as copying, and the device does it by the way when it normalises.
+    The batch keeps the channels-last memory format of decoding: transposing takes four times as long as copying, and
+    normalisation on the device transposes without extra cost.
 
     Shape: B times (height, width, 3), uint8 -> (B, 3, height, width), uint8, in the order of `torch.channels_last`.
 
@@ -244,7 +245,7 @@ def stack_pixels(pixels: Sequence[Pixels]) -> torch.Tensor:
 
 
 def empty_shared(shape: tuple[int, ...]) -> torch.Tensor:
-    """Return a uint8 tensor that holds anything, where another process can read it without a copy."""
+    """Return an uninitialised uint8 tensor in shared memory."""
     new_shared = torch.UntypedStorage._new_shared  # noqa: SLF001  what torch's own collate function calls
     storage = new_shared(int(np.prod(shape)), device="cpu")  # type: ignore[no-untyped-call]
     return torch.empty(0, dtype=torch.uint8).set_(storage).resize_(shape)
@@ -254,13 +255,13 @@ class BatchSource(Protocol[BatchType_co]):
     """Interface of an endless, resumable stream of batches."""
 
     def stream(self, position: StreamPosition) -> Iterator[BatchType_co]:
-        """Yield batches from a position on; equal positions give equal batches."""
+        """Yield batches from a position; equal positions give equal batches."""
 
     def position(self, num_batches: int) -> StreamPosition:
         """Return the position after a number of batches of the run; one more may have been prefetched."""
 
     def take_skips(self, num_batches: int) -> Sequence[Skip]:
-        """Return the skips of the batches up to a number, each of them once."""
+        """Return the skips of the batches up to a number, each skip once."""
 
 
 class ChangedBatches(ABC, Generic[BatchType]):
@@ -273,18 +274,18 @@ class ChangedBatches(ABC, Generic[BatchType]):
         """Return the changed batch."""
 
     def stream(self, position: StreamPosition) -> Iterator[BatchType]:
-        """Yield the source's batches from a position on, changed."""
+        """Yield the source's changed batches from a position."""
         return map(self.changed, self.batches.stream(position))
 
     def position(self, num_batches: int) -> StreamPosition:
-        """Return the source's position behind so many batches."""
+        """Return the source's position after so many batches."""
         return self.batches.position(num_batches)
 
     def take_skips(self, num_batches: int) -> Sequence[Skip]:
-        """Return what the batches left out."""
+        """Return the skips of the batches."""
         return self.batches.take_skips(num_batches)
 
     @property
     def num_lost(self) -> int:
-        """Workers that the source has lost, if it says so."""
+        """Number of workers that the source has lost, if known."""
         return int(getattr(self.batches, "num_lost", 0))

@@ -388,7 +388,7 @@ class ExampleMaker:
     def _no_synthetic(self, sample: ImageTextSample) -> str:
         chosen, there = self._spec.caption_sets, sorted(sample.syn_captions)
         if chosen is None or not there:
-            return "there is no synthetic caption; captions='real' does without"
+            return "the sample has no synthetic caption; captions='real' needs none"
         return f"no set of synthetic captions is called like {chosen!r}; the sample has {', '.join(there)}"
 
     def _row(self, sample: ImageTextSample, name: str, index: int) -> Embeddings | None:

@@ -1,11 +1,11 @@
-"""The order of a run's samples: a function of the spec and of the step, not of who reads them or how often it stopped.
+"""The order of a run's samples, a function of spec and step, independent of processes, workers and restarts.
 
-Samples come from a number of *readers*, which the spec names. Sample `n` of an epoch, or of a stream without end, is
-the next usable one of reader `n % num_readers`, so every batch has the same share of every reader. Processes and their
-workers divide the readers among them; each reader gives the same samples in the same order.
+Samples come from `num_readers` *readers*, an option of the spec. Sample `n` of an epoch, or of an endless stream, is
+the next usable sample of reader `n % num_readers`, so every batch has the same share of every reader. Processes and
+their workers divide the readers among them; each reader gives the same samples in the same order.
 
-A reader that loses samples, bad ones or those of a dead shard, goes on behind them: first with its own samples again,
-then with other readers' samples. Where each reader stands is all that a run needs to go on.
+A reader skips bad samples and dead shards, and then repeats its own samples, and after these reads other readers'
+samples. The positions of all readers are the state that a run needs to resume.
 """
 
 from __future__ import annotations
@@ -43,17 +43,17 @@ CursorRow = tuple[int, int, int, int]
 
 @attrs.frozen(kw_only=True)
 class Segment:
-    """Samples of one shard that a reader reads one after another.
+    """Consecutive reads of one reader from one shard.
 
     Args:
         shard: its name.
-        number: number of the shard among those of its source; with the seed, it decides the order of its samples.
-        epoch: how often the shard was read through before, or with replacement the number of the draw; decides
+        number: index of the shard in its source; with the seed, the index determines the order of the shard's samples.
+        epoch: number of earlier passes over the shard, or with replacement the number of the draw; determines
             augmentations and captions.
-        start: number of the first sample.
-        stop: number of the one behind the last; None for all that there are.
-        stride: from one sample to the next; others have those in between.
-        is_repeat: whether a reader has had these samples in this epoch already.
+        start: index of the first sample.
+        stop: index after the last sample; None for all samples.
+        stride: step from sample to sample; other readers read the samples in between.
+        is_repeat: whether a reader has already read these samples in this epoch.
     """
 
     shard: str
@@ -69,9 +69,9 @@ class Cursor(NamedTuple):
     """Where a reader stands.
 
     Args:
-        turn: which of its turns it is: of drawing a shard; with sampling `epoch`, of reading a part of the samples.
-        segment: which of the turn's segments.
-        sample: how many samples of the segment, usable or not, lie behind it.
+        turn: index of the reader's turn; a turn draws a shard, or with sampling `epoch` reads a part of the samples.
+        segment: index of the segment in the turn.
+        sample: number of samples of the segment read so far, usable or not.
     """
 
     turn: int = 0
@@ -83,14 +83,15 @@ class Cursor(NamedTuple):
 class EpochOrder:
     """Every sample once an epoch.
 
-    The shuffled shards are one row of samples, which is cut into as many equal parts as there are readers. Every epoch,
-    a reader reads its part; if it lost samples, it reads its part again, and then others' parts, each from its middle.
+    The samples of the shuffled shards form one row, divided into equal parts, one per reader. Every epoch, a reader
+    reads its part. A reader that lost samples reads its part again, and then other parts, each from its middle.
 
     Args:
         names: names of the shards.
-        sizes: number of samples in each, as they are said.
-        most_readers: number of readers, or the largest divisor of it of which there are not more than samples, and not
-            more than four to a shard: each passes over what is not its own.
+        sizes: stated number of samples in each shard.
+        most_readers: maximum number of readers. The order uses the largest divisor of this number with at most as many
+            readers as samples, and at most four readers per shard, since each reader passes over other readers'
+            samples.
         seed: seed of the order.
         shuffle: whether to shuffle the shards.
 
@@ -106,7 +107,7 @@ class EpochOrder:
 
     def __attrs_post_init__(self) -> None:
         if not self.num_samples:
-            raise ValueError(f"not one sample is in {len(self.names)} shards")
+            raise ValueError(f"{len(self.names)} shards have no samples")
 
     @cached_property
     def num_samples(self) -> int:
@@ -120,16 +121,16 @@ class EpochOrder:
         return next(one for one in divisors(self.most_readers) if one <= most)
 
     def start(self, epoch: int) -> tuple[Cursor, ...]:
-        """Return where each reader stands at the start of an epoch."""
+        """Return each reader's position at the start of an epoch."""
         return (Cursor(epoch * self._turns),) * self.num_readers
 
     def turns(self, epoch: int, first: int = 0) -> Iterator[int]:
-        """Return a reader's turns in an epoch, those before `first` left out."""
+        """Return a reader's turns in an epoch, from `first`."""
         start = epoch * self._turns
         return iter(range(max(first, start), start + self._turns))
 
     def segments(self, reader: int, turn: int) -> Sequence[Segment]:
-        """Return the segments that a reader reads at one of its turns."""
+        """Return the segments of one of a reader's turns."""
         epoch, number = divmod(turn, self._turns)
         detour = max(0, number - 1)
         part = (reader + detour * _stride(self.num_readers)) % self.num_readers
@@ -147,12 +148,12 @@ class EpochOrder:
 
         Args:
             first: number of the first step.
-            batch_size: batch size of all processes together.
-            epoch: the one whose steps are counted, the last of which may be incomplete; None for all epochs without
-                end, whose incomplete batches are left out.
+            batch_size: batch size over all processes.
+            epoch: the epoch whose steps to yield, with an incomplete last batch; None for an endless stream of epochs
+                without incomplete batches.
 
         Raises:
-            ValueError: if there are fewer samples than one batch needs, and no end.
+            ValueError: if an endless stream has fewer samples than one batch.
         """
         per_epoch, numbers = self.num_samples // batch_size, range(self.num_samples)
         if epoch is None and not per_epoch:
@@ -165,11 +166,11 @@ class EpochOrder:
 
     @property
     def _turns(self) -> int:
-        """Number of a reader's turns in an epoch: its own part twice, and every other one."""
+        """Number of a reader's turns in an epoch: its own part twice, and every other part once."""
         return self.num_readers + 1
 
     def _cut(self, epoch: int, start: int, stop: int) -> Iterator[Segment]:
-        """Yield what lies between two places of the row of samples."""
+        """Yield the segments between two positions of the row of samples."""
         if start == stop:
             return
         shards, ends = _row(self.sizes, (self.seed, epoch) if self.shuffle else None)
@@ -189,24 +190,25 @@ class EpochOrder:
 
 @attrs.frozen(kw_only=True, slots=False)
 class EndlessOrder:
-    """Shuffled shards without end: all of them once, then all of them in another order; nothing need be counted.
+    """An endless stream of shuffled shards: all shards once, then all in another order, without sample counts.
 
-    Sample `n` of a run is the next one of reader `n % num_readers`, and every reader draws whole shards in turn.
-    Sources have the same share of every batch, as their weights say to within 2 %. With replacement, every draw is
-    among all shards: some come again before others have come.
+    Sample `n` of a run is the next sample of reader `n % num_readers`, and every reader draws whole shards. Every batch
+    has the sources' weights to within 2 %. With replacement, every draw is from all shards, so a shard may repeat
+    before others occur.
 
     Args:
         sources: names of the shards of each source.
-        weights: share of each source's samples; none for one of its share of the shards.
-        most_readers: number of readers, or the largest divisor of it that there are shards for. Where none has the
-            asked shares, up to four readers share out a shard's samples, or their number is no divisor.
+        weights: weight of each source's samples; None for weights by number of shards.
+        most_readers: maximum number of readers. The order uses the largest divisor of this number with enough shards.
+            If no divisor gives the requested shares, up to four readers divide a shard's samples, or the number is not
+            a divisor.
         seed: seed of the order.
         shuffle: whether to shuffle the shards.
-        replacement: whether to draw them with replacement, shuffled or not.
-        may_share: whether any number of readers may have a shard at once, as those that take turns.
+        replacement: whether to draw shards with replacement.
+        may_share: whether any number of readers may read the same shard, for readers that take turns.
 
     Raises:
-        ValueError: if there are not as many weights as sources, or the shares cannot be had.
+        ValueError: if the numbers of weights and sources differ, or the shares are impossible.
     """
 
     sources: tuple[tuple[str, ...], ...]
@@ -232,19 +234,19 @@ class EndlessOrder:
         return sum(self._counts)
 
     def start(self, epoch: int) -> tuple[Cursor, ...]:
-        """Return where each reader stands after all shards were drawn `epoch` times."""
+        """Return each reader's position after `epoch` passes over all shards."""
         return tuple(
             Cursor(epoch * math.ceil(len(self.sources[source]) * self._parts[source] / self._counts[source]))
             for source, _ in self._readers
         )
 
     def turns(self, epoch: int, first: int = 0) -> Iterator[int]:
-        """Return a reader's turns from one on; they have no end, and no epoch."""
+        """Return a reader's endless turns from a given turn."""
         del epoch
         return count(first)
 
     def segments(self, reader: int, turn: int) -> Sequence[Segment]:
-        """Return the shard that a reader draws at one of its turns."""
+        """Return the shard of one of a reader's turns."""
         source, number = self._readers[reader]
         names, num_parts = self.sources[source], self._parts[source]
         draw, num_places = turn * self._counts[source] + number, len(names) * num_parts
@@ -260,26 +262,26 @@ class EndlessOrder:
         return (Segment(shard=names[shard], number=shard, epoch=times, start=part, stride=num_parts),)
 
     def steps(self, first: int, batch_size: int, *, epoch: int | None = None) -> Iterator[tuple[int, range]]:
-        """Yield the numbers of every step's samples, without end; all of them are of epoch 0."""
+        """Yield the numbers of every step's samples, endlessly, all with epoch 0."""
         del epoch
         return ((0, range(step * batch_size, (step + 1) * batch_size)) for step in count(first))
 
     @cached_property
     def _counts(self) -> list[int]:
-        """Of each source: how many readers it has."""
+        """Number of readers of each source."""
         there = [self.most_readers if self.may_share else len(names) for names in self.sources]
         return _fitting(self.weights or (1.0,), there, self.most_readers)
 
     @cached_property
     def _parts(self) -> list[int]:
-        """Of each source: how many readers share out a shard's samples."""
+        """Number of readers that divide a shard's samples, for each source."""
         if self.may_share:
             return [1] * len(self.sources)
         return [math.ceil(own / len(names)) for own, names in zip(self._counts, self.sources, strict=True)]
 
     @cached_property
     def _readers(self) -> list[tuple[int, int]]:
-        """Of each reader: its source and its number among the source's readers; sources are spread evenly."""
+        """Source of each reader, and the reader's index in its source; sources are spread evenly."""
         places = (
             ((number + 0.5) / own, source, number) for source, own in enumerate(self._counts) for number in range(own)
         )
@@ -295,21 +297,20 @@ def _places(values: Iterable[Iterable[int]]) -> tuple[CursorRow, ...]:
 
 @attrs.frozen(kw_only=True, field_transformer=strict)
 class StreamPosition:
-    """A place in a stream of batches; `to_json` of `mobileclip.serialization` writes it beside a checkpoint.
+    """A position in a stream of batches; `to_json` of `mobileclip.serialization` writes it next to a checkpoint.
 
-    Which samples are good is known only after decoding them, so a position says how far every reader has come. Of
-    several processes each knows its own readers; put together, their positions are those of the run, whatever number of
-    processes goes on with it.
+    Usable samples are known only after decoding, so the position stores the progress of every reader. Each process
+    knows its own readers. The merged positions are the run's position, for any number of processes after the restart.
 
     Args:
-        first_batch: number of batches that were consumed.
+        first_batch: number of consumed batches.
         num_readers: number of readers of the order; 0 at the start of a run.
         places: reader, turn, segment and sample of each, see `Cursor`.
-        skipped: number of samples and shards that were left out since the start, by reason.
-        data: digest of the shards' names, and with sampling `epoch` of their sizes; empty where nothing says it.
+        skipped: number of skipped samples and shards since the start, by reason.
+        data: digest of the shards' names, and with sampling `epoch` of their sizes; empty if unknown.
 
     Raises:
-        ValueError: if a number is negative, or a place is of a reader that there is not.
+        ValueError: if a number is negative, or a reader does not exist.
     """
 
     first_batch: int = attrs.field(default=0, validator=validators.ge(0))
@@ -322,20 +323,20 @@ class StreamPosition:
 
     @property
     def cursors(self) -> dict[int, Cursor]:
-        """Where readers stand, by their numbers."""
+        """Positions of readers by number."""
         return {reader: Cursor(*place) for reader, *place in self.places}
 
     @places.validator
     def _check_places(self, _: object, places: tuple[CursorRow, ...]) -> None:
         if any(min(place) < 0 or place[0] >= self.num_readers for place in places):
-            raise ValueError(f"places must be of the {self.num_readers} readers, and not negative")
+            raise ValueError(f"places must be those of the {self.num_readers} readers, and not negative")
 
     def moved(self, places: Iterable[CursorRow], skipped: Iterable[str]) -> StreamPosition:
-        """Return the position one batch further on.
+        """Return the position after one more batch.
 
         Args:
-            places: where the readers that moved stand now.
-            skipped: reasons of what was left out for the batch.
+            places: new positions of the readers that moved.
+            skipped: reasons of the batch's skips.
         """
         return attrs.evolve(
             self,
@@ -349,11 +350,11 @@ def joined_positions(positions: Sequence[StreamPosition]) -> StreamPosition:
     """Return the position of a run, merged from those of its processes.
 
     Raises:
-        ValueError: if they are not of one step and one order.
+        ValueError: if the positions have different steps or orders.
     """
     first = positions[0]
     if any(one.first_batch != first.first_batch for one in positions):
-        raise ValueError(f"the processes stand behind different batches: {[one.first_batch for one in positions]}")
+        raise ValueError(f"the processes are at different batches: {[one.first_batch for one in positions]}")
     if any(one.data != first.data for one in positions):
         raise ValueError("the processes read different data; give all of them the same files")
     return attrs.evolve(
@@ -377,26 +378,26 @@ def divisors(number: int) -> list[int]:
 
 @lru_cache(maxsize=4)
 def _shard_order(num_shards: int, names: tuple[int, ...]) -> list[int]:
-    """Return a permutation of shards by seed and purpose; another one would change every run."""
+    """Return a permutation of shards by seed and purpose. Do not change this function: all runs depend on it."""
     seed, *purpose = names
     return list(shuffled(range(num_shards), num_shards, seeded_rng(seed, "shards", *purpose)))[::-1]
 
 
 @lru_cache(maxsize=2)
 def _row(sizes: tuple[int, ...], names: tuple[int, ...] | None) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
-    """Return the shards that have samples in their order, and where each one's samples end."""
+    """Return the shards with samples, in order, and the end of each shard's samples in the row."""
     shards = np.array(range(len(sizes)) if names is None else _shard_order(len(sizes), names), dtype=np.int64)
     shards = shards[np.array(sizes, dtype=np.int64)[shards] > 0]
     return shards, np.cumsum(np.array(sizes, dtype=np.int64)[shards])
 
 
 def _stride(num_readers: int) -> int:
-    """Return a step that comes past all readers, and from one to others far away first."""
+    """Return a step that visits all readers, distant readers first."""
     return next(one for one in range(round(_GOLDEN * num_readers), num_readers + 1) if math.gcd(one, num_readers) == 1)
 
 
 def _fitting(weights: Sequence[float], num_shards: Sequence[int], most_readers: int) -> list[int]:
-    """Return how many readers each source has: not so many that they would have copies of its samples."""
+    """Return the number of readers of each source, without copies of a source's samples."""
     shares = [weight / math.fsum(weights) for weight in weights]
     dividing, several = divisors(most_readers), range(1, READERS_OF_A_SHARD + 1)
     nearest = (math.inf, [1])
@@ -411,19 +412,19 @@ def _fitting(weights: Sequence[float], num_shards: Sequence[int], most_readers: 
     counts = _dealt_out(shares, most_readers)
     if 0 in counts:
         raise ValueError(
-            f"source {counts.index(0)} has too small a weight: of {most_readers} readers it gets none; give more "
-            "num_readers, or a larger weight"
+            f"source {counts.index(0)} has too small a weight: it gets none of {most_readers} readers; increase "
+            "num_readers or the weight"
         )
     had = ", ".join(f"{own / sum(nearest[1]):.3g}" for own in nearest[1])
     asked = ", ".join(f"{share:.3g}" for share in shares)
     raise ValueError(
-        f"sources of {', '.join(map(str, num_shards))} shards cannot have the shares {asked} of a batch without copies "
-        f"of a sample in it; the nearest that is possible is {had}. Give these as weights, or split the shards up"
+        f"sources of {', '.join(map(str, num_shards))} shards cannot have the shares {asked} of a batch without "
+        f"duplicate samples; the nearest possible shares are {had}. Use these as weights, or split the shards"
     )
 
 
 def _dealt_out(shares: Sequence[float], num_readers: int) -> list[int]:
-    """Return how many readers each source has: its share, rounded so that the sum is right."""
+    """Return the number of readers of each source: its share, rounded so that the sum is exact."""
     counts = [math.floor(share * num_readers) for share in shares]
     by_rest = sorted(range(len(shares)), key=lambda source: (counts[source] - shares[source] * num_readers, source))
     for source in by_rest[: num_readers - sum(counts)]:

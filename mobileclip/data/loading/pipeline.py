@@ -437,7 +437,7 @@ class Pipeline(IterableDataset[BatchType], ABC):
                         "out"
                     ) from None
                 self.num_lost += 1
-                logger.warning("%s; another one takes its place, from the same sample on", lost)
+                logger.warning("%s; a new worker continues from the same sample", lost)
             else:
                 return
 
@@ -481,7 +481,7 @@ class Pipeline(IterableDataset[BatchType], ABC):
 
     def _nothing(self) -> str:
         if self.report.num_read:
-            return f"nothing more can be read of {len(self.shards)} shards: {self.report}"
+            return f"no more samples can be read from {len(self.shards)} shards: {self.report}"
         return f"not one sample of {len(self.shards)} shards can be used: {self.report}"
 
 

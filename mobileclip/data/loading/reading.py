@@ -1,4 +1,4 @@
-"""What a worker makes of each step: samples of its readers in their order, with others in the place of bad ones."""
+"""A worker's part of each step: ordered samples of its readers, with replacements for bad samples."""
 
 from __future__ import annotations
 
@@ -45,13 +45,13 @@ class ShardReader(Protocol):
         """Names of the shards, by source."""
 
     def read(self, name: str, on_skip: Callable[[Skip], None], limits: SampleLimits) -> Iterator[RawSample]:
-        """Yield the samples of one shard, in order; what cannot be read is reported."""
+        """Yield the samples of one shard, in order, and report unreadable parts."""
 
     def sizes(self, limits: SampleLimits) -> tuple[int, ...]:
         """Return the number of samples of every shard.
 
         Raises:
-            ValueError: if nothing says them and they are too many to be counted now.
+            ValueError: if the sizes are unknown, and there are too many shards to count.
         """
 
 
@@ -60,8 +60,8 @@ class TarReader:
     """Reads tar shards.
 
     Args:
-        sources: their paths, by the pattern that named them.
-        cache: where copies of remote ones are kept; none keeps none.
+        sources: paths of the shards, by pattern.
+        cache: folder for copies of remote shards; None for no copies.
     """
 
     sources: tuple[tuple[str, ...], ...]
@@ -69,15 +69,15 @@ class TarReader:
 
     @classmethod
     def of(cls, shards: Shards, cache: storage.FileCache | None = None) -> TarReader:
-        """Return a reader of the shards that patterns name.
+        """Return a reader for the shards of patterns.
 
         Raises:
-            ValueError: if they name no shard, or none of the local ones exists.
+            ValueError: if the patterns match no shard, or no local shard exists.
         """
         patterns = (shards,) if not isinstance(shards, (list, tuple)) else tuple(shards)
         names = expand_shards(shards)
         if not any(not is_here(name) or storage.local_path(name).exists() for name in names):
-            raise ValueError(f"none of the {len(names)} shards exists, the first is {names[0]}")
+            raise ValueError(f"none of the {len(names)} shards exists; the first is {names[0]}")
         return cls(tuple(expand_shards(pattern) for pattern in patterns), cache)
 
     @cached_property
@@ -95,21 +95,21 @@ class TarReader:
 
 
 class Maker(Protocol[SampleType, ExampleType, BatchType_co]):
-    """Makes examples and batches of them; what it chooses depends on the seed, the epoch and the key alone."""
+    """Interface that makes examples and batches; random choices depend only on seed, epoch and key."""
 
     @property
     def limits(self) -> SampleLimits:
-        """What may be read of a sample."""
+        """Limits of a sample's size."""
 
     def parse(self, key: str, members: Mapping[str, bytes]) -> SampleType:
-        """Return the sample that members of a shard make.
+        """Return the sample of a shard's members.
 
         Raises:
             BadSampleError: if they make none.
         """
 
     def example(self, sample: SampleType, epoch: int) -> ExampleType:
-        """Return the example that an epoch makes of a sample.
+        """Return an epoch's example of a sample.
 
         Raises:
             BadSampleError: if the sample cannot be used.
@@ -121,15 +121,15 @@ class Maker(Protocol[SampleType, ExampleType, BatchType_co]):
 
 @attrs.define
 class OrderedSample:
-    """A sample with its place in the order, before it is put into a batch.
+    """A sample with its position in the order, before batching.
 
     Args:
         raw: what the shard holds.
-        epoch: how often its shard was read through before; decides augmentation and captions.
-        place: where the reader stands behind it.
-        is_repeat: whether a reader has had it in this epoch already.
-        number: in the epoch, of the place in a batch that it takes.
-        example: what the epoch takes of it, once that is made.
+        epoch: number of earlier passes over its shard; determines augmentation and captions.
+        place: the reader's position after the sample.
+        is_repeat: whether a reader has already returned the sample in this epoch.
+        number: number in the epoch of the sample's place in a batch.
+        example: the example made from the sample; None before.
     """
 
     raw: RawSample
@@ -148,8 +148,8 @@ class SampleReading:
         shards: shards of the run.
         order: who reads what.
         seed: seed of the order of samples.
-        shuffle_buffer: number of samples, encoded, of every reader's buffer; 0 leaves them as they come.
-        limits: limits of what is read of a sample.
+        shuffle_buffer: number of encoded samples in every reader's shuffle buffer; 0 keeps the order.
+        limits: limits of a sample's size.
     """
 
     shards: ShardReader
@@ -161,16 +161,17 @@ class SampleReading:
     def samples(
         self, reader: int, epoch: int, place: Cursor, on_skip: Callable[[Skip], None], *, is_alone: bool = False
     ) -> Iterator[OrderedSample]:
-        """Yield the samples of a reader from a place on.
+        """Yield the samples of a reader from a position.
 
-        It ends where its turns do, or where a hundred shards in a row had none, or all there are ten times.
+        The iterator ends with the reader's turns, after a hundred consecutive shards without samples, or after ten
+        passes without samples.
 
         Args:
             reader: its number.
-            epoch: its number; 0 in a stream without end.
+            epoch: number of the epoch; 0 in an endless stream.
             place: where it stands.
-            on_skip: called with what had to be left out, behind that place.
-            is_alone: whether it keeps to its first turn.
+            on_skip: called with skips after that position.
+            is_alone: whether the reader stops after its first turn.
         """
         num_empty, most = 0, min(MAX_EMPTY_SHARDS, MAX_EMPTY_ROUNDS * len(self.shards.names))
         for turn in islice(self.order.turns(epoch, place.turn), 1 if is_alone else None):
@@ -186,7 +187,7 @@ class SampleReading:
                     return
 
     def _segment(self, segment: Segment, num_passed: int, on_skip: Callable[[Skip], None]) -> Iterator[RawSample]:
-        """Yield the samples of a segment but for the first ones, of which nothing is reported again."""
+        """Yield the samples of a segment after the first ones, whose skips are not reported again."""
         is_told = num_passed > 0 or segment.is_repeat
 
         def report(skip: Skip) -> None:
@@ -211,12 +212,12 @@ class Chunk(Generic[BatchType]):
     """A worker's share of a step's batch.
 
     Args:
-        batch: None where it has no sample of the step.
-        numbers: numbers of its samples in the epoch, which they are ordered by.
-        skips: what was left out for it.
-        num_unwanted: number of samples that are not among those to be used.
-        places: where the readers that it took samples from stand now, as a `StreamPosition` has them.
-        gave_up: whether a reader has nothing more, and so no next step is to be expected.
+        batch: None if the worker has no sample of the step.
+        numbers: numbers of its samples in the epoch, for sorting.
+        skips: skipped samples and shards.
+        num_unwanted: number of samples outside the uid list.
+        places: positions of the readers after the step, as in `StreamPosition`.
+        gave_up: whether a reader has no more samples, so that no step follows.
     """
 
     batch: BatchType | None = None
@@ -229,18 +230,18 @@ class Chunk(Generic[BatchType]):
 
 @attrs.frozen(kw_only=True, eq=False)
 class Chunks(Generic[BatchType]):
-    """The workers' shares of the batches from a position on; the `ChunkSource` of a process's workers.
+    """The workers' shares of the batches from a position; the `ChunkSource` of a process's workers.
 
     Args:
         reading: how readers read.
         maker: of batches.
-        keep: which samples are used; None for all.
-        batch_size: samples of a batch, of all processes together.
+        keep: selects the samples to use; None for all.
+        batch_size: samples per batch over all processes.
         world: rank and number of processes.
         start: where the readers stand.
-        epoch: the only one, in which each reader reads its own part alone; None for a stream without end.
-        stores: how long stores are waited for.
-        at: of every worker, the place of the shard that it is at; the process that started the workers sees it.
+        epoch: number of the epoch, in which each reader reads only its own part; None for an endless stream.
+        stores: timeouts for remote stores.
+        at: position of every worker's current shard, shared with the parent process.
     """
 
     reading: SampleReading
@@ -269,7 +270,7 @@ class Chunks(Generic[BatchType]):
             yield chunk
 
     def last_shard(self, worker: int) -> str:
-        """Return what is known of the shard that a worker's last sample was of."""
+        """Return a description of the shard of a worker's last sample."""
         place = int(self.at[worker])
         if place < 0:
             return "at its first shard"
@@ -280,7 +281,7 @@ class _Readers(Generic[BatchType]):
     """The readers of a worker.
 
     Args:
-        chunks: what they read, and from where on.
+        chunks: the chunks to read, with the start position.
         worker: whose they are.
         num_workers: that share the work.
     """
@@ -316,7 +317,7 @@ class _Readers(Generic[BatchType]):
                 return
 
     def _chunk(self, numbers: range) -> Chunk[BatchType]:
-        """Return this worker's share of a step, whose samples in the epoch have these numbers."""
+        """Return this worker's share of a step with these sample numbers."""
         own = sorted(
             number
             for reader in self._own
@@ -339,11 +340,11 @@ class _Readers(Generic[BatchType]):
         return chunk
 
     def _made(self, numbers: Sequence[int]) -> list[OrderedSample]:
-        """Return samples with their examples, as many as there are."""
+        """Return samples with their examples."""
         return [made for number in numbers if (made := self._next(number)) is not None]
 
     def _next(self, number: int) -> OrderedSample | None:
-        """Return the next sample of a reader that can be used, with its example."""
+        """Return the next usable sample of a reader, with its example."""
         reader, keep = number % self._num_readers, self._chunks.keep
         num_vain = num_unwanted = 0
         for sample in self._samples[reader]:
@@ -376,7 +377,7 @@ class _Readers(Generic[BatchType]):
         return self._chunks.maker.example(self._chunks.maker.parse(key, members), epoch)
 
     def _collated(self, made: list[OrderedSample]) -> BatchType | None:
-        """Return the batch of the examples, or None after putting others in the place of bad ones."""
+        """Return the batch of the examples, or None after replacing bad samples."""
         try:
             return self._chunks.maker.collate([sample.example for sample in made])
         except Exception as error:

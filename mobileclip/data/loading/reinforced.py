@@ -1,4 +1,4 @@
-"""The pipeline of image-text samples, with teachers' embeddings or images for online teachers where asked for."""
+"""The pipeline of image-text samples, optionally with teacher embeddings or images for online teachers."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _LACKING = frozenset(("missing_member", "no_caption", "no_syn_caption", "no_imag
 
 @attrs.frozen(kw_only=True, field_transformer=strict)
 class ReinforcedPipelineSpec(ReinforcedExampleSpec, PipelineSpec):
-    """The choices of a pipeline of image-text samples: those of `ReinforcedExampleSpec` and of `PipelineSpec`.
+    """Options of a pipeline of image-text samples: those of `ReinforcedExampleSpec` and `PipelineSpec`.
 
     Examples:
         >>> choices = {"shards": "{000..127}.tar", "batch_size": 512, "image": mobileclip.inputs.ImageInput(size=256)}
@@ -34,15 +34,15 @@ class ReinforcedPipelineSpec(ReinforcedExampleSpec, PipelineSpec):
 
     @property
     def card(self) -> ReinforcementCard | None:
-        """The card beside the shards, where there is one, with the teachers of the columns that are taken alone."""
+        """The card next to the shards, if any, restricted to the teachers of the selected columns."""
         card = card_of_shards(expand_shards(self.shards)) if self.reinforced and self.shards else None
         return card if card is None or self.teacher_columns is None else card.in_columns(self.teacher_columns)
 
     def lacking_samples(self) -> tuple[Sequence[Skip], Sequence[str]]:
-        """Return why none of the first samples can be used, and which members they have.
+        """Return the reason why none of the first samples is usable, with their members.
 
-        Up to 64 samples of up to eight shards are read, until one can be used. There is no reason where one can be, or
-        where other things than missing members are wrong, which samples further on need not share.
+        The function reads up to 64 samples of up to eight shards. The reason is empty if a sample is usable, or if the
+        problem is not a missing member, because later samples may not share other problems.
         """
         shards = expand_shards(self.shards)
         looked_at = shards[:: -(-len(shards) // _SHARDS_LOOKED_AT)]
@@ -59,7 +59,7 @@ class ReinforcedPipelineSpec(ReinforcedExampleSpec, PipelineSpec):
         """Return the pipeline.
 
         Args:
-            tokenizer: texts to ids (B, context length); None for CLIP's own with the text contract.
+            tokenizer: maps texts to ids (B, context length); None for CLIP's tokenizer with the text contract.
             keep: which samples are used, see `Pipeline`.
         """
         return ReinforcedPipeline(self, tokenizer=Tokenizer(self.text) if tokenizer is None else tokenizer, keep=keep)
@@ -70,11 +70,11 @@ class ReinforcedPipeline(Pipeline[ReinforcedBatch]):
 
     Args:
         spec: the choices.
-        tokenizer: texts to ids (B, context length).
+        tokenizer: maps texts to ids (B, context length).
         keep: which samples are used, see `Pipeline`.
 
     Raises:
-        ValueError: if the patterns name no shard, or none of the local ones exists.
+        ValueError: if the patterns match no shard, or no local shard exists.
     """
 
     spec: ReinforcedPipelineSpec

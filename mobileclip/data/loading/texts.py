@@ -1,4 +1,4 @@
-"""Batches of stored texts: which ones a step has is a function of the spec and the step."""
+"""Batches of stored texts; the texts of a step depend only on the spec and the step."""
 
 from __future__ import annotations
 
@@ -25,19 +25,19 @@ _TEXTS_AT_ONCE = 4096
 
 @attrs.frozen(kw_only=True, field_transformer=strict)
 class TextPipelineSpec:
-    """The choices of a pipeline of texts with a teacher's embeddings.
+    """Options of a pipeline of texts with teacher embeddings.
 
     Args:
         texts: folder of stored texts, see `mobileclip.reinforce.reinforce_texts`.
-        batch_size: texts of a step: in a training run of all processes together, which divide it among them; the
-            pipeline by itself gives every process batches of so many.
+        batch_size: texts per step; a training run divides them among all processes, and the pipeline alone gives every
+            process this number.
         text: the student's text contract.
-        shares: shares of every batch by language, such as `{"de": 2, "fr": 1}`, in any unit; languages that are left
-            out are not seen. None takes every text as often as any other.
+        shares: shares of every batch by language, such as `{"de": 2, "fr": 1}`, in any unit; missing languages are not
+            used. None uses all texts equally often.
         seed: seed of the order.
 
     Raises:
-        ValueError: if a number is out of its range, such as a share.
+        ValueError: if a number is out of range.
 
     Examples:
         >>> TextPipelineSpec(texts="texts", batch_size=256, text=mobileclip.inputs.TextInput(context_length=16)).seed
@@ -51,10 +51,10 @@ class TextPipelineSpec:
     seed: int = 0
 
     def __attrs_post_init__(self) -> None:
-        """Check that every share is one."""
+        """Check that every share is positive."""
         wrong = [name for name, share in (self.shares or {}).items() if not share > 0]
         if wrong:
-            raise ValueError(f"shares are above 0, and those of {', '.join(map(repr, wrong))} are not; leave them out")
+            raise ValueError(f"shares must be above 0; omit {', '.join(map(repr, wrong))}")
 
     def build(self) -> TextPipeline:
         """Return the pipeline.
@@ -67,16 +67,16 @@ class TextPipelineSpec:
 
 
 class TextPipeline:
-    """Batches of texts without end, each process's share of them.
+    """An endless stream of text batches, with each process's share.
 
-    Every language's texts come in an order of their own, again and again in another one; the languages are mixed so
-    that after any number of samples each has had its share to within one text.
+    Each language is shuffled separately, again in every pass. Languages are mixed so that the count of each language is
+    always within one text of its share.
 
     Args:
         spec: its choices.
 
     Raises:
-        FileNotFoundError, ValueError: see `StoredTexts`; a ValueError too if shares name a language that no text has.
+        FileNotFoundError, ValueError: see `StoredTexts`; also ValueError if shares name a language without texts.
     """
 
     def __init__(self, spec: TextPipelineSpec) -> None:
@@ -95,32 +95,32 @@ class TextPipeline:
         unknown = [name for name in self.spec.shares if name not in card.languages]
         if unknown:
             raise ValueError(
-                f"shares name {', '.join(map(repr, unknown))}, and {self.texts.folder} has texts of "
+                f"shares name {', '.join(map(repr, unknown))}, but {self.texts.folder} has texts of "
                 f"{', '.join(map(repr, card.languages))}"
             )
         return dict(self.spec.shares)
 
     @property
     def space(self) -> str:
-        """Identity of the model whose space the teacher's embeddings are in, as JSON; empty where nothing says it."""
+        """Identity of the embedding space's model, as JSON; empty if unknown."""
         return self.texts.card.space
 
     def seen_texts(self) -> Iterator[str]:
-        """Yield every text that batches have, once."""
+        """Yield every text of the batches once."""
         for numbers in self._languages:
             for start in range(0, len(numbers), _TEXTS_AT_ONCE):
                 yield from self.texts.at(numbers[start : start + _TEXTS_AT_ONCE].tolist())[0]
 
     def stream(self, position: StreamPosition) -> Iterator[TextBatch]:
-        """Yield this process's share of the batches from a position on.
+        """Yield this process's share of the batches from a position.
 
         Raises:
-            ValueError: if the position is one in other texts.
+            ValueError: if the position belongs to other texts.
         """
         if position.data and position.data != self.texts.card.digest:
             raise ValueError(
-                f"the checkpoint was trained on other texts than {self.texts.folder} holds; give it those, or another "
-                "output folder"
+                f"the checkpoint was trained on texts other than those of {self.texts.folder}; use the same "
+                "texts, or another output folder"
             )
         step = position.first_batch
         while True:
@@ -128,11 +128,11 @@ class TextPipeline:
             step += 1
 
     def position(self, num_batches: int) -> StreamPosition:
-        """Return the position behind so many batches."""
+        """Return the position after so many batches."""
         return StreamPosition(first_batch=num_batches, data=self.texts.card.digest)
 
     def take_skips(self, num_batches: int) -> Sequence[Skip]:
-        """Return nothing: no stored text is left out."""
+        """Return an empty report, because no stored text is skipped."""
         del num_batches
         return ()
 
@@ -145,7 +145,7 @@ class TextPipeline:
         return TextBatch(keys=keys, text=self._tokenizer(texts), teacher_text=teacher)
 
     def _numbers(self, start: int, stop: int) -> np.ndarray:
-        """Return the numbers of the texts of samples `start` to `stop` of the run, mixed."""
+        """Return the indices of the texts of samples `start` to `stop` of the run, shuffled."""
         found = [
             self._of_language(language, int(first), int(last))
             for language, (first, last) in enumerate(
@@ -166,9 +166,9 @@ class TextPipeline:
 
 
 def counts_after(num_samples: int, shares: np.ndarray) -> np.ndarray:
-    """Return how many of so many samples are of each kind: kind `k` has its turns `i` at the times `(i + 1/2) / share`.
+    """Return the number of samples of each kind; turn `i` of kind `k` is at time `(i + 1/2) / share`.
 
-    So every count is within one of its share or so, and none ever falls.
+    Every count stays within about one of its share, and never decreases.
 
     Shape: shares (K,), which sum to 1 -> (K,) int64, which sum to `num_samples`.
     """

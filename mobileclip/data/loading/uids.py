@@ -1,4 +1,4 @@
-"""A sample's uid, 128 bits, and lists of uids that say which samples are used, as DataComp and DFN publish subsets."""
+"""Sample uids of 128 bits, and uid lists that select samples, in the format of DataComp's and DFN's subsets."""
 
 from __future__ import annotations
 
@@ -29,8 +29,8 @@ _NUM_BUCKETS = 256
 def uid_of(key: str, members: Mapping[str, bytes]) -> tuple[int, int]:
     """Return the upper and the lower half of a sample's uid.
 
-    It is `uid` in the sample's `.json`, else its key if that has 32 hexadecimal digits, else the first half of its
-    key's SHA-256.
+    The uid is `uid` in the sample's `.json`, otherwise its key if the key has 32 hexadecimal digits, otherwise the
+    first half of the key's SHA-256.
 
     Args:
         key: key of the sample.
@@ -44,7 +44,7 @@ def uid_of(key: str, members: Mapping[str, bytes]) -> tuple[int, int]:
 
 
 def sorted_uids(uids: Uids) -> Uids:
-    """Return uids in ascending order, each once."""
+    """Return the unique uids in ascending order."""
     ordered = uids[np.lexsort((uids["f1"], uids["f0"]))]
     is_new = np.ones(len(ordered), dtype=bool)
     is_new[1:] = (ordered["f0"][1:] != ordered["f0"][:-1]) | (ordered["f1"][1:] != ordered["f1"][:-1])
@@ -52,12 +52,13 @@ def sorted_uids(uids: Uids) -> Uids:
 
 
 def write_uids(path: Path, parts: Iterable[Uids]) -> int:
-    """Write a list of uids as DataComp publishes its own, sorted, each once; return how many there are.
+    """Write the sorted unique uids in DataComp's format, and return their number.
 
-    They are sorted a 256th at a time, so that a billion need some 100 MB of memory, and 16 GB beside the file.
+    The function sorts a 256th at a time, so a billion uids need about 100 MB of memory, and 16 GB of disk in addition
+    to the file.
 
     Args:
-        path: a `.npy` file; what is there is replaced when the new one is complete.
+        path: a `.npy` file; an existing file is replaced atomically.
         parts: the uids, in any order.
     """
     with Buckets(PAIR, _NUM_BUCKETS, folder=path.parent) as buckets:
@@ -82,18 +83,19 @@ _NUM_LOOKS = 1000
 
 @attrs.frozen(eq=False, slots=False)
 class UidList:
-    """The uids of the samples that are used; a `Keep`.
+    """The uids of the samples to use; a `Keep`.
 
-    A sample's uid is `uid` in its `.json`, else its key if that has 32 hexadecimal digits, else the first half of its
-    key's SHA-256.
+    A sample's uid is `uid` in its `.json`, otherwise its key if the key has 32 hexadecimal digits, otherwise the first
+    half of the key's SHA-256.
 
     Args:
-        path: a `.npy` file of pairs of unsigned 64-bit numbers, the upper and the lower half of each uid, as DataComp
-            has them; or a text with a uid a line. Large `.npy` files must be sorted: they are not loaded.
+        path: a `.npy` file of pairs of unsigned 64-bit numbers, the upper and the lower half of each uid, as in
+            DataComp; or a text file with a uid per line. Large `.npy` files must be sorted, because they are not loaded
+            into memory.
 
     Raises:
-        ValueError: if it is neither, or large and not sorted.
-        OSError: if it cannot be read.
+        ValueError: if the file has another format, or is large and not sorted.
+        OSError: if the file cannot be read.
     """
 
     path: Path
@@ -110,7 +112,7 @@ class UidList:
         return bool(self.contains(np.array([uid_of(key, members)], dtype=PAIR))[0])
 
     def contains(self, uids: Uids) -> npt.NDArray[np.bool_]:
-        """Return which uids the list has.
+        """Return a mask of the uids in the list.
 
         Args:
             uids: in any order.
@@ -139,7 +141,9 @@ class UidList:
             return sorted_uids(pairs)
         places = np.linspace(0, len(pairs) - 1, _NUM_LOOKS).astype(np.int64)
         if np.any(np.diff(pairs["f0"][places].astype(np.float64)) < 0):
-            raise ValueError(f"{self.path} has {len(pairs):,} uids that are not sorted; save np.sort of it")
+            raise ValueError(
+                f"{self.path} has {len(pairs):,} uids that are not sorted; sort them with np.sort and save again"
+            )
         return pairs
 
 
@@ -147,7 +151,7 @@ def _mapped(path: Path) -> Uids:
     try:
         pairs: npt.NDArray[Any] = np.load(path, mmap_mode="r", allow_pickle=False)
     except ValueError as error:
-        raise ValueError(f"{path} is no array of uids: {error}") from None
+        raise ValueError(f"{path} is not an array of uids: {error}") from None
     if pairs.dtype != PAIR or pairs.ndim != 1:
         raise ValueError(
             f"{path} holds {pairs.dtype} in {pairs.ndim} dimensions, expected pairs of 64-bit numbers, u8,u8"

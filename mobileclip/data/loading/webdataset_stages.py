@@ -1,6 +1,6 @@
 """The loader as stages of webdataset pipelines: shard order, samples, filter, examples.
 
-Each stage takes what the one before yields, in the dictionaries that webdataset's own stages take and yield.
+Each stage takes the dictionaries of the previous stage, in the format of webdataset's stages.
 """
 
 from __future__ import annotations
@@ -24,21 +24,21 @@ _EPOCH = "__epoch__"
 def endless_shards(
     source: Shards, *others: Shards, weights: Sequence[float] = (), seed: int = 0, shuffle: bool = True
 ) -> Iterator[dict[str, Any]]:
-    """Yield shards without end, every source as often as its weight says: the first stage of a pipeline.
+    """Yield an endless stream of shards, with sources in proportion to their weights; the first stage of a pipeline.
 
-    Each is a dictionary of `url`, and `epoch`: how often the shard came before. The order is the loader's with sampling
-    `endless`, its readers one after another. All processes and workers get the same one: `webdataset.split_by_node` and
-    `split_by_worker` divide it among them.
+    Each shard is a dictionary of `url` and `epoch`, the number of earlier passes. The order is that of the loader's
+    sampling `endless`, reader after reader. All processes and workers get the same order; `webdataset.split_by_node`
+    and `split_by_worker` divide it.
 
     Args:
         source: paths or patterns, as `expand_shards` takes them.
         others: those of further sources.
-        weights: share of each source's shards; none for one of its number of shards.
+        weights: weight of each source; None for weights by number of shards.
         seed: seed of the order.
-        shuffle: whether to shuffle the shards, anew whenever all of them have come.
+        shuffle: whether to shuffle the shards, again in every pass.
 
     Raises:
-        ValueError: if there are not as many weights as sources, a weight is too small, or a source has no shard.
+        ValueError: if the numbers of weights and sources differ, a weight is too small, or a source has no shard.
     """
     order = EndlessOrder(
         sources=tuple(expand_shards(one) for one in (source, *others)),
@@ -61,17 +61,17 @@ def read_shards(
     cache: FileCache | None = None,
     limits: SampleLimits = SAMPLE_LIMITS,
 ) -> Iterator[dict[str, Any]]:
-    """Yield the samples of shards, within limits: a stage in the place of `webdataset.tarfile_to_samples`.
+    """Yield the samples of shards, within limits; this stage replaces `webdataset.tarfile_to_samples`.
 
-    Each is a dictionary of its members' content by extension, as bytes, with `__key__`, `__url__` and, where it is
-    known, `__epoch__`. A damaged shard costs what cannot be read of it.
+    Each sample is a dictionary of its members' bytes by extension, with `__key__`, `__url__` and, if known,
+    `__epoch__`. Of a damaged shard, the readable samples are used.
 
     Args:
-        shards: dictionaries of `url` and, where it is known, `epoch`, as `endless_shards` and
-            `webdataset.SimpleShardList` yield them.
+        shards: dictionaries of `url` and, if known, `epoch`, as `endless_shards` and `webdataset.SimpleShardList` yield
+            them.
         on_skip: called with what had to be left out; `SkipReport.add` counts it in the report, from workers too.
-        cache: where copies of remote shards are kept; none keeps none.
-        limits: limits of what is read of a sample.
+        cache: folder for copies of remote shards; None for no copies.
+        limits: limits of a sample's size.
     """
     for shard in shards:
         known = {"__url__": shard["url"]} | ({_EPOCH: shard["epoch"]} if "epoch" in shard else {})
@@ -83,12 +83,12 @@ def read_shards(
 def keep_samples(
     samples: Iterable[Mapping[str, Any]], *, keep: Keep, report: SkipReport | None = None
 ) -> Iterator[Mapping[str, Any]]:
-    """Yield the samples that are used: a stage in front of `make_examples`.
+    """Yield the selected samples; a stage before `make_examples`.
 
     Args:
         samples: content of members by extension, as bytes, with `__key__`.
         keep: such as a `UidList`.
-        report: counts those that are passed over.
+        report: counts the other samples.
     """
     for sample in samples:
         if keep(str(sample.get("__key__", "")), _members(sample)):
@@ -104,29 +104,29 @@ def make_examples(
     epoch: int | None = None,
     on_skip: Callable[[Skip], None],
 ) -> Iterator[ExampleType]:
-    """Yield an example of every usable sample; `maker.collate` makes batches of them.
+    """Yield an example of every usable sample; `maker.collate` makes batches of examples.
 
-    The reader of the shards bounds what a member may hold.
+    The shard reader limits the size of members.
 
     Args:
-        samples: content of members by extension, as bytes, with `__key__` and, where it is known, `__url__`; as
-            `read_shards` or `webdataset.tarfile_to_samples` yields them, not decoded.
+        samples: content of members by extension, as bytes, with `__key__` and, if known, `__url__`; as `read_shards` or
+            `webdataset.tarfile_to_samples` yields them, not decoded.
         maker: such as an `ExampleMaker`.
-        epoch: its number, from 0; decides the augmentations and the captions. None takes that of each sample, which it
-            has from `endless_shards` and `read_shards`.
+        epoch: number of the epoch, from 0; determines augmentations and captions. None uses each sample's `__epoch__`
+            from `endless_shards` and `read_shards`.
         on_skip: called with what had to be left out; `SkipReport.add` counts it in the report, from workers too, and
             what is used.
 
     Raises:
-        ValueError: if nothing says the epoch.
+        ValueError: if the epoch is unknown.
     """
     report = getattr(on_skip, "__self__", None)
     for sample in samples:
         own_epoch = sample.get(_EPOCH) if epoch is None else epoch
         if own_epoch is None:
             raise ValueError(
-                f"sample {sample.get('__key__')!r} does not say its epoch; give make_examples one, or take the shards "
-                "from endless_shards and their samples from read_shards"
+                f"sample {sample.get('__key__')!r} has no epoch; pass an epoch to make_examples, or use "
+                "endless_shards and read_shards"
             )
         example = attempt(
             partial(_example, sample, maker, own_epoch),

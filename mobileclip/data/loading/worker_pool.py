@@ -168,7 +168,7 @@ class WorkerPool(Generic[Item]):
     def _late(self, worker: int) -> TimeoutError:
         return TimeoutError(
             f"no batch came for {self._seconds:g} s from {self._name(worker)}: it may be stopped, or its disk or "
-            "decoder stuck. See to it and start again, or give it more worker_seconds"
+            "decoder may hang. Fix this and start again, or increase worker_seconds"
         )
 
     def _name(self, worker: int) -> str:

@@ -1,4 +1,4 @@
-"""One sample: its image, captions, augmentations and embeddings, in every layout that is read.
+"""Samples: image, captions, augmentations and embeddings, in every supported layout.
 
-A new layout of a sample's members enters here. Files of many samples belong in `data.shards`.
+A new layout of a sample's members belongs here; files of many samples belong in `data.shards`.
 """

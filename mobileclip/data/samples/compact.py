@@ -1,4 +1,4 @@
-"""The compact record: what the teachers said of one sample, in a member of which single rows can be read.
+"""The compact record: one sample's teacher embeddings in a member, readable row by row.
 
 All numbers are little-endian. `docs/formats.md` describes the bytes.
 """
@@ -39,25 +39,28 @@ _SCALE_BITS = 16
 
 
 class CompactRecord(EmbeddingRows):
-    """A record that is checked as a whole and decoded row by row.
+    """A record that is checked at once and decoded row by row.
 
     Args:
         data: the member's content.
 
     Raises:
-        BadSampleError: if it is cut, damaged, of another version, or no record at all; reason `bad_record`.
+        BadSampleError: if the record is truncated, damaged or of another version, or the data is not a record; reason
+            `bad_record`.
     """
 
     def __init__(self, data: bytes) -> None:
         if len(data) < _START or data[:4] != MAGIC:
-            raise _bad("it does not begin as one")
+            raise _bad("it does not start like a record")
         _, version, header_length, num_rows = _PREAMBLE.unpack_from(data)
         if version != VERSION:
-            raise _bad(f"it has version {version}, this library reads version {VERSION}; a newer one may read it")
+            raise _bad(
+                f"it has version {version}, but this library reads version {VERSION}; a newer version may read it"
+            )
         header_end = _START + header_length
         rows_start = header_end + num_rows * _TABLE.itemsize
         if rows_start > len(data):
-            raise _bad(f"it has {len(data)} bytes, its header and its table alone need {rows_start}")
+            raise _bad(f"it has {len(data)} bytes, but header and table need {rows_start}")
         (checksum,) = _CHECKSUM.unpack_from(data, _PREAMBLE.size)
         if zlib.crc32(memoryview(data)[_START:rows_start], zlib.crc32(data[: _PREAMBLE.size])) != checksum:
             raise _bad("its header is damaged: the checksum differs")
@@ -82,11 +85,11 @@ class CompactRecord(EmbeddingRows):
         self._ends = rows_start + np.cumsum(lengths)
         expected = rows_start + int(lengths.sum())
         if len(data) != expected:
-            raise _bad(f"it has {len(data)} bytes, but its table says {expected}")
+            raise _bad(f"it has {len(data)} bytes, but its table declares {expected}")
 
     def _row(self, name: str, index: int) -> Embeddings:
         if not 0 <= index < self.shapes[name][0]:
-            raise IndexError(f"{name} has {self.shapes[name][0]} rows, there is no row {index}")
+            raise IndexError(f"{name} has {self.shapes[name][0]} rows, so row {index} does not exist")
         place = self._first[name] + index
         length, checksum = self._table[place].tolist()
         end = int(self._ends[place])
@@ -97,15 +100,15 @@ class CompactRecord(EmbeddingRows):
 
 
 def write_record(content: Mapping[str, Any], arrays: Mapping[str, Embeddings], precision: StoredPrecision) -> bytes:
-    """Return a record; equal arguments give equal bytes.
+    """Encode a record; equal arguments give equal bytes.
 
-    `bfloat16` rounds as torch does, to the nearest and halves to even. `int8` stores `round(x / s)` with one scale
-    `s` per row, the least number of 16 significant bits that is no less than `max |x| / 127`: the error of a number is
-    at most `s / 2`, 0.4 percent of the row's largest. What was read is written again to the bit.
+    `bfloat16` rounds as torch does, to the nearest and halves to even. `int8` stores `round(x / s)` with one scale `s`
+    per row, the smallest number of 16 significant bits with `s >= max |x| / 127`. The error is at most `s / 2`, or 0.4
+    % of the row's largest value. A decoded record is encoded to the same bytes.
 
     Args:
-        content: stored beside the embeddings, as JSON.
-        arrays: by name, (number of rows, dim) each, with one dim for all.
+        content: JSON values to store with the embeddings.
+        arrays: arrays of shape (rows, dim) by name, with equal dim.
         precision: `bfloat16` or `int8`.
 
     Raises:
@@ -115,12 +118,12 @@ def write_record(content: Mapping[str, Any], arrays: Mapping[str, Embeddings], p
     dims = {array.shape[1] for array in arrays.values() if array.ndim == 2}
     if len(dims) != 1 or any(array.ndim != 2 for array in arrays.values()) or not 1 <= max(dims) <= MAX_DIM:
         shapes = {name: array.shape for name, array in arrays.items()}
-        raise ValueError(f"expected arrays of (rows, dim) with one dim from 1 to {MAX_DIM} for all, found {shapes}")
+        raise ValueError(f"expected arrays of shape (rows, dim) with equal dim from 1 to {MAX_DIM}, found {shapes}")
     counts = {name: len(array) for name, array in arrays.items()}
     header = {"dim": dims.pop(), "precision": precision, "rows": counts, "content": content}
     text = json.dumps(header, ensure_ascii=False, separators=(",", ":")).encode()
     if len(text) > MAX_HEADER_BYTES:
-        raise ValueError(f"captions and augmentations take {len(text)} bytes, a record may have {MAX_HEADER_BYTES}")
+        raise ValueError(f"captions and augmentations have {len(text)} bytes, above the maximum of {MAX_HEADER_BYTES}")
     compressed = zlib.compress(text, 9)
     if not all(np.isfinite(array).all() for array in arrays.values()):
         raise BadSampleError("not_finite", "the embeddings hold NaN or infinity")
@@ -133,7 +136,7 @@ def write_record(content: Mapping[str, Any], arrays: Mapping[str, Embeddings], p
 
 
 def round_to_bfloat16(values: Embeddings) -> npt.NDArray[np.uint16]:
-    """Return the bits of the nearest bfloat16 numbers, halves to even, of finite ones."""
+    """Return the bits of the nearest bfloat16 numbers (halves to even) of finite numbers."""
     bits = np.ascontiguousarray(values, dtype=np.float32).view(np.uint32)
     return ((bits + 0x7FFF + ((bits >> 16) & 1)) >> 16).astype(np.uint16)
 
@@ -143,7 +146,7 @@ def _bad(detail: str) -> BadSampleError:
 
 
 def _read_header(compressed: bytes) -> dict[str, Any]:
-    """Return dim, precision, number of rows by the names of the arrays, and content, having looked what they are."""
+    """Return the checked dim, precision, number of rows per array, and content."""
     stream = zlib.decompressobj()
     try:
         text = stream.decompress(compressed, MAX_HEADER_BYTES + 1)
@@ -152,7 +155,7 @@ def _read_header(compressed: bytes) -> dict[str, Any]:
     except (zlib.error, ValueError, RecursionError) as error:
         raise _bad(f"its header is malformed: {error}") from None
     if not isinstance(header, dict):
-        raise _bad("its header is cut, no object, or too large")
+        raise _bad("its header is truncated, too large, or not an object")
     dim, rows = header.get("dim"), header.get("rows")
     if type(dim) is not int or not 1 <= dim <= MAX_DIM:
         raise _bad(f"its dim is {dim!r}")
@@ -203,7 +206,7 @@ def _decode_int8(stored: bytes, dim: int) -> Embeddings:
 
 
 def _deflate(plane: bytes) -> bytes:
-    """Return the plane, Huffman-coded where that is shorter; its length says which."""
+    """Return the plane, Huffman-coded if shorter; the reader detects this by length."""
     # Neighbouring numbers have nothing in common, so that a search for repetitions only costs.
     stream = zlib.compressobj(9, zlib.DEFLATED, -15, 9, zlib.Z_HUFFMAN_ONLY)
     compressed = stream.compress(plane) + stream.flush()
@@ -219,5 +222,5 @@ def _inflate(stored: bytes, dim: int) -> bytes:
     except zlib.error as error:
         raise _bad(f"a row is malformed: {error}") from None
     if len(plane) != dim or not stream.eof or stream.unused_data:
-        raise _bad(f"a row does not hold the {dim} numbers that the header says")
+        raise _bad(f"a row does not have {dim} numbers as declared in the header")
     return plane

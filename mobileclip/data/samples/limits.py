@@ -1,4 +1,4 @@
-"""Bounds on what is read of a sample: a value that flags are read from, without what reads samples."""
+"""Limits of a sample's size, in a module without heavy imports, for command-line flags."""
 
 from __future__ import annotations
 
@@ -22,25 +22,25 @@ _POSITIVE = validators.gt(0)
 
 
 class TooLargeError(ValueError):
-    """There is more than may be: a bomb, or a limit that is too low."""
+    """Raised for data beyond a limit: a decompression bomb, or a limit that is too low."""
 
 
 @attrs.frozen(kw_only=True, field_transformer=strict)
 class SampleLimits:
-    """Bounds on what is read of a sample; one beyond them is left out and counted, with the reason `too_large`.
+    """Limits of a sample's size; readers skip and count larger samples, with the reason `too_large`.
 
-    The defaults are a thousand times what a sample of DataCompDR takes, and hold photographs of 100 MB.
+    The defaults are a thousand times a sample of DataCompDR, enough for photographs of 100 MB.
 
     Args:
         member_bytes: of one member.
-        sample_bytes: sample bytes of all members of a sample.
-        num_members: number of members of a sample.
+        sample_bytes: maximum bytes of all members of a sample.
+        num_members: maximum number of members of a sample.
         name_bytes: of a member's name.
-        text_bytes: of a member that is text or JSON.
-        embedding_bytes: of a sample's embeddings, inflated and as float32.
-        dim: dim of the teachers' concatenated embeddings, where a card says it: embeddings may then inflate to what the
-            rows of the sample take, and no more.
-        inflation: how many times its own size a compressed shard may inflate to; bombs reach thousands.
+        text_bytes: maximum bytes of a text or JSON member.
+        embedding_bytes: maximum bytes of a sample's embeddings, decompressed and as float32.
+        dim: dim of the teachers' concatenated embeddings, if known from a card; embeddings may then decompress exactly
+            to the size of the sample's rows.
+        inflation: maximum ratio of a shard's decompressed and compressed size; bombs reach thousands.
 
     Raises:
         ValueError: if a number is not positive.
@@ -56,10 +56,10 @@ class SampleLimits:
     dim: int | None = attrs.field(default=None, validator=validators.optional(_POSITIVE))
 
     def inflated_bytes(self, num_rows: int) -> int:
-        """Return how many bytes the embeddings of a sample may inflate to.
+        """Return the maximum decompressed bytes of a sample's embeddings.
 
         Args:
-            num_rows: augmentations and captions of the sample.
+            num_rows: number of augmentations and captions of the sample.
         """
         rows = num_rows * MAX_DIM if self.dim is None else num_rows * self.dim
         return min(self.embedding_bytes, _LARGEST_NUMBER_BYTES * rows + _OVERHEAD_BYTES)

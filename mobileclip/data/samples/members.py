@@ -1,7 +1,7 @@
-"""Samples as the members of a shard, in the layouts of the public reinforced data sets and in the compact one.
+"""Samples as members of a shard, in the layouts of the public reinforced data sets and in the compact layout.
 
-A caption that is blank is left out when a sample is read, together with its embedding. The sample is refused, with the
-reason no_caption, where no real caption is left; a set of synthetic captions may end up empty.
+Readers drop blank captions with their embeddings. They refuse a sample without real captions (reason no_caption); a set
+of synthetic captions may become empty.
 """
 
 from __future__ import annotations
@@ -34,19 +34,19 @@ from mobileclip.data.skips import BadSampleError
 
 
 def parse_object(text: bytes, name: str, *, limit: int) -> dict[str, Any]:
-    """Return the JSON object in a member, a line or a file.
+    """Parse the JSON object in a member, a line or a file.
 
     Args:
-        text: UTF-8, with a byte-order mark or without.
-        name: what it is, for messages.
-        limit: bytes that it may have.
+        text: UTF-8 text, with or without byte-order mark.
+        name: description of the text, for messages.
+        limit: maximum number of bytes.
 
     Raises:
-        BadSampleError: with the reason `too_large`, `bad_text` if it is not UTF-8, or `bad_json` if it is not JSON, no
-            object, or names something twice.
+        BadSampleError: with the reason `too_large`, `bad_text` (not UTF-8), or `bad_json` (not JSON, not an object, or
+            a duplicate key).
     """
     if len(text) > limit:
-        raise BadSampleError("too_large", f"{name} has {len(text):,} bytes, more than the {limit:,} that it may")
+        raise BadSampleError("too_large", f"{name} has {len(text):,} bytes, more than the limit of {limit:,}")
     try:
         value = json.loads(text.decode("utf-8-sig"), object_pairs_hook=_object)
     except UnicodeDecodeError as error:
@@ -61,7 +61,7 @@ def parse_object(text: bytes, name: str, *, limit: int) -> dict[str, Any]:
 def _object(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
     found = dict(pairs)
     if len(found) < len(pairs):
-        raise ValueError("a name comes twice in an object")
+        raise ValueError("an object has a duplicate key")
     return found
 
 
@@ -75,11 +75,11 @@ _JSON_CAPTIONS = ("caption", "captions", "text", "texts")
 
 
 def parse_sample(key: str, members: Mapping[str, bytes], limits: SampleLimits = SAMPLE_LIMITS) -> ImageTextSample:
-    """Return the image-text sample of a shard's members, without augmentations and teachers' embeddings.
+    """Parse the image-text sample of a shard's members, without augmentations and teacher embeddings.
 
     Args:
         key: the sample's key.
-        members: extension to content, such as `jpg`, `txt`, `url.txt`, `json`, `syn.json`.
+        members: content by extension, such as `jpg`, `txt`, `url.txt`, `json`, `syn.json`.
         limits: limits of what is read.
 
     Raises:
@@ -89,11 +89,11 @@ def parse_sample(key: str, members: Mapping[str, bytes], limits: SampleLimits = 
 
 
 def parse_stored_sample(key: str, members: Mapping[str, bytes], limits: SampleLimits = SAMPLE_LIMITS) -> StoredSample:
-    """Return a reinforced sample from the members of a shard, of any layout, decoding as little as the layout allows.
+    """Parse a reinforced sample from a shard's members in any layout, and decode as little as the layout allows.
 
     Args:
         key: the sample's key.
-        members: extension to content: those of `parse_sample`, and either `reinforced` or `paug.json` with `npz` or
+        members: content by extension: those of `parse_sample`, and either `reinforced` or `paug.json` with `npz` or
             `pth.gz`.
         limits: limits of what is read.
 
@@ -119,11 +119,11 @@ def parse_stored_sample(key: str, members: Mapping[str, bytes], limits: SampleLi
 def parse_reinforced_sample(
     key: str, members: Mapping[str, bytes], limits: SampleLimits = SAMPLE_LIMITS
 ) -> ReinforcedSample:
-    """Return a reinforced sample from the members of a shard, of any layout, with all its embeddings.
+    """Parse a reinforced sample from a shard's members in any layout, with all embeddings.
 
     Args:
         key: the sample's key.
-        members: extension to content, as `parse_stored_sample` takes them.
+        members: content by extension; see `parse_stored_sample`.
         limits: limits of what is read.
 
     Raises:
@@ -133,19 +133,19 @@ def parse_reinforced_sample(
 
 
 def sample_members(sample: ImageTextSample, layout: Layout = "npz") -> dict[str, bytes]:
-    """Return the members of a shard that hold a sample, by extension.
+    """Return a sample's members for a shard, by extension.
 
-    In the public layouts, one real caption and one unnamed set of synthetic captions are stored as the first release
-    does, with all text embeddings in `text_emb`; named sets as the second one does, with `NAME_emb` beside. The source
-    image's size and hash go into `paug.json`, where the public loaders ignore them.
+    In the public layouts, one real caption and one unnamed set of synthetic captions are stored like the first release,
+    with all text embeddings in `text_emb`, and named sets like the second release, with `NAME_emb`. The source image's
+    size and hash go into `paug.json`; the public loaders ignore them.
 
     Args:
         sample: a plain or a reinforced sample.
-        layout: `npz` for float32 embeddings, `pth.gz` for bfloat16 ones, `compact` for bfloat16 and `compact8` for
-            8-bit ones in the compact record.
+        layout: `npz` (float32 embeddings), `pth.gz` (bfloat16), `compact` (bfloat16 in the compact record) or
+            `compact8` (8 bits in the compact record).
 
     Raises:
-        BadSampleError: if the sample brings a member along that the layout writes, or an embedding cannot be rounded.
+        BadSampleError: if the sample already has a member that the layout writes, or an embedding cannot be rounded.
         ValueError: if the sample is too large for the compact record.
     """
     members = {"txt": sample.captions[0].encode()}
@@ -175,26 +175,27 @@ def sample_members(sample: ImageTextSample, layout: Layout = "npz") -> dict[str,
 
 
 def check_layout(sample: ImageTextSample, layout: Layout) -> None:
-    """Raise unless the sample, once it is reinforced, can be stored in a layout beside the members it brings along.
+    """Raise if a layout cannot store the reinforced sample together with the sample's other members.
 
     Raises:
-        BadSampleError: if it has an `npz` or a `pth.gz` of its own, which a reader of a public layout would confuse.
+        BadSampleError: if the sample already has an `npz` or `pth.gz`, which readers of a public layout would take for
+            embeddings.
     """
     taken = _PUBLIC_MEMBERS.intersection(sample.others) if layout in ("npz", "pth.gz") else ()
     if taken:
         raise BadSampleError(
-            "bad_member", f"{sample.key} has a member {', '.join(sorted(taken))} of its own; choose the compact layout"
+            "bad_member", f"{sample.key} has a member {', '.join(sorted(taken))} already; choose the compact layout"
         )
 
 
 def json_captions(metadata: Mapping[str, Any]) -> tuple[str, ...]:
-    """Return the captions in a JSON object, without blank and repeated ones.
+    """Return the captions in a JSON object, without blanks and duplicates.
 
     Args:
-        metadata: may have a caption or a list of captions under each of `caption`, `captions`, `text` and `texts`.
+        metadata: the JSON object, with a caption or a list of captions under `caption`, `captions`, `text` or `texts`.
 
     Raises:
-        BadSampleError: if one of them is neither.
+        BadSampleError: if one of these values is neither a caption nor a list of captions.
     """
     captions: dict[str, None] = {}
     for name in _JSON_CAPTIONS:
@@ -205,7 +206,7 @@ def json_captions(metadata: Mapping[str, Any]) -> tuple[str, ...]:
 
 
 class _Members:
-    """The members of one sample, and its captions as they are stored, blank ones included: each has an embedding."""
+    """The members of one sample, and all stored captions with an embedding each, including blank captions."""
 
     def __init__(self, key: str, members: Mapping[str, bytes], limits: SampleLimits) -> None:
         self._key, self._members, self._limits = key, members, limits
@@ -220,7 +221,7 @@ class _Members:
         self._sets = {name: _caption_list(texts, name) for name, texts in synthetic.items() if SYN_NAME.fullmatch(name)}
 
     def object(self, name: str) -> Mapping[str, Any]:
-        """Return a JSON object, which the compact record has in place of a member."""
+        """Return a JSON object of the compact record."""
         if self._record is None:
             return _json_object(self._members, name, self._limits)
         value = self._record.content.get(name)
@@ -245,7 +246,7 @@ class _Members:
         }
 
     def embeddings(self, num_augmentations: int) -> EmbeddingRows:
-        """Return the embeddings of any layout, within what so many augmentations and the captions can take."""
+        """Return the embeddings of any layout, within the size for so many augmentations and captions."""
         if self._record is not None:
             return self._record
         num_captions = len(self._first) + len(self._more) + sum(map(len, self._sets.values()))
@@ -254,13 +255,13 @@ class _Members:
             if extension in self._members:
                 return read_embeddings(f"{self._key}.{extension}", self._members[extension], limit=limit)
         raise BadSampleError(
-            "missing_member", f"neither {self._key}.npz nor {self._key}.pth.gz is there, the embeddings"
+            "missing_member", f"neither {self._key}.npz nor {self._key}.pth.gz exists, so the embeddings are missing"
         )
 
     def places(
         self, num_augmentations: int, shapes: Mapping[str, tuple[int, ...]]
     ) -> dict[str, tuple[tuple[str, int], ...]]:
-        """Return where every row that is not of a blank caption is stored, having compared all shapes."""
+        """Check all shapes, and return the location of every row except those of blank captions."""
         names = {name: f"{name}_emb" for name in self._sets}
         counts = {"image_emb": num_augmentations, "text_emb": len(self._first)}
         starts = dict.fromkeys(names, 0)
@@ -276,7 +277,7 @@ class _Members:
         for array in counts:
             if array not in shapes:
                 raise BadSampleError(
-                    "missing_member", f"the embeddings {array} are missing, there are {sorted(shapes)}"
+                    "missing_member", f"the embeddings {array} are missing; the sample has {sorted(shapes)}"
                 )
         dim = shapes["image_emb"][-1] if len(shapes["image_emb"]) == 2 else 0
         for array, count in counts.items():
@@ -311,7 +312,7 @@ def _stored_augmentations(sample: AugmentedSample) -> dict[str, Any]:
 
 
 def _named_arrays(sample: ReinforcedSample) -> dict[str, Embeddings]:
-    """Return the embeddings by name, as the second release has them: the first caption's apart from all others."""
+    """Return the embeddings by name as in the second release, with the first caption's separate."""
     arrays = {"image_emb": sample.image_emb, "text_emb": sample.text_emb[:1]}
     if len(sample.captions) > 1:
         arrays[f"{_MORE_TEXT}_emb"] = sample.text_emb[1:]

@@ -1,14 +1,13 @@
-"""Embeddings as the public layouts store them: arrays in an npz or in a compressed torch file, read row by row.
+"""Reads embeddings of the public layouts, arrays in an npz or a compressed torch file, row by row.
 
-numpy's and torch's own readers take 6 to 20 % more of a loader's time, and a file of 700 bytes keeps torch's busy for
-ever. Both kinds of file are zip files, which `zipfile` opens: it inflates an npz no further than the row that is
-wanted, and compares checksums. The pickle that describes tensors is read and never run: Python's own reader of pickles,
-as far as it is written in Python, has a function for every instruction. Those for dictionaries, tuples, texts and
-numbers are taken; in place of those that name, call and change objects stand ours, which know the functions that make a
-tensor and call none. Everything else is refused. The same reader in C is no choice: nine bytes make it take gigabytes,
-for as many places as they say are remembered.
+The readers of numpy and torch take 6 to 20 % more of a loader's time, and a file of 700 bytes blocks torch's reader
+forever. Both kinds of file are zip files. `zipfile` opens them, decompresses an npz up to the wanted row, and compares
+checksums. The pickle that describes tensors is parsed but never run: Python's pure-Python unpickler has a method per
+instruction. This module keeps the methods for dictionaries, tuples, texts and numbers, replaces those that name, call
+and change objects by methods that recognise the functions of tensors without calling them, and refuses everything else.
+The C unpickler is unsuitable, because nine bytes make it allocate gigabytes for its memo.
 
-zlib-ng reads gzip where it is installed, to the same bytes (extra `speed`).
+If installed (extra `speed`), zlib-ng decompresses gzip, with equal bytes.
 """
 
 from __future__ import annotations
@@ -50,7 +49,7 @@ _DAMAGE = (
 
 
 class EmbeddingRows(ABC):
-    """Stored embeddings, of which single rows can be read."""
+    """Interface of stored embeddings, readable row by row."""
 
     shapes: Mapping[str, tuple[int, ...]]
     """Shape of every array by its name; (number of rows, dim) where it is well-formed."""
@@ -71,11 +70,11 @@ class EmbeddingRows(ABC):
 
     @abstractmethod
     def _row(self, name: str, index: int) -> Embeddings:
-        """Return one row of an array, whatever numbers it holds."""
+        """Return one row of an array, without checking its numbers."""
 
 
 def _open_zip(data: bytes) -> zipfile.ZipFile:
-    """Open a zip file, unless it has what no file of embeddings has: very many files, a name twice, odd compression."""
+    """Open a zip file; refuse very many files, duplicate names and unusual compression."""
     # The files of a large archive are counted before they are looked at.
     is_crowded = len(data) > _SMALL_BYTES and data.count(_ENTRY) > _MOST_MEMBERS
     try:
@@ -83,9 +82,9 @@ def _open_zip(data: bytes) -> zipfile.ZipFile:
     except _DAMAGE as error:
         raise CheckpointError(f"it is no zip file, or damaged: {printable(error, limit=200)}") from None
     if archive is None or len(archive.infolist()) > _MOST_MEMBERS:
-        raise CheckpointError(f"it is an archive of more than {_MOST_MEMBERS} files")
+        raise CheckpointError(f"it has more than {_MOST_MEMBERS} files")
     if any(info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED) for info in archive.infolist()):
-        raise CheckpointError("it is compressed by another method than deflate")
+        raise CheckpointError("it uses a compression other than deflate")
     if len(archive.NameToInfo) < len(archive.infolist()):
         raise CheckpointError("it is damaged: a name is there twice")
     if sum(info.compress_size for info in archive.infolist()) > len(data):
@@ -107,16 +106,16 @@ _LARGEST = 2.0**64
 class NpzRows(EmbeddingRows):
     """Embeddings in an npz that numpy wrote, read row by row.
 
-    The checksum of an array is compared once all of it was read. Before that, a damaged row shows only by what cannot
-    be inflated, or by numbers that no embedding has.
+    The reader compares the checksum of an array after reading it completely. Until then, it detects a damaged row only
+    by a decompression error or by impossible numbers.
 
     Args:
         data: the npz.
-        limit: number of bytes that its arrays may take, inflated.
+        limit: maximum decompressed bytes of all arrays.
 
     Raises:
         TooLargeError: if they take more.
-        ValueError: if it is none, or holds something else than arrays of numbers.
+        ValueError: if the file is not an npz, or holds something other than arrays of numbers.
     """
 
     def __init__(self, data: bytes, *, limit: int) -> None:
@@ -142,7 +141,7 @@ class NpzRows(EmbeddingRows):
 
 
 class _Array:
-    """One array, inflated as far as it was asked for."""
+    """One array, decompressed as far as needed."""
 
     def __init__(self, archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> None:
         self._size, self._content = info.file_size, bytearray()
@@ -159,7 +158,7 @@ class _Array:
 
     @property
     def is_verified(self) -> bool:
-        """Whether all of it was read, and so its checksum compared."""
+        """Whether the array was read completely, and its checksum compared."""
         return len(self._content) == self._size
 
     def row(self, index: int) -> Embeddings:
@@ -176,7 +175,7 @@ class _Array:
         return _as_float32(np.frombuffer(self._content, header.dtype, dim, start))
 
     def _read(self, size: int) -> None:
-        """Have the first `size` bytes of the content at hand."""
+        """Decompress at least the first `size` bytes of the content."""
         if size > len(self._content):
             self._content += self._stream.read(size - len(self._content))
             if len(self._content) < size:
@@ -193,11 +192,11 @@ class NpyHeader:
     """The header of a `.npy` file: dtype, order and shape of its array.
 
     Args:
-        first: place of the first number.
+        first: offset of the first number.
         dtype: dtype of the numbers.
-        order: `C`, row after row, or `F`, column after column.
+        order: `C` (row-major) or `F` (column-major).
         shape: shape of the array.
-        num_bytes: that the whole file must have.
+        num_bytes: expected size of the whole file.
     """
 
     first: int
@@ -208,13 +207,13 @@ class NpyHeader:
 
 
 def read_npy_header(start: bytes | bytearray) -> NpyHeader:
-    """Parse the header of a `.npy` file, and check it before anything is allocated.
+    """Parse the header of a `.npy` file, and check it before any allocation.
 
     Args:
-        start: the first `MAX_HEADER_BYTES` of the file, or all of them.
+        start: the first `MAX_HEADER_BYTES` of the file, or the whole file.
 
     Raises:
-        ValueError: if it is no array of numbers in numpy's first format.
+        ValueError: if the file is not an array of numbers in numpy's format 1.
     """
     return _header(bytes(start[: 10 + int.from_bytes(start[8:10], "little")]))
 
@@ -233,10 +232,10 @@ def _header(header: bytes) -> NpyHeader:
 
 
 def read_npy(data: bytes) -> npt.NDArray[Any]:
-    """Return the array of numbers in a file of numpy's.
+    """Return the array of numbers in a `.npy` file.
 
     Raises:
-        ValueError: if it is another file, or cut.
+        ValueError: if the file is of another kind, or truncated.
     """
     header = read_npy_header(data[:MAX_HEADER_BYTES])
     if header.num_bytes != len(data):
@@ -258,11 +257,11 @@ class TorchRows(EmbeddingRows):
     """Embeddings in a dictionary of 2-d tensors that torch saved, read row by row.
 
     Args:
-        data: the file, uncompressed; it is damaged or not as a whole, and was checked before. It holds no more than it
-            has bytes: files in it that are compressed are refused.
+        data: the uncompressed file, whose checksum the caller has checked. Compressed files inside are refused, so the
+            content is not larger than the file.
 
     Raises:
-        ValueError: if it is none, or holds something else.
+        ValueError: if the file is not such a dictionary.
     """
 
     def __init__(self, data: bytes) -> None:
@@ -301,7 +300,7 @@ class _Storage(NamedTuple):
 
 
 class Described(NamedTuple):
-    """A tensor of two dimensions: the storage it lies in, its first number, its shape, the steps between numbers."""
+    """A 2-d tensor: its storage, offset, shape and strides."""
 
     storage: _Storage
     offset: int
@@ -311,10 +310,10 @@ class Described(NamedTuple):
 
 @lru_cache(maxsize=64)  # samples of a data set have one description, or few
 def described_tensors(pickle: bytes) -> Mapping[str, Described]:
-    """Return the tensors that a pickle describes, which is not run.
+    """Return the tensors that a pickle describes, without running the pickle.
 
     Raises:
-        ValueError: if it has an instruction that they do not need, or describes something else.
+        ValueError: if the pickle has an instruction that tensors do not need, or describes something else.
     """
     try:
         value = _Reader(io.BytesIO(pickle)).load()
@@ -337,7 +336,7 @@ def _content(archive: zipfile.ZipFile, name: str) -> bytes:
 
 
 def _rows(stored: bytes, tensor: Described) -> npt.NDArray[Any]:
-    """Return a tensor as a view of its storage, having looked that it lies within."""
+    """Return a tensor as a view of its storage, after checking its bounds."""
     numbers = np.frombuffer(stored, tensor.storage.numbers)
     (count, dim), (down, right) = tensor.shape, tensor.stride
     last = tensor.offset + (count - 1) * down + (dim - 1) * right if count and dim else -1
@@ -355,7 +354,7 @@ class _Steps(dict[int, Callable[[Any], None]]):
 
 
 class _Reader(_Unpickler):
-    """Python's reader of pickles, with the instructions of the second protocol that tensors need."""
+    """Python's unpickler, restricted to the instructions of protocol 2 that tensors need."""
 
     pop_mark: Callable[[], list[Any]]
     stack: list[Any]
@@ -402,7 +401,7 @@ class _Reader(_Unpickler):
 
 
 def _called(function: Any, arguments: Any) -> Any:
-    """Return what stands for the result of a call, which is not made."""
+    """Return a placeholder for the result of a call, without calling."""
     name = function.name if isinstance(function, _Global) else type(function).__name__
     if name == "collections OrderedDict":
         return {}
@@ -418,26 +417,26 @@ def _called(function: Any, arguments: Any) -> Any:
         return Described(storage, offset, tuple(shape), tuple(stride))
     if name == "torch._utils _rebuild_parameter" and isinstance(arguments[0], Described):
         return arguments[0]
-    raise CheckpointError(f"it holds more than tensors: it calls {shown(name)}, which could run anything")
+    raise CheckpointError(f"it contains more than tensors: it calls {shown(name)}, which could run any code")
 
 
 def as_float32(value: Any) -> Embeddings:
-    """Return an array or a tensor of any precision as float32."""
+    """Convert an array or tensor of any precision to float32."""
     if isinstance(value, torch.Tensor):
         value = value.detach().to("cpu", torch.float32).numpy()
     return np.ascontiguousarray(value, dtype=np.float32)
 
 
 def read_embeddings(name: str, data: bytes, *, limit: int) -> EmbeddingRows:
-    """Return the embeddings in a member of the public layouts; a compressed npz is inflated as far as rows are read.
+    """Return the embeddings in a member of the public layouts; a compressed npz is decompressed as far as needed.
 
     Args:
-        name: the member's name, which ends with `npz` or `pth.gz`.
+        name: name of the member, ending in `npz` or `pth.gz`.
         data: its content.
-        limit: number of bytes that it may inflate to.
+        limit: maximum decompressed bytes.
 
     Raises:
-        BadSampleError: if it cannot be read, or holds more than it may.
+        BadSampleError: if the member cannot be read, or exceeds the limit.
     """
     try:
         return NpzRows(data, limit=limit) if name.endswith("npz") else TorchRows(_decompressed(data, limit))
@@ -466,11 +465,11 @@ def gunzip(data: bytes, *, limit: int) -> bytes:
 
     Args:
         data: a file of gzip.
-        limit: number of bytes that it may hold; no more than one beyond is inflated.
+        limit: maximum decompressed bytes; at most one more is decompressed.
 
     Raises:
         TooLargeError: if it holds more.
-        ValueError: if it is of too many parts.
+        ValueError: if the data has too many gzip members.
         zlib.error: if it is damaged.
     """
     content: bytes = b""
@@ -487,7 +486,7 @@ def gunzip(data: bytes, *, limit: int) -> bytes:
         data = stream.unused_data.lstrip(b"\0")
         if not data:
             return content
-    raise ValueError(f"gzip wrote more than {_MAX_PARTS} parts")
+    raise ValueError(f"it has more than {_MAX_PARTS} gzip members")
 
 
 @cache

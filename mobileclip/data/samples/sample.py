@@ -1,4 +1,4 @@
-"""Samples in memory: an image with its captions, and what the teachers said about them; limits of what is read."""
+"""Samples in memory: an image with captions and teacher embeddings."""
 
 from __future__ import annotations
 
@@ -29,14 +29,14 @@ _NUM_OPERATIONS = len(OPERATIONS)
 
 
 class StoredViews(Sequence[AugmentationParams]):
-    """Augmentations of one image as they are stored: all are checked, and one is parsed when it is asked for.
+    """Stored augmentations of one image: all are checked, and each is parsed on demand.
 
     Args:
-        compressed: the public form of each.
-        image_size: of the source image, where it is known.
+        compressed: the augmentations in the public format.
+        image_size: width and height of the source image, if known.
 
     Raises:
-        ValueError: if one is malformed, or its crop leaves the image.
+        ValueError: if an augmentation is malformed, or its crop exceeds the image.
     """
 
     def __init__(self, compressed: Sequence[Any], image_size: tuple[int, int] | None) -> None:
@@ -82,24 +82,24 @@ class StoredViews(Sequence[AugmentationParams]):
     __hash__ = None  # type: ignore[assignment]  # as a list's
 
     def check_fits(self, size: tuple[int, int]) -> None:
-        """Raise unless all of them can be replayed on an image of this size; see `AugmentationParams.check_fits`."""
+        """Raise unless all augmentations fit an image of this size; see `AugmentationParams.check_fits`."""
         if self.image_size not in (None, size) or self._right > size[0] or self._bottom > size[1]:
             for params in self:
                 params.check_fits(size)
 
 
 def stored_views(views: Iterable[AugmentationParams]) -> StoredViews:
-    """Return augmentations of one image as they are stored.
+    """Return augmentations of one image in stored form.
 
     Raises:
-        BadSampleError: if they were made for images of several sizes.
+        BadSampleError: if the augmentations belong to images of different sizes.
     """
     if isinstance(views, StoredViews):
         return views
     own = tuple(views)
     sizes = {params.image_size for params in own}
     if len(sizes) > 1:
-        raise BadSampleError("bad_augmentation", "the augmentations were made for several sizes of the image")
+        raise BadSampleError("bad_augmentation", "the augmentations belong to different sizes of the image")
     return StoredViews([compress(params) for params in own], *sizes or (None,))
 
 
@@ -143,9 +143,9 @@ def _embedding_sets(sets: Mapping[str, Any]) -> dict[str, Embeddings]:
 
 
 def check_key(key: str) -> None:
-    """Raise unless a key can name members of a shard, files and rows of reports, here and on other systems.
+    """Raise unless a key is a valid name for members, files and rows of reports, on all systems.
 
-    Bytes that are no text, as Python reads them from a tar file, may be part of it.
+    The key may contain undecodable bytes in the form that Python reads from a tar file.
 
     Raises:
         BadSampleError: with the reason `bad_key`.
@@ -157,22 +157,22 @@ def check_key(key: str) -> None:
     if not is_showable(key):
         raise BadSampleError("bad_key", f"key {printable(key)!r} has control characters")
     if not {".", ".."}.isdisjoint(re.split(r"[/\\]", key)) or _DRIVE.match(key):
-        raise BadSampleError("bad_key", f"key {printable(key)!r} leads out of its folder")
+        raise BadSampleError("bad_key", f"key {printable(key)!r} refers outside its folder")
     try:
         num_bytes = len(key.encode(errors="surrogateescape"))
     except UnicodeEncodeError:
-        raise BadSampleError("bad_key", f"key {printable(key)!r} has half a character") from None
+        raise BadSampleError("bad_key", f"key {printable(key)!r} has an unpaired surrogate") from None
     if num_bytes > MAX_KEY_BYTES:
         raise BadSampleError("bad_key", f"a key has {num_bytes:,} bytes, more than {MAX_KEY_BYTES:,}")
 
 
 def is_showable(text: str) -> bool:
-    """Return whether a name has nothing that breaks a row, ends a name or turns the direction of writing."""
+    """Return whether a name is free of line breaks, null characters and bidirectional controls."""
     return not _UNSHOWABLE.search(text)
 
 
 def drop_blank(texts: Iterable[str]) -> tuple[str, ...]:
-    """Return the captions that have more than white space; samples refuse the others."""
+    """Return the captions without blank ones, which samples refuse."""
     return tuple(text for text in texts if text.strip())
 
 
@@ -181,14 +181,14 @@ class ImageTextSample:
     """An image with its captions.
 
     Args:
-        key: unique name; no dots, which separate it from the members' extensions in a shard.
-        captions: the real captions, at least one, none of them blank.
-        syn_captions: sets of synthetic captions by name, `syn_text` or `syn_text_NAME`; none of them blank.
-        image: the encoded image, or None where a data set is published without images.
-        image_extension: of the image's file, one of `IMAGE_EXTENSIONS`: jpg, jpeg, png, webp, and more.
-        url: where the image came from, where that is known.
-        metadata: whatever else is known, for JSON.
-        others: members that the library does not know, by extension in lower case; they pass through untouched.
+        key: unique name without dots, since a dot separates key and extension in a shard.
+        captions: the real captions, at least one, none blank.
+        syn_captions: sets of synthetic captions by name, `syn_text` or `syn_text_NAME`; no blank captions.
+        image: the encoded image, or None in data sets without images.
+        image_extension: extension of the image's file, one of `IMAGE_EXTENSIONS`: jpg, jpeg, png, webp, and more.
+        url: URL of the image, if known.
+        metadata: further JSON values.
+        others: unknown members by extension in lower case, passed through unchanged.
 
     Raises:
         BadSampleError: if something is missing or malformed; a ValueError.
@@ -206,7 +206,7 @@ class ImageTextSample:
     def __attrs_post_init__(self) -> None:
         check_key(self.key)
         if not self.captions:
-            raise BadSampleError("no_caption", f"sample {self.key!r} has no caption; at least one is expected")
+            raise BadSampleError("no_caption", f"sample {self.key!r} has no caption; expected at least one")
         self._check_texts("captions", self.captions)
         for name, texts in self.syn_captions.items():
             if not SYN_NAME.fullmatch(name):
@@ -223,7 +223,7 @@ class ImageTextSample:
     def _check_texts(self, name: str, texts: tuple[str, ...]) -> None:
         for text in texts:
             if not text.strip():
-                raise BadSampleError("no_caption", f"{name} of {self.key!r} has a blank one; leave it out")
+                raise BadSampleError("no_caption", f"{name} of {self.key!r} has a blank caption; omit it")
             try:
                 num_bytes = len(text.encode())
             except UnicodeEncodeError:
@@ -235,21 +235,22 @@ class ImageTextSample:
 
     def _check_other(self, extension: str) -> None:
         if not extension or "/" in extension or extension != extension.lower() or not is_showable(extension):
-            raise BadSampleError("bad_member", f"member {extension!r} of {self.key!r} is no extension in lower case")
+            raise BadSampleError(
+                "bad_member", f"member {extension!r} of {self.key!r} is not an extension in lower case"
+            )
         # The first image extension there is would be taken for the image when the sample is read again.
         first = len(IMAGE_EXTENSIONS) if self.image is None else IMAGE_EXTENSIONS.index(self.image_extension) + 1
         if extension in _OWN_MEMBERS or extension in IMAGE_EXTENSIONS[:first]:
-            raise BadSampleError("bad_member", f"member {extension!r} of {self.key!r} has a field of its own")
+            raise BadSampleError("bad_member", f"member {extension!r} of {self.key!r} belongs in its own field")
 
 
 @attrs.frozen(kw_only=True, eq=False)
 class AugmentedSample(ImageTextSample):
-    """A sample with the augmentations that the teachers saw.
+    """A sample with the stored augmentations of its image.
 
     Args:
-        augmentations: A stored augmentations of the image.
-        image_sha256: SHA-256 of the encoded image that they were made for, in hexadecimal; None where it is not known,
-            as in the public data sets.
+        augmentations: the stored augmentations of the image, A of them.
+        image_sha256: SHA-256 of the augmented image file, in hexadecimal; None if unknown, as in the public data sets.
 
     Raises:
         BadSampleError: if something is missing or malformed; a ValueError.
@@ -263,17 +264,17 @@ class AugmentedSample(ImageTextSample):
         if not self.augmentations:
             raise BadSampleError("bad_augmentation", f"sample {self.key!r} has no stored augmentation")
         if self.image_sha256 is not None and not _SHA256.fullmatch(self.image_sha256):
-            raise BadSampleError("bad_json", f"{self.image_sha256!r} is no SHA-256 in hexadecimal")
+            raise BadSampleError("bad_json", f"{self.image_sha256!r} is not a SHA-256 in hexadecimal")
 
     @property
     def image_size(self) -> tuple[int, int] | None:
-        """Width and height, in pixels, of the image that the augmentations were made for, where they are known."""
+        """Width and height of the source image of the augmentations, in pixels, if known."""
         return self.augmentations.image_size
 
 
 @attrs.frozen(kw_only=True, eq=False)
 class ReinforcedSample(AugmentedSample):
-    """A sample with synthetic captions, and the teachers' embeddings of images and captions.
+    """A sample with synthetic captions, and teacher embeddings of images and captions.
 
     Args:
         image_emb: (A, D), the teachers' embeddings of the augmented images, concatenated; float32.
@@ -313,7 +314,7 @@ class ReinforcedSample(AugmentedSample):
         return int(self.image_emb.shape[1])
 
     def row(self, name: str, index: int) -> Embeddings:
-        """Return the teachers' embedding of one augmentation or caption, as `StoredSample.row` does."""
+        """Return the teacher embeddings of one augmentation or caption; see `StoredSample.row`."""
         own = {"image_emb": self.image_emb, "text_emb": self.text_emb}
         row: Embeddings = (own[name] if name in own else self.syn_text_emb[name.removesuffix("_emb")])[index]
         return row
@@ -321,12 +322,12 @@ class ReinforcedSample(AugmentedSample):
 
 @attrs.frozen(kw_only=True, eq=False)
 class StoredSample(AugmentedSample):
-    """A reinforced sample whose embeddings are still as they are stored: what is not asked for is not decoded.
+    """A reinforced sample whose stored embeddings are decoded on demand.
 
     Args:
         embeddings: the stored arrays.
-        places: where the rows are: by `image_emb`, `text_emb` and `NAME_emb` for every set of synthetic captions, the
-            name of a stored array and an index for each row.
+        places: locations of the rows, by `image_emb`, `text_emb` and `NAME_emb` for every set of synthetic captions:
+            the stored array's name, and an index per row.
 
     Raises:
         BadSampleError: if something is missing or malformed; a ValueError.
@@ -341,14 +342,14 @@ class StoredSample(AugmentedSample):
         return self.embeddings.shapes["image_emb"][1]
 
     def row(self, name: str, index: int) -> Embeddings:
-        """Return the teachers' embedding of one augmentation or caption.
+        """Return the teacher embeddings of one augmentation or caption.
 
         Shape:
             (D,), float32.
 
         Args:
             name: `image_emb`, `text_emb` or, for a set of synthetic captions, `NAME_emb`.
-            index: which of the augmentations or captions.
+            index: index of the augmentation or caption.
 
         Raises:
             BadSampleError: if it is damaged.
@@ -390,28 +391,28 @@ def check_shape(name: str, shape: tuple[int, ...], count: int, dim: int) -> None
 
 
 def hash_image(image: bytes) -> str:
-    """Return what `image_sha256` holds of an encoded image: its SHA-256, in hexadecimal."""
+    """Return the SHA-256 of an encoded image in hexadecimal, for `image_sha256`."""
     return hashlib.sha256(image).hexdigest()
 
 
 def check_source_image(sample: AugmentedSample, image: bytes, size: tuple[int, int]) -> None:
-    """Raise unless an image is the one that the sample's augmentations were made for, as far as that is known.
+    """Raise if an image differs from the source image of the sample's augmentations, as far as known.
 
-    Replayed on another copy, crops show something else than the teachers saw, or leave the image.
+    On another copy, replayed crops show other content than the teachers' images, or exceed the image.
 
     Args:
         sample: a stored or a reinforced sample.
-        image: the encoded image at hand.
-        size: its width and height, in pixels.
+        image: the encoded image.
+        size: width and height of the image, in pixels.
 
     Raises:
-        BadSampleError: with the reason `wrong_image`, if the hash or the size differs, or a crop leaves the image.
+        BadSampleError: with the reason `wrong_image`, if the hash or the size differs, or a crop exceeds the image.
     """
     if sample.image_sha256 is not None and hash_image(image) != sample.image_sha256:
         raise BadSampleError(
             "wrong_image",
-            f"the augmentations were made for an image with SHA-256 {sample.image_sha256[:12]}, but this one has "
-            f"{hash_image(image)[:12]}; replay needs the very copy of the image that was reinforced",
+            f"the augmentations were made for an image with SHA-256 {sample.image_sha256[:12]}, but this image "
+            f"has {hash_image(image)[:12]}; replay needs the reinforced copy of the image",
         )
     if sample.image_size == size:
         return  # their crops were held against it when they were made
@@ -429,18 +430,18 @@ def decode_image(
     reduce: int = 1,
     limits: ImageLimits = LIMITS,
 ) -> Image.Image:
-    """Return the image in RGB, upright.
+    """Decode an image as RGB, upright.
 
     Args:
         data: the encoded image.
-        orient: whether it is turned as its EXIF orientation says. Not for stored augmentations: their crops refer to
-            the pixels as they are encoded, as the public data sets' do.
-        background: see `load_image`; a model's is `ImageInput.background_color`.
-        reduce: 2, 4 or 8 to decode a JPEG at that part of its size, rounded up; other formats ignore it.
-        limits: limits of the work and memory that it may cost.
+        orient: whether to rotate the image by its EXIF orientation. False for stored augmentations: their crops refer
+            to the encoded pixels, as in the public data sets.
+        background: see `load_image`; models use `ImageInput.background_color`.
+        reduce: 2, 4 or 8 to decode a JPEG at that fraction of its size, rounded up; other formats ignore `reduce`.
+        limits: limits of work and memory.
 
     Raises:
-        BadSampleError: if the image cannot be decoded to its end, cannot be made RGB, or is beyond a limit.
+        BadSampleError: if the image cannot be decoded completely or converted to RGB, or is beyond a limit.
     """
     with warnings.catch_warnings():
         # Pillow warns of damaged metadata, which nothing here reads, once per image and worker.

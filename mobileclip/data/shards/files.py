@@ -69,7 +69,7 @@ class RawSample:
         elif len(name) > limits.name_bytes:
             self._refuse("too_large", f"a member's name has more than {limits.name_bytes:,} bytes")
         elif extension in self.members:
-            self._refuse("duplicate_member", f"{extension} is there more than once")
+            self._refuse("duplicate_member", f"{extension} occurs more than once")
         elif len(self.members) == limits.num_members:
             self._refuse("too_large", f"it has more than {limits.num_members:,} members")
         elif self.num_bytes + len(content) > limits.sample_bytes:

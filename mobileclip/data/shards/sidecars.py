@@ -1,4 +1,4 @@
-"""What lies beside shards: their numbers of samples, and the data card that says what made reinforced ones."""
+"""Files next to shards: sample counts, and the data card of reinforced shards."""
 
 from __future__ import annotations
 
@@ -38,22 +38,22 @@ _MAX_SAMPLES = 2**36
 
 
 class UncountedError(ValueError):
-    """The number of samples is unknown, and the shards are too many or too far away to be counted now."""
+    """Raised if sample counts are unknown, and there are too many or remote shards to count."""
 
 
 def shard_sizes(shards: Sequence[str], limits: SampleLimits = SAMPLE_LIMITS) -> tuple[int, ...]:
     """Return the number of samples of each shard.
 
-    `sizes.json` beside the shards says it, or the manifest of a reinforcement; at most a thousand local shards without
-    are counted by their headers.
+    The sizes come from `sizes.json` next to the shards, or a reinforcement's manifest; otherwise the function counts up
+    to a thousand local shards by their headers.
 
     Args:
         shards: their paths or URLs.
-        limits: limits of what is read.
+        limits: limits of a sample's size.
 
     Raises:
-        ValueError: if a file that says it cannot be read.
-        UncountedError: if there is none, and they are too many or too far away.
+        ValueError: if one of these files cannot be read.
+        UncountedError: if there is no such file, and there are too many or remote shards.
     """
     known: dict[str, int] = {}
     said = cache(_said)
@@ -80,7 +80,7 @@ def read_sizes(folder: str | os.PathLike[str]) -> Mapping[str, int] | None:
     """Return the counts of a folder's `sizes.json` by the name of the shard; None without such a file.
 
     Raises:
-        ValueError: if it cannot be read, or holds something else.
+        ValueError: if the file cannot be read, or holds something else.
     """
     path = storage.join(os.fspath(folder), SIZES)
     try:
@@ -92,24 +92,24 @@ def read_sizes(folder: str | os.PathLike[str]) -> Mapping[str, int] | None:
         raise_machine_fault(error)
         raise ValueError(f"{path} cannot be read: {error}") from None
     if not isinstance(sizes, dict) or not all(map(_is_size, sizes.values())):
-        raise ValueError(f"{path} must be an object of shard names and numbers of samples")
+        raise ValueError(f"{path} must be an object of sample counts by shard name")
     return sizes
 
 
 def write_sizes(folder: str | os.PathLike[str], sizes: Mapping[str, int]) -> str:
-    """Write `sizes.json` into a folder and return its path; the old one is there until the new one is complete."""
+    """Write `sizes.json` into a folder atomically, and return its path."""
     path = storage.join(os.fspath(folder), SIZES)
     storage.write_text(path, json.dumps(dict(sorted(sizes.items())), indent=0) + "\n")
     return path
 
 
 def shard_folder(shard: str) -> str:
-    """Return the folder, or the URL of it, that a shard lies in."""
+    """Return the folder of a shard, or its URL."""
     return shard.rpartition("/")[0] or os.curdir
 
 
 def folders_above(folder: str, most: int = MOST_FOLDERS_ABOVE) -> Iterator[str]:
-    """Yield a folder, the one that it lies in, and so on, as far as that is in its name, and `most` of them at most."""
+    """Yield a folder and its parents within the given path, at most `most` of them."""
     yield folder
     above = folder.rpartition("/")[0]
     if not above and not folder.startswith("/") and folder != os.curdir:
@@ -153,11 +153,11 @@ class TeacherEntry:
 
     Args:
         name: name of the model and its pretraining.
-        weights_sha256: hash of its weights; a name alone does not tell two files apart.
-        dim: columns of the stored embeddings that are its, in the order of the teachers.
-        logit_scale: what it multiplies cosine similarities with.
-        image: its image contract: size, interpolation, mean and std.
-        spec: how to build it again, as JSON; None where it was built by hand.
+        weights_sha256: hash of the weights, since a name may stand for several files.
+        dim: number of the teacher's columns in the stored embeddings, in the order of the teachers.
+        logit_scale: the teacher's factor of cosine similarities.
+        image: the teacher's image input: size, interpolation, mean and std.
+        spec: the teacher's spec as JSON; None for a teacher built by hand.
     """
 
     name: str
@@ -175,9 +175,9 @@ class CaptionerEntry:
     Args:
         name: name of the model and its pretraining.
         weights_sha256: hash of its weights.
-        caption_set: name of its captions' set.
+        caption_set: name of the captioner's caption set.
         seed: seed of the captions.
-        spec: its settings, as JSON: number of captions, top-p, ...
+        spec: settings of the captioner as JSON: number of captions, top-p, ...
     """
 
     name: str
@@ -194,15 +194,15 @@ _FRACTION = (validators.ge(0), validators.le(1))
 class ViewAgreement:
     """Share of stored augmented views that the teachers match to the same caption as the plain image.
 
-    A picture, or a view of it, is taken for that one of these pictures whose caption is the nearest. Only captions that
-    no other of them has are compared.
+    An image or view counts as recognised if the nearest caption is its own. Only captions that belong to a single image
+    are compared.
 
     Args:
         num_samples: pictures that were compared.
         num_views: stored views of them.
-        agreement: share of the views that are taken for the same as the plain picture.
-        plain_accuracy: share of the plain pictures that are taken for themselves.
-        view_accuracy: share of the views that are taken for their picture.
+        agreement: share of the views with the same nearest caption as the original image.
+        plain_accuracy: share of the original images whose nearest caption is their own.
+        view_accuracy: share of the views whose nearest caption is their image's.
     """
 
     num_samples: int = attrs.field(validator=validators.gt(1))
@@ -213,7 +213,7 @@ class ViewAgreement:
 
     @property
     def ratio(self) -> float | None:
-        """The views' accuracy over the plain pictures'; None where these have none."""
+        """Ratio of the views' and the original images' accuracy; None if the latter is zero."""
         return self.view_accuracy / self.plain_accuracy if self.plain_accuracy else None
 
     def __str__(self) -> str:
@@ -230,18 +230,18 @@ class ReinforcementCard:
     """The data card of reinforced shards: teachers, captioners, augmentation, layout and sample counts.
 
     Args:
-        teachers: whose embeddings are concatenated, in order; none where there are only captions so far.
-        captioners: who wrote the synthetic captions, earlier steps first.
-        augmentation: the policy; None where there are only captions so far.
+        teachers: the teachers in the order of their concatenated embeddings; empty before the step with teachers.
+        captioners: the captioners of the synthetic captions, earlier steps first.
+        augmentation: the augmentation policy; None before the step with teachers.
         num_augmentations: stored augmentations per image.
         seed: seed of the augmentations.
         layout: form of the embeddings.
-        versions: versions of the packages that the first run used; decoders and resizing may differ in the last bit.
-        num_shards: finished shards that hold samples.
+        versions: package versions of the first run, since decoders and resizing may differ in the last bit.
+        num_shards: number of finished shards with samples.
         num_samples: samples in them.
         num_bytes: their size.
-        skipped: samples left out, by reason.
-        agreement: how far the teachers recognise the stored views of the first shard; None where it was not measured.
+        skipped: number of skipped samples, by reason.
+        agreement: the teachers' agreement on the stored views of the first shard; None if not measured.
     """
 
     teachers: tuple[TeacherEntry, ...] = ()
@@ -259,19 +259,19 @@ class ReinforcementCard:
 
     @property
     def teacher_dims(self) -> tuple[int, ...]:
-        """Dims of the teachers, as the distillation loss takes them."""
+        """Dims of the teachers, for the distillation loss."""
         return tuple(teacher.dim for teacher in self.teachers)
 
     @property
     def teacher_logit_scales(self) -> tuple[float, ...]:
-        """Logit scales of the teachers, as the distillation loss takes them."""
+        """Logit scales of the teachers, for the distillation loss."""
         return tuple(teacher.logit_scale for teacher in self.teachers)
 
     def in_columns(self, columns: tuple[int, int]) -> ReinforcementCard:
-        """Return the card of those teachers whose embeddings are the given columns, the last one excluded.
+        """Return the card restricted to the teachers of a range of columns, whose end is excluded.
 
         Raises:
-            ValueError: if the columns cut through a teacher's, or hold none's.
+            ValueError: if the columns are not those of whole teachers.
         """
         ends = [0, *itertools.accumulate(self.teacher_dims)]
         if not set(columns) <= set(ends) or columns[0] >= columns[1]:
@@ -283,10 +283,10 @@ class ReinforcementCard:
         return attrs.evolve(self, teachers=teachers, agreement=self.agreement if teachers == self.teachers else None)
 
     def differences(self, loss: Mapping[str, Sequence[float]]) -> list[str]:
-        """Return what a loss says otherwise than the teachers who reinforced the data, a sentence for each choice.
+        """Return the differences between a loss and the card's teachers, one sentence per option.
 
         Args:
-            loss: its `teacher_dims` and `teacher_logit_scales`, or one of them.
+            loss: the loss's `teacher_dims` and `teacher_logit_scales`, or one of these.
         """
         names = ", ".join(teacher.name for teacher in self.teachers) or "no teachers"
         return [
@@ -303,22 +303,22 @@ def read_card(directory: str | os.PathLike[str]) -> ReinforcementCard:
         directory: local or a URL.
 
     Raises:
-        ValueError: if there is none, or it cannot be read.
+        ValueError: if the card is missing or cannot be read.
     """
     card = find_card(directory)
     if card is None:
-        raise ValueError(f"{os.fspath(directory)} holds no {CARD}, so it was not reinforced by this library")
+        raise ValueError(f"{os.fspath(directory)} has no {CARD}, so this library did not reinforce the data")
     return card
 
 
 def find_card(directory: str | os.PathLike[str]) -> ReinforcementCard | None:
-    """Return the card of a directory, or None where there is none.
+    """Return the card of a directory, or None if it has no card.
 
     Args:
         directory: local or a URL.
 
     Raises:
-        ValueError: if it cannot be read.
+        ValueError: if the card cannot be read.
     """
     path = storage.join(os.fspath(directory), CARD)
     content = storage.read_if_there(path, limit=_MAX_CARD_BYTES)
@@ -331,15 +331,15 @@ def find_card(directory: str | os.PathLike[str]) -> ReinforcementCard | None:
 
 
 def card_of_shards(shards: Sequence[str]) -> ReinforcementCard | None:
-    """Return the card of shards that lie in one folder or in several, or None where there is none.
+    """Return the card of shards in one or several folders, or None if there is no card.
 
-    It lies beside the shards, or above several folders of them.
+    The card lies next to the shards, or in a common parent folder.
 
     Args:
         shards: their paths or URLs.
 
     Raises:
-        ValueError: if a card cannot be read, folders were reinforced differently, or one has a card and another none.
+        ValueError: if a card cannot be read, folders were reinforced differently, or only some folders have a card.
     """
     find = cache(find_card)
     folders = list(dict.fromkeys(map(shard_folder, shards)))
@@ -364,5 +364,5 @@ def card_of_shards(shards: Sequence[str]) -> ReinforcementCard | None:
 
 
 def write_card(directory: str | os.PathLike[str], card: ReinforcementCard) -> None:
-    """Write the card; the old one is there until the new one is complete."""
+    """Write the card atomically."""
     storage.write_text(storage.join(os.fspath(directory), CARD), to_json(card, indent=1) + "\n")

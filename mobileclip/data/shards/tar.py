@@ -41,7 +41,7 @@ _REGULAR = (b"0", b"\0", b"7")
 _WITHOUT_CONTENT = (b"1", b"2", b"3", b"4", b"5", b"6")  # links, devices, folders and pipes
 _EXTENDED = (b"L", b"K", b"x", b"g")
 _SPARSE = b"S"
-_ANEW = "write the archive anew"
+_ANEW = "write the archive again"
 _OCTAL = re.compile(rb" *([0-7]*)[ \0]*")
 _PAX_SIZE = re.compile(rb"[0-9]{1,18}")
 _PAX_RECORD = re.compile(rb"([0-9]{1,9}) ([^=\n]*)=")

@@ -1,4 +1,4 @@
 """Tokenizers: CLIP's byte pairs, and any that a `tokenizer.json` describes.
 
-What turns texts into ids belongs here; what embeds them, in `encoders`.
+This subpackage turns texts into ids; `encoders` has the text towers.
 """

@@ -32,7 +32,7 @@ def pack_ngrams(texts: Iterable[str]) -> Tensor:
         `(bytes,)`, uint8, at most 500,000.
 
     Args:
-        texts: what a tower was taught.
+        texts: texts of a tower's training data.
 
     Examples:
         >>> known = KnownNgrams(pack_ngrams(["red arrow", "blue heart"]))
@@ -47,25 +47,25 @@ def pack_ngrams(texts: Iterable[str]) -> Tensor:
 
 
 class KnownNgrams:
-    """The n-grams that a tower was taught.
+    """The n-grams of a tower's training data.
 
     Args:
         packed: what `pack_ngrams` returned.
 
     Raises:
-        ValueError: if it is something else.
+        ValueError: if the array is not a packed set of n-grams.
     """
 
     def __init__(self, packed: Tensor) -> None:
         if packed.dtype != torch.uint8 or packed.ndim != 1 or not 1 <= len(packed) <= _MOST_BYTES:
             raise ValueError(
-                f"n-grams are a row of 1 to {_MOST_BYTES:,} bytes, and not {packed.dtype} of shape "
-                f"{tuple(packed.shape)}; the file is damaged, or another version's"
+                f"n-grams must be a row of 1 to {_MOST_BYTES:,} bytes, not {packed.dtype} of shape "
+                f"{tuple(packed.shape)}; the file is damaged, or from another version"
             )
         self._bits = np.unpackbits(packed.numpy())
 
     def share(self, text: str) -> float:
-        """Return which share of a text's n-grams is known, 0 to 1; 0 of a text without a word."""
+        """Return the known share of a text's n-grams, 0 to 1; 0 for a text without words."""
         hashes = np.unique(_hashes(set(_words(text))))
         return float(self._bits[_places(hashes, len(self._bits))].all(axis=1).mean()) if len(hashes) else 0.0
 
@@ -102,7 +102,7 @@ def _hashes(words: set[str]) -> NDArray[np.uint64]:
 
 
 def _mixed(codes: NDArray[np.uint64], at: NDArray[np.int64], *, size: int) -> NDArray[np.uint64]:
-    """Return numbers that look drawn, a function of characters and of where they are."""
+    """Return pseudo-random numbers, a function of characters and their positions."""
     mixed = codes * _GOLDEN + (at.astype(np.uint64) + np.uint64(1024 * size + 1)) * _ODD
     for shift in (np.uint64(32), np.uint64(29)):
         mixed = (mixed ^ (mixed >> shift)) * _ODD

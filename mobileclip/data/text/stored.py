@@ -1,8 +1,8 @@
-"""Texts stored with a teacher's embeddings of them, from which text towers are distilled.
+"""Texts stored with teacher embeddings, for distilling text towers.
 
 A folder holds parts, `00000.safetensors` and so on, each with its texts, their languages and the teacher's embeddings,
-and `texts.json`, which is written last and says whose embeddings they are. Several texts may share an embedding, as
-translations of one sentence do.
+and `texts.json`, which is written last and names the teacher. Several texts may share an embedding, such as
+translations of one sentence.
 """
 
 from __future__ import annotations
@@ -41,11 +41,12 @@ class TextsCard:
 
     Args:
         teacher: name of the teacher.
-        weights_sha256: weights sha256 of its weights, see `mobileclip.tensor_files.weights.weights_sha256`.
+        weights_sha256: SHA-256 of the teacher's weights, see `mobileclip.tensor_files.weights.weights_sha256`.
         dim: dim of its embeddings.
-        space: identity of the model whose space they are in, as JSON; empty where nothing says it.
-        languages: number of texts by language, in the order of their numbers in the parts; `""` where none is said.
-        parts: number of texts of every part, in order.
+        space: identity of the embedding space's model, as JSON; empty if unknown.
+        languages: number of texts by language, in the order of the languages' numbers in the parts; `""` for unknown
+            languages.
+        parts: number of texts in each part, in order.
     """
 
     teacher: str
@@ -74,14 +75,14 @@ def write_texts_card(folder: Path, card: TextsCard) -> None:
 def part_tensors(
     texts: Sequence[str], languages: Sequence[int], embeddings: Sequence[int], teacher: Tensor
 ) -> dict[str, Tensor]:
-    """Return the tensors of a part, as its file holds them.
+    """Return the tensors of a part in its file's format.
 
     Shape: teacher (E, D).
 
     Args:
         texts: N of them.
         languages: the number of each text's language.
-        embeddings: which row of `teacher` is each text's.
+        embeddings: row of `teacher` for each text.
         teacher: embeddings, of unit length.
     """
     encoded = [text.encode("utf-8", errors="replace") for text in texts]
@@ -95,7 +96,7 @@ def part_tensors(
 
 
 class _Part(NamedTuple):
-    """The numbers of one part, which stay in the file."""
+    """The tensors of one part, memory-mapped from the file."""
 
     text: np.ndarray
     end: np.ndarray
@@ -110,14 +111,14 @@ class _Part(NamedTuple):
 
 
 def _opened(path: Path, card: TextsCard, count: int) -> _Part:
-    """Open a part of so many texts.
+    """Open a part with the expected number of texts.
 
     Raises:
-        ValueError: if it is damaged, or another one than the card says.
+        ValueError: if the part is damaged, or does not match the card.
     """
     tensors, _ = read_tensors(path, mmap=True)
     if {name: tensor.dtype for name, tensor in tensors.items()} != _TYPES:
-        raise CheckpointError(f"{path} is no part of stored texts, which has {', '.join(_TYPES)}")
+        raise CheckpointError(f"{path} is not a part of stored texts with {', '.join(_TYPES)}")
     part = _Part(**{name: tensor.numpy() for name, tensor in tensors.items()})
     is_sound = (
         {len(part.end), len(part.language), len(part.embedding)} == {count}
@@ -129,20 +130,20 @@ def _opened(path: Path, card: TextsCard, count: int) -> _Part:
     )
     if not is_sound:
         raise CheckpointError(
-            f"{path} is another part than {CARD} says, of {count} texts and embeddings of {card.dim} numbers; write "
+            f"{path} does not match {CARD}, which declares {count} texts and embeddings of dim {card.dim}; write "
             "the folder again"
         )
     return part
 
 
 class StoredTexts:
-    """A folder of texts with a teacher's embeddings, which stay in their files until they are asked for.
+    """A folder of texts with teacher embeddings, which are read from the files on demand.
 
     Args:
         folder: that `mobileclip.reinforce.reinforce_texts` wrote.
 
     Raises:
-        FileNotFoundError: if there is no such folder, or it is not complete.
+        FileNotFoundError: if the folder does not exist, or is incomplete.
         ValueError: if the card or a part is damaged.
     """
 
@@ -152,8 +153,8 @@ class StoredTexts:
             content = read_bytes(self.folder / CARD, limit=_MAX_CARD_BYTES)
         except FileNotFoundError:
             raise FileNotFoundError(
-                f"{self.folder} has no {CARD}: it is no folder of stored texts, or its writing was stopped; finish it "
-                "with the same mobileclip.reinforce.reinforce_texts"
+                f"{self.folder} has no {CARD}: it is not a folder of stored texts, or writing was interrupted; "
+                "resume with the same mobileclip.reinforce.reinforce_texts"
             ) from None
         self.card = from_json(content.decode(), TextsCard)
         self._ends = np.cumsum(self.card.parts)
@@ -166,14 +167,14 @@ class StoredTexts:
 
     @cached_property
     def by_language(self) -> dict[str, np.ndarray]:
-        """The numbers of the texts of every language, ascending."""
+        """The indices of the texts of every language, ascending."""
         languages = np.concatenate([part.language for part in self._parts])
         return {name: np.flatnonzero(languages == number) for number, name in enumerate(self.card.languages)}
 
     def at(self, numbers: Sequence[int]) -> tuple[list[str], Tensor]:
-        """Return texts and the teacher's embeddings of them.
+        """Return texts and their teacher embeddings.
 
-        Shape: N numbers -> N texts, (N, D) float32.
+        Shape: N indices -> N texts, (N, D) float32.
         """
         places = np.searchsorted(self._ends, numbers, side="right")
         rows = np.asarray(numbers) - np.concatenate([[0], self._ends])[places]

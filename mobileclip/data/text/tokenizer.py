@@ -1,10 +1,10 @@
-"""Texts to ids: CLIP's byte pairs, equal to the release's to the last id and several times as fast, or a file's.
+"""Tokenizers: CLIP's byte pairs, with the release's ids and several times its speed, or a tokenizer file.
 
-No token crosses white space, so a text is its words one after another, and the ids of a word are looked up, not
-computed, whenever it was seen before. New words go through Hugging Face tokenizers. How many are kept is bounded.
+No token crosses white space, so the ids of a text are those of its words. A bounded cache holds the ids of known words;
+Hugging Face tokenizers encodes new words.
 
-What a letter is, is said by the tables of Unicode in tokenizers; for open_clip, by those in regex. A character that
-only one of them knows yet as a letter or a digit is cut from its neighbours otherwise.
+tokenizers and open_clip (through regex) have separate Unicode tables. A character that only one table knows as a letter
+or digit is split differently.
 """
 
 from __future__ import annotations
@@ -42,9 +42,9 @@ _MOST_CHARACTERS, _CHARACTERS_PER_ID = 1 << 16, 8
 class Tokenizer:
     """Turn texts into the ids that a text tower was trained on.
 
-    `start, byte pairs of the cleaned and lower-cased text, end, padding`; what does not fit is cut before the end.
-    Cleaning repairs mojibake, unescapes HTML (twice), collapses white space and unifies quotes and widths.
-    Where the contract names a `tokenizer.json`, ids are those that Hugging Face `tokenizers` gives, cut and padded.
+    `start, byte pairs of the cleaned and lower-cased text, end, padding`; longer texts are truncated before the end
+    token. Cleaning repairs mojibake, unescapes HTML (twice), collapses white space and unifies quotes and widths. If
+    the contract names a `tokenizer.json`, the ids are those of Hugging Face `tokenizers`, truncated and padded.
 
     Shape: a text or B texts -> (B, context_length), int64.
 
@@ -52,7 +52,7 @@ class Tokenizer:
         text_input: the contract of the model. A vocabulary smaller than CLIP's 49408 keeps its most frequent merges.
 
     Raises:
-        ValueError: if no such vocabulary exists, or the contract's file is no tokenizer that can be used.
+        ValueError: if no such vocabulary exists, or the contract's tokenizer is unusable.
 
     Source: Radford et al. 2021, section 2.4.
     """
@@ -79,7 +79,7 @@ class Tokenizer:
 
     @property
     def vocab_size(self) -> int:
-        """Number of ids, the start and the end token included."""
+        """Number of ids, including start and end token."""
         return self.text_input.vocab_size
 
     def __call__(self, texts: str | Sequence[str], context_length: int | None = None) -> torch.Tensor:
@@ -89,23 +89,24 @@ class Tokenizer:
 
         Args:
             texts: a text or a sequence of them.
-            context_length: here because the release's tokenizer takes it; the contract's own value, or nothing.
+            context_length: the contract's own value or None; the argument exists because the release's tokenizer has
+                it.
 
         Raises:
-            ValueError: if something is not a string, or if `context_length` is not the contract's.
+            ValueError: if a text is not a string, or `context_length` is not the contract's.
         """
         if context_length not in {None, self.context_length}:
             raise ValueError(
-                f"context_length {context_length} was asked for, but the model reads {self.context_length} ids per "
-                "text: its text tower sees the padding, and another length gives other embeddings without an error. "
-                "Leave it out; for a model trained with another length pass its TextInput to Tokenizer"
+                f"context_length {context_length} differs from the model's {self.context_length} ids per text: "
+                "the text tower attends to padding, so another length silently gives other embeddings. Omit it; "
+                "for a model trained with another length, pass its TextInput to Tokenizer"
             )
         own = self._own
         rows = [self._row(own, text) for text in _checked(texts)]
         return torch.from_numpy(np.array(rows, dtype=np.int64).reshape(len(rows), self.context_length))
 
     def encode(self, text: str) -> list[int]:
-        """Return all ids of a text, however many, without the start token, the end token and padding.
+        """Return all ids of a text, without truncation, start token, end token and padding.
 
         Raises:
             ValueError: if `text` is not a string.
@@ -114,10 +115,10 @@ class Tokenizer:
         return self._ids(self._own, text)
 
     def decode(self, ids: Sequence[int] | torch.Tensor) -> str:
-        """Return the text of one row of ids: CLIP's cleaned, lower-cased, words and punctuation apart by one space.
+        """Return the text of one row of ids; CLIP's tokenizer gives lower case, with spaces around punctuation.
 
         Args:
-            ids: (N,), with or without the start token; what follows the first end token is padding.
+            ids: (N,), with or without the start token; ids after the first end token are padding.
 
         Raises:
             ValueError: if an id is not in the vocabulary, or `ids` is not one row.
@@ -139,7 +140,8 @@ class Tokenizer:
         """Return the `tokenizer.json` of Hugging Face `tokenizers`, for phones, browsers and other languages.
 
         `tokenizers.Tokenizer.from_str` on it gives a tokenizer whose `encode(text).ids` is the whole padded row.
-        Differs: CLIP's unifies quotes, case and white space, but repairs no mojibake, entities, ligatures and widths.
+        Differs: for CLIP's tokenizer, the file unifies quotes, case and white space, but does not repair mojibake,
+        entities, ligatures and widths.
         """
         from tokenizers import Tokenizer
 
@@ -158,7 +160,7 @@ class Tokenizer:
         return _byte_pairs(self.vocab_size) if is_clip else files.file_tokenizer(self.text_input)
 
     def _ids(self, own: _BytePairs | files.FileTokenizer, text: str, most: int | None = None) -> list[int]:
-        """Return the ids of a text, at least `most` where it has as many."""
+        """Return the ids of a text, at least `most` if the text has as many."""
         if isinstance(own, _BytePairs):
             return own.encode(clean(text), most)
         file = self.text_input.tokenizer
@@ -175,7 +177,7 @@ class Tokenizer:
 
 
 def _checked(texts: str | Iterable[object]) -> list[str]:
-    """Return the texts as a list, or raise what a person can act on."""
+    """Return the texts as a list, or raise a helpful error."""
     if isinstance(texts, str):
         return [texts]
     try:
@@ -185,17 +187,17 @@ def _checked(texts: str | Iterable[object]) -> list[str]:
     for position, item in enumerate(items):
         if not isinstance(item, str):
             raise ValueError(
-                f"text {position} is not a string but {type(item).__name__} ({item!r:.60}); decode bytes, and leave "
-                "missing captions out or replace them by an empty string"
+                f"text {position} is not a string but {type(item).__name__} ({item!r:.60}); decode bytes, and "
+                "omit missing captions or replace them by an empty string"
             )
     return items
 
 
 @lru_cache(maxsize=1)
 def _byte_symbols() -> dict[int, str]:
-    """Byte -> the printable character that stands for it, in the order of their ids.
+    """Map each byte to its printable character, in the order of ids.
 
-    Bytes that Latin-1 prints are themselves; the others take the characters from U+0100 on.
+    Bytes with a printable Latin-1 character keep it; the others take the characters from U+0100.
     """
     printable = [byte for byte in range(256) if chr(byte).isprintable() and byte not in {0x20, 0xA0, 0xAD}]
     others = [byte for byte in range(256) if byte not in printable]
@@ -209,7 +211,7 @@ def _bytes_by_symbol() -> dict[str, int]:
 
 @lru_cache(maxsize=1)
 def _merges() -> list[tuple[str, str]]:
-    """Return all merges that CLIP uses, the most frequent first; the published file has a header and many more."""
+    """Return CLIP's merges, the most frequent first; the published file also has a header and unused merges."""
     path = resources.files("mobileclip.data.text") / "vocabulary" / "bpe_simple_vocab_16e6.txt.gz"
     num_merges = TextInput().vocab_size - _NUM_BYTE_TOKENS - _NUM_SPECIAL_TOKENS
     lines = gzip.decompress(path.read_bytes()).decode("utf-8").split("\n")[1 : num_merges + 1]
@@ -218,19 +220,19 @@ def _merges() -> list[tuple[str, str]]:
 
 @lru_cache(maxsize=4)
 def _vocabulary(vocab_size: int) -> list[str]:
-    """Id -> token: bytes, bytes that end a word, merges, start and end."""
+    """Return the tokens by id: bytes, bytes that end a word, merges, start and end."""
     symbols = list(_byte_symbols().values())
     merged = [first + second for first, second in _merges()[: vocab_size - _NUM_BYTE_TOKENS - _NUM_SPECIAL_TOKENS]]
     return [*symbols, *(symbol + END_OF_WORD for symbol in symbols), *merged, START, END]
 
 
 class _Kept(dict[str, "tuple[int, ...]"]):
-    """The ids of words: they are made where they are not known, and all are forgotten when there are too many.
+    """A cache of the ids of words, cleared when full.
 
-    Several threads may use it, which may make the same ids twice.
+    The cache is thread-safe; two threads may compute the same ids.
 
     Args:
-        make: from a word to its ids.
+        make: maps a word to its ids.
     """
 
     def __init__(self, make: Callable[[str], tuple[int, ...]]) -> None:
@@ -286,7 +288,7 @@ class _BytePairs:
         return self._special.get(piece) or tuple(token.id for token in self._model.tokenize(piece))
 
     def encode(self, text: str, most: int | None = None) -> list[int]:
-        """Return the ids of a cleaned text; no more words are read than give `most` ids."""
+        """Return the ids of a cleaned text, reading words until there are `most` ids."""
         ids: list[int] = []
         for word in text.split():
             ids += self._words[word]
@@ -300,7 +302,7 @@ class _BytePairs:
         return bytes(map(_bytes_by_symbol().__getitem__, symbols)).decode("utf-8", errors="replace").rstrip(" ")
 
     def complete(self, whole: tokenizers.Tokenizer) -> None:
-        """Have a copy of the backend clean texts, as far as it can, and put the special tokens around them."""
+        """Return a copy of the backend that cleans texts, as far as possible, and adds special tokens."""
         from tokenizers import AddedToken, Regex, normalizers, processors
 
         whole.add_special_tokens([AddedToken(token, special=True, normalized=True) for token in (START, END)])

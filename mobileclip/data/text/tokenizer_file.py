@@ -1,14 +1,14 @@
-"""Texts cleaned as CLIP does, and the tokenizer.json of Hugging Face tokenizers: read within bounds, used, and trained.
+"""CLIP's text cleaning, and tokenizer.json files of Hugging Face tokenizers: bounded reading, use and training.
 
-What tokenizers would hang on, or use up the memory for, is refused; all else is left to the library, whose errors and
-panics are told as errors. Measured with 0.22, on files of up to 32 MiB that are complete otherwise:
+This module refuses files that make tokenizers hang or exhaust memory, and leaves all other checks to the library, whose
+errors and panics become ValueErrors. Measured with tokenizers 0.22, on otherwise complete files of up to 32 MiB:
 
-- it hangs on patterns that try over and over, on hundreds of thousands of parts, of added tokens and of long words, on
-  words of any length in a WordPiece model, on tokens of a Unigram model that are thousands of letters long, on long
-  prefixes of byte pairs;
-- it takes gigabytes, and ends the process, for texts that grow: replacements longer than what they replace, bytes as
-  letters over and over, long texts in front, tables that map to long texts, added tokens of megabytes; and for a table
-  of a normaliser that claims more bytes than it has.
+- it hangs on regular expressions with catastrophic backtracking, on hundreds of thousands of parts, added tokens or
+  long words, on unlimited words in a WordPiece model, on Unigram tokens of thousands of letters, on long prefixes of
+  byte pairs;
+- it takes gigabytes and ends the process for growing texts (replacements longer than their patterns, repeated
+  byte-level steps, long prefixes, tables with long texts, added tokens of megabytes), and for a normaliser's table that
+  declares more bytes than it has.
 """
 
 from __future__ import annotations
@@ -44,14 +44,14 @@ _STRAIGHT_QUOTES = (("‘", "'"), ("’", "'"), ("“", '"'), ("”", '"'))
 
 
 def clean(text: str) -> str:
-    """Return a text as CLIP's byte pairs take it: repaired, in lower case."""
+    """Return a text prepared for CLIP's byte pairs: repaired, in lower case."""
     return repaired(text).lower()
 
 
 def repaired(text: str) -> str:
     """Return the text repaired by ftfy, with HTML entities unescaped (twice).
 
-    Repairing costs more than all the rest, so it is done only where it could change something.
+    Repairing is the slowest step, so the function skips it if nothing can change.
     """
     if not text.isprintable() or ("&" in text and _ENTITY.search(text)):
         return _repair(text)
@@ -114,13 +114,13 @@ _SHOWN = 60
 
 
 def check_parts(value: Any) -> None:
-    """Raise if a parsed `tokenizer.json` holds what the library hangs on, or takes all memory for.
+    """Raise if a parsed `tokenizer.json` would make the library hang or exhaust memory.
 
     Args:
         value: from `parse_json`.
 
     Raises:
-        ValueError: naming the part and what is wrong with it.
+        ValueError: with the name of the part and its problem.
     """
     model = value.get("model") if isinstance(value, dict) else None
     if not isinstance(model, dict):
@@ -136,7 +136,7 @@ def check_parts(value: Any) -> None:
     _check_count("added_tokens", len(added) if isinstance(added, list) else 0, _MAX_ADDED)
     _check_count("max_input_chars_per_word", longest_word if isinstance(longest_word, int) else 0, _MAX_WORD)
     if model.get("dropout"):
-        raise ValueError("dropout is not 0: a text would have other ids each time; set it to null")
+        raise ValueError("dropout is not 0, so ids would be random; set it to null")
     for name, part in [*value.items(), *model.items()]:
         if name not in ("model", "vocab", "merges"):
             longest = max((len(one) for one in _values(part) if isinstance(one, str)), default=0)
@@ -151,7 +151,7 @@ def _check_count(what: str, count: int, most: int) -> None:
 
 
 def _check_place(part: Any, name: str) -> None:
-    """Check the parts of one place, and those inside: how many there are, and that no text grows without end."""
+    """Check nested parts: their number, and that no text grows without bound."""
     kinds: Counter[str] = Counter()
     for one in _values(part):
         if not isinstance(one, dict):
@@ -160,16 +160,15 @@ def _check_place(part: Any, name: str) -> None:
             pattern = one.get("Regex")
             if isinstance(pattern, str) and pattern not in PATTERNS:
                 raise ValueError(
-                    f"{name} has the regular expression {_shown(pattern)}, which is of none of the published "
-                    "tokenizers that are known here: it might never end. Split by String, ByteLevel, Punctuation, "
-                    "Digits or Whitespace"
+                    f"{name} has the regular expression {_shown(pattern)}, which no known published tokenizer "
+                    "has, so it might never end. Split by String, ByteLevel, Punctuation, Digits or Whitespace"
                 )
             continue
         kinds[str(one.get("type"))] += 1
         pattern, content = one.get("pattern"), one.get("content")
         replaced = pattern.get("String", "x") if isinstance(pattern, dict) else None
         if isinstance(replaced, str) and isinstance(content, str) and len(content) > len(replaced):
-            raise ValueError(f"{name} Replace puts in more than it takes out, so that texts could grow without end")
+            raise ValueError(f"{name} Replace inserts more than it removes, so texts could grow without bound")
         if isinstance(one.get(_CHARSMAP), str):
             _check_charsmap(one[_CHARSMAP], name)
     _check_count(f"parts of {name}", kinds.total(), _MAX_PARTS)
@@ -179,7 +178,7 @@ def _check_place(part: Any, name: str) -> None:
 
 
 def _check_charsmap(value: str, name: str) -> None:
-    """Check the table of a sentencepiece normaliser: it has the bytes that it claims, and its texts are short."""
+    """Check the table of a sentencepiece normaliser: its declared size, and the length of its texts."""
     with suppress(binascii.Error):  # of which the library tells
         data = base64.b64decode(value.encode(errors="replace"))
         num_bytes = int.from_bytes(data[:4], "little")
@@ -189,7 +188,7 @@ def _check_charsmap(value: str, name: str) -> None:
 
 
 def _values(value: Any) -> Iterator[Any]:
-    """Yield everything within a value, itself included, but the table of a normaliser."""
+    """Yield a value and all nested values, except for the table of a normaliser."""
     waiting = [value]
     for one in waiting:
         yield one
@@ -210,7 +209,7 @@ _MAX_REASON = 300
 
 
 class FileTokenizer:
-    """What a `tokenizer.json` describes; it neither cuts nor pads, whatever the file says.
+    """The tokenizer of a `tokenizer.json`, without the file's truncation and padding.
 
     Args:
         content: the text of the file.
@@ -238,8 +237,8 @@ class FileTokenizer:
         if not inner or not 1 <= around <= 2 or whole[around - 1 : -1] != inner:
             raise ValueError(
                 f"of {_PROBE!r} it makes {inner[:8]}, and {whole[:10]} with special tokens; expected one token "
-                "behind a text, at which towers pool, and none or one in front: give it a TemplateProcessing such as "
-                "'<s> $A </s>'"
+                "after a text, at which towers pool, and at most one before: give it a TemplateProcessing such "
+                "as '<s> $A </s>'"
             )
         self.start, self.end = whole[0] if around == 2 else None, whole[-1]
         self.largest = max(vocabulary.values())
@@ -247,8 +246,9 @@ class FileTokenizer:
         unknown = model.get("unk_id", vocabulary.get(model.get("unk_token")))
         if self.end not in special or self.end == unknown:
             raise ValueError(
-                f"its end token {self.end} stands for {'what is unknown' if self.end == unknown else 'words'} too, so "
-                "that towers would pool elsewhere; give it an end token of its own, special and not the unknown one"
+                f"its end token {self.end} stands for {'what is unknown' if self.end == unknown else 'words'} "
+                "too, so towers would pool at the wrong token; give it a special end token that differs from the "
+                "unknown token"
             )
         padding = parsed.get("padding")
         pad = padding.get("pad_id") if isinstance(padding, dict) else None
@@ -285,26 +285,25 @@ opened = lru_cache(maxsize=8)(FileTokenizer)
 def read_text_input(path: AnyPath, *, context_length: int = 77) -> TextInput:
     """Return the text contract of a model that is trained with the tokenizer in a `tokenizer.json`.
 
-    Start, end and padding are the tokenizer's own; one without padding is padded with its end token, as GPT-2 is.
+    Start, end and padding are the tokenizer's; without a padding token, the end token pads, as in GPT-2.
 
     Args:
-        path: the file, of up to 32 MiB; paths and URLs.
-        context_length: number of ids per text, start and end included; longer texts are cut in front of the end.
+        path: path or URL of the file, of up to 32 MiB.
+        context_length: number of ids per text, start and end included; longer texts are truncated before the end token.
 
     Raises:
         OSError: if the file cannot be read.
-        ValueError: if it is no tokenizer, holds what might never end, or puts no end token behind a text, at which
-            towers could pool.
+        ValueError: if the file is not a tokenizer, might hang, or does not append an end token, at which towers pool.
     """
     try:
         content = read_bytes(path, limit=MAX_TOKENIZER_BYTES).decode("utf-8")
         return text_input_of(content, context_length=context_length)
     except ValueError as error:
-        raise ValueError(f"{without_secrets(path)} is no tokenizer.json that can be used: {error}") from None
+        raise ValueError(f"{without_secrets(path)} is not a usable tokenizer.json: {error}") from None
 
 
 def text_input_of(content: str, *, context_length: int) -> TextInput:
-    """Return the text contract of the text of a `tokenizer.json`, as `read_text_input` does of its file.
+    """Return the text contract of the text of a `tokenizer.json`, like `read_text_input` for a file.
 
     Raises:
         ValueError: see `read_text_input`.
@@ -315,34 +314,34 @@ def text_input_of(content: str, *, context_length: int) -> TextInput:
 
 
 def file_tokenizer(text_input: TextInput) -> FileTokenizer:
-    """Return the tokenizer of a contract that has one of its own.
+    """Return the tokenizer of a contract with its own tokenizer.
 
     Raises:
-        ValueError: if the contract names a file without its text, the file is no tokenizer that can be used, or puts
-            other ids around a text than the contract says.
+        ValueError: if the contract lacks the tokenizer's text, the tokenizer is unusable, or its special ids differ
+            from the contract's.
     """
     file = text_input.tokenizer
     assert file is not None, "CLIP's own is another class"
     if file.content is None:
         raise ValueError(
-            f"the text contract names the tokenizer {file.sha256[:12]}, whose text is not here; read it with "
-            "mobileclip.data.read_text_input, or take the contract of a model that is loaded from its checkpoint"
+            f"the text contract lacks the text of the tokenizer {file.sha256[:12]}; read it with "
+            "mobileclip.data.read_text_input, or take the contract of a model that was loaded from a checkpoint"
         )
     own = opened(file.content)
     if (own.start, own.end) != (file.start_id, file.end_id) or own.largest >= text_input.vocab_size:
         raise ValueError(
-            f"the tokenizer has the start token {own.start}, the end token {own.end} and ids up to {own.largest}, and "
-            f"the contract says {file.start_id}, {file.end_id} and {text_input.vocab_size} ids"
+            f"the tokenizer has the start token {own.start}, the end token {own.end} and ids up to {own.largest}, "
+            f"but the contract has {file.start_id}, {file.end_id} and {text_input.vocab_size} ids"
         )
     return own
 
 
 @contextmanager
 def _telling(what: str) -> Iterator[None]:
-    """Turn whatever the library raises into a ValueError; its panics are no `Exception`.
+    """Turn all errors of the library into a ValueError, also panics, which are not an `Exception`.
 
     Raises:
-        ValueError: in place of any of them.
+        ValueError: for any error of the library.
     """
     try:
         yield
@@ -364,22 +363,22 @@ _LONGEST_PIECE = 16
 def train_tokenizer(
     texts: Iterable[str], *, vocab_size: int, kind: TokenizerKind = "bpe", lowercase: bool = True
 ) -> str:
-    """Return the text of a `tokenizer.json` that is trained on texts; `mobileclip.data.read_text_input` reads its file.
+    """Train a tokenizer on texts, and return the text of its `tokenizer.json`, for `mobileclip.data.read_text_input`.
 
-    Texts are normalised (NFKC), lower-cased, and cut into words at spaces. Every text gets an end token.
+    Texts are normalised (NFKC), lower-cased and split at spaces. Every text gets an end token.
 
     Args:
-        texts: read once, in memory by the trainer.
-        vocab_size: number of tokens at most, special ones included; fewer where the texts do not give as many.
-        kind: `bpe`, the most frequent pairs of bytes, which has no unknown character and is the same every time; or
-            `unigram`, the most probable subwords, as sentencepiece has it, a few of which differ from time to time.
-        lowercase: whether capitals are small letters.
+        texts: training texts, read once; the trainer keeps them in memory.
+        vocab_size: maximum number of tokens, including special tokens; few texts give fewer tokens.
+        kind: `bpe`, the most frequent pairs of bytes, deterministic and without unknown characters; or `unigram`, the
+            most probable subwords, like sentencepiece, of which a few differ between runs.
+        lowercase: whether to turn all texts into lower case.
 
     Raises:
-        ValueError: if there are too few tokens, the kind is unknown, or the texts give no tokenizer that can be used.
+        ValueError: if `vocab_size` is too small, the kind is unknown, or the texts give no usable tokenizer.
 
     Source: Kudo, "Subword Regularization", 2018; Sennrich et al., "Neural Machine Translation of Rare Words with
-        Subword Units", 2016; both as Hugging Face `tokenizers` has them.
+        Subword Units", 2016; both in the implementation of Hugging Face `tokenizers`.
 
     Examples:
         >>> content = train_tokenizer(["ein rotes Herz", "une étoile rouge"] * 10, vocab_size=300)
@@ -390,9 +389,9 @@ def train_tokenizer(
     from tokenizers import normalizers, processors
 
     if kind not in KINDS:
-        raise ValueError(f"kind is {kind!r}, expected one of {', '.join(KINDS)}")
+        raise ValueError(f"kind must be one of the following, not {kind!r}: {', '.join(KINDS)}")
     if vocab_size < _LEAST:
-        raise ValueError(f"vocab_size is {vocab_size}, and a tokenizer has {_LEAST} tokens at least")
+        raise ValueError(f"vocab_size must be at least {_LEAST}, not {vocab_size}")
     backend, trainer = _of_kind(kind, vocab_size)
     steps = [normalizers.NFKC(), *([normalizers.Lowercase()] if lowercase else [])]
     backend.normalizer = normalizers.Sequence(steps)
@@ -408,7 +407,7 @@ def train_tokenizer(
 
 
 def _of_kind(kind: TokenizerKind, vocab_size: int) -> tuple[Tokenizer, Trainer]:
-    """Return an untrained tokenizer and what trains it."""
+    """Return an untrained tokenizer and its trainer."""
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
     choices: dict[str, Any] = {"vocab_size": vocab_size, "special_tokens": _SPECIAL, "show_progress": False}

@@ -1,4 +1,4 @@
 """Chooses samples of a reinforced data set by its stored embeddings: scores, filters, near duplicates.
 
-Scores of shards, lists of uids made from them, near duplicates. Whatever needs a model belongs elsewhere.
+The package scores shards, writes lists of uids from the scores, and finds near duplicates. It does not run models.
 """

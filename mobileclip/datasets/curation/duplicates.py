@@ -1,7 +1,7 @@
-"""Finds near duplicates by the teachers' image embeddings, and samples with images of test sets.
+"""Finds near duplicates, and samples that contain test images, by the teachers' image embeddings.
 
-Source: SemDeDup (arXiv 2303.09540) looks for near duplicates within clusters of k-means. Here every vector is in its
-two nearest clusters, so that pairs on both sides of a border meet as well.
+Source: SemDeDup (arXiv 2303.09540) looks for near duplicates within clusters of k-means. Here every vector belongs to
+its two nearest clusters, so pairs on both sides of a cluster border are also compared.
 """
 
 from __future__ import annotations
@@ -29,17 +29,17 @@ Vectors = npt.NDArray[np.float16]
 
 NUM_NEAREST = 2
 _ITERATIONS = 10
-# Of a cluster, vectors that its centre is found by; and of all of them together, bytes in memory.
+# Vectors per cluster that determine its centre, and bytes in memory of the vectors of all clusters.
 _TRAINED_ON, _TRAINED_BYTES = 256, 2**32
 _ROWS = 4096
 _MEMBER = np.dtype([("cluster", "i4"), ("index", "i8")])
 
 
 class VectorTable:
-    """The vectors of many files as one table, read from disk on use.
+    """The vectors of several files as one table, read from disk when needed.
 
     Args:
-        parts: the files' arrays, (rows, D) each.
+        parts: arrays of the files, each (rows, D).
     """
 
     def __init__(self, parts: Sequence[Vectors]) -> None:
@@ -52,25 +52,25 @@ class VectorTable:
 
     @property
     def dim(self) -> int:
-        """Numbers of a vector."""
+        """Dimension of a vector."""
         return int(self._parts[0].shape[1])
 
     def rows(self, indices: npt.NDArray[np.int64], device: torch.device) -> Tensor:
-        """Return some vectors.
+        """Return the vectors at some indices.
 
         Shape:
             (indices, D), float32.
 
         Args:
-            indices: in ascending order.
-            device: where they go.
+            indices: indices of the vectors, in ascending order.
+            device: device of the returned tensor.
         """
         places = np.searchsorted(self._starts, indices, side="right") - 1
         found = [self._parts[place][indices[places == place] - self._starts[place]] for place in np.unique(places)]
         return torch.from_numpy(np.concatenate(found)).to(device).float()
 
     def blocks(self, device: torch.device, *, title: str) -> Iterator[Tensor]:
-        """Yield all vectors in order, some thousands at a time, showing progress."""
+        """Yield all vectors in order, in blocks of a few thousand, and show progress."""
         for part in track(self._parts, total=len(self._parts), title=title, unit="shards"):
             for start in range(0, len(part), _ROWS):
                 yield torch.from_numpy(np.array(part[start : start + _ROWS])).to(device).float()
@@ -79,17 +79,18 @@ class VectorTable:
 def find_centres(
     table: VectorTable, *, num_clusters: int, device: torch.device, seed: int, most_bytes: int = _TRAINED_BYTES
 ) -> Tensor:
-    """Return the centres of clusters, as unit vectors.
+    """Return the k-means centres of the vectors, as unit vectors.
 
     Shape:
         (clusters, D).
 
     Args:
         table: the vectors.
-        num_clusters: at most as many as there are vectors.
+        num_clusters: number of clusters, at most the number of vectors.
         device: device of the computation.
-        seed: seed of the choice of the vectors that are clustered, and of the first centres.
-        most_bytes: most bytes of the vectors that are clustered; one for each cluster is taken in any case.
+        seed: random seed for choosing the vectors to cluster, and the initial centres.
+        most_bytes: memory limit for the vectors to cluster, in bytes. The function always uses at least one vector per
+            cluster.
     """
     generator = np.random.default_rng(seed)
     held = max(num_clusters, most_bytes // (4 * table.dim))
@@ -101,7 +102,7 @@ def find_centres(
         nearest = torch.cat([(block @ centres.T).argmax(1) for block in torch.split(vectors, _ROWS)])
         sums = torch.zeros_like(centres).index_add_(0, nearest, vectors)
         is_empty = torch.bincount(nearest, minlength=num_clusters) == 0
-        # An empty cluster begins anew at some vector.
+        # An empty cluster restarts at a random vector.
         sums[is_empty] = vectors[torch.from_numpy(generator.integers(count, size=int(is_empty.sum()))).to(device)]
         centres = F.normalize(sums, dim=1)
     return centres
@@ -110,11 +111,11 @@ def find_centres(
 def members_of_clusters(
     table: VectorTable, centres: Tensor, *, device: torch.device
 ) -> Iterator[npt.NDArray[np.int64]]:
-    """Yield the indices, in ascending order, of the vectors that have each cluster among their nearest ones.
+    """Yield, for each cluster, the ascending indices of the vectors that have it among their nearest clusters.
 
     Args:
         table: the vectors.
-        centres: (clusters, D).
+        centres: centres of the clusters, (clusters, D).
         device: device of the computation.
     """
     num_nearest = min(NUM_NEAREST, len(centres))
@@ -135,11 +136,11 @@ def members_of_clusters(
                 yield ordered["index"][first:last]
 
 
-# Of a cluster on average: comparing all of them with each other takes as long as reading them.
+# Average number of vectors per cluster: comparing all pairs of a cluster takes as long as reading its vectors.
 _CLUSTER_SIZE = 1000
-# As SemDeDup has for 440 million pictures: assigning takes time with each.
+# As in SemDeDup for 440 million images; each cluster makes the assignment slower.
 _MOST_CLUSTERS = 50_000
-# A sample is compared with so many near ones of more worth; a placeholder that stands there a million times has more.
+# Maximum number of better near neighbours that a sample is compared with; a placeholder image may have a million.
 _MOST_NEIGHBOURS = 32
 
 
@@ -148,16 +149,16 @@ class DuplicatesSpec:
     """The settings of near-duplicate removal: thresholds, test sets and output lists.
 
     Args:
-        scores: folder that `score_shards` wrote, with vectors.
+        scores: folder written by `score_shards`, with vectors.
         output: `.npy` file for the list of kept uids.
-        keep: a list of uids, see `UidList`; other samples are ignored. None for all.
-        pairs: text file with a line per removed sample: reason, key and shard, key and shard of its near duplicate, and
-            their similarity; None for none.
-        threshold: least cosine similarity of near duplicates, as the mean over the teachers.
-        exclude_test_scores: folders of scores of test sets, by the same teachers; samples with their images are also
+        keep: list of uids of the samples to consider, see `UidList`; None for all samples.
+        pairs: text file to write, with one line per removed sample: reason, key and shard, key and shard of its near
+            duplicate, and the similarity of the two; None for no file.
+        threshold: minimum cosine similarity of near duplicates, as the mean over the teachers.
+        exclude_test_scores: folders with scores of test sets by the same teachers; samples with test images are also
             removed.
-        leak_threshold: least similarity of a sample with a test image for removal.
-        num_clusters: number of clusters; None for a thousandth of the samples, at most 50,000.
+        leak_threshold: minimum similarity between a sample and a test image for the sample's removal.
+        num_clusters: number of clusters; None for one per thousand samples, at most 50,000.
         device: device of the computation.
         seed: random seed of the clustering.
     """
@@ -179,11 +180,11 @@ class DuplicatesReport:
     """The result of near-duplicate removal: numbers of compared, kept and removed samples.
 
     Args:
-        num_samples: compared samples.
-        num_kept: uids in the list.
-        num_duplicates: removed near duplicates of better samples.
-        num_leaks: removed samples with a test image.
-        num_leaked: test images in samples, by the folder of their scores.
+        num_samples: number of compared samples.
+        num_kept: number of uids in the list.
+        num_duplicates: number of samples removed as near duplicates of better samples.
+        num_leaks: number of samples removed because they contain a test image.
+        num_leaked: number of test images found in samples, by the folder of the test set's scores.
     """
 
     num_samples: int
@@ -193,20 +194,20 @@ class DuplicatesReport:
     num_leaked: Mapping[str, int]
 
     def __str__(self) -> str:
-        """Say it line by line."""
+        """Return the report as text, one fact per line."""
         lines = [
             f"{self.num_kept:,} of {self.num_samples:,} samples kept",
-            f"{self.num_duplicates:,} are like one of more worth",
+            f"{self.num_duplicates:,} are near duplicates of a better sample",
         ]
         if self.num_leaked:
-            lines.append(f"{self.num_leaks:,} show pictures of tests")
-        lines += [f"  {count:,} pictures of {name} are shown" for name, count in self.num_leaked.items()]
+            lines.append(f"{self.num_leaks:,} show test images")
+        lines += [f"  {count:,} images of {name} occur" for name, count in self.num_leaked.items()]
         return "\n".join(lines)
 
 
 @attrs.frozen(eq=False)
 class _Likeness:
-    """Samples and what they are like: (found,) each."""
+    """Pairs of similar samples: index, index of the other sample, and similarity, each (found,)."""
 
     index: npt.NDArray[np.int64]
     other: npt.NDArray[np.int64]
@@ -214,23 +215,23 @@ class _Likeness:
 
     @staticmethod
     def joined(parts: Sequence[_Likeness]) -> _Likeness:
-        """Return all of several."""
+        """Concatenate the pairs of several parts."""
         parts = parts or [_Likeness(np.empty(0, np.int64), np.empty(0, np.int64), np.empty(0, np.float32))]
         names = ("index", "other", "similarity")
         return _Likeness(*(np.concatenate([getattr(one, name) for one in parts]) for name in names))
 
 
 def find_duplicates(spec: DuplicatesSpec) -> DuplicatesReport:
-    """Write the list of kept samples: of near duplicates, the sample with the best matching caption.
+    """Write the list of kept samples: among near duplicates, keep the sample whose caption fits its image best.
 
-    The function removes near duplicates of kept samples only. It compares within clusters; about one in a thousand
-    pairs of near duplicates have no common cluster and both stay.
+    The function removes only near duplicates of kept samples. It compares samples within clusters: about one pair of
+    near duplicates in a thousand shares no cluster, and both samples stay.
 
     Args:
         spec: the options.
 
     Raises:
-        ValueError: if scores have no vectors, or are of different teachers.
+        ValueError: if scores have no vectors, or come from different teachers.
         OSError: if the list cannot be written.
     """
     scores, device = Scores.open(spec.scores), torch.device(spec.device)
@@ -238,8 +239,8 @@ def find_duplicates(spec: DuplicatesSpec) -> DuplicatesReport:
     other = next((test for test in tests if test.teachers != scores.teachers), None)
     if other is not None:
         raise ValueError(
-            f"{other.folder} has scores of the teachers {other.teachers}, {scores.folder} of {scores.teachers}; only "
-            "embeddings of the same teachers can be compared"
+            f"{other.folder} has scores of the teachers {other.teachers}, but {scores.folder} of {scores.teachers}; "
+            "only embeddings of the same teachers can be compared"
         )
     table = VectorTable([one.vectors for one in scores.shards])
     leaks = {str(test.folder): _leaks(table, test, spec, device) for test in tests}
@@ -264,7 +265,7 @@ def find_duplicates(spec: DuplicatesSpec) -> DuplicatesReport:
 
 
 def _leaks(table: VectorTable, test: Scores, spec: DuplicatesSpec, device: torch.device) -> _Likeness:
-    """Return the samples with a test image, each with the nearest test image."""
+    """Return the samples that contain a test image, each with its nearest test image."""
     pictures = torch.cat([torch.from_numpy(np.array(one.vectors)) for one in test.shards]).to(device).float()
     found, start = list[_Likeness](), 0
     for block in table.blocks(device, title=f"comparing with {test.folder.name}"):
@@ -278,17 +279,17 @@ def _leaks(table: VectorTable, test: Scores, spec: DuplicatesSpec, device: torch
 def _near_pairs(
     table: VectorTable, worth: npt.NDArray[np.float32], available: npt.NDArray[np.bool_], spec: DuplicatesSpec
 ) -> _Likeness:
-    """Return near samples among the available ones: the first of each pair is worth less than the second."""
+    """Return pairs of near duplicates among the available samples, the sample with the worse caption first."""
     device = torch.device(spec.device)
     wanted = spec.num_clusters or min(_MOST_CLUSTERS, max(1, len(table) // _CLUSTER_SIZE))
     centres = find_centres(table, num_clusters=min(wanted, len(table)), device=device, seed=spec.seed)
-    # Those of most worth come first; of equal ones the first.
+    # The best samples come first; among equally good ones, the one that comes first in the table.
     rank = np.empty(len(worth), np.int64)
     rank[np.argsort(-worth, kind="stable")] = np.arange(len(worth))
     found = []
     clusters = members_of_clusters(table, centres, device=device)
     for members in track(clusters, total=len(centres), title="comparing", unit="clusters"):
-        members = members[available[members]]  # noqa: PLW2901  others would take the places of neighbours
+        members = members[available[members]]  # noqa: PLW2901  unavailable samples would use up the neighbour limit
         if len(members) < 2:
             continue
         vectors = table.rows(members, device)
@@ -298,7 +299,7 @@ def _near_pairs(
 
 
 def _pairs_of_cluster(vectors: torch.Tensor, members: npt.NDArray[np.int64], threshold: float) -> _Likeness:
-    """Return the pairs of near vectors, best captions first; for a vector, only its best neighbours."""
+    """Return the pairs of near vectors, best captions first, with only the best neighbours of each vector."""
     found = []
     for start in range(0, len(vectors), _ROWS):
         block = vectors[start : start + _ROWS]
@@ -312,11 +313,11 @@ def _pairs_of_cluster(vectors: torch.Tensor, members: npt.NDArray[np.int64], thr
 
 
 def _without_followers(pairs: _Likeness, worth: npt.NDArray[np.float32], available: npt.NDArray[np.bool_]) -> _Likeness:
-    """Return each removed sample with the kept near duplicate, best captions first.
+    """Return each removed sample with its kept near duplicate, best captions first.
 
     Args:
-        pairs: of near samples.
-        worth: worth of all samples.
+        pairs: pairs of near duplicates.
+        worth: similarity of caption and image, for all samples.
         available: samples that may be kept.
     """
     order = np.lexsort((pairs.other, -worth[pairs.other], pairs.index, -worth[pairs.index]))
@@ -338,7 +339,7 @@ def _listed(scores: Scores, keep: Path | None) -> npt.NDArray[np.bool_]:
 
 
 def _extents(scores: Scores) -> Iterator[tuple[ShardScores, int, int]]:
-    """Yield the scores of every shard, and where its samples begin and end among all."""
+    """Yield the scores of every shard, with the start and end of its samples in the table of all samples."""
     for one, (start, end) in zip(
         scores.shards, pairwise(np.cumsum([0, *map(len, scores.shards)]).tolist()), strict=True
     ):
@@ -346,7 +347,7 @@ def _extents(scores: Scores) -> Iterator[tuple[ShardScores, int, int]]:
 
 
 def _write_pairs(path: Path, scores: Scores, duplicates: _Likeness, leaks: Sequence[tuple[_Likeness, Scores]]) -> None:
-    """Write the removed samples with reasons, as tab-separated lines."""
+    """Write the removed samples, each with the reason, as tab-separated lines."""
     with storage.atomic_write(path) as stream:
         stream.write(b"why\tkey\tshard\tlike key\tlike shard\tsimilarity\n")
         for why, found, others in [("duplicate", duplicates, scores), *(("test picture", *leak) for leak in leaks)]:
@@ -357,7 +358,7 @@ def _write_pairs(path: Path, scores: Scores, duplicates: _Likeness, leaks: Seque
 
 
 def _names(scores: Scores, indices: npt.NDArray[np.int64]) -> list[tuple[str, str]]:
-    """Return the key and the shard of samples by their indices; of each shard, the keys are read once."""
+    """Return the key and the shard of each sample by its index, and read the keys of each shard once."""
     names: dict[int, tuple[str, str]] = {}
     for one, start, end in _extents(scores):
         if len(own := np.unique(indices[(indices >= start) & (indices < end)])):

@@ -1,4 +1,4 @@
-"""Lists of the samples whose captions fit best, as DataComp and DFN filter, and a page to judge a list by."""
+"""Lists the samples whose captions fit best, as DataComp and DFN filter, and writes a page for judging a list."""
 
 from __future__ import annotations
 
@@ -23,26 +23,26 @@ from mobileclip.datasets.inspection import Section, Thumbnail, load_shown, write
 from mobileclip.progress import track
 from mobileclip.strict import strict
 
-# Of cosine similarities from -1 to 1: shares are exact to two millionths of similarity.
+# Bins of cosine similarities from -1 to 1: a share's threshold is exact to two millionths.
 _NUM_BINS = 1_000_000
 _SHOWN_BINS = 200
 
 
 @attrs.frozen(kw_only=True, field_transformer=strict)
 class FilterSpec:
-    """The settings of a filter: scores, teacher, and the share or threshold of kept samples.
+    """The settings of a filter: scores, teacher, and the share or the threshold of kept samples.
 
     Args:
-        scores: folder that `score_shards` wrote.
-        output: `.npy` file of the list of uids.
-        caption: the caption to compare: `real`, `synthetic` (mean over synthetic captions), or `best` (best synthetic
-            caption).
-        teacher: a teacher's name, or `mean`.
-        share: fraction of the samples to keep, the most similar ones, including ties.
-        threshold: least similarity of kept samples, in place of a share.
+        scores: folder written by `score_shards`.
+        output: `.npy` file for the list of uids.
+        caption: caption to compare with the image: `real`, `synthetic` (mean over synthetic captions), or `best` (best
+            synthetic caption).
+        teacher: name of a teacher, or `mean`.
+        share: fraction of the samples to keep. The filter keeps the most similar samples, including ties.
+        threshold: minimum similarity of kept samples, in place of a share.
 
     Raises:
-        ValueError: unless there is one of share and threshold.
+        ValueError: unless exactly one of share and threshold is given.
     """
 
     scores: Path
@@ -61,18 +61,18 @@ class FilterSpec:
 
 @attrs.frozen(kw_only=True, eq=False)
 class FilterReport:
-    """The result of a filter: number of kept samples, threshold, and distribution.
+    """The result of a filter: number of kept samples, threshold, and distribution of similarities.
 
     Shape:
         counts: (bins,); edges: (bins + 1,).
 
     Args:
-        num_samples: samples before filtering.
-        num_kept: uids in the list.
-        num_without: removed samples without such a caption.
-        threshold: least similarity of kept samples.
-        counts: of samples by similarity.
-        edges: of similarity.
+        num_samples: number of samples before filtering.
+        num_kept: number of uids in the list.
+        num_without: number of samples removed because they have no caption of the chosen kind.
+        threshold: minimum similarity of kept samples.
+        counts: number of samples per bin of similarity.
+        edges: edges of the bins.
     """
 
     num_samples: int
@@ -83,23 +83,23 @@ class FilterReport:
     edges: npt.NDArray[np.float64]
 
     def __str__(self) -> str:
-        """Say it in a sentence or two."""
+        """Return the report as one or two sentences."""
         share = self.num_kept / self.num_samples if self.num_samples else 0.0
         text = (
             f"{self.num_kept:,} of {self.num_samples:,} samples kept ({share:.1%}), similarity {self.threshold:.4f} "
             "and more"
         )
-        return text + (f"; {self.num_without:,} have no caption of the kind" if self.num_without else "")
+        return text + (f"; {self.num_without:,} have no caption of this kind" if self.num_without else "")
 
 
 def filter_samples(spec: FilterSpec) -> FilterReport:
-    """Write the list of kept samples, and return the report.
+    """Write the list of kept samples and return the report.
 
     Args:
         spec: the options.
 
     Raises:
-        ValueError: if there are no scores, no sample has a caption of the kind, or there is no such teacher.
+        ValueError: if the folder has no scores, no sample has a caption of the chosen kind, or the teacher is unknown.
         OSError: if the list cannot be written.
     """
     scores = Scores.open(spec.scores)
@@ -109,7 +109,7 @@ def filter_samples(spec: FilterSpec) -> FilterReport:
         num_samples, num_without = num_samples + len(values), num_without + len(values) - len(known)
         counts += np.bincount(_bins(known), minlength=_NUM_BINS)
     if num_samples == num_without:
-        raise ValueError(f"no sample in {spec.scores} has a caption for --caption {spec.caption}; take another kind")
+        raise ValueError(f"no sample in {spec.scores} has a caption for --caption {spec.caption}; choose another kind")
     lowest = _lowest_bin(spec, counts, num_samples)
 
     def kept() -> Iterator[Uids]:
@@ -140,7 +140,7 @@ def _bins(values: npt.NDArray[np.float32]) -> npt.NDArray[np.int64]:
 
 
 def _lowest_bin(spec: FilterSpec, counts: npt.NDArray[np.int64], num_samples: int) -> int:
-    """Return the first bin that is kept: with those above, it has at least the share of the samples."""
+    """Return the lowest kept bin: this bin and the bins above it hold at least the share of the samples."""
     if spec.share is None:
         return 0
     from_above = np.cumsum(counts[::-1])
@@ -150,7 +150,7 @@ def _lowest_bin(spec: FilterSpec, counts: npt.NDArray[np.int64], num_samples: in
 
 _SPREAD = (400, 160)
 _IN_A_ROW = 5
-# Whether its samples are kept, and whether they are the most similar ones of these.
+# For each row: whether its samples are kept, and whether they are the most similar of the kept or removed samples.
 _ROWS = {
     "left out, the least similar": (False, False),
     "left out, the most similar": (False, True),
@@ -161,7 +161,7 @@ _ROWS = {
 
 @attrs.frozen(order=True)
 class _Found:
-    """A sample of a row: what it is sorted by, its similarity, its shard and its key."""
+    """A sample of a row: sort key, similarity, shard and key."""
 
     distance: float
     similarity: float
@@ -172,12 +172,12 @@ class _Found:
 def write_filter_page(path: Path, spec: FilterSpec, report: FilterReport) -> None:
     """Write a page with the distribution of similarities and four rows of samples: worst, nearly kept, just kept, best.
 
-    The function reads samples from their shards; samples without images show their captions only.
+    The function reads samples from their shards; for samples without images, the page shows only the captions.
 
     Args:
         path: the HTML file, replaced atomically.
-        spec: spec of the filter.
-        report: report of the filter.
+        spec: settings of the filter.
+        report: result of the filter.
 
     Raises:
         ValueError: if the scores cannot be read.
@@ -195,14 +195,14 @@ def write_filter_page(path: Path, spec: FilterSpec, report: FilterReport) -> Non
 
 
 def _ends(spec: FilterSpec, scores: Scores, threshold: float, is_kept: bool, from_above: bool) -> list[_Found]:  # noqa: FBT001 - a row's two halves
-    """Return the least or most similar samples among the kept or the removed ones."""
+    """Return the least or the most similar samples among the kept or the removed samples."""
     best: list[_Found] = []
     for one in scores.shards:
         values = one.similarity(spec.caption, spec.teacher)
         places = np.flatnonzero((values >= threshold) if is_kept else (values < threshold))
         distances = -values[places] if from_above else values[places]
         order = np.argsort(distances)[:_IN_A_ROW]
-        # A shard's keys are read only where it may have one of the row.
+        # The keys of a shard are read only if the shard may have a sample of the row.
         if len(order) and (len(best) < _IN_A_ROW or distances[order[0]] < best[-1].distance):
             keys = one.keys
             found = ((float(distances[at]), float(values[places[at]]), one.shard, keys[places[at]]) for at in order)
@@ -211,7 +211,7 @@ def _ends(spec: FilterSpec, scores: Scores, threshold: float, is_kept: bool, fro
 
 
 def _read(chosen: Iterable[_Found]) -> dict[tuple[str, str], ImageTextSample]:
-    """Return the samples by shard and key, without unreadable ones."""
+    """Return the readable samples by shard and key."""
     wanted: dict[str, set[str]] = {}
     for one in chosen:
         wanted.setdefault(one.shard, set()).add(one.key)
@@ -224,7 +224,7 @@ def _read(chosen: Iterable[_Found]) -> dict[tuple[str, str], ImageTextSample]:
 
 
 def _spread(report: FilterReport) -> Thumbnail:
-    """Return a histogram of the similarities that there are, with a line where the filter cuts."""
+    """Return a histogram of the similarities, with a line at the threshold."""
     present = np.flatnonzero(report.counts)
     first, last = int(present[0]), int(present[-1]) + 1
     counts, edges = report.counts[first:last], report.edges[first : last + 1]
@@ -236,7 +236,7 @@ def _spread(report: FilterReport) -> Thumbnail:
         draw.rectangle((left, top, max(left, left + width / len(counts) - 1), height), (58, 110, 165))
     cut = width * float(np.clip((report.threshold - edges[0]) / (edges[-1] - edges[0]), 0, 1))
     draw.line((cut, 0, cut, height), (176, 42, 32), 2)
-    line = f"similarity from {edges[0]:.2f} to {edges[-1]:.2f}; the line is at {report.threshold:.4f}"
+    line = f"similarity from {edges[0]:.2f} to {edges[-1]:.2f}; the threshold is {report.threshold:.4f}"
     return Thumbnail(picture=picture, lines=(line,))
 
 
@@ -246,5 +246,5 @@ def _shown(found: _Found, samples: dict[tuple[str, str], ImageTextSample]) -> Th
     if sample is not None and sample.image is not None:
         with suppress(ImageError):
             picture = load_shown(sample.image)
-    caption = "cannot be read any more" if sample is None else sample.captions[0]
+    caption = "can no longer be read" if sample is None else sample.captions[0]
     return Thumbnail(picture=picture, lines=(f"{found.similarity:.4f}", caption[:200], found.key))

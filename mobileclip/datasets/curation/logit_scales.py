@@ -25,9 +25,9 @@ from mobileclip.strict import strict
 
 Table = npt.NDArray[np.float64]
 
-# From a softmax that hardly tells pairs apart to one that is nearly a choice, each 12 % above the last.
+# From a nearly uniform softmax to a nearly one-hot softmax, each scale 12 % above the one before.
 SCALES = tuple(float(value) for value in np.round(np.geomspace(1.0, 1000.0, 61), 4))
-"""Logit scales at which losses are computed; what is found lies between them."""
+"""Logit scales at which the losses are computed; a tuned scale lies between two of them."""
 
 _NUM_RESAMPLES = 1000
 _INTERVAL = (2.5, 97.5)
@@ -35,15 +35,15 @@ _INTERVAL = (2.5, 97.5)
 
 @attrs.frozen(kw_only=True, field_transformer=strict)
 class LogitScaleSpec:
-    """The settings of tuning logit scales: the held-out pairs and the batch size.
+    """The settings for tuning logit scales: the held-out pairs and the batch size.
 
     Args:
-        shards: held-out reinforced shards, with or without images: paths, URLs or patterns. The function reads their
+        shards: held-out reinforced shards, with or without images: paths, URLs or patterns. The function reads the
             first pairs.
-        caption: `real` for the first real caption, `synthetic` for a synthetic one.
-        num_pairs: largest number of pairs; about 12 kB of memory each for two teachers of dim 768.
-        batch_size: pairs per similarity matrix; larger batches are harder.
-        seed: for each sample's stored view and synthetic caption, and for the interval.
+        caption: `real` for the first real caption, `synthetic` for a random synthetic caption.
+        num_pairs: maximum number of pairs. A pair takes about 12 kB of memory for two teachers of dim 768.
+        batch_size: number of pairs per similarity matrix; larger batches are harder.
+        seed: random seed for choosing each sample's stored view and synthetic caption, and for the interval.
     """
 
     shards: Shards
@@ -55,18 +55,18 @@ class LogitScaleSpec:
 
 @attrs.frozen(kw_only=True, eq=False)
 class TeacherScale:
-    """The tuned logit scale of a teacher, with its interval and the losses at all scales.
+    """The tuned logit scale of a teacher, with its 95 % interval and the losses at all scales.
 
     Shape:
         losses: (`SCALES`,).
 
     Args:
         name: name of the teacher.
-        own: its stored logit scale; None for shards without a card.
-        losses: cross-entropy of the pairs at every scale.
-        best: scale of the least loss.
-        low: lower end of its 95 % interval.
-        high: upper end.
+        own: the teacher's stored logit scale; None for shards without a card.
+        losses: mean cross-entropy of the pairs at every scale.
+        best: scale with the minimum loss.
+        low: lower end of the 95 % interval of the best scale.
+        high: upper end of the interval.
     """
 
     name: str
@@ -82,13 +82,13 @@ class TeacherScale:
         return SCALES[0] < self.best < SCALES[-1]
 
     def __str__(self) -> str:
-        """Say it in a line."""
+        """Return the result as one line."""
         own = "" if self.own is None else f"; its own {self.own:.4g} has {self.loss_at(self.own):.4f}"
         text = (
             f"{self.name}: best {self.best:.4g} (95 % from {self.low:.4g} to {self.high:.4g}), loss "
             f"{self.loss_at(self.best):.4f}{own}"
         )
-        return text if self.is_found else f"{text}; this is the end of what was tried: these pairs tell no scale"
+        return text if self.is_found else f"{text}; this is the end of the tried range: these pairs determine no scale"
 
     def loss_at(self, scale: float) -> float:
         """Return the loss at a scale by linear interpolation."""
@@ -100,9 +100,9 @@ class LogitScaleReport:
     """The tuned logit scales, with the losses at all tried scales.
 
     Args:
-        teachers: in the order of their embeddings.
-        num_pairs: compared pairs.
-        batch_size: pairs per similarity matrix.
+        teachers: tuned scales, in the order of the teachers' embeddings.
+        num_pairs: number of compared pairs.
+        batch_size: number of pairs per similarity matrix.
         skipped: skipped samples, from `SkipReport`.
     """
 
@@ -113,21 +113,21 @@ class LogitScaleReport:
 
 
 def tune_scales(spec: LogitScaleSpec) -> LogitScaleReport:
-    """Find the logit scale of every teacher that makes the pairs most probable.
+    """Find, for every teacher, the logit scale that makes the pairs most probable.
 
-    Of a batch of pairs, `L_k(s) = (CE(s I_k T_k', i) + CE(s T_k I_k', i)) / 2` is the contrastive loss of the teacher's
-    stored embeddings at the scale `s`: of one stored view, and one caption, of each sample. It is convex in `s`.
-    Duplicate captions in a batch do not count as negatives. The interval is a bootstrap over pairs with 1,000
-    resamples.
+    For a batch of pairs, `L_k(s) = (CE(s I_k T_k', i) + CE(s T_k I_k', i)) / 2` is the contrastive loss of the stored
+    embeddings of teacher `k` at the scale `s`, with one stored view and one caption per sample. The loss is convex in
+    `s`. Duplicate captions in a batch do not count as negatives. The interval comes from a bootstrap over pairs with
+    1,000 resamples.
 
     Args:
         spec: the options.
 
     Raises:
-        ValueError: if there are fewer than two pairs with such captions, or the shards disagree about the dims.
+        ValueError: if fewer than two pairs have a caption of the chosen kind, or the shards have different dims.
 
-    Source: MobileCLIP2, section 3: tune the temperature of each teacher instead of using its trained one. Differs: no
-        student is trained; the scale with the highest likelihood of held-out pairs is a first guess.
+    Source: MobileCLIP2, section 3: tune the temperature of each teacher instead of using its trained temperature.
+        Differs: no student is trained; the scale with the highest likelihood of held-out pairs is a first guess.
     """
     shards = expand_shards(spec.shards)
     card = card_of_shards(shards)
@@ -137,8 +137,8 @@ def tune_scales(spec: LogitScaleSpec) -> LogitScaleReport:
     known: list[tuple[str, int, float | None]] = [*teachers] or [("teachers", images.shape[1], None)]
     if sum(dim for _, dim, _ in known) != images.shape[1]:
         raise ValueError(
-            f"the shards hold {images.shape[1]} numbers of every image, and their card has teachers with "
-            f"{[dim for _, dim, _ in known]}; take shards of one reinforcement"
+            f"the shards hold {images.shape[1]} embedding values per image, but their card has teachers with dims "
+            f"{[dim for _, dim, _ in known]}; use shards of one reinforcement"
         )
     size = min(spec.batch_size, len(images))
     batches = [slice(start, start + size) for start in range(0, len(images) - size + 1, size)]
@@ -153,12 +153,12 @@ def tune_scales(spec: LogitScaleSpec) -> LogitScaleReport:
 
 
 def _pairs(spec: LogitScaleSpec, shards: Sequence[str], report: SkipReport) -> tuple[Tensor, Tensor, list[str]]:
-    """Return images and captions, row by row, as the teachers stored them, and the captions' texts."""
+    """Return the teachers' stored embeddings of images and captions, one row per pair, and the captions' texts."""
     chosen = list(islice(_chosen(spec, read_reinforced_samples(shards, report)), spec.num_pairs))
     if len(chosen) < 2:
-        raise ValueError(f"there are {len(chosen)} pairs with {spec.caption} captions, expected two and more: {report}")
+        raise ValueError(f"there are {len(chosen)} pairs with {spec.caption} captions, expected at least two: {report}")
     if len({image.shape for image, _, _ in chosen}) > 1:
-        raise ValueError("the samples have embeddings of different dims; take shards of one reinforcement")
+        raise ValueError("the samples have embeddings of different dims; use shards of one reinforcement")
     images, captions = (torch.from_numpy(np.stack([pair[side] for pair in chosen])) for side in (0, 1))
     return images, captions, [text for _, _, text in chosen]
 
@@ -166,7 +166,7 @@ def _pairs(spec: LogitScaleSpec, shards: Sequence[str], report: SkipReport) -> t
 def _chosen(
     spec: LogitScaleSpec, samples: Iterator[ReinforcedSample]
 ) -> Iterator[tuple[npt.NDArray[np.float32], npt.NDArray[np.float32], str]]:
-    """Yield a view, a caption and its text of every sample that has a caption of the kind."""
+    """Yield view embedding, caption embedding and caption of every sample with a caption of the chosen kind."""
     for sample in samples:
         rng = seeded_rng(spec.seed, "logit scale", sample.key)
         view = sample.image_emb[random_index(rng, len(sample.image_emb))]
@@ -185,7 +185,7 @@ def _losses(images: Tensor, captions: Tensor, texts: Sequence[str]) -> Tensor:
     """Return the loss of every pair at every scale.
 
     Shape:
-        images, captions (pairs, D) -> (pairs, scales) float64.
+        images, captions: (pairs, D); returns (pairs, scales), float64.
     """
     similarities = F.normalize(images, dim=1) @ F.normalize(captions, dim=1).mT
     number: dict[str, int] = {}
@@ -201,7 +201,7 @@ def _losses(images: Tensor, captions: Tensor, texts: Sequence[str]) -> Tensor:
 
 
 def _resampled(losses: Table, seed: int) -> Table:
-    """Return the best scale of the pairs drawn anew, with repetition, many times."""
+    """Return the best scale of each bootstrap resample of the pairs."""
     rng = np.random.default_rng(seed)
     means = np.empty((_NUM_RESAMPLES, losses.shape[1]))
     for row in means:
@@ -210,7 +210,7 @@ def _resampled(losses: Table, seed: int) -> Table:
 
 
 def _least(curves: Table) -> Table:
-    """Return the scale of the least loss of every curve: of the parabola through the least value and its neighbours."""
+    """Return the scale with the minimum loss of every curve, from a parabola through the minimum and its neighbours."""
     step = np.log(SCALES[1] / SCALES[0])
     place = np.clip(curves.argmin(1), 1, len(SCALES) - 2)
     rows = np.arange(len(curves))

@@ -1,4 +1,4 @@
-"""Scores of a reinforced data set: how well each caption fits its image, as each teacher sees it."""
+"""Scores the captions of a reinforced data set by their cosine similarity with the image, for each teacher."""
 
 from __future__ import annotations
 
@@ -45,15 +45,15 @@ _TINY = np.finfo(np.float32).tiny
 
 @attrs.frozen(kw_only=True, eq=False)
 class Similarities:
-    """Cosine similarities of a sample's image and captions, as the mean over its stored augmentations.
+    """Cosine similarities between a sample's image and its captions, as the mean over the stored augmentations.
 
     Shape:
         real, synthetic, best: (teachers,), float32.
 
     Args:
-        real: of the first real caption.
-        synthetic: of the synthetic captions, as their mean; NaN where there are none.
-        best: of the synthetic caption that fits best, teacher by teacher; NaN where there are none.
+        real: similarity of the first real caption.
+        synthetic: mean similarity of the synthetic captions; NaN if the sample has no synthetic captions.
+        best: similarity of each teacher's best-matching synthetic caption; NaN if the sample has no synthetic captions.
     """
 
     real: Embeddings
@@ -62,23 +62,23 @@ class Similarities:
 
 
 def columns_of(dims: Iterable[int]) -> tuple[slice, ...]:
-    """Return each teacher's columns of the stored embeddings."""
+    """Return the columns of each teacher in the stored embeddings."""
     stops = np.cumsum([0, *dims])
     return tuple(slice(int(start), int(stop)) for start, stop in itertools.pairwise(stops))
 
 
 def similarities(sample: ReinforcedSample, teachers: Sequence[slice]) -> Similarities:
-    """Return the similarities of a sample's captions with its image.
+    """Return the similarities between a sample's captions and its image.
 
     Args:
-        sample: with all its embeddings.
-        teachers: columns of each.
+        sample: sample with all its embeddings.
+        teachers: columns of each teacher, see `columns_of`.
     """
     synthetic = [row for rows in sample.syn_text_emb.values() for row in rows]
     real = np.empty(len(teachers), np.float32)
     mean, best = np.full(len(teachers), np.nan, np.float32), np.full(len(teachers), np.nan, np.float32)
     for number, columns in enumerate(teachers):
-        # The mean of cosines is the cosine's numerator with the mean of unit vectors.
+        # The mean of the cosines equals the dot product with the mean of the unit vectors.
         image = _unit(sample.image_emb[:, columns]).mean(0)
         real[number] = _unit(sample.text_emb[:1, columns])[0] @ image
         if synthetic:
@@ -88,16 +88,16 @@ def similarities(sample: ReinforcedSample, teachers: Sequence[slice]) -> Similar
 
 
 def image_vector(sample: ReinforcedSample, teachers: Sequence[slice]) -> Embeddings:
-    """Return a unit vector whose dot product with another image's is the mean of the teachers' cosine similarities.
+    """Return a unit vector for an image: the dot product of two such vectors is the teachers' mean cosine similarity.
 
-    Each teacher's part is the mean direction of the stored augmentations.
+    The part of each teacher is the mean direction of the embeddings of the stored augmentations.
 
     Shape:
         (D,), float32.
 
     Args:
-        sample: with all its embeddings.
-        teachers: columns of each.
+        sample: sample with all its embeddings.
+        teachers: columns of each teacher, see `columns_of`.
     """
     parts = [_unit(_unit(sample.image_emb[:, columns]).mean(0, keepdims=True))[0] for columns in teachers]
     vector: Embeddings = np.concatenate(parts) * np.float32(len(parts) ** -0.5)
@@ -112,25 +112,25 @@ def _unit(rows: Embeddings) -> Embeddings:
 Caption = Literal["real", "synthetic", "best"]
 CAPTIONS: tuple[Caption, ...] = ("real", "synthetic", "best")
 MEAN = "mean"
-"""In the place of a teacher's name: the mean over all of them."""
+"""Name to use in place of a teacher's, for the mean over all teachers."""
 
 logger = get_logger(__name__)
 
 _ABOUT = "scores.json"
 _SUFFIX = ".parquet"
-# A shard of which nothing, or an unknown part, was read is tried again by the next run.
+# The next run tries a shard again if an earlier run read nothing or an unknown part of it.
 _FAILURES = ("unreadable_shard", "truncated_shard", CONNECTION_FAILED)
 
 
 @attrs.frozen(kw_only=True, field_transformer=strict)
 class ScoreSpec:
-    """The settings of scoring: the shards, and the folder of the scores.
+    """The settings of scoring: shards, and output folder.
 
     Args:
         shards: reinforced shards, with images or without: paths, URLs or patterns.
-        output: local folder.
-        vectors: also store a float16 vector per image for near-duplicate search: two bytes per number of the teachers'
-            embeddings.
+        output: local folder for the scores.
+        vectors: whether to also store a float16 vector per image for near-duplicate search; a vector has the total dim
+            of the teachers' embeddings.
         sample_limits: limits for reading a sample.
     """
 
@@ -145,9 +145,9 @@ class ScoreReport:
     """The result of scoring: samples with scores, skips by reason, and shards that failed.
 
     Args:
-        num_samples: samples with scores, of this run and earlier ones.
-        skipped: skipped samples of this run, by reason.
-        failed: truncated or unreadable shards with reasons; the next run tries them again.
+        num_samples: number of samples with scores, from this run and earlier runs.
+        skipped: number of samples that this run skipped, by reason.
+        failed: truncated or unreadable shards, each with the reason; the next run tries these shards again.
     """
 
     num_samples: int
@@ -161,8 +161,8 @@ class ShardScores:
 
     Args:
         shard: path or URL of the shard.
-        path: path of the scores.
-        teachers: their names.
+        path: path of the Parquet file with the scores.
+        teachers: names of the teachers.
     """
 
     shard: str
@@ -187,24 +187,24 @@ class ShardScores:
             return int(file.metadata.num_rows)
 
     def similarity(self, caption: Caption, teacher: str = MEAN) -> npt.NDArray[np.float32]:
-        """Return the similarity of captions; NaN for samples without such a caption.
+        """Return the similarity between each sample's caption and image; NaN for samples without such a caption.
 
         Shape:
             (samples,).
 
         Args:
-            caption: `real`, `synthetic` for the mean over synthetic ones, or `best` for the best of these.
-            teacher: name of one, or `mean`.
+            caption: `real`, `synthetic` for the mean over synthetic captions, or `best` for the best synthetic caption.
+            teacher: name of a teacher, or `mean` over all teachers.
 
         Raises:
-            ValueError: if there is no such teacher, or the file is damaged.
+            ValueError: if the teacher is unknown, or the file is damaged.
         """
         if teacher == MEAN:
             means: npt.NDArray[np.float32] = self._column(caption).to_numpy()
             return means
         if teacher not in self.teachers:
             raise ValueError(
-                f"there is no teacher {teacher!r}{nearest(teacher, self.teachers)}; they are {', '.join(self.teachers)}"
+                f"there is no teacher {teacher!r}{nearest(teacher, self.teachers)}; expected {', '.join(self.teachers)}"
             )
         values = self._column(f"{caption}_by_teacher").combine_chunks().flatten().to_numpy()
         own: npt.NDArray[np.float32] = values.reshape(-1, len(self.teachers))[:, self.teachers.index(teacher)]
@@ -212,20 +212,24 @@ class ShardScores:
 
     @property
     def vectors(self) -> npt.NDArray[np.float16]:
-        """Unit vectors of the images, read from disk on use.
+        """Unit vectors of the images, read from disk when needed.
 
         Shape:
             (samples, D).
 
         Raises:
-            ValueError: if there are none.
+            ValueError: if the shard has no vectors.
         """
         path = _vectors_path(self.path)
         if not path.exists():
-            raise ValueError(f"{path} is missing; score with vectors: mobileclip data score ... --keep-vectors")
+            raise ValueError(
+                f"{path} is missing; score the shards with vectors: mobileclip data score ... --keep-vectors"
+            )
         found: npt.NDArray[np.float16] = np.load(path, mmap_mode="r", allow_pickle=False)
         if found.ndim != 2 or len(found) != len(self):
-            raise ValueError(f"{path} is not of the samples of {self.path}; delete both, and score the shard again")
+            raise ValueError(
+                f"{path} does not fit the samples of {self.path}; delete both files and score the shard again"
+            )
         return found
 
     @contextmanager
@@ -238,10 +242,10 @@ class ShardScores:
                 yield file
         except (pa.ArrowException, OSError, ValueError, KeyError) as error:
             raise_machine_fault(error)
-            raise ValueError(f"{self.path} is damaged ({error}); delete it, and score the shard again") from None
+            raise ValueError(f"{self.path} is damaged ({error}); delete it and score the shard again") from None
 
     def _column(self, name: str) -> pa.ChunkedArray:
-        """Return a column; nothing is kept, as a data set may have a billion rows."""
+        """Return a column without caching it, as a data set may have a billion rows."""
         with self._opened() as file:
             return file.read([name])[name]
 
@@ -252,7 +256,7 @@ class Scores:
 
     Args:
         folder: folder of the scores.
-        teachers: name and dim of each.
+        teachers: name and dim of each teacher.
         shards: scored shards.
     """
 
@@ -262,10 +266,10 @@ class Scores:
 
     @staticmethod
     def open(folder: Path) -> Scores:
-        """Return the scores in a folder.
+        """Open the scores in a folder.
 
         Raises:
-            ValueError: if there are none, or they cannot be read.
+            ValueError: if the folder has no scores, or the scores cannot be read.
         """
         about = _read_about(folder)
         if about is None:
@@ -276,25 +280,24 @@ class Scores:
         there = ((shard, path) for shard, path in places.items() if path.exists())
         found = tuple(ShardScores(shard=shard, path=path, teachers=names) for shard, path in there)
         if not found:
-            raise ValueError(f"{folder} has no scores of any shard; run mobileclip data score again")
+            raise ValueError(f"{folder} has no scores of any shard; run `mobileclip data score` again")
         if len(found) < len(places):
             logger.warning("%d of %d shards in %s have no scores yet", len(places) - len(found), len(places), folder)
         return Scores(folder=folder, teachers=teachers, shards=found)
 
 
 def score_shards(spec: ScoreSpec, *, engine: Engine | None = None, show_progress: bool = True) -> ScoreReport:
-    """Score every sample; a shard that has scores already is not read again.
+    """Score every sample of every shard without scores.
 
-    Unreadable shards go to the list of failed units, as in an engine.
+    The function adds unreadable shards to the list of failed units, as an engine does.
 
     Args:
         spec: the options.
-        engine: who does the work; None for this process.
-        show_progress: show a bar with speed and remaining time.
+        engine: engine that scores the shards; None for this process.
+        show_progress: whether to show a bar with speed and remaining time.
 
     Raises:
-        ValueError: if there are no shards, another job works in the folder, or it
-            has scores of other teachers.
+        ValueError: if there are no shards, another job uses the folder, or the folder has scores of other teachers.
         OSError: if the scores cannot be written.
         ImportError: if Apache Arrow is not installed (extra `parquet`).
     """
@@ -328,11 +331,11 @@ def score_shards(spec: ScoreSpec, *, engine: Engine | None = None, show_progress
 
 
 def _score_shard(unit: ShardUnit, spec: ScoreSpec, columns: tuple[slice, ...]) -> dict[str, int]:
-    """Write a shard's scores, and return what was skipped, by reason.
+    """Write a shard's scores, and return the number of skipped samples by reason.
 
     Raises:
-        ValueError: if it cannot be read to its end.
-        StorageError: if that may be otherwise at another time.
+        ValueError: if the shard cannot be read to its end.
+        StorageError: if the shard cannot be read because of a temporary error.
     """
     import pyarrow as pa
     import pyarrow.parquet as pq
@@ -370,7 +373,7 @@ def _score_shard(unit: ShardUnit, spec: ScoreSpec, columns: tuple[slice, ...]) -
         values = np.stack(rows) if rows else np.empty((0, len(columns)), np.float32)
         scored[caption] = values.mean(1)
         scored[f"{caption}_by_teacher"] = pa.FixedSizeListArray.from_arrays(values.reshape(-1), len(columns))
-    # Written last: a shard with this file is done.
+    # This file comes last: a shard with it is done.
     with storage.atomic_write(path) as stream:
         pq.write_table(pa.table(scored), stream)
     return dict(Counter(skip.reason for skip in skips))
@@ -386,14 +389,14 @@ def _vectors_path(path: Path) -> Path:
 
 
 def _place(shard: str) -> str:
-    """Return the name of a shard's scores: its path or URL without suffix."""
+    """Return the name of a shard's scores: the shard's path or URL without suffix."""
     whole = shard if storage.is_remote(shard) else Path(os.path.abspath(storage.local_path(shard))).as_posix()  # noqa: PTH100 - links stay
     parts = [part for part in whole.removesuffix(".tar").replace(":", "/").split("/") if part not in ("", ".", "..")]
     return "/".join(parts)
 
 
 def _whole(shards: Sequence[str], limits: SampleLimits) -> list[tuple[str, int]]:
-    """Return all columns as one teacher's, for shards without a card: as many as the first readable sample has."""
+    """Return one teacher with all columns of the first readable sample, for shards without a card."""
     skips: list[Skip] = []
     for shard in shards:
         for raw in read_shard(shard, skips.append, limits):
@@ -405,13 +408,13 @@ def _whole(shards: Sequence[str], limits: SampleLimits) -> list[tuple[str, int]]
 
 
 def _claim(folder: Path, teachers: list[tuple[str, int]], places: Mapping[str, str]) -> None:
-    """Note in the folder whose scores of what it has; refuse other teachers."""
+    """Record the teachers and shards of the scores in the folder; raise an error for other teachers."""
     about = _read_about(folder)
     known: dict[str, str] = {} if about is None else about["shards"]
     if about is not None and about["teachers"] != teachers:
         raise ValueError(
-            f"{folder} has scores of the teachers {about['teachers']}, and these shards have {teachers}; scores of "
-            "different teachers do not go together: choose another folder"
+            f"{folder} has scores of the teachers {about['teachers']}, but these shards have {teachers}; scores of "
+            "different teachers cannot be mixed: choose another folder"
         )
     folder.mkdir(parents=True, exist_ok=True)
     content = {"teachers": teachers, "shards": {**known, **places}}
@@ -427,4 +430,4 @@ def _read_about(folder: Path) -> dict[str, Any] | None:
         return {"teachers": [(str(name), int(dim)) for name, dim in about["teachers"]], "shards": {**about["shards"]}}
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise_machine_fault(error)
-        raise ValueError(f"{path} cannot be read ({error}); delete the folder, and score again") from None
+        raise ValueError(f"{path} cannot be read ({error}); delete the folder and score again") from None

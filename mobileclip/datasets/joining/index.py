@@ -1,7 +1,7 @@
-"""The index of a join: a table per shard with the positions of its images, or the names of its samples.
+"""The index of a join: one table per shard, with the positions of its images or the names of its samples.
 
-Tables are written atomically. A damaged table counts as missing, and its shard is read again. Several joins may share
-an index.
+The join writes tables atomically. A damaged table counts as missing, and the join reads its shard again. Several joins
+may share an index.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ from mobileclip.strict import strict
 from mobileclip.terminal import console
 
 NAME = np.dtype([("high", "u8"), ("low", "u8")])
-"""The 128-bit hash of what a sample is called; zeros where it asks for no image."""
+"""The 128-bit hash of a sample's name; zeros if the sample needs no image."""
 
 PLACE = np.dtype(
     [
@@ -55,16 +55,16 @@ PLACE = np.dtype(
         *(("json_start", "u8"), ("json_size", "u4"), ("extension", "u1"), ("sha256", "u8")),
     ]
 )
-"""Where an image is: the hash of its name, where it begins in its shard and its bytes, likewise its caption and its
-JSON (zeros where there is none), the number of its extension, and the first 8 bytes of its SHA-256."""
+"""The position of an image: hash of the image's name; offset and size in the shard of the image, the caption and the
+JSON (zeros for a missing member); number of the extension; first 8 bytes of the SHA-256."""
 
 PLACES, NAMES = "places", "names"
 KINDS = {PLACES: PLACE, NAMES: NAME}
-"""Kinds of records by the suffix of their files."""
+"""Record types by the suffix of their files."""
 
 _MISSING = "missing"
 _MOST_PROBLEM = 1000
-# What its size is kept in.
+# The size field has 32 bits.
 _MOST_BYTES = 2**32 - 1
 
 
@@ -73,13 +73,13 @@ class AboutShard:
     """Metadata of an indexed shard's records.
 
     Args:
-        shard: its path or URL.
-        by: the name field of its records.
-        fingerprint: fingerprint of the shard at reading; empty to read it again.
-        hashed: whether its images have hashes.
+        shard: path or URL of the shard.
+        by: name field of the records.
+        fingerprint: fingerprint of the shard at the time of reading; empty if the next run must read the shard again.
+        hashed: whether the records have hashes of the images.
         num_records: number of images or samples.
-        num_without: samples without the name field.
-        problem: error that ended reading early.
+        num_without: number of samples without the name field.
+        problem: error that stopped reading early, if any.
     """
 
     shard: str
@@ -92,7 +92,7 @@ class AboutShard:
 
 
 def name_hash(name: str) -> tuple[int, int]:
-    """Return the 128-bit hash of a sample's or image's name, as two numbers."""
+    """Return the 128-bit hash of a sample's or image's name, as two 64-bit integers."""
     digest = blake2b(name.encode(errors="surrogateescape"), digest_size=16).digest()
     return int.from_bytes(digest[:8], "big"), int.from_bytes(digest[8:], "big")
 
@@ -103,12 +103,12 @@ def digest_of(value: Any) -> str:
 
 
 def records_path(folder: Path, kind: str, by: str, shard: str) -> Path:
-    """Return the file with the records of a shard.
+    """Return the path of the file with a shard's records.
 
     Args:
         folder: folder of the index.
-        kind: suffix of its name, `places` or `names`.
-        by: the name field of the records.
+        kind: kind of records, `places` or `names`, the suffix of the file's name.
+        by: name field of the records.
         shard: path or URL.
     """
     digest = blake2b(f"{by}\n{shard}".encode(errors="surrogateescape"), digest_size=16).hexdigest()
@@ -116,13 +116,13 @@ def records_path(folder: Path, kind: str, by: str, shard: str) -> Path:
 
 
 def write_records(folder: Path, kind: str, about: AboutShard, records: Records) -> AboutShard:
-    """Write the records of a shard as a table with one column, and return the shard's metadata with their number.
+    """Write a shard's records as a table with one column, and return the shard's metadata with the number of records.
 
     Args:
         folder: folder of the index.
-        kind: of records, `places` or `names`.
-        about: the shard.
-        records: records of it.
+        kind: kind of records, `places` or `names`.
+        about: metadata of the shard.
+        records: records of the shard.
     """
     import pyarrow as pa
 
@@ -136,12 +136,12 @@ def write_records(folder: Path, kind: str, about: AboutShard, records: Records) 
 
 
 def read_about(folder: Path, kind: str, by: str, shard: str) -> AboutShard | None:
-    """Return a shard's metadata; None for a missing or other file.
+    """Return a shard's metadata; None if the file is missing or belongs to another shard.
 
     Args:
         folder: folder of the index.
-        kind: of records, `places` or `names`.
-        by: the name field of the records.
+        kind: kind of records, `places` or `names`.
+        by: name field of the records.
         shard: path or URL.
     """
     found = read_noted(str(records_path(folder, kind, by, shard)), AboutShard, rows=False)
@@ -153,11 +153,12 @@ def read_records(folder: Path, kind: str, about: AboutShard) -> Records:
 
     Args:
         folder: folder of the index.
-        kind: of records, `places` or `names`.
+        kind: kind of records, `places` or `names`.
         about: result of `read_about`.
 
     Raises:
-        ValueError: if they are missing or damaged; the file is removed, and the next run reads its shard again.
+        ValueError: if the records are missing or damaged. The function removes the file, and the next run reads the
+            shard again.
     """
     path, dtype = records_path(folder, kind, about.by, about.shard), KINDS[kind]
     found = read_noted(str(path), AboutShard)
@@ -173,16 +174,16 @@ def read_records(folder: Path, kind: str, about: AboutShard) -> Records:
 
 @attrs.frozen(kw_only=True)
 class ScanUnit:
-    """A shard to index: positions of its images, or names of its samples.
+    """A shard to index, by the positions of its images or the names of its samples.
 
     Args:
         name: name of the unit.
         shard: path or URL.
-        fingerprint: fingerprint of it.
-        kind: of records, `places` of images or `names` of samples.
+        fingerprint: fingerprint of the shard.
+        kind: kind of records, `places` of images or `names` of samples.
         folder: folder of the index.
-        by: the name field of samples and images: `key`, `url`, or a field of their JSON.
-        limits: size limits for reading; larger members are skipped.
+        by: name field of samples and images: `key`, `url`, or a field of their JSON.
+        limits: size limits for reading; the unit skips larger members.
         hashed: whether to read and hash images, instead of headers only.
     """
 
@@ -196,21 +197,21 @@ class ScanUnit:
     hashed: bool = False
 
     def read(self) -> AboutShard:
-        """Read the shard up to its end or a break, and return its metadata.
+        """Read the shard up to its end or a truncation, and return its metadata.
 
-        The metadata also records broken and missing images. Every run tries an existing unreadable shard again, and a
-        truncated reinforced shard.
+        The metadata also records problems of broken and missing image shards. Every run retries existing unreadable
+        shards and truncated reinforced shards.
 
         Raises:
-            ValueError: if it exists and cannot be read; records before the error are kept.
-            StorageError: for a temporary error; records before the error are kept.
+            ValueError: if the shard exists and cannot be read; the index keeps the records before the error.
+            StorageError: for a temporary error; the index keeps the records before the error.
         """
         rows: list[tuple[int, ...] | None] = []
         error: Exception | None = None
         try:
             with storage.open_read(self.shard) as stream:
                 rows.extend(self._rows(stream))
-        except Exception as caught:  # noqa: BLE001 - the last barrier of a shard: whatever its bytes make libraries raise
+        except Exception as caught:  # noqa: BLE001 - libraries may raise any error for a shard's bytes
             raise_machine_fault(caught)
             error = caught
         unread = error if isinstance(error, OSError) and not isinstance(error, FileNotFoundError) else None
@@ -221,19 +222,19 @@ class ScanUnit:
         return about
 
     def known(self) -> AboutShard | None:
-        """Return an earlier run's record of the shard, if valid and with the needed hashes."""
+        """Return an earlier run's metadata of the shard, if valid and with the needed hashes."""
         about = read_about(self.folder, self.kind, self.by, self.shard)
         is_same = about is not None and about.fingerprint == self.fingerprint and (about.hashed or not self.hashed)
         return about if is_same else None
 
     def left(self, reason: str) -> AboutShard:
-        """Return the record of a truncated shard, up to the break.
+        """Return the metadata of an unreadable shard, with the records before the error.
 
         Args:
-            reason: why the last try failed.
+            reason: reason of the last failure.
         """
         about = read_about(self.folder, self.kind, self.by, self.shard)
-        # Another record is of another time: the process that read the shard was lost.
+        # A record with another problem comes from an earlier run: the process that read the shard was lost.
         return about if about is not None and about.problem == reason else self._write([], "", reason)
 
     def _write(self, rows: list[tuple[int, ...] | None], fingerprint: str, problem: str | None) -> AboutShard:
@@ -249,13 +250,13 @@ class ScanUnit:
         return write_records(self.folder, self.kind, about, np.array(found, KINDS[self.kind]))
 
     def _rows(self, file: IO[bytes]) -> Iterator[tuple[int, ...] | None]:
-        """Yield a record of each image, None if it lacks the field; or the name of each sample, as headers say it.
+        """Yield a record per image (None if the sample lacks the name field), or a hash of each sample's name.
 
-        A sample with an image of its own asks for none.
+        The hash is zero for a sample that has an image.
         """
         is_places, limits = self.kind == PLACES, self.limits
         if is_places and is_compressed(file.read(START_BYTES)):
-            raise tarfile.ReadError("it is compressed, and images are read by their place; decompress it first")
+            raise tarfile.ReadError("it is compressed, but a join reads images by their offset; decompress it first")
         stream = file if is_places else forward_reader(file, limits)
         texts = {"key": (), "url": ("json", "url.txt")}.get(self.by, ("json",))
         for key, own in by_key(tar_members(stream), attrgetter("name")):
@@ -283,11 +284,11 @@ class ScanUnit:
 
 
 def sample_name(key: str, members: Mapping[str, bytes], *, by: str, limits: SampleLimits) -> str:
-    """Return the name for looking up a sample's image; empty for `url` without a URL.
+    """Return the name for looking up a sample's image; empty for `url` if the sample has no URL.
 
     Args:
         key: key of the sample.
-        members: members of the sample: `json` and `url.txt`, if any.
+        members: members of the sample, with `json` and `url.txt`, if any.
         by: `key`, `url`, or a field of the JSON, with the key as fallback.
         limits: size limits for reading.
     """
@@ -297,7 +298,7 @@ def sample_name(key: str, members: Mapping[str, bytes], *, by: str, limits: Samp
 
 
 def stated_of(content: bytes | None, limits: SampleLimits) -> Mapping[str, Any]:
-    """Return the object in a `.json` member; an empty one where there is none, or none that can be read.
+    """Return the object in a `.json` member; an empty object for a missing or unreadable member.
 
     Args:
         content: content of the member.
@@ -310,14 +311,14 @@ def stated_of(content: bytes | None, limits: SampleLimits) -> Mapping[str, Any]:
 
 
 def field_of(metadata: bytes | None, name: str, limits: SampleLimits) -> str | None:
-    """Return a field of a sample's JSON as a name, or None."""
+    """Return a field of a sample's JSON as a name; None if the field is missing."""
     value = stated_of(metadata, limits).get(name)
     is_name = isinstance(value, (str, int)) and not isinstance(value, bool)
     return storable(str(value).strip()) or None if is_name else None
 
 
 def storable(key: str) -> str:
-    """Return a key with escapes for bytes outside UTF-8, since names in tar files may be any bytes."""
+    """Return a key with escapes for bytes that are not UTF-8, as names in tar files may have any bytes."""
     return key if key.isascii() else key.encode(errors="backslashreplace").decode()
 
 
@@ -333,12 +334,12 @@ def _problem(error: Exception) -> str:
 
 @attrs.frozen(kw_only=True)
 class ImageIndex:
-    """Where the images of shards are; `build_image_index` makes it.
+    """The positions of all images in their shards, from `build_image_index`.
 
     Args:
         folder: folder of the index.
-        by: the name field of images: `key`, or a field of their JSON.
-        shards: metadata of each shard in order; of several images with one name, the first shard's counts.
+        by: name field of images: `key`, or a field of their JSON.
+        shards: metadata of each shard, in order. If several images have the same name, the first shard's image counts.
         limits: size limits for reading.
     """
 
@@ -357,11 +358,11 @@ class ImageIndex:
         return digest_of([self.by, *([about.shard, about.fingerprint, about.num_records] for about in self.shards)])
 
     def name_at(self, shard: int, row: int) -> str:
-        """Return the name of an image, read from its shard; empty if that cannot be read any more.
+        """Read the name of an image from its shard; empty if the shard can no longer be read.
 
         Args:
-            shard: its number.
-            row: row of its record in the shard.
+            shard: number of the shard.
+            row: row of the image's record in the shard's table.
 
         Raises:
             ValueError: if the records are missing or damaged.
@@ -381,23 +382,23 @@ class ImageIndex:
 def build_image_index(
     run: Run, folder: Path, spec: JoinSpec, reinforced: Mapping[str, str], *, show_progress: bool
 ) -> tuple[ImageIndex, dict[str, AboutShard]]:
-    """Build the index of images and of samples' names, reading only new shards.
+    """Build the index of images and sample names; read only new shards.
 
     Args:
-        run: for reading the shards.
+        run: run that reads the shards.
         folder: local folder of the index, created if missing.
-        spec: the options; a search for placeholders reads and hashes images, not only headers.
+        spec: the options; a search for placeholders also reads and hashes the images, not only headers.
         reinforced: fingerprints of existing reinforced shards, by path or URL.
-        show_progress: show a bar with speed and remaining time.
+        show_progress: whether to show a bar with speed and remaining time.
 
     Returns:
         The index, and the metadata of every reinforced shard by its path.
 
     Raises:
-        ValueError: if none of the images can be read.
+        ValueError: if no image can be read.
         OSError: if the folder cannot be written.
     """
-    # One that is not there has been found out once for all.
+    # The fingerprints list the existing shards, so no unit has to check again.
     images = expand_shards(spec.images)
     fingerprints = dict.fromkeys(images, _MISSING) | listed_fingerprints(images)
     units = [
@@ -431,5 +432,5 @@ def build_image_index(
         problems = (about.problem for about in index.shards if about.problem is not None)
         num_without = sum(about.num_without for about in index.shards)
         problem = next(problems, f"{num_without} samples have no field {spec.by!r}")
-        raise ValueError(f"there is no image in the {len(index.shards)} shards from {index.shards[0].shard}: {problem}")
+        raise ValueError(f"the {len(index.shards)} shards from {index.shards[0].shard} have no image: {problem}")
     return index, dict(zip(reinforced, every[len(fingerprints) :], strict=True))

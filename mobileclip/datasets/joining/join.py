@@ -1,7 +1,7 @@
 """Joins reinforced shards with shards of images by key.
 
-The two sides may have different shards and another order. The join writes one shard per reinforced shard, atomically,
-and a second run resumes.
+Reinforced samples and images may have different shards and a different order. The join writes one shard per reinforced
+shard, atomically, and a second run resumes the first.
 """
 
 from __future__ import annotations
@@ -34,21 +34,23 @@ _MATCHES = "matches"
 
 
 def join_images(spec: JoinSpec, *, engine: Engine | None = None, show_progress: bool = True) -> JoinReport:
-    """Write every joined shard that is missing, `join.json` with the report, and a table with a row for every sample.
+    """Write all missing joined shards, `join.json` with the report, and tables with one row per sample.
 
-    A joined sample has the unchanged members of the reinforced sample, and the image. A sample without caption gets one
-    from the captions' shard, or from the image's sample. A reinforced sample with an image stays unchanged.
+    A joined sample has the unchanged members of the reinforced sample, and the image. A sample without a caption gets
+    the caption from the shard of captions, or from the image's sample. A reinforced sample with an image stays
+    unchanged.
 
-    Failing shards go to the list of failed units, after retries, as in an engine.
+    The join adds shards that fail all retries to the list of failed units, as an engine does.
 
     Args:
         spec: the options.
-        engine: None for this process. The output does not depend on it. Its workers need access to the index's folder.
-        show_progress: show bars with speed and remaining time.
+        engine: engine that reads and joins the shards; None for this process. The output does not depend on the engine.
+            The engine's workers need access to the index's folder.
+        show_progress: whether to show bars with speed and remaining time.
 
     Raises:
-        ValueError: if there are no shards, two have one name, the output has a join with other options or is locked by
-            another job, or no image can be read.
+        ValueError: if there are no shards, two shards have the same name, the output has a join with other options or
+            is locked by another job, or no image can be read.
         OSError: if the output cannot be written.
         ImportError: if Apache Arrow is not installed (extra `parquet`).
     """
@@ -66,7 +68,7 @@ def join_images(spec: JoinSpec, *, engine: Engine | None = None, show_progress: 
         job = _Job(spec, sources, run=run, folder=folder, scratch=scratch, show_progress=show_progress)
         found, stopped = job.run_all()
         if stopped is not None:
-            run.end(f"not one sample of the first shard, {storage.printable(stopped)}, was joined")
+            run.end(f"no sample of the first shard, {storage.printable(stopped)}, was joined")
         counts, shards = found.counts, job.index.shards
         first = next(number for number, about in enumerate(shards) if about.num_records)
         report = JoinReport(
@@ -95,12 +97,14 @@ def join_images(spec: JoinSpec, *, engine: Engine | None = None, show_progress: 
 
 
 def _sources(spec: JoinSpec) -> dict[str, str]:
-    """Return the reinforced shards by the names of the joined ones."""
+    """Return the reinforced shards by the names of the joined shards."""
     sources: dict[str, str] = {}
     paths = expand_shards(spec.reinforced)
     for source, name in zip(paths, output_names(paths), strict=True):
         if runs_program(source):
-            raise ValueError(f"{source} is a program's output; a join reads shards twice: give files or URLs")
+            raise ValueError(
+                f"{source} is the output of a program, but a join reads shards twice; expected files or URLs"
+            )
         if name in sources:
             raise ValueError(f"{sources[name]} and {source} have the same name; name each shard once")
         if storage.is_same(source, storage.join(spec.output, name)):
@@ -110,10 +114,10 @@ def _sources(spec: JoinSpec) -> dict[str, str]:
 
 
 def _caption_shards(captions: str | None, names: Sequence[str]) -> dict[str, str | None]:
-    """Return, by the name of a reinforced shard, the one with its captions; None if captions are not asked for.
+    """Return the shard of captions for the name of each reinforced shard; None for a join without shards of captions.
 
     Raises:
-        ValueError: if a pattern has no shard of a name, or several.
+        ValueError: if a pattern has no shard or several shards of a name.
     """
     if captions is None:
         return dict.fromkeys(names)
@@ -125,22 +129,22 @@ def _caption_shards(captions: str | None, names: Sequence[str]) -> dict[str, str
     for name, found in shards.items():
         if len(found) != 1:
             raise ValueError(
-                f"{len(found)} of the shards {captions} are called {name}, expected one: captions are taken from the "
-                "shard of the same name"
+                f"{len(found)} of the shards {captions} have the name {name}, expected one: "
+                "a join takes captions from the shard of the same name"
             )
     return {name: shards[storage.file_name(name)][0] for name in names}
 
 
 class _Job:
-    """A join of both sides; indexes them first if needed.
+    """A join of reinforced samples and images; first indexes their shards if needed.
 
     Args:
         spec: the options.
-        sources: reinforced shards by the names of the joined ones.
-        run: in which shards are read and joined.
+        sources: reinforced shards by the names of the joined shards.
+        run: run that reads and joins the shards.
         folder: folder of the index.
         scratch: folder for temporary files.
-        show_progress: show bars.
+        show_progress: whether to show progress bars.
     """
 
     def __init__(
@@ -153,15 +157,15 @@ class _Job:
         there = {source: prints[source] for source in sources.values() if source in prints}
         self.index, abouts = build_image_index(run, folder, spec, there, show_progress=show_progress)
         self.images = self.index.fingerprint()
-        # What is known of the names of each shard's samples, of those that are there.
+        # Metadata of the sample names of each existing shard.
         self.names = {name: abouts[source] for name, source in sources.items() if source in abouts}
 
     def run_all(self) -> tuple[Matches, str | None]:
-        """Join missing shards; return the findings, and the first shard if the join stopped after it."""
+        """Join missing shards; return the matches, and the first shard's name if the join stopped early."""
         pending = set(self._pending())
         there = [(about.shard, self.prints[about.shard]) for about in self.names.values()]
         parts = [self.images, self.spec.by, self.spec.placeholder_threshold, *there]
-        # Kept beside the index for runs that have nothing left to do.
+        # Saved next to the index, for runs with nothing left to do.
         path = self.index.folder / f"summary-{digest_of(parts)}.json"
         found = None if pending else _read_matches(path)
         if found is not None:
@@ -183,10 +187,10 @@ class _Job:
         return found, self._join(pending, found, extents)
 
     def _pending(self) -> Iterator[str]:
-        """Yield the names of the shards that no earlier run joined from these very inputs.
+        """Yield the names of the shards that no earlier run joined from the same inputs.
 
         Raises:
-            ValueError: if one did with other options.
+            ValueError: if an earlier run joined a shard with other options.
         """
         sizes = storage.find_sizes(self.spec.output, self.sources)
         for name, done in read_ledgers(self.spec.output, list(self.sources)):
@@ -201,7 +205,7 @@ class _Job:
                 yield name
 
     def _join(self, pending: Collection[str], found: Matches, extents: Mapping[int, tuple[int, int]]) -> str | None:
-        """Join shards, the first one before the others; return it if the join stops there."""
+        """Join shards, the first shard alone at first; return the first shard's name if the join stops there."""
         dropped = (int(one.sha256, 16) for one in found.placeholders) if self.spec.drop_placeholders else ()
         join = ShardJoin(
             spec=self.spec,
@@ -231,7 +235,7 @@ class _Job:
         return None
 
     def _units(self, pending: Collection[str], extents: Mapping[int, tuple[int, int]]) -> dict[str, JoinUnit]:
-        """Return what is to be done, in the order of the sources; what is not there is set aside."""
+        """Return the units of the pending shards, in the order of the sources; refuse shards with missing inputs."""
         numbers = {name: number for number, name in enumerate(self.names)}
         units = {}
         for name, source in self.sources.items():
@@ -256,7 +260,7 @@ class _Job:
 
 
 def _read_matches(path: Path) -> Matches | None:
-    """Return an earlier run's data; None if missing or in another format."""
+    """Read an earlier run's matches; None if the file is missing or has another format."""
     try:
         return from_json(storage.read_bytes(path, limit=_MOST_SUMMARY_BYTES).decode(), Matches)
     except (OSError, ValueError) as error:

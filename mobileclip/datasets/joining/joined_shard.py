@@ -1,7 +1,7 @@
-"""One reinforced shard, read, given its images and written, in whatever process.
+"""Joins one reinforced shard with its images, in any process.
 
-A published sample has the SHA-256 of the original download. A later download may be resized or encoded again, and then
-has another hash; in that case, the image's JSON by `img2dataset` has the hash of the download.
+A published sample has the SHA-256 of the original download. A resized or re-encoded later download has another hash. In
+this case, the image's JSON by `img2dataset` has the hash of the download.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ from mobileclip.datasets.joining.spec import JoinSpec
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _SIZE, _ORIGINAL_SIZE = ("width", "height"), ("original_width", "original_height")
 _UID = "uid"
-# Samples, and bytes of their images, that are read at once, in the order of the shards that they are in.
+# Maximum number of samples, and bytes of images, to read at once, in the order of the image shards.
 _SAMPLES_AT_ONCE = 256
 _BYTES_AT_ONCE = 64 * 2**20
 _DIGESTED = ("order", "high", "low", "start", "size", "text_start", "text_size", "json_start", "json_size")
@@ -55,16 +55,16 @@ _DIGESTED = ("order", "high", "low", "start", "size", "text_start", "text_size",
 
 @attrs.frozen(kw_only=True)
 class JoinUnit:
-    """A shard to be joined.
+    """A reinforced shard to join.
 
     Args:
         name: name of the joined shard.
         source: path or URL of the reinforced shard.
-        fingerprint: fingerprint of it.
-        problem: error while reading the names of its samples; some may then seem to have no image.
-        captions: the shard with its captions, or None.
-        captions_print: fingerprint of the captions' shard, or empty.
-        matches: start and end of its samples' matches, in order.
+        fingerprint: fingerprint of the reinforced shard.
+        problem: error while reading the names of the shard's samples, if any; samples after the error get no image.
+        captions: path or URL of the shard of captions, or None.
+        captions_print: fingerprint of the shard of captions, or empty.
+        matches: start and end of the shard's matches in the file of all matches.
     """
 
     name: str
@@ -78,14 +78,14 @@ class JoinUnit:
 
 @attrs.frozen(kw_only=True)
 class ShardJoin:
-    """Joins shards, in whatever process.
+    """Joins one shard per call, in any process.
 
     Args:
         spec: the options.
         images: fingerprint of all images.
-        matches: the file with the matches of all shards.
+        matches: file with the matches of all shards.
         shards: path and fingerprint of every image shard, by its number.
-        dropped: hashes of images to skip.
+        dropped: first 8 bytes of the SHA-256 of each image to skip, as integers.
     """
 
     spec: JoinSpec
@@ -95,12 +95,12 @@ class ShardJoin:
     dropped: frozenset[int]
 
     def __call__(self, unit: JoinUnit) -> int:
-        """Write a shard and the note about it, and return the number of samples.
+        """Write a joined shard and its record, and return the number of reinforced samples.
 
         Raises:
-            ValueError: if the shard is truncated; samples before the break are written.
-            StorageError: for a temporary error; records before the error are kept.
-            OSError: if an image shard cannot be read any more, or the output cannot be written.
+            ValueError: if the shard is truncated; the function writes the samples before the truncation.
+            StorageError: for a temporary error; the function writes the samples before the error.
+            OSError: if an image shard can no longer be read, or the output cannot be written.
         """
         matches = read_matches(self.matches, unit.matches)
         path = storage.join(self.spec.output, unit.name)
@@ -130,7 +130,7 @@ class ShardJoin:
             storage.remove(path)
         else:
             write_shard_members(path, chain([first], samples))
-        # A shard that broke off may do so for its connection: the next run tries again.
+        # A connection error may have truncated the shard: the next run tries again.
         source = "" if problems or unit.problem else done.source
         reach = sum(joined.reaches) / len(joined.reaches) if joined.reaches else None
         done = attrs.evolve(done, source=source, num_bytes=_bytes_of(path), reach=reach, counts=joined.counts)
@@ -142,7 +142,7 @@ class ShardJoin:
         return len(joined.rows)
 
     def _digest(self, matches: Records) -> str:
-        """Return what changes when the images of the shard's samples do, or whether they are skipped."""
+        """Return a hash of the images of the shard's samples, and of the choice of images to skip."""
         numbers, places = np.unique(matches["shard"], return_inverse=True)
         digest = blake2b(repr([self.shards[number] for number in numbers.tolist()]).encode(), digest_size=16)
         digest.update(places.astype(np.uint32).tobytes())
@@ -154,7 +154,7 @@ class ShardJoin:
 
 @attrs.define(kw_only=True, eq=False)
 class _Shard:
-    """One reinforced shard on its way."""
+    """A reinforced shard during the join."""
 
     spec: JoinSpec
     dropped: frozenset[int]
@@ -167,7 +167,7 @@ class _Shard:
     keys: set[str] = attrs.field(factory=set)
 
     def samples(self, samples: Iterator[RawSample]) -> Iterator[tuple[str, dict[str, bytes]]]:
-        """Yield key and members of every sample that can be joined, in order."""
+        """Yield the key and the members of every joined sample, in order."""
         rows = {order: row for row, order in enumerate(self.matches["order"].tolist())}
         numbered = ((sample, rows.get(order)) for order, sample in enumerate(samples))
         for batch in iter(lambda: list(islice(numbered, _SAMPLES_AT_ONCE)), []):
@@ -187,17 +187,17 @@ class _Shard:
                         yield sample.key, members
 
     def _is_match(self, sample: RawSample, row: int | None) -> bool:
-        """Return whether a sample asks for an image, by the name that was matched."""
+        """Return whether a sample needs an image and has the name of the match."""
         if row is None or not _lacks_image(sample):
             return False
         name = sample_name(sample.key, sample.members, by=self.spec.by, limits=self.spec.sample_limits)
         return name_hash(name) == (int(self.matches["high"][row]), int(self.matches["low"][row]))
 
     def _images(self, rows: list[int]) -> dict[int, list[bytes | None]]:
-        """Return by the rows of matches the image, the caption and the JSON beside it, as far as they are there.
+        """Return the image, caption and JSON of each match, by its row; None for a missing member.
 
         Raises:
-            ValueError: if a shard is shorter than it was.
+            ValueError: if an image shard became shorter after indexing.
         """
         found = {}
         ordered = sorted(rows, key=lambda row: (int(self.matches["shard"][row]), int(self.matches["start"][row])))
@@ -217,9 +217,9 @@ class _Shard:
             self.rows.append(JoinedSample(sample.key))
             return sample.members
         if row is None:
-            raise BadSampleError("no_image", "there is no image under its key")
+            raise BadSampleError("no_image", "no image has its key")
         if int(self.matches["sha256"][row]) in self.dropped:
-            raise BadSampleError("placeholder", "its image stands under many keys")
+            raise BadSampleError("placeholder", "its image has many keys")
         image, beside, told = found[row]
         known = find_caption(self.captions, sample.key, stated_of(sample.members.get("json"), self.spec.sample_limits))
         likeness, reach = check_joined(
@@ -235,7 +235,7 @@ class _Shard:
         if not has_caption(members, self.spec.sample_limits):
             text = beside if known is None else known.text
             if text is None:
-                raise BadSampleError("no_caption", "there is none for it")
+                raise BadSampleError("no_caption", "it has no caption")
             members["txt"] = text
             self.counts["captions" if known is None else "set_captions"] += 1
         shard = storage.printable(storage.without_secrets(self.paths[self.matches["shard"][row]]))
@@ -244,25 +244,25 @@ class _Shard:
         return members
 
     def _enter(self, sample: RawSample) -> None:
-        """Note a sample's key, or raise where it cannot stand in a shard."""
+        """Record a sample's key; raise an error if the sample cannot be written to a shard."""
         if sample.problem is not None:
             raise sample.problem
         check_key(sample.key)
         if not all(map(is_showable, sample.members)):
             raise BadSampleError("bad_member", "the name of a member has control characters")
         if sample.key in self.keys:
-            raise BadSampleError("repeated_key", "another sample of the shard has its key")
+            raise BadSampleError("repeated_key", "another sample of the shard has the same key")
         self.keys.add(sample.key)
 
 
 def _read(stream: IO[bytes], shard: str, start: int, size: int) -> bytes | None:
-    """Return what is at a place; nothing is at 0, where a shard begins."""
+    """Read the bytes at a position; None for the start 0, which marks a missing member."""
     if not start:
         return None
     try:
         stream.seek(start)
         content = read_up_to(stream, size)
-    except OverflowError:  # a place that no file has
+    except OverflowError:  # an offset beyond any file
         content = b""
     if len(content) < size:
         raise ValueError(f"{shard} has changed since its images were indexed; run this again to index it")
@@ -274,7 +274,7 @@ def _lacks_image(sample: RawSample) -> bool:
 
 
 def _bytes_of(path: str) -> int | None:
-    """Return the size of a file, None if there is none."""
+    """Return the size of a file; None if the file does not exist."""
     try:
         return storage.size(path)
     except FileNotFoundError:
@@ -282,12 +282,12 @@ def _bytes_of(path: str) -> int | None:
 
 
 def compare(stated: Mapping[str, Any], sha256: str, beside: Mapping[str, Any]) -> Likeness:
-    """Return whether an image is the sample's.
+    """Compare the hash and size of an image with those of a sample.
 
     Args:
-        stated: the sample's JSON with `sha256` and the original size of the download, if any.
-        sha256: sha256 of the stored image.
-        beside: the image's JSON with `sha256` and sizes, if any.
+        stated: JSON of the sample, with `sha256` and the original size of the download, if any.
+        sha256: SHA-256 of the stored image.
+        beside: JSON of the image, with `sha256` and sizes, if any.
     """
     expected, download = _sha256(stated), _sha256(beside)
     if sha256 == expected:
@@ -297,7 +297,7 @@ def compare(stated: Mapping[str, Any], sha256: str, beside: Mapping[str, Any]) -
     stored, original = _size(beside, _SIZE), _size(beside, _ORIGINAL_SIZE)
     if _differ(_size(stated, _ORIGINAL_SIZE), original):
         return "other"
-    # The hash of a file that was made smaller says nothing about its download.
+    # The hash of a resized file says nothing about the download.
     return "unknown" if expected is None or _differ(stored, original) else "other"
 
 
@@ -312,7 +312,7 @@ def _size(stated: Mapping[str, Any], names: tuple[str, str]) -> tuple[int, int] 
 
 
 def _pixels(value: object) -> int | None:
-    # Tables write whole numbers as 640.0 where a row lacks one.
+    # Tables write integers as 640.0 if another row has no value.
     is_whole = isinstance(value, int) or (isinstance(value, float) and value.is_integer())
     return int(value) if isinstance(value, (int, float)) and is_whole and not isinstance(value, bool) else None
 
@@ -331,27 +331,27 @@ def check_joined(
     decode: bool,
     limits: SampleLimits,
 ) -> tuple[Likeness, float | None]:
-    """Compare an image with the reinforced one; raise if it differs.
+    """Compare an image with the reinforced image; raise an error if the two differ.
 
-    Hash and size in the augmentations (if any), every crop, and the hash of the download (unless `keep_other`) must
-    fit.
+    The image must fit the hash and size in the augmentations (if any), every crop, and the hash of the download (unless
+    `keep_other`).
 
     Args:
         members: members of the reinforced sample.
         image: the encoded image.
         stated: metadata of the download from a data set of captions; the sample's own JSON takes precedence.
-        beside: the image's JSON, if any.
+        beside: JSON of the image, if any.
         keep_other: whether to accept an image with another hash or size of its download.
-        decode: whether to decode it completely, instead of the header only.
+        decode: whether to decode the image completely, instead of its header only.
         limits: size limits for reading.
 
     Returns:
-        Whether it is the image that the sample states; and how far the crops reach to the right or down, as a share of
-        the image: about 1 in the image that was reinforced, one half in a copy of twice its width and height, None
-        where there is no crop.
+        The result of the comparison, and the reach of the crops to the right or down, as a share of the image's side.
+        The reach is about 1 for the reinforced image, one half for a copy with twice the width and height, and None
+        without crops.
 
     Raises:
-        BadSampleError: with the reason `wrong_image`, `other_image`, that of the decoder, or that of a malformed
+        BadSampleError: with the reason `wrong_image`, `other_image`, or the reason of the decoder or of a malformed
             member.
     """
     stored, sha256, told = _augmentations(members, limits), hash_image(image), stated_of(beside, limits)
@@ -362,16 +362,16 @@ def check_joined(
     if expected is None:
         likeness = compare({**stated, **stated_of(members.get("json"), limits)}, sha256, told)
     if likeness == "other" and not keep_other:
-        raise BadSampleError("other_image", "neither it nor its download has the hash and size that are stated")
+        raise BadSampleError("other_image", "neither the image nor its download has the stated hash and size")
     width, height = decode_image(image, orient=False).size if decode else _image_size(image)
     size, right, bottom = _needed(stored)
     if size not in (None, (width, height)):
         raise BadSampleError("wrong_image", f"it has {width}x{height} pixels, not {size}")
     if likeness == "downloaded" and not keep_other and _differ(_size(told, _SIZE), (width, height)):
-        detail = f"it has {width}x{height} pixels, and the JSON beside it is of another file"
+        detail = f"it has {width}x{height} pixels, but its JSON belongs to another file"
         raise BadSampleError("other_image", detail)
     if right > width or bottom > height:
-        raise BadSampleError("wrong_image", f"a crop leaves its {width}x{height} pixels")
+        raise BadSampleError("wrong_image", f"a crop exceeds its {width}x{height} pixels")
     return likeness, max(right / width, bottom / height) if right else None
 
 
@@ -395,11 +395,11 @@ def _augmentations(members: Mapping[str, bytes], limits: SampleLimits) -> Mappin
 
 
 def _needed(stored: Mapping[str, Any]) -> tuple[tuple[int, ...] | None, int, int]:
-    """Return the image's size, where it is stated, and how far its crops reach to the right and down."""
+    """Return the stated size of the image, if any, and the right and bottom limits of its crops."""
     try:
         stated = stored.get("image_size")
         augmentations = stored.get("param_aug", [])
-        # The copy of the public data on its hub holds the list as a string.
+        # The public data on the Hugging Face hub stores the list as a string.
         augmentations = json.loads(augmentations) if isinstance(augmentations, str) else augmentations
         crops = [crop for crop, *_ in augmentations]
         right = max((int(left + width) for _, left, _, width in crops), default=0)
@@ -420,11 +420,11 @@ def _image_size(image: bytes) -> tuple[int, int]:
 
 @attrs.frozen(kw_only=True)
 class Captioned:
-    """A sample of the captions' data set: caption and JSON.
+    """Caption and JSON of a sample in a shard of captions.
 
     Args:
         text: the caption.
-        stated: its JSON.
+        stated: JSON of the sample.
     """
 
     text: bytes
@@ -432,11 +432,11 @@ class Captioned:
 
 
 def read_captions(shard: str | None, on_skip: Callable[[Skip], None], limits: SampleLimits) -> dict[str, Captioned]:
-    """Return the captions of one shard by key and by uid; the first of duplicates counts.
+    """Read the captions of one shard, by key and by uid; the first of several equal names counts.
 
     Args:
-        shard: its path or URL; None for no captions at all.
-        on_skip: called with the shard's problem.
+        shard: path or URL of the shard; None for no captions.
+        on_skip: callback for the problem of an unreadable shard.
         limits: size limits for reading.
     """
     known: dict[str, Captioned] = {}
@@ -450,15 +450,15 @@ def read_captions(shard: str | None, on_skip: Callable[[Skip], None], limits: Sa
 
 
 def find_caption(known: Mapping[str, Captioned], key: str, stated: Mapping[str, Any]) -> Captioned | None:
-    """Return a sample's caption and JSON, or None.
+    """Return the caption and JSON for a sample; None if there is no caption.
 
     Args:
-        known: see `read_captions`.
+        known: captions from `read_captions`.
         key: key of the sample.
-        stated: its JSON; its `uid` takes precedence over the key.
+        stated: JSON of the sample; its `uid` takes precedence over the key.
 
     Raises:
-        BadSampleError: with the reason `other_caption`, if the caption is one of another image.
+        BadSampleError: with the reason `other_caption`, if the caption belongs to another image.
     """
     uid = stated.get(_UID)
     found = (known.get(uid) if isinstance(uid, str) else None) or known.get(key)

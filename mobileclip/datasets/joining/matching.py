@@ -1,7 +1,8 @@
-"""Matches images and samples by the hash of a name, in buckets that fit into memory.
+"""Matches images and samples by the hash of their name, in buckets that fit into memory.
 
-Write names and positions to buckets by the leading bits of their hash, sort each bucket to match equal names, and write
-matches to buckets by the sample's shard. So a billion of each take a few sequential passes.
+`match_images` writes names and positions to buckets by the leading bits of their hash, sorts each bucket to match equal
+names, and writes the matches to buckets by the sample's shard. So a billion images and samples take a few sequential
+passes.
 """
 
 from __future__ import annotations
@@ -20,12 +21,12 @@ from mobileclip.progress import Progress
 from mobileclip.strict import strict
 
 MATCH = np.dtype([("source", "u4"), ("order", "u4"), ("shard", "u4"), *PLACE.descr])
-"""A sample, by the number of its shard and its place in it, and its image, by the number of its shard and its place."""
+"""A match: a sample, by shard number and order in the shard, and its image, by shard number and position."""
 
 _ASK = np.dtype([("source", "u4"), ("order", "u4"), *NAME.descr])
 _IMAGE = np.dtype([("shard", "u4"), *PLACE.descr])
 _HASHED = np.dtype([("sha256", "u8"), *NAME.descr, ("shard", "u4"), ("row", "u4"), ("size", "u4")])
-# Arrays of so many bytes, of which a few are held at once.
+# Size of an array; a few arrays are in memory at once.
 _BUCKET_BYTES = 2**24
 _NUM_NAMED = 10
 
@@ -36,9 +37,9 @@ class MatchCounts:
 
     Args:
         keys: number of unique image names.
-        repeated_keys: image names with several images.
-        asked: samples with an image.
-        used_keys: image names that samples use.
+        repeated_keys: number of image names with several images.
+        asked: number of samples with a matching image.
+        used_keys: number of image names that samples use.
     """
 
     keys: int = 0
@@ -47,7 +48,7 @@ class MatchCounts:
     used_keys: int = 0
 
     def __add__(self, other: MatchCounts) -> MatchCounts:
-        """Return the sums."""
+        """Return the sums of the counts."""
         return MatchCounts(**{name: value + getattr(other, name) for name, value in attrs.asdict(self).items()})
 
 
@@ -56,10 +57,10 @@ class Placeholder:
     """One image with many keys.
 
     Args:
-        sha256: the first 16 digits of its SHA-256.
-        num_keys: number of its keys.
+        sha256: first 16 digits of the image's SHA-256.
+        num_keys: number of keys of the image.
         num_bytes: number of bytes of the encoded image.
-        example: one of the keys, for the most frequent images only.
+        example: one of the image's keys, for the most frequent images only.
         shard: shard of the example.
     """
 
@@ -70,7 +71,7 @@ class Placeholder:
     shard: str
 
     def __str__(self) -> str:
-        """Say it in a line."""
+        """Return the placeholder as one line."""
         return (
             f"{self.num_keys:,} keys  sha256 {self.sha256}...  {self.num_bytes:,} bytes  such as {self.example} in "
             f"{self.shard}"
@@ -82,7 +83,7 @@ class Matches:
     """The matches of all images and samples.
 
     Args:
-        counts: counts of both sides.
+        counts: counts of images and samples.
         placeholders: images with many keys, the most frequent first.
     """
 
@@ -100,20 +101,20 @@ def match_images(
     progress: Progress,
     bucket_bytes: int = _BUCKET_BYTES,
 ) -> tuple[Matches, Mapping[int, tuple[int, int]]]:
-    """Write the images of the samples of every shard, and return the counts and where each shard's own are.
+    """Write a file with the matches of every shard, and return the counts and each shard's extent in the file.
 
     Args:
         index: index of the images.
         names: name tables of the reinforced shards, in order.
-        wanted: whether to return the matches of each shard; other shards are only counted.
-        path: path of the file of matches, in a folder for temporary files.
-        threshold: least number of keys of a placeholder, at least 2; 0 skips the search.
-        progress: called for every shard.
-        bucket_bytes: size of an array in memory.
+        wanted: for each reinforced shard, whether to write its matches; other shards are only counted.
+        path: path of the file to write, in a folder for temporary files.
+        threshold: minimum number of keys of a placeholder, at least 2; 0 skips the search.
+        progress: progress bar, advanced for every shard.
+        bucket_bytes: size of an array in memory, in bytes.
 
     Returns:
-        What was found, and by the number of each shard that is wanted and has any where its matches begin and end in
-        the file, in records.
+        The counts, and the start and end of each wanted shard's matches in the file, in records, by the shard's number.
+        Shards without matches have no entry.
 
     Raises:
         ValueError: if records of the index are missing or damaged.
@@ -161,25 +162,25 @@ def match_images(
 
 
 def read_matches(path: Path, extent: tuple[int, int]) -> Records:
-    """Return matches from a file that `match_images` has written.
+    """Read matches from a file written by `match_images`.
 
     Args:
         path: path of the file.
-        extent: start and end, in records.
+        extent: start and end of the matches, in records.
     """
     start, end = extent
     return np.fromfile(path, MATCH, count=end - start, offset=start * MATCH.itemsize)
 
 
 def match_names(images: Records, asks: Records) -> tuple[npt.NDArray[np.int64], MatchCounts]:
-    """Return for every sample the number of the first image of its name, or -1, and how many there are.
+    """Return the number of each sample's first image with the same name (-1 if there is no such image), and the counts.
 
     Args:
-        images: in order of precedence.
-        asks: samples.
+        images: records of images, in order of precedence.
+        asks: records of samples.
     """
     high, low = (np.concatenate([images[name], asks[name]]) for name in ("high", "low"))
-    # Stable: of an equal name, the images come in their order, and then the samples.
+    # Stable: among equal names, the images come first, in their order, then the samples.
     order = np.lexsort((low, high))
     high, low, is_image = high[order], low[order], order < len(images)
     starts = np.flatnonzero(np.append(True, (high[1:] != high[:-1]) | (low[1:] != low[:-1]))[: len(order)])
@@ -198,7 +199,7 @@ def match_names(images: Records, asks: Records) -> tuple[npt.NDArray[np.int64], 
 
 
 def _placeholders(index: ImageIndex, hashed: Buckets, threshold: int) -> tuple[Placeholder, ...]:
-    """Return the images with at least a number of keys, the most frequent first."""
+    """Return the images with at least `threshold` keys, the most frequent first."""
     found: list[tuple[int, str, Records]] = []
     for bucket in hashed.drain():
         _, places, counts = np.unique(bucket["sha256"], return_inverse=True, return_counts=True)
@@ -221,7 +222,7 @@ def _placeholders(index: ImageIndex, hashed: Buckets, threshold: int) -> tuple[P
 
 
 def _with_fields(dtype: np.dtype[np.void], records: Records, **fields: npt.ArrayLike) -> Records:
-    """Return records converted to another type, with the values of the fields that are new."""
+    """Return records converted to another type, with the given values of the new fields."""
     found = np.empty(len(records), dtype)
     for name in dtype.names or ():
         found[name] = fields[name] if name in fields else records[name]

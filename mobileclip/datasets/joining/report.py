@@ -1,4 +1,4 @@
-"""The report of a join: one note for every finished shard."""
+"""The report of a join, with one record per finished shard."""
 
 from __future__ import annotations
 
@@ -19,20 +19,21 @@ from mobileclip.serialization import to_json
 from mobileclip.strict import strict
 
 Likeness = Literal["stored", "downloaded", "other", "unknown"]
-"""`stored`: the file has the stated hash. `downloaded`: its download had, as stands beside it. `other`: neither has, or
-the download had another size. `unknown`: there is nothing to compare."""
+"""Result of comparing an image with its sample. `stored`: the file has the stated hash. `downloaded`: the download had
+the stated hash, according to the image's JSON. `other`: neither has the stated hash, or the download had another size.
+`unknown`: there is nothing to compare."""
 
 LEDGER = "join"
 REPORT = "join.json"
 _NUM_NAMED = 10
 _NUM_OTHERS = 2
 _REASONS = {
-    "no_image": "no image under their key",
-    "wrong_image": "the file is not the one that was reinforced: its hash, its size or a crop disagrees",
-    "other_image": "another picture was downloaded: the hash or the size that is stated is another one",
+    "no_image": "no image has their key",
+    "wrong_image": "the file differs from the reinforced image in its hash, its size or a crop",
+    "other_image": "the download is another image: its hash or size differs from the stored one",
     "placeholder": "the image is a placeholder",
-    "no_caption": "there is no caption for them; --captions takes some from a data set of their own",
-    "other_caption": "the caption under their uid is one of another picture",
+    "no_caption": "they have no caption; --captions adds captions from another data set",
+    "other_caption": "the caption with their uid belongs to another image",
 }
 _LIKENESS: Mapping[Likeness, str] = {
     "stored": "equal_stored",
@@ -40,18 +41,18 @@ _LIKENESS: Mapping[Likeness, str] = {
     "unknown": "unknown",
     "other": "kept_other",
 }
-# Of crops that were drawn in the image itself, it is 0.88 for one view, and 0.97 for three.
+# Expected reach of crops in the reinforced image: 0.88 for one view, 0.97 for three views.
 _LEAST_REACH = 0.8
 
 
 class JoinedSample(NamedTuple):
-    """The outcome of a join for one sample, a row of the report's table.
+    """The result of a join for one sample, a row of the report's table.
 
     Args:
-        key: key of it.
-        image: the shard of its image; None for its own image or a skipped sample.
+        key: key of the sample.
+        image: shard of the joined image; None for a sample that already has an image, or a skipped sample.
         likeness: result of comparing the image with the sample.
-        reason: why it was skipped.
+        reason: reason for skipping the sample.
     """
 
     key: str
@@ -62,20 +63,20 @@ class JoinedSample(NamedTuple):
 
 @attrs.frozen(kw_only=True, field_transformer=strict)
 class JoinedShard:
-    """One finished shard.
+    """The record of a finished shard.
 
     Args:
         source: fingerprint of the reinforced shard.
         images: fingerprint of all images.
-        matches: hash of the positions of its images.
-        captions: fingerprint of the captions' shard, or empty.
+        matches: hash of the positions of the shard's images.
+        captions: fingerprint of the shard of captions, or empty.
         choices: see `JoinSpec.choices`.
-        num_bytes: size of the joined shard; None for no shard.
-        counts: counts of its samples, by field of `JoinReport`.
-        reach: mean reach of the crops over the joined samples, or None.
-        left_out: numbers of skipped samples by reason.
-        others: the first keys of samples with another image.
-        first: the first skipped key.
+        num_bytes: size of the joined shard, in bytes; None if no sample was joined.
+        counts: number of samples, by field of `JoinReport`.
+        reach: mean reach of the crops over the joined samples, or None, see `check_joined`.
+        left_out: number of skipped samples, by reason.
+        others: first keys of samples with another image.
+        first: first skipped key.
     """
 
     source: str
@@ -92,7 +93,7 @@ class JoinedShard:
 
     @property
     def made_of(self) -> tuple[str, ...]:
-        """Its inputs, except for other images."""
+        """Fingerprints of the inputs, except for images of other shards."""
         return self.source, self.captions, self.choices, self.matches
 
     @property
@@ -108,15 +109,15 @@ class JoinedShard:
 
 @attrs.frozen(kw_only=True)
 class IndexCounts:
-    """The size of an image index, and the problems during its construction.
+    """The size of an image index, and the problems while building it.
 
     Args:
         shards: number of shards.
         images: number of images.
         keys: number of unique keys.
-        repeated_keys: number of keys with several images; the first image counts.
-        without_field: samples without the name field.
-        unreadable: problems of shards by path; the index has the records before a break.
+        repeated_keys: number of keys with several images; the join uses the first image.
+        without_field: number of samples without the name field.
+        unreadable: problems of shards, by path; the index has the records before the problem.
     """
 
     shards: int
@@ -135,25 +136,25 @@ class JoinReport:
         output: output of the join.
         shards: number of joined shards.
         samples: number of reinforced samples.
-        joined: samples in the joined shards.
-        num_bytes: size of the joined shards.
-        left_out: numbers of skipped samples by reason; `join/` names them.
-        equal_stored: joined samples with the stated hash of the image.
-        equal_downloaded: joined samples with the stated hash of the download in the image's JSON.
-        unknown: joined samples without metadata for comparison.
-        kept_other: joined samples with another image; `join/` names them.
-        reach: mean reach of the crops to the right or down, as a share of the images, or None.
-        captions: joined samples with the caption of the image's sample.
-        set_captions: joined samples with a caption from the data set of captions.
-        repeated_samples: samples with the same image as another sample.
-        images: counts of the images' side.
-        unused_keys: image keys without a sample.
+        joined: number of samples in the joined shards.
+        num_bytes: size of the joined shards, in bytes.
+        left_out: number of skipped samples, by reason; the tables in `join/` list the samples.
+        equal_stored: number of joined samples whose image has the stated hash.
+        equal_downloaded: number of joined samples whose image's JSON has the stated hash of the download.
+        unknown: number of joined samples without metadata for comparison.
+        kept_other: number of joined samples with another image; the tables in `join/` list the samples.
+        reach: mean reach of the crops to the right or down, as a share of the image's side, or None.
+        captions: number of joined samples with the caption of the image's sample.
+        set_captions: number of joined samples with a caption from the shards of captions.
+        repeated_samples: number of samples with the same image as another sample.
+        images: counts of the image index.
+        unused_keys: number of image keys without a sample.
         placeholders: images with many keys, the most frequent first.
-        unfinished: problems of reinforced shards by path; the next run tries them again.
-        min_share: required share of joined samples.
-        stopped: the first shard, if the join stopped after it without a match; otherwise None.
-        examples: a key of a sample and one of an image.
-        others: the first samples with another downloaded image, each with its shard.
+        unfinished: problems of reinforced shards, by path; the next run tries these shards again.
+        min_share: minimum share of joined samples.
+        stopped: name of the first shard, if the join stopped because this shard had no match; otherwise None.
+        examples: key of a sample, and key of an image.
+        others: first samples with another downloaded image, each with its shard.
     """
 
     output: str
@@ -186,12 +187,12 @@ class JoinReport:
 
     @property
     def is_enough(self) -> bool:
-        """Whether enough samples were joined, one at least, and the join was not stopped."""
+        """Whether the join reached the minimum share with at least one sample, and did not stop early."""
         return self.stopped is None and self.joined > 0 and self.joined >= self.min_share * self.samples
 
     @property
     def complete(self) -> bool:
-        """Whether all shards could be read, and none was left."""
+        """Whether the join read and finished all shards."""
         return not self.unfinished and not self.images.unreadable and self.stopped is None
 
     def __str__(self) -> str:
@@ -203,52 +204,52 @@ class JoinReport:
         yield "joined", f"{self.joined:,} of {self.samples:,} samples ({share}), {shards}"
         for count, where in ((self.set_captions, "from the data set of captions"), (self.captions, "with the image")):
             if count:
-                yield "", f"{count:,} had no caption of their own; theirs came {where}"
+                yield "", f"{count:,} had no caption; the join took one {where}"
         if self.left_out:
-            yield "left out", f"{sum(self.left_out.values()):,} samples, named in {LEDGER}/:"
+            yield "left out", f"{sum(self.left_out.values()):,} samples, listed in {LEDGER}/:"
         for reason, count in sorted(self.left_out.items(), key=lambda item: -item[1]):
             yield "", f"{count:,}  {_REASONS.get(reason, reason)}"
         if self.repeated_samples:
-            yield "repeated", f"{self.repeated_samples:,} samples have a key that another one has too"
+            yield "repeated", f"{self.repeated_samples:,} samples share their key with another sample"
         equal, other = self.equal_stored + self.equal_downloaded, self.kept_other + self.left_out.get("other_image", 0)
         how = f"{self.equal_stored:,} as stored, {self.equal_downloaded:,} by the hash of their download"
-        unknown = f"{self.unknown:,} unknown: there was nothing to compare"
+        unknown = f"{self.unknown:,} unknown: without a stored hash or size"
         yield "compared", f"{equal:,} equal ({how}), {other:,} other, {unknown}"
         if self.kept_other:
-            yield "", f"{self.kept_other:,} other ones were kept, named in {LEDGER}/"
+            yield "", f"{self.kept_other:,} other images were kept, listed in {LEDGER}/"
         if self.others:
             yield "", f"other: {', '.join(self.others[:_NUM_OTHERS])}"
         if self.reach is not None and self.reach < _LEAST_REACH:
-            doubt = "these may be larger copies than those that were reinforced"
-            yield "", f"the crops end at {self.reach:.0%} of the pictures on average, expected about 97%: {doubt}"
+            doubt = "the images may be larger than the reinforced ones"
+            yield "", f"the crops end at {self.reach:.0%} of the image on average, expected about 97%: {doubt}"
         yield from self._lines_of_images()
         yield from self._problems()
 
     def _lines_of_images(self) -> Iterator[tuple[str, str]]:
-        images, unused = self.images, f"{self.unused_keys:,} of {self.images.keys:,} keys never asked for"
+        images, unused = self.images, f"{self.unused_keys:,} of {self.images.keys:,} keys without a sample"
         yield "images", f"{images.images:,} in {images.shards:,} shards; {unused}"
         if images.repeated_keys:
-            yield "", f"{images.repeated_keys:,} keys more than once; the first image was taken"
+            yield "", f"{images.repeated_keys:,} keys occur more than once; the join used the first image"
         if images.without_field:
             yield "", f"{images.without_field:,} without the field to join by"
         if self.placeholders:
             keys = sum(one.num_keys for one in self.placeholders)
-            dropped = "left out" if "placeholder" in self.left_out else "--drop-placeholders leaves them out"
-            pictures = f"{len(self.placeholders):,} pictures stand under many keys"
+            dropped = "left out" if "placeholder" in self.left_out else "--drop-placeholders skips them"
+            pictures = f"{len(self.placeholders):,} images have many keys"
             yield "repeating", f"{pictures}, {keys:,} in all ({dropped}):"
             yield from _listed(self.placeholders)
 
     def _problems(self) -> Iterator[tuple[str, str]]:
         if self.stopped is not None:
             sample, image = self.examples
-            yield "stopped", f"after {self.stopped}, of which no sample was joined; --go-on joins the others"
+            yield "stopped", f"after {self.stopped}, without a joined sample; --go-on continues with the other shards"
             if max(self.left_out, key=lambda reason: self.left_out[reason]) == "no_image":
-                yield "", f"a sample has the key {sample}, an image {image}: --by says what must be equal"
+                yield "", f"a sample has the key {sample}, an image {image}: choose the field to join by with --by"
         elif not self.joined:
             yield "too few", "nothing was joined"
         elif not self.is_enough:
             shares = f"{self.joined / self.samples:.1%} of the samples were joined, expected {self.min_share:.1%}"
-            yield "too few", f"{shares}; --min-share says how many will do"
+            yield "too few", f"{shares}; --min-share sets the required share"
         problems = ("unfinished", "reinforced", self.unfinished), ("unreadable", "image", self.images.unreadable)
         for title, side, of_shards in problems:
             if of_shards:
@@ -257,26 +258,26 @@ class JoinReport:
 
 
 def _listed(values: Sequence[object]) -> Iterator[tuple[str, str]]:
-    """Yield the first of them, and how many more there are."""
+    """Yield the first values as lines, then the number of remaining values."""
     yield from (("", str(value)) for value in values[:_NUM_NAMED])
     if len(values) > _NUM_NAMED:
         yield "", f"and {len(values) - _NUM_NAMED:,} more, in {REPORT}"
 
 
 def read_ledger(output: str, name: str) -> JoinedShard | None:
-    """Return an earlier run's record of a shard; None if missing or in another format."""
+    """Read an earlier run's record of a shard; None if the record is missing or has another format."""
     found = read_noted(_note(output, name), JoinedShard, rows=False)
     return None if found is None else found[0]
 
 
 def read_ledgers(output: str, names: Sequence[str]) -> Iterator[tuple[str, JoinedShard | None]]:
-    """Yield names and earlier records of shards, in order, with parallel requests to a store."""
+    """Yield the name and the earlier record of each shard, in order, with parallel requests to a store."""
     is_remote = storage.is_remote(output)
     yield from zip(names, called_ahead((is_remote, partial(read_ledger, output, name)) for name in names), strict=True)
 
 
 def write_ledger(output: str, name: str, done: JoinedShard, samples: Sequence[JoinedSample]) -> None:
-    """Record a finished shard: a row per sample, and metadata."""
+    """Write the record of a finished shard: a table with one row per sample, and metadata."""
     import pyarrow as pa
 
     others = [one.key for one in samples if one.likeness == "other" or one.reason == "other_image"]
@@ -296,7 +297,7 @@ def write_ledger(output: str, name: str, done: JoinedShard, samples: Sequence[Jo
 
 
 def renew_ledger(output: str, name: str, done: JoinedShard) -> None:
-    """Update the fingerprints of a shard with unchanged samples."""
+    """Update the fingerprints in the record of a shard with unchanged samples."""
     path = _note(output, name)
     found = read_noted(path, JoinedShard)
     if found is not None and found[1] is not None:
@@ -308,10 +309,10 @@ def _note(output: str, name: str) -> str:
 
 
 def write_report(report: JoinReport, names: Sequence[str]) -> JoinReport:
-    """Write `manifest.jsonl` and `join.json`, and return the report with all counts.
+    """Write `manifest.jsonl` and `join.json`, and return the report with the totals of all shards.
 
     Args:
-        report: information outside the shards' records.
+        report: the report without the totals of the shards' records.
         names: names of all shards.
     """
     counts, left_out, reach, num_reaching = Counter[str](), Counter[str](), 0.0, 0

@@ -1,4 +1,4 @@
-"""The spec of a join of reinforced shards with the shards that hold their images."""
+"""The settings of a join between reinforced shards and the shards that hold their images."""
 
 from __future__ import annotations
 
@@ -18,29 +18,29 @@ INDEX = "index"
 
 @attrs.frozen(kw_only=True, field_transformer=strict)
 class JoinSpec:
-    """The inputs, output and options of a join of reinforced shards with shards of images.
+    """The inputs, output and options of a join between reinforced shards and image shards.
 
     Args:
-        reinforced: shards with captions, augmentations and embeddings: paths, URLs or patterns.
-        images: shards with the images, uncompressed tar files.
-        captions: shards of real captions with the names of the reinforced shards: their folder, its URL, or a pattern.
-            None takes missing captions from the image's sample.
-        output: directory or URL of the joined shards, which have the names of the reinforced ones.
-        index: local folder of the index; by default `index` in the output. Several joins may share it, also
+        reinforced: reinforced shards, with captions, augmentations and embeddings: paths, URLs or patterns.
+        images: shards with the images, as uncompressed tar files: paths, URLs or patterns.
+        captions: shards of real captions, named like the reinforced shards: a folder, its URL, or a pattern. None takes
+            missing captions from the image's sample.
+        output: directory or URL for the joined shards. Each joined shard has the name of its reinforced shard.
+        index: local folder of the index; `index` in the output by default. Several joins may share an index, also
             concurrently.
-        by: the common value of image and sample: `key`; a field of both JSON members, such as `uid` (with the sample's
-            key as fallback); or `url`, compared with the sample's URL.
-        placeholder_threshold: least number of keys of a placeholder image; 0 skips the search, and so a pass over all
+        by: value to match images and samples by: `key`; a field of both JSON members, such as `uid` (with the sample's
+            key as fallback); or `url`, the sample's URL.
+        placeholder_threshold: minimum number of keys of a placeholder image; 0 skips the search, which reads all
             images.
-        drop_placeholders: skip samples with a placeholder image.
-        check_images: decode every image, and skip samples with a broken image.
-        keep_other: keep samples with another image, by hash or original size.
-        min_share: least share of joined samples for exit status 0, from 0 to 1; at least one sample.
-        go_on: continue even if the first shard has no match.
+        drop_placeholders: whether to skip samples with a placeholder image.
+        check_images: whether to decode every image, and skip samples with a broken image.
+        keep_other: whether to keep samples with a different image, by hash or original size.
+        min_share: minimum share of joined samples for exit status 0, from 0 to 1. At least one sample must be joined.
+        go_on: whether to continue if the first shard has no match.
         sample_limits: limits for reading a sample.
 
     Raises:
-        ValueError: if choices contradict each other.
+        ValueError: if options contradict each other.
     """
 
     reinforced: Positional[str]
@@ -63,11 +63,11 @@ class JoinSpec:
         if self.drop_placeholders and not self.placeholder_threshold:
             raise ValueError("drop_placeholders needs a placeholder_threshold of at least 2")
         if self.index is None and storage.is_remote(self.output):
-            raise ValueError(f"the index is a local folder; say where with index, as the output {self.output} is not")
+            raise ValueError(f"the index must be in a local folder, but the output {self.output} is remote; set index")
 
     @property
     def choices(self) -> str:
-        """The settings that the joined shards depend on, as JSON: another value makes other shards."""
+        """The settings that determine the content of the joined shards, as JSON."""
         dropped = self.placeholder_threshold if self.drop_placeholders else 0
         return json.dumps(
             {

@@ -26,9 +26,9 @@ from mobileclip.progress import Progress
 from mobileclip.terminal import console
 
 SUFFIXES = (".parquet", ".csv")
-"""How the name of a table may end, each a form of its own."""
+"""Suffixes of supported tables."""
 
-# Rows of a table that are read at once.
+# Number of table rows to read at once.
 _GROUP_ROWS = 100_000
 _SHA256 = "sha256"
 
@@ -36,7 +36,7 @@ _Rows: TypeAlias = "tuple[list[UrlRow], list[Skip]]"
 
 
 class UrlRow(NamedTuple):
-    """The URL of a sample's image with its caption and hashes; a value that is not known is an empty text."""
+    """The URL of a sample's image, with caption, uid and hash; unknown values are empty strings."""
 
     url: str
     caption: str
@@ -53,8 +53,8 @@ class UrlReport:
 
     Args:
         path: path of the table.
-        num_rows: in it.
-        num_without: rows without a caption, and without a hash, by the column.
+        num_rows: number of rows in the table.
+        num_without: number of rows without a caption and without a hash, by column.
         skips: skipped rows.
     """
 
@@ -65,7 +65,7 @@ class UrlReport:
 
     @property
     def is_good(self) -> bool:
-        """Whether there are rows, and all inputs were readable."""
+        """Whether the table has rows, and all inputs were readable."""
         return self.num_rows > 0 and not self.skips.counts
 
     def __str__(self) -> str:
@@ -83,20 +83,20 @@ def write_urls(
     engine: Engine | None = None,
     show_progress: bool = True,
 ) -> UrlReport:
-    """Write the table of URLs, captions, uids and hashes for `img2dataset`, and return its report.
+    """Write a table of URLs, captions, uids and hashes for `img2dataset`, and return the report.
 
-    From shards, the function reads `url.txt`, the caption, and `uid` and `sha256` of the JSON; from tables and `.jsonl`
-    files, the columns of these names. It writes the table atomically.
+    From shards, the function reads `url.txt`, the caption, and `uid` and `sha256` of the JSON. From tables and `.jsonl`
+    files, it reads the columns of the same names. The function writes the table atomically.
 
     Args:
-        data: shards, tables, a `.jsonl` file, or a folder of these.
-        output: the table; its suffix determines the format.
-        rows: column names of tables.
-        engine: None for this process. The table does not depend on it.
-        show_progress: show a bar.
+        data: shards, tables, a `.jsonl` file, or a folder of such files.
+        output: path or URL of the table; the suffix determines the format.
+        rows: names of the columns of tables.
+        engine: engine that reads the data; None for this process. The table does not depend on the engine.
+        show_progress: whether to show a progress bar.
 
     Raises:
-        ValueError: if there is no data, no URL, or the suffix is unknown.
+        ValueError: if there is no data, the data has no URLs, or the suffix is unknown.
         OSError: if the table cannot be written.
         ImportError: if Apache Arrow is not installed (extra `parquet`).
     """
@@ -132,7 +132,7 @@ def _rows_of(unit: ShardUnit | ListUnit) -> _Rows:
     """Return the rows of a unit, and the skips.
 
     Raises:
-        StorageError: if its store or disk failed.
+        StorageError: if the unit's store or disk failed.
     """
     skips, found = list[Skip](), list[UrlRow]()
     if isinstance(unit, ShardUnit):
@@ -163,7 +163,7 @@ def _row_of_sample(raw: RawSample) -> UrlRow:
     stated = stated_of(raw.members.get("json"), SAMPLE_LIMITS)
     url = raw.members.get("url.txt", b"").decode().strip() or _text(stated.get("url"))
     if not url:
-        raise BadSampleError("missing_url", "there is neither url.txt nor a url in its JSON")
+        raise BadSampleError("missing_url", "it has neither a url.txt nor a url in its JSON")
     caption = raw.members["txt"].decode() if "txt" in raw.members else next(iter(json_captions(stated)), "")
     return UrlRow(url=url, caption=caption, uid=_text(stated.get("uid")) or raw.key, sha256=_text(stated.get(_SHA256)))
 
@@ -174,7 +174,7 @@ def _text(value: object) -> str:
 
 @contextmanager
 def _table(path: str) -> Iterator[Callable[[Sequence[UrlRow]], object]]:
-    """Yield a function that writes rows to a table, finished atomically at the end of the block."""
+    """Yield a function that writes rows to a table; the context replaces the table atomically at the end."""
     suffix = Path(path).suffix.lower()
     if suffix not in SUFFIXES:
         raise ValueError(f"{path} cannot be written: its name must end with {' or '.join(SUFFIXES)}")
@@ -190,7 +190,7 @@ def _table(path: str) -> Iterator[Callable[[Sequence[UrlRow]], object]]:
     ):
 
         def write(rows: Sequence[UrlRow]) -> None:
-            # Arrow, by which img2dataset reads CSV, takes every line break for the end of a row.
+            # img2dataset reads CSV with Arrow, which ends a row at every line break.
             rows = rows if suffix == ".parquet" else [UrlRow(*(" ".join(c.split()) for c in row)) for row in rows]
             if rows:
                 writer.write_table(pa.Table.from_pylist([row._asdict() for row in rows], schema))

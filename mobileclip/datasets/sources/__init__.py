@@ -1,6 +1,6 @@
-"""Sources of image-text pairs: shards, JSON lines, tables and folders, cut into units of one shard each.
+"""Sources of image-text pairs: shards, JSON Lines files, tables and folders, divided into one unit per output shard.
 
-Add new kinds of data sets here, registered by name.
+New kinds of data sets belong here, registered by name.
 """
 
 import lazy_loader

@@ -1,4 +1,4 @@
-"""Data sources and their units of work, the samples that a unit names, and which files and URLs those may name."""
+"""Data sources, their units of work, records of samples, and checks of the files and URLs in records."""
 
 from __future__ import annotations
 
@@ -33,10 +33,10 @@ _WEB = ("http://", "https://")
 
 
 def locate(image: str, root: str, options: RowOptions) -> str:
-    """Return where an image that a row names is, if it may be read.
+    """Return the full path or URL of a row's image, if the options allow reading it.
 
     Args:
-        image: a path or a URL.
+        image: path or URL in the row.
         root: base of relative paths.
         options: allowed files and servers.
 
@@ -59,7 +59,7 @@ def locate(image: str, root: str, options: RowOptions) -> str:
 
 @contextmanager
 def told(what: str) -> Iterator[None]:
-    """Turn errors of reading into a `ValueError`, except for transient errors and errors of the machine."""
+    """Convert read errors to `ValueError`, except for transient errors and errors of the machine."""
     try:
         yield
     except FileNotFoundError:
@@ -72,26 +72,26 @@ def told(what: str) -> Iterator[None]:
 
 
 def num_common(paths: Iterable[Sequence[str]]) -> int:
-    """Return how many parts, from the first on, all paths have."""
+    """Return the number of leading parts that all paths have in common."""
     return sum(1 for _ in takewhile(lambda level: len(set(level)) == 1, zip(*paths, strict=False)))
 
 
 def directory_of(path: str) -> str:
-    """Return the folder, or the URL, that a file lies in."""
+    """Return the folder of a file, as a path or URL."""
     if storage.is_remote(path):
         return path.partition("?")[0].rpartition("/")[0]
     return os.fspath(storage.local_path(path).parent)
 
 
 def without_user(address: str) -> str:
-    """Return a URL without user and password; the query stays, since it may identify the image."""
+    """Return a URL without user and password; keep the query, as the query may identify the image."""
     scheme, _, rest = address.partition("://")
     host, slash, path = rest.partition("/")
     return f"{scheme}://{host.rpartition('@')[2]}{slash}{path}"
 
 
 def _is_inside(root: str, path: str) -> bool:
-    """Return whether a path leads below a folder, by its name; where links lead is up to whoever made them."""
+    """Return whether a path is below a folder, by its name; symbolic links are not followed."""
     if storage.is_remote(root):
         return ".." not in path.split("/")
     top = Path(os.path.abspath(storage.local_path(root)))  # noqa: PTH100 - links stay links
@@ -104,45 +104,44 @@ def _refused(image: str, what: str, advice: str = "") -> BadSampleError:
 
 
 TEMPLATES = ("a photo of a {}.",)
-"""What stands around the name of a class where nothing else is said."""
+"""Default prompt templates for the names of classes."""
 
 
 @attrs.frozen(kw_only=True)
 class Unit(ABC):
-    """A part of a source that becomes one shard. Units are values: they can be pickled and sent to a worker.
+    """A part of a source that becomes one shard. Units are picklable, so an engine can send units to workers.
 
     Args:
-        name: name of the shard that it becomes, relative to the output, with `/` between folders; unique within a
-            source.
+        name: name of the output shard, relative to the output, with `/` between folders; unique within a source.
     """
 
     name: str
 
     @abstractmethod
     def fingerprint(self) -> str:
-        """Return a text that changes with the unit's content, without reading images.
+        """Return a string that changes with the unit's content, without reading images.
 
         Raises:
-            ValueError: if the input is missing or may not be read.
-            OSError: if its store or disk failed.
+            ValueError: if the input is missing, or the options do not allow reading it.
+            OSError: if the store or the disk failed.
         """
 
     @abstractmethod
     def count(self) -> int | None:
-        """Return the number of samples, those that reading will skip included; None if only reading could tell."""
+        """Return the number of samples, including samples that reading will skip; None if unknown before reading."""
 
     def files(self) -> tuple[str, ...]:
-        """Return the paths and URLs of the files whose content its fingerprint does not hold, as far as known."""
+        """Return the known paths and URLs of files whose content is not part of the fingerprint."""
         return ()
 
     def about(self) -> str:
-        """Return a text that changes when anything does but the content of `files` on this machine."""
+        """Return a string that changes with the unit, except for the content of local `files`."""
         return self.fingerprint()
 
     def content(self) -> str:
-        """Return a text that changes when the unit's content does, whatever sizes and times of files are.
+        """Return a string that changes with the unit's content, independently of file sizes and times.
 
-        The function reads local files once per process; for remote files it equals `fingerprint`.
+        The function reads local files once per process. For remote files, the result equals `fingerprint`.
 
         Raises:
             ValueError: see `fingerprint`.
@@ -152,26 +151,26 @@ class Unit(ABC):
         return " ".join((self.about(), *hashes))
 
     def size(self) -> int | None:
-        """Return the number of bytes to read, or None if unknown."""
+        """Return the number of bytes to read; None if unknown."""
         return None
 
     @abstractmethod
     def read(self, report: SkipReport) -> Iterator[ImageTextSample]:
-        """Yield every usable sample, in order, and report the others.
+        """Yield every usable sample, in order, and report skipped samples.
 
-        Bad input raises no error. After the reason `connection_failed`, which ends the unit, reading it again may give
-        more samples; after `unreachable_image`, `read_again` may.
+        Bad input raises no error. The reason `connection_failed` ends the unit; reading the unit again may yield more
+        samples. After the reason `unreachable_image`, `read_again` may yield more samples.
 
         Args:
-            report: counts read and skipped samples.
+            report: counter of read and skipped samples.
         """
 
     def read_again(self, names: Collection[str], report: SkipReport) -> Iterator[ImageTextSample]:
-        """Yield the samples of given skips, such as unreachable images, and possibly others.
+        """Yield the samples of some skips, such as unreachable images, and possibly other samples.
 
         Args:
             names: names of the skips.
-            report: counts read and skipped samples.
+            report: counter of read and skipped samples.
         """
         del names
         return self.read(report)
@@ -181,52 +180,52 @@ class Unit(ABC):
         return (sample.key for sample in self.described(SkipReport(log=False)))
 
     def described(self, report: SkipReport) -> Iterator[ImageTextSample]:
-        """Yield the samples with texts and metadata, without downloading images."""
+        """Yield the samples with captions and metadata, without downloading images."""
         return self.read(report)
 
 
 @attrs.frozen(kw_only=True)
 class Source(ABC):
-    """Image-text data, wherever it is and in whatever form."""
+    """Image-text data at any place and in any format."""
 
     @classmethod
     def of(cls, argument: str, *, samples_per_shard: int, rows: RowOptions) -> Source:
-        """Return the source of `KIND:ARGUMENT`; by default the argument is its first field.
+        """Return the source for `KIND:ARGUMENT`; by default, the argument is the value of the first field.
 
         Args:
-            argument: the text after the kind.
-            samples_per_shard: for a source without shards.
-            rows: column names of lists.
+            argument: text after `KIND:`.
+            samples_per_shard: number of samples per unit, for a source without shards.
+            rows: options for the rows of lists.
 
         Raises:
-            ValueError: if the argument is none that the kind takes.
+            ValueError: if the argument is not valid for the kind.
         """
         first, *others = (field.name for field in attrs.fields(cls))
         choices = {"samples_per_shard": samples_per_shard} if "samples_per_shard" in others else {}
         return cls(**{first: argument}, **choices).allowing(rows)
 
     def allowing(self, rows: RowOptions) -> Source:
-        """Return this source with other options for the rows of lists."""
-        del rows  # only lists have any
+        """Return a copy of this source with other options for the rows of lists."""
+        del rows  # only lists have rows
         return self
 
     @abstractmethod
     def units(self) -> tuple[Unit, ...]:
-        """Return the parts, in an order that depends on the data alone.
+        """Return the units, in an order that depends only on the data.
 
         Raises:
-            ValueError: if there is no data, or it cannot be looked through.
-            StorageError: if its store cannot be reached.
+            ValueError: if there is no data, or the data cannot be listed.
+            StorageError: if the store cannot be reached.
         """
 
     def fingerprints(self, units: Collection[Unit]) -> dict[str, str]:
-        """Return fingerprints of units by name, if that needs no request per unit.
+        """Return the fingerprints of units by name, as far as known without a request per unit.
 
         Args:
             units: units of this source.
 
         Raises:
-            StorageError: if its store cannot be reached.
+            StorageError: if the store cannot be reached.
         """
         found = {}
         for unit in units:
@@ -236,23 +235,23 @@ class Source(ABC):
 
 
 sources: Registry[type[Source]] = Registry("source", home="mobileclip.datasets.sources.opening")
-"""Kinds of sources by name; third parties add theirs here or by an entry point in `mobileclip.source`."""
+"""Kinds of sources by name. Third parties add kinds here, or with an entry point in `mobileclip.source`."""
 
 open_family(Source, sources)
 
 
 def numbered_name(index: int) -> str:
-    """Return the name of the shard that the `index`-th unit becomes, where the data gives none."""
+    """Return the name of the output shard of the `index`-th unit, for data without shard names."""
     return f"{index:08d}.tar"
 
 
-# A file beyond this is no picture that anyone would train on, but a mistake or an endless answer.
+# A larger file is not a training image, but a mistake or an endless response.
 MAX_IMAGE_BYTES = 2**28
-# A line of JSON beyond this is another file by mistake; what is made of one has room in the member of a shard.
+# A longer line of JSON comes from a wrong file; shorter lines fit into the member of a shard.
 MAX_LINE_BYTES = 2**23
 
 UNREACHABLE = "unreachable_image"
-"""Reason of a row whose image could not be fetched; another time may help."""
+"""Reason for skipping a row with an unreachable image; a later attempt may succeed."""
 
 _NUM_CONNECTIONS = 16
 
@@ -261,16 +260,16 @@ T = TypeVar("T")
 
 @attrs.frozen(kw_only=True)
 class Record:
-    """A sample without its image, and where that is.
+    """A sample without its image, and the location of the image.
 
     Args:
-        sample: everything but the image.
-        image: path or URL; its name, or empty, if the list contains the image.
-        label: its name in messages.
+        sample: the sample without its image.
+        image: path or URL of the image; the image's name, or empty, if the list contains the image.
+        label: name of the sample in messages.
         hosts: allowed servers in addition to public ones.
         sha256: expected hash of the image in hexadecimal, if any.
         is_held: whether the list contains the image.
-        data: the list's image, if requested.
+        data: encoded image from the list, if requested.
     """
 
     sample: ImageTextSample
@@ -283,7 +282,7 @@ class Record:
 
     @property
     def key(self) -> str:
-        """Its name in skips."""
+        """Name of the record in skips."""
         return self.label
 
     @property
@@ -293,12 +292,12 @@ class Record:
 
 
 def read_records(place: str, records: Iterable[Record | Skip], report: SkipReport) -> Iterator[ImageTextSample]:
-    """Yield the samples with their images, in order, and count unusable samples and duplicate keys.
+    """Yield the samples with their images, in order, and report unusable samples and duplicate keys.
 
     Args:
         place: source of the records, for messages.
-        records: records or skips.
-        report: counts read and skipped samples.
+        records: records, or skips of unusable rows.
+        report: counter of read and skipped samples.
     """
     keys: set[str] = set()
     calls = (
@@ -308,7 +307,7 @@ def read_records(place: str, records: Iterable[Record | Skip], report: SkipRepor
         if isinstance(result, Skip):
             report.add(result)
         elif result.key in keys:
-            detail = "an earlier sample has this key"
+            detail = "an earlier sample has the same key"
             report.add(Skip(reason="duplicate_key", key=result.key, shard=place, detail=detail))
         else:
             keys.add(result.key)
@@ -317,10 +316,10 @@ def read_records(place: str, records: Iterable[Record | Skip], report: SkipRepor
 
 
 def called_ahead(calls: Iterable[tuple[bool, Callable[[], T]]]) -> Iterator[T]:
-    """Yield the results of functions, in order, calling several network-bound functions ahead.
+    """Yield the results of functions, in order; run several network-bound functions ahead in threads.
 
     Args:
-        calls: pairs of a flag (whether the function is network-bound) and the function, read lazily.
+        calls: lazy iterable of pairs: whether the function is network-bound, and the function.
     """
     window: deque[Callable[[], T]] = deque()
     pool = ThreadPoolExecutor(_NUM_CONNECTIONS, thread_name_prefix="ahead")
@@ -339,13 +338,13 @@ def read_image(path: str) -> tuple[bytes, str]:
     """Return the bytes of an image and its extension.
 
     Raises:
-        BadSampleError: if the file cannot be read, or is no image by its content and none by its name.
+        BadSampleError: if the file cannot be read, or neither its content nor its name is that of an image.
     """
     try:
         # Pipes and devices may never end.
         if not storage.is_remote(path) and (place := storage.local_path(path)).exists() and not place.is_file():
-            raise OSError("not a regular file")  # noqa: TRY301 - told as whatever else keeps it from being read
-        # Among many URLs of the web, some never answer: two attempts must do.
+            raise OSError("not a regular file")  # noqa: TRY301 - handled like other read errors
+        # Some web servers never respond: two attempts must suffice.
         data = storage.read_bytes(path, limit=MAX_IMAGE_BYTES, num_attempts=2)
     except FileNotFoundError:
         raise BadSampleError("missing_image", f"there is no image {path}") from None
@@ -360,19 +359,19 @@ def read_image(path: str) -> tuple[bytes, str]:
 
 
 def parse_row(line: bytes, name: str) -> dict[str, Any]:
-    """Return the JSON object in a line or a small file; it can be written again.
+    """Return the JSON object in a line or a small file; the object can be encoded again.
 
     Args:
-        line: UTF-8, with a byte-order mark or without.
-        name: for messages.
+        line: line or file in UTF-8, with or without a byte-order mark.
+        name: name of the line or file, for messages.
 
     Raises:
-        BadSampleError: as `parse_object` does, and if it spells halves of characters.
+        BadSampleError: see `parse_object`; also if the JSON contains unpaired surrogates.
     """
     value = parse_object(line, name, limit=MAX_LINE_BYTES)
     if b"\\u" in line:
         try:
-            # JSON can spell halves of characters, which no file can hold.
+            # JSON can contain unpaired surrogates, which UTF-8 cannot encode.
             json.dumps(value, ensure_ascii=False).encode()
         except UnicodeError as error:
             raise BadSampleError("bad_text", f"{name} is not UTF-8: {error}") from None
@@ -380,10 +379,10 @@ def parse_row(line: bytes, name: str) -> dict[str, Any]:
 
 
 def key_of(given: object, default: str) -> str:
-    """Return the key that a list gives a sample, or another where it gives none.
+    """Return a sample's key from a list, or the default key if the list has none.
 
     Raises:
-        BadSampleError: if it is neither a text nor a whole number.
+        BadSampleError: if the key is neither a string nor an integer.
     """
     if given is None:
         return default
@@ -393,18 +392,18 @@ def key_of(given: object, default: str) -> str:
 
 
 def key_of_path(path: str) -> str:
-    """Return a path as a key: dots separate a key from the extension, and `__` marks no sample."""
+    """Return a path as a key, without dots, which separate key and extension, and without `__` at its start."""
     key = printable_name(path).replace(".", "_")
     return f"_{key.lstrip('_')}" if key.startswith("__") else key
 
 
 def _extension(path: str, data: bytes) -> str:
-    """Return the extension that fits the content; a broken file keeps its own."""
+    """Return the extension for an image's content; a broken file keeps its extension."""
     suffix = storage.file_name(path).rpartition(".")[2].lower()
     kind = find_format(data)
     if kind is None and not is_image_name(storage.file_name(path)):
-        raise BadSampleError("image_not_an_image", f"{path} is in no format that is read: {format_names()}")
-    # Whoever reads shards knows jpeg beside jpg, and hardly jfif.
+        raise BadSampleError("image_not_an_image", f"{path} is not in a supported format: {format_names()}")
+    # Readers of shards support jpg and jpeg, but rarely jfif.
     return suffix if kind is None or (kind.name, suffix) == ("JPEG", "jpeg") else kind.extensions[0]
 
 
@@ -423,7 +422,7 @@ def _with_image(place: str, record: Record | Skip) -> ImageTextSample | Skip:
             with public_hosts_only(record.hosts):
                 data, extension = read_image(record.image)
         if record.sha256 is not None and hashlib.sha256(data).hexdigest() != record.sha256:
-            raise BadSampleError("other_image", f"{record.label} states another SHA-256 than that of {record.image}")
+            raise BadSampleError("other_image", f"{record.label} states another SHA-256 than {record.image} has")
         return attrs.evolve(record.sample, image=data, image_extension=extension)
 
     return made_or_skip(read, key=record.label, shard=place)

@@ -1,4 +1,4 @@
-"""Folders of images as sources: with a caption file per image, a table of captions, or a folder per class."""
+"""Folders of images as sources, with a caption file per image, a table of captions, or a folder per class."""
 
 from __future__ import annotations
 
@@ -40,20 +40,20 @@ from mobileclip.strict import parse_json, repeated, split_lines, strict
 TABLES = ("captions.jsonl", "metadata.jsonl")
 
 _SIDECARS = (".txt", ".json")
-# Characters of a key that would be too long, before the digest of all of it.
+# Number of characters of a long key to keep before the digest of the whole key.
 _KEPT_OF_LONG = 200
 
 
 @attrs.frozen(kw_only=True)
 class FolderItem:
-    """An image and where its captions are.
+    """An image and the locations of its captions.
 
     Args:
         key: key of the sample.
-        image: relative path, with `/` between its parts.
-        text: relative path of the file with a caption a line.
-        json: relative path of the file with a JSON object.
-        rows: lines of tables that name the image.
+        image: relative path of the image, with `/` between folders.
+        text: relative path of the file with one caption per line, if any.
+        json: relative path of the file with a JSON object, if any.
+        rows: rows of tables that name the image.
     """
 
     key: str
@@ -65,14 +65,14 @@ class FolderItem:
 
 @attrs.frozen(kw_only=True)
 class FolderUnit(Unit):
-    """Some of the images.
+    """Some of the images of a folder.
 
     Args:
         path: the folder.
-        items: the images.
-        stray: rows of tables without an image; the first unit reports them.
-        left_out: files that are neither images nor their captions; the first unit reports them.
-        digest: digest of all inputs.
+        items: images of the unit.
+        stray: skips for table rows without an image; the first unit reports these skips.
+        left_out: skips for files that are neither images nor captions; the first unit reports these skips.
+        digest: digest of all inputs of the unit.
     """
 
     path: str
@@ -82,7 +82,7 @@ class FolderUnit(Unit):
     digest: str
 
     def fingerprint(self) -> str:
-        """Return a hash of names, sizes and times of the listed files."""
+        """Return a hash of the names, sizes and modification times of the listed files."""
         return self.digest
 
     def files(self) -> tuple[str, ...]:
@@ -91,7 +91,7 @@ class FolderUnit(Unit):
         return tuple(storage.join(self.path, name) for name in names)
 
     def about(self) -> str:
-        """Return the images and table rows of a local folder."""
+        """Return a string with the images and table rows of a local folder."""
         return self.digest if storage.is_remote(self.path) else f"{self.items} {self.stray}"
 
     def count(self) -> int:
@@ -99,12 +99,12 @@ class FolderUnit(Unit):
         return len(self.items)
 
     def read(self, report: SkipReport) -> Iterator[ImageTextSample]:
-        """Yield the images that have a caption."""
+        """Yield the samples of the images that have a caption."""
         report.extend((*self.stray, *self.left_out))
         return read_records(self.path, map(self._record_or_skip, self.items), report)
 
     def read_again(self, names: Collection[str], report: SkipReport) -> Iterator[ImageTextSample]:
-        """Yield the images that skips have named."""
+        """Yield the images named by skips."""
         items = (item for item in self.items if printable_name(item.image) in names)
         return read_records(self.path, map(self._record_or_skip, items), report)
 
@@ -153,17 +153,17 @@ class FolderUnit(Unit):
 @sources.register("folder")
 @attrs.frozen(kw_only=True, field_transformer=strict)
 class FolderSource(Source):
-    """A folder of images, with those in the folders below, sorted by path.
+    """All images in a folder and its subfolders, sorted by path.
 
     The captions of `NAME.jpg` are the lines of `NAME.txt`; or the `caption`, `captions`, `text` or `texts` of
-    `NAME.json`; or those of the rows of `captions.jsonl` or `metadata.jsonl` whose `file_name`, relative to the table,
-    is the image. The first of these with captions counts. Other fields of an image's first row become metadata;
-    `language` becomes a list if rows differ. The source skips and counts hidden files and other file types, see
-    `image_files`.
+    `NAME.json`; or the same fields in the rows of `captions.jsonl` or `metadata.jsonl` whose `file_name`, relative to
+    the table, names the image. The source uses the first of these that has captions. Other fields of an image's first
+    row become metadata; `language` becomes a list if rows differ. The source skips and counts hidden files and other
+    file types, see `image_files`.
 
     Args:
-        path: the folder, or its URL on a listable store.
-        samples_per_shard: images per shard.
+        path: the folder, or its URL on a store that can list folders.
+        samples_per_shard: number of images per shard.
 
     Raises:
         ValueError: if a number is out of its range.
@@ -173,10 +173,10 @@ class FolderSource(Source):
     samples_per_shard: int = attrs.field(default=1000, validator=validators.gt(0))
 
     def units(self) -> tuple[FolderUnit, ...]:
-        """List the folder, read its tables, and return the images in parts.
+        """List the folder, read its tables, and return the images in units.
 
         Raises:
-            ValueError: if it is no folder, cannot be listed, or holds no images.
+            ValueError: if the path is not a folder, cannot be listed, or holds no images.
         """
         try:
             found = list_folder(self.path)
@@ -185,11 +185,11 @@ class FolderSource(Source):
             raise
         except OSError as error:
             raise_machine_fault(error)
-            raise ValueError(f"the folder {self.path} cannot be looked through: {error}") from None
+            raise ValueError(f"the folder {self.path} cannot be listed: {error}") from None
         items = list(_items(found, rows))
         if not items:
             kinds = ", ".join(IMAGE_EXTENSIONS)
-            missing = "is no folder" if not storage.is_directory(self.path) else f"holds no images ({kinds})"
+            missing = "is not a folder" if not storage.is_directory(self.path) else f"holds no images ({kinds})"
             raise ValueError(f"{self.path} {missing}; expected a folder of images with captions{found.said_left_out()}")
         beside = [name for item in items for name in (item.text, item.json) if name is not None]
         left_out = found.left_out({*beside, *_tables(found.files)})
@@ -200,7 +200,7 @@ class FolderSource(Source):
         return _units(self, items, digest, stray, left_out)
 
     def _rows(self, files: Mapping[str, str]) -> tuple[Mapping[str, list[bytes]], list[Skip]]:
-        """Return the tables' lines by image, and lines without image."""
+        """Return the lines of the tables by image, and skips for lines without an image."""
         rows: dict[str, list[bytes]] = defaultdict(list)
         stray: list[Skip] = []
         for table in _tables(files):
@@ -221,7 +221,7 @@ def _units(
     stray: Sequence[Skip],
     left_out: Sequence[Skip],
 ) -> tuple[FolderUnit, ...]:
-    """Return the images in parts; the first part reports other files."""
+    """Return the images in units; the first unit reports all other files."""
     size = source.samples_per_shard
     parts = [items[start : start + size] for start in range(0, len(items), size)]
     return tuple(
@@ -238,7 +238,7 @@ def _units(
 
 
 def _named(line: bytes | BadSampleError, label: str, directory: str, files: Mapping[str, str]) -> str:
-    """Return the image that the row of a table names."""
+    """Return the image named by the row of a table."""
     if isinstance(line, BadSampleError):
         raise line
     given = parse_row(line, label).get("file_name")
@@ -246,7 +246,7 @@ def _named(line: bytes | BadSampleError, label: str, directory: str, files: Mapp
         raise BadSampleError("missing_image", f"{label} has no `file_name`")
     name = posixpath.normpath(posixpath.join(directory, given))
     if name not in files:
-        raise BadSampleError("missing_image", f"{label} names {given}, which is not there")
+        raise BadSampleError("missing_image", f"{label} names {given}, but this file does not exist")
     if not is_image_name(name):
         raise BadSampleError("image_not_an_image", f"{label} names {given}, expected one of {IMAGE_EXTENSIONS}")
     return name
@@ -265,7 +265,7 @@ def _items(found: FolderFiles, rows: Mapping[str, list[bytes]]) -> Iterator[Fold
         stem = posixpath.splitext(name)[0]
         key = _key(stem)
         if key in keys:
-            # Two pictures with one name but for the suffix, or for what a key cannot hold.
+            # Two images whose names differ only in the suffix, or in characters that a key cannot have.
             key = f"{key}-{blake2b(os.fsencode(name), digest_size=8).hexdigest()}"
         keys.add(key)
         yield FolderItem(
@@ -278,7 +278,7 @@ def _items(found: FolderFiles, rows: Mapping[str, list[bytes]]) -> Iterator[Fold
 
 
 def _key(stem: str) -> str:
-    """Return the key of an image's sample; for a long path, with a hash."""
+    """Return the key of an image's sample: the path, or the start of a long path with a hash."""
     key = key_of_path(stem)
     if len(key.encode(errors="surrogateescape")) <= MAX_KEY_BYTES:
         return key
@@ -312,31 +312,31 @@ def _templates(values: Iterable[str]) -> tuple[str, ...]:
 
 def _have_a_place(_: object, attribute: attrs.Attribute[Any], values: tuple[str, ...]) -> None:
     if not values:
-        raise ValueError(f"{attribute.name} is empty; give at least one, such as 'a photo of a {{}}.'")
+        raise ValueError(f"{attribute.name} is empty; expected at least one template, such as 'a photo of a {{}}.'")
     for value in values:
         if "{}" not in value:
-            raise ValueError(f"template {value!r} has no {{}} where the name of the class goes")
+            raise ValueError(f"template {value!r} has no {{}} for the name of the class")
 
 
 @sources.register("class_folder")
 @attrs.frozen(kw_only=True, field_transformer=strict)
 class ClassFolderSource(Source):
-    """Labelled images in a folder per class: `PATH/CLASS/NAME.jpg` and deeper.
+    """Labelled images in one folder per class: `PATH/CLASS/NAME.jpg`, also in subfolders of the class.
 
-    A sample's captions are the templates with the name of its class; its metadata has the name as `label`. A class has
-    the name of its folder, with spaces for underscores, or a name from `classes.json` (`{"n01440764": "tench"}`) or
-    `classes.txt` (a line per class: folder, tab, name) in the folder. The source skips and counts hidden files and
-    other file types, see `image_files`.
+    The captions of a sample are the templates with the name of the sample's class; the metadata has the name as
+    `label`. The name of a class is its folder's name, with spaces for underscores, or a name from `classes.json`
+    (`{"n01440764": "tench"}`) or `classes.txt` (a line per class: folder, tab, name) in `path`. The source skips and
+    counts hidden files and other file types, see `image_files`.
 
-    The order of images mixes the classes, so that shards and batches have several classes.
+    The order of images mixes the classes, so shards and batches have several classes.
 
     Args:
-        path: the folder, or its URL on a listable store.
+        path: the folder, or its URL on a store that can list folders.
         templates: prompt templates with one `{}`.
-        samples_per_shard: images per shard.
+        samples_per_shard: number of images per shard.
 
     Raises:
-        ValueError: if a template has no `{}`, there is none, or a number is out of its range.
+        ValueError: if there is no template, a template has no `{}`, or a number is out of its range.
     """
 
     path: str = attrs.field(converter=os.fspath)
@@ -344,11 +344,11 @@ class ClassFolderSource(Source):
     samples_per_shard: int = attrs.field(default=1000, validator=validators.gt(0))
 
     def units(self) -> tuple[FolderUnit, ...]:
-        """List the folder, and return the images in parts; skip and name images outside class folders.
+        """List the folder and return the images in units; report images outside class folders as skipped.
 
         Raises:
-            ValueError: if it is no folder, cannot be listed, holds no images in folders, or the table of names is wrong
-                or names a folder that is not there.
+            ValueError: if the path is not a folder, cannot be listed, or holds no images in folders, or if the table of
+                names is malformed or names a missing folder.
         """
         items, stray, digest, left_out = self._items()
         names = self._names({_folder(item) for item in items})
@@ -359,11 +359,11 @@ class ClassFolderSource(Source):
         digest = blake2b(b"\0".join((digest.encode(), *rows.values())), digest_size=16).hexdigest()
         mixed = sorted(items, key=lambda item: blake2b(item.key.encode(), digest_size=16).digest())
         named = [FolderItem(key=item.key, image=item.image, rows=(rows[_folder(item)],)) for item in mixed]
-        # Every image's place depends on all the others, so every part changes with any of them.
+        # The position of an image depends on all images, so a change of one image changes every unit.
         return _units(self, named, lambda *_: digest, stray, left_out)
 
     def class_names(self) -> tuple[str, ...]:
-        """List the folder, and return the sorted class names.
+        """List the folder and return the sorted class names.
 
         Raises:
             ValueError: see `units`.
@@ -372,17 +372,17 @@ class ClassFolderSource(Source):
         return tuple(sorted(self._names({_folder(item) for item in items}).values()))
 
     def _items(self) -> tuple[list[FolderItem], list[Skip], str, tuple[Skip, ...]]:
-        """Return the images that belong to a class, those that belong to none, a digest of all, and other files."""
+        """Return the images in class folders, the images outside, a digest of all, and skips for other files."""
         units = FolderSource(path=self.path).units()
         items = [item for unit in units for item in unit.items]
         classed = [item for item in items if "/" in item.image]
         if not classed:
             raise ValueError(
-                f"the images of {self.path} are in no folders of their own; expected a folder for every class, "
+                f"the images of {self.path} are not in class folders; expected one folder per class, "
                 f"{storage.join(self.path, 'CLASS/NAME.jpg')}"
             )
         stray = [
-            Skip(reason="no_class", key=item.image, shard=self.path, detail=f"{item.image} is in no class's folder")
+            Skip(reason="no_class", key=item.image, shard=self.path, detail=f"{item.image} is not in a class folder")
             for item in items
             if "/" not in item.image
         ]
@@ -390,7 +390,7 @@ class ClassFolderSource(Source):
         return classed, stray, "".join(unit.digest for unit in units), left_out
 
     def _names(self, folders: set[str]) -> dict[str, str]:
-        """Return the names of the classes by their folders, in the order of the folders."""
+        """Return the name of each class by its folder, in the order of the folders."""
         names = {folder: folder.replace("_", " ").strip() for folder in sorted(folders)}
         for table in NAMES:
             place = storage.join(self.path, table)
@@ -398,13 +398,15 @@ class ClassFolderSource(Source):
                 given = _parsed(place, storage.read_bytes(place, limit=_MAX_NAMES_BYTES))
                 unknown = sorted(given.keys() - names.keys())
                 if unknown:
-                    raise ValueError(f"{place} names {unknown[0]!r}, which is no folder with images in {self.path}")
+                    raise ValueError(f"{place} names {unknown[0]!r}, but {self.path} has no such folder with images")
                 names |= given
                 break
         folder_of: dict[str, str] = {}
         for folder, name in names.items():
             if name in folder_of:
-                raise ValueError(f"the folders {folder_of[name]!r} and {folder!r} are both called {name!r}; rename one")
+                raise ValueError(
+                    f"the folders {folder_of[name]!r} and {folder!r} have the same class name {name!r}; rename one"
+                )
             folder_of[name] = folder
         return names
 
@@ -414,7 +416,7 @@ def _folder(item: FolderItem) -> str:
 
 
 def _parsed(place: str, content: bytes) -> dict[str, str]:
-    """Return the names in a table by their folders."""
+    """Return the class names in a table, by their folders."""
     try:
         text = content.decode("utf-8-sig")
         if place.endswith(".json"):
@@ -422,11 +424,11 @@ def _parsed(place: str, content: bytes) -> dict[str, str]:
         else:
             rows = [line.split("\t") for line in split_lines(text) if line.strip()]
             if twice := repeated(folder for folder, *_ in rows):
-                raise ValueError(f"the folder {twice[0][:80]!r} is there twice")  # noqa: TRY301
+                raise ValueError(f"the folder {twice[0][:80]!r} appears twice")  # noqa: TRY301
             names = dict(rows)
     except ValueError as error:
-        expected = "a JSON object" if place.endswith(".json") else "a line for every class: its folder, a tab, its name"
+        expected = "a JSON object" if place.endswith(".json") else "a line per class: folder, tab, name"
         raise ValueError(f"{place} cannot be read ({error}); expected {expected}, in UTF-8") from None
     if not isinstance(names, dict) or not all(isinstance(name, str) and name.strip() for name in names.values()):
-        raise ValueError(f"{place} must map the folders of classes to their names, texts that are not blank")
+        raise ValueError(f"{place} must map the folders of classes to non-blank names")
     return {str(folder): name.strip() for folder, name in names.items()}

@@ -1,6 +1,6 @@
-"""Lists of pairs as sources: `.jsonl`, `.parquet`, `.csv` and `.tsv` files with a sample a row.
+"""Lists of image-text pairs as sources: `.jsonl`, `.parquet`, `.csv` and `.tsv` files with one sample per row.
 
-`tables.py` reads rows; this module converts rows to samples.
+`tables.py` reads the rows; this module converts rows to samples.
 """
 
 from __future__ import annotations
@@ -43,16 +43,16 @@ from mobileclip.datasets.sources.tables import LABEL, LINES, TABLES, Part, Row, 
 from mobileclip.machine import raise_machine_fault
 from mobileclip.strict import strict
 
-# As img2dataset, DataComp, LAION and open_clip call them.
+# Column names of img2dataset, DataComp, LAION and open_clip.
 PATHS = ("path", "image_path", "filepath", "file_name", "image")
 URLS = ("url", "image_url")
 CAPTIONS = ("caption", "captions", "text", "texts", "title")
 LAST_PATHS = ("filename",)
-"""Where nothing else says where images are: beside a URL it is what a download was called."""
+"""Path columns to use last: next to a URL column, the column may hold the names of downloaded files."""
 UIDS = ("uid",)
 KEYS = ("key",)
 CAPTION_FIELDS = ("caption", "captions", "text", "texts")
-"""Of lines of JSON."""
+"""Fields with captions in JSON Lines files."""
 
 _MISSING = "missing"
 
@@ -61,15 +61,15 @@ _SHA256 = re.compile(r"[0-9a-f]{64}")
 
 @attrs.frozen(kw_only=True)
 class Columns:
-    """Names of the columns that are a sample's own; None if a table has none.
+    """Names of the columns with the main values of a sample; None if a table has no such column.
 
     Args:
-        path: of the images' paths, or of the table's images.
-        url: url of the images' URLs.
-        captions: of the captions; empty if images have a `label`.
-        uid: of the uids.
-        key: of the keys.
-        sha256: sha256 of the images' hashes.
+        path: column of image paths, or of images in the table.
+        url: column of image URLs.
+        captions: columns of captions; empty if images have a `label`.
+        uid: column of uids.
+        key: column of keys.
+        sha256: column of the images' SHA-256 hashes.
     """
 
     path: str | None
@@ -86,14 +86,14 @@ class Columns:
 
 
 def find_columns(table: Table, options: RowOptions) -> Columns:
-    """Return the columns of a table that hold images, captions, uids, keys and hashes.
+    """Return the names of the columns with images, captions, uids, keys and hashes.
 
     Args:
-        table: with the names of its columns.
-        options: the user's column names.
+        table: table with its column names.
+        options: column names given by the user.
 
     Raises:
-        ValueError: if a named column is missing, or there is no column of images or captions.
+        ValueError: if a named column is missing, or the table has no column of images or captions.
     """
     names = (*table.columns, *table.images)
     lower = {name.lower(): name for name in reversed(names)}
@@ -101,7 +101,7 @@ def find_columns(table: Table, options: RowOptions) -> Columns:
 
     def named(given: str | None, usual: Sequence[str] = ()) -> str | None:
         if given is not None and given not in names:
-            raise ValueError(f"{table.path} has no column {given!r}; it has {shown}")
+            raise ValueError(f"{table.path} has no column {given!r}; its columns are {shown}")
         return given or next((lower[name] for name in usual if name in lower), None)
 
     def unknown(what: str, advice: str) -> ValueError:
@@ -111,7 +111,7 @@ def find_columns(table: Table, options: RowOptions) -> Columns:
         )
 
     held = next(iter([*(name for name in PATHS if name in table.images), *table.images]), None)
-    # Who names one of the two wants no other.
+    # A user who names the URL column wants no path column.
     wants_url = options.path_column is None and options.url_column is not None
     path = None if wants_url else named(options.path_column or held, PATHS)
     url = named(options.url_column, URLS)
@@ -137,15 +137,15 @@ LINE_COLUMNS = Columns(path="image", url="url", captions=CAPTION_FIELDS, uid=Non
 
 @attrs.frozen(kw_only=True)
 class RowReading:
-    """Makes samples of a list's rows.
+    """Converts the rows of a list to samples.
 
     Args:
-        columns: column names; other columns are metadata.
+        columns: names of the main columns; other columns become metadata.
         image_root: base of relative image paths.
         options: allowed files and servers.
-        table: prefix of generated keys; empty for lines of JSON.
-        held: the column of images, if the table contains them.
-        class_names: names for a numeric `label`.
+        table: prefix of generated keys; empty for JSON Lines.
+        held: column of images, if the table contains images.
+        class_names: names of the classes, for a numeric `label`.
     """
 
     columns: Columns
@@ -156,19 +156,19 @@ class RowReading:
     class_names: tuple[str, ...] = ()
 
     def about(self, state: str) -> str:
-        """Return a text that changes with the rows and the reading options."""
+        """Return a string that changes with the rows and the reading options."""
         return f"{state} {self.columns} {self.image_root}" if self.table else f"{state} {self.image_root}"
 
     def record(self, number: int, label: str, cells: dict[str, Any] | BadSampleError) -> Record:
-        """Return the sample of a row, and where its image is.
+        """Return the record of a row: the sample, and the location of its image.
 
         Args:
-            number: for a generated key.
-            label: name of the row.
-            cells: cells of the row, or its problem.
+            number: number of the row, for a generated key.
+            label: name of the row in messages.
+            cells: cells of the row, or the problem of the row.
 
         Raises:
-            BadSampleError: if it cannot be used.
+            BadSampleError: if the row cannot be used.
         """
         if isinstance(cells, BadSampleError):
             raise cells
@@ -178,10 +178,10 @@ class RowReading:
             row[self.held] = None if held is None else held["path"]
             self._name_label(row, label)
         given = {name: row.get(getattr(columns, name)) for name in ("path", "url", "uid", "key", "sha256")}
-        if self.table:  # a cell without a text is empty
+        if self.table:  # an empty string means an empty cell
             given = {name: None if isinstance(value, str) and not value else value for name, value in given.items()}
         path, url = (given[name] if isinstance(given[name], str) else None for name in ("path", "url"))
-        # What a table says of where an image came from is not opened where the image is in the table.
+        # If the table contains the image, the path of the image is its origin, and is not opened.
         is_held = held is not None and held.get("bytes", b"") is not None
         image = path or ("" if is_held else url) or ""
         if not image and not is_held:
@@ -214,7 +214,7 @@ class RowReading:
         )
 
     def mark(self, number: int, label: str, cells: dict[str, Any] | BadSampleError) -> str:
-        """Return the state of a row's local image, for fingerprints."""
+        """Return the size and time of a row's local image as a string, for fingerprints."""
         try:
             record = self.record(number, label, cells)
             return "" if record.is_held or record.is_remote else storage.fingerprint(record.image)
@@ -225,7 +225,7 @@ class RowReading:
             return _MISSING
 
     def _name_label(self, row: dict[str, Any], label: str) -> None:
-        """Give the class of a row its name."""
+        """Replace the class number in a row by the class name."""
         number = row.get(LABEL)
         if not self.class_names or not isinstance(number, int):
             return
@@ -250,12 +250,12 @@ def _hash(value: Any, name: str | None, label: str) -> str | None:
 
 @attrs.frozen(kw_only=True)
 class ListUnit(Unit):
-    """A range of rows of a list.
+    """A unit of a list, with a range of rows.
 
     Args:
-        table: the list.
-        part: range of rows.
-        reading: converts rows to samples.
+        table: the table or JSON Lines file.
+        part: the range of rows.
+        reading: converter from rows to samples.
     """
 
     table: Table
@@ -272,30 +272,30 @@ class ListUnit(Unit):
         return self.table.suffix == ".parquet"
 
     def rows(self, *, images: bool = False) -> Iterator[Row]:
-        """Yield the rows: number for the key, name for messages, and cells or the problem.
+        """Yield each row as its number (for the key), its name (for messages), and its cells or problem.
 
         Args:
-            images: whether to read the list's images.
+            images: whether to read images in the list.
         """
         held = self.reading.held
         columns = self.table.columns if held is None else (*self.table.columns, held)
         return self.table.rows(self.part, columns, held=held, images=images)
 
     def _state(self) -> str:
-        """Return a text that changes when the rows do: of a Parquet file its size and time of change, or its mark."""
+        """Return a string that changes with the rows; for a Parquet file, from the fingerprint of the file."""
         if self._is_parquet:
             return f"{storage.fingerprint(self.path)} {self.part.first_row} {self.part.num_rows}"
         return self.part.digest if self.table.suffix in LINES else f"{self.part.digest} {self.part.first_row}"
 
     def about(self) -> str:
-        """Return a text that changes with the rows and the location of their images."""
+        """Return a string that changes with the rows and the base of their image paths."""
         if self._is_parquet and not storage.is_remote(self.path):
             return self.reading.about(f"{self.part.first_row} {self.part.num_rows}")
         with told(self.path):
             return self.reading.about(self._state())
 
     def fingerprint(self) -> str:
-        """Return a hash of the rows, and of sizes and times of change of the local images that they name."""
+        """Return a hash of the rows, and of the sizes and modification times of their local images."""
         with told(self.path):
             digest = blake2b(os.fsencode(self.reading.about(self._state())), digest_size=16)
             if not storage.is_remote(self.reading.image_root):
@@ -308,10 +308,10 @@ class ListUnit(Unit):
         return self.part.num_rows
 
     def records(self, *, images: bool = False) -> Iterator[Record | Skip]:
-        """Yield every row as a sample, or its problem, without opening images.
+        """Yield every row as a record, or as a skip for an unusable row, without opening image files.
 
         Args:
-            images: whether to read the list's images.
+            images: whether to read images in the list.
         """
         try:
             for number, label, cells in self.rows(images=images):
@@ -327,16 +327,16 @@ class ListUnit(Unit):
         return read_records(self.path, self.records(images=True), report)
 
     def read_again(self, names: Collection[str], report: SkipReport) -> Iterator[ImageTextSample]:
-        """Yield the samples of the rows that skips have named."""
+        """Yield the samples of the rows named by skips."""
         return read_records(self.path, (one for one in self.records(images=True) if one.key in names), report)
 
     def files(self) -> tuple[str, ...]:
-        """Return the images that the list names, and a Parquet file itself."""
+        """Return the image files of the rows, and the list itself if it is a Parquet file."""
         images = (one.image for one in self.records() if isinstance(one, Record) and not one.is_held)
         return (*((self.path,) if self._is_parquet else ()), *images)
 
     def described(self, report: SkipReport) -> Iterator[ImageTextSample]:
-        """Yield the samples without opening images."""
+        """Yield the samples without their images."""
         for record in self.records():
             if isinstance(record, Skip):
                 report.add(record)
@@ -355,18 +355,18 @@ def _names(values: Iterable[str]) -> tuple[str, ...]:
 @sources.register("jsonl")
 @attrs.frozen(kw_only=True, field_transformer=strict)
 class JsonLinesSource(Source):
-    """A file with one JSON object a line.
+    """A file with one JSON object per line.
 
-    `image` is a path or URL, stored with the sample; `caption`, `captions`, `text` or `texts` has one caption or
-    several; `key` is optional, by default the line's number. Other fields become metadata.
+    The field `image` is a path or URL, which the sample also stores. `caption`, `captions`, `text` or `texts` holds one
+    or several captions. `key` is optional; the default is the number of the line. Other fields become metadata.
 
-    The file may be untrusted: by default, its lines may name only files below `image_root` and URLs of public web
+    The file may be untrusted: by default, the lines may name only files below `image_root` and URLs of public web
     servers.
 
     Args:
-        path: the file, or its URL; not compressed.
+        path: path or URL of the uncompressed file.
         image_root: base of relative image paths; None for the directory of the file.
-        samples_per_shard: lines per shard.
+        samples_per_shard: number of lines per shard.
         inside: whether local images must lie below `image_root`; False allows any file.
         schemes: allowed URL schemes, such as `https` and `s3`.
         hosts: allowed web servers without a public address, such as `127.0.0.1`.
@@ -383,19 +383,17 @@ class JsonLinesSource(Source):
     hosts: tuple[str, ...] = attrs.field(default=(), converter=_names)
 
     def allowing(self, rows: RowOptions) -> JsonLinesSource:
-        """Return this file with other options for its lines.
+        """Return a copy of this source with other options for its lines.
 
         Raises:
-            ValueError: if there are column names, which need a table.
+            ValueError: if the options name columns, which need a table.
         """
         if rows.names_columns:
-            raise ValueError(
-                f"{self.path} has no columns that could be named; its lines have `image` and `caption`, as JSON"
-            )
+            raise ValueError(f"{self.path} has JSON objects with `image` and `caption`, so its columns cannot be named")
         return attrs.evolve(self, inside=rows.inside, schemes=rows.schemes, hosts=rows.hosts)
 
     def units(self) -> tuple[ListUnit, ...]:
-        """Read the file once, and return ranges of lines.
+        """Read the file once, and return a unit per range of lines.
 
         Raises:
             ValueError: if the file cannot be read, has no lines or is compressed.
@@ -410,24 +408,23 @@ class JsonLinesSource(Source):
                 for index, part in enumerate(table.parts(self.samples_per_shard))
             )
         if not units:
-            raise ValueError(f"{self.path} has no lines; expected one JSON object a line")
+            raise ValueError(f"{self.path} has no lines; expected one JSON object per line")
         return units
 
 
 @sources.register("tables")
 @attrs.frozen(kw_only=True, field_transformer=strict)
 class TableSource(Source):
-    """Tables of pairs, as DataComp's metadata and img2dataset's lists are: a row has an image, captions, and a uid.
+    """Tables with an image, captions and a uid per row, like DataComp's metadata and img2dataset's lists.
 
-    A unit is a range of rows, named after its file with a number. Other cells become metadata, except for dates,
-    decimals and bytes. The tables may be untrusted: see `RowOptions`.
+    A unit is a range of rows; its name is the file's name with a number. Other cells become metadata, except for dates,
+    decimals and bytes. The tables may be untrusted, see `RowOptions`.
 
     Args:
-        tables: a table, a brace pattern such as `metadata/{00000..00127}.parquet`, several of them, or a folder,
-            searched recursively. Any of them may be a URL. Compressed files are not supported, except for Parquet's own
-            compression.
-        image_root: base of relative image paths; None for the folder of their table.
-        samples_per_shard: rows per shard.
+        tables: paths or URLs of tables, brace patterns such as `metadata/{00000..00127}.parquet`, or folders, searched
+            recursively. Compressed files are not supported, except for Parquet's own compression.
+        image_root: base of relative image paths; None for the folder of each table.
+        samples_per_shard: number of rows per shard.
         options: column names, and allowed files and servers.
 
     Raises:
@@ -440,15 +437,15 @@ class TableSource(Source):
     options: RowOptions = RowOptions()
 
     def allowing(self, rows: RowOptions) -> TableSource:
-        """Return these tables with other options for their rows."""
+        """Return a copy of this source with other options for its rows."""
         return attrs.evolve(self, options=rows)
 
     def units(self) -> tuple[ListUnit, ...]:
-        """Return ranges of rows; this reads the footer of Parquet files, and all of other files.
+        """Return a unit per range of rows; read the footer of Parquet files, and other files completely.
 
         Raises:
-            ValueError: if there are no tables or no rows, a table cannot be read or is compressed, lacks a named
-                column, or two tables differ only in the suffix.
+            ValueError: if there are no tables or no rows, a table cannot be read, is compressed or lacks a named
+                column, or the names of two tables differ only in the suffix.
             StorageError: if a store cannot be reached.
             ImportError: if Apache Arrow is not installed (extra `parquet`).
         """
@@ -458,15 +455,15 @@ class TableSource(Source):
         names: dict[str, str] = {}
         for name, path in found:
             if names.setdefault(_stem(name), path) != path:
-                raise ValueError(f"{names[_stem(name)]} and {path} have one name but for the suffix; rename one")
+                raise ValueError(f"the names of {names[_stem(name)]} and {path} differ only in the suffix; rename one")
         calls = ((storage.is_remote(path), partial(self._units, name, path)) for name, path in found)
         units = tuple(unit for part in called_ahead(calls) for unit in part)
         if not units:
-            raise ValueError(f"{', '.join(self.tables)}: there are no rows")
+            raise ValueError(f"{', '.join(self.tables)} have no rows")
         return units
 
     def _found(self) -> Iterator[tuple[str, str]]:
-        """Yield the tables' names, relative to the folder, and paths."""
+        """Yield the name (relative to the folder) and the path of every table."""
         if len(self.tables) == 1 and not is_table(self.tables[0]):
             (folder,) = self.tables
             for name in sorted(filter(is_table, list_folder(folder).files)):
@@ -501,7 +498,7 @@ class TableSource(Source):
 
 
 def is_table(path: str) -> bool:
-    """Return whether a file is a table by its name."""
+    """Return whether a file has the suffix of a table."""
     return path.partition("?")[0].lower().endswith(TABLES)
 
 

@@ -1,4 +1,4 @@
-"""Opens any data set: detects the kind of source at a path, and captions or classes."""
+"""Opens any data set; detects the kind of source at a path, and whether images have captions or classes."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ from mobileclip.machine import raise_machine_fault
 DataKind = Literal["classes", "captions"]
 
 LISTS = (*LINES, *TABLES)
-"""Suffixes of files that name images."""
+"""Suffixes of lists: files with one image path or URL per row."""
 
 EXPECTED = (
     "a data set is a folder with a folder of images for each class, a folder of images with captions (NAME.txt beside "
@@ -53,11 +53,11 @@ class DataSet:
     """A data set.
 
     Args:
-        name: its name in results and reports.
-        source: its samples, with captions, and with `label` in the metadata for classes.
-        kind: captions or classes.
-        class_names: class names of a data set of classes, in the order of their labels.
-        templates: sentences around the names of classes, with one `{}` each; none for captions.
+        name: name of the data set in results and reports.
+        source: source of the samples, with captions; for classes, also with `label` in the metadata.
+        kind: whether images have captions or classes.
+        class_names: names of the classes, in the order of their labels; empty for captions.
+        templates: prompt templates with one `{}` for the name of a class; empty for captions.
     """
 
     name: str
@@ -73,18 +73,18 @@ def as_source(
     samples_per_shard: int = 1000,
     rows: RowOptions = RowOptions(),  # noqa: B008  frozen
 ) -> Source:
-    """Return the source that a path stands for.
+    """Return the source for a path, a pattern or `KIND:ARGUMENT`.
 
     Args:
-        data: shards or tables (a path, a brace pattern, several of them), a `.jsonl` file, or a directory: in the
-            public layout, with shards, with images and captions, with a directory of images for each class, or with
-            tables and no images; `KIND:ARGUMENT` with the name of a kind in `sources`, such as `folder:photos`; a
-            source is returned unchanged.
-        samples_per_shard: for a source without shards.
-        rows: column names of `.jsonl` files and tables.
+        data: one or several paths or brace patterns of shards or tables; a `.jsonl` file; a directory in the public
+            layout, with shards, with images and captions, with one directory of images per class, or with tables and no
+            images; or `KIND:ARGUMENT` with the name of a kind in `sources`, such as `folder:photos`. The function
+            returns a `Source` unchanged.
+        samples_per_shard: number of samples per unit, for a source without shards.
+        rows: options for the rows of `.jsonl` files and tables.
 
     Raises:
-        ValueError: if there is nothing, the file is of another kind, or no source is called so.
+        ValueError: if there is no data, the file has another type, or the kind of source is unknown.
     """
     if isinstance(data, Source):
         return data
@@ -94,20 +94,20 @@ def as_source(
         kind, argument = split_kind(paths[0]) or (_kind_of(paths[0]), paths[0])
         return sources[kind].of(argument, samples_per_shard=samples_per_shard, rows=rows)
     if any(map(split_kind, paths)):
-        raise ValueError(f"{' '.join(paths)} are several data sets; name one only, by its kind")
+        raise ValueError(f"{' '.join(paths)} are several data sets; expected one")
     if paths and all(map(is_table, paths)):
         return TableSource(tables=paths, samples_per_shard=samples_per_shard, options=rows)
     return ShardSource(shards=paths)
 
 
 def shards_of(data: Shards) -> tuple[str, ...]:
-    """Return the shards that training reads: paths and patterns as they are given, a folder as a pattern of its shards.
+    """Return the shards for training: paths and patterns unchanged, a folder as a pattern of its shards.
 
     Args:
-        data: shards, folders of such, or `shards:` with one of them.
+        data: shards, folders of shards, or `shards:` followed by a shard or folder.
 
     Raises:
-        ValueError: if data come in another form; the message names the problem writes them into shards.
+        ValueError: if the data are not shards; the message tells how to convert the data to shards.
     """
     found = []
     for text in paths_of(data):
@@ -117,41 +117,41 @@ def shards_of(data: Shards) -> tuple[str, ...]:
         source = as_source(text)
         if not isinstance(source, ShardSource):
             raise ValueError(
-                f"{text} is not in tar shards, as training needs; `mobileclip reinforce datacompdr12m --data "
-                f"{text} --output FOLDER` writes it into some, with what teachers say of it"
+                f"{text} is not in tar shards, which training needs; `mobileclip reinforce datacompdr12m --data "
+                f"{text} --output FOLDER` converts it to shards with teacher embeddings"
             )
         found.append("::".join(source.shards))
     return tuple(found)
 
 
 def split_kind(text: str) -> tuple[str, str] | None:
-    """Return the kind of a source and its argument where a text names both, as `shards:train/{000..127}.tar` does.
+    """Split an argument such as `shards:train/{000..127}.tar` into the kind of source and the kind's argument.
 
-    A path that is there is a path; drives, URLs and webdataset's `pipe:` are no kinds.
+    Return None for an existing path, and for drives, URLs and webdataset's `pipe:`.
 
     Raises:
-        ValueError: if there is neither a kind of that name nor anything at the path.
+        ValueError: if the kind is unknown and no file has this path.
     """
     found = _NAMED.fullmatch(text)
-    if found is None or runs_program(text) or os.path.exists(text):  # noqa: PTH110 - of any length
+    if found is None or runs_program(text) or os.path.exists(text):  # noqa: PTH110 - any length
         return None
     if found["kind"] in sources:
         return found["kind"], found["argument"]
     if is_pattern(text) or ".tar" in text:
         return None
-    raise ValueError(f"there is nothing at {text}, and no source of that kind: {sources.unknown(found['kind'])}")
+    raise ValueError(f"{text} does not exist, and its prefix is not a kind of source: {sources.unknown(found['kind'])}")
 
 
 def _kind_of(text: str) -> str:
-    """Return which kind of source plainly is at a path.
+    """Return the kind of source at a path.
 
     Raises:
-        ValueError: if there is none.
+        ValueError: if the path is not a data set.
     """
     if not text:
         raise ValueError(f"no data was given; {EXPECTED}")
     if text.lower().endswith(_OTHERS):
-        raise ValueError(f"{text} is neither a tar shard nor a list ({', '.join(LISTS)}); write it as one of these")
+        raise ValueError(f"{text} is neither a tar shard nor a list ({', '.join(LISTS)}); convert it to one of these")
     if text.lower().endswith(LINES):
         return "jsonl"
     if is_table(text):
@@ -164,7 +164,7 @@ def _kind_of(text: str) -> str:
             return "public_layout"
         return "shards" if shards_in(text) else _kind_of_folder(text)
     if is_near and not is_pattern(text) and ".tar" not in storage.file_name(text) and os.path.isfile(text):  # noqa: PTH113
-        raise ValueError(f"{text} is no data set; {EXPECTED}")
+        raise ValueError(f"{text} is not a data set; {EXPECTED}")
     return "shards"
 
 
@@ -176,21 +176,21 @@ def open_data_set(
     samples_per_shard: int = 1000,
     rows: RowOptions = RowOptions(),  # noqa: B008  frozen
 ) -> DataSet:
-    """Open the data set at a path, and detect captions or classes.
+    """Open the data set at a path, and detect whether its images have captions or classes.
 
-    Classes are the folders of a folder; the `label`, a name, in the metadata of JSON lines or shards; or the number in
-    `.cls`, with names in the folder's `classnames.txt`. Other data sets have captions.
+    Classes come from the subfolders of a folder; from a name as `label` in the metadata of JSON Lines or shards; or
+    from the number in `.cls`, with names in the folder's `classnames.txt`. All other data sets have captions.
 
     Args:
         data: see `as_source`.
-        kind: the expected kind; `auto` to detect it.
-        templates: sentences around the names of classes, where the data set has none of its own.
+        kind: expected kind; `auto` to detect the kind.
+        templates: prompt templates with one `{}`, for classes of a data set without its own templates.
         samples_per_shard: see `as_source`.
         rows: see `as_source`.
 
     Raises:
-        ValueError: if there is no data set of that kind; the message has the found and the expected kind.
-        OSError: if it cannot be read.
+        ValueError: if there is no data set of this kind; the message names the found and the expected kind.
+        OSError: if the data set cannot be read.
     """
     text = os.fspath(data)
     require_data_set(text)
@@ -199,17 +199,17 @@ def open_data_set(
     found: DataKind = "classes" if names else "captions"
     if kind == "classes" and found != kind:
         raise ValueError(
-            f"{text} has no classes: expected a folder for every class, or samples whose metadata has the name of the "
+            f"{text} has no classes: expected one folder per class, or samples whose metadata has the name of the "
             "class as `label`"
         )
     if kind == "captions" and isinstance(source, ClassFolderSource):
-        raise ValueError(f"{text} has no captions, but a folder for every class; {EXPECTED}")
+        raise ValueError(f"{text} has no captions, but one folder per class; {EXPECTED}")
     is_kind = found if kind == "auto" else kind
     return DataSet(name=name_of(text), source=source, kind=is_kind, class_names=names, templates=own)
 
 
 def name_of(text: str) -> str:
-    """Return the name of a data set: its folder's, or its file's without suffix."""
+    """Return the name of a data set: the name of its folder, or of its file without suffix."""
     text = (split_kind(text) or ("", text))[1]
     layout = files_of_page(text).partition("/resolve/")[0]
     name = storage.file_name(layout) if storage.is_remote(layout) else storage.local_path(layout).absolute().name
@@ -222,30 +222,30 @@ def name_of(text: str) -> str:
 
 
 def is_place(text: str) -> bool:
-    """Return whether an argument is the path or URL of data, and not a name."""
+    """Return whether an argument is the path or URL of data, not a name."""
     found = _NAMED.fullmatch(text)
     is_named = found is not None and found["kind"] in sources
     return is_named or _is_file(text) or text.endswith(("/", os.sep)) or storage.is_directory(text)
 
 
 def is_gathered(text: str) -> bool:
-    """Return whether a place is a list, shards or the public layout, and not a folder of image files."""
+    """Return whether a path is a list, shards or the public layout, not a folder of image files."""
     if split_kind(text) is not None or _is_file(text):
         return True
     return storage.is_directory(text) and (is_public_layout(text) or bool(shards_in(text)))
 
 
 def _is_file(text: str) -> bool:
-    """Return whether this names a list or shards, or is a URL."""
+    """Return whether a text is a URL, or the name of a list or of shards."""
     return text.lower().endswith((*LISTS, ".tar")) or is_pattern(text) or storage.is_remote(text)
 
 
 def require_data_set(text: str) -> None:
-    """Make sure that there is something at a path on this machine, or that a URL can be opened; nothing is read.
+    """Check that a local path exists, or that a URL can be opened, without reading any data.
 
     Raises:
-        FileNotFoundError: if there is nothing.
-        ValueError: if it is a URL that nothing here can open, or an unknown kind of source.
+        FileNotFoundError: if the path does not exist.
+        ValueError: if the URL has an unsupported scheme, or the kind of source is unknown.
     """
     named = split_kind(text)
     if named is not None:
@@ -253,13 +253,13 @@ def require_data_set(text: str) -> None:
         return
     storage.check_address(text)
     if text and not storage.is_remote(text) and not is_pattern(text) and not storage.local_path(text).exists():
-        raise FileNotFoundError(f"there is no data set {text}; {EXPECTED}")
+        raise FileNotFoundError(f"the data set {text} does not exist; {EXPECTED}")
 
 
 def _named(
     source: Source, text: str, templates: tuple[str, ...], kind: DataKind | Literal["auto"]
 ) -> tuple[Source, tuple[str, ...], tuple[str, ...]]:
-    """Return a source with the names of its classes and their templates; none where its images have captions."""
+    """Return a source, the names of its classes, and their templates; the last two are empty for captions."""
     if isinstance(source, FolderSource) and kind == "classes":
         source = ClassFolderSource(path=source.path, samples_per_shard=source.samples_per_shard)
     if isinstance(source, ShardSource) and _has_numbers(source, text):
@@ -289,9 +289,7 @@ def _check_captions(source: FolderSource) -> None:
         held = ", ".join(f"{count:,} {suffix}" for suffix, count in kinds.most_common(5)) or "no files in it"
         raise ValueError(f"{error}; there are {held}; {EXPECTED}") from None
     if not any(map(_is_captioned, items)):
-        raise ValueError(
-            f"{source.path} holds {len(items)} images without captions and in no folders of classes; {EXPECTED}"
-        )
+        raise ValueError(f"{source.path} holds {len(items)} images without captions or class folders; {EXPECTED}")
 
 
 def _is_captioned(item: FolderItem) -> bool:
@@ -299,7 +297,7 @@ def _is_captioned(item: FolderItem) -> bool:
 
 
 def _has_numbers(source: ShardSource, text: str) -> bool:
-    """Return whether the samples of shards have the numbers of classes, as the first one has."""
+    """Return whether the samples of shards have class numbers, judged by the first sample."""
     first = next((raw for unit in source.units() for raw in read_shard(unit.path, lambda _: None)), None)
     if first is None:
         raise ValueError(f"{text} holds no sample; {EXPECTED}")
@@ -307,28 +305,28 @@ def _has_numbers(source: ShardSource, text: str) -> bool:
 
 
 def _labels(source: Source, text: str) -> tuple[str, ...]:
-    """Return the names that samples have as `label`, none unless the first one has; all are read where it has."""
+    """Return the class names in `label`; empty, without reading all samples, if the first sample has no `label`."""
     report = SkipReport(log=False)
     labels = (label_of(sample) for unit in source.units() for sample in unit.described(report))
     try:
         first = next(labels)
     except StopIteration:
         details = [skip.detail for skips in report.named.values() for skip in skips[:1]]
-        raise ValueError("; ".join([f"not one sample of {text} can be used: {report}", *details, EXPECTED])) from None
+        raise ValueError("; ".join([f"no sample of {text} can be used: {report}", *details, EXPECTED])) from None
     return () if first is None else tuple(sorted({first, *filter(None, labels)}))
 
 
 def label_of(sample: ImageTextSample) -> str | None:
-    """Return the name of the class of a sample, where its metadata has one as `label`."""
+    """Return the name of a sample's class from `label` in the metadata; None if there is no name."""
     label = sample.metadata.get("label")
     return label if isinstance(label, str) and label.strip() else None
 
 
 def _kind_of_folder(folder: str) -> str:
-    """Return what a folder without shards plainly is: tables alone, a folder for every class, or other images.
+    """Return the kind of a folder without shards: tables, one folder per class, or other images.
 
     Raises:
-        ValueError: if images without captions lie both in folders and beside them.
+        ValueError: if images without captions are both in the folder and in subfolders.
     """
     try:
         found = list_folder(folder)
@@ -337,7 +335,7 @@ def _kind_of_folder(folder: str) -> str:
         units = () if storage.is_remote(folder) else FolderSource(path=folder).units()
     except (ValueError, OSError) as error:
         raise_machine_fault(error)
-        # What is wrong is said where the data are used.
+        # Later code reports the problem when it uses the data.
         return "folder"
     items = [item for unit in units for item in unit.items]
     num_apart = sum("/" in item.image for item in items)
@@ -345,7 +343,7 @@ def _kind_of_folder(folder: str) -> str:
         return "folder"
     if num_apart < len(items):
         raise ValueError(
-            f"{folder} holds {num_apart:,} images in folders and {len(items) - num_apart:,} beside these, without "
-            f"captions; name what it is: class_folder:{folder} or folder:{folder}"
+            f"{folder} holds {num_apart:,} images in subfolders and {len(items) - num_apart:,} next to them, without "
+            f"captions; state the kind: class_folder:{folder} or folder:{folder}"
         )
     return "class_folder"

@@ -1,4 +1,4 @@
-"""Column options of lists and tables, without the code that reads them."""
+"""Column options of lists and tables, separate from the code that reads lists and tables."""
 
 from __future__ import annotations
 
@@ -7,29 +7,28 @@ import attrs
 from mobileclip.strict import strict
 
 SCHEMES = ("http", "https")
-"""Of URLs that anyone's file may name."""
+"""URL schemes that untrusted files may name."""
 
 
 @attrs.frozen(kw_only=True, field_transformer=strict)
 class RowOptions:
     """Column options of `.jsonl` files and tables (`.parquet`, `.csv`, `.tsv`).
 
-    Where no column is named, the first of the usual names that a table has is taken, whatever its case.
+    For a column without a given name, the reader uses the first usual name in the table, ignoring case.
 
     Args:
-        inside: images on this machine must lie below the folder of the file; otherwise its rows name any file.
+        inside: whether local images must be below the folder of the file; otherwise its rows may name any file.
         schemes: URL schemes that rows may use, such as `https` and `s3`.
-        hosts: web servers that rows may name although they are at no public address, such as `127.0.0.1`.
-        path_column: column of a table with the images' paths, relative to the table's folder.
-        url_column: column of a table with the images' URLs, fetched where a row has no path.
-        caption_columns: columns of a table with captions, one or a list of them in a cell.
-        uid_column: column of a table with the samples' uids, as DataComp names its samples.
-        key_column: of a table: the column with the samples' keys; where there is none, the uid is the key, or the name
-            of the table with the number of the row.
-        hash_column: of a table: the column with the SHA-256 of the images; one that has another is skipped. It is not
-            looked for where none is named, as it may be that of an image before it was resized.
-        header: header of a `.csv` or `.tsv` file whose first line has no names: the names of its columns, in their
-            order.
+        hosts: web servers without a public address that rows may name, such as `127.0.0.1`.
+        path_column: column of a table with image paths, relative to the table's folder.
+        url_column: column of a table with image URLs, used for rows without a path.
+        caption_columns: columns of a table with captions; a cell has one caption or a list of captions.
+        uid_column: column of a table with uids, DataComp's names of samples.
+        key_column: column of a table with keys. Without this column, the key is the uid, or the name of the table with
+            the number of the row.
+        hash_column: column of a table with the SHA-256 of images; the reader skips images with another hash. There is
+            no default name, as a table may have the hashes of images before resizing.
+        header: names of the columns, in order, for a `.csv` or `.tsv` file without a header line.
     """
 
     inside: bool = True
@@ -45,5 +44,5 @@ class RowOptions:
 
     @property
     def names_columns(self) -> bool:
-        """Whether anything is said of a table's columns."""
+        """Whether the options name any column of a table."""
         return self != RowOptions(inside=self.inside, schemes=self.schemes, hosts=self.hosts)

@@ -1,16 +1,13 @@
-"""Tar shards as sources: alone, with the numbers of classes, or in CLIP_benchmark's layout.
+"""Tar shards as sources: with captions, with class numbers, or in CLIP_benchmark's layout.
 
 The layout has these files:
 
-    wds_vtab-pets_test/
-        classnames.txt                           a name a line, in the order of the labels
-        zeroshot_classification_templates.txt    a prompt a line, with {c} where the name goes
-        dataset_type.txt                         "retrieval" where images have captions instead of labels
-        test/nshards.txt                         how many shards there are
-        test/0.tar                               KEY.jpg (png, webp), KEY.cls with its label or KEY.txt with captions,
-                                                 KEY.npy with the groups that it belongs to, where the metric asks
+    wds_vtab-pets_test/ classnames.txt one name per line, in the order of the labels
+        zeroshot_classification_templates.txt one prompt per line, with {c} for the name dataset_type.txt "retrieval" if
+        images have captions instead of labels test/nshards.txt number of shards test/0.tar KEY.jpg (png, webp), KEY.cls
+        with the label or KEY.txt with captions, KEY.npy with the groups of the image, if the metric needs them
 
-Source: CLIP_benchmark, which defines it; the 38 data sets are published in it.
+Source: CLIP_benchmark defines the layout; the 38 data sets are published in this layout.
 """
 
 from __future__ import annotations
@@ -39,7 +36,7 @@ from mobileclip.datasets.sources.rows import RowOptions
 from mobileclip.machine import raise_machine_fault
 from mobileclip.strict import split_lines, strict
 
-# What is written is not compressed: its members are.
+# Output shards are not compressed, as their members are.
 _COMPRESSED = re.compile(r"(\.tar)?\.(gz|bz2|xz)$|\.(tgz|tbz2|txz)$")
 _FILE_NAME = re.compile(r"[\w][\w.+=@,~ -]*")
 _MAX_NAMED = 3
@@ -47,10 +44,10 @@ _MAX_NAMED = 3
 
 @attrs.frozen(kw_only=True)
 class ShardUnit(Unit):
-    """One shard.
+    """One tar shard.
 
     Args:
-        path: path, URL, or webdataset's `pipe:`.
+        path: path, URL, or webdataset's `pipe:` of the shard.
         sample_limits: limits for reading a sample.
     """
 
@@ -58,50 +55,50 @@ class ShardUnit(Unit):
     sample_limits: SampleLimits = SAMPLE_LIMITS
 
     def fingerprint(self) -> str:
-        """Return size and time of change, or the store's mark; the command, where a program gives the shard."""
+        """Return size and modification time, or the store's entity tag; for the output of a program, the command."""
         if runs_program(self.path):
             return self.path
         with told(f"shard {self.path}"):
             return storage.fingerprint(self.path)
 
     def about(self) -> str:
-        """Return the name of a shard on this machine."""
+        """Return the name of a local shard."""
         is_near = not (runs_program(self.path) or storage.is_remote(self.path))
         return self.name if is_near else self.fingerprint()
 
     def count(self) -> int | None:
-        """Return the number of keys in a whole shard on this machine."""
+        """Return the number of keys in a local shard; None for other or truncated shards."""
         if runs_program(self.path) or storage.is_remote(self.path) or _COMPRESSED.search(self.path):
             return None
         try:
             return count_samples([self.path], self.sample_limits)
         except (ValueError, OSError) as error:
             raise_machine_fault(error)
-            # Reading will tell how far it goes.
+            # Reading will show the end of the shard.
             return None
 
     def size(self) -> int | None:
-        """Return the bytes of the shard."""
+        """Return the number of bytes of the shard; None if unknown."""
         return None if runs_program(self.path) else storage.size(self.path)
 
     def files(self) -> tuple[str, ...]:
-        """Return the shard."""
+        """Return the path of the shard."""
         return () if runs_program(self.path) else (self.path,)
 
     def sample(self, key: str, members: Mapping[str, bytes]) -> ImageTextSample:
-        """Return the sample that members of the shard make.
+        """Return the sample with some members of the shard.
 
         Raises:
-            BadSampleError: if they make none.
+            BadSampleError: if the members are not a valid sample.
         """
         return parse_sample(key, members, self.sample_limits)
 
     def read(self, report: SkipReport) -> Iterator[ImageTextSample]:
-        """Yield the samples; of those with one key, the first that can be used."""
+        """Yield the samples; among samples with the same key, only the first usable one."""
         keys: set[str] = set()
         for sample in parse_each(read_shard(self.path, report.add, self.sample_limits), self.sample, report.add):
             if sample.key in keys:
-                detail = "an earlier sample of the shard has this key"
+                detail = "an earlier sample of the shard has the same key"
                 report.add(Skip(reason="duplicate_key", key=sample.key, shard=self.path, detail=detail))
                 continue
             keys.add(sample.key)
@@ -115,8 +112,8 @@ class ShardSource(Source):
     """Tar shards of image-text samples.
 
     Args:
-        shards: paths, URLs or brace patterns, as `expand_shards` takes them; compressed ones too. What they become
-            bears their names, without `.gz`; shards of several folders, their paths below the folder common to all.
+        shards: paths, URLs or brace patterns, see `expand_shards`; also of compressed shards. Output shards have the
+            same names, without `.gz`; for shards in several folders, the paths below the common folder.
         sample_limits: limits for reading a sample.
     """
 
@@ -125,15 +122,15 @@ class ShardSource(Source):
 
     @classmethod
     def of(cls, argument: str, *, samples_per_shard: int, rows: RowOptions) -> ShardSource:
-        """Return the shards of a path, a pattern or a folder, see `Source.of`."""
-        del samples_per_shard, rows  # shards are cut, and no lists
+        """Return the source of the shards in a path, a pattern or a folder, see `Source.of`."""
+        del samples_per_shard, rows  # the data are already in shards, and shards are not lists
         return cls(shards=(is_folder(argument) and shards_in(argument)) or argument)
 
     def units(self) -> tuple[ShardUnit, ...]:
-        """Return a unit for every shard, in the order given.
+        """Return a unit per shard, in the given order.
 
         Raises:
-            ValueError: if there is none, a local one is missing, or one is given twice.
+            ValueError: if there are no shards, a local shard is missing, or two shards would have the same output name.
         """
         paths = expand_shards(self.shards)
         local = [path for path in paths if not runs_program(path) and not storage.is_remote(path)]
@@ -142,47 +139,47 @@ class ShardSource(Source):
         for path, name in zip(paths, output_names(paths), strict=True):
             if name in units:
                 raise ValueError(
-                    f"{units[name].path} and {path} would both become {name}; name each shard once, or work on them as "
-                    "two data sets"
+                    f"{units[name].path} and {path} would have the same output name {name}; name each shard once, "
+                    "or process the shards as two data sets"
                 )
             units[name] = ShardUnit(name=name, path=path, sample_limits=self.sample_limits)
         return tuple(units.values())
 
     def fingerprints(self, units: Collection[Unit]) -> dict[str, str]:
-        """Return the fingerprints of shards; stores list those of a folder, and of web servers none is known."""
+        """Return the fingerprints of shards from folder listings; web servers cannot list shards."""
         paths = {}
         for unit in units:
-            assert isinstance(unit, ShardUnit), "shards are the units of this source"
+            assert isinstance(unit, ShardUnit), "this source has only units of shards"
             paths[unit.name] = unit.path
         listed = listed_fingerprints([path for path in paths.values() if not storage.is_web(path)])
         return {name: listed[path] for name, path in paths.items() if path in listed}
 
 
 def shards_in(folder: str) -> tuple[str, ...]:
-    """Return the shards in a folder; where they were reinforced, those in the folders below as well."""
+    """Return the shards in a folder; for the output of a reinforcement, also those in subfolders."""
     shards = storage.list_files(folder, ".tar")
     if shards or not storage.exists(storage.join(folder, CARD)):
         return shards
-    # What a reinforcement has under way is in a hidden folder.
+    # A reinforcement keeps unfinished shards in a hidden folder, which is not listed.
     return storage.list_files(folder, ".tar", recursive=True)
 
 
 def is_folder(text: str) -> bool:
-    """Return whether there is a folder; no store is asked about what is called like a shard."""
+    """Return whether a path is a folder; no request to a store for names of shards."""
     is_shard = is_pattern(text) or "::" in text or ".tar" in storage.file_name(text)
     return not (is_shard and storage.is_remote(text)) and storage.is_directory(text)
 
 
 def is_pattern(text: str) -> bool:
-    """Return whether this is a brace pattern, or what a program writes."""
+    """Return whether a text is a brace pattern, or a program that writes a shard."""
     return "{" in text or runs_program(text)
 
 
 def listed_fingerprints(paths: Iterable[str]) -> dict[str, str]:
-    """Return the fingerprints of shards, of those that are there; stores and disks list those of a folder at once.
+    """Return the fingerprints of all existing shards, from one listing per folder of a store or disk.
 
     Args:
-        paths: or URLs; those of web servers, which list nothing, are asked for one after another.
+        paths: paths or URLs of shards. Web servers cannot list folders, so each of their URLs takes a request.
 
     Raises:
         OSError: if a store cannot be reached.
@@ -210,33 +207,33 @@ def _check_present(paths: list[str]) -> None:
         others = f", nor do {len(missing) - _MAX_NAMED} others" if len(missing) > _MAX_NAMED else ""
         raise ValueError(
             f"shard {', '.join(missing[:_MAX_NAMED])} does not exist{others}; "
-            "patterns are written with braces, such as 'train/{00000..00127}.tar'"
+            "patterns need braces, such as 'train/{00000..00127}.tar'"
         )
     for path in paths:
         if storage.is_directory(path):
-            raise ValueError(f"{path} is a directory and no shard; for a directory of images, take FolderSource")
+            raise ValueError(f"{path} is a directory, not a shard; for a directory of images, use FolderSource")
 
 
 def output_names(paths: Sequence[str]) -> list[str]:
-    """Return what the shards become: their paths below the folder that is common to all; a program's has no folder."""
+    """Return the names of the output shards: the paths below the folder common to all shards."""
     folders = [() if runs_program(path) else _folders(path) for path in paths]
     num_above = num_common(one for path, one in zip(paths, folders, strict=True) if not runs_program(path))
     names = []
     for path, above in zip(paths, folders, strict=True):
         name, below = _COMPRESSED.sub(".tar", storage.file_name(path)), above[num_above:]
         if not _FILE_NAME.fullmatch(name):
-            raise ValueError(f"{path!r} does not end with the name of a file, which the new shard could bear")
+            raise ValueError(f"{path!r} does not end with a file name, which the output shard would have")
         if bad := [folder for folder in below if not _FILE_NAME.fullmatch(folder)]:
             raise ValueError(
-                f"the shards lie in several folders, and what becomes of {path!r} cannot lie in one that is called "
-                f"{bad[0]!r}; rename it, or work on each folder as a data set of its own"
+                f"the shards are in several folders, but the output shard of {path!r} cannot be in a folder named "
+                f"{bad[0]!r}; rename the folder, or process each folder as a separate data set"
             )
         names.append("/".join((*below, name)))
     return names
 
 
 def _folders(path: str) -> tuple[str, ...]:
-    """Return the names of the folders that lead to a file, from the root or the store on."""
+    """Return the names of the folders above a file, starting at the root or the store."""
     if storage.is_web(path):
         address = urllib.parse.urlsplit(path)
         whole = f"{address.netloc}{urllib.parse.unquote(address.path)}"
@@ -264,11 +261,11 @@ class PublicLayout:
     """A data set in CLIP_benchmark's layout: its class names, prompts, kind and shards.
 
     Args:
-        name: name of its folder, without `wds_` and `_test`.
-        kind: what its samples have beside the image.
-        class_names: in the order of the labels; empty for retrieval.
-        templates: prompts with one `{}` where the name goes; empty for retrieval.
-        shards: paths or URLs.
+        name: name of the folder, without `wds_` and `_test`.
+        kind: `classification` for images with labels, `retrieval` for images with captions.
+        class_names: names of the classes, in the order of the labels; empty for retrieval.
+        templates: prompt templates with one `{}` for the name; empty for retrieval.
+        shards: paths or URLs of the shards.
     """
 
     name: str
@@ -279,22 +276,22 @@ class PublicLayout:
 
 
 def is_public_layout(path: str | os.PathLike[str]) -> bool:
-    """Return whether a folder on this machine holds a data set in this layout, or what is left of one."""
+    """Return whether a local folder holds a data set in this layout, or parts of such a data set."""
     folder = storage.local_path(path)
     return (folder / SPLIT / "nshards.txt").exists() or ((folder / CLASS_NAMES).exists() and (folder / SPLIT).is_dir())
 
 
 def read_public_layout(path: str | os.PathLike[str], *, split: str = SPLIT) -> PublicLayout:
-    """Read the small files of a data set in CLIP_benchmark's layout; no shard is read.
+    """Read the small files of a data set in CLIP_benchmark's layout, without reading shards.
 
     Args:
-        path: its folder, a URL of one, or its page on the Hugging Face hub, such as
+        path: folder of the data set, its URL, or its page on the Hugging Face hub, such as
             `https://huggingface.co/datasets/djghosh/wds_vtab-pets_test/tree/main`.
-        split: the folder of its shards.
+        split: name of the folder with the shards.
 
     Raises:
-        ValueError: if a file of names or templates is missing or malformed; the message says which line. If there are
-            more shards than it says.
+        ValueError: if a file of names or templates is missing or malformed (the message names the line), or the folder
+            has more shards than `nshards.txt` states.
         OSError: if a store cannot be reached.
     """
     root = files_of_page(os.fspath(path))
@@ -302,8 +299,8 @@ def read_public_layout(path: str | os.PathLike[str], *, split: str = SPLIT) -> P
     shards = tuple(storage.join(root, f"{split}/{number}.tar") for number in range(num_shards))
     if storage.exists(storage.join(root, f"{split}/{num_shards}.tar")):
         raise ValueError(
-            f"{root}/{split}/nshards.txt says that there are {num_shards} shards, but {num_shards}.tar is there too; "
-            f"correct the number, or remove what is too many"
+            f"{root}/{split}/nshards.txt states {num_shards} shards, but {num_shards}.tar also exists; "
+            f"correct the number, or remove the additional shards"
         )
     kind = _kind(root)
     named = kind == "classification"
@@ -317,7 +314,7 @@ def read_public_layout(path: str | os.PathLike[str], *, split: str = SPLIT) -> P
 
 
 def files_of_page(path: str) -> str:
-    """Return where the files of a page of the hub are; other paths are returned unchanged."""
+    """Return the URL of the files of a page on the Hugging Face hub; return other paths unchanged."""
     if path.startswith(_HUB):
         path = path.replace("/tree/", "/resolve/", 1)
         return path if "/resolve/" in path else f"{path.rstrip('/')}/resolve/main"
@@ -325,13 +322,13 @@ def files_of_page(path: str) -> str:
 
 
 def read_class_names(path: str) -> tuple[str, ...]:
-    """Return the names in a file, one a line, in the order of the labels.
+    """Return the class names in a file with one name per line, in the order of the labels.
 
     Raises:
-        ValueError: if it is missing or empty, or a name is blank.
-        OSError: if it cannot be read.
+        ValueError: if the file is missing or empty, or a name is blank.
+        OSError: if the file cannot be read.
     """
-    names = _lines(path, "the names of the classes, one a line")
+    names = _lines(path, "expected the names of the classes, one per line")
     for number, name in enumerate(names, 1):
         if not name.strip():
             raise ValueError(f"{path}, line {number}: class {number - 1} has no name")
@@ -339,7 +336,7 @@ def read_class_names(path: str) -> tuple[str, ...]:
 
 
 def class_names_beside(shard: str) -> tuple[str, ...]:
-    """Return the names in `classnames.txt` beside a shard; none where there is none.
+    """Return the class names in `classnames.txt` next to a shard; empty if the file is missing.
 
     Raises:
         ValueError, OSError: see `read_class_names`.
@@ -349,13 +346,13 @@ def class_names_beside(shard: str) -> tuple[str, ...]:
 
 
 def parse_label(stored: bytes | None, num_classes: int) -> int:
-    """Return the number of a class that a sample's `.cls` holds.
+    """Return the class number in a sample's `.cls`.
 
     Raises:
-        BadSampleError: if there is none, or it is none of the classes.
+        BadSampleError: if `.cls` is missing, or does not hold the number of a class.
     """
     if stored is None:
-        raise BadSampleError("no_label", "there is no .cls with its label")
+        raise BadSampleError("no_label", "it has no .cls with its label")
     text = stored[:_MAX_TEXT_BYTES].decode("utf-8", "replace").strip()
     if _SEVERAL_LABELS.fullmatch(text):
         raise BadSampleError("several_labels", f".cls holds {text[:40]!r}, expected the number of one class")
@@ -368,37 +365,37 @@ def parse_label(stored: bytes | None, num_classes: int) -> int:
 
 
 def caption_lines(stored: bytes | None) -> tuple[str, ...]:
-    """Return the captions that a sample's `.txt` holds, one a line.
+    """Return the captions in a sample's `.txt`, one per line.
 
     Raises:
-        BadSampleError: if there is none.
+        BadSampleError: if the sample has no caption.
     """
     lines = () if stored is None else split_lines(stored.decode("utf-8", "replace"))
     captions = tuple(line for line in lines if line.strip())
     if not captions:
-        raise BadSampleError("no_caption", "there is no .txt with a caption")
+        raise BadSampleError("no_caption", "it has no .txt with a caption")
     return captions
 
 
 def image_of(members: Mapping[str, bytes]) -> str:
-    """Return the extension of the image among the members of a sample.
+    """Return the extension of a sample's image.
 
     Raises:
-        BadSampleError: if there is none.
+        BadSampleError: if the sample has no image.
     """
     extension = next((one for one in IMAGE_EXTENSIONS if one in members), None)
     if extension is None:
         there = ", ".join(sorted(members))
-        raise BadSampleError("no_image", f"there is none of {', '.join(IMAGE_EXTENSIONS)}, only {there}")
+        raise BadSampleError("no_image", f"it has no image ({', '.join(IMAGE_EXTENSIONS)}), only {there}")
     return extension
 
 
 @attrs.frozen(kw_only=True)
 class LabelledShardUnit(ShardUnit):
-    """A shard whose samples have a label in `.cls`, or captions in `.txt`, one a line, where there are no classes.
+    """A shard whose samples have a label in `.cls` or, without classes, captions in `.txt`, one per line.
 
     Args:
-        class_names: in the order of the labels; none where samples have captions.
+        class_names: names of the classes, in the order of the labels; empty for samples with captions.
         templates: prompt templates with one `{}`.
     """
 
@@ -406,7 +403,7 @@ class LabelledShardUnit(ShardUnit):
     templates: tuple[str, ...]
 
     def sample(self, key: str, members: Mapping[str, bytes]) -> ImageTextSample:
-        """Return the sample with its class's captions, or its own."""
+        """Return the sample with captions from the templates of its class, or with its own captions."""
         extension, metadata = image_of(members), dict[str, str]()
         if self.class_names:
             metadata["label"] = name = self.class_names[parse_label(members.get("cls"), len(self.class_names))]
@@ -421,11 +418,11 @@ class LabelledShardUnit(ShardUnit):
 @sources.register("labelled_shards")
 @attrs.frozen(kw_only=True, field_transformer=strict)
 class LabelledShardSource(Source):
-    """Tar shards of images with the number of their class in `.cls`.
+    """Tar shards of images with class numbers in `.cls`.
 
     Args:
         shards: see `ShardSource`.
-        class_names: in the order of the labels.
+        class_names: names of the classes, in the order of the labels.
         templates: prompt templates with one `{}`.
     """
 
@@ -435,28 +432,28 @@ class LabelledShardSource(Source):
 
     @classmethod
     def of(cls, argument: str, *, samples_per_shard: int, rows: RowOptions) -> LabelledShardSource:
-        """Return the shards of a path, a pattern or a folder, with the names in the folder's `classnames.txt`."""
+        """Return the source of shards in a path, pattern or folder, with class names from `classnames.txt`."""
         return cls.beside(ShardSource.of(argument, samples_per_shard=samples_per_shard, rows=rows).shards)
 
     @classmethod
     def beside(cls, shards: Sequence[str]) -> LabelledShardSource:
-        """Return shards with the names in `classnames.txt` beside them.
+        """Return a source of shards, with class names from `classnames.txt` next to the shards.
 
         Raises:
-            ValueError: if there is no such file.
+            ValueError: if the file is missing.
         """
         shards = expand_shards(shards)
         names = class_names_beside(shards[0])
         if not names:
             path = storage.join(shard_folder(shards[0]), CLASS_NAMES)
             raise ValueError(
-                f"the samples of {shards[0]} have the numbers of classes in .cls, but nothing says what they are "
-                f"called; write {path}, a name a line in the order of the numbers"
+                f"the samples of {shards[0]} have class numbers in .cls, but the classes have no names; "
+                f"write {path}, with one name per line, in the order of the numbers"
             )
         return cls(shards=shards, class_names=names)
 
     def units(self) -> tuple[LabelledShardUnit, ...]:
-        """Return a unit for every shard, in the order given.
+        """Return a unit per shard, in the given order.
 
         Raises:
             ValueError: see `ShardSource.units`.
@@ -468,18 +465,18 @@ class LabelledShardSource(Source):
 @sources.register("public_layout")
 @attrs.frozen(kw_only=True, field_transformer=strict)
 class PublicLayoutSource(Source):
-    """A data set in this layout; a class's captions are its templates with its name.
+    """A data set in CLIP_benchmark's layout. Captions of a class are the templates with the name of the class.
 
     Args:
-        path: its folder or URL.
-        split: the folder of its shards.
+        path: path or URL of the folder.
+        split: name of the folder with the shards.
     """
 
     path: str = attrs.field(converter=os.fspath)
     split: str = SPLIT
 
     def units(self) -> tuple[LabelledShardUnit, ...]:
-        """Return a unit for every shard.
+        """Return a unit per shard.
 
         Raises:
             ValueError, OSError: see `read_public_layout`.
@@ -498,26 +495,30 @@ def _labelled(
 
 def _num_shards(root: str, split: str) -> int:
     path = storage.join(root, f"{split}/nshards.txt")
-    text = " ".join(_lines(path, "how many shards there are")).strip()
+    text = " ".join(_lines(path, "expected the number of shards")).strip()
     number = int(text) if re.fullmatch(r"[0-9]{1,9}", text) else 0
     if number == 0:
         raise ValueError(f"{path} holds {text[:40]!r}, expected a number of shards")
     if number > _MAX_SHARDS:
-        raise ValueError(f"{path} says that there are {number:,} shards, expected at most {_MAX_SHARDS:,}")
+        raise ValueError(f"{path} states {number:,} shards, expected at most {_MAX_SHARDS:,}")
     return number
 
 
 def _kind(root: str) -> LayoutKind:
     path = storage.join(root, KIND)
-    said = " ".join(_lines(path, "what it is for")).strip().lower() if storage.exists(path) else "classification"
+    said = (
+        " ".join(_lines(path, "expected classification or retrieval")).strip().lower()
+        if storage.exists(path)
+        else "classification"
+    )
     if said not in ("classification", "retrieval"):
-        raise ValueError(f"{path} says {said[:40]!r}, expected classification or retrieval")
+        raise ValueError(f"{path} holds {said[:40]!r}, expected classification or retrieval")
     return "retrieval" if said == "retrieval" else "classification"
 
 
 def _templates(root: str) -> tuple[str, ...]:
     path = storage.join(root, TEMPLATES)
-    lines = _lines(path, "the prompts, one a line, with {c} where the name of a class goes")
+    lines = _lines(path, "expected one prompt per line, with {c} for the name of a class")
     for number, line in enumerate(lines, 1):
         if line.count("{c}") != 1 or "{}" in line:
             raise ValueError(f"{path}, line {number}: {line[:60]!r} needs one {{c}} where the name goes, no {{}}")

@@ -1,7 +1,7 @@
-"""Reads tables (CSV, TSV, Parquet, JSON lines) in ranges of rows, for several workers.
+"""Reads tables (CSV, TSV, Parquet, JSON Lines) in ranges of rows, for several workers.
 
-Apache Arrow (extra `parquet`) decodes CSV, TSV and Parquet. Python decodes JSON lines: their fields differ from row to
-row, in type as well, and Arrow would give up a whole block for one of them. A bad row costs itself alone.
+Apache Arrow (extra `parquet`) decodes CSV, TSV and Parquet. Python decodes JSON Lines: fields and types differ from row
+to row, and Arrow would fail for a whole block because of a single row. A bad row does not affect other rows.
 """
 
 from __future__ import annotations
@@ -31,19 +31,19 @@ if TYPE_CHECKING:
     import pyarrow.parquet as pq
 
 LINES = (".jsonl", ".ndjson")
-"""Suffixes of files with a JSON object a line."""
+"""Suffixes of files with one JSON object per line."""
 TABLES = (".parquet", ".csv", ".tsv")
 """Suffixes of tables."""
 LABEL = "label"
-"""The column with the class of an image: its name, or its number."""
+"""The column with the name or number of an image's class."""
 
 _DELIMITERS = {".csv": ",", ".tsv": "\t"}
 _NOTE = b"mobileclip"
 _BOM, _GZIP = b"\xef\xbb\xbf", b"\x1f\x8b"
-# Rows that are decoded at once, fewer where they hold images, and bytes that are read at once of a column.
+# Number of rows to decode at once, without and with images, and bytes to read at once from a column.
 _NUM_ROWS, _NUM_IMAGES = 256, 16
 _BUFFER_BYTES = 2**20
-# A quotation mark that is not closed within so many bytes is a mistake of its line.
+# A quotation mark without a closing mark within this number of bytes is an error of its line.
 _MOST_QUOTED_BYTES = 2**17
 _MOST_FEATURES = 2**24
 _MOST_NOTED_BYTES = 2**32
@@ -51,7 +51,7 @@ _COUNTED = re.compile(r"Expected \d+ columns, got (\d+)")
 
 T = TypeVar("T")
 Row = tuple[int, str, "dict[str, Any] | BadSampleError"]
-"""The number of a row, what messages call it, and its cells by column or why they cannot be read."""
+"""A row: its number, its name in messages, and its cells by column, or the reason why the row is unreadable."""
 
 
 @attrs.frozen(kw_only=True)
@@ -61,9 +61,9 @@ class Part:
     Args:
         first_row: number of the first row, from 1.
         num_rows: number of rows.
-        start: start of a text, byte at which the first row begins.
-        first_line: of a text, number of its line, from 1.
-        digest: digest of a text, of the lines.
+        start: offset of the first row in a text file, in bytes.
+        first_line: line number of the first row in a text file, from 1.
+        digest: digest of the lines of a text file.
     """
 
     first_row: int
@@ -75,17 +75,17 @@ class Part:
 
 @attrs.frozen(kw_only=True)
 class Table:
-    """A table, as `open_table` found it.
+    """A table, opened by `open_table`.
 
     Args:
         path: path or URL.
-        suffix: suffix of its name, which says the form.
-        columns: names of the columns whose cells JSON can hold: texts, numbers, truth values, and lists and structures
-            of these. None of JSON lines, whose fields may differ.
-        images: names of the columns that hold images as the Hugging Face hub does: structures of `bytes` and `path`.
-        class_names: class names of a `label` that is a number, where the file says what the numbers are called, as on
-            the hub.
-        whole: whole of a Parquet file all rows, of a text where they begin.
+        suffix: suffix of the name, which determines the format.
+        columns: names of the columns whose values JSON can represent: strings, numbers, booleans, and lists and structs
+            of these. Empty for JSON Lines, whose fields may differ from line to line.
+        images: names of the columns of images in the Hugging Face format: structs of `bytes` and `path`.
+        class_names: names of the classes for a numeric `label`, if the file states the names in the Hugging Face
+            format.
+        whole: all rows of a Parquet file, or the start of the rows of a text file.
     """
 
     path: str
@@ -96,10 +96,10 @@ class Table:
     whole: Part
 
     def parts(self, size: int) -> Iterator[Part]:
-        """Yield ranges of so many rows; the last has fewer.
+        """Yield ranges of `size` rows; the last range may have fewer rows.
 
         Raises:
-            OSError: if it cannot be read.
+            OSError: if the table cannot be read.
         """
         if self.suffix == ".parquet":
             for start in range(0, self.whole.num_rows, size):
@@ -127,16 +127,16 @@ class Table:
         held: str | None = None,
         images: bool = True,
     ) -> Iterator[Row]:
-        """Yield rows; those of JSON lines are numbered by their lines.
+        """Yield the rows of the table or of a range; the number of a row of JSON Lines is its line number.
 
         Args:
-            part: which; None for all.
-            columns: that are read; None for all.
-            held: the column with images, if there is one.
-            images: whether those are read, and not their paths alone.
+            part: range of rows; None for all rows.
+            columns: names of the columns to read; None for all columns.
+            held: name of the column with images, if any.
+            images: whether to read the images in this column, not only their paths.
 
         Raises:
-            OSError: if it cannot be read.
+            OSError: if the table cannot be read.
         """
         columns = self.columns if columns is None else columns
         if self.suffix == ".parquet":
@@ -159,22 +159,23 @@ class Table:
 
 
 def open_table(path: str, suffix: str = "", *, header: Sequence[str] = ()) -> Table:
-    """Return a table with its columns; of a Parquet file the end is read, of another the first row.
+    """Open a table and read its column names, from the footer of a Parquet file or the first row of a text file.
 
     Args:
         path: path or URL.
-        suffix: says the form; empty for that of its name.
-        header: names of the columns of a CSV or TSV file that does not begin with them.
+        suffix: suffix of the format; empty for the suffix of the name.
+        header: names of the columns of a CSV or TSV file without a header line.
 
     Raises:
-        OSError: if it cannot be read.
-        ValueError: if it is empty or compressed, its first row cannot be read, or two columns have one name.
-        ImportError: if Arrow is not installed, unless it is of JSON lines.
+        OSError: if the table cannot be read.
+        ValueError: if the table is empty or compressed, its first row cannot be read, or two columns have the same
+            name.
+        ImportError: if Arrow is not installed, except for JSON Lines.
     """
     suffix = suffix or f".{storage.file_name(path).rpartition('.')[2].lower()}"
     table = _open_parquet(path) if suffix == ".parquet" else _open_text(path, suffix, tuple(header))
     if twice := repeated((*table.columns, *table.images)):
-        raise ValueError(f"{path} has two columns called {twice[0][:80]!r}; rename one")
+        raise ValueError(f"{path} has two columns named {twice[0][:80]!r}; rename one")
     return table
 
 
@@ -208,14 +209,14 @@ def _open_text(path: str, suffix: str, header: tuple[str, ...]) -> Table:
 
 @attrs.frozen(kw_only=True)
 class TextRow:
-    """A row of a text.
+    """A row of a text file.
 
     Args:
-        line: number of its first line, from 1.
-        last_line: number of its last line.
-        end: bytes up to its end.
-        content: the row, or why it cannot be read.
-        read: what a digest is made of, the blank lines in front of it with it.
+        line: number of the row's first line, from 1.
+        last_line: number of the row's last line.
+        end: number of bytes up to the end of the row.
+        content: bytes of the row, or the reason why the row is unreadable.
+        read: bytes for a digest, including the blank lines before the row.
     """
 
     line: int
@@ -226,19 +227,20 @@ class TextRow:
 
     @property
     def label(self) -> str:
-        """What messages call it."""
+        """Name of the row in messages."""
         return f"line {self.line}"
 
 
 def text_rows(stream: IO[bytes], suffix: str, line: int = 1) -> Iterator[TextRow]:
-    """Yield the rows of a text from its position on; blank lines are none, and memory is bounded whatever it holds.
+    """Yield the rows of a text file from the current position, without blank lines and with bounded memory.
 
-    Of CSV, cells in quotation marks may hold line breaks (RFC 4180); a mark that is not closed costs its line alone.
+    In CSV, cells in quotation marks may contain line breaks (RFC 4180). A quotation mark without a closing mark makes
+    only its own line unusable.
 
     Args:
-        stream: the text.
-        suffix: suffix of its name.
-        line: number of the line at the position.
+        stream: the text file.
+        suffix: suffix of the format.
+        line: line number at the current position.
     """
     lines, ahead, end, blank = _lines(stream), deque[tuple[bytes, int]](), 0, b""
     while (first := ahead.popleft() if ahead else next(lines, None)) is not None:
@@ -253,7 +255,7 @@ def text_rows(stream: IO[bytes], suffix: str, line: int = 1) -> Iterator[TextRow
             continue
         read = data
         if size > MAX_LINE_BYTES:
-            detail = f"the row from line {line} has {size} bytes; {MAX_LINE_BYTES} are enough"
+            detail = f"the row from line {line} has {size} bytes, expected at most {MAX_LINE_BYTES}"
             content, read = BadSampleError("line_too_long", detail), b"%d " % size
         elif suffix == ".csv" and data.count(b'"') % 2:
             content = BadSampleError("bad_row", f"line {line} has a quotation mark that is not closed")
@@ -272,7 +274,7 @@ def _parsed_line(row: TextRow) -> dict[str, Any] | BadSampleError:
 
 
 def _lines(stream: IO[bytes]) -> Iterator[tuple[bytes, int]]:
-    """Yield lines, or the beginning of a long one, with their size."""
+    """Yield each line, or the beginning of a long line, with the size of the line."""
     while data := stream.readline(MAX_LINE_BYTES):
         size, rest = len(data), data
         while not rest.endswith(b"\n") and (rest := stream.readline(MAX_LINE_BYTES)):
@@ -281,7 +283,7 @@ def _lines(stream: IO[bytes]) -> Iterator[tuple[bytes, int]]:
 
 
 def _closing(ahead: deque[tuple[bytes, int]], lines: Iterator[tuple[bytes, int]], size: int) -> list[tuple[bytes, int]]:
-    """Take the lines up to that in which a quotation mark is closed; none where no line near does."""
+    """Take the lines up to the one that closes a quotation mark; return an empty list if no nearby line does."""
     number = 0
     while size <= _MOST_QUOTED_BYTES:
         if number == len(ahead):
@@ -307,7 +309,7 @@ def _parse_options(suffix: str) -> Any:
 def _cells(
     rows: Sequence[TextRow], suffix: str, names: Sequence[str], columns: Sequence[str]
 ) -> Iterator[dict[str, Any] | BadSampleError]:
-    """Yield the cells of rows as texts, by column; where some cannot be decoded, the halves are decoded apart."""
+    """Yield the cells of rows as strings, by column; after an error, decode both halves of the rows separately."""
     import pyarrow as pa
     from pyarrow import csv
 
@@ -355,13 +357,14 @@ def _opened(path: str) -> Iterator[pq.ParquetFile]:
             raise_machine_fault(error)
             if isinstance(error, OSError) and (error.errno is not None or isinstance(error, storage.StorageError)):
                 raise
-            raise OSError(f"it is damaged, or no Parquet file: {str(error).strip()}") from None
+            raise OSError(f"it is damaged, or not a Parquet file: {str(error).strip()}") from None
 
 
 def text_column(values: Sequence[str | None]) -> pa.Array:
-    """Return a column of texts; of bytes, where a text holds some, as keys from tar files may.
+    """Return a column of strings; of bytes, if a string contains bytes outside UTF-8, as keys from tar files may.
 
-    It is made of its parts: to look at a list, Arrow imports pandas where that is installed, with 50 MB of memory.
+    The function builds the column from buffers: to convert a list, Arrow would import pandas, if installed, which takes
+    50 MB of memory.
     """
     import pyarrow as pa
 
@@ -379,19 +382,19 @@ def text_column(values: Sequence[str | None]) -> pa.Array:
 
 
 def read_keys(column: pa.ChunkedArray) -> list[str]:
-    """Return the keys in such a column."""
+    """Return the strings in a column from `text_column`."""
     import pyarrow as pa
 
     return [key.decode(errors="surrogateescape") for key in column.cast(pa.large_binary()).to_pylist()]
 
 
 def write_noted(path: str, table: pa.Table, note: object) -> None:
-    """Write a Parquet file with a note about it as JSON; it appears when it is complete.
+    """Write a Parquet file atomically, with a note as JSON in its metadata.
 
     Args:
-        path: path or URL; its folder is made where it is missing.
+        path: path or URL; the function creates a missing folder.
         table: the rows.
-        note: an instance of a class that `serialization` knows.
+        note: instance of a class that `mobileclip.serialization` supports.
     """
     import pyarrow.parquet as pq
 
@@ -402,12 +405,12 @@ def write_noted(path: str, table: pa.Table, note: object) -> None:
 
 
 def read_noted(path: str, kind: type[T], *, rows: bool = True) -> tuple[T, pa.Table | None] | None:
-    """Return the note of such a file and its rows; None if there is none, or it is damaged.
+    """Read the note and the rows of a file from `write_noted`; None if the file is missing or damaged.
 
     Args:
         path: path or URL.
-        kind: of the note.
-        rows: whether the rows are read; of a file on this machine, only its end is read otherwise.
+        kind: class of the note.
+        rows: whether to read the rows; without rows, the function reads only the end of a local file.
     """
     import pyarrow as pa
     import pyarrow.parquet as pq
@@ -445,7 +448,7 @@ def _open_parquet(path: str) -> Table:
 def _parquet_rows(
     path: str, columns: Sequence[str], part: Part, *, held: str | None, images: bool
 ) -> Iterator[dict[str, Any] | BadSampleError]:
-    """Yield rows; those of the same row group in front of the first are decoded and passed over."""
+    """Yield the rows of a range, after decoding and skipping earlier rows of the same row group."""
     first, end = part.first_row - 1, part.first_row - 1 + part.num_rows
     with _opened(path) as file:
         groups: list[int] = []
@@ -456,7 +459,7 @@ def _parquet_rows(
                 start = start if groups else position
                 groups.append(group)
             position = stop
-        # Where an image is missing, its path says where it is.
+        # The path of an image locates the image if its bytes are missing.
         images = images or any(_may_lack(file, group, f"{held}.bytes") for group in groups)
         names = [name if name != held or images else f"{held}.path" for name in columns]
         size = _NUM_IMAGES if held is not None and images else _NUM_ROWS
@@ -476,7 +479,7 @@ def _may_lack(file: pq.ParquetFile, group: int, leaf: str) -> bool:
 
 
 def _values(batch: pa.RecordBatch) -> Iterator[dict[str, Any] | BadSampleError]:
-    """Yield the rows as Python has them; a cell that is no text costs its row alone."""
+    """Yield the rows as Python objects; a string that is not UTF-8 makes only its own row unusable."""
     try:
         yield from batch.to_pylist()
     except UnicodeDecodeError as error:
@@ -487,7 +490,7 @@ def _values(batch: pa.RecordBatch) -> Iterator[dict[str, Any] | BadSampleError]:
 
 
 def _class_names(features: bytes) -> tuple[str, ...]:
-    """Return what the numbers in `label` are called; none where what the hub says of the columns does not tell."""
+    """Return the class names of a numeric `label` from Hugging Face features; empty if the features have no names."""
     try:
         label = parse_json(features.decode(), max_characters=_MOST_FEATURES)["info"]["features"][LABEL]
         names = label["names"] if label["_type"] == "ClassLabel" else ()

@@ -1,4 +1,4 @@
-"""Texts for a text tower to learn, from files of lines and from tables."""
+"""Reads texts for training a text tower, from text files, tables and shards."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ from mobileclip.data.skips import BadSampleError, SkipReport
 from mobileclip.datasets.sources.tables import LINES, TABLES, open_table, text_rows
 
 MAX_TEXT = 10_000
-"""Characters of a text; towers read a few hundred."""
+"""Maximum number of characters of a text; text towers read a few hundred."""
 
 
 @attrs.frozen(kw_only=True)
 class TextPair:
-    """A text, with the text for the teacher.
+    """A text for the student, and the text for the teacher.
 
     Args:
         text: the student's text.
         teacher_text: the teacher's text: a translation, or the same text.
-        language: language of the text, such as `de`; empty if nothing says it.
+        language: language of the text, such as `de`; empty if unknown.
     """
 
     text: str
@@ -37,10 +37,10 @@ class TextColumns:
     """The table columns with the student's text, the teacher's text and the language.
 
     Args:
-        text: the student's text.
-        teacher: column of the teacher's texts; by default the student's texts.
-        language: language of the text.
-        default_language: default language of texts whose row names none.
+        text: column of the student's text.
+        teacher: column of the teacher's text; the student's text by default.
+        language: column of the language.
+        default_language: language of texts in rows without a language.
     """
 
     text: str = "text"
@@ -52,11 +52,11 @@ class TextColumns:
 def read_text_pairs(path: storage.AnyPath, columns: TextColumns | None = None) -> Iterator[TextPair | BadSampleError]:
     """Yield the texts of a file in order, or the problem of an unusable row.
 
-    `.jsonl`, `.csv` and `.tsv` with a header, and `.parquet` are tables; `.tar` is a shard, of which all captions are
-    texts, real and synthetic ones; of any other file, every line is a text.
+    Files with the suffix `.jsonl`, `.csv` or `.tsv` (with a header) and `.parquet` are tables. A `.tar` file is a
+    shard; all its real and synthetic captions are texts. In any other file, every line is a text.
 
     Args:
-        path: of the file, a path or a URL; of shards also a pattern, see `mobileclip.data.expand_shards`.
+        path: path or URL of the file; for shards also a pattern, see `mobileclip.data.expand_shards`.
         columns: columns of a table.
 
     Raises:
@@ -83,7 +83,7 @@ def _pair(row: Mapping[str, Any], columns: TextColumns, label: str) -> TextPair 
     if not isinstance(text, str) or not text.strip():
         return BadSampleError("no_text", f"{label} has no text in its column {columns.text!r}")
     if not isinstance(teacher_text, str) or not isinstance(language, str):
-        return BadSampleError("bad_row", f"{label} has something else than text for its teacher or its language")
+        return BadSampleError("bad_row", f"{label} has a teacher text or language that is not a string")
     if max(len(text), len(teacher_text)) > MAX_TEXT:
         return BadSampleError("text_too_long", f"{label} has a text of more than {MAX_TEXT:,} characters")
     return TextPair(text=text.strip(), teacher_text=teacher_text.strip(), language=language.strip())
@@ -94,15 +94,15 @@ def _rows(path: str, columns: TextColumns) -> Iterator[dict[str, Any] | BadSampl
     wanted = [name for name in (columns.text, columns.teacher, columns.language) if name in table.columns]
     if table.suffix in TABLES and columns.text not in wanted:
         raise ValueError(
-            f"{path} has no column {columns.text!r}, its columns are {', '.join(map(repr, table.columns)) or 'none'}; "
-            "name the one with the texts"
+            f"{path} has no column {columns.text!r}; its columns are {', '.join(map(repr, table.columns)) or 'none'}; "
+            "name the column with the texts"
         )
     for _, _, cells in table.rows(columns=wanted):
         yield cells
 
 
 def _lines(path: storage.AnyPath, columns: TextColumns) -> Iterator[dict[str, Any] | BadSampleError]:
-    open_table(str(path), ".txt")  # it is not compressed
+    open_table(str(path), ".txt")  # raises an error for compressed files
     with storage.open_read(path) as stream:
         for row in text_rows(stream, ".txt"):
             content = row.content
@@ -110,7 +110,7 @@ def _lines(path: storage.AnyPath, columns: TextColumns) -> Iterator[dict[str, An
 
 
 def _captions(shards: str, columns: TextColumns) -> Iterator[dict[str, Any] | BadSampleError]:
-    """Yield the captions of shards, each as a row, and at their end a broken row for each sample that was skipped."""
+    """Yield the captions of shards, each as a row, and at the end a bad row for each skipped sample."""
     report = SkipReport()
     for sample in read_samples(shards, report):
         for caption in chain(sample.captions, *sample.syn_captions.values()):

@@ -1,6 +1,6 @@
-"""Checkpoints: reads and writes the layouts of Apple, open_clip, timm and this library, strictly.
+"""Reads and writes checkpoints, strictly, in the layouts of Apple, open_clip, timm and this library.
 
-A new layout of a model's weights enters here. Reading tensors from files is for `tensor_files`.
+Add new layouts of model weights here; `tensor_files` reads tensors from files.
 """
 
 from mobileclip.encoders.checkpoints.coca_layout import CocaLayout as CocaLayout

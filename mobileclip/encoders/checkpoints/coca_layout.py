@@ -1,4 +1,4 @@
-"""The checkpoint layout of open_clip's CoCa, also of Apple's MobileCLIP2 captioners."""
+"""The checkpoint layout of open_clip's CoCa and of Apple's MobileCLIP2 captioners."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from mobileclip.encoders.text import TextTransformerSpec
 from mobileclip.encoders.vit import ViTSpec
 from mobileclip.inputs import OPENAI_MEAN, OPENAI_STD, ImageInput, TextInput
 
-_HEAD_DIM, _POOLER_HEADS = 64, 8  # of coca_ViT-B-32 and coca_ViT-L-14; shapes do not say them
+_HEAD_DIM, _POOLER_HEADS = 64, 8  # as in coca_ViT-B-32 and coca_ViT-L-14; shapes do not determine them
 _VIT: dict[str, Any] = {"stem": "patch", "class_position": True, "norm_before": True}
 _DEPTHS = {"text.transformer.resblocks.": 3, "visual.transformer.resblocks.": 3, "text_decoder.resblocks.": 2}
 _RULES: Sequence[Rule] = (
@@ -61,19 +61,19 @@ _JOINED = re.compile(r"(?:\.attn_pool|\.cross_attn\.\d+)\.attn\.in_proj_(?:weigh
 class CocaLayout(Layout):
     """The layout of open_clip's CoCa with open_clip's own ViT.
 
-    `nn.MultiheadAttention` concatenates the weights of queries, keys and values, unless the context has another width
-    than the queries.
+    `nn.MultiheadAttention` concatenates the weights of queries, keys and values, unless the context and the queries
+    have different widths.
 
     Source: the public project mlfoundations/open_clip.
     """
 
     def has_place(self, spec: ModelSpec) -> bool:
-        """Return whether it is a captioner whose image tower open_clip has: a ViT of patches with a norm in front."""
+        """Return whether open_clip can build the model: a captioner with a patch-stem ViT that starts with a norm."""
         image = spec.image if isinstance(spec, CoCaSpec) else None
         return isinstance(image, ViTSpec) and all(getattr(image, name) == one for name, one in _VIT.items())
 
     def packed(self, tensors: Mapping[str, Tensor], spec: ModelSpec) -> dict[str, Tensor]:
-        """Return the tensors with queries, keys and values as PyTorch's attention holds them."""
+        """Return the tensors with queries, keys and values concatenated as in PyTorch's attention."""
         del spec
         packed = dict(tensors)
         for name in (name for name in tensors if _QUERY in name):
@@ -98,10 +98,10 @@ class CocaLayout(Layout):
         return unpacked
 
     def spec_of(self, tensors: Mapping[str, Tensor]) -> CoCaSpec | None:
-        """Return the captioner of the shapes: any ViT, context and depth, head width 64, and 8 pooling heads.
+        """Return the captioner that fits the shapes: any ViT, context length and depth; head width 64, 8 pooling heads.
 
         Raises:
-            ValueError: if it is a CoCa of another image tower.
+            ValueError: if the image tower is not a supported ViT.
         """
         if "text_decoder.text_projection" not in tensors:
             return None
@@ -142,7 +142,7 @@ class CocaLayout(Layout):
                 pooler_heads=_POOLER_HEADS,
             )
         except (KeyError, ValueError) as error:
-            raise ValueError(f"is open_clip's CoCa of another architecture than a ViT's ({error})") from error
+            raise ValueError(f"is a CoCa of open_clip whose image tower is not a supported ViT ({error})") from error
 
 
 layouts.add(

@@ -44,8 +44,8 @@ def fetched(checkpoint: str | Path) -> Path:
 
     Raises:
         ImportError: if huggingface_hub is not installed.
-        CheckpointError: if the folder or repository does not have exactly one checkpoint, is an export, or cannot be
-            reached, or if the file has another digest than its name.
+        CheckpointError: if the folder or repository is an export, cannot be reached or does not have exactly one
+            checkpoint, or if the file's digest differs from the digest in the name.
     """
     if not str(checkpoint).startswith(PREFIX):
         return local_checkpoint(checkpoint)
@@ -59,7 +59,7 @@ def fetched(checkpoint: str | Path) -> Path:
     if digest is None or (found := file_sha256(path)) == digest:
         return path
     if found != own:
-        _logger.warning("%s is damaged, and fetched again", stored)
+        _logger.warning("%s is damaged; downloading it again", stored)
         try:
             path = _pinned(wanted, again=True)
         except CheckpointError as error:
@@ -69,7 +69,7 @@ def fetched(checkpoint: str | Path) -> Path:
 
 
 def _pinned(wanted: Published, *, again: bool = False) -> Path:
-    """Return a file; if its commit is gone, a file with a known digest comes from the newest commit."""
+    """Return a file; if its commit no longer exists but the digest is known, take the file from the newest commit."""
     from huggingface_hub.errors import RemoteEntryNotFoundError, RevisionNotFoundError
 
     try:
@@ -78,7 +78,7 @@ def _pinned(wanted: Published, *, again: bool = False) -> Path:
         gone = isinstance(error.__cause__, (RevisionNotFoundError, RemoteEntryNotFoundError))
         if wanted.revision is None or wanted.sha256 is None or not gone:
             raise
-    _logger.warning("%s has no revision %s any more: its newest one is taken", wanted.repository, wanted.revision)
+    _logger.warning("%s no longer has the revision %s; the newest revision is used", wanted.repository, wanted.revision)
     return _downloaded(wanted, None, again=again)
 
 
@@ -89,7 +89,7 @@ def require_client(what: str) -> None:
         what: subject of the error message.
 
     Raises:
-        ImportError: if it is not; the message has the command that installs it.
+        ImportError: if huggingface_hub is not installed; the message gives the install command.
     """
     with needed(what, "hub"):
         import huggingface_hub  # noqa: F401
@@ -99,20 +99,20 @@ def parsed(address: str) -> Published:
     """Parse a name on the hub into repository, file, revision and digest.
 
     Raises:
-        CheckpointError: if it is none.
+        CheckpointError: if the text is not such a name.
     """
     match = _ADDRESS.fullmatch(address)
     if match is None:
         raise CheckpointError(
-            f"{address!r} names no checkpoint on the hub; write {PREFIX}owner/name or {PREFIX}owner/name/file, with "
-            "@revision and #sha256= and 64 hexadecimal digits behind it to pin what comes",
+            f"{address!r} names no checkpoint on the hub; write {PREFIX}owner/name or {PREFIX}owner/name/file, "
+            "and append @revision and #sha256= with 64 hexadecimal digits to pin the file",
             code="address",
         )
     return Published(**match.groupdict())
 
 
 def _require_connection(wanted: Published, revision: str | None, *, again: bool) -> None:
-    """Ask the hub once for a file that is not here: its client would repeat that for half a minute."""
+    """Request a file from the hub once, because the hub's client would retry for half a minute."""
     from huggingface_hub import constants, get_session, try_to_load_from_cache
 
     file = wanted.file
@@ -140,7 +140,7 @@ def _downloaded(wanted: Published, revision: str | None, *, again: bool) -> Path
     except failures as raised:
         if isinstance(raised, CheckpointError):
             raise
-        # Of a file that is fetched again, the client says why not in what its error comes of.
+        # If the file is fetched again, the client gives the reason as the cause of its error.
         error = raised.__cause__ if again and isinstance(raised.__cause__, client_errors()) else raised
         name = next((name for name, one in PUBLISHED.items() if one.address == wanted.address), "")
         raise CheckpointError(
@@ -157,15 +157,15 @@ def _advice(error: Exception, wanted: Published, revision: str | None, name: str
 
     page = f"{ENDPOINT}/{wanted.repository}"
     if isinstance(error, GatedRepoError):
-        return f"accept the licence at {page}, and log in with `hf auth login` or set HF_TOKEN to a token of yours"
+        return f"accept the licence at {page}, and log in with `hf auth login` or set HF_TOKEN to your token"
     if isinstance(error, RevisionNotFoundError):
         return (
-            f"there is no revision {revision}: name one of {page}/commits/main, or leave @{revision} out for the newest"
+            f"there is no revision {revision}: choose a commit from {page}/commits/main, or omit @{revision} for the newest"
         )
     file = f"{page}/resolve/{revision or 'main'}/{wanted.file or ''}"
     return (
-        f"check the name and the connection, or bring {file} from another machine and give it: "
-        f"-m {name and f'{name}='}FILE. -m icons needs no download: a small model of drawings"
+        f"check the name and the connection, or copy {file} from another machine and pass the file: "
+        f"-m {name and f'{name}='}FILE. -m icons, a small model of drawings, needs no download"
     )
 
 
@@ -177,7 +177,7 @@ def client_errors() -> tuple[type[Exception], ...]:
 
 
 def said(error: Exception) -> str:
-    """Return an error of the hub's client as one line."""
+    """Return the message of a hub client's error as one line."""
     return storage.printable(" ".join(str(error).split()))
 
 
@@ -185,10 +185,10 @@ def local_checkpoint(place: str | Path) -> Path:
     """Return a file, the only file of weights in a folder, or the file of a packaged model.
 
     Args:
-        place: where it is on this machine, or the name of a packaged model, see `packaged`.
+        place: a local path, or the name of a packaged model, see `packaged`.
 
     Raises:
-        CheckpointError: if it is a folder that has no such file, or several of a kind, or holds an export.
+        CheckpointError: if the folder holds an export, or does not have exactly one file of weights.
     """
     known = packaged(place)
     if known is not None:
@@ -204,14 +204,14 @@ def only_checkpoint(files: Iterable[str], place: str | Path) -> str:
     """Return the only file of weights of a repository or folder.
 
     Args:
-        files: their names.
+        files: names of the files.
         place: prefix of the names, for messages.
 
     Raises:
-        CheckpointError: if there are none, or several of a kind.
+        CheckpointError: if there is not exactly one file of weights of one kind.
     """
     files = sorted(files)
-    if OPEN_CLIP in files:  # beside what is for transformers, both of one model
+    if OPEN_CLIP in files:  # next to the file for transformers; both hold the same model
         return OPEN_CLIP
     for suffix in _SUFFIXES:
         found = [file for file in files if PurePosixPath(file).suffix == suffix]

@@ -28,12 +28,12 @@ Form = Literal["training", "branches_folded", "folded"]
 
 FORMS: tuple[Form, ...] = ("training", "folded", "branches_folded")
 COMPILED = "_orig_mod."
-"""What stands in the names of a module's tensors once it was compiled."""
+"""Prefix that torch.compile adds to the names of a module's tensors."""
 _BRANCHED = (MobileOneBlock, RepMixer, LargeKernelConv, RepCPE)
 
 
 def in_form(model: nn.Module, form: Form, *, inplace: bool = False) -> nn.Module:
-    """Return `model`, in training form, brought into `form`.
+    """Convert `model` from the training form to `form`.
 
     Args:
         model: a model in evaluation mode.
@@ -50,7 +50,7 @@ def skeleton(spec: Buildable, form: Form) -> nn.Module:
     """Return the model of `spec` in `form` without memory for its weights (on the meta device), in evaluation mode.
 
     Raises:
-        ValueError: if its `build` needs values, which the meta device lacks.
+        ValueError: if `build` needs tensor values, which the meta device lacks.
     """
     try:
         with torch.device("meta"), _ShapesAlone():
@@ -60,13 +60,15 @@ def skeleton(spec: Buildable, form: Form) -> nn.Module:
             raise
         first = str(error).partition("\n")[0]
         raise ValueError(
-            f"{type(spec).__name__}.build() reads numbers out of tensors (.item(), .tolist() or a condition), "
-            f"and checkpoints build it without any; compute them in Python or NumPy ({first})"
+            f"{type(spec).__name__}.build() reads values of tensors (.item(), .tolist() or a condition), but "
+            "checkpoints build the model on the meta device, without values; compute them in Python or NumPy "
+            f"({first})"
         ) from error
 
 
 class _ShapesAlone(TorchFunctionMode):
-    """Skip random numbers and arithmetic, since PyTorch would load its compiler for seconds to run them on meta."""
+    """Skip random numbers and arithmetic, because on the meta device PyTorch would load its compiler, which takes
+    seconds."""
 
     _RANDOM = (
         torch.Tensor.normal_,
@@ -114,14 +116,14 @@ def require_hashable(spec: object) -> None:
     """Raise unless a spec can be hashed.
 
     Raises:
-        ValueError: if a field of it can be changed.
+        ValueError: if a field of the spec is mutable.
     """
     try:
         hash(spec)
     except TypeError as error:
         raise ValueError(
-            f"{type(spec).__name__} cannot be hashed ({error}), and a spec never changes; decorate it with "
-            "@attrs.frozen(kw_only=True), and give its fields tuples in place of lists"
+            f"{type(spec).__name__} cannot be hashed ({error}), but specs must be immutable; decorate the class "
+            "with @attrs.frozen(kw_only=True), and use tuples instead of lists"
         ) from None
 
 
@@ -132,7 +134,7 @@ def _described(spec: Hashable, form: Form) -> dict[str, tuple[tuple[int, ...], t
 
 @lru_cache(maxsize=128)
 def _known_shapes(spec: Hashable, form: Form) -> dict[str, tuple[tuple[int, ...], torch.dtype]]:
-    if isinstance(spec, DualEncoderSpec):  # of two towers that several models have, of which each is built once
+    if isinstance(spec, DualEncoderSpec):  # several models share a tower, which is built only once
         towers = {"image_encoder": spec.image, "text_encoder": spec.text}
         parts = (
             (f"{tower}.{name}", one) for tower, part in towers.items() for name, one in _described(part, form).items()
@@ -146,7 +148,7 @@ def state_of(model: nn.Module) -> dict[str, torch.Tensor]:
     """Return a model's tensors for a file: the logit scale without dimensions, names without torch.compile's prefix.
 
     Args:
-        model: any module of it may be compiled.
+        model: the model; any of its modules may be compiled.
     """
     state = {name.replace(COMPILED, ""): tensor for name, tensor in model.state_dict().items()}
     if isinstance(model.spec, DualEncoderSpec):
@@ -155,10 +157,10 @@ def state_of(model: nn.Module) -> dict[str, torch.Tensor]:
 
 
 def form_of(model: nn.Module) -> Form:
-    """Return the form that `model`, an encoder with a `.spec`, is in.
+    """Return the form of `model`, an encoder with a `.spec`.
 
     Raises:
-        ValueError: if it has no known form, since blocks or layers were replaced after `build`.
+        ValueError: if the model has no known form because blocks or layers were replaced after `build`.
     """
     own = {name: tuple(tensor.shape) for name, tensor in state_of(model).items()}
     for form in FORMS:
@@ -172,14 +174,14 @@ def form_of(model: nn.Module) -> Form:
                 "could not be loaded again; change the spec (attrs.evolve) and build the model from it"
             )
     raise ValueError(
-        f"this {type(model).__name__} has other tensors than its spec describes in any form; "
-        "checkpoints hold models as their spec builds them, in training form or folded"
+        f"the tensors of this {type(model).__name__} do not match its spec in any form; checkpoints hold models "
+        "as their spec builds them, in training form or folded"
     )
 
 
 @attrs.frozen
 class Reshape:
-    """A tensor held in another shape: how to get there and back."""
+    """A pair of functions that convert a tensor to another shape and back."""
 
     to_layout: Callable[[Tensor], Tensor]
     from_layout: Callable[[Tensor], Tensor]
@@ -209,12 +211,13 @@ class Layout:
 
     Args:
         name: display name.
-        image_prefix: beginning of every name of the image tower.
-        text_prefix: beginning of every name of the text tower.
+        image_prefix: prefix of the image tower's tensor names.
+        text_prefix: prefix of the text tower's tensor names.
         rules: patterns of a dual encoder's names with replacements, applied in order.
         shapes: patterns of names with the shapes of their tensors in files.
-        has_bare_towers: whether it supports image towers without projection, and classifiers on them.
-        advice: hint for a model that the layout cannot hold, beside saving it in our own layout.
+        has_bare_towers: whether the layout supports image towers without projection, and classifiers on such towers.
+        advice: hint for a model that the layout does not support, in addition to the hint to save it in this library's
+            layout.
     """
 
     name: str
@@ -232,33 +235,33 @@ class Layout:
         return not isinstance(spec, CoCaSpec) and (isinstance(spec, ImageEncoderSpec) or bool(self.text_prefix))
 
     def spec_of(self, tensors: Mapping[str, Tensor]) -> ModelSpec | None:
-        """Return the spec from names and shapes of tensors, if they determine all of it.
+        """Return the spec if the names and shapes of the tensors determine every field, otherwise None.
 
         Raises:
-            ValueError: saying why it cannot be had of them.
+            ValueError: if the tensors are in this layout but do not determine the spec, with the reason.
         """
         del tensors
         return None
 
     def check(self, tower: TowerSpec) -> None:
-        """Raise if the layout, and the code that reads it, has no place for this tower.
+        """Raise if the layout, or the code that reads the layout, does not support this tower.
 
         Raises:
             ValueError: with the name of the unsupported part.
         """
 
     def adapted(self, tower: ImageEncoderSpec, state: Mapping[str, Tensor]) -> ImageEncoderSpec:
-        """Return the image tower as the code that reads this layout would build it around the tensors `state`."""
+        """Return the image tower as the layout's own library would build it for the tensors `state`."""
         del state
         return tower
 
     def constants(self, tower: TowerSpec) -> dict[str, Tensor]:
-        """Return the tensors that the layout holds for `tower` and our model has no use for."""
+        """Return the tensors of `tower` that the layout has and this library's model lacks."""
         del tower
         return {}
 
     def packed(self, tensors: Mapping[str, Tensor], spec: ModelSpec) -> dict[str, Tensor]:
-        """Return tensors by the names of `entries` as a file holds them, where it divides or joins some."""
+        """Return the tensors named in `entries` as the file stores them, split or joined if necessary."""
         del spec
         return dict(tensors)
 
@@ -268,16 +271,17 @@ class Layout:
         return dict(tensors)
 
     def rules_of(self, names: Collection[str]) -> Sequence[Rule]:
-        """Return the rules for a model that has these names."""
+        """Return the renaming rules for a model with these tensor names."""
         del names
         return self.rules
 
     def prefix(self, tower: TowerSpec) -> str:
-        """Return the beginning of every name of `tower`."""
+        """Return the prefix of the tensor names of `tower`."""
         return self.image_prefix if isinstance(tower, ImageEncoderSpec) else self.text_prefix
 
     def entries(self, spec: ModelSpec, form: Form) -> dict[str, As]:
-        """Return their name and shape for each tensor of the model of `spec` in `form`, by our name."""
+        """Return the name and shape in the layout of each tensor of a model in `form`, by the tensor's name in this
+        library."""
         return dict(_entries(self, spec, form))
 
 
@@ -297,7 +301,7 @@ def _entries(layout: Layout, spec: ModelSpec, form: Form) -> dict[str, As]:
 
 
 def towers(spec: ModelSpec) -> list[tuple[str, TowerSpec]]:
-    """Return each tower of `spec` with the beginning of our names for its tensors; a captioner is none and has none."""
+    """Return each tower of `spec` with the prefix of its tensor names in this library; a captioner has no towers."""
     if isinstance(spec, DualEncoderSpec):
         return [("image_encoder.", spec.image), ("text_encoder.", spec.text)]
     if isinstance(spec, CoCaSpec):
@@ -313,12 +317,11 @@ def prefix_of(spec: ModelSpec) -> str:
 
 
 OWN = Layout("mobileclip")
-"""Our names, which a tower has as in a dual encoder."""
+"""This library's own layout; a single tower has the same names as in a dual encoder."""
 
 layouts: Registry[Layout] = Registry("checkpoint_layout")
-"""Layouts of checkpoints by name, without our own.
-
-Third parties add theirs here or by an entry point in `mobileclip.checkpoint_layout`.
+"""Layouts of checkpoints by name, except this library's own. Third parties add layouts here or by an entry point in
+`mobileclip.checkpoint_layout`.
 """
 
 
@@ -373,18 +376,19 @@ _TEXT_MIXER = re.compile(r"text_encoder\.layers\.(\d+)\.token_mixer\.")
 
 
 def text_mixers(names: Collection[str]) -> list[str]:
-    """Return the numbers of the text tower's layers that are Text-RepMixers, by our names of a model's tensors."""
+    """Return the indices of the text tower's Text-RepMixer layers, from this library's tensor names."""
     return sorted({found[1] for found in map(_TEXT_MIXER.match, names) if found})
 
 
 class OfficialLayout(Layout):
-    """The layout of `mobileclip_s0.pt` and its kin.
+    """The layout of `mobileclip_s0.pt` and Apple's other checkpoints.
 
     Source: the public repository apple/ml-mobileclip.
     """
 
     def rules_of(self, names: Collection[str]) -> Sequence[Rule]:
-        """Return the rules; the release counts downsampling, positions and blocks through all stages."""
+        """Return the renaming rules; the release numbers downsamplings, positions and blocks consecutively across all
+        stages."""
         parts = {(int(found[1]), _PARTS.index(found[2])) for found in map(_PART.match, names) if found}
         numbered = [
             (rf"\.model\.stages\.{stage}\.{_PARTS[part]}\.", f".model.network.{index}.{'' if part else 'proj.'}")
@@ -397,11 +401,11 @@ class OfficialLayout(Layout):
         """Raise for towers that the release cannot build."""
         if isinstance(tower, ImageEncoderSpec) and tower.projection_bias:
             raise ValueError(
-                "the official layout has no place for the bias of the image projection that this model has "
-                "(it came with an open_clip checkpoint); convert it to the open_clip layout or to our own"
+                "the official layout does not support the bias of this model's image projection (from an "
+                "open_clip checkpoint); convert the model to the open_clip layout or to this library's"
             )
         if isinstance(tower, ViTSpec) and tower.stem != "convolutional":
-            raise ValueError("the official layout has no ViT with a patch stem; use the open_clip layout or our own")
+            raise ValueError("the official layout does not support a ViT with a patch stem; use the open_clip layout or our own")
         if isinstance(tower, ViTSpec) and (tower.stem_padding, tower.norm_eps) != RELEASE_VIT:
             raise ValueError(
                 f"the release's ViT pads its stem by {RELEASE_VIT[0]} with norm_eps={RELEASE_VIT[1]}, this one by "
@@ -485,7 +489,7 @@ _TEXT_RULES: Sequence[Rule] = (
 
 
 class OpenClipLayout(Layout):
-    """The layout of `open_clip_pytorch_model.bin` and of timm's image towers inside it.
+    """The layout of `open_clip_pytorch_model.bin` and of the timm image towers in that file.
 
     Source: the public projects mlfoundations/open_clip and huggingface/pytorch-image-models.
     """
@@ -494,7 +498,7 @@ class OpenClipLayout(Layout):
         """Raise for towers that open_clip cannot build."""
         if isinstance(tower, MCtSpec):
             raise ValueError(
-                "open_clip has no Text-RepMixer encoder, so its layout has no place for this model's text tower; "
+                "open_clip has no Text-RepMixer encoder, so its layout does not support this model's text tower; "
                 "use the official layout or our own"
             )
         if _timm_differs(tower) and (tower.stem_padding, tower.norm_eps) != TIMM_VIT:
@@ -505,7 +509,7 @@ class OpenClipLayout(Layout):
             )
 
     def adapted(self, tower: ImageEncoderSpec, state: Mapping[str, Tensor]) -> ImageEncoderSpec:
-        """Return `tower` with timm's stem padding, and with the image projection's bias where it is not zero."""
+        """Return `tower` with timm's stem padding, and with the image projection's bias unless it is zero."""
         if _timm_differs(tower):
             padding, eps = TIMM_VIT
             tower = attrs.evolve(tower, stem_padding=padding, norm_eps=eps)
@@ -515,7 +519,7 @@ class OpenClipLayout(Layout):
         return attrs.evolve(tower, projection_bias=bias is not None and bool(bias.any()))
 
     def constants(self, tower: TowerSpec) -> dict[str, Tensor]:
-        """Return the bias of the image projection, zero: timm's heads always have one."""
+        """Return a zero bias for the image projection, because timm's heads always have a bias."""
         if not isinstance(tower, ImageEncoderSpec) or tower.projection_bias or not has_projection(tower):
             return {}
         return {self._bias_name(tower): torch.zeros(tower.embedding_dim)}
@@ -525,13 +529,13 @@ class OpenClipLayout(Layout):
 
 
 class TimmLayout(OpenClipLayout):
-    """The layout of an image tower, or a classifier, that `timm.create_model` builds: a part of open_clip's.
+    """The layout of an image tower, or a classifier, that `timm.create_model` builds: a subset of open_clip's layout.
 
     Source: the public project huggingface/pytorch-image-models.
     """
 
     def rules_of(self, names: Collection[str]) -> Sequence[Rule]:
-        """Return the rules; a classifier's last layer is where the projection would be."""
+        """Return the renaming rules; a classifier's last layer takes the place of the projection."""
         is_mci = any(name.startswith("image_encoder.stages.") for name in names)
         return [(r"^head\.", "image_encoder.head.project." if is_mci else "head."), *self.rules]
 
@@ -565,6 +569,6 @@ layouts.add(
         rules=(*TIMM_RULES, (r"^image_encoder\.", "")),
         shapes=IMAGE_SHAPES,
         has_bare_towers=True,
-        advice="save the image tower (model.image_encoder, or --tower image), use the open_clip layout, or",
+        advice="save only the image tower (model.image_encoder, or --tower image), use the open_clip layout, or",
     ),
 )

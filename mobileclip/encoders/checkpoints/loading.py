@@ -1,4 +1,4 @@
-"""Load a model, one tower of it, or a backbone, from a checkpoint of any known layout and form."""
+"""Loads a model, one of its towers or a backbone from a checkpoint in any known layout and form."""
 
 from __future__ import annotations
 
@@ -51,17 +51,17 @@ from mobileclip.tensor_files import CheckpointError, read_tensors, weights_of
 from mobileclip.tensor_files.errors import shown
 
 sources: Registry[Source] = Registry("source", home="mobileclip.interop.sources")
-"""Where models of other packages come from, by what stands before the colon: `open_clip:`, `transformers:`."""
+"""Sources of models of other packages, by the prefix before the colon: `open_clip:`, `transformers:`."""
 
 
 @attrs.frozen(kw_only=True)
 class Source:
-    """A place of models that are no files of the library's.
+    """A source of models other than this library's files.
 
     Args:
-        read: maps the text after the colon to the model with all weights.
-        check: raises for a missing model, without a connection.
-        licence: licence of the weights, from their card; None without a readable card.
+        read: function that returns the model with all weights, given the text after the colon.
+        check: function that raises if the model does not exist; needs no network connection.
+        licence: function that returns the licence of the weights from the model card, or None without a readable card.
     """
 
     read: Callable[[str], Stored]
@@ -80,9 +80,9 @@ class Stored:
     """The content of a checkpoint, with tensors under this library's names.
 
     Args:
-        spec: the model that its tensors belong to.
+        spec: spec of the stored model.
         form: form of the tensors.
-        layout: name of the layout of the file.
+        layout: name of the file's layout.
         tensors: stored tensors by this library's names.
         taught: the embedding space, and the n-grams of a text tower's training data.
     """
@@ -96,7 +96,7 @@ class Stored:
     def build(self) -> nn.Module:
         """Return the model in its stored form, in float32 and evaluation mode.
 
-        A text tower has `taught`. A model has no embedding space, since training may change it.
+        A text tower keeps all of `taught`; a model keeps no embedding space, since training may change that space.
         """
         model = self._built()
         if isinstance(self.spec, TextEncoderSpec):
@@ -111,7 +111,7 @@ class Stored:
         model.load_state_dict(wide, assign=True)
         if not _lacks_numbers(model):
             return model
-        # What the file does not hold, such as buffers that are not persistent, a real build has.
+        # A real build has the tensors that the file lacks, such as buffers that are not persistent.
         with torch.random.fork_rng(devices=()):
             model = in_form(self.spec.build().eval(), self.form, inplace=True)
         model.load_state_dict(wide, assign=True)
@@ -120,12 +120,12 @@ class Stored:
     def of_size(
         self, *, image_size: int | None = None, context_length: int | None = None, in_channels: int | None = None
     ) -> Stored:
-        """Return it for another image size, number of channels, or context length.
+        """Return the checkpoint for another image size, number of channels, or context length.
 
         See `load_model`.
 
         Raises:
-            ValueError: if there is no such tower, or its weights cannot be had for that size.
+            ValueError: if the model has no such tower, or its weights cannot be adapted to that size.
         """
         sizes = {"image_size": image_size, "context_length": context_length, "in_channels": in_channels}
         if all(size is None for size in sizes.values()):
@@ -153,32 +153,32 @@ def load_model(
     in_channels: int | None = None,
     mmap: bool = False,
 ) -> nn.Module:
-    """Return the model in a checkpoint, in evaluation mode, with every tensor of the file in its place.
+    """Return the model in a checkpoint, in evaluation mode, with all tensors of the file.
 
-    Another image size or context length goes into the model's spec (`input.size`, `input.context_length`), and so into
+    Another image size or context length changes the model's spec (`input.size`, `input.context_length`), and therefore
     its transform, tokenizer, checkpoints and exports.
 
     Args:
         checkpoint: a file in Apple's, open_clip's, timm's or this library's layout, in training form or
-            reparameterized, also wrapped by a training script (`state_dict`, `model`, `ema`), or a step of a run; a
-            folder with one such file; a hub repository, `hf-hub:owner/name`; or a `state_dict` in memory. Averaged
-            weights take precedence; wrapper prefixes of names are removed.
-        model: the name or spec of the model, or of one of its towers to load only that; by default detected from the
-            file, if only one model fits.
-        tower: load this tower alone.
-        fold: reparameterize branches, norms and scales for inference. False returns the training form; a
-            reparameterized checkpoint has none.
+            reparameterized, possibly wrapped by a training script (`state_dict`, `model`, `ema`), or the checkpoint of
+            a training step; a folder with one such file; a hub repository, `hf-hub:owner/name`; or a `state_dict` in
+            memory. Averaged weights take precedence; wrapper prefixes of names are removed.
+        model: the name or spec of the model, or of one of its towers, to load only that tower; by default, the function
+            detects the model from the file, if only one model fits.
+        tower: load only this tower.
+        fold: reparameterize branches, norms and scales for inference. False returns the training form, which a
+            reparameterized checkpoint lacks.
         dtype: dtype of the weights; folding happens before the cast.
         device: device of the model.
         image_size: side of the images in pixels, if it differs from the checkpoint's. A ViT interpolates its position
-            embeddings; an MCi has none. Published models were trained at their own size only.
+            embeddings; an MCi has no position embeddings. Published models were trained at their own size only.
         context_length: ids per text, at most the checkpoint's. Causal towers keep the embeddings of texts that fit.
             Other towers attend to padding, so every embedding changes: from 77 to 64, 32 and 16 ids, with random
             weights, the mean cosine with the original is 0.998, 0.96 and 0.69 in the base tower, and 0.999, 0.97 and
-            0.77 in MCt. Evaluate before you use it.
-        in_channels: of the images, if it differs from the checkpoint's. The first weights are summed to one channel, or
-            repeated to more channels and scaled, like timm's; mean and std of the input come from
-            `ImageInput.of_channels`. Train or evaluate before you use it.
+            0.77 in MCt. Evaluate the model before you use it.
+        in_channels: channels of the images, if different from the checkpoint's. As in timm, the first convolution's
+            weights are summed to one channel, or repeated and scaled for more channels; `ImageInput.of_channels` gives
+            mean and std. Train or evaluate the model before you use it.
         mmap: leave unchanged weights in the file instead of copying them into memory. Do not change the file
             afterwards: truncating it kills the process.
 
@@ -214,13 +214,14 @@ def read_checkpoint(
     mmap: bool = False,
     to_train: bool = False,
 ) -> Stored:
-    """Return a checkpoint's content, checked against the expected model; arguments and errors as `load_model`.
+    """Return a checkpoint's content, checked against the expected model; arguments and errors are those of
+    `load_model`.
 
     With `to_train`, the result is in training form.
     """
     if not isinstance(checkpoint, Mapping) and (source := source_of(checkpoint)) is not None:
         if model is not None:
-            raise ValueError(f"{checkpoint} says which model it is; leave the model out")
+            raise ValueError(f"{checkpoint} names its model; omit the model argument")
         whole = source[0].read(source[1])
         of_tower_alone, tensors = _one_tower(checkpoint, whole.spec, whole.tensors, tower)
         return attrs.evolve(whole, spec=of_tower_alone, tensors=tensors)
@@ -239,8 +240,9 @@ def read_checkpoint(
         spec = _asked(path, spec, part(adapted(claim.layout, wanted, tensors), tower))
     if to_train and claim.form != "training":
         raise CheckpointError(
-            f"{checkpoint} is folded and no longer has the branches for training; start from the checkpoint in "
-            "training form that it was made of (as it is, it can be evaluated, converted and exported, not trained)",
+            f"{checkpoint} is folded and no longer has the branches for training; start from the original "
+            "checkpoint in training form (a folded checkpoint can be evaluated, converted and exported, but not "
+            "trained)",
             code="folded",
         )
     check_numbers(path, placed, tensor_dtypes(spec, claim.form))
@@ -257,7 +259,7 @@ def _claimed(path: Path, tensors: dict[str, Tensor], header: Header) -> Claim:
 
 
 def resolve_spec(name: str) -> ModelSpec:
-    """Return the spec called `name`, of a model or of a tower.
+    """Return the spec of the model or tower with this name.
 
     Raises:
         ValueError: if the name is unknown.
@@ -266,7 +268,7 @@ def resolve_spec(name: str) -> ModelSpec:
 
 
 def is_other_model(spec: DualEncoderSpec, other: DualEncoderSpec) -> bool:
-    """Return whether two specs differ in more than a checkpoint's layout decides."""
+    """Return whether two specs differ beyond the options that depend on a checkpoint's layout."""
     layout = layouts["official"]
     return as_trained(adapted(layout, spec, {})) != as_trained(adapted(layout, other, {}))
 
@@ -277,7 +279,7 @@ def _placed(path: Path, claim: Claim, wanted: ModelSpec | None) -> dict[str, Ten
     for name, constant in claim.constants.items():
         if not torch.equal(given.pop(name, constant).float(), constant):
             raise CheckpointError(
-                f"{path} does not fit the model: its spec has no place for {shown(name)}", code="does_not_fit"
+                f"{path} does not fit the model: its spec has no tensor {shown(name)}", code="does_not_fit"
             )
     entries = claim.layout.entries(claim.spec, claim.form)
     given |= {entries[name].name: one for name, one in _usual(claim).items() if entries[name].name not in given}
@@ -297,19 +299,19 @@ def _placed(path: Path, claim: Claim, wanted: ModelSpec | None) -> dict[str, Ten
     for name, shape in tensor_shapes(claim.spec, claim.form).items():
         tensor = held = given[entries[name].name]
         reshape = entries[name].reshape
-        # What is held in another shape has other dimensions, and is not turned where it has not as many.
+        # Reshape a tensor that the layout stores in another shape, unless its number of elements differs.
         if reshape is not None and held.numel() == torch.Size(shape).numel():
             tensor = reshape.from_layout(held).contiguous()
         elif len(shape) < 2 and held.numel() == math.prod(shape) == 1:
             tensor = held.reshape(shape)
         if name.endswith("num_batches_tracked"):
-            tensor = tensor.long()  # where all of a file was made half as precise, counts were too
+            tensor = tensor.long()  # a script that casts a whole file to half precision also casts counters
         if tuple(tensor.shape) != shape:
             others = held.ndim == len(shape) == 4 and held.shape[1] != shape[1] and held.shape[2:] == shape[2:]
             hint = f"; in_channels={shape[1]} of load_model adapts weights to other channels" if others else ""
             raise CheckpointError(
                 f"{path} does not fit the model: {shown(entries[name].name)} has the shape {tuple(held.shape)}, "
-                f"and the model's is {shape}{hint}",
+                f"but the model's is {shape}{hint}",
                 code="does_not_fit",
             )
         placed[name] = tensor
@@ -317,7 +319,7 @@ def _placed(path: Path, claim: Claim, wanted: ModelSpec | None) -> dict[str, Ten
 
 
 def _usual(claim: Claim) -> dict[str, Tensor]:
-    """Return tensors that a file may lack: counters of batches, and the logit scale, set to its maximum."""
+    """Return default values for tensors that a file may lack: batch counters, and the logit scale at its maximum."""
     spec = claim.spec
     cap = torch.tensor(math.log(spec.max_logit_scale)) if isinstance(spec, (DualEncoderSpec, CoCaSpec)) else None
     counter = torch.zeros((), dtype=torch.int64)
@@ -326,15 +328,15 @@ def _usual(claim: Claim) -> dict[str, Tensor]:
 
 
 def _asked(path: Path, stored: ModelSpec, wanted: ModelSpec) -> ModelSpec:
-    """Return the requested spec for a file with its own spec; the caller decides about training options."""
+    """Return the requested spec, after comparing it with the file's own; training-only options may differ."""
     there, asked = as_trained(stored), as_trained(wanted)
     if there != asked:
         raise CheckpointError(
-            f"{path} has another model than requested: {difference(there, asked)}; "
-            "leave the model out to load what the file holds",
+            f"{path} holds a different model from the requested one: {difference(there, asked)}; "
+            "omit the model to load the file's model",
             code="another_model",
         )
-    if stored == wanted:  # the stored one may have the text of its tokenizer, by which equal ones do not differ
+    if stored == wanted:  # equal specs may differ in the text of the tokenizer, which the stored spec may have
         return stored
     if isinstance(stored, DualEncoderSpec) and isinstance(wanted, DualEncoderSpec):
         return attrs.evolve(wanted, max_logit_scale=stored.max_logit_scale)
@@ -342,11 +344,11 @@ def _asked(path: Path, stored: ModelSpec, wanted: ModelSpec) -> ModelSpec:
 
 
 def _check_size(path: Path, tensors: dict[str, Tensor], spec: ModelSpec) -> None:
-    """Raise if a spec has more blocks than the file has tensors, before building it."""
+    """Raise if a spec has more blocks than the file has tensors, before building the model."""
     if spec.num_blocks > len(tensors):
         raise CheckpointError(
-            f"{path} says that its model has {spec.num_blocks:,} blocks, and it holds {len(tensors):,} tensors; "
-            "it is damaged"
+            f"{path} declares a model of {spec.num_blocks:,} blocks but holds {len(tensors):,} tensors; the file "
+            "is damaged"
         )
 
 
@@ -361,7 +363,7 @@ def _one_tower(
     if not isinstance(spec, (DualEncoderSpec, ClassifierSpec)):
         if _tower_of(spec) != tower:
             kind = "captioner" if isinstance(spec, CoCaSpec) else "tower"
-            raise CheckpointError(f"{path} holds a {kind} alone, and no {tower} tower", code="no_such_tower")
+            raise CheckpointError(f"{path} holds only a {kind}, which has no {tower} tower", code="no_such_tower")
         return spec, tensors
     prefix = f"{tower}_encoder."
     own = {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
@@ -375,7 +377,7 @@ def _tower_of(spec: ModelSpec | None) -> Tower | None:
 
 
 def difference(stored: Any, wanted: Any) -> str:
-    """Say where two specs differ first, as a path and two values."""
+    """Return the first difference of two specs, as a path and two values."""
     if type(stored) is not type(wanted):
         return f"a {type(stored).__name__}, not a {type(wanted).__name__}"
     for field in attrs.fields(type(stored)):
@@ -387,20 +389,21 @@ def difference(stored: Any, wanted: Any) -> str:
 
 
 def load_backbone(classifier: Classifier, checkpoint: str | Path, model: str | ModelSpec | None = None) -> None:
-    """Load the image tower of a checkpoint into a classifier in training form; its head stays unchanged.
+    """Load the image tower of a checkpoint into a classifier in training form; the head stays unchanged.
 
     The function drops the projection if the classifier's encoder has none, and interpolates a ViT's position embeddings
-    to its image size. Otherwise both encoders must be equal, except for drop path and the initial layer scale.
+    to the classifier's image size. Otherwise both encoders must be equal, except for drop path and the initial layer
+    scale.
 
     Args:
-        classifier: changed in place.
+        classifier: the classifier, changed in place.
         checkpoint: an image-text model, an image tower or another classifier: a file in any known layout, a repository
             on the hub (`hf-hub:owner/name`), or the name of a model with published weights (`mobileclip_s0`).
-        model: the name or spec of the file's model, if it cannot be detected.
+        model: the name or spec of the file's model, if the function cannot detect the model.
 
     Raises:
         FileNotFoundError: if there is no such file.
-        CheckpointError: if the file is damaged, reparameterized, or has another image tower.
+        CheckpointError: if the file is damaged, reparameterized, or has a different image tower.
         ValueError: if a name is unknown.
 
     Examples:
@@ -417,29 +420,29 @@ def load_backbone(classifier: Classifier, checkpoint: str | Path, model: str | M
     encoder = classifier.image_encoder
     wanted = image_spec(encoder)
     stored = read_checkpoint(file, model, tower="image", to_train=True).of_size(image_size=wanted.input.size)
-    # It copies, to the encoder's own dtypes.
+    # load_state_dict copies, and casts to the encoder's dtypes.
     encoder.load_state_dict(_fitted(stored, wanted, checkpoint))
 
 
 def _fitted(stored: Stored, wanted: ImageEncoderSpec, checkpoint: str | Path) -> dict[str, Tensor]:
     """Return a checkpoint's weights for another encoder, or raise."""
     spec, tensors = stored.spec, stored.tensors
-    assert isinstance(spec, ImageEncoderSpec), "an image tower was asked for"
+    assert isinstance(spec, ImageEncoderSpec), "the caller requested an image tower"
     if _bare(wanted) == wanted:
         spec = _bare(spec) or spec
         tensors = {name: tensors[name] for name in tensor_shapes(spec, "training")}
     if as_trained(spec) != as_trained(wanted):
         raise CheckpointError(
-            f"{checkpoint} holds another image tower than the classifier's: "
-            f"{difference(as_trained(spec), as_trained(wanted))}; build the classifier of the tower that the file "
-            "holds, which `mobileclip info` shows",
+            f"{checkpoint} holds a different image tower from the classifier's: "
+            f"{difference(as_trained(spec), as_trained(wanted))}; build the classifier with the file's tower, "
+            "which `mobileclip info` shows",
             code="another_model",
         )
     return tensors
 
 
 def _bare(spec: ImageEncoderSpec) -> ImageEncoderSpec | None:
-    """Return an encoder's form without its last projection, where it has one."""
+    """Return the encoder without its last projection; an encoder without projection stays unchanged."""
     try:
         return spec.without_projection()
     except ValueError:

@@ -23,11 +23,11 @@ class Published:
 
     Args:
         repository: owner and name.
-        file: in the repository; None for its only checkpoint.
+        file: path in the repository; None for its only checkpoint.
         revision: the commit, in hexadecimal, or a branch; None for the newest.
-        sha256: sha256 of the file, in hexadecimal, as on the hub; None if unknown.
-        licence: the hub's name of that revision's licence: Apple's sample code licence until February 2025, its model
-            licence since. Both allow research only.
+        sha256: SHA-256 of the file, in hexadecimal; None if unknown.
+        licence: the hub's name for the licence of that revision: Apple's sample code licence until February 2025,
+            Apple's model licence since then. Both licences allow research only.
     """
 
     repository: str
@@ -38,7 +38,7 @@ class Published:
 
     @property
     def address(self) -> str:
-        """Name that stands for it wherever a checkpoint is named."""
+        """The name that all checkpoint arguments accept for this file."""
         file = f"/{self.file}" if self.file else ""
         revision = f"@{self.revision}" if self.revision else ""
         digest = f"#sha256={self.sha256}" if self.sha256 else ""
@@ -46,7 +46,7 @@ class Published:
 
 
 OPEN_CLIP = "open_clip_model.safetensors"
-"""Where open_clip keeps the weights of a folder."""
+"""Names of open_clip's weight files in a folder."""
 _TORCH = "open_clip_pytorch_model.bin"
 
 PUBLISHED = {
@@ -110,7 +110,7 @@ PUBLISHED = {
     ),
     "mobileclip2_l14": Published(repository="timm/MobileCLIP2-L-14-OpenCLIP", file=OPEN_CLIP),
 }
-"""Where the published weights are. Apple's weights may be used for research only; read their licence first."""
+"""Locations of the published weights. Apple's licence allows research only; read the licence first."""
 
 _SPELLINGS = {
     spelling(called): name
@@ -123,7 +123,8 @@ for _spelled, _name in _SPELLINGS.items():
 
 
 class _Addresses(Mapping[str, str]):
-    """Addresses by name, also as the papers, open_clip and the hub spell it; what is here as a path is no name."""
+    """Addresses by name, in the spellings of the papers, open_clip and the hub; the path of an existing file is not a
+    name."""
 
     def __getitem__(self, name: str) -> str:
         if name not in PUBLISHED and Path(name).exists():
@@ -138,14 +139,14 @@ class _Addresses(Mapping[str, str]):
 
 
 PRETRAINED = _Addresses()
-"""The names of these weights, as checkpoints are named."""
+"""Addresses of the published weights, as arguments for a checkpoint."""
 
 _TIMM = ("vit_base_mci_224", "vit_large_patch14_clip_224", *(f"fastvit_mci{number}" for number in range(5)))
 _TIMM_TOWERS = dict(zip(("b", "l14", "s0", "s1", "s2", "s3", "s4"), _TIMM, strict=True))
 
 
 def with_timm_tower(name: str) -> str | None:
-    """Return the published model whose image tower timm calls by a name such as `fastvit_mci0.apple_mclip`, if any."""
+    """Return the published model for timm's name of its image tower, such as `fastvit_mci0.apple_mclip`, if any."""
     tower, _, tag = name.rpartition("/")[2].partition(".")
     size = next((size for size, one in _TIMM_TOWERS.items() if one == tower), None)
     kinds = {"apple_mclip": f"mobileclip_{size}", "apple_mclip2_dfndr2b": f"mobileclip2_{size}"}
@@ -154,41 +155,43 @@ def with_timm_tower(name: str) -> str | None:
 
 
 TAGS = ("datacompdr", "datacompdr_lt", "dfndr2b")
-"""What open_clip calls weights of one model, by the data that they were trained on."""
+"""open_clip's tags for the weights of one model, by training data."""
 
 
 def tagged(model: str, tag: str) -> str:
-    """Return the name of the published weights that open_clip calls by a model and a tag.
+    """Return the name of the published weights for open_clip's model name and tag.
 
     Args:
-        model: as it is registered.
+        model: registered name of the model.
         tag: one of `TAGS`.
 
     Raises:
-        ValueError: if there are none; the message has the tags of that model.
+        ValueError: if no such weights are published; the message lists the model's tags.
     """
     known = {"dfndr2b" if model.startswith("mobileclip2_") else "datacompdr": model} if model in PUBLISHED else {}
-    if model in ("mobileclip_b", "mobileclip_blt"):  # one architecture, which open_clip has under one name
+    if model in ("mobileclip_b", "mobileclip_blt"):  # both have one architecture, and one name in open_clip
         known = {"datacompdr": "mobileclip_b", "datacompdr_lt": "mobileclip_blt"}
     if tag not in known:
-        raise ValueError(f"{model} has no published weights called {tag!r}; it has: {', '.join(known) or 'none'}")
+        raise ValueError(
+            f"{model} has no published weights with the tag {tag!r}; its tags are: {', '.join(known) or 'none'}"
+        )
     return known[tag]
 
 
 _FOLDER = Path(__file__).with_name("packaged")
 
 PACKAGED = dict.fromkeys(("icons", "icons-multilingual"), _FOLDER / "icons.safetensors")
-"""Models that come with the package, and are checkpoints by their name. Each has a card beside it, `NAME.md`."""
+"""Models in the package, usable as checkpoints by name. The card of each model is next to its file, as `NAME.md`."""
 
 COMPANIONS = {"icons-multilingual": _FOLDER / "icons-multilingual.safetensors"}
-"""The second text towers of packaged models, which share the texts with the first, by the names of these models."""
+"""The second text towers of packaged models, by model name; each text goes to one of a model's two text towers."""
 
 
 def packaged(name: str | Path) -> Path | None:
-    """Return the file of the packaged model that a person means; None for everything else.
+    """Return the file of a packaged model by its name; None for other arguments.
 
-    A bare name means the model, also where a folder of images is called so: that is `./icons` or `icons/`, or a `Path`.
-    A file without a suffix that is called so can only be weights, and is meant.
+    A bare name means the model, even if a folder of images has the same name; write `./icons`, `icons/` or a `Path` for
+    the folder. A file without suffix that has this name takes precedence.
     """
     if Path(name).is_file() or (isinstance(name, Path) and name.exists()):
         return None
@@ -196,11 +199,11 @@ def packaged(name: str | Path) -> Path | None:
 
 
 def companion(name: str | Path, *, of_file: bool = False) -> Path | None:
-    """Return the second text tower of the packaged model that a person means; None if it has none.
+    """Return the second text tower of a packaged model by its name; None if the model has one text tower.
 
     Args:
         name: see `packaged`.
-        of_file: whether that of another name will do, whose first towers are the same file.
+        of_file: whether to accept the second text tower of another packaged model with the same file.
     """
     file = packaged(name)
     found = (tower for one, tower in COMPANIONS.items() if one == str(name) or (of_file and PACKAGED[one] == file))
@@ -209,14 +212,14 @@ def companion(name: str | Path, *, of_file: bool = False) -> Path | None:
 
 _LICENCE = "code MIT; Apple's published weights are for research only ({}), reinforced data CC-BY-NC-ND"
 _PACKAGED_LICENCE = (
-    "code and weights MIT; the model's card names the authors of the drawings and texts that they learned from"
+    "code and weights MIT; the model's card names the authors of the training drawings and texts"
 )
 _OTHER = "other"
-_OTHERS_LICENCE = "code MIT; the licence of the weights is that of whoever trained them"
+_OTHERS_LICENCE = "code MIT; the authors of the weights choose their licence"
 
 
 def licence_of(checkpoint: str | Path) -> str:
-    """Return the licence of a checkpoint, as far as its name tells.
+    """Return the licence of a checkpoint, from its name.
 
     Args:
         checkpoint: a URL of `PRETRAINED`, the name of a packaged model, or any other checkpoint.
@@ -244,8 +247,8 @@ def unpublished(name: str | None) -> str:
     """Return the message for a named model without published weights; None without a name."""
     alike = of_same_architecture(name) if name else ()
     instead = (
-        f"{' and '.join(alike)} {'have' if len(alike) > 1 else 'has'} the same architecture and published weights: "
-        f"take {alike[0]}"
+        f"{' and '.join(alike)} {'have' if len(alike) > 1 else 'has'} the same architecture, and published weights: "
+        f"use {alike[0]}"
         if alike
         else f"models with published weights: {', '.join(PUBLISHED)}; in the package: {', '.join(PACKAGED)}"
     )
@@ -257,7 +260,7 @@ def unpublished(name: str | None) -> str:
 
 
 CONTRACT = "mobileclip.json"
-"""File by which an export is known."""
+"""File that marks a folder as an export."""
 
 RUNTIMES = {
     "coreml": "Core ML",
@@ -267,7 +270,7 @@ RUNTIMES = {
     "openvino": "OpenVINO",
     "torch": "PyTorch's `torch.export`",
 }
-"""What runs the files of the targets that the library has."""
+"""Runtimes of the library's export targets."""
 
 _MOST_BYTES = 1 << 24
 
@@ -278,10 +281,10 @@ def is_export(place: str | Path) -> bool:
 
 
 def require_no_export(folder: Path) -> None:
-    """Refuse a folder that holds an export where a checkpoint is needed.
+    """Raise if a folder holds an export instead of a checkpoint.
 
     Raises:
-        CheckpointError: if it is an export; the message has its target, its runtime, and a remedy.
+        CheckpointError: if the folder is an export; the message names its target, its runtime and a remedy.
     """
     if is_export(folder):
         place = storage.printable(folder)
@@ -289,15 +292,15 @@ def require_no_export(folder: Path) -> None:
 
 
 def no_checkpoint(place: str, contract: Path, run: str) -> CheckpointError:
-    """Return the refusal of an export where a checkpoint is needed.
+    """Return the error for an export given in place of a checkpoint.
 
     Args:
-        place: place of the export, as a person names it.
-        contract: the export's, on this machine.
-        run: how it is run, as a sentence.
+        place: the export's path, as the user wrote it.
+        contract: path of the export's contract on this machine.
+        run: a sentence about running the export.
     """
     return CheckpointError(
-        f"{place} is an export{_target(contract)}, and no checkpoint; {run}. To load the model, give the checkpoint "
+        f"{place} is an export{_target(contract)}, and not a checkpoint; {run}. To load the model, give the checkpoint "
         "that it was exported from",
         code="export",
     )

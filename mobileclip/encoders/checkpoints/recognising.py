@@ -32,9 +32,9 @@ from mobileclip.tensor_files import CheckpointError
 from mobileclip.tensor_files.errors import shown
 from mobileclip.terminal import get_logger
 
-# What `torch.compile`, FSDP and PyTorch's checkpoint wrapper put into names, anywhere.
+# Segments that `torch.compile`, FSDP and PyTorch's checkpoint wrapper insert anywhere in names.
 _WRAPPED = (COMPILED, "_fsdp_wrapped_module.", "_checkpoint_wrapped_module.")
-# Parts of names that no model has, of what training scripts keep beside one.
+# Parts of names of tensors that training scripts store next to a model's.
 _BESIDE = frozenset(("criterion", "loss", "loss_fn", "optimizer", "n_averaged"))
 
 _logger = get_logger(__name__)
@@ -45,13 +45,13 @@ Tower = Literal["image", "text"]
 
 @attrs.frozen(kw_only=True)
 class Claim:
-    """One reading of a file's tensors: their model, form and layout, by its header or by their names.
+    """An interpretation of a file's tensors: model, form and layout, from the header or from tensor names.
 
     Args:
         spec: the model.
         form: form of the tensors.
-        layout: layout of their names.
-        tensors: by the layout's names, a tower's with the beginning that it has in a whole model.
+        layout: layout of the tensor names.
+        tensors: tensors by the layout's names; a single tower's names have the prefix of a whole model.
     """
 
     spec: ModelSpec
@@ -61,7 +61,7 @@ class Claim:
 
     @property
     def constants(self) -> dict[str, Tensor]:
-        """Constant tensors of the layout in addition to the model's."""
+        """Constant tensors that the layout has in addition to the model's tensors."""
         return {name: one for _, tower in towers(self.spec) for name, one in self.layout.constants(tower).items()}
 
     @property
@@ -71,9 +71,9 @@ class Claim:
 
     @property
     def fits(self) -> bool:
-        """Whether the file holds these names, with as many numbers for each, and no others."""
+        """Whether the file holds exactly these names, with equal numbers of elements."""
         shapes, given = tensor_shapes(self.spec, self.form), self.tensors.keys() - self.constants.keys()
-        # The layout's names take longer to find than their number.
+        # Compare numbers of tensors first, since computing the layout's names takes longer.
         if not sum(not may_lack(name) for name in shapes) <= len(given) <= len(shapes):
             return False
         entries = self.layout.entries(self.spec, self.form)
@@ -86,26 +86,26 @@ class Claim:
 
 
 def recognised(path: Path, tensors: Tensors, wanted: ModelSpec | None, tower: Tower | None) -> Claim:
-    """Return the layout, form and model that a file's tensor names and shapes belong to.
+    """Return the layout, form and model of a file, from the names and shapes of its tensors.
 
     This library's names take precedence. If several named models fit, the user must name the model, since shapes do not
     show head counts and masks.
 
     Args:
         path: the file, for messages.
-        tensors: by their names in the file.
+        tensors: tensors by their names in the file.
         wanted: the expected model or tower; None to search the named models.
         tower: the tower of interest; None for all.
 
     Raises:
-        CheckpointError: if they fit no known layout or model, or several.
+        CheckpointError: if the tensors fit no known layout or model, or several.
     """
     tensors = _without_others(path, tensors)
     said = (layout.spec_of(given) for given in _unwrapped(tensors) for layout in layouts.values())
     try:
         wanted = wanted or next((spec for spec in said if spec is not None), None)
     except ValueError as error:
-        raise CheckpointError(f"{path} {error}; give the spec of the model it holds", code="description") from error
+        raise CheckpointError(f"{path} {error}; give the spec of its model", code="description") from error
     if wanted is not None:
         return _best(path, tensors, list(dict.fromkeys((wanted, part(wanted, tower)))))
     found = {name: claim for given in _unwrapped(tensors) for name, claim in _known(given, tower)}
@@ -119,8 +119,8 @@ def recognised(path: Path, tensors: Tensors, wanted: ModelSpec | None, tower: To
     first, *others = found.values()
     if any(as_trained(part(other.spec, tower)) != as_trained(part(first.spec, tower)) for other in others):
         raise CheckpointError(
-            f"{path} does not say which model it holds, and its tensors fit {' and '.join(found)}, which compute "
-            "different embeddings of them; name the model",
+            f"{path} does not name its model, and its tensors fit {' and '.join(found)}, which compute "
+            "different embeddings; name the model",
             code="ambiguous",
         )
     return first
@@ -138,28 +138,28 @@ def known_by_name(claim: Claim) -> list[str]:
 
 
 def part(spec: ModelSpec, tower: Tower | None) -> ModelSpec:
-    """Return a tower of a model, or the whole without `tower`."""
+    """Return a tower of a model, or without `tower` the whole model."""
     if tower is None or not isinstance(spec, (DualEncoderSpec, ClassifierSpec)):
         return spec
     return spec.text if tower == "text" and isinstance(spec, DualEncoderSpec) else spec.image
 
 
 def adapted(layout: Layout, spec: ModelSpec, tensors: Tensors) -> ModelSpec:
-    """Return a model as the code that reads a layout builds it around tensors."""
+    """Return the model as the layout's own library would build it for these tensors."""
     if isinstance(spec, DualEncoderSpec):
         return attrs.evolve(spec, image=layout.adapted(spec.image, tensors))
     return layout.adapted(spec, tensors) if isinstance(spec, ImageEncoderSpec) else spec
 
 
 def some(names: Iterable[str], count: int = 4) -> str:
-    """Return a few names, and how many more there are."""
+    """Return a few names and the number of further names."""
     names = sorted(names)
     more = f" and {len(names) - count} more" if len(names) > count else ""
     return ", ".join(map(shown, names[:count])) + more
 
 
 def _best(path: Path, tensors: Tensors, wanted: list[ModelSpec]) -> Claim:
-    """Return the first claim that fits, or that to be the last one wanted which most names speak for."""
+    """Return the first interpretation that fits, or otherwise the interpretation that matches the most names."""
     claims: list[Claim] = []
     for spec in wanted:
         claims = []
@@ -172,7 +172,7 @@ def _best(path: Path, tensors: Tensors, wanted: list[ModelSpec]) -> Claim:
         layout = _require_layout(path, tensors)
         if isinstance(wanted[-1], ClassifierSpec):
             raise CheckpointError(
-                f"{path} is in the {layout.name} layout, which holds image-text models and no classifier; take its "
+                f"{path} is in the {layout.name} layout, which does not support classifiers; load its "
                 "image tower with mobileclip.encoders.load_backbone",
                 code="another_model",
             )
@@ -181,7 +181,7 @@ def _best(path: Path, tensors: Tensors, wanted: list[ModelSpec]) -> Claim:
 
 
 def _unwrapped(tensors: Tensors) -> Iterator[Tensors]:
-    """Yield tensors by name, then without common prefixes of all names."""
+    """Yield the tensors by name, first with full names, then without the prefixes that all names share."""
     given = {without_wrappers(name): one for name, one in tensors.items()}
     given = given if len(given) == len(tensors) else dict(tensors)
     yield given
@@ -198,7 +198,7 @@ def without_wrappers(name: str) -> str:
 
 
 def may_lack(name: str) -> bool:
-    """Return whether a file may lack a tensor of ours: a counter of batches, and the scale of similarities."""
+    """Return whether a file may lack this tensor: a batch counter or the logit scale."""
     return name.endswith("num_batches_tracked") or name == "logit_scale"
 
 
@@ -206,7 +206,7 @@ def _without_others(path: Path, tensors: Tensors) -> Tensors:
     """Return the tensors without those of losses and optimizers, and log their names."""
     others = [name for name in tensors if _BESIDE.intersection(name.split("."))]
     if others:
-        _logger.info("%s: %s belongs to no model, and is left out", path, some(others))
+        _logger.info("%s: %s belongs to no model and is ignored", path, some(others))
     return {name: one for name, one in tensors.items() if name not in others}
 
 
@@ -232,7 +232,7 @@ def _speaks_for(spec: ModelSpec, tensors: Tensors) -> bool:
 
 
 def _of_part(layout: Layout, spec: ModelSpec, tensors: Tensors) -> Tensors:
-    """Return a tower's tensors among a model's, with the names of the model."""
+    """Return the tensors of one tower, with their names in the whole model."""
     if isinstance(spec, (DualEncoderSpec, ClassifierSpec, CoCaSpec)):
         return tensors
     prefix = layout.prefix(spec)
@@ -241,7 +241,7 @@ def _of_part(layout: Layout, spec: ModelSpec, tensors: Tensors) -> Tensors:
 
 
 def _with_bare(spec: ModelSpec) -> Iterator[ModelSpec]:
-    """Yield a model, and of an image tower its form without the projection, as timm's `num_classes=0` leaves it."""
+    """Yield a model and, for an image tower, also the tower without projection, like timm's `num_classes=0`."""
     yield spec
     if isinstance(spec, ImageEncoderSpec) and has_projection(spec):
         try:
@@ -251,7 +251,7 @@ def _with_bare(spec: ModelSpec) -> Iterator[ModelSpec]:
 
 
 def _known(tensors: Tensors, tower: Tower | None) -> Iterator[tuple[str, Claim]]:
-    """Yield named models that fit, then towers if no model fits."""
+    """Yield the named models that fit, and then the towers that fit."""
     first: Claim | None = None
     named = [*models.items(), *image_encoders.items(), *text_encoders.items()]
     parts = [
@@ -278,16 +278,16 @@ def _may_equal(spec: ModelSpec, other: ModelSpec) -> bool:
 
 
 def _require_layout(path: Path, tensors: Tensors) -> Layout:
-    """Return the layout with this prefix.
+    """Return the layout that these tensor names belong to.
 
     Raises:
-        CheckpointError: if there is none.
+        CheckpointError: if there is no such layout.
     """
     for layout in (*layouts.values(), OWN):
         known = tuple(filter(None, (layout.image_prefix, layout.text_prefix))) or ("stem.", "patch_embed.")
         if any(name.startswith(known) for given in _unwrapped(tensors) for name in given):
             return layout
     raise CheckpointError(
-        f"{path} is of no known layout ({', '.join(layouts)} or our own); its first tensors are {some(tensors, 3)}",
+        f"{path} has no known layout ({', '.join(layouts)} or our own); its first tensors are {some(tensors, 3)}",
         code="unknown_layout",
     )

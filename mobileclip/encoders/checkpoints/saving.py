@@ -1,4 +1,4 @@
-"""Writing checkpoints: our own header, norms for layouts that need them, and tensors atomically."""
+"""Writing checkpoints: this library's header, norms for layouts that need them, and atomic writes."""
 
 from __future__ import annotations
 
@@ -50,9 +50,9 @@ _OF_RUN = ("average/", "objective/model.")
 
 _TOKENIZER = "mobileclip.tokenizer"
 SPACE = "mobileclip.space"
-"""Key of a header: identity of the model whose space the embeddings are in, as JSON."""
+"""Header key: identity of the model that defines the embedding space, as JSON."""
 NGRAMS = "mobileclip.ngrams"
-"""A tensor beside the weights: what a text tower was taught, see `mobileclip.data.text.ngrams`."""
+"""Name of a tensor next to the weights: n-grams of a text tower's training data, see `mobileclip.data.text.ngrams`."""
 _KINDS: dict[str, type[Any]] = {
     "dual_encoder": DualEncoderSpec,
     "classifier": ClassifierSpec,
@@ -68,7 +68,7 @@ class Taught:
 
     Args:
         space: identity of the embedding space's model, as JSON, see `mobileclip.inference.space_of`; empty for a
-            model's own space, and if unknown.
+            model's own space or if unknown.
         ngrams: ngrams of the texts, packed by `mobileclip.data.text.ngrams`; None if unknown.
     """
 
@@ -77,7 +77,7 @@ class Taught:
 
 
 UNTAUGHT = Taught()
-"""Of models with a space of their own."""
+"""Provenance of a model with its own embedding space."""
 
 
 @attrs.frozen(kw_only=True)
@@ -86,8 +86,8 @@ class Header:
 
     Args:
         spec: the model.
-        form: form of its tensors.
-        layout: layout of its tensors' names.
+        form: form of the tensors.
+        layout: layout of the tensor names.
         space: see `Taught`.
     """
 
@@ -97,10 +97,10 @@ class Header:
     space: str = ""
 
     def to_metadata(self) -> dict[str, str]:
-        """Return the header as the texts that safetensors stores.
+        """Return the header as strings for the metadata of safetensors.
 
         Raises:
-            CheckpointError: if the text of the model's tokenizer is not here.
+            CheckpointError: if the model does not hold the text of its tokenizer.
         """
         header = {
             "mobileclip.kind": next(name for name, cls in _KINDS.items() if cls is read_back_as(self.spec)),
@@ -115,8 +115,9 @@ class Header:
         if tokenizer is not None:
             if tokenizer.content is None:
                 raise CheckpointError(
-                    f"the model's tokenizer {tokenizer.sha256[:12]} is known by name alone, and a checkpoint holds its "
-                    "text; build the model from a contract that mobileclip.data.read_text_input read",
+                    f"the model's tokenizer {tokenizer.sha256[:12]} is known by its digest only, but a checkpoint "
+                    "stores the tokenizer's text; build the model from a contract that "
+                    "mobileclip.data.read_text_input returned",
                     code="not_storable",
                 )
             header[_TOKENIZER] = base64.b64encode(zlib.compress(tokenizer.content.encode(), 9)).decode("ascii")
@@ -124,12 +125,12 @@ class Header:
 
 
 def read_back_as(spec: Any) -> type[Any]:
-    """Return the class for reading a spec's JSON: the open family of a tower, otherwise the spec's class."""
+    """Return the class that reads a spec's JSON: a tower's open family, otherwise the spec's own class."""
     return next((family for family in (ImageEncoderSpec, TextEncoderSpec) if isinstance(spec, family)), type(spec))
 
 
 def is_known(spec: Any) -> bool:
-    """Return whether a spec's class is this library's; JSON would lose fields of a subclass."""
+    """Return whether this library defines a spec's class; JSON would lose fields of a subclass."""
     return read_back_as(spec) in _KINDS.values()
 
 
@@ -139,7 +140,7 @@ def model_json(spec: Any) -> str:
 
 
 def tokenizer_of(spec: ModelSpec) -> TokenizerFile | None:
-    """Return the tokenizer of a model's texts, where it is not CLIP's."""
+    """Return the tokenizer of the text tower; None for CLIP's tokenizer."""
     text = spec.text if isinstance(spec, (DualEncoderSpec, CoCaSpec)) else spec
     return text.input.tokenizer if isinstance(text, TextEncoderSpec) else None
 
@@ -157,10 +158,10 @@ def of_run(tensors: dict[str, Tensor], metadata: dict[str, str]) -> tuple[dict[s
 
 
 def header_of(metadata: Mapping[str, str], path: Path) -> Header | None:
-    """Return the header in the metadata of the file at `path`, or None if we did not write it.
+    """Return the header in the metadata of the file at `path`, or None if this library did not write the file.
 
     Raises:
-        CheckpointError: if there is one that this version cannot read.
+        CheckpointError: if this version cannot read the header.
     """
     if "mobileclip.spec" not in metadata:
         metadata = _beside(path)
@@ -170,8 +171,8 @@ def header_of(metadata: Mapping[str, str], path: Path) -> Header | None:
     layout = metadata.get("mobileclip.layout", NATIVE)
     if kind not in _KINDS or form not in get_args(Form) or layout not in (NATIVE, *layouts):
         raise CheckpointError(
-            f"{path} says that it holds a {shown(kind)} in the form {shown(form)} and the layout {shown(layout)}, "
-            f"which this version of mobileclip does not know; it was written by another version, update with: {UPDATE}",
+            f"{path} holds a {shown(kind)} in the form {shown(form)} and the layout {shown(layout)}, which this "
+            f"version of mobileclip does not support; another version wrote the file, update with: {UPDATE}",
             code="description",
         )
     try:
@@ -187,7 +188,7 @@ def header_of(metadata: Mapping[str, str], path: Path) -> Header | None:
 
 
 def _beside(path: Path) -> Mapping[str, str]:
-    """Return the header from the file's `config.json`; transformers stores it there."""
+    """Return the header from the `config.json` next to the file, where the transformers layout has its header."""
     config = path.parent / "config.json"
     if path.suffix != ".safetensors" or not config.is_file():
         return {}
@@ -200,9 +201,9 @@ def _beside(path: Path) -> Mapping[str, str]:
 
 
 def _inflated(stored: str | None) -> str:
-    """Return the text of a `tokenizer.json` as a file holds it."""
+    """Decompress the text of a `tokenizer.json` from a file's metadata."""
     if stored is None:
-        raise ValueError("the file holds none, and its model names one; it is damaged, fetch it again")
+        raise ValueError("the model needs a tokenizer that the file lacks; the file is damaged, download it again")
     inflate = zlib.decompressobj()
     try:
         data = inflate.decompress(base64.b64decode(stored, validate=True), MAX_TOKENIZER_BYTES + 1)
@@ -210,26 +211,26 @@ def _inflated(stored: str | None) -> str:
             raise ValueError(f"it has more than {MAX_TOKENIZER_BYTES:,} bytes")
         return data.decode("utf-8")
     except (zlib.error, binascii.Error, UnicodeDecodeError) as error:
-        raise ValueError(f"it is damaged ({error}); fetch the file again") from None
+        raise ValueError(f"it is damaged ({error}); download the file again") from None
 
 
 def _with_tokenizer(spec: ModelSpec, content: str) -> ModelSpec:
-    """Return a spec whose tokenizer has its text."""
+    """Return a spec whose tokenizer holds the text of its `tokenizer.json`."""
     if isinstance(spec, (DualEncoderSpec, CoCaSpec)):
         return attrs.evolve(spec, text=cast("Any", _with_tokenizer(spec.text, content)))
     assert isinstance(spec, TextEncoderSpec), "images have no tokenizer"
-    assert spec.input.tokenizer is not None, "the caller has looked"
+    assert spec.input.tokenizer is not None, "the caller has checked this"
     tokenizer = attrs.evolve(spec.input.tokenizer, content=content)
     return attrs.evolve(spec, input=attrs.evolve(spec.input, tokenizer=tokenizer))
 
 
 def write_tensors(path: storage.AnyPath, tensors: dict[str, Tensor], metadata: dict[str, str]) -> None:
-    """Write tensors atomically, as safetensors or, by any other suffix, as a PyTorch file.
+    """Write tensors atomically, as safetensors or, with any other suffix, as a PyTorch file.
 
     Args:
         path: a path or URL; the suffix decides the format.
         tensors: contiguous tensors by name.
-        metadata: texts to store with them, in safetensors only.
+        metadata: strings to store with the tensors, in safetensors only.
     """
     storage.make_directory_of(path)
     with storage.atomic_write(path) as stream:
@@ -242,11 +243,11 @@ def write_tensors(path: storage.AnyPath, tensors: dict[str, Tensor], metadata: d
 
 
 def with_neutral_norms(folded: dict[str, Tensor], target: nn.Module) -> dict[str, Tensor]:
-    """Return tensors for `target`, a model with reparameterized branches only, with the outputs of `folded`.
+    """Return tensors that give `target`, a model with only its branches reparameterized, the outputs of `folded`.
 
     Args:
         folded: the tensors of the completely reparameterized model.
-        target: that model in the form to write; only its structure is read.
+        target: the model in the form to write; the function reads only the structure.
 
     Raises:
         ValueError: if the bias of an attention's first projection cannot be expressed by the norm in front of it,
@@ -272,14 +273,14 @@ def _neutral_norm(prefix: str, norm: nn.BatchNorm2d, bias: Tensor) -> dict[str, 
         f"{prefix}weight": torch.ones_like(bias),
         f"{prefix}bias": bias,
         f"{prefix}running_mean": torch.zeros_like(bias),
-        # The norm adds its epsilon to the variance, and divides by the root of what should be one.
+        # The norm adds its epsilon to the variance, and divides by the root of the sum, which must be one.
         f"{prefix}running_var": torch.full_like(bias, 1 - norm.eps),
         f"{prefix}num_batches_tracked": torch.tensor(0),
     }
 
 
 def _input_shift(weight: Tensor, bias: Tensor, name: str) -> Tensor:
-    """Return the shift of the input whose image under `weight` is `bias`: there is one, folding made `bias` from it."""
+    """Return the input shift that `weight` maps to `bias`; it exists because folding computed `bias` from a shift."""
     matrix, target = widened(weight), widened(bias)
     shift: Tensor = torch.linalg.lstsq(matrix, target[:, None], driver="gelsd").solution[:, 0]
     residual = torch.linalg.vector_norm(matrix @ shift - target) / torch.linalg.vector_norm(target).clamp_min(1e-12)
@@ -308,8 +309,8 @@ def save_model(model: nn.Module, path: AnyPath, *, layout: str = NATIVE) -> None
 
     Raises:
         ValueError: if the layout is unknown or does not support the model, or two of its weights share a tensor.
-        CheckpointError: if this library's layout has another suffix than `.safetensors`, or the model's spec is neither
-            the library's nor a tower's.
+        CheckpointError: if a file in this library's layout has a suffix other than `.safetensors`, or the model's spec
+            is neither the library's nor a tower's.
 
     Examples:
         >>> tower = MCtSpec(width=16, depth=0, num_heads=2).build()
@@ -321,8 +322,8 @@ def save_model(model: nn.Module, path: AnyPath, *, layout: str = NATIVE) -> None
     spec = cast("ModelSpec", model.spec)
     if not is_known(spec):
         raise CheckpointError(
-            f"a {type(spec).__name__} is neither a DualEncoderSpec, a ClassifierSpec nor a tower, and no checkpoint "
-            "can say what it is; store its weights, and its spec by mobileclip.serialization.to_json",
+            f"a {type(spec).__name__} is neither a DualEncoderSpec, a ClassifierSpec nor a tower, so a checkpoint "
+            "cannot describe it; store its weights, and its spec with mobileclip.serialization.to_json",
             code="not_storable",
         )
     form = form_of(model)
@@ -364,13 +365,13 @@ def _check_untied(model: nn.Module) -> None:
         other = known.setdefault(tensor.data_ptr(), name) if tensor.numel() else name
         if other != name:
             raise ValueError(
-                f"{other} and {name} are one tensor (tied weights), and loaded from a file they would be two; register "
-                "it once, and use it in both places in forward"
+                f"{other} and {name} are one tensor (tied weights), but would be two tensors after loading; "
+                "register the tensor once, and use it in both places in forward"
             )
 
 
 def _check_place(spec: ModelSpec, layout: Layout) -> None:
-    """Raise unless a foreign layout, and the code that reads it, has a place for a model.
+    """Raise if another library's layout, or the code that reads the layout, does not support a model.
 
     Raises:
         ValueError: with the name of the unsupported part.
@@ -378,33 +379,33 @@ def _check_place(spec: ModelSpec, layout: Layout) -> None:
     own = f"save it in our own layout, {NATIVE}"
     if tokenizer_of(spec) is not None:
         raise ValueError(
-            f"the {layout.name} layout has no place for a tokenizer, and what reads it has CLIP's, of other ids; {own}"
+            f"the {layout.name} layout cannot store a tokenizer, and its readers use CLIP's, which has other ids; {own}"
         )
     if not layout.has_place(spec):
         advice = " ".join(filter(None, (layout.advice, own)))
-        raise ValueError(f"the {layout.name} layout has no place for this {type(spec).__name__}; {advice}")
+        raise ValueError(f"the {layout.name} layout does not support a {type(spec).__name__}; {advice}")
     for _, tower in towers(spec):
         mixers = [stage.mixer for stage in tower.stages] if isinstance(tower, MCiSpec) else []
         for part in (tower, *mixers):
             if type(part) not in _KNOWN_ELSEWHERE:
                 raise ValueError(
-                    f"the {layout.name} layout has no place for a {type(part).__name__}, which the code that reads it "
+                    f"the {layout.name} layout does not support a {type(part).__name__}, which the code that reads it "
                     f"cannot build; {own}"
                 )
         if isinstance(tower, TextTransformerSpec | MCtSpec) and tower.pool != "end":
             raise ValueError(
-                f"the code that reads the {layout.name} layout reads a text at its end token, and this text tower the "
-                f"{tower.pool} of its tokens; {own}"
+                f"the code that reads the {layout.name} layout takes a text's embedding from its end token, but "
+                f"this text tower takes the {tower.pool} of its tokens; {own}"
             )
         if not has_projection(tower) and not layout.has_bare_towers:
             raise ValueError(
-                f"the {layout.name} layout is of image towers with a projection, which this one is without; {own}"
+                f"the {layout.name} layout supports only image towers with a projection, which this tower lacks; {own}"
             )
         if isinstance(tower, ImageEncoderSpec) and not layout.has_bare_towers:
             tower.input.require_rgb(f"the code that reads the {layout.name} layout builds image towers for")
         if has_projection(tower) and isinstance(spec, ClassifierSpec):
             raise ValueError(
-                f"the {layout.name} layout has classifiers on pooled features, of an image tower without_projection(), "
-                f"and this one is on embeddings; {own}"
+                f"the {layout.name} layout supports only classifiers on pooled features, of an image tower "
+                f"without_projection(); this classifier uses embeddings; {own}"
             )
         layout.check(tower)

@@ -1,4 +1,4 @@
-"""Checks and changes of the tensors of a file: numbers, other image sizes and context lengths."""
+"""Checks the tensors of a file, and adapts tensors to other image sizes and context lengths."""
 
 from __future__ import annotations
 
@@ -21,29 +21,29 @@ _COUNTS = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8)
 
 
 def check_numbers(source: str | Path, tensors: Mapping[str, Tensor], dtypes: Mapping[str, torch.dtype]) -> None:
-    """Raise unless every tensor has the kind of numbers of the model's tensor.
+    """Raise unless every tensor has a compatible dtype and finite values.
 
     Args:
-        source: where they are from, for the message.
-        tensors: by name.
-        dtypes: the model's, by name.
+        source: origin of the tensors, for the message.
+        tensors: the tensors by name.
+        dtypes: dtypes of the model's tensors, by name.
 
     Raises:
-        CheckpointError: with the name of the first tensor that has integers for floats or vice versa, is complex, or is
-            not finite in float32.
+        CheckpointError: with the name of the first tensor that has integers instead of floats or vice versa, is
+            complex, or is not finite in float32.
     """
     for name, tensor in tensors.items():
         if dtypes[name].is_floating_point != tensor.dtype.is_floating_point or not (
             tensor.dtype.is_floating_point or tensor.dtype in _COUNTS
         ):
             raise CheckpointError(
-                f"{source}: the tensor {shown(name)} holds {_spoken(tensor.dtype)}, and the model has "
-                f"{_spoken(dtypes[name])} there; the checkpoint is of another model, or broken",
+                f"{source}: the tensor {shown(name)} holds {_spoken(tensor.dtype)}, but the model expects "
+                f"{_spoken(dtypes[name])}; the checkpoint belongs to another model, or is damaged",
                 code="another_dtype",
             )
         if tensor.dtype.is_floating_point and not _is_finite(tensor):
             raise CheckpointError(
-                f"{source}: the tensor {shown(name)} holds NaN or infinite values; the checkpoint is broken",
+                f"{source}: the tensor {shown(name)} holds NaN or infinite values; the checkpoint is damaged",
                 code="not_finite",
             )
 
@@ -52,8 +52,8 @@ def check_cast(model: torch.nn.Module, dtype: torch.dtype) -> None:
     """Raise unless all weights of a model stay finite in another precision.
 
     Raises:
-        CheckpointError: naming the first that is NaN, as a fold makes of a variance below zero.
-        ValueError: naming the first that does not.
+        CheckpointError: if a weight is NaN; the message names the weight. Folding turns a negative variance into NaN.
+        ValueError: if a weight overflows; the message names the weight.
     """
     largest = torch.finfo(dtype).max
     for name, tensor in model.state_dict().items():
@@ -66,7 +66,7 @@ def check_cast(model: torch.nn.Module, dtype: torch.dtype) -> None:
             )
         if max(-float(low), float(high)) > largest:
             raise ValueError(
-                f"the weight {shown(name)} is beyond what {_spoken(dtype)} holds; choose bfloat16 or float32"
+                f"the weight {shown(name)} exceeds the range of {_spoken(dtype)}; choose bfloat16 or float32"
             )
 
 
@@ -93,27 +93,29 @@ def resized(
     context_length: int | None = None,
     in_channels: int | None = None,
 ) -> tuple[ModelSpec, dict[str, Tensor]]:
-    """Return the spec and the weights of a model whose input is of another size, or has other channels.
+    """Return the spec and the weights of a model for another input size or another number of channels.
 
     Args:
         spec: the model.
         form: form of the weights.
-        weights: in our names.
+        weights: weights under this library's names.
         image_size: side of the images, in pixels; None for the spec's own.
         context_length: ids per text; None for the spec's own.
         in_channels: in channels of the images; None for the spec's own.
 
     Raises:
-        ValueError: if the model has no such tower, or its weights cannot be had for that size.
+        ValueError: if the model has no such tower, or its weights cannot be adapted to that size.
     """
     if isinstance(spec, CoCaSpec):
         if context_length is None or (image_size, in_channels) != (None, None):
-            raise ValueError("a captioner takes another context_length, and images of its own size and channels")
+            raise ValueError(
+                "only the context_length of a captioner can change, not the size or channels of its images"
+            )
         return spec.with_context(context_length), spec.weights_for_context(weights, context_length)
     of_images = image_size if in_channels is None else in_channels
     for value, asked, kind in ((of_images, "image", ImageEncoderSpec), (context_length, "text", TextEncoderSpec)):
         if value is not None and not any(isinstance(tower, kind) for _, tower in towers(spec)):
-            raise ValueError(f"the size of its {asked}s is set for a model without {asked} tower")
+            raise ValueError(f"the model has no {asked} tower, so the size of its {asked}s cannot change")
     changed = spec_of_size(spec, image_size=image_size, context_length=context_length, in_channels=in_channels)
     for (prefix, tower), (_, other) in zip(towers(spec), towers(changed), strict=True):
         own: Mapping[str, Tensor]
@@ -131,7 +133,7 @@ def resized(
 def _of_channels(
     weights: Mapping[str, Tensor], shapes: Mapping[str, tuple[int, ...]], channels: int
 ) -> dict[str, Tensor]:
-    """Return weights whose first convolutions see other channels: as timm's `adapt_input_conv`, summed or repeated."""
+    """Return weights for another number of input channels, summed or repeated like timm's `adapt_input_conv`."""
     return {
         name: weight
         if weight.shape == shapes[name] or weight.ndim != 4
@@ -175,6 +177,6 @@ def _check_shapes(tower: TowerSpec, form: Form, weights: Mapping[str, Tensor]) -
     for name, shape in tensor_shapes(tower, form).items():
         if tuple(weights[name].shape) != shape:
             raise ValueError(
-                f"{name} has the shape {tuple(weights[name].shape)}, and {shape} at the new size; "
-                f"{type(tower).__name__} does not say how one becomes the other"
+                f"{name} has the shape {tuple(weights[name].shape)}, but needs {shape} at the new size; "
+                f"{type(tower).__name__} does not define a conversion"
             )

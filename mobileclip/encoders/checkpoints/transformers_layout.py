@@ -1,4 +1,4 @@
-"""The layout of transformers' own classes: a vision-text dual encoder of timm's image tower and a text tower."""
+"""The layout of transformers' classes: a vision-text dual encoder of timm's image tower and a text tower."""
 
 from __future__ import annotations
 
@@ -56,13 +56,13 @@ _CAUSAL = (
 
 
 class TransformersLayout(OpenClipLayout):
-    """The layout of `VisionTextDualEncoderModel` with `timm_wrapper`, and `sam3_lite_text_text_model` or CLIP's texts.
+    """The layout of `VisionTextDualEncoderModel` with `timm_wrapper`, and CLIP's or `sam3_lite_text_text_model`.
 
     Source: the public project huggingface/transformers.
     """
 
     def rules_of(self, names: Collection[str]) -> Sequence[Rule]:
-        """Return the rules; feed-forward networks of Text-RepMixers and transformers have different names."""
+        """Return the rules; feed-forward networks of Text-RepMixer and transformer layers have different names."""
         mixed = [
             (rf"^(text_encoder\.layers\.{number})\.ffn\.fc", r"\1.conv_feed_forward.mlp.fc")
             for number in text_mixers(names)
@@ -75,7 +75,7 @@ class TransformersLayout(OpenClipLayout):
             return
         if isinstance(tower, ImageEncoderSpec) and tower.projection_bias:
             raise ValueError(
-                "transformers projects images without a bias, and this model's projection has one; use the open_clip "
+                "transformers projects images without a bias, but this model's projection has one; use the open_clip "
                 "layout or our own"
             )
         if isinstance(tower, ViTSpec):
@@ -83,7 +83,7 @@ class TransformersLayout(OpenClipLayout):
         super().check(tower)
 
     def constants(self, tower: TowerSpec) -> dict[str, Tensor]:
-        """Return none: images are projected without a bias."""
+        """Return no tensors, because the image projection has no bias."""
         del tower
         return {}
 
@@ -91,10 +91,10 @@ class TransformersLayout(OpenClipLayout):
         """Return the tensors with separate queries, keys and values, by the names of the text tower's class.
 
         Raises:
-            ValueError: if it is a tower alone.
+            ValueError: if the model is a single tower.
         """
         if not isinstance(spec, DualEncoderSpec):
-            raise ValueError("the transformers layout holds image-text models, and this is one tower; use our own")
+            raise ValueError("the transformers layout holds image-text models, but this is one tower; use our own")
         packed: dict[str, Tensor] = {}
         for name, tensor in tensors.items():
             parts = zip(_EACH, tensor.chunk(3), strict=True) if _QKV in name else [(_QKV, tensor)]
@@ -106,7 +106,7 @@ class TransformersLayout(OpenClipLayout):
         return {_renamed(name, 0, 1): tensor for name, tensor in packed.items()}
 
     def unpacked(self, tensors: Mapping[str, Tensor], spec: ModelSpec) -> dict[str, Tensor]:
-        """Invert `packed`, multiplying the two projections of texts."""
+        """Invert `packed`, and multiply the two text projections."""
         held = {_renamed(name, 1, 0): one for name, one in tensors.items()} if _is_causal(spec) else dict(tensors)
         if _is_causal(spec) and _POSITION in held:
             held[_POSITION] = held[_POSITION][None, None]

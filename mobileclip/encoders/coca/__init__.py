@@ -1,6 +1,6 @@
-"""CoCa captioners, and the generation of captions.
+"""CoCa captioners and caption generation.
 
-`encoders.checkpoints` reads and writes their files; `reinforce` uses the captions.
+`encoders.checkpoints` reads and writes captioner files; `reinforce` uses the captions.
 """
 
 from mobileclip.encoders.coca.generation import Beams, GenerationSpec, generate

@@ -1,4 +1,4 @@
-"""Ids of captions: greedy, sampled, or by beam search."""
+"""Caption generation: greedy, sampled or beam search."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ class GenerationSpec:
         top_k: number of candidate ids.
         top_p: cumulative probability of the candidates, in (0, 1].
         temperature: above 0, applied after the choice of candidates.
-        num_beams: beams per image. open_clip's 6 beams in 3 groups equal 2 here, since its groups never differ.
-        min_length: least number of ids before the end, including the start.
-        max_length: ids per caption, start and end included.
+        num_beams: beams per image. open_clip's 6 beams in 3 groups equal 2 beams here, since its groups never differ.
+        min_length: minimum number of ids before the end id, including the start id.
+        max_length: maximum number of ids per caption, including the start and end ids.
 
     Raises:
-        ValueError: if a number is out of its range, or no caption fits between the lengths.
+        ValueError: if a number is out of its range, or `max_length` is not above `min_length`.
 
     Source: open_clip's `CoCa.generate`: same options and, except for beams, same defaults.
     """
@@ -47,7 +47,7 @@ class GenerationSpec:
     max_length: int = attrs.field(default=30, validator=validators.gt(1))
 
     def __attrs_post_init__(self) -> None:
-        """Check that a caption fits between the lengths."""
+        """Check that `max_length` is above `min_length`."""
         if self.max_length <= self.min_length:
             raise ValueError(f"max_length={self.max_length} is not above min_length={self.min_length}")
 
@@ -56,21 +56,21 @@ class GenerationSpec:
 def generate(
     model: CoCa, images: Tensor, spec: GenerationSpec | None = None, *, generator: torch.Generator | None = None
 ) -> Tensor:
-    """Return ids of a caption for each image: the start, the caption, the end, padding.
+    """Return the ids of a caption for each image: start, caption, end, padding.
 
-    A key-value cache makes each id cost one position.
+    With a key-value cache, each new id costs the computation of one position.
 
     Shape:
-        images `(batch, channels, size, size)` to `(batch, ids)`, at most `max_length` of them.
+        images `(batch, channels, size, size)` to `(batch, ids)`, at most `max_length` ids.
 
     Args:
-        model: in evaluation mode.
-        images: preprocessed.
+        model: the captioner, in evaluation mode.
+        images: preprocessed images.
         spec: generation options.
         generator: generator of random numbers; PyTorch's by default. With one seed, the ids equal open_clip's.
 
     Raises:
-        ValueError: if the model has no room for captions of that length.
+        ValueError: if the captions may be longer than the model's context.
 
     Source: open_clip's `CoCa.generate`. Differs: beams never contain padding; open_clip's may.
 
@@ -85,9 +85,9 @@ def generate(
     spec = GenerationSpec() if spec is None else spec
     text = model.spec.text.input
     if text.start_id is None:
-        raise ValueError("captions begin with a start token, and this model's tokenizer has none")
+        raise ValueError("captions begin with a start token, but this model's tokenizer has none")
     if spec.max_length > text.context_length:
-        raise ValueError(f"max_length is {spec.max_length}, and the model has room for {text.context_length} ids")
+        raise ValueError(f"max_length is {spec.max_length}, but the model has room for {text.context_length} ids")
     _, image_tokens = model.image_tokens(images)
     num_captions = spec.num_beams if spec.strategy == "beam" else 1
     state = model.start(image_tokens, num_captions=num_captions, max_length=spec.max_length)
@@ -140,7 +140,7 @@ class Beams:
 
     Args:
         size: number of beams.
-        found: scores and ids.
+        found: scores and ids of finished captions.
         done: whether no unfinished caption can be better.
     """
 
@@ -149,11 +149,11 @@ class Beams:
     done: bool = False
 
     def add(self, ids: Tensor, total: float, length: int) -> None:
-        """Take a finished caption, and drop the worst of too many.
+        """Add a finished caption, and drop the worst caption if there are too many.
 
         Args:
-            ids: without its end.
-            total: the sum of its logits.
+            ids: ids of the caption, without the end id.
+            total: sum of the caption's logits.
             length: divisor of the sum.
         """
         score = total / length
@@ -169,14 +169,14 @@ class Beams:
 
         Args:
             best_total: the highest sum of logits of unfinished captions.
-            length: of captions now.
+            length: current length of captions.
         """
         enough = len(self.found) >= self.size
         self.done = self.done or (enough and min(score for score, _ in self.found) >= best_total / length)
 
 
 def _beam_search(model: CoCa, state: CaptionState, ids: Tensor, spec: GenerationSpec) -> Tensor:
-    """Return the best caption of every image; sums are of logits, not of log probabilities, as open_clip's."""
+    """Return the best caption of every image; like open_clip, add logits instead of log probabilities."""
     text, size = model.spec.text.input, spec.num_beams
     images = len(ids) // size
     beams = [Beams(size=size) for _ in range(images)]
@@ -220,7 +220,7 @@ def _next_beams(
     Args:
         beam: beam of the image.
         candidates: sums, rows and next ids, the highest sum first.
-        ids: ids of its captions so far.
+        ids: ids of the captions so far.
         text: end id and padding id.
     """
     if beam.done:

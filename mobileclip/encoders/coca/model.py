@@ -1,4 +1,4 @@
-"""CoCa: an image-text model that writes captions too."""
+"""CoCa: an image-text model that also generates captions."""
 
 from __future__ import annotations
 
@@ -35,20 +35,21 @@ class CoCaSpec:
     """A captioner: an image tower, a text tower and a decoder that attends to the image.
 
     Args:
-        image: the image tower: an MCi, a ViT, or another with a `backbone()` of `dims[-1]` channels; queries pool its
-            features in place of its head.
+        image: the image tower: an MCi, a ViT, or another tower with a `backbone()` of `dims[-1]` channels; queries pool
+            the tower's features in place of its head.
         text: the causal text tower with a class token after the text. `input.context_length` counts ids without the
             class token: 76 in models of context 77, 127 and 255 for 128 and 256. Its width is also that of the
             embedding and the decoder.
         decoder_depth: layers of the decoder.
         decoder_heads: heads of the decoder's attentions.
-        num_queries: of the pooling; the first gives the embedding, the others are the decoder's context.
+        num_queries: number of queries of the pooling; the first query gives the embedding, the others give the
+            decoder's context.
         pooler_heads: heads of the pooling.
         class_mask: mask of the padding: `aligned` with the ids, or `shifted` by one like the published weights.
-        max_logit_scale: largest factor of similarities; open_clip's model has none.
+        max_logit_scale: maximum logit scale; open_clip's model has no maximum.
 
     Raises:
-        ValueError: if the widths differ, heads do not divide them, or the text tower is not causal.
+        ValueError: if the widths differ, a number of heads does not divide the width, or the text tower is not causal.
 
     Source: Yu et al., "CoCa: Contrastive Captioners are Image-Text Foundation Models"; MobileCLIP2, section 3.
 
@@ -69,29 +70,33 @@ class CoCaSpec:
     max_logit_scale: float = attrs.field(default=MAX_LOGIT_SCALE, validator=validators.gt(0), eq=False)
 
     def __attrs_post_init__(self) -> None:
-        """Check that towers and decoder share one width."""
+        """Check that the towers and the decoder have equal widths."""
         widths = {self.image.embedding_dim, self.text.embedding_dim, self.text.width}
         if len(widths) > 1:
             raise ValueError(
-                f"image and text embeddings and the text tower of a CoCa are of one width, not of {sorted(widths)}"
+                "the image embeddings, text embeddings and text tower of a CoCa must have equal widths, not "
+                f"{sorted(widths)}"
             )
         for heads in (self.decoder_heads, self.pooler_heads):
             check_heads(self.text.width, heads)
         if not self.text.causal or self.text.pool != "end":
-            raise ValueError("the text tower of a CoCa is causal and read at its class token; give causal=True alone")
+            raise ValueError(
+                "the text tower of a CoCa is causal and pools its class token; pass causal=True and no pool"
+            )
 
     @property
     def num_blocks(self) -> int:
-        """How many blocks towers and decoder have."""
+        """Number of blocks of both towers and the decoder."""
         return self.image.num_blocks + self.text.num_blocks + 2 * self.decoder_depth
 
     def with_context(self, context_length: int) -> CoCaSpec:
-        """Return the spec for texts of another number of ids."""
+        """Return the spec for another context length."""
         text = attrs.evolve(self.text.input, context_length=context_length)
         return attrs.evolve(self, text=attrs.evolve(self.text, input=text))
 
     def weights_for_context(self, weights: Mapping[str, Tensor], context_length: int) -> dict[str, Tensor]:
-        """Return the weights with positions interpolated linearly, as open_clip does; the first and last stay."""
+        """Return the weights with positions interpolated linearly, as open_clip does; the first and last positions stay
+        unchanged."""
         position, count = weights[_POSITION], context_length + 1
         if len(position) != count:
             position = F.interpolate(position.float().T[None], size=count, mode="linear")[0].T.contiguous()
@@ -111,10 +116,10 @@ class CoCaOutput(NamedTuple):
 
     Args:
         image: (batch, embedding_dim), of unit length.
-        text: likewise.
+        text: (batch, embedding_dim), of unit length.
         logit_scale: factor of similarities.
-        logits: (batch, ids - 1, vocab_size), of every id but the first.
-        labels: (batch, ids - 1), these ids.
+        logits: (batch, ids - 1, vocab_size), for every id except the first.
+        labels: (batch, ids - 1), the ids that the logits predict.
     """
 
     image: Tensor
@@ -128,9 +133,9 @@ class CaptionState(NamedTuple):
     """The state of captions during generation.
 
     Args:
-        text: memories of the text tower's layers.
-        decoder: memories of the decoder's layers over the text.
-        contexts: keys and values of the images, for each layer that attends to them.
+        text: key-value caches of the text tower's layers.
+        decoder: key-value caches of the decoder's layers over the text.
+        contexts: keys and values of the images, for each layer that attends to the images.
     """
 
     text: list[Memory]
@@ -138,7 +143,7 @@ class CaptionState(NamedTuple):
     contexts: list[tuple[Tensor, Tensor]]
 
     def reorder(self, rows: Tensor) -> None:
-        """Continue every caption from another caption of the same image."""
+        """Replace the state of each caption by the state of another caption of the same image."""
         for memory in (*self.text, *self.decoder):
             memory.reorder(rows)
 
@@ -153,10 +158,11 @@ class CoCa(ActivationCheckpointing, nn.Module):
         images `(batch, channels, size, size)` and ids `(batch, ids)` to `CoCaOutput`.
 
     Args:
-        spec: the options.
+        spec: spec of the model.
 
     Source: Yu et al., "CoCa: Contrastive Captioners are Image-Text Foundation Models".
-    Differs: as open_clip, one pooling gives both the embedding and the decoder's tokens; the paper has two in a row.
+    Differs: as in open_clip, one pooling gives both the embedding and the decoder's tokens; the paper has two
+        consecutive poolings.
 
     Examples:
         >>> text = TextTransformerSpec(width=16, depth=1, num_heads=2, embedding_dim=16, causal=True)
@@ -171,7 +177,7 @@ class CoCa(ActivationCheckpointing, nn.Module):
         tower, text, width = cast("MCi | ViT", spec.image.build()), spec.text, spec.text.width
         if not hasattr(tower, "backbone"):
             raise ValueError(
-                f"a CoCa pools the features of its image tower, and {type(tower).__name__} has no backbone()"
+                f"a CoCa pools the features of its image tower, but {type(tower).__name__} has no backbone()"
             )
         self.spec = spec
         self.image_encoder = tower.backbone()
@@ -184,26 +190,26 @@ class CoCa(ActivationCheckpointing, nn.Module):
         self.decoder = CaptionDecoder(
             text.input.vocab_size, width=width, depth=spec.decoder_depth, num_heads=spec.decoder_heads
         )
-        # Of one dimension, for `fully_shard` takes no others.
+        # One-dimensional, because `fully_shard` does not accept scalars.
         self.logit_scale = nn.Parameter(torch.tensor([math.log(INITIAL_LOGIT_SCALE)]))
         self._initialize()
 
     @property
     def similarity_scale(self) -> Tensor:
-        """The factor of similarities, `min(exp(logit_scale), max_logit_scale)`."""
+        """The clamped logit scale, `min(exp(logit_scale), max_logit_scale)`."""
         return self.logit_scale.reshape(()).exp().clamp(max=self.max_logit_scale)
 
     @property
     def max_logit_scale(self) -> float:
-        """Its cap, see `CoCaSpec`."""
+        """Maximum logit scale, see `CoCaSpec`."""
         return self.spec.max_logit_scale
 
     def forward(self, image: Tensor, text: Tensor) -> CoCaOutput:
         """Return embeddings of unit length, and the logits of every id given the image and the ids before it.
 
         Args:
-            image: preprocessed.
-            text: ids, at most `context_length` of each.
+            image: preprocessed images.
+            text: token ids, at most `context_length` per text.
         """
         images, image_tokens = self.image_tokens(image)
         texts, features = self.text_encoder(text)
@@ -212,7 +218,7 @@ class CoCa(ActivationCheckpointing, nn.Module):
         return CoCaOutput(images, texts, self.logit_scale.reshape(()).exp(), logits, text[:, 1:])
 
     def image_tokens(self, image: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the embeddings of images, not normalised, and the tokens that the decoder attends to.
+        """Return unnormalised image embeddings, and the tokens that the decoder attends to.
 
         Shape:
             `(batch, embedding_dim)` and `(batch, num_queries - 1, width)`.
@@ -240,12 +246,12 @@ class CoCa(ActivationCheckpointing, nn.Module):
         return F.normalize(embedding, dim=-1) if normalize else embedding
 
     def start(self, image_tokens: Tensor, *, num_captions: int, max_length: int) -> CaptionState:
-        """Return the state of captions without ids.
+        """Return the initial state of captions, before the first id.
 
         Args:
             image_tokens: see `image_tokens`.
             num_captions: captions per image, in consecutive rows.
-            max_length: ids per caption, at most.
+            max_length: maximum number of ids per caption.
         """
         rows = len(image_tokens) * num_captions
 
@@ -256,9 +262,9 @@ class CoCa(ActivationCheckpointing, nn.Module):
         return CaptionState(memories(self.text_encoder.layers), memories(self.decoder.layers), contexts)
 
     def step(self, state: CaptionState, ids: Tensor) -> Tensor:
-        """Return the logits of the next id, `(rows, vocab_size)`, and append `ids`, one for each row, to the state.
+        """Return the logits of the next id, `(rows, vocab_size)`, and append `ids`, one per row, to the state.
 
-        Equal to the last logits of `forward` over all ids so far, at the cost of one.
+        The result equals the last logits of `forward` over all ids so far, at the cost of one id.
         """
         return self.decoder.step(self.text_encoder.step(ids, state.text), state.decoder, state.contexts)
 

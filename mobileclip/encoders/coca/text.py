@@ -1,4 +1,4 @@
-"""CoCa's text half: a causal tower with a class token after the text, and the decoder that looks at the image.
+"""The text part of CoCa: a causal tower with a class token after the text, and a decoder that attends to the image.
 
 Both process a whole text, or one id at a time with a key-value cache.
 """
@@ -21,13 +21,13 @@ from mobileclip.encoders.text import TextEncoder, TextTransformerSpec
 
 @attrs.define(kw_only=True, eq=False)
 class Memory:
-    """Keys and values of the ids so far, of one attention.
+    """The key-value cache of one attention: keys and values of all ids so far.
 
     Args:
         keys: (rows, heads, max_length, head_dim), filled up to `length`.
-        values: shape of `keys`.
+        values: like `keys`, with the same shape.
         visible: (rows, max_length + 1), mask of visible ids.
-        length: ids so far.
+        length: number of ids so far.
     """
 
     keys: Tensor
@@ -36,25 +36,25 @@ class Memory:
     length: int = 0
 
     def extended(self, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Append keys and values of one id, and return all with the mask."""
+        """Append the keys and values of one id, and return all keys and values with the mask."""
         end = self.length + 1
         self.keys[:, :, self.length : end], self.values[:, :, self.length : end] = key, value
         self.length = end
         return self.keys[:, :, :end], self.values[:, :, :end], self.visible[:, None, None, :end]
 
     def reorder(self, rows: Tensor) -> None:
-        """Continue every row from another row."""
+        """Replace each row by another row."""
         self.keys, self.values, self.visible = self.keys[rows], self.values[rows], self.visible[rows]
 
 
 class CaptionAttention(Attention):
-    """Causal attention with masked tokens or a key-value cache; shape and arguments of `Attention`."""
+    """Causal attention with masked tokens or a key-value cache; shapes and arguments are those of `Attention`."""
 
     def forward(self, x: Tensor, visible: Tensor | None = None, memory: Memory | None = None) -> Tensor:
         """Return the attended `x`.
 
         Args:
-            x: the tokens; one per row with a memory.
+            x: the tokens; with a memory, one token per row.
             visible: (batch, tokens), mask of tokens as keys; all by default.
             memory: key-value cache, extended by `x`.
         """
@@ -90,7 +90,7 @@ class CaptionLayer(TransformerLayer):
         return y
 
     def memory(self, rows: int, max_length: int) -> Memory:
-        """Return an empty memory of its attention."""
+        """Return an empty key-value cache for the layer's attention."""
         attention = cast("CaptionAttention", self.attention)
         weight = attention.qkv.weight
         shape = (rows, attention.num_heads, max_length, weight.shape[1] // attention.num_heads)
@@ -107,7 +107,7 @@ class LastTokenPool(TextPool):
 
 
 class CaptionTextEncoder(TextEncoder):
-    """CoCa's text tower: `y = project(norm(layers(embed(ids) + class token)[-1]))`, and the ids' features before it.
+    """CoCa's text tower: `y = project(norm(layers(embed(ids) + class token)[-1]))`, and the features of the ids.
 
     Shape:
         ids `(batch, ids)` to embeddings `(batch, embedding_dim)` and features `(batch, ids, width)`.
@@ -133,7 +133,7 @@ class CaptionTextEncoder(TextEncoder):
         self.pad_id, self.class_mask = spec.input.pad_id, class_mask
 
     def forward(self, ids: Tensor) -> tuple[Tensor, Tensor]:  # type: ignore[override]
-        """Return the embeddings of texts, not normalised, and the features of their ids."""
+        """Return unnormalised text embeddings, and the features of the ids."""
         class_token = self.class_token.expand(len(ids), 1, -1)
         x = torch.cat([self.token_embedding(ids), class_token], dim=1) + self.position[: ids.shape[1] + 1]
         visible, always = ids != self.pad_id, ids.new_ones(len(ids), 1, dtype=torch.bool)
@@ -142,7 +142,7 @@ class CaptionTextEncoder(TextEncoder):
         return self.project(self.norm(self.pool(x, ids))), x[:, :-1]
 
     def step(self, ids: Tensor, memories: Sequence[Memory]) -> Tensor:
-        """Return the features of one id of every row, `(rows, 1, width)`, behind those in the memories."""
+        """Return the features of the next id of every row, `(rows, 1, width)`, after the ids in the caches."""
         place = memories[0].length
         x: Tensor = self.token_embedding(ids)[:, None] + self.position[place]
         for layer, memory in zip(self.layers, memories, strict=True):
@@ -152,10 +152,11 @@ class CaptionTextEncoder(TextEncoder):
 
 
 class CaptionDecoder(nn.Module):
-    """CoCa's multimodal decoder: layers over the text, each followed by one that attends to the image.
+    """CoCa's multimodal decoder: layers over the text, each followed by a layer that attends to the image.
 
     Shape:
-        features `(batch, ids, width)` and image tokens `(batch, places, width)` to logits `(batch, ids, vocab_size)`.
+        features `(batch, ids, width)` and image tokens `(batch, image_tokens, width)` to logits `(batch, ids,
+        vocab_size)`.
 
     Args:
         vocab_size: number of ids.
@@ -174,25 +175,25 @@ class CaptionDecoder(nn.Module):
         self.project = nn.Linear(width, vocab_size, bias=False)
 
     def forward(self, features: Tensor, image_tokens: Tensor) -> Tensor:
-        """Return the logits of the id that follows each."""
+        """Return the logits of the next id at every position."""
         for layer, cross_layer in zip(self.layers.functions(), self.cross_layers.functions(), strict=True):
             features = cross_layer(layer(features), image_tokens)
         logits: Tensor = self.project(self.norm(features))
         return logits
 
     def step(self, x: Tensor, memories: Sequence[Memory], contexts: Sequence[tuple[Tensor, Tensor]]) -> Tensor:
-        """Return the logits `(rows, vocab_size)` of the id that follows one of every row.
+        """Return the logits `(rows, vocab_size)` of the next id of every row.
 
         Args:
-            x: features of that id, `(rows, 1, width)`; an image has consecutive rows.
+            x: features of the last id, `(rows, 1, width)`; rows of one image are consecutive.
             memories: key-value caches, one per layer.
             contexts: keys and values of the images, one pair per layer.
         """
         rows, images = len(x), len(contexts[0][0])
         for layer, cross_layer, memory, context in zip(self.layers, self.cross_layers, memories, contexts, strict=True):
             x = layer(x, None, memory)
-            # The rows of an image are to its attention what the tokens of a text are.
+            # The attention to an image treats the image's rows like the tokens of a text.
             x = cast("CrossAttentionLayer", cross_layer).attend(x.reshape(images, -1, x.shape[-1]), *context)
             x = x.reshape(rows, 1, -1)
-        # In float32: probabilities are drawn from, and bfloat16 has two or three digits.
+        # In float32, because sampling needs more than the two or three digits of bfloat16.
         return F.linear(self.norm(x[:, 0]).float(), self.project.weight.float())

@@ -1,4 +1,5 @@
-"""Evaluation tasks by key: each computes features with a model, and scores them.
+"""Evaluation tasks by key; each task computes features with a model and scores the features.
 
-A new task enters here, registered by its key. A number that several tasks compute belongs in `evaluation.metrics`.
+New tasks belong in this package and are registered by key. A metric that several tasks compute belongs in
+`evaluation.metrics`.
 """

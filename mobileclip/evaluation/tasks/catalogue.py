@@ -1,4 +1,4 @@
-"""The suites and data sets that `mobileclip eval` knows by key, and where their data are found."""
+"""Suites and data sets that `mobileclip eval` accepts by key, and the locations of their data."""
 
 from __future__ import annotations
 
@@ -37,28 +37,28 @@ from mobileclip.interop.folder import WEIGHTS
 from mobileclip.registry import nearest
 
 PROBE = "probe:"
-"""Before a data set of classes: a linear probe on it, instead of zero-shot classification."""
+"""Prefix of a data set with classes that selects a linear probe instead of zero-shot classification."""
 
 NOT_EVALUATED = {
-    "fairness/fairface": "the release lists it without a figure",
-    "fairness/utkface": "the release lists it without a figure",
-    "longclip/sharegpt4v-llava15k": "which 15,295 pairs of ShareGPT4V its figures were measured on is not published",
+    "fairness/fairface": "the release lists it without a result",
+    "fairness/utkface": "the release lists it without a result",
+    "longclip/sharegpt4v-llava15k": "the 15,295 pairs of ShareGPT4V behind the released results are not published",
 }
-"""Data sets in the release's tables of results that are not evaluated here, and why."""
+"""Data sets in the release's tables of results that this library does not evaluate, with the reasons."""
 
 WINOGAVIL = "misc/winogavil"
 _WHERE = {
-    "aro": "its files are those of https://github.com/mertyg/vision-language-models-are-bows",
-    "sugarcrepe": "its captions are at https://github.com/RAIVNLab/sugar-crepe, and COCO's val2017 goes beside them",
-    "winoground": "its data are given out on asking, at https://huggingface.co/datasets/facebook/winoground",
-    "urban1k": "it is at https://huggingface.co/datasets/BeichenZhang/Urban1k",
-    "sharegpt4v": "it is at https://huggingface.co/datasets/Lin-Chen/ShareGPT4V, and its images at that of SA-1B",
+    "aro": "get the files from https://github.com/mertyg/vision-language-models-are-bows",
+    "sugarcrepe": "get the captions from https://github.com/RAIVNLab/sugar-crepe, and put COCO's val2017 next to them",
+    "winoground": "request the data at https://huggingface.co/datasets/facebook/winoground",
+    "urban1k": "get the data from https://huggingface.co/datasets/BeichenZhang/Urban1k",
+    "sharegpt4v": "get the captions from https://huggingface.co/datasets/Lin-Chen/ShareGPT4V and the images from SA-1B",
     "xtd10": (
-        "its captions are at https://github.com/adobe-research/Cross-lingual-Test-Dataset-XTD10, and its pictures are "
-        "COCO's"
+        "get the captions from https://github.com/adobe-research/Cross-lingual-Test-Dataset-XTD10, and the images "
+        "from COCO"
     ),
-    "xm3600": "it is at https://google.github.io/crossmodal-3600",
-    "winogavil": "its data are given out on asking, at https://huggingface.co/datasets/nlphuji/winogavil",
+    "xm3600": "get the data from https://google.github.io/crossmodal-3600",
+    "winogavil": "request the data at https://huggingface.co/datasets/nlphuji/winogavil",
 }
 
 SUITES: dict[SuiteName, tuple[str, ...]] = {
@@ -88,16 +88,16 @@ SUITES: dict[SuiteName, tuple[str, ...]] = {
     "sugarcrepe": tuple(f"{PREFIX}{part}" for part in SUGARCREPE),
     "full": tuple(entry.key for entry in SUITE),
 }
-"""Keys of data sets: `quick` are 12,414 images of several kinds; `imagenet` its relatives, for robustness; `full` the
-38 whose mean the papers report."""
+"""Keys of data sets. `quick` has 12,414 images of several kinds, `imagenet` has ImageNet and its variants for
+robustness, and `full` has the 38 data sets whose mean the papers report."""
 
 
 def suite_tasks(suite: SuiteName, data: str | None = None) -> tuple[FoundTask, ...]:
     """Return the tasks of a suite.
 
     Args:
-        suite: which.
-        data: where they are; see `find_task`.
+        suite: name of the suite.
+        data: location of the data sets; see `find_task`.
 
     Raises:
         ValueError: if the suite is unknown; see `find_task`.
@@ -108,18 +108,17 @@ def suite_tasks(suite: SuiteName, data: str | None = None) -> tuple[FoundTask, .
 
 
 def find_task(name: str, data: str | None = None) -> FoundTask:
-    """Return the task that a person means; nothing is read but, on disk, whether there is such a place.
+    """Return the task with a name; only check that the location of the data exists, without reading the data.
 
     Args:
-        name: a key, such as `vtab/pets` or `aro/coco_order`, or the place of any data set, see `open_benchmark`; with
-            `probe:` before it, a linear probe on it.
-        data: folder or URL that holds data sets in folders such as `wds_vtab-pets_test`, WinoGAViL's in
-            `winogavil`, ARO's in `aro`; or a pattern with `{name}` in it, which stands for `vtab-pets`. Without it the
-            data sets of the suite are read from the hub, where they are published.
+        name: a key, such as `vtab/pets` or `aro/coco_order`, or the path of any data set, see `open_benchmark`. The
+            prefix `probe:` selects a linear probe on the data set.
+        data: folder or URL that holds the data sets in folders such as `wds_vtab-pets_test`, `winogavil` for WinoGAViL
+            and `aro` for ARO; or a pattern with `{name}`, which is replaced by a name such as `vtab-pets`. By default,
+            the data sets of the suite are read from the Hugging Face hub.
 
     Raises:
-        ValueError: if there is no such data set, or its data are not where they should be; the message says what was
-            looked for.
+        ValueError: if the data set does not exist or its data are missing; the message lists the locations searched.
     """
     if name.startswith(PROBE):
         return _find_probe(name.removeprefix(PROBE), data)
@@ -132,14 +131,14 @@ def find_task(name: str, data: str | None = None) -> FoundTask:
     if name in NOT_EVALUATED:
         raise ValueError(f"{name} is not evaluated: {NOT_EVALUATED[name]}")
     hint = nearest(name, evaluation_tasks, otherwise="expected a key such as 'vtab/pets' or 'aro/coco_order'")
-    raise ValueError(f"there is no data set {name!r}: it is neither a key nor a place of one; {hint}")
+    raise ValueError(f"there is no data set {name!r}: the name is neither a key nor the path of a data set; {hint}")
 
 
 def open_zero_shot(found: FoundTask, options: TaskOptions) -> Task:
-    """Return the task of a data set; see `open_benchmark`. Captions that say their languages are ranked by these.
+    """Return the task of a data set, see `open_benchmark`; captions with languages are ranked for each language.
 
     Raises:
-        ValueError: if there is no data set, or its main metric cannot be computed.
+        ValueError: if the data set does not exist, or its main metric cannot be computed.
         OSError: if a store cannot be reached.
     """
     benchmark = open_benchmark(found.path, allow_missing=options.allow_missing, rows=options.rows)
@@ -149,7 +148,7 @@ def open_zero_shot(found: FoundTask, options: TaskOptions) -> Task:
 
 
 def is_data_set(name: str) -> bool:
-    """Return whether a person who typed this meant a data set, its key or its place, and not a model."""
+    """Return whether a command-line argument is the key or the path of a data set, rather than a model."""
     if name.startswith(PROBE):
         return True
     is_model = (
@@ -170,7 +169,9 @@ def _find_probe(name: str, data: str | None) -> FoundTask:
 
 def _beside(folder: str, key: str, data: str | None) -> str:
     if data is None or "{name}" in data:
-        raise ValueError(f"{key} is not read from the hub: give the folder that has {folder}/ in it; {_WHERE[folder]}")
+        raise ValueError(
+            f"{key} cannot be read from the hub; give the folder that contains {folder}/; {_WHERE[folder]}"
+        )
     path = storage.join(data, folder)
     if not storage.is_remote(path) and not Path(path).is_dir():
         raise ValueError(f"{key} is not in {data}: there is no folder {folder}; {_WHERE[folder]}")

@@ -1,4 +1,4 @@
-"""Tasks of choices as they are published: ARO, SugarCrepe, Winoground, WinoGAViL and long captions.
+"""Multiple-choice tasks in their published file formats: ARO, SugarCrepe, Winoground, WinoGAViL and long captions.
 
     aro/
         visual_genome_relation.json, visual_genome_attribution.json, images/2343731.jpg
@@ -6,35 +6,34 @@
         flickr30k_test.json, flickr30k-images/1007129816.jpg, flickr30k_order.jsonl
     sugarcrepe/
         add_att.json, ...      {"0": {"filename": "000000085329.jpg", "caption": "...", "negative_caption": "..."}, ...}
-        val2017/               COCO's images, or val2017.zip as it is published
+        val2017/               COCO's images, or the published val2017.zip
     winoground/
         examples.jsonl         {"caption_0": "...", "caption_1": "...", "image_0": "ex_0_img_0", "image_1": ...}
-        images/                ex_0_img_0.png, ...; or images.zip as it is published
+        images/                ex_0_img_0.png, ...; or the published images.zip
     winogavil/
-        winogavil_dataset.csv  a case a row: ID, cue, candidates and associations, two JSON lists of names
-        winogavil_images.zip   an image of every candidate, winogavil_images/NAME.jpg; or that folder, unpacked
+        winogavil_dataset.csv  one case per row: ID, cue, candidates and associations (JSON lists of names)
+        winogavil_images.zip   images of all candidates, winogavil_images/NAME.jpg; or the unpacked folder
     urban1k/
-        caption/1.txt, ...     a caption each
+        caption/1.txt, ...     one caption per file
         image/1.jpg, ...
     sharegpt4v/
         share-captioner_coco_lcs_sam_1246k_1107.json    its first 1,000 entries are the test set: {"image":
                                "sam/images/sa_1.jpg", "conversations": [{...}, {"value": "the caption"}]}
         sam/images/sa_1.jpg, ...
 
-`coco_order.jsonl` has the captions in other orders. Its first line says what found nouns and adjectives; each of the
-others has, for a caption, an order for each of `PERTURBATIONS`:
+`coco_order.jsonl` holds the captions with their words in other orders. The first line names the tagger of nouns and
+adjectives. Each further line holds one caption and its orders, one for each of `PERTURBATIONS`:
 
     {"tagger": "spaCy en_core_web_sm 3.8.0"}
     {"caption": "A red kite.", "orders": ["A red kite .", ". red kite A", "red A kite .", ". A red kite"]}
 
-The files of Winoground and WinoGAViL are those of the data sets `facebook/winoground`, `data/`, and `nlphuji/winogavil`
-on the Hugging Face hub, where their licences have to be agreed to before they can be fetched.
+The files of Winoground and WinoGAViL are from the data sets `facebook/winoground` (folder `data/`) and
+`nlphuji/winogavil` on the Hugging Face hub, which require users to accept the licences before the download.
 
 Source: Yuksekgonul et al. 2023, "When and why vision-language models behave like bags-of-words, and what to do about
-it?" (arXiv 2210.01936), for ARO;
-Hsieh et al. 2023 (SugarCrepe, arXiv 2306.14610), Thrush et al. 2022 (Winoground, arXiv 2204.03162), Bitton et
-al. 2022 (WinoGAViL, arXiv 2207.12576), Zhang et al. 2024 (Long-CLIP, arXiv 2403.15378), and the code that they are
-published with.
+it?" (arXiv 2210.01936), for ARO; Hsieh et al. 2023 (SugarCrepe, arXiv 2306.14610), Thrush et al. 2022 (Winoground,
+arXiv 2204.03162), Bitton et al. 2022 (WinoGAViL, arXiv 2207.12576), Zhang et al. 2024 (Long-CLIP, arXiv 2403.15378),
+and the code released with these papers.
 """
 
 from __future__ import annotations
@@ -80,7 +79,7 @@ from mobileclip.evaluation.tasks.task import FoundTask
 from mobileclip.strict import parse_json, split_lines
 
 _MAX_BYTES = 1 << 28
-# A gigabyte of ShareGPT4V begins with a thousand entries in less than two megabytes.
+# The first thousand entries of ShareGPT4V's gigabyte take less than two megabytes.
 _MAX_HEAD_BYTES = 1 << 24
 _SEPARATORS = re.compile(r"[\s,]*")
 
@@ -89,12 +88,12 @@ Value = TypeVar("Value")
 
 @attrs.frozen
 class Entry:
-    """One object, or row, of an annotation file.
+    """One object or row of an annotation file.
 
     Args:
-        where: the file and the entry, for messages.
+        where: name of the file and number of the entry, for messages.
         values: values of the object.
-        index: place, from 0, or key of the object in its file.
+        index: index from 0, or key, of the object in its file.
     """
 
     where: str
@@ -102,40 +101,40 @@ class Entry:
     index: int | str
 
     def get(self, name: str, read: Callable[[Any], Value | None], expected: str) -> Value:
-        """Return a value as `read` reads it.
+        """Return a value, converted by `read`.
 
         Raises:
-            ValueError: if it is missing, or `read` returns None.
+            ValueError: if the value is missing, or `read` returns None.
         """
         value = None if name not in self.values else read(self.values[name])
         if value is None:
-            there = repr(self.values[name])[:60] if name in self.values else "nothing"
+            there = repr(self.values[name])[:60] if name in self.values else "missing"
             raise ValueError(f"{self.where}: {name} is {there}, expected {expected}")
         return value
 
     def text(self, name: str) -> str:
-        """Return a text that is not blank."""
+        """Return a non-blank text."""
         return self.get(name, _text, "a text")
 
     def texts(self, name: str, expected: str, *, count: int | None = None) -> tuple[str, ...]:
-        """Return a list of so many texts, or of one or more."""
+        """Return a list of `count` texts, or of one or more texts if `count` is None."""
         return self.get(name, partial(_texts, count=count), expected)
 
     def file(self, name: str) -> str:
-        """Return the name of a file of a folder, or of those below it."""
+        """Return the path of a file in a folder or in one of its subfolders."""
         return self.get(name, file_name, "the name of a file")
 
 
 def read_entries(path: str, title: str, *, num_first: int | None = None) -> Iterator[Entry]:
-    """Yield the objects of a JSON list, the values of a JSON object, or the lines of a `.jsonl` or `.csv` file.
+    """Yield the objects of a JSON list, the values of a JSON object, or the rows of a `.jsonl` or `.csv` file.
 
     Args:
-        path: path of the file, or its URL.
-        title: whose annotations they are, for messages.
-        num_first: how many objects to yield of a JSON list, of which only the beginning is read; None for all.
+        path: path or URL of the file.
+        title: name of the data set, for messages.
+        num_first: number of objects to yield from a JSON list, reading only the beginning of the file; None for all.
 
     Raises:
-        ValueError: if there is no file, it has no entry, or it is something else.
+        ValueError: if the file is missing, empty of entries, or malformed.
         OSError: if a store cannot be reached.
     """
     try:
@@ -145,7 +144,7 @@ def read_entries(path: str, title: str, *, num_first: int | None = None) -> Iter
             with storage.open_read(path) as stream:
                 data = stream.read(_MAX_HEAD_BYTES)
     except FileNotFoundError:
-        raise ValueError(f"{path} is missing: the annotations of {title}") from None
+        raise ValueError(f"{path} is missing; expected a file with the annotations of {title}") from None
     is_empty = True
     found = _values(path, data) if num_first is None else islice(_first_values(path, data), num_first)
     for where, index, values in found:
@@ -154,26 +153,26 @@ def read_entries(path: str, title: str, *, num_first: int | None = None) -> Iter
             raise ValueError(f"{path}{where} is {str(values)[:60]!r}, expected an object")
         yield Entry(f"{path}{where}", values, index)
     if is_empty:
-        raise ValueError(f"{path} holds no annotations, but {data[:60].decode(errors='replace')!r}")
+        raise ValueError(f"expected annotations in {path}, got {data[:60].decode(errors='replace')!r}")
 
 
 def _first_values(path: str, data: bytes) -> Iterator[tuple[str, int, Any]]:
-    """Yield what `_values` does of a JSON list, as far as its text goes."""
+    """Yield the same as `_values` for a JSON list, up to the point where the text is cut off."""
     text = data.decode(errors="ignore")
     decoder, position = json.JSONDecoder(), text.find("[") + 1
     for index in count() if position else ():
-        position = _SEPARATORS.match(text, position).end()  # type: ignore[union-attr]  # it matches nothing as well
+        position = _SEPARATORS.match(text, position).end()  # type: ignore[union-attr]  # it matches the empty string too
         if text[position : position + 1] in ("]", ""):
             return
         try:
             value, position = decoder.raw_decode(text, position)
         except (ValueError, RecursionError) as error:
-            raise ValueError(f"{path}, entry {index} is no JSON: {error}") from None
+            raise ValueError(f"{path}, entry {index} is not valid JSON: {error}") from None
         yield f", entry {index}", index, value
 
 
 def _values(path: str, data: bytes) -> Iterator[tuple[str, int | str, Any]]:
-    """Yield where each value is, its index and itself."""
+    """Yield the location, the index and the value of each entry."""
     if path.endswith((".csv", ".jsonl")):
         for index, (_, label, values) in enumerate(open_table(path).rows()):
             if isinstance(values, BadSampleError):
@@ -183,15 +182,15 @@ def _values(path: str, data: bytes) -> Iterator[tuple[str, int | str, Any]]:
     try:
         values = parse_json(data, max_characters=_MAX_BYTES)
     except ValueError as error:
-        raise ValueError(f"{path} is no JSON: {error}") from None
+        raise ValueError(f"{path} is not valid JSON: {error}") from None
     items = values.items() if isinstance(values, dict) else enumerate(values if isinstance(values, list) else ())
     yield from ((f", entry {index!r:.60}", index, value) for index, value in items)
 
 
 def folder_or_zip(path: str, title: str) -> str:
-    """Return a folder of images, or the zip file of the same name beside where it would be.
+    """Return a folder of images, or the zip file of the same name next to it.
 
-    On remote stores, a folder that is missing is found out with the first image.
+    On remote stores, a missing folder raises an error only when the first image is read.
 
     Raises:
         ValueError: if neither is there.
@@ -199,7 +198,7 @@ def folder_or_zip(path: str, title: str) -> str:
     if storage.exists(f"{path}.zip"):
         return f"{path}.zip"
     if not storage.is_remote(path) and not storage.is_directory(path):
-        raise ValueError(f"{path} is missing: the folder of the images of {title}")
+        raise ValueError(f"{path} is missing; expected a folder with the images of {title}")
     return path
 
 
@@ -213,7 +212,7 @@ def _texts(value: Any, *, count: int | None) -> tuple[str, ...] | None:
 
 
 def file_name(value: Any) -> str | None:
-    """Return the path of a file below the folder that it is relative to; None where it leads elsewhere."""
+    """Return a path relative to the data folder; None if the path leads outside the folder."""
     name = _text(value)
     if name is None or any(mark in name for mark in "\\\0:") or {"", ".", ".."} & set(name.split("/")):
         return None
@@ -234,14 +233,14 @@ SUGARCREPE = {
     "add_obj": "SugarCrepe Add Object",
     "add_att": "SugarCrepe Add Attribute",
 }
-"""Names in tables, by what the false caption changes."""
+"""Names in tables, by the change in the false caption."""
 
 
 def task_of(found: FoundTask, cases: Iterable[Case], images: str, count: Callable[[Features], Scored]) -> ChoiceTask:
-    """Return the task of cases that are known, about pictures in a folder or a zip file."""
+    """Return a task from a list of cases and a folder or zip file of images."""
     known = tuple(cases)
     if not known:
-        raise ValueError(f"there is nothing of {found.name} in {found.path}")
+        raise ValueError(f"{found.path} has no cases of {found.name}")
     names = tuple(dict.fromkeys(view.picture for case in known for view in case.views))
     return ChoiceTask(
         key=found.key,
@@ -254,13 +253,13 @@ def task_of(found: FoundTask, cases: Iterable[Case], images: str, count: Callabl
 
 
 def open_sugarcrepe(found: FoundTask, _: TaskOptions) -> ChoiceTask:
-    """Return a part of SugarCrepe: a true caption against one that is as fluent and not true.
+    """Return one part of SugarCrepe: true captions against equally fluent but false captions.
 
     Raises:
-        ValueError: if the captions or the images are missing or malformed; the message says which entry.
+        ValueError: if the captions or the images are missing or malformed; the message names the entry.
         OSError: if a store cannot be reached.
 
-    Differs: the public code calls equal scores wrong, which no score but of a collapsed model is.
+    Differs: the public code counts equal scores as wrong; only a collapsed model gives equal scores.
     """
     entries = read_entries(storage.join(found.path, f"{found.key.removeprefix(PREFIX)}.json"), found.name)
     cases = [
@@ -275,10 +274,10 @@ def open_sugarcrepe(found: FoundTask, _: TaskOptions) -> ChoiceTask:
 
 
 def open_winoground(found: FoundTask, _: TaskOptions) -> ChoiceTask:
-    """Return Winoground, or what has its form: two pictures and two captions of the same words, to be matched.
+    """Return Winoground, or data in its format: two images to match with two captions of the same words.
 
     Raises:
-        ValueError: if the captions or the images are missing or malformed; the message says which line.
+        ValueError: if the captions or the images are missing or malformed; the message names the line.
         OSError: if a store cannot be reached.
     """
     cases = [
@@ -293,10 +292,10 @@ def open_winoground(found: FoundTask, _: TaskOptions) -> ChoiceTask:
 
 
 def open_winogavil(found: FoundTask, _: TaskOptions) -> ChoiceTask:
-    """Return WinoGAViL: a cue, and five to twelve images, some of which people chose for it.
+    """Return WinoGAViL: a cue and five to twelve candidate images, some of which people associated with the cue.
 
     Raises:
-        ValueError: if the table or the images are missing, or a row is malformed; the message says which line.
+        ValueError: if the table or the images are missing, or a row is malformed; the message names the line.
         OSError: if a store cannot be reached.
     """
     root = files_of_page(found.path)
@@ -310,7 +309,7 @@ def open_winogavil(found: FoundTask, _: TaskOptions) -> ChoiceTask:
         if not right:
             raise ValueError(f"{entry.where}: none of the candidates is among the associations")
         if key in cases:
-            raise ValueError(f"{entry.where}: ID {key!r} comes twice")
+            raise ValueError(f"{entry.where}: ID {key!r} occurs twice")
         prompt = f"{'An' if cue[0] in 'aeiou' else 'A'} {cue}"
         cases[key] = Case(key=key, views=tuple(map(View, candidates)), texts=(prompt,), right=right)
     images = folder_or_zip(storage.join(root, "winogavil_images"), found.name)
@@ -318,10 +317,10 @@ def open_winogavil(found: FoundTask, _: TaskOptions) -> ChoiceTask:
 
 
 def open_urban1k(found: FoundTask, _: TaskOptions) -> ChoiceTask:
-    """Return Urban-1k, having read its captions; of each, the first line, as the public code reads it.
+    """Open Urban-1k and read its captions; as in the public code, only the first line of each caption counts.
 
     Raises:
-        ValueError: if captions or pictures are missing; the message names the first.
+        ValueError: if a caption or an image is missing; the message names the first missing file.
         OSError: if a store cannot be reached.
     """
     files = storage.find_files(found.path)
@@ -334,17 +333,17 @@ def open_urban1k(found: FoundTask, _: TaskOptions) -> ChoiceTask:
     for name in sorted(name for name in files if name.startswith("caption/") and name.endswith(".txt")):
         key, place = name.removeprefix("caption/").removesuffix(".txt"), storage.join(found.path, name)
         if key not in images:
-            raise ValueError(f"{place} has no picture beside it: there is no image/{key}.jpg")
+            raise ValueError(f"{place} has no matching image: image/{key}.jpg is missing")
         text = storage.read_bytes(place, limit=_MAX_TEXT_BYTES).decode("utf-8-sig", "replace")
         cases.append(Case(key=key, views=(View(images[key]),), texts=((split_lines(text) or [""])[0],)))
     return task_of(found, cases, found.path, score_retrieval)
 
 
 def open_sharegpt4v(found: FoundTask, _: TaskOptions) -> ChoiceTask:
-    """Return ShareGPT4V's test set, having read its captions, line breaks as blanks.
+    """Open the test set of ShareGPT4V and read its captions, with line breaks replaced by spaces.
 
     Raises:
-        ValueError: if the file is missing or malformed; the message says which entry.
+        ValueError: if the file is missing or malformed; the message names the entry.
         OSError: if a store cannot be reached.
     """
     cases = []
@@ -356,7 +355,7 @@ def open_sharegpt4v(found: FoundTask, _: TaskOptions) -> ChoiceTask:
 
 
 def _view(entry: Entry, name: str) -> View:
-    """Return the picture of a file's name; whatever its extension, as pictures are published in several."""
+    """Return the image of a file name without its extension, since the images are published in several formats."""
     file = entry.file(name)
     return View(file.rpartition(".")[0] or file)
 
@@ -387,18 +386,18 @@ _FILES = {
     "aro/coco_order": "coco_karpathy_test.json",
     "aro/flickr30k_order": "flickr30k_test.json",
 }
-# The suite's data sets whose captions stand in where ARO's own file is missing.
+# The suite's data sets whose captions replace ARO's own file if that file is missing.
 _CAPTIONS = {
     "aro/coco_order": "retrieval/mscoco_2014_5k_test_image_text_retrieval",
     "aro/flickr30k_order": "retrieval/flickr_1k_test_image_text_retrieval",
 }
-# Fewer cases say too little of a pair of attributes.
+# Pairs of attributes with fewer cases do not count.
 _FEWEST_OF_A_PAIR = 25
 _MOST_WORDS = 30
 _MARKS = re.compile(r'[.!"()*#:;~]')
 _SPACES = re.compile(r"\s{2,}")
-# Relations that do not count: symmetric ones, where the swapped caption may be true as well, and those with few test
-# cases. Source: Yuksekgonul et al. 2023, the notebook that repeats its results.
+# Relations that do not count: symmetric relations, where the swapped caption may be true too, and relations with few
+# test cases. Source: Yuksekgonul et al. 2023, the notebook that reproduces the results.
 _LEFT_OUT = """
 adjusting; attached to; between; bigger than; biting; boarding; brushing; chewing; cleaning; climbing; close to;
 coming from; coming out of; contain; crossing; dragging; draped over; drinking; drinking from; driving;
@@ -423,11 +422,11 @@ LEFT_OUT_RELATIONS = frozenset(" ".join(name.split()) for name in _LEFT_OUT.spli
 
 
 def open_pairs(found: FoundTask, _: TaskOptions) -> ChoiceTask:
-    """Return VG-Relation or VG-Attribution: a caption against the same one with two things, or attributes, swapped.
+    """Return VG-Relation or VG-Attribution: true captions against captions with two objects or attributes swapped.
 
     Raises:
-        ValueError: if the annotation file or the folder of images is missing or malformed, or no group counts; the
-            message says which entry.
+        ValueError: if the annotation file or the folder of images is missing or malformed, or no group counts towards
+            the metric; the message names the entry.
         OSError: if a store cannot be reached.
     """
     of_relations = found.key == "aro/vg_relation"
@@ -444,17 +443,17 @@ def open_pairs(found: FoundTask, _: TaskOptions) -> ChoiceTask:
         counted = sorted(group for group, size in sizes.items() if size >= _FEWEST_OF_A_PAIR)
     if not counted:
         raise ValueError(
-            f"nothing of {found.name} counts: its cases test {', '.join(sorted(sizes)[:5])}; is the annotation file "
-            f"the published one, and whole?"
+            f"no group of {found.name} counts: the cases test {', '.join(sorted(sizes)[:5])}; check that the "
+            f"annotation file is the published one and complete"
         )
     images = folder_or_zip(storage.join(found.path, "images"), found.name)
     return task_of(found, cases, images, partial(score_groups, counted=counted))
 
 
 def open_orders(found: FoundTask, options: TaskOptions) -> ChoiceTask:
-    """Return COCO-Order or Flickr30k-Order: a caption against four other orders of its words.
+    """Return COCO-Order or Flickr30k-Order: captions against four other orders of their words.
 
-    The captions are ARO's own, or those of the data set of the suite that is beside the folder `aro`.
+    The captions come from ARO's own file, or else from the suite's data set next to the folder `aro`.
 
     Raises:
         ValueError: if captions or orders are missing or malformed.
@@ -471,7 +470,7 @@ def open_orders(found: FoundTask, options: TaskOptions) -> ChoiceTask:
         place = data_set_folder(_CAPTIONS[found.key], found.path.rpartition("/")[0])
         benchmark = open_benchmark(place, allow_missing=options.allow_missing, rows=options.rows)
         if benchmark.kind != "retrieval":
-            raise ValueError(f"{benchmark.name} has classes; orders need captions, a data set for retrieval")
+            raise ValueError(f"{benchmark.name} has classes; orders need a retrieval data set with captions")
         pictures = []
 
     def ask(report: SkipReport) -> Iterator[Question]:
@@ -480,11 +479,13 @@ def open_orders(found: FoundTask, options: TaskOptions) -> ChoiceTask:
             for number, caption in enumerate(texts):
                 key, true = f"{picture.name}, caption {number}", normalize_caption(caption)
                 if not true:
-                    detail = f"{caption[:40]!r} has no word"
+                    detail = f"{caption[:40]!r} contains no words"
                     report.add(Skip(reason="no_caption", key=key, shard=found.path, detail=detail))
                     continue
                 if caption not in orders:
-                    raise ValueError(f"{path} has no orders of {caption[:60]!r}: it has those of other captions")
+                    raise ValueError(
+                        f"{path} has no orders of the caption {caption[:60]!r}; it may belong to other captions"
+                    )
                 false = map(normalize_caption, orders[caption])
                 yield Case(key=key, views=(View(picture.name),), texts=(true, *false))
             yield picture
@@ -502,16 +503,17 @@ def open_orders(found: FoundTask, options: TaskOptions) -> ChoiceTask:
 
 
 def normalize_caption(caption: str) -> str:
-    """Return a caption as the benchmark shows it to models: in lower case, without most marks, thirty words at most.
+    """Normalise a caption for the models: lower case, most punctuation removed, at most thirty words.
 
-    True captions and other orders alike, so that no mark gives the true one away. Commas and hyphens stay.
+    True captions and other orders are normalised alike, so that punctuation does not reveal the true caption. Commas
+    and hyphens stay.
     """
     text = _SPACES.sub(" ", _MARKS.sub(" ", caption.lower())).rstrip("\n").strip(" ")
     return " ".join(text.split(" ")[:_MOST_WORDS])
 
 
 def _own_captions(found: FoundTask, file: str) -> list[tuple[Picture, tuple[str, ...]]]:
-    """Return ARO's own pictures with their captions."""
+    """Return ARO's own images with their captions."""
     images = {}
     for entry in read_entries(file, found.name):
         name, texts = entry.file("image"), entry.texts("caption", "a list of captions")
@@ -522,7 +524,7 @@ def _own_captions(found: FoundTask, file: str) -> list[tuple[Picture, tuple[str,
 
 
 def _benchmark_captions(benchmark: Benchmark, report: SkipReport) -> Iterable[tuple[Picture, tuple[str, ...]]]:
-    """Yield the pictures of a data set with their captions, each under a name of its own."""
+    """Yield the images of a data set with their captions, each under a unique name."""
     times: Counter[str] = Counter()
     for sample in benchmark.samples(report):
         times[sample.key] += 1
@@ -535,7 +537,7 @@ def _pair(entry: Entry, group: str) -> Case:
     image = entry.file("image_path")
     left, top = (entry.get(name, _number, "a number of pixels") for name in ("bbox_x", "bbox_y"))
     width, height = (entry.get(name, _size, "a number of pixels above zero") for name in ("bbox_w", "bbox_h"))
-    # As Pillow rounds what it cuts by.
+    # Pillow rounds the coordinates of a crop in the same way.
     box: Box = (round(left), round(top), round(left + width), round(top + height))
     return Case(
         key=f"{image}, entry {entry.index}",

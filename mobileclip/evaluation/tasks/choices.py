@@ -1,4 +1,4 @@
-"""Tasks that ask which of several texts or pictures is the right one, and their metrics."""
+"""Multiple-choice tasks, in which a model must select the correct text or image, and their metrics."""
 
 from __future__ import annotations
 
@@ -31,17 +31,17 @@ from mobileclip.inference.pictures import views_of
 _MAX_IMAGE_BYTES = 1 << 28
 _READ_ERRORS = (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError)
 
-# Left, top, right and bottom, in pixels; the last two are not part of it.
+# Left, top, right and bottom, in pixels; right and bottom are exclusive.
 Box = tuple[int, int, int, int]
 
 
 @attrs.frozen
 class View:
-    """An image, or a box of it, that a multiple-choice case shows.
+    """An image of a multiple-choice case, or a box cropped from the image.
 
     Args:
-        picture: its name.
-        box: the part, in pixels of the picture as it is encoded; the whole, turned upright, where it is None.
+        picture: name of the image.
+        box: box to crop, in pixels of the encoded image; None for the whole image after EXIF rotation.
     """
 
     picture: str
@@ -50,14 +50,15 @@ class View:
 
 @attrs.frozen(kw_only=True)
 class Case:
-    """Pictures and texts, some of which belong together.
+    """Images and texts, some of which belong together.
 
     Args:
-        key: what reports call it.
-        views: one, or several to choose from.
-        texts: one, or several to choose from.
-        right: places of what is to be chosen; where there are as many texts as pictures, those of one place are pairs.
-        group: what it tests; empty where a data set has no such groups.
+        key: name of the case in reports.
+        views: one image, or several images to choose from.
+        texts: one text, or several texts to choose from.
+        right: indices of the correct choices. If there are as many texts as images, a text and an image of the same
+            index are a pair.
+        group: name of the tested group; empty if the data set has no groups.
     """
 
     key: str
@@ -69,22 +70,23 @@ class Case:
 
 @attrs.frozen(kw_only=True)
 class Picture:
-    """A picture that is there, or can be read.
+    """An image that is in memory or can be read.
 
     Args:
-        name: name of the picture.
-        content: the encoded picture; paths or URLs, of which the first that exists has it; or what is wrong.
+        name: name of the image.
+        content: the encoded image; or paths or URLs, of which the first existing one is read; or the error of a missing
+            image.
     """
 
     name: str
     content: bytes | Sequence[str] | BadSampleError = attrs.field(repr=False)
 
     def read(self) -> bytes:
-        """Return the encoded picture.
+        """Return the encoded image.
 
         Raises:
             BadSampleError: image_missing or image_unreadable.
-            OSError: if it is there and cannot be read, or its store cannot be reached.
+            OSError: if the file exists but cannot be read, or its store is unreachable.
         """
         if isinstance(self.content, BadSampleError):
             raise self.content
@@ -93,20 +95,20 @@ class Picture:
         for address in self.content:
             with suppress(FileNotFoundError, NotADirectoryError):
                 return storage.read_bytes(address, limit=_MAX_IMAGE_BYTES)
-        others = ", with any other extension of images, too" if len(self.content) > 1 else ""
+        others = ", or with any other image extension" if len(self.content) > 1 else ""
         raise BadSampleError("image_missing", f"{self.content[0]} is missing{others}")
 
 
 def find_pictures(images: str, names: Sequence[str]) -> Iterator[Picture]:
-    """Yield the pictures of these names, in the order in which they are stored.
+    """Yield the images with the given names, in storage order.
 
     Args:
-        images: a zip file, or a folder; path or URL.
-        names: of files, each once, with or without their extension; those of a folder may lie in folders below.
+        images: path or URL of a zip file or a folder.
+        names: unique names of the files, with or without extension; in a folder, a name may include subfolders.
 
     Raises:
-        ValueError: if the zip file is none.
-        OSError: if it cannot be read, or a store cannot be reached.
+        ValueError: if the file is not a zip file.
+        OSError: if the file cannot be read, or a store is unreachable.
     """
     if not images.endswith(".zip"):
         for name in names:
@@ -117,7 +119,7 @@ def find_pictures(images: str, names: Sequence[str]) -> Iterator[Picture]:
         try:
             archive = zipfile.ZipFile(stream)
         except zipfile.BadZipFile as error:
-            raise ValueError(f"{images} is no zip file, or not a whole one: {error}; fetch it again") from None
+            raise ValueError(f"{images} is not a zip file, or is truncated: {error}; download the file again") from None
         with archive:
             yield from _in_zip(images, archive, names)
 
@@ -130,15 +132,15 @@ def _in_zip(images: str, archive: zipfile.ZipFile, names: Sequence[str]) -> Iter
             entries.setdefault(file.rpartition(".")[0], entry)
     for name in names:
         if name not in entries:
-            yield Picture(name=name, content=BadSampleError("image_missing", f"{images} has no picture {name!r}"))
-    # From a web server, going on is sooner than going back and forth.
+            yield Picture(name=name, content=BadSampleError("image_missing", f"{images} has no image {name!r}"))
+    # Read forwards, since a web server serves sequential reads faster.
     for name in sorted(set(names) & entries.keys(), key=lambda name: entries[name].header_offset):
         yield Picture(name=name, content=_from_zip(archive, entries[name]))
 
 
 def _from_zip(archive: zipfile.ZipFile, entry: zipfile.ZipInfo) -> bytes | BadSampleError:
     if entry.file_size > _MAX_IMAGE_BYTES:
-        return BadSampleError("image_unreadable", f"it has {entry.file_size} bytes")
+        return BadSampleError("image_unreadable", f"the image is too large: {entry.file_size} bytes")
     try:
         return archive.read(entry)
     except _READ_ERRORS as error:
@@ -155,18 +157,19 @@ Scored = tuple[dict[str, float], Outcomes]
 
 @attrs.frozen(kw_only=True)
 class ChoiceTask(Task):
-    """Cases, their pictures, and what is counted.
+    """A task of multiple-choice cases with images and a metric.
 
     Args:
-        key: what results call it.
-        name: what tables call it.
-        path: folder or URL of its data.
-        ask: yields the cases and the pictures, each picture once and behind the cases about it; tells a report what it
-            leaves out.
-        count: from features to metrics, the main one among them, and the outcomes of that.
-        num_pictures: about how many there are; zero where that is not known.
-        benchmark: the data set whose pictures are asked about; None where they are files in `path`.
-        orders: a hash of the orders that cases are made of; empty where there are none.
+        key: key of the task in results.
+        name: name of the task in tables.
+        path: folder or URL of the data.
+        ask: function that yields the cases and the images, each image once and after all cases about it; the function
+            records skipped cases in the report.
+        count: function that returns the metrics of features, including the main metric, and the outcomes of the main
+            metric.
+        num_pictures: approximate number of images; 0 if unknown.
+        benchmark: data set that holds the images; None if the images are files in `path`.
+        orders: hash of the word orders that the cases use; empty if the task has none.
     """
 
     key: str
@@ -184,23 +187,23 @@ class ChoiceTask(Task):
         return None if files is None else hash_of([self.key, self.path, files, self.orders])
 
     def features(self, session: Session) -> Features:
-        """Return the embeddings of all parts of pictures, and of all texts that differ for the model, each once.
+        """Return the embeddings of all views of the images, and of all texts with distinct token ids, each once.
 
-        The header has, by case, `keys`, `pictures`, the first one's name, `views` and `texts`, rows of the embeddings,
-        `right` and `groups`.
+        The header has one entry per case: `keys`; `pictures`, the name of the first image; `views` and `texts`, rows of
+        the embeddings; `right`; and `groups`.
 
         Returns:
-            The report counts cases. What lacks a picture is left out with its reason: image_missing, image_unreadable,
-            box_outside, and those of pictures that cannot be decoded, which start with `image_`.
+            the features, with a report that counts cases. A case with an unusable image is skipped. The reasons are
+            image_missing, image_unreadable, box_outside, and the decoding errors, which start with `image_`.
 
         Raises:
-            ValueError: if no case is left; the message says why.
-            OSError: if the pictures cannot be read.
+            ValueError: if no case is left; the message gives the reasons.
+            OSError: if the images cannot be read.
         """
         return session.kept(self.key, self.content, self._encoded)
 
     def score(self, features: Features) -> DatasetResult:
-        """Return the metrics over the cases that are left."""
+        """Return the metrics over the remaining cases."""
         metrics, outcomes = self.count(features)
         report = features.report
         return DatasetResult(
@@ -241,7 +244,7 @@ class ChoiceTask(Task):
         kept = [case for case in cases if self._is_whole(case, found, report)]
         report.num_read = len(kept)
         if not kept:
-            raise ValueError(f"no image of {self.name} can be evaluated: {report}")
+            raise ValueError(f"no case of {self.name} is usable: {report}")
         rows = {view: row for row, view in enumerate(dict.fromkeys(view for case in kept for view in case.views))}
         text, row_of = _encode_distinct(session, [text for case in kept for text in case.texts])
         return Features(
@@ -258,7 +261,7 @@ class ChoiceTask(Task):
         )
 
     def _is_whole(self, case: Case, found: dict[View, Tensor | BadSampleError], report: SkipReport) -> bool:
-        """Return whether all pictures of a case were encoded; a report is told what is wrong with the first other."""
+        """Return whether all images of a case are encoded; if not, record the first error in the report."""
         for view in case.views:
             error = found[view]
             if isinstance(error, BadSampleError):
@@ -268,10 +271,10 @@ class ChoiceTask(Task):
 
 
 def _encode_distinct(session: Session, texts: Sequence[str]) -> tuple[Tensor, dict[str, int]]:
-    """Return the embeddings of the texts that differ for the model, and every text's row.
+    """Return the embeddings of texts with distinct token ids, and the row of each text.
 
-    Texts that become the same ids have one row, such as `a cat, a dog` and `a cat , a dog`: encoded in two batches,
-    their embeddings would differ in the last bit, and one of them would be said to be better.
+    Texts with the same token ids share a row, such as `a cat, a dog` and `a cat , a dog`. If they were encoded in two
+    batches, their embeddings could differ in the last bit, and one text would wrongly get a higher score.
     """
     distinct = list(dict.fromkeys(texts))
     first: dict[bytes, str] = {}
@@ -282,20 +285,20 @@ def _encode_distinct(session: Session, texts: Sequence[str]) -> tuple[Tensor, di
 
 
 PERTURBATIONS = ("nouns_and_adjectives", "all_but_nouns_and_adjectives", "within_trigrams", "trigrams")
-"""What ARO shuffles: nouns among themselves and adjectives among themselves; all other words, marks too; the words
-within every three; the threes."""
+"""The ways in which ARO shuffles words: nouns among nouns and adjectives among adjectives; all other words and
+punctuation; the words within each trigram; the order of the trigrams."""
 
 _CHUNK = 4096
 _MANY = "10-12"
-# By the number of candidates, as they are published.
+# The numbers of candidates of each published metric.
 _CANDIDATES = {"5": {5}, "6": {6}, "10": {10}, "12": {12}, "5-6": range(7), _MANY: range(10, sys.maxsize)}
 
 
 def score_pairs(features: Features) -> tuple[dict[str, float], Outcomes]:
-    """Return how often the true caption is more like the picture than the false one: `accuracy`.
+    """Return `accuracy`: how often the true caption is more similar to the image than the false one.
 
-    Two captions that are one text to the model are wrong, as the swap made the same sentence; other equal scores are
-    half right. Questions about one picture count as one.
+    A case counts as wrong if both captions have the same token ids, that is, if the swap did not change the sentence.
+    Other ties count as half correct. Questions about the same image count as one.
     """
     right = _beats(*_compared(features))[:, 0]
     accuracy = float(right.mean())
@@ -303,14 +306,14 @@ def score_pairs(features: Features) -> tuple[dict[str, float], Outcomes]:
 
 
 def score_groups(features: Features, counted: Sequence[str]) -> tuple[dict[str, float], Outcomes]:
-    """Return `macro_accuracy`, the one that counts, `accuracy/GROUP` of every group that counts, and `accuracy`.
+    """Return `macro_accuracy` (the main metric), `accuracy/GROUP` of each group in `counted`, and `accuracy`.
 
     Args:
-        features: of cases with two captions; see `score_pairs` for which are right.
-        counted: the groups whose mean is the metric.
+        features: features of cases with two captions; see `score_pairs` for correct cases.
+        counted: names of the groups whose mean is the metric.
 
     Raises:
-        ValueError: if a group that counts has no case: the mean of fewer is another number.
+        ValueError: if a group in `counted` has no case, since a mean over fewer groups is not comparable.
     """
     right, groups = _beats(*_compared(features))[:, 0], features.header["groups"]
     members: dict[str, list[int]] = {}
@@ -319,7 +322,7 @@ def score_groups(features: Features, counted: Sequence[str]) -> tuple[dict[str, 
     absent = [group for group in counted if group not in members]
     if absent:
         raise ValueError(
-            f"the macro accuracy is over {len(counted)} groups, and no picture of {len(absent)} of them can be used: "
+            f"the macro accuracy needs all {len(counted)} groups, but {len(absent)} of them have no usable image: "
             f"{', '.join(absent[:5])}{' ...' if len(absent) > 5 else ''}"
         )
     by_group = {group: float(right[members[group]].mean()) for group in counted}
@@ -332,11 +335,12 @@ def score_groups(features: Features, counted: Sequence[str]) -> tuple[dict[str, 
 
 
 def score_orders(features: Features) -> tuple[dict[str, float], Outcomes]:
-    """Return how often the true caption is the best, what guessing gives, and how often it beats each other order.
+    """Return how often the true caption is the best, the level of chance, and how often it beats each other order.
 
-    `precision@1` counts, `chance` is what guessing gives, and `accuracy/PERTURBATION` is against one order alone. An
-    order that is the true caption's text to the model again is no competitor, as it is none where the benchmark is
-    published; `chance` so is above one in five. Among other equal scores one is the best at random.
+    `precision@1` is the main metric, `chance` is its value for random guessing, and `accuracy/PERTURBATION` compares
+    the true caption with one order. As in the published benchmark, an order with the same token ids as the true caption
+    or as an earlier order is not a competitor, so `chance` is above 1/5. Among other equal scores, the best caption is
+    drawn at random.
     """
     scores, texts = _compared(features)
     competes = torch.zeros_like(texts, dtype=torch.bool)
@@ -357,9 +361,10 @@ def score_orders(features: Features) -> tuple[dict[str, float], Outcomes]:
 
 
 def score_matches(features: Features) -> tuple[dict[str, float], Outcomes]:
-    """Return how often captions are found for both pictures, pictures for both captions, and both of it.
+    """Return how often each image finds its caption, how often each caption finds its image, and how often both hold.
 
-    Gives `text_score`, `image_score` and `group_score`, the one that counts; guessing gives 1/4, 1/4 and 1/6.
+    The metrics are `text_score`, `image_score` and `group_score` (the main metric); random guessing gives 1/4, 1/4 and
+    1/6.
     """
     by_text, by_image = matches(*_rows(features))
     both = (by_text & by_image).double()
@@ -369,16 +374,16 @@ def score_matches(features: Features) -> tuple[dict[str, float], Outcomes]:
 
 
 def matches(pictures: Tensor, captions: Tensor) -> tuple[Tensor, Tensor]:
-    """Return, by example, whether each picture's own caption is the nearer, and whether each caption's own picture is.
+    """Return, for each example, whether both images match their captions, and whether both captions match their images.
 
-    Equal scores are wrong: a model that cannot tell two captions apart has not matched them.
+    Equal scores count as wrong, because the model then does not distinguish the captions or images.
 
     Shape:
         pictures, captions: `(examples, 2, dim)`; results: `(examples,)`.
 
     Args:
         pictures: embeddings, normalised here.
-        captions: embeddings, normalised here, in the order of the pictures that they belong to.
+        captions: embeddings, normalised here, in the order of their images.
 
     Source: Thrush et al. 2022, section 4.1.
     """
@@ -389,14 +394,14 @@ def matches(pictures: Tensor, captions: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def score_associations(features: Features) -> tuple[dict[str, float], Outcomes]:
-    """Return how well the pictures that people chose for a cue are found among the candidates.
+    """Return how well a model finds the images that people associated with a cue among the candidates.
 
-    Gives `avg_jaccard_score`, the mean of `association_score` over all cases, and by their number of candidates
-    `jaccard_score_N` for N of 5, 6, 10, 12, 5-6 and 10-12, with `count_N`, the number of cases; where there are none,
-    both are left out. That of 10-12, cases with ten candidates or more, is the one that counts.
+    The metrics are `avg_jaccard_score`, the mean of `association_score` over all cases, and, by number of candidates,
+    `jaccard_score_N` and the number of cases `count_N`, with N one of 5, 6, 10, 12, 5-6 and 10-12. If there is no case
+    for an N, both are left out. The main metric is that of 10-12, for cases with at least ten candidates.
 
     Raises:
-        ValueError: if there is no case with ten candidates or more.
+        ValueError: if no case has at least ten candidates.
 
     Source: the public evaluation of DataComp (Gadre et al. 2023).
     """
@@ -413,13 +418,13 @@ def score_associations(features: Features) -> tuple[dict[str, float], Outcomes]:
             metrics |= {f"jaccard_score_{name}": fmean(own), f"count_{name}": len(own)}
     many = [index for index, candidates in enumerate(views) if len(candidates) in _CANDIDATES[_MANY]]
     if not many:
-        raise ValueError(f"no case with ten candidates or more can be evaluated: {features.report}")
+        raise ValueError(f"no case with at least ten candidates is usable: {features.report}")
     metrics[MAIN_METRIC] = metrics[f"jaccard_score_{_MANY}"]
     return metrics, outcomes_of([keys[index] for index in many], [scores[index] for index in many])
 
 
 def score_retrieval(features: Features) -> tuple[dict[str, float], Outcomes]:
-    """Return the metrics of retrieval of pictures and their one caption each; `mean_recall@1` counts."""
+    """Return the retrieval metrics of images with one caption each; `mean_recall@1` is the main metric."""
     keys = features.header["keys"]
     image, text = (rows[:, 0] for rows in _rows(features))
     ranking = rank_captions(image, text, [1] * len(keys))
@@ -428,17 +433,17 @@ def score_retrieval(features: Features) -> tuple[dict[str, float], Outcomes]:
 
 
 def _rows(features: Features) -> tuple[Tensor, Tensor]:
-    """Return the embeddings of every case's pictures and texts, where all cases have as many.
+    """Return the embeddings of each case's images and texts; all cases must have equal numbers of images and of texts.
 
     Shape:
-        results: `(cases, pictures, dim)` and `(cases, texts, dim)`.
+        results: `(cases, images, dim)` and `(cases, texts, dim)`.
     """
     image, text = features.tensors["image"], features.tensors["text"]
     return image[torch.tensor(features.header["views"])], text[torch.tensor(features.header["texts"])]
 
 
 def _embeddings(features: Features) -> tuple[Tensor, Tensor]:
-    """Return the embeddings of pictures and texts, at unit length."""
+    """Return the unit-length embeddings of images and texts."""
     image, text = features.tensors["image"], features.tensors["text"]
     require_embeddings("image", image)
     require_embeddings("text", text, dim=image.shape[1])
@@ -446,10 +451,10 @@ def _embeddings(features: Features) -> tuple[Tensor, Tensor]:
 
 
 def _compared(features: Features) -> tuple[Tensor, Tensor]:
-    """Return how alike every case's picture is to its texts, and which texts these are to the model.
+    """Return the similarity of each case's image to its texts, and the row of each text.
 
     Shape:
-        results: `(cases, texts)`, the true text first.
+        results: `(cases, texts)`, with the true text first.
     """
     image, text = _embeddings(features)
     views, texts = torch.tensor(features.header["views"])[:, 0], torch.tensor(features.header["texts"])
@@ -461,7 +466,7 @@ def _compared(features: Features) -> tuple[Tensor, Tensor]:
 
 
 def _beats(scores: Tensor, texts: Tensor) -> Tensor:
-    """Return, for every false text, whether the true one scores higher: 1, a half where they tie, or 0.
+    """Return, for each false text, 1 if the true text has a higher score, 0.5 for a tie, and 0 otherwise.
 
     Shape:
         result: `(cases, texts - 1)`.

@@ -1,14 +1,14 @@
-"""Retrieval of captions in several languages.
+"""Retrieval with captions in several languages.
 
-Pictures are encoded once, and each language's captions are ranked by themselves:
+The images are encoded once, and the captions of each language are ranked separately:
 
     xtd10/                                        xm3600/
-        test_image_names.txt    a name a line         captions.jsonl    {"image/key": "...", "de": {"caption": [...]}}
-        test_1kcaptions_de.txt  a caption a line      images/           KEY.jpg, ...
-        images/                 as the names say
+        test_image_names.txt    one name per line       captions.jsonl    {"image/key": "...", "de": {"caption": [...]}}
+        test_1kcaptions_de.txt  one caption per line    images/           KEY.jpg, ...
+        images/                 images with these names
 
-Of Crossmodal-3600, a picture's first caption in each language counts, as in CLIP_benchmark. XTD10's files of captions
-may lie in folders below, as they are published. A data set of one's own says the language of captions in `language`.
+For Crossmodal-3600, as in CLIP_benchmark, only the first caption of an image in each language counts. The caption files
+of XTD10 may be in subfolders, as published. Other data sets state the language of captions in a field `language`.
 
 Source: Aggarwal and Kale 2020 (XTD10, arXiv 2012.05107); Thapliyal et al. 2022 (Crossmodal-3600, arXiv 2205.12522).
 """
@@ -38,7 +38,7 @@ from mobileclip.evaluation.tasks.zero_shot import score_retrieval
 from mobileclip.strict import split_lines
 
 LANGUAGE = "language"
-"""What a table's column, or a field beside a caption, is called that says its language."""
+"""Name of the table column or field that holds the language of a caption."""
 
 _MAX_BYTES = 1 << 30
 _NAMES, _CAPTIONS, _LINES = "test_image_names.txt", "test_1kcaptions_", "captions.jsonl"
@@ -46,7 +46,7 @@ _NAMES, _CAPTIONS, _LINES = "test_image_names.txt", "test_1kcaptions_", "caption
 
 @attrs.define
 class _Picture:
-    """A picture, and its captions with their languages as far as they were read."""
+    """An image, and the captions and languages read so far."""
 
     key: str
     read: Callable[[], bytes]
@@ -55,13 +55,14 @@ class _Picture:
 
 @attrs.frozen(kw_only=True)
 class MultilingualTask(Task):
-    """Pictures with captions in several languages.
+    """Images with captions in several languages.
 
     Args:
-        key: what results call it.
-        name: what tables call it.
-        hashed: returns what changes with the data.
-        pictures: yields them, told what is left out; captions may come to one that was there.
+        key: key of the task in results.
+        name: name of the task in tables.
+        hashed: function that returns a hash of the data; None as its result means unknown.
+        pictures: function that yields the images and records skipped samples in the report; further captions may be
+            added to an image after it is yielded.
     """
 
     key: str
@@ -70,11 +71,11 @@ class MultilingualTask(Task):
     pictures: Callable[[SkipReport], Iterator[_Picture]]
 
     def content(self) -> str | None:
-        """Return what changes with the data."""
+        """Return a hash of the data."""
         return self.hashed()
 
     def features(self, session: Session) -> Features:
-        """Return the embeddings of pictures and captions, and which picture and language each caption is of."""
+        """Return the embeddings of images and captions, and the image and language of each caption."""
         return session.kept(self.key, self.content, self._encoded)
 
     def _encoded(self, session: Session) -> Features:
@@ -88,7 +89,7 @@ class MultilingualTask(Task):
         )
         said = sorted((language, number, text) for number, (_, own) in enumerate(kept) for language, text in own)
         if not said:
-            raise ValueError(f"no image of {self.name} can be evaluated: {report}")
+            raise ValueError(f"no image of {self.name} is usable: {report}")
         report.num_read = len(kept)
         languages = list(dict.fromkeys(language for language, *_ in said))
         place = {language: number for number, language in enumerate(languages)}
@@ -104,7 +105,7 @@ class MultilingualTask(Task):
         )
 
     def score(self, features: Features) -> DatasetResult:
-        """Return the means over the languages of the metrics of retrieval, with a part for each language."""
+        """Return the retrieval metrics, averaged over the languages, with a part for each language."""
         languages = [self._of_language(features, number) for number in range(len(features.header["languages"]))]
         parts = [
             score_retrieval(own, key=f"{self.key}/{language}", name=f"{self.name}, {language}")
@@ -127,7 +128,7 @@ class MultilingualTask(Task):
         )
 
     def _of_language(self, features: Features, number: int) -> Features:
-        """Return the pictures that have captions in a language, with these."""
+        """Return the features of the images and captions in one language."""
         chosen = features.tensors["languages"] == number
         pictures, counts = torch.unique_consecutive(features.tensors["pictures"][chosen], return_counts=True)
         return Features.of(
@@ -140,32 +141,32 @@ class MultilingualTask(Task):
 
 
 def open_xtd10(found: FoundTask, _: TaskOptions) -> MultilingualTask:
-    """Return XTD10: 1,000 pictures of COCO with a caption in each of eleven languages.
+    """Return XTD10: 1,000 images of COCO with one caption in each of eleven languages.
 
     Raises:
-        ValueError: if the names or the captions are missing, or not as many; the message says which.
+        ValueError: if the names or captions are missing, or their numbers differ; the message names the file.
         OSError: if a store cannot be reached.
     """
     files = {storage.file_name(name): name for name in storage.find_files(found.path) if name.endswith(".txt")}
     captions = {name.removeprefix(_CAPTIONS)[:-4]: name for name in sorted(files) if name.startswith(_CAPTIONS)}
     if _NAMES not in files or not captions:
-        raise ValueError(f"{_NAMES} is missing in {found.path}, or {_CAPTIONS}de.txt and those of other languages")
+        raise ValueError(f"expected {_NAMES} and files such as {_CAPTIONS}de.txt in {found.path}")
     names = _lines(found.path, files[_NAMES])
     by_language = {language: _lines(found.path, files[name]) for language, name in captions.items()}
     for language, own in by_language.items():
         if len(own) != len(names):
             raise ValueError(
-                f"{found.path} has {len(own)} captions in {files[captions[language]]} for {len(names)} pictures"
+                f"{found.path} has {len(own)} captions in {files[captions[language]]} for {len(names)} images"
             )
     texts = {name: [(language, own[at]) for language, own in by_language.items()] for at, name in enumerate(names)}
     return _in_folder(found, {f"images/{name}": own for name, own in texts.items()})
 
 
 def open_crossmodal3600(found: FoundTask, _: TaskOptions) -> MultilingualTask:
-    """Return Crossmodal-3600: 3,600 pictures with captions in 36 languages.
+    """Return Crossmodal-3600: 3,600 images with captions in 36 languages.
 
     Raises:
-        ValueError: if the captions are missing or malformed; the message says which line.
+        ValueError: if the captions are missing or malformed; the message names the line.
         OSError: if a store cannot be reached.
     """
     texts = {
@@ -180,11 +181,11 @@ def open_crossmodal3600(found: FoundTask, _: TaskOptions) -> MultilingualTask:
 
 
 def open_languages(found: FoundTask, benchmark: Benchmark) -> MultilingualTask | None:
-    """Return the task of a data set whose captions say their languages; None of any other.
+    """Return the task of a data set that states the languages of its captions; None for any other data set.
 
     Args:
-        found: what it is called.
-        benchmark: of captions.
+        found: key and name of the task.
+        benchmark: a data set with captions.
     """
     source = benchmark.source
     if source is None:
@@ -197,11 +198,13 @@ def open_languages(found: FoundTask, benchmark: Benchmark) -> MultilingualTask |
         known: dict[bytes, list[tuple[str, str]]] = {}
         for unit in source.units():
             for sample in unit.read(report):
-                assert sample.image is not None, "a unit gives the images that it reads"
+                assert sample.image is not None, "expected a unit to return images"
                 said = sample.metadata.get(LANGUAGE)
                 own = [said] * len(sample.captions) if isinstance(said, str) else said
                 if not isinstance(own, list) or len(own) != len(sample.captions) or not all(own):
-                    detail = f"it has {len(sample.captions)} captions, and {LANGUAGE} is {str(said)[:80]!r}"
+                    detail = (
+                        f"{LANGUAGE} is {str(said)[:80]!r}, expected one for each of {len(sample.captions)} captions"
+                    )
                     report.add(Skip(reason="no_language", key=sample.key, shard=benchmark.name, detail=detail))
                     continue
                 digest = sha256(sample.image).digest()

@@ -1,4 +1,4 @@
-"""Linear probes: a logistic regression on a model's image embeddings, without texts."""
+"""Linear probes: logistic regression on a model's image embeddings, without texts."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from mobileclip.evaluation.tasks.task import FoundTask, Task
 from mobileclip.evaluation.tasks.zero_shot import score_hits
 
 STRENGTHS = (1e-1, 1e-2, 1e-3, 1e-4, 1e-5, 1e-6)
-"""Penalties that are tried, the strongest first: a fit starts where the one before ended."""
+"""Penalties to try, the strongest first; each fit starts from the result of the previous fit."""
 
 _MOST_STEPS, _HISTORY = 1000, 10
 
@@ -37,9 +37,9 @@ class LinearProbe:
         weight: `(classes, dim)`; bias: `(classes,)`.
 
     Args:
-        weight: weight of the unit-length embeddings times the root of their dim.
-        bias: bias of every class.
-        penalty: that it was fitted with.
+        weight: weight for unit-length embeddings multiplied by the square root of their dim.
+        bias: bias of each class.
+        penalty: L2 penalty of the fit.
     """
 
     weight: Tensor
@@ -58,27 +58,27 @@ class LinearProbe:
 def fit_linear_probe(
     image: Tensor, labels: Tensor, *, num_classes: int, penalty: float, start: LinearProbe | None = None
 ) -> LinearProbe:
-    """Return the classifier of the lowest loss.
+    """Fit a linear classifier by minimising the loss.
 
-    `mean cross-entropy + penalty / 2 |weight|^2`, by L-BFGS, until its gradient is gone: as scikit-learn's logistic
-    regression with `C = 1 / (penalty * images)`.
+    The loss is `mean cross-entropy + penalty / 2 |weight|^2`. L-BFGS runs until the gradient vanishes. The result
+    equals that of scikit-learn's logistic regression with `C = 1 / (penalty * images)`.
 
     Shape:
         image: `(images, dim)`; labels: `(images,)`.
 
     Args:
-        image: embeddings, brought to unit length here.
-        labels: index of each image's class.
-        num_classes: classes to choose from.
-        penalty: above zero.
-        start: where to begin, such as what another penalty gave; zeros without.
+        image: embeddings, normalised to unit length here.
+        labels: class index of each image.
+        num_classes: number of classes.
+        penalty: L2 penalty, greater than 0.
+        start: classifier to start from, such as that of another penalty; None to start from zeros.
 
     Raises:
-        ValueError: if an embedding is not finite, or the penalty is not above zero.
+        ValueError: if an embedding is not finite, or the penalty is not positive.
     """
     require_embeddings("image", image)
     if penalty <= 0:
-        raise ValueError(f"penalty is {penalty}, expected a number above zero")
+        raise ValueError(f"penalty must be greater than 0, got {penalty}")
     scaled = _scaled(image)
     weight = torch.zeros(num_classes, image.shape[1]) if start is None else start.weight.clone()
     bias = torch.zeros(num_classes) if start is None else start.bias.clone()
@@ -111,18 +111,18 @@ def chosen_linear_probe(
     num_classes: int,
     penalties: Sequence[float] = STRENGTHS,
 ) -> LinearProbe:
-    """Return the classifier of all images, with the penalty that is best where it was not fitted.
+    """Choose the penalty with the best accuracy on held-out images, and fit a classifier to all images.
 
     Shape:
         image: `(images, dim)`; labels, held_out: `(images,)`.
 
     Args:
-        image: embeddings, brought to unit length here.
-        labels: index of each image's class.
-        held_out: boolean: which images decide between penalties, after a fit to the others. Where these are none, or
-            all, the middle one is taken.
+        image: embeddings, normalised to unit length here.
+        labels: class index of each image.
+        held_out: boolean mask of the images that decide between the penalties, after a fit to the others. If the mask
+            is all false or all true, the middle penalty is used.
         num_classes: classes to choose from.
-        penalties: the strongest first; of equally good ones, the strongest is taken.
+        penalties: penalties to try, the strongest first; among equally good penalties, the strongest is used.
 
     Source: Radford et al. 2021, appendix A.3, which chooses the penalty on a validation set and fits again with it.
     """
@@ -151,19 +151,19 @@ _NUM_FOLDS = 5
 
 @attrs.frozen(kw_only=True)
 class LinearProbeTask(Task):
-    """A classifier that is fitted to one part of a data set and tested on another.
+    """A classifier fitted to one part of a data set and tested on another part.
 
-    Without a part to fit to, every fifth of the images is classified by what was fitted to the other four; which image
-    is in which is said by its key.
+    Without a training part, the task uses five-fold cross-validation: each fifth of the images is classified by a
+    classifier fitted to the other four fifths. A hash of the key assigns an image to its fold.
 
     Args:
-        key: what results call it.
-        name: what tables call it.
-        test: the data set.
-        train: what the classifier is fitted to; its classes are among those of the test set, or it is None.
+        key: key of the task in results.
+        name: name of the task in tables.
+        test: data set for the test.
+        train: data set for the fit, with the same class names as the test set; None for cross-validation.
 
     Raises:
-        ValueError: if a data set has captions, or the two have other classes.
+        ValueError: if a data set has captions, or the two data sets have different classes.
     """
 
     key: str
@@ -177,17 +177,17 @@ class LinearProbeTask(Task):
                 raise ValueError(f"{self.name}: {benchmark.name} has captions; a linear probe needs classes")
         if self.train is not None and (unknown := set(self.test.class_names) ^ set(self.train.class_names)):
             raise ValueError(
-                f"{self.name}: {min(unknown)!r} is a class of {self.train.name} or of {self.test.name} alone; "
+                f"{self.name}: the class {min(unknown)!r} is in only one of {self.train.name} and {self.test.name}; "
                 f"both need the same classes"
             )
 
     def content(self) -> str:
-        """Return a hash of the shards of both."""
+        """Return a hash of the shards of both data sets."""
         train = None if self.train is None else fingerprint(self.train)
         return hash_of(["linear probe", fingerprint(self.test), train, list(self.test.class_names)])
 
     def features(self, session: Session) -> Features:
-        """Return the embeddings of the pictures of both; those of the training set begin with `train_`."""
+        """Return the image embeddings of both data sets; the names of the training tensors begin with `train_`."""
         test = session.pictures(self.test)
         if self.train is None:
             return test
@@ -203,7 +203,7 @@ class LinearProbeTask(Task):
         )
 
     def score(self, features: Features) -> DatasetResult:
-        """Return the accuracy of the classifier, by the metrics of zero-shot classification."""
+        """Return the classifier's accuracy, with the metrics of zero-shot classification."""
         labels = _labels(features.labels, self.test.class_names, self.test.class_names)
         if self.train is None:
             logits = self._crossed(features.image, labels, features.keys)
@@ -224,26 +224,26 @@ class LinearProbeTask(Task):
         return chosen_linear_probe(image, labels, held_out, num_classes=len(self.test.class_names))
 
     def _crossed(self, image: Tensor, labels: Tensor, keys: Sequence[str]) -> Tensor:
-        """Return the logits of every image from a classifier that was not fitted to it."""
+        """Return the logits of each image from a classifier that was fitted to other images."""
         folds = _fold(keys, "fold")
         logits = torch.zeros(len(image), len(self.test.class_names))
         for fold in sorted(set(folds.tolist())):
             inside = folds == fold
             if bool(inside.all()):
-                raise ValueError(f"{self.name}: {len(image)} images are too few to fit to some and test on others")
+                raise ValueError(f"{self.name}: {len(image)} images are too few for cross-validation")
             others = [key for key, own in zip(keys, inside.tolist(), strict=True) if not own]
             logits[inside] = self._fitted(image[~inside], labels[~inside], others).logits(image[inside])
         return logits
 
 
 def open_linear_probe(found: FoundTask, options: TaskOptions) -> LinearProbeTask:
-    """Return the linear probe of a data set.
+    """Open the linear probe of a data set.
 
-    It is fitted to `train` and tested on `test` where both are there: splits of the public layout, or folders with any
-    data sets (`val` and `validation` are tests, too).
+    The probe is fitted to `train` and tested on `test` if both exist: as splits of the public layout, or as folders
+    with data sets of any kind (a folder `val` or `validation` also serves as the test set).
 
     Raises:
-        ValueError: if there is no data set, or it has captions.
+        ValueError: if the data set does not exist, or has captions.
         OSError: if a store cannot be reached.
     """
     path, train = found.path, None
@@ -257,10 +257,10 @@ def open_linear_probe(found: FoundTask, options: TaskOptions) -> LinearProbeTask
 
 
 def split_folders(path: str) -> tuple[str, str] | None:
-    """Return the folders of a data set that is to be fitted to and of one that is to be tested on, if both are there.
+    """Return the training folder and the test folder of a data set, or None if one of them is missing.
 
     Args:
-        path: path of the folder that holds them; a URL holds none.
+        path: path of the folder with both folders; a URL never has them.
     """
     if storage.is_remote(path):
         return None
@@ -270,13 +270,13 @@ def split_folders(path: str) -> tuple[str, str] | None:
 
 
 def _fold(keys: Sequence[str], what: str) -> Tensor:
-    """Return which fifth each image is in, by its key alone."""
+    """Return the fold of each image, which depends only on its key."""
     drawn = (int.from_bytes(sha256(f"{what} {key}".encode()).digest()[:4], "big") for key in keys)
     return torch.tensor([number % _NUM_FOLDS for number in drawn])
 
 
 def _labels(labels: Tensor | None, names: Sequence[str], wanted: Sequence[str]) -> Tensor:
-    """Return the labels counted by other names, in another order."""
-    assert labels is not None, "a data set of classes has labels"
+    """Return the labels as indices into another list of class names."""
+    assert labels is not None, "expected labels in a data set with classes"
     place = {name: index for index, name in enumerate(wanted)}
     return torch.tensor([place[name] for name in names])[labels]

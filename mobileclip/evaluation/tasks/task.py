@@ -1,4 +1,4 @@
-"""What a task is: something that a session evaluates its model on; and the tasks that are known by a key."""
+"""Interface of the evaluation tasks, and the registry of the tasks by key."""
 
 from __future__ import annotations
 
@@ -16,19 +16,20 @@ from mobileclip.registry import Registry
 class Task(ABC):
     """An evaluation task with its data opened.
 
-    A model's features of them are made once and kept; every number of a report is made of these anew.
+    A session computes and caches a model's features of the data once; each report then computes its metrics from the
+    cached features.
     """
 
     @property
     def templates(self) -> tuple[str, ...]:
-        """The prompts that names are filled into, which tell a result from that of others; none by default."""
+        """Templates for the class names, which distinguish results of the same task; none by default."""
         return ()
 
     @abstractmethod
     def content(self) -> str | None:
-        """Return a hash of the data that features are made of; None if unknown: features are then not kept.
+        """Return a hash of the data that the features depend on; None if unknown, so that the features are not cached.
 
-        What scoring alone needs is no part of it.
+        Data that only the scoring needs are not part of the hash.
 
         Raises:
             OSError: if the data cannot be read, or a store cannot be reached.
@@ -36,23 +37,23 @@ class Task(ABC):
 
     @abstractmethod
     def features(self, session: Session) -> Features:
-        """Return the model's features of the data, by `session.kept` with `content`.
+        """Return the model's features of the data, from `session.kept` with `content`.
 
         Raises:
-            ValueError: if nothing can be evaluated; the message says why.
+            ValueError: if no sample is usable; the message gives the reasons.
             OSError: if the data cannot be read, or a store cannot be reached.
         """
 
     @abstractmethod
     def score(self, features: Features) -> DatasetResult:
-        """Return the metrics of features, without opening any picture or model.
+        """Return the metrics of features, without opening an image or a model.
 
         Raises:
-            ValueError: if they cannot be scored; the message says why.
+            ValueError: if the features cannot be scored; the message gives the reason.
         """
 
     def evaluate(self, session: Session) -> DatasetResult:
-        """Return the score of the session's model: its `features`, evaluated by `score`.
+        """Compute the features with the session's model and return their score.
 
         Raises:
             ValueError, OSError: see `features` and `score`.
@@ -62,12 +63,12 @@ class Task(ABC):
 
 @attrs.frozen(kw_only=True)
 class FoundTask:
-    """A task whose data were found and not opened yet.
+    """A task whose data has been found but not opened.
 
     Args:
-        key: what results call it.
-        name: what tables call it.
-        path: folder or URL of its data.
+        key: key of the task in results.
+        name: name of the task in tables.
+        path: folder or URL of the data.
         opener: see `TaskEntry`.
     """
 
@@ -77,10 +78,10 @@ class FoundTask:
     opener: Opener
 
     def open(self, options: TaskOptions) -> Task:
-        """Return the task, having read what is asked; pictures are read when they are needed.
+        """Open the task and read its questions; the images are read later.
 
         Raises:
-            ValueError: if the data are missing or malformed; the message says what, and where.
+            ValueError: if the data are missing or malformed; the message names the file and the problem.
             OSError: if a store cannot be reached.
         """
         return self.opener(self, options)
@@ -91,13 +92,14 @@ Opener = Callable[[FoundTask, TaskOptions], Task]
 
 @attrs.frozen(kw_only=True)
 class TaskEntry:
-    """A task that is known by a key.
+    """A task registered by a key.
 
     Args:
-        name: what tables call it.
-        place: from the key, and the folder or URL that holds data sets (None for the hub), to the folder or URL
-            of its data. Raises a ValueError that says what was looked for where there is nothing.
-        opener: from what was found, and the options, to the task.
+        name: name of the task in tables.
+        place: function that returns the folder or URL of the task's data from the key and from the folder or URL that
+            holds data sets (None for the hub). The function raises a ValueError that lists the locations searched if
+            the data is missing.
+        opener: function that opens the task, from a `FoundTask` and the options.
     """
 
     name: str
@@ -105,14 +107,14 @@ class TaskEntry:
     opener: Opener
 
     def find(self, key: str, data: str | None) -> FoundTask:
-        """Return the task with the place of its data.
+        """Return the task with the location of its data.
 
         Args:
-            key: that it is known by.
+            key: key of the task.
             data: folder or URL that holds data sets; None for the hub.
 
         Raises:
-            ValueError: if its data are not where they should be.
+            ValueError: if the data of the task are missing.
         """
         return FoundTask(key=key, name=self.name, path=self.place(key, data), opener=self.opener)
 

@@ -1,4 +1,4 @@
-"""Zero-shot classification and retrieval: the published metrics of a data set, from a model's embeddings of it."""
+"""Zero-shot classification and retrieval: the published metrics of a data set, from the embeddings of a model."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ from mobileclip.inference.texts import ensemble_prompts
 
 @attrs.frozen
 class _Grouping:
-    """The groups that one of the numbers beside an image makes, and what the accuracy in the worst is called."""
+    """A metadata field that divides the images into groups, and the name of the worst-group metric."""
 
     field: str
     worst: str
@@ -50,26 +50,27 @@ _GROUPINGS = {
 
 
 def special_metrics(key: str, hits: Hits, labels: Tensor, metadata: Tensor | None) -> dict[str, float]:
-    """Return the metrics that only some data sets have, under the names that they are published by.
+    """Return the metrics that only some data sets have, under their published names.
 
-    iWildCam has macro F1 and recall, `F1-macro_all` and `recall-macro_all`. Camelyon17 (by slide), FMoW (by year and by
-    region), Dollar Street (by income, among the five best) and GeoDE (by region) have the accuracy over all images,
-    such as `acc_avg`, in every group, such as `acc_region:2`, and in the worst of them, with the number of images of a
-    group, such as `count_region:2`.
+    iWildCam has macro F1 and macro recall, `F1-macro_all` and `recall-macro_all`. The data sets with groups are
+    Camelyon17 (by slide), FMoW (by year and by region), Dollar Street (by income, with top-5 accuracy) and GeoDE (by
+    region). These have the accuracy over all images, such as `acc_avg`, the accuracy of each group, such as
+    `acc_region:2`, the accuracy of the worst group, and the number of images in each group, such as `count_region:2`.
 
     Shape:
         labels: `(images,)`; metadata: `(images, fields)`.
 
     Args:
         key: key of the data set in the suite.
-        hits: what became of the images.
-        labels: index of each image's class.
-        metadata: what `metadata_fields` names; without, there is nothing about groups.
+        hits: per-image results of the classification.
+        labels: class index of each image.
+        metadata: values of `metadata_fields`; None to leave out the metrics of groups.
 
     Differs:
-        WILDS itself leaves FMoW's region 5, "Other", out of the worst region: four images of the test split. The
-        published evaluation means to, but looks for the region's name where its number stands. It counts here as in the
-        published figures, some of which are 0 on account of it. Groups without an image are left out, not 0.
+        WILDS itself excludes FMoW's region 5, "Other", which has four images in the test split, from the worst region.
+        The published evaluation tries to exclude the region too, but compares the region's name with region numbers.
+        Here the region counts, as in the published results, some of which are 0 for this reason. Groups without an
+        image are left out rather than counted as 0.
 
     Source: the public evaluation of DataComp (Gadre et al. 2023); Koh et al. 2021 (WILDS).
     """
@@ -92,25 +93,25 @@ def special_metrics(key: str, hits: Hits, labels: Tensor, metadata: Tensor | Non
 
 
 def grouped_hits(key: str, worst: str, hits: Hits, metadata: Tensor) -> tuple[Tensor, Tensor]:
-    """Return how right each image is, and the number of its group, of which a metric is the worst.
+    """Return the score of each image and its group index, for a worst-group metric.
 
     Shape:
         metadata: `(images, fields)`; results: `(images,)`.
 
     Args:
         key: key of the data set in the suite.
-        worst: name of the metric.
-        hits: what became of the images.
-        metadata: what `metadata_fields` names.
+        worst: name of the worst-group metric.
+        hits: per-image results of the classification.
+        metadata: values of `metadata_fields`.
     """
     field = next(grouping.field for grouping in _GROUPINGS[key] if grouping.worst == worst)
     right = hits.top5 if key == "fairness/dollar_street" else hits.top1
     return right, metadata[:, FIELDS[key].index(field)]
 
 
-# With fewer classes, five guesses say nothing.
+# With fewer classes, top-5 accuracy is meaningless.
 _FEWEST_FOR_TOP5 = 5
-# The first is what counts on a data set that is not one of the suite.
+# The first is the main metric of a data set outside the suite.
 _OF_RETRIEVAL = ("mean_recall@1",)
 _OF_CLASSIFICATION = ("acc1", "mean_per_class_recall", "F1-macro_all", *OVER_GROUPS)
 
@@ -118,16 +119,16 @@ _OF_CLASSIFICATION = ("acc1", "mean_per_class_recall", "F1-macro_all", *OVER_GRO
 def score(benchmark: Benchmark, features: Features) -> DatasetResult:
     """Return the metrics of a data set: zero-shot classification, or retrieval both ways; see `score_retrieval`.
 
-    Classification gives `acc1`, `acc5` where there are at least five classes, `mean_per_class_recall`, and what
-    `special_metrics` gives. The main metric is the suite's for its data sets, and `acc1` or `mean_recall@1` for others.
+    Classification gives `acc1`, `acc5` with at least five classes, `mean_per_class_recall`, and the metrics of
+    `special_metrics`. The suite defines the main metric of its data sets; for others it is `acc1` or `mean_recall@1`.
 
     Args:
         benchmark: the data set.
-        features: a model's embeddings of it.
+        features: a model's embeddings of the data set.
 
     Raises:
-        ValueError: if the main metric of a data set of the suite is none of these, or needs groups that the features
-            do not hold.
+        ValueError: if this function cannot compute the main metric of a data set of the suite, or if the metric needs
+            groups that the features lack.
     """
     main = require_metric(benchmark)
     key, name = key_and_title(benchmark.name)
@@ -139,8 +140,8 @@ def score(benchmark: Benchmark, features: Features) -> DatasetResult:
     entry = suite_entry(benchmark.name)
     if entry is not None and features.metadata is None and needs_metadata(benchmark.name):
         raise ValueError(
-            f"on {benchmark.name} counts {entry.main_metric}, but the features do not say which groups the images "
-            f"belong to; extract them again, from shards with a .npy beside each image"
+            f"{benchmark.name} needs groups for {entry.main_metric}, but the features have no groups; extract the "
+            f"features again, from shards with a .npy file for each image"
         )
     return score_hits(
         features,
@@ -171,14 +172,14 @@ def score_hits(
         labels: `(images,)`.
 
     Args:
-        features: whose keys, groups and report these are.
-        hits: what became of the images.
-        labels: index of each image's class.
-        class_names: in the order of the labels.
-        key: what results call it.
-        name: what tables call it.
-        main: the metric that counts.
-        special: metrics that only some data sets have.
+        features: features of the images, with keys, groups and report.
+        hits: per-image results of the classification.
+        labels: class index of each image.
+        class_names: class names in the order of the labels.
+        key: key of the data set in results.
+        name: name of the data set in tables.
+        main: name of the main metric.
+        special: further metrics, which only some data sets have.
     """
     accuracy = mean_hits(hits, labels, num_classes=len(class_names))
     metrics = {"acc1": accuracy.top1, "mean_per_class_recall": accuracy.mean_per_class}
@@ -208,18 +209,18 @@ def score_retrieval(features: Features, *, key: str, name: str) -> DatasetResult
     """Return `image_retrieval_recall@k` and `text_retrieval_recall@k` for k of 1, 5 and 10, and `mean_recall@1`.
 
     Args:
-        features: with captions.
-        key: what results call it.
-        name: what tables call it.
+        features: features of images with captions.
+        key: key of the data set in results.
+        name: name of the data set in tables.
     """
-    assert features.num_captions is not None, "a data set of captions says whose they are"
+    assert features.num_captions is not None, "expected the number of captions of each image"
     ranking = rank_captions(features.image, features.text, features.num_captions)
     outcomes = outcomes_of(features.keys, ranking.caption_hits.numpy())
     return _result(features, recall_metrics(ranking.recall), key, name, "mean_recall@1", outcomes=outcomes)
 
 
 def recall_metrics(found: RetrievalResult) -> dict[str, float]:
-    """Return recall by the names that it is published by."""
+    """Return recall under the published names."""
     metrics = {}
     for side, recall in (("image", found.text_to_image), ("text", found.image_to_text)):
         for k, value in ((1, recall.at1), (5, recall.at5), (10, recall.at10)):
@@ -229,18 +230,18 @@ def recall_metrics(found: RetrievalResult) -> dict[str, float]:
 
 
 def require_metric(benchmark: Benchmark) -> str:
-    """Return the name of the metric that counts, which is known before anything is encoded.
+    """Return the name of the main metric, before anything is encoded.
 
     Raises:
-        ValueError: if it cannot be computed.
+        ValueError: if the main metric cannot be computed.
     """
     entry = suite_entry(benchmark.name)
     given = _OF_RETRIEVAL if benchmark.kind == "retrieval" else _OF_CLASSIFICATION
     main = given[0] if entry is None else entry.main_metric
     if main not in given:
         raise ValueError(
-            f"on {benchmark.name} counts {main}, but its folder is one for {benchmark.kind}, which gives "
-            f"{', '.join(given)}; WinoGAViL is evaluated as misc/winogavil"
+            f"the main metric of {benchmark.name} is {main}, but its folder is for {benchmark.kind}, which gives only "
+            f"{', '.join(given)}; evaluate WinoGAViL as misc/winogavil"
         )
     return main
 
@@ -260,7 +261,7 @@ def _result(
 
 
 def _outcomes(features: Features, hits: Hits, labels: Tensor, key: str, main: str) -> Outcomes:
-    """Return the main metric of a classifier image by image."""
+    """Return the per-image outcomes of a classifier's main metric."""
     if main == "acc1":
         return outcomes_of(features.keys, hits.top1.numpy())
     if main == "mean_per_class_recall":
@@ -268,17 +269,17 @@ def _outcomes(features: Features, hits: Hits, labels: Tensor, key: str, main: st
     if main == "F1-macro_all":
         values = macro_f1_values(hits.predicted, labels)
         return macro_f1_outcomes(features.keys, values.numpy(), labels.numpy())
-    assert features.metadata is not None, f"{main} is over groups, which the features hold"
+    assert features.metadata is not None, f"{main} needs groups, but the features have none"
     right, groups = grouped_hits(key, main, hits, features.metadata)
     return worst_group_outcomes(features.keys, right.numpy(), groups.cpu().numpy())
 
 
 def evaluate_benchmark(session: Session, benchmark: Benchmark) -> DatasetResult:
-    """Evaluate a model on a data set: its embeddings, then `score`.
+    """Evaluate a model on a data set: compute the embeddings, then `score`.
 
     Raises:
-        ValueError: if no image can be used; the message says why. If a shard is missing, see `Benchmark.samples`. If
-            the data set's main metric cannot be computed.
+        ValueError: if no image is usable; the message gives the reasons. If a shard is missing; see
+            `Benchmark.samples`. If the data set's main metric cannot be computed.
     """
     require_metric(benchmark)
     return ZeroShotTask(benchmark=benchmark).evaluate(session)
@@ -286,13 +287,13 @@ def evaluate_benchmark(session: Session, benchmark: Benchmark) -> DatasetResult:
 
 @attrs.frozen(kw_only=True)
 class ZeroShotTask(Task):
-    """Zero-shot classification, or retrieval where there are captions."""
+    """Zero-shot classification, or retrieval if the data set has captions."""
 
     benchmark: Benchmark
 
     @property
     def templates(self) -> tuple[str, ...]:
-        """The data set's."""
+        """Templates of the data set."""
         return self.benchmark.templates
 
     def content(self) -> str:
@@ -300,9 +301,9 @@ class ZeroShotTask(Task):
         return fingerprint(self.benchmark)
 
     def features(self, session: Session) -> Features:
-        """Return the embeddings of pictures and texts, of which prompts are kept by themselves."""
+        """Return the embeddings of images and texts; prompts are cached separately."""
         return session.features(self.benchmark)[0]
 
     def score(self, features: Features) -> DatasetResult:
-        """Return the metrics of classification, or of retrieval; see `score`."""
+        """Return the metrics of classification or retrieval; see `score`."""
         return score(self.benchmark, features)

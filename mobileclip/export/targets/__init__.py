@@ -1,4 +1,4 @@
-"""Export formats, a module each, registered by name."""
+"""Export formats, one module each, registered by name."""
 
 from mobileclip.export.targets.base import NotRunHereError, Run, Target, Written, targets
 from mobileclip.export.targets.coreml import CoreMLTarget

@@ -1,4 +1,4 @@
-"""The interface of an export target: check, export, open; and what silences the libraries of several targets."""
+"""The interface of an export target (check, export, open), and helpers that silence the libraries of the targets."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ from mobileclip.terminal.silence import SILENCING
 
 Run = Callable[[Tensor], tuple[Tensor, ...]]
 CPU = "cpu"
-# What a dynamic batch is tried with: uneven, so that one that only pretends to be dynamic shows.
+# Batch size for testing a dynamic batch: odd, so that a wrongly fixed batch size fails.
 EXAMPLE_BATCH = 5
 
 
@@ -41,8 +41,8 @@ class Written:
     """The precision of an exported file, and the operations that its backend does not run.
 
     Args:
-        compute: what the encoder computes in.
-        outside: operations that a backend leaves to others; none where one runtime computes all.
+        compute: precision in which the encoder computes.
+        outside: operations that run outside the backend; empty if one runtime runs all operations.
     """
 
     compute: Precision
@@ -51,25 +51,28 @@ class Written:
 
 @attrs.frozen
 class Target(ABC):
-    """A format: how a tower is written in it, and run.
+    """An export format: writes towers as files and runs the files.
 
     Args:
-        suffix: of a tower's file.
-        libraries: distributions that write and run it; their versions are in the contract, and older ones do not run
-            it.
-        modules: what is imported of them.
-        extra: of this library, which installs them.
-        int8: how operations of int8 are written in it.
-        computes: precisions of floats that its graphs are in; those of others are in float32, whatever is stored.
-        text_dtype: what token ids come in as.
-        precisions: those that it writes.
-        resizes: whether its files can take pictures of any size, and resize them as the library does.
-        cuts_texts: whether its text files can take rows of several lengths.
-        prefers_depthwise: whether its runtime is faster at depthwise convolutions than at those of several outputs per
-            channel.
-        runtime: what `open` runs a file with on this machine, for the report.
-        vouched: whether a stranger's file may be opened, since the runtime validates it; others are opened with trust.
-        concurrent: whether several threads may be in what `open` returns at once; else they take turns.
+        suffix: file name suffix.
+        libraries: distributions that write and run the format. The contract records their versions, and older versions
+            do not open the file.
+        modules: modules to import from the distributions.
+        extra: name of this library's extra that installs the distributions.
+        int8: representation of int8 in the format.
+        computes: float precisions in which the graphs can compute. For other precisions, graphs compute in float32
+            regardless of the stored weights.
+        text_dtype: type of the token ids.
+        precisions: precisions that the target writes.
+        resizes: whether the files can accept images of any size and resize them in the same way as the library.
+        cuts_texts: whether the text files can accept rows of several lengths.
+        prefers_depthwise: whether the runtime is faster with depthwise convolutions than with grouped convolutions of
+            several outputs per channel.
+        runtime: name of the runtime that `open` uses on this machine, for the report.
+        vouched: whether files from other machines may be opened, because the runtime validates them; otherwise opening
+            them needs trust.
+        concurrent: whether several threads may call the function from `open` at the same time; otherwise the calls take
+            turns.
     """
 
     suffix: str = ""
@@ -88,39 +91,39 @@ class Target(ABC):
     concurrent: bool = False
 
     def check(self) -> None:
-        """Make sure that everything is installed.
+        """Raise an error unless all required packages are installed.
 
         Raises:
-            ImportError: if something is missing; the message has the command that installs it.
+            ImportError: if a package is missing; the message gives the install command.
         """
         with needed(f"the target {self.extra!r}", self.extra), quiet():
             for name in self.modules:
                 import_module(name)
 
     def graph(self, tower: TowerExport) -> nn.Module:
-        """Return the module to write, in the tower's precision as far as the format computes in it."""
+        """Return the module to write, in the tower's precision if the format computes in it, or else in float32."""
         precision = tower.spec.precision
         if precision == "int8":
             return graph_in_int8(tower, self.int8)
         return tower.graph(dtype_of(precision) if precision in self.computes else torch.float32)
 
     def written(self, tower: TowerExport, outside: Iterable[str] = ()) -> Written:
-        """Return what a contract says of a tower that was written as `graph` gives it."""
+        """Return the description of a tower that was written from `graph`, for the contract."""
         precision = tower.spec.precision
         compute = precision if precision in ("int8", *self.computes) else "float32"
         return Written(compute=compute, outside=tuple(sorted(outside)))
 
     def elsewhere(self, spec: ExportSpec) -> dict[str, str]:
-        """Return the versions of what writes its files in another environment; none where this one does.
+        """Return the versions of packages in a separate converter environment; empty if the target needs none.
 
         Raises:
-            ValueError: if the spec names no such environment, or asks for what that does not write.
+            ValueError: if the spec does not name the environment, or its converter does not support the spec.
         """
         del spec
         return {}
 
     def versions(self, spec: ExportSpec) -> dict[str, str]:
-        """Return the versions of what writes a file, for the contract.
+        """Return the versions of the packages that write a file, for the contract.
 
         Raises:
             ValueError: as `elsewhere`.
@@ -129,94 +132,96 @@ class Target(ABC):
 
     @abstractmethod
     def export(self, tower: TowerExport, path: Path) -> Written:
-        """Write one tower, and return what a contract says of the file.
+        """Write one tower, and return the description of the file for the contract.
 
         Args:
-            tower: of a precision, with what that needs: calibration data, and the layers that stay in float32.
-            path: of the file to write, or of the folder where the format is one; further files may be put beside it,
-                named after the tower.
+            tower: tower and its precision, with calibration data and the layers that stay in float32 if the precision
+                needs them.
+            path: path of the file, or of the folder for formats that write a folder; the target may write further files
+                next to it, named after the tower.
 
         Raises:
-            ValueError: if the format cannot hold the tower in this precision; the message says why.
+            ValueError: if the format cannot represent the tower in this precision; the message gives the reason.
         """
 
     @abstractmethod
     def open(self, path: Path, tower: TowerFile, *, device: str = CPU, num_threads: int | None = None) -> Run:
-        """Return a function that runs a file in its own runtime, from one batch of inputs to its outputs in order.
+        """Return a function that runs a file in its runtime, from one batch of inputs to the outputs in order.
 
         Args:
-            path: of the file.
-            tower: what the contract says of it.
-            device: where the runtime computes.
-            num_threads: of the processor that it computes with; None for as many as PyTorch has.
+            path: path of the file.
+            tower: entry of the file in the contract.
+            device: device of the runtime.
+            num_threads: number of CPU threads of the runtime; None for the number that PyTorch uses.
 
         Raises:
-            NotRunHereError: if no runtime of the file's backend is here.
-            ValueError: if the runtime cannot read the file, has no such device here, or cannot take so many threads.
+            NotRunHereError: if this machine has no runtime for the file's backend.
+            ValueError: if the runtime cannot read the file, lacks the device, or does not support the number of
+                threads.
         """
 
 
 def require_able(target: Target, spec: ExportSpec) -> None:
-    """Refuse what a target does not write.
+    """Raise an error if a target does not support a spec.
 
     Args:
-        target: the one of the spec.
-        spec: what is asked for.
+        target: target named in the spec.
+        spec: options of the export.
 
     Raises:
-        ValueError: if it has other precisions, which the message names, its files do not resize, or what writes them is
-            not there.
+        ValueError: if the target does not support the precision (the message lists the supported ones), if its files do
+            not resize images, or if its converter is missing.
     """
     for precision in spec.precisions:
         if precision not in target.precisions:
             raise ValueError(
-                f"the target {spec.target!r} has no precision {precision}; choose --precision "
+                f"the target {spec.target!r} does not support {precision}; choose --precision "
                 f"{', '.join(target.precisions)}, or another target"
             )
     if spec.preprocess == "picture" and not target.resizes:
         raise ValueError(
-            f"files of the target {spec.target!r} do not resize pictures; choose --preprocess uint8, and resize in "
-            "the host, or another target"
+            f"files of the target {spec.target!r} cannot resize images; choose --preprocess uint8 and resize in the "
+            "host, or choose another target"
         )
     target.elsewhere(spec)
 
 
 def takes_lengths(target: Target, spec: ExportSpec) -> bool:
-    """Return whether text files take rows of several lengths, as far as target and spec say."""
+    """Return whether text files accept rows of several lengths, according to target and spec."""
     return spec.text_lengths == "own" and target.cuts_texts
 
 
 class NotRunHereError(ValueError):
-    """A file is for a device or a backend that this machine does not have."""
+    """Raised if a file needs a device or a backend that this machine does not have."""
 
 
 def device_called(device: str, devices: Mapping[str, str], runtime: str) -> str:
-    """Return what a runtime calls a device.
+    """Return a runtime's name for a device.
 
     Args:
-        device: as a person calls it.
-        devices: those that are here, from what a person calls them to what the runtime does.
-        runtime: for the message.
+        device: name of the device in this library.
+        devices: devices available on this machine: the runtime's names by the library's names.
+        runtime: name of the runtime, for the message.
 
     Raises:
-        ValueError: if it is not here.
+        ValueError: if the device is not available.
     """
     if device not in devices:
         raise ValueError(
-            f"{runtime} has no device {device!r} here; it has {', '.join(devices)}. Others need a build of the runtime "
-            "and a driver that know them"
+            f"{runtime} has no device {device!r} on this machine, expected one of {', '.join(devices)}. Other devices "
+            "need a build of the runtime and a driver that support them"
         )
     return devices[device]
 
 
 def refuse_threads(num_threads: int | None, runtime: str) -> None:
-    """Refuse a number of threads where a runtime takes what it likes.
+    """Raise an error if the caller sets a number of threads, for a runtime that does not accept one.
 
     Raises:
-        ValueError: if one was asked for.
+        ValueError: if `num_threads` is not None.
     """
     if num_threads is not None:
-        raise ValueError(f"{runtime} chooses its number of threads by itself; leave num_threads out")
+        raise ValueError(f"{runtime} chooses the number of threads itself; leave num_threads out")
 
 
 targets: Registry[Target] = Registry("export_target")
@@ -229,18 +234,20 @@ def versions_of(libraries: tuple[str, ...]) -> dict[str, str]:
 
 
 def check_versions(libraries: tuple[str, ...], recorded: Mapping[str, str]) -> None:
-    """Refuse libraries that are older than those that wrote an export: they may read it wrongly, or not at all.
+    """Raise an error if a library is older than the version that wrote an export, and may not read the file correctly.
 
     Args:
-        libraries: those that the target needs.
-        recorded: of the contract.
+        libraries: distributions that the target needs.
+        recorded: versions in the contract.
 
     Raises:
-        ValueError: if one is older, or the contract lacks its version; the message has the command that mends it.
+        ValueError: if a library is older, or the contract lacks its version; the message gives the update command.
     """
     for library, installed in versions_of(libraries).items():
         if library not in recorded:
-            raise ValueError(f"the contract has no version of {library}, so nobody knows what can run the export")
+            raise ValueError(
+                f"the contract has no version of {library}, so it is unknown whether this machine can run the export"
+            )
         if _release(installed) < _release(recorded[library]):
             raise ValueError(
                 f"{library} {installed} is older than {recorded[library]}, which wrote this export; "
@@ -249,25 +256,25 @@ def check_versions(libraries: tuple[str, ...], recorded: Mapping[str, str]) -> N
 
 
 def _release(version: str) -> tuple[int, int]:
-    """Return the first two numbers of a version: formats change with these."""
+    """Return the first two numbers of a version; only changes of these may change a format."""
     numbers = re.match(r"(\d+)\.(\d+)", version)
     if numbers is None:
-        raise ValueError(f"the contract names the version {version!r}, which is none; export the model again")
+        raise ValueError(f"the contract has {version!r}, which is not a version; export the model again")
     return int(numbers[1]), int(numbers[2])
 
 
 @contextmanager
 def readable(path: Path, runtime: str, update: str, said: IO[bytes] | None = None) -> Iterator[None]:
-    """Make an error of the file of whatever a runtime raises that cannot read it: their errors have no common base.
+    """Convert all errors of a runtime that cannot read a file into a ValueError that names the file.
 
     Args:
-        path: of the file.
-        runtime: its name, and its version where it has one.
-        update: what to update, or the command that does.
-        said: what it has written to standard error, see `kept_stderr`.
+        path: path of the file.
+        runtime: name of the runtime, with its version if known.
+        update: package or system to update, or the update command.
+        said: file with the runtime's output on standard error, see `kept_stderr`.
 
     Raises:
-        ValueError: in place of what was raised, if that is no fault of the machine.
+        ValueError: in place of the runtime's error, unless the error is a fault of the machine.
     """
     try:
         yield
@@ -275,7 +282,7 @@ def readable(path: Path, runtime: str, update: str, said: IO[bytes] | None = Non
         raise_machine_fault(error)
         words = f"{type(error).__name__}: {printable(error)} {'' if said is None else text_of(said)}".rstrip()
         raise ValueError(
-            f"{path} cannot be read by {runtime} ({words}); update it ({update}), or export the model again"
+            f"{path} cannot be read by {runtime} ({words}); update the runtime ({update}), or export the model again"
         ) from error
 
 
@@ -284,7 +291,7 @@ _STANDARD_ERROR = 2
 
 @contextmanager
 def kept_stderr() -> Iterator[IO[bytes]]:
-    """Yield a file of what is written to standard error meanwhile, by whatever part of the process."""
+    """Redirect the standard error of the whole process to a file, and yield the file."""
     with SILENCING, _memory() as file:
         sys.stderr.flush()
         before = os.dup(_STANDARD_ERROR)
@@ -297,22 +304,22 @@ def kept_stderr() -> Iterator[IO[bytes]]:
 
 
 def text_of(file: IO[bytes]) -> str:
-    """Return what was written to the file so far."""
+    """Return the text written to the file so far."""
     file.seek(0)
     return file.read().decode(errors="replace").strip()
 
 
 def _memory() -> IO[bytes]:
-    """Return a file in memory, where the system has such: ExecuTorch ends a process that writes to a full disk."""
+    """Return a file in memory, if the system supports one: ExecuTorch aborts a process that writes to a full disk."""
     return os.fdopen(os.memfd_create("errors"), "w+b") if sys.platform == "linux" else tempfile.TemporaryFile()
 
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Silence what libraries log and warn of while they are imported and work.
+    """Silence the logs and warnings of libraries during import and use.
 
-    torchao tells of its own kernels, for other processors, that it cannot load, and PyTorch of what torchao and
-    ExecuTorch do not do as it wants by now. ExecuTorch sets up the root logger, and that is undone.
+    torchao reports kernels for other processors that it cannot load, and PyTorch warns of outdated code in torchao and
+    ExecuTorch. ExecuTorch changes the root logger; this context restores the logger.
     """
     with SILENCING:
         root = logging.getLogger()

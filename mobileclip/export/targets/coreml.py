@@ -41,10 +41,10 @@ _IS_MAC = sys.platform == "darwin"
 
 @attrs.frozen
 class CoreMLTarget(Target):
-    """Core ML through coremltools: files are written anywhere, and run by Core ML on a Mac; elsewhere they are not run.
+    """Core ML through coremltools: any machine can write the files, but only a Mac can run them, with Core ML.
 
-    float16 is computed in as exported. In int8, what is not quantised is float16, which the Neural Engine needs.
-    Raw pixels come as a picture where they are uint8: Core ML has arrays of float and int32 alone.
+    float16 files compute in float16. In int8 files, unquantised operations compute in float16, as the Neural Engine
+    requires. A uint8 input is an image rather than an array, because Core ML arrays are only float or int32.
     """
 
     suffix: str = ".mlpackage"
@@ -56,10 +56,10 @@ class CoreMLTarget(Target):
     runtime: str = "Core ML"
 
     def check(self) -> None:
-        """Make sure that everything is installed.
+        """Raise an error unless all required packages are installed.
 
         Raises:
-            ImportError: if something is missing; the message has the command that installs it.
+            ImportError: if a package is missing; the message gives the install command.
         """
         with needed("the target 'coreml'", "coreml"):
             import_coremltools()
@@ -68,13 +68,13 @@ class CoreMLTarget(Target):
         """Write one tower.
 
         Raises:
-            ValueError: if pictures are to come in batches.
+            ValueError: if the input is an image and the batch is dynamic.
         """
         takes_picture = tower.input_dtype == "uint8"
         if takes_picture and tower.spec.dynamic_batch:
             raise ValueError(
-                "Core ML takes one picture at a time, and uint8 pixels are one; leave dynamic-batch out, or choose "
-                "--preprocess float32"
+                "Core ML accepts one image at a time, and uint8 pixels count as an image; leave dynamic-batch out, "
+                "or choose --preprocess float32"
             )
         if takes_picture:
             spec = attrs.evolve(tower.spec, preprocess="float32")
@@ -85,17 +85,17 @@ class CoreMLTarget(Target):
     def open(self, path: Path, tower: TowerFile, *, device: str = CPU, num_threads: int | None = None) -> Run:
         """Return a function that runs a file with Core ML, on a Mac.
 
-        Core ML chooses by itself where it computes; `cpu` stands for that.
+        Core ML chooses the device itself; `cpu` stands for that choice.
 
         Raises:
-            NotRunHereError: if this is no Mac.
-            ValueError: if it cannot be read.
+            NotRunHereError: if this machine is not a Mac.
+            ValueError: if the file cannot be read.
         """
         device_called(device, {CPU: CPU}, self.runtime)
         if not _IS_MAC:
             raise NotRunHereError(
-                f"{path.name} is written, not run: Core ML runs on Macs and on Apple's devices alone; run mobileclip "
-                "verify on a Mac, or compare the golden vectors beside it on the device"
+                f"{path.name} is written, not run: Core ML runs only on Macs and other Apple devices; run mobileclip "
+                "verify on a Mac, or compare with the golden vectors on the device"
             )
         refuse_threads(num_threads, "Core ML")
         return _core_ml(path, tower)
@@ -118,13 +118,13 @@ def _picture(pixels: Tensor) -> Image.Image:
     return Image.fromarray(pixels[0].movedim(0, -1).contiguous().numpy())
 
 
-# Core ML wants a bound on everything that may vary.
+# Core ML requires an upper bound for every dynamic axis.
 LARGEST_BATCH = 64
-# What scales embeddings to unit length: float16 cannot hold the squares of large values.
+# Operations that scale embeddings to unit length: float16 cannot represent the squares of large values.
 _UNIT_LENGTH = frozenset({"reduce_l2_norm", "maximum", "tile", "real_div"})
-# Beside the package's own files, the converter leaves a table for profilers of another runtime.
+# The converter adds a table for profilers of another runtime to the package.
 _PROFILER_TABLE = "executorch_debug_handle_mapping.json"
-# What coremltools imports wherever it is installed, for seconds, and what no conversion of a program needs.
+# Packages that coremltools imports if they are installed, which takes seconds, and that no conversion needs.
 _UNNEEDED = frozenset({"executorch", "sklearn", "torchvision", "transformers"})
 _IMPORTING = ("<frozen importlib._bootstrap>", "<frozen importlib._bootstrap_external>")
 
@@ -132,18 +132,18 @@ _IMPORTING = ("<frozen importlib._bootstrap>", "<frozen importlib._bootstrap_ext
 def convert(program: torch.export.ExportedProgram, tower: TowerExport, path: Path, *, takes_picture: bool) -> None:
     """Write a program as an ML program for iOS 17 and macOS 14.
 
-    Types are kept as the program has them, but for int8: what is float there becomes float16.
+    Types stay as in the program, except for int8: its float operations become float16.
 
     Args:
-        program: in float32, float16 or quantised.
-        tower: that it was made of.
-        path: of the package to write.
-        takes_picture: the input is a picture; an array otherwise.
+        program: program in float32, float16 or int8.
+        tower: tower that the program was made from.
+        path: path of the package to write.
+        takes_picture: whether the input is an image rather than an array.
     """
     coremltools = import_coremltools()
     with _without_bars():
         pipeline = coremltools.PassPipeline()
-        # Ids of tokens go beyond 16 bits, and what is added in units of the smaller step goes beyond float16.
+        # Token ids exceed 16 bits, and sums in units of the smaller step exceed the range of float16.
         pipeline.remove_passes(
             {"common::add_int16_cast", "common::distributive_quantized_binary_op_scale_normalization"}
         )
@@ -156,7 +156,7 @@ def convert(program: torch.export.ExportedProgram, tower: TowerExport, path: Pat
             longest = tower.lengths[-1]
             shape = coremltools.Shape((batch, coremltools.RangeDim(SHORTEST, longest, default=longest)))
         elif tower.lengths:
-            # Each of them runs on the Neural Engine; of a range, the default alone.
+            # All enumerated lengths run on the Neural Engine; of a range, only the default length does.
             shapes = [(1, length) for length in tower.lengths]
             shape = coremltools.EnumeratedShapes(shapes, default=shapes[-1])
         if takes_picture:
@@ -188,16 +188,16 @@ def _becomes_half(operation: Any) -> bool:
 
 @contextlib.contextmanager
 def _without_bars() -> Iterator[None]:
-    """Silence coremltools and what it imports: warnings of untested versions, progress bars, parts for Macs."""
+    """Silence coremltools and its imports: version warnings, progress bars and messages about parts for Macs."""
     with quiet(), contextlib.redirect_stderr(io.StringIO()):
         yield
 
 
 def import_coremltools() -> Any:
-    """Return coremltools, without what it would import for models of other libraries.
+    """Import coremltools without the packages that it would import only for models of other libraries.
 
     Raises:
-        ImportError: if it is not installed.
+        ImportError: if coremltools is not installed.
     """
     unneeded = _Unneeded()
     with _without_bars():
@@ -209,25 +209,25 @@ def import_coremltools() -> Any:
 
 
 class _Unneeded(MetaPathFinder):
-    """To coremltools alone, libraries that nothing has imported yet are not installed."""
+    """Hides packages that are not imported yet from coremltools, as if they were not installed."""
 
     def find_spec(self, fullname: str, *_: Any) -> None:
-        """Refuse what coremltools asks for without need, and leave everything else to the other finders.
+        """Hide packages that coremltools does not need, and leave all other imports to the other finders.
 
         Raises:
-            ModuleNotFoundError: if it is not needed.
+            ModuleNotFoundError: if coremltools imports such a package.
         """
         frame = inspect.currentframe()
         while frame is not None and frame.f_code.co_filename in (__file__, *_IMPORTING):
             frame = frame.f_back
         asking = "" if frame is None else frame.f_globals.get("__name__", "")
         if fullname in _UNNEEDED and asking.partition(".")[0] == "coremltools":
-            raise ModuleNotFoundError(f"{fullname} is left out of coremltools", name=fullname)
+            raise ModuleNotFoundError(f"{fullname} is hidden from coremltools", name=fullname)
 
 
 @contextlib.contextmanager
 def _norms_in_their_type() -> Iterator[None]:
-    """Let layer norms be converted in float16: coremltools' own conversion of them has an epsilon in float32 always."""
+    """Convert layer norms in float16; coremltools' own conversion always uses a float32 epsilon."""
     from coremltools.converters.mil import Builder
     from coremltools.converters.mil.frontend.torch.ops import _get_inputs
     from coremltools.converters.mil.frontend.torch.torch_op_registry import _TORCH_OPS_REGISTRY, register_torch_op
@@ -235,7 +235,7 @@ def _norms_in_their_type() -> Iterator[None]:
 
     def layer_norm(context: Any, node: Any) -> None:
         x, normalized, weight, bias, epsilon = _get_inputs(context, node)[:5]
-        if weight is not None and x.dtype != weight.dtype:  # a mean over a mask, which coremltools has in float32
+        if weight is not None and x.dtype != weight.dtype:  # a mean over a mask, which coremltools computes in float32
             x = Builder.cast(x=x, dtype=builtin_to_string(weight.dtype))
         context.add(
             Builder.layer_norm(

@@ -1,4 +1,4 @@
-"""ExecuTorch, with XNNPACK: programs for phones and small devices, as `.pte` files."""
+"""ExecuTorch with XNNPACK: programs for phones and small devices, as `.pte` files."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ METHOD = "forward"
 
 @attrs.frozen
 class ExecuTorchTarget(Target):
-    """ExecuTorch from an exported program, with XNNPACK for what it can do and ExecuTorch's own kernels for the rest.
+    """ExecuTorch from an exported program: XNNPACK runs the supported operations, ExecuTorch's kernels the rest.
 
-    Programs in float16 compute in float16. int8 is static, see `lower`. There is no bfloat16: XNNPACK has only linear
-    layers of it. The format names no inputs and outputs; the contract has the names.
+    float16 programs compute in float16. int8 is static, see `lowered`. bfloat16 is not supported: XNNPACK has only
+    linear layers in bfloat16. The format does not name inputs and outputs; the contract has the names.
     """
 
     suffix: str = ".pte"
@@ -49,11 +49,11 @@ class ExecuTorchTarget(Target):
         return self.written(tower, {".".join(filter(None, (one.name, one.overload))) for one in plan.operators})
 
     def open(self, path: Path, tower: TowerFile, *, device: str = CPU, num_threads: int | None = None) -> Run:
-        """Return a function that runs a file with ExecuTorch on the processor.
+        """Return a function that runs a file with ExecuTorch on the CPU.
 
         Raises:
-            ValueError: if it cannot be read, or the process has another number of threads already; and, when it runs,
-                if the batch is larger than the file takes.
+            ValueError: if the file cannot be read, or the process already uses another number of threads. The function
+                itself raises the error if a batch is larger than the file accepts.
         """
         device_called(device, {CPU: CPU}, self.runtime)
         take_threads(num_threads)
@@ -62,15 +62,15 @@ class ExecuTorchTarget(Target):
 
         def run(inputs: Tensor) -> tuple[Tensor, ...]:
             if len(inputs) > largest:
-                raise ValueError(f"{path} takes up to {largest} inputs at once, and got {len(inputs)}; give fewer")
-            # The program has loaded it before. It must not be freed before its method is.
+                raise ValueError(f"{path} accepts at most {largest} inputs at once, got {len(inputs)}; give fewer")
+            # The method is already loaded. The program must outlive its method.
             return tuple(program.load_method(METHOD).execute([inputs.contiguous()]))
 
         return run
 
 
 def _load(path: Path) -> Any:
-    """Return a program that is ready to run; its file is read whole, so that it may be replaced meanwhile."""
+    """Return a loaded program; the whole file is read, so that the file may be replaced later."""
     with quiet():
         from executorch.runtime import Runtime
     with kept_stderr() as said, readable(path, "ExecuTorch", "pip install -U executorch", said):
@@ -79,18 +79,18 @@ def _load(path: Path) -> Any:
     return program
 
 
-# The runtime sets memory aside for the largest batch when a program is opened.
+# The runtime allocates memory for the largest batch when a program is opened.
 LARGEST_BATCH = 16
 
 
 def lowered(tower: TowerExport, graph: nn.Module) -> ExecutorchProgramManager:
-    """Return a tower as ExecuTorch's program, whose `buffer` is what a `.pte` file holds.
+    """Lower a tower to an ExecuTorch program, whose `buffer` is the content of a `.pte` file.
 
     Args:
-        tower: how it is exported.
-        graph: of it, as the target gives it; changed in place.
+        tower: tower to export.
+        graph: graph of the tower from the target; changed in place.
     """
-    # XNNPACK has no attention of one operation.
+    # XNNPACK has no fused attention operation.
     set_attention(graph, written_out_attention)
     if tower.spec.precision == "float16":
         _normalize_in_float32(graph)
@@ -107,9 +107,9 @@ def lowered(tower: TowerExport, graph: nn.Module) -> ExecutorchProgramManager:
 
 
 def _normalize_in_float32(graph: nn.Module) -> None:
-    """Let layer norms compute in float32, and give float16 all the same.
+    """Compute layer norms in float32 and return float16 outputs.
 
-    XNNPACK has none, and ExecuTorch's own gives something else in float16 from 256 channels on (release 1.5.1, x86:
+    XNNPACK has no layer norms, and those of ExecuTorch are wrong in float16 from 256 channels on (release 1.5.1, x86:
     four times too large for 256 random numbers; the text embeddings of MobileCLIP-S0 then have a cosine of 0.05).
     """
     for module in graph.modules():
@@ -124,27 +124,27 @@ _taken: list[int] = []
 
 
 def take_threads(num_threads: int | None) -> None:
-    """Let programs compute with so many threads.
+    """Set the number of threads for all programs in the process.
 
-    Programs that are open keep the pool that they were opened with, so the first one decides for all.
+    Open programs keep the thread pool that they were opened with, so the first program determines the number.
 
     Args:
-        num_threads: at least 1; None for as many as PyTorch has, or as the first program took.
+        num_threads: number of threads, at least 1; None for the number of the first program, or else that of PyTorch.
 
     Raises:
-        ValueError: if the first program took another number.
+        ValueError: if the first program uses another number.
     """
     count = threads_or_default(num_threads)
     with _taking:
         if not _taken:
-            # It tells what it finds out about the processor.
+            # The import prints messages about the CPU.
             with quiet(), kept_stderr():
                 bindings = import_module("executorch.extension.pybindings.portable_lib")
-                if bindings._threadpool_get_thread_count() != count:  # noqa: SLF001  no public one sets it
+                if bindings._threadpool_get_thread_count() != count:  # noqa: SLF001  there is no public function
                     bindings._unsafe_reset_threadpool(count)  # noqa: SLF001
             _taken.append(count)
         elif num_threads is not None and count != _taken[0]:
             raise ValueError(
-                f"ExecuTorch computes with {_taken[0]} threads in this process since the first program was opened, and "
-                f"num_threads is {count}; load it in another process, or ask for {_taken[0]}"
+                f"ExecuTorch uses {_taken[0]} threads in this process since the first program was opened, and "
+                f"num_threads is {count}; load the export in another process, or ask for {_taken[0]}"
             )

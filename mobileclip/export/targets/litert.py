@@ -1,4 +1,4 @@
-"""LiteRT: models for Android, and for whatever else runs `.tflite` files."""
+"""LiteRT: models for Android, and for all other hosts that run `.tflite` files."""
 
 from __future__ import annotations
 
@@ -30,10 +30,11 @@ from mobileclip.storage import printable
 
 @attrs.frozen
 class LiteRTTarget(Target):
-    """LiteRT from an exported program, by Google's converter, with XNNPACK's kernels on the processor.
+    """LiteRT from an exported program, through Google's converter, with XNNPACK's kernels on the CPU.
 
-    The converter runs in an environment of its own, which the spec names. Files take one input at a time; token ids are
-    int32. A causal text tower has a signature for each length of rows beside `serving_default`: `length_8` and so on.
+    The converter runs in a separate environment, which the spec names. Files take one input at a time, and token ids
+    are int32. A causal text tower has the signature `serving_default` and one more signature for each shorter row
+    length: `length_8` and so on.
 
     Source: github.com/google-ai-edge/litert-torch.
     """
@@ -43,7 +44,7 @@ class LiteRTTarget(Target):
     modules: tuple[str, ...] = ("ai_edge_litert.interpreter", "ai_edge_quantizer.quantizer")
     extra: str = "litert"
     text_dtype: TextDtype = "int32"
-    # The converter looks nothing up in tables of float16; `with_quantised_weights` makes them of its file.
+    # The converter does not support float16 lookup tables; `with_quantised_weights` adds them to its file.
     int8: Int8Form = Int8Form(signed=True, outputs=EVERY_OUTPUT, largest_weight=127, float16_tables=False)
     computes: tuple[Precision, ...] = ("float32",)
     precisions: tuple[Precision, ...] = ("float32", "float16", "int8", "int8-weights")
@@ -54,11 +55,11 @@ class LiteRTTarget(Target):
         """Return the version of the converter.
 
         Raises:
-            ValueError: if there is none where the spec says, or the batch is to be dynamic.
+            ValueError: if the spec names no environment with a converter, or asks for a dynamic batch.
         """
         if spec.dynamic_batch:
             raise ValueError(
-                "the target 'litert' takes one input at a time: its converter fixes the batch; leave dynamic-batch out"
+                "the target 'litert' accepts one input at a time: the converter fixes it; leave dynamic-batch out"
             )
         return {CONVERTER: converter_version(spec.converter)}
 
@@ -77,10 +78,10 @@ class LiteRTTarget(Target):
         return self.written(tower)
 
     def open(self, path: Path, tower: TowerFile, *, device: str = CPU, num_threads: int | None = None) -> Run:
-        """Return a function that runs a file with LiteRT on the processor.
+        """Return a function that runs a file with LiteRT on the CPU.
 
         Raises:
-            ValueError: if it cannot be read.
+            ValueError: if the file cannot be read.
         """
         device_called(device, {CPU: CPU}, self.runtime)
         names = {length: signature_of(length) for length in tower.lengths[:-1]}
@@ -95,7 +96,7 @@ class LiteRTTarget(Target):
 
 
 def _load(path: Path, names: Sequence[str], num_threads: int) -> dict[str, Any]:
-    """Return functions of a file by name; it is read whole, so that it may be replaced meanwhile."""
+    """Return the functions of a file by name; the whole file is read, so that the file may be replaced later."""
     from ai_edge_litert.interpreter import Interpreter
 
     with kept_stderr() as said, readable(path, "LiteRT", "pip install -U ai-edge-litert", said):
@@ -105,49 +106,52 @@ def _load(path: Path, names: Sequence[str], num_threads: int) -> dict[str, Any]:
 
 
 CONVERTER = "litert-torch"
-"""The converter's distribution."""
+"""Name of the converter's distribution."""
 INSTALL = f"python3 -m venv litert-converter && litert-converter/bin/pip install '{CONVERTER}>=0.10'"
-"""What makes an environment with the converter."""
+"""Command that creates an environment with the converter."""
 
 _VERSION = f"import sys, importlib.metadata; sys.stdout.write(importlib.metadata.version({CONVERTER!r}))"
 _SCRIPT = Path(__file__).with_name("litert_converter.py")
 
 
 def converter_version(python: Path | None) -> str:
-    """Return the version of the converter of an environment.
+    """Return the version of the converter in an environment.
 
     Args:
-        python: of that environment.
+        python: path of the environment's Python.
 
     Raises:
-        ValueError: if there is none, or no converter in it; the message has the commands that make one.
+        ValueError: if `python` is None or the environment has no converter; the message gives the commands to create
+            one.
     """
     if python is None:
         raise ValueError(
-            "the target 'litert' is written by Google's converter, which wants an environment of its own. Make one: "
-            f"{INSTALL}; and name it: --converter litert-converter/bin/python"
+            "the target 'litert' needs Google's converter in a separate environment. Create one: "
+            f"{INSTALL}; and give its Python: --converter litert-converter/bin/python"
         )
     found = _run([str(python), "-I", "-c", _VERSION])
     if found.returncode:
-        raise ValueError(f"--converter {python} has no converter ({_last_words(found)}). Make one: {INSTALL}")
+        raise ValueError(
+            f"--converter {python} has no converter ({_last_words(found)}). Create an environment: {INSTALL}"
+        )
     return found.stdout
 
 
 def converted(tower: TowerExport, graph: nn.Module) -> bytes:
-    """Return a tower as a `.tflite` file holds it, in int8 where that is asked for, in float32 otherwise.
+    """Convert a tower to the content of a `.tflite` file, in int8 if the spec says so, or else in float32.
 
-    The converter's requirements and this library's exclude each other (release 0.10 wants typing-extensions before
-    4.13), so the program goes to another Python as a file.
+    The requirements of the converter and of this library conflict (release 0.10 needs typing-extensions before 4.13),
+    so the program is passed in a file to the Python of another environment.
 
     Args:
-        tower: of a spec that names that Python.
-        graph: of it, as the target gives it; changed in place.
+        tower: tower whose spec names that Python.
+        graph: graph of the tower from the target; changed in place.
 
     Raises:
         ValueError: if the converter fails; the message says what to do.
     """
     python = tower.spec.converter
-    assert python is not None, "a spec without a converter is refused"
+    assert python is not None, "expected a spec with a converter"
     with tempfile.TemporaryDirectory() as temporary:
         programs, path = Path(temporary) / "programs", Path(temporary) / "tower.tflite"
         programs.mkdir()
@@ -157,15 +161,15 @@ def converted(tower: TowerExport, graph: nn.Module) -> bytes:
         done = _run([str(python), "-I", str(_SCRIPT), str(programs), str(path), *precision])
         if done.returncode:
             raise ValueError(
-                f"LiteRT's converter failed: {_last_words(done)}; try a newer one, in --converter {python}: pip "
+                f"LiteRT's converter failed: {_last_words(done)}; try a newer converter in --converter {python}: pip "
                 f"install -U {CONVERTER}"
             )
         return path.read_bytes()
 
 
 def _programs(tower: TowerExport, graph: nn.Module) -> dict[str, torch.export.ExportedProgram]:
-    """Return a tower as torch.export sees it, its input and outputs by name: a signature for each length of texts."""
-    # The converter has no attention of one operation.
+    """Return the exported programs of a tower by signature, one for each text length, with named inputs and outputs."""
+    # The converter has no fused attention operation.
     set_attention(graph, written_out_attention)
     named = _Named(graph, tower.output_names)
     shapes = {SIGNATURE: tower.input_shape} | {signature_of(length): (length,) for length in tower.lengths[:-1]}
@@ -178,7 +182,7 @@ def _programs(tower: TowerExport, graph: nn.Module) -> dict[str, torch.export.Ex
 
 
 class _Named(nn.Module):
-    """A graph whose input and outputs have names, which the converter takes over."""
+    """A graph with named inputs and outputs, whose names the converter keeps."""
 
     def __init__(self, tower: nn.Module, names: list[str]) -> None:
         super().__init__()
@@ -191,17 +195,17 @@ class _Named(nn.Module):
 
 
 def _run(command: list[str]) -> subprocess.CompletedProcess[str]:
-    """Run the Python of the converter's environment; how it ended is for the caller.
+    """Run the Python of the converter's environment; the caller checks the exit status.
 
     Raises:
-        ValueError: if it cannot be run.
+        ValueError: if the Python cannot be run.
     """
     try:
         return subprocess.run(command, capture_output=True, encoding="utf-8", errors="replace", check=False)  # noqa: S603
     except OSError as error:
         raise ValueError(
-            f"--converter {command[0]} cannot be run ({error.strerror}); it is the Python of an environment with "
-            f"{CONVERTER}. Make one: {INSTALL}"
+            f"--converter {command[0]} cannot be run ({error.strerror}); expected the Python of an environment with "
+            f"{CONVERTER}. Create one: {INSTALL}"
         ) from error
 
 
@@ -211,19 +215,19 @@ def _last_words(done: subprocess.CompletedProcess[str]) -> str:
 
 
 SIGNATURE = "serving_default"
-"""What hosts call the function of a file; of texts, that of the whole context length."""
+"""Name of a file's main signature; for texts, the signature of the full context length."""
 
 _FLOATS = {"FLOAT16": np.float16, "FLOAT32": np.float32, "FLOAT64": np.float64}
 
 
 @attrs.frozen(kw_only=True, eq=False)
 class Operation:
-    """One operation.
+    """One operation of a file.
 
     Args:
-        kind: its name in the format, such as `CONV_2D`.
-        output: name of the first value that it gives.
-        weight: what it multiplies by or looks up, where that is stored as floats.
+        kind: name of the operation in the format, such as `CONV_2D`.
+        output: name of the operation's first output.
+        weight: weight or lookup table of the operation; None if not stored as floats.
     """
 
     kind: str
@@ -237,7 +241,7 @@ def signature_of(length: int) -> str:
 
 
 def operations_of(data: bytes) -> tuple[Operation, ...]:
-    """Return the operations of a file that was written here, in order, signature after signature."""
+    """Return the operations of a file written by this library, in order, one signature after another."""
     from ai_edge_litert import schema_py_generated as schema
 
     model = schema.ModelT.InitFromPackedBuf(data, 0)
@@ -262,11 +266,11 @@ def operations_of(data: bytes) -> tuple[Operation, ...]:
 
 
 def with_notes(data: bytes, notes: Mapping[str, str]) -> bytes:
-    """Return a file with metadata: entries of a name and a text each.
+    """Return a file with metadata entries, each a name and a text.
 
     Args:
-        data: of a file that was written here.
-        notes: texts by name; the one called `name` is the model's description too.
+        data: content of a file written by this library.
+        notes: texts by name; the text `name` is also the description of the model.
     """
     from ai_edge_litert import schema_py_generated as schema
     from ai_edge_litert.tools import flatbuffer_utils
@@ -283,12 +287,13 @@ def with_notes(data: bytes, notes: Mapping[str, str]) -> bytes:
 
 
 def with_float_ends(data: bytes) -> bytes:
-    """Return a file whose input is quantised inside, and whose outputs are dequantised there.
+    """Return a file with float inputs and outputs, which the file itself quantises and dequantises.
 
-    Where these come first and last, the converter makes int8 of the input and the outputs themselves.
+    If a graph begins with a quantisation or ends with a dequantisation, the converter turns the input or output itself
+    into int8.
 
     Args:
-        data: of a file that was written here.
+        data: content of a file written by this library.
     """
     from ai_edge_litert.tools import flatbuffer_utils
 
@@ -302,7 +307,7 @@ def _give_float_ends(model: Any, graph: Any, signature: Any) -> None:
     from ai_edge_litert import schema_py_generated as schema
 
     def float_of(index: int) -> int:
-        """Add a float tensor that takes the name of one in int8."""
+        """Add a float tensor that takes over the name of an int8 tensor."""
         one, other = graph.tensors[index], schema.TensorT()
         other.name, other.shape, other.type, other.buffer = one.name, one.shape, schema.TensorType.FLOAT32, 0
         one.name += b"_int8"
@@ -340,23 +345,23 @@ WEIGHTED = ("CONV_2D", _DEPTHWISE, "FULLY_CONNECTED", _TABLE)
 
 
 def with_quantised_weights(model: bytes, precision: Precision) -> bytes:
-    """Return a file whose weights are stored in lower precision; all else stays.
+    """Return a file whose weights are stored in lower precision; all other content is unchanged.
 
-    - int8: layers are int8 already; tables have float16.
-    - float16: weights are stored in it, and become float32 when the file is opened. A runtime on a GPU
-      computes in float16 instead.
-    - int8-weights: weights but those of grouped convolutions have 8 bits without a zero point, with a scale for each
-      output channel, and for each row of a table. They become float32 too.
+    - int8: layers are already int8; tables are stored in float16.
+    - float16: weights are stored in float16 and become float32 when the file is opened. A runtime on a GPU computes in
+      float16 instead.
+    - int8-weights: all weights except those of grouped convolutions are stored in 8 bits without a zero point, with one
+      scale per output channel or per row of a table. These weights also become float32.
 
     Args:
-        model: as the converter writes it.
-        precision: of the export.
+        model: content of the file from the converter.
+        precision: precision of the export.
     """
     kinds = {"int8": (_TABLE,), "int8-weights": tuple(one for one in WEIGHTED if one != _DEPTHWISE)}.get(
         precision, WEIGHTED
     )
     with warnings.catch_warnings(), contextlib.redirect_stderr(io.StringIO()), kept_stderr():
-        # Bars of the quantiser, notes of the runtime, and a warning of the memory that watching all values takes.
+        # Progress bars of the quantiser, messages of the runtime, and a warning about memory use.
         warnings.simplefilter("ignore")
         from ai_edge_quantizer import qtyping, quantizer, recipe_manager
 
@@ -369,7 +374,7 @@ def with_quantised_weights(model: bytes, precision: Precision) -> bytes:
                 as_floats = quantizer.AlgorithmName.FLOAT_CASTING
                 wanted.add_weight_only_config(scope, operation, num_bits=16, algorithm_key=as_floats)
             elif one.kind == _TABLE:
-                # Rows become float32 when they are looked up, so the table stays small.
+                # Only the rows that are looked up become float32, so the table stays small.
                 wanted.add_dynamic_config(scope, operation, num_bits=8)
             else:
                 wanted.add_weight_only_config(scope, operation, num_bits=8)

@@ -1,8 +1,8 @@
-"""What runs in the environment of LiteRT's converter: from programs of `torch.export` to one file.
+"""Script that runs in the environment of LiteRT's converter and converts `torch.export` programs to one file.
 
     PYTHON -I converter.py programs/ tower.tflite [int8]
 
-It imports nothing of this library, which is not in that environment.
+The script does not import this library, which is not installed in that environment.
 """
 
 from __future__ import annotations
@@ -12,13 +12,14 @@ from pathlib import Path
 
 
 def convert(programs: str, path: str, precision: str = "float32") -> None:
-    """Write programs as signatures of one file, which share their weights; inputs and outputs keep their names.
+    """Write programs as signatures of one file, with shared weights; inputs and outputs keep their names.
 
     Args:
-        programs: a folder of `NAME.pt2`, a signature's name each, of `torch.export.save`, called with inputs by name,
-            and giving outputs by name.
-        path: of the file to write.
-        precision: `int8` where the programs quantise, so that operations between are computed in int8.
+        programs: folder of `torch.export.save` files `NAME.pt2`, one for each signature NAME. The programs take named
+            inputs and return named outputs.
+        path: path of the file to write.
+        precision: `int8` if the programs quantise, so that the operations between quantised layers also compute in
+            int8.
     """
     import torch
     import torch.ao.quantization.fx._decomposed
@@ -27,7 +28,7 @@ def convert(programs: str, path: str, precision: str = "float32") -> None:
 
     config = None
     if precision == "int8":
-        # It quantises nothing here, and says that the programs do.
+        # The quantiser changes nothing here; it only declares that the programs are quantised.
         quantizer = pt2e_quantizer.PT2EQuantizer()
         quantizer.set_global(pt2e_quantizer.get_symmetric_quantization_config(is_per_channel=True))
         config = quant_config.QuantConfig(pt2e_quantizer=quantizer)

@@ -44,10 +44,10 @@ _MOST_BYTES = 2**31 - 1
 class OnnxTarget(Target):
     """ONNX through `torch.onnx.export(dynamo=True)`.
 
-    float16 is computed in as exported; ONNX Runtime's kernels for processors without it compute in float32. bfloat16
-    is what weights are stored in alone: ONNX Runtime has no convolution of it, so they become float32 when the file is
-    opened, and the file has half the bytes. int8 is static, with biases in int32, so that ONNX Runtime computes linear
-    layers in int8 too. Weights of 8 bits become float32 when the file is opened, see `weights`.
+    float16 files compute in float16; on processors without float16, the kernels of ONNX Runtime compute in float32.
+    bfloat16 is only a storage type, which halves the file: ONNX Runtime has no bfloat16 convolution, so the weights
+    become float32 when the file is opened. int8 is static, with int32 biases, so that ONNX Runtime also computes linear
+    layers in int8. The 8-bit weights of `int8-weights` become float32 when the file is opened.
     """
 
     suffix: str = ".onnx"
@@ -73,7 +73,7 @@ class OnnxTarget(Target):
             _store_as_bfloat16(model)
         if tower.spec.precision == "int8-weights":
             _store_in_eight_bits(model, tower.encoder)
-        # What the exporter notes for itself about every operation: paths and source lines, a good part of a megabyte.
+        # Remove the exporter's metadata of every operation: paths and source lines, a large part of a megabyte.
         for node in model.graph.node:
             del node.metadata_props[:]
             node.doc_string = ""
@@ -83,7 +83,7 @@ class OnnxTarget(Target):
         return self.written(tower)
 
     def open(self, path: Path, tower: TowerFile, *, device: str = CPU, num_threads: int | None = None) -> Run:
-        """Return a function that runs a file with ONNX Runtime; what a device cannot do, the processor does."""
+        """Return a function that runs a file with ONNX Runtime; the CPU runs operations that the device lacks."""
         import onnxruntime
 
         here = onnxruntime.get_available_providers()
@@ -106,10 +106,10 @@ class OnnxTarget(Target):
 
 
 def _converted(tower: TowerExport, graph: nn.Module) -> onnx.ModelProto:
-    """Return a tower's graph as PyTorch's exporter gives it."""
+    """Return the ONNX model that PyTorch's exporter makes of a tower's graph."""
     program = tower.program_of(graph)
     with warnings.catch_warnings():
-        # PyTorch's own deprecations on the way: of its trees, and of what its decompositions copy.
+        # Deprecation warnings from inside PyTorch: from its pytrees and from copies in its decompositions.
         warnings.simplefilter("ignore", FutureWarning)
         warnings.simplefilter("ignore", DeprecationWarning)
         converted = torch.onnx.export(
@@ -124,11 +124,11 @@ def _converted(tower: TowerExport, graph: nn.Module) -> onnx.ModelProto:
 
 
 def _name_axes(model: onnx.ModelProto, names: tuple[str, ...]) -> None:
-    """Call the sides of the input that may have any length by names, in place of the exporter's numbers.
+    """Name the dynamic axes of the input, in place of the exporter's generic names.
 
     Args:
-        model: changed in place.
-        names: of the sides.
+        model: model, changed in place.
+        names: names of the axes.
     """
     graph = model.graph
     sides = zip(graph.input[0].type.tensor_type.shape.dim, names, strict=False)
@@ -140,16 +140,16 @@ def _name_axes(model: onnx.ModelProto, names: tuple[str, ...]) -> None:
 
 
 def _checked(path: Path) -> bytes:
-    """Return the bytes of a file that `onnx` finds valid, and that names no other file.
+    """Return the content of a file after a check that `onnx` accepts it and that it refers to no other file.
 
     Raises:
-        ValueError: if it is none such.
+        ValueError: if the file does not pass the check.
     """
     import onnx
 
     size = path.stat().st_size
     if size > _MOST_BYTES:
-        raise ValueError(f"{path} has {size:,} bytes, and ONNX models have up to {_MOST_BYTES:,}")
+        raise ValueError(f"{path} has {size:,} bytes; the limit of ONNX models is {_MOST_BYTES:,}")
     data = path.read_bytes()
     try:
         model = onnx.load_model_from_string(data)
@@ -157,15 +157,15 @@ def _checked(path: Path) -> bytes:
         named = [one.name for one in _tensors(model) if one.external_data]
     except Exception as error:
         raise_machine_fault(error)
-        # protobuf's errors, of whichever implementation is installed.
+        # The class of the error depends on the installed implementation of protobuf.
         raise ValueError(f"{path} is not a valid ONNX model: {printable(error)}; export the model again") from error
     if named:
-        raise ValueError(f"{path}: the weight {printable(named[0])} lies in another file; do not use it")
+        raise ValueError(f"{path}: the weight {printable(named[0])} is stored in another file; do not use this model")
     return data
 
 
 def _tensors(message: Any) -> Iterator[onnx.TensorProto]:
-    """Yield all tensors of a model, wherever in it they are."""
+    """Yield all tensors of a model at any depth."""
     import onnx
 
     for field, value in message.ListFields():
@@ -179,12 +179,12 @@ def _tensors(message: Any) -> Iterator[onnx.TensorProto]:
 
 
 def _store_as_bfloat16(model: onnx.ModelProto) -> None:
-    """Replace weights by bfloat16 ones that are cast to float32 in the graph; vectors, which are small, stay as is.
+    """Store weights as bfloat16, which the graph casts to float32; vectors are small and stay unchanged.
 
-    Among these are the mean and the standard deviation of pixels, where they are inside.
+    These vectors include the mean and the standard deviation of pixels, if the file normalises.
 
     Args:
-        model: changed in place.
+        model: model, changed in place.
     """
     import onnx
 
@@ -215,14 +215,14 @@ def _as_torch(tensor: onnx.TensorProto) -> Tensor:
 
 
 def _store_in_eight_bits(model: onnx.ModelProto, encoder: nn.Module) -> None:
-    """Store weights of linear layers and convolutions but for grouped ones, and tables of embeddings, in 8 bits.
+    """Store the weights of linear layers, ungrouped convolutions and embedding tables in 8 bits.
 
-    They become float32 by operations on constants, which runtimes compute once, when a file is opened. Of a table, the
-    rows that are looked up become float32, so that it stays small in memory too.
+    Operations on constants turn the weights into float32; runtimes compute these operations once, when the file is
+    opened. For a table, only the rows that are looked up become float32, so that the table stays small in memory.
 
     Args:
-        model: in float32, changed in place.
-        encoder: the tower that it was made of.
+        model: float32 model, changed in place.
+        encoder: tower that the model was made from.
     """
     stored = {tensor.name: tensor for tensor in model.graph.initializer}
     tables = {f"encoder.{name}.weight" for name, one in encoder.named_modules() if isinstance(one, nn.Embedding)}
@@ -251,20 +251,20 @@ def _store_in_eight_bits(model: onnx.ModelProto, encoder: nn.Module) -> None:
 
 
 class _Operations:
-    """The operations and weights of a graph that is being written."""
+    """Collects the operations and weights of a graph."""
 
     def __init__(self) -> None:
         self.nodes: list[onnx.NodeProto] = []
         self.stored: list[onnx.TensorProto] = []
 
     def restore(self, name: str, weight: RoundedWeight, shape: tuple[int, ...], *, transposed: bool) -> None:
-        """Write a weight, and what makes float32 of it.
+        """Write a weight and the operations that turn it into float32.
 
         Args:
-            name: of the float32 one.
-            weight: a row for each output channel.
-            shape: of the float32 one.
-            transposed: whether its rows are columns there.
+            name: name of the float32 weight.
+            weight: quantised weight, one row for each output channel.
+            shape: shape of the float32 weight.
+            transposed: whether the rows are columns of the float32 weight.
         """
         rows = self._scaled(f"{name}.rows", self._store(name, weight))
         if transposed:
@@ -273,12 +273,12 @@ class _Operations:
             self._add("Reshape", [rows, self._constant(f"{name}.shape", torch.tensor(shape))], name)
 
     def look_up(self, name: str, table: RoundedWeight, node: onnx.NodeProto) -> None:
-        """Write a table, and what makes float32 of the rows that are looked up.
+        """Write a table and the operations that look up its rows and turn them into float32.
 
         Args:
-            name: of the float32 one.
-            table: its rows.
-            node: what looks them up.
+            name: name of the float32 weight.
+            table: quantised table.
+            node: operation that looks up the rows.
         """
         ids, output = node.input[1], node.output[0]
         self._scaled(
@@ -286,12 +286,12 @@ class _Operations:
         )
 
     def _store(self, name: str, weight: RoundedWeight) -> list[str]:
-        """Store a weight; return what steps, zero points and scales are called."""
+        """Store a weight; return the names of its steps, zero points and scales."""
         parts = {"steps": weight.steps, "zero": weight.zero, "scale": weight.scale}
         return [self._constant(f"{name}.{part}", tensor) for part, tensor in parts.items()]
 
     def _scaled(self, name: str, parts: list[str]) -> str:
-        """Write `(steps - zero) * scale`; return what it is called."""
+        """Write `(steps - zero) * scale`; return the name of the result."""
         steps, zero, scale = parts
         difference = self._add("Sub", [self._as_float(steps), self._as_float(zero)], f"{name}.difference")
         return self._add("Mul", [difference, scale], name)

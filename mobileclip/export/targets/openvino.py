@@ -1,4 +1,4 @@
-"""OpenVINO's intermediate representation: for CPUs, and for Intel's GPUs and NPUs."""
+"""OpenVINO's intermediate representation, for CPUs and for Intel's GPUs and NPUs."""
 
 from __future__ import annotations
 
@@ -17,27 +17,27 @@ from mobileclip.extras import needed
 from mobileclip.hardware import Precision, threads_or_default
 from mobileclip.inference.openvino import PROCESSOR_OPTIONS, converted, import_quietly, openvino_core
 
-# What a device must be able to do, and what it is asked for then: without a hint, or with one for float16 that it has
-# not got, a processor with bfloat16 computes everything in that.
+# Required capability of a device, and the precision hint to set. Without a hint, or with a hint for float16 that the
+# CPU does not support, a CPU with bfloat16 computes everything in bfloat16.
 _HINTS: dict[Precision, tuple[str, str]] = {"float16": ("FP16", "f16"), "bfloat16": ("BF16", "bf16")}
 _WIDEST = "f32"
 _PROCESSOR = "CPU"
-# Where a host that has the model alone finds what to ask for.
+# Place of the hint in the model, for hosts that have no contract.
 _HINT = ["mobileclip", "INFERENCE_PRECISION_HINT"]
 
 
 @attrs.frozen
 class OpenVINOTarget(Target):
-    """OpenVINO from an exported program: the graph in `.xml`, the weights beside it in `.bin`.
+    """OpenVINO from an exported program: the graph in `.xml`, and the weights next to it in `.bin`.
 
-    Graphs of float16 and bfloat16 are in these types, as are their weights. What a device computes in is what the host
-    asks for; where the processor has no float16 or no bfloat16, `open` asks for float32. int8 is static.
+    float16 and bfloat16 graphs have weights and operations of that type. The host requests the compute precision of a
+    device; `open` requests float32 if the device does not support float16 or bfloat16. int8 is static.
     """
 
     suffix: str = ".xml"
     libraries: tuple[str, ...] = ("openvino", "nncf")
     extra: str = "openvino"
-    # Its converter knows operations on float weights alone, and stores what they give.
+    # The converter supports only operations on float weights, and stores their results.
     int8: Int8Form = Int8Form(outputs=())
     precisions: tuple[Precision, ...] = ("float32", "float16", "bfloat16", "int8")
     cuts_texts: bool = True
@@ -45,10 +45,10 @@ class OpenVINOTarget(Target):
     runtime: str = "openvino"
 
     def check(self) -> None:
-        """Make sure that everything is installed.
+        """Raise an error unless all required packages are installed.
 
         Raises:
-            ImportError: if something is missing; the message has the command that installs it.
+            ImportError: if a package is missing; the message gives the install command.
         """
         with needed("the target 'openvino'", self.extra):
             for name in self.libraries:
@@ -70,7 +70,7 @@ class OpenVINOTarget(Target):
         model.set_rt_info(hint, _HINT)
         try:
             openvino.save_model(model, path, compress_to_fp16=False)
-        except RuntimeError as error:  # it writes files by itself, and says nothing of the system's errors
+        except RuntimeError as error:  # OpenVINO writes the files itself and hides the system's error
             raise OSError(
                 f"OpenVINO cannot write {path.name} ({error}); if the disk is full, make room and export again"
             ) from error
@@ -94,7 +94,7 @@ class OpenVINOTarget(Target):
         compiled = core.compile_model(model, place, options)
 
         def run(inputs: Tensor) -> tuple[Tensor, ...]:
-            # The runtime writes the next outputs where these are.
+            # Copy the outputs, because the runtime reuses their memory.
             return tuple(torch.from_numpy(one.copy()) for one in compiled(inputs.numpy()).to_tuple())
 
         return run

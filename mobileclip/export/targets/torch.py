@@ -1,6 +1,6 @@
 """torch.export's own format: an exported program, for PyTorch without this library and for further lowering.
 
-A layout whose files end in `.ts` has TorchScript in its place.
+For layouts with files that end in `.ts`, the target writes TorchScript instead.
 """
 
 from __future__ import annotations
@@ -24,17 +24,17 @@ from mobileclip.export.targets.base import CPU, EXAMPLE_BATCH, Run, Target, Writ
 from mobileclip.export.towers import TowerExport
 from mobileclip.hardware import Precision, dtype_of, threads_or_default, torch_threads
 
-# What changes its input, as `nn.ReLU(inplace=True)` does, and no file holds: `aten.relu_.default`; not
+# In-place operations, such as `aten.relu_.default` of `nn.ReLU(inplace=True)`, which files cannot hold; but not
 # `aten.__and__.Tensor`.
 _IN_PLACE = re.compile(r"aten\.\w*[a-z0-9]_\.\w+")
 
 
 @attrs.frozen
 class TorchTarget(Target):
-    """`torch.export.save` and `torch.export.load`; int8 is static.
+    """Files of `torch.export.save`, opened with `torch.export.load`; int8 is static.
 
-    PyTorch runs int8 as it is, on values that are rounded to int8 and multiplied in float32; torch.compile finds its
-    kernels of int8 in it.
+    Without compilation, PyTorch rounds the values of int8 programs to int8 and multiplies them in float32;
+    torch.compile replaces these operations with int8 kernels.
     """
 
     suffix: str = ".pt2"
@@ -47,7 +47,7 @@ class TorchTarget(Target):
     concurrent: bool = True
 
     def export(self, tower: TowerExport, path: Path) -> Written:
-        """Write one tower, computing in its precision."""
+        """Write one tower, which computes in its precision."""
         if path.suffix == TORCHSCRIPT:
             _save_torchscript(tower, path)
             return self.written(tower)
@@ -55,7 +55,7 @@ class TorchTarget(Target):
         if any(_IN_PLACE.fullmatch(str(node.target)) for node in program.graph.nodes):
             with quiet():
                 program = program.run_decompositions({})
-        # An example input would be stored as a pickle, and is of no use to anyone.
+        # Drop the example input, which would be stored as a pickle and is not needed.
         program.example_inputs = None
         save_pt2(program, path)
         return self.written(tower)
@@ -80,7 +80,7 @@ class TorchTarget(Target):
 
 
 class _Cut(torch.nn.Module):
-    """Rows of ids cut to a context length, for hosts that know one length alone, then the graph."""
+    """Cuts rows of ids to a context length before the graph, for hosts that always pass the same row length."""
 
     def __init__(self, graph: torch.nn.Module, context_length: int) -> None:
         super().__init__()
@@ -106,7 +106,7 @@ _OPERATIONS = "torch.ao.quantization.fx._decomposed"
 
 
 def register_operations() -> None:
-    """Let PyTorch know the operations that round, which are its own, and which files of int8 are made of."""
+    """Register PyTorch's quantisation operations, which int8 files use."""
     with quiet():
         import_module(_OPERATIONS)
 
@@ -115,18 +115,18 @@ def save_pt2(program: torch.export.ExportedProgram, path: Path) -> None:
     """Write a program to a file.
 
     Raises:
-        OSError: if it cannot be written.
+        OSError: if the file cannot be written.
     """
-    content = io.BytesIO()  # where PyTorch cannot write to a file, it ends the process
+    content = io.BytesIO()  # PyTorch aborts the process if it cannot write to a file
     torch.export.save(program, content)
     path.write_bytes(content.getbuffer())
 
 
 def load_pt2(path: Path) -> torch.export.ExportedProgram:
-    """Return the program in a file, which may run what its author likes.
+    """Return the program in a file. A program can run any code of its author.
 
     Raises:
-        ValueError: if PyTorch cannot read it.
+        ValueError: if PyTorch cannot read the file.
     """
     register_operations()
     with _readable(path), path.open("rb") as stream:

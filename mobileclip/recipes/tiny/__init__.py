@@ -1,6 +1,6 @@
-"""The small world of `--tiny`: drawn scenes and shapes, small models, the first samples of a data set.
+"""Small data and models for `--tiny`: drawn scenes and shapes, small models, first samples of a data set.
 
-Everything in it is there to try a recipe in little time; nothing that a published run needs belongs here.
+This subpackage only serves to try a recipe in little time; published runs do not use it.
 """
 
 from mobileclip.recipes.tiny.few_samples import NUM_SAMPLES as NUM_SAMPLES, first_samples as first_samples

@@ -1,4 +1,4 @@
-"""Copies the first samples of a user's data to a temporary folder, for a recipe's `--tiny`."""
+"""Copies of the first samples of a user's data in a temporary folder, for a recipe's `--tiny`."""
 
 from __future__ import annotations
 
@@ -21,17 +21,17 @@ _MOST_READ = 2_000
 
 
 def first_samples(source: Source, folder: Path, name: str = "data") -> str:
-    """Copy the first samples of a source to a folder of shards, unless that was done, and return the folder.
+    """Copy the first samples of a source to a folder of shards, unless the copy exists, and return the folder.
 
-    Of images with classes, as many of each of the first classes.
+    For images with classes, the copy has the same number of images of each of the first classes.
 
     Args:
-        source: where they are.
-        folder: where the copies of all sources go.
-        name: name of this one's folder.
+        source: source of the samples.
+        folder: parent folder of the copies of all sources.
+        name: name of this copy's folder.
 
     Raises:
-        ValueError: if the source is not there, or not one sample can be used.
+        ValueError: if the source does not exist, or no sample can be used.
     """
     fingerprints = [to_json(source, unstructure_as=Source), *(unit.content() for unit in source.units()[:1])]
     place = folder / blake2b("\0".join(fingerprints).encode(errors="surrogatepass"), digest_size=6).hexdigest() / name
@@ -40,7 +40,7 @@ def first_samples(source: Source, folder: Path, name: str = "data") -> str:
         samples = list(islice(_by_class(_samples(source, report)), NUM_SAMPLES))
         if not samples:
             such = "; ".join(f"such as {skips[0].detail}" for skips in report.named.values())
-            raise ValueError(f"not one of the first samples can be used: {report}, {such or 'the data is empty'}")
+            raise ValueError(f"none of the first samples can be used: {report}, {such or 'the data is empty'}")
         with atomic_folder(place) as partial:
             write_shards(partial, samples, samples_per_shard=SAMPLES_PER_SHARD)
             _copy_card(source, partial)
@@ -48,7 +48,7 @@ def first_samples(source: Source, folder: Path, name: str = "data") -> str:
 
 
 def _copy_card(source: Source, folder: Path) -> None:
-    """Keep beside the copies who captioned the source, where it says so."""
+    """Copy the source's card, which names the captioners, next to the copied shards, if the source has a card."""
     if not isinstance(source, ShardSource):
         return
     card = find_card(source.units()[0].path.rpartition("/")[0] or ".")
@@ -62,7 +62,7 @@ def _samples(source: Source, report: SkipReport) -> Iterator[ImageTextSample]:
 
 
 def _by_class(samples: Iterator[ImageTextSample]) -> Iterator[ImageTextSample]:
-    """Yield as many samples of each of the first classes, and all where there are none."""
+    """Yield the same number of samples of each of the first classes; without classes, yield all samples."""
     counts: Counter[str] = Counter()
     for sample in islice(samples, _MOST_READ):
         label = sample.metadata.get("label")

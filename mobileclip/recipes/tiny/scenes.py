@@ -1,4 +1,4 @@
-"""Scenes of coloured shapes with captions: data that a recipe makes on the spot."""
+"""Scenes of coloured shapes with captions: data that a recipe can make without a download."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ GROUNDS = {"grey": "#999", "pink": "#fbc", "brown": "#754", "pale blue": "#bdf"}
 
 @attrs.frozen
 class Scene:
-    """Two shapes side by side: a size, a colour and a shape each, of `SHAPES` or `OUTLINES`."""
+    """Two shapes side by side, each with a size, a colour, and a shape from `SHAPES` or `OUTLINES`."""
 
     left: tuple[str, str, str]
     right: tuple[str, str, str]
     ground: str
 
     def captions(self) -> tuple[str, ...]:
-        """Return a real caption and five that a captioner could have written."""
+        """Return a real caption, followed by five captions that a captioner could have written."""
         left, right = (" ".join(thing) for thing in (self.left, self.right))
         return (
             f"a {left} and a {right} on a {self.ground} ground",
@@ -43,7 +43,7 @@ class Scene:
         )
 
     def draw(self, rng: np.random.Generator, width: int = 240, height: int = 180) -> Image.Image:
-        """Return the image; places, sizes and noise differ from one to the next."""
+        """Return the image, with random positions, sizes and noise."""
         image = Image.new("RGB", (width, height), GROUNDS[self.ground])
         pen = ImageDraw.Draw(image)
         for side, (size, colour, shape) in enumerate((self.left, self.right)):
@@ -74,7 +74,7 @@ def _draw_shape(pen: ImageDraw.ImageDraw, shape: str, place: tuple[float, float,
 
 
 def draw_shape(shape: str, rng: np.random.Generator, width: int, height: int) -> Image.Image:
-    """Return an image of two of one shape, old or new, in any sizes and colours on any ground."""
+    """Return an image of two shapes of one kind, in random sizes and colours on a random background."""
     left, right = (
         (list(SIZES)[rng.integers(len(SIZES))], list(COLOURS)[rng.integers(len(COLOURS))], shape) for _ in range(2)
     )
@@ -99,12 +99,12 @@ def jpeg(image: Image.Image) -> bytes:
 
 
 def scene_samples(count: int, seed: int, *, size: tuple[int, int] = (240, 180)) -> list[ImageTextSample]:
-    """Return samples with one real caption and one set of five synthetic ones, as JPEG.
+    """Return samples with JPEG images, one real caption and one set of five synthetic captions.
 
     Args:
-        count: how many.
-        seed: seed of the scenes and how they are drawn.
-        size: width and height, in pixels.
+        count: number of samples.
+        seed: random seed of the scenes and of drawing them.
+        size: width and height in pixels.
     """
     rng = np.random.default_rng(seed)
     samples = []

@@ -1,4 +1,4 @@
-"""Outlines of shapes that the drawn scenes do not have."""
+"""Outlines of additional shapes, which the drawn scenes do not use."""
 
 from __future__ import annotations
 
@@ -43,4 +43,4 @@ OUTLINES: dict[str, Outline] = {
     "lightning": [(0.3, -1), (-0.7, 0.2), (-0.1, 0.2), (-0.3, 1), (0.7, -0.3), (0.1, -0.3)],
     "flower": _star(8, 0.62),
 }
-"""What surrounds each shape, in units of its size."""
+"""Outline of each shape, in units of the shape's size."""

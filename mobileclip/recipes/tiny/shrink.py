@@ -1,4 +1,4 @@
-"""`--tiny`: any recipe's choices made small, and the one drawn data set and the small models that they take."""
+"""`--tiny`: reduces any recipe to a tiny run; also the drawn data set and the small models of these runs."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ from mobileclip.training.finetuning.run import FinetuneSpec
 
 FOLDER = Path("outputs") / "tiny"
 SMALL_MODEL = "icons"
-"""The model of the package itself, which reads 32 pixels a side."""
+"""The model that the package contains, with images of 32 x 32 pixels."""
 NUM_SAMPLES, SAMPLES_PER_SHARD = 48, 12
 NUM_STEPS, BATCH_SIZE = 2, 8
 _TEACHER_DIM = 32
@@ -55,18 +55,18 @@ Spec = TypeVar("Spec")
 
 @singledispatch
 def shrink(spec: Any, rows: RowOptions | None = None) -> Any:  # noqa: ARG001  runs take it
-    """Return choices made small: few samples, few steps, a shallow or a small model where none is named.
+    """Return a reduced spec: few samples, few steps, and a shallow or small model unless the user names one.
 
-    Of the data that is named, the first samples are taken; otherwise some are drawn, see `drawn`.
+    With data in the spec, the reduced spec uses the first samples; without data, it uses drawn samples (see `drawn`).
 
     Args:
-        spec: spec of one of the classes that recipes have.
-        rows: how rows of lists and tables are read, where the spec does not say it.
+        spec: spec of a recipe, of any class that recipes have.
+        rows: options for reading rows of lists and tables, for specs without such options.
 
     Raises:
-        ValueError, OSError: if there is no data where some is said to be.
+        ValueError, OSError: if the data in the spec does not exist or cannot be read.
     """
-    raise ValueError(f"--tiny makes the library's own runs small, and {type(spec).__name__} is not one of them")
+    raise ValueError(f"--tiny is for the library's own specs, but the spec is a {type(spec).__name__}")
 
 
 @shrink.register
@@ -99,7 +99,7 @@ def _(spec: ReinforcementSpec, *_: object) -> ReinforcementSpec:
             for seed, one in enumerate(spec.teachers)
         ),
         captioner=captioner,
-        num_compared=0,  # random teachers recognise nothing that they could lose
+        num_compared=0,  # random teachers cannot agree, so there is nothing to measure
     )
 
 
@@ -154,7 +154,7 @@ def _(spec: EvaluationSpec, *_: object) -> EvaluationSpec:
 
 
 def fitted_to_data(model: Any, data: Any) -> Any:
-    """Return a model with the data's inputs and classes."""
+    """Return a model spec with the data's inputs and classes."""
     changes: dict[str, Any] = {}
     for name in ("image", "text"):
         tower: Any = getattr(model, name, None)
@@ -168,7 +168,7 @@ def fitted_to_data(model: Any, data: Any) -> Any:
 
 
 def shallow(spec: Spec) -> Spec:
-    """Return a model's spec with one block where it has several, its widths and inputs unchanged."""
+    """Return a model's spec with at most one block per stage or tower; widths and inputs do not change."""
     changes = {
         field.name: _shallow_part(field.name, getattr(spec, field.name))
         for field in attrs.fields(type(spec))  # type: ignore[arg-type]
@@ -185,13 +185,13 @@ def _shallow_part(name: str, value: Any) -> Any:
 
 
 def drawn(folder: Path | None = None) -> Path:
-    """Write the drawn data set, unless it is there, and return its folder.
+    """Write the drawn data set, unless it exists, and return its folder.
 
-    Each scene has a real caption and five synthetic ones, its left shape as class, and stored embeddings of two
-    simulated teachers: numbers of its captions plus noise.
+    Each scene has a real caption, five synthetic captions, its left shape as class, and stored embeddings of two
+    simulated teachers: a random vector per scene plus noise.
 
     Args:
-        folder: where it goes.
+        folder: folder of the data set.
     """
     place = folder or FOLDER / "scenes"
     if place.exists():
@@ -238,7 +238,7 @@ def drawn(folder: Path | None = None) -> Path:
 
 
 def drawn_shapes() -> Path:
-    """Write a folder of 20 images for each of eight shapes, unless it is there, and return the folder of folders."""
+    """Write a folder of 20 images for each of eight shapes, unless the folders exist; return the parent folder."""
     place = FOLDER / "shapes"
     if not place.exists():
         rng = np.random.default_rng(2)
@@ -251,7 +251,7 @@ def drawn_shapes() -> Path:
 
 
 def small_captioner() -> Path:
-    """Write a small captioner with random weights, unless it is there, and return its file."""
+    """Write a small captioner with random weights, unless its file exists, and return the file."""
     size: dict[str, Any] = {"width": 64, "depth": 1, "num_heads": 2, "embedding_dim": 64}
     spec = CoCaSpec(
         image=ViTSpec(**size, patch_size=16, stem="patch", class_position=True, input=ImageInput(size=64)),
@@ -265,7 +265,7 @@ def small_captioner() -> Path:
 
 
 def small_model(seed: int) -> Path:
-    """Write a model like the package's own with random weights, unless it is there, and return its file."""
+    """Write a model like the packaged model with random weights, unless its file exists, and return the file."""
     return _saved(f"model-{seed}", load_model(SMALL_MODEL, fold=False).spec, save_model, seed)
 
 
@@ -280,15 +280,15 @@ def _saved(name: str, spec: Any, save: Callable[[Any, Path], Any], seed: int = 0
 
 
 def _few(data: Any, rows: RowOptions | None) -> Any:
-    """Return a run's first samples, or drawn samples, in full batches."""
+    """Return the data spec with the first samples, or drawn samples, in full batches."""
     if not hasattr(data, "shards"):
-        raise ValueError(f"--tiny takes the first samples of shards, and {type(data).__name__} has none")
+        raise ValueError(f"--tiny uses the first samples of shards, but {type(data).__name__} has no shards")
     processes = this_process().size
     changes: dict[str, Any] = {"num_workers": 0}
     if not data.shards:
         changes["shards"] = (f"{drawn()}/{{{0:08d}..{NUM_SAMPLES // SAMPLES_PER_SHARD - 1:08d}}}.tar",)
         if hasattr(data, "caption_sets"):
-            changes["caption_sets"] = None  # the drawn set has a name of its own
+            changes["caption_sets"] = None  # the drawn caption set has another name
         if isinstance(data, LabelledPipelineSpec):
             changes |= {"class_names": tuple(sorted(SHAPES)), "num_classes": len(SHAPES)}
     elif getattr(data, "reinforced", False):
@@ -301,7 +301,7 @@ def _few(data: Any, rows: RowOptions | None) -> Any:
     num_samples = count_samples(expand_shards(changes["shards"]))
     batch_size = min(BATCH_SIZE, num_samples) // processes * processes
     if not batch_size:
-        raise ValueError(f"{num_samples} samples are too few to try a run on {processes} processes")
+        raise ValueError(f"{num_samples} samples are too few for a run with {processes} processes")
     return attrs.evolve(data, **changes, num_samples=num_samples, batch_size=batch_size)
 
 

@@ -1,6 +1,6 @@
 """Fine-tuning: frozen parts, layer-wise learning rates, adapters, and averaging with the original.
 
-Code for fine-tuning only; `training` has the loop.
+This subpackage has the code for fine-tuning only; `training` has the loop.
 """
 
 from mobileclip.training.finetuning.spec import BatchNormMode, FinetuningSpec, Tower, freeze_tower

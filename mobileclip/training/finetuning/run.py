@@ -1,4 +1,4 @@
-"""A fine-tuning run from its options to its scores; it reuses finished parts of an earlier run."""
+"""A fine-tuning run, from its options to its scores; a restarted run reuses finished parts."""
 
 from __future__ import annotations
 
@@ -42,12 +42,12 @@ class Score:
     """The accuracy of a model on one task.
 
     Args:
-        task: its name.
-        metric: `top-1`, zero-shot, or `R@1`, the mean of both directions of retrieval.
-        value: in per cent.
+        task: name of the task.
+        metric: `top-1` for zero-shot accuracy, or `R@1` for the mean over both directions of retrieval.
+        value: accuracy in per cent.
         num_images: number of test images.
-        num_skipped: number of skipped images and parts of the data.
-        hits: score per image, from 0 to 1; their mean is the value.
+        num_skipped: number of skipped images and other skipped items of the data.
+        hits: score per image, from 0 to 1; `value` is their mean in per cent.
     """
 
     task: str
@@ -59,15 +59,15 @@ class Score:
 
 
 Measure: TypeAlias = Callable[[DualEncoder, Task, tuple[str, ...], tuple[str, ...]], Score]
-"""From a model, a task, templates, and classes to choose from beside those of the pictures, to the score."""
+"""Function of a model, a task, templates and additional classes to choose from; returns the score."""
 
 
 @attrs.frozen(kw_only=True)
 class Scores:
-    """The accuracy of one interpolated model on the new task and on the old ones.
+    """The accuracy of one interpolated model on the new task and on the old tasks.
 
     Args:
-        alpha: the model: 0 the original, 1 the fine-tuned one, between them an interpolation.
+        alpha: weight of the fine-tuned model: 0 is the original model, 1 the fine-tuned model.
         new: the new task.
         old: the old ones.
     """
@@ -84,11 +84,11 @@ class Scores:
 
 @attrs.frozen(kw_only=True)
 class Results:
-    """The results of a fine-tuning run for every alpha, with its training time.
+    """The results of a fine-tuning run for every alpha, and its training time.
 
     Args:
         rows: rows of every alpha.
-        seconds: training time, without earlier runs.
+        seconds: training time of this run, without earlier runs.
     """
 
     rows: tuple[Scores, ...]
@@ -110,31 +110,31 @@ __all__ = ["FinetuneSpec", "finetune"]
 CHOICES, TRAINED_ON = "spec.json", "trained-on.txt"
 FINETUNED, INTERPOLATED = "finetuned.safetensors", "interpolated.safetensors"
 RUN, SCORES = "run", "scores"
-"""Folders of an output."""
+"""Folders in an output folder."""
 
 
 def finetune(
     spec: FinetuneSpec, *, measure: Measure, on_begin: Callable[[Scores], object] = lambda _: None
 ) -> Results | None:
-    """Fine-tune a model or resume; return the results in the first process, None in the others.
+    """Fine-tune a model, or resume; return the results in the first process and None in the others.
 
-    Under `torchrun`, every process calls this.
+    Under `torchrun`, every process must call this function.
 
     Args:
         spec: the options.
-        measure: scores a model on a task; called in the first process.
-        on_begin: called there with the original's scores before training.
+        measure: function that scores a model on a task; only the first process calls it.
+        on_begin: function that the first process calls with the original model's scores before training.
 
     Raises:
-        ValueError: if an input is missing or does not fit, or the output folder has a run with other options.
+        ValueError: if an input is missing or not valid, or the output folder has a run with other options.
         FloatingPointError: if the loss is not finite.
-        TimeoutError: if another process is late or dead; the message names it.
+        TimeoutError: if another process is late or dead; the message names the collective operation.
     """
     if spec.checkpoint is None or spec.data is None:
         missing = "--model" if spec.checkpoint is None else "--data"
         raise ValueError(
-            f"{missing} is missing: give a checkpoint and images; or try it on drawn shapes: "
-            "`mobileclip finetune --tiny`"
+            f"{missing} is missing: give a checkpoint and images, or try fine-tuning on drawn shapes with `mobileclip "
+            "finetune --tiny`"
         )
     _refuse_other_choices(spec)
     train_part, test, old = _tasks(spec, spec.data)
@@ -142,10 +142,10 @@ def finetune(
     original = load_model(spec.checkpoint, spec.model, fold=False)
     if not isinstance(original, DualEncoder):
         raise CheckpointError(
-            f"{spec.checkpoint} has one tower only; fine-tuning needs a model with both", code="no_such_tower"
+            f"{spec.checkpoint} has one tower only; fine-tuning needs a model with both towers", code="no_such_tower"
         )
     with process_group(spec.device, collective_seconds=spec.collective_seconds) as world:
-        # Changed data goes elsewhere.
+        # Changed data gets another folder.
         folder = spec.output / "data" / train_part.fingerprint
         data = world.from_first(lambda: write_training_data(train_part, folder))
         names = data.class_names
@@ -156,7 +156,7 @@ def finetune(
         spec.finetuning.prepare(model)
 
         def tested(alpha: float, make: Callable[[], DualEncoder]) -> Scores:
-            """Test the model at `alpha` on every task, or read an earlier run's scores."""
+            """Test the model at `alpha` on every task, or read the scores of an earlier run."""
             tested_on = "\0".join(task.fingerprint for task in (test, *old))
             mark = blake2b(tested_on.encode(), digest_size=6).hexdigest()
             path = spec.output / SCORES / f"{alpha:g}-{mark}.json"
@@ -178,7 +178,7 @@ def finetune(
             on_begin(tested(0.0, lambda: copy.deepcopy(original)))
 
         def watch(model: nn.Module, _steps: int) -> Mapping[str, float]:
-            """Test the new task during training, for the run's metrics."""
+            """Test the new task during training, for the metrics of the run."""
             assert isinstance(model, DualEncoder), "what is trained"
             score = measure(model, test, spec.templates, names)
             return {f"new_task_{score.metric}": score.value}
@@ -211,7 +211,7 @@ def _tasks(spec: FinetuneSpec, data: str) -> tuple[Task, Task, tuple[Task, ...]]
 def _finetuned(
     spec: FinetuneSpec, model: DualEncoder, *, training: TrainingSpec, data: TrainingData, world: World, watch: Evaluate
 ) -> DualEncoder:
-    """Return the fine-tuned model, an ordinary one again: trained now, or read where an earlier run trained it."""
+    """Return the fine-tuned model without adapters: train it now, or read the result of an earlier run."""
     path = spec.output / FINETUNED
     if path.exists():
         finished = load_model(path, model.spec, fold=False)
@@ -243,13 +243,13 @@ def _refuse_other_choices(spec: FinetuneSpec) -> None:
     path = spec.output / CHOICES
     if path.exists() and from_json(path.read_text(encoding="utf-8"), FinetuneSpec) != spec:
         raise ValueError(
-            f"{spec.output} has a run with other options; delete it to start over, resume with its options by "
-            f"giving `{path}` before the flags, or keep it and choose another `--output`"
+            f"{spec.output} has a run with other options; delete the folder to start over, resume with the same "
+            f"options by giving `{path}` before the flags, or choose another `--output`"
         )
 
 
 def refuse_other_data(spec: FinetuneSpec, task: Task) -> None:
-    """Raise if an output was trained on other images than the task's.
+    """Raise an error if the output folder has a model that was trained on other images than the task's.
 
     Raises:
         ValueError: if it was.
@@ -257,6 +257,6 @@ def refuse_other_data(spec: FinetuneSpec, task: Task) -> None:
     path = spec.output / TRAINED_ON
     if path.exists() and path.read_text(encoding="utf-8") != task.fingerprint:
         raise ValueError(
-            f"{spec.output} has a run on other images, or {task.name} has changed since; delete it to "
-            "start over, or keep it and choose another `--output`"
+            f"{spec.output} has a run on other images, or {task.name} has changed since; delete the folder to start "
+            "over, or choose another `--output`"
         )

@@ -1,4 +1,4 @@
-"""The options of fine-tuning, and the preparation and restoration of a model."""
+"""The options of fine-tuning, and functions that prepare a model for fine-tuning and restore it."""
 
 from __future__ import annotations
 
@@ -33,21 +33,21 @@ def _as_towers(values: Iterable[Tower]) -> tuple[Tower, ...]:
 
 def _towers(_: object, attribute: attrs.Attribute[Any], value: tuple[str, ...]) -> None:
     if len(set(value)) < len(value):
-        raise ValueError(f"{attribute.name} names each tower at most once, got {value}")
+        raise ValueError(f"{attribute.name} must name each tower at most once, got {value}")
 
 
 @attrs.frozen(kw_only=True, field_transformer=strict)
 class FinetuningSpec:
-    """The settings of fine-tuning: frozen towers, batch norms, and low-rank adapters.
+    """The settings of fine-tuning: frozen towers, batch norms and low-rank adapters.
 
     Args:
         batch_norm: `frozen` keeps statistics, scales and shifts (for small batches); `synchronised` computes statistics
-            over all processes; `trained` per process (for large batches).
+            over all processes; `trained` computes statistics per process (for large batches).
         frozen_towers: towers to freeze, `image` or `text`.
-        lora: adapters to train in place of the weights; none trains the weights.
+        lora: adapters to train instead of the weights; None trains the weights.
 
     Raises:
-        ValueError: if a tower is unknown, or both are frozen.
+        ValueError: if a tower is unknown, or both towers are frozen.
 
     Examples:
         >>> from mobileclip.encoders import DualEncoder, MCtSpec, ViTSpec
@@ -64,13 +64,13 @@ class FinetuningSpec:
 
     def __attrs_post_init__(self) -> None:
         if len(self.frozen_towers) == len(get_args(Tower)):
-            raise ValueError("with both towers frozen there is nothing to train but the logit scale; freeze one")
+            raise ValueError("with both towers frozen, only the logit scale could be trained; freeze one tower")
 
     def prepare(self, model: DualEncoder) -> None:
-        """Prepare `model` for `mobileclip.training.train`, in place; torch's generator initialises adapters.
+        """Prepare `model` for `mobileclip.training.train`, in place; torch's random generator initialises adapters.
 
         Raises:
-            ValueError: if batch norms cannot be synchronised here, or the adapters do not fit the model.
+            ValueError: if batch norms cannot be synchronised in this run, or the adapters do not fit the model.
             ModuleNotFoundError: if peft is not installed.
         """
         for tower in self.frozen_towers:
@@ -83,28 +83,28 @@ class FinetuningSpec:
             add_lora(model, self.lora)
 
     def finish(self, model: DualEncoder) -> None:
-        """Restore an ordinary model, in place: merge adapters, restore batch norms and unfreeze."""
+        """Restore the model's original structure in place: merge adapters, restore batch norms and unfreeze weights."""
         merge_lora(model)
         ordinary_batch_norm(model)
         model.eval().requires_grad_(requires_grad=True)
 
 
 def freeze_tower(model: DualEncoder, tower: Tower) -> None:
-    """Fix one tower of `model`: its weights get no gradient, and its batch norms keep their statistics.
+    """Freeze one tower of `model`: its weights get no gradient, and its batch norms keep their statistics.
 
-    A frozen text tower keeps the embeddings of prompts, and the image tower adapts to them, as in Zhai et al.'s locked
-    tuning with the towers exchanged.
+    A frozen text tower keeps the embeddings of prompts, and the image tower adapts to these embeddings. Zhai et al.'s
+    locked-image tuning is the same method with the towers exchanged.
 
     Args:
         model: changed in place.
         tower: which.
 
     Raises:
-        ValueError: if there is no such tower.
+        ValueError: if the model does not have this tower.
     """
     towers: dict[str, nn.Module] = {"image": model.image_encoder, "text": model.text_encoder}
     if tower not in towers:
-        raise ValueError(f"there is no tower {tower!r}; a model has: {', '.join(towers)}")
+        raise ValueError(f"the model does not have a tower {tower!r}; its towers are: {', '.join(towers)}")
     freeze_batch_norm(towers[tower].requires_grad_(requires_grad=False))
 
 
@@ -119,7 +119,9 @@ def _alphas(values: tuple[float, ...]) -> tuple[float, ...]:
 
 def _fraction(_: object, attribute: attrs.Attribute[tuple[float, ...]], values: tuple[float, ...]) -> None:
     if not all(0 <= value <= 1 for value in values):
-        raise ValueError(f"{attribute.name} lie between 0, the original, and 1, the fine-tuned model; got {values}")
+        raise ValueError(
+            f"{attribute.name} must be between 0 (the original model) and 1 (the fine-tuned model); got {values}"
+        )
 
 
 @attrs.frozen(kw_only=True)
@@ -127,38 +129,39 @@ class FinetuneSpec:
     """The options of fine-tuning.
 
     Args:
-        checkpoint: a checkpoint in training form and any known layout, or `hf-hub:owner/name`.
-        model: the checkpoint's model name, if the file lacks it. On the command line also a file, NAME=FILE, or a name
-            alone, for its published weights.
-        data: the new task: a folder with a folder of images for every class, a folder of images with captions, a
-            `.jsonl` file, or webdataset shards.
+        checkpoint: a checkpoint of a model in training form, in any known layout, or `hf-hub:owner/name`.
+        model: the checkpoint's model name, if the file does not contain it. The command line also accepts a file,
+            NAME=FILE, or a name alone for its published weights.
+        data: the new task: a folder with one folder of images per class, a folder of images with captions, a `.jsonl`
+            file, or webdataset shards.
         rows: column names of `.jsonl` files and tables.
-        kind: `classes` or `captions`; `auto` detects it.
-        test: test data of the new task; by default a held-out part of `data`.
+        kind: `classes` or `captions`; `auto` detects the kind.
+        test: test data of the new task; a held-out part of `data` by default.
         held_out: held-out fraction of `data`, per class for a folder of classes.
         retention_tasks: data of old tasks, to measure forgetting.
-        templates: prompt templates for class names, for training and testing.
-        output: folder; a second run resumes.
+        templates: prompt templates for class names, in training and testing.
+        output: output folder; a second run with the same folder resumes.
         batch_norm: `frozen` (for small batches), `synchronised` over all GPUs, or `trained`.
         freeze: towers to freeze, `image` or `text`.
-        rate_decay: learning rate of a layer divided by that of the next layer; 1 for one rate.
-        rate_layers: what counts as a layer of a convolutional tower: a `block`, or a whole `stage`.
-        lora_rank: rank of adapters to train in place of the weights (extra `lora`); none trains the weights.
-        lora_extras: further parameters or modules to train.
-        epochs: passes over the training part.
-        batch_size: images per step over all processes; by default 64, or the number of images if lower.
-        learning_rate: peak of the cosine schedule.
-        weight_decay: of matrices and kernels.
+        rate_decay: ratio of a layer's learning rate to that of the next layer; 1 for equal learning rates.
+        rate_layers: unit that counts as a layer of a convolutional tower: a `block` or a whole `stage`.
+        lora_rank: rank of adapters to train instead of the weights (extra `lora`); None trains the weights.
+        lora_extras: parameters or modules to train in addition to the adapters.
+        epochs: number of passes over the training part.
+        batch_size: images per step over all processes; by default 64, or the number of images if that is smaller.
+        learning_rate: peak learning rate of the cosine schedule.
+        weight_decay: weight decay of matrices and kernels.
         warmup_share: warm-up steps as a fraction of all steps.
-        max_gradient_norm: largest norm of the gradient.
+        max_gradient_norm: norm to which larger gradients are clipped.
         precision: `bfloat16` runs the forward pass in autocast.
-        num_workers: processes that read, decode and augment.
-        seed: seed of the order, the captions and the adapters.
-        alphas: interpolations to test between the original (0) and the fine-tuned model (1), in addition to both.
+        num_workers: number of processes that read, decode and augment images.
+        seed: random seed of the order of samples, the captions and the adapters.
+        alphas: interpolations to test between the original (0) and the fine-tuned model (1); both models are always
+            tested.
         keep_alpha: the interpolation to save in addition to the fine-tuned model.
-        evaluate_every_steps: steps between tests on the new task; none tests at the end only.
-        collective_seconds: timeout of collectives; tests in the first process must take less.
-        device: cuda:1, mps or cpu, for example; `auto` takes the best available device.
+        evaluate_every_steps: number of steps between tests on the new task; None tests only at the end.
+        collective_seconds: timeout in seconds of collective operations; tests in the first process must take less.
+        device: name of a device, such as cuda:1, mps or cpu; `auto` selects the best available device.
 
     Examples:
         >>> spec = FinetuneSpec(checkpoint="mobileclip_s2.pt", data="flowers/", epochs=3)
@@ -207,7 +210,7 @@ class FinetuneSpec:
 
     @property
     def optimizer(self) -> OptimizerSpec:
-        """The optimiser: with a decay, rates fall towards the input."""
+        """The optimiser; with `rate_decay` below 1, learning rates decrease towards the input."""
         if self.rate_decay == 1:
             return AdamWSpec(beta2=0.999, weight_decay=self.weight_decay)
         return LayerDecayAdamWSpec(
@@ -215,17 +218,17 @@ class FinetuneSpec:
         )
 
     def batch_of(self, num_samples: int, num_processes: int = 1) -> int:
-        """Return a batch size for a number of images, divisible by the number of processes."""
+        """Return the batch size for a number of images: `batch_size`, or a default divisible by `num_processes`."""
         if self.batch_size is not None:
             return self.batch_size
         most = min(_BATCH_SIZE, num_samples)
         return max(2, most - most % num_processes)
 
     def training(self, loss: LossSpec, *, num_samples: int) -> TrainingSpec:
-        """Return the training spec for a number of images.
+        """Return the training spec for a given number of images.
 
         Raises:
-            ValueError: if they do not fill a batch.
+            ValueError: if there are fewer images than a batch needs.
         """
         batch_size = self.batch_of(num_samples)
         per_epoch = num_samples // batch_size
@@ -251,7 +254,7 @@ class FinetuneSpec:
     def pipeline(
         self, shards: tuple[str, ...], model: DualEncoderSpec, *, num_samples: int, batch_size: int
     ) -> ReinforcedPipelineSpec:
-        """Return the pipeline of one process: weak crops and one caption per image, new in every epoch."""
+        """Return the data pipeline of one process: weak crops and one caption per image, drawn again in every epoch."""
         image = model.image.input
         return ReinforcedPipelineSpec(
             shards=shards,

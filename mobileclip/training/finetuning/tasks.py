@@ -1,4 +1,4 @@
-"""Tasks: images with classes or captions, the part that training sees, and targets shared within a class."""
+"""Fine-tuning tasks: images with classes or captions, the training part, and targets shared within a class."""
 
 from __future__ import annotations
 
@@ -34,18 +34,18 @@ _SAMPLES_PER_SHARD = 256
 
 @attrs.frozen(kw_only=True)
 class HeldOut:
-    """The held-out samples: a fraction by a hash of the key, or given keys.
+    """A rule that selects the held-out samples: a fraction by a hash of the key, or given keys.
 
     Args:
         fraction: fraction of all samples.
-        keys: their keys; None selects by a hash of the key.
+        keys: keys of the held-out samples; None selects samples by a hash of the key.
     """
 
     fraction: float
     keys: frozenset[str] | None = None
 
     def contains(self, key: str) -> bool:
-        """Return whether the sample of this key is one of them."""
+        """Return whether the sample with this key is held out."""
         return _place(key) < self.fraction if self.keys is None else key in self.keys
 
     def __str__(self) -> str:
@@ -54,13 +54,13 @@ class HeldOut:
 
 @attrs.frozen(kw_only=True)
 class Task:
-    """Images to train or to test on.
+    """Images for training or testing.
 
     Args:
-        name: its name in the report.
+        name: name of the task in the report.
         source: source of the samples.
-        kind: `classes` (metadata has the class name as `label`) or `captions`.
-        part: all samples, the held-out samples, or the others.
+        kind: `classes` (the metadata has the class name as `label`) or `captions`.
+        part: all samples, the held-out samples (`test`), or the remaining samples (`train`).
         held_out: the held-out samples.
     """
 
@@ -71,7 +71,7 @@ class Task:
     held_out: HeldOut | None = None
 
     def samples(self, report: SkipReport) -> Iterator[ImageTextSample]:
-        """Yield the samples of the part, and count unusable samples."""
+        """Yield the samples of the part; count skipped samples in the report."""
         for unit in self.source.units():
             yield from filter(self.contains, unit.read(report))
 
@@ -83,7 +83,7 @@ class Task:
 
     @property
     def fingerprint(self) -> str:
-        """Return a text that changes with the content or the part of the data; this reads the files."""
+        """Hash that changes with the content or the part of the data; computing the hash reads the files."""
         parts = [self.part, str(self.held_out), to_json(self.source, unstructure_as=Source)]
         parts += [unit.content() for unit in self.source.units()]
         return blake2b("\0".join(parts).encode(errors="surrogatepass"), digest_size=6).hexdigest()
@@ -91,13 +91,13 @@ class Task:
 
 @attrs.frozen(kw_only=True)
 class TrainingData:
-    """The training part, written to shards.
+    """The training part of a task, written to shards.
 
     Args:
-        shards: their paths.
-        num_samples: images in them.
-        class_names: names of the classes; none for captions.
-        labels: the classes of the samples by their keys, as places in `class_names`.
+        shards: paths of the shards.
+        num_samples: number of images in the shards.
+        class_names: names of the classes; empty for captions.
+        labels: classes of the samples by key, as indices into `class_names`.
     """
 
     shards: tuple[str, ...]
@@ -112,21 +112,21 @@ def open_task(
     templates: tuple[str, ...],
     rows: RowOptions = RowOptions(),  # noqa: B008  frozen
 ) -> Task:
-    """Return the task that is at `path`, any data set; see `open_data_set`.
+    """Return the task at `path`, which can be any data set; see `open_data_set`.
 
     Raises:
-        ValueError, OSError: if there is no such data.
+        ValueError, OSError: if the data does not exist or cannot be read.
     """
-    # Small shards, so that several processes have some each.
+    # Shards are small, so that each process gets several.
     opened = open_data_set(path, kind=kind, templates=templates, samples_per_shard=_SAMPLES_PER_SHARD, rows=rows)
     return Task(name=opened.name, source=opened.source, kind=opened.kind)
 
 
 def split(task: Task, fraction: float) -> tuple[Task, Task]:
-    """Return the parts of a task to train and to test on.
+    """Split a task into a training part and a test part.
 
-    For a folder of classes, hold out the fraction of each class, at least one image; for other data, select by a hash
-    of keys.
+    For a folder of classes, hold out this fraction of each class, at least one image. For other data, select samples by
+    a hash of their keys.
     """
     held_out = HeldOut(fraction=fraction, keys=_keys_by_class(task, fraction))
     train, test = (attrs.evolve(task, part=part, held_out=held_out) for part in ("train", "test"))
@@ -146,15 +146,15 @@ def _keys_by_class(task: Task, fraction: float) -> frozenset[str] | None:
 
 
 def _place(key: str) -> float:
-    """Return a number in [0, 1) that depends on the key alone."""
+    """Return a number in [0, 1) that depends only on the key."""
     return int.from_bytes(blake2b(key.encode(), digest_size=8).digest(), "big") / 2**64
 
 
 def write_training_data(task: Task, folder: Path) -> TrainingData:
-    """Write the training part to shards, or an earlier run's remaining work of it, and an index of them.
+    """Write the training part and its index to shards, or finish the work of an earlier run.
 
     Raises:
-        ValueError: if there is no training data, or labelled images have a duplicate key.
+        ValueError: if there is no training data, or two labelled images have the same key.
     """
     if (written := read_index(folder)) is not None:
         return written
@@ -172,22 +172,22 @@ def write_training_data(task: Task, folder: Path) -> TrainingData:
             write_shard(path, chain([first], samples))
         shards.append(str(path))
     if not shards:
-        raise ValueError(f"there are no training images in {task.name}: {report}")
+        raise ValueError(f"{task.name} has no training images: {report}")
     data = _indexed(task, tuple(shards))
     write_text(folder / INDEX, to_json(data))
-    say(f"{data.num_samples} pictures to train on, {len(data.class_names)} classes; {report}")
+    say(f"{data.num_samples} training images, {len(data.class_names)} classes; {report}")
     return data
 
 
 def label_of(sample: ImageTextSample) -> str:
-    """Return the name of the class of a sample.
+    """Return the class name of a sample.
 
     Raises:
         ValueError: if it has none.
     """
     label = sample.metadata.get("label")
     if not isinstance(label, str) or not label.strip():
-        raise ValueError(f"sample {sample.key!r} has no class: its metadata must have a name as `label`")
+        raise ValueError(f"sample {sample.key!r} has no class; its metadata must have the class name as `label`")
     return label
 
 
@@ -198,9 +198,7 @@ def _indexed(task: Task, shards: tuple[str, ...]) -> TrainingData:
         num_samples += 1
         if task.kind == "classes":
             if sample.key in labels:
-                raise ValueError(
-                    f"the key {sample.key!r} is duplicated in {task.name}; labelled images need unique keys"
-                )
+                raise ValueError(f"{task.name} has the key {sample.key!r} twice; labelled images need unique keys")
             labels[sample.key] = label_of(sample)
     names = tuple(sorted(set(labels.values())))
     place = {name: index for index, name in enumerate(names)}
@@ -213,19 +211,19 @@ def _indexed(task: Task, shards: tuple[str, ...]) -> TrainingData:
 
 
 def read_index(folder: Path) -> TrainingData | None:
-    """Return the index of a folder that is complete, or None."""
+    """Return the index of a complete folder, or None."""
     path = folder / INDEX
     return from_json(path.read_text(encoding="utf-8"), TrainingData) if path.exists() else None
 
 
-# Between two classes the teacher's logits differ by this: in float32, exp(-100) beside 1 is nothing.
+# Difference of the teacher's logits between two classes: in float32, exp(-100) is negligible next to 1.
 _LABEL_LOGIT_SCALE = 100.0
 
 
 @losses.register("labelled_contrastive")
 @attrs.frozen(kw_only=True, field_transformer=strict)
 class LabelledContrastiveSpec(ReinforcedLossSpec):
-    """The contrastive loss with targets shared within a class.
+    """The contrastive loss with targets that samples of one class share.
 
     Examples:
         >>> isinstance(labelled_contrastive(10), LabelledContrastiveSpec)
@@ -234,19 +232,20 @@ class LabelledContrastiveSpec(ReinforcedLossSpec):
 
     @property
     def term_names(self) -> tuple[str | None, str | None]:
-        """There is one term, and it is contrastive."""
+        """The loss has a single term, the contrastive term."""
         return None, "contrastive"
 
 
 def labelled_contrastive(num_classes: int) -> LabelledContrastiveSpec:
-    """Return the loss of batches that `with_labels` made: both cross-entropies with targets shared within a class.
+    """Return the loss of batches from `with_labels`: both cross-entropies, with targets shared within a class.
 
-    For image i the target is 1/n at the n texts of its class and 0 elsewhere; likewise for texts. The value is the
-    divergence from the targets, with minimum 0. If every class occurs once in a batch, it is the contrastive loss. With
-    a single template its gradient is the contrastive loss's; with several templates it differs.
+    For image i, the target is 1/n at the n texts of its class and 0 elsewhere; targets of texts are analogous. The
+    value is the divergence from the targets, with minimum 0. If every class occurs once in a batch, the loss equals the
+    contrastive loss. With a single template, its gradient equals the contrastive loss's gradient; with several
+    templates, the gradients differ.
 
     Args:
-        num_classes: classes in all, at least 2.
+        num_classes: total number of classes, at least 2.
 
     Raises:
         ValueError: if there are fewer than two classes.
@@ -255,7 +254,7 @@ def labelled_contrastive(num_classes: int) -> LabelledContrastiveSpec:
         al., "Unified Contrastive Learning in Image-Text-Label Space", Eq. 2.
     """
     if num_classes < 2:
-        raise ValueError(f"a contrastive loss tells classes apart, so there are at least two; got {num_classes}")
+        raise ValueError(f"a contrastive loss needs at least two classes, got {num_classes}")
     return LabelledContrastiveSpec(
         teacher_dims=(num_classes,),
         teacher_logit_scales=(_LABEL_LOGIT_SCALE,),
@@ -270,12 +269,12 @@ def with_labels(
     """Return the batches with one-hot teacher embeddings of the labels, for `labelled_contrastive`.
 
     Args:
-        batches: batches of images whose texts name their class.
-        labels: the classes of the samples by their keys, from 0.
+        batches: batches of images with texts that name the image's class.
+        labels: class indices of the samples by key, from 0.
         num_classes: classes in all.
 
     Raises:
-        ValueError: while iterating, if a key has no label or the label is no class.
+        ValueError: while iterating, if a key has no label or the label is not a class index.
     """
     return _Labelled(batches=batches, labels=labels, num_classes=num_classes)
 
@@ -294,7 +293,7 @@ class _Labelled(ChangedBatches["ReinforcedBatch"]):
         unknown = [key for key in keys if not 0 <= self.labels.get(key, -1) < self.num_classes]
         if unknown:
             raise ValueError(
-                f"sample {unknown[0]!r} has no label among the {self.num_classes} classes; the labels belong to other "
-                "data, or the data changed"
+                f"sample {unknown[0]!r} has no label from 0 to {self.num_classes} - 1; the labels belong to other "
+                "data, or the data has changed"
             )
         return torch.tensor([self.labels[key] for key in keys])

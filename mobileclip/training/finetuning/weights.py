@@ -1,4 +1,4 @@
-"""Fine-tuning's operations on weights: frozen or synchronised batch norms, and averages with the original."""
+"""Operations on weights for fine-tuning: frozen or synchronised batch norms, and interpolation of two models."""
 
 from __future__ import annotations
 
@@ -17,14 +17,13 @@ BatchNorm = nn.BatchNorm2d | nn.SyncBatchNorm
 
 
 class FrozenBatchNorm2d(nn.BatchNorm2d):
-    """A batch norm that stays in evaluation mode: `train()` does not reach it, so its statistics never move.
+    """A batch norm that always stays in evaluation mode: `train()` has no effect, so its statistics do not change.
 
-    It is an `nn.BatchNorm2d` with the same tensors under the same names: it saves, loads and folds as one.
+    This class is an `nn.BatchNorm2d` with the same tensors and names: saving, loading and folding work as usual.
 
-    Shape:
-        `(batch, channels, height, width)` in and out.
+    Shape: `(batch, channels, height, width)` for input and output.
 
-    Args and errors are those of `nn.BatchNorm2d`.
+    Arguments and errors are those of `nn.BatchNorm2d`.
     """
 
     def train(self, mode: bool = True) -> FrozenBatchNorm2d:  # noqa: FBT001, FBT002 - torch's signature
@@ -35,13 +34,12 @@ class FrozenBatchNorm2d(nn.BatchNorm2d):
 
 
 def freeze_batch_norm(model: Model) -> Model:
-    """Return `model` with every batch norm fixed, statistics, scales and shifts; `train()` does not undo it.
+    """Return `model` with frozen batch norms: statistics, scales and shifts stay fixed, even after `train()`.
 
-    Gradients pass through; parameters and statistics of batch norms stay fixed. The model keeps its tensors and their
-    names.
+    Gradients pass through the frozen batch norms. The model keeps its tensors and their names.
 
     Args:
-        model: changed in place, unless it is itself a batch norm.
+        model: model, modified in place unless it is itself a batch norm.
     """
     frozen = in_classes(model, lambda module: FrozenBatchNorm2d if isinstance(module, BatchNorm) else None)
     for module in frozen.modules():
@@ -51,10 +49,10 @@ def freeze_batch_norm(model: Model) -> Model:
 
 
 def synchronise_batch_norm(model: Model) -> Model:
-    """Return `model` with batch norms that take the statistics of all processes' batches together; frozen ones stay.
+    """Return `model` with batch norms that use the statistics of all processes' batches; frozen norms stay frozen.
 
     Args:
-        model: changed in place, unless it is itself a batch norm.
+        model: model, modified in place unless it is itself a batch norm.
 
     Raises:
         ValueError: if there is only one process, or its device is not a GPU.
@@ -62,11 +60,13 @@ def synchronise_batch_norm(model: Model) -> Model:
     world_size = dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
     if world_size < 2:
         raise ValueError(
-            "batch norms are synchronised between processes, and this run has one; start it with "
-            "torchrun --nproc-per-node N, or freeze the batch norms"
+            "synchronised batch norms need several processes, but this run has one; start it with torchrun "
+            "--nproc-per-node N, or freeze the batch norms"
         )
     if not torch.cuda.is_available():
-        raise ValueError("torch synchronises batch norms on GPUs only, and there is none; freeze the batch norms")
+        raise ValueError(
+            "torch synchronises batch norms only on GPUs, but this run is not on a GPU; freeze the batch norms"
+        )
     synchronised = in_classes(model, lambda module: nn.SyncBatchNorm if _is_ordinary(module) else None)
     for module in synchronised.modules():
         if isinstance(module, nn.SyncBatchNorm):
@@ -75,10 +75,10 @@ def synchronise_batch_norm(model: Model) -> Model:
 
 
 def ordinary_batch_norm(model: Model) -> Model:
-    """Return `model` with plain batch norms in place of frozen and synchronised ones, all trainable again: it folds.
+    """Return `model`, ready for folding: plain, trainable batch norms replace frozen and synchronised batch norms.
 
     Args:
-        model: changed in place, unless it is itself a batch norm.
+        model: model, modified in place unless it is itself a batch norm.
     """
     for module in model.modules():
         if isinstance(module, FrozenBatchNorm2d):
@@ -92,43 +92,43 @@ def _is_ordinary(module: nn.Module) -> bool:
 
 @torch.no_grad()
 def interpolate_weights(original: Model, finetuned: Model, alpha: float) -> Model:
-    """Return a model between two: `(1 - alpha) * original + alpha * finetuned`, in evaluation mode.
+    """Return the interpolation of two models, `(1 - alpha) * original + alpha * finetuned`, in evaluation mode.
 
-    The function interpolates every floating-point tensor, including the log of the logit scale and running statistics
-    of batch norms; counters come from `finetuned`. With frozen batch norms, the statistics are equal. Otherwise the
-    interpolation is approximate, since a variance is not linear in the weights. Statistics estimated on the new task
-    would be wrong for the old tasks at every alpha.
+    The function interpolates every floating-point tensor, including the log of the logit scale and the running
+    statistics of batch norms. Integer counters come from `finetuned`. With frozen batch norms, both models have the
+    same statistics. Otherwise the interpolation is approximate, since a variance is not linear in the weights.
+    Statistics estimated on the new task would be wrong for the old tasks at every alpha.
 
     Args:
-        original: the model before, in training form; not changed.
-        finetuned: the model after, with the same tensors; not changed.
-        alpha: 0 is the original, 1 the fine-tuned model.
+        original: the model before fine-tuning, in training form; not modified.
+        finetuned: the model after fine-tuning, with the same tensors; not modified.
+        alpha: interpolation weight: 0 gives the original model, 1 the fine-tuned model.
 
     Raises:
-        ValueError: if the models have different tensors, are reparameterized, or alpha is outside [0, 1].
+        ValueError: if the models have different tensors or are reparameterized, or if alpha is outside [0, 1].
 
     Source: Wortsman et al., "Robust fine-tuning of zero-shot models", section 3.
     """
     if not 0 <= alpha <= 1:
-        raise ValueError(f"alpha goes from 0, the original, to 1, the fine-tuned model; got {alpha}")
+        raise ValueError(f"alpha must be between 0 (the original model) and 1 (the fine-tuned model); got {alpha}")
     before, after = original.state_dict(), finetuned.state_dict()
     if before.keys() != after.keys():
         different = sorted(before.keys() ^ after.keys())
         raise ValueError(
-            f"the models have other tensors, {len(different)} of them, the first is {different[0]!r}; interpolate "
-            f"two models of one spec in training form, after adapters were merged"
+            f"the models differ in {len(different)} tensors, the first is {different[0]!r}; interpolate two models of "
+            "one spec in training form, after merging adapters"
         )
     for name, tensor in before.items():
         if tensor.shape != after[name].shape:
             raise ValueError(
-                f"the models differ in {name!r}: {tuple(tensor.shape)} in the original and "
-                f"{tuple(after[name].shape)} in the fine-tuned one; interpolate two models of one spec"
+                f"the models differ in {name!r}: {tuple(tensor.shape)} in the original model and "
+                f"{tuple(after[name].shape)} in the fine-tuned model; interpolate two models of one spec"
             )
     for model in (original, finetuned):
         if form_of(model) != "training":
             raise ValueError(
-                "the models are folded; interpolate them in training form (load with fold=False), fold after: "
-                "the average of products is not the product of averages"
+                "the models are folded; interpolate them in training form (load them with fold=False) and fold the "
+                "result: the average of products is not the product of averages"
             )
     between = copy.deepcopy(finetuned).eval()
     for name, tensor in between.state_dict().items():
