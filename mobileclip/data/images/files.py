@@ -75,7 +75,8 @@ def list_folder(path: str | os.PathLike[str]) -> FolderFiles:
     """Return the files of a folder and its subfolders.
 
     Raises:
-        OSError: if the folder cannot be listed. StorageError: if the folder's store cannot be reached.
+        OSError: if the folder cannot be listed.
+        StorageError: if the folder's store cannot be reached.
     """
     place = os.fspath(path)
     passed_over: list[tuple[str, str]] = []
@@ -97,7 +98,8 @@ def find_images(given: Path) -> tuple[list[Path], tuple[Skip, ...]]:
         given: path of an image with any name, or of a folder to search.
 
     Raises:
-        ValueError: if the folder contains no images. OSError: if the folder cannot be listed.
+        ValueError: if the folder contains no images.
+        OSError: if the folder cannot be listed.
     """
     if not given.is_dir():
         return [given], ()
