@@ -1,6 +1,6 @@
 """Benchmarks: each compares the library with other software in one run, with one table and one results format.
 
-Command:   python -m benchmarks NAME [--output FILE] [choices]
+Command:   python -m benchmarks NAME [--output FILE] [flags]
            python -m benchmarks NAME --help
 """
 
@@ -36,7 +36,7 @@ def bench_of(name: str) -> type[Bench]:
 
 def listed() -> str:
     """Return every benchmark with a description and an example."""
-    lines = ["python -m benchmarks NAME [--output FILE] [choices]; NAME --help tells the choices.", ""]
+    lines = ["python -m benchmarks NAME [--output FILE] [flags]; NAME --help lists the flags.", ""]
     for name in BENCHMARKS:
         source = Path(__file__).with_name(f"{name}.py").read_text(encoding="utf-8")
         header = read_header(ast.get_docstring(ast.parse(source)))  # importing all of them takes seconds

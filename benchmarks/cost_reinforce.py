@@ -44,8 +44,8 @@ class CostSpec(Bench):
         precision: precision of teachers and captioner.
         batch_size: number of images and of texts per measured pass.
         num_rounds: number of passes per rate; the rate is their median.
-        augmentations: numbers of augmentations per image to cost.
-        captions: numbers of synthetic captions per image to cost.
+        augmentations: numbers of augmentations per image for the estimate.
+        captions: numbers of synthetic captions per image for the estimate.
         price_per_hour: price per hour of one device, in any currency.
     """
 
@@ -185,7 +185,7 @@ def costs(spec: CostSpec, rates: Rates) -> Iterator[Row]:
         "first captions": rates.first_caption,
         "further captions": rates.caption,
     }
-    # A further caption costs so little that the difference that it is taken from may be noise.
+    # A further caption costs so little that the measured difference may be noise.
     known = {name: Value(number=1 / value, unit="1/s") for name, value in per_second.items() if value > 0}
     yield Row(case={"data set": "rates of one device"}, values=known)
     for num_augmentations, num_captions in itertools.product(spec.augmentations, spec.captions):

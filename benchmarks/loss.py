@@ -151,7 +151,7 @@ def measure(spec: LossBenchSpec, batch: int, side: Side) -> Measurement:
     if spec.threads is not None:
         torch.set_num_threads(spec.threads)
     scale = torch.tensor(100.0, device=spec.device, requires_grad=True)
-    for _ in range(2):  # threads, libraries and kernels are there before the clock starts
+    for _ in range(2):  # load threads, libraries and kernels before the measurement
         forward(side, spec, embeddings(spec, 64), scale).total.backward()  # type: ignore[no-untyped-call]
     inputs = embeddings(spec, batch)
     held = start_peak(spec.device)

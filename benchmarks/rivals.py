@@ -156,7 +156,7 @@ def random_model(spec: DualEncoderSpec) -> DualEncoder:
     images = torch.stack([transform(load_image(data)) for data in bundled_samples().images])
     for module in model.modules():
         if isinstance(module, nn.BatchNorm2d):
-            # The mean of the batches there are, of which there is one.
+            # The mean over batches, of which there is one.
             module.momentum = None
             module.reset_running_stats()
     model.train()

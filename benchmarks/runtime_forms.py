@@ -44,7 +44,7 @@ default."""
 Encode = Callable[[Tensor], Tensor]
 
 _PRECISIONS: dict[str, FastPrecision] = {"": "float32", "bf16": "bfloat16", "int8": "int8"}
-# What is imported, and the extra that brings it.
+# Imported modules, and the extras that install them.
 _NEEDS: dict[Engine, tuple[tuple[str, ...], str]] = {
     "eager": ((), ""),
     "optimize": ((), ""),
@@ -77,7 +77,7 @@ def has(side: Side, form: Form) -> bool:
 
 @attrs.frozen(kw_only=True, eq=False)
 class Contender:
-    """A side's tower in a form.
+    """One form of a side's tower.
 
     Args:
         encode: function from a batch of inputs to embeddings in float32.

@@ -345,7 +345,7 @@ def _embed(read: Callable[[], Tensor], contender: Contender, transform: ImageTra
         return contender.encode(found)
     if contender.takes_pixels:
         return contender.encode(transform.as_images(found))
-    # As the library does: its threads would go on waiting for work beside the runtime's.
+    # Like the library, since its threads would keep waiting for work in parallel with the runtime's threads.
     with torch_threads(1):
         inputs = transform.normalize(found)
     return contender.encode(inputs)

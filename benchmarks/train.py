@@ -62,7 +62,7 @@ class TrainBenchSpec(Bench):
         models: names of the models.
         batch_size: number of images and of texts per step.
         rounds: number of timed steps per side, after a warm-up step.
-        precision: `bfloat16` runs both forward passes in autocast.
+        precision: precision of both forward passes; `bfloat16` uses autocast.
         device: device to compute on.
         channels_last: whether to store images and kernels of both sides in channels-last layout, on a GPU only. On the
             CPU, this library selects the layout itself, and open_clip crashes in oneDNN.
@@ -177,14 +177,14 @@ def compare(
     Raises:
         ValueError: if the sides do not start with the same loss and gradient, and so are not the same model.
     """
-    # What is compiled is compiled once, for the images of the steps, which ask for no gradient.
+    # Compile once, for the images of the steps, which require no gradient.
     with torch.compiler.set_stance("force_eager"):
         (loss, gradient), (other_loss, other_gradient) = (side.start(images) for side in (mobileclip, open_clip))
     error = float((gradient - other_gradient).norm() / other_gradient.norm())
     if not (abs(loss - other_loss) < largest_error * other_loss and error < largest_error):
         raise ValueError(
             f"the losses are {loss:.6f} and {other_loss:.6f}, the images' gradients differ by {error:.1e} of their "
-            "norm: that is no rounding error"
+            "norm; this is more than a rounding error"
         )
     sides = {"mobileclip": mobileclip, "open_clip": open_clip}
     memory = {f"{name} memory": Value(number=_memory(side, images) / 2**20, unit="MiB") for name, side in sides.items()}
@@ -203,7 +203,7 @@ def compare(
 def _memory(side: Side, images: Tensor) -> int:
     """Return a step's peak memory above the persistent memory, in bytes; on the CPU, the tensors kept for backward."""
     if images.device.type == "cuda":
-        side.step(images)  # the optimiser's state comes with the first one
+        side.step(images)  # the first step creates the optimiser state
         side.optimizer.zero_grad()
         held = start_peak("cuda")
         side.step(images)

@@ -1,4 +1,4 @@
-"""mobileclip: fast image-text models from composable blocks, and the reinforced training that makes them.
+"""mobileclip: fast image-text models from composable blocks, and reinforced training for these models.
 
 This package exports only the most used names; import everything else from its subpackage. Names and subpackages are
 imported on first use, so that code without need of PyTorch does not import PyTorch.

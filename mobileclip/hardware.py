@@ -1,4 +1,4 @@
-"""Devices, precisions and CPU threads: one choice for every command.
+"""Devices, precisions and CPU threads, chosen in the same way for all commands.
 
 This module inspects and configures the machine before a computation; faster forms of a model are in `inference.forms`.
 """

@@ -50,7 +50,7 @@ _MOST_CAUSES = 10
 
 @attrs.frozen(kw_only=True)
 class MachineFault:
-    """A resource that the machine ran out of: disk, memory or open files.
+    """An exhausted resource of the machine: disk, memory or open files.
 
     Args:
         kind: kind of the resource.

@@ -13,7 +13,7 @@ from collections.abc import Mapping
 
 import attrs
 
-# One node or range of nodes of a list: commas in brackets belong to it.
+# One node or range of nodes in a list, including commas in brackets.
 _FIRST_OF_LIST = re.compile(r"(?:[^,\[\]]|\[[^\[\]]+\])+")
 _BRACKETS = re.compile(r"\[([^\[\]]+)\]")
 # Below the ports that systems assign automatically, above the ports of services.
@@ -121,7 +121,7 @@ def first_host(nodes: str) -> str:
 def _of_slurm(variables: Mapping[str, str]) -> ProcessPlace:
     count = "SLURM_STEP_NUM_TASKS" if "SLURM_STEP_NUM_TASKS" in variables else "SLURM_NTASKS"
     host = variables.get("MASTER_ADDR") or first_host(variables["SLURM_STEP_NODELIST"])
-    # Every process finds the same port by itself, and two steps of one job find two.
+    # All processes of a step derive the same port, and two steps of a job derive different ports.
     derived = _number(variables, "SLURM_JOB_ID", "0") + 7919 * _number(variables, "SLURM_STEP_ID", "0")
     port = _number(variables, "MASTER_PORT", f"{_FIRST_PORT + derived % _NUM_PORTS}")
     return ProcessPlace(
@@ -135,5 +135,5 @@ def _of_slurm(variables: Mapping[str, str]) -> ProcessPlace:
 def _number(variables: Mapping[str, str], name: str, missing: str) -> int:
     text = variables.get(name, missing)
     if not re.fullmatch(r"[0-9]{1,12}", text):
-        raise ValueError(f"{name} is {text!r}; expected a whole number, as torchrun or srun sets it")
+        raise ValueError(f"{name} is {text!r}; expected an integer, as set by torchrun or srun")
     return int(text)

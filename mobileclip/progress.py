@@ -98,7 +98,7 @@ class Progress:
         self._bar = Bar(
             TextColumn("{task.description}", markup=False),
             BarColumn(),
-            # In a narrow terminal, the bar alone gives way.
+            # In a narrow terminal, only the bar shrinks.
             MofNCompleteColumn(table_column=Column(no_wrap=True)),
             TextColumn("{task.fields[state]}", markup=False),
             console=console,

@@ -68,7 +68,7 @@ class Registry(Mapping[str, T], Generic[T]):
             ValueError: if the name is taken.
         """
         if not replace and name in self._values and not _is_redefined(self._values[name], value):
-            raise ValueError(f"{self.label} {name!r} is already registered; choose another name, or pass replace=True")
+            raise ValueError(f"{self.label} {name!r} is registered already; choose another name, or pass replace=True")
         self._values[name] = value
 
     def register(self, name: str, *, replace: bool = False) -> Callable[[T], T]:
@@ -153,10 +153,10 @@ class Registry(Mapping[str, T], Generic[T]):
         shown = f"{self.label} {plugin.name!r} of {_distribution(plugin)}"
         try:
             value = plugin.load()
-        except Exception as error:  # whatever a stranger's module raises
+        except Exception as error:  # any error of a third-party module
             raise ValueError(f"the {shown} cannot be imported: {type(error).__name__}: {error}") from error
         if self._values.setdefault(plugin.name, value) is not value:
-            raise ValueError(f"the {shown} has a name that is already taken")
+            raise ValueError(f"the {shown} has a name that is taken")
 
     def _load_or_warn(self, plugin: metadata.EntryPoint) -> None:
         try:
@@ -220,7 +220,7 @@ def _offered(kind: str) -> metadata.EntryPoints:
 
 def _changed(place: str) -> int | None:
     try:
-        return Path(place).stat().st_mtime_ns  # an empty one is the current folder
+        return Path(place).stat().st_mtime_ns  # an empty path is the current folder
     except OSError:
         return None
 
@@ -269,7 +269,7 @@ def nearest(name: str, known: Iterable[str], *, otherwise: str | None = None) ->
 
 def nearest_file(path: Path) -> str:
     """Return a hint for a missing file or folder: similar names in the same folder, if there are any."""
-    from mobileclip.storage import printable  # a subpackage of its own, which a registry alone does without
+    from mobileclip.storage import printable  # imported here, since a registry alone does not need this subpackage
 
     try:
         names = [entry.name for entry in path.parent.iterdir()]
@@ -296,7 +296,7 @@ def import_parts(module: str) -> None:
         importlib.import_module(name)
     except ModuleNotFoundError as error:
         if error.name is None or not f"{name}.".startswith(f"{error.name}."):
-            raise  # the module is there, and lacks another one
+            raise  # the module exists, but lacks another module
         raise ValueError(
             f"{module} cannot be imported: there is no module {error.name!r} in {folder.resolve()}"
         ) from None

@@ -17,7 +17,7 @@ Source:    MobileCLIP2 (arXiv 2508.20691), and the released run_dfndr12m.sh; run
 Rows:
     all_sets         Distil from real captions and from synthetic captions of every set
     mscoco38k        Distil from synthetic captions of one captioner, tuned on MSCOCO
-    real             Distil from real captions only
+    real             Distil from real captions alone
     context_77       Distil from captioners of 77 positions
     context_128      Distil from captioners of 128 positions
     context_256      Distil from captioners of 256 positions

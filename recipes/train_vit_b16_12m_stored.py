@@ -16,7 +16,7 @@ Rows:
     augmentations_5   Distil from 5 of 30 augmentations: 64.8
     augmentations_10  Distil from 10 of 30 augmentations: 64.7
     augmentations_30  Distil from 30 of 30 augmentations: 64.7
-    captions_0        Distil from real captions only: 60.7
+    captions_0        Distil from real captions alone: 60.7
     captions_1        Distil from 1 of 5 synthetic captions: 64.9
     captions_2        Distil from 2 of 5 synthetic captions: 65.2
     captions_3        Distil from 3 of 5 synthetic captions: 65.2

@@ -3,7 +3,7 @@
 Command:   python -m examples.icons                  (with the extra `quickstart` installed)
            python -m examples.icons --sets bi --sets lucide --sets noto    (fewer sets, in a minute)
 Hardware:  any computer, about 2 GiB of memory
-Time:      minutes, most of them for rendering; it may be stopped, and goes on with the set of icons that it was at
+Time:      minutes, mostly for rendering; after an interruption, the program resumes with the current icon set
 Result:    outputs/icons: shards of each split in the public layout, and datacard.json with counts, sources and licences
 
 npm installs the icon sets. The data set takes one drawing per set and name, most of these for training. The held-out

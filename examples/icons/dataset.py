@@ -78,7 +78,7 @@ def build_dataset(spec: IconDataSpec) -> DrawnDataset:
     """Download, render, caption, split and write the data set; finished steps are not repeated.
 
     Args:
-        spec: the choices.
+        spec: settings to use.
 
     Raises:
         ValueError: if the network or npm fails, or the folder holds a data set with other settings.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-# How it is drawn, and not what: at the end of a name.
+# Words about the style at the end of a name.
 _MANNERS = frozenset(
     (
         *("outline", "outlined", "line", "linear", "fill", "filled", "solid", "duotone", "color", "broken"),
@@ -12,9 +12,9 @@ _MANNERS = frozenset(
         *("sm", "small", "lg", "large", "ltr", "rtl"),
     )
 )
-# Whose platform it was drawn for: at the start of a name.
+# Platforms at the start of a name.
 _PLATFORMS = frozenset(("ios", "md"))
-# Trade marks: a logo shows nothing that its name says, and may not be given to everyone under the set's licence.
+# Trade marks: a logo does not depict its name, and the set's licence may not cover its distribution.
 _MARKS = frozenset(("brand", "brands", "logo", "logos", "social"))
 
 

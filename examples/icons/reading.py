@@ -48,7 +48,7 @@ class Icon:
 
 @attrs.frozen(kw_only=True)
 class IconSet:
-    """What one set gives.
+    """The icons of one set.
 
     Args:
         style: style of the set.

@@ -23,5 +23,5 @@ ICON_SETS = (
 )
 EMOJI_SETS = STYLES
 ALL_SETS = (*ICON_SETS, *EMOJI_SETS)
-# Those whose licences ask for no more than the names of authors: what is made of them need not have the same licence.
+# Sets whose licences only require the names of authors, so that derived works may have another licence.
 FREE_SETS = tuple(one for one in ALL_SETS if one.name != "openmoji")

@@ -42,10 +42,10 @@ def detector(
 
 
 def main(encoder: nn.Module, *, size: int = 128, steps: int = 30, lr: float = 2e-4) -> tuple[RetinaNet, nn.Module]:
-    """Train a detector on a white square, fold it, and detect."""
+    """Train a detector on a white square, fold the detector, and detect the square."""
     stages = tuple(range(len(encoder.dims)))[-3:]
     model = detector(encoder, num_classes=2, stages=stages, size=size).train()
-    encoder.eval()  # two images are too few to normalise by
+    encoder.eval()  # two images are too few for batch statistics
     image, box = torch.zeros(3, size, size), [size // 4, size // 4, size // 2, size // 2]
     image[:, box[1] : box[3], box[0] : box[2]] = 1.0
     target = {"boxes": torch.tensor([box], dtype=torch.float32), "labels": torch.tensor([1])}

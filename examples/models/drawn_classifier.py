@@ -69,7 +69,7 @@ def main(
         losses.append(float(loss.detach()))
         if step % 5 == 0:
             print(f"step {step} of {steps}: loss {losses[-1]:.3f}")
-    # Averages of batch norms lag behind weights that moved fast: what is folded in are those of the final weights.
+    # Running averages of batch norms lag behind fast weights, so compute them for the final weights before folding.
     update_bn([batch(batch_size, transform, generator)[0] for _ in range(8)], model)
     folded = reparameterize(model.eval())
     save_model(folded, out / "shapes.safetensors")

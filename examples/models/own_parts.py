@@ -1,6 +1,6 @@
 """Your own token mixer and image encoder, saved, loaded and exported like the library's own parts.
 
-    python examples/models/own_parts.py # writes to outputs/own_parts, or to the given folder
+    python examples/models/own_parts.py              # writes to outputs/own_parts, or to the given folder
 
 The decorators register both parts when a program imports this module. Entry points of an installed package register
 them without an import:

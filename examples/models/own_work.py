@@ -53,7 +53,7 @@ class HingeLoss(nn.Module):
         """Return the loss; the logit scale enters only so that it has a gradient."""
         similarity = image @ text.T
         positive = similarity.diagonal()
-        others = similarity - 4 * torch.eye(len(image), device=image.device)  # a pair is no negative of itself
+        others = similarity - 4 * torch.eye(len(image), device=image.device)  # a pair is not its own negative
         terms = [(self.margin + others.amax(dim) - positive).relu().mean() for dim in (0, 1)]
         total = terms[0] + terms[1] + 0 * logit_scale
         return LossTerms(contrastive=total, distillation=torch.zeros_like(total), total=total)

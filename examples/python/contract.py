@@ -21,7 +21,7 @@ Array = npt.NDArray[Any]
 Encode = Callable[[Array], Array]
 
 FORMAT_VERSION = 1
-# What an export in each precision must keep of the model's own embeddings.
+# Minimum cosines with the model's own embeddings for exports in each precision.
 LEAST_COSINE = {
     "float32": 0.99999,
     "float16": 0.9995,
@@ -58,7 +58,7 @@ class Export:
             raise ValueError(f"{self.folder} has no {name} tower; export the model with --tower both")
         tower: dict[str, Any] = found[0]
         if not (self.folder / tower["file"]).exists():
-            raise ValueError(f"there is no {self.folder / tower['file']}; copy the export again")
+            raise ValueError(f"{self.folder / tower['file']} is missing; copy the export again")
         return tower
 
 
@@ -203,7 +203,7 @@ def check_golden(export: Export, tower: str, encode: Encode) -> float:
     # Written so that NaN fails too.
     if not least > bound:
         raise ValueError(
-            f"the {tower} tower gives other embeddings of the golden inputs than the model did: the least cosine is "
+            f"the {tower} tower's embeddings of the golden inputs differ from the model's: the smallest cosine is "
             f"{least:.6f}, expected more than {bound}; copy the export again, or measure it with: mobileclip verify"
         )
     return least

@@ -3,14 +3,14 @@
     pip install mteb sentence-transformers timm
     python examples/python/mteb_task.py FOLDER
 
-For the leaderboard (the image benchmarks are MIEB's):
+For the leaderboard (MIEB has the image benchmarks):
 
 1. `mobileclip hub push FILE OWNER/NAME --license ...` publishes the model with the files that MTEB loads.
 2. In a clone of github.com/embeddings-benchmark/mteb, a `ModelMeta` below `mteb/models/model_implementations/` names
    the model, with `SentenceTransformerEncoderWrapper` as its loader and `modalities=["image", "text"]`. Open a pull
    request.
 3. `mteb run -m OWNER/NAME -b "MIEB(lite)" --output-folder results` runs the benchmark there; it fetches the data sets.
-4. A pull request to github.com/embeddings-benchmark/results adds what step 3 wrote.
+4. A pull request to github.com/embeddings-benchmark/results adds the results of step 3.
 """
 
 import argparse

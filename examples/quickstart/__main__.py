@@ -2,7 +2,7 @@
 
 Command:   make quickstart            (or: python -m examples.quickstart, with the extra `quickstart` installed)
 Hardware:  2 CPU cores, about 4 GiB of memory, no GPU
-Time:      about ten minutes, once the packages are installed; a second run resumes, or says that it is done
+Time:      about ten minutes after installing the packages; a second run resumes, or reports that nothing is left to do
 Result:    outputs/quickstart: report.md (the table), curves.png, pictures.html, and the model, quickstart.safetensors
 
 The data are emoji drawings of six vendors. Each training drawing has a noisy caption, a few keywords, and synthetic

@@ -30,7 +30,7 @@ _ON_PAGE = 12
 
 @attrs.frozen(kw_only=True)
 class Results:
-    """What came out.
+    """The results of a run.
 
     Args:
         scores: scores in per cent, by row of the table (`TITLES`), seed and split.

@@ -28,7 +28,7 @@ from mobileclip.reinforce.encoding import plain_augmentation, plain_views
 
 _BATCH = 32
 ALL = "all unseen pictures"
-# Rows of the table whose differences are told: the later one less the earlier one.
+# Rows of the table for the differences: later row minus earlier row.
 COMPARED = (("reinforced", "plain"), ("reinforced", "captions"), ("captions", "plain"))
 _SURE = 1.96
 

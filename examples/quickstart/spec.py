@@ -35,7 +35,7 @@ class Row:
     teachers: bool = False
 
 
-# Each has what the one before has: the same pictures, views, real captions and steps.
+# All have the same images, views, real captions and steps.
 ROWS = {
     "plain": Row(title="plain CLIP", synthetic_captions=False),
     "captions": Row(title="+ synthetic captions"),
@@ -47,7 +47,7 @@ TITLES = {name: row.title for name, row in ROWS.items()} | {TEACHERS: "the teach
 
 @attrs.frozen(kw_only=True)
 class QuickstartSpec:
-    """The choices of the quickstart.
+    """Settings of the quickstart.
 
     Args:
         output: folder for all results; finished steps in this folder are not repeated.

@@ -1,9 +1,10 @@
 """An HTTP server for embeddings of texts and images, and for zero-shot classification of images.
 
-    pip install starlette uvicorn python examples/serving/app.py icons --port 8000 curl -d '{"texts": ["a cat", "a
-    dog"]}' http://127.0.0.1:8000/texts curl --data-binary @photo.jpg
-    'http://127.0.0.1:8000/classify?label=a+cat&label=a+dog' kill -HUP PID # loads MODEL again for new requests; current
-    requests keep their model
+    pip install starlette uvicorn
+    python examples/serving/app.py icons --port 8000
+    curl -d '{"texts": ["a cat", "a dog"]}' http://127.0.0.1:8000/texts
+    curl --data-binary @photo.jpg 'http://127.0.0.1:8000/classify?label=a+cat&label=a+dog'
+    kill -HUP PID        # loads MODEL again for new requests; current requests keep their model
 
 For several processes, or another server: `MODEL=s0_onnx uvicorn --factory --workers 2 app:application`. An export from
 another machine needs `--trust`, or `TRUST=1` there, unless it is for ONNX: other runtimes trust their files.
@@ -59,7 +60,7 @@ class Served:
 
     def _loaded(self) -> mobileclip.ImageTextModel:
         clip = mobileclip.load(self._path, num_threads=self._num_threads, trust=self._trust)
-        # The first call makes what later ones find: it should not be a person's.
+        # Warm up before the first request, since the first call is slow.
         clip.encode_text("a photo")
         return clip
 
@@ -67,7 +68,7 @@ class Served:
 def application(served: Served | None = None) -> Starlette:
     """Return the application, by default for the model in the environment variable MODEL."""
     model = served or Served(os.environ["MODEL"], trust=os.environ.get("TRUST") == "1")
-    # What waits here takes no memory yet but its question.
+    # A waiting request only holds its body in memory.
     limiter = anyio.CapacityLimiter(AT_ONCE)
 
     async def computed(work: Callable[[mobileclip.ImageTextModel], Any]) -> JSONResponse:
@@ -134,7 +135,7 @@ def main() -> None:
     parser.add_argument("--trust", action="store_true", help="run an export that another machine wrote")
     given = parser.parse_args()
     served = Served(given.model, num_threads=given.num_threads, trust=given.trust)
-    # Loading takes seconds, and the loop has others to answer meanwhile.
+    # Loading takes seconds, and the event loop must answer other requests meanwhile.
     signal.signal(signal.SIGHUP, lambda *_: threading.Thread(target=served.replace).start())
     with socket.create_server(("127.0.0.1", given.port)) as listener:
         print(f"http://127.0.0.1:{listener.getsockname()[1]}", flush=True)

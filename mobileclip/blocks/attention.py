@@ -31,7 +31,7 @@ class AttentionBackend(Protocol):
         >>> attend: AttentionBackend = attention_backends["sdpa"]
         >>> query, key, value = torch.rand(3, 1, 2, 5, 4)
         >>> attended = attend(query, key, value, causal=True)
-        >>> torch.allclose(attended[:, :, 0], value[:, :, 0])  # the first token sees itself alone
+        >>> torch.allclose(attended[:, :, 0], value[:, :, 0])  # the first token attends only to itself
         True
     """
 
@@ -60,7 +60,7 @@ def sdpa_attention(query: Tensor, key: Tensor, value: Tensor, *, causal: bool) -
 
 @attention_backends.register("reference")
 def reference_attention(query: Tensor, key: Tensor, value: Tensor, *, causal: bool) -> Tensor:
-    """Attend by the explicit formula, in at least float32: slow, a reference for other backends."""
+    """Attend by the explicit formula, in at least float32; slow, but a reference for the other backends."""
     wide, device = torch.promote_types(query.dtype, torch.float32), query.device
     # Autocast would narrow both products again.
     casts = torch.amp.is_autocast_available(device.type) and torch.is_autocast_enabled(device.type)
@@ -84,7 +84,7 @@ def xformers_attention(query: Tensor, key: Tensor, value: Tensor, *, causal: boo
     """
     if query.device.type != "cuda":
         raise ValueError(
-            f"the attention backend 'xformers' runs on CUDA devices only, and these tensors are on {query.device}; "
+            f"the attention backend 'xformers' runs on CUDA devices only, but these tensors are on {query.device}; "
             "move the model to a GPU or use the backend 'sdpa'"
         )
     try:
@@ -118,7 +118,7 @@ class Attention(Attending):
 
     Examples:
         >>> attention, x = Attention(64, num_heads=8, causal=True), torch.rand(2, 10, 64)
-        >>> torch.allclose(attention(x)[:, :3], attention(x[:, :3]), atol=1e-5)  # later tokens are not seen
+        >>> torch.allclose(attention(x)[:, :3], attention(x[:, :3]), atol=1e-5)  # tokens do not attend to later ones
         True
     """
 
@@ -158,7 +158,7 @@ class Attention2d(Attention):
     Shape:
         `(batch, dim, height, width)` in and out.
 
-    Args and errors are those of `Attention`.
+    The arguments and errors are the same as for `Attention`.
 
     Examples:
         >>> Attention2d(64, num_heads=2, qkv_bias=False)(torch.rand(1, 64, 4, 6)).shape

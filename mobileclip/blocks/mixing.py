@@ -33,7 +33,7 @@ class DropPath(nn.Module):
     Source: Huang et al., "Deep Networks with Stochastic Depth"; FastViT's recipe for ImageNet.
 
     Examples:
-        >>> DropPath(0.5)(torch.ones(100, 3)).unique()  # a dropped sample, and one that is kept
+        >>> DropPath(0.5)(torch.ones(100, 3)).unique()  # a dropped sample and a kept sample
         tensor([0., 2.])
         >>> DropPath(0.5).eval()(torch.ones(100, 3)).unique()
         tensor([1.])

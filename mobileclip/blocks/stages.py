@@ -24,10 +24,10 @@ class RepMixerBlock(Reparameterizable):
         ffn_kernel_size: height and width of the kernel in the feed-forward network, both odd, or one number for both.
         hidden_dim: width of the feed-forward network; four times `dim` by default.
         layer_scale: initial value of the layer scales.
-        drop_path: probability of dropping the network for a sample in training.
+        drop_path: probability of dropping the network per sample in training.
 
-    Folding: the network's last projection absorbs the layer scale; mixer and network fold themselves. Source: Vasu et
-        al., "FastViT"; MobileCLIP section 3.1.
+    Folding: the network's last projection absorbs the layer scale; mixer and network fold themselves.
+    Source: Vasu et al., "FastViT"; MobileCLIP section 3.1.
 
     Examples:
         >>> block = RepMixerBlock(8).eval()
@@ -88,7 +88,7 @@ class TextRepMixerBlock(RepMixerBlock):
         kernel_size: number of tokens in the kernels of the default mixer and the feed-forward network, odd.
         hidden_dim: width of the feed-forward network; four times `dim` by default.
         layer_scale: initial value of the layer scales.
-        drop_path: probability of dropping the network for a sample in training.
+        drop_path: probability of dropping the network per sample in training.
 
     Source: MobileCLIP Figure 3 (Text-RepMixer).
 

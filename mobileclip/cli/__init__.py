@@ -1,6 +1,6 @@
 """The console command: commands by name, and their common flags.
 
-A file here reads a command's flags; lower subpackages do the work.
+Each module reads the flags of its commands; other subpackages do the work.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ def _require_working_folder() -> None:
 
 
 def _with_default(arguments: list[str]) -> list[str]:
-    """Return the arguments, with `run` inserted after an `eval` without subcommand."""
+    """Return the arguments, with `run` inserted after `eval` if there is no subcommand."""
     own = COMMANDS.members["eval"]
     if arguments[:1] == ["eval"] and arguments[1:] and isinstance(own, Commands) and arguments[1] not in own.members:
         return ["eval", "run", *arguments[1:]]

@@ -40,7 +40,7 @@ def require_there(path: str | Path, expected: str) -> None:
         FileNotFoundError: if the path does not exist; the message suggests similar names.
     """
     if not str(path).strip():
-        raise ValueError(f"a name is empty; expected {expected}")
+        raise ValueError(f"the name is empty; expected {expected}")
     if storage.is_remote(path) or storage.local_path(path).exists():
         return
     near = nearest_file(storage.local_path(path))
@@ -88,7 +88,7 @@ def require_checkpoint(source: str) -> None:
 
     Raises:
         OSError: if there is none.
-        ValueError: if the folder has no file of weights, or several.
+        ValueError: if the folder has no file of weights, or several files.
     """
     from mobileclip.encoders.checkpoints import PREFIX, packaged
     from mobileclip.encoders.checkpoints.hub import local_checkpoint
@@ -104,11 +104,11 @@ def require_at_least(least: int, **numbers: float | None) -> None:
     """Check that numbers are not below a minimum.
 
     Args:
-        least: that each may be.
+        least: minimum of each number.
         numbers: values by option name, with underscores; None for a missing option.
 
     Raises:
-        ValueError: if one is.
+        ValueError: if a number is below the minimum.
     """
     for name, number in numbers.items():
         if number is not None and number < least:
@@ -136,9 +136,9 @@ def outputs(given: Sequence[Path], *kinds: Collection[str], overwrite: bool) -> 
         place = next((at for at, kind in enumerate(kinds) if not kind or path.suffix.lower() in kind), None)
         if place is None:
             suffixes = " or ".join(suffix for kind in kinds for suffix in kind)
-            raise ValueError(f"{path} cannot be written: its name must end with {suffixes}")
+            raise ValueError(f"{path} cannot be written: the name must end with {suffixes}")
         if found[place] is not None:
-            raise ValueError(f"--output is {found[place]} and {path}, both of one kind; give one of them")
+            raise ValueError(f"--output is {found[place]} and {path}, two files of the same kind; give only one")
         require_output(path, overwrite=overwrite)
         found[place] = path
     return found
@@ -152,7 +152,7 @@ def require_page(path: Path | None, *, overwrite: bool) -> None:
         overwrite: whether to replace an existing file.
 
     Raises:
-        ValueError, OSError: if it cannot.
+        ValueError, OSError: if the page cannot be written.
     """
     if path is not None:
         require_output(path, overwrite=overwrite, suffixes=(".html",))
@@ -163,10 +163,10 @@ class ModelFlags:
     """Flags that choose a command's model and the device that it runs on.
 
     Args:
-        model: a name, a checkpoint in any known layout, a folder with one or with an export, hf-hub:OWNER/NAME,
-            open_clip:MODEL/TAG, transformers:OWNER/NAME, or NAME=FILE for a file without the model's name. For a name
-            alone, the command downloads the published weights once. mobileclip_s0 by default; an index stores its
-            model.
+        model: a name, a checkpoint in any known layout, a folder with a checkpoint or an export, hf-hub:OWNER/NAME,
+            open_clip:MODEL/TAG, transformers:OWNER/NAME, or NAME=FILE for a file without the model's name. For a bare
+            name, the command downloads the published weights once. The default is mobileclip_s0; an index stores its
+            own model.
         image_size: side of the images, if it differs from the model's; a ViT interpolates its position embeddings.
         context_length: ids per text, if fewer than the model's; see load_model in mobileclip.encoders.
         device: cuda, cuda:1, mps or cpu; auto takes the first available device. For an export: cpu, or a device of its
@@ -182,7 +182,7 @@ class ModelFlags:
     trust: Rare[bool] = False
 
     def named(self) -> tuple[str | None, str | None]:
-        """Return the model's name and file, or None for either: `--model` takes a name, a file, or NAME=FILE."""
+        """Return the name and the file in `--model` (a name, a file or NAME=FILE); None for a missing part."""
         from mobileclip.encoders.checkpoints import packaged
         from mobileclip.inference.loading import holds_weights
 
@@ -196,7 +196,7 @@ class ModelFlags:
         """Return a function that loads the model, after checking that the model exists.
 
         Args:
-            load: one of `mobileclip.inference.loading`.
+            load: a loading function of `mobileclip.inference.loading`.
 
         Raises:
             ValueError, FileNotFoundError: if there is no such model, or no such device.
@@ -224,7 +224,7 @@ def report_skipped(skipped: Sequence[str], num_images: int, *, called: str = "im
     Args:
         skipped: a message per skipped image.
         num_images: number of all images.
-        called: noun for the message.
+        called: noun for the images, in the message.
     """
     if skipped:
         say(f"left out {len(skipped):,} of {num_images:,} {called}:", error=True)
@@ -253,13 +253,15 @@ class Sharing:
     """Flags that divide a command's work among processes or the machines of a cluster.
 
     Args:
-        num_workers: number of processes, or maximum number of Ray actors; the result does not depend on this number.
-        engine: local for processes on this machine, ray for a cluster, whose machines need the same paths.
-        ray_address: Ray only: the cluster to join, such as auto; by default one is started on this machine.
-        shard_seconds: time limit per shard; with several processes, a new process replaces a slower one.
+        num_workers: number of processes, or maximum number of Ray actors; the number does not affect the result.
+        engine: local for processes on this machine, ray for a cluster; all machines of the cluster need the same paths.
+        ray_address: Ray only: the cluster to join, such as auto; by default, the command starts a cluster on this
+            machine.
+        shard_seconds: time limit per shard; with several processes, a new process replaces a process that exceeds the
+            limit.
         tries: attempts per shard if its store, disk or process fails.
         pause_seconds: pause before the second try.
-        pause_growth: factor from one pause to the next.
+        pause_growth: factor between consecutive pauses.
     """
 
     num_workers: Annotated[int, Workers] = 1

@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
     from mobileclip.collections import Concept, Match, Matches
 
-# Columns of a terminal.
+# Width of a thumbnail, in columns of the terminal.
 _THUMBNAIL = 32
 _LONGEST_NAME = 4096
 Name = Annotated[Positional[str], arg(metavar="NAME")]
@@ -71,16 +71,16 @@ def search(
     compare only scores of one query.
 
     Args:
-        query: a text; @"my bike" in the text is a concept of mobileclip concept.
+        query: a text; @"my bike" in the text refers to a concept, see mobileclip concept.
         index_name: the folder of an index, or the images' folder of an index in the user's cache; by default the newest
             index in the cache.
         image: an example image, with or without a text; repeatable.
         without: a text that results should not match; repeatable.
-        where: a condition: a column, a comparison and a value; repeatable, all conditions must hold. Columns are path,
+        where: a condition: a column, a comparison and a value; repeatable; all conditions must hold. Columns are path,
             part, size, width, height, camera, taken, latitude, longitude, time and sha256; comparisons are =, !=, <,
-            <=, >, >= and ~ (contains). Words of mobileclip tag are columns too: tag=dog, tag:dog>=0.99.
+            <=, >, >= and ~ (contains). Words of mobileclip tag are also columns: tag=dog, tag:dog>=0.99.
         k: maximum number of results.
-        all_frames: list several frames of a video; by default, the most similar frame.
+        all_frames: list several frames of a video; by default, only the most similar frame.
         thumbnails: show images in the terminal.
         explain: draw each location's share of the score over the images of the page (MCi image towers only). This is
             attribution, not segmentation.
@@ -97,15 +97,17 @@ def search(
     require_at_least(1, k=k)
     conditions = [parse_condition(text) for text in where]
     if query is not None and where and is_condition(query):
-        raise ValueError(f"{printable(query)} is a condition in the place of TEXT: write --where before each condition")
+        raise ValueError(f"{printable(query)} is a condition in place of TEXT; write --where before each condition")
     if query is not None and image and Path(query).is_file():
-        raise ValueError(f"{printable(query)} is a file in the place of TEXT: write --image before each image")
+        raise ValueError(f"{printable(query)} is a file in place of TEXT; write --image before each image")
     for path in image:
         require_file(path, "an image file")
     require_page(output, overwrite=overwrite)
     _require_drawn(output, is_one_query=query is not None or bool(image), explain=explain)
     if thumbnails and (as_json or not can_show_pictures()):
-        raise ValueError("--thumbnails needs a terminal with colours, and no --json; --output PAGE.html writes a file")
+        raise ValueError(
+            "--thumbnails needs a terminal with colours and excludes --json; --output PAGE.html writes a file"
+        )
     collection = open_index(index_name, device, trust=trust, text_model=text_model)
     find = partial(collection.search, image=image, without=without, where=conditions, k=k, all_frames=all_frames)
     show = partial(_show, thumbnails=thumbnails, as_json=as_json)
@@ -118,7 +120,9 @@ def search(
             _draw(output, " and ".join((*texts, *image)), matches, _maps(asked, matches) if explain else None)
         return
     if sys.stdin.isatty():
-        say(f"{len(collection):,} images in {collection.path}; type a query per line, and end with Ctrl-D", error=True)
+        say(
+            f"{len(collection):,} images in {collection.path}; type one query per line, and end with Ctrl-D", error=True
+        )
     for line in filter(str.strip, sys.stdin):
         show(find((line.strip(),)))
 
@@ -140,8 +144,8 @@ def dedup(
 
     mobileclip dedup --index photos.index
 
-    The command first creates or updates the index of the given images, like mobileclip index; without images, it reads
-    an existing index. It skips frames of videos.
+    The command first creates or updates the index of the given images, like mobileclip index; without images, the
+    command reads an existing index. The command skips frames of videos.
 
     The list has a line of JSON for every near-duplicate of a better image: keep, duplicate and similarity. The best
     copy has the most pixels; among these, the sharpest; among these, the largest file. Both files must be unchanged
@@ -150,7 +154,7 @@ def dedup(
     Args:
         inputs: image files, folders and tar shards; see mobileclip index.
         index_name: see mobileclip index.
-        model: for a new index.
+        model: model of a new index.
         num_workers: processes that decode; see mobileclip index.
         threshold: minimum cosine similarity of near duplicates.
         output: the list, duplicates.jsonl by default, and optionally an HTML page of the groups.
@@ -162,7 +166,7 @@ def dedup(
     require_at_least(1, num_workers=workers)
     require_threshold(threshold)
     if not inputs and model.model:
-        raise ValueError("an index has its own model: --model needs images")
+        raise ValueError("an existing index has its own model; omit --model, or give images for a new index")
     listed, page = outputs(output, (".jsonl",), (".html",), overwrite=overwrite)
     listed = listed or Path("duplicates.jsonl")
     require_output(listed, overwrite=overwrite)
@@ -182,7 +186,7 @@ def dedup(
         say(f"left out {groups.num_left_out:,} images that are missing or have changed since indexing", error=True)
     if groups.blank:
         say(
-            f"{len(groups.blank):,} images of one colour are similar to others; none is listed as a duplicate:",
+            f"{len(groups.blank):,} images of one colour are not listed, since their similarity is meaningless:",
             error=True,
         )
         say_first([printable(match.name, limit=_LONGEST_NAME) for match in groups.blank])
@@ -199,14 +203,14 @@ def serve(
     trust: Rare[bool] = False,
     text_model: TextModel = None,
 ) -> None:
-    """Serve an index to browsers on this machine: search by text and image, and duplicates.
+    """Serve an index to browsers on this machine, with search by text and image, and near duplicates.
 
     mobileclip serve
 
     mobileclip serve --index photos.index --port 0
 
-    The server accepts connections of this machine only. It changes no image, and writes only concepts to the index. The
-    next search sees changes by mobileclip index.
+    The server accepts only connections from this machine. The server does not change images, and writes only concepts
+    to the index. The next search includes changes by mobileclip index.
 
     Args:
         index_name: the folder of an index, or the images' folder of an index in the user's cache; by default the newest
@@ -231,7 +235,7 @@ def _show(matches: Matches, *, thumbnails: bool, as_json: bool) -> None:
 
     if not matches.is_exact:
         say("the search is approximate and may miss a few images", error=True)
-    # A line break in a name would make another result of its rest.
+    # A line break in a name would look like another result.
     lines = [f"{match.score:6.3f}  {printable(match.name, limit=_LONGEST_NAME)}" for match in matches]
     if as_json:
         say_json([match.known() for match in matches])
@@ -245,9 +249,9 @@ def _show(matches: Matches, *, thumbnails: bool, as_json: bool) -> None:
 
 def _require_drawn(output: Path | None, *, is_one_query: bool, explain: bool) -> None:
     if output is not None and not is_one_query:
-        raise ValueError("--output shows the results of one query; give a TEXT or an --image")
+        raise ValueError("--output needs a single query; give a TEXT or an --image")
     if explain and output is None:
-        raise ValueError("--explain draws maps on a page of images; name the page: --output PAGE.html")
+        raise ValueError("--explain draws maps on a page of results; add --output PAGE.html")
 
 
 def _maps(
@@ -287,13 +291,13 @@ def tag(
     mobileclip search "a beach" --where 'tag=dog' --where 'tag:red bicycle>=0.99'
 
     An image's score for a word is its percentile rank within the index, from 0 to 1; unlike cosines, scores of
-    different words are comparable. The 5 % with the highest score have the word as a tag (--share), even if no image
-    shows the word. The command reads no images. Images indexed later get tags too; the same command without
+    different words are comparable. The 5 % of the images with the highest score get the word as a tag (--share), even
+    if no image shows the word. The command reads no images. Images indexed later get tags too; the same command without
     --vocabulary calibrates the words again.
 
     Args:
         index_name: see mobileclip search.
-        vocabulary: a UTF-8 text file with a word or phrase per line; it replaces the earlier words.
+        vocabulary: a UTF-8 text file with a word or phrase per line; these words replace the earlier words.
         template: prompt template, such as "a photo of a {}"; by default the word alone.
         share: fraction of the images that get each word as a tag; 0.05 by default.
         device: see mobileclip index.
@@ -305,8 +309,8 @@ def tag(
     collection = open_index(index_name, device, trust=trust)
     made = collection.tag(words, template=template, share=share)
     say(
-        f"{len(collection):,} pictures in {collection.path} have {len(made.words):,} words as tags, each the "
-        f"tag of {made.share:.3g} of them: mobileclip search --where 'tag={printable(made.words[0])}' ..."
+        f"tagged {len(collection):,} images in {collection.path} with {len(made.words):,} words, each word for "
+        f"{made.share:.3g} of the images: mobileclip search --where 'tag={printable(made.words[0])}' ..."
     )
 
 
@@ -327,16 +331,16 @@ def add(
     mobileclip concept add "my bike" --positive a.jpg --negative c.jpg --text "a bicycle" --index photos.index
     mobileclip search '@"my bike" in snow' --index photos.index
 
-    A concept works without examples. Search uses examples only if they help: the other examples must rank a held-out
-    example better than the text does. The command uses stored embeddings of indexed images. The index stores a small
-    copy of each example.
+    A concept works without examples. Search uses examples only if the examples help: on average, the other examples
+    must rank a held-out example better than the text does. The command uses stored embeddings of indexed images. The
+    index stores a small copy of each example.
 
     Args:
         name: the concept's name, without quotation marks; an existing concept gets the further examples.
         index_name: see mobileclip search.
         positive: an image of the concept; repeatable.
         negative: a similar image without the concept; repeatable.
-        unlabel: an example to remove, as mobileclip concept show prints it; the file need not exist.
+        unlabel: an example to remove, in the spelling of mobileclip concept show; the file need not exist.
         text: description of the concept; by default its name.
         device: see mobileclip index.
         trust: open an export of another machine; see mobileclip classify.
@@ -408,5 +412,5 @@ def _told(concept: Concept) -> str:
     """Return a one-line description of a concept."""
     num_yes = sum(one.is_positive for one in concept.examples)
     num_no = len(concept.examples) - num_yes
-    used = "which help" if concept.uses_examples else "search uses the text only"
+    used = "which help" if concept.uses_examples else "search uses only the text"
     return f'@"{printable(concept.name)}"  {printable(concept.text)}  {num_yes:,} yes, {num_no:,} no: {used}'

@@ -33,13 +33,13 @@ READING = Reading(
         "num_threads": ("-j", "--num-workers"),
     }
 )
-"""Names that stand for a flag in every command that has it."""
+"""Short names and aliases of flags, the same in every command."""
 
 COMMON = {
     "--quiet": "show no progress",
     "--strict": "exit with status 1 instead of 0 if the command skipped something",
 }
-"""Flags of every command, with what they are for."""
+"""Flags of every command, with their purpose."""
 
 _OF_ALL = (
     f"Every command takes {', and '.join(f'{name}: {about}' for name, about in COMMON.items())}. "
@@ -69,7 +69,7 @@ class Command:
         return function
 
     def run(self, program: str, arguments: Sequence[str]) -> None:
-        """Read the flags, and call the function.
+        """Parse the flags, and call the command's function.
 
         Args:
             program: the words before the arguments.
@@ -110,7 +110,7 @@ class Commands:
         return {name: one for group in self.groups.values() for name, one in group.items()}
 
     def run(self, program: str, arguments: Sequence[str]) -> None:
-        """Run the command of the first word, or list all commands.
+        """Run the command named by the first word, or list all commands.
 
         Args:
             program: the words before the arguments.
@@ -173,10 +173,10 @@ _GROUPS = {
         "Define concepts of your own in an index of images, by texts and examples.",
         """
 commands
-  collections:add            add "my bike" --positive a.jpg  a name, and examples of it
-  collections:list_concepts  ls                         those that an index has
-  collections:show           show "my bike"             its text and its examples
-  collections:remove         rm "my bike"               remove it
+  collections:add            add "my bike" --positive a.jpg  a concept with examples
+  collections:list_concepts  ls                         list an index's concepts
+  collections:show           show "my bike"             a concept's text and examples
+  collections:remove         rm "my bike"               remove a concept
 """,
     ),
     "eval": (
@@ -184,14 +184,14 @@ commands
         """
 commands
   evaluation:evaluate  run s2.pt my_classes/                  evaluate models on data sets
-  evaluation:report    report results.jsonl -m mobileclip_s0  beside published results
+  evaluation:report    report results.jsonl -m mobileclip_s0  compare with published results
 """,
     ),
     "tokenizer": (
         "Train a tokenizer on your own texts.",
         """
 commands
-  training:train_tokenizer  train german.txt -o tokenizer.json  a tokenizer.json of texts
+  training:train_tokenizer  train german.txt -o tokenizer.json  train from files of texts
 """,
     ),
     "recipes": (
@@ -207,14 +207,14 @@ commands
         """
 look
   data:inspect       inspect shard.tar -o a.html            a sample and its views
-  data:count         count 'shards/{000..127}.tar'          number of samples, kept beside them
-  data:check         check DataCompDR-12M                   whether shards can be read and are true
+  data:count         count 'shards/{000..127}.tar'          number of samples, stored in sizes.json
+  data:check         check DataCompDR-12M                   check that shards are readable and correct
 join
   data:urls          urls DataComp-12M -o urls.parquet      the URLs to download
   data:join          join DataCompDR-12M images -o joined/  put images into shards
 choose
-  data:score         score DataCompDR-12M -o scores         how well captions fit images
-  data:filter_       filter scores -o kept.npy              the samples that fit best
+  data:score         score DataCompDR-12M -o scores         similarity of captions and images
+  data:filter_       filter scores -o kept.npy              the most similar samples
   data:dedup         dedup scores -o kept.npy               samples without near duplicates
   data:tune_scale    tune-scale held_out.tar                a logit scale per teacher
 """,
@@ -247,40 +247,40 @@ COMMANDS = _listed(
     """
     Fast image-text models: use, search, measure and train them.
 
-    `mobileclip --version` says which version this is. With `--import MODULE`, any command first imports a module of
+    `mobileclip --version` prints the version. With `--import MODULE`, any command first imports a module of
     your own, by its name or the path of its file, whose decorators register parts.
     """,
     """
 use a model
-  models:classify       classify photo.jpg "a cat" "a dog"             which text fits a picture
+  models:classify       classify photo.jpg "a cat" "a dog"             the best text for an image
   models:embed          embed photos/ -o photos.npz                    embeddings as a NumPy archive
   export:export         export s2.pt -o s2_onnx                        for phones, browsers, servers
   models:list_models    list                                           models and towers known by name
-  models:info           info mobileclip_s2                             what a model or a checkpoint is
-search pictures
-  indexing:index        index photos/                                  make pictures ready for search
-  collections:search    search "a red bicycle"                         find pictures by what they show
-  collections:dedup     dedup photos/                                  pictures that show the same
+  models:info           info mobileclip_s2                             spec, form and size of a model
+search images
+  indexing:index        index photos/                                  make images ready for search
+  collections:search    search "a red bicycle"                         find images by text or image
+  collections:dedup     dedup photos/                                  near-duplicate images
   collections:serve     serve                                          search in a browser
   indexing:merge        merge a.index b.index -o c.index               join indexes of one model
-  indexing:upgrade      upgrade --to mobileclip_s2                     to another model
-  collections:tag       tag --vocabulary words.txt                     words to filter by
-  concept               concept add "my bike"                          things of your own, by examples
+  indexing:upgrade      upgrade --to mobileclip_s2                     move an index to another model
+  collections:tag       tag --vocabulary words.txt                     tag images with words
+  concept               concept add "my bike"                          define concepts by examples
 measure
   eval                  eval s2.pt my_classes/                         accuracy, retrieval on data
-  export:verify         verify s2_onnx                                 an export against its model
-  models:check_weights  check-weights mobileclip_s0                    weights by published outputs
+  export:verify         verify s2_onnx                                 compare an export with its model
+  models:check_weights  check-weights mobileclip_s0                    compare with published outputs
 train
   training:train        train s2 --tiny                                train by a recipe
-  training:reinforce    reinforce datacompdr12m --tiny                 captions and teachers' views
-  training:finetune     finetune --tiny                                train on pictures of your own
-  tokenizer             tokenizer train german.txt -o t.json           vocabularies of your own texts
+  training:reinforce    reinforce datacompdr12m --tiny                 add captions and embeddings
+  training:finetune     finetune --tiny                                train on your own images
+  tokenizer             tokenizer train german.txt -o t.json           train a tokenizer on your texts
   recipes               recipes ls                                     list or copy published recipes
-  training:runs         runs outputs/a outputs/b                       trainings side by side
+  training:runs         runs outputs/a outputs/b                       compare training runs
 files and shells
-  data                  data inspect shard.tar -o a.html               look into, join, filter data
+  data                  data inspect shard.tar -o a.html               inspect, join and filter data
   models:convert        convert s2.pt -o s2.safetensors                weights in another layout
-  hub                   hub save s2.safetensors -o s2/                 folders of open_clip and timm
-  commands:completion   completion                                     what bash and zsh complete by
+  hub                   hub save s2.safetensors -o s2/                 folders for open_clip and timm
+  commands:completion   completion                                     completion for bash and zsh
 """,
 )

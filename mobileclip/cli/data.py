@@ -25,7 +25,7 @@ from mobileclip.terminal import print_table, say
 from mobileclip.terminal.common import Rare
 from mobileclip.terminal.status import conclude
 
-# Every other scale that was tried is shown: each is 26 % above the last.
+# Show every second scale, so that consecutive scales differ by 26 %.
 _SHOWN_STEP = 2
 
 
@@ -72,7 +72,7 @@ def join(
         require_folder(spec.captions, "a folder of shards with the captions")
     _require_output_directory(spec.output)
     if spec.index is not None:
-        # Others may work in it: what is asked is whether files can be written there.
+        # The folder may hold other files: only check that files can be written there.
         require_output(local_path(spec.index) / "places", overwrite=True)
     report = join_images(spec, engine=engine)
     say(report)
@@ -92,14 +92,14 @@ def urls(
 
     mobileclip data urls 'DataComp-12M/{00000000..00001023}.tar' -o urls.parquet -j 8
 
-    Its columns are url, caption, uid and sha256, if the data has them: shards in url.txt, txt and json, tables in their
-    columns. mobileclip data join matches by uid and verifies by sha256.
+    The table has the columns url, caption, uid and sha256, if the data has these. The command reads the values from
+    url.txt, txt and json in shards, and from columns in tables. mobileclip data join matches by uid and verifies by
+    sha256.
 
-    The command counts truncated shards and samples without a URL, and writes the others.
+    The command counts truncated shards and samples without a URL, and writes all other samples.
 
     Args:
-        data: tar shards, tables (.parquet, .csv, .tsv), a .jsonl file, or a folder of such: paths, URLs or
-            patterns.
+        data: tar shards, tables (.parquet, .csv, .tsv), .jsonl files, or folders of these: paths, URLs or patterns.
         output: the table, *.parquet or *.csv.
         rows: column names of tables.
         sharing: engine, workers and retries.
@@ -109,7 +109,7 @@ def urls(
 
     engine = sharing.build()
     if not data:
-        raise ValueError("no DATA were given; expected shards or tables, such as 'DataComp-12M/{000..127}.tar'")
+        raise ValueError("no DATA given; expected shards or tables, such as 'DataComp-12M/{000..127}.tar'")
     if not is_remote(output):
         require_output(output, overwrite=overwrite, suffixes=SUFFIXES)
     report = write_urls(
@@ -167,8 +167,8 @@ def count(
 
     mobileclip data count 'DataCompDR-1B/{00..64}/{00000000..00000999}.tar' -j 16
 
-    Training with sampling `epoch` reads sizes.json. The command reads only headers on a local disk, and whole shards
-    through a network. A stopped command resumes.
+    Training with sampling `epoch` reads sizes.json. The command reads only headers on a local disk, but whole shards
+    over a network. A stopped command resumes.
 
     The command names and skips truncated and unreadable shards.
 
@@ -199,7 +199,7 @@ def check(
     device: Device = "auto",
     seed: Rare[int] = 0,
 ) -> None:
-    """Check reinforced shards: readable, consistent with the card, and equal to recomputed samples.
+    """Check that reinforced shards are readable, consistent with the card, and equal to recomputed samples.
 
     mobileclip data check DataCompDR-12M --samples 100
 
@@ -209,8 +209,8 @@ def check(
 
     mobileclip data check DataCompDR-1B --num-shards 100 --num-rows 500 -j 16
 
-    For a large data set, check random shards and random samples of each. The command always checks that all files exist
-    with the right size.
+    For a large data set, check only random shards and random samples of each shard. The command always checks that all
+    files exist with the right size.
 
     The exit status is 1 if anything is wrong.
 
@@ -250,7 +250,7 @@ def require_shards(patterns: str | Sequence[str], what: str) -> None:
     from mobileclip.data.shards.files import expand_shards, runs_program
 
     if not patterns:
-        raise ValueError(f"no SHARDS were given; expected {what}, such as 'mine/{{000..127}}.tar'")
+        raise ValueError(f"no SHARDS given; expected {what}, such as 'mine/{{000..127}}.tar'")
     for pattern in (patterns,) if isinstance(patterns, str) else patterns:
         shards = expand_shards(pattern)
         if all(not runs_program(one) and not is_remote(one) and not local_path(one).exists() for one in shards):
@@ -260,7 +260,7 @@ def require_shards(patterns: str | Sequence[str], what: str) -> None:
 
 
 def _require_output_directory(output: str) -> None:
-    """Raise if the path cannot be a directory; a directory of an interrupted join is valid."""
+    """Raise if the path cannot be a directory, or if its tar files are not from a join."""
     if is_remote(output):
         return
     from mobileclip.datasets.joining.report import LEDGER
@@ -284,9 +284,9 @@ def score(
 
     mobileclip data score 'DataCompDR-12M/{00000000..00001023}.tar' -o scores -j 16 --keep-vectors
 
-    The command reads stored teacher embeddings once; shards need no images. FOLDER gets each sample's uid and key, and
-    per teacher the cosine similarity with the real caption, the mean over the synthetic captions, and the best
-    synthetic caption. A stopped command resumes, and skips shards with scores.
+    The command reads stored teacher embeddings once; shards need no images. For each sample, FOLDER gets the uid, the
+    key, and for each teacher three cosine similarities: with the real caption, the mean over the synthetic captions,
+    and with the best synthetic caption. A stopped command resumes, and skips shards with scores.
 
     The command names truncated shards; the next run tries them again.
 
@@ -422,7 +422,7 @@ def dedup(
 def require_kept(path: Path | None) -> Path:
     """Return the output path of the uid list; raise if no output ends in .npy."""
     if path is None:
-        raise ValueError("no --output for the uid list; its name must end with .npy")
+        raise ValueError("no --output for the uid list, whose name must end with .npy")
     return path
 
 
@@ -435,13 +435,13 @@ def tune_scale(
     batch_size: Rare[int] = 1024,
     seed: Rare[int] = 0,
 ) -> None:
-    """Find each teacher's logit scale with the lowest contrastive loss on held-out pairs.
+    """Find the logit scale of each teacher with the lowest contrastive loss on held-out pairs.
 
     mobileclip data tune-scale 'held-out/{000..007}.tar'
 
-    The command reads stored teacher embeddings. It prints the loss at every second scale, the best scale with its 95 %
-    interval, and the flag for training. MobileCLIP2 tunes its teachers' scales to 70 and 60; the scale for held-out
-    pairs is a first guess.
+    The command reads stored teacher embeddings. The command prints the loss at every second scale, the best scale with
+    its 95 % interval, and the flag for training. MobileCLIP2 tunes its teachers' scales to 70 and 60; the best scale
+    for held-out pairs is only a starting point for tuning.
 
     Args:
         shards: held-out reinforced tar files: paths, URLs or brace patterns.
@@ -462,7 +462,7 @@ def tune_scale(
     for place, scale in list(enumerate(SCALES))[::_SHOWN_STEP]:
         table.add_row(f"{scale:.4g}", *(f"{teacher.losses[place]:.4f}" for teacher in report.teachers))
     print_table(table)
-    say(f"{report.num_pairs:,} pairs, {report.batch_size:,} at a time; {report.skipped}")
+    say(f"{report.num_pairs:,} pairs, {report.batch_size:,} per batch; {report.skipped}")
     for teacher in report.teachers:
         say(teacher)
     flag = " ".join(f"{teacher.best:.4g}" for teacher in report.teachers)

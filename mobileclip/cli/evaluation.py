@@ -39,10 +39,10 @@ def evaluate(
 
     DATA is a data set of your own: a folder with a folder of images for each class, a folder of images with captions, a
     .jsonl file, tar shards, a folder in the public layout, or a key such as vtab/pets. probe: before a data set of
-    classes fits a linear probe. Without DATA, the command evaluates a suite.
+    classes fits a linear probe. Without DATA, the command evaluates a suite of data sets.
 
-    The command writes each result at once, and resumes after a stop with the stored embeddings. At the end it names the
-    data sets that failed. mobileclip eval report has its own --help.
+    The command writes each result at once, and resumes after a stop with the stored embeddings. At the end, the command
+    names the data sets that failed. mobileclip eval report has its own --help.
 
     Args:
         models: one or several models, and the data sets to evaluate.
@@ -98,7 +98,7 @@ def report(
     num_stars = sum(row.stands_out for row in rows)
     both = sum(row.difference is not None for row in rows)
     if both:
-        say(f"{num_stars} of {both} differ by more than the noise (*).")
+        say(f"{num_stars} of {both} results differ by more than the noise (*).")
 
 
 def _cells(row: Difference) -> tuple[str, str, str, str]:

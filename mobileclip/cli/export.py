@@ -40,15 +40,15 @@ def export(
     place: Annotated[str | None, arg(name="for", metavar="iphone|android|browser|server|...")] = None,
     overwrite: bool = False,
 ) -> None:
-    """Export a model to another runtime: a file per tower, with contract, tokenizer and test inputs.
+    """Export a model to another runtime: one file per tower, with a contract, the tokenizer and test inputs.
 
     mobileclip export mobileclip_s0.pt --target onnx --precision float16 -o s0_onnx
 
     mobileclip export mobileclip_s0.pt --for iphone -o s0_iphone
 
     The command runs each file in its runtime on real images and captions, and compares embeddings with the model in
-    float32. If a check fails, the exit status is 1, and the folder stays with its report. If this machine lacks the
-    runtime (Core ML without a Mac), the report says that the file was not run.
+    float32. If a check fails, the exit status is 1, and the command keeps the folder with its report. If this machine
+    lacks the runtime (Core ML without a Mac), the report states that the command did not run the file.
 
     Args:
         model: a name such as mobileclip_s0 (the command downloads its weights once), a file of weights in any known
@@ -83,11 +83,15 @@ def export(
     require_output_folder(spec.output, overwrite=overwrite, marker=CONTRACT)
     require_model(model, checkpoint)
     if (second := companion(model)) is not None:
-        say(f"{model} has a second text tower; export it with mobileclip export {second}", error=True)
+        say(
+            f"{model} has a second text tower, which this export lacks; to export that tower: mobileclip "
+            f"export {second}",
+            error=True,
+        )
     if max_images < 2:
         raise ValueError(f"--max-images is {max_images}; ranking needs at least 2")
     for path in filter(None, (data, calibration)):
-        require_there(path, "a data set to measure on")
+        require_there(path, "a data set for the checks")
     samples = None if data is None else _samples(data, max_images, rows)
     ranges = None if calibration is None else _samples(calibration, _NUM_CALIBRATION, rows)
     folder = export_model(
@@ -156,9 +160,9 @@ def _loses(folder: Path, checkpoint: str, spec: EvaluationSpec) -> bool:
     model, export = summarize(run)
     is_worse = False
     for row in differences(export, model):
-        assert row.interval is not None, "both were evaluated on the same data set"
-        assert row.value is not None, "the export was evaluated"
-        assert row.reference is not None, "the model was evaluated"
+        assert row.interval is not None, "the run evaluated both on the same data set"
+        assert row.value is not None, "the run evaluated the export"
+        assert row.reference is not None, "the run evaluated the model"
         low, high = row.interval.low, row.interval.high
         say(
             f"{row.dataset}, {row.metric}: {100 * row.reference:.2f} -> {100 * row.value:.2f} %, "
@@ -181,7 +185,7 @@ def _conclude(report: Report, failure: str) -> None:
         name = tower.tower if tower.stage is None else f"{tower.tower} {feature_name(tower.stage)}"
         name = name if tower.precision is None else f"{tower.precision}, {name}"
         say(f"{name}: cosine with float32 over {tower.count} {_unit(tower.tower)}: {cosines}")
-    say(f"ranking: {report.ranking.agreement:.2%} of {report.ranking.num_queries} first results are float32's")
+    say(f"ranking: {report.ranking.agreement:.2%} of {report.ranking.num_queries} first results agree with float32")
     if not report.is_ranked:
         say(
             "rankings could not be checked: the embeddings hardly differ, so a file that ignores its input would pass",

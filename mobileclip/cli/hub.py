@@ -43,7 +43,7 @@ def save(
 
     The command writes a dual encoder in training form for open_clip, and an image tower or classifier for timm, if
     these libraries build such a model; this library loads the same file. The card names the libraries that load the
-    folder, and the reasons for the others.
+    folder, and states why other libraries cannot.
 
     Args:
         source: a checkpoint in any known layout, a folder with one, or hf-hub:owner/name.
@@ -116,7 +116,7 @@ def push(
         **about,
     )
     say(f"pushed {pushed.url}")
-    say(f"this very model: hf-hub:{repository}@{pushed.commit}")
+    say(f"this exact revision: hf-hub:{repository}@{pushed.commit}")
 
 
 def _card(

@@ -76,23 +76,24 @@ def index(
             embeddings of a moved folder's index.
         model: the model and its device.
         batch_size: images per batch.
-        num_workers: processes that decode images; by default one per core, at most sixteen. With an engine, processes
-            or actors with a model each.
-        engine: inline runs one model in this process, local a model per process (on the GPUs in turn), ray a model per
-            actor of a cluster with the same paths on all machines.
-        ray_address: Ray only: the cluster to join, such as auto; by default one is started on this machine.
-        gpus_per_worker: Ray only: GPUs of every actor; with a fraction, several actors share a GPU.
+        num_workers: number of processes that decode images; by default one per core, at most sixteen. With an engine,
+            number of processes or actors, each with its own model.
+        engine: inline runs one model in this process; local runs one model per process (on the GPUs in turn); ray runs
+            one model per actor of a cluster, whose machines all need the same paths.
+        ray_address: Ray only: the cluster to join, such as auto; by default, the command starts a cluster on this
+            machine.
+        gpus_per_worker: Ray only: number of GPUs per actor; with a fraction, several actors share a GPU.
         status: print the state and progress of the engine that writes to the index, and stop.
         forget: remove this folder from the index, and stop; its files stay. Otherwise the index hides and keeps images
             of a missing or empty folder, since a disk may be unmounted.
         decode: fast decodes a JPEG at reduced size (cosine of 0.9999 with the exact embedding); exact decodes it at
             full size.
-        video_frames: seconds encodes a frame every --video-seconds; scenes samples a frame per second and encodes it if
-            its colours differ from the last encoded frame. Indexed videos keep their frames.
+        video_frames: seconds encodes a frame every --video-seconds; scenes samples one frame per second, and encodes a
+            frame whose colours differ from the last encoded frame. Indexed videos keep their frames.
         video_seconds: seconds between frames.
-        precision: lowest precision of the image tower on a CPU. For hundreds of new images, the command tests whether a
-            lower precision is faster and accurate enough; int8 (OpenVINO) for thousands. int8 calibrates on some
-            images, and other images must have the same neighbours as in float32.
+        precision: lowest precision of the image tower on a CPU. For hundreds of new images (thousands for int8, which
+            needs OpenVINO), the command tests whether a lower precision is faster and accurate enough. For int8, the
+            command calibrates on some images; other images must have the same neighbours as in float32.
         output: a file with small copies and embeddings of all images, for the page of examples/web.
         overwrite: replace an existing output file.
     """
@@ -110,7 +111,7 @@ def index(
         return
     if forget:
         if inputs:
-            raise ValueError("--forget removes folders from an index and stops; omit other inputs")
+            raise ValueError("--forget removes folders from an index and stops; omit all other inputs")
         count = Collection.open(folder).forget(*forget)
         say(f"removed {count:,} images of {', '.join(forget)}; the index is {folder}")
         return
@@ -151,13 +152,13 @@ def merge(
 
     Args:
         others: indexes to merge, all of one model; see --index of mobileclip search.
-        output: the merged index, new or existing; or, for one index, *.parquet, a table for other programs that
-            mobileclip merge reads again.
+        output: the merged index, new or existing; or, for a single index, a table *.parquet for other programs, which
+            mobileclip merge can also read.
     """
     from mobileclip.collections import Collection, is_index
 
     if not others:
-        raise ValueError("there is nothing to merge; give other indexes")
+        raise ValueError("there is nothing to merge; give at least one index")
     collections = [Collection.open(other) for other in others]
     if output.suffix == ".parquet":
         if len(collections) > 1:
@@ -170,7 +171,7 @@ def merge(
     else:
         _require_index_or_room(output)
         target, report = Collection.create_merged(output, *collections)
-    say(f"{len(target):,} pictures in {output}: {report}")
+    say(f"{len(target):,} images in {output}: {report}")
 
 
 def _engine(
@@ -223,8 +224,9 @@ def update_index(
     for path, count in report.missing.items():
         name = printable(path, limit=_LONGEST_NAME)
         say(
-            f"{name} is missing or empty: its {count:,} pictures are kept and not shown. If it has moved: mobileclip "
-            f"index NEW_PLACE --index {folder}; to drop it: mobileclip index --forget {name} --index {folder}",
+            f"{name} is missing or empty: the index keeps but hides its {count:,} images. If the folder has moved: "
+            f"mobileclip index NEW_PLACE --index {folder}; to drop the images: mobileclip index --forget {name} "
+            f"--index {folder}",
             error=True,
         )
     num_new = report.num_encoded + report.num_known + len(report.unreadable)
@@ -278,11 +280,11 @@ def _take_along(folder: Path, found: Scan, source: ModelSource) -> None:
         _require_index_or_room(folder)
         Collection.create_merged(folder, Collection(before), show_progress=False)
         gone = ", ".join(printable(one, limit=_LONGEST_NAME) for one in before.inputs[:_MOST_NAMED])
-        say(f"the pictures were in {gone} before; what {before.folder} knows of them is taken along")
+        say(f"the images were in {gone} before; their embeddings in {before.folder} are reused")
 
 
 def _require_index_or_room(folder: Path) -> None:
-    """Raise if a folder holds something else, or is not writable."""
+    """Raise if a folder holds something other than an index, or is not writable."""
     from mobileclip.collections import INDEX
 
     require_output_folder(folder, overwrite=True, marker=INDEX)
@@ -327,7 +329,7 @@ def open_or_create_index(folder: Path, asked: ModelFlags) -> Collection:
     Collection(store).require_source(wanted)
     clip, identity = wanted.load(place, trust=trust)
     collection = Collection(store, clip=clip, device=place, trust=trust)
-    collection.require(identity, "the model that was given")
+    collection.require(identity, "the given model")
     return collection
 
 

@@ -59,12 +59,12 @@ def classify(
     mobileclip classify photos/*.jpg "a cat" "a dog" --json
 
     Args:
-        inputs: image files, then labels. The first argument is an image, and so are all files up to the first label.
-            The command refuses a label that is a file or has the extension of an image.
+        inputs: image files, then labels. The first argument is an image; all further files before the first label are
+            also images. The command refuses a label that is a file or has the extension of an image.
         model: the model and its device.
         text_model: a text tower of the model's embedding space for the labels, such as another language's from
             mobileclip train distil_text: a file, or a folder with one.
-        template: prompt template, such as "a photo of a {}"; repeatable, a label has the mean embedding of its prompts.
+        template: prompt template, such as "a photo of a {}"; repeatable. A label has the mean embedding of its prompts.
         decode: exact decodes a JPEG at full size; fast at reduced size, in half the time or less.
         as_json: print a JSON object of probabilities by label; with several images, by image and label.
     """
@@ -75,7 +75,7 @@ def classify(
     images, labels = _images_and_labels(inputs)
     require_labels(labels, template)
     if len(images) == 1:
-        load_image(images[0], reduce=8)  # what cannot be read is said before weights are fetched
+        load_image(images[0], reduce=8)  # report unreadable images before fetching weights
     if text_model is not None:
         require_checkpoint(text_model)
     clip = model.load(partial(load, text_model=text_model, decode=decode))
@@ -115,7 +115,9 @@ def _images_and_labels(inputs: tuple[str, ...]) -> tuple[list[str], tuple[str, .
     for label in inputs[count:]:
         if is_image_name(label) or Path(label).is_file():
             require_file(label, "an image file")
-            raise ValueError(f"{printable(label)} is a file after the first label; give image files first, then labels")
+            raise ValueError(
+                f"{printable(label)} is a file after the first label; give all image files first, then labels"
+            )
     return list(dict.fromkeys(inputs[:count])), inputs[count:]
 
 
@@ -139,7 +141,7 @@ def embed(
     mobileclip embed photos/ more/cat.jpg --texts captions.txt -m mobileclip_s2.pt
 
     The archive has image_embedding (images, dim) with image_path, text_embedding (texts, dim) with text, and model, the
-    identity of the weights: the command never mixes embeddings of two models. The command names, counts and skips
+    identity of the weights. The command never mixes embeddings of two models. The command names, counts and skips
     unreadable images.
 
     Args:
@@ -162,12 +164,12 @@ def embed(
 
     require_at_least(1, batch_size=batch_size, num_workers=num_workers)
     if overwrite and append:
-        raise ValueError("--overwrite replaces the archive and --append adds to it; give one of them")
+        raise ValueError("--overwrite replaces the archive, --append adds to the archive; give only one of these flags")
     require_output(output, overwrite=overwrite or append, suffixes=SUFFIXES)
     chosen = _embedding_inputs(inputs, texts, rows)
     before = read_embeddings(output) if append and output.exists() else None
     clip = model.load(partial(load, identify=True))
-    assert clip.identity is not None, "it was asked for"
+    assert clip.identity is not None, "load() computed it"
     names = {"here": f"the embeddings in {output}", "there": "the new ones"}
     if before is not None:
         before.model.require_same(clip.identity, **names)
@@ -203,7 +205,7 @@ def _embedding_inputs(inputs: tuple[str, ...], texts: Path | None, rows: RowOpti
         require_data_set(place)
     paths = _images_at([one for one in inputs if one not in data])
     if texts is not None:
-        require_file(texts, "a file with one text a line")
+        require_file(texts, "a file with one text per line")
     sentences = () if texts is None else tuple(read_texts(texts))
     if not paths and not data and not sentences:
         raise ValueError("there is nothing to embed; give image files, folders with images, or --texts FILE")
@@ -299,14 +301,14 @@ def convert(
 
 
 LISTED = resources.files("mobileclip.inference") / "models.jsonl"
-"""What `mobileclip.inference.catalogue.rows` returns of the library's own models, a line each: kept, since computing it
-takes seconds, and PyTorch."""
+"""Cached result of `mobileclip.inference.catalogue.rows` for the library's own models, one line per model, since
+computing the rows takes seconds, and needs PyTorch."""
 
 
 def listed_rows() -> list[dict[str, str | None]]:
     """Return the rows of `mobileclip.inference.catalogue.rows`, from the cache if possible."""
     kept: list[dict[str, str | None]] = [json.loads(line) for line in split_lines(LISTED.read_text(encoding="utf-8"))]
-    # Whoever has added a model in this process has imported the registries.
+    # A process that has added a model has imported the registries.
     if not has_others("model", "image_encoder", "text_encoder") and "mobileclip.blocks" not in sys.modules:
         return kept
     from mobileclip.inference.catalogue import rows
@@ -315,9 +317,10 @@ def listed_rows() -> list[dict[str, str | None]]:
 
 
 def list_models(*, as_json: Annotated[bool, arg(name="json")] = False) -> None:
-    """List all models and towers with a name.
+    """List all named models and towers.
 
-    Pairs of figures are for image tower and text tower. GMACs are for one image and one text, folded.
+    Each pair of numbers is for the image tower and the text tower. GMACs are for one image and one text, with folded
+    towers.
 
     Args:
         as_json: print one JSON object per model instead of a table.
@@ -340,8 +343,8 @@ def list_models(*, as_json: Annotated[bool, arg(name="json")] = False) -> None:
 def info(model: Annotated[Positional[str], arg(metavar="NAME|FILE|FOLDER")], /) -> None:
     """Print the spec (JSON), form, size and input of a model or checkpoint.
 
-    Multiply-accumulates are for one image and one text of full length, reparameterized; the papers' tables call them
-    FLOPs.
+    The multiply-accumulates are for one image and one text of full length, with reparameterized towers; the papers'
+    tables call multiply-accumulates FLOPs.
 
     Args:
         model: a name, a checkpoint in any known layout, a folder with one, hf-hub:owner/name, or a model of another
@@ -372,9 +375,9 @@ def check_weights(
 
     mobileclip check-weights mobileclip_s0
 
-    The command downloads the weights once. The package has embeddings of a text and an image for mobileclip_s0, and
-    probabilities of three texts for mobileclip_s1 (give the images with --image). The exit status is 1 if a number
-    differs, or if there was nothing to compare.
+    The command downloads the weights once. The package contains published embeddings of a text and an image for
+    mobileclip_s0, and published probabilities of three texts for mobileclip_s1 (give the images with --image). The exit
+    status is 1 if a number differs, or if there was nothing to compare.
 
     Args:
         model: name of the model, or NAME=FILE for other weights.
@@ -393,7 +396,7 @@ def check_weights(
 
     require_output(output, overwrite=overwrite, suffixes=(".json",))
     for path in image:
-        require_file(path, "a file of a picture")
+        require_file(path, "an image file")
     outputs = known_outputs(known)
     model, checkpoint = split(model)
     require_model(model if checkpoint is None else None, checkpoint)

@@ -24,7 +24,7 @@ Texts = Annotated[Positional[tuple[str, ...]], arg(metavar="TEXTS...")]
 
 
 def train(recipe: Recipe, /) -> None:
-    """Train by a recipe: `mobileclip recipes ls` lists them, and `mobileclip train NAME --help` has all its flags.
+    """Train by a recipe; `mobileclip recipes ls` lists the recipes, `mobileclip train NAME --help` a recipe's flags.
 
     mobileclip train s2 --tiny
 
@@ -51,7 +51,7 @@ def reinforce(recipe: Recipe, /) -> None:
 
 
 def finetune() -> None:
-    """Fine-tune a checkpoint on your own images, and measure forgetting; `--help` lists all flags.
+    """Fine-tune a checkpoint on your own images, and measure how much it forgets; `--help` lists all flags.
 
     mobileclip finetune --tiny
 
@@ -72,7 +72,7 @@ def run(command: str, arguments: Sequence[str]) -> None:
 
     Args:
         command: `train`, `reinforce` or `finetune`.
-        arguments: the recipe's name, if there are several recipes, and its command line.
+        arguments: the recipe's name, if there are several recipes, and the recipe's command line.
 
     Raises:
         ValueError: if there is no such recipe.
@@ -94,7 +94,7 @@ def list_recipes() -> None:
     for name, file in recipe_files().items():
         table.add_row(_command(name), header_of(file).title)
     print_table(table)
-    say("Each has --help, and each but eval has --tiny, which tries the whole path in a minute or two.")
+    say("Each recipe has --help. Each except eval has --tiny, which runs all steps on tiny data in a minute or two.")
 
 
 def copy(
@@ -104,7 +104,7 @@ def copy(
     output: Annotated[Path, arg(metavar="FILE|FOLDER")] = Path(),
     overwrite: bool = False,
 ) -> None:
-    """Copy a recipe for editing; the copy runs in any folder under any name.
+    """Copy a recipe to edit it; the copy runs in any folder and under any name.
 
     mobileclip recipes cp train_s2 -o my_s2.py
     python my_s2.py --tiny
@@ -129,10 +129,10 @@ def runs(
 
     mobileclip runs outputs/train_s2 outputs/train_s2-wide -o curves.png
 
-    Runs that differ only in the seed form one row, with mean and standard deviation.
+    Runs that differ only in their seeds form one row, with mean and standard deviation.
 
     Args:
-        folders: outputs of training runs, finished or not; folders, or URLs such as s3://bucket/run.
+        folders: outputs of training runs, finished or unfinished: folders, or URLs such as s3://bucket/run.
         output: a plot of the curves, one panel per metric.
         overwrite: replace an existing plot.
     """
@@ -145,14 +145,14 @@ def runs(
         require_output(output, overwrite=overwrite, suffixes=(".png",))
     compared = compare_runs(folders)
     if compared.choices:
-        table = Table(title="What they chose differently", box=None)
+        table = Table(title="Different options", box=None)
         table.add_column("choice", overflow="fold")
         for group in compared.groups:
             table.add_column(group.name, overflow="fold")
         for name, values in compared.choices.items():
             table.add_row(name, *values)
         print_table(table)
-    table = Table(title="Metrics at the end", box=None)
+    table = Table(title="Final metrics", box=None)
     table.add_column("run", overflow="fold")
     table.add_column("steps", justify="right")
     for name in compared.metrics:

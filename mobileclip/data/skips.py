@@ -116,7 +116,7 @@ def made_or_skip(make: Callable[[], T], *, key: str, shard: str) -> T | Skip:
     Args:
         make: function that makes the result; called once; never returns None.
         key: the sample's key.
-        shard: where it is.
+        shard: path or URL of the sample's shard.
     """
     skips: list[Skip] = []
     made = attempt(make, key=key, shard=shard, on_skip=skips.append)

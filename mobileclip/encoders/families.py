@@ -24,9 +24,13 @@ weights."""
 
 @attrs.frozen(kw_only=True, field_transformer=strict)
 class ImageEncoderSpec(ABC):
-    """Base class of image encoder specs, with the fields that all share. Args: embedding_dim: width of the embedding.
-        input: the image input. projection_bias: whether the last projection has a bias. The papers' models have none;
-        open_clip's checkpoints may have one.
+    """Base class of image encoder specs, with the fields that all share.
+
+    Args:
+        embedding_dim: width of the embedding.
+        input: the image input.
+        projection_bias: whether the last projection has a bias. The papers' models have no bias; open_clip's
+            checkpoints may have one.
 
     Examples:
         >>> class MeanColourSpec(ImageEncoderSpec):
@@ -42,7 +46,7 @@ class ImageEncoderSpec(ABC):
 
     @property
     def num_blocks(self) -> int:
-        """How many blocks it has, each of at least one tensor: a checkpoint with fewer tensors is not built."""
+        """Number of blocks. Each has at least one tensor, so loading refuses a checkpoint with fewer tensors."""
         return 0
 
     @abstractmethod
@@ -75,7 +79,7 @@ class ImageEncoderSpec(ABC):
             size: side of the images, in pixels; the spec must support this size.
 
         Raises:
-            ValueError: if there are none, or the spec does not support resizing.
+            ValueError: if the spec does not support resizing, or the weights cannot be resized.
         """
         del weights
         raise ValueError(
@@ -104,7 +108,7 @@ class TextEncoderSpec(ABC):
 
     @property
     def num_blocks(self) -> int:
-        """How many blocks it has, each of at least one tensor: a checkpoint with fewer tensors is not built."""
+        """Number of blocks. Each has at least one tensor, so loading refuses a checkpoint with fewer tensors."""
         return 0
 
     @abstractmethod
@@ -119,7 +123,7 @@ class TextEncoderSpec(ABC):
             context_length: number of ids per text.
 
         Raises:
-            ValueError: if there are none, or the spec does not support resizing.
+            ValueError: if the spec does not support resizing, or the weights cannot be resized.
         """
         del weights
         raise ValueError(
@@ -216,7 +220,7 @@ def image_spec(encoder: nn.Module) -> ImageEncoderSpec:
     """Return the spec of an image encoder.
 
     Raises:
-        ValueError: if it has none.
+        ValueError: if the encoder has no such spec.
     """
     spec = getattr(encoder, "spec", None)
     if not isinstance(spec, ImageEncoderSpec):
@@ -228,7 +232,7 @@ def text_spec(encoder: nn.Module) -> TextEncoderSpec:
     """Return the spec of a text encoder.
 
     Raises:
-        ValueError: if it has none.
+        ValueError: if the encoder has no such spec.
     """
     spec = getattr(encoder, "spec", None)
     if not isinstance(spec, TextEncoderSpec):

@@ -38,7 +38,8 @@ class ForeignTower(nn.Module):
         super().__init__()
         self.spec, self.tower, self.projection = spec, tower, projection
         for module in tower.modules():
-            # Store positions with the weights, so that a model can be built without memory; do not store masks, which are infinite.
+            # Store positions with the weights, so that a model can be built on the meta device. Do not store masks,
+            # which hold infinite values.
             kept = {name for name, one in module.named_buffers(recurse=False) if not one.is_floating_point()}
             module._non_persistent_buffers_set -= kept  # noqa: SLF001
 

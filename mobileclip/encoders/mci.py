@@ -164,7 +164,9 @@ class MCiSpec(ImageEncoderSpec):
                 raise ValueError(f"each stage's dim must divide the next, but {dim} does not divide {next_dim}")
         for stage in self.stages:
             if int(stage.dim * self.ffn_ratio) < 1:
-                raise ValueError(f"ffn_ratio={self.ffn_ratio} leaves a stage of width {stage.dim} without hidden channels")
+                raise ValueError(
+                    f"ffn_ratio={self.ffn_ratio} leaves a stage of width {stage.dim} without hidden channels"
+                )
         if not self.projection:
             check_unprojected(self, _HEAD_EXPANSION * dims[-1])
 
@@ -287,8 +289,8 @@ class MCi(ActivationCheckpointing, nn.Module):
         self.head = head
         if not len(self.stages) == len(self.dims) == len(self.strides):
             raise ValueError(
-                f"each stage needs a width and a stride, but there are {len(self.stages)} stages, {len(self.dims)} dims "
-                f"and {len(self.strides)} strides"
+                f"each stage needs a width and a stride, but there are {len(self.stages)} stages, {len(self.dims)} "
+                f"dims and {len(self.strides)} strides"
             )
 
     def forward(self, images: Tensor) -> Tensor:

@@ -162,7 +162,7 @@ def feature_encoder(encoder: nn.Module) -> GivesFeatures:
     """Return the encoder, typed as one with feature maps.
 
     Raises:
-        ValueError: if it is none.
+        ValueError: if the encoder does not have this interface.
     """
     if not isinstance(encoder, GivesFeatures):
         raise ValueError(
@@ -190,7 +190,7 @@ def local_encoder(encoder: nn.Module) -> GivesLocalEmbeddings:
     """Return the encoder, typed as one with an embedding per location.
 
     Raises:
-        ValueError: if it is none.
+        ValueError: if the encoder does not have this interface.
     """
     if not isinstance(encoder, GivesLocalEmbeddings):
         raise ValueError(

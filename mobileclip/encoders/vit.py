@@ -89,8 +89,7 @@ class ViTSpec(ImageEncoderSpec):
     )
 
     def __attrs_post_init__(self) -> None:
-        """Check that patches tile the image, that the stem supports the patch size, and that the heads divide the
-        width."""
+        """Check that patches tile the image, the stem supports the patch size, and the heads divide the width."""
         check_heads(self.width, self.num_heads)
         if self.input.size % self.patch_size:
             raise ValueError(f"the image size {self.input.size} is not a multiple of patch_size={self.patch_size}")

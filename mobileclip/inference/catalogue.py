@@ -1,4 +1,4 @@
-"""All named models and towers, with spec and cost."""
+"""The catalogue of named models and towers, with spec and cost."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def list_models(pattern: str = "*", *, pretrained: bool = False) -> list[str]:
 
     Args:
         pattern: pattern of the names, such as `*_s2`; case-insensitive.
-        pretrained: only models with published or packaged weights.
+        pretrained: whether to return only models with published or packaged weights.
 
     Examples:
         >>> list_models("*s2")
@@ -142,7 +142,7 @@ def num_macs(tower: ImageEncoderSpec | TextEncoderSpec) -> int | None:
         tower: a folded tower on the meta device, which computes shapes only.
 
     Returns:
-        The result is None for a tower that needs tensor values and cannot run on the meta device.
+        The result is None for a tower that cannot run on the meta device because it needs tensor values.
     """
     model = skeleton(tower, "folded")
     try:
@@ -155,8 +155,8 @@ def macs_of(model: nn.Module, *example: Tensor) -> int:
     """Return the multiply-accumulates of a model's convolutions, matrix products and attention on an example.
 
     Args:
-        model: on the device of the example; the function sets its attention to matrix products, for equal counts on
-            every device.
+        model: a model on the device of the example; the function sets the model's attention to plain matrix products,
+            so that counts are equal on every device.
         example: a batch of size one of each input.
     """
     from torch.utils.flop_counter import FlopCounterMode
@@ -182,7 +182,7 @@ def _licence(model: str) -> str:
     if (source := source_of(model)) is None:
         return licence_of(PRETRAINED.get(model, model))
     said = source[0].licence(source[1])
-    return f"code MIT; the weights' card says {said}" if said else licence_of(model)
+    return f"code MIT; the licence on the weights' card is {said}" if said else licence_of(model)
 
 
 def _has_weights(name: str) -> bool:
@@ -190,7 +190,7 @@ def _has_weights(name: str) -> bool:
 
 
 def _weights(name: str) -> str | None:
-    """Return the source of a model's weights: its own on the hub, or those of models with the same architecture."""
+    """Return the location of a model's weights; without weights, name the models with the same architecture."""
     if name in PACKAGED:
         return "in the package"
     if name in PRETRAINED:

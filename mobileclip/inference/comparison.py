@@ -33,7 +33,7 @@ class Samples:
 
     Args:
         name: name of the data set, for the report.
-        image_names: names of the images, in the same order.
+        image_names: names of the images, in the order of `images`.
         images: encoded images, at least two.
         captions: at least two captions, all different.
 
@@ -66,9 +66,9 @@ def bundled_samples() -> Samples:
     )
 
 
-# Static ranges of convolutional networks settle within about a hundred images.
+# Static ranges of convolutional networks converge within about a hundred images.
 NUM_CROPS = 96
-"""Crops that ranges are found with."""
+"""Number of crops for calibration."""
 
 _LEAST_AREA, _WIDEST = 0.4, 4 / 3
 
@@ -76,8 +76,8 @@ _LEAST_AREA, _WIDEST = 0.4, 4 / 3
 def calibration_crops(images: Sequence[bytes], contract: ImageInput) -> Tensor:
     """Return about a hundred crops of images at the model's input size, not yet normalised.
 
-    With fewer images, the function takes several deterministic crops of each: at least 0.4 of its area, aspect ratio
-    between 3:4 and 4:3, half of them mirrored.
+    With fewer images, the function takes several deterministic crops of each image. A crop has at least 0.4 of the
+    image's area and an aspect ratio between 3:4 and 4:3; half of the crops are mirrored.
 
     Shape: `(crops, 3, size, size)`, uint8; no crops if no image can be read.
 
@@ -102,7 +102,7 @@ def _readable(data: bytes, contract: ImageInput) -> Image.Image | None:
 
 
 def _cropped(image: Image.Image, generator: random.Random) -> Image.Image:
-    """Return a random part of an image, mirrored every other time."""
+    """Return a random part of an image, mirrored with a probability of one half."""
     area = generator.uniform(_LEAST_AREA, 1) * image.width * image.height
     aspect = math.exp(generator.uniform(-math.log(_WIDEST), math.log(_WIDEST)))
     width = max(1, min(image.width, round(math.sqrt(area * aspect))))
@@ -119,13 +119,13 @@ LEAST_COSINE: dict[Precision, float] = {
     "int8": 0.98,
     "int8-weights": 0.99,
 }
-"""Of any embedding with the model's own in float32."""
+"""Minimum cosine between any embedding and the float32 embedding of the same input, by precision."""
 
 LARGEST_ERROR: dict[Precision, float] = {"float32": 1e-5}
-"""Of any embedding, of the model's own in the same precision: all that a faster form may differ."""
+"""Maximum relative error of any embedding of a faster form, by precision."""
 
 LEAST_AGREEMENT = 0.99
-"""Part of the queries that have the same first result as in float32, where there are enough of them to tell."""
+"""Minimum fraction of queries with the same first result as in float32, for many queries; see `least_agreement`."""
 
 _CHANCE = 0.025
 
@@ -134,11 +134,11 @@ _SHORT = 500
 
 
 def times_in_turn(functions: Sequence[Callable[[], object]], *, rounds: int) -> list[list[float]]:
-    """Return the milliseconds of every function's calls, one per round, after a warm-up call.
+    """Return the milliseconds of each function's calls, one call per round, after a warm-up call.
 
     Args:
         functions: functions to time.
-        rounds: at least 1.
+        rounds: number of rounds, at least 1.
     """
     for function in functions:
         function()
@@ -152,8 +152,8 @@ def times_in_turn(functions: Sequence[Callable[[], object]], *, rounds: int) -> 
 def orders(count: int, *, rounds: int) -> Iterator[list[int]]:
     """Yield a random order per round, the same in every process.
 
-    A temporary slowdown of the machine affects all functions. All functions run twice in a row equally often, because
-    the second of two consecutive runs takes a quarter less time for a small model.
+    In this way, a temporary slowdown of the machine affects all functions. Each function also runs twice in a row
+    equally often, because the second of two consecutive runs takes a quarter less time for a small model.
     """
     generator = torch.Generator().manual_seed(0)
     for _ in range(rounds):
@@ -163,8 +163,8 @@ def orders(count: int, *, rounds: int) -> Iterator[list[int]]:
 def turn(call: Callable[[], object]) -> tuple[float, float]:
     """Return the milliseconds and the CPU seconds of a call.
 
-    Short functions run twice, and only the second run counts: in the first run, threads of the last function may still
-    spin, and the weights are not in the cache.
+    Short functions run twice, and only the second run counts: in the first run, threads of the previous function may
+    still spin, and the weights are not in the cache.
     """
     measured = _timed(call)
     return _timed(call) if measured[0] < _SHORT else measured
@@ -177,12 +177,12 @@ def _timed(call: Callable[[], object]) -> tuple[float, float]:
 
 
 def median_ratio(numerators: Sequence[float], denominators: Sequence[float]) -> float:
-    """Return the median of the ratios of neighbouring calls."""
+    """Return the median ratio of neighbouring calls."""
     return statistics.median(a / b for a, b in zip(numerators, denominators, strict=True))
 
 
 def smallest_cosine(embeddings: Tensor, expected: Tensor) -> float:
-    """Return the smallest cosine between two embeddings of one input; NaN where one is not finite."""
+    """Return the smallest cosine between two embeddings of one input; NaN if an embedding is not finite."""
     return float(torch.cosine_similarity(in_float64(embeddings), in_float64(expected), dim=-1).min())
 
 
@@ -193,14 +193,15 @@ def largest_error(embeddings: Tensor, expected: Tensor) -> float:
 
 
 def least_agreement(num_queries: int) -> float:
-    """Return the minimum agreement for which the 95 % Clopper-Pearson interval reaches `LEAST_AGREEMENT`.
+    """Return the minimum agreement with a 95 % Clopper-Pearson interval that reaches `LEAST_AGREEMENT`.
 
-    Two of 36 queries may change; at an agreement of `LEAST_AGREEMENT`, three change with a probability of 0.6 %.
+    For example, two of 36 queries may change; if the true agreement is `LEAST_AGREEMENT`, three queries change with a
+    probability of 0.6 %.
 
     Args:
-        num_queries: at least 1.
+        num_queries: number of queries, at least 1.
     """
-    # What `scipy.stats.binom.ppf` asks, without the most of a second that importing the distributions takes.
+    # `scipy.stats.binom.ppf` calls this function, but importing the distributions takes almost a second.
     from scipy.special import bdtrik
 
     most = float(bdtrik(1 - _CHANCE, num_queries, 1 - LEAST_AGREEMENT))
@@ -208,7 +209,7 @@ def least_agreement(num_queries: int) -> float:
 
 
 def first_results(queries: Tensor, keys: Tensor) -> Tensor:
-    """Return the index of the best key by cosine for each query; within one set, the query itself is excluded."""
+    """Return the index of the key with the highest cosine for each query; within one set, exclude the query itself."""
     one, other = (torch.nn.functional.normalize(tensor.double(), dim=1) for tensor in (queries, keys))
     similarity = one @ other.T
     if queries is keys:
@@ -223,8 +224,8 @@ class Calibration:
     Args:
         ranges: a batch of inputs for calibration.
         measured: a batch of other inputs for measurement.
-        others: float32 embeddings of the other tower, for ranking in both directions; without these, the measure is
-            nearest neighbours within `measured`.
+        others: float32 embeddings of the other tower, for ranking in both directions; without `others`, inputs are
+            ranked by their nearest neighbours within `measured`.
     """
 
     ranges: Tensor
@@ -240,7 +241,7 @@ class Calibration:
         """
         if len(inputs) < _FEWEST:
             raise ValueError(
-                f"calibration has {len(inputs)} inputs of a tower, expected at least {_FEWEST}, half for ranges "
+                f"calibration has {len(inputs)} inputs for a tower, expected at least {_FEWEST}, half for ranges "
                 "and half for measurement; pass more inputs, or none to use the package's images"
             )
         return cls(ranges=inputs[::2], measured=inputs[1::2])
@@ -257,11 +258,11 @@ class Calibration:
         return cls(ranges=transform.normalize(crops.movedim(1, -1)), measured=whole)
 
     def refusal(self, embeddings: Tensor, expected: Tensor) -> str:
-        """Return why a tower ranks too differently; empty if it passes.
+        """Return the reason why a tower fails the comparison of rankings; empty if the tower passes.
 
         Args:
-            embeddings: of `measured`.
-            expected: the same in float32.
+            embeddings: embeddings of `measured`.
+            expected: float32 embeddings of `measured`.
         """
         same = self.same_first(embeddings, expected)
         agreement, least = float(same.double().mean()), least_agreement(len(same))
@@ -270,7 +271,7 @@ class Calibration:
         return ""
 
     def same_first(self, embeddings: Tensor, expected: Tensor) -> Tensor:
-        """Return whether each first result equals float32's, in both directions if there are `others`.
+        """Return whether each first result equals the float32 result, in both directions if there are `others`.
 
         Shape:
             returns `(results,)`, bool.
@@ -288,8 +289,8 @@ def calibrations(model: DualEncoder, given: tuple[Tensor, Tensor] | None) -> tup
     """Return the calibration of a model's image tower and text tower.
 
     Args:
-        model: in float32.
-        given: images and tokenised texts; by default the package's samples.
+        model: the model, in float32.
+        given: preprocessed images and tokenised texts; by default the package's samples.
 
     Raises:
         ValueError: if there are fewer than four images or texts.

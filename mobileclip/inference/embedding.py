@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 
 SUFFIXES = (".npz",)
-"""How the name of an archive ends."""
+"""File name suffixes of an archive."""
 
 _MODEL = "model"
 
@@ -48,14 +48,14 @@ class Embeddings:
         image: `(images, dim)`; text: `(texts, dim)`.
 
     Args:
-        model: that they are of.
+        model: identity of the model.
         image: embeddings of images, float32.
         image_paths: paths of the images, one per row.
         text: embeddings of texts, float32.
-        texts: one a row.
+        texts: the texts, one per row.
 
     Raises:
-        ValueError: if rows and names differ in number, dims differ, or a value is not finite.
+        ValueError: if the numbers of rows and names differ, the embedding dims differ, or a value is not finite.
     """
 
     model: ModelIdentity
@@ -68,13 +68,15 @@ class Embeddings:
         for kind, rows, names in (("image", self.image, self.image_paths), ("text", self.text, self.texts)):
             if rows.ndim != 2 or rows.dtype != np.float32 or len(rows) != len(names):
                 raise ValueError(
-                    f"{kind} embeddings are {rows.dtype} of shape {rows.shape} for {len(names)} {kind}s, expected a "
-                    "row of float32 for each"
+                    f"{kind} embeddings are {rows.dtype} of shape {rows.shape} for {len(names)} {kind}s, expected one "
+                    "float32 row for each"
                 )
             if not np.isfinite(rows).all():
-                raise ValueError(f"an embedding of the {kind}s is not finite")
+                raise ValueError(f"a value of the {kind} embeddings is not finite")
         if len(self.image) and len(self.text) and self.image.shape[1] != self.text.shape[1]:
-            raise ValueError(f"images have {self.image.shape[1]} numbers each, texts {self.text.shape[1]}")
+            raise ValueError(
+                f"image embeddings have {self.image.shape[1]} dims, but text embeddings have {self.text.shape[1]}"
+            )
 
     def joined(self, other: Embeddings, *, here: str, there: str) -> Embeddings:
         """Return these embeddings and others of the same model.
@@ -82,7 +84,7 @@ class Embeddings:
         Args:
             other: embeddings to append.
             here: noun for these embeddings, for messages.
-            there: noun for the others.
+            there: noun for the other embeddings.
 
         Raises:
             ValueError: if the other embeddings belong to another model.
@@ -105,7 +107,7 @@ def write_embeddings(path: Path, embeddings: Embeddings, *, overwrite: bool = Fa
 
     Args:
         path: the archive, `*.npz`.
-        embeddings: at least one.
+        embeddings: the embeddings, at least one.
         overwrite: whether to replace an existing archive.
 
     Raises:
@@ -131,7 +133,7 @@ def read_embeddings(path: Path) -> Embeddings:
 
     Raises:
         ValueError: if the file is not such an archive, or does not name its model.
-        OSError: if it cannot be read.
+        OSError: if the file cannot be read.
     """
     try:
         return _of_archive(path)
@@ -152,7 +154,7 @@ def _of_archive(path: Path) -> Embeddings:
     if arrays is None:
         raise ValueError("it is compressed, but archives of embeddings are uncompressed")
     if any(member.comment for member in members):
-        raise ValueError("it is damaged: its directory has comments")
+        raise ValueError("it is damaged: the archive's members have comments")
     if _MODEL not in arrays:
         raise ValueError("it does not name its model; embed the files again")
     return Embeddings(
@@ -168,7 +170,7 @@ def _stacked(one: NDArray[np.float32], other: NDArray[np.float32]) -> NDArray[np
     return np.concatenate([one, other]) if len(one) and len(other) else one if len(one) else other
 
 
-# Texts stand in an array as wide as the longest; a model reads no more than some eighty words of one.
+# The array of texts is as wide as the longest text; a model reads at most about eighty words of a text.
 _MAX_TEXT_LENGTH = 10_000
 
 
@@ -177,9 +179,9 @@ class EmbeddingInputs:
     """The images and texts to embed.
 
     Args:
-        paths: of image files.
+        paths: paths of image files.
         data: data sets of images, see `as_source`.
-        texts: texts.
+        texts: the texts.
         rows: column names of `.jsonl` files and tables.
     """
 
@@ -204,9 +206,9 @@ def embed_inputs(
 
     Args:
         clip: the model.
-        model: its identity.
+        model: identity of the model.
         inputs: images, data sets and texts.
-        before: existing embeddings; their inputs are skipped.
+        before: existing embeddings; the function skips their inputs.
         precision: lowest precision of the image tower for hundreds of images; see `select_backend`.
         batch_size: images or texts per batch.
         num_workers: processes that decode images; see `encode_pictures`.
@@ -253,7 +255,7 @@ def read_texts(path: Path) -> list[str]:
 
     Raises:
         ValueError: if the file is not UTF-8, or a line is too long for a text.
-        OSError: if it cannot be read.
+        OSError: if the file cannot be read.
     """
     try:
         lines = split_lines(path.read_text(encoding="utf-8-sig"))
@@ -289,6 +291,6 @@ def gathered_pictures(
         for sample in unit.read(report):
             if sample.image is None:
                 report.num_read -= 1
-                report.add(Skip(reason="no_image", key=sample.key, shard=data, detail="the row has only a text"))
+                report.add(Skip(reason="no_image", key=sample.key, shard=data, detail="the row has no image"))
             else:
                 yield f"{data.rstrip('/')}/{sample.key}", sample.image

@@ -1,4 +1,4 @@
-"""Encodes batches while other threads decode, and encodes in several threads."""
+"""Encodes batches while other threads decode, and encodes parts of a batch in several threads."""
 
 from __future__ import annotations
 
@@ -28,12 +28,12 @@ def encode_in_batches(
     *,
     batch_size: int,
 ) -> Iterator[tuple[Item, list[Row]]]:
-    """Yield items, in order, with a row for each of their inputs.
+    """Yield items, in order, with a row for each of the item's inputs.
 
     Args:
         items: items with any number of inputs each; the function reads items until a batch is full.
         encode: maps up to `batch_size` inputs to as many rows.
-        batch_size: at least 1.
+        batch_size: number of inputs per batch, at least 1.
 
     Raises:
         ValueError: if `batch_size` is less than 1.
@@ -82,11 +82,12 @@ def decode_ahead(
     weigh: Callable[[Item], int] = lambda _: 1,
     num_threads: int | None = None,
 ) -> Iterator[tuple[Item, Result | BadSampleError]]:
-    """Yield items, in order, with the result of `decode` in threads, or their error.
+    """Decode items in threads, and yield each item, in order, with the result of `decode` or its error.
 
     Args:
         items: see `submitted_ahead`.
-        decode: called in several threads; a `BadSampleError` is a result, other errors are raised here.
+        decode: function that the threads call; a `BadSampleError` becomes a result, and the caller's thread raises
+            other errors.
         ahead: see `submitted_ahead`.
         weigh: see `submitted_ahead`.
         num_threads: by default one per core, eight at most.
@@ -117,7 +118,7 @@ def encode_ahead(
     weigh: Callable[[Item], int] = lambda _: 1,
     num_threads: int | None = None,
 ) -> Iterator[tuple[Item, list[Row | None] | BadSampleError]]:
-    """Yield items, in order, with a row for each of their inputs, or their error.
+    """Yield items, in order, with a row for each of the item's inputs, or the item's error.
 
     Args:
         items: see `decode_ahead`.
@@ -141,10 +142,10 @@ def encode_ahead(
 
 
 class EncodingThreads:
-    """Threads for a model, each with one torch thread; they start on first use.
+    """Threads for a model, each with one torch thread; the threads start on first use.
 
-    Threads of one torch operation wait for the slowest after every layer, and spin meanwhile; independent threads do
-    not. Pickled or forked objects have no threads yet.
+    The threads of a torch operation wait for the slowest thread after every layer, and spin meanwhile; independent
+    threads do not wait. Pickled or forked objects have no threads yet.
     """
 
     def __init__(self) -> None:

@@ -1,4 +1,4 @@
-"""Faster forms of a tower with equal outputs: depthwise convolutions, single tokens, truncated texts."""
+"""Faster forms of a tower with the same outputs: depthwise convolutions, single tokens, truncated texts."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class DepthwiseConvs(nn.Module):
     """A convolution with `m` outputs per input channel, computed as `m` depthwise convolutions.
 
     Most runtimes are fast for depthwise convolutions only. MCi's layers between stages, and its last layer, take half
-    of the time this way in PyTorch, ONNX Runtime and OpenVINO on a CPU.
+    as long in this form, in PyTorch, ONNX Runtime and OpenVINO on a CPU.
 
     Shape:
         as the convolution's.
@@ -49,7 +49,7 @@ class DepthwiseConvs(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Return the convolution of `x`."""
         outputs = [conv(x) for conv in self.convs]
-        # One of the layers may be kept in float32.
+        # One of the layers may still be in float32.
         wide = reduce(torch.promote_types, (output.dtype for output in outputs))
         return interleave([output.to(wide) for output in outputs])
 
@@ -59,7 +59,7 @@ def interleave(outputs: Sequence[Tensor]) -> Tensor:
 
     Shape: maps `(batch, dim, height, width)` to `(batch, len(outputs) * dim, height, width)`.
     """
-    # What is compiled or exported has the simpler form, and a layout of its own.
+    # Compiled and exported programs get the simpler form, and choose their own memory format.
     if not torch.compiler.is_compiling() and memory_format(outputs[0]) is torch.channels_last:
         return torch.stack([output.permute(0, 2, 3, 1) for output in outputs], dim=-1).flatten(3).permute(0, 3, 1, 2)
     return torch.stack(list(outputs), dim=2).flatten(1, 2)
@@ -92,7 +92,7 @@ def _replaced(child: nn.Module) -> nn.Module:
 
 
 def cut_behind_the_end(tokens: Tensor, pool: TextPool) -> Tensor:
-    """Return the tokens of a batch that a causal tower's embeddings depend on.
+    """Truncate a batch to the tokens that a causal tower's embeddings depend on.
 
     In a causal tower, ids after the end token cannot affect the embedding, so the batch is truncated after its last end
     token. Other towers attend to padding.
@@ -110,7 +110,7 @@ def by_length(tokens: Tensor, contract: TextInput) -> Tensor:
         `(texts, context_length)` to `(texts,)`.
 
     Args:
-        tokens: ids.
+        tokens: token ids.
         contract: the text input of the ids.
     """
     return EndTokenPool(end_id=contract.pooled_id).position(tokens).argsort(stable=True)
@@ -128,10 +128,10 @@ def causal_pool(tower: object) -> TextPool | None:
     return None
 
 
-# From queries, keys, values, all `(batch, heads, tokens, head_dim)`, and what is added to `query key^T`, to values.
+# Maps queries, keys, values, all `(batch, heads, tokens, head_dim)`, and the term added to `query key^T`, to values.
 Attend = Callable[[Tensor, Tensor, Tensor, Tensor | None], Tensor]
-# The usual mask holds -inf or -3.4e38, which float16 cannot, and which some runtimes turn into NaN. This is within
-# float16, and `exp` of it is zero in float32 already.
+# The usual mask holds -inf or -3.4e38, which float16 lacks, and some runtimes turn into NaN. This value fits into
+# float16, and its `exp` is zero in float32.
 _MASKED = -1e4
 
 
@@ -142,7 +142,7 @@ def with_one_token(tower: nn.Module) -> nn.Module:
     that the block reads (21 in MCt), and keys and values for all tokens.
 
     Args:
-        tower: in evaluation mode; the result shares its weights.
+        tower: a tower in evaluation mode; the result shares its weights.
     """
     of_one_token = {TextEncoder: OneTokenTextEncoder, ViT: OneTokenViT}.get(type(tower))
     if of_one_token is None:
@@ -171,7 +171,7 @@ def _reading_one(layer: nn.Module) -> nn.Module | None:
 
 
 def is_plain(linear: nn.Module) -> bool:
-    """Whether a layer computes with its weight only, without adapter or quantisation."""
+    """Whether a layer computes only with its weight, without adapter or quantisation."""
     return type(linear) is nn.Linear and type(linear.weight) is nn.Parameter and not is_hooked(linear)
 
 
@@ -189,7 +189,7 @@ class OneTokenTextEncoder(TextEncoder):
 
 
 class EndWindowTextEncoder(TextEncoder):
-    """A text encoder whose last layer computes only the end token, and the layer before only the tokens for it."""
+    """A text encoder whose last layer computes only the end token; the layer before computes only its inputs."""
 
     def forward(self, tokens: Tensor) -> Tensor:
         """Return the embeddings, not normalised, of tokenised texts."""
@@ -223,10 +223,10 @@ class OneTokenTransformerLayer(nn.Module):
     """A transformer layer that computes one or a few tokens; the other tokens are keys and values only.
 
     Shape:
-        as `pick`'s.
+        that of `pick`.
 
     Args:
-        layer: shares its weights.
+        layer: the layer; the result shares its weights.
     """
 
     def __init__(self, layer: TransformerLayer) -> None:
@@ -252,7 +252,7 @@ class OneTokenRepMixerBlock(nn.Module):
         of a sequence, a mask `(batch, tokens)` of 1 and 0 marks the tokens inside the sequence.
 
     Args:
-        block: shares its weights.
+        block: the block; the result shares its weights.
     """
 
     def __init__(self, block: TextRepMixerBlock) -> None:
@@ -260,13 +260,13 @@ class OneTokenRepMixerBlock(nn.Module):
         self.token_mixer, self.ffn, self.layer_scale = block.token_mixer, block.ffn, block.layer_scale
         reaches = [_reach(part) for part in (block.token_mixer, block.ffn.conv)]
         self.reach = sum(reaches) if all(reaches) else 0
-        """How many tokens on either side it depends on; 0 where that is not known."""
+        """Number of tokens on either side that the convolutions read; 0 if unknown."""
         self.training = False
 
     def forward(self, x: Tensor, index: Tensor | int, inside: Tensor | None = None) -> Tensor:
         """Return the transformed token of each sequence."""
         seen = as_map(x)
-        # Behind the ends of a sequence, both convolutions see zeros.
+        # Beyond the ends of a sequence, both convolutions read zeros.
         mask = 1 if inside is None else inside[:, None, None]
         mixed = self.token_mixer(seen * mask) * mask
         picked, seen = (pick(as_sequence(y), index)[..., None, None] for y in (mixed, self.ffn.conv(mixed)))
@@ -285,13 +285,13 @@ def _reach(conv: nn.Module) -> int:
 class SingleQueryAttention(nn.Module):
     """Attention for one or a few query tokens, with a layer for queries and a layer for keys and values.
 
-    Quantisers need layers, and attention backends gain nothing with few queries.
+    Quantisers need separate layers, and attention backends are not faster for few queries.
 
     Shape:
-        as `pick`'s.
+        that of `pick`.
 
     Args:
-        attention: shares its weights.
+        attention: the attention; the result shares its weights.
     """
 
     def __init__(self, attention: Attention) -> None:
@@ -310,7 +310,7 @@ class SingleQueryAttention(nn.Module):
         picked = pick(x, index)
         query = rearrange(self.query(picked), "b ... (h d) -> b h (...) d", h=self.num_heads)
         key_value = rearrange(self.key_value(x), "b n (two h d) -> two b h n d", two=2, h=self.num_heads)
-        # One of the two layers may be kept in float32.
+        # One of the two layers may still be in float32.
         wide = torch.promote_types(query.dtype, key_value.dtype)
         query, key_value = query.to(wide), key_value.to(wide)
         mask = None
@@ -356,16 +356,16 @@ def pick(x: Tensor, index: Tensor | int) -> Tensor:
 
 
 MOST_IMAGES_ON_CPU = 4
-"""What few images need between two layers stays in a processor's cache: on two cores, four at a time of S0 take little
-more than half the time of 64."""
+"""Maximum number of images per batch on a CPU: features of a few images stay in the CPU's cache. On two cores, S0 takes
+little more than half the time per image with batches of four instead of 64."""
 
 
 def prepared(model: DualEncoder, *, images: bool = True, texts: bool = True) -> DualEncoder:
     """Return a dual encoder whose towers are ready to encode, as `prepared_tower` makes them.
 
     Args:
-        model: in evaluation mode; the result shares its weights. Preparation takes about a millisecond, so callers
-            prepare for every call.
+        model: a model in evaluation mode; the result shares its weights. Preparation takes about a millisecond, so
+            callers prepare the model in every call.
         images: whether to prepare the image tower, the slower part.
         texts: whether to prepare the text tower.
     """
@@ -383,10 +383,10 @@ def with_towers(
     text_encoder: nn.Module | None = None,
     kind: type[Dual] | None = None,
 ) -> Dual:
-    """Return a dual encoder with other towers, in evaluation mode, that shares the rest with the model.
+    """Return a dual encoder with other towers, in evaluation mode, that shares everything else with the model.
 
     Args:
-        model: stays unchanged.
+        model: the model, which stays unchanged.
         image_encoder: replaces the model's image tower.
         text_encoder: replaces the model's text tower.
         kind: class of the result; by default the model's.
@@ -402,14 +402,14 @@ def with_towers(
 
 
 def prepared_tower(tower: nn.Module) -> nn.Module:
-    """Return a faster tower with equal embeddings.
+    """Return a faster tower with the same embeddings.
 
     The last transformer layer computes only the pooled token, and causal text towers truncate batches to the longest
     text. On a CPU, convolutions with several outputs per channel become depthwise convolutions, and images are
     channels-last.
 
     Args:
-        tower: in evaluation mode; the result shares its weights.
+        tower: a tower in evaluation mode; the result shares its weights.
     """
     if isinstance(tower, PreparedTower):
         return tower

@@ -42,11 +42,11 @@ class ModelIdentity:
     Args:
         weights_sha256: hash of the stored weights; a reparameterized checkpoint has another hash, since its embeddings
             differ by rounding.
-        spec: spec of the model, as JSON: towers and inputs.
-        version: version of the library; for information, not compared.
+        spec: spec of the model (towers and inputs), as JSON.
+        version: version of the library, for information only; comparisons ignore the version.
 
     Raises:
-        ValueError: if the hash is invalid, or a text is missing.
+        ValueError: if the hash is invalid, or the spec is empty.
     """
 
     weights_sha256: str = attrs.field(validator=_is_hash)
@@ -58,7 +58,7 @@ class ModelIdentity:
         return self.weights_sha256 == other.weights_sha256 and _read(self.spec) == _read(other.spec)
 
     def require_same(self, other: ModelIdentity, *, here: str, there: str) -> None:
-        """Refuse embeddings of another model.
+        """Raise if embeddings of the other model are not comparable.
 
         Args:
             other: identity of the other model.
@@ -75,7 +75,7 @@ class ModelIdentity:
         else:
             what = "the same weights with another spec, so images or texts are preprocessed differently"
         raise ValueError(
-            f"{here} and {there} belong to two models ({what}), whose embeddings cannot be compared; embed both "
+            f"{here} and {there} belong to different models ({what}), whose embeddings cannot be compared; embed both "
             "with one model"
         )
 
@@ -100,7 +100,7 @@ def identity_of(model: DualEncoder) -> ModelIdentity:
     """Return the identity of a model, to store with its embeddings.
 
     Args:
-        model: in its stored form.
+        model: the model, in its stored form.
     """
     return ModelIdentity(
         weights_sha256=weights_sha256(model.state_dict()),
@@ -127,7 +127,7 @@ def stored_space(stored: Stored, place: str | Path) -> ModelIdentity:
             "FILE`"
         )
     model = stored.build()
-    assert isinstance(model, DualEncoder), "its spec is one's"
+    assert isinstance(model, DualEncoder), "the spec is a dual encoder's"
     return identity_of(model)
 
 

@@ -48,11 +48,11 @@ if TYPE_CHECKING:
 
 Item = TypeVar("Item")
 Views = Sequence["Pixels | None"]
-"""What a model sees of the parts of a picture; None for one that is not there."""
+"""Model inputs from parts of an image; None for a part outside the image."""
 
-# On a CPU, of one thread: a few texts of like lengths.
+# Texts per batch of a CPU thread: a few texts of similar lengths.
 MOST_TEXTS = 16
-# Threads that decode pictures, each of which may take a gigabyte.
+# Maximum number of decoding threads, each of which may need a gigabyte.
 _MOST_READERS = 16
 
 
@@ -66,15 +66,15 @@ class ImageTextModel:
         num_threads: PyTorch's CPU threads per call; by default PyTorch's. Other runtimes fix their threads when they
             open the file.
         text_towers: further text towers of the model's embedding space, in evaluation mode. The tower with the larger
-            share of a text's n-grams in its training data encodes the text; on ties the first, beginning with the
-            model's own.
+            share of a text's n-grams in its training data encodes the text; on a tie, the first tied tower does,
+            starting with the model's own.
         decode: JPEG decoding: `exact` at full size, `fast` at reduced size (see `read_tower_image`), in half the time
             or less; embeddings differ in the third digit.
-        identity: identity of the stored weights, without further text towers; None without `identify`.
+        identity: identity of the stored weights, without further text towers; None if not computed, see `load`.
 
     Raises:
-        ValueError: if the model is in training mode, where batch statistics would change with every call,
-            `num_threads` is less than 1, or `decode` is neither.
+        ValueError: if the model is in training mode, where batch statistics would change with every call, `num_threads`
+            is less than 1, or `decode` is unknown.
 
     Examples:
         >>> image = mobileclip.encoders.ViTSpec(width=16, depth=1, num_heads=2)
@@ -111,7 +111,7 @@ class ImageTextModel:
 
     @classmethod
     def of(cls, model: DualEncoder) -> ImageTextModel:
-        """Return a dual encoder of any mode and form, such as one that is being trained, as a folded copy."""
+        """Return a model with a folded copy of a dual encoder in any mode and form, for example during training."""
         if isinstance(model, ReadyDualEncoder):
             return cls(model)
         with evaluating(model):
@@ -119,7 +119,7 @@ class ImageTextModel:
 
     @property
     def device(self) -> torch.device:
-        """Where it computes."""
+        """Device of the model."""
         return self._like.device
 
     @property
@@ -129,7 +129,7 @@ class ImageTextModel:
 
     @property
     def embedding_dim(self) -> int:
-        """Dimensions of its embeddings."""
+        """Dimension of the embeddings."""
         return self.model.spec.image.embedding_dim
 
     @property
@@ -182,7 +182,7 @@ class ImageTextModel:
             result: `(labels, embedding_dim)`, float32 on the CPU, of unit length.
 
         Args:
-            labels: at least one.
+            labels: at least one label.
             template: see `classify`.
             batch_size: texts per batch.
             progress: whether to show a bar with the rate and the time left.
@@ -194,7 +194,7 @@ class ImageTextModel:
             rows = self.encode_text(texts, batch_size=batch_size, progress=progress, keep=True)
             return ensemble_prompts(rows.reshape(len(new), -1, rows.shape[1]))
 
-        # Beside texts, which have no such beginning.
+        # The cache also holds texts, without this prefix.
         keys = [f"{templates}\0{label}" for label in labels]
         return self.kept_texts.embeddings(keys, encode, of=state_of(self.text_sides))
 
@@ -239,8 +239,8 @@ class ImageTextModel:
         segmentation: a location has a receptive field, and its share may be negative.
 
         Shape:
-            result: `(texts, rows, columns)`, float32 on the CPU, of the square in the middle that the model sees, see
-            `ImageTransform.centre`.
+            result: `(texts, rows, columns)`, float32 on the CPU, over the central square that the model sees, see
+                `ImageTransform.centre`.
 
         Args:
             image: one image; see `load_image`.
@@ -254,7 +254,7 @@ class ImageTextModel:
         return attribution(maps, self.encode_text(texts, keep=True))[0]
 
     def _read(self, numbered: Sequence[tuple[int, ImageSource]]) -> list[Pixels]:
-        """Decode images into pixels, in as many threads as the model computes with."""
+        """Decode images into pixels, in as many threads as the model uses."""
         from mobileclip.data.images.transform import name_of, read_pixels
 
         def read(one: tuple[int, ImageSource]) -> Pixels:
@@ -264,7 +264,7 @@ class ImageTextModel:
             return read_pixels(source, self.transform, reduced=reduced, name=name)
 
         num_threads = min(threads_or_default(self.num_threads), _MOST_READERS)
-        # An open file, or an image that is not loaded, may be there twice.
+        # Two sources may share an open file or an image that is not loaded.
         are_apart = all(isinstance(source, (str, Path, bytes)) for _, source in numbered)
         if len(numbered) == 1 or num_threads == 1 or not are_apart:
             return list(map(read, numbered))
@@ -292,16 +292,16 @@ class ImageTextModel:
                 return ready.encode_image(self._inputs(part, ready.image_encoder), normalize=normalize)
 
             return self._side_by_side(encode, pixels, most=MOST_IMAGES_ON_CPU)
-        # PyTorch's threads would go on waiting for work, in a loop, while another runtime's compute.
+        # Otherwise PyTorch's threads would spin while the threads of another runtime compute.
         with torch_threads(1):
             inputs = self._inputs(pixels, ready.image_encoder)
         with torch_threads(self.num_threads):
             return ready.encode_image(inputs, normalize=normalize).float().cpu()
 
     def _side_by_side(self, encode: Callable[[Tensor], Tensor], inputs: Tensor, *, most: int) -> Tensor:
-        """Return the embeddings of inputs; on a CPU in small parts by single-threaded threads.
+        """Return the embeddings of inputs; on a CPU, encode small parts in threads with one torch thread each.
 
-        Small batches in separate threads do not wait for each other after every layer.
+        Unlike the threads of a torch operation, these threads do not wait for each other after every layer.
         """
         count = threads_or_default(self.num_threads)
         if self.device.type != "cpu":
@@ -324,15 +324,15 @@ class ImageTextModel:
         num_threads: int | None = None,
         progress: bool = False,
     ) -> Iterator[tuple[Item, list[Tensor | None] | BadSampleError]]:
-        """Yield items, in order, with the embeddings of their views, or their error.
+        """Yield items, in order, with the embeddings of the item's views, or the item's error.
 
         Args:
             items: items, which the function reads in the caller's thread.
-            views: maps an item to pixels, see `read_views`; called in several threads. A `BadSampleError` is a result,
-                other errors are raised here.
+            views: function from an item to pixels, see `read_views`; several threads call the function. A
+                `BadSampleError` becomes a result; the caller's thread raises other errors.
             title: title of the bar.
             total: number of items, if known.
-            weigh: approximate number of views of an item.
+            weigh: function that returns the approximate number of views of an item.
             batch_size: views per batch.
             num_threads: decoding threads; by default one per core, at most eight.
             progress: whether to show a bar.
@@ -402,7 +402,7 @@ class ImageTextModel:
         return F.normalize(rows, dim=-1) if normalize else rows
 
     def _encoded(self, several: list[str], *, normalize: bool, batch_size: int, progress: bool) -> Tensor:
-        """Return the embeddings of texts, each by the tower that knows more of the text's n-grams."""
+        """Return the embeddings of texts; see `text_towers` for the tower that encodes a text."""
         numbers = routed(several, self.text_sides)
         parts = [
             self._of_side(
@@ -467,6 +467,6 @@ def attribution(maps: Tensor, directions: Tensor) -> Tensor:
 
     Args:
         maps: see `ImageTextModel.local_embeddings`.
-        directions: of unit length.
+        directions: directions of unit length.
     """
     return torch.einsum("bcij,dc->bdij", maps, directions.to(maps)) / (maps.shape[2] * maps.shape[3])

@@ -35,7 +35,7 @@ class KnownOutput:
     """A published embedding of a text or an image, or published probabilities of texts for an image.
 
     Args:
-        model: its name.
+        model: name of the model.
         source: publication of the outputs.
         picture: the embedded image.
         texts: the embedded text, or the labels of an image.
@@ -107,12 +107,12 @@ class Finding:
     """The comparison with one known output.
 
     Args:
-        what: the input.
+        what: description of the input.
         source: source of the expected numbers.
-        expected: numbers.
-        found: numbers; empty if the image was missing.
+        expected: the published numbers.
+        found: the model's numbers; empty if the image was missing.
         agrees: whether the numbers agree; None without a comparison.
-        note: why not.
+        note: reason for a missing comparison.
     """
 
     what: str
@@ -128,7 +128,7 @@ class WeightsRecord:
     """The record of comparing a model's weights with known outputs.
 
     Args:
-        model: its name.
+        model: name of the model.
         checkpoint: origin of the weights.
         weights_sha256: SHA-256 of all tensors under this library's names, see `mobileclip.tensor_files.weights`.
         version: version of this library.
@@ -145,7 +145,7 @@ class WeightsRecord:
 
     @property
     def agrees(self) -> bool:
-        """Whether there was a comparison, and all numbers agree."""
+        """Whether at least one output was compared, and all compared numbers agree."""
         compared = [one.agrees for one in self.findings if one.agrees is not None]
         return bool(compared) and all(compared)
 
@@ -157,7 +157,7 @@ def check_weights(
     known: KnownOutputs | None = None,
     pictures: Sequence[Path] = (),
 ) -> WeightsRecord:
-    """Return a comparison of a model's outputs with published outputs for its weights.
+    """Compare a model's outputs with published outputs for its weights.
 
     Args:
         model: name, such as `mobileclip_s0`, for its published weights; with a checkpoint, any name with known outputs.
@@ -173,10 +173,10 @@ def check_weights(
     if not outputs:
         names = ", ".join(dict.fromkeys(one.model for one in known.outputs))
         raise ValueError(f"{model!r} has no known outputs; known outputs exist for {names}")
-    # Weights of one's own may be of a model that has no name, and say themselves what they are of.
+    # A user's checkpoint may hold a model without a name; the checkpoint then determines the model.
     clip = load(model if checkpoint is None or model in models else None, checkpoint, identify=True)
     identity = clip.identity
-    assert identity is not None, "it was asked for"
+    assert identity is not None, "load() computed it"
     return WeightsRecord(
         model=model,
         checkpoint=checkpoint or PRETRAINED.get(model, model),
@@ -191,7 +191,7 @@ def _finding(clip: ImageTextModel, known: KnownOutput, pictures: Sequence[Path])
     finding = Finding(what=str(known), source=known.source, expected=known.expected)
     place = None if known.picture is None else _at_hand(known.picture, pictures)
     if known.picture is not None and place is None:
-        note = f"no given file is {known.picture.name} with the SHA-256 {known.picture.sha256}; give it with --pictures"
+        note = f"no file has the SHA-256 {known.picture.sha256} of {known.picture.name}; give the image with --image"
         return attrs.evolve(finding, note=note)
     found = _output(clip, known, place)
     agrees = all(_is_near(known, one, other) for one, other in zip(known.expected, found, strict=True))
@@ -205,14 +205,14 @@ def _output(clip: ImageTextModel, known: KnownOutput, picture: Path | None) -> t
         probabilities = (SCALE * image @ texts.T)[0].softmax(-1)
         return tuple(probabilities.tolist())
     embedding = image if texts is None else texts
-    assert embedding is not None, "a known output is of something"
+    assert embedding is not None, "a known output has texts or an image"
     return tuple(embedding[0, : len(known.first)].tolist())
 
 
 def _is_near(known: KnownOutput, expected: float, found: float) -> bool:
     if known.tolerance is not None:
         return abs(found - expected) <= known.tolerance
-    assert known.factor is not None, "the spec has looked"
+    assert known.factor is not None, "the spec checks this"
     return expected / known.factor <= found <= expected * known.factor
 
 

@@ -1,4 +1,4 @@
-"""Models with their preprocessing, from a name, a file or an export, and text towers of other languages."""
+"""Loads models with their preprocessing, from a name, a file or an export, and text towers of other languages."""
 
 from __future__ import annotations
 
@@ -35,10 +35,10 @@ from mobileclip.registry import Registry, nearest_file
 from mobileclip.reparam import reparameterize
 
 CHECKPOINT_SUFFIXES = (".safetensors", ".pt", ".pth", ".bin", ".ckpt")
-"""How files of weights are usually called."""
+"""Usual suffixes of files of weights."""
 
 openers: Registry[Callable[..., DualEncoder]] = Registry("opener", home="mobileclip.export.running")
-"""What opens a folder that is no checkpoint, by what the folder is: an export."""
+"""Functions that open a folder other than a checkpoint, by kind of folder: an export."""
 
 
 def load(
@@ -69,15 +69,16 @@ def load(
 
     Args:
         model: the name or spec of the model, or a checkpoint that names its model.
-        checkpoint: a file in any known layout, in training form or reparameterized; a folder with one such file, as of
-            `save_pretrained`; `hf-hub:owner/name`; or the folder of an export, with its own form, dtype and sizes.
+        checkpoint: a file in any known layout, in training form or reparameterized; a folder with one such file, such
+            as the output of `save_pretrained`; `hf-hub:owner/name`; or the folder of an export, with its own form,
+            dtype and sizes.
         fold: reparameterize branches, norms and scales for inference; False keeps the stored form.
         dtype: dtype of the weights.
         device: device of the model; for an export, `cpu` or a device of its runtime, see
             `mobileclip.export.load_export`.
         image_size: side of the images in pixels, if it differs from the model's; see `mobileclip.encoders.load_model`.
         context_length: ids per text, if fewer than the model's; see `mobileclip.encoders.load_model`.
-        interpolation: resize filter, if it differs from the model's; the result's spec has it.
+        interpolation: resize filter, if it differs from the model's; the result's spec stores this filter.
         num_threads: CPU threads per call; by default PyTorch's. See `mobileclip.export.load_export` for exports.
         trust: whether to open exports of other machines for targets other than ONNX; these can run code.
         mmap: leave unchanged weights in the file instead of copying them into memory. Do not change the file
@@ -85,8 +86,8 @@ def load(
         text_model: another text tower of the model's embedding space, with its own tokenizer and context length: a
             file, or a folder with one file.
         decode: JPEG decoding, `exact` or `fast`; see `ImageTextModel`.
-        any_language: whether to add the package's second text tower for the model: `icons` then has the languages of
-            `icons-multilingual`.
+        any_language: whether to add the package's second text tower for the model: `icons` then supports the languages
+            of `icons-multilingual`.
         identify: whether to compute the model's `identity`, a hash of its stored weights.
 
     Raises:
@@ -108,14 +109,14 @@ def load(
     wanted, found = place_of(model, checkpoint)
     if context_length is not None and text_model is not None:
         raise ValueError(
-            f"{text_model} has a context length of its own; omit the context length, or convert the tower: "
+            f"{text_model} has a context length of its own; omit the context length, or convert the text tower: "
             "mobileclip convert FILE -o SHORT.safetensors --context-length N"
         )
     identity = None
     if is_export(found):
         if wanted is not None or dtype != torch.float32 or {image_size, context_length, interpolation} != {None}:
             raise ValueError(
-                f"{found} is an export with fixed model, precision, sizes and resize filter; omit these "
+                f"{found} is an export with a fixed model, precision, sizes and resize filter; omit these "
                 "arguments, or give the original checkpoint"
             )
         built = openers["export"](found, device=str(device), num_threads=num_threads, trust=trust)
@@ -149,9 +150,9 @@ def _text_tower(place: str | Path, space: ModelIdentity, *, model: str, fold: bo
 
     Args:
         place: a file, a folder with one file, or the name of a packaged model with a second text tower.
-        space: that of the model.
+        space: embedding space of the model.
         model: name of the model, for messages.
-        fold: whether it is folded.
+        fold: whether to fold the tower.
 
     Raises:
         FileNotFoundError, CheckpointError: if there is no such tower.
@@ -261,10 +262,10 @@ def device_for(model: str | Path | None, checkpoint: str | Path | None, device: 
 
 
 def holds_weights(name: str | Path) -> bool:
-    """Return whether a name means weights (a file, folder, hub repository or packaged model), not an architecture.
+    """Return whether a name refers to weights (a file, folder, hub repository or packaged model), not an architecture.
 
     Args:
-        name: value of `--model`; a known model's name means that model, even if a folder has the same name.
+        name: value of `--model`; a known model's name refers to that model, even if a folder has the same name.
     """
     text = str(name)
     if text.startswith(PREFIX) or source_of(name) is not None or packaged(name) is not None or Path(text).is_file():
@@ -293,7 +294,7 @@ def spec_called(name: str | Path) -> ModelSpec:
     """Return the spec of a named model or tower.
 
     Raises:
-        FileNotFoundError: if the name is that of a missing file.
+        FileNotFoundError: if the name looks like a path, but there is no such file.
         ValueError: if the name is unknown; the message suggests the nearest names.
     """
     try:

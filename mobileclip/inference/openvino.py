@@ -1,4 +1,4 @@
-"""Towers as OpenVINO programs: int8, compiled for batch sizes, without threads that disturb PyTorch."""
+"""Compiles towers to OpenVINO programs: int8, for fixed batch sizes, without threads that disturb PyTorch."""
 
 from __future__ import annotations
 
@@ -53,30 +53,32 @@ class OneAtATime(Generic[Input, Output]):
 
 
 PROCESSOR_OPTIONS = {"SNIPPETS_MODE": "DISABLE"}
-"""Of compiling for a processor: without OpenVINO's own fusing, which release 2026.4 ends the process in for some
-towers, with one thread or texts of any length; the others take no longer without it, and texts less."""
+"""Compile options for CPUs: no fusing by OpenVINO, since fusing in release 2026.4 ends the process for some towers,
+with one thread or texts of any length. Without fusing, other towers are not slower, and text towers are faster."""
 
 _TELEMETRY = "openvino_telemetry"
 
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Context without telemetry and output.
+    """Suppress telemetry and output of OpenVINO and NNCF.
 
-    Both libraries send telemetry about every import and call, unless the telemetry package is missing; this function
-    hides the package, unless it is already imported. NNCF prints progress bars on standard output.
+    OpenVINO and NNCF send telemetry about every import and call, unless the telemetry package is missing. This context
+    hides the telemetry package, unless the process has already imported it. NNCF prints progress bars on standard
+    output.
     """
     with SILENCING:
         logger_class, hidden = logging.getLoggerClass(), _TELEMETRY not in sys.modules
         if hidden:
-            sys.modules[_TELEMETRY] = None  # type: ignore[assignment]  # an import of it fails, as of what is not there
+            # An import then fails, as if the package were missing.
+            sys.modules[_TELEMETRY] = None  # type: ignore[assignment]
         try:
             with redirect_stdout(io.StringIO()):
                 yield
         finally:
             if hidden:
                 del sys.modules[_TELEMETRY]
-            # NNCF makes its own the class of all loggers to come.
+            # NNCF replaces the class of all later loggers.
             logging.setLoggerClass(logger_class)
 
 
@@ -93,8 +95,8 @@ def import_quietly(name: str) -> Any:
 def openvino_core() -> Any:
     """Return the process's OpenVINO core, which is never freed.
 
-    Freeing the last core unloads its device libraries; in a thread, that makes the process end at the next signal
-    (OpenVINO 2026.4). The core copies weights into memory, since some systems cannot replace or remove mapped files.
+    Freeing the last core unloads its device libraries; if a thread does so, the next signal ends the process (OpenVINO
+    2026.4). The core copies weights into memory, since some systems cannot replace or remove mapped files.
 
     Raises:
         ImportError: if OpenVINO is not installed.
@@ -118,7 +120,7 @@ def converted(program: ExportedProgram) -> Any:
     """
     openvino = import_quietly("openvino")
     with quiet(), warnings.catch_warnings():
-        # PyTorch's own deprecations of its trees, which the conversion walks.
+        # The conversion uses deprecated functions of PyTorch's pytrees.
         warnings.simplefilter("ignore", FutureWarning)
         warnings.simplefilter("ignore", DeprecationWarning)
         return openvino.convert_model(program)
@@ -128,7 +130,7 @@ def openvino_model(tower: nn.Module, example: Tensor, *, lengths: bool, any_batc
     """Convert a tower to an OpenVINO model.
 
     Args:
-        tower: in evaluation mode, in float32.
+        tower: a float32 tower in evaluation mode.
         example: an example batch.
         lengths: whether to allow texts shorter than the example's.
         any_batch: whether to allow any batch size; then the example has several inputs.
@@ -154,7 +156,7 @@ def int8_model(tower: nn.Module, ranges: Tensor, *, lengths: bool) -> Any:
     products stay in float.
 
     Args:
-        tower: in evaluation mode, in float32.
+        tower: a float32 tower in evaluation mode.
         ranges: a batch for calibration.
         lengths: whether to allow shorter texts.
 
@@ -190,7 +192,7 @@ def _is_rounded(node: Any) -> bool:
 
 @contextmanager
 def quantiser() -> Iterator[Any]:
-    """Yield NNCF with errors as its only output."""
+    """Yield NNCF, which then logs only errors."""
     nncf = import_quietly("nncf")
     level = nncf.nncf_logger.level
     with quiet():
@@ -204,7 +206,7 @@ def quantiser() -> Iterator[Any]:
 Program = Callable[[Tensor], Tensor]
 _DEVICE = "CPU"
 _WHITE = 255.0
-# What a device must be able to do, and what it is asked for.
+# Required capability of the device and precision hint, by precision.
 _HINTS: dict[FastPrecision, tuple[str, str]] = {"float32": ("FP32", "f32"), "bfloat16": ("BF16", "bf16")}
 _ROUNDS = 5
 
@@ -224,13 +226,13 @@ def openvino_program(
     convolution, but not the mean, since the convolution pads with zeros of normalised images.
 
     Args:
-        tower: in evaluation mode, in float32.
+        tower: a float32 tower in evaluation mode.
         example: an example batch.
         lengths: whether to allow texts shorter than the example's.
         precision: OpenVINO's precision; with int8, the precision of the other layers: float32, or bfloat16 if allowed
             and faster.
         int8: the quantised tower of `int8_model`, for int8.
-        pixels: normalisation of pixels; the program then also takes uint8 images in channels-last memory format.
+        pixels: normalisation of pixels; the program then also accepts uint8 images in channels-last memory format.
 
     Raises:
         ImportError: if OpenVINO is not installed.
@@ -264,7 +266,7 @@ def _compiled(core: Any, model: Any, hint: str) -> _OpenVINOProgram:
 
 
 def _fastest(programs: list[_OpenVINOProgram], example: Tensor) -> _OpenVINOProgram:
-    """Return the program with the lowest median time; a single program is not timed."""
+    """Return the program with the lowest median time, without timing a single program."""
     if len(programs) == 1:
         return programs[0]
     times = times_in_turn([lambda one=one: one(example) for one in programs], rounds=_ROUNDS)  # type: ignore[misc]
@@ -285,7 +287,7 @@ def _of_pixels(model: Any, contract: ImageInput) -> Any:
 
 
 class _OpenVINOProgram:
-    """Compiled models of OpenVINO; pickling keeps the programs, for the same release of OpenVINO.
+    """Compiled models of OpenVINO; a pickle holds the programs, for the same release of OpenVINO.
 
     Args:
         compiled: the model, and optionally the model for pixels.
@@ -302,11 +304,11 @@ class _OpenVINOProgram:
 
     def __call__(self, inputs: Tensor) -> Tensor:
         if inputs.dtype == torch.uint8:
-            # What was decoded is passed on where it lies.
+            # Decoded pixels are passed without a copy.
             request, given = self._requests[1], np.ascontiguousarray(inputs.movedim(-3, -1).numpy())
         else:
             request, given = self._requests[0], inputs.numpy()
-        # A request computes one batch at a time, and its next embeddings where these are.
+        # A request computes one batch at a time, and overwrites these embeddings with the next ones.
         (embeddings,) = request.infer([given], share_inputs=True, share_outputs=True).values()
         return torch.from_numpy(embeddings.copy())
 

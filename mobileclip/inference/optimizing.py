@@ -52,17 +52,17 @@ if TYPE_CHECKING:
 
 Engine = Literal["eager", "openvino"]
 ENGINES: tuple[Engine, ...] = get_args(Engine)
-"""What computes, the one that needs no program first."""
+"""Engines, starting with the engine that needs no program."""
 
 WORTH_TRYING = 200
-"""Trying forms of a tower takes as long as encoding about so many pictures."""
+"""Measuring a tower's backends takes about as long as encoding this number of images."""
 
 WORTH_COMPILING = 1000
-"""Making a program of it by OpenVINO, where that is installed, takes as long as encoding about so many."""
+"""Compiling a tower with OpenVINO, if installed, takes about as long as encoding this number of images."""
 
 _FEW = 4
 _TEXT = "a photo of two people who walk along an old harbour"
-# Pictures that forms are timed on; and those of int8: half for its ranges, half that it is measured on.
+# Number of images for timing; and for int8, half for ranges and half for measurement.
 _TIMED, _CALIBRATED = 16, 64
 
 
@@ -72,9 +72,10 @@ class Form:
 
     Args:
         engine: PyTorch or OpenVINO.
-        precision: of weights and features; for int8, of convolutions and linear layers. Embeddings are float32.
-        most: maximum batch size; a larger batch is split into parts, since features of a few images fit into the CPU's
-            cache.
+        precision: precision of weights and features; with int8, only convolutions and linear layers are int8.
+            Embeddings are float32.
+        most: maximum batch size. The tower splits a larger batch into parts, since features of a few images fit into
+            the CPU's cache.
     """
 
     engine: Engine
@@ -82,7 +83,7 @@ class Form:
     most: int
 
     def __str__(self) -> str:
-        """Return its name in reports."""
+        """Return the backend's name in reports."""
         return f"{self.engine} {self.precision}, {self.most} at once"
 
 
@@ -94,9 +95,9 @@ class Trial:
         form: the measured backend.
         milliseconds: median latency of the example batch; None without timing.
         speed_up: speed relative to the plain tower, median over neighbouring calls.
-        cosine: minimum cosine with the plain embeddings; None without embeddings. For int8, on held-out inputs.
+        cosine: minimum cosine with the plain tower's embeddings, for int8 on held-out inputs; None without embeddings.
         error: largest relative error of an embedding.
-        refused: reason of a refusal; empty if usable.
+        refused: reason why the backend was refused; empty if the backend is usable.
     """
 
     form: Form
@@ -127,7 +128,7 @@ class TowerReport:
         batch_size: batch size of the example.
         plain_milliseconds: median latency of the original model.
         trials: measured backends, in order.
-        used: the fastest usable backend; None for the plain reparameterized tower.
+        used: the fastest usable backend; None if the plain reparameterized tower is the fastest.
     """
 
     tower: str
@@ -137,11 +138,11 @@ class TowerReport:
     used: Trial | None
 
     def __str__(self) -> str:
-        """Return a line per trial, with a star for the used one."""
-        lines = [f"{self.tower}, batch of {self.batch_size}: {self.plain_milliseconds:.1f} ms as it came"]
+        """Return one line per trial, with a star for the backend in use."""
+        lines = [f"{self.tower}, batch of {self.batch_size}: {self.plain_milliseconds:.1f} ms originally"]
         lines += [f"  {'*' if trial == self.used else ' '} {trial}" for trial in self.trials]
         if self.used is None:
-            lines.append("  * none of these is faster; the folded tower is used as it is")
+            lines.append("  * none of these is faster; the plain folded tower is used")
         return "\n".join(lines)
 
 
@@ -150,10 +151,10 @@ class OptimizationReport:
     """The report of `optimize`: the measured backends of both towers.
 
     Args:
-        image: for its image tower.
-        text: for its text tower.
-        threads: that torch computed with.
-        processor: that it computed on.
+        image: report of the image tower.
+        text: report of the text tower.
+        threads: number of torch's threads.
+        processor: name of the processor.
     """
 
     image: TowerReport
@@ -173,14 +174,14 @@ class OptimizationReport:
 class OptimizedTower(PreparedTower):
     """A folded tower with one backend, for batches of any size.
 
-    A program has one batch size; eager PyTorch computes the remainder of a batch, so no call waits for a compiler.
+    A program has a fixed batch size; eager PyTorch encodes the rest of a batch, so no call waits for a compiler.
     Embeddings are float32 tensors without gradients.
 
     Shape:
         the tower's inputs, or pixels in place of images, to `(batch, embedding_dim)`.
 
     Args:
-        tower: a reparameterized float32 tower on the CPU, which is copied.
+        tower: a reparameterized float32 tower on the CPU, which the object copies.
         form: the backend.
 
     Raises:
@@ -190,7 +191,7 @@ class OptimizedTower(PreparedTower):
     def __init__(self, tower: nn.Module, *, form: Form) -> None:
         super().__init__()
         self.form = form
-        # OpenVINO takes float32, and rounds what it computes in less itself.
+        # OpenVINO takes float32, and itself rounds to a lower precision.
         self.dtype = torch.float32 if form.engine == "openvino" else dtype_of(form.precision)
         self.tower = copy.deepcopy(with_depthwise_convs(with_one_token(tower))).to(self.dtype)
         if not reads_text(tower):
@@ -216,18 +217,18 @@ class OptimizedTower(PreparedTower):
         return int8_model(self.tower, ranges, lengths=lengths)
 
     def compile_for(self, inputs: Tensor, *, int8: Any = None) -> None:
-        """Make the program for batches of `form.most`, if the form has one.
+        """Compile the program for batches of `form.most`, if the backend uses a program.
 
         Args:
             inputs: at least `form.most` images or texts.
             int8: model for int8 programs.
 
         Raises:
-            Exception: any error of the compiler, for example if it is missing or cannot compile the tower.
+            Exception: any error of the compiler, for example if the compiler is missing or cannot compile the tower.
         """
         with torch.inference_mode(mode=False), torch.no_grad():
             lengths = self._pool is not None
-            # Where lengths differ, a batch as it comes has the longest that there may be.
+            # With different lengths, an untruncated batch has the maximum length.
             example = (inputs if lengths else self._prepared(inputs))[: self.form.most].clone()
             if self.form.engine == "openvino":
                 spec = self.spec
@@ -257,7 +258,7 @@ class OptimizedTower(PreparedTower):
         if inputs.dtype == torch.uint8:
             return inputs
         if self.form.engine == "openvino":
-            # By NumPy: PyTorch's threads would go on waiting for work, in a loop, while OpenVINO's compute.
+            # By NumPy, because PyTorch's threads would spin while OpenVINO's threads compute.
             return torch.from_numpy(np.ascontiguousarray(inputs.detach().float().numpy()))
         return inputs.to(self.dtype, memory_format=torch.channels_last)
 
@@ -293,11 +294,11 @@ def optimize(
     """Return the fastest model on this machine with equal embeddings, and a report.
 
     For each tower, `optimize` measures eager PyTorch (reparameterized, channels last, texts truncated), batches in
-    small parts, and OpenVINO programs of both; with `bfloat16` also in bfloat16, with `int8` also OpenVINO in int8 with
-    static ranges, except for grouped convolutions. A backend must be faster, compile, and be accurate: an error of at
-    most 1e-5 in float32; a cosine of at least 0.9995 in bfloat16; in int8 a cosine of at least 0.98, and 99 of 100
-    equal first results within a 95 % interval, on held-out inputs. `.report` has the reasons of refusals. The model
-    itself stays unchanged.
+    small parts, and OpenVINO programs of both; with `bfloat16` also these in bfloat16, with `int8` also OpenVINO in
+    int8 with static ranges, except for grouped convolutions. A backend must compile, be faster, and be accurate: an
+    error of at most 1e-5 in float32; a cosine of at least 0.9995 in bfloat16; in int8 a cosine of at least 0.98, and 99
+    of 100 equal first results within a 95 % interval, on held-out inputs. `.report` has the reasons of refusals. The
+    model itself stays unchanged.
 
     Args:
         model: a float32 model in evaluation mode on the CPU, in training form or folded.
@@ -307,7 +308,7 @@ def optimize(
         calibration: for int8, images and token ids, at least four of each: half for ranges, half for comparison. By
             default the package's images and captions.
         compiled: whether to compile programs (seconds each; extra `openvino`). int8 needs programs.
-        rounds: timed calls of each backend.
+        rounds: number of timed calls of each backend.
         show_progress: whether to show the progress and the elapsed time on standard error.
 
     Raises:
@@ -361,12 +362,12 @@ def optimize_tower(
         inputs: images or tokenised texts in the expected batch size.
         precision: lowest allowed precision.
         calibration: calibration inputs for int8; by default the package's images or captions.
-        engines: that are tried.
-        rounds: timed calls of each form.
+        engines: engines to try.
+        rounds: number of timed calls of each backend.
         show_progress: whether to show how far it is.
 
     Raises:
-        ValueError: as `optimize`.
+        ValueError: see `optimize`.
     """
     _check(plain, precision=precision, rounds=rounds)
     tower = "text" if reads_text(plain) else "image"
@@ -386,17 +387,18 @@ def optimize_tower(
         candidate = OptimizedTower(folded, form=form)
         try:
             if form.precision == "int8":
-                assert calibration is not None, "it was made above"
+                assert calibration is not None, "the code above created it"
                 int8 = int8 or candidate.int8_model(calibration)
                 candidate.compile_for(inputs, int8=int8)
-                # The example may be noise, which leaves all ranges. What does not fill a batch is computed in float32.
+                # Compare on held-out inputs, since the example may be noise, which exceeds all ranges. Fill all
+                # batches, since eager float32 would encode the rest of a batch.
                 count = len(calibration.measured)
                 whole = calibration.measured[torch.arange(-(-count // form.most) * form.most) % count]
                 trial = _compared(form, candidate(whole)[:count], expected_measured, calibration)
             else:
                 candidate.compile_for(inputs)
                 trial = _compared(form, candidate(inputs), expected)
-        except Exception as error:  # noqa: BLE001 - compilers raise what they like, and there are other forms
+        except Exception as error:  # noqa: BLE001 - compilers raise any error, and there are other backends
             said = [type(error).__name__, *str(error).strip().splitlines()[:1]]
             trial = Trial(form=form, refused=f"cannot be compiled on this machine: {': '.join(said)}")
         trials[form] = trial
@@ -510,7 +512,7 @@ def _example(model: DualEncoder) -> tuple[Tensor, Tensor]:
 
 
 def _forms(batch_size: int, *, precision: FastPrecision, engines: tuple[Engine, ...]) -> Iterator[Form]:
-    """Yield the backends to try: eager before programs, whole batches before parts.
+    """Yield the backends to try: eager backends before programs, whole batches before parts.
 
     With bfloat16, no float32 program is compiled. With int8 (OpenVINO only), bfloat16 is the fallback, or float32 on a
     CPU without bfloat16.

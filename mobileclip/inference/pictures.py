@@ -1,4 +1,4 @@
-"""Encodes many images: processes read and decode ahead of the model, which encodes batch by batch, in order."""
+"""Encodes many images in order, batch by batch, while processes read and decode the next images."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def views_of(data: bytes, transform: ImageTransform, boxes: Sequence[Box | None]
 
     Args:
         data: the encoded image.
-        transform: to the model's input.
+        transform: transform to the model's input.
         boxes: left, top, right and bottom of each crop; None for the whole image. A box outside the image gives no
             view.
 
@@ -78,7 +78,7 @@ def _overlaps(box: Box, size: tuple[int, int]) -> bool:
 
 Key = TypeVar("Key")
 
-# Pictures that a process reads before it hands them over.
+# Number of images that a process reads before it returns them.
 _CHUNK = 8
 
 
@@ -88,7 +88,7 @@ class Moment:
 
     Args:
         path: path of the video.
-        seconds: since its first frame.
+        seconds: time since the first frame.
     """
 
     path: Path
@@ -101,9 +101,9 @@ class Picture(Generic[Key]):
 
     Args:
         key: the caller's identifier of the image.
-        name: for messages.
+        name: name of the image, for messages.
         source: the file, its content, or a time in a video.
-        known: hashes of images with embeddings; such an image is read but not decoded.
+        known: hashes of images with embeddings; the reader reads but does not decode such an image.
     """
 
     key: Key
@@ -153,7 +153,7 @@ class PictureReader:
     """Reads and decodes images for a model, in this process or in another.
 
     Args:
-        transform: to the model's input.
+        transform: transform to the model's input.
         reduced: see `read_tower_image`.
     """
 
@@ -161,7 +161,7 @@ class PictureReader:
     reduced: bool
 
     def __call__(self, chunk: _Chunk) -> list[PictureRead | ImageError]:
-        """Return each image decoded, or its problem."""
+        """Return the decoded image, or its problem, for each image."""
         with _OpenVideo() as video:
             return [self._attempt(picture, video) for picture in chunk.pictures]
 
@@ -173,7 +173,7 @@ class PictureReader:
         except ImageError as error:
             raise_machine_fault(error)
             return error
-        except Exception as error:  # noqa: BLE001  the last barrier: one picture costs itself alone
+        except Exception as error:  # noqa: BLE001  last resort: a bad image must not affect others
             raise_machine_fault(error)
             return ImageError("corrupt", f"image {picture.name!r} cannot be used ({type(error).__name__}: {error})")
 
@@ -248,8 +248,8 @@ def encode_pictures(
         pictures: an iterable of images, read a few hundred ahead of the model.
         reduced: see `read_tower_image`.
         batch_size: images per batch.
-        num_workers: processes that read and decode; with 1, this process reads.
-        choose: called with each decoded image, in order; returns whether to encode the image.
+        num_workers: number of processes that read and decode; with 1, only this process.
+        choose: function that returns whether to encode a decoded image; called in order.
 
     Raises:
         LostProcessError: if a process ends abruptly.
@@ -260,7 +260,7 @@ def encode_pictures(
         for picture, read in _read_ahead(pictures, reader, num_workers):
             seen = None if isinstance(read, ImageError) else read.pixels
             is_chosen = seen is not None and (choose is None or choose(picture, seen))
-            # A caller who keeps what was read would keep the pixels of all pictures.
+            # Otherwise a caller that keeps the results would keep the pixels of all images.
             kept = read if isinstance(read, ImageError) else attrs.evolve(read, pixels=None)
             yield (picture, kept), [seen] if seen is not None and is_chosen else []
 

@@ -1,4 +1,4 @@
-"""Text encoding: label prompts, cached embeddings, and several text towers."""
+"""Encodes texts: label prompts, cached embeddings, and several text towers."""
 
 from __future__ import annotations
 
@@ -51,21 +51,21 @@ def fill_templates(labels: Sequence[str], template: str | Sequence[str]) -> list
 
 
 def require_labels(labels: Sequence[str], template: str | Sequence[str]) -> None:
-    """Raise unless labels can be classified.
+    """Raise unless the labels and the template are valid for classification.
 
     Args:
         labels: at least one label, all different, none blank.
         template: see `fill_templates`.
 
     Raises:
-        ValueError: if they are not.
+        ValueError: if the labels or the template are invalid.
     """
     if isinstance(labels, str) or not labels:
-        raise ValueError('labels need a list of at least one text, such as "a cat" "a dog"')
+        raise ValueError('labels must be a list of at least one text, such as "a cat" "a dog"')
     if not all(label.strip() for label in labels):
         raise ValueError("a label is blank; expected candidate texts")
     if twice := repeated(labels):
-        raise ValueError(f"labels are given twice: {', '.join(twice[:5])}")
+        raise ValueError(f"labels must be unique, but these are given twice: {', '.join(twice[:5])}")
     as_templates(template)
 
 
@@ -85,7 +85,7 @@ def as_templates(template: str | Sequence[str]) -> tuple[str, ...]:
 
 
 MOST_BYTES = 2**28
-"""Of what one model keeps in memory: of texts of some words, embeddings of 512 numbers each, about 120,000."""
+"""Maximum memory for one model's cache: about 120,000 short texts with embeddings of 512 numbers."""
 
 _SAMPLED = 4
 
@@ -129,7 +129,7 @@ class KeptTexts:
             for text in found:
                 self._rows.move_to_end(text)
         if new := [text for text in dict.fromkeys(texts) if text not in found]:
-            # Rows of their own: a view of one would keep all the others.
+            # Copy rows: a view of one row would keep all rows in memory.
             rows = {text: row.clone() for text, row in zip(new, encode(new), strict=True)}
             found |= rows
             self._keep(rows, of)
@@ -155,7 +155,7 @@ class TextSide:
 
     Args:
         model: in evaluation mode.
-        tokenizer: for its text tower.
+        tokenizer: tokenizer of the text tower.
         known: n-grams of the tower's training data; None if unknown.
     """
 
@@ -175,13 +175,13 @@ class TextSide:
 
         model = model if tower is None else with_towers(model, text_encoder=tower)
         packed = getattr(model.text_encoder, "taught", UNTAUGHT).ngrams
-        # A tower may bring what no contract describes.
+        # A tower may have its own tokenizer, which the contract does not describe.
         tokenizer = getattr(model.text_encoder, "tokenizer", None) or Tokenizer(model.spec.text.input)
         return cls(model, tokenizer, None if packed is None else KnownNgrams(packed))
 
     @property
     def device(self) -> torch.device:
-        """Where ids go."""
+        """Device of the token ids."""
         weight = next(self.model.text_encoder.parameters(), self.model.logit_scale)
         return weight.device
 
@@ -189,7 +189,7 @@ class TextSide:
 def state_of(sides: Iterable[TextSide]) -> Hashable:
     """Return a fingerprint of text towers' weights: addresses, version counters and some values.
 
-    PyTorch does not count writes through `.data`, so this compares values.
+    PyTorch does not count writes through `.data`, so the fingerprint includes values.
     """
     towers = [side.model.text_encoder for side in sides]
     tensors = [tensor for tower in towers for tensor in (*tower.parameters(), *tower.buffers()) if tensor.numel()]
@@ -199,9 +199,9 @@ def state_of(sides: Iterable[TextSide]) -> Hashable:
 
 
 def routed(texts: Sequence[str], sides: Sequence[TextSide]) -> list[list[int]]:
-    """Return the indices of each tower's texts: those of whose n-grams the tower knows the largest share.
+    """Return the indices of each tower's texts: the tower with the largest share of known n-grams gets the text.
 
-    On ties, the first tower gets the text. A tower without known n-grams knows none.
+    On ties, the first tower gets the text. A tower with unknown n-grams has a share of 0.
     """
     if len(sides) == 1:
         return [list(range(len(texts)))]

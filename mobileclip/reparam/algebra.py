@@ -21,7 +21,7 @@ BATCH_NORMS = (nn.BatchNorm2d, nn.SyncBatchNorm)
 
 
 def widened(tensor: Tensor) -> Tensor:
-    """Return `tensor` detached, in float64, or in float32 where the device has no float64.
+    """Return `tensor` detached, in float64, or in float32 if the device has no float64.
 
     Examples:
         >>> widened(nn.Linear(2, 2, dtype=torch.bfloat16).weight).dtype
@@ -51,7 +51,7 @@ def norm_affine(norm: BatchNorm) -> tuple[Tensor, Tensor]:
     if not isinstance(norm, BATCH_NORMS):
         raise ValueError(f"a {type(norm).__name__} replaces a batch norm, but is not an affine map per channel")
     if norm.running_mean is None or norm.running_var is None:
-        raise ValueError("a batch norm without running statistics normalises by each batch, so it cannot be folded")
+        raise ValueError("a batch norm without running statistics depends on each batch, so it cannot be folded")
     scale = (widened(norm.running_var) + norm.eps).rsqrt()
     if norm.weight is not None:
         scale = scale * widened(norm.weight)
@@ -220,7 +220,7 @@ def scale_output(layer: nn.Conv2d | nn.Linear, scale: Tensor) -> nn.Conv2d | nn.
 
 
 def shift_input(layer: nn.Linear, scale: Tensor, shift: Tensor) -> nn.Linear:
-    """Return the linear layer equal to `layer(scale * x + shift)`; it has a bias whether or not `layer` has one.
+    """Return the linear layer equal to `layer(scale * x + shift)`; the result has a bias even if `layer` has no bias.
 
     Shape:
         `scale` and `shift` `(in,)`.

@@ -27,7 +27,7 @@ PLAIN: set[type[nn.Module]] = {nn.Conv2d, nn.Linear, nn.BatchNorm2d, nn.SyncBatc
 
 _EMPTY = {nn.Identity, nn.ModuleList, nn.Sequential, nn.ModuleDict}
 _ALGEBRA = ("fold", "scaled", "shifted")
-# Methods that say what a layer computes.
+# Methods that define the computation of a layer.
 _COMPUTE = ("forward", "_conv_forward", "__call__")
 
 
@@ -43,7 +43,7 @@ def refuse_lost(module: nn.Module, folded: nn.Module) -> None:
     """
     kept = set(folded.modules())
     for name, part in module.named_modules():
-        if part in kept or "parametrizations" in name.split("."):  # what makes a weight is in the weight that is read
+        if part in kept or "parametrizations" in name.split("."):  # the weight includes its parametrization
             continue
         shown = f"its part {name!r}" if name else "the block itself"
         is_copied = not name and type(folded) is type(module)  # hooks and all
@@ -93,7 +93,7 @@ def fold_timm(module: nn.Module) -> nn.Module:
     """
     from timm.utils.model import reparameterize_model
 
-    around = nn.Sequential(module)  # timm folds children alone
+    around = nn.Sequential(module)  # timm folds only children
     reparameterize_model(around, inplace=True)
     return around[0].eval()
 
@@ -192,8 +192,8 @@ def _unwrapped(module: nn.Module, path: str) -> nn.Module | None:
     """
     if _is_one(module, "torch.distributed.fsdp", "FSDPModule", "FullyShardedDataParallel"):
         raise ValueError(
-            f"cannot fold the {type(module).__name__} {path!r}: each process has a part of its weights; gather them "
-            "into a model of one process first, by torch.distributed.checkpoint.state_dict.get_model_state_dict"
+            f"cannot fold the {type(module).__name__} {path!r}: each process has a part of the weights; gather them "
+            "into a model of one process first, with torch.distributed.checkpoint.state_dict.get_model_state_dict"
         )
     if _is_one(module, "torch._dynamo.eval_frame", "OptimizedModule"):
         return cast("nn.Module", module._orig_mod)  # noqa: SLF001 - there is no other way to it
@@ -212,7 +212,7 @@ def _fold(module: Reparameterizable, path: str) -> nn.Module:
     try:
         folded = module.fold()
         refuse_lost(module, folded)
-    except (AttributeError, ValueError) as error:  # a part that was exchanged may lack what the algebra reads
+    except (AttributeError, ValueError) as error:  # a replaced part may lack attributes that the algebra reads
         shown = f"{type(module).__name__} {path!r}" if path else type(module).__name__
         raise ValueError(f"cannot fold the {shown} into an equal module: {error}") from error
     before, after = dict.fromkeys(module.parameters()), dict.fromkeys(folded.parameters())
@@ -230,8 +230,8 @@ def _refuse_unequal(model: nn.Module, folded: nn.Module, inputs: tuple[Tensor, .
         difference = float((own - other).abs().max())
         if not difference <= allowed:
             raise ValueError(
-                f"the folded model is not equal: output {number} differs by {difference:.2g}, where {allowed:.2g} is "
-                "allowed; fold its parts one by one to find which of them computes more than its class says"
+                f"the folded model is not equal: output {number} differs by {difference:.2g}, at most {allowed:.2g} is "
+                "allowed; fold its parts one by one to find the part that computes more than its class defines"
             )
 
 

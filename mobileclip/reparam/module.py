@@ -30,7 +30,7 @@ class Reparameterizable(nn.Module, ABC):
 
     @property
     def foldable(self) -> bool:
-        """Whether `fold` has anything to do."""
+        """Whether `fold` changes the module."""
         return True
 
     @abstractmethod
@@ -111,7 +111,7 @@ def with_children(module: Module, children: dict[str, nn.Module]) -> Module:
     clone = copy.copy(module)
     for name, value in vars(module).items():
         if name.endswith("_hooks") and isinstance(value, OrderedDict):
-            vars(clone)[name] = value.copy()  # those of the module stay; what is added to one is not the other's
+            vars(clone)[name] = value.copy()  # so that new hooks of one module do not affect the other
     clone._parameters = dict(module._parameters)
     clone._buffers = dict(module._buffers)
     clone._modules = {**module._modules, **children}

@@ -8,23 +8,23 @@ MAX_TENSORS = 1 << 16
 _MAX_SHOWN = 80
 
 CheckpointCode = Literal[
-    "damaged",  # cut off, contradicts itself, too large, or in a format that is not read
+    "damaged",  # cut off, contradicts itself, too large, or in an unsupported format
     "not_weights",  # holds something other than plain dense tensors by name
-    "unsafe",  # unpickling it would call something
+    "unsafe",  # unpickling it would call functions
     "digest",  # has another SHA-256 than expected
-    "description",  # what it says of its own model, form, layout or tokenizer cannot be used
-    "unknown_layout",  # tensors named as in no known layout
-    "unknown_model",  # a known layout, and none of the models known by name
-    "ambiguous",  # several models, or several files, fit; one has to be named
-    "another_model",  # holds another model than asked for
-    "no_such_tower",  # does not hold the tower that was asked for
+    "description",  # its own description of model, form, layout or tokenizer is invalid
+    "unknown_layout",  # tensor names of no known layout
+    "unknown_model",  # a known layout, but none of the known models
+    "ambiguous",  # several models or files match; the user must name one
+    "another_model",  # holds another model than requested
+    "no_such_tower",  # does not hold the requested tower
     "does_not_fit",  # tensors are missing, left over, or of another shape
-    "another_dtype",  # floating point where the model counts, or the reverse
+    "another_dtype",  # floating point instead of integers, or the reverse
     "not_finite",  # NaN or infinite weights
     "folded",  # no longer has the branches that training needs
-    "export",  # is an export, and no checkpoint
+    "export",  # is an export rather than a checkpoint
     "address",  # does not name a checkpoint on the hub
-    "not_fetched",  # the hub did not give it
+    "not_fetched",  # the download from the hub failed
     "no_checkpoint",  # a repository or folder without checkpoints
     "not_storable",  # a model that no checkpoint can hold under this name
 ]

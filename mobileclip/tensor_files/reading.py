@@ -45,7 +45,7 @@ def read_tensors(
 
 
 def check_sha256(path: Path, expected: str | None) -> None:
-    """Raise if a file has another SHA-256 than expected.
+    """Raise if a file does not have the expected SHA-256.
 
     Args:
         path: the file.
@@ -57,7 +57,7 @@ def check_sha256(path: Path, expected: str | None) -> None:
     found = None if expected is None else file_sha256(path)
     if found != expected:
         raise CheckpointError(
-            f"{path} is not the expected file: its SHA-256 is {found}, not {expected}; fetch the file again, and if "
+            f"{path} is not the file that was expected: its SHA-256 is {found}, not {expected}; fetch it again, and if "
             "that does not help, do not use it",
             code="digest",
         )

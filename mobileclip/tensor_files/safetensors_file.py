@@ -46,7 +46,7 @@ def read_safetensors(path: Path, num_bytes: int, *, mmap: bool) -> tuple[dict[st
     with path.open("rb") as file:
         entries, metadata, start = _checked_header(file, num_bytes)
         try:
-            # The package checks that shapes and places fit together and fill the file; its tensors are views of it.
+            # The package checks that shapes and offsets are consistent and fill the file; its tensors are views of it.
             with safe_open(path, framework="pt") as views:
                 if mmap:
                     return {name: views.get_tensor(name) for name in entries}, metadata

@@ -125,7 +125,7 @@ def weights_of(value: Any) -> dict[str, Tensor]:
     check_count(len(value))
     for name, tensor in value.items():
         if not isinstance(name, str):
-            # Nothing but numbers is shown: a tuple of tuples of tuples takes for ever.
+            # The message shows only numbers, since the repr of nested tuples can take for ever.
             what = f"the number {name}" if isinstance(name, int) else f"a {type(name).__name__}"
             raise CheckpointError(f"it has {what} in place of a tensor's name", code="not_weights")
         _check_tensor(name, tensor)

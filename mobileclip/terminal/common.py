@@ -39,7 +39,7 @@ def split_common_flags(names: Collection[str], arguments: Sequence[str]) -> tupl
     """Return the values of the common flags, and the command line without these flags.
 
     Args:
-        names: flags to parse, such as `--quiet`, including `--no-quiet`.
+        names: flags to parse, such as `--quiet`; the function also parses their negations, such as `--no-quiet`.
         arguments: the command line.
     """
     said = {f"--{prefix}{name[2:]}": (name[2:], not prefix) for name in names for prefix in ("", "no-")}

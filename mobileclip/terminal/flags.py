@@ -46,7 +46,7 @@ _NOTHING = (None, False, inspect.Parameter.empty, (), "")
 
 @attrs.frozen(kw_only=True)
 class Reading:
-    """How fields and arguments become flags.
+    """The rules that turn fields and arguments into flags.
 
     Args:
         aliases: short names of fields.
@@ -75,7 +75,7 @@ class Reading:
         whole, *said = get_args(kind) if get_origin(kind) is Annotated else (kind,)
         if RARE in said and not self.all_flags:
             kind = Suppress[kind]  # type: ignore[misc]
-        if attrs.has(type(default)):  # a spec is of the class that it has
+        if attrs.has(type(default)):  # a spec keeps its own class
             return Flag(Annotated[(type(default), *get_args(kind)[1:])] if said else type(default), default)
         if not any(getattr(one, "metavar", None) for one in said) and (word := _word(whole, default)):
             kind = Annotated[kind, arg(metavar=word)]
@@ -83,7 +83,7 @@ class Reading:
             kind = Annotated[kind, arg(help_behavior_hint="")]
         if _POSITIONAL not in said and (aliases := aliases or self.letters.get(name, ())):
             kind = Annotated[kind, arg(aliases=aliases)]
-        if default is tyro.MISSING_NONPROP:  # tyro does not ask for lists that are appended to
+        if default is tyro.MISSING_NONPROP:  # tyro does not require appended lists
             return Flag(kind, default)
         if is_list(whole) and get_args(whole)[0] not in (int, float) and _POSITIONAL not in said:
             own, *said = get_args(kind) if get_origin(kind) is Annotated else (kind,)
@@ -192,7 +192,7 @@ def specs_read(reading: Reading) -> Iterator[None]:
         return replace(spec, fields=tuple(map(field, spec.fields)), instantiate=instantiate)
 
     with registry, warnings.catch_warnings():
-        # A part of another class than its field's has its own choices as flags.
+        # A part of another class than its field's default has the flags of its own class.
         warnings.filterwarnings("ignore", "The field", UserWarning)
         yield
 
@@ -226,7 +226,7 @@ def parse(
     """
     given = list(sys.argv[1:] if arguments is None else arguments)
     is_asking = ASKING_ALL in given or not ASKING.isdisjoint(given)
-    # tyro reads no flag that it does not show.
+    # tyro does not parse hidden flags.
     reading = attrs.evolve(reading or Reading(), all_flags=ASKING_ALL in given or not is_asking)
     choices.setdefault("prog", _program())
     choices.setdefault("config", (AvoidSubcommands,))
@@ -247,7 +247,7 @@ def parse(
         found, unknown = None, given
     if unknown or found is None:
         _refuse_unknown(given, flags_of(target, reading, **choices), choices["prog"])
-        read(given)  # which says what is wrong
+        read(given)  # prints the error
     return found() if readable is not target else found  # type: ignore[no-any-return]
 
 
@@ -293,6 +293,6 @@ def reader_of(function: Callable[..., T], reading: Reading) -> Callable[..., Cal
 
     reader.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
     reader.__annotations__ = {one.name: one.annotation for one in parameters}
-    # Lines that go on with an argument's text are one with it.
+    # Join continuation lines with the text of their argument.
     reader.__doc__ = re.sub(r"\n {8,}(?=\S)", " ", inspect.cleandoc(function.__doc__ or ""))
     return reader

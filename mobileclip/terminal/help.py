@@ -10,7 +10,7 @@ import shutil
 import textwrap
 
 PROGRAMS = ("python ", "torchrun ", "mobileclip ", "make ")
-"""What a line begins with that is a command."""
+"""Beginnings of lines with commands."""
 
 _WIDEST = 120
 

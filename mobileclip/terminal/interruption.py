@@ -30,9 +30,9 @@ from mobileclip.processes import this_process
 from mobileclip.terminal import say
 
 WARNING, _AGAIN = signal.SIGUSR1, 75
-# A launcher passes on what a terminal has sent as well: signals so close together are one.
+# A launcher forwards signals that the terminal also sent: signals so close together count as one.
 _ONE_SIGNAL_SECONDS = 1.0
-# What is left after the state is saved: closing files, ending processes, an upload that hangs. Docker kills after 10.
+# For the work after the state is saved: closing files, ending processes, a hanging upload. Docker kills after 10 s.
 _TIDYING_SECONDS = 8.0
 _LOOK_SECONDS = 0.1
 _SHOW_CURSOR = "\x1b[?25h"
@@ -132,7 +132,7 @@ def _on_signal(number: int, _frame: FrameType | None) -> None:
 def _left_soon(interrupted: Interrupted) -> Interrupted:
     """Limit the time that the program takes to exit, in case a thread waits or a process hangs."""
     if heard.program:
-        # Not by `threading`, whose locks whatever the signal came into may hold.
+        # Not with `threading`, since the interrupted code may hold its locks.
         _thread.start_new_thread(_leave_late, (interrupted,))
     return interrupted
 
@@ -317,8 +317,10 @@ def serve_loader(_worker: int) -> None:
 
     Launchers and schedulers send SIGTERM to all processes at once, and the current step still needs its batch.
     """
-    if sys.platform == "linux":  # elsewhere nobody says who has sent a signal
-        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})  # before any thread, which would hear it
+    if sys.platform == "linux":  # other systems do not report the sender of a signal
+        signal.pthread_sigmask(
+            signal.SIG_BLOCK, {signal.SIGTERM}
+        )  # before any thread exists, which would receive the signal
         threading.Thread(target=_obey, args=(os.getppid(),), daemon=True).start()
     leave_to_parent()
 
@@ -355,7 +357,7 @@ def ending(pool: ProcessPoolExecutor) -> Iterator[Callable[..., Future[Any]]]:
         for child in multiprocessing.active_children():
             child.terminate()
             if child.pid is not None:
-                with suppress(ProcessLookupError):  # one that is stopped hears nothing before it goes on
+                with suppress(ProcessLookupError):  # a stopped process receives no signal before it continues
                     os.kill(child.pid, signal.SIGCONT)
         pool.shutdown(cancel_futures=True)
         if isinstance(error, KeyboardInterrupt):

@@ -21,7 +21,7 @@ from mobileclip.terminal.streams import output_stream
 if TYPE_CHECKING:
     from rich.console import Console
 
-# More than any line of the library; a text from data is cut where it enters a line.
+# Longer than any line of the library; texts from data are truncated before they enter a line.
 _LINE = 10_000
 
 

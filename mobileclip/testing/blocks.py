@@ -12,10 +12,10 @@ from torch import Tensor, nn
 from mobileclip.reparam import foldable_modules, reparameterize
 from mobileclip.testing.comparing import copies, exported, relative_error, stirred
 
-# The largest relative errors: of half precisions, of what is batched or compiled otherwise, and in float64.
+# Maximum relative errors: of half precisions, of other batches or compilers, and in float64.
 _HALF = {torch.bfloat16: 0.03, torch.float16: 0.004}
 _NEAR = 1e-5
-# An activation may keep a gradient from a parameter by chance, but not from every draw of the weights.
+# An activation may block the gradient of a parameter at random, but not for all random weights.
 _DRAWS = 8
 _EXACT = 1e-10
 

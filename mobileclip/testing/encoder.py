@@ -58,7 +58,7 @@ def check_encoder(spec: ImageEncoderSpec | TextEncoderSpec, *, export: bool = Tr
             if export:
                 program = exported(type(spec).__name__, model, (inputs,))
                 _check_equal(spec, "exported", program(inputs), expected)
-    except ValueError as error:  # what the library says of it
+    except ValueError as error:  # the library's own description
         raise AssertionError(str(error)) from error
 
 
@@ -93,7 +93,7 @@ def _check_round_trip(
         path = Path(folder) / "encoder.safetensors"
         save_model(model, path)
         with torch.random.fork_rng(devices=()):
-            torch.manual_seed(1)  # another than the model was built with: what is not saved is drawn anew
+            torch.manual_seed(1)  # not the seed of the model, so that unsaved weights differ
             loaded = load_model(path, fold=False)
     assert loaded.spec == spec, f"{type(spec).__name__} is another one once it was saved and loaded: {loaded.spec}"
     _check_equal(spec, "saved and loaded", loaded(inputs), expected)

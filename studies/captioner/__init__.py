@@ -1,1 +1,1 @@
-"""The study of captioners: one that is trained here, its captions, and what students gain from them."""
+"""The study of captioners: trains a captioner, writes captions, and measures the students' gain from the captions."""

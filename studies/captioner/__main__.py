@@ -1,13 +1,13 @@
-"""What a student gains from the captions of a captioner that was trained here.
+"""The gain of a student from the captions of a captioner that the study trains.
 
 Command:   python -m studies.captioner    (with the extra `quickstart` installed; --tiny to see that it runs)
-Hardware:  CPU cores alone, no GPU; every step of it takes one
-Result:    outputs/captioner: lines.jsonl with a line per captioner and per training, report.md with the tables
+Hardware:  CPU cores only, no GPU; each step takes one core
+Result:    outputs/captioner: lines.jsonl with a line per captioner and per training, and report.md with the tables
 
-A small CoCa learns composed captions of some icon sets, and writes captions of other sets' pictures, whose names it was
-never told. Students learn these pictures with keywords alone, with composed captions, with the captioner's, and with
-both, each with a teacher and without. This prints what came out:
-`python -m studies.captioner.report studies/captioner/results.jsonl`.
+A small CoCa learns template captions of some icon sets, and writes captions for images of other sets without knowing
+their names. Students learn these images with keywords alone, with template captions, with the captioner's captions, and
+with both, each with a teacher and without. `python -m studies.captioner.report studies/captioner/results.jsonl` prints
+the results.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from studies.captioner.spec import CaptionerStudySpec
 
 
 def captioner() -> CaptionerStudySpec:
-    """Return the study: everything is a flag of the command line."""
+    """Return the settings of the study; all of them are flags of the command line."""
     return CaptionerStudySpec()
 
 

@@ -1,4 +1,4 @@
-"""Measures of captions: how long and varied they are, and how well they fit their pictures."""
+"""Metrics of captions: length, diversity, and fit to the images."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ _WORD = re.compile(r"\w+")
 
 @attrs.frozen(kw_only=True)
 class Agreement:
-    """How well captions match their images, by the similarities of one model.
+    """The fit of captions to their images, by the similarities of one model.
 
     Args:
-        cosine: mean over the captions; of one model alone these compare.
-        found: share of captions whose own picture fits best of all.
+        cosine: mean cosine over the captions; comparable only within one model.
+        found: share of captions whose own image has the highest similarity of all images.
     """
 
     cosine: float
@@ -28,15 +28,15 @@ class Agreement:
 
 
 def agreement(images: Tensor, texts: Sequence[Sequence[str]], embed: Callable[[list[str]], Tensor]) -> Agreement:
-    """Return how well captions match their images.
+    """Return the fit of captions to their images.
 
     Shape:
-        images `(images, dim)`; embed gives `(texts, dim)`.
+        images `(images, dim)`; `embed` returns `(texts, dim)`.
 
     Args:
         images: embeddings of unit length.
-        texts: captions of each image, at least one in all.
-        embed: texts to embeddings, of any length.
+        texts: captions of each image, at least one in total.
+        embed: function from texts to embeddings of any length.
     """
     rows = torch.tensor([row for row, several in enumerate(texts) for _ in several])
     embedded = F.normalize(embed([text for several in texts for text in several]), dim=-1)
@@ -49,13 +49,13 @@ def agreement(images: Tensor, texts: Sequence[Sequence[str]], embed: Callable[[l
 
 
 def mean_words(texts: Sequence[Sequence[str]]) -> float:
-    """Return the mean length, in words, of the captions of all pictures, at least one."""
+    """Return the mean length in words of the captions of all images; needs at least one caption."""
     lengths = [len(_words(text)) for text in chain.from_iterable(texts)]
     return sum(lengths) / len(lengths)
 
 
 def distinct_ngrams(texts: Sequence[Sequence[str]], n: int) -> float:
-    """Return the share of n-grams that differ: 1 where none comes twice in all captions, 0 where there is none.
+    """Return the share of distinct n-grams: 1 if no n-gram occurs twice in all captions, 0 if there are no n-grams.
 
     Source: Li et al., "A Diversity-Promoting Objective Function for Neural Conversation Models", section 5.
     """
@@ -65,7 +65,7 @@ def distinct_ngrams(texts: Sequence[Sequence[str]], n: int) -> float:
 
 
 def names_recalled(texts: Sequence[Sequence[str]], names: Sequence[str]) -> float:
-    """Return the share of captions that hold the name of their picture, its words beside each other."""
+    """Return the share of captions that contain the name of their image as consecutive words."""
     held = [
         f" {' '.join(_words(name))} " in f" {' '.join(_words(text))} "
         for several, name in zip(texts, names, strict=True)

@@ -1,4 +1,4 @@
-"""The captioners, and what they write: trained once, written once, by the library's own run and reinforcement."""
+"""Trains the captioners and writes their captions once, with the library's own training and reinforcement."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _PER_SHARD, _MAX_BATCH = 500, 64
 
 @attrs.frozen(kw_only=True)
 class Part:
-    """Pictures of a split with other captions, as the study of learning efficiency reads them.
+    """Images of a split with other captions, in the form of the study of learning efficiency.
 
     Args:
         kept: the samples.
@@ -41,7 +41,7 @@ class Part:
 
 
 def shards_of(spec: CaptionerStudySpec, split: DataSplit, writer: Writer | None) -> tuple[str, ...]:
-    """Return the shards of a captioner's pictures, or of the students', written once."""
+    """Return the shards of a captioner's or of the students' images, written once."""
     folder = spec.output / "pictures" / ("students" if writer is None else f"captioner-{writer.share:g}")
     if not (folder / "done").exists():
         own = [one for one in split.samples() if (one.metadata["set"] in spec.captioner_sets) == (writer is not None)]
@@ -53,7 +53,7 @@ def shards_of(spec: CaptionerStudySpec, split: DataSplit, writer: Writer | None)
 
 
 def trained(spec: CaptionerStudySpec, split: DataSplit, writer: Writer) -> Path:
-    """Train a captioner, or go on where an earlier run was; its file."""
+    """Train a captioner, or resume its training, and return its file."""
     shards = shards_of(spec, split, writer)
     whole = int((Path(shards_of(spec, split, Writer())[0]).parent / "done").read_text(encoding="utf-8"))
     output = spec.output / "captioners" / writer.name
@@ -68,7 +68,7 @@ def trained(spec: CaptionerStudySpec, split: DataSplit, writer: Writer) -> Path:
 
 
 def written(spec: CaptionerStudySpec, split: DataSplit, arm: Arm, writer: Writer) -> tuple[ImageTextSample, ...]:
-    """Return the students' pictures with a captioner's captions in a set beside the composed ones, written once."""
+    """Return the students' images with a captioner's captions as a set next to the template captions, written once."""
     folder = spec.output / "written" / f"{writer.name}-{arm.num_captions}-{arm.temperature:g}"
     captioner = CheckpointCaptioner(
         checkpoint=str(trained(spec, split, writer)),
@@ -92,7 +92,7 @@ def written(spec: CaptionerStudySpec, split: DataSplit, arm: Arm, writer: Writer
 
 
 def part_of(spec: CaptionerStudySpec, split: DataSplit, arm: Arm) -> Part:
-    """Return the students' pictures with an arm's captions as their synthetic ones."""
+    """Return the students' images with an arm's captions as their synthetic captions."""
     if not arm.has_writers:
         return Part(kept=tuple(read_samples(shards_of(spec, split, None))))
     kept = []
@@ -101,7 +101,7 @@ def part_of(spec: CaptionerStudySpec, split: DataSplit, arm: Arm) -> Part:
         own = [caption for one in same for caption in one.syn_captions[WRITTEN]]
         kept.append(attrs.evolve(same[0], syn_captions={"syn_text": (*composed, *own)}))
     if arm.is_shuffled:
-        # Each in an order by chance has the captions of the one before, so that none has its own.
+        # In random order, each image gets the captions of the previous image, so that no image has its own captions.
         kept.sort(key=lambda one: chance(spec.seed, "shuffled", one.key))
         kept = [attrs.evolve(one, syn_captions=kept[place - 1].syn_captions) for place, one in enumerate(kept)]
     return Part(kept=tuple(kept))
@@ -110,16 +110,16 @@ def part_of(spec: CaptionerStudySpec, split: DataSplit, arm: Arm) -> Part:
 def judged(
     spec: CaptionerStudySpec, split: DataSplit, name: str, part: Part, teacher: JointTeacher | None = None
 ) -> Line:
-    """Return a line of an arm's captions: words, names recalled, distinct n-grams, and how they fit their pictures.
+    """Return a result line for an arm's captions: words, recalled names, distinct n-grams, and fit to the images.
 
-    Names that its captioners' pictures have too are counted once more alone.
+    The line has separate counts for names that are also in the captioners' images.
 
     Args:
-        spec: the choices.
+        spec: settings of the study.
         split: the pictures.
-        name: of the arm.
-        part: its pictures and captions.
-        teacher: who says how they fit; without, nobody does.
+        name: name of the arm.
+        part: images and captions of the arm.
+        teacher: teacher that measures the fit; None skips the measurement.
     """
     arm, started = ARMS[name], time.monotonic()
     texts = [_texts(arm, one) for one in part.kept]
@@ -145,16 +145,16 @@ def judged(
 
 
 def _embedded(teacher: JointTeacher, part: Part) -> Tensor:
-    """Return a teacher's embeddings of pictures."""
+    """Return a teacher's embeddings of images."""
     images = [one.image for one in part.kept if one.image is not None]
     return teacher.encode_images(pixels_of(images, ImageTransform(teacher.image)))
 
 
 def examples(parts: Sequence[tuple[str, Part]], count: int = 4) -> list[tuple[str, str, str]]:
-    """Return names of pictures with what each arm's first caption says of them."""
+    """Return names of images with the first caption of each arm."""
     return [(one.metadata["label"], arm, _texts(ARMS[arm], one)[0]) for arm, part in parts for one in part.kept[:count]]
 
 
 def _texts(arm: Arm, sample: ImageTextSample) -> Sequence[str]:
-    """Return an arm's synthetic captions, or the keywords where it has none."""
+    """Return an arm's synthetic captions, or the keywords if the arm has no synthetic captions."""
     return sample.captions if arm.captions == "none" else sample.syn_captions["syn_text"]

@@ -1,4 +1,4 @@
-"""The tables and the picture of the study, from its lines alone: `python -m studies.captioner.report LINES`."""
+"""The tables and the chart of the study, from its result lines: `python -m studies.captioner.report LINES`."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _SHARES = {
 
 
 def captions_lines(lines: Sequence[Line]) -> dict[str, Line]:
-    """Return the last line about each set of captions, by what tells them apart."""
+    """Return the last line about each set of captions, by the fields that identify the set."""
     return {ARMS[one.arm].own_captions: one for one in lines if one.kind == "captions"}
 
 
@@ -35,8 +35,8 @@ def report(lines: Sequence[Line], examples: Sequence[tuple[str, str, str]] = ())
     """Return the tables in Markdown.
 
     Args:
-        lines: of the study.
-        examples: names of pictures, arms, and what these say of them.
+        lines: lines of the study.
+        examples: names of images, arms, and the captions of the arms.
     """
     told = []
     for line in sorted(captions_lines(lines).values(), key=lambda one: list(ARMS).index(one.arm)):
@@ -72,7 +72,7 @@ def report(lines: Sequence[Line], examples: Sequence[tuple[str, str, str]] = ())
 
 
 def draw(lines: Sequence[Line], path: Path) -> None:
-    """Draw top-5 of unseen drawings over the steps, without a teacher and with one; bands are deviations over seeds."""
+    """Plot top-5 of unseen drawings over steps, without and with a teacher; bands are deviations over seeds."""
     students = [one for one in lines if one.kind == "student" and one.arm in MAIN]
     budget = max((one.budget for one in students), default=0)
     charts.write_chart(
@@ -93,7 +93,7 @@ def draw(lines: Sequence[Line], path: Path) -> None:
 
 
 def _lines(lines: Sequence[Line], arm: str) -> list[charts.Line]:
-    """Return the line of an arm, or none where nothing of it is finished."""
+    """Return the curve of an arm, or None if the arm has no finished training."""
     part = next(iter(_PARTS))
     own = [one for one in lines if (one.kind, one.arm) == ("student", arm) and part in one.values]
     budgets = sorted({one.budget for one in own})
@@ -105,20 +105,20 @@ def _lines(lines: Sequence[Line], arm: str) -> list[charts.Line]:
 
 
 def _table(title: str, columns: Sequence[str], rows: Mapping[str, Sequence[str]]) -> list[str]:
-    """Return the lines of a table of arms, without those that have nothing."""
+    """Return the lines of a table of arms, without arms that have no results."""
     shown = [(ARMS[arm].title, *cells) for arm, cells in rows.items() if any(cells)]
     return ["", *table((title, *columns), shown)] if shown else []
 
 
 def _base(arm: str) -> str:
-    """Return the arm of keywords alone that an arm is compared with."""
+    """Return the baseline of an arm, which has keywords alone."""
     return "none-teacher" if ARMS[arm].teachers else "none"
 
 
 def _gain(students: Sequence[Line], arm: str, budget: int, part: str) -> str:
-    """Return what an arm has above its base, over the seeds that both have, ± the standard error of seeds and pictures.
+    """Return an arm's gain over its baseline for their common seeds, ± the standard error of seeds and images.
 
-    Lines do not say which pictures were hit, so both arms' are counted as independent, which is an upper bound.
+    Lines do not have the hits per image, so the function treats both arms as independent, which gives an upper bound.
     """
     values, others = (_by_seed(students, one, budget, part) for one in (arm, _base(arm)))
     both = [(value, others[seed]) for seed, value in values.items() if seed in others]
@@ -132,13 +132,13 @@ def _gain(students: Sequence[Line], arm: str, budget: int, part: str) -> str:
 
 
 def _spread(students: Sequence[Line], arm: str, budget: int, part: str) -> str:
-    """Return mean and standard deviation over seeds."""
+    """Return the mean and the standard deviation over seeds."""
     values = list(_by_seed(students, arm, budget, part).values())
     return spread(values) if values else ""
 
 
 def _by_seed(students: Sequence[Line], arm: str, budget: int, part: str) -> dict[int, float]:
-    """Return scores by seed; few icons make no drawings of some parts."""
+    """Return scores by seed; with few icons, some parts have no drawings."""
     own = (one for one in students if (one.arm, one.budget) == (arm, budget))
     return {one.seed: one.values[part] for one in own if part in one.values}
 

@@ -1,4 +1,4 @@
-"""The steps, one after another; what an earlier run finished is read, not done again."""
+"""Runs the steps in order, and reuses the results of earlier runs."""
 
 from __future__ import annotations
 
@@ -27,10 +27,10 @@ from studies.learning_efficiency.variants import FIRST, VARIANTS
 
 
 def run(spec: CaptionerStudySpec) -> list[Line]:
-    """Run the study, or what earlier runs left undone of it, write the report, and return all lines.
+    """Run the unfinished parts of the study, write the report, and return all lines.
 
     Raises:
-        ValueError: if the output holds a study with other choices, or a step says why it cannot go on.
+        ValueError: if the output folder holds a study with other settings, or a step fails.
     """
     spec = spec.resolved
     path = spec.output / LINES
@@ -65,7 +65,7 @@ def run(spec: CaptionerStudySpec) -> list[Line]:
 
 
 def _captions(spec: CaptionerStudySpec, dataset: DrawnDataset, arm: str, path: Path) -> Part:
-    """Return an arm's pictures and captions, and add a line about them where there is none."""
+    """Return an arm's images and captions, and add a result line about the captions if it is missing."""
     part = part_of(spec, dataset.train, ARMS[arm])
     if ARMS[arm].own_captions not in captions_lines(read_lines(path, Line)):
         append(path, judged(spec, dataset.train, arm, part))
@@ -73,7 +73,7 @@ def _captions(spec: CaptionerStudySpec, dataset: DrawnDataset, arm: str, path: P
 
 
 def _ask_teacher(spec: CaptionerStudySpec, dataset: DrawnDataset, path: Path) -> None:
-    """Let the first teacher say how all captions fit their pictures, where it was not asked yet."""
+    """Measure the fit of all captions with the first teacher where this is missing."""
     known = captions_lines(read_lines(path, Line))
     chosen = {ARMS[arm].own_captions: arm for arm, _ in reversed(spec.cells())}
     waiting = [arm for own, arm in chosen.items() if own not in known or "cosine" not in known[own].values]
@@ -92,7 +92,7 @@ def _student(
     teachers: Mapping[str, JointTeacher],
     parts: Mapping[str, HeldOut],
 ) -> Line:
-    """Train a student and return how good it is."""
+    """Train a student and return its scores."""
     students = spec.students(ARMS[arm].source)
     make_stores(students, [cell], teachers, part)  # type: ignore[arg-type]  # of a split, samples alone are asked
     samples = load_store(students, store_of(cell, students), VARIANTS[cell.variant])

@@ -1,4 +1,4 @@
-"""The choices of the study: captioners, arms of students, and what follows from them."""
+"""The settings of the study: captioners, arms of students, and derived values."""
 
 from __future__ import annotations
 
@@ -41,15 +41,15 @@ _NUM_FROZEN = 3
 @image_encoder_families.register("efficientnet_lite0_map")
 @attrs.frozen(kw_only=True)
 class LiteMapSpec(ImageEncoderSpec):
-    """EfficientNet-Lite0 for a captioner, which pools its last map."""
+    """EfficientNet-Lite0 for a captioner, which pools the last feature map."""
 
     def build(self) -> nn.Module:
-        """Return the tower; it has no projection, and gives maps alone."""
+        """Return the tower, which has no projection and returns only feature maps."""
         return LiteMap()
 
 
 class LiteMap(EfficientNetLite0):
-    """The last feature map, (batch, 1280, height / 32, width / 32); what sees edges and colours stays as it is."""
+    """Return the last feature map, (batch, 1280, height / 32, width / 32); the early layers stay frozen."""
 
     dims = (HEAD_CHANNELS,)
 
@@ -70,16 +70,16 @@ class LiteMap(EfficientNetLite0):
 @optimizers.register("pretrained_tower_adamw")
 @attrs.frozen(kw_only=True)
 class PretrainedTowerAdamWSpec(AdamWSpec):
-    """AdamW whose image tower, which is pretrained, has a part of the learning rate.
+    """AdamW with a reduced learning rate for the pretrained image tower.
 
     Args:
-        part: of the schedule's rate.
+        part: fraction of the scheduled learning rate.
     """
 
     part: float = attrs.field(default=0.15, validator=validators.gt(0))
 
     def build(self, model: nn.Module) -> torch.optim.AdamW:
-        """Return the optimiser of a captioner, or of what trains one."""
+        """Return the optimiser of a captioner, or of the module that trains a captioner."""
         optimizer = super().build(model)
         tower = {one for name, one in model.named_parameters() if "image_encoder." in name}
         for group in [*optimizer.param_groups]:
@@ -91,12 +91,12 @@ class PretrainedTowerAdamWSpec(AdamWSpec):
 
 
 def write_start(spec: CoCaSpec, path: Path, *, seed: int) -> None:
-    """Write a captioner whose image tower has ImageNet's weights, and nothing else is trained.
+    """Write an untrained captioner with ImageNet weights in the image tower.
 
     Args:
         spec: with a `LiteMapSpec`.
-        path: of the file.
-        seed: of what is drawn.
+        path: path of the file.
+        seed: seed of the random weights.
     """
     torch.manual_seed(seed)
     model = spec.build()
@@ -109,8 +109,8 @@ class Writer:
     """A captioner.
 
     Args:
-        name: of its folder.
-        share: of the pictures that captioners learn from.
+        name: name of the captioner's folder.
+        share: share of the captioners' images for this captioner.
         context: ids of a text.
     """
 
@@ -125,17 +125,17 @@ WRITERS = {one.name: one for one in _WRITERS}
 
 @attrs.frozen(kw_only=True)
 class Arm:
-    """Whose captions a student learns beside the keywords.
+    """An arm: the captions that a student learns in addition to the keywords.
 
     Args:
-        title: for tables.
-        captions: `none`, `composed` of the name, `written` by a captioner, or `both`.
+        title: title in tables.
+        captions: `none`, `composed` (templates with the name), `written` by a captioner, or `both`.
         writers: the captioners, by name.
-        num_captions: that each writes for each picture.
-        temperature: that they are drawn with.
-        teachers: whom the student distils, by name; none, one or a pair.
-        scale: what the teacher's logit scale is multiplied with: 0.5, 1, 2 or 4.
-        is_shuffled: whether each picture has another picture's captions, which tell nothing of it.
+        num_captions: number of captions per image and captioner.
+        temperature: sampling temperature of the captions.
+        teachers: names of the teachers that the student distils; none, one or two.
+        scale: factor of the teacher's logit scale: 0.5, 1, 2 or 4.
+        is_shuffled: whether each image has the unrelated captions of another image.
     """
 
     title: str
@@ -161,12 +161,12 @@ class Arm:
 
     @property
     def own_captions(self) -> str:
-        """What tells its captions from those of other arms; teachers do not change them."""
+        """The fields that identify the captions of the arm, without teachers, which do not change the captions."""
         return f"{self.captions} {self.source}"
 
     @property
     def variant(self) -> str:
-        """Its way of training in the study of learning efficiency."""
+        """The arm's training variant in the study of learning efficiency."""
         if len(self.teachers) > 1:
             return "ensemble-weak"
         if self.scale != 1:
@@ -207,22 +207,23 @@ ARMS = {**MAIN, **ABLATIONS}
 
 @attrs.frozen(kw_only=True)
 class CaptionerStudySpec:
-    """The choices of the study.
+    """Settings of the study.
 
     Args:
-        output: folder of everything that is made; what is finished in it is not done again.
-        tiny: four sets, and few pictures and steps, to see that it runs.
-        arms: that are trained; all if none is given.
-        budgets: numbers of steps of students; ablations have the middle one alone.
-        num_seeds: how often every training is repeated.
-        captioner_sets: whose pictures the captioner learns, with composed captions; students learn the other sets'.
-        captioner_epochs: passes of a captioner over its pictures; one of fewer pictures takes as many steps.
-        num_pictures: of students, at most.
+        output: folder for all results; finished steps in this folder are not repeated.
+        tiny: whether to use four sets and few images and steps, for a quick test.
+        arms: arms to train; all if empty.
+        budgets: numbers of steps of students; ablations use only the middle number.
+        num_seeds: number of seeds per training.
+        captioner_sets: icon sets for training the captioner with template captions; students learn the other sets.
+        captioner_epochs: number of passes of a captioner over all its images; a captioner with fewer images takes the
+            same number of steps.
+        num_pictures: maximum number of the students' images.
         data: the icons.
-        image_size: side of pictures, in pixels, of students.
+        image_size: side of the students' images, in pixels.
         captioner_size: likewise, of captioners.
         batch_size: pictures per step.
-        seed: of the captions, and of who gets which pictures.
+        seed: seed of the captions, and of the assignment of images.
     """
 
     output: Path = _OUTPUT
@@ -241,7 +242,7 @@ class CaptionerStudySpec:
 
     @property
     def resolved(self) -> CaptionerStudySpec:
-        """The spec with `tiny` spelled out."""
+        """The spec with the settings of `tiny` filled in."""
         if not self.tiny:
             return self
         return attrs.evolve(
@@ -261,7 +262,7 @@ class CaptionerStudySpec:
 
     @property
     def study(self) -> str:
-        """A digest of what every line depends on."""
+        """A digest of the settings that affect every line."""
         every = CaptionerStudySpec()
         own = attrs.evolve(
             self, output=every.output, arms=(), budgets=every.budgets, num_seeds=every.num_seeds,
@@ -270,7 +271,7 @@ class CaptionerStudySpec:
         return hashlib.sha256(to_json(own).encode()).hexdigest()[:12]
 
     def cells(self) -> list[tuple[str, Cell]]:
-        """Return arms and trainings, the shortest first, and those without a teacher before the others."""
+        """Return arms and trainings, the shortest first, and trainings without a teacher before the others."""
         chosen = self.arms or tuple(ARMS)
         found = [
             (name, Cell(variant=ARMS[name].variant, share=1.0, budget=budget, seed=seed))
@@ -284,7 +285,7 @@ class CaptionerStudySpec:
         )
 
     def students(self, source: str) -> EfficiencySpec:
-        """Return the study of learning efficiency that trains students, with the captions of a source."""
+        """Return the settings of the study of learning efficiency that trains students with a source of captions."""
         return EfficiencySpec(
             output=self.output / "students" / source, data=self.data, image_size=self.image_size,
             batch_size=self.batch_size, seed=self.seed,
@@ -308,13 +309,14 @@ class CaptionerStudySpec:
         )  # fmt: skip
 
     def training(self, writer: Writer, shards: tuple[str, ...], num_pictures: int, start: Path) -> RunSpec:
-        """Return a captioner's run, on composed captions alone.
+        """Return a captioner's training run on template captions only.
 
         Args:
-            writer: which.
-            shards: of its pictures.
-            start: the file that it begins with.
-            num_pictures: that the whole captioner has, so that all have as many steps.
+            writer: the captioner.
+            shards: shards of the captioner's images.
+            start: file with the initial weights.
+            num_pictures: number of images of the captioner with all images, so that all captioners have the same number
+                of steps.
         """
         model = self.captioner(writer)
         steps = max(2, self.captioner_epochs * num_pictures // self.batch_size)
@@ -341,17 +343,17 @@ class CaptionerStudySpec:
 
 @attrs.frozen(kw_only=True)
 class Line:
-    """What is known of an arm: its captions, or one student.
+    """The results of an arm: of its captions, or of one student.
 
     Args:
         study: see `CaptionerStudySpec.study`.
-        arm: by name.
+        arm: name of the arm.
         kind: `captions` or `student`.
-        values: numbers by name, shares in per cent; of students top-5 by part of the held-out drawings.
-        seconds: how long it took, by the clock.
+        values: numbers by name, with shares in per cent; for students, top-5 by part of the held-out drawings.
+        seconds: wall-clock duration.
         budget: steps of the student.
-        seed: of the student.
-        processor_seconds: of the process.
+        seed: seed of the student.
+        processor_seconds: processor time of the process.
     """
 
     study: str

@@ -1,1 +1,1 @@
-"""A second text tower for the packaged model of icons, in many languages: its texts, its training, its figures."""
+"""A second text tower for the packaged model `icons`, for many languages: its texts, training and results."""

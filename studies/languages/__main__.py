@@ -1,14 +1,14 @@
-"""Languages: a second text tower for the packaged model of icons, for search in 27 languages.
+"""Languages: a second text tower for the packaged model `icons`, for search in 27 languages.
 
 Command:   python -m studies.languages              (with the extra `quickstart` installed)
            python -m studies.languages --languages de --languages fr --num-seeds 1    (two languages, in minutes)
 Hardware:  any computer, about 3 GiB of memory
-Time:      five minutes of one core for each training; it may be stopped, and goes on
+Time:      five minutes on one core per training; the same command resumes an interrupted run
 Result:    outputs/languages: icons-multilingual.safetensors with its card, tables.md, results.jsonl, and the texts
 
-The texts are the names of emoji and of things on maps, with their English, from two npm packages. The text tower of
-`icons` says what the English means, and a bag of tokens learns to say it of the other languages. Some names are held
-out, to see what is not just remembered; the tower that ships learns all.
+The texts are the names of emoji and of things on maps with their English translations, from two npm packages. A bag of
+tokens learns to embed each text like the text tower of `icons` embeds its English translation. Some names are held out
+to measure generalisation; the shipped tower learns all names.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from studies.languages.spec import LanguagesSpec
 
 
 def languages() -> LanguagesSpec:
-    """Return the choices: everything is a flag of the command line."""
+    """Return the settings; all of them are flags of the command line."""
     return LanguagesSpec()
 
 

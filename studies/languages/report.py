@@ -1,4 +1,4 @@
-"""What the figures say, as tables for the page and as the card of the tower that ships."""
+"""Writes the results as tables for the page, and as the card of the shipped tower."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ The weights are under the MIT licence, as the code is. The texts are their autho
 
 
 def tables(results: Sequence[Result]) -> list[str]:
-    """Return the lines of the page's tables: of the trainings that names were held out from."""
+    """Return the lines of the page's tables, for the trainings with held-out names."""
     tried = [one for one in results if one.seed is not None]
 
     def of(kind: str, language: str | None = None) -> list[Result]:
@@ -80,13 +80,13 @@ def tables(results: Sequence[Result]) -> list[str]:
 
 
 def card(results: Sequence[Result], path: Path, datacard: Path, *, pool: int) -> str:
-    """Return the card of the tower that ships.
+    """Return the card of the shipped tower.
 
     Args:
         results: all of them.
-        path: its file.
-        datacard: of its texts.
-        pool: number of drawings that were searched.
+        path: file of the tower.
+        datacard: data card of the texts.
+        pool: number of searched drawings.
     """
     shipped = [one for one in results if one.seed is None and one.kind in (TAUGHT, ITSELF)]
     about = json.loads(datacard.read_text(encoding="utf-8"))
@@ -124,7 +124,7 @@ def _row(results: Sequence[Result]) -> str:
 
 
 def _short(results: Sequence[Result]) -> str:
-    """Return names, score and share; of few names, the score is mostly chance."""
+    """Return names, score and share; for few names, the score is mostly chance."""
     if not results:
         return " | | "
     return f"{_number(results):,} | {_spread(results, lambda one: one.student)} | {_share(results)} %"
@@ -143,12 +143,12 @@ def _number(results: Iterable[Result]) -> int:
 
 
 def _spread(results: Sequence[Result], get: Callable[[Result], float]) -> str:
-    """Return the mean over names, so that a language with one name counts as one, ± the deviation over seeds."""
+    """Return the mean over names, so that each name counts once, ± the standard deviation over seeds."""
     return _told(_by_seed(results, get))
 
 
 def _share(results: Sequence[Result]) -> str:
-    """Return the score in per cent of the ceiling's, over the same names."""
+    """Return the score in per cent of the ceiling's score, over the same names."""
     scores, ceilings = (_by_seed(results, get) for get in (lambda one: one.student, lambda one: one.ceiling))
     return _told([100 * score / most if most else 0.0 for score, most in zip(scores, ceilings, strict=True)])
 

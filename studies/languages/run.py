@@ -1,4 +1,4 @@
-"""The whole of it: texts, trainings, figures; what is finished is not done again."""
+"""Runs the whole study: texts, trainings and results; finished steps are not repeated."""
 
 from __future__ import annotations
 
@@ -43,16 +43,16 @@ RESULTS = "results.jsonl"
 
 
 def make(spec: LanguagesSpec) -> Path:
-    """Make the texts, train the towers, measure them, and write the tower that ships, its card and the tables.
+    """Make the texts, train and measure the towers, and write the shipped tower, its card and the tables.
 
     Args:
-        spec: the choices.
+        spec: settings of the study.
 
     Returns:
         The file of the tower.
 
     Raises:
-        ValueError: if the network or npm fails, or the folder holds texts made with other choices.
+        ValueError: if the network or npm fails, or the folder holds texts with other settings.
     """
     _claim(spec)
     dataset = build_dataset(attrs.evolve(spec.icons, output=spec.output / "icons"))
@@ -85,10 +85,12 @@ def make(spec: LanguagesSpec) -> Path:
 
 
 def _claim(spec: LanguagesSpec) -> None:
-    """Mark the folder as made with these choices, or refuse one made with others; how many trainings may change."""
+    """Mark the folder as made with these settings, or raise if it has others; the number of trainings may change."""
     path, choices = spec.output / "spec.json", attrs.evolve(spec, output=Path(), num_seeds=1)
     if path.exists() and from_json(path.read_text(encoding="utf-8"), LanguagesSpec) != choices:
-        raise ValueError(f"{spec.output} was made with other choices, see {path}; choose another folder, or delete it")
+        raise ValueError(
+            f"{spec.output} was made with other settings, see {path}; choose another folder, or delete this folder"
+        )
     spec.output.mkdir(parents=True, exist_ok=True)
     write_text(path, to_json(choices, indent=1) + "\n")
 
@@ -105,13 +107,13 @@ def measured(
     phrases: Mapping[str, tuple[Phrase, ...]],
     taught: Mapping[str, Iterable[Phrase]],
 ) -> Iterator[Result]:
-    """Yield how well every language's names find the drawings.
+    """Yield the results of every language's names.
 
     Args:
-        spec: the choices.
-        scorer: what searches.
-        phrases: all that there is of every language.
-        taught: what the student learned.
+        spec: settings of the study.
+        scorer: object that searches.
+        phrases: all phrases of every language.
+        taught: phrases that the student learned.
     """
     others = {} if spec.words is None else read_words(spec.words)
     for language in spec.languages:

@@ -1,4 +1,4 @@
-"""How well held-out drawings are found by their names in a language, and by what else could be done with such names."""
+"""Scores the search for held-out drawings by names in a language, with the student and with other methods."""
 
 from __future__ import annotations
 
@@ -34,17 +34,17 @@ SENTENCES = {
 
 @attrs.frozen(kw_only=True)
 class Result:
-    """R@5 of names in one language: queries with a drawing of the name among the first five, in per cent.
+    """R@5 of names in one language: the share of queries with a drawing of the name among the first five, in per cent.
 
     Args:
-        seed: of the tower's training; None for the tower that ships, which no name was kept from.
-        language: its code.
-        kind: of the names: taught, never taught, and so on.
-        number: of queries.
-        student: by the tower that was trained.
-        english: by the English tower, given the same names.
-        word_by_word: by the English tower, given the English words that the training texts have for each word.
-        ceiling: by the English tower, given the English names.
+        seed: seed of the tower's training; None for the shipped tower, which learned all names.
+        language: language code.
+        kind: kind of the names, for example taught or never taught.
+        number: number of queries.
+        student: score of the trained tower.
+        english: score of the English tower for the same names.
+        word_by_word: score of the English tower for a word-by-word translation with the training texts.
+        ceiling: score of the English tower for the English names.
     """
 
     seed: int | None
@@ -62,11 +62,11 @@ class Pool:
     """Drawings that nobody learned from.
 
     Shape:
-        images: (drawings, dim), of unit length.
+        images: (drawings, dim), with unit norm.
 
     Args:
-        images: their embeddings.
-        names: what each shows, as `plain` writes it.
+        images: embeddings of the drawings.
+        names: names of the drawings, in the form of `plain`.
     """
 
     images: Tensor
@@ -74,7 +74,7 @@ class Pool:
 
     @classmethod
     def of(cls, clip: ImageTextModel, dataset: DrawnDataset) -> Pool:
-        """Return the drawings of the three test splits as a model sees them."""
+        """Return the drawings of the three test splits, preprocessed for a model."""
         contract = clip.model.spec.image.input
         parts = held_out(dataset, [contract])
         chosen = [parts[name] for name in (TEST_PICTURES, TEST_SET, TEST_NAMES) if name in parts]
@@ -88,14 +88,14 @@ class Pool:
         return cls(images=torch.cat(rows).float(), names=tuple(map(plain, names)))
 
     def recall(self, clip: ImageTextModel, texts: Sequence[str], names: Sequence[str]) -> float:
-        """Return how many texts find a drawing of their name, in per cent."""
+        """Return the share of texts that find a drawing of their name, in per cent."""
         found = (clip.encode_text(texts) @ self.images.T).topk(min(_FOUND_IN, len(self.names))).indices.tolist()
         hits = [name in {self.names[one] for one in row} for row, name in zip(found, names, strict=True)]
         return 100 * sum(hits) / len(hits)
 
 
 class WordTable:
-    """Word-by-word translation into English by the texts of a language: the word that goes with a word most often."""
+    """Word-by-word translation into English by a language's texts: the most frequent English word for each word."""
 
     def __init__(self, phrases: Iterable[Phrase]) -> None:
         own, english, both = Counter[str](), Counter[str](), Counter[tuple[str, str]]()
@@ -111,23 +111,23 @@ class WordTable:
         self._english = {word: other for word, (_, other) in best.items()}
 
     def translate(self, text: str) -> str:
-        """Return a text in English, its unknown words as they are."""
+        """Return a text in English, with unknown words unchanged."""
         return " ".join(self._english.get(word, word) for word in text.lower().split())
 
     def knows(self, text: str) -> bool:
-        """Return whether every word is known."""
+        """Return whether every word of a text is known."""
         return all(word in self._english for word in text.lower().split())
 
 
 @attrs.frozen(kw_only=True, eq=False)
 class Scorer:
-    """What names are searched with, and among what.
+    """The models, and the drawings to search.
 
     Args:
         pool: the drawings.
-        english: the teacher, with its own text tower.
+        english: the teacher with its own text tower.
         student: the same model with the trained text tower.
-        seed: of the student.
+        seed: seed of the student.
     """
 
     pool: Pool
@@ -136,13 +136,13 @@ class Scorer:
     seed: int | None
 
     def score(self, language: str, kind: str, queries: Mapping[str, str], table: WordTable) -> list[Result]:
-        """Return the result of names in a language; none where there is no query.
+        """Return the result of names in a language, or None if there are no queries.
 
         Args:
-            language: its code.
-            kind: of the names.
-            queries: English names to what is typed.
-            table: of the language.
+            language: language code.
+            kind: kind of the names.
+            queries: dictionary from English names to queries.
+            table: translation table of the language.
         """
         names, texts = list(queries), list(queries.values())
         if not names:
@@ -161,7 +161,7 @@ class Scorer:
 
 
 def write_results(path: Path, results: Iterable[Result]) -> None:
-    """Write a line of JSON for each."""
+    """Write a line of JSON per result."""
     write_text(path, "".join(to_json(result) + "\n" for result in results))
 
 
@@ -171,7 +171,7 @@ def read_results(path: Path) -> list[Result]:
 
 
 def read_words(path: Path) -> dict[str, dict[str, str]]:
-    """Return words that are searched for and never learned from: by language, English names to words."""
+    """Return words for searching that no tower learns: by language, from English names to words."""
     found: dict[str, dict[str, str]] = {}
     for line in path.read_text(encoding="utf-8").splitlines():
         language, english, text = json.loads(line)

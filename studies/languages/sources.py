@@ -1,4 +1,4 @@
-"""Where the texts come from: what emoji and things on maps are called in many languages, from two npm packages."""
+"""Reads the names of emoji and of things on maps in many languages, from two npm packages."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from examples.quickstart.emoji.sources import Style
 
 CLDR = Style(name="cldr", package="cldr-annotations-full", title="annotations of emoji, CLDR")
 OSM = Style(name="osm", package="@openstreetmap/id-tagging-schema", title="presets of OpenStreetMap's editor iD")
-# Each with its licence and whose it is.
+# Packages with licence and author.
 SOURCES = {CLDR: ("Unicode-3.0", "© 2004-2026 Unicode, Inc."), OSM: ("ISC", "© iD Contributors")}
 ENGLISH = "en"
-# What the packages call a language.
+# Language codes in the packages.
 _CLDR_CODES = {"nb": "no"}
 _OSM_CODES = {"nb": "no", "zh": "zh-CN", "pt": "pt-BR"}
 # Two keywords translate each other if the emoji that have them are mostly the same, by Dice's coefficient.
@@ -30,9 +30,9 @@ class Phrase:
     """A text in a language.
 
     Args:
-        text: as the package has it.
-        english: the same in English, in lower case without punctuation.
-        is_name: whether it is the name of a thing, and no keyword or choice of a form.
+        text: text in the package.
+        english: English translation, in lower case without punctuation.
+        is_name: whether the text is the name of a thing rather than a keyword or a form option.
     """
 
     text: str
@@ -41,7 +41,7 @@ class Phrase:
 
 
 def plain(text: str) -> str:
-    """Return an English text as icons are called: in lower case, without punctuation.
+    """Return an English text in the form of icon names: lower case, without punctuation.
 
     Example:
         >>> plain("T-Shirt & Jeans")
@@ -51,11 +51,11 @@ def plain(text: str) -> str:
 
 
 def read_phrases(modules: Path, language: str) -> Iterator[Phrase]:
-    """Yield what the packages have of a language; it need not be in both.
+    """Yield the packages' phrases in a language, which may be in only one of the packages.
 
     Args:
-        modules: the `node_modules` with the packages.
-        language: its code, such as `de`.
+        modules: the `node_modules` folder with the packages.
+        language: language code, such as `de`.
     """
     own, english = _annotations(modules, language), _annotations(modules, ENGLISH)
     for character, entry in own.items():
@@ -69,10 +69,10 @@ def read_phrases(modules: Path, language: str) -> Iterator[Phrase]:
 def aligned_keywords(
     own: Mapping[str, Mapping[str, Any]], english: Mapping[str, Mapping[str, Any]]
 ) -> Iterator[tuple[str, str]]:
-    """Yield keywords of emoji with the English keyword of the same emoji: the annotations do not say which is which.
+    """Yield all pairs of keywords and English keywords of the same emoji, since the annotations do not align keywords.
 
     Args:
-        own: annotations of a language, by the emoji.
+        own: annotations of a language, by emoji.
         english: those in English.
     """
     theirs = _emoji_by_keyword(english)
@@ -93,7 +93,7 @@ def _emoji_by_keyword(annotations: Mapping[str, Mapping[str, Any]]) -> dict[str,
 
 
 def _presets(modules: Path, language: str) -> Iterator[Phrase]:
-    """Yield the names of what maps show, and the words of the forms about it."""
+    """Yield the names of things on maps, and the words in the forms about these things."""
     own, english = (_translations(modules, code) for code in (language, ENGLISH))
     for key, preset in own.get("presets", {}).items():
         name = english["presets"].get(key, {}).get("name")
@@ -135,7 +135,7 @@ def _read(path: Path) -> dict[str, Any]:
 
 
 def names_of(phrases: Iterable[Phrase]) -> dict[str, str]:
-    """Return what each English name is called, the first that is given for it."""
+    """Return the first translation of each English name."""
     found: dict[str, str] = {}
     for phrase in phrases:
         if phrase.is_name:

@@ -1,4 +1,4 @@
-"""What is chosen: languages, texts, the tower and its training."""
+"""The settings of the study: languages, texts, the tower and its training."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ LANGUAGES = {
     "vi": ("Vietnamese", "Latin"),
     "zh": ("Chinese", "Han"),
 }
-# What it was not taught, and is asked all the same.
+# Queries that the tower did not learn.
 STRANGERS = {
     "bg": ("Bulgarian", "Cyrillic"),
     "ca": ("Catalan", "Latin"),
@@ -55,7 +55,7 @@ STRANGERS = {
 def _known(_: object, attribute: attrs.Attribute[tuple[str, ...]], value: tuple[str, ...]) -> None:
     unknown = [code for code in value if code not in LANGUAGES]
     if unknown or not value or len(set(value)) != len(value):
-        raise ValueError(f"{attribute.name} are different ones of {', '.join(LANGUAGES)}; got {', '.join(value)}")
+        raise ValueError(f"{attribute.name} must be different codes of {', '.join(LANGUAGES)}; got {', '.join(value)}")
 
 
 @attrs.frozen(kw_only=True)
@@ -63,24 +63,26 @@ class LanguagesSpec:
     """The choices.
 
     Args:
-        output: folder of everything that is made.
-        icons: the data set of icons, whose held-out drawings are searched and whose captions say which English words
-            the teacher knows.
-        languages: which of the known ones, by their codes.
-        held_out: fraction of the names of icons that no text has, in any language.
-        names: share of the samples that are names of things; the others are keywords and words of forms.
+        output: folder for all results.
+        icons: data set of icons. The study searches its held-out drawings, and takes the teacher's known English words
+            from its captions.
+        languages: codes of the languages to use.
+        held_out: fraction of the icons' names that the texts leave out in all languages.
+        names: share of names of things among the samples; the other samples are keywords and words of forms.
         vocab_size: tokens of the tokenizer.
-        texts_per_language: that the tokenizer learns from.
-        width: of the tower, a bag of tokens; 24 directions hold all that the teacher says of names.
-        context_length: in tokens, the end token included.
+        texts_per_language: number of texts for training the tokenizer.
+        width: width of the tower, a bag of tokens; 24 dimensions hold the teacher's embeddings of names.
+        context_length: number of tokens per text, including the end token.
         batch_size: texts of a step.
-        steps: of a training.
-        learning_rate: peak of the cosine schedule.
-        num_seeds: trainings that leave held-out names out; one more has all names, and ships.
-        words: lines of JSON, `["de", "heart", "Herz"]`, of another dictionary: searched for, and never learned from.
+        steps: number of steps per training.
+        learning_rate: peak learning rate of the cosine schedule.
+        num_seeds: number of trainings without the held-out names; one more training with all names makes the shipped
+            tower.
+        words: file of another dictionary with JSON lines, `["de", "heart", "Herz"]`, for searching but not for
+            training.
 
     Raises:
-        ValueError: if a number is out of its range, or a language is unknown.
+        ValueError: if a number is out of range, or a language is unknown.
     """
 
     output: Path = Path("outputs/languages")

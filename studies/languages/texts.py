@@ -1,4 +1,4 @@
-"""The texts that the tower learns: pairs of a text and its English, as a table that `distil_text` reads too."""
+"""The texts for the tower: pairs of a text and its English translation, as a table that `distil_text` can also read."""
 
 from __future__ import annotations
 
@@ -27,11 +27,11 @@ _MOST_WORDS, _MOST_CHARACTERS = 5, 60
 
 
 def build_texts(spec: LanguagesSpec, dataset: DrawnDataset) -> dict[str, tuple[Phrase, ...]]:
-    """Download the packages, and return what they have of every language.
+    """Download the packages, and return their phrases in every language.
 
     Args:
-        spec: the choices.
-        dataset: the icons, whose captions say which English words the teacher knows.
+        spec: settings of the study.
+        dataset: the icons, whose captions define the teacher's known English words.
 
     Raises:
         ValueError: if the network or npm fails.
@@ -42,13 +42,13 @@ def build_texts(spec: LanguagesSpec, dataset: DrawnDataset) -> dict[str, tuple[P
 
 
 def caption_words(dataset: DrawnDataset) -> frozenset[str]:
-    """Return the words of the names and keywords that the teacher learned from."""
+    """Return the words of the names and keywords in the teacher's training data."""
     texts = (text for sample in dataset.train.samples() for text in (*sample.captions, sample.metadata["label"]))
     return frozenset(word for text in texts for word in plain(text).split())
 
 
 def usable(phrases: Iterable[Phrase], known: AbstractSet[str]) -> Iterator[Phrase]:
-    """Yield, once each, the phrases whose English consists of known words."""
+    """Yield the phrases whose English translation consists of known words, without repetition."""
     seen: set[tuple[str, str]] = set()
     for phrase in phrases:
         words, key = phrase.english.split(), (phrase.text.lower(), phrase.english)
@@ -59,17 +59,17 @@ def usable(phrases: Iterable[Phrase], known: AbstractSet[str]) -> Iterator[Phras
 
 
 def is_held_out(english: str, fraction: float) -> bool:
-    """Return whether a name, in any order of its words, is one that no text may have."""
+    """Return whether a name is held out, whatever the order of its words."""
     return chance(0, "language", family(english)) < fraction
 
 
 def without_held_out(phrases: Sequence[Phrase], names: AbstractSet[str], fraction: float) -> tuple[Phrase, ...]:
-    """Return the phrases of a language that are no held-out names, nor read like one.
+    """Return the phrases of a language without held-out names, and without other phrases of the same text.
 
     Args:
-        phrases: of one language.
-        names: what icons are called.
-        fraction: of the names that is held out.
+        phrases: phrases of one language.
+        names: names of the icons.
+        fraction: fraction of held-out names.
     """
     held_out = {phrase.text.lower() for phrase in phrases if _is_kept_from(phrase, names, fraction)}
     return tuple(phrase for phrase in phrases if phrase.text.lower() not in held_out)
@@ -80,7 +80,7 @@ def _is_kept_from(phrase: Phrase, names: AbstractSet[str], fraction: float) -> b
 
 
 def pairs(phrases: Mapping[str, Iterable[Phrase]]) -> Iterator[TextPair]:
-    """Yield the texts as a text tower learns them; the words that are no names have a language of their own."""
+    """Yield the training texts of a text tower; words that are not names have a separate language."""
     for language, several in phrases.items():
         for phrase in several:
             tag = language if phrase.is_name else language + WORDS
@@ -88,13 +88,13 @@ def pairs(phrases: Mapping[str, Iterable[Phrase]]) -> Iterator[TextPair]:
 
 
 def shares(found: Iterable[TextPair], names: float) -> dict[str, float]:
-    """Return the share of every language: as many texts of each, of which `names` are names of things."""
+    """Return the share of each language: equal for all languages, with a fraction `names` of names of things."""
     tags = sorted({pair.language for pair in found})
     return {tag: 1 - names if tag.endswith(WORDS) else names for tag in tags}
 
 
 def balanced(found: Sequence[TextPair], names: float, count: int) -> Iterator[str]:
-    """Yield so many texts of every language, drawn by the same shares, so that a tokenizer knows all of them."""
+    """Yield a number of texts per language, drawn by the same shares, for training a tokenizer."""
     by_tag: dict[str, list[str]] = {}
     for pair in found:
         by_tag.setdefault(pair.language, []).append(pair.text)
@@ -105,7 +105,7 @@ def balanced(found: Sequence[TextPair], names: float, count: int) -> Iterator[st
 
 
 def write_table(folder: Path, found: Sequence[TextPair]) -> Path:
-    """Write the texts as `text`, `teacher_text`, `language`, with a card of their numbers and licences."""
+    """Write the texts with the columns `text`, `teacher_text`, `language`, and a card with counts and licences."""
     content = io.StringIO()
     writer = csv.writer(content, delimiter="\t", lineterminator="\n")
     writer.writerow(("text", "teacher_text", "language"))

@@ -1,4 +1,4 @@
-"""One training: a tokenizer for all languages, the teacher's embeddings of the English, and a bag of tokens."""
+"""One training: a tokenizer for all languages, the teacher's embeddings of the English texts, and a bag of tokens."""
 
 from __future__ import annotations
 
@@ -22,20 +22,20 @@ TEACHER = "icons"
 
 
 def rounded(tokenizer: str) -> str:
-    """Return a tokenizer of unigrams whose scores have two digits behind the point: half the bytes in a file."""
+    """Return a unigram tokenizer whose scores have two decimal places, which halves the size of its file."""
     content = json.loads(tokenizer)
     content["model"]["vocab"] = [(piece, round(score, 2)) for piece, score in content["model"]["vocab"]]
     return json.dumps(content, ensure_ascii=False)
 
 
 def train_tower(spec: LanguagesSpec, found: Sequence[TextPair], folder: Path, *, seed: int) -> Path:
-    """Return the file of a trained text tower, in half precision; one that is there is not trained again.
+    """Train a text tower unless its file exists, and return its file in half precision.
 
     Args:
-        spec: the choices.
+        spec: settings of the study.
         found: the texts.
-        folder: of the training.
-        seed: of the weights and the order.
+        folder: folder of the training.
+        seed: seed of the weights and the order.
     """
     path = folder / "tower.safetensors"
     if path.exists():

@@ -1,4 +1,4 @@
-"""Scores over steps, and what a budget of one way of training is worth in steps of another."""
+"""Scores over steps, and the number of steps that one training variant needs for the score of another variant."""
 
 from __future__ import annotations
 
@@ -21,12 +21,13 @@ class Curve:
     """A score of one variant over budgets and seeds.
 
     Shape:
-        steps: (budgets,), increasing; scores: for each budget, (its seeds,); hits: the same, (its seeds, pictures).
+        steps: (budgets,), increasing; scores: for each budget, (its seeds,); hits: for each budget, (its seeds,
+            images).
 
     Args:
-        scores: in per cent of the pictures.
-        hits: which pictures the scores count; none where any training kept the score alone.
-        num_pictures: that the scores are of; 0 leaves the pictures' noise out of intervals.
+        scores: scores in per cent of the images.
+        hits: masks of the correct images in each score; empty if any training stored only the score.
+        num_pictures: number of images per score; 0 leaves the noise of images out of intervals.
     """
 
     steps: Array
@@ -46,12 +47,12 @@ class Curve:
 
 @attrs.frozen(kw_only=True)
 class Interval:
-    """An estimate and what resampling makes of it.
+    """An estimate with an interval from resampling.
 
     Args:
-        value: from the means over all seeds.
-        low: end of the interval; zero where it lies below what was measured.
-        high: end of the interval; infinite where it lies above what was measured.
+        value: value for the means over all seeds.
+        low: lower end of the interval; zero if it is below the measured range.
+        high: upper end of the interval; infinite if it is above the measured range.
     """
 
     value: float
@@ -66,13 +67,13 @@ def make_curve(
     num_pictures: int = 0,
     fewest_budgets: int = 2,
 ) -> Curve | None:
-    """Return a curve of the budgets that any seed has finished, or None if these are too few.
+    """Return a curve over the budgets that any seed has finished, or None if there are too few budgets.
 
     Args:
-        scores: by budget and seed.
-        hits: of the same trainings, or of those that kept them.
-        num_pictures: that the scores are of.
-        fewest_budgets: without two, nothing can be looked up on a curve.
+        scores: scores by budget and seed.
+        hits: hits of the same trainings, or of the trainings that stored hits.
+        num_pictures: number of images per score.
+        fewest_budgets: minimum number of budgets; interpolation needs two.
     """
     by_budget: dict[int, list[tuple[int, int]]] = {}
     for budget, seed in sorted(scores):
@@ -89,10 +90,10 @@ def make_curve(
 
 
 def _crossings(scores: Array, steps: Array, means: Array) -> Array:
-    """Return the first number of steps at which each curve reaches its score.
+    """Return the smallest number of steps at which each curve reaches its score.
 
-    Between two budgets the score is linear in the logarithm of the steps. A curve that starts at or above the score
-    gives zero, for fewer than its first budget, and one that never gets there infinity.
+    Between two budgets, the score is linear in the logarithm of the steps. A curve that starts at or above the score
+    gives zero, which means fewer steps than its first budget. A curve that never reaches the score gives infinity.
 
     Shape:
         scores: (curves,); steps: (budgets,); means: (curves, budgets); result: (curves,).
@@ -107,16 +108,16 @@ def _crossings(scores: Array, steps: Array, means: Array) -> Array:
 
 
 def speedup(baseline: Curve, other: Curve, *, budget: int | None = None) -> Interval:
-    """Return how many times fewer steps another variant needs for a score of the baseline.
+    """Return the ratio of the baseline's steps to the steps that another variant needs for the same score.
 
-    Where the other variant's first budget is good enough already, the value is infinite, and where none is, it is zero:
-    `speedup_limits` says more or less than what that means.
+    The value is infinite if the other variant's first budget already reaches the score, and zero if no budget does;
+    `speedup_limits` gives the bounds that apply then.
 
     Args:
-        baseline: whose score is to be reached.
-        other: what reaches it.
-        budget: index of the baseline's budget; None for its best score, which is the highest mean of a budget, and
-            whose steps are the fewest that reach it.
+        baseline: curve with the score to reach.
+        other: curve of the other variant.
+        budget: index of the baseline's budget; None for its best score, the highest mean of a budget, with the smallest
+            number of steps that reaches this score.
     """
 
     def ratio(one: Array, two: Array) -> Array:
@@ -129,19 +130,19 @@ def speedup(baseline: Curve, other: Curve, *, budget: int | None = None) -> Inte
 
 
 def speedup_limits(baseline: Curve, other: Curve, *, budget: int | None = None) -> tuple[float, float]:
-    """Return the least and the greatest value of `speedup` that the budgets of the other variant can show."""
+    """Return the minimum and the maximum of `speedup` that the other variant's budgets can show."""
     needed = baseline.steps[int(np.argmax(baseline.mean)) if budget is None else budget]
     return float(needed / other.steps[-1]), float(needed / other.steps[0])
 
 
 def difference(baseline: Curve, other: Curve, *, steps: int) -> Interval:
-    """Return by how many points another variant is above the baseline after so many steps, which both have."""
+    """Return the difference in points between another variant and the baseline at a budget that both have."""
     first, second = (int(np.flatnonzero(curve.steps == steps)[0]) for curve in (baseline, other))
     return _estimate(baseline, other, lambda one, two: two[:, second] - one[:, first])
 
 
 def half_widths(curve: Curve) -> Array:
-    """Return half the width of the central 90 % of each budget's mean, when seeds and pictures are drawn anew.
+    """Return half the width of the central 90 % of each budget's mean under resampling of seeds and images.
 
     Shape:
         (budgets,).
@@ -153,7 +154,7 @@ def half_widths(curve: Curve) -> Array:
 
 
 def _weights(num_pictures: int, rng: np.random.Generator) -> Array:
-    """Return how much each picture counts when as many are drawn anew, in per cent.
+    """Return the weight of each image in per cent under resampling of the same number of images.
 
     Shape:
         (resamples, pictures).
@@ -163,9 +164,10 @@ def _weights(num_pictures: int, rng: np.random.Generator) -> Array:
 
 
 def _estimate(baseline: Curve, other: Curve, statistic: Callable[[Array, Array], Array]) -> Interval:
-    """Return a statistic of two curves' means, and the interval of its values when the trainings are drawn anew.
+    """Return a statistic of two curves' means, and the interval of its values under resampling of the trainings.
 
-    Seeds are drawn for each budget. Where both curves have hits, so are the pictures, the same ones for all trainings.
+    The function resamples seeds for each budget. If both curves have hits, it also resamples images, the same images
+    for all trainings.
     """
     rng = np.random.default_rng(0)
     weights = _weights(baseline.num_pictures, rng) if baseline.hits and other.hits else None
@@ -176,10 +178,10 @@ def _estimate(baseline: Curve, other: Curve, statistic: Callable[[Array, Array],
 
 
 def _resampled(curve: Curve, rng: np.random.Generator, weights: Array | None) -> Array:
-    """Return means of seeds that are drawn anew; a single one is as far off as one of the next shorter budget's.
+    """Return means of resampled seeds; a single seed has the deviations of the next shorter budget's seeds.
 
-    Without the pictures' weights, each mean has the noise of as many pictures of its own, which is more than they have:
-    a picture that one training names is named by others, too.
+    Without weights of images, each mean has the noise of an independent sample of images. This overestimates the noise,
+    since different trainings classify the same images correctly.
 
     Shape:
         weights: (resamples, pictures); result: (resamples, budgets).
@@ -188,7 +190,7 @@ def _resampled(curve: Curve, rng: np.random.Generator, weights: Array | None) ->
     for index, one in enumerate(curve.scores):
         scores = np.tile(one, (NUM_RESAMPLES, 1)) if weights is None else weights @ curve.hits[index].T
         if len(one) > 1:
-            # Few that are drawn from few differ less than the few themselves, by this factor.
+            # Resampling few seeds underestimates the variance by this factor.
             offsets = (scores - scores.mean(1, keepdims=True)) * math.sqrt(len(one) / (len(one) - 1))
         drawn = rng.integers(offsets.shape[1], size=scores.shape)
         mean = scores.mean(1) + np.take_along_axis(offsets, drawn, axis=1).mean(1)
@@ -200,7 +202,7 @@ def _resampled(curve: Curve, rng: np.random.Generator, weights: Array | None) ->
 
 
 def describe(interval: Interval, *, limits: Sequence[float], digits: int = 0) -> str:
-    """Return an interval as people read it, with what lies outside of the measured range as `< 100` or `> 3200`.
+    """Return an interval as text, with ends outside the measured range as `< 100` or `> 3200`.
 
     Args:
         interval: the estimate.

@@ -166,7 +166,7 @@ def captions_student(spec: EqualSpec, seed: int, steps: int, dataset: DrawnDatas
     """Train a student on captions and classes, or go on from its last checkpoint.
 
     Args:
-        spec: the choices.
+        spec: settings of the study.
         seed: of its weights, its order and its choices.
         steps: how many.
         dataset: whose names are the classes.

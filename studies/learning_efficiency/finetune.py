@@ -1,7 +1,7 @@
-"""Teachers whose image side is trained whole, on all training pictures and on views of every strength.
+"""Teachers with a completely trained image side, on all training images and on views of every strength.
 
-A teacher is worth its price only if it is better than what the student reaches alone, which heads on frozen features
-are not by much.
+A teacher pays off only if it is better than the student without a teacher, and heads on frozen features are not much
+better.
 """
 
 from __future__ import annotations
@@ -44,20 +44,20 @@ _FEWEST_WITH_CLASSES = 2
 
 @attrs.frozen(kw_only=True)
 class FineTuneSpec:
-    """The choices of a teacher and of its training.
+    """Settings of a teacher and of its training.
 
     Args:
-        name: what it is called.
-        trunk: `efficientnet` for EfficientNet-Lite0 with ImageNet's weights, `mci` for RepMixer blocks and attention
+        name: name of the teacher.
+        trunk: `efficientnet` for EfficientNet-Lite0 with ImageNet weights, or `mci` for RepMixer blocks and attention
             without pretraining.
-        image_size: side of the images that it sees, in pixels.
-        dim: dim of the joint embedding.
-        epochs: passes over the training pictures.
+        image_size: side of the teacher's images, in pixels.
+        dim: width of the joint embedding.
+        epochs: number of passes over the training images.
         batch_size: pairs contrasted at once.
-        learning_rate: peak of the cosine schedule, of what is not pretrained.
-        trunk_learning_rate: of the pretrained convolutions.
-        weight_decay: of AdamW.
-        seed: of the weights, the order, the views and the choice of captions.
+        learning_rate: peak learning rate of the cosine schedule, for layers without pretraining.
+        trunk_learning_rate: learning rate of the pretrained convolutions.
+        weight_decay: weight decay of AdamW.
+        seed: seed of the weights, the order, the views and the choice of captions.
     """
 
     name: str
@@ -78,7 +78,7 @@ class FineTuneSpec:
 
 
 class FineTunedModel(JointModel):
-    """Pictures through the whole network and a projection, sentence embeddings through a projection."""
+    """Projects images, through the whole network, and sentence embeddings to one space."""
 
     spec: FineTuneSpec
 
@@ -116,17 +116,17 @@ def _mci(spec: FineTuneSpec) -> MCiSpec:
 
 
 def fine_tune(spec: FineTuneSpec, split: DataSplit, text_trunk: TextTrunk, path: Path) -> None:
-    """Train a model to find a picture's captions among others', and its name among all classes, and write it.
+    """Train a model to match images with their captions in the batch and their names among all classes, and write it.
 
-    Two terms of equal weight, as the quickstart's heads have them: contrast within the batch, where pictures of one
-    name count as matches of each other's captions, and cross-entropy over the classes, for the pictures that have one.
-    What an epoch has learned is kept beside the file, and a training that was stopped goes on from there.
+    The loss has two terms of equal weight, like for the quickstart's heads: a contrastive loss within the batch, where
+    images with the same name match each other's captions, and cross-entropy over the classes, for images with a class.
+    Each epoch saves a checkpoint next to the file, and an interrupted training resumes from the checkpoint.
 
     Args:
-        spec: the choices.
+        spec: settings of the study.
         split: the pictures.
         text_trunk: texts to features.
-        path: where the model goes.
+        path: file of the model.
     """
     torch.manual_seed(spec.seed)
     model = FineTunedModel(spec, text_dim=text_trunk.dim)
@@ -180,7 +180,7 @@ class _Batch:
 
 
 class _Batches:
-    """The batches of a training, drawn anew in every epoch; texts are encoded once, pictures decoded once."""
+    """The random batches of a training, different in every epoch; texts are encoded once, and images decoded once."""
 
     def __init__(self, spec: FineTuneSpec, split: DataSplit, text_trunk: TextTrunk) -> None:
         self.spec = spec
@@ -224,7 +224,7 @@ class _Batches:
 
 
 def class_prompts(class_names: Sequence[str]) -> list[list[str]]:
-    """Return the names in each of the prompts."""
+    """Return the names in each prompt."""
     return [[prompt.format(name) for name in class_names] for prompt in PROMPTS]
 
 
@@ -247,10 +247,10 @@ def _training_state(model: FineTunedModel, optimizer: torch.optim.Optimizer) -> 
 
 
 def _resume(path: Path, model: FineTunedModel, optimizer: torch.optim.Optimizer) -> int:
-    """Restore what an unfinished training had learned, and return after how many epochs."""
+    """Restore the checkpoint of an unfinished training, and return its number of finished epochs."""
     tensors, metadata = read_tensors(path)
     if from_json(metadata["spec"], FineTuneSpec) != model.spec:
-        raise ValueError(f"{path} is of a teacher with other choices; delete it, or choose another folder")
+        raise ValueError(f"{path} is a teacher with other settings; delete it, or choose another folder")
     whole = optimizer.state_dict()
     for name, value in tensors.items():
         kind, _, rest = name.partition(".")
@@ -263,7 +263,7 @@ def _resume(path: Path, model: FineTunedModel, optimizer: torch.optim.Optimizer)
 
 
 def load_teacher(path: Path, text_trunk: TextTrunk) -> JointTeacher:
-    """Return what `fine_tune` wrote as a teacher."""
+    """Return the teacher in a file of `fine_tune`."""
     state, metadata = read_tensors(path)
     spec = from_json(metadata.get("spec", ""), FineTuneSpec)
     model = FineTunedModel(spec, text_dim=text_trunk.dim)

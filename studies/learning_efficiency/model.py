@@ -1,12 +1,13 @@
-"""The model that comes with the package: a student of the study in half precision, and a card of how good it is.
+"""Makes the packaged model: a student of the study in half precision, and a card with its scores.
 
 Command:   python -m studies.learning_efficiency.model    (with the extra `quickstart` installed)
 Hardware:  2 CPU cores, about 8 GiB of memory, no GPU
-Time:      about three hours, or seconds where the study has trained it already; it may be stopped and goes on
-Result:    in --output: icons.safetensors, which mobileclip.load takes, and icons.md, its card
+Time:      about three hours, or seconds if the study has already trained the model; the same command resumes an
+           interrupted run
+Result:    in --output: icons.safetensors for mobileclip.load, and its card, icons.md
 
-The student with all pictures, one teacher, weak views and the longest budget is trained as the study trains it. What
-the card says is measured on the file that is written.
+The program trains the student with all images, one teacher, weak views and the longest budget, like the study. The
+scores in the card are measured on the written file.
 """
 
 from __future__ import annotations
@@ -85,17 +86,17 @@ The weights are under the MIT licence, as the code is. The drawings are their au
 
 
 def make_model(spec: EfficiencySpec, output: Path) -> Path:
-    """Train the student, or take the one that the study has trained, and write it with its card.
+    """Train the student, or use the student that the study has trained, and write it with its card.
 
     Args:
-        spec: the choices of the study.
+        spec: settings of the study.
         output: folder for both files.
 
     Returns:
         The file of the model.
 
     Raises:
-        ValueError: if a drawing's licence does not let what is made of it be given to everyone.
+        ValueError: if a drawing's licence restricts the distribution of derived models.
     """
     spec = attrs.evolve(spec, parts=("long",), variants=(VARIANT,), num_seeds=1).resolved
     run(spec)
@@ -103,7 +104,7 @@ def make_model(spec: EfficiencySpec, output: Path) -> Path:
     dataset = load_finished(spec.output / "data", TITLES)
     if bound := [one["title"] for one in dataset.card["sources"] if one["licence"].get("spdx") not in _FREE]:
         raise ValueError(
-            f"the licence of {', '.join(bound)} asks for more than the names of authors; leave them out of "
+            f"the licence of {', '.join(bound)} requires more than the names of authors; leave these sets out of "
             "--study.data.sets"
         )
     path = output / f"{NAME}.safetensors"
@@ -114,7 +115,7 @@ def make_model(spec: EfficiencySpec, output: Path) -> Path:
 
 
 def _card(spec: EfficiencySpec, cell: Cell, path: Path, dataset: DrawnDataset) -> str:
-    """Return the card of a model, whose file is measured for it."""
+    """Measure a model's file, and return its card."""
     model = mobileclip.load(path).model
     parts = _measured_parts(spec, model.spec.image.input, dataset, path.parent)
     titles = {**TITLES, _STRANGER: "OpenMoji's emoji of seen names, none of which it saw"}
@@ -145,7 +146,7 @@ def _card(spec: EfficiencySpec, cell: Cell, path: Path, dataset: DrawnDataset) -
 def _measured_parts(
     spec: EfficiencySpec, contract: ImageInput, dataset: DrawnDataset, folder: Path
 ) -> dict[str, HeldOut]:
-    """Return the held-out parts, the stricter ones, and the strangers that are downloaded into a folder."""
+    """Return the held-out parts, the stricter parts, and OpenMoji's drawings, which are downloaded to a folder."""
     parts = held_out(dataset, [contract])
     parts |= stricter(parts, read_strict(spec.output / STRICT, dataset))
     if not spec.tiny:
@@ -154,7 +155,7 @@ def _measured_parts(
 
 
 def _strangers(contract: ImageInput, class_names: tuple[str, ...], folder: Path) -> HeldOut:
-    """Return OpenMoji's drawings of known names: their licence keeps them out of what the model learns from."""
+    """Return OpenMoji's drawings of known names, which the model does not learn because of their licence."""
     styles = [one for one in ALL_SETS if one in EMOJI_SETS]
     sets = read_sets(download(folder / "download", styles), styles, max_words=4, seed=0)
     (drawn,) = (one for one in sets if one.style.name == _STRANGER)
@@ -177,7 +178,7 @@ def main(study: EfficiencySpec = EfficiencySpec(), output: Path = Path("outputs/
     """Make the model.
 
     Args:
-        study: the choices of the study, whose folder keeps what is made on the way.
+        study: settings of the study, whose folder stores intermediate results.
         output: folder for the model and its card.
     """
     say(f"The model and its card are {make_model(study, output)} and {NAME}.md beside it.")

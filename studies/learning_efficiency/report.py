@@ -1,6 +1,6 @@
-"""The report: the tables and the picture, from whatever has been trained so far.
+"""The report: tables and a chart of all finished trainings.
 
-`python -m studies.learning_efficiency.report` prints the tables of the lines that are kept beside this file.
+`python -m studies.learning_efficiency.report` prints the tables for the result lines next to this file.
 """
 
 from __future__ import annotations
@@ -35,13 +35,13 @@ DRAWN = {**{name: one.title for name, one in LADDER.items()}, "names": CAPTIONS[
 
 
 def panels(spec: EfficiencySpec, results: Results) -> list[Panel]:
-    """Return top-5 on unseen drawings over the steps, a panel for each share of the pictures.
+    """Return top-5 on unseen drawings over the steps, with a panel per share of the images.
 
-    A line is the mean over seeds, its band the central 90 % when seeds and pictures are drawn anew.
+    A line is the mean over seeds; its band is the central 90 % under resampling of seeds and images.
 
     Args:
-        spec: the choices.
-        results: the trainings that are finished.
+        spec: settings of the study.
+        results: finished trainings.
     """
     found = []
     for share in spec.shares:
@@ -74,11 +74,11 @@ def write_report(
     """Write report.md and curves.png, and return the report.
 
     Args:
-        spec: the choices.
-        results: the trainings that are finished.
+        spec: settings of the study.
+        results: finished trainings.
         teachers: scores of the ensembles.
         dataset: the pictures.
-        strict: which of the held-out ones are easier than others; None leaves their table out.
+        strict: the easier held-out images; None leaves their table out.
     """
     done = sum(cell in results for cell in spec.cells())
     sizes = ", ".join(f"{part.num_samples:,} {TITLES[part.name]}" for part in dataset.tests)
@@ -128,7 +128,7 @@ def _teacher_table(teachers: Sequence[TeacherScores]) -> list[str]:
 
 
 def _view_table(spec: EfficiencySpec) -> list[str]:
-    """Return how far the first teacher recognises the views of each store that is there."""
+    """Return the share of views that the first teacher recognises, for each existing store."""
     stores: dict[Store, None] = dict.fromkeys(store_of(cell, spec) for cell in spec.cells())
     rows = []
     for store in stores:
@@ -144,7 +144,7 @@ def _view_table(spec: EfficiencySpec) -> list[str]:
 
 
 def main() -> None:
-    """Print the tables of the lines that are kept beside this file."""
+    """Print the tables for the result lines next to this file."""
     spec, here = EfficiencySpec(), Path(__file__).parent
     results = read_results(here / RESULTS, study=spec.study)
     say("\n".join(result_tables(spec, results, read_strict(here / STRICT))))

@@ -1,4 +1,4 @@
-"""Finished trainings as lines of JSON: what an earlier run wrote is read, not done again."""
+"""Stores finished trainings as lines of JSON, so that later runs do not repeat them."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ class Result:
 
     Args:
         study: see `EfficiencySpec.study`.
-        cell: what was trained.
-        scores: by the name of the held-out part.
-        seconds: how long it took; less than the whole where it was resumed.
-        processor_seconds: of its process, of which the same holds; none in lines of before they were counted.
+        cell: the training.
+        scores: scores by the name of the held-out part.
+        seconds: duration; less than the total for a resumed training.
+        processor_seconds: processor time of the process, with the same restriction; missing in old lines.
     """
 
     study: str
@@ -44,7 +44,7 @@ Kept = TypeVar("Kept", bound=_Kept)
 
 
 def append(path: Path, result: object) -> None:
-    """Add a line, which is on the disk when this returns."""
+    """Add a line, and wait until the line is on the disk."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("a", encoding="utf-8") as file:
         file.write(to_json(result) + "\n")
@@ -53,10 +53,10 @@ def append(path: Path, result: object) -> None:
 
 
 def read_lines(path: Path, kind: type[Kept], *, study: str = "") -> list[Kept]:
-    """Return the lines of a file, which need not exist; a last one that was cut off by a killed process is none.
+    """Return the lines of a file, which need not exist, without a last line cut off by a killed process.
 
     Raises:
-        ValueError: if one is of a study with other choices than `study`, or a line that is not the last cannot be read.
+        ValueError: if a line is from a study with other settings than `study`, or a line before the last is invalid.
     """
     if not path.exists():
         return []
@@ -67,10 +67,10 @@ def read_lines(path: Path, kind: type[Kept], *, study: str = "") -> list[Kept]:
     try:
         found = [from_json(line, kind) for line in lines]
     except ValueError as error:
-        raise ValueError(f"{path} holds a line that is no result of a training: {error}") from None
+        raise ValueError(f"{path} holds a line that is not a result of a training: {error}") from None
     if study and (other := next((one.study for one in found if one.study != study), None)):
         raise ValueError(
-            f"{path} holds a study with other choices ({other}, not {study}); move it away or give another --output"
+            f"{path} holds a study with other settings ({other}, not {study}); move it away or give another --output"
         )
     return found
 

@@ -1,4 +1,4 @@
-"""The steps, one after another; what an earlier run finished is read, not done again."""
+"""Runs the steps in order, and reuses the results of earlier runs."""
 
 from __future__ import annotations
 
@@ -28,10 +28,10 @@ _STEPS_PER_SECOND = 20
 
 
 def run(spec: EfficiencySpec) -> dict[Cell, Result]:
-    """Run the study, or what earlier runs left undone of it, write the report, and return all results.
+    """Run the unfinished parts of the study, write the report, and return all results.
 
     Raises:
-        ValueError: if the output folder holds a study with other choices, or a step says why it cannot go on.
+        ValueError: if the output folder holds a study with other settings, or a step fails.
     """
     spec = spec.resolved
     path = spec.output / RESULTS
@@ -61,12 +61,12 @@ def run(spec: EfficiencySpec) -> dict[Cell, Result]:
 
 
 def what_is_left(cells: Sequence[Cell], waiting: Sequence[Cell], teachers: Sequence[str]) -> str:
-    """Return how much is to be done before a study is whole, and how long that takes.
+    """Return the remaining work of a study, and its estimated duration.
 
     Args:
-        cells: all trainings that were asked for.
-        waiting: those that are not finished.
-        teachers: who is to be trained first.
+        cells: all requested trainings.
+        waiting: unfinished trainings.
+        teachers: teachers that must be trained first.
     """
     steps = sum(cell.budget for cell in waiting)
     first = f" Before that, an hour or so for each of the teachers: {', '.join(teachers)}." if teachers else ""
@@ -77,16 +77,16 @@ def what_is_left(cells: Sequence[Cell], waiting: Sequence[Cell], teachers: Seque
 
 
 def run_grid(spec: EfficiencySpec, waiting: Sequence[Cell], *, results: Path, steps_before: int) -> None:
-    """Do trainings, each from its last checkpoint on, and add their results to a file one by one.
+    """Run trainings, each from its last checkpoint, and add their results to a file one by one.
 
     Args:
-        spec: the choices.
-        waiting: what is to be trained, in this order.
+        spec: settings of the study.
+        waiting: unfinished trainings, in the order of execution.
         results: the file.
-        steps_before: steps of the trainings that are finished.
+        steps_before: number of steps of the finished trainings.
 
     Raises:
-        FloatingPointError: if a loss is not finite; the message has the step and the pictures.
+        FloatingPointError: if a loss is not finite; the message names the step and the images.
     """
     jobs = [Job(folder=_folder(spec, one), steps=one.budget, work=partial(_measure, one)) for one in waiting]
     finished = side_by_side(

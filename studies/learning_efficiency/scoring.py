@@ -1,4 +1,4 @@
-"""How good a model, or teachers, are on the drawings that nobody learned from."""
+"""Scores a model, or teachers, on held-out drawings."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ _HALF = 0.5
 
 @attrs.frozen(kw_only=True)
 class Hits:
-    """Which pictures were named right: a bit for each, in the order of their part, packed as hexadecimal digits.
+    """The correctly classified images: one bit per image, in the order of the part, packed as hexadecimal digits.
 
     Args:
-        num_pictures: how many.
-        top1: whether its name is the best-scored of all; of a tie, whether that is more likely than not.
-        top5: whether it is among the five best.
+        num_pictures: number of images.
+        top1: whether the image's name has the highest score; for a tie, whether this is more likely than not.
+        top5: whether the image's name is among the five highest scores.
     """
 
     num_pictures: int
@@ -49,7 +49,7 @@ class Hits:
 
 
 def pack_bits(bits: npt.ArrayLike) -> str:
-    """Return bits as hexadecimal digits, the first one highest."""
+    """Return bits as hexadecimal digits, the first bit highest."""
     return np.packbits(np.asarray(bits, dtype=bool)).tobytes().hex()
 
 
@@ -60,13 +60,13 @@ def unpack_bits(digits: str, count: int) -> npt.NDArray[np.bool_]:
 
 @attrs.frozen(kw_only=True)
 class Scores:
-    """How good a model is on one part of the held-out drawings, in per cent.
+    """The scores of a model on one part of the held-out drawings, in per cent.
 
     Args:
-        top1: pictures whose name is the best-scored of all.
-        top5: pictures whose name is among the five best.
-        retrieval: names for which the best-scored picture is one of the name.
-        hits: picture by picture; none in lines of before they were kept.
+        top1: images whose name has the highest score of all.
+        top5: images whose name is among the five highest scores.
+        retrieval: names for which the image with the highest score shows the name.
+        hits: hits per image; missing in old lines.
     """
 
     top1: float
@@ -83,9 +83,9 @@ class HeldOut:
         pixels: (samples, 3, size, size) uint8 by contract; labels: (samples,).
 
     Args:
-        pixels: the pictures as models of these contracts see them.
-        labels: their classes.
-        class_names: what classification chooses from.
+        pixels: images preprocessed by contract.
+        labels: classes of the images.
+        class_names: classes for zero-shot classification.
     """
 
     pixels: Mapping[ImageInput, Tensor]
@@ -94,16 +94,16 @@ class HeldOut:
 
 
 def held_out(dataset: DrawnDataset, contracts: Iterable[ImageInput]) -> dict[str, HeldOut]:
-    """Return the held-out parts by name, each picture as models of these contracts see it."""
+    """Return the held-out parts by name, with images preprocessed for each contract."""
     transforms = [ImageTransform(contract) for contract in dict.fromkeys(contracts)]
     return {split.name: _held_out(split, transforms) for split in dataset.tests if split.num_samples}
 
 
 def pixels_of(images: Iterable[bytes], transform: ImageTransform) -> Tensor:
-    """Return encoded pictures as a model sees them, before normalisation.
+    """Decode and preprocess images for a model, without normalisation.
 
     Shape:
-        (pictures, 3, size, size) uint8.
+        (images, 3, size, size) uint8.
     """
     return torch.from_numpy(np.stack([transform.pixels(image) for image in images])).movedim(-1, 1)
 
@@ -117,11 +117,11 @@ def _held_out(split: DataSplit, transforms: Sequence[ImageTransform]) -> HeldOut
 
 @torch.inference_mode()
 def score_student(model: DualEncoder, parts: Mapping[str, HeldOut]) -> dict[str, Scores]:
-    """Return how well a student names held-out drawings, and finds them by name.
+    """Return a student's classification and retrieval scores on held-out drawings.
 
     Args:
-        model: in evaluation mode.
-        parts: the drawings, by the name of the part, as the student's contract has them.
+        model: model in evaluation mode.
+        parts: drawings by the name of the part, preprocessed by the student's contract.
     """
     transform, tokenizer = ImageTransform(model.spec.image.input), Tokenizer(model.spec.text.input)
     encode_text = partial(model.encode_text, normalize=True)
@@ -148,11 +148,11 @@ def score_student(model: DualEncoder, parts: Mapping[str, HeldOut]) -> dict[str,
 
 
 def score_teachers(ensemble: TeacherEnsemble, parts: Mapping[str, HeldOut]) -> dict[str, Scores]:
-    """Return the scores of an ensemble, whose similarity is the mean over its members'.
+    """Return the scores of an ensemble, whose similarity is the mean of its members' similarities.
 
     Args:
         ensemble: the teachers.
-        parts: the drawings, by the name of the part, as the teachers' contracts have them.
+        parts: drawings by the name of the part, preprocessed by the teachers' contracts.
     """
 
     def classes(names: tuple[str, ...]) -> Tensor:
@@ -173,10 +173,10 @@ def score_teachers(ensemble: TeacherEnsemble, parts: Mapping[str, HeldOut]) -> d
 
 
 def score_embeddings(image: Tensor, classes: Tensor, labels: Tensor) -> Scores:
-    """Return the scores of pictures' and classes' embeddings.
+    """Return the scores for embeddings of images and classes.
 
     Shape:
-        image: (pictures, dim); classes: (classes, dim); labels: (pictures,).
+        image: (images, dim); classes: (classes, dim); labels: (images,).
     """
     found = classification_hits(image, classes, labels)
     accuracy = mean_hits(found, labels, num_classes=len(classes))

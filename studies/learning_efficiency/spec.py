@@ -1,4 +1,4 @@
-"""The choices of the study, and what follows from them."""
+"""The settings of the study, and derived values."""
 
 from __future__ import annotations
 
@@ -37,18 +37,20 @@ _FREE = tuple(one.name for one in FREE_SETS)
 
 def _increasing(_: object, attribute: attrs.Attribute[Any], value: Sequence[float]) -> None:
     if sorted(set(value)) != list(value) or value[0] <= 0:
-        raise ValueError(f"{attribute.name} are numbers above zero, each above the one before, not {value}")
+        raise ValueError(f"{attribute.name} must be increasing numbers above zero, not {value}")
 
 
 def some_of(
     names: Iterable[str], *, at_least: int = 0
 ) -> Callable[[object, attrs.Attribute[tuple[str, ...]], tuple[str, ...]], None]:
-    """Return the validator of a field that holds some of these names."""
+    """Return the validator of a field with a selection of names."""
 
     def check(_: object, attribute: attrs.Attribute[tuple[str, ...]], value: tuple[str, ...]) -> None:
         unknown = sorted(set(value) - set(names))
         if unknown or len(value) < at_least:
-            raise ValueError(f"{attribute.name} are some of {', '.join(names)}; got {', '.join(unknown) or 'none'}")
+            raise ValueError(
+                f"{attribute.name} must be a selection of {', '.join(names)}; got {', '.join(unknown) or 'none'}"
+            )
 
     return check
 
@@ -59,10 +61,10 @@ class Cell:
 
     Args:
         variant: name of a variant.
-        share: of the training pictures, that the student gets.
+        share: the student's share of the training images.
         budget: number of steps.
-        seed: of its weights, its order of pictures and its choices of captions.
-        learning_rate: peak of its schedule; None for the study's.
+        seed: seed of the weights, the order of images and the choice of captions.
+        learning_rate: peak learning rate; None for the study's learning rate.
     """
 
     variant: str
@@ -80,24 +82,24 @@ class Cell:
 
 @attrs.frozen(kw_only=True)
 class EfficiencySpec:
-    """The choices of the study.
+    """Settings of the study.
 
     Args:
-        output: folder of everything that is made; finished trainings in it are not done again.
-        tiny: four sets of icons, small teachers and few steps, to see that it runs.
-        parts: of the study; some of `ladder`, `strengths`, `ablations`, `captions`, `rates` and `long`.
-        variants: the ways of training that are done of the parts; all of theirs if none is given.
-        num_seeds: how often every training is repeated; the longest are done once.
-        budgets: four numbers of steps; each is a training of its own.
-        shares: three fractions of the training pictures that students get.
-        data: the icons; without a set whose licence asks for the same licence, so that a model may be given away.
-        teachers: who can be distilled.
-        image_size: side of the student's pictures, in pixels.
+        output: folder for all results; finished trainings in this folder are not repeated.
+        tiny: whether to use four icon sets, small teachers and few steps, for a quick test.
+        parts: parts of the study to run, from `ladder`, `strengths`, `ablations`, `captions`, `rates` and `long`.
+        variants: training variants of these parts to run; all if empty.
+        num_seeds: number of seeds per training; the longest trainings have one seed.
+        budgets: four numbers of steps, each for a separate training.
+        shares: three fractions of the training images for students.
+        data: the icons, without the share-alike set, so that models can be distributed.
+        teachers: available teachers.
+        image_size: side of the student's images, in pixels.
         batch_size: pictures per step.
-        learning_rate: peak of every training's cosine schedule, but those of the part `rates`.
-        weight_decay: of AdamW.
-        seed: of who gets which pictures, and of the stored augmentations.
-        num_processes: trainings at once, one core each.
+        learning_rate: peak learning rate of the cosine schedule in all parts except `rates`.
+        weight_decay: weight decay of AdamW.
+        seed: seed of the assignment of images, and of the stored augmentations.
+        num_processes: number of parallel trainings, on one core each.
     """
 
     output: Path = _OUTPUT
@@ -122,7 +124,7 @@ class EfficiencySpec:
 
     @property
     def resolved(self) -> EfficiencySpec:
-        """The spec with `tiny` spelled out."""
+        """The spec with the settings of `tiny` filled in."""
         if not self.tiny:
             return self
         return attrs.evolve(
@@ -139,7 +141,7 @@ class EfficiencySpec:
 
     @property
     def study(self) -> str:
-        """A digest of what every training depends on: of all choices but those that say how many there are."""
+        """A digest of all settings that affect a training, without the settings that select trainings."""
         every = EfficiencySpec()
         own = attrs.evolve(
             self,
@@ -155,10 +157,10 @@ class EfficiencySpec:
         return hashlib.sha256(to_json(own).encode()).hexdigest()[:12]
 
     def cells(self, parts: Sequence[str] | None = None) -> list[Cell]:
-        """Return the trainings of some parts, each once, or of all that were asked for.
+        """Return the trainings of the given parts, or of all requested parts, without repetition.
 
-        The longest come last, and seed by seed within those of one length, so that an unfinished study has whole tables
-        of its shorter trainings.
+        The longest trainings come last. Trainings of equal length are sorted by seed, so that an unfinished study has
+        complete tables of its shorter trainings.
         """
         every = {
             Cell(variant=name, share=self.shares[share], budget=self.budgets[budget], seed=seed, learning_rate=rate)
@@ -181,8 +183,8 @@ class EfficiencySpec:
 
         Args:
             variant: the variant.
-            dims: of its teachers.
-            logit_scales: as the teachers learned them.
+            dims: widths of the teachers' embeddings.
+            logit_scales: learned logit scales of the teachers.
         """
         if not variant.teachers:
             return SigmoidLossSpec() if variant.sigmoid else ContrastiveLossSpec()
@@ -195,7 +197,7 @@ class EfficiencySpec:
         )
 
     def training(self, loss: LossSpec, *, budget: int, seed: int, learning_rate: float | None = None) -> TrainingSpec:
-        """Return one training; all are alike but for the loss, the length, the seed and the rate where one is given."""
+        """Return one training; trainings differ only in the loss, the length, the seed and the learning rate."""
         peak = self.learning_rate if learning_rate is None else learning_rate
         return TrainingSpec(
             loss=loss,
@@ -215,7 +217,7 @@ class EfficiencySpec:
 
     @property
     def student(self) -> DualEncoderSpec:
-        """A MobileCLIP for small pictures and short texts: MCi as in the quickstart and one transformer layer."""
+        """A MobileCLIP for small images and short texts: MCi as in the quickstart, and one transformer layer."""
         return DualEncoderSpec(
             image=MCiSpec(
                 stages=(

@@ -1,7 +1,7 @@
-"""What trainings read: the views of a share of the pictures, and what each teacher said of them.
+"""The training data: views of a share of the images, and the teachers' embeddings.
 
-A store is made for a strength of views, a number of them and a share of the pictures, when a training first needs it.
-Teachers add what they say one by one, so that one more costs its own work alone.
+A store holds views with one strength, a number of views per image and a share of the images. The first training that
+needs a store makes it. Teachers add their embeddings one by one, so that another teacher only costs its own work.
 """
 
 from __future__ import annotations
@@ -48,12 +48,12 @@ _PER_SHARD = 500
 
 @attrs.frozen(kw_only=True)
 class Store:
-    """Which views of which pictures.
+    """The views and images of a store.
 
     Args:
-        view: their strength.
-        num_views: for each picture.
-        share: of the training pictures.
+        view: strength of the views.
+        num_views: number of views per image.
+        share: share of the training images.
     """
 
     view: str
@@ -67,7 +67,7 @@ class Store:
 
 
 def store_of(cell: Cell, spec: EfficiencySpec) -> Store:
-    """Return where a training reads: the smallest shares of the pictures read from the next larger one's store."""
+    """Return the store for a training; the smallest shares of the images use the store of the next larger share."""
     variant = VARIANTS[cell.variant]
     return Store(
         view=variant.view,
@@ -77,12 +77,12 @@ def store_of(cell: Cell, spec: EfficiencySpec) -> Store:
 
 
 def belongs(spec: EfficiencySpec, key: str, share: float) -> bool:
-    """Return whether a picture is among a share of them; smaller shares are parts of larger ones."""
+    """Return whether an image is in a share; smaller shares are subsets of larger shares."""
     return chance(spec.seed, "student", key) < share
 
 
 def reinforced(spec: EfficiencySpec, store: Store, teacher: JointTeacher, split: DataSplit) -> Path:
-    """Store what a teacher says of a store's views; return the folder of shards."""
+    """Store a teacher's embeddings of a store's views, and return the folder of shards."""
     source = spec.output / "pictures" / f"{store.share:g}"
     if not (source / "done").exists():
         samples = [sample for sample in split.samples() if belongs(spec, sample.key, store.share)]
@@ -106,16 +106,16 @@ def reinforced(spec: EfficiencySpec, store: Store, teacher: JointTeacher, split:
 def make_stores(
     spec: EfficiencySpec, cells: Sequence[Cell], teachers: Mapping[str, JointTeacher], split: DataSplit
 ) -> None:
-    """Make what is missing of the stores that trainings need.
+    """Make the missing parts of the stores for trainings.
 
     Args:
-        spec: the choices.
+        spec: settings of the study.
         cells: the trainings.
-        teachers: by name, those that the trainings distil.
+        teachers: the teachers that the trainings distil, by name.
         split: the training pictures.
 
     Raises:
-        ValueError: if a teacher was shown other pictures than the store has.
+        ValueError: if a teacher's embeddings belong to other images than the store's.
     """
     needed: dict[Store, set[str]] = {}
     for cell in cells:
@@ -131,22 +131,22 @@ def make_stores(
             shards = sorted(map(str, reinforced(spec, store, teachers[name], split).glob("*.tar")))
             samples = list(read_reinforced_samples(shards))
             if tuple(one.key for one in samples) != _keys(read_tensors(views)[0]):
-                raise ValueError(f"{path.parent} has other pictures than {shards[0]} and those beside it; delete both")
+                raise ValueError(f"{path.parent} has other images than {shards[0]} and its neighbours; delete both")
             write_tensors(path, _teacher_tensors(stored_teacher(samples)))
 
 
 def card_of(spec: EfficiencySpec, store: Store, teacher: str) -> ReinforcementCard:
-    """Return the card of what a teacher said: its scale, its dim, and how far it recognises the views."""
+    """Return the card of a teacher's embeddings: logit scale, width, and the share of recognised views."""
     return read_card(_folder(spec, store) / teacher)
 
 
 def load_store(spec: EfficiencySpec, store: Store, variant: Variant) -> StoredSamples:
-    """Return a store as a variant reads it; processes that read the same one share its memory.
+    """Return a store's samples for a variant; processes with the same store share its memory.
 
     Args:
-        spec: the choices.
-        store: which.
-        variant: whose captions, and which teachers' words.
+        spec: settings of the study.
+        store: the store.
+        variant: variant that selects captions and teachers.
     """
     tensors, _ = read_tensors(_views(spec, store))
     return StoredSamples(
@@ -159,12 +159,12 @@ def load_store(spec: EfficiencySpec, store: Store, variant: Variant) -> StoredSa
 
 
 def cell_batches(spec: EfficiencySpec, cell: Cell, samples: StoredSamples) -> StoredBatches:
-    """Return the batches of a training; variants of one seed and share see the same pictures in the same order.
+    """Return the batches of a training; variants with equal seed and share have the same images in the same order.
 
     Args:
-        spec: the choices.
+        spec: settings of the study.
         cell: the training.
-        samples: of its store, with the words of its variant's teachers.
+        samples: samples of the store, with the embeddings of the variant's teachers.
     """
     variant = VARIANTS[cell.variant]
     members = [index for index, key in enumerate(samples.keys) if belongs(spec, key, cell.share)]
@@ -194,7 +194,7 @@ def _file(spec: EfficiencySpec, store: Store, teacher: str) -> Path:
 
 
 def _view_tensors(spec: EfficiencySpec, store: Store, split: DataSplit) -> dict[str, Tensor]:
-    """Return a store's views and captions: the augmentations that `reinforce` draws, at the student's size."""
+    """Return a store's views and captions, with the augmentations of `reinforce` at the student's size."""
     drawn, policy = (view_augmentation(store.view, size) for size in (spec.teachers[0].image_size, spec.image_size))
     background, tokenizer = spec.student.image.input.background_color, Tokenizer(spec.student.text.input)
     samples = [one for one in split.samples() if belongs(spec, one.key, store.share)]

@@ -1,4 +1,4 @@
-"""Scores on stricter parts of the held-out drawings: without glyphs of training, and by whether words are known."""
+"""Scores on stricter held-out drawings: without glyphs from training, and separately for known and unknown words."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from studies.learning_efficiency.variants import LADDER, VARIANTS
 STRICT = "strict.json"
 _SHOWN = (*LADDER, "names")
 EVERY = (TEST_PICTURES, TEST_SET, TEST_NAMES)
-# What is asked of a picture, in which parts: a bit, and whether it must be set.
+# Properties of images per stricter part: a bit, and its required value.
 ASKED: Mapping[str, tuple[tuple[str, ...], tuple[str, bool] | None]] = {
     "all": (EVERY, None),
     "the same glyph is in training": (EVERY, (SAME_GLYPH, True)),
@@ -35,18 +35,18 @@ ASKED: Mapping[str, tuple[tuple[str, ...], tuple[str, bool] | None]] = {
 
 @attrs.frozen(kw_only=True)
 class StrictPart:
-    """What is known of the pictures of a held-out part, in its order.
+    """The properties of the images in a held-out part, in the order of the part.
 
     Args:
-        num_pictures: how many.
-        bits: by what is asked of each picture (`SAME_GLYPH`, `SEEN_WORDS`), packed as hexadecimal digits.
+        num_pictures: number of images.
+        bits: one bit per image by property (`SAME_GLYPH`, `SEEN_WORDS`), packed as hexadecimal digits.
     """
 
     num_pictures: int
     bits: Mapping[str, str]
 
     def where(self, asked: tuple[str, bool] | None) -> Bits:
-        """Return which pictures have a bit as asked; all, where nothing is."""
+        """Return a mask of the images with the given property; all images if no property is given."""
         if asked is None:
             return np.ones(self.num_pictures, dtype=bool)
         return np.asarray(unpack_bits(self.bits[asked[0]], self.num_pictures) == asked[1])
@@ -54,11 +54,11 @@ class StrictPart:
 
 @attrs.frozen(kw_only=True)
 class StrictParts:
-    """What is known of the data set beside its splits.
+    """The properties of the data set, in addition to its splits.
 
     Args:
         num_training: pictures to learn from.
-        named: of their captions, how many hold the picture's name, in per cent; of `real` and of `synthetic` ones.
+        named: share of captions that contain the image's name, in per cent; for `real` and `synthetic` captions.
         parts: the held-out parts, by name.
     """
 
@@ -68,7 +68,7 @@ class StrictParts:
 
 
 def read_strict(path: Path, dataset: DrawnDataset | None = None) -> StrictParts:
-    """Return what the file says, which is written first where it is missing and a data set is given."""
+    """Return the content of the file; if the file is missing and a data set is given, write it first."""
     if dataset is not None and not path.exists():
         parts = {
             name: StrictPart(
@@ -91,7 +91,7 @@ def read_strict(path: Path, dataset: DrawnDataset | None = None) -> StrictParts:
 
 
 def _named(captions: Iterable[tuple[str, Sequence[str]]]) -> float:
-    """Return how many captions hold the name, in per cent."""
+    """Return the share of captions that contain the name, in per cent."""
     found = [name in text for name, texts in captions for text in texts]
     return 100 * sum(found) / len(found)
 
@@ -110,15 +110,15 @@ def stricter(parts: Mapping[str, HeldOut], strict: StrictParts) -> dict[str, Hel
 
 
 def strict_table(spec: EfficiencySpec, results: Results, strict: StrictParts) -> list[str]:
-    """Return top-5 on stricter parts, of the ladder and of names: each share's longest trainings that have hits.
+    """Return top-5 on stricter parts for the ladder and for names: the longest trainings with hits per share.
 
     Args:
-        spec: the choices.
-        results: the trainings that are finished.
-        strict: which picture is which.
+        spec: settings of the study.
+        results: finished trainings.
+        strict: properties of the images.
 
     Returns:
-        A column for each way, share and budget; nothing where no line has hits.
+        The table has a column per variant, share and budget; the result is empty if no line has hits.
     """
     columns = []
     for share in spec.shares:

@@ -1,4 +1,4 @@
-"""One training: its batches, its student, and how good that is on held-out drawings."""
+"""One training: batches, student, and scores on held-out drawings."""
 
 from __future__ import annotations
 
@@ -21,15 +21,15 @@ MODEL = "model.safetensors"
 
 
 def train_cell(spec: EfficiencySpec, cell: Cell, folder: Path) -> DualEncoder:
-    """Train a student, or go on from its last checkpoint.
+    """Train a student, or resume from its last checkpoint.
 
     Args:
-        spec: the choices.
+        spec: settings of the study.
         cell: which training.
-        folder: of its metrics and checkpoints.
+        folder: folder for metrics and checkpoints.
 
     Raises:
-        FloatingPointError: if the loss is not finite; the message has the step and the pictures.
+        FloatingPointError: if the loss is not finite; the message names the step and the images.
     """
     variant, store = VARIANTS[cell.variant], store_of(cell, spec)
     return train_student(spec, cell, load_store(spec, store, variant), folder)
@@ -56,13 +56,13 @@ def train_student(spec: EfficiencySpec, cell: Cell, samples: StoredSamples, fold
 
 
 def measure_cell(spec: EfficiencySpec, cell: Cell, parts: Mapping[str, HeldOut], folder: Path) -> Result:
-    """Train a student, write it into its folder, and return how good it is.
+    """Train a student, write the model to its folder, and return its scores.
 
     Args:
-        spec: the choices.
+        spec: settings of the study.
         cell: which training.
         parts: the held-out drawings.
-        folder: of its model, metrics and checkpoints.
+        folder: folder for model, metrics and checkpoints.
     """
     started, processor = time.monotonic(), time.process_time()
     model = train_cell(spec, cell, folder)

@@ -1,4 +1,4 @@
-"""What has come out, as Markdown tables of finished trainings."""
+"""Markdown tables of finished trainings."""
 
 from __future__ import annotations
 
@@ -21,19 +21,19 @@ from studies.learning_efficiency.variants import LADDER, VARIANTS, Part
 METRICS = {"top1": "top-1", "top5": "top-5", "retrieval": "name → picture R@1"}
 # What budgets are counted in: plain training, and what the same captions give without a teacher.
 BASELINES = {"plain": "plain training", "captions": "training with synthetic captions alone"}
-# What the ladder's table has, as held-out parts and scores.
+# Held-out parts and scores in the ladder's table.
 LADDER_SCORES = (*((TEST_PICTURES, metric) for metric in METRICS), (TEST_SET, "top5"), (TEST_NAMES, "top5"))
 
 Results = Mapping[Cell, Result]
 
 
 def part_tables(spec: EfficiencySpec, part: Part, results: Results) -> list[str]:
-    """Return a part's scores on unseen drawings, a table for each share and budget that has any of its own.
+    """Return a part's scores on unseen drawings, with a table per share and budget that has results.
 
     Args:
-        spec: the choices.
-        part: of the study.
-        results: the trainings that are finished.
+        spec: settings of the study.
+        part: part of the study.
+        results: finished trainings.
     """
     lines = []
     own = set(part.variants) - set(LADDER)
@@ -57,11 +57,11 @@ def part_tables(spec: EfficiencySpec, part: Part, results: Results) -> list[str]
 
 
 def ladder_table(spec: EfficiencySpec, results: Results) -> list[str]:
-    """Return the ladder's scores: a column for each share and budget, a group of rows for each score.
+    """Return the ladder's scores, with a column per share and budget, and a group of rows per score.
 
     Args:
-        spec: the choices.
-        results: the trainings that are finished.
+        spec: settings of the study.
+        results: finished trainings.
     """
     columns = _measured(spec, results)
     rows: list[list[str]] = []
@@ -79,13 +79,13 @@ def ladder_table(spec: EfficiencySpec, results: Results) -> list[str]:
 
 
 def _measured(spec: EfficiencySpec, results: Results) -> list[tuple[float, int]]:
-    """Return the shares and budgets that any training of the ladder has finished."""
+    """Return the shares and budgets with finished trainings of the ladder."""
     found = {(cell.share, cell.budget) for cell in results if cell.variant in LADDER}
     return [(share, budget) for share in spec.shares for budget in spec.budgets if (share, budget) in found]
 
 
 def _heads(columns: Sequence[tuple[float, int]]) -> list[str]:
-    """Return the heads of columns: the share stands over the first of its budgets."""
+    """Return the column heads; the share is above its first budget."""
     shares = [None, *(share for share, _ in columns)]
     return [
         f"{budget:,}" if share == before else f"{percent(share)}, {budget:,} steps"
@@ -96,7 +96,7 @@ def _heads(columns: Sequence[tuple[float, int]]) -> list[str]:
 def by_seed(
     results: Results, variant: str, share: float, budget: int, *, learning_rate: float | None = None
 ) -> dict[int, Result]:
-    """Return the trainings of a row by seed; without a rate those with the study's."""
+    """Return the trainings of a row by seed, by default with the study's learning rate."""
     wanted = (variant, share, budget, learning_rate)
     return {
         cell.seed: result
@@ -110,7 +110,7 @@ def _cells(found: Mapping[int, Result]) -> list[str]:
 
 
 def _difference(found: Mapping[int, Result], reference: Mapping[int, Result]) -> str:
-    """Return the differences of top-5 from trainings of the same seeds: what seeds have in common is gone."""
+    """Return the differences of top-5 between trainings with the same seed, which cancels effects of the seed."""
     values = [
         found[seed].scores[TEST_PICTURES].top5 - reference[seed].scores[TEST_PICTURES].top5
         for seed in sorted(set(found) & set(reference))
@@ -119,13 +119,13 @@ def _difference(found: Mapping[int, Result], reference: Mapping[int, Result]) ->
 
 
 def spread(values: Sequence[float], *, sign: str = "") -> str:
-    """Return the mean of values, with their standard deviation where there are several."""
+    """Return the mean of values, with their standard deviation if there are several values."""
     mean = f"{statistics.fmean(values):{sign}.1f}"
     return mean if len(values) == 1 else f"{mean} ± {statistics.stdev(values):.1f}"
 
 
 def ladder_curves(results: Results, share: float, part: str, metric: str) -> dict[str, Curve]:
-    """Return the curves of the ladder's variants that have any, by name; see `variant_curves`."""
+    """Return the curves of the ladder's variants by name, without variants that have no curve; see `variant_curves`."""
     return variant_curves(results, tuple(LADDER), share, part, metric)
 
 
@@ -138,15 +138,15 @@ def variant_curves(
     *,
     fewest_budgets: int = 2,
 ) -> dict[str, Curve]:
-    """Return the curves of variants that have any, by name.
+    """Return the curves of variants by name, without variants that have no curve.
 
     Args:
-        results: the trainings that are finished.
-        names: of the variants.
-        share: of the pictures.
+        results: finished trainings.
+        names: names of the variants.
+        share: share of the images.
         part: the held-out drawings.
         metric: a field of `Scores`.
-        fewest_budgets: of a curve.
+        fewest_budgets: minimum number of budgets of a curve.
     """
     curves = {}
     for name in names:
@@ -169,13 +169,13 @@ def variant_curves(
 
 
 def num_pictures(results: Results, part: str) -> int:
-    """Return how many pictures a held-out part has, which lines with hits say; 0 if none has."""
+    """Return the number of images in a held-out part, from lines with hits; 0 if no line has hits."""
     found = (one.scores[part].hits for one in results.values() if part in one.scores)
     return next((hits.num_pictures for hits in found if hits is not None), 0)
 
 
 def _interval(curves: Mapping[str, Curve], reference: str, name: str, budget: int) -> str:
-    """Return the interval of a difference, in brackets; nothing where there is no curve to take it from."""
+    """Return the interval of a difference in brackets, or an empty text if a curve is missing."""
     if name == reference or not {name, reference} <= set(curves):
         return ""
     if any(budget not in curves[one].steps for one in (name, reference)):
@@ -185,14 +185,14 @@ def _interval(curves: Mapping[str, Curve], reference: str, name: str, budget: in
 
 
 def budget_table(spec: EfficiencySpec, results: Results) -> list[str]:
-    """Return how many times fewer steps the ladder's rungs need than each budget of their baselines, by top-5.
+    """Return the speedup in steps of the ladder's rungs over each budget of their baselines, by top-5.
 
     Args:
-        spec: the choices.
-        results: the trainings that are finished.
+        spec: settings of the study.
+        results: finished trainings.
 
     Returns:
-        A group of rows for each share and baseline; nothing where there is none.
+        The table has a group of rows per share and baseline; the result is empty if there is no baseline.
     """
     curves = {share: ladder_curves(results, share, TEST_PICTURES, "top5") for share in spec.shares}
     budgets = sorted({int(steps) for of_share in curves.values() for one in of_share.values() for steps in one.steps})
@@ -219,7 +219,7 @@ def _speedups(baseline: Curve, other: Curve) -> dict[int, str]:
 
 
 def percent(share: float) -> str:
-    """Return a share as it stands in a heading."""
+    """Return a share as text for a heading."""
     return f"{100 * share:.0f} %"
 
 

@@ -1,4 +1,4 @@
-"""The teachers: trained once, kept as files, and scored."""
+"""Trains the teachers once, stores them as files, and scores them."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ from studies.learning_efficiency.variants import VARIANTS
 
 @attrs.frozen(kw_only=True)
 class TeacherScores:
-    """How good an ensemble is.
+    """The scores of an ensemble.
 
     Args:
-        names: its members.
-        scores: by the name of the held-out part.
+        names: names of the members.
+        scores: scores by the name of the held-out part.
     """
 
     names: tuple[str, ...]
@@ -44,14 +44,14 @@ def ensembles_of(cells: Iterable[Cell]) -> list[tuple[str, ...]]:
 
 
 def untrained(spec: EfficiencySpec, ensembles: Iterable[tuple[str, ...]]) -> list[str]:
-    """Return the members of ensembles whose files are not there yet."""
+    """Return the members of ensembles without existing files."""
     return [one.name for one in _members(spec, ensembles) if not _file(spec, one.name).exists()]
 
 
 def build_teachers(
     spec: EfficiencySpec, dataset: DrawnDataset, ensembles: Sequence[tuple[str, ...]]
 ) -> dict[str, JointTeacher]:
-    """Return the members of ensembles by name, trained where their files are not there yet; without ensembles none."""
+    """Return the members of ensembles by name, and train the members without existing files."""
     if not ensembles:
         return {}
     prompts = [
@@ -76,7 +76,7 @@ def score_ensembles(
     teachers: Mapping[str, JointTeacher],
     ensembles: Iterable[tuple[str, ...]],
 ) -> list[TeacherScores]:
-    """Return the scores of ensembles on the held-out drawings; what was scored before is read."""
+    """Return the scores of ensembles on the held-out drawings, and reuse stored scores."""
     parts: dict[str, HeldOut] = {}
     found = []
     for names in ensembles:
@@ -106,11 +106,11 @@ _PART = 512
 
 
 def text_trunk(texts: Sequence[str], path: Path) -> TextTrunk:
-    """Return a trunk that knows texts.
+    """Return a text trunk with cached features of texts.
 
     Args:
-        texts: what it is to know; it can encode others, too.
-        path: file of their features, written where it is missing or of other texts.
+        texts: texts with cached features; the trunk can also encode other texts.
+        path: file of the features, which the function writes if it is missing or has other texts.
     """
     trunk = TextTrunk()
     digest = hashlib.sha256("\n".join(texts).encode()).hexdigest()

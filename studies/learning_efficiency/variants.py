@@ -1,4 +1,4 @@
-"""The ways of training that are compared, and the parts of the study that they belong to."""
+"""The compared training variants, and the parts of the study."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ VIEWS = (WEAK, MEDIUM, STRONG)
 
 
 def view_augmentation(view: str, size: int) -> AugmentationSpec:
-    """Return the policy of a kind of views.
+    """Return the augmentation policy for a strength of views.
 
     Args:
-        view: `weak` for crops of 90 to 100 % of the picture; `medium` for crops of 50 to 100 % and one of RandAugment's
-            operations; `strong` for crops of 30 to 100 % and two, which is the published policy with larger crops.
+        view: `weak` for crops of 90 to 100 % of the image; `medium` for crops of 50 to 100 % and one operation of
+            RandAugment; `strong` for crops of 30 to 100 % and two operations, the published policy with larger crops.
         size: side of the output, in pixels.
     """
     if view == WEAK:
@@ -40,17 +40,17 @@ class Variant:
     """One way to train.
 
     Args:
-        title: what it is, for tables and legends.
-        synthetic_captions: whether every picture has a synthetic caption beside the real one.
-        names: whether the real caption is the picture's name, and not its noisy keywords.
-        view: how strongly pictures are augmented; one of `VIEWS`.
-        teachers: who is distilled, by name; none for the contrastive loss alone.
-        distill_weight: of the distillation term; the contrastive one has the rest.
-        scale_factor: what the teachers' logit scales are multiplied with.
-        num_views: stored augmentations of each picture that are used.
-        num_captions: synthetic captions of each picture that are used; None for all.
-        matched: whether the student sees the augmentation that the teachers saw.
-        sigmoid: whether SigLIP's loss takes the place of the contrastive and the reinforced one.
+        title: title in tables and legends.
+        synthetic_captions: whether every image has a synthetic caption in addition to the real caption.
+        names: whether the real caption is the image's name instead of its noisy keywords.
+        view: strength of the augmentation; one of `VIEWS`.
+        teachers: names of the distilled teachers; empty for the contrastive loss alone.
+        distill_weight: weight of the distillation term; the contrastive term has the remaining weight.
+        scale_factor: factor of the teachers' logit scales.
+        num_views: number of stored augmentations to use per image.
+        num_captions: number of synthetic captions to use per image; None for all.
+        matched: whether the student sees the same augmentation as the teachers.
+        sigmoid: whether SigLIP's loss replaces the contrastive and the reinforced loss.
     """
 
     title: str
@@ -123,14 +123,14 @@ class Part:
     """A part of the study.
 
     Args:
-        title: of its tables.
-        variants: by name.
-        budgets: of each share of the pictures; both are indices, into `EfficiencySpec.shares` and `.budgets`.
-        most_seeds: more are not trained, however many are asked for; None for as many as are.
-        learning_rates: of each; None for the study's.
-        reference: the variant that the others are compared with.
-        less: what that is called.
-        has_intervals: whether differences are told with their intervals.
+        title: title of the part's tables.
+        variants: variants by name.
+        budgets: budgets of each share of the images, as indices in `EfficiencySpec.shares` and `.budgets`.
+        most_seeds: maximum number of seeds; None for no maximum.
+        learning_rates: learning rates for each variant; None for the study's learning rate.
+        reference: baseline variant of the comparisons.
+        less: name of the baseline in tables.
+        has_intervals: whether tables show the intervals of differences.
     """
 
     title: str

@@ -1,1 +1,1 @@
-"""Weights for a published architecture that tell pictures apart, taught by a small model."""
+"""Weights for a published architecture that distinguish images, taught by a small model."""

@@ -1,16 +1,15 @@
-"""Weights that tell pictures apart, for what measures rankings: a published model's, taught by a small one for minutes.
+"""Teaches a published architecture with a small model for minutes, so that its rankings are meaningful.
 
 Command:   python -m studies.taught_weights --images DRAWINGS --texts TEXTS --output weights/s0.safetensors
 Hardware:  any CPU
-Time:      `--minutes`, shared by the towers; most of the image tower's with small pictures, the rest with its own size
-Result:    a checkpoint in training form, as `python -m benchmarks runtimes --weights weights` takes it
+Time:      `--minutes` per tower; the image tower mostly trains with small images, then with its own image size
+Result:    a checkpoint in training form, for `python -m benchmarks runtimes --weights weights`
 
-Published weights are not shipped with the package, and rankings by random ones say nothing of int8. The towers here
-learn the embeddings of `icons`, less their mean, which all have in common, mapped into their own space by a rotation.
-What has a closed form is not learned by steps: embeddings of tokens whose sum is nearest to the text's, and the last
-projection, both by least squares.
-The end tells the cosine with them, and how far a first result is ahead of the second, in the teacher and here: where it
-is much less, towers want more minutes.
+The package has no published weights, and rankings of random weights say nothing about int8. The towers learn the
+embeddings of `icons`, minus their common mean, rotated into the towers' space. Least squares give the token embeddings,
+with a sum close to the text's embedding, and the last projection; training steps give the other weights. Finally, the
+program prints the cosine with the teacher, and the margin of the first result over the second, for the teacher and the
+student. If the student's margin is much smaller, increase `--minutes`.
 """
 
 from __future__ import annotations
@@ -44,23 +43,25 @@ _TOKENS, _FITTED, _RIDGE = 0.02, 1536, 3.0
 
 @attrs.frozen(kw_only=True)
 class TaughtWeightsSpec:
-    """What is taught, by what, and how long.
+    """Settings of the student, the teacher and the training.
 
     Args:
-        images: pictures to learn from, files, folders or data sets.
+        images: training images, as files, folders or data sets.
         texts: texts, likewise.
         output: the file to write.
-        model: name of what is taught.
-        teacher: a name or a file.
-        minutes: of processor time, for each tower.
-        num_images: that are read.
-        num_texts: that are read.
-        small: side of the pictures at first, in pixels; the rest of the time it sees the model's own size.
-        short: ids per text at first, likewise.
-        batch_size: pictures and texts of a step in small, four times those in the model's size.
-        peak: learning rate of the image tower; the text tower's, which begins with what was fitted, is 0.3 of it.
-        towers: what is taught of it; the other tower stays as its weights were drawn.
-        seed: of weights and batches.
+        model: name of the student model.
+        teacher: name or file of the teacher.
+        minutes: minutes of processor time per tower.
+        num_images: number of images to read.
+        num_texts: number of texts to read.
+        small: initial side of the images, in pixels; later, the tower sees the model's own size.
+        short: initial number of ids per text; later, the model's own context length.
+        batch_size: number of images or texts per step with small inputs, four times the number with the model's own
+            sizes.
+        peak: peak learning rate of the image tower; the text tower, which begins with fitted weights, has 0.3 of this
+            rate.
+        towers: towers to teach; another tower keeps its random weights.
+        seed: seed of weights and batches.
     """
 
     images: tuple[str, ...]
@@ -80,7 +81,7 @@ class TaughtWeightsSpec:
 
 
 def taught_weights(spec: TaughtWeightsSpec) -> None:
-    """Teach the towers, and write them as one model."""
+    """Teach the towers, and write both as one model."""
     require_output(spec.output, overwrite=False, suffixes=(".safetensors",))
     torch.manual_seed(spec.seed)
     model = cast("DualEncoder", mobileclip.build_model(spec.model))
@@ -152,12 +153,13 @@ def _teach(
     part: float,
     peak: float,
 ) -> tuple[Tensor, Tensor]:
-    """Teach a tower for a part of its minutes, and return what it gives for those it did not see, and its teacher.
+    """Teach a tower for a part of its minutes; return its and its teacher's embeddings of unseen inputs.
 
-    The learning rate follows the clock. Images are learned in float32, texts in bfloat16: each the faster.
+    The learning rate follows the clock. Image towers train in float32 and text towers in bfloat16, the faster precision
+    for each.
     """
     if len(targets) < 2 * _HELD_OUT:
-        raise ValueError(f"the {name} has {len(targets)} inputs to learn from, expected at least {2 * _HELD_OUT}")
+        raise ValueError(f"the {name} has {len(targets)} training inputs, expected at least {2 * _HELD_OUT}")
     schedule = CosineSchedule(peak=peak, final=0.0, warmup_steps=50, total_steps=1000)
     optimizer = torch.optim.AdamW(tower.parameters(), lr=peak, weight_decay=0.05)
     generator = torch.Generator().manual_seed(spec.seed)
@@ -187,7 +189,7 @@ def _teach(
 
 @torch.no_grad()
 def _fit_tokens(tower: nn.Module, tokens: Tensor, targets: Tensor) -> None:
-    """Give tokens the embeddings whose sums are nearest to what their texts have for a target."""
+    """Fit the token embeddings so that their sums are closest to the targets of the texts."""
     used, places = torch.unique(tokens, return_inverse=True)
     gram, product = torch.eye(len(used)), torch.zeros(len(used), targets.shape[1])
     for rows in torch.split(torch.arange(_HELD_OUT, len(tokens)), 1024):
@@ -199,7 +201,7 @@ def _fit_tokens(tower: nn.Module, tokens: Tensor, targets: Tensor) -> None:
 
 @torch.no_grad()
 def _fit_projection(tower: nn.Module, inputs: Callable[[Tensor], Tensor], targets: Tensor) -> None:
-    """Let the last linear layer be the one that comes nearest to the targets; the tower is in evaluation mode then."""
+    """Fit the last linear layer to the targets; the tower is in evaluation mode afterwards."""
     *_, last = (module for module in tower.eval().modules() if isinstance(module, nn.Linear))
     seen: list[Tensor] = []
     handle = last.register_forward_pre_hook(lambda _, given: seen.append(given[0].flatten(0, -2)))
@@ -219,7 +221,7 @@ def _centred(embeddings: Tensor) -> Tensor:
 
 
 def _lead(images: Tensor, texts: Tensor) -> float:
-    """Return how far the text that an image finds first is ahead of the second, the median of their cosines."""
+    """Return the median margin in cosine between the first and the second text of an image."""
     first, second = (functional.normalize(images, dim=1) @ functional.normalize(texts, dim=1).T).topk(2).values.T
     return float((first - second).median())
 

@@ -4,8 +4,8 @@ Command:   python -m examples.icons.finder            (with the extra `quickstar
            python -m examples.icons.finder --sets lucide --sets tabler --output build/two   (two sets)
            python -m http.server --directory build/finder                                   (then open it)
 Hardware:  any computer, about 2 GiB of memory
-Time:      minutes, most of them for rendering; it may be stopped, and goes on with the set that it was at
-Result:    build/finder: a folder for any static server, and report.json with its bytes, icons, and what is still found
+Time:      minutes, mostly for rendering; after an interruption, the program resumes with the current icon set
+Result:    build/finder: a folder for any static server, and report.json with its bytes, icons and recall
 
 npm installs the drawings. The program renders them like `python -m examples.icons`, and uses the folder of that program
 if it exists. The packaged model embeds the drawings. The page has 32 dimensions of the embeddings in int8, and both

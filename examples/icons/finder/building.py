@@ -37,14 +37,14 @@ from mobileclip.tensor_files.weights import weights_sha256
 MODEL = "icons-multilingual"
 REPORT = "report.json"
 _BATCH = 64
-# What common words of interfaces are called in each language: the texts of emoji that the model learned lack them.
+# Translations of common words of interfaces, which are missing in the emoji texts of the model's training.
 _WORDS = Path(__file__).with_name("words.json")
 # A best score fewer standard deviations above the mean of all icons is a weak match. Chosen on 164 names that training
 # never saw, among 15,131 icons of eight sets: it is said of 53 % of the names without a drawing of theirs among the
 # first five, and of 17 % of the others.
 WEAK = 3.4
 _OWN, _SHARED = ("index.html", "finder.css"), ("search.css", "icon.svg")
-# What comes at the first load.
+# Files of the first load.
 _SHELL = (*_OWN, *_SHARED, "finder.js", "index.bin", "catalogue.bin")
 
 
@@ -56,7 +56,7 @@ def _known(_: object, attribute: attrs.Attribute[tuple[str, ...]], value: tuple[
 
 @attrs.frozen(kw_only=True)
 class FinderSpec:
-    """The choices of the finder.
+    """Settings of the finder.
 
     Args:
         output: folder of the finder, which a build replaces.
@@ -82,7 +82,7 @@ def build_finder(spec: FinderSpec) -> dict[str, Any]:
     """Download, render, embed and write the finder, and return its statistics; finished steps are not repeated.
 
     Args:
-        spec: the choices.
+        spec: settings to use.
 
     Raises:
         ValueError: if the network or npm fails.

@@ -11,7 +11,7 @@ import attrs
 
 from examples.quickstart.emoji.sources import NAMES_PACKAGE, DrawingSet, canonical_code, slug
 
-# People in emoji come as person, man and woman: the same drawing and the same words but one.
+# People in emoji come as person, man and woman, with almost the same drawing and words.
 _PERSON, _OLDER_PERSON, _CHILD, _FAMILY = "1f9d1", "1f9d3", "1f9d2", "1f46a"
 _NEUTRAL = {
     "1f468": _PERSON,
@@ -103,7 +103,7 @@ def phrase(label: str) -> str:
 
 
 def _families(labels: Mapping[str, str]) -> dict[str, str]:
-    """Return the family of every code: concepts that share code points or words up to gender belong together."""
+    """Return the family of every code; concepts in a family share code points, or words apart from gender."""
     parent = {code: code for code in labels}
 
     def root(code: str) -> str:

@@ -69,7 +69,7 @@ def build_dataset(spec: EmojiDataSpec, output: Path) -> DrawnDataset:
     """Download, render, caption, split and write the data set; finished steps are not repeated.
 
     Args:
-        spec: the choices.
+        spec: settings to use.
         output: directory of the data set.
 
     Raises:

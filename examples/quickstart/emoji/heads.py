@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 from examples.quickstart.emoji.joint import JointModel, contrast
 
-# Beyond so many standard deviations a feature says no more than that it is large.
+# Features are clipped at this number of standard deviations.
 _MAX_DEVIATION = 6.0
 
 
@@ -113,7 +113,7 @@ def train_head(spec: HeadSpec, data: HeadData) -> ProjectionHead:
     match each other's captions, and cross-entropy over the names of all concepts.
 
     Args:
-        spec: the choices.
+        spec: settings of the head.
         data: features of the training split.
     """
     generator = torch.Generator().manual_seed(spec.seed)

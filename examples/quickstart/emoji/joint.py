@@ -34,7 +34,7 @@ class JointModel(nn.Module):
 
     @property
     def logit_scale(self) -> Tensor:
-        """What similarities are multiplied with."""
+        """The logit scale, the factor of similarities."""
         return self.log_scale.exp().clamp(max=_MAX_LOGIT_SCALE)
 
     def encode_text(self, features: Tensor) -> Tensor:

@@ -93,7 +93,7 @@ def render_all(svgs: Iterable[str], size: int, *, num_processes: int) -> Iterato
     Args:
         svgs: the documents.
         size: side in pixels.
-        num_processes: how many drawings are rendered at once.
+        num_processes: number of drawings to render in parallel.
     """
     svgs = list(svgs)
     if num_processes == 1 or len(svgs) < _MIN_PARALLEL:
@@ -121,7 +121,7 @@ def render_sets(
         folder: folder of the shards.
         drawings: names and SVGs by set and key; empty drawings have no rendering.
         size: side in pixels.
-        num_processes: how many drawings are rendered at once.
+        num_processes: number of drawings to render in parallel.
     """
     stores = {name: folder / f"{name}.tar" for name in drawings}
     missing = [name for name in drawings if not stores[name].exists()]

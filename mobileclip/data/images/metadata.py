@@ -16,10 +16,10 @@ from PIL import ExifTags, Image
 from mobileclip.data.images.resize import Centre, Pixels
 
 ORIENTATION = 0x0112
-"""The tag of the notes that says it."""
+"""EXIF tag of the orientation."""
 
 TAG_BYTES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8, 13: 4, 16: 8, 17: 8, 18: 8}
-"""Of one value of a tag, by its type."""
+"""Size of one value of a tag in bytes, by type."""
 _INTEGERS = {1: "B", 3: "H", 4: "I", 6: "b", 8: "h", 9: "i", 13: "I", 16: "Q", 18: "Q"}
 _XMP = re.compile(rb'tiff:Orientation(?:="|>)([0-9])')
 _TURNS = {
@@ -31,7 +31,7 @@ _TURNS = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
-# The same, as what is done to the axes of an array, in this order: exchanged, and reversed.
+# The same operations on the axes of an array: first swap the axes, then reverse them.
 _ON_ITS_SIDE, _UPSIDE_DOWN, _MIRRORED = (5, 6, 7, 8), (3, 4, 7, 8), (2, 3, 6, 7)
 
 
@@ -57,7 +57,7 @@ def read_orientation(exif: bytes | None, xmp: bytes | None) -> int:
 
 
 def turned(image: Image.Image, orientation: int) -> Image.Image:
-    """Return the image upright."""
+    """Rotate or mirror an image by its EXIF orientation."""
     turn = _TURNS.get(orientation)
     return image if turn is None else image.transpose(turn)
 
@@ -78,7 +78,7 @@ def is_on_its_side(orientation: int) -> bool:
 
 
 def centre_before(centre: Centre, orientation: int) -> Centre:
-    """Return the centring of the upright image in the coordinates of the stored image."""
+    """Return the central square of an upright image in the coordinates of the stored image."""
     left = centre.width - centre.side - centre.left if orientation in _MIRRORED else centre.left
     top = centre.height - centre.side - centre.top if orientation in _UPSIDE_DOWN else centre.top
     found = attrs.evolve(centre, left=left, top=top)
@@ -93,7 +93,7 @@ def tiff_tags(data: bytes) -> Iterator[tuple[int, int, int, int]]:
     EXIF data has the same encoding.
 
     Args:
-        data: a TIFF file, or EXIF data without prefix; other data yields nothing.
+        data: a TIFF file, or EXIF data without the prefix `Exif`; other data yields nothing.
 
     Raises:
         struct.error, OverflowError: if the file is truncated.
@@ -122,10 +122,10 @@ def whole_number(data: bytes, kind: int, place: int) -> int | None:
     return int(struct.unpack_from(order + _INTEGERS[kind], data, place)[0]) if kind in _INTEGERS else None
 
 
-# A directory below the first, and tags in one; `Exif` has the tags of both.
+# Numbers of the subdirectories and their tags; the `Exif` class has the tags of both.
 _CAMERA, _PLACE = ExifTags.IFD.Exif, ExifTags.IFD.GPSInfo
 _TAG, _PLACE_TAG = ExifTags.Base, ExifTags.GPS
-# Cameras write some dozens of kilobytes, and a thumbnail.
+# Cameras write a few dozen kilobytes and a thumbnail.
 _MOST_BYTES, _MOST_LETTERS = 2**18, 100
 _DATE = re.compile(r"(\d{4}):(\d\d):(\d\d) (\d\d:\d\d:\d\d)")
 
@@ -137,8 +137,8 @@ class CameraNotes:
     Args:
         camera: maker and model, such as `Apple iPhone 12`.
         taken: time of the photo in the camera's local time, such as `2024-05-01T12:30:00`.
-        latitude: in degrees, north of the equator positive.
-        longitude: in degrees, east of Greenwich positive.
+        latitude: latitude in degrees, positive north of the equator.
+        longitude: longitude in degrees, positive east of Greenwich.
     """
 
     camera: str | None = None
@@ -160,7 +160,7 @@ def read_camera_notes(exif: bytes | None) -> CameraNotes:
         return CameraNotes()
     notes = Image.Exif()
     with warnings.catch_warnings():
-        # Pillow warns of what is damaged.
+        # Pillow warns about damaged metadata.
         warnings.simplefilter("ignore")
         try:
             notes.load_from_fp(_Bounded(data))
@@ -184,7 +184,7 @@ def read_camera_notes(exif: bytes | None) -> CameraNotes:
 
 
 class _Bounded(io.BytesIO):
-    """EXIF data with a limit of two reads in total, because overlapping tags could be read once per tag."""
+    """EXIF data that can be read at most twice in total, because overlapping tags would be read once per tag."""
 
     def __init__(self, data: bytes) -> None:
         super().__init__(data)
@@ -213,7 +213,7 @@ def _text(value: Any) -> str:
 
 
 def _degrees(place: Mapping[int, Any], number: int, side: int, *, negative: str, most: float) -> float | None:
-    """Return degrees, minutes and seconds as a number; None outside the valid range."""
+    """Convert degrees, minutes and seconds to a number; return None outside the valid range."""
     try:
         degrees, minutes, seconds = map(float, place[number])
     except (LookupError, TypeError, ValueError, ZeroDivisionError):

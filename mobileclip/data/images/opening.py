@@ -1,16 +1,17 @@
-"""Opens image files, the only place that does: a few formats, within limits, without the metadata of JPEG and PNG.
+"""The only module that opens image files: a few formats, within limits, without the metadata of JPEG and PNG.
 
-A stranger wants one of three things of whoever opens a picture:
+A malicious image file attacks the program that opens it in one of three ways:
 
-- another program or an interpreter behind its name: only the formats of `limits.py` are opened, by what they begin
-  with, never by what Pillow guesses;
-- memory and time: pixels, bytes and the scans of a JPEG are counted from the header and held to `ImageLimits`;
-- metadata, which Pillow reads in Python, some of it again and again: pixels do not need it. Of a JPEG and a PNG it is
-  left out before a decoder sees the file, all but what says how a picture is turned; tags of a TIFF may claim no more
-  than the file has.
+- It starts another program or an interpreter. This module opens only the formats of `limits.py` and recognises them by
+  their first bytes, never by Pillow's guess.
+- It exhausts memory or time. This module counts pixels, bytes and the scans of a JPEG before decoding and applies
+  `ImageLimits`.
+- It contains expensive metadata, which Pillow parses in Python, partly several times. The pixels do not depend on
+  metadata, so this module removes all metadata except the orientation from JPEG and PNG files before decoding. The tags
+  of a TIFF file must not claim more bytes than the file has.
 
-Past that, a decoder may still fail: `image_error` says what that means. A decoder that can be made to run code is not
-guarded against; renew Pillow.
+After these checks, a decoder may still fail; `image_error` describes the failure. This module does not protect against
+a decoder that can be made to run code; keep Pillow up to date.
 """
 
 from __future__ import annotations
@@ -34,12 +35,12 @@ from mobileclip.extras import needed
 from mobileclip.machine import raise_machine_fault
 
 _PNG_PIXELS = frozenset((b"IHDR", b"PLTE", b"tRNS", b"IDAT"))
-# What may say how a picture is turned; each is read once.
+# Chunks that may hold the orientation; each kind is read once.
 _PNG_NOTES = re.compile(rb"eXIf|[tiz](?:TXt|EXt)(Raw profile type exif\0|XML:com\.adobe\.xmp\0)")
 
 
 def _bare_png(data: bytes) -> bytes:
-    """Return a PNG without the chunks that say nothing of its pixels, or of how they are turned."""
+    """Return a PNG with only the chunks that affect its pixels or their orientation."""
     kept, seen = [data[:8]], set()
     begun = position = 8
     while position + 12 <= len(data):
@@ -60,34 +61,34 @@ def _bare_png(data: bytes) -> bytes:
 def _checked_jpeg(data: bytes, limits: ImageLimits, name: str, reduce: int) -> Jpeg:
     jpeg = read_jpeg(data)
     if jpeg is None:
-        raise ImageError("truncated", f"{name} is truncated: there are no pixels in it; fetch it again")
+        raise ImageError("truncated", f"{name} is truncated: it contains no pixels; fetch it again")
     jpeg.check(limits, name, reduce)
     return jpeg
 
 
 def _check_tags(data: bytes, name: str) -> None:
-    """Raise if tags of a TIFF file overlap: each would be read on its own, two megabytes a hundred thousand times."""
+    """Raise if the tags of a TIFF file overlap: Pillow reads each tag separately, so 2 MB may be read 100,000 times."""
     num_bytes = sum(TAG_BYTES.get(kind, 0) * num_values for _, kind, num_values, _ in tiff_tags(data))
     if num_bytes > 2 * len(data):
         raise ImageError("corrupt", f"{name} has tags that claim {num_bytes:,} bytes; the file has {len(data):,}")
 
 
-# Of Canon, Olympus and Panasonic; the others are told from a TIFF by its tags.
+# Raw files of Canon, Olympus and Panasonic; other raw files differ from a TIFF only in their tags.
 _RAW_START = re.compile(rb"(?s)II\*\0.{4}CR|II(?:RO|RS|U\0)|MMOR")
 _TIFF = (b"II*\0", b"MM\0*")
 _REDUCED, _SEVERAL_BELOW, _DNG = 254, 330, 50706
 
 
 def raw_preview(data: bytes, limits: ImageLimits, name: str) -> bytes | None:
-    """Return the picture in a raw file as a file of its own, most often a JPEG; None if it is no raw file.
+    """Return the preview in a camera raw file as an image file, usually a JPEG; None if `data` is not a raw file.
 
     Args:
-        data: the file.
-        limits: limits of its bytes.
+        data: content of the file.
+        limits: limits on the size of the file.
         name: name of the image, for messages.
 
     Raises:
-        ImageError: if there is no picture in it, or it is damaged; with the reason `missing_package` if rawpy is not
+        ImageError: if the file is damaged or contains no preview; with the reason `missing_package` if rawpy is not
             installed.
     """
     if not _is_raw(data):
@@ -112,7 +113,7 @@ def raw_preview(data: bytes, limits: ImageLimits, name: str) -> bytes | None:
 
 
 def _is_raw(data: bytes) -> bool:
-    """Return whether a file is a raw one: by its start, or a TIFF that is a small picture above a larger one."""
+    """Return whether a file is a raw file: by its first bytes, or a TIFF with a small image before a larger one."""
     if _RAW_START.match(data):
         return True
     if not data.startswith(_TIFF):
@@ -120,7 +121,7 @@ def _is_raw(data: bytes) -> bool:
     try:
         tags = {number: whole_number(data, kind, place) for number, kind, _, place in tiff_tags(data)}
     except (struct.error, OverflowError):
-        return False  # whoever reads it as a TIFF says what is wrong with it
+        return False  # the TIFF reader reports the problem
     return _DNG in tags or (_SEVERAL_BELOW in tags and bool((tags.get(_REDUCED) or 0) & 1))
 
 
@@ -130,12 +131,12 @@ _RAW_EXIF = "Raw profile type exif"
 
 @attrs.frozen(kw_only=True)
 class OpenedImage:
-    """An image whose header was read, and whose pixels were not decoded yet.
+    """An image whose header was read but whose pixels are not decoded yet.
 
     Args:
-        image: Pillow's.
-        kind: its format.
-        jpeg: what the header of a JPEG says; None of other formats.
+        image: Pillow image.
+        kind: format of the file.
+        jpeg: parsed header of a JPEG; None for other formats.
     """
 
     image: Image.Image
@@ -144,9 +145,9 @@ class OpenedImage:
 
     @property
     def orientation(self) -> int:
-        """How it is turned, from 1 to 8; notes behind the pixels are known once it is decoded.
+        """EXIF orientation, from 1 to 8; an orientation stored after the pixels is available only after decoding.
 
-        TIFF and HEIF files are turned upright by their decoders.
+        The decoders of TIFF and HEIF files turn images upright, so the orientation is always 1.
         """
         if self.kind.name in _TURNED_BY_DECODER:
             return 1
@@ -156,7 +157,7 @@ class OpenedImage:
 
     @property
     def exif(self) -> bytes | None:
-        """The camera's notes, as they are encoded; None where there are none."""
+        """Encoded EXIF metadata, or None if the file has none."""
         if self.jpeg is not None:
             return self.jpeg.exif
         found = self.image.info.get("exif")
@@ -169,14 +170,15 @@ class OpenedImage:
 
 
 EncodedImage = str | Path | bytes | bytearray | memoryview | BinaryIO
-"""An image as a file holds it: the path, the content, or a file that is opened for reading bytes."""
+"""An encoded image: a path, the content of a file, or a binary file object."""
 
 
 def read_image_file(source: EncodedImage, limits: ImageLimits, name: str) -> bytes:
     """Return the bytes of an image file.
 
     Raises:
-        ImageError: if it is missing, no regular file, cannot be read, or has more bytes than the limits allow.
+        ImageError: if the file is missing, is not a regular file, cannot be read, or has more bytes than the limits
+            allow.
     """
     if isinstance(source, (bytes, bytearray, memoryview)):
         return bytes(source)
@@ -197,21 +199,24 @@ def read_image_file(source: EncodedImage, limits: ImageLimits, name: str) -> byt
         raise_machine_fault(error)
         raise ImageError("unreadable", f"{name} cannot be read: {error}") from error
     if not isinstance(data, bytes):
-        raise ImageError("unreadable", f"{name} gives {type(data).__name__}, expected bytes; open it in binary mode")
+        raise ImageError(
+            "unreadable", f"{name} returns {type(data).__name__} when read, expected bytes; open it in binary mode"
+        )
     return data
 
 
 def open_image(data: bytes, limits: ImageLimits, name: str = "image", *, reduce: int = 1) -> OpenedImage:
-    """Return an image whose pixels may be decoded: its format is one that is read, and its size within the limits.
+    """Return an image that is safe to decode: the format is supported and the size is within the limits.
 
     Args:
-        data: the file; of a raw one, the picture that the camera put into it is opened.
-        limits: limits of its work and memory.
+        data: content of the file; for a camera raw file, the embedded preview is opened.
+        limits: limits on work and memory.
         name: name of the image, for messages.
-        reduce: 2, 4 or 8 if a JPEG will be decoded at that part of its size, for which the limits hold then.
+        reduce: 2, 4 or 8 if a JPEG will be decoded at 1/2, 1/4 or 1/8 of its size; the limits then apply to the reduced
+            size.
 
     Raises:
-        ImageError: if it is no image, broken, encoded in a way that is not read, or beyond a limit.
+        ImageError: if `data` is not an image, is damaged, has an unsupported encoding, or exceeds a limit.
     """
     limits.check_file(len(data), name)
     preview = raw_preview(data, limits, name)
@@ -219,7 +224,7 @@ def open_image(data: bytes, limits: ImageLimits, name: str = "image", *, reduce:
     kind = find_format(data)
     if kind is None:
         raise ImageError(
-            "not_an_image", f"{name} is not an image in a format that is read ({format_names()}); convert it first"
+            "not_an_image", f"{name} is not an image in a supported format ({format_names()}); convert it first"
         )
     try:
         jpeg = _checked_jpeg(data, limits, name, reduce) if kind.name == "JPEG" else None
@@ -244,19 +249,22 @@ def open_image(data: bytes, limits: ImageLimits, name: str = "image", *, reduce:
 
 def _opened(kind: ImageFormat, data: bytes, name: str) -> Image.Image:
     if kind.extra is None:
-        # Not by `Image.open`, which refuses by the size of a JPEG and not by the size at which it is decoded.
+        # `Image.open` is not used: it rejects a JPEG by its full size, not by the size at which it is decoded.
         for load_plugins in (Image.preinit, Image.init):
             if kind.name not in Image.OPEN:
                 load_plugins()
         if kind.name not in Image.OPEN:
-            raise ImageError("unsupported_format", f"{name} is {kind.name}, which this Pillow lacks; renew Pillow")
+            raise ImageError(
+                "unsupported_format",
+                f"{name} is {kind.name}, which this version of Pillow does not support; upgrade Pillow",
+            )
         try:
             return Image.OPEN[kind.name][0](io.BytesIO(data), "")
         except (SyntaxError, IndexError, TypeError, struct.error) as error:  # as Pillow does
             raise UnidentifiedImageError(str(error)) from error
     try:
         with needed(f"reading {kind.name} files", kind.extra):
-            # Its plug-in is not registered, which would change what Pillow does for everybody in this process.
+            # The plug-in is not registered, because that would change Pillow for all code in this process.
             from pillow_heif import HeifImageFile
     except ImportError as error:
         raise ImageError("missing_package", f"{name} cannot be read: {error}", install=str(error)) from None
@@ -265,7 +273,7 @@ def _opened(kind: ImageFormat, data: bytes, name: str) -> Image.Image:
 
 
 def image_error(error: Exception, name: str) -> ImageError:
-    """Return the `ImageError` for an error of opening or decoding; errors of the machine are raised."""
+    """Convert an error of opening or decoding to an `ImageError`; raise errors of the machine."""
     raise_machine_fault(error)
     match error:
         case Image.DecompressionBombError() | Image.DecompressionBombWarning():

@@ -1,4 +1,4 @@
-"""Resizes images by Pillow (as in training) or by torch (in half the time), and converts images to RGB."""
+"""Resizing images by Pillow (as in training) or by torch (in half the time), and conversion to RGB."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ from mobileclip.inputs import Color, Interpolation
 Pixels = npt.NDArray[np.uint8]
 Filter = Literal["bilinear", "bicubic", "lanczos"]
 
-# Of the output: keeps a size that is a whole number from being rounded below itself.
+# Added to the output size, so that rounding errors do not reduce an integer size by one.
 _SLACK = 0.01
-# Pixels to each side that a filter looks at, in the smaller of both images.
+# Support of each filter to either side, in pixels of the smaller image.
 _SUPPORT: dict[Filter, float] = {"bilinear": 1.0, "bicubic": 2.0, "lanczos": 3.0}
-# Height in widths: Pillow 13 turns its passes round above 2, earlier ones above 100.
+# Ratio of height to width: Pillow 13 swaps its two passes above 2, earlier versions above 100.
 _TALL = 1.9
-# Of an image that are resized together: their copies stay in a processor's cache.
+# Number of pixels that are resized together, so that copies stay in the processor's cache.
 _STRIP_PIXELS = 2**18
 
 
@@ -38,7 +38,7 @@ def resize(
     """Resize an image by Pillow with antialiasing, for replay, transforms and pages.
 
     Args:
-        image: any.
+        image: image of any mode.
         size: width and height, in pixels.
         interpolation: the filter; use `lanczos` for display.
         box: left, top, right and bottom of the source region, in pixels; None for the whole image.
@@ -65,7 +65,7 @@ class Centre:
     side: int
 
     def rows(self, size: tuple[int, int], interpolation: Filter) -> tuple[int, int]:
-        """Return the first and last source row of the square, in an image of this width and height."""
+        """Return the first and the exclusive end row of the square in a source image of `size` (width, height)."""
         if _is_tall(*size):
             return 0, size[1]
         height = size[1]
@@ -108,7 +108,7 @@ def resize_centre(image: Image.Image | Pixels, height: int, centre: Centre, inte
 def resize_reduced_centre(
     image: Image.Image | Pixels, size: tuple[float, float], centre: Centre, interpolation: Filter
 ) -> Pixels:
-    """Resize the centre of an image that was decoded at reduced size, in one pass.
+    """Resize, in one pass, the centre of an image that was decoded at a reduced size.
 
     Args:
         image: an RGB image, or pixels (height, width, 3); rows below the centre may be missing.
@@ -117,7 +117,7 @@ def resize_reduced_centre(
         interpolation: the filter.
     """
     across, down = size[0] / centre.width, size[1] / centre.height
-    # Rounding must not lead out of the picture.
+    # Rounding must not move the box out of the image.
     right = min((centre.left + centre.side) * across, size[0])
     bottom = min((centre.top + centre.side) * down, size[1])
     box = (centre.left * across, centre.top * down, right, bottom)
@@ -140,8 +140,8 @@ def resized_crop(
 ) -> Image.Image:
     """Crop an image, and resize the crop to `size` x `size` with antialiasing; training with `decode="fast"` uses this.
 
-    The box may have fractional coordinates, because the image may be decoded at reduced size. Width and height stay
-    exact; left and top are rounded to quarters of a pixel, with linear interpolation.
+    The box may have fractional coordinates, because the image may have been decoded at a reduced size. Width and height
+    stay exact; left and top are rounded to quarters of a pixel, with linear interpolation.
 
     Args:
         image: an RGB image, or pixels (height, width, 3).
@@ -177,20 +177,20 @@ def _cut(image: Image.Image | Pixels, left: int, top: int, right: int, bottom: i
 
 
 def _span(start: float, length: float) -> tuple[int, int, int]:
-    """Return the first and last pixel of an interval, and its start's offset in quarters of a pixel."""
+    """Return the first and the exclusive end pixel of an interval, and the start's offset in quarters of a pixel."""
     first, quarters = divmod(round(4 * start), 4)
     return first, first + math.ceil(length) + (quarters > 0), quarters
 
 
 def _mix(first: Pixels, second: Pixels, quarters: int, *, up: bool) -> Pixels:
-    """Mix two arrays: so many quarters of the second array, and the rest of the first."""
+    """Mix two arrays: `quarters` / 4 of the second array and the rest of the first."""
     if quarters == 2:
         return _mean(first, second, up=up)
     return _mean(first if quarters == 1 else second, _mean(first, second, up=not up), up=up)
 
 
 def _mean(first: Pixels, second: Pixels, *, up: bool) -> Pixels:
-    """Return the rounded mean of two arrays, without a wider dtype."""
+    """Return the mean of two arrays, rounded up or down, without a wider dtype."""
     half: Pixels = np.right_shift(first ^ second, np.uint8(1))
     return (first | second) - half if up else (first & second) + half
 
@@ -202,7 +202,7 @@ def in_rgb(image: Image.Image, background: Color | None, name: str) -> Image.Ima
     """Convert an image to RGB; an opaque RGB image is returned unchanged.
 
     Args:
-        image: decoded.
+        image: decoded image.
         background: colour behind transparent pixels; None drops the alpha channel.
         name: name of the image, for messages.
 
@@ -212,7 +212,7 @@ def in_rgb(image: Image.Image, background: Color | None, name: str) -> Image.Ima
     if image.mode.startswith("I"):
         return _from_16_bit(image, background, name)
     if image.mode == "F":
-        raise ImageError("unsupported_mode", f"{name} holds floats of unknown range; scale it to 8 bits first")
+        raise ImageError("unsupported_mode", f"{name} contains floats of unknown range; scale them to 8 bits first")
     try:
         if background is not None and image.has_transparency_data:
             below = Image.new("RGBA", image.size, background)
@@ -228,18 +228,18 @@ def in_rgb(image: Image.Image, background: Color | None, name: str) -> Image.Ima
 
 
 def _from_16_bit(image: Image.Image, background: Color | None, name: str) -> Image.Image:
-    """Scale [0, 65535] to [0, 255], rounded to the nearest."""
+    """Scale [0, 65535] to [0, 255], rounded to the nearest integer."""
     values = np.asarray(image)
     least, most = (int(values.min()), int(values.max())) if values.size else (0, 0)
     if not 0 <= least <= most <= _MOST_16_BIT:
         raise ImageError(
             "unsupported_mode",
-            f"{name} holds integers from {least} to {most}, more than 16 bits; scale it to 8 bits first",
+            f"{name} contains integers from {least} to {most}, more than 16 bits; scale the image to 8 bits first",
         )
     if image.mode == "I" and 0 < most <= _MOST_8_BIT:
         raise ImageError(
             "unsupported_mode",
-            f"{name} has mode I, 32-bit integers up to {most}, which may be 8 bits or dark 16 bits; convert the "
+            f"{name} has mode I with 32-bit integers up to {most}, so the depth may be 8 or 16 bits; convert the "
             "image to 8 bits with Image.fromarray(numpy.asarray(image).astype('uint8'))",
         )
     wide = values.astype(np.uint32)

@@ -1,4 +1,4 @@
-"""Loads images of all formats as RGB, and makes the input of an image tower, bit for bit as the release."""
+"""Loading images of all formats as RGB, and preparing the input of an image tower, bit for bit like the release."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 def normalize_pixels(
     pixels: Tensor, image: ImageInput, *, memory_format: torch.memory_format = torch.contiguous_format
 ) -> Tensor:
-    """Return pixels as the tower takes them, on the device where they are.
+    """Normalise pixels for the image tower, on the device of the pixels.
 
     `(pixel / 255 - mean) / std`
 
@@ -66,7 +66,7 @@ def normalize_pixels(
         )
     normalized = pixels.to(torch.float32, memory_format=memory_format).div_(255)
     for number, (mean, std) in enumerate(zip(image.mean, image.std, strict=True)):
-        # Numbers and not tensors of them: these would be copied to the device, which waits for it.
+        # Numbers, because tensors would be copied to the device, which must wait for the copy.
         channel = normalized.select(-3, number)
         if mean:
             channel.sub_(mean)
@@ -75,14 +75,15 @@ def normalize_pixels(
     return normalized
 
 
-# What Pillow holds between resize and crop: half a gigabyte, reached by images about 2000 times as long as wide.
+# Limit on Pillow's resized image before the crop: half a GB, for images about 2000 times as long as wide.
 _MAX_RESIZED_PIXELS = 2**27
 
 ImageSource = EncodedImage | Image.Image | Pixels
 LIMITS = ImageLimits()
 
 READING = 2
-"""How files become pixels. What was kept of another reading is computed anew: 1 did not turn pictures upright."""
+"""Version of the decoding of files to pixels; results of other versions are recomputed. Version 1 ignored
+orientation."""
 
 
 @attrs.frozen
@@ -101,8 +102,8 @@ class ImageTransform:
         ValueError: if the contract's channels are not RGB.
 
     Source: the release's torchvision transform, to the bit.
-    Differs: the release ignores the EXIF orientation. Images are converted to RGB first, not last; images about 2000
-        times as long as wide are refused.
+    Differs: the release ignores the EXIF orientation. Images are converted to RGB first, not last. Images about 2000
+        times as long as wide are rejected.
     """
 
     image_input: ImageInput = attrs.field(validator=attrs.validators.instance_of(ImageInput))
@@ -117,7 +118,7 @@ class ImageTransform:
         Shape: an image -> (3, size, size), float32.
 
         Raises:
-            ImageError: if it cannot be read, or has no pixels or an extreme shape; the message names it.
+            ImageError: if the image cannot be read, or has no pixels or an extreme shape; the message names the image.
         """
         return self.normalize(self.pixels(source))
 
@@ -128,11 +129,11 @@ class ImageTransform:
 
         Args:
             source: see `load_image`.
-            name: name of the image, for messages; by default what it says itself.
-            limits: limits of the work and memory that it may cost.
+            name: name of the image, for messages; by default the source's own name.
+            limits: limits on work and memory.
 
         Raises:
-            ImageError: if it cannot be read, or has no pixels or an extreme shape; the message names it.
+            ImageError: if the image cannot be read, or has no pixels or an extreme shape; the message names the image.
         """
         name = name or name_of(source)
         image = load_image(source, background=self.image_input.background_color, limits=limits, name=name)
@@ -142,14 +143,14 @@ class ImageTransform:
         return np.array(resized.crop((centre.left, centre.top, right, bottom)))
 
     def centre(self, size: tuple[int, int], name: str) -> Centre:
-        """Return the resized size of an upright image, and the centre square of the crop.
+        """Return the size to which an upright image is resized, and the central square that is cropped from it.
 
         Args:
             size: width and height of the image, in pixels.
             name: name of the image, for messages.
 
         Raises:
-            ImageError: if it has no pixels or an extreme shape.
+            ImageError: if the image has no pixels or an extreme shape.
         """
         side = self.image_input.size
         if self.image_input.fit == "stretch" and min(size):
@@ -159,7 +160,7 @@ class ImageTransform:
         return Centre(width=width, height=height, left=left, top=top, side=side)
 
     def normalize(self, pixels: Pixels | torch.Tensor) -> torch.Tensor:
-        """Return pixels as the tower takes them, on the device where they are.
+        """Normalise pixels for the image tower, on the device of the pixels.
 
         `(pixel / 255 - mean) / std`
 
@@ -196,26 +197,27 @@ def load_image(
     limits: ImageLimits = LIMITS,
     name: str | None = None,
 ) -> Image.Image:
-    """Load an image as RGB, upright and completely decoded; of several frames, the first.
+    """Load an image as RGB, upright and completely decoded; only the first frame of an animation is loaded.
 
-    The function converts grey and CMYK, and scales 16 bits per channel to 8. The result has no EXIF orientation;
-    without `orient`, `info["orientation"]` has the orientation.
+    The function converts grey and CMYK, and scales 16 bits per channel to 8. The result has no EXIF orientation; with
+    `orient=False`, `info["orientation"]` holds the orientation.
 
     Args:
         source: a path, the bytes of a file, a file opened for reading bytes, a PIL image, or an array of uint8,
             (height, width) or (height, width, 3 or 4). Files are JPEG, PNG, WebP, GIF, BMP, TIFF, AVIF or HEIF (HEIC;
-            extra `heif`), or camera raw files (DNG, CR2, NEF, ARW, ORF, RW2; extra `raw`), whose preview is read.
+            extra `heif`), or camera raw files (DNG, CR2, NEF, ARW, ORF, RW2; extra `raw`), of which the embedded
+            preview is read.
         orient: rotate the image by its EXIF orientation, if readable. TIFF and HEIF files are always rotated.
         background: colour behind a transparent image. None drops the alpha channel, as in the training of the published
             models.
         reduce: 2, 4 or 8 to decode a JPEG at that fraction of its size, rounded up, which is faster; other formats
             ignore `reduce`.
-        limits: limits of work and memory; they do not apply to Pillow images.
-        name: name of the image, for messages; by default the source's own.
+        limits: limits on work and memory; the limits do not apply to PIL images.
+        name: name of the image, for messages; by default the source's own name.
 
     Raises:
-        ImageError: if the image is missing, damaged, not convertible to RGB or beyond a limit, or the file is not an
-            image.
+        ImageError: if the file is missing or not an image, or if the image is damaged, cannot be converted to RGB or
+            exceeds a limit.
 
     Differs: the release ignores the orientation (`orient=False`), and makes 16-bit images almost white.
     """
@@ -241,7 +243,7 @@ def _decoded(opened: OpenedImage, name: str, *, orient: bool, background: Color 
                 image.draft(None, (image.width // reduce, image.height // reduce))
             image.load()
             converted = in_rgb(image, background, name)
-            # The decoder of some formats would live as long as the image does.
+            # The decoders of some formats would live as long as the image.
             is_held = converted is image and opened.kind.is_held
             return _upright(converted.copy() if is_held else converted, opened.orientation, orient=orient)
     except ImageError:
@@ -256,7 +258,7 @@ def _upright(image: Image.Image, orientation: int, *, orient: bool, is_shared: b
         if orientation == 1:
             return image
         image = image.copy()
-    # What still said how it is turned would have it turned again by the next reader.
+    # With the orientation in `info`, the next reader would rotate the image again.
     image.info = {} if orient else {"orientation": orientation}
     return turned(image, orientation) if orient else image
 
@@ -272,8 +274,8 @@ def name_of(source: object, number: int | None = None) -> str:
     """Return the name of an image for messages.
 
     Args:
-        source: the image.
-        number: position among several images, from 1, for images without a name.
+        source: image source, as for `load_image`.
+        number: position among several images, from 1; used for images without a name.
 
     Raises:
         ImageError: if `load_image` does not support the object.
@@ -309,7 +311,7 @@ def _orientation_of(image: Image.Image) -> int:
     """Return the orientation of a Pillow image."""
     try:
         return int(image.getexif().get(ORIENTATION, 1))
-    except Exception:  # noqa: BLE001  notes that cannot be read turn nothing
+    except Exception:  # noqa: BLE001  unreadable metadata means no rotation
         return 1
 
 
@@ -339,10 +341,10 @@ class TowerImage:
         pixels: `(size, size, 3)`, uint8.
 
     Args:
-        pixels: what the tower sees.
+        pixels: input of the tower before normalisation.
         width: width of the upright image, in pixels.
         height: height of the upright image, in pixels.
-        exif: the encoded EXIF data.
+        exif: encoded EXIF metadata, or None.
     """
 
     pixels: Pixels
@@ -359,19 +361,19 @@ def read_tower_image(
     name: str,
     limits: ImageLimits = LIMITS,
 ) -> TowerImage:
-    """Return an image file as a tower's input, with its metadata.
+    """Read an image file as the input of an image tower, with the file's metadata.
 
     Args:
-        data: the file.
-        transform: to the tower's input.
+        data: content of the file.
+        transform: transform to the tower's input.
         reduced: whether to decode a JPEG at a half, a quarter or an eighth of its size, if enough pixels remain for the
-            tower. Decoding takes a fraction of the time, and embeddings differ in the third digit. Otherwise the pixels
-            equal those of `ImageTransform.pixels` bit for bit, unless the JPEG exceeds the pixel limit.
+            tower. Reduced decoding takes a fraction of the time, and embeddings differ in the third digit. If False,
+            the pixels equal those of `ImageTransform.pixels` bit for bit, unless the JPEG exceeds the pixel limit.
         name: name of the image, for messages.
-        limits: limits of the work and memory that it may cost.
+        limits: limits on work and memory.
 
     Raises:
-        ImageError: if it cannot be read, or is out of all shape.
+        ImageError: if the file cannot be read, or the image has no pixels or an extreme shape.
     """
     preview = raw_preview(data, limits, name)
     data = data if preview is None else preview
@@ -391,7 +393,7 @@ def read_tower_image(
 
 
 def require_decode(decode: str) -> Decode:
-    """Return the decoding mode, checked.
+    """Check a decoding mode and return it.
 
     Raises:
         ValueError: if the decode mode is unknown.
@@ -409,18 +411,18 @@ def read_pixels(
     reduced: bool = False,
     name: str | None = None,
 ) -> Pixels:
-    """Return the tower's pixels of any image, see `read_tower_image`; decoded images are used unchanged.
+    """Return the tower's input pixels for any image (see `read_tower_image`); decoded images are used as they are.
 
     Shape: an image -> (size, size, 3), uint8.
 
     Args:
         source: see `load_image`.
-        transform: to the tower's input.
+        transform: transform to the tower's input.
         reduced: see `read_tower_image`.
-        name: name of the image, for messages; by default what it says itself.
+        name: name of the image, for messages; by default the source's own name.
 
     Raises:
-        ImageError: if it cannot be read, or has no pixels or an extreme shape.
+        ImageError: if the image cannot be read, or has no pixels or an extreme shape.
     """
     name = name or name_of(source)
     if isinstance(source, (Image.Image, np.ndarray)):
@@ -445,9 +447,9 @@ def _read_jpeg(jpeg: Jpeg, transform: ImageTransform, *, reduced: bool, name: st
     jpeg.check(limits, name, reduce)
     data, rows = jpeg.data, jpeg.height
     if orientation == 1:
-        # Reduced rows reach further.
+        # Reduced decoding needs more rows.
         data, rows = jpeg.above(centre.rows(jpeg.size, contract.interpolation)[1] + _REDUCTIONS[0])
-    # What is cut ends in bytes that belong to no row.
+    # A JPEG with rows cut off ends in bytes that belong to no row.
     image: Image.Image | Pixels | None = decode_jpeg(
         data, (jpeg.width, rows), reduce=reduce, strict=rows == jpeg.height
     )

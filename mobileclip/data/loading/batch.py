@@ -26,10 +26,10 @@ if TYPE_CHECKING:
 class Batch:
     """Base class of batches of B samples.
 
-    A batch is a torch pytree of its tensors; its texts are the context.
+    A batch is a torch pytree: the tensors are the leaves, and the texts are the context.
 
     Args:
-        keys: the samples' keys.
+        keys: keys of the samples.
     """
 
     keys: tuple[str, ...]
@@ -51,15 +51,15 @@ class Batch:
         return self._map(lambda value: value.to(device, non_blocking=non_blocking))
 
     def pin_memory(self) -> Self:
-        """Return the batch in page-locked memory; copies from there to a GPU overlap with computation."""
+        """Return the batch in page-locked memory; copies from this memory to a GPU overlap with computation."""
         return self._map(lambda value: value.pin_memory() if value.device.type == "cpu" else value)
 
     def rows(self, start: int, stop: int) -> Self:
-        """Return samples `start` to `stop`, without `stop`."""
+        """Return the samples from `start` up to, but not including, `stop`."""
         return self._map(lambda value: value[start:stop], texts=lambda value: value[start:stop])
 
     def at(self, places: Tensor) -> Self:
-        """Return the samples at some indices, in that order."""
+        """Return the samples at the given indices, in that order."""
         numbers = places.tolist()
         return self._map(
             lambda value: value[places.to(value.device)], texts=lambda value: tuple(value[number] for number in numbers)
@@ -70,7 +70,7 @@ class Batch:
         change: Callable[[Tensor], Tensor],
         texts: Callable[[tuple[str, ...]], tuple[str, ...]] = lambda value: value,
     ) -> Self:
-        """Return the batch with other tensors and texts."""
+        """Return a copy of the batch after applying `change` to every tensor and `texts` to every tuple of texts."""
 
         def changed(value: Any) -> Any:
             return change(value) if isinstance(value, Tensor) else texts(value)
@@ -84,9 +84,9 @@ BatchType_co = TypeVar("BatchType_co", bound=Batch, covariant=True)
 
 @attrs.frozen(kw_only=True, eq=False)
 class ImageBatch(Batch):
-    """B images.
+    """A batch of B images.
 
-    Shape: image (B, 3, S, S) uint8, in the order of `torch.channels_last`.
+    Shape: image (B, 3, S, S) uint8, in `torch.channels_last` memory format.
 
     Args:
         image: the augmented images; `mobileclip.data.normalize_pixels` turns them into a model's input, on the model's
@@ -103,7 +103,7 @@ class TextBatch(Batch):
     Shape: text (B, context length) int64; teacher_text (B, D) float32.
 
     Args:
-        text: ids of the texts.
+        text: token ids of the texts.
         teacher_text: teacher embeddings of the texts, or of their translations.
     """
 
@@ -113,7 +113,7 @@ class TextBatch(Batch):
 
 @attrs.frozen(kw_only=True, eq=False)
 class LabelledBatch(ImageBatch):
-    """B images of classes.
+    """A batch of B images with class labels.
 
     Shape: label (B,) int64.
 
@@ -132,14 +132,14 @@ class ReinforcedBatch(ImageBatch):
     teacher_syn_text (B, D) float32, the teachers' embeddings concatenated; online_images (B, 3, s, s) uint8 by side s.
 
     Args:
-        text: ids of one caption per sample, by default a real caption; see the pipeline's option `captions`.
-        syn_text: ids of one synthetic caption per sample, if used in addition to the real caption.
+        text: token ids of one caption per sample, by default a real caption; see the pipeline's option `captions`.
+        syn_text: token ids of one synthetic caption per sample, if used in addition to the real caption.
         teacher_image: the teachers' embeddings of the same augmentations.
         teacher_text: the teachers' embeddings of the captions in `text`.
         teacher_syn_text: the teachers' embeddings of the captions in `syn_text`.
-        online_images: the same augmentations for online teachers, by side in pixels.
-        captions: the captions in `text`, if there are online images.
-        syn_captions: the captions in `syn_text`, if there are online images.
+        online_images: the same augmented images in the online teachers' sizes, by side in pixels.
+        captions: the captions in `text`, if the batch has online images.
+        syn_captions: the captions in `syn_text`, if the batch has online images.
     """
 
     text: Tensor
@@ -222,18 +222,18 @@ _is_shared = False
 
 
 def share_images() -> None:
-    """Allocate all images of this process in shared memory, in a worker."""
+    """Allocate all further images of this process, a worker, in shared memory."""
     global _is_shared  # noqa: PLW0603 - of this process
     _is_shared = True
 
 
 def stack_pixels(pixels: Sequence[Pixels]) -> torch.Tensor:
-    """Stack the pixels of images into one batch, in a worker in shared memory.
+    """Stack the pixels of images into one batch; a worker allocates the batch in shared memory.
 
     The batch keeps the channels-last memory format of decoding: transposing takes four times as long as copying, and
     normalisation on the device transposes without extra cost.
 
-    Shape: B times (height, width, 3), uint8 -> (B, 3, height, width), uint8, in the order of `torch.channels_last`.
+    Shape: B times (height, width, 3), uint8 -> (B, 3, height, width), uint8, in `torch.channels_last` memory format.
 
     Args:
         pixels: pixels of images of one size.
@@ -258,10 +258,10 @@ class BatchSource(Protocol[BatchType_co]):
         """Yield batches from a position; equal positions give equal batches."""
 
     def position(self, num_batches: int) -> StreamPosition:
-        """Return the position after a number of batches of the run; one more may have been prefetched."""
+        """Return the position after a number of batches of the run; the source may have prefetched one more batch."""
 
     def take_skips(self, num_batches: int) -> Sequence[Skip]:
-        """Return the skips of the batches up to a number, each skip once."""
+        """Return the skips of the first `num_batches` batches; every skip is returned only once."""
 
 
 class ChangedBatches(ABC, Generic[BatchType]):
@@ -278,11 +278,11 @@ class ChangedBatches(ABC, Generic[BatchType]):
         return map(self.changed, self.batches.stream(position))
 
     def position(self, num_batches: int) -> StreamPosition:
-        """Return the source's position after so many batches."""
+        """Return the source's position after the first `num_batches` batches."""
         return self.batches.position(num_batches)
 
     def take_skips(self, num_batches: int) -> Sequence[Skip]:
-        """Return the skips of the batches."""
+        """Return the source's skips in the first `num_batches` batches."""
         return self.batches.take_skips(num_batches)
 
     @property

@@ -1,4 +1,4 @@
-"""From a sample to an example: the crop of its image that is decoded, one or two captions, the teachers' embeddings."""
+"""From samples to examples: decode an image crop, choose one or two captions, and read teacher embeddings."""
 
 from __future__ import annotations
 
@@ -44,19 +44,19 @@ if TYPE_CHECKING:
 
 
 class SourceImage:
-    """An encoded image of which one crop is wanted, at one size or several.
+    """An encoded image from which one crop is decoded, at one or more sizes.
 
-    Where the file allows it, the size is read from its header, and decoding waits until the crop is known: the rows
-    below it are left out.
+    If the format allows it, this class reads the image size from the header and decodes only when the crop is known,
+    without the rows below the crop.
 
     Args:
         data: the encoded image.
-        limits: limits of the work and memory that it may cost.
-        orient: whether crops are of the upright image, as those that are sampled afresh; stored ones are not.
+        limits: limits on work and memory.
+        orient: whether crops refer to the upright image. Newly sampled crops do; stored crops do not.
         background: see `decode_image`.
 
     Raises:
-        BadSampleError: as `decode_image` does, here or when it is replayed.
+        BadSampleError: for the same reasons as `decode_image`, at construction or in `replay`.
     """
 
     def __init__(
@@ -84,9 +84,10 @@ class SourceImage:
     ) -> list[Pixels]:
         """Return the pixels of the augmented image at the size of each augmentation.
 
-        `exact` gives those of `AugmentationSpec.apply`, to the bit. `fast` decodes a JPEG at a half, a quarter or an
-        eighth, by leaving out its high frequencies, where the crop then still has as many pixels as the largest output,
-        and resizes any image by `resized_crop`, which is within three levels of 255 where nothing was left out.
+        `exact` returns the same pixels as `AugmentationSpec.apply`, bit for bit. `fast` decodes a JPEG without its high
+        frequencies at 1/2, 1/4 or 1/8 of its size, if the crop then still has as many pixels as the largest output.
+        `fast` also resizes every image with `resized_crop`, which is within three levels (of 255) of `exact` for images
+        that are not reduced.
 
         Shape: (size, size, 3) each, uint8.
 
@@ -113,7 +114,7 @@ class SourceImage:
         if isinstance(jpeg, Image.Image):
             return jpeg
         data, height = jpeg.above(bottom)
-        # What is cut ends in bytes that belong to no row.
+        # A JPEG with rows cut off ends in bytes that belong to no row.
         pixels = decode_jpeg(data, (jpeg.width, height), reduce=factor, strict=height == jpeg.height)
         return decode_image(data, orient=False, reduce=factor, limits=self._limits) if pixels is None else pixels
 
@@ -125,27 +126,30 @@ def _cut(image: Image.Image | Pixels, left: int, top: int, right: int, bottom: i
 
 
 def _factor(side: int, size: int) -> int:
-    """Return by how much a crop may be reduced and still have `size` pixels along its shorter side."""
+    """Return the largest reduction (8, 4, 2 or 1) that leaves a crop at least `size` pixels along its shorter side."""
     return next((factor for factor in (8, 4, 2) if side >= factor * size), 1)
 
 
 @attrs.frozen(kw_only=True, field_transformer=strict)
 class ExampleSpec:
-    """The settings that make an example of a sample with an image: its size, augmentation, decoding and limits.
+    """Settings for making an example from a sample with an image: size, augmentation, decoding and limits.
 
     Args:
         image: the student's image contract; augmentations are replayed at its size.
-        augmentation: the augmentation at the student's size; None for the public data sets' policy, with translations
-            in pixels of the teachers' image where it is replayed, and of the student's where it is sampled afresh.
-        decode: `exact`, or `fast` to decode JPEGs at a half, a quarter or an eighth where the crop still has as many
-            pixels as the output, and to resize by torch's filters; the pixels then differ a little from those that the
-            teachers saw.
-        limits: limits of the work and memory that one image may cost; one beyond them is skipped.
-        sample_limits: sample limits of what is read of a sample; what is beyond them is skipped, and never allocated.
-        seed: seed of every choice, and of the order.
+        augmentation: augmentation at the student's size. None uses the policy of the public data sets; its translations
+            are in pixels of the teachers' image for replayed augmentations, and of the student's image for newly
+            sampled ones.
+        decode: `exact` or `fast`. `fast` decodes JPEGs at 1/2, 1/4 or 1/8 of their size if the crop then still has as
+            many pixels as the output, and resizes with torch's filters; the pixels differ slightly from the teachers'
+            input.
+        limits: limits on work and memory per image; images beyond the limits are skipped.
+        sample_limits: limits on the data of a sample; samples beyond the limits are skipped, and no memory is allocated
+            for them.
+        seed: seed of all random choices and of the sample order.
 
     Raises:
-        ValueError: if a number is out of its range, or the augmentation has another size than the image contract.
+        ValueError: if a number is out of range, or the size of the augmentation differs from that of the image
+            contract.
 
     Examples:
         >>> ExampleSpec(image=mobileclip.inputs.ImageInput(size=256)).decode
@@ -162,7 +166,7 @@ class ExampleSpec:
     def __attrs_post_init__(self) -> None:
         if self.augmentation is not None and self.augmentation.size != self.image.size:
             raise ValueError(
-                f"the augmentation makes images of {self.augmentation.size} pixels and the image contract wants "
+                f"the augmentation makes images of {self.augmentation.size} pixels and the image contract requires "
                 f"{self.image.size}; give both the same size"
             )
 
@@ -185,13 +189,13 @@ def _is_pattern(_: object, attribute: attrs.Attribute[str], value: str) -> None:
 def _are_columns(_: object, attribute: attrs.Attribute[tuple[int, int]], value: tuple[int, int]) -> None:
     if not 0 <= value[0] < value[1]:
         raise ValueError(
-            f"{attribute.name} are the first column and the one behind the last, such as (0, 768), not {value}"
+            f"{attribute.name} must be the first column and the end column (exclusive), such as (0, 768), not {value}"
         )
 
 
 def _are_sides(_: object, attribute: attrs.Attribute[tuple[int, ...]], value: tuple[int, ...]) -> None:
     if len(set(value)) < len(value) or any(side < 1 for side in value):
-        raise ValueError(f"{attribute.name} are sides above 0, each once, and not {value}")
+        raise ValueError(f"{attribute.name} must be distinct sides above 0, not {value}")
 
 
 def _default_captions(spec: ReinforcedExampleSpec) -> Captions:
@@ -200,35 +204,35 @@ def _default_captions(spec: ReinforcedExampleSpec) -> Captions:
 
 @attrs.frozen(kw_only=True, field_transformer=strict)
 class ReinforcedExampleSpec(ExampleSpec):
-    """The settings that make an example of an image-text sample, with or without teachers' embeddings.
+    """Settings for making an example from an image-text sample, with or without teacher embeddings.
 
     Args:
         text: the student's text contract.
-        reinforced: whether to read what the teachers said; without, augmentations are sampled afresh and batches hold
-            images and captions alone.
-        captions: which captions `text` holds: `real`, `synthetic`, or `either`, drawn for every sample; with `both`,
-            the default where samples are reinforced, `text` has a real and `syn_text` a synthetic one. A sample that
-            has no synthetic caption is skipped by `synthetic` and `both`, and taken with a real one by `either`.
-        synthetic_share: probability that `either` takes a synthetic caption.
-        caption_sets: a regular expression that the names of the sets of synthetic captions match from their start, such
-            as `syn_text_dfn_mscoco38k$`; others are as if they were not there. None for all sets.
-        num_captions: synthetic captions that are taken of every set, its first ones; None for all. A set that has fewer
-            is taken whole.
-        num_augmentations: stored augmentations that are taken, the first ones; None for all. A sample that has fewer is
-            taken with all of its own.
-        teacher_dim: dim of the concatenated teacher embeddings; other samples are refused. A pipeline that is given
-            None takes that of the first usable sample.
-        teacher_columns: the first column of the teachers' embeddings that is taken and the one behind the last, those
-            of some teachers; None for all.
-        online: sides, in pixels, of images for teachers that run beside the training: batches hold these and the
-            captions too. Stored augmentations move the image by the pixels that are stored, at any side.
+        reinforced: whether to read teacher embeddings and stored augmentations. If False, augmentations are newly
+            sampled and batches contain only images and captions.
+        captions: kind of caption in `text`: `real`, `synthetic`, or `either`, which draws one kind per sample. `both`,
+            the default for reinforced samples, puts a real caption into `text` and a synthetic caption into `syn_text`.
+            For a sample without synthetic captions, `synthetic` and `both` skip the sample, and `either` uses a real
+            caption.
+        synthetic_share: probability that `either` chooses a synthetic caption.
+        caption_sets: regular expression for the names of synthetic caption sets, matched from the start, such as
+            `syn_text_dfn_mscoco38k$`. Other sets are ignored. None uses all sets.
+        num_captions: maximum number of synthetic captions to use from the start of every set; None uses all.
+        num_augmentations: maximum number of stored augmentations to use from the start of a sample's list; None uses
+            all.
+        teacher_dim: dimension of the concatenated teacher embeddings; samples with another dimension are rejected. With
+            None, a pipeline uses the dimension of the first usable sample.
+        teacher_columns: first and (exclusive) end column of the teacher embeddings to use, to select some of the
+            teachers; None uses all columns.
+        online: sides, in pixels, of images for teachers that run during training. Batches then also contain these
+            images and the captions. Stored translations are in pixels and are not rescaled to these sides.
 
     Raises:
-        ValueError: as `ExampleSpec` does, or if `caption_sets` is no regular expression, `teacher_columns` are no
-            columns, or a side is in `online` twice.
+        ValueError: for the same reasons as `ExampleSpec`, or if `caption_sets` is not a regular expression,
+            `teacher_columns` is not a valid range, or a side in `online` is repeated or not positive.
 
-    Source: MobileCLIP (arXiv 2311.17049), tables 3a, 4a and 4b, 2 for columns and 4d for online teachers; MobileCLIP2
-        (arXiv 2508.20691) and its released scripts for shares and sets.
+    Source: MobileCLIP (arXiv 2311.17049), tables 3a, 4a and 4b, table 2 for columns and table 4d for online teachers;
+        MobileCLIP2 (arXiv 2508.20691) and its released scripts for shares and sets of captions.
 
     Examples:
         >>> spec = ReinforcedExampleSpec(image=mobileclip.inputs.ImageInput(size=64), reinforced=False)
@@ -252,16 +256,16 @@ class ReinforcedExampleSpec(ExampleSpec):
 
 @attrs.frozen(kw_only=True, eq=False)
 class Example:
-    """An example of one sample: its augmented image, its captions, and the teachers' embeddings.
+    """A training example from one sample: the augmented image, the captions and the teacher embeddings.
 
     Args:
-        key: the sample's.
-        images: pixels of the augmented image at every size that the maker replays it at, the student's first.
-        caption: what the student reads.
-        syn_caption: what it reads beside, where it does.
-        teacher_image: the teachers' embedding of the same augmentation, where there is one.
-        teacher_text: that of the caption.
-        teacher_syn_text: that of the caption beside.
+        key: key of the sample.
+        images: pixels of the augmented image at every size of the maker, the student's size first.
+        caption: caption for the student.
+        syn_caption: additional synthetic caption for the student, or None.
+        teacher_image: teacher embedding of the augmented image, or None.
+        teacher_text: teacher embedding of `caption`, or None.
+        teacher_syn_text: teacher embedding of `syn_caption`, or None.
     """
 
     key: str
@@ -274,11 +278,12 @@ class Example:
 
 
 class ExampleMaker:
-    """Makes examples and batches of them; what it chooses depends on the seed, the epoch and the key alone.
+    """Makes examples and collates them to batches; all choices depend only on the seed, the epoch and the key.
 
     Args:
-        spec: the choices; those of a pipeline are such ones.
-        tokenizer: texts to ids (B, context length); None for CLIP's own with the text contract.
+        spec: settings of the examples; the spec of a reinforced pipeline also works.
+        tokenizer: function from texts to token ids (B, context length); None uses CLIP's tokenizer with the text
+            contract.
     """
 
     def __init__(self, spec: ReinforcedExampleSpec, *, tokenizer: TextToIds | None = None) -> None:
@@ -289,30 +294,30 @@ class ExampleMaker:
         self.limits: SampleLimits = (
             attrs.evolve(spec.sample_limits, dim=spec.teacher_dim) if spec.reinforced else spec.sample_limits
         )
-        """What may be read of a sample."""
+        """Limits on the data of a sample."""
         student = spec.augmentation or _default_augmentation(spec)
         self._augmentations = (student, *(_at_side(student, side, stored=spec.reinforced) for side in spec.online))
 
     def parse(self, key: str, members: Mapping[str, bytes]) -> ImageTextSample:
-        """Return the sample that members of a shard make.
+        """Parse the members of a shard to a sample.
 
         Raises:
-            BadSampleError: if they make none.
+            BadSampleError: if the members do not form a valid sample.
         """
         return self._parser(key, members, self.limits)
 
     def example(self, sample: ImageTextSample, epoch: int) -> Example:
-        """Return the example that an epoch makes of a sample.
+        """Return the example of a sample in an epoch.
 
         Args:
-            sample: a `StoredSample` or `ReinforcedSample` where the teachers' embeddings are wanted.
-            epoch: its number.
+            sample: a sample; teacher embeddings require a `StoredSample` or `ReinforcedSample`.
+            epoch: number of the epoch.
 
         Raises:
             BadSampleError: if the sample cannot be used.
         """
         if sample.image is None:
-            raise BadSampleError("no_image", "there is no image; join the data set with the one that has the images")
+            raise BadSampleError("no_image", "the sample has no image; join the data set with one that has the images")
         rng = seeded_rng(self._spec.seed, "example", epoch, sample.key)
         source = SourceImage(
             sample.image,
@@ -333,7 +338,7 @@ class ExampleMaker:
         )
 
     def collate(self, examples: Sequence[Example]) -> ReinforcedBatch:
-        """Return the batch of several examples."""
+        """Collate examples to a batch."""
         texts = tuple(example.caption for example in examples)
         syn_texts = tuple(example.syn_caption for example in examples if example.syn_caption is not None)
         online = {
@@ -389,7 +394,7 @@ class ExampleMaker:
         chosen, there = self._spec.caption_sets, sorted(sample.syn_captions)
         if chosen is None or not there:
             return "the sample has no synthetic caption; captions='real' needs none"
-        return f"no set of synthetic captions is called like {chosen!r}; the sample has {', '.join(there)}"
+        return f"no set of synthetic captions matches {chosen!r}; the sample has {', '.join(there)}"
 
     def _row(self, sample: ImageTextSample, name: str, index: int) -> Embeddings | None:
         if not isinstance(sample, _WITH_TEACHERS):
@@ -400,26 +405,26 @@ class ExampleMaker:
         first, stop = self._spec.teacher_columns
         if stop > len(row):
             raise BadSampleError(
-                "wrong_dim", f"the teacher embeddings have dim {len(row)}, and columns to {stop} are asked for"
+                "wrong_dim", f"the teacher embeddings have dim {len(row)}, but teacher_columns end at {stop}"
             )
         return row[first:stop]
 
 
 def _first(stored: int, wanted: int | None) -> int:
-    """Return how many of what is stored are taken."""
+    """Return the number of stored items to use."""
     return stored if wanted is None else min(stored, wanted)
 
 
 def _at_side(student: AugmentationSpec, side: int, *, stored: bool) -> AugmentationSpec:
     if stored or student.scale_translations:
         return attrs.evolve(student, size=side)
-    # Sampled at the student's size, the view is moved by the same fraction at another one.
+    # A view sampled at the student's size is moved by the same fraction at any other size.
     return attrs.evolve(student, size=side, scale_translations=True, reference_size=student.size)
 
 
 def _default_augmentation(spec: ReinforcedExampleSpec) -> AugmentationSpec:
     augmentation = datacompdr_augmentation(spec.image.size)
-    # Sampled afresh, translations are a fraction of the student's image; replayed, they were of the teachers'.
+    # New translations are a fraction of the student's image; stored translations are a fraction of the teachers'.
     return augmentation if spec.reinforced else attrs.evolve(augmentation, reference_size=spec.image.size)
 
 

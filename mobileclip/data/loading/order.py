@@ -1,11 +1,11 @@
-"""The order of a run's samples, a function of spec and step, independent of processes, workers and restarts.
+"""The order of a run's samples: a function of spec and step, independent of processes, workers and restarts.
 
-Samples come from `num_readers` *readers*, an option of the spec. Sample `n` of an epoch, or of an endless stream, is
-the next usable sample of reader `n % num_readers`, so every batch has the same share of every reader. Processes and
-their workers divide the readers among them; each reader gives the same samples in the same order.
+Samples come from *readers*; the spec sets their number, `num_readers`. Sample `n` of an epoch, or of an endless stream,
+is the next usable sample of reader `n % num_readers`, so every batch has the same share of every reader. Processes and
+their workers divide the readers among them; each reader always yields the same samples in the same order.
 
-A reader skips bad samples and dead shards, and then repeats its own samples, and after these reads other readers'
-samples. The positions of all readers are the state that a run needs to resume.
+A reader skips bad samples and unreadable shards. To replace the lost samples, the reader first repeats its own samples
+and then reads other readers' samples. To resume, a run needs only the positions of all readers.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ class Segment:
     """Consecutive reads of one reader from one shard.
 
     Args:
-        shard: its name.
+        shard: name of the shard.
         number: index of the shard in its source; with the seed, the index determines the order of the shard's samples.
         epoch: number of earlier passes over the shard, or with replacement the number of the draw; determines
             augmentations and captions.
@@ -66,7 +66,7 @@ class Segment:
 
 
 class Cursor(NamedTuple):
-    """Where a reader stands.
+    """Position of a reader.
 
     Args:
         turn: index of the reader's turn; a turn draws a shard, or with sampling `epoch` reads a part of the samples.
@@ -81,10 +81,10 @@ class Cursor(NamedTuple):
 
 @attrs.frozen(kw_only=True, slots=False)
 class EpochOrder:
-    """Every sample once an epoch.
+    """An order with every sample once per epoch.
 
-    The samples of the shuffled shards form one row, divided into equal parts, one per reader. Every epoch, a reader
-    reads its part. A reader that lost samples reads its part again, and then other parts, each from its middle.
+    The samples of the shuffled shards form one row, divided into equal parts, one per reader. In every epoch, a reader
+    reads its own part. A reader that lost samples reads its part again, and then the other parts, each from the middle.
 
     Args:
         names: names of the shards.
@@ -96,7 +96,7 @@ class EpochOrder:
         shuffle: whether to shuffle the shards.
 
     Raises:
-        ValueError: if there is no sample.
+        ValueError: if the shards have no samples.
     """
 
     names: tuple[str, ...]
@@ -116,7 +116,7 @@ class EpochOrder:
 
     @cached_property
     def num_readers(self) -> int:
-        """Number of readers that the samples come from."""
+        """Number of readers from which the samples come."""
         most = min(self.num_samples, READERS_OF_A_SHARD * len(self.names))
         return next(one for one in divisors(self.most_readers) if one <= most)
 
@@ -134,11 +134,11 @@ class EpochOrder:
         epoch, number = divmod(turn, self._turns)
         detour = max(0, number - 1)
         part = (reader + detour * _stride(self.num_readers)) % self.num_readers
-        # Longer parts come first, as their readers have the last samples of the epoch.
+        # Longer parts come first, because their readers yield the last samples of the epoch.
         size, num_longer = divmod(self.num_samples, self.num_readers)
         start = part * size + min(part, num_longer)
         stop = start + size + (part < num_longer)
-        # The part's own reader, and others that lost samples, are elsewhere in it.
+        # The part's own reader and other readers with lost samples are at other positions of the part.
         middle = start + int((stop - start) * (detour * _GOLDEN % 1))
         cut = (*self._cut(epoch, middle, stop), *self._cut(epoch, start, middle))
         return [attrs.evolve(one, is_repeat=True) for one in cut] if number else cut
@@ -183,7 +183,7 @@ class EpochOrder:
                 number=shard,
                 epoch=epoch,
                 start=max(0, start - begin),
-                # To the very end: what is there beyond the size that was said is not lost.
+                # Read to the very end, so that samples beyond the stated size are not lost.
                 stop=stop - begin if stop < ends[place] else None,
             )
 
@@ -198,10 +198,10 @@ class EndlessOrder:
 
     Args:
         sources: names of the shards of each source.
-        weights: weight of each source's samples; None for weights by number of shards.
+        weights: weight of each source's samples; an empty tuple weights the sources by their numbers of shards.
         most_readers: maximum number of readers. The order uses the largest divisor of this number with enough shards.
-            If no divisor gives the requested shares, up to four readers divide a shard's samples, or the number is not
-            a divisor.
+            If no divisor gives the requested shares, up to four readers divide a shard's samples, or the number of
+            readers is not a divisor.
         seed: seed of the order.
         shuffle: whether to shuffle the shards.
         replacement: whether to draw shards with replacement.
@@ -224,13 +224,13 @@ class EndlessOrder:
             object.__setattr__(self, "sources", (tuple(name for names in self.sources for name in names),))
         elif len(self.weights) != len(self.sources):
             raise ValueError(
-                f"there are {len(self.sources)} sources and {len(self.weights)} weights; give each source one"
+                f"got {len(self.sources)} sources and {len(self.weights)} weights; give one weight per source"
             )
-        _ = self._counts  # what is wrong with the weights is said at once
+        _ = self._counts  # raises an error for wrong weights at once
 
     @cached_property
     def num_readers(self) -> int:
-        """Number of readers that the samples come from."""
+        """Number of readers from which the samples come."""
         return sum(self._counts)
 
     def start(self, epoch: int) -> tuple[Cursor, ...]:
@@ -241,7 +241,7 @@ class EndlessOrder:
         )
 
     def turns(self, epoch: int, first: int = 0) -> Iterator[int]:
-        """Return a reader's endless turns from a given turn."""
+        """Return an endless iterator over a reader's turns from a given turn."""
         del epoch
         return count(first)
 
@@ -256,13 +256,13 @@ class EndlessOrder:
             times, place = divmod(draw, num_places)
             if self.shuffle:
                 place = _shard_order(num_places, (self.seed, times, source))[place]
-            elif num_parts > 1:  # a reader whose part is empty has another one next time
+            elif num_parts > 1:  # a reader with an empty part gets another part next time
                 place = (place + times) % num_places
         part, shard = divmod(place, len(names))
         return (Segment(shard=names[shard], number=shard, epoch=times, start=part, stride=num_parts),)
 
     def steps(self, first: int, batch_size: int, *, epoch: int | None = None) -> Iterator[tuple[int, range]]:
-        """Yield the numbers of every step's samples, endlessly, all with epoch 0."""
+        """Yield the numbers of every step's samples without end, all with epoch 0."""
         del epoch
         return ((0, range(step * batch_size, (step + 1) * batch_size)) for step in count(first))
 
@@ -305,12 +305,12 @@ class StreamPosition:
     Args:
         first_batch: number of consumed batches.
         num_readers: number of readers of the order; 0 at the start of a run.
-        places: reader, turn, segment and sample of each, see `Cursor`.
+        places: position of every reader: reader, turn, segment and sample; see `Cursor`.
         skipped: number of skipped samples and shards since the start, by reason.
         data: digest of the shards' names, and with sampling `epoch` of their sizes; empty if unknown.
 
     Raises:
-        ValueError: if a number is negative, or a reader does not exist.
+        ValueError: if a number is negative, or `places` contains an unknown reader.
     """
 
     first_batch: int = attrs.field(default=0, validator=validators.ge(0))
@@ -329,14 +329,14 @@ class StreamPosition:
     @places.validator
     def _check_places(self, _: object, places: tuple[CursorRow, ...]) -> None:
         if any(min(place) < 0 or place[0] >= self.num_readers for place in places):
-            raise ValueError(f"places must be those of the {self.num_readers} readers, and not negative")
+            raise ValueError(f"places must belong to the {self.num_readers} readers, and must not be negative")
 
     def moved(self, places: Iterable[CursorRow], skipped: Iterable[str]) -> StreamPosition:
         """Return the position after one more batch.
 
         Args:
             places: new positions of the readers that moved.
-            skipped: reasons of the batch's skips.
+            skipped: reasons for the batch's skips.
         """
         return attrs.evolve(
             self,
@@ -350,7 +350,7 @@ def joined_positions(positions: Sequence[StreamPosition]) -> StreamPosition:
     """Return the position of a run, merged from those of its processes.
 
     Raises:
-        ValueError: if the positions have different steps or orders.
+        ValueError: if the positions belong to different steps or orders.
     """
     first = positions[0]
     if any(one.first_batch != first.first_batch for one in positions):
@@ -367,7 +367,7 @@ def joined_positions(positions: Sequence[StreamPosition]) -> StreamPosition:
 
 def data_digest(names: Sequence[str], sizes: Sequence[int]) -> str:
     """Return a hash of shards' names below their common folder, and of their sizes."""
-    folder = os.path.commonprefix(names).rpartition("/")[0]  # noqa: RUF071 - they may be URLs
+    folder = os.path.commonprefix(names).rpartition("/")[0]  # noqa: RUF071 - names may be URLs
     return hashlib.sha256(json.dumps([[name[len(folder) :] for name in names], sizes]).encode()).hexdigest()
 
 
@@ -424,7 +424,7 @@ def _fitting(weights: Sequence[float], num_shards: Sequence[int], most_readers: 
 
 
 def _dealt_out(shares: Sequence[float], num_readers: int) -> list[int]:
-    """Return the number of readers of each source: its share, rounded so that the sum is exact."""
+    """Return the number of readers of each source: the source's share, rounded so that the sum is exact."""
     counts = [math.floor(share * num_readers) for share in shares]
     by_rest = sorted(range(len(shares)), key=lambda source: (counts[source] - shares[source] * num_readers, source))
     for source in by_rest[: num_readers - sum(counts)]:

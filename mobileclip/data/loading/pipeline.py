@@ -1,8 +1,8 @@
-"""From shards to named batches, in one process or several: what every pipeline shares.
+"""The base of all pipelines: from shards to named batches, in one or several processes.
 
-What an epoch makes of a sample depends on the seed, the epoch and the sample's key alone, and which samples make a
-batch on the spec and the batch's number: batches are the same to the bit whatever the number of workers, and those of
-all processes together hold the same samples whatever the number of processes.
+The example of a sample depends only on the seed, the epoch and the sample's key. The samples of a batch depend only on
+the spec and the number of the batch. Batches are therefore bit-identical for any number of workers, and the batches of
+all processes together contain the same samples for any number of processes.
 """
 
 from __future__ import annotations
@@ -49,53 +49,57 @@ from mobileclip.terminal import get_logger
 
 logger = get_logger(__name__)
 
-# Steps behind the last one whose position is known: whoever takes batches in advance asks for an earlier one.
+# Number of recent steps with a known position: a consumer that prefetches batches asks for an earlier position.
 _KNOWN_STEPS = 4
-# Workers that die of the same step, one after another, after which the stream ends.
+# Number of successive worker deaths at the same step after which the stream fails.
 _MOST_LOST = 3
-# Of what was left out and is not taken by anyone; all are counted.
+# Maximum number of skips that are kept until `take_skips`; all skips are counted.
 _MOST_NAMED = 1_000_000
 
 
-# Without slots: of two bases that a class has, one alone may have its own.
+# Without slots, because only one base of a class may have slots.
 @attrs.frozen(kw_only=True, field_transformer=strict, slots=False)
 class PipelineSpec(ExampleSpec):
-    """The choices that all pipelines share, beside those of `ExampleSpec`.
+    """The settings that all pipelines share, in addition to those of `ExampleSpec`.
 
     Args:
         shards: paths or brace patterns of the shards.
-        batch_size: samples of a batch: in a training run that of all processes together, which divide it among them;
-            the pipeline by itself gives every process batches of so many.
-        sampling: `epoch`, every sample once an epoch; or `endless`, which need not know how many samples there are:
-            shards in random order, again and again, and an epoch is as many batches as `num_samples` would fill; or
-            `with_replacement`, the same but that every shard is drawn among all, as the released scripts do.
-        weights: share of each of `shards` of every batch, with another sampling than `epoch`; none takes all shards
-            alike.
+        batch_size: number of samples per batch. In a training run, the processes share a batch of this size; a pipeline
+            on its own yields batches of this size in every process.
+        sampling: `epoch`, `endless` or `with_replacement`. `epoch` reads every sample once per epoch. `endless` repeats
+            the shards in random order without knowing the number of samples; an epoch has as many batches as
+            `num_samples` would fill. `with_replacement` is like `endless`, but draws every shard from all shards, like
+            the released scripts.
+        weights: share of every batch for each item of `shards`, not with sampling `epoch`; an empty tuple samples all
+            shards equally.
         epochs: number of epochs that iterating yields.
-        shuffle: whether to shuffle the shards and, within a buffer, the samples; without, and with one reader, they
-            come as they are stored.
-        num_readers: shards that are read at once, all processes together; every batch has the same share of each. The
-            number of processes must divide it. Small data has fewer, the largest divisor for which there are samples
-            and a quarter as many shards, or otherwise as many shards.
-        shuffle_buffer: number of samples, encoded, of every reader's buffer. The order of shards is uniform; that of
-            the samples within a shard is not: the buffer takes in two samples for each that leaves it, so none leaves
-            before half of its place, and of a shard that fits into the buffer, the first sample comes after 12 % of
-            the others in the mean and the last after 70 %. Mix samples when you write shards.
-        num_workers: processes that read, decode and augment, at most one for every reader; 0 for none beside the own
-            one.
-        uids: a list of the samples that are used, with another sampling than `epoch`; none uses all. See
+        shuffle: whether to shuffle the shards and, within a buffer, the samples. If False, a single reader yields
+            samples in stored order.
+        num_readers: number of shards that all processes together read in parallel; every batch has the same share of
+            each. The number must be a multiple of the number of processes. Small data sets use fewer readers: with
+            sampling `epoch`, the largest divisor with enough samples and at least a quarter as many shards; otherwise,
+            the largest divisor with enough shards.
+        shuffle_buffer: number of encoded samples in the buffer of every reader. The order of shards is uniform, but the
+            order of samples within a shard is not: the buffer takes in two samples for each one that leaves, so no
+            sample leaves before half of its position. In a shard that fits into the buffer, the first sample comes
+            after 12 % of the others on average and the last after 70 %. Mix samples when you write shards.
+        num_workers: number of worker processes that read, decode and augment, at most one per reader; 0 uses only this
+            process.
+        uids: list of the samples to use, not with sampling `epoch`; None uses all samples. See
             `mobileclip.data.loading.uids.UidList`.
-        cache: folder of copies of remote shards for the next time they are read; none keeps none.
-        cache_bytes: cache bytes of all copies together; the oldest make room.
-        worker_seconds: for which one of them is waited for.
-        stores: how long stores are waited for. Specs that differ in these, the cache and the number of
-            workers alone are equal.
-        drop_last: whether to leave out the last samples of an epoch that fill no batch; there are none otherwise.
-        num_samples: number of samples in all shards; None to count them where that is needed, except for `len`.
+        cache: folder that keeps copies of remote shards for later reads; None keeps no copies.
+        cache_bytes: maximum total size of the copies, in bytes; the oldest copies are removed first.
+        worker_seconds: maximum wait for a worker, in seconds.
+        stores: limits on waiting for stores. Specs are equal if they differ only in `stores`, the cache settings,
+            `worker_seconds` and `num_workers`.
+        drop_last: whether to drop the last samples of an epoch if they do not fill a batch; only sampling `epoch` has
+            such samples.
+        num_samples: number of samples in all shards. With None, the pipeline counts samples when necessary, except for
+            `len`.
 
     Raises:
-        ValueError: as `ExampleSpec` does, or if there are weights, and not one for each of `shards`, or weights or uids
-            with sampling `epoch`.
+        ValueError: for the same reasons as `ExampleSpec`, or if the number of weights differs from the number of
+            `shards`, or if weights or uids are given with sampling `epoch`.
     """
 
     shards: tuple[str, ...] = attrs.field(converter=paths_of)
@@ -118,30 +122,28 @@ class PipelineSpec(ExampleSpec):
     def __attrs_post_init__(self) -> None:
         super().__attrs_post_init__()
         if self.uids is not None and self.sampling == "epoch":
-            raise ValueError(
-                "an epoch of the samples in `uids` has a length that nobody knows; choose sampling `endless`"
-            )
+            raise ValueError("the length of an epoch of the samples in `uids` is unknown; choose sampling `endless`")
         if self.weights and (self.sampling == "epoch" or len(self.weights) != len(self.shards)):
             raise ValueError(
-                f"weights are of sources in sampling `endless`, one for each of shards; got {len(self.weights)} for "
+                f"weights need sampling `endless` and one weight for each of shards; got {len(self.weights)} for "
                 f"{len(self.shards)} in `{self.sampling}`"
             )
 
     @property
     def file_cache(self) -> FileCache | None:
-        """Where copies of remote shards are kept."""
+        """Cache of remote shards, or None."""
         return None if self.cache is None else FileCache(path=self.cache, max_bytes=self.cache_bytes)
 
 
 @attrs.frozen(kw_only=True)
 class _Progress:
-    """How far iterating has come.
+    """Progress of an iteration.
 
     Args:
-        epoch: that it is in.
-        first_epoch: first epoch of those that it goes through.
-        position: within the epoch, behind a batch that left no samples waiting for the next one.
-        num_since: batches since.
+        epoch: current epoch.
+        first_epoch: first epoch of the iteration.
+        position: position in the epoch after the last batch that left no samples over for the next batch.
+        num_since: number of batches since `position`.
     """
 
     epoch: int = 0
@@ -151,27 +153,28 @@ class _Progress:
 
 
 class Pipeline(IterableDataset[BatchType], ABC):
-    """An iterable of named batches; every epoch sees every usable sample of the shards once.
+    """An iterable of named batches; every epoch yields every usable sample of the shards once.
 
-    To torch it is a data set of whole batches, with workers of its own: `DataLoader(pipeline, batch_size=None)`.
+    For torch, a pipeline is a data set of whole batches with its own workers: `DataLoader(pipeline, batch_size=None)`.
 
-    In a distributed run every process has the same share of every batch; `mobileclip.processes` tells its rank. See
-    `mobileclip.data.loading.order` for who reads what.
+    In a distributed run, every process yields an equal share of every batch; `mobileclip.processes`
+    provides the rank of the process. See `mobileclip.data.loading.order` for the assignment of samples to processes.
 
     Args:
-        spec: the choices.
+        spec: settings of the pipeline.
         reader: reader of the shards.
-        keep: from key and members of a sample to whether it is used, with another sampling than `epoch`; None for all
-            those that the spec's `uids` have. Workers get it pickled where they are not forked.
+        keep: function from the key and the members of a sample to whether the sample is used, not with sampling
+            `epoch`; None uses the samples in the spec's `uids`, or all samples. Workers that are not forked get a
+            pickled copy.
 
     Raises:
-        ValueError: if there is such a choice in an epoch, whose length nobody would know.
+        ValueError: if `keep` is given with sampling `epoch`: the length of an epoch would be unknown.
     """
 
     def __init__(self, spec: PipelineSpec, *, reader: ShardReader, keep: Keep | None = None) -> None:
         if keep is not None and spec.sampling == "epoch":
             raise ValueError(
-                "an epoch of the samples that `keep` chooses has a length that nobody knows; choose `endless`"
+                "the length of an epoch of the samples that `keep` chooses is unknown; choose sampling `endless`"
             )
         self.spec = spec
         self._keep = UidList(spec.uids) if keep is None and spec.uids is not None else keep
@@ -182,27 +185,27 @@ class Pipeline(IterableDataset[BatchType], ABC):
         self._first_epoch = 0
         self._progress, self._resumed = _Progress(), cast("_Progress | None", None)
         self.report = SkipReport()
-        """What the current or last epoch, or stream, read and skipped, in this process."""
+        """Counts of the samples that the current or last epoch or stream read and skipped in this process."""
         self.num_lost = 0
-        """How many workers have died, in whose place others went on."""
-        # Where this process stands behind the last batches; what its data is, is known when somebody asks.
+        """Number of workers that died and were replaced."""
+        # Positions of this process after the last batches; the digest of the data is added on request.
         self._known: deque[StreamPosition] = deque(maxlen=_KNOWN_STEPS)
-        # Number of the batch that it was left out for, of what nobody has taken yet.
+        # Skips that were not taken yet, each with the number of its batch.
         self._left_out: deque[tuple[int, Skip]] = deque(maxlen=_MOST_NAMED)
 
     @abstractmethod
     def _maker(self) -> Maker[Any, Any, BatchType]:
-        """Return what makes batches of samples."""
+        """Return the maker of batches."""
 
     @cached_property
     def _sizes(self) -> tuple[int, ...]:
-        """The number of samples of every shard, as it is said or counted."""
+        """Number of samples of every shard, as stored or counted."""
         with use_limits(self.spec.stores):
             return self._reader.sizes(self.spec.sample_limits)
 
     @cached_property
     def _order(self) -> Order:
-        """Which reader reads what.
+        """Order in which the readers read the samples.
 
         Raises:
             ValueError: if the readers cannot be divided among the processes.
@@ -217,9 +220,9 @@ class Pipeline(IterableDataset[BatchType], ABC):
             order = EndlessOrder(sources=self._reader.sources, weights=spec.weights, replacement=replacement, **choices)
         if order.num_readers % self.world_size:
             raise ValueError(
-                f"{order.num_readers} readers cannot be divided among {self.world_size} processes: there are as many "
-                "as divide num_readers and the data has samples, or shards in endless sampling, for. Choose "
-                f"num_readers as a multiple of {self.world_size}, or split the shards up"
+                f"{order.num_readers} readers cannot be divided among {self.world_size} processes: the number "
+                "divides num_readers and is limited by the number of samples, or of shards in endless sampling. Choose "
+                f"num_readers as a multiple of {self.world_size}, or write more shards"
             )
         return order
 
@@ -228,13 +231,13 @@ class Pipeline(IterableDataset[BatchType], ABC):
         return data_digest(self.shards, self._sizes if self.spec.sampling == "epoch" else ())
 
     def __len__(self) -> int:
-        """Return the number of batches that iterating yields in this process, if no sample is skipped.
+        """Return the number of batches that an iteration yields in this process if no sample is skipped.
 
         Raises:
-            TypeError: if `num_samples` is not known.
+            TypeError: if `num_samples` is None.
         """
         if self.spec.num_samples is None:
-            raise TypeError("the number of batches is unknown; give num_samples, count_samples(shards) finds it")
+            raise TypeError("the number of batches is unknown; give num_samples, such as count_samples(shards)")
         return self.spec.epochs * self._batches_per_epoch(self.spec.num_samples)
 
     def __iter__(self) -> Iterator[BatchType]:
@@ -249,23 +252,23 @@ class Pipeline(IterableDataset[BatchType], ABC):
         return self._all_epochs(self._progress)
 
     def set_epoch(self, epoch: int) -> None:
-        """Have iterating begin with an epoch; loaders that count epochs call this.
+        """Set the epoch with which the next iteration starts; loaders that count epochs call this method.
 
         Args:
-            epoch: its number, from 0.
+            epoch: number of the epoch, from 0.
         """
         self._first_epoch = epoch
 
     def state_dict(self) -> dict[str, Any]:
-        """Return where iterating stands, for `load_state_dict`; of this process alone."""
+        """Return the progress of the iteration in this process, for `load_state_dict`."""
         position = attrs.evolve(self._progress.position, data=self._digest if self._progress.position.places else "")
         return {**attrs.asdict(self._progress, recurse=False), "position": to_json(position)}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Have the next iteration go on from a state.
+        """Let the next iteration continue from a state.
 
         Args:
-            state: of `state_dict`.
+            state: return value of `state_dict`.
         """
         self._progress = self._resumed = _Progress(
             **{**state, "position": from_json(state["position"], StreamPosition)}
@@ -279,7 +282,7 @@ class Pipeline(IterableDataset[BatchType], ABC):
                 yield batch
 
     def _followed(self, start: _Progress) -> Iterator[tuple[_Progress, BatchType]]:
-        """Yield the batches of the rest of an epoch, and where iterating stands behind each."""
+        """Yield the remaining batches of an epoch, each with the progress after it."""
         if isinstance(self._order, EpochOrder):
             yield from islice(self._whole_epoch(start), start.num_since, None)
             return
@@ -292,28 +295,29 @@ class Pipeline(IterableDataset[BatchType], ABC):
             yield attrs.evolve(start, position=self._known[-1]), batch
 
     def epoch(self, epoch: int) -> Iterator[BatchType]:
-        """Yield the batches of one epoch: every usable sample once, or as many as that would be, of an endless stream.
+        """Yield the batches of one epoch: every usable sample once, or the same number of samples of an endless stream.
 
         Args:
-            epoch: its number, from 0; decides the order, the augmentations and the captions.
+            epoch: number of the epoch, from 0; determines the order, the augmentations and the captions.
 
         Raises:
-            ValueError: if not one sample of the shards can be used, or nothing says how many there are.
+            ValueError: if no sample of the shards can be used, or the number of samples is unknown.
         """
         return (batch for _, batch in self._followed(_Progress(epoch=epoch)))
 
     def stream(self, position: StreamPosition | None = None) -> Iterator[BatchType]:
-        """Yield batches without end, from any of them on: a run that resumes sees the same ones.
+        """Yield an endless stream of batches from any position; a resumed run gets the same batches.
 
-        All are complete, in every process: where samples are skipped, the next ones take their place. With sampling
-        `epoch`, the samples that fill no batch at the end of an epoch are left out. A resumed stream opens one shard a
-        reader and decodes nothing of what came before, whatever the number of workers and processes.
+        All batches are complete in every process: the next samples replace skipped samples. With sampling `epoch`,
+        samples at the end of an epoch that do not fill a batch are dropped. A resumed stream opens one shard per reader
+        and decodes no earlier sample, for any number of workers and processes.
 
         Args:
-            position: position of an earlier stream, of this process or of all; None for the start.
+            position: position of an earlier stream, of this process or of all processes together; None starts at the
+                beginning.
 
         Raises:
-            ValueError: if there are fewer samples than one batch needs, none can be used, or the position is of another
+            ValueError: if the samples do not fill one batch, no sample can be used, or the position belongs to another
                 order.
         """
         start = self._taken_up(StreamPosition() if position is None else position)
@@ -332,10 +336,10 @@ class Pipeline(IterableDataset[BatchType], ABC):
         """Return the position after a number of batches of the current stream.
 
         Args:
-            num_batches: that were consumed, those before the stream was resumed included.
+            num_batches: number of consumed batches, including those before the stream was resumed.
 
         Raises:
-            ValueError: if the stream has not come so far, or went on long ago.
+            ValueError: if the stream has not reached this batch, or passed it too long ago.
         """
         if num_batches == 0:
             return StreamPosition()
@@ -343,16 +347,16 @@ class Pipeline(IterableDataset[BatchType], ABC):
             if known.first_batch == num_batches:
                 return attrs.evolve(known, data=self._digest)
         raise ValueError(
-            f"the stream does not know where it stood after batch {num_batches}, only after "
-            f"{[known.first_batch for known in self._known]}; ask for its position when that many batches "
+            f"the stream does not know its position after batch {num_batches}, only after "
+            f"{[known.first_batch for known in self._known]}; ask for the position when that many batches "
             "were just consumed"
         )
 
     def take_skips(self, num_batches: int) -> list[Skip]:
-        """Return this process's skips up to a number of batches of the current stream, each of them once.
+        """Return this process's skips in the first batches of the current stream; every skip is returned only once.
 
         Args:
-            num_batches: that were consumed, those before the stream was resumed included.
+            num_batches: number of consumed batches, including those before the stream was resumed.
         """
         skips = []
         while self._left_out and self._left_out[0][0] <= num_batches:
@@ -360,30 +364,30 @@ class Pipeline(IterableDataset[BatchType], ABC):
         return skips
 
     def _taken_up(self, position: StreamPosition) -> StreamPosition:
-        """Return this process's part of the position to go on from.
+        """Return this process's part of the position from which to continue.
 
         Raises:
-            ValueError: if it is of other data, or of another order.
+            ValueError: if the position belongs to other data or another order.
         """
         order = self._order
         if position.data and position.data != self._digest:
             raise ValueError(
-                f"the position is one in other data: the names of the {len(self.shards)} shards, or their sizes, "
-                "were others. Give the shards as they were, or start another run from its weights"
+                f"the position belongs to other data: the names or the sizes of the {len(self.shards)} shards "
+                "have changed. Give the original shards, or start a new run from the weights of this one"
             )
         if position.num_readers not in (0, order.num_readers):
             raise ValueError(
-                f"the position is of {position.num_readers} readers, and the order has {order.num_readers}: "
-                "num_readers, the shards or their sizes are others than they were"
+                f"the position has {position.num_readers} readers, and the order has {order.num_readers}: "
+                "num_readers, the shards or their sizes have changed"
             )
         first = position.first_batch
         if first and not position.places and next(order.steps(first, self._batch_size))[1].start:
             raise ValueError(
-                f"the position behind batch {position.first_batch} does not say where the readers stand; take it from "
-                "the checkpoint, or from the stream that came so far"
+                f"the position after batch {position.first_batch} lacks the positions of the readers; take it from "
+                "the checkpoint, or from the stream that reached this batch"
             )
         places = [place for place in position.places if place[0] % self.world_size == self.rank]
-        # Of the run so far, the first process tells.
+        # Only the first process reports the skips of the run so far.
         skipped = position.skipped if self.rank == 0 else {}
         return attrs.evolve(position, num_readers=order.num_readers, places=places, skipped=skipped, data="")
 
@@ -393,7 +397,7 @@ class Pipeline(IterableDataset[BatchType], ABC):
         for position, chunks in self._steps(self._taken_up(start.position), epoch=start.epoch):
             batch = _whole(chunks)
             if batch is not None and len(batch) < size:
-                # Where samples are missing, what is left makes complete batches together.
+                # If samples are missing, join incomplete batches to complete ones.
                 batch, waiting = _first_rows([*waiting, batch], size)
             if batch is None:
                 continue
@@ -409,9 +413,9 @@ class Pipeline(IterableDataset[BatchType], ABC):
     def _steps(
         self, position: StreamPosition, *, epoch: int | None = None
     ) -> Iterator[tuple[StreamPosition, list[Chunk[BatchType]]]]:
-        """Yield the chunks of all workers, step by step, and the position behind them; count what they read.
+        """Yield the chunks of all workers step by step, with the position after each step, and count the samples.
 
-        Where a worker dies, all are started again from the last position.
+        If a worker dies, all workers are restarted from the last position.
         """
         self.report, num_lost = SkipReport(), 0
         num_workers = max(1, min(self.spec.num_workers, self._order.num_readers // self.world_size))
@@ -432,7 +436,7 @@ class Pipeline(IterableDataset[BatchType], ABC):
                 num_lost += 1
                 if num_lost == _MOST_LOST:
                     raise LostProcessError(
-                        f"{lost}; {_MOST_LOST} have died there, one after another: a sample may be what they die of, "
+                        f"{lost}; {_MOST_LOST} workers in a row have died there: a sample may be the cause, "
                         "or too little memory. Choose fewer num_workers or a smaller batch_size, or leave that shard "
                         "out"
                     ) from None
@@ -444,7 +448,7 @@ class Pipeline(IterableDataset[BatchType], ABC):
     def _chunks(
         self, start: StreamPosition, epoch: int | None, num_workers: int
     ) -> AbstractContextManager[Iterator[Chunk[BatchType]]]:
-        """Return what enters into the chunks from a position on, made by workers or here."""
+        """Return a context manager for the chunks from a position on, made by workers or by this process."""
         spec, maker = self.spec, self._maker()
         reading = SampleReading(
             shards=self._reader,
@@ -482,17 +486,17 @@ class Pipeline(IterableDataset[BatchType], ABC):
     def _nothing(self) -> str:
         if self.report.num_read:
             return f"no more samples can be read from {len(self.shards)} shards: {self.report}"
-        return f"not one sample of {len(self.shards)} shards can be used: {self.report}"
+        return f"no sample of {len(self.shards)} shards can be used: {self.report}"
 
 
 def _whole(chunks: Sequence[Chunk[BatchType]]) -> BatchType | None:
-    """Return the batch that the chunks of all workers make, its samples in their order."""
+    """Join the chunks of all workers to a batch with the samples in order."""
     parts = [(chunk.batch, chunk.numbers) for chunk in chunks if chunk.batch is not None]
     return interleaved([batch for batch, _ in parts], [numbers for _, numbers in parts]) if parts else None
 
 
 def _first_rows(waiting: list[BatchType], size: int) -> tuple[BatchType | None, list[BatchType]]:
-    """Return the first complete batch of incomplete ones, where they suffice, and what is left."""
+    """Join incomplete batches; return the first complete batch, or None, and the remaining incomplete batches."""
     if sum(map(len, waiting)) < size:
         return None, waiting
     joined = join_batches(waiting)

@@ -24,12 +24,11 @@ from mobileclip.machine import raise_machine_fault
 SampleType = TypeVar("SampleType")
 ExampleType = TypeVar("ExampleType")
 
-# Shards in a row without a sample, or times that it saw all of them, after which a reader gives up: there is nothing,
-# or the store is away.
+# Number of successive shards without a sample, or of passes without a sample, after which a reader gives up.
 MAX_EMPTY_SHARDS, MAX_EMPTY_ROUNDS = 100, 10
-# Bad samples in a row, more than a shard holds, after which a stream ends with an error.
+# Number of successive bad samples, more than a shard holds, after which a stream ends with an error.
 MAX_VAIN = 100_000
-# And so many that are none of those to be used.
+# The same limit for samples that are not in the list of samples to use.
 MAX_UNWANTED = 10_000_000
 
 
@@ -57,7 +56,7 @@ class ShardReader(Protocol):
 
 @attrs.frozen(slots=False)
 class TarReader:
-    """Reads tar shards.
+    """Reader of tar shards.
 
     Args:
         sources: paths of the shards, by pattern.
@@ -82,7 +81,7 @@ class TarReader:
 
     @cached_property
     def names(self) -> tuple[str, ...]:
-        """All paths."""
+        """Paths of all shards."""
         return tuple(name for source in self.sources for name in source)
 
     def read(self, name: str, on_skip: Callable[[Skip], None], limits: SampleLimits) -> Iterator[RawSample]:
@@ -99,24 +98,24 @@ class Maker(Protocol[SampleType, ExampleType, BatchType_co]):
 
     @property
     def limits(self) -> SampleLimits:
-        """Limits of a sample's size."""
+        """Limits on the size of a sample."""
 
     def parse(self, key: str, members: Mapping[str, bytes]) -> SampleType:
-        """Return the sample of a shard's members.
+        """Parse a shard's members to a sample.
 
         Raises:
-            BadSampleError: if they make none.
+            BadSampleError: if the members do not form a valid sample.
         """
 
     def example(self, sample: SampleType, epoch: int) -> ExampleType:
-        """Return an epoch's example of a sample.
+        """Return the example of a sample in an epoch.
 
         Raises:
             BadSampleError: if the sample cannot be used.
         """
 
     def collate(self, examples: Sequence[ExampleType]) -> BatchType_co:
-        """Return the batch of several examples."""
+        """Collate examples to a batch."""
 
 
 @attrs.define
@@ -124,12 +123,12 @@ class OrderedSample:
     """A sample with its position in the order, before batching.
 
     Args:
-        raw: what the shard holds.
-        epoch: number of earlier passes over its shard; determines augmentation and captions.
+        raw: unparsed sample from the shard.
+        epoch: number of earlier passes over the sample's shard; determines augmentation and captions.
         place: the reader's position after the sample.
         is_repeat: whether a reader has already returned the sample in this epoch.
-        number: number in the epoch of the sample's place in a batch.
-        example: the example made from the sample; None before.
+        number: number of the sample within the epoch, which determines its position in a batch.
+        example: example made from the sample; None until it is made.
     """
 
     raw: RawSample
@@ -142,14 +141,14 @@ class OrderedSample:
 
 @attrs.frozen(kw_only=True)
 class SampleReading:
-    """Settings of reading samples in order.
+    """Settings for reading samples in order.
 
     Args:
         shards: shards of the run.
-        order: who reads what.
+        order: order in which the readers read the samples.
         seed: seed of the order of samples.
         shuffle_buffer: number of encoded samples in every reader's shuffle buffer; 0 keeps the order.
-        limits: limits of a sample's size.
+        limits: limits on the size of a sample.
     """
 
     shards: ShardReader
@@ -167,10 +166,10 @@ class SampleReading:
         passes without samples.
 
         Args:
-            reader: its number.
+            reader: number of the reader.
             epoch: number of the epoch; 0 in an endless stream.
-            place: where it stands.
-            on_skip: called with skips after that position.
+            place: position of the reader.
+            on_skip: function that is called with each skip after the position.
             is_alone: whether the reader stops after its first turn.
         """
         num_empty, most = 0, min(MAX_EMPTY_SHARDS, MAX_EMPTY_ROUNDS * len(self.shards.names))
@@ -191,12 +190,12 @@ class SampleReading:
         is_told = num_passed > 0 or segment.is_repeat
 
         def report(skip: Skip) -> None:
-            # That a shard cannot be opened is told by the reader that begins with it.
+            # The first reader of a shard reports that the shard cannot be opened.
             if not is_told and (skip.reason != "unreadable_shard" or segment.start == 0):
                 on_skip(skip)
 
         read = self.shards.read(segment.shard, report, self.limits)
-        # What stands in front of the segment is another reader's.
+        # Samples before the segment belong to another reader.
         raws: Iterator[RawSample] = islice(read, segment.start, segment.stop, segment.stride)
         if self.shuffle_buffer:
             rng = seeded_rng(self.seed, "samples", segment.epoch, segment.number, segment.start)
@@ -212,8 +211,8 @@ class Chunk(Generic[BatchType]):
     """A worker's share of a step's batch.
 
     Args:
-        batch: None if the worker has no sample of the step.
-        numbers: numbers of its samples in the epoch, for sorting.
+        batch: the worker's samples of the step, or None if the worker has no samples.
+        numbers: numbers of the worker's samples within the epoch, for sorting.
         skips: skipped samples and shards.
         num_unwanted: number of samples outside the uid list.
         places: positions of the readers after the step, as in `StreamPosition`.
@@ -233,12 +232,12 @@ class Chunks(Generic[BatchType]):
     """The workers' shares of the batches from a position; the `ChunkSource` of a process's workers.
 
     Args:
-        reading: how readers read.
-        maker: of batches.
-        keep: selects the samples to use; None for all.
-        batch_size: samples per batch over all processes.
-        world: rank and number of processes.
-        start: where the readers stand.
+        reading: settings of the readers.
+        maker: maker of examples and batches.
+        keep: function that selects the samples to use; None uses all samples.
+        batch_size: number of samples per batch over all processes.
+        world: rank of this process, and number of processes.
+        start: position of the stream at the start.
         epoch: number of the epoch, in which each reader reads only its own part; None for an endless stream.
         stores: timeouts for remote stores.
         at: position of every worker's current shard, shared with the parent process.
@@ -255,11 +254,11 @@ class Chunks(Generic[BatchType]):
     at: torch.Tensor
 
     def chunks(self, worker: int, num_workers: int) -> Iterator[Chunk[BatchType]]:
-        """Yield a worker's chunks.
+        """Yield the chunks of a worker.
 
         Args:
-            worker: its number.
-            num_workers: that share the work.
+            worker: index of the worker.
+            num_workers: number of workers that share the work.
         """
         made = _Readers(self, worker, num_workers).chunks()
         while True:
@@ -281,9 +280,9 @@ class _Readers(Generic[BatchType]):
     """The readers of a worker.
 
     Args:
-        chunks: the chunks to read, with the start position.
-        worker: whose they are.
-        num_workers: that share the work.
+        chunks: settings of the chunks, with the start position.
+        worker: index of the worker.
+        num_workers: number of workers that share the work.
     """
 
     def __init__(self, chunks: Chunks[BatchType], worker: int, num_workers: int) -> None:
@@ -356,13 +355,13 @@ class _Readers(Generic[BatchType]):
                 self._num_unwanted += 1
                 if num_unwanted == MAX_UNWANTED:
                     key = storage.printable(raw.key)
-                    raise ValueError(f"{MAX_UNWANTED:,} samples in a row, to {key}, are none of those to be used")
+                    raise ValueError(f"{MAX_UNWANTED:,} samples in a row, up to {key}, are not to be used")
                 continue
             sample.number = number
             sample.example = parse(raw, partial(self._example, sample.epoch), skips.append)
             if sample.example is not None:
                 return sample
-            if not sample.is_repeat:  # or it was told of
+            if not sample.is_repeat:  # skips of a repeated sample were already reported
                 self._skips.extend(skips)
             num_vain += 1
             if num_vain == MAX_VAIN:

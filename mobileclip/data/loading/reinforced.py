@@ -59,8 +59,9 @@ class ReinforcedPipelineSpec(ReinforcedExampleSpec, PipelineSpec):
         """Return the pipeline.
 
         Args:
-            tokenizer: maps texts to ids (B, context length); None for CLIP's tokenizer with the text contract.
-            keep: which samples are used, see `Pipeline`.
+            tokenizer: function from texts to token ids (B, context length); None for CLIP's tokenizer with the text
+                contract.
+            keep: function that selects the samples to use; see `Pipeline`.
         """
         return ReinforcedPipeline(self, tokenizer=Tokenizer(self.text) if tokenizer is None else tokenizer, keep=keep)
 
@@ -69,9 +70,9 @@ class ReinforcedPipeline(Pipeline[ReinforcedBatch]):
     """The pipeline of image-text samples.
 
     Args:
-        spec: the choices.
-        tokenizer: maps texts to ids (B, context length).
-        keep: which samples are used, see `Pipeline`.
+        spec: options of the pipeline.
+        tokenizer: function from texts to token ids (B, context length).
+        keep: function that selects the samples to use; see `Pipeline`.
 
     Raises:
         ValueError: if the patterns match no shard, or no local shard exists.
@@ -89,7 +90,7 @@ class ReinforcedPipeline(Pipeline[ReinforcedBatch]):
 
     def _teacher_dim(self) -> int | None:
         if self.spec.reinforced and self._known_dim is None:
-            # Workers report what is wrong with the samples before the first usable one.
+            # Workers report the problems of the samples before the first usable sample.
             unheard = SkipReport(log=False)
             samples = read_reinforced_samples(self.shards, unheard, self.spec.sample_limits)
             self._known_dim = next((sample.dim for sample in samples), None)

@@ -67,13 +67,13 @@ class TextPipelineSpec:
 
 
 class TextPipeline:
-    """An endless stream of text batches, with each process's share.
+    """An endless stream of text batches, divided among the processes.
 
-    Each language is shuffled separately, again in every pass. Languages are mixed so that the count of each language is
-    always within one text of its share.
+    Each language is shuffled separately, and reshuffled in every pass. Languages are mixed so that the count of each
+    language is always within one text of its share.
 
     Args:
-        spec: its choices.
+        spec: options of the pipeline.
 
     Raises:
         FileNotFoundError, ValueError: see `StoredTexts`; also ValueError if shares name a language without texts.
@@ -128,7 +128,7 @@ class TextPipeline:
             step += 1
 
     def position(self, num_batches: int) -> StreamPosition:
-        """Return the position after so many batches."""
+        """Return the position after the first `num_batches` batches."""
         return StreamPosition(first_batch=num_batches, data=self.texts.card.digest)
 
     def take_skips(self, num_batches: int) -> Sequence[Skip]:

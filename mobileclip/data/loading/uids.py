@@ -1,4 +1,4 @@
-"""Sample uids of 128 bits, and uid lists that select samples, in the format of DataComp's and DFN's subsets."""
+"""128-bit sample uids, and uid lists that select samples, in the format of DataComp's and DFN's subsets."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def uid_of(key: str, members: Mapping[str, bytes]) -> tuple[int, int]:
 
     Args:
         key: key of the sample.
-        members: content by extension.
+        members: content of each member by extension.
     """
     found = _UID.search(members.get("json", b""))
     digits = found[1].decode() if found is not None else key
@@ -59,14 +59,14 @@ def write_uids(path: Path, parts: Iterable[Uids]) -> int:
 
     Args:
         path: a `.npy` file; an existing file is replaced atomically.
-        parts: the uids, in any order.
+        parts: arrays of uids in any order.
     """
     with Buckets(PAIR, _NUM_BUCKETS, folder=path.parent) as buckets:
         for part in parts:
             buckets.add(part, leading_bits(part["f0"], _NUM_BUCKETS))
-        # As many as there are with repeats, until they are sorted: the header comes first.
+        # The header comes first, so it has the number of uids including duplicates until the uids are sorted.
         num_uids = sum(len(sorted_uids(bucket)) for bucket in buckets)
-        with atomic_path(path) as temporary, open(temporary, "wb") as stream:  # noqa: PTH123 - a path as text
+        with atomic_path(path) as temporary, open(temporary, "wb") as stream:  # noqa: PTH123 - a path as a string
             header = {"descr": np.lib.format.dtype_to_descr(PAIR), "fortran_order": False, "shape": (num_uids,)}
             np.lib.format.write_array_header_1_0(stream, header)
             stream.writelines(sorted_uids(bucket).tobytes() for bucket in buckets)
@@ -101,7 +101,7 @@ class UidList:
     path: Path
 
     def __attrs_post_init__(self) -> None:
-        _ = self._pairs  # what is wrong with it is said at the start
+        _ = self._pairs  # raises an error for a wrong file at the start
 
     def __len__(self) -> int:
         """Return the number of uids."""
@@ -115,12 +115,12 @@ class UidList:
         """Return a mask of the uids in the list.
 
         Args:
-            uids: in any order.
+            uids: uids in any order.
         """
         upper, lower = self._pairs["f0"], self._pairs["f1"]
         places = np.searchsorted(upper, uids["f0"])
         found = np.zeros(len(uids), dtype=bool)
-        # Uids with equal upper halves lie side by side; there are hardly any.
+        # Uids with equal upper halves are adjacent, and rare.
         waiting = np.flatnonzero(places < len(upper))
         while len(waiting):
             waiting = waiting[upper[places[waiting]] == uids["f0"][waiting]]
@@ -136,7 +136,7 @@ class UidList:
     def _pairs(self) -> Uids:
         pairs = _mapped(self.path) if self.path.suffix == ".npy" else _of_text(self.path)
         if not len(pairs):
-            raise ValueError(f"{self.path} has no uid")
+            raise ValueError(f"{self.path} contains no uids")
         if len(pairs) <= _MOST_SORTED:
             return sorted_uids(pairs)
         places = np.linspace(0, len(pairs) - 1, _NUM_LOOKS).astype(np.int64)
@@ -154,7 +154,7 @@ def _mapped(path: Path) -> Uids:
         raise ValueError(f"{path} is not an array of uids: {error}") from None
     if pairs.dtype != PAIR or pairs.ndim != 1:
         raise ValueError(
-            f"{path} holds {pairs.dtype} in {pairs.ndim} dimensions, expected pairs of 64-bit numbers, u8,u8"
+            f"{path} contains {pairs.dtype} in {pairs.ndim} dimensions, expected pairs of 64-bit numbers, u8,u8"
         )
     return pairs
 
@@ -163,5 +163,5 @@ def _of_text(path: Path) -> Uids:
     uids = path.read_text(encoding="utf-8").split()
     wrong = next((uid for uid in uids if not HEX.fullmatch(uid)), None)
     if wrong is not None:
-        raise ValueError(f"{path} holds {wrong[:80]!r}, expected uids of 32 hexadecimal digits, one a line")
+        raise ValueError(f"{path} contains {wrong[:80]!r}, expected uids of 32 hexadecimal digits, one per line")
     return np.array([(int(uid[:16], 16), int(uid[16:], 16)) for uid in uids], dtype=PAIR)

@@ -31,11 +31,11 @@ def endless_shards(
     and `split_by_worker` divide it.
 
     Args:
-        source: paths or patterns, as `expand_shards` takes them.
-        others: those of further sources.
-        weights: weight of each source; None for weights by number of shards.
+        source: paths or patterns of the first source, as for `expand_shards`.
+        others: paths or patterns of further sources.
+        weights: weight of each source; an empty sequence weights the sources by their numbers of shards.
         seed: seed of the order.
-        shuffle: whether to shuffle the shards, again in every pass.
+        shuffle: whether to shuffle the shards in every pass.
 
     Raises:
         ValueError: if the numbers of weights and sources differ, a weight is too small, or a source has no shard.
@@ -69,9 +69,10 @@ def read_shards(
     Args:
         shards: dictionaries of `url` and, if known, `epoch`, as `endless_shards` and `webdataset.SimpleShardList` yield
             them.
-        on_skip: called with what had to be left out; `SkipReport.add` counts it in the report, from workers too.
+        on_skip: function that is called with each skip; `SkipReport.add` counts skips in a report, including those of
+            workers.
         cache: folder for copies of remote shards; None for no copies.
-        limits: limits of a sample's size.
+        limits: limits on the size of a sample.
     """
     for shard in shards:
         known = {"__url__": shard["url"]} | ({_EPOCH: shard["epoch"]} if "epoch" in shard else {})
@@ -83,12 +84,12 @@ def read_shards(
 def keep_samples(
     samples: Iterable[Mapping[str, Any]], *, keep: Keep, report: SkipReport | None = None
 ) -> Iterator[Mapping[str, Any]]:
-    """Yield the selected samples; a stage before `make_examples`.
+    """Yield the samples that `keep` selects; a stage before `make_examples`.
 
     Args:
         samples: content of members by extension, as bytes, with `__key__`.
-        keep: such as a `UidList`.
-        report: counts the other samples.
+        keep: function that selects the samples, such as a `UidList`.
+        report: report that counts the other samples as unwanted.
     """
     for sample in samples:
         if keep(str(sample.get("__key__", "")), _members(sample)):
@@ -106,16 +107,16 @@ def make_examples(
 ) -> Iterator[ExampleType]:
     """Yield an example of every usable sample; `maker.collate` makes batches of examples.
 
-    The shard reader limits the size of members.
+    The reader of the shards limits the size of members.
 
     Args:
         samples: content of members by extension, as bytes, with `__key__` and, if known, `__url__`; as `read_shards` or
             `webdataset.tarfile_to_samples` yields them, not decoded.
-        maker: such as an `ExampleMaker`.
+        maker: maker of examples, such as an `ExampleMaker`.
         epoch: number of the epoch, from 0; determines augmentations and captions. None uses each sample's `__epoch__`
             from `endless_shards` and `read_shards`.
-        on_skip: called with what had to be left out; `SkipReport.add` counts it in the report, from workers too, and
-            what is used.
+        on_skip: function that is called with each skip. `SkipReport.add` counts skips in a report, including those of
+            workers; the report then also counts the used samples.
 
     Raises:
         ValueError: if the epoch is unknown.

@@ -1,11 +1,11 @@
-"""Worker processes that make chunks of batches ahead; the death of one is noticed at once.
+"""Worker processes that make chunks of batches in advance; the pool notices the death of a worker at once.
 
-Each has a pipe of its own. Tensors go through shared memory, and are put there before a chunk is handed over, so that
-a shared memory that is full is an error of the worker and not a chunk that never comes.
+Each worker has its own pipe. A worker copies tensors to shared memory before it sends a chunk, so full shared memory
+causes an error in the worker instead of a chunk that never arrives.
 
-torch's `DataLoader` would not do: it raises the death of a worker by a handler of SIGCHLD, wherever the process that
-trains is, in a step or a checkpoint, so that no other can take its place; and its workers share a pipe whose end it
-holds itself, so that a message which one has half written is waited for beyond every timeout.
+torch's `DataLoader` is unsuitable for two reasons. Its SIGCHLD handler raises the death of a worker anywhere in the
+training process, in a step or a checkpoint, so the worker cannot be replaced. Its workers also share a pipe whose write
+end the DataLoader itself keeps open, so the DataLoader waits beyond any timeout for a half-written message.
 """
 
 from __future__ import annotations
@@ -40,28 +40,28 @@ from mobileclip.terminal.interruption import serve_loader
 Item = TypeVar("Item")
 Item_co = TypeVar("Item_co", covariant=True)
 
-# Chunks that a worker makes ahead.
+# Number of chunks that a worker makes in advance.
 _NUM_AHEAD = 2
-# Handing over takes milliseconds, unless the worker is stopped in the midst of it.
+# Receiving a chunk takes milliseconds, unless the worker is stopped while it sends.
 _HANDOVER_SECONDS = 1.0
 
 
 class LostWorkerError(Exception):
-    """A worker has died; others can make its chunks again."""
+    """A worker died; other workers can make its chunks again."""
 
 
 class ChunkSource(Protocol[Item_co]):
-    """Interface of what the workers read, of which each process has a copy."""
+    """Interface of the source from which workers read; each process has a copy."""
 
     def chunks(self, worker: int, num_workers: int) -> Iterator[Item_co]:
-        """Yield a worker's chunks."""
+        """Yield the chunks of a worker."""
 
     def last_shard(self, worker: int) -> str:
-        """Return the name of the shard that a worker is reading, as far as this process knows."""
+        """Return the name of the shard that a worker is reading, as last reported to this process."""
 
 
 class _WorkersTraceError(Exception):
-    """Stands as the cause of what a worker raised, and shows where it did."""
+    """Cause of an exception from a worker; shows the worker's traceback."""
 
     def __str__(self) -> str:
         return f"\n{self.args[0]}"
@@ -69,7 +69,7 @@ class _WorkersTraceError(Exception):
 
 @attrs.frozen(eq=False)
 class _Member:
-    """A worker's process, this end of the pipe from it, and what counts how many more chunks it may make."""
+    """A worker process, the read end of its pipe, and the semaphore for the number of chunks that it may make."""
 
     process: BaseProcess
     connection: Connection
@@ -77,34 +77,33 @@ class _Member:
 
 
 class WorkerPool(Generic[Item]):
-    """Processes that each go through their chunks of a source; a context manager, at whose end they are killed.
+    """Processes that each make their chunks of a source; a context manager that kills the processes at its end.
 
     Args:
-        source: of chunks.
+        source: source of the chunks.
         num_workers: number of processes.
-        seconds: for which one of them is waited for.
-        seed: seed of what draws from the generators of Python, NumPy and PyTorch in a worker; each has a stream of its
-            own.
+        seconds: maximum wait for a worker, in seconds.
+        seed: seed from which each worker derives its own seed for the generators of Python, NumPy and PyTorch.
 
     Raises:
-        ResourceExhaustedError: if the machine lets no process be started.
+        ResourceExhaustedError: if the machine cannot start another process.
     """
 
     def __init__(self, source: ChunkSource[Item], *, num_workers: int, seconds: float, seed: int) -> None:
         self._source, self._seconds = source, seconds
         self._members: list[_Member] = []
-        # At the end of the program too; a child that is forked has a copy of this object, whose end must end nobody.
+        # Also runs at the end of the program. A forked child has a copy of this object that must not kill the workers.
         self._end = weakref.finalize(self, _end, self._members, os.getpid())
         for worker in range(num_workers):
             self._members.append(self._started(worker, num_workers, derived_seed(seed, "worker", worker)))
 
     def __enter__(self) -> Iterator[Item]:
-        """Return the chunks: the first of every worker, the second of every worker, and so on.
+        """Return an iterator over the chunks: the first chunk of every worker, then the second of each, and so on.
 
         Raises:
             LostWorkerError: if a worker dies.
-            TimeoutError: if one hands over nothing in time: it may be stopped, or stuck.
-            Exception: what a worker raised itself.
+            TimeoutError: if a worker sends no chunk in time; it may be stopped or stuck.
+            Exception: any exception that a worker raised.
         """
         return self._chunks()
 
@@ -121,7 +120,7 @@ class WorkerPool(Generic[Item]):
         except Exception as error:
             raise_machine_fault(error, "starting a worker that loads data")
             raise
-        # The worker's death must be the end of the pipe, so no one else may hold that end.
+        # The pipe must close when the worker dies, so no other process may hold the write end.
         other_end.close()
         return _Member(process, own_end, allowed)
 
@@ -145,7 +144,7 @@ class WorkerPool(Generic[Item]):
 
         def wake() -> None:
             late.set()
-            member.process.kill()  # what is waited for comes to an end
+            member.process.kill()  # ends the pending `recv`
 
         alarm = threading.Timer(self._seconds + _HANDOVER_SECONDS, wake)
         alarm.daemon = True
@@ -153,7 +152,7 @@ class WorkerPool(Generic[Item]):
         try:
             received: tuple[Item | Exception | None, str] = member.connection.recv()
         except Exception as error:
-            # Tensors of one that has died since cannot be had either.
+            # The tensors of a worker that has died in the meantime are also lost.
             member.process.join(_HANDOVER_SECONDS)
             if late.is_set():
                 raise self._late(worker) from error
@@ -167,7 +166,7 @@ class WorkerPool(Generic[Item]):
 
     def _late(self, worker: int) -> TimeoutError:
         return TimeoutError(
-            f"no batch came for {self._seconds:g} s from {self._name(worker)}: it may be stopped, or its disk or "
+            f"no batch arrived for {self._seconds:g} s from {self._name(worker)}: it may be stopped, or its disk or "
             "decoder may hang. Fix this and start again, or increase worker_seconds"
         )
 
@@ -179,14 +178,14 @@ class WorkerPool(Generic[Item]):
 def _work(
     connection: Connection, allowed: Semaphore, made: Callable[[], Iterator[Item]], worker: int, seed: int
 ) -> None:
-    """Make chunk after chunk, as many as are allowed, until this process is killed."""
+    """Make chunks, as many as the semaphore allows, until this process is killed."""
     serve_loader(worker)
     end_with_parent()
     share_images()
     torch.set_num_threads(1)
     random.seed(seed)
     torch.manual_seed(seed)
-    np.random.seed(seed % 2**32)  # noqa: NPY002 - of whoever draws from it
+    np.random.seed(seed % 2**32)  # noqa: NPY002 - for code that uses the global generator
     with suppress(BrokenPipeError, ConnectionResetError):
         try:
             chunks = made()
@@ -197,13 +196,13 @@ def _work(
                     break
         except (BrokenPipeError, ConnectionResetError):
             raise
-        except Exception as error:  # noqa: BLE001 - it is raised where the chunk is wanted
+        except Exception as error:  # noqa: BLE001 - the receiver of the chunk raises it
             connection.send(_raised(error))
-        threading.Event().wait()  # what is shared lives as long as this process
+        threading.Event().wait()  # shared tensors live only as long as this process
 
 
 def _raised(error: Exception) -> tuple[Exception, str]:
-    """Return an error as another process can read it, and where it was raised."""
+    """Return an error in a form that another process can unpickle, and its traceback."""
     trace = traceback.format_exc()
     try:
         raise_machine_fault(error)
@@ -217,13 +216,13 @@ def _fate(code: int | None) -> str:
         return f"ended with exit code {code}"
     with suppress(ValueError):
         name = signal.Signals(-code).name
-        hints = {"SIGKILL": " (often for too much memory)", "SIGBUS": " (often as /dev/shm is full)"}
+        hints = {"SIGKILL": " (often for too much memory)", "SIGBUS": " (often because /dev/shm is full)"}
         return f"was ended by {name}{hints.get(name, '')}"
     return f"was ended by signal {-code}"
 
 
 def _end(members: list[_Member], process: int) -> None:
-    """Kill workers, which is the one thing that stopped ones hear, too."""
+    """Kill the workers; SIGKILL is the only signal that also ends stopped processes."""
     if os.getpid() != process:
         return
     for member in members:

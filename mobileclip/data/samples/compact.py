@@ -1,4 +1,4 @@
-"""The compact record: one sample's teacher embeddings in a member, readable row by row.
+"""The compact record: a shard member with one sample's teacher embeddings, readable row by row.
 
 All numbers are little-endian. `docs/formats.md` describes the bytes.
 """
@@ -23,10 +23,10 @@ from mobileclip.hardware import StoredPrecision
 
 MAGIC = b"MCRF"
 VERSION = 1
-# Far above what a sample needs, so that a forged header costs little.
+# Far above the needs of a sample, but low enough that a forged header costs little.
 MAX_HEADER_BYTES = 1 << 20
 
-# Magic, version, bytes of the header, number of rows, and the checksum of everything but itself and the rows.
+# Magic, version, size of the header, number of rows, and checksum of everything except the checksum and the rows.
 _PREAMBLE = struct.Struct("<4sHII")
 _CHECKSUM = struct.Struct("<I")
 _START = _PREAMBLE.size + _CHECKSUM.size
@@ -34,15 +34,15 @@ _TABLE = np.dtype([("length", "<u4"), ("checksum", "<u4")])
 _SCALE = struct.Struct("<f")
 _LARGEST = 127
 _SMALLEST_SCALE, _GREATEST_SCALE = 2.0**-100, 2.0**121
-# 127 times a scale of so many bits is exact in float32: what was read once is written again to the bit.
+# 127 times a scale with so few bits is exact in float32, so a decoded record is encoded to the same bits.
 _SCALE_BITS = 16
 
 
 class CompactRecord(EmbeddingRows):
-    """A record that is checked at once and decoded row by row.
+    """A compact record, which is checked at construction and decoded row by row.
 
     Args:
-        data: the member's content.
+        data: content of the member.
 
     Raises:
         BadSampleError: if the record is truncated, damaged or of another version, or the data is not a record; reason
@@ -51,7 +51,7 @@ class CompactRecord(EmbeddingRows):
 
     def __init__(self, data: bytes) -> None:
         if len(data) < _START or data[:4] != MAGIC:
-            raise _bad("it does not start like a record")
+            raise _bad("it does not start with the record's magic bytes")
         _, version, header_length, num_rows = _PREAMBLE.unpack_from(data)
         if version != VERSION:
             raise _bad(
@@ -63,7 +63,7 @@ class CompactRecord(EmbeddingRows):
             raise _bad(f"it has {len(data)} bytes, but header and table need {rows_start}")
         (checksum,) = _CHECKSUM.unpack_from(data, _PREAMBLE.size)
         if zlib.crc32(memoryview(data)[_START:rows_start], zlib.crc32(data[: _PREAMBLE.size])) != checksum:
-            raise _bad("its header is damaged: the checksum differs")
+            raise _bad("the header is damaged: the checksum differs")
         header = _read_header(data[_START:header_end])
         self.content: dict[str, Any] = header["content"]
         """What was stored beside the embeddings."""
@@ -73,19 +73,19 @@ class CompactRecord(EmbeddingRows):
         """Dim of every row."""
         rows: dict[str, int] = header["rows"]
         if sum(rows.values()) != num_rows:
-            raise _bad(f"its arrays have {sum(rows.values())} rows, its table has {num_rows}")
+            raise _bad(f"the arrays have {sum(rows.values())} rows, but the table has {num_rows}")
         self.shapes = {name: (count, self.dim) for name, count in rows.items()}
         self._first = dict(zip(rows, accumulate((0, *rows.values())), strict=False))
         self._data, self._table = data, np.frombuffer(data, _TABLE, num_rows, header_end)
         lengths = self._table["length"].astype(np.int64)
-        # A Huffman code spends a bit on a byte at least: rows that are shorter would only waste memory.
+        # A Huffman code spends at least a bit per byte, so shorter rows are invalid and would only waste memory.
         least = self.dim // 8 + (self.dim if self.precision == "bfloat16" else _SCALE.size)
         if num_rows and int(lengths.min()) < least:
-            raise _bad(f"a row has {lengths.min()} bytes, fewer than its {self.dim} numbers need")
+            raise _bad(f"a row has {lengths.min()} bytes, too few for {self.dim} numbers")
         self._ends = rows_start + np.cumsum(lengths)
         expected = rows_start + int(lengths.sum())
         if len(data) != expected:
-            raise _bad(f"it has {len(data)} bytes, but its table declares {expected}")
+            raise _bad(f"it has {len(data)} bytes, but the table declares {expected}")
 
     def _row(self, name: str, index: int) -> Embeddings:
         if not 0 <= index < self.shapes[name][0]:
@@ -126,7 +126,7 @@ def write_record(content: Mapping[str, Any], arrays: Mapping[str, Embeddings], p
         raise ValueError(f"captions and augmentations have {len(text)} bytes, above the maximum of {MAX_HEADER_BYTES}")
     compressed = zlib.compress(text, 9)
     if not all(np.isfinite(array).all() for array in arrays.values()):
-        raise BadSampleError("not_finite", "the embeddings hold NaN or infinity")
+        raise BadSampleError("not_finite", "the embeddings contain NaN or infinity")
     encode = _encode_bfloat16 if precision == "bfloat16" else _encode_int8
     rows = [encode(row) for array in arrays.values() for row in array]
     table = np.array([(len(row), zlib.crc32(row)) for row in rows], _TABLE).tobytes()
@@ -146,33 +146,33 @@ def _bad(detail: str) -> BadSampleError:
 
 
 def _read_header(compressed: bytes) -> dict[str, Any]:
-    """Return the checked dim, precision, number of rows per array, and content."""
+    """Check a header, and return the dim, the precision, the number of rows per array and the content."""
     stream = zlib.decompressobj()
     try:
         text = stream.decompress(compressed, MAX_HEADER_BYTES + 1)
         whole = stream.eof and not stream.unused_data and len(text) <= MAX_HEADER_BYTES
         header = json.loads(text) if whole else None
     except (zlib.error, ValueError, RecursionError) as error:
-        raise _bad(f"its header is malformed: {error}") from None
+        raise _bad(f"the header is malformed: {error}") from None
     if not isinstance(header, dict):
-        raise _bad("its header is truncated, too large, or not an object")
+        raise _bad("the header is truncated, too large, or not a JSON object")
     dim, rows = header.get("dim"), header.get("rows")
     if type(dim) is not int or not 1 <= dim <= MAX_DIM:
-        raise _bad(f"its dim is {dim!r}")
+        raise _bad(f"the dim is {dim!r}")
     if header.get("precision") not in ("bfloat16", "int8"):
-        raise _bad(f"its precision is {header.get('precision')!r}")
+        raise _bad(f"the precision is {header.get('precision')!r}")
     if not isinstance(header.get("content"), dict):
-        raise _bad("its content is no object")
+        raise _bad("the content is not a JSON object")
     if not isinstance(rows, dict) or not all(type(count) is int and count >= 0 for count in rows.values()):
-        raise _bad("its numbers of rows are malformed")
+        raise _bad("the numbers of rows are malformed")
     return header
 
 
 def _encode_bfloat16(row: Embeddings) -> bytes:
     bits = round_to_bfloat16(row)
     if ((bits & 0x7F80) == 0x7F80).any():
-        raise BadSampleError("not_finite", "an embedding holds a number too large for bfloat16")
-    # With the sign last, one byte is the exponent alone, which takes few values; the other is as good as random.
+        raise BadSampleError("not_finite", "an embedding contains a number too large for bfloat16")
+    # With the sign last, one byte is the exponent, which has few values; the other byte is practically random.
     planes = ((bits << 1) | (bits >> 15)).astype("<u2").view(np.uint8)
     return planes[0::2].tobytes() + _deflate(planes[1::2].tobytes())
 
@@ -189,7 +189,7 @@ def _decode_bfloat16(stored: bytes, dim: int) -> Embeddings:
 def _encode_int8(row: Embeddings) -> bytes:
     largest = float(np.abs(row).max())
     if largest > _LARGEST * _GREATEST_SCALE:
-        raise BadSampleError("not_finite", "an embedding holds a number too large for int8")
+        raise BadSampleError("not_finite", "an embedding contains a number too large for int8")
     fraction, exponent = math.frexp(largest / _LARGEST)
     scale = max(math.ldexp(math.ceil(fraction * 2**_SCALE_BITS), exponent - _SCALE_BITS), _SMALLEST_SCALE)
     levels = np.rint(row.astype(np.float64) / scale).astype(np.int8)
@@ -206,8 +206,8 @@ def _decode_int8(stored: bytes, dim: int) -> Embeddings:
 
 
 def _deflate(plane: bytes) -> bytes:
-    """Return the plane, Huffman-coded if shorter; the reader detects this by length."""
-    # Neighbouring numbers have nothing in common, so that a search for repetitions only costs.
+    """Return a plane of bytes, Huffman-coded if that is shorter; the reader detects the coding by the length."""
+    # Neighbouring numbers are unrelated, so a search for repetitions would only cost time.
     stream = zlib.compressobj(9, zlib.DEFLATED, -15, 9, zlib.Z_HUFFMAN_ONLY)
     compressed = stream.compress(plane) + stream.flush()
     return compressed if len(compressed) < len(plane) else plane

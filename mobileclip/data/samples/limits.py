@@ -1,4 +1,4 @@
-"""Limits of a sample's size, in a module without heavy imports, for command-line flags."""
+"""Limits on the size of a sample, in a module without heavy imports for the command line."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ MAX_DIM = 2**16
 _LARGEST_NUMBER_BYTES = 8
 
 
-# Of names, headers and tables.
+# Limit on the size of names, headers and tables.
 _OVERHEAD_BYTES = 2**20
 
 
@@ -27,20 +27,20 @@ class TooLargeError(ValueError):
 
 @attrs.frozen(kw_only=True, field_transformer=strict)
 class SampleLimits:
-    """Limits of a sample's size; readers skip and count larger samples, with the reason `too_large`.
+    """Limits on the size of a sample; readers skip larger samples and count them with the reason `too_large`.
 
-    The defaults are a thousand times a sample of DataCompDR, enough for photographs of 100 MB.
+    The defaults are about a thousand times the size of a DataCompDR sample, enough for photographs of 100 MB.
 
     Args:
-        member_bytes: of one member.
+        member_bytes: maximum size of a member, in bytes.
         sample_bytes: maximum bytes of all members of a sample.
         num_members: maximum number of members of a sample.
-        name_bytes: of a member's name.
+        name_bytes: maximum length of a member's name, in bytes.
         text_bytes: maximum bytes of a text or JSON member.
         embedding_bytes: maximum bytes of a sample's embeddings, decompressed and as float32.
-        dim: dim of the teachers' concatenated embeddings, if known from a card; embeddings may then decompress exactly
-            to the size of the sample's rows.
-        inflation: maximum ratio of a shard's decompressed and compressed size; bombs reach thousands.
+        dim: dim of the concatenated teacher embeddings, if known from a card; embeddings may then decompress only to
+            the exact size of the sample's rows.
+        inflation: maximum ratio of a shard's decompressed to its compressed size; decompression bombs reach thousands.
 
     Raises:
         ValueError: if a number is not positive.

@@ -1,7 +1,7 @@
-"""Samples as members of a shard, in the layouts of the public reinforced data sets and in the compact layout.
+"""Conversion between samples and shard members, in the layouts of the public data sets and in the compact layout.
 
-Readers drop blank captions with their embeddings. They refuse a sample without real captions (reason no_caption); a set
-of synthetic captions may become empty.
+Readers drop blank captions with their embeddings. They reject a sample without real captions (reason `no_caption`); a
+set of synthetic captions may become empty.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ def parse_object(text: bytes, name: str, *, limit: int) -> dict[str, Any]:
     except (ValueError, RecursionError) as error:
         raise BadSampleError("bad_json", f"{name} is not JSON: {error}") from None
     if not isinstance(value, dict):
-        raise BadSampleError("bad_json", f"{name} holds {type(value).__name__}, expected an object")
+        raise BadSampleError("bad_json", f"{name} contains {type(value).__name__}, expected an object")
     return value
 
 
@@ -69,7 +69,7 @@ RECORD = "reinforced"
 
 _PLAIN_MEMBERS = frozenset(("txt", "json", "url.txt", "syn.json", RECORD))
 _PUBLIC_MEMBERS = frozenset(("paug.json", "npz", "pth.gz"))
-# Further real captions; the public loaders know one per sample and ignore what they do not know.
+# Further real captions; the public loaders read one per sample and ignore unknown members.
 _MORE_TEXT = "more_text"
 _JSON_CAPTIONS = ("caption", "captions", "text", "texts")
 
@@ -78,9 +78,9 @@ def parse_sample(key: str, members: Mapping[str, bytes], limits: SampleLimits = 
     """Parse the image-text sample of a shard's members, without augmentations and teacher embeddings.
 
     Args:
-        key: the sample's key.
+        key: key of the sample.
         members: content by extension, such as `jpg`, `txt`, `url.txt`, `json`, `syn.json`.
-        limits: limits of what is read.
+        limits: limits on the size of the sample.
 
     Raises:
         BadSampleError: if the caption is missing or a member is malformed.
@@ -92,10 +92,10 @@ def parse_stored_sample(key: str, members: Mapping[str, bytes], limits: SampleLi
     """Parse a reinforced sample from a shard's members in any layout, and decode as little as the layout allows.
 
     Args:
-        key: the sample's key.
-        members: content by extension: those of `parse_sample`, and either `reinforced` or `paug.json` with `npz` or
-            `pth.gz`.
-        limits: limits of what is read.
+        key: key of the sample.
+        members: content by extension: the members of `parse_sample`, and either `reinforced` or `paug.json` with `npz`
+            or `pth.gz`.
+        limits: limits on the size of the sample.
 
     Raises:
         BadSampleError: if a member is missing or malformed, or the members disagree.
@@ -122,9 +122,9 @@ def parse_reinforced_sample(
     """Parse a reinforced sample from a shard's members in any layout, with all embeddings.
 
     Args:
-        key: the sample's key.
+        key: key of the sample.
         members: content by extension; see `parse_stored_sample`.
-        limits: limits of what is read.
+        limits: limits on the size of the sample.
 
     Raises:
         BadSampleError: if a member is missing or malformed, or the members disagree.
@@ -135,9 +135,9 @@ def parse_reinforced_sample(
 def sample_members(sample: ImageTextSample, layout: Layout = "npz") -> dict[str, bytes]:
     """Return a sample's members for a shard, by extension.
 
-    In the public layouts, one real caption and one unnamed set of synthetic captions are stored like the first release,
-    with all text embeddings in `text_emb`, and named sets like the second release, with `NAME_emb`. The source image's
-    size and hash go into `paug.json`; the public loaders ignore them.
+    In the public layouts, a single real caption with one unnamed set of synthetic captions is stored like in the first
+    release, with all text embeddings in `text_emb`. Named sets are stored like in the second release, with `NAME_emb`.
+    The source image's size and hash go into `paug.json`; the public loaders ignore them.
 
     Args:
         sample: a plain or a reinforced sample.
@@ -145,7 +145,8 @@ def sample_members(sample: ImageTextSample, layout: Layout = "npz") -> dict[str,
             `compact8` (8 bits in the compact record).
 
     Raises:
-        BadSampleError: if the sample already has a member that the layout writes, or an embedding cannot be rounded.
+        BadSampleError: if the sample already has a member that the layout writes, or an embedding cannot be rounded to
+            the layout's precision.
         ValueError: if the sample is too large for the compact record.
     """
     members = {"txt": sample.captions[0].encode()}
@@ -178,13 +179,13 @@ def check_layout(sample: ImageTextSample, layout: Layout) -> None:
     """Raise if a layout cannot store the reinforced sample together with the sample's other members.
 
     Raises:
-        BadSampleError: if the sample already has an `npz` or `pth.gz`, which readers of a public layout would take for
-            embeddings.
+        BadSampleError: if the sample already has an `npz` or `pth.gz`, which readers of a public layout would mistake
+            for embeddings.
     """
     taken = _PUBLIC_MEMBERS.intersection(sample.others) if layout in ("npz", "pth.gz") else ()
     if taken:
         raise BadSampleError(
-            "bad_member", f"{sample.key} has a member {', '.join(sorted(taken))} already; choose the compact layout"
+            "bad_member", f"{sample.key} already has a member {', '.join(sorted(taken))}; choose the compact layout"
         )
 
 
@@ -216,12 +217,12 @@ class _Members:
         self._metadata = _json_object(members, "json", limits) if "json" in members else {}
         self._first = json_captions(self._metadata) if "txt" not in members else (_text(members, "txt", limits),)
         if not self._first:
-            raise BadSampleError("missing_member", f"{key}.txt is missing, the caption, and {key}.json has none")
+            raise BadSampleError("missing_member", f"{key}.txt is missing, and {key}.json has no caption")
         self._more = _caption_list(synthetic.get(_MORE_TEXT, []), _MORE_TEXT)
         self._sets = {name: _caption_list(texts, name) for name, texts in synthetic.items() if SYN_NAME.fullmatch(name)}
 
     def object(self, name: str) -> Mapping[str, Any]:
-        """Return a JSON object of the compact record."""
+        """Return a JSON object from the compact record."""
         if self._record is None:
             return _json_object(self._members, name, self._limits)
         value = self._record.content.get(name)
@@ -246,7 +247,7 @@ class _Members:
         }
 
     def embeddings(self, num_augmentations: int) -> EmbeddingRows:
-        """Return the embeddings of any layout, within the size for so many augmentations and captions."""
+        """Return the embeddings of any layout; their size is limited by the numbers of augmentations and captions."""
         if self._record is not None:
             return self._record
         num_captions = len(self._first) + len(self._more) + sum(map(len, self._sets.values()))
@@ -293,7 +294,7 @@ class _Members:
         }
 
 
-@lru_cache(maxsize=64)  # samples of a data set have as many augmentations each
+@lru_cache(maxsize=64)  # samples of a data set have the same number of augmentations
 def _all_rows(array: str, count: int) -> tuple[tuple[str, int], ...]:
     return tuple((array, index) for index in range(count))
 
@@ -312,7 +313,7 @@ def _stored_augmentations(sample: AugmentedSample) -> dict[str, Any]:
 
 
 def _named_arrays(sample: ReinforcedSample) -> dict[str, Embeddings]:
-    """Return the embeddings by name as in the second release, with the first caption's separate."""
+    """Return the embeddings by name as in the second release, with the first caption's embedding separate."""
     arrays = {"image_emb": sample.image_emb, "text_emb": sample.text_emb[:1]}
     if len(sample.captions) > 1:
         arrays[f"{_MORE_TEXT}_emb"] = sample.text_emb[1:]
@@ -352,7 +353,7 @@ def _caption_list(texts: Any, name: str) -> tuple[str, ...]:
 def _read_augmentations(stored: Mapping[str, Any]) -> StoredViews:
     try:
         compressed = stored["param_aug"]
-        # The copy of the public data on its hub holds the list as a string.
+        # The copy of the public data on the Hugging Face hub stores the list as a string.
         compressed = json.loads(compressed) if isinstance(compressed, str) else compressed
         found = stored.get("image_size")
         size = None if found is None else (int(found[0]), int(found[1]))
@@ -369,5 +370,5 @@ def _read_augmentations(stored: Mapping[str, Any]) -> StoredViews:
 def _to_json(value: Any) -> bytes:
     try:
         return json.dumps(value, ensure_ascii=False).encode()
-    except UnicodeEncodeError:  # half a surrogate pair, which JSON can spell and UTF-8 cannot
+    except UnicodeEncodeError:  # an unpaired surrogate, which JSON can represent and UTF-8 cannot
         return json.dumps(value).encode()

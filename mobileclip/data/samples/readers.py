@@ -1,13 +1,13 @@
-"""Reads embeddings of the public layouts, arrays in an npz or a compressed torch file, row by row.
+"""Row-by-row readers of embeddings in the public layouts: arrays in an npz or in a compressed torch file.
 
 The readers of numpy and torch take 6 to 20 % more of a loader's time, and a file of 700 bytes blocks torch's reader
 forever. Both kinds of file are zip files. `zipfile` opens them, decompresses an npz up to the wanted row, and compares
 checksums. The pickle that describes tensors is parsed but never run: Python's pure-Python unpickler has a method per
-instruction. This module keeps the methods for dictionaries, tuples, texts and numbers, replaces those that name, call
-and change objects by methods that recognise the functions of tensors without calling them, and refuses everything else.
-The C unpickler is unsuitable, because nine bytes make it allocate gigabytes for its memo.
+instruction. This module keeps the methods for dictionaries, tuples, strings and numbers. It replaces the methods that
+name, call and change objects by methods that recognise the functions of tensors without calling them. It rejects
+everything else. The C unpickler is unsuitable, because nine bytes make it allocate gigabytes for its memo.
 
-If installed (extra `speed`), zlib-ng decompresses gzip, with equal bytes.
+If zlib-ng is installed (extra `speed`), it decompresses gzip to the same bytes.
 """
 
 from __future__ import annotations
@@ -38,12 +38,12 @@ from mobileclip.tensor_files.errors import CheckpointError, shown
 
 Embeddings = npt.NDArray[np.float32]
 
-# Of files in an archive, far more than embeddings have.
+# Maximum number of files in an archive, far more than embeddings have.
 _MOST_MEMBERS, _SMALL_BYTES = 500, 2**20
 _ENTRY = b"PK\x01\x02"
-# What `zipfile` and zlib raise of damaged, encrypted and unknown content.
+# Exceptions of `zipfile` and zlib for damaged, encrypted and unknown content.
 _DAMAGE = (
-    *(ValueError, RuntimeError, EOFError, OverflowError),  # of which NotImplementedError is one
+    *(ValueError, RuntimeError, EOFError, OverflowError),  # includes NotImplementedError
     *(struct.error, zlib.error, zipfile.BadZipFile),
 )
 
@@ -61,11 +61,11 @@ class EmbeddingRows(ABC):
             (dim,), float32.
 
         Raises:
-            BadSampleError: if the row is damaged, or holds NaN or infinity.
+            BadSampleError: if the row is damaged, or contains NaN or infinity.
         """
         row = self._row(name, index)
         if not np.isfinite(row).all():
-            raise BadSampleError("not_finite", f"row {index} of {name} holds NaN or infinity")
+            raise BadSampleError("not_finite", f"row {index} of {name} contains NaN or infinity")
         return row
 
     @abstractmethod
@@ -74,19 +74,19 @@ class EmbeddingRows(ABC):
 
 
 def _open_zip(data: bytes) -> zipfile.ZipFile:
-    """Open a zip file; refuse very many files, duplicate names and unusual compression."""
-    # The files of a large archive are counted before they are looked at.
+    """Open a zip file; reject archives with too many files, duplicate names or unusual compression."""
+    # Count the files of a large archive before reading them.
     is_crowded = len(data) > _SMALL_BYTES and data.count(_ENTRY) > _MOST_MEMBERS
     try:
         archive = None if is_crowded else zipfile.ZipFile(io.BytesIO(data))
     except _DAMAGE as error:
-        raise CheckpointError(f"it is no zip file, or damaged: {printable(error, limit=200)}") from None
+        raise CheckpointError(f"it is not a zip file, or is damaged: {printable(error, limit=200)}") from None
     if archive is None or len(archive.infolist()) > _MOST_MEMBERS:
         raise CheckpointError(f"it has more than {_MOST_MEMBERS} files")
     if any(info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED) for info in archive.infolist()):
         raise CheckpointError("it uses a compression other than deflate")
     if len(archive.NameToInfo) < len(archive.infolist()):
-        raise CheckpointError("it is damaged: a name is there twice")
+        raise CheckpointError("it is damaged: a name occurs twice")
     if sum(info.compress_size for info in archive.infolist()) > len(data):
         raise CheckpointError("it is damaged: files in it overlap")
     return archive
@@ -99,7 +99,7 @@ _HEADER = re.compile(
     rb"\{'descr': '([<>|=]?(?:[iu][1248]|f[248]))', 'fortran_order': (True|False), "
     rb"'shape': \(((?:[0-9]{1,10}(?:, ?[0-9]{1,10})*,?)?)\), \} *\n"
 )
-# No embedding comes near; what a damaged stream inflates to exceeds it at once.
+# Far above any real embedding; numbers from a damaged stream exceed this at once.
 _LARGEST = 2.0**64
 
 
@@ -110,22 +110,22 @@ class NpzRows(EmbeddingRows):
     by a decompression error or by impossible numbers.
 
     Args:
-        data: the npz.
+        data: content of the npz.
         limit: maximum decompressed bytes of all arrays.
 
     Raises:
-        TooLargeError: if they take more.
-        ValueError: if the file is not an npz, or holds something other than arrays of numbers.
+        TooLargeError: if the arrays exceed the limit.
+        ValueError: if the file is not an npz, or contains something other than arrays of numbers.
     """
 
     def __init__(self, data: bytes, *, limit: int) -> None:
         archive = _open_zip(data)
         num_bytes = sum(info.file_size for info in archive.infolist())
         if num_bytes > limit:
-            raise TooLargeError(f"it holds {num_bytes:,} bytes, more than the {limit:,} that it may")
+            raise TooLargeError(f"it has {num_bytes:,} bytes, more than the limit of {limit:,}")
         self._arrays = {info.filename.removesuffix(".npy"): _Array(archive, info) for info in archive.infolist()}
         if len(self._arrays) < len(archive.infolist()):
-            raise CheckpointError("two arrays have one name")
+            raise CheckpointError("two arrays have the same name")
         self.shapes = {name: array.header.shape for name, array in self._arrays.items()}
 
     def _row(self, name: str, index: int) -> Embeddings:
@@ -136,12 +136,12 @@ class NpzRows(EmbeddingRows):
             raise BadSampleError("bad_embedding", f"npz: {name}: {error}") from None
         largest = float(np.abs(row).max())
         if _LARGEST < largest < np.inf and not array.is_verified:
-            raise BadSampleError("bad_embedding", f"npz: row {index} of {name} holds {largest:.0e}: it is damaged")
+            raise BadSampleError("bad_embedding", f"npz: row {index} of {name} is damaged: it contains {largest:.0e}")
         return row
 
 
 class _Array:
-    """One array, decompressed as far as needed."""
+    """One array, which is decompressed only as far as needed."""
 
     def __init__(self, archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> None:
         self._size, self._content = info.file_size, bytearray()
@@ -154,18 +154,18 @@ class _Array:
             raise CheckpointError(f"an array is damaged: {printable(error, limit=200)}") from None
         self.header = read_npy_header(self._content)
         if self.header.num_bytes != self._size:
-            raise CheckpointError("an array has another size than its header says")
+            raise CheckpointError("the size of an array differs from its header")
 
     @property
     def is_verified(self) -> bool:
-        """Whether the array was read completely, and its checksum compared."""
+        """Whether the array was read completely and its checksum was compared."""
         return len(self._content) == self._size
 
     def row(self, index: int) -> Embeddings:
         header = self.header
         count, dim = header.shape
         if not 0 <= index < count:
-            raise IndexError(f"there are {count} rows, there is no row {index}")
+            raise IndexError(f"row {index} does not exist: the array has {count} rows")
         if header.order == "F":
             self._read(self._size)
             whole = np.frombuffer(self._content, header.dtype, count * dim, header.first)
@@ -179,11 +179,11 @@ class _Array:
         if size > len(self._content):
             self._content += self._stream.read(size - len(self._content))
             if len(self._content) < size:
-                raise CheckpointError("an array is cut off")
+                raise CheckpointError("an array is truncated")
 
 
 def _as_float32(values: npt.NDArray[Any]) -> Embeddings:
-    with np.errstate(over="ignore"):  # what is too large becomes infinite, which is noticed
+    with np.errstate(over="ignore"):  # too large numbers become infinite, which is detected later
         return values.astype(np.float32)
 
 
@@ -218,13 +218,13 @@ def read_npy_header(start: bytes | bytearray) -> NpyHeader:
     return _header(bytes(start[: 10 + int.from_bytes(start[8:10], "little")]))
 
 
-@lru_cache(maxsize=1024)  # samples of a data set have one header, or few
+@lru_cache(maxsize=1024)  # samples of a data set have one header or a few
 def _header(header: bytes) -> NpyHeader:
     if header[:8] != b"\x93NUMPY\x01\x00":
-        raise CheckpointError("it holds something else than arrays of numpy's first format")
+        raise CheckpointError("it contains something other than arrays in numpy's format 1")
     match = _HEADER.fullmatch(header, 10)
     if match is None or len(header) > MAX_HEADER_BYTES:
-        raise CheckpointError("it holds something else than arrays of numbers")
+        raise CheckpointError("it contains something other than arrays of numbers")
     dtype = np.dtype(match[1].decode())
     shape = tuple(int(size) for size in match[3].split(b",") if size.strip())
     num_bytes = len(header) + math.prod(shape) * dtype.itemsize
@@ -239,17 +239,17 @@ def read_npy(data: bytes) -> npt.NDArray[Any]:
     """
     header = read_npy_header(data[:MAX_HEADER_BYTES])
     if header.num_bytes != len(data):
-        raise CheckpointError(f"it has {len(data)} bytes, its header says {header.num_bytes}")
+        raise CheckpointError(f"it has {len(data)} bytes, but its header declares {header.num_bytes}")
     values = np.frombuffer(data, header.dtype, offset=header.first)
     return values.reshape(header.shape, order=header.order)
 
 
-# The numbers of bfloat16, which numpy has not, are taken as they lie in the file.
+# numpy has no bfloat16, so the raw bits are read.
 _NUMBERS = {"BFloat16Storage": "<u2", "FloatStorage": "<f4", "HalfStorage": "<f2", "DoubleStorage": "<f8"}
 _GZIP = b"\x1f\x8b"
-# Files of gzip may be several ones after another; nobody writes this many for one sample.
+# A gzip file may have several members; no writer makes this many for one sample.
 _MAX_PARTS = 64
-# Two arrays take some 250 bytes.
+# Two arrays take about 250 bytes.
 _MAX_DESCRIPTION_BYTES = 1 << 14
 
 
@@ -257,8 +257,8 @@ class TorchRows(EmbeddingRows):
     """Embeddings in a dictionary of 2-d tensors that torch saved, read row by row.
 
     Args:
-        data: the uncompressed file, whose checksum the caller has checked. Compressed files inside are refused, so the
-            content is not larger than the file.
+        data: the uncompressed file, whose checksum the caller has checked. Compressed files in the archive are
+            rejected, so the content is not larger than the file.
 
     Raises:
         ValueError: if the file is not such a dictionary.
@@ -267,12 +267,12 @@ class TorchRows(EmbeddingRows):
     def __init__(self, data: bytes) -> None:
         archive = _open_zip(data)
         if len({name.partition("/")[0] for name in archive.namelist()}) != 1:
-            raise CheckpointError("it is an archive, but none of torch's: its files are not in one folder")
+            raise CheckpointError("it is an archive, but not a torch file: its files are not in one folder")
         if any(info.compress_type != zipfile.ZIP_STORED for info in archive.infolist()):
-            raise CheckpointError("a file in it is compressed, which torch does not do; unpack and save again")
+            raise CheckpointError("a file in it is compressed, which torch does not support; unpack and save again")
         folder = archive.namelist()[0].partition("/")[0]
         if _content(archive, f"{folder}/byteorder") != b"little":
-            raise CheckpointError("its numbers are of another kind")
+            raise CheckpointError("its numbers have another byte order")
         description = _content(archive, f"{folder}/data.pkl")
         if len(description) > _MAX_DESCRIPTION_BYTES:
             raise CheckpointError(f"its description has more than {_MAX_DESCRIPTION_BYTES:,} bytes")
@@ -308,7 +308,7 @@ class Described(NamedTuple):
     stride: tuple[int, int]
 
 
-@lru_cache(maxsize=64)  # samples of a data set have one description, or few
+@lru_cache(maxsize=64)  # samples of a data set have one description or a few
 def described_tensors(pickle: bytes) -> Mapping[str, Described]:
     """Return the tensors that a pickle describes, without running the pickle.
 
@@ -320,11 +320,11 @@ def described_tensors(pickle: bytes) -> Mapping[str, Described]:
     except CheckpointError:
         raise
     except EOFError:
-        raise CheckpointError("its description is cut off, or too long") from None
+        raise CheckpointError("its description is truncated or too long") from None
     except (LookupError, TypeError, ValueError, AttributeError, RecursionError, struct.error, UnpicklingError) as error:
         raise CheckpointError(f"its description is malformed ({type(error).__name__}: {shown(str(error))})") from None
     if type(value) is not dict or not all(isinstance(tensor, Described) for tensor in value.values()):
-        raise CheckpointError("it holds something else than a dictionary of tensors of embeddings")
+        raise CheckpointError("it contains something other than a dictionary of tensors of embeddings")
     return value
 
 
@@ -332,7 +332,7 @@ def _content(archive: zipfile.ZipFile, name: str) -> bytes:
     try:
         return archive.read(name)
     except (KeyError, *_DAMAGE) as error:
-        raise CheckpointError(f"it is no file of torch's, or damaged: {printable(error, limit=200)}") from None
+        raise CheckpointError(f"it is not a torch file, or is damaged: {printable(error, limit=200)}") from None
 
 
 def _rows(stored: bytes, tensor: Described) -> npt.NDArray[Any]:
@@ -341,7 +341,7 @@ def _rows(stored: bytes, tensor: Described) -> npt.NDArray[Any]:
     (count, dim), (down, right) = tensor.shape, tensor.stride
     last = tensor.offset + (count - 1) * down + (dim - 1) * right if count and dim else -1
     if len(numbers) != tensor.storage.num_stored or last >= len(numbers):
-        raise CheckpointError("a tensor is cut off")
+        raise CheckpointError("a tensor is truncated")
     if last < 0:
         return np.empty((count, dim), numbers.dtype)
     strides = (down * numbers.itemsize, right * numbers.itemsize)
@@ -359,8 +359,7 @@ class _Reader(_Unpickler):
     pop_mark: Callable[[], list[Any]]
     stack: list[Any]
     append: Callable[[Any], None]
-    # The protocol and the end; None, truth values, numbers, texts and tuples; a dictionary, a mark; what is remembered
-    # and recalled; names; storages.
+    # Protocol and end; None, booleans, numbers, strings and tuples; dictionary and mark; memo; names; storages.
     dispatch = _Steps((code, _Unpickler.dispatch[code]) for code in b"\x80.N\x88\x89KMJX)\x85\x86\x87t}(qrhjcQ")
 
     def find_class(self, module: str, name: str) -> _Global:
@@ -369,10 +368,10 @@ class _Reader(_Unpickler):
     def persistent_load(self, identity: Any) -> _Storage:
         kind, storage, key, _, count, *view = identity
         if kind != "storage" or not isinstance(storage, _Global) or any(part is not None for part in view):
-            raise CheckpointError("it holds something else than the numbers of tensors")
+            raise CheckpointError("it contains something other than the numbers of tensors")
         numbers = _NUMBERS.get(storage.name.removeprefix("torch "))
         if numbers is None:
-            raise CheckpointError(f"it holds {shown(storage.name)}, where the numbers of embeddings are expected")
+            raise CheckpointError(f"it contains {shown(storage.name)}, expected the numbers of embeddings")
         if not isinstance(key, str) or type(count) is not int or count < 0:
             raise TypeError("a storage without a name or a size")
         return _Storage(numbers, key, count)
@@ -390,11 +389,11 @@ class _Reader(_Unpickler):
 
     def _set(self, items: list[Any]) -> None:
         if type(self.stack[-1]) is not dict:
-            raise TypeError("what items are set in is no dictionary")
+            raise TypeError("items are set in an object that is not a dictionary")
         for key in items[0::2]:
             if not isinstance(key, str):
-                # Not shown, and not hashed: a tuple of tuples of tuples takes for ever.
-                raise CheckpointError(f"it has a {type(key).__name__} where the name of a tensor belongs")
+                # The key is neither shown nor hashed, because deeply nested tuples would take forever.
+                raise CheckpointError(f"it has a {type(key).__name__}, expected the name of a tensor")
         self.stack[-1].update(zip(items[0::2], items[1::2], strict=True))
 
     dispatch |= {ord("s"): set_item, ord("u"): set_items, ord("R"): call}
@@ -409,11 +408,11 @@ def _called(function: Any, arguments: Any) -> Any:
         storage, offset, shape, stride = arguments[:4]
         numbers = (offset, *shape, *stride)
         if any(type(number) is not int or not 0 <= number < 1 << 62 for number in numbers):
-            raise TypeError("a tensor's place is no number")
+            raise TypeError("the offset of a tensor is not a number")
         if not isinstance(storage, _Storage):
             raise TypeError("a tensor without a storage")
         if len(shape) != 2 or len(stride) != 2:
-            raise CheckpointError("it holds something else than 2-d tensors of embeddings")
+            raise CheckpointError("it contains something other than 2-d tensors of embeddings")
         return Described(storage, offset, tuple(shape), tuple(stride))
     if name == "torch._utils _rebuild_parameter" and isinstance(arguments[0], Described):
         return arguments[0]
@@ -428,11 +427,11 @@ def as_float32(value: Any) -> Embeddings:
 
 
 def read_embeddings(name: str, data: bytes, *, limit: int) -> EmbeddingRows:
-    """Return the embeddings in a member of the public layouts; a compressed npz is decompressed as far as needed.
+    """Return the embeddings in a member of the public layouts; a compressed npz is decompressed only as far as needed.
 
     Args:
         name: name of the member, ending in `npz` or `pth.gz`.
-        data: its content.
+        data: content of the member.
         limit: maximum decompressed bytes.
 
     Raises:
@@ -447,14 +446,14 @@ def read_embeddings(name: str, data: bytes, *, limit: int) -> EmbeddingRows:
 
 
 def write_npz(arrays: Mapping[str, Embeddings]) -> bytes:
-    """Return the content of an `npz` member: float32."""
+    """Return the content of an `npz` member with float32 arrays."""
     stream = io.BytesIO()
-    np.savez_compressed(stream, **arrays)  # type: ignore[arg-type]  # an array is never called allow_pickle
+    np.savez_compressed(stream, **arrays)  # type: ignore[arg-type]  # no array has the name allow_pickle
     return stream.getvalue()
 
 
 def write_pth_gz(arrays: Mapping[str, Embeddings]) -> bytes:
-    """Return the content of a `pth.gz` member: bfloat16."""
+    """Return the content of a `pth.gz` member with bfloat16 tensors."""
     stream = io.BytesIO()
     torch.save({name: torch.from_numpy(value.copy()).bfloat16() for name, value in arrays.items()}, stream)
     return gzip.compress(stream.getvalue(), mtime=0)
@@ -464,13 +463,13 @@ def gunzip(data: bytes, *, limit: int) -> bytes:
     """Return the decompressed content of gzip data.
 
     Args:
-        data: a file of gzip.
-        limit: maximum decompressed bytes; at most one more is decompressed.
+        data: content of a gzip file.
+        limit: maximum number of decompressed bytes; at most one byte more is decompressed.
 
     Raises:
-        TooLargeError: if it holds more.
+        TooLargeError: if the data exceeds the limit.
         ValueError: if the data has too many gzip members.
-        zlib.error: if it is damaged.
+        zlib.error: if the data is damaged.
     """
     content: bytes = b""
     for _ in range(_MAX_PARTS):
@@ -480,7 +479,7 @@ def gunzip(data: bytes, *, limit: int) -> bytes:
         except _library().error as error:
             raise zlib.error(str(error)) from None
         if len(content) > limit:
-            raise TooLargeError(f"it inflates to more than the {limit:,} bytes that it may hold")
+            raise TooLargeError(f"it inflates to more than the limit of {limit:,} bytes")
         if not stream.eof:
             raise zlib.error("incomplete or truncated stream")
         data = stream.unused_data.lstrip(b"\0")
@@ -500,7 +499,7 @@ def _library() -> ModuleType:
 
 
 def _decompressed(data: bytes, limit: int) -> bytes:
-    # webdataset's writer compresses members called .gz itself: what was compressed before is compressed twice.
+    # webdataset's writer compresses members whose names end in .gz, so compressed content may be compressed twice.
     for _ in range(2):
         if data[:2] == _GZIP:
             data = gunzip(data, limit=limit)

@@ -43,14 +43,14 @@ class StoredViews(Sequence[AugmentationParams]):
         self._compressed, self.image_size = compressed, image_size
         rights, bottoms = [], []
         for one in compressed:
-            # What nearly all are is looked at here, since every sample that is read has dozens of these.
+            # The common form is checked here for speed, because every sample has dozens of augmentations.
             try:
                 (top, left, height, width), operations = one
                 is_plain = type(top) is type(left) is type(height) is type(width) is int
                 is_plain = is_plain and top >= 0 and left >= 0 and height > 0 and width > 0
                 for index, magnitude in operations:
                     is_known = type(index) is int and 0 <= index < _NUM_OPERATIONS
-                    # A number less itself is 0, but for NaN and infinity.
+                    # A number minus itself is 0, except for NaN and infinity.
                     is_plain = is_plain and is_known and type(magnitude) is float and magnitude - magnitude == 0
             except (TypeError, ValueError):
                 is_plain = False
@@ -79,7 +79,7 @@ class StoredViews(Sequence[AugmentationParams]):
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Sequence) and tuple(self) == tuple(other)
 
-    __hash__ = None  # type: ignore[assignment]  # as a list's
+    __hash__ = None  # type: ignore[assignment]  # like a list's
 
     def check_fits(self, size: tuple[int, int]) -> None:
         """Raise unless all augmentations fit an image of this size; see `AugmentationParams.check_fits`."""
@@ -99,7 +99,7 @@ def stored_views(views: Iterable[AugmentationParams]) -> StoredViews:
     own = tuple(views)
     sizes = {params.image_size for params in own}
     if len(sizes) > 1:
-        raise BadSampleError("bad_augmentation", "the augmentations belong to different sizes of the image")
+        raise BadSampleError("bad_augmentation", "the augmentations belong to images of different sizes")
     return StoredViews([compress(params) for params in own], *sizes or (None,))
 
 
@@ -107,24 +107,24 @@ Layout = Literal["npz", "pth.gz", "compact", "compact8"]
 
 LAYOUTS: tuple[Layout, ...] = ("npz", "pth.gz", "compact", "compact8")
 
-# The name of the only caption set of the first public release; later ones append a name of their own.
+# The name of the only caption set of the first public release; later releases append another name.
 SYN_TEXT = "syn_text"
 SYN_NAME = re.compile(r"syn_text(_\w+)?")
 
 _KEY = re.compile(r"(?:[^/]+/)*[^/.]+")
-# What nearly all keys are.
+# Nearly all keys match this pattern.
 _PLAIN_KEY = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,250}")
-# What would break a row of a report, end a name or turn the direction of writing.
+# Characters that would break a row of a report, end a name or change the writing direction.
 _UNSHOWABLE = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]")
 _DRIVE = re.compile(r"[A-Za-z]:[/\\]")
 MAX_KEY_BYTES = 1024
 """Of a key, in UTF-8."""
 
-# A text tower reads some 77 tokens; what is longer than a chapter would only cost time.
+# A text tower reads about 77 tokens; a text longer than a chapter would only cost time.
 _MAX_CAPTION_BYTES = 2**16
 _MAX_CAPTIONS = 10_000
 _SHA256 = re.compile(r"[0-9a-f]{64}")
-# Members that every sample has a field for; the reinforced ones' are refused where they would be written.
+# Members with a field in every sample; those of reinforced samples are rejected on writing.
 _OWN_MEMBERS = frozenset(("txt", "json", "url.txt", "syn.json", "paug.json", "reinforced"))
 
 
@@ -143,7 +143,7 @@ def _embedding_sets(sets: Mapping[str, Any]) -> dict[str, Embeddings]:
 
 
 def check_key(key: str) -> None:
-    """Raise unless a key is a valid name for members, files and rows of reports, on all systems.
+    """Raise unless a key is a valid name for members, files and report rows on all systems.
 
     The key may contain undecodable bytes in the form that Python reads from a tar file.
 
@@ -172,7 +172,7 @@ def is_showable(text: str) -> bool:
 
 
 def drop_blank(texts: Iterable[str]) -> tuple[str, ...]:
-    """Return the captions without blank ones, which samples refuse."""
+    """Return the captions without blank captions, which samples reject."""
     return tuple(text for text in texts if text.strip())
 
 
@@ -182,16 +182,16 @@ class ImageTextSample:
 
     Args:
         key: unique name without dots, since a dot separates key and extension in a shard.
-        captions: the real captions, at least one, none blank.
+        captions: real captions: at least one, and none blank.
         syn_captions: sets of synthetic captions by name, `syn_text` or `syn_text_NAME`; no blank captions.
         image: the encoded image, or None in data sets without images.
-        image_extension: extension of the image's file, one of `IMAGE_EXTENSIONS`: jpg, jpeg, png, webp, and more.
+        image_extension: extension of the image file, one of `IMAGE_EXTENSIONS` (jpg, jpeg, png, webp, and more).
         url: URL of the image, if known.
-        metadata: further JSON values.
+        metadata: further JSON values of the sample.
         others: unknown members by extension in lower case, passed through unchanged.
 
     Raises:
-        BadSampleError: if something is missing or malformed; a ValueError.
+        BadSampleError: if a field is missing or malformed; a subclass of ValueError.
     """
 
     key: str
@@ -214,9 +214,9 @@ class ImageTextSample:
             self._check_texts(name, texts)
         num_captions = len(self.captions) + sum(map(len, self.syn_captions.values()))
         if num_captions > _MAX_CAPTIONS:
-            raise BadSampleError("too_large", f"it has {num_captions:,} captions, more than {_MAX_CAPTIONS:,}")
+            raise BadSampleError("too_large", f"the sample has {num_captions:,} captions, more than {_MAX_CAPTIONS:,}")
         if self.url is not None and len(self.url) > _MAX_CAPTION_BYTES:
-            raise BadSampleError("too_large", f"its URL has {len(self.url):,} characters")
+            raise BadSampleError("too_large", f"the URL has {len(self.url):,} characters, which is too many")
         for extension in self.others:
             self._check_other(extension)
 
@@ -238,7 +238,7 @@ class ImageTextSample:
             raise BadSampleError(
                 "bad_member", f"member {extension!r} of {self.key!r} is not an extension in lower case"
             )
-        # The first image extension there is would be taken for the image when the sample is read again.
+        # Readers would mistake the member with the first image extension for the image.
         first = len(IMAGE_EXTENSIONS) if self.image is None else IMAGE_EXTENSIONS.index(self.image_extension) + 1
         if extension in _OWN_MEMBERS or extension in IMAGE_EXTENSIONS[:first]:
             raise BadSampleError("bad_member", f"member {extension!r} of {self.key!r} belongs in its own field")
@@ -249,11 +249,11 @@ class AugmentedSample(ImageTextSample):
     """A sample with the stored augmentations of its image.
 
     Args:
-        augmentations: the stored augmentations of the image, A of them.
+        augmentations: the A stored augmentations of the image.
         image_sha256: SHA-256 of the augmented image file, in hexadecimal; None if unknown, as in the public data sets.
 
     Raises:
-        BadSampleError: if something is missing or malformed; a ValueError.
+        BadSampleError: if a field is missing or malformed; a subclass of ValueError.
     """
 
     augmentations: StoredViews = attrs.field(converter=stored_views)
@@ -283,7 +283,8 @@ class ReinforcedSample(AugmentedSample):
             float32.
 
     Raises:
-        BadSampleError: if something is missing, not finite, or the numbers of rows or the dims disagree; a ValueError.
+        BadSampleError: if a field is missing or not finite, or the numbers of rows or the dims disagree; a subclass of
+            ValueError.
     """
 
     image_emb: Embeddings = attrs.field(converter=as_float32, repr=lambda emb: f"<{emb.shape}>")
@@ -306,7 +307,7 @@ class ReinforcedSample(AugmentedSample):
         for name, emb in arrays.items():
             check_shape(name, emb.shape, counts[name], dim)
             if not np.isfinite(emb).all():
-                raise BadSampleError("not_finite", f"{name} of {self.key!r} holds NaN or infinity")
+                raise BadSampleError("not_finite", f"{name} of {self.key!r} contains NaN or infinity")
 
     @property
     def dim(self) -> int:
@@ -326,11 +327,11 @@ class StoredSample(AugmentedSample):
 
     Args:
         embeddings: the stored arrays.
-        places: locations of the rows, by `image_emb`, `text_emb` and `NAME_emb` for every set of synthetic captions:
-            the stored array's name, and an index per row.
+        places: location of the rows (name of the stored array, and an index per row) for `image_emb`, `text_emb` and
+            the `NAME_emb` of every set of synthetic captions.
 
     Raises:
-        BadSampleError: if something is missing or malformed; a ValueError.
+        BadSampleError: if a field is missing or malformed; a subclass of ValueError.
     """
 
     embeddings: EmbeddingRows = attrs.field(repr=False)
@@ -352,7 +353,7 @@ class StoredSample(AugmentedSample):
             index: index of the augmentation or caption.
 
         Raises:
-            BadSampleError: if it is damaged.
+            BadSampleError: if the row is damaged.
         """
         return self.embeddings.row(*self.places[name][index])
 
@@ -360,7 +361,7 @@ class StoredSample(AugmentedSample):
         """Return the sample with all its embeddings in memory.
 
         Raises:
-            BadSampleError: if one is damaged.
+            BadSampleError: if an embedding is damaged.
         """
         fields = {field.name: getattr(self, field.name) for field in attrs.fields(AugmentedSample)}
         return ReinforcedSample(
@@ -372,7 +373,7 @@ class StoredSample(AugmentedSample):
 
     def _array(self, name: str) -> Embeddings:
         array = np.empty((len(self.places[name]), self.dim), np.float32)
-        # Where rows are inflated one after another, the last one brings all others along.
+        # If rows are decompressed sequentially, reading the last row also reads all others.
         for index in reversed(range(len(array))):
             array[index] = self.row(name, index)
         return array
@@ -382,7 +383,7 @@ def check_shape(name: str, shape: tuple[int, ...], count: int, dim: int) -> None
     """Raise unless an array of embeddings has `count` rows of `dim` numbers.
 
     Raises:
-        BadSampleError: if it does not.
+        BadSampleError: if the array has another shape.
     """
     if len(shape) != 2 or shape[0] != count:
         raise BadSampleError("row_count", f"{name} has shape {shape}, but there are {count} images or captions for it")
@@ -398,7 +399,7 @@ def hash_image(image: bytes) -> str:
 def check_source_image(sample: AugmentedSample, image: bytes, size: tuple[int, int]) -> None:
     """Raise if an image differs from the source image of the sample's augmentations, as far as known.
 
-    On another copy, replayed crops show other content than the teachers' images, or exceed the image.
+    On another copy of the image, replayed crops differ from the teachers' images or exceed the image.
 
     Args:
         sample: a stored or a reinforced sample.
@@ -415,7 +416,7 @@ def check_source_image(sample: AugmentedSample, image: bytes, size: tuple[int, i
             f"has {hash_image(image)[:12]}; replay needs the reinforced copy of the image",
         )
     if sample.image_size == size:
-        return  # their crops were held against it when they were made
+        return  # the crops were checked against the size at construction
     try:
         sample.augmentations.check_fits(size)
     except ValueError as error:
@@ -438,13 +439,13 @@ def decode_image(
             to the encoded pixels, as in the public data sets.
         background: see `load_image`; models use `ImageInput.background_color`.
         reduce: 2, 4 or 8 to decode a JPEG at that fraction of its size, rounded up; other formats ignore `reduce`.
-        limits: limits of work and memory.
+        limits: limits on work and memory.
 
     Raises:
-        BadSampleError: if the image cannot be decoded completely or converted to RGB, or is beyond a limit.
+        BadSampleError: if the image cannot be decoded completely or converted to RGB, or exceeds a limit.
     """
     with warnings.catch_warnings():
-        # Pillow warns of damaged metadata, which nothing here reads, once per image and worker.
+        # Pillow warns about damaged metadata, which is not used here, once per image and worker.
         warnings.simplefilter("ignore")
         try:
             return load_image(data, orient=orient, background=background, reduce=reduce, limits=limits)

@@ -1,4 +1,4 @@
-"""Shards: tar files of samples, reading and writing them, and the card of a data set.
+"""Shards (tar files of samples): reading, writing and the card of a data set.
 
-What the members of a sample mean is for `data.samples`, and in which order shards are read for `data.loading`.
+The parsing of a sample's members belongs in `data.samples`, and the reading order of shards in `data.loading`.
 """

@@ -1,4 +1,4 @@
-"""Shards: tar files of samples, read whatever state they are in, and written whole or not at all."""
+"""Reading shards (tar files of samples) in any state, and writing them completely or not at all."""
 
 from __future__ import annotations
 
@@ -35,20 +35,20 @@ Shards = str | os.PathLike[str] | Sequence[str | os.PathLike[str]]
 SampleType = TypeVar("SampleType")
 PathType = TypeVar("PathType", bound=str | os.PathLike[str])
 
-# What webdataset opens by running a program.
+# Prefixes for which webdataset runs a program.
 _PROGRAMS = ("pipe:", "ais://", "ftps://", "htgs://", "scp://", "sftp://")
 
 
 @attrs.define(kw_only=True)
 class RawSample:
-    """The members of one sample in a shard, as bytes that are not parsed yet.
+    """The members of one sample in a shard as unparsed bytes.
 
     Args:
         key: the members' common name, up to the first dot.
-        shard: where it was read.
-        members: extension in lower case to content.
-        problem: why it cannot be used: a member came more than once, or is too large; the first such reason.
-        num_bytes: number of bytes of all members.
+        shard: path or URL of the shard.
+        members: content of each member by extension in lower case.
+        problem: first reason why the sample cannot be used, such as a repeated or too large member.
+        num_bytes: total size of all members, in bytes.
     """
 
     key: str
@@ -59,11 +59,11 @@ class RawSample:
 
     @property
     def image(self) -> bytes | None:
-        """The first image among the members, as it is encoded; None where there is none."""
+        """First encoded image among the members, or None."""
         return next((content for extension, content in self.members.items() if is_image_name(f".{extension}")), None)
 
     def enter(self, name: str, extension: str, content: bytes | None, limits: SampleLimits) -> None:
-        """Add a member, or note why the sample cannot be used; None is the content of one that is too large."""
+        """Add a member, or record why the sample cannot be used; `content` is None for a member that is too large."""
         if content is None:
             self._refuse("too_large", f"{extension} has more than {limits.member_bytes:,} bytes")
         elif len(name) > limits.name_bytes:
@@ -71,9 +71,9 @@ class RawSample:
         elif extension in self.members:
             self._refuse("duplicate_member", f"{extension} occurs more than once")
         elif len(self.members) == limits.num_members:
-            self._refuse("too_large", f"it has more than {limits.num_members:,} members")
+            self._refuse("too_large", f"the sample has more than {limits.num_members:,} members")
         elif self.num_bytes + len(content) > limits.sample_bytes:
-            self._refuse("too_large", f"it has more than {limits.sample_bytes:,} bytes")
+            self._refuse("too_large", f"the sample has more than {limits.sample_bytes:,} bytes")
         else:
             self.members[extension] = content
             self.num_bytes += len(content)
@@ -86,12 +86,12 @@ def expand_shards(shards: Shards) -> tuple[str, ...]:
     """Return the paths or URLs of all shards.
 
     Args:
-        shards: a path, a brace pattern such as `train/{00000..00127}.tar`, several of them separated by `::`, or a
-            sequence of paths and patterns. URLs are those of `mobileclip.storage` (`s3://`, `gs://`, `https://`)
-            and of webdataset (`pipe:`).
+        shards: a path, a brace pattern such as `train/{00000..00127}.tar`, several paths or patterns separated by `::`,
+            or a sequence of paths and patterns. URLs may use the schemes of `mobileclip.storage` (`s3://`, `gs://`,
+            `https://`) and of webdataset (`pipe:`).
 
     Raises:
-        ValueError: if there is none, a pattern is malformed, or a URL cannot be opened by what is installed.
+        ValueError: if no shard is given, a pattern is malformed, or no installed package can open a URL.
     """
     patterns = list(paths_of(shards))
     try:
@@ -107,12 +107,12 @@ def expand_shards(shards: Shards) -> tuple[str, ...]:
 
 
 def paths_of(paths: str | os.PathLike[str] | Iterable[str | os.PathLike[str]]) -> tuple[str, ...]:
-    """Return one path, or several, as texts."""
+    """Return one or several paths as strings."""
     return tuple(os.fspath(path) for path in ([paths] if isinstance(paths, (str, os.PathLike)) else paths))
 
 
 def _expanded(pattern: str) -> tuple[str, ...]:
-    # Of 65,536 shards in a fifth of a second, which a run asks several times; variables of the environment may change.
+    # Cached, as a run repeats this and 65,536 shards take 0.2 s; not with environment variables, which may change.
     return _expand.__wrapped__(pattern) if "${" in pattern else _expand(pattern)
 
 
@@ -129,7 +129,7 @@ def runs_program(shard: str) -> bool:
 
 
 def is_here(shard: str) -> bool:
-    """Return whether the shard is a file of this machine, and no store's or program's."""
+    """Return whether the shard is a local file, not a remote file or the output of a program."""
     return not (runs_program(shard) or storage.is_remote(shard))
 
 
@@ -140,13 +140,13 @@ def read_shard(
     *,
     cache: storage.FileCache | None = None,
 ) -> Iterator[RawSample]:
-    """Yield the samples of a shard as they come; a shard that breaks off or cannot be read is reported, not raised.
+    """Yield the samples of a shard in order; report, but do not raise, a truncated or unreadable shard.
 
     Args:
         shard: path or URL.
-        on_skip: called with what had to be left out.
-        limits: limits of what is read; a sample beyond them has a `problem`.
-        cache: where a copy of a remote shard is kept; none keeps none.
+        on_skip: function that is called with each `Skip`.
+        limits: limits on the data of a sample; a sample beyond the limits has a `problem`.
+        cache: cache for a copy of a remote shard; None keeps no copy.
     """
     num_read = 0
     try:
@@ -154,10 +154,10 @@ def read_shard(
             for raw in _samples(shard, stream, limits):
                 num_read += 1
                 yield raw
-    except Exception as error:  # noqa: BLE001 - the last barrier of a shard: whatever its bytes make libraries raise
+    except Exception as error:  # noqa: BLE001 - the last barrier around a shard, for any exception that its bytes cause
         raise_machine_fault(error)
         reason = "truncated_shard" if num_read else "unreadable_shard"
-        # Why a program failed is not known; many of them use a network.
+        # The cause of a program's failure is unknown, and many programs use a network.
         if storage.is_transient(error) or (isinstance(error, OSError) and runs_program(shard)):
             reason = CONNECTION_FAILED
         detail = f"after {num_read} samples: {type(error).__name__}: {error}"
@@ -167,7 +167,7 @@ def read_shard(
 def parse(
     raw: RawSample, parser: Callable[[str, Mapping[str, bytes]], SampleType], on_skip: Callable[[Skip], None]
 ) -> SampleType | None:
-    """Return the sample that `parser` makes of the members, or None after reporting why there is none."""
+    """Parse a raw sample with `parser`, or return None after reporting why the sample cannot be used."""
 
     def parsed() -> SampleType:
         if raw.problem is not None:
@@ -182,7 +182,7 @@ def parse_each(
     parser: Callable[[str, Mapping[str, bytes]], SampleType],
     on_skip: Callable[[Skip], None],
 ) -> Iterator[SampleType]:
-    """Yield the samples that `parser` makes, in order; where it makes none, why is reported."""
+    """Yield the samples that `parser` returns, in order, and report the raw samples that cannot be used."""
     made = (parse(raw, parser, on_skip) for raw in raws)
     return (sample for sample in made if sample is not None)
 
@@ -190,12 +190,12 @@ def parse_each(
 def read_reinforced_samples(
     shards: Shards, report: SkipReport | None = None, limits: SampleLimits = SAMPLE_LIMITS
 ) -> Iterator[ReinforcedSample]:
-    """Yield every usable reinforced sample of the shards, in order; the others are counted and logged.
+    """Yield every usable reinforced sample of the shards in order; count and log the others.
 
     Args:
-        shards: paths or patterns, as `expand_shards` takes them.
-        report: counts what was read and what was left out.
-        limits: limits of what is read.
+        shards: paths or patterns, as for `expand_shards`.
+        report: report that counts the read and the skipped samples.
+        limits: limits on the data of a sample.
     """
     return _read(shards, parse_reinforced_sample, SkipReport() if report is None else report, limits)
 
@@ -203,26 +203,26 @@ def read_reinforced_samples(
 def read_samples(
     shards: Shards, report: SkipReport | None = None, limits: SampleLimits = SAMPLE_LIMITS
 ) -> Iterator[ImageTextSample]:
-    """Yield every usable image-text sample of the shards, in order; the others are counted and logged.
+    """Yield every usable image-text sample of the shards in order; count and log the others.
 
     Args:
-        shards: paths or patterns, as `expand_shards` takes them.
-        report: counts what was read and what was left out.
-        limits: limits of what is read.
+        shards: paths or patterns, as for `expand_shards`.
+        report: report that counts the read and the skipped samples.
+        limits: limits on the data of a sample.
     """
     return _read(shards, parse_sample, SkipReport() if report is None else report, limits)
 
 
 def count_samples(shards: Shards, limits: SampleLimits = SAMPLE_LIMITS) -> int:
-    """Return the number of keys in shards, from the tar headers alone; that is fast on disk only.
+    """Count the keys in shards from the tar headers alone; this is fast only for files on disk.
 
     Args:
-        shards: paths or patterns, as `expand_shards` takes them.
-        limits: limits of what is read.
+        shards: paths or patterns, as for `expand_shards`.
+        limits: limits on the data of a sample.
 
     Raises:
-        ValueError: if a shard cannot be read or breaks off.
-        StorageError: if its store or disk failed.
+        ValueError: if a shard cannot be read or is truncated.
+        StorageError: if the store or disk of a shard fails.
     """
     total = 0
     for shard in expand_shards(shards):
@@ -234,13 +234,13 @@ def count_samples(shards: Shards, limits: SampleLimits = SAMPLE_LIMITS) -> int:
 
 
 def count_shard(shard: str, limits: SampleLimits = SAMPLE_LIMITS) -> tuple[int, Exception | None]:
-    """Return the number of keys in a shard, from its headers alone, and why there may be more; None if it is whole.
+    """Count the keys in a shard from its tar headers; also return the error that ended the count, or None.
 
-    What is returned is a `StorageError` where its store or disk failed, and a `ValueError` otherwise.
+    The error is a `StorageError` if the shard's store or disk failed, and a `ValueError` otherwise.
 
     Args:
         shard: path or URL.
-        limits: limits of what is read.
+        limits: limits on the data of a sample.
     """
     count = 0
     try:
@@ -255,17 +255,17 @@ def count_shard(shard: str, limits: SampleLimits = SAMPLE_LIMITS) -> tuple[int, 
 
 
 def write_shard(path: PathType, samples: Iterable[ImageTextSample], *, layout: Layout = "npz") -> PathType:
-    """Write samples to a shard and return its path; the file appears when it is complete, and never otherwise.
+    """Write samples to a shard and return its path; the file appears only when it is complete.
 
     Equal samples give equal bytes.
 
     Args:
-        path: the tar file, or its URL; replaced where it exists.
+        path: path or URL of the tar file; an existing file is replaced.
         samples: plain or reinforced samples, at least one.
-        layout: how embeddings are stored, as `sample_members` takes it.
+        layout: storage layout of the embeddings; see `sample_members`.
 
     Raises:
-        ValueError: if there is no sample, a key comes twice, the layout is unknown, or the URL cannot be written.
+        ValueError: if no samples are given, a key is repeated, the layout is unknown, or the URL is not writable.
     """
     if layout not in LAYOUTS:
         raise ValueError(f"unknown layout {layout!r}; expected one of {', '.join(LAYOUTS)}")
@@ -273,14 +273,14 @@ def write_shard(path: PathType, samples: Iterable[ImageTextSample], *, layout: L
 
 
 def write_shard_members(path: PathType, samples: Iterable[tuple[str, Mapping[str, bytes]]]) -> PathType:
-    """Write the members of samples to a shard and return its path, as `write_shard` does.
+    """Write the members of samples to a shard and return its path, like `write_shard`.
 
     Args:
-        path: the tar file, or its URL; replaced where it exists.
-        samples: key of each, and content by extension; at least one.
+        path: path or URL of the tar file; an existing file is replaced.
+        samples: pairs of a key and the member contents by extension; at least one pair.
 
     Raises:
-        ValueError: if there is no sample, a key comes twice, or the URL cannot be written.
+        ValueError: if no samples are given, a key is repeated, or the URL is not writable.
     """
     keys: set[str] = set()
     with storage.atomic_write(path) as stream:
@@ -303,16 +303,16 @@ def write_shards(
     layout: Layout = "npz",
     samples_per_shard: int = 1000,
 ) -> list[Path]:
-    """Write samples to as many shards as they need, `00000000.tar` and so on, and return the paths.
+    """Write samples to as many shards as necessary (`00000000.tar`, ...) and return their paths.
 
     Args:
-        directory: created where it is missing.
+        directory: folder of the shards, created if missing.
         samples: plain or reinforced samples.
-        layout: how embeddings are stored, as `sample_members` takes it.
-        samples_per_shard: at most so many in each.
+        layout: storage layout of the embeddings; see `sample_members`.
+        samples_per_shard: maximum number of samples per shard, at least 1.
 
     Raises:
-        ValueError: if there is no sample, or a key comes twice in a shard.
+        ValueError: if no samples are given, or a key is repeated within a shard.
     """
     if samples_per_shard < 1:
         raise ValueError(f"samples_per_shard must be at least 1, not {samples_per_shard}")
@@ -336,7 +336,7 @@ def _open(shard: str, cache: storage.FileCache | None) -> AbstractContextManager
 
 
 def _names(stream: IO[bytes], limits: SampleLimits) -> Iterator[str]:
-    """Yield the names of the files in a tar file, which is not read where it can be jumped over."""
+    """Yield the names of the files in a tar file, and skip the contents if the file is not compressed."""
     if is_compressed(stream.read(START_BYTES)):
         stream.seek(0)
         yield from (name for name, _ in read_members(stream, limits))
@@ -356,7 +356,7 @@ def _samples(shard: str, stream: IO[bytes], limits: SampleLimits) -> Iterator[Ra
                 raw.enter(name, extension, content, limits)
         except Exception as error:
             raise_machine_fault(error)
-            # What came before the break may be complete; its parser decides.
+            # The members before the break may form a complete sample; the parser decides.
             yield raw
             raise
         yield raw

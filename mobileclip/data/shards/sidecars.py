@@ -29,16 +29,16 @@ SIZES = "sizes.json"
 """File beside shards: an object of their names and numbers of samples, as webdataset's users keep it."""
 MANIFEST = "manifest.jsonl"
 """File beside reinforced shards: a line for every finished one."""
-# A reinforced data set may have folders in folders, and says what it holds in the topmost one.
+# A reinforced data set may have nested folders, with its card in the topmost folder.
 MOST_FOLDERS_ABOVE = 3
-# Local shards that are counted without being asked to: a few minutes at most.
+# Maximum number of local shards that are counted without a request, which takes a few minutes at most.
 MOST_COUNTED = 1_000
 _MAX_BYTES = 2**31
 _MAX_SAMPLES = 2**36
 
 
 class UncountedError(ValueError):
-    """Raised if sample counts are unknown, and there are too many or remote shards to count."""
+    """Raised if sample counts are unknown, and the shards are remote or too many to count."""
 
 
 def shard_sizes(shards: Sequence[str], limits: SampleLimits = SAMPLE_LIMITS) -> tuple[int, ...]:
@@ -48,12 +48,12 @@ def shard_sizes(shards: Sequence[str], limits: SampleLimits = SAMPLE_LIMITS) -> 
     to a thousand local shards by their headers.
 
     Args:
-        shards: their paths or URLs.
-        limits: limits of a sample's size.
+        shards: paths or URLs of the shards.
+        limits: limits on the size of a sample.
 
     Raises:
-        ValueError: if one of these files cannot be read.
-        UncountedError: if there is no such file, and there are too many or remote shards.
+        ValueError: if `sizes.json` or a manifest cannot be read.
+        UncountedError: if no such file exists, and the shards are remote or too many.
     """
     known: dict[str, int] = {}
     said = cache(_said)
@@ -65,13 +65,13 @@ def shard_sizes(shards: Sequence[str], limits: SampleLimits = SAMPLE_LIMITS) -> 
     if len(unknown) > MOST_COUNTED or not all(map(is_here, unknown)):
         first = storage.printable(storage.without_secrets(unknown[0]))
         raise UncountedError(
-            f"nothing says how many samples are in {len(unknown):,} shards such as {first}, which an epoch is made of: "
-            f"count them once with `mobileclip data count SHARDS`, which writes {SIZES} beside them; or choose "
-            "sampling `endless`, which need not know"
+            f"the number of samples is unknown in {len(unknown):,} shards such as {first}, but an epoch needs it: "
+            f"count them once with `mobileclip data count SHARDS`, which writes {SIZES} next to the shards; or choose "
+            "sampling `endless`, which needs no counts"
         )
     if len(unknown) > 1:
         logger.info("counting the samples of %d shards; `mobileclip data count` keeps the numbers", len(unknown))
-    # One that breaks off still has a sample to be read, and to be told of.
+    # A truncated shard counts as at least one sample, so that it is read and reported.
     known |= {_path(shard): count_shard(shard, limits)[0] or 1 for shard in unknown}
     return tuple(known[_path(shard)] for shard in shards)
 
@@ -80,7 +80,7 @@ def read_sizes(folder: str | os.PathLike[str]) -> Mapping[str, int] | None:
     """Return the counts of a folder's `sizes.json` by the name of the shard; None without such a file.
 
     Raises:
-        ValueError: if the file cannot be read, or holds something else.
+        ValueError: if the file cannot be read or has other content.
     """
     path = storage.join(os.fspath(folder), SIZES)
     try:
@@ -143,21 +143,18 @@ def _path(shard: str) -> str:
 
 
 CARD = "reinforcement.json"
-# A card has a few teachers and a few counts.
+# Maximum size of a card, which has a few teachers and counts.
 _MAX_CARD_BYTES = 2**24
 
 
 @attrs.frozen(kw_only=True, field_transformer=strict)
 class TeacherEntry:
-    """One teacher.
+    """A teacher of reinforced data.
 
-    Args:
-        name: name of the model and its pretraining.
-        weights_sha256: hash of the weights, since a name may stand for several files.
-        dim: number of the teacher's columns in the stored embeddings, in the order of the teachers.
-        logit_scale: the teacher's factor of cosine similarities.
-        image: the teacher's image input: size, interpolation, mean and std.
-        spec: the teacher's spec as JSON; None for a teacher built by hand.
+    Args: name: name of the model and its pretraining. weights_sha256: hash of the weights, since a name may stand for
+        several files. dim: number of columns of the teacher in the stored embeddings, which are in the order of the
+        teachers. logit_scale: factor by which the teacher multiplies cosine similarities. image: the teacher's image
+        input: size, interpolation, mean and std. spec: the teacher's spec as JSON; None for a teacher built by hand.
     """
 
     name: str
@@ -174,7 +171,7 @@ class CaptionerEntry:
 
     Args:
         name: name of the model and its pretraining.
-        weights_sha256: hash of its weights.
+        weights_sha256: hash of the model's weights.
         caption_set: name of the captioner's caption set.
         seed: seed of the captions.
         spec: settings of the captioner as JSON: number of captions, top-p, ...
@@ -194,12 +191,12 @@ _FRACTION = (validators.ge(0), validators.le(1))
 class ViewAgreement:
     """Share of stored augmented views that the teachers match to the same caption as the plain image.
 
-    An image or view counts as recognised if the nearest caption is its own. Only captions that belong to a single image
-    are compared.
+    An image or view counts as recognised if the nearest caption is its own. Only captions that belong to exactly one
+    image are compared.
 
     Args:
-        num_samples: pictures that were compared.
-        num_views: stored views of them.
+        num_samples: number of compared images.
+        num_views: number of stored views of these images.
         agreement: share of the views with the same nearest caption as the original image.
         plain_accuracy: share of the original images whose nearest caption is their own.
         view_accuracy: share of the views whose nearest caption is their image's.
@@ -213,7 +210,7 @@ class ViewAgreement:
 
     @property
     def ratio(self) -> float | None:
-        """Ratio of the views' and the original images' accuracy; None if the latter is zero."""
+        """Ratio of the views' accuracy to the original images' accuracy; None if the original images' accuracy is 0."""
         return self.view_accuracy / self.plain_accuracy if self.plain_accuracy else None
 
     def __str__(self) -> str:
@@ -233,13 +230,13 @@ class ReinforcementCard:
         teachers: the teachers in the order of their concatenated embeddings; empty before the step with teachers.
         captioners: the captioners of the synthetic captions, earlier steps first.
         augmentation: the augmentation policy; None before the step with teachers.
-        num_augmentations: stored augmentations per image.
+        num_augmentations: number of stored augmentations per image.
         seed: seed of the augmentations.
-        layout: form of the embeddings.
+        layout: storage layout of the embeddings.
         versions: package versions of the first run, since decoders and resizing may differ in the last bit.
         num_shards: number of finished shards with samples.
-        num_samples: samples in them.
-        num_bytes: their size.
+        num_samples: number of samples in the shards.
+        num_bytes: total size of the shards, in bytes.
         skipped: number of skipped samples, by reason.
         agreement: the teachers' agreement on the stored views of the first shard; None if not measured.
     """
@@ -268,25 +265,25 @@ class ReinforcementCard:
         return tuple(teacher.logit_scale for teacher in self.teachers)
 
     def in_columns(self, columns: tuple[int, int]) -> ReinforcementCard:
-        """Return the card restricted to the teachers of a range of columns, whose end is excluded.
+        """Return the card restricted to the teachers in a range of columns, with an exclusive end.
 
         Raises:
-            ValueError: if the columns are not those of whole teachers.
+            ValueError: if the columns do not match whole teachers.
         """
         ends = [0, *itertools.accumulate(self.teacher_dims)]
         if not set(columns) <= set(ends) or columns[0] >= columns[1]:
             raise ValueError(
-                f"columns {columns} are not those of whole teachers, whose own are {[*itertools.pairwise(ends)]}"
+                f"columns {columns} do not match whole teachers, which have the columns {[*itertools.pairwise(ends)]}"
             )
         teachers = self.teachers[ends.index(columns[0]) : ends.index(columns[1])]
-        # What was measured of all teachers says nothing of some.
+        # The agreement of all teachers does not apply to some of them.
         return attrs.evolve(self, teachers=teachers, agreement=self.agreement if teachers == self.teachers else None)
 
     def differences(self, loss: Mapping[str, Sequence[float]]) -> list[str]:
         """Return the differences between a loss and the card's teachers, one sentence per option.
 
         Args:
-            loss: the loss's `teacher_dims` and `teacher_logit_scales`, or one of these.
+            loss: `teacher_dims` and `teacher_logit_scales` of the loss, or one of the two.
         """
         names = ", ".join(teacher.name for teacher in self.teachers) or "no teachers"
         return [
@@ -300,7 +297,7 @@ def read_card(directory: str | os.PathLike[str]) -> ReinforcementCard:
     """Return the card of a directory of reinforced shards.
 
     Args:
-        directory: local or a URL.
+        directory: local path or URL.
 
     Raises:
         ValueError: if the card is missing or cannot be read.
@@ -315,7 +312,7 @@ def find_card(directory: str | os.PathLike[str]) -> ReinforcementCard | None:
     """Return the card of a directory, or None if it has no card.
 
     Args:
-        directory: local or a URL.
+        directory: local path or URL.
 
     Raises:
         ValueError: if the card cannot be read.
@@ -336,7 +333,7 @@ def card_of_shards(shards: Sequence[str]) -> ReinforcementCard | None:
     The card lies next to the shards, or in a common parent folder.
 
     Args:
-        shards: their paths or URLs.
+        shards: paths or URLs of the shards.
 
     Raises:
         ValueError: if a card cannot be read, folders were reinforced differently, or only some folders have a card.
@@ -351,14 +348,14 @@ def card_of_shards(shards: Sequence[str]) -> ReinforcementCard | None:
     card = find(first)
     if None in places:
         raise ValueError(
-            f"{first} was reinforced and has a {CARD}, and {folders[places.index(None)]} has none, so nothing says "
-            "what its samples hold; take them apart, or put the card there that its shards were made with"
+            f"{first} was reinforced and has a {CARD}, but {folders[places.index(None)]} has none, so the content of "
+            "its samples is unknown; use the folders separately, or add the card of the second folder's shards"
         )
     other = next((place for place in places if place is not None and find(place) != card), None)
     if other is not None:
         raise ValueError(
-            f"{first} and {other} were reinforced differently, so what teachers say about their samples does not go "
-            "together; take them apart"
+            f"{first} and {other} were reinforced differently, so their teacher embeddings cannot be "
+            "combined; use the folders separately"
         )
     return card
 

@@ -1,4 +1,4 @@
-"""Tar files as shards need them: walked and written several times faster than `tarfile` does."""
+"""Reading and writing tar files of shards, several times faster than `tarfile`."""
 
 from __future__ import annotations
 
@@ -20,21 +20,21 @@ from mobileclip.storage import printable
 Member = TypeVar("Member")
 
 BLOCK = 512
-# A name longer than this is no name: forged headers must not make us read the whole file.
+# Maximum length of a plausible name: a forged header must not make the reader load the whole file.
 _MAX_EXTENDED_BYTES = 1 << 20
-# Names, links, sizes and more, before one member.
+# Maximum number of extended headers (names, links, sizes and more) before one member.
 _MAX_EXTENDED_HEADERS = 8
 _MAX_PAX_RECORDS = 1000
 _MAX_OCTAL_SIZE = 8**11 - 1
-# No file is larger, and positions in files are not either.
+# Larger than any file or file offset.
 _MAX_SIZE = 2**60
 _ZEROS = bytes(BLOCK)
 _COMPRESSED = re.compile(rb"\x1f\x8b\x08|BZh[1-9]1AY&SY|\xfd7zXZ\0")
 START_BYTES = 10
-"""As many as tell whether a file is compressed."""
-# What a header claims is read in pieces: memory is taken for what is there.
+"""Number of bytes that show whether a file is compressed."""
+# Content is read in pieces, so that memory is allocated for real bytes only, not for a claimed size.
 _PIECE_BYTES = 1 << 22
-# What a small file may inflate to whatever the ratio.
+# Size to which a small file may inflate at any ratio.
 _SLACK_BYTES = 1 << 26
 _READ_ONLY = 0o444
 _REGULAR = (b"0", b"\0", b"7")
@@ -54,9 +54,9 @@ class TarMember(NamedTuple):
     """A regular file in a tar file.
 
     Args:
-        name: as it is stored.
-        offset: offset of the first byte of its content.
-        size: size of its content, in bytes.
+        name: stored name of the file.
+        offset: offset of the first byte of the content.
+        size: size of the content, in bytes.
     """
 
     name: str
@@ -65,11 +65,11 @@ class TarMember(NamedTuple):
 
 
 class ForwardReader:
-    """A stream that cannot be moved, such as a program's output, moved by reading on.
+    """A forward-only `seek` for streams without one, such as a program's output, by reading and discarding.
 
     Args:
-        stream: read from where it stands, which counts as the start; fewer bytes than asked for mean its end.
-        ahead: what was read of it before, which comes first.
+        stream: stream whose current position counts as the start; a short read means the end of the stream.
+        ahead: bytes that were already read from the stream and come first.
     """
 
     def __init__(self, stream: IO[bytes] | InflatedFile, ahead: bytes = b"") -> None:
@@ -78,7 +78,7 @@ class ForwardReader:
         self._ahead = ahead
 
     def read(self, size: int) -> bytes:
-        """Return the next `size` bytes, or those that are left."""
+        """Return the next `size` bytes, or the remaining bytes if fewer are left."""
         content, self._ahead = self._ahead[:size], self._ahead[size:]
         if len(content) < size:
             rest = self._stream.read(size - len(content))
@@ -87,8 +87,8 @@ class ForwardReader:
         return content
 
     def seek(self, position: int) -> int:
-        """Move to a position, which must not lie behind."""
-        assert position >= self.position, "a stream that moves forward alone"
+        """Move forward to a position, which must not be before the current position."""
+        assert position >= self.position, "the stream only moves forward"
         while self.position < position and self.read(min(position - self.position, _PIECE_BYTES)):
             pass
         return self.position
@@ -102,12 +102,12 @@ _OPENED: dict[bytes, Callable[[IO[bytes]], Any]] = {
 
 
 class InflatedFile:
-    """A file that gzip, bzip2 or xz compressed, read on from its start.
+    """A gzip, bzip2 or xz file that is decompressed sequentially.
 
     Args:
         stream: the compressed file.
-        start: its first bytes, which were read before.
-        inflation: how many times the bytes of the file may come out of it.
+        start: first bytes of the file, which were already read.
+        inflation: maximum ratio of the decompressed to the compressed size.
     """
 
     def __init__(self, stream: IO[bytes], start: bytes, *, inflation: int) -> None:
@@ -116,12 +116,12 @@ class InflatedFile:
         self._inflation, self._num_inflated = inflation, 0
 
     def read(self, size: int) -> bytes:
-        """Return the next `size` bytes, or those that are left.
+        """Return the next `size` bytes, or the remaining bytes if fewer are left.
 
         Raises:
-            TooLargeError: if more comes out than the file may hold.
-            EOFError: if the file is cut.
-            OSError: if it is damaged.
+            TooLargeError: if the file inflates beyond the limit.
+            EOFError: if the file is truncated.
+            OSError: if the file is damaged.
         """
         pieces = []
         while size and (piece := self._next(min(size, _PIECE_BYTES))):
@@ -137,24 +137,24 @@ class InflatedFile:
         self._num_inflated += len(piece)
         if self._num_inflated > self._inflation * self._compressed.position + _SLACK_BYTES:
             raise TooLargeError(
-                f"the compressed file inflates to more than {self._inflation} times its size; if it is no bomb, "
+                f"the compressed file inflates to more than {self._inflation} times its size; if you trust it, "
                 "raise `inflation` in the limits, or decompress it first"
             )
         return piece
 
 
 def read_members(stream: IO[bytes], limits: SampleLimits = SAMPLE_LIMITS) -> Iterator[tuple[str, bytes | None]]:
-    """Yield name and content of the regular files of a tar file in order, reading on without a step back.
+    """Yield the name and the content of the regular files of a tar file in order, in one sequential pass.
 
     Args:
         stream: a tar file, compressed or not.
-        limits: a file with more than `member_bytes` is passed over, and has None for its content.
+        limits: limits on the members; a file larger than `member_bytes` is skipped and has None as its content.
 
     Raises:
-        tarfile.ReadError: if it is no tar file, damaged, or ends without its end mark.
-        ValueError: if it is compressed and inflates to more than the limits allow.
-        EOFError: if it is compressed and cut.
-        OSError: if it is compressed and damaged.
+        tarfile.ReadError: if the stream is not a tar file, is damaged, or ends without an end mark.
+        ValueError: if a compressed file inflates beyond the limits.
+        EOFError: if a compressed file is truncated.
+        OSError: if a compressed file is damaged.
     """
     forward = forward_reader(stream, limits, seeks=False)
     for member in tar_members(forward):
@@ -164,12 +164,12 @@ def read_members(stream: IO[bytes], limits: SampleLimits = SAMPLE_LIMITS) -> Ite
 def forward_reader(
     stream: IO[bytes], limits: SampleLimits = SAMPLE_LIMITS, *, seeks: bool = True
 ) -> IO[bytes] | ForwardReader:
-    """Return what moves forward over a tar file from its start, compressed or not.
+    """Return a reader that moves forward over a compressed or uncompressed tar file from its start.
 
     Args:
-        stream: which stands at its start.
-        limits: limits of what is inflated.
-        seeks: whether the stream itself can be moved; then it is returned where nothing is compressed.
+        stream: a stream at its start.
+        limits: limits on decompression.
+        seeks: whether the stream supports `seek`; such an uncompressed stream is returned as it is.
     """
     start = stream.read(START_BYTES)
     if is_compressed(start):
@@ -178,11 +178,11 @@ def forward_reader(
 
 
 def member_key(stream: IO[bytes], start: int) -> str:
-    """Return the key of a member by where its content begins; of a long name its beginning, or nothing.
+    """Return the key of the member whose content starts at `start`; for a long name, its beginning or an empty string.
 
     Args:
         stream: an uncompressed tar file.
-        start: start of the content, in bytes.
+        start: offset of the content, in bytes.
     """
     stream.seek(start - BLOCK)
     parts = split_name(_name(stream.read(BLOCK)))
@@ -190,15 +190,15 @@ def member_key(stream: IO[bytes], start: int) -> str:
 
 
 def is_compressed(start: bytes) -> bool:
-    """Return whether a tar file that starts with these bytes is compressed, by gzip, bzip2 or xz."""
+    """Return whether a tar file with these first bytes is compressed by gzip, bzip2 or xz."""
     return _COMPRESSED.match(start) is not None
 
 
 def read_content(stream: IO[bytes] | ForwardReader, member: TarMember) -> bytes:
-    """Return the content of a member, which begins where the stream stands.
+    """Return the content of a member that starts at the current position of the stream.
 
     Raises:
-        tarfile.ReadError: if the archive ends within it.
+        tarfile.ReadError: if the archive ends within the member.
     """
     content = read_up_to(stream, member.size)
     if len(content) < member.size:
@@ -207,7 +207,7 @@ def read_content(stream: IO[bytes] | ForwardReader, member: TarMember) -> bytes:
 
 
 def read_up_to(stream: IO[bytes] | ForwardReader, size: int) -> bytes:
-    """Return the next `size` bytes, or those that are left; memory is taken for what is there, not for what is said."""
+    """Return up to `size` bytes; memory is allocated only for bytes that exist, not for the claimed size."""
     content = stream.read(min(size, _PIECE_BYTES))
     if len(content) == size:
         return content
@@ -220,15 +220,15 @@ def read_up_to(stream: IO[bytes] | ForwardReader, size: int) -> bytes:
 
 
 def tar_members(stream: IO[bytes] | ForwardReader) -> Iterator[TarMember]:
-    """Yield the regular files of a tar file in order; between two of them the stream may be read and moved.
+    """Yield the regular files of a tar file in order; the caller may read and move the stream between files.
 
-    Knows the headers of ustar, GNU and pax archives.
+    Headers may be in ustar, GNU or pax format.
 
     Args:
-        stream: an uncompressed tar file that can be moved, forward at least.
+        stream: an uncompressed tar file that can be moved at least forward.
 
     Raises:
-        tarfile.ReadError: if it is no tar file, damaged, compressed, or ends without its end mark.
+        tarfile.ReadError: if the stream is not a tar file, is damaged or compressed, or ends without an end mark.
     """
     offset = num_extended = 0
     name: str | None = None
@@ -244,7 +244,7 @@ def tar_members(stream: IO[bytes] | ForwardReader) -> Iterator[TarMember]:
         if kind in _EXTENDED:
             num_extended += 1
             if num_extended > _MAX_EXTENDED_HEADERS:
-                raise tarfile.ReadError(f"more than {_MAX_EXTENDED_HEADERS} extended headers stand before one member")
+                raise tarfile.ReadError(f"more than {_MAX_EXTENDED_HEADERS} extended headers precede one member")
             if kind == b"L":
                 name = _decode(_extra(stream, stored))
             elif kind == b"x":
@@ -256,7 +256,7 @@ def tar_members(stream: IO[bytes] | ForwardReader) -> Iterator[TarMember]:
             if kind in _REGULAR:
                 yield TarMember(_name(header) if name is None else name, offset, stored)
             elif kind in _WITHOUT_CONTENT:
-                stored = 0  # whatever they say
+                stored = 0  # whatever size the header claims
             name = size = None
             num_extended = 0
         offset += -(-stored // BLOCK) * BLOCK
@@ -266,15 +266,15 @@ def write_member(stream: IO[bytes], name: str, content: bytes) -> None:
     """Write a regular file to a tar file; equal arguments give equal bytes.
 
     Args:
-        stream: as many files after one another as wanted, then `write_end`.
+        stream: output stream; after the last file, call `write_end`.
         name: name of the file.
         content: content of the file.
 
     Raises:
-        ValueError: if the name has a zero byte, where it would end for those who read it.
+        ValueError: if the name contains a zero byte, at which readers would end the name.
     """
     if "\0" in name:
-        raise ValueError(f"{name!r} cannot name a file in a tar file: names end at a zero byte there")
+        raise ValueError(f"{name!r} cannot be a file name in a tar file: it contains a zero byte, which ends a name")
     stream.write(_header(name, len(content)))
     stream.write(content)
     stream.write(_ZEROS[: -len(content) % BLOCK])
@@ -286,9 +286,9 @@ def write_end(stream: IO[bytes]) -> None:
 
 
 def split_name(name: str) -> tuple[str, str] | None:
-    """Return the key and the extension of a member, or None of what belongs to no sample, as webdataset has it.
+    """Split a member's name into key and extension like webdataset; return None for members outside any sample.
 
-    They meet at the first dot behind the last slash.
+    The name is split at the first dot after the last slash.
     """
     match = _NAME.fullmatch(name.removeprefix("./"))
     if match is None or _META.match(match[1]):
@@ -299,13 +299,13 @@ def split_name(name: str) -> tuple[str, str] | None:
 def by_key(
     members: Iterable[Member], name: Callable[[Member], str]
 ) -> Iterator[tuple[str, Iterator[tuple[str, Member]]]]:
-    """Yield the keys of a shard in order, each with the extensions of its members and these, as they come.
+    """Yield the keys of a shard in order, each with an iterator over pairs of extension and member.
 
-    What belongs to no sample is left out. The members of one key are there until the next key is asked for.
+    Members outside any sample are left out. Consume the members of a key before you request the next key.
 
     Args:
-        members: members of the shard, as they are stored.
-        name: returns what one is called.
+        members: members of the shard in stored order.
+        name: function that returns the name of a member.
     """
     known = ((*parts, member) for member in members if (parts := split_name(name(member))) is not None)
     for key, own in groupby(known, itemgetter(0)):
@@ -314,7 +314,7 @@ def by_key(
 
 @cache
 def _template() -> bytes:
-    """Return the header of an empty file without a name, with spaces in place of the checksum."""
+    """Return the header of an empty, unnamed file with spaces in place of the checksum."""
     info = tarfile.TarInfo()
     info.mode = _READ_ONLY
     header = info.tobuf(tarfile.USTAR_FORMAT)
@@ -344,27 +344,27 @@ def _check(header: bytes, offset: int) -> None:
 
 
 def _number(field: bytes) -> int:
-    """Return a number of a header: octal digits alone, or GNU's form for what they cannot hold."""
+    """Parse a number in a header: octal digits, or GNU's binary form for larger numbers."""
     if field[0] == 0x80:
         number = int.from_bytes(field[1:], "big")
     else:
         match = _OCTAL.fullmatch(field.split(b"\0", 1)[0])
         if match is None:
-            raise tarfile.ReadError(f"a header holds {field!r}, expected an octal number")
+            raise tarfile.ReadError(f"a header contains {field!r}, expected an octal number")
         number = int(match[1] or b"0", 8)
     if number > _MAX_SIZE:
-        raise tarfile.ReadError(f"a header says {number}, which is larger than any file")
+        raise tarfile.ReadError(f"a header contains the number {number}, which is larger than any file")
     return number
 
 
 def _extra(stream: IO[bytes] | ForwardReader, size: int) -> bytes:
     if size > _MAX_EXTENDED_BYTES:
-        raise tarfile.ReadError(f"a member's extended header takes {size} bytes")
+        raise tarfile.ReadError(f"a member's extended header has {size} bytes, which is too many")
     return read_content(stream, TarMember("an extended header", 0, size))
 
 
 def _pax(records: bytes, name: str | None, size: int | None) -> tuple[str | None, int | None]:
-    """Return name and size as the records, `LENGTH KEY=VALUE` and a line break each, say."""
+    """Return the name and the size from pax records, which are lines of the form `LENGTH KEY=VALUE`."""
     position = 0
     for _ in range(_MAX_PAX_RECORDS):
         if position >= len(records) or not records[position]:
@@ -379,7 +379,7 @@ def _pax(records: bytes, name: str | None, size: int | None) -> tuple[str | None
         elif key == b"size" and _PAX_SIZE.fullmatch(value):
             size = int(value)
         elif key == b"size" or key.startswith(b"GNU.sparse"):
-            raise tarfile.ReadError(f"a pax header says {key!r} {value[:40]!r}: no size, or a sparse file; {_ANEW}")
+            raise tarfile.ReadError(f"a pax header has {key!r} {value[:40]!r}: invalid size or sparse file; {_ANEW}")
         position = end
     raise tarfile.ReadError(f"a pax header has more than {_MAX_PAX_RECORDS} records")
 

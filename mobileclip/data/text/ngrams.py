@@ -1,6 +1,7 @@
-"""Which n-grams of characters a set of texts has: what tells the language of a query, as far as towers differ in it.
+"""Sets of character n-grams of texts, to recognise by language which tower suits a query.
 
-They are kept as a Bloom filter: 27 languages' names and keywords of emoji have 220,000, which take 330 kB.
+The n-grams are stored in a Bloom filter. The emoji names and keywords of 27 languages have 220,000 n-grams, which take
+330 kB.
 """
 
 from __future__ import annotations
@@ -16,17 +17,17 @@ from torch import Tensor
 
 _SIZES = (2, 3)
 _BITS_EACH, _NUM_PLACES = 12, 6
-"""Of a hundred n-grams that no text had, the filter takes fewer than one for known."""
+"""The false positive rate of the filter is below one percent."""
 _MOST_BYTES = 500_000
-_END = "\n"  # in no word
+_END = "\n"  # occurs in no word
 _GOLDEN, _ODD = np.uint64(0x9E3779B97F4A7C15), np.uint64(0xD6E8FEB86659FD93)
 
 
 def pack_ngrams(texts: Iterable[str]) -> Tensor:
-    """Return the n-grams of texts as a tower's file has them.
+    """Pack the n-grams of texts in the format of a tower's file.
 
-    Those of a word are all runs of two and three characters, its ends among them, and the word itself. Case, forms of
-    compatibility and punctuation do not count.
+    The n-grams of a word are the word itself and all runs of two and three characters, including markers for the ends
+    of the word. Case, Unicode compatibility forms and punctuation are ignored.
 
     Shape:
         `(bytes,)`, uint8, at most 500,000.
@@ -50,7 +51,7 @@ class KnownNgrams:
     """The n-grams of a tower's training data.
 
     Args:
-        packed: what `pack_ngrams` returned.
+        packed: return value of `pack_ngrams`.
 
     Raises:
         ValueError: if the array is not a packed set of n-grams.
@@ -59,13 +60,13 @@ class KnownNgrams:
     def __init__(self, packed: Tensor) -> None:
         if packed.dtype != torch.uint8 or packed.ndim != 1 or not 1 <= len(packed) <= _MOST_BYTES:
             raise ValueError(
-                f"n-grams must be a row of 1 to {_MOST_BYTES:,} bytes, not {packed.dtype} of shape "
+                f"n-grams must be a vector of 1 to {_MOST_BYTES:,} bytes, not {packed.dtype} of shape "
                 f"{tuple(packed.shape)}; the file is damaged, or from another version"
             )
         self._bits = np.unpackbits(packed.numpy())
 
     def share(self, text: str) -> float:
-        """Return the known share of a text's n-grams, 0 to 1; 0 for a text without words."""
+        """Return the share of a text's n-grams that are known, from 0 to 1; 0 for a text without words."""
         hashes = np.unique(_hashes(set(_words(text))))
         return float(self._bits[_places(hashes, len(self._bits))].all(axis=1).mean()) if len(hashes) else 0.0
 
@@ -94,7 +95,7 @@ def _hashes(words: set[str]) -> NDArray[np.uint64]:
     found = [whole]
     for size in _SIZES:
         windows = np.lib.stride_tricks.sliding_window_view(np.arange(len(codes)), size)
-        # The end of a word is within no n-gram, and between two words there is none.
+        # No n-gram has the end of a word inside, so none spans two words.
         inner = windows[:, 1:-1] if size > 2 else windows[:, :0]
         usable = windows[~is_end[inner].any(axis=1)]
         found.append(_mixed(codes[usable], np.arange(size), size=size).sum(axis=1, dtype=np.uint64))
@@ -102,7 +103,7 @@ def _hashes(words: set[str]) -> NDArray[np.uint64]:
 
 
 def _mixed(codes: NDArray[np.uint64], at: NDArray[np.int64], *, size: int) -> NDArray[np.uint64]:
-    """Return pseudo-random numbers, a function of characters and their positions."""
+    """Return pseudo-random numbers that depend on the characters and their positions."""
     mixed = codes * _GOLDEN + (at.astype(np.uint64) + np.uint64(1024 * size + 1)) * _ODD
     for shift in (np.uint64(32), np.uint64(29)):
         mixed = (mixed ^ (mixed >> shift)) * _ODD
@@ -111,7 +112,7 @@ def _mixed(codes: NDArray[np.uint64], at: NDArray[np.int64], *, size: int) -> ND
 
 
 def _places(hashes: NDArray[np.uint64], num_bits: int) -> NDArray[np.uint64]:
-    """Return the bits of every hash, `(hashes, places)`."""
+    """Return the bit positions of every hash, `(hashes, positions)`."""
     first, step = hashes & np.uint64(0xFFFFFFFF), (hashes >> np.uint64(32)) | np.uint64(1)
     places: NDArray[np.uint64] = (first[:, None] + np.arange(_NUM_PLACES, dtype=np.uint64) * step[:, None]) % np.uint64(
         num_bits

@@ -1,7 +1,7 @@
 """Texts stored with teacher embeddings, for distilling text towers.
 
-A folder holds parts, `00000.safetensors` and so on, each with its texts, their languages and the teacher's embeddings,
-and `texts.json`, which is written last and names the teacher. Several texts may share an embedding, such as
+A folder contains parts (`00000.safetensors`, ...) and `texts.json`. Each part holds texts, their languages and the
+teacher embeddings. `texts.json` names the teacher and is written last. Several texts may share an embedding, such as
 translations of one sentence.
 """
 
@@ -42,10 +42,10 @@ class TextsCard:
     Args:
         teacher: name of the teacher.
         weights_sha256: SHA-256 of the teacher's weights, see `mobileclip.tensor_files.weights.weights_sha256`.
-        dim: dim of its embeddings.
+        dim: dim of the teacher's embeddings.
         space: identity of the embedding space's model, as JSON; empty if unknown.
-        languages: number of texts by language, in the order of the languages' numbers in the parts; `""` for unknown
-            languages.
+        languages: number of texts by language, in the order of the language indices in the parts; `""` stands for
+            unknown languages.
         parts: number of texts in each part, in order.
     """
 
@@ -80,10 +80,10 @@ def part_tensors(
     Shape: teacher (E, D).
 
     Args:
-        texts: N of them.
-        languages: the number of each text's language.
+        texts: N texts.
+        languages: index of each text's language.
         embeddings: row of `teacher` for each text.
-        teacher: embeddings, of unit length.
+        teacher: teacher embeddings of unit length.
     """
     encoded = [text.encode("utf-8", errors="replace") for text in texts]
     return {
@@ -105,7 +105,7 @@ class _Part(NamedTuple):
     teacher: np.ndarray
 
     def text_at(self, row: int) -> str:
-        """Return a text."""
+        """Return the text at an index."""
         start = self.end[row - 1] if row else 0
         return self.text[start : self.end[row]].tobytes().decode("utf-8", errors="replace")
 
@@ -140,7 +140,7 @@ class StoredTexts:
     """A folder of texts with teacher embeddings, which are read from the files on demand.
 
     Args:
-        folder: that `mobileclip.reinforce.reinforce_texts` wrote.
+        folder: folder that `mobileclip.reinforce.reinforce_texts` wrote.
 
     Raises:
         FileNotFoundError: if the folder does not exist, or is incomplete.
@@ -154,7 +154,7 @@ class StoredTexts:
         except FileNotFoundError:
             raise FileNotFoundError(
                 f"{self.folder} has no {CARD}: it is not a folder of stored texts, or writing was interrupted; "
-                "resume with the same mobileclip.reinforce.reinforce_texts"
+                "resume by the same call of mobileclip.reinforce.reinforce_texts"
             ) from None
         self.card = from_json(content.decode(), TextsCard)
         self._ends = np.cumsum(self.card.parts)
@@ -167,7 +167,7 @@ class StoredTexts:
 
     @cached_property
     def by_language(self) -> dict[str, np.ndarray]:
-        """The indices of the texts of every language, ascending."""
+        """Indices of the texts of every language, in ascending order."""
         languages = np.concatenate([part.language for part in self._parts])
         return {name: np.flatnonzero(languages == number) for number, name in enumerate(self.card.languages)}
 

@@ -1,10 +1,10 @@
 """Tokenizers: CLIP's byte pairs, with the release's ids and several times its speed, or a tokenizer file.
 
-No token crosses white space, so the ids of a text are those of its words. A bounded cache holds the ids of known words;
-Hugging Face tokenizers encodes new words.
+No token spans white space, so the ids of a text are the ids of its words. A bounded cache holds the ids of known words;
+the Hugging Face `tokenizers` library encodes new words.
 
-tokenizers and open_clip (through regex) have separate Unicode tables. A character that only one table knows as a letter
-or digit is split differently.
+`tokenizers` and open_clip (through `regex`) have separate Unicode tables. They split differently at a character that is
+a letter or digit in only one of the tables.
 """
 
 from __future__ import annotations
@@ -32,15 +32,15 @@ if TYPE_CHECKING:
 END_OF_WORD = "</w>"
 _NUM_BYTE_TOKENS = 2 * 256
 _NUM_SPECIAL_TOKENS = 2
-# What is kept of the ids of words, for each vocabulary; longer words hardly come again.
+# Size of the cache of word ids of each vocabulary; longer words rarely recur and are not cached.
 _MOST_WORDS, _LONGEST_WORD, _MOST_IDS = 1 << 16, 32, 16
-# Of a file's text, what is cut off anyway need not be read: normalising may make it some thousand times as long.
+# Text that would be truncated anyway is not read, because normalising may lengthen a text a thousandfold.
 _MOST_CHARACTERS, _CHARACTERS_PER_ID = 1 << 16, 8
 
 
 @attrs.frozen
 class Tokenizer:
-    """Turn texts into the ids that a text tower was trained on.
+    """Convert texts to the token ids of a text tower.
 
     `start, byte pairs of the cleaned and lower-cased text, end, padding`; longer texts are truncated before the end
     token. Cleaning repairs mojibake, unescapes HTML (twice), collapses white space and unifies quotes and widths. If
@@ -49,7 +49,8 @@ class Tokenizer:
     Shape: a text or B texts -> (B, context_length), int64.
 
     Args:
-        text_input: the contract of the model. A vocabulary smaller than CLIP's 49408 keeps its most frequent merges.
+        text_input: the text contract of the model. A vocabulary smaller than CLIP's 49408 ids keeps the most frequent
+            merges.
 
     Raises:
         ValueError: if no such vocabulary exists, or the contract's tokenizer is unusable.
@@ -79,7 +80,7 @@ class Tokenizer:
 
     @property
     def vocab_size(self) -> int:
-        """Number of ids, including start and end token."""
+        """Number of ids in the vocabulary, including the start and end tokens."""
         return self.text_input.vocab_size
 
     def __call__(self, texts: str | Sequence[str], context_length: int | None = None) -> torch.Tensor:
@@ -88,9 +89,9 @@ class Tokenizer:
         Shape: B texts -> (B, context_length), int64; one text counts as B = 1.
 
         Args:
-            texts: a text or a sequence of them.
-            context_length: the contract's own value or None; the argument exists because the release's tokenizer has
-                it.
+            texts: a text or a sequence of texts.
+            context_length: the contract's value or None; the argument exists only for compatibility with the release's
+                tokenizer.
 
         Raises:
             ValueError: if a text is not a string, or `context_length` is not the contract's.
@@ -106,7 +107,7 @@ class Tokenizer:
         return torch.from_numpy(np.array(rows, dtype=np.int64).reshape(len(rows), self.context_length))
 
     def encode(self, text: str) -> list[int]:
-        """Return all ids of a text, without truncation, start token, end token and padding.
+        """Return all ids of a text, without truncation, start and end tokens or padding.
 
         Raises:
             ValueError: if `text` is not a string.
@@ -139,7 +140,7 @@ class Tokenizer:
     def to_json(self) -> str:
         """Return the `tokenizer.json` of Hugging Face `tokenizers`, for phones, browsers and other languages.
 
-        `tokenizers.Tokenizer.from_str` on it gives a tokenizer whose `encode(text).ids` is the whole padded row.
+        `tokenizers.Tokenizer.from_str` returns a tokenizer whose `encode(text).ids` is the complete padded row.
         Differs: for CLIP's tokenizer, the file unifies quotes, case and white space, but does not repair mojibake,
         entities, ligatures and widths.
         """
@@ -160,7 +161,7 @@ class Tokenizer:
         return _byte_pairs(self.vocab_size) if is_clip else files.file_tokenizer(self.text_input)
 
     def _ids(self, own: _BytePairs | files.FileTokenizer, text: str, most: int | None = None) -> list[int]:
-        """Return the ids of a text, at least `most` if the text has as many."""
+        """Return the ids of a text; the function may stop after `most` ids."""
         if isinstance(own, _BytePairs):
             return own.encode(clean(text), most)
         file = self.text_input.tokenizer
@@ -232,7 +233,7 @@ class _Kept(dict[str, "tuple[int, ...]"]):
     The cache is thread-safe; two threads may compute the same ids.
 
     Args:
-        make: maps a word to its ids.
+        make: function from a word to its ids.
     """
 
     def __init__(self, make: Callable[[str], tuple[int, ...]]) -> None:
@@ -249,10 +250,9 @@ class _Kept(dict[str, "tuple[int, ...]"]):
 
 
 class _BytePairs:
-    """CLIP's byte pairs.
+    """Backend for CLIP's byte-pair encoding.
 
-    Args:
-        vocab_size: number of ids.
+    Args: vocab_size: number of ids.
     """
 
     # The pattern `SPLIT` for words of printable ASCII, for an engine that starts faster.
@@ -265,7 +265,7 @@ class _BytePairs:
         self._symbols = _vocabulary(vocab_size)
         vocabulary = {token: index for index, token in enumerate(self._symbols)}
         merges = _merges()[: vocab_size - _NUM_BYTE_TOKENS - _NUM_SPECIAL_TOKENS]
-        # Without a memory of its own: this is one.
+        # The backend's own cache is off, because this class caches words.
         model = models.BPE(vocab=vocabulary, merges=merges, cache_capacity=0, end_of_word_suffix=END_OF_WORD)
         self.backend = Tokenizer(model)
         self.backend.pre_tokenizer = self._split = pre_tokenizers.Sequence(
@@ -288,7 +288,7 @@ class _BytePairs:
         return self._special.get(piece) or tuple(token.id for token in self._model.tokenize(piece))
 
     def encode(self, text: str, most: int | None = None) -> list[int]:
-        """Return the ids of a cleaned text, reading words until there are `most` ids."""
+        """Return the ids of a cleaned text; the function stops reading words after `most` ids."""
         ids: list[int] = []
         for word in text.split():
             ids += self._words[word]
@@ -297,16 +297,16 @@ class _BytePairs:
         return ids
 
     def decode(self, ids: Iterable[int]) -> str:
-        """Return the text of ids."""
+        """Decode ids to a text."""
         symbols = "".join(self._symbols[index].replace(END_OF_WORD, " ") for index in ids)
         return bytes(map(_bytes_by_symbol().__getitem__, symbols)).decode("utf-8", errors="replace").rstrip(" ")
 
     def complete(self, whole: tokenizers.Tokenizer) -> None:
-        """Return a copy of the backend that cleans texts, as far as possible, and adds special tokens."""
+        """Let a tokenizer clean texts, as far as possible, and add special tokens."""
         from tokenizers import AddedToken, Regex, normalizers, processors
 
         whole.add_special_tokens([AddedToken(token, special=True, normalized=True) for token in (START, END)])
-        # Lowercase sees single characters, and a sigma at the end of a word is another one.
+        # `Lowercase` handles single characters, but a sigma at the end of a word has its own lower-case form.
         replaced = {files.APOSTROPHES: "'", files.QUOTES: '"', files.LAST_SIGMA: "ς"}
         steps = [normalizers.Replace(Regex(pattern), text) for pattern, text in replaced.items()]
         whole.normalizer = normalizers.Sequence([normalizers.NFC(), *steps, normalizers.Lowercase()])

@@ -1,7 +1,8 @@
 """CLIP's text cleaning, and tokenizer.json files of Hugging Face tokenizers: bounded reading, use and training.
 
-This module refuses files that make tokenizers hang or exhaust memory, and leaves all other checks to the library, whose
-errors and panics become ValueErrors. Measured with tokenizers 0.22, on otherwise complete files of up to 32 MiB:
+This module rejects files that make `tokenizers` hang or exhaust memory. It leaves all other checks to the library, and
+converts the library's errors and panics to ValueErrors. Measured with tokenizers 0.22, on otherwise complete files of
+up to 32 MiB:
 
 - it hangs on regular expressions with catastrophic backtracking, on hundreds of thousands of parts, added tokens or
   long words, on unlimited words in a WordPiece model, on Unigram tokens of thousands of letters, on long prefixes of
@@ -33,9 +34,9 @@ if TYPE_CHECKING:
     from tokenizers.trainers import Trainer
 
 
-# Where repairing can change something. An entity needs a name or a number behind its ampersand. Mojibake is two odd
-# characters side by side: an accented letter, dash or quote with ASCII on both sides is none (all but the few letters
-# that are suspect alone, which are left out here), nor are runs in scripts that no Western encoding holds.
+# Patterns of texts that repairing can change. An entity has a name or a number after the ampersand. Mojibake has two
+# adjacent unusual characters. A single accented letter, dash or quote between ASCII characters is not mojibake (except
+# for a few letters, which are left out here), and neither are runs in scripts outside the Western encodings.
 _ENTITY = re.compile(r"&[#0-9A-Za-z]")
 _ALONE = "ÀÁÄ-ÏÑ-ÖØ-Ýß-ïñ-öø-ýÿ–—‘’“”"
 _RUNS = "А-яぁ-んァ-ヴー、。一-\u9fff가-힣\U0001f300-\U0001faff"
@@ -71,8 +72,8 @@ def _repair(text: str) -> str:
 
 START, END = "<start_of_text>", "<end_of_text>"
 
-# The published pattern of CLIP ignores case in the property classes too, and by that loses the one mark (combining iota
-# below, U+0345) whose upper case is a letter: it is neither a letter nor anything else, and is dropped.
+# CLIP's published pattern ignores case in the property classes too. It therefore drops combining iota below (U+0345), the
+# only mark whose upper case is a letter.
 SPLIT = START + "|" + END + r"|(?i:'s|'t|'re|'ve|'m|'ll|'d)|\p{L}+|\p{N}|[^\s\p{L}\p{N}\x{345}]+"
 APOSTROPHES, QUOTES, LAST_SIGMA = r"[\x{2bc}\x{2018}-\x{201b}]", r"[\x{201c}-\x{201f}]", r"(?<=\p{L})Σ(?!\p{L})"
 
@@ -81,7 +82,7 @@ PUNCTUATION = r"[!-/:-@\[-`{-~]"
 PATTERNS = frozenset(
     {
         PUNCTUATION,
-        # Of CLIP's byte pairs as they are written here.
+        # CLIP's byte pairs as this library writes them.
         SPLIT,
         APOSTROPHES,
         QUOTES,
@@ -101,13 +102,13 @@ PATTERNS = frozenset(
         ),
     }
 )
-"""Regular expressions of published tokenizers; each takes one character at least, and time in proportion to a text."""
+"""Regular expressions of published tokenizers; each matches at least one character, in time linear in the text."""
 
 _MAX_TOKENS, _MAX_CHARACTERS, _MAX_ADDED = 1 << 19, 1 << 23, 1 << 14
 _MAX_TEXT, _MAX_WORD, _MAX_PARTS, _LONGEST_MAPPED = 512, 1000, 16, 64
-# Each becomes an object of Python, which takes some twenty times the memory and time of its text.
+# Each becomes a Python object, which takes about twenty times the memory and time of the text.
 _MAX_CONTAINERS = 600_000
-# What cannot make a text longer; everything else stands once in a place.
+# Parts that cannot lengthen a text; every other kind of part may occur only once.
 _REPEATABLE = ("Replace", "Sequence", "Split", "Strip", "CharDelimiterSplit")
 _CHARSMAP = "precompiled_charsmap"
 _SHOWN = 60
@@ -117,14 +118,14 @@ def check_parts(value: Any) -> None:
     """Raise if a parsed `tokenizer.json` would make the library hang or exhaust memory.
 
     Args:
-        value: from `parse_json`.
+        value: parsed JSON from `parse_json`.
 
     Raises:
-        ValueError: with the name of the part and its problem.
+        ValueError: if a part is refused; the message names the part and the problem.
     """
     model = value.get("model") if isinstance(value, dict) else None
     if not isinstance(model, dict):
-        raise ValueError("it holds no model")
+        raise ValueError("it contains no model")
     vocabulary = model.get("vocab")
     if isinstance(vocabulary, list):
         vocabulary = [entry[0] for entry in vocabulary if isinstance(entry, list) and entry]
@@ -147,7 +148,7 @@ def check_parts(value: Any) -> None:
 
 def _check_count(what: str, count: int, most: int) -> None:
     if count > most:
-        raise ValueError(f"{what}: {count:,}, and at most {most:,} are read")
+        raise ValueError(f"{what}: {count:,}, but at most {most:,} are allowed")
 
 
 def _check_place(part: Any, name: str) -> None:
@@ -161,7 +162,7 @@ def _check_place(part: Any, name: str) -> None:
             if isinstance(pattern, str) and pattern not in PATTERNS:
                 raise ValueError(
                     f"{name} has the regular expression {_shown(pattern)}, which no known published tokenizer "
-                    "has, so it might never end. Split by String, ByteLevel, Punctuation, Digits or Whitespace"
+                    "has, so matching might never end. Split by String, ByteLevel, Punctuation, Digits or Whitespace"
                 )
             continue
         kinds[str(one.get("type"))] += 1
@@ -179,7 +180,7 @@ def _check_place(part: Any, name: str) -> None:
 
 def _check_charsmap(value: str, name: str) -> None:
     """Check the table of a sentencepiece normaliser: its declared size, and the length of its texts."""
-    with suppress(binascii.Error):  # of which the library tells
+    with suppress(binascii.Error):  # the library reports the error
         data = base64.b64decode(value.encode(errors="replace"))
         num_bytes = int.from_bytes(data[:4], "little")
         _check_count(f"bytes that the table of {name} claims", num_bytes, len(data) - 4)
@@ -212,7 +213,7 @@ class FileTokenizer:
     """The tokenizer of a `tokenizer.json`, without the file's truncation and padding.
 
     Args:
-        content: the text of the file.
+        content: content of the file as text.
 
     Raises:
         ValueError: see `read_text_input`.
@@ -236,8 +237,8 @@ class FileTokenizer:
         around = len(whole) - len(inner)
         if not inner or not 1 <= around <= 2 or whole[around - 1 : -1] != inner:
             raise ValueError(
-                f"of {_PROBE!r} it makes {inner[:8]}, and {whole[:10]} with special tokens; expected one token "
-                "after a text, at which towers pool, and at most one before: give it a TemplateProcessing such "
+                f"for {_PROBE!r}, it returns {inner[:8]}, and {whole[:10]} with special tokens; expected one token "
+                "after a text, at which towers pool, and at most one before; add a TemplateProcessing such "
                 "as '<s> $A </s>'"
             )
         self.start, self.end = whole[0] if around == 2 else None, whole[-1]
@@ -246,8 +247,8 @@ class FileTokenizer:
         unknown = model.get("unk_id", vocabulary.get(model.get("unk_token")))
         if self.end not in special or self.end == unknown:
             raise ValueError(
-                f"its end token {self.end} stands for {'what is unknown' if self.end == unknown else 'words'} "
-                "too, so towers would pool at the wrong token; give it a special end token that differs from the "
+                f"its end token {self.end} stands for {'unknown tokens' if self.end == unknown else 'words'} "
+                "too, so towers would pool at the wrong token; use a special end token that differs from the "
                 "unknown token"
             )
         padding = parsed.get("padding")
@@ -261,7 +262,7 @@ class FileTokenizer:
         Raises:
             ValueError: if the tokenizer fails.
         """
-        if not text.isascii() and _SURROGATE.search(text):  # halves of characters, which no encoding holds
+        if not text.isascii() and _SURROGATE.search(text):  # unpaired surrogates, which no encoding can represent
             text = text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
         with _telling("the tokenizer fails"):
             ids: list[int] = self.backend.encode(text, add_special_tokens=False).ids
@@ -285,7 +286,7 @@ opened = lru_cache(maxsize=8)(FileTokenizer)
 def read_text_input(path: AnyPath, *, context_length: int = 77) -> TextInput:
     """Return the text contract of a model that is trained with the tokenizer in a `tokenizer.json`.
 
-    Start, end and padding are the tokenizer's; without a padding token, the end token pads, as in GPT-2.
+    The start, end and padding ids come from the tokenizer; without a padding token, the end token pads, as in GPT-2.
 
     Args:
         path: path or URL of the file, of up to 32 MiB.
@@ -303,7 +304,7 @@ def read_text_input(path: AnyPath, *, context_length: int = 77) -> TextInput:
 
 
 def text_input_of(content: str, *, context_length: int) -> TextInput:
-    """Return the text contract of the text of a `tokenizer.json`, like `read_text_input` for a file.
+    """Return the text contract for the content of a `tokenizer.json`, like `read_text_input` for a file.
 
     Raises:
         ValueError: see `read_text_input`.
@@ -314,7 +315,7 @@ def text_input_of(content: str, *, context_length: int) -> TextInput:
 
 
 def file_tokenizer(text_input: TextInput) -> FileTokenizer:
-    """Return the tokenizer of a contract with its own tokenizer.
+    """Return the tokenizer of a contract that has its own tokenizer file.
 
     Raises:
         ValueError: if the contract lacks the tokenizer's text, the tokenizer is unusable, or its special ids differ
@@ -338,7 +339,7 @@ def file_tokenizer(text_input: TextInput) -> FileTokenizer:
 
 @contextmanager
 def _telling(what: str) -> Iterator[None]:
-    """Turn all errors of the library into a ValueError, also panics, which are not an `Exception`.
+    """Convert all errors of the library to ValueErrors, including panics, which are not an `Exception`.
 
     Raises:
         ValueError: for any error of the library.
@@ -370,15 +371,16 @@ def train_tokenizer(
     Args:
         texts: training texts, read once; the trainer keeps them in memory.
         vocab_size: maximum number of tokens, including special tokens; few texts give fewer tokens.
-        kind: `bpe`, the most frequent pairs of bytes, deterministic and without unknown characters; or `unigram`, the
-            most probable subwords, like sentencepiece, of which a few differ between runs.
-        lowercase: whether to turn all texts into lower case.
+        kind: `bpe` or `unigram`. `bpe` merges the most frequent byte pairs; it is deterministic and has no unknown
+            characters. `unigram` keeps the most probable subwords, like sentencepiece; a few subwords differ between
+            runs.
+        lowercase: whether to convert all texts to lower case.
 
     Raises:
         ValueError: if `vocab_size` is too small, the kind is unknown, or the texts give no usable tokenizer.
 
     Source: Kudo, "Subword Regularization", 2018; Sennrich et al., "Neural Machine Translation of Rare Words with
-        Subword Units", 2016; both in the implementation of Hugging Face `tokenizers`.
+        Subword Units", 2016; both as implemented by Hugging Face `tokenizers`.
 
     Examples:
         >>> content = train_tokenizer(["ein rotes Herz", "une étoile rouge"] * 10, vocab_size=300)

@@ -160,7 +160,8 @@ def _advice(error: Exception, wanted: Published, revision: str | None, name: str
         return f"accept the licence at {page}, and log in with `hf auth login` or set HF_TOKEN to your token"
     if isinstance(error, RevisionNotFoundError):
         return (
-            f"there is no revision {revision}: choose a commit from {page}/commits/main, or omit @{revision} for the newest"
+            f"there is no revision {revision}: choose a commit from {page}/commits/main, or omit @{revision} for the "
+            "newest"
         )
     file = f"{page}/resolve/{revision or 'main'}/{wanted.file or ''}"
     return (

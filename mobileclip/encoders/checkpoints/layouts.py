@@ -67,8 +67,7 @@ def skeleton(spec: Buildable, form: Form) -> nn.Module:
 
 
 class _ShapesAlone(TorchFunctionMode):
-    """Skip random numbers and arithmetic, because on the meta device PyTorch would load its compiler, which takes
-    seconds."""
+    """Skip random numbers and arithmetic, for which PyTorch on the meta device would load its compiler (seconds)."""
 
     _RANDOM = (
         torch.Tensor.normal_,
@@ -170,8 +169,8 @@ def form_of(model: nn.Module) -> Form:
         if described.keys() == own.keys():
             name = next(name for name in own if own[name] != described[name])
             raise ValueError(
-                f"{name} has the shape {own[name]}, and the model's spec describes {described[name]}: a file of it "
-                "could not be loaded again; change the spec (attrs.evolve) and build the model from it"
+                f"{name} has the shape {own[name]}, but the model's spec describes {described[name]}, so a saved file "
+                "could not be loaded again; change the spec (attrs.evolve) and build the model from the new spec"
             )
     raise ValueError(
         f"the tensors of this {type(model).__name__} do not match its spec in any form; checkpoints hold models "
@@ -280,8 +279,7 @@ class Layout:
         return self.image_prefix if isinstance(tower, ImageEncoderSpec) else self.text_prefix
 
     def entries(self, spec: ModelSpec, form: Form) -> dict[str, As]:
-        """Return the name and shape in the layout of each tensor of a model in `form`, by the tensor's name in this
-        library."""
+        """Return each tensor's name and shape in the layout, by its name in this library, for a model in `form`."""
         return dict(_entries(self, spec, form))
 
 
@@ -387,8 +385,7 @@ class OfficialLayout(Layout):
     """
 
     def rules_of(self, names: Collection[str]) -> Sequence[Rule]:
-        """Return the renaming rules; the release numbers downsamplings, positions and blocks consecutively across all
-        stages."""
+        """Return the renaming rules; the release numbers downsamplings, positions and blocks across all stages."""
         parts = {(int(found[1]), _PARTS.index(found[2])) for found in map(_PART.match, names) if found}
         numbered = [
             (rf"\.model\.stages\.{stage}\.{_PARTS[part]}\.", f".model.network.{index}.{'' if part else 'proj.'}")
@@ -405,11 +402,13 @@ class OfficialLayout(Layout):
                 "open_clip checkpoint); convert the model to the open_clip layout or to this library's"
             )
         if isinstance(tower, ViTSpec) and tower.stem != "convolutional":
-            raise ValueError("the official layout does not support a ViT with a patch stem; use the open_clip layout or our own")
+            raise ValueError(
+                "the official layout does not support a ViT with a patch stem; use the open_clip layout or our own"
+            )
         if isinstance(tower, ViTSpec) and (tower.stem_padding, tower.norm_eps) != RELEASE_VIT:
             raise ValueError(
-                f"the release's ViT pads its stem by {RELEASE_VIT[0]} with norm_eps={RELEASE_VIT[1]}, this one by "
-                f"{tower.stem_padding} with {tower.norm_eps} (as timm builds it): the release would compute other "
+                f"the release's ViT has stem_padding={RELEASE_VIT[0]} and norm_eps={RELEASE_VIT[1]}, but this ViT has "
+                f"{tower.stem_padding} and {tower.norm_eps} (as in timm), so the release would compute different "
                 "embeddings from the same weights; use the open_clip layout or our own"
             )
 
@@ -503,9 +502,9 @@ class OpenClipLayout(Layout):
             )
         if _timm_differs(tower) and (tower.stem_padding, tower.norm_eps) != TIMM_VIT:
             raise ValueError(
-                f"timm's ViT pads its convolutional stem by {TIMM_VIT[0]} with norm_eps={TIMM_VIT[1]}, this one by "
-                f"{tower.stem_padding} with {tower.norm_eps} (as the release builds it): timm would compute other "
-                "embeddings from the same weights; use the official layout or our own"
+                f"timm's ViT with a convolutional stem has stem_padding={TIMM_VIT[0]} and norm_eps={TIMM_VIT[1]}, but "
+                f"this ViT has {tower.stem_padding} and {tower.norm_eps} (as in the release), so timm would compute "
+                "different embeddings from the same weights; use the official layout or our own"
             )
 
     def adapted(self, tower: ImageEncoderSpec, state: Mapping[str, Tensor]) -> ImageEncoderSpec:

@@ -214,8 +214,7 @@ def read_checkpoint(
     mmap: bool = False,
     to_train: bool = False,
 ) -> Stored:
-    """Return a checkpoint's content, checked against the expected model; arguments and errors are those of
-    `load_model`.
+    """Return a checkpoint's content, checked against the expected model; see `load_model` for arguments and errors.
 
     With `to_train`, the result is in training form.
     """
@@ -332,7 +331,7 @@ def _asked(path: Path, stored: ModelSpec, wanted: ModelSpec) -> ModelSpec:
     there, asked = as_trained(stored), as_trained(wanted)
     if there != asked:
         raise CheckpointError(
-            f"{path} holds a different model from the requested one: {difference(there, asked)}; "
+            f"{path} holds a different model from the requested model: {difference(there, asked)}; "
             "omit the model to load the file's model",
             code="another_model",
         )

@@ -123,8 +123,7 @@ for _spelled, _name in _SPELLINGS.items():
 
 
 class _Addresses(Mapping[str, str]):
-    """Addresses by name, in the spellings of the papers, open_clip and the hub; the path of an existing file is not a
-    name."""
+    """Addresses by name, in the spellings of the papers, open_clip and the hub; an existing path takes precedence."""
 
     def __getitem__(self, name: str) -> str:
         if name not in PUBLISHED and Path(name).exists():
@@ -211,9 +210,7 @@ def companion(name: str | Path, *, of_file: bool = False) -> Path | None:
 
 
 _LICENCE = "code MIT; Apple's published weights are for research only ({}), reinforced data CC-BY-NC-ND"
-_PACKAGED_LICENCE = (
-    "code and weights MIT; the model's card names the authors of the training drawings and texts"
-)
+_PACKAGED_LICENCE = "code and weights MIT; the model's card names the authors of the training drawings and texts"
 _OTHER = "other"
 _OTHERS_LICENCE = "code MIT; the authors of the weights choose their licence"
 
@@ -244,7 +241,7 @@ def of_same_architecture(name: str) -> tuple[str, ...]:
 
 
 def unpublished(name: str | None) -> str:
-    """Return the message for a named model without published weights; None without a name."""
+    """Return the error message for a model without published weights; None stands for an unnamed model."""
     alike = of_same_architecture(name) if name else ()
     instead = (
         f"{' and '.join(alike)} {'have' if len(alike) > 1 else 'has'} the same architecture, and published weights: "

@@ -112,8 +112,8 @@ def recognised(path: Path, tensors: Tensors, wanted: ModelSpec | None, tower: To
     if not found:
         _require_layout(path, tensors)
         raise CheckpointError(
-            f"{path} is in a known layout, but its tensors fit none of the models known by name; give the name or the "
-            "spec of the model it holds",
+            f"{path} is in a known layout, but its tensors do not fit any named model; give the name or the spec of "
+            "its model",
             code="unknown_model",
         )
     first, *others = found.values()

@@ -101,7 +101,7 @@ def resized(
         weights: weights under this library's names.
         image_size: side of the images, in pixels; None for the spec's own.
         context_length: ids per text; None for the spec's own.
-        in_channels: in channels of the images; None for the spec's own.
+        in_channels: number of channels of the images; None for the spec's own.
 
     Raises:
         ValueError: if the model has no such tower, or its weights cannot be adapted to that size.
@@ -153,7 +153,7 @@ def spec_of_size(
         spec: the model.
         image_size: side of the images, in pixels; None for the spec's own.
         context_length: ids per text; None for the spec's own.
-        in_channels: in channels of the images; None for the spec's own.
+        in_channels: number of channels of the images; None for the spec's own.
     """
     sizes = {"image_size": image_size, "context_length": context_length, "in_channels": in_channels}
     if isinstance(spec, DualEncoderSpec):

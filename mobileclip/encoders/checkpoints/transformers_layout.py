@@ -56,7 +56,9 @@ _CAUSAL = (
 
 
 class TransformersLayout(OpenClipLayout):
-    """The layout of `VisionTextDualEncoderModel` with `timm_wrapper`, and CLIP's or `sam3_lite_text_text_model`.
+    """The layout of `VisionTextDualEncoderModel` with `timm_wrapper` and a text model.
+
+    The text model is `sam3_lite_text_text_model` or, for causal text towers, `clip_text_model`.
 
     Source: the public project huggingface/transformers.
     """

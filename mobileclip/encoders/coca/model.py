@@ -95,8 +95,7 @@ class CoCaSpec:
         return attrs.evolve(self, text=attrs.evolve(self.text, input=text))
 
     def weights_for_context(self, weights: Mapping[str, Tensor], context_length: int) -> dict[str, Tensor]:
-        """Return the weights with positions interpolated linearly, as open_clip does; the first and last positions stay
-        unchanged."""
+        """Return weights with linearly interpolated positions, as in open_clip; the first and last stay unchanged."""
         position, count = weights[_POSITION], context_length + 1
         if len(position) != count:
             position = F.interpolate(position.float().T[None], size=count, mode="linear")[0].T.contiguous()
