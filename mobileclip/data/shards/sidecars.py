@@ -151,10 +151,13 @@ _MAX_CARD_BYTES = 2**24
 class TeacherEntry:
     """A teacher of reinforced data.
 
-    Args: name: name of the model and its pretraining. weights_sha256: hash of the weights, since a name may stand for
-        several files. dim: number of columns of the teacher in the stored embeddings, which are in the order of the
-        teachers. logit_scale: factor by which the teacher multiplies cosine similarities. image: the teacher's image
-        input: size, interpolation, mean and std. spec: the teacher's spec as JSON; None for a teacher built by hand.
+    Args:
+        name: name of the model and its pretraining.
+        weights_sha256: hash of the weights, since a name may stand for several files.
+        dim: number of the teacher's columns in the stored embeddings, which are in the order of the teachers.
+        logit_scale: factor by which the teacher multiplies cosine similarities.
+        image: the teacher's image input: size, interpolation, mean and std.
+        spec: the teacher's spec as JSON; None for a teacher built by hand.
     """
 
     name: str

@@ -252,7 +252,8 @@ class _Kept(dict[str, "tuple[int, ...]"]):
 class _BytePairs:
     """Backend for CLIP's byte-pair encoding.
 
-    Args: vocab_size: number of ids.
+    Args:
+        vocab_size: number of ids.
     """
 
     # The pattern `SPLIT` for words of printable ASCII, for an engine that starts faster.

@@ -72,8 +72,8 @@ def _repair(text: str) -> str:
 
 START, END = "<start_of_text>", "<end_of_text>"
 
-# CLIP's published pattern ignores case in the property classes too. It therefore drops combining iota below (U+0345), the
-# only mark whose upper case is a letter.
+# CLIP's published pattern ignores case in the property classes too. It therefore drops combining iota below (U+0345),
+# the only mark whose upper case is a letter.
 SPLIT = START + "|" + END + r"|(?i:'s|'t|'re|'ve|'m|'ll|'d)|\p{L}+|\p{N}|[^\s\p{L}\p{N}\x{345}]+"
 APOSTROPHES, QUOTES, LAST_SIGMA = r"[\x{2bc}\x{2018}-\x{201b}]", r"[\x{201c}-\x{201f}]", r"(?<=\p{L})Σ(?!\p{L})"
 
