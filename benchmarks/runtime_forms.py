@@ -17,11 +17,11 @@ from torch import Tensor, nn
 
 from benchmarks.rivals import Tower, exported
 from mobileclip.encoders import ImageEncoderSpec
-from mobileclip.extras import advice
+from mobileclip.extras import install_command
 from mobileclip.hardware import FastPrecision, dtype_of
 from mobileclip.inference import optimize_tower
 from mobileclip.inference.comparison import times_in_turn
-from mobileclip.inference.forms import causal_pool, cut_behind_the_end, with_depthwise_convs, with_one_token
+from mobileclip.inference.forms import causal_pool, truncate_to_longest, with_depthwise_convs, with_one_token
 from mobileclip.inference.openvino import openvino_model, openvino_program, quantiser
 from mobileclip.inputs import ImageInput
 
@@ -67,7 +67,7 @@ def missing(form: Form) -> str:
     """Return the missing packages of a form with their install command; empty if none is missing."""
     modules, extra = _NEEDS[parts_of(form)[0]]
     absent = [name for name in modules if importlib.util.find_spec(name) is None]
-    return f"not installed: {', '.join(absent)}; {advice(extra)}" if absent else ""
+    return f"not installed: {', '.join(absent)}; {install_command(extra)}" if absent else ""
 
 
 def has(side: Side, form: Form) -> bool:
@@ -161,7 +161,7 @@ class Contestant:
             if inputs.is_floating_point():
                 inputs = inputs.to(dtype, **options)
             elif pool is not None:
-                inputs = cut_behind_the_end(inputs, pool)
+                inputs = truncate_to_longest(inputs, pool)
             embeddings: Tensor = module(inputs).float()
             return embeddings
 
@@ -187,7 +187,7 @@ class Contestant:
                 int8=int8,
                 pixels=self.pixels,
             )
-            return program if pool is None else lambda part: program(cut_behind_the_end(part, pool).contiguous())
+            return program if pool is None else lambda part: program(truncate_to_longest(part, pool).contiguous())
 
         return made
 

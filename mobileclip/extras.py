@@ -34,10 +34,10 @@ def install(*extras: str) -> str:
     return " ".join(["pip install", *(f"'{one}'" for one in packages)]) if packages else install_library(*extras)
 
 
-def advice(*extras: str) -> str:
+def install_command(*extras: str) -> str:
     """Return the command that installs extras, in backticks, for error messages.
 
-    >>> advice("hub")
+    >>> install_command("hub")
     "`pip install 'huggingface-hub>=1.0'`"
     """
     command, clone, _ = install(*extras).partition(f" {_CLONE}")
@@ -87,6 +87,6 @@ def needed(what: str, *extras: str) -> Iterator[None]:
         yield
     except ModuleNotFoundError as error:
         package = str(error.name).partition(".")[0]
-        raise ModuleNotFoundError(f"{what} needs {package}: {advice(*extras)}", name=error.name) from error
+        raise ModuleNotFoundError(f"{what} needs {package}: {install_command(*extras)}", name=error.name) from error
     except ImportError as error:
-        raise ImportError(f"{what} cannot be used ({error}): {advice(*extras)}", name=error.name) from error
+        raise ImportError(f"{what} cannot be used ({error}): {install_command(*extras)}", name=error.name) from error

@@ -23,7 +23,7 @@ from mobileclip.evaluation.intervals import outcomes_of
 from mobileclip.evaluation.tasks.task import Task, TaskEntry, evaluation_tasks
 from mobileclip.export import targets
 from mobileclip.export.contract import TowerFile
-from mobileclip.export.targets import Run, TorchTarget, Written
+from mobileclip.export.targets import Run, TorchTarget, WrittenFile
 from mobileclip.export.towers import TowerExport
 from mobileclip.losses import LossSpec, LossTerms, losses
 
@@ -113,7 +113,7 @@ class ZippedTorchTarget(TorchTarget):
 
     suffix: str = ".pt2.gz"
 
-    def export(self, tower: TowerExport, path: Path) -> Written:
+    def export(self, tower: TowerExport, path: Path) -> WrittenFile:
         """Write one tower."""
         with tempfile.TemporaryDirectory() as folder:
             plain = Path(folder, "tower.pt2")

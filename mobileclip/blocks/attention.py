@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 from mobileclip.blocks.conv import MakeActivation, MakeNorm
 from mobileclip.blocks.mixing import DropPath
-from mobileclip.extras import advice
+from mobileclip.extras import install_command
 from mobileclip.registry import Registry
 from mobileclip.reparam import scale_output, shift_input, with_children
 
@@ -39,7 +39,7 @@ class AttentionBackend(Protocol):
         """Return `softmax(query key^T / sqrt(head_dim)) value`; with `causal`, without later tokens."""
 
 
-class Attending(nn.Module):
+class SelectableAttention(nn.Module):
     """A module with a selectable attention backend, for `set_attention_backend`."""
 
     backend: AttentionBackend
@@ -90,7 +90,7 @@ def xformers_attention(query: Tensor, key: Tensor, value: Tensor, *, causal: boo
     try:
         from xformers import ops
     except ImportError as error:
-        raise ImportError(f"the attention backend 'xformers' needs xformers: {advice('xformers')}") from error
+        raise ImportError(f"the attention backend 'xformers' needs xformers: {install_command('xformers')}") from error
     query, key, value = (tensor.transpose(1, 2) for tensor in (query, key, value))
     mask = ops.LowerTriangularMask() if causal else None
     attended: Tensor = ops.memory_efficient_attention(query, key, value, attn_bias=mask)
@@ -100,7 +100,7 @@ def xformers_attention(query: Tensor, key: Tensor, value: Tensor, *, causal: boo
 torch.fx.wrap("rearrange")  # torch.fx would trace into it and fail
 
 
-class Attention(Attending):
+class Attention(SelectableAttention):
     """Multi-head self-attention: `y = project(softmax(q k^T / sqrt(head_dim)) v)`.
 
     Shape:
@@ -188,14 +188,14 @@ def set_attention_backend(model: nn.Module, backend: str) -> None:
     """
     chosen = attention_backends.resolve(backend)
     for module in model.modules():
-        if isinstance(module, Attending):
+        if isinstance(module, SelectableAttention):
             module.backend = chosen
 
 
 torch.fx.wrap("rearrange")  # torch.fx would trace into it and fail
 
 
-class CrossAttention(Attending):
+class CrossAttention(SelectableAttention):
     """Multi-head attention to a context, which gives k and v: `y = project(softmax(q k^T / sqrt(head_dim)) v)`.
 
     Shape:

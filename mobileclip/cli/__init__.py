@@ -15,7 +15,7 @@ from mobileclip.machine import machine_line
 from mobileclip.registry import with_parts
 from mobileclip.terminal import has_reader, say
 from mobileclip.terminal.interruption import interruptible
-from mobileclip.terminal.streams import ensure_streams, give_up_output
+from mobileclip.terminal.streams import discard_output, ensure_streams
 
 __all__ = ["COMMANDS", "Command", "Commands", "main"]
 
@@ -44,7 +44,7 @@ def main(arguments: list[str] | None = None) -> None:
             COMMANDS.run("mobileclip", _with_default(typed))
     except Exception as error:
         if isinstance(error, BrokenPipeError) and not has_reader():
-            give_up_output()
+            discard_output()
             return
         line = machine_line(error, _KEPT)
         if line is None and not isinstance(error, (ValueError, OSError, ImportError)):

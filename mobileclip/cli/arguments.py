@@ -29,7 +29,7 @@ TextModel = Annotated[str | None, arg(metavar="FILE|FOLDER")]
 _T = TypeVar("_T")
 
 
-def require_there(path: str | Path, expected: str) -> None:
+def require_exists(path: str | Path, expected: str) -> None:
     """Raise if a local path does not exist; do not check URLs.
 
     Args:
@@ -57,7 +57,7 @@ def require_folder(path: str | Path, expected: str) -> None:
     Raises:
         OSError: if it is not.
     """
-    require_there(path, expected)
+    require_exists(path, expected)
     if not storage.is_remote(path) and not storage.local_path(path).is_dir():
         raise NotADirectoryError(f"{path} is a file; expected {expected}")
 
@@ -72,7 +72,7 @@ def require_file(path: str | Path, expected: str) -> None:
     Raises:
         OSError: if it is not.
     """
-    require_there(path, expected)
+    require_exists(path, expected)
     if storage.is_remote(path) or storage.local_path(path).is_file():
         return
     if storage.local_path(path).is_dir():
@@ -96,7 +96,7 @@ def require_checkpoint(source: str) -> None:
 
     if not source.startswith(PREFIX) and source_of(source) is None and packaged(source) is None:
         expected = "a checkpoint, a folder with one, or hf-hub:OWNER/NAME"
-        require_there(source, expected)
+        require_exists(source, expected)
         require_file(local_checkpoint(source), expected)
 
 

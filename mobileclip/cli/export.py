@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 from tyro.conf import OmitArgPrefixes, Positional, arg
 
-from mobileclip.cli.arguments import require_folder, require_there, split
+from mobileclip.cli.arguments import require_exists, require_folder, split
 from mobileclip.datasets.sources import RowOptions
 from mobileclip.export.spec import ExportSpec
 from mobileclip.storage import require_output_folder
@@ -91,7 +91,7 @@ def export(
     if max_images < 2:
         raise ValueError(f"--max-images is {max_images}; ranking needs at least 2")
     for path in filter(None, (data, calibration)):
-        require_there(path, "a data set for the checks")
+        require_exists(path, "a data set for the checks")
     samples = None if data is None else _samples(data, max_images, rows)
     ranges = None if calibration is None else _samples(calibration, _NUM_CALIBRATION, rows)
     folder = export_model(

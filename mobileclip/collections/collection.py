@@ -14,13 +14,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mobileclip import storage
-from mobileclip.collections.concepts import Concept, TaughtConcepts, named_concepts
+from mobileclip.collections.concepts import Concept, QueryConcepts, named_concepts
 from mobileclip.collections.conditions import Condition
 from mobileclip.collections.duplicates import MOST_COMPARED, THRESHOLD, Duplicates, find_duplicates
 from mobileclip.collections.exports import SUFFIX, WEB_SUFFIX, open_rows, write_rows, write_web_file
 from mobileclip.collections.index import IndexReport, forget, update
 from mobileclip.collections.locations import find_index
-from mobileclip.collections.merge import ConceptsAndWords, MergeReport, merge_stores
+from mobileclip.collections.merge import MergedConcepts, MergeReport, merge_stores
 from mobileclip.collections.metadata import IndexMetadata, ModelSource
 from mobileclip.collections.nearest import (
     GRAPH,
@@ -363,9 +363,9 @@ class Collection:
         with self._changing(show_progress=show_progress):
             for other in others:
                 self.require(other.store.about.identity, f"the index {other.path}")
-            own, is_copy = ConceptsAndWords.of(self.path), len(others) == 1 and not len(self.store)
+            own, is_copy = MergedConcepts.of(self.path), len(others) == 1 and not len(self.store)
             for other in others:
-                own = own.joined(ConceptsAndWords.of(other.path))
+                own = own.joined(MergedConcepts.of(other.path))
             report = merge_stores(self.store, [other.store for other in others], show_progress=show_progress)
         own.write_concepts(self.path)
         if own.words is not None:
@@ -583,7 +583,7 @@ class Collection:
         image: Picture | Sequence[Picture],
         like: Sequence[int],
         without: str | Sequence[str],
-    ) -> tuple[Callable[..., NDArray[np.float32]], TaughtConcepts]:
+    ) -> tuple[Callable[..., NDArray[np.float32]], QueryConcepts]:
         """Return the function that computes the query embedding, and the query's concepts with examples."""
         (texts, wanted), (away, unwanted) = (self._named(one) for one in (text, without))
         pictures = _several(image)
@@ -591,7 +591,7 @@ class Collection:
             query_direction, texts=texts, pictures=pictures, without=away, reduced=self.store.about.decode == "fast"
         )
         num_wanted = max(1, len(texts) + len(pictures) + len(like))
-        return direction, TaughtConcepts.of(wanted, unwanted, num_wanted=num_wanted, share=AWAY / max(1, len(away)))
+        return direction, QueryConcepts.of(wanted, unwanted, num_wanted=num_wanted, share=AWAY / max(1, len(away)))
 
     def _named(self, given: str | Sequence[str]) -> tuple[list[str], list[Concept]]:
         """Return the texts, including those of named concepts, and the named concepts."""

@@ -265,7 +265,7 @@ class Cache:
 
 
 @attrs.frozen(kw_only=True, eq=False)
-class TaughtConcepts:
+class QueryConcepts:
     """The concepts of a query with useful examples, each with the weight of its text.
 
     Args:
@@ -277,7 +277,7 @@ class TaughtConcepts:
     @classmethod
     def of(
         cls, wanted: Sequence[Concept], without: Sequence[Concept], *, num_wanted: int, share: float
-    ) -> TaughtConcepts:
+    ) -> QueryConcepts:
         """Return the concepts of a query.
 
         Args:

@@ -31,7 +31,7 @@ _SHARPNESS_SIDE = 768
 
 
 @attrs.frozen(kw_only=True)
-class UnchangedPicture:
+class UnchangedImage:
     """An image that has not changed since indexing.
 
     Args:
@@ -62,7 +62,7 @@ def with_unchanged_files(snapshot: Snapshot, places: NDArray[np.int64]) -> NDArr
     return np.array(kept, np.int64)
 
 
-def read_unchanged(rows: Mapping[int, dict[str, Any]]) -> list[UnchangedPicture]:
+def read_unchanged(rows: Mapping[int, dict[str, Any]]) -> list[UnchangedImage]:
     """Return the readable images with the indexed content.
 
     Args:
@@ -79,9 +79,7 @@ def read_unchanged(rows: Mapping[int, dict[str, Any]]) -> list[UnchangedPicture]
         image = make_small(data, match, _SHARPNESS_SIDE if is_compared else _FLAT_SIDE)
         if image is not None:
             sharpness = _sharpness(image) if is_compared else 0.0
-            looks.append(
-                UnchangedPicture(place=place, match=match, is_blank=_spread(image) < _FLAT, sharpness=sharpness)
-            )
+            looks.append(UnchangedImage(place=place, match=match, is_blank=_spread(image) < _FLAT, sharpness=sharpness))
     return looks
 
 
@@ -295,7 +293,7 @@ def _files_apart(rows: Mapping[int, dict[str, Any]]) -> dict[int, dict[str, Any]
     return {place: rows[place] for place in sorted(chosen)}
 
 
-def _grouped(snapshot: Snapshot, looks: Sequence[UnchangedPicture], threshold: float) -> Iterator[DuplicateGroup]:
+def _grouped(snapshot: Snapshot, looks: Sequence[UnchangedImage], threshold: float) -> Iterator[DuplicateGroup]:
     """Yield groups of images, each similar to the best image of its group."""
     while len(looks) > 1:
         best = max(looks, key=_worth)
@@ -310,6 +308,6 @@ def _grouped(snapshot: Snapshot, looks: Sequence[UnchangedPicture], threshold: f
         looks = [look for look in looks if look.place not in done]
 
 
-def _worth(look: UnchangedPicture) -> tuple[int, float, int, int]:
+def _worth(look: UnchangedImage) -> tuple[int, float, int, int]:
     """Return the sort key for choosing the copy to keep."""
     return look.match.width * look.match.height, look.sharpness, look.match.size, -look.place

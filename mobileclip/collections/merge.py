@@ -133,7 +133,7 @@ def _held(store: Store) -> dict[_Key, _Held]:
 
 
 @attrs.frozen(kw_only=True, eq=False)
-class ConceptsAndWords:
+class MergedConcepts:
     """The user's concepts and tag words, with the folders of their indexes.
 
     Args:
@@ -145,7 +145,7 @@ class ConceptsAndWords:
     words: tuple[TagWords, Path] | None
 
     @classmethod
-    def of(cls, folder: Path) -> ConceptsAndWords:
+    def of(cls, folder: Path) -> MergedConcepts:
         """Return the concepts and tags of an index.
 
         Raises:
@@ -156,7 +156,7 @@ class ConceptsAndWords:
         concepts = {name: (concept, folder) for name, concept in read_concepts(folder).items()}
         return cls(concepts=concepts, words=None if words is None else (words, folder))
 
-    def joined(self, other: ConceptsAndWords) -> ConceptsAndWords:
+    def joined(self, other: MergedConcepts) -> MergedConcepts:
         """Merge with the concepts and tags of another index; concepts of only one index stay unchanged.
 
         Args:
@@ -173,7 +173,7 @@ class ConceptsAndWords:
         words = self.words or other.words
         if self.words is not None and other.words is not None:
             words = _joined_words(*self.words, *other.words), self.words[1]
-        return ConceptsAndWords(concepts={**self.concepts, **other.concepts, **both}, words=words)
+        return MergedConcepts(concepts={**self.concepts, **other.concepts, **both}, words=words)
 
     def write_concepts(self, folder: Path) -> None:
         """Write the concepts to an index, each atomically, merged with concurrent changes.

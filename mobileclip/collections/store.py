@@ -208,7 +208,7 @@ class Store:
             FileExistsError: if the folder is not empty.
             OSError: if the index cannot be written.
         """
-        if folder.exists() and storage.holds_anything(folder):
+        if folder.exists() and storage.has_content(folder):
             raise FileExistsError(f"{folder} is not empty; open its index, or choose another folder")
         with (
             storage.exclusive(folder),

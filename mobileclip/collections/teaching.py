@@ -41,7 +41,7 @@ _LONGEST_NAME = 200
 _LONGEST_TEXT = 1000
 
 
-class TaughtIndex(Protocol):
+class ConceptIndex(Protocol):
     """The part of a collection's interface that concepts need."""
 
     store: Store
@@ -75,7 +75,7 @@ class Concepts(Mapping[str, Concept]):
         index: collection with images and model.
     """
 
-    def __init__(self, index: TaughtIndex) -> None:
+    def __init__(self, index: ConceptIndex) -> None:
         self._index = index
         self._outside: dict[Key, NDArray[np.floating]] = {}
 

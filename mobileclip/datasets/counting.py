@@ -11,7 +11,7 @@ from mobileclip.data.samples.limits import SAMPLE_LIMITS, SampleLimits
 from mobileclip.data.shards.files import Shards, count_samples, expand_shards
 from mobileclip.data.shards.sidecars import read_sizes, shard_folder, write_sizes
 from mobileclip.datasets.sources.shards import ShardUnit
-from mobileclip.engines import EachResult, Engine, FunctionWork, InlineEngine, SetAside
+from mobileclip.engines import Engine, FunctionWork, InlineEngine, ResultCallback, SetAside
 from mobileclip.progress import Progress
 from mobileclip.terminal import console, get_logger
 
@@ -91,7 +91,7 @@ def count_shards(
     with Progress("counting", total=len(names), done=num_known, unit="shards", console=screen) as progress:
         try:
             (engine or InlineEngine(device="cpu")).run(
-                FunctionWork(function=_count), missing, EachResult[ShardUnit, int](take)
+                FunctionWork(function=_count), missing, ResultCallback[ShardUnit, int](take)
             )
         finally:
             write()

@@ -33,7 +33,7 @@ from mobileclip.datasets.sources.opening import as_source, split_kind
 from mobileclip.datasets.sources.shards import (
     PublicLayoutSource,
     ShardSource,
-    class_names_beside,
+    class_names_next_to,
     image_of,
     parse_label,
     read_public_layout,
@@ -192,7 +192,7 @@ def open_class_data(data: Shards, cache: storage.FileCache | None = None) -> Cla
         case ShardSource(shards=shards):
             reader = TarReader.of(shards, cache)
             is_file = not runs_program(reader.names[0])
-            return ClassData(reader=reader, class_names=class_names_beside(reader.names[0]) if is_file else ())
+            return ClassData(reader=reader, class_names=class_names_next_to(reader.names[0]) if is_file else ())
         case PublicLayoutSource(path=path, split=split):
             layout = read_public_layout(path, split=split)
             if layout.kind != "classification":

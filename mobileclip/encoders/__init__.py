@@ -34,7 +34,7 @@ from mobileclip.encoders.foreign import (
 )
 from mobileclip.encoders.mci import AttentionSpec, MCi, MCiSpec, RepMixerSpec, StageSpec
 from mobileclip.encoders.text import MCtSpec, TextEncoder, TextTransformerSpec
-from mobileclip.encoders.towers import GivesLocalEmbeddings
+from mobileclip.encoders.towers import SupportsLocalEmbeddings
 from mobileclip.encoders.vit import ViT, ViTSpec
 
 __all__ = [
@@ -47,7 +47,6 @@ __all__ = [
     "DualEncoder",
     "DualEncoderSpec",
     "ForeignTower",
-    "GivesLocalEmbeddings",
     "ImageEncoderSpec",
     "MCi",
     "MCiSpec",
@@ -57,6 +56,7 @@ __all__ = [
     "OpenClipTextSpec",
     "RepMixerSpec",
     "StageSpec",
+    "SupportsLocalEmbeddings",
     "TextEncoder",
     "TextEncoderSpec",
     "TextTransformerSpec",

@@ -141,7 +141,7 @@ def resampled_positions(position: Tensor, grid: tuple[int, int], *, class_positi
 
 
 @runtime_checkable
-class GivesFeatures(Protocol):
+class SupportsFeatureMaps(Protocol):
     """Interface of an image encoder that also returns feature maps.
 
     Args:
@@ -158,13 +158,13 @@ class GivesFeatures(Protocol):
         """Return the embeddings of images, and the feature maps after some stages, in one pass."""
 
 
-def feature_encoder(encoder: nn.Module) -> GivesFeatures:
+def feature_encoder(encoder: nn.Module) -> SupportsFeatureMaps:
     """Return the encoder, typed as one with feature maps.
 
     Raises:
         ValueError: if the encoder does not have this interface.
     """
-    if not isinstance(encoder, GivesFeatures):
+    if not isinstance(encoder, SupportsFeatureMaps):
         raise ValueError(
             f"{type(encoder).__name__} returns no feature maps; an image encoder with feature maps has `dims`, "
             "`strides` and "
@@ -174,7 +174,7 @@ def feature_encoder(encoder: nn.Module) -> GivesFeatures:
 
 
 @runtime_checkable
-class GivesLocalEmbeddings(Protocol):
+class SupportsLocalEmbeddings(Protocol):
     """Interface of an image encoder whose embedding is a mean over locations, such as MCi.
 
     Examples:
@@ -186,13 +186,13 @@ class GivesLocalEmbeddings(Protocol):
         """Return `(batch, embedding_dim, rows, columns)`, whose mean over rows and columns is the embedding."""
 
 
-def local_encoder(encoder: nn.Module) -> GivesLocalEmbeddings:
+def local_encoder(encoder: nn.Module) -> SupportsLocalEmbeddings:
     """Return the encoder, typed as one with an embedding per location.
 
     Raises:
         ValueError: if the encoder does not have this interface.
     """
-    if not isinstance(encoder, GivesLocalEmbeddings):
+    if not isinstance(encoder, SupportsLocalEmbeddings):
         raise ValueError(
             f"{type(encoder).__name__} cannot explain a score by location, because its embedding is not a mean "
             "over locations; use a checkpoint with an MCi image tower, such as mobileclip_s2, without optimize, "

@@ -2,7 +2,7 @@ from .local import LocalEngine as LocalEngine
 from .pool import (
     Engine as Engine,
     InlineEngine as InlineEngine,
-    InOrder as InOrder,
+    OrderedResults as OrderedResults,
     default_num_threads as default_num_threads,
 )
 from .ray import RayEngine as RayEngine
@@ -17,13 +17,13 @@ from .run import (
     write_set_aside as write_set_aside,
 )
 from .units import (
-    EachResult as EachResult,
     FatalError as FatalError,
     FunctionWork as FunctionWork,
     Listener as Listener,
     NamedUnit as NamedUnit,
     OnProgress as OnProgress,
     Place as Place,
+    ResultCallback as ResultCallback,
     Retries as Retries,
     SetAside as SetAside,
     Work as Work,

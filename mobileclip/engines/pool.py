@@ -24,13 +24,13 @@ import torch
 from attrs import validators
 
 from mobileclip.engines.units import (
-    EachResult,
     EntryT,
     FatalError,
     Listener,
     NamedUnit,
     OnProgress,
     Place,
+    ResultCallback,
     Retries,
     SetAside,
     TaskQueue,
@@ -486,7 +486,7 @@ def serve(receive: Callable[[], Any], send: Callable[[Message], None], where: st
             say("fatal", value=fatal_of(error))
 
 
-class InOrder(EachResult[UnitT, EntryT]):
+class OrderedResults(ResultCallback[UnitT, EntryT]):
     """Context manager that passes entries on in the order of the units.
 
     Results out of order wait on disk, in the temporary directory, since many units may finish during the retries of
@@ -503,7 +503,7 @@ class InOrder(EachResult[UnitT, EntryT]):
         self._units, self._pass_on, self._next = units, take, 0
         self._folder = tempfile.TemporaryDirectory(prefix=".mobileclip-entries.")
 
-    def __enter__(self) -> InOrder[UnitT, EntryT]:
+    def __enter__(self) -> OrderedResults[UnitT, EntryT]:
         return self
 
     def __exit__(self, kind: object, error: object, trace: object) -> None:

@@ -42,7 +42,7 @@ _TIME = "%Y-%m-%d %H:%M:%S UTC"
 
 
 @attrs.frozen(kw_only=True, field_transformer=strict)
-class UnderWay:
+class RunningUnit:
     """A unit in progress.
 
     Args:
@@ -89,7 +89,7 @@ class Status:
     num_set_aside: int = 0
     units_per_hour: float = 0.0
     seconds_left: float | None = None
-    under_way: tuple[UnderWay, ...] = ()
+    under_way: tuple[RunningUnit, ...] = ()
     doing: str = ""
     doing_began: str = ""
     then: tuple[str, ...] = ()
@@ -140,7 +140,7 @@ def read_status(output: storage.AnyPath) -> Status:
     path, damage = storage.join(output, STATUS), None
     # Reading from a store takes two requests, size and bytes; another process may replace the file in between.
     for _ in range(_LOOKS):
-        if (content := storage.read_if_there(path, limit=_MAX_BYTES)) is None:
+        if (content := storage.read_if_exists(path, limit=_MAX_BYTES)) is None:
             where = storage.printable(output)
             raise ValueError(
                 f"{where}/{STATUS} does not exist: nothing has run in {where}; start it without `--status`"
@@ -162,7 +162,7 @@ def read_set_aside(output: storage.AnyPath) -> tuple[SetAside, ...]:
         ValueError: if the list is damaged.
     """
     path = storage.join(output, SET_ASIDE)
-    content = storage.read_if_there(path, limit=_MAX_LIST_BYTES) or b""
+    content = storage.read_if_exists(path, limit=_MAX_LIST_BYTES) or b""
     try:
         return tuple(from_json(line, SetAside) for line in split_lines(content.decode()))
     except ValueError as error:
@@ -321,7 +321,7 @@ class Run(Listener[Any, Any]):
                 units_per_hour=3600 / a_unit if a_unit else 0.0,
                 seconds_left=self._pace.seconds(status.num_units - num_over),
                 under_way=tuple(
-                    UnderWay(worker=worker, unit=unit, seconds=now - since)
+                    RunningUnit(worker=worker, unit=unit, seconds=now - since)
                     for unit, (worker, since) in sorted(self._under_way.items(), key=lambda item: item[1])
                 ),
             )

@@ -231,7 +231,7 @@ class Listener(Generic[UnitT, EntryT]):
         """Handle a unit that failed all attempts, or is not worth a retry."""
 
 
-class EachResult(Listener[UnitT, EntryT]):
+class ResultCallback(Listener[UnitT, EntryT]):
     """Calls one function for every finished or failed unit, in order of completion.
 
     Args:

@@ -77,7 +77,7 @@ class Candidate:
 
 
 @attrs.frozen(kw_only=True)
-class Asked:
+class ModelArgument:
     """A model argument of the command line, parsed.
 
     Args:
@@ -112,7 +112,7 @@ class Asked:
         return (self.model, self.file) if self.model else (self.file, None)
 
 
-def asked(text: str) -> Asked:
+def parse_model_argument(text: str) -> ModelArgument:
     """Parse a model argument: `MODEL`, `FILE` or `NAME=FILE`, each with an optional `LABEL=` prefix.
 
     The words before the first `=` are a NAME if a registered model has that name; the NAME then states the model in the
@@ -125,12 +125,12 @@ def asked(text: str) -> Asked:
     is_path = Path(text).exists() or any(mark in before for mark in ("/", os.sep, ":"))
     if not equals or is_path:
         is_file = not text.startswith(_ELSEWHERE) and text not in models
-        return Asked(label=None, model=None if is_file else text, file=text if is_file else None, text=text)
+        return ModelArgument(label=None, model=None if is_file else text, file=text if is_file else None, text=text)
     if not before.strip() or not rest.strip():
         raise ValueError(f"{text!r} is not a model; write LABEL=FILE, or NAME=FILE with the name of a model")
     if before in models:
-        return Asked(label=None, model=before, file=rest, text=text)
-    return attrs.evolve(asked(rest), label=before.strip())
+        return ModelArgument(label=None, model=before, file=rest, text=text)
+    return attrs.evolve(parse_model_argument(rest), label=before.strip())
 
 
 def require_candidates(texts: Sequence[str]) -> None:
@@ -146,7 +146,7 @@ def require_candidates(texts: Sequence[str]) -> None:
     """
     called: dict[str, str] = {}
     for text in texts:
-        one = asked(text)
+        one = parse_model_argument(text)
         require_model(*one.source)
         if one.name in called:
             raise ValueError(
@@ -191,7 +191,7 @@ def open_candidate(
             to install open_clip.
         FileNotFoundError: if the file does not exist.
     """
-    one = asked(text)
+    one = parse_model_argument(text)
     place = candidate_device(text, device)
     is_other_size = (image_size, context_length) != (None, None)
     clip = load(
@@ -227,7 +227,7 @@ def candidate_device(text: str, device: str) -> str:
     Raises:
         ValueError: if the device does not exist.
     """
-    one = asked(text)
+    one = parse_model_argument(text)
     return device_for(one.model, one.file, device)
 
 

@@ -48,7 +48,7 @@ from mobileclip.export.measured import Measured, Outputs, measure_model, towers_
 from mobileclip.export.running import remember_export
 from mobileclip.export.spec import ExportSpec, Stage, Tower, places
 from mobileclip.export.targets import Target, targets
-from mobileclip.export.targets.base import NotRunHereError, Written, require_able, takes_lengths
+from mobileclip.export.targets.base import NotRunHereError, WrittenFile, require_able, takes_lengths
 from mobileclip.export.towers import TowerExport, input_of, lengths_of
 from mobileclip.export.verify import Report, report_of_none, report_on, run_tower, together
 from mobileclip.extras import VERSION
@@ -323,7 +323,7 @@ def working_folder(out: Path) -> Iterator[Path]:
                 place.rmdir()
 
 
-def tower_file(export: TowerExport, name: str, written: Written) -> TowerFile:
+def tower_file(export: TowerExport, name: str, written: WrittenFile) -> TowerFile:
     """Return the contract's entry of an exported tower.
 
     Args:

@@ -27,7 +27,7 @@ from mobileclip.export.targets.base import CPU, EXAMPLE_BATCH, Run, check_versio
 from mobileclip.export.towers import cut_to_length
 from mobileclip.inference.forms import PreparedTower, ReadyDualEncoder
 from mobileclip.inference.loading import openers
-from mobileclip.inference.openvino import OneAtATime
+from mobileclip.inference.openvino import LockedFunction
 from mobileclip.inputs import ImageInput
 from mobileclip.machine import raise_machine_fault
 from mobileclip.serialization import from_json
@@ -38,7 +38,7 @@ from mobileclip.terminal import get_logger
 
 
 @attrs.frozen(kw_only=True)
-class Opening:
+class OpenArguments:
     """The arguments that open a tower's exported file, kept so that an unpickled model can open the file again.
 
     Args:
@@ -72,7 +72,7 @@ class Opening:
         run = self.target.open(
             self.folder / self.file.file, self.file, device=self.device, num_threads=self.num_threads
         )
-        return run if self.target.concurrent else OneAtATime(run)
+        return run if self.target.concurrent else LockedFunction(run)
 
     def open_again(self) -> Run:
         """Return a function that runs the file, after a check that the file has not changed since it was opened.
@@ -107,7 +107,7 @@ class ExportedTower(PreparedTower):
 
     files_sha256: Tensor
 
-    def __init__(self, spec: ImageEncoderSpec | TextEncoderSpec, *, opening: Opening) -> None:
+    def __init__(self, spec: ImageEncoderSpec | TextEncoderSpec, *, opening: OpenArguments) -> None:
         super().__init__()
         self._spec = spec
         self._opening = opening
@@ -231,8 +231,8 @@ def load_export(
     spec = _spec_of(contract, folder)
     target = runnable_target(folder, contract, trust=trust)
 
-    def opening(file: TowerFile) -> Opening:
-        return Opening(
+    def opening(file: TowerFile) -> OpenArguments:
+        return OpenArguments(
             folder=folder, contract=contract, file=file, target=target, device=device, num_threads=num_threads
         )
 
@@ -262,7 +262,7 @@ def runnable_target(folder: Path, contract: Contract, *, trust: bool) -> Target:
         ValueError: if the export needs trust, or a library is older than the one that wrote the export.
     """
     target = targets.resolve(contract.target)
-    if not (target.vouched or trust or is_believed(folder)):
+    if not (target.vouched or trust or is_trusted(folder)):
         raise ValueError(
             f"{folder} was written on another machine, for {contract.target}, whose runtime does not validate files: "
             "the author could run any code on this machine. If you trust the author, give --trust (trust=True in "
@@ -326,7 +326,7 @@ def _spec_of(contract: Contract, folder: Path) -> DualEncoderSpec:
     return attrs.evolve(spec, text=attrs.evolve(spec.text, input=text_input))
 
 
-def _digest(opening: Opening) -> Tensor:
+def _digest(opening: OpenArguments) -> Tensor:
     parts = sorted(opening.digests.items())
     whole = hashlib.sha256(repr((opening.contract.target, opening.file.compute, parts)).encode()).digest()
     return torch.tensor(list(whole), dtype=torch.uint8)
@@ -364,7 +364,7 @@ def remember_export(folder: Path) -> None:
         _logger.warning("cannot record that this machine wrote %s (%s)", folder, error)
 
 
-def is_believed(folder: Path) -> bool:
+def is_trusted(folder: Path) -> bool:
     """Return whether an export can be opened without `--trust`.
 
     Args:
@@ -378,10 +378,10 @@ def is_believed(folder: Path) -> bool:
         raise ValueError(f"{TRUSTED} is {named!r}, expected the absolute path of a folder with exports that you trust")
     if named and folder.resolve().is_relative_to(Path(named).resolve()):
         return True
-    return is_written_here(folder)
+    return was_written_here(folder)
 
 
-def is_written_here(folder: Path) -> bool:
+def was_written_here(folder: Path) -> bool:
     """Return whether this user wrote an export on this machine: its contract, with all file hashes, is on record.
 
     Args:
@@ -397,5 +397,5 @@ def is_written_here(folder: Path) -> bool:
 
 
 def _known(place: Path) -> list[str]:
-    data = storage.read_if_there(place / _REGISTER, limit=_MOST_BYTES)
+    data = storage.read_if_exists(place / _REGISTER, limit=_MOST_BYTES)
     return _DIGEST.findall(data.decode("ascii", errors="replace")) if data else []

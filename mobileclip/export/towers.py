@@ -99,7 +99,7 @@ class TextGraph(nn.Module):
     def forward(self, tokens: Tensor) -> Tensor:
         """Return the embeddings."""
         if self.end_id is not None:
-            tokens = with_end(tokens, self.end_id)
+            tokens = ensure_end_token(tokens, self.end_id)
         return _finished(self.encoder(tokens), unit_length=self.unit_length)
 
 
@@ -125,7 +125,7 @@ def _in_its_type(module: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor,
     return tuple(tensor.to(weight.dtype) for tensor in inputs)
 
 
-def with_end(tokens: Tensor, end_id: int) -> Tensor:
+def ensure_end_token(tokens: Tensor, end_id: int) -> Tensor:
     """Return rows of ids, with the last id replaced by the end token in rows without one."""
     last, end = tokens[:, -1:], torch.full_like(tokens[:, -1:], end_id)
     has_end = (tokens == end_id).any(dim=1, keepdim=True)

@@ -28,7 +28,7 @@ from mobileclip.encoders.checkpoints.layouts import skeleton, tensor_shapes, tow
 from mobileclip.encoders.checkpoints.loading import source_of
 from mobileclip.encoders.checkpoints.saving import model_json
 from mobileclip.encoders.families import image_encoder_families, text_encoder_families
-from mobileclip.inference.loading import holds_weights, spec_called
+from mobileclip.inference.loading import holds_weights, spec_by_name
 from mobileclip.serialization import to_json
 
 
@@ -96,7 +96,7 @@ def describe(model: str) -> dict[str, Any]:
         description |= {"checkpoint": model, "layout": stored.layout, "form": form}
         description["dtypes"] = sorted({str(tensor.dtype).removeprefix("torch.") for tensor in stored.tensors.values()})
     else:
-        spec = spec_called(model)
+        spec = spec_by_name(model)
         description |= {"name": model, "published weights": PRETRAINED.get(model)}
         if model not in PRETRAINED and (alike := of_same_architecture(model)):
             description["built like"] = alike

@@ -91,7 +91,7 @@ def _replaced(child: nn.Module) -> nn.Module:
     return with_depthwise_convs(child)
 
 
-def cut_behind_the_end(tokens: Tensor, pool: TextPool) -> Tensor:
+def truncate_to_longest(tokens: Tensor, pool: TextPool) -> Tensor:
     """Truncate a batch to the tokens that a causal tower's embeddings depend on.
 
     In a causal tower, ids after the end token cannot affect the embedding, so the batch is truncated after its last end
@@ -414,11 +414,11 @@ def prepared_tower(tower: nn.Module) -> nn.Module:
     if isinstance(tower, PreparedTower):
         return tower
     if reads_text(tower):
-        return ToTheEnd(tower)
+        return TruncatedTextTower(tower)
     weight = next(tower.parameters(), None)
     if weight is None or weight.device.type != "cpu":
         return with_one_token(tower)
-    return ChannelsInnermost(with_depthwise_convs(with_one_token(tower)))
+    return ChannelsLastTower(with_depthwise_convs(with_one_token(tower)))
 
 
 def with_fast_layout(model: DualEncoder) -> DualEncoder:
@@ -446,7 +446,7 @@ class PreparedTower(nn.Module):
         return False
 
 
-class ToTheEnd(PreparedTower):
+class TruncatedTextTower(PreparedTower):
     """A text tower that truncates a batch to its longest text, if later ids cannot affect the embedding.
 
     Shape:
@@ -466,11 +466,11 @@ class ToTheEnd(PreparedTower):
 
     def forward(self, tokens: Tensor) -> Tensor:
         """Return the embeddings, not normalised."""
-        y: Tensor = self.tower(tokens if self.pool is None else cut_behind_the_end(tokens, self.pool))
+        y: Tensor = self.tower(tokens if self.pool is None else truncate_to_longest(tokens, self.pool))
         return y
 
 
-class ChannelsInnermost(PreparedTower):
+class ChannelsLastTower(PreparedTower):
     """An image tower with its inputs in channels-last memory format.
 
     Shape:

@@ -12,7 +12,7 @@ from attrs import validators
 
 from mobileclip.encoders import DualEncoder, DualEncoderSpec
 from mobileclip.encoders.checkpoints import ModelSpec, Stored, read_checkpoint
-from mobileclip.encoders.checkpoints.saving import Taught
+from mobileclip.encoders.checkpoints.saving import TrainingProvenance
 from mobileclip.extras import VERSION
 from mobileclip.serialization import from_json, to_json
 from mobileclip.strict import parse_json
@@ -131,7 +131,7 @@ def stored_space(stored: Stored, place: str | Path) -> ModelIdentity:
     return identity_of(model)
 
 
-def converted_from(source: str | Path, model: str | ModelSpec | None, stored: Stored) -> Taught:
+def converted_from(source: str | Path, model: str | ModelSpec | None, stored: Stored) -> TrainingProvenance:
     """Return the provenance of a converted checkpoint: it stays in the embedding space of its source.
 
     Args:

@@ -284,13 +284,13 @@ def place_of(
         elif holds_weights(model):
             model, checkpoint = None, model
         else:
-            spec_called(model)
+            spec_by_name(model)
     if checkpoint is None:
         raise ValueError(unpublished(None if model is None or isinstance(model, DualEncoderSpec) else str(model)))
     return str(model) if isinstance(model, Path) else model, checkpoint
 
 
-def spec_called(name: str | Path) -> ModelSpec:
+def spec_by_name(name: str | Path) -> ModelSpec:
     """Return the spec of a named model or tower.
 
     Raises:

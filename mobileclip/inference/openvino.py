@@ -29,7 +29,7 @@ Input = TypeVar("Input")
 Output = TypeVar("Output")
 
 
-class OneAtATime(Generic[Input, Output]):
+class LockedFunction(Generic[Input, Output]):
     """A function with a lock, for any number of threads.
 
     The object is picklable if the function is; a copy has its own lock.
@@ -47,7 +47,7 @@ class OneAtATime(Generic[Input, Output]):
         with self._lock:
             return self._run(given)
 
-    def __reduce__(self) -> tuple[type[OneAtATime[Input, Output]], tuple[Callable[[Input], Output]]]:
+    def __reduce__(self) -> tuple[type[LockedFunction[Input, Output]], tuple[Callable[[Input], Output]]]:
         """Return the constructor's arguments."""
         return type(self), (self._run,)
 
@@ -252,7 +252,7 @@ def openvino_program(
         model = openvino_model(tower, example, lengths=lengths)
     model.reshape([len(example), -1] if lengths else list(example.shape))
     program = _fastest([_compiled(core, model, hint) for hint in hints], example)
-    return OneAtATime(program if pixels is None else program.taking_also(core, _of_pixels(model, pixels)))
+    return LockedFunction(program if pixels is None else program.taking_also(core, _of_pixels(model, pixels)))
 
 
 def _compiled(core: Any, model: Any, hint: str) -> _OpenVINOProgram:

@@ -37,8 +37,8 @@ from mobileclip.inference.forms import (
     PreparedTower,
     ReadyDualEncoder,
     causal_pool,
-    cut_behind_the_end,
     reads_text,
+    truncate_to_longest,
     with_depthwise_convs,
     with_one_token,
     with_towers,
@@ -253,7 +253,7 @@ class OptimizedTower(PreparedTower):
         spec = self.spec
         if isinstance(spec, TextEncoderSpec):
             check_tokens(inputs, spec.input)
-            return inputs if self._pool is None else cut_behind_the_end(inputs, self._pool)
+            return inputs if self._pool is None else truncate_to_longest(inputs, self._pool)
         check_images(inputs, spec.input)
         if inputs.dtype == torch.uint8:
             return inputs

@@ -4,7 +4,7 @@ This subpackage contains interfaces for other libraries; `encoders.checkpoints` 
 """
 
 from mobileclip.interop.folder import save_pretrained
-from mobileclip.interop.hub import HubError, Pushed, from_pretrained, push_to_hub
+from mobileclip.interop.hub import HubError, PushResult, from_pretrained, push_to_hub
 from mobileclip.interop.open_clip import open_clip_config
 from mobileclip.interop.open_clip_models import OpenClipSource as OpenClipSource, load_open_clip as load_open_clip
 from mobileclip.interop.timm import timm_config
@@ -12,7 +12,7 @@ from mobileclip.interop.transformers_models import transformers_package as trans
 
 __all__ = [
     "HubError",
-    "Pushed",
+    "PushResult",
     "from_pretrained",
     "open_clip_config",
     "push_to_hub",

@@ -35,7 +35,7 @@ class HubError(ValueError):
 
 
 @attrs.frozen(kw_only=True)
-class Pushed:
+class PushResult:
     """The result of a push: its commit and URL.
 
     Args:
@@ -43,7 +43,7 @@ class Pushed:
         url: URL of the commit's page.
 
     Examples:
-        >>> Pushed(commit="0" * 40, url="https://huggingface.co/owner/name").commit[:7]
+        >>> PushResult(commit="0" * 40, url="https://huggingface.co/owner/name").commit[:7]
         '0000000'
     """
 
@@ -62,7 +62,7 @@ def push_to_hub(
     revision: str | None = None,
     message: str = "Add a model of mobileclip",
     overwrite: bool = False,
-) -> Pushed:
+) -> PushResult:
     """Write a model to a hub repository in one commit, like `save_pretrained` to a folder.
 
     The hub checks the card first. The function then creates the repository and the branch if they do not exist. Log in
@@ -149,14 +149,14 @@ def _there(api: HfApi, repository: str, *, revision: str | None, overwrite: bool
 
 def _committed(
     api: HfApi, folder: Path, repository: str, *, before: Sequence[str], revision: str | None, message: str
-) -> Pushed:
+) -> PushResult:
     from huggingface_hub import CommitOperationAdd, CommitOperationDelete
 
     paths = sorted(folder.iterdir())
     added = [CommitOperationAdd(path_in_repo=path.name, path_or_fileobj=path) for path in paths]
     left = [CommitOperationDelete(path_in_repo=name) for name in before if not (folder / name).exists()]
     commit = api.create_commit(repository, [*left, *added], commit_message=message, revision=revision)
-    return Pushed(commit=commit.oid, url=commit.commit_url)
+    return PushResult(commit=commit.oid, url=commit.commit_url)
 
 
 def _advice(error: Exception) -> str:

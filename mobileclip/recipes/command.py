@@ -20,7 +20,7 @@ from mobileclip.terminal import has_reader, say, shown
 from mobileclip.terminal.common import split_common_flags, use_common
 from mobileclip.terminal.flags import Reading, parse
 from mobileclip.terminal.interruption import interruptible
-from mobileclip.terminal.streams import ensure_streams, give_up_output
+from mobileclip.terminal.streams import discard_output, ensure_streams
 
 _DRAWING_SECONDS = 600.0
 if TYPE_CHECKING:
@@ -51,7 +51,7 @@ def reported(name: str, arguments: Sequence[str] | None, *, kept: str = GOES_ON)
             yield
     except Exception as error:
         if isinstance(error, BrokenPipeError) and not has_reader():
-            give_up_output()
+            discard_output()
             raise SystemExit(0) from None
         line = machine_line(error, kept)
         if line is None and not isinstance(error, (ValueError, FloatingPointError, OSError, ImportError)):

@@ -26,7 +26,7 @@ from mobileclip.encoders import DualEncoderSpec, MCtSpec, TextEncoderSpec, TextT
 from mobileclip.encoders.checkpoints import PRETRAINED, Stored, read_checkpoint
 from mobileclip.encoders.checkpoints.published import is_export
 from mobileclip.encoders.text import POOL_NAMES, PoolName
-from mobileclip.evaluation.candidates import asked
+from mobileclip.evaluation.candidates import parse_model_argument
 from mobileclip.hardware import AUTO
 from mobileclip.inference.identity import stored_space
 from mobileclip.inference.loading import load, require_model
@@ -225,7 +225,7 @@ def require_teacher(text: str) -> None:
     Raises:
         ValueError, FileNotFoundError: see `open_teacher`.
     """
-    require_model(*asked(text).source)
+    require_model(*parse_model_argument(text).source)
 
 
 def open_teacher(text: str, *, device: str = "cpu", trust: bool = False) -> OpenedTeacher:
@@ -240,7 +240,7 @@ def open_teacher(text: str, *, device: str = "cpu", trust: bool = False) -> Open
         ValueError: if the model is unknown, or its extra is not installed.
         FileNotFoundError: if the file does not exist.
     """
-    one = asked(text)
+    one = parse_model_argument(text)
     place = one.file or PRETRAINED.get(one.model or "")
     space = tower = None
     if place is not None and not is_export(place):
@@ -285,7 +285,7 @@ def _of_tower(stored: Stored, place: str, device: str) -> OpenedTeacher:
 
     return OpenedTeacher(
         teacher=_Named(
-            name=asked(place).name,
+            name=parse_model_argument(place).name,
             weights_sha256=weights_sha256(stored.tensors),
             dim=spec.embedding_dim,
             encode_texts=encode,

@@ -26,7 +26,7 @@ from mobileclip.encoders import ClassifierSpec, CoCaSpec, DualEncoderSpec
 from mobileclip.encoders.checkpoints import PRETRAINED
 from mobileclip.engines import SET_ASIDE, LocalEngine, RayEngine, Retries, read_status
 from mobileclip.evaluation import EvaluationSpec, classifier_hook
-from mobileclip.evaluation.candidates import asked
+from mobileclip.evaluation.candidates import parse_model_argument
 from mobileclip.evaluation.run import divided, evaluate_and_print
 from mobileclip.hardware import AUTO
 from mobileclip.processes import this_process
@@ -305,7 +305,7 @@ def _ready_finetuning(spec: FinetuneSpec, _: NoOptions) -> FinetuneSpec:
     """Return the options with the checkpoint that `--model` names: a file, NAME=FILE, or a published model."""
     if spec.model is None or spec.checkpoint is not None:
         return spec
-    given = asked(spec.model)
+    given = parse_model_argument(spec.model)
     if given.file is None:
         return attrs.evolve(spec, model=None, checkpoint=PRETRAINED.get(spec.model, spec.model))
     return attrs.evolve(spec, model=given.label or given.model, checkpoint=given.file)

@@ -89,7 +89,7 @@ _WIDTH = 24
 
 
 @attrs.frozen
-class Short:
+class ShortFlag:
     """A flag of the short help.
 
     Args:
@@ -105,14 +105,14 @@ class Short:
     text: str
 
 
-def shorts(kind: str) -> list[Short]:
+def shorts(kind: str) -> list[ShortFlag]:
     """Return the short flags of a recipe, given the name of its spec class."""
     found = []
     for line in filter(None, LINES[kind].splitlines()):
         head, *middle, text = re.split(r"  +", line)
         *names, last = head.split(", ")
         name, _, value = last.partition(" ")
-        found.append(Short((*names, name), value, middle[0] if middle else "", text))
+        found.append(ShortFlag((*names, name), value, middle[0] if middle else "", text))
     return found
 
 
@@ -148,7 +148,7 @@ def brief_help(kind: str, program: str, rows: Mapping[str, str] | None = None, v
     return "\n".join([*lines, "", f"`{program} {ASKING_ALL}` lists all flags; `--quiet` shows no progress."])
 
 
-def _head(flag: Short) -> str:
+def _head(flag: ShortFlag) -> str:
     return f"{', '.join(flag.names)} {flag.value}"
 
 

@@ -139,7 +139,7 @@ class Manifest(dict[str, ShardEntry]):
 
 def _read(path: str) -> tuple[dict[str, ShardEntry], int | None]:
     """Return a file's entries, and the length of its complete lines in bytes if the last line is incomplete."""
-    text = storage.read_if_there(path, limit=_MAX_BYTES) or b""
+    text = storage.read_if_exists(path, limit=_MAX_BYTES) or b""
     *lines, torn = text.split(b"\n")
     entries = {}
     for number, line in enumerate(lines, 1):
@@ -208,7 +208,7 @@ class UnreachedRows(Unit):
 
     def read(self, report: SkipReport) -> Iterator[ImageTextSample]:
         """Yield the rows listed in the shard's file of skipped samples, and add other skipped samples to the report."""
-        content = storage.read_if_there(_skips_path(self.output, self.name), limit=_MAX_SKIP_BYTES) or b""
+        content = storage.read_if_exists(_skips_path(self.output, self.name), limit=_MAX_SKIP_BYTES) or b""
         skips = [from_json(line, Skip) for line in split_lines(content.decode())]
         names = {skip.key for skip in skips if skip.reason == UNREACHABLE}
         report.counts.update(self.entry.skipped)

@@ -22,7 +22,7 @@ from mobileclip.data.samples.limits import SAMPLE_LIMITS, SampleLimits
 from mobileclip.data.samples.members import parse_reinforced_sample, parse_sample
 from mobileclip.data.shards.files import RawSample, parse, read_shard
 from mobileclip.data.skips import CONNECTION_FAILED, attempt
-from mobileclip.engines import Engine, FunctionWork, InlineEngine, InOrder, SetAside
+from mobileclip.engines import Engine, FunctionWork, InlineEngine, OrderedResults, SetAside
 from mobileclip.hardware import AUTO, pick_device
 from mobileclip.progress import Progress
 from mobileclip.reinforce.encoding import BatchEncoder, plain_fields
@@ -379,7 +379,7 @@ class _Verifier:
                 records["hash"], records["shard"] = result.keys, numbers[task.name]
                 keys.add(records, leading_bits(records["hash"], keys.num_buckets))
 
-            with InOrder[ShardTask, ShardFindings](tasks, take) as listener:
+            with OrderedResults[ShardTask, ShardFindings](tasks, take) as listener:
                 engine.run(FunctionWork(function=check), tasks, listener)
             for problem in _repeated_keys(tasks, keys, check):
                 self.add(problem)

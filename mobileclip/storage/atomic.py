@@ -75,7 +75,7 @@ def is_left_over(name: str) -> bool:
     return name == LOCK or name.startswith(PREFIX)
 
 
-def temporary_beside(path: Path) -> Path:
+def temporary_path(path: Path) -> Path:
     """Return a temporary path of this process in the folder of a path; the first use removes leftovers there."""
     sweep(path.parent)
     return path.parent / f"{_name()}{_TEMPORARY}"
@@ -175,7 +175,7 @@ def atomic_path(path: Path) -> Iterator[Path]:
                 shutil.copyfileobj(source, stream)
         return
     place = Path(os.path.realpath(path)) if path.is_symlink() else path
-    temporary = temporary_beside(place)
+    temporary = temporary_path(place)
     try:
         try:
             # Made here, so that a folder that cannot be written to is told from what goes wrong later.
@@ -260,7 +260,7 @@ def atomic_folder(path: Path, *, overwrite: bool = False) -> Iterator[Path]:
     if path.exists() and not overwrite:
         raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(path))
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = temporary_beside(path)
+    temporary = temporary_path(path)
     try:
         temporary.mkdir()
     except OSError as error:
@@ -380,7 +380,7 @@ def require_output_folder(path: AnyPath, *, overwrite: bool, marker: str = "") -
         return
     if not place.is_dir():
         raise NotADirectoryError(f"{path} is a file; give the name of a folder")
-    if holds_anything(place):
+    if has_content(place):
         if not overwrite:
             raise FileExistsError(f"{path} is there already; choose another folder, or replace it with `--overwrite`")
         if not (place / marker).is_file():
@@ -388,7 +388,7 @@ def require_output_folder(path: AnyPath, *, overwrite: bool, marker: str = "") -
     _require_writable(place)
 
 
-def holds_anything(folder: Path) -> bool:
+def has_content(folder: Path) -> bool:
     """Return whether a folder holds anything except locks and temporary files."""
     return any(not is_left_over(entry.name) for entry in folder.iterdir())
 

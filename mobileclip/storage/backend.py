@@ -74,7 +74,7 @@ def use_limits(limits: StoreLimits) -> Iterator[None]:
         _in_use = before
 
 
-class Patience:
+class StallTimeout:
     """A time budget for a slow sender: waiting consumes seconds, and received bytes restore them.
 
     Args:
@@ -275,7 +275,7 @@ class RemoteStream(io.RawIOBase):
         self._name = printable(without_secrets(address))
         self._num_attempts = num_attempts
         self._limits = store_limits()
-        self._patience = Patience(self._limits.recovery_seconds, self._limits.min_bytes_per_second)
+        self._patience = StallTimeout(self._limits.recovery_seconds, self._limits.min_bytes_per_second)
         self._position = 0
         self._stream: Any = None
         self._version = ""

@@ -99,7 +99,7 @@ def read_bytes(path: AnyPath, *, limit: int, num_attempts: int | None = None) ->
     return b"".join(pieces)
 
 
-def read_if_there(path: AnyPath, *, limit: int) -> bytes | None:
+def read_if_exists(path: AnyPath, *, limit: int) -> bytes | None:
     """Return the content of a file; None if the path is missing or a directory.
 
     Args:

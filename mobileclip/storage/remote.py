@@ -9,7 +9,7 @@ from concurrent.futures import Future, wait
 from datetime import datetime
 from typing import Any, TypeVar
 
-from mobileclip.extras import advice
+from mobileclip.extras import install_command
 from mobileclip.machine import raise_machine_fault
 from mobileclip.storage.addresses import printable, without_secrets
 from mobileclip.storage.backend import Backend, Info, StorageError, store_limits
@@ -106,7 +106,9 @@ def _known(address: str, call: Callable[[], T]) -> T:
     try:
         return call()
     except ImportError as error:
-        raise ValueError(f"{address} needs a package that is not installed ({error}): {advice('remote')}") from None
+        raise ValueError(
+            f"{address} needs a package that is not installed ({error}): {install_command('remote')}"
+        ) from None
     except ValueError as error:
         raise ValueError(
             f"{address} cannot be opened: {error}; expected a path or a URL such as s3://, gs:// or https://"

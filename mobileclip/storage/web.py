@@ -20,8 +20,8 @@ from mobileclip.storage.addresses import printable, without_secrets
 from mobileclip.storage.backend import (
     Backend,
     Info,
-    Patience,
     RefusedHostError,
+    StallTimeout,
     StorageError,
     StoreLimits,
     connect,
@@ -43,7 +43,7 @@ class Exchange:
     def __init__(self, limits: StoreLimits) -> None:
         self._limits = limits
         self._deadline = time.monotonic() + limits.answer_seconds
-        self._patience: Patience | None = None
+        self._patience: StallTimeout | None = None
         self._allowance = _SPARE_BYTES
         self._answers: list[http.client.HTTPResponse] = []
 
@@ -61,7 +61,7 @@ class Exchange:
 
     def begin_body(self) -> None:
         """Record that the header has arrived; the reader of the body closes the response."""
-        self._patience = Patience(self._limits.stall_seconds, self._limits.min_bytes_per_second)
+        self._patience = StallTimeout(self._limits.stall_seconds, self._limits.min_bytes_per_second)
         self._answers.clear()
 
     def allow(self, num_bytes: int) -> None:

@@ -17,4 +17,4 @@ from .printing import (
     shown as shown,
 )
 from .status import conclude as conclude
-from .streams import ensure_streams as ensure_streams, give_up_output as give_up_output
+from .streams import discard_output as discard_output, ensure_streams as ensure_streams

@@ -31,7 +31,7 @@ def output_stream(*, error: bool = False) -> TextIO:
     return stream if stream is not None else io.StringIO()
 
 
-def give_up_output() -> None:
+def discard_output() -> None:
     """Stop printing after the reader exited, and discard buffered output."""
     with open(os.devnull, "w", encoding="utf-8") as nothing:  # noqa: PTH123 - no path
         os.dup2(nothing.fileno(), sys.stdout.fileno())

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from mobileclip.reparam import foldable_modules, reparameterize
-from mobileclip.testing.comparing import copies, exported, relative_error, stirred
+from mobileclip.testing.comparing import copies, exported, relative_error, with_random_statistics
 
 # Maximum relative errors: of half precisions, of other batches or compilers, and in float64.
 _HALF = {torch.bfloat16: 0.03, torch.float16: 0.004}
@@ -62,7 +62,7 @@ def check_block(
         name = type(module).__name__
         _check_state(f"{name} built twice from a seed", _seeded(make, 0), module.state_dict())
         _check_training(name, make, inputs, shape)
-        expected = _check_evaluation(name, stirred(module).eval(), inputs, shape)
+        expected = _check_evaluation(name, with_random_statistics(module).eval(), inputs, shape)
         other = make().eval()
         _check_loading(name, other, module.state_dict())
         _check_near(f"{name} with another's state dict", other(*inputs), expected, 0)
@@ -82,7 +82,7 @@ def _check_training(
 ) -> None:
     missing = set[str]()
     for seed in range(_DRAWS):
-        block = stirred(_seeded(make, seed)).train()
+        block = with_random_statistics(_seeded(make, seed)).train()
         given = [one.clone().requires_grad_(one.is_floating_point()) for one in inputs]
         output = _output(name, block, given, shape)
         assert output.requires_grad, f"what {name} gives has no gradient"

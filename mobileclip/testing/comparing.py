@@ -15,7 +15,7 @@ T = TypeVar("T")
 ModuleT = TypeVar("ModuleT", bound=nn.Module)
 
 
-def stirred(model: ModuleT) -> ModuleT:
+def with_random_statistics(model: ModuleT) -> ModuleT:
     """Return the model with scales, shifts and statistics of order one, so that no part is almost an identity."""
     with torch.no_grad():
         for name, buffer in model.named_buffers():

@@ -15,7 +15,7 @@ from mobileclip.encoders.checkpoints.layouts import require_hashable, tensor_sha
 from mobileclip.encoders.checkpoints.saving import model_json, read_back_as
 from mobileclip.reparam import reparameterize
 from mobileclip.serialization import from_json
-from mobileclip.testing.comparing import exported, relative_error, stirred
+from mobileclip.testing.comparing import exported, relative_error, with_random_statistics
 
 _MOST_ERROR = 1e-4
 
@@ -49,7 +49,7 @@ def check_encoder(spec: ImageEncoderSpec | TextEncoderSpec, *, export: bool = Tr
         tensor_shapes(spec, "training")
         with torch.random.fork_rng(devices=()):
             torch.manual_seed(0)
-            model = stirred(spec.build().eval())
+            model = with_random_statistics(spec.build().eval())
         inputs = _inputs(spec)
         with torch.no_grad():
             expected = _check_outputs(spec, model, inputs)

@@ -15,7 +15,7 @@ from mobileclip import storage
 from mobileclip.charts import Line, Panel, write_chart
 from mobileclip.data import Skip
 from mobileclip.extras import needed
-from mobileclip.storage import AnyPath, join, read_if_there
+from mobileclip.storage import AnyPath, join, read_if_exists
 from mobileclip.strict import parse_json
 
 if TYPE_CHECKING:
@@ -264,7 +264,7 @@ def compare_runs(folders: Sequence[AnyPath]) -> ComparedRuns:
 def _choices(folder: AnyPath) -> dict[str, str]:
     """Return a run's options by dotted name."""
     path = join(folder, "run.json")
-    content = read_if_there(path, limit=_MAX_SPEC_BYTES)
+    content = read_if_exists(path, limit=_MAX_SPEC_BYTES)
     if content is None:
         raise ValueError(f"{folder} is not a training output: it has no run.json; `mobileclip train` writes one")
     return dict(_flat(parse_json(content), ""))

@@ -27,7 +27,7 @@ from mobileclip.encoders import (
     save_model,
 )
 from mobileclip.encoders.checkpoints import read_checkpoint
-from mobileclip.encoders.checkpoints.saving import Taught, is_known, write_tensors
+from mobileclip.encoders.checkpoints.saving import TrainingProvenance, is_known, write_tensors
 from mobileclip.hardware import AUTO
 from mobileclip.losses import ContrastiveLossSpec, ReinforcedLossSpec
 from mobileclip.serialization import from_json, to_json
@@ -175,7 +175,7 @@ def run(
         torch.manual_seed(spec.training.seed)
         model, measure = spec.start(), None if evaluate is None or not world.is_first else evaluate(spec.model)
         if isinstance(spec.model, TextEncoderSpec):
-            model.taught = Taught(space=getattr(batches, "space", ""))  # type: ignore[assignment]
+            model.taught = TrainingProvenance(space=getattr(batches, "space", ""))  # type: ignore[assignment]
         files = {SPEC: to_json(spec, indent=1) + "\n"}
         with claimed(output, files, world, refuse=lambda: _refuse_other(spec, output)), world.awaited():
             result = train(
@@ -219,7 +219,7 @@ def _save(model: nn.Module, spec: Any, path: str, batches: object) -> None:
     """Save the trained model; for a spec of an unknown class, save the weights with the spec in the file header."""
     if isinstance(batches, TextPipeline):
         known = pack_ngrams(batches.seen_texts())
-        model.taught = Taught(space=batches.space, ngrams=known)  # type: ignore[assignment]
+        model.taught = TrainingProvenance(space=batches.space, ngrams=known)  # type: ignore[assignment]
     if is_known(spec):
         save_model(model, path)
     else:
@@ -318,7 +318,7 @@ def follow_card(run: RunSpec, recipe: RunSpec | None = None) -> tuple[RunSpec, t
 def _refuse_other(spec: RunSpec, output: storage.AnyPath) -> None:
     """Raise an error if the folder has another run."""
     path = storage.join(output, SPEC)
-    content = storage.read_if_there(path, limit=_MAX_SPEC_BYTES)
+    content = storage.read_if_exists(path, limit=_MAX_SPEC_BYTES)
     if content is None:
         return
     there = from_json(content.decode(), RunSpec)

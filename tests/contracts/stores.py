@@ -60,7 +60,7 @@ def _check_contents(base: str) -> None:
     data = os.urandom(_LARGE)
     path = storage.join(base, "a.bin")
     assert not storage.exists(path), f"{path} is there before it is written"
-    assert storage.read_if_there(path, limit=9) is None, f"{path} is read before it is written"
+    assert storage.read_if_exists(path, limit=9) is None, f"{path} is read before it is written"
     _write(path, data)
     assert storage.exists(path), f"{path} is not there once it is written"
     assert storage.size(path) == _LARGE, f"{path} has {storage.size(path)} bytes, not the {_LARGE} that were written"
@@ -146,8 +146,8 @@ def _check_refusals(base: str) -> None:
     _refused(lambda one: storage.rename(one, "c.bin"), missing, FileNotFoundError)
     _refused(lambda one: storage.local_copy(one).__enter__(), missing, FileNotFoundError)
     _refused(lambda one: storage.read_bytes(one, limit=6), path, OSError)
-    _refused(lambda one: storage.read_if_there(one, limit=6), path, OSError)
-    assert storage.read_if_there(folder, limit=9) is None, f"{folder} is read as a file, and is a folder"
+    _refused(lambda one: storage.read_if_exists(one, limit=6), path, OSError)
+    assert storage.read_if_exists(folder, limit=9) is None, f"{folder} is read as a file, and is a folder"
 
 
 def _refused(call: Callable[[str], object], path: str, wanted: type[Exception]) -> None:

@@ -6,7 +6,7 @@ import torch
 
 from mobileclip.blocks import MeanTokenPool
 from mobileclip.encoders import load_model, save_model
-from mobileclip.inference.forms import ToTheEnd
+from mobileclip.inference.forms import TruncatedTextTower
 from tests.encoders.small import MCT, TEXT, randomised
 from tests.errors import fails
 
@@ -38,7 +38,7 @@ def test_the_mean_is_of_the_text_alone():
 
 
 def test_what_is_computed_less_of_is_exact(tower):
-    torch.testing.assert_close(ToTheEnd(tower)(IDS), embedded(tower), rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(TruncatedTextTower(tower)(IDS), embedded(tower), rtol=1e-5, atol=1e-5)
 
 
 def test_a_file_keeps_it(tower, tmp_path):

@@ -28,7 +28,7 @@ from mobileclip.export import (
     verify_export,
 )
 from mobileclip.export.layouts import fitted
-from mobileclip.export.towers import with_end
+from mobileclip.export.towers import ensure_end_token
 from mobileclip.inputs import TextInput
 from tests.browser import CHROMIUM, open_page
 from tests.errors import fails
@@ -169,7 +169,7 @@ def test_a_contract_names_the_background(tmp_path):
 
 def test_cut_rows_are_ended():
     rows = torch.tensor([[1, 5, 9, 0], [1, 5, 6, 9], [1, 5, 6, 7], [9, 9, 9, 9]])
-    assert with_end(rows, 9).tolist() == [[1, 5, 9, 0], [1, 5, 6, 9], [1, 5, 6, 9], [9, 9, 9, 9]]
+    assert ensure_end_token(rows, 9).tolist() == [[1, 5, 9, 0], [1, 5, 6, 9], [1, 5, 6, 9], [9, 9, 9, 9]]
 
 
 def test_transformers_js_finds_what_it_reads_beside_the_towers(immich, tmp_path):

@@ -18,7 +18,7 @@ from mobileclip.export import (
     verify_export,
 )
 from mobileclip.export.export import tower_file
-from mobileclip.export.targets import Written
+from mobileclip.export.targets import WrittenFile
 from mobileclip.export.targets.litert import (
     WEIGHTED,
     converted,
@@ -46,7 +46,7 @@ def written(export, folder):
     """The tower in fewer bits, made of the stored file: what it holds, and what runs it."""
     path = folder / f"{export.tower}.tflite"
     path.write_bytes(with_quantised_weights((EXPORT / path.name).read_bytes(), export.spec.precision))
-    file = tower_file(export, path.name, Written(compute="float32"))
+    file = tower_file(export, path.name, WrittenFile(compute="float32"))
     return operations_of(path.read_bytes()), TARGET.open(path, file)
 
 
@@ -118,7 +118,7 @@ def test_int8_is_static():
     assert kinds.count("DEQUANTIZE") > 3
     (project,) = (one for one in held if one.kind in WEIGHTED and one.weight is not None)
     assert np.array_equal(project.weight, export.encoder.head.project.weight.detach().numpy())
-    run = TARGET.open(INT8, tower_file(export, INT8.name, Written(compute="int8")))
+    run = TARGET.open(INT8, tower_file(export, INT8.name, WrittenFile(compute="int8")))
     expected = export.graph(torch.float32)(export.calibration[:1])[0]
     difference = float((run(export.calibration[:1])[0] - expected).norm())
     assert 1e-4 < difference < 0.2
@@ -129,7 +129,10 @@ def test_a_causal_tower_has_a_signature_for_each_length_and_its_weights_once(pre
     export, path, sound = lengths_export(precision), tmp_path / "text.tflite", LENGTHS.read_bytes()
     path.write_bytes(sound if precision == "float32" else with_quantised_weights(sound, precision))
     assert tables_of(path, export) == 1
-    file, tokens = tower_file(export, path.name, Written(compute="float32")), Tokenizer(TOKENS)(["a cat", "red"]).int()
+    file, tokens = (
+        tower_file(export, path.name, WrittenFile(compute="float32")),
+        Tokenizer(TOKENS)(["a cat", "red"]).int(),
+    )
     assert file.lengths == (8, 12)
     run, expected = TARGET.open(path, file), export.graph(torch.float32)(tokens)
     for length in file.lengths:

@@ -15,7 +15,7 @@ from torch import nn
 import mobileclip
 from mobileclip.encoders import TextEncoderSpec, text_encoder_families
 from mobileclip.export import ExportSpec, export_model, load_export, read_contract, read_report, verify_export
-from mobileclip.export.running import is_written_here, remember_export
+from mobileclip.export.running import remember_export, was_written_here
 from mobileclip.inputs import TextInput
 from tests.cli.test_cli import run
 from tests.collections.pictures import draw
@@ -75,7 +75,7 @@ def test_the_authors_own_operations_are_judged_by_numbers(odd, target, tmp_path,
     folder = export_model(odd, spec, samples=few_samples(), show_progress=False)
     report = read_report(folder)
     assert report.passed, report.failures
-    assert is_written_here(folder)
+    assert was_written_here(folder)
     assert verify_export(folder, show_progress=False) == report
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "another machine"))
     if target == "onnx":
@@ -184,18 +184,18 @@ def own(tmp_path, monkeypatch):
 
 
 def test_what_this_machine_wrote_needs_no_trust(own):
-    assert not is_written_here(own)
+    assert not was_written_here(own)
     with fails(ValueError):
         mobileclip.load(own)
     remember_export(own)
-    assert is_written_here(own)
+    assert was_written_here(own)
     assert mobileclip.load(own).encode_text("a cat").isfinite().all()
     moved = own.rename(own.parent / "elsewhere")
     assert load_export(moved).encode_text(torch.zeros(1, 12, dtype=torch.int64)).isfinite().all()
     # A contract names every file by its hash: any other is another export.
     contract = moved / "mobileclip.json"
     contract.write_text(contract.read_text().replace('"normalize": true', '"normalize":  true'))
-    assert not is_written_here(moved)
+    assert not was_written_here(moved)
 
 
 def _remember(state, folder):
@@ -216,7 +216,7 @@ def test_many_write_at_once(tmp_path, monkeypatch):
     with multiprocessing.get_context("fork").Pool(8) as pool:
         pool.starmap(_remember, [(state, str(folder)) for folder in folders])
     monkeypatch.setenv("XDG_STATE_HOME", state)
-    assert all(map(is_written_here, folders))
+    assert all(map(was_written_here, folders))
 
 
 _HOMELESS = """
@@ -244,11 +244,11 @@ def test_a_state_that_cannot_be_written_is_told(own, tmp_path, monkeypatch, capl
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "file"))
     remember_export(own)
     assert "cannot be remembered" in caplog.text
-    assert not is_written_here(own)
+    assert not was_written_here(own)
 
 
 @pytest.mark.parametrize("content", [b"", b"\xff" * 100, b"x" * 2**22])
 def test_a_damaged_register_knows_nothing(own, tmp_path, content):
     (tmp_path / "state" / "mobileclip").mkdir(parents=True)
     (tmp_path / "state" / "mobileclip" / "exports.txt").write_bytes(content)
-    assert not is_written_here(own)
+    assert not was_written_here(own)

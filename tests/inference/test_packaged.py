@@ -12,7 +12,7 @@ from mobileclip.cli.__main__ import main
 from mobileclip.cli.models import listed_rows
 from mobileclip.data.text.ngrams import pack_ngrams
 from mobileclip.encoders import TextTransformerSpec, load_model, save_model
-from mobileclip.encoders.checkpoints import COMPANIONS, PACKAGED, Taught, licence_of
+from mobileclip.encoders.checkpoints import COMPANIONS, PACKAGED, TrainingProvenance, licence_of
 from mobileclip.evaluation import Session, open_candidate
 from mobileclip.export import ExportSpec, export_model
 from mobileclip.inference import space_of
@@ -131,7 +131,7 @@ def multilingual(tmp_path, monkeypatch):
     text = TextInput(context_length=8, vocab_size=900)
     spec = TextTransformerSpec(width=16, num_heads=2, depth=0, embedding_dim=256, pool="mean", input=text)
     tower = randomised(spec)
-    tower.taught = Taught(space=space_of("icons").to_json(), ngrams=pack_ngrams(FRENCH))
+    tower.taught = TrainingProvenance(space=space_of("icons").to_json(), ngrams=pack_ngrams(FRENCH))
     save_model(tower.half(), tmp_path / "second.safetensors")
     monkeypatch.setitem(COMPANIONS, "icons-multilingual", tmp_path / "second.safetensors")
     monkeypatch.setitem(PACKAGED, "icons-multilingual", PACKAGED["icons"])

@@ -15,7 +15,7 @@ from mobileclip.data import TextPipelineSpec
 from mobileclip.data.text.ngrams import KnownNgrams, pack_ngrams
 from mobileclip.datasets.sources import TextPair
 from mobileclip.encoders import TextTransformerSpec, load_model, save_model
-from mobileclip.encoders.checkpoints import Taught, read_checkpoint
+from mobileclip.encoders.checkpoints import TrainingProvenance, read_checkpoint
 from mobileclip.evaluation import EvaluationSpec, Session, candidate_of, evaluate_models, summarize
 from mobileclip.evaluation.tables import language_table, points
 from mobileclip.inference import ModelIdentity, space_of
@@ -26,7 +26,7 @@ from mobileclip.reparam import reparameterize
 from mobileclip.training import CosineSchedule, RunSpec, TrainingSpec, run
 from tests.collections.pictures import draw
 from tests.encoders.small import SMALL_MCT, randomised
-from tests.errors import fails, told
+from tests.errors import fails, reading_errors
 
 TOWER = TextTransformerSpec(
     width=16, num_heads=2, depth=0, embedding_dim=24, pool="mean", input=TextInput(context_length=6, vocab_size=900)
@@ -138,7 +138,7 @@ def test_a_model_of_another_space_refuses_it_by_name(files, tower):
 
 def test_a_damaged_space_is_said(files, tower, tmp_path):
     model = load_model(tower)
-    model.taught = Taught(space="{}")
+    model.taught = TrainingProvenance(space="{}")
     save_model(model, tmp_path / "damaged.safetensors")
     with fails(ValueError, str(tmp_path / "damaged.safetensors")):
         space_of(tmp_path / "damaged.safetensors")
@@ -151,7 +151,7 @@ def test_a_damaged_space_is_said(files, tower, tmp_path):
 def test_texts_go_to_the_tower_that_knows_more_of_their_ngrams(files, tower):
     clip = mobileclip.load(files / "model.safetensors")
     german = load_model(tower)
-    clip.model.text_encoder.taught = Taught(ngrams=pack_ngrams(ENGLISH))
+    clip.model.text_encoder.taught = TrainingProvenance(ngrams=pack_ngrams(ENGLISH))
     both = type(clip)(clip.model, text_towers=[german])
     alone = mobileclip.load(files / "model.safetensors", text_model=tower)
     texts = ["a red heart", "roter Pfeil!", "?", "blue", "Herz"]
@@ -212,7 +212,7 @@ def test_commands_take_it_and_refuse_that_of_another_model(files, tower, picture
     assert found == pytest.approx(mobileclip.load(model, text_model=tower).classify(picture, labels), abs=1e-5)
     with pytest.raises(SystemExit):
         main(["classify", str(picture), *labels, "-m", str(other), "--text-model", str(tower)])
-    told(capsys.readouterr().err, str(tower), str(other))
+    reading_errors(capsys.readouterr().err, str(tower), str(other))
     with pytest.raises(SystemExit):
         main(["search", "x", "-i", str(files / "index"), "--text-model", str(tower.with_name("none.safetensors"))])
     assert "none.safetensors" in capsys.readouterr().err
@@ -243,7 +243,7 @@ def test_an_evaluation_has_a_row_for_every_language_with_the_tower_that_reads_it
     values = [records.metrics["image_retrieval_recall@5"] for records in (second["own/de"], first["own/en"])]
     assert table.rows[1][4].text == f"{100 * values[0] / values[1]:.0f}"
     english = mobileclip.load(model)
-    english.model.text_encoder.taught = Taught(ngrams=pack_ngrams(ENGLISH))
+    english.model.text_encoder.taught = TrainingProvenance(ngrams=pack_ngrams(ENGLISH))
     both = ImageTextModel(english.model, text_towers=[load_model(tower)])
     session = Session.of(candidate_of(both, name="both"), show_progress=False, batch_size=4)
     texts = [*GERMAN, *ENGLISH]

@@ -65,7 +65,7 @@ def test_removing_and_a_first_look_ask_a_store_as_little_as_can_be():
         assert store.requests == {"DELETE": 1}
         write("s3://data/a.bin")
         store.requests.clear()
-        assert storage.read_if_there("s3://data/a.bin", limit=2**24) == DATA
+        assert storage.read_if_exists("s3://data/a.bin", limit=2**24) == DATA
         assert store.requests == {"HEAD": 1, "GET": 1}
 
 
@@ -128,7 +128,7 @@ class TestEveryStore:
     def test_a_store_keeps_the_contract(self, base, spool):
         check_store(base)
         assert list(spool.iterdir()) == []
-        for read in (storage.read_bytes, storage.read_if_there):
+        for read in (storage.read_bytes, storage.read_if_exists):
             with fails(OSError, "6"):
                 read(storage.join(base, "refusals/below/a.bin"), limit=6)
 

@@ -34,7 +34,7 @@ from mobileclip.collections.duplicates import THRESHOLD
 from mobileclip.collections.scan import Presence, stamp_of
 from mobileclip.collections.search import Matches
 from mobileclip.collections.snapshot import TAG, Match, first_of_videos, match_of
-from mobileclip.collections.web.guard import Guard, Uploads
+from mobileclip.collections.web.guard import SecurityMiddleware, Uploads
 from mobileclip.collections.web.served import (
     SIDES,
     Indexed,
@@ -46,7 +46,7 @@ from mobileclip.collections.web.served import (
     read_if_unchanged,
 )
 from mobileclip.datasets import named_format
-from mobileclip.encoders import PACKAGED, GivesLocalEmbeddings
+from mobileclip.encoders import PACKAGED, SupportsLocalEmbeddings
 from mobileclip.terminal import say
 
 _NUM_EXAMPLES = 6
@@ -76,7 +76,7 @@ def overview(collection: Collection) -> dict[str, Any]:
         "limits": _limits(about.model.model),
         "tags": [] if snapshot.words is None else list(snapshot.words.words[:_MOST_TAGS_OFFERED]),
         "concepts": list(collection.concepts),
-        "explains": isinstance(collection.clip.model.image_encoder, GivesLocalEmbeddings),
+        "explains": isinstance(collection.clip.model.image_encoder, SupportsLocalEmbeddings),
     }
 
 
@@ -154,7 +154,7 @@ _LONGEST_NAME = 200
 _JUDGEMENTS = ("yes", "no", "neither")
 
 
-def save_judgement(served: ServedCollection, request: Request) -> Response:
+def save_example(served: ServedCollection, request: Request) -> Response:
     """Add a concept, or an example to a concept, and return the updated concept.
 
     The query of the URL has the name of the concept, and `yes`, `no` or `neither` with an image's id.
@@ -299,12 +299,12 @@ def build_application(collection: Collection, uploads: Uploads | None = None) ->
             Route("/api/columns", _telling(columns, served)),
             Route("/api/search", _asking(_search, served, uploads), methods=["GET", "POST"]),
             Route("/api/explain/{number:int}", _asking(_explain, served, uploads), methods=["GET", "POST"]),
-            Route("/api/concepts", lambda request: save_judgement(served, request), methods=["POST"]),
+            Route("/api/concepts", lambda request: save_example(served, request), methods=["POST"]),
             Route("/api/duplicates", duplicates),
             Route("/pictures/{number:int}/{size}", picture),
             Route("/originals/{number:int}", original),
         ],
-        middleware=[Middleware(Guard)],
+        middleware=[Middleware(SecurityMiddleware)],
         exception_handlers={
             HTTPException: _refused,
             ClientDisconnect: lambda *_: Response(status_code=400),  # nobody reads this response

@@ -28,7 +28,7 @@ _HEADERS = {
 }
 
 
-class Guard:
+class SecurityMiddleware:
     """Middleware that rejects requests from other sites, and sends the security headers of the page.
 
     The guard checks the Host header to prevent DNS rebinding, and the headers Origin and Sec-Fetch-Site to reject

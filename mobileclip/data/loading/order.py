@@ -189,7 +189,7 @@ class EpochOrder:
 
 
 @attrs.frozen(kw_only=True, slots=False)
-class EndlessOrder:
+class ShuffledShards:
     """An endless stream of shuffled shards: all shards once, then all in another order, without sample counts.
 
     Sample `n` of a run is the next sample of reader `n % num_readers`, and every reader draws whole shards. Every batch
@@ -288,7 +288,7 @@ class EndlessOrder:
         return [(source, number) for _, source, number in sorted(places)]
 
 
-Order = EpochOrder | EndlessOrder
+Order = EpochOrder | ShuffledShards
 
 
 def _places(values: Iterable[Iterable[int]]) -> tuple[CursorRow, ...]:

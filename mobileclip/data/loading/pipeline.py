@@ -26,10 +26,10 @@ from mobileclip.data.loading.examples import ExampleSpec
 from mobileclip.data.loading.order import (
     NUM_READERS,
     SAMPLINGS,
-    EndlessOrder,
     EpochOrder,
     Order,
     Sampling,
+    ShuffledShards,
     StreamPosition,
     data_digest,
 )
@@ -217,7 +217,9 @@ class Pipeline(IterableDataset[BatchType], ABC):
             order = EpochOrder(names=self.shards, sizes=self._sizes, **choices)
         else:
             replacement = spec.sampling == "with_replacement"
-            order = EndlessOrder(sources=self._reader.sources, weights=spec.weights, replacement=replacement, **choices)
+            order = ShuffledShards(
+                sources=self._reader.sources, weights=spec.weights, replacement=replacement, **choices
+            )
         if order.num_readers % self.world_size:
             raise ValueError(
                 f"{order.num_readers} readers cannot be divided among {self.world_size} processes: the number "

@@ -10,7 +10,7 @@ from functools import partial
 from itertools import count
 from typing import Any
 
-from mobileclip.data.loading.order import NUM_READERS, EndlessOrder
+from mobileclip.data.loading.order import NUM_READERS, ShuffledShards
 from mobileclip.data.loading.reading import ExampleType, Maker
 from mobileclip.data.loading.uids import Keep
 from mobileclip.data.samples.limits import SAMPLE_LIMITS, SampleLimits
@@ -40,7 +40,7 @@ def endless_shards(
     Raises:
         ValueError: if the numbers of weights and sources differ, a weight is too small, or a source has no shard.
     """
-    order = EndlessOrder(
+    order = ShuffledShards(
         sources=tuple(expand_shards(one) for one in (source, *others)),
         weights=tuple(weights),
         most_readers=NUM_READERS,

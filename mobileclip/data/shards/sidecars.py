@@ -84,7 +84,7 @@ def read_sizes(folder: str | os.PathLike[str]) -> Mapping[str, int] | None:
     """
     path = storage.join(os.fspath(folder), SIZES)
     try:
-        content = storage.read_if_there(path, limit=_MAX_BYTES)
+        content = storage.read_if_exists(path, limit=_MAX_BYTES)
         if content is None:
             return None
         sizes = parse_json(content.decode())
@@ -123,7 +123,7 @@ def _said(folder: str) -> Mapping[str, int]:
     if sizes is not None:
         return sizes
     path, sizes = storage.join(folder, MANIFEST), {}
-    *lines, _ = (storage.read_if_there(path, limit=_MAX_BYTES) or b"").split(b"\n")
+    *lines, _ = (storage.read_if_exists(path, limit=_MAX_BYTES) or b"").split(b"\n")
     for number, line in enumerate(lines, 1):
         try:
             entry = parse_json(line.decode())
@@ -321,7 +321,7 @@ def find_card(directory: str | os.PathLike[str]) -> ReinforcementCard | None:
         ValueError: if the card cannot be read.
     """
     path = storage.join(os.fspath(directory), CARD)
-    content = storage.read_if_there(path, limit=_MAX_CARD_BYTES)
+    content = storage.read_if_exists(path, limit=_MAX_CARD_BYTES)
     if content is None:
         return None
     try:

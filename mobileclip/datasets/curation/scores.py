@@ -27,7 +27,7 @@ from mobileclip.data.shards.sidecars import card_of_shards
 from mobileclip.data.skips import CONNECTION_FAILED, Skip
 from mobileclip.datasets.sources.shards import ShardUnit
 from mobileclip.datasets.sources.tables import read_keys, text_column
-from mobileclip.engines import EachResult, Engine, FunctionWork, SetAside, held
+from mobileclip.engines import Engine, FunctionWork, ResultCallback, SetAside, held
 from mobileclip.extras import needed
 from mobileclip.machine import raise_machine_fault
 from mobileclip.progress import Progress
@@ -324,7 +324,7 @@ def score_shards(spec: ScoreSpec, *, engine: Engine | None = None, show_progress
         Progress("scoring", total=len(places), done=num_done, unit="shards", console=screen) as progress,
     ):
         run.begin("scoring", num_units=len(places), num_done_before=num_done)
-        run.do(FunctionWork(function=scored), units, EachResult[ShardUnit, dict[str, int]](take))
+        run.do(FunctionWork(function=scored), units, ResultCallback[ShardUnit, dict[str, int]](take))
     failed = tuple((places[aside.unit], aside.reason) for aside in run.set_aside)
     num_samples = sum(map(len, Scores.open(spec.output).shards)) if len(failed) < len(places) else 0
     return ScoreReport(num_samples=num_samples, skipped=dict(skipped), failed=failed)

@@ -38,8 +38,8 @@ from mobileclip.data.shards.tar import (
 from mobileclip.data.skips import BadSampleError
 from mobileclip.datasets.joining.spec import JoinSpec
 from mobileclip.datasets.sources.shards import listed_fingerprints
-from mobileclip.datasets.sources.tables import read_noted, write_noted
-from mobileclip.engines import EachResult, FunctionWork, Run, SetAside
+from mobileclip.datasets.sources.tables import read_annotated_table, write_annotated_table
+from mobileclip.engines import FunctionWork, ResultCallback, Run, SetAside
 from mobileclip.machine import raise_machine_fault
 from mobileclip.progress import Progress
 from mobileclip.strict import strict
@@ -69,7 +69,7 @@ _MOST_BYTES = 2**32 - 1
 
 
 @attrs.frozen(kw_only=True, field_transformer=strict)
-class AboutShard:
+class ShardMetadata:
     """Metadata of an indexed shard's records.
 
     Args:
@@ -115,7 +115,7 @@ def records_path(folder: Path, kind: str, by: str, shard: str) -> Path:
     return folder / digest[:2] / f"{digest[2:]}.{kind}.parquet"
 
 
-def write_records(folder: Path, kind: str, about: AboutShard, records: Records) -> AboutShard:
+def write_records(folder: Path, kind: str, about: ShardMetadata, records: Records) -> ShardMetadata:
     """Write a shard's records as a table with one column, and return the shard's metadata with the number of records.
 
     Args:
@@ -131,11 +131,11 @@ def write_records(folder: Path, kind: str, about: AboutShard, records: Records) 
         pa.binary(KINDS[kind].itemsize), len(records), [None, pa.py_buffer(records.tobytes())]
     )
     table = pa.Table.from_arrays([column], [kind])
-    write_noted(str(records_path(folder, kind, about.by, about.shard)), table, about)
+    write_annotated_table(str(records_path(folder, kind, about.by, about.shard)), table, about)
     return about
 
 
-def read_about(folder: Path, kind: str, by: str, shard: str) -> AboutShard | None:
+def read_shard_metadata(folder: Path, kind: str, by: str, shard: str) -> ShardMetadata | None:
     """Return a shard's metadata; None if the file is missing or belongs to another shard.
 
     Args:
@@ -144,24 +144,24 @@ def read_about(folder: Path, kind: str, by: str, shard: str) -> AboutShard | Non
         by: name field of the records.
         shard: path or URL.
     """
-    found = read_noted(str(records_path(folder, kind, by, shard)), AboutShard, rows=False)
+    found = read_annotated_table(str(records_path(folder, kind, by, shard)), ShardMetadata, rows=False)
     return found[0] if found is not None and (found[0].shard, found[0].by) == (shard, by) else None
 
 
-def read_records(folder: Path, kind: str, about: AboutShard) -> Records:
+def read_records(folder: Path, kind: str, about: ShardMetadata) -> Records:
     """Return the records of a shard.
 
     Args:
         folder: folder of the index.
         kind: kind of records, `places` or `names`.
-        about: result of `read_about`.
+        about: result of `read_shard_metadata`.
 
     Raises:
         ValueError: if the records are missing or damaged. The function removes the file, and the next run reads the
             shard again.
     """
     path, dtype = records_path(folder, kind, about.by, about.shard), KINDS[kind]
-    found = read_noted(str(path), AboutShard)
+    found = read_annotated_table(str(path), ShardMetadata)
     if found is not None and found[0] == about and found[1] is not None and found[1].column_names == [kind]:
         column = found[1][kind].combine_chunks()
         if len(column) == about.num_records and getattr(column.type, "byte_width", 0) == dtype.itemsize:
@@ -196,7 +196,7 @@ class ScanUnit:
     limits: SampleLimits
     hashed: bool = False
 
-    def read(self) -> AboutShard:
+    def read(self) -> ShardMetadata:
         """Read the shard up to its end or a truncation, and return its metadata.
 
         The metadata also records problems of broken and missing image shards. Every run retries existing unreadable
@@ -221,25 +221,25 @@ class ScanUnit:
             raise (storage.StorageError if storage.is_transient(unread) else ValueError)(about.problem) from unread
         return about
 
-    def known(self) -> AboutShard | None:
+    def known(self) -> ShardMetadata | None:
         """Return an earlier run's metadata of the shard, if valid and with the needed hashes."""
-        about = read_about(self.folder, self.kind, self.by, self.shard)
+        about = read_shard_metadata(self.folder, self.kind, self.by, self.shard)
         is_same = about is not None and about.fingerprint == self.fingerprint and (about.hashed or not self.hashed)
         return about if is_same else None
 
-    def left(self, reason: str) -> AboutShard:
+    def left(self, reason: str) -> ShardMetadata:
         """Return the metadata of an unreadable shard, with the records before the error.
 
         Args:
             reason: reason of the last failure.
         """
-        about = read_about(self.folder, self.kind, self.by, self.shard)
+        about = read_shard_metadata(self.folder, self.kind, self.by, self.shard)
         # A record with another problem comes from an earlier run: the process that read the shard was lost.
         return about if about is not None and about.problem == reason else self._write([], "", reason)
 
-    def _write(self, rows: list[tuple[int, ...] | None], fingerprint: str, problem: str | None) -> AboutShard:
+    def _write(self, rows: list[tuple[int, ...] | None], fingerprint: str, problem: str | None) -> ShardMetadata:
         found = [row for row in rows if row is not None]
-        about = AboutShard(
+        about = ShardMetadata(
             shard=self.shard,
             by=self.by,
             fingerprint=fingerprint,
@@ -297,7 +297,7 @@ def sample_name(key: str, members: Mapping[str, bytes], *, by: str, limits: Samp
     return (None if by == "key" else field_of(members.get("json"), by, limits)) or storable(key)
 
 
-def stated_of(content: bytes | None, limits: SampleLimits) -> Mapping[str, Any]:
+def json_member(content: bytes | None, limits: SampleLimits) -> Mapping[str, Any]:
     """Return the object in a `.json` member; an empty object for a missing or unreadable member.
 
     Args:
@@ -312,7 +312,7 @@ def stated_of(content: bytes | None, limits: SampleLimits) -> Mapping[str, Any]:
 
 def field_of(metadata: bytes | None, name: str, limits: SampleLimits) -> str | None:
     """Return a field of a sample's JSON as a name; None if the field is missing."""
-    value = stated_of(metadata, limits).get(name)
+    value = json_member(metadata, limits).get(name)
     is_name = isinstance(value, (str, int)) and not isinstance(value, bool)
     return storable(str(value).strip()) or None if is_name else None
 
@@ -345,7 +345,7 @@ class ImageIndex:
 
     folder: Path
     by: str
-    shards: tuple[AboutShard, ...]
+    shards: tuple[ShardMetadata, ...]
     limits: SampleLimits
 
     @property
@@ -381,7 +381,7 @@ class ImageIndex:
 
 def build_image_index(
     run: Run, folder: Path, spec: JoinSpec, reinforced: Mapping[str, str], *, show_progress: bool
-) -> tuple[ImageIndex, dict[str, AboutShard]]:
+) -> tuple[ImageIndex, dict[str, ShardMetadata]]:
     """Build the index of images and sample names; read only new shards.
 
     Args:
@@ -419,13 +419,13 @@ def build_image_index(
     pending = [unit for unit in units if unit.name not in known]
     screen = console(shown=show_progress and bool(pending))
 
-    def take(unit: ScanUnit, result: AboutShard | SetAside) -> None:
+    def take(unit: ScanUnit, result: ShardMetadata | SetAside) -> None:
         known[unit.name] = unit.left(result.reason) if isinstance(result, SetAside) else result
         bar.advance(count=known[unit.name].num_records)
 
     with Progress("indexing", total=len(units), done=len(known), unit="keys", console=screen) as bar:
         run.begin("indexing", num_units=len(units), num_done_before=len(known), then=("matching", "joining"))
-        run.do(FunctionWork(function=ScanUnit.read), pending, EachResult[ScanUnit, AboutShard](take))
+        run.do(FunctionWork(function=ScanUnit.read), pending, ResultCallback[ScanUnit, ShardMetadata](take))
     every = [known[unit.name] for unit in units]
     index = ImageIndex(folder=folder, by=spec.by, shards=tuple(every[: len(fingerprints)]), limits=spec.sample_limits)
     if not index.num_images:

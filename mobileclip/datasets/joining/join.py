@@ -22,7 +22,7 @@ from mobileclip.datasets.joining.matching import Matches, match_images
 from mobileclip.datasets.joining.report import LEDGER, IndexCounts, JoinReport, read_ledger, read_ledgers, write_report
 from mobileclip.datasets.joining.spec import INDEX, JoinSpec
 from mobileclip.datasets.sources.shards import listed_fingerprints, output_names
-from mobileclip.engines import EachResult, Engine, FunctionWork, InlineEngine, Run, SetAside, held
+from mobileclip.engines import Engine, FunctionWork, InlineEngine, ResultCallback, Run, SetAside, held
 from mobileclip.extras import needed
 from mobileclip.machine import raise_machine_fault
 from mobileclip.progress import Progress
@@ -220,7 +220,7 @@ class _Job:
         screen = console(shown=self.show_progress and bool(pending))
         with Progress("joining", total=total, done=total - len(pending), console=screen) as progress:
             progress.advance(len(pending) - len(units), count=0)
-            joined = EachResult[JoinUnit, int](
+            joined = ResultCallback[JoinUnit, int](
                 lambda _, result: progress.advance(count=0 if isinstance(result, SetAside) else result)
             )
             for number, name in enumerate(() if self.spec.go_on else self.sources):

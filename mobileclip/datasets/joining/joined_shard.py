@@ -32,7 +32,7 @@ from mobileclip.data.samples.sample import check_key, decode_image, hash_image, 
 from mobileclip.data.shards.files import RawSample, read_shard, write_shard_members
 from mobileclip.data.shards.tar import read_up_to
 from mobileclip.data.skips import BadSampleError, Skip, attempt
-from mobileclip.datasets.joining.index import name_hash, sample_name, stated_of
+from mobileclip.datasets.joining.index import json_member, name_hash, sample_name
 from mobileclip.datasets.joining.matching import read_matches
 from mobileclip.datasets.joining.report import (
     JoinedSample,
@@ -221,7 +221,9 @@ class _Shard:
         if int(self.matches["sha256"][row]) in self.dropped:
             raise BadSampleError("placeholder", "its image has many keys")
         image, beside, told = found[row]
-        known = find_caption(self.captions, sample.key, stated_of(sample.members.get("json"), self.spec.sample_limits))
+        known = find_caption(
+            self.captions, sample.key, json_member(sample.members.get("json"), self.spec.sample_limits)
+        )
         likeness, reach = check_joined(
             sample.members,
             image or b"",
@@ -354,13 +356,13 @@ def check_joined(
         BadSampleError: with the reason `wrong_image`, `other_image`, or the reason of the decoder or of a malformed
             member.
     """
-    stored, sha256, told = _augmentations(members, limits), hash_image(image), stated_of(beside, limits)
+    stored, sha256, told = _augmentations(members, limits), hash_image(image), json_member(beside, limits)
     expected = stored.get("image_sha256")
     if expected not in (None, sha256):
         raise BadSampleError("wrong_image", f"its SHA-256 is not {str(expected)[:12]}")
     likeness: Likeness = "stored"
     if expected is None:
-        likeness = compare({**stated, **stated_of(members.get("json"), limits)}, sha256, told)
+        likeness = compare({**stated, **json_member(members.get("json"), limits)}, sha256, told)
     if likeness == "other" and not keep_other:
         raise BadSampleError("other_image", "neither the image nor its download has the stated hash and size")
     width, height = decode_image(image, orient=False).size if decode else _image_size(image)
@@ -442,7 +444,7 @@ def read_captions(shard: str | None, on_skip: Callable[[Skip], None], limits: Sa
     known: dict[str, Captioned] = {}
     for sample in () if shard is None else read_shard(shard, on_skip, limits):
         if sample.problem is None and sample.members.get("txt", b"").strip():
-            stated = stated_of(sample.members.get("json"), limits)
+            stated = json_member(sample.members.get("json"), limits)
             for name in (sample.key, stated.get(_UID)):
                 if isinstance(name, str):
                     known.setdefault(name, Captioned(text=sample.members["txt"], stated=stated))

@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from mobileclip.data.buckets import Buckets, Records, leading_bits, num_buckets_for, runs
-from mobileclip.datasets.joining.index import NAME, NAMES, PLACE, PLACES, AboutShard, ImageIndex, read_records
+from mobileclip.datasets.joining.index import NAME, NAMES, PLACE, PLACES, ImageIndex, ShardMetadata, read_records
 from mobileclip.progress import Progress
 from mobileclip.strict import strict
 
@@ -93,7 +93,7 @@ class Matches:
 
 def match_images(
     index: ImageIndex,
-    names: Sequence[AboutShard],
+    names: Sequence[ShardMetadata],
     wanted: npt.NDArray[np.bool_],
     path: Path,
     *,

@@ -13,8 +13,8 @@ import attrs
 from mobileclip import storage
 from mobileclip.data.shards.sidecars import MANIFEST
 from mobileclip.datasets.joining.matching import Placeholder
-from mobileclip.datasets.sources.base import called_ahead
-from mobileclip.datasets.sources.tables import read_noted, text_column, write_noted
+from mobileclip.datasets.sources.base import call_ahead
+from mobileclip.datasets.sources.tables import read_annotated_table, text_column, write_annotated_table
 from mobileclip.serialization import to_json
 from mobileclip.strict import strict
 
@@ -266,14 +266,14 @@ def _listed(values: Sequence[object]) -> Iterator[tuple[str, str]]:
 
 def read_ledger(output: str, name: str) -> JoinedShard | None:
     """Read an earlier run's record of a shard; None if the record is missing or has another format."""
-    found = read_noted(_note(output, name), JoinedShard, rows=False)
+    found = read_annotated_table(_note(output, name), JoinedShard, rows=False)
     return None if found is None else found[0]
 
 
 def read_ledgers(output: str, names: Sequence[str]) -> Iterator[tuple[str, JoinedShard | None]]:
     """Yield the name and the earlier record of each shard, in order, with parallel requests to a store."""
     is_remote = storage.is_remote(output)
-    yield from zip(names, called_ahead((is_remote, partial(read_ledger, output, name)) for name in names), strict=True)
+    yield from zip(names, call_ahead((is_remote, partial(read_ledger, output, name)) for name in names), strict=True)
 
 
 def write_ledger(output: str, name: str, done: JoinedShard, samples: Sequence[JoinedSample]) -> None:
@@ -293,15 +293,15 @@ def write_ledger(output: str, name: str, done: JoinedShard, samples: Sequence[Jo
         first=storage.printable(left_out[0][1]) if left_out else "",
     )
     columns = [text_column([getattr(one, name) for one in samples]) for name in JoinedSample._fields]
-    write_noted(_note(output, name), pa.Table.from_arrays(columns, list(JoinedSample._fields)), done)
+    write_annotated_table(_note(output, name), pa.Table.from_arrays(columns, list(JoinedSample._fields)), done)
 
 
 def renew_ledger(output: str, name: str, done: JoinedShard) -> None:
     """Update the fingerprints in the record of a shard with unchanged samples."""
     path = _note(output, name)
-    found = read_noted(path, JoinedShard)
+    found = read_annotated_table(path, JoinedShard)
     if found is not None and found[1] is not None:
-        write_noted(path, found[1], done)
+        write_annotated_table(path, found[1], done)
 
 
 def _note(output: str, name: str) -> str:

@@ -16,11 +16,11 @@ from mobileclip.data.samples.limits import SAMPLE_LIMITS
 from mobileclip.data.samples.members import json_captions
 from mobileclip.data.shards.files import RawSample, read_shard
 from mobileclip.data.skips import CONNECTION_FAILED, BadSampleError, Skip, SkipReport, attempt
-from mobileclip.datasets.joining.index import stated_of
+from mobileclip.datasets.joining.index import json_member
 from mobileclip.datasets.sources import RowOptions, as_source
 from mobileclip.datasets.sources.lists import ListUnit
 from mobileclip.datasets.sources.shards import ShardUnit
-from mobileclip.engines import Engine, FunctionWork, InlineEngine, InOrder, SetAside
+from mobileclip.engines import Engine, FunctionWork, InlineEngine, OrderedResults, SetAside
 from mobileclip.extras import needed
 from mobileclip.progress import Progress
 from mobileclip.terminal import console
@@ -123,7 +123,7 @@ def write_urls(
             skips.extend(left_out)
             progress.advance(count=len(found))
 
-        with InOrder[ShardUnit | ListUnit, _Rows](units, take) as listener:
+        with OrderedResults[ShardUnit | ListUnit, _Rows](units, take) as listener:
             (engine or InlineEngine(device="cpu")).run(FunctionWork(function=_rows_of), units, listener)
     return UrlReport(path=os.fspath(output), num_rows=num_rows, num_without=num_without, skips=skips)
 
@@ -160,7 +160,7 @@ def _rows_of(unit: ShardUnit | ListUnit) -> _Rows:
 def _row_of_sample(raw: RawSample) -> UrlRow:
     if raw.problem is not None:
         raise raw.problem
-    stated = stated_of(raw.members.get("json"), SAMPLE_LIMITS)
+    stated = json_member(raw.members.get("json"), SAMPLE_LIMITS)
     url = raw.members.get("url.txt", b"").decode().strip() or _text(stated.get("url"))
     if not url:
         raise BadSampleError("missing_url", "it has neither a url.txt nor a url in its JSON")

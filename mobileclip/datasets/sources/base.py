@@ -58,7 +58,7 @@ def locate(image: str, root: str, options: RowOptions) -> str:
 
 
 @contextmanager
-def told(what: str) -> Iterator[None]:
+def reading_errors(what: str) -> Iterator[None]:
     """Convert read errors to `ValueError`, except for transient errors and errors of the machine."""
     try:
         yield
@@ -303,7 +303,7 @@ def read_records(place: str, records: Iterable[Record | Skip], report: SkipRepor
     calls = (
         (isinstance(record, Record) and record.is_remote, partial(_with_image, place, record)) for record in records
     )
-    for result in called_ahead(calls):
+    for result in call_ahead(calls):
         if isinstance(result, Skip):
             report.add(result)
         elif result.key in keys:
@@ -315,7 +315,7 @@ def read_records(place: str, records: Iterable[Record | Skip], report: SkipRepor
             yield result
 
 
-def called_ahead(calls: Iterable[tuple[bool, Callable[[], T]]]) -> Iterator[T]:
+def call_ahead(calls: Iterable[tuple[bool, Callable[[], T]]]) -> Iterator[T]:
     """Yield the results of functions, in order; run several network-bound functions ahead in threads.
 
     Args:

@@ -26,7 +26,7 @@ from mobileclip.datasets.sources.base import (
     Record,
     Source,
     Unit,
-    called_ahead,
+    call_ahead,
     directory_of,
     key_of,
     key_of_path,
@@ -34,8 +34,8 @@ from mobileclip.datasets.sources.base import (
     num_common,
     numbered_name,
     read_records,
+    reading_errors,
     sources,
-    told,
     without_user,
 )
 from mobileclip.datasets.sources.rows import SCHEMES, RowOptions
@@ -291,12 +291,12 @@ class ListUnit(Unit):
         """Return a string that changes with the rows and the base of their image paths."""
         if self._is_parquet and not storage.is_remote(self.path):
             return self.reading.about(f"{self.part.first_row} {self.part.num_rows}")
-        with told(self.path):
+        with reading_errors(self.path):
             return self.reading.about(self._state())
 
     def fingerprint(self) -> str:
         """Return a hash of the rows, and of the sizes and modification times of their local images."""
-        with told(self.path):
+        with reading_errors(self.path):
             digest = blake2b(os.fsencode(self.reading.about(self._state())), digest_size=16)
             if not storage.is_remote(self.reading.image_root):
                 for row in self.rows():
@@ -401,7 +401,7 @@ class JsonLinesSource(Source):
         root = directory_of(self.path) if self.image_root is None else self.image_root
         options = RowOptions(inside=self.inside, schemes=self.schemes, hosts=self.hosts)
         reading = RowReading(columns=LINE_COLUMNS, image_root=root, options=options)
-        with told(self.path):
+        with reading_errors(self.path):
             table = open_table(self.path, LINES[0])
             units = tuple(
                 ListUnit(name=numbered_name(index), table=table, part=part, reading=reading)
@@ -457,7 +457,7 @@ class TableSource(Source):
             if names.setdefault(_stem(name), path) != path:
                 raise ValueError(f"the names of {names[_stem(name)]} and {path} differ only in the suffix; rename one")
         calls = ((storage.is_remote(path), partial(self._units, name, path)) for name, path in found)
-        units = tuple(unit for part in called_ahead(calls) for unit in part)
+        units = tuple(unit for part in call_ahead(calls) for unit in part)
         if not units:
             raise ValueError(f"{', '.join(self.tables)} have no rows")
         return units
@@ -477,7 +477,7 @@ class TableSource(Source):
 
     def _units(self, name: str, path: str) -> tuple[ListUnit, ...]:
         stem, suffix = os.path.splitext(name)  # noqa: PTH122 - may be a URL
-        with told(path):
+        with reading_errors(path):
             table = open_table(path, suffix.lower(), header=self.options.header)
             columns = find_columns(table, self.options)
             is_held = columns.path in table.images

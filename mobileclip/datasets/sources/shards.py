@@ -31,7 +31,14 @@ from mobileclip.data.samples.sample import ImageTextSample
 from mobileclip.data.shards.files import count_samples, expand_shards, parse_each, paths_of, read_shard, runs_program
 from mobileclip.data.shards.sidecars import CARD, shard_folder
 from mobileclip.data.skips import BadSampleError, Skip, SkipReport
-from mobileclip.datasets.sources.base import TEMPLATES as DEFAULT_TEMPLATES, Source, Unit, num_common, sources, told
+from mobileclip.datasets.sources.base import (
+    TEMPLATES as DEFAULT_TEMPLATES,
+    Source,
+    Unit,
+    num_common,
+    reading_errors,
+    sources,
+)
 from mobileclip.datasets.sources.rows import RowOptions
 from mobileclip.machine import raise_machine_fault
 from mobileclip.strict import split_lines, strict
@@ -58,7 +65,7 @@ class ShardUnit(Unit):
         """Return size and modification time, or the store's entity tag; for the output of a program, the command."""
         if runs_program(self.path):
             return self.path
-        with told(f"shard {self.path}"):
+        with reading_errors(f"shard {self.path}"):
             return storage.fingerprint(self.path)
 
     def about(self) -> str:
@@ -335,7 +342,7 @@ def read_class_names(path: str) -> tuple[str, ...]:
     return tuple(names)
 
 
-def class_names_beside(shard: str) -> tuple[str, ...]:
+def class_names_next_to(shard: str) -> tuple[str, ...]:
     """Return the class names in `classnames.txt` next to a shard; empty if the file is missing.
 
     Raises:
@@ -443,7 +450,7 @@ class LabelledShardSource(Source):
             ValueError: if the file is missing.
         """
         shards = expand_shards(shards)
-        names = class_names_beside(shards[0])
+        names = class_names_next_to(shards[0])
         if not names:
             path = storage.join(shard_folder(shards[0]), CLASS_NAMES)
             raise ValueError(

@@ -388,7 +388,7 @@ def read_keys(column: pa.ChunkedArray) -> list[str]:
     return [key.decode(errors="surrogateescape") for key in column.cast(pa.large_binary()).to_pylist()]
 
 
-def write_noted(path: str, table: pa.Table, note: object) -> None:
+def write_annotated_table(path: str, table: pa.Table, note: object) -> None:
     """Write a Parquet file atomically, with a note as JSON in its metadata.
 
     Args:
@@ -404,8 +404,8 @@ def write_noted(path: str, table: pa.Table, note: object) -> None:
         pq.write_table(noted, stream, use_dictionary=False, write_page_checksum=True)
 
 
-def read_noted(path: str, kind: type[T], *, rows: bool = True) -> tuple[T, pa.Table | None] | None:
-    """Read the note and the rows of a file from `write_noted`; None if the file is missing or damaged.
+def read_annotated_table(path: str, kind: type[T], *, rows: bool = True) -> tuple[T, pa.Table | None] | None:
+    """Read the note and the rows of a file from `write_annotated_table`; None if the file is missing or damaged.
 
     Args:
         path: path or URL.

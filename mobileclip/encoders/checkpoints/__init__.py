@@ -23,7 +23,7 @@ from mobileclip.encoders.checkpoints.published import (
 )
 from mobileclip.encoders.checkpoints.saving import (
     UNTAUGHT as UNTAUGHT,
-    Taught as Taught,
+    TrainingProvenance as TrainingProvenance,
     save_model,
     with_neutral_norms,
     write_tensors,

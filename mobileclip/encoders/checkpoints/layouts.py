@@ -192,7 +192,7 @@ TWO_EMPTY_DIMS = Reshape(lambda tensor: tensor[None, None], lambda tensor: tenso
 
 
 @attrs.frozen
-class As:
+class StoredName:
     """A tensor's name in a checkpoint layout, with a reshape where its stored shape differs."""
 
     name: str
@@ -278,13 +278,13 @@ class Layout:
         """Return the prefix of the tensor names of `tower`."""
         return self.image_prefix if isinstance(tower, ImageEncoderSpec) else self.text_prefix
 
-    def entries(self, spec: ModelSpec, form: Form) -> dict[str, As]:
+    def entries(self, spec: ModelSpec, form: Form) -> dict[str, StoredName]:
         """Return each tensor's name and shape in the layout, by its name in this library, for a model in `form`."""
         return dict(_entries(self, spec, form))
 
 
 @lru_cache(maxsize=64)
-def _entries(layout: Layout, spec: ModelSpec, form: Form) -> dict[str, As]:
+def _entries(layout: Layout, spec: ModelSpec, form: Form) -> dict[str, StoredName]:
     """Return the cached, immutable result of `Layout.entries`."""
     whole = {f"{prefix_of(spec)}{name}": name for name in tensor_shapes(spec, form)}
     rules = [(re.compile(pattern), by) for pattern, by in layout.rules_of(whole)]
@@ -294,7 +294,7 @@ def _entries(layout: Layout, spec: ModelSpec, form: Form) -> dict[str, As]:
         theirs = full
         for pattern, by in rules:
             theirs = pattern.sub(by, theirs)
-        entries[own] = As(theirs, next((reshape for pattern, reshape in shapes if pattern.search(full)), None))
+        entries[own] = StoredName(theirs, next((reshape for pattern, reshape in shapes if pattern.search(full)), None))
     return entries
 
 

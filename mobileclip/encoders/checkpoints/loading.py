@@ -29,13 +29,21 @@ from mobileclip.encoders.checkpoints.recognising import (
     Claim,
     Tower,
     adapted,
-    known_by_name,
-    may_lack,
+    is_optional_tensor,
+    matching_names,
     part,
     recognised,
     some,
 )
-from mobileclip.encoders.checkpoints.saving import NATIVE, NGRAMS, UNTAUGHT, Header, Taught, header_of, of_run
+from mobileclip.encoders.checkpoints.saving import (
+    NATIVE,
+    NGRAMS,
+    UNTAUGHT,
+    Header,
+    TrainingProvenance,
+    header_of,
+    of_run,
+)
 from mobileclip.encoders.checkpoints.tensors import (
     check_cast,
     check_numbers,
@@ -91,7 +99,7 @@ class Stored:
     form: Form
     layout: str
     tensors: dict[str, Tensor] = attrs.field(repr=False, eq=False)
-    taught: Taught = attrs.field(default=UNTAUGHT, repr=False, eq=False)
+    taught: TrainingProvenance = attrs.field(default=UNTAUGHT, repr=False, eq=False)
 
     def build(self) -> nn.Module:
         """Return the model in its stored form, in float32 and evaluation mode.
@@ -232,7 +240,7 @@ def read_checkpoint(
     wanted = resolve_spec(model) if isinstance(model, str) else model
     tower = tower or _tower_of(wanted)
     header = header_of(metadata, path)
-    taught = Taught(space="" if header is None else header.space, ngrams=tensors.pop(NGRAMS, None))
+    taught = TrainingProvenance(space="" if header is None else header.space, ngrams=tensors.pop(NGRAMS, None))
     claim = recognised(path, tensors, wanted, tower) if header is None else _claimed(path, tensors, header)
     spec, placed = _one_tower(path, claim.spec, _placed(path, claim, wanted), tower)
     if header is not None and wanted is not None:
@@ -289,7 +297,7 @@ def _placed(path: Path, claim: Claim, wanted: ModelSpec | None) -> dict[str, Ten
         if names
     ]
     if problems:
-        fitting = [] if wanted is None else known_by_name(claim)
+        fitting = [] if wanted is None else matching_names(claim)
         hint = f"; its tensors fit {' or '.join(fitting)}" if fitting else ""
         raise CheckpointError(
             f"{path} does not fit the model: tensors {' and '.join(problems)}{hint}", code="does_not_fit"
@@ -322,7 +330,7 @@ def _usual(claim: Claim) -> dict[str, Tensor]:
     spec = claim.spec
     cap = torch.tensor(math.log(spec.max_logit_scale)) if isinstance(spec, (DualEncoderSpec, CoCaSpec)) else None
     counter = torch.zeros((), dtype=torch.int64)
-    lacking = filter(may_lack, tensor_shapes(spec, claim.form))
+    lacking = filter(is_optional_tensor, tensor_shapes(spec, claim.form))
     return {name: cap if name == "logit_scale" and cap is not None else counter for name in lacking}
 
 

@@ -74,13 +74,13 @@ class Claim:
         """Whether the file holds exactly these names, with equal numbers of elements."""
         shapes, given = tensor_shapes(self.spec, self.form), self.tensors.keys() - self.constants.keys()
         # Compare numbers of tensors first, since computing the layout's names takes longer.
-        if not sum(not may_lack(name) for name in shapes) <= len(given) <= len(shapes):
+        if not sum(not is_optional_tensor(name) for name in shapes) <= len(given) <= len(shapes):
             return False
         entries = self.layout.entries(self.spec, self.form)
         held = {own: entry.name for own, entry in entries.items() if entry.name in given}
         return (
             len(held) == len(given)
-            and all(may_lack(own) for own in entries.keys() - held.keys())
+            and all(is_optional_tensor(own) for own in entries.keys() - held.keys())
             and all(self.tensors[name].numel() == torch.Size(shapes[own]).numel() for own, name in held.items())
         )
 
@@ -126,7 +126,7 @@ def recognised(path: Path, tensors: Tensors, wanted: ModelSpec | None, tower: To
     return first
 
 
-def known_by_name(claim: Claim) -> list[str]:
+def matching_names(claim: Claim) -> list[str]:
     """Return the names of models or towers that fit the tensors' names and form."""
     prefix = prefix_of(claim.spec)
     registry = models if not prefix else image_encoders if prefix == "image_encoder." else text_encoders
@@ -197,7 +197,7 @@ def without_wrappers(name: str) -> str:
     return name
 
 
-def may_lack(name: str) -> bool:
+def is_optional_tensor(name: str) -> bool:
     """Return whether a file may lack this tensor: a batch counter or the logit scale."""
     return name.endswith("num_batches_tracked") or name == "logit_scale"
 

@@ -63,7 +63,7 @@ _KINDS: dict[str, type[Any]] = {
 
 
 @attrs.frozen(kw_only=True, eq=False)
-class Taught:
+class TrainingProvenance:
     """Training provenance of a tower or model, stored with its weights and kept in the attribute `taught`.
 
     Args:
@@ -76,7 +76,7 @@ class Taught:
     ngrams: Tensor | None = None
 
 
-UNTAUGHT = Taught()
+UNTAUGHT = TrainingProvenance()
 """Provenance of a model with its own embedding space."""
 
 
@@ -88,7 +88,7 @@ class Header:
         spec: the model.
         form: form of the tensors.
         layout: layout of the tensor names.
-        space: see `Taught`.
+        space: see `TrainingProvenance`.
     """
 
     spec: ModelSpec

@@ -1,6 +1,6 @@
 """Export formats, one module each, registered by name."""
 
-from mobileclip.export.targets.base import NotRunHereError, Run, Target, Written, targets
+from mobileclip.export.targets.base import NotRunHereError, Run, Target, WrittenFile, targets
 from mobileclip.export.targets.coreml import CoreMLTarget
 from mobileclip.export.targets.executorch import ExecuTorchTarget
 from mobileclip.export.targets.litert import LiteRTTarget
@@ -18,4 +18,4 @@ for _name, _target in {
 }.items():
     targets.add(_name, _target)
 
-__all__ = ["NotRunHereError", "Run", "Target", "TorchTarget", "Written", "targets"]
+__all__ = ["NotRunHereError", "Run", "Target", "TorchTarget", "WrittenFile", "targets"]

@@ -37,7 +37,7 @@ EXAMPLE_BATCH = 5
 
 
 @attrs.frozen(kw_only=True)
-class Written:
+class WrittenFile:
     """The precision of an exported file, and the operations that its backend does not run.
 
     Args:
@@ -107,11 +107,11 @@ class Target(ABC):
             return graph_in_int8(tower, self.int8)
         return tower.graph(dtype_of(precision) if precision in self.computes else torch.float32)
 
-    def written(self, tower: TowerExport, outside: Iterable[str] = ()) -> Written:
+    def written(self, tower: TowerExport, outside: Iterable[str] = ()) -> WrittenFile:
         """Return the description of a tower that was written from `graph`, for the contract."""
         precision = tower.spec.precision
         compute = precision if precision in ("int8", *self.computes) else "float32"
-        return Written(compute=compute, outside=tuple(sorted(outside)))
+        return WrittenFile(compute=compute, outside=tuple(sorted(outside)))
 
     def elsewhere(self, spec: ExportSpec) -> dict[str, str]:
         """Return the versions of packages in a separate converter environment; empty if the target needs none.
@@ -131,7 +131,7 @@ class Target(ABC):
         return {**versions_of(("torch", *self.libraries)), **self.elsewhere(spec)}
 
     @abstractmethod
-    def export(self, tower: TowerExport, path: Path) -> Written:
+    def export(self, tower: TowerExport, path: Path) -> WrittenFile:
         """Write one tower, and return the description of the file for the contract.
 
         Args:
@@ -195,7 +195,7 @@ class NotRunHereError(ValueError):
     """Raised if a file needs a device or a backend that this machine does not have."""
 
 
-def device_called(device: str, devices: Mapping[str, str], runtime: str) -> str:
+def device_of_runtime(device: str, devices: Mapping[str, str], runtime: str) -> str:
     """Return a runtime's name for a device.
 
     Args:

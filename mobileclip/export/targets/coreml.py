@@ -26,8 +26,8 @@ from mobileclip.export.targets.base import (
     NotRunHereError,
     Run,
     Target,
-    Written,
-    device_called,
+    WrittenFile,
+    device_of_runtime,
     quiet,
     readable,
     refuse_threads,
@@ -64,7 +64,7 @@ class CoreMLTarget(Target):
         with needed("the target 'coreml'", "coreml"):
             import_coremltools()
 
-    def export(self, tower: TowerExport, path: Path) -> Written:
+    def export(self, tower: TowerExport, path: Path) -> WrittenFile:
         """Write one tower.
 
         Raises:
@@ -91,7 +91,7 @@ class CoreMLTarget(Target):
             NotRunHereError: if this machine is not a Mac.
             ValueError: if the file cannot be read.
         """
-        device_called(device, {CPU: CPU}, self.runtime)
+        device_of_runtime(device, {CPU: CPU}, self.runtime)
         if not _IS_MAC:
             raise NotRunHereError(
                 f"{path.name} is written, not run: Core ML runs only on Macs and other Apple devices; run mobileclip "

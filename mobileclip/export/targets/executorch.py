@@ -13,7 +13,16 @@ from torch import Tensor, nn
 
 from mobileclip.export.contract import TowerFile
 from mobileclip.export.int8 import EVERY_OUTPUT, Int8Form, dequantize_for_each_user
-from mobileclip.export.targets.base import CPU, Run, Target, Written, device_called, kept_stderr, quiet, readable
+from mobileclip.export.targets.base import (
+    CPU,
+    Run,
+    Target,
+    WrittenFile,
+    device_of_runtime,
+    kept_stderr,
+    quiet,
+    readable,
+)
 from mobileclip.export.towers import TowerExport, set_attention, written_out_attention
 from mobileclip.hardware import Precision, threads_or_default
 
@@ -41,7 +50,7 @@ class ExecuTorchTarget(Target):
     cuts_texts: bool = True
     runtime: str = "executorch"
 
-    def export(self, tower: TowerExport, path: Path) -> Written:
+    def export(self, tower: TowerExport, path: Path) -> WrittenFile:
         """Write one tower."""
         program = lowered(tower, self.graph(tower))
         path.write_bytes(program.buffer)
@@ -55,7 +64,7 @@ class ExecuTorchTarget(Target):
             ValueError: if the file cannot be read, or the process already uses another number of threads. The function
                 itself raises the error if a batch is larger than the file accepts.
         """
-        device_called(device, {CPU: CPU}, self.runtime)
+        device_of_runtime(device, {CPU: CPU}, self.runtime)
         take_threads(num_threads)
         program = _load(path)
         largest = LARGEST_BATCH if tower.input_shape[0] is None else 1

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from mobileclip.export.contract import TowerFile
 from mobileclip.export.int8 import EVERY_OUTPUT, Int8Form, dequantize_for_each_user
 from mobileclip.export.spec import ExportSpec, TextDtype
-from mobileclip.export.targets.base import CPU, Run, Target, Written, device_called, kept_stderr, readable
+from mobileclip.export.targets.base import CPU, Run, Target, WrittenFile, device_of_runtime, kept_stderr, readable
 from mobileclip.export.targets.torch import save_pt2
 from mobileclip.export.towers import TowerExport, set_attention, written_out_attention
 from mobileclip.hardware import Precision, threads_or_default
@@ -63,7 +63,7 @@ class LiteRTTarget(Target):
             )
         return {CONVERTER: converter_version(spec.converter)}
 
-    def export(self, tower: TowerExport, path: Path) -> Written:
+    def export(self, tower: TowerExport, path: Path) -> WrittenFile:
         """Write one tower.
 
         Raises:
@@ -83,7 +83,7 @@ class LiteRTTarget(Target):
         Raises:
             ValueError: if the file cannot be read.
         """
-        device_called(device, {CPU: CPU}, self.runtime)
+        device_of_runtime(device, {CPU: CPU}, self.runtime)
         names = {length: signature_of(length) for length in tower.lengths[:-1]}
         functions = _load(path, [SIGNATURE, *names.values()], threads_or_default(num_threads))
 

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from mobileclip.export.contract import TowerFile
 from mobileclip.export.int8 import Int8Form, RoundedWeight, round_weight
-from mobileclip.export.targets.base import CPU, Run, Target, Written, device_called, readable
+from mobileclip.export.targets.base import CPU, Run, Target, WrittenFile, device_of_runtime, readable
 from mobileclip.export.towers import TowerExport
 from mobileclip.hardware import PRECISIONS, Precision, threads_or_default
 from mobileclip.machine import raise_machine_fault
@@ -64,7 +64,7 @@ class OnnxTarget(Target):
     vouched: bool = True
     concurrent: bool = True
 
-    def export(self, tower: TowerExport, path: Path) -> Written:
+    def export(self, tower: TowerExport, path: Path) -> WrittenFile:
         """Write one tower."""
         import onnx
 
@@ -88,7 +88,7 @@ class OnnxTarget(Target):
 
         here = onnxruntime.get_available_providers()
         devices = {name: provider for name, provider in _PROVIDERS.items() if provider in here}
-        wanted = dict.fromkeys((device_called(device, devices, "ONNX Runtime"), _PROVIDERS[CPU]))
+        wanted = dict.fromkeys((device_of_runtime(device, devices, "ONNX Runtime"), _PROVIDERS[CPU]))
         data = _checked(path)
         options = onnxruntime.SessionOptions()
         options.log_severity_level = _LOG_ERRORS_ONLY

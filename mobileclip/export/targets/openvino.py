@@ -11,7 +11,7 @@ from torch import Tensor
 
 from mobileclip.export.contract import TowerFile
 from mobileclip.export.int8 import Int8Form
-from mobileclip.export.targets.base import CPU, Run, Target, Written, device_called, readable
+from mobileclip.export.targets.base import CPU, Run, Target, WrittenFile, device_of_runtime, readable
 from mobileclip.export.towers import SHORTEST, TowerExport
 from mobileclip.extras import needed
 from mobileclip.hardware import Precision, threads_or_default
@@ -54,7 +54,7 @@ class OpenVINOTarget(Target):
             for name in self.libraries:
                 import_quietly(name)
 
-    def export(self, tower: TowerExport, path: Path) -> Written:
+    def export(self, tower: TowerExport, path: Path) -> WrittenFile:
         """Write one tower.
 
         Raises:
@@ -79,7 +79,7 @@ class OpenVINOTarget(Target):
     def open(self, path: Path, tower: TowerFile, *, device: str = CPU, num_threads: int | None = None) -> Run:
         """Return a function that runs a file with OpenVINO."""
         core = openvino_core()
-        place = device_called(device, {name.lower(): name for name in core.available_devices}, "OpenVINO")
+        place = device_of_runtime(device, {name.lower(): name for name in core.available_devices}, "OpenVINO")
         able, hint = _HINTS.get(tower.compute, ("FP32", _WIDEST))
         if able not in core.get_property(place, "OPTIMIZATION_CAPABILITIES"):
             hint = _WIDEST

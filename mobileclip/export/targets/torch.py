@@ -20,7 +20,16 @@ from torch import Tensor
 from mobileclip.export.contract import TowerFile
 from mobileclip.export.int8 import Int8Form
 from mobileclip.export.layouts import TORCHSCRIPT
-from mobileclip.export.targets.base import CPU, EXAMPLE_BATCH, Run, Target, Written, device_called, quiet, readable
+from mobileclip.export.targets.base import (
+    CPU,
+    EXAMPLE_BATCH,
+    Run,
+    Target,
+    WrittenFile,
+    device_of_runtime,
+    quiet,
+    readable,
+)
 from mobileclip.export.towers import TowerExport
 from mobileclip.hardware import Precision, dtype_of, threads_or_default, torch_threads
 
@@ -46,7 +55,7 @@ class TorchTarget(Target):
     runtime: str = "torch"
     concurrent: bool = True
 
-    def export(self, tower: TowerExport, path: Path) -> Written:
+    def export(self, tower: TowerExport, path: Path) -> WrittenFile:
         """Write one tower, which computes in its precision."""
         if path.suffix == TORCHSCRIPT:
             _save_torchscript(tower, path)
@@ -63,7 +72,7 @@ class TorchTarget(Target):
     def open(self, path: Path, tower: TowerFile, *, device: str = CPU, num_threads: int | None = None) -> Run:
         """Return a function that runs a file with PyTorch."""
         del tower
-        device_called(device, {CPU: CPU}, self.runtime)
+        device_of_runtime(device, {CPU: CPU}, self.runtime)
         threads_or_default(num_threads)
         is_script = path.suffix == TORCHSCRIPT
         load: Callable[[], torch.nn.Module] = partial(torch.jit.load, path, CPU) if is_script else load_pt2(path).module

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings, strategies as st
 
-from mobileclip.data.loading.order import NUM_READERS, Cursor, EndlessOrder, EpochOrder, Segment
+from mobileclip.data.loading.order import NUM_READERS, Cursor, EpochOrder, Segment, ShuffledShards
 from tests.errors import fails
 
 SLOW = pytest.mark.slow
@@ -24,7 +24,7 @@ def epoch_order(sizes, **changes):
 def endless_order(*counts, **changes):
     choices = {"most_readers": NUM_READERS, "seed": 0, "shuffle": True}
     sources = tuple(tuple(f"{source}/{place}.tar" for place in range(count)) for source, count in enumerate(counts))
-    return EndlessOrder(sources=sources, **(choices | changes))
+    return ShuffledShards(sources=sources, **(choices | changes))
 
 
 def samples(order, epoch, reader, turn=0):

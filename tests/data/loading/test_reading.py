@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from mobileclip.data import write_shard
-from mobileclip.data.loading.order import Cursor, EndlessOrder, EpochOrder
+from mobileclip.data.loading.order import Cursor, EpochOrder, ShuffledShards
 from mobileclip.data.loading.reading import SampleReading, TarReader
 from mobileclip.data.shards.files import RawSample
 from tests.data.made_samples import make_sample
@@ -30,7 +30,7 @@ def reading(names, *, sampling="epoch", sizes=SIZES, num_readers=2, **changes):
     if sampling == "epoch":
         order = EpochOrder(names=names, sizes=sizes, **choices)
     else:
-        order = EndlessOrder(sources=(names,), **choices)
+        order = ShuffledShards(sources=(names,), **choices)
     return SampleReading(shards=TarReader((names,)), order=order, **({"seed": 0, "shuffle_buffer": 3} | changes))
 
 

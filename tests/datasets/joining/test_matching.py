@@ -11,9 +11,9 @@ from mobileclip.datasets.joining import (
     NAMES,
     PLACE,
     PLACES,
-    AboutShard,
     ImageIndex,
     MatchCounts,
+    ShardMetadata,
     match_images,
     match_names,
     name_hash,
@@ -22,7 +22,7 @@ from mobileclip.datasets.joining import (
 )
 from mobileclip.progress import Progress
 
-ABOUT = AboutShard(shard="", by="key", fingerprint="")
+ABOUT = ShardMetadata(shard="", by="key", fingerprint="")
 
 
 def places(names, first=1, sha256=0):
@@ -39,7 +39,7 @@ def asks(names):
 
 def write_index(folder, images):
     shards = tuple(
-        write_records(folder, PLACES, AboutShard(shard=f"i{number}", by="key", fingerprint=""), part)
+        write_records(folder, PLACES, ShardMetadata(shard=f"i{number}", by="key", fingerprint=""), part)
         for number, part in enumerate(images)
     )
     return ImageIndex(folder=folder, by="key", shards=shards, limits=SAMPLE_LIMITS)
@@ -47,7 +47,7 @@ def write_index(folder, images):
 
 def write_names(folder, shards):
     return [
-        write_records(folder, NAMES, AboutShard(shard=f"r{number}", by="key", fingerprint=""), asks(names))
+        write_records(folder, NAMES, ShardMetadata(shard=f"r{number}", by="key", fingerprint=""), asks(names))
         for number, names in enumerate(shards)
     ]
 
