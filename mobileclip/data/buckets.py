@@ -31,7 +31,7 @@ _SCRATCH = ".scratch"
 class Buckets(ExitStack):
     """Records sorted into buckets on disk, one file each, so that each bucket fits into memory.
 
-    The files are removed at the end of the `with` block or by `close`.
+    The end of the `with` block or `close` removes the files.
 
     Args:
         dtype: dtype of a record.

@@ -72,8 +72,8 @@ def workers(num_workers: int, *, seconds: float = 3600.0) -> Iterator[Mapper]:
                     result = first.result()
                 except BrokenProcessPool:
                     raise LostProcessError(
-                        f"a process ended abruptly while {doing} {printable(item)}, or one beside it: killed, often "
-                        "for too much memory. Run this again, with fewer processes"
+                        f"a process ended abruptly while {doing} {printable(item)}, or another item: it was killed, "
+                        "often for using too much memory. Run this again with fewer processes"
                     ) from None
                 yield result
 

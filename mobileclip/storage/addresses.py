@@ -1,4 +1,4 @@
-"""Distinguishes local paths and URLs, and prints untrusted text safely."""
+"""Helpers to distinguish local paths from URLs, and to print untrusted text safely."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import unicodedata
 import urllib.parse
 from pathlib import Path
 
-# What joins letters and emoji into one; every other invisible character is shown as an escape.
+# Joiners of letters and emoji, which stay; every other invisible character becomes an escape.
 _JOINERS = "\u200c\u200d"
 _ADDRESS = re.compile(
     r"(?<![A-Za-z0-9+.-])(?P<scheme>[A-Za-z][A-Za-z0-9+.-]{0,29})://(?P<rest>(?:[^\s'\"<>|\\^`{}]*[^\s'\"<>|\\^`{}.,:;)\]])?)"
@@ -24,7 +24,7 @@ def printable(text: object, *, limit: int = 300) -> str:
 
     Args:
         text: any object, converted by `str`.
-        limit: maximum number of characters; a longer text is truncated, with a note.
+        limit: maximum number of characters; a longer text is truncated, and a note is added.
     """
     whole = str(text)
     kept = whole if len(whole) <= limit else whole[:limit]
@@ -35,7 +35,7 @@ def printable(text: object, *, limit: int = 300) -> str:
 def without_secrets(text: object) -> str:
     """Return a text without the secrets of URLs such as `https://user:password@host/key?signature=...`.
 
-    The function removes user, password, query and fragment of every URL, and marks a removed query by `?...`.
+    The function removes the user, password, query and fragment from every URL, and marks a removed query by `?...`.
 
     Args:
         text: a URL, or a text with URLs, converted by `str`.
@@ -72,7 +72,7 @@ def is_web(path: AnyPath) -> bool:
 
 
 def local_path(path: AnyPath) -> Path:
-    """Return a local path, also from a `file://` URL."""
+    """Return a local path or `file://` URL as a `Path`."""
     text = os.fspath(path)
     return Path(urllib.parse.unquote(urllib.parse.urlsplit(text).path) if _scheme(text) == "file" else text)
 

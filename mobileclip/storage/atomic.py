@@ -1,4 +1,4 @@
-"""Atomic writes of local files and folders, locks for a single writer, and checks of outputs."""
+"""Atomic writes of local files and folders, locks for exclusive writers, and checks of output paths."""
 
 from __future__ import annotations
 
@@ -33,10 +33,10 @@ def exclusive(directory: Path, *, wait_seconds: float = 0.0) -> Iterator[None]:
 
     Args:
         directory: the folder, created if missing.
-        wait_seconds: seconds to wait for another holder; by default none.
+        wait_seconds: maximum time to wait for another holder of the lock, in seconds; no wait by default.
 
     Raises:
-        ValueError: if another process or this process already holds the lock.
+        ValueError: if this or another process already holds the lock.
         OSError: if the folder is not writable.
     """
     lock = filelock.FileLock(directory / LOCK, timeout=wait_seconds)
@@ -46,8 +46,8 @@ def exclusive(directory: Path, *, wait_seconds: float = 0.0) -> Iterator[None]:
     except filelock.Timeout:
         waited = f" for {wait_seconds:g} s" if wait_seconds else ""
         raise ValueError(
-            f"another job is working in {directory}{waited}; wait for it, or choose another output (processes that a "
-            "killed launcher started may live on: end them)"
+            f"another job is working in {directory}{waited}; wait for it, or choose another output (processes of a "
+            "killed launcher may still run: end them)"
         ) from None
     except NotImplementedError as error:
         raise OSError(f"{directory} is on a disk without locks ({error}); choose another output") from error
@@ -61,17 +61,17 @@ def exclusive(directory: Path, *, wait_seconds: float = 0.0) -> Iterator[None]:
         lock.release()
 
 
-# A temporary file that nobody has touched for so long is left over, whatever machine it came from.
+# A temporary file that was not touched for this time is a leftover, from whatever machine.
 LEFT_OVER_SECONDS = 24 * 3600.0
 
 PREFIX = ".mobileclip-"
-"""How the name of whatever is not whole, or only for the time of a command, begins."""
+"""Prefix of the names of incomplete and temporary files and folders."""
 
 _TEMPORARY, _ORIGINAL = ".tmp", ".before"
 
 
 def is_left_over(name: str) -> bool:
-    """Return whether a file or folder of this name is this library's temporary file or lock."""
+    """Return whether a name is that of a temporary file or lock of this library."""
     return name == LOCK or name.startswith(PREFIX)
 
 
@@ -97,7 +97,7 @@ def _sweep(folder: Path, _: int) -> None:
 
 
 def _put_back(holder: Path) -> None:
-    """Restore an original, or remove it if its replacement, identified by inode, is in place."""
+    """Restore an original, or remove the original if its replacement (identified by inode) is in place."""
     inode = holder.name.removesuffix(_ORIGINAL).rpartition("-")[2]
     for original in list(holder.iterdir()):
         place = holder.parent / original.name
@@ -105,12 +105,12 @@ def _put_back(holder: Path) -> None:
             original.rename(place)
         elif str(place.lstat().st_ino) == inode:
             remove_tree(original)
-    # Not empty where something else has taken the place: then the original stays.
+    # The folder is not empty if something else has taken the place; then the original stays.
     holder.rmdir()
 
 
 def remove_tree(path: Path) -> None:
-    """Remove a file, a link, or a folder with its content."""
+    """Remove a file, a link, or a folder with its contents."""
     if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path)
     else:
@@ -138,9 +138,9 @@ def _is_of_the_dead(name: str) -> bool:
 
 @cache
 def _place() -> str:
-    """Return a short identifier of the scope of process numbers: this machine since its start, or a container.
+    """Return a short identifier of the scope of process ids: this machine since its start, or a container.
 
-    Machines that share a folder may have equal process numbers.
+    Processes of machines that share a folder may have equal ids.
     """
     parts = [platform.node()]
     with suppress(OSError):
@@ -157,13 +157,13 @@ _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 def atomic_path(path: Path) -> Iterator[Path]:
     """Yield a temporary path, and move its file into place at the end of the block.
 
-    File and folder are synced to disk at the end; an error leaves nothing. The first write in a folder removes
+    File and folder are synced to disk at the end; an error leaves no output. The first write in a folder removes
     leftovers of dead processes. A link stays, and its target is replaced; a replaced file keeps its permissions.
     Content for a pipe, a device or an open stream, such as `/dev/stdout`, is kept in the temporary directory (`TMPDIR`)
     until the end of the block.
 
     Args:
-        path: replaced where it exists; its directory must exist.
+        path: path of the file; an existing file is replaced, and the directory must exist.
 
     Raises:
         OSError: if the file cannot be written.
@@ -178,7 +178,7 @@ def atomic_path(path: Path) -> Iterator[Path]:
     temporary = temporary_path(place)
     try:
         try:
-            # Made here, so that a folder that cannot be written to is told from what goes wrong later.
+            # Create the file here, so that an unwritable folder raises a different error than later problems.
             with temporary.open("xb") as stream:
                 mode = stat.S_IMODE(os.fstat(stream.fileno()).st_mode)
             with suppress(FileNotFoundError):
@@ -189,7 +189,7 @@ def atomic_path(path: Path) -> Iterator[Path]:
         with _named(path, temporary):
             yield temporary
             with temporary.open("r+b") as stream:
-                # Libraries may put a file of their own under this name, which its owner alone could read.
+                # Libraries may replace the file by a new file that only the owner can read.
                 temporary.chmod(mode)
                 os.fsync(stream.fileno())
             move_into_place(temporary, place)
@@ -199,7 +199,7 @@ def atomic_path(path: Path) -> Iterator[Path]:
 
 
 def is_stream(path: Path) -> bool:
-    """Return whether the path is a pipe, a device or a standard stream of this process, written without replacing."""
+    """Return whether the path is a pipe, a device or a standard stream of this process, which is never replaced."""
     try:
         status = path.stat()
     except OSError:
@@ -209,12 +209,12 @@ def is_stream(path: Path) -> bool:
 
 def _opened_stream(path: Path) -> IO[bytes]:
     printed_to = _printed_to(path.stat())
-    # Opened anew, a file that is printed to would be written from its beginning, over what was printed.
+    # Opening the output of a stream again would overwrite earlier output from the beginning.
     return path.open("wb") if printed_to is None else os.fdopen(os.dup(printed_to), "wb")
 
 
 def _printed_to(status: os.stat_result) -> int | None:
-    """Return the number of the standard stream that is open on a file; None otherwise."""
+    """Return the file descriptor of the standard stream that is open on a file, or None."""
     for number in (1, 2):
         with suppress(OSError):
             if os.path.samestat(status, os.fstat(number)):
@@ -224,11 +224,11 @@ def _printed_to(status: os.stat_result) -> int | None:
 
 @contextmanager
 def _named(path: Path, temporary: Path) -> Iterator[None]:
-    """Make the error of a full disk name the output instead of its temporary path."""
+    """Let a disk-full error name the output instead of the temporary path."""
     try:
         yield
     except Exception as error:
-        # PyTorch raises an error of its own where a stream raises one.
+        # PyTorch raises its own error if a stream raises an error.
         cause = error if isinstance(error, OSError) else error.__context__
         if not isinstance(cause, OSError) or cause.errno not in _FULL:
             raise
@@ -241,9 +241,9 @@ def _named(path: Path, temporary: Path) -> Iterator[None]:
 def atomic_folder(path: Path, *, overwrite: bool = False) -> Iterator[Path]:
     """Yield an empty temporary folder, and move it into place at the end of the block.
 
-    The files are synced to disk at the end; an error leaves nothing, and leftovers of dead processes are removed as in
-    `atomic_path`. If another process finished first, its folder stays. A replaced folder is moved aside first; if the
-    process is killed then, the next write in the parent restores it.
+    The files are synced to disk at the end; an error leaves no output, and leftovers of dead processes are removed as
+    in `atomic_path`. If another process finished first, its folder stays. A replaced folder is moved aside first; if
+    the process is killed at that moment, the next write in the parent restores the folder.
 
     Args:
         path: path of the folder; missing parents are created.
@@ -281,7 +281,7 @@ def atomic_folder(path: Path, *, overwrite: bool = False) -> Iterator[Path]:
             try:
                 temporary.rename(path)
             except OSError:
-                if not path.is_dir():  # or another process has put one there meanwhile
+                if not path.is_dir():  # otherwise another process has put a folder there meanwhile
                     raise
         _synchronise(path.parent)
     finally:
@@ -311,7 +311,7 @@ def move_into_place(source: Path, target: Path) -> None:
 def unwritable(error: OSError, path: Path) -> OSError:
     """Return an error that names the unwritable file and a remedy."""
     if error.errno in _FULL:
-        said = os.strerror(error.errno)  # and not what an error of a file within already says
+        said = os.strerror(error.errno)  # not `strerror`, which may already contain the message of an inner error
         return OSError(error.errno, f"{path} cannot be written: {said}; free some space and run this again")
     return OSError(error.errno, f"{path} cannot be written: {error.strerror or error}")
 
@@ -322,7 +322,7 @@ def _synchronise(folder: Path) -> None:
     try:
         os.fsync(handle)
     except OSError as error:
-        # Network and FUSE folders that cannot do this do it by themselves, or not at all.
+        # Network and FUSE folders without this operation sync by themselves or not at all.
         if error.errno not in (errno.EINVAL, errno.ENOTSUP, errno.EBADF, errno.ENOSYS):
             raise
     finally:
@@ -356,7 +356,7 @@ def require_output(path: AnyPath, *, overwrite: bool, suffixes: Collection[str] 
                 f"{path} is a folder; give the name of a file, such as {place / _example(suffixes)}"
             )
         if not overwrite:
-            raise FileExistsError(f"{path} is there already; choose another name, or replace it with `--overwrite`")
+            raise FileExistsError(f"{path} already exists; choose another name, or replace it with `--overwrite`")
     _require_writable(Path(os.path.realpath(place)).parent)
 
 
@@ -382,19 +382,19 @@ def require_output_folder(path: AnyPath, *, overwrite: bool, marker: str = "") -
         raise NotADirectoryError(f"{path} is a file; give the name of a folder")
     if has_content(place):
         if not overwrite:
-            raise FileExistsError(f"{path} is there already; choose another folder, or replace it with `--overwrite`")
+            raise FileExistsError(f"{path} already exists; choose another folder, or replace it with `--overwrite`")
         if not (place / marker).is_file():
             raise FileExistsError(f"{path} has files but no {marker}, so it is not replaced; choose another folder")
     _require_writable(place)
 
 
 def has_content(folder: Path) -> bool:
-    """Return whether a folder holds anything except locks and temporary files."""
+    """Return whether a folder contains anything except locks and temporary files."""
     return any(not is_left_over(entry.name) for entry in folder.iterdir())
 
 
 def _local(path: AnyPath) -> Path:
-    # Of the two slashes of a URL, pathlib leaves one.
+    # pathlib merges the two slashes of a URL into one.
     if is_remote(path) or (isinstance(path, Path) and _FLATTENED.match(str(path))):
         raise ValueError(f"{os.fspath(path)} is a URL; expected a local path")
     return local_path(path)
@@ -415,9 +415,9 @@ def _require_writable(folder: Path) -> None:
     if nearest is None:
         return
     if not nearest.is_dir():
-        raise NotADirectoryError(f"nothing can be written to {folder}: {nearest} is no folder")
+        raise NotADirectoryError(f"nothing can be written to {folder}: {nearest} is not a folder")
     try:
-        # A file without a name: what may be written is not always what permissions say.
+        # Try an unnamed file, because permissions do not always show whether a folder is writable.
         with tempfile.TemporaryFile(dir=nearest):
             pass
     except OSError as error:

@@ -28,14 +28,13 @@ class StoreLimits:
     """Timeouts, retry pauses and minimum data rates of remote stores.
 
     Args:
-        answer_seconds: timeout for a web server's response header, connecting and redirects included.
-        stall_seconds: seconds below `min_bytes_per_second` after which a connection counts as broken.
+        answer_seconds: timeout for a web server's response header, including connecting and redirects.
+        stall_seconds: time below `min_bytes_per_second`, in seconds, after which a connection counts as broken.
         min_bytes_per_second: lowest data rate of a connection.
-        recovery_seconds: seconds below `min_bytes_per_second`, including pauses, after which the reader gives up a
-            file.
-        call_seconds: timeout of one call of another store's package: look up, list, read a block, remove.
-        retry_delays_seconds: pauses before the second and further attempts; a store's request to slow down is
-            respected.
+        recovery_seconds: time below `min_bytes_per_second`, including pauses, after which the reader gives up on a
+            file, in seconds.
+        call_seconds: timeout for one call to the package of any other store: look up, list, read a block, remove.
+        retry_delays_seconds: pauses before the second and further attempts, also after a store's request to slow down.
         max_bytes: maximum size of a file.
     """
 
@@ -66,7 +65,7 @@ def store_limits() -> StoreLimits:
 @contextmanager
 def use_limits(limits: StoreLimits) -> Iterator[None]:
     """Use these limits in all threads of this process; open streams keep their limits."""
-    global _in_use  # noqa: PLW0603 - the functions that open files are called from everywhere
+    global _in_use  # noqa: PLW0603 - files are opened from everywhere
     before, _in_use = _in_use, limits
     try:
         yield
@@ -75,7 +74,7 @@ def use_limits(limits: StoreLimits) -> Iterator[None]:
 
 
 class StallTimeout:
-    """A time budget for a slow sender: waiting consumes seconds, and received bytes restore them.
+    """A time budget for a slow sender: waiting consumes the budget, and received bytes restore it.
 
     Args:
         seconds: maximum budget.
@@ -95,15 +94,15 @@ _trusted: ContextVar[tuple[str, ...] | None] = ContextVar("trusted", default=Non
 
 
 class RefusedHostError(PermissionError):
-    """Raised if data names a host that may not be reached."""
+    """Raised if data names a host to which connections are not allowed."""
 
 
 @contextmanager
 def public_hosts_only(trusted: Sequence[str] = ()) -> Iterator[None]:
     """Restrict connections in this block, including redirects, to hosts with public internet addresses.
 
-    Otherwise a stranger's list of URLs could read private data from cloud metadata services or local machines. A
-    configured proxy decides by itself, and stays reachable.
+    Otherwise an untrusted list of URLs could read private data from cloud metadata services or local machines. A
+    configured proxy stays reachable and applies its own rules.
 
     Args:
         trusted: names of hosts that are always allowed, such as `127.0.0.1` or `images.example`.
@@ -135,7 +134,7 @@ def connect(
             f"{host} is at {private}, which is not a public address; if you trust the host, add it to `hosts` of "
             "the source (--hosts)"
         )
-    # What was looked at is connected to: a second look-up could tell another place.
+    # Connect to the checked addresses: a second look-up could return other addresses.
     for ip in places[:-1]:
         with suppress(OSError):
             return socket.create_connection((ip, port), timeout, source_address)
@@ -157,7 +156,7 @@ class StorageError(OSError):
     """Raised if a store is unreachable or fails; the same call may succeed later."""
 
 
-# What is missing, closed to this user, or broken is so the next time as well.
+# Missing, forbidden and broken files stay so on a retry.
 _LASTING = (FileNotFoundError, PermissionError, IsADirectoryError, NotADirectoryError, gzip.BadGzipFile)
 
 
@@ -167,13 +166,13 @@ def is_transient(error: Exception) -> bool:
     False means that a file is damaged, missing or not permitted.
 
     Args:
-        error: of any kind.
+        error: any exception.
     """
     if isinstance(error, (StorageError, MemoryError)):
         return True
     if not isinstance(error, OSError) or isinstance(error, _LASTING):
         return False
-    # The system's errors have a number. A plain one without is a library's, of bytes that it cannot read.
+    # System errors have a number. A plain OSError without a number comes from a library that cannot read the bytes.
     return error.errno is not None or type(error) is not OSError
 
 
@@ -182,9 +181,9 @@ class Info:
     """Size, version and ETag of a file in a store.
 
     Args:
-        size: bytes; None if the server does not state the size.
-        version: a text that changes with the content, as far as the store knows; possibly only a time.
-        etag: the store's checksum of the content, or similar; empty if missing.
+        size: size in bytes; None if the server does not state the size.
+        version: string that changes with the content, as far as the store knows; possibly only a modification time.
+        etag: the store's checksum of the content or a similar identifier; empty if missing.
     """
 
     size: int | None
@@ -193,7 +192,7 @@ class Info:
 
     @property
     def fingerprint(self) -> str:
-        """A short text that changes with the file, as far as the store knows."""
+        """Short string that changes with the file, as far as the store knows."""
         return f"{self.size}-{self.version}"
 
 
@@ -209,7 +208,7 @@ class Backend(Protocol):
     def open(self, address: str, position: int) -> tuple[Any, str]:
         """Return a stream that starts at `position`, with `seekable`, `seek` and `close`, and the file's version."""
 
-    def read(self, address: str, stream: Any, size: int) -> bytes:  # noqa: ARG002 - of those that need it
+    def read(self, address: str, stream: Any, size: int) -> bytes:  # noqa: ARG002 - for stores that need it
         """Return at most `size` bytes of an open stream; empty at the end."""
         data: bytes = stream.read(size)
         return data
@@ -260,8 +259,8 @@ class RemoteStream(io.RawIOBase):
     """A readable file of a remote store; after a broken connection, reading continues at the same byte.
 
     Args:
-        backend: the store.
-        address: the file.
+        backend: store of the file.
+        address: URL of the file.
         num_attempts: maximum number of attempts per connection; None for the limits' number.
 
     Raises:
@@ -310,7 +309,7 @@ class RemoteStream(io.RawIOBase):
         return position
 
     def readinto(self, buffer: Buffer) -> int:
-        """Fill the buffer, at most completely, and return the number of bytes."""
+        """Read into the buffer and return the number of bytes."""
         view = memoryview(buffer).cast("B")
         started = time.monotonic()
         data = retried(lambda: self._read(len(view)), self._num_attempts)
@@ -337,7 +336,7 @@ class RemoteStream(io.RawIOBase):
             self._stream, version = self._backend.open(self._address, self._position)
             if self._version and version and version != self._version:
                 self._disconnect()
-                raise OSError(f"{self._name} changed during reading")
+                raise OSError(f"{self._name} changed while it was read")
             self._version = version or self._version
 
     def _read(self, num_bytes: int) -> bytes:
@@ -347,7 +346,7 @@ class RemoteStream(io.RawIOBase):
         except Exception as error:
             raise_machine_fault(error)
             self._disconnect()
-            # Whatever the store's package raises in the middle of a file, connecting again tells what it means.
+            # The store's package may raise anything within a file; reconnecting shows the cause.
             raise StorageError(f"{self._name} was interrupted at byte {self._position}: {error}") from error
 
     def _disconnect(self) -> None:

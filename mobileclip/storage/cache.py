@@ -54,25 +54,25 @@ def _user_folder(variable: str, default: str) -> Path | None:
 
 
 _SUFFIX, _UNFINISHED = ".copy", ".part"
-# What a reader leaves unread behind the end mark of a file, at most.
+# Maximum number of bytes that a reader leaves unread after the end mark of a file.
 _REST_BYTES = 2**20
-# Whoever has the folder's lock looks through its names.
+# The holder of the folder's lock scans the file names.
 _LOCK_SECONDS = 60.0
 
 
 @attrs.frozen(kw_only=True, field_transformer=strict)
 class FileCache:
-    """A cache folder that several processes may share. The first complete read of a file copies the file.
+    """A cache folder that several processes may share. The first complete read of a file stores a copy.
 
     Old copies are removed after a new copy is complete, so the folder temporarily exceeds its limit. Leftovers of
-    killed processes are removed after a day. The name of a copy has its size, so truncated copies are downloaded again.
-    Files of unknown size are not cached.
+    killed processes are removed after a day. The name of a copy contains its size, so truncated copies are detected and
+    downloaded again. Files of unknown size are not cached.
 
     The cache assumes that remote files do not change; otherwise delete the folder.
 
     Args:
-        path: the folder; created.
-        max_bytes: maximum bytes of all complete copies, 100 GB by default.
+        path: path of the folder, created if missing.
+        max_bytes: maximum total size of all complete copies in bytes, 100 GB by default.
     """
 
     path: Path
@@ -140,10 +140,10 @@ class FileCache:
                 part.unlink()
 
     def _make_room(self, num_bytes: int) -> bool:
-        """Remove leftovers of dead processes, and then the least recently read copies, until so many bytes fit."""
+        """Remove leftovers of dead processes, and then the least recently read copies, until a new copy fits."""
         total, copies = num_bytes, []
         for entry in os.scandir(self.path):
-            with suppress(OSError):  # another process was quicker
+            with suppress(OSError):  # another process was faster
                 status = entry.stat()
                 if entry.name.endswith(_UNFINISHED) and time.time() - status.st_mtime > LEFT_OVER_SECONDS:
                     Path(entry.path).unlink()
@@ -164,7 +164,7 @@ def _copy_name(name: str, num_bytes: int) -> str:
 
 
 class _CopyingReader(io.RawIOBase):
-    """A stream that also writes its content to a file, if the file is writable."""
+    """A stream that also writes the content to a file, as long as writing succeeds."""
 
     def __init__(self, stream: IO[bytes], target: IO[bytes]) -> None:
         super().__init__()
@@ -177,7 +177,7 @@ class _CopyingReader(io.RawIOBase):
         return True
 
     def readinto(self, buffer: Buffer) -> int:
-        """Read at most as many bytes as the buffer holds."""
+        """Read into the buffer, and copy the bytes to the file."""
         view = memoryview(buffer).cast("B")
         data = self._stream.read(len(view))
         view[: len(data)] = data
@@ -188,7 +188,7 @@ class _CopyingReader(io.RawIOBase):
         return len(data)
 
     def finish(self) -> int | None:
-        """Read a short rest, and return the number of copied bytes; None if the copy is incomplete."""
+        """Read a short remainder, and return the number of copied bytes, or None if the copy is incomplete."""
         rest = _REST_BYTES
         while not self._at_end and rest > 0:
             rest -= self.readinto(bytearray(min(rest, 2**16)))

@@ -36,7 +36,7 @@ def check_address(path: AnyPath) -> None:
 
 
 def backend_of(path: AnyPath) -> Backend:
-    """Return the store of a URL."""
+    """Return the backend for a URL."""
     if is_web(path):
         from mobileclip.storage.web import WebBackend
 
@@ -52,18 +52,18 @@ def open_read(path: AnyPath, *, num_attempts: int | None = None, regular: bool =
 
     Args:
         path: path or URL.
-        num_attempts: to connect, where a remote store fails; None for as many as the limits allow.
-        regular: refuse local pipes and devices, which may block or never end.
+        num_attempts: maximum number of attempts to connect to a failing remote store; None for the limits' number.
+        regular: whether to reject local pipes and devices, which may block or never end.
 
     Raises:
-        FileNotFoundError: if there is none.
+        FileNotFoundError: if the file does not exist.
         StorageError: if a store fails, also during reading.
         OSError: if the file cannot be read for another reason.
-        ValueError: if nothing knows the URL, or a package is missing.
+        ValueError: if the kind of URL is unknown, or a package is missing.
     """
     if not is_remote(path):
         status = local_path(path).stat()
-        # A file of /proc says that it is empty, and may never end.
+        # A file in /proc has the size 0, and may never end.
         is_regular = stat.S_ISREG(status.st_mode)
         if regular and not is_regular:
             raise OSError("it is a folder, pipe or device")
@@ -80,17 +80,17 @@ def read_bytes(path: AnyPath, *, limit: int, num_attempts: int | None = None) ->
 
     Args:
         path: path or URL.
-        limit: bytes; a larger file is refused before more than that is read.
-        num_attempts: to connect, where a remote store fails; None for as many as the limits allow.
+        limit: maximum size in bytes; a larger file is rejected without reading more than this.
+        num_attempts: maximum number of attempts to connect to a failing remote store; None for the limits' number.
 
     Raises:
-        OSError: if the file cannot be read, or is larger.
-        ValueError: if nothing knows the URL, or a package is missing.
+        OSError: if the file cannot be read, or exceeds the limit.
+        ValueError: if the kind of URL is unknown, or a package is missing.
     """
     pieces = []
     missing = limit + 1
     with open_read(path, num_attempts=num_attempts) as stream:
-        # A stream that is asked for all takes the memory at once, however small the file is.
+        # A read without a piece size would allocate the whole limit at once, even for a small file.
         while missing and (piece := stream.read(min(missing, _PIECE_BYTES))):
             pieces.append(piece)
             missing -= len(piece)
@@ -104,11 +104,11 @@ def read_if_exists(path: AnyPath, *, limit: int) -> bytes | None:
 
     Args:
         path: path or URL.
-        limit: bytes; a larger file is refused before more than that is read.
+        limit: maximum size in bytes; a larger file is rejected without reading more than this.
 
     Raises:
-        OSError: if the file cannot be read, or is larger.
-        ValueError: if nothing knows the URL, or a package is missing.
+        OSError: if the file cannot be read, or exceeds the limit.
+        ValueError: if the kind of URL is unknown, or a package is missing.
     """
     try:
         return read_bytes(path, limit=limit)
@@ -140,18 +140,19 @@ def size(path: AnyPath) -> int | None:
     """Return the size of a file in bytes; None if a web server does not state the size.
 
     Raises:
-        OSError: if there is no such file, or its store cannot be reached.
+        OSError: if the file does not exist, or its store cannot be reached.
     """
     return file_info(path).size
 
 
 def fingerprint(path: AnyPath) -> str:
-    """Return a short text that changes with the file: size and modification time, or the store's version.
+    """Return a short string that changes with the file: size and modification time, or the store's version.
 
-    A reset time or a power failure can hide a change; `content_hash` reads the file and detects this.
+    A reset modification time or a power failure can hide a change; `content_hash` reads the file and detects the
+    change.
 
     Raises:
-        OSError: if there is no such file, or its store cannot be reached.
+        OSError: if the file does not exist, or its store cannot be reached.
     """
     return file_info(path).fingerprint
 
@@ -179,17 +180,17 @@ def remove(path: AnyPath) -> None:
 
 @contextmanager
 def atomic_write(path: AnyPath) -> Iterator[IO[bytes]]:
-    """Yield a stream whose content becomes the file at the end of the block; an error leaves nothing.
+    """Yield a stream whose content becomes the file at the end of the block; an error leaves no file.
 
     A local file is written under a temporary name in the same directory. A remote file is written to this machine's
     temporary directory (`TMPDIR`), and uploaded when complete.
 
     Args:
-        path: replaced where it exists; a local directory must exist.
+        path: path or URL; an existing file is replaced, and a local directory must exist.
 
     Raises:
         OSError: if the file cannot be written.
-        ValueError: if the URL can only be read, nothing knows it, or a package is missing.
+        ValueError: if the URL is read-only, the kind of URL is unknown, or a package is missing.
     """
     with atomic_file(path) as temporary, temporary.open("wb") as stream:
         yield stream
@@ -200,11 +201,11 @@ def atomic_file(path: AnyPath) -> Iterator[Path]:
     """Yield the path of a temporary local file that becomes `path` at the end of the block; see `atomic_write`.
 
     Args:
-        path: replaced where it exists; a local directory must exist.
+        path: path or URL; an existing file is replaced, and a local directory must exist.
 
     Raises:
         OSError: if the file cannot be written.
-        ValueError: if the URL can only be read, nothing knows it, or a package is missing.
+        ValueError: if the URL is read-only, the kind of URL is unknown, or a package is missing.
     """
     if not is_remote(path):
         with atomic_path(local_path(path)) as temporary:
@@ -227,10 +228,10 @@ def local_copy(path: AnyPath) -> Iterator[Path]:
 
     Raises:
         OSError: if the file cannot be read, or the copy cannot be written.
-        ValueError: if nothing knows the URL, or a package is missing.
+        ValueError: if the kind of URL is unknown, or a package is missing.
     """
     if not is_remote(path):
-        file_info(path)  # what is missing is said here, as for the rest
+        file_info(path)  # raises the usual error for a missing file
         yield local_path(path)
         return
     with tempfile.TemporaryDirectory(prefix="mobileclip-") as folder:
@@ -263,7 +264,7 @@ def file_info(path: AnyPath) -> Info:
     """Return size, version and ETag of a file.
 
     Raises:
-        OSError: if there is no such file, or its store cannot be reached.
+        OSError: if the file does not exist, or its store cannot be reached.
     """
     if is_remote(path):
         return retried(lambda: backend_of(path).info(os.fspath(path)))
@@ -290,12 +291,12 @@ def list_files(directory: AnyPath, suffix: str = "", *, recursive: bool = False)
 
     Args:
         directory: path or URL.
-        suffix: suffix of the files' names.
-        recursive: with those in the directories below.
+        suffix: suffix that the file names must have.
+        recursive: whether to include files in subdirectories.
 
     Raises:
-        OSError: if it cannot be listed.
-        ValueError: if the URL is a web server's, which lists nothing.
+        OSError: if the directory cannot be listed.
+        ValueError: if the URL belongs to a web server, which cannot list files.
     """
     names = sorted(name for name in find_files(directory, recursive=recursive) if name.endswith(suffix))
     return tuple(join(directory, name) for name in names)
@@ -306,36 +307,36 @@ def find_files(
 ) -> dict[str, str]:
     """Return the fingerprints of the files in a directory by relative name, with `/` between parts.
 
-    The search skips inaccessible entries, and ignores entries that vanish meanwhile.
+    The search skips inaccessible entries, and ignores entries that vanish during the search.
 
     Args:
         directory: path or URL.
-        recursive: with those in the directories below; hidden ones are not entered, and links to directories are not
-            followed.
+        recursive: whether to include files in subdirectories; hidden directories are not entered, and links to
+            directories are not followed.
         outside: whether to follow links to files outside the directory.
-        passed_over: called with the name and kind of every skipped entry: `hidden_folder`, `linked_folder`,
-            `outside_link`, `broken_link`, `special_file`, `unreadable_folder` or `unreadable_file`.
+        passed_over: function that is called with the name and the kind of every skipped entry: `hidden_folder`,
+            `linked_folder`, `outside_link`, `broken_link`, `special_file`, `unreadable_folder` or `unreadable_file`.
 
     Raises:
         OSError: if the directory cannot be listed.
-        ValueError: if the URL is a web server's, which lists nothing.
+        ValueError: if the URL belongs to a web server, which cannot list files.
     """
     found = _find(directory, passed_over, recursive=recursive, outside=outside)
     return {name: info.fingerprint for name, info in found.items()}
 
 
 def find_sizes(directory: AnyPath, names: Iterable[str] = ("",)) -> dict[str, int | None]:
-    """Return the sizes of the files in the folders of some names, by name; None if a store does not state a size.
+    """Return the sizes of all files in the folders of the given names, by name; None for a size that is unknown.
 
-    The function lists folders, a thousand files or more per request, instead of single files.
+    The function lists folders with a thousand files or more per request, and never requests single files.
 
     Args:
         directory: path or URL.
         names: names below the directory, of which only the folders matter; by default the directory itself.
 
     Raises:
-        OSError: if it cannot be listed.
-        ValueError: if the URL is a web server's, which lists nothing.
+        OSError: if the directory cannot be listed.
+        ValueError: if the URL belongs to a web server, which cannot list files.
     """
     return {
         f"{folder}{name}": info.size
@@ -345,7 +346,7 @@ def find_sizes(directory: AnyPath, names: Iterable[str] = ("",)) -> dict[str, in
 
 
 def is_hidden(name: str) -> bool:
-    """Return whether a file or folder of this name is hidden, or macOS archive metadata."""
+    """Return whether a name is that of a hidden file or folder, or of macOS archive metadata."""
     return name.startswith(".") or name == _MAC_ARCHIVE
 
 
@@ -388,7 +389,7 @@ def _walk(top: Path, passed_over: _Tell, *, recursive: bool, outside: bool) -> I
 
 
 def _look_at(entry: os.DirEntry[str]) -> Info | str:
-    """Return the fingerprint of a directory entry, or its kind; a vanished entry counts as an empty folder."""
+    """Return the fingerprint of a file, or the kind of another entry; a vanished entry counts as an empty folder."""
     try:
         if entry.is_dir(follow_symlinks=False):
             return "hidden_folder" if is_hidden(entry.name) else _FOLDER
@@ -401,28 +402,28 @@ def _look_at(entry: os.DirEntry[str]) -> Info | str:
     except FileNotFoundError:
         return _FOLDER
     except OSError:
-        # Of a link: it leads to itself.
+        # The link points to itself.
         return "broken_link" if entry.is_symlink() else "unreadable_file"
 
 
 def _hidden_folder(name: str) -> str:
-    """Return the first hidden folder in the path of a store's file; empty if there is none."""
+    """Return the first hidden folder in the path of a file in a store, or an empty string."""
     parts = name.split("/")
     return next(("/".join(parts[: place + 1]) for place, part in enumerate(parts[:-1]) if is_hidden(part)), "")
 
 
-# Reading goes on beside hashing, and neither gains from more.
+# Reading and hashing overlap, and more threads make neither faster.
 _MOST_THREADS = 8
 _BLOCK_BYTES = 2**20
-# A file that was changed just now may be changed again before the system's clock for files moves on.
+# A file that has just changed may change again within the resolution of the file system's clock.
 _SETTLED_SECONDS = 2.0
 
 
 def content_hash(path: AnyPath) -> str:
     """Return the SHA-256 of a file, or its store's equivalent, such as an ETag.
 
-    Local files are read, once per process while size and times stay unchanged, at about a gigabyte per second. Files of
-    stores that state only size and time are read too.
+    Local files are read, once per process while size and times stay unchanged, at about a gigabyte per second. Files in
+    stores that state only size and time are also read.
 
     Raises:
         OSError: if the file is missing or cannot be read.
@@ -432,7 +433,7 @@ def content_hash(path: AnyPath) -> str:
         return f"{info.size} {info.etag}" if info.etag else _read(path)
     file = local_path(path)
     status = file.stat()
-    # The third time is that of the last change of any kind, which no program can put back.
+    # The third time is the time of the last change of any kind, which programs cannot reset.
     times = (status.st_size, status.st_mtime_ns, status.st_ctime_ns)
     is_settled = time.time() - max(status.st_mtime, status.st_ctime) > _SETTLED_SECONDS
     return _read_once(str(file.absolute()), status.st_dev, status.st_ino, *times) if is_settled else _read(path)
@@ -444,7 +445,7 @@ def _read_once(path: str, *_: int) -> str:
 
 
 def content_hashes(paths: Iterable[AnyPath]) -> list[str]:
-    """Return `content_hash` of several files, read in parallel; `missing` for missing files.
+    """Return the `content_hash` of several files, which are read in parallel; `missing` for a missing file.
 
     Raises:
         OSError: if a file cannot be read.

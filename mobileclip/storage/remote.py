@@ -16,18 +16,18 @@ from mobileclip.storage.backend import Backend, Info, StorageError, store_limits
 
 T = TypeVar("T")
 
-# Enough to keep a connection busy, little enough to hold one per open file.
+# Block size: large enough to keep a connection busy, small enough to hold one block per open file.
 _BLOCK_BYTES = 2**23
-# What tells one content from another, best first; stores name it differently.
+# Names of content identifiers in various stores, the best first.
 _ETAGS = ("ETag", "etag", "generation", "md5Hash", "content_md5")
 _VERSIONS = (*_ETAGS, "mtime", "LastModified", "last_modified", "created")
 _PLAIN_ERRORS = (FileNotFoundError, PermissionError, IsADirectoryError, NotADirectoryError)
 
 
 class FsspecBackend(Backend):
-    """URLs of stores that fsspec opens."""
+    """Backend for URLs of stores that fsspec supports."""
 
-    def check(self, address: str, *, write: bool = False) -> None:  # noqa: ARG002 - what can be read can be written
+    def check(self, address: str, *, write: bool = False) -> None:  # noqa: ARG002 - readable URLs are also writable
         """Check that fsspec supports such URLs."""
         from fsspec.core import split_protocol
         from fsspec.registry import get_filesystem_class
@@ -35,25 +35,25 @@ class FsspecBackend(Backend):
         _known(address, lambda: get_filesystem_class(split_protocol(address)[0]))
 
     def open(self, address: str, position: int) -> tuple[Any, str]:
-        """Return the file at `position`, and its version."""
+        """Return the file, opened at `position`, and the file's version."""
         from fsspec.spec import AbstractBufferedFile
 
         stream = _do(address, "open", "rb", block_size=_BLOCK_BYTES)
-        # One of these has asked already; another request would be one more for every shard.
+        # The opened file already has this information; another request would cost one more per shard.
         is_known = isinstance(stream, AbstractBufferedFile)
         version = (_info(address, stream.details) if is_known else self.info(address)).version
         if isinstance(stream, io.BytesIO):
-            # Files in memory are one object for all who read them; this shares the bytes and not the position.
+            # All readers of a file in memory share one object; this shares the bytes but not the position.
             stream = io.BytesIO(stream.getvalue())
         _call(address, lambda: stream.seek(position))
         return stream, version
 
     def read(self, address: str, stream: Any, size: int) -> bytes:
-        """Return at most `size` bytes, with a timeout, because packages of stores may wait forever."""
+        """Read at most `size` bytes, with a timeout, because the packages of stores may wait forever."""
         return _in_time(address, lambda: bytes(stream.read(size)))
 
     def info(self, address: str) -> Info:
-        """Return size and version."""
+        """Return the size and the version of a file."""
         return _info(address, _do(address, "info"))
 
     def is_directory(self, address: str) -> bool:
@@ -74,7 +74,7 @@ class FsspecBackend(Backend):
         }
 
     def upload(self, source: str, address: str) -> None:
-        """Upload a local file; these stores show complete files only."""
+        """Upload a local file; these stores only show complete files."""
         filesystem, path = _filesystem(address)
         _call(address, lambda: filesystem.put_file(source, path))
 
@@ -96,13 +96,13 @@ def _do(address: str, method: str, *arguments: Any, **options: Any) -> Any:
 def _filesystem(address: str) -> tuple[Any, str]:
     from fsspec.core import url_to_fs
 
-    # Listings must be today's: other processes write to the same store.
+    # Listings must be current, because other processes write to the same store.
     filesystem, path = _known(address, lambda: url_to_fs(address, use_listings_cache=False))
     return filesystem, path
 
 
 def _known(address: str, call: Callable[[], T]) -> T:
-    """Call a function, and turn errors into messages about the URL."""
+    """Call a function, and convert its errors to errors with a message about the URL."""
     try:
         return call()
     except ImportError as error:
@@ -116,7 +116,7 @@ def _known(address: str, call: Callable[[], T]) -> T:
 
 
 def _call(address: str, call: Callable[[], T]) -> T:
-    """Call a function, and turn every failure into an OSError that names the URL."""
+    """Call a function, and convert every failure to an OSError that names the URL."""
     try:
         return _in_time(address, call)
     except StorageError:
@@ -141,10 +141,10 @@ def _in_time(address: str, call: Callable[[], T]) -> T:
     def work() -> None:
         try:
             outcome.set_result(call())
-        except BaseException as error:  # noqa: BLE001 - it is raised where it was asked for
+        except BaseException as error:  # noqa: BLE001 - the caller raises it
             outcome.set_exception(error)
 
-    # No pool: its threads would be waited for when the process ends.
+    # No thread pool, because the process would wait for its threads at exit.
     threading.Thread(target=work, daemon=True).start()
     if not wait([outcome], seconds).done:
         raise StorageError(f"{printable(without_secrets(address))}: the store did not answer within {seconds:g} s")

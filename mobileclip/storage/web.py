@@ -1,4 +1,4 @@
-"""Files from web servers, read by the standard library within limits, from any byte."""
+"""Reading files from web servers by the standard library, within limits and from any byte."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from typing_extensions import Buffer
 
 
-# Heads, redirections and what frames the pieces of a body are small.
+# Allowance for headers, redirects and the framing of a body, which are small.
 _SPARE_BYTES = 2**20
 _BUFFER_BYTES = 2**16
 
@@ -48,9 +48,9 @@ class Exchange:
         self._answers: list[http.client.HTTPResponse] = []
 
     def answer(self, sock: socket.socket, **options: Any) -> http.client.HTTPResponse:
-        """Return a reader for one response, a redirect or the last."""
+        """Return a reader for one response: a redirect or the final response."""
         reader = io.BufferedReader(_Receiver(self, sock), _BUFFER_BYTES)
-        readable = SimpleNamespace(makefile=lambda _: reader)  # all that an answer asks of a socket
+        readable = SimpleNamespace(makefile=lambda _: reader)  # the only method of a socket that a response uses
         self._answers.append(http.client.HTTPResponse(cast("socket.socket", readable), **options))
         return self._answers[-1]
 
@@ -65,14 +65,14 @@ class Exchange:
         self._answers.clear()
 
     def allow(self, num_bytes: int) -> None:
-        """Account for so many bytes of the body and its framing."""
+        """Allow `num_bytes` of the body and its framing."""
         self._allowance = num_bytes + _SPARE_BYTES
 
     def seconds_left(self) -> float:
         """Return the current timeout in seconds.
 
         Raises:
-            TimeoutError: if that is over.
+            TimeoutError: if no time is left.
         """
         left = self._deadline - time.monotonic() if self._patience is None else self._patience.left
         if left <= 0:
@@ -80,7 +80,7 @@ class Exchange:
         return left
 
     def receive(self, stream: socket.SocketIO, sock: socket.socket, buffer: Buffer) -> int:
-        """Read what comes next."""
+        """Receive the next bytes into a buffer, within the time limits."""
         sock.settimeout(self.seconds_left())
         started = time.monotonic()
         try:
@@ -91,7 +91,7 @@ class Exchange:
             self._patience.spend(time.monotonic() - started, num_bytes)
         self._allowance -= num_bytes
         if self._allowance < 0:
-            raise http.client.HTTPException("the answer has no end of headers, redirections or frames")
+            raise http.client.HTTPException("the headers, redirects or framing of the response do not end")
         return num_bytes
 
     def _late(self) -> TimeoutError:
@@ -126,11 +126,11 @@ class _Handler(urllib.request.HTTPHandler):
         return self.do_open(cast("Any", self._connection), req, kind=kind, context=_certificates())
 
     def _connection(self, host: str, *, kind: Any, timeout: object, **options: Any) -> http.client.HTTPConnection:
-        del timeout  # that of the exchange counts
+        del timeout  # the exchange has its own timeout
         connection: http.client.HTTPConnection = kind(host, timeout=self._exchange.seconds_left(), **options)
         connection.response_class = cast("Any", self._exchange.answer)
         if not urllib.request.getproxies():
-            connection._create_connection = connect  # type: ignore[attr-defined]  # noqa: SLF001 - its only hook
+            connection._create_connection = connect  # type: ignore[attr-defined]  # noqa: SLF001 - the only hook
         return connection
 
 
@@ -161,17 +161,17 @@ class _Receiver(io.RawIOBase):
 
 _CONTENT_RANGE = re.compile(r"bytes ([0-9]{1,18})-([0-9]{1,18})/([0-9]{1,18}|\*)")
 _LENGTH = re.compile(r"[0-9]{1,18}")
-# What a URL may hold; everything else is percent-encoded, as browsers do.
+# Characters that stay in a URL; all others are percent-encoded, as in browsers.
 _SAFE = "%/:=&?~#+!$,;'@()*[]"
 _PACKED = (".gz", ".tgz", ".bz2", ".xz", ".zst")
 _PIECE_BYTES = 2**20
 
 
 class _PastTheEndError(OSError):
-    """Raised if the file ends before the requested byte."""
+    """Raised if a file ends before the requested byte."""
 
 
-# Errors from 500 on pass as well; all others are lasting.
+# Errors from 500 on are also transient; all others are permanent.
 _ERRORS: dict[int, type[OSError]] = {
     **dict.fromkeys((404, 410), FileNotFoundError),
     **dict.fromkeys((401, 403), PermissionError),
@@ -181,14 +181,14 @@ _ERRORS: dict[int, type[OSError]] = {
 
 
 class WebBackend(Backend):
-    """Read-only `http:` and `https:` URLs."""
+    """Backend for `http:` and `https:` URLs, which are read-only."""
 
     def check(self, address: str, *, write: bool = False) -> None:
-        """Raise for writing, and for a user or password in the URL; reading needs no package."""
+        """Raise for writing, and for a URL with a user or password; reading needs no package."""
         if "@" in address.partition("://")[2].partition("/")[0]:
             raise ValueError(
-                f"{_named(address)} is given with a user or a password, which are not sent; give a URL without them, "
-                "such as a signed one"
+                f"{_named(address)} has a user or a password, which are not sent; give a URL without them, such as "
+                "a signed URL"
             )
         if write:
             raise ValueError(f"{address} can only be read; write to a path, or to a URL such as s3://bucket/key")
@@ -201,7 +201,7 @@ class WebBackend(Backend):
             size = self.info(address).size
             if size is not None and position < size:
                 raise OSError(
-                    f"{_named(address)}: the server refuses what lies behind byte {position} of {size}"
+                    f"{_named(address)}: the server refuses to send bytes from {position} on, of {size}"
                 ) from None
             return io.BytesIO(), ""
         return body, body.version
@@ -213,7 +213,7 @@ class WebBackend(Backend):
         except (FileNotFoundError, StorageError):
             raise
         except OSError:
-            body = self._request(address)  # some servers answer to GET only
+            body = self._request(address)  # some servers only answer GET requests
         with body:
             return Info(size=body.size, version=body.version, etag=body.etag)
 
@@ -245,12 +245,12 @@ class WebBackend(Backend):
 
 
 class _Body(io.RawIOBase):
-    """A response that distinguishes a broken connection from the end, unlike http.client.
+    """The body of a response, which unlike http.client distinguishes a broken connection from the end.
 
     Args:
-        address: the file.
-        response: what a server answers.
-        exchange: that it is of.
+        address: URL of the file.
+        response: response of the server.
+        exchange: exchange to which the response belongs.
         position: first wanted byte of the file; if the server starts earlier, the bytes before are skipped.
     """
 
@@ -279,18 +279,18 @@ class _Body(io.RawIOBase):
             first, last, size = (-1, -1, "*") if found is None else (int(found[1]), int(found[2]), found[3])
             is_to_the_end = size in ("*", str(last + 1))
             if first != position or not is_to_the_end or self._remaining not in (None, last - first + 1):
-                raise OSError(f"{self._name}: the server answers with another part of the file than it was asked for")
+                raise OSError(f"{self._name}: the server answers with another part of the file than requested")
             self.size = None if size == "*" else last + 1
         elif status != http.HTTPStatus.OK:
-            raise OSError(f"{self._name}: the server answers {status} and no file")
+            raise OSError(f"{self._name}: the server answers with status {status} and no file")
         encoding = headers.get("Content-Encoding", "identity").strip().lower()
         if encoding not in ("", "identity") and not name.endswith(_PACKED):
             raise OSError(
-                f"{self._name} comes compressed ({printable(encoding, limit=40)}) though that was not asked for, and "
-                "parts of it cannot be read; have the server send it as it is"
+                f"{self._name} arrives compressed ({printable(encoding, limit=40)}) without a request to compress, and "
+                "parts of the file cannot be read; let the server send the file uncompressed"
             )
         if headers.get_content_type() == "text/html" and not name.endswith((".html", ".htm")):
-            raise OSError(f"{self._name}: the server answers with a web page and not with the file; open it to see why")
+            raise OSError(f"{self._name}: the server answers with a web page instead of the file; open it to see why")
 
     def read(self, size: int = -1, /) -> bytes:
         """Return up to `size` available bytes; empty at the end."""

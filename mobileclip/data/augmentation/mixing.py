@@ -57,7 +57,7 @@ class RandomErasingSpec:
 
     def __attrs_post_init__(self) -> None:
         if self.area[1] > 1:
-            raise ValueError(f"area must be fractions of the image, at most 1, not {self.area}")
+            raise ValueError(f"area must contain fractions of the image, at most 1, not {self.area}")
 
     def apply(self, pixels: Pixels, rng: np.random.Generator) -> Pixels:
         """Return an image with or without an erased rectangle; the input array is never modified.
@@ -137,7 +137,7 @@ class MixingSpec:
             images `(batch, channels, height, width)` and targets `(batch, classes)` -> the same shapes.
 
         Args:
-            images: images, which are not modified.
+            images: batch of images, which is not modified.
             targets: class probabilities.
         """
         mixture = self.draw(images.shape, images.device)

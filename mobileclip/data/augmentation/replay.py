@@ -191,7 +191,7 @@ class AugmentationSpec:
         for name in self.operations:
             operation_of(name)
         if self.scale[1] > 1:
-            raise ValueError(f"scale must be fractions of the image's area, at most 1, not {self.scale}")
+            raise ValueError(f"scale must contain fractions of the image's area, at most 1, not {self.scale}")
         if self.magnitude >= self.num_bins:
             raise ValueError(f"magnitude {self.magnitude} must be below num_bins {self.num_bins}")
 
@@ -293,7 +293,7 @@ def augmentation_rng(seed: int, key: str, index: int) -> np.random.Generator:
 
 
 augmentations: Registry[Callable[[int], AugmentationSpec]] = Registry("augmentation")
-"""Augmentations by name; third parties register theirs here or as an entry point of `mobileclip.augmentation`."""
+"""Augmentations by name; third parties register theirs here or by a `mobileclip.augmentation` entry point."""
 
 
 @augmentations.register("datacompdr")

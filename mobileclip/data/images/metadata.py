@@ -90,7 +90,7 @@ def centre_before(centre: Centre, orientation: int) -> Centre:
 def tiff_tags(data: bytes) -> Iterator[tuple[int, int, int, int]]:
     """Yield number, type, count and offset of the first value of every tag in a TIFF file's first directory.
 
-    EXIF data has the same encoding.
+    EXIF data is encoded like a TIFF file.
 
     Args:
         data: a TIFF file, or EXIF data without the prefix `Exif`; other data yields nothing.

@@ -104,7 +104,7 @@ def raw_preview(data: bytes, limits: ImageLimits, name: str) -> bytes | None:
             found = opened.extract_thumb()
     except rawpy.LibRawError as error:
         reason = str(error.args[0].decode() if isinstance(error.args[0], bytes) else error)
-        raise ImageError("corrupt", f"{name} is a raw file without a picture that can be read: {reason}") from error
+        raise ImageError("corrupt", f"{name} is a raw file without a readable preview: {reason}") from error
     if found.format == rawpy.ThumbFormat.JPEG:
         return bytes(found.data)
     stream = io.BytesIO()

@@ -145,7 +145,7 @@ def resized_crop(
 
     Args:
         image: an RGB image, or pixels (height, width, 3).
-        box: left, top, width and height in pixels; the top left corner lies in the image.
+        box: left, top, width and height in pixels; the top left corner is inside the image.
         size: side of the output, in pixels.
         interpolation: the filter.
     """

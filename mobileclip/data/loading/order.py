@@ -31,14 +31,14 @@ from mobileclip.strict import strict
 Sampling = Literal["epoch", "endless", "with_replacement"]
 SAMPLINGS: tuple[Sampling, ...] = get_args(Sampling)
 NUM_READERS = 96
-"""Divided by most numbers of processes that machines have, and enough for many workers."""
+"""Divisible by most process counts in practice, and enough for many workers."""
 READERS_OF_A_SHARD = 4
 MOST_OFF = 0.02
-"""By which a source's share of the readers may differ from the asked one."""
+"""Maximum difference between a source's share of the readers and the requested share."""
 _GOLDEN = (math.sqrt(5) - 1) / 2
 
 CursorRow = tuple[int, int, int, int]
-"""A reader, and where it stands: turn, segment and sample, see `Cursor`."""
+"""A reader and its position: turn, segment and sample; see `Cursor`."""
 
 
 @attrs.frozen(kw_only=True)
@@ -149,8 +149,8 @@ class EpochOrder:
         Args:
             first: number of the first step.
             batch_size: batch size over all processes.
-            epoch: the epoch whose steps to yield, with an incomplete last batch; None for an endless stream of epochs
-                without incomplete batches.
+            epoch: epoch whose steps are yielded, including an incomplete last batch; None yields an endless stream of
+                epochs without incomplete batches.
 
         Raises:
             ValueError: if an endless stream has fewer samples than one batch.

@@ -376,7 +376,7 @@ class _Readers(Generic[BatchType]):
         return self._chunks.maker.example(self._chunks.maker.parse(key, members), epoch)
 
     def _collated(self, made: list[OrderedSample]) -> BatchType | None:
-        """Return the batch of the examples, or None after replacing bad samples."""
+        """Return the batch of the examples; if samples are bad, replace them and return None."""
         try:
             return self._chunks.maker.collate([sample.example for sample in made])
         except Exception as error:

@@ -60,7 +60,7 @@ class TextPipelineSpec:
         """Return the pipeline.
 
         Raises:
-            FileNotFoundError: if there are no stored texts.
+            FileNotFoundError: if no stored texts exist.
             ValueError: see `TextPipeline`.
         """
         return TextPipeline(self)

@@ -74,7 +74,7 @@ def write_uids(path: Path, parts: Iterable[Uids]) -> int:
 
 
 Keep = Callable[[str, Mapping[str, bytes]], bool]
-"""From key and members of a sample, as bytes by extension, to whether it is used."""
+"""Function from the key and the members (bytes by extension) of a sample to whether the sample is used."""
 
 # Sorting this many takes a few seconds and 2 GB.
 _MOST_SORTED = 2**27

@@ -3,9 +3,10 @@
 Each worker has its own pipe. A worker copies tensors to shared memory before it sends a chunk, so full shared memory
 causes an error in the worker instead of a chunk that never arrives.
 
-torch's `DataLoader` is unsuitable for two reasons. Its SIGCHLD handler raises the death of a worker anywhere in the
-training process, in a step or a checkpoint, so the worker cannot be replaced. Its workers also share a pipe whose write
-end the DataLoader itself keeps open, so the DataLoader waits beyond any timeout for a half-written message.
+torch's `DataLoader` is unsuitable for two reasons. Its SIGCHLD handler raises an exception for a dead worker anywhere
+in the training process, such as in a step or a checkpoint, so the worker cannot be replaced. Its workers also share a
+pipe whose write end the DataLoader itself keeps open, so the DataLoader waits beyond any timeout for a half-written
+message.
 """
 
 from __future__ import annotations

@@ -66,9 +66,9 @@ class CompactRecord(EmbeddingRows):
             raise _bad("the header is damaged: the checksum differs")
         header = _read_header(data[_START:header_end])
         self.content: dict[str, Any] = header["content"]
-        """What was stored beside the embeddings."""
+        """JSON values stored with the embeddings."""
         self.precision: StoredPrecision = header["precision"]
-        """How the embeddings were rounded."""
+        """Precision to which the embeddings were rounded."""
         self.dim: int = header["dim"]
         """Dim of every row."""
         rows: dict[str, int] = header["rows"]

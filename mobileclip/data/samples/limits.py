@@ -8,7 +8,7 @@ from attrs import validators
 from mobileclip.strict import strict
 
 MAX_DIM = 2**16
-"""Far more than any teachers' embeddings have together."""
+"""Maximum dim of concatenated embeddings, far more than any teachers need."""
 
 
 _LARGEST_NUMBER_BYTES = 8
@@ -66,4 +66,4 @@ class SampleLimits:
 
 
 SAMPLE_LIMITS = SampleLimits()
-"""The defaults."""
+"""Default limits."""

@@ -52,7 +52,7 @@ class EmbeddingRows(ABC):
     """Interface of stored embeddings, readable row by row."""
 
     shapes: Mapping[str, tuple[int, ...]]
-    """Shape of every array by its name; (number of rows, dim) where it is well-formed."""
+    """Shape of every array by name; (number of rows, dim) for well-formed arrays."""
 
     def row(self, name: str, index: int) -> Embeddings:
         """Return one row of an array.
@@ -93,7 +93,7 @@ def _open_zip(data: bytes) -> zipfile.ZipFile:
 
 
 MAX_HEADER_BYTES = 1024
-"""As many as the header of an array of numbers may take."""
+"""Maximum size of the header of an array of numbers, in bytes."""
 _HEADER_BYTES = 128
 _HEADER = re.compile(
     rb"\{'descr': '([<>|=]?(?:[iu][1248]|f[248]))', 'fortran_order': (True|False), "
@@ -373,7 +373,7 @@ class _Reader(_Unpickler):
         if numbers is None:
             raise CheckpointError(f"it contains {shown(storage.name)}, expected the numbers of embeddings")
         if not isinstance(key, str) or type(count) is not int or count < 0:
-            raise TypeError("a storage without a name or a size")
+            raise TypeError("a storage has no name or no size")
         return _Storage(numbers, key, count)
 
     def set_item(self) -> None:
@@ -410,7 +410,7 @@ def _called(function: Any, arguments: Any) -> Any:
         if any(type(number) is not int or not 0 <= number < 1 << 62 for number in numbers):
             raise TypeError("the offset of a tensor is not a number")
         if not isinstance(storage, _Storage):
-            raise TypeError("a tensor without a storage")
+            raise TypeError("a tensor has no storage")
         if len(shape) != 2 or len(stride) != 2:
             raise CheckpointError("it contains something other than 2-d tensors of embeddings")
         return Described(storage, offset, tuple(shape), tuple(stride))

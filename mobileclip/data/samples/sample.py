@@ -118,7 +118,7 @@ _PLAIN_KEY = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,250}")
 _UNSHOWABLE = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]")
 _DRIVE = re.compile(r"[A-Za-z]:[/\\]")
 MAX_KEY_BYTES = 1024
-"""Of a key, in UTF-8."""
+"""Maximum size of a key in UTF-8."""
 
 # A text tower reads about 77 tokens; a text longer than a chapter would only cost time.
 _MAX_CAPTION_BYTES = 2**16

@@ -26,9 +26,9 @@ from mobileclip.terminal import get_logger
 logger = get_logger(__name__)
 
 SIZES = "sizes.json"
-"""File beside shards: an object of their names and numbers of samples, as webdataset's users keep it."""
+"""File next to shards, common among webdataset users: a JSON object of sample counts by shard name."""
 MANIFEST = "manifest.jsonl"
-"""File beside reinforced shards: a line for every finished one."""
+"""File next to reinforced shards, with a line for every finished shard."""
 # A reinforced data set may have nested folders, with its card in the topmost folder.
 MOST_FOLDERS_ABOVE = 3
 # Maximum number of local shards that are counted without a request, which takes a few minutes at most.
@@ -333,7 +333,7 @@ def find_card(directory: str | os.PathLike[str]) -> ReinforcementCard | None:
 def card_of_shards(shards: Sequence[str]) -> ReinforcementCard | None:
     """Return the card of shards in one or several folders, or None if there is no card.
 
-    The card lies next to the shards, or in a common parent folder.
+    The card is next to the shards or in a common parent folder.
 
     Args:
         shards: paths or URLs of the shards.

@@ -280,7 +280,7 @@ class FileTokenizer:
 
 
 opened = lru_cache(maxsize=8)(FileTokenizer)
-"""Return the tokenizer of the text of a file."""
+"""Return the tokenizer for the content of a file."""
 
 
 def read_text_input(path: AnyPath, *, context_length: int = 77) -> TextInput:
