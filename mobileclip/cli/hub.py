@@ -82,7 +82,7 @@ def push(
     message: Rare[str] = "Add a model of mobileclip",
     overwrite: bool = False,
 ) -> None:
-    """Write a model to a repository on the hub, as mobileclip hub save writes it to a folder, in one commit.
+    """Push a model to a repository on the hub in one commit, with the files of mobileclip hub save.
 
     mobileclip hub push s2.safetensors me/s2 --license mit --private
 

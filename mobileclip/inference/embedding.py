@@ -260,11 +260,11 @@ def read_texts(path: Path) -> list[str]:
     try:
         lines = split_lines(path.read_text(encoding="utf-8-sig"))
     except FileNotFoundError:
-        raise FileNotFoundError(f"there is no file {path}; expected one text a line") from None
+        raise FileNotFoundError(f"there is no file {path}; expected a file with one text per line") from None
     except IsADirectoryError:
-        raise IsADirectoryError(f"{path} is a folder; expected a file with one text a line") from None
+        raise IsADirectoryError(f"{path} is a folder; expected a file with one text per line") from None
     except UnicodeDecodeError as error:
-        raise ValueError(f"{path} is not UTF-8 ({error}); expected one text a line") from None
+        raise ValueError(f"{path} is not UTF-8 ({error}); expected one text per line") from None
     for number, line in enumerate(lines, 1):
         if len(line) > _MAX_TEXT_LENGTH:
             raise ValueError(

@@ -54,7 +54,7 @@ _CLEAN: Mapping[str, list[dict[str, Any]]] = {
 
 
 def stored_of(spec: DualEncoderSpec, weights: Mapping[str, Tensor], places: Mapping[str, str]) -> Stored:
-    """Return a model of another package like the content of a checkpoint, with the library's names for its weights.
+    """Return the weights of another package's model as `Stored`, under this library's names.
 
     Args:
         spec: spec of the model.

@@ -1,4 +1,4 @@
-"""CoCa's loss: the contrastive loss plus the likelihood of captions."""
+"""CoCa's loss: the contrastive loss plus the negative log-likelihood of captions."""
 
 from __future__ import annotations
 

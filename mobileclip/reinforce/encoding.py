@@ -57,7 +57,7 @@ def plain_augmentation(size: int) -> AugmentationSpec:
     """Return an augmentation that only resizes the largest central square.
 
     Args:
-        size: side of the output in pixels.
+        size: side length of the square output, in pixels.
     """
     return AugmentationSpec(size=size, scale=(1.0, 1.0), ratio=(1.0, 1.0), num_operations=0)
 

@@ -251,7 +251,7 @@ def _plain_linear(weight: Tensor, bias: Tensor | None, *, like: Tensor) -> nn.Li
 
 
 def _holding(layer: Layer, weight: Tensor, bias: Tensor | None, *, like: Tensor) -> Layer:
-    """Give weights to a layer on the meta device, and return the layer in evaluation mode."""
+    """Assign weight and bias to a layer on the meta device, and return the layer in evaluation mode."""
     layer.weight = nn.Parameter(weight.to(like.dtype))
     if bias is not None:
         layer.bias = nn.Parameter(bias.to(like.dtype))

@@ -333,7 +333,7 @@ _FLATTENED = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:[/\\]")
 
 
 def require_output(path: AnyPath, *, overwrite: bool, suffixes: Collection[str] = ()) -> None:
-    """Check that a file can be written without losing anything.
+    """Check that a file can be written without overwriting existing data.
 
     Args:
         path: path of the file; pipes and devices, such as `/dev/stdout`, may have any name.
@@ -361,7 +361,7 @@ def require_output(path: AnyPath, *, overwrite: bool, suffixes: Collection[str] 
 
 
 def require_output_folder(path: AnyPath, *, overwrite: bool, marker: str = "") -> None:
-    """Check that a folder can be written without losing anything.
+    """Check that a folder can be written without overwriting existing data.
 
     Args:
         path: path of the folder, which need not exist.

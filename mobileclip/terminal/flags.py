@@ -198,7 +198,7 @@ def specs_read(reading: Reading) -> Iterator[None]:
 
 
 def _follows(kind: type, given: object, name: str) -> bool:
-    """Return whether a field has its computed default, which changes with other fields."""
+    """Return whether a field still has a default that is computed from other fields."""
     make = attrs.fields_dict(kind)[name].default
     takes_self: bool = isinstance(make, attrs.Factory) and make.takes_self  # type: ignore[arg-type,union-attr]
     return takes_self and isinstance(given, kind) and getattr(given, name) == make.factory(given)  # type: ignore[union-attr]

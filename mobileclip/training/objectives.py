@@ -538,7 +538,8 @@ class CaptionObjective(Objective):
         return terms.contrastive, terms.distillation, with_mean(terms.total, augmentation)
 
     def _encode(self, text: Tensor, image: Tensor, *numbers: Rows) -> tuple[Tensor, ...]:
-        """Return both embeddings and the captions' likelihoods, without storing the large logits."""
+        """Return image embeddings, text embeddings and each caption's negative log-likelihood, without storing the
+        logits."""
         image, *augmentation = self.images_of(image, *numbers)
         out = self.model(image, text)
         return wide(out.image), wide(out.text), self.loss.sums(out.logits, out.labels), *augmentation  # type: ignore[operator]

@@ -229,7 +229,7 @@ class Chunk(Generic[BatchType]):
 
 @attrs.frozen(kw_only=True, eq=False)
 class Chunks(Generic[BatchType]):
-    """The workers' shares of the batches from a position; the `ChunkSource` of a process's workers.
+    """The `ChunkSource` of one process: each worker's share of the batches, from a position in the stream.
 
     Args:
         reading: settings of the readers.

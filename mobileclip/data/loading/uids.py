@@ -142,7 +142,8 @@ class UidList:
         places = np.linspace(0, len(pairs) - 1, _NUM_LOOKS).astype(np.int64)
         if np.any(np.diff(pairs["f0"][places].astype(np.float64)) < 0):
             raise ValueError(
-                f"{self.path} has {len(pairs):,} uids that are not sorted; sort them with np.sort and save again"
+                f"{self.path} has {len(pairs):,} uids, and they are not sorted; sort the array with np.sort and "
+                "save it again"
             )
         return pairs
 

@@ -313,7 +313,7 @@ def _stored_augmentations(sample: AugmentedSample) -> dict[str, Any]:
 
 
 def _named_arrays(sample: ReinforcedSample) -> dict[str, Embeddings]:
-    """Return the embeddings by name as in the second release, with the first caption's embedding separate."""
+    """Return the embeddings under the array names of MobileCLIP2's data, where the first caption has its own array."""
     arrays = {"image_emb": sample.image_emb, "text_emb": sample.text_emb[:1]}
     if len(sample.captions) > 1:
         arrays[f"{_MORE_TEXT}_emb"] = sample.text_emb[1:]

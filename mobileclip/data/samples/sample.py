@@ -250,7 +250,8 @@ class AugmentedSample(ImageTextSample):
 
     Args:
         augmentations: the A stored augmentations of the image.
-        image_sha256: SHA-256 of the augmented image file, in hexadecimal; None if unknown, as in the public data sets.
+        image_sha256: SHA-256 of the original encoded image, before augmentation, in hexadecimal; None if unknown, as in
+            the public data sets.
 
     Raises:
         BadSampleError: if a field is missing or malformed; a subclass of ValueError.

@@ -71,7 +71,7 @@ class Claim:
 
     @property
     def fits(self) -> bool:
-        """Whether the file holds exactly these names, with equal numbers of elements."""
+        """Whether the file's tensors have the expected names, except for optional tensors, and numbers of elements."""
         shapes, given = tensor_shapes(self.spec, self.form), self.tensors.keys() - self.constants.keys()
         # Compare numbers of tensors first, since computing the layout's names takes longer.
         if not sum(not is_optional_tensor(name) for name in shapes) <= len(given) <= len(shapes):

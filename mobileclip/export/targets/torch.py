@@ -89,7 +89,8 @@ class TorchTarget(Target):
 
 
 class _Cut(torch.nn.Module):
-    """Cuts rows of ids to a context length before the graph, for hosts that always pass the same row length."""
+    """Truncates token ids to the context length before the graph, for hosts that always pass rows of the same
+    length."""
 
     def __init__(self, graph: torch.nn.Module, context_length: int) -> None:
         super().__init__()
@@ -132,7 +133,7 @@ def save_pt2(program: torch.export.ExportedProgram, path: Path) -> None:
 
 
 def load_pt2(path: Path) -> torch.export.ExportedProgram:
-    """Return the program in a file. A program can run any code of its author.
+    """Load an exported program from a file. The program can run arbitrary code.
 
     Raises:
         ValueError: if PyTorch cannot read the file.
