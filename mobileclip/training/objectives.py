@@ -538,8 +538,7 @@ class CaptionObjective(Objective):
         return terms.contrastive, terms.distillation, with_mean(terms.total, augmentation)
 
     def _encode(self, text: Tensor, image: Tensor, *numbers: Rows) -> tuple[Tensor, ...]:
-        """Return image embeddings, text embeddings and each caption's negative log-likelihood, without storing the
-        logits."""
+        """Return both embeddings and each caption's negative log-likelihood, without storing the logits."""
         image, *augmentation = self.images_of(image, *numbers)
         out = self.model(image, text)
         return wide(out.image), wide(out.text), self.loss.sums(out.logits, out.labels), *augmentation  # type: ignore[operator]
