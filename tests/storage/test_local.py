@@ -108,10 +108,7 @@ class TestExclusive:
         with ThreadPoolExecutor(1) as pool:
             holding = pool.submit(hold)
             assert entered.wait(20)
-            with (
-                fails(ValueError, "for 0.1 s"),
-                storage.exclusive(tmp_path, wait_seconds=0.1),
-            ):
+            with fails(ValueError, "for 0.1 s"), storage.exclusive(tmp_path, wait_seconds=0.1):
                 pytest.fail("entered twice")
             threading.Timer(0.2, leave.set).start()
             with storage.exclusive(tmp_path, wait_seconds=20):

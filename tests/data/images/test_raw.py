@@ -70,10 +70,7 @@ def test_damaged_tags_end_in_a_picture_or_in_an_error(place):
 
 def test_limits_hold():
     data = raw(PREVIEW, preview_size=SIZE)
-    for limits in (
-        ImageLimits(num_pixels=640 * 480 - 1),
-        ImageLimits(num_file_bytes=1000),
-    ):
+    for limits in (ImageLimits(num_pixels=640 * 480 - 1), ImageLimits(num_file_bytes=1000)):
         with pytest.raises(ImageError) as caught:
             load_image(data, limits=limits)
         assert caught.value.reason == "too_large"

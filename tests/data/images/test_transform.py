@@ -292,12 +292,7 @@ def test_big_endian_16_bits():
 
 @pytest.mark.parametrize(
     "image",
-    [
-        Image.new("F", (4, 4), 0.5),
-        Image.new("I", (4, 4), 70_000),
-        Image.new("I", (4, 4), -1),
-        Image.new("La", (4, 4)),
-    ],
+    [Image.new("F", (4, 4), 0.5), Image.new("I", (4, 4), 70_000), Image.new("I", (4, 4), -1), Image.new("La", (4, 4))],
     ids=["float", "32 bits", "negative", "premultiplied"],
 )
 def test_no_rgb_in_it(image):

@@ -51,9 +51,7 @@ def header(dim: object = 4, precision: object = "int8", rows: object = None, con
 
 
 finite = hnp.arrays(
-    np.float32,
-    st.tuples(st.integers(0, 4), st.integers(1, 70)),
-    elements=st.floats(-(2.0**120), 2.0**120, width=32),
+    np.float32, st.tuples(st.integers(0, 4), st.integers(1, 70)), elements=st.floats(-(2.0**120), 2.0**120, width=32)
 )
 
 
@@ -158,11 +156,7 @@ class TestRecord:
             ({"a": np.ones((1, 3)), "b": np.ones((1, 4))}, {}, (ValueError,)),
             ({"a": np.ones((1, 0))}, {}, (ValueError,)),
             ({"a": np.ones((1, MAX_DIM + 1))}, {}, (ValueError,)),
-            (
-                {"a": np.ones((1, 3))},
-                {"text": "x" * MAX_HEADER_BYTES},
-                (ValueError, "1048576"),
-            ),
+            ({"a": np.ones((1, 3))}, {"text": "x" * MAX_HEADER_BYTES}, (ValueError, "1048576")),
         ],
     )
     def test_what_no_record_can_hold(self, given, content, error):

@@ -430,10 +430,7 @@ class TestForms:
 
     def record(self, **changes: object) -> bytes:
         image, text, synthetic = embeddings(2, 1, 2)
-        content = {
-            "paug.json": json.loads(self.members()["paug.json"]),
-            "syn.json": {"syn_text": ["a", "b"]},
-        } | changes
+        content = {"paug.json": json.loads(self.members()["paug.json"]), "syn.json": {"syn_text": ["a", "b"]}} | changes
         return write_record(content, {"image_emb": image, "text_emb": text, "syn_text_emb": synthetic}, "bfloat16")
 
     def test_a_record_is_preferred(self):

@@ -153,9 +153,7 @@ def test_another_file_is_refused(folder):
 
 
 @pytest.mark.parametrize(
-    "change",
-    [{"start_id": 4}, {"start_id": None}, {"end_id": 4}],
-    ids=["another start", "no start", "another end"],
+    "change", [{"start_id": 4}, {"start_id": None}, {"end_id": 4}], ids=["another start", "no start", "another end"]
 )
 def test_a_contract_that_says_otherwise_than_its_file_is_refused(folder, change):
     contract = read_text_input(folder / "bert.json")
@@ -193,10 +191,7 @@ def written(tmp_path, made, **changes):
             {"post_processor": {"type": "BertProcessing", "sep": ["[UNK]", 1], "cls": ["[CLS]", 2]}},
             (ValueError, "what is unknown"),
         ),
-        (
-            {"post_processor": {"type": "BertProcessing", "sep": ["a", 20], "cls": ["[CLS]", 2]}},
-            (ValueError, "words"),
-        ),
+        ({"post_processor": {"type": "BertProcessing", "sep": ["a", 20], "cls": ["[CLS]", 2]}}, (ValueError, "words")),
         ({"added_tokens": []}, (ValueError, "words")),
     ],
     ids=["no end", "the unknown as end", "a word as end", "an end that is not special"],
