@@ -1,6 +1,5 @@
 """What a camera noted, as Pillow writes notes, and what of them may be damaged."""
 
-import io
 import tracemalloc
 
 import pytest
@@ -29,16 +28,6 @@ def test_camera_time_and_place_are_read():
     assert read_camera_notes(notes(maker="Apple", model="iPhone 12")).camera == "Apple iPhone 12"
     southern = read_camera_notes(notes(place=(33, 0, 0, "S", 151, 30, 0, "E")))
     assert (southern.latitude, southern.longitude) == (-33.0, 151.5)
-
-
-def test_notes_of_a_file_are_read_as_pillow_writes_them():
-    stream = io.BytesIO()
-    exif = Image.Exif()
-    exif[0x010F], exif[0x0132] = "Nikon", "2020:01:02 03:04:05"
-    Image.new("RGB", (8, 8)).save(stream, "JPEG", exif=exif)
-    with Image.open(stream) as image:
-        found = read_camera_notes(image.info["exif"])
-    assert found == CameraNotes(camera="Nikon", taken="2020-01-02T03:04:05")
 
 
 @pytest.mark.parametrize(

@@ -217,8 +217,3 @@ def test_folders_in_folders_without_end(tmp_path):
     finally:
         sys.setrecursionlimit(before)
     assert images == ("d/" * depth + "a.jpg",)
-
-
-def test_a_listing_without_a_listener_still_works(tmp_path):
-    os.mkfifo(filled(tmp_path, "a") / "pipe")
-    assert list(storage.find_files(tmp_path)) == ["a"]

@@ -1,8 +1,6 @@
 """Raw files of cameras: the picture that the camera put into them."""
 
 import io
-import pickle
-import sys
 
 import numpy as np
 import pytest
@@ -12,7 +10,6 @@ from mobileclip.data import ImageError, ImageLimits, ImageTransform, load_image
 from mobileclip.data.images.metadata import read_camera_notes
 from mobileclip.data.images.opening import open_image, raw_preview
 from mobileclip.data.images.transform import read_tower_image
-from mobileclip.extras import install
 from mobileclip.inputs import ImageInput
 from tests.build.image_files import encoded, noise, raw, tiff
 from tests.errors import fails
@@ -74,12 +71,3 @@ def test_limits_hold():
         with pytest.raises(ImageError) as caught:
             load_image(data, limits=limits)
         assert caught.value.reason == "too_large"
-
-
-def test_what_is_missing_is_named(monkeypatch):
-    monkeypatch.setitem(sys.modules, "rawpy", None)
-    with pytest.raises(ImageError) as caught:
-        load_image(raw(PREVIEW, preview_size=SIZE))
-    again = pickle.loads(pickle.dumps(caught.value))
-    assert again.reason == "missing_package"
-    assert again.install == f"reading raw files of cameras needs rawpy: `{install('raw')}`"
