@@ -94,16 +94,6 @@ def test_no_dictionary_of_tensors(value):
         assert TorchRows(data).shapes == {}
 
 
-def test_nothing_is_run(tmp_path):
-    class Harmful:
-        def __reduce__(self):
-            return (open, (str(tmp_path / "made"), "w"))
-
-    with fails(CheckpointError, "io open"):
-        TorchRows(saved({"image_emb": Harmful()}))
-    assert not (tmp_path / "made").exists()
-
-
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
 def test_rows_that_are_not_finite(value):
     array = ARRAYS["image_emb"].copy()
