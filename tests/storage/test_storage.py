@@ -239,11 +239,6 @@ class TestWeb:
         assert type(caught.value) is error
         assert len(site.requests) == num_requests
 
-    def test_a_server_that_is_busy_for_a_while(self, site):
-        site.files["/a.bin"] = b"x"
-        site.status["/a.bin"] = [503, 429]
-        assert storage.read_bytes(f"{site.url}/a.bin", limit=9) == b"x"
-
     @pytest.mark.parametrize("address", ["http://", "http:///x", "http://[", "http://a b/\n", "http://127.0.0.1:x/"])
     def test_what_is_no_address(self, address):
         with pytest.raises(OSError, match="http"):

@@ -40,11 +40,6 @@ def encoded(image: Image.Image, kind: str = "JPEG", **options: object) -> bytes:
     return file_of(image, kind, **({"quality": 90} if kind == "JPEG" else {}), **options)
 
 
-@cache
-def small(width: int, height: int) -> bytes:
-    return encoded(picture().resize((width, height)))
-
-
 def pixels(data: bytes) -> np.ndarray:
     with Image.open(io.BytesIO(data)) as image:
         return np.asarray(image)
@@ -150,7 +145,7 @@ class TestSimplejpeg:
     @settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
     @given(st.data())
     def test_damage(self, without, data):
-        changed = bytearray(small(80, 60))
+        changed = bytearray(encoded(picture().resize((80, 60))))
         for _ in range(data.draw(st.integers(1, 4))):
             changed[data.draw(st.integers(0, len(changed) - 1))] = data.draw(st.integers(0, 255))
         damaged = bytes(changed[: len(changed) - data.draw(st.sampled_from((0, 0, 1, 200)))])

@@ -241,18 +241,6 @@ class TestBatches:
 
 
 class TestReproducibility:
-    def test_workers_change_nothing(self, shards):
-        """Neither the samples, nor their order, nor what is made of them; nor does asking again."""
-
-        def epochs(num_workers: int) -> list[tuple[list[tuple[str, ...]], dict[str, str]]]:
-            pipeline = spec(shards, drop_last=False, num_workers=num_workers).build()
-            made = [list(pipeline.epoch(epoch)) for epoch in range(2)]
-            return [([batch.keys for batch in batches], rows(batches)) for batches in made]
-
-        expected = epochs(0)
-        assert len(expected[0][1]) == NUM_SAMPLES
-        assert [epochs(num_workers) for num_workers in (0, 1, 2)] == [expected] * 3
-
     def test_epochs_and_seeds_differ(self, shards):
         def one(seed: int, epoch: int) -> tuple[list, dict]:
             batches = list(spec(shards, seed=seed, drop_last=False).build().epoch(epoch))

@@ -76,19 +76,6 @@ def test_in_a_process_of_its_own_and_behind_other_stages(shard):
     assert torch.equal(batch.image, ours.image[[0, 1, 2, 4, 5, 6]])
 
 
-def test_what_cannot_be_used_is_counted_with_its_reason(tmp_path):
-    members = {"txt": b"a picture", "png": encoded(40, 30)}
-    damaged = {"b": {**members, "png": b"no picture"}, "c": {"png": members["png"]}, "d": {**members, "txt": b"\xff"}}
-    path = write_raw(tmp_path / "a.tar", {"a": members, **damaged, "e": members})
-    maker, report = ExampleMaker(ReinforcedExampleSpec(image=IMAGE, reinforced=False)), SkipReport(log=False)
-    samples = wds.DataPipeline(wds.SimpleShardList([path]), wds.tarfile_to_samples())
-    examples = list(make_examples(samples, maker=maker, epoch=0, on_skip=report.add))
-    assert [example.key for example in examples] == ["a", "e"]
-    assert report.counts == {"image_not_an_image": 1, "missing_member": 1, "bad_text": 1}
-    skips = [skip for those in report.named.values() for skip in those]
-    assert {skip.shard for skip in skips} == {path}
-
-
 def test_everything_is_counted(tmp_path):
     """What is used, passed over and left out."""
     for place in range(4):

@@ -80,12 +80,6 @@ class TestValues:
             assert np.abs(row.astype(np.float64) - original).max() <= scale / 2 * (1 + 1e-6)
         assert write_record({}, {"a": back}, "int8") == data
 
-    def test_int8_of_ordinary_embeddings(self):
-        array = arrays(768)["image_emb"]
-        back = read_all(write_record({}, {"a": array}, "int8"))["a"]
-        error = np.linalg.norm(back - array, axis=1) / np.linalg.norm(array, axis=1)
-        assert 1e-3 < error.max() < 0.01
-
     @pytest.mark.parametrize("precision", ["bfloat16", "int8"])
     @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf, 3.4e38])
     def test_what_cannot_be_stored_is_refused(self, precision, value):

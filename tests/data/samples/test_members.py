@@ -112,40 +112,28 @@ class TestGolden:
         )
 
 
+CHANGES = {
+    "plain": {},
+    "no image": {"image": None, "image_extension": "jpg"},
+    "metadata": {"url": "https://example.com/ä.jpg", "metadata": {"uid": "a", "nested": {"sha256": "0"}}},
+    "captions": {"captions": ("Zürich 🏔", "second\nline", "third"), "text_emb": np.arange(18.0).reshape(3, 6)},
+    "no synthetic": {"syn_captions": {}, "syn_text_emb": {}},
+    "named sets": {
+        "syn_captions": {"syn_text_coca": ("a", "b"), "syn_text_blip2": ("c",)},
+        "syn_text_emb": {"syn_text_coca": np.ones((2, 6)), "syn_text_blip2": np.zeros((1, 6))},
+    },
+    "one named set": {"syn_captions": {"syn_text_coca": ("a",)}, "syn_text_emb": {"syn_text_coca": np.ones((1, 6))}},
+    "size unknown": {"augmentations": [AugmentationParams(crop=(0, 0, 5, 5))], "image_emb": np.ones((1, 6))},
+    "hash": {"image_sha256": "0123456789abcdef" * 4},
+    "others": {"others": {"cls": b"3", "mask.png": b"\x89", "webp": b"", "_x": b"y", "a.b.c": b"z"}},
+}
+
+
 class TestRoundTrip:
     @pytest.mark.parametrize(
         ("layout", "tolerance"), [("npz", 0.0), ("pth.gz", 2**-8), ("compact", 2**-8), ("compact8", None)]
     )
-    @pytest.mark.parametrize(
-        "changes",
-        [
-            {},
-            {"image": None, "image_extension": "jpg"},
-            {"url": "https://example.com/ä.jpg", "metadata": {"uid": "a", "nested": {"sha256": "0"}}},
-            {"captions": ("Zürich 🏔", "second\nline", "third"), "text_emb": np.arange(18.0).reshape(3, 6)},
-            {"syn_captions": {}, "syn_text_emb": {}},
-            {
-                "syn_captions": {"syn_text_coca": ("a", "b"), "syn_text_blip2": ("c",)},
-                "syn_text_emb": {"syn_text_coca": np.ones((2, 6)), "syn_text_blip2": np.zeros((1, 6))},
-            },
-            {"syn_captions": {"syn_text_coca": ("a",)}, "syn_text_emb": {"syn_text_coca": np.ones((1, 6))}},
-            {"augmentations": [AugmentationParams(crop=(0, 0, 5, 5))], "image_emb": np.ones((1, 6))},
-            {"image_sha256": "0123456789abcdef" * 4},
-            {"others": {"cls": b"3", "mask.png": b"\x89", "webp": b"", "_x": b"y", "a.b.c": b"z"}},
-        ],
-        ids=[
-            "plain",
-            "no image",
-            "metadata",
-            "captions",
-            "no synthetic",
-            "named sets",
-            "one named set",
-            "size unknown",
-            "hash",
-            "others",
-        ],
-    )
+    @pytest.mark.parametrize("changes", CHANGES.values(), ids=CHANGES)
     def test_members(self, layout, tolerance, changes):
         sample = make_sample(1, **changes)
         written = sample_members(sample, layout)
