@@ -33,13 +33,7 @@ def test_camera_time_and_place_are_read():
 @pytest.mark.parametrize(
     "exif",
     [
-        None,
-        b"",
-        b"Exif\0\0",
-        b"II*\0",
-        b"II*\0\xff\xff\xff\xff",
-        b"MM\0*\0\0\0\x08\xff\xff",
-        notes()[:60],
+        *(None, b"", b"Exif\0\0", b"II*\0", b"II*\0\xff\xff\xff\xff", b"MM\0*\0\0\0\x08\xff\xff", notes()[:60]),
         notes(maker="", model="\0", taken="yesterday", place=None),
         notes(maker="", model="", taken="", place=(91, 0, 0, "N", 0, 0, 0, "E")),
         notes(maker="", model="", taken="", place=(1, IFDRational(1, 0), 0, "N", 0, 0, 0, "E")),

@@ -265,9 +265,16 @@ class TestReproducibility:
         assert len(sizes) == len(pipeline) == 2 * (5 if drop_last else 6)
         assert sizes.count(4) == 10
 
-    def test_unknown_length(self, shards):
+    def test_what_cannot_be_counted_or_filled_is_refused(self, shards, tmp_path):
         with fails(TypeError):
             len(spec(shards).build())
+        with fails(ValueError, "23", "24"):
+            next(spec(shards, batch_size=24).build().stream())
+        with fails(ValueError, "3", "0.tar"):
+            spec(str(tmp_path / "{0..2}.tar")).build()
+        path = write_shard(tmp_path / "a.tar", [make_sample(number, image=None) for number in range(3)])
+        with fails(ValueError, "1", "3 no_image"):
+            list(spec(path).build())
 
     def test_processes_share_the_samples(self, shards, samples, monkeypatch):
         monkeypatch.setenv("WORLD_SIZE", "2")
@@ -300,21 +307,15 @@ class TestStream:
         assert numbers == [[1, 4, 8, 2], [5, 10, 1, 7], [11, 2, 4, 8]]
         assert keys[3:] == keys[:3]
 
-    def test_too_few_samples(self, shards):
-        with fails(ValueError, "23", "24"):
-            next(spec(shards, batch_size=24).build().stream())
-
     def test_one_sample_in_the_place_of_all(self, tmp_path):
         path = write_shard(tmp_path / "a.tar", [make_sample(0), make_sample(1, image=b"broken")])
         assert next(spec(path, batch_size=2).build().stream()).keys == ("000000", "000000")
 
     def test_a_position_without_places(self, shards):
+        pipeline = spec(shards).build()
         with fails(ValueError, "3"):
-            next(spec(shards).build().stream(StreamPosition(first_batch=3)))
-        assert (
-            next(spec(shards).build().stream(StreamPosition(first_batch=5))).keys
-            == next(spec(shards).build().epoch(1)).keys
-        )
+            next(pipeline.stream(StreamPosition(first_batch=3)))
+        assert next(pipeline.stream(StreamPosition(first_batch=5))).keys == next(pipeline.epoch(1)).keys
 
 
 class TestSkips:
@@ -364,15 +365,6 @@ class TestSkips:
         assert report.num_read * 2 == sum(map(len, batches))
         assert {"000000", "000007", "000008"} <= {key for batch in batches for key in batch.keys}
         assert "skipped 000004" in caplog.text
-
-    def test_nothing_usable_is_an_error(self, tmp_path):
-        path = write_shard(tmp_path / "a.tar", [make_sample(number, image=None) for number in range(3)])
-        with fails(ValueError, "1", "3 no_image"):
-            list(spec(path).build())
-
-    def test_no_shard_exists(self, tmp_path):
-        with fails(ValueError, "3", "0.tar"):
-            spec(str(tmp_path / "{0..2}.tar")).build()
 
     def test_the_expected_dim_can_be_given(self, damaged):
         pipeline = spec(damaged, batch_size=1, teacher_dim=7).build()
