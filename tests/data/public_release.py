@@ -143,11 +143,7 @@ def _reinforced(pair: Pair) -> dict[str, bytes]:
 def _captioned(pair: Pair) -> dict[str, bytes]:
     stated = {"uid": pair.uid, "sha256": hash_image(pair.download())}
     size = {"original_height": SIZE[1], "original_width": SIZE[0]}
-    return {
-        "url.txt": pair.url.encode(),
-        "txt": pair.caption.encode(),
-        "json": json.dumps({**stated, **size}).encode(),
-    }
+    return {"url.txt": pair.url.encode(), "txt": pair.caption.encode(), "json": json.dumps({**stated, **size}).encode()}
 
 
 def _jpeg(image: Image.Image, quality: int) -> bytes:

@@ -30,16 +30,10 @@ def test_buckets_in_turn_have_ascending_numbers(tmp_path, held_bytes, num_bucket
         assert (np.diff(one["number"].astype(int)) > 0).all(), "within a bucket in the order in which they came"
 
 
-def test_no_records():
-    with Buckets(RECORD, 4) as buckets:
-        buckets.add(np.zeros(0, RECORD), 2)
-        assert [len(one) for one in buckets] == [0, 0, 0, 0]
-
-
-def test_all_of_one_call_may_go_to_one_bucket():
+def test_none_and_all_of_one_call_may_go_to_one_bucket():
     with Buckets(RECORD, 4, held_bytes=1) as buckets:
-        buckets.add(np.zeros(5, RECORD), 2)
-        buckets.add(np.ones(1, RECORD), 0)
+        for count, bucket in ((0, 3), (5, 2), (1, 0)):
+            buckets.add(np.zeros(count, RECORD), bucket)
         assert [len(one) for one in buckets] == [1, 0, 5, 0]
 
 

@@ -65,8 +65,7 @@ def gpt():
         [
             processors.ByteLevel(trim_offsets=False),
             processors.TemplateProcessing(
-                single="<|startoftext|> $A <|endoftext|>",
-                special_tokens=[("<|startoftext|>", 0), ("<|endoftext|>", 1)],
+                single="<|startoftext|> $A <|endoftext|>", special_tokens=[("<|startoftext|>", 0), ("<|endoftext|>", 1)]
             ),
         ]
     )

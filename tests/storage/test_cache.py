@@ -1,15 +1,14 @@
 """Copies of remote files: whole or none, the oldest make room, and never in the way."""
 
-import http.server
 import multiprocessing
 import os
-import threading
 import time
 from contextlib import suppress
 
 import pytest
 
 from mobileclip.storage import LOCK, FileCache, exclusive
+from tests.build.servers import SERVERS, SHARD, serving
 from tests.stores import web_server
 from tests.waiting import wait_for
 
@@ -173,25 +172,8 @@ def test_the_budget_of_whole_copies_holds_with_several_processes_and_after_kills
     assert sum(path.stat().st_size for path in files_of(cache) if path.suffix == ".copy") <= 2500
 
 
-class Silent(http.server.BaseHTTPRequestHandler):
-    """A server that does not say how long its files are."""
-
-    def do_HEAD(self):
-        self.send_response(200)
-        self.end_headers()
-
-    def do_GET(self):
-        self.do_HEAD()
-        self.wfile.write(b"a" * 1000)
-
-    def log_message(self, *_):
-        """Keep quiet."""
-
-
 def test_a_file_whose_size_nobody_says_is_read_and_not_kept(tmp_path):
     cache = FileCache(path=tmp_path / "cache")
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Silent) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        assert read(cache, f"http://127.0.0.1:{server.server_port}/a.bin") == b"a" * 1000
-        server.shutdown()
+    with serving(SERVERS["honest, without a length"]) as address:
+        assert read(cache, address) == SHARD
     assert not cache.path.exists() or copies(cache) == []

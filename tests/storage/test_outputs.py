@@ -14,36 +14,27 @@ def test_a_new_file_may_be_written_and_is_not_made(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_file_that_is_there_is_kept_unless_it_may_be_replaced(tmp_path):
-    there = tmp_path / "there.npz"
-    there.write_bytes(b"work of hours")
-    with fails(FileExistsError):
-        require_output(there, overwrite=False)
-    require_output(there, overwrite=True)
-    assert there.read_bytes() == b"work of hours"
-
-
-def test_a_link_to_nowhere_is_there(tmp_path):
+@pytest.mark.parametrize(
+    ("name", "overwrite", "kind"),
+    [
+        ("there.npz", False, FileExistsError),
+        ("there.npz", True, None),
+        ("link.npz", False, FileExistsError),  # to nowhere
+        ("folder.npz", True, IsADirectoryError),
+        ("there.npz/x.npz", True, NotADirectoryError),
+        *((name, True, ValueError) for name in ("e.csv", "e", "npz", "e.npz.gz", ".npz")),
+    ],
+)
+def test_what_is_there_is_kept_unless_a_file_may_be_replaced(tmp_path, name, overwrite, kind):
+    (tmp_path / "there.npz").write_bytes(b"work of hours")
     (tmp_path / "link.npz").symlink_to(tmp_path / "nowhere")
-    with fails(FileExistsError):
-        require_output(tmp_path / "link.npz", overwrite=False)
-
-
-@pytest.mark.parametrize("name", ["e.csv", "e", "npz", "e.npz.gz", ".npz"])
-def test_another_kind_of_file_is_refused_with_the_known_ones(tmp_path, name):
-    with fails(ValueError, ".npz or .npy"):
-        require_output(tmp_path / name, overwrite=True, suffixes=(".npz", ".npy"))
-
-
-def test_a_folder_is_no_file_and_a_file_no_folder(tmp_path):
     (tmp_path / "folder.npz").mkdir()
-    (tmp_path / "file").touch()
-    with fails(IsADirectoryError):
-        require_output(tmp_path / "folder.npz", overwrite=True, suffixes=(".npz",))
-    with fails(NotADirectoryError):
-        require_output(tmp_path / "file" / "x.npz", overwrite=True)
-    with fails(NotADirectoryError):
-        require_output_folder(tmp_path / "file", overwrite=True, marker="card.json")
+    if kind is None:
+        require_output(tmp_path / name, overwrite=overwrite, suffixes=(".npz", ".npy"))
+    else:
+        with fails(kind, ".npz"):
+            require_output(tmp_path / name, overwrite=overwrite, suffixes=(".npz", ".npy"))
+    assert (tmp_path / "there.npz").read_bytes() == b"work of hours"
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="this user may write everywhere")
@@ -74,6 +65,8 @@ def test_a_folder_is_replaced_where_it_is_one_of_its_kind(tmp_path):
     with fails(FileExistsError):
         require_output_folder(folder, overwrite=False, marker="card.json")
     require_output_folder(folder, overwrite=True, marker="card.json")
+    with fails(NotADirectoryError):
+        require_output_folder(folder / "card.json", overwrite=True, marker="card.json")
     (folder / "card.json").rename(folder / "thesis.txt")
     with fails(FileExistsError, "card"):
         require_output_folder(folder, overwrite=True, marker="card.json")

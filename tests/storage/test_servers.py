@@ -78,12 +78,7 @@ def test_what_is_wrong_is_said_in_time(name):
 
 @pytest.mark.parametrize(
     "name",
-    [
-        "a web page",
-        "goes on elsewhere",
-        "a redirection with a body without end",
-        "a redirection to http://[::bad",
-    ],
+    ["a web page", "goes on elsewhere", "a redirection with a body without end", "a redirection to http://[::bad"],
 )
 def test_what_is_refused_is_closed_at_once(name):
     """Also where the error is kept, and with it all that was at hand when it was raised."""

@@ -7,23 +7,25 @@ import pytest
 from mobileclip.storage import state_folder
 
 
-@pytest.mark.parametrize("given", [None, "", "a/relative/one"])
-def test_it_lies_in_the_home_of_the_user(monkeypatch, tmp_path, given):
-    monkeypatch.setenv("HOME", str(tmp_path))
-    if given is None:
-        monkeypatch.delenv("XDG_STATE_HOME", raising=False)
-    else:
+@pytest.mark.parametrize(
+    ("given", "where"),
+    [
+        (None, "home/.local/state/mobileclip"),
+        ("", "home/.local/state/mobileclip"),
+        ("a/relative/one", "home/.local/state/mobileclip"),
+        ("/elsewhere", "/elsewhere/mobileclip"),
+    ],
+)
+def test_it_lies_in_the_home_of_the_user_or_where_the_environment_says(monkeypatch, tmp_path, given, where):
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.delenv("XDG_STATE_HOME")
+    if given is not None:
         monkeypatch.setenv("XDG_STATE_HOME", given)
-    assert state_folder() == tmp_path / ".local" / "state" / "mobileclip"
-
-
-def test_it_lies_where_the_environment_says(monkeypatch, tmp_path):
-    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
-    assert state_folder() == tmp_path / "mobileclip"
+    assert state_folder() == tmp_path / where
 
 
 def test_there_is_none_without_a_home(monkeypatch):
-    monkeypatch.delenv("XDG_STATE_HOME", raising=False)
+    monkeypatch.delenv("XDG_STATE_HOME")
     monkeypatch.setenv("HOME", "here")
     assert state_folder() is None
     monkeypatch.setattr(Path, "home", _no_home)

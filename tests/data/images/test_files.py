@@ -104,11 +104,7 @@ def test_a_link_to_a_file_outside_the_folder_is_followed_where_the_environment_s
 def test_a_folder_of_which_nothing_is_left_says_what_was_left_out(tmp_path):
     outside = filled(tmp_path / "disk", "b.jpg")
     (filled(tmp_path / "photos", "notes.psd") / "b.jpg").symlink_to(outside / "b.jpg")
-    for look in (
-        find_images,
-        lambda path: FolderSource(path=path).units(),
-        lambda path: scan([str(path)]),
-    ):
+    for look in (find_images, lambda path: FolderSource(path=path).units(), lambda path: scan([str(path)])):
         with pytest.raises(ValueError, match="MOBILECLIP_FOLLOW_LINKS"):
             look(tmp_path / "photos")
 
@@ -144,11 +140,7 @@ def test_what_cannot_be_entered_or_looked_at_is_counted_and_the_rest_goes_on():
     assert found.images == ("a.jpg", "e/f.jpg")
     assert [str(path) for path in images] == [f"{place}/a.jpg", f"{place}/e/f.jpg"]
     assert [item.image for item in unit.items] == ["a.jpg", "e/f.jpg"]
-    expected = {
-        "hidden_folder": [".Trash-0"],
-        "unreadable_folder": ["lost+found"],
-        "unreadable_file": ["listed/d.jpg"],
-    }
+    expected = {"hidden_folder": [".Trash-0"], "unreadable_folder": ["lost+found"], "unreadable_file": ["listed/d.jpg"]}
     assert reasons(found.left_out()) == reasons(left_out) == reasons(unit.left_out) == expected
     assert "1 folders that cannot be read: lost+found (1)" in describe_left_out(left_out)
 
@@ -225,8 +217,3 @@ def test_folders_in_folders_without_end(tmp_path):
     finally:
         sys.setrecursionlimit(before)
     assert images == ("d/" * depth + "a.jpg",)
-
-
-def test_a_listing_without_a_listener_still_works(tmp_path):
-    os.mkfifo(filled(tmp_path, "a") / "pipe")
-    assert list(storage.find_files(tmp_path)) == ["a"]

@@ -10,6 +10,7 @@ from PIL import Image
 from mobileclip.data import ImageError, ImageLimits, ImageTransform, load_image
 from mobileclip.data.images.transform import read_pixels, read_tower_image
 from mobileclip.inputs import ImageInput
+from tests.build.image_files import encoded as file_of
 from tests.errors import fails
 
 TRANSFORM = ImageTransform(ImageInput(size=64))
@@ -21,9 +22,7 @@ def encoded(kind, size=(300, 200), *, orientation=None, mode="RGB"):
     exif = Image.Exif()
     if orientation is not None:
         exif[0x0112] = orientation
-    stream = io.BytesIO()
-    image.save(stream, kind, **({} if orientation is None else {"exif": exif}))
-    return stream.getvalue()
+    return file_of(image, kind, **({} if orientation is None else {"exif": exif}))
 
 
 @pytest.mark.parametrize("orientation", [None, 2, 3, 4, 5, 6, 7, 8])
@@ -86,16 +85,15 @@ def test_any_source_is_read_and_files_alone_are_reduced(as_source):
     assert np.array_equal(whole, reduced) == (as_source not in (io.BytesIO, bytes))
 
 
-def shaded(width, height, orientation=None, **options):
+def shaded(width, height, orientation=None):
     """A large JPEG that compresses well: dark at the left, light at the right, and darker below."""
     across = np.linspace(0, 255, width, dtype=np.float32).astype(np.uint8)
     image = Image.fromarray(np.broadcast_to(across, (height, width)).copy())
     image.paste(0, (0, height // 2, width, height))
-    stream, exif = io.BytesIO(), Image.Exif()
+    exif = Image.Exif()
     if orientation is not None:
-        exif[274] = orientation
-    image.convert("RGB").save(stream, "JPEG", quality=30, exif=exif, **options)
-    return stream.getvalue()
+        exif[0x0112] = orientation
+    return file_of(image.convert("RGB"), "JPEG", quality=30, exif=exif)
 
 
 @pytest.mark.parametrize("decoder", ["simplejpeg", "Pillow"])
@@ -116,14 +114,11 @@ def test_a_jpeg_with_more_pixels_than_the_limit_is_decoded_smaller(decoder, redu
 
 
 def test_a_cmyk_jpeg_with_more_pixels_than_the_limit_is_decoded_smaller():
-    image = Image.new("CMYK", (1200, 800), (9, 90, 30, 2))
-    stream = io.BytesIO()
-    image.save(stream, "JPEG")
+    data = file_of(Image.new("CMYK", (1200, 800), (9, 90, 30, 2)), "JPEG")
     limits = ImageLimits(num_pixels=600 * 400)
-    found = read_tower_image(stream.getvalue(), TRANSFORM, name="a picture", limits=limits)
+    found = read_tower_image(data, TRANSFORM, name="a picture", limits=limits)
     assert (found.width, found.height) == (1200, 800)
-    whole = TRANSFORM.pixels(stream.getvalue())
-    assert np.abs(found.pixels.astype(int) - whole).max() <= 2
+    assert np.abs(found.pixels.astype(int) - TRANSFORM.pixels(data)).max() <= 2
 
 
 def test_the_time_that_a_jpeg_takes_is_bounded_at_any_size():

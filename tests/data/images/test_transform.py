@@ -3,9 +3,7 @@ from __future__ import annotations
 import copy
 import io
 import pickle
-import struct
 import warnings
-import zlib
 
 import numpy as np
 import PIL
@@ -16,7 +14,7 @@ from PIL import Image, ImageOps
 
 from mobileclip.data import ImageError, ImageLimits, ImageTransform, load_image
 from mobileclip.inputs import OPENAI_MEAN, OPENAI_STD, ImageInput
-from tests.build.image_files import encoded
+from tests.build.image_files import encoded, png
 from tests.errors import fails
 from tests.lazily import lazily
 
@@ -74,33 +72,14 @@ def test_equals_torchvision(width, height, size, interpolation, statistics):
     same_as_torchvision(noise(width, height, seed=width * 151 + height), contract)
 
 
-@pytest.mark.parametrize("size", [224, 256])
+EDGES = [(1, 1), (1, 2), (2, 1), (1, 100), (100, 1), (3000, 3), (3, 3001), (31, 32), (33, 32)]
+PHOTOS = [(640, 480), (480, 641), (1023, 767), (256, 256), (224, 224), (257, 255), (100, 75), (17, 33), (2048, 300)]
+
+
 @pytest.mark.parametrize("interpolation", ["bilinear", "bicubic"])
-@pytest.mark.parametrize(
-    ("width", "height"),
-    [
-        (640, 480),
-        (480, 641),
-        (333, 500),
-        (1023, 767),
-        (256, 256),
-        (224, 224),
-        (257, 255),
-        (100, 75),
-        (17, 33),
-        (2048, 300),
-    ],
-)
-def test_equals_torchvision_at_the_models_sizes(width, height, interpolation, size):
-    same_as_torchvision(noise(width, height), ImageInput(size=size, interpolation=interpolation))
-
-
-@pytest.mark.parametrize("contract", [PLAIN, NORMALIZED], ids=["plain", "normalized"])
-@pytest.mark.parametrize(
-    ("width", "height"), [(1, 1), (1, 2), (2, 1), (1, 100), (100, 1), (3000, 3), (3, 3001), (31, 32), (33, 32)]
-)
-def test_equals_torchvision_at_the_edges(width, height, contract):
-    same_as_torchvision(noise(width, height), contract)
+@pytest.mark.parametrize(("size", "side"), [*((one, 32) for one in EDGES), *((one, 256) for one in PHOTOS)])
+def test_equals_torchvision_at_the_edges_and_at_a_model_s_size(size, side, interpolation):
+    same_as_torchvision(noise(*size), ImageInput(size=side, interpolation=interpolation))
 
 
 @pytest.mark.parametrize("mode", ["L", "RGB", "1", "CMYK", "YCbCr"])
@@ -109,55 +88,31 @@ def test_other_modes_become_rgb_first(mode):
     assert torch.equal(ImageTransform(PLAIN)(image), torchvision_transform(PLAIN)(image.convert("RGB")))
 
 
-def test_every_pixel_value_is_scaled_and_normalized_as_torchvision_does():
-    pixels = np.arange(256, dtype=np.uint8).reshape(16, 16, 1).repeat(3, axis=2)
-    for contract in (PLAIN, NORMALIZED):
-        theirs = transforms.Compose(torchvision_transform(contract).transforms[2:])
-        assert torch.equal(ImageTransform(contract).normalize(pixels), theirs(Image.fromarray(pixels)))
-
-
-def test_normalize_takes_batches_and_tensors():
+def test_normalize_takes_batches_and_tensors_and_leaves_them_alone():
     transform = ImageTransform(NORMALIZED)
     images = [noise(40, 30, seed=seed) for seed in range(3)]
     pixels = np.stack([transform.pixels(image) for image in images])
+    before = pixels.copy()
     batch = transform.normalize(pixels)
     assert torch.equal(batch, torch.stack([transform(image) for image in images]))
     assert torch.equal(batch, transform.normalize(torch.from_numpy(pixels)))
     assert torch.equal(batch[None], transform.normalize(pixels[None]))
-
-
-def test_normalize_leaves_its_input_alone():
-    pixels = ImageTransform(NORMALIZED).pixels(noise(40, 30))
-    before = pixels.copy()
-    ImageTransform(NORMALIZED).normalize(pixels)
     assert np.array_equal(pixels, before)
 
 
 @pytest.mark.parametrize(
-    "pixels",
-    [
-        np.zeros((4, 4, 3), np.float32),
-        np.zeros((3, 4, 4), np.uint8),
-        np.zeros((4, 4, 4), np.uint8),
-        np.zeros((4, 3), np.uint8),
-    ],
+    ("shape", "dtype"),
+    [((4, 4, 3), np.float32), ((3, 4, 4), np.uint8), ((4, 4, 4), np.uint8), ((4, 3), np.uint8)],
 )
-def test_normalize_refuses_other_pixels(pixels):
+def test_normalize_refuses_other_pixels(shape, dtype):
     with fails(ValueError):
-        ImageTransform(PLAIN).normalize(pixels)
+        ImageTransform(PLAIN).normalize(np.zeros(shape, dtype))
 
 
-@pytest.mark.parametrize(
-    ("array", "named"),
-    [
-        (np.zeros((4, 4, 3), np.float32), "float32"),
-        (np.zeros((3, 4, 5), np.uint8), "(3, 4, 5)"),
-        (np.zeros((2, 4, 4, 3), np.uint8), "(2, 4, 4, 3)"),
-    ],
-)
-def test_arrays_that_are_no_picture_are_refused(array, named):
-    with fails(ImageError, named) as caught:
-        ImageTransform(PLAIN)(array)
+@pytest.mark.parametrize(("shape", "dtype"), [((4, 4, 3), np.float32), ((3, 4, 5), np.uint8), ((2, 4, 4, 3), np.uint8)])
+def test_arrays_that_are_no_picture_are_refused(shape, dtype):
+    with fails(ImageError, "float32" if dtype is np.float32 else str(shape)) as caught:
+        ImageTransform(PLAIN)(np.zeros(shape, dtype))
     assert caught.value.reason in ("unsupported_mode", "not_an_image")
 
 
@@ -174,7 +129,6 @@ def test_transform_pickles_compares_and_shows_its_contract():
     assert twin == transform == copy.deepcopy(transform)
     assert twin != ImageTransform(PLAIN)
     assert torch.equal(twin(noise(40, 30)), transform(noise(40, 30)))
-    assert repr(transform) == f"ImageTransform(image_input={NORMALIZED!r})"
     with pytest.raises(TypeError, match="image_input"):
         ImageTransform(256)
 
@@ -276,34 +230,21 @@ def test_first_frame_of_several():
 @pytest.mark.parametrize("kind", ["PNG", "TIFF"])
 def test_16_bits_are_scaled_to_8(kind):
     values = np.array([[0, 127, 128, 129, 257, 32767, 32768, 40000, 65406, 65407, 65535]], dtype=np.uint16)
-    data = encoded(Image.fromarray(values), kind)
-    expected = np.rint(values / 257).astype(np.uint8)
-    assert np.array_equal(rgb(load_image(data)), expected[..., None].repeat(3, axis=2))
+    expected = np.rint(values / 257).astype(np.uint8)[..., None].repeat(3, axis=2)
     wide = Image.fromarray(values.astype(np.int32))
-    assert wide.mode == "I"
-    assert np.array_equal(rgb(load_image(wide)), expected[..., None].repeat(3, axis=2))
-
-
-def test_big_endian_16_bits():
-    values = np.array([[0, 300, 40000, 65535]], dtype=">u2")
-    image = Image.frombytes("I;16B", (4, 1), values.tobytes())
-    assert rgb(load_image(image))[0, :, 0].tolist() == [0, 1, 156, 255]
+    big_endian = Image.frombytes("I;16B", values.shape[::-1], values.astype(">u2").tobytes())
+    for source in (encoded(Image.fromarray(values), kind), wide, big_endian):
+        assert np.array_equal(rgb(load_image(source)), expected)
+    assert np.asarray(load_image(Image.new("I", (4, 4)))).max() == 0, "black is black in any range"
 
 
 @pytest.mark.parametrize(
-    "image",
-    [
-        Image.new("F", (4, 4), 0.5),
-        Image.new("I", (4, 4), 70_000),
-        Image.new("I", (4, 4), -1),
-        Image.new("La", (4, 4)),
-    ],
-    ids=["float", "32 bits", "negative", "premultiplied"],
+    ("mode", "value"),
+    [("F", 0.5), ("I", 70_000), ("I", -1), ("I", 200), ("La", 0)],
+    ids=["float", "32 bits", "negative", "perhaps 8 bits", "premultiplied"],
 )
-def test_no_rgb_in_it(image):
-    with pytest.raises(ImageError) as caught:
-        load_image(image)
-    assert caught.value.reason == "unsupported_mode"
+def test_no_rgb_in_it(mode, value):
+    refused(Image.new(mode, (4, 4), value), "unsupported_mode")
 
 
 # What is refused.
@@ -356,30 +297,17 @@ def test_truncated_pil_image_that_was_not_decoded_yet():
         ImageTransform(PLAIN)(Image.open(io.BytesIO(half("JPEG"))))
 
 
-def png_header(width: int, height: int) -> bytes:
-    """The start of a PNG that claims a size: enough for Pillow to refuse it."""
-    data = bytearray(encoded(Image.new("1", (1, 1)), "PNG"))
-    data[16:24] = struct.pack(">II", width, height)
-    data[29:33] = struct.pack(">I", zlib.crc32(data[12:29]))
-    return bytes(data)
-
-
 @pytest.mark.parametrize("num_limits", [1.01, 1.5, 3])
 def test_too_large(num_limits):
-    width = 10_000
-    height = int(num_limits * ImageLimits().num_pixels / width)
     with warnings.catch_warnings():
         # Pillow warns of what is between its own limit and twice that.
         warnings.simplefilter("ignore")
-        refused(png_header(width, height), "too_large", "too large")
+        height = int(num_limits * ImageLimits().num_pixels / 10_000)
+        refused(png(10_000, height, data=b""), "too_large", "too large")
 
 
-def test_the_limit_is_one_of_the_spec():
+def test_an_image_that_is_open_has_no_limit():
     image = noise(40, 30)
-    data = encoded(image, "PNG")
-    with fails(ImageError, "40", "30", "1,199"):
-        load_image(data, limits=ImageLimits(num_pixels=40 * 30 - 1))
-    assert np.array_equal(rgb(load_image(data, limits=ImageLimits(num_pixels=40 * 30))), np.asarray(image))
     assert np.array_equal(rgb(load_image(image, limits=ImageLimits(num_pixels=1))), np.asarray(image))
 
 
@@ -388,8 +316,3 @@ def test_not_a_source(source):
     with fails(ImageError, type(source).__name__) as caught:
         load_image(source)
     assert caught.value.reason == "not_an_image"
-
-
-def test_errors_survive_the_way_out_of_a_worker():
-    error = pickle.loads(pickle.dumps(ImageError("truncated", "image 'a.jpg' is truncated")))
-    assert (error.reason, str(error)) == ("truncated", "image 'a.jpg' is truncated")

@@ -6,32 +6,17 @@ import pytest
 import torch
 from PIL import Image
 
-from mobileclip.data import (
-    AugmentationSpec,
-    ImageTextSample,
-    Tokenizer,
-    decode_image,
-    write_shard,
-    write_shards,
-)
+from mobileclip.data import AugmentationSpec, ImageTextSample, Tokenizer, decode_image, write_shard, write_shards
 from tests.data.loading.test_pipeline import spec
 from tests.data.made_samples import make_sample
 from tests.errors import fails
-
-
-def online(shards, sides, **changes):
-    return spec(shards, online=sides, **changes)
-
-
-def columns(shards, places, **changes):
-    return spec(shards, batch_size=6, teacher_columns=places, **changes)
 
 
 @pytest.mark.parametrize("num_workers", [0, 2])
 def test_images_are_the_stored_augmentation_at_the_teachers_sizes(tmp_path, num_workers):
     samples = {sample.key: sample for sample in map(make_sample, range(9))}
     shards = write_shards(tmp_path, samples.values(), samples_per_shard=5)
-    pipeline = online(shards, (24, 12), drop_last=False, num_workers=num_workers).build()
+    pipeline = spec(shards, online=(24, 12), drop_last=False, num_workers=num_workers).build()
     for batch in pipeline:
         assert [(side, images.shape) for side, images in batch.online_images.items()] == [
             (24, (len(batch), 3, 24, 24)),
@@ -57,7 +42,7 @@ def test_images_of_sampled_augmentations_move_by_the_same_fraction(tmp_path):
         ImageTextSample(key=f"{n}", captions=("a",), image=stream.getvalue(), image_extension="png") for n in range(60)
     ]
     path = write_shard(tmp_path / "a.tar", many)
-    (batch,) = online(path, (48,), reinforced=False, batch_size=60).build()
+    (batch,) = spec(path, online=(48,), reinforced=False, batch_size=60).build()
     small = (batch.image == 0).all(dim=1)
     large = (batch.online_images[48] == 0).all(dim=1)
     # Translations alone give bands that reach from one side to the other.
@@ -69,21 +54,13 @@ def test_images_of_sampled_augmentations_move_by_the_same_fraction(tmp_path):
     assert batch.syn_captions is None
 
 
-@pytest.mark.parametrize("sides", [(0,), (32, 32)])
-def test_bad_sides(sides):
-    with pytest.raises(ValueError, match="online"):
-        online("a.tar", sides)
-
-
 def test_some_of_the_teachers_columns(tmp_path):
     paths = write_shards(tmp_path, [make_sample(number) for number in range(6)])
     whole = next(iter(spec(paths, batch_size=6, shuffle=False).build()))
-    part = next(iter(columns(paths, (4, 6), shuffle=False).build()))
+    part = next(iter(spec(paths, batch_size=6, teacher_columns=(4, 6), shuffle=False).build()))
     for name in ("teacher_image", "teacher_text", "teacher_syn_text"):
         torch.testing.assert_close(getattr(part, name), getattr(whole, name)[:, 4:6], rtol=0, atol=0)
-    pipeline = columns(paths, (4, 8)).build()
+    pipeline = spec(paths, teacher_columns=(4, 8)).build()
     with fails(ValueError, "1"):
         next(iter(pipeline))
     assert pipeline.report.counts == {"wrong_dim": 6}
-    with fails(ValueError):
-        columns(paths, (4, 4))

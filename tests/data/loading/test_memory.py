@@ -1,18 +1,8 @@
 """The memory of a batch's images: copied once, and shared where a worker fills it."""
 
-import numpy as np
 import torch
 
-from mobileclip.data.loading.batch import empty_shared, stack_pixels
-
-
-def test_images_are_stacked_as_they_lie():
-    images = [np.random.default_rng(seed).integers(0, 256, (5, 7, 3), dtype=np.uint8) for seed in range(4)]
-    batch = stack_pixels(images)
-    assert batch.shape == (4, 3, 5, 7)
-    assert batch.is_contiguous(memory_format=torch.channels_last)
-    assert batch.permute(0, 2, 3, 1).numpy().tobytes() == np.stack(images).tobytes()
-    assert not any(np.shares_memory(batch.numpy(), image) for image in images)
+from mobileclip.data.loading.batch import empty_shared
 
 
 def test_shared():

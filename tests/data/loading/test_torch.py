@@ -75,16 +75,6 @@ def _saved(state):
     return stream
 
 
-def test_what_went_on_decodes_little_of_what_came_before(shards, monkeypatch):
-    first = pipeline(shards, drop_last=False)
-    for _ in islice(first, 3):
-        pass
-    resumed = pipeline(shards, drop_last=False)
-    resumed.load_state_dict(first.state_dict())
-    next(iter(resumed))
-    assert resumed.report.num_read <= 3 * 4
-
-
 def test_epochs_are_those_that_are_set(shards):
     one = pipeline(shards, epochs=1)
     one.set_epoch(1)
@@ -129,29 +119,30 @@ def test_a_batch_is_a_pytree_of_its_tensors(made):
     assert paths[0] == ".image"
 
 
-def test_accelerate(shards):
+def by_accelerate(loader):
     import accelerate
 
     configuration = accelerate.utils.DataLoaderConfiguration(dispatch_batches=False)
     accelerator = accelerate.Accelerator(cpu=True, dataloader_config=configuration)
-    loader = accelerator.prepare(DataLoader(pipeline(shards), batch_size=None))
-    batches = list(loader)
-    assert keys(batches) == keys(pipeline(shards))
-    moved = accelerate.utils.send_to_device(batches[0], torch.device("meta"))
-    assert type(moved) is ReinforcedBatch
-    assert {tensor.device.type for tensor in moved.tensors()} == {"meta"}
-    assert moved.keys == batches[0].keys
+    return accelerator.prepare(loader), accelerate.utils.send_to_device
 
 
-def test_fabric(shards):
+def by_fabric(loader):
     import lightning_fabric as fabric
 
     made = fabric.Fabric(accelerator="cpu", devices=1)
-    batches = list(made.setup_dataloaders(DataLoader(pipeline(shards), batch_size=None)))
+    return made.setup_dataloaders(loader), fabric.utilities.apply_func.move_data_to_device
+
+
+@pytest.mark.parametrize("prepare", [by_accelerate, by_fabric])
+def test_accelerate_and_fabric(shards, prepare):
+    loader, move = prepare(DataLoader(pipeline(shards), batch_size=None))
+    batches = list(loader)
     assert keys(batches) == keys(pipeline(shards))
-    moved = fabric.utilities.apply_func.move_data_to_device(batches[0], torch.device("meta"))
+    moved = move(batches[0], torch.device("meta"))
     assert type(moved) is ReinforcedBatch
     assert {tensor.device.type for tensor in moved.tensors()} == {"meta"}
+    assert moved.keys == batches[0].keys
 
 
 @pytest.mark.filterwarnings("ignore:'set_vital' is deprecated")

@@ -63,19 +63,24 @@ def test_large_lists_stay_on_the_disk_and_must_be_sorted(tmp_path, monkeypatch):
         UidList(tmp_path / "mixed.npy")
 
 
-def test_what_is_no_list(tmp_path):
-    np.save(tmp_path / "floats.npy", np.zeros(3))
-    np.save(tmp_path / "objects.npy", np.array([{}], dtype=object), allow_pickle=True)
-    np.save(tmp_path / "none.npy", pairs([]))
-    (tmp_path / "words.txt").write_text("0123\n")
-    for name, said in (
-        ("floats.npy", "holds float64 in 1 dimensions, expected pairs"),
-        ("objects.npy", "is no array of uids"),
-        ("none.npy", "has no uid"),
-        ("words.txt", "holds '0123', expected uids of 32 hexadecimal digits"),
-    ):
-        with pytest.raises(ValueError, match=said):
-            UidList(tmp_path / name)
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (np.zeros(3), ("float64",)),
+        (np.array([{}], dtype=object), ("no array",)),
+        (pairs([]), ("no uid",)),
+        ("0123\n", ("'0123'", "32")),
+    ],
+    ids=["floats", "objects", "nothing", "words"],
+)
+def test_what_is_no_list(tmp_path, content, words):
+    if isinstance(content, str):
+        (tmp_path / "uids").write_text(content)
+    else:
+        with (tmp_path / "uids").open("wb") as stream:
+            np.save(stream, content, allow_pickle=True)
+    with fails(ValueError, *words):
+        UidList((tmp_path / "uids").rename(tmp_path / ("uids.txt" if isinstance(content, str) else "uids.npy")))
     with pytest.raises(FileNotFoundError):
         UidList(tmp_path / "missing.txt")
 

@@ -51,9 +51,7 @@ def header(dim: object = 4, precision: object = "int8", rows: object = None, con
 
 
 finite = hnp.arrays(
-    np.float32,
-    st.tuples(st.integers(0, 4), st.integers(1, 70)),
-    elements=st.floats(-(2.0**120), 2.0**120, width=32),
+    np.float32, st.tuples(st.integers(0, 4), st.integers(1, 70)), elements=st.floats(-(2.0**120), 2.0**120, width=32)
 )
 
 
@@ -81,12 +79,6 @@ class TestValues:
             scale = max(np.abs(original).max() / 127 * (1 + 2.0**-14), 2.0**-100)
             assert np.abs(row.astype(np.float64) - original).max() <= scale / 2 * (1 + 1e-6)
         assert write_record({}, {"a": back}, "int8") == data
-
-    def test_int8_of_ordinary_embeddings(self):
-        array = arrays(768)["image_emb"]
-        back = read_all(write_record({}, {"a": array}, "int8"))["a"]
-        error = np.linalg.norm(back - array, axis=1) / np.linalg.norm(array, axis=1)
-        assert 1e-3 < error.max() < 0.01
 
     @pytest.mark.parametrize("precision", ["bfloat16", "int8"])
     @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf, 3.4e38])
@@ -151,22 +143,18 @@ class TestRecord:
             np.testing.assert_array_equal(back, torch.from_numpy(array.copy()).bfloat16().float().numpy())
 
     @pytest.mark.parametrize(
-        ("given", "content", "error"),
+        ("given", "content", "said"),
         [
-            ({}, {}, (ValueError,)),
-            ({"a": np.ones(3)}, {}, (ValueError,)),
-            ({"a": np.ones((1, 3)), "b": np.ones((1, 4))}, {}, (ValueError,)),
-            ({"a": np.ones((1, 0))}, {}, (ValueError,)),
-            ({"a": np.ones((1, MAX_DIM + 1))}, {}, (ValueError,)),
-            (
-                {"a": np.ones((1, 3))},
-                {"text": "x" * MAX_HEADER_BYTES},
-                (ValueError, "1048576"),
-            ),
+            ({}, {}, ""),
+            ({"a": np.ones(3)}, {}, ""),
+            ({"a": np.ones((1, 3)), "b": np.ones((1, 4))}, {}, ""),
+            ({"a": np.ones((1, 0))}, {}, ""),
+            ({"a": np.ones((1, MAX_DIM + 1))}, {}, ""),
+            ({"a": np.ones((1, 3))}, {"text": "x" * MAX_HEADER_BYTES}, "1048576"),
         ],
     )
-    def test_what_no_record_can_hold(self, given, content, error):
-        with fails(*error):
+    def test_what_no_record_can_hold(self, given, content, said):
+        with fails(ValueError, said):
             write_record(content, given, "int8")
 
 
@@ -193,11 +181,6 @@ class TestDamage:
         for length in range(len(DATA[precision])):
             self.assert_refused(DATA[precision][:length])
         self.assert_refused(DATA[precision] + b"\0")
-
-    @given(st.data())
-    def test_garbage(self, data):
-        start = data.draw(st.sampled_from([b"", b"MCRF", b"MCRF\1\0", DATA["int8"][:40]]))
-        self.assert_refused(start + data.draw(st.binary(max_size=200)))
 
     @given(st.data())
     @settings(max_examples=200)
@@ -240,6 +223,7 @@ class TestDamage:
             (record(header(), [struct.pack("<f", 3e38) + bytes(4)]), "the scale of a row is 3"),
             (record(header(dim=64), [bytes(4)]), "fewer than its 64 numbers need"),
             (record(header(dim=64), [struct.pack("<f", 1) + zlib.compress(bytes(64))]), "malformed|does not hold"),
+            (record(header(dim=2, precision="bfloat16"), [bytes(2) + b"\xff\xff"]), "not_finite"),
             (record(header(), [], table=struct.pack("<II", 1 << 31, 0)), "its table says"),
             (struct.pack("<4sHIII", b"MCRF", 2, 0, 0, 0), "version 2, this library reads version 1"),
             (struct.pack("<4sHIII", b"MCRF", 1, 0, 1 << 31, 0), "alone need"),
@@ -249,13 +233,7 @@ class TestDamage:
     def test_the_reason_is_said(self, forged, message):
         with pytest.raises(BadSampleError, match=message) as caught:
             read_all(forged)
-        assert caught.value.reason == "bad_record"
-
-    def test_infinity_is_refused(self):
-        forged = record(header(dim=2, precision="bfloat16"), [bytes(2) + b"\xff\xff"])
-        with pytest.raises(BadSampleError) as caught:
-            read_all(forged)
-        assert caught.value.reason == "not_finite"
+        assert caught.value.reason == ("not_finite" if message == "not_finite" else "bad_record")
 
     def test_a_bomb_does_not_go_off(self):
         inflated = bytes(1 << 25)

@@ -78,14 +78,6 @@ class TestGolden:
             norms = np.linalg.norm(sample.image_emb.reshape(3, 2, 768), axis=2)
             np.testing.assert_allclose(norms, 1, atol=2e-3)
 
-    def test_rows_go_to_their_captions(self):
-        for key, members in golden_members("npz").items():
-            sample = parse_reinforced_sample(key, members)
-            arrays = stored_arrays(members["npz"])
-            np.testing.assert_array_equal(sample.image_emb, arrays["image_emb"])
-            np.testing.assert_array_equal(sample.text_emb, arrays["text_emb"][:1])
-            np.testing.assert_array_equal(sample.syn_text_emb["syn_text"], arrays["text_emb"][1:])
-
     @pytest.mark.parametrize(("name", "layout"), [("npz", "npz"), ("bf16", "pth.gz"), ("noimage_bf16", "pth.gz")])
     def test_what_is_written_has_the_public_members_and_dtypes(self, name, layout):
         for key, members in golden_members(name).items():
@@ -120,40 +112,28 @@ class TestGolden:
         )
 
 
+CHANGES = {
+    "plain": {},
+    "no image": {"image": None, "image_extension": "jpg"},
+    "metadata": {"url": "https://example.com/ä.jpg", "metadata": {"uid": "a", "nested": {"sha256": "0"}}},
+    "captions": {"captions": ("Zürich 🏔", "second\nline", "third"), "text_emb": np.arange(18.0).reshape(3, 6)},
+    "no synthetic": {"syn_captions": {}, "syn_text_emb": {}},
+    "named sets": {
+        "syn_captions": {"syn_text_coca": ("a", "b"), "syn_text_blip2": ("c",)},
+        "syn_text_emb": {"syn_text_coca": np.ones((2, 6)), "syn_text_blip2": np.zeros((1, 6))},
+    },
+    "one named set": {"syn_captions": {"syn_text_coca": ("a",)}, "syn_text_emb": {"syn_text_coca": np.ones((1, 6))}},
+    "size unknown": {"augmentations": [AugmentationParams(crop=(0, 0, 5, 5))], "image_emb": np.ones((1, 6))},
+    "hash": {"image_sha256": "0123456789abcdef" * 4},
+    "others": {"others": {"cls": b"3", "mask.png": b"\x89", "webp": b"", "_x": b"y", "a.b.c": b"z"}},
+}
+
+
 class TestRoundTrip:
     @pytest.mark.parametrize(
         ("layout", "tolerance"), [("npz", 0.0), ("pth.gz", 2**-8), ("compact", 2**-8), ("compact8", None)]
     )
-    @pytest.mark.parametrize(
-        "changes",
-        [
-            {},
-            {"image": None, "image_extension": "jpg"},
-            {"url": "https://example.com/ä.jpg", "metadata": {"uid": "a", "nested": {"sha256": "0"}}},
-            {"captions": ("Zürich 🏔", "second\nline", "third"), "text_emb": np.arange(18.0).reshape(3, 6)},
-            {"syn_captions": {}, "syn_text_emb": {}},
-            {
-                "syn_captions": {"syn_text_coca": ("a", "b"), "syn_text_blip2": ("c",)},
-                "syn_text_emb": {"syn_text_coca": np.ones((2, 6)), "syn_text_blip2": np.zeros((1, 6))},
-            },
-            {"syn_captions": {"syn_text_coca": ("a",)}, "syn_text_emb": {"syn_text_coca": np.ones((1, 6))}},
-            {"augmentations": [AugmentationParams(crop=(0, 0, 5, 5))], "image_emb": np.ones((1, 6))},
-            {"image_sha256": "0123456789abcdef" * 4},
-            {"others": {"cls": b"3", "mask.png": b"\x89", "webp": b"", "_x": b"y", "a.b.c": b"z"}},
-        ],
-        ids=[
-            "plain",
-            "no image",
-            "metadata",
-            "captions",
-            "no synthetic",
-            "named sets",
-            "one named set",
-            "size unknown",
-            "hash",
-            "others",
-        ],
-    )
+    @pytest.mark.parametrize("changes", CHANGES.values(), ids=CHANGES)
     def test_members(self, layout, tolerance, changes):
         sample = make_sample(1, **changes)
         written = sample_members(sample, layout)
@@ -172,16 +152,6 @@ class TestRoundTrip:
         read = parse_reinforced_sample(sample.key, sample_members(sample, layout))
         assert {params.image_size for params in read.augmentations} == {(40, 30)}
         assert read.image_sha256 == sample.image_sha256
-
-    def test_what_stands_beside_the_augmentations(self):
-        sample = make_sample(1, image_sha256="0" * 64)
-        stored = json.loads(sample_members(sample)["paug.json"])
-        assert stored.keys() == {"param_aug", "image_size", "image_sha256"}
-
-    @pytest.mark.parametrize("layout", ["compact", "compact8"])
-    def test_the_compact_layouts_have_one_member_for_everything(self, layout):
-        sample = make_sample(1, captions=("a", "b"), text_emb=np.ones((2, 6)))
-        assert sample_members(sample, layout).keys() == {"png", "txt", "reinforced"}
 
     @pytest.mark.parametrize("layout", LAYOUTS)
     def test_rows_alone_are_those_of_the_whole(self, layout):
@@ -202,22 +172,6 @@ class TestRoundTrip:
         written = sample_members(sample, layout)
         assert written.keys() == {"jpg", "txt", "syn.json"}
         assert_same(parse_sample("k", written), sample)
-
-    @pytest.mark.parametrize("layout", LAYOUTS)
-    def test_a_reinforced_sample_read_as_plain_keeps_all_captions_and_no_embedding(self, layout):
-        sample = make_sample(2, captions=("a", "b"), text_emb=np.ones((2, 6)), others={"cls": b"1"})
-        read = parse_sample(sample.key, sample_members(sample, layout))
-        assert (read.captions, read.syn_captions, read.others) == (sample.captions, sample.syn_captions, {"cls": b"1"})
-        assert type(read) is ImageTextSample
-
-    def test_plain_with_several_captions(self):
-        sample = ImageTextSample(key="k", captions=("a cat", "a tabby cat", "ein Kater"))
-        assert parse_sample("k", sample_members(sample)).captions == sample.captions
-
-    def test_plain(self):
-        sample = ImageTextSample(key="a/b", captions=["one"], image=b"x", image_extension="webp", url="u")
-        read = parse_sample("a/b", sample_members(sample))
-        assert (read.captions, read.image, read.image_extension, read.url) == (("one",), b"x", "webp", "u")
 
 
 # Seven in eight code points are not printable, so they are left out of the alphabet rather than filtered afterwards.
@@ -289,6 +243,15 @@ class TestAnySample:
             assert_same(through(eight_bit, layout), eight_bit)
         for layout in LAYOUTS:
             assert_same(parse_sample(sample.key, sample_members(sample, layout)), plain(sample))
+
+
+def run() -> None:
+    pytest.fail("what a file says was run")
+
+
+class Harmful:
+    def __reduce__(self) -> tuple[object, ...]:
+        return run, ()
 
 
 class TestForms:
@@ -430,10 +393,7 @@ class TestForms:
 
     def record(self, **changes: object) -> bytes:
         image, text, synthetic = embeddings(2, 1, 2)
-        content = {
-            "paug.json": json.loads(self.members()["paug.json"]),
-            "syn.json": {"syn_text": ["a", "b"]},
-        } | changes
+        content = {"paug.json": json.loads(self.members()["paug.json"]), "syn.json": {"syn_text": ["a", "b"]}} | changes
         return write_record(content, {"image_emb": image, "text_emb": text, "syn_text_emb": synthetic}, "bfloat16")
 
     def test_a_record_is_preferred(self):
@@ -472,84 +432,67 @@ class TestForms:
             assert caught.value.reason == "bad_record"
 
     @pytest.mark.parametrize(
-        ("changes", "reason"),
+        ("name", "data", "reason"),
         [
-            ({"txt": None}, "missing_member"),
-            ({"paug.json": None}, "missing_member"),
-            ({"npz": None}, "missing_member"),
-            ({"syn.json": None}, "row_count"),
-            ({"txt": None, "json": b'{"id": 1}'}, "missing_member"),
-            ({"txt": None, "json": b'{"caption": 1}'}, "bad_json"),
-            ({"txt": b" \n\t"}, "no_caption"),
-            ({"txt": b""}, "no_caption"),
-            ({"txt": b"\xff\xfe"}, "bad_text"),
-            ({"syn.json": b'{"syn_text": ["a", "\\ud800"]}'}, "bad_text"),
-            ({"reinforced": b""}, "bad_record"),
-            ({"paug.json": b'{"param_aug": [[[0, 0, 5, 5], []]], "image_size": [1e999, 4]}'}, "bad_augmentation"),
-            ({"paug.json": b'{"param_aug": [[[0, 0, 5, 5], []], [[0, 0, 5, 5], []]], "image_sha256": 7}'}, "bad_json"),
-            (
-                {"paug.json": b'{"param_aug": [[[0, 0, 5, 5], []], [[0, 0, 5, 5], []]], "image_sha256": "7"}'},
-                "bad_json",
+            *((name, None, "missing_member") for name in ("txt", "paug.json", "npz")),
+            ("syn.json", None, "row_count"),
+            *(("txt", text, "no_caption") for text in (b" \n\t", b"")),
+            *((name, b"\xff\xfe", "bad_text") for name in ("txt", "url.txt", "paug.json")),
+            ("json", b"{", "bad_json"),
+            ("json", b"[]", "bad_json"),
+            ("reinforced", b"", "bad_record"),
+            ("syn.json", b'{"syn_text": ["a", "\\ud800"]}', "bad_text"),
+            ("syn.json", b'{"syn_text": "a"}', "bad_json"),
+            ("syn.json", b'{"syn_text": ["a", 1]}', "bad_json"),
+            ("syn.json", b'{"syn_text": ["a"]}', "row_count"),
+            ("syn.json", b'{"syn_text_a": ["a"], "syn_text_b": ["b"]}', "missing_member"),
+            *(("paug.json", text, "bad_json") for text in (b"", b"[" * 100_000, b"{}")),
+            *(
+                ("paug.json", b'{"param_aug": %b}' % value, "bad_augmentation")
+                for value in (b"[]", b"7", b'"nonsense"')
             ),
-            ({"url.txt": b"\xff"}, "bad_text"),
-            ({"json": b"{"}, "bad_json"),
-            ({"json": b"[]"}, "bad_json"),
-            ({"paug.json": b""}, "bad_json"),
-            ({"paug.json": b"\xff"}, "bad_text"),
-            ({"paug.json": b"[" * 100_000}, "bad_json"),
-            ({"paug.json": b"{}"}, "bad_json"),
-            ({"paug.json": b'{"param_aug": []}'}, "bad_augmentation"),
-            ({"paug.json": b'{"param_aug": 7}'}, "bad_augmentation"),
-            ({"paug.json": b'{"param_aug": "nonsense"}'}, "bad_augmentation"),
-            ({"paug.json": b'{"param_aug": [[[0, 0, 5], []]]}'}, "bad_augmentation"),
-            ({"paug.json": b'{"param_aug": [[[0, 0, 5, 5], []], [[0, 0, 5, 5], [[99, 1.0]]]]}'}, "bad_augmentation"),
-            ({"paug.json": b'{"param_aug": [[[0, 0, 5, 5], []]], "image_size": [4, 4]}'}, "bad_augmentation"),
-            ({"paug.json": b'{"param_aug": [[[0, 0, 5, 5], []]], "image_size": [4]}'}, "bad_augmentation"),
-            ({"paug.json": b'{"param_aug": [[[0, 0, 5, 5], []]], "image_size": [null, 9]}'}, "bad_augmentation"),
-            ({"paug.json": b'{"param_aug": [[[0, 0, 5, 5], []]], "image_size": [9, null]}'}, "bad_augmentation"),
-            ({"paug.json": b'{"param_aug": [[[0, 0, 5, 5], []]], "image_size": null}'}, "row_count"),
-            ({"paug.json": b'{"param_aug": [[[0, 0, 5, 5], []]]}'}, "row_count"),
-            ({"syn.json": b'{"syn_text": "a"}'}, "bad_json"),
-            ({"syn.json": b'{"syn_text": ["a", 1]}'}, "bad_json"),
-            ({"syn.json": b'{"syn_text": ["a"]}'}, "row_count"),
-            ({"syn.json": b'{"syn_text_a": ["a"], "syn_text_b": ["b"]}'}, "missing_member"),
-            ({"npz": b""}, "bad_embedding"),
-            ({"npz": b"PK\x03\x04 and no more"}, "bad_embedding"),
-            ({"npz": npz(image_emb=embeddings(2)[0])}, "missing_member"),
-            ({"npz": npz(text_emb=embeddings(3)[0])}, "missing_member"),
-            ({"npz": npz(image_emb=embeddings(1)[0], text_emb=embeddings(3)[0])}, "row_count"),
-            ({"npz": npz(image_emb=embeddings(2)[0], text_emb=embeddings(2)[0])}, "row_count"),
-            ({"npz": npz(image_emb=embeddings(2)[0][0], text_emb=embeddings(3)[0])}, "row_count"),
-            ({"npz": npz(image_emb=embeddings(2)[0], text_emb=embeddings(3, dim=5)[0])}, "wrong_dim"),
-            ({"npz": npz(image_emb=embeddings(2, dim=0)[0], text_emb=embeddings(3, dim=0)[0])}, "wrong_dim"),
-            ({"npz": npz(image_emb=embeddings(2)[0] * np.nan, text_emb=embeddings(3)[0])}, "not_finite"),
-            ({"npz": npz(image_emb=embeddings(2)[0], text_emb=embeddings(3)[0] * np.inf)}, "not_finite"),
-            ({"npz": npz(image_emb=np.array(["a"]), text_emb=embeddings(3)[0])}, "bad_embedding"),
-            ({"npz": npz(image_emb=np.array([{}], dtype=object), text_emb=embeddings(3)[0])}, "bad_embedding"),
-            ({"npz": None, "pth.gz": b""}, "bad_embedding"),
-            ({"npz": None, "pth.gz": b"\x1f\x8b broken"}, "bad_embedding"),
-            ({"npz": None, "pth.gz": pth([1, 2])}, "bad_embedding"),
-            ({"npz": None, "pth.gz": pth({"image_emb": "text"})}, "bad_embedding"),
-            ({"npz": None, "pth.gz": pth({"image_emb": torch.zeros(2, 4), "text_emb": torch.zeros(3, 4)})[:-40]}, None),
+            ("paug.json", b'{"param_aug": [[[0, 0, 5], []]]}', "bad_augmentation"),
+            ("paug.json", b'{"param_aug": [[[0, 0, 5, 5], []], [[0, 0, 5, 5], [[99, 1.0]]]]}', "bad_augmentation"),
+            ("paug.json", b'{"param_aug": [[[0, 0, 5, 5], []]]}', "row_count"),
+            *(
+                ("paug.json", b'{"param_aug": [[[0, 0, 5, 5], []]], "image_size": %b}' % size, reason)
+                for size, reason in (
+                    *((size, "bad_augmentation") for size in (b"[1e999, 4]", b"[4, 4]", b"[4]")),
+                    *((size, "bad_augmentation") for size in (b"[null, 9]", b"[9, null]")),
+                    (b"null", "row_count"),
+                )
+            ),
+            ("paug.json", b'{"param_aug": [[[0, 0, 5, 5]], [[0, 0, 5, 5]]], "image_sha256": 7}', "bad_json"),
+            ("paug.json", b'{"param_aug": [[[0, 0, 5, 5]], [[0, 0, 5, 5]]], "image_sha256": "7"}', "bad_json"),
+            ("npz", b"", "bad_embedding"),
+            ("npz", b"PK\x03\x04 and no more", "bad_embedding"),
+            ("npz", npz(image_emb=embeddings(2)[0]), "missing_member"),
+            ("npz", npz(text_emb=embeddings(3)[0]), "missing_member"),
+            ("npz", npz(image_emb=embeddings(1)[0], text_emb=embeddings(3)[0]), "row_count"),
+            ("npz", npz(image_emb=embeddings(2)[0], text_emb=embeddings(2)[0]), "row_count"),
+            ("npz", npz(image_emb=embeddings(2)[0][0], text_emb=embeddings(3)[0]), "row_count"),
+            ("npz", npz(image_emb=embeddings(2)[0], text_emb=embeddings(3, dim=5)[0]), "wrong_dim"),
+            ("npz", npz(image_emb=embeddings(2, dim=0)[0], text_emb=embeddings(3, dim=0)[0]), "wrong_dim"),
+            ("npz", npz(image_emb=embeddings(2)[0] * np.nan, text_emb=embeddings(3)[0]), "not_finite"),
+            ("npz", npz(image_emb=embeddings(2)[0], text_emb=embeddings(3)[0] * np.inf), "not_finite"),
+            ("npz", npz(image_emb=np.array(["a"]), text_emb=embeddings(3)[0]), "bad_embedding"),
+            ("npz", npz(image_emb=np.array([Harmful()], dtype=object)), "bad_embedding"),
+            ("pth.gz", b"", "bad_embedding"),
+            ("pth.gz", b"\x1f\x8b broken", "bad_embedding"),
+            ("pth.gz", pth([1, 2]), "bad_embedding"),
+            ("pth.gz", pth({"image_emb": "text"}), "bad_embedding"),
+            ("pth.gz", pth({"image_emb": Harmful()}), "bad_embedding"),
+            ("pth.gz", pth({"image_emb": torch.zeros(2, 4), "text_emb": torch.zeros(3, 4)})[:-40], "bad_embedding"),
         ],
     )
-    def test_what_is_wrong_is_said(self, changes, reason):
+    def test_what_is_wrong_is_said_and_nothing_is_run(self, name, data, reason):
+        changes = {"npz": None} if name == "pth.gz" else {}
         with pytest.raises(BadSampleError) as caught:
-            parse_reinforced_sample("k", self.members(**changes))
-        assert caught.value.reason == (reason or "bad_embedding")
-        assert len(caught.value.detail) > 10
-        assert str(caught.value).startswith(caught.value.reason)
+            parse_reinforced_sample("k", self.members(**changes, **{name: data}))
+        assert caught.value.reason == reason
 
-    def test_a_pickle_is_not_run(self, tmp_path):
-        class Harmful:
-            def __reduce__(self):
-                return (open, (str(tmp_path / "written"), "w"))
-
-        for member in (
-            {"npz": npz(image_emb=np.array([Harmful()], dtype=object))},
-            {"npz": None, "pth.gz": pth(Harmful())},
-        ):
-            with pytest.raises(BadSampleError) as caught:
-                parse_reinforced_sample("k", self.members(**member))
-            assert caught.value.reason == "bad_embedding"
-        assert not (tmp_path / "written").exists()
+    @pytest.mark.parametrize(("stored", "reason"), [(b'{"id": 1}', "missing_member"), (b'{"caption": 1}', "bad_json")])
+    def test_json_without_a_caption(self, stored, reason):
+        with pytest.raises(BadSampleError) as caught:
+            parse_reinforced_sample("k", self.members(txt=None, json=stored))
+        assert caught.value.reason == reason

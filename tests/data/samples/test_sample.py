@@ -1,7 +1,6 @@
 """Samples in memory: what is refused, whose image it is, and how images are decoded."""
 
 import io
-import pickle
 
 import numpy as np
 import pytest
@@ -18,8 +17,10 @@ from mobileclip.data import (
     drop_blank,
     hash_image,
 )
-from tests.data.made_samples import assert_same, encoded, make_sample
+from tests.data.made_samples import encoded, make_sample
 from tests.errors import fails
+
+TWO_SIZES = [AugmentationParams(crop=(0, 0, 1, 1), image_size=(9, height)) for height in (9, 9, 8)]
 
 
 class TestConstruction:
@@ -31,6 +32,9 @@ class TestConstruction:
             ({"key": "__meta"}, "bad_key"),
             ({"captions": ()}, "no_caption"),
             ({"augmentations": ()}, "bad_augmentation"),
+            ({"augmentations": TWO_SIZES}, "bad_augmentation"),
+            *(({"image_sha256": value}, "bad_json") for value in ("", "0" * 63, "A" * 64, "g" * 64)),
+            ({"image_extension": "psd"}, None),
             ({"image_emb": np.ones((2, 6))}, "row_count"),
             ({"text_emb": np.ones((1, 7))}, "wrong_dim"),
             ({"syn_captions": {}}, "missing_member"),
@@ -38,14 +42,9 @@ class TestConstruction:
         ],
     )
     def test_a_sample_that_disagrees_with_itself_is_refused(self, changes, reason):
-        with pytest.raises(BadSampleError) as caught:
+        with pytest.raises(ValueError, match="_") as caught:
             make_sample(0, **changes)
-        assert caught.value.reason == reason
-
-    def test_augmentations_of_two_sizes_are_refused(self):
-        mixed = [*make_sample(0).augmentations[:2], AugmentationParams(crop=(0, 0, 1, 1), image_size=(9, 9))]
-        with fails(BadSampleError):
-            make_sample(0, augmentations=mixed)
+        assert getattr(caught.value, "reason", None) == reason
 
     def test_one_string_is_not_a_sequence_of_captions(self):
         with fails(ValueError):
@@ -56,13 +55,6 @@ class TestConstruction:
         sample = make_sample(0, image_emb=emb)
         assert sample.image_emb.dtype == np.float32
         np.testing.assert_array_equal(sample.image_emb, emb.float().numpy())
-
-    def test_pickles(self):
-        assert_same(pickle.loads(pickle.dumps(make_sample(3))), make_sample(3))
-
-    def test_unknown_extension(self):
-        with pytest.raises(ValueError, match="image_extension"):
-            make_sample(0, image_extension="psd")
 
     def test_synthetic_captions_need_no_embeddings(self):
         sample = ImageTextSample(key="k", captions=("a",), syn_captions={"syn_text": ["b", "c"], "syn_text_x": ()})
@@ -80,16 +72,12 @@ class TestConstruction:
             ({"syn_captions": {"syn_text": ("\udfff",)}}, "bad_text"),
             ({"syn_captions": {"more_text": ("a",)}}, "bad_json"),
             ({"syn_captions": {"syn_text_": ("a",)}}, "bad_json"),
-            ({"others": {"": b""}}, "bad_member"),
-            ({"others": {"JPG": b""}}, "bad_member"),
-            ({"others": {"a/b": b""}}, "bad_member"),
+            *(({"others": {name: b""}}, "bad_member") for name in ("", "JPG", "a/b")),
+            *(({"others": {name: b""}}, "bad_member") for name in ("txt", "json", "paug.json", "reinforced", "webp")),
             *(
-                ({"others": {name: b""}}, "bad_member")
-                for name in ("txt", "json", "paug.json", "syn.json", "reinforced")
+                ({"others": {name: b""}, "image": b"x", "image_extension": "png"}, "bad_member")
+                for name in ("jpg", "png")
             ),
-            ({"others": {"webp": b""}}, "bad_member"),
-            ({"others": {"jpg": b""}, "image": b"x", "image_extension": "png"}, "bad_member"),
-            ({"others": {"png": b""}, "image": b"x", "image_extension": "png"}, "bad_member"),
         ],
     )
     def test_plain_samples_that_cannot_be_stored_are_refused(self, changes, reason):
@@ -102,11 +90,6 @@ class TestConstruction:
         sample = ImageTextSample(key="k", captions=("a",), image=b"i", others=others)
         assert sample.others == others
         assert "7" not in repr(sample)
-
-    @pytest.mark.parametrize("value", ["", "0" * 63, "A" * 64, "g" * 64])
-    def test_no_hash(self, value):
-        with fails(BadSampleError):
-            make_sample(0, image_sha256=value)
 
     def test_drop_blank(self):
         assert drop_blank(["a", "", " b ", "\t\u2003"]) == ("a", " b ")
@@ -127,15 +110,7 @@ class TestSourceImage:
             ({"image_sha256": "0" * 64}, (40, 30), "with SHA-256 000000000000, but this one has"),
             ({}, (20, 15), "made for an image of 40x30 pixels, but this one has 20x15"),
             ({}, (80, 60), "made for an image of 40x30 pixels, but this one has 80x60"),
-            (
-                {
-                    "augmentations": [
-                        AugmentationParams(crop=crop) for crop in ((0, 0, 5, 5), (0, 3, 5, 38), (1, 1, 2, 2))
-                    ]
-                },
-                (40, 30),
-                "leaves the image",
-            ),
+            ({"augmentations": [AugmentationParams(crop=(0, 3, 5, 38))] * 3}, (40, 30), "leaves the image"),
         ],
     )
     def test_another_image(self, changes, size, message):
@@ -143,20 +118,8 @@ class TestSourceImage:
             check_source_image(make_sample(0, **changes), self.image, size)
         assert caught.value.reason == "wrong_image"
 
-    def test_equal_pixels_encoded_anew_are_another_image(self):
-        stream = io.BytesIO()
-        Image.open(io.BytesIO(self.image)).save(stream, "png", compress_level=0)
-        with fails(BadSampleError):
-            check_source_image(make_sample(0, image_sha256=hash_image(self.image)), stream.getvalue(), (40, 30))
-
 
 class TestDecodeImage:
-    def test_pixels(self):
-        data = encoded(5, 7, seed=3)
-        image = decode_image(data)
-        assert (image.mode, image.size) == ("RGB", (5, 7))
-        np.testing.assert_array_equal(np.asarray(image), np.asarray(Image.open(io.BytesIO(data))))
-
     def test_orientation_stays_as_encoded_where_that_is_asked_for(self):
         stream = io.BytesIO()
         exif = Image.Exif()
@@ -165,28 +128,17 @@ class TestDecodeImage:
         assert decode_image(stream.getvalue(), orient=False).size == (8, 4)
         assert decode_image(stream.getvalue()).size == (4, 8)
 
-    @pytest.mark.parametrize("mode", ["L", "LA", "P", "RGBA", "CMYK", "1", "I;16"])
-    def test_every_mode_becomes_rgb(self, mode):
-        stream = io.BytesIO()
-        Image.new(mode, (3, 2)).save(stream, "TIFF")
-        assert decode_image(stream.getvalue()).mode == "RGB"
-
     @pytest.mark.parametrize(
         ("data", "reason"),
         [
             (b"", "image_not_an_image"),
             (b"not an image", "image_not_an_image"),
-            (encoded(20, 20)[:200], "image_truncated"),
-            (encoded(20, 20, kind="jpeg")[:-100], "image_truncated"),
+            (encoded(10, 10)[:200], "image_truncated"),
+            (encoded(10, 10, kind="jpeg")[:-100], "image_truncated"),
+            (encoded(10, 11), "image_too_large"),
         ],
     )
     def test_broken_bytes(self, data, reason):
         with pytest.raises(BadSampleError) as caught:
-            decode_image(data)
+            decode_image(data, limits=ImageLimits(num_pixels=100))
         assert caught.value.reason == reason
-
-    @pytest.mark.parametrize("limit", [90, 40])
-    def test_too_many_pixels(self, limit):
-        with pytest.raises(BadSampleError) as caught:
-            decode_image(encoded(10, 10), limits=ImageLimits(num_pixels=limit))
-        assert caught.value.reason == "image_too_large"

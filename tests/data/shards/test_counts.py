@@ -23,24 +23,16 @@ def shards(tmp_path):
     return [str(folder / f"{place}.tar") for folder in folders for place in range(2)]
 
 
-def test_local_shards_are_counted(shards):
+def test_local_shards_are_counted_and_one_that_breaks_off_has_a_sample_to_be_told_of(shards, tmp_path):
     assert shard_sizes(shards) == (1, 2, 3, 4)
-
-
-def test_one_that_breaks_off_has_a_sample_to_be_told_of(shards, tmp_path):
     (tmp_path / "a" / "1.tar").write_bytes(b"no tar file")
     assert shard_sizes([*shards, str(tmp_path / "missing.tar")]) == (1, 1, 3, 4, 1)
 
 
 def test_what_stands_beside_them_is_taken(shards, tmp_path):
     write_sizes(tmp_path / "a", {"0.tar": 70, "1.tar": 80, "other.tar": 5})
-    lines = [
-        {"shard": "0.tar", "num_samples": 6},
-        {"shard": "1.tar", "num_samples": 7},
-        {"shard": "0.tar", "num_samples": 8},
-    ]
-    text = "".join(json.dumps(line) + "\n" for line in lines) + '{"shard": "1.t'
-    (tmp_path / "b" / "manifest.jsonl").write_text(text)
+    lines = [json.dumps({"shard": f"{n}.tar", "num_samples": size}) for n, size in ((0, 6), (1, 7), (0, 8))]
+    (tmp_path / "b" / "manifest.jsonl").write_text("\n".join([*lines, '{"shard": "1.t']))
     assert shard_sizes(shards) == (70, 80, 8, 7)
     assert shard_sizes(shards[::-1]) == (7, 8, 80, 70)
 

@@ -92,23 +92,13 @@ def test_every_damaged_header_byte_is_noticed():
             walk(bytes(damaged))
 
 
-@pytest.mark.parametrize("kept", [0, 100, 512, 700, 1100, 1536])
-def test_every_cut_is_noticed(kept):
-    data = archive([("a.jpg", b"x" * 600)], tarfile.USTAR_FORMAT)
-    with fails(ReadError):
-        walk(data[:kept])
-
-
 def test_compressed_and_sparse_and_forged():
-    with fails(ReadError):
-        walk(b"\x1f\x8b\x08" + bytes(509))
+    forged = bytearray(archive([("a" * 200, b"x")], tarfile.PAX_FORMAT))
+    forged[512:515] = b"999"
     sparse = archive([("a.jpg", b"x")], pax_headers={"GNU.sparse.major": "1"})
-    with fails(ReadError):
-        walk(sparse)
-    data = bytearray(archive([("a" * 200, b"x")], tarfile.PAX_FORMAT))
-    data[512:515] = b"999"
-    with fails(ReadError):
-        walk(bytes(data))
+    for data in (b"\x1f\x8b\x08" + bytes(509), sparse, bytes(forged)):
+        with fails(ReadError):
+            walk(data)
 
 
 @settings(max_examples=300)
@@ -118,12 +108,6 @@ def test_names_are_split_as_webdataset_does(name):
     if "\n" in name or name.startswith("./") or (key or "").startswith("__"):
         return
     assert split_name(name) == (None if key is None else (key, extension.lower()))
-
-
-def test_descriptions_belong_to_no_sample():
-    assert split_name("__index__/0.json") is None
-    assert split_name("__x__.json") is None
-    assert split_name("./a/b.c.JPG") == ("a/b", "c.jpg")
 
 
 class Forward(io.RawIOBase):
@@ -149,11 +133,12 @@ def test_read_in_one_go(compress, files, form):
     assert list(read_members(stream)) == files
 
 
-@pytest.mark.parametrize("cut", [1, 400, 512, 900, 1024, 1300, 1800])
-def test_read_in_one_go_from_a_file_that_is_cut(cut):
+@pytest.mark.parametrize("cut", [1, 400, 512, 900, 1024, 1300, 1800, 2460, 2560])
+def test_every_cut_is_noticed(cut):
     data = archive([("a.jpg", b"1" * 600), ("b.jpg", b"2" * 100)])[: 512 + 1024 + 512 + 512][:-cut]
-    with pytest.raises(tarfile.ReadError):
-        list(read_members(io.BytesIO(data)))
+    for read in (walk, lambda one: list(read_members(io.BytesIO(one)))):
+        with fails(ReadError):
+            read(data)
 
 
 def test_reading_on_from_what_was_read_before():

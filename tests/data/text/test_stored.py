@@ -1,6 +1,7 @@
 """Texts that are stored with a teacher's embeddings, and the order in which they come."""
 
 import json
+from collections import Counter
 
 import pytest
 import torch
@@ -58,23 +59,19 @@ def test_texts_come_back_with_their_teachers_embeddings(folder):
     }
 
 
-def test_what_is_there_is_not_encoded_again(folder):
+@pytest.mark.parametrize(
+    ("sha256", "num_texts", "seen"), [("0" * 64, 5, ["a star"]), ("1" * 64, 2, ["a heart"])], ids=["alike", "another"]
+)
+def test_what_is_there_is_not_encoded_again_but_for_another_teacher(folder, sha256, num_texts, seen):
     teacher = Lengths()
+    teacher.weights_sha256 = sha256
     (folder / "00001.safetensors").unlink()
     (folder / "texts.json").unlink()
     with fails(FileNotFoundError):
         StoredTexts(folder)
-    reinforce_texts(PAIRS, teacher, folder, texts_per_part=2)
-    assert teacher.seen == ["a star"]
-    assert len(StoredTexts(folder)) == 5
-
-
-def test_another_teacher_or_other_texts_write_anew(folder):
-    other = Lengths()
-    other.weights_sha256 = "1" * 64
-    reinforce_texts(PAIRS[:2], other, folder, texts_per_part=2)
-    assert other.seen == ["a heart"]
-    assert len(StoredTexts(folder)) == 2
+    reinforce_texts(PAIRS[:num_texts], teacher, folder, texts_per_part=2)
+    assert teacher.seen == seen
+    assert len(StoredTexts(folder)) == num_texts
 
 
 @pytest.mark.parametrize("damage", ["cut", "changed", "swapped"])
@@ -93,17 +90,14 @@ def test_a_damaged_part_is_named(folder, damage):
 
 
 @pytest.mark.parametrize("wrong", [float("nan"), float("inf")])
-def test_an_embedding_that_is_not_finite_is_refused(tmp_path, wrong):
+def test_an_embedding_that_is_not_finite_is_refused_and_so_are_no_texts(tmp_path, wrong):
     teacher = Lengths()
     teacher.encode_texts = lambda texts: torch.full((len(texts), 3), wrong)
     with fails(NotFiniteError, "lengths"):
         reinforce_texts(PAIRS, teacher, tmp_path / "texts")
-    assert not (tmp_path / "texts" / "texts.json").exists()
-
-
-def test_no_text_is_told(tmp_path):
     with fails(ValueError, "1"):
         reinforce_texts([BadSampleError("bad_row", "no")], Lengths(), tmp_path / "texts")
+    assert not (tmp_path / "texts" / "texts.json").exists()
 
 
 TABLES = {
@@ -190,8 +184,7 @@ def test_processes_share_a_batch(folder, monkeypatch):
 def test_shares_are_kept_and_unknown_languages_refused(folder):
     batches = pipeline(folder, shares={"en": 3, "fr": 1})
     keys = [key for step in range(8) for key in batches.batch(step).keys]
-    assert {key: keys.count(key) for key in set(keys)} == {"1": 12, "3": 12, "2": 8}
-    with fails(ValueError, "it"):
-        pipeline(folder, shares={"it": 1})
-    with fails(ValueError, "en"):
-        pipeline(folder, shares={"en": 0, "fr": 1})
+    assert Counter(keys) == {"1": 12, "3": 12, "2": 8}
+    for shares, word in (({"it": 1}, "it"), ({"en": 0, "fr": 1}, "en")):
+        with fails(ValueError, word):
+            pipeline(folder, shares=shares)

@@ -9,11 +9,9 @@ import unicodedata
 from contextlib import suppress
 from functools import cache
 from importlib import metadata
-from itertools import chain, combinations_with_replacement
+from itertools import chain
 from pathlib import Path
-from string import ascii_lowercase
 
-import attrs
 import ftfy
 import pytest
 import regex
@@ -34,57 +32,18 @@ OURS = Tokenizer()
 # Texts that only ftfy or unescaping brings into shape; the serialised tokenizer has neither.
 NEEDS_REPAIR = {"&lt;b&gt;html &amp; entities&lt;/b&gt;", "ÀÉÎÕÜ ß ﬁ ﬂ", "ＦＵＬＬ ｗｉｄｔｈ", "SchrÃ¶dinger mojibake"}
 
-PIECES = st.sampled_from(
-    [
-        *["'s", "'T", "'re", "'VE", "'ll", "'d", "'", "''", "’s", "ſ", "'ſ", "don't", "I'M", "rock'n'roll"],
-        *[
-            "&amp;",
-            "&amp;lt;",
-            "&lt;b&gt;",
-            "&#39;",
-            "&#x1F600;",
-            "&nbsp;",
-            "&notanentity;",
-            "&#0;",
-            "&#xD800;",
-            "&",
-            "<",
-        ],
-        *["😀", "👩‍👩‍👧‍👦", "🏳️‍🌈", "🇫🇷", "👍🏽", "©", "™", "½", "²", "Ⅷ", "①", "٣", "७"],
-        *["Ã©", "â€™", "SchrÃ¶dinger", "Ã ", "voilÃ le", "ﬁ", "ﬂ", "Ｆｕｌｌ", "“quoted”", "ï»¿", "\ufeff", "ÅÅ"],
-        *["\x00", "\x07", "\x0b", "\x0c", "\x1b[31m", "\x1c", "\x1f", "\x7f", "\x85", "\x9d", "\u2028", "\r\n", "\n"],
-        *["\xa0", "\u200b", "\u200d", "\u2003", "\u3000", "\t", "  ", "\ud800", "\udc00", "\ud83d\ude00", "\ufffd"],
-        *[
-            "e\u0301",
-            "\u0345",
-            "α\u0345",
-            "ΟΔΟΣ",
-            "ΣΑΣ.",
-            "İstanbul",
-            "ß",
-            "ǅ",
-            "Å",
-            "K",
-            "ﷺ",
-            "한국어",
-            "日本語",
-            "हिन्दी",
-            "ไทย",
-        ],
-        *["<start_of_text>", "<END_OF_TEXT>", "!<start_of_text>", "<|endoftext|>", "</w>", "<end_of_text>a", "Ġ", "ÿ"],
-        *[
-            "3.14",
-            "1,000,000",
-            "http://example.com/a?b=c&d=e",
-            "#tag",
-            "@you",
-            "snake_case",
-            "camelCase",
-            "!!!",
-            "a" * 300,
-        ],
-    ]
-)
+PIECES = st.sampled_from([
+    *["'s", "'T", "'re", "'VE", "'ll", "'d", "'", "''", "’s", "ſ", "'ſ", "don't", "I'M", "rock'n'roll"],
+    *["&amp;", "&amp;lt;", "&lt;b&gt;", "&#39;", "&#x1F600;", "&nbsp;", "&notanentity;", "&#0;", "&#xD800;", "&", "<"],
+    *["😀", "👩‍👩‍👧‍👦", "🏳️‍🌈", "🇫🇷", "👍🏽", "©", "™", "½", "²", "Ⅷ", "①", "٣", "७"],
+    *["Ã©", "â€™", "SchrÃ¶dinger", "Ã ", "voilÃ le", "ﬁ", "ﬂ", "Ｆｕｌｌ", "“quoted”", "ï»¿", "\ufeff", "ÅÅ"],
+    *["\x00", "\x07", "\x0b", "\x0c", "\x1b[31m", "\x1c", "\x1f", "\x7f", "\x85", "\x9d", "\u2028", "\r\n", "\n"],
+    *["\xa0", "\u200b", "\u200d", "\u2003", "\u3000", "\t", "  ", "\ud800", "\udc00", "\ud83d\ude00", "\ufffd"],
+    *["e\u0301", "\u0345", "α\u0345", "ΟΔΟΣ", "ΣΑΣ.", "İstanbul", "ß", "ǅ", "Å", "K", "ﷺ", "한국어", "日本語"],
+    *["<start_of_text>", "<END_OF_TEXT>", "!<start_of_text>", "<|endoftext|>", "</w>", "<end_of_text>a", "Ġ", "ÿ"],
+    *["हिन्दी", "ไทย", "3.14", "1,000,000", "http://example.com/a?b=c&d=e", "#tag", "@you", "snake_case", "camelCase"],
+    *["!!!", "a" * 300],
+])  # fmt: skip
 # Scripts newer than one engine's tables are read differently by each; the release itself changes with `regex`.
 CHARACTERS = st.characters(exclude_categories=["Cn"]).filter(lambda character: _class(character) == _their(character))
 TEXTS = (
@@ -130,11 +89,6 @@ def test_golden(example):
     ids = OURS(example["text"])
     assert ids.dtype == torch.int64
     assert ids.tolist() == [example["tokens"]]
-
-
-def test_golden_as_a_batch():
-    ids = OURS([example["text"] for example in GOLDEN])
-    assert ids.tolist() == [example["tokens"] for example in GOLDEN]
 
 
 @settings(max_examples=200, deadline=None)
@@ -229,27 +183,6 @@ def test_every_code_point_has_the_ids_that_open_clip_gives_it(characters, newer)
         assert OURS.encode(one) == theirs().encode(one), hex(ord(one))  # alone, it is its bytes in any case
 
 
-def test_equals_open_clip_on_every_character():
-    """Each character alone, in a word and after an apostrophe: the split patterns are the same pattern."""
-    split = _split(tokenizer_module.SPLIT)
-    texts = [
-        f"a{character}1 '{character} 'l{character}. <star{character}_of_text>"
-        for character in _code_points(64)
-        if (character < "\u3400" or ord(character) % 4 == 0)
-        and unicodedata.category(character) != "Cn"
-        and character == character.lower()
-    ]
-    assert len(texts) > 15_000
-    for start in range(0, len(texts), 200):
-        some = texts[start : start + 200]
-        together = " ".join(some)
-        if split(together) != theirs().pat.findall(together):
-            for text in some:
-                assert split(text) == theirs().pat.findall(text) or _class(text[1]) != _their(text[1]), hex(
-                    ord(text[1])
-                )
-
-
 # Texts on both sides of the line between what is repaired and what is not.
 SPARED = st.text(
     st.sampled_from(cleaning._ALONE.replace("-", ""))
@@ -270,20 +203,6 @@ def _clean_always(text: str) -> str:
 @given(ASCII | SPARED)
 def test_skipping_the_repair_changes_nothing(text):
     assert clean(text).split() == _clean_always(text).split()
-
-
-def test_no_spared_letter_is_suspect_between_ascii_characters():
-    """Every spared character, with every pair of neighbours, is far from what ftfy takes for mojibake."""
-    printable = [chr(code) for code in range(32, 127)]
-    spared = [chr(code) for code in range(0x80, 0x2100) if re.match(f"[{cleaning._ALONE}]", chr(code))]
-    assert len(spared) == 62
-    for character in spared:
-        assert not ftfy.badness.is_bad(character)
-        pairs = combinations_with_replacement(printable, 2)
-        assert not ftfy.badness.is_bad("".join(f"{a}{character}{b}{character}" for a, b in pairs))
-        assert not cleaning._SUSPECT.search(f"{character} a{character}b {character}")
-        assert cleaning._SUSPECT.search(f"a{character}{character}b")
-        assert cleaning._SUSPECT.search(f"日{character}")
 
 
 def test_every_ascii_pair_is_cleaned_alike():
@@ -331,14 +250,6 @@ def test_bytes_alone_are_a_vocabulary():
     assert tokenizer.decode(tokenizer.encode("naïve cat")) == "naïve cat"
 
 
-@settings(max_examples=60, deadline=None)
-@given(st.lists(st.text(ascii_lowercase, min_size=1, max_size=12), max_size=6).map(" ".join))
-def test_words_survive_the_round_trip(text):
-    """At most 72 letters, so that the context has room for them whatever they are split into."""
-    assert OURS.decode(OURS.encode(text)) == text
-    assert OURS.decode(OURS(text)[0]) == text
-
-
 @given(TEXTS)
 def test_decode_equals_open_clip(text):
     ids = [index for index in OURS.encode(text) if index < 49406]
@@ -355,26 +266,17 @@ def test_vocabulary_is_open_clips():
     assert tokenizer_module._vocabulary(49408) == list(theirs().encoder)
 
 
-def test_json_alone_gives_the_golden_tokens():
+def test_json_alone_gives_the_same_tokens():
     whole = served()
     for one in GOLDEN:
         if one["text"] not in NEEDS_REPAIR:
             assert whole.encode(one["text"]).ids == one["tokens"], one["text"]
-    batch = whole.encode_batch(["a photo of a cat", "a diagram"])
-    assert [row.ids for row in batch] == OURS(["a photo of a cat", "a diagram"]).tolist()
-
-
-def test_json_alone_equals_the_tokenizer_on_ascii():
-    whole = served()
-    for text in captions(500, seed=1):
+    # What a sigma is depends on where a word ends.
+    for text in ("Ο ΟΔΥΣΣΕΑΣ ΣΤΗ ΘΑΛΑΣΣΑ", "ΟΔΟΣ.", "ΣΣ", "Σ", "ΑΣ2", "αΣ-β", *captions(500, seed=1)):
         if "&" not in text:
             assert whole.encode(text).ids == OURS(text)[0].tolist(), text
-
-
-def test_json_alone_knows_what_a_sigma_is_at_the_end_of_a_word():
-    whole = served()
-    for text in ("Ο ΟΔΥΣΣΕΑΣ ΣΤΗ ΘΑΛΑΣΣΑ", "ΟΔΟΣ.", "ΣΣ", "Σ", "ΑΣ2", "αΣ-β"):
-        assert whole.encode(text).ids == OURS(text)[0].tolist(), text
+    batch = whole.encode_batch(["a photo of a cat", "a diagram"])
+    assert [row.ids for row in batch] == OURS(["a photo of a cat", "a diagram"]).tolist()
 
 
 def test_pickles_and_compares_by_its_contract():
@@ -383,79 +285,40 @@ def test_pickles_and_compares_by_its_contract():
     assert twin == OURS == copy.deepcopy(OURS)
     assert hash(twin) == hash(OURS)
     assert twin != Tokenizer(TextInput(context_length=32))
-    assert repr(twin) == f"Tokenizer(text_input={TextInput()!r})"
     assert len(pickle.dumps(OURS)) < 1000
 
 
-def test_works_in_another_process(tmp_path):
+def test_works_in_another_process_that_has_loaded_nothing_slow(tmp_path):
     """As it does in a worker that is spawned: pickled, where nothing is loaded yet."""
-    code = f"import pickle; print(pickle.loads({pickle.dumps(OURS)!r})('a photo of a cat').tolist())"
-    said = preloaded("torch").call("tests.preloaded:python", "-c", code, folder=tmp_path)
-    assert json.loads(said.output) == OURS("a photo of a cat").tolist()
-
-
-def test_importing_reads_no_file_and_nothing_slow(tmp_path):
     code = (
-        "import sys, mobileclip.data.text.tokenizer as t; t.Tokenizer()\n"
+        "import pickle, sys, mobileclip.data.text.tokenizer as t; t.Tokenizer()\n"
         "assert not {'tokenizers', 'ftfy', 'open_clip'} & set(sys.modules)\n"
-        "assert t._merges.cache_info().currsize == 0"
+        "assert t._merges.cache_info().currsize == 0\n"
+        f"print(pickle.loads({pickle.dumps(OURS)!r})('a photo of a cat').tolist())"
     )
     done = preloaded("torch").call("tests.preloaded:python", "-c", code, folder=tmp_path)
     assert done.status == 0, done.output
-
-
-@pytest.mark.parametrize("texts", [None, 3, 1.5])
-def test_neither_text_nor_texts(texts):
-    with fails(ValueError):
-        OURS(texts)
+    assert json.loads(done.output) == OURS("a photo of a cat").tolist()
 
 
 @pytest.mark.parametrize(
-    ("item", "name"), [(float("nan"), "float"), (None, "NoneType"), (b"cat", "bytes"), (["a"], "list")]
+    ("call", "words"),
+    [
+        *((lambda texts=texts: OURS(texts), ()) for texts in (None, 3, 1.5)),
+        *((lambda item=item: OURS(["cat", item]), ("1", type(item).__name__)) for item in (1.5, None, b"cat", ["a"])),
+        *((lambda item=item: OURS.encode(item), ("0", type(item).__name__)) for item in (1.5, None, b"cat", ["a"])),
+        (lambda: OURS(b"cat"), ("int",)),
+        (lambda: OURS("cat", context_length=64), ("64", "77")),
+        *((lambda ids=ids: OURS.decode(ids), ("49407",)) for ids in ([49408], [-1], [5, 10**9])),
+        (lambda: OURS.decode(OURS("cat")), ("(1, 77)",)),
+        *((lambda size=size: Tokenizer(TextInput(vocab_size=size)), ("514", "49408")) for size in (513, 49409)),
+        (lambda: Tokenizer(TextInput(vocab_size=600, pad_id=600)), ("pad_id", "600")),
+        (lambda: Tokenizer(77), ("text_input",)),
+    ],
 )
-def test_names_what_is_not_a_string(item, name):
-    with fails(ValueError, "1", name):
-        OURS(["cat", item])
-    with fails(ValueError, "0", name):
-        OURS.encode(item)
-
-
-def test_bytes_are_not_a_sequence_of_texts():
-    with fails(ValueError, "int"):
-        OURS(b"cat")
-
-
-def test_another_context_length_is_refused():
-    with fails(ValueError, "64", "77"):
-        OURS("cat", context_length=64)
-
-
-@pytest.mark.parametrize("vocab_size", [513, 49409])
-def test_no_such_vocabulary(vocab_size):
-    with fails(ValueError, "514", "49408"):
-        Tokenizer(TextInput(vocab_size=vocab_size))
-
-
-def test_padding_outside_the_vocabulary():
-    with fails(ValueError, "pad_id", "600"):
-        Tokenizer(TextInput(vocab_size=600, pad_id=600))
-
-
-def test_contract_of_another_kind():
-    with pytest.raises(TypeError, match="text_input"):
-        Tokenizer(77)
-    assert attrs.fields(Tokenizer).text_input.default is not None
-
-
-@pytest.mark.parametrize("ids", [[49408], [-1], [5, 10**9]])
-def test_decode_refuses_unknown_ids(ids):
-    with fails(ValueError, "49407"):
-        OURS.decode(ids)
-
-
-def test_decode_takes_one_row():
-    with fails(ValueError, "(1, 77)"):
-        OURS.decode(OURS("cat"))
+def test_what_is_refused(call, words):
+    with fails((ValueError, TypeError), *words):
+        call()
 
 
 HAN = st.text(st.characters(min_codepoint=0x4E00, max_codepoint=0x9FFF), min_size=1, max_size=12)

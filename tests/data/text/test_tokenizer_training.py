@@ -51,13 +51,11 @@ def test_pairs_of_bytes_know_every_character_and_come_out_alike(tmp_path):
 
 
 def test_capitals_may_stay():
-    assert train_tokenizer(["AB ab"] * 9, vocab_size=300, lowercase=False) != train_tokenizer(
-        ["AB ab"] * 9, vocab_size=300
-    )
+    choices = {"texts": ["AB ab"] * 9, "vocab_size": 300}
+    assert train_tokenizer(**choices, lowercase=False) != train_tokenizer(**choices)
 
 
-def test_what_gives_no_tokenizer_is_refused():
+@pytest.mark.parametrize("choices", [{"vocab_size": 400, "kind": "words"}, {"vocab_size": 100}])
+def test_what_gives_no_tokenizer_is_refused(choices):
     with fails(ValueError):
-        train_tokenizer(["a"], vocab_size=400, kind="words")
-    with fails(ValueError):
-        train_tokenizer(["a"], vocab_size=100)
+        train_tokenizer(["a"], **choices)
