@@ -9,13 +9,7 @@ import torch
 
 from mobileclip.data import read_samples, write_shards
 from mobileclip.encoders.checkpoints import load_model, skeleton
-from mobileclip.recipes import (
-    coca_run,
-    coca_vit_l14,
-    finetuning_run,
-    header_of,
-    recipe_files,
-)
+from mobileclip.recipes import coca_run, coca_vit_l14, finetuning_run, header_of, recipe_files
 from mobileclip.recipes.tiny import scene_samples
 from mobileclip.training import read_metrics
 from recipes import finetune_coca, train_coca

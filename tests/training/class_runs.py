@@ -45,7 +45,5 @@ def class_batch(step: int, size: int = 8) -> LabelledBatch:
     own = torch.Generator().manual_seed(100 + step)
     label = torch.randint(NUM_CLASSES, (size,), generator=own)
     return LabelledBatch(
-        keys=tuple(f"{step}-{index}" for index in range(size)),
-        image=noisy(patterns[label], own),
-        label=label,
+        keys=tuple(f"{step}-{index}" for index in range(size)), image=noisy(patterns[label], own), label=label
     )

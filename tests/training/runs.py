@@ -30,11 +30,7 @@ class KilledError(BaseException):
 
 
 MODEL = DualEncoderSpec(
-    image=MCiSpec(
-        stages=(StageSpec(dim=16, depth=1),),
-        embedding_dim=24,
-        input=ImageInput(size=16),
-    ),
+    image=MCiSpec(stages=(StageSpec(dim=16, depth=1),), embedding_dim=24, input=ImageInput(size=16)),
     text=TextTransformerSpec(
         width=32, num_heads=2, depth=1, embedding_dim=24, input=TextInput(context_length=6, vocab_size=40)
     ),

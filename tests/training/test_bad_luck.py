@@ -18,16 +18,7 @@ from mobileclip.training import run
 from tests.data.made_samples import make_sample
 from tests.descendants import descendants, kill_all
 from tests.preloaded import Started, preloaded
-from tests.training.program import (
-    SECONDS,
-    TORCHRUN,
-    finish,
-    measuring,
-    num_logged,
-    run_spec,
-    start,
-    wait_for_steps,
-)
+from tests.training.program import SECONDS, TORCHRUN, finish, measuring, num_logged, run_spec, start, wait_for_steps
 from tests.training.runs import ENVIRONMENT, ROOT, assert_same_to_the_bit, last_checkpoint
 from tests.waiting import wait_for
 

@@ -30,15 +30,7 @@ from mobileclip.training import (
 from mobileclip.training.finetuning import LayerDecayAdamWSpec, freeze_batch_norm, rate_scales
 from tests.errors import fails
 from tests.training import runs
-from tests.training.class_runs import (
-    IMAGE,
-    LOSS,
-    MODEL,
-    TRANSFORMER,
-    class_batch,
-    new_classifier,
-    training_spec,
-)
+from tests.training.class_runs import IMAGE, LOSS, MODEL, TRANSFORMER, class_batch, new_classifier, training_spec
 from tests.training.runs import Batches, KilledError, assert_same_to_the_bit, image_of
 
 

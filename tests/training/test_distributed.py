@@ -13,13 +13,7 @@ from safetensors.torch import load_file
 from mobileclip.training import CrossEntropySpec, World, process_group, read_metrics, train
 from tests.training import class_runs
 from tests.training.program import together
-from tests.training.runs import (
-    Batches,
-    assert_same_to_the_bit,
-    last_checkpoint,
-    start_processes,
-    training_spec,
-)
+from tests.training.runs import Batches, assert_same_to_the_bit, last_checkpoint, start_processes, training_spec
 from tests.training.test_captions import CAPTIONER, CAPTIONS_ALONE, caption_batch
 from tests.training.test_objective import TRANSFORMERS
 

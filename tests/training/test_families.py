@@ -139,12 +139,7 @@ LABELLED = LabelledPipelineSpec(shards="a.tar", batch_size=8, image=MODEL.image.
 
 
 @pytest.mark.parametrize(
-    ("data", "kind"),
-    [
-        (PIPELINE, None),
-        (attrs.evolve(PIPELINE, teacher_columns=(0, 3)), None),
-        (LABELLED, None),
-    ],
+    ("data", "kind"), [(PIPELINE, None), (attrs.evolve(PIPELINE, teacher_columns=(0, 3)), None), (LABELLED, None)]
 )
 def test_pipelines_of_the_library_are_read_back_as_what_they_are(data, kind):
     own = RunSpec(model=MODEL, data=data, training=training_spec())

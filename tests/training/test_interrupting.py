@@ -17,15 +17,7 @@ from mobileclip.terminal.interruption import Interrupted
 from mobileclip.training import read_metrics, train
 from mobileclip.training.checkpoint import RunState
 from tests.descendants import descendants, environment_of, kill_all, wait_until_gone
-from tests.training.program import (
-    SECONDS,
-    STEP_SECONDS,
-    finish,
-    num_logged,
-    start,
-    start_step,
-    wait_for_steps,
-)
+from tests.training.program import SECONDS, STEP_SECONDS, finish, num_logged, start, start_step, wait_for_steps
 from tests.training.runs import (
     Batches,
     assert_same_to_the_bit,

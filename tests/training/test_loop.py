@@ -130,10 +130,7 @@ def test_another_run_s_folder_is_refused(tmp_path):
 
 
 def test_a_folder_that_another_run_writes_to_is_refused(tmp_path):
-    with (
-        exclusive(tmp_path),
-        fails(ValueError),
-    ):
+    with exclusive(tmp_path), fails(ValueError):
         train(training_spec(3), model=new_model(), batches=Batches(), output=tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == [".lock"]
     assert train(training_spec(3), model=new_model(), batches=Batches(), output=tmp_path).num_steps == 3

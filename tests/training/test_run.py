@@ -238,9 +238,7 @@ def test_mistakes_are_named(folder):
         run(spec(folder, loss=loss), folder / "run", device="cpu")
     with fails(ValueError, "64"):
         RunSpec(
-            model=MODEL,
-            data=attrs.evolve(spec(folder).data, image=ImageInput(size=64)),
-            training=spec(folder).training,
+            model=MODEL, data=attrs.evolve(spec(folder).data, image=ImageInput(size=64)), training=spec(folder).training
         )
 
 

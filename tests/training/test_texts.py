@@ -127,11 +127,7 @@ def test_other_texts_are_no_place_to_go_on(texts, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("changes", "code"),
-    [
-        ({"channels_last": True}, ValueError),
-        ({"loss": ContrastiveLossSpec()}, ValueError),
-    ],
+    ("changes", "code"), [({"channels_last": True}, ValueError), ({"loss": ContrastiveLossSpec()}, ValueError)]
 )
 def test_what_is_of_images_is_refused(texts, tmp_path, changes, code):
     with fails(code):

@@ -7,15 +7,7 @@ import torch
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
-from mobileclip.blocks import (
-    ConvNorm,
-    ConvStem,
-    Downsample,
-    LargeKernelConv,
-    MobileOneBlock,
-    RepMixer,
-    recomputed,
-)
+from mobileclip.blocks import ConvNorm, ConvStem, Downsample, LargeKernelConv, MobileOneBlock, RepMixer, recomputed
 from mobileclip.training.cpu import NormBranch, fuse_for_cpu, merges, sum_of_norms
 from tests.blocks.filling import filled, noise
 from tests.errors import fails

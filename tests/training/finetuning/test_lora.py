@@ -7,14 +7,7 @@ from torch import nn
 from mobileclip import reparameterize
 from mobileclip.encoders import load_model, save_model
 from mobileclip.training import train
-from mobileclip.training.finetuning import (
-    LoraSpec,
-    add_lora,
-    freeze_tower,
-    layer_rate_groups,
-    merge_lora,
-    rate_scales,
-)
+from mobileclip.training.finetuning import LoraSpec, add_lora, freeze_tower, layer_rate_groups, merge_lora, rate_scales
 from tests.encoders.small import SMALL, SMALL_MCT, SMALL_VIT, embeddings, inputs
 from tests.errors import fails
 from tests.training.finetuning.models import fresh
