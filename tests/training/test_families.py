@@ -11,7 +11,6 @@ from safetensors.torch import load_file
 from torch import nn
 
 from mobileclip.data import ReinforcedPipelineSpec
-from mobileclip.datasets import LabelledPipelineSpec
 from mobileclip.inputs import ImageInput, TextInput
 from mobileclip.recipes import run_recipe
 from mobileclip.serialization import from_json, to_json
@@ -134,19 +133,6 @@ def test_parts_of_others_fit_each_other():
 PIPELINE = ReinforcedPipelineSpec(
     shards="a.tar", batch_size=8, image=MODEL.image.input, text=TextInput(context_length=6, vocab_size=40)
 )
-
-LABELLED = LabelledPipelineSpec(shards="a.tar", batch_size=8, image=MODEL.image.input, num_classes=8)
-
-
-@pytest.mark.parametrize(
-    ("data", "kind"), [(PIPELINE, None), (attrs.evolve(PIPELINE, teacher_columns=(0, 3)), None), (LABELLED, None)]
-)
-def test_pipelines_of_the_library_are_read_back_as_what_they_are(data, kind):
-    own = RunSpec(model=MODEL, data=data, training=training_spec())
-    if data is LABELLED:
-        own = RunSpec(model=class_runs.MODEL, data=data, training=class_runs.training_spec())
-    assert json.loads(to_json(own))["data"].get("kind") == kind
-    assert from_json(to_json(own), RunSpec) == own
 
 
 def test_what_cannot_be_written_or_read_is_named():

@@ -16,7 +16,7 @@ import pytest
 from mobileclip.terminal.interruption import Interrupted
 from mobileclip.training import read_metrics, train
 from mobileclip.training.checkpoint import RunState
-from tests.descendants import descendants, environment_of, kill_all, wait_until_gone
+from tests.descendants import descendants, kill_all, wait_until_gone
 from tests.training.program import SECONDS, STEP_SECONDS, finish, num_logged, start, start_step, wait_for_steps
 from tests.training.runs import (
     Batches,
@@ -186,25 +186,6 @@ def test_a_warning_to_one_process_of_a_step_of_slurm_stops_all_after_the_same_st
     assert 8 <= done < NUM_STEPS
     assert LINE.format(name="SIGUSR1", done=done, folder=tmp_path / "checkpoints") in said[0]
     assert last_checkpoint(tmp_path).name == f"step-{done:08d}.safetensors"
-
-
-@pytest.mark.slow
-def test_torchrun_starts_again_what_lost_a_process_and_the_run_ends_as_one_that_did_not(data, tmp_path):
-    port = 26500 + os.getpid() % 1000
-    lost, whole = tmp_path / "lost", tmp_path / "whole"
-    process = start(data, lost, num_steps=NUM_STEPS, port=port, num_restarts=1)
-    try:
-        wait_for_steps(process, lost, 20)
-        second = next(pid for pid in descendants(process.pid) if b"\0RANK=1\0" in environment_of(pid))
-        os.kill(second, signal.SIGKILL)
-        _, errors = process.communicate(timeout=180)
-    finally:
-        kill_all(process)
-    assert process.returncode == 0, errors[-3000:]
-    ended = start(data, whole, num_steps=NUM_STEPS, port=port)
-    _, errors = ended.communicate(timeout=180)
-    assert ended.returncode == 0, errors[-3000:]
-    assert_same_to_the_bit(lost, whole)
 
 
 def interrupted_in(step: int):

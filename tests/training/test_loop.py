@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import io
 import json
 import math
 import resource
@@ -11,7 +10,6 @@ from pathlib import Path
 import attrs
 import pytest
 import torch
-from rich.console import Console
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
@@ -20,7 +18,7 @@ from mobileclip.inputs import ImageInput
 from mobileclip.losses import SigmoidLossSpec
 from mobileclip.storage import exclusive
 from mobileclip.tensor_files import CheckpointError
-from mobileclip.training import AdamWSpec, Memory, read_metrics, train
+from mobileclip.training import Memory, read_metrics, train
 from mobileclip.training.checkpoint import DIGEST, CheckpointFolder, digest
 from tests.errors import fails
 from tests.training.runs import (
@@ -73,9 +71,12 @@ def test_a_loss_with_other_teachers_or_scales_than_the_data_is_refused(tmp_path)
     train(tuned, model=new_model(), batches=Batches(), output=tmp_path / "b", card=card)
 
 
-@pytest.mark.parametrize("reinforced", [True, pytest.param(False, marks=pytest.mark.slow)])
-def test_the_loss_falls(tmp_path, reinforced):
-    spec = training_spec(16, reinforced=reinforced, peak=1e-2)
+@pytest.mark.parametrize(
+    ("reinforced", "precision"),
+    [(True, "float32"), (True, "bfloat16"), pytest.param(False, "float32", marks=pytest.mark.slow)],
+)
+def test_the_loss_falls(tmp_path, reinforced, precision):
+    spec = training_spec(16, reinforced=reinforced, precision=precision, peak=1e-2)
     result = train(spec, model=new_model(), batches=Batches(), output=tmp_path)
     metrics = read_metrics(tmp_path / "metrics.jsonl")
     assert [line["step"] for line in metrics] == list(range(16))
@@ -84,7 +85,6 @@ def test_the_loss_falls(tmp_path, reinforced):
     assert result.num_steps == 16
     for line in metrics:
         assert line["loss"] == pytest.approx(line["contrastive"] + line.get("distillation", 0), rel=1e-5)
-        assert 0 <= line["seconds_waiting"] < line["seconds"] < 60
         assert line["learning_rate"] == spec.schedule.learning_rate(int(line["step"]))
     assert all(("distillation" in line) == reinforced for line in metrics)
 
@@ -121,10 +121,6 @@ def test_a_finished_run_is_not_repeated_and_gives_its_model(tmp_path):
     for name, value in first.model.state_dict().items():
         assert torch.equal(again.model.state_dict()[name], value)
     assert len(read_metrics(tmp_path / "metrics.jsonl")) == 3
-
-
-def test_another_run_s_folder_is_refused(tmp_path):
-    train(training_spec(3), model=new_model(), batches=Batches(), output=tmp_path)
     with fails(ValueError):
         train(training_spec(3, peak=1e-3), model=new_model(), batches=Batches(), output=tmp_path)
 
@@ -229,12 +225,6 @@ def test_the_first_step_equals_the_same_step_by_hand(tmp_path):
     torch.testing.assert_close(model.logit_scale.detach(), expected.detach())
 
 
-def test_bfloat16_trains(tmp_path):
-    train(training_spec(16, peak=1e-2, precision="bfloat16"), model=new_model(), batches=Batches(), output=tmp_path)
-    metrics = read_metrics(tmp_path / "metrics.jsonl")
-    assert metrics[-1]["loss"] < 0.7 * metrics[0]["loss"]
-
-
 def test_batches_that_do_not_fit_are_named(tmp_path):
     with fails(ValueError, "2", "8"):
         train(training_spec(8), model=new_model(), batches=Batches(stop=2), output=tmp_path)
@@ -249,15 +239,6 @@ def test_batches_that_do_not_fit_are_named(tmp_path):
     train(training_spec(3, reinforced=False), model=new_model(), batches=plain, output=tmp_path / "plain")
     with fails(ValueError):
         train(training_spec(3, channels_last=True), model=new_model(), batches=plain, output=tmp_path / "last")
-
-
-def test_progress_says_how_far_how_fast_and_how_long(tmp_path):
-    stream = io.StringIO()
-    console = Console(file=stream, width=200)
-    train(training_spec(3), model=new_model(), batches=Batches(), output=tmp_path, title="reinforced", console=console)
-    last = stream.getvalue().strip().splitlines()[-1]
-    assert last.startswith("reinforced: 3/3, loss ")
-    assert last.endswith("samples/s")
 
 
 def test_the_newest_checkpoints_are_kept(tmp_path):
@@ -348,23 +329,6 @@ def test_evaluating_without_an_average_leaves_training_mode_as_it_was(tmp_path):
     spec = training_spec(4, evaluate_every_steps=1, ema_decay=None)
     train(spec, model=model, batches=Batches(make=make), output=tmp_path, evaluate=lambda *_: {})
     assert modes == {"image_encoder": [True] * 4, "text_encoder": [False] * 4}
-
-
-def test_layer_wise_rates(tmp_path):
-    @attrs.frozen
-    class HalfTheRate(AdamWSpec):
-        def build(self, model):
-            parameters = [{"params": list(model.parameters()), "rate_scale": 0.5}]
-            return torch.optim.AdamW(parameters, lr=0.0, betas=(self.beta1, self.beta2), weight_decay=0.0)
-
-    whole, half = new_model(), new_model()
-    before = new_model().logit_scale.item()
-    spec = training_spec(3, ema_decay=None)
-    for model, changes in ((whole, {}), (half, {"optimizer": HalfTheRate()})):
-        own, output = attrs.evolve(spec, **changes), tmp_path / str(len(changes))
-        with pytest.raises(KilledError):
-            train(own, model=model, batches=killed_at(1), output=output)
-    assert half.logit_scale.item() - before == pytest.approx(0.5 * (whole.logit_scale.item() - before), rel=1e-3)
 
 
 @pytest.mark.parametrize(

@@ -78,22 +78,18 @@ def test_every_block_trains_as_by_its_formula(case):
     torch.testing.assert_close(trained(other, case), trained(block, case), rtol=1e-11, atol=1e-11)
 
 
-def test_hooks_fire_as_in_the_formula(case):
-    """Once each, on every module that computes, whoever looks on."""
-    block = fuse_for_cpu(filled(case.make()).double().train())
+def test_hooks_fire_as_in_the_formula_and_nothing_changes_its_class(case):
+    """Once each, on every module that computes, whoever looks on; one from before goes along."""
+    block = filled(case.make()).double().train()
+    modules = [(module, type(module)) for module in block.modules()]
+    seen = watched(block)
+    fuse_for_cpu(block)
     parts = [part for part in block.modules() if not isinstance(part, nn.ModuleList)]
     fired = []
     for part in parts:
         part.register_forward_hook(lambda module, *_: fired.append(module))
     block(*case.inputs(dtype=torch.float64))
     assert sorted(map(id, fired)) == sorted(map(id, parts))
-
-
-def test_nothing_changes_its_class_and_hooks_go_along(case):
-    block = filled(case.make()).double().train()
-    modules = [(module, type(module)) for module in block.modules()]
-    seen = watched(block)
-    fuse_for_cpu(block)(*case.inputs(dtype=torch.float64))
     assert [type(module) for module, _ in modules] == [cls for _, cls in modules]
     assert len(seen) == 1
 
