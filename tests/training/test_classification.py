@@ -29,8 +29,8 @@ from mobileclip.training import (
 )
 from tests.errors import fails
 from tests.training import runs
-from tests.training.class_runs import IMAGE, MODEL, TRANSFORMER, class_batch, new_classifier, training_spec
-from tests.training.runs import Batches, KilledError, assert_same_to_the_bit, image_of
+from tests.training.class_runs import IMAGE, LOSS, MODEL, TRANSFORMER, class_batch, new_classifier, training_spec
+from tests.training.runs import Batches, assert_resumes_to_the_bit, image_of
 
 
 def objective_of(spec: TrainingSpec, model) -> ClassificationObjective:
@@ -38,16 +38,20 @@ def objective_of(spec: TrainingSpec, model) -> ClassificationObjective:
 
 
 class TestLoss:
-    def test_mixed_targets_are_those_of_the_mixed_images(self):
+    @pytest.mark.parametrize("mixing", [None, MixingSpec()], ids=["", "mixed"])
+    def test_smoothed_targets_by_hand_are_those_of_the_mixed_images(self, mixing):
         model = new_classifier(TRANSFORMER)
         torch.manual_seed(7)
-        (loss,) = objective_of(training_spec(), model)(class_batch(0))
+        spec = training_spec(loss=attrs.evolve(LOSS, mixing=mixing))
+        (loss,) = objective_of(spec, model)(class_batch(0))
         torch.manual_seed(7)
         batch = class_batch(0)
-        image, targets = MixingSpec().mix(image_of(batch), F.one_hot(batch.label, 8).float())
+        image, targets = image_of(batch), F.one_hot(batch.label, 8).float()
+        if mixing is not None:
+            image, targets = mixing.mix(image, targets)
         expected = -((0.9 * targets + 0.1 / 8) * model(image).log_softmax(dim=1)).sum(dim=1).mean()
         torch.testing.assert_close(loss, expected)
-        assert not torch.equal(image, image_of(batch))
+        assert torch.equal(image, image_of(batch)) == (mixing is None)
 
     @pytest.mark.parametrize(
         "mixing", [None, MixingSpec(cutmix_alpha=0.0), MixingSpec(mixup_alpha=0.0)], ids=["", "mixup", "cutmix"]
@@ -118,16 +122,7 @@ class TestLoop:
     )
     def test_a_killed_run_resumes_to_the_bit(self, tmp_path, changes):
         """Mixing, drop path and RangeAugment draw from the random numbers that checkpoints hold."""
-        whole, parts = tmp_path / "whole", tmp_path / "parts"
-        spec = training_spec(8, **changes)
-        train(spec, model=new_classifier(), batches=Batches(make=class_batch), output=whole)
-        for step in (2, 5, 7):
-            killed = Batches(make=class_batch, stop=step, killed=True)
-            with pytest.raises(KilledError):
-                train(spec, model=new_classifier(), batches=killed, output=parts)
-        resumed = train(spec, model=new_classifier(), batches=Batches(make=class_batch), output=parts)
-        assert resumed.num_steps == 2
-        assert_same_to_the_bit(whole, parts)
+        assert_resumes_to_the_bit(training_spec(8, **changes), new_classifier, tmp_path, class_batch)
 
 
 NAMES = ("green", "red")

@@ -151,16 +151,9 @@ def test_what_cannot_be_written_or_read_is_named():
         RunSpec(**{**run_of, "data": Batches()})
 
 
-OWN = {
-    "texts": RunSpec(model=PlainSpec(), data=DrawnSpec(), training=training_spec(3, reinforced=False)),
-    "classes": RunSpec(model=PlainClassifierSpec(), data=DrawnClassesSpec(), training=class_runs.training_spec(3)),
-}
-
-
-@pytest.mark.parametrize("name", OWN)
-def test_a_recipe_of_others_parts_has_their_choices_as_flags(tmp_path, monkeypatch, capsys, name):
+def test_a_recipe_of_others_parts_has_their_choices_as_flags(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    own = OWN[name]
+    own = RunSpec(model=PlainClassifierSpec(), data=DrawnClassesSpec(), training=class_runs.training_spec(3))
     run_recipe(own, ["--data.first", "5", "--show"], name="own")
     (tmp_path / "own.json").write_text(text := capsys.readouterr().out)
     assert from_json(text, RunSpec) == attrs.evolve(own, data=attrs.evolve(own.data, first=5))

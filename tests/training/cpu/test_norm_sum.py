@@ -85,13 +85,6 @@ def test_in_float32_it_is_no_further_from_the_truth_than_the_branches(name):
         assert error < 5 * usual + 2e-6, key
 
 
-@pytest.mark.parametrize("name", ["repmixer", "depthwise_strided"])
-def test_the_gradient_is_that_of_finite_differences(name):
-    block = fuse_for_cpu(filled(BLOCKS[name]())).double().train()
-    x = noise(2, 6, 4, 3, dtype=torch.float64).requires_grad_()
-    assert torch.autograd.gradcheck(block, (x,), eps=1e-6, atol=1e-6)
-
-
 @pytest.mark.parametrize("momentum", [0.0, 0.3, 1.0, None])
 def test_running_statistics_at_any_momentum(momentum):
     other = filled(RepMixer(6)).double().train()
