@@ -1,7 +1,6 @@
 """The captioners' recipes: their published choices, and a small run on a person's own table that writes captions."""
 
 import json
-import re
 
 import attrs
 import pytest
@@ -9,20 +8,11 @@ import torch
 
 from mobileclip.data import read_samples, write_shards
 from mobileclip.encoders.checkpoints import load_model, skeleton
-from mobileclip.recipes import (
-    coca_run,
-    coca_vit_l14,
-    finetuning_run,
-    header_of,
-    recipe_files,
-)
+from mobileclip.recipes import coca_vit_l14
 from mobileclip.recipes.tiny import scene_samples
 from mobileclip.training import read_metrics
-from recipes import finetune_coca, train_coca
 from tests.errors import fails
-from tests.recipes.costs import caption_cost
 from tests.recipes.running import run_named, shown_run
-from tests.recipes.step_memory import step_memory
 
 CONTEXTS = (77, 128, 256)
 
@@ -31,32 +21,6 @@ def test_the_published_captioner_has_open_clips_number_of_parameters():
     """open_clip profiles coca_ViT-L-14 with 638.45 million."""
     count = sum(parameter.numel() for parameter in skeleton(coca_vit_l14(), "training").parameters())
     assert count / 1e6 == pytest.approx(638.45, abs=0.01)
-
-
-@pytest.mark.parametrize(("recipe", "made"), [(train_coca, coca_run), (finetune_coca, finetuning_run)])
-def test_the_header_says_the_hours_that_are_computed(recipe, made):
-    entries = header_of(recipe_files()[recipe.__name__.rpartition(".")[2]]).entries
-    for context, row in zip(CONTEXTS, recipe.ROWS.values(), strict=True):
-        run = row
-        assert run == (made(coca_vit_l14(context)) if made is coca_run else made(context))
-        assert f"{round(caption_cost(run).hours, -2 if made is coca_run else 0):,.0f} ({context}" in entries["Time"]
-
-
-def said_memory():
-    """Return what the recipes' headers say: for each context the gibibytes of training and of fine-tuning."""
-    training, finetuning = (
-        header_of(recipe_files()[one]).entries["Hardware"] for one in ("train_coca", "finetune_coca")
-    )
-    trained = re.search(r"in (\d+) GiB; (\d+) with texts of 128 positions, (\d+) with 256;", training)
-    tuned = re.search(r"takes (\d+) GiB \(77 positions\), (\d+) \(128\) or (\d+) \(256\)", finetuning)
-    return dict(zip(CONTEXTS, zip(map(int, trained.groups()), map(int, tuned.groups()), strict=True), strict=True))
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("context", CONTEXTS)
-def test_the_header_says_the_memory_that_is_traced(context):
-    traced = step_memory(coca_run(coca_vit_l14(context)), num_processes=8), step_memory(finetuning_run(context))
-    assert said_memory()[context] == tuple(round(one.total / 2**30) for one in traced)
 
 
 @pytest.fixture(scope="module")

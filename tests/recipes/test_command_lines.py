@@ -1,7 +1,6 @@
 """What the recipes' command lines share: runs as JSON, there and back, and a tiny run on a person's own data."""
 
 import json
-import os
 import shutil
 import subprocess
 import sys
@@ -16,7 +15,6 @@ from safetensors.torch import load_file
 from mobileclip.cli import main
 from mobileclip.data import SkipReport, crop_augmentation, read_samples, write_shard, write_shards
 from mobileclip.datasets import RowOptions, as_source
-from mobileclip.inputs import OPENAI_MEAN, OPENAI_STD
 from mobileclip.losses import ContrastiveLossSpec
 from mobileclip.recipes import captions_on, measured_on, mobileclip_run, read_choices, run_recipe, with_data, with_loss
 from mobileclip.recipes.tiny import NUM_SAMPLES, first_samples, scene_samples, shrink
@@ -28,7 +26,7 @@ from tests.data.made_samples import encoded, make_sample
 from tests.encoders.small import COCA, SMALL
 from tests.errors import fails
 from tests.evaluation.test_own_data import outside
-from tests.recipes.choices import REINFORCING, ROWS, TRAINING, WITH_ROWS, leaves, runs_of, training_recipes
+from tests.recipes.choices import REINFORCING, ROWS, TRAINING, WITH_ROWS, runs_of
 from tests.recipes.running import run_named, shown, shown_run
 
 ROOT = Path(__file__).parents[2]
@@ -54,13 +52,8 @@ def test_a_training_comes_back(name, capsys, tmp_path):
     text = assert_comes_back(capsys, tmp_path, row, *changes, "--training.schedule.peak", "0.1")
     assert json.loads(text)["data"]["shards"] == changes[1:3]
     assert from_json(text, RunSpec).training.schedule.peak == 0.1
-
-
-def test_what_is_read_back_may_be_changed(capsys, tmp_path):
-    file = tmp_path / "run.json"
-    file.write_text(shown(capsys, "train_s2", "--data", "a.tar", "--training.seed", "4"))
-    changed = shown_run(capsys, "train_s2", file, "--data.batch-size", "64")
-    assert (changed.data.shards, changed.training.seed, changed.data.batch_size) == (("a.tar",), 4, 64)
+    changed = shown_run(capsys, name.partition(" ")[0], tmp_path / "run.json", "--data.batch-size", "4096")
+    assert (changed.data.seed, changed.data.batch_size) == (3, 4096)
 
 
 @pytest.mark.parametrize(
@@ -76,15 +69,13 @@ def test_other_runs_come_back(name, arguments, capsys, tmp_path):
     assert_comes_back(capsys, tmp_path, name, *arguments.split())
 
 
-FLAGS = ("--no-inside", "--schemes", "https", "--schemes", "s3", "--hosts", "127.0.0.1")
-LINES = {"inside": False, "schemes": ["https", "s3"], "hosts": ["127.0.0.1"]}
-
-
-COLUMNS = (
+FLAGS = (
+    *("--no-inside", "--schemes", "https", "--schemes", "s3", "--hosts", "127.0.0.1"),
     *("--url-column", "URL", "--caption-columns", "title", "--caption-columns", "alt"),
     *("--uid-column", "id", "--header", "URL", "--header", "title"),
 )
 NAMED = {
+    "inside": False, "schemes": ["https", "s3"], "hosts": ["127.0.0.1"],
     "url_column": "URL", "caption_columns": ["title", "alt"], "uid_column": "id", "header": ["URL", "title"],
     "path_column": None,
 }  # fmt: skip
@@ -93,26 +84,27 @@ NAMED = {
 @pytest.mark.parametrize(
     ("name", "data", "place"),
     [
-        ("finetune", ["--data", "list.jsonl"], ["rows"]),
-        ("evaluate", ["--datasets", "list.jsonl"], ["rows"]),
-        ("reinforce_dfndr2b", ["--data", "list.jsonl"], ["source"]),
         ("finetune", ["--data", "list.csv"], ["rows"]),
         ("evaluate", ["--datasets", "list.csv"], ["rows"]),
         ("reinforce_dfndr2b", ["--data", "list.csv"], ["source", "options"]),
     ],
 )
 def test_what_lists_may_name_and_columns_are_told_in_the_same_words(name, data, place, capsys, tmp_path):
-    has_columns = data[-1] == "list.csv"
-    text = assert_comes_back(capsys, tmp_path, name, *data, *FLAGS, *(COLUMNS if has_columns else ()))
-    assert reduce(getitem, place, json.loads(text)).items() >= (LINES | (NAMED if has_columns else {})).items()
+    text = assert_comes_back(capsys, tmp_path, name, *data, *FLAGS)
+    assert reduce(getitem, place, json.loads(text)).items() >= NAMED.items()
 
 
-def test_a_task_of_a_list_that_is_trusted_has_pictures_elsewhere(tmp_path):
+def test_a_list_that_is_trusted_has_pictures_elsewhere(tmp_path):
     path = outside(tmp_path)
-    with fails(ValueError, "6 refused_address", "(--no-inside)"):
-        shrink(FinetuneSpec(data=path, output=tmp_path / "out"))
-    task = open_task(path, "auto", ("{}",), RowOptions(inside=False))
-    assert len(list(task.samples(SkipReport()))) == 6
+    for refusing in (
+        lambda: shrink(FinetuneSpec(data=path, output=tmp_path / "out")),
+        lambda: measured_on((), (path,), RowOptions(), SMALL),
+    ):
+        with fails(ValueError, "6 refused_address", "(--no-inside)"):
+            refusing()
+    trusting = RowOptions(inside=False)
+    assert len(list(open_task(path, "auto", ("{}",), trusting).samples(SkipReport()))) == 6
+    assert callable(measured_on((), (path,), trusting, SMALL))
 
 
 @pytest.fixture(scope="module")
@@ -168,43 +160,27 @@ def test_plain_pairs_in_every_form_are_trained_on(form, pairs, tmp_path, monkeyp
     assert any("/mean_recall@1" in name for name in metrics)
 
 
-def test_training_measures_on_a_list_that_is_trusted(tmp_path):
-    path = outside(tmp_path)
-    with fails(ValueError, "6 refused_address", "(--no-inside)"):
-        measured_on((), (path,), RowOptions(), SMALL)
-    assert callable(measured_on((), (path,), RowOptions(inside=False), SMALL))
-
-
 @pytest.mark.parametrize(
-    ("file", "said"),
-    [
-        ("missing.json", "there is no missing.json; write one: "),
-        ("broken.json", "broken.json: this is not JSON"),
-        ("other.json", "other.json: this JSON is not a valid RunSpec"),
-        ("bytes.json", "bytes.json is no text"),
-    ],
+    ("file", "content"),
+    [("missing.json", None), ("broken.json", b"{"), ("other.json", b"{}"), ("bytes.json", b"\xff\xfe")],
 )
-def test_what_is_no_run_is_named(file, said, tmp_path, monkeypatch):
+def test_what_is_no_run_is_named(file, content, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    Path("broken.json").write_text("{")
-    Path("other.json").write_text("{}")
-    Path("bytes.json").write_bytes(b"\xff\xfe")
-    with pytest.raises(SystemExit, match=said):
+    if content is not None:
+        Path(file).write_bytes(content)
+    with fails(SystemExit, file):
         run_named("train_s2", file)
-    with pytest.raises(ValueError, match=said):
+    with fails(ValueError, file):
         read_choices(Path(file), RunSpec)
 
 
 @pytest.mark.parametrize(
     ("name", "arguments"),
     [
-        ("train_s2", ["--training.schedule.total-steps", "1"]),
-        ("train_s2", ["--training.schedule.total_steps=50"]),
+        ("train_s2", ["--training.schedule.total_steps=1"]),
         ("train_b_lt", ["--training.schedule.total-steps", "50"]),
-        ("train_mobileclip2_b", ["--training.schedule.total-steps", "300"]),
         ("train_s2", ["--training.schedule.peak", "1e-9"]),
         ("train_s2", ["--data.image.size", "128"]),
-        ("train_vit_b16_12m plain", ["--data.image.size", "128"]),
         ("train_vit_b16_12m ensemble", ["--data.text.context-length", "32"]),
         ("train_s2", ["--training.loss.teacher-dims", "512"]),
         ("train_s2", ["--training.loss.distill-weight", "0"]),
@@ -217,10 +193,8 @@ def test_a_flag_alone_is_not_refused_for_another_ones_default(name, arguments, c
     flag, _, value = arguments[0].partition("=")
     for part in flag.lstrip("-").replace("-", "_").split("."):
         found = getattr(found, part)
-    values = [value] if value else arguments[1:]
-    assert [float(value) for value in values] == [
-        float(one) for one in (found if isinstance(found, tuple) else [found])
-    ]
+    (found,) = found if isinstance(found, tuple) else [found]
+    assert float(found) == float(value or arguments[1])
 
 
 def test_a_field_follows_others_unless_it_is_chosen(capsys):
@@ -266,79 +240,12 @@ def test_several_values_stand_behind_data_alone_and_repeated_flags_append(capsys
         run_named("finetune", "--retention-tasks", "a", "b", "--show")
 
 
-PIXELS = {
-    f"{place}.{name}": value
-    for place in ("data.image", "model.image.input")
-    for name, value in {"interpolation": "bicubic", "mean": [*OPENAI_MEAN], "std": [*OPENAI_STD]}.items()
-}
-RELEASED = PIXELS | {
-    "data.sampling": "with_replacement",
-    "data.shuffle_buffer": 5_000,
-    "model.image.projection_bias": True,
-    "training.ema_decay": None,
-    "training.min_logit_scale": 1.0,
-    "training.precision": "float16",
-    "training.optimizer.decayed": ["weights", "positions", "layer_scales", "class_tokens"],
-    "training.schedule.final": 0.0,
-    "training.schedule.warmup_steps": pytest.approx(1_000 / 200_000),
-}
-UNCLIPPED = {"training.max_gradient_norm": 1.0}
-PLAIN_VIT = {"training.optimizer.decayed": ["weights", "positions", "layer_scales"], "training.optimizer.eps": 1e-6}
-AS_B = {
-    "model.image.class_position": True,
-    "model.image.initialization": "open_clip",
-    "model.image.norm_before": True,
-    "model.image.stem": "patch",
-}
-
-
-def without(choices, *places):
-    return {place: value for place, value in choices.items() if place not in places}
-
-
-WARM = without(RELEASED, "training.schedule.warmup_steps")
-WARM_LT = {"training.schedule.warmup_steps": pytest.approx(1_000 / 600_000)}
-
-
-@pytest.mark.parametrize(
-    ("name", "expected"),
-    [
-        ("train_b", without(RELEASED, "model.image.projection_bias") | UNCLIPPED | PLAIN_VIT | AS_B),
-        ("train_b_lt", without(WARM, "model.image.projection_bias") | UNCLIPPED | PLAIN_VIT | AS_B | WARM_LT),
-        ("train_s1", RELEASED | UNCLIPPED),
-        ("train_l14", without(RELEASED, *PIXELS) | UNCLIPPED),
-        ("train_mobileclip2_s0", RELEASED | {"data.caption_sets": "^syn_text_dfn_mscoco38k$"}),
-        ("train_vit_b16_12m ensemble", without(WARM, "model.image.projection_bias") | PLAIN_VIT),
-        ("train_b_dfndr12m all_sets", WARM),
-    ],
-)
-def test_released_choices_are_those_of_the_scripts_and_flags_change_them(name, expected, capsys):
-    def flat(*arguments):
-        return leaves(json.loads(shown(capsys, name, *arguments)))
-
-    published, released = flat(), flat("released")
-    changed = {
-        place: released.get(place)
-        for place in published.keys() | released.keys()
-        if published.get(place) != released.get(place)
-    }
-    inside = {place: value for place, value in changed.items() if not place.startswith("training.range_augment.")}
-    assert inside == expected
-    assert released["training.range_augment"] is None
-    assert flat("released", "--training.ema-decay", "0.9")["training.ema_decay"] == 0.9
-
-
-def test_published_warm_ups_are_whole_steps():
-    for run in training_recipes().values():
-        schedule = run.training.schedule
-        assert round(schedule.warmup_steps * schedule.total_steps, 6) in (1_000, 2_000, 10_000)
-
-
 @pytest.mark.parametrize(
     ("recipe", "arguments"),
     [
         ("train_s2", ["--data", "nowhere/0.tar"]),
         ("train_vit_b16_12m plain", ["--data", "nowhere/{0..3}.tar"]),
+        ("train_imagenet_mci mci0", ["--data", "nowhere/0.tar"]),
         ("reinforce_dfndr2b", ["--data", "nowhere/"]),
         ("finetune", ["--data", "nowhere/"]),
         ("finetune", ["--retention-tasks", "nowhere/", "--model", "x.pt"]),
@@ -348,10 +255,8 @@ def test_published_warm_ups_are_whole_steps():
 )
 def test_a_tiny_run_on_data_that_is_not_there_fails(recipe, arguments, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(SystemExit) as stopped:
+    with fails(SystemExit, "error: ", "nowhere"):
         run_named(recipe, "--tiny", *arguments)
-    assert str(stopped.value).startswith("error: ")
-    assert "nowhere" in str(stopped.value)
 
 
 def test_first_samples_are_few_and_of_several_classes(tmp_path):
@@ -368,15 +273,6 @@ def test_first_samples_are_few_and_of_several_classes(tmp_path):
     before = {path: path.stat().st_mtime_ns for path in Path(place).iterdir()}
     assert first_samples(as_source(tmp_path / "data"), tmp_path / "few", "insects") == place
     assert {path: path.stat().st_mtime_ns for path in Path(place).iterdir()} == before
-
-
-@pytest.mark.slow
-def test_show_in_a_process_of_its_own_writes_json_alone(tmp_path):
-    done = subprocess.run(
-        [sys.executable, ROOT / "recipes" / "train_s2.py", "--show", "--data", "a.tar"],
-        cwd=tmp_path, env=os.environ | {"PYTHONPATH": str(ROOT)}, capture_output=True, text=True, check=True,
-    )  # fmt: skip
-    assert from_json(done.stdout, RunSpec).data.shards == ("a.tar",)
 
 
 def test_an_output_that_cannot_be_written_is_named_before_the_work(tmp_path, monkeypatch):

@@ -1,8 +1,6 @@
 """Text towers that a command distils: its teachers and texts, its two steps, and what it leaves."""
 
-import json
 import os
-import re
 import sys
 from itertools import chain
 from pathlib import Path
@@ -15,17 +13,14 @@ from torch.nn import functional as F
 import mobileclip
 from mobileclip.data import StoredTexts, Tokenizer, train_tokenizer, write_shards
 from mobileclip.encoders import load_model, save_model
-from mobileclip.recipes import header_of, recipe_files
-from mobileclip.recipes.distilling import DistilSpec, distil, open_teacher, text_run
+from mobileclip.recipes.distilling import DistilSpec, distil, open_teacher
 from mobileclip.serialization import from_json
 from mobileclip.tensor_files import read_tensors
 from mobileclip.training import read_metrics
 from tests.data.made_samples import make_sample
 from tests.encoders.small import SMALL_MCT, TEXT_INPUT, randomised
 from tests.errors import fails
-from tests.recipes.costs import student_run, text_cost
-from tests.recipes.running import run_named, shown
-from tests.recipes.step_memory import step_memory
+from tests.recipes.running import run_named
 from tests.test_pages import PAGES, blocks
 from tests.training.program import together
 
@@ -159,14 +154,6 @@ def test_rows_that_cannot_be_used_are_told(files, here, capsys):
     assert "1 rows were left out" in capsys.readouterr().err
 
 
-def test_choices_come_back(capsys, here):
-    first = shown(capsys, "distil_text", "-m", "icons", "--data", "a.txt", "--steps", "50", "--relation-weight", "2")
-    chosen = json.loads(first)["training"]
-    assert (chosen["schedule"]["warmup_steps"], chosen["loss"]["relation_weight"]) == (5, 2.0)
-    Path("run.json").write_text(first)
-    assert shown(capsys, "distil_text", "run.json") == first
-
-
 @pytest.mark.parametrize(
     ("given", "code", "named"),
     [
@@ -192,19 +179,6 @@ def test_a_whole_model_and_its_text_tower_are_one_teacher(files, here):
     expected = F.normalize(alone.teacher.encode_texts(texts), dim=1)
     torch.testing.assert_close(whole.teacher.encode_texts(texts), expected)
     assert (alone.text, alone.teacher.dim) == (TEXT_INPUT, SMALL_MCT.text.embedding_dim)
-
-
-@pytest.mark.parametrize(("length", "size", "place"), [(16, 8, 3), (32, 1, 2)])
-def test_the_header_of_the_short_towers_says_what_they_take(length, size, place):
-    spec = text_run("mobileclip_s0", length)
-    cost, memory = text_cost(spec), step_memory(student_run(spec), num_processes=size).total
-    entries = header_of(recipe_files()["distil_text_s0"]).entries
-    hours = f"{cost.storing_hours:.1f} A100", f"{cost.training_hours:.1f} ({length}"
-    assert all(one in entries["Time"] for one in (*hours, f"{cost.stored_bytes / 1e9:.0f} GB"))
-    said = re.search(r"takes (\d+) GiB .* and (\d+) at 32; on 8 of them (\d+) and (\d+) GiB", entries["Hardware"])
-    assert int(said[place]) == round(memory / 2**30)
-    with fails(ValueError, "hf-hub:a/b"):
-        text_cost(attrs.evolve(spec, model="hf-hub:a/b"))
 
 
 def test_captions_of_shards_are_texts(tmp_path):

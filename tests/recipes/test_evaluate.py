@@ -7,16 +7,6 @@ from tests.errors import fails
 from tests.recipes.running import run_named
 
 
-def test_help(capsys):
-    with pytest.raises(SystemExit) as stop:
-        run_named("evaluate", "--help-all")
-    assert stop.value.code == 0
-    text = capsys.readouterr().out
-    for flag in ("--suite", "--data ", "--datasets", "--compare-published", "--report", "--tiny", "--allow-missing"):
-        assert flag in text
-    assert "mobileclip_s2 --data datasets/ --report" in text
-
-
 def test_errors_are_for_people(tmp_path):
     with fails(SystemExit, "vtab/dtd", "wds_vtab-dtd_test"):
         run_named("evaluate", "mobileclip_s0", "--data", tmp_path, "--datasets", "vtab/dtd")

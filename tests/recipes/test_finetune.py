@@ -4,9 +4,6 @@ import json
 import os
 import re
 import shutil
-import socket
-import subprocess
-import sys
 from collections import Counter
 from itertools import islice
 from pathlib import Path
@@ -36,21 +33,20 @@ from mobileclip.serialization import from_json
 from mobileclip.training import read_metrics
 from mobileclip.training.finetuning.run import TRAINED_ON, FinetuneSpec, Results, Score, Scores, refuse_other_data
 from mobileclip.training.finetuning.tasks import open_task, read_index, split, write_training_data
-from tests.encoders.small import SMALL, randomised
+from tests.encoders.small import randomised
 from tests.errors import fails
 from tests.recipes.running import run_named, shown
 from tests.recipes.world import TEMPLATE, World, tiny_model, write_model, write_new_shapes, write_old_tasks
+from tests.training.program import together
+from tests.training.runs import free_port
 
 ROOT = Path(__file__).parents[2]
 IMAGES = ROOT / "tests" / "golden" / "augment" / "images"
 SMALL_WORLD = World(num_scenes=64, num_tests=12, num_new=6, num_steps=1, batch_size=16)
+IMAGE, TEXT = ImageInput(size=32), TextInput(context_length=24, vocab_size=16384)
 MODEL = DualEncoderSpec(
-    image=MCiSpec(
-        stages=(StageSpec(dim=32, depth=1, mixer=AttentionSpec()),), embedding_dim=16, input=ImageInput(size=32)
-    ),
-    text=TextTransformerSpec(
-        width=32, num_heads=2, depth=1, embedding_dim=16, input=TextInput(context_length=24, vocab_size=16384)
-    ),
+    image=MCiSpec(stages=(StageSpec(dim=32, depth=1, mixer=AttentionSpec()),), embedding_dim=16, input=IMAGE),
+    text=TextTransformerSpec(width=32, num_heads=2, depth=1, embedding_dim=16, input=TEXT),
 )
 
 
@@ -147,6 +143,7 @@ def test_the_whole_path_and_a_second_run(spec, capsys, monkeypatch):
             ("text_encoder.", "image_encoder.stem.0.branches.0.norm."),
         ),
         ({"freeze": ("image",), "batch_norm": "trained"}, "text_encoder.layers", "image_encoder."),
+        pytest.param({"lora_rank": 2}, "logit_scale", "image_encoder.stem.", marks=pytest.mark.extra("lora")),
     ],
 )
 def test_choices_reach_the_weights(spec, choices, moves, stays):
@@ -157,30 +154,6 @@ def test_choices_reach_the_weights(spec, choices, moves, stays):
     )
     assert any(name.startswith(moves) for name in moved)
     assert not any(name.startswith(stays) for name in moved)
-
-
-def test_statistics_of_trained_batch_norms_lie_between_both_models(spec):
-    spec = attrs.evolve(spec, retention_tasks=(), batch_norm="trained", alphas=())
-    run(spec)
-    name = "image_encoder.stem.0.branches.0.norm.running_var"
-    one, other, between = (
-        load_model(path, fold=False).state_dict()[name]
-        for path in (spec.checkpoint, spec.output / "finetuned.safetensors", spec.output / "interpolated.safetensors")
-    )
-    assert not torch.equal(one, other)
-    torch.testing.assert_close(between, (one + other) / 2)
-
-
-def test_adapters_are_merged(spec):
-    import peft  # noqa: F401
-
-    spec = attrs.evolve(spec, retention_tasks=(), lora_rank=2, alphas=())
-    run(spec)
-    original = load_model(spec.checkpoint, fold=False)
-    moved = states_differ(original, load_model(spec.output / "finetuned.safetensors", fold=False))
-    parts = ("qkv.weight", "project.weight", "fc1.weight", "fc2.weight", "logit_scale")
-    assert moved
-    assert all(name.endswith(parts) for name in moved)
 
 
 def test_captions_train_and_are_tested_by_retrieval(spec, world):
@@ -355,24 +328,29 @@ def test_keys_that_come_twice_with_labels_are_refused(world, tmp_path):
         write_training_data(task, tmp_path / "data")
 
 
-def test_mistakes_end_with_one_line(spec, tmp_path):
+@pytest.mark.parametrize(
+    ("checkpoint", "flags", "named"),
+    [
+        ("folded", (), "folded.safetensors"),
+        ("tower", (), "tower.safetensors"),
+        ("whole", ("--batch-size=64",), "64"),
+        ("whole", ("--batch-size=8", "--batch-norm", "synchronised"), ""),
+    ],
+    ids=["folded", "tower", "batch", "norms"],
+)
+def test_mistakes_end_with_one_line(spec, tmp_path, checkpoint, flags, named):
+    path = tmp_path / f"{checkpoint}.safetensors"
+    whole = load_model(spec.checkpoint, fold=checkpoint == "folded")
+    save_model(whole.image_encoder if checkpoint == "tower" else whole, path)
+    common = ("--checkpoint", path, "--data", spec.data, "--output", tmp_path / "x", "--templates", TEMPLATE)
+    with fails(SystemExit, named):
+        run_named("finetune", *common, *flags)
+    assert not (tmp_path / "x" / "spec.json").exists()
+
+
+def test_what_is_missing_or_out_of_range_is_named():
     with fails(SystemExit, "--model"):
         run_named("finetune")
-    common = ["--output", str(tmp_path / "x"), "--templates", TEMPLATE]
-    folded = tmp_path / "folded.safetensors"
-    save_model(load_model(spec.checkpoint), folded)
-    with fails(SystemExit):
-        run_named("finetune", "--checkpoint", str(folded), "--data", spec.data, *common)
-    tower = tmp_path / "tower.safetensors"
-    save_model(randomised(SMALL).image_encoder, tower)
-    with fails(SystemExit):
-        run_named("finetune", "--checkpoint", str(tower), "--data", spec.data, *common)
-    with fails(SystemExit, "64"):
-        run_named("finetune", "--checkpoint", spec.checkpoint, "--data", spec.data, *common, "--batch-size=64")
-    wrong = ["--checkpoint", spec.checkpoint, "--data", spec.data, "--batch-size", "8", "--batch-norm", "synchronised"]
-    with fails(SystemExit):
-        run_named("finetune", *wrong, *common)
-    assert not (tmp_path / "x" / "spec.json").exists()
     with fails(ValueError, "alphas"):
         FinetuneSpec(alphas=(2.0,))
 
@@ -382,26 +360,6 @@ def test_lists_are_flags(capsys):
     chosen = from_json(shown(capsys, "finetune", *given, "--alphas", "0.3", "0.6"), FinetuneSpec)
     assert (chosen.retention_tasks, chosen.freeze, chosen.alphas) == (("a", "b.jsonl"), ("text",), (0.0, 0.3, 0.6, 1.0))
     assert chosen.finetuning.lora.rank == 8
-
-
-def test_both_ends_are_among_the_alphas():
-    spec = FinetuneSpec(checkpoint="x", freeze=("text",), lora_rank=4, alphas=(0.3,))
-    assert spec.alphas == (0.0, 0.3, 1.0)
-
-
-def test_the_table_and_the_summary_say_what_was_gained_and_lost():
-    def scores(alpha, new, old):
-        score = Score(task="birds", metric="top-1", value=new, num_images=10)
-        return Scores(alpha=alpha, new=score, old=(attrs.evolve(score, task="scenes", metric="R@1", value=old),))
-
-    results = Results(rows=(scores(0.0, 10, 80), scores(0.5, 55, 75), scores(1.0, 60, 40)), seconds=1.0)
-    said = table(results.rows)
-    assert "| new: birds  | top-1  | 10       | 10.0     | 55.0      | 60.0       |" in said
-    assert "| old: scenes | R@1    | 10       | 80.0     | 75.0      | 40.0       |" in said
-    assert "from 10.0 to 60.0 (+50.0 points) and the old ones from 80.0 to 40.0 (-40.0)." in summary(results)
-    assert "The best sum of both has alpha 0.5: 55.0 and 75.0" in summary(results)
-    alone = Results(rows=tuple(attrs.evolve(row, old=()) for row in results.rows), seconds=1.0)
-    assert "is not known: name some with --retention-tasks" in summary(alone)
 
 
 def test_the_report_says_how_sure_a_change_is(tmp_path):
@@ -445,10 +403,7 @@ def test_tiny_learns(tmp_path, monkeypatch):
 
 
 def test_a_process_whose_others_do_not_come_waits_for_them_no_longer_than_it_may(spec, monkeypatch):
-    with socket.socket() as free:
-        free.bind(("localhost", 0))
-        port = free.getsockname()[1]
-    place = {"RANK": "1", "WORLD_SIZE": "2", "MASTER_ADDR": "localhost", "MASTER_PORT": str(port)}
+    place = {"RANK": "1", "WORLD_SIZE": "2", "MASTER_ADDR": "localhost", "MASTER_PORT": str(free_port())}
     for name, value in place.items():
         monkeypatch.setenv(name, value)
     with fails(TimeoutError, "1", "2"):
@@ -465,19 +420,5 @@ def test_two_processes_train_one_model(spec, tmp_path):
     labelled = list(open_task(spec.data, "auto", (TEMPLATE,)).samples(SkipReport()))
     write_shards(tmp_path / "shards", labelled, samples_per_shard=12)
     arguments[3] = str(tmp_path / "shards")
-    path = f"{ROOT}:{os.environ.get('PYTHONPATH', '')}"
-    done = subprocess.run(
-        [
-            *(sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"),
-            *(str(ROOT / "recipes" / "finetune.py"), *arguments),
-        ],
-        cwd=tmp_path,
-        env=os.environ | {"PYTHONPATH": path, "OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.count("Fine-tuning took the new task") == 1
+    together("recipes.finetune", *arguments)
     assert load_model(tmp_path / "two" / "finetuned.safetensors").spec == MODEL

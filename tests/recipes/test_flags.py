@@ -75,11 +75,7 @@ def test_the_short_help_does_without_torch():
 
 @pytest.mark.parametrize(
     ("arguments", "code", "named"),
-    [
-        ([], ValueError, "ensemble"),
-        (["--tiny"], ValueError, "plain"),
-        (["ensembl"], ValueError, "'ensembl'"),
-    ],
+    [([], ValueError, "ensemble"), (["--tiny"], ValueError, "plain"), (["ensembl"], ValueError, "'ensembl'")],
 )
 def test_a_recipe_of_several_runs_says_which_there_are(arguments, code, named):
     with fails(SystemExit, named):

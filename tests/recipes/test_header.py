@@ -1,11 +1,8 @@
 """Headers of recipes: title, prose and entries."""
 
-import runpy
-import sys
-
 import pytest
 
-from mobileclip.recipes import copy_recipe, header_of, read_header, recipe_files
+from mobileclip.recipes import header_of, read_header, recipe_files
 from tests.recipes.choices import runs_of
 
 TEXT = r"""Do one thing
@@ -51,11 +48,3 @@ def test_every_recipe_says_what_it_needs(name):
     assert {"Command", "Try it", "Hardware", "Time", "Result", "Source"} == header.entries.keys()
     assert [*header.rows] == [row for one in runs_of(name) if (row := one.partition(" ")[2])]
     assert all(f"recipes/{name}.py" in line for line in header.entries["Command"].splitlines())
-
-
-@pytest.mark.parametrize("name", recipe_files())
-def test_a_copy_of_a_recipe_needs_no_other_recipe(name, tmp_path, monkeypatch):
-    """An installed package has no module `recipes`."""
-    copy = copy_recipe(name, tmp_path)
-    monkeypatch.setitem(sys.modules, "recipes", None)
-    assert "run_recipe" in runpy.run_path(str(copy))

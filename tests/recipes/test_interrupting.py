@@ -71,7 +71,7 @@ def drawings(folder: Path) -> None:
     write_packages(folder / "outputs/quickstart/data/download/node_modules")
 
 
-@attrs.frozen(kw_only=True)
+@attrs.frozen
 class Command:
     """A command line, what lies there before, and what shows that it is at work.
 
@@ -92,47 +92,39 @@ class Command:
 
 COMMANDS = {
     "reinforce": Command(
-        arguments=[RECIPES / "reinforce_dfndr2b.py", "--tiny", "--num-workers", "2"],
-        sign="outputs/DFNDR-2B-tiny/.mobileclip-*",
+        [RECIPES / "reinforce_dfndr2b.py", "--tiny", "--num-workers", "2"], "outputs/DFNDR-2B-tiny/.mobileclip-*"
     ),
-    "finetune": Command(
-        arguments=[RECIPES / "finetune.py", "--tiny"], sign="outputs/tiny/finetuning/pretraining/metrics.jsonl"
-    ),
+    "finetune": Command([RECIPES / "finetune.py", "--tiny"], "outputs/tiny/finetuning/pretraining/metrics.jsonl"),
     "evaluate": Command(
-        arguments=[RECIPES / "evaluate.py", "--tiny"],
-        sign="outputs/evaluate-tiny/made/wds_scenes_test/test/nshards.txt",
+        [RECIPES / "evaluate.py", "--tiny"], "outputs/evaluate-tiny/made/wds_scenes_test/test/nshards.txt"
     ),
-    "train": Command(arguments=[RECIPES / "train_vit_b16_12m.py", "plain", "--tiny"], sign="outputs/tiny/reinforced/*"),
+    "train": Command([RECIPES / "train_vit_b16_12m.py", "plain", "--tiny"], "outputs/tiny/reinforced/*"),
     "embed": Command(
-        arguments=[*CLI, "embed", "pictures", "-m", "small.safetensors", "-o", "all.npz"],
-        sign="open:pictures/*.jpg",
-        prepare=pictures,
+        [*CLI, "embed", "pictures", "-m", "small.safetensors", "-o", "all.npz"],
+        "open:pictures/*.jpg",
+        pictures,
         seconds=0.0,
         untouched=True,
     ),
     "export": Command(
-        arguments=[*CLI, "export", "small.safetensors", "--target", "torch", "-o", "out"],
-        sign=".mobileclip-*.tmp",
-        prepare=model,
+        [*CLI, "export", "small.safetensors", "--target", "torch", "-o", "out"],
+        ".mobileclip-*.tmp",
+        model,
         untouched=True,
     ),
     "data join": Command(
-        arguments=[*CLI, "data", "join", "r{00..59}.tar", "images.tar", "-o", "joined"],
-        sign="joined/join/r02.parquet",
-        prepare=without_images,
+        [*CLI, "data", "join", "r{00..59}.tar", "images.tar", "-o", "joined"],
+        "joined/join/r02.parquet",
+        without_images,
         seconds=0.0,
     ),
     "data verify": Command(
-        arguments=[*CLI, "data", "check", "data", "--samples", "0"],
-        sign="open:data/*.tar",
-        prepare=reinforced,
-        seconds=0.0,
-        untouched=True,
+        [*CLI, "data", "check", "data", "--samples", "0"], "open:data/*.tar", reinforced, seconds=0.0, untouched=True
     ),
     "quickstart": Command(
-        arguments=["-m", "examples.quickstart", "--concept-share", "1.0"],
-        sign="outputs/quickstart/data/renderings/*.tar",
-        prepare=drawings,
+        ["-m", "examples.quickstart", "--concept-share", "1.0"],
+        "outputs/quickstart/data/renderings/*.tar",
+        drawings,
         seconds=0.0,
     ),
 }

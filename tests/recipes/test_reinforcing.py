@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from mobileclip import specs
-from mobileclip.data import AugmentationSpec, crop_augmentation, read_card, read_reinforced_samples, read_samples
+from mobileclip.data import AugmentationSpec, read_card, read_reinforced_samples, read_samples
 from mobileclip.recipes import as_released_dfndr2b, mobileclip2_run
 from mobileclip.reinforce import ReinforcementSpec, verify
 from mobileclip.serialization import to_json
@@ -84,8 +84,6 @@ def test_mistakes_end_with_one_line(here):
     with fails(SystemExit, "--data"):
         run_named("reinforce_dfndr2b")
     with fails(SystemExit, "nowhere/1.tar"):
-        run_named("reinforce_dfndr2b", "--tiny", "--data", "nowhere/1.tar")
-    with fails(SystemExit, "nowhere/1.tar"):
         run_named("reinforce_dfndr2b", "--engine", "ray", "--data", "nowhere/1.tar")
 
 
@@ -127,39 +125,3 @@ def test_a_shard_that_is_set_aside_is_named_and_with_strict_the_status_is_1(here
     assert "set aside" not in said
     with fails(SystemExit, "outputs/reinforce_dfndr2b"):
         run_named("reinforce_dfndr2b", "--status")
-
-
-def test_of_many_shards_that_are_set_aside_ten_are_named(here, capsys):
-    Path("plain").mkdir()
-    plain_shards(Path("plain"), 1, 2)
-    for index in range(1, 12):
-        Path("plain", f"{index:08d}.tar").write_bytes(b"no tar")
-    write_run(here, sorted(Path("plain").glob("*.tar")))
-    run_named("reinforce_dfndr2b", "run.json", "--tries", "1")
-    said = capsys.readouterr().out
-    assert said.count("set aside: ") == 10
-    assert "11 shards were set aside, see " in said
-
-
-@pytest.mark.slow
-def test_the_weak_augmentation(here):
-    run_named("reinforce_dfndr2b", "--tiny", "--augmentation", "crop")
-    card = read_card("outputs/reinforce_dfndr2b-tiny")
-    assert card.augmentation == crop_augmentation(card.augmentation.size)
-    for sample in read_reinforced_samples(sorted(Path("outputs/reinforce_dfndr2b-tiny").glob("*.tar"))):
-        for params in sample.augmentations:
-            assert params.operations == ()
-            assert params.crop[2] * params.crop[3] > 0.85 * params.image_size[0] * params.image_size[1]
-    with fails(SystemExit, "'crops'"):
-        run_named("reinforce_dfndr2b", "--tiny", "--augmentation", "crops")
-
-
-@pytest.mark.slow
-@pytest.mark.filterwarnings("ignore::DeprecationWarning:ray")
-def test_ray_makes_the_same(here):
-    import ray  # noqa: F401
-
-    run_named("reinforce_dfndr2b", "-o", "outputs/local", "--tiny")
-    run_named("reinforce_dfndr2b", "-o", "outputs/ray", "--tiny", "--engine", "ray", "--num-workers", "2")
-    for path in sorted(Path("outputs/local").glob("*.tar")):
-        assert path.read_bytes() == (Path("outputs/ray") / path.name).read_bytes()

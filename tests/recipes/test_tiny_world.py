@@ -6,21 +6,15 @@ from pathlib import Path
 
 import attrs
 import numpy as np
-import pytest
-import torch
-import torch.nn.functional as F
-from PIL import Image, ImageColor
+from PIL import Image
 
-from mobileclip.data import ImageTransform, Tokenizer, count_samples, find_card, write_card, write_shard
+from mobileclip.data import find_card, write_card, write_shard
 from mobileclip.datasets import as_source
-from mobileclip.recipes.tiny import COLOURS, OUTLINES, SHAPES, draw_shape, first_samples, shrink
+from mobileclip.recipes.tiny import OUTLINES, SHAPES, draw_shape, first_samples, shrink
 from mobileclip.training.finetuning.run import FinetuneSpec
 from tests.data.made_samples import encoded, make_sample
 from tests.data.shards.test_card import CARD
-from tests.evaluation.fitted_model import fitted_model
-from tests.evaluation.scene_models import scene_pictures, scene_texts, small_spec
 from tests.recipes.choices import run_of
-from tests.recipes.world import World, write_old_tasks
 
 SHEET = Path(__file__).parent / "golden" / "shapes.png"
 """Two of every shape at a tenth of their size: the pages' figures were measured on these drawings."""
@@ -39,33 +33,6 @@ def test_the_shapes_are_those_of_the_golden_sheet():
     with Image.open(SHEET) as golden:
         # Versions of Pillow draw edges a pixel apart.
         np.testing.assert_allclose(np.asarray(sheet(), dtype=int), np.asarray(golden, dtype=int), atol=30)
-
-
-@pytest.mark.parametrize("shape", ["ring", "star"], ids=["scene", "outline"])
-def test_the_ground_is_noisy(shape):
-    green = np.asarray(draw_shape(shape, np.random.default_rng(0), 240, 180), dtype=float)[:15, :, 1]
-    assert green.std() == pytest.approx(6, rel=0.05)
-
-
-def test_a_colour_is_what_its_name_says():
-    pure = {name: np.array(ImageColor.getrgb(name), dtype=int) for name in COLOURS}
-    for name, colour in COLOURS.items():
-        away = {other: np.linalg.norm(ImageColor.getrgb(colour) - there) for other, there in pure.items()}
-        assert min(away, key=away.__getitem__) == name
-
-
-@torch.no_grad()
-def test_a_fitted_model_spreads_its_texts_and_answers_them_on_average():
-    samples, labels = scene_pictures(24)
-    texts = scene_texts(samples, labels)
-    model = fitted_model(small_spec(), [sample.image for sample in samples], texts)
-    tokens = Tokenizer(model.spec.text.input)([text for group in texts for text in group])
-    embeddings = model.encode_text(tokens)
-    torch.testing.assert_close(embeddings.mean(0), torch.zeros(embeddings.shape[1]), rtol=0, atol=1e-3)
-    torch.testing.assert_close(embeddings[:, :10].std(0), torch.ones(10), rtol=0, atol=0.1)
-    transform = ImageTransform(model.spec.image.input)
-    images = model.encode_image(torch.stack([transform(sample.image) for sample in samples]))
-    torch.testing.assert_close(images.mean(0), F.normalize(embeddings, dim=1).mean(0), rtol=0, atol=1e-5)
 
 
 def test_first_samples_keep_the_card_that_lies_beside_them(tmp_path):
@@ -87,12 +54,6 @@ def test_every_process_of_a_tiny_run_has_a_shard_and_a_share_of_the_batch(tmp_pa
     monkeypatch.setenv("WORLD_SIZE", "3")
     data = shrink(attrs.evolve(run, data=attrs.evolve(run.data, shards=tuple(shards)))).data
     assert (data.shards, data.batch_size, data.num_samples) == (tuple(shards[:3]), 6, 12)
-
-
-def test_old_tasks_have_as_many_pictures_as_are_asked_for(tmp_path):
-    shapes, held_out = write_old_tasks(tmp_path, World(num_tests=7))
-    assert [len(list((Path(shapes) / shape).iterdir())) for shape in SHAPES] == [2] * len(SHAPES)
-    assert count_samples([f"{held_out}/00000000.tar"]) == 7
 
 
 def test_a_tiny_fine_tuning_starts_from_the_model_that_is_named(tmp_path, monkeypatch):

@@ -58,11 +58,7 @@ def tiny_model() -> DualEncoderSpec:
             input=ImageInput(size=64),
         ),
         text=MCtSpec(
-            width=64,
-            num_heads=2,
-            depth=1,
-            embedding_dim=64,
-            input=TextInput(context_length=24, vocab_size=16384),
+            width=64, num_heads=2, depth=1, embedding_dim=64, input=TextInput(context_length=24, vocab_size=16384)
         ),
     )
 

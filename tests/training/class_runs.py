@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import attrs
 import torch
 
 from mobileclip.data import LabelledBatch, MixingSpec
 from mobileclip.encoders import Classifier, ClassifierSpec, MCiSpec, StageSpec, ViTSpec
 from mobileclip.inputs import ImageInput
-from mobileclip.training import AdamWSpec, CosineSchedule, CrossEntropySpec, TrainingSpec
+from mobileclip.training import AdamWSpec, CrossEntropySpec, TrainingSpec
+from tests.training import runs
 from tests.training.runs import noisy
 
 NUM_CLASSES = 8
@@ -23,15 +23,8 @@ LOSS = CrossEntropySpec(label_smoothing=0.1, mixing=MixingSpec())
 
 
 def training_spec(total_steps: int = 8, *, peak: float = 3e-3, **changes) -> TrainingSpec:
-    spec = TrainingSpec(
-        loss=LOSS,
-        schedule=CosineSchedule(peak=peak, warmup_steps=2, total_steps=total_steps),
-        optimizer=AdamWSpec(weight_decay=0.05),
-        ema_decay=0.9,
-        log_every_steps=1,
-        checkpoint_every_steps=3,
-    )
-    return attrs.evolve(spec, **changes)
+    own = {"loss": LOSS, "optimizer": AdamWSpec(weight_decay=0.05)}
+    return runs.training_spec(total_steps, peak=peak, **(own | changes))
 
 
 def new_classifier(spec: ClassifierSpec = MODEL) -> Classifier:
@@ -45,7 +38,5 @@ def class_batch(step: int, size: int = 8) -> LabelledBatch:
     own = torch.Generator().manual_seed(100 + step)
     label = torch.randint(NUM_CLASSES, (size,), generator=own)
     return LabelledBatch(
-        keys=tuple(f"{step}-{index}" for index in range(size)),
-        image=noisy(patterns[label], own),
-        label=label,
+        keys=tuple(f"{step}-{index}" for index in range(size)), image=noisy(patterns[label], own), label=label
     )

@@ -1,12 +1,10 @@
 """Training that is ended at random and goes on with another number of processes and workers each time.
 
-`python -m tests.training.elastic --kills 40` compares the samples of every step, with their augmentations and
-captions, to those of a run that nobody touched.
+The samples of every step, with their augmentations and captions, are compared to those of a run that nobody touched.
 """
 
 from __future__ import annotations
 
-import argparse
 import hashlib
 import itertools
 import json
@@ -15,7 +13,6 @@ import random
 import resource
 import signal
 import sys
-import tempfile
 import time
 from collections import Counter
 from collections.abc import Iterator
@@ -27,7 +24,6 @@ import torch
 from mobileclip.data import ReinforcedBatch, ReinforcedPipeline, StreamPosition
 from mobileclip.data.shards.sidecars import write_sizes
 from mobileclip.processes import this_process
-from mobileclip.terminal import say
 from mobileclip.terminal.interruption import interruptible
 from mobileclip.training import run
 from tests.descendants import descendants, kill_all
@@ -41,8 +37,8 @@ ENDS = ("all are killed", "one is killed", "SIGTERM", "connections are cut", "th
 NUM_SAMPLES, BATCH_SIZE, LIMIT_BYTES = 24, 4, 50_000
 
 
-def trial(folder: Path, *, num_kills: int, num_steps: int, seed: int, sampling: str) -> str:
-    """End a training so often, finish it, and return what happened.
+def trial(folder: Path, *, num_kills: int, num_steps: int, seed: int, sampling: str) -> None:
+    """End a training so often, and finish it.
 
     Args:
         folder: where it works.
@@ -59,9 +55,6 @@ def trial(folder: Path, *, num_kills: int, num_steps: int, seed: int, sampling: 
     data = write_data(folder / "data")
     write_sizes(data, {path.name: 6 for path in data.glob("*.tar")})
     ports = itertools.count(26_000 + os.getpid() % 1_000)
-    ends: Counter[str] = Counter()
-    sizes: Counter[tuple[int, int]] = Counter()
-    started = time.monotonic()
     with web_server() as web:
         web.files |= {f"/{path.name}": path.read_bytes() for path in data.iterdir()}
         attempts = itertools.count()
@@ -77,9 +70,7 @@ def trial(folder: Path, *, num_kills: int, num_steps: int, seed: int, sampling: 
         for _ in range(num_kills):
             size, end = (rng.choice(WORLD_SIZES), rng.choice(NUM_WORKERS)), rng.choice(ENDS)
             processes = begin(killed, *size, limit=LIMIT_BYTES if end == "the disk is full" else 0)
-            if _ended(processes, killed / "run", end, web, rng, most_steps=num_steps - 1):
-                ends[end] += 1
-                sizes[size] += 1
+            _end(processes, killed / "run", end, web, rng, most_steps=num_steps - 1)
         _finish(begin(killed, rng.choice(WORLD_SIZES), rng.choice(NUM_WORKERS)))
     expected = {step: made for step, (made,) in _steps(whole, num_steps).items()}
     found = _steps(killed, num_steps)
@@ -91,13 +82,6 @@ def trial(folder: Path, *, num_kills: int, num_steps: int, seed: int, sampling: 
             keys = Counter(key for step in range(first, first + per_epoch) for key, _ in expected[step])
             assert set(keys.values()) == {1}
             assert len(keys) == NUM_SAMPLES
-    said = ", ".join(f"{end} {count} times" for end, count in sorted(ends.items()))
-    tried = len({world_size for world_size, _ in sizes}), len({num_workers for _, num_workers in sizes})
-    return (
-        f"{sampling}, {num_steps} steps, seed {seed}: ended {ends.total()} times ({said}), resumed on {tried[0]} "
-        f"numbers of processes and {tried[1]} of workers; every step has the samples of an undisturbed run; "
-        f"{time.monotonic() - started:.0f} s"
-    )
 
 
 def _started(arguments: list[str], world_size: int, port: int) -> list[Started]:
@@ -105,7 +89,7 @@ def _started(arguments: list[str], world_size: int, port: int) -> list[Started]:
     meeting = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": f"{port}", "WORLD_SIZE": f"{world_size}"}
     return [
         preloaded("tests.training.elastic", "torch._dynamo").start(
-            *("-m", "tests.training.elastic", "train", *arguments),
+            *("-m", "tests.training.elastic", *arguments),
             folder=ROOT,
             environment={"GLOO_SOCKET_IFNAME": "lo"} | meeting | {"RANK": f"{rank}", "LOCAL_RANK": f"{rank}"},
         )
@@ -130,8 +114,8 @@ def _wait_for_step(processes: list[Started], output: Path, target: int, rng: ran
     wait_for(is_there, seconds=300, every=0.05)
 
 
-def _ended(processes: list[Started], output: Path, end: str, web: Web, rng: random.Random, *, most_steps: int) -> bool:
-    """End a run in one of the ways, or let it finish where it does before; return whether it was ended."""
+def _end(processes: list[Started], output: Path, end: str, web: Web, rng: random.Random, *, most_steps: int) -> None:
+    """End a run in one of the ways, or let it finish where it does before."""
     before = num_logged(output)
     target = min(before + rng.randrange(0, 8), most_steps)
     _wait_for_step(processes, output, target, rng, web if end == "connections are cut" else None)
@@ -139,23 +123,22 @@ def _ended(processes: list[Started], output: Path, end: str, web: Web, rng: rand
     if end == "the disk is full":
         errors = [process.communicate(timeout=300)[1] for process in processes]
         assert any(process.returncode for process in processes), errors
-        return True
+        return
     if any(process.poll() is not None for process in processes):
         _finish(processes)
-        return False
+        return
     if end == "SIGTERM":
         for process in processes:
             process.send_signal(signal.SIGTERM)
         for process in processes:
             process.communicate(timeout=300)
-        return True
+        return
     if end == "one is killed":
         running = [pid for process in processes for pid in (process.pid, *descendants(process.pid))]
         os.kill(rng.choice(sorted(running)), signal.SIGKILL)
         time.sleep(rng.uniform(0, 3))
     for process in processes:
         kill_all(process)
-    return True
 
 
 def _steps(output: Path, num_steps: int) -> dict[int, list[Counter[tuple[str, str]]]]:
@@ -209,24 +192,5 @@ def _samples(batch: ReinforcedBatch) -> list[tuple[str, str]]:
     return digests
 
 
-def main() -> None:
-    """Run the trial of the command line, or the training that it ends."""
-    if sys.argv[1:2] == ["train"]:
-        train(*sys.argv[2:])
-        return
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--kills", type=int, default=40)
-    parser.add_argument("--steps", type=int, default=150)
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--sampling", choices=("epoch", "endless"), default="epoch")
-    chosen = parser.parse_args()
-    with tempfile.TemporaryDirectory() as folder:
-        say(
-            trial(
-                Path(folder), num_kills=chosen.kills, num_steps=chosen.steps, seed=chosen.seed, sampling=chosen.sampling
-            )
-        )
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    train(*sys.argv[1:])

@@ -87,26 +87,12 @@ def finish(data: Path | str, output: Path, *, num_steps: int, num_workers: int =
     run(run_spec(data, num_steps=num_steps, num_workers=num_workers), output, evaluate=measuring, device="cpu")
 
 
-def start_step(
-    data: Path, output: str | Path, *, num_steps: int, size: int = 2, num_workers: int = 0
-) -> list[subprocess.Popen[str] | Started]:
-    """Start it as `srun` does, which tells its processes of SLURM's step alone."""
-    step = {
-        "SLURM_JOB_ID": str(os.getpid()),
-        "SLURM_STEP_ID": "0",
-        "SLURM_NTASKS": str(size),
-        "SLURM_STEP_NODELIST": "localhost",
-    }
-    return [
-        start(
-            data,
-            output,
-            num_steps=num_steps,
-            num_workers=num_workers,
-            variables=step | {"SLURM_PROCID": str(rank), "SLURM_LOCALID": str(rank)},
-        )
-        for rank in range(size)
-    ]
+def start_step(data: Path, output: str | Path, *, num_steps: int) -> list[subprocess.Popen[str] | Started]:
+    """Start two processes as `srun` does, which tells them of SLURM's step alone."""
+    step = {"JOB_ID": str(os.getpid()), "STEP_ID": "0", "NTASKS": "2", "STEP_NODELIST": "localhost"}
+    ranks = [step | {"PROCID": f"{rank}", "LOCALID": f"{rank}"} for rank in range(2)]
+    variables = [{f"SLURM_{name}": value for name, value in one.items()} for one in ranks]
+    return [start(data, output, num_steps=num_steps, variables=one) for one in variables]
 
 
 def forked_torchrun(port: int, *arguments: str) -> None:

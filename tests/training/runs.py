@@ -6,13 +6,14 @@ import os
 import socket
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import attrs
 import pytest
 import torch
 from safetensors.torch import load_file
+from torch import nn
 
 from mobileclip.data import Batch, ReinforcedBatch, Skip, StreamPosition, normalize_pixels
 from mobileclip.encoders import DualEncoder, DualEncoderSpec, MCiSpec, StageSpec, TextTransformerSpec
@@ -30,11 +31,7 @@ class KilledError(BaseException):
 
 
 MODEL = DualEncoderSpec(
-    image=MCiSpec(
-        stages=(StageSpec(dim=16, depth=1),),
-        embedding_dim=24,
-        input=ImageInput(size=16),
-    ),
+    image=MCiSpec(stages=(StageSpec(dim=16, depth=1),), embedding_dim=24, input=ImageInput(size=16)),
     text=TextTransformerSpec(
         width=32, num_heads=2, depth=1, embedding_dim=24, input=TextInput(context_length=6, vocab_size=40)
     ),
@@ -136,15 +133,15 @@ def kept_by(call: Callable[[], object]) -> list[torch.Tensor]:
     return list(kept.values())
 
 
-def share_of(rank: int, size: int) -> Callable[[int], ReinforcedBatch]:
+def share_of(rank: int, size: int, make: Callable[[int], Batch] = batch_of) -> Callable[[int], Batch]:
     """Return what makes one process's share of each batch."""
 
-    def make(step: int) -> ReinforcedBatch:
-        whole = batch_of(step)
+    def share(step: int) -> Batch:
+        whole = make(step)
         part = len(whole) // size
         return whole.rows(rank * part, (rank + 1) * part)
 
-    return make
+    return share
 
 
 def last_checkpoint(output: Path) -> Path:
@@ -165,16 +162,15 @@ def assert_same_to_the_bit(one: Path, other: Path) -> None:
     assert all(torch.equal(first[name], second[name]) for name in first)
 
 
-def launch(*command: str | Path, python: Sequence[str] = (sys.executable,), **variables: str) -> subprocess.Popen[str]:
+def launch(*command: str | Path, **variables: str) -> subprocess.Popen[str]:
     """Start what Python is given, in a group of its own, whose output and errors can be read.
 
     Args:
         command: of Python.
-        python: what starts it.
         variables: that it has beside this process's.
     """
     return subprocess.Popen(
-        [*python, *map(str, command)],
+        [sys.executable, *map(str, command)],
         cwd=ROOT,
         env=os.environ | ENVIRONMENT | variables,
         stdout=subprocess.PIPE,
@@ -195,6 +191,22 @@ def start_processes(program: str, *arguments: str, size: int = 2) -> list[subpro
     """Start a program in processes that meet each other."""
     meeting = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port()), "WORLD_SIZE": str(size)}
     return [launch("-c", program, *arguments, RANK=str(rank), LOCAL_RANK=str(rank), **meeting) for rank in range(size)]
+
+
+def assert_resumes_to_the_bit(
+    spec: TrainingSpec, build: Callable[[], nn.Module], folder: Path, make: Callable[[int], Batch] = batch_of
+) -> None:
+    """Assert that a run that is killed at three steps away from its checkpoints ends as one that is not."""
+    whole, parts = folder / "whole", folder / "parts"
+    reference = train(spec, model=build(), batches=Batches(make=make), output=whole)
+    for step in (2, 5, 7):
+        with pytest.raises(KilledError):
+            train(spec, model=build(), batches=Batches(make=make, stop=step, killed=True), output=parts)
+    resumed = train(spec, model=build(), batches=Batches(make=make), output=parts)
+    assert resumed.num_steps == 2
+    assert_same_to_the_bit(whole, parts)
+    for name, value in reference.model.state_dict().items():
+        assert torch.equal(resumed.model.state_dict()[name], value), name
 
 
 def assert_killed_goes_on(spec: RunSpec, folder: Path) -> None:

@@ -15,41 +15,21 @@ from mobileclip.losses import CaptionLossSpec
 from mobileclip.reinforce import CheckpointCaptioner
 from mobileclip.serialization import from_json
 from mobileclip.tensor_files import CheckpointError
-from mobileclip.training import (
-    AdamWSpec,
-    CaptionObjective,
-    CosineSchedule,
-    Memory,
-    RunSpec,
-    TrainingSpec,
-    World,
-    read_metrics,
-    run,
-)
+from mobileclip.training import AdamWSpec, CaptionObjective, Memory, RunSpec, World, read_metrics, run
 from tests.contracts.captioners import check_captioner
 from tests.errors import fails
 from tests.training.runs import MODEL, assert_killed_goes_on, batch_of, training_spec
 
-WIDTH, COLOURS = 32, {"red": (220, 30, 30), "green": (30, 200, 40), "blue": (30, 60, 220), "yellow": (230, 220, 40)}
+COLOURS = {"red": (220, 30, 30), "green": (30, 200, 40), "blue": (30, 60, 220), "yellow": (230, 220, 40)}
+SIZE = {"width": 32, "depth": 1, "num_heads": 2, "embedding_dim": 32}
 CAPTIONER = CoCaSpec(
-    image=ViTSpec(
-        width=WIDTH, depth=1, num_heads=2, patch_size=8, stem="patch", embedding_dim=WIDTH, input=ImageInput(size=16)
-    ),
-    text=TextTransformerSpec(
-        width=WIDTH,
-        depth=1,
-        num_heads=2,
-        embedding_dim=WIDTH,
-        causal=True,
-        input=TextInput(context_length=12, vocab_size=4096),
-    ),
+    image=ViTSpec(**SIZE, patch_size=8, stem="patch", input=ImageInput(size=16)),
+    text=TextTransformerSpec(**SIZE, causal=True, input=TextInput(context_length=12, vocab_size=4096)),
     decoder_depth=1,
     decoder_heads=2,
     num_queries=3,
     pooler_heads=2,
 )
-
-
 CAPTIONS_ALONE = training_spec(6, loss=CaptionLossSpec(contrastive_weight=0), ema_decay=None, max_gradient_norm=1.0)
 
 
@@ -73,16 +53,11 @@ GOLDEN = [(2.256174, 17.87830), (2.323738, 15.24337)]
 
 @pytest.fixture(scope="module")
 def shards(tmp_path_factory):
-    samples = [
-        ImageTextSample(
-            key=f"{colour}{index}",
-            captions=(f"a {colour} square on a page",),
-            image=square(colour),
-            image_extension="png",
-        )
-        for index in range(4)
-        for colour in COLOURS
-    ]
+    samples = []
+    for number in range(16):
+        colour = [*COLOURS][number % 4]
+        told = {"captions": (f"a {colour} square on a page",), "image": square(colour), "image_extension": "png"}
+        samples.append(ImageTextSample(key=f"{colour}{number // 4}", **told))
     return tuple(map(str, write_shards(tmp_path_factory.mktemp("squares"), samples, samples_per_shard=8)))
 
 
@@ -97,15 +72,8 @@ def spec_of(shards, steps=6, peak=3e-3, **changes):
         reinforced=False,
         augmentation=crop_augmentation(16),
     )
-    training = TrainingSpec(
-        loss=CaptionLossSpec(),
-        schedule=CosineSchedule(peak=peak, warmup_steps=2, total_steps=steps),
-        optimizer=AdamWSpec(weight_decay=0.05),
-        ema_decay=None,
-        log_every_steps=1,
-        checkpoint_every_steps=3,
-    )
-    return RunSpec(model=CAPTIONER, data=data, training=attrs.evolve(training, **changes))
+    own = {"loss": CaptionLossSpec(), "optimizer": AdamWSpec(weight_decay=0.05), "ema_decay": None}
+    return RunSpec(model=CAPTIONER, data=data, training=training_spec(steps, peak=peak, **(own | changes)))
 
 
 @pytest.fixture(scope="module")
@@ -160,10 +128,8 @@ def test_files_of_a_run_start_another_of_a_longer_context(shards, trained, tmp_p
     text = attrs.evolve(CAPTIONER.text.input, context_length=16)
     longer = attrs.evolve(CAPTIONER, text=attrs.evolve(CAPTIONER.text, input=text))
     again = spec_of(shards, steps=3)
-    again = RunSpec(
-        model=longer, data=attrs.evolve(again.data, text=text), training=again.training, initial_weights=path
-    )
-    run(again, tmp_path / "again")
+    data = attrs.evolve(again.data, text=text)
+    run(attrs.evolve(again, model=longer, data=data, initial_weights=path), tmp_path / "again")
     assert read_metrics(tmp_path / "again" / "metrics.jsonl")[0]["captions"] < 0.2 * GOLDEN[0][1]
     positions = [load_model(path, fold=False, context_length=length).text_encoder.position for length in (None, 16)]
     torch.testing.assert_close(positions[0][[0, -1]], positions[1][[0, -1]])

@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 from mobileclip.data import MixingSpec, RandomErasingSpec, RangeAugmentSpec
 from mobileclip.datasets import LabelledPipelineSpec
-from mobileclip.encoders import Classifier, DualEncoder, DualEncoderSpec, load_model, save_model
+from mobileclip.encoders import Classifier, DualEncoderSpec, load_model, save_model
 from mobileclip.evaluation import classifier_hook, evaluate_classifier
 from mobileclip.inputs import ImageInput
 from mobileclip.losses import ContrastiveLossSpec, LossSpec, losses
@@ -27,19 +27,10 @@ from mobileclip.training import (
     run,
     train,
 )
-from mobileclip.training.finetuning import LayerDecayAdamWSpec, freeze_batch_norm, rate_scales
 from tests.errors import fails
 from tests.training import runs
-from tests.training.class_runs import (
-    IMAGE,
-    LOSS,
-    MODEL,
-    TRANSFORMER,
-    class_batch,
-    new_classifier,
-    training_spec,
-)
-from tests.training.runs import Batches, KilledError, assert_same_to_the_bit, image_of
+from tests.training.class_runs import IMAGE, LOSS, MODEL, TRANSFORMER, class_batch, new_classifier, training_spec
+from tests.training.runs import Batches, assert_resumes_to_the_bit, image_of
 
 
 def objective_of(spec: TrainingSpec, model) -> ClassificationObjective:
@@ -47,24 +38,20 @@ def objective_of(spec: TrainingSpec, model) -> ClassificationObjective:
 
 
 class TestLoss:
-    def test_smoothed_labels_by_hand(self):
-        spec = training_spec(loss=CrossEntropySpec(label_smoothing=0.1))
-        model = new_classifier(TRANSFORMER)
-        (loss,) = objective_of(spec, model)(class_batch(0))
-        targets = F.one_hot(class_batch(0).label, 8) * 0.9 + 0.1 / 8
-        expected = -(targets * model(image_of(class_batch(0))).log_softmax(dim=1)).sum(dim=1).mean()
-        torch.testing.assert_close(loss, expected)
-
-    def test_mixed_targets_are_those_of_the_mixed_images(self):
+    @pytest.mark.parametrize("mixing", [None, MixingSpec()], ids=["", "mixed"])
+    def test_smoothed_targets_by_hand_are_those_of_the_mixed_images(self, mixing):
         model = new_classifier(TRANSFORMER)
         torch.manual_seed(7)
-        (loss,) = objective_of(training_spec(), model)(class_batch(0))
+        spec = training_spec(loss=attrs.evolve(LOSS, mixing=mixing))
+        (loss,) = objective_of(spec, model)(class_batch(0))
         torch.manual_seed(7)
         batch = class_batch(0)
-        image, targets = MixingSpec().mix(image_of(batch), F.one_hot(batch.label, 8).float())
+        image, targets = image_of(batch), F.one_hot(batch.label, 8).float()
+        if mixing is not None:
+            image, targets = mixing.mix(image, targets)
         expected = -((0.9 * targets + 0.1 / 8) * model(image).log_softmax(dim=1)).sum(dim=1).mean()
         torch.testing.assert_close(loss, expected)
-        assert not torch.equal(image, image_of(batch))
+        assert torch.equal(image, image_of(batch)) == (mixing is None)
 
     @pytest.mark.parametrize(
         "mixing", [None, MixingSpec(cutmix_alpha=0.0), MixingSpec(mixup_alpha=0.0)], ids=["", "mixup", "cutmix"]
@@ -99,8 +86,9 @@ class TestLoss:
         assert counters["unique_graphs"] - before == 2
 
     def test_what_does_not_go_together_is_refused(self):
-        text = runs.MODEL.text
-        dual = DualEncoderSpec(image=IMAGE, text=text).build()
+        dual = DualEncoderSpec(image=IMAGE, text=runs.MODEL.text).build()
+        with fails(ValueError, "label_smoothing"):
+            CrossEntropySpec(label_smoothing=1.0)
         with fails(ValueError, "DualEncoder"):
             objective_of(training_spec(), dual)
         with fails(ValueError):
@@ -109,11 +97,6 @@ class TestLoss:
             objective_of(training_spec(), new_classifier())(runs.batch_of(0))
         with fails(ValueError, "LabelledBatch"):
             objective_of(runs.training_spec(), runs.new_model())(class_batch(0))
-        assert isinstance(runs.new_model(), DualEncoder)
-
-    def test_smoothing_leaves_some_of_the_label(self):
-        with pytest.raises(ValueError, match="label_smoothing"):
-            CrossEntropySpec(label_smoothing=1.0)
 
 
 class TestLoop:
@@ -139,37 +122,7 @@ class TestLoop:
     )
     def test_a_killed_run_resumes_to_the_bit(self, tmp_path, changes):
         """Mixing, drop path and RangeAugment draw from the random numbers that checkpoints hold."""
-        whole, parts = tmp_path / "whole", tmp_path / "parts"
-        spec = training_spec(8, **changes)
-        train(spec, model=new_classifier(), batches=Batches(make=class_batch), output=whole)
-        for step in (2, 5, 7):
-            killed = Batches(make=class_batch, stop=step, killed=True)
-            with pytest.raises(KilledError):
-                train(spec, model=new_classifier(), batches=killed, output=parts)
-        resumed = train(spec, model=new_classifier(), batches=Batches(make=class_batch), output=parts)
-        assert resumed.num_steps == 2
-        assert_same_to_the_bit(whole, parts)
-
-    def test_in_bfloat16(self, tmp_path):
-        spec = training_spec(3, precision="bfloat16")
-        train(spec, model=new_classifier(), batches=Batches(make=class_batch), output=tmp_path)
-        assert all(line["loss"] < 3 for line in read_metrics(tmp_path / "metrics.jsonl"))
-
-    def test_the_head_alone(self, tmp_path):
-        model = new_classifier()
-        freeze_batch_norm(model)
-        model.image_encoder.requires_grad_(requires_grad=False)
-        before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-        train(training_spec(3), model=model, batches=Batches(make=class_batch), output=tmp_path)
-        after = model.state_dict()
-        assert {name for name in before if not torch.equal(after[name], before[name])} == {"head.weight", "head.bias"}
-
-    def test_rates_by_layer(self, tmp_path):
-        scales = rate_scales(new_classifier(), 0.5)
-        assert scales["head.weight"] == scales["image_encoder.head.conv.branches.0.conv.weight"] == 1
-        assert scales["image_encoder.stem.0.branches.0.conv.weight"] == 0.5**3
-        spec = training_spec(3, optimizer=LayerDecayAdamWSpec(rate_decay=0.5))
-        train(spec, model=new_classifier(), batches=Batches(make=class_batch), output=tmp_path)
+        assert_resumes_to_the_bit(training_spec(8, **changes), new_classifier, tmp_path, class_batch)
 
 
 NAMES = ("green", "red")
@@ -250,19 +203,6 @@ class TestRun:
         assert line["val/acc1"] == evaluated.result.top1
         tower = load_model(path, tower="image")
         torch.testing.assert_close(tower(torch.ones(1, 3, 32, 32)), classifier.image_encoder(torch.ones(1, 3, 32, 32)))
-
-    def test_another_run_in_the_folder_is_refused(self, folder, tmp_path):
-        short = run_spec(folder, training=training_spec(3))
-        run(short, tmp_path, device="cpu")
-        with fails(ValueError, "training", "run.json"):
-            run(attrs.evolve(short, training=training_spec(4)), tmp_path, device="cpu")
-
-
-def test_loss_without_mixing_leaves_random_numbers_alone():
-    spec, model = training_spec(loss=attrs.evolve(LOSS, mixing=None)), new_classifier(TRANSFORMER)
-    objective, before = objective_of(spec, model), torch.get_rng_state()
-    objective(class_batch(0))
-    assert torch.equal(torch.get_rng_state(), before)
 
 
 @attrs.frozen(kw_only=True)

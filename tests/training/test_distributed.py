@@ -2,26 +2,18 @@
 
 import json
 import platform
-import re
 import shutil
-import time
 
 import pytest
 import torch
 from safetensors.torch import load_file
 
-from mobileclip.training import CrossEntropySpec, World, process_group, read_metrics, train
-from tests.training import class_runs
+from mobileclip.training import World, process_group, read_metrics
+from tests.errors import told
 from tests.training.program import together
-from tests.training.runs import (
-    Batches,
-    assert_same_to_the_bit,
-    last_checkpoint,
-    start_processes,
-    training_spec,
-)
-from tests.training.test_captions import CAPTIONER, CAPTIONS_ALONE, caption_batch
-from tests.training.test_objective import TRANSFORMERS
+from tests.training.runs import assert_same_to_the_bit, last_checkpoint, without_times
+from tests.training.test_captions import CAPTIONER
+from tests.training.two_processes import RUNS, train_one
 
 
 @pytest.fixture(scope="module")
@@ -31,44 +23,28 @@ def output(tmp_path_factory):
     return folder
 
 
-def test_two_processes_train_what_one_trains(output, tmp_path):
-    torch.manual_seed(0)
-    train(training_spec(8), model=TRANSFORMERS.build(), batches=Batches(), output=tmp_path)
-    alone, together = read_metrics(tmp_path / "metrics.jsonl"), read_metrics(output / "two" / "metrics.jsonl")
-    assert len(together) == len(alone) == 8
-    for one, two in zip(alone, together, strict=True):
-        for name in ("loss", "contrastive", "distillation", "gradient_norm", "logit_scale"):
-            assert two[name] == pytest.approx(one[name], rel=2e-4), name
-    expected, found = load_file(last_checkpoint(tmp_path)), load_file(last_checkpoint(output / "two"))
-    for name in (name for name in expected if name.startswith("objective/")):
+def same_lines(one, other, rel=2e-4):
+    """Assert that two runs log the same numbers, to rounding."""
+    alone, together = (without_times(read_metrics(folder / "metrics.jsonl")) for folder in (one, other))
+    assert together == [pytest.approx(line, rel=rel) for line in alone]
+
+
+@pytest.mark.parametrize("name", RUNS)
+def test_two_processes_train_what_one_trains(name, output, tmp_path):
+    train_one(name, tmp_path)
+    same_lines(tmp_path / name, output / name)
+    expected, found = (load_file(last_checkpoint(folder / name)) for folder in (tmp_path, output))
+    for key in (key for key in expected if key.startswith("objective/")):
         # Adam divides by the root of a square: where a gradient is almost zero, rounding decides its sign.
-        torch.testing.assert_close(found[name], expected[name], rtol=0, atol=1.2e-2)
+        torch.testing.assert_close(found[key], expected[key], rtol=0, atol=1.2e-2)
 
 
-def test_two_processes_train_the_classifier_that_one_trains(output, tmp_path):
-    spec = class_runs.training_spec(6, loss=CrossEntropySpec(label_smoothing=0.1))
-    model = class_runs.new_classifier(class_runs.TRANSFORMER)
-    train(spec, model=model, batches=Batches(make=class_runs.class_batch), output=tmp_path)
-    alone, together = (read_metrics(folder / "metrics.jsonl") for folder in (tmp_path, output / "classifier"))
-    assert len(together) == len(alone) == 6
-    for one, two in zip(alone, together, strict=True):
-        for name in ("loss", "gradient_norm"):
-            assert two[name] == pytest.approx(one[name], rel=2e-4), name
-
-
-def test_two_processes_train_with_captions_alone_what_one_trains(output, tmp_path):
-    """Weights that only the contrastive term moves stay as they were, decay included."""
-    torch.manual_seed(0)
-    train(CAPTIONS_ALONE, model=CAPTIONER.build(), batches=Batches(make=caption_batch), output=tmp_path)
-    alone, together = (read_metrics(folder / "metrics.jsonl") for folder in (tmp_path, output / "captions"))
-    assert len(together) == len(alone) == 6
-    for one, two in zip(alone, together, strict=True):
-        assert "contrastive" not in two
-        for name in ("loss", "captions", "gradient_norm", "logit_scale"):
-            assert two[name] == pytest.approx(one[name], rel=2e-4), name
+def test_weights_that_only_the_contrastive_term_moves_stay_with_captions_alone(output, tmp_path):
+    """As they were, decay included, and whether one process trains or two."""
+    train_one("captions", tmp_path)
     torch.manual_seed(0)
     before = CAPTIONER.build().state_dict()
-    one, two = (load_file(last_checkpoint(folder)) for folder in (tmp_path, output / "captions"))
+    one, two = (load_file(last_checkpoint(folder / "captions")) for folder in (tmp_path, output))
     still = {name for name, first in before.items() if torch.equal(first, one[f"objective/model.{name}"])}
     assert "logit_scale" in still
     assert still == {name for name, first in before.items() if torch.equal(first, two[f"objective/model.{name}"])}
@@ -106,18 +82,9 @@ def test_processes_that_find_other_checkpoints_refuse_to_start(output):
     messages, others = (json.loads((output / f"found-{rank}.json").read_text()) for rank in (0, 1))
     assert messages == others
     other_numbers, none_in_the_first, fewer_in_the_first = messages
-    host = re.escape(platform.node())
-    file = r"step-00000006\.safetensors \([0-9a-f]{12}\)"
-    assert re.match(
-        rf"the processes of this run find different checkpoints: process 0 on {host}: {file} in "
-        rf"\S+disk-0/checkpoints; process 1 on {host}: {file} in "
-        r"\S+disk-1/checkpoints\. Give all of them one output, on a disk that they share",
-        other_numbers,
-    )
-    assert f"process 0 on {platform.node()}: no checkpoint in" in none_in_the_first
-    assert re.search(
-        r"process 0 on .*: step-00000003\.safetensors .*process 1 on .*: step-00000006", fewer_in_the_first
-    )
+    told(other_numbers, platform.node(), "step-00000006.safetensors", "disk-0/checkpoints", "disk-1/checkpoints")
+    told(none_in_the_first, "process 0", "step-00000006.safetensors")
+    told(fewer_in_the_first, "step-00000003.safetensors", "step-00000006.safetensors")
 
 
 def test_what_the_first_process_does_alone_comes_to_all(output):
@@ -127,14 +94,10 @@ def test_what_the_first_process_does_alone_comes_to_all(output):
 
 def test_another_number_of_processes_goes_on(output, tmp_path):
     """One goes on from the state of two: the losses are theirs to rounding."""
-    parts = tmp_path / "parts"
-    shutil.copytree(output / "two", parts)
-    last_checkpoint(parts).unlink()
-    result = train(training_spec(8), model=TRANSFORMERS.build(), batches=Batches(), output=parts)
-    assert 0 < result.num_steps < 8
-    alone, together = read_metrics(parts / "metrics.jsonl"), read_metrics(output / "two" / "metrics.jsonl")
-    for one, two in zip(alone, together, strict=True):
-        assert one["loss"] == pytest.approx(two["loss"], rel=1e-5)
+    shutil.copytree(output / "pairs", tmp_path / "pairs")
+    last_checkpoint(tmp_path / "pairs").unlink()
+    assert 0 < train_one("pairs", tmp_path) < 8
+    same_lines(output / "pairs", tmp_path / "pairs", rel=1e-5)
 
 
 def test_alone_nothing_is_shared():
@@ -150,30 +113,3 @@ def test_alone_nothing_is_shared():
 @pytest.mark.slow
 def test_two_processes_train_alike_with_a_compiled_step():
     together("tests.training.compiled")
-
-
-@pytest.mark.slow
-def test_a_process_that_stops_is_not_waited_for_without_end():
-    """The one that goes on says so, and ends; what started them then ends the other."""
-    program = (
-        "import os, signal, sys\n"
-        "from mobileclip.training import process_group\n"
-        "with process_group('cpu', collective_seconds=2.0) as world:\n"
-        "    print('ready', flush=True)\n"
-        "    world.gather(world.rank)\n"
-        "    if world.rank == 1:\n"
-        "        os.kill(os.getpid(), signal.SIGSTOP)\n"
-        "    world.gather(world.rank)\n"
-    )
-    processes = start_processes(program)
-    try:
-        for process in processes:
-            assert process.stdout.readline() == "ready\n"
-        started = time.monotonic()
-        _, errors = processes[0].communicate(timeout=60)
-        assert time.monotonic() - started < 30
-        assert processes[0].returncode == 1
-        assert "TimeoutError: process 0 of 2 waited too long for the others (at most 2 s)" in errors
-    finally:
-        processes[1].kill()
-        processes[1].communicate()

@@ -11,7 +11,6 @@ from safetensors.torch import load_file
 from torch import nn
 
 from mobileclip.data import ReinforcedPipelineSpec
-from mobileclip.datasets import LabelledPipelineSpec
 from mobileclip.inputs import ImageInput, TextInput
 from mobileclip.recipes import run_recipe
 from mobileclip.serialization import from_json, to_json
@@ -135,24 +134,6 @@ PIPELINE = ReinforcedPipelineSpec(
     shards="a.tar", batch_size=8, image=MODEL.image.input, text=TextInput(context_length=6, vocab_size=40)
 )
 
-LABELLED = LabelledPipelineSpec(shards="a.tar", batch_size=8, image=MODEL.image.input, num_classes=8)
-
-
-@pytest.mark.parametrize(
-    ("data", "kind"),
-    [
-        (PIPELINE, None),
-        (attrs.evolve(PIPELINE, teacher_columns=(0, 3)), None),
-        (LABELLED, None),
-    ],
-)
-def test_pipelines_of_the_library_are_read_back_as_what_they_are(data, kind):
-    own = RunSpec(model=MODEL, data=data, training=training_spec())
-    if data is LABELLED:
-        own = RunSpec(model=class_runs.MODEL, data=data, training=class_runs.training_spec())
-    assert json.loads(to_json(own))["data"].get("kind") == kind
-    assert from_json(to_json(own), RunSpec) == own
-
 
 def test_what_cannot_be_written_or_read_is_named():
     run_of = {"model": MODEL, "data": PIPELINE, "training": training_spec()}
@@ -170,16 +151,9 @@ def test_what_cannot_be_written_or_read_is_named():
         RunSpec(**{**run_of, "data": Batches()})
 
 
-OWN = {
-    "texts": RunSpec(model=PlainSpec(), data=DrawnSpec(), training=training_spec(3, reinforced=False)),
-    "classes": RunSpec(model=PlainClassifierSpec(), data=DrawnClassesSpec(), training=class_runs.training_spec(3)),
-}
-
-
-@pytest.mark.parametrize("name", OWN)
-def test_a_recipe_of_others_parts_has_their_choices_as_flags(tmp_path, monkeypatch, capsys, name):
+def test_a_recipe_of_others_parts_has_their_choices_as_flags(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    own = OWN[name]
+    own = RunSpec(model=PlainClassifierSpec(), data=DrawnClassesSpec(), training=class_runs.training_spec(3))
     run_recipe(own, ["--data.first", "5", "--show"], name="own")
     (tmp_path / "own.json").write_text(text := capsys.readouterr().out)
     assert from_json(text, RunSpec) == attrs.evolve(own, data=attrs.evolve(own.data, first=5))

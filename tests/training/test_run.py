@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import tarfile
-from pathlib import Path
 
 import attrs
 import pytest
@@ -26,8 +24,8 @@ from mobileclip.encoders import load_model, save_model
 from mobileclip.inputs import ImageInput
 from mobileclip.losses import ReinforcedLossSpec
 from mobileclip.serialization import from_json
-from mobileclip.training import CosineSchedule, RunSpec, follow_card, read_metrics, run
-from tests.data.made_samples import make_sample, write_raw
+from mobileclip.training import CosineSchedule, RunSpec, follow_card, run
+from tests.data.made_samples import make_sample
 from tests.errors import fails
 from tests.training.program import run_spec, write_data
 
@@ -54,22 +52,6 @@ def spec(folder, **training):
     changes = {"checkpoint_every_steps": 2, "evaluate_every_steps": None} | training
     data = attrs.evolve(base.data, batch_size=6, num_samples=None)
     return attrs.evolve(base, data=data, training=attrs.evolve(base.training, **changes))
-
-
-def test_a_run_leaves_its_spec_its_metrics_and_its_model(folder):
-    seen = []
-
-    def evaluate(model_spec):
-        assert model_spec == MODEL
-        return lambda _, done: seen.append(done) or {"score": 1.0}
-
-    own = spec(folder, evaluate_every_steps=4)
-    path = run(own, folder / "run", evaluate=evaluate, device="cpu")
-    assert from_json((folder / "run" / "run.json").read_text(), RunSpec) == own
-    lines = read_metrics(folder / "run" / "metrics.jsonl")
-    assert [line["step"] for line in lines if "loss" in line] == list(range(6))
-    assert seen == [4, 6]
-    assert load_model(path).spec == MODEL
 
 
 def test_a_resumed_run_is_a_whole_one_though_a_sample_is_skipped_on_the_way(folder):
@@ -113,13 +95,6 @@ def test_initial_weights(folder):
     save_model(reparameterize(model), folder / "folded.safetensors")
     with fails(ValueError, "folded"):
         run(attrs.evolve(own, initial_weights=folder / "folded.safetensors"), folder / "other", device="cpu")
-
-
-def test_another_run_in_the_folder_is_refused(folder):
-    run(spec(folder), folder / "run", device="cpu")
-    other = attrs.evolve(spec(folder), data=attrs.evolve(spec(folder).data, seed=3))
-    with fails(ValueError, "data", "run.json"):
-        run(other, folder / "run", device="cpu")
 
 
 class StoppedError(Exception):
@@ -230,47 +205,3 @@ def test_scales_that_were_tuned_are_kept(folder):
         follow_card(spec(folder, loss=loss))
     tuned = spec(folder, loss=attrs.evolve(loss, tuned_scales=True))
     assert follow_card(tuned) == follow_card(tuned, tuned) == (tuned, ())
-
-
-def test_mistakes_are_named(folder):
-    loss = ReinforcedLossSpec(teacher_dims=DIMS[::-1], teacher_logit_scales=SCALES)
-    with fails(ValueError, "teacher_dims", f"({DIMS[0]}, {DIMS[1]})"):
-        run(spec(folder, loss=loss), folder / "run", device="cpu")
-    with fails(ValueError, "64"):
-        RunSpec(
-            model=MODEL,
-            data=attrs.evolve(spec(folder).data, image=ImageInput(size=64)),
-            training=spec(folder).training,
-        )
-
-
-@pytest.mark.slow
-def test_two_million_skipped_samples(folder, tmp_path):
-    """They are counted in the checkpoint and named beside it; neither grows with them, and the run goes on."""
-    good = write_shard(tmp_path / "good.tar", [make_sample(index) for index in range(8)])
-    bad = write_raw(tmp_path / "bad.tar", {f"b{number}": {"txt": b"nothing else"} for number in range(10_000)})
-    mixed = tmp_path / "mixed.tar"
-    mixed.write_bytes(_joined(Path(good), Path(bad)))
-    data = attrs.evolve(spec(folder).data, shards=(str(mixed),), batch_size=8, sampling="endless", shuffle=False)
-    base = spec(folder)
-    own = attrs.evolve(
-        base, data=data, training=attrs.evolve(base.training, schedule=CosineSchedule(warmup_steps=1, total_steps=200))
-    )
-    run(own, folder / "run", device="cpu")
-    path = max((folder / "run" / "checkpoints").iterdir())
-    with safe_open(path, framework="pt") as file:
-        position = from_json(file.metadata()["position"], StreamPosition)
-        assert sum(map(len, file.metadata().values())) < 20_000
-    assert position.skipped == {"missing_member": 1_990_000}
-    path.unlink()
-    run(own, folder / "run", device="cpu")
-    lines = sum(len(one.read_text().splitlines()) for one in (folder / "run" / "skipped").iterdir())
-    assert lines == 1_990_000
-
-
-def _joined(first: Path, second: Path) -> bytes:
-    """Return two tar files as one."""
-    with tarfile.open(first) as file:
-        members = file.getmembers()
-        end = members[-1].offset_data + -(-members[-1].size // 512) * 512
-    return first.read_bytes()[:end] + second.read_bytes()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import json
 from contextlib import suppress
 
 import attrs
@@ -14,20 +13,9 @@ from torch.nn import functional as F
 
 from mobileclip.losses import ContrastiveLossSpec, ReinforcedLossSpec
 from mobileclip.reparam import evaluating
-from mobileclip.serialization import to_json
-from mobileclip.training import (
-    ImageTextObjective,
-    Learnability,
-    Memory,
-    PairLosses,
-    SelectionSpec,
-    World,
-    choose_pairs,
-    read_metrics,
-    train,
-)
+from mobileclip.training import ImageTextObjective, Learnability, PairLosses, SelectionSpec, World, choose_pairs
 from tests.errors import fails
-from tests.training.runs import TEACHER_DIMS, Batches, KilledError, batch_of, new_model, training_spec
+from tests.training.runs import TEACHER_DIMS, batch_of, new_model, training_spec
 
 HALF = SelectionSpec(share=0.5, num_chunks=2)
 NUM_PAIRS, DIM = 12, 5
@@ -47,22 +35,6 @@ def loss_in(logits, places, pair):
     own = places.index(pair)
     part = logits[places][:, places]
     return float((part[own].logsumexp(0) + part[:, own].logsumexp(0)) / 2 - part[own, own])
-
-
-def test_losses_beside_some_and_beside_all():
-    image, text = embeddings(0)
-    logits, losses = logits_of(image, text, 7.0), PairLosses(image, text, 7.0)
-    assert losses.beside_chosen().tolist() == [0.0] * NUM_PAIRS
-    everyone = list(range(NUM_PAIRS))
-    expected = [loss_in(logits, everyone, pair) for pair in everyone]
-    torch.testing.assert_close(losses.beside_all(), torch.tensor(expected))
-    chosen = []
-    for new in ([3, 7], [0], [11, 4, 5]):
-        losses.add(torch.tensor(new))
-        chosen += new
-        found = losses.beside_chosen()
-        for pair in set(everyone) - set(chosen):
-            assert float(found[pair]) == pytest.approx(loss_in(logits, [*chosen, pair], pair), rel=1e-5)
 
 
 def learnability():
@@ -100,26 +72,6 @@ def test_pairs_are_chosen_as_the_algorithm_says(spec):
     assert len(found) > 1
 
 
-def test_what_is_learned_and_what_cannot_be_is_left():
-    """Of 60 pairs, 20 are known to the student, 20 have wrong captions, and 20 only the teachers tell apart."""
-    count = 60
-    image, _ = embeddings(0, count, 16)
-    noise, other = embeddings(1, count, 16)
-    known, wrong, new = torch.arange(count).split(20)
-    student_text, teacher_text = image + 0.1 * noise, image + 0.1 * noise
-    student_text[new], student_text[wrong], teacher_text[wrong] = other[new], other[wrong], other[wrong]
-    shares = torch.zeros(count)
-    for seed in range(20):
-        captions = Learnability(
-            student=PairLosses(image, student_text, 20.0), teachers=[PairLosses(image, teacher_text, 20.0)]
-        )
-        draws = torch.rand(4, count, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
-        shares[choose_pairs(SelectionSpec(share=1 / 3, num_chunks=4), [captions], draws)] += 1 / 20
-    assert float(shares[new].mean()) > 0.9
-    assert float(shares[known].mean()) < 0.1
-    assert float(shares[wrong].mean()) < 0.1
-
-
 def objective_of(spec=HALF, model=None, **changes):
     model = new_model() if model is None else model
     return ImageTextObjective(training_spec(9, selection=spec, **changes), model=model, world=World())
@@ -144,30 +96,6 @@ def test_the_loss_is_that_of_the_pairs_that_are_chosen():
         torch.testing.assert_close(one, other, msg=name)
 
 
-def test_synthetic_captions_count_as_well():
-    objective = objective_of()
-    batch = batch_of(0)
-    found = set()
-    for one in (batch, attrs.evolve(batch, syn_text=None, teacher_syn_text=None)):
-        torch.manual_seed(1)
-        found.add(objective._learnable(one).keys)
-    other = attrs.evolve(batch, teacher_syn_text=batch.teacher_syn_text.flip(0))
-    torch.manual_seed(1)
-    found.add(objective._learnable(other).keys)
-    assert len(found) > 1
-
-
-def test_pieces_make_no_difference():
-    model = new_model()
-    found = []
-    for size in (None, 3):
-        torch.manual_seed(0)
-        objective = objective_of(model=copy.deepcopy(model), memory=Memory(micro_batch=size))
-        torch.manual_seed(1)
-        found.append(objective._learnable(batch_of(0)).keys)
-    assert found[0] == found[1]
-
-
 def test_every_part_keeps_its_own_mode():
     model = nn.Sequential(nn.BatchNorm1d(2), nn.Dropout(), nn.Sequential(nn.BatchNorm1d(2)))
     model.train()
@@ -178,38 +106,7 @@ def test_every_part_keeps_its_own_mode():
     assert [part.training for part in model.modules()] == [True, True, True, False, False]
 
 
-def test_a_run_that_was_killed_goes_on_to_the_bit(tmp_path):
-    spec = training_spec(8, selection=HALF)
-    train(spec, model=new_model(), batches=Batches(), output=tmp_path / "whole")
-    with pytest.raises(KilledError):
-        train(spec, model=new_model(), batches=Batches(stop=5, killed=True), output=tmp_path / "killed")
-    train(spec, model=new_model(), batches=Batches(), output=tmp_path / "killed")
-    whole, killed = (
-        [
-            (line["step"], line["loss"], line["gradient_norm"])
-            for line in read_metrics(tmp_path / name / "metrics.jsonl")
-        ]
-        for name in ("whole", "killed")
-    )
-    assert whole == killed
-    train(training_spec(8), model=new_model(), batches=Batches(), output=tmp_path / "all")
-    assert whole[0][1] != read_metrics(tmp_path / "all" / "metrics.jsonl")[0]["loss"]
-
-
-@pytest.mark.slow
-def test_the_loss_falls_with_a_contrastive_student(tmp_path):
-    """Teachers choose, and nothing is distilled."""
-    loss = ReinforcedLossSpec(teacher_dims=TEACHER_DIMS, teacher_logit_scales=(20.0, 30.0), distill_weight=0)
-    spec = training_spec(24, loss=loss, selection=SelectionSpec(share=0.75), peak=5e-3)
-    train(spec, model=new_model(), batches=Batches(), output=tmp_path)
-    metrics = read_metrics(tmp_path / "metrics.jsonl")
-    assert metrics[-1]["loss"] < 0.75 * metrics[0]["loss"]
-
-
-def test_the_choice_is_part_of_the_run():
-    spec = training_spec(8, selection=HALF)
-    assert spec != training_spec(8)
-    assert json.loads(to_json(spec))["selection"] == {"share": 0.5, "num_chunks": 2}
+def test_chunks_are_as_even_as_they_can_be():
     assert SelectionSpec(share=0.3).sizes(100) == (2,) * 14 + (1,) * 2
     assert SelectionSpec(share=0.3).sizes(10) == (1, 1, 1)
     assert SelectionSpec(share=0.25).sizes(8) == (1, 1)
@@ -218,9 +115,8 @@ def test_the_choice_is_part_of_the_run():
 def test_mistakes():
     with fails(ValueError, "1", "8"):
         SelectionSpec(share=0.2).sizes(8)
-    for share in (0.0, 1.1):
-        with pytest.raises(ValueError, match="share"):
-            SelectionSpec(share=share)
+    with fails(ValueError, "share"):
+        SelectionSpec(share=1.1)
     with fails(ValueError, "teacher_dims"):
         training_spec(8, loss=ContrastiveLossSpec(), selection=HALF)
     bare = attrs.evolve(batch_of(0), teacher_image=None, teacher_text=None, teacher_syn_text=None)

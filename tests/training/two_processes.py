@@ -10,7 +10,6 @@ from pathlib import Path
 
 import torch
 
-from mobileclip.data import LabelledBatch
 from mobileclip.tensor_files import CheckpointError
 from mobileclip.training import CrossEntropySpec, World, process_group, train
 from mobileclip.training.checkpoint import StateFile, digest, read_state
@@ -19,38 +18,34 @@ from tests.training.runs import Batches, KilledError, batch_of, new_model, share
 from tests.training.test_captions import CAPTIONER, CAPTIONS_ALONE, caption_batch
 from tests.training.test_objective import TRANSFORMERS
 
+# What one process and two train alike, without batch norm and without what every process draws for itself.
+RUNS = {
+    "pairs": (training_spec(8), TRANSFORMERS, batch_of),
+    "classifier": (
+        class_runs.training_spec(6, loss=CrossEntropySpec(label_smoothing=0.1)),
+        class_runs.TRANSFORMER,
+        class_runs.class_batch,
+    ),
+    "captions": (CAPTIONS_ALONE, CAPTIONER, caption_batch),
+}
+
+
+def train_one(name: str, output: Path, world: World | None = None) -> int:
+    """Train one of the runs, with this process's share of each batch; return the number of steps."""
+    world = world or World()
+    spec, model, make = RUNS[name]
+    torch.manual_seed(0)
+    batches = Batches(make=share_of(world.rank, world.size, make))
+    return train(spec, model=model.build(), batches=batches, output=output / name, world=world).num_steps
+
+
+def train_all(world: World, output: Path) -> None:
+    for name in RUNS:
+        train_one(name, output, world)
+
 
 def share(world: World, **changes) -> Batches:
     return Batches(make=share_of(world.rank, world.size), **changes)
-
-
-def part_of(world: World) -> tuple[int, int]:
-    part = 8 // world.size
-    return world.rank * part, (world.rank + 1) * part
-
-
-def compare_with_one_process(world: World, output: Path) -> None:
-    """Train a model without batch norm, whose result does not depend on how a batch is divided."""
-    torch.manual_seed(0)
-    train(training_spec(8), model=TRANSFORMERS.build(), batches=share(world), output=output / "two", world=world)
-
-
-def classify(world: World, output: Path) -> None:
-    """Train a classifier without batch norm and without mixing, in which every process draws for itself."""
-    spec = class_runs.training_spec(6, loss=CrossEntropySpec(label_smoothing=0.1))
-
-    def make(step: int) -> LabelledBatch:
-        return class_runs.class_batch(step).rows(*part_of(world))
-
-    model = class_runs.new_classifier(class_runs.TRANSFORMER)
-    train(spec, model=model, batches=Batches(make=make), output=output / "classifier", world=world)
-
-
-def write_captions(world: World, output: Path) -> None:
-    """Train a captioner with captions alone, whose other weights get no gradient."""
-    torch.manual_seed(0)
-    batches = Batches(make=lambda step: caption_batch(step).rows(*part_of(world)))
-    train(CAPTIONS_ALONE, model=CAPTIONER.build(), batches=batches, output=output / "captions", world=world)
 
 
 def resume(world: World, output: Path) -> None:
@@ -58,46 +53,39 @@ def resume(world: World, output: Path) -> None:
     spec = training_spec(8)
     train(spec, model=new_model(), batches=share(world), output=output / "whole", world=world)
     for stop in (2, 5, 7):
+        killed = share(world, stop=stop, killed=True)
         with suppress(KilledError):
-            train(
-                spec,
-                model=new_model(),
-                batches=share(world, stop=stop, killed=True),
-                output=output / "parts",
-                world=world,
-            )
+            train(spec, model=new_model(), batches=killed, output=output / "parts", world=world)
     train(spec, model=new_model(), batches=share(world), output=output / "parts", world=world)
+
+
+def spoiled_at(number: int, world: World):
+    """Return what makes a process's share, in which the second one meets a NaN at a step."""
+
+    def make(step: int):
+        batch = share_of(world.rank, world.size)(step)
+        if step == number and world.rank == 1:
+            batch.teacher_image[0, 0] = torch.nan
+        return batch
+
+    return make
 
 
 def leave_out(world: World, output: Path) -> None:
     """Train in float16 where one of the processes meets a NaN, and write down the weights of both."""
-
-    def spoiled(step: int):
-        batch = share_of(world.rank, world.size)(step)
-        if step == 6 and world.rank == 1:
-            batch.teacher_image[0, 0] = torch.nan
-        return batch
-
     torch.manual_seed(0)
     spec, model = training_spec(8, precision="float16", ema_decay=None), TRANSFORMERS.build()
-    train(spec, model=model, batches=Batches(make=spoiled), output=output / "narrow", world=world)
+    train(spec, model=model, batches=Batches(make=spoiled_at(6, world)), output=output / "narrow", world=world)
     (output / f"narrow-{world.rank}.txt").write_text(digest(model.state_dict()))
 
 
 def refuse(world: World, output: Path) -> None:
     """Write down what every process says when one of them meets a NaN, or has a smaller batch than the other."""
-
-    def spoiled(step: int):
-        batch = share_of(world.rank, world.size)(step)
-        if step == 4 and world.rank == 1:
-            batch.teacher_image[0, 0] = torch.nan
-        return batch
-
-    def uneven(step: int):
-        return batch_of(step).rows(0, 4 - world.rank)
-
     messages = {}
-    for name, make in (("diverged", spoiled), ("uneven", uneven)):
+    for name, make in (
+        ("diverged", spoiled_at(4, world)),
+        ("uneven", lambda step: batch_of(step).rows(0, 4 - world.rank)),
+    ):
         try:
             train(training_spec(8), model=new_model(), batches=Batches(make=make), output=output / name, world=world)
         except (FloatingPointError, ValueError) as error:  # noqa: PERF203 - two runs
@@ -159,14 +147,5 @@ def share_errors(world: World, output: Path) -> None:
 if __name__ == "__main__":
     torch.set_num_threads(1)
     with process_group("cpu") as connected_world:
-        for part in (
-            compare_with_one_process,
-            classify,
-            write_captions,
-            resume,
-            leave_out,
-            refuse,
-            find_others,
-            share_errors,
-        ):
+        for part in (train_all, resume, leave_out, refuse, find_others, share_errors):
             part(connected_world, Path(sys.argv[1]))

@@ -7,15 +7,7 @@ import torch
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
-from mobileclip.blocks import (
-    ConvNorm,
-    ConvStem,
-    Downsample,
-    LargeKernelConv,
-    MobileOneBlock,
-    RepMixer,
-    recomputed,
-)
+from mobileclip.blocks import ConvNorm, ConvStem, Downsample, LargeKernelConv, MobileOneBlock, RepMixer, recomputed
 from mobileclip.training.cpu import NormBranch, fuse_for_cpu, merges, sum_of_norms
 from tests.blocks.filling import filled, noise
 from tests.errors import fails
@@ -93,13 +85,6 @@ def test_in_float32_it_is_no_further_from_the_truth_than_the_branches(name):
         assert error < 5 * usual + 2e-6, key
 
 
-@pytest.mark.parametrize("name", ["repmixer", "depthwise_strided"])
-def test_the_gradient_is_that_of_finite_differences(name):
-    block = fuse_for_cpu(filled(BLOCKS[name]())).double().train()
-    x = noise(2, 6, 4, 3, dtype=torch.float64).requires_grad_()
-    assert torch.autograd.gradcheck(block, (x,), eps=1e-6, atol=1e-6)
-
-
 @pytest.mark.parametrize("momentum", [0.0, 0.3, 1.0, None])
 def test_running_statistics_at_any_momentum(momentum):
     other = filled(RepMixer(6)).double().train()
@@ -113,15 +98,9 @@ def test_running_statistics_at_any_momentum(momentum):
     assert len(moved) == (4 if momentum == 0.0 else 12)  # num_batches_tracked at least
 
 
-def test_norms_without_running_statistics():
+def test_norms_without_running_statistics_and_with_an_eps_of_their_own():
     other = filled(RepMixer(6)).double().train()
     other.mixer.skip = nn.BatchNorm2d(6, track_running_stats=False).double()
-    block, x = fuse_for_cpu(copy.deepcopy(other)), noise(4, 6, 5, 5, dtype=torch.float64)
-    torch.testing.assert_close(trained(block, x), trained(other, x), rtol=1e-12, atol=1e-12)
-
-
-def test_each_norm_has_its_own_eps():
-    other = filled(RepMixer(6)).double().train()
     norms = [module for module in other.modules() if isinstance(module, nn.BatchNorm2d)]
     for norm, eps in zip(norms, (1e-5, 0.1, 1.0, 3.0), strict=True):
         norm.eps = eps
@@ -191,16 +170,6 @@ def test_autocast_gives_the_type_and_nearly_the_values_of_the_branches(name):
         y, expected = block(x), other(x)
     assert y.dtype == expected.dtype
     assert (y - expected).norm() < 0.02 * expected.norm()
-
-
-def test_autocast_gradients_are_near_those_of_float32():
-    block, x = fuse_for_cpu(filled(RepMixer(6))).train(), noise(8, 6, 9, 10)
-    wide = trained(copy.deepcopy(block), x, steps=1)
-    with torch.autocast("cpu", dtype=torch.bfloat16):
-        narrow = trained(block, x, steps=1)
-    for name in wide:
-        scale = max(wide[name].float().norm(), torch.tensor(1.0))
-        assert (narrow[name].float() - wide[name].float()).norm() < 0.05 * scale, name
 
 
 @pytest.mark.parametrize("name", [name if name in EACH_CLASS else pytest.param(name, marks=SLOW) for name in BLOCKS])

@@ -6,7 +6,6 @@ import torch
 from hypothesis import given, settings, strategies as st
 
 from mobileclip import reparameterize
-from mobileclip.encoders import load_model, save_model
 from mobileclip.training.finetuning import interpolate_weights
 from tests.encoders.small import SMALL, SMALL_MCT, SMALL_VIT, embeddings
 from tests.errors import fails
@@ -49,13 +48,6 @@ def test_both_ends_are_exact_and_nothing_given_is_changed(spec):
         )
     for state, model in zip(kept, (before, after), strict=True):
         assert all(torch.equal(value, state[name]) for name, value in model.state_dict().items())
-
-
-def test_the_model_between_saves_and_folds(tmp_path):
-    between = interpolate_weights(*pair(), 0.5)
-    save_model(between, tmp_path / "between.safetensors")
-    folded = load_model(tmp_path / "between.safetensors")
-    torch.testing.assert_close(embeddings(folded), embeddings(between), rtol=1e-4, atol=1e-5)
 
 
 def test_mistakes_are_named():

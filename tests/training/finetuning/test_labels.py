@@ -4,7 +4,6 @@ import torch
 import torch.nn.functional as F
 from hypothesis import given, settings, strategies as st
 
-from mobileclip.losses import ContrastiveLossSpec
 from mobileclip.training.finetuning import labelled_contrastive, with_labels
 from tests.errors import fails
 from tests.training.runs import batch_of
@@ -42,52 +41,6 @@ def test_value_and_gradients_are_those_of_shared_targets(labels, seed):
     value.backward()
     for one, other in zip(found, expected, strict=True):
         torch.testing.assert_close(one.grad, other.grad, rtol=1e-5, atol=1e-8)
-
-
-def test_where_no_class_comes_twice_it_is_the_contrastive_loss():
-    generator = torch.Generator().manual_seed(0)
-    image, text = (F.normalize(torch.randn(5, 8, generator=generator), dim=1) for _ in range(2))
-    codes = torch.eye(5)
-    labelled = labelled_contrastive(5).build()(
-        image=image, text=text, logit_scale=10.0, teacher_image=codes, teacher_text=codes
-    )
-    plain = ContrastiveLossSpec().build()(image=image, text=text, logit_scale=10.0)
-    torch.testing.assert_close(labelled.total, plain.total)
-
-
-def test_a_perfect_model_has_no_loss_though_classes_repeat():
-    """The contrastive loss would punish it: it takes the twin's equal text for wrong."""
-    labels = torch.tensor([0, 0, 1, 2])
-    codes = F.one_hot(labels, 3).float()
-    labelled = labelled_contrastive(3).build()(
-        image=codes, text=codes, logit_scale=100.0, teacher_image=codes, teacher_text=codes
-    )
-    plain = ContrastiveLossSpec().build()(image=codes, text=codes, logit_scale=100.0)
-    assert labelled.total.abs() < 1e-6
-    assert plain.total > 0.3
-
-
-def test_where_texts_of_a_class_are_one_text_the_gradient_is_the_contrastive_loss_s():
-    """Which of equal texts is called right makes no difference; with several templates it does."""
-    labels = torch.tensor([0, 1, 0, 2, 0, 1])
-    codes = F.one_hot(labels, 3).float()
-    generator = torch.Generator().manual_seed(0)
-    image, classes = (torch.randn(rows, 8, dtype=torch.float64, generator=generator) for rows in (6, 3))
-    noise = 0.5 * torch.randn(6, 8, dtype=torch.float64, generator=generator)
-    equal = {}
-    for name, apart in (("one template", 0.0), ("several templates", 1.0)):
-        gradients = []
-        for loss, teachers in (
-            (labelled_contrastive(3), {"teacher_image": codes, "teacher_text": codes}),
-            (ContrastiveLossSpec(), {}),
-        ):
-            leaves = [one.clone().requires_grad_() for one in (image, classes)]
-            text = leaves[1][labels] + apart * noise
-            unit = [F.normalize(one, dim=1) for one in (leaves[0], text)]
-            loss.build()(image=unit[0], text=unit[1], logit_scale=7.0, **teachers).total.backward()
-            gradients.append(torch.cat([leaf.grad for leaf in leaves]))
-        equal[name] = torch.allclose(*gradients, rtol=1e-5, atol=1e-8)
-    assert equal == {"one template": True, "several templates": False}
 
 
 class Batches:

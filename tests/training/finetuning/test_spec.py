@@ -13,11 +13,6 @@ from tests.errors import fails
 from tests.training.finetuning.models import fresh
 
 
-def test_lists_become_values():
-    spec = FinetuningSpec(batch_norm="trained", frozen_towers=["text"], lora=LoraSpec(rank=4, extras=()))
-    assert hash(spec) == hash(FinetuningSpec(batch_norm="trained", frozen_towers=("text",), lora=spec.lora))
-
-
 @pytest.mark.parametrize("batch_norm", ["frozen", "trained"])
 def test_a_prepared_model_is_ordinary_again_when_finished(batch_norm):
     model = fresh(SMALL)
