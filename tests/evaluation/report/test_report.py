@@ -118,35 +118,6 @@ class TestPage:
         ):
             assert said in text, said
 
-    def test_results_come_first_then_classes_confusions_and_errors(self, report):
-        document = Document(report[0])
-        name = NAME.replace("\u202e", r"\u202e")
-        answers = [
-            f"{model} on {what}"
-            for model in (name, "half blind")
-            for what in ("colours: classes", "colours: confusion matrix", "colours: errors", "captions: errors")
-        ]
-        assert document.headings == [
-            TITLE,
-            "All results",
-            *answers,
-            f"half blind against {name}",
-            "mobileclip2_s2 against mobileclip_s0",
-            "Models",
-            "Robustness",
-            "How it was measured",
-            "When and with what",
-            "Images used and left out",
-        ]
-
-    def test_suite_columns_stand_where_a_suite_was_evaluated(self, report, tmp_path):
-        _, models = report
-        write_report(tmp_path / "own.html", models[:2])
-        text = Document(tmp_path / "own.html").text
-        assert "average of 38" not in text
-        assert "ImageNet" not in text
-        assert "arXiv" not in text
-
     def test_the_same_bytes_again(self, report, tmp_path):
         path, models = report
         write_report(tmp_path / "again.html", models, title=TITLE, when=WHEN)

@@ -73,22 +73,10 @@ class TestModels:
         for (name, figures), row in zip(PUBLISHED.items(), texts(table), strict=True):
             assert row == [name, "published", *figures]
 
-    def test_titles(self):
-        models = [published_model(name) for name in PUBLISHED]
-        tables = [make(models) for make in (models_table, robustness_table, results_table, coverage_table)]
-        assert [table.title for table in tables] == ["Models", "Robustness", "All results", "Images used and left out"]
-        assert provenance_table(models).title == "When and with what"
-
     def test_a_part_of_the_suite_has_no_average(self):
         table = models_table([model("ours", {"mnist": 0.5, "other": 0.1})])
         assert texts(table) == [["ours", "measured here", "", ""]]
         assert "average of 38, %" not in [column.title for column in table.columns]
-
-    def test_mistakes(self):
-        with pytest.raises(ValueError, match="'source'"):
-            ModelResults(name="ours", results={}, source="guessed")
-        with pytest.raises(ValueError, match="'image_ms'"):
-            Latency(image_ms=0, text_ms=1, device="phone", source="measured")
 
 
 class TestDifferences:
@@ -194,10 +182,6 @@ class TestResults:
         assert table.rows[0][0].small == "measured"
         upright = results_table(models[:4])
         assert [column.title for column in upright.columns] == ["data set", *(f"export {n}" for n in range(4))]
-
-    def test_the_models_of_the_suite_stand_side_by_side(self):
-        table = results_table([published_model(name) for name in list(published_models())[:6]])
-        assert len(table.columns) == 7
 
     def test_names_are_printed_whole(self, capsys, tmp_path, small_file):
         folder = class_folder(tmp_path).rename(tmp_path / "emoji-test_renderings")
