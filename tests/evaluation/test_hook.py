@@ -154,7 +154,13 @@ def cut_short(folder):
     shard.write_bytes(shard.read_bytes()[: shard.stat().st_size * 2 // 3])
 
 
-@pytest.mark.parametrize(("damage", "said"), [(without_names, "classnames.txt"), (cut_short, "0.tar")])
+def emptied(folder):
+    (folder / "test" / "0.tar").write_bytes(bytes(1024))
+
+
+@pytest.mark.parametrize(
+    ("damage", "said"), [(without_names, "classnames.txt"), (cut_short, "0.tar"), (emptied, "scenes")]
+)
 def test_broken_data_is_named_before_the_training(folders, tmp_path, damage, said):
     folder = copied(folders[0], tmp_path)
     damage(folder)

@@ -26,6 +26,7 @@ from mobileclip.evaluation import (
     open_benchmark,
     open_candidate,
     read_results,
+    suite_tasks,
     suite_entry,
     summarize,
     write_summary,
@@ -278,7 +279,6 @@ evaluate_models([{model_of(root)!r}], spec)
         [
             ({"datasets": ("vtab/cats",)}, ("vtab/cats",)),
             ({"datasets": ("vtab/dtd",)}, ("vtab/dtd", "wds_vtab-dtd_test")),
-            ({"datasets": (), "suite": "slow"}, ("slow",)),
             ({"interpolation": ("nearest",)}, ("interpolation",)),
             ({"interpolation": ("bicubic", "bicubic")}, ("interpolation",)),
         ],
@@ -372,6 +372,11 @@ class TestBatchSize:
 
 
 class TestTasks:
+    def test_suites(self):
+        assert len(suite_tasks("full")) == 38
+        with fails(ValueError, "slow"):
+            suite_tasks("slow")
+
     @pytest.mark.parametrize("entry", SUITE, ids=lambda entry: entry.key)
     def test_folders_lead_back(self, entry: SuiteEntry):
         assert suite_entry(entry.key.replace("/", "-")) == entry
