@@ -17,6 +17,7 @@ from mobileclip import storage
 from mobileclip.data import ImageTransform, SkipReport
 from mobileclip.evaluation import (
     SUITE,
+    SUITES,
     EvaluationSpec,
     Session,
     SuiteEntry,
@@ -26,10 +27,9 @@ from mobileclip.evaluation import (
     open_benchmark,
     open_candidate,
     read_results,
-    suite_tasks,
     suite_entry,
+    suite_tasks,
     summarize,
-    write_summary,
 )
 from mobileclip.evaluation.features import fitting, free_memory, measure_latency
 from mobileclip.evaluation.tasks.zero_shot import ZeroShotTask
@@ -124,12 +124,10 @@ class TestRun:
         done = evaluate_models([file], spec)
         assert [model.name for model in done.models] == ["model0 (bilinear)", "model0 (bicubic)"]
         assert counted["images"] == 2 * COUNT
+        benchmark = open_benchmark(root / "wds_vtab-pets_test")
         for model, interpolation in zip(done.models, filters, strict=True):
-            candidate = open_candidate(file, interpolation=interpolation)
-            assert candidate.clip.image_input.interpolation == interpolation
-            record = model.results["vtab/pets"]
+            candidate, record = open_candidate(file, interpolation=interpolation), model.results["vtab/pets"]
             assert record.evaluated["model"] == candidate.fingerprint
-            benchmark = open_benchmark(root / "wds_vtab-pets_test")
             alone = evaluate_benchmark(Session.of(candidate, show_progress=False), benchmark)
             assert record.metrics == pytest.approx(alone.metrics, abs=1e-6)
             assert read_results(model.path) == {"vtab/pets": record}
@@ -338,11 +336,6 @@ class TestCandidates:
         reduced = open_candidate(model_of(root), precision="bfloat16")
         assert reduced.fingerprint != one.fingerprint
 
-    def test_bfloat16(self, root):
-        exact, reduced = (run_of(root, precision=precision).models[0] for precision in ("float32", "bfloat16"))
-        for key, record in exact.results.items():
-            assert record.main_metric == pytest.approx(reduced.results[key].main_metric, abs=0.15)
-
     def test_latency(self, root):
         candidate = open_candidate(model_of(root))
         latency = measure_latency(candidate.clip)
@@ -373,7 +366,8 @@ class TestBatchSize:
 
 class TestTasks:
     def test_suites(self):
-        assert len(suite_tasks("full")) == 38
+        assert len(SUITES["full"]) == 38
+        assert suite_tasks("quick")[0].path == "https://huggingface.co/datasets/djghosh/wds_vtab-pets_test/tree/main"
         with fails(ValueError, "slow"):
             suite_tasks("slow")
 
@@ -400,22 +394,6 @@ class TestTasks:
 
 
 class TestCommand:
-    def test_a_table_of_several_models(self, root, capsys):
-        status, out, err = command(
-            capsys, "eval", root / "model0.safetensors", root / "model1.safetensors", "--data", root, "--output",
-            root / "out", "--datasets", "vtab/pets", "--compare-published", "mobileclip_s1",
-        )  # fmt: skip
-        assert status == 0
-        rows = [line.split() for line in out.splitlines() if line.strip().startswith("Oxford-IIIT")]
-        results = [
-            next(iter(read_results(path).values())).main_metric
-            for path in sorted(root.glob("out/model*/results.jsonl"))
-        ]
-        shown = [cell for cell in rows[-1] if cell.replace(".", "").isdigit()]
-        assert shown == [f"{100 * value:.1f}" for value in results] + [shown[-1]]
-        assert out.index("model1 against model0") < out.index("All results"), "the verdict comes first"
-        assert "[1/1] model1 on Oxford-IIIT Pet" in err
-
     def test_failures_end_it_with_an_error(self, root, capsys):
         (root / "wds_vtab-pets_test" / "test" / "0.tar").unlink()
         status, out, err = command(
@@ -444,27 +422,25 @@ class TestCommand:
         assert found == [(2, {**reasons, "image_extreme_shape": 1}), (3, reasons)]
         assert command(capsys, *given, "--strict")[0] == 1
 
-    def test_a_report_on_two_models(self, root, capsys):
-        status, out, _ = command(
+    def test_a_table_and_a_report_of_two_models(self, root, capsys):
+        status, out, err = command(
             capsys, "eval", root / "model0.safetensors", root / "model1.safetensors", "--data", root, "--output",
             root / "out", "--datasets", "vtab/pets", "--datasets", "probe:vtab/pets", "--report", "--compare-published",
             "mobileclip_s1",
         )  # fmt: skip
         assert status == 0
+        rows = [line.split() for line in out.splitlines() if line.strip().startswith("Oxford-IIIT")]
+        results = [read_results(path)["vtab/pets"].main_metric for path in sorted(root.glob("out/model*/*.jsonl"))]
+        numbers = [[cell for cell in row if cell.replace(".", "").isdigit()] for row in rows]
+        assert [f"{100 * value:.1f}" for value in results] in [row[:2] for row in numbers]
+        assert out.index("model1 against model0") < out.index("All results"), "the verdict comes first"
+        assert "[1/2] model1 on Oxford-IIIT Pet" in err
         page = (root / "out" / "report.html").read_text(encoding="utf-8")
-        assert "model1 against model0" in out
         (plot,) = (root / "out" / "plots").glob("*.png")
         assert plot.name == Path(out.split("plot: ")[1]).name.strip()
         for text in ("model1 against model0", "Oxford-IIIT Pet, linear probe", "mobileclip_s1"):
             assert text in page
         assert "average of 38" not in page, "no suite was evaluated"
-
-    def test_what_was_written_is_what_report_reads(self, root, capsys):
-        done = run_of(root).models[0]
-        status, out, _ = command(capsys, "eval", "report", done.path, "--model", "mobileclip_s1")
-        assert status == 0
-        measured = 100 * done.results["vtab/pets"].main_metric
-        assert f"{measured:.2f}" in out
 
 
 def test_a_summary_of_a_model_with_its_published_twin(root):
@@ -473,9 +449,3 @@ def test_a_summary_of_a_model_with_its_published_twin(root):
     measured, published = summarize(twin)
     assert (measured.name, published.name) == ("mobileclip_s0 (measured)", "mobileclip_s0")
     assert measured.reference == "mobileclip_s0"
-    page, *_ = write_summary(root / "summary", (measured, published))
-    assert "mobileclip_s0 (measured)" in page.read_text(encoding="utf-8")
-    lines = [json.loads(line) for line in done.models[0].path.read_text().splitlines()]
-    assert {line["evaluated"]["weights_sha256"] for line in lines} == {
-        done.models[0].results["vtab/pets"].evaluated["weights_sha256"]
-    }

@@ -9,14 +9,7 @@ import pytest
 import torch
 
 from mobileclip.data import Tokenizer
-from mobileclip.export import (
-    ExportSpec,
-    export_model,
-    read_contract,
-    read_report,
-    targets,
-    verify_export,
-)
+from mobileclip.export import ExportSpec, export_model, read_contract, read_report, targets, verify_export
 from mobileclip.export.export import tower_file
 from mobileclip.export.targets import Written
 from mobileclip.export.targets.litert import (

@@ -13,14 +13,7 @@ from PIL import Image
 from mobileclip import ImageTextModel, reparameterize, specs
 from mobileclip.cli import main as command_line
 from mobileclip.data import ImageTransform, Tokenizer, read_text_input
-from mobileclip.encoders import (
-    ClassifierSpec,
-    DualEncoderSpec,
-    TextTransformerSpec,
-    ViTSpec,
-    load_model,
-    save_model,
-)
+from mobileclip.encoders import ClassifierSpec, DualEncoderSpec, TextTransformerSpec, ViTSpec, load_model, save_model
 from mobileclip.encoders.checkpoints import read_checkpoint
 from mobileclip.evaluation import DatasetResult
 from mobileclip.inputs import ImageInput

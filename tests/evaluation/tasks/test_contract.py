@@ -6,9 +6,7 @@ import shutil
 
 import pytest
 
-from mobileclip.evaluation import (
-    BenchmarkSample,
-)
+from mobileclip.evaluation import BenchmarkSample
 from tests.contracts.tasks import check_task
 from tests.evaluation.models import COLOURS, session_of
 from tests.evaluation.public_layout import write_benchmark

@@ -39,10 +39,7 @@ def colours(tmp_path):
 
 
 def evaluate(root, **options):
-    return evaluate_benchmark(
-        session_of(**options),
-        open_benchmark(root),
-    )
+    return evaluate_benchmark(session_of(**options), open_benchmark(root))
 
 
 @pytest.mark.parametrize("batch_size", [1, 5, 64])

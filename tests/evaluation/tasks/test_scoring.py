@@ -94,11 +94,6 @@ def test_accuracies():
     assert (result.num_images, result.num_skipped) == (NUM_IMAGES, 3)
 
 
-def test_absent_classes_are_named():
-    case = case_of("anything")
-    assert score(case.benchmark, case.features).absent_classes == ("class 8",)
-
-
 def test_iwildcam_counts_macro_f1_of_the_classes_that_are_there():
     case = case_of("wilds-iwildcam")
     metrics = score(case.benchmark, case.features).metrics

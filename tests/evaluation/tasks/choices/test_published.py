@@ -206,25 +206,6 @@ class TestWinoGavil:
             write(root / "winogavil_images", {f"{name}.{'png' if name == 'sea' else 'jpg'}": encoded(shade)})
         assert evaluated(WINOGAVIL, data) == packed
 
-    @pytest.mark.parametrize("unpacked", [False, True])
-    def test_images_that_cannot_be_used(self, data, unpacked):
-        write(data, {PUBLISHED_TABLE: instances_table([*INSTANCES[:-1], ("yellow", ("gold", "sea"), ("sea",))])})
-        pictures = {name: encoded(shade) for name, shade in SHADES.items() if name != "sea"}
-        packed = data / "winogavil" / "winogavil_images.zip"
-        packed.write_bytes(instance_pictures(pictures | {"pink": pictures["pink"][:-30]}))
-        if unpacked:
-            with zipfile.ZipFile(packed) as archive:
-                archive.extractall(data / "winogavil")
-            packed.unlink()
-        evaluation = evaluated(WINOGAVIL, data)
-        assert evaluation.report.keys("image_truncated") == ("103", "104", "105")
-        assert evaluation.report.keys("image_missing") == ("106",)
-        assert "sea" in evaluation.report.named["image_missing"][0].detail
-        assert (evaluation.report.num_read, evaluation.num_images, evaluation.num_skipped) == (3, 3, 4)
-        assert evaluation.main_metric == pytest.approx(self.colour_scores(INSTANCES[:3])[2][1])
-        assert evaluation.metrics["count_10-12"] == 1
-        assert "jaccard_score_12" not in evaluation.metrics
-
     def test_a_damaged_entry_of_the_zip_file(self, data):
         path = data / "winogavil" / "winogavil_images.zip"
         with zipfile.ZipFile(path) as archive:
