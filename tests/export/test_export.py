@@ -229,28 +229,3 @@ def test_images_that_cannot_be_read_are_counted(convolutional, tmp_path):
         attrs.evolve(torn, captions=("a cat", "a cat"))
 
 
-class Unusual(torch.nn.Module):
-    """What no published tower computes, and others may."""
-
-    def forward(self, images):
-        bright = torch.logical_xor(images > 0.5, images.prod(1, keepdim=True) > 0.1)
-        y = torch.selu(images) % 0.7 + torch.nn.functional.softsign(images) + torch.tan(images)
-        return (y + bright).abs().sum((2, 3))
-
-
-@attrs.frozen(kw_only=True, eq=False)
-class UnusualExport(TowerExport):
-    def graph(self, dtype):
-        return Unusual().to(dtype)
-
-
-@torch.no_grad()
-@pytest.mark.parametrize("name", ["onnx", "openvino"])
-def test_whatever_only_computes_is_a_known_operation(convolutional, name, tmp_path):
-    target = targets.resolve(name)
-    spec = ExportSpec(output=tmp_path, target=name, tower="image", normalize=False)
-    export = UnusualExport(tower="image", encoder=convolutional.image_encoder, spec=spec, calibration=torch.empty(0))
-    path = tmp_path / f"image{target.suffix}"
-    run = target.open(path, tower_file(export, path.name, target.export(export, path)))
-    images = pixels(PIXELS)[:1]
-    torch.testing.assert_close(run(images)[0], Unusual()(images), rtol=1e-4, atol=1e-4)
