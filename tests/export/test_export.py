@@ -26,8 +26,7 @@ from mobileclip.export import (
     targets,
     verify_export,
 )
-from mobileclip.export.export import origin_of, tower_export, tower_file
-from mobileclip.export.towers import TowerExport
+from mobileclip.export.export import origin_of, tower_export
 from mobileclip.inputs import TextInput
 from mobileclip.tensor_files import weights_sha256
 from tests.encoders.small import randomised
@@ -227,5 +226,3 @@ def test_images_that_cannot_be_read_are_counted(convolutional, tmp_path):
         export_model(MCI.build().eval(), attrs.evolve(spec, output=tmp_path / "none"), samples=torn)
     with fails(ValueError):
         attrs.evolve(torn, captions=("a cat", "a cat"))
-
-

@@ -30,9 +30,7 @@ from tests.preloaded import preloaded
 REQUESTS, FEW, THREADS = 2000, 80, 8
 COMPUTED_BY = ["eager", "onnx", "openvino", "torch", "litert", "openvino program"]
 # Threads and copies of the others are asked by the contract suite of targets each time.
-BY_DEFAULT = [
-    pytest.param(kind, marks=[pytest.mark.slow] * (kind in ("onnx", "torch", "litert"))) for kind in COMPUTED_BY
-]
+BY_DEFAULT = ["eager", "openvino", "openvino program"]
 SLOWLY = ["executorch", "compiled program"]
 NEEDED = {"litert": "ai_edge_litert", "executorch": "executorch"}
 EXPORTED = ("onnx", "openvino", "torch", "litert", "executorch")
@@ -278,4 +276,3 @@ def test_what_a_runtime_cannot_do_is_no_fault_of_the_export(exported):
     with fails(ValueError, "text.onnx", "RuntimeError", "the device is lost") as caught:
         clip.encode_text("a cat")
     assert "verify" not in str(caught.value)
-    assert "ask again" in str(caught.value)
