@@ -44,19 +44,14 @@ def ranks(model, order=range(6)):
 
 
 def test_accuracies_are_those_of_the_logits(shard, model):
-    found = evaluate_classifier(model, shard, batch_size=7)
-    expected = ranks(model)
+    seen, expected = [], ranks(model)
+    with model.register_forward_pre_hook(lambda _, arguments: seen.append(len(arguments[0]))):
+        found = evaluate_classifier(model, shard, batch_size=7)
+    assert seen == [7, 7, 7, 3]
     assert found.result.top1 == pytest.approx(float((expected == 0).float().mean()))
     assert found.result.top5 == pytest.approx(float((expected < 5).float().mean()))
     assert found.result.num_images == 24
     assert not model.training
-
-
-def test_images_are_classified_so_many_at_once(shard, model):
-    seen = []
-    with model.register_forward_pre_hook(lambda _, arguments: seen.append(len(arguments[0]))):
-        evaluate_classifier(model, shard, batch_size=7)
-    assert seen == [7, 7, 7, 3]
     with fails(ValueError, "batch_size"):
         evaluate_classifier(model, shard, batch_size=0)
 

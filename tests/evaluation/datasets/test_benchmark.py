@@ -99,8 +99,6 @@ def test_what_cannot_be_used_is_named(pets):
     assert report.keys("no_label") == ("label",)
     assert report.keys("several_labels") == ("two", "lines", "commas")
     assert report.keys("bad_label") == ("high", "low", "empty", "long", "word")
-    assert report.named["several_labels"][0].detail == ".cls holds '0 1', expected the number of one class"
-    assert report.named["bad_label"][0].detail == "label 3, but there are 3 classes, from 0"
     assert (report.num_read, report.num_skipped) == (2, 10)
 
 
@@ -115,10 +113,8 @@ def test_keys_that_come_again(pets):
     report = SkipReport(log=False)
     samples = list(open_benchmark(pets).samples(report))
     assert [(sample.key, sample.label) for sample in samples] == [("a", 1), ("b", 0), ("b", 2)]
-    assert [(skip.key, skip.shard[-5:], skip.detail) for skip in report.named["duplicate_key"]] == [
-        ("a", "0.tar", "the key came before here"),
-        ("a", "1.tar", "the key came before in another shard"),
-    ]
+    duplicates = [(skip.key, skip.shard[-5:]) for skip in report.named["duplicate_key"]]
+    assert duplicates == [("a", "0.tar"), ("a", "1.tar")]
     assert (report.num_read, report.num_skipped) == (3, 2)
     write_raw(pets / "test" / "1.tar", [("c.png", IMAGE), ("c.png", IMAGE), ("c.cls", b"0")])
     report = SkipReport(log=False)
