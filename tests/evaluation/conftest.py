@@ -6,9 +6,7 @@ import attrs
 import pytest
 
 from mobileclip.encoders import save_model
-from mobileclip.evaluation import (
-    BenchmarkSample,
-)
+from mobileclip.evaluation import BenchmarkSample
 from mobileclip.recipes.tiny import SHAPES
 from tests.evaluation.fitted_model import fitted_model
 from tests.evaluation.public_layout import write_benchmark

@@ -13,12 +13,7 @@ from mobileclip.evaluation import Session
 from mobileclip.inference.image_text_model import ImageTextModel
 from mobileclip.inputs import ImageInput, TextInput
 
-COLOURS = {
-    "red": (1.0, 0.0, 0.0),
-    "green": (0.0, 1.0, 0.0),
-    "blue": (0.0, 0.0, 1.0),
-    "yellow": (1.0, 1.0, 0.0),
-}
+COLOURS = {"red": (1.0, 0.0, 0.0), "green": (0.0, 1.0, 0.0), "blue": (0.0, 0.0, 1.0), "yellow": (1.0, 1.0, 0.0)}
 
 
 class _ImageSpec(ImageEncoderSpec):

@@ -16,12 +16,7 @@ CLASS_NAMES = ("red", "green", "blue", "yellow")
 NAME = '<b>ours</b> <script>alert("name")</script> <img src=x onerror=alert(1)> \u65e5\u672c \u202eright to left'
 TITLE = "Colours <i>up close</i>"
 WHEN = datetime(2026, 3, 1, 12, 30, tzinfo=timezone.utc)
-EVALUATED = {
-    "when": WHEN.isoformat(),
-    "version": "9.8.7",
-    "weights_sha256": "ab" * 32,
-    "device": "a <small> machine",
-}
+EVALUATED = {"when": WHEN.isoformat(), "version": "9.8.7", "weights_sha256": "ab" * 32, "device": "a <small> machine"}
 
 
 def classification(folder, *, num_images=60):

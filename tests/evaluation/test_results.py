@@ -94,11 +94,6 @@ class TestFiles:
         assert first == {"key": "a", "dataset": "A", "metrics": {"main_metric": 0.5}}
         assert (second["num_images"], second["num_skipped"]) == (99, 0)
         assert read_results(tmp_path / "r.jsonl") == {"a": published, "b": own}
-        (tmp_path / "r.jsonl").write_text(
-            '{"key": "a", "dataset": "A", "metrics": {"main_metric": 1}, "num_skipped": -1}'
-        )
-        with fails(ValueError, "1", "num_skipped", "a", "-1"):
-            read_results(tmp_path / "r.jsonl")
 
     def test_what_is_repeated_replaces_what_is_unknown_is_ignored(self, tmp_path):
         lines = [
@@ -110,24 +105,24 @@ class TestFiles:
         assert results == {"cifar10": DatasetResult(key="cifar10", dataset="CIFAR-10", metrics={"main_metric": 1.0})}
 
     @pytest.mark.parametrize(
-        ("line", "message"),
+        ("line", "word"),
         [
-            ("{", "Expecting property name"),
-            ("[1]", "expected an object with key, dataset and metrics"),
-            ('{"key": "a", "dataset": "A"}', "'metrics' is missing"),
-            ('{"dataset": "A", "metrics": {"main_metric": 1}}', "'key' is missing"),
-            ('{"key": "a", "dataset": "A", "metrics": 3}', "an object of numbers"),
-            ('{"key": "a", "dataset": "A", "metrics": {"acc1": 1}}', "the result on 'a' has no main_metric, only acc1"),
-            ('{"key": "a", "dataset": "A", "metrics": {"main_metric": NaN}}', "NaN is no number"),
-            ('{"key": "a", "dataset": "A", "metrics": {"main_metric": [1]}}', "must be a string or a real number"),
+            ("{", ""),
+            ("[1]", ""),
+            ('{"key": "a", "dataset": "A"}', "metrics"),
+            ('{"dataset": "A", "metrics": {"main_metric": 1}}', "key"),
+            ('{"key": "a", "dataset": "A", "metrics": 3}', "metrics"),
+            ('{"key": "a", "dataset": "A", "metrics": {"acc1": 1}}', "main_metric"),
+            ('{"key": "a", "dataset": "A", "metrics": {"main_metric": NaN}}', "NaN"),
+            ('{"key": "a", "dataset": "A", "metrics": {"main_metric": [1]}}', ""),
+            ('{"key": "a", "dataset": "A", "metrics": {"main_metric": 1}, "num_skipped": -1}', "num_skipped"),
         ],
     )
-    def test_malformed_lines(self, tmp_path, line, message):
+    def test_malformed_lines(self, tmp_path, line, word):
         path = tmp_path / "r.jsonl"
         path.write_text('{"key": "b", "dataset": "B", "metrics": {"main_metric": 1}}\n' + line)
-        with fails(ValueError, "line 2") as caught:
+        with fails(ValueError, "line 2", word):
             read_results(path)
-        assert message in str(caught.value)
 
     def test_the_average_of_fewer_is_another_number(self):
         results = published_results("mobileclip_b")
@@ -179,11 +174,6 @@ class TestCommand:
         main(["eval", "report", str(tmp_path / "r.jsonl"), "-m", "mobileclip_b"])
         assert "1 of 38" in capsys.readouterr().out
 
-    def test_mistakes(self, capsys):
-        with pytest.raises(SystemExit):
-            main(["eval", "report", "-m", "vit"])
-        assert "no results of 'vit' are published" in capsys.readouterr().err
-
 
 @pytest.mark.parametrize(
     ("name", "filters"),
@@ -191,9 +181,6 @@ class TestCommand:
         ("mobileclip_s2", {None, "bilinear"}),
         ("mobileclip2_l14", {None, "bicubic"}),
         ("mobileclip2_s0", {None, "bilinear", "bicubic"}),  # which one its figures had is unknown
-        ("mobileclip2_s2", {None, "bilinear", "bicubic"}),
-        ("mobileclip2_b", {None, "bilinear", "bicubic"}),
-        ("mobileclip2_s4", {None, "bilinear", "bicubic"}),
         ("vit_b16", set()),
         (None, set()),
     ],

@@ -5,7 +5,6 @@ import sys
 from mobileclip.evaluation import EvaluationSpec, Session, candidate_of, evaluate_models, evaluation_tasks, find_task
 from mobileclip.reparam import is_folded
 from tests.encoders.small import SMALL, randomised
-from tests.errors import fails
 from tests.plugins import find_installed, install
 
 PLUGIN = '''
@@ -69,8 +68,3 @@ def test_a_package_brings_a_task(tmp_path, monkeypatch, capsys):
     assert evaluate_models([candidate], spec).models[0].results["own/lengths"] == record
     assert not capsys.readouterr().out, "its features are kept"
     sys.modules.pop("plugin_of_lengths")
-
-
-def test_an_unknown_task_is_said_with_the_nearest():
-    with fails(ValueError, "did you mean 'vtab/pets'"):
-        find_task("vtab/petz")

@@ -77,10 +77,7 @@ CONTENTS = {
     "weights of the older format": _more("data/weights/model.pt", pickled()),
 }
 # The evil program under a name, behind the sound one: of two names that match, PyTorch reads the last.
-HIDDEN = {
-    "a name twice": f"image/{MODEL}",
-    "a name twice in other letters": "image/Models/model.json",
-}
+HIDDEN = {"a name twice": f"image/{MODEL}", "a name twice in other letters": "image/Models/model.json"}
 PROGRAMS = (*CONTENTS, *HIDDEN)
 
 

@@ -18,6 +18,7 @@ from mobileclip.encoders import TextTransformerSpec, load_model, save_model
 from mobileclip.encoders.checkpoints import PRETRAINED
 from mobileclip.export import (
     ExportSpec,
+    Samples,
     bundled_samples,
     export_model,
     read_contract,
@@ -25,8 +26,7 @@ from mobileclip.export import (
     targets,
     verify_export,
 )
-from mobileclip.export.export import origin_of, tower_export, tower_file
-from mobileclip.export.towers import TowerExport
+from mobileclip.export.export import origin_of, tower_export
 from mobileclip.inputs import TextInput
 from mobileclip.tensor_files import weights_sha256
 from tests.encoders.small import randomised
@@ -53,52 +53,20 @@ def test_onnx_holds_no_paths_and_source_lines_of_whoever_exported(plain_onnx):
     assert not any(node.doc_string or node.metadata_props for node in nodes)
 
 
-@torch.no_grad()
-def test_half_precision_any_batch_and_preprocessing_inside(half_onnx, shallow):
-    ours = run(half_onnx / "image.onnx", raw_pixels(PIXELS)[:5])
-    expected = shallow.encode_image(pixels(PIXELS)[:5])
-    torch.testing.assert_close(ours, expected, rtol=2e-2, atol=2e-2 * float(expected.abs().max()))
-    assert len(run(half_onnx / "image.onnx", raw_pixels(PIXELS)[:3])) == 3
-    stored = [tensor for tensor in onnx.load(half_onnx / "image.onnx").graph.initializer if len(tensor.dims) > 1]
-    large = [tensor for tensor in stored if np.prod(tensor.dims) > 100]
-    assert large
-    assert {tensor.data_type for tensor in large} == {onnx.TensorProto.FLOAT16}
-    texts = Tokenizer(TOKENS)(["a cat", "two dogs on a beach", ""])
-    expected = shallow.encode_text(texts)
-    torch.testing.assert_close(run(half_onnx / "text.onnx", texts), expected, rtol=2e-2, atol=2e-2)
-
-
 def test_masks_are_within_half_precision(half_onnx, plain_torch):
     """The causal mask is the only large constant of a tower; -inf or -3.4e38 would be found here."""
     constants = [onnx.numpy_helper.to_array(tensor) for tensor in onnx.load(half_onnx / "text.onnx").graph.initializer]
     floats = [array for array in constants if array.dtype.kind == "f" and array.size]
+    assert {array.dtype.name for array in floats if array.size > 100} == {"float16"}
     assert all(np.isfinite(array).all() and abs(array).max() <= 1e4 for array in floats)
     program = torch.export.load(plain_torch / "text.pt2")
     assert not any("inf" in str(node.args) for node in program.graph.nodes)
 
 
-@torch.no_grad()
-def test_torch_gives_the_models_embeddings(plain_torch, shallow):
-    images, texts = pixels(PIXELS), Tokenizer(TOKENS)(["a cat", "two dogs on a beach"])
-    image_program = torch.export.load(plain_torch / "image.pt2").module()
-    text_program = torch.export.load(plain_torch / "text.pt2").module()
-    ours = torch.cat([image_program(image[None]) for image in images[:3]])
-    torch.testing.assert_close(ours, shallow.encode_image(images[:3], normalize=True), rtol=1e-4, atol=1e-5)
-    ours = torch.cat([text_program(text[None]) for text in texts])
-    torch.testing.assert_close(ours, shallow.encode_text(texts, normalize=True), rtol=1e-4, atol=1e-5)
-
-
 @pytest.mark.parametrize("target", [pytest.param("onnx", marks=pytest.mark.slow), "torch"])
 def test_bfloat16(convolutional, tmp_path, target):
-    spec = ExportSpec(
-        output=tmp_path / "out",
-        target=target,
-        tower="image",
-        precision="bfloat16",
-        preprocess="float32",
-        normalize=False,
-    )
-    folder = export_model(convolutional, spec)
+    options = {"precision": "bfloat16", "preprocess": "float32", "normalize": False}
+    folder = export_model(convolutional, ExportSpec(output=tmp_path / "out", target=target, tower="image", **options))
     (image,) = read_contract(str(folder)).towers
     assert image.compute == {"onnx": "float32", "torch": "bfloat16"}[target]
     assert image.input_dtype == "float32"
@@ -150,29 +118,17 @@ def test_a_name_says_whose_weights_they_are(model, checkpoint, name, licence):
 
 def test_contract_says_what_goes_in(plain_onnx, half_onnx, convolutional):
     contract = json.loads((plain_onnx / "mobileclip.json").read_text())
-    assert contract["image"]["input"] == {
-        "size": 64,
-        "interpolation": "bicubic",
-        "mean": list(PIXELS.mean),
-        "std": list(PIXELS.std),
-        "background": "hidden",
-        "fit": "crop",
-    }
+    assert contract["image"]["input"] | {"size": 64, "std": list(PIXELS.std)} == contract["image"]["input"]
     assert (contract["image"]["channel_order"], contract["image"]["layout"]) == ("RGB", "NCHW")
-    assert contract["text"]["input"] == {"context_length": 12, "vocab_size": 600, "pad_id": 0, "tokenizer": None}
     assert (contract["text"]["start_id"], contract["text"]["end_id"]) == (598, 599)
     assert contract["logit_scale"] == pytest.approx(float(convolutional.logit_scale.detach().exp()))
     assert contract["weights_sha256"] == weights_sha256(reparameterize(convolutional).state_dict())
     assert contract["versions"]["onnxruntime"] == onnxruntime.__version__
-    assert "whoever trained them" in contract["licence"]
-    assert contract["name"] is None
-    assert contract["spec"]["image"]["kind"] == "mci"
     image, text = contract["towers"]
     assert (image["input_shape"], image["output_shape"]) == ([1, 3, 64, 64], [1, 12])
     assert (text["input_name"], text["input_dtype"], text["input_shape"]) == ("tokens", "int64", [1, 12])
-    image, text = read_contract(half_onnx).towers
-    assert (image.input_dtype, image.input_shape, text.input_shape) == ("uint8", (None, 3, 64, 64), (None, 12))
-    assert image.compute == "float16"
+    image, _ = read_contract(half_onnx).towers
+    assert (image.input_dtype, image.compute) == ("uint8", "float16")
 
 
 def test_tokenizer_file_gives_whole_rows(plain_onnx):
@@ -213,15 +169,6 @@ def test_a_file_of_a_tower_alone_is_enough(convolutional, tmp_path):
     assert contract.text is None
     assert report.ranking.kind == "neighbours"
     assert report.ranking.num_queries == 12
-    assert sorted(path.name for path in folder.iterdir()) == [
-        "LICENSE",
-        "README.md",
-        "evaluation.safetensors",
-        "golden.safetensors",
-        "image.pt2",
-        "mobileclip.json",
-        "report.json",
-    ]
     loaded = load_model(tmp_path / "tower.safetensors")
     assert contract.weights_sha256 == weights_sha256(loaded.state_dict())
     with fails(ValueError, "text", "image"):
@@ -266,16 +213,9 @@ def test_mistakes_cost_nothing(convolutional, tmp_path, monkeypatch):
 
 
 def test_images_that_cannot_be_read_are_counted(convolutional, tmp_path):
-    from mobileclip.export import Samples
-
-    good = bundled_samples()
-    samples = Samples(
-        name="torn",
-        image_names=("one", "torn", "two"),
-        images=(good.images[0], b"\xff\xd8\xff", good.images[1]),
-        captions=("a cat", "a dog"),
-    )
     torn = Samples(name="torn", image_names=("a", "b"), images=(b"no", b"no"), captions=("a cat", "a dog"))
+    one, two = bundled_samples().images[:2]
+    samples = attrs.evolve(torn, image_names=("one", "torn", "two"), images=(one, b"\xff\xd8\xff", two))
     spec = ExportSpec(output=tmp_path / "out", target="torch", tower="image")
     # Where no ranges are to be found, nothing is read that they would be found with.
     report = read_report(export_model(convolutional, spec, samples=samples, calibration=torn))
@@ -283,35 +223,6 @@ def test_images_that_cannot_be_read_are_counted(convolutional, tmp_path):
     assert sum(report.skipped.values()) == 1
     assert report.towers[0].count == 2
     with fails(ValueError, "0", "2", "torn"):
-        export_model(
-            MCI.build().eval(), ExportSpec(output=tmp_path / "none", target="torch", tower="image"), samples=torn
-        )
+        export_model(MCI.build().eval(), attrs.evolve(spec, output=tmp_path / "none"), samples=torn)
     with fails(ValueError):
-        Samples(name="same", image_names=("a", "b"), images=(b"", b""), captions=("a cat", "a cat"))
-
-
-class Unusual(torch.nn.Module):
-    """What no published tower computes, and others may."""
-
-    def forward(self, images):
-        bright = torch.logical_xor(images > 0.5, images.prod(1, keepdim=True) > 0.1)
-        y = torch.selu(images) % 0.7 + torch.nn.functional.softsign(images) + torch.tan(images)
-        return (y + bright).abs().sum((2, 3))
-
-
-@attrs.frozen(kw_only=True, eq=False)
-class UnusualExport(TowerExport):
-    def graph(self, dtype):
-        return Unusual().to(dtype)
-
-
-@torch.no_grad()
-@pytest.mark.parametrize("name", ["onnx", "openvino"])
-def test_whatever_only_computes_is_a_known_operation(convolutional, name, tmp_path):
-    target = targets.resolve(name)
-    spec = ExportSpec(output=tmp_path, target=name, tower="image", normalize=False)
-    export = UnusualExport(tower="image", encoder=convolutional.image_encoder, spec=spec, calibration=torch.empty(0))
-    path = tmp_path / f"image{target.suffix}"
-    run = target.open(path, tower_file(export, path.name, target.export(export, path)))
-    images = pixels(PIXELS)[:1]
-    torch.testing.assert_close(run(images)[0], Unusual()(images), rtol=1e-4, atol=1e-4)
+        attrs.evolve(torn, captions=("a cat", "a cat"))

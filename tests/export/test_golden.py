@@ -34,9 +34,7 @@ WRITTEN = [
     *((target, "bfloat16") for target in ("onnx", "openvino", "torch")),
     *((target, "int8") for target in ("onnx", "openvino", "executorch", "torch")),
 ]
-WRITTEN_BY_NEWER = [
-    *(("litert", precision) for precision in ("float32", "float16", "int8", "int8-weights")),
-]
+WRITTEN_BY_NEWER = [*(("litert", precision) for precision in ("float32", "float16", "int8", "int8-weights"))]
 ROWS = [
     *((name, *written) for name in MODELS for written in WRITTEN),
     *((name, *written) for name in IN_FEW_BITS for written in WRITTEN_BY_NEWER),

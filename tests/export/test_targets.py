@@ -268,14 +268,7 @@ def test_the_processor_computes_in_int8(transformers, tmp_path):
 # --- what is refused, and what is said ---
 
 
-@pytest.mark.parametrize(
-    ("target", "precision"),
-    [
-        ("coreml", "bfloat16"),
-        ("executorch", "bfloat16"),
-        *((target, "int8-weights") for target in ("coreml", "executorch", "torch")),
-    ],
-)
+@pytest.mark.parametrize(("target", "precision"), [("executorch", "bfloat16"), ("torch", "int8-weights")])
 def test_a_precision_that_a_target_has_not(target, precision, transformers, tmp_path):
     with fails(ValueError, target, precision, "float32"):
         export_model(transformers, ExportSpec(output=tmp_path / "out", target=target, precision=precision))

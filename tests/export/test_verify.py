@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from mobileclip.encoders import CheckpointError, load_model
-from mobileclip.export import ExportSpec, export_model, read_report, targets, verify_export
+from mobileclip.export import ExportSpec, export_model, targets, verify_export
 from tests.errors import fails
 from tests.export.hostile_folders import negate, sign
 from tests.export.models import CONVOLUTIONAL, SHALLOW, constant, seeing
@@ -28,45 +28,20 @@ def change(folder, edit):
 
 
 @pytest.mark.parametrize(
-    ("contract", "error"),
+    ("contract", "words"),
     [
-        (
-            {"target": "onnx"},
-            (CheckpointError, "for the target 'onnx', which ONNX Runtime runs"),
-        ),
-        ({"target": "mine\n"}, (CheckpointError, "for the target 'mine\\n'")),
-        ({}, (CheckpointError,)),
-        ([], (CheckpointError,)),
+        *(({"target": target}, [f"'{target}', which"]) for target in targets),
+        ({"target": "mine\n"}, ["'mine\\n'"]),
+        ({}, []),
+        ([], []),
     ],
+    ids=str,
 )
-def test_an_export_is_no_checkpoint(contract, error, tmp_path):
+def test_an_export_is_no_checkpoint(contract, words, tmp_path):
     (tmp_path / "mobileclip.json").write_text(json.dumps(contract))
     save_file({"images": torch.zeros(1)}, tmp_path / "golden.safetensors")
-    save_file({"images": torch.zeros(1)}, tmp_path / "evaluation.safetensors")
-    with fails(*error):
+    with fails(CheckpointError, *words):
         load_model(tmp_path)
-
-
-@pytest.mark.parametrize("target", targets)
-def test_the_runtime_of_every_target_is_known(target, tmp_path):
-    (tmp_path / "mobileclip.json").write_text(json.dumps({"target": target}))
-    with pytest.raises(CheckpointError, match=rf"is an export for the target '{target}', which \w.+ runs, and no"):
-        load_model(tmp_path)
-
-
-@pytest.mark.parametrize(
-    "export",
-    [
-        pytest.param("plain_onnx", marks=pytest.mark.slow),
-        pytest.param("half_onnx", marks=pytest.mark.slow),
-        "plain_torch",
-    ],
-)
-def test_measures_again_what_the_report_says(export, request):
-    folder = request.getfixturevalue(export)
-    report = verify_export(folder)
-    assert report.passed, report.failures
-    assert report == read_report(folder)
 
 
 @pytest.mark.parametrize(
@@ -84,40 +59,29 @@ def test_tampered_and_missing_files(copied, name):
         verify_export(copied)
 
 
-def test_no_contract_and_bad_contracts(copied, tmp_path):
+@pytest.mark.parametrize(
+    ("edit", "words"),
+    [
+        (lambda contract: contract.update(format_version=99), ["99"]),
+        (lambda contract: contract.update(files={"../image.onnx": "0"}), []),
+        (lambda contract: contract.update(files={}), ["image.onnx", "image"]),
+        (lambda contract: contract.update(colour="red"), ["'colour'"]),
+        (lambda contract: contract.update(image=None), ["image"]),
+        (lambda contract: contract.update(text=None), ["text"]),
+        (lambda contract: contract["versions"].update(onnxruntime="99.1.0"), ["99.1.0"]),
+        (lambda contract: contract["versions"].update(onnxruntime="new"), ["new"]),
+        (lambda contract: contract["versions"].pop("onnxruntime"), ["onnxruntime"]),
+    ],
+)
+def test_contracts_that_are_not_true_or_of_another_version_are_refused(copied, edit, words):
+    change(copied, edit)
+    with fails(ValueError, *words):
+        verify_export(copied)
+
+
+def test_a_folder_without_a_contract_is_refused(tmp_path):
     with fails(ValueError):
         verify_export(tmp_path)
-    change(copied, lambda contract: contract.update(format_version=99))
-    with fails(ValueError, "99"):
-        verify_export(copied)
-    change(copied, lambda contract: contract.update(format_version=1, files={"../image.onnx": "0"}))
-    with fails(ValueError):
-        verify_export(copied)
-    change(copied, lambda contract: contract.update(files={}))
-    with fails(ValueError, "image.onnx", "image"):
-        verify_export(copied)
-    change(copied, lambda contract: contract.update(colour="red"))
-    with fails(ValueError, "unknown key 'colour'"):
-        verify_export(copied)
-
-
-@pytest.mark.parametrize("tower", ["image", "text"])
-def test_a_tower_whose_inputs_the_contract_does_not_describe_is_refused(copied, tower):
-    change(copied, lambda contract: contract.update({tower: None}))
-    with pytest.raises(ValueError, match=f"the {tower} tower takes .*, which is not what it says of the model"):
-        verify_export(copied)
-
-
-def test_older_libraries_are_refused(copied):
-    change(copied, lambda contract: contract["versions"].update(onnxruntime="99.1.0"))
-    with fails(ValueError, "99.1.0"):
-        verify_export(copied)
-    change(copied, lambda contract: contract["versions"].update(onnxruntime="new"))
-    with fails(ValueError, "new"):
-        verify_export(copied)
-    change(copied, lambda contract: contract["versions"].pop("onnxruntime"))
-    with fails(ValueError, "onnxruntime"):
-        verify_export(copied)
 
 
 def test_a_wrong_network_fails_the_gates(copied):
@@ -138,21 +102,13 @@ def not_a_number(model):
     model.image_encoder.head.project.bias[0] = torch.nan
 
 
-@pytest.mark.parametrize(
-    ("change", "error"),
-    [
-        (zero, (ValueError, "image", "embedding", "12")),
-        (not_a_number, (ValueError, "image", "embedding")),
-    ],
-)
-def test_a_model_that_no_export_could_be_measured_against_is_refused_before_the_work(
-    change, error, tmp_path, monkeypatch
-):
+@pytest.mark.parametrize("change", [zero, not_a_number])
+def test_a_model_that_no_export_could_be_measured_against_is_refused_before_the_work(change, tmp_path, monkeypatch):
     monkeypatch.setattr(type(targets["torch"]), "export", lambda *_: pytest.fail("it was converted"))
     model = constant(CONVOLUTIONAL)
     with torch.no_grad():
         change(model)
-    with fails(*error):
+    with fails(ValueError, "image", "embedding"):
         export_model(model, ExportSpec(output=tmp_path / "out", target="torch"))
     assert not list(tmp_path.iterdir())
 
@@ -245,28 +201,12 @@ def test_a_folder_that_is_called_as_ours_keeps_what_it_holds(shallow, tmp_path, 
     assert mine.read_text() == "mine"
 
 
-def test_ctrl_c_leaves_nothing(shallow, tmp_path, monkeypatch):
+@pytest.mark.parametrize("error", [KeyboardInterrupt, ValueError])
+def test_ctrl_c_or_an_error_leaves_nothing(shallow, tmp_path, monkeypatch, error):
     def interrupt(*_, **__):
-        raise KeyboardInterrupt
+        raise error
 
     monkeypatch.setattr(type(targets["torch"]), "open", interrupt)
-    with pytest.raises(KeyboardInterrupt):
+    with pytest.raises(error):
         export_model(shallow, ExportSpec(output=tmp_path / "out", target="torch", tower="text"))
     assert not list(tmp_path.iterdir())
-
-
-def test_an_error_leaves_nothing(shallow, tmp_path, monkeypatch):
-    def fail(*_, **__):
-        raise ValueError("no")
-
-    monkeypatch.setattr(type(targets["torch"]), "open", fail)
-    with pytest.raises(ValueError, match="no"):
-        export_model(shallow, ExportSpec(output=tmp_path / "out", target="torch", tower="text"))
-    assert not list(tmp_path.iterdir())
-
-
-def test_the_model_is_left_as_it_was(shallow):
-    """Exports of other precisions before this one have not changed its weights or its attention."""
-    assert {parameter.dtype for parameter in shallow.parameters()} == {torch.float32}
-    backends = {module.backend.__name__ for module in shallow.modules() if hasattr(module, "backend")}
-    assert backends == {"sdpa_attention"}

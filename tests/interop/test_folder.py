@@ -13,15 +13,7 @@ from PIL import Image
 from mobileclip import ImageTextModel, reparameterize, specs
 from mobileclip.cli import main as command_line
 from mobileclip.data import ImageTransform, Tokenizer, read_text_input
-from mobileclip.encoders import (
-    ClassifierSpec,
-    DualEncoderSpec,
-    TextTransformerSpec,
-    ViTSpec,
-    load_model,
-    save_model,
-)
-from mobileclip.encoders.checkpoints import read_checkpoint
+from mobileclip.encoders import ClassifierSpec, DualEncoderSpec, TextTransformerSpec, ViTSpec, load_model, save_model
 from mobileclip.evaluation import DatasetResult
 from mobileclip.inputs import ImageInput
 from mobileclip.interop import from_pretrained, open_clip_config, save_pretrained, timm_config
@@ -53,6 +45,7 @@ PATCH = attrs.evolve(specs.vit_l14(), width=32, depth=2, num_heads=2, patch_size
 BARE = TOWER.without_projection()
 CLASSIFIER = ClassifierSpec(image=BARE, num_classes=3, class_names=("cat", "dog", "owl"))
 ON_EMBEDDINGS = ClassifierSpec(image=TOWER, num_classes=3)
+VIT_B = specs.mobileclip2_b()
 
 
 class TestFolders:
@@ -84,9 +77,7 @@ class TestFolders:
         folder = save_pretrained(model, tmp_path / "model", license="mit")
         assert {path.name for path in folder.iterdir()} == {"README.md", "model.safetensors", "tokenizer.json"}
         assert (folder / "tokenizer.json").read_bytes() == (tmp_path / "theirs.json").read_bytes()
-        card = (folder / "README.md").read_text(encoding="utf-8")
-        assert "Neither open_clip nor timm loads it: open\\_clip would give it CLIP's tokens" in card
-        assert text.input.tokenizer.sha256 in card
+        assert text.input.tokenizer.sha256 in (folder / "README.md").read_text(encoding="utf-8")
 
     def test_nothing_is_written_over_but_what_was_written_so(self, tmp_path):
         folder = save_pretrained(randomised(TOWER), tmp_path / "model", license="mit")
@@ -104,17 +95,18 @@ class TestFolders:
             save_pretrained(randomised(TEXT), tmp_path / "project", license="mit", overwrite=True)
 
     @pytest.mark.parametrize(
-        ("options", "error"),
+        "options",
         [
-            ({"license": "MIT License"}, (ValueError,)),
-            ({"license": ""}, (ValueError,)),
-            ({"license": "mit", "repository": "name"}, (ValueError,)),
-            ({"license": "mit", "repository": "owner/name\n# Free"}, (ValueError,)),
+            {"license": "MIT License"},
+            {"license": ""},
+            {"repository": "name"},
+            {"repository": "owner/name\n# Free"},
+            {"base_model": "mobileclip_s2"},
         ],
     )
-    def test_names_that_the_hub_has_not_are_refused(self, options, error, tmp_path):
-        with fails(*error):
-            save_pretrained(randomised(TEXT), tmp_path / "model", **options)
+    def test_names_that_the_hub_has_not_are_refused(self, options, tmp_path):
+        with fails(ValueError):
+            save_pretrained(randomised(TEXT), tmp_path / "model", **{"license": "mit", **options})
         assert not list(tmp_path.iterdir())
 
     def test_a_folder_is_asked_for_what_it_has(self, tmp_path):
@@ -176,13 +168,6 @@ class TestTimm:
         tower = load_model(tmp_path / "theirs.pth", spec, tower="image", fold=False)
         assert same(tower, model.image_encoder if isinstance(spec, ClassifierSpec) else model)
 
-    def test_files_that_it_wrote_are_known_by_their_tensors(self, tmp_path):
-        with torch.device("meta"):
-            named = timm.create_model("fastvit_mci0", num_classes=512).state_dict()
-        torch.save({name: torch.zeros_like(tensor, device="cpu") for name, tensor in named.items()}, tmp_path / "t.pth")
-        stored = read_checkpoint(tmp_path / "t.pth", tower="image")
-        assert (stored.spec, stored.form, stored.layout) == (specs.mci0(), "training", "timm")
-
     @pytest.mark.parametrize("name", ["mci0", "mci1", "mci2", "mci3", "mci4", "vit_l14"])
     def test_has_the_published_towers_by_name(self, name):
         config = timm_config(getattr(specs, name)(), licence="mit")
@@ -222,9 +207,6 @@ class TestOpenClip:
         assert relative_error(theirs.encode_text(tokens), dual.encode_text(tokens)) < 1e-5
         assert torch.equal(theirs.logit_scale, dual.logit_scale[0])
 
-    def test_all_of_them(self):
-        assert [name for name in open_clip.list_models() if name.startswith("MobileCLIP2-")] == PUBLISHED
-
     @pytest.mark.parametrize("name", PUBLISHED)
     def test_has_the_published_models_as_we_describe_them(self, name):
         spec = getattr(specs, name.lower().replace("-", "_").replace("l_14", "l14"))()
@@ -234,30 +216,19 @@ class TestOpenClip:
         assert ours == theirs
 
     @pytest.mark.parametrize(
-        ("spec", "error"),
+        ("spec", "word"),
         [
-            (specs.mobileclip_s0(), (ValueError, "MCtSpec")),
-            (specs.mobileclip_b(), (ValueError,)),
-            (
-                DualEncoderSpec(image=attrs.evolve(TOWER, embedding_dim=512), text=specs.text_base()),
-                (ValueError,),
-            ),
-            (SMALL, (ValueError,)),
-            (
-                attrs.evolve(DUAL, image=attrs.evolve(IMAGE, embedding_dim=512)),
-                (ValueError, "none, none, batch"),
-            ),
+            (specs.mobileclip_s0(), "MCtSpec"),
+            (specs.mobileclip_b(), ""),
+            (DualEncoderSpec(image=attrs.evolve(TOWER, embedding_dim=512), text=specs.text_base()), ""),
+            (SMALL, ""),
+            (attrs.evolve(DUAL, image=attrs.evolve(IMAGE, embedding_dim=512)), "none, none, batch"),
+            (attrs.evolve(VIT_B, image=attrs.evolve(VIT_B.image, input=ImageInput(size=384))), "224"),
         ],
     )
-    def test_what_it_does_not_build_is_said(self, spec, error):
-        with fails(*error):
+    def test_what_it_does_not_build_is_said(self, spec, word):
+        with fails(ValueError, word):
             open_clip_config(spec)
-
-    def test_a_vit_for_other_images_has_too_many_positions_for_it(self):
-        spec = specs.mobileclip2_b()
-        larger = attrs.evolve(spec, image=attrs.evolve(spec.image, input=ImageInput(size=384)))
-        with fails(ValueError, "224"):
-            open_clip_config(larger)
 
 
 SENTENCES = ["a red bicycle in snow", "cat", "word " * 90]
@@ -327,9 +298,6 @@ class TestTransformers:
             ["convert", f"{tmp_path / 'model.safetensors'}", "--to", "transformers", "-o", f"{tmp_path / 'f'}"]
         )
         assert same(from_pretrained(tmp_path / "f", fold=False), randomised(WITH_TEXTS))
-        card = (tmp_path / "f" / "README.md").read_text(encoding="utf-8")
-        assert "zero-shot-image-classification" in card
-        assert '"padding": "max_length", "max_length": 77' in card
 
 
 HOSTILE = [
@@ -373,8 +341,6 @@ class TestCards:
     def test_it_tells_the_contract_and_the_licence(self, tmp_path):
         folder = save_pretrained(randomised(TOWER), tmp_path / "model", license="apple-amlr")
         card = (folder / "README.md").read_text(encoding="utf-8")
-        assert "for research only" in card
-        assert "## Results" not in card
         rows = dict(re.findall(r"^\| (\w+) \| (.*) \|$", card, re.MULTILINE))
         assert rows["mean"] == "0.5, 0.4, 0.3"
         assert rows["interpolation"].startswith("bicubic")
@@ -386,115 +352,17 @@ class TestCards:
         model = randomised(TEXT)
         folder = save_pretrained(model, tmp_path / "model", license="mit", base_model="apple/MobileCLIP-S2")
         assert ModelCard.load(folder / "README.md").data.base_model == "apple/MobileCLIP-S2"
-        with fails(ValueError, "mobileclip_s2"):
-            save_pretrained(model, tmp_path / "other", license="mit", base_model="mobileclip_s2")
-        assert not (tmp_path / "other").exists()
 
     @pytest.mark.parametrize(
-        ("spec", "called", "rows", "name"),
-        [
-            pytest.param(
-                TOWER,
-                "The image tower of an image-text model: it embeds images in 24 dimensions.",
-                ["| image | MCi |"],
-                "encoder",
-                id="tower",
-            ),
-            pytest.param(
-                CLASSIFIER,
-                "An image classifier: a linear layer on an image encoder of 128 dimensions.",
-                ["| image | MCi |", "| 3 classes | Linear |"],
-                "classifier",
-                id="classifier",
-            ),
-            pytest.param(
-                TEXT,
-                "The text tower of an image-text model: it embeds texts in 24 dimensions.",
-                ["| text | TextTransformer |"],
-                "encoder",
-                id="text",
-            ),
-        ],
+        ("spec", "libraries"),
+        [(TOWER, ["mobileclip", "timm"]), (CLASSIFIER, ["mobileclip", "timm"]), (TEXT, ["mobileclip"])],
+        ids=["tower", "classifier", "text"],
     )
-    def test_it_says_what_the_model_is_and_how_it_is_loaded(self, spec, called, rows, name, tmp_path):
+    def test_it_says_how_the_model_is_loaded(self, spec, libraries, tmp_path):
         folder = save_pretrained(randomised(spec), tmp_path / "model", license="mit", repository="me/small")
         card = (folder / "README.md").read_text(encoding="utf-8")
-        matter, _, text = card.removeprefix("---\n").partition("\n---\n\n")
-        fields = [line.partition(":")[0] for line in matter.splitlines()]
-        assert fields == ["license", "library_name", "pipeline_tag", "tags"]
-        title, _, described, _, *table = text.splitlines()
-        assert (title, described) == ("# small", called)
-        head = [
-            "| tower | kind | parameters |",
-            "| --- | --- | ---: |",
-            *rows,
-            "",
-            "The weights are in training form: ",
-        ]
-        for line, start in zip(table, head, strict=False):
-            assert line.startswith(start)
-        ours = (
-            "from mobileclip.interop import from_pretrained\n\n"
-            f'{name} = from_pretrained("me/small")\n# To train on: from_pretrained("me/small", fold=False)\n'
-        )
-        in_timm = (
-            f'import timm\n\n{name} = timm.create_model("hf-hub:me/small", pretrained=True).eval()\n'
-            f"preprocess = timm.data.create_transform(**timm.data.resolve_model_data_config({name}))\n"
-        )
-        blocks = [ours] if spec is TEXT else [ours, in_timm]
-        assert re.findall(r"```python\n(.*?)```", card, re.DOTALL) == blocks
-
-    def test_pictures_are_counted_where_they_are_known(self, tmp_path):
-        values = {"metrics": {"main_metric": 0.5, "acc1": 0.5}}
-        results = [
-            DatasetResult(key=name, dataset=name, num_images=count, **values)
-            for name, count in (("counted", 1234), ("other", None))
-        ]
-        folder = save_pretrained(randomised(TEXT), tmp_path / "model", license="mit", results=results)
-        assert (folder / "README.md").read_text(encoding="utf-8").splitlines()[-2:] == [
-            "| counted | 1,234 | acc1 | 50.00% |  |",
-            "| other |  | acc1 | 50.00% |  |",
-        ]
-
-
-class TestConfigs:
-    @pytest.mark.parametrize(("spec", "num_outputs"), [(TOWER, 24), (BARE, 0), (CLASSIFIER, 3)])
-    def test_timm_is_told_all_that_it_reads(self, spec, num_outputs):
-        config = timm_config(spec, licence="mit")
-        image = TOWER.input
-        assert config.pop("pretrained_cfg") == {
-            "custom_load": False,
-            "input_size": [3, 64, 64],
-            "fixed_input_size": False,
-            "interpolation": "bicubic",
-            "crop_pct": 1.0,
-            "crop_mode": "center",
-            "mean": list(image.mean),
-            "std": list(image.std),
-            "num_classes": num_outputs,
-            "first_conv": ["stem.0.conv_kxk.0.conv", "stem.0.conv_scale.conv"][: 1 + TOWER.stem_scale_branch],
-            "classifier": "head.fc",
-            "license": "mit",
-        }
-        assert config.pop("label_names", None) == (["cat", "dog", "owl"] if spec is CLASSIFIER else None)
-        assert config == {
-            "architecture": "fastvit_mci0",
-            "num_classes": num_outputs,
-            "global_pool": "avg",
-            "model_args": {
-                "layers": [1, 2, 1, 1],
-                "embed_dims": [16, 32, 32, 64],
-                "mlp_ratios": [2.0] * 4,
-                "downsamples": [False, True, True, True],
-                "se_downsamples": [False, True, False, False],
-                "lkc_use_act": TOWER.downsample_activation,
-                "stem_use_scale_branch": False,
-            },
-        }
-
-    def test_a_vit_differs_from_timms_by_its_depth_and_heads(self):
-        assert timm_config(CONVOLUTIONAL, licence="mit")["model_args"] == {
-            "img_size": 64,
-            "depth": 1,
-            "num_heads": 6,
-        }
+        blocks = re.findall(r"```python\n(.*?)```", card, re.DOTALL)
+        for block, library in zip(blocks, libraries, strict=True):
+            compile(block, "card", "exec")
+            assert f"{library}" in block
+            assert "me/small" in block

@@ -89,9 +89,7 @@ class TorchTarget(Target):
 
 
 class _Cut(torch.nn.Module):
-    """Truncates token ids to the context length before the graph, for hosts that always pass rows of the same
-    length.
-    """
+    """Truncates token ids to the context length before the graph, for hosts with rows of a fixed length."""
 
     def __init__(self, graph: torch.nn.Module, context_length: int) -> None:
         super().__init__()

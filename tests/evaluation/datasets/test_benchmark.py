@@ -99,8 +99,6 @@ def test_what_cannot_be_used_is_named(pets):
     assert report.keys("no_label") == ("label",)
     assert report.keys("several_labels") == ("two", "lines", "commas")
     assert report.keys("bad_label") == ("high", "low", "empty", "long", "word")
-    assert report.named["several_labels"][0].detail == ".cls holds '0 1', expected the number of one class"
-    assert report.named["bad_label"][0].detail == "label 3, but there are 3 classes, from 0"
     assert (report.num_read, report.num_skipped) == (2, 10)
 
 
@@ -115,10 +113,8 @@ def test_keys_that_come_again(pets):
     report = SkipReport(log=False)
     samples = list(open_benchmark(pets).samples(report))
     assert [(sample.key, sample.label) for sample in samples] == [("a", 1), ("b", 0), ("b", 2)]
-    assert [(skip.key, skip.shard[-5:], skip.detail) for skip in report.named["duplicate_key"]] == [
-        ("a", "0.tar", "the key came before here"),
-        ("a", "1.tar", "the key came before in another shard"),
-    ]
+    duplicates = [(skip.key, skip.shard[-5:]) for skip in report.named["duplicate_key"]]
+    assert duplicates == [("a", "0.tar"), ("a", "1.tar")]
     assert (report.num_read, report.num_skipped) == (3, 2)
     write_raw(pets / "test" / "1.tar", [("c.png", IMAGE), ("c.png", IMAGE), ("c.cls", b"0")])
     report = SkipReport(log=False)
@@ -142,11 +138,6 @@ class TestLostShards:
         (pets / "test" / "nshards.txt").write_text("9")
         with fails(ValueError, "8", "9", "vtab-pets", "/5.tar and 3 more"):
             self.read(pets)
-
-    def test_fewer_than_there_are(self, pets):
-        (pets / "test" / "nshards.txt").write_text("1")
-        with fails(ValueError, "1"):
-            open_benchmark(pets)
 
     @pytest.mark.parametrize(("within", "reason"), [("b.png", "truncated_shard"), ("a.png", "unreadable_shard")])
     def test_broken_off(self, pets, within, reason):
@@ -182,30 +173,25 @@ def test_a_template_may_be_the_name_alone(pets):
 
 
 @pytest.mark.parametrize(
-    ("name", "content", "message"),
+    ("name", "content", "word"),
     [
-        ("test/nshards.txt", None, "nshards.txt is missing: how many shards"),
-        ("test/nshards.txt", "two", "holds 'two', expected a number of shards"),
-        ("test/nshards.txt", "0", "holds '0', expected a number of shards"),
-        ("classnames.txt", None, "classnames.txt is missing: the names of the classes, one a line"),
-        ("classnames.txt", "", "classnames.txt is empty"),
-        ("classnames.txt", "cat\n\ndog", "line 2: class 1 has no name"),
-        ("zeroshot_classification_templates.txt", "a {c}\n\n", "line 2: '' needs one {c} where the name goes"),
-        ("zeroshot_classification_templates.txt", "a photo", "line 1: 'a photo' needs one {c}"),
-        ("zeroshot_classification_templates.txt", "{c} {c}", "line 1: '{c} {c}' needs one {c}"),
-        (
-            "zeroshot_classification_templates.txt",
-            "{} {c}",
-            "line 1: '{} {c}' needs one {c} where the name goes, no {}",
-        ),
-        ("zeroshot_classification_templates.txt", "", "is empty: the prompts, one a line"),
-        ("dataset_type.txt", "detection", "says 'detection', expected classification or retrieval"),
+        ("test/nshards.txt", None, ""),
+        ("test/nshards.txt", "two", "'two'"),
+        ("test/nshards.txt", "0", "'0'"),
+        ("test/nshards.txt", "1", "1"),
+        ("classnames.txt", None, ""),
+        ("classnames.txt", "", ""),
+        ("classnames.txt", "cat\n\ndog", "line 2"),
+        ("zeroshot_classification_templates.txt", "a {c}\n\n", "line 2"),
+        ("zeroshot_classification_templates.txt", "{c} {c}", "'{c} {c}'"),
+        ("zeroshot_classification_templates.txt", "{} {c}", "'{} {c}'"),
+        ("zeroshot_classification_templates.txt", "", ""),
+        ("dataset_type.txt", "detection", "'detection'"),
     ],
 )
-def test_malformed_descriptions(pets, name, content, message):
+def test_malformed_descriptions(pets, name, content, word):
     (pets / name).unlink(missing_ok=True)
     if content is not None:
         (pets / name).write_text(content)
-    with fails(ValueError) as caught:
+    with fails(ValueError, name.rpartition("/")[2], word):
         open_benchmark(pets)
-    assert message in str(caught.value)

@@ -35,36 +35,28 @@ def test_fractions_are_cut_off():
 
 
 @pytest.mark.parametrize(
-    ("content", "reason", "error"),
+    ("content", "words"),
     [
-        (None, "no_metadata", (BadSampleError, "region, country")),
-        (b"groups", "bad_metadata", (BadSampleError,)),
-        (b"", "bad_metadata", (BadSampleError,)),
-        (stored(np.array([1, 2]))[:-4], "bad_metadata", (BadSampleError,)),
-        (
-            stored(np.array([1, 2])).replace(b"(2,)", b"(" + b"9" * 17 + b",)"),
-            "bad_metadata",
-            (BadSampleError,),
-        ),
-        (pickle.dumps([1, 2]), "bad_metadata", (BadSampleError,)),
-        (stored(np.array([1, None]), pickled=True), "bad_metadata", (BadSampleError,)),
-        (
-            stored(np.array([1, 2, 3])),
-            "bad_metadata",
-            (BadSampleError, "int64", "(3,)", "2", "region, country"),
-        ),
-        (stored(np.array([[1, 2]])), "bad_metadata", (BadSampleError, "(1, 2)")),
-        (stored(np.array(["1", "2"])), "bad_metadata", (BadSampleError,)),
-        (stored(np.array([True, False])), "bad_metadata", (BadSampleError,)),
-        (stored(np.array([1, -1])), "bad_metadata", (BadSampleError, "[1, -1]")),
-        (stored(np.array([1, np.nan])), "bad_metadata", (BadSampleError,)),
-        (stored(np.array([1, 1e30])), "bad_metadata", (BadSampleError,)),
+        (None, ["region, country"]),
+        (b"groups", []),
+        (b"", []),
+        (stored(np.array([1, 2]))[:-4], []),
+        (stored(np.array([1, 2])).replace(b"(2,)", b"(" + b"9" * 17 + b",)"), []),
+        (pickle.dumps([1, 2]), []),
+        (stored(np.array([1, None]), pickled=True), []),
+        (stored(np.array([1, 2, 3])), ["int64", "(3,)", "2", "region, country"]),
+        (stored(np.array([[1, 2]])), ["(1, 2)"]),
+        (stored(np.array(["1", "2"])), []),
+        (stored(np.array([True, False])), []),
+        (stored(np.array([1, -1])), ["[1, -1]"]),
+        (stored(np.array([1, np.nan])), []),
+        (stored(np.array([1, 1e30])), []),
     ],
 )
-def test_what_is_no_metadata(content, reason, error):
-    with fails(*error) as caught:
+def test_what_is_no_metadata(content, words):
+    with fails(BadSampleError, *words) as caught:
         parse_metadata(content, FIELDS)
-    assert caught.value.reason == reason
+    assert caught.value.reason == ("no_metadata" if content is None else "bad_metadata")
 
 
 def test_several_arrays_are_not_one():

@@ -102,15 +102,7 @@ def test_models_that_answer_alike_are_not_known_to_be_equal():
     assert found.interval.high > 0.15
 
 
-@pytest.mark.parametrize(
-    ("before", "after", "error"),
-    [
-        ([], [], (ValueError,)),
-        ([1, 0], [1], (ValueError,)),
-        ([[1]], [[1]], (ValueError,)),
-        ([math.nan], [1], (ValueError,)),
-    ],
-)
-def test_what_cannot_be_compared_is_refused(before, after, error):
-    with fails(*error):
+@pytest.mark.parametrize(("before", "after"), [([], []), ([1, 0], [1]), ([[1]], [[1]]), ([math.nan], [1])])
+def test_what_cannot_be_compared_is_refused(before, after):
+    with fails(ValueError):
         paired_difference(before, after)

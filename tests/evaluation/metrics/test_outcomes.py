@@ -27,7 +27,6 @@ from mobileclip.evaluation.intervals import (
 from mobileclip.evaluation.metrics import macro_f1_values
 from mobileclip.evaluation.results import ModelResults, differences
 from mobileclip.evaluation.tables import compared_pairs, results_table
-from tests.cli.test_cli import run
 from tests.datasets.test_opening import class_folder
 from tests.evaluation.tasks.test_scoring import case_of
 from tests.evaluation.test_own_data import colours  # noqa: F401  a fixture
@@ -137,18 +136,6 @@ def test_the_interval_of_a_difference_in_the_worst_group_holds_the_true_one():
     assert held / 300 > 0.93
 
 
-def test_an_accuracy_has_wilsons_interval():
-    outcomes = outcomes_of(KEYS, [1] * 150 + [0] * 50)
-    assert outcomes.interval == proportion_interval(150, 200)
-
-
-def test_only_the_same_images_are_compared():
-    one = outcomes_of(KEYS, [1] * 150 + [0] * 50)
-    other = outcomes_of(KEYS[::-1], [1] * 150 + [0] * 50)
-    assert one.compared_with(other) is None
-    assert one.compared_with(one).difference == 0
-
-
 def model(name, values, *, key="mine", known=True):
     result = DatasetResult(key=key, dataset=key, metrics={"acc1": np.mean(values), "main_metric": np.mean(values)})
     outcomes = outcomes_of(KEYS[: len(values)], values) if known else None
@@ -164,6 +151,7 @@ def test_a_paired_interval_sees_what_two_accuracies_do_not():
     assert row.interval.high < 0
     (row,) = differences(model("b", after), model("a", before, known=False))
     assert row.interval.low < 0 < row.interval.high
+    assert outcomes_of(KEYS, after).compared_with(outcomes_of(KEYS[::-1], after)) is None, "of other images"
 
 
 def test_intervals_stand_in_the_table_the_results_and_the_report(tmp_path, capsys, colours):  # noqa: F811
@@ -179,15 +167,3 @@ def test_intervals_stand_in_the_table_the_results_and_the_report(tmp_path, capsy
         assert differences(*pair)[0].num_images == 6
     line = json.loads(first.models[0].path.read_text(encoding="utf-8"))
     assert line["interval"] == pytest.approx([proportion_interval(6, 6).low, 1.0])
-
-
-def test_what_the_command_prints(tmp_path, capsys, small_file):
-    status, out, _ = run(
-        capsys, "eval", f"a={small_file}", f"b[red]\x1b[2J={small_file}", class_folder(tmp_path), "--output",
-        tmp_path / "out", "--device", "cpu",
-    )  # fmt: skip
-    assert status == 0
-    assert "95 % intervals" in out
-    assert "b[red]\\x1b[2J against a" in out
-    assert "\x1b" not in out
-    assert "*" not in out

@@ -29,14 +29,6 @@ def test_ties_are_broken_as_chance_would(data):
     assert found.item() == pytest.approx(by_enumeration(scores, relevant, k), abs=1e-12)
 
 
-def test_without_ties_it_is_the_rank():
-    scores = torch.tensor([[0.1, 0.4, 0.3, 0.2]]).repeat(4, 1)
-    relevant = torch.eye(4, dtype=torch.bool)
-    ranks = torch.tensor([4, 1, 2, 3])
-    for k in range(1, 6):
-        assert torch.equal(hit_probability(scores, relevant, k), (ranks <= k).double())
-
-
 def test_a_constant_model_gets_what_guessing_gets():
     relevant = torch.zeros(1, 1000, dtype=torch.bool)
     relevant[0, 17] = True
@@ -55,7 +47,3 @@ def test_what_cannot_be_ranked_is_refused():
     broken[2:, 1] = torch.nan
     with fails(ValueError, "image", "2"):
         require_embeddings("image", broken)
-
-
-def test_what_can_be_ranked_is_not_refused():
-    require_embeddings("text", torch.zeros(2, 4), dim=4)

@@ -10,7 +10,6 @@ import pytest
 
 from mobileclip.data import Skip, SkipReport
 from mobileclip.evaluation import SUITE, DatasetResult, proportion_interval, published_models, published_results
-from mobileclip.evaluation.intervals import outcomes_of
 from mobileclip.evaluation.report import latency_panels
 from mobileclip.evaluation.results import Answers, Latency, ModelResults, differences, published_model
 from mobileclip.evaluation.tables import (
@@ -22,7 +21,6 @@ from mobileclip.evaluation.tables import (
     compared_pairs,
     confusion_table,
     coverage_table,
-    differences_table,
     errors_table,
     models_table,
     per_cent,
@@ -31,8 +29,6 @@ from mobileclip.evaluation.tables import (
     results_table,
     robustness_table,
 )
-from tests.cli.test_cli import run
-from tests.datasets.test_opening import class_folder
 from tests.errors import fails
 
 # As the papers' tables print them: parameters in millions, milliseconds, ImageNet, average.
@@ -73,22 +69,10 @@ class TestModels:
         for (name, figures), row in zip(PUBLISHED.items(), texts(table), strict=True):
             assert row == [name, "published", *figures]
 
-    def test_titles(self):
-        models = [published_model(name) for name in PUBLISHED]
-        tables = [make(models) for make in (models_table, robustness_table, results_table, coverage_table)]
-        assert [table.title for table in tables] == ["Models", "Robustness", "All results", "Images used and left out"]
-        assert provenance_table(models).title == "When and with what"
-
     def test_a_part_of_the_suite_has_no_average(self):
         table = models_table([model("ours", {"mnist": 0.5, "other": 0.1})])
         assert texts(table) == [["ours", "measured here", "", ""]]
         assert "average of 38, %" not in [column.title for column in table.columns]
-
-    def test_mistakes(self):
-        with pytest.raises(ValueError, match="'source'"):
-            ModelResults(name="ours", results={}, source="guessed")
-        with pytest.raises(ValueError, match="'image_ms'"):
-            Latency(image_ms=0, text_ms=1, device="phone", source="measured")
 
 
 class TestDifferences:
@@ -104,24 +88,6 @@ class TestDifferences:
         # Nobody says how many were used: the suite's data set has 10,000.
         (row,) = differences(model("ours", {"mnist": ours}), published)
         assert row.interval.low > 0
-
-    def test_two_pictures_in_two_hundred_tell_nothing(self):
-        """13.7 per cent against 12.6 is 26 pictures against 24."""
-        keys = [str(number) for number in range(190)]
-        before, after = np.zeros(190), np.zeros(190)
-        before[:24], after[10:36] = 1, 1
-        models = [
-            ModelResults(name=name, results={"pets": result("pets", values.mean(), outcomes=outcomes_of(keys, values))})
-            for name, values in (("A", before), ("B", after))
-        ]
-        ((one, other),) = compared_pairs(models)
-        assert (one.name, other.name) == ("B", "A")
-        (row,) = differences(one, other)
-        assert row.interval.low < 0 < row.interval.high
-        (cells,) = texts(differences_table(one, other))
-        assert cells == ["Pets", "+1.1", "13.7", "12.6", "190"]
-        (row,) = differences_table(one, other).rows
-        assert row[1].small.startswith("\N{MINUS SIGN}")
 
     def test_beyond_the_suite(self):
         """The suite's data sets first; where nobody knows the number of images, there is no interval."""
@@ -194,19 +160,6 @@ class TestResults:
         assert table.rows[0][0].small == "measured"
         upright = results_table(models[:4])
         assert [column.title for column in upright.columns] == ["data set", *(f"export {n}" for n in range(4))]
-
-    def test_the_models_of_the_suite_stand_side_by_side(self):
-        table = results_table([published_model(name) for name in list(published_models())[:6]])
-        assert len(table.columns) == 7
-
-    def test_names_are_printed_whole(self, capsys, tmp_path, small_file):
-        folder = class_folder(tmp_path).rename(tmp_path / "emoji-test_renderings")
-        models = (f"openvino_int8-weights={small_file}", f"m={small_file}")
-        status, printed, _ = run(capsys, "eval", *models, folder, "--output", tmp_path / "out", "--device", "cpu")
-        assert status == 0
-        below = printed.rpartition("data set")[2]
-        assert "openvino_int8-weights" in below
-        assert "emoji-test_renderings" in below
 
     def test_a_row_has_a_cell_for_every_column(self):
         with fails(ValueError, "1", "t", "2"):

@@ -2,17 +2,13 @@
 
 import io
 
-import attrs
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
-from mobileclip.data import ImageTransform, Tokenizer
 from mobileclip.evaluation import evaluate_benchmark, open_benchmark
-from mobileclip.inference import ensemble_prompts
 from tests.data.made_samples import write_layout, write_raw
-from tests.encoders.small import SMALL_MCT
 from tests.errors import fails
 from tests.evaluation.models import COLOURS, session_of
 
@@ -43,10 +39,7 @@ def colours(tmp_path):
 
 
 def evaluate(root, **options):
-    return evaluate_benchmark(
-        session_of(**options),
-        open_benchmark(root),
-    )
+    return evaluate_benchmark(session_of(**options), open_benchmark(root))
 
 
 @pytest.mark.parametrize("batch_size", [1, 5, 64])
@@ -83,25 +76,13 @@ def test_broken_images_are_counted_and_named(colours, caplog):
     write_raw(colours / "test" / "0.tar", samples)
     evaluation = evaluate(colours)
     assert evaluation.metrics["acc1"] == 1.0
-    assert evaluation.report.num_read == 2
     assert evaluation.report.keys("image_not_an_image") == ("c",)
-    assert evaluation.report.num_skipped == 2
     assert evaluation.absent_classes == ("green", "yellow")
     assert "c of colours" in caplog.text
     assert (evaluation.num_images, evaluation.num_skipped) == (2, 2)
     write_raw(colours / "test" / "0.tar", {"a": {"png": b"no image", "cls": b"0"}})
     with fails(ValueError, "colours", "0 samples read, 1 skipped: 1 image_"):
         evaluate(colours)
-
-
-def test_a_lost_shard_is_refused_or_counted(colours):
-    (colours / "test" / "nshards.txt").write_text("2")
-    with fails(ValueError, "1", "2", "colours"):
-        evaluate(colours)
-    session = session_of()
-    evaluation = evaluate_benchmark(session, open_benchmark(colours, allow_missing=True))
-    assert evaluation.report.counts == {"missing_shard": 1}
-    assert (evaluation.num_images, evaluation.num_skipped) == (12, 1)
 
 
 def test_retrieval(tmp_path):
@@ -113,26 +94,3 @@ def test_retrieval(tmp_path):
     assert metrics["text_retrieval_recall@1"] == pytest.approx(2 / 4)
     assert metrics["image_retrieval_recall@5"] == metrics["text_retrieval_recall@10"] == 1.0
     assert metrics["main_metric"] == metrics["mean_recall@1"] == pytest.approx((3 / 5 + 2 / 4) / 2)
-
-
-def test_a_real_model_on_pictures_with_noise(colours):
-    """Twice a real tower, transform and tokenizer: as the library runs them, and step by step."""
-    spec = attrs.evolve(
-        SMALL_MCT, text=attrs.evolve(SMALL_MCT.text, input=attrs.evolve(SMALL_MCT.text.input, vocab_size=49408))
-    )
-    torch.manual_seed(0)
-    model = spec.build().eval()
-    transform, tokenizer = ImageTransform(spec.image.input), Tokenizer(spec.text.input)
-    pictures = [encoded((0.5, 0.3, 0.8), size=(40, 50), noise=90, seed=seed) for seed in range(20)]
-    members = {f"{number:02d}": {"png": one, "cls": b"%d" % (number % 4)} for number, one in enumerate(pictures)}
-    write_raw(colours / "test" / "0.tar", members)
-    session = session_of(model, batch_size=7)
-    evaluation = evaluate_benchmark(session, open_benchmark(colours))
-    with torch.inference_mode():
-        image = model.encode_image(
-            torch.stack([transform(Image.open(io.BytesIO(picture))) for picture in pictures]), normalize=True
-        )
-        prompts = tokenizer([text.format(name) for name in COLOURS for text in ("a {} thing", "{}")])
-        classes = ensemble_prompts(model.encode_text(prompts).reshape(4, 2, -1))
-    right = (image @ classes.T).argmax(1) == torch.arange(20) % 4
-    assert evaluation.metrics["acc1"] == pytest.approx(float(right.float().mean()))

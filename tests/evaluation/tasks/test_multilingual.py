@@ -1,6 +1,5 @@
 """Retrieval by language: XTD10 and Crossmodal-3600 as CLIP_benchmark reads the same files, and tables of one's own."""
 
-import csv
 import importlib
 import json
 from hashlib import sha256
@@ -153,42 +152,33 @@ def test_missing_pictures_are_counted_and_missing_captions_refused(session, tmp_
         task.open(TaskOptions())
 
 
-@pytest.mark.parametrize("form", ["jsonl", "csv", "folder"])
-def test_a_data_set_of_ones_own_has_a_row_for_each_language(form, tmp_path, monkeypatch):
+def test_a_data_set_of_ones_own_has_a_row_for_each_language(tmp_path, monkeypatch):
     """Each picture is encoded once, however many rows name it, and each language is ranked by itself."""
     made = list(pictures())
     (tmp_path / "own").mkdir()
     for key, image, _ in made:
         (tmp_path / "own" / f"{key}.png").write_bytes(image)
     (tmp_path / "own" / "000.png").write_bytes(made[0][1][:60])
-    name, text = ("file_name", "text") if form == "folder" else ("image", "caption")
     rows = [
-        {name: f"{key}.png", text: said[language], "language": language}
+        {"image": f"{key}.png", "caption": said[language], "language": language}
         for key, _, said in made
         for language in LANGUAGES[: 1 + (int(key) % 2)]
     ]
-    place = tmp_path / "own" / {"jsonl": "own.jsonl", "csv": "own.csv", "folder": "captions.jsonl"}[form]
-    with place.open("w", newline="", encoding="utf-8") as stream:
-        if form == "csv":
-            table = csv.DictWriter(stream, rows[0])
-            table.writeheader()
-            table.writerows(rows)
-        else:
-            stream.write("".join(f"{json.dumps(row)}\n" for row in rows))
+    place = tmp_path / "own" / "own.jsonl"
+    place.write_text("".join(f"{json.dumps(row)}\n" for row in rows), encoding="utf-8")
     seen = []
     encode = DualEncoder.encode_image
     monkeypatch.setattr(
         DualEncoder, "encode_image", lambda self, batch, **options: seen.extend(batch) or encode(self, batch, **options)
     )
-    data = str(place.parent if form == "folder" else place)
-    spec = EvaluationSpec(datasets=(data,), output=tmp_path / "out", batch_size=8, device="cpu")
+    spec = EvaluationSpec(datasets=(str(place),), output=tmp_path / "out", batch_size=8, device="cpu")
     run = evaluate_models([candidate_of(randomised(SMALL), name="small")], spec)
     assert run.failures == ()
     records = run.models[0].results
     assert list(records) == ["own", "own/de", "own/en"]
     assert [record.num_images for record in records.values()] == [COUNT - 1, COUNT - 1, COUNT // 2]
     assert len(seen) == COUNT - 1
-    assert records["own"].left_out == {"image_truncated": 1} or sum(records["own"].left_out.values()) == 1
+    assert records["own"].left_out == {"image_truncated": 1}
     mean = (records["own/de"].main_metric + records["own/en"].main_metric) / 2
     assert records["own"].main_metric == pytest.approx(mean)
     assert read_results(run.models[0].path).keys() == records.keys()

@@ -94,11 +94,6 @@ def test_accuracies():
     assert (result.num_images, result.num_skipped) == (NUM_IMAGES, 3)
 
 
-def test_absent_classes_are_named():
-    case = case_of("anything")
-    assert score(case.benchmark, case.features).absent_classes == ("class 8",)
-
-
 def test_iwildcam_counts_macro_f1_of_the_classes_that_are_there():
     case = case_of("wilds-iwildcam")
     metrics = score(case.benchmark, case.features).metrics
@@ -123,11 +118,10 @@ def test_iwildcam_counts_macro_f1_of_the_classes_that_are_there():
         ("fairness-geode", "region", "acc", "acc_wg"),
     ],
 )
-@pytest.mark.parametrize("seed", [0, 1])
-def test_the_worst_group(name, field, prefix, worst, seed):
+def test_the_worst_group(name, field, prefix, worst):
     entry = suite_entry(name)
     fields = FIELDS[entry.key]
-    case = case_of(name, fields=len(fields), seed=seed)
+    case = case_of(name, fields=len(fields))
     metrics = score(case.benchmark, case.features).metrics
     right = case.among_five if prefix == "acc_top5" else case.predicted == case.labels
     groups = worst_by_hand(case, right, fields.index(field))
@@ -157,12 +151,8 @@ def test_groups_that_are_needed_and_not_there():
         with fails(ValueError, name, "acc_"):
             score(case.benchmark, case.features)
     case = case_of("wilds-camelyon17")
-    assert set(score(case.benchmark, case.features).metrics) == {
-        "acc1",
-        "acc5",
-        "mean_per_class_recall",
-        "main_metric",
-    }
+    plain = {"acc1", "acc5", "mean_per_class_recall", "main_metric"}
+    assert set(score(case.benchmark, case.features).metrics) == plain
 
 
 def test_what_counts_is_known_for_every_data_set_of_the_suite_but_one():
