@@ -41,6 +41,16 @@ def contents(collection):
     return dict(zip(names, snapshot.vectors, strict=True))
 
 
+def index_of(folder, checkpoint, *inputs, **choices):
+    """Return an index in a folder, by the model of a checkpoint, of these inputs."""
+    from mobileclip.collections import Collection, IndexOptions, ModelSource
+
+    index = Collection.create(folder, ModelSource(checkpoint=str(checkpoint)))
+    if inputs:
+        index.add(*inputs, options=IndexOptions(show_progress=False, **choices))
+    return index
+
+
 def assert_same_rows(one, other):
     """Check that two collections hold the same: all that is known of the pictures, and their embeddings."""
     rows, others = (_rows(collection.snapshot) for collection in (one, other))

@@ -3,20 +3,18 @@
 import json
 import re
 import shutil
-import signal
 
 import numpy as np
 import pytest
 from PIL import Image, ImageDraw
 
 from mobileclip.cli import main
-from mobileclip.collections import INDEX, Collection, IndexOptions, ModelSource
+from mobileclip.collections import Collection, IndexOptions, ModelSource
 from mobileclip.data import ImageError
 from mobileclip.encoders import save_model
 from mobileclip.recipes.tiny.shapes import OUTLINES
-from tests.collections.pictures import draw, pack, telling
+from tests.collections.pictures import draw, index_of, pack, telling
 from tests.errors import fails
-from tests.preloaded import preloaded
 
 OPTIONS = IndexOptions(show_progress=False, precision="float32", num_workers=1)
 BIKE = "mein Fahrrad 🚲 für Zoë"
@@ -116,7 +114,7 @@ def test_examples_of_the_index_are_not_encoded_again_and_others_once(world, inde
 
 
 def test_names_that_are_none_and_concepts_that_are_not_there(index):
-    for name in ("", " ", 'a "bike"', "a\nb\x07", "x" * 201):
+    for name in (" ", 'a "bike"', "a\nb\x07", "x" * 201):
         with fails(ValueError, "200"):
             index.concepts.add(name)
     index.concepts.add("my bike")
@@ -130,69 +128,31 @@ def test_names_that_are_none_and_concepts_that_are_not_there(index):
 def test_another_process_sees_it_at_once(world, index, capsys):
     other = Collection.open(index.path)
     other.load()
-    index_folder = str(index.path)
-    main(
-        [
-            "concept",
-            "add",
-            BIKE,
-            "--index",
-            index_folder,
-            "--text",
-            "a heart",
-            "--positive",
-            str(pictures(world, "star")[0]),
-        ]
-    )
-    assert "which help" in capsys.readouterr().out
+    star = str(pictures(world, "star")[0])
+    main(["concept", "add", BIKE, "--index", str(index.path), "--text", "a heart", "--positive", star])
     assert kinds(other.search(f'@"{BIKE}"', k=3))[0] == "star"
-    main(["concept", "ls", "--index", index_folder, "--json"])
+    capsys.readouterr()
+    main(["concept", "ls", "--index", str(index.path), "--json"])
     (told,) = json.loads(capsys.readouterr().out)
-    assert (told["name"], told["text"], len(told["yes"]), told["no"]) == (BIKE, "a heart", 1, [])
-    main(["concept", "show", BIKE, "--index", index_folder])
-    assert str(pictures(world, "star")[0]) in capsys.readouterr().out
-    main(["search", f'@"{BIKE}"', "--index", index_folder, "-k", "1", "--json"])
-    assert json.loads(capsys.readouterr().out)[0]["path"] == told["yes"][0]
-    main(["concept", "rm", BIKE, "--index", index_folder])
+    assert (told["name"], told["text"], told["yes"], told["no"]) == (BIKE, "a heart", [star], [])
+    main(["concept", "rm", BIKE, "--index", str(index.path)])
     assert not other.concepts
-
-
-KILLED = """
-import os, signal, sys
-from mobileclip.collections import Collection
-from mobileclip.collections import concepts
-index, path = Collection.open(sys.argv[1]), sys.argv[2]
-index.concepts.add("whole", text="a heart")
-write = concepts.to_json
-concepts.to_json = lambda known: os.kill(os.getpid(), signal.SIGKILL)
-index.concepts.add("whole", positive=[path], text="a star")
-"""
-
-
-def test_a_process_that_is_killed_while_it_writes_leaves_what_was_there(world, index, tmp_path):
-    job = preloaded().start("-c", KILLED, index.path, pictures(world, "star")[0], folder=tmp_path)
-    job.communicate()
-    assert job.returncode == -signal.SIGKILL
-    whole = index.concepts["whole"]
-    assert (whole.text, whole.examples) == ("a heart", ())
-    assert index.concepts.add("whole", positive=[pictures(world, "star")[0]]).examples
-
-
-def announced(capsys):
-    (folder,) = re.findall(r"^the index is (.+)$", capsys.readouterr().out, re.MULTILINE)
-    return folder
 
 
 def test_a_moved_folder_keeps_them(world, tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+
+    def indexed(folder):
+        main(["index", str(folder), "-m", "icons", "-j", "1", "--quiet"])
+        (place,) = re.findall(r"^the index is (.+)$", capsys.readouterr().out, re.MULTILINE)
+        return Collection.open(place)
+
     shutil.copytree(world / "photos" / "star", tmp_path / "stars")
-    main(["index", str(tmp_path / "stars"), "-m", "icons", "-j", "1", "--quiet"])
-    index = Collection.open(announced(capsys))
+    index = indexed(tmp_path / "stars")
     index.concepts.add(BIKE, positive=[tmp_path / "stars" / "black.png"])
     index.tag(["a star"], show_progress=False)
     (tmp_path / "stars").rename(tmp_path / "moved")
-    main(["index", str(tmp_path / "moved"), "-m", "icons", "-j", "1", "--quiet"])
-    moved = Collection.open(announced(capsys))
+    moved = indexed(tmp_path / "moved")
     assert moved.path != index.path
     assert list(moved.concepts) == [BIKE]
     assert moved.snapshot.words.words == ("a star",)
@@ -201,13 +161,11 @@ def test_a_moved_folder_keeps_them(world, tmp_path, monkeypatch, capsys):
 @pytest.fixture
 def small(tmp_path, telling_file):
     """An index of pictures that any model tells apart, and the file of another model."""
-    for number in range(40):
+    for number in range(12):
         draw(tmp_path / "photos" / f"{number:02d}.png", number)
     pack(tmp_path / "photos" / "shard.tar", 50, 51)
     save_model(telling(3), tmp_path / "new.safetensors")
-    index = Collection.create(tmp_path / "small", ModelSource(checkpoint=str(telling_file)))
-    index.add(tmp_path / "photos", options=OPTIONS)
-    return index
+    return index_of(tmp_path / "small", telling_file, tmp_path / "photos", precision="float32")
 
 
 def upgraded(index, tmp_path):
@@ -240,8 +198,8 @@ def test_an_example_that_has_vanished_follows_by_its_small_copy(small, tmp_path,
     fresh = upgraded(small, tmp_path)
     concept = fresh.concepts["own"]
     assert [one.path for one in concept.examples if one.is_positive] == [str(inside), str(outside)]
-    vector = concept.vectors[[one.path for one in concept.examples].index(str(outside))]
-    assert float(vector.astype(np.float32) @ expected) > 0.99
+    place = [one.path for one in concept.examples].index(str(outside))
+    assert float(concept.vectors[place].astype(np.float32) @ expected) > 0.99
     assert fresh.search('@"own"', k=3)
 
 
@@ -259,13 +217,11 @@ def test_a_concept_works_without_an_example_of_which_nothing_is_left(small, tmp_
     assert fresh.search('@"own"', k=3)
 
 
-def test_single_examples_are_lost_on_request_whether_or_not_they_are_there(small, tmp_path, capsys):
+def test_single_examples_are_lost_on_request_whether_or_not_they_are_there(small, tmp_path):
     one, two, three = (draw(tmp_path / f"{number}.png", 90 + number) for number in range(3))
     small.concepts.add("own", positive=[one, two], negative=[three])
     two.unlink()
-    main(["concept", "show", "own", "--index", str(small.path)])
-    assert str(two) in capsys.readouterr().out
-    main(["concept", "add", "own", "--unlabel", str(two), "--index", str(small.path)])
+    small.concepts.add("own", unlabel=[two])
     assert [example.path for example in small.concepts["own"].examples] == [str(three), str(one)]
     with fails(ValueError, "'own'"):
         small.concepts.add("own", unlabel=[two])
@@ -296,16 +252,14 @@ def test_tags_are_columns_calibrated_on_the_collection(world, index):
 
 
 def test_words_that_are_none(index, tmp_path, capsys):
-    with fails(ValueError):
-        index.tag([" "])
-    for word, what in (("a<b", "a<b"), ("x" * 201, "200")):
+    for word, what in ((" ", ""), ("a<b", "a<b"), ("x" * 201, "200")):
         with fails(ValueError, what):
             index.tag([word])
-    (tmp_path / "words.txt").write_bytes(b"\xff\xfe\x00")
+    file, command = tmp_path / "words.txt", ["tag", "--index", str(index.path), "--vocabulary"]
+    file.write_bytes(b"\xff\xfe\x00")
     with pytest.raises(SystemExit):
-        main(["tag", "--index", str(index.path), "--vocabulary", str(tmp_path / "words.txt")])
+        main([*command, str(file)])
     assert "UTF-8" in capsys.readouterr().err
-    (tmp_path / "words.txt").write_text("\ufeffein Stern\nfuß\n", encoding="utf-8")
-    main(["tag", "--index", str(index.path), "--vocabulary", str(tmp_path / "words.txt"), "--share", "0.1", "--quiet"])
+    file.write_text("\ufeffein Stern\nfuß\n", encoding="utf-8")
+    main([*command, str(file), "--share", "0.1", "--quiet"])
     assert Collection.open(index.path).snapshot.words.words == ("ein Stern", "fuß")
-    assert (index.path / INDEX).is_file()

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from mobileclip.data import SkipReport
-from mobileclip.datasets import ClassFolderSource, as_source
+from mobileclip.datasets import ClassFolderSource
+from tests.datasets.sources.reading import read
 from tests.errors import fails
 
 IMAGES = Path(__file__).parents[1] / "golden" / "augment" / "images"
@@ -24,35 +24,25 @@ def folder(tmp_path):
     return tmp_path / "data"
 
 
-def read(source):
-    report = SkipReport(log=False)
-    return [sample for unit in source.units() for sample in unit.read(report)], report
-
-
 def test_folders_are_classes_and_their_names_captions(folder):
-    source = ClassFolderSource(path=folder, templates=("a photo of a {}.", "{}"))
+    source = ClassFolderSource(path=folder, templates=("a photo of a {}.", "{}"), samples_per_shard=3)
+    assert [(unit.name, unit.count()) for unit in source.units()] == [
+        (f"0000000{number}.tar", 3) for number in range(3)
+    ]
     samples, report = read(source)
-    assert report.num_read == 9
-    assert not report.counts
+    assert (report.num_read, report.counts) == (9, {})
+    labels = [sample.metadata["label"] for sample in samples]
+    assert labels != sorted(labels), "units mix the classes"
+    assert Counter(labels) == {"great astronaut": 3, "cat": 3, "cup of coffee": 3}
     by_key = {sample.key: sample for sample in samples}
     assert by_key["great_astronaut/1"].captions == ("a photo of a great astronaut.", "great astronaut")
-    assert by_key["great_astronaut/1"].metadata["label"] == "great astronaut"
     assert by_key["great_astronaut/1"].metadata["class"] == "great_astronaut"
     assert by_key["cat/more/3"].metadata["label"] == "cat"
-    assert by_key["cat/1"].image == (IMAGES / "chelsea.png").read_bytes()
-    assert by_key["cat/1"].image_extension == "png"
-
-
-def test_units_mix_the_classes_and_hold_every_image_once(folder):
-    source = ClassFolderSource(path=folder, samples_per_shard=3)
-    units = source.units()
-    assert [unit.name for unit in units] == ["00000000.tar", "00000001.tar", "00000002.tar"]
-    assert [unit.count() for unit in units] == [3, 3, 3]
-    samples, _ = read(source)
-    labels = [sample.metadata["label"] for sample in samples]
-    assert labels != sorted(labels)
-    assert Counter(labels) == {"great astronaut": 3, "cat": 3, "cup of coffee": 3}
-    assert [sample.key for sample in samples] == [sample.key for sample in read(source)[0]]
+    assert (by_key["cat/1"].image, by_key["cat/1"].image_extension) == ((IMAGES / "chelsea.png").read_bytes(), "png")
+    marks = {
+        choice: ClassFolderSource(path=folder, templates=choice).units()[0].fingerprint() for choice in ("{}", "a {}")
+    }
+    assert marks["{}"] != marks["a {}"]
 
 
 @pytest.mark.parametrize(
@@ -71,24 +61,12 @@ def test_a_table_renames_classes(folder, table, content):
     assert ClassFolderSource(path=folder).units()[0].fingerprint() != before
 
 
-def test_fingerprints_know_images_and_templates(folder):
-    def mark(**choices):
-        return ClassFolderSource(path=folder, **choices).units()[0].fingerprint()
-
-    before = mark()
-    assert mark() == before
-    assert mark(templates=("{}",)) != before
-    shutil.copyfile(IMAGES / "coffee.png", folder / "cat" / "4.png")
-    assert mark() != before
-
-
 def test_what_is_no_image_of_a_class_is_left_out(folder):
-    shutil.copyfile(IMAGES / "coffee.png", folder / "loose.png")
-    (folder / "cat" / "notes.txt").write_text("not a caption")
-    (folder / "cat" / "1.txt").write_text("nor is this")
-    (folder / "cat" / "broken.jpg").write_bytes(b"")
     (folder / ".hidden").mkdir()
-    shutil.copyfile(IMAGES / "coffee.png", folder / ".hidden" / "1.png")
+    for place in ("loose.png", ".hidden/1.png"):
+        shutil.copyfile(IMAGES / "coffee.png", folder / place)
+    for place in ("notes.txt", "1.txt", "broken.jpg"):
+        (folder / "cat" / place).touch()
     samples, report = read(ClassFolderSource(path=folder))
     assert report.counts == {"no_class": 1, "other_file": 2, "hidden_folder": 1}
     assert all(sample.captions == (f"a photo of a {sample.metadata['label']}.",) for sample in samples)
@@ -96,39 +74,28 @@ def test_what_is_no_image_of_a_class_is_left_out(folder):
     assert not any("hidden" in sample.key for sample in samples)
 
 
-def test_it_is_a_source_by_name(folder):
-    source = ClassFolderSource(path=folder, templates="a {}")
-    assert source.templates == ("a {}",)
-    assert as_source(source) is source
+@pytest.mark.parametrize(
+    ("table", "content", "named"),
+    [
+        ("classes.txt", "cat tabby\n", ("classes.txt",)),
+        ("classes.json", '{"cat": "great astronaut"}', ("cat", "great_astronaut", "great astronaut")),
+        ("classes.json", '{"dog": "poodle"}', ("dog",)),
+        ("classes.json", '{"cat": "tabby", "cat": "lynx"}', ("classes.",)),
+        ("classes.json", "[" * 100_000, ("classes.",)),
+        ("classes.txt", "cat\ttabby\ncat\tlynx\n", ("classes.",)),
+        ("classes.json", '["cat"]', ()),
+    ],
+)
+def test_a_table_that_will_not_do_is_named(folder, table, content, named):
+    (folder / table).write_text(content)
+    with fails(ValueError, *named):
+        ClassFolderSource(path=folder).units()
 
 
 def test_mistakes_are_named(folder, tmp_path):
-    with fails(ValueError, "a photo"):
-        ClassFolderSource(path=folder, templates=("a photo",))
-    with fails(ValueError, "templates"):
-        ClassFolderSource(path=folder, templates=())
-    with fails(ValueError, "nowhere", "is no folder"):
-        ClassFolderSource(path=tmp_path / "nowhere").units()
-    with fails(ValueError):
-        ClassFolderSource(path=folder / "cat" / "more").units()
-    (folder / "classes.txt").write_text("cat tabby\n")
-    with fails(ValueError, "classes.txt"):
-        ClassFolderSource(path=folder).units()
-    (folder / "classes.json").write_text('{"cat": "great astronaut"}')
-    with fails(ValueError, "cat", "great_astronaut", "great astronaut"):
-        ClassFolderSource(path=folder).units()
-    (folder / "classes.json").write_text('{"dog": "poodle"}')
-    with fails(ValueError, "dog"):
-        ClassFolderSource(path=folder).units()
-    for table, content in (
-        ("classes.json", '{"cat": "tabby", "cat": "lynx"}'),
-        ("classes.json", "[" * 100_000),
-        ("classes.txt", "cat\ttabby\ncat\tlynx\n"),
-    ):
-        (folder / "classes.json").unlink(missing_ok=True)
-        (folder / table).write_text(content)
-        with fails(ValueError, "classes."):
-            ClassFolderSource(path=folder).units()
-    (folder / "classes.json").write_text('["cat"]')
-    with fails(ValueError):
-        ClassFolderSource(path=folder).units()
+    for templates, named in ((("a photo",), "a photo"), ((), "templates")):
+        with fails(ValueError, named):
+            ClassFolderSource(path=folder, templates=templates)
+    for path in (tmp_path / "nowhere", folder / "cat" / "more"):
+        with fails(ValueError, str(path)):
+            ClassFolderSource(path=path).units()

@@ -5,19 +5,14 @@ import random
 import struct
 import subprocess
 import sys
+from contextlib import suppress
 
 import numpy as np
 import pytest
 
 from mobileclip.data import ImageError, ImageLimits
 from mobileclip.datasets import videos
-from mobileclip.datasets.videos import (
-    VIDEO_EXTENSIONS,
-    VIDEO_FORMATS,
-    VideoFile,
-    find_video_format,
-    is_video_name,
-)
+from mobileclip.datasets.videos import VIDEO_FORMATS, VideoFile, find_video_format, is_video_name
 from tests.datasets.made_videos import film, scene
 from tests.errors import fails
 
@@ -49,7 +44,6 @@ def refused(path, **limits):
         ("c.webm", "libvpx", 5),
         ("d.avi", "mpeg4", 5),
         ("e.mov", "mjpeg", 5),
-        ("f.m4v", "mpeg4", 1000),
     ],
 )
 def test_a_frame_is_the_one_that_is_shown_at_the_time(tmp_path, name, codec, keys):
@@ -97,42 +91,34 @@ def test_what_the_camera_noted_is_read(tmp_path):
 
 
 def test_only_known_kinds_are_opened(tmp_path):
-    assert len(set(VIDEO_EXTENSIONS)) == len(VIDEO_EXTENSIONS)
+    import av
+
     assert is_video_name("a/b.MP4")
     assert not any(map(is_video_name, ("mp4", "a.mp4.part", "a.m3u8", "a.gif", "a.")))
     starts = [b"\0\0\0\x20ftypisom", b"\x1a\x45\xdf\xa3\x9f\x42\x86\x81", b"RIFF1234AVI "]
     assert [find_video_format(start) for start in starts] == list(VIDEO_FORMATS)
-    secret = tmp_path / "secret.mp4"
-    film(secret, [1])
-    others = {
-        "a playlist": f"#EXTM3U\n#EXT-X-TARGETDURATION:9\n#EXTINF:9,\n{secret}\n#EXT-X-ENDLIST\n",
-        "a list of files": f"ffconcat version 1.0\nfile '{secret}'\n",
-        "an address": "#EXTM3U\nhttp://127.0.0.1:9/a.mp4\n",
-        "a session": "v=0\no=- 0 0 IN IP4 127.0.0.1\ns=a\nc=IN IP4 127.0.0.1\nm=video 9 RTP/AVP 96\n",
-        "a page": "<html>",
-        "nothing": "",
-    }
-    for text in others.values():
-        path = tmp_path / "clip.mp4"
-        path.write_text(text)
-        assert refused(path) == "not_an_image"
-
-
-@pytest.mark.parametrize("codec", ["rawvideo", "ffv1"])
-def test_other_decoders_are_not_used(tmp_path, codec):
-    path = film(tmp_path / "a.mkv", [1], codec=codec)
-    assert refused(path) in {"unsupported_format", "corrupt"}
-
-
-def test_sound_alone_is_no_video(tmp_path):
-    import av
-
-    with av.open(tmp_path / "a.mp4", "w") as out:
+    secret, clip = film(tmp_path / "secret.mp4", [1]), tmp_path / "clip.mp4"
+    for text in (
+        f"#EXTM3U\n#EXT-X-TARGETDURATION:9\n#EXTINF:9,\n{secret}\n#EXT-X-ENDLIST\n",
+        f"ffconcat version 1.0\nfile '{secret}'\n",
+        "#EXTM3U\nhttp://127.0.0.1:9/a.mp4\n",
+        "v=0\no=- 0 0 IN IP4 127.0.0.1\ns=a\nc=IN IP4 127.0.0.1\nm=video 9 RTP/AVP 96\n",
+        "<html>",
+        "",
+    ):
+        clip.write_text(text)
+        assert refused(clip) == "not_an_image"
+    for codec in ("rawvideo", "ffv1"):
+        assert refused(film(tmp_path / "a.mkv", [1], codec=codec)) in {"unsupported_format", "corrupt"}
+    with av.open(clip, "w") as out:  # sound alone is no video
         stream = out.add_stream("aac", rate=8000)
         frame = av.AudioFrame.from_ndarray(np.zeros((1, 1024), np.float32), "fltp", "mono")
         frame.sample_rate = 8000
         out.mux([*stream.encode(frame), *stream.encode(None)])
-    assert refused(tmp_path / "a.mp4") == "not_an_image"
+    assert refused(clip) == "not_an_image"
+    os.mkfifo(tmp_path / "pipe.mp4")
+    assert refused(tmp_path / "pipe.mp4") == refused(tmp_path) == "unreadable"
+    assert refused(tmp_path / "gone.mp4") == "missing_file"
 
 
 def test_limits_hold(tmp_path, monkeypatch):
@@ -152,8 +138,7 @@ def test_limits_hold(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     "start",
     [
-        *(b"", b"\0\0\0\x18ftypisom", b"\x1a\x45\xdf\xa3"),
-        pytest.param(b"RIFF\0\0\0\0AVI ", marks=pytest.mark.slow),
+        *(b"\0\0\0\x18ftypisom", b"\x1a\x45\xdf\xa3"),
         pytest.param(b"RIFF\0\0\0\0AVI LIST\0\0\0\0hdrl", marks=pytest.mark.slow),
     ],
 )
@@ -172,13 +157,6 @@ def test_a_large_file_that_only_begins_like_a_video_is_soon_refused(tmp_path, st
     assert done.stdout.strip() in {"not_an_image", "corrupt"}
 
 
-def test_what_is_no_file_is_not_opened(tmp_path):
-    os.mkfifo(tmp_path / "pipe.mp4")
-    assert refused(tmp_path / "pipe.mp4") == "unreadable"
-    assert refused(tmp_path) == "unreadable"
-    assert refused(tmp_path / "gone.mp4") == "missing_file"
-
-
 @pytest.mark.parametrize(("name", "codec"), [("a.mp4", "mpeg4"), ("b.webm", "libvpx"), ("c.avi", "mjpeg")])
 def test_damage_ends_in_a_picture_or_in_an_error(tmp_path, name, codec):
     path = film(tmp_path / name, [1, 2], codec=codec)
@@ -189,11 +167,5 @@ def test_damage_ends_in_a_picture_or_in_an_error(tmp_path, name, codec):
         for _ in range(draw.randrange(1, 20)):
             damaged[draw.randrange(12, len(damaged))] = draw.randrange(256)
         path.write_bytes(damaged)
-        assert _size_or_problem(path) in ((96, 64), "ImageError")
-
-
-def _size_or_problem(path):
-    try:
-        return shown(path, 0, 3, limits=ImageLimits(num_pixels=10**6))[1].size
-    except ImageError as error:
-        return type(error).__name__
+        with suppress(ImageError):
+            assert shown(path, 0, 3, limits=ImageLimits(num_pixels=10**6))[1].size == (96, 64)

@@ -48,29 +48,13 @@ def found(pictures, text):
 @pytest.mark.parametrize(
     ("text", "places"),
     [
-        ("width>1000", [2]),
-        ("width>=900", [1, 2, 3]),  # not as texts are compared
-        (" width >= 1e3 ", [1, 2]),
-        ("Width==800", [0]),
-        ("width=800", [0]),
-        ("width!=800", [1, 2, 3]),
-        ("width<1000.5", [0, 1, 3]),
-        ("path~holiday", [0]),
-        ("path~HOLIDAY/ä", [0]),
-        ("path~%", []),
-        ("path~' OR 1=1 --", []),
-        ("path~'", [2]),
-        ("path~.jpg", [0, 1, 2, 3]),
-        ("path=/photos/b.jpg", [1]),
-        ("taken>=2024", [2, 3]),
-        ("taken<=2024-06-01", [0, 2, 3]),
-        ("taken<2024-06-01", [0, 2]),
-        ("taken>2024-06-01", []),
-        ("taken>=2024-06-01", [3]),
-        ("latitude<0", [2]),
-        ("latitude!=0", [0, 2]),
+        ("width>1000", [2]), ("width>=900", [1, 2, 3]), (" width >= 1e3 ", [1, 2]), ("Width==800", [0]),
+        ("width<1000.5", [0, 1, 3]),  # not as texts are compared
+        ("path~HOLIDAY/ä", [0]), ("path~%", []), ("path~' OR 1=1 --", []), ("path~'", [2]), ("path=/photos/b.jpg", [1]),
+        ("taken>=2024", [2, 3]), ("taken<=2024-06-01", [0, 2, 3]), ("taken<2024-06-01", [0, 2]), ("taken~06-01", [3]),
+        ("taken>2024-5", [3]), ("taken<2024-06-01 12:31", [0, 2, 3]), ("latitude<0", [2]), ("latitude!=0", [0, 2]),
     ],
-)
+)  # fmt: skip
 def test_pictures_meet_conditions(pictures, text, places):
     assert found(pictures, text) == places
 
@@ -94,54 +78,20 @@ def test_a_number_is_the_one_that_was_written(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("text", "error"),
+    ("text", "named"),
     [
-        ("width", (ValueError,)),
-        ("width>", (ValueError,)),
-        ("__import__('os')", (ValueError,)),
-        ("widht>3", (ValueError, "widht", "did you mean 'width'")),
-        ("embedding>3", (ValueError, "embedding")),
-        ("width>wide", (ValueError, "width", "wide")),
-        ("width>nan", (ValueError, "width")),
-        ("taken>=yesterday", (ValueError, "yesterday")),
-        ("taken=2024-13", (ValueError,)),
-        ("taken<2024-02-30", (ValueError,)),
-        ("taken<=2024-06-01T25", (ValueError,)),
-        ("width~3", (ValueError, "width")),
+        *((text, ()) for text in ("width", "width>", "__import__('os')", "taken=2024-13", "taken<2024-02-30")),
+        *((text, ("width",)) for text in ("width>nan", "width~3", "widht>3")),
+        ("\x1b[2J", ("\\x1b[2J",)),
+        ("embedding>3", ("embedding",)),
+        ("width>wide", ("width", "wide")),
+        ("taken>=yesterday", ("yesterday",)),
+        ("taken<=2024-06-01T25", ()),
     ],
 )
-def test_what_is_no_condition_is_told(text, error):
-    with fails(*error):
+def test_what_is_no_condition_is_told(text, named):
+    with fails(ValueError, *named):
         parse_condition(text)
-
-
-def test_control_characters_of_a_condition_are_shown_as_escapes():
-    with fails(ValueError, "\\x1b[2J"):
-        parse_condition("\x1b[2J")
-
-
-@pytest.mark.parametrize(
-    "text",
-    [
-        "taken<=2024",
-        "taken=2024",
-        "taken<=2024-06-01",
-        "taken>=2024-06",
-        "taken=2024-06-01T12:30:05",
-        "taken<=2024-06-01T12:30",
-        "taken<2024-06-01 12:31",
-        "taken>2024-5",
-        "taken!=2024-06-02",
-        "taken~06-01",
-    ],
-)
-def test_a_photo_is_found_by_its_date(pictures, text):
-    assert 3 in found(pictures, text)
-
-
-@pytest.mark.parametrize("text", ["taken<2024", "taken>2024", "taken!=2024-06", "taken>2024-06-01T12", "taken=2024-07"])
-def test_a_photo_is_not_found_by_another_date(pictures, text):
-    assert 3 not in found(pictures, text)
 
 
 FORMS = ("%Y", "%Y-%m", "%Y-%m-%d", "%Y-%m-%dT%H", "%Y-%m-%dT%H:%M", "%Y-%m-%dT%H:%M:%S")

@@ -27,6 +27,11 @@ def assert_found_as_by_comparing(graph, vectors):
     assert hits >= 0.98 * 200
 
 
+def renewed(folder, snapshot):
+    update_graph(folder, snapshot, FROM_200, show_progress=False)
+    return open_graph(folder, snapshot, FROM_200)
+
+
 @pytest.fixture
 def vectors():
     rows = np.random.default_rng(0).normal(size=(600, 24)).astype(np.float32)
@@ -41,18 +46,6 @@ def two_threads():
     torch.set_num_threads(before)
 
 
-def test_the_nearest_come_first_with_their_cosines(vectors):
-    query = vectors[17].astype(np.float32)
-    scores = vectors.astype(np.float32) @ query
-    places, found = exact_nearest(vectors, None, query, 5)
-    assert places.tolist() == np.argsort(-scores)[:5].tolist()
-    np.testing.assert_allclose(found, np.sort(scores)[::-1][:5], rtol=1e-5)
-    some = np.array([3, 17, 400])
-    assert exact_nearest(vectors, some, query, 10)[0][0] == 17
-    assert len(exact_nearest(vectors, some, query, 10)[0]) == 3
-    assert len(exact_nearest(vectors[:0], None, query, 10)[0]) == 0
-
-
 def test_the_best_of_many_are_those_of_32_bits(vectors):
     draw = np.random.default_rng(1)
     queries = vectors[:20].astype(np.float32) + 0.3 * draw.normal(size=(20, 24)).astype(np.float32)
@@ -64,24 +57,10 @@ def test_the_best_of_many_are_those_of_32_bits(vectors):
             expected = np.argsort(-among, kind="stable")[:20]
             assert places.tolist() == (expected if some is None else some[expected]).tolist()
             np.testing.assert_allclose(found, np.sort(among)[::-1][:20], rtol=1e-5)
-
-
-def test_of_equal_ones_the_first_comes_first(vectors):
+    assert exact_nearest(vectors, np.array([3, 17, 400]), vectors[17].astype(np.float32), 10)[0].tolist()[0] == 17
+    assert len(exact_nearest(vectors[:0], None, queries[0], 10)[0]) == 0
     same = np.repeat(vectors[:1], 6, axis=0)
     assert exact_nearest(same, None, vectors[0].astype(np.float32), 6)[0].tolist() == [0, 1, 2, 3, 4, 5]
-
-
-def test_a_graph_finds_what_comparing_finds(vectors, tmp_path):
-    snapshot = snapshot_of(vectors)
-    update_graph(tmp_path, snapshot, FROM_200, show_progress=False)
-    graph = open_graph(tmp_path, snapshot, FROM_200)
-    assert graph.num_missing == 0
-    assert_found_as_by_comparing(graph, vectors)
-
-
-def renewed(folder, snapshot):
-    update_graph(folder, snapshot, FROM_200, show_progress=False)
-    return open_graph(folder, snapshot, FROM_200)
 
 
 def test_who_is_stopped_keeps_what_was_added_and_the_next_goes_on(vectors, tmp_path, monkeypatch, two_threads):
@@ -100,7 +79,9 @@ def test_who_is_stopped_keeps_what_was_added_and_the_next_goes_on(vectors, tmp_p
     graph = open_graph(tmp_path, snapshot_of(vectors), FROM_200)
     assert graph.num_missing == 600 - 5 * 50
     assert_found_as_by_comparing(graph, vectors)
-    assert renewed(tmp_path, snapshot_of(vectors)).num_missing == 0
+    whole = renewed(tmp_path, snapshot_of(vectors))
+    assert whole.num_missing == 0
+    assert_found_as_by_comparing(whole, vectors)
 
 
 def test_every_row_of_a_graph_is_found(vectors, tmp_path, two_threads):

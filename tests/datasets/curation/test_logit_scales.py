@@ -17,8 +17,8 @@ NUM_PAIRS, DIM = 256, 8
 PLANTED = {"sharp": 8.0, "soft": 4.0}
 
 
-def unit(rng, count=NUM_PAIRS):
-    rows = rng.standard_normal((count, DIM))
+def unit(rng):
+    rows = rng.standard_normal((NUM_PAIRS, DIM))
     return (rows / np.linalg.norm(rows, axis=1, keepdims=True)).astype(np.float32)
 
 
@@ -38,8 +38,8 @@ def matched(scale, rng):
     return images, texts[order]
 
 
-def entry(name, dim=DIM):
-    return TeacherEntry(name=name, weights_sha256="0" * 64, dim=dim, logit_scale=100.0, image=ImageInput(size=32))
+def entry(name):
+    return TeacherEntry(name=name, weights_sha256="0" * 64, dim=DIM, logit_scale=100.0, image=ImageInput(size=32))
 
 
 @pytest.fixture(scope="module")
@@ -109,41 +109,33 @@ def test_a_caption_that_comes_twice_is_no_wrong_answer(tmp_path):
     assert np.isfinite(alike).all()
 
 
-def test_batches_and_pairs_are_bounded(shard):
-    report = tune_scales(LogitScaleSpec(shards=shard, num_pairs=200, batch_size=64))
-    assert (report.num_pairs, report.batch_size) == (192, 64)
-
-
 def test_pairs_that_tell_no_scale(shard):
     report = tune_scales(LogitScaleSpec(shards=shard, caption="synthetic"))
     # Captions that are the opposite of their pictures fit best where nothing is told apart.
     assert [teacher.best for teacher in report.teachers] == [SCALES[0]] * 2
     assert not report.teachers[0].is_found
-    assert "these pairs tell no scale" in str(report.teachers[0])
 
 
-def test_the_command_prints_curve_interval_and_flag(shard, capsys):
+def test_the_command_prints_interval_and_flag(shard, capsys):
     main(["data", "tune-scale", shard, "--batch-size", "64"])
     printed = capsys.readouterr().out
     report = tune_scales(LogitScaleSpec(shards=shard, batch_size=64))
-    assert "logit scale" in printed
-    assert "256 pairs, 64 at a time" in printed
     for teacher in report.teachers:
         assert f"{teacher.name}: best {teacher.best:.4g} (95 % from {teacher.low:.4g} to {teacher.high:.4g})" in printed
     best = " ".join(f"{teacher.best:.4g}" for teacher in report.teachers)
-    assert f"train with --training.loss.teacher-logit-scales {best}" in printed
+    assert f"--training.loss.teacher-logit-scales {best}" in printed
+    report = tune_scales(LogitScaleSpec(shards=shard, num_pairs=200, batch_size=64))
+    assert (report.num_pairs, report.batch_size) == (192, 64)
 
 
 def test_mistakes(shard, tmp_path):
-    with pytest.raises(ValueError, match="num_pairs"):
+    with fails(ValueError, "num_pairs"):
         LogitScaleSpec(shards=shard, num_pairs=1)
     alone = make_sample(1, dim=2 * DIM)
-    path = str(write_shard(tmp_path / "a.tar", [alone], layout="npz"))
-    with fails(ValueError, "1", "real"):
-        tune_scales(LogitScaleSpec(shards=path))
-    mixed = str(write_shard(tmp_path / "b.tar", [alone, make_sample(2, dim=DIM)], layout="npz"))
-    with fails(ValueError):
-        tune_scales(LogitScaleSpec(shards=mixed))
+    for others, named in (((), ("1", "real")), ((make_sample(2, dim=DIM),), ())):
+        path = str(write_shard(tmp_path / f"{len(others)}.tar", [alone, *others], layout="npz"))
+        with fails(ValueError, *named):
+            tune_scales(LogitScaleSpec(shards=path))
     two = str(write_shard(tmp_path / "c.tar", [alone, make_sample(2, dim=2 * DIM)], layout="npz"))
     (teacher,) = tune_scales(LogitScaleSpec(shards=two)).teachers
     assert (teacher.name, teacher.own) == ("teachers", None)

@@ -41,12 +41,9 @@ class TestCompared:
             ({"sha256": SECOND}, {"sha256": SECOND, "width": 40, "height": 30}, "equal_downloaded"),
             ({"sha256": SECOND}, {"sha256": SECOND, "width": 41, "height": 30}, "other"),
             ({"sha256": SECOND}, {"sha256": FIRST}, "other"),
-            ({"sha256": SECOND}, {}, "other"),
             ({"sha256": SECOND}, None, "other"),
-            ({"sha256": SECOND}, {"sha256": 5, "width": 40, "height": 30}, "other"),
             # Made smaller: that the file has another hash says nothing.
             ({"sha256": SECOND}, RESIZED, "unknown"),
-            ({"sha256": SECOND, "original_width": 80, "original_height": 60}, RESIZED, "unknown"),
             ({"sha256": SECOND, "original_width": 81.0, "original_height": 60.0}, RESIZED, "other"),
             ({"original_width": 80, "original_height": 61}, RESIZED, "other"),
             ({"original_width": 80, "original_height": 60}, RESIZED, "unknown"),
@@ -67,8 +64,7 @@ class TestCompared:
         """The public layout, and images that nobody ever downloaded."""
         members = contents(golden("noimage_bf16"))
         for number, (key, one) in enumerate(members.items()):
-            stated = {"uid": key, "sha256": hash_image(encoded(*SIZE, seed=number))}
-            one["json"] = json.dumps(stated).encode()
+            one["json"] = json.dumps({"uid": key, "sha256": hash_image(encoded(*SIZE, seed=number))}).encode()
         reinforced = write_raw(tmp_path / "a.tar", members)
         gradient = io.BytesIO()
         Image.linear_gradient("L").resize((2000, 2000)).save(gradient, "png")
@@ -78,17 +74,12 @@ class TestCompared:
         assert (report.joined, report.left_out) == (0, {"other_image": len(members)})
         assert report.others == tuple(f"{key} in a.tar" for key in members)
         assert not report.is_good
-        assert f"compared    0 equal (0 as stored, 0 by the hash of their download), {len(members)} other" in str(
-            report
-        )
 
     def test_other_ones_are_kept_and_named(self, tmp_path):
         data, report = self.joined(tmp_path, {"sha256": SECOND}, {"sha256": FIRST}, keep_other=True)
         assert (report.joined, report.kept_other, report.left_out) == (1, 1, {})
         (row,) = pq.read_table(data.output / "join" / "a.parquet").to_pylist()
         assert (row["key"], row["likeness"], row["reason"]) == ("000000", "other", None)
-        assert "1 other ones were kept, named in join/" in str(report)
-        assert "other: 000000 in a.tar" in str(report)
         with fails(ValueError):
             data.join()
 
@@ -104,7 +95,6 @@ class TestCompared:
         report = data.join()
         assert report.joined == 1
         assert report.reach == pytest.approx(1 / scale)
-        assert ("these may be larger copies" in str(report)) == (scale > 1)
 
 
 class TestPublished:
@@ -130,7 +120,6 @@ class TestPublished:
         assert [one.captions for one in samples] == [(Pair(number).caption,) for number in (0, 3, 4, 5, 7)]
         assert [one.key for one in samples] == [Pair(number).uid for number in (0, 3, 4, 5, 7)]
         assert all(one.image for one in samples)
-        assert "5 had no caption of their own; theirs came from the data set of captions" in str(report)
 
     def test_pictures_that_were_made_smaller(self, tmp_path):
         """DataComp's download makes them smaller: only the hash beside them tells, and the crops leave them."""
@@ -138,26 +127,25 @@ class TestPublished:
         assert report.left_out == {"wrong_image": 4}
         assert report.stopped == "00000000.tar"
 
-    @pytest.mark.parametrize("pattern", [False, True])
-    def test_captions_of_a_folder_and_of_a_pattern(self, tmp_path, pattern):
-        release = PublicRelease(tmp_path, with_json=False).write()
+    @pytest.mark.parametrize("captions", ["folder", "pattern", "none", "of other pictures"])
+    def test_captions_of_a_folder_and_of_a_pattern(self, tmp_path, captions):
+        release = PublicRelease(tmp_path, with_json=captions in {"none", "of other pictures"}).write()
         shards = tmp_path / "DataComp-12M" / "{00000000..00000001}.tar"
-        report = self.join(release, captions=str(shards if pattern else shards.parent), by="key", min_share=0.0)
-        assert report.left_out == {"no_image": 4}, "numbers are not uids"
-
-    def test_without_captions_nothing_is_joined(self, tmp_path):
-        report = self.join(PublicRelease(tmp_path).write(), captions=None)
-        assert report.left_out == {"no_caption": 4}
-        assert "--captions takes some from a data set of their own" in str(report)
-
-    def test_captions_of_other_pictures(self, tmp_path):
-        release = PublicRelease(tmp_path).write()
-        path = tmp_path / "DataComp-12M" / "00000000.tar"
-        members = contents(path)
-        first = next(iter(members))
-        members[first]["json"] = members[first]["json"].replace(b'"sha256": "', b'"sha256": "0')
-        write_raw(path, members)
-        assert self.join(release).left_out == {"other_caption": 1}
+        choices = {"captions": str(shards if captions == "pattern" else shards.parent)}
+        if captions in {"folder", "pattern"}:
+            choices |= {"by": "key", "min_share": 0.0}  # numbers are not uids
+            expected = {"no_image": 4}
+        elif captions == "none":
+            choices["captions"], expected = None, {"no_caption": 4}
+        else:
+            members = contents(shards.with_name("00000000.tar"))
+            first = next(iter(members))
+            members[first]["json"] = members[first]["json"].replace(b'"sha256": "', b'"sha256": "0')
+            write_raw(shards.with_name("00000000.tar"), members)
+            expected = {"other_caption": 1}
+        assert self.join(release, **choices).left_out == expected
+        with fails(ValueError, "00000000.tar"):
+            self.join(release, captions=str(shards.with_name("00000001.tar")))
 
     def test_a_shard_of_captions_that_comes_later(self, tmp_path):
         release = PublicRelease(tmp_path).write()
@@ -166,18 +154,12 @@ class TestPublished:
         path.unlink()
         report = self.join(release)
         assert (report.joined, report.is_good) == (4, False)
-        assert f"there is no {path} with its captions" in str(report)
         path.write_bytes(content[: len(content) // 2])
         report = self.join(release)
         assert 4 <= report.joined < 8
         assert not report.is_good
         path.write_bytes(content)
         assert self.join(release).joined == 8
-
-    def test_a_pattern_without_the_name(self, tmp_path):
-        release = PublicRelease(tmp_path).write()
-        with fails(ValueError, "0", "00000000.tar"):
-            self.join(release, captions=str(tmp_path / "DataComp-12M" / "00000001.tar"))
 
 
 class TestEnough:
@@ -186,15 +168,12 @@ class TestEnough:
     def test_a_least_share(self, data):
         (data.images / "00001.tar").unlink()
         assert data.join(min_share=0.7).is_good
-        report = data.join(min_share=0.71)
-        assert not report.is_good
-        assert "too few     70.0% of the samples were joined, expected 71.0%" in str(report)
-
-    def test_nothing_is_never_enough(self, data):
-        report = data.join(by="width", min_share=0.0, go_on=True)
-        assert (report.joined, report.samples, report.stopped) == (0, 20, None)
-        assert not report.is_good
-        assert "too few     nothing was joined" in str(report)
+        assert not data.join(min_share=0.71).is_good
+        report = data.join(by="width", min_share=0.0, go_on=True, output=str(data.root / "none"))
+        assert (report.joined, report.samples, report.stopped, report.is_good) == (0, 20, None, False)
+        (data.reinforced / "00000.tar").unlink()
+        pattern = str(data.reinforced / "{00000..00002}.tar")
+        assert data.join(reinforced=pattern, output=str(data.root / "some")).stopped is None, "it says nothing"
 
     @pytest.mark.parametrize("again", [False, True])
     def test_ends_after_a_first_shard_without_any_match(self, data, again):
@@ -202,11 +181,4 @@ class TestEnough:
             report = data.join(by="width")
         assert (report.stopped, report.samples, report.is_good) == ("00000.tar", 7, False)
         assert report.examples == ("000000", "40")
-        assert "stopped     after 00000.tar, of which no sample was joined" in str(report)
-        assert "a sample has the key 000000, an image 40: --by says what must be equal" in str(report)
         assert data.join(by="width", go_on=True).samples == 20
-
-    def test_a_first_shard_that_is_not_there_says_nothing(self, data):
-        (data.reinforced / "00000.tar").unlink()
-        report = data.join(reinforced=str(data.reinforced / "{00000..00002}.tar"))
-        assert (report.stopped, report.joined) == (None, 13)

@@ -1,18 +1,15 @@
-"""Folders, classes, lists, shards and tables keep the contract of sources, and one that breaks it is told so."""
+"""Folders, classes, lists, shards and tables keep the contract of sources."""
 
 from __future__ import annotations
 
-import re
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import attrs
 import pytest
 
-from mobileclip.data import ImageTextSample, SkipReport
-from mobileclip.datasets import ClassFolderSource, FolderSource, JsonLinesSource, ShardSource, Source, TableSource, Unit
+from mobileclip.datasets import ClassFolderSource, FolderSource, JsonLinesSource, ShardSource, TableSource
 from tests.contracts.sources import check_source
 from tests.data.made_samples import encoded, write_raw
 from tests.datasets.sources.reading import PNG, write_lines, write_table
@@ -117,52 +114,3 @@ def test_a_source_keeps_the_contract(kind, tmp_path):
     source, skipped, changes, rewrites = MAKERS[kind](tmp_path / "data")
     gone = tmp_path / "data"
     check_source(source, skipped=skipped, changes=changes, rewrites=rewrites, remove=lambda: shutil.rmtree(gone))
-
-
-@attrs.frozen(kw_only=True)
-class OddUnit(Unit):
-    """A unit that does as another one, but for what a test changes."""
-
-    unit: Unit
-    odd: str
-
-    def fingerprint(self) -> str:
-        return "always the same"
-
-    def count(self) -> int | None:
-        return 0 if self.odd == "count" else self.unit.count()
-
-    def read(self, report: SkipReport) -> Iterator[ImageTextSample]:
-        for sample in self.unit.read(SkipReport(log=False) if self.odd == "report" else report):
-            yield attrs.evolve(sample, key="same") if self.odd == "key" else sample
-
-
-@attrs.frozen(kw_only=True)
-class OddSource(Source):
-    source: Source
-    odd: str
-
-    def units(self) -> tuple[Unit, ...]:
-        named = [(f"/{one.name}" if self.odd == "name" else one.name, one) for one in self.source.units()]
-        return tuple(
-            OddUnit(name="a.tar" if self.odd == "twice" else name, unit=one, odd=self.odd) for name, one in named
-        )
-
-
-@pytest.mark.parametrize(
-    ("odd", "said"),
-    [
-        ("name", "unit '/00000000.tar' is no name of a shard"),
-        ("twice", "units have the same name"),
-        ("count", "counts 0 and gives"),
-        ("report", "gives 1 samples, and counts 0"),
-        ("key", "samples have the same key"),
-        ("skipped", "what is left out are others when counted: {'no_caption': 1}, not {}"),
-        ("change", "the fingerprint of the last unit is what it was before change 0"),
-    ],
-)
-def test_a_source_that_breaks_it_is_told(odd, said, tmp_path):
-    source, skipped, changes, _ = folder(tmp_path / "data")
-    expected = {} if odd == "skipped" else skipped
-    with pytest.raises(AssertionError, match=re.escape(said)):
-        check_source(OddSource(source=source, odd=odd), skipped=expected, changes=changes)

@@ -9,7 +9,7 @@ import attrs
 import pytest
 
 from mobileclip import storage
-from mobileclip.data import SkipReport, read_samples, write_shard
+from mobileclip.data import read_samples, write_shard
 from mobileclip.datasets import ShardSource, as_source
 from tests.data.made_samples import golden, write_raw
 from tests.datasets.sources.reading import JPEG, KEYS, PNG, names, read
@@ -17,24 +17,18 @@ from tests.errors import fails
 
 
 class TestShards:
-    def test_golden(self):
-        (unit,) = ShardSource(shards=golden("npz")).units()
-        assert unit.name == "datacompdr_npz.tar"
-        assert unit.count() == 3
-        assert unit.size() == Path(golden("npz")).stat().st_size
-        samples, report = read(ShardSource(shards=golden("npz")))
-        assert [sample.key for sample in samples] == KEYS
-        assert report.num_skipped == 0
-
     def test_names_and_patterns(self, tmp_path):
+        content = Path(golden("npz")).read_bytes()
         for name in ("0.tar", "1.tar", "2.tar.gz", "3.tgz"):
-            content = Path(golden("npz")).read_bytes()
             (tmp_path / name).write_bytes(content if name.endswith(".tar") else gzip.compress(content))
-        units = ShardSource(shards=f"{tmp_path}/{{0..1}}.tar::{tmp_path}/2.tar.gz::{tmp_path}/3.tgz").units()
+        source = ShardSource(shards=f"{tmp_path}/{{0..1}}.tar::{tmp_path}/2.tar.gz::{tmp_path}/3.tgz")
+        units = source.units()
         assert [unit.name for unit in units] == ["0.tar", "1.tar", "2.tar", "3.tar"]
         assert [unit.count() for unit in units] == [3, 3, None, None]
-        report = SkipReport()
-        assert [len(list(unit.read(report))) for unit in units] == [3] * 4
+        assert units[0].size() == len(content)
+        samples, report = read(source)
+        assert [sample.key for sample in samples] == KEYS * 4
+        assert report.num_skipped == 0
 
     @pytest.mark.parametrize(
         ("paths", "expected"),
@@ -58,13 +52,6 @@ class TestShards:
                 (tmp_path / path).touch()
         assert [unit.name for unit in ShardSource(shards=paths).units()] == expected
 
-    def test_a_folder_that_the_output_cannot_have_is_refused(self, tmp_path):
-        for folder in ("a", ".hidden"):
-            (tmp_path / folder).mkdir()
-            shutil.copy(golden("npz"), tmp_path / folder / "0.tar")
-        with fails(ValueError, ".hidden"):
-            ShardSource(shards=[tmp_path / "a" / "0.tar", tmp_path / ".hidden" / "0.tar"]).units()
-
     def test_a_pipe(self):
         source = ShardSource(shards=f"pipe:cat {golden('npz')}")
         (unit,) = source.units()
@@ -72,34 +59,28 @@ class TestShards:
         assert unit.fingerprint() == unit.path
         assert len(read(source)[0]) == 3
 
-    def test_mistakes(self, tmp_path):
-        shutil.copy(golden("npz"), tmp_path / "0.tar")
+    @pytest.mark.parametrize(
+        ("shards", "named"),
+        [
+            (["0.tar", "0.tar.gz"], ("0.tar", "0.tar.gz")),
+            (["a/0.tar", ".hidden/0.tar"], (".hidden",)),
+            ("{5..9}.tar", ("5.tar",)),
+            ("*.tar", ("*.tar",)),
+            ("a", ()),
+            ("pipe:cat - | gunzip", ()),
+            ("nosuch://a/{0..2}.tar", ("nosuch://",)),
+        ],
+    )
+    def test_mistakes(self, tmp_path, monkeypatch, shards, named):
+        monkeypatch.chdir(tmp_path)
+        for folder in (".", "a", ".hidden"):
+            (tmp_path / folder).mkdir(exist_ok=True)
+            shutil.copy(golden("npz"), tmp_path / folder / "0.tar")
         (tmp_path / "0.tar.gz").write_bytes(gzip.compress((tmp_path / "0.tar").read_bytes()))
-        with fails(ValueError, "0.tar", "0.tar.gz"):
-            ShardSource(shards=[tmp_path / "0.tar", tmp_path / "0.tar.gz"]).units()
-        with fails(ValueError, "5.tar", "6", "tar", "7", "nor do 2 others"):
-            ShardSource(shards=f"{tmp_path}/{{5..9}}.tar").units()
-        with fails(ValueError, "*.tar"):
-            ShardSource(shards=f"{tmp_path}/*.tar").units()
-        (tmp_path / "a").mkdir()
-        with fails(ValueError):
-            ShardSource(shards=tmp_path / "a").units()
-        with fails(ValueError):
-            ShardSource(shards="pipe:cat - | gunzip").units()
-        with fails(ValueError, "nosuch://"):
-            ShardSource(shards="nosuch://a/{0..2}.tar").units()
-
-    def test_fingerprints(self, tmp_path):
-        path = tmp_path / "a.tar"
-        shutil.copy(golden("npz"), path)
-        (unit,) = ShardSource(shards=path).units()
-        before = unit.fingerprint()
-        assert before == unit.fingerprint()
-        os.utime(path, (1, 1))
-        assert unit.fingerprint() != before
-        path.unlink()
-        with fails(ValueError):
-            unit.fingerprint()
+        if shards == "a":
+            (tmp_path / "a" / "0.tar").unlink()
+        with fails(ValueError, *named):
+            ShardSource(shards=shards).units()
 
     def test_of_samples_with_one_key_the_first_usable_one_counts(self, tmp_path):
         members = [
@@ -136,8 +117,7 @@ class TestShards:
         site.cut_after = [10_000]
         assert [sample.key for sample in read(source)[0]] == KEYS * 2
         units = source.units()
-        assert [unit.name for unit in units] == ["0.tar", "1.tar"]
-        assert units[0].count() is None
+        assert [(unit.name, unit.count()) for unit in units] == [("0.tar", None), ("1.tar", None)]
         assert units[0].fingerprint() == units[1].fingerprint()
         site.cut_after = [10_000, 0, 0, 0]
         samples, report = read(source)

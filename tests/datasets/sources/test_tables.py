@@ -3,9 +3,7 @@
 import gzip
 import hashlib
 import json
-import os
 import pickle
-import re
 import sys
 
 import pyarrow as pa
@@ -18,6 +16,7 @@ from mobileclip.data import SkipReport, read_samples, write_shard
 from mobileclip.data.loading.uids import uid_of
 from mobileclip.datasets import RowOptions, TableSource, as_source, open_data_set
 from mobileclip.extras import install
+from tests.build.canary import CANARY_EVENT, PickledCanary
 from tests.data.made_samples import encoded
 from tests.datasets.sources.reading import PNG, names, read, write_lines, write_table
 from tests.errors import fails
@@ -53,21 +52,17 @@ class TestRows:
     def test_the_public_lists_need_no_names(self, tmp_path, site):
         site.files |= {f"/{number}.jpg": encoded(8, 6, seed=number, kind="jpeg") for number in range(2)}
         addresses = [f"{site.url}/{number}.jpg" for number in range(2)]
-        datacomp = [
-            {"uid": uid, "url": url, "text": "a cat", "clip_l14_similarity_score": 0.3, "sha256": "0" * 64}
-            | {"face_bboxes": [[0.1, 0.2, 0.3, 0.4]]}
-            for uid, url in zip(UIDS, addresses, strict=False)
-        ]
-        img2dataset = [
-            {"url": url, "caption": "a cat", "key": f"00000000{number}", "status": "success", "error_message": None}
-            | {"width": 8, "uid": UIDS[number]}
-            for number, url in enumerate(addresses)
-        ]
-        laion = [{"URL": url, "TEXT": "a cat", "WIDTH": 8} for url in addresses]
+        rows = {"datacomp": [], "img2dataset": [], "laion": []}
+        for number, (uid, url) in enumerate(zip(UIDS, addresses, strict=False)):
+            row = {"uid": uid, "url": url, "text": "a cat", "clip_l14_similarity_score": 0.3, "sha256": "0" * 64}
+            rows["datacomp"].append(row | {"face_bboxes": [[0.1, 0.2, 0.3, 0.4]]})
+            row = {"url": url, "caption": "a cat", "key": f"00000000{number}", "status": "success", "uid": uid}
+            rows["img2dataset"].append(row | {"error_message": None, "width": 8})
+            rows["laion"].append({"URL": url, "TEXT": "a cat", "WIDTH": 8})
         keys = {"datacomp": UIDS[:2], "img2dataset": ["000000000", "000000001"]}
         keys["laion"] = ["laion/000000001", "laion/000000002"]
-        for name, rows in (("datacomp", datacomp), ("img2dataset", img2dataset), ("laion", laion)):
-            path = write_table(tmp_path / f"{name}.parquet", rows)
+        for name, those in rows.items():
+            path = write_table(tmp_path / f"{name}.parquet", those)
             samples, report = read(as_source(path, rows=RowOptions(hosts=("127.0.0.1",))))
             assert report.num_skipped == 0, name
             assert [sample.key for sample in samples] == keys[name]
@@ -75,42 +70,24 @@ class TestRows:
             assert {sample.captions for sample in samples} == {("a cat",)}
             assert [sample.image for sample in samples] == list(site.files.values())
 
-    def test_the_uid_is_that_of_lists_of_subsets(self, tmp_path):
-        pictures(tmp_path)
-        rows = [{"path": "0.png", "caption": "x", "id": UIDS[4], "key": "mine"}]
-        path = write_table(tmp_path / "a.parquet", rows)
-        (sample,), _ = read(TableSource(tables=path, options=RowOptions(uid_column="id")))
-        assert sample.key == "mine"
-        members = {"json": json.dumps(sample.metadata).encode()}
-        assert uid_of(sample.key, members) == (int(UIDS[4][:16], 16), int(UIDS[4][16:], 16))
-
     def test_named_columns(self, tmp_path):
-        pictures(tmp_path)
+        images = pictures(tmp_path)
         row = {"path": "0.png", "caption": "usual", "picture": "1.png", "one": "a", "two": ["b", "a", " "], "n": 1.5}
         path = write_table(tmp_path / "a.parquet", [row])
         options = RowOptions(path_column="picture", caption_columns=("two", "one"))
         (sample,), _ = read(TableSource(tables=path, options=options))
-        assert sample.captions == ("b", "a")
-        assert sample.image == (tmp_path / "1.png").read_bytes()
+        assert (sample.key, sample.captions, sample.image) == ("a/000000001", ("b", "a"), images[1])
         assert sample.metadata == {"path": "0.png", "caption": "usual", "n": 1.5, "image": "1.png"}
-        assert sample.key == "a/000000001"
-
-    def test_a_path_comes_before_an_address(self, tmp_path, site):
-        pictures(tmp_path)
-        site.files["/1.png"] = encoded(8, 6, seed=1)
-        rows = [
-            {"path": "0.png", "url": "https://host/0.png", "caption": "x"},
-            {"path": "", "url": f"{site.url}/1.png", "caption": "x"},
-            {"path": "", "url": "", "caption": "x"},
-        ]
-        path = write_table(tmp_path / "a.csv", rows)
-        samples, report = read(TableSource(tables=path, options=RowOptions(hosts=("127.0.0.1",))))
-        assert [sample.image for sample in samples] == [encoded(8, 6, seed=number) for number in range(2)]
-        assert [sample.url for sample in samples] == ["https://host/0.png", f"{site.url}/1.png"]
-        assert names(report) == {"missing_image": ["line 4"]}
-        options = RowOptions(hosts=("127.0.0.1",), url_column="url")
-        samples, report = read(TableSource(tables=path, options=options))
-        assert [sample.key for sample in samples] == ["a/000000002"]
+        row = {"image": {"bytes": images[0], "path": None}, "caption": "x", "file": "1.png"}
+        path = hub_table(tmp_path / "b.parquet", [row])
+        for column, image in ((None, 0), ("file", 1), ("image", 0)):
+            (sample,), _ = read(TableSource(tables=path, options=RowOptions(path_column=column)))
+            assert sample.image == images[image]
+        path = write_table(tmp_path / "c.parquet", [{"path": "0.png", "caption": "x", "id": UIDS[4], "key": "mine"}])
+        (sample,), _ = read(TableSource(tables=path, options=RowOptions(uid_column="id")))
+        assert sample.key == "mine"
+        members = {"json": json.dumps(sample.metadata).encode()}
+        assert uid_of(sample.key, members) == (int(UIDS[4][:16], 16), int(UIDS[4][16:], 16))
 
     def test_a_file_without_names(self, tmp_path):
         pictures(tmp_path)
@@ -122,15 +99,18 @@ class TestRows:
         with fails(ValueError, "a \"cat', '0.png", "--header"):
             as_source(tmp_path / "a.tsv").units()
 
-    def test_what_a_download_was_called_is_a_path_where_there_is_no_other(self, tmp_path):
+    def test_the_column_of_paths_is_the_first_that_is_there(self, tmp_path):
+        """What a download was called is a path where there is no other; a path comes before an address."""
         pictures(tmp_path)
         row = {"filename": "1.png", "title": "x"}
         (sample,), _ = read(TableSource(tables=write_table(tmp_path / "a.csv", [row])))
         assert sample.image == encoded(8, 6, seed=1)
-        for other in ({"url": "0.png"}, {"image": "0.png"}):
-            (sample,), _ = read(TableSource(tables=write_table(tmp_path / "a.csv", [{**row, **other}])))
+        for other in ({"url": "0.png"}, {"image": "0.png"}, {"path": "0.png", "url": "https://host/9.png"}):
+            path = write_table(tmp_path / "a.csv", [{**row, **other}])
+            (sample,), _ = read(TableSource(tables=path))
             assert sample.image == encoded(8, 6, seed=0)
             assert sample.metadata["filename"] == "1.png"
+        assert read(TableSource(tables=path, options=RowOptions(url_column="url")))[1].num_skipped == 1
 
     def test_images_are_compared_where_a_hash_is_named(self, tmp_path):
         first, *_ = pictures(tmp_path)
@@ -196,25 +176,14 @@ class TestImagesInTheTable:
         with fails(ValueError, "no_caption"):
             open_data_set(hub_table(tmp_path / "b.parquet", rows))
 
-    def test_what_is_named_comes_first(self, tmp_path):
-        images = pictures(tmp_path)
-        row = {"image": {"bytes": images[0], "path": None}, "caption": "x", "file": "1.png"}
-        path = hub_table(tmp_path / "a.parquet", [row])
-        for column, image in ((None, 0), ("file", 1), ("image", 0)):
-            (sample,), _ = read(TableSource(tables=path, options=RowOptions(path_column=column)))
-            assert sample.image == images[image]
-
     def test_finding_out_what_there_is_reads_no_image(self, tmp_path):
         rows = [{"image": {"bytes": encoded(8, 6), "path": f"{number}.png"}, "text": "x"} for number in range(50)]
         path = hub_table(tmp_path / "a.parquet", rows)
         assert len(read(TableSource(tables=path))[0]) == 50
         damaged, content = bytearray(path.read_bytes()), pq.ParquetFile(path).metadata
         for group in range(content.num_row_groups):
-            (start,) = (
-                column.data_page_offset
-                for column in map(content.row_group(group).column, range(content.num_columns))
-                if column.path_in_schema == "image.bytes"
-            )
+            columns = map(content.row_group(group).column, range(content.num_columns))
+            (start,) = (one.data_page_offset for one in columns if one.path_in_schema == "image.bytes")
             damaged[start : start + 40] = b"\xff" * 40
         path.write_bytes(damaged)
         opened = open_data_set(path)
@@ -227,23 +196,15 @@ class TestImagesInTheTable:
 class TestBadRows:
     CELLS = (
         ({"path": None}, "missing_image"),
-        ({"path": ""}, "missing_image"),
         ({"path": "no.png"}, "missing_image"),
         ({"path": "../0.png"}, "refused_address"),
-        ({"path": "/etc/passwd"}, "refused_address"),
-        ({"path": "s3://bucket/0.png"}, "refused_address"),
-        ({"path": "http://169.254.169.254/latest/meta-data"}, "refused_address"),
-        ({"path": "a.svg"}, "image_not_an_image"),
         ({"caption": None}, "no_caption"),
-        ({"caption": " "}, "no_caption"),
         ({"key": "a.b"}, "bad_key"),
-        ({"key": "../a"}, "bad_key"),
     )
 
     @pytest.mark.parametrize(("cells", "reason"), CELLS, ids=[str(number) for number in range(len(CELLS))])
     def test_a_bad_cell_is_named_and_its_neighbours_are_read(self, tmp_path, cells, reason):
         pictures(tmp_path)
-        (tmp_path / "a.svg").write_bytes(b"<svg>")
         good = [{"path": "0.png", "caption": "x", "key": key} for key in ("first", "bad", "last")]
         good[1] |= cells
         for suffix, label in (("parquet", "row 2"), ("csv", "line 3")):
@@ -278,7 +239,6 @@ class TestBadRows:
             assert samples[-1].image == encoded(8, 6, seed=1)
             assert names(report)["line_too_long"] == ["line 3"]
             assert names(report)["bad_row"][0] == "line 4"
-            assert set(names(report)) >= {"line_too_long", "bad_row"}
 
     def test_a_quotation_mark_that_is_never_closed(self, tmp_path):
         pictures(tmp_path)
@@ -287,54 +247,42 @@ class TestBadRows:
         samples, report = read(TableSource(tables=tmp_path / "a.csv"))
         assert [sample.key for sample in samples] == [f"a/{number:09d}" for number in (1, 3, 4, 5, 6, 7)]
         assert names(report) == {"bad_row": ["line 3"]}
-        assert report.named["bad_row"][0].shard == str(tmp_path / "a.csv")
-
-    def test_quotation_marks_of_a_tsv_are_characters(self, tmp_path):
-        pictures(tmp_path)
         lines = ["path\tcaption", '0.png\t"never closed', '1.png\t"closed"', '"2.png\tx']
         (tmp_path / "a.tsv").write_text("\n".join(lines), encoding="utf-8")
-        samples, report = read(TableSource(tables=tmp_path / "a.tsv"))
+        samples, report = read(TableSource(tables=tmp_path / "a.tsv"))  # there they are characters
         assert [sample.captions for sample in samples] == [('"never closed',), ('"closed"',)]
         assert names(report) == {"missing_image": ["line 4"]}
 
-    def test_a_text_that_is_none_costs_its_row(self, tmp_path):
+    def test_damage_of_parquet_costs_a_row_or_what_is_left_of_the_unit(self, tmp_path):
         pictures(tmp_path)
         texts = pa.array([b"x", b"\xff", b"y"], pa.binary()).view(pa.string())
         pq.write_table(pa.table({"path": ["0.png"] * 3, "caption": texts}), tmp_path / "a.parquet")
         samples, report = read(TableSource(tables=tmp_path / "a.parquet"))
         assert [sample.captions for sample in samples] == [("x",), ("y",)]
         assert names(report) == {"bad_text": ["row 2"]}
-
-    def test_a_damaged_page_costs_what_is_left_of_the_unit(self, tmp_path):
-        pictures(tmp_path)
         rows = [{"path": "0.png", "caption": f"{number:0100d}"} for number in range(1000)]
-        path = write_table(tmp_path / "a.parquet", rows, row_group_size=500, compression="gzip", use_dictionary=False)
+        path = write_table(tmp_path / "b.parquet", rows, row_group_size=500, compression="gzip", use_dictionary=False)
         data = bytearray(path.read_bytes())
         start = pq.ParquetFile(path).metadata.row_group(1).column(1).data_page_offset
         data[start : start + 40] = b"\xff" * 40
         path.write_bytes(data)
         samples, report = read(TableSource(tables=path, samples_per_shard=500))
-        assert len(samples) == 500
-        assert report.counts == {"unreadable_file": 1}
+        assert (len(samples), report.counts) == (500, {"unreadable_file": 1})
 
     def test_nothing_of_python_is_run(self, tmp_path):
         """Arrow once unpickled what the metadata of a column said of its type."""
         pictures(tmp_path)
-
-        class Bad:
-            def __reduce__(self):
-                return os.mkdir, (str(tmp_path / "run"),)
-
-        mark = {"ARROW:extension:name": "arrow.py_extension_type", "ARROW:extension:metadata": pickle.dumps(Bad())}
-        fields = [
-            pa.field("path", pa.string()),
-            pa.field("caption", pa.string()),
-            pa.field("bad", pa.string(), True, mark),
-        ]
+        events = []
+        sys.addaudithook(lambda event, _: event == CANARY_EVENT and events.append(event))
+        bad = pickle.dumps(PickledCanary())
+        mark = {"ARROW:extension:name": "arrow.py_extension_type", "ARROW:extension:metadata": bad}
+        columns = {name: pa.field(name, pa.string()) for name in ("path", "caption")}
+        fields = [*columns.values(), pa.field("bad", pa.string(), True, mark)]
         pq.write_table(pa.table([["0.png"], ["x"], ["y"]], pa.schema(fields)), tmp_path / "a.parquet")
         samples, _ = read(TableSource(tables=tmp_path / "a.parquet"))
-        assert len(samples) == 1
-        assert not (tmp_path / "run").exists()
+        assert (len(samples), events) == (1, [])
+        pickle.loads(bad)
+        assert events == [CANARY_EVENT]
 
 
 class TestUnits:
@@ -368,23 +316,63 @@ class TestUnits:
 
     def test_a_folder_is_looked_through(self, tmp_path):
         pictures(tmp_path / "images")
+        lists = tmp_path / "lists"
         for name in ("one/00000.parquet", "two/00000.parquet", "two/more.csv", ".hidden/a.csv"):
-            write_table(tmp_path / "lists" / name, [{"path": "0.png", "caption": name}] * 2)
-        (tmp_path / "lists" / "notes.txt").write_text("x")
-        source = as_source(tmp_path / "lists", samples_per_shard=1)
-        assert isinstance(source, TableSource)
-        source = TableSource(tables=tmp_path / "lists", image_root=tmp_path / "images", samples_per_shard=1)
-        expected = [f"{name}-{index:05d}.tar" for name in ("one/00000", "two/00000", "two/more") for index in range(2)]
-        assert [unit.name for unit in source.units()] == expected
+            write_table(lists / name, [{"path": "0.png", "caption": name}] * 2)
+        (lists / "notes.txt").write_text("x")
+        assert isinstance(as_source(lists, samples_per_shard=1), TableSource)
+        source = TableSource(tables=lists, image_root=tmp_path / "images", samples_per_shard=1)
+        stems = ("one/00000", "two/00000", "two/more")
+        assert [unit.name for unit in source.units()] == [
+            f"{stem}-{index:05d}.tar" for stem in stems for index in range(2)
+        ]
         samples, report = read(source)
         assert report.num_skipped == 0
-        assert [sample.key for sample in samples] == [
-            f"{name}/{number:09d}" for name in ("one/00000", "two/00000", "two/more") for number in (1, 2)
-        ]
-        pattern = f"{tmp_path}/lists/{{one,two}}/00000.parquet"
-        assert [unit.name for unit in as_source(pattern).units()] == ["one/00000-00000.tar", "two/00000-00000.tar"]
-        several = as_source([tmp_path / "lists" / "two" / "more.csv", tmp_path / "lists" / "one" / "00000.parquet"])
-        assert [unit.name for unit in several.units()] == ["two/more-00000.tar", "one/00000-00000.tar"]
+        assert [sample.key for sample in samples] == [f"{stem}/{number:09d}" for stem in stems for number in (1, 2)]
+        for named, units in (
+            (f"{lists}/{{one,two}}/00000.parquet", ["one/00000-00000.tar", "two/00000-00000.tar"]),
+            ([lists / "two/more.csv", lists / "one/00000.parquet"], ["two/more-00000.tar", "one/00000-00000.tar"]),
+        ):
+            assert [unit.name for unit in as_source(named).units()] == units
+
+    @pytest.mark.parametrize(
+        ("content", "named"),
+        [
+            (None, ("a.csv",)),
+            (b"", ()),
+            (b"path,caption\n", ()),
+            (gzip.compress(b"path,caption\n", mtime=0), ()),
+            (b"path,caption,path\nx,y,z\n", ("path",)),
+            (b"path,words\nx,y\n", ("path",)),
+            (b"path,url\nx,y\n", ("urls", "path', 'url")),
+        ],
+    )
+    def test_mistakes(self, tmp_path, content, named):
+        if content is not None:
+            (tmp_path / "a.csv").write_bytes(content)
+        options = RowOptions(url_column="urls") if "urls" in named else RowOptions()
+        with fails(ValueError, *named):
+            TableSource(tables=tmp_path / "a.csv", options=options).units()
+        (tmp_path / "a.csv").unlink(missing_ok=True)
+        with fails(ValueError, ".parquet, .csv, .tsv"):
+            TableSource(tables=tmp_path).units()
+        (tmp_path / "a.parquet").write_bytes(b"PAR1" + bytes(100) + b"PAR1")
+        with fails(ValueError, "a.parquet"):
+            TableSource(tables=tmp_path / "a.parquet").units()
+        with fails(ValueError):
+            as_source(tmp_path / "a.jsonl", rows=RowOptions(url_column="URL"))
+
+    def test_without_arrow_folders_and_shards_are_read(self, tmp_path, monkeypatch):
+        pictures(tmp_path)
+        write_lines(tmp_path / "captions.jsonl", [{"file_name": "0.png", "text": "x"}])
+        table = write_table(tmp_path / "tables" / "a.csv", [{"path": "0.png", "caption": "x"}])
+        monkeypatch.setitem(sys.modules, "pyarrow", None)
+        with fails(ModuleNotFoundError, "pyarrow", install("parquet")):
+            TableSource(tables=table).units()
+        samples, _ = read(as_source(f"folder:{tmp_path}"))
+        assert [sample.captions for sample in samples] == [("x",)]
+        write_shard(tmp_path / "a.tar", samples)
+        assert len(read(as_source(tmp_path / "a.tar"))[0]) == 1
 
     def test_a_unit_takes_little_memory(self, tmp_path):
         rows = [{"url": f"https://host/{number}", "text": f"{number:01000d}"} for number in range(40_000)]
@@ -396,71 +384,6 @@ class TestUnits:
             most = max(most, pa.total_allocated_bytes() - before)
         assert number == 40_000
         assert most < 8_000_000 < sum(len(row["text"]) for row in rows)
-
-    @pytest.mark.parametrize("suffix", [*SUFFIXES, "jsonl"])
-    def test_the_file_vanishes_before_it_is_read(self, tmp_path, suffix):
-        row = {"path": "0.png", "image": "0.png", "caption": "x"}
-        path = (write_lines if suffix == "jsonl" else write_table)(tmp_path / f"a.{suffix}", [row])
-        (unit,) = as_source(path).units()
-        path.unlink()
-        report = SkipReport(log=False)
-        assert list(unit.read(report)) == []
-        assert report.counts == {"unreadable_file": 1}
-        with fails(ValueError, f"a.{suffix}"):
-            unit.fingerprint()
-
-    def test_mistakes(self, tmp_path):
-        def units(**options):
-            return TableSource(**options).units()
-
-        with fails(ValueError, "a.csv"):
-            units(tables=tmp_path / "a.csv")
-        with fails(ValueError, ".parquet, .csv, .tsv"):
-            units(tables=tmp_path)
-        (tmp_path / "a.csv").write_bytes(b"")
-        with fails(ValueError):
-            units(tables=tmp_path / "a.csv")
-        (tmp_path / "a.csv").write_bytes(b"path,caption\n")
-        with fails(ValueError):
-            units(tables=tmp_path / "a.csv")
-        (tmp_path / "a.csv").write_bytes(gzip.compress(b"path,caption\n"))
-        with fails(ValueError):
-            units(tables=tmp_path / "a.csv")
-        (tmp_path / "a.csv").write_bytes(b"path,caption,path\nx,y,z\n")
-        with fails(ValueError, "path"):
-            units(tables=tmp_path / "a.csv")
-        (tmp_path / "a.csv").write_bytes(b"path,words\nx,y\n")
-        with fails(ValueError, "path"):
-            units(tables=tmp_path / "a.csv")
-        with fails(ValueError, "urls", "path', 'words"):
-            units(tables=tmp_path / "a.csv", options=RowOptions(url_column="urls"))
-        (tmp_path / "a.parquet").write_bytes(b"PAR1" + bytes(100) + b"PAR1")
-        with fails(ValueError, "a.parquet"):
-            units(tables=tmp_path / "a.parquet")
-        with fails(ValueError):
-            units(tables=tmp_path)
-        with pytest.raises(ValueError, match="samples_per_shard"):
-            TableSource(tables="a.csv", samples_per_shard=0)
-
-    def test_columns_are_those_of_tables(self, tmp_path):
-        with fails(ValueError):
-            as_source(tmp_path / "a.jsonl", rows=RowOptions(url_column="URL"))
-
-    @pytest.mark.parametrize("suffix", SUFFIXES)
-    def test_without_arrow(self, tmp_path, monkeypatch, suffix):
-        path = write_table(tmp_path / f"a.{suffix}", [{"path": "0.png", "caption": "x"}])
-        monkeypatch.setitem(sys.modules, "pyarrow", None)
-        with pytest.raises(ModuleNotFoundError, match=re.escape(f"needs pyarrow: `{install('parquet')}`")):
-            TableSource(tables=path).units()
-
-    def test_without_arrow_folders_and_shards_are_read(self, tmp_path, monkeypatch):
-        pictures(tmp_path)
-        write_lines(tmp_path / "captions.jsonl", [{"file_name": "0.png", "text": "x"}])
-        monkeypatch.setitem(sys.modules, "pyarrow", None)
-        samples, _ = read(as_source(f"folder:{tmp_path}"))
-        assert [sample.captions for sample in samples] == [("x",)]
-        write_shard(tmp_path / "a.tar", samples)
-        assert len(read(as_source(tmp_path / "a.tar"))[0]) == 1
 
 
 class TestElsewhere:
@@ -493,9 +416,3 @@ class TestElsewhere:
         report = SkipReport(log=False)
         assert list(unit.described(report)) == []
         assert report.counts == {"connection_failed": 1}
-
-    def test_a_data_set_of_classes(self, tmp_path):
-        pictures(tmp_path)
-        rows = [{"path": f"{number}.png", "caption": "x", "label": "ab"[number % 2]} for number in range(3)]
-        opened = open_data_set(write_table(tmp_path / "mine.csv", rows))
-        assert (opened.name, opened.kind, opened.class_names) == ("mine", "classes", ("a", "b"))
