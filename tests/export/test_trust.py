@@ -225,10 +225,10 @@ os.environ.pop("HOME", None); os.environ.pop("XDG_STATE_HOME", None)
 def nobody(_):
     raise KeyError("no such user")
 pwd.getpwuid = nobody
-from mobileclip.export.running import is_written_here, remember_export
+from mobileclip.export.running import was_written_here, remember_export
 folder = pathlib.Path(sys.argv[1])
 remember_export(folder)
-print(is_written_here(folder))
+print(was_written_here(folder))
 """
 
 
