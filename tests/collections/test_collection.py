@@ -52,7 +52,9 @@ def index(tmp_path, telling_file):
 
 
 def add(index, *inputs, **choices):
-    return index.add(*inputs, options=IndexOptions(show_progress=False, **choices))
+    report = index.add(*inputs, options=IndexOptions(show_progress=False, **choices))
+    assert str(report)
+    return report
 
 
 def names(matches):
@@ -140,7 +142,8 @@ def test_photographs_of_phones_wait_for_their_extra(index, photos, monkeypatch):
     report = add(index, photos)
     assert (report.num_encoded, report.num_unchanged, report.uninstalled) == (2, 6, {})
     (found, _) = index.search("a cat", where=["camera=Phone 9"])
-    assert (found.width, found.height, small_pictures([found], 40)[0].size) == (80, 96, (33, 40))
+    (small,) = small_pictures([found], 40)
+    assert (found.width, found.height, small.size) == (80, 96, (33, 40))
 
 
 def test_pictures_of_one_size_are_not_compared_with_all_of_it(index, tmp_path):
@@ -324,6 +327,8 @@ def test_a_name_tells_of_another_model_or_leaves_it_to_the_weights(tmp_path, lay
     index = Collection(Store.create(tmp_path / "index", about))
     with fails(ValueError, "/somewhere/b.pt", refused) if refused else nullcontext():
         index.require_source(ModelSource(**asked))
+    about = attrs.evolve(about, spec='{"image": {"kind": "theirs"}}')  # of which no name tells anything
+    Collection(Store.create(tmp_path / "theirs", about)).require_source(ModelSource(**asked))
 
 
 def test_an_index_with_many_pictures_is_searched_by_its_graph_and_says_so(index, photos):

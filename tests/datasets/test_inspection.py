@@ -82,6 +82,19 @@ def page_of(folder, inspection):
 
 
 class TestWords:
+    @pytest.mark.parametrize("index", range(len(OPERATIONS)))
+    def test_every_operation_has_some(self, index):
+        operations = ([(index, magnitude)] for magnitude in (0.5, -0.5))
+        words = {describe_operations(AugmentationParams(crop=(0, 0, 1, 1), operations=one)) for one in operations}
+        assert all(text for (text,) in words)
+        assert len(words) == 2 or not OPERATIONS[index].signed
+
+    def test_turning(self):
+        image = Image.new("RGB", (41, 41))
+        image.putpixel((20, 5), (255, 0, 0))
+        turned = np.asarray(OPERATIONS[5].apply(image, 90.0))[..., 0]
+        assert np.nonzero(turned)[1][0] < 10
+
     @pytest.mark.parametrize(
         ("name", "magnitude", "words", "moved"),
         [

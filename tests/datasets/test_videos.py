@@ -73,21 +73,23 @@ def test_frames_are_upright_with_square_pixels(tmp_path):
 
 
 def test_what_the_camera_noted_is_read(tmp_path):
+    apple = "com.apple.quicktime."
     notes = {
-        "com.apple.quicktime.make": "Apple",
-        "com.apple.quicktime.model": "Phone\x1b 9",
-        "com.apple.quicktime.creationdate": "2024-05-01T14:30:00+0200",
-        "com.apple.quicktime.location.ISO6709": "+52.5200+013.4050+034.0/",
+        f"{apple}make": "Apple",
+        f"{apple}model": "Phone\x1b 9",
+        f"{apple}creationdate": "2024-05-01T14:30:00+0200",
+        f"{apple}location.ISO6709": "+52.5200+013.4050+034.0/",
         "creation_time": "2024-05-01T12:30:00Z",
     }
-    options = {"movflags": "use_metadata_tags"}
-    with VideoFile(film(tmp_path / "a.mov", [1], notes=notes, options=options), LIMITS, "v") as video:
-        found = video.notes
-    assert (found.camera, found.taken) == ("Apple Phone 9", "2024-05-01T14:30:00")
-    assert (found.latitude, found.longitude) == (52.52, 13.405)
-    wrong = notes | {"com.apple.quicktime.location.ISO6709": "+99.0+013.4/", "com.apple.quicktime.creationdate": "now"}
-    with VideoFile(film(tmp_path / "b.mov", [1], notes=wrong, options=options), LIMITS, "v") as video:
-        assert (video.notes.latitude, video.notes.longitude, video.notes.taken) == (None, None, None)
+    wrong = notes | {f"{apple}location.ISO6709": "+99.0+013.4/", f"{apple}creationdate": "now"}
+    for given, expected in (
+        (notes, ("Apple Phone 9", "2024-05-01T14:30:00", 52.52, 13.405)),
+        (wrong, ("Apple Phone 9", None, None, None)),
+    ):
+        path = film(tmp_path / "a.mov", [1], notes=given, options={"movflags": "use_metadata_tags"})
+        with VideoFile(path, LIMITS, "v") as video:
+            found = video.notes
+        assert (found.camera, found.taken, found.latitude, found.longitude) == expected
 
 
 def test_only_known_kinds_are_opened(tmp_path):

@@ -11,12 +11,14 @@ import attrs
 import numpy as np
 import pytest
 
-from mobileclip.collections import Collection, IndexOptions, ModelSource, Store
+from mobileclip.collections import INDEX, Collection, IndexOptions, ModelSource, Store
 from mobileclip.collections.index import MARK
 from mobileclip.engines import LocalEngine, Retries
-from tests.collections.pictures import assert_same_rows, contents, draw, index_of
+from mobileclip.storage import LOCK
+from tests.collections.pictures import contents, draw
+from tests.crash.world import Command
 from tests.preloaded import preloaded
-from tests.survives import Moment, Program, survives
+from tests.survives import Moment, Program, Survival, survives
 from tests.waiting import wait_for
 
 # Which form of a model is the fastest, and so the last digits, depends on the moment.
@@ -31,24 +33,43 @@ Collection.open(sys.argv[1]).add(sys.argv[2], options=options)
 """
 
 
+def start(index, photos, segment_rows):
+    return subprocess.Popen(
+        [sys.executable, "-c", JOB, str(index), str(photos), str(segment_rows)],
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+
+
 def num_rows(index):
     return len(Store.open(index).values("id"))
 
 
+def assert_as_undisturbed(index, photos, checkpoint, tmp_path):
+    whole = Collection.create(tmp_path / "whole", ModelSource(checkpoint=str(checkpoint)))
+    whole.add(photos, options=OPTIONS)
+    expected, found = contents(whole), contents(Collection.open(index))
+    assert found.keys() == expected.keys()
+    for name, vector in expected.items():
+        np.testing.assert_allclose(found[name].astype(np.float32), vector.astype(np.float32), atol=2e-3)
+
+
 def test_a_killed_job_is_finished_by_the_next(tmp_path, telling_file):
-    photos = tmp_path / "photos"
-    draw_around(photos, 119, "last.png")
-    collection = index_of(tmp_path / "index", telling_file)
-    job = preloaded().start("-c", JOB, collection.path, photos, 8, folder=tmp_path)
-    wait_for(lambda: num_rows(collection.path) >= 24, job, every=0.005)
+    photos, index = tmp_path / "photos", tmp_path / "index"
+    for number in range(120):
+        draw(photos / f"{number:03d}.png", number)
+    Collection.create(index, ModelSource(checkpoint=str(telling_file)))
+    job = preloaded().start("-c", JOB, index, photos, 8, folder=tmp_path)
+    wait_for(lambda: num_rows(index) >= 24, job, every=0.005)
     job.kill()
     job.communicate()
     assert job.returncode == -signal.SIGKILL
-    kept = num_rows(collection.path)
+    kept = num_rows(index)
     assert 24 <= kept < 120
-    report = collection.add(photos, options=OPTIONS)
+    report = Collection.open(index).add(photos, options=OPTIONS)
     assert (report.num_unchanged, report.num_encoded) == (kept, 120 - kept)
-    assert_same_rows(collection, index_of(tmp_path / "whole", telling_file, photos, precision="float32"))
+    assert_as_undisturbed(index, photos, telling_file, tmp_path)
 
 
 @pytest.fixture
@@ -66,6 +87,34 @@ def killing(tmp_path, monkeypatch):
     return "killer.png"
 
 
+@pytest.fixture(scope="module")
+def indexing(tmp_path_factory, telling_file):
+    """A command that makes an index of a folder, and what it does to files."""
+    command = Command(
+        prepare=lambda folder: [draw(folder / "photos" / f"{number}.png", number) for number in range(3)],
+        arguments=("index", "photos", "-i", "index", "-m", str(telling_file), "-j", "1", "--quiet"),
+    )
+    return Survival.of(command, tmp_path_factory.mktemp("indexing") / "trial")
+
+
+@pytest.mark.parametrize("event", ["open", "os.rename"])
+def test_a_job_that_is_killed_while_it_makes_an_index_locks_nobody_out(indexing, event):
+    (first, *_) = [
+        number
+        for number, operation in enumerate(indexing.operations, start=1)
+        if operation.startswith(f"{event} /index/.mobileclip-")
+    ]
+    folder = indexing.fresh()
+    killed = indexing.command.run(folder, Moment(operation=first))
+    assert killed.status == -signal.SIGKILL
+    assert (folder / "index" / LOCK).exists()
+    assert not (folder / "index" / INDEX).exists()
+    done = indexing.command.run(folder)
+    assert done.status == 0, done.output
+    assert "3 pictures in the index: 3 encoded" in done.output
+    assert not [path for path in (folder / "index").iterdir() if path.name.startswith(".mobileclip-")]
+
+
 def draw_around(photos, num_photos, killer):
     """Draw so many pictures, and one of this name among them, whose path is returned."""
     for number in range(num_photos):
@@ -80,40 +129,48 @@ def assert_alone_set_aside(report, killer):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("num_workers", [1, 2, None])
+@pytest.mark.parametrize("num_workers", [1, 2])
 def test_a_picture_that_kills_its_worker_is_set_aside_alone(tmp_path, telling_file, killing, num_workers):
-    """By an engine of so many workers, and without an engine."""
-    photos, engine = tmp_path / "photos", None
+    photos, index = tmp_path / "photos", tmp_path / "index"
     killer = draw_around(photos, 255, f"100-{killing}")
-    collection = index_of(tmp_path / "index", telling_file)
-    if num_workers is not None:
-        retries = Retries(pause_seconds=0.0)
-        engine = LocalEngine(num_workers=num_workers, devices=("cpu",), apart=True, retries=retries)
-    options = attrs.evolve(OPTIONS, num_workers=2)
-    report = collection.add(photos, options=options, engine=engine)
+    collection = Collection.create(index, ModelSource(checkpoint=str(telling_file)))
+    engine = LocalEngine(num_workers=num_workers, devices=("cpu",), apart=True, retries=Retries(pause_seconds=0.0))
+    report = collection.add(photos, options=OPTIONS, engine=engine)
+    assert_alone_set_aside(report, killer)
+    assert (report.num_encoded, len(collection)) == (255, 255)
+
+
+@pytest.mark.slow
+def test_without_an_engine_it_is_so_too_and_the_next_run_tries_it_apart(tmp_path, telling_file, killing):
+    photos, index = tmp_path / "photos", tmp_path / "index"
+    killer = draw_around(photos, 255, f"100-{killing}")
+    collection = Collection.create(index, ModelSource(checkpoint=str(telling_file)))
+    report = collection.add(photos, options=attrs.evolve(OPTIONS, num_workers=2))
     assert_alone_set_aside(report, killer)
     assert (report.num_encoded, len(collection)) == (255, 255)
     draw(photos / "later.png", 400)
-    report = collection.add(photos, options=options, engine=engine)
+    report = collection.add(photos, options=attrs.evolve(OPTIONS, num_workers=2))
     assert_alone_set_aside(report, killer)
     assert (report.num_encoded, report.num_unchanged) == (1, 255)
     # Whatever was wrong with it is mended.
     killer.rename(photos / "harmless.png")
-    assert collection.add(photos, options=OPTIONS, engine=engine).num_encoded == 1
+    assert collection.add(photos, options=OPTIONS).num_encoded == 1
 
 
 @pytest.mark.slow
 def test_a_job_that_dies_of_a_picture_that_it_reads_itself_is_finished_by_the_next(tmp_path, telling_file, killing):
-    photos = tmp_path / "photos"
+    photos, index = tmp_path / "photos", tmp_path / "index"
     killer = draw_around(photos, 40, f"020-{killing}")
-    collection = index_of(tmp_path / "index", telling_file)
-    line = [sys.executable, "-c", JOB, str(collection.path), str(photos), "4096"]
-    assert subprocess.run(line, cwd=ROOT, capture_output=True, check=False).returncode == -signal.SIGKILL
-    assert num_rows(collection.path) == 0
+    Collection.create(index, ModelSource(checkpoint=str(telling_file)))
+    job = start(index, photos, 4096)
+    job.communicate()
+    assert job.returncode == -signal.SIGKILL
+    assert num_rows(index) == 0
+    collection = Collection.open(index)
     report = collection.add(photos, options=OPTIONS)
     assert_alone_set_aside(report, killer)
     assert (report.num_encoded, len(collection)) == (40, 40)
-    assert not (collection.path / MARK).exists()
+    assert not (index / MARK).exists()
 
 
 class Near:

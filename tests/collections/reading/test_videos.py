@@ -16,6 +16,7 @@ from safetensors.numpy import load_file
 from mobileclip.collections import Collection, IndexOptions, small_pictures
 from mobileclip.collections.exports import PROBES
 from mobileclip.collections.snapshot import format_time
+from mobileclip.engines import InlineEngine
 from mobileclip.extras import install
 from tests.collections.pictures import draw, index_of, rows_of
 from tests.datasets.made_videos import film, scene
@@ -60,8 +61,10 @@ def test_frames_are_found_with_their_times(index, tmp_path):
     (small,) = small_pictures([best], 48)
     assert small.size == (48, 32)
     assert np.abs(np.asarray(small).astype(int) - np.asarray(scene(2, (48, 32)))).mean() < 8
-    assert index.export(tmp_path / "all.npz") == 4
-    assert index.export(tmp_path / "all.safetensors") == 4
+    for ending in ("npz", "safetensors"):
+        assert index.export(tmp_path / f"all.{ending}") == 4
+    with pytest.raises(FileExistsError):
+        index.export(tmp_path / "all.safetensors")
     written = load_file(tmp_path / "all.safetensors")
     names = json.loads(written["names"].tobytes())
     assert sorted(names) == ["0.png", "clip.mp4 0:00", "clip.mp4 0:02", "clip.mp4 0:04"]
@@ -72,8 +75,6 @@ def test_frames_are_found_with_their_times(index, tmp_path):
     assert np.abs(np.asarray(small).astype(int) - np.asarray(scene(2))).mean() < 12
     np.testing.assert_array_equal(written["embedding"], index.snapshot.vectors)
     np.testing.assert_allclose(written["probes"], index.clip.encode_text(list(PROBES)).numpy(), atol=1e-6)
-    with pytest.raises(FileExistsError):
-        index.export(tmp_path / "all.safetensors")
 
 
 @pytest.mark.slow
@@ -109,6 +110,14 @@ def test_scenes_are_encoded_once(index, tmp_path):
     add(index, tmp_path / "videos", video_frames="scenes")
     assert times(index) == {"clip.webm": [0, 4, 10, 12]}
     assert add(index, tmp_path / "videos", video_frames="scenes").num_unchanged == 4
+
+
+@pytest.mark.parametrize(("engine", "done"), [(None, "4/4"), (InlineEngine(device="cpu"), "2/2")])
+def test_how_long_it_takes_is_said_though_nobody_knows_how_many_frames_there_are(index, tmp_path, capsys, engine, done):
+    film(tmp_path / "photos/clip.mp4", [1, 2, 3])
+    draw(tmp_path / "photos/0.png", 0)
+    index.add(tmp_path / "photos", options=attrs.evolve(OPTIONS, show_progress=True), engine=engine)
+    assert f"indexing: {done}, " in capsys.readouterr().err
 
 
 def test_a_torn_video_keeps_what_could_be_read_and_is_named_once(index, tmp_path):

@@ -61,7 +61,9 @@ def test_links_to_a_picture_are_no_copies_of_it(tmp_path, telling_file, name):
     (folder / name).symlink_to(picture)
     (folder / f"hard-{name}").hardlink_to(picture)
     (tmp_path / "linked").symlink_to(folder)
-    index = index_of(tmp_path / "index", telling_file, folder, tmp_path / "linked")
+    index = index_of(tmp_path / "index", telling_file)
+    assert not found_in(index), "it is empty"
+    index.add(folder, tmp_path / "linked", options=OPTIONS)
     assert (len(index), len(found_in(index))) == (6, 0)
     shutil.copy(picture, folder / "copy.png")
     index.add(folder, options=OPTIONS)

@@ -72,6 +72,7 @@ def test_of_the_same_picture_the_latest_change_is_kept_or_what_was_read_to_its_e
             assert joined.store.finished == better.store.finished
             assert joined.snapshot.num_unreadable == 0
     report = old.merge(new, show_progress=False)
+    assert str(report)
     assert (report.num_copied, len(old)) == (1, len(new))
     with fails(ValueError):
         old.merge(Collection.open(old.path))
@@ -137,13 +138,9 @@ def test_a_refused_merge_leaves_nothing_behind_and_names_the_input_that_is_wrong
 
 def test_concepts_and_tags_come_along_and_are_joined(make, folders, tmp_path):
     first, second = make("first", folders[0]), make("second", folders[1])
-    first.concepts.add("mein Rad", text="a bike", positive=[folders[0] / "0.png", folders[0] / "2.png"])
-    second.concepts.add(
-        "mein Rad",
-        text="a bike",
-        positive=[folders[0] / "0.png", folders[1] / "1.png"],
-        negative=[draw(tmp_path / "no.png", 40)],
-    )
+    zero, one, two = folders[0] / "0.png", folders[1] / "1.png", folders[0] / "2.png"
+    first.concepts.add("mein Rad", text="a bike", positive=[zero, two])
+    second.concepts.add("mein Rad", text="a bike", positive=[zero, one], negative=[draw(tmp_path / "no.png", 40)])
     second.concepts.add("hers", text="a hat")
     for index, words in ((first, ["a kite", "a hill"]), (second, ["A hill", "a boat"])):
         index.tag(words, template="a photo of {}", share=0.3, show_progress=False)
@@ -152,7 +149,7 @@ def test_concepts_and_tags_come_along_and_are_joined(make, folders, tmp_path):
         joined.merge(first, second, show_progress=False)
         concepts = joined.concepts
         assert list(concepts) == ["hers", "mein Rad"]
-        examples = [(Path(one.path).name, one.is_positive) for one in concepts["mein Rad"].examples]
+        examples = [(Path(each.path).name, each.is_positive) for each in concepts["mein Rad"].examples]
         assert examples == [("0.png", True), ("2.png", True), ("no.png", False), ("1.png", True)]
     whole = make("whole", *folders)
     tags = whole.tag(["a kite", "a hill", "a boat"], template="a photo of {}", share=0.3, show_progress=False)

@@ -99,7 +99,7 @@ def scores(shards, tmp_path_factory):
 
 def keys_of(path):
     """Return the numbers of the samples that a list keeps."""
-    listed = UidList(path)
+    listed = UidList(Path(path))
     return {number for number in range(NUM_SHARDS * PER_SHARD) if listed(f"{number:06d}", {})}
 
 
@@ -294,7 +294,9 @@ class TestFilter:
 
 def duplicates(scores, tmp_path, **choices):
     spec = DuplicatesSpec(scores=scores, output=tmp_path / "kept.npy", pairs=tmp_path / "pairs.tsv", **choices)
-    return find_duplicates(spec)
+    report = find_duplicates(spec)
+    assert str(report)
+    return report
 
 
 class TestDuplicates:

@@ -1,6 +1,5 @@
 """Logit scales are found again that pairs were drawn by."""
 
-import attrs
 import numpy as np
 import pytest
 import torch
@@ -48,15 +47,13 @@ def shard(tmp_path_factory):
     rng = np.random.default_rng(0)
     sides = [matched(scale, rng) for scale in PLANTED.values()]
     images, texts = (np.concatenate([side[place] for side in sides], axis=1) for place in (0, 1))
-    one = make_sample(0, dim=2 * DIM, image_emb=np.stack([images[0]] * 3), text_emb=texts[:1])
     samples = [
-        attrs.evolve(
-            one,
-            key=f"{number:05d}",
+        make_sample(
+            number,
+            dim=2 * DIM,
             captions=(f"caption {number}",),
             image_emb=np.stack([image] * 3),
             text_emb=text[None],
-            syn_captions={"syn_text": ("no", "none")},
             syn_text_emb={"syn_text": np.stack([-text, -text])},
         )
         for number, (image, text) in enumerate(zip(images, texts, strict=True))
@@ -82,10 +79,15 @@ def test_planted_scales_are_found(shard):
 def losses_of(folder, images, texts, captions):
     """Return the loss of pairs at every scale."""
     samples = [
-        make_sample(number, dim=image.shape[0], image_emb=image.expand(3, -1).numpy(), text_emb=text[None].numpy())
-        for number, (image, text) in enumerate(zip(images, texts, strict=True))
+        make_sample(
+            number,
+            dim=image.shape[0],
+            captions=(caption,),
+            image_emb=image.expand(3, -1).numpy(),
+            text_emb=text[None].numpy(),
+        )
+        for number, (image, text, caption) in enumerate(zip(images, texts, captions, strict=True))
     ]
-    samples = [attrs.evolve(one, captions=(caption,)) for one, caption in zip(samples, captions, strict=True)]
     shard = write_shard(folder / f"{'-'.join(captions)}.tar", samples, layout="npz")
     (teacher,) = tune_scales(LogitScaleSpec(shards=str(shard))).teachers
     return teacher.losses

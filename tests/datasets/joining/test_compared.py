@@ -106,7 +106,9 @@ class TestPublished:
         spec = JoinSpec(
             reinforced=release.reinforced, images=release.images, output=str(release.folder / "joined"), **choices
         )
-        return join_images(spec, show_progress=False)
+        report = join_images(spec, show_progress=False)
+        assert str(report)
+        return report
 
     def test_samples_with_captions_and_pictures(self, tmp_path):
         release = PublicRelease(tmp_path, gone={1, 6}, replaced={2}).write()

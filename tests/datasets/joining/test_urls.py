@@ -39,7 +39,9 @@ def read_table(path):
 
 
 def write(data, path, **options):
-    return write_urls(data, path, show_progress=False, **options)
+    report = write_urls(data, path, show_progress=False, **options)
+    assert str(path) in str(report)
+    return report
 
 
 @pytest.mark.parametrize("suffix", ["csv", "parquet"])

@@ -69,7 +69,9 @@ class Data:
         )
 
     def join(self, *, engine=AT_ONCE, **changes):
-        return join_images(self.spec(**changes), engine=engine, show_progress=False)
+        report = join_images(self.spec(**changes), engine=engine, show_progress=False)
+        assert str(report)
+        return report
 
     def named(self):
         """What the report's table has left out: key, shard, reason."""

@@ -205,6 +205,21 @@ class TestJsonLines:
         assert [sample.captions for sample in samples] == [("y",)]
         assert names(report) == {"refused_address": ["line 1"]}
 
+    def test_stopping_early_stops_fetching(self, tmp_path, site):
+        site.files["/a.png"] = PNG
+        path = write_lines(tmp_path / "a.jsonl", [{"image": f"{site.url}/a.png", "text": "x"}] * 200)
+        samples = JsonLinesSource(path=path, hosts=["127.0.0.1"]).units()[0].read(SkipReport())
+        next(samples)
+        samples.close()
+        assert len(site.requests) < 100
+
+    def test_lines_that_are_appended_leave_the_units_before_as_they_are(self, tmp_path):
+        lines = [{"image": f"{name}.png", "text": name} for name in "abc"]
+        source = JsonLinesSource(path=write_lines(tmp_path / "a.jsonl", lines[:2]), samples_per_shard=1)
+        before = [unit.fingerprint() for unit in source.units()]
+        write_lines(tmp_path / "a.jsonl", lines)
+        assert [unit.fingerprint() for unit in source.units()][:2] == before
+
     def test_what_a_person_lets_it_name(self, tmp_path):
         (tmp_path / "a.png").write_bytes(PNG)
         (tmp_path / "in").mkdir()

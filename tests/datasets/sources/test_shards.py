@@ -52,6 +52,12 @@ class TestShards:
                 (tmp_path / path).touch()
         assert [unit.name for unit in ShardSource(shards=paths).units()] == expected
 
+    def test_a_shard_that_vanishes_has_no_fingerprint(self, tmp_path):
+        (unit,) = ShardSource(shards=shutil.copy(golden("npz"), tmp_path / "a.tar")).units()
+        Path(unit.path).unlink()
+        with fails(ValueError, "a.tar"):
+            unit.fingerprint()
+
     def test_a_pipe(self):
         source = ShardSource(shards=f"pipe:cat {golden('npz')}")
         (unit,) = source.units()

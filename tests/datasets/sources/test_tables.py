@@ -89,6 +89,17 @@ class TestRows:
         members = {"json": json.dumps(sample.metadata).encode()}
         assert uid_of(sample.key, members) == (int(UIDS[4][:16], 16), int(UIDS[4][16:], 16))
 
+    def test_a_path_comes_before_an_address(self, tmp_path, site):
+        images = pictures(tmp_path)
+        site.files["/1.png"] = images[1]
+        rows = [("0.png", "https://host/0.png"), ("", f"{site.url}/1.png"), ("", "")]
+        rows = [{"path": path, "url": url, "caption": "x"} for path, url in rows]
+        path = write_table(tmp_path / "a.csv", rows)
+        samples, report = read(TableSource(tables=path, options=RowOptions(hosts=("127.0.0.1",))))
+        assert [sample.image for sample in samples] == images[:2]
+        assert [sample.url for sample in samples] == ["https://host/0.png", f"{site.url}/1.png"]
+        assert names(report) == {"missing_image": ["line 4"]}
+
     def test_a_file_without_names(self, tmp_path):
         pictures(tmp_path)
         (tmp_path / "a.tsv").write_text('a "cat\t0.png\na dog\t1.png\n', encoding="utf-8")
@@ -362,6 +373,17 @@ class TestUnits:
         with fails(ValueError):
             as_source(tmp_path / "a.jsonl", rows=RowOptions(url_column="URL"))
 
+    @pytest.mark.parametrize("suffix", ["parquet", "csv", "jsonl"])
+    def test_the_file_vanishes_before_it_is_read(self, tmp_path, suffix):
+        row = {"path": "0.png", "image": "0.png", "caption": "x"}
+        path = (write_lines if suffix == "jsonl" else write_table)(tmp_path / f"a.{suffix}", [row])
+        (unit,) = as_source(path).units()
+        path.unlink()
+        report = SkipReport(log=False)
+        assert (list(unit.read(report)), report.counts) == ([], {"unreadable_file": 1})
+        with fails(ValueError, f"a.{suffix}"):
+            unit.fingerprint()
+
     def test_without_arrow_folders_and_shards_are_read(self, tmp_path, monkeypatch):
         pictures(tmp_path)
         write_lines(tmp_path / "captions.jsonl", [{"file_name": "0.png", "text": "x"}])
@@ -416,3 +438,8 @@ class TestElsewhere:
         report = SkipReport(log=False)
         assert list(unit.described(report)) == []
         assert report.counts == {"connection_failed": 1}
+
+    def test_a_data_set_of_classes(self, tmp_path):
+        rows = [{"path": f"{number}.png", "caption": "x", "label": "ab"[number % 2]} for number in range(3)]
+        opened = open_data_set(write_table(tmp_path / "mine.csv", rows))
+        assert (opened.name, opened.kind, opened.class_names) == ("mine", "classes", ("a", "b"))
