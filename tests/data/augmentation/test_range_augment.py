@@ -76,7 +76,8 @@ def test_ranges_at_the_start():
 
 
 def test_the_target_follows_a_half_cosine_from_the_first_to_the_last():
-    module = RangeAugmentSpec(target_psnr=(40, 20)).build()
+    module = RangeAugmentSpec(target_psnr=[40, 20]).build()
+    assert "target_psnr=(40.0, 20.0)" in repr(module)
     assert module.target_error(0.0) == pytest.approx(1e-4)
     assert module.target_error(1.0) == pytest.approx(1e-2)
     assert module.target_error(0.5) == pytest.approx((1e-4 + 1e-2) / 2)

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings, strategies as st
 
 from mobileclip.data import BadSampleError, read_embeddings
-from mobileclip.data.samples.readers import NpzRows, write_npz
+from mobileclip.data.samples.readers import NpzRows, write_npz, write_pth_gz
 from tests.errors import fails
 
 LIMIT = 2**20
@@ -126,3 +126,17 @@ def test_rows_that_are_not_finite(value):
 def test_cut_files(cut):
     with fails(BadSampleError):
         read_embeddings("a.npz", DATA[:-cut], limit=LIMIT)
+
+
+@pytest.mark.parametrize("name", ["a.npz", "a.pth.gz"])
+def test_no_more_than_the_limit_is_read(name):
+    data = DATA if name.endswith("npz") else write_pth_gz(ARRAYS)
+    with fails(BadSampleError, name, "1,000") as caught:
+        read_embeddings(name, data, limit=1000)
+    assert caught.value.reason == "too_large"
+
+
+def test_an_array_whose_header_is_damaged():
+    start = DATA.index(b"image_emb.npy") + len(b"image_emb.npy")
+    with fails(BadSampleError):
+        read_embeddings("a.npz", DATA[:start] + b"\xff" * 40 + DATA[start + 40 :], limit=LIMIT)
