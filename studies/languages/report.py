@@ -26,32 +26,34 @@ _COLUMNS = (
 
 _CARD = """# icons-multilingual
 
-The packaged model `icons` with a second text tower, for {languages} languages: {size:.1f} MB more. It comes with the
-package and needs no download.
+The packaged model `icons` with a second text tower of {size:.1f} MB, for {languages} languages. The model
+comes with the package and needs no download.
 
 ```python
 clip = mobileclip.load("icons-multilingual")
 clip.encode_text(["flèche rouge", "rotes Herz", "赤いハート"])
 ```
 
-**Good for** searching icons by names of one to four words. A query goes to the tower that knows the larger share of
-its n-grams; English stays with `icons`' own. **Not for** photographs, sentences, or languages that the table lacks.
+**Good for** searching icons by names of one to four words. The tower with the larger share of a query's n-grams in its
+training data encodes the query; English queries go to the original tower of `icons`. **Not for** photographs,
+sentences, or languages that the table lacks.
 
 ## How good it is
 
-R@5: names with a drawing of theirs among the first five of {pool:,} unseen drawings, in per cent.
-[The study](../../../../studies/languages/README.md) has other ways beside it, and names that were never taught.
+R@5: percentage of names that find one of their drawings among the first five results, of {pool:,} unseen drawings.
+[The study](../../../../studies/languages/README.md) compares other methods, also on names outside the training set.
 
 {rows}
 
 ## How it was made
 
-`python -m studies.languages`: a bag of tokens that learned {texts:,} texts, each with what `icons`' text tower says of
-its English. The tower that ships learned all names; those of the study had some held out.
+`python -m studies.languages`: a bag of tokens, trained on {texts:,} texts. The target for each text is the embedding of
+its English translation by the text tower of `icons`. The packaged tower was trained on all names; the study held some
+out.
 
 ## Whose texts it learned from
 
-The weights are under the MIT licence, as the code is. The texts are their authors':
+Weights and code are under the MIT licence. Authors of the texts:
 
 | texts | author | licence | package |
 |---|---|---|---|

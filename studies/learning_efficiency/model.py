@@ -45,8 +45,8 @@ _FREE = ("MIT", "ISC", "Apache-2.0", "CC-BY-3.0", "CC-BY-4.0")
 
 _CARD = """# {name}
 
-A small image-text model of drawings: {parameters:.1f} million parameters, {size:.1f} MB, pictures of {pixels} pixels.
-It comes with the package and needs no download.
+A small image-text model of drawings: {parameters:.1f} million parameters, {size:.1f} MB, image size of {pixels} pixels.
+The model comes with the package and needs no download.
 
 ```python
 clip = mobileclip.load("{name}")
@@ -54,15 +54,15 @@ clip.classify("drawing.png", ["a heart", "a tree", "an arrow"])
 ```
 
 **Good for** icons of user interfaces, with English names of one to four words: to try the library, to test a program,
-to search a folder of icons. Transparent ones are put on white, as it learned them.
+to search a folder of icons. The model composites transparent images onto white, as in training.
 
-**Less good for** emoji by a hand that it never saw (OpenMoji's in the table), worse for clip art and cartoons. **Not
-for** photographs, faces, texts in pictures or sentences: it has seen none.
+**Less good for** emoji in an unseen style (OpenMoji in the table), worse for clip art and cartoons. **Not for**
+photographs, faces, texts in images or sentences: the training data contains none of these.
 
 ## How good it is
 
-Measured on drawings that it did not learn from. Some of them repeat a glyph of training with another stroke or margin
-(correlation of the ink at least 0.95).
+Measured on unseen drawings. Some of these drawings repeat a training glyph with another stroke or margin (ink
+correlation of at least 0.95).
 
 | drawings | number | classes to choose from | top-1 | top-5 | name to picture, R@1 |
 |---|---|---|---|---|---|
@@ -71,13 +71,13 @@ Measured on drawings that it did not learn from. Some of them repeat a glyph of 
 ## How it was made
 
 `python -m studies.learning_efficiency.model`. Multi-modal reinforced training on {num_pictures:,} drawings, for
-{steps:,} steps of {batch} pairs: {views} augmentations of each were stored with the embeddings of one teacher,
-EfficientNet-Lite0 with ImageNet's weights and MiniLM's sentence embeddings, fine-tuned on the same drawings. Its
-captions are the icons' names and keywords, and sentences that were made of them.
+{steps:,} steps of {batch} pairs, with {views} augmentations per drawing and stored embeddings of one teacher. The
+teacher is EfficientNet-Lite0 with ImageNet weights and MiniLM's sentence embeddings, fine-tuned on the same drawings.
+Captions are the icons' names and keywords, and sentences made from names and keywords.
 
 ## Whose drawings it learned from
 
-The weights are under the MIT licence, as the code is. The drawings are their authors':
+Weights and code are under the MIT licence. Authors of the drawings:
 
 | set | author | licence | package |
 |---|---|---|---|
