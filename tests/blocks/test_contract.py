@@ -131,7 +131,7 @@ def test_the_smallest_keeps_it(block):
         ),
         (
             odd("Growing", more=lambda self: self.register_buffer("late", None if next(grown) < 3 else torch.ones(4))),
-            "Growing does not take the state dict of another one",
+            "Growing cannot load the state dict of another build",
         ),
         (odd("Kept", __reduce_ex__=refused), "Kept cannot be copied"),
         (odd("Local", more=lambda self: setattr(self, "way", lambda: 0)), "Local cannot be pickled"),
@@ -149,13 +149,13 @@ def test_the_smallest_keeps_it(block):
         ),
         (
             odd("Asking", forward=lambda self, x: self.project(x) if x.max().item() < 9 else x),
-            "torch.export cannot write Asking as a program",
+            "torch.export cannot export Asking",
         ),
         (
             odd("Rewritten", forward=lambda self, x: self.project(1 - x if torch.compiler.is_compiling() else x)),
             "Rewritten as a program gives other values",
         ),
-        (Refused, "Refused cannot be folded: cannot fold the Refused into one that is equal: there is an adapter"),
+        (Refused, "Refused cannot be folded: cannot fold the Refused into an equal module: there is an adapter"),
         (odd("Unequal", Folding, fold=lambda self: clipped(self.project)), "Unequal, folded, gives other values"),
         (Leaving, "Leaving is folded, and ['LayerScale'] in it can be folded further"),
         (

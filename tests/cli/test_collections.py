@@ -56,13 +56,13 @@ def test_three_commands_find_a_picture(capsys, photos, telling_file):
     status, out, _ = run(capsys, "index", photos, "-m", telling_file, "--quiet", "-j", 1)
     assert status == 0
     assert "the index is " in out
-    assert "4 pictures in the index: 4 encoded" in out
+    assert "4 images in the index: 4 encoded" in out
     status, out, err = run(capsys, "index", "-o", "web/made.safetensors", "--quiet", "-j", 1)
     assert (status, err) == (0, "")
     assert out.endswith("wrote 4 pictures to web/made.safetensors\n")
     status, _, err = run(capsys, "index", "-o", "web/made.safetensors")
     assert status == 2
-    assert "is there already" in err
+    assert "already exists" in err
     status, out, _ = run(capsys, "search", "--image", photos / "2.png", "-k", 2)
     assert status == 0
     lines = out.splitlines()
@@ -89,7 +89,7 @@ def test_an_index_is_brought_up_to_date_without_a_word(capsys, photos, telling_f
     (photos / "torn.png").write_bytes(b"\x89PNG\r\n\x1a\n")
     status, out, err = run(capsys, "index", "--quiet", "-j", 1)
     assert status == 0
-    assert "4 pictures in the index: 1 encoded, 3 as before, 1 gone from where they were, 1 cannot be read" in out
+    assert "4 images in the index: 1 encoded, 3 as before, 1 removed or moved away, 1 cannot be read" in out
     assert "torn.png" in err
     status, out, err = run(capsys, "index", "photos/", "--quiet", "-j", 1)
     assert (status, err) == (0, "")
@@ -134,7 +134,7 @@ def test_a_folder_that_is_gone_ends_nothing_and_is_shown_nowhere(capsys, photos,
     draw(photos / "new.png", 9)
     status, out, err = run(capsys, "index", "-i", "made", "--quiet", "-j", 1)
     assert status == 0
-    assert "8 pictures in the index: 1 encoded, 4 as before, 3 kept of what is not there now" in out
+    assert "8 images in the index: 1 encoded, 4 as before, 3 kept of missing folders" in out
     assert f"{tmp_path}/more is missing or empty: its 3 pictures are kept and not shown" in err
     _, out, _ = run(capsys, "search", "a cat", "-i", "made", "-k", 3)
     assert len(out.splitlines()) == 3
@@ -148,7 +148,7 @@ def test_a_folder_that_is_gone_ends_nothing_and_is_shown_nowhere(capsys, photos,
     # The folder comes back.
     (tmp_path / "away").rename(tmp_path / "more")
     _, out, err = run(capsys, "index", "-i", "made", "--quiet", "-j", 1)
-    assert "8 pictures in the index: 0 encoded, 8 as before" in out
+    assert "8 images in the index: 0 encoded, 8 as before" in out
     assert err == ""
     shutil.rmtree(tmp_path / "more")
     (tmp_path / "more").mkdir()
@@ -157,14 +157,14 @@ def test_a_folder_that_is_gone_ends_nothing_and_is_shown_nowhere(capsys, photos,
     for arguments, message in (
         (("--forget", "photos/0.png"), f"photos/0.png is a part of the index's input {photos}"),
         (("--forget", "lost"), "the index has no images of "),
-        (("photos", "--forget", "more"), "leave out other inputs"),
+        (("photos", "--forget", "more"), "omit all other inputs"),
     ):
         status, _, err = run(capsys, "index", *arguments, "-i", "made")
         assert (status, message in err) == (2, True), err
     status, out, err = run(capsys, "index", "--forget", "more", "-i", "made")
     assert (status, out, err) == (0, "forgot 3 pictures of more; the index is made\n", "")
     _, out, err = run(capsys, "index", "-i", "made", "--quiet", "-j", 1)
-    assert "5 pictures in the index: 0 encoded, 5 as before\n" in out
+    assert "5 images in the index: 0 encoded, 5 as before\n" in out
     assert err == ""
 
 
@@ -177,16 +177,16 @@ def test_a_moved_folder_is_indexed_again_without_being_encoded(capsys, photos, t
     model = ("-m", telling_file) if says_the_model else ()
     status, out, _ = run(capsys, "index", "pictures", *model, "--quiet", "-j", 1)
     assert status == 0
-    assert f"the pictures were in {photos} before; what {tmp_path / 'cache'}/mobileclip/indexes/photos-" in out
-    assert "5 pictures in the index: 1 encoded, 4 recognised by their content" in out
+    assert f"the images were in {photos} before; their embeddings in {tmp_path / 'cache'}/mobileclip/indexes/photos-" in out
+    assert "5 images in the index: 1 encoded, 4 recognised by their content" in out
     _, out, _ = run(capsys, "search", "a cat", "--json")
     assert {Path(one["path"]).parent.name for one in json.loads(out)} == {"pictures"}
     # From now on it is an index like any other.
     for inputs in (("pictures",), (), ("pictures",)):
         status, out, err = run(capsys, "index", *inputs, "--quiet", "-j", 1)
         assert (status, err) == (0, "")
-        assert "5 pictures in the index: 0 encoded, 5 as before" in out
-    # What a killed process was copying is no index, not even the newest.
+        assert "5 images in the index: 0 encoded, 5 as before" in out
+    # What a killed process was copying is not an index, not even the newest.
     (made,) = (tmp_path / "cache/mobileclip/indexes").glob("pictures-*")
     file = shutil.copytree(made, made.parent / ".mobileclip-killed.tmp") / "index.sqlite"
     os.utime(file, (file.stat().st_atime + 9, file.stat().st_mtime + 9))
@@ -194,25 +194,25 @@ def test_a_moved_folder_is_indexed_again_without_being_encoded(capsys, photos, t
     # Where the folder is back, its own index is as it was.
     (tmp_path / "pictures").rename(photos)
     _, out, _ = run(capsys, "index", "photos", "--quiet", "-j", 1)
-    assert "5 pictures in the index: 1 encoded, 4 as before" in out
+    assert "5 images in the index: 1 encoded, 4 as before" in out
 
 
 def test_no_index_is_taken_along_to_other_pictures(capsys, photos, telling_file, tmp_path):
     run(capsys, "index", "photos", "-m", telling_file, "--quiet", "-j", 1)
     shutil.copytree(photos, tmp_path / "copies")
     _, out, _ = run(capsys, "index", "copies", "-m", telling_file, "--quiet", "-j", 1)
-    assert "4 pictures in the index: 4 encoded" in out, "the folder is still there"
+    assert "4 images in the index: 4 encoded" in out, "the folder is still there"
     photos.rename(tmp_path / "pictures")
     shutil.rmtree(tmp_path / "copies")
     for name, number in (("0.png", 0), ("one.png", 11), ("two.png", 12)):
         draw(tmp_path / "others" / name, number)
     _, out, _ = run(capsys, "index", "others", "-m", telling_file, "--quiet", "-j", 1)
-    assert "3 pictures in the index: 3 encoded" in out, "most are other pictures"
+    assert "3 images in the index: 3 encoded" in out, "most are other pictures"
     save_model(telling(seed=17), tmp_path / "other.safetensors")
     _, out, _ = run(capsys, "index", "pictures", "-m", "other.safetensors", "--quiet", "-j", 1)
-    assert "4 pictures in the index: 4 encoded" in out, "another model is asked for"
+    assert "4 images in the index: 4 encoded" in out, "another model is asked for"
     _, out, _ = run(capsys, "index", "pictures", "-i", "named", "-m", telling_file, "--quiet", "-j", 1)
-    assert "4 pictures in the index: 4 encoded" in out, "an index is named"
+    assert "4 images in the index: 4 encoded" in out, "an index is named"
 
 
 def test_one_picture_that_cannot_be_read_is_counted_and_stops_no_script(capsys, photos, telling_file):
@@ -270,7 +270,7 @@ def test_a_page_shows_what_was_found(capsys, photos, telling_file, tmp_path):
         assert len(drawn.getcolors(2**24)) > len(plain.getcolors(2**24))
     status, _, err = run(capsys, "search", "a cat", "-i", "made", "-o", tmp_path / "found.html")
     assert status == 2
-    assert "is there already" in err
+    assert "already exists" in err
 
 
 def test_duplicates_are_listed_and_kept(capsys, photos, telling_file):
@@ -278,7 +278,7 @@ def test_duplicates_are_listed_and_kept(capsys, photos, telling_file):
     run(capsys, "index", photos, "-m", telling_file, "--quiet", "-j", 1)
     status, out, _ = run(capsys, "dedup", "-o", "page.html", "--threshold", "0.999", "--quiet")
     assert status == 0
-    assert "1 near-duplicates among 5 pictures, in 1 groups: duplicates.jsonl" in out
+    assert "1 near-duplicates among 5 images, in 1 groups: duplicates.jsonl" in out
     (line,) = [json.loads(line) for line in Path("duplicates.jsonl").read_text(encoding="utf-8").splitlines()]
     assert {line["keep"], line["duplicate"]} == {str(photos / "1.png"), str(photos / "copy.png")}
     assert "best copy" in Path("page.html").read_text(encoding="utf-8")
@@ -294,7 +294,7 @@ def test_duplicates_are_listed_and_kept(capsys, photos, telling_file):
         assert len(err.splitlines()) == (3 if quiet else 4), "of the search itself, a line"
     status, _, err = run(capsys, "dedup")
     assert status == 2
-    assert "duplicates.jsonl is there already" in err
+    assert "duplicates.jsonl already exists" in err
 
 
 def test_duplicates_of_a_folder_need_no_index(capsys, photos, telling_file):
@@ -302,12 +302,12 @@ def test_duplicates_of_a_folder_need_no_index(capsys, photos, telling_file):
     given = ("dedup", photos, "--threshold", "0.999", "-j", 1, "--quiet")
     status, out, _ = run(capsys, *given, "-m", telling_file)
     assert status == 0
-    assert "5 pictures in the index: 5 encoded" in out
-    assert "1 near-duplicates among 5 pictures, in 1 groups: duplicates.jsonl" in out
+    assert "5 images in the index: 5 encoded" in out
+    assert "1 near-duplicates among 5 images, in 1 groups: duplicates.jsonl" in out
     (photos / "copy.png").unlink()
     status, out, _ = run(capsys, *given, "-o", "again.jsonl")
     assert status == 0
-    assert "4 as before, 1 gone from where they were" in out
+    assert "4 as before, 1 removed or moved away" in out
     assert Path("again.jsonl").read_text(encoding="utf-8") == ""
     status, _, err = run(capsys, "dedup", "-m", telling_file, "-o", "third.jsonl")
     assert status == 2
@@ -318,7 +318,7 @@ def test_frames_of_videos_are_printed_with_their_times(capsys, photos, telling_f
     film(photos / "clip.mp4", [21, 22, 23])
     status, out, _ = run(capsys, "index", photos, "-m", telling_file, "--video-seconds", 2, "--quiet", "-j", 1)
     assert status == 0
-    assert "7 pictures in the index: 7 encoded" in out
+    assert "7 images in the index: 7 encoded" in out
     _, out, _ = run(capsys, "search", "a cat", "-k", 9)
     assert len([line for line in out.splitlines() if "clip.mp4 " in line]) == 1
     assert len(out.splitlines()) == 5
@@ -336,7 +336,7 @@ def test_an_index_keeps_to_its_model(capsys, photos, telling_file, small_file):
     run(capsys, "index", photos, "-i", "made", "-m", telling_file, "--quiet", "-j", 1)
     status, _, err = run(capsys, "index", photos, "-i", "made", "-m", small_file, "--quiet")
     assert status == 2
-    assert "the index made and the model that was given are of two models" in err
+    assert "cannot be compared" in err
     assert run(capsys, "index", photos, "-i", "made", "-m", telling_file, "--quiet")[0] == 0
     assert len(Collection.open("made")) == 4
 
@@ -352,7 +352,7 @@ def test_another_model_is_refused_by_name_before_its_weights_are_fetched(capsys,
     ):
         status, _, err = run(capsys, "index", photos, "-i", "made", *arguments, "--quiet")
         assert status == 2
-        assert f"the index made is of {telling_file}, and not of {named}: " in " ".join(err.split())
+        assert f"the index made has the model {telling_file}, not {named}: " in " ".join(err.split())
 
 
 def test_thumbnails_are_the_pictures_in_colours_and_names_do_nothing(capsys, photos, telling_file, monkeypatch):
@@ -372,7 +372,7 @@ def test_thumbnails_are_the_pictures_in_colours_and_names_do_nothing(capsys, pho
     assert "\\x1b[2Jred.png" in out
     lines = [line for line in out.splitlines() if "▀" in line]
     assert max(line.count("▀") for line in lines) == 32
-    assert "2.png" in out, "a picture that cannot be read any more is named"
+    assert "2.png" in out, "a picture that can no longer be read is named"
     assert "1.png" not in out, "a picture that is gone is no hit"
     status, _, err = run(capsys, "search", "a cat", "-i", "made", "--thumbnails", "--json")
     assert status == 2
@@ -386,14 +386,14 @@ def test_slips_are_told_at_once(capsys, photos, telling_file):
     for arguments, message in (
         (("search", "a cat"), "there is no index in"),
         (("index",), "there is no index in"),
-        (("search", "a cat", "-i", "photos"), "photos is no index, and "),
+        (("search", "a cat", "-i", "photos"), "photos is not an index, and "),
         (("search", "a cat", "--where", "widht>1"), "did you mean 'width'"),
-        (("search", "--image", "photos/0.png", "photos/1.png"), "photos/1.png is a file, and stands where the TEXT"),
-        (("search", "--where", "width>1", "taken>2024"), "taken>2024 is a condition, and stands where the TEXT does"),
+        (("search", "--image", "photos/0.png", "photos/1.png"), "photos/1.png is a file"),
+        (("search", "--where", "width>1", "taken>2024"), "taken>2024 is a condition"),
         (("search", "a cat", "-k", "0"), "--k is 0, expected at least 1"),
         (("search", "--image", "lost.png"), "there is no lost.png; expected an image file"),
-        (("search", "-o", "a.html"), "--output shows the results of one query"),
-        (("search", "a cat", "--explain"), "name the page: --output PAGE.html"),
+        (("search", "-o", "a.html"), "--output needs a single query"),
+        (("search", "a cat", "--explain"), "add --output PAGE.html"),
         (("search", "a cat", "-o", "a.txt"), "must end with .html"),
         (("search", "a cat", "--thumbnails"), "--thumbnails needs a terminal with colours"),
         (("index", "photos", "-m", "lost.pt"), "no checkpoint at lost.pt"),
@@ -416,11 +416,11 @@ def test_indexes_are_merged(capsys, photos, telling_file):
         run(capsys, "index", folder, "-i", f"{folder}.index", "-m", telling_file, "--quiet", "-j", 1)
     status, out, err = run(capsys, "merge", "photos.index", "more.index", "-o", "all.index", "--quiet")
     assert (status, err) == (0, "")
-    assert out == "5 pictures in all.index: 5 rows copied\n"
+    assert out == "5 images in all.index: 5 rows copied\n"
     status, out, _ = run(capsys, "index", "--index", "all.index", "--quiet", "-j", 1)
-    assert "5 pictures in the index: 0 encoded, 5 as before" in out
+    assert "5 images in the index: 0 encoded, 5 as before" in out
     for arguments, message in (
-        (("photos", "-o", "all.index"), "photos is no index"),
+        (("photos", "-o", "all.index"), "photos is not an index"),
         (("photos.index", "-o", "photos"), "photos holds other files and no index.sqlite"),
         (("all.index", "-o", "all.index"), "cannot be merged with itself"),
     ):
@@ -433,7 +433,7 @@ def test_an_engine_makes_an_index_and_says_how_far_it_is(capsys, photos, telling
     given = ("index", photos, "-i", "made", "-m", telling_file, "--quiet")
     status, out, err = run(capsys, *given, "--engine", "local", "-j", 1, "--strict")
     assert status == 1
-    assert "4 pictures in the index: 4 encoded, 1 cannot be read" in out
+    assert "4 images in the index: 4 encoded, 1 cannot be read" in out
     assert "torn.png" in err
     status, out, _ = run(capsys, "index", "-i", "made", "--status")
     assert status == 0
@@ -468,7 +468,7 @@ def test_a_copied_index_works_where_it_is(capsys, photos, telling_file):
 
 
 def test_a_page_that_cannot_be_served_is_told(capsys, photos, telling_file):
-    assert "is no index" in run(capsys, "serve", "--index", photos)[2]
+    assert "is not an index" in run(capsys, "serve", "--index", photos)[2]
     run(capsys, "index", photos, "-m", telling_file, "--quiet", "-j", 1)
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]

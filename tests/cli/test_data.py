@@ -33,7 +33,7 @@ def test_join(capsys, shards):
     status, out, err = run(capsys, "data", "join", *shards, "--by", "uid")
     assert status == 0
     assert "joined      6 of 8 samples (75.0%)" in out
-    assert "2  no image under their key" in out
+    assert "2  no image has their key" in out
     assert "indexing: 3/3" in err
     assert "joining: 2/2" in err
     assert left_out(shards[3]) == [("000004", "04.tar", "no_image"), ("000006", "04.tar", "no_image")]
@@ -65,7 +65,7 @@ def test_join_tells_by_its_status_that_a_shard_could_not_be_read(capsys, shards)
     assert out.startswith("finished at 20")
     assert out.splitlines()[1:] == [
         "joining: 1 of 2 shards done",
-        "set aside: 1 (see set_aside.jsonl); tries that failed: 1",
+        "set aside: 1 (see set_aside.jsonl); failed attempts: 1",
     ]
     assert run(capsys, *arguments, "--strict")[0] == 1
 
@@ -110,17 +110,17 @@ def test_inspect(capsys, tmp_path):
     [
         (("inspect", golden("npz"), "--key", "000100000009"), "did you mean '00010000000"),
         (("inspect", "nothing.tar"), "nothing.tar"),
-        (("inspect", golden("npz"), "-o", "{folder}/kept.html"), "kept.html is there already"),
-        (("inspect", golden("npz"), "-o", "{folder}/kept.png/a.html"), "kept.png is no folder"),
+        (("inspect", golden("npz"), "-o", "{folder}/kept.html"), "kept.html already exists"),
+        (("inspect", golden("npz"), "-o", "{folder}/kept.png/a.html"), "kept.png is not a folder"),
         (("inspect", golden("npz"), "-o", "{folder}/sheet.what"), "must end with .html"),
         (("inspect", "{folder}"), "is a folder; expected a tar shard"),
-        (("join", golden("npz"), golden("npz"), "-o", "{folder}/kept.png"), "kept.png is no folder"),
-        (("join", golden("npz"), golden("npz"), "-o", "{folder}/images"), "shards that no join wrote"),
+        (("join", golden("npz"), golden("npz"), "-o", "{folder}/kept.png"), "kept.png is not a folder"),
+        (("join", golden("npz"), golden("npz"), "-o", "{folder}/images"), "shards that `mobileclip data join` did not write"),
         (("check", "{folder}/lost"), "lost; expected a folder of reinforced shards"),
         (("check", "{folder}/kept.png"), "is a file; expected a folder"),
         (("check", "{folder}", "--samples", "-1"), "--samples is -1, expected at least 0"),
         (("check", "{folder}", "--num-shards", "0"), "--num-shards is 0, expected at least 1"),
-        (("check", "{folder}", "--device", "gpu"), "there is no device 'gpu'"),
+        (("check", "{folder}", "--device", "gpu"), "the device 'gpu' is not available"),
         (
             ("join", golden("npz"), golden("npz"), "-o", "{folder}/out", "--captions", "{folder}/lost"),
             "lost; expected a folder",
@@ -134,13 +134,13 @@ def test_inspect(capsys, tmp_path):
         (("count", golden("npz"), "-j", "0"), "--num-workers is 0, expected at least 1"),
         (("count", golden("npz"), "--tries", "0"), "tries"),
         (("count", "{folder}/nothing.tar"), "nothing.tar; expected a tar shard"),
-        (("count",), "no SHARDS were given"),
-        (("urls", "-o", "{folder}/table.csv"), "no DATA were given"),
+        (("count",), "no SHARDS given"),
+        (("urls", "-o", "{folder}/table.csv"), "no DATA given"),
         (("urls", golden("npz"), "-o", "{folder}/table.txt"), "must end with .parquet or .csv"),
-        (("score", "-o", "{folder}/scores"), "no SHARDS were given"),
+        (("score", "-o", "{folder}/scores"), "no SHARDS given"),
         (("filter", "{folder}/images", "-o", "{folder}/kept.csv", "--share", "0.5"), "must end with .npy or .html"),
         (("dedup", "{folder}/images", "-o", "{folder}/kept.csv"), "must end with .npy\n"),
-        (("dedup", "{folder}/images", "-o", "{folder}/kept.png"), "is there already"),
+        (("dedup", "{folder}/images", "-o", "{folder}/kept.png"), "already exists"),
         (("dedup", "{folder}/lost", "-o", "{folder}/kept.npy"), "lost; expected a folder of scores"),
         (("tune-scale", "{folder}/nothing.tar"), "nothing.tar; expected a reinforced shard"),
     ],
@@ -175,7 +175,7 @@ def test_count(capsys, shards):
     status, out, _ = run(capsys, "data", "count", whole, torn, *flags)
     counted, left_out = out.splitlines()
     assert (status, counted) == (0, "4 samples in 1 shards")
-    assert left_out.startswith("1 shards could not be counted, the first: ")
+    assert left_out.startswith("1 shards could not be counted; the first: ")
     assert "04.tar" in left_out
     assert run(capsys, "data", "count", whole, torn, *flags, "--strict")[0] == 1
 

@@ -57,7 +57,7 @@ def test_a_recipe_gives_the_choices_of_its_file(capsys):
             ["train", "datacompdr12m"],
             "unknown recipe 'datacompdr12m'; no name is like it. All: `mobileclip recipes ls`",
         ),
-        (["train", "nowhere/mine.py"], "there is no recipe nowhere/mine.py"),
+        (["train", "nowhere/mine.py"], "there is no recipe file nowhere/mine.py"),
         (["recipes", "cp", "s9x", "-o", "."], "unknown recipe 's9x'; "),
         (["train", "s2", "--import"], "--import needs the name of a module"),
         (["train", "s2", "--import", "no_such_parts"], "no_such_parts cannot be imported"),
@@ -116,4 +116,4 @@ def test_runs_side_by_side(tmp_path, capsys, monkeypatch):
     assert Path("curves.png").read_bytes().startswith(b"\x89PNG")
     status, _, err = run(capsys, "runs", "a", "nowhere")
     assert status == 2
-    assert "nowhere is no training output" in err
+    assert "nowhere is not a training output" in err

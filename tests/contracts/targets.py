@@ -44,7 +44,7 @@ def check_target(model: DualEncoder, export: ExportSpec | Path | str, *, samples
     The files are called as the target says. Measured again, the export passes its gates, as its report says. Opened,
     its embeddings are the model's, to the least cosine of the precision. Threads that ask at once, a deep copy and what
     comes back from pickle get the same. `num_threads=1` gives the same, or is refused with a `ValueError`; 0 is
-    refused. An export that was written elsewhere is opened with trust, and without only if the target is vouched for. A
+    refused. An export that was written on another machine is opened with trust, and without only if the target is vouched for. A
     file that has changed, or is cut off, is a `ValueError`, with trust too. What no runtime here runs, as its contract
     says, is refused as such.
 
@@ -62,7 +62,7 @@ def check_target(model: DualEncoder, export: ExportSpec | Path | str, *, samples
         >>> check_target(model, spec)
         >>> check_target(model, spec)  # doctest: +ELLIPSIS
         Traceback (most recent call last):
-        AssertionError: torch in float32 is not exported: FileExistsError: icons is there already; ...
+        AssertionError: torch in float32 is not exported: FileExistsError: icons already exists; ...
     """
     if isinstance(export, ExportSpec):
         name, spec = f"{export.target} in {export.precision}", export

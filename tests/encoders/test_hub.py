@@ -303,7 +303,7 @@ def test_a_known_digest_outlives_its_revision(hub, files, tmp_path):
     ]
     taken, other, unknown, nowhere = outcomes(hub, tmp_path, steps)
     assert taken[0] == 0
-    assert f"owner/one has no revision {gone} any more" in taken[1]
+    assert f"owner/one no longer has the revision {gone}" in taken[1]
     assert [other[0], unknown[0], nowhere[0]] == [2, 2, 2]
     assert "is not the file that was expected" in other[1]
     assert "could not fetch" in unknown[1]

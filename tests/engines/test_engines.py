@@ -88,7 +88,7 @@ def test_a_full_disk_ends_the_run():
 
 
 @pytest.mark.parametrize(
-    ("name", "said", "tries"), [("writes-0", "the disk takes no more", 1), ("allocates-0", "the memory is full", 3)]
+    ("name", "said", "tries"), [("writes-0", "the disk is full", 1), ("allocates-0", "the memory is full", 3)]
 )
 def test_for_what_the_machine_lacks_no_unit_is_set_aside(engine, tmp_path, name, said, tries):
     """Memory may come back, and is waited for."""

@@ -128,7 +128,7 @@ def test_a_unit_that_kills_its_actor_is_set_aside_alone(two, tmp_path):
 
 @pytest.mark.parametrize(
     ("name", "said"),
-    [("full-0", "the disk is full"), pytest.param("writes-0", "the disk takes no more", marks=pytest.mark.slow)],
+    [("full-0", "the disk is full"), pytest.param("writes-0", "the disk is full", marks=pytest.mark.slow)],
 )
 def test_a_full_disk_ends_the_run(two, tmp_path, name, said):
     """The first of them ends its actor, the second finds the other one."""

@@ -49,10 +49,10 @@ def test_the_status_says_what_was_done(output, tmp_path):
     assert (status.num_failed, status.num_set_aside, status.under_way) == (4, 2, ())
     assert (status.units_per_hour, status.seconds_left) == (0, None), "the first seconds are no pace"
     first, *rest = str(status).splitlines()
-    assert first == f"finished at {status.written}, begun at {status.began}"
+    assert first == f"finished at {status.written}, started at {status.began}"
     assert rest == [
         "counting: 7 of 9 shards done, 5 of them by earlier runs",
-        "set aside: 2 (see set_aside.jsonl); tries that failed: 4",
+        "set aside: 2 (see set_aside.jsonl); failed attempts: 4",
     ]
     assert read_set_aside(output) == asides
 
@@ -154,7 +154,7 @@ def test_a_run_that_breaks_off_says_why(output, tmp_path):
         run(output, tmp_path / "work", "fatal-0")
     status = read_status(output)
     assert str(status).splitlines()[0] == (
-        f"ended at {status.written}, begun at {status.began}: FatalError: the disk is full"
+        f"ended at {status.written}, started at {status.began}: FatalError: the disk is full"
     )
 
 
@@ -165,7 +165,7 @@ def test_a_run_that_was_killed_is_not_said_to_be_running(output, tmp_path):
     status = attrs.evolve(read_status(output), state="running", written="2026-01-02 03:04:05 UTC")
     storage.write_text(path, to_json(status))
     assert str(read_status(output)).startswith(
-        f"not heard of since 2026-01-02 03:04:05 UTC, begun at {status.began}: it was killed, or its machine is stopped"
+        f"no sign of life since 2026-01-02 03:04:05 UTC, started at {status.began}: it was killed, or its machine stopped"
     )
     storage.write_text(path, to_json(attrs.evolve(status, written=status.began)))
     assert str(read_status(output)).startswith(f"running at {status.began}")
@@ -191,7 +191,7 @@ def test_what_a_killed_run_wrote_is_read_and_taken_over(path, tmp_path):
     path.write_text(json.dumps(BEFORE))
     first, second, *rest = str(read_status(tmp_path)).splitlines()
     assert first.startswith(
-        "not heard of since 2026-01-02 03:05:05 UTC, begun at 2026-01-02 03:04:05 UTC: it was killed"
+        "no sign of life since 2026-01-02 03:05:05 UTC, started at 2026-01-02 03:04:05 UTC: it was killed"
     )
     assert second == "joining: 3 of 4 shards done, 1 of them by earlier runs"
     assert rest == ["60.0 shards an hour, 1:00 left of joining", "cpu: 0.tar, for 0:07"]

@@ -25,9 +25,9 @@ def test_a_reason_is_a_line(error, reason):
     ("error", "said", "is_logged"),
     [
         (ValueError("no such teacher"), "no such teacher", False),
-        (OSError("the disk is away"), "a worker cannot work: the disk is away", False),
-        (ImportError("needs ray"), "a worker cannot work: ImportError: needs ray", False),
-        (RuntimeError("shapes differ"), "a worker cannot work: RuntimeError: shapes differ", True),
+        (OSError("the disk is away"), "a worker failed to start: the disk is away", False),
+        (ImportError("needs ray"), "a worker failed to start: ImportError: needs ray", False),
+        (RuntimeError("shapes differ"), "a worker failed to start: RuntimeError: shapes differ", True),
     ],
 )
 def test_an_error_that_is_not_for_people_is_logged_with_its_origin(error, said, is_logged, caplog):

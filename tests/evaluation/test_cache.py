@@ -74,7 +74,7 @@ class TestCache:
         for path in paths:
             path.write_bytes(path.read_bytes()[:200])
         again, report = features_of(benchmark)
-        assert caplog.text.count("is damaged and made again") == 2
+        assert caplog.text.count("is damaged and is written again") == 2
         torch.testing.assert_close(again.image, first.image)
         assert (again.keys, report.num_read) == (first.keys, COUNT)
 
@@ -114,7 +114,7 @@ class TestCache:
                 path.write_bytes(damage(whole))
                 caplog.clear()
                 assert readers[name]() is None, (name, damage.__name__)
-                assert caplog.text.count("is damaged and made again") == 1
+                assert caplog.text.count("is damaged and is written again") == 1
 
     def test_random_damage_is_seen_wherever_it_is(self, root):
         candidate, benchmark, features_of = opened(root, "wds_flickr30k")

@@ -50,7 +50,7 @@ def test_export_and_verify_on_a_data_set(capsys, model_file, tmp_path):
     assert read_contract(out).towers[0].input_shape == (None, 3, 64, 64)
     status, printed, _ = run(capsys, "verify", out)
     assert status == 0
-    assert "first results are float32's" in printed
+    assert "first results agree with float32" in printed
     shutil.rmtree(tmp_path / "wds_mine_test")
     write_benchmark(
         tmp_path / "wds_mine_test",

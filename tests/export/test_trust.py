@@ -99,7 +99,7 @@ def _first_file(folder):
 def test_what_a_colleague_wrote_is_verified_with_trust_alone(believing, capsys, another_machine):
     status, _, said = run(capsys, "verify", believing)
     assert status == 2
-    assert "was written elsewhere" in said
+    assert "was written on another machine" in said
     assert "give --trust" in said
     assert run(capsys, "verify", believing, "--trust")[0] == 0
 
@@ -155,13 +155,13 @@ def test_an_index_of_what_a_colleague_wrote(believing, engine, tmp_path, capsys,
     made = ("index", tmp_path / "photos", *index, "-m", believing, "--quiet", "-j", 1, "--engine", engine)
     status, _, said = run(capsys, *made)
     assert status == 2
-    assert "was written elsewhere" in said
+    assert "was written on another machine" in said
     status, printed, _ = run(capsys, *made, "--trust")
     assert status == 0
     assert "2 encoded" in printed
     status, _, said = run(capsys, "search", "a cat", *index)
     assert status == 2
-    assert "was written elsewhere" in said
+    assert "was written on another machine" in said
     status, printed, _ = run(capsys, "search", "a cat", *index, "--trust")
     assert status == 0
     assert len(printed.splitlines()) == 2
@@ -171,7 +171,7 @@ def test_an_index_of_what_a_colleague_wrote(believing, engine, tmp_path, capsys,
     assert run(capsys, *found, "--trust")[0] == 0
     status, _, said = run(capsys, "serve", *index)
     assert status == 2
-    assert "was written elsewhere" in said
+    assert "was written on another machine" in said
 
 
 @pytest.fixture
@@ -236,14 +236,14 @@ def test_without_a_home_nothing_is_remembered_and_nothing_fails(own, tmp_path):
     done = preloaded().call("tests.preloaded:python", "-c", _HOMELESS, str(own), folder=tmp_path)
     assert done.status == 0, done.output
     assert "False" in done.output.splitlines()
-    assert "no home folder to remember in" in done.output
+    assert "no home folder to record" in done.output
 
 
 def test_a_state_that_cannot_be_written_is_told(own, tmp_path, monkeypatch, caplog):
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "file"))
     remember_export(own)
-    assert "cannot be remembered" in caplog.text
+    assert "cannot record that this machine wrote" in caplog.text
     assert not was_written_here(own)
 
 

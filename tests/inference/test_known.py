@@ -67,7 +67,7 @@ def test_a_picture_that_is_not_here_is_named_and_may_be_given(small_file, true, 
     record = check_weights("small", str(small_file), known=known(missing))
     (finding,) = record.findings
     assert (finding.agrees, record.agrees) == (None, False)
-    assert f"no file here is another.jpg with the SHA-256 {other}" in finding.note
+    assert f"no file has the SHA-256 {other} of another.jpg" in finding.note
     given = check_weights("small", str(small_file), known=known(missing), pictures=[PICTURE, tmp_path / "another.jpg"])
     assert given.agrees
 

@@ -160,7 +160,7 @@ def test_an_index_of_either_name_is_searched_in_any_language(multilingual, drawi
         found = json.loads(capsys.readouterr().out)
         assert [match["score"] for match in found] == pytest.approx(sorted(scores, reverse=True), abs=2e-3)
     main(["index", *map(str, drawings), "-i", str(tmp_path / "icons"), "-m", "icons-multilingual"])
-    assert "2 pictures in the index" in capsys.readouterr().out
+    assert "2 images in the index" in capsys.readouterr().out
 
 
 def test_its_name_is_taken_where_a_model_is(multilingual, drawings, tmp_path, capsys):

@@ -29,9 +29,9 @@ def test_a_trial_says_what_is_known_of_it(trial, said):
 def test_a_star_stands_before_what_is_used(used):
     tower = TowerReport(tower="image", batch_size=4, plain_milliseconds=18.5, trials=(TIMED, REFUSED), used=used)
     first, *lines = str(tower).splitlines()
-    assert first == "image, batch of 4: 18.5 ms as it came"
+    assert first == "image, batch of 4: 18.5 ms originally"
     if used is None:
-        assert lines.pop() == "  * none of these is faster; the folded tower is used as it is"
+        assert lines.pop() == "  * none of these is faster; the plain folded tower is used"
     assert lines == [f"  {'*' if used else ' '} {TIMED}", f"    {REFUSED}"]
     report = OptimizationReport(image=tower, text=tower, threads=3, processor="a processor")
     assert str(report) == f"a processor, 3 threads\n{tower}\n{tower}"

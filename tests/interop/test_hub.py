@@ -69,7 +69,7 @@ def test_what_fails_is_said_in_a_line_and_changes_nothing(told, hub):
         "licence": 'owner/other was not pushed: the hub does not take the model card: "license" must be one of',
         "astray": "HubError: owner/astray was not pushed: ",
         "astray fetch": "CheckpointError: could not fetch 'hf-hub:owner/astray' from the hub",
-        "reader": "see hf auth whoami",
+        "reader": "check `hf auth whoami`",
         "nobody": "log in with: hf auth login",
         "digest": "is not the file that was expected",
         "hidden": "could not fetch",

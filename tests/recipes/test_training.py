@@ -256,7 +256,7 @@ def test_a_tokenizer_of_ones_own(tmp_path, capsys):
     for arguments, said in (
         ([], f"--tokenizer is missing: the run names the tokenizer.json whose SHA-256 is {sha256}"),
         (["--tokenizer", tmp_path / "bert.json"], "is not the run's tokenizer.json, whose SHA-256 is"),
-        (["--tokenizer", tmp_path / "run.json"], "is no tokenizer.json that can be used"),
+        (["--tokenizer", tmp_path / "run.json"], "is not a usable tokenizer.json"),
         (["--tokenizer", tmp_path / "none.json"], "none.json"),
     ):
         with pytest.raises(SystemExit, match=said):

@@ -194,7 +194,7 @@ def test_an_embedding_that_is_nan_costs_one_sample(teachers, tmp_path):
     assert keys(tmp_path / "out") == ["0", "1", "2", "3", "4"]
     (named,) = (tmp_path / "out" / "skipped" / "0.tar.jsonl").read_text().splitlines()
     assert json.loads(named)["key"] == "white"
-    assert "teacher first gave NaN or infinity" in json.loads(named)["detail"]
+    assert "teacher first returned NaN or infinity" in json.loads(named)["detail"]
 
 
 @pytest.mark.skipif(not Path("/proc/self/mem").exists(), reason="needs a file whose reading fails")
@@ -253,7 +253,7 @@ def test_a_full_disk_stops_the_run_and_space_lets_it_go_on(small_teachers, tmp_p
     assert stopped.status == 3, stopped.output
     assert "out/1.tar could not be written" in stopped.output
     assert "File too large" in stopped.output
-    assert "run this again: finished work is kept" in stopped.output
+    assert "run this again: finished work is saved" in stopped.output
     assert keys(tmp_path / "out") == ["small"]
     report = reinforce(spec, show_progress=False)
     assert report.num_done_before == 1

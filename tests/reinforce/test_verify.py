@@ -345,4 +345,4 @@ def test_the_command(directory, capsys):
     with pytest.raises(SystemExit) as stopped:
         main(["data", "check", str(directory), "--samples", "0", "--quiet"])
     assert stopped.value.code == 1
-    assert "missing_shard: 0.tar: the manifest names it, but there is no file" in capsys.readouterr().out
+    assert "missing_shard: 0.tar: the manifest lists it, but the file is missing" in capsys.readouterr().out

@@ -15,8 +15,8 @@ from tests.waiting import wait_for
 
 LATE = "no whole answer came within 0.4 s"
 STALLED = "less than 10000 bytes a second came for 0.3 s"
-ANOTHER_PART = "the server answers with another part of the file than it was asked for"
-CHANGED = "changed while it was being read"
+ANOTHER_PART = "the server answers with another part of the file than requested"
+CHANGED = "changed during reading"
 NO_END = "HTTPException: the answer has no end of headers, redirections or frames"
 # On a busy machine a sound answer can take longer than these wait, so that one bound alone is short.
 PATIENT = attrs.evolve(LIMITS, answer_seconds=20.0, stall_seconds=1.0, recovery_seconds=20.0)
@@ -31,7 +31,7 @@ SAID = {
     "never answers": (StorageError, LATE),
     "a head byte by byte": (StorageError, LATE),
     "a body byte by byte": (StorageError, STALLED),
-    "stalls in the middle": (StorageError, f"broke off at byte {len(SHARD) // 2}: ADDRESS: TimeoutError: {STALLED}"),
+    "stalls in the middle": (StorageError, f"was interrupted at byte {len(SHARD) // 2}: ADDRESS: TimeoutError: {STALLED}"),
     "a byte for each connection": (StorageError, "comes too slowly: it is behind 10000 bytes a second by 0.8 s"),
     "a length that is too long": (StorageError, "the connection closed 5000 bytes before the end"),
     "an end that never comes": (OSError, "has more than 1000000 bytes"),
@@ -42,7 +42,7 @@ SAID = {
     "goes on with a part that is too short": (OSError, ANOTHER_PART),
     "goes on in a larger file": (OSError, CHANGED),
     "goes on in another file": (OSError, CHANGED),
-    "refuses to go on": (OSError, f"the server refuses what lies behind byte {len(SHARD) // 2} of {len(SHARD)}"),
+    "refuses to go on": (OSError, f"the server refuses to send bytes from {len(SHARD) // 2} of {len(SHARD)}"),
     "a redirection to file:///etc/passwd": (OSError, "the server answers 302"),
     "a redirection to ftp://127.0.0.1/x": (StorageError, "unknown url type: ftp"),
     "a redirection to http://[::bad": (OSError, "is not a web address: Invalid IPv6 URL"),
@@ -53,7 +53,7 @@ SAID = {
     "a reason that moves the cursor": (FileNotFoundError, r"the server answers 404 \x1b[2J\x1b[31mgone\x08\x08"),
     "a reason of 60,000 letters": (FileNotFoundError, f"404 {'x' * 100}... (60,000 characters)"),
     "asks for a password": (PermissionError, "the server answers 401 No"),
-    "a web page": (OSError, "the server answers with a web page and not with the file"),
+    "a web page": (OSError, "the server answers with a web page instead of the file"),
     "compressed a thousandfold": (OSError, "comes compressed (gzip) though that was not asked for"),
 }
 

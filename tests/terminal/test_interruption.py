@@ -122,7 +122,7 @@ def test_a_signal_waits_for_the_end_of_a_step(capfd):
     assert (left.value.code, requested) == (143, [False, True])
     lines = capfd.readouterr().err.strip().splitlines()
     assert lines == [
-        "SIGTERM: stopping after this step; once more leaves at once",
+        "SIGTERM: stopping after this step; a second signal stops at once",
         "x: interrupted by SIGTERM; stopped after step 1",
     ]
 

@@ -210,14 +210,14 @@ def test_the_smallest_keeps_it():
     ("spec", "said"),
     [
         (lambda: spec_of(Mean, register=False), "MeanSpec is not a registered image encoder family"),
-        (lambda: spec_of(Mean, places=list), "MeanSpec cannot be hashed .* tuples in place of lists"),
+        (lambda: spec_of(Mean, places=list), "MeanSpec cannot be hashed .* tuples instead of lists"),
         (lambda: spec_of(Mean, kind=str), "MeanSpec has a field `kind`"),
         (lambda: spec_of(Tied), "project.weight and again.weight are one tensor"),
         (lambda: spec_of(Narrow), r"NarrowSpec gives \(2, 11\) for 2 examples, and its spec says \(2, 12\)"),
         (lambda: spec_of(Mixed), "MixedSpec gives other embeddings asked one by one"),
         (lambda: spec_of(Nameless), r"what NamelessSpec.build\(\) returns has no `.spec`"),
-        (lambda: spec_of(Branching), "torch.export cannot write BranchingSpec"),
-        (lambda: spec_of(Asking), r"AskingSpec.build\(\) reads numbers out of tensors"),
+        (lambda: spec_of(Branching), "torch.export cannot export BranchingSpec"),
+        (lambda: spec_of(Asking), r"AskingSpec.build\(\) reads values of tensors"),
         (lambda: spec_of(Random), "RandomSpec gives other embeddings saved and loaded"),
     ],
 )

@@ -111,7 +111,7 @@ def test_a_job_that_is_killed_while_it_makes_an_index_locks_nobody_out(indexing,
     assert not (folder / "index" / INDEX).exists()
     done = indexing.command.run(folder)
     assert done.status == 0, done.output
-    assert "3 pictures in the index: 3 encoded" in done.output
+    assert "3 images in the index: 3 encoded" in done.output
     assert not [path for path in (folder / "index").iterdir() if path.name.startswith(".mobileclip-")]
 
 

@@ -224,7 +224,7 @@ class TestDamage:
             (record(header(dim=64), [bytes(4)]), "fewer than its 64 numbers need"),
             (record(header(dim=64), [struct.pack("<f", 1) + zlib.compress(bytes(64))]), "malformed|does not hold"),
             (record(header(dim=2, precision="bfloat16"), [bytes(2) + b"\xff\xff"]), "not_finite"),
-            (record(header(), [], table=struct.pack("<II", 1 << 31, 0)), "its table says"),
+            (record(header(), [], table=struct.pack("<II", 1 << 31, 0)), "its table declares"),
             (struct.pack("<4sHIII", b"MCRF", 2, 0, 0, 0), "version 2, this library reads version 1"),
             (struct.pack("<4sHIII", b"MCRF", 1, 0, 1 << 31, 0), "alone need"),
             (struct.pack("<4sHIII", b"MCRF", 1, 1 << 31, 0, 0), "alone need"),

@@ -72,7 +72,7 @@ class TestCommand:
     def test_what_cannot_be_read_is_named_and_left_out(self, shards, tmp_path, capsys):
         (tmp_path / "a" / "1.tar").write_bytes(b"no tar file")
         main(["data", "count", *shards, "--quiet", "--pause-seconds", "0"])
-        assert "8 samples in 3 shards\n1 shards could not be counted, the first: " in capsys.readouterr().out
+        assert "8 samples in 3 shards\n1 shards could not be counted; the first: " in capsys.readouterr().out
         assert read_sizes(tmp_path / "a") == {"0.tar": 1}
         with pytest.raises(SystemExit) as left:
             main(["data", "count", *shards, "--quiet", "--pause-seconds", "0", "--strict"])

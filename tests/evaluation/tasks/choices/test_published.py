@@ -321,5 +321,5 @@ def test_a_caption_without_its_picture_is_named(data):
 
 
 def test_where_it_is_is_said():
-    with fails(ValueError, "winoground", "its data are given out on asking"):
+    with fails(ValueError, "winoground", "request the data at"):
         find_task("comp/winoground")
