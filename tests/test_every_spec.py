@@ -85,9 +85,9 @@ class Mutable:
     [
         (Odd(names=("a",)), None, "Odd.names is ('a', 'a', 'a'), not ('a', 'a'), after JSON"),
         (Odd(anything={"a": (1,)}), None, "Odd.anything['a'] is [1] (list), not (1,) (tuple), after JSON"),
-        (Mutable(), None, "Mutable has no hash, so it is no value"),
-        (3, None, "int is no attrs class"),
-        (Fine(), LossSpec, "Fine is not written to JSON as a LossSpec: Fine is not a registered loss"),
+        (Mutable(), None, "Mutable has no hash, so it is not a value"),
+        (3, None, "int is not an attrs class"),
+        (Fine(), LossSpec, "Fine cannot be written to JSON as a LossSpec: Fine is not a registered loss"),
     ],
 )
 def test_what_is_wrong_is_told(spec, family, said):

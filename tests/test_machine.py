@@ -207,6 +207,6 @@ def test_output_that_goes_to_a_full_disk_ends_a_command_in_a_line():
             check=False,
         )
     assert ended.returncode == 2, ended.stderr
-    assert ended.stderr.startswith("mobileclip: the disk is full; make room on it")
+    assert ended.stderr.startswith("mobileclip: the disk is full; free some space")
     assert ended.stderr.endswith("; the same command resumes\n")
     assert len(ended.stderr.strip().splitlines()) == 1

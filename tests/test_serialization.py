@@ -78,7 +78,7 @@ def test_inputs_refuse_nonsense():
             ImageInput(**bad)
     with pytest.raises(ValueError, match="context_length"):
         TextInput(context_length=2)
-    for pad_id, said in ((-1, "'pad_id' must be >= 0"), (49408, "pad_id=49408 is none of the 49408 ids")):
+    for pad_id, said in ((-1, "'pad_id' must be >= 0"), (49408, "pad_id=49408 is not one of the 49408 ids")):
         with pytest.raises(ValueError, match=said):
             TextInput(pad_id=pad_id)
     assert (TextInput().start_id, TextInput().end_id) == (49406, 49407)

@@ -208,7 +208,7 @@ commands
 look
   data:inspect       inspect shard.tar -o a.html            a sample and its views
   data:count         count 'shards/{000..127}.tar'          number of samples, stored in sizes.json
-  data:check         check DataCompDR-12M                   check that shards are readable and correct
+  data:check         check DataCompDR-12M                   check shards against their card
 join
   data:urls          urls DataComp-12M -o urls.parquet      the URLs to download
   data:join          join DataCompDR-12M images -o joined/  put images into shards

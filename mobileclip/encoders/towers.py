@@ -168,7 +168,7 @@ def feature_encoder(encoder: nn.Module) -> SupportsFeatureMaps:
         raise ValueError(
             f"{type(encoder).__name__} returns no feature maps; an image encoder with feature maps has `dims`, "
             "`strides` and "
-            "`embedding_and_features(images, stages)`, see mobileclip.encoders.towers.GivesFeatures"
+            "`embedding_and_features(images, stages)`, see mobileclip.encoders.towers.SupportsFeatureMaps"
         )
     return encoder
 
@@ -178,7 +178,7 @@ class SupportsLocalEmbeddings(Protocol):
     """Interface of an image encoder whose embedding is a mean over locations, such as MCi.
 
     Examples:
-        >>> isinstance(mobileclip.build_model("mci0"), GivesLocalEmbeddings)
+        >>> isinstance(mobileclip.build_model("mci0"), SupportsLocalEmbeddings)
         True
     """
 

@@ -163,7 +163,7 @@ def test_embed_counts_what_is_no_image_and_loses_nothing_to_one_that_is_out_of_s
     assert "3 image" in out
     assert "left out 4 files of the folders" in err
     assert "1 hidden files: .png (1)" in err
-    assert "3 no images by their names: .psd (2), .txt (1)" in err
+    assert "3 names without an image extension: .psd (2), .txt (1)" in err
     assert re.search(r"line\.png' is 1 x 200000", err)
 
 

@@ -59,7 +59,7 @@ def test_three_commands_find_a_picture(capsys, photos, telling_file):
     assert "4 images in the index: 4 encoded" in out
     status, out, err = run(capsys, "index", "-o", "web/made.safetensors", "--quiet", "-j", 1)
     assert (status, err) == (0, "")
-    assert out.endswith("wrote 4 pictures to web/made.safetensors\n")
+    assert out.endswith("wrote 4 images to web/made.safetensors\n")
     status, _, err = run(capsys, "index", "-o", "web/made.safetensors")
     assert status == 2
     assert "already exists" in err
@@ -121,9 +121,9 @@ def test_every_command_takes_the_index_its_pictures_or_nothing(capsys, photos, t
             assert "4" in out or "mine" in out, (command, name, out)
     for number, name in enumerate(("photos", folder)):
         status, out, _ = run(capsys, "merge", name, "others", "-o", f"both{number}", "--quiet")
-        assert (status, "5 pictures in" in out) == (0, True)
+        assert (status, "5 images in" in out) == (0, True)
     status, _, err = run(capsys, "search", "a cat", "--index", "nowhere")
-    assert (status, "there is no nowhere" in err) == (2, True)
+    assert (status, "nowhere" in err) == (2, True)
 
 
 def test_a_folder_that_is_gone_ends_nothing_and_is_shown_nowhere(capsys, photos, telling_file, tmp_path):
@@ -135,7 +135,7 @@ def test_a_folder_that_is_gone_ends_nothing_and_is_shown_nowhere(capsys, photos,
     status, out, err = run(capsys, "index", "-i", "made", "--quiet", "-j", 1)
     assert status == 0
     assert "8 images in the index: 1 encoded, 4 as before, 3 kept of missing folders" in out
-    assert f"{tmp_path}/more is missing or empty: its 3 pictures are kept and not shown" in err
+    assert f"{tmp_path}/more is missing or empty: the index keeps but hides its 3 images" in err
     _, out, _ = run(capsys, "search", "a cat", "-i", "made", "-k", 3)
     assert len(out.splitlines()) == 3
     _, out, _ = run(capsys, "search", "--image", tmp_path / "away/10.png", "-i", "made", "--json")
@@ -144,7 +144,7 @@ def test_a_folder_that_is_gone_ends_nothing_and_is_shown_nowhere(capsys, photos,
     assert run(capsys, "dedup", "-i", "made", "--threshold", 0.01, "--quiet")[0] == 0
     assert "more" not in Path("duplicates.jsonl").read_text(encoding="utf-8")
     status, out, _ = run(capsys, "index", "-i", "made", "-o", "made.safetensors", "--quiet", "-j", 1)
-    assert (status, "wrote 5 pictures to made.safetensors" in out) == (0, True)
+    assert (status, "wrote 5 images to made.safetensors" in out) == (0, True)
     # The folder comes back.
     (tmp_path / "away").rename(tmp_path / "more")
     _, out, err = run(capsys, "index", "-i", "made", "--quiet", "-j", 1)
@@ -153,16 +153,16 @@ def test_a_folder_that_is_gone_ends_nothing_and_is_shown_nowhere(capsys, photos,
     shutil.rmtree(tmp_path / "more")
     (tmp_path / "more").mkdir()
     _, out, err = run(capsys, "index", "-i", "made", "--quiet", "-j", 1)
-    assert "its 3 pictures are kept and not shown" in err
+    assert "the index keeps but hides its 3 images" in err
     for arguments, message in (
-        (("--forget", "photos/0.png"), f"photos/0.png is a part of the index's input {photos}"),
+        (("--forget", "photos/0.png"), f"photos/0.png is part of the index's input {photos}"),
         (("--forget", "lost"), "the index has no images of "),
         (("photos", "--forget", "more"), "omit all other inputs"),
     ):
         status, _, err = run(capsys, "index", *arguments, "-i", "made")
         assert (status, message in err) == (2, True), err
     status, out, err = run(capsys, "index", "--forget", "more", "-i", "made")
-    assert (status, out, err) == (0, "forgot 3 pictures of more; the index is made\n", "")
+    assert (status, out, err) == (0, "removed 3 images of more; the index is made\n", "")
     _, out, err = run(capsys, "index", "-i", "made", "--quiet", "-j", 1)
     assert "5 images in the index: 0 encoded, 5 as before\n" in out
     assert err == ""
@@ -177,7 +177,10 @@ def test_a_moved_folder_is_indexed_again_without_being_encoded(capsys, photos, t
     model = ("-m", telling_file) if says_the_model else ()
     status, out, _ = run(capsys, "index", "pictures", *model, "--quiet", "-j", 1)
     assert status == 0
-    assert f"the images were in {photos} before; their embeddings in {tmp_path / 'cache'}/mobileclip/indexes/photos-" in out
+    assert (
+        f"the images were in {photos} before; their embeddings in {tmp_path / 'cache'}/mobileclip/indexes/photos-"
+        in out
+    )
     assert "5 images in the index: 1 encoded, 4 recognised by their content" in out
     _, out, _ = run(capsys, "search", "a cat", "--json")
     assert {Path(one["path"]).parent.name for one in json.loads(out)} == {"pictures"}
@@ -311,7 +314,7 @@ def test_duplicates_of_a_folder_need_no_index(capsys, photos, telling_file):
     assert Path("again.jsonl").read_text(encoding="utf-8") == ""
     status, _, err = run(capsys, "dedup", "-m", telling_file, "-o", "third.jsonl")
     assert status == 2
-    assert "an index has its own model" in err
+    assert "an existing index has its own model" in err
 
 
 def test_frames_of_videos_are_printed_with_their_times(capsys, photos, telling_file):
@@ -397,8 +400,8 @@ def test_slips_are_told_at_once(capsys, photos, telling_file):
         (("search", "a cat", "-o", "a.txt"), "must end with .html"),
         (("search", "a cat", "--thumbnails"), "--thumbnails needs a terminal with colours"),
         (("index", "photos", "-m", "lost.pt"), "no checkpoint at lost.pt"),
-        (("index", "lost"), "lost; expected pictures"),
-        (("index", "photos", "-i", "full", "-m", telling_file), "full holds other files and no index.sqlite"),
+        (("index", "lost"), "expected images"),
+        (("index", "photos", "-i", "full", "-m", telling_file), "full has files but no index.sqlite"),
         (("index", "photos", "-j", "0"), "--num-workers is 0"),
         (("index", "photos/pipe", "-m", telling_file), "is a pipe or a device"),
         (("index", "photos", "-m", "mobileclip_s9"), "unknown model 'mobileclip_s9'"),
@@ -421,7 +424,7 @@ def test_indexes_are_merged(capsys, photos, telling_file):
     assert "5 images in the index: 0 encoded, 5 as before" in out
     for arguments, message in (
         (("photos", "-o", "all.index"), "photos is not an index"),
-        (("photos.index", "-o", "photos"), "photos holds other files and no index.sqlite"),
+        (("photos.index", "-o", "photos"), "photos has files but no index.sqlite"),
         (("all.index", "-o", "all.index"), "cannot be merged with itself"),
     ):
         status, _, err = run(capsys, "merge", *arguments)
@@ -474,7 +477,7 @@ def test_a_page_that_cannot_be_served_is_told(capsys, photos, telling_file):
         port = taken.getsockname()[1]
         status, _, err = run(capsys, "serve", "--port", port)
     assert status == 2
-    assert f"port {port} is taken by another program; choose another one with --port" in err
+    assert f"port {port} is in use by another program" in err
     assert "port is 99999, expected 1 to 65535" in run(capsys, "serve", "--port", 99999)[2]
 
 

@@ -115,7 +115,10 @@ def test_inspect(capsys, tmp_path):
         (("inspect", golden("npz"), "-o", "{folder}/sheet.what"), "must end with .html"),
         (("inspect", "{folder}"), "is a folder; expected a tar shard"),
         (("join", golden("npz"), golden("npz"), "-o", "{folder}/kept.png"), "kept.png is not a folder"),
-        (("join", golden("npz"), golden("npz"), "-o", "{folder}/images"), "shards that `mobileclip data join` did not write"),
+        (
+            ("join", golden("npz"), golden("npz"), "-o", "{folder}/images"),
+            "shards that `mobileclip data join` did not write",
+        ),
         (("check", "{folder}/lost"), "lost; expected a folder of reinforced shards"),
         (("check", "{folder}/kept.png"), "is a file; expected a folder"),
         (("check", "{folder}", "--samples", "-1"), "--samples is -1, expected at least 0"),

@@ -425,4 +425,4 @@ def test_a_name_that_is_no_text_is_left_out(index, photos):
     os.rename(os.fsencode(photos / "0.png"), os.fsencode(photos) + b"/\xff.png")  # noqa: PTH104
     report = add(index, photos)
     assert report.num_encoded == 5
-    assert describe_left_out(report.left_out) == ("1 names that are not UTF-8, and need others: .png (1)",)
+    assert describe_left_out(report.left_out) == ("1 names that are not UTF-8: .png (1)",)

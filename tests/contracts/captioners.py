@@ -32,7 +32,7 @@ def check_captioner(spec: CaptionerSpec) -> None:
     Examples:
         >>> check_captioner(0.5)
         Traceback (most recent call last):
-        AssertionError: float is no attrs class; make it one with @attrs.frozen(kw_only=True)
+        AssertionError: float is not an attrs class; make it one with @attrs.frozen(kw_only=True)
     """
     check_spec(spec, family=CaptionerSpec)
     name = type(spec).__name__

@@ -45,7 +45,7 @@ def check_teacher(spec: TeacherSpec) -> None:
         >>> check_teacher(CheckpointTeacher(checkpoint="teacher.safetensors"))
         >>> check_teacher(0.5)
         Traceback (most recent call last):
-        AssertionError: float is no attrs class; make it one with @attrs.frozen(kw_only=True)
+        AssertionError: float is not an attrs class; make it one with @attrs.frozen(kw_only=True)
     """
     check_spec(spec, family=TeacherSpec)
     name = type(spec).__name__

@@ -217,7 +217,7 @@ def test_what_data_say_is_no_markup(tmp_path):
 
 @pytest.mark.parametrize(
     ("image", "problem", "num_pictures"),
-    [(encoded(*SIZE, seed=4), "the very copy", 1), (b"<html>", "", 0), (None, "mobileclip data join", 0)],
+    [(encoded(*SIZE, seed=4), "the reinforced copy", 1), (b"<html>", "", 0), (None, "mobileclip data join", 0)],
     ids=["wrong", "broken", "none"],
 )
 def test_an_image_that_is_not_the_samples_own_is_not_replayed(tmp_path, image, problem, num_pictures):

@@ -165,7 +165,8 @@ def test_a_run_that_was_killed_is_not_said_to_be_running(output, tmp_path):
     status = attrs.evolve(read_status(output), state="running", written="2026-01-02 03:04:05 UTC")
     storage.write_text(path, to_json(status))
     assert str(read_status(output)).startswith(
-        f"no sign of life since 2026-01-02 03:04:05 UTC, started at {status.began}: it was killed, or its machine stopped"
+        f"no sign of life since 2026-01-02 03:04:05 UTC, started at {status.began}: it was killed, or its machine "
+        "stopped"
     )
     storage.write_text(path, to_json(attrs.evolve(status, written=status.began)))
     assert str(read_status(output)).startswith(f"running at {status.began}")

@@ -160,7 +160,7 @@ def test_a_shard_that_is_damaged_later_is_logged_and_the_rest_is_evaluated(model
         rest = hook(model, 2)
     assert rest == {name: value for name, value in whole.items() if name.startswith("scene-captions/")}
     assert rest
-    assert "scenes could not be evaluated after 2 steps, and the training goes on: ValueError: " in caplog.text
+    assert "scenes could not be evaluated after 2 steps; training continues: ValueError: " in caplog.text
     assert model.training
 
 

@@ -163,7 +163,7 @@ class TestCommand:
         said = capsys.readouterr().out
         (food,) = (line for line in said.splitlines() if "Food-101" in line)
         assert "-5.00*" in food
-        assert "1 of 38 differ by more than the noise" in said
+        assert "1 of 38 results differ by more than the noise" in said
         average = said.splitlines()[-2].split()
         assert average == ["average", f"{61.25 - 5 / 38:.2f}", "61.25"]
 

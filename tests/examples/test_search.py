@@ -123,11 +123,11 @@ def test_mistakes_are_told(example, mistaken, tmp_path):
     copied = shutil.copytree(example.folder, tmp_path / "copied")
     contract = json.loads((copied / "mobileclip.json").read_text())
     (copied / "mobileclip.json").write_text(json.dumps({**contract, "target": "torch"}))
-    assert f"was made for torch, expected {example.target}" in told(copied)
+    assert f"is for torch, expected {example.target}" in told(copied)
     (copied / "mobileclip.json").write_text(json.dumps(contract))
     file = copied / next(one["file"] for one in contract["towers"] if one["tower"] == "text")
     file.unlink()
-    assert f"{file.name}; copy the export again" in told(copied)
+    assert f"{file.name} is missing; copy the export again" in told(copied)
 
 
 def test_a_file_that_computes_something_else_is_not_used(example, mistaken, small_export, tmp_path):
@@ -141,4 +141,4 @@ def test_a_file_that_computes_something_else_is_not_used(example, mistaken, smal
             shutil.copy(file, copied)
     status, said = mistaken(copied, "--pictures", *write_pictures(tmp_path, 1), "--texts", *TEXTS)
     assert status == 2
-    assert "error: the text tower gives other embeddings of the golden inputs" in said
+    assert "error: the text tower's embeddings of the golden inputs differ" in said

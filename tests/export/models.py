@@ -35,7 +35,7 @@ SHALLOW = DualEncoderSpec(image=attrs.evolve(VIT, depth=1), text=attrs.evolve(CA
 LEAST = DualEncoderSpec(image=attrs.evolve(MCI, stages=STAGES[:1]), text=attrs.evolve(CAUSAL, depth=0))
 
 # Whose weights are those of a model that no release has.
-AUTHOR = "whoever trained them"
+AUTHOR = "the authors of the weights"
 
 
 def seeing(spec, seed=0):

@@ -98,10 +98,10 @@ def test_convolutions_are_depthwise_where_the_runtime_is_faster_so(convolutional
     [
         ("mobileclip_s0", None, "mobileclip_s0", "apple-ascl"),
         ("mobileclip_b", None, "mobileclip_b", "apple-amlr"),
-        ("mobileclip_s0", "mine.pt", "mobileclip_s0", "whoever trained them"),
+        ("mobileclip_s0", "mine.pt", "mobileclip_s0", "the authors of the weights"),
         (PRETRAINED["mobileclip_s0"], None, "apple/MobileCLIP-S0", "apple-ascl"),
-        ("hf-hub:me/mine", None, "me/mine", "whoever trained them"),
-        (Path("folder/mine.safetensors"), None, "mine", "whoever trained them"),
+        ("hf-hub:me/mine", None, "me/mine", "the authors of the weights"),
+        (Path("folder/mine.safetensors"), None, "mine", "the authors of the weights"),
         ("icons", None, "icons", "code and weights MIT"),
     ],
 )
@@ -112,7 +112,7 @@ def test_a_name_says_whose_weights_they_are(model, checkpoint, name, licence):
     place = PRETRAINED.get(str(model), str(model))
     repository = "/".join(place.removeprefix("hf-hub:").split("/")[:2])
     assert origin.base_model == (repository if checkpoint is None and place.startswith("hf-hub:") else None)
-    told = {"whoever trained them": "other", "code and weights MIT": "mit"}
+    told = {"the authors of the weights": "other", "code and weights MIT": "mit"}
     assert origin.hub_licence == told.get(licence, licence)
 
 

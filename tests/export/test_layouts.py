@@ -153,7 +153,7 @@ def test_a_background_that_a_host_does_not_know_is_told(immich, tmp_path, caplog
     contract["image"]["input"]["background"] = "white"
     (folder / "mobileclip.json").write_text(json.dumps(contract))
     layouts.resolve(layout).write(folder, read_contract(folder))
-    assert "was trained with them on white: put transparent ones on it before" in caplog.text
+    assert "was trained with transparent images on white" in caplog.text
 
 
 def test_a_contract_names_the_background(tmp_path):

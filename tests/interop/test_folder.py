@@ -177,7 +177,7 @@ class TestTimm:
     @pytest.mark.parametrize(
         ("spec", "message"),
         [
-            (IMAGE, "these stages have: none, none, batch"),
+            (IMAGE, "none, none, batch"),
             (VIT, "stem_padding"),
             (attrs.evolve(PATCH, norm_eps=1e-6), "norm_eps"),
         ],

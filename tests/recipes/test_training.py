@@ -254,7 +254,7 @@ def test_a_tokenizer_of_ones_own(tmp_path, capsys):
     (tmp_path / "run.json").write_text(text)
     assert show(tmp_path / "run.json", "--tokenizer", tmp_path / "t5.json") == text
     for arguments, said in (
-        ([], f"--tokenizer is missing: the run names the tokenizer.json whose SHA-256 is {sha256}"),
+        ([], f"--tokenizer is missing: give the run's tokenizer.json, whose SHA-256 is {sha256}"),
         (["--tokenizer", tmp_path / "bert.json"], "is not the run's tokenizer.json, whose SHA-256 is"),
         (["--tokenizer", tmp_path / "run.json"], "is not a usable tokenizer.json"),
         (["--tokenizer", tmp_path / "none.json"], "none.json"),

@@ -253,7 +253,7 @@ def test_a_full_disk_stops_the_run_and_space_lets_it_go_on(small_teachers, tmp_p
     assert stopped.status == 3, stopped.output
     assert "out/1.tar could not be written" in stopped.output
     assert "File too large" in stopped.output
-    assert "run this again: finished work is saved" in stopped.output
+    assert "run this again; finished work is saved" in stopped.output
     assert keys(tmp_path / "out") == ["small"]
     report = reinforce(spec, show_progress=False)
     assert report.num_done_before == 1

@@ -67,7 +67,7 @@ def test_one_that_is_lost_ends_the_other_in_time_with_the_collective(tmp_path, w
         second.communicate()
     assert time.monotonic() - begun < 40
     assert first.returncode == 1
-    told = r"TimeoutError: process 0 of 2 waited too long for the others \(at most 5 s\), in all_gather: "
+    told = r"TimeoutError: process 0 of 2 .*5 s.*all_gather"
     assert re.search(told, errors), errors[-2000:]
 
 

@@ -77,13 +77,13 @@ class AugmentationParams:
         if self.image_size is not None and tuple(self.image_size) != tuple(size):
             raise ValueError(
                 f"the augmentation was made for an image of {self.image_size[0]}x{self.image_size[1]} pixels, but this "
-                f"one has {size[0]}x{size[1]}; replay needs the very copy of the image that was reinforced"
+                f"image has {size[0]}x{size[1]}; replay needs the reinforced copy of the image"
             )
         top, left, height, width = self.crop
         if left + width > size[0] or top + height > size[1]:
             raise ValueError(
                 f"crop {self.crop} (top, left, height, width) leaves the image of {size[0]}x{size[1]} pixels; replay "
-                "needs the very copy of the image that was reinforced"
+                "needs the reinforced copy of the image"
             )
 
 

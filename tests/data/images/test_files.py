@@ -82,7 +82,7 @@ def test_everything_that_is_left_out_is_named(tmp_path):
     }
     assert reasons(found.left_out({"notes.txt"}))["other_file"] == ["b/c.PSD"]
     assert describe_left_out(found.left_out())[-1] == "1 pipes, sockets or devices: .jpg (1)"
-    assert "2 no images by their names: .psd (1), .txt (1)" in describe_left_out(found.left_out())
+    assert "2 names without an image extension: .psd (1), .txt (1)" in describe_left_out(found.left_out())
 
 
 def test_a_link_to_a_file_outside_the_folder_is_followed_where_the_environment_says_so(tmp_path, monkeypatch):

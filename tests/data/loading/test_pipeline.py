@@ -188,7 +188,7 @@ class TestBatches:
         lost = spec(path, captions="synthetic", caption_sets="^syn_text$").build()
         with fails(ValueError, "30 no_syn_caption"):
             next(iter(lost))
-        assert "called like '^syn_text$'; the sample has syn_text_a, syn_text_b" in caplog.text
+        assert "matches '^syn_text$'; the sample has syn_text_a, syn_text_b" in caplog.text
 
     def test_several_real_captions_are_all_drawn_from(self, tmp_path):
         captions = ("one", "two", "three")

@@ -67,7 +67,7 @@ def test_large_lists_stay_on_the_disk_and_must_be_sorted(tmp_path, monkeypatch):
     ("content", "words"),
     [
         (np.zeros(3), ("float64",)),
-        (np.array([{}], dtype=object), ("no array",)),
+        (np.array([{}], dtype=object), ("not an array",)),
         (pairs([]), ("no uid",)),
         ("0123\n", ("'0123'", "32")),
     ],

@@ -80,7 +80,7 @@ def test_any_place_of_the_numbers(value):
     "value", [{"image_emb": torch.zeros(4, 3, 2)}, {"image_emb": torch.ones(2, 3, dtype=torch.int64)}]
 )
 def test_other_tensors_are_refused(value):
-    with pytest.raises(BadSampleError, match=r"bad_embedding: a.pth.gz: it holds"):
+    with pytest.raises(BadSampleError, match=r"bad_embedding: a.pth.gz: it contains"):
         read_embeddings("a.pth.gz", saved(value), limit=LIMIT)
 
 
@@ -182,7 +182,7 @@ def doubled(end):
 @pytest.mark.parametrize(
     ("steps", "said"),
     [
-        (b"cos\nsystem\nX\x02\x00\x00\x00id\x85R.", "it calls 'os system', which could run anything"),
+        (b"cos\nsystem\nX\x02\x00\x00\x00id\x85R.", "it calls 'os system', which could run any code"),
         (b"X\x02\x00\x00\x00id)R.", "it calls 'str'"),
         (b"(X\x02\x00\x00\x00idios\nsystem\n.", "instruction b'i'"),
         (b"(cos\nsystem\nX\x02\x00\x00\x00ido.", "instruction b'o'"),
@@ -191,18 +191,18 @@ def doubled(end):
         (b"\x82\x01.", r"instruction b'\\x82'"),
         (b"Pnumber\n.", "instruction b'P'"),
         (b"cos\nsystem\n}b.", "instruction b'b'"),
-        (b"cos\nsystem\n.", "something else"),
-        (b"}X\x01\x00\x00\x00aK\x01s.", "something else"),
-        (b"X\x02\x00\x00\x00idQ.", "malformed|something else"),
-        (doubled(b")s."), "it has a tuple where the name of a tensor belongs"),
-        (b"(" + doubled(b")u."), "it has a tuple where the name of a tensor belongs|malformed"),
+        (b"cos\nsystem\n.", "something other"),
+        (b"}X\x01\x00\x00\x00aK\x01s.", "something other"),
+        (b"X\x02\x00\x00\x00idQ.", "malformed|something other"),
+        (doubled(b")s."), "it has a tuple, expected the name of a tensor"),
+        (b"(" + doubled(b")u."), "it has a tuple, expected the name of a tensor|malformed"),
         (b")K\x00K\x01s.", "malformed"),
         (b"]", "instruction b'\\]'"),
         (b"h\x07.", "malformed"),
         (b"t.", "malformed"),
         (b".", "malformed"),
-        (b"}", "cut off"),
-        (b"X\xff\xff\xff\xff.", "cut off"),
+        (b"}", "truncated"),
+        (b"X\xff\xff\xff\xff.", "truncated"),
         (b"T\xff\xff\xff\xff.", "instruction b'T'"),
     ],
 )

@@ -98,10 +98,20 @@ def test_bfloat16(results, size):
 @pytest.mark.parametrize(
     ("mistake", "culprit", "own", "others"),
     [
-        ("short", None, r"the number of pairs must be equal in all processes, but the values by process are \[3, 3, 3, 2\]", None),
+        (
+            "short",
+            None,
+            r"the number of pairs must be equal in all processes, but the values by process are \[3, 3, 3, 2\]",
+            None,
+        ),
         ("plain", 1, "teacher_syn_text|the number of caption sets", r"the number of caption sets .* \[2, 1, 2, 2\]"),
         ("broken", 2, "image has 3 rows and text has 2", "process 2 of 4 has an invalid batch"),
-        ("narrow", None, r"the embeddings' dim must be equal in all processes, but the values by process are \[4, 5, 5, 5\]", None),
+        (
+            "narrow",
+            None,
+            r"the embeddings' dim must be equal in all processes, but the values by process are \[4, 5, 5, 5\]",
+            None,
+        ),
         ("mixed", None, "the dtype of the teachers' text embeddings must be equal", None),
     ],
 )

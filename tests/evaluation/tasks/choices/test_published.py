@@ -257,7 +257,7 @@ MALFORMED = [
     (RELATION, [CASE | {"image_path": "../a.png"}], "entry 0: image_path"),
     (RELATION, [CASE | {"bbox_x": "1"}], "entry 0: bbox_x"),
     (RELATION, [CASE | {"bbox_w": 0}], "entry 0: bbox_w"),
-    (RELATION, [CASE | {"relation_name": "by"}], "nothing of VG-Relation counts"),
+    (RELATION, [CASE | {"relation_name": "by"}], "no group of VG-Relation counts"),
     (RELATION, "[1]", "entry 0"),
     (RELATION, "7", "'7'"),
     (RELATION, "[", "visual_genome_relation.json"),
