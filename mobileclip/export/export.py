@@ -373,7 +373,7 @@ class Origin:
 
     name: str | None = None
     licence: str = licence_of("")
-    author: str = "whoever trained them"
+    author: str = "the authors of the weights"
     hub_licence: str = hub_licence_of("")
     base_model: str | None = None
 
