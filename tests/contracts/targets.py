@@ -45,8 +45,8 @@ def check_target(model: DualEncoder, export: ExportSpec | Path | str, *, samples
     its embeddings are the model's, to the least cosine of the precision. Threads that ask at once, a deep copy and what
     comes back from pickle get the same. `num_threads=1` gives the same, or is refused with a `ValueError`; 0 is
     refused. An export that was written on another machine is opened with trust, and without only if the target is
-    vouched for. A file that has changed, or is cut off, is a `ValueError`, with trust too. What no runtime here runs, as its contract
-    says, is refused as such.
+    vouched for. A file that has changed, or is cut off, is a `ValueError`, with trust too. What no runtime here runs,
+    as its contract says, is refused as such.
 
     Args:
         model: both towers, whose embeddings tell pictures and captions apart.
