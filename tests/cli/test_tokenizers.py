@@ -4,7 +4,7 @@ import pytest
 
 from mobileclip.cli import main
 from mobileclip.data import Tokenizer, read_text_input
-from tests.errors import reading_errors
+from tests.errors import told
 
 TEXTS = ["a red heart", "two blue stars", "ein Baum"]
 
@@ -49,4 +49,4 @@ def test_what_cannot_be_done_is_named(line, named, here, capsys):
     (here / "t.json").write_text("{}")
     status, said = typed(capsys, f"{line} --overwrite")
     assert status == 2
-    reading_errors(said.err, named)
+    told(said.err, named)

@@ -26,7 +26,7 @@ from mobileclip.reparam import reparameterize
 from mobileclip.training import CosineSchedule, RunSpec, TrainingSpec, run
 from tests.collections.pictures import draw
 from tests.encoders.small import SMALL_MCT, randomised
-from tests.errors import fails, reading_errors
+from tests.errors import fails, told
 
 TOWER = TextTransformerSpec(
     width=16, num_heads=2, depth=0, embedding_dim=24, pool="mean", input=TextInput(context_length=6, vocab_size=900)
@@ -212,7 +212,7 @@ def test_commands_take_it_and_refuse_that_of_another_model(files, tower, picture
     assert found == pytest.approx(mobileclip.load(model, text_model=tower).classify(picture, labels), abs=1e-5)
     with pytest.raises(SystemExit):
         main(["classify", str(picture), *labels, "-m", str(other), "--text-model", str(tower)])
-    reading_errors(capsys.readouterr().err, str(tower), str(other))
+    told(capsys.readouterr().err, str(tower), str(other))
     with pytest.raises(SystemExit):
         main(["search", "x", "-i", str(files / "index"), "--text-model", str(tower.with_name("none.safetensors"))])
     assert "none.safetensors" in capsys.readouterr().err

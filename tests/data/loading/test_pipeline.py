@@ -361,7 +361,7 @@ class TestSkips:
         }
         assert report.keys("wrong_image") == ("000004",)
         assert report.keys("image_truncated") == ("000003",)
-        assert "made for an image of 40x30 pixels, but this one has 20x15" in report.named["wrong_image"][0].detail
+        assert "made for an image of 40x30 pixels, but this image has 20x15" in report.named["wrong_image"][0].detail
         assert report.num_read * 2 == sum(map(len, batches))
         assert {"000000", "000007", "000008"} <= {key for batch in batches for key in batch.keys}
         assert "skipped 000004" in caplog.text
