@@ -54,7 +54,7 @@ class Condition:
 
     Args:
         column: one of `NUMBERS` and `TEXTS`; `tag`, for `=` or `!=` a word; or `tag:WORD`, the score of a word from 0
-            to 1, see `Words`.
+            to 1, see `TagWords`.
         comparison: `~` means "contains", ignoring case; all other comparisons of texts are exact. A date is a period:
             `2024-06` means all of June. An image meets `=` if it was taken within the period, `<` before the period,
             `>` after the period, `<=` before the end of the period, and `>=` after the start of the period.
@@ -73,12 +73,12 @@ class Condition:
         if isinstance(self.value, str) != (self.column in (*TEXTS, TAG)):
             kind = "a text" if self.column in (*TEXTS, TAG) else "a number"
             raise ValueError(f"{self.column} must be compared with {kind}, not with {self.value!r}")
+        if self.column == TAG and self.comparison not in ("=", "!="):
+            raise ValueError(f"a tag is a yes-or-no value: {TAG}=WORD, {TAG}!=WORD, or {TAG}:WORD>=0.99 for its score")
         if self.comparison == "~" and self.column not in TEXTS:
             raise ValueError(
                 f"~ searches a text, but {self.column} is a number; use one of {', '.join(get_args(Comparison)[:-1])}"
             )
-        if self.column == TAG and self.comparison not in ("=", "!="):
-            raise ValueError(f"a tag is a yes-or-no value: {TAG}=WORD, {TAG}!=WORD, or {TAG}:WORD>=0.99 for its score")
         if self.column == DATE and self.comparison != "~":
             _date(str(self.value))
 

@@ -84,6 +84,7 @@ def test_a_number_is_the_one_that_was_written(tmp_path):
         *((text, ("width",)) for text in ("width>nan", "width~3", "widht>3")),
         ("\x1b[2J", ("\\x1b[2J",)),
         ("embedding>3", ("embedding",)),
+        ("tag~dog", ("tag=",)),
         ("width>wide", ("width", "wide")),
         ("taken>=yesterday", ("yesterday",)),
         ("taken<=2024-06-01T25", ()),
