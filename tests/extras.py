@@ -25,7 +25,7 @@ else:
     import tomli as tomllib
 
 ROOT = Path(__file__).parents[1]
-_NOWHERE = ("docs", "gpu", "mutants", "npm", "quickstart", "remote", "xformers")
+_NOWHERE = ("docs", "gpu", "npm", "quickstart", "remote", "xformers")
 _FULL = ("clip-benchmark", "coreml", "executorch", "heif", "litert", "openvino", "raw", "ray", "tensorboard", "video")
 NOT_INSTALLED = {"core": None, "test": (*_NOWHERE, *_FULL), "full": _NOWHERE}
 """Extras and groups that an environment has not, whose packages may be missing; None for any."""
